@@ -37,7 +37,7 @@ def decode(element: dict[str, str]) -> np.ndarray:
 def test_bytes_and_base64_give_the_song_of_the_pipeline(handler: Any) -> None:
     content = file_bytes(glide(), subtype="FLOAT")
     song = handler.pipeline(content, seed=1)
-    for inputs in (content, base64.b64encode(content).decode()):
+    for inputs in (content, base64.b64encode(content).decode(), base64.encodebytes(content).decode()):
         answer = handler({"inputs": inputs, "parameters": {"seed": 1, "num_samples": None, "format": None}})
         assert [each["label"] for each in answer] == ["instrumental", "mix"]
         assert {each["content-type"] for each in answer} == {"audio/flac"}

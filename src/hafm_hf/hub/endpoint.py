@@ -81,7 +81,8 @@ def _audio_bytes(inputs: Any) -> bytes:
     # a string is never a path or URL here: a stranger's request must not read the server's files or network
     if isinstance(inputs, str):
         try:
-            return base64.b64decode(inputs, validate=True)
+            # encoders of MIME, and the command base64, break lines
+            return base64.b64decode("".join(inputs.split()), validate=True)
         except (binascii.Error, ValueError) as error:
             raise HAFMAudioError("inputs is a text, but no base64; send the bytes of an audio file.") from error
     if isinstance(inputs, (bytes, bytearray)):
