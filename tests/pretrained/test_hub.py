@@ -35,7 +35,7 @@ composite.push_to_hub("singers/tiny", private=True, tags=["choir"], commit_messa
 ours = ModelCard("---\\nlicense: cc0-1.0\\n---\\n# By hand\\n")
 composite.push_to_hub("singers/tiny", card=ours)
 composite.push_to_hub("singers/tiny", revision="next")
-composite.coarse.push_to_hub("singers/tiny-coarse")
+composite.coarse.push_to_hub("singers/tiny-coarse", tags="choir")
 words = {"commit_message": "Second song", "commit_description": "Slower", "tags": ["choir"], "private": True}
 composite.save_pretrained(again, push_to_hub=True, repo_id="singers/tiny-dev", revision="dev", **words)
 composite.save_pretrained(again, push_to_hub=True, repo_id="singers/tiny-dev", create_pr=True)
@@ -117,6 +117,7 @@ def test_card_is_made_once_and_then_kept(hub: StandIn) -> None:
     assert "[folk](styles/folk.ogg), rock." in band["README.md"].decode() and band["styles/folk.ogg"] == b"a sound"
     made = ModelCard(hub.repositories["singers/tiny-coarse"].branches["main"]["README.md"].decode())
     assert made.data.get("pipeline_tag") == "audio-to-audio" and made.data.get("library_name") == "transformers"
+    assert {len(tag) > 1 for tag in made.data["tags"]} == {True} and "choir" in made.data["tags"]
     assert 'HAFMCoarseForCausalLM.from_pretrained("singers/tiny-coarse")' in made.text
 
 

@@ -84,7 +84,7 @@ class HAFMHubMixin(SafeLoadingMixin):
         revision: str | None = None,
         create_pr: bool = False,
         max_shard_size: int | str = "50GB",
-        tags: Iterable[str] | None = None,
+        tags: Iterable[str] | str | None = None,
     ) -> CommitInfo:
         """Uploads everything that `save_pretrained` writes, and a model card as README.md.
 
@@ -105,7 +105,7 @@ class HAFMHubMixin(SafeLoadingMixin):
         if revision is not None and not revision.startswith("refs/pr"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         card = card or self._existing_card(api, repo_id, revision) or model_card(model, repo_id)
-        known = (card.data.get("tags"), model.model_tags, tags)
+        known = (card.data.get("tags"), model.model_tags, [tags] if isinstance(tags, str) else tags)
         card.data["tags"] = list(dict.fromkeys(tag for each in known for tag in each or ()))
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder, max_shard_size=max_shard_size)
