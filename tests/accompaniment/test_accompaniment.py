@@ -193,6 +193,7 @@ def test_limits_of_length_outlive_loading_and_saving(composite: Composite, tmp_p
     HAFMForVocalAccompaniment.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "again")
     files = [tmp_path / folder / "preprocessor_config.json" for folder in ("first", "again")]
     assert files[0].read_text() == files[1].read_text()
+    assert pipeline("vocal-accompaniment", model=composite).feature_extractor.max_seconds == 3600
     files[0].unlink()
     HAFMForVocalAccompaniment.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "again")
     assert AutoFeatureExtractor.from_pretrained(tmp_path / "again").max_seconds == 3600

@@ -55,6 +55,7 @@ def test_every_kind_of_input_is_the_same_vocal(accompany: Any, tmp_path: Path) -
     kinds: list[Any] = [
         str(path),
         content,
+        memoryview(content),
         {"array": sixteen_bit, "sampling_rate": CODEC_RATE},
         {"raw": sixteen_bit / 32768, "sampling_rate": CODEC_RATE},
         {"bytes": content, "path": None},

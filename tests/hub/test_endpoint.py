@@ -62,6 +62,8 @@ def test_samples_are_numbered_and_formats_chosen(handler: Any) -> None:
         ({"inputs": "http://127.0.0.1/vocal.wav"}, "base64"),
         ({"inputs": {"path": "/etc/passwd"}}, "dict"),
         ({}, "NoneType"),
+        ([1], "send an object with inputs"),
+        ({"inputs": b"", "parameters": {"return_lead_sheet": "false"}}, "send true or false"),
         ({"inputs": b"words"}, "not audio"),
         ({"inputs": b"", "parameters": {"progress": "print"}}, "progress"),
         ({"inputs": b"", "parameters": [1]}, r"parameters is \[1\]; send an object"),
@@ -81,7 +83,7 @@ def test_samples_are_numbered_and_formats_chosen(handler: Any) -> None:
     ],
 )
 @pytest.mark.fault("paths and addresses sent to an endpoint")
-def test_strangers_get_neither_files_nor_the_machine(handler: Any, data: dict, said: str) -> None:
+def test_strangers_get_neither_files_nor_the_machine(handler: Any, data: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         handler(data)
 

@@ -7,7 +7,6 @@ Its parts stand in `parts`, the run of a song in `song`, and what can be asked f
 import math
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from ..audio import check_sampling_rate, pad_end, resample
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first, mono_vocals
@@ -28,7 +28,7 @@ from ..listening.pitch_line import PitchLine
 from ..modeling.configuration_hafm import STAGES
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.windows import ROWS_AT_ONCE
-from ..pretrained.loading import HUB_OPTIONS, LOADING_FAULTS, model_source, write_checksums
+from ..pretrained.loading import HUB_OPTIONS, LOADING_FAULTS, find_file, model_source, write_checksums
 from ..pretrained.saving import (
     HAFMHubMixin,
     read_style_sounds,
@@ -181,7 +181,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         model = cls.from_parts(**load_parts(source, stored, kwargs, **hub))
         model.name_or_path = str(source)
         # without one `save_pretrained` writes the usual one
-        with suppress(OSError):
+        if find_file(source, FEATURE_EXTRACTOR_NAME, hub):
             model.feature_extractor_config = HAFMFeatureExtractor.get_feature_extractor_dict(source, **hub)[0]
         model.style_sounds = read_style_sounds(source, model.styles, **hub)
         model = model.eval() if device is None else model.eval().to(device)

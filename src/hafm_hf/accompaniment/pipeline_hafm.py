@@ -77,7 +77,8 @@ class HAFMPipeline(Pipeline):
     _load_processor = False
     _load_image_processor = False
     _load_video_processor = False
-    _load_feature_extractor = True
+    # the model has one, with which it was saved
+    _load_feature_extractor = False
     # what strangers may choose
     public_parameters = (*PUBLIC_OPTIONS, *MIX_OPTIONS, "seconds", *KNOWN)
 
@@ -275,7 +276,7 @@ class HAFMPipeline(Pipeline):
         """
         extractor = self.feature_extractor
         source, rate, name = as_sound(input_, sampling_rate)
-        is_file = isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read")
+        is_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(source, "read")
         read = audio.read_audio if is_file else audio.check_sound
         given = {} if is_file else {"sampling_rate": rate}
         limits = {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}

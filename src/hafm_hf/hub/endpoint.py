@@ -49,12 +49,15 @@ class EndpointHandler:
             HAFMAudioError: a vocal that cannot be used.
             ValueError: inputs or parameters of another kind, a lead sheet that makes no sense, or too many samples.
         """
+        if not isinstance(data, dict):
+            raise ValueError(f"The body is {reprlib.repr(data)}; send an object with inputs.")
         given = data.get("parameters") or {}
         if not isinstance(given, dict):
             raise ValueError(f"parameters is {reprlib.repr(given)}; send an object of them by name.")
         parameters = {name: value for name, value in given.items() if value is not None}
         encoding = str(parameters.pop("format", "flac")).lower()
-        sheet_wanted = bool(parameters.pop("return_lead_sheet", False))
+        if not isinstance(sheet_wanted := parameters.pop("return_lead_sheet", False), bool):
+            raise ValueError(f"return_lead_sheet is {sheet_wanted!r}; send true or false.")
         unknown = sorted(set(parameters) - set(self.pipeline.public_parameters))
         if unknown:
             raise ValueError(f"Unknown parameter {unknown[0]!r}.")
