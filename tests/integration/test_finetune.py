@@ -19,9 +19,7 @@ pytest.importorskip("peft", reason="peft is not installed; pip install 'hafm-hf[
 
 def write_own_songs(folder: Path) -> Path:
     """Token shards of a few made-up songs in the vocabularies of the tiny composite."""
-    info = TokenCorpusInfo(
-        semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=CLUSTERS, codebook_size=CODES, num_codebooks=8
-    )
+    info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=CODES, num_codebooks=8)
     random = np.random.default_rng(1)
 
     def song(name: str) -> TokenExcerpt:
@@ -40,9 +38,7 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finetune")
     changes: dict[str, Any] = {"max_steps": 4, "save_steps": 2, "validation_steps": 4, "learning_rate": 3e-2}
     changes |= {"stage": "coarse", "init_from": tiny_model, "lora_rank": 2, "activation_checkpointing": True}
-    with pytest.MonkeyPatch.context() as patch:
-        corpus = write_own_songs(folder / "own-songs")
-        train_here(patch, corpus, folder / "run", **changes)
+    train_here(write_own_songs(folder / "own-songs"), folder / "run", **changes)
     return folder / "run"
 
 

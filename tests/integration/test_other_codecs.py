@@ -58,11 +58,10 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     prepare(PrepareOptions(options, SplitOptions(validation=0.0, test=0.0), tracks_per_shard=2))
     sizes = {"crop_seconds": 0.4, "max_steps": 2, "global_batch": 2, "validation_split": "none", "save_steps": 2}
     parts = {**named, "semantic": str(folder / "semantic")}
-    with pytest.MonkeyPatch.context() as patch:
-        for stage in ("coarse", "fine"):
-            books = {"coarse_codebooks": COARSE, "fine_codebooks": form.num_codebooks - COARSE}
-            train_here(patch, folder / "corpus", folder / stage, stage=stage, **books, **sizes)
-            parts[stage] = str(folder / stage / "final")
+    for stage in ("coarse", "fine"):
+        books = {"coarse_codebooks": COARSE, "fine_codebooks": form.num_codebooks - COARSE}
+        train_here(folder / "corpus", folder / stage, stage=stage, **books, **sizes)
+        parts[stage] = str(folder / stage / "final")
     tiny_stage("semantic", window_seconds=0.4).save_pretrained(folder / "semantic")
     assemble_composite(parts, folder / "model", stage_dtype="float32")
     return {"folder": folder, "kind": request.param, "format": form}

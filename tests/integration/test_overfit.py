@@ -61,10 +61,9 @@ def corpora(shared_data: Path, bundled_model: Path, tmp_path_factory: pytest.Tem
     ("stage", "pattern"), [*((stage, "flat") for stage in SECONDS), ("coarse", "delay"), ("fine", "delay")]
 )
 def test_a_stage_learns_eight_real_clips_by_heart_and_generates_them(
-    stage: str, pattern: str, corpora: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, pattern: str, corpora: dict[str, Path], tmp_path: Path
 ) -> None:
     train_here(
-        monkeypatch,
         corpora[stage],
         tmp_path,
         stage=stage,

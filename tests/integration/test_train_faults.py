@@ -65,33 +65,29 @@ def full_disk(bytes_left: int) -> Iterator[None]:
 
 
 @pytest.mark.fault("losses that are not finite")
-def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train_here(monkeypatch, corpus, run, **QUICK)
+    train_here(corpus, run, **QUICK)
     checkpoint = digest_files(run / "checkpoint-0000006")
     with pytest.raises(FloatingPointError, match=r"not finite in 4 steps in a row.*lower the learning rate"):
         broken = {**QUICK, "max_steps": 40, "learning_rate": 1e30, "warmup_steps": 1, "save_steps": 9}
-        train_here(monkeypatch, corpus, run, **broken, max_skipped_steps=4)
+        train_here(corpus, run, **broken, max_skipped_steps=4)
     assert digest_files(run / "checkpoint-0000006") == checkpoint
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-0000003", "checkpoint-0000006"}
-    lines = train_here(monkeypatch, corpus, run, **{**QUICK, "max_steps": 8})
+    lines = train_here(corpus, run, **{**QUICK, "max_steps": 8})
     assert list(losses(lines)) == list(range(1, 9)), "the run goes on from the checkpoint"
 
 
 @pytest.mark.fault("full disk")
-def test_a_full_disk_is_named_and_the_last_checkpoint_is_intact(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_named_and_the_last_checkpoint_is_intact(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train_here(monkeypatch, corpus, run, **{**QUICK, "max_steps": 3})
+    train_here(corpus, run, **{**QUICK, "max_steps": 3})
     checkpoint = digest_files(run / "checkpoint-0000003")
     with full_disk(30_000), pytest.raises(OSError, match=r"checkpoint-0000006 can't be written .* is intact"):
-        train_here(monkeypatch, corpus, run, **QUICK)
+        train_here(corpus, run, **QUICK)
     assert digest_files(run / "checkpoint-0000003") == checkpoint
     assert not list(run.glob("*.part")), "nothing half-written stays"
-    assert list(losses(train_here(monkeypatch, corpus, run, **QUICK))) == list(range(1, 7))
+    assert list(losses(train_here(corpus, run, **QUICK))) == list(range(1, 7))
 
 
 @pytest.mark.fault("damaged shards")
@@ -109,23 +105,21 @@ def test_a_damaged_shard_is_named_before_training(corpus: Path, place: str) -> N
 
 
 def test_a_corpus_without_a_validation_split_trains_and_says_so_in_one_sentence(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (corpus / "validation-00000.parquet").unlink()
     with caplog.at_level("WARNING"):
-        lines = train_here(monkeypatch, corpus, tmp_path / "run", **{**QUICK, "validation_split": "validation"})
+        lines = train_here(corpus, tmp_path / "run", **{**QUICK, "validation_split": "validation"})
     assert list(losses(lines)) == list(range(1, 7)) and not any("validation_matched" in line for line in lines)
     (told,) = [record.getMessage() for record in caplog.records if "validat" in record.getMessage()]
     assert told.endswith("has no validation split, so the run is not validated; prepare more songs to hold some out.")
 
 
-def test_a_single_song_validates_a_run_without_another_to_shuffle_with(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_single_song_validates_a_run_without_another_to_shuffle_with(corpus: Path, tmp_path: Path) -> None:
     write_shard(corpus / "validation-00000.parquet", [toy_excerpt("alone", 6.0, 9)], INFO)
     how = {**QUICK, "validation_split": "validation"}
-    lines = train_here(monkeypatch, corpus, tmp_path / "run", **how)
-    assert train_here(monkeypatch, corpus, tmp_path / "run", **how) == lines, "a finished run has nothing to add"
+    lines = train_here(corpus, tmp_path / "run", **how)
+    assert train_here(corpus, tmp_path / "run", **how) == lines, "a finished run has nothing to add"
     validated = [line for line in lines if "validation_matched" in line]
     assert [line["step"] for line in validated] == [0, 6]
     assert not any("shuffled" in name or "paired" in name for name in validated[-1])
@@ -141,10 +135,10 @@ def test_the_command_line_says_one_sentence_and_exits_with_1(corpus: Path, tmp_p
 
 
 def test_what_would_be_without_effect_is_refused_and_a_refused_run_leaves_its_folder(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    train_here(monkeypatch, corpus, run, **QUICK)
+    train_here(corpus, run, **QUICK)
     before = digest_files(run)
     for changes, message in (
         ({"lead_sheet_streams": "style", "styles": "ROCK"}, "No song of .* has the style 'ROCK'"),
@@ -152,5 +146,5 @@ def test_what_would_be_without_effect_is_refused_and_a_refused_run_leaves_its_fo
         ({"hidden_size": 48}, "is not a checkpoint of this stage and optimizer"),
     ):
         with pytest.raises(ValueError, match=message):
-            train_here(monkeypatch, corpus, run, **QUICK, **changes)
+            train_here(corpus, run, **QUICK, **changes)
     assert digest_files(run) == before

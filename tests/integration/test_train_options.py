@@ -22,14 +22,8 @@ QUICK: dict[str, Any] = {
 def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without options, which is tracked."""
     folder = tmp_path_factory.mktemp("plain")
-    with pytest.MonkeyPatch.context() as patch:
-        train_here(patch, corpus, folder, **QUICK, report_to="tensorboard")
+    train_here(corpus, folder, **QUICK, report_to="tensorboard")
     return folder
-
-
-@pytest.fixture(scope="module")
-def plain(run: Path) -> list[dict[str, Any]]:
-    return read_metrics(run)
 
 
 def test_the_run_is_tracked(run: Path) -> None:
@@ -50,12 +44,7 @@ def test_the_run_is_tracked(run: Path) -> None:
     ],
 )
 def test_options_leave_the_losses_alone(
-    options: dict[str, Any],
-    tolerance: float,
-    plain: list[dict[str, Any]],
-    corpus: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any], tolerance: float, run: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    lines = train_here(monkeypatch, corpus, tmp_path / "run", **QUICK, **options)
-    assert losses(lines) == pytest.approx(losses(plain), abs=tolerance, rel=0)
+    lines = train_here(corpus, tmp_path / "run", **QUICK, **options)
+    assert losses(lines) == pytest.approx(losses(read_metrics(run)), abs=tolerance, rel=0)

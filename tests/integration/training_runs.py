@@ -99,12 +99,13 @@ def losses(lines: list[dict[str, Any]]) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-def train_here(monkeypatch: pytest.MonkeyPatch, corpus: Path, output: Path, **changes: Any) -> list[dict[str, Any]]:
+def train_here(corpus: Path, output: Path, **changes: Any) -> list[dict[str, Any]]:
     """The same run inside the test's own process, which errors then reach."""
     from hafm_hf.training.recipe import train_stage
 
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    train_stage(words(corpus, output, **changes))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        train_stage(words(corpus, output, **changes))
     return read_metrics(output)

@@ -9,14 +9,12 @@ import pytest
 from integration.training_runs import train_here
 
 
-def test_a_run_that_begins_anew_or_earlier_drops_what_came_later(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_begins_anew_or_earlier_drops_what_came_later(corpus: Path, tmp_path: Path) -> None:
     quick: dict[str, Any] = {"max_steps": 3, "save_steps": 1, "keep_checkpoints": 9, "validation_split": "none"}
 
     def run(**changes: Any) -> tuple[list[int], list[int]]:
         """Steps of the metrics and of the checkpoints."""
-        lines = train_here(monkeypatch, corpus, tmp_path, **{**quick, **changes})
+        lines = train_here(corpus, tmp_path, **{**quick, **changes})
         return [line["step"] for line in lines], [int(path.name[-7:]) for path in sorted(tmp_path.glob("checkpoint*"))]
 
     # a session that was killed before its first checkpoint

@@ -43,14 +43,14 @@ def test_muon_in_full_precision_moves_as_torchs_does_in_half(shape: tuple[int, i
     assert torch.allclose(ends[0], ends[1], atol=0.02 * float(ends[0].abs().max()))
 
 
-def test_a_run_with_muon_learns_and_resumes_to_equal_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_muon_learns_and_resumes_to_equal_weights(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     write_toy_corpus(corpus)
-    found = losses(train_here(monkeypatch, corpus, tmp_path / "whole", **MUON))
+    found = losses(train_here(corpus, tmp_path / "whole", **MUON))
     assert found[12] < found[1] - 0.3
     # stopped before its last checkpoint, and started again
     (tmp_path / "half").mkdir()
     (tmp_path / "whole/checkpoint-0000006").rename(tmp_path / "half/checkpoint-0000006")
-    train_here(monkeypatch, corpus, tmp_path / "half", **MUON)
+    train_here(corpus, tmp_path / "half", **MUON)
     whole, half = (load_file(tmp_path / run / "final" / "model.safetensors") for run in ("whole", "half"))
     assert all(torch.equal(whole[name], half[name]) for name in whole)
