@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import forkserver
@@ -115,6 +116,7 @@ def run_program(
     cwd: Path | None = None,
     timeout: float = 600.0,
     fresh: bool = False,
+    check: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
     """What a program says and how it ends.
 
@@ -122,18 +124,30 @@ def run_program(
         words, env, cwd: as of `Program`.
         timeout: seconds.
         fresh: whether it is an interpreter of its own in place of a fork.
+        check: whether it has to end with 0.
     """
     if fresh:
         command = list(map(str, words))
-        return subprocess.run(command, env=env, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False)
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        program = Program(words, out, err, env, cwd)
-        code = program.wait(timeout)
-        program.kill()
-        if code is None:
-            raise subprocess.TimeoutExpired(words, timeout)
-        return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
+        done = subprocess.run(command, env=env, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            program = Program(words, out, err, env, cwd)
+            code = program.wait(timeout)
+            program.kill()
+            if code is None:
+                raise subprocess.TimeoutExpired(words, timeout)
+            done = subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
+    assert not check or done.returncode == 0, done.stderr[-5000:]
+    return done
+
+
+def until(met: Callable[[], object], seconds: float = 300.0, pause: float = 0.01) -> bool:
+    """Waits for something, and says whether it came in time."""
+    deadline = time.monotonic() + seconds
+    while not met() and time.monotonic() < deadline:
+        time.sleep(pause)
+    return bool(met())
 
 
 def hafm(words: list[str]) -> None:

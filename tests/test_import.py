@@ -31,8 +31,7 @@ assert task["impl"] is hafm_hf.HAFMPipeline and task["default"]["model"][0] == s
 def run(script: str) -> str:
     """What a script prints in a process that has torch and nothing of transformers."""
     script = f"import warnings; warnings.simplefilter('error', UserWarning)\n{script}"
-    result = run_program([sys.executable, "-c", script], timeout=120, fresh=True)
-    assert result.returncode == 0, result.stderr
+    result = run_program([sys.executable, "-c", script], timeout=120, fresh=True, check=True)
     assert "already registered" not in result.stderr
     return result.stdout
 

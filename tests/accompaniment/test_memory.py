@@ -39,8 +39,7 @@ print(*map(peak, (1, 2, 8)))
 def test_an_hour_of_singing_takes_less_than_two_gibibytes(tmp_path: Path) -> None:
     tests = str(Path(__file__).parents[1])
     words = [sys.executable, "-c", f"import sys; sys.path.insert(0, {tests!r}){PROGRAM}", str(tmp_path)]
-    done = run_program(words, fresh=True)
-    assert done.returncode == 0, done.stderr
+    done = run_program(words, fresh=True, check=True)
     # the first one is for what is loaded and compiled once
     _, two, eight = map(int, done.stdout.split())
     assert 0 < (eight - two) * 60 / 6 < HOUR_BYTES, f"{two / 2**20:.0f} MiB for 2 minutes, {eight / 2**20:.0f} for 8"

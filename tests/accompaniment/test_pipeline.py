@@ -150,8 +150,7 @@ model = {str(tiny_model)!r}
 accompany = transformers.pipeline("vocal-accompaniment", model=model, trust_remote_code=True, device="cpu")
 numpy.save("song.npy", accompany("vocal.wav", seed=1)["audio"])
 """
-    done = run_program([sys.executable, "-c", script], cwd=tmp_path, fresh=True)
-    assert done.returncode == 0, done.stderr
+    run_program([sys.executable, "-c", script], cwd=tmp_path, fresh=True, check=True)
     assert np.allclose(np.load(tmp_path / "song.npy"), song["audio"], atol=1e-6)
 
 
@@ -161,8 +160,7 @@ def test_bundled_model_is_the_default_and_loaded_without_a_warning_and_bars(bund
     song = accompany(glide(), sampling_rate=CODEC_RATE, seed=1)
     assert song["audio"].shape == glide().shape and audio.rms_dbfs(song["audio"]) > -40.0
     script = "import hafm_hf, transformers; transformers.pipeline('vocal-accompaniment', device='cpu')"
-    done = run_program([sys.executable, "-c", script], fresh=True)
-    assert done.returncode == 0, done.stderr
+    done = run_program([sys.executable, "-c", script], fresh=True, check=True)
     assert "No model was supplied" not in done.stderr and "Loading weights" not in done.stderr, done.stderr
 
 

@@ -134,8 +134,7 @@ def test_the_command_writes_each_format_at_the_voices_rate(
     tiny_model: Path, voice_file: Path, tmp_path: Path, file_format: str
 ) -> None:
     words = ("--model", tiny_model, "--skip-fine", "--seed", 1, "--out", tmp_path, "--format", file_format, "--json")
-    done = hafm("accompany", voice_file, *words, "--tail", 0.5)
-    assert done.exit_code == 0, done.output
+    done = hafm("accompany", voice_file, *words, "--tail", 0.5, check=True)
     result = json.loads(done.stdout)
     assert result["sampling_rate"] == RATE and result["seconds"] == pytest.approx(2.0)
     for part, channels in (("instrumental", 1), ("mix", 2)):

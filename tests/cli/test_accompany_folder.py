@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,14 @@ from hafm_hf.cli.accompany_folder import _batched, accompany_all
 from hafm_hf.cli.options import Outcome, Request
 from hafm_hf.corpus.locks import HAFMBusyError, locked
 from hafm_hf.corpus.tracks import HAFMCorpusError
-from programs import Program, group_lives, run_program
+from programs import Program, group_lives, run_program, until
 from vocals import CODEC_RATE, file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")
 PARTS = ("instrumental", "mix")
 SECONDS = {"a.wav": 1.0, "verse/b.flac": 1.3, "verse/deep/a.wav": 1.1, "verse/deep/a.flac": 1.2}
+# its folder, and what became of each vocal
+QuietRun = tuple[Path, list[Outcome]]
 
 
 def request(vocals: Path, out: Path, model: Path, **parameters: object) -> Request:
@@ -54,13 +55,13 @@ def vocals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quiet_run(vocals: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Outcome]]:
+def quiet_run(vocals: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> QuietRun:
     """What one process makes that nobody disturbs."""
     out = tmp_path_factory.mktemp("batch") / "quiet"
     return out, accompany(request(vocals, out, tiny_model), 2)
 
 
-def test_names_and_lengths_are_kept_and_a_bad_vocal_stops_no_other(quiet_run: tuple[Path, list[Outcome]]) -> None:
+def test_names_and_lengths_are_kept_and_a_bad_vocal_stops_no_other(quiet_run: QuietRun) -> None:
     out, outcomes = quiet_run
     errors = {outcome.vocal: outcome.error for outcome in outcomes if outcome.error}
     assert list(errors) == ["verse/notes.wav"] and "notes.wav is not audio" in errors["verse/notes.wav"]
@@ -75,22 +76,19 @@ def test_names_and_lengths_are_kept_and_a_bad_vocal_stops_no_other(quiet_run: tu
 
 @pytest.mark.fault("killed accompany of a folder")
 def test_a_killed_run_leaves_whole_files_and_is_gone_on_with_to_the_same_bytes(
-    vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]], tmp_path: Path
+    vocals: Path, tiny_model: Path, quiet_run: QuietRun, tmp_path: Path
 ) -> None:
     wanted = contents(quiet_run[0])
     words = ["accompany", vocals, "--out", tmp_path, "--model", tiny_model, "--seed", 3, "--skip-fine"]
     command = [str(HAFM), *map(str, [*words, "--workers", 2, "--batch-size", 2])]
     run = Program(command, Path(os.devnull), Path(os.devnull))
-    deadline = time.monotonic() + 300
-    while not contents(tmp_path) and run.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: contents(tmp_path) or run.poll() is not None)
     os.kill(run.pid, signal.SIGKILL)
     there = contents(tmp_path)
     assert there and there.items() <= wanted.items()
     written = {name: (tmp_path / name).stat().st_mtime_ns for name in there}
     # the workers of the killed command end with it
-    while group_lives(run.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: not group_lives(run.pid))
     outcomes = accompany(request(vocals, tmp_path, tiny_model), 2)
     assert contents(tmp_path) == wanted and outcomes[0].files
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in there} == written
@@ -99,11 +97,7 @@ def test_a_killed_run_leaves_whole_files_and_is_gone_on_with_to_the_same_bytes(
 
 @pytest.mark.slow
 def test_ray_makes_the_files_of_one_process(
-    vocals: Path,
-    tiny_model: Path,
-    quiet_run: tuple[Path, list[Outcome]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    vocals: Path, tiny_model: Path, quiet_run: QuietRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="needs the extra `ray`")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -160,7 +154,7 @@ def test_a_vocal_is_played_with_the_lead_sheet_beside_it(bundled_model: Path, tm
 
 
 def test_other_options_another_run_and_results_among_the_vocals_are_refused(
-    vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]], tmp_path: Path
+    vocals: Path, tiny_model: Path, quiet_run: QuietRun, tmp_path: Path
 ) -> None:
     out, _ = quiet_run
     asked = request(vocals, out, tiny_model)
@@ -192,7 +186,7 @@ def test_batches_are_of_similar_length_and_the_longest_come_first(tmp_path: Path
 
 
 def test_the_command_ends_with_1_and_says_what_was_left_out(
-    vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]], tmp_path: Path
+    vocals: Path, tiny_model: Path, quiet_run: QuietRun, tmp_path: Path
 ) -> None:
     # in the quiet run's folder nothing is left to do
     words = ["accompany", vocals, "--out", quiet_run[0], "--model", tiny_model, "--seed", 3, "--skip-fine"]

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,14 @@ import typer
 from commands import hafm
 from hafm_hf import audio
 from hafm_hf.cli.options import read_lead_sheet
-from programs import Program, run_program
+from programs import Program, run_program, until
 from vocals import CODEC_RATE, EXAMPLE, file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")
 
 
-def run_hafm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run_program([HAFM, *arguments], os.environ | {"NO_COLOR": "1", "COLUMNS": "200", **environment})
+def run_hafm(*words: object, check: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run_program([HAFM, *words], os.environ | {"NO_COLOR": "1", "COLUMNS": "200", **environment}, check=check)
 
 
 def test_samples_are_played_in_styles_of_their_own_and_it_says_which(tmp_path: Path) -> None:
@@ -48,8 +47,8 @@ def vocal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_equal_seeds_give_equal_files_and_another_seed_others(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
-        done = run_hafm("accompany", vocal, "--model", tiny_model, "--out", tmp_path / folder, "--seed", seed)
-        assert done.returncode == 0, done.stderr
+        words = ("--model", tiny_model, "--out", tmp_path / folder, "--seed", seed)
+        done = run_hafm("accompany", vocal, *words, check=True)
         assert "real-time factor" in done.stdout and f"seed {seed}" in done.stdout
     names = ["vocal_instrumental.wav", "vocal_mix.wav"]
     for name in names:
@@ -213,8 +212,7 @@ def test_what_cannot_be_read_of_a_song_is_named_with_its_file_and_line(tmp_path:
 
 def test_silence_gets_a_lead_sheet_with_a_warning_and_no_bars_are_shown(bundled_model: Path, tmp_path: Path) -> None:
     (tmp_path / "quiet.wav").write_bytes(file_bytes(np.zeros(36_000)))
-    done = run_hafm("lead-sheet", tmp_path / "quiet.wav", "--model", "hafm-tiny", "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = run_hafm("lead-sheet", tmp_path / "quiet.wav", "--model", "hafm-tiny", "--out", tmp_path, check=True)
     assert done.stderr == "quiet.wav is silent; its beats and chords are arbitrary.\n"
     assert run_hafm("lead-sheet", EXAMPLE, "--seconds", 1, "--out", tmp_path).stderr == ""
 
@@ -230,22 +228,16 @@ def test_ctrl_c_ends_a_generation_at_once_and_leaves_no_file(tiny_model: Path, v
     patience, out, log = tmp_path / "patience.wav", tmp_path / "out", tmp_path / "log"
     patience.write_bytes(file_bytes(glide(90.0, 8_000), 8_000))
     run = Program([HAFM, "accompany", vocal, patience, "--model", tiny_model, "--out", out, "--seed", 1], log, log)
-    deadline = time.monotonic() + 1800
     # the first song is whole, and then the second one is being generated for a while
-    while len(files_in(out)) < 2:
-        assert run.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    assert until(lambda: run.poll() is not None or len(files_in(out)) >= 2, 1800)
     begun = processor_seconds(run.pid)
-    while processor_seconds(run.pid) < begun + 1.0:
-        assert run.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    assert until(lambda: run.poll() is not None or processor_seconds(run.pid) >= begun + 1.0, 1800)
+    assert run.poll() is None
     first = files_in(out)
     used = processor_seconds(run.pid)
     os.kill(run.pid, signal.SIGINT)
     # the generation has ended when this is said; torch and Python take their time to end after it
-    while "stopped at" not in log.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    assert until(lambda: "stopped at" in log.read_text(), 1800, pause=0.001)
     used = processor_seconds(run.pid) - used
     assert run.wait() in (1, 130) and "Traceback" not in log.read_text()
     assert files_in(out) == first

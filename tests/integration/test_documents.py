@@ -223,8 +223,7 @@ def run(words: list[str], folder: Path) -> None:
 
 
 def run_python(code: str, folder: Path) -> None:
-    done = run_program([sys.executable, "-c", code], cwd=folder)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_program([sys.executable, "-c", code], cwd=folder, check=True)
 
 
 SECTIONS = list(dict.fromkeys(b.section for b in (*SHELL, *PYTHON) if b.document == "README.md" and b.runs))

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import sys
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from typer.testing import CliRunner
 
 from hafm_hf.cli import app, main
 from little_band import RATE, song, told_song
-from programs import ForkedWork, hafm
+from programs import ForkedWork, hafm, until
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -124,10 +123,8 @@ def test_any_number_of_workers_and_a_killed_run_give_the_same_report(
     options = late(pairs, outputs)
     command = [*map(str, ["evaluate", *options, "--out", tmp_path])]
     killed = ForkedWork(hafm, command, log=tmp_path.with_suffix(".log"))
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("cache/features/*.npz"))) < 12:
-        assert time.monotonic() < deadline and killed.wait(0) is None
-        time.sleep(0.02)
+    assert until(lambda: killed.poll() is not None or len(list(tmp_path.glob("cache/features/*.npz"))) >= 12, 120)
+    assert killed.poll() is None
     killed.kill()
     assert not (tmp_path / "report.json").exists()
     code, _, error = run(*options, "--out", tmp_path, "--workers", 2)

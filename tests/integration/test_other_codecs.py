@@ -147,8 +147,8 @@ def test_the_commands_know_the_codec(made: dict[str, Any], tmp_path: Path) -> No
     family = {"24 kbps": "EnCodec", "dac": "DAC"}.get(made["kind"], "spectral codec")
     assert codec["architecture"].startswith(family)
     soundfile.write(tmp_path / "voice.wav", glide(1.0, VOCAL_RATE), VOCAL_RATE)
-    result = hafm("accompany", tmp_path / "voice.wav", "--model", folder, "--out", tmp_path / "out", "--seed", 1)
-    assert result.exit_code == 0, result.output
+    words = ("--model", folder, "--out", tmp_path / "out", "--seed", 1)
+    hafm("accompany", tmp_path / "voice.wav", *words, check=True)
     for name in ("instrumental", "mix"):
         info = soundfile.info(tmp_path / "out" / f"voice_{name}.wav")
         assert (info.samplerate, info.channels) == (form.sampling_rate, form.channels)

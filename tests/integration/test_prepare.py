@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from hafm_hf.corpus.reading import decode
 from hafm_hf.corpus.tokenizing import fit_rate
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_tiny.figures import scale_invariant_sdr
-from programs import Program, group_lives, run_program
+from programs import Program, group_lives, run_program, until
 
 COMMAND = [sys.executable, "-m", "hafm_hf", "prepare"]
 
 
-def hafm_prepare(*words: object) -> subprocess.CompletedProcess[str]:
-    return run_program([*COMMAND, *words])
+def hafm_prepare(*words: object, check: bool = False) -> subprocess.CompletedProcess[str]:
+    return run_program([*COMMAND, *words], check=check)
 
 
 def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands(shared_data: Path, tmp_path: Path) -> None:
@@ -36,10 +35,8 @@ def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands(shared_data: Pa
     (tmp_path / "songs").mkdir()
     for clip in clips:
         (tmp_path / "songs" / clip.name).symlink_to(clip)
-    run = hafm_prepare(
-        tmp_path / "songs", tmp_path / "corpus", "--vocal-channel", "right", "--validation", 0.3, "--json"
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
+    words = ["--vocal-channel", "right", "--validation", 0.3, "--json"]
+    run = hafm_prepare(tmp_path / "songs", tmp_path / "corpus", *words, check=True)
     printed = json.loads(run.stdout)
     assert printed["tracks"]["found"] == len(clips)
     assert printed["tracks"]["kept"] + sum(printed["tracks"]["dropped"].values()) == len(clips)
@@ -68,16 +65,13 @@ def test_two_workers_killed_and_begun_again_give_the_bytes_of_one(tokenizers: di
     words += ["--workers", 2]
     killed = Program([*COMMAND, *words], tmp_path / "log", tmp_path / "log")
     reports = tmp_path / "killed/reports"
-    deadline = time.monotonic() + 120
-    while not list(reports.glob("*.json")) and killed.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: list(reports.glob("*.json")) or killed.poll() is not None)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     (tmp_path / "killed/audio/.song.part").mkdir(parents=True)
     made = {path: path.stat().st_mtime_ns for path in reports.glob("*.json")}
     assert len(made) < 16
-    again = hafm_prepare(*words)
-    assert again.returncode == 0, again.stderr[-2000:]
+    again = hafm_prepare(*words, check=True)
     assert "tracks and segments" in again.stdout and "kept" in again.stdout
     write_karaoke(tmp_path / "one", 1, seconds=6.0)
     alone = hafm_prepare(tmp_path / "one", tmp_path / "alone", *words[2:])
@@ -85,10 +79,7 @@ def test_two_workers_killed_and_begun_again_give_the_bytes_of_one(tokenizers: di
     assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
     assert made == {path: path.stat().st_mtime_ns for path in made}, "finished work is not done again"
     # the workers of the killed command end with it
-    deadline = time.monotonic() + 20
-    while group_lives(killed.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not group_lives(killed.pid)
+    assert until(lambda: not group_lives(killed.pid), 20)
 
 
 def test_usage_errors_exit_with_2_and_others_with_1(tmp_path: Path) -> None:

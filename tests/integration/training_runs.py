@@ -53,8 +53,7 @@ def launch(corpus: Path, output: Path, processes: int = 1) -> None:
         launcher += ["--mixed_precision", "no"]
     paths = os.pathsep.join([str(REPOSITORY / "src"), os.environ["PYTHONPATH"]])
     environment = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"}
-    run = run_program([*launcher, RECIPE, *words(corpus, output)], environment, timeout=300, fresh=True)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_program([*launcher, RECIPE, *words(corpus, output)], environment, timeout=300, fresh=True, check=True)
 
 
 def start(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> list[Program]:

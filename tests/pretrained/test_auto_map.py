@@ -35,8 +35,7 @@ made["composite"].save_pretrained(f"{again}/whole")
 # whatever comes first imports hafm_hf, and the others find it imported
 @pytest.mark.parametrize("first", ["extractor", "within"])
 def test_auto_classes_need_trust_remote_code_only(tiny_model: Path, tmp_path: Path, first: str) -> None:
-    done = run_program([sys.executable, "-c", PROGRAM, tiny_model, tmp_path, first], fresh=True)
-    assert done.returncode == 0, done.stderr
+    done = run_program([sys.executable, "-c", PROGRAM, tiny_model, tmp_path, first], fresh=True, check=True)
     kinds = ["ForVocalAccompaniment", "SemanticTokenizerConfig", "FeatureExtractor", "CoarseForCausalLM"]
     assert done.stdout.split()[-5:] == [f"HAFM{kind}" for kind in (*kinds, "FineForCausalLM")]
     for saved, before in ((tmp_path / "coarse", tiny_model / "coarse"), (tmp_path / "whole", tiny_model)):
@@ -45,10 +44,8 @@ def test_auto_classes_need_trust_remote_code_only(tiny_model: Path, tmp_path: Pa
         names = {name: content for name, content in names.items() if "__pycache__" not in name.parts}
         # no code of the package beside the weights
         assert {path.relative_to(saved) for path in saved.rglob("*") if path.is_file()} == set(names)
-        assert (
-            json.loads((saved / "config.json").read_text())["auto_map"]
-            == json.loads((before / "config.json").read_text())["auto_map"]
-        )
+        found, wanted = (json.loads((folder / "config.json").read_text()) for folder in (saved, before))
+        assert found["auto_map"] == wanted["auto_map"]
 
 
 def test_the_bundled_models_folders_say_where_their_classes_are(bundled_model: Path) -> None:

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pytest
 
 from faults import Tally
 from hafm_hf import HAFMForVocalAccompaniment, audio
+from programs import until
 from space.serving import PATIENCE_SECONDS, Space, served
 from vocals import file_bytes
 
@@ -153,10 +153,7 @@ def test_fifty_clients_get_their_own_songs_in_turn(tally: Tally, space: Space, t
 def files_gone(space: Space, patience: float) -> bool:
     """Whether songs and uploads disappear in time."""
     (folder,) = space.temporary.glob("hafm_space_*")
-    deadline = time.monotonic() + patience
-    while (left := any(path.is_file() for path in folder.rglob("*"))) and time.monotonic() < deadline:
-        time.sleep(1.0)
-    return not left
+    return until(lambda: not any(path.is_file() for path in folder.rglob("*")), patience, pause=1.0)
 
 
 def config_choice(config: dict[str, Any], ending: str) -> str:

@@ -79,8 +79,7 @@ def test_the_recipe_makes_a_part_for_the_codec(songs: Path, codec: EncodecModel,
     words = ["--corpus", songs, "--codec", tmp_path / "codec", "--out", tmp_path / "run", "--steps", 2]
     words += ["--channels", 8, "--layers", 1, "--batch_size", 2, "--crop_seconds", 0.5]
     for begun in ([], ["--init_from", tmp_path / "run" / "separator"]):
-        done = run_program([RECIPE, *words, *begun])
-        assert done.returncode == 0, done.stderr[-2000:]
+        run_program([RECIPE, *words, *begun], check=True)
     config = HAFMSeparatorModel.from_pretrained(tmp_path / "run" / "separator").config
     assert (config.sampling_rate, config.hop_length) == (RATE, 40)
     assert "bass_si_sdr" in json.loads((tmp_path / "run" / "separator" / "figures.json").read_text())

@@ -3,7 +3,6 @@
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,11 @@ pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
 from typing import Any
 
+from chaos import digest_files
 from hafm_hf.corpus.lead_sheets import labelled_lead_sheet
 from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks, render_item
 from hafm_tiny.songs.styles import STEMS, STYLES
-from programs import RECIPES, Program, run_program
+from programs import RECIPES, Program, run_program, until
 
 FILES = {"vocal.flac", "instrumental.flac", "labels.json"}
 STEM_FILES = {f"{stem}.flac" for stem in STEMS}
@@ -39,10 +39,6 @@ def options(songs: Path, voices: Path, soundfont: Path, tmp_path: Path) -> SongC
     )
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 def test_every_pass_keeps_a_song_in_its_split_and_starts_with_all_splits(options: SongCorpusOptions) -> None:
     first, second = list_tasks(options, 0), list_tasks(options, 1)
     assert {t.folder.name: t.split for t in first} == {t.folder.name: t.split for t in second}
@@ -57,10 +53,9 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(options: Song
     other = dataclasses.replace(options, output=tmp_path / "other", seed=1)
     for run, workers in ((options, 1), (again, 2), (other, 1)):
         assert all(seconds > 5 for _, seconds in build_corpus(run, tasks, workers))
-    assert content(options.output) == content(again.output)
-    assert len(content(options.output)) == 2 * len(FILES | STEM_FILES)
-    different = content(other.output)
-    assert all(different[name] != data for name, data in content(options.output).items())
+    first, same, different = (digest_files(run.output, ignored=()) for run in (options, again, other))
+    assert first == same and len(first) == 2 * len(FILES | STEM_FILES)
+    assert all(different[name] != digest for name, digest in first.items())
 
 
 def test_items_are_complete_labelled_and_at_level(options: SongCorpusOptions) -> None:
@@ -103,9 +98,7 @@ def test_killed_recipe_leaves_whole_items_and_goes_on_where_it_was(options: Song
     command += ["--soundfont", options.soundfonts[0], "--training-voice", "alto", "--test-voice", "bass"]
     command += ["--validation-songs", "2", "--test-songs", "1", "--limit", "3", "--workers", "1"]
     process = Program(command, tmp_path / "log", tmp_path / "log")
-    deadline = time.monotonic() + 120
-    while not list(options.output.glob("*/*_0")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
+    until(lambda: list(options.output.glob("*/*_0")) or process.poll() is not None)
     process.kill()
     process.wait()
     finished = sorted(path for path in options.output.glob("*/*_0"))
