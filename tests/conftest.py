@@ -119,6 +119,14 @@ def bundled_model() -> Path:
 
 
 @pytest.fixture(scope="session")
+def bundled(bundled_model: Path) -> Any:
+    """The bundled hafm-tiny itself, which no test may change."""
+    from hafm_hf import HAFMForVocalAccompaniment
+
+    return HAFMForVocalAccompaniment.from_pretrained(bundled_model)
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder with the optional test data (`HAFM_TEST_DATA`, else ../shared/data); skips where it is missing."""
     if not SHARED_DATA.is_dir():

@@ -19,11 +19,6 @@ TAKES, STYLES = 3, ("ballad", "folk", "pop", "rock")
 
 
 @pytest.fixture(scope="module")
-def bundled(bundled_model: Any) -> HAFMForVocalAccompaniment:
-    return HAFMForVocalAccompaniment.from_pretrained(bundled_model)
-
-
-@pytest.fixture(scope="module")
 def play(bundled: HAFMForVocalAccompaniment) -> Callable[..., np.ndarray]:
     """Takes float32 [TAKES, N] of 6 s of an example voice."""
 

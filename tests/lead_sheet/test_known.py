@@ -97,10 +97,9 @@ def test_chords_by_the_bar_stand_on_the_beats_over_and_over() -> None:
     assert both.chords == ((0.0, 2.0, "C"), (0.0, 1.0, "G"))
 
 
-def test_chords_by_the_bar_change_on_the_beats_of_the_voice(bundled_model: Path) -> None:
-    model = HAFMForVocalAccompaniment.from_pretrained(bundled_model)
+def test_chords_by_the_bar_change_on_the_beats_of_the_voice(bundled: HAFMForVocalAccompaniment) -> None:
     vocal, rate = soundfile.read(EXAMPLE, dtype="float32", frames=6 * 24_000)
-    heard = model.complete_lead_sheet(vocal, rate, LeadSheet(tempo=120, bars=["C", "F#"]))
+    heard = bundled.complete_lead_sheet(vocal, rate, LeadSheet(tempo=120, bars=["C", "F#"]))
     changes = [start for start, _, _ in heard.chords[1:]]
     assert {label for *_, label in heard.chords} == {"C", "F#"} and np.allclose(np.diff(changes), 2.0, atol=0.03)
     assert heard.beats is not None
@@ -112,8 +111,7 @@ def test_command_pipeline_and_endpoint_make_one_song_of_one_request(bundled_mode
     soundfile.write(tmp_path / "v.wav", vocal, rate, subtype="FLOAT")
     known = {"tempo": 96, "chords": "C | F#"}
     words = ["accompany", str(tmp_path / "v.wav"), "--tempo", "96", "--chords", "C | F#", "--seed", "1", "--skip-fine"]
-    done = hafm(*words, "--out", tmp_path)
-    assert done.exit_code == 0, done.output
+    hafm(*words, "--out", tmp_path, check=True)
     written = soundfile.read(tmp_path / "v_instrumental.wav", dtype="float32")[0]
     handler = EndpointHandler(str(bundled_model))
     options: dict[str, Any] = {"seed": 1, "skip_fine": True}

@@ -24,11 +24,6 @@ from vocals import CODEC_RATE, EXAMPLE
 
 
 @pytest.fixture(scope="module")
-def bundled() -> HAFMForVocalAccompaniment:
-    return HAFMForVocalAccompaniment.from_pretrained()
-
-
-@pytest.fixture(scope="module")
 def vocal() -> tuple[np.ndarray, int]:
     return soundfile.read(EXAMPLE, dtype="float32")
 
