@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from chaos import digest_files
 from commands import hafm
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import LEAD_SHEET_SETTINGS, assemble_composite
@@ -17,18 +18,13 @@ from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizer
 from tiny_models import tiny_composite, tiny_rhythmic_tokenizer, tiny_semantic_tokenizer, tiny_stage
 
 
+def parts_of(folder: Path) -> dict[str, str]:
+    return {name: str(folder / name) for name in ("semantic_tokenizer", "semantic", "coarse", "fine", "codec")}
+
+
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("parts")
-    model = tiny_composite(num_hidden_layers=1)
-    names = ("semantic_tokenizer", "semantic", "coarse", "fine", "codec")
-    for name in names:
-        getattr(model, name).save_pretrained(folder / name)
-    return {name: str(folder / name) for name in names}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def parts(tiny_model: Path) -> dict[str, str]:
+    return parts_of(tiny_model)
 
 
 @pytest.mark.parametrize("config", [None, '{"model_type": "hafm_coarse"}', "[]", "words"])
@@ -40,12 +36,12 @@ def test_a_folder_with_files_of_somebody_else_is_refused_and_kept(
     (folder / "lyrics.txt").write_text("la la la")
     if config is not None:
         (folder / "config.json").write_text(config)
-    before = contents(tmp_path)
+    before = digest_files(tmp_path, ignored=())
     with pytest.raises(ValueError, match="songs holds files and is no composite .*; name another folder"):
         assemble_composite(parts, folder)
     with pytest.raises(ValueError, match="lyrics.txt is a file"):
         assemble_composite(parts, folder / "lyrics.txt")
-    assert contents(tmp_path) == before
+    assert digest_files(tmp_path, ignored=()) == before
 
 
 def test_an_empty_folder_and_an_older_composite_make_room_and_their_neighbours_stay(
@@ -94,7 +90,7 @@ def test_what_fails_leaves_the_older_composite_as_it_was(
 ) -> None:
     model = tmp_path / "model"
     assemble_composite(parts, model)
-    before = contents(tmp_path)
+    before = digest_files(tmp_path, ignored=())
     rename = Path.rename
 
     def full(path: Path, target: Path) -> Path:
@@ -105,16 +101,14 @@ def test_what_fails_leaves_the_older_composite_as_it_was(
     monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(OSError, match="No space left"):
         assemble_composite(parts, model)
-    assert contents(tmp_path) == before
+    assert digest_files(tmp_path, ignored=()) == before
 
 
 def test_stages_that_read_a_lead_sheet_get_settings_of_their_own_unless_somebody_chose_some(tmp_path: Path) -> None:
     model = tiny_composite(num_hidden_layers=1, lead_sheet_streams={"chord": STREAM_SIZES["chord"]})
     model.coarse.generation_config.temperature = 0.7
-    names = ("semantic_tokenizer", "semantic", "coarse", "fine", "codec")
-    for name in names:
-        getattr(model, name).save_pretrained(tmp_path / name)
-    assemble_composite({name: str(tmp_path / name) for name in names}, tmp_path / "model")
+    model.save_pretrained(tmp_path / "parts")
+    assemble_composite(parts_of(tmp_path / "parts"), tmp_path / "model")
     made = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     semantic, coarse, fine = (stage.generation_config for stage in made.stages.values())
     for key, value in LEAD_SHEET_SETTINGS["semantic"].items():

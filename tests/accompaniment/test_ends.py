@@ -13,7 +13,7 @@ import transformers
 import hafm_hf  # noqa: F401  (registers the task)
 from accompaniment.test_conditioned_songs import reading_composite
 from commands import hafm
-from hafm_hf import HAFMFeatureExtractor, LeadSheet, audio
+from hafm_hf import LeadSheet, audio
 from hafm_hf.accompaniment.ends import LEAD_SECONDS, RING_SECONDS, Ends, add_bars
 from vocals import CODEC_RATE, file_bytes, glide
 
@@ -84,9 +84,7 @@ def test_bars_of_three_quarters_keep_their_metre_and_a_short_song_repeats_its_ch
 def band(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a composite whose stages read beats and chords."""
     folder = tmp_path_factory.mktemp("band") / "model"
-    model = reading_composite()
-    model.save_pretrained(folder)
-    HAFMFeatureExtractor(sampling_rate=model.sampling_rate).save_pretrained(folder)
+    reading_composite().save_pretrained(folder)
     return folder
 
 

@@ -2,7 +2,6 @@
 """The preparation as a whole: rows are right, and their bytes depend on no worker, no clock and no kill."""
 
 import dataclasses
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import soundfile
 import torch
 
+from chaos import digest_files
 from corpus.karaoke import RATE, karaoke, write_karaoke
 from hafm_hf import HAFMSemanticTokenizerModel
 from hafm_hf.audio import resample
@@ -50,12 +50,6 @@ def options_for(songs: Path, corpus: Path, tokenizers: dict[str, Any], **changes
     names = {field.name for field in dataclasses.fields(ShardOptions)}
     shards = dataclasses.replace(shards, **{name: changes.pop(name) for name in list(changes) if name in names})
     return PrepareOptions(shards, SplitOptions(validation=0.2, test=0.2), tracks_per_shard=2, **changes)
-
-
-def digests(corpus: Path) -> dict[str, str]:
-    """SHA-256 of every shard, report, the plan, the manifest and the card."""
-    files = sorted(path for path in corpus.rglob("*") if path.is_file() and path.name != ".lock")
-    return {str(path.relative_to(corpus)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -150,10 +144,10 @@ def test_rows_hold_what_models_give_for_the_same_seconds(whole: Path, songs: Pat
 def test_a_changed_option_refuses_to_mix_and_names_itself(
     whole: Path, songs: Path, tokenizers: dict[str, Any], change: dict[str, Any], named: str
 ) -> None:
-    before = digests(whole)
+    before = digest_files(whole, ignored=(".lock",))
     with pytest.raises(HAFMCorpusError, match=named):
         prepare(options_for(songs, whole, tokenizers, **change))
-    assert digests(whole) == before
+    assert digest_files(whole, ignored=(".lock",)) == before
 
 
 def test_other_weights_behind_the_same_name_refuse_to_mix(
@@ -172,10 +166,10 @@ def test_new_songs_get_shards_of_their_own(songs: Path, tokenizers: dict[str, An
     write_karaoke(folder, 5, seconds=3.0)
     options = options_for(folder, tmp_path / "corpus", tokenizers)
     prepare(options)
-    before = digests(tmp_path / "corpus")
+    before = digest_files(tmp_path / "corpus", ignored=(".lock",))
     soundfile.write(folder / "new.wav", karaoke(3.0, 77), RATE)
     manifest = prepare(options)
-    after = digests(tmp_path / "corpus")
+    after = digest_files(tmp_path / "corpus", ignored=(".lock",))
     assert manifest["tracks"]["kept"] == 6
     changed = {name for name in after if before.get(name) != after[name]}
     assert len([name for name in changed if name.endswith(".parquet")]) == 1 and before.keys() < after.keys()
