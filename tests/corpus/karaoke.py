@@ -63,6 +63,17 @@ def karaoke_options(folder: Path, corpus: str, tokenizers: dict[str, Any], **mor
     return ShardOptions(**named, **tools, **more)  # type: ignore[arg-type]
 
 
+def save_embedder(folder: Path, hidden_size: int) -> None:
+    """A wav2vec 2.0 of one layer with random weights, which embeds sound at 50 frames a second."""
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    sizes = {"hidden_size": hidden_size, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 8}
+    convolutions = {"conv_dim": (8, 8), "conv_stride": (160, 2), "conv_kernel": (400, 2), "num_feat_extract_layers": 2}
+    positions = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
+    Wav2Vec2Model(Wav2Vec2Config(**sizes, **convolutions, **positions)).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)
+
+
 def save_demucs(folder: Path) -> Path:
     """A folder with a demucs model of a few thousand random weights, named tiny; skips where there is no demucs."""
     pytest.importorskip("demucs")

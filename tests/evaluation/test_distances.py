@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from corpus.karaoke import save_embedder
 from hafm_hf.evaluation import vggish
 from hafm_hf.evaluation.embedders import EmbedderOptions, VGGishEmbedder, make_embedder
 from hafm_hf.evaluation.frechet import Gaussian, fit_gaussian, frechet_audio_distance, frechet_distance
@@ -138,15 +139,7 @@ class TestVGGish:
 
 
 def test_any_audio_model_of_transformers_is_an_embedder(tmp_path: Path) -> None:
-    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
-
-    config = Wav2Vec2Config(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20, conv_dim=(8, 8),
-        conv_stride=(160, 2), conv_kernel=(400, 2), num_feat_extract_layers=2, num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=4,
-    )  # fmt: skip
-    Wav2Vec2Model(config).save_pretrained(tmp_path)
-    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    save_embedder(tmp_path, 24)
     sound = np.random.default_rng(10).standard_normal(40000).astype(np.float32)
     assert make_embedder(EmbedderOptions(str(tmp_path))).embed(sound).shape == (4, 24)
     with pytest.raises(HAFMEvaluationError, match="cannot be loaded"):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from transformers import HubertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import HubertModel
 
 from commands import run_command, upload
-from corpus.karaoke import RATE, save_demucs, save_tokenizers, sing
+from corpus.karaoke import RATE, save_demucs, save_embedder, save_tokenizers, sing
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.corpus.tracks import SplitOptions, choose_split
 from hub_stand_in import TOKEN, stand_in
@@ -64,13 +64,7 @@ def workspace(tmp_path: Path) -> Path:
     hubert.save_pretrained(tmp_path / "facebook/hubert-large-ll60k")
     tiny_codec().save_pretrained(tmp_path / "facebook/encodec_24khz")
     save_demucs(tmp_path)
-    config = Wav2Vec2Config(
-        hidden_size=6, num_hidden_layers=1, num_attention_heads=3, intermediate_size=8, conv_dim=(8, 8),
-        conv_stride=(160, 2), conv_kernel=(400, 2), num_feat_extract_layers=2, num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
-    Wav2Vec2Model(config).save_pretrained(tmp_path / "embedder")
-    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "embedder")
+    save_embedder(tmp_path / "embedder", 6)
     (tmp_path / "FACTS.yaml").write_text("license: cc-by-4.0\n")
     return tmp_path
 
