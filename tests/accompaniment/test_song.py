@@ -23,6 +23,13 @@ def composite(request: pytest.FixtureRequest) -> HAFMForVocalAccompaniment:
     return model
 
 
+class Steps(dict[str, int]):
+    """Hears of the progress, and keeps how far each stage is."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self[stage] = done
+
+
 def test_each_stage_reads_the_streams_that_it_is_trained_on() -> None:
     model = tiny_composite(position_scheme="time", num_hidden_layers=1)
     with first_read(model, "conditioning_embedding") as read:
@@ -47,12 +54,8 @@ def test_chunks_add_up_to_what_generate_returns(composite: HAFMForVocalAccompani
 
 
 def test_the_first_chunk_comes_after_what_its_window_needs(composite: HAFMForVocalAccompaniment) -> None:
-    steps: dict[str, int] = {}
-
-    def progress(stage: str, done: int, total: int) -> None:
-        steps[stage] = done
-
-    chunks = composite.stream(voice(3), CODEC_RATE, seed=3, progress=progress)
+    steps = Steps()
+    chunks = composite.stream(voice(3), CODEC_RATE, seed=3, progress=steps)
     first = next(chunks)
     # windows of 1.2, 0.6 and 0.4 s at 50, 75 and 75 frames a second, the first two in parts of 16 slots
     slots, flat = composite.coarse.pattern.slots, composite.coarse.pattern.rows == 1
@@ -64,18 +67,13 @@ def test_the_first_chunk_comes_after_what_its_window_needs(composite: HAFMForVoc
 
 
 def test_coarse_windows_may_go_side_by_side(composite: HAFMForVocalAccompaniment, monkeypatch: Any) -> None:
-    vocal = voice(3)
-    steps: dict[str, int] = {}
-
-    def progress(stage: str, done: int, total: int) -> None:
-        steps[stage] = done
-
-    after_each_other = composite.generate(vocal, CODEC_RATE, seed=3, progress=progress)
+    vocal, steps = voice(3), Steps()
+    after_each_other = composite.generate(vocal, CODEC_RATE, seed=3, progress=steps)
     # 225 frames in six windows of 45, which all but the first begin with 9 that are known
     pattern = composite.coarse.pattern
     assert steps["coarse"] == pattern.slots(45) + 5 * pattern.new_slots(9, 36)
     monkeypatch.setattr(composite.coarse.generation_config, "independent_windows", True)
-    beside = composite.generate(vocal, CODEC_RATE, seed=3, progress=progress)
+    beside = composite.generate(vocal, CODEC_RATE, seed=3, progress=steps)
     assert steps["coarse"] == pattern.slots(45), "one batch of all windows"
     # 0.6 s, of which the next window may replace 0.08
     assert torch.equal(beside.codes[0][:4, :39], after_each_other.codes[0][:4, :39]), "the first window is the same"

@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from chaos import digest_files
+from commands import ranks
 from hafm_hf.corpus.tokens import write_shard
 from hafm_hf.training.data import load_token_corpus
 from integration.training_runs import RECIPE, losses, train_here, words
@@ -29,21 +29,17 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
 
-def node(rank: int, port: int, arguments: list[str]) -> None:
+def node(world: dict[str, str], arguments: list[str]) -> None:
     """One machine of two, with a process each."""
-    world = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in world.items()})
+    os.environ.update(world | {"LOCAL_RANK": "0"})
     train(arguments)
 
 
 def test_machines_that_do_not_share_the_folder_are_refused_at_once(corpus: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     # a cache each: they read the corpus at one moment
     runs = [words(corpus, tmp_path / f"disk{rank}", **QUICK)[:-1] + [str(tmp_path / f"c{rank}")] for rank in (0, 1)]
     logs = [tmp_path / f"log{rank}.txt" for rank in (0, 1)]
-    nodes = [ForkedWork(node, rank, port, runs[rank], log=logs[rank]) for rank in (0, 1)]
+    nodes = [ForkedWork(node, world, *how, log=log) for world, log, *how in zip(ranks(2), logs, runs, strict=True)]
     assert [each.wait(120) for each in nodes] == [1, 1]
     for each in nodes:
         (said,) = set(each.said())

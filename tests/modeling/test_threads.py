@@ -2,6 +2,7 @@
 """A generation on a CPU runs on as many threads as pay, and leaves torch's number as it was."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,13 +38,10 @@ def test_generate_and_stream_use_their_threads_and_put_the_callers_back(asked: i
     model = tiny_composite()
     vocal = np.zeros(model.sampling_rate // 5, dtype=np.float32)
     seen: list[int] = []
-
-    def progress(stage: str, done: int, total: int) -> None:
-        seen.append(torch.get_num_threads())
-
+    how: dict[str, Any] = {"threads": asked, "progress": lambda *_: seen.append(torch.get_num_threads())}
     with torch_threads(2):
-        model.generate(vocal, CODEC_RATE, seed=1, threads=asked, progress=progress)
-        for _ in model.stream(vocal, CODEC_RATE, seed=1, threads=asked, progress=progress):
+        model.generate(vocal, CODEC_RATE, seed=1, **how)
+        for _ in model.stream(vocal, CODEC_RATE, seed=1, **how):
             assert torch.get_num_threads() == 2, "between the chunks too"
         with pytest.raises(TypeError):
             model.generate(vocal, CODEC_RATE, seed=1, threads=asked, progress=len)  # type: ignore[arg-type]
