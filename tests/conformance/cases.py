@@ -162,6 +162,7 @@ class PartCase(ModelTesterMixin):
     """A part."""
 
     test_resize_embeddings = False
+    has_attentions = False
     config_class: Any
     model_class: Any
     config_arguments: dict[str, Any]
@@ -201,7 +202,6 @@ class ClusteredTokenizer(hafm_hf.HAFMSemanticTokenizerModel):
 class SemanticTokenizerTest(PartCase, Reasoned):
     """Audio → semantic tokens."""
 
-    has_attentions = False
     config_class, model_class = hafm_hf.HAFMSemanticTokenizerConfig, ClusteredTokenizer
     config_arguments = {"num_clusters": 7, "layer": 2, "noise_std": 0.5}
 
@@ -216,7 +216,6 @@ class SemanticTokenizerTest(PartCase, Reasoned):
 class ListenerTest(PartCase, Reasoned):
     """Cells of a pitch line → chords and tempo."""
 
-    has_attentions = False
     config_class, model_class = hafm_hf.HAFMListenerConfig, hafm_hf.HAFMListenerModel
     config_arguments = {"num_clusters": 7, "harmony_channels": 5, "harmony_layers": 2}
     config_arguments |= {"time_channels": 7, "time_layers": 1}
@@ -234,7 +233,6 @@ class ListenerTest(PartCase, Reasoned):
 class SeparatorTest(PartCase, Reasoned):
     """A band → its stems."""
 
-    has_attentions = False
     config_class, model_class = hafm_hf.HAFMSeparatorConfig, hafm_hf.HAFMSeparatorModel
     config_arguments = {"channels": 7, "num_layers": 2}
 
@@ -247,7 +245,6 @@ class SeparatorTest(PartCase, Reasoned):
 class SpectralCodecTest(PartCase, Reasoned):
     """Audio → audio, by way of the codes."""
 
-    has_attentions = False
     config_class, model_class = hafm_hf.HAFMSpectralConfig, hafm_hf.HAFMSpectralModel
     config_arguments = {"encoder_width": 7, "decoder_layers": 2}
 

@@ -15,16 +15,10 @@ from hafm_hf import HAFMForVocalAccompaniment, HAFMListenerConfig, HAFMListenerM
 from hafm_hf.accompaniment.parts import PARTS
 from hafm_hf.lead_sheet.chords import NUM_CHORDS, key_name
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
+from hafm_hf.listening import pitch_line
 from hafm_hf.listening.beat_line import HAFMBeatLine, likeliest_tempo
 from hafm_hf.listening.modeling_listener import chords_of_beats
-from hafm_hf.listening.pitch_line import (
-    HARMONY_NUMBERS,
-    LINE_RATE,
-    TIME_NUMBERS,
-    HAFMVocalDescriptors,
-    PitchLine,
-    pitch_line,
-)
+from hafm_hf.listening.pitch_line import LINE_RATE, HAFMVocalDescriptors, PitchLine
 from tiny_models import tiny_codec, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 
@@ -51,7 +45,8 @@ def drawn_line(frames: int = 600, higher: float = 0.0) -> PitchLine:
 
 def line_of(samples: np.ndarray) -> PitchLine:
     """The pitch line of a voice at 16 kHz."""
-    return pitch_line(*HAFMVocalDescriptors(RATE, LINE_RATE).measured(samples, -(-len(samples) * LINE_RATE // RATE)))
+    measured = HAFMVocalDescriptors(RATE, LINE_RATE).measured(samples, -(-len(samples) * LINE_RATE // RATE))
+    return pitch_line.pitch_line(*measured)
 
 
 def test_the_pitch_line_is_in_tune_with_the_voice_and_says_what_is_held() -> None:
@@ -99,7 +94,7 @@ def test_a_song_in_another_key_has_the_same_chords_in_that_key(semitones: int) -
 
 def test_what_lies_behind_the_end_of_a_song_changes_nothing() -> None:
     model = tiny_listener()
-    harmony, time = torch.rand(1, 9, HARMONY_NUMBERS), torch.rand(1, 40, TIME_NUMBERS)
+    harmony, time = torch.rand(1, 9, pitch_line.HARMONY_NUMBERS), torch.rand(1, 40, pitch_line.TIME_NUMBERS)
     alone = model(harmony, time)
     masks = {"harmony_mask": torch.ones(1, 14), "time_mask": torch.ones(1, 61)}
     masks["harmony_mask"][:, 9:], masks["time_mask"][:, 40:] = 0, 0
