@@ -137,7 +137,7 @@ def test_what_would_be_without_effect_is_refused_and_a_refused_run_leaves_its_fo
     train_here(corpus, run, **QUICK)
     before = digest_files(run)
     for changes, message in (
-        ({"lead_sheet_streams": "style", "styles": "ROCK"}, "No song of .* has the style 'ROCK'"),
+        ({"lead_sheet_streams": "style", "styles": "ROCK"}, "No song of .* has the style ROCK"),
         ({"lead_sheet_octave": 0.1}, "without --lead_sheet_streams has no lead sheet"),
         ({"hidden_size": 48}, "is not a checkpoint of this stage and optimizer"),
     ):

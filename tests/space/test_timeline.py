@@ -50,8 +50,8 @@ def test_estimates_are_corrected_undone_saved_and_loaded(heard: Page, tmp_path: 
     heard.locator("#timeline .tempo").click()
     press(heard, "Double tempo")
     expect(summary(heard)).to_contain_text("191.9 beats per minute (given)")
-    press(heard, "Or is it 144 bpm?")
-    expect(summary(heard)).to_contain_text("143.6 beats per minute (given)")
+    press(heard, "Or is it 88 bpm?")
+    expect(summary(heard)).to_contain_text("87.8 beats per minute (given)")
     heard.keyboard.press("Control+z")
     press(heard, "Undo")
     assert saved(heard) == corrected

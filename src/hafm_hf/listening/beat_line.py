@@ -44,6 +44,8 @@ STATES_A_FRAME = 2
 STRETCH = 500
 # share by which a beat may be longer or shorter than those of the song's tempo
 TEMPO_RANGE = 0.1
+# log-probability that a tempo loses to which neighbouring ones are preferred
+NO_PEAK = 100.0
 
 
 class HAFMRhythmLayer(nn.Module):
@@ -235,5 +237,7 @@ def likeliest_tempo(tempi: torch.Tensor, tempo: torch.Tensor, apart_from: float 
     likely[(known < BEATS_PER_MINUTE[0]) | (known > BEATS_PER_MINUTE[1])] = -np.inf
     if apart_from is not None:
         away = np.abs(known / (apart_from * np.array([[0.5], [1.0], [2.0]])) - 1)
+        # what is a little slower or faster is no other tempo
+        likely[(likely < np.roll(likely, 1)) | (likely < np.roll(likely, -1))] -= NO_PEAK
         likely[(away < TEMPO_RANGE).any(axis=0)] = -np.inf
     return float(known[likely.argmax()])

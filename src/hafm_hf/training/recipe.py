@@ -83,9 +83,14 @@ def make_trainer(
         raise ValueError("A stage without --lead_sheet_streams has no lead sheet: leave out what changes it.")
     seed, swaps = run.seed, run.history_swap > 0
     crops = TokenCrops(corpus, info, model.config, data.crop_seconds, seed, swaps, noise)
-    for style in [] if stage.init_from else stage.styles:
-        if not pc.any(pc.match_substring(corpus.data.column(LEAD_SHEET), json.dumps(style))).as_py():
-            raise ValueError(f"No song of {data.corpus} has the style {style!r}: name its styles as it does.")
+    names = [] if stage.init_from else stage.styles
+    sheets = corpus.data.column(LEAD_SHEET) if names else None
+    missing = [name for name in names if not pc.any(pc.match_substring(sheets, json.dumps(name))).as_py()]
+    if missing:
+        said = f"No song of {data.corpus} has the style {', '.join(missing)}: name its styles as it does."
+        if missing == names:
+            raise ValueError(said)
+        logger.warning(said)
     validation = validation_crops(data, model.config)
     trainer = StageTrainer(model, crops, validation, data, run)
     if trainer.accelerator.is_main_process:
