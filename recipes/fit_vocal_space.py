@@ -6,7 +6,8 @@
 TOKENIZER has separate centroids (recipes/fit_kmeans.py --separate), CORPUS is what recipes/build_song_corpus.py
 writes. RUN/semantic_tokenizer is the new tokenizer: only tokens of vocals are others than before, so a corpus must be
 tokenised again. --rhythm_only true trains the rhythm network alone of a tokenizer that has such clusters, and stages
-may stay. RUN/features keeps the vocals' features (69 MB an hour for hafm-tiny); a killed run goes on from them.
+may stay; the bundled one's learnt on so, with --steps 1200 --learning_rate 6e-4. RUN/features keeps the vocals'
+features (69 MB an hour for hafm-tiny); a killed run goes on from them.
 """
 
 import json

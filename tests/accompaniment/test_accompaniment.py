@@ -194,6 +194,8 @@ def test_limits_of_length_outlive_loading_and_saving(composite: Composite, tmp_p
     files = [tmp_path / folder / "preprocessor_config.json" for folder in ("first", "again")]
     assert files[0].read_text() == files[1].read_text()
     assert pipeline("vocal-accompaniment", model=composite).feature_extractor.max_seconds == 3600
+    named = pipeline("vocal-accompaniment", model=composite, feature_extractor=str(tmp_path / "first"))
+    assert named.feature_extractor.max_seconds == 30
     files[0].unlink()
     HAFMForVocalAccompaniment.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "again")
     assert AutoFeatureExtractor.from_pretrained(tmp_path / "again").max_seconds == 3600

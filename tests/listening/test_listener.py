@@ -117,6 +117,14 @@ def test_the_listener_says_how_fast_beats_are_and_the_tokenizer_where(level: flo
     assert np.abs(np.array(beats) * level / 60 - np.round(np.array(beats) * level / 60)).max() < 0.1
 
 
+def test_a_second_tempo_is_another_peak_and_no_shoulder_of_the_first() -> None:
+    tempi = 60 * 2 ** torch.linspace(0, 1.5, 61)
+    peaks = ((96.0, 9.0), (138.0, 2.0))
+    heard = torch.stack([height - 40 * torch.log2(tempi / at).abs() for at, height in peaks]).amax(0)
+    assert likeliest_tempo(tempi, heard) == pytest.approx(96, rel=0.02)
+    assert likeliest_tempo(tempi, heard, 96.0) == pytest.approx(138, rel=0.02)
+
+
 def test_a_beat_has_one_chord_the_likeliest_of_its_cells() -> None:
     logits = torch.zeros(6, NUM_CHORDS)
     logits[:2, 1], logits[2:, 8], logits[1, 8] = 4.0, 4.0, 9.0

@@ -205,9 +205,11 @@ class TimeTrainer(nn.Module):
         return loss - self.arguments.tempo_weight * wrong.sum(-1).mean()
 
     def _take(self, seconds: float) -> TimedLine:
+        """A crop of a rendered song, as somebody might sing it."""
         return crop_of_takes(self.takes, seconds, self.arguments.takes_octaves, self.rng)
 
     def _sung(self, seconds: float) -> TimedLine:
+        """A crop of a tune, as the simulated singer sings it."""
         sung = self.singer.sing(self.tunes.draw(), seconds)
         first = ((np.floor(sung.beats) - sung.downbeat) % sung.metre == 0).astype(np.float32)
         # beats of POP909's songs in six are eighths: their bars teach nothing
@@ -245,10 +247,8 @@ def train_listener(
         harmony = HarmonyTrainer(model, tunes, arguments)
         rate = replace(arguments, learning_rate=arguments.harmony_rate)
         figures = {"harmony_nats": take_steps(model, harmony.loss, rate)}
-    time, steps = (
-        TimeTrainer(model.cpu(), tunes, arguments, takes),
-        max(round(arguments.steps * arguments.time_share), 1),
-    )
+    time = TimeTrainer(model.cpu(), tunes, arguments, takes)
+    steps = max(round(arguments.steps * arguments.time_share), 1)
     return figures | {"time_nats": take_steps(time, time.loss, replace(arguments, steps=steps))}
 
 

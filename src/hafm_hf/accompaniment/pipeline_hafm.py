@@ -20,7 +20,7 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 from .. import audio
-from ..audio.feature_extraction_hafm import are_several
+from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, are_several
 from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
@@ -83,6 +83,8 @@ class HAFMPipeline(Pipeline):
     public_parameters = (*PUBLIC_OPTIONS, *MIX_OPTIONS, "seconds", *KNOWN)
 
     def __init__(self, model: Any, feature_extractor: Any = None, **kwargs: Any) -> None:
+        if isinstance(feature_extractor, (str, os.PathLike)):
+            feature_extractor = HAFMFeatureExtractor.from_pretrained(feature_extractor)
         super().__init__(model, feature_extractor=feature_extractor or model.feature_extractor(), **kwargs)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:

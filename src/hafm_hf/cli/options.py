@@ -261,7 +261,6 @@ def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeli
 
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
     from ..accompaniment.pipeline_hafm import HAFMPipeline
-    from ..audio.feature_extraction_hafm import HAFMFeatureExtractor
     from ..pretrained.loading import model_source
     from ..registration import TASK, register
 
@@ -269,9 +268,8 @@ def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeli
     place, precision = torch_device(device), getattr(torch, dtype, "auto")
     with loading(model):
         # transformers.pipeline would hide what is wrong with a file in a traceback
-        source = model_source(model)
-        loaded = HAFMForVocalAccompaniment.from_pretrained(source, dtype=precision)
-        return HAFMPipeline(loaded, HAFMFeatureExtractor.from_pretrained(source), task=TASK, device=place)
+        loaded = HAFMForVocalAccompaniment.from_pretrained(model_source(model), dtype=precision)
+        return HAFMPipeline(loaded, task=TASK, device=place)
 
 
 def torch_device(wanted: Device) -> Device:

@@ -132,7 +132,9 @@ class RunArguments:
     lead_sheet_octave: float = field(default=0.0, metadata={"help": "probability of double or half the tempo"})
     lead_sheet_other_voice: float = field(default=0.0, metadata={"help": "of another track's voice over told chords"})
     seed: int = 0
-    resume: str = field(default="auto", metadata={"help": "auto, none (drops all checkpoints), or one's folder"})
+    resume: str = field(
+        default="auto", metadata={"help": "auto, none (drops all checkpoints and best/), or one's folder"}
+    )
     save_steps: int = 1000
     keep_checkpoints: int = 2
     logging_steps: int = 50

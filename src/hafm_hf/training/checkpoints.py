@@ -113,7 +113,8 @@ class RunFolder:
     def load_checkpoint(self, named: str) -> RunProgress:
         """Continues from the newest checkpoint ("auto"), from a named one, or from nothing ("none").
 
-        What the folder holds of later steps, or of an earlier run, is dropped: checkpoints and metrics.
+        What the folder holds of later steps, or of an earlier run, is dropped: checkpoints, metrics, and
+        of the latter the best stage.
 
         Returns:
             where the run stands.

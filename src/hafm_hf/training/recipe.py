@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import datasets
 import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedModel, set_seed
@@ -49,6 +50,17 @@ def train_stage(
         logger.info("The finished stage is in %s.", trainer.folder.path / "final")
 
 
+def check_styles(styles: Sequence[str], corpus: datasets.Dataset, name: str) -> None:
+    """Warns of styles that no lead sheet of a corpus has; raises ValueError if none of them is there."""
+    sheets = corpus.data.column(LEAD_SHEET)
+    missing = [style for style in styles if not pc.any(pc.match_substring(sheets, json.dumps(style))).as_py()]
+    if missing:
+        said = f"No song of {name} has the style {', '.join(missing)}: name its styles as it does."
+        if len(missing) == len(styles):
+            raise ValueError(said)
+        logger.warning(said)
+
+
 def validation_crops(data: DataArguments, config: HAFMStageConfig) -> TokenCrops | None:
     """What a stage is validated on; None where validation is turned off or the corpus has no such split."""
     if data.validation_split == "none":
@@ -83,14 +95,8 @@ def make_trainer(
         raise ValueError("A stage without --lead_sheet_streams has no lead sheet: leave out what changes it.")
     seed, swaps = run.seed, run.history_swap > 0
     crops = TokenCrops(corpus, info, model.config, data.crop_seconds, seed, swaps, noise)
-    names = [] if stage.init_from else stage.styles
-    sheets = corpus.data.column(LEAD_SHEET) if names else None
-    missing = [name for name in names if not pc.any(pc.match_substring(sheets, json.dumps(name))).as_py()]
-    if missing:
-        said = f"No song of {data.corpus} has the style {', '.join(missing)}: name its styles as it does."
-        if missing == names:
-            raise ValueError(said)
-        logger.warning(said)
+    if stage.styles and not stage.init_from:
+        check_styles(stage.styles, corpus, data.corpus)
     validation = validation_crops(data, model.config)
     trainer = StageTrainer(model, crops, validation, data, run)
     if trainer.accelerator.is_main_process:

@@ -33,11 +33,11 @@ def test_takes_keep_the_tune_and_its_time_and_are_not_as_exact() -> None:
     for _, level, bands in takes:
         assert level.shape == (FRAMES,) and bands.shape == (FRAMES, MEL_BANDS)
         # louder at the notes than between them, where there is a room now
-        assert level[sung].mean() > level[~sung].mean() + 6 and level[~sung].min() > -100
+        assert level[sung].mean() > level[~sung].mean() + 10 and level[~sung].min() > -100
         rise = np.maximum(np.diff(bands.mean(axis=1), prepend=bands[0].mean()), 0)
         near = np.zeros(FRAMES, bool)
         near[(starts[:, None] + np.arange(-14, 12)).clip(0, FRAMES - 1)] = True
-        assert rise[near].sum() > 0.55 * rise.sum()
+        assert rise[near].sum() > 0.85 * rise.sum()
 
 
 def test_a_take_is_its_seeds_and_nothing_else_and_a_silent_voice_has_none() -> None:
