@@ -115,7 +115,7 @@ class Timeline {
     if (own) parts.push(`${own.text} (${how("key")})`);
     this.write(".summary", `${parts.join(", ")}. The band follows what is shown here.`);
     this.write(".tempo", tempo ? `${Math.round(tempo)} bpm` : "no beats");
-    for (const name of ["half", "double", "downbeat"]) this.find(`[data-do=${name}]`).disabled = !tempo;
+    for (const [name, able] of [["half", tempo > 80], ["double", tempo < 120], ["downbeat", tempo]]) this.find(`[data-do=${name}]`).disabled = !able;
     const [other, shown] = [{ beats: this.value.others }, sheet].map((each) => Math.round(tempoOf(each)));
     Object.assign(this.find("[data-do=other]"), { hidden: !other || other === shown, textContent: `Or is it ${other} bpm?` });
     this.find("[data-do=undo]").disabled = !this.past.length;

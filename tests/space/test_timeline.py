@@ -50,6 +50,7 @@ def test_estimates_are_corrected_undone_saved_and_loaded(heard: Page, tmp_path: 
     heard.locator("#timeline .tempo").click()
     press(heard, "Double tempo")
     expect(summary(heard)).to_contain_text("191.9 beats per minute (given)")
+    expect(heard.get_by_role("button", name="Double tempo")).to_be_disabled()
     press(heard, "Or is it 88 bpm?")
     expect(summary(heard)).to_contain_text("87.8 beats per minute (given)")
     heard.keyboard.press("Control+z")
