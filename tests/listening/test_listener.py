@@ -158,7 +158,7 @@ def test_a_composite_with_a_listener_estimates_the_same_when_it_is_loaded(tmp_pa
     found = [each.complete_lead_sheet(vocal, CODEC_RATE) for each in (model, loaded)]
     assert found[0] == found[1] and found[0].chords
     assert np.allclose(np.diff(model.complete_lead_sheet(vocal, CODEC_RATE, {"tempo": 90}).beats or ()), 60 / 90)
-    with pytest.raises(ValueError, match="samples of channels"):
+    with pytest.raises(ValueError, match="samples by channels"):
         model.complete_lead_sheet(np.stack([vocal, vocal], 1), CODEC_RATE)
     assert loaded.parameter_counts()["listener"] == sum(each.numel() for each in loaded.listener.parameters())
 
