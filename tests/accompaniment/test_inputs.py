@@ -82,7 +82,7 @@ def test_decoders_are_asked_for_their_samples_and_their_failure_is_a_sentence(ac
         ),
         (file_bytes(glide()), {"seconds": "1"}, "seconds is '1'; it must be a number above 0"),
         (glide(), {"sampling_rate": 9600, "instrumental": glide(), "keep": [("a", 1)]}, "give start and stop of each"),
-        (glide(), {"lead_sheet": {"chords": ["C", "G"]}}, "chords are .start s, stop s, label. each, and 'C' is none"),
+        (glide(), {"lead_sheet": {"chords": ["C", "G"]}}, "chords must be .start s, stop s, label. each, not 'C'"),
     ],
 )
 def test_what_cannot_be_a_vocal_or_option_is_one_sentence(accompany: Any, vocal: Any, options: Any, said: str) -> None:
