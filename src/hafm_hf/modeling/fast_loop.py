@@ -464,13 +464,13 @@ class FastDecoder:
         try:
             scores = graphed.scores(ids, kind, slot, bias)
             apart = float((scores - expected).abs().max() / expected.std())
-            problem = "" if apart <= GRAPH_TOLERANCE else f"its scores are off by {apart:.2g} standard deviations"
+            problem = "" if apart <= GRAPH_TOLERANCE else f"its scores differ by {apart:.2g} standard deviations"
         except RuntimeError as error:
             problem = str(error)
         if not problem:
             graphed.checked = True
             return scores
-        logger.warning(f"compile=True is turned off for this stage, which continues without CUDA graphs: {problem}.")
+        logger.warning(f"compile=True is off for this stage, which continues without CUDA graphs: {problem}.")
         self.compile, self.graphed = False, None
         self._make_block(slot)
         return None
