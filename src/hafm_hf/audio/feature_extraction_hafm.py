@@ -49,7 +49,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         if self.padding_side != "right":
             raise audio.HAFMAudioError(f"padding_side is {self.padding_side!r}; vocals are padded on the right.")
         if not 0.0 <= min_seconds <= max_seconds:
-            raise audio.HAFMAudioError(f"min_seconds is {min_seconds}; it must be 0 to max_seconds, {max_seconds}.")
+            raise audio.HAFMAudioError(f"The feature extractor needs 0 <= {min_seconds} <= {max_seconds} seconds.")
         # lets AutoFeatureExtractor find the class, in the file of that name, before hafm_hf has been imported
         self.auto_map = {"AutoFeatureExtractor": f"hafm_auto.{type(self).__name__}"}
         self.min_seconds = min_seconds
