@@ -190,7 +190,7 @@ def test_a_part_that_every_composite_has_is_missed_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [({"time_layers": 100}, "time_layers"), ({"slowest_tempo": 220.0}, "rise"), ({"harmony_frames": 5}, "even")],
+    [({"time_layers": 100}, "time_layers"), ({"slowest_tempo": 220.0}, "below 208"), ({"harmony_frames": 5}, "even")],
 )
 def test_sizes_out_of_range_are_refused(options: dict[str, Any], match: str) -> None:
     with pytest.raises(StrictDataclassClassValidationError, match=match):

@@ -372,7 +372,7 @@ class FastDecoder:
         return draw(scores, uniforms, self.temperature, self.top_k)
 
     def _guide(self, states: torch.Tensor) -> torch.Tensor:
-        """Applies guidance to normalised states, float [B, D] in the result: the heads are linear, so logits agree."""
+        """Applies guidance to normalised states, giving float [B, D]: equal to guided logits, as heads are linear."""
         if self.times == 1:
             return states
         # lerp is a single kernel

@@ -354,7 +354,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         check_ids("labels", labels.masked_fill(labels == IGNORE_INDEX, 0), self.config.codebook_sizes, books)
 
     def _check_conditioning(self, inputs: dict[str, Any], cached: bool = False) -> None:
-        """Refuses inputs (by name) with unequal rows, or unfit conditioning; ids are checked unless `cached`."""
+        """Refuses inputs (by name) that differ in rows, or unfit conditioning; ids are checked unless `cached`."""
         conditioning_ids, mask = inputs["conditioning_ids"], inputs["conditioning_mask"]
         streams, shape = self.config.num_conditioning_streams, tuple(getattr(conditioning_ids, "shape", ()))
         if len(shape) != 3 or shape[1] != streams or not shape[2]:

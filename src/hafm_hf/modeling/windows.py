@@ -87,7 +87,7 @@ class DecodingOptions:
         """
         for name in REFERENCE_ONLY:
             value = getattr(stage.generation_config, name, None)
-            # 0 is a token
+            # except that 0 is a valid token id
             if value is not None and (value not in NEUTRAL or name.endswith("token_id")):
                 raise ValueError(
                     f"The generation config sets {name} to {value}, which the fast loop does not support; unset it or "
