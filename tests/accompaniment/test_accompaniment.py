@@ -100,11 +100,11 @@ def test_one_vocal_and_one_channel_are_taken_with_or_without_a_mask(composite: C
     ("vocals", "mask", "message"),
     [
         (torch.zeros(3, 2, 9_000), None, r"A vocal has shape \[2, 9000\]"),
-        (torch.zeros(9000, 2), None, r"vocals have shape \[9000, 2\], samples of channels .*; average channels first"),
+        (torch.zeros(9000, 2), None, r"vocals have shape \[9000, 2\], samples by channels .*; average channels first"),
         (torch.tensor(0.5), None, r"A vocal has shape \(\)"),
         (torch.zeros(3, 9_000), torch.ones(2, 9_000), r"padding_mask has 2 rows for 3 vocals"),
         (torch.zeros(3, 9_000), torch.ones(9_000), r"padding_mask has 1 rows for 3 vocals"),
-        (torch.zeros(3, 9_000), torch.ones(3, 8_000), r"padding_mask has 8000 places for a vocal of 9000 samples"),
+        (torch.zeros(3, 9_000), torch.ones(3, 8_000), r"padding_mask has 8000 values for a vocal of 9000 samples"),
     ],
 )
 def test_shapes_that_are_no_vocals_are_refused(

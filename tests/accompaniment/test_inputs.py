@@ -67,8 +67,8 @@ def test_decoders_are_asked_for_their_samples_and_their_failure_is_a_sentence(ac
         (np.float32(0.1), {"sampling_rate": 24_000}, r"has shape \(\); HAFM takes \[samples\]"),
         (glide(), {"sampling_rate": "44100"}, "sampling_rate is '44100'; it must be a whole number of Hz"),
         ([0.1, 0.2], {"sampling_rate": 24_000}, "0 s long; HAFM needs at least 1 s"),
-        ((44_100, glide()), {"sampling_rate": 24_000}, "is no array of numbers"),
-        (None, {}, "the vocal is None, where an array"),
+        ((44_100, glide()), {"sampling_rate": 24_000}, "is not an array of numbers"),
+        (None, {}, "the vocal is None, not an array"),
         ({"array": glide(0.3), "sampling_rate": 24_000}, {}, "0.3 s long; HAFM needs at least 1 s"),
         ({"array": glide() * np.nan, "sampling_rate": 24_000}, {}, "NaN"),
         ("absent.wav", {}, "does not exist"),
@@ -82,7 +82,7 @@ def test_decoders_are_asked_for_their_samples_and_their_failure_is_a_sentence(ac
         ),
         (file_bytes(glide()), {"seconds": "1"}, "seconds is '1'; it must be a number above 0"),
         (glide(), {"sampling_rate": 9600, "instrumental": glide(), "keep": [("a", 1)]}, "give start and stop of each"),
-        (glide(), {"lead_sheet": {"chords": ["C", "G"]}}, "chords are .start s, stop s, label. each, and 'C' is none"),
+        (glide(), {"lead_sheet": {"chords": ["C", "G"]}}, "chords must be .start s, stop s, label. each, not 'C'"),
     ],
 )
 def test_what_cannot_be_a_vocal_or_option_is_one_sentence(accompany: Any, vocal: Any, options: Any, said: str) -> None:
@@ -98,6 +98,6 @@ def test_models_and_extractors_refuse_paths_and_arrays_without_a_rate() -> None:
         with pytest.raises(HAFMAudioError, match="needs its sampling_rate"):
             function(glide())
         with pytest.raises(
-            HAFMAudioError, match=r"is 'x.wav', where an array of samples is wanted; hafm_hf.audio.read"
+            HAFMAudioError, match=r"is 'x.wav', not an array of samples; read a file with hafm_hf.audio.read"
         ):
             function("x.wav", 24_000)

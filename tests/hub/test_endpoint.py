@@ -72,13 +72,13 @@ def test_samples_are_numbered_and_formats_chosen(handler: Any) -> None:
         ({"inputs": file_bytes(glide()), "parameters": {"lead_sheet": {"tempo": 92}}}, "no beat line"),
         ({"inputs": b"", "parameters": {"lead_sheet": {"tempo": "92"}}}, "tempo is '92'; it must be a number"),
         ({"inputs": b"", "parameters": {"beats": "/etc/passwd"}}, "beats is '/etc/passwd'; give seconds"),
-        ({"inputs": b"", "parameters": {"tempo": 92, "chords": "/etc/passwd"}}, "'/etc/passwd' is no chord"),
+        ({"inputs": b"", "parameters": {"tempo": 92, "chords": "/etc/passwd"}}, "'/etc/passwd' is not a chord"),
         ({"inputs": b"", "parameters": {"files": True}}, "Unknown parameter 'files'"),
         ({"inputs": b"", "parameters": {"lead_sheet": {"mood": "calm"}}}, "lead_sheet has no .mood."),
         ({"inputs": b"", "parameters": {"lead_sheet": ["C"]}}, "a LeadSheet or a dict"),
         (
             {"inputs": b"", "parameters": {"lead_sheet": {"chords": [[0, 1]]}}},
-            "chords are .start s, stop s, label. each, and .0, 1. is none",
+            "chords must be .start s, stop s, label. each, not .0, 1.",
         ),
     ],
 )

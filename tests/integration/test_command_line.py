@@ -201,10 +201,10 @@ def test_what_cannot_be_read_of_a_song_is_named_with_its_file_and_line(tmp_path:
     beats.write_text("0.5\n1.0\n# late\n0.9\n")
     chords.write_text("0 1 C\n\n1 2 H7\n2 3 C\n")
     for options, said in (
-        ((None, beats, None), r"beats\.txt, line 4: beats must be seconds that grow"),
-        ((None, None, chords), r"chords\.lab, line 3: 'H7' is no chord"),
+        ((None, beats, None), r"beats\.txt, line 4: beats must be increasing times"),
+        ((None, None, chords), r"chords\.lab, line 3: 'H7' is not a chord"),
         ((None, tmp_path / "absent.txt", None), r"absent\.txt cannot be read \(No such file or directory\)\.$"),
-        ((None, None, EXAMPLE), r"vocal\.wav is no text file; give one with START STOP LABEL in it\.$"),
+        ((None, None, EXAMPLE), r"vocal\.wav is not a text file; give one with START STOP LABEL in it\.$"),
     ):
         with pytest.raises(typer.BadParameter, match=said):
             read_lead_sheet(*options)

@@ -62,7 +62,7 @@ def test_silence_is_finite_and_a_short_clip_has_its_frames() -> None:
 
 
 def test_frames_that_do_not_divide_a_second_of_measuring_are_refused() -> None:
-    with pytest.raises(ValueError, match="100 times a second, no multiple of 60"):
+    with pytest.raises(ValueError, match="frame_rate is 60; it must divide the 100 analysis"):
         HAFMVocalDescriptors(RATE, 60)
 
 

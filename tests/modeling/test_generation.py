@@ -73,10 +73,10 @@ def test_what_generate_cannot_do_is_refused(pattern: str) -> None:
         stage.generate()
     other: dict[str, Any] = {"assistant_model": tiny_stage("coarse", seed=1)}
     for options in ({"num_beams": 2}, {"prompt_lookup_num_tokens": 3}, other, {"prefill_chunk_size": 2}):
-        with pytest.raises(ValueError, match="A stage samples tokens or takes the likeliest ones"):
+        with pytest.raises(ValueError, match="A stage supports sampling and greedy search only"):
             stage.generate(conditioning_ids=conditioning, **options)
     prefix = torch.zeros(stage.pattern.rows, 2, dtype=torch.long)
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="the same length"):
         stage.generate(prefix, conditioning_ids=conditioning, attention_mask=torch.tensor([[0, 1]]).expand_as(prefix))
     before = stage.generate(conditioning_ids=conditioning, max_new_tokens=4, return_dict_in_generate=True)
     with pytest.raises(ValueError, match="pass the sequence as input_ids"):

@@ -214,8 +214,8 @@ def test_without_sampling_every_loop_takes_the_likeliest_tokens(how: str) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"decoding": "reference", "compile": True}, "compile is True, for the fast loop only"),
-        ({"compile": True}, "compile is True, which needs CUDA"),
+        ({"decoding": "reference", "compile": True}, "compile=True needs the fast loop, but decoding is 'reference'"),
+        ({"compile": True}, "compile=True needs CUDA, but the model is on"),
     ],
 )
 def test_options_that_no_loop_obeys_are_refused(options: dict[str, Any], message: str) -> None:

@@ -181,7 +181,7 @@ def test_codes_of_dac_are_transformers_own(kind: str) -> None:
 def test_rates_that_are_no_whole_number_of_frames_are_retuned_or_refused() -> None:
     assert codec_format(CODECS["dac 44.1 kHz"]().config) == CodecFormat(44_032, 512, 8, CODES, 1)
     assert codec_format(CODECS["dac 44.1 kHz"]().config).frame_rate == 86
-    with pytest.raises(ValueError, match="24000 Hz are no whole number of frames of 1120 samples"):
+    with pytest.raises(ValueError, match="24000 Hz are not a whole number of frames of 1120 samples"):
         codec_format(EncodecConfig(upsampling_ratios=[8, 5, 4, 7]))
     with pytest.raises(ValueError, match="normalises chunks, as EnCodec at 48 kHz does; use EnCodec at 24 or 32 kHz"):
         as_codec(EncodecModel(EncodecConfig(chunk_length_s=1.0)))

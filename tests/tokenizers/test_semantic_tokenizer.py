@@ -195,7 +195,7 @@ def test_wrong_use_is_a_clear_error(folder: Path, tokenizer: HAFMSemanticTokeniz
         tokenizer.encode(torch.tensor([0.1, float("nan"), 0.2]))
     with pytest.raises(ValueError, match=r"shape \[2, 1, 320\]"):
         tokenizer(torch.zeros(2, 1, 320))
-    with pytest.raises(StrictDataclassClassValidationError, match="longer than the context"):
+    with pytest.raises(StrictDataclassClassValidationError, match="longer than twice the context"):
         HAFMSemanticTokenizerConfig(chunk_seconds=4, context_seconds=2)
     config = tiny_hubert_config()
     config.conv_stride = [5, 2, 2, 2, 2, 2, 1]

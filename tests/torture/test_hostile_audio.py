@@ -123,7 +123,7 @@ BOMBS = {
     "unknown length": (long_flac(0), "does not say how long it is"),
     "an hour at 192 kHz": (long_flac(0.99, 192_000), "reads at most 900 s at that rate"),
     "no channel": (riff(channels=0), "is not audio"),
-    "64 channels": (riff(channels=64), "has 64 channels; HAFM takes 32, save it as mono"),
+    "64 channels": (riff(channels=64), "has 64 channels; the limit is 32: save it as mono"),
     "1 Hz": (riff(rate=1), "a sampling rate of 1 Hz"),
     "10 MHz": (riff(rate=10_000_000), "a sampling rate of 10000000 Hz"),
     "NaN": (floats(np.nan), "NaN or infinite"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sound: files, levels, mixing, and what is measured of it."""
+"""Audio: reading and writing files, resampling, levels, and mixing."""
 
 from .files import (
     FILE_FORMATS,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Click tracks: the beats of a song to sing to, or to check."""
+"""Click tracks: to sing to, or to check a beat track by ear."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 
 from .files import Samples
 
-# of the first beat of a bar and of the others
+# for downbeats and for all other beats
 ACCENT_HZ, CLICK_HZ = 1500.0, 1000.0
 ACCENT_LEVEL, CLICK_LEVEL, CLICK_SECONDS = 0.7, 0.4, 0.04
 
 
 def click_track(beats: Sequence[float], downbeats: Collection[float], seconds: float, sampling_rate: int) -> Samples:
-    """A click on each beat, higher and louder where a bar begins: float32 [N].
+    """Renders a click on each beat, higher and louder on downbeats: float32 [N].
 
     Args:
-        beats: when, in seconds; those outside the track are left out.
-        downbeats: those of the beats that begin a bar.
+        beats: beat times in seconds; those outside the track are left out.
+        downbeats: the beats that begin a bar, in seconds.
         seconds: length of the track.
         sampling_rate: in Hz.
     """
@@ -27,7 +27,7 @@ def click_track(beats: Sequence[float], downbeats: Collection[float], seconds: f
     time = np.arange(round(CLICK_SECONDS * sampling_rate)) / sampling_rate
     for beat in beats:
         hertz, level = (ACCENT_HZ, ACCENT_LEVEL) if beat in downbeats else (CLICK_HZ, CLICK_LEVEL)
-        # it begins with the beat, to the sample, and ends in silence
+        # sample-accurate onset, and a decay into silence
         sound = level * np.sin(2 * np.pi * hertz * time) * np.exp(-8 * time / CLICK_SECONDS)
         first = round(beat * sampling_rate)
         if first >= 0:

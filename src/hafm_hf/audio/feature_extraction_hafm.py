@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From arrays of any rate and layout to a padded batch at the codec's rate.
+"""The feature extractor: turns arrays of any rate and layout into a padded batch at the codec's rate.
 
-Files, URLs and bytes are read by `audio.read_audio`; this class is what a model repository saves beside its weights
-(preprocessor_config.json), so that the rate and the accepted lengths travel with them.
+`audio.read_audio` reads files, URLs and bytes; this class is saved next to a model's weights
+(preprocessor_config.json), so that the sampling rate and the accepted lengths travel with them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
     r"""Brings vocals to mono float32 at the codec's sampling rate and pads them to one length.
 
     Args:
-        sampling_rate (`int`): Rate in Hz of what comes out, the codec's.
+        sampling_rate (`int`): Sampling rate of the output in Hz, that of the codec.
         min_seconds (`float`): Shortest vocal that is accepted.
         max_seconds (`float`): Longest vocal that is accepted.
-        padding_value (`float`): What the end of shorter vocals in a batch is filled with.
+        padding_value (`float`): Value that pads the shorter vocals of a batch.
 
     Raises:
-        HAFMAudioError: a rate that HAFM does not know, limits that nothing fits between, or padding on the left.
+        HAFMAudioError: an unsupported sampling rate, contradictory length limits, or padding on the left.
     """
 
     model_input_names = ["input_values", "padding_mask"]
@@ -49,8 +49,8 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         if self.padding_side != "right":
             raise audio.HAFMAudioError(f"padding_side is {self.padding_side!r}; vocals are padded on the right.")
         if not 0.0 <= min_seconds <= max_seconds:
-            raise audio.HAFMAudioError(f"The feature extractor cannot take {min_seconds} to {max_seconds} s.")
-        # AutoFeatureExtractor finds the class by the file of that name, where hafm_hf has not been imported
+            raise audio.HAFMAudioError(f"The feature extractor needs 0 <= {min_seconds} <= {max_seconds} seconds.")
+        # lets AutoFeatureExtractor find the class, in the file of that name, before hafm_hf has been imported
         self.auto_map = {"AutoFeatureExtractor": f"hafm_auto.{type(self).__name__}"}
         self.min_seconds = min_seconds
         self.max_seconds = max_seconds
@@ -62,17 +62,17 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             raw_speech (array or tensor [N], [N, C] or [C, N], a list of N floats, or a list of arrays): one vocal, or
-                several in a list or column; integers are scaled by the range of their type, channels are averaged.
+                a list or column of several; integers are scaled by the range of their type, channels are averaged.
             sampling_rate (int, Hz): rate of `raw_speech`.
             return_tensors: "pt" or "np".
-            padding: True or "longest", as elsewhere: there is no other way to make a batch.
+            padding: True or "longest", which mean the same; no other strategy is supported.
 
         Returns:
             BatchFeature with input_values (float32 [B, N], padded on the right) and padding_mask (bool [B, N], True on
             samples of the vocal).
 
         Raises:
-            HAFMAudioError: not samples, too short or long, no rate or an unsupported one, not finite, other padding.
+            HAFMAudioError: not samples, too short or long, not finite, no or an unsupported rate, or other padding.
         """
         if padding not in (True, "longest"):
             raise audio.HAFMAudioError(f"padding is {padding!r}; vocals can only be padded to the longest, by True.")
@@ -83,12 +83,12 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         return self.batch([samples for samples, _ in checked], checked[0][1], return_tensors)
 
     def batch(self, vocals: list[audio.Samples], rate: int, return_tensors: str | None = "pt") -> BatchFeature:
-        """As a call, of vocals (float32 [N] each, at `rate` Hz) that have been checked."""
+        """Like `__call__`, for vocals (float32 [N] each, at `rate` Hz) that have already been checked."""
         prepared = [audio.resample(samples, rate, self.sampling_rate) for samples in vocals]
         lengths = np.array([len(samples) for samples in prepared])
         mask = np.arange(lengths.max()) < lengths[:, None]
         if len(prepared) == 1:
-            # no copy: a vocal may last an hour
+            # a view: a vocal may last an hour
             values = np.require(prepared[0][None], requirements="W")
         else:
             values = np.full(mask.shape, self.padding_value, dtype=np.float32)
@@ -98,7 +98,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
 
 
 def are_several(vocals: Any) -> bool:
-    """Whether these are vocals, in a list, a column or rows of `datasets`, rather than the samples or file of one."""
+    """Whether this is a collection of vocals (a list, or a column or rows of `datasets`) rather than a single one."""
     sequence = hasattr(vocals, "__getitem__") and hasattr(vocals, "__len__") and not hasattr(vocals, "__array__")
     if not sequence or isinstance(vocals, (str, bytes, bytearray, Mapping)):
         return False
@@ -106,38 +106,38 @@ def are_several(vocals: Any) -> bool:
 
 
 def mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
-    """Each vocal as float32 [N] on the CPU, padding taken out.
+    """Returns each vocal as float32 [N] on the CPU, without padding.
 
     Args:
         vocals: [B, N], [B, 1, N] or [N], or a list of [N] or [1, N]; tensors or arrays, of floats or integers.
         padding_mask: of the same shape; 0 where a vocal is padding.
 
     Raises:
-        ValueError: a vocal of several channels, a mask of another shape, or as `audio.to_samples`.
+        ValueError: a vocal has several channels, the mask has another shape, or as for `audio.to_samples`.
     """
     audio.check_is_array(vocals)
     shape: Sequence[int] = getattr(vocals, "shape", ())
     if len(shape) == 2 and shape[1] <= audio.MAX_CHANNELS < shape[0]:
-        raise ValueError(f"vocals have shape {list(shape)}, samples of channels rather than a batch; {MIX_DOWN}.")
+        raise ValueError(f"vocals have shape {list(shape)}, samples by channels rather than a batch; {MIX_DOWN}.")
     vocals, masks = (
         [given] if isinstance(given, torch.Tensor | np.ndarray) and given.ndim <= 1 else given
         for given in (vocals, padding_mask)
     )
     masks = [None] * len(vocals) if masks is None else masks
     if len(masks) != len(vocals):
-        raise ValueError(f"padding_mask has {len(masks)} rows for {len(vocals)} vocals; give one each.")
+        raise ValueError(f"padding_mask has {len(masks)} rows for {len(vocals)} vocals; give one row per vocal.")
     return list(map(_mono_vocal, vocals, masks))
 
 
 def channels_first(sound: Any, channels: int) -> np.ndarray:
-    """One sound as float32 [channels, N] on the CPU; a mono one gets equal channels.
+    """Returns one sound as float32 [channels, N] on the CPU; mono is copied to all channels.
 
     Args:
         sound: [N], [1, N] or [channels, N]; a tensor or an array, integers scaled by the range of their type.
-        channels: wanted.
+        channels: number of channels to return.
 
     Raises:
-        ValueError: another number of channels, or as `audio.to_samples`.
+        ValueError: another number of channels, or as for `audio.to_samples`.
     """
     waveform = np.atleast_2d(audio.to_samples(sound, name="An instrumental", mono=False).T)
     if waveform.shape[0] not in (1, channels):
@@ -146,7 +146,7 @@ def channels_first(sound: Any, channels: int) -> np.ndarray:
 
 
 def _mono_vocal(vocal: Any, mask: Any) -> np.ndarray:
-    """One vocal ([N] or [1, N]) where its mask, if there is one, is not 0: float32 [n]."""
+    """One vocal ([N] or [1, N]) as float32 [n], without the samples that its mask, if any, marks as padding."""
     row = audio.to_samples(vocal, name="A vocal", mono=False)
     row = row[:, 0] if row.shape[1:] == (1,) else row
     if row.ndim != 1:
@@ -156,6 +156,6 @@ def _mono_vocal(vocal: Any, mask: Any) -> np.ndarray:
         return row
     there = torch.as_tensor(mask).flatten().bool().cpu().numpy()
     if len(there) != len(row):
-        raise ValueError(f"padding_mask has {len(there)} places for a vocal of {len(row)} samples; give one a sample.")
-    # no copy where nothing is padding: a vocal may last an hour
+        raise ValueError(f"padding_mask has {len(there)} values for a vocal of {len(row)} samples; give one each.")
+    # no copy unless there is padding: a vocal may last an hour
     return row if there.all() else row[there]

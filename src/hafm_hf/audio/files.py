@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading, checking, resampling and writing sound.
+"""Reading, checking, resampling and writing audio.
 
-Everything inside HAFM is float32; only this file knows about file formats and integers. Sound is checked here, where
-it enters (`read_audio`, `check_sound`), and trusted from then on. Shapes: `[N]` is one channel of N samples.
+HAFM works in float32 throughout; only this file deals with file formats and integer samples. Audio is validated here,
+on entry (`read_audio`, `check_sound`), and trusted from then on. Shapes: `[N]` is one channel of N samples.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ MIN_SAMPLING_RATE = 8_000
 MAX_SAMPLING_RATE = 192_000
 MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0
-# floats may lie a little above full scale, as MP3 decoders and resamplers leave them
+# MP3 decoders and resamplers overshoot full scale a little
 HEADROOM = 2.0
-# of one channel: an hour at 48 kHz, 0.7 GB of memory
+# per channel: an hour at 48 kHz, 0.7 GB of memory
 MAX_SAMPLES = 48_000 * round(MAX_SECONDS)
 MAX_CHANNELS = 32
-# what is written, and how HTTP calls it
+# formats that can be written, and their MIME types
 FILE_FORMATS = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg"}
 MP3_RATES = tuple(sorted(rate // part for rate in (32_000, 44_100, 48_000) for part in (1, 2, 4)))
 FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "CAF")
 _BLOCK = 1 << 20
-# of what is fetched from an address that somebody has named
+# limits on downloads from URLs that users name
 URL_MAX_BYTES = 200_000_000
 URL_TIMEOUT_SECONDS = 60.0
 
 
 class HAFMAudioError(ValueError):
-    """A vocal that cannot be used; the message is one sentence that names the source, the value and the way out."""
+    """Unusable audio; the message is one sentence that names the source, the value and the way out."""
 
 
 def read_audio(
@@ -62,23 +62,23 @@ def read_audio(
     name: str | None = None,
     mono: bool = True,
 ) -> tuple[Samples, int]:
-    """Reads sound of any rate and channel count as float32, mono unless asked otherwise.
+    """Reads audio of any sampling rate and channel count as float32, mixed down to mono by default.
 
     Args:
         source: path, http(s) URL, the bytes of a file, or a binary file object. WAV, FLAC, MP3, OGG, AIFF, AU or CAF;
             8 to 32 bits.
         sampling_rate: rate in Hz to resample to; the source's own rate when None.
         seconds: read at most this much from the start.
-        min_seconds, max_seconds: accepted length (of what is read) in seconds.
-        name: what errors call the source; derived from it when None.
-        mono: whether channels are averaged.
+        min_seconds, max_seconds: accepted length in seconds of the part that is read.
+        name: name of the source in error messages; derived from `source` when None.
+        mono: whether to average the channels.
 
     Returns:
-        samples (float32 [N], or [N, C] of several channels that are kept) and their rate in Hz.
+        samples (float32 [N], or [N, C] with `mono=False` and several channels) and their rate in Hz.
 
     Raises:
         HAFMAudioError: missing, empty, not audio, beyond a limit, too short or long, an unsupported rate, NaN or
-            infinite samples, or `seconds` that are none. What a header says is enough to be refused.
+            infinite samples, or invalid `seconds`. A file can be refused on its header alone.
     """
     name = name or source_name(source)
     _check_seconds(seconds)
@@ -86,7 +86,7 @@ def read_audio(
         rate = file.samplerate
         check_sampling_rate(rate, name)
         if file.channels > MAX_CHANNELS:
-            raise HAFMAudioError(f"{name} has {file.channels} channels; HAFM takes {MAX_CHANNELS}, save it as mono.")
+            raise HAFMAudioError(f"{name} has {file.channels} channels; the limit is {MAX_CHANNELS}: save it as mono.")
         frames = _frames_to_read(file, name, seconds, max_seconds)
         try:
             sound = file.read(frames, "float32") if file.channels == 2 and not mono else _read_mono(file, frames)
@@ -100,9 +100,9 @@ def read_audio(
 
 
 def _frames_to_read(file: soundfile.SoundFile, name: str, seconds: float | None, max_seconds: float) -> int:
-    """How many frames of a file are wanted, by what its header declares; HAFMAudioError where it is too much."""
+    """Number of frames to read, from the length in the file's header; raises HAFMAudioError if it is too long."""
     frames, rate = file.frames, file.samplerate
-    # so libsndfile says that it is unknown
+    # libsndfile's value for an unknown length
     if frames == 2**63 - 1:
         raise HAFMAudioError(f"{name} does not say how long it is, like FLAC out of a pipe; save it again as a file.")
     if seconds is None or seconds > max_seconds:
@@ -127,7 +127,7 @@ def check_sound(
     name: str = "the vocal",
     mono: bool = True,
 ) -> tuple[Samples, int]:
-    """An array as `read_audio` gives a file.
+    """Validates and converts an array to what `read_audio` returns for a file.
 
     Args:
         samples, name, mono: as for `to_samples`.
@@ -135,7 +135,7 @@ def check_sound(
         seconds, min_seconds, max_seconds: as for `read_audio`.
 
     Raises:
-        HAFMAudioError: as `to_samples`; or no rate, an unsupported one, too short or too long.
+        HAFMAudioError: as for `to_samples`; a missing or unsupported sampling rate; too short or too long.
     """
     _check_seconds(seconds)
     sound = to_samples(samples, name=name, mono=mono)
@@ -146,15 +146,15 @@ def check_sound(
 
 
 def _check_seconds(seconds: Any) -> None:
-    """Raises HAFMAudioError unless the length that is asked for is None or a finite number above 0."""
+    """Raises HAFMAudioError unless `seconds` is None or a finite number above 0."""
     number = isinstance(seconds, Real) and not isinstance(seconds, bool)
     if seconds is not None and not (number and 0 < seconds < math.inf):
         raise HAFMAudioError(f"seconds is {seconds!r}; it must be a number above 0.")
 
 
 def _read_mono(file: soundfile.SoundFile, frames: int) -> Samples:
-    """The first `frames` frames, or what there is of them, as the mean of the channels: float32 [≤ frames]."""
-    # memory that a false header asks for is never taken, because no sample fills it
+    """Reads up to `frames` frames as the mean of the channels: float32 [≤ frames]."""
+    # a header that overstates the length costs no memory: untouched pages are never allocated
     mono = np.empty(frames, dtype=np.float32)
     done = 0
     with np.errstate(over="ignore", invalid="ignore"):
@@ -169,9 +169,9 @@ def _read_mono(file: soundfile.SoundFile, frames: int) -> Samples:
 
 
 def source_name(source: object) -> str:
-    """What an error calls `source`: the last part of a path or URL, else "the vocal"; never more than one part."""
+    """Name of `source` in error messages: the last component of its path or URL, else "the vocal"."""
     if isinstance(source, str) and is_url(source):
-        # decoded first: %2F is a separator, too
+        # decode first: %2F is a separator, too
         named = Path(unquote(urlsplit(source).path)).name
         return "".join(filter(str.isprintable, named)) or source
     if isinstance(source, (str, os.PathLike)):
@@ -191,7 +191,7 @@ def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_T
     Raises:
         HAFMAudioError: unreachable, not an http(s) URL, too large or too slow.
     """
-    # of huggingface_hub; its own client would refuse every address where HF_HUB_OFFLINE is set
+    # the HTTP library of huggingface_hub, whose own client would refuse every URL under HF_HUB_OFFLINE
     import httpx2
 
     late = HAFMAudioError(f"{url} took longer than {timeout:g} s; download it yourself first.")
@@ -215,12 +215,12 @@ def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_T
 
 @contextmanager
 def _opened(source: AudioSource, name: str) -> Iterator[soundfile.SoundFile]:
-    """`source` opened by libsndfile, every failure turned into one sentence."""
+    """Opens `source` with libsndfile; every failure becomes an HAFMAudioError."""
     if isinstance(source, str) and is_url(source):
         source = download(source)
     if isinstance(source, (str, os.PathLike)):
         _check_file(Path(source), name)
-        # soundfile cannot encode a name that is no UTF-8
+        # soundfile cannot encode file names that are not valid UTF-8
         source = os.fsencode(source)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) == 0:
@@ -235,14 +235,14 @@ def _opened(source: AudioSource, name: str) -> Iterator[soundfile.SoundFile]:
     except OSError as error:
         raise HAFMAudioError(f"{name} cannot be read: {error.strerror or error}.") from error
     with file:
-        # libsndfile knows other formats, each a parser that strangers could attack
+        # libsndfile reads other formats too, but each parser is attack surface
         if file.format not in FORMATS:
             raise HAFMAudioError(not_audio)
         yield file
 
 
 def _check_file(path: Path, name: str) -> None:
-    """Raises HAFMAudioError unless there is a file that may be read and isn't empty."""
+    """Raises HAFMAudioError unless `path` is a readable file that isn't empty."""
     denied = HAFMAudioError(f"{path} may not be read by this user; change its permissions.")
     try:
         size = path.stat().st_size
@@ -265,11 +265,11 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
     Args:
         samples (array, tensor or sequence: [N], [N, C] or [C, N]): the longer axis is time. Integers are scaled by
             the range of their type (int16: 1/32768; unsigned ones are centred first); floats are taken as they are.
-        name: what errors call the samples.
-        mono: whether channels are averaged.
+        name: name of the samples in error messages.
+        mono: whether to average the channels.
 
     Returns:
-        float32 [N], or [N, C] of channels that are kept.
+        float32 [N], or [N, C] for a 2-D input with `mono=False`.
 
     Raises:
         HAFMAudioError: another shape, not numbers, NaN or infinite samples, or floats far above full scale.
@@ -277,15 +277,15 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
     check_is_array(samples, name)
     if hasattr(samples, "detach"):
         samples = samples.detach().cpu()
-        # numpy knows no bfloat16, and integers must keep their type, which sets their scale.
+        # NumPy has no bfloat16; integers must keep their type, which sets their scale.
         samples = (samples.float() if samples.is_floating_point() else samples).numpy()
     try:
         array = np.asarray(samples)
     except ValueError as error:
-        raise HAFMAudioError(f"{name} is no array of numbers ({error}); give [N] or [N, channels].") from error
+        raise HAFMAudioError(f"{name} is not an array of numbers ({error}); give [N] or [N, channels].") from error
     if array.ndim not in (1, 2):
         raise HAFMAudioError(f"{name} has shape {array.shape}; HAFM takes [samples] or [samples, channels].")
-    # no sound has the range of int64, which Python's own integers become
+    # int64 is refused: no audio uses its range, but lists of Python integers become it
     if array.dtype.kind in "iu" and array.dtype.itemsize < 8:
         info = np.iinfo(array.dtype)
         scale = (int(info.max) - int(info.min) + 1) / 2
@@ -301,7 +301,7 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
 
 
 def _check_values(samples: Samples, name: str) -> None:
-    """Raises HAFMAudioError unless all samples are finite and within a little of full scale."""
+    """Raises HAFMAudioError unless all samples are finite and at most `HEADROOM`."""
     peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
     if not math.isfinite(peak):
         raise HAFMAudioError(f"{name} has NaN or infinite samples; export it again, as 16-bit WAV for example.")
@@ -310,20 +310,20 @@ def _check_values(samples: Samples, name: str) -> None:
 
 
 def check_is_array(samples: Any, name: str = "the vocal") -> None:
-    """Refuses names and contents of files where samples are wanted, and None.
+    """Checks that `samples` may be an array, and not the path or contents of a file.
 
     Raises:
-        HAFMAudioError: a text, bytes, a path, a dict or None.
+        HAFMAudioError: a string, bytes, a path, a dict or None.
     """
     if samples is None or isinstance(samples, (str, bytes, bytearray, os.PathLike, Mapping)):
         raise HAFMAudioError(
-            f"{name} is {reprlib.repr(samples)}, where an array of samples is wanted; hafm_hf.audio.read_audio gives "
-            "those of a file, with their rate, and the pipeline reads files itself."
+            f"{name} is {reprlib.repr(samples)}, not an array of samples; read a file with hafm_hf.audio.read_audio, "
+            "which returns samples and sampling rate, or use the pipeline, which reads files itself."
         )
 
 
 def check_sampling_rate(sampling_rate: Any, name: str = "the vocal") -> int:
-    """`sampling_rate` (Hz, a tensor, too); raises HAFMAudioError unless it is a whole one that HAFM resamples from."""
+    """Returns `sampling_rate` (Hz; may be a 0-D tensor) as an int; raises HAFMAudioError if it is unsupported."""
     if sampling_rate is None:
         raise HAFMAudioError("An array needs its sampling_rate; pass sampling_rate=44100, for example.")
     sampling_rate = sampling_rate.item() if getattr(sampling_rate, "ndim", None) == 0 else sampling_rate
@@ -370,7 +370,7 @@ def resample(samples: Samples, sampling_rate: int, target_rate: int) -> Samples:
 
 
 def resample_pieces(pieces: Iterable[Samples], sampling_rate: int, target_rate: int) -> Iterator[Samples]:
-    """`resample` of a sound that comes piece by piece (float32 [n] or [n, C]); the last piece may be short."""
+    """Resamples audio that arrives in pieces (float32 [n] or [n, C]); the output's pieces differ in length."""
     if sampling_rate == target_rate:
         yield from pieces
         return
@@ -385,32 +385,32 @@ def resample_pieces(pieces: Iterable[Samples], sampling_rate: int, target_rate: 
 
 
 def pad_end(samples: Samples, length: int) -> Samples:
-    """float32 [N] or [N, C] with silence behind it up to `length`; itself, and no copy, where it is as long."""
+    """Pads float32 [N] or [N, C] with silence to `length` samples; returns it as it is if it is long enough."""
     missing = length - samples.shape[0]
     return np.pad(samples, [(0, missing)] + [(0, 0)] * (samples.ndim - 1)) if missing > 0 else samples
 
 
 def with_channels(samples: Samples, channels: int) -> Samples:
-    """float32 [N] or [N, C] in so many channels: [N] for one, their mean, else [N, channels]."""
+    """Converts float32 [N] or [N, C] to [N] for one channel, else [N, channels]; other counts are averaged first."""
     if samples.ndim == 2 and (channels == 1 or samples.shape[1] not in (1, channels)):
         samples = np.ascontiguousarray(samples.mean(axis=1))
     return samples if channels == 1 else np.broadcast_to(samples.reshape(len(samples), -1), (len(samples), channels))
 
 
 def to_integers(samples: Samples) -> NDArray[np.int16]:
-    """Float32 [N] or [N, C] as integers of 16 bits that are read back within half a step.
+    """Converts float32 [N] or [N, C] to 16-bit integers that read back within half a quantisation step.
 
-    libsndfile multiplies floats by 32767 and divides by 32768 when it reads them, so that sound becomes a little
-    quieter with every file that it goes through.
+    libsndfile itself would multiply floats by 32767 but divide by 32768 when reading them, so that every round trip
+    through a file would make them a little quieter.
     """
     limits = np.iinfo(np.int16)
     scaled = samples * np.float32(-limits.min)
-    # in place: an hour is a third of a gigabyte
+    # in place: an hour of 24 kHz mono takes a third of a gigabyte
     return scaled.round(out=scaled).clip(limits.min, limits.max, out=scaled).astype(np.int16)
 
 
 def _encode(file: BinaryIO, samples: Samples, sampling_rate: int, file_format: str) -> None:
-    """Writes float32 [N] or [N, C] in one of `FILE_FORMATS`: 16 bits, or MP3 of some 190 kbit/s in stereo."""
+    """Writes float32 [N] or [N, C] in one of `FILE_FORMATS`: 16 bits, or VBR MP3 (about 190 kbit/s in stereo)."""
     if file_format != "mp3":
         soundfile.write(file, to_integers(samples), sampling_rate, subtype="PCM_16", format=file_format.upper())
         return
@@ -421,26 +421,26 @@ def _encode(file: BinaryIO, samples: Samples, sampling_rate: int, file_format: s
 
 
 def encode_audio(samples: Samples, sampling_rate: int, file_format: str) -> bytes:
-    """float32 [N] or [N, C] as a file in one of `FILE_FORMATS`."""
+    """Returns float32 [N] or [N, C] as the bytes of a file in one of `FILE_FORMATS`."""
     file = io.BytesIO()
     _encode(file, samples, sampling_rate, file_format)
     return file.getvalue()
 
 
 def write_audio(path: str | os.PathLike[str], samples: Samples, sampling_rate: int) -> Path:
-    """Writes float32 [N] or [N, C] in the format of the file's suffix, whole or not at all.
+    """Atomically writes float32 [N] or [N, C] in the format that the file's suffix names.
 
-    The file is written under a temporary name beside `path` and renamed, so that nobody ever sees half of it. WAV and
-    FLAC have 16 bits, not float: libsndfile stamps float WAV files with the time, and equal seeds are to give equal
-    bytes. MP3 has no rate above 48 kHz; sound of a higher one is resampled to it.
+    The file is written under a temporary name next to `path` and then renamed, so that it is never seen half written.
+    WAV and FLAC are 16-bit, not float: libsndfile puts a timestamp into float WAV files, and equal seeds must give
+    equal bytes. For MP3, sampling rates that the format lacks are resampled to 48 kHz.
 
     Raises:
-        HAFMAudioError: the folder cannot be written to, or the suffix names no format.
+        HAFMAudioError: the folder cannot be written to, or the suffix is not a known format.
     """
     path = Path(path)
     file_format = path.suffix.lstrip(".").lower()
     if file_format not in FILE_FORMATS:
-        raise HAFMAudioError(f"{path.name} names no format that HAFM writes; end it in .wav, .flac or .mp3.")
+        raise HAFMAudioError(f"{path.name} is not in a format that HAFM writes; end it in .wav, .flac or .mp3.")
     try:
         with replacing(path) as file:
             _encode(file, samples, sampling_rate, file_format)

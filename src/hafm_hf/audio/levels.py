@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Levels, and the mixing of voice and instrumental: gains, loudness, true peak, and fades at both ends.
+"""Levels, and mixing voice and instrumental: gain, loudness, true peak, fades.
 
-Loudness is measured by pyloudnorm, which the extra `studio` brings. Shapes: [N] or [N, C]; a gain that moves, [N], is
-multiplied with the transpose, whose last axis is time.
+Loudness is measured with pyloudnorm, part of the extra `studio`. Shapes: [N] or [N, C]; time-varying gains, [N], are
+applied to the transpose, whose last axis is time.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ SILENCE_DBFS = -70.0
 CEILING_DBFS = -1.0
 # the longest window that pyloudnorm's gating needs (ITU-R BS.1770)
 LOUDNESS_BLOCK_SECONDS = 0.4
-# of ITU-R BS.1770-4, annex 2
+# for true peaks (ITU-R BS.1770-4, annex 2)
 OVERSAMPLING = 4
-# window of the limiter's gain; samples on both sides of a block that the resampler's filter needs; samples of a block
+# window of the limiter's gain; context on both sides of a block for the resampler's filter; samples in a block
 LIMITER_SECONDS, FILTER_SAMPLES, BLOCK = 0.04, 256, 1 << 20
-# limiting lowers the loudness, so that gain and limiter take turns
+# limiting lowers the loudness, so gain and limiter are iterated
 LIMITER_TURNS, LOUDNESS_TOLERANCE = 6, 0.1
 LARGEST_GAIN_DB = 48.0
 # the first quarter of the shortest fade is below this level
 EDGE_SECONDS, EDGE_DBFS = 0.005, -50.0
 FADE_SECONDS, FADE_POWER, TAIL_POWER = 4 * EDGE_SECONDS, 6, 2
-# a fade this short hides the join of two sounds
+# long enough to hide a splice
 JOIN_SECONDS = 0.02
 
 
 def decibels_to_gain(decibels: float) -> float:
-    """Amplitude factor of a level in dB: 6.02 dB double the amplitude."""
+    """Amplitude factor of a gain in dB: +6.02 dB double the amplitude."""
     return float(10.0 ** (decibels / 20.0))
 
 
@@ -60,7 +60,7 @@ def _to_decibels(amplitude: float) -> float:
 
 
 def is_silent(samples: Samples) -> bool:
-    """Whether float32 [N] without its (inaudible) mean lies below -70 dBFS RMS."""
+    """Whether float32 [N], its inaudible DC offset removed, lies below -70 dBFS RMS."""
     if not samples.size:
         return True
     power = 10.0 ** (rms_dbfs(samples) / 10.0) - float(samples.mean(dtype=np.float64)) ** 2
@@ -78,7 +78,7 @@ def loudness(samples: Samples, sampling_rate: int) -> float:
     if len(samples) < LOUDNESS_BLOCK_SECONDS * sampling_rate:
         return float("nan")
     with warnings.catch_warnings():
-        # below the gate there is no loudness; it comes as -inf
+        # pyloudnorm warns where everything lies below the gate, and returns -inf
         warnings.simplefilter("ignore")
         return float(_meter(sampling_rate).integrated_loudness(samples.astype(np.float64)))
 
@@ -91,13 +91,13 @@ def _meter(sampling_rate: int) -> Any:
 
 
 def true_peak_dbtp(samples: Samples) -> float:
-    """Largest peak between the samples of float32 [N] or [N, C] as well, in dB below full scale; −inf for silence."""
+    """True peak of float32 [N] or [N, C], inter-sample peaks included, in dBTP; −inf for silence."""
     peak = max((float(block.max(initial=0.0)) for block in _true_peaks(samples)), default=0.0)
     return _to_decibels(peak)
 
 
 def _true_peaks(samples: Samples) -> Iterator[np.ndarray]:
-    """Largest value at and behind each sample, of all channels: float32 [n] block by block."""
+    """True peak from each sample up to the next, over all channels: float32 [n] block by block."""
     frames = samples.reshape(len(samples), -1)
     for start in range(0, len(frames), BLOCK):
         before = min(start, FILTER_SAMPLES)
@@ -111,12 +111,12 @@ def _true_peaks(samples: Samples) -> Iterator[np.ndarray]:
 def mix_audio(
     vocal: Samples, instrumental: Samples, *, vocal_gain_db: float = 0.0, instrumental_gain_db: float = 0.0
 ) -> Samples:
-    """Adds a vocal and an instrumental (float32 [N] or [N, C] each) of one rate after their gains in dB.
+    """Mixes a vocal and an instrumental (float32 [N] or [N, C] each, at the same rate), each with a gain in dB.
 
-    A sum that would clip is turned down as a whole, so that the balance of the two stays as asked.
+    If the mix would clip, it is turned down as a whole, so that the balance stays as requested.
 
     Returns:
-        float32 [N] or [N, C] in the channels of the one that has more, true peak at most −1 dBTP.
+        float32 [N] or [N, C], C the larger of the two channel counts; true peak at most −1 dBTP.
 
     Raises:
         HAFMAudioError: the two differ in length.
@@ -139,7 +139,7 @@ def mix_audio(
 
 
 def balance_gain_db(vocal: Samples, instrumental: Samples, sampling_rate: int, balance: float) -> float:
-    """The gain in dB after which an instrumental lies `balance` LU below its vocal, at most 48; 0 where one is silent.
+    """Gain in dB, at most 48, that puts an instrumental `balance` LU below its vocal; 0 if either is silent.
 
     Raises:
         ModuleNotFoundError: without pyloudnorm.
@@ -151,9 +151,9 @@ def balance_gain_db(vocal: Samples, instrumental: Samples, sampling_rate: int, b
 
 
 def to_loudness(samples: Samples, sampling_rate: int, lufs: float) -> Samples:
-    """A mix at a loudness in LUFS, its true peaks limited to the ceiling; silence is left as it is.
+    """Brings a mix to a loudness in LUFS, true peaks limited to −1 dBTP; silence is left as it is.
 
-    A mix that would be limited too much stays quieter than asked.
+    If the limiter keeps the target out of reach, the mix stays quieter than that.
 
     Raises:
         ModuleNotFoundError: without pyloudnorm.
@@ -172,7 +172,7 @@ def to_loudness(samples: Samples, sampling_rate: int, lufs: float) -> Samples:
 
 
 def _limited(samples: Samples, sampling_rate: int) -> Samples:
-    """float32 [N] or [N, C] with a gain that goes down before each peak and comes back behind it."""
+    """Look-ahead limiter for float32 [N] or [N, C]: the gain falls before each peak and recovers after it."""
     from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
     ceiling = decibels_to_gain(CEILING_DBFS)
@@ -180,25 +180,25 @@ def _limited(samples: Samples, sampling_rate: int) -> Samples:
     if float(peaks.max(initial=0.0)) <= ceiling:
         return samples
     width = 2 * round(LIMITER_SECONDS * sampling_rate / 2) + 1
-    # the mean is of minima over windows that all hold its place, and so never above the gain that is needed
+    # every minimum in this average is over a window that holds the sample, so it never exceeds the gain needed there
     gain = minimum_filter1d(ceiling / np.maximum(peaks, ceiling), width)
     gain = uniform_filter1d(gain, width)
     limited = (samples.T * gain.astype(np.float32)).T
-    # the moving gain changes the curve between samples a little
+    # the moving gain shifts inter-sample peaks a little
     return limited * np.float32(decibels_to_gain(min(CEILING_DBFS - true_peak_dbtp(limited), 0.0)))
 
 
 def fade_band(piece: Samples, sampling_rate: int, first: int, total: int, tail: float = 0.0) -> Samples:
-    """A piece of an instrumental with fades where the song begins and ends.
+    """Fades a piece of an instrumental in and out, as far as the song begins and ends in it.
 
     Args:
-        piece (float32 [n] or [n, C]): of a song; changed in place.
-        first: place of its first sample in the song.
-        total: samples of the song.
-        tail: seconds at its end that fade out.
+        piece (float32 [n] or [n, C]): part of a song; changed in place.
+        first: index in the song of the piece's first sample.
+        total: number of samples in the song.
+        tail: length in seconds of an additional, gentler fade-out at the end of the song.
 
     Returns:
-        the piece: the song's first and last 5 ms are 50 dB below what they were.
+        the piece; the song's first and last 5 ms are attenuated by at least 50 dB.
     """
     for seconds, power, at_end in (
         (FADE_SECONDS, FADE_POWER, False),
@@ -216,7 +216,7 @@ def fade_band(piece: Samples, sampling_rate: int, first: int, total: int, tail: 
 
 
 def fade_edges(samples: Samples, sampling_rate: int) -> Samples:
-    """Sound (float32 [N] or [N, C]) faded over 20 ms at each end whose 5 ms are louder than −50 dBFS; else itself."""
+    """Fades float32 [N] or [N, C] over 20 ms at each end whose outermost 5 ms peak above −50 dBFS."""
     edge = round(EDGE_SECONDS * sampling_rate)
     length = min(round(FADE_SECONDS * sampling_rate), len(samples))
     loud = [peak_dbfs(part) > EDGE_DBFS for part in (samples[:edge], samples[len(samples) - edge :])]
@@ -229,7 +229,7 @@ def fade_edges(samples: Samples, sampling_rate: int) -> Samples:
 
 
 def paste(sound: Samples, part: Samples, sampling_rate: int, first: int, last: int) -> Samples:
-    """A copy of a sound (float32 [N] or [N, C]) with samples `first` to `last` of another, cross-faded within them."""
+    """A copy of `sound` (float32 [N] or [N, C]) with samples `first` to `last` of `part`, cross-faded inside them."""
     fade = min(round(JOIN_SECONDS * sampling_rate), (last - first) // 2)
     gain, slope = np.ones(last - first, dtype=np.float32), np.linspace(0, 1, fade + 2, dtype=np.float32)[1:-1]
     gain[:fade] *= slope if first > 0 else 1

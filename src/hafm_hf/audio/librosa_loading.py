@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""librosa, loaded safely by several processes of a fresh installation at once.
+"""Loads librosa safely where several processes of a fresh installation start at once.
 
-Of the extras that analyse recordings; generation needs none of it.
+Only the extras that analyse recordings need librosa; generation does not.
 """
 
 import importlib
@@ -15,21 +15,21 @@ import filelock
 
 
 def librosa_lock() -> Path:
-    """The file that `load_librosa` locks, one for each user of the machine."""
+    """The lock file of `load_librosa`, one per user of the machine."""
     return Path(tempfile.gettempdir()) / f"hafm_librosa_{getattr(os, 'getuid', int)()}.lock"
 
 
 @cache
 def load_librosa() -> Any:
-    """librosa, whose compiled functions are made or read by one process of a machine at a time.
+    """Imports librosa; only one process at a time compiles its functions or reads them from numba's cache.
 
-    Two processes that fill numba's cache together leave files that do not fit each other, and whoever calls them dies
-    of a segmentation fault (numba issue 10128): the first evaluation of a fresh installation with two workers did.
+    Two processes that fill numba's cache concurrently can leave inconsistent files, and calling the cached functions
+    then segfaults (numba issue 10128), as it did in the first evaluation with two workers on a fresh installation.
     """
     import librosa
 
     with filelock.FileLock(librosa_lock()):
         for part in ("util", "core.pitch", "sequence", "onset", "feature", "beat", "effects"):
-            # compiled as they are imported
+            # importing these compiles them
             importlib.import_module(f"librosa.{part}")
     return librosa

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a song besides the voice: tempo, beats, chords, style, energy. Data and files only."""
+"""Lead sheets: what is known about a song besides the vocal (tempo, beats, chords, style, energy). No models here."""

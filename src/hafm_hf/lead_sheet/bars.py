@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lead sheet counted out in bars: what musicians' formats (charts, MIDI, MusicXML) are written from.
+"""A lead sheet divided into bars, from which chord charts, MIDI and MusicXML are written.
 
-Places are quarters from the beginning of the song.
+Positions are in quarter notes from the beginning of the song.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 from .chords import PITCH_CLASSES, key_fit, key_name, pitch_classes
 from .lead_sheet import LEAST_BEAT_SECONDS, METRES, LeadSheet, beats_passed
 
-# of a song of which nothing is known
+# defaults where nothing is known
 USUAL_TEMPO, USUAL_METRE = 120.0, 4
-# of a beat: chords of a chart change on it
+# in beats: chord changes of a chart are rounded to it
 GRID = 0.5
 Instants = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar: its number (0 is a pickup), where it begins and how long it is in quarters, and the chords that begin in
-    it or go on into it, each with its place in quarters from the bar's beginning."""
+    """A bar: its number (0 for a pickup), its start and length in quarters, and its chords, including one held over
+    from the bar before, each with its position in quarters from the start of the bar."""
 
     number: int
     start: int
@@ -38,8 +38,8 @@ class Chart:
     """A song in bars.
 
     Args:
-        sheet: with beats through the whole song, metre, downbeat and, where there are chords, key.
-        lead_in: quarters before the first beat; they last as long as the sound before it.
+        sheet: with beats throughout the song, metre, downbeat and, if there are chords, a key.
+        lead_in: number of quarters that fill the time before the first beat.
         bars: from the beginning to the end.
     """
 
@@ -49,21 +49,21 @@ class Chart:
 
     @property
     def beats(self) -> Sequence[float]:
-        """Seconds of the beats."""
+        """Beat times in seconds."""
         return self.sheet.beats or ()
 
     @property
     def metre(self) -> int:
-        """Quarters of a bar."""
+        """Quarters per bar."""
         return self.sheet.beats_per_bar or USUAL_METRE
 
     @property
     def tempo(self) -> float:
-        """Beats a minute, the median."""
+        """Median tempo in beats a minute."""
         return float(60 / np.median(np.diff(self.beats)))
 
     def quarters(self, second: float) -> float:
-        """The place of an instant."""
+        """Position in quarters of a time in seconds."""
         first = self.beats[0]
         if second < first and self.lead_in:
             return max(second / first, 0.0) * self.lead_in
@@ -71,18 +71,18 @@ class Chart:
 
 
 def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: str | None = None) -> LeadSheet:
-    """A lead sheet with beats through a song of so many seconds, bars and key, estimated where they are not known.
+    """Completes a lead sheet with beats throughout a song of `seconds`, bars and key, estimated where unknown.
 
-    Bars begin where most chords change; the key is the one that the chords fit best (Krumhansl and Kessler 1982).
+    Bars begin where most chords change; the key is the one that fits the chords best (Krumhansl and Kessler 1982).
 
     Args:
         sheet: what is known; without tempo and beats it gets 120 beats a minute.
         seconds: length of the song.
-        metre: 3 or 4, where it is known.
-        key: "A:min", where it is known.
+        metre: 3 or 4, if known.
+        key: such as "A:min", if known.
 
     Raises:
-        ValueError: another metre, or no key.
+        ValueError: an unsupported metre, or an invalid key.
     """
     period = 60 / (sheet.tempo or USUAL_TEMPO)
     known = [0.0, period] if sheet.beats is None else list(sheet.beats)
@@ -106,7 +106,7 @@ def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: s
 
 
 def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:
-    """A lead sheet with every change of chord moved to the nearest beat, or to the song's start or end."""
+    """A lead sheet with all chord changes moved to the nearest beat, or to the start or end of the song."""
     beats = np.asarray(sheet.beats)
     edges = np.array([0.0, *beats[(beats > 0.0) & (beats < seconds)], seconds])
     chords = []
@@ -118,9 +118,9 @@ def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:
 
 
 def bars_from_downbeats(beats: Instants, downbeats: Instants) -> dict[str, int]:
-    """`beats_per_bar` and `downbeat` of a lead sheet, of the seconds of its beats and of those that begin a bar.
+    """`beats_per_bar` and `downbeat` of a lead sheet, from times of beats and of downbeats in seconds.
 
-    Empty where there are fewer than two of the latter, or bars of neither 3 nor 4 beats.
+    Empty if there are fewer than two of either, or if bars have neither 3 nor 4 beats.
     """
     if len(beats) < 2 or len(downbeats) < 2:
         return {}
@@ -130,7 +130,7 @@ def bars_from_downbeats(beats: Instants, downbeats: Instants) -> dict[str, int]:
 
 
 def _likeliest_downbeat(sheet: LeadSheet, metre: int) -> int:
-    """Which of the first beats most chords begin on, in every bar."""
+    """The beat of the bar (0 to metre − 1, counted from the first beat) on which most chords begin."""
     starts = np.array([start for (start, *_), before in zip(sheet.chords[1:], sheet.chords, strict=False)])
     if not len(starts) or sheet.beats is None:
         return 0
@@ -139,7 +139,7 @@ def _likeliest_downbeat(sheet: LeadSheet, metre: int) -> int:
 
 
 def likeliest_key(sheet: LeadSheet) -> str | None:
-    """The key ("A:min") that the chords fit best, by how long their notes last; None without chords."""
+    """The key ("A:min") that fits the chords best, their notes weighted by duration; None without chords."""
     profile = np.zeros(PITCH_CLASSES)
     for start, stop, label in sheet.chords:
         profile[list(pitch_classes(label))] += stop - start
@@ -149,15 +149,14 @@ def likeliest_key(sheet: LeadSheet) -> str | None:
 
 
 def chart(sheet: LeadSheet, seconds: float) -> Chart:
-    """A completed lead sheet of a song of so many seconds, counted out in bars.
+    """The chart of a song of `seconds`: its lead sheet, completed if need be, divided into bars.
 
-    A chord begins on the half of a beat that is nearest to where it begins in seconds; of two that meet there the
-    later one counts.
+    Chord changes are rounded to the nearest half beat; if two chords then begin together, the later one counts.
     """
     sheet = sheet if sheet.beats and sheet.beats_per_bar else completed(sheet, seconds)
     beats, metre = sheet.beats or (), sheet.beats_per_bar or USUAL_METRE
     period = beats[1] - beats[0]
-    # what sounds before the first beat fills quarters of its own, unless it is nothing
+    # the time before the first beat gets quarters of its own, unless it is negligible
     lead_in = max(round(beats[0] / period), 1) if beats[0] > 0.05 else 0
     empty = Chart(sheet, lead_in, ())
     changes = _changes(empty)
@@ -175,7 +174,7 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
 
 
 def _changes(song: Chart) -> dict[float, str]:
-    """The places where another chord begins, in their order, and which."""
+    """Positions in order at which the chord changes, and the new chords."""
     found: dict[float, str] = {}
     for start, stop, label in song.sheet.chords:
         place, end = (max(round(song.quarters(second) / GRID) * GRID, 0.0) for second in (start, stop))

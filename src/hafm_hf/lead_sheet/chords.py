@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of chords: Harte's notation and lead sheets', as triads and as the classes that stages are conditioned on.
+"""Chord labels, in Harte's or lead-sheet notation, as triads and as the classes that condition stages.
 
-Classes count from 0, no chord; then twelve roots from C for each quality. The first 25 are the triads.
+Class 0 is no chord, followed by twelve roots from C for each quality. The first 25 classes are the triads.
 """
 
 import re
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 PITCH_CLASSES = 12
 # no chord, then 12 roots without and 12 with a minor third, C first
 NUM_CHORDS = 2 * PITCH_CLASSES + 1
-# of a conditioning stream: Harte's shorthands, to the nearest of which other chords are mapped
+# of the conditioning stream, in Harte's shorthand; other chords are mapped to the nearest
 QUALITIES = ("maj", "min", "7", "maj7", "min7", "sus4", "dim")
 NUM_CHORD_CLASSES = 1 + PITCH_CLASSES * len(QUALITIES)
 NOTE_NAMES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-# as they are usually written, above a major and above a minor third
+# usual spellings of the roots of major and of minor chords
 MAJOR_ROOTS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 MINOR_ROOTS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "G#", "A", "Bb", "B")
 INTERVALS = {
@@ -24,18 +24,18 @@ INTERVALS = {
     "sus4": (0, 5, 7), "dim": (0, 3, 6),
 }  # fmt: skip
 SUFFIXES = {"maj": "", "min": "m", "7": "7", "maj7": "maj7", "min7": "m7", "sus4": "sus4", "dim": "dim"}
-# as MIDI files, whose texts are Latin-1, and keys are written
+# replaces accidentals and signs by ASCII, as in MIDI files, whose text is Latin-1, and in keys
 PLAIN_SIGNS = str.maketrans("♭♯−Δ∆△", "b#-^^^")
 MODE = re.compile(r"\s*:?\s*(maj|min)(?:or)?$", re.IGNORECASE)
 NO_CHORD = ("", "N", "N.C.", "NC", "X")
-# root, Harte's colon, quality; a bass or a note more (Cm/maj7) behind a stroke changes no class
+# root, Harte's colon, quality; a bass or an added note after a slash (Cm/maj7) does not change the class
 CHORD = re.compile(r"([A-G])([#b]*):?([^/\s]*)(/(?:[A-G]?[#b]*|[Mm]aj?|M|add|sus)\d*)?")
-# of a quality: its words, and the signs between them
+# the words of a quality, and the signs between them
 WORD = re.compile(r"maj(?:or)?|min(?:or)?|ma(?![a-z])|mi|dim|aug|sus|add|alt|omit|no|dom", re.IGNORECASE)
 SIGNS = re.compile(r"[hmMo°ø+^()*,#b\d-]*")
 MAJOR_WORD = re.compile(r"maj(?:or)?|ma(?![a-z])", re.IGNORECASE)
 MINOR_WORD = re.compile(r"^mi(?:n(?:or)?)?", re.IGNORECASE)
-# of Harte's notation and of lead sheets: Cm7, C-7, C°, Cø; not Cmaj7, but Cmadd9
+# in Harte's notation and lead sheets: matches Cm7, C-7, C°, Cø and Cmadd9, but not Cmaj7
 MINOR_THIRD = re.compile(r"dim|hdim|m(?!aj)|-|°|o(?!mit)|ø")
 DIMINISHED = re.compile(r"dim|°|^o(?!mit)|ø|b5")
 MAJOR_SEVENTH = re.compile(r"(?:maj|M)(?:7|9|11|13)|\^")
@@ -50,10 +50,10 @@ KEYS /= np.linalg.norm(KEYS, axis=1, keepdims=True)
 
 
 def chord_class(label: str) -> int:
-    """The triad of a label: 0 none, then 12 roots without and 12 with a minor third.
+    """The triad of a label: 0 for no chord, then 12 roots without and 12 with a minor third.
 
     Raises:
-        ValueError: the label is no chord.
+        ValueError: the label is not a chord.
     """
     parsed = _parsed(label)
     if parsed is None:
@@ -63,17 +63,17 @@ def chord_class(label: str) -> int:
 
 
 def chord_index(label: str) -> int:
-    """The class of a label among 85: 0 none, then 12 roots for each of `QUALITIES`, the nearest one.
+    """The class of a label among 85: 0 for no chord, then 12 roots for each of `QUALITIES`; the nearest is chosen.
 
     Raises:
-        ValueError: the label is no chord.
+        ValueError: the label is not a chord.
     """
     found = root_and_quality(label)
     return 0 if found is None else 1 + found[0] + PITCH_CLASSES * QUALITIES.index(found[1])
 
 
 def chord_label(chord: int) -> str:
-    """How a lead sheet writes a class of chords (0 to 84; the first 25 are the triads): "N", "C", "Cm", "Gsus4"."""
+    """Lead-sheet label of a chord class (0 to 84; the first 25 are the triads): "N", "C", "Cm", "Gsus4"."""
     if chord == 0:
         return "N"
     quality, root = divmod(chord - 1, PITCH_CLASSES)
@@ -83,16 +83,16 @@ def chord_label(chord: int) -> str:
 
 
 def key_name(key: int) -> str:
-    """How a lead sheet writes a key: 0 to 11 are major from C, 12 to 23 minor."""
+    """Name of a key ("A:min"): 0 to 11 are major keys from C, 12 to 23 minor."""
     minor, tonic = divmod(key, PITCH_CLASSES)
     return f"{(MINOR_ROOTS if minor else MAJOR_ROOTS)[tonic]}:{('maj', 'min')[minor]}"
 
 
 def key_label(key: str) -> str:
-    """How a lead sheet writes a key that somebody has named: "A:min" of "Am" or "A minor", "Bb:maj" of "B♭".
+    """Normalises the name of a key: "Am" and "A minor" become "A:min", "B♭" becomes "Bb:maj".
 
     Raises:
-        ValueError: it is no key.
+        ValueError: it is not a key.
     """
     named = MODE.sub(lambda mode: f":{mode[1].lower()}", str(key).strip()).translate(PLAIN_SIGNS)
     try:
@@ -115,7 +115,7 @@ def root_and_quality(label: str) -> tuple[int, str] | None:
     """Pitch class of a label's root and the nearest of `QUALITIES`; None for no chord.
 
     Raises:
-        ValueError: the label is no chord.
+        ValueError: the label is not a chord.
     """
     parsed = _parsed(label)
     return None if parsed is None else (parsed[0], _nearest_quality(parsed[1]))
@@ -128,20 +128,20 @@ def pitch_classes(label: str) -> tuple[int, ...]:
 
 
 def _parsed(label: str) -> tuple[int, str] | None:
-    """Pitch class of the root and the quality, its first words as Harte writes them; None for no chord."""
+    """Pitch class of the root, and the quality with its major and minor in Harte's notation; None for no chord."""
     written = label.strip().translate(PLAIN_SIGNS) if isinstance(label, str) else None
     if written in NO_CHORD:
         return None
     found = None if written is None else CHORD.fullmatch(written)
     if found is None or not SIGNS.fullmatch(WORD.sub("", found[3])):
-        raise ValueError(f"{label!r} is no chord; write A:min7, Am7, Bb or N, for example.")
+        raise ValueError(f"{label!r} is not a chord; write A:min7, Am7, Bb or N, for example.")
     letter, accidentals, quality, _ = found.groups()
     pitch = NOTE_NAMES[letter] + sum(1 if sign == "#" else -1 for sign in accidentals)
     return pitch % PITCH_CLASSES, MAJOR_WORD.sub("maj", MINOR_WORD.sub("min", quality))
 
 
 def _nearest_quality(quality: str) -> str:
-    """Of a quality as `_parsed` gives it; what is added to a triad or to a seventh chord changes nothing."""
+    """The nearest of `QUALITIES` to a quality from `_parsed`; notes added to triads or sevenths are ignored."""
     plain = ADDED.sub("", quality)
     major_seventh = bool(MAJOR_SEVENTH.search(plain))
     seventh = bool(SEVENTH.search(plain)) and not major_seventh

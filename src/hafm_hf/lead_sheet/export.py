@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A song in bars in musicians' formats: MusicXML and MIDI.
+"""Exports charts as MusicXML and MIDI.
 
-MusicXML is written with music21 and MIDI with mido, which the extra `studio` brings.
+MusicXML is written with music21 and MIDI with mido, both part of the extra `studio`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from .chords import CHORD, PLAIN_SIGNS, pitch_classes, root_and_quality
 
 TICKS_A_QUARTER = 480
 CHORD_OCTAVE, CHORD_VELOCITY, MELODY_VELOCITY = 48, 64, 90
-# of General MIDI's drums, and how long a click is
+# General MIDI drums, and the length of a click
 DRUM_CHANNEL, ACCENT, CLICK, CLICK_QUARTERS = 9, 76, 77, 0.1
-# keys that a MIDI file can name
+# keys that a MIDI key signature can express
 MIDI_KEYS = {
     *"Cb Gb Db Ab Eb Bb F C G D A E B F# C#".split(),
     *"Abm Ebm Bbm Fm Cm Gm Dm Am Em Bm F#m C#m G#m D#m A#m".split(),
 }
-# of MusicXML
+# chord kinds of MusicXML
 KINDS = {
     "maj": "major",
     "min": "minor",
@@ -36,13 +36,13 @@ Note = tuple[float, float, int]
 
 
 def key_name(chart: Chart) -> str:
-    """The key as a chord is called, "Bbm"; empty where it is not known."""
+    """The key in chord notation, such as "Bbm"; empty if unknown."""
     root, _, mode = (chart.sheet.key or "").partition(":")
     return root + ("m" if mode == "min" else "")
 
 
 def to_musicxml(chart: Chart, title: str) -> bytes:
-    """Measures of rests with the chords above them, key, metre and tempo; MusicXML 4.0, partwise.
+    """Writes measures of rests with chord symbols, key, metre and tempo as MusicXML 4.0, partwise.
 
     Raises:
         ModuleNotFoundError: without music21.
@@ -56,7 +56,7 @@ def to_musicxml(chart: Chart, title: str) -> bytes:
         measure = stream.Measure(number=bar.number)
         if not len(part):
             measure.append(_signatures(chart))
-            # a pickup is short
+            # shortens a pickup
             measure.paddingLeft = chart.metre - bar.length
         stops = [*(place for place, _ in bar.chords[1:]), bar.length]
         for (place, label), stop in zip(bar.chords, stops, strict=True):
@@ -64,7 +64,7 @@ def to_musicxml(chart: Chart, title: str) -> bytes:
             measure.insert(place, note.Rest(quarterLength=stop - place))
         part.append(measure)
     score = stream.Score([part])
-    # music21 would name itself as the composer
+    # music21 would otherwise name itself as the composer
     score.metadata = metadata.Metadata(title=title, composer="")
     return GeneralObjectExporter(score).parse()
 
@@ -86,7 +86,7 @@ def _chord_symbol(label: str) -> Any:
     if found is None or written is None:
         return harmony.NoChord("N.C.")
     root, signs, quality, bass = written.groups()
-    # what is behind the stroke may be counted from the root, too
+    # after the slash there may also be an interval from the root, which is no bass note
     over = CHORD.fullmatch((bass or "")[1:])
     named: dict[str, Any] = {"bass": _accidentals(over[1] + over[2])} if over else {}
     symbol = harmony.ChordSymbol(root=_accidentals(root + signs), kind=KINDS[found[1]], **named)
@@ -95,14 +95,14 @@ def _chord_symbol(label: str) -> Any:
 
 
 def _accidentals(root: str) -> str:
-    """A root as music21 spells it."""
+    """A root in music21's spelling."""
     return root.translate(PLAIN_SIGNS).replace("b", "-")
 
 
 def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
-    """Chords, a click on each beat and, where there is one, the sung melody; at the instants of the song.
+    """Writes chords, a click on each beat and the sung melody, if given, as MIDI in time with the recording.
 
-    The tempo changes with every beat, so that each lies where it was estimated; what sounds before the first beat has
+    The tempo changes with every beat, so that each falls on its estimated time; the lead-in before the first beat has
     a tempo of its own.
 
     Args:
@@ -125,7 +125,7 @@ def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
     for name, events in tracks.items():
         track = file.add_track(name)
         now = 0
-        # a note ends before the next one begins
+        # at the same position, notes end before others begin
         for place, _, kind, values in sorted(events, key=lambda event: event[:2]):
             tick = round(place * TICKS_A_QUARTER)
             message = mido.Message if kind.startswith("note") else mido.MetaMessage
@@ -136,18 +136,18 @@ def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
     return content.getvalue()
 
 
-# quarters, what of one instant comes first, kind and values
+# position in quarters, order among events at the same position, kind and values
 Event = tuple[float, int, str, dict[str, Any]]
 
 
 def _conductor(chart: Chart) -> list[Event]:
-    """Tempos, metres and the key."""
+    """Events of the conductor track: tempi, metres and the key."""
     events: list[Event] = []
     if chart.lead_in:
         events.append((0, 0, "set_tempo", {"tempo": round(1e6 * chart.beats[0] / chart.lead_in)}))
     for number, (before, after) in enumerate(zip(chart.beats, chart.beats[1:], strict=False)):
         events.append((chart.lead_in + number, 0, "set_tempo", {"tempo": round(1e6 * (after - before))}))
-    # of the pickup, if there is one, and of what follows
+    # one for the pickup, if any, and one for the full bars
     for bar in chart.bars[: 2 - chart.bars[0].number]:
         events.append((bar.start, 0, "time_signature", {"numerator": bar.length, "denominator": 4}))
     if key_name(chart) in MIDI_KEYS:
@@ -156,7 +156,7 @@ def _conductor(chart: Chart) -> list[Event]:
 
 
 def _chord_events(chart: Chart) -> list[Event]:
-    """The notes of every chord from where it begins to where it ends, and its name as a text."""
+    """The notes of every chord, held throughout it, and its label as a text event."""
     events: list[Event] = []
     for start, stop, label in chart.sheet.chords:
         first = chart.quarters(max(start, 0.0))
@@ -167,7 +167,7 @@ def _chord_events(chart: Chart) -> list[Event]:
 
 
 def _click_events(chart: Chart) -> list[Event]:
-    """A wood block on each beat, a higher one where a bar begins."""
+    """A wood block on each beat, a higher one on downbeats."""
     events: list[Event] = []
     for number in range(len(chart.beats)):
         pitch = ACCENT if (number - chart.sheet.downbeat) % chart.metre == 0 else CLICK
@@ -177,7 +177,7 @@ def _click_events(chart: Chart) -> list[Event]:
 
 
 def _sounding(start: float, stop: float, pitch: int, channel: int, velocity: int) -> list[Event]:
-    """A note from one place to another."""
+    """Note-on and note-off events between two positions in quarters."""
     on = {"note": pitch, "velocity": velocity, "channel": channel}
     stop = max(stop, start + 1 / TICKS_A_QUARTER)
     return [(start, 2, "note_on", on), (stop, 1, "note_off", {**on, "velocity": 0})]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lead sheets as people give them: in a call, or as files that a person can edit, one JSON, or a file of beats and one
-of chords (.lab). Musicians' formats are written too (`export`), and not read.
+"""Lead sheets from users' arguments, and as hand-editable files: one JSON file, or a file of beats and one
+of chords (.lab). MusicXML and MIDI can be written (`export`) but not read.
 
-A line of a file of beats has the seconds of one and, if it is known, its number in the bar; a line of a file of chords
-has start, stop and label, as `mir_eval` and Sonic Visualiser write them. Fields are separated by blanks, tabs or
-commas; empty lines and those that begin with # are skipped.
+A line of a beat file has a time in seconds and, optionally, the beat's number in the bar; a line of a chord file has
+start, stop and label, as `mir_eval` and Sonic Visualiser write them. Fields are separated by spaces, tabs or commas;
+empty lines and lines that begin with # are skipped.
 """
 
 import json
@@ -24,9 +24,9 @@ from .lead_sheet import METRES, LeadSheet, Span
 
 T = TypeVar("T")
 FileName = str | os.PathLike[str]
-# parameters of a call that say something of the song
+# parameters of a call that describe the song
 KNOWN = ("lead_sheet", "tempo", "beats", "chords")
-# what is written, and behind which name
+# output formats, and the suffixes of their files
 FORMATS = {
     "lab": ("_beats.txt", "_chords.lab"),
     "beats": ("_beats.txt",),
@@ -34,7 +34,7 @@ FORMATS = {
     "midi": ("_lead_sheet.mid",),
     "musicxml": ("_lead_sheet.musicxml",),
 }
-# those that are counted out in bars, and the package of an extra that each needs
+# formats that need a chart in bars, and the optional package that each requires
 IN_BARS = {"midi": "mido", "musicxml": "music21"}
 
 
@@ -45,18 +45,18 @@ def known_lead_sheet(
     chords: Sequence[Span] | FileName | None = None,
     files: bool = True,
 ) -> LeadSheet | None:
-    """The lead sheet of what is known; None where nothing is.
+    """Builds a lead sheet from the arguments of a call; None if all of them are None.
 
     Args:
-        lead_sheet: a `LeadSheet`, or a dict of its parts; what else is given replaces them, tempo or beats all that it
-            knows of beats.
+        lead_sheet: a `LeadSheet`, or a dict of its fields; the other arguments override them, and tempo or beats
+            override everything about its beats.
         tempo: beats a minute.
-        beats: seconds, or the path of a file of them.
-        chords: (start s, stop s, label) each, the path of a .lab file, or by the bar, over and over: "C | Am | F G".
-        files: whether texts may name files; strangers must not read a server's.
+        beats: times in seconds, or the path of a beat file.
+        chords: (start s, stop s, label) each, the path of a .lab file, or chords by the bar, repeated: "C | Am | F G".
+        files: whether strings may name files; False on servers, whose files users must not read.
 
     Raises:
-        ValueError: a file that can't be read, naming its line, or what makes no sense.
+        ValueError: a file cannot be read (the message names its line), or the values are invalid.
     """
     if all(each is None for each in (lead_sheet, tempo, beats, chords)):
         return None
@@ -70,7 +70,7 @@ def known_lead_sheet(
         known["chords"] = read_chords(chords)
     sheet = LeadSheet.told({} if lead_sheet is None else lead_sheet)
     if known.keys() & {"tempo", "beats"}:
-        # it counts bars on its own beats; chords by the bar keep their metre
+        # its downbeat refers to the beats that are replaced; chords by the bar keep their metre
         metre = sheet.beats_per_bar if sheet.bars else None
         counted = {} if sheet.beats is None else {"downbeat": 0, "beats_per_bar": metre}
         known = {"tempo": None, "beats": None, **counted, **known}
@@ -78,7 +78,7 @@ def known_lead_sheet(
 
 
 def _are_chords(text: str) -> bool:
-    """Whether a text says chords itself, rather than where they stand."""
+    """Whether a string is chords rather than the path of a chord file."""
     try:
         return "|" in text or not os.path.isfile(text) and all(chord_class(word) >= 0 for word in text.split())
     except ValueError:
@@ -86,10 +86,10 @@ def _are_chords(text: str) -> bool:
 
 
 def read_lead_sheet(path: str | Path) -> LeadSheet:
-    """The lead sheet of a JSON file.
+    """Reads a lead sheet from a JSON file.
 
     Raises:
-        ValueError: it can't be read, or makes no sense; the message names the file.
+        ValueError: it cannot be read or is invalid; the message names the file.
     """
     text = _text(Path(path), "JSON")
     try:
@@ -99,10 +99,10 @@ def read_lead_sheet(path: str | Path) -> LeadSheet:
 
 
 def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Beats of a file, as keywords of `LeadSheet`: `beats`, and `beats_per_bar` and `downbeat` where it numbers them.
+    """Reads a beat file as keywords of `LeadSheet`: `beats`, with `beats_per_bar` and `downbeat` if it numbers them.
 
     Raises:
-        ValueError: naming the file, and its line if it can be read.
+        ValueError: the file cannot be read, or a line (named in the message) is invalid.
     """
 
     def parse(words: list[str]) -> tuple[float, str]:
@@ -114,7 +114,7 @@ def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
     lines = _read(Path(path), 2, "seconds", parse, check)
     known: dict[str, Any] = {"beats": [second for second, _ in lines]}
     counted = [int(number) for _, number in lines if number.isdigit()]
-    # another second column says something else
+    # a second column that is not plausible as beat numbers is ignored
     if len(counted) == len(lines) and ({1, 2} <= {*counted} or 1 < len({*counted}) and {*counted} <= {1, 2, 3, 4}):
         metre = max((before for before, after in pairwise(counted) if after == 1), default=max(METRES))
         first = counted.index(1) if 1 in counted else 1 - counted[0]
@@ -125,10 +125,10 @@ def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_chords(path: str | os.PathLike[str]) -> list[Span]:
-    """Chords of a file: (start s, stop s, label) each.
+    """Reads a chord file: (start s, stop s, label) each.
 
     Raises:
-        ValueError: naming the file, and its line if it can be read.
+        ValueError: the file cannot be read, or a line (named in the message) is invalid.
     """
 
     def parse(fields: list[str]) -> Span:
@@ -139,7 +139,7 @@ def read_chords(path: str | os.PathLike[str]) -> list[Span]:
 
 
 def lead_sheet_files(name: str, formats: Iterable[str] = ("lab", "json")) -> list[str]:
-    """What the files of a song's lead sheet are called."""
+    """Names of the files of a song's lead sheet in the given formats."""
     return list(dict.fromkeys(name + suffix for each in formats for suffix in FORMATS[each]))
 
 
@@ -151,18 +151,18 @@ def write_lead_sheet(
     chart: Chart | None = None,
     melody: Sequence[export.Note] = (),
 ) -> list[Path]:
-    """Writes a lead sheet into files NAME_….
+    """Writes a lead sheet to files NAME_….
 
     Args:
-        sheet: what to write.
-        folder: made where it is missing.
+        sheet: the lead sheet.
+        folder: created if it is missing.
         name: of the song.
-        formats: of `FORMATS`; those of `IN_BARS` need a `chart`.
+        formats: from `FORMATS`; those in `IN_BARS` need a `chart`.
         chart: the song in bars.
-        melody: (start s, stop s, MIDI pitch) of the notes sung, for "midi".
+        melody: (start s, stop s, MIDI pitch) of the sung notes, for "midi".
 
     Returns:
-        the files; of a part that is not known there is none.
+        the files written; files that would be empty are left out.
 
     Raises:
         ModuleNotFoundError: "midi" without mido, "musicxml" without music21.
@@ -196,21 +196,21 @@ def _beat_lines(sheet: LeadSheet) -> str:
 def _read(
     path: Path, count: int, wanted: str, parse: Callable[[list[str]], T], check: Callable[[list[T]], object]
 ) -> list[T]:
-    """What the first `count` fields of each line of a text file say; `wanted` names them in errors.
+    """Parses the first `count` fields of each line of a text file; `wanted` names the fields in errors.
 
-    What `check` raises of the lines up to one is said of that line.
+    After each line, `check` is called with the values so far; its errors are attributed to that line.
 
     Raises:
-        ValueError: naming the file, and its line if it can be read.
+        ValueError: the file cannot be read, or a line (named in the message) is invalid.
     """
     found: list[T] = []
     for number, line in enumerate(_text(path, wanted).splitlines(), start=1):
-        # a chord's own commas stand in brackets
+        # commas in brackets are part of a chord
         words = re.sub(r",(?![^(]*\))", " ", line).split()[:count]
         if not words or words[0].startswith("#"):
             continue
         try:
-            # 0,50 is half a second in half of Europe
+            # a decimal comma: 0,50 means 0.50 in much of Europe
             if re.fullmatch(r"\s*\d+,\d{2,}\s*", line):
                 raise ValueError
             found.append(parse(words))
@@ -229,4 +229,4 @@ def _text(path: Path, wanted: str) -> str:
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text file; give one with {wanted} in it.") from error
+        raise ValueError(f"{path} is not a text file; give one with {wanted} in it.") from error

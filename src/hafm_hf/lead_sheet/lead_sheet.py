@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a musician knows of a song besides the voice: beats, bars, chords, key, sections, style.
+"""The lead sheet: what is known about a song besides the vocal (beats, bars, chords, key, sections, style).
 
-The listener fills it in from the voice, the user may give or correct any part, and the stages are conditioned on it:
-on streams of one small number a frame for each thing that is known, 0 for what is not. A stage's configuration names
-the streams that it reads. Dimensions: T frames, C chords, S streams.
+The listener estimates it from the vocal, the user may give or correct any part, and the stages are conditioned on it
+through streams, one small integer per frame for each kind of information, 0 where unknown. A stage's configuration
+names the streams that it reads. Dimensions: T frames, C chords, S streams.
 """
 
 import math
@@ -22,20 +22,20 @@ from .chords import NUM_CHORD_CLASSES, chord_class, chord_index, chord_label, ke
 from .vocabulary import ENERGIES as ENERGIES
 
 METRES = (3, 4)
-# of a tempo
+# slowest and fastest tempo
 BEATS_PER_MINUTE = (55.0, 185.0)
-# of a bar, about: the shortest stretch without chords that is estimated
+# about a bar: shorter gaps between chords are not filled with estimates
 BAR_SECONDS = 2.0
-# two taps that are nearer are one
+# taps closer together than this count as one
 LEAST_BEAT_SECONDS = 0.1
 # no song lasts longer than a day
 LATEST_BEAT = 86_400.0
 Span = tuple[float, float, str]
 Array = NDArray[np.float64]
 UNKNOWN = 0
-# equal parts of a beat; thirds and quarters of it begin with one
+# equal parts of a beat; a multiple of 3 and 4, for triplets and sixteenths
 BEAT_SLICES = 12
-# a model has names for so many styles at most
+# most styles that a model can have
 MAX_STYLES = 15
 STREAM_SIZES = {
     "chord": 1 + NUM_CHORD_CLASSES,
@@ -49,28 +49,28 @@ STREAM_SIZES = {
 
 @dataclass(frozen=True)
 class LeadSheet:
-    """What is known of a song; every part is optional.
+    """What is known about a song; every field is optional.
 
     Args:
-        tempo: beats a minute of a take that keeps to it, sung to a click for example.
-        beats: seconds of at least two beats, in order; before the first and behind the last they go on evenly.
-        chords: (start s, stop s, label), in Harte's notation or a lead sheet's: "A:min7", "Am7", "Bb", "N" for none.
-            Of chords that overlap the later one counts. Or a text, the `bars`: "C | Am | F | G"; % repeats a bar.
+        tempo: constant tempo in beats a minute, such as that of a take recorded to a click.
+        beats: times of at least two beats in seconds, in order; extrapolated evenly on both sides.
+        chords: (start s, stop s, label), in Harte's or lead-sheet notation: "A:min7", "Am7", "Bb", "N" for no chord.
+            Where chords overlap, the later one counts. Or a string for `bars`: "C | Am | F | G"; % repeats a bar.
         beats_per_bar: 3 or 4 quarters.
-        downbeat: which of the beats begins a bar, counted from 0; bars before and behind it follow from the metre.
-        key: "A:min" or "C:maj"; "Am", "A minor" and "C" are written so.
+        downbeat: index from 0 of a beat that begins a bar; the other bars follow from `beats_per_bar`.
+        key: "A:min" or "C:maj"; "Am", "A minor" and "C" are converted to this notation.
         sections: (start s, stop s, energy), energy one of "sparse", "normal", "full".
-        style: of the band, by a name that the model knows, or (start s, stop s, name) where it changes; drawn from the
-            seed where nothing is said, another one for each sample.
-        form: (start s, stop s, name) of verse, chorus and the like, for people; no stage reads them.
-        estimated: names of the parts that were estimated from the voice, or drawn; the others were given.
-        bars: one entry a bar, repeated to the end of the song; several chords in one ("C F") share the bar evenly. The
-            first begins at the downbeat, or of a tempo alone at the beat nearest to the start of the voice. Where
-            `chords` overlap them, `chords` count.
+        style: name of one of the model's styles, or (start s, stop s, name) where it changes; if missing, drawn from
+            the seed, a different one for each sample.
+        form: (start s, stop s, name) of verse, chorus and so on, for display only; no stage reads them.
+        estimated: names of the fields that were estimated from the vocal, or drawn; the others were given.
+        bars: chords by the bar, repeated to the end of the song; several chords in a bar ("C F") share it evenly. The
+            first bar begins at the downbeat or, with only a tempo, at the beat nearest to the start of the vocal.
+            `chords` take precedence over `bars`.
 
     Raises:
-        ValueError: a part of another kind, a tempo out of range or beside beats, beats out of order, a span without an
-            end or a length, a label that is no chord or key, an unknown energy, metre or part, bars without a beat.
+        ValueError: a field of the wrong type, a tempo out of range or given with beats, unordered beats, a span that
+            is infinite or empty, an invalid chord or key, an unknown energy, metre or field, or bars without a beat.
     """
 
     tempo: float | None = None
@@ -89,7 +89,7 @@ class LeadSheet:
         for each in fields(self):
             object.__setattr__(self, each.name, _plain(getattr(self, each.name)))
         if isinstance(self.chords, str):
-            # bars end at | and with lines
+            # bars end at | and at line breaks
             lines = [line.strip("| \t") for line in self.chords.replace(",", " ").splitlines()]
             words = (written := " | ".join(filter(None, lines))).split()
             if len(words) > 1 and "|" not in written:
@@ -108,7 +108,7 @@ class LeadSheet:
             for start, stop, label in spans:
                 if not -math.inf < start < stop < math.inf:
                     span = f"from {start:g} to {stop:g} s"
-                    raise ValueError(f"The {kind} {label} {span} has no length; give finite seconds, the end later.")
+                    raise ValueError(f"The {kind} {label} {span} is invalid; give finite times, start before stop.")
         for *_, label in self.chords:
             chord_class(label)
         for *_, energy in self.sections:
@@ -118,14 +118,14 @@ class LeadSheet:
             object.__setattr__(self, "key", key_label(self.key))
         names = {field.name for field in fields(self)} - {"estimated", "downbeat"}
         if unknown := sorted(set(self.estimated) - names):
-            raise ValueError(f"{unknown[0]!r} is no part of a lead sheet; its parts are {', '.join(sorted(names))}.")
+            raise ValueError(f"A lead sheet has no field {unknown[0]!r}; it has {', '.join(sorted(names))}.")
 
     def _check_bars(self) -> None:
         if self.bars and not self.has_beats:
-            raise ValueError("Chords by the bar need to know where bars are; give a tempo or beats as well.")
+            raise ValueError("Chords by the bar need a beat to count bars by; give a tempo or beats as well.")
         for number, label in enumerate(self.bars, start=1):
             if not label:
-                raise ValueError(f"Bar {number} of the chords is empty; write N where there is none.")
+                raise ValueError(f"Bar {number} of the chords is empty; write N for no chord.")
             for chord in label.split():
                 chord_class(chord)
 
@@ -136,18 +136,18 @@ class LeadSheet:
         if self.tempo is not None and not slowest <= self.tempo <= fastest:
             raise ValueError(f"tempo is {self.tempo:g}; halve or double it: {slowest:g} to {fastest:g} BPM.")
         if self.tempo is not None and self.beats is not None:
-            raise ValueError("beats say the tempo themselves; leave tempo out.")
+            raise ValueError("beats already determine the tempo; leave tempo out.")
         if self.beats is not None:
             numbers = isinstance(self.beats, Iterable) and not isinstance(self.beats, str)
             if not numbers or not all(isinstance(beat, Real) for beat in self.beats):
-                raise ValueError(f"beats are {reprlib.repr(self.beats)}; they must be numbers of seconds.")
+                raise ValueError(f"beats are {reprlib.repr(self.beats)}; they must be numbers, in seconds.")
             if len(self.beats) < 2:
-                raise ValueError("beats has fewer than two times; give all beats that you know.")
+                raise ValueError("beats has fewer than two times; give two or more.")
             pairs = list(pairwise(self.beats))
             if not all(-LATEST_BEAT < before < after < LATEST_BEAT for before, after in pairs):
-                raise ValueError("beats must be seconds that grow from one to the next, within a day.")
+                raise ValueError("beats must be increasing times in seconds, within a day.")
             near = [beat for beat, after in pairs if after - beat < LEAST_BEAT_SECONDS]
-            # what is estimated needs no mending by whoever asked for it
+            # estimated beats are accepted: the user could not correct them
             if near and "beats" not in self.estimated:
                 apart = f"{LEAST_BEAT_SECONDS:g} s apart"
                 raise ValueError(f"At {near[0]:.2f} s beats lie less than {apart}; halve the tempo or leave one out.")
@@ -158,10 +158,10 @@ class LeadSheet:
 
     @classmethod
     def told(cls, known: Any) -> "LeadSheet":
-        """A lead sheet as it is, or of an object that JSON can write, with this class's parts.
+        """Returns a lead sheet as it is, or makes one from a dict of its fields, such as one read from JSON.
 
         Raises:
-            ValueError: it is neither, or makes no sense.
+            ValueError: it is neither, or is invalid.
         """
         if isinstance(known, cls):
             return known
@@ -174,20 +174,20 @@ class LeadSheet:
             return cls(**known)
         except (TypeError, AttributeError) as error:
             raise ValueError(
-                "lead_sheet has tempo (a number), beats (numbers), chords and sections ([start, stop, label] each)."
+                "A lead_sheet has tempo (a number), beats (numbers), chords and sections ([start, stop, label] each)."
             ) from error
 
     @classmethod
     def from_estimates(cls, phase: torch.Tensor, chords: torch.Tensor | None, frame_rate: int) -> "LeadSheet":
-        """The lead sheet of an estimate: the beats of a line, and the likeliest chord of every beat.
+        """Makes a lead sheet from estimates: the beats of a beat track, and the likeliest chord of each frame.
 
         Args:
-            phase (float [T]): where in the beat each frame lies.
-            chords (float [T, 25], *optional*): how likely each chord is.
+            phase (float [T]): beat phase of each frame.
+            chords (float [T, 25], *optional*): probabilities of the chords.
             frame_rate: in Hz.
         """
         wraps = torch.nonzero(begins_beat(phase))[:, 0]
-        # a beat lies between the middles of two frames, where the phase would be 1
+        # interpolates between the middles of two frames to where the phase reaches 1
         before, after = phase[wraps].double(), phase[wraps + 1].double()
         beats = (wraps + 0.5 + (1 - before) / (1 - before + after)) / frame_rate
         runs = [] if chords is None else _runs(chords.argmax(-1), frame_rate)
@@ -196,12 +196,12 @@ class LeadSheet:
         return cls(beats=beats.tolist() if len(beats) > 1 else None, chords=found, estimated=estimated)
 
     def to_dict(self) -> dict[str, Any]:
-        """The parts that are known, as JSON can write them; `LeadSheet.told` reads it again."""
+        """The known fields as a JSON-serialisable dict, the inverse of `LeadSheet.told`."""
         empty = LeadSheet()
         return {name: value for name, value in asdict(self).items() if value not in (getattr(empty, name), [], ())}
 
     def moved(self, seconds: float) -> "LeadSheet":
-        """The lead sheet of a song that begins so many seconds later."""
+        """The lead sheet with all times moved later by `seconds`."""
         spans: dict[str, Any] = {
             name: [(start + seconds, stop + seconds, label) for start, stop, label in value]
             for name in ("chords", "sections", "style", "form")
@@ -211,7 +211,7 @@ class LeadSheet:
         return replace(self, beats=beats, **spans)
 
     def completed_by(self, estimate: "LeadSheet") -> "LeadSheet":
-        """This lead sheet with the parts that it lacks from another; what is known of the beat stays together."""
+        """Fills in missing fields from another lead sheet; tempo, beats and downbeat are only taken together."""
         names = [name for name in ("chords", "key", "sections", "style") if not getattr(self, name)]
         names += [] if self.has_beats else ["tempo", "beats", "downbeat"]
         names += [] if self.has_beats or self.beats_per_bar else ["beats_per_bar"]
@@ -220,7 +220,7 @@ class LeadSheet:
         return replace(self, **missing, estimated=sorted(estimated))
 
     def chord_gaps(self, seconds: float) -> list[tuple[float, float]]:
-        """Stretches of a song of so many seconds, of a bar at least, of which no chord is known: (start s, stop s)."""
+        """Stretches without known chords, about a bar or longer, in a song of `seconds`: (start s, stop s)."""
         gaps, end = [], 0.0
         for start, stop, _ in sorted(self.chords):
             gaps += [(end, start)] if start - end >= BAR_SECONDS else []
@@ -228,7 +228,7 @@ class LeadSheet:
         return [*gaps, (end, math.inf)] if not self.chords or seconds - end >= BAR_SECONDS else gaps
 
     def with_chords_in_gaps(self, estimate: "LeadSheet", gaps: Sequence[tuple[float, float]]) -> "LeadSheet":
-        """This lead sheet, with an estimate's chords in `gaps`."""
+        """This lead sheet with the chords of an estimate added in `gaps`."""
         between = [
             (max(start, first), min(stop, last), label)
             for first, last in gaps
@@ -239,37 +239,37 @@ class LeadSheet:
 
     @property
     def has_beats(self) -> bool:
-        """Whether anything is known of the beat."""
+        """Whether tempo or beats are known."""
         return self.tempo is not None or self.beats is not None
 
     @property
     def downbeats(self) -> Sequence[float]:
-        """Seconds of the beats that begin a bar, where bars are known."""
+        """Times in seconds of the beats that begin a bar; empty if the metre is unknown."""
         metre = self.beats_per_bar
         return () if metre is None else [b for n, b in enumerate(self.beats or ()) if (n - self.downbeat) % metre == 0]
 
     @property
     def styles(self) -> Sequence[Span]:
-        """Styles as spans; one that holds for the whole song has none."""
+        """Styles given as spans; empty if one style holds for the whole song."""
         return () if self.style is None or isinstance(self.style, str) else self.style
 
     def with_bars_placed(self, phase: torch.Tensor, frame_rate: int) -> "LeadSheet":
-        """This lead sheet with its `bars` among the `chords`.
+        """Converts `bars` to timed `chords`.
 
         Args:
-            phase (float [T]): where in the beat the middle of each frame of the song lies.
+            phase (float [T]): beat phase at the middle of each frame of the song.
             frame_rate: in Hz.
         """
         if not self.bars:
             return self
         passed, first, downbeat = self.beats_passed(len(phase), frame_rate), self.downbeat, self.downbeat
         if passed is None:
-            # counted from the beat of the first frame
+            # beats are counted from the first frame's
             counted = phase.double()
             counted[1:] += begins_beat(phase).cumsum(0)
             passed = counted.numpy()
             first = round(float(passed[0]))
-            # a beat at the very first frame is not listed
+            # `from_estimates` does not list a beat at the very first frame
             downbeat = (first - int(np.floor(passed[0])) - 1) % (self.beats_per_bar or 1)
         bars = [label.split() for label in self.bars]
         shares = np.array([len(labels) for labels in bars])
@@ -282,7 +282,7 @@ class LeadSheet:
         return replace(self, bars=(), chords=(*chords, *self.chords), downbeat=downbeat)
 
     def phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
-        """Where in the beat the middle of each frame lies: float32 [T], 0 to 1; None without `beats`."""
+        """Beat phase at the middle of each frame: float32 [T], 0 to 1; None without `beats`."""
         passed = self.beats_passed(frames, frame_rate)
         return None if passed is None else wrapped(passed)
 
@@ -294,7 +294,7 @@ class LeadSheet:
 
 
 def _plain(value: Any) -> Any:
-    """A part with arrays, tensors and their numbers as Python's own, which JSON can write."""
+    """A field's value with arrays, tensors and their scalars converted to JSON-serialisable Python types."""
     if hasattr(value, "tolist"):
         return value.tolist()
     kind = list if isinstance(value, range) else type(value)
@@ -302,23 +302,23 @@ def _plain(value: Any) -> Any:
 
 
 def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:
-    """Spans of a part, each as a tuple.
+    """Spans of a field, each as a tuple.
 
     Raises:
-        ValueError: one is none.
+        ValueError: one is not [start s, stop s, label].
     """
     for span in spans if isinstance(spans, Iterable) else [spans]:
         times = () if isinstance(span, str) or not isinstance(span, Sequence) or len(span) != 3 else span[:2]
         if not times or not all(isinstance(second, Real) for second in times):
             raise ValueError(
-                f"{name} are [start s, stop s, label] each, and {span!r} is none"
-                + ("; chords without times are a text, by the bar: 'C | G'." if name == "chords" else ".")
+                f"{name} must be [start s, stop s, label] each, not {span!r}"
+                + ("; chords without times are a string, by the bar: 'C | G'." if name == "chords" else ".")
             )
     return tuple(tuple(span) for span in spans)
 
 
 def _runs(values: torch.Tensor, frame_rate: int) -> list[tuple[float, float, int]]:
-    """Stretches of one value (int64 [T]): start s, stop s, value."""
+    """Runs of equal values (int64 [T]): start s, stop s, value."""
     found, counts = values.unique_consecutive(return_counts=True)
     stops = counts.cumsum(0)
     return [
@@ -330,16 +330,16 @@ def _runs(values: torch.Tensor, frame_rate: int) -> list[tuple[float, float, int
 def lead_sheet_streams(
     sheet: LeadSheet, names: Sequence[str], frames: int, frame_rate: int, styles: Sequence[str] = ()
 ) -> torch.Tensor:
-    """The streams of a song.
+    """Converts a lead sheet to the conditioning streams of a song.
 
     Args:
-        sheet: what is known of it.
+        sheet: the lead sheet.
         names: of the streams, in the order of the result.
         frames, frame_rate (Hz): of the result.
-        styles: names that the model knows, in their order.
+        styles: names of the model's styles, in order.
 
     Returns:
-        int64 [S, T], below `STREAM_SIZES`; 0 where nothing is known.
+        int64 [S, T], each stream below its entry in `STREAM_SIZES`; 0 where unknown.
 
     Raises:
         ValueError: an unknown stream or style.
@@ -366,30 +366,30 @@ def lead_sheet_streams(
 
 
 def place_of(style: str, styles: Sequence[str]) -> int:
-    """Where a style stands among those that a model knows; raises ValueError if it does not know it."""
+    """Index of a style among those of a model; raises ValueError if it is not one of them."""
     if style not in styles:
         raise ValueError(f"This model has no style {style!r}; it has {', '.join(styles) or 'none'}.")
     return styles.index(style)
 
 
 def _fill(row: np.ndarray, spans: Sequence[tuple[float, float, int]], frame_rate: int) -> None:
-    """Writes the numbers of spans (start s, stop s, number) into a stream, where 0 is kept for what is not known."""
+    """Writes spans (start s, stop s, number) into a stream as 1 + number, since 0 means unknown."""
     for start, stop, number in spans:
         row[max(round(start * frame_rate), 0) : max(round(stop * frame_rate), 0)] = 1 + number
 
 
 def wrapped(passed: Array) -> torch.Tensor:
-    """Beats that have passed (float64 [T]) as places in the beat: float32 [T], 0 up to but not 1."""
-    # what is nearly 1 rounds to 1 in float32
+    """Beat phases (float32 [T], in [0, 1)) of counts of beats passed (float64 [T])."""
+    # values just below 1 round to 1 in float32
     return torch.from_numpy((passed % 1).astype(np.float32)) % 1
 
 
 def beats_passed(beats: Sequence[float] | Array, times: Array) -> Array:
-    """How many beats have passed at each instant, with shares of beats.
+    """Number of beats, with fractions, that have passed at each time.
 
     Args:
-        beats: seconds of at least two, in order; before the first and behind the last they go on evenly.
-        times (float64 [T]): seconds.
+        beats: times of at least two beats in seconds, in order; extrapolated evenly before and after.
+        times (float64 [T]): in seconds.
 
     Returns:
         float64 [T], 0 at the first beat.
@@ -400,7 +400,7 @@ def beats_passed(beats: Sequence[float] | Array, times: Array) -> Array:
 
 
 def seconds_at(beats: Sequence[float] | Array, passed: float) -> float:
-    """The second at which so many beats have passed since the first; the inverse of `beats_passed`."""
+    """Time in seconds at which `passed` beats have passed since the first; the inverse of `beats_passed`."""
     known = np.asarray(beats, dtype=np.float64)
     before = min(max(math.floor(passed), 0), len(known) - 2)
     return float(known[before] + (passed - before) * (known[before + 1] - known[before]))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names that lead sheets, stages and songs share; nothing is imported here."""
+"""Names shared by lead sheets, stages and corpora; this module imports nothing."""
 
-# what a separator takes a band apart into; the songs of hafm-tiny are rendered from them
+# the separator's outputs, also of the songs rendered for hafm-tiny; "colour" is pads, strings and counter-melodies
 STEMS = ("drums", "bass", "chords", "colour")
-# what a stage may be told of a lead sheet, in the order in which it embeds them
+# lead-sheet streams that can condition a stage, in the order in which they are embedded
 STREAMS = ("chord", "beat", "bar", "energy", "style")
-# how much a band plays in a section of a song
+# how densely the band plays in a section
 ENERGIES = ("sparse", "normal", "full")

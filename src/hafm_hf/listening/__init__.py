@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks and trackers that estimate what a lead sheet holds."""
+"""Networks and trackers that estimate the contents of a lead sheet."""

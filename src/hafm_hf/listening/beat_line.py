@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The singer's beat: where each frame seems to lie in it, and one beat track through a whole song.
+"""Beat tracking in vocals: a network that estimates the beat phase of each frame, and one beat track through the song.
 
-One frame of a voice does not tell the beat, and a small stage does not find it in ten seconds of tokens; a network of
-dilated convolutions over descriptors of the voice, with beats to learn from, does (as in Davies & Böck 2019, "Temporal
-convolutional networks for musical audio beat tracking"). It is part of the semantic tokenizer, beside HuBERT.
+A single frame of a voice does not reveal the beat, and a small stage does not find it in ten seconds of tokens. A
+network of dilated convolutions over descriptors of the voice, trained on known beats, does (as in Davies & Böck 2019,
+"Temporal convolutional networks for musical audio beat tracking"). It is part of the semantic tokenizer.
 
-Its frames say by themselves where in the beat they probably lie; one beat track through all of them is surer. It is
-found as the likeliest path of a bar-pointer model (Whiteley, Cemgil and Godsill 2006) in the state space of
-Krebs, Böck and Widmer (2015): states are places in beats of each length, and only at a beat may the length change.
-Where one steady tempo explains nearly as much, as in a take sung to a click, the line keeps to it: a path slips half a
-beat where a phrase leans that way, a tempo cannot. Where a listener says how fast the song goes, the track keeps near
-that tempo. Dimensions: B batch, T frames, P descriptors, C channels, N states, L lengths of a beat, K tempi.
+One beat track through all frames is more reliable than the network's estimates for single frames. It is the most
+likely path of a bar-pointer model (Whiteley, Cemgil and Godsill 2006) in the state space of Krebs, Böck and Widmer
+(2015): a state is a position in a beat of a given length, and the length may change at beats only. If a constant tempo
+explains nearly as much, as in a take recorded to a click, the track keeps to it, since a path can slip by half a beat
+where the phrasing suggests it. If the listener estimates a tempo, the track stays close to that.
+Dimensions: B batch, T frames, P descriptors, C channels, N states, L beat lengths, K tempi.
 """
 
 import copy
@@ -25,31 +25,31 @@ from ..lead_sheet.lead_sheet import BEATS_PER_MINUTE, beat_points, wrapped
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
-# into how many parts a beat is divided, and how many numbers say where a frame lies among them
+# classes into which the network divides a beat, and numbers that encode a beat phase
 BEAT_PARTS, BEAT_NUMBERS = 8, 4
 KERNEL = 5
-# tempo that is likeliest without any evidence, and the standard deviation around it in octaves
+# mean of the tempo prior in beats a minute, and its standard deviation in octaves
 LIKELIEST_TEMPO, TEMPO_OCTAVES = 115.0, 0.6
-# of what speaks for the likeliest path, how much must speak for one steady tempo that it is taken
+# a constant tempo is chosen if its evidence is at least this fraction of the likeliest path's
 STEADY_SHARE = 0.8
-# of a take that is asked whether it is steady; the spectrum of a longer one would take more than a tenth of a second
+# longest take that is tried with a constant tempo; the spectrum of a longer one would take over 0.1 s
 LONGEST_STEADY_SECONDS = 900.0
-# places in the beat that are tried for a steady tempo, and zeros behind the frames, for tempos between the spectrum's
+# initial phases tried for a constant tempo; zero padding of the spectrum (a factor), and its shortest length
 STEADY_PLACES, SPECTRUM_PADDING, SHORTEST_SPECTRUM = 64, 8, 1024
-# log-probability that is lost when a beat is twice as long as the one before
+# loss in log-probability if a beat is twice as long as the one before
 CHANGE_PENALTY = 200.0
-# states a frame: at 50 frames a second a beat's length is known to 10 ms
+# steps per frame: at 50 frames a second they resolve a beat's length to 10 ms
 STATES_A_FRAME = 2
-# states that are gone through at once: some 20 ms of computing
+# steps processed per call: some 20 ms of computing
 STRETCH = 500
-# share by which a beat may be longer or shorter than those of the song's tempo
+# relative deviation from a given tempo that the track may have
 TEMPO_RANGE = 0.1
-# log-probability that a tempo loses to which neighbouring ones are preferred
+# loss in log-probability of a tempo that is not a local maximum
 NO_PEAK = 100.0
 
 
 class HAFMRhythmLayer(nn.Module):
-    """Pre-norm dilated convolution with a residual; it sees 2 · dilation frames to each side."""
+    """Pre-norm dilated convolution with a residual; its context is 2 · dilation frames to each side."""
 
     def __init__(self, channels: int, dilation: int, dropout: float) -> None:
         super().__init__()
@@ -65,12 +65,12 @@ class HAFMRhythmLayer(nn.Module):
 
 
 class HAFMRhythmNetwork(nn.Module):
-    """Dilated convolutions over descriptors of a vocal, each layer looking twice as far as the one before.
+    """Dilated convolutions over descriptors of a vocal, the dilation doubling with each layer.
 
     Args:
         width: P.
         channels: C.
-        layers: with dilations 1, 2, 4 …; nine of them see ± 20 s at 50 frames a second.
+        layers: their number, with dilations 1, 2, 4 …; nine layers cover ± 20 s at 50 frames a second.
     """
 
     def __init__(self, width: int, channels: int, layers: int) -> None:
@@ -80,14 +80,14 @@ class HAFMRhythmNetwork(nn.Module):
         self.head = nn.Linear(channels, BEAT_PARTS)
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """float [B, T, P] → logits of the parts of the beat, float [B, T, 8]."""
+        """Descriptors float [B, T, P] → logits of the eighths of a beat, float [B, T, 8]."""
         hidden = self.input(descriptors)
         for layer in self.layers:
             hidden = layer(hidden)
         return self.head(hidden)
 
     def place(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Expected place in the beat and in the half beat as points of the unit disc; the surer, the further out.
+        """Expected phase in the beat and in the half beat, as points in the unit disc, further out if more certain.
 
         Returns:
             float [B, T, 4]: cosine and sine of the beat's phase, cosine and sine of twice that phase.
@@ -97,7 +97,7 @@ class HAFMRhythmNetwork(nn.Module):
 
 
 class HAFMBeatLine(nn.Module):
-    """Draws one beat track through a song. It has no weights; it is a module so that hooks come between stretches.
+    """Tracks the beat through a song. It has no weights, but is a module so that hooks run between stretches.
 
     Args:
         frame_rate: in Hz.
@@ -109,7 +109,7 @@ class HAFMBeatLine(nn.Module):
         self._set_tempi(BEATS_PER_MINUTE)
 
     def near(self, tempo: float) -> "HAFMBeatLine":
-        """The same line, hooks included, of tempi near to one (beats a minute)."""
+        """A copy, hooks included, that is limited to tempi near `tempo` (beats a minute)."""
         line = copy.copy(self)
         slowest, fastest = (float(np.clip(tempo * (1 + by), *BEATS_PER_MINUTE)) for by in (-TEMPO_RANGE, TEMPO_RANGE))
         line._set_tempi((slowest, fastest))
@@ -123,21 +123,21 @@ class HAFMBeatLine(nn.Module):
         self.first: Indices = self.last - lengths + 1
         self.phase = np.concatenate([np.arange(length) / length for length in lengths])
         self.directions = beat_points(torch.from_numpy(self.phase)).numpy().T
-        # from the column's length to the row's
+        # log-probability of a change from the column's beat length to the row's
         change = -CHANGE_PENALTY * np.abs(lengths[:, None] / lengths - 1)
         self.change = change - np.log(np.exp(change).sum(axis=0))
         self.prior = np.repeat(tempo_prior(rate * 60 / lengths), lengths)
 
     def follow(self, places: torch.Tensor, tempo: float | None = None) -> torch.Tensor:
-        """Where in the beat each frame of a song lies.
+        """Tracks the beat phase through a song.
 
         Args:
-            places (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, the longer the surer
+            places (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, scaled by certainty
                 (`HAFMRhythmNetwork.place`).
-            tempo: beats a minute of a take to a click; the line keeps to it exactly.
+            tempo: beats a minute of a take recorded to a click; the track keeps to it exactly.
 
         Returns:
-            float32 [T], 0 on a beat and towards 1 before the next, on the CPU.
+            float32 [T], 0 on a beat and rising towards 1 before the next, on the CPU.
         """
         evidence = places.detach().cpu().double().numpy()
         if not len(evidence):
@@ -152,7 +152,7 @@ class HAFMBeatLine(nn.Module):
         return wrapped(steady if speaks[1] > STEADY_SHARE * speaks[0] else path)
 
     def _path(self, evidence: Array) -> Array:
-        """The phases of the likeliest path, float64 [T]."""
+        """Beat phases along the likeliest path, float64 [T]."""
         fine = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STATES_A_FRAME + 1)
         evidence = np.stack([np.interp(fine, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
         score, before = self.prior, []
@@ -162,9 +162,9 @@ class HAFMBeatLine(nn.Module):
         return self._trace_back(int(score.argmax()), np.concatenate(before))[::STATES_A_FRAME]
 
     def steady(self, evidence: Array, tempo: float | None = None) -> Array:
-        """The beats passed on the likeliest line of one tempo (beats a minute, any if None), float64 [T].
+        """Beats passed at the likeliest constant tempo, or at `tempo` (beats a minute) if given: float64 [T].
 
-        What speaks for a tempo and the phase at its start is one number of the places' spectrum, turned by the phase.
+        The evidence for a tempo and an initial phase is one bin of the spectrum of the places, rotated by that phase.
         """
         once, twice = (evidence[:, at] + 1j * evidence[:, at + 1] for at in (0, 2))
         if tempo is not None:
@@ -185,17 +185,17 @@ class HAFMBeatLine(nn.Module):
         return line
 
     def forward(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
-        """One stretch.
+        """Runs the Viterbi recursion over one stretch.
 
         Args:
             score (float64 [N]): of the likeliest path to each state, one step before the stretch.
-            evidence (float64 [T, 4]): what speaks for each direction of the circle.
+            evidence (float64 [T, 4]): evidence for each component of the phase (`beat_points`).
 
         Returns:
-            the score at its end, and which length a beat that begins at each step follows: int16 [T, L].
+            the score at the end, and for beats of each length from each step the length index before: int16 [T, L].
         """
         score, before = score.copy(), np.zeros((len(evidence), len(self.first)), np.int16)
-        # a step writes into the other of two rows: few passes over all states
+        # two buffers used in turn, for few passes over all states
         following, lengths = np.empty_like(score), np.arange(len(self.first))
         for step, frame in enumerate(evidence):
             arriving = self.change + score[self.last]
@@ -209,7 +209,7 @@ class HAFMBeatLine(nn.Module):
         return score, before
 
     def _trace_back(self, state: int, before: NDArray[np.int16]) -> Array:
-        """The phases of the path that ends in `state`, beat by beat from the last one: float64 [T]."""
+        """Beat phases of the path that ends in `state`, traced back beat by beat: float64 [T]."""
         path, end, length = np.zeros(len(before)), len(before), int(np.searchsorted(self.last, state))
         while end > 0:
             begin = end - 1 - (state - int(self.first[length]))
@@ -223,21 +223,21 @@ class HAFMBeatLine(nn.Module):
 
 
 def tempo_prior(tempos: Array) -> Array:
-    """Log-probability of tempi (float64 [K], beats a minute) without any evidence."""
+    """Prior log-probability, up to a constant, of tempi (float64 [K], beats a minute)."""
     return -0.5 * (np.log2(tempos / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
 
 
 def likeliest_tempo(tempi: torch.Tensor, tempo: torch.Tensor, apart_from: float | None = None) -> float:
-    """Beats a minute: what a listener's logits (float [K], of tempi float [K]) and what is usual speak for.
+    """The likeliest tempo in beats a minute, by a listener's logits `tempo` (float [K], for `tempi`) and the prior.
 
-    `apart_from`: a tempo that it is not, nor half or twice that.
+    `apart_from` excludes a tempo, its half and its double.
     """
     known, heard = (each.cpu().double().numpy() for each in (tempi, tempo))
     likely = heard + tempo_prior(known)
     likely[(known < BEATS_PER_MINUTE[0]) | (known > BEATS_PER_MINUTE[1])] = -np.inf
     if apart_from is not None:
         away = np.abs(known / (apart_from * np.array([[0.5], [1.0], [2.0]])) - 1)
-        # what is a little slower or faster is no other tempo
+        # the slopes of the excluded peak are not another tempo
         likely[(likely < np.roll(likely, 1)) | (likely < np.roll(likely, -1))] -= NO_PEAK
         likely[(away < TEMPO_RANGE).any(axis=0)] = -np.inf
     return float(known[likely.argmax()])

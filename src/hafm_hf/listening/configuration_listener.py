@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of the listener: the sizes of its towers, and the cells in which they read the pitch line."""
+"""Configuration of the listener: the sizes of its towers, and of the cells into which they divide the pitch line."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from ..pretrained.checks import MAX_DILATIONS, MAX_WIDTH, check_range
 
-# frames of the longest cells: two seconds
+# longest cells, in frames: two seconds
 MAX_CELL = 100
 
 
@@ -17,13 +17,13 @@ class HAFMListenerConfig(PreTrainedConfig):
     """Configuration of `HAFMListenerModel`.
 
     Args:
-        harmony_channels (`int`): Of the tower that hears chords, for each pitch class.
-        harmony_layers (`int`): Its convolutions, with dilations of 1, 2, 4 … cells.
-        time_channels, time_layers (`int`): Of the tower that hears the tempo.
-        harmony_frames, time_frames (`int`): Frames of the pitch line, at 50 Hz, in a cell of either tower.
-        slowest_tempo, fastest_tempo (`float`): Beats a minute.
-        tempo_bins (`int`): Tempi that are told apart.
-        dropout (`float`): In training.
+        harmony_channels (`int`): Channels per pitch class of the harmony tower, which estimates chords.
+        harmony_layers (`int`): Its number of convolutions, with dilations of 1, 2, 4 … cells.
+        time_channels, time_layers (`int`): Channels and layers of the time tower, which estimates the tempo.
+        harmony_frames, time_frames (`int`): Frames of the pitch line, at 50 Hz, per cell of each tower.
+        slowest_tempo, fastest_tempo (`float`): Range of tempi in beats a minute.
+        tempo_bins (`int`): Number of tempo classes.
+        dropout (`float`): Dropout in training.
     """
 
     model_type = "hafm_listener"
@@ -59,6 +59,6 @@ class HAFMListenerConfig(PreTrainedConfig):
         if self.harmony_frames % 2:
             raise ValueError(f"harmony_frames is {self.harmony_frames}; it must be even.")
         if not 0 < self.slowest_tempo < self.fastest_tempo:
-            raise ValueError(f"Tempi from {self.slowest_tempo:g} to {self.fastest_tempo:g} must rise, above 0.")
+            raise ValueError(f"slowest_tempo {self.slowest_tempo:g} must be above 0 and below {self.fastest_tempo:g}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")

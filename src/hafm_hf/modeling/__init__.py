@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages: configurations, decoder, positions, codebook patterns, generation, the fast loop, windows."""
+"""The stages: configurations, decoder, position bias, codebook patterns, generation, the fast loop, windows."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of the three stages, in their order, with the streams that they read and write; their configurations.
+"""The three stages with the streams that they read and write, and their configurations.
 
 The defaults are the paper's (arXiv 2604.09054).
 """
@@ -15,13 +15,13 @@ from ..lead_sheet.vocabulary import STREAMS
 from ..pretrained.checks import MAX_LAYERS, MAX_STREAMS, MAX_WIDTH, MAX_WINDOW_SECONDS, check_range
 
 CODEBOOK_PATTERNS = ("flat", "delay")
-# names that fields of a stage may have
+# allowed values of configuration fields
 CHOICES = {
     "position_scheme": ("index", "time"),
     "codebook_pattern": CODEBOOK_PATTERNS,
     "conditioning_fusion": ("prepend", "sum"),
 }
-# streams of tokens, and the part of the composite that makes them of audio
+# token streams, and the part of the composite that produces them from audio
 STREAM_TOKENIZERS = {
     "vocal_semantic": "semantic_tokenizer",
     "instrumental_semantic": "semantic_tokenizer",
@@ -32,11 +32,11 @@ STREAM_TOKENIZERS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """What everything else asks about a stage.
+    """Description of a stage.
 
     Args:
-        name: of the part of the composite.
-        title: what its tokens are, for people.
+        name: of the stage, as a part of the composite.
+        title: human-readable name of its tokens.
         reads: the streams that condition it, in the order of its conditioning sources.
         writes: the stream that it generates.
     """
@@ -48,17 +48,17 @@ class Stage:
 
     @property
     def model_type(self) -> str:
-        """As its configuration has it."""
+        """The `model_type` of its configuration."""
         return f"hafm_{self.name}"
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
-        """The parts whose tokens it reads or writes."""
+        """The parts of the composite whose tokens it reads or writes."""
         return tuple(dict.fromkeys(STREAM_TOKENIZERS[stream] for stream in (*self.reads, self.writes)))
 
     @property
     def acoustic(self) -> bool:
-        """Whether it writes codes of the codec."""
+        """Whether it generates codec codes."""
         return STREAM_TOKENIZERS[self.writes] == "codec"
 
 
@@ -77,35 +77,35 @@ def stage_of(model_type: str) -> Stage:
     """The stage of a configuration's `model_type`.
 
     Raises:
-        ValueError: it is that of no stage.
+        ValueError: no stage has it.
     """
     for stage in STAGES.values():
         if stage.model_type == model_type:
             return stage
     known = ", ".join(stage.model_type for stage in STAGES.values())
-    raise ValueError(f"{model_type} is no stage; known are {known}.")
+    raise ValueError(f"{model_type} is not a stage; choose from {known}.")
 
 
 @strict
 class HAFMStageConfig(PreTrainedConfig):
-    r"""What the three stages share: a causal decoder over [conditioning | target].
+    r"""Base configuration of the three stages: a causal decoder over [conditioning | target].
 
     Args:
         conditioning_codebook_sizes (`list[list[int]]`):
             For each conditioning source, the sizes of its codebooks. The codebooks of one source are embedded and
-            summed to one vector a frame; sources follow each other in the sequence.
+            summed to one vector per frame; sources are concatenated in the sequence.
         lead_sheet_streams (`dict[str, int]`):
-            Streams of a lead sheet that the stage is conditioned on, and how many values each has, 0 for what is not
-            known (`lead_sheet_streams`); they are embedded and added to the slots of the last source, in the order of
-            `vocabulary.STREAMS` however they are given: files forget it. The paper's stages have none.
+            Lead-sheet streams that condition the stage, and the number of values of each, where 0 means unknown
+            (`lead_sheet_streams`). They are embedded and added to the slots of the last source. They are always put
+            into the order of `vocabulary.STREAMS`, which config files lose. The paper's stages have none.
         styles (`list[str]`):
-            Names of the styles that the stream `style` counts, from 1.
+            Names of the styles, which the stream `style` numbers from 1.
         codebook_sizes (`list[int]`):
             Sizes of the Q target codebooks, all the same.
         codebook_pattern (`str`):
-            `"flat"`: one code a slot, all codebooks of frame 0, then of frame 1 … (the paper). `"delay"`: one slot a
-            frame, which predicts all codebooks at once, each one frame behind the one before it
-            (`codebook_patterns`). Weights of the one are not weights of the other.
+            `"flat"`: one code per slot, all codebooks of frame 0, then of frame 1 … (the paper). `"delay"`: one slot
+            per frame, which predicts all codebooks at once, each delayed by one frame against the one before it
+            (`codebook_patterns`). Weights trained with one pattern do not work with the other.
         conditioning_frame_rate (`int`): Conditioning frames a second.
         frame_rate (`int`): Target frames a second; each frame is Q target tokens.
         hidden_size (`int`): Width D of the decoder.
@@ -115,24 +115,24 @@ class HAFMStageConfig(PreTrainedConfig):
         intermediate_size (`int`): Inner width of the gated feed-forward; 0 means ⌊2/3 · 4 · D⌋.
         position_scheme (`str`):
             `"index"`: the paper's T5 bias on sequence distance. `"time"`: conditioning keys are biased by the signed
-            difference in time, one table per source, and conditioning sees the whole conditioning.
+            difference in time, one table per source, and attention within the conditioning is bidirectional.
         relative_attention_num_buckets (`int`): Buckets of the causal bias; half are exact, half logarithmic.
         relative_attention_max_distance (`int`):
-            Distance, in tokens, from which on one bucket holds everything; the paper takes the training length.
+            Distance, in tokens, beyond which all distances share one bucket; the paper uses the training length.
         time_attention_num_buckets (`int`): Buckets of the signed bias on time (scheme `"time"` only).
         time_attention_max_distance (`int`): Its largest distance, in conditioning frames.
         conditioning_fusion (`str`):
             `"prepend"`: the conditioning's frames are slots before the target (the paper). `"sum"`: they are added to
-            the target's slots that sound with them (`HAFMConditioningMixer`), which makes sequences less than half as
-            long. Weights of the one are not weights of the other.
-        conditioning_context (`int`): Under `"sum"`, frames to each side that a frame of the conditioning knows of.
+            the target's slots at the same instants (`HAFMConditioningMixer`), which more than halves the sequence
+            length. Weights trained with one do not work with the other.
+        conditioning_context (`int`): Under `"sum"`, context in frames to each side of a conditioning frame.
         conditioning_dropout (`float`): Probability that a training sample is made unconditional.
         attention_dropout (`float`): Dropout on attention weights.
         rms_norm_eps (`float`): Epsilon of every RMSNorm.
         initializer_range (`float`): Standard deviation of the initial weights.
         window_seconds (`float`): Length of the training crop, and so of a generation window.
         tokenizers (`dict[str, str]`):
-            Fingerprints of the `semantic_tokenizer` and the `codec` whose tokens the stage has learnt, where known.
+            Fingerprints of the `semantic_tokenizer` and the `codec` whose tokens the stage was trained on, if known.
     """
 
     model_type = "hafm_stage"
@@ -187,7 +187,7 @@ class HAFMStageConfig(PreTrainedConfig):
 
     @property
     def vocab_size(self) -> int:
-        """Columns of the logits: the codes of a target codebook."""
+        """V, the width of the logits: the codes of a target codebook, without BOS."""
         return self.codebook_size
 
     @property
@@ -202,18 +202,18 @@ class HAFMStageConfig(PreTrainedConfig):
 
     @property
     def num_token_streams(self) -> int:
-        """The number of conditioning token streams over all sources; the streams of a lead sheet come behind them."""
+        """The number of conditioning token streams over all sources, without the streams of a lead sheet."""
         return sum(len(sizes) for sizes in self.conditioning_codebook_sizes)
 
     @property
     def conditioning_sizes(self) -> list[int]:
-        """How many values each conditioning stream has: tokens of all sources, then the lead sheet's streams."""
+        """Number of values of each conditioning stream: the tokens of all sources, then the lead sheet's streams."""
         tokens = [size for source in self.conditioning_codebook_sizes for size in source]
         return tokens + list(self.lead_sheet_streams.values())
 
     @property
     def num_conditioning_streams(self) -> int:
-        """K, the number of conditioning streams: tokens over all sources, and those of a lead sheet."""
+        """K, the number of conditioning streams: token streams of all sources, and those of a lead sheet."""
         return len(self.conditioning_sizes)
 
     @property
@@ -222,7 +222,7 @@ class HAFMStageConfig(PreTrainedConfig):
         return 0 if self.conditioning_fusion == "sum" else self.num_conditioning_sources
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What is saved: all that departs from the defaults, and the codebook pattern in any case."""
+        """The values to save: those that differ from the defaults, and always the codebook pattern."""
         return {**super().to_diff_dict(), "codebook_pattern": self.codebook_pattern}
 
     def target_length(self, conditioning_frames: int) -> int:
@@ -253,18 +253,18 @@ class HAFMStageConfig(PreTrainedConfig):
             check_range(name, getattr(self, name), MAX_WIDTH)
         sizes = self.conditioning_sizes
         if len(sizes) > MAX_STREAMS or len(self.codebook_sizes) > MAX_STREAMS:
-            raise ValueError(f"A stage has at most {MAX_STREAMS} conditioning and as many target codebooks.")
+            raise ValueError(f"A stage can have at most {MAX_STREAMS} conditioning streams and target codebooks each.")
         for size in sizes + self.codebook_sizes:
             check_range("codebook size", size, MAX_WIDTH)
         if not self.num_token_streams or not self.codebook_sizes or not all(self.conditioning_codebook_sizes):
-            raise ValueError("A stage needs a conditioning codebook in each source and a target codebook.")
+            raise ValueError("A stage needs at least one conditioning codebook per source and one target codebook.")
         if len(set(self.codebook_sizes)) > 1:
-            raise ValueError(f"codebook_sizes are {self.codebook_sizes}; target codebooks must be of one size.")
+            raise ValueError(f"codebook_sizes are {self.codebook_sizes}; target codebooks must have the same size.")
 
     def validate_token_ids(self) -> None:
-        """Refuses another BOS than the row behind the codes, which is no column of the logits."""
+        """Refuses any BOS id but the one after the last code, which has an embedding but no logit."""
         if self.bos_token_id != self.codebook_size:
-            raise ValueError(f"bos_token_id is {self.bos_token_id}; behind the codes it must be {self.codebook_size}.")
+            raise ValueError(f"bos_token_id is {self.bos_token_id}; it must be {self.codebook_size}, after the codes.")
 
     def validate_choices(self) -> None:
         """Refuses unknown names and rates out of range."""

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fast decoding loop: one slot after another with as little as possible around the mathematics.
+"""The fast decoding loop: decodes slot by slot with minimal overhead.
 
-It computes what a stage's forward computes, from the same weights, without modules, hooks or masks: the rows' keys and
-values lie in buffers made once, norm weights are folded into the matrices behind them, matrices are packed for the
-number of rows, and bias rows come in blocks from the stage's own position scheme. GenerationMixin's loop
-(`stage.generate`) stays the reference; tests compare the two.
+It computes what a stage's forward computes, from the same weights, without modules, hooks or masks: keys and values
+are kept in preallocated buffers, constant factors are folded into the norms, matrices are packed for the number of
+rows, and bias rows are computed in blocks by the stage's own position scheme. GenerationMixin's loop
+(`stage.generate`) remains the reference; tests compare the two.
 
-On a GPU `compile=True` replays each step as one CUDA graph, which is launched once instead of a hundred small kernels
-a layer. Its first step must agree with the plain loop's, which goes on where it does not.
+On a GPU, `compile=True` replays each step as one CUDA graph, one launch instead of many small kernels per layer. If
+its first step does not agree with the plain loop's, the plain loop takes over.
 
-Dimensions: B rows of the batch, C codes a slot (1, or Q under the delay pattern), R rows of the step (2B under
+Dimensions: B rows of the batch, C codes per slot (1, or Q under the delay pattern), R rows of the step (2B under
 guidance, conditional ones first), L slots, D width, H heads of d, V codes of a codebook.
 """
 
@@ -30,28 +30,28 @@ from .modeling_hafm import HAFMStageForCausalLM
 logger = logging.get_logger(__name__)
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
-# rows up to which reading the matrix is what a product costs
+# rows up to which the cost of a matrix product is that of reading the matrix
 FEW_ROWS = 4
-# rows up to which halves beat oneDNN's product of float32
+# rows up to which half-precision weights beat oneDNN's float32 product
 HALF_ROWS = 32
-# what rounding to half precision may change in a number for the product to count as float32's
+# largest change of a weight by rounding to half precision with which a product still counts as a float32 one
 HALF_ROUNDING = 2.0**-25
-# steps whose biases lie ready at once
+# steps whose bias rows are computed at a time
 BLOCK = 64
-# runs of a step before it is captured, in which libraries make what they keep
+# runs of a step before it is captured, in which libraries allocate their workspaces
 WARM_UPS = 3
-# how far a captured step may be from the plain one, as a share of the scores' spread: half precision rounds that much
+# largest deviation of a captured step's scores, in standard deviations of the scores: half precision rounds that much
 GRAPH_TOLERANCE = 0.02
-# whose modules compute what their weights say, and whose hooks change nothing that they compute
+# modules whose computation is known from their weights, and packages whose hooks do not change it
 PLAIN_MODULES = ("torch.nn.modules.", "hafm_hf.")
 PLAIN_HOOKS = ("hafm_hf.", "transformers.", "peft.")
 
 
 def check_plain(stage: HAFMStageForCausalLM) -> None:
-    """Refuses a stage whose modules compute something else than their weights, which are all that this loop reads.
+    """Refuses a stage whose modules do anything beyond applying their weights, which are all that this loop reads.
 
     Raises:
-        ValueError: naming the first adapter, quantised layer, hooked or offloaded module, and what to do.
+        ValueError: names the first adapter, quantised layer, hooked or offloaded module, and the way out.
     """
     for part in ("model", "heads"):
         for name, module in getattr(stage, part).named_modules(prefix=part):
@@ -70,23 +70,23 @@ def check_plain(stage: HAFMStageForCausalLM) -> None:
 
 
 def packed_linear(weight: torch.Tensor, rows: int) -> Linear:
-    """`x ↦ x Wᵀ` for float32 [R, I] with R = `rows`, to float32, whatever the precision of W.
+    """Returns `x ↦ x Wᵀ` from float32 [R, I], R = `rows`, to float32 [R, O], whatever the precision of W.
 
-    For few rows a product costs the reading of its matrix, so the matrix is kept small and in the order in which it
-    is read.
+    With few rows a product is limited by reading the matrix from memory, so the matrix is kept small and in the order
+    in which it is read.
 
     Args:
         weight (float [O, I]): the matrix.
-        rows: how many rows the inputs will have.
+        rows: number of rows that the inputs will have.
     """
     weight = weight.detach().contiguous()
     if weight.device.type != "cpu":
         return lambda x: F.linear(x.to(weight.dtype), weight).float()
-    # oneDNN's product of bfloat16 is faster for many rows, and rounds the input too, as bfloat16 is meant to
+    # oneDNN's bfloat16 product is faster for many rows; it rounds the input too, as is usual in bfloat16
     rounds_inputs = weight.dtype == torch.bfloat16 and _packs(torch.bfloat16)
     has_fbgemm = torch.backends.quantized.engine in ("x86", "fbgemm")
     if rows <= (FEW_ROWS if rounds_inputs else HALF_ROWS) and has_fbgemm and _fits_half(weight):
-        # half the bytes to read; each number is widened before it is multiplied, and sums are float32's
+        # half the bytes to read; weights are widened before they are multiplied, and sums accumulate in float32
         packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
         product = torch.ops.quantized.linear_dynamic_fp16
         return lambda x: product(x, packed)
@@ -94,7 +94,7 @@ def packed_linear(weight: torch.Tensor, rows: int) -> Linear:
 
 
 def _packed_linear(weight: torch.Tensor, rows: int) -> Linear:
-    """By oneDNN in the matrix's own precision, to which inputs are rounded; where it has no bfloat16, widened."""
+    """`packed_linear` with oneDNN in W's own precision, or in float32 where the CPU lacks a bfloat16 product."""
     if weight.dtype == torch.bfloat16 and not _packs(torch.bfloat16):
         weight = weight.float()
     dtype = weight.dtype
@@ -109,7 +109,7 @@ def _packed_linear(weight: torch.Tensor, rows: int) -> Linear:
 
 @cache
 def _packs(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies packed matrices of this precision on this processor: a tiny one is tried."""
+    """Whether oneDNN supports packed matrices of this dtype on this CPU, found by trying a tiny one."""
     tiny = torch.zeros(1, 1, dtype=dtype)
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(tiny, 1)
@@ -120,7 +120,7 @@ def _packs(dtype: torch.dtype) -> bool:
 
 
 def _fits_half(weight: torch.Tensor) -> bool:
-    """Whether half precision holds every number, as it does those that bfloat16 holds, the tiniest rounded."""
+    """Whether half precision represents all weights closely enough, as it does usual bfloat16 weights."""
     return bool(((weight.half().float() - weight.float()).abs() <= HALF_ROUNDING).all())
 
 
@@ -136,7 +136,7 @@ class _Norm:
         return torch.div(x, self._root(x)).mul_(self.scale)
 
     def apply_(self, x: torch.Tensor) -> None:
-        """Normalises x, float [..., D], where it lies."""
+        """Normalises x, float [..., D], in place."""
         x.div_(self._root(x)).mul_(self.scale)
 
     def _root(self, x: torch.Tensor) -> torch.Tensor:
@@ -145,7 +145,7 @@ class _Norm:
 
 
 class _Layer:
-    """One decoder layer's matrices and, once opened, its keys and values in one cache, [2, R, H, L, d]."""
+    """One decoder layer's matrices and, after `open`, its keys and values in one cache, [2, R, H, L, d]."""
 
     def __init__(self, layer: Any, rows: int) -> None:
         attention, feed_forward, config = layer.attention, layer.feed_forward, layer.attention.config
@@ -156,11 +156,11 @@ class _Layer:
         )
         width, eps = config.hidden_size, config.rms_norm_eps
         self.attention_norm = _Norm(layer.attention_norm.weight, width, eps)
-        # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) for g′ = g / √2, u′ = u / √2, in three kernels without oneDNN's start
+        # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) with g′ = g / √2, u′ = u / √2: three kernels that start fast
         self.feed_forward_norm = _Norm(layer.feed_forward_norm.weight, width, eps, math.sqrt(0.5))
         scales = torch.stack([attention.q_norm.weight * attention.scaling, attention.k_norm.weight])
         self.head_norm = _Norm(scales[:, None], self.head_dim, eps)
-        # float32 costs no more than half precision on a CPU, whose attention has no kernel for it
+        # on a CPU float32 costs no more, because attention has no half-precision kernel there
         weight = attention.qkv_proj.weight
         self.like = weight.detach().new_empty(0, dtype=torch.float32 if weight.device.type == "cpu" else weight.dtype)
         self.projected = self.like.new_empty(rows, 3, self.heads, self.head_dim)
@@ -170,8 +170,8 @@ class _Layer:
         self.cache = self.like
 
     def open(self, slots: int) -> None:
-        """Makes room for `slots`, in the same place as before where the room is as large."""
-        # what is not there yet is read together with the lowest number as its bias, so it must be a number
+        """Allocates a cache for `slots`; one of the same size is cleared instead, and keeps its address."""
+        # empty slots are read as well, masked by the lowest number as their bias, so they must not be NaN
         if self.cache.ndim > 1 and self.cache.shape[3] == slots:
             self.cache.zero_()
             return
@@ -179,7 +179,7 @@ class _Layer:
         self.slots = self.cache.unbind(3)
 
     def fill(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Takes over the keys and values of the slots before the loop, float [R, H, n, d]."""
+        """Copies the keys and values of the slots before the loop, float [R, H, n, d], into the cache."""
         self.cache[0, :, :, : keys.shape[2]] = keys
         self.cache[1, :, :, : keys.shape[2]] = values
 
@@ -190,8 +190,8 @@ class _Layer:
     def step(
         self, x: torch.Tensor, slot: int | torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        """Adds one slot (a number, or int64 [1]): x [R, D] is changed and returned; bias [1 or R, H, 1, n] for the n
-        keys and values."""
+        """Runs the layer on one slot (an int, or int64 [1]): x [R, D] is changed in place and returned; bias
+        [1 or R, H, 1, n] is for the n keys and values."""
         self.flat.copy_(self.qkv(self.attention_norm(x)))
         self.head_norm.apply_(self.normed)
         if isinstance(slot, int):
@@ -206,14 +206,14 @@ class _Layer:
 
 
 class _GraphedStep:
-    """Steps of one decoder whose inputs, outputs, keys and values keep their addresses, so that a GPU can replay them.
+    """A decoder's step with fixed addresses of inputs, outputs, keys and values, so that CUDA graphs can replay it.
 
-    Every step reads the whole cache, whose empty part has the lowest number as its bias. On another device the same
-    steps run without a graph: that is how the tests compare them with the plain loop.
+    Each step reads the whole cache; the bias masks the empty part with the lowest number. On other devices the same
+    step runs without a graph, so that tests can compare it with the plain loop.
 
     Args:
-        decoder: with its caches open.
-        bias (float [1 or R, H, 1, n]): of a step.
+        decoder: with open caches.
+        bias (float [1 or R, H, 1, n]): bias of a step, for its shape and dtype.
     """
 
     def __init__(self, decoder: "FastDecoder", bias: torch.Tensor) -> None:
@@ -227,11 +227,11 @@ class _GraphedStep:
         self.checked = False
 
     def fits(self, bias: torch.Tensor) -> bool:
-        """Whether the caches and biases of a window are those that the steps were made for."""
+        """Whether the decoder still has the caches, and `bias` the shape, for which this step was made."""
         return self.cache is self.decoder.layers[0].cache and self.bias.shape == bias.shape
 
     def scores(self, ids: torch.Tensor, kind: int, slot: int, bias: torch.Tensor) -> torch.Tensor:
-        """`FastDecoder.slot_scores` of a slot, which are overwritten by the next of its kind."""
+        """`FastDecoder.slot_scores` of a slot, in a buffer that the next slot of the same kind overwrites."""
         self.ids.copy_(ids)
         self.slot.fill_(slot)
         self.bias.copy_(bias)
@@ -247,7 +247,7 @@ class _GraphedStep:
         return self.decoder.slot_scores(self.ids, kind, self.slot, self.views, self.bias)
 
     def _captured(self, kind: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-        """A graph of the step of one kind of slot, and the scores that it fills."""
+        """Captures the step for one kind of slot: the graph, and the buffer of scores that it fills."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -261,17 +261,17 @@ class _GraphedStep:
 
 
 class FastDecoder:
-    """Continues the target of a batch of rows, slot by slot.
+    """Continues the targets of a batch, slot by slot.
 
     Args:
-        stage: in evaluation mode; its weights are read when this is made.
-        guidance_scale: λ of classifier-free guidance; 1 means none, and half of the rows.
-        temperature, top_k: of the sampling.
+        stage: in evaluation mode; its weights are read at the first generation, and when the number of rows changes.
+        guidance_scale: λ of classifier-free guidance; 1 means none, which halves the number of rows.
+        temperature, top_k: sampling parameters.
         history_free_guidance: w of `generation_hafm.HistoryFreeGuidance`; 0 means none.
         compile: whether a GPU replays the steps as CUDA graphs.
 
     Raises:
-        ValueError: for a stage with adapters, quantised layers, hooks or offloaded weights (`check_plain`).
+        ValueError: the stage has adapters, quantised layers, hooks or offloaded weights (`check_plain`).
     """
 
     def __init__(
@@ -288,17 +288,17 @@ class FastDecoder:
         self.pattern = stage.pattern
         self.temperature, self.top_k = temperature, top_k
         self.guidance_scale = guidance_scale
-        # rows of the step that each row of the batch has
+        # rows of the step per row of the batch
         self.times = 1 if guidance_scale == 1.0 else 2
         self.history_free_guidance = history_free_guidance
         self.rows = 0
-        # what is added to each slot, [L, R, D], where the conditioning has no slots of its own
+        # added to the input of each slot, [L, R, D], if the conditioning has no slots of its own
         self.added_conditioning: torch.Tensor | None = None
         self.compile = compile
         self.graphed: _GraphedStep | None = None
 
     def generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """All that `stream` generates of its arguments: int64 [B, new_tokens]."""
+        """Like `stream`, but returns all tokens at once: int64 [B, new_tokens]."""
         *_, tokens = self.stream(*args, **kwargs)
         return tokens
 
@@ -314,23 +314,23 @@ class FastDecoder:
         report: Callable[[int], None] | None = None,
         every: int | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Generates target tokens, in frames of all codebooks whatever the stage's pattern.
+        """Generates target tokens, frame by frame with all codebooks, whatever the stage's pattern.
 
         Args:
             conditioning_ids (int64 [B, K, T_c]): conditioning streams.
-            new_tokens: how many tokens each row gets; whole frames under the delay pattern.
-            uniforms (float32 [B, new_tokens]): the rows' random numbers; None takes the likeliest codes.
+            new_tokens: number of tokens to generate per row; whole frames under the delay pattern.
+            uniforms (float32 [B, new_tokens]): the rows' random numbers; None for greedy decoding.
             known (int64 [B, P], *optional*): tokens that come before, without BOS; likewise whole frames.
-            forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
+            forced (int64 [B, new_tokens], *optional*): tokens to use instead of sampling, −1 where to sample.
             conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
-            report: called with 1 after each step; what it raises ends the loop.
-            every: slots after which what there is by then is handed out; None for the whole alone.
+            report: called with 1 after each step; an exception that it raises ends the loop.
+            every: number of slots after which to yield the tokens so far; None to yield only the final result.
 
         Yields:
-            int64 [B, n]: the tokens of all frames that are whole by now, at the end n = `new_tokens`.
+            int64 [B, n]: the tokens of all frames complete so far; at the end n = `new_tokens`.
 
         Raises:
-            ValueError: for parts of frames under the delay pattern.
+            ValueError: incomplete frames under the delay pattern.
         """
         known = conditioning_ids.new_empty(len(conditioning_ids), 0) if known is None else known
         if uniforms is not None:
@@ -347,14 +347,14 @@ class FastDecoder:
             done = slots.shape[1]
             if done == plan.slots or (every is not None and done % every == 0):
                 tokens = self.pattern.tokens(torch.cat([plan.known, slots], dim=1))[:, known.shape[1] :]
-                # behind the end of a shorter row stands BOS, which is no code
+                # past the end of a shorter row there is BOS, which is not a code
                 yield tokens.clamp(max=self.config.codebook_size - 1)
 
     def _continue(
         self, scores: torch.Tensor, plan: SlotPlan, added: torch.Tensor | None, report: Callable[[int], None] | None
     ) -> Iterator[torch.Tensor]:
-        """Predictions (int64 [B·C, n]) of the slots to come, n = 1, 2 …, from the first's scores (float [B·C, V]);
-        `added` (float [B·C, n, V], *optional*) is added to all of them."""
+        """Yields the predictions so far (int64 [B·C, n], n = 1, 2 …), given the first new slot's scores (float
+        [B·C, V]); `added` (float [B·C, slots, V], *optional*) is added to the scores."""
         rows, first = plan.known.shape
         slots = plan.known.new_empty(rows, plan.slots)
         for step in range(plan.slots):
@@ -372,15 +372,15 @@ class FastDecoder:
         return draw(scores, uniforms, self.temperature, self.top_k)
 
     def _guide(self, states: torch.Tensor) -> torch.Tensor:
-        """Normalised states of all rows → those that the guided scores are linear in, float [B, D]."""
+        """Applies guidance to normalised states, giving float [B, D]: equal to guided logits, as heads are linear."""
         if self.times == 1:
             return states
-        # one kernel
+        # lerp is a single kernel
         conditional, unconditional = states.chunk(2)
         return torch.lerp(unconditional, conditional, self.guidance_scale)
 
     def _prefill(self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, plan: SlotPlan) -> torch.Tensor:
-        """Scores of the first slot to come; conditioning, BOS and what is known go through the stage's own forward."""
+        """Scores of the first new slot; conditioning, BOS and known tokens go through the stage's own forward."""
         config, model, known, scale = self.config, self.stage.model, plan.known, self.guidance_scale
         bos = known.new_full((len(known), 1), config.codebook_size)
         input_ids = for_guidance(torch.cat([bos, known], dim=1), scale)
@@ -404,7 +404,7 @@ class FastDecoder:
             layer.open(slots)
             layer.fill(cached.keys, cached.values)
         self.layout = token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device)
-        # slot t of the target is this + t of the sequence
+        # index in the sequence of the target's slot 0
         self.first_slot = prefix
         self.biases: tuple[torch.Tensor, ...] = ()
         self.block_start = 0
@@ -415,7 +415,7 @@ class FastDecoder:
         return self._scores(states, known.shape[1] % self.pattern.slots_per_frame)
 
     def _add_conditioning(self, at_slots: torch.Tensor) -> None:
-        """Keeps what each slot is added (float [R, L, D]), in the same place as before where that is as large."""
+        """Stores what is added to each slot (float [R, L, D]), in the existing buffer if the shape is the same."""
         at_slots = at_slots.float().transpose(0, 1)
         if self.added_conditioning is None or self.added_conditioning.shape != at_slots.shape:
             self.added_conditioning = at_slots.contiguous()
@@ -423,16 +423,16 @@ class FastDecoder:
             self.added_conditioning.copy_(at_slots)
 
     def _pack(self) -> None:
-        """Layers, tables and heads as the loop wants them."""
+        """Prepares layers, embedding tables and heads for the current number of rows."""
         model, config = self.stage.model, self.config
         self.layers = [_Layer(layer, self.rows) for layer in model.layers]
         target, heads = model.target_embedding.weight.float(), self.stage.heads.weight.detach()
         if self.pattern.rows == 1:
-            # a slot reads a token of the codebook before, and says which codebook it predicts and that it is target
+            # a slot's embedding is of a token of the previous codebook, of the codebook to predict, and of the target
             kinds = model.quantizer_embedding.weight + model.segment_embedding.weight[-1]
             self.tables = (target.roll(1, dims=0) + kinds.float()[:, None]).unbind()
         else:
-            # or one of each, of which the first says that the slot is target
+            # a slot reads a token of each codebook; the target's segment embedding is added to the first table
             kind = model.segment_embedding.weight[-1:].float()
             self.tables = (torch.cat([target[:1] + kind, target[1:]]).flatten(0, 1),)
             heads = heads.flatten(0, 1)[None]
@@ -440,11 +440,11 @@ class FastDecoder:
         batch = self.rows // self.times
         self.heads = [packed_linear(head, batch) for head in heads]
         books = torch.arange(self.pattern.rows, device=heads.device)
-        # of the codes of a step: where their codebooks' rows begin in the table
+        # for each code of a step, where its codebook begins in the table
         self.offsets = (books * target.shape[1]).repeat(batch)
 
     def _step(self, ids: torch.Tensor, target: int) -> torch.Tensor:
-        """Scores [B·C, V] of slot `target` of the target, which reads the tokens before it (int64 [B·C])."""
+        """Scores [B·C, V] of slot `target` of the target, whose input is the previous tokens (int64 [B·C])."""
         slot, kind = self.first_slot + target, target % self.pattern.slots_per_frame
         if not 0 <= slot - self.block_start < len(self.biases):
             self._make_block(slot)
@@ -453,7 +453,7 @@ class FastDecoder:
         return self.slot_scores(ids, kind, slot, self.views, self.biases[slot - self.block_start])
 
     def _graphed_step(self, ids: torch.Tensor, kind: int, slot: int) -> torch.Tensor | None:
-        """The same by a graph; None, and no graph from now on, where the first one fails or its scores are others."""
+        """`_step` by a CUDA graph; turns graphs off and returns None if the first one fails or its scores deviate."""
         bias = self.biases[slot - self.block_start]
         if self.graphed is None or not self.graphed.fits(bias):
             self.graphed = _GraphedStep(self, bias)
@@ -464,13 +464,13 @@ class FastDecoder:
         try:
             scores = graphed.scores(ids, kind, slot, bias)
             apart = float((scores - expected).abs().max() / expected.std())
-            problem = "" if apart <= GRAPH_TOLERANCE else f"its scores differ by {apart:.2g} of their spread"
+            problem = "" if apart <= GRAPH_TOLERANCE else f"its scores differ by {apart:.2g} standard deviations"
         except RuntimeError as error:
             problem = str(error)
         if not problem:
             graphed.checked = True
             return scores
-        logger.warning(f"compile=True is off for this stage, and the plain loop goes on: {problem}.")
+        logger.warning(f"compile=True is off for this stage, which continues without CUDA graphs: {problem}.")
         self.compile, self.graphed = False, None
         self._make_block(slot)
         return None
@@ -483,10 +483,10 @@ class FastDecoder:
         views: list[tuple[torch.Tensor, torch.Tensor]],
         bias: torch.Tensor,
     ) -> torch.Tensor:
-        """Scores [B·C, V] of a slot of the sequence, which reads the tokens before it (int64 [B·C]).
+        """Scores [B·C, V] of a slot of the sequence, whose input is the previous tokens (int64 [B·C]).
 
-        `kind` is the slot's place among those of its frame, under the flat pattern the codebook that it predicts.
-        `views` are each layer's keys and values [R, H, n, d] that bias [1 or R, H, 1, n] lets it see.
+        `kind` is the slot's index within its frame, under the flat pattern the codebook that it predicts. `views` are
+        each layer's keys and values [R, H, n, d], to which bias [1 or R, H, 1, n] applies.
         """
         x = self.tables[kind].index_select(0, ids if self.pattern.rows == 1 else ids + self.offsets)
         if self.pattern.rows > 1:
@@ -500,11 +500,11 @@ class FastDecoder:
         return self._scores(self._guide(self.norm(x)), kind)
 
     def _scores(self, states: torch.Tensor, kind: int) -> torch.Tensor:
-        """What the heads of a kind of slot say of guided states (float [B, D]): float [B·C, V]."""
+        """Output of the heads of a kind of slot for guided states (float [B, D]): float [B·C, V]."""
         return self.heads[kind](states).reshape(len(states) * self.pattern.rows, -1)
 
     def _make_block(self, slot: int) -> None:
-        """Bias rows of the next slots, [1 or R, H, 1, n], and views of all n keys and values that any of them sees."""
+        """Computes the bias rows of the next slots, [1 or R, H, 1, n], and views of the n keys and values."""
         every = len(self.layout.slot)
         stop = min(slot + BLOCK, every)
         # a graph reads the whole cache at every step
@@ -516,5 +516,5 @@ class FastDecoder:
         self.biases = block.to(self.layers[0].like.dtype).split(1, dim=2)
         self.block_start = slot
         if block.device.type == "cuda":
-            # progress is not to run ahead of the GPU by more than a block
+            # keeps reported progress from running ahead of the GPU by more than a block
             torch.cuda.current_stream().synchronize()

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tokens are chosen, and `generate()` of a stage: guidance, random numbers, conditioning, progress.
+"""Sampling, and `generate()` of a stage: guidance, random numbers, conditioning, progress.
 
-The stages inherit from `HAFMGenerationMixin`. It is the reference of decoding; `fast_loop` is the fast loop. Both draw
-by a stream of random numbers for each row. A random number belongs to (seed, stage, sample, flat position in the song)
-and to nothing else, so a row's tokens do not depend on its neighbours in the batch, on how the song is cut into
-windows, on the order in which windows are generated, or on which loop generates them.
+`HAFMGenerationMixin`, from which the stages inherit, is the reference for decoding; `fast_loop` is the fast loop. Both
+sample with a stream of random numbers per row. A random number depends on (seed, stage, sample, flat position in the
+song) only, so a row's tokens do not depend on the other rows of the batch, on how the song is cut into windows, on the
+order in which windows are generated, or on which loop generates them.
 
-Dimensions: B sequences, R rows a sequence, V codes.
+Dimensions: B sequences, R rows per sequence, V codes.
 """
 
 from collections.abc import Callable
@@ -27,16 +27,16 @@ from .configuration_hafm import HAFMStageConfig
 TEMPERATURE = 0.9
 TOP_K = 250
 GUIDANCE_SCALE = 3.0
-# share of a window that repeats the end of the one before
+# fraction of a window that overlaps the one before
 OVERLAP = 0.2
 # 24 random bits are exact in float32
 BITS = 24
-# numbers that Philox makes from one value of its counter
+# numbers that Philox generates per counter value
 NUMBERS_PER_COUNT = 4
 
 
 def for_guidance(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor:
-    """Rows (of dimension 0) as guidance needs them: twice, conditional ones first; as they are for a scale of 1."""
+    """Doubles the rows (dimension 0) for guidance, conditional ones first; does nothing for a scale of 1."""
     return tensor if guidance_scale == 1.0 else torch.cat([tensor, tensor])
 
 
@@ -49,12 +49,12 @@ def null_rows(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor | Non
 
 @dataclass(frozen=True)
 class RandomStream:
-    """Random access to one row's numbers, by a counter-based generator (Philox; Salmon et al. 2011).
+    """Random access to the random numbers of one row, by a counter-based generator (Philox; Salmon et al. 2011).
 
     Args:
         seed: of the whole generation.
-        stage: number of the stage, in the order in which they run.
-        sample: number of the accompaniment, for one vocal.
+        stage: index of the stage, in the order in which they run.
+        sample: index of the accompaniment among those of one vocal.
     """
 
     seed: int
@@ -62,7 +62,7 @@ class RandomStream:
     sample: int = 0
 
     def uniforms(self, start: int, count: int) -> torch.Tensor:
-        """Numbers of the flat positions [start, start + count): float32 [count], above 0 and at most 1."""
+        """Numbers for the flat positions [start, start + count): float32 [count], above 0 and at most 1."""
         first, skipped = divmod(start, NUMBERS_PER_COUNT)
         key = np.array([self.seed % 2**64, self.stage << 32 | self.sample], dtype=np.uint64)
         generator = np.random.Philox(key=key, counter=np.array([first, 0, 0, 0], dtype=np.uint64))
@@ -73,13 +73,13 @@ class RandomStream:
 def draw(
     scores: torch.Tensor, uniforms: torch.Tensor | None, temperature: float = 1.0, top_k: int = 0
 ) -> torch.Tensor:
-    """Draws one code a row by the inverse of the cumulative distribution, in the order of the vocabulary.
+    """Samples one code per row by inverting the cumulative distribution over the vocabulary.
 
     Args:
         scores (float [B, V]): logits.
-        uniforms (float32 [B]): one number a row, above 0 and at most 1; None takes the likeliest code.
-        temperature: the logits are divided by it.
-        top_k: only the `top_k` likeliest codes can be drawn; 0 for all.
+        uniforms (float32 [B]): one number per row, above 0 and at most 1; None for the likeliest code.
+        temperature: divides the logits.
+        top_k: number of likeliest codes to sample from; 0 for all.
 
     Returns:
         int64 [B].
@@ -90,9 +90,9 @@ def draw(
     if 0 < top_k < scores.shape[-1]:
         scores = scores.masked_fill(scores < _largest(scores, top_k), -float("inf"))
     cumulative = scores.softmax(-1).cumsum(-1)
-    # a number above 0 never lands on a code without probability, nor one of at most 1 beyond the last code with any
+    # codes of zero probability are never chosen, because numbers are above 0 and at most 1
     found = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:])[:, 0]
-    # of scores that are no numbers it lands behind the last
+    # for NaN scores the search ends after the last code
     return found.clamp_(max=scores.shape[-1] - 1)
 
 
@@ -100,12 +100,12 @@ def _largest(scores: torch.Tensor, count: int) -> torch.Tensor:
     """The `count`-th largest of each row, float32 [B, V] → [B, 1]."""
     if scores.device.type != "cpu":
         return scores.topk(count).values[:, -1:]
-    # NumPy finds it without sorting and without branches: a third of the time of torch's topk for 12 rows of 1,024
+    # NumPy's partition takes a third of the time of torch's topk for 12 rows of 1,024
     return torch.from_numpy(np.partition(scores.detach().numpy(), -count, axis=-1)[:, -count, None])
 
 
 def force(drawn: torch.Tensor, forced: torch.Tensor | None, step: int) -> torch.Tensor:
-    """Tokens drawn (int64 [B]), or those that `forced` (int64 [B, n]) has for `step` where it is not −1."""
+    """Replaces sampled tokens (int64 [B]) by those of `forced` (int64 [B, n]) for `step`, where these are not −1."""
     if forced is None:
         return drawn
     wanted = forced[:, step].to(drawn.device)
@@ -114,15 +114,15 @@ def force(drawn: torch.Tensor, forced: torch.Tensor | None, step: int) -> torch.
 
 @dataclass(eq=False)
 class StreamSampling(LogitsProcessor):
-    """Lets `generate()` draw from given numbers: leaves each row the one code that its number chooses.
+    """Makes `generate()` sample with given random numbers: leaves each row only the code that its number selects.
 
-    It must be the last processor, behind temperature and top-k.
+    It must be the last processor, after temperature and top-k.
 
     Args:
         uniforms (float32 [B, n]): one number for each row and token to be generated.
-        known (int): tokens in `input_ids`, BOS among them, when generation begins.
-        forced (int64 [B, n], *optional*): tokens to take instead of drawing, −1 where to draw.
-        report: called with 1 after each step; what it raises ends the generation.
+        known (int): tokens in `input_ids`, including BOS, when generation begins.
+        forced (int64 [B, n], *optional*): tokens to use instead of sampling, −1 where to sample.
+        report: called with 1 after each step; an exception that it raises ends the generation.
     """
 
     uniforms: torch.Tensor
@@ -131,10 +131,10 @@ class StreamSampling(LogitsProcessor):
     report: Callable[[int], None] | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """scores (float [B, V]) → float [B, V], −inf but for one code a row."""
+        """scores (float [B, V]) → float [B, V], −inf for all but one code per row."""
         step = input_ids.shape[1] - self.known
         chosen = force(draw(scores, self.uniforms[:, step]), self.forced, step)
-        # BOS, which is forced where a slot has no frame, is none of the codes; `CodebookPattern.hide` puts it there
+        # BOS is forced where a slot has no frame, but has no logit; `CodebookPattern.hide` puts it back
         chosen = chosen.clamp(max=scores.shape[1] - 1)
         if self.report is not None:
             self.report(1)
@@ -142,9 +142,9 @@ class StreamSampling(LogitsProcessor):
 
 
 class ClassifierFreeGuidance(LogitsProcessor):
-    """ℓ = ℓ_uncond + λ (ℓ_cond − ℓ_uncond), on logits whose first half of rows is conditional (paper, §3.5).
+    """ℓ = ℓ_uncond + λ (ℓ_cond − ℓ_uncond), for logits whose first half of rows is conditional (paper, §3.5).
 
-    Unlike transformers' processor of that formula it takes any λ ≥ 0: 1 means no guidance, 0 no conditioning.
+    Unlike transformers' processor for that formula, it takes any λ ≥ 0: 1 means no guidance, 0 no conditioning.
 
     Args:
         guidance_scale (`float`): λ.
@@ -167,15 +167,15 @@ class ClassifierFreeGuidance(LogitsProcessor):
 
 
 class HistoryFreeGuidance(LogitsProcessor):
-    """ℓ + w (h_cond − h_uncond), where the scores h have seen no history, with and without conditioning.
+    """ℓ + w (h_cond − h_uncond), where h are scores predicted without history, with and without conditioning.
 
-    A stage follows its own history more than the voice, so what the voice says by itself is added once more. It does
-    not depend on what is generated, so it is computed before generation begins.
+    A stage tends to follow its own history more than the voice, so the voice's own evidence is added once more. It
+    does not depend on generated tokens, so it is computed before generation begins.
 
     Args:
-        scores (`torch.Tensor`): w (h_cond − h_uncond), float [B·R, n, V], of the n slots to come.
-        known (`int`): slots in `input_ids`, BOS among them, when generation begins.
-        rows (`int`): R, rows of a sequence.
+        scores (`torch.Tensor`): w (h_cond − h_uncond), float [B·R, n, V], of the n slots to generate.
+        known (`int`): slots in `input_ids`, including BOS, when generation begins.
+        rows (`int`): R, rows per sequence.
     """
 
     def __init__(self, scores: torch.Tensor, known: int, rows: int = 1) -> None:
@@ -194,33 +194,33 @@ class HAFMGenerationMixin(GenerationMixin):
     """`generate()` for a stage.
 
     `generate(conditioning_ids=…)` starts from BOS and, unless given a length, generates as long as the conditioning
-    lasts; `input_ids` (BOS first) continues a given opening. With `guidance_scale` other than 1 the batch is doubled:
-    conditional rows first, then the same rows with their conditioning nulled.
+    lasts; with `input_ids` (BOS first) it continues a given prefix. With `guidance_scale` other than 1 the batch is
+    doubled: conditional rows first, then the same rows with their conditioning nulled.
 
-    A sequence is one row under the flat codebook pattern and Q rows under the delay pattern (int64 [B·Q, 1 + L], as
-    MusicGen's): lengths are in slots. `codes_of` makes codes of what comes back. Tokens are sampled, or the likeliest
-    ones; beams, assistants, prompt lookup and chunked prompts are refused.
+    A sequence is one row under the flat codebook pattern and Q rows under the delay pattern (int64 [B·Q, 1 + L], as in
+    MusicGen); lengths are in slots. `codes_of` converts the result to codes. Only sampling and greedy search are
+    supported; beams, assistants, prompt lookup and chunked prefill are refused.
     """
 
     config: HAFMStageConfig
 
     @property
     def pattern(self) -> CodebookPattern:
-        """How the codes of a frame become slots."""
+        """How the codes of a frame are arranged in slots."""
         return codebook_pattern(self.config)
 
     def codes_of(self, sequences: torch.Tensor) -> torch.Tensor:
-        """The codes (int64 [B, Q, T]) of all whole frames in what `generate()` returns (int64 [B·R, 1 + L])."""
+        """Converts the sequences that `generate()` returns (int64 [B·R, 1 + L]) to codes of whole frames [B, Q, T]."""
         slots = sequences[:, 1:]
         whole = slots[:, : self.pattern.slots(self.pattern.frames(slots.shape[1]))]
         return self.pattern.tokens(whole).unflatten(1, (-1, self.config.num_codebooks)).transpose(1, 2)
 
     def default_generation_config(self) -> GenerationConfig:
-        """The paper's: sampling at temperature 0.9 from the 250 likeliest tokens, guidance 3.0.
+        """The paper's settings: sampling at temperature 0.9 with top-k 250, guidance scale 3.0.
 
         `window_seconds` and `overlap_seconds` say how the composite cuts a longer song into windows, and
-        `independent_windows` whether they are generated side by side, without knowing each other.
-        `history_free_guidance` is the w of `HistoryFreeGuidance`; a stage needs history dropout in training for it.
+        `independent_windows` whether these are generated independently of each other, in one batch.
+        `history_free_guidance` is the w of `HistoryFreeGuidance`; it requires training with history dropout.
         """
         return GenerationConfig(
             do_sample=True,
@@ -235,7 +235,7 @@ class HAFMGenerationMixin(GenerationMixin):
         )
 
     def target_frames(self, conditioning_mask: torch.Tensor) -> torch.Tensor:
-        """Target frames (int64 [B]) that last as long as each row's conditioning (mask, bool [B, T_c])."""
+        """Number of target frames (int64 [B]) for the length of each row's conditioning (mask, bool [B, T_c])."""
         frames = conditioning_mask.long().sum(dim=1)
         return frames * self.config.frame_rate // self.config.conditioning_frame_rate
 
@@ -243,13 +243,13 @@ class HAFMGenerationMixin(GenerationMixin):
     def history_free_scores(
         self, conditioning_ids: torch.Tensor, conditioning_mask: torch.Tensor | None, first: int, count: int
     ) -> torch.Tensor:
-        """What the conditioning says for each token by itself: scores with it less scores without, no history seen.
+        """Conditional minus unconditional scores without history: the evidence of the conditioning alone.
 
-        One pass over the window, since nothing depends on what is generated.
+        This is a single pass over the window, since nothing depends on generated tokens.
 
         Args:
             conditioning_ids (int64 [B, K, T_c]), conditioning_mask (bool [B, T_c] or None): as in `forward`.
-            first, count: slots [first, first + count).
+            first, count: the slots [first, first + count).
 
         Returns:
             float32 [B·R, count, V].
@@ -267,9 +267,9 @@ class HAFMGenerationMixin(GenerationMixin):
             )
             return outputs.logits.float()
 
-        # rows of one length are the same without their conditioning
+        # without conditioning, rows of the same length are the same
         nulled = scores(conditioning_ids[:1], None, True) if conditioning_mask is None else None
-        # on a CPU one by one, which costs no more: a layer is over soon, and then a generation can be stopped
+        # one by one on a CPU: no slower, and a job can be cancelled between the shorter layer calls
         size = 1 if conditioning_ids.device.type == "cpu" else len(conditioning_ids)
         found = []
         for begin in range(0, len(conditioning_ids), size):
@@ -286,15 +286,15 @@ class HAFMGenerationMixin(GenerationMixin):
         conditioning_ids = model_kwargs.get("conditioning_ids")
         if not isinstance(conditioning_ids, torch.Tensor):
             raise ValueError(f"{type(self).__name__}.generate needs conditioning_ids, a tensor (int64 [B, K, T_c]).")
-        # before guidance doubles the batch
+        # must come before guidance doubles the batch
         checked = {name: model_kwargs.get(name) for name in ("conditioning_ids", "conditioning_mask")}
         self._check_conditioning(checked)
         if model_kwargs.get("null_conditioning") is not None:
             raise ValueError("generate() sets null_conditioning itself; leave it out, and give guidance_scale=0.")
         model_kwargs["guidance_scale"] = 1.0 if config.guidance_scale is None else config.guidance_scale
-        # for `_prepare_generated_length`, which knows how long the opening is, and the cache
+        # for `_prepare_generated_length`, which knows the prefix's length, and for the cache
         config._target_frames = self.config.target_length(conditioning_ids.shape[-1]) // self.config.num_codebooks
-        # its row in the input table, whatever a generation config of another vocabulary says
+        # a generation config made for another vocabulary may have another one
         config.bos_token_id = self.config.bos_token_id
         return config, model_kwargs
 
@@ -312,7 +312,7 @@ class HAFMGenerationMixin(GenerationMixin):
         if inputs is None and model_kwargs.get("input_ids") is None:
             inputs = ids.new_full((rows, 1), self.config.codebook_size)
         inputs, name, model_kwargs = super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
-        # before guidance doubles both
+        # must come before guidance doubles both
         if inputs is not None and len(inputs) != rows:
             raise ValueError(f"input_ids has {len(inputs)} rows; conditioning_ids of {len(ids)} need {rows}.")
         return inputs, name, model_kwargs
@@ -322,7 +322,7 @@ class HAFMGenerationMixin(GenerationMixin):
         simple = generation_mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
         if not simple or generation_config.prefill_chunk_size is not None:
             raise ValueError(
-                "A stage samples tokens or takes the likeliest ones: leave out num_beams, assistant_model, "
+                "A stage supports sampling and greedy search only: leave out num_beams, assistant_model, "
                 "prompt_lookup_num_tokens and prefill_chunk_size."
             )
 
@@ -333,7 +333,7 @@ class HAFMGenerationMixin(GenerationMixin):
         input_ids: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[torch.Tensor | None, dict[str, Any]]:
-        """Repeats whole sequences, not the rows of one."""
+        """Repeats whole sequences rather than single rows."""
         sequences = None if input_ids is None else input_ids.unflatten(0, (-1, self.pattern.rows))
         sequences, model_kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, sequences, **model_kwargs
@@ -343,7 +343,7 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict, generation_mode: Any, batch_size: int, max_cache_length: int
     ) -> Any:
-        # of slots, of which the first holds BOS; a target that is continued later may end behind this call's
+        # max_length counts slots, the first being BOS; a target that is continued later may end after this call's
         if not model_kwargs.get("target_frames"):
             frames = self.pattern.frames(generation_config.max_length - 1)
             model_kwargs["target_frames"] = max(frames, generation_config._target_frames)
@@ -366,7 +366,7 @@ class HAFMGenerationMixin(GenerationMixin):
             conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
             scores = weight * self.history_free_scores(*conditioning, known - 1, count)
             ours.append(HistoryFreeGuidance(scores, known, self.pattern.rows))
-        # what draws comes behind all that changes the scores
+        # sampling comes after every processor that changes the scores
         others.sort(key=lambda processor: isinstance(processor, StreamSampling))
         return LogitsProcessorList([*ours, *others])
 
@@ -381,23 +381,23 @@ class HAFMGenerationMixin(GenerationMixin):
         target_frames: int = 0,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Repeats the rows for guidance and says whether the cache holds the conditioning already.
+        """Doubles the rows for guidance, and tells the forward pass whether the cache holds the conditioning already.
 
-        Under the delay pattern what was drawn for slots without a frame gives way to BOS: behind `target_frames`, by
-        default as many as the conditioning or this call lasts, and behind the end of a row's conditioning.
+        Under the delay pattern BOS replaces what was sampled for slots without a frame: past `target_frames`, by
+        default the longer of the conditioning and this call, and past the end of a row's conditioning.
 
         Raises:
-            ValueError: if `attention_mask` marks padding, since all rows continue a prefix of one length, or for
-                the `cache` of an earlier call.
+            ValueError: `attention_mask` marks padding, though all prefixes must have the same length, or `cache` is
+                that of an earlier call.
         """
         if attention_mask is not None and is_first_iteration and not bool(attention_mask.all()):
-            raise ValueError("generate() takes target prefixes of one length; pad the conditioning instead.")
+            raise ValueError("generate() needs target prefixes of the same length; pad the conditioning instead.")
         frames: int | torch.Tensor = target_frames
         mask = kwargs.get("conditioning_mask")
         if mask is not None and self.pattern.rows > 1:
             frames = self.target_frames(mask).clamp(max=target_frames)
         if is_first_iteration and cache is not None and int(cache.get_seq_length()) > 0:
-            raise ValueError("The cache holds slots already; leave it out and pass the sequence as input_ids.")
+            raise ValueError("The cache is not empty; leave it out and pass the sequence as input_ids.")
         inputs = super().prepare_inputs_for_generation(
             self.pattern.hide(input_ids, frames, self.config.codebook_size),
             next_sequence_length=next_sequence_length,
@@ -408,12 +408,12 @@ class HAFMGenerationMixin(GenerationMixin):
         inputs["conditioning_is_cached"] = cache is not None and not is_first_iteration
         inputs["logits_to_keep"] = 1
         ids = inputs["conditioning_ids"]
-        # no row rather than None, for which `forward` would draw rows in training mode
+        # all False rather than None, with which `forward` would apply conditioning dropout in training mode
         none = ids.new_zeros(len(ids), dtype=torch.bool) if self.training else None
         inputs["null_conditioning"] = none if guidance_scale == 1.0 else null_rows(ids, guidance_scale)
         for name in ("input_ids", "conditioning_ids", "conditioning_mask"):
             if inputs.get(name) is not None:
                 inputs[name] = for_guidance(inputs[name], guidance_scale)
-        # of the target nothing is padding, so the mask that super makes for static caches says nothing either
+        # the target has no padding, so the mask that super makes for static caches is not needed
         inputs["attention_mask"] = None
         return inputs

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the decoder is made of: positions and their bias, layers, tables at both ends, the mixer of conditioning.
+"""Building blocks of the decoder: position bias, layers, embeddings and heads, the conditioning mixer.
 
-The sequence of a stage is [source 0 | … | source S−1 | target]; a place in it is called a slot. Slot t of the target
-reads what slot t − 1 has predicted (BOS for t = 0), and its time is that of the frame it predicts, which the codebook
-pattern knows.
+The sequence of a stage is [source 0 | … | source S−1 | target]; a position in it is called a slot. Slot t of the
+target reads what slot t − 1 has predicted (BOS for t = 0); its time is that of the frame it predicts, which depends on
+the codebook pattern.
 
-Scheme "index" is the paper's: a causal T5 bias on the distance in the sequence. Under it the distance between a
-conditioning token at 50 Hz and the target tokens at 75 Hz × 4 that sound at the same instant changes along the clip
-and with its length. Scheme "time" biases conditioning keys by the signed difference in time instead, in conditioning
-frames, one table per source; the difference is 0 for tokens that sound together, wherever they are in the clip.
+Scheme "index" is the paper's: a causal T5 bias on the distance in the sequence. With it, the distance between a
+conditioning token at 50 Hz and the target tokens at 75 Hz × 4 of the same instant changes along the clip and with its
+length. Scheme "time" biases conditioning keys by the signed difference in time instead, in conditioning frames, with
+one table per source; the difference is 0 for simultaneous tokens, wherever they are in the clip.
 
-Dimensions: B batch, R rows a sequence, L slots, m of them that ask, n keys, H heads of d, D width, T_c conditioning
+Dimensions: B batch, R rows per sequence, L slots, m query slots, n keys, H heads of d, D width, T_c conditioning
 frames, V size of a target codebook.
 """
 
@@ -28,22 +28,22 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .codebook_patterns import codebook_pattern
 from .configuration_hafm import HAFMStageConfig
 
-# inner widths that are a multiple of this keep vector and tensor units busy: 8 numbers in half, 16 in full precision
+# inner widths are padded to a multiple of this for vector and tensor units: 8 numbers in half, 16 in full precision
 KERNEL_WIDTH = 16
-# by how much, in nats per doubling of the distance, the sharpest head starts by preferring what is near
+# initial slope of the sharpest head's time bias: how many nats it loses per doubling of the distance
 LOCALITY = 3.0
 
 
 @dataclass
 class TokenLayout:
-    """Attributes of n slots; rows of a batch differ only where padding does.
+    """Attributes of n slots; rows of a batch differ only in their padding.
 
     Args:
-        slot (int64 [n]): place in the sequence, padding counted.
+        slot (int64 [n]): index in the sequence, padding counted.
         source (int64 [n]): conditioning source of the slot, S for the target.
-        frame (int64 [1 or B, n]): conditioning frame that sounds when the slot's token (for the target: its
-            prediction) does, counted from the row's first, padding skipped.
-        position (int64 [1 or B, n]): place in the row's sequence, padding skipped.
+        frame (int64 [1 or B, n]): conditioning frame at the instant of the slot's token (for the target, of its
+            prediction), counted from the row's first, padding skipped.
+        position (int64 [1 or B, n]): index in the row's sequence, padding skipped.
         valid (bool [1 or B, n]): whether the slot is a token rather than padding.
     """
 
@@ -54,7 +54,7 @@ class TokenLayout:
     valid: torch.Tensor
 
     def select(self, slots: torch.Tensor) -> "TokenLayout":
-        """Attributes of some slots (int64 [m])."""
+        """The attributes of some of the slots (int64 [m])."""
         return TokenLayout(
             self.slot[slots], self.source[slots], self.frame[:, slots], self.position[:, slots], self.valid[:, slots]
         )
@@ -73,7 +73,7 @@ def token_layout(
     Args:
         config: the stage's configuration.
         conditioning_frames: T_c, frames of each conditioning source.
-        target_slots: slots of the target, those of a static cache that are still empty included.
+        target_slots: slots of the target, including the empty ones of a static cache.
         conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
         attention_mask ([B, m], m ≤ target_slots, *optional*): 0 where the target is padding; later slots are tokens.
         device: where to put the result.
@@ -86,7 +86,7 @@ def token_layout(
         conditioning_frames, conditioning_mask = 0, None
     cond_frame = torch.arange(conditioning_frames, device=device)[None]
     if conditioning_mask is not None:
-        # the target begins with the row's first frame, which padding may stand before
+        # the target starts at the row's first real frame, which padding may precede
         cond_frame = conditioning_mask.long().cumsum(-1) - 1
     target = torch.arange(target_slots, device=device)
     # integer arithmetic: 75 Hz frame i starts inside 50 Hz frame ⌊i · 50 / 75⌋, exactly
@@ -94,7 +94,7 @@ def token_layout(
     target_frame = acoustic_frame * config.conditioning_frame_rate // config.frame_rate
     frame = torch.cat([cond_frame.repeat(1, sources), target_frame.expand(len(cond_frame), -1)], dim=1)
     slot = torch.arange(frame.shape[1], device=device)
-    # not slot // conditioning_frames: compiled by torch 2.13 it leaves what is no whole multiple unset
+    # not slot // conditioning_frames: compiled by torch 2.13, that leaves the remainder unset
     lengths = [*[conditioning_frames] * sources, target_slots]
     source = torch.cat([torch.full((n,), number, device=device) for number, n in enumerate(lengths)])
     if conditioning_mask is None and attention_mask is None:
@@ -112,8 +112,8 @@ def token_layout(
 def visible(config: HAFMStageConfig, query: TokenLayout, key: TokenLayout) -> torch.Tensor:
     """Which keys each query may attend to: bool [1 or B, n_query, n_key].
 
-    Causal over [conditioning | target]; under the time scheme, conditioning sees the whole conditioning. Padding is
-    never seen.
+    Causal over [conditioning | target], except that under the time scheme the conditioning is bidirectional. Padding
+    is never visible.
     """
     seen = key.slot[None, :] <= query.slot[:, None]
     if config.position_scheme == "time":
@@ -145,8 +145,8 @@ def _bucket_starts(num_buckets: int, max_distance: int) -> torch.Tensor:
 class RelativeAttentionBias(nn.Module):
     """Learnt bias on attention logits, one table for all layers, computed once per forward.
 
-    `weight` holds the causal buckets on sequence distance and, under the time scheme, the signed buckets on
-    time of each conditioning source behind them.
+    `weight` holds the causal buckets on sequence distance, followed under the time scheme by the signed buckets on
+    time of each conditioning source.
     """
 
     def __init__(self, config: HAFMStageConfig) -> None:
@@ -158,11 +158,11 @@ class RelativeAttentionBias(nn.Module):
         self.weight = nn.Parameter(torch.empty(buckets, config.num_attention_heads))
 
     def locality(self) -> torch.Tensor:
-        """What the time scheme's table starts from: the nearer in time the likelier, float [buckets, H].
+        """Initial values of the time scheme's table, which favour keys close in time: float [buckets, H].
 
-        Learnt from noise, a table needs thousands of steps of Adam until it outweighs content. Head 0 starts sharply
-        at the same instant, the last head without preference, those between them in even steps; target keys are
-        judged alike, by frames, so that neither the voice nor the history is drowned by the other's numbers.
+        Starting from noise, a table takes thousands of Adam steps to outweigh content. Head 0 starts sharply focused
+        on the same instant, the last head without preference, the others evenly in between. Distances to target keys
+        are also measured in frames, so that neither voice nor history dominates by its number of tokens.
         """
         config = self.config
         per_frame = codebook_pattern(config).slots_per_frame * config.frame_rate / config.conditioning_frame_rate
@@ -175,7 +175,7 @@ class RelativeAttentionBias(nn.Module):
     def buckets(self, query: TokenLayout, key: TokenLayout) -> torch.Tensor:
         """Row of the table for each pair: int64 [1 or B, n_query, n_key]."""
         config = self.config
-        # beyond its limit every distance shares one bucket, so a short table holds them all
+        # all distances beyond the limit share one bucket, so a short lookup table covers them
         limit = config.relative_attention_max_distance
         table = causal_bucket(torch.arange(limit + 1, device=key.slot.device), self._causal_buckets, limit)
         distance = query.position[:, :, None] - key.position[:, None, :]
@@ -192,14 +192,14 @@ class RelativeAttentionBias(nn.Module):
     def forward(self, query: TokenLayout, key: TokenLayout, seen: torch.Tensor | None = None) -> torch.Tensor:
         """Bias of each head for each pair: float [1 or B, H, n_query, n_key].
 
-        Where `seen` (bool [1 or B, n_query, n_key]) is False, it is the lowest number.
+        Where `seen` (bool [1 or B, n_query, n_key]) is False, the bias is the lowest number of its dtype.
         """
         buckets = self.buckets(query, key)
         if seen is not None:
-            # a row behind the last bucket
+            # an extra row after the last bucket
             buckets = torch.where(seen, buckets, self.weight.shape[0])
         table = F.pad(self.weight, (0, 0, 0, 1), value=torch.finfo(self.weight.dtype).min)
-        # heads forward, as attention reads it
+        # heads to the second axis, in the memory layout that attention reads
         return F.embedding(buckets, table).permute(0, 3, 1, 2).contiguous()
 
 
@@ -214,7 +214,7 @@ def eager_attention_forward(
     position_bias: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out: query [B, H, L, d], key, value [B, H, n, d] → [B, L, H, d], weights [B, H, L, n]."""
+    """Eager attention: query [B, H, L, d], key and value [B, H, n, d] → [B, L, H, d] and weights [B, H, L, n]."""
     scores = query @ key.transpose(-1, -2) * scaling
     for term in (position_bias, attention_mask):
         if term is not None:
@@ -232,7 +232,7 @@ class HAFMAttention(nn.Module):
         self.config = config
         self.layer_idx = layer_idx
         self.scaling = config.head_dim**-0.5
-        # the bias that the decoder hands over already holds causality and padding
+        # the position bias from the decoder already masks the future and padding
         self.is_causal = False
         inner = config.num_attention_heads * config.head_dim
         self.qkv_proj = nn.Linear(config.hidden_size, 3 * inner, bias=False)
@@ -243,17 +243,17 @@ class HAFMAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, position_bias: torch.Tensor, cache: Cache | None = None, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden_states [B, L, D], position_bias [1 or B, H, m, n] → output [B, m, D] and weights if kept.
+        """hidden_states [B, L, D], position_bias [1 or B, H, m, n] → output [B, m, D] and weights, if available.
 
-        The bias has a row for each of the last m ≤ L slots; the slots before them are keys and values only.
+        Only the last m ≤ L slots, which have rows in the bias, are queries; earlier slots are keys and values only.
         """
         batch, length, _ = hidden_states.shape
-        asking = position_bias.shape[2]
+        queries = position_bias.shape[2]
         qkv = self.qkv_proj(hidden_states).view(batch, length, 3, self.config.num_attention_heads, -1)
         query, key, value = qkv.unbind(2)
-        if asking < length:
-            query = query[:, length - asking :]
-        # normalised as they lie in memory; the heads move forward in the view only
+        if queries < length:
+            query = query[:, length - queries :]
+        # normalised in their memory layout; heads come to the second axis only in the view
         query = self.q_norm(query).transpose(1, 2)
         key, value = self.k_norm(key).transpose(1, 2), value.transpose(1, 2)
         if cache is not None:
@@ -269,7 +269,7 @@ class HAFMAttention(nn.Module):
             dropout=self.config.attention_dropout if self.training else 0.0,
             position_bias=position_bias,
         )
-        return self.o_proj(output.reshape(batch, asking, -1)), weights
+        return self.o_proj(output.reshape(batch, queries, -1)), weights
 
 
 class HAFMGatedFeedForward(nn.Module):
@@ -285,7 +285,7 @@ class HAFMGatedFeedForward(nn.Module):
         if not self.training or type(self.up_proj) is not nn.Linear or type(self.down_proj) is not nn.Linear:
             gate, up = self.up_proj(hidden_states).chunk(2, dim=-1)
             return self.down_proj(F.gelu(gate) * up)
-        # zeros fill the inner width (1365 in the paper) up to what matrix kernels like; GELU(0) · 0 adds nothing
+        # pads the inner width (1365 in the paper) with zeros for faster matrix kernels; GELU(0) · 0 adds nothing
         inner = self.down_proj.in_features
         fill = -inner % KERNEL_WIDTH
         gate, up = (F.linear(hidden_states, F.pad(part, (0, 0, 0, fill))) for part in self.up_proj.weight.chunk(2))
@@ -303,7 +303,7 @@ class HAFMDecoderLayer(GradientCheckpointingLayer):
         self.feed_forward = HAFMGatedFeedForward(config)
 
     def forward(self, hidden_states: torch.Tensor, position_bias: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """[B, L, D] → [B, m, D], the last m slots, for which the bias [1 or B, H, m, n] has rows."""
+        """[B, L, D] → [B, m, D]: the last m slots, those with rows in the bias [1 or B, H, m, n]."""
         attended, _ = self.attention(self.attention_norm(hidden_states), position_bias, **kwargs)
         if attended.shape[1] < hidden_states.shape[1]:
             hidden_states = hidden_states[:, -attended.shape[1] :]
@@ -312,9 +312,9 @@ class HAFMDecoderLayer(GradientCheckpointingLayer):
 
 
 class HAFMCodebookEmbedding(nn.Module):
-    """One embedding table a codebook, each with a last entry, for BOS in the target's.
+    """One embedding table per codebook, each with an additional last entry, which is BOS in the target's tables.
 
-    Tables of unequal codebooks are padded to the largest one.
+    Tables of codebooks of unequal size are padded to the largest.
     """
 
     def __init__(self, codebook_sizes: list[int], hidden_size: int) -> None:
@@ -328,7 +328,7 @@ class HAFMCodebookEmbedding(nn.Module):
 
 
 class HAFMCodebookHeads(nn.Module):
-    """One linear layer a target codebook: head t mod Q reads slot t, under the delay pattern all heads every slot."""
+    """One linear head per target codebook: head t mod Q reads slot t; under the delay pattern all read every slot."""
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__()
@@ -336,7 +336,7 @@ class HAFMCodebookHeads(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size, config.hidden_size))
 
     def forward(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """hidden_states [B, L, D] of consecutive slots (targets, int64 [L]) → logits [B·R, L, V]."""
+        """hidden_states [B, L, D] of consecutive slots (their numbers `targets`, int64 [L]) → logits [B·R, L, V]."""
         num_codebooks = self.weight.shape[0]
         if self.rows > 1:
             logits = F.linear(hidden_states, self.weight.flatten(0, 1)).unflatten(2, (num_codebooks, -1))
@@ -346,7 +346,7 @@ class HAFMCodebookHeads(nn.Module):
         length = hidden_states.shape[1]
         if length == 1:
             return F.linear(hidden_states, self.weight.index_select(0, targets % num_codebooks)[0])
-        # frames are counted from the first target on, so its head comes first
+        # slots are grouped by Q from the first target on, so its head comes first
         order = torch.arange(num_codebooks, device=targets.device) + targets[0]
         weight = self.weight.index_select(0, order % num_codebooks)
         count = (length + num_codebooks - 1) // num_codebooks
@@ -355,12 +355,12 @@ class HAFMCodebookHeads(nn.Module):
 
 
 class HAFMConditioningMixer(nn.Module):
-    """Lets every frame of the conditioning know those around it: x + W₂ GELU(depthwise convolution of W₁ x).
+    """Mixes local context into each conditioning frame: x + W₂ GELU(depthwise convolution of W₁ x).
 
-    Where conditioning is added to the target's slots (fusion "sum", as MusicGen's melodies of AudioCraft may be, and
-    JASCO's chords, arXiv 2406.10970), a slot holds that of its own instant; the sequence is less than half as long.
-    Slots of the target do not see the conditioning of other instants, so what begins just after a slot, or has just
-    ended, has to stand in its frame. Without biases, conditioning that is null stays 0.
+    With fusion "sum" (optional for melodies in AudioCraft's MusicGen; also for chords in JASCO, arXiv 2406.10970), the
+    conditioning is added to the target's slots of the same instant, and the sequence is less than half as long. Target
+    slots then do not see the conditioning of other instants, so a frame must also tell what begins just after it or
+    has just ended. There are no biases, so null conditioning stays 0.
     """
 
     def __init__(self, config: HAFMStageConfig) -> None:
@@ -371,7 +371,7 @@ class HAFMConditioningMixer(nn.Module):
         self.out_proj = nn.Linear(width, width, bias=False)
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Frames, float [B, T_c, D], likewise; those that a mask (bool [B, T_c]) calls padding count as silence."""
+        """Frames float [B, T_c, D] → [B, T_c, D]; padding, where `mask` (bool [B, T_c]) is False, counts as zeros."""
         if mask is not None:
             frames = frames.masked_fill(~mask[..., None].bool(), 0.0)
         around = self.around(self.in_proj(frames).transpose(1, 2)).transpose(1, 2)
@@ -379,12 +379,12 @@ class HAFMConditioningMixer(nn.Module):
 
 
 def at_slots(frames: torch.Tensor, slot_frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """The conditioning at the instants of the target's slots.
+    """Gathers the conditioning frames at the instants of the target's slots.
 
     Args:
         frames (float [B, T_c, D]): the conditioning.
-        slot_frames (int64 [L]): the conditioning's frame that sounds with each slot, counted from the row's first;
-            behind the last it is the last.
+        slot_frames (int64 [L]): conditioning frame of each slot's instant, counted from the row's first; clamped to
+            the row's last.
         mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
 
     Returns:

@@ -4,7 +4,7 @@
 A stage models target tokens, arranged in slots by its codebook pattern, given conditioning streams at one frame rate;
 its sequence is [source 0 | … | source S−1 | target].
 
-Dimensions: B batch, L target slots (BOS first), Q target codebooks, R rows of slots a sequence (1 under the flat
+Dimensions: B batch, L target slots (BOS first), Q target codebooks, R rows of slots per sequence (1 under the flat
 pattern, Q under the delay pattern), T target frames, K conditioning streams, S conditioning sources, T_c conditioning
 frames, D width, H heads, V size of a target codebook.
 """
@@ -44,7 +44,7 @@ IGNORE_INDEX = -100
 
 
 class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
-    """Weights, loading and attention back ends common to the decoder and the stages."""
+    """Base class of the decoder and the stages: initialisation, loading and attention back ends."""
 
     config_class = HAFMStageConfig
     base_model_prefix = "model"
@@ -77,22 +77,22 @@ class HAFMDecoder(HAFMPreTrainedModel):
     """Decoder-only transformer over [conditioning | target] (paper, §3.3), from ids to normalised hidden states.
 
     Inputs:
-        input_ids (int64 [B·R, L]): what the slots read: BOS, then what the slot before has predicted, as the codebook
-            pattern arranges it (`codebook_patterns`).
+        input_ids (int64 [B·R, L]): input of the slots: BOS, then the prediction of the slot before, arranged by the
+            codebook pattern (`codebook_patterns`).
         conditioning_ids (int64 [B, K, T_c]): conditioning streams, all at `config.conditioning_frame_rate`.
         conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
         attention_mask ([B, L], *optional*): 0 where the target is padding, which follows the tokens.
-        null_conditioning (bool [B], *optional*): rows that see no conditioning (classifier-free guidance).
-        cache (`Cache`, *optional*): keys and values of earlier slots, the conditioning's included.
-        use_cache (`bool`, *optional*): whether to make and return a cache.
-        conditioning_is_cached (`bool`, *optional*): read off the cache if not given.
+        null_conditioning (bool [B], *optional*): rows whose conditioning is dropped (classifier-free guidance).
+        cache (`Cache`, *optional*): keys and values of earlier slots, including the conditioning's.
+        use_cache (`bool`, *optional*): whether to create and return a cache.
+        conditioning_is_cached (`bool`, *optional*): by default, whether the cache holds anything.
     """
 
     config: HAFMStageConfig
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__(config)
-        # the configuration may have been changed since it was made
+        # the configuration may have been changed since its construction
         config.validate()
         self.pattern = codebook_pattern(config)
         streams = [size for source in config.conditioning_codebook_sizes for size in source]
@@ -101,7 +101,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
             self.lead_sheet_embedding = HAFMCodebookEmbedding(sizes, config.hidden_size)
         self.target_embedding = HAFMCodebookEmbedding(config.codebook_sizes, config.hidden_size)
         if self.pattern.rows == 1:
-            # says which codebook a slot predicts; where each predicts all there is nothing to say
+            # tells slots which codebook they predict; under the delay pattern each predicts all of them
             self.quantizer_embedding = nn.Embedding(config.num_codebooks, config.hidden_size)
         self.segment_embedding = nn.Embedding(config.num_prepended_sources + 1, config.hidden_size)
         if config.conditioning_fusion == "sum":
@@ -113,16 +113,16 @@ class HAFMDecoder(HAFMPreTrainedModel):
         self.post_init()
 
     def embed_conditioning(self, conditioning_ids: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
-        """Embeds the conditioning; the streams of one source are summed, sources follow each other or are summed, too.
+        """Embeds the conditioning: the streams of a source are summed; sources are concatenated, or summed as well.
 
         Args:
-            conditioning_ids (int64 [B, K, T_c]): tokens of all sources, then the streams of a lead sheet if the stage
-                reads any; those are added to the slots of the last source.
-            null (bool [B], *optional*): rows whose conditioning is replaced by zeros. The segment embedding stays: it
-                says what a slot is, not what the singer sang.
+            conditioning_ids (int64 [B, K, T_c]): tokens of all sources, then the lead-sheet streams if the stage reads
+                any; these are added to the slots of the last source.
+            null (bool [B], *optional*): rows whose conditioning is replaced by zeros. The segment embedding stays,
+                since it carries no information about the vocal.
 
         Returns:
-            float [B, S · T_c, D]; [B, T_c, D] where it is added to the target.
+            float [B, S · T_c, D], or [B, T_c, D] with the fusion "sum".
         """
         ids, tokens = conditioning_ids.transpose(1, 2), self.config.num_token_streams
         ids, known = ids[..., :tokens], ids[..., tokens:]
@@ -144,10 +144,10 @@ class HAFMDecoder(HAFMPreTrainedModel):
         null: torch.Tensor | None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What is added to slots of the target where the conditioning has none of its own.
+        """What the fusion "sum" adds to slots of the target.
 
         Args:
-            targets (int64 [L]): the numbers of the slots.
+            targets (int64 [L]): indices of the slots in the target.
             conditioning_ids, null, mask: as in `embed_conditioning` and `forward`.
 
         Returns:
@@ -158,12 +158,12 @@ class HAFMDecoder(HAFMPreTrainedModel):
         return at_slots(frames, places, mask)
 
     def _segment(self, number: int, device: torch.device) -> torch.Tensor:
-        """What is added to every slot of a source, or of the target behind the last one: float [D]."""
-        # through the module: its weights may be offloaded
+        """Segment embedding of source `number`, or of the target, which follows the last source: float [D]."""
+        # calls the module rather than indexing its weights, which may be offloaded
         return self.segment_embedding(torch.full((), number, device=device))
 
     def _embed_lead_sheet(self, streams: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
-        """Streams of a lead sheet (int64 [B, T_c, K], 0 where nothing is known) → float [B, T_c, D]; 0 if null."""
+        """Embeds lead-sheet streams (int64 [B, T_c, K], 0 where unknown) → float [B, T_c, D]; zeros for null rows."""
         numbers = torch.arange(streams.shape[-1], device=streams.device)
         embedded = self.lead_sheet_embedding(streams, numbers).sum(dim=2)
         return embedded if null is None else embedded.masked_fill(null[:, None, None], 0.0)
@@ -173,8 +173,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
 
         Args:
             input_ids (int64 [B·R, L]): under the flat pattern slot t reads a token of codebook (t − 1) mod Q; under
-                the delay pattern a slot is the sum of what it reads of all codebooks.
-            targets (int64 [L]): the numbers t of the slots.
+                the delay pattern a slot sums the embeddings of one token per codebook.
+            targets (int64 [L]): indices t of the slots in the target.
 
         Returns:
             float [B, L, D].
@@ -189,9 +189,9 @@ class HAFMDecoder(HAFMPreTrainedModel):
         return embedded + self._segment(last, input_ids.device)
 
     def attention_bias(self, layout: TokenLayout, query: torch.Tensor) -> torch.Tensor:
-        """Relative bias of query slots (int64 [n]) on all slots, with the lowest number where they may not look."""
-        asking = layout.select(query)
-        return self.relative_attention_bias(asking, layout, visible(self.config, asking, layout))
+        """Attention bias of query slots (int64 [n]) on all slots; the lowest number where attention is masked."""
+        queries = layout.select(query)
+        return self.relative_attention_bias(queries, layout, visible(self.config, queries, layout))
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @merge_with_config_defaults
@@ -209,14 +209,14 @@ class HAFMDecoder(HAFMPreTrainedModel):
         target_only: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states of the L target slots, float [B, L, D]; the arguments are the class's inputs.
+        """Hidden states of the L target slots, float [B, L, D]; see the class for the arguments.
 
-        `target_only` saves the last layer the conditioning's slots, as in training; its attentions lack them then.
+        With `target_only`, as in training, the last layer (and its attentions) is limited to the target's slots.
         """
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         past = 0 if cache is None else cache.get_seq_length()
-        # a static cache hands out its counter itself, which the first layer's update would move
+        # a static cache returns its own counter, which the first layer's update would advance
         past = past.clone() if isinstance(past, torch.Tensor) else past
         conditioning_is_cached = bool(past > 0) if conditioning_is_cached is None else conditioning_is_cached
         frames, masks = conditioning_ids.shape[-1], (conditioning_mask, attention_mask)
@@ -237,17 +237,17 @@ class HAFMDecoder(HAFMPreTrainedModel):
         position_bias = self.attention_bias(layout, query)
         for number, layer in enumerate(self.layers):
             if (self.training or target_only) and layer is self.layers[-1] and number > 0:
-                # nothing is predicted from the conditioning's slots, so the last layer needs their keys only
+                # nothing is predicted from the conditioning's slots: the last layer needs only their keys and values
                 position_bias = position_bias[:, :, -input_ids.shape[1] :]
             hidden_states = layer(hidden_states, position_bias, cache=cache)
         return BaseModelOutputWithPast(self.norm(hidden_states[:, -input_ids.shape[1] :]), cache=cache)
 
 
 class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
-    """A decoder with one head a target codebook; the three stages differ in their configuration only."""
+    """A decoder with one head per target codebook; the three stages differ in their configuration only."""
 
     config: HAFMStageConfig
-    # the loss is a mean over this batch alone, so a Trainer that accumulates gradients has to divide it
+    # the loss is a mean over the batch it is given, so Trainer must divide it when it accumulates gradients
     accepts_loss_kwargs = False
 
     def __init__(self, config: HAFMStageConfig) -> None:
@@ -277,19 +277,19 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
         Args:
             input_ids, conditioning_ids, conditioning_mask, attention_mask, null_conditioning, cache,
-                use_cache, conditioning_is_cached: as for `HAFMDecoder`. `input_ids` may be left out where `labels`
-                are given. In training, if `null_conditioning` is not given, each row is drawn with probability
-                `config.conditioning_dropout`.
+                use_cache, conditioning_is_cached: as for `HAFMDecoder`. `input_ids` may be left out if `labels` are
+                given. In training, if `null_conditioning` is not given, the conditioning of each row is dropped with
+                probability `config.conditioning_dropout`.
             labels (int64 [B, T·Q], *optional*): target tokens of whole frames, not shifted; −100 is ignored.
             logits_to_keep (`int`): number of last slots to compute logits for; 0 means all.
 
         Returns:
-            `CausalLMOutputWithPast` with `loss` (see `codebook_loss`) and `logits` (float [B·R, L, V]; slot by slot,
-            which `pattern.tokens` puts into the order of the labels). The last of `hidden_states`, normalised, is of
-            the target's slots; others of all slots.
+            `CausalLMOutputWithPast` with `loss` (see `codebook_loss`) and `logits` (float [B·R, L, V] in the order of
+            slots; `pattern.tokens` puts them into that of the labels). The last of `hidden_states`, after the final
+            norm, covers the target's slots only; the others cover all slots.
 
         Raises:
-            ValueError: for inputs that are missing, differ in rows, or do not fit the stage.
+            ValueError: inputs are missing, differ in their number of rows, or do not fit the stage.
         """
         if labels is not None:
             self._check_labels(labels)
@@ -317,10 +317,10 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """The flat targets (int64 [L]) that the inputs of `forward` (by name) predict, behind those in the cache.
+        """Checks the inputs of `forward` (by name); returns the indices (int64 [L]) of the target slots they are for.
 
         Raises:
-            ValueError: as `forward`.
+            ValueError: as for `forward`.
         """
         if inputs_embeds is not None:
             raise ValueError("A stage embeds its tokens itself, by codebook; give input_ids instead of inputs_embeds.")
@@ -335,18 +335,18 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         if cached:
             targets = targets + past - config.num_prepended_sources * conditioning_ids.shape[2]
         books = targets - 1 if rows == 1 else torch.arange(len(input_ids), device=input_ids.device)[:, None]
-        # BOS may stand in any codebook
+        # BOS is allowed in every codebook
         ids = input_ids.masked_fill(input_ids == config.codebook_size, 0)
         check_ids("input_ids", ids, config.codebook_sizes, books % config.num_codebooks)
-        # a slot's place says which codebook and which instant it predicts, so padding cannot stand before a token;
-        # only a CPU is asked, since a GPU would have to wait
+        # a slot's index determines the codebook and the instant that it predicts, so padding must not precede a token;
+        # checked on a CPU only, since it would make a GPU synchronise
         if attention_mask is not None and attention_mask.device.type == "cpu" and not torch.compiler.is_compiling():
             if bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
                 raise ValueError("attention_mask has padding before or between tokens; pad targets on the right.")
         return targets
 
     def _check_labels(self, labels: torch.Tensor) -> None:
-        """Refuses labels of other than whole frames, or of ids that their codebooks do not have."""
+        """Refuses labels that are not whole frames, or whose ids are out of their codebooks' range."""
         shape, num_codebooks = tuple(labels.shape), self.config.num_codebooks
         if len(shape) != 2 or shape[1] % num_codebooks:
             raise ValueError(f"labels has shape {shape}; this stage needs [B, T · {num_codebooks}], whole frames.")
@@ -354,7 +354,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         check_ids("labels", labels.masked_fill(labels == IGNORE_INDEX, 0), self.config.codebook_sizes, books)
 
     def _check_conditioning(self, inputs: dict[str, Any], cached: bool = False) -> None:
-        """Refuses inputs (by name) that differ in rows or whose conditioning does not fit, but for ids if `cached`."""
+        """Refuses inputs (by name) that differ in rows, or unfit conditioning; ids are checked unless `cached`."""
         conditioning_ids, mask = inputs["conditioning_ids"], inputs["conditioning_mask"]
         streams, shape = self.config.num_conditioning_streams, tuple(getattr(conditioning_ids, "shape", ()))
         if len(shape) != 3 or shape[1] != streams or not shape[2]:
@@ -371,22 +371,22 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             check_ids("conditioning_ids", conditioning_ids, self.config.conditioning_sizes, books)
 
     def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of each codebook, averaged over the codebooks that have a label (paper, §3.5).
+        """Cross-entropy of each codebook, averaged over the codebooks that have labels (paper, §3.5).
 
         Args:
-            logits (float [B·R, L, V]): of all slots from the first on.
-            labels (int64 [B, T·Q]): target tokens; −100 is ignored. Where nothing else is there, the loss is 0.
+            logits (float [B·R, L, V]): of all slots, from the first.
+            labels (int64 [B, T·Q]): target tokens; −100 is ignored. If all are ignored, the loss is 0.
         """
         pattern, num_codebooks = self.model.pattern, self.config.num_codebooks
         wanted = pattern.arrange(labels, IGNORE_INDEX)
-        # of all slots at once: each slice of the scores would have a gradient as large as all of them
+        # over all slots at once: the gradient of each slice of the logits would be as large as all logits
         nats = F.cross_entropy(
             logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
         ).view_as(wanted)
         total, counted = nats.new_zeros(()), labels.new_zeros(())
         for codebook in range(num_codebooks):
             count = (labels[:, codebook::num_codebooks] != IGNORE_INDEX).sum()
-            # sums, of which nothing is 0 where the mean of nothing is NaN, without asking the device for the count
+            # an empty sum is 0 where an empty mean is NaN, so the device need not be synchronised to check the count
             total = total + pattern.codebook(nats, codebook).sum() / count.clamp(min=1)
             counted = counted + (count > 0)
         return total / counted.clamp(min=1)
@@ -411,17 +411,17 @@ class HAFMFineForCausalLM(HAFMStageForCausalLM):
 
 
 def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.Tensor) -> None:
-    """Refuses ids below 0 or beyond their codebooks (int64, which broadcast to the ids) of these sizes.
+    """Refuses ids outside their codebooks (`codebooks`, int64, broadcasts to the ids; `sizes` are by codebook).
 
-    On a CPU an error names the id. On CUDA, which must not wait, it is an assertion on the device; what is compiled
-    checks nothing.
+    On a CPU an error names the id. On CUDA, to avoid synchronising, it is an assertion on the device. Compiled code is
+    not checked.
 
     Raises:
-        ValueError: naming the id and the limit.
+        ValueError: names the id and the limit.
     """
     if torch.compiler.is_compiling() or ids.device.type not in ("cpu", "cuda"):
         return
-    # one number where it is enough, for which no device has to wait
+    # a plain number if possible, which needs no copy to the device
     limits = sizes[0] if len(set(sizes)) == 1 else torch.tensor(sizes, device=ids.device)[codebooks]
     known = (ids >= 0) & (ids < limits)
     if ids.device.type == "cuda":
@@ -432,7 +432,7 @@ def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.T
         raise ValueError(f"{name} holds {int(ids[worst])}; the ids of that codebook are 0 to {largest}.")
 
 
-# by the names of the table of the stages
+# by the names in `STAGES`
 STAGE_MODELS: dict[str, type[HAFMStageForCausalLM]] = {
     stage_of(model_class.config_class.model_type).name: model_class
     for model_class in (HAFMSemanticForCausalLM, HAFMCoarseForCausalLM, HAFMFineForCausalLM)

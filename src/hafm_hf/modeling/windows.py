@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage through whole songs: windows of the training length, with overlap, rows of one batch where they can be.
+"""Runs a stage over whole songs in overlapping windows of the training length, batched where possible.
 
 Lengths of songs are counted in units, the shortest time that is a whole number of frames at every rate: 0.04 s for 50
 and 75 Hz.
@@ -20,15 +20,15 @@ from .fast_loop import FastDecoder
 from .generation_hafm import RandomStream, StreamSampling
 from .modeling_hafm import HAFMStageForCausalLM
 
-# the batch size, before guidance doubles it
+# largest batch size, before guidance doubles it
 ROWS_AT_ONCE = 16
-# of what a window repeats of the one before, the share at its end in which the two may be joined
+# fraction of the overlap of two windows, at its end, in which one may take over from the other
 JOINED_SHARE = 0.5
-# slots after which the next stage is asked whether it can go on
+# slots generated between checks whether the next stage can continue
 PART = 16
-# what is compared on both sides of a join: three frames at 75 Hz
+# length that is compared on both sides of a join: three frames at 75 Hz
 SIDE_SECONDS = 0.04
-# what GenerationMixin chooses tokens by and the fast loop does not; the values in NEUTRAL turn it off
+# generation settings that only GenerationMixin supports; the values in NEUTRAL turn them off
 REFERENCE_ONLY = (
     *("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "repetition_penalty"),
     *("no_repeat_ngram_size", "bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens"),
@@ -38,9 +38,9 @@ NEUTRAL: tuple[Any, ...] = (1.0, 0, [])
 
 
 def default_decoding(stages: Iterable[HAFMStageForCausalLM]) -> str:
-    """The loop that stages are decoded by where nobody chooses one: the fast one on a CPU and on CUDA.
+    """The default decoding loop of stages: the fast one on CPU and CUDA, else the reference.
 
-    On other devices it has not been tried, and weights that are offloaded it cannot read.
+    The fast loop is untested on other devices, and it cannot read offloaded weights.
     """
     for stage in stages:
         offloaded = any(hasattr(module, "_hf_hook") for module in stage.modules())
@@ -55,11 +55,11 @@ class DecodingOptions:
 
     Args:
         decoding: "fast" for our loop, "reference" for GenerationMixin's; the tokens are the same up to rounding.
-        guidance_scale, temperature, top_k: instead of the stage's generation config, where not None.
+        guidance_scale, temperature, top_k: override the stage's generation config unless None.
         compile: whether the fast loop replays its steps as CUDA graphs.
 
     Raises:
-        ValueError: for `compile` with another loop than the fast one.
+        ValueError: `compile` with a loop other than the fast one.
     """
 
     decoding: str = "fast"
@@ -70,38 +70,38 @@ class DecodingOptions:
 
     def __post_init__(self) -> None:
         if self.compile and self.decoding != "fast":
-            raise ValueError(f"compile is True, for the fast loop only; decoding is {self.decoding!r}.")
+            raise ValueError(f"compile=True needs the fast loop, but decoding is {self.decoding!r}; leave it out.")
 
     def sampling(self, stage: HAFMStageForCausalLM) -> dict[str, Any]:
-        """What `FastDecoder` and `generate` of a stage are given; the likeliest token where it does not sample."""
+        """Sampling options of `FastDecoder` and `generate` for a stage; top-k 1 if its config turns sampling off."""
         own = {"guidance_scale": self.guidance_scale, "temperature": self.temperature, "top_k": self.top_k}
         chosen = {name: _setting(stage, name) if value is None else value for name, value in own.items()}
         return chosen | {"top_k": 1} if stage.generation_config.do_sample is False else chosen
 
     def decoder(self, stage: HAFMStageForCausalLM) -> FastDecoder:
-        """The fast loop's decoder of a stage.
+        """The fast loop's decoder for a stage.
 
         Raises:
-            ValueError: naming what the stage's generation config sets and this loop does not obey, or where `compile`
-                is asked for on another device than CUDA.
+            ValueError: the stage's generation config sets something that the fast loop does not support, or `compile`
+                is requested on a device other than CUDA.
         """
         for name in REFERENCE_ONLY:
             value = getattr(stage.generation_config, name, None)
-            # 0 is a token
+            # except that 0 is a valid token id
             if value is not None and (value not in NEUTRAL or name.endswith("token_id")):
                 raise ValueError(
-                    f"The generation config sets {name} to {value}, which the fast loop does not know; unset it or "
+                    f"The generation config sets {name} to {value}, which the fast loop does not support; unset it or "
                     'choose decoding="reference".'
                 )
         if self.compile and stage.device.type != "cuda":
-            raise ValueError(f"compile is True, which needs CUDA, and the model is on {stage.device}; leave it out.")
+            raise ValueError(f"compile=True needs CUDA, but the model is on {stage.device}; leave it out.")
         weight = _setting(stage, "history_free_guidance")
         return FastDecoder(stage, **self.sampling(stage), history_free_guidance=weight, compile=bool(self.compile))
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a song that a stage generates at once: units [start, stop) of a row, of which `known` are there."""
+    """A stretch of a song, units [start, stop) of a row, whose first `known` units have already been generated."""
 
     start: int
     stop: int
@@ -110,21 +110,21 @@ class Window:
 
 
 def song_windows(units: int, window: int, overlap: int, row: int = 0) -> list[Window]:
-    """Cuts a song into windows of one length, each beginning with what the one before has generated.
+    """Cuts a song into windows of equal length, each starting with the end of the one before.
 
-    The last window is moved back, so that it is as long as the others rather than a remnant.
+    The last window is moved back, so that it is as long as the others instead of a short remainder.
 
     Args:
         units: length of the song.
         window: length of a window, the stage's training length.
-        overlap: units of a window that repeat the end of the one before.
-        row: whose windows they are.
+        overlap: units by which a window overlaps the one before.
+        row: index of the song in the batch.
 
     Raises:
-        ValueError: unless 0 ≤ overlap < window.
+        ValueError: `overlap` is negative or not below `window`.
     """
     if not 0 <= overlap < window:
-        raise ValueError(f"overlap is {overlap} units and window {window}; the overlap must be the smaller.")
+        raise ValueError(f"overlap is {overlap} units; it must be at least 0 and below the window, {window} units.")
     cut = []
     done = 0
     while done < units:
@@ -136,27 +136,27 @@ def song_windows(units: int, window: int, overlap: int, row: int = 0) -> list[Wi
 
 
 def window_units(stage: HAFMStageForCausalLM, seconds_per_unit: float) -> tuple[int, int]:
-    """Units of a window and of its overlap, by `window_seconds` and `overlap_seconds` of the generation config."""
+    """Units in a window and in its overlap, from `window_seconds` and `overlap_seconds` of the generation config."""
     window = max(round(_setting(stage, "window_seconds") / seconds_per_unit), 1)
     return window, min(round(_setting(stage, "overlap_seconds") / seconds_per_unit), window - 1)
 
 
 def _setting(stage: HAFMStageForCausalLM, name: str) -> Any:
-    """What a stage's generation config says, or, where that is a person's own and doesn't, the usual one."""
+    """A value of a stage's generation config, or the default one's if a user's own config lacks it."""
     value = getattr(stage.generation_config, name, None)
     return getattr(stage.default_generation_config(), name) if value is None else value
 
 
 def steadiest(before: torch.Tensor, after: torch.Tensor, first: int, side: int) -> int:
-    """The frame from which on `after` takes over from `before` with the least change.
+    """The frame at which switching from `before` to `after` changes the sound least.
 
-    Compared is the mean of `side` frames on either side, so that neither a stroke nor a new note is cut in two.
+    Means of `side` frames before and after it are compared, so that no drum stroke or note onset is cut in two.
 
     Args:
-        before (float [n, D]): frames of the window before, in the stretch that both have.
+        before (float [n, D]): frames of the earlier window, in the overlap.
         after (float [m, D]): frames of the next window from the same instant on, m > n.
-        first: earliest frame to take over at; the latest is n, where `before` ends.
-        side: frames.
+        first: earliest frame for the switch; the latest is n, where `before` ends.
+        side: number of frames to compare on each side.
     """
 
     def change(frame: int) -> float:
@@ -167,18 +167,18 @@ def steadiest(before: torch.Tensor, after: torch.Tensor, first: int, side: int) 
 
 
 def independent_windows(stage: HAFMStageForCausalLM) -> bool:
-    """Whether a stage's windows go side by side: `independent_windows` of its generation config."""
+    """Whether a stage's windows are generated independently: `independent_windows` of its generation config."""
     return _setting(stage, "independent_windows")
 
 
 @dataclass
 class SongRow:
-    """One accompaniment on its way through a stage.
+    """One accompaniment that a stage is generating.
 
     Args:
         units: length of the song.
         stream: its random numbers.
-        given (int64 [units · tokens a unit], *optional*): tokens that are kept as they are, and −1 elsewhere.
+        given (int64 [units · tokens per unit], *optional*): tokens to keep as they are, and −1 elsewhere.
         flat (int64 [n]): the tokens so far, frame by frame.
     """
 
@@ -188,26 +188,26 @@ class SongRow:
     flat: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     def forced(self, first: int, count: int) -> torch.Tensor:
-        """Given tokens of [first, first + count), −1 where there are none: int64 [count], on the CPU."""
+        """Given tokens at positions [first, first + count), −1 where there are none: int64 [count], on the CPU."""
         given = self.flat.new_empty(0) if self.given is None else self.given[first : first + count]
         return torch.nn.functional.pad(given.cpu(), (0, count - len(given)), value=FREE)
 
 
 class StageRun:
-    """One stage through the songs of a batch, a batch of windows at a time.
+    """Runs one stage over a batch of songs, one batch of windows at a time.
 
     Args:
-        stage: that generates.
+        stage: the stage to run.
         rows: the songs.
-        seconds_per_unit: see above.
+        seconds_per_unit: length of a unit (see the module).
         options: how to decode.
-        independent: whether windows need not know each other, as those of the fine stage, each of which depends on its
-            own conditioning only. They go side by side; each generates the units that it shares with the one before as
-            well, from the same random numbers.
-        at_once: rows of a batch, of the first one where windows are independent.
+        independent: whether windows are generated independently, from their own conditioning only, as in the fine
+            stage. One batch may then hold several windows of a song, and each window generates its overlap with the
+            one before again, from the same random numbers.
+        at_once: batch size; if windows are independent, that of the first batch.
         report: called with 1 after each step.
-        sound: what codes (int64 [n, Q]) sound like, float [n, D]. With it, a window that goes side by side with the
-            one before takes over from it where that changes least, rather than where the one before ends.
+        sound: maps codes (int64 [n, Q]) to vectors that represent their sound, float [n, D]. If given, an independent
+            window takes over from the one before where the sound changes least, rather than where that one ends.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class StageRun:
         sound: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self.stage, self.rows, self.options, self.report = stage, rows, options, report
-        # one for all windows, whose matrices are packed once
+        # shared by all windows, so that matrices are packed once
         self.decoder = options.decoder(stage) if options.decoding == "fast" else None
         self.independent = independent
         self.sound = sound if independent else None
@@ -230,18 +230,18 @@ class StageRun:
         self.unit_conditioning = round(config.conditioning_frame_rate * seconds_per_unit)
         self.unit_tokens = round(config.frame_rate * seconds_per_unit) * config.num_codebooks
         window, overlap = window_units(stage, seconds_per_unit)
-        # units at the end of a window that the next one may still replace
+        # units at the end of a window that the next window may still replace
         self.held = 0 if self.sound is None else math.ceil(JOINED_SHARE * overlap)
         cut = [each for row, song in enumerate(rows) for each in song_windows(song.units, window, overlap, row)]
         windows = [each for each in cut if not self._is_given(each)]
         self.batches = self._independent_batches(windows, at_once) if independent else self._batches(windows, at_once)
         self.done = 0
-        # what comes of the batch that has been begun
+        # iterator over the current batch's tokens, once it has started
         self.parts: Iterator[torch.Tensor] | None = None
 
     @property
     def steps(self) -> int:
-        """Steps in all; a step is one slot of each row of a batch."""
+        """Total number of steps; a step decodes one slot of each row of a batch."""
         frames = self.unit_tokens // self.stage.config.num_codebooks
         known = [0 if self.independent else batch[0].known * frames for batch in self.batches]
         new = [self._new_units(batch) * frames for batch in self.batches]
@@ -249,21 +249,21 @@ class StageRun:
 
     @property
     def needs(self) -> int | None:
-        """Units of conditioning that the next batch needs; None when nothing is left to do."""
+        """Units of conditioning that the next batch needs; None if there is none left."""
         if self.done == len(self.batches):
             return None
         return max(window.stop for window in self.batches[self.done])
 
     def run(self, conditioning: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Everything that is left; returns the codes int64 [Q, T] of each row."""
+        """Generates everything that is left; returns the codes int64 [Q, T] of each row."""
         while self.needs is not None:
             self.advance(conditioning)
         return [self.codes(row) for row in range(len(self.rows))]
 
     def advance(self, conditioning: list[torch.Tensor]) -> None:
-        """Generates the next part of a batch from the conditioning so far, int64 [K, T_c] for each row.
+        """Generates the next part of a batch from the conditioning so far (int64 [K, T_c] for each row).
 
-        A part is `PART` slots where windows follow each other by the fast loop, else a batch.
+        A part is `PART` slots if the fast loop decodes dependent windows, else a whole batch.
         """
         batch = self.batches[self.done]
         known_units = 0 if self.independent else batch[0].known
@@ -282,21 +282,21 @@ class StageRun:
             self.done, self.parts = self.done + 1, None
 
     def final_units(self, row: int) -> int:
-        """Units of a row that no window will change any more."""
+        """Number of units of a row that are final."""
         song = self.rows[row]
         units = len(song.flat) // self.unit_tokens
         return units if self.needs is None or units == song.units else max(units - self.held, 0)
 
     def codes(self, row: int) -> torch.Tensor:
-        """Codes of a row so far, as far as they are final: int64 [Q, T]."""
+        """The final codes of a row so far: int64 [Q, T]."""
         if self.needs is None:
             self._extend(self.rows[row], self.rows[row].units)
         final = self.rows[row].flat[: self.final_units(row) * self.unit_tokens]
         return final.unflatten(0, (-1, self.stage.config.num_codebooks)).t()
 
     def _border(self, flat: torch.Tensor, window: Window, new: torch.Tensor) -> int:
-        """Frame of the song at which a window takes over, 0 for the first, from the tokens before its own (int64 [n])
-        to its `new` ones (int64 [m]), which begin at its start where windows are independent."""
+        """Frame of the song, 0 for the first window, at which a window's `new` tokens (int64 [m]) replace `flat`
+        (int64 [n]), the row's tokens so far. For independent windows, `new` begins at the start of the window."""
         width = self.stage.config.num_codebooks
         start, known = (units * self.unit_tokens // width for units in (window.start, window.known))
         if self.sound is None or not known:
@@ -310,7 +310,7 @@ class StageRun:
     def _decode(
         self, batch: list[Window], conditioning: list[torch.Tensor], known_units: int
     ) -> Iterator[torch.Tensor]:
-        """New tokens of a batch so far, int64 [B, n], in the end those of shorter rows followed by padding."""
+        """Yields the new tokens of a batch so far, int64 [B, n]; finally, shorter rows are padded at the end."""
         new_tokens = self._new_units(batch) * self.unit_tokens
         cut, known, numbers, forced = [], [], [], []
         for window in batch:
@@ -339,7 +339,7 @@ class StageRun:
         return max(each.stop - each.start - (0 if self.independent else each.known) for each in batch)
 
     def _extend(self, row: SongRow, units: int) -> None:
-        """Copies given tokens up to `units`, where whole windows of them were not generated."""
+        """Appends given tokens up to `units`, where windows were skipped because all their tokens are given."""
         there, wanted = len(row.flat), units * self.unit_tokens
         if row.given is not None and there < wanted:
             row.flat = torch.cat([row.flat, row.given[there:wanted].to(row.flat.device)])
@@ -353,7 +353,7 @@ class StageRun:
 
     @staticmethod
     def _batches(windows: list[Window], at_once: int) -> list[list[Window]]:
-        """Windows of different rows go together if they stand in one place; a row's own follow each other."""
+        """Batches windows of different songs at the same position; those of one song come one after another."""
         groups: dict[tuple[int, int], list[Window]] = defaultdict(list)
         for window in windows:
             groups[window.start + window.known, window.known].append(window)
@@ -362,7 +362,7 @@ class StageRun:
 
     @staticmethod
     def _independent_batches(windows: list[Window], at_once: int) -> list[list[Window]]:
-        """The next windows go together; twice as many each time, so that a stream begins early and then keeps up."""
+        """Batches windows in order of time, in batches that double in size: a stream starts early, then keeps up."""
         ordered = sorted(windows, key=lambda window: (window.stop, window.row))
         batches, first = [], 0
         while first < len(ordered):
@@ -382,16 +382,16 @@ def decode_window(
     conditioning_mask: torch.Tensor | None = None,
     report: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """Continues rows of one length of known tokens, by the loop that the options name.
+    """Continues rows with equally many known tokens, with the loop that the options name.
 
     Args:
-        stage: that generates.
+        stage: the stage to run.
         conditioning_ids (int64 [B, K, T_c]): conditioning streams.
-        new_tokens: tokens to generate; under the delay pattern whole frames, behind whole frames that are known.
+        new_tokens: number of tokens to generate; under the delay pattern, both these and the known are whole frames.
         uniforms (float32 [B, new_tokens]): the rows' random numbers.
         options: how to decode.
         known (int64 [B, P]): tokens that come before, without BOS.
-        forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
+        forced (int64 [B, new_tokens], *optional*): tokens to use instead of sampling, −1 where to sample.
         conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
         report: called with 1 after each step.
 
@@ -416,7 +416,7 @@ def decode_window(
         max_time=math.inf,
         target_frames=(known.shape[1] + new_tokens) // stage.config.num_codebooks,
         logits_processor=LogitsProcessorList([sampled]),
-        # where it takes the likeliest token, `sampling` says so
+        # greedy decoding is expressed as top-k 1 by `sampling`
         do_sample=True,
         **options.sampling(stage),
     )

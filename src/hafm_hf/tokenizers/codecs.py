@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The codec: codes of the coarse and fine stages to and from audio, for two families of transformers and one of ours.
+"""Codecs: audio to the codes of the coarse and fine stages and back, with transformers' EnCodec and DAC or our own.
 
-`as_codec` gives a codec's model the small interface (`Codec`) that all else
-here uses; rates, channels and codebooks come from its configuration. EnCodec (Défossez et al. 2022, arXiv 2210.13438)
-at 24 kHz is the paper's: 75 frames a second, 8 codebooks for 6 kbps, 32 for 24 kbps. DAC: Kumar et al. 2023, arXiv
-2306.06546. Dimensions: B batch, C channels, N samples, Q codebooks, T frames, D width of the decoder's input.
+`as_codec` wraps a codec model in `Codec`, the small interface that the rest of the package uses; rates, channels and
+codebooks come from the model's configuration. EnCodec (Défossez et al. 2022, arXiv 2210.13438) at 24 kHz is the
+paper's: 75 frames a second, 8 codebooks for 6 kbps, 32 for 24 kbps. DAC: Kumar et al. 2023, arXiv 2306.06546.
+Dimensions: B batch, C channels, N samples, Q codebooks, T frames, D width of the decoder's input.
 """
 
 import math
@@ -24,24 +24,24 @@ from .configuration_codec import check_codec_config, codec_format
 from .modeling_spectral_codec import HAFMSpectralModel
 
 ENCODEC_24KHZ = "facebook/encodec_24khz"
-# decoded at once: no layer takes a CPU a tenth of a second with hafm-tiny's codec, so that it can be ended between two
+# decoded at a time: each layer of hafm-tiny's codec then takes a CPU under 0.1 s, so that a job can be cancelled
 STRETCH_SECONDS = 5.0
-# frames to each side that EnCodec's convolutions can see, generously
+# upper bound on the receptive field of EnCodec's convolutions, in frames to each side
 CONTEXT_FRAMES = 16
-# samples to each side that the residual units behind one of DAC's strides can see: kernels of 7, dilated by 1, 3, 9
+# receptive field, in samples to each side, of DAC's residual units after a stride: kernels of 7, dilated by 1, 3, 9
 DAC_UNIT_REACH = 39
-# what makes the audio of a stretch: (its frames [B, D, n], whether it is the last) → [B, C, samples], or None so far
+# decodes one stretch: (frames [B, D, n], whether they are the last) → [B, C, samples], or None if none are final yet
 StretchDecoder = Callable[[torch.Tensor, bool], torch.Tensor | None]
 
 
 class Codec(ABC):
-    """What the package asks of a codec. A family is one subclass, its entry in FAMILIES, and checks of its config.
+    """Interface of a codec. To add a family, write a subclass, register it in FAMILIES, and check its configuration.
 
     Args:
         model: the codec, in evaluation mode.
     """
 
-    # the class of transformers that it is made for, which is imported when it is needed, or ours
+    # the model's class: the name of one in transformers, which is imported lazily, or our own
     model_class: ClassVar[str | type[PreTrainedModel]]
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -50,26 +50,26 @@ class Codec(ABC):
 
     @abstractmethod
     def codebook(self, index: int) -> torch.Tensor:
-        """What each code of a codebook adds to the decoder's input: [codes, D]."""
+        """Vectors of a codebook's codes in the space of the decoder's input: [codes, D]."""
 
     @abstractmethod
     def _encode(self, audio: torch.Tensor, num_codebooks: int) -> torch.Tensor:
-        """Codes int64 [B, Q, T] of audio [B, C, T · hop] or a little less."""
+        """Codes int64 [B, Q, T] of audio [B, C, N], (T − 1) · hop < N ≤ T · hop."""
 
     @abstractmethod
     def _decoder(self) -> StretchDecoder:
-        """What decodes one song stretch by stretch; it keeps what it needs of the past."""
+        """A new streaming decoder for one song, which keeps its own state between stretches."""
 
     @torch.no_grad()
     def encode(self, audio: torch.Tensor, num_codebooks: int | None = None) -> torch.Tensor:
-        """Codes int64 [B, Q, ⌈N / hop⌉] of audio, float [B, C, N] at the codec's rate.
+        """Encodes audio (float [B, C, N] at the codec's rate) as codes int64 [B, Q, ⌈N / hop⌉].
 
         Args:
             audio: float [B, C, N].
-            num_codebooks: Q, the first of the codec's codebooks; all of them if None.
+            num_codebooks: Q, how many of the codec's codebooks to use, from the first; all of them if None.
 
         Raises:
-            ValueError: on another shape, no samples, or more codebooks than there are.
+            ValueError: on another shape, no samples, or more codebooks than the codec has.
         """
         wanted = self.format.num_codebooks if num_codebooks is None else num_codebooks
         if audio.ndim != 3 or audio.shape[1] != self.format.channels or audio.shape[2] == 0:
@@ -82,9 +82,9 @@ class Codec(ABC):
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, length: int | None = None) -> torch.Tensor:
-        """Audio float [B, C, length] of codes int64 [B, Q, T]; Q may be smaller than the codec's number of codebooks.
+        """Decodes codes int64 [B, Q, T] to audio float [B, C, length]; Q may be below the codec's number of codebooks.
 
-        Codes of any length are decoded in stretches, so that memory beside the result does not grow with them.
+        Decoding goes stretch by stretch, so that memory, apart from the result, does not grow with T.
 
         Args:
             codes: int64 [B, Q, T].
@@ -109,17 +109,17 @@ class Codec(ABC):
 
     @torch.no_grad()
     def code_vectors(self, codes: torch.Tensor, first_codebook: int = 0) -> torch.Tensor:
-        """What codes add to the decoder's input: float32 [T, D], the sum of their vectors.
+        """Sum of the codes' vectors, in the space of the decoder's input: float32 [T, D].
 
         Args:
             codes (int64 [T, Q]): of consecutive codebooks.
-            first_codebook: which of the codec's the first of them is.
+            first_codebook: index in the codec of the first of these codebooks.
         """
         columns = enumerate(codes.t(), start=first_codebook)
         return torch.stack([F.embedding(column, self.codebook(index)) for index, column in columns]).float().sum(0)
 
     def embed(self, codes: torch.Tensor) -> torch.Tensor:
-        """The decoder's input [B, D, T] of codes int64 [B, Q, T].
+        """The decoder's input [B, D, T] for codes int64 [B, Q, T].
 
         Raises:
             ValueError: on another shape, or codes out of range.
@@ -134,7 +134,7 @@ class Codec(ABC):
 
 
 class EncodecCodec(Codec):
-    """EnCodec: causal at 24 kHz, or seeing both sides (32 kHz)."""
+    """EnCodec: causal at 24 kHz, non-causal at 32 kHz."""
 
     model_class = "EncodecModel"
 
@@ -154,7 +154,7 @@ class EncodecCodec(Codec):
 
 
 class DacCodec(Codec):
-    """DAC: convolutions that see both sides, codes of few dimensions that a matrix brings to the decoder's width."""
+    """DAC: non-causal convolutions, and low-dimensional code vectors that are projected to the decoder's width."""
 
     model_class = "DacModel"
 
@@ -174,14 +174,14 @@ class DacCodec(Codec):
 
         def decode(frames: torch.Tensor, first: int) -> torch.Tensor:
             audio = self.model.decoder(frames)
-            # odd strides give a few samples less
+            # odd strides lose a few samples
             return F.pad(audio, (0, frames.shape[-1] * hop - audio.shape[-1]))
 
         return Stretches(decode, math.ceil(reach) + 1, math.ceil(reach) + 1, hop)
 
 
 class SpectralCodec(Codec):
-    """Ours, in the STFT domain: convolutions over frames that see both sides, and noise that goes by the frame."""
+    """Our STFT-domain codec: non-causal convolutions over frames, and noise that depends on a frame's position."""
 
     model_class = HAFMSpectralModel
 
@@ -193,17 +193,17 @@ class SpectralCodec(Codec):
 
     def _decoder(self) -> StretchDecoder:
         reach = self.model.config.decoder_reach()
-        # which noise a frame gets depends on its place in the song
+        # unlike DAC's, this decoder takes the first frame's position in the song, which selects the noise
         return Stretches(self.model.decoder, reach, reach, self.format.hop_length)
 
 
 class CodecStream:
-    """Decodes the codes of a song stretch by stretch to the audio that they give at once, up to rounding.
+    """Decodes the codes of a song stretch by stretch; up to rounding, the audio is that of decoding them all at once.
 
-    A codec that sees the future holds the last frames back until there is more, or the song has ended.
+    A non-causal codec holds the last frames back until their right context has arrived or the song has ended.
 
     Args:
-        codec: whose codes they are.
+        codec: that the codes belong to.
     """
 
     def __init__(self, codec: Codec) -> None:
@@ -211,14 +211,14 @@ class CodecStream:
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, last: bool = False) -> torch.Tensor:
-        """Audio float [B, C, n] that is final with the next codes.
+        """Decodes the next codes: the audio float [B, C, n] that has become final.
 
-        The first stretch of several needs to hold as many frames as the first convolution's kernel, 7: EnCodec pads
-        the beginning of a song by reflection.
+        Unless it is the only one, the first stretch must have at least 7 frames, the size of the first convolution's
+        kernel: EnCodec pads the beginning of a song by reflection.
 
         Args:
             codes: int64 [B, Q, T], T > 0.
-            last: whether the song ends with them.
+            last: whether the song ends with these codes.
 
         Raises:
             ValueError: on another shape, or codes out of range.
@@ -230,12 +230,12 @@ class CodecStream:
 
 
 class Stretches:
-    """A function of frames that sees a few of them to each side, over what comes stretch by stretch.
+    """Applies a function with limited context, such as a stack of convolutions, to frames that arrive in stretches.
 
     Args:
-        function: [B, D, n] and the number of the first frame → [B, D', n · hop].
-        past, future: frames that it sees, or more.
-        hop: what a frame becomes.
+        function: [B, D, n] and the index in the song of the first frame → [B, D', n · hop].
+        past, future: context that the function needs on either side, or an upper bound, in frames.
+        hop: output steps per frame.
     """
 
     def __init__(
@@ -243,11 +243,11 @@ class Stretches:
     ) -> None:
         self.function, self.past, self.future, self.hop = function, past, future, hop
         self.frames: torch.Tensor | None = None
-        # the number of the first frame that is kept; of those kept, how many are done
+        # index of the first frame kept as context; how many of the kept frames have been output
         self.start, self.done = 0, 0
 
     def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
-        """What the function gives of frames that have all that it sees; None where there are none yet."""
+        """Output for all new frames whose context is complete; None if there are none yet."""
         self.frames = frames = frames if self.frames is None else torch.cat([self.frames, frames], dim=-1)
         final = frames.shape[-1] - (0 if last else self.future)
         if final <= self.done:
@@ -259,7 +259,7 @@ class Stretches:
 
 
 class _RecurrentDecoder:
-    """EnCodec's decoder: a convolution, an LSTM whose state goes on, and the convolutions that make sound."""
+    """EnCodec's decoder in stretches: a convolution, an LSTM whose state is carried over, and upsampling layers."""
 
     def __init__(self, decoder: Any, future: int, hop: int) -> None:
         first, self.lstm, *others = decoder.layers
@@ -281,37 +281,37 @@ FAMILIES: dict[str, type[Codec]] = {"encodec": EncodecCodec, "dac": DacCodec, "h
 
 
 def as_codec(model: PreTrainedModel) -> Codec:
-    """The interface of a codec's model.
+    """Wraps a codec model in the interface of its family.
 
     Raises:
-        ValueError: an unknown family, or a configuration that cannot be used.
+        ValueError: an unknown family, or an unusable configuration.
     """
     check_codec_config(model.config)
     return FAMILIES[model.config.model_type](model)
 
 
 def codec_class(config: PreTrainedConfig | dict[str, Any]) -> type[PreTrainedModel]:
-    """The class that a codec's configuration asks for; of transformers' own only that one is imported.
+    """The model class for a codec's configuration; of transformers' classes only that one is imported.
 
     Raises:
         ValueError: an unknown family.
     """
     kind = config.get("model_type") if isinstance(config, dict) else config.model_type
     if kind not in FAMILIES:
-        raise ValueError(f"{kind} is no codec that is known; choose one of {', '.join(FAMILIES)}.")
+        raise ValueError(f"{kind} is not a supported codec; choose from {', '.join(FAMILIES)}.")
     model_class = FAMILIES[kind].model_class
     return getattr(transformers, model_class) if isinstance(model_class, str) else model_class
 
 
 def load_codec(name_or_path: str | os.PathLike[str] = ENCODEC_24KHZ, **kwargs: Any) -> Codec:
-    """Load a codec from the hub, a folder, or a composite's `subfolder="codec"`, in evaluation mode.
+    """Loads a codec from the Hub, a folder, or a composite's `subfolder="codec"`, in evaluation mode.
 
     Args:
-        name_or_path: hub id or folder of a codec of a family that is known.
+        name_or_path: Hub id or folder of a codec of a supported family.
         kwargs: as for `from_pretrained`.
 
     Raises:
-        ValueError: when weights are missing, unexpected or of another shape, or it is of an unknown family.
+        ValueError: weights are missing, unexpected or of another shape, or the family is unknown.
     """
     hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
     config, _ = PreTrainedConfig.get_config_dict(str(name_or_path), **hub)

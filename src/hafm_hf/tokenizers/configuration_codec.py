@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configurations of codecs: that of the spectral codec, and what the package needs to know of any before it is loaded.
+"""Configurations of codecs: the spectral codec's own, and what the package reads from any codec's before loading it.
 
-EnCodec's and DAC's configurations are transformers' own; the spectral codec's (residual vector quantisation of
-short-time Fourier spectra) checks itself when it is made.
+EnCodec and DAC use transformers' configurations; that of the spectral codec (residual vector quantisation of
+short-time Fourier spectra) validates itself on construction.
 """
 
 import math
@@ -14,29 +14,29 @@ from transformers import AutoConfig, DacConfig, EncodecConfig, PreTrainedConfig
 from ..pretrained.checks import MAX_LAYERS, MAX_SAMPLING_RATE, MAX_STREAMS, MAX_WIDTH, check_range
 from ..pretrained.loading import CONFIG_CHECKS
 
-# a tenth of a semitone: a codec of 44,100 Hz and 512 samples a frame counts as one of 44,032 Hz and 86 frames a second
+# a tenth of a semitone: a 44,100 Hz codec with 512 samples a frame is treated as 44,032 Hz with 86 frames a second
 MAX_RETUNING = 0.006
 
 
 @strict
 class HAFMSpectralConfig(PreTrainedConfig):
-    r"""A codec in the STFT domain: one latent vector a frame, and nothing that runs at the sampling rate.
+    r"""Configuration of the STFT-domain codec: one latent vector a frame; no layer runs at the sampling rate.
 
     Args:
         sampling_rate (`int`): Samples a second.
         audio_channels (`int`): 1 for mono, 2 for stereo.
-        hop_length (`int`): Samples a frame.
-        window_length (`int`): Samples of the STFT's window; at least two hops, so that frames overlap.
+        hop_length (`int`): Samples per frame.
+        window_length (`int`): Samples in the STFT's window; at least two hops, so that frames overlap.
         compression (`float`): Power to which the magnitudes of spectra are raised inside the networks.
-        kernel_size (`int`): Frames that each depthwise convolution sees; odd.
-        expansion (`int`): Width of the MLP in each block, in widths of its network.
+        kernel_size (`int`): Kernel size in frames of the depthwise convolutions; odd.
+        expansion (`int`): Width of the MLP in each block, as a multiple of its network's width.
         encoder_width, decoder_width (`int`): Channels of the networks.
-        encoder_layers, decoder_layers (`int`): Their ConvNeXt blocks.
-        num_codebooks (`int`): Of the residual quantiser.
-        codebook_size (`int`): Codes of each.
+        encoder_layers, decoder_layers (`int`): Numbers of ConvNeXt blocks.
+        num_codebooks (`int`): Codebooks of the residual quantiser.
+        codebook_size (`int`): Codes per codebook.
         codebook_dim (`int`): Dimensions of the latent vectors.
-        noise_bands (`int`): Bands in which the decoder adds noise of a level that it chooses; 0 for none.
-        phase_jitter (`float`): Radians (RMS) by which the decoder moves each phase of the highs at random, 0 to 3.
+        noise_bands (`int`): Bands for which the decoder predicts a level of additive noise; 0 for no noise.
+        phase_jitter (`float`): RMS in radians of the random jitter of high-frequency phases in the decoder, 0 to 3.
     """
 
     model_type = "hafm_spectral"
@@ -60,7 +60,7 @@ class HAFMSpectralConfig(PreTrainedConfig):
 
     @property
     def num_bins(self) -> int:
-        """Frequencies of a spectrum."""
+        """Frequency bins of a spectrum."""
         return self.window_length // 2 + 1
 
     @property
@@ -77,10 +77,10 @@ class HAFMSpectralConfig(PreTrainedConfig):
         return describe_codec(self)
 
     def validate_sizes(self) -> None:
-        """Refuses sizes that are not positive, do not fit each other, or can only be a mistake."""
+        """Refuses sizes that are not positive, are inconsistent, or are implausibly large."""
         check_range("codec sampling_rate", self.sampling_rate, MAX_SAMPLING_RATE)
         check_range("codec audio_channels", self.audio_channels, 2)
-        # of one code there would be no bits, by which codebooks are counted
+        # a codebook with a single code carries no information
         check_range("codec codebook_size", self.codebook_size, MAX_WIDTH, least=2)
         for name in ("hop_length", "window_length", "encoder_width", "decoder_width", "codebook_dim", "kernel_size"):
             check_range(f"codec {name}", getattr(self, name), MAX_WIDTH)
@@ -98,20 +98,20 @@ class HAFMSpectralConfig(PreTrainedConfig):
             )
 
 
-# the codec of a composite may be of any family, so AutoConfig reads its configuration: also for commands, which load
-# models without the registration of everything else
+# AutoConfig reads the codec's configuration, as it may be of any family; registered here rather than with everything
+# else, because the commands load models without that
 AutoConfig.register(HAFMSpectralConfig.model_type, HAFMSpectralConfig, exist_ok=True)
 
 
 @dataclass(frozen=True)
 class CodecFormat:
-    """What the package needs to know of a codec, of whatever family, before any weight is loaded.
+    """What the package needs to know about a codec of any family before weights are loaded.
 
     Attributes:
-        sampling_rate (int): samples a second and channel, a whole number of frames.
-        hop_length (int): samples a frame.
-        num_codebooks (int): that there are; stages may use fewer.
-        codebook_size (int): codes of each.
+        sampling_rate (int): in Hz, a multiple of `hop_length`.
+        hop_length (int): samples per frame.
+        num_codebooks (int): that the codec has; stages may use fewer.
+        codebook_size (int): codes per codebook.
         channels (int): 1 for mono, 2 for stereo.
     """
 
@@ -128,10 +128,10 @@ class CodecFormat:
 
 
 def codec_format(config: PreTrainedConfig) -> CodecFormat:
-    """Rates, codebooks and channels of a codec by its configuration.
+    """Reads rates, codebooks and channels from a codec's configuration.
 
-    Stages count whole frames a second. A codec whose rate is no whole number of frames is taken to run at the next
-    rate that is, inaudibly beside its own: DAC's 44,100 Hz become 44,032.
+    Stages need an integer frame rate. A codec whose sampling rate is not a multiple of its hop is treated as running
+    at the nearest rate that is, an inaudible difference: DAC's 44,100 Hz become 44,032.
 
     Raises:
         ValueError: an unknown family, or a rate too far from a whole number of frames a second.
@@ -144,22 +144,22 @@ def codec_format(config: PreTrainedConfig) -> CodecFormat:
         codebooks, channels = (config.num_quantizers, config.audio_channels) if encodec else (config.n_codebooks, 1)
     rate = round(config.sampling_rate / hop) * hop
     if abs(rate / config.sampling_rate - 1) > MAX_RETUNING:
-        raise ValueError(f"The codec's {config.sampling_rate} Hz are no whole number of frames of {hop} samples.")
+        raise ValueError(f"The codec's {config.sampling_rate} Hz are not a whole number of frames of {hop} samples.")
     return CodecFormat(rate, hop, codebooks, config.codebook_size, channels)
 
 
 def check_codec_config(config: PreTrainedConfig) -> None:
-    """Refuses a codec whose sizes are not positive, do not divide, or can only be a mistake, before any allocation.
+    """Refuses a codec whose sizes are not positive, are inconsistent, or implausibly large, before any allocation.
 
     Raises:
-        ValueError: naming the value and its range.
+        ValueError: names the value and its range.
     """
     _check_codec_family(config)
     if isinstance(config, HAFMSpectralConfig):
         config.validate_sizes()
         return
     check_range("codec sampling_rate", config.sampling_rate, MAX_SAMPLING_RATE)
-    # of one code there would be no bits, by which codebooks are counted
+    # EnCodec derives its number of codebooks by dividing by the bits of a code, which are 0 for a single code
     check_range("codec codebook_size", config.codebook_size, MAX_WIDTH, least=2)
     check_range("codec codebook_dim", config.codebook_dim, MAX_WIDTH)
     check_range("number of codec upsampling_ratios", len(config.upsampling_ratios), MAX_STREAMS)
@@ -170,10 +170,10 @@ def check_codec_config(config: PreTrainedConfig) -> None:
     else:
         for name in ("encoder_hidden_size", "decoder_hidden_size"):
             check_range(f"codec {name}", getattr(config, name), MAX_WIDTH)
-    # every ratio halves the width
+    # the encoder doubles its width at each ratio
     filters = config.num_filters if isinstance(config, EncodecConfig) else config.encoder_hidden_size
     if filters * 2 ** len(config.upsampling_ratios) > MAX_WIDTH:
-        raise ValueError(f"The codec's {filters} filters, doubled for each ratio, exceed {MAX_WIDTH}.")
+        raise ValueError(f"The codec's {filters} filters, doubled at each upsampling ratio, exceed {MAX_WIDTH}.")
     check_range("codec number of codebooks", codec_format(config).num_codebooks, MAX_LAYERS)
 
 
@@ -195,7 +195,7 @@ def _check_encodec(config: EncodecConfig) -> None:
 
 
 def describe_codec(config: PreTrainedConfig) -> dict[str, str]:
-    """Rates, vocabulary and architecture of a codec in words, as the `describe` of our own configurations."""
+    """Rates, vocabulary and architecture of any codec in words, like the `describe` of our own configurations."""
     codec = codec_format(config)
     kbps = codec.num_codebooks * codec.frame_rate * math.log2(codec.codebook_size) / 1000
     channels = "" if codec.channels == 1 else f" × {codec.channels} channels"

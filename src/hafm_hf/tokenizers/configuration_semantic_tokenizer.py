@@ -27,19 +27,19 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
         noise_std (`float`): Standard deviation of the noise added to the vocal ("noisy" as in SingSong).
         sampling_rate (`int`): Input samples a second.
         frame_rate (`int`): Tokens a second.
-        do_normalize (`bool`): Whether the waveform is brought to zero mean and unit variance, as HuBERT-Large wants.
+        do_normalize (`bool`): Whether to normalise the waveform to zero mean and unit variance, as HuBERT-Large needs.
         chunk_seconds (`float`): Longest stretch of audio that goes through the network at once.
-        context_seconds (`float`): Audio on both sides of a chunk whose tokens are thrown away.
+        context_seconds (`float`): Context on both sides of a chunk, whose tokens are discarded.
         separate_centroids (`bool`): Whether vocals and instrumentals have `num_clusters` centroids each, instead of
-            the paper's shared ones. A token then stands for two things, which the stages never mix up: each source is
-            a stream with embeddings of its own.
-        vocal_projection_size (`int`): Dimensions of a linear projection of the vocal's features in which its own
-            centroids lie, so that they keep what matters of singing; 0 for the features themselves.
-        rhythm_channels (`int`): Channels of the network that adds the place in the beat to the
+            the paper's shared ones. An id then has two meanings, which the stages cannot confuse, since each source
+            is a stream with embeddings of its own.
+        vocal_projection_size (`int`): Dimensions of a linear projection of the vocal's features, in which its
+            centroids lie; the projection keeps what is relevant to singing. 0 for no projection.
+        rhythm_channels (`int`): Channels of the rhythm network, whose estimate of the beat phase is appended to the
             projected features; 0 for none.
-        rhythm_layers (`int`): Its layers.
-        beat_line (`bool`): Whether frames lie where one beat track through the whole vocal says,
-            instead of where the network puts each of them.
+        rhythm_layers (`int`): Layers of the rhythm network.
+        beat_line (`bool`): Whether beat phases come from one beat track through the whole vocal instead of from the
+            network's estimates frame by frame.
     """
 
     model_type = "hafm_semantic_tokenizer"
@@ -83,7 +83,7 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
         check_range("layer", self.layer, MAX_LAYERS)
         check_range("sampling_rate", self.sampling_rate, MAX_SAMPLING_RATE)
         check_range("frame_rate", self.frame_rate, self.sampling_rate)
-        # a NaN is not above zero either
+        # written so that NaN is refused, too
         if not (self.noise_std >= 0 and 0 < self.chunk_seconds <= MAX_WINDOW_SECONDS and self.context_seconds >= 0):
             raise ValueError(
                 "noise_std and context_seconds must not be negative, and chunk_seconds must be positive and at most "
@@ -92,24 +92,24 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
         if self.chunk_seconds <= 2 * self.context_seconds:
             raise ValueError(
                 f"chunk_seconds is {self.chunk_seconds} and context_seconds {self.context_seconds}; a chunk must be "
-                "longer than the context on both of its sides."
+                "longer than twice the context."
             )
 
     def validate_vocal_space(self) -> None:
-        """Refuses a projection without centroids of the vocal's own, and a rhythm network without a projection."""
+        """Refuses a projection without separate centroids, and a rhythm network without a projection."""
         check_range("vocal_projection_size", self.vocal_projection_size, MAX_WIDTH, least=0)
         check_range("rhythm_channels", self.rhythm_channels, MAX_WIDTH, least=0)
         check_range("rhythm_layers", self.rhythm_layers, MAX_DILATIONS)
         if self.vocal_projection_size and not self.separate_centroids:
-            raise ValueError("vocal_projection_size needs separate_centroids: the projection is the vocal's alone.")
+            raise ValueError("vocal_projection_size needs separate_centroids: only vocals are projected.")
         if self.rhythm_channels and not self.vocal_projection_size:
-            raise ValueError("rhythm_channels needs vocal_projection_size: the place in the beat lies beside them.")
+            raise ValueError("rhythm_channels needs vocal_projection_size: the beat phase is appended to that space.")
         if self.beat_line and not self.rhythm_channels:
-            raise ValueError("beat_line needs rhythm_channels: the line goes through what the network finds.")
+            raise ValueError("beat_line needs rhythm_channels: the beat track is found in the network's estimates.")
 
 
 def hubert_large_config(num_hidden_layers: int = 24) -> HubertConfig:
-    """Architecture of `facebook/hubert-large-ll60k`, with as many layers as are wanted."""
+    """Architecture of `facebook/hubert-large-ll60k`, with `num_hidden_layers` layers."""
     return HubertConfig(
         hidden_size=1024,
         num_hidden_layers=num_hidden_layers,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The semantic tokenizer: HuBERT up to one layer, then k-means. Audio at 16 kHz goes in, tokens at 50 Hz come out.
+"""The semantic tokenizer: HuBERT up to one layer, then k-means. Audio at 16 kHz in, tokens at 50 Hz out.
 
-It makes the vocal semantic tokens (of the noisy vocal, as in SingSong) that the semantic stage is conditioned on, and
-the instrumental semantic tokens that it learns to predict (paper, section "Tokens"). Dimensions: B batch, N samples,
-T_v frames at 50 Hz, D width of HuBERT.
+It produces the vocal semantic tokens (from the noisy vocal, as in SingSong) that condition the semantic stage, and
+the instrumental semantic tokens that the stage learns to predict (paper, section "Tokens"). Dimensions: B batch,
+N samples, T_v frames at 50 Hz, D width of HuBERT.
 """
 
 import copy
@@ -29,7 +29,7 @@ NORMALIZATION_EPSILON = 1e-7
 
 @dataclass
 class HAFMSemanticTokenizerOutput(ModelOutput):
-    """What `HAFMSemanticTokenizerModel` returns.
+    """Output of `HAFMSemanticTokenizerModel`.
 
     Args:
         ids: semantic tokens, int64 [B, T_v].
@@ -41,13 +41,12 @@ class HAFMSemanticTokenizerOutput(ModelOutput):
 class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
     """HuBERT cut at `config.layer`, and k-means centroids as a buffer.
 
-    Where the configuration says so, a vocal's centroids lie in a space of their own: a linear projection of the
-    features and, beside it, the place in the beat that a rhythm network estimates, if asked for along one beat track
-    through the whole vocal. They fill the first numbers of their rows.
+    Depending on the configuration, vocal centroids lie in a space of their own: a linear projection of the features,
+    concatenated with the beat phase from a rhythm network (frame by frame, or along one beat track through the whole
+    vocal). Such centroids are shorter than HuBERT's width and fill the beginning of their rows in the buffer.
 
-    The features are those that `HubertModel(…, output_hidden_states=True).hidden_states[layer]` gives: in the
-    layer-norm variant (HuBERT-Large) the encoder's final norm comes behind the last layer, so the cut network has
-    none.
+    The features equal `HubertModel(…, output_hidden_states=True).hidden_states[layer]`. In the layer-norm variant
+    (HuBERT-Large) the encoder's final norm follows the last layer, so the truncated network has none.
     """
 
     config_class = HAFMSemanticTokenizerConfig
@@ -71,22 +70,22 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         self.hubert = HubertModel(cut)
         if cut.do_stable_layer_norm:
             self.hubert.encoder.layer_norm = nn.Identity()
-        # of vocals first, then of instrumentals, where each has its own
+        # if separate, the vocal centroids come first, then the instrumental ones
         sources = (2,) if config.separate_centroids else ()
         self.register_buffer("centroids", torch.zeros(*sources, config.num_clusters, cut.hidden_size))
         width = config.vocal_projection_size + BEAT_NUMBERS * bool(config.rhythm_channels)
         if width > cut.hidden_size:
-            raise ValueError(f"The vocal's centroids need {width} numbers; HuBERT has {cut.hidden_size} a frame.")
+            raise ValueError(f"Vocal centroids have {width} dimensions; at most HuBERT's {cut.hidden_size} fit.")
         if config.vocal_projection_size:
             self.register_buffer("vocal_projection", torch.zeros(cut.hidden_size, config.vocal_projection_size))
-        # how much the place in the beat weighs beside the projected features
+        # weight of the beat phase against the projected features
         if config.rhythm_channels:
             self.register_buffer("rhythm_scale", torch.ones(()))
-            # in lists as layers are: a generation can be ended between their blocks and stretches (`song.Heartbeat`)
+            # in ModuleLists, whose members `song.Heartbeat` hooks, so that a job can be cancelled between their calls
             self.descriptors = nn.ModuleList([HAFMVocalDescriptors(config.sampling_rate, config.frame_rate)])
             self.line = nn.ModuleList([HAFMBeatLine(config.frame_rate)])
             if config.beat_line:
-                # radius of the track's places on the unit disc; the network's own lie further in where it is unsure
+                # radius of the track's points in the unit disc, where the network's own lie further in if uncertain
                 self.register_buffer("line_scale", torch.ones(()))
             self.rhythm = HAFMRhythmNetwork(DESCRIPTORS, config.rhythm_channels, config.rhythm_layers)
         total = receptive_field(cut) - hop
@@ -95,7 +94,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The rhythm network's layers as torch initialises them (HuBERT has its own way); no centroids."""
+        """Initialises the rhythm network as torch does (HuBERT initialises itself), and leaves centroids at zero."""
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm)):
             module.reset_parameters()
         elif module is self:
@@ -116,19 +115,19 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         vocal: bool | None = None,
         lead_sheet: LeadSheet | None = None,
     ) -> HAFMSemanticTokenizerOutput:
-        """Tokenise waveforms of one length, all through HuBERT at once; no row depends on another but for rounding.
+        """Tokenises a batch of waveforms of the same length; up to rounding, rows do not depend on each other.
 
         Args:
             input_values (float [B, N]): mono audio at 16 kHz, without padding.
-            noise: add Gaussian noise of `config.noise_std`, as for vocals.
+            noise: whether to add Gaussian noise of `config.noise_std`, as for vocals.
             seed: of the noise, one for all rows or one each; without it the noise is drawn from torch's global
                 generator.
-            vocal: whose centroids are used where they are separate; if not given, noisy audio is a vocal.
-            lead_sheet: tempo or beats of the vocals, where they are known; otherwise they are estimated.
+            vocal: whether to use the vocal centroids, where they are separate; defaults to `noise`.
+            lead_sheet: tempo or beats of the vocals, if known; otherwise they are estimated.
 
         Raises:
-            ValueError: on another shape, on samples that are not finite, when there are no centroids, or when tempo or
-                beats are known and there is no beat line for them.
+            ValueError: another shape, samples that are not finite, no centroids, or a lead sheet with tempo or beats
+                for a tokenizer without `beat_line`.
         """
         if input_values.ndim != 2:
             raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
@@ -148,14 +147,14 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def extract_features(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
-        """Hidden states float32 [T_v, D] of one mono waveform (float [N] at 16 kHz): what k-means is fitted to."""
+        """Hidden states float32 [T_v, D] of one mono waveform (float [N] at 16 kHz), to which k-means is fitted."""
         prepared = self._prepare(waveform, noise, seed)
         parts = [part[0] for part in self._iterate_features(prepared[None], self.num_frames(len(waveform)))]
         return torch.cat(parts) if parts else torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
 
     @torch.no_grad()
     def describe(self, waveform: torch.Tensor) -> torch.Tensor:
-        """What the rhythm network reads of a mono vocal (float [N] at 16 kHz): `HAFMVocalDescriptors.described`.
+        """Input of the rhythm network for a mono vocal (float [N] at 16 kHz): `HAFMVocalDescriptors.described`.
 
         Returns:
             float32 [T_v, 10].
@@ -168,10 +167,10 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def listen(self, waveform: torch.Tensor) -> tuple[PitchLine, torch.Tensor]:
-        """The pitch line of a mono vocal (float [N] at 16 kHz), and where in the beat the rhythm network places it.
+        """The pitch contour of a mono vocal (float [N] at 16 kHz), and the rhythm network's beat phases.
 
         Returns:
-            the line, of T_v frames, and float32 [T_v, 4] (`HAFMRhythmNetwork.place`).
+            a `PitchLine` of T_v frames, and float32 [T_v, 4] (`HAFMRhythmNetwork.place`).
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -181,7 +180,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         return pitch_line(*measured), self.rhythm.place(described[None].to(weight.device, weight.dtype))[0]
 
     def _measured(self, waveform: torch.Tensor) -> tuple[HAFMVocalDescriptors, tuple[np.ndarray, ...]]:
-        """What measures a mono vocal (float [N]), and what it says of its T_v frames (`measured`)."""
+        """The descriptor module, and what its `measured` returns for the T_v frames of a mono vocal (float [N])."""
         self._check_rhythm()
         descriptors = self.descriptors[0]
         assert isinstance(descriptors, HAFMVocalDescriptors)
@@ -192,26 +191,26 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
     def quantize(
         self, features: torch.Tensor, vocal: bool = False, descriptors: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Index int64 [..., T] of the centroid nearest to each of float [..., T, D].
+        """Index int64 [..., T] of the centroid nearest to each feature (float [..., T, D]).
 
-        It is the one that scikit-learn's `KMeans.predict` chooses.
+        The choice is that of scikit-learn's `KMeans.predict`.
 
         Args:
             features: of HuBERT.
-            vocal: whose centroids, where vocals and instrumentals have their own.
-            descriptors (float [..., T, 10], *optional*): of a vocal (`describe`), for the rhythm network if there is
-                one. It sees these T frames and no others.
+            vocal: whether to use the vocal centroids, where they are separate.
+            descriptors (float [..., T, 10], *optional*): of the vocal (`describe`); required if there is a rhythm
+                network, which then sees these T frames only.
 
         Raises:
-            ValueError: when the centroids were never set, or the rhythm network lacks descriptors.
+            ValueError: the centroids were never set, or the rhythm network lacks descriptors.
         """
         return self._nearest(self.vocal_space(features, descriptors) if vocal else features, vocal)
 
     @torch.no_grad()
     def vocal_space(self, features: torch.Tensor, descriptors: torch.Tensor | None = None) -> torch.Tensor:
-        """The part of a vocal's features (float [..., T, D]) that centroids are compared with: float [..., T, P].
+        """Maps a vocal's features (float [..., T, D]) to the space of its centroids: float [..., T, P].
 
-        The features themselves, unless the configuration has a projection. `descriptors` is `quantize`'s.
+        Without a projection, these are the features themselves. `descriptors` is as for `quantize`.
         """
         projected = self._projected(features)
         return self._with_place(projected, self._place(descriptors)) if self.config.rhythm_channels else projected
@@ -219,10 +218,10 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
     def beat_phase(
         self, places: torch.Tensor, lead_sheet: LeadSheet | None = None, near: float | None = None
     ) -> torch.Tensor:
-        """Where in the beat each frame lies, by one beat track through places float [T, 4]: float32 [T], 0 to 1.
+        """Beat phase of each frame along one beat track, estimated from `places` (float [T, 4]): float32 [T], 0 to 1.
 
-        What a lead sheet says of the beats counts instead; `near` is a tempo, in beats a minute, that the track keeps
-        near to.
+        Beats of a lead sheet take precedence, and its tempo is kept to exactly; `near` is a tempo in beats a minute
+        to which the track stays close.
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -238,15 +237,15 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
 
     def _check_rhythm(self) -> None:
         if not self.config.rhythm_channels:
-            raise ValueError("This tokenizer has no rhythm network: recipes/fit_vocal_space.py makes one that has.")
+            raise ValueError("This tokenizer has no rhythm network; fit one with recipes/fit_vocal_space.py.")
 
     def _projected(self, features: torch.Tensor) -> torch.Tensor:
         return features.float() @ self.vocal_projection.float() if self.config.vocal_projection_size else features
 
     def _place(self, descriptors: torch.Tensor | None, lead_sheet: LeadSheet | None = None) -> torch.Tensor:
-        """Where the rhythm network places descriptors (float [..., T, 10]) in the beat: float32 [rows, T, 4]."""
+        """Beat phases of descriptors (float [..., T, 10]) as points in the unit disc: float32 [rows, T, 4]."""
         if descriptors is None:
-            raise ValueError("This tokenizer estimates the beat from descriptors of the vocal: pass `describe`'s.")
+            raise ValueError("This tokenizer estimates the beat from descriptors of the vocal; pass `describe`'s.")
         rows = descriptors.view(-1, *descriptors.shape[-2:])
         place = self.rhythm.place(rows.to(self.rhythm.head.weight.dtype))
         if self.config.beat_line and place.numel():
@@ -254,7 +253,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         return place
 
     def _on_line(self, phase: torch.Tensor) -> torch.Tensor:
-        """Phases (float [T]) as places, float32 [T, 4]."""
+        """Phases (float [T]) as points on a circle of radius `line_scale`, float32 [T, 4]."""
         return self.line_scale.float() * beat_points(phase).to(self.line_scale.device)
 
     def _with_place(self, projected: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
@@ -267,7 +266,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         if self.config.separate_centroids:
             centroids = centroids[0 if vocal else 1]
         centroids = centroids[:, : points.shape[-1]]
-        # the squared length of the feature is the same for all centroids
+        # the squared norm of the feature is the same for all centroids and is left out
         return torch.argmin(centroids.pow(2).sum(1) - 2 * points.float() @ centroids.T, dim=-1)
 
     def _tokens(
@@ -276,7 +275,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D] each) come in parts."""
         if lead_sheet is not None and lead_sheet.has_beats and not self.config.beat_line:
             raise ValueError("This tokenizer has no beat line; tempo and beats of a lead sheet need beat_line.")
-        # the beat is estimated from the whole clip, of which only the projection is kept
+        # the beat is estimated over the whole clip, so only the projections of its parts are kept until then
         whole = vocal and self.config.rhythm_channels > 0
         found = [self._projected(features) if whole else self.quantize(features, vocal) for features in parts]
         if not found:
@@ -284,7 +283,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         joined = torch.cat(found, dim=1)
         if not whole:
             return joined
-        # beats that are known lie where they lie
+        # known beats need no estimate
         known = None if lead_sheet is None else lead_sheet.phase(joined.shape[1], self.config.frame_rate)
         if known is None:
             place = self._place(torch.stack([self.describe(waveform) for waveform in waveforms]), lead_sheet)
@@ -293,15 +292,15 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         return self._nearest(self._with_place(joined, place), vocal)
 
     def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:
-        """Noise, normalisation over the whole clip, and zeros around it: float32 [pad + hop · T_v + pad]."""
+        """Adds noise, normalises the whole clip, and pads it with zeros: float32 [pad + hop · T_v + pad]."""
         values = waveform.float()
         if not bool(torch.isfinite(values).all()):
             raise ValueError("The waveform holds NaN or infinite samples; HAFM needs finite ones.")
-        # one buffer, in which all is done in place: of an hour of audio there are few copies in memory
+        # one buffer, changed in place, to keep few copies of up to an hour of audio in memory
         left, right = self.padding
         prepared = torch.zeros(left + len(values) + right + -len(values) % self.hop, dtype=torch.float32)
         if noise:
-            # drawn on the CPU and at once: the same on every device and however the clip is cut into chunks
+            # drawn on the CPU and for the whole clip, so that neither device nor chunking changes it
             generator = None if seed is None else torch.Generator().manual_seed(int(seed))
             prepared[left : left + len(values)].normal_(generator=generator).mul_(self.config.noise_std)
         prepared = prepared.to(values.device)
@@ -323,17 +322,17 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         for start in range(0, frames, core):
             end = min(start + core, frames)
             first, last = max(start - context, 0), min(end + context, frames)
-            # frames at a chunk's edge see the samples beyond it; only at the ends of the clip are these zeros
+            # frames at a chunk's edge see the samples beyond it; they see zeros only at the ends of the clip
             samples = prepared[:, first * self.hop : last * self.hop + sum(self.padding)]
             hidden = self.hubert(samples.to(self.hubert.dtype), return_dict=True).last_hidden_state.float()
             yield hidden[:, start - first : end - first]
 
 
 def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:
-    """A copy of `config` with the first `layer` layers, for inference: no masking, no layer drop, no dropout.
+    """A copy of `config` with the first `layer` layers, without masking, LayerDrop or dropout.
 
     Raises:
-        ValueError: when there are fewer layers.
+        ValueError: `layer` is not between 1 and the number of layers.
     """
     if not 1 <= layer <= config.num_hidden_layers:
         raise ValueError(f"layer is {layer}; this HuBERT has hidden states of layers 1 to {config.num_hidden_layers}.")
@@ -342,13 +341,13 @@ def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:
     cut.apply_spec_augment = False
     cut.mask_time_prob = cut.mask_feature_prob = 0.0
     cut.layerdrop = 0.0
-    # tokens are data: they must not change when a whole composite is put into training mode
+    # tokens are data: they must not change when the composite is put into training mode
     cut.hidden_dropout = cut.attention_dropout = cut.activation_dropout = cut.feat_proj_dropout = 0.0
     return cut
 
 
 def receptive_field(config: HubertConfig) -> int:
-    """Samples that one frame of HuBERT's convolutions sees: 400 for the published ones."""
+    """Receptive field in samples of HuBERT's convolutions: 400 for the published models."""
     field, step = 1, 1
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         field, step = field + (kernel - 1) * step, step * stride

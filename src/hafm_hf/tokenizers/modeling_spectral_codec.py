@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A codec in the STFT domain, for music: every network runs at the frame rate, the inverse STFT makes the samples.
+"""A music codec in the STFT domain: all networks run at the frame rate, and an inverse STFT synthesises the samples.
 
-Transposed convolutions leave lines that stand still at multiples of their strides (Pons et al. 2021, arXiv
-2010.14356). Here no layer runs at the sampling rate; blocks are ConvNeXt's, as in Vocos (Siuzdak 2023, arXiv
-2306.00814). What such a decoder cannot know it would still fill with a constant spectrum, a comb at the frame rate: so
-the mean of its output over time is taken out, noise is left to a branch of its own, and high phases are jittered.
+Transposed convolutions leave tonal artifacts at fixed frequencies set by their strides (Pons et al. 2021, arXiv
+2010.14356). Here no layer runs at the sampling rate; the blocks are ConvNeXt's, as in Vocos (Siuzdak 2023, arXiv
+2306.00814). Such a decoder would still fill in what the codes leave open with a constant spectrum, heard as a comb at
+the frame rate; so its mean over time is subtracted, noise has a branch of its own, and high phases are jittered.
 Dimensions: B batch, C channels, N samples, Q codebooks, T frames, D width, F frequencies.
 """
 
@@ -19,13 +19,13 @@ from transformers import PreTrainedModel, initialization
 from ..pretrained.saving import HAFMHubMixin
 from .configuration_codec import HAFMSpectralConfig
 
-# share of a batch's mean in the running mean of the decoder's output
+# weight of a batch's mean in the running mean of the decoder's output
 MEAN_MOMENTUM = 0.01
-# frames after which noise repeats: so rarely that its lines lie closer together than any ear or spectrogram resolves
+# frames after which the noise repeats: long enough that its spectral lines are too close together to be resolved
 NOISE_PERIOD = 1021
-# Hz from which phases are jittered, and from which fully
+# Hz from which phases are jittered, and from which they are jittered fully
 JITTER_FROM, JITTER_FULL = 2000.0, 4000.0
-# logarithm of the noise's amplitude, over each frequency's usual one, that a new decoder begins with
+# log amplitude of the noise relative to each frequency's typical magnitude: at initialisation, and at most
 FIRST_NOISE_LEVEL, LOUDEST_NOISE = -4.0, 3.0
 SMALLEST = 1e-7
 
@@ -35,8 +35,8 @@ class SpectralBlock(nn.Module):
 
     Args:
         width: D.
-        config: kernel and expansion.
-        layers: of the network that it is a part of, so that their sum begins at unit variance.
+        config: gives kernel size and expansion.
+        layers: number of blocks in the network; each residual branch is initialised with a scale of 1 / layers.
     """
 
     def __init__(self, width: int, config: HAFMSpectralConfig, layers: int) -> None:
@@ -55,9 +55,9 @@ class SpectralBlock(nn.Module):
 
 
 class Spectrum(nn.Module):
-    """The STFT of an encoder or decoder, and each frequency's usual compressed level, `usual` [C · F].
+    """STFT and inverse STFT, with the typical compressed magnitude of each frequency (the buffer `usual` [C · F]).
 
-    Frames are centred on their own samples, so that T frames are T · hop samples.
+    Frames are centred on their own hop, so that T frames correspond to T · hop samples.
     """
 
     usual: torch.Tensor
@@ -90,13 +90,13 @@ class Spectrum(nn.Module):
         return (sound[:, middle] / weight[:, middle]).reshape(batch, channels, frames * hop)
 
     def compress(self, spectra: torch.Tensor) -> torch.Tensor:
-        """Complex [B, T, C · F] → float [B, T, 2 · C · F] of about unit variance."""
+        """Compresses magnitudes: complex [B, T, C · F] → float [B, T, 2 · C · F] of about unit variance."""
         magnitudes = spectra.abs().clamp_min(SMALLEST)
         compressed = spectra * (magnitudes ** (self.config.compression - 1) / self.usual)
         return torch.cat([compressed.real, compressed.imag], dim=-1)
 
     def expand(self, compressed: torch.Tensor) -> torch.Tensor:
-        """What was compressed: float [B, T, 2 · C · F] → complex [B, T, C · F]."""
+        """Inverse of `compress`: float [B, T, 2 · C · F] → complex [B, T, C · F]."""
         real, imaginary = (part * self.usual for part in _at_least_single(compressed).chunk(2, dim=-1))
         magnitudes = (real.square() + imaginary.square() + SMALLEST**2).sqrt()
         powers = magnitudes ** (1 / self.config.compression - 1)
@@ -104,7 +104,7 @@ class Spectrum(nn.Module):
 
 
 def _at_least_single(values: torch.Tensor) -> torch.Tensor:
-    """Values of half precision, of which torch has no spectra, as float32; others as they are."""
+    """Half precision as float32, because complex spectra need it; other dtypes as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -130,7 +130,7 @@ class SpectralEncoder(nn.Module):
 
 
 class ResidualQuantizer(nn.Module):
-    """Residual vector quantisation: each codebook codes what the earlier ones leave (`codebooks` [Q, codes, D])."""
+    """Residual vector quantisation: each codebook encodes the residual of those before (`codebooks` [Q, codes, D])."""
 
     codebooks: torch.Tensor
 
@@ -140,7 +140,7 @@ class ResidualQuantizer(nn.Module):
         self.register_buffer("codebooks", torch.randn(shape))
 
     def encode(self, latents: torch.Tensor, num_codebooks: int | None = None) -> torch.Tensor:
-        """Codes int64 [B, Q, T] of latent vectors [B, D, T], of the first `num_codebooks`."""
+        """Codes int64 [B, Q, T] of latent vectors [B, D, T], in the first `num_codebooks` codebooks."""
         residual, codes = latents.transpose(1, 2), []
         for codebook in self.codebooks[:num_codebooks]:
             nearest = (codebook.square().sum(1) - 2 * residual @ codebook.t()).argmin(-1)
@@ -149,15 +149,15 @@ class ResidualQuantizer(nn.Module):
         return torch.stack(codes, dim=1)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Latent vectors [B, D, T] of codes int64 [B, Q, T], of the first Q codebooks."""
+        """Latent vectors [B, D, T] of codes int64 [B, Q, T] of the first Q codebooks."""
         vectors = [F.embedding(each, book) for each, book in zip(codes.unbind(1), self.codebooks, strict=False)]
         return torch.stack(vectors).sum(0).transpose(1, 2)
 
 
 class SpectralDecoder(nn.Module):
-    """Latent vectors → audio: a spectrum whose mean over time is zero, plus noise of a level a band.
+    """Latent vectors → audio: a spectrum whose mean over time is zero, plus noise with a level per band.
 
-    The mean is a running one (`mean` [C · F, 2]); nothing is learnt, and no gradient reaches a constant spectrum.
+    Outside training the mean is a running one (the buffer `mean` [C · F, 2]); a constant spectrum cannot be learnt.
     """
 
     mean: torch.Tensor
@@ -180,23 +180,23 @@ class SpectralDecoder(nn.Module):
 
         Args:
             latents: float [B, D, T].
-            first_frame: where in the song the first of them lies, which noise depends on; one, or int64 [B].
+            first_frame: index of the first frame in the song, which selects the noise; an int, or int64 [B].
         """
         return self.sound(self.hidden(latents), first_frame)
 
     def hidden(self, latents: torch.Tensor) -> torch.Tensor:
-        """What the blocks make of latent vectors [B, D, T]: [B, T, width]."""
+        """Output of the blocks, normalised, for latent vectors [B, D, T]: [B, T, width]."""
         hidden = self.first(latents).transpose(1, 2)
         for block in self.blocks:
             hidden = block(hidden)
         return self.norm(hidden)
 
     def sound(self, hidden: torch.Tensor, first_frame: int | torch.Tensor = 0) -> torch.Tensor:
-        """Audio [B, C, T · hop] of what the blocks made, [B, T, width]."""
+        """Audio [B, C, T · hop] of hidden states [B, T, width]."""
         config, spectra = self.config, self._centred(self.spectrum.expand(self.last(hidden)))
         drawn = self._drawn(spectra, first_frame)
         if config.phase_jitter:
-            # generated codes tell little of high phases, and what they leave open would be a comb at the frame rate
+            # generated codes hardly determine phases at high frequencies; unjittered, these sound as a comb
             hertz = torch.linspace(0, config.sampling_rate / 2, config.num_bins).to(drawn.real)
             share = ((hertz - JITTER_FROM) / (JITTER_FULL - JITTER_FROM)).clamp(0, 1).repeat(config.audio_channels)
             spectra = spectra * torch.exp(1j * config.phase_jitter * share * drawn.real)
@@ -205,7 +205,7 @@ class SpectralDecoder(nn.Module):
         return self.spectrum.synthesise(spectra)
 
     def _centred(self, spectra: torch.Tensor) -> torch.Tensor:
-        """Complex [B, T, C · F] less its mean: the batch's own in training, so that no gradient reaches a constant."""
+        """Subtracts the mean from complex [B, T, C · F]: in training the batch's own, else the running mean."""
         if not self.training:
             return spectra - torch.view_as_complex(_at_least_single(self.mean))
         mean = spectra.mean(dim=(0, 1))
@@ -213,13 +213,13 @@ class SpectralDecoder(nn.Module):
         return spectra - mean
 
     def _drawn(self, spectra: torch.Tensor, first_frame: int | torch.Tensor) -> torch.Tensor:
-        """White noise like complex `spectra` [B, T, C · F], a function of the frames' places in the song."""
+        """Complex white noise shaped like `spectra` [B, T, C · F], a function of the frames' positions in the song."""
         first = torch.as_tensor(first_frame, device=spectra.device).reshape(-1, 1)
         at = (first + torch.arange(spectra.shape[1], device=spectra.device)) % NOISE_PERIOD
         return _noise_table(spectra.shape[-1]).to(spectra.device)[at]
 
     def _noise_amplitudes(self, levels: torch.Tensor) -> torch.Tensor:
-        """Amplitudes [B, T, C · F] of noise of logarithmic levels [B, T, C · bands]."""
+        """Noise amplitudes [B, T, C · F] from log levels [B, T, C · bands]."""
         config = self.config
         bands = _band_weights(config.noise_bands, config.num_bins, config.sampling_rate).to(levels)
         levels = (levels + FIRST_NOISE_LEVEL).clamp(max=LOUDEST_NOISE).unflatten(2, (config.audio_channels, -1))
@@ -228,8 +228,8 @@ class SpectralDecoder(nn.Module):
 
 @lru_cache(maxsize=4)
 def _noise_table(bins: int) -> torch.Tensor:
-    """White noise complex64 [NOISE_PERIOD, bins] of unit variance in either part, always the same."""
-    # kept for calls that may record gradients, whoever asks first
+    """White noise complex64 [NOISE_PERIOD, bins], unit variance in the real and imaginary parts, always the same."""
+    # the cache may be filled under inference_mode, but later calls may record gradients
     with torch.inference_mode(False):
         size, drawn = (NOISE_PERIOD, bins, 2), torch.Generator().manual_seed(0)
         return torch.view_as_complex(torch.randn(size, generator=drawn, dtype=torch.float32, device="cpu"))
@@ -237,7 +237,7 @@ def _noise_table(bins: int) -> torch.Tensor:
 
 @lru_cache(maxsize=4)
 def _band_weights(bands: int, bins: int, sampling_rate: int) -> torch.Tensor:
-    """Share of each band in each frequency, float [bands, bins]: triangles, evenly spaced on the mel scale."""
+    """Interpolation weights from bands to frequencies, float [bands, bins]: triangles evenly spaced in mel."""
     with torch.inference_mode(False):
         mels = (1 + torch.linspace(0, sampling_rate / 2, bins, dtype=torch.float32, device="cpu") / 700).log()
         places = mels / mels[-1] * (bands - 1)
@@ -275,12 +275,12 @@ class HAFMSpectralModel(HAFMHubMixin, PreTrainedModel):
         elif isinstance(module, ResidualQuantizer):
             initialization.normal_(module.codebooks)
         elif isinstance(module, SpectralDecoder):
-            # half a unit in either part: squared, as magnitudes are, about their usual level
+            # std 0.5 in the real and imaginary parts: about the typical level once `expand` has raised the magnitudes
             initialization.normal_(module.last.weight, std=0.5 * module.last.in_features**-0.5)
             initialization.zeros_(module.mean)
             if module.noise is not None:
                 initialization.zeros_(module.noise.weight)
 
     def forward(self, audio: torch.Tensor) -> torch.Tensor:
-        """Audio float [B, C, N] coded with all codebooks and decoded: [B, C, ⌈N / hop⌉ · hop]."""
+        """Encodes audio float [B, C, N] with all codebooks and decodes it: [B, C, ⌈N / hop⌉ · hop]."""
         return self.decoder(self.quantizer.decode(self.quantizer.encode(self.encoder(audio))))
