@@ -111,7 +111,7 @@ def whole(value: Any) -> Any:
 
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
-    """Reads the first `seconds` (0: all) of a file: samples (float32 [N] or [N, C]) and rate, or a HAFMAudioError."""
+    """Reads the first `seconds` (0: all): samples (float32 [N] or [N, C]) and rate; a HAFMAudioError if unusable."""
     if path is None:
         raise audio.HAFMAudioError("There is no voice yet: record one, upload a file or choose an example.")
     if not Path(path).exists():

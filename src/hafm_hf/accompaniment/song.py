@@ -211,8 +211,8 @@ class SongRun:
         options: decoding options.
         seed: seed of the random numbers of all songs.
         num_samples: songs per vocal; they are adjacent rows.
-        sounds: embeds a stage's codes as the codec does, by its name; without it a window is joined where the previous
-            one ends.
+        sounds: the codec's embedding of each stage's codes, by name, to join windows where they differ least; without
+            it, a window takes over where the previous one ends.
         kept: given tokens of a stage for every song, flat (int64 [n], −1 where they are to be generated), by its name.
         progress: called with (stage, steps done, total steps).
         at_once: batch size; for a stage whose windows are independent, that of the first batch.

@@ -65,7 +65,7 @@ class HAFMHubMixin(SafeLoadingMixin):
             self.push_to_hub(repo_id or Path(save_directory).name, **upload)
 
     def _save_files(self, folder: Path, **kwargs: Any) -> None:
-        """Writes the files of `save_pretrained`, with its options; only the main process adds files of its own."""
+        """Writes the files of `save_pretrained`, with its options; the main process adds auto_map and checksums."""
         model: Any = super()
         model.save_pretrained(folder, **kwargs)
         if kwargs.get("is_main_process", True):
