@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HAFM Space: a page on which a person sings, and gets a band and a mix.
+"""The HAFM Space: a web page that accompanies a recorded voice and mixes the result.
 
-Run it with `python space/app.py` after `pip install "hafm-hf[space]"`; README.md beside this file lists the settings.
+Run it with `python space/app.py` after `pip install "hafm-hf[space]"`; README.md in this folder lists the settings.
 The page is one workspace: a voice and its lead sheet (listening.py), a band (songs.py), takes and their mix (takes.py)
-on one time axis. Its components are in parts.py and static/; here are its events and the endpoint `/accompany`.
+on one time axis. Its components are in parts.py and static/; this file has its events and the endpoint `/accompany`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from songs import MAX_SECONDS, OFFERED, OPTIONS, Request, load_pipeline, logger, make_job, read_vocal
 
 # isort: split
-# after songs: when it is imported, gradio reads once where temporary files go
+# after songs, which sets the folder for temporary files: gradio reads it on import
 import gradio as gr
 from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader
 
@@ -41,19 +41,19 @@ from takes import Channel, Job
 
 QUEUE_SIZE = int(takes.setting("QUEUE_SIZE", "20"))
 MAX_UPLOAD = takes.setting("MAX_UPLOAD", "100mb")
-# Generations that a page keeps side by side.
+# Takes of a voice that a page keeps.
 MOST_JOBS = 4
 # Generate, Stop, and the button of the selected bars.
 OFF, ON = gr.update(interactive=False), gr.update(interactive=True)
 BUSY = [OFF, ON, OFF]
 IDLE = [ON, OFF, ON]
 # Tickets of runs that have begun, and of those that were cancelled. Gradio's own `cancels` races with the run that it
-# stops and then marks components with an error, so a run looks here instead, and ends by itself.
+# stops and then shows an error on components, so a run checks these instead and ends by itself.
 BEGUN: deque[str] = deque(maxlen=1000)
 CANCELLED: deque[str] = deque(maxlen=1000)
 COMING = "The band is coming … <progress aria-label='Generating'></progress>"
-WAITS = "Too many people are waiting. Your band begins by itself as soon as there is a place; you need do nothing."
-# Where Gradio's HTML lies.
+WAITS = "Too many people are waiting. Your band starts automatically as soon as there is a place in the queue."
+# Path of Gradio's HTML.
 GRADIO, INDEX = str(gr.routes.STATIC_TEMPLATE_LIB), "frontend/index.html"
 UNEXPECTED = "Something went wrong on the server; try again, or reload the page."
 Values = dict[str, Any]
@@ -63,7 +63,7 @@ Values = dict[str, Any]
 
 
 def explain(error: Exception) -> str:
-    """What a person is told about an error; the log gets the rest."""
+    """The message shown for an error; details of unexpected errors go to the log."""
     if isinstance(error, ValueError):
         return without_secrets(str(error))
     logger.error("generation failed", exc_info=error)
@@ -71,9 +71,9 @@ def explain(error: Exception) -> str:
 
 
 def told(action: Callable[..., list[Any]], *otherwise: Any) -> Callable[..., list[Any]]:
-    """An action whose first output is what a person is told; if it fails, why, before the outputs `otherwise`.
+    """Wraps an action whose first output is the announcement: on failure, that is the error, and `otherwise` the rest.
 
-    Of an event without a progress display, Gradio itself shows no error.
+    Gradio itself shows no error for an event without a progress display.
     """
 
     def act(*inputs: Any) -> list[Any]:
@@ -86,7 +86,7 @@ def told(action: Callable[..., list[Any]], *otherwise: Any) -> Callable[..., lis
 
 
 def show_estimates(again: int, voice: Values | None, *inputs: Any) -> Values | None:
-    """The timeline's value: estimates of a voice, None without one, or {"wrong": why not, "again": if asked anew}."""
+    """The timeline's value: estimates of a voice, None without one, or {"wrong": error, "again": if re-estimated}."""
     if voice is None or (voice["shown"] and not again):
         return gr.skip() if voice else None
     voice["shown"], known = True, voice["sheet"]
@@ -94,17 +94,17 @@ def show_estimates(again: int, voice: Values | None, *inputs: Any) -> Values | N
         request, known = Request.of(voice, *inputs), LeadSheet() if again and "beats" in known.estimated else known
         known = known if known.has_beats else replace(known, tempo=request.tempo or known.tempo)
         shown = listen(request.vocal, request.model, request.seconds, known)
-        # estimates of a state remain estimates
+        # parts of a restored sheet that were estimated remain marked as such
         return shown | {"sheet": known.to_dict()} if voice["state"] and not again else shown
     except Exception as error:
         return {"wrong": explain(error), "again": again}
 
 
 def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: float | None) -> list[Any]:
-    """A voice that is recorded, given or an example: [announced, voice, jobs, mixer, tempo, options …].
+    """Takes a voice that was recorded, uploaded or chosen: [announced, voice, jobs, mixer, tempo, options …].
 
-    A voice has its "path", the "sheet" that is known of it, the "state" that the page shows again (of a project, or
-    from before it was reloaded), and whether it was "shown" already. What can't be used leaves the page as it is.
+    A voice has its "path", the "sheet" known of it, the "state" to restore (from a project, or from before the page
+    was reloaded), and "shown", whether its estimates are on the timeline. A voice that can't be used changes nothing.
     """
     example = {voice_name(path): path for path in EXAMPLES}.get(str(sent.get("example")))
     path = example or uploaded(sent.get("path"), EXAMPLES)
@@ -119,18 +119,18 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     names = map(str, state.get("takes", []))
     old = next((job for job in jobs if not job.elapsed and job.source == str(path)), None)
     found = [old or takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in names]
-    # a band may have come since the page showed another voice
+    # a band may have been finished while the page showed another voice
     found += [job for job in jobs if state and job.source == str(path)]
     brought = bring_takes([job for job in found if job is not None], state, jobs, mixer)
     said, *settings = restore(state.get("query") if state else "")
-    # the page has no field for Seconds before it has a voice
+    # before there is a voice, the page has no Seconds field
     if len(samples) >= MAX_SECONDS * rate and not (seconds or settings[2].get("value")):
         said, settings[2] = announcement(f"The first {MAX_SECONDS:g} s of {path.name} are used."), MAX_SECONDS
     return [said, voice, *brought, *settings]
 
 
 def bring_takes(found: list[Job], state: Values, jobs: list[Job], mixer: Values | None) -> list[Any]:
-    """[jobs, mixer] with the take of an example, which plays at once, or those of a state."""
+    """[jobs, mixer] with the take of an example, which plays at once, or the takes of a restored state."""
     if not found:
         return [gr.skip()] * 2
     brought, value = shelved(found, jobs, mixer)
@@ -142,30 +142,30 @@ def bring_takes(found: list[Job], state: Values, jobs: list[Job], mixer: Values 
 
 
 def stop_run(ticket: str) -> list[Any]:
-    """The button that stops generating: [announced, run, stop, remake]."""
+    """Handles the stop button: [announced, run, stop, remake]."""
     CANCELLED.append(ticket)
     return [announcement("Stopped."), *IDLE]
 
 
 def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None, *inputs: Any) -> Request:
-    """What the Play a band button asks for: the page's options, and the lead sheet that its timeline shows."""
+    """The request of the Play a band button: the page's options, and the lead sheet on its timeline."""
     request = Request.of(*inputs)
     own = [job for job in jobs if job.source == request.vocal]
     if len(own) - len(not_kept(own, mixer)) >= MOST_JOBS:
-        raise ValueError(f"All {MOST_JOBS} takes are kept (★); let one of them go to make room for a new one.")
-    # what is in use isn't swept away
+        raise ValueError(f"All {MOST_JOBS} takes are kept (★); unmark one of them to make room for a new one.")
+    # files in use must not be swept away
     for path in [path for job in own for path in job.folder.glob("*")]:
         os.utime(path)
     return replace(request, lead_sheet=lead_sheet_of(timeline, request.vocal))
 
 
 def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | None, *inputs: Any) -> Request:
-    """What the button that replaces the selected bars asks for; a ValueError if there is none or no take."""
+    """The request of the button that replaces the selected bars; a ValueError if no bars or no take are selected."""
     request = song_request(jobs, mixer, timeline, *inputs)
     job = takes.find(jobs, (mixer or {}).get("chosen"))
     selection = (timeline or {}).get("selection")
     if job.source != request.vocal or not isinstance(selection, list):
-        raise ValueError("Choose a take of this voice and select some of its bars first; then they can be replaced.")
+        raise ValueError("Nothing is selected to replace; choose a take of this voice and select some of its bars.")
     band, rate = job.read("instrumental")
     return replace(request, seconds=len(band) / rate - job.tail, remake=takes.Remake(job, *map(float, selection)))
 
@@ -173,16 +173,16 @@ def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | Non
 def run(
     request: Callable[..., Request], ticket: str, jobs: list[Job], mixer: Values | None, *wanted: Any
 ) -> Iterator[list[Any]]:
-    """What both buttons yield: [announced, run, stop, remake, made, mixer]; `finish` makes a take of what is made.
+    """Runs a request for either button: yields [announced, run, stop, remake, made, mixer]; `finish` adds the take.
 
-    Once it is stopped, `ticket` is in CANCELLED; what has been heard by then becomes a take.
+    A run is stopped by putting its `ticket` into CANCELLED; what has been generated by then becomes a take.
     """
     still, live = [gr.skip()] * 4, takes.LiveTake()
-    # one that was waiting for the queue may come twice
+    # a run that was retried because the queue was full may arrive twice
     begun, stopped = ticket in BEGUN, partial(CANCELLED.__contains__, ticket)
     BEGUN.append(ticket)
     try:
-        # Gradio takes a run that yields nothing for one that empties every component
+        # if a run yields nothing, Gradio empties every component
         yield [*still, gr.skip(), gr.skip()]
         for step in () if begun or stopped() else make_job(request(jobs, mixer, *wanted), live, stopped):
             if isinstance(step, Job):
@@ -194,7 +194,7 @@ def run(
 
 
 def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], mixer: Values | None) -> list[Any]:
-    """The end of a run: [announced, run, stop, remake, made, jobs, mixer], of what the page has become meanwhile."""
+    """Ends a run, given the page's current state: [announced, run, stop, remake, made, jobs, mixer]."""
     if made is None:
         return [gr.skip()] * 7
     ticket, job = made
@@ -202,18 +202,18 @@ def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], 
     jobs, value = shelved([job], jobs, mixer)
     if voice and voice["path"] != job.source:
         value |= {"play": False, "chosen": (mixer or {}).get("chosen")}
-    # a person who has stopped it may have begun something else
+    # after stopping this run, the user may have started another
     return [*([gr.skip()] * 4 if ticket in CANCELLED else [said, *IDLE]), None, jobs, value | {"live": None}]
 
 
 def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
-    """Those that newer ones replace: a person has not marked them as kept."""
+    """The jobs that newer ones may replace: those not marked as kept."""
     marks = (mixer or {}).get("marks") or {}
     return [job for job in jobs if not (marks.get(job.folder.name) or {}).get("kept")]
 
 
 def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
-    """[jobs, mixer] with new jobs, the last of which plays; of too many of a voice the oldest not kept are removed."""
+    """[jobs, mixer] with new jobs; the last one plays. If a voice has too many, the oldest not kept are removed."""
     for job in new:
         jobs = [each for each in jobs if each.folder != job.folder]
         own = [each for each in jobs if each.source == job.source]
@@ -227,19 +227,19 @@ def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
 
 
 def answer(mixer: Values, jobs: list[Job]) -> list[Any]:
-    """[announced, the path of the file that the mixer asks for]."""
+    """[announced, the path of the file requested by the mixer]."""
     if (mixer.get("ask") or {}).get("file") == "project":
         return [gr.skip(), str(write_project(jobs, mixer["ask"].get("state")))]
     return [gr.skip(), str(takes.write_file(takes.find(jobs, mixer.get("chosen")), mixer))]
 
 
 def save_sheet(timeline: Values, *inputs: Any) -> list[Any]:
-    """[announced, the path of the lead sheet that the timeline asks for, with the chosen style and energy]."""
+    """[announced, the path of the lead sheet requested by the timeline, with the chosen style and energy]."""
     return [gr.skip(), str(write_sheet(timeline, Request.of(*inputs)))]
 
 
 def restore(query: str | None) -> list[Any]:
-    """The page as a query describes it: [announced, tempo, options …]; of "" only what was announced goes."""
+    """Restores the page from a link's query: [announced, tempo, options …]; "" only clears the announcement."""
     if not query:
         return ["" if query == "" else gr.skip(), *[gr.skip()] * (1 + len(PAGE_OPTIONS))]
     inputs: Values = {}
@@ -261,9 +261,9 @@ def restore(query: str | None) -> list[Any]:
 def accompany(vocal: Any, model: str, *values: Any) -> tuple[str, str, str, Values]:
     """Generates accompaniments for a singing voice.
 
-    Options are the pipeline's; one that is left out is the model's own, and the seed is drawn. seconds is how much of
-    the vocal is used, from its start; tempo (beats per minute) is estimated if left out; lead_sheet says more of what
-    is known, as {"beats": [0.2, 0.8], "chords": [[0, 2.4, "Am"]]}. For tail (s) the band goes on after the voice.
+    Options are those of the pipeline; the model chooses any that are left out, and the seed is random. seconds limits
+    how much of the vocal is used, from its start; tempo (BPM) is estimated if left out; lead_sheet gives more of what
+    is known, as in {"beats": [0.2, 0.8], "chords": [[0, 2.4, "Am"]]}; the band continues for tail (s) after the voice.
     Returns the mix (WAV), the instrumental (WAV), a zip of all stems, and {"seed", "elapsed" (s), "model"}.
     """
     *options, lead_sheet, instrumental_gain_db = values
@@ -282,7 +282,7 @@ def accompany(vocal: Any, model: str, *values: Any) -> tuple[str, str, str, Valu
 
 
 def parameters_of_endpoint() -> list[inspect.Parameter]:
-    """Names and defaults of the inputs of `accompany`, which the endpoint tells its callers."""
+    """Names and defaults of the inputs of `accompany`, for the endpoint's description."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     defaults = {"model": OFFERED[0], **{name: each.default for name, each in OPTIONS.items()}}
     defaults |= {"seconds": None, "tempo": None, "tail": 0, "lead_sheet": None, "instrumental_gain_db": 0}
@@ -296,7 +296,7 @@ accompany.__signature__ = inspect.Signature(parameters_of_endpoint())  # type: i
 
 
 class Page:
-    """The components, all of them in one workspace, which static/studio.css arranges."""
+    """The components, all in one workspace; static/studio.css arranges them."""
 
     def __init__(self) -> None:
         with gr.Column(elem_id="workspace"):
@@ -309,7 +309,7 @@ class Page:
                 self.stop = gr.Button("Stop the band", interactive=False, elem_id="stop", min_width=120)
             with gr.Column(elem_id="band"):
                 self.announced = gr.HTML(elem_id="announced", min_height=0)
-                # shown by the style sheet while the button that generates is not
+                # the style sheet shows it while the generate button is disabled
                 gr.HTML(COMING, elem_id="bar", min_height=0)
                 self.mixer = parts.studio_part("mixer")
                 self.options = parts.option_components()
@@ -324,16 +324,16 @@ class Page:
             )
 
     def inputs(self) -> list[gr.components.Component]:
-        """In the order of `Request.of`."""
+        """The inputs, in the order of `Request.of`."""
         chosen = [self.options[name] for name in ("model", *OPTIONS, "seconds")]
         return [self.voice, *chosen, self.tempo, self.options["tail"]]
 
     def restored(self) -> list[gr.components.Component]:
-        """What `restore` changes."""
+        """The outputs of `restore`."""
         return [self.announced, self.tempo, *(self.options[name] for name in PAGE_OPTIONS)]
 
 
-# Gradio checks no input: `Request.of` does, and says in a sentence what is wrong.
+# Gradio must not check inputs: `Request.of` does, with better messages.
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "generate"}
 PAGE = imported("page")
@@ -341,9 +341,9 @@ DOWNLOAD = f"path => {PAGE}.then(page => page.download(path))"
 
 
 def connect_listening(page: Page, jobs: gr.State) -> None:
-    """A new voice is analysed; a take to the click brings its beats, an example its band; files are asked for."""
+    """Connects the events of voices and files: analysing a new voice, estimating again, and downloads."""
     outputs = [page.announced, page.voice, jobs, page.mixer, *page.restored()[1:]]
-    # of several voices the last is shown
+    # if several voices arrive, the last one is shown
     quick: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **QUIET}
     sent = [page.recorder, jobs, page.mixer, page.options["seconds"]]
     chosen = page.recorder.submit(told(take_voice, *[gr.skip()] * len(outputs[1:])), sent, outputs, **quick)
@@ -357,7 +357,7 @@ def connect_listening(page: Page, jobs: gr.State) -> None:
 
 
 def connect_settings(page: Page, blocks: gr.Blocks) -> None:
-    """What the chosen model offers, and links to all settings."""
+    """Connects the options that depend on the chosen model, and links to the settings."""
     quick, model = {"queue": False, **QUIET}, page.options["model"]
     needing = [page.options[name] for name in (*NEEDING_STREAMS, "sounds")]
     offer = {"fn": lambda name: [gr.update(**each) for each in band_properties(name).values()], "inputs": model}
@@ -372,14 +372,14 @@ def connect_settings(page: Page, blocks: gr.Blocks) -> None:
 
 
 def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
-    """Generating, stopping it, and the selected bars generated again."""
+    """Connects generating, stopping, and regenerating the selected bars."""
     status = [page.announced, page.run, page.stop, page.remake]
     outputs, ended = [*status, page.made, page.mixer], [page.made, page.voice, jobs, page.mixer]
     shelve = told(finish, *IDLE, None, gr.skip(), {"live": None})
     wanted = [page.ticket, jobs, page.mixer, page.timeline, *page.inputs()]
 
     def failed(again: str, ticket: str) -> list[Any]:
-        # `run` itself says what goes wrong in it, so either it was not let in, or Gradio failed before or after it
+        # `run` reports its own errors, so either the queue was full, or Gradio failed before or after it
         full = ticket not in BEGUN and len(blocks._queue) >= QUEUE_SIZE
         if full and ticket not in CANCELLED:
             return [announcement(WAITS), *BUSY, again]
@@ -388,7 +388,7 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
     for button, request in ((page.run, song_request), (page.remake, remake_request)):
         begun = button.click(None, None, [*status, page.ticket], js=f"() => {PAGE}.then(page => page.begin())")
         again = gr.Button("Once more", visible="hidden", elem_id=f"{button.elem_id}_again")
-        # a stopped run may still be ending, or waiting, when the next one begins
+        # a stopped run may still be ending, or waiting, when the next one starts
         waits = {"fn": partial(failed, f"#{again.elem_id}"), "inputs": page.ticket, "queue": False, **QUIET}
         for start in (begun.then, again.click):
             made = start(partial(run, request), wanted, outputs, trigger_mode="multiple", **QUIET, **ONE_AT_A_TIME)
@@ -399,12 +399,12 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
 
 
 def connect_endpoint(page: Page) -> None:
-    """`/accompany`, behind components that nobody sees."""
+    """Connects `/accompany` to hidden components."""
     hidden, report = gr.Button(visible=False), gr.JSON(label="Report", visible=False)
     sheet, gain = gr.JSON(label="Lead sheet", visible=False), gr.Number(0, label="Instrumental, dB", visible=False)
     sounds = [gr.Audio(label=name, type="filepath", visible=False) for name in ("Mix", "Instrumental")]
     outputs = [*sounds, gr.File(label="Stems", visible=False), report]
-    # the page's own lists the styles of one model only
+    # the page's own style component lists the styles of one model only
     own: dict[Any, Any] = {page.options["style"]: gr.Textbox(visible=False, label="Style")}
     own[page.voice] = gr.Audio(label="Voice", type="filepath", visible=False)
     inputs = [own.get(each, each) for each in page.inputs()]
@@ -413,7 +413,7 @@ def connect_endpoint(page: Page) -> None:
 
 
 def build_page() -> gr.Blocks:
-    """The page, its events and the endpoint, without a server."""
+    """Builds the page, its events and the endpoint, without starting a server."""
     with gr.Blocks(title="HAFM: sing, and get a band") as blocks:
         page = Page()
         jobs = gr.State([])
@@ -426,13 +426,13 @@ def build_page() -> gr.Blocks:
 
 
 def warm_up() -> None:
-    """Uses once what is slow when it is first used, so that the first person does not wait for it."""
+    """Runs slow first-time work once, so that the first visitor does not wait for it."""
     for voice in parts.EXAMPLES[:1]:
         listen(str(voice), OFFERED[0], None, takes.stored_sheet(voice))
 
 
 def main() -> None:
-    """Serves the page until it is told to stop, and leaves no file behind."""
+    """Serves the page until it is terminated, and leaves no files behind."""
     start = parts.with_start(Path(GRADIO, INDEX).read_text())
     gr.routes.templates.env.loader = ChoiceLoader([DictLoader({INDEX: start}), FileSystemLoader(GRADIO)])
     gr.set_static_paths([STATIC, *{path.parent for path in parts.EXAMPLES}])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links to the settings: what the page accepts from one; static/page.js writes them.
+"""Reads links to the page's settings, which static/page.js writes.
 
-A link has the options that a person has chosen, by their names in Python; a lead sheet is saved as a file instead.
+A link contains the options that the user has changed, by their Python names; a lead sheet is saved as a file instead.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from urllib.parse import parse_qsl
 
 from songs import OFFERED, OPTIONS, Request
 
-# Browsers cannot tell larger whole numbers apart.
+# JavaScript cannot represent larger integers exactly.
 MOST_WHOLE = 2**53
-# What is left out of a link, in the order of `Request.of`; whether stems are separated depends on the model.
+# Default values, which links leave out, in the order of `Request.of`; the default for stems depends on the model.
 USUAL: dict[str, Any] = {"model": OFFERED[0], **{name: option.default for name, option in OPTIONS.items()}}
 USUAL |= {"stems": None, "seconds": 0, "tempo": 0, "tail": 0}
 TRUTH = {"1": True, "0": False}
@@ -22,7 +22,7 @@ KINDS |= {"seconds": float, "tempo": float, "tail": float, "model": str}
 
 
 def read_link(query: str) -> dict[str, Any]:
-    """Inputs of the page by name, of a link's query; others are ignored, and of a wrong value a ValueError tells."""
+    """The page's inputs by name, from a link's query; unknown names are ignored, bad values raise a ValueError."""
     try:
         given = dict(parse_qsl(query.removeprefix("?"), keep_blank_values=True, max_num_fields=50))
         found = {name: _value(name, value.strip(), KINDS[name]) for name, value in given.items() if name in KINDS}
@@ -35,14 +35,14 @@ def read_link(query: str) -> dict[str, Any]:
 
 
 def _value(name: str, text: str, kind: type) -> Any:
-    """A text of a link as a value of a kind."""
+    """Converts the text of a link's parameter to a value of type `kind`."""
     if kind is str:
         return text
     try:
         number = TRUTH[text] if kind is bool else kind(text)
     except (KeyError, ValueError):
         raise ValueError(f"{name} is {text!r}; it must be {'1 or 0' if kind is bool else 'a number'}.") from None
-    # a NaN is in no interval
+    # written so that NaN fails
     if not abs(number) < MOST_WHOLE:
-        raise ValueError(f"{name} is {text!r}; such a number is not accepted.")
+        raise ValueError(f"{name} is {text!r}; it must be a finite number below 2^53.")
     return number

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The timeline's side of the server: estimates of a voice's beats, chords and key, and what a person made of them.
+"""Server side of the timeline: estimates of a voice's beats, chords and key, and the user's corrections.
 
-`listen` fills the timeline, a person corrects it there, and `lead_sheet_of` reads what the timeline sends back.
+`listen` fills the timeline, the user corrects it there, and `lead_sheet_of` reads what the timeline sends back.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from hafm_hf.listening.pitch_line import FRAME_RATE, fundamental_frequency, sung
 from songs import Request, load_pipeline, on_gpu, read_vocal
 from takes import JOBS
 
-# At this rate (Hz) pitch is estimated in a fraction of the time, and precisely enough for a line on a screen.
+# At this sampling rate (Hz) pitch estimation takes a fraction of the time, and is precise enough for the screen.
 PITCH_RATE = 8_000
-# So many voices are analysed at the same time; others wait.
+# At most this many voices are analysed at the same time; others wait.
 LISTENING = threading.Semaphore(2)
 # Values of the pitch line per second.
 LINE_RATE = 25
@@ -38,12 +38,12 @@ A4_HZ, A4_MIDI = 440.0, 69
 
 
 def listen(vocal: str | None, model: str, seconds: float | None, known: LeadSheet) -> dict[str, Any]:
-    """What the timeline shows of a voice, of which tempo or beats may be known.
+    """Analyses a voice for the timeline; `known` may hold its tempo or beats.
 
     Returns:
-        "vocal" (the file), "seconds", "pitch" (MIDI numbers at 25 Hz, None where nothing is sung), "energies" that
-        the model can play, "sheet", whose beats and chords cover the voice from start to end; it has no beats if
-        the model estimates none; what `doubts` finds. A ValueError says what cannot be used.
+        "vocal" (the file), "seconds", "pitch" (MIDI note numbers at 25 Hz, None where nothing is sung), "energies"
+        that the model can play, "sheet", whose beats and chords cover the voice from start to end (without beats if
+        the model estimates none), and the entries of `doubts`. A ValueError says what cannot be used.
     """
     samples, rate = read_vocal(vocal, seconds)
     samples = audio.with_channels(samples, 1)
@@ -62,7 +62,7 @@ def listen(vocal: str | None, model: str, seconds: float | None, known: LeadShee
 
 @on_gpu
 def estimate(model: str, samples: audio.Samples, rate: int, known: LeadSheet) -> LeadSheet:
-    """What is known, and the model's estimate of the rest, if it is a model that estimates beats."""
+    """Completes what is known by the model's estimates; returns it unchanged if the model estimates no beats."""
     composite = load_pipeline(model).model
     beats = composite.semantic_tokenizer.config.beat_line
     return composite.complete_lead_sheet(samples, rate, known) if beats else known
@@ -70,7 +70,7 @@ def estimate(model: str, samples: audio.Samples, rate: int, known: LeadSheet) ->
 
 @on_gpu
 def doubts(model: str, samples: audio.Samples, rate: int, sheet: LeadSheet) -> dict[str, Any]:
-    """What else an estimate may be: "choices" (`chord_choices`), "others", the beats of the second likeliest tempo."""
+    """Alternatives to estimates: "choices" (`chord_choices`), and "others", beats at the second likeliest tempo."""
     composite = load_pipeline(model).model
     tokenizer, listener = composite.semantic_tokenizer, composite.listener
     if listener is None or sheet.beats is None or not {"beats", "chords"} & {*sheet.estimated}:
@@ -90,13 +90,13 @@ def doubts(model: str, samples: audio.Samples, rate: int, sheet: LeadSheet) -> d
 
 
 def pitch_line(samples: audio.Samples, rate: int) -> np.ndarray:
-    """MIDI numbers of what is sung (float32 [N] at `rate` Hz): float64 [T] at 25 Hz, NaN where nothing is."""
+    """MIDI note numbers of the voice (float32 [N] at `rate` Hz): float64 [T] at 25 Hz, NaN where nothing is sung."""
     pitch = fundamental_frequency(audio.resample(samples, rate, PITCH_RATE), PITCH_RATE)[:: FRAME_RATE // LINE_RATE]
     return A4_MIDI + PITCH_CLASSES * np.log2(pitch / A4_HZ)
 
 
 def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadSheet | None:
-    """The lead sheet that a timeline shows, None if of another vocal or empty; a ValueError if it makes no sense."""
+    """The lead sheet on a timeline, None if it is empty or for another vocal; a ValueError if it is invalid."""
     if not timeline or not vocal or timeline.get("vocal") != vocal:
         return None
     sheet = LeadSheet.told(timeline.get("sheet") or {})
@@ -104,7 +104,7 @@ def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadShe
 
 
 def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
-    """What a generation would follow, in the format of the timeline's {"ask"}; a ValueError if there is nothing."""
+    """Writes the lead sheet for a generation in the format of the timeline's "ask"; a ValueError if it is empty."""
     kind, sheet = (timeline.get("ask") or {}).get("format"), lead_sheet_of(timeline, request.vocal)
     samples, rate = read_vocal(request.vocal, request.seconds)
     samples = audio.with_channels(samples, 1)
@@ -119,7 +119,7 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
 
 
 def uploaded(path: Any, known: Sequence[Path] = ()) -> Path:
-    """A file that was uploaded, or a known one; else a ValueError: strangers do not choose which files are read."""
+    """The path of an uploaded or known file; a ValueError for any other: clients must not read arbitrary files."""
     found = Path(str(path)).resolve()
     there = found.is_relative_to(JOBS.resolve()) or found in [each.resolve() for each in known]
     if not there or not found.is_file():

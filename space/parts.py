@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the page is made of: its inputs, our own parts of static/, and its words. app.py joins them by events."""
+"""Components of the page: its inputs, our own parts from static/, and its texts. app.py connects them by events."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ EXAMPLES = [
     for kind in ("*.wav", "*.flac")
     for path in sorted((folder / "examples").glob(kind))
 ]
-# Options that some models do not have.
+# Options that some models do not support.
 NEEDING_STREAMS = [name for name, option in OPTIONS.items() if option.streams]
-# The inputs of the band, in the order in which `restore` updates them; "sounds" are examples of the styles.
+# The inputs of the band, in the order in which `restore` updates them; "sounds" are audio examples of the styles.
 PAGE_OPTIONS = ["model", "seconds", "tail", *OPTIONS, "sounds"]
-# Labels and help of the options in the words of somebody who sings, and what an empty number stands for.
+# Labels and help texts of the options in singers' words, and the placeholder of an empty number.
 OPTION_WORDS = {
     "seed": ("Seed", "The same seed gives the same music", "random"),
     "guidance_scale": ("Guidance", "How closely the band follows the voice, usually 1 to 5", "auto"),
     "temperature": ("Temperature", "Above 1 the music is more surprising, below 1 less", "auto"),
-    "top_k": ("Top-k", "How many of the likeliest sounds it chooses from; 0 for all", "auto"),
+    "top_k": ("Top-k", "How many of the likeliest sounds to choose from; 0 for all", "auto"),
     "skip_fine": ("Quick draft", "Faster, with a rougher sound", ""),
     "style": ("Style", "The kind of band", ""),
-    "energy": ("Energy", "How much the band plays; set it for single sections in the timeline", ""),
+    "energy": ("Energy", "How busily the band plays; use the timeline to set it for single sections", ""),
     "stems": ("Separate instruments", "Drums, bass, chords and colour, each with its own channel in the mixer", ""),
 }
-# The choice that leaves an option to the model or the lead sheet, and the choice that leaves the energy to the voice.
+# The choice that leaves an option to the model or the lead sheet; the label of "auto", energy that follows the voice.
 AUTOMATIC, CHOICE_WORDS = ("Automatic", ""), {"auto": "As sung"}
-# What stands above the numbers, if the model has it.
+# Options shown above the numbers, if the model supports them.
 CARDS = ("style", "energy", "stems")
 
 
@@ -49,17 +49,17 @@ CARDS = ("style", "energy", "stems")
 
 
 def announcement(text: str, kind: str = "status") -> str:
-    """HTML of the one line that a screen reader speaks; `kind` is "alert" for refusals."""
+    """HTML of the status line, which screen readers announce; `kind` is "alert" for errors."""
     return f"<p class='hafm-{kind}' role='{kind}'>{html.escape(text)}</p>" if text else ""
 
 
 def voice_name(path: Path) -> str:
-    """What the page calls an example voice."""
+    """The name of an example voice on the page."""
     return path.stem.replace("_", " ").capitalize()
 
 
 def style_players(styles: Iterable[str], sounds: Mapping[str, bytes]) -> str:
-    """HTML of a button for each style whose sound (OGG) the model has; static/page.js plays it."""
+    """HTML with a button for each style of which the model has an audio example (OGG); static/page.js plays it."""
     buttons = "".join(
         f"<button type='button' aria-pressed='false' aria-label='Hear {html.escape(style)}' "
         f"data-sound='data:audio/ogg;base64,{b64encode(sounds[style]).decode()}'>{html.escape(style)}</button>"
@@ -74,8 +74,8 @@ def style_players(styles: Iterable[str], sounds: Mapping[str, bytes]) -> str:
 
 
 def option_components() -> dict[str, gr.components.Component]:
-    """What stands beside the lanes, by name: style, its examples, energy and stems."""
-    # given to the constructors, by which Gradio checks what comes back: it forgets attributes that are set later
+    """The inputs next to the lanes, by name: style, its examples, energy and stems."""
+    # passed to the constructors: Gradio validates values by these, and forgets attributes that are set later
     known = band_properties(OFFERED[0])
     found: dict[str, gr.components.Component] = {"style": option_component("style", known["style"])}
     found["sounds"] = gr.HTML(elem_id="style_sounds", min_height=0, **known["sounds"])
@@ -87,13 +87,13 @@ def more_components() -> dict[str, gr.components.Component]:
     known = band_properties(OFFERED[0])
     found = {name: option_component(name, known.get(name)) for name in OPTIONS if name not in CARDS}
     found["seconds"] = number("seconds", "Seconds", "Use only the start of the voice", "all", minimum=0)
-    ending, about = MIX_OPTIONS["tail"], "Seconds that the band goes on after the voice, fading out"
+    ending, about = MIX_OPTIONS["tail"], "Seconds that the band continues after the voice, fading out"
     found["tail"] = number("tail", ending.label, about, "0", minimum=0, maximum=ending.most)
     return found | {"model": gr.Dropdown(OFFERED, value=OFFERED[0], label="Model", elem_id="model")}
 
 
 def band_properties(model: str) -> dict[str, dict[str, Any]]:
-    """Properties of the inputs that not every model has: whether they are shown, and what can be chosen."""
+    """Properties of the inputs that depend on the model: whether they are shown, and their choices."""
     try:
         composite = load_pipeline(model).model
     except ValueError:
@@ -105,13 +105,13 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
     known["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
     sounds = composite.style_sounds
     known["sounds"] = {"visible": bool(sounds), "value": style_players(composite.styles, sounds)}
-    # splitting a band costs next to nothing
+    # on by default: splitting a band costs next to nothing
     known["stems"] |= {"value": bool(composite.stems)}
     return known
 
 
 def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.components.Component:
-    """The input of an option of generation; `known` are properties that depend on the model."""
+    """The input of a generation option; `known` are properties that depend on the model."""
     option = OPTIONS[name]
     label, info, empty = OPTION_WORDS.get(name, (option.label, option.help, "auto" if option.optional else ""))
     shown = {"label": label, "info": info, "elem_id": name, "min_width": 140, **(known or {})}
@@ -123,19 +123,19 @@ def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.co
 
 
 def number(name: str, label: str, info: str, empty: str, **properties: Any) -> gr.Number:
-    """A field for a number, which is empty at first; `empty` says what that means."""
+    """A number field, empty at first; the placeholder `empty` says what that means."""
     shown = {"label": label, "info": info, "placeholder": empty, "elem_id": name, "min_width": 140}
-    # of None, Gradio's page makes a 0; what is emptied there comes as None
+    # Gradio's page turns None into 0; a field that the user empties arrives as None
     return gr.Number("", **shown, **properties)  # type: ignore[arg-type]
 
 
 def radio_choices(values: Iterable[str]) -> list[tuple[str, str]]:
-    """Choices of an option with their words, the first of which leaves it open."""
+    """Labelled choices of an option; the first leaves it to the model."""
     return [AUTOMATIC, *((CHOICE_WORDS.get(value, value.capitalize()), value) for value in values)]
 
 
 def part_html(name: str) -> str:
-    """What stands in static/NAME.html, with a button for each example voice."""
+    """The content of static/NAME.html, with a button for each example voice."""
     names = [html.escape(voice_name(path)) for path in EXAMPLES]
     buttons = (f"<button type='button' value='{name}' aria-label='{name}'>▶ {name}</button>" for name in names)
     inside = (STATIC / f"{name}.html").read_text().replace("EXAMPLES", "".join(buttons))
@@ -143,7 +143,7 @@ def part_html(name: str) -> str:
 
 
 def with_start(document: str) -> str:
-    """Gradio's HTML with our files, which load beside its own, and the start page, which works before it does."""
+    """Gradio's HTML with our files, loaded along with its own, and the start page, which works before Gradio does."""
     files = [f"<link rel='modulepreload' href='gradio_api/file={path}'>" for path in STATIC.glob("*.js")]
     files += [f"<link rel='stylesheet' href='gradio_api/file={STATIC / 'studio.css'}'>"]
     bands = json.dumps({voice_name(path): stored_band(path) for path in EXAMPLES}).replace("<", "\\u003c")
@@ -153,7 +153,7 @@ def with_start(document: str) -> str:
 
 
 def studio_part(name: str, **properties: Any) -> gr.HTML:
-    """A part of our own: static/NAME.html, which NAME.js brings to life; its value is what a person makes of it."""
+    """A custom component: static/NAME.html, driven by NAME.js, which also sets its value."""
     return gr.HTML(
         html_template=part_html(name),
         js_on_load=f"{imported(name)}.then(part => part.mount(element, props, watch, trigger, upload))",
@@ -165,5 +165,5 @@ def studio_part(name: str, **properties: Any) -> gr.HTML:
 
 
 def imported(name: str) -> str:
-    """A JavaScript expression: the promise of the module static/NAME.js."""
+    """A JavaScript expression that imports the module static/NAME.js, as a promise."""
     return f"import(new URL({json.dumps(f'gradio_api/file={STATIC / name}.js')}, document.baseURI))"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Projects: a voice, its lead sheet, takes and settings in one file, which the page opens again.
+"""Projects: a voice, its lead sheet, takes and settings in one file, which the page can open again.
 
-A project is a zip of project.json (what static/page.js calls the state), the voice, and a folder for each job.
+A project is a zip of project.json (the state in static/page.js), the voice, and a folder for each job.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from listening import uploaded
 from parts import EXAMPLES
 from takes import ABOUT, JOBS, Job
 
-# Bytes that a project may hold.
+# Limit of a project's uncompressed size, in bytes.
 MOST_BYTES = 1 << 30
 
 
 def write_project(jobs: list[Job], state: Any) -> Path:
-    """Writes the voice and jobs of a state of static/page.js, without expired jobs; a ValueError without the voice."""
+    """Writes a project from a state of static/page.js, without expired jobs; a ValueError if the voice is gone."""
     voice = uploaded(state.get("path") if isinstance(state, dict) else None, EXAMPLES)
     path = Path(tempfile.mkdtemp(dir=JOBS)) / f"{voice.stem}_project.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -37,7 +37,7 @@ def write_project(jobs: list[Job], state: Any) -> Path:
 
 
 def read_project(path: Path) -> dict[str, Any]:
-    """A project's state, its "path" (a Path) and "takes" now files of this server; a ValueError if it is none."""
+    """Unpacks a project; its state's "path" (a Path) and "takes" then name files here. ValueError if it is not one."""
     now: dict[str, Path] = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -46,11 +46,11 @@ def read_project(path: Path) -> dict[str, Any]:
             state = json.loads(archive.read("project.json"))
             for member in archive.namelist():
                 folder, _, name = member.rpartition("/")
-                # an entry of a folder itself has no name
+                # the entry of a folder has no file name
                 if re.fullmatch(r"\w*", folder) and name and name == Path(name).name:
                     now.setdefault(folder, Path(tempfile.mkdtemp(dir=JOBS)))
                     (now[folder] / name).write_bytes(archive.read(member))
-        # ids of takes wherever they stand
+        # replaces ids of takes wherever they occur
         known = {name: state.get(name) for name in ("takes", "chosen", "marks")}
         moved = re.sub(r'"(\w+)"', lambda id: f'"{now[id[1]].name}"' if id[1] in now else id[0], json.dumps(known))
         return {**state, **json.loads(moved), "path": now[""] / Path(state["path"]).name}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a vocal to songs, for the page and for the endpoint alike.
+"""Generates songs from a vocal, for both the page and the endpoint.
 
-`make_job` reads the vocal, generates a song or the selected bars of one, and hands it to takes.py, which writes it.
+`make_job` reads the vocal, generates a song or selected bars of one, and passes it to takes.py, which writes it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import transformers
 
-from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing anything of it registers the task
+from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing hafm_hf registers the task
 from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions
 from hafm_hf.accompaniment.song import drawn_style
 from hafm_hf.pretrained.redaction import first_line, without_secrets
@@ -40,29 +40,29 @@ logger = transformers.utils.logging.get_logger("hafm_space")
 BUNDLED = "hafm-tiny (bundled)"
 MAX_SECONDS = float(setting("MAX_SECONDS", "120"))
 GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
-# The models of the list; the first is chosen.
+# The models that the page offers; the first is the default.
 OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if name.strip()]
-# Of a generation. More songs than one are asked for one after another: each is a take.
+# Options of a generation. A request makes one song, which becomes a take.
 OPTIONS = {name: option for name, option in PUBLIC_OPTIONS.items() if name != "num_samples"}
-# How often a run checks whether it has been cancelled.
+# Interval at which a run checks whether it has been cancelled.
 REPORT_SECONDS = 0.05
-# A seed gives the same song only while nobody else draws random numbers, so songs are generated one after another.
+# Concurrent runs would share torch's random state and break reproducibility, so songs are generated one at a time.
 GENERATING = threading.Lock()
-# M_ARENA_MAX: for every thread that comes and goes, glibc would keep memory for another song
+# M_ARENA_MAX = 2: otherwise glibc keeps an arena, with memory for another song, for every thread that has ended
 with suppress(AttributeError, OSError, TypeError):
     ctypes.CDLL(None).mallopt(-8, 2)
 
 
 class Cancelled(Exception):
-    """Raised in the middle of a stage after the Cancel button was pressed."""
+    """Raised in the middle of a stage when the run has been stopped."""
 
 
 @dataclass
 class Request:
-    """What the page or the endpoint asks for, by the names of the pipeline's options; 0 is as if it were not given.
+    """A request from the page or the endpoint, with the pipeline's names for options; 0 counts as not given.
 
-    `vocal` is a file, `model` one of OFFERED; of the vocal the first `seconds` are used. With a `remake`, only a part
-    of an earlier take is generated again.
+    `vocal` is a file, of which the first `seconds` are used; `model` is one of OFFERED. With a `remake`, only part of
+    an earlier take is generated again.
     """
 
     vocal: str | None
@@ -76,9 +76,9 @@ class Request:
 
     @classmethod
     def of(cls, vocal: Any, model: Any, *values: Any) -> Request:
-        """A request by the values of OPTIONS, then seconds, tempo and tail, as Gradio's components send them.
+        """Makes a request from the values of OPTIONS, then seconds, tempo and tail, as Gradio's components send them.
 
-        Gradio is not asked to check them: what it refuses, it refuses before we can say why; a ValueError does.
+        A ValueError says which value is wrong. Gradio does not check them, because it would refuse without saying why.
         """
         *chosen, seconds, tempo, tail = (None if value == "" else value for value in values)
         given = {name: whole(value) for name, value in zip(OPTIONS, chosen, strict=True)}
@@ -89,10 +89,10 @@ class Request:
         return cls(path, str(model), GenerationOptions.of(given=given), seconds or 0.0, tempo or 0.0, mix.tail)
 
     def parameters(self) -> dict[str, Any]:
-        """What the pipeline is called with; a seed that is not given is drawn here."""
+        """The arguments of the pipeline; if there is no seed, one is drawn here."""
         chosen, known = asdict(self.options), self.lead_sheet or LeadSheet()
         if self.remake is not None:
-            # what is kept of a take says itself who plays; its style, told again, drowns a new chord
+            # the kept part of a take determines the style; naming it as well makes the model ignore a new chord
             chosen["style"] = None if chosen["style"] == self.remake.job.style else chosen["style"]
             known = replace(known, style=None)
         parameters = {name: chosen[name] for name in OPTIONS if chosen[name] is not None}
@@ -106,22 +106,22 @@ class Request:
 
 
 def whole(value: Any) -> Any:
-    """A value, as an int where it is a whole number: browsers do not tell 2.0 from 2."""
+    """Converts whole floats to int: browsers do not distinguish 2.0 from 2."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
-    """Samples (float32 [N] or [N, C]) of so many seconds, all if 0, and rate; a HAFMAudioError says why not."""
+    """Reads the first `seconds` (0: all): samples (float32 [N] or [N, C]) and rate; a HAFMAudioError if unusable."""
     if path is None:
         raise audio.HAFMAudioError("There is no voice yet: record one, upload a file or choose an example.")
     if not Path(path).exists():
         raise audio.HAFMAudioError("This voice has been removed from the server; record it again, or upload it again.")
-    # what is in use isn't swept away; an example may lie where nothing can be written
+    # files in use must not be swept away; an example may be on a read-only file system
     with suppress(OSError):
         os.utime(path)
-    # a second more than allowed is read: a longer file is noticed, but never decoded as a whole
+    # reads a second more than allowed: enough to notice a longer file without decoding all of it
     limit = MAX_SECONDS + 1.0
-    # as a Path, it is never taken for a URL: strangers must not make this server fetch things
+    # a Path is never taken for a URL: clients must not make this server fetch things
     samples, rate = audio.read_audio(Path(path), seconds=min(seconds or limit, limit), max_seconds=limit, mono=False)
     name = audio.source_name(path)
     if len(samples) > MAX_SECONDS * rate:
@@ -133,7 +133,7 @@ def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, 
 
 @lru_cache(maxsize=2)
 def load_pipeline(model: str) -> Any:
-    """The pipeline of an offered model, or hafm-tiny; the last two stay. A ValueError says why there is none."""
+    """Loads the pipeline of an offered model or hafm-tiny; the last two are cached. A ValueError says why not."""
     if model not in (*OFFERED, BUNDLED_MODEL.name):
         raise ValueError(f"There is no model {model!r}; choose one of {', '.join(OFFERED)}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -146,16 +146,16 @@ def load_pipeline(model: str) -> Any:
 
 
 def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
-    """On ZeroGPU, lends `function` a GPU while it runs; elsewhere the function itself."""
+    """On ZeroGPU, allocates a GPU while `function` runs; elsewhere returns the function unchanged."""
     return function if spaces is None else spaces.GPU(duration=GPU_SECONDS)(function)
 
 
 @on_gpu
 def generate_song(model: str, samples: audio.Samples, rate: int, parameters: dict[str, Any]) -> Iterator[Any]:
-    """Runs the pipeline; yields its reports as they come, and the song last.
+    """Runs the pipeline in a thread; yields reports as they come, and the song last.
 
-    Reports are the pieces that `HAFMPipeline.stream` yields, None where there is nothing new, and [the song]. Closing
-    this generator stops the pipeline at its next token.
+    Reports are the chunks of `HAFMPipeline.stream`, None while there is nothing new, and finally [song]. Closing this
+    generator stops the pipeline at its next token.
     """
     reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
     closed = threading.Event()
@@ -199,9 +199,9 @@ def generate_song(model: str, samples: audio.Samples, rate: int, parameters: dic
 def make_job(
     request: Request, live: LiveTake | None = None, stopped: Callable[[], bool] = lambda: False
 ) -> Generator[dict[str, Any] | Job | None, None, None]:
-    """Reads, generates and writes: yields what is there of the song, None where that is nothing new, and last the job.
+    """Reads, generates and writes: yields the song so far, None while there is nothing new, and finally the job.
 
-    Once it is stopped, what `live` has by then becomes the job; else there is none. ValueErrors are for the person.
+    If it is stopped, the pieces in `live` become the job; without any there is none. ValueErrors are for the user.
     """
     began = time.monotonic()
     samples, rate = read_vocal(request.vocal, request.seconds)

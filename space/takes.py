@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes: the files of a generated song, mixed as a person wants them, and replacing its selected bars.
+"""Takes: the files of generated songs, mixing them, and replacing selected bars.
 
-Every other module of the Space imports this one, which says where files lie.
+Every other module of the Space imports this one, which also decides where files are stored.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ def setting(name: str, default: str) -> str:
 
 KEEP_SECONDS = float(setting("KEEP_SECONDS", "3600"))
 FORMATS = tuple(audio.FILE_FORMATS)
-# Everything that this process writes lies below it, uploads too; what is older than KEEP_SECONDS is removed.
+# Everything that this process writes is below it, including uploads; files older than KEEP_SECONDS are removed.
 JOBS = Path(tempfile.mkdtemp(prefix="hafm_space_"))
 os.environ["GRADIO_TEMP_DIR"] = str(JOBS / "gradio")
 atexit.register(shutil.rmtree, JOBS, ignore_errors=True)
-# What is known of a job, beside its files.
+# Metadata of a job, next to its audio files.
 ABOUT = "job.json"
-# The limits of a channel's level, and of the band's against the voice's, in dB.
+# The limits of a channel's level in dB, before `Job.balance` is added.
 LEVELS_DB = (-60.0, 24.0)
-# From shorter pieces of an old take the model could not continue.
+# The model cannot continue from shorter pieces of an old take.
 LEAST_KEPT_SECONDS = 0.2
-# Of the bands that are stored of example voices.
+# Seed of the bands stored with the example voices.
 STORED_SEED = 1
 EXPIRED = "This take has been removed from the server; generate it again."
 
@@ -58,8 +58,8 @@ EXPIRED = "This take has been removed from the server; generate it again."
 class Job:
     """A song generated for the vocal `source`: files in `folder`, which disappears when the job expires.
 
-    By `balance` (dB) the band becomes as loud beside the voice as in the median song. A page numbers its takes, and
-    may play other files (`played`, by channel) than those of `folder`.
+    `balance` is the gain (dB) that makes the band as loud relative to the voice as in the median song. A page numbers
+    its takes, and may play other files (`played`, by channel) than those in `folder`.
     """
 
     folder: Path
@@ -76,11 +76,11 @@ class Job:
 
     @property
     def channels(self) -> dict[str, str]:
-        """The mixer's channels, each with the name of its file: the voice, and the stems or the band."""
+        """The mixer's channels with the names of their files: the voice, and the stems or the band."""
         return {"voice": "vocal", **({stem: stem for stem in self.stems} or {"band": "instrumental"})}
 
     def path(self, part: str, suffix: str = "wav") -> Path:
-        """A file, under the name that a download has."""
+        """The path of a file; its name is also that of the download."""
         return self.folder / f"{self.name}_{part}.{suffix}"
 
     def sounds(self) -> list[Path]:
@@ -88,11 +88,11 @@ class Job:
         return [self.path(part) for part in ("vocal", "instrumental", *self.stems)]
 
     def save(self) -> None:
-        """Notes the job beside its files, so that `read_job` finds it again."""
+        """Saves the job next to its files, for `read_job`."""
         (self.folder / ABOUT).write_text(json.dumps({**asdict(self), "folder": "", "source": "", "played": {}}))
 
     def read(self, part: str) -> tuple[audio.Samples, int]:
-        """The vocal, the instrumental or a stem: float32 [N] or [N, C], rate in Hz; a HAFMAudioError if it is gone."""
+        """Reads the vocal, the instrumental or a stem: float32 [N] or [N, C], rate in Hz; a HAFMAudioError if gone."""
         path = self.path(part)
         if not path.exists():
             raise audio.HAFMAudioError(EXPIRED)
@@ -100,7 +100,7 @@ class Job:
 
 
 def read_job(name: str, source: str) -> Job | None:
-    """The job in a folder of this name, as one of a vocal's file; None if it has expired or can't be read."""
+    """The job in the folder `name`, for the vocal file `source`; None if it has expired or can't be read."""
     path = JOBS / name / ABOUT
     try:
         about = json.loads(path.read_text() if re.fullmatch(r"\w+", name) else "{}")
@@ -108,13 +108,13 @@ def read_job(name: str, source: str) -> Job | None:
         job = Job(**{each: kind(about[each]) for each, kind in get_type_hints(Job).items() if each in about})
     except (OSError, OverflowError, TypeError, ValueError):
         return None
-    # of an opened project, whoever has written it: no name leads elsewhere
+    # it may come from an untrusted project: no name may lead out of the folder
     safe, stems = re.sub(r"[^\w-]+", "_", job.name), tuple(stem for stem in STEMS if stem in job.stems)
     return replace(job, name=safe, stems=stems)
 
 
 def write_job(song: dict[str, Any], **about: Any) -> Job:
-    """Writes vocal, instrumental and stems, which `sweep` removes in time."""
+    """Writes vocal, instrumental and stems, which `sweep` removes when they expire."""
     stems, rate = song.get("stems", {}), song["sampling_rate"]
     balance = audio.balance_gain_db(song["vocals"], song["audio"], rate, MEDIAN_BALANCE)
     job = Job(Path(tempfile.mkdtemp(dir=JOBS)), balance=balance, stems=tuple(stems), **about)
@@ -124,7 +124,7 @@ def write_job(song: dict[str, Any], **about: Any) -> Job:
 
 
 def zip_stems(job: Job) -> Path:
-    """The zip of all sounds of a job, which is written when it is first wanted."""
+    """The path of a zip of all audio files of a job, written on first use."""
     path = job.path("stems", "zip")
     if not path.exists():
         with zipfile.ZipFile(path, "w") as archive:
@@ -134,7 +134,7 @@ def zip_stems(job: Job) -> Path:
 
 
 class LiveTake:
-    """A take while it is generated: its pieces, and files of them that the page plays."""
+    """A take while it is generated: its chunks, and files of them for the page to play."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
@@ -144,8 +144,8 @@ class LiveTake:
         self.files: dict[str, list[str]] = {}
 
     def add(self, piece: dict[str, Any], seconds: float, source: str | None = None) -> dict[str, Any]:
-        """What there is with the next piece of a pipeline's stream: "seconds" that it will have, "until" where it goes
-        by now, "files" of each channel, seconds "at" which they begin, "source" and "balance" as in `shelf`.
+        """Adds the next chunk of a pipeline's stream. Returns the final length in "seconds", "until" (seconds so far),
+        "files" of each channel, "at" (the seconds at which they start), and "source" and "balance" as in `shelf`.
         """
         self.folder = self.folder or Path(tempfile.mkdtemp(dir=JOBS))
         self.pieces.append(piece)
@@ -161,14 +161,14 @@ class LiveTake:
 
 
 def stored_sheet(voice: Path) -> LeadSheet:
-    """The lead sheet stored of an example voice, bands/NAME.json beside it; an empty one if there is none."""
+    """The lead sheet stored for an example voice, in bands/NAME.json next to it; an empty one if there is none."""
     path = voice.parent / "bands" / f"{voice.stem}.json"
     return read_lead_sheet(path) if path.exists() else LeadSheet()
 
 
 @cache
 def stored_song(voice: Path) -> dict[str, Any]:
-    """The band that is stored of an example voice, bands/NAME_STEM.ogg ("files") beside it; empty if there is none."""
+    """The band stored for an example voice, in bands/NAME_STEM.ogg ("files") next to it; empty if there is none."""
     vocal, rate = audio.read_audio(voice)
     paths = {stem: voice.parent / "bands" / f"{voice.stem}_{stem}.ogg" for stem in STEMS}
     if not all(path.exists() for path in paths.values()):
@@ -182,7 +182,7 @@ def stored_song(voice: Path) -> dict[str, Any]:
 
 
 def stored_band(voice: Path) -> dict[str, Any]:
-    """What the page plays of an example at once, until `stored_job` has made a take of it; as of `LiveTake`."""
+    """The band that the page plays for an example until `stored_job` has made a take of it, as from `LiveTake.add`."""
     song = stored_song(voice)
     if not song:
         return {}
@@ -193,7 +193,7 @@ def stored_band(voice: Path) -> dict[str, Any]:
 
 
 def stored_job(voice: Path) -> Job | None:
-    """The take that is stored of an example voice; None if there is none."""
+    """Makes a take of the band stored for an example voice; None if there is none."""
     song, style = stored_song(voice), stored_sheet(voice).style
     about = {"name": voice.stem, "seed": STORED_SEED, "elapsed": 0.0, "source": str(voice), "style": str(style or "")}
     return write_job(song, tail=song["tail"], played=song["files"], **about) if song else None
@@ -201,7 +201,7 @@ def stored_job(voice: Path) -> Job | None:
 
 @dataclass(frozen=True)
 class Channel:
-    """How a sound goes into a mix: its level in dB, and from −1 (left) to 1 (right), with equal power, its place."""
+    """A mixer channel: level in dB, and equal-power pan from −1 (left) to 1 (right)."""
 
     db: float = 0.0
     pan: float = 0.0
@@ -209,22 +209,22 @@ class Channel:
 
     @classmethod
     def of(cls, asked: Any) -> Channel:
-        """A channel as the mixer sends it, kept within the limits; what is missing or no number is 0."""
+        """A channel as sent by the mixer, clamped to the limits; missing or non-numeric values become 0."""
         asked = asked if isinstance(asked, dict) else {}
         db, pan = (_number(asked.get(name)) for name in ("db", "pan"))
         return cls(min(max(db, LEVELS_DB[0]), LEVELS_DB[1]), min(max(pan, -1.0), 1.0), bool(asked.get("muted")))
 
     def place(self, samples: audio.Samples) -> audio.Samples:
-        """Samples (float32 [N] or [N, 2]) at this level and place: [N, 2] if the place is not the middle."""
+        """Applies level and pan to samples (float32 [N] or [N, 2]); the result is [N, 2] unless the pan is 0."""
         loud = samples * np.float32(0.0 if self.muted else audio.decibels_to_gain(self.db))
         if not self.pan:
             return loud
         if loud.ndim == 1:
             angle = (self.pan + 1) * math.pi / 4
-            # a sound in the middle keeps its level
+            # normalised so that a centred sound keeps its level
             sides = np.float32(math.sqrt(2)) * np.array([math.cos(angle), math.sin(angle)], dtype=np.float32)
             return audio.with_channels(loud, 2) * sides
-        # the far channel moves into the near one, as in the StereoPannerNode of Web Audio that the page plays it with
+        # the far channel is mixed into the near one, like Web Audio's StereoPannerNode, which the page uses
         angle = abs(self.pan) * math.pi / 2
         right = np.array([[math.cos(angle), math.sin(angle)], [0, 1]], dtype=np.float32)
         return audio.with_channels(loud, 2) @ (right if self.pan > 0 else right[::-1, ::-1])
@@ -235,7 +235,7 @@ def _number(value: Any) -> float:
 
 
 def mix_job(job: Job, channels: Mapping[str, Channel], suffix: str = "wav", lufs: float | None = None) -> Path:
-    """Mixes voice and band, by `Job.channels`, into one file; a HAFMAudioError if the job has expired."""
+    """Mixes the channels of a job into one file; a HAFMAudioError if the job has expired."""
     placed = {}
     for name, part in job.channels.items():
         sound, rate = job.read(part)
@@ -248,10 +248,10 @@ def mix_job(job: Job, channels: Mapping[str, Channel], suffix: str = "wav", lufs
 
 
 def write_file(job: Job, mixer: dict[str, Any]) -> Path:
-    """The file that the mixer asks for by {"file", "format"}.
+    """Writes the file that the mixer requests by {"ask": {"file", "format"}}.
 
-    "mix" or "instrumental" in one of `FORMATS`, or "stems", a zip. The mix is made with the mixer's "channels", whose
-    band is balanced with the voice at 0 dB, and "loudness" (LUFS). A ValueError if there is no such file, or no more.
+    "mix" or "instrumental" in one of `FORMATS`, or "stems", a zip. The mix uses the mixer's "channels", where 0 dB is
+    the level of `Job.balance`, and "loudness" (LUFS). A ValueError if there is no such file, or it has expired.
     """
     ask = mixer.get("ask") or {}
     part, suffix = ask.get("file"), ask.get("format")
@@ -273,14 +273,14 @@ def write_file(job: Job, mixer: dict[str, Any]) -> Path:
 
 @dataclass(frozen=True)
 class Remake:
-    """The seconds from `start` to `stop` of a take, generated again; the rest stays as it is, to the sample."""
+    """Regenerates a take from `start` to `stop` (seconds); the rest stays the same, to the sample."""
 
     job: Job
     start: float
     stop: float
 
     def parameters(self) -> dict[str, Any]:
-        """What the pipeline needs in order to keep the rest; a ValueError if that, or what is replaced, is nothing."""
+        """Arguments for the pipeline to keep the rest; a ValueError if nothing is kept, or nothing is replaced."""
         band, rate = self.job.read("instrumental")
         seconds = len(band) / rate
         around = [(0.0, max(self.start, 0.0)), (min(self.stop, seconds), seconds)]
@@ -291,14 +291,14 @@ class Remake:
         return {**known, "stems": bool(self.job.stems), "tail": self.job.tail}
 
     def paste(self, song: dict[str, Any]) -> dict[str, Any]:
-        """The old take with the selected seconds of a new song, cross-faded within them."""
+        """The old take with the selected seconds taken from a new song, cross-faded inside the selection."""
         vocal, rate = self.job.read("vocal")
         stems = {stem: self._pasted(stem, song["stems"][stem], song["sampling_rate"]) for stem in self.job.stems}
         band = self._pasted("instrumental", song["audio"], song["sampling_rate"])
         return {**song, "audio": band, "stems": stems, "vocals": vocal, "sampling_rate": rate}
 
     def _pasted(self, part: str, sound: audio.Samples, sound_rate: int) -> audio.Samples:
-        """A file of the old take with the selected seconds of a new sound (float32 [N] or [N, C])."""
+        """A file of the old take with the selected seconds taken from a new sound (float32 [N] or [N, C])."""
         old, rate = self.job.read(part)
         new = audio.with_channels(audio.resample(sound, sound_rate, rate), 1 if old.ndim == 1 else old.shape[1])
         first, last = max(round(self.start * rate), 0), min(round(self.stop * rate), len(old), len(new))
@@ -306,7 +306,7 @@ class Remake:
 
 
 def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
-    """What the mixer shows of the takes that still exist, the oldest first."""
+    """The mixer's description of the takes that still exist, oldest first."""
     return [
         {
             "id": job.folder.name,
@@ -321,7 +321,7 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
 
 
 def find(jobs: list[Job], take: Any) -> Job:
-    """The job of a take's "id"; a HAFMAudioError if it has expired."""
+    """The job with a take's "id"; a HAFMAudioError if it has expired."""
     for job in jobs:
         if take == job.folder.name:
             job.read("instrumental")
@@ -330,10 +330,10 @@ def find(jobs: list[Job], take: Any) -> Job:
 
 
 def sweep(folder: Path, age: float) -> None:
-    """Removes files below a folder that have been there, unchanged, for `age` seconds, and folders left empty."""
+    """Removes files in a folder that have not changed for `age` seconds, and folders left empty."""
     oldest = time.time() - age
     old: list[Path] = []
-    # all are found before the first is removed: that changes its folder
+    # finds all before removing any, because removing a file changes its folder's time
     for place, folders, names in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *names)):
             with suppress(OSError):  # gone already
@@ -344,9 +344,9 @@ def sweep(folder: Path, age: float) -> None:
 
 
 def keep_sweeping() -> None:
-    """Starts the thread that sweeps JOBS as long as the process lives.
+    """Starts a thread that sweeps JOBS as long as the process lives.
 
-    Gradio's own `delete_cache` (6.31) ends for good when a file is added while it looks.
+    Gradio's own `delete_cache` (6.31) stops for good if a file is added during its scan.
     """
 
     def run() -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """HAFM for the Hugging Face ecosystem: a singing voice in, its accompaniment out.
 
-Importing this package makes transformers' Auto classes know the configurations, models and feature extractor, and
-`pipeline()` the task `vocal-accompaniment`.
+Importing this package registers the configurations, models and feature extractor with transformers' Auto classes, and
+the task `vocal-accompaniment` with `pipeline()`.
 """
 
 import os
@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    # `as` says to type checkers that they are public
+    # `as` tells type checkers that these names are re-exported
     from .accompaniment.configuration_accompaniment import HAFMConfig as HAFMConfig
     from .accompaniment.configuration_accompaniment import HAFMSeparatorConfig as HAFMSeparatorConfig
     from .accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment as HAFMForVocalAccompaniment
@@ -80,7 +80,7 @@ def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
 
 
-# the `hafm` command (hafm_command.py) answers `--help` without transformers, and registers when it loads a model
+# the `hafm` command (hafm_command.py) shows `--help` without transformers; it registers when it loads a model
 if not os.environ.get("HAFM_COMMAND_LINE"):
     from .registration import register
 

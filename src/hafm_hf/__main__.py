@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m hafm_hf`, where the `hafm` script is not on the path."""
+"""`python -m hafm_hf`: the `hafm` command, if the script is not on the PATH."""
 
 from .cli import main
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are whole or not there, whatever ends the process that writes them."""
+"""Atomic writes: a file is complete or absent, however the process that writes it ends."""
 
 import json
 import os
@@ -15,10 +15,10 @@ PARTIAL_SUFFIX = ".part"
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file that becomes `path` once it is whole and on the disk; nothing of it remains when writing fails.
+    """Yields a temporary file that replaces `path` once complete and synced to disk; if writing fails, it is removed.
 
     Raises:
-        OSError: the disk is full, or the folder can't be written to.
+        OSError: if the disk is full, or the folder can't be written to.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    # the name too: a folder's entries have a sync of their own
+    # the rename too: directory entries need a sync of their own
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -41,7 +41,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def replace_folder(temporary: Path, folder: Path) -> None:
-    """Puts a complete folder in place of an older one, which comes back where that fails."""
+    """Replaces a folder by a complete new one; if that fails, the old one is restored."""
     old = temporary.with_name(f"{temporary.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -55,6 +55,6 @@ def replace_folder(temporary: Path, folder: Path) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Writes JSON, whole or not at all; paths that are no UTF-8 survive as escapes."""
+    """Writes JSON atomically, in ASCII; paths that are not UTF-8 survive as escapes."""
     with replacing(path) as file:
         file.write(json.dumps(content, indent=1).encode("ascii") + b"\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes transformers' Auto classes and `pipeline()` know HAFM; `import hafm_hf` calls `register`."""
+"""Registers HAFM with transformers' Auto classes and `pipeline()`; `import hafm_hf` calls `register`."""
 
 import logging
 from typing import Any
@@ -8,7 +8,7 @@ TASK = "vocal-accompaniment"
 
 
 def register() -> None:
-    """Registers configurations, models, feature extractor and task with transformers; twice is as good as once."""
+    """Registers configurations, models, feature extractor and task with transformers; may be called repeatedly."""
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM
     from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -41,11 +41,11 @@ def register() -> None:
             default={"model": (str(BUNDLED_MODEL), "main")},
             type="audio",
         )
-        # pipeline() warns of every default; this one comes with the package and does not change by itself
+        # pipeline() warns about every default model; this one comes with the package and cannot change unnoticed
         logging.getLogger("transformers.pipelines").addFilter(lambda said: str(BUNDLED_MODEL) not in said.getMessage())
 
 
 def _installed(kind: Any) -> Any:
-    """A class whose code comes with the package: transformers is not to copy it beside weights that are saved."""
+    """Disables `register_for_auto_class`: transformers must not copy the code of our classes next to saved weights."""
     kind.register_for_auto_class = classmethod(lambda cls, auto_class=None: None)
     return kind

@@ -37,7 +37,7 @@ def test_a_folder_with_files_of_somebody_else_is_refused_and_kept(
     if config is not None:
         (folder / "config.json").write_text(config)
     before = digest_files(tmp_path, ignored=())
-    with pytest.raises(ValueError, match="songs holds files and is no composite .*; name another folder"):
+    with pytest.raises(ValueError, match="songs holds files that are not a composite; name another folder"):
         assemble_composite(parts, folder)
     with pytest.raises(ValueError, match="lyrics.txt is a file"):
         assemble_composite(parts, folder / "lyrics.txt")
@@ -129,7 +129,7 @@ def test_a_codec_that_a_stage_has_not_learnt_is_refused(parts: dict[str, str], t
     fitting = {**parts, "coarse": str(tmp_path / "coarse"), "codec": str(tmp_path / "codec")}
     assert assemble_composite(fitting, tmp_path / "model", "float32") > 0
     assert codec_fingerprint(model) == codec != codec_fingerprint(model.decoder)
-    message = f"the fine stage has learnt tokens of the codec another, but this one is {codec}"
+    message = f"the fine stage was trained on tokens of the codec another, but this one is {codec}"
     with pytest.raises(ValueError, match=message):
         assemble_composite({**parts, "fine": str(tmp_path / "fine")}, tmp_path / "other")
     assert not list(tmp_path.glob("other*"))
@@ -146,7 +146,7 @@ def test_a_tokenizer_may_hear_the_beat_anew_and_not_other_tokens(parts: dict[str
         tokenizer.save_pretrained(tmp_path / "tokenizer")
         if fits:
             assert assemble_composite(fitting, tmp_path / "model") > 0
-    with pytest.raises(ValueError, match="has learnt tokens of the semantic tokenizer"):
+    with pytest.raises(ValueError, match="was trained on tokens of the semantic tokenizer"):
         assemble_composite(fitting, tmp_path / "other")
 
 

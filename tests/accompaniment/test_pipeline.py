@@ -174,6 +174,6 @@ def test_streamed_chunks_are_the_song(accompany: Any) -> None:
     assert np.allclose(audio.limit_peak(together), whole["audio"], atol=1e-5)
     with pytest.raises(ValueError, match="num_samples is 2; a stream is one sample"):
         next(accompany.stream(vocal, num_samples=2))
-    with pytest.raises(ValueError, match="A stream is of one vocal, and 2 were given"):
+    with pytest.raises(ValueError, match="A stream takes one vocal, and 2 were given"):
         next(accompany.stream([vocal["array"]] * 2, sampling_rate=CODEC_RATE))
     assert np.array_equal(next(accompany.stream((vocal,), seed=1))["audio"], chunks[0]["audio"])

@@ -144,7 +144,7 @@ def test_spans_that_cannot_be_kept_are_refused(composite: HAFMForVocalAccompanim
     old = np.zeros(24_000, dtype=np.float32)
     with pytest.raises(ValueError, match="is not within the instrumental of 1.00 s"):
         composite.generate(voice(2), CODEC_RATE, instrumental=old, keep=[(0.5, 1.5)])
-    with pytest.raises(ValueError, match="begins when the vocal has ended"):
+    with pytest.raises(ValueError, match="begins after the vocal has ended"):
         composite.generate(voice(0.5), CODEC_RATE, instrumental=old, keep=[(0.6, 0.9)])
     with pytest.raises(ValueError, match="Say which spans"):
         composite.generate(voice(2), CODEC_RATE, instrumental=old)

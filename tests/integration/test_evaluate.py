@@ -157,7 +157,7 @@ def test_a_model_is_rendered_once_over_seeds(pairs: Path, tiny_model: Path, tmp_
         (("--pairs", "TEST", "--no-model", "--model", "hafm-tiny"), 2, "contradict each other"),
         (("--pairs", "TEST", "--no-model", "--told", "beats"), 2, "contradict each other"),
         (("--pairs", "TEST", "--retrieval-bank", "TRAIN", "--no-baselines"), 2, "that --no-baselines leaves out"),
-        (("--pairs", "TEST", "--separation", "demucs"), 2, "--separation is of --protocol"),
+        (("--pairs", "TEST", "--separation", "demucs"), 2, "--separation is only for --protocol"),
         (("--pairs", "TEST", "--no-model", "--guidance-scale", "0"), 2, "contradict each other"),
         (("--pairs", "TEST/song0", "--clip-seconds", "1"), 1, "the shuffled control needs at least 2 songs"),
         (("--pairs", "TEST", "--clip-seconds", "1", "--embedder", "vggish"), 1, "--vggish-weights"),

@@ -177,7 +177,7 @@ def test_a_listener_that_does_not_fit_is_refused() -> None:
     most = parts()
     config = most["semantic_tokenizer"].config
     plain = type(config)(**{**config.to_dict(), "rhythm_channels": 0, "beat_line": False})
-    with pytest.raises(StrictDataclassClassValidationError, match="knows the beat"):
+    with pytest.raises(StrictDataclassClassValidationError, match="needs a semantic tokenizer with a beat line"):
         HAFMForVocalAccompaniment.from_parts(**{**most, "semantic_tokenizer": type(most["semantic_tokenizer"])(plain)})
 
 

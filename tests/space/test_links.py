@@ -23,10 +23,10 @@ def test_a_link_says_what_was_chosen() -> None:
     ("query", "said"),
     [
         ("?tempo=1e9", "tempo is 1e\\+09; halve or double it"),
-        ("?tempo=nan", "tempo is 'nan'; such a number is not accepted"),
+        ("?tempo=nan", "tempo is 'nan'; it must be a finite number below"),
         ("?tempo=<script>", "tempo is '<script>'; it must be a number"),
         ("?seed=-1", "seed is -1; it must be between 0 and 9223372036854775807"),
-        ("?seed=99999999999999999999", "such a number is not accepted"),
+        ("?seed=99999999999999999999", "it must be a finite number below"),
         ("?seed=1.5", "seed is '1.5'; it must be a number"),
         ("?energy=loud", "energy is 'loud'; choose 'auto'"),
         ("?stems=yes", "stems is 'yes'; it must be 1 or 0"),

@@ -149,7 +149,7 @@ def test_a_full_queue_is_said_and_waits_by_itself(
         assert time.monotonic() < deadline, [job.status() for job in waiting]
         time.sleep(0.05)
     generate(page)
-    expect(announced(page)).to_contain_text("Your band begins by itself as soon as there is a place")
+    expect(announced(page)).to_contain_text("Your band starts automatically as soon as there is a place")
     another.get_by_role("button", name="Stop the band").click()
     for job in waiting:
         job.result(timeout=PATIENCE_SECONDS)

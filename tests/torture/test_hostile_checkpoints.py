@@ -200,7 +200,7 @@ def test_an_index_names_only_files_beside_it(name: str, saved: Path) -> None:
     (saved / "coarse" / WEIGHTS).rename(saved.parent / "secret.safetensors")
     index = {"metadata": {}, "weight_map": {"heads.weight": name}}
     (saved / "coarse" / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
-    assert "no file beside it" in refusal("coarse", saved)
+    assert "not a file next to it" in refusal("coarse", saved)
 
 
 def test_weights_in_shards_are_checked_too(saved: Path, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_weights_in_shards_are_checked_too(saved: Path, tmp_path: Path) -> None:
     content = bytearray(shards[1].read_bytes())
     content[-1] ^= 1
     harm(shards[1], content)
-    with pytest.raises(ValueError, match=f"{shards[1].name} is damaged: it is not what SHA256SUMS says"):
+    with pytest.raises(ValueError, match=f"{shards[1].name} is damaged: it does not match SHA256SUMS"):
         load_strictly(hafm_hf.HAFMCoarseForCausalLM, tmp_path / "sharded")
     write_checksums(tmp_path / "sharded")
     load_strictly(hafm_hf.HAFMCoarseForCausalLM, tmp_path / "sharded")

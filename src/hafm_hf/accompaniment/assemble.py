@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joins parts that were trained apart into one composite, and refuses parts that do not fit each other."""
+"""Joins separately trained parts into one composite; incompatible parts are refused."""
 
 import json
 import tempfile
@@ -21,7 +21,7 @@ from .configuration_accompaniment import HAFMConfig
 from .modeling_accompaniment import HAFMForVocalAccompaniment
 from .parts import PARTS, check_names
 
-# the best settings for stages that read a lead sheet (docs/generation.md), where nobody has chosen any
+# the best settings for stages conditioned on a lead sheet (docs/generation.md), unless others have been chosen
 LEAD_SHEET_SETTINGS = {
     "semantic": {"guidance_scale": 2.0, "history_free_guidance": 0.5, "temperature": 0.6},
     "coarse": {"guidance_scale": 1.0, "history_free_guidance": 0.5, "temperature": 0.5},
@@ -31,20 +31,20 @@ STAGE_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def assemble_composite(parts: Mapping[str, str | None], output: Path, stage_dtype: str = "bfloat16") -> float:
-    """Loads the parts, joins them and writes the composite, whole or not at all; returns its size in MB.
+    """Loads the parts, joins them and writes the composite atomically; returns its size in MB.
 
     The tokenizer and the codec's encoder keep their precision: tokens must not depend on how a composite is stored.
 
     Args:
         parts: folder or hub id of each part, by its name in the composite; `OPTIONAL_PARTS` may be missing.
-        output: folder of the composite; a composite that is there is replaced, anything else is not.
-        stage_dtype: how the stages are stored, one of STAGE_DTYPES; but for float32 the codec's decoder is stored in
-            float16, which moves its samples by a thousandth of their level.
+        output: folder for the composite; an existing composite is replaced, other files never are.
+        stage_dtype: precision in which the stages are stored, one of STAGE_DTYPES; unless it is float32, the codec's
+            decoder is stored in float16, which changes its samples by about a thousandth of their level.
 
     Raises:
-        ValueError: for a missing part, an unknown precision, parts whose vocabularies, rates or tokenizers do not fit
-            each other, or an output that holds other files.
-        OSError: when a part is not there.
+        ValueError: for a missing part, an unknown precision, parts whose vocabularies, rates or tokenizers do not
+            match, or an output folder that holds other files.
+        OSError: if a part cannot be found.
     """
     sources = {name: source for name, source in parts.items() if source}
     check_names(sources)
@@ -65,7 +65,7 @@ def assemble_composite(parts: Mapping[str, str | None], output: Path, stage_dtyp
         if stage_dtype != "float32":
             _halve_decoder(temporary / "codec" / SAFE_WEIGHTS_NAME)
         write_checksums(temporary)
-        # what was written can be read, strictly, before anyone relies on it
+        # a strict load proves the files good before they replace anything
         HAFMForVocalAccompaniment.from_pretrained(temporary)
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()) / 1e6
         replace_folder(temporary, output)
@@ -73,7 +73,7 @@ def assemble_composite(parts: Mapping[str, str | None], output: Path, stage_dtyp
 
 
 def _load(sources: Mapping[str, str], stage_dtype: str) -> dict[str, PreTrainedModel]:
-    """The parts from their folders or hub ids, by name; the stages in their precision."""
+    """Loads the parts from their folders or hub ids, by name; the stages in `stage_dtype`."""
     loaded: dict[str, PreTrainedModel] = {}
     for name, kind in PARTS.items():
         options = {"dtype": getattr(torch, stage_dtype)} if name in STAGES else {}
@@ -84,14 +84,14 @@ def _load(sources: Mapping[str, str], stage_dtype: str) -> dict[str, PreTrainedM
 
 
 def _halve_decoder(weights: Path) -> None:
-    """Stores a codec's decoder, on which its codes do not depend, in half precision."""
+    """Converts a codec's decoder to half precision on disk; its codes do not depend on the decoder."""
     stored = load_file(weights)
     halved = {name: each.half() if name.startswith("decoder.") else each for name, each in stored.items()}
     save_file(halved, weights, metadata={"format": "pt"})
 
 
 def _choose_settings(parts: Mapping[str, PreTrainedModel]) -> None:
-    """Gives stages that read a lead sheet, and still have the paper's generation settings, `LEAD_SHEET_SETTINGS`."""
+    """Applies `LEAD_SHEET_SETTINGS` to stages that read a lead sheet and still have the paper's generation config."""
     for name in LEAD_SHEET_SETTINGS.keys() & parts.keys():
         stage: Any = parts[name]
         settings = LEAD_SHEET_SETTINGS[name]
@@ -103,7 +103,7 @@ def _choose_settings(parts: Mapping[str, PreTrainedModel]) -> None:
 
 
 def _check_output(output: Path) -> None:
-    """Refuses a place that holds anything but a composite: what is there would be lost."""
+    """Refuses an output path that holds anything but a composite: its contents would be lost."""
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; name a folder.")
     if not output.exists() or not any(output.iterdir()):
@@ -113,11 +113,11 @@ def _check_output(output: Path) -> None:
     except (OSError, ValueError):
         config = None
     if not isinstance(config, dict) or config.get("model_type") != HAFMConfig.model_type:
-        raise ValueError(f"{output} holds files and is no composite that could be replaced; name another folder.")
+        raise ValueError(f"{output} holds files that are not a composite; name another folder.")
 
 
 def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
-    """Refuses a tokenizer or codec whose weights (centroids, codebooks) are not those that a stage has learnt."""
+    """Refuses a tokenizer or codec whose weights (centroids, codebooks) differ from those a stage was trained on."""
     tokenizer, codec = parts["semantic_tokenizer"], parts["codec"]
     made = {"semantic_tokenizer": tokenizer_fingerprint(tokenizer), "codec": codec_fingerprint(codec)}
     wanted = {f"the {name} stage": parts[name].config.tokenizers for name in STAGES if name in parts}
@@ -125,6 +125,6 @@ def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
         for name, learnt in tokenizers.items():
             if made[name] != learnt:
                 raise ValueError(
-                    f"The parts do not fit: {part} has learnt tokens of the {name.replace('_', ' ')} "
+                    f"The parts do not fit: {part} was trained on tokens of the {name.replace('_', ' ')} "
                     f"{learnt}, but this one is {made[name]}; name the one that tokenised its corpus."
                 )

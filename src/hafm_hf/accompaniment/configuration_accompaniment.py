@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configurations of the composite and of its separator; those of the other parts stand beside their models."""
+"""Configurations of the composite and of its separator; those of the other parts are next to their models."""
 
 from dataclasses import field
 from typing import Any, ClassVar
@@ -22,12 +22,12 @@ class HAFMSeparatorConfig(PreTrainedConfig):
     r"""The network that splits an instrumental into its stems, an optional part of the composite.
 
     Args:
-        sampling_rate (`int`): Of the codec, in Hz.
-        n_fft (`int`): Samples of a window of the spectrogram.
-        hop_length (`int`): Samples between two windows; divides `n_fft` at least twice.
-        channels (`int`): Width of its convolutions.
-        num_layers (`int`): Convolutions, with dilations of 1, 2, 4 … windows; four of them see ± 30.
-        dropout (`float`): In training.
+        sampling_rate (`int`): Sampling rate of the codec, in Hz.
+        n_fft (`int`): Window length of the spectrogram, in samples.
+        hop_length (`int`): Samples between two windows; `n_fft` is a multiple of it, at least twice as large.
+        channels (`int`): Width of the convolutions.
+        num_layers (`int`): Number of convolutions, with dilations of 1, 2, 4 … windows; four of them see ± 30 windows.
+        dropout (`float`): Dropout probability in training.
     """
 
     model_type = "hafm_separator"
@@ -41,7 +41,7 @@ class HAFMSeparatorConfig(PreTrainedConfig):
     dropout: float | int = 0.0
 
     def describe(self) -> dict[str, str]:
-        """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
+        """Describes rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
         return {
             "rates": f"{self.sampling_rate} Hz, {self.sampling_rate / self.hop_length:g} spectra/s",
             "vocabulary": f"instrumental → {', '.join(STEMS)}",
@@ -67,10 +67,10 @@ class HAFMConfig(PreTrainedConfig):
 
     Args:
         semantic_tokenizer_config, semantic_config, coarse_config, fine_config, codec_config (`PreTrainedConfig` or
-            `dict`, *optional*): The parts; the paper's if not given. `fine_config=None` is a composite of two stages.
-        listener_config (`PreTrainedConfig` or `dict`, *optional*): Estimates lead sheets; none if not given.
-        separator_config (`PreTrainedConfig` or `dict`, *optional*): A part that splits the instrumental into stems;
-            none if not given.
+            `dict`, *optional*): The parts; the paper's if not given. `fine_config=None` makes a two-stage composite.
+        listener_config (`PreTrainedConfig` or `dict`, *optional*): The listener, which estimates lead sheets; no
+            listener if not given.
+        separator_config (`PreTrainedConfig` or `dict`, *optional*): The separator; no stems if not given.
     """
 
     model_type = "hafm"
@@ -79,7 +79,7 @@ class HAFMConfig(PreTrainedConfig):
         "semantic_config": HAFMSemanticConfig,
         "coarse_config": HAFMCoarseConfig,
         "fine_config": SubConfigSpec(HAFMFineConfig, optional=True),
-        # of any family that `codec_format` knows
+        # may be of any family that `codec_format` supports
         "codec_config": SubConfigSpec(AutoConfig, model_type="encodec"),
         "listener_config": SubConfigSpec(HAFMListenerConfig, optional=True),
         "separator_config": SubConfigSpec(HAFMSeparatorConfig, optional=True),
@@ -95,18 +95,18 @@ class HAFMConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As of all configurations; raises ValueError of a part's, which would get the paper's sizes for the rest."""
+        """Raises ValueError for the config of a single part: the other parts would silently get the paper's sizes."""
         if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
-            raise ValueError(f"This config.json is of {kind!r}, at most a part of a composite.")
+            raise ValueError(f"This config.json is for model_type {kind!r}, at most a part of a composite.")
         return super().from_dict(config_dict, **kwargs)
 
     def describe_part(self, name: str) -> dict[str, str]:
-        """Rates, vocabulary and architecture of a part ("semantic", "codec" …) in words."""
+        """Describes the rates, vocabulary and architecture of a part ("semantic", "codec" …) in words."""
         config = getattr(self, f"{name}_config")
         return describe_codec(config) if name == "codec" else config.describe()
 
     def validate_agreement(self) -> None:
-        """Refuses parts whose vocabularies or rates do not fit each other."""
+        """Refuses parts whose vocabularies or rates do not match."""
         check_codec_config(self.codec_config)
         tokenizer = self.semantic_tokenizer_config
         codec = codec_format(self.codec_config)
@@ -130,7 +130,7 @@ class HAFMConfig(PreTrainedConfig):
         if self.listener_config is not None:
             _check_equal("semantic tokenizer frame rate", tokenizer.frame_rate, LINE_RATE)
             if not tokenizer.beat_line:
-                raise ValueError("listener needs a semantic tokenizer that knows the beat: set beat_line.")
+                raise ValueError("The listener needs a semantic tokenizer with a beat line; set beat_line.")
 
 
 def _check_equal(name: str, found: Any, wanted: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bars that the band plays before the voice begins and after it has ended: how long they last, and to which chords."""
+"""Intro and outro: the length and the chords of the bars that the band plays before and after the voice."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..audio import Samples
 from ..lead_sheet.bars import USUAL_METRE, completed
 from ..lead_sheet.lead_sheet import LeadSheet, Span, beats_passed, seconds_at
 
-# the last chord dies away within them
+# the last chord dies away within this time
 RING_SECONDS = 2.5
-# silence before the first beat, so that its attack is whole
+# silence before the first beat, so that its attack is not cut off
 LEAD_SECONDS = 0.1
-# a voice that begins later in a bar than this share of it sings a pickup
+# a voice that enters after this fraction of a bar sings a pickup to the next
 PICKUP = 0.5
-# dB below the loudest sample: the voice begins with what is louder
+# relative to the loudest sample, in dB: the voice begins at the first sample above this level
 ONSET_DB = -30.0
-# of a bar: less of a chord is a rounding of its end
+# in bars: a shorter piece of a chord is a rounding error of its boundary
 LEAST_BARS = 0.05
 
 
@@ -29,10 +29,10 @@ class Ends:
     """Silence around a vocal for the band to fill, in seconds.
 
     Args:
-        before: in front of the vocal.
-        after: behind it.
-        fade: how much of the end fades out.
-        sheet: what is known of the longer song.
+        before: before the vocal.
+        after: after it.
+        fade: length of the fade-out at the end.
+        sheet: lead sheet of the longer song, as far as it is known.
     """
 
     before: float = 0.0
@@ -41,31 +41,31 @@ class Ends:
     sheet: LeadSheet | None = None
 
     def with_tail(self, seconds: float, tail: float) -> Ends:
-        """The same with `tail` seconds behind a vocal of so many, through which its last chord is held."""
+        """Adds `tail` seconds after a vocal that is `seconds` long; its last chord is held through them."""
         end = self.before + seconds
         return replace(self, after=tail, fade=tail, sheet=self.sheet and _held(self.sheet, end, end + tail))
 
 
 def _held(sheet: LeadSheet, end: float, until: float) -> LeadSheet:
-    """A lead sheet whose chord at the `end` of a vocal sounds on, all in seconds."""
+    """Extends the chord that sounds at the `end` of a vocal `until` a later time, both in seconds."""
     spans = [(a, max(b, until) if b > end - LEAD_SECONDS else b, label) for a, b, label in sheet.chords]
     return replace(sheet, chords=spans) if until > end else sheet
 
 
 def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int) -> Ends:
-    """The ends of a song with so many bars before the voice and after it.
+    """Makes room for an intro and an outro.
 
-    The intro has the chords of the first bars; the outro those of the last, and ends on the first beat of a bar with
-    the chord of the key.
+    The intro repeats the chords of the first bars, the outro those of the last bars; it ends with the tonic chord, if
+    the key is known, on the first beat of a bar.
 
     Args:
-        sheet: of the vocal, with what was given and estimated.
+        sheet: lead sheet of the vocal, given and estimated.
         vocal (float32 [N]): mono.
-        rate (Hz): of it.
-        intro, outro: bars, 0 for none.
+        rate (Hz): sampling rate of the vocal.
+        intro, outro: number of bars, 0 for none.
 
     Returns:
-        the silence, and the lead sheet of the longer song: its beats go on through both ends, and `form` names them.
+        The silence, and the lead sheet of the longer song: its beats cover intro and outro, and `form` names both.
     """
     seconds = len(vocal) / rate
     whole = completed(sheet, seconds)
@@ -78,7 +78,7 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         return seconds_at(beats, whole.downbeat + bar * metre)
 
     def copied(bar: int, source: int) -> list[Span]:
-        """The chords of a bar, in another one."""
+        """Copies the chords of the bar `source` into `bar`."""
         inside = [(max(bar_at(a), source), min(bar_at(b), source + 1), label) for a, b, label in whole.chords]
         moved = ((a + bar - source, b + bar - source, label) for a, b, label in inside if b - a > LEAST_BARS)
         return [(start_of(a), start_of(b), label) for a, b, label in moved]
@@ -87,14 +87,14 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     onset = int(np.argmax(level >= level.max() * 10 ** (ONSET_DB / 20)))
     first = math.floor(bar_at(onset / rate) + PICKUP)
     if intro:
-        # a recording that begins inside a bar cuts its chord
+        # a recording that begins in the middle of a bar cuts off the start of its chord
         begin = start_of(first)
         spans = [(min(a, begin) if a < LEAD_SECONDS else a, b, label) for a, b, label in whole.chords]
         whole = replace(whole, chords=spans)
-    # a last note may ring on into the bar that it ends in
+    # a last note that spills less than a beat into a bar does not use up that bar
     end = max(math.ceil(bar_at(seconds) - 1 / metre), first + 1)
     if outro:
-        # nor does one that ends inside a bar
+        # the chord of a last, incomplete bar lasts to the end of that bar
         whole = _held(whole, seconds, start_of(end))
     count = end - first
     finish = start_of(end + outro - 1) + RING_SECONDS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spans of an older instrumental that a new one keeps: their tokens for the stages, and their sound."""
+"""Spans of an existing instrumental that a new one keeps: their tokens for the stages, and their audio."""
 
 import math
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from ..tokenizers.codecs import as_codec
 
 
 class KeptInstrumental:
-    """Spans of an existing instrumental.
+    """Spans of an existing instrumental to keep.
 
     Args:
-        audio (float32 [C, N]): the instrumental, in the codec's channels; it may end before the vocal does.
-        rate (Hz): of it.
-        spans: what to keep, as (start, stop) in seconds.
+        audio (float32 [C, N]): the instrumental, with as many channels as the codec; may be shorter than the vocal.
+        rate (Hz): sampling rate of `audio`.
+        spans: the spans to keep, as (start, stop) in seconds.
         vocal_seconds: length of the vocal.
 
     Raises:
-        ValueError: if nothing is to be kept, or a span does not lie within the instrumental.
+        ValueError: if there are no spans, or one lies outside the instrumental or begins after the vocal has ended.
     """
 
     def __init__(
@@ -41,24 +41,24 @@ class KeptInstrumental:
             if not (0 <= start < min(stop, seconds) and stop <= seconds + 1e-3):
                 raise ValueError(f"The span {start} to {stop} s is not within the instrumental of {seconds:.2f} s.")
             if start >= vocal_seconds:
-                raise ValueError(f"The span {start} to {stop} s begins when the vocal has ended; leave it out.")
+                raise ValueError(f"The span {start} to {stop} s begins after the vocal has ended; leave it out.")
         self.spans = _joined([(start, min(stop, seconds)) for start, stop in spans])
         self.audio = audio
         self.rate = rate
 
     def at_rate(self, rate: int) -> torch.Tensor:
-        """The whole instrumental at another rate (Hz): float32 [C, N]."""
+        """Resamples the whole instrumental to `rate` (Hz): float32 [C, N]."""
         return torch.from_numpy(np.stack([resample(channel, self.rate, rate) for channel in self.audio]))
 
     def tokens(self, model: Any, units: int) -> dict[str, torch.Tensor]:
-        """The stages' tokens of what is kept.
+        """Tokenises the kept spans for each stage.
 
         Args:
-            model (`HAFMForVocalAccompaniment`): whose tokenizer and codec make them.
-            units: length of the vocal. Only whole units are kept, so that nothing is generated from half a frame.
+            model (`HAFMForVocalAccompaniment`): the model, whose tokenizer and codec make the tokens.
+            units: length of the vocal. Only units that lie entirely within a span are kept.
 
         Returns:
-            flat tokens of a stage's target (int64 [n]) by the stage's name, −1 where they are to be generated.
+            Flat target tokens (int64 [n]) by the name of the stage, −1 where they are to be generated.
         """
         rate = model.sampling_rate
         tokenizer = model.semantic_tokenizer
@@ -82,7 +82,7 @@ class KeptInstrumental:
         }
 
     def splice(self, generated: torch.Tensor, rate: int) -> torch.Tensor:
-        """Generated audio (float32 [C, N] at `rate` Hz) with what is kept as it was, cross-faded at the joins."""
+        """Pastes the kept spans into generated audio (float32 [C, N] at `rate` Hz), cross-faded at the joins."""
         band, audio = generated.t().numpy(), self.at_rate(rate).t().numpy()
         for start, stop in self.spans:
             band = paste(band, audio, rate, round(start * rate), min(round(stop * rate), len(band), len(audio)))
@@ -90,7 +90,7 @@ class KeptInstrumental:
 
 
 def _joined(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Spans (start, stop in seconds) in order, those that touch or overlap as one: no cross-fade goes between them."""
+    """Sorts spans (start, stop in seconds) and merges those that touch or overlap: they need no cross-fade."""
     joined: list[tuple[float, float]] = []
     for start, stop in sorted(spans):
         if joined and start <= joined[-1][1] + 1e-6:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The composite: vocal → semantic tokens and lead sheet → three stages → codec → accompaniment.
 
-Its parts stand in `parts`, the run of a song in `song`, and what can be asked for in `options`.
+`parts` loads its parts, `song` runs the stages over a batch of songs, and `options` holds the generation options.
 """
 
 import math
@@ -57,37 +57,37 @@ from .song import (
     without_one_channel,
 )
 
-# float [N], or [C, N] of several channels
+# float [N], or [C, N] with several channels
 Waveform = torch.Tensor | np.ndarray
-# streams of a lead sheet in which beats have a place
+# lead sheet streams that depend on the beats
 BEAT_STREAMS = ("chord", "beat", "bar")
 
 
 class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     """Semantic tokenizer, semantic, coarse and fine stage, and codec, as one model that takes and returns audio.
 
-    Without a `fine` stage it plays the coarse codebooks alone. A `listener`, which estimates tempo, chords and
+    Without a `fine` stage only the coarse codebooks are decoded. A `listener`, which estimates tempo, chords and
     key, and a `separator`, which splits the instrumental into stems, are optional.
 
     Args:
         config (`HAFMConfig`): configurations of the parts.
-        parts (`dict[str, PreTrainedModel]`, *optional*): parts that exist already, by name.
+        parts (`dict[str, PreTrainedModel]`, *optional*): existing parts to use, by name; the others are created.
 
     Inputs of `generate`:
         vocals (float [B, N], [B, 1, N], [N], or a list of [N]): mono, in −1 … 1.
         sampling_rate (Hz): of the vocals and the instrumental.
-        input_values (float [B, N], *optional*): the vocals as the feature extractor has them, at the codec's rate.
-        padding_mask (bool [B, N] or [N], *optional*): False where a batch is padding, on either side.
-        instrumental (float [N] or [C, N], *optional*): accompaniment of the one vocal, of which spans are kept. Of a
-            `KeptInstrumental` `audio` has what the stages make of it, and the caller splices it.
-        keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated from their
-            tokens, and joins them by a short cross-fade.
-        options: what is asked for.
-        lead_sheet, tempo, beats, chords: what is known of the one vocal's song (`lead_sheet.files.known_lead_sheet`);
-            `lead_sheet` may be a list with one for each vocal, or None.
+        input_values (float [B, N], *optional*): the vocals as returned by the feature extractor, at the codec's rate.
+        padding_mask (bool [B, N] or [N], *optional*): False for padding, on either side.
+        instrumental (float [N] or [C, N], *optional*): accompaniment of a single vocal, with spans to keep. If it is
+            a `KeptInstrumental`, `audio` in the output is as generated, and splicing is left to the caller.
+        keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated with their
+            tokens as given, and joined to them by a short cross-fade.
+        options: the generation options.
+        lead_sheet, tempo, beats, chords: what is known about the song (`lead_sheet.files.known_lead_sheet`), for a
+            single vocal; for several, `lead_sheet` may be a list with a lead sheet or None for each.
         kwargs: fields of `options` by name (`seed=1`, `top_k=50`), which take precedence.
-        progress: called with (stage, steps done, steps in all) after every step, and with the same again while
-            something takes longer; what it raises ends the generation.
+        progress: called with (stage, steps done, total steps) after every step, and with the same values again during
+            long computations; an exception raised in it ends the generation.
     """
 
     config_class = HAFMConfig
@@ -100,9 +100,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     codec: PreTrainedModel
     listener: HAFMListenerModel | None
     separator: HAFMSeparatorModel | None
-    # of the feature extractor that was loaded beside the model, to be saved with it again
+    # of the feature extractor loaded with the model, so that it is saved again with it
     feature_extractor_config: dict[str, Any] = {}
-    # how each style sounds, as OGG files by its name: `styles/NAME.ogg` of the repository
+    # an audio example (OGG) of each style by its name: `styles/NAME.ogg` in the repository
     style_sounds: dict[str, bytes] = {}
 
     def __init__(self, config: HAFMConfig, parts: dict[str, PreTrainedModel] | None = None) -> None:
@@ -114,10 +114,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Nothing of its own to initialise: each part has done so."""
+        """Does nothing: each part initialises its own weights."""
 
     def train(self, mode: bool = True) -> "HAFMForVocalAccompaniment":
-        """Sets the stages alone to training: a codec in training follows the mean of what it decodes."""
+        """Sets the mode of the stages only: in training mode the codec would update its running mean as it decodes."""
         super().train(mode)
         for name in part_classes(self.config).keys() - STAGES.keys():
             getattr(self, name).eval()
@@ -125,21 +125,21 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     @classmethod
     def can_generate(cls) -> bool:
-        """False for GenerationMixin's purposes: `generate` here takes audio and chains the stages' own."""
+        """False: this `generate` is not GenerationMixin's; it takes audio and chains the stages."""
         return False
 
     @classmethod
     def from_parts(cls, **parts: PreTrainedModel) -> "HAFMForVocalAccompaniment":
-        """Joins a `semantic_tokenizer`, `semantic` and `coarse` stage, a `codec`, and others if given.
+        """Joins a `semantic_tokenizer`, `semantic` and `coarse` stage, a `codec`, and optional parts.
 
         Raises:
-            ValueError: if a part that every composite has is missing.
-            StrictDataclassClassValidationError: if their vocabularies or rates do not fit each other.
+            ValueError: if a required part is missing.
+            StrictDataclassClassValidationError: if their vocabularies or rates do not match.
         """
         check_names(parts)
         configs: dict[str, Any] = {f"{name}_config": None for name in OPTIONAL_PARTS}
         configs |= {f"{name}_config": part.config for name, part in parts.items()}
-        # a composite's configuration sets its parts' attention too: without theirs it would set none
+        # the composite's configuration also sets its parts' attention implementation, and would reset it if not given
         attention = {name: config._attn_implementation for name, config in configs.items() if config is not None}
         config = HAFMConfig(**configs, attn_implementation=attention)
         return cls(config, parts)
@@ -151,19 +151,19 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """Loads a composite from a folder or the hub, part by part.
 
         Args:
-            pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None or "hafm-tiny", a name that
-                `pipeline()` does not know: for that model give it none, or `hafm_hf.BUNDLED_MODEL`.
+            pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None or "hafm-tiny".
+                (`pipeline()` does not accept that name; pass no model, or `hafm_hf.BUNDLED_MODEL`.)
             kwargs: as for any `from_pretrained` (`config`, `semantic_config={…}`, `revision`, `token`, `cache_dir` …).
-                `attn_implementation` and `dtype` hold for the stages; `dtype` is float32 if not given or "auto",
-                however they are stored. Tokenizer and codec stay in float32, so that tokens do not depend on it.
-                `device_map` is one device, as such or as {"": device}, or "auto" or another of its strategies.
+                `attn_implementation` and `dtype` apply to the stages; `dtype` is float32 if not given or "auto",
+                whatever the stored precision. Tokenizer and codec stay in float32, so that tokens do not depend on it.
+                `device_map` is a single device, as such or as {"": device}, or "auto" or another of its strategies.
 
         Returns:
-            The composite in evaluation mode; with `output_loading_info` also what went wrong, which is nothing.
+            The composite in evaluation mode; with `output_loading_info` also the loading faults, always empty.
 
         Raises:
-            ValueError: if a part's weights are not exactly those that its configuration asks for, or of a `device_map`
-                of several devices or several `dtype`.
+            ValueError: if a part's weights do not match its configuration exactly, or if `device_map` or `dtype` names
+                several devices or precisions.
             OSError: if a part or its safetensors file is missing.
         """
         source = model_source(pretrained_model_name_or_path, **kwargs)
@@ -180,7 +180,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         stored = HAFMConfig.from_pretrained(source, **hub)
         model = cls.from_parts(**load_parts(source, stored, kwargs, **hub))
         model.name_or_path = str(source)
-        # without one `save_pretrained` writes the usual one
+        # if there is none, `save_pretrained` writes the default one
         if find_file(source, FEATURE_EXTRACTOR_NAME, hub):
             model.feature_extractor_config = HAFMFeatureExtractor.get_feature_extractor_dict(source, **hub)[0]
         model.style_sounds = read_style_sounds(source, model.styles, **hub)
@@ -188,8 +188,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         return (model, {kind: set() for kind in LOADING_FAULTS}) if with_info else model
 
     def _save_files(self, folder: Path, is_main_process: bool = True, **kwargs: Any) -> None:
-        """Writes config.json, feature extractor, sounds of styles, the files of a hub repository, and each part into
-        its subfolder; the other processes of a training write no files.
+        """Writes config.json, feature extractor, style examples, the files of a hub repository, and each part into
+        its subfolder; in distributed training only the main process writes.
 
         Raises:
             TypeError: if a `state_dict` is given; load it into the model first.
@@ -197,7 +197,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         if kwargs.pop("state_dict", None) is not None:
             raise TypeError("A composite saves its own weights; load the state_dict with load_state_dict first.")
         for name in part_classes(self.config):
-            # the other processes too, which may hold a share of the weights that the main one writes
+            # in every process: each may hold a shard of the weights that the main one writes
             getattr(self, name).save_pretrained(folder / name, is_main_process=is_main_process, **kwargs)
         if not is_main_process:
             return
@@ -210,17 +210,17 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         self.feature_extractor().save_pretrained(folder)
 
     def feature_extractor(self) -> HAFMFeatureExtractor:
-        """The feature extractor that is saved beside the parts."""
+        """The feature extractor that is saved with the model."""
         return HAFMFeatureExtractor(**{**self.feature_extractor_config, "sampling_rate": self.sampling_rate})
 
     @property
     def codec_format(self) -> CodecFormat:
-        """Rates, codebooks and channels of the codec, and so of what comes out."""
+        """Rates, codebooks and channels of the codec, and thus of the output."""
         return codec_format(self.config.codec_config)
 
     @property
     def sampling_rate(self) -> int:
-        """Sampling rate of the codec, and so of the output, in Hz."""
+        """Sampling rate of the codec, and thus of the output, in Hz."""
         return self.codec_format.sampling_rate
 
     @property
@@ -235,15 +235,15 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     @property
     def known_streams(self) -> set[str]:
-        """What can be asked of the model: the streams of a lead sheet that its stages read, and "stem" if it has a
-        separator.
+        """The lead sheet streams that the model's stages read, and "stem" if it has a separator; options that need
+        any other are refused.
         """
         known = {stream for stage in self.reading_stages.values() for stream in stage.config.lead_sheet_streams}
         return known if self.separator is None else known | {"stem"}
 
     @property
     def stems(self) -> tuple[str, ...]:
-        """The stems that the instrumental can be split into; none without a separator."""
+        """Names of the stems that the instrumental can be split into; none without a separator."""
         return () if self.separator is None else STEMS
 
     @property
@@ -254,11 +254,11 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     @property
     def units_per_second(self) -> int:
-        """Largest rate that divides all token rates: 25 for 50 and 75 Hz. Songs are whole units long inside."""
+        """Greatest common divisor of the token rates: 25 for 50 and 75 Hz. Songs are padded to whole units."""
         return math.gcd(*(stage.config.frame_rate for stage in self.stages.values()))
 
     def units(self, samples: int, sampling_rate: int) -> int:
-        """Whole units that hold so many samples."""
+        """Number of units that `samples` take, rounded up."""
         return math.ceil(round(samples / sampling_rate * self.units_per_second, 6))
 
     def parameter_counts(self) -> dict[str, int]:
@@ -282,15 +282,15 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     ) -> HAFMAccompanimentOutput:
         """Generates an instrumental for each vocal.
 
-        Vocals and samples are rows of one batch, up to `ROWS_AT_ONCE` of them. What a row becomes depends on the seed
-        and the number of its sample alone, not on what else is in the batch (up to rounding: a batch of another size
-        may add numbers in another order). The arguments are the class's inputs.
+        The samples of all vocals are generated in batches of up to `ROWS_AT_ONCE` rows. A row depends only on its
+        inputs, the seed and its sample number, not on the rest of the batch (up to rounding: the batch size may change
+        the order of summation). The arguments are the class's inputs.
 
         Returns:
-            `HAFMAccompanimentOutput`; each instrumental lasts as long as its vocal, to the sample.
+            `HAFMAccompanimentOutput`; each instrumental has exactly the length of its vocal.
 
         Raises:
-            ValueError: on vocals, options, spans or a lead sheet that cannot be used, saying why.
+            ValueError: if vocals, options, spans or a lead sheet cannot be used, saying why.
         """
         known = {name: kwargs.pop(name, None) for name in KNOWN}
         given = known.pop("lead_sheet")
@@ -300,11 +300,11 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         if len(rows) != 1 and instrumental is not None or len(rows) != len(sheets) and any(sheets):
             raise ValueError(f"A lead sheet or an instrumental belongs to one vocal, and {len(rows)} were given.")
         sheets = sheets if len(sheets) == len(rows) else [None] * len(rows)
-        # that of the vocals is another one where the feature extractor has read them
+        # `rate` is the feature extractor's if the vocals are `input_values`
         kept = self._kept(instrumental, check_sampling_rate(sampling_rate or rate), keep, len(rows[0]) / rate)
         with generation.computing():
             tokens = None if kept is None else kept.tokens(self, self.units(len(rows[0]), rate))
-        # who gives a KeptInstrumental puts it back at another rate; stems are split from the whole
+        # a caller that passes a KeptInstrumental splices it at a rate of its own; stems need the spliced mix here
         spliced = None if kept is instrumental and not generation.options.stems else kept
         rendered: list[dict[str, Any]] = []
         at_once = max(ROWS_AT_ONCE // generation.options.num_samples, 1)
@@ -329,17 +329,17 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         progress: Progress | None = None,
         **kwargs: Any,
     ) -> Generator[torch.Tensor, None, None]:
-        """Generates the instrumental of one vocal and hands it out as soon as a window of the last stage is done.
+        """Generates the instrumental of one vocal and yields audio as soon as a window of the last stage is done.
 
-        The chunks together are what `generate` returns, up to rounding. Closing the iterator ends the generation.
+        The concatenated chunks equal the output of `generate`, up to rounding. Closing the iterator ends generation.
 
         Args:
             vocal (float [N]): mono, in −1 … 1.
-            sampling_rate (Hz), input_values, options, progress, kwargs: the class's inputs; there is one sample.
+            sampling_rate (Hz), input_values, options, progress, kwargs: the class's inputs; `num_samples` must be 1.
 
         Yields:
-            float32 [n] at the codec's rate, [C, n] of several channels, on the CPU; with `stems=True` [S, n] or
-                [S, C, n] in the order of `stems`, whose sum over S is the instrumental.
+            float32 [n] at the codec's rate, [C, n] with several channels, on the CPU; with `stems=True` [S, n] or
+                [S, C, n] in the order of `stems`; they sum to the instrumental.
 
         Raises:
             ValueError: as for `generate`.
@@ -355,10 +355,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         yield from self._chunks(generation, song, round(len(row) * self.sampling_rate / rate))
 
     def _kept(self, instrumental: Any, rate: int, keep: Sequence[tuple[float, float]], seconds: float) -> Any:
-        """The `KeptInstrumental` of the inputs `instrumental` and `keep`, or None, for a vocal of so many seconds.
+        """The `KeptInstrumental` for the inputs `instrumental` and `keep` and a vocal of `seconds`, or None.
 
         Raises:
-            ValueError: for spans of no instrumental, or that do not lie within it.
+            ValueError: if there are spans but no instrumental, or a span does not lie within it.
         """
         if instrumental is None and len(keep):
             raise ValueError("keep names spans of an instrumental; give the instrumental as well.")
@@ -368,7 +368,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         return KeptInstrumental(audio, rate, keep, seconds)
 
     def _chunks(self, generation: Generation, song: SongRun, length: int) -> Iterator[torch.Tensor]:
-        """What `stream` yields of a run of one song, `length` samples in all, while it goes on."""
+        """Runs the stages over one song of `length` samples and yields the chunks of `stream`."""
         done = decoded = sent = 0
         codec = CodecStream(as_codec(self.codec))
         separator = None if self.separator is None else SeparatorStream(self.separator)
@@ -387,10 +387,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 yield without_one_channel(audio)
 
     def check_streams(self, options: GenerationOptions) -> None:
-        """Refuses options that the model cannot obey.
+        """Refuses options that the model does not support.
 
         Raises:
-            ValueError: naming the option, or the styles that there are.
+            ValueError: naming the option, or the available styles.
         """
         known = self.known_streams
         for name, row in OPTIONS.items():
@@ -404,12 +404,12 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     def tokenize_vocal(
         self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
     ) -> torch.Tensor:
-        """Noisy vocal semantic tokens of a mono vocal (float32 [N]), padded to whole units: int64 [1, T_v].
+        """Tokenises a mono vocal (float32 [N]) with noise added, padded to whole units: int64 [1, T_v].
 
-        Tempo or beats of `lead_sheet` are used instead of estimated ones.
+        The tempo or beats of `lead_sheet` replace the estimated ones.
 
         Raises:
-            ValueError: on an empty vocal, or where neither a stage nor the tokenizer knows what to do with beats.
+            ValueError: if the vocal is empty, or beats are given but neither a stage nor the tokenizer uses them.
         """
         if not self.semantic_tokenizer.config.beat_line and not self.known_streams.isdisjoint(BEAT_STREAMS):
             lead_sheet = None
@@ -417,7 +417,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed, lead_sheet=lead_sheet)[None]
 
     def _waveform(self, vocal: np.ndarray, sampling_rate: int) -> torch.Tensor:
-        """A mono vocal (float32 [N]) as the tokenizer takes it, in whole units."""
+        """Resamples a mono vocal (float32 [N]) for the tokenizer and pads it to whole units."""
         if len(vocal) == 0:
             raise ValueError("The vocal is empty; HAFM needs samples to accompany.")
         rate = self.semantic_tokenizer.config.sampling_rate
@@ -428,10 +428,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     def hear_voice(
         self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
     ) -> Voice:
-        """What conditions the stages of a mono vocal (float32 [N]); the rest as for `tokenize_vocal`.
+        """The conditioning of the stages for a mono vocal (float32 [N]); the arguments are those of `tokenize_vocal`.
 
         Raises:
-            ValueError: as `tokenize_vocal`, or where no stage reads the chords of a lead sheet.
+            ValueError: as for `tokenize_vocal`, or if chords are given and no stage reads them.
         """
         sheet = LeadSheet() if lead_sheet is None else lead_sheet
         if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in self.known_streams:
@@ -443,18 +443,18 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     def complete_lead_sheet(
         self, vocal: np.ndarray, sampling_rate: int, lead_sheet: LeadSheet | None = None
     ) -> LeadSheet:
-        """What is known of a song, and the model's estimate of what is not: to be corrected and given back.
+        """Adds the model's estimates to what is known of a song; they can be corrected and passed back.
 
         Args:
             vocal (float32 [N]): mono.
             sampling_rate: in Hz.
-            lead_sheet: what is known, or a dict of its parts.
+            lead_sheet: what is known, or a dict of its fields.
 
         Returns:
-            beats, if the tokenizer estimates them and finds two, and chords and key, if there is a `listener`.
+            The lead sheet with beats if the tokenizer finds at least two, and chords and key if there is a `listener`.
 
         Raises:
-            ValueError: on a vocal that is empty or not mono, or where nothing places chords by the bar.
+            ValueError: if the vocal is empty or not mono, or chords are given by the bar and there are no beats.
         """
         (vocal,), sheet = mono_vocals(vocal), LeadSheet.told({} if lead_sheet is None else lead_sheet)
         gaps = [] if sheet.bars else sheet.chord_gaps(len(vocal) / sampling_rate)
@@ -470,7 +470,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     def _with_beats(
         self, waveform: torch.Tensor, sheet: LeadSheet, listen: bool
     ) -> tuple[LeadSheet, torch.Tensor | None, PitchLine | None]:
-        """A vocal's lead sheet with beats, its `LeadSheet.phase`, and the pitch line if either asks for it."""
+        """Adds beats; returns the lead sheet, its `LeadSheet.phase`, and the pitch line if it was computed."""
         tokenizer, line = self.semantic_tokenizer, None
         rate, frames = tokenizer.config.frame_rate, tokenizer.num_frames(len(waveform))
         phase = sheet.phase(frames, rate)
@@ -481,28 +481,28 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 near = None if heard is None else likeliest_tempo(heard.tempi, heard.tempo_of(line))
                 phase = tokenizer.beat_phase(places, sheet, near)
         if sheet.bars and phase is None:
-            raise ValueError("This model does not estimate beats, which chords by the bar need; give beats as well.")
+            raise ValueError("Chords by the bar need beats, which this model does not estimate; give beats as well.")
         if phase is None:
             return sheet, None, line
         sheet = sheet.with_bars_placed(phase, rate)
-        # the estimate keeps to a tempo that is given, and says where its beats lie
+        # a given tempo fixes the spacing of the estimated beats; where they lie is the estimate
         beats = replace(LeadSheet.from_estimates(phase, None, rate), downbeat=sheet.downbeat)
         sheet = replace(sheet, tempo=None if beats.beats else sheet.tempo).completed_by(beats)
         known = sheet.phase(frames, rate)
         return sheet, phase if known is None else known, line
 
     def lead_sheet_streams(self, vocal_semantic: torch.Tensor, sheet: LeadSheet) -> dict[str, torch.Tensor]:
-        """The streams of a lead sheet for the stages that are conditioned on them.
+        """Encodes a lead sheet as streams for the stages that are conditioned on it.
 
         Args:
-            vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
-            sheet: of it, completed; what it lacks is unknown to the stages.
+            vocal_semantic (int64 [T_v]): vocal tokens of the whole song.
+            sheet: its lead sheet, completed; parts that are missing are encoded as unknown.
 
         Returns:
             int64 [S, T_c] by the name of the stage.
 
         Raises:
-            ValueError: a style that the model does not have.
+            ValueError: for a style that the model does not have.
         """
         streams = {}
         for name, stage in self.reading_stages.items():
@@ -521,7 +521,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         kept: Mapping[str, torch.Tensor] | None = None,
         at_once: int = ROWS_AT_ONCE,
     ) -> SongRun:
-        """The run of a batch of songs, whose vocals are tokenised."""
+        """Prepares the run of a batch of songs: tokenises their vocals and completes their lead sheets."""
         song = SongRun(
             generation.stages,
             [self.units(len(vocal), rate) for vocal in vocals],
@@ -544,11 +544,11 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     def _decode(
         self, song: SongRun, lengths: Sequence[int], kept: KeptInstrumental | None, stems: bool
     ) -> Iterator[dict[str, Any]]:
-        """What the output has of each song of a finished run, given the lengths of its vocals in samples of it."""
+        """Decodes the songs of a finished run one by one; `lengths` are those of the vocals, in output samples."""
         for number, voice in enumerate(song.voices):
             codes = song.codes(number)
             length = lengths[number // song.num_samples]
-            # one by one: a song is long
+            # not as a batch: memory use grows with the length of a song
             audio = as_codec(self.codec).decode(codes[None], length)[0].float().cpu()
             audio = audio if kept is None else kept.splice(audio, self.sampling_rate)
             rendered = {

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An instrumental split into its stems: drums, bass, chords and colour.
+"""Splits an instrumental into its stems: drums, bass, chords and colour (pads, strings, fills).
 
-An optional part of the composite, behind the codec. Masks on the spectrogram, as in Open-Unmix (Stöter et al. 2019),
-by dilated convolutions, which see half a second to each side and no further, so that a song can be split stretch by
-stretch. The masks of a bin add up to one: the stems' sum is the instrumental.
+An optional part of the composite, applied after the codec. Dilated convolutions predict masks on the spectrogram, as
+Open-Unmix does (Stöter et al. 2019); they see half a second to each side and no further, so that a song can be split
+in segments. The masks of a bin add up to one, so the stems sum to the instrumental.
 
 Dimensions: B batch, N samples, S stems, T windows of the spectrogram, F bins, C channels.
 """
@@ -21,14 +21,14 @@ from ..tokenizers.codecs import Stretches
 from .configuration_accompaniment import HAFMSeparatorConfig
 
 NUM_STEMS = len(STEMS)
-# what is added to magnitudes before their logarithm: below it there is silence
+# added to magnitudes before the logarithm: anything below counts as silence
 QUIET = 1e-2
-# how much of a long instrumental is split at once
+# segment length in which a long instrumental is split
 STRETCH_SECONDS = 30
 
 
 class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
-    """Samples of an instrumental → samples of its stems, which add up to it."""
+    """Samples of an instrumental → samples of its stems, which sum to it."""
 
     config_class = HAFMSeparatorConfig
     config: HAFMSeparatorConfig
@@ -49,18 +49,18 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Layers as torch initialises them."""
+        """Initialises layers as torch does by default."""
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm)):
             module.reset_parameters()
 
     @property
     def context(self) -> int:
-        """Samples to each side that what comes out depends on, a multiple of the hop."""
+        """Receptive field: samples to each side that an output sample depends on, a multiple of the hop length."""
         windows = KERNEL // 2 * (2**self.config.num_layers - 1) + self.config.n_fft // self.config.hop_length
         return windows * self.config.hop_length
 
     def spectrogram(self, samples: torch.Tensor) -> torch.Tensor:
-        """float [..., N] → complex64 [..., F, T], silence around it."""
+        """float [..., N] → complex64 [..., F, T]; the signal is padded with silence."""
         rows = samples.reshape(-1, samples.shape[-1]).float()
         return torch.stft(rows, **self._windows(samples.device), pad_mode="constant", return_complex=True).unflatten(
             0, samples.shape[:-1]
@@ -71,7 +71,7 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         return {"n_fft": self.config.n_fft, "hop_length": self.config.hop_length, "window": window}
 
     def masks(self, magnitudes: torch.Tensor) -> torch.Tensor:
-        """What share of each bin belongs to each stem: float [B, F, T] → float [B, S, F, T], 1 over all S."""
+        """Share of each bin that belongs to each stem: float [B, F, T] → float [B, S, F, T], summing to 1 over S."""
         hidden = self.input(torch.log(magnitudes + QUIET).transpose(1, 2).to(self.head.weight.dtype))
         for layer in self.layers:
             hidden = layer(hidden)
@@ -96,9 +96,9 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
 
 
 class SeparatorStream:
-    """Splits an instrumental stretch by stretch into the stems that it has as a whole, up to rounding.
+    """Splits an instrumental segment by segment; up to rounding, the stems equal those of the whole.
 
-    Samples whose future the network still lacks are held back until there is more, or the song has ended.
+    Samples whose future context is still missing are held back until more samples follow or the song ends.
 
     Args:
         model: the separator.
@@ -107,15 +107,15 @@ class SeparatorStream:
     def __init__(self, model: HAFMSeparatorModel) -> None:
         self.model = model
         self._stretches = Stretches(self._stems, model.context, model.context)
-        # samples after the last whole hop: windows stand where they stand in the whole song
+        # samples after the last whole hop, held back to keep windows aligned with those of the whole song
         self._rest: torch.Tensor | None = None
 
     def separate(self, band: torch.Tensor, last: bool = False) -> torch.Tensor:
-        """The stems (float32 [S, C, n], on the CPU) that are final with the next samples.
+        """Takes the next samples and returns the stems that are final now: float32 [S, C, n] on the CPU.
 
         Args:
-            band (float [C, N]): N > 0.
-            last: whether the song ends with it.
+            band (float [C, N]): the next samples, N > 0.
+            last: whether the song ends with them.
         """
         band = band if self._rest is None else torch.cat([self._rest, band], dim=-1)
         whole = band.shape[-1] - (0 if last else band.shape[-1] % self.model.config.hop_length)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one table of generation options, and that of mixing: name, type, limits and help.
+"""Tables of the generation options and the mix options: name, type, limits and help.
 
-`HAFMForVocalAccompaniment.generate` and `stream`, the pipeline, the endpoint, the command line and the Space take
-theirs from it, so an option is added here, and where it has its effect. Nothing heavy is imported: `hafm --help` reads
-it too.
+`HAFMForVocalAccompaniment.generate` and `stream`, the pipeline, the endpoint, the command line and the Space all read
+these tables: a new option is added here, and where it takes effect. Nothing heavy is imported, because `hafm --help`
+reads them too.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from ..lead_sheet.vocabulary import ENERGIES
 
 Options = TypeVar("Options", bound="_Options")
-# an option of sampling: the stages of a model seldom agree on one value
-OF_EVERY_STAGE = "in every stage; each has its own value if not given"
-# loudness of the voice above the instrumental in MUSDB18's songs, in LU
+# sampling options: the best value differs between stages
+OF_EVERY_STAGE = "for all stages; each stage's own default if not given"
+# median loudness of the voice relative to the instrumental in MUSDB18's songs, in LU
 MEDIAN_BALANCE = -2.5
-# the largest that torch's and numpy's generators both take
+# the largest seed that torch's and numpy's generators both accept
 MAX_SEED = 2**63 - 1
 KINDS: dict[type, tuple[Any, str]] = {
     bool: (bool, "True or False"),
@@ -39,13 +39,13 @@ class Option:
 
     Args:
         help: what it does, in a sentence.
-        label: what a page calls it.
+        label: its name in a user interface.
         least, most: its limits, inclusive.
-        choices: the only values that a text may have.
-        word: a text that a number may be instead.
-        internal: whether it says how the machine computes, which strangers must not choose.
-        streams: it needs a model of which a stage reads one of these (`lead_sheet_streams`); "stem": a separator.
-        name, kind, default: of the field that has it; `_table` reads off the first two.
+        choices: the values that a string option accepts.
+        word: a string that a number option accepts as well.
+        internal: whether it controls how the machine computes, which clients of a server must not choose.
+        streams: lead sheet streams, one of which a stage of the model must read; "stem" requires a separator.
+        name, kind, default: those of its dataclass field; `_table` fills in the first two.
     """
 
     help: str
@@ -62,14 +62,14 @@ class Option:
 
     @property
     def optional(self) -> bool:
-        """Whether it may be left to the model."""
+        """Whether it may be None, which leaves it to the model."""
         return self.default is None
 
     def check(self, value: Any) -> None:
-        """Refuses a value of another type or out of range.
+        """Refuses a value of the wrong type or out of range.
 
         Raises:
-            ValueError: naming the option, its value and what it may be.
+            ValueError: naming the option, its value and the values allowed.
         """
         if (value is None and self.optional) or (self.word and value == self.word):
             return
@@ -80,7 +80,7 @@ class Option:
         if self.choices and value not in self.choices:
             raise ValueError(f"{self.name} is {value!r}; choose {' or '.join(map(repr, self.choices))}.")
         least, most = (-math.inf if self.least is None else self.least), (math.inf if self.most is None else self.most)
-        # a NaN lies nowhere
+        # written so that NaN fails
         if self.kind in (int, float) and not (least <= value <= most and abs(value) < math.inf):
             low, high = (f"{limit:g}" if isinstance(limit, float) else limit for limit in (least, most))
             limits = f"{low} or more" if most == math.inf else f"between {low} and {high}"
@@ -88,24 +88,24 @@ class Option:
 
 
 def option(default: Any, help: str, label: str, **limits: Any) -> Any:
-    """A field of `GenerationOptions`."""
+    """A dataclass field of `GenerationOptions` or `MixOptions`."""
     return field(default=default, metadata={"option": Option(help, label, default=default, **limits)})
 
 
 class _Options:
-    """Values of a table's options; None leaves a value to the model or to the song."""
+    """Base class of the option dataclasses; None leaves a value to the model or to the song."""
 
     def __post_init__(self) -> None:
         for name, row in _table(type(self)).items():  # type: ignore[arg-type]
             value = getattr(self, name)
             if getattr(value, "ndim", None) == 0:
-                # a number of numpy's or torch's
+                # a NumPy or torch scalar
                 object.__setattr__(self, name, value := value.item())
             row.check(value)
 
     @classmethod
     def of(cls: type[Options], options: Options | None = None, given: Mapping[str, Any] | None = None) -> Options:
-        """Options with those of them replaced that are given by name; None is as if it were not given.
+        """Replaces the options that are given by name; None counts as not given.
 
         Raises:
             TypeError: for a name that is not in the table.
@@ -120,36 +120,36 @@ class _Options:
 
 @dataclass(frozen=True)
 class GenerationOptions(_Options):
-    """What can be asked of a generation, whoever asks; None leaves a value to the model.
+    """Options of a generation, for all interfaces; None leaves a value to the model.
 
     Raises:
-        ValueError: for a value of another type or out of range, naming the option.
+        ValueError: for a value of the wrong type or out of range, naming the option.
     """
 
     num_samples: int = option(1, "Instrumentals per vocal.", "Variations", least=1, most=64)
-    seed: int | None = option(None, "Same seed, same music; drawn if not given.", "Seed", least=0, most=MAX_SEED)
+    seed: int | None = option(None, "Same seed, same music; random if not given.", "Seed", least=0, most=MAX_SEED)
     guidance_scale: float | None = option(
         None, f"How strictly to follow the voice, {OF_EVERY_STAGE}.", "Guidance scale", least=0.0
     )
     temperature: float | None = option(None, f"Sampling temperature, {OF_EVERY_STAGE}.", "Temperature", least=0.01)
-    top_k: int | None = option(None, f"Of the K likeliest codes, 0 for all, {OF_EVERY_STAGE}.", "Top-k", least=0)
+    top_k: int | None = option(None, f"Sample from the K likeliest codes (0: all) {OF_EVERY_STAGE}.", "Top-k", least=0)
     style: str | None = option(
         None, "Style, e.g. folk (see `hafm info`); the model's choice if not given.", "Style", streams=("style",)
     )
     energy: str | None = option(
         None,
-        "How much is played; auto: by the lead sheet's sections, else by the loudness of the voice.",
+        "How busily the band plays; auto: by the lead sheet's sections, or else the loudness of the voice.",
         "Energy",
         choices=("auto", *ENERGIES),
         streams=("energy",),
     )
     stems: bool = option(
-        False, "Also drums, bass, chords and colour, whose sum is the instrumental.", "Stems", streams=("stem",)
+        False, "Also drums, bass, chords and colour (pads, fills); they sum to the whole.", "Stems", streams=("stem",)
     )
     skip_fine: bool = option(False, "Decode the coarse codebooks only: faster, rougher.", "Skip the fine stage")
     decoding: str | None = option(
         None,
-        "Decoding loop: ours, or transformers'; fast on CPU and CUDA if not given.",
+        "Decoding loop: ours (fast) or transformers' (reference); fast on CPU and CUDA if not given.",
         "Decoding",
         choices=("fast", "reference"),
         internal=True,
@@ -158,7 +158,7 @@ class GenerationOptions(_Options):
         None, "Replay decoding steps as CUDA graphs: faster, NVIDIA GPUs only.", "Compile", internal=True
     )
     threads: int | None = option(
-        None, "Threads of torch; chosen by the model's size if not given.", "Threads", least=1, internal=True
+        None, "Number of torch threads; depends on the model's size if not given.", "Threads", least=1, internal=True
     )
 
 
@@ -167,14 +167,14 @@ class MixOptions(_Options):
     """How an instrumental is mixed with the voice, and how the song ends.
 
     Raises:
-        ValueError: for a value of another type or out of range, naming the option.
+        ValueError: for a value of the wrong type or out of range, naming the option.
     """
 
     vocal_gain_db: float = option(0.0, "Gain of the voice in the mix, in dB.", "Voice", least=-96.0, most=48.0)
     instrumental_gain_db: float = option(0.0, "Gain of the instrumental, in dB.", "Band", least=-96.0, most=48.0)
     balance: float | str | None = option(
         None,
-        f"Loudness of the voice above the instrumental in LU; auto: {MEDIAN_BALANCE:g}, the median of songs.",
+        f"Loudness of the voice relative to the instrumental, in LU; auto: {MEDIAN_BALANCE:g}, the median of songs.",
         "Balance",
         least=-30.0,
         most=30.0,
@@ -192,11 +192,11 @@ class MixOptions(_Options):
     )
     intro_bars: int = option(0, "Bars that the band plays before the voice.", "Intro", least=0, most=16)
     outro_bars: int = option(
-        0, "Bars that the band plays after the voice, to a close on the chord of the key.", "Outro", least=0, most=16
+        0, "Bars that the band plays after the voice, ending on the tonic chord.", "Outro", least=0, most=16
     )
     output_rate: int | None = option(
         None,
-        "Samples a second of the output; the voice's, or the model's if that is higher.",
+        "Sampling rate of the output in Hz; if not given, the voice's, or the model's if that is higher.",
         "Sample rate",
         least=8000,
         most=192_000,
@@ -205,7 +205,7 @@ class MixOptions(_Options):
 
 @cache
 def _table(options: type[Any]) -> dict[str, Option]:
-    """The rows of a class of options by name, with the types that its fields are annotated with."""
+    """The options of a dataclass by name, with the types of its annotations."""
     hints = get_type_hints(options)
     rows = {}
     for each in fields(options):
@@ -216,5 +216,5 @@ def _table(options: type[Any]) -> dict[str, Option]:
 
 OPTIONS = _table(GenerationOptions)
 MIX_OPTIONS = _table(MixOptions)
-# what a server offers to anyone
+# those that clients of a server may set
 PUBLIC_OPTIONS = {name: row for name, row in OPTIONS.items() if not row.internal}

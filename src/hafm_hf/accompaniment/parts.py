@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a composite, and how they are loaded: each from a subfolder of one repository, so that every part
-keeps its own configuration and generation settings and loads by itself with `subfolder=`.
+"""Loads the parts of a composite, each from its own subfolder of one repository: every part keeps its own
+configuration and generation config, and can be loaded by itself with `subfolder=`.
 """
 
 import json
@@ -25,23 +25,23 @@ from .modeling_separator import HAFMSeparatorModel
 PARTS: dict[str, type[PreTrainedModel]] = {
     "semantic_tokenizer": HAFMSemanticTokenizerModel,
     **STAGE_MODELS,
-    # its class is that of its family, by its configuration
+    # the class depends on the codec's configuration
     "codec": PreTrainedModel,
     "listener": HAFMListenerModel,
     "separator": HAFMSeparatorModel,
 }
-# a composite may be without these
+# parts that a composite may lack
 OPTIONAL_PARTS = ("fine", "listener", "separator")
 
 
 def part_classes(config: HAFMConfig) -> dict[str, type[PreTrainedModel]]:
-    """The parts that a composite of this configuration has, by name."""
+    """Classes of the parts that a composite with this configuration has, by name."""
     classes = PARTS | {"codec": codec_class(config.codec_config)}
     return {name: kind for name, kind in classes.items() if getattr(config, f"{name}_config") is not None}
 
 
 def check_names(parts: Container[str]) -> None:
-    """Raises ValueError unless all parts that every composite has are among these."""
+    """Raises ValueError if a required part is missing."""
     missing = [name for name in PARTS if name not in parts and name not in OPTIONAL_PARTS]
     if missing:
         raise ValueError(f"Name every part; missing: {', '.join(missing)}.")
@@ -54,25 +54,25 @@ def load_parts(
 
     Args:
         source: folder or hub id.
-        stored: the configuration that is there.
-        options: of `from_pretrained`, without those of `hub`: `config`, `attn_implementation`, `dtype` and overrides
-            such as `semantic_config={…}`; what is left goes to every part.
-        hub: HUB_OPTIONS.
+        stored: the composite's configuration as stored there.
+        options: those of `from_pretrained` other than `hub`: `config`, `attn_implementation`, `dtype` and overrides
+            such as `semantic_config={…}`; the rest are passed on to every part.
+        hub: keyword arguments among HUB_OPTIONS.
 
     Returns:
         The parts by name, on the CPU.
 
     Raises:
-        ValueError, OSError: as `load_strictly`.
+        ValueError, OSError: as for `load_strictly`.
     """
     options = dict(options)
     subfolder = hub.pop("subfolder", "")
     dtype = options.pop("dtype", None)
     dtype = options.pop("torch_dtype", None) if dtype is None else dtype
-    # pipeline() always asks for "auto"; weights that are stored in half precision are not meant to be computed in it
+    # pipeline() always passes "auto"; weights stored in half precision are still meant to be used in float32
     dtype = torch.float32 if dtype in (None, "auto") else dtype
     if isinstance(dtype, dict):
-        raise ValueError(f"dtype is {dtype}; all stages have one, such as torch.bfloat16.")
+        raise ValueError(f"dtype is {dtype}; all stages have one dtype, such as torch.bfloat16.")
     config, attention = _asked_config(stored, options)
     parts: dict[str, PreTrainedModel] = {}
     for name, part_class in part_classes(config).items():
@@ -80,7 +80,7 @@ def load_parts(
         if name in STAGES and attention is not None:
             own["attn_implementation"] = attention
         asked, there = (getattr(each, f"{name}_config") for each in (config, stored))
-        # as it is stored a part knows best
+        # unless it is overridden, let the part read the config that is stored with it
         if there is None or asked.to_dict() != there.to_dict():
             own["config"] = asked
         where = {**hub, "subfolder": "/".join(filter(None, (subfolder, name)))}
@@ -91,7 +91,7 @@ def load_parts(
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Without transformers' progress bars: each part would have one."""
+    """Disables transformers' progress bars: each part would show one."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -102,20 +102,20 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def _asked_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, str | None]:
-    """The configuration and the attention of the stages that `options` ask for; takes both out."""
+    """Pops the configuration and the stages' attention implementation from `options`."""
     given, attention = options.pop("config", None), options.pop("attn_implementation", None)
     if given is not None and not isinstance(given, HAFMConfig):
         given = HAFMConfig.from_pretrained(given)
     overrides = {name: options.pop(name) for name in HAFMConfig.sub_configs if name in options}
     config = HAFMConfig.from_dict((stored if given is None else given).to_dict(), **overrides)
     if attention is None and given is not None:
-        # AutoModel and pipeline() have put it into the configuration that they give
+        # AutoModel and pipeline() put it into the configuration that they pass
         attention = given.semantic_config._attn_implementation
     return config, attention
 
 
 def config_json(config: HAFMConfig) -> str:
-    """A configuration as it is stored: without where its parts were loaded from, and by which code."""
+    """A configuration as JSON, without the parts' origins (`_name_or_path`, `auto_map`)."""
 
     def portable(values: dict[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in values.items() if name not in ("_name_or_path", "auto_map")}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`pipeline("vocal-accompaniment")`: files, URLs, bytes or arrays in, instrumental and mix out.
 
-It adds to `HAFMForVocalAccompaniment.generate` what a person needs around it: reading and checking of sound, mixing.
+It wraps `HAFMForVocalAccompaniment.generate` with what users need: reading, checking and resampling audio, and mixing.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from .song import one_vocal
 
 logger = logging.get_logger(__name__)
 
-# those that make a song longer than its vocal, and that of its sampling rate
+# mix options that change the length or the sampling rate of a song; a stream takes these only
 LENGTH_OPTIONS = ("output_rate", "tail", "intro_bars", "outro_bars")
 AS_IT_IS = MixOptions()
-# what the column of sound of a row is called
+# usual names of the audio column of a dataset row
 COLUMN_NAMES = ("vocal", "vocals", "audio")
 
 
 @dataclass(frozen=True)
 class Take:
-    """A vocal as it was given, beside what the model reads of it; the same for every song of it.
+    """A vocal as it was given, carried along with the model's inputs; shared by all samples.
 
     Args:
-        samples (float32 [N], or [N, 2] of a stereo vocal), rate (Hz): the vocal.
-        ends: silence around the vocal, for the band alone.
-        lead_sheet: of the song, as far as it was given.
-        sheets: of each sample, given, estimated and drawn.
-        kept: spans of an instrumental to put into the song, at its own rate.
+        samples (float32 [N], or [N, 2] for a stereo vocal), rate (Hz): the vocal.
+        ends: silence around the vocal, in which the band plays alone.
+        lead_sheet: lead sheet of the song, as far as it was given.
+        sheets: lead sheet of each sample, with estimated parts and the style drawn.
+        kept: spans of an existing instrumental to splice into the song, at its own rate.
     """
 
     samples: audio.Samples
@@ -77,9 +77,9 @@ class HAFMPipeline(Pipeline):
     _load_processor = False
     _load_image_processor = False
     _load_video_processor = False
-    # the model has one, with which it was saved
+    # the model already has the one that it was saved with
     _load_feature_extractor = False
-    # what strangers may choose
+    # what clients of a server may set
     public_parameters = (*PUBLIC_OPTIONS, *MIX_OPTIONS, "seconds", *KNOWN)
 
     def __init__(self, model: Any, feature_extractor: Any = None, **kwargs: Any) -> None:
@@ -92,66 +92,66 @@ class HAFMPipeline(Pipeline):
 
         Args:
             inputs: a path, http(s) URL, the bytes of a file, samples with `sampling_rate` (an array or tensor [N] or
-                [N, channels], a list of N), a dict with "array" or "raw" and "sampling_rate" (or, as `datasets` hands
-                out undecoded audio, "bytes"; "path" names it in errors), a row of `datasets` with such a dict or an
-                AudioDecoder in it; or a list, a column or a Dataset of these. Of a generator (`(row for row in
-                dataset)`) the songs come one by one; cast to `datasets.Audio(decode=False)`, rows need no torchcodec.
-            sampling_rate (int, Hz): rate of arrays, of the instrumental too.
+                [N, channels], a list of N numbers), a dict with "array" or "raw" and "sampling_rate" (or "bytes", as
+                `datasets` returns undecoded audio; "path" names it in errors), or a row of `datasets` that contains
+                such a dict or an AudioDecoder; or a list, a column or a Dataset of these. For a generator (`(row for
+                row in dataset)`) songs are yielded one by one. Cast to `datasets.Audio(decode=False)` to read rows
+                without torchcodec.
+            sampling_rate (int, Hz): sampling rate of arrays, including the instrumental.
             seconds (float): use only this much from the start of each vocal.
-            lead_sheet (`LeadSheet` or a dict of its fields): of all vocals, as far as it is known.
-            tempo (float, beats a minute), beats (seconds, or a file of them), chords ((start s, stop s, label) each, a
-                .lab file, or by the bar: "C | Am | F G"): parts of it by themselves, which take precedence.
-            files (bool): whether beats and chords may name files; not for strangers. Default True.
-            instrumental: an accompaniment of the one vocal, as `inputs` are given, to keep spans of.
-            keep (list of (start, stop) in s): those spans; the rest is generated anew.
-            progress (callable(stage: str, done: int, total: int)): called with how far each stage is; what it raises
-                ends the generation.
-            kwargs: the fields of `GenerationOptions` (`seed`, `num_samples`, `guidance_scale` …); what is not given is
-                left to each stage's generation config (`model.coarse.generation_config`). And those of `MixOptions`
+            lead_sheet (`LeadSheet` or a dict of its fields): for all vocals, as far as it is known.
+            tempo (float, BPM), beats (seconds, or a file of them), chords ((start s, stop s, label) each, a .lab file,
+                or by the bar: "C | Am | F G"): single parts of the lead sheet, which take precedence over it.
+            files (bool): whether beats and chords may name files; set to False for untrusted input. Default True.
+            instrumental: existing accompaniment of a single vocal, in any form of `inputs`, with spans to keep.
+            keep (list of (start, stop) in s): the spans to keep; the rest is generated anew.
+            progress (callable(stage: str, done: int, total: int)): called with each stage's progress; an exception
+                raised in it ends the generation.
+            kwargs: fields of `GenerationOptions` (`seed`, `num_samples`, `guidance_scale` …); defaults come from each
+                stage's generation config (`model.coarse.generation_config`). Also fields of `MixOptions`
                 (`balance="auto"`, `loudness=-16`, `tail=2`, `intro_bars=4`, `outro_bars=4`, `output_rate`,
                 `vocal_gain_db`, `instrumental_gain_db`).
 
         Returns:
             For each vocal a dict, or with num_samples > 1 a list of dicts: "audio" (float32 [N], the instrumental, as
-            long as the vocal with its `tail` or its bars of intro and outro), "mix" and "vocals" (float32 [N], or
-            [N, 2] of a stereo vocal) and "sampling_rate" (Hz) of all three: the vocal's own, or the model's if that is
-            higher. Of a model with a codec of two channels "audio" and "mix" are [N, 2]. Nothing clips, the mix has
-            true peaks of at most −1 dBTP, and neither it nor the instrumental begins or ends with a jump.
-            "lead_sheet" (`LeadSheet`): of the song, as far as it was given or estimated. "vocal_start" (s): where the
-            vocal begins, behind an intro. With `stems=True` "stems" is a dict of drums, bass, chords and colour, whose
-            sum is "audio".
+            long as the vocal with its `tail` or its intro and outro), "mix" and "vocals" (float32 [N], or [N, 2] for a
+            stereo vocal) and their "sampling_rate" (Hz): the vocal's own, or the model's if that is higher. If the
+            codec has two channels, "audio" and "mix" are [N, 2]. Nothing clips, the mix has true peaks of at most
+            −1 dBTP, and neither it nor the instrumental starts or ends with a click. "lead_sheet" (`LeadSheet`): as
+            far as it was given or estimated. "vocal_start" (s): where the vocal begins, after an intro. With
+            `stems=True`, "stems" is a dict of drums, bass, chords and colour, which sum to "audio".
 
         Raises:
-            HAFMAudioError: a vocal that cannot be used. A silent one can: it gets an instrumental and a warning.
-            ValueError: parameters out of range or without use, as for `HAFMForVocalAccompaniment.generate`.
-            ModuleNotFoundError: balance and loudness without pyloudnorm.
+            HAFMAudioError: if a vocal cannot be used. A silent one can: it gets an instrumental and a warning.
+            ValueError: if parameters are out of range or do not apply, as for `HAFMForVocalAccompaniment.generate`.
+            ModuleNotFoundError: if balance or loudness is given and pyloudnorm is not installed.
         """
         if not isinstance(inputs, Dataset) and are_several(inputs):
             inputs = list(inputs)
             if not inputs:
                 return []
         elif isinstance(inputs, (list, tuple)):
-            # the samples of one vocal; transformers takes every list for several
+            # the samples of one vocal; transformers takes every list for a batch
             inputs = {"array": inputs}
         return super().__call__(inputs, **kwargs)
 
     def stream(self, vocal: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
-        """Accompanies one vocal and hands out the instrumental as it comes into being.
+        """Accompanies one vocal and yields the instrumental while it is generated.
 
         Args:
-            vocal: as for a call, but one.
+            vocal: a single vocal, in any form that a call accepts.
             kwargs: sampling_rate, seconds, lead_sheet, tempo, beats, chords, files, progress, output_rate, tail,
-                intro_bars, outro_bars and the fields of `GenerationOptions`, as for a call and before those of the
-                pipeline; there is one sample.
+                intro_bars, outro_bars and the fields of `GenerationOptions`, as for a call; they take precedence over
+                the pipeline's own. `num_samples` must be 1.
 
         Yields:
-            For each chunk a dict: "audio" (float32 [n] or [n, C], the next piece of the instrumental, as loud as the
-            model made it), "vocals" (float32 [n] or [n, 2], the same piece of the vocal) and "sampling_rate" (Hz);
-            with `stems=True` "stems", too.
+            For each chunk a dict: "audio" (float32 [n] or [n, C], the next piece of the instrumental, at the level
+            generated), "vocals" (float32 [n] or [n, 2], the same piece of the vocal) and "sampling_rate" (Hz); with
+            `stems=True` also "stems".
 
         Raises:
-            HAFMAudioError: a vocal that cannot be used.
-            TypeError: on another parameter.
+            HAFMAudioError: if the vocal cannot be used.
+            TypeError: for any other parameter.
             ValueError: as for a call.
         """
         useless = {*MIX_OPTIONS, "instrumental", "keep"} - {*LENGTH_OPTIONS}
@@ -164,7 +164,7 @@ class HAFMPipeline(Pipeline):
         model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, mix)
         voice, done = self._voice(take, rate), 0
         chunks = self.model.stream(input_values=features["input_values"], lead_sheet=take.lead_sheet, **how)
-        # of stems all channels beside each other
+        # the channels of all stems side by side, so that they are resampled together
         bands = (np.ascontiguousarray((c.flatten(0, -2) if c.ndim > 1 else c).numpy().T) for c in chunks)
         for band in audio.resample_pieces(bands, model_rate, rate):
             piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), take.ends.fade)
@@ -178,10 +178,10 @@ class HAFMPipeline(Pipeline):
             done += len(piece)
 
     def join(self, chunks: Sequence[dict[str, Any]], **options: Any) -> dict[str, Any]:
-        """The song that a call would have returned, up to rounding and without its lead sheet.
+        """Joins streamed chunks into the song of a call, up to rounding, without "lead_sheet" and "vocal_start".
 
         Args:
-            chunks: all that `stream` has yielded for a vocal.
+            chunks: all chunks that `stream` has yielded for a vocal.
             options: balance, loudness and the gains, as for a call.
         """
         band, voice = (np.concatenate([chunk[key] for chunk in chunks]) for key in ("audio", "vocals"))
@@ -200,7 +200,7 @@ class HAFMPipeline(Pipeline):
         options: GenerationOptions | None = None,
         **given: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Checks all options, before a vocal is read; those of a call take precedence over the pipeline's own."""
+        """Checks all options before any vocal is read; those of a call take precedence over the pipeline's own."""
         own = getattr(self, "_preprocess_params", {}) | getattr(self, "_forward_params", {})
         mix = MixOptions.of(own.get("mix"), {name: given.pop(name) for name in MIX_OPTIONS if name in given})
         known = {name: given.pop(name, None) for name in KNOWN}
@@ -226,12 +226,12 @@ class HAFMPipeline(Pipeline):
         lead_sheet: LeadSheet | None = None,
         files: bool = True,
     ) -> dict[str, Any]:
-        """Reads and checks one vocal, and makes room around it for what the band plays alone.
+        """Reads and checks one vocal, and pads it with silence in which the band plays alone.
 
         Args:
             input_, sampling_rate (Hz), seconds, lead_sheet: as for a call.
-            mix: of which `tail`, `intro_bars` and `outro_bars` count.
-            files: counts while options are checked.
+            mix: mix options; `tail`, `intro_bars` and `outro_bars` are used.
+            files: unused here; `_sanitize_parameters` has applied it.
 
         Returns:
             {"input_values": float32 [1, N], "padding_mask": bool [1, N]} at the model's rate, and "take" (`Take`), the
@@ -244,18 +244,18 @@ class HAFMPipeline(Pipeline):
         features = extractor.batch([_between(mono, rate, ends)], rate)
         read = features["input_values"][0].numpy()
         if audio.is_silent(read):
-            logger.warning(f"{name} is silent; the instrumental follows nothing.")
-        # an hour of sound is not held twice
+            logger.warning(f"{name} is silent; the instrumental has no voice to follow.")
+        # avoids holding an hour of audio twice
         same = samples.ndim == 1 and rate == extractor.sampling_rate
         first = round(ends.before * rate)
         sound = read[first : first + len(mono)] if same else samples
         return {**features, "take": Take(sound, rate, ends, ends.sheet)}
 
     def _ends(self, mono: audio.Samples, rate: int, mix: MixOptions, lead_sheet: LeadSheet | None) -> Ends:
-        """Silence around a mono vocal (float32 [N]) as the options ask for it; bars are those of its lead sheet.
+        """Silence around a mono vocal (float32 [N]) for the mix options; its lead sheet determines the bars' length.
 
         Raises:
-            ValueError: bars of a model that knows nothing of beats, or that would make too long a song.
+            ValueError: if bars are requested of a model without beats, or would make the song too long.
         """
         seconds = len(mono) / rate
         if not mix.intro_bars and not mix.outro_bars:
@@ -271,10 +271,10 @@ class HAFMPipeline(Pipeline):
     def _read(
         self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None
     ) -> tuple[audio.Samples, int, str]:
-        """Checked samples of an input (float32 [N] or [N, 2]; more channels are averaged), their rate in Hz, its name.
+        """Reads and checks an input: samples (float32 [N] or [N, 2]; more channels are averaged), rate in Hz and name.
 
         Raises:
-            HAFMAudioError: it cannot be used.
+            HAFMAudioError: if it cannot be used.
         """
         extractor = self.feature_extractor
         source, rate, name = as_sound(input_, sampling_rate)
@@ -286,9 +286,9 @@ class HAFMPipeline(Pipeline):
         return samples if samples.ndim == 1 or samples.shape[1] == 2 else audio.with_channels(samples, 1), rate, name
 
     def _forward(self, input_tensors: dict[str, Any], options: GenerationOptions, **given: Any) -> dict[str, Any]:
-        """One instrumental per vocal and sample: "audio" [B, K, N] or [B, K, C, N], "padding_mask" and "take".
+        """Generates K samples per vocal: "audio" [B, K, N] or [B, K, C, N], "padding_mask" and "take".
 
-        Where stems are asked for "stems" as well, [B, K, S, N] or [B, K, S, C, N].
+        If stems are requested, also "stems", [B, K, S, N] or [B, K, S, C, N].
         """
         vocals, mask, takes = (input_tensors[name] for name in ("input_values", "padding_mask", "take"))
         rate = self.feature_extractor.sampling_rate
@@ -304,7 +304,7 @@ class HAFMPipeline(Pipeline):
             seconds = int(mask.count_nonzero()) / rate
             kept = KeptInstrumental(sound.reshape(len(sound), -1).T, own_rate, given.get("keep", ()), seconds)
             given["instrumental"] = kept
-        # a batch's takes are a list, as its collation made it
+        # the collation of a batch makes a list of its takes
         takes = takes if isinstance(takes, list) else [takes]
         known = [take.lead_sheet for take in takes]
         songs = self.model.generate(input_values=vocals, padding_mask=mask, options=options, lead_sheet=known, **given)
@@ -318,7 +318,7 @@ class HAFMPipeline(Pipeline):
         return made
 
     def postprocess(self, model_outputs: dict[str, Any], mix: MixOptions) -> dict[str, Any] | list[dict[str, Any]]:
-        """The songs of one vocal ({"audio": [1, K, N], …} of `_forward`), mixed as asked."""
+        """Mixes the songs of one vocal ({"audio": [1, K, N], …} from `_forward`)."""
         take = model_outputs["take"]
         split = "stems" in model_outputs
         model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, mix)
@@ -338,36 +338,36 @@ class HAFMPipeline(Pipeline):
         return songs[0] if len(songs) == 1 else songs
 
     def _output_rate(self, take: Take, mix: MixOptions) -> int:
-        """Samples a second of the songs of a take."""
+        """Sampling rate of the songs of a take, in Hz."""
         return mix.output_rate or max(take.rate, self.feature_extractor.sampling_rate)
 
     def _voice(self, take: Take, rate: int) -> audio.Samples:
-        """The vocal of a take at a rate in Hz, with the silence around it: float32 [N] or [N, 2]."""
+        """The vocal of a take resampled to `rate` (Hz), padded with silence: float32 [N] or [N, 2]."""
         return _between(audio.resample(take.samples, take.rate, rate), rate, take.ends)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Saves model and feature extractor as one repository.
 
-        Unlike the inherited method it writes no `custom_pipelines` into the config: with them `pipeline()` would ask
-        for `trust_remote_code` even where hafm_hf is installed.
+        Unlike the inherited method it does not write `custom_pipelines` to the config: with it `pipeline()` would
+        require `trust_remote_code` even if hafm_hf is installed.
         """
         self.model.feature_extractor_config = self.feature_extractor.to_dict()
         self.model.save_pretrained(save_directory, **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
-        """Uploads model and feature extractor as one repository, with the card and options of the model's method."""
+        """Uploads model and feature extractor as one repository; card and options are those of the model's method."""
         self.model.feature_extractor_config = self.feature_extractor.to_dict()
         return self.model.push_to_hub(repo_id, **kwargs)
 
 
 def _between(vocal: audio.Samples, rate: int, ends: Ends) -> audio.Samples:
-    """A vocal (float32 [N] or [N, 2]) with the silence around it."""
+    """Pads a vocal (float32 [N] or [N, 2]) with the silence of `ends`."""
     before, after = round(ends.before * rate), round(ends.after * rate)
     return vocal if not before + after else np.pad(vocal, [(before, after)] + [(0, 0)] * (vocal.ndim - 1))
 
 
 def _padded(sounds: Sequence[torch.Tensor], vocals: int, length: int) -> torch.Tensor:
-    """Sounds ([…, n ≤ N] each, samples innermost) as one tensor [B, K, …, N]; no copy of a single one as long."""
+    """Pads sounds ([…, n ≤ N] each, B vocals × K samples) to [B, K, …, N]; a single one of full length is a view."""
     if len(sounds) == 1 and sounds[0].shape[-1] == length:
         return sounds[0][None, None]
     made = sounds[0].new_zeros(len(sounds), *sounds[0].shape[:-1], length)
@@ -377,9 +377,9 @@ def _padded(sounds: Sequence[torch.Tensor], vocals: int, length: int) -> torch.T
 
 
 def _spliced(bands: list[audio.Samples], kept: KeptInstrumental, rate: int) -> list[audio.Samples]:
-    """A band, or its stems (float32 [N] or [N, C] each), with kept spans of the instrumental put back into their sum.
+    """Splices kept spans of the instrumental into a band, or into the sum of its stems (float32 [N] or [N, C] each).
 
-    What the sum lacks goes to all stems alike, so that they still add up to it.
+    The difference is spread evenly over the stems, so that they still sum to the instrumental.
     """
     band = reduce(np.add, bands)
     whole = kept.splice(torch.from_numpy(band.reshape(len(band), -1).T), rate).numpy().T.reshape(band.shape)
@@ -389,8 +389,8 @@ def _spliced(bands: list[audio.Samples], kept: KeptInstrumental, rate: int) -> l
 def _song(
     voice: audio.Samples, band: audio.Samples, rate: int, options: MixOptions, stems: dict[str, audio.Samples]
 ) -> dict[str, Any]:
-    """A vocal and a band (float32 [N] or [N, C] each, at `rate` Hz), and its stems if there are any, as a song."""
-    # the instrumental is turned down before it is mixed, so that "audio" + "vocals" is the mix again
+    """Mixes a vocal and a band (float32 [N] or [N, C] each, at `rate` Hz) into a song; `stems` may be empty."""
+    # the instrumental is limited before mixing, so that the mix is made from the "audio" returned
     limited = audio.limit_peak(band)
     if stems and limited is not band:
         turned_down = np.abs(limited).max() / np.abs(band).max()
@@ -408,14 +408,14 @@ def _song(
 
 
 def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
-    """The file or the samples of a vocal, the rate of samples if it is known (Hz), and what errors call it.
+    """The file or the samples of a vocal, the samples' rate if known (Hz), and a name for error messages.
 
     Args:
-        vocal: as `HAFMPipeline.__call__` takes one.
-        sampling_rate: of samples that come without one.
+        vocal: in any form that `HAFMPipeline.__call__` accepts.
+        sampling_rate: rate of samples that come without one.
 
     Raises:
-        HAFMAudioError: a dict without sound, or a decoder that fails.
+        HAFMAudioError: for a dict without audio, or if decoding fails.
     """
     if hasattr(vocal, "get_all_samples"):
         return _decoded(vocal)
@@ -432,12 +432,12 @@ def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
         if vocal.get(key) is not None:
             return vocal[key], None, name
     raise audio.HAFMAudioError(
-        'A dict needs "array" and "sampling_rate", or "bytes" or "path", or such a dict in a column vocal or audio.'
+        'A dict needs "array" and "sampling_rate", or "bytes" or "path", or such a dict as its "vocal" or "audio".'
     )
 
 
 def _decoded(decoder: Any) -> tuple[np.ndarray, int, str]:
-    """Samples of torchcodec's AudioDecoder (float32 [C, N]), their rate, and a name."""
+    """Samples of a torchcodec AudioDecoder (float32 [C, N]), their rate, and a name."""
     name = audio.source_name(getattr(getattr(decoder, "metadata", None), "path", None))
     try:
         samples = decoder.get_all_samples()
@@ -445,5 +445,5 @@ def _decoded(decoder: Any) -> tuple[np.ndarray, int, str]:
     except Exception as error:
         raise audio.HAFMAudioError(
             f"{name} cannot be decoded by torchcodec ({first_line(error)}); cast its column to "
-            "datasets.Audio(decode=False), and it is read without."
+            "datasets.Audio(decode=False) to read it without torchcodec."
         ) from error

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run of a batch of songs: the stages chained over windows, whole or window by window.
+"""Runs the chain of stages over a batch of songs, to the end or window by window.
 
-`modeling.windows` takes one stage through a song; the composite hands over voices, progress and the spans of an older
-instrumental to keep, and decodes the codes.
+`modeling.windows` runs one stage over a song; the composite passes in the conditioning, the progress callback and the
+spans of an existing instrumental to keep, and decodes the codes.
 """
 
 import os
@@ -32,27 +32,27 @@ from ..modeling.windows import ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun,
 from ..tokenizers.codecs import as_codec
 from .options import GenerationOptions
 
-# the codec's vectors of codes of a stage: int64 [T, Q] → float32 [T, D]
+# the codec's embeddings of a stage's codes: int64 [T, Q] → float32 [T, D]
 CodeVectors = Callable[[torch.Tensor], torch.Tensor]
-# called with (stage, steps done, steps in all); what it raises ends the generation
+# called with (stage, steps done, total steps); an exception raised in it ends the generation
 Progress = Callable[[str, int, int], None]
-# a third of what a person feels as at once; the layer that computes when it is over may take the rest
+# a third of what people perceive as instantaneous; the layer being computed when it is over may take the rest
 BEAT_SECONDS = 0.03
-# numbers of the largest matrix from which on reading it takes longer than waiting for another thread: 4 MB in float32
+# matrices of at least this many elements (4 MB in float32) take longer to read than threads take to synchronise
 THREADED_MATRIX = 1 << 20
 _threads_lock = threading.Lock()
-# of each thread that is in a block of `torch_threads`, the number that it had before
+# for each thread inside a `torch_threads` block, torch's thread count before it
 _inside: dict[int, int] = {}
 
 
 @dataclass(frozen=True)
 class Voice:
-    """What conditions the stages of a vocal.
+    """The conditioning of the stages for one vocal.
 
     Args:
-        tokens (int64 [T_v]): vocal semantic tokens, of the whole song.
-        streams: of the song's lead sheet (int64 [S, T_c]), by the name of the stage that reads them.
-        lead_sheet: of the song, as far as it is known.
+        tokens (int64 [T_v]): vocal semantic tokens of the whole song.
+        streams: lead sheet streams of the whole song (int64 [S, T_c]), by the name of the stage that reads them.
+        lead_sheet: lead sheet of the song, as far as it is known.
     """
 
     tokens: torch.Tensor
@@ -62,16 +62,16 @@ class Voice:
 
 @dataclass
 class HAFMAccompanimentOutput(ModelOutput):
-    """What `HAFMForVocalAccompaniment.generate` returns; lists hold one entry a vocal and sample, samples innermost.
+    """Output of `HAFMForVocalAccompaniment.generate`; lists have an entry per vocal and sample, samples innermost.
 
     Args:
-        audio: instrumentals, float32 [N] each, [C, N] of a codec of several channels, as long as their vocal.
-        sampling_rate: samples a second of `audio`.
+        audio: instrumentals, float32 [N] each, [C, N] from a codec with several channels, as long as their vocal.
+        sampling_rate: sampling rate of `audio`, in Hz.
         vocal_semantic: int64 [T_v] each, at 50 Hz.
         instrumental_semantic: int64 [T_v] each, at 50 Hz.
         codes: int64 [Q, T_a] each, the codec's codebooks at its frame rate; Q is 8, or 4 without the fine stage.
-        lead_sheets: `LeadSheet` of each, as far as it was given or estimated.
-        stems: by name (float32 [N] or [C, N]), whose sum is `audio`; only if they were asked for.
+        lead_sheets: the `LeadSheet` of each, as far as it was given or estimated.
+        stems: stems of each by name (float32 [N] or [C, N]), which sum to `audio`; only if requested.
     """
 
     audio: list[torch.Tensor]
@@ -84,15 +84,15 @@ class HAFMAccompanimentOutput(ModelOutput):
 
 
 class Generation:
-    """A call of `generate` or `stream`: its options, and what holds while it computes.
+    """A call of `generate` or `stream`: its options, and the torch state in which it computes.
 
     Args:
-        model (`HAFMForVocalAccompaniment`): whose stages run.
-        options, given: what is asked for, and options by name, which take precedence.
+        model (`HAFMForVocalAccompaniment`): the model.
+        options, given: the generation options, and options by name, which take precedence.
         progress: as for `generate`.
 
     Raises:
-        ValueError, TypeError: on options that there are not, or that the model cannot obey.
+        ValueError, TypeError: for options that do not exist, or that the model does not support.
     """
 
     def __init__(
@@ -112,8 +112,8 @@ class Generation:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Wraps long computations. Outside it, for instance between the chunks of a stream, the caller's random state
-        and thread count are in force.
+        """Wraps long computations: random state and thread count are set inside, and the caller's are restored
+        outside, for instance between the chunks of a stream.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch_threads(self.threads), self.heartbeat:
@@ -123,11 +123,11 @@ class Generation:
 
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
-    """torch on so many threads inside the block, on as many as before behind it; None changes nothing."""
+    """Sets torch's number of threads inside the block and restores it afterwards; None changes nothing."""
     me = threading.get_ident()
     with _threads_lock:
         nested = me in _inside
-        # a thread that starts while another one is inside would take that one's number for its own
+        # a thread that enters while another is inside would otherwise save that one's setting as the original
         before = torch.get_num_threads() if nested or not _inside else next(iter(_inside.values()))
         _inside.setdefault(me, before)
         torch.set_num_threads(threads or before)
@@ -141,28 +141,27 @@ def torch_threads(threads: int | None) -> Iterator[None]:
 
 
 def suitable_threads(models: Iterable[nn.Module]) -> int | None:
-    """1 for models on the CPU whose matrices are all small; None where torch's own number suits.
+    """1 for models on the CPU whose matrices are all small; None to keep torch's own number of threads.
 
-    Threads wait for each other at the end of every product. Where products take microseconds a second thread gains
-    little, and makes a step three times as slow beside a process that wants its core. A user who has set
-    OMP_NUM_THREADS has decided.
+    Threads synchronise after every matrix product. Where products take microseconds a second thread gains little, and
+    if another process competes for its core, a step takes three times as long. OMP_NUM_THREADS takes precedence.
     """
     parameters = [parameter for model in models for parameter in model.parameters()]
     if os.environ.get("OMP_NUM_THREADS") or any(parameter.device.type != "cpu" for parameter in parameters):
         return None
-    # heads and tables hold a matrix for each codebook
+    # output heads and embedding tables hold one matrix per codebook
     largest = max((each.shape[-2] * each.shape[-1] for each in parameters if each.ndim > 1), default=0)
     return 1 if largest < THREADED_MATRIX else None
 
 
 class Heartbeat:
-    """Passes reports on, and repeats the last one between the layers of whatever computes for longer.
+    """Passes progress reports on, and repeats the last one between layers during long computations.
 
-    A context manager: it beats inside the block only, which may be entered again.
+    A context manager that can be entered repeatedly; it repeats reports inside the block only.
 
     Args:
-        model: whose layers, the members of its lists of modules, are asked before they compute.
-        progress: called with (stage, steps done, steps in all); what it raises ends the computation. None: no beats.
+        model: model whose layers, the members of its module lists, get a forward pre-hook.
+        progress: called with (stage, steps done, total steps); an exception in it ends the computation. None: no-op.
     """
 
     def __init__(self, model: nn.Module, progress: Progress | None) -> None:
@@ -174,7 +173,7 @@ class Heartbeat:
 
     @property
     def report(self) -> Progress | None:
-        """What to call with (stage, steps done, steps in all); None where nobody listens."""
+        """The callback to report (stage, steps done, total steps) to; None if there is no `progress`."""
         return None if self.progress is None else self._report
 
     def __enter__(self) -> "Heartbeat":
@@ -197,25 +196,26 @@ class Heartbeat:
         self.progress(stage, done, total)
 
     def _beat(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        # other threads may use the model at the same time; they are not this computation's to report or to end
+        # other threads may use the model at the same time; their computations must not be reported or ended here
         if threading.get_ident() == self.thread and time.perf_counter() - self.reported >= BEAT_SECONDS:
             self._report(*self.last)
 
 
 class SongRun:
-    """The stages' way through the songs of a batch; every (vocal, sample) is a song and a row of every stage.
+    """Runs the stages over the songs of a batch; every (vocal, sample) is a song and a row of every stage.
 
     Args:
-        stages: the stages to run, by name and in their order.
+        stages: the stages to run, by name and in order.
         units: length of each vocal; a unit is a whole number of frames of every stage.
-        units_per_second: see above.
-        options: how to decode.
-        seed: of every song's random numbers.
-        num_samples: songs a vocal; they follow each other.
-        sounds: the codec's vectors of a stage's codes, by its name; without them windows join where one of them ends.
-        kept: flat tokens of a stage that are given (int64 [n], −1 elsewhere) for every song, by its name.
-        progress: called with (stage, steps done, steps in all).
-        at_once: rows that are generated together, at first where a stage's windows are independent.
+        units_per_second: number of units in a second.
+        options: decoding options.
+        seed: seed of the random numbers of all songs.
+        num_samples: songs per vocal; they are adjacent rows.
+        sounds: the codec's embedding of each stage's codes, by name, to join windows where they differ least; without
+            it, a window takes over where the previous one ends.
+        kept: given tokens of a stage for every song, flat (int64 [n], −1 where they are to be generated), by its name.
+        progress: called with (stage, steps done, total steps).
+        at_once: batch size; for a stage whose windows are independent, that of the first batch.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class SongRun:
         at_once: int = ROWS_AT_ONCE,
     ) -> None:
         self.num_samples = num_samples
-        # an instrumental that is kept says itself who plays
+        # the kept spans determine the style; none is drawn
         self.seed = None if kept else seed
         self.voices: list[Voice] = []
         self.runs: dict[str, StageRun] = {}
@@ -253,11 +253,11 @@ class SongRun:
             progress(first, 0, self.runs[first].steps)
 
     def take_voices(self, voices: Sequence[Voice]) -> None:
-        """Takes the voice of each vocal, which must be there before the stages run."""
+        """Sets the conditioning of each vocal, which the stages need before they run."""
         self.voices = [self._with_style(voice, number) for voice in voices for number in range(self.num_samples)]
 
     def _with_style(self, voice: Voice, sample: int) -> Voice:
-        """A voice with a style drawn for the sample, the same for all stages, if its lead sheet names none."""
+        """Draws a style for the sample, the same for all stages, if the lead sheet names none."""
         known = [stage.stage.config.styles for stage in self.runs.values() if stage.stage.config.styles]
         if self.seed is None or voice.lead_sheet.style is not None or not known:
             return voice
@@ -271,12 +271,12 @@ class SongRun:
         return replace(voice, streams=streams, lead_sheet=sheet)
 
     def run(self) -> None:
-        """Takes every stage to its end, one after the other."""
+        """Runs every stage to its end, one after the other."""
         for name, stage in self.runs.items():
             stage.run(self._conditioning(name))
 
     def advance(self) -> torch.Tensor:
-        """Takes the latest stage that can go on a part further, the last one a whole batch of windows.
+        """Advances the last stage in the chain that has enough input; the final one by a whole batch of windows.
 
         Returns:
             The codes of the first song that are final, int64 [Q, T].
@@ -298,18 +298,18 @@ class SongRun:
         return all(run.needs is None for run in self.runs.values())
 
     def codes(self, song: int) -> torch.Tensor:
-        """The codec's codes of a song so far: int64 [Q, T_a]."""
+        """The codec codes of a song generated so far: int64 [Q, T_a]."""
         return _together([self.stream(STAGES[name].writes, song) for name in self.runs if STAGES[name].acoustic])
 
     def stream(self, name: str, song: int) -> torch.Tensor:
-        """What there is of a stream of tokens of a song: int64 [Q, T]."""
+        """The tokens of a song's stream that exist so far: int64 [Q, T]."""
         if name == "vocal_semantic":
             return self.voices[song].tokens[None]
         (stage,) = [stage for stage in self.runs if STAGES[stage].writes == name]
         return self.runs[stage].codes(song)
 
     def _units_before(self, name: str) -> int:
-        """Units that the stage before has finished; all of the song for the first."""
+        """Number of units that the previous stage has finished; all of the song for the first stage."""
         order = list(self.runs)
         if name == order[0]:
             return max(row.units for row in self.runs[name].rows)
@@ -317,7 +317,7 @@ class SongRun:
         return min(before.final_units(row) for row in range(len(before.rows)))
 
     def _conditioning(self, name: str) -> list[torch.Tensor]:
-        """What a stage is conditioned on so far: int64 [K, T_c] for each row."""
+        """The conditioning of a stage that exists so far: int64 [K, T_c] for each row."""
         conditioning = []
         for song, voice in enumerate(self.voices):
             streams = [self.stream(each, song) for each in STAGES[name].reads]
@@ -327,18 +327,18 @@ class SongRun:
 
 
 def drawn_style(styles: Sequence[str], seed: int, sample: int = 0) -> str:
-    """The style of a sample where none is asked for: neighbouring seeds and samples have different ones."""
+    """The style of a sample if none is given; consecutive seeds and samples get different styles."""
     return styles[(seed + sample) % len(styles)]
 
 
 def _together(streams: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Streams (int64 [Q, T] each) one upon the other, as far as all of them go."""
+    """Stacks streams (int64 [Q, T] each), cut to the shortest."""
     length = min(stream.shape[1] for stream in streams)
     return torch.cat([stream[:, :length] for stream in streams])
 
 
 def _reporter(name: str, total: int, progress: Progress | None) -> Callable[[int], None] | None:
-    """Counts the steps of a stage and passes the count on."""
+    """A callback that counts a stage's steps and reports them to `progress`; None without one."""
     if progress is None:
         return None
     done = 0
@@ -352,7 +352,7 @@ def _reporter(name: str, total: int, progress: Progress | None) -> Callable[[int
 
 
 def sounds_of(stages: Mapping[str, HAFMStageForCausalLM], codec: PreTrainedModel) -> dict[str, CodeVectors]:
-    """The codec's vectors of the acoustic stages' codes, which say what the codes sound like."""
+    """Functions that embed each acoustic stage's codes as the codec does, so that sounds can be compared."""
     sounds: dict[str, CodeVectors] = {}
     first = 0
     for name, stage in stages.items():
@@ -365,7 +365,7 @@ def sounds_of(stages: Mapping[str, HAFMStageForCausalLM], codec: PreTrainedModel
 def asked_lead_sheet(
     vocal: np.ndarray, sampling_rate: int, lead_sheet: LeadSheet | None, options: GenerationOptions
 ) -> LeadSheet | None:
-    """The lead sheet of a mono vocal (float32 [N]) with the style and the energy that the options ask for."""
+    """Adds the style and energy of the options to the lead sheet of a mono vocal (float32 [N])."""
     changes: dict[str, Any] = {} if options.style is None else {"style": options.style}
     sheet = LeadSheet() if lead_sheet is None else lead_sheet
     estimated = {*sheet.estimated} - changes.keys()
@@ -381,13 +381,13 @@ def asked_lead_sheet(
 def given_vocals(
     own_rate: int, vocals: Any, sampling_rate: int | None, input_values: Any = None, padding_mask: Any = None
 ) -> tuple[list[np.ndarray], int]:
-    """The vocals without their padding, float32 [N] each, and their rate in Hz: `own_rate` of a feature extractor's.
+    """The vocals without padding, float32 [N] each, and their rate in Hz: for `input_values` it is `own_rate`.
 
     Raises:
-        ValueError: on no vocal or two sources of it, one that is not mono, a mask of another shape, or no usable rate.
+        ValueError: if there is no vocal or two sources, one is not mono, or the mask or the rate does not fit.
     """
     if (vocals is None) is (input_values is None):
-        raise ValueError("There is no vocal, or two; give vocals, or input_values of the feature extractor, not both.")
+        raise ValueError("There is no vocal, or two; give either vocals or the feature extractor's input_values.")
     rows = mono_vocals(input_values if vocals is None else vocals, padding_mask)
     if not rows:
         raise ValueError("There is no vocal; the batch is empty.")
@@ -395,12 +395,12 @@ def given_vocals(
 
 
 def one_vocal(vocals: Sequence[Any]) -> Any:
-    """The vocal of a stream; ValueError where there are none or several."""
+    """The only vocal; ValueError if there are none or several."""
     if len(vocals) != 1:
-        raise ValueError(f"A stream is of one vocal, and {len(vocals)} were given.")
+        raise ValueError(f"A stream takes one vocal, and {len(vocals)} were given.")
     return vocals[0]
 
 
 def without_one_channel(audio: torch.Tensor) -> torch.Tensor:
-    """Audio (float32 […, C, N]) as it is handed out: […, N] of one channel."""
+    """Drops the channel axis of mono audio (float32 […, C, N]): […, N] if C is 1."""
     return audio.squeeze(-2) if audio.shape[-2] == 1 else audio

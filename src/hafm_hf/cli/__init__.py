@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `hafm` command: a module for each subcommand, and `options`, which turns options into calls.
+"""The `hafm` command: one module per subcommand, and `options`, which they share.
 
-Torch and the models are imported when they are needed, so that `hafm --help` and a refused vocal answer at once.
-Exit codes: 0 done, 2 wrong usage, 130 interrupted, 1 anything else. stdout carries results only; progress, warnings
-and errors go to stderr. `HAFM_DEBUG=1` shows tracebacks.
+torch and the models are imported only when needed, so that `hafm --help` and errors about a vocal appear at once.
+Exit codes: 0 success, 2 usage error, 130 interrupted, 1 any other failure. stdout carries results only; progress,
+warnings and errors go to stderr. `HAFM_DEBUG=1` shows tracebacks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def show_version(wanted: bool) -> None:
-    """Prints the version of the package and ends the command."""
+    """Prints the version of the package and exits."""
     if wanted:
         from .. import __version__
 
@@ -42,10 +42,10 @@ def hafm(
     ] = False,
 ) -> None:
     """HAFM: a singing voice in, an accompaniment out."""
-    # before transformers is imported, here and in workers: it would show a bar for every part that it loads
+    # set before transformers is imported, here and in workers: it would show a bar for every part that it loads
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if isinstance(sys.stdout, TextIOWrapper):
-        # as stderr does: names that are no UTF-8, and arrows where a terminal knows none, end no command
+        # as on stderr: file names that are not UTF-8, or arrows that a terminal cannot encode, must not end a command
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
@@ -61,7 +61,7 @@ def main() -> None:
         if os.environ.get("HAFM_DEBUG"):
             raise
         unexpected = HAFMCommandError(f"{first_line(error)} ({type(error).__name__}; HAFM_DEBUG=1 shows more).")
-        # errors of ours are one sentence; their classes are in modules that take seconds to import
+        # our own errors are one sentence; matched by name, as their modules take seconds to import
         expected = type(error).__name__.startswith("HAFM")
         report_error(error if expected else missing_package(error) or unexpected)
         sys.exit(1)

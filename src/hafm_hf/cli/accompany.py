@@ -48,7 +48,7 @@ from .options import (
 if TYPE_CHECKING:
     from ..accompaniment.pipeline_hafm import HAFMPipeline
 
-ONE_VOCAL = "--beats and --chords belong to one vocal; in a folder, put NAME_beats.txt, NAME_chords.lab beside each."
+ONE_VOCAL = "--beats and --chords are for one vocal; in a folder, put NAME_beats.txt, NAME_chords.lab next to each."
 FileFormat = Literal["wav", "flac", "mp3"]
 
 
@@ -67,25 +67,25 @@ def accompany(
     tempo: Tempo = None,
     beats: Beats = None,
     chords: Chords = None,
-    batch_size: Annotated[int | None, folder(min=1, help="Vocals that are generated together; 8 by default.")] = None,
+    batch_size: Annotated[int | None, folder(min=1, help="Vocals generated together; 8 by default.")] = None,
     as_json: AsJson = False,
     **options: Any,
 ) -> None:
     """Writes NAME_instrumental.wav and NAME_mix.wav for each vocal, at its own rate or the model's if that is higher.
 
-    VOCAL may also be one folder. Such a run may be stopped at any time, and the same command continues it.
-    NAME_take_FORMAT.json records the seed where none is given, and all else.
+    VOCAL may also be a single folder. Such a run can be stopped at any time, and the same command continues it.
+    If no seed is given, NAME_take_FORMAT.json records the one used, with all other options.
     """
-    # unlike Path.is_dir, False for a folder that may not be searched
+    # os.path.isdir is False where permission is denied; Path.is_dir raises
     many = any(map(os.path.isdir, vocals))
     if not many and (engine != EngineFlags() or batch_size is not None):
-        raise typer.BadParameter("--engine, --workers and --batch-size go with a folder of vocals.")
+        raise typer.BadParameter("--engine, --workers and --batch-size are only for a folder of vocals.")
     if many and overwrite:
-        raise typer.BadParameter("--overwrite goes with single vocals; for a folder choose another --out.")
+        raise typer.BadParameter("--overwrite is only for single vocals; for a folder choose another --out.")
     if (beats or chords) and (many or len(vocals) > 1):
         raise typer.BadParameter(ONE_VOCAL)
     sheet = read_lead_sheet(tempo, beats, chords)
-    # the plan of a folder contains names and numbers only
+    # the plan of a folder holds plain values only, no LeadSheet
     known = {"tempo": tempo} if many else {"lead_sheet": sheet}
     parameters = {**options, "seconds": seconds, **known}
     request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, as_json)
@@ -99,28 +99,28 @@ def accompany(
 
 
 def check_request(request: Request, vocals: list[str], many: bool) -> None:
-    """Refuses what does not go together, before minutes of generating; raises typer.BadParameter."""
+    """Refuses arguments that do not go together before generating for minutes; raises typer.BadParameter."""
     if many and (len(vocals) > 1 or request.out == "."):
-        raise typer.BadParameter("name one folder and nothing else, with --out.")
+        raise typer.BadParameter("name one folder and no other vocal, and add --out.")
     repeated = [name for name, count in Counter(map(vocal_name, vocals)).items() if count > 1]
     if repeated:
-        raise typer.BadParameter(f"two vocals are called {repeated[0]!r}; run the command twice with different --out.")
+        raise typer.BadParameter(f"two vocals are named {repeated[0]!r}; run the command twice with different --out.")
     rate = request.parameters["output_rate"]
     if request.file_format == "mp3" and rate not in (None, *audio.MP3_RATES):
         raise typer.BadParameter(f"MP3 has no sample rate of {rate} Hz; choose 44100 or 48000, for example.")
-    # needed at the end of minutes of generating
+    # checked now because it is needed only after minutes of generating
     if request.parameters["balance"] is not None or request.parameters["loudness"] is not None:
         require_packages("pyloudnorm")
 
 
 def accompany_files(request: Request, vocals: list[str]) -> None:
-    """Accompanies one vocal after the other; exit code 1 if there is a bad one."""
+    """Accompanies one vocal after the other; exit code 1 if any of them cannot be used."""
     drawn = request.parameters["seed"] is None
     seed = request.parameters["seed"] = secrets.randbits(31) if drawn else request.parameters["seed"]
     pipeline: HAFMPipeline | None = None
     failed = False
     for vocal in vocals:
-        # a bad one is found before a model is loaded
+        # before the model is loaded, so that a bad vocal is reported at once
         read = read_vocal(vocal, request.as_json, seconds=request.parameters["seconds"], mono=False)
         if read is None:
             failed = True
@@ -135,7 +135,7 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
             stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.", markup=False)
             raise
         record = Path(request.out, f"{vocal_name(vocal)}_take_{request.file_format}.json")
-        # of an earlier song
+        # may be that of an earlier song
         record.unlink(missing_ok=True)
         if drawn:
             sheet = request.parameters["lead_sheet"]
@@ -146,7 +146,7 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
 
 def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: dict[str, Any]) -> None:
     """Generates, writes and reports the songs of one vocal."""
-    # it imports transformers, as the pipeline has done
+    # imports transformers, which the pipeline has already imported
     from ..modeling.configuration_hafm import STAGES
 
     began = time.perf_counter()

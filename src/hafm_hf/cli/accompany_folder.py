@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hafm accompany FOLDER`: many vocals through the engine of the corpus.
+"""`hafm accompany FOLDER`: many vocals, on the engine that also prepares corpora (`corpus.engines`).
 
-Which vocals are generated together is planned once, from the vocals alone, and written down, because matrices of
-another shape may round otherwise: so every file has the same bytes whoever makes it and however often the run is
-killed. NAME_lead_sheet.json, NAME_beats.txt and NAME_chords.lab beside a vocal, as `hafm lead-sheet` writes them, say
-what is known of its song.
+The batches are planned once, from the vocals alone, and stored, because rounding may depend on the batch's shape: this
+way every file has the same bytes whichever worker makes it and however often the run is killed.
+NAME_lead_sheet.json, NAME_beats.txt and NAME_chords.lab next to a vocal, as written by `hafm lead-sheet`, hold what is
+known of its song.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
     from ..lead_sheet.lead_sheet import LeadSheet
 
 PLAN_FORMAT = 2
-# a batch takes as long as its longest vocal: no other is shorter than this share of it; and it is held in memory
+# a batch takes as long as its longest vocal: others must have this share of its length; it is held in memory
 LEAST_SHARE, LONGEST_BATCH_SECONDS = 0.75, 3600.0
 SHEET, BEATS, CHORDS = "_lead_sheet.json", "_beats.txt", "_chords.lab"
 DEFAULTS = {name: option.default for name, option in {**OPTIONS, **MIX_OPTIONS}.items() if option.default is not None}
 
 
 def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any]) -> None:
-    """Accompanies all vocals of a folder; exit code 1 if there is a bad one.
+    """Accompanies all vocals of a folder; exit code 1 if any of them cannot be used.
 
     Raises:
-        HAFMCorpusError, HAFMJobError: nothing could be done; what was finished is kept.
+        HAFMCorpusError, HAFMJobError: if the run cannot start or go on; finished files are kept.
     """
     with loading(request.model):
         bare = without_weights(model_folder(request.model))
-    # before the options are kept for the next run
+    # before the options are stored for the next run
     request.check(bare)
     done, errors = 0, {}
     with progress_bars(quiet=request.as_json) as bars:
@@ -79,18 +79,18 @@ def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any
 def accompany_all(
     request: Request, batch_size: int = 8, engine: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[Outcome, int, int]]:
-    """Makes the accompaniments that are missing; killed and called again, it goes on.
+    """Makes the accompaniments that are missing; after an interruption, calling it again resumes the run.
 
     Args:
-        request: what to make; a seed that is not given is drawn, and kept for the next run.
-        batch_size: vocals that are generated together.
+        request: the options; if no seed is given, one is drawn and stored for the next run.
+        batch_size: vocals generated together.
         engine: `engine`, `workers` and `address` of `corpus.engines.run_on`.
 
     Yields:
-        what became of each vocal, once it is known; the number of all vocals; and the seed.
+        The outcome of each vocal as soon as it is known, the total number of vocals, and the seed.
 
     Raises:
-        HAFMCorpusError, HAFMJobError: one sentence that says what to do.
+        HAFMCorpusError, HAFMJobError: with one sentence that says what to do.
     """
     request = _resolved(request)
     with locked(Path(request.out)):
@@ -105,28 +105,28 @@ def accompany_all(
         needs = {"threads": request.parameters["threads"], "gpus": int(request.device == "cuda")}
         by = {"engine": "local", **(engine or {}), **needs}
         for finished in run_on(make=accompany_batch, options=request, jobs=jobs, **by):
-            # of a batch that is made again, some were finished before
+            # some of a batch that is made again were finished before
             yield from ((outcome, total, seed) for outcome in finished if outcome.vocal not in there)
 
 
 def _resolved(request: Request) -> Request:
-    """A request with its folders in full, the device that is meant here and a thread for each worker.
+    """Resolves a request: absolute folders, the actual device, and one thread per worker unless given.
 
     Raises:
-        HAFMCorpusError: the results would lie among the vocals.
+        HAFMCorpusError: if the output folder is inside the folder of vocals.
     """
     source, out = Path(request.source).resolve(), Path(request.out).resolve()
     if out.is_relative_to(source):
         raise HAFMCorpusError(f"{out} is inside {source}; choose a folder outside of it.")
-    # several workers on a machine would fight over its cores
+    # several workers on one machine would compete for its cores
     parameters = {"threads": 1, **{name: value for name, value in request.parameters.items() if value is not None}}
-    # a worker without a GPU must not go on with what one with a GPU began
+    # resolved now: a worker without a GPU must not continue a run that began on one
     device = torch_device(request.device)
     return replace(request, source=str(source), out=str(out), device=device, parameters=parameters)
 
 
 def _names(vocals: Iterable[str]) -> dict[str, str]:
-    """What the files of each vocal are called: its path without the suffix, unless two differ in that only."""
+    """Base names of each vocal's files: its path without the suffix, unless two paths differ only in that."""
     stems = {vocal: os.path.splitext(vocal)[0] for vocal in vocals}
     shared = Counter(stems.values())
     names = {vocal: stem if shared[stem] == 1 else vocal.replace(".", "_") for vocal, stem in stems.items()}
@@ -136,7 +136,7 @@ def _names(vocals: Iterable[str]) -> dict[str, str]:
 
 
 def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict[str, str], int, dict[str, str]]:
-    """The batches of all vocals; what is wrong with those that can't be used; the seed; each vocal's files' name."""
+    """Makes or extends the plan: batches of vocals; errors of unusable ones; the seed; base names of the files."""
     path, source = Path(request.out, PLAN_FILE), Path(request.source)
     before: dict[str, Any] = {"format": PLAN_FORMAT}
     if path.is_file():
@@ -162,7 +162,7 @@ def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict
         lengths = dict(zip(new, read, strict=True))
     bad |= {vocal: length for vocal, length in lengths.items() if isinstance(length, str)}
     batches += _batched(source, {key: long for key, long in lengths.items() if not isinstance(long, str)}, batch_size)
-    # what was made of a vocal that has changed is out of date
+    # files made from a vocal that has changed since are out of date
     for files in (request.files(names[vocal]) for vocal in new if vocal in known):
         for made in itertools.chain.from_iterable(each.values() for each in files):
             made.unlink(missing_ok=True)
@@ -172,7 +172,7 @@ def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict
 
 
 def _read(source: Path, seconds: float | None, vocal: str) -> float | str:
-    """Reads a vocal and what lies beside it before anything is generated: its length in s, or what is wrong."""
+    """Reads a vocal and its lead sheet files before anything is generated: its length in s, or the error."""
     try:
         samples, rate = audio.read_audio(source / vocal, seconds=seconds, name=display_name(vocal))
         own_lead_sheet(source, vocal)
@@ -182,13 +182,13 @@ def _read(source: Path, seconds: float | None, vocal: str) -> float | str:
 
 
 def _batched(source: Path, lengths: Mapping[str, float], batch_size: int) -> list[list[str]]:
-    """Vocals of about one length together, the longest first."""
+    """Batches vocals of similar length, the longest first."""
     batches: list[list[str]] = []
     for vocal in sorted(lengths, key=lambda vocal: (-lengths[vocal], vocal)):
         batch = batches[-1] if batches else []
         fits = 0 < len(batch) < batch_size and lengths[vocal] >= LEAST_SHARE * lengths[batch[0]]
         fits = fits and sum(lengths[each] for each in (*batch, vocal)) <= LONGEST_BATCH_SECONDS
-        # a lead sheet is of one song
+        # a batch shares its parameters, so a vocal with a lead sheet is a batch of its own
         if fits and not any(_sheet_files(source, each) for each in (batch[0], vocal)):
             batch.append(vocal)
         else:
@@ -197,7 +197,7 @@ def _batched(source: Path, lengths: Mapping[str, float], batch_size: int) -> lis
 
 
 def model_fingerprint(model: str | None) -> str:
-    """SHA-256 over the configurations and weights of a model: folder or hub id, the bundled hafm-tiny if None."""
+    """SHA-256 of the configurations and weights of a model: folder or hub id, the bundled hafm-tiny if None."""
     with loading(model):
         folder = model_folder(model)
         files = [str(one.relative_to(folder)) for one in folder.rglob("*") if one.suffix in (".json", ".safetensors")]
@@ -205,21 +205,21 @@ def model_fingerprint(model: str | None) -> str:
 
 
 def _sheet_files(source: Path, vocal: str) -> dict[str, str]:
-    """The files of a vocal's lead sheet that lie beside it, by suffix."""
+    """The lead sheet files next to a vocal, by suffix."""
     name = os.path.splitext(vocal)[0]
     return {suffix: name + suffix for suffix in (SHEET, BEATS, CHORDS) if (source / (name + suffix)).is_file()}
 
 
 def own_lead_sheet(source: Path, vocal: str, tempo: float | None = None) -> LeadSheet | None:
-    """What the files beside a vocal say of its song; None where there are none.
+    """The lead sheet in the files next to a vocal; None if there are none.
 
     Args:
         source: the folder.
-        vocal: its path below.
-        tempo: of all songs; a song's own beats take precedence.
+        vocal: path of the vocal, relative to the folder.
+        tempo: tempo of all songs, in BPM; a song's own beats take precedence.
 
     Raises:
-        ValueError: naming the file, and its line.
+        ValueError: naming the file and the line.
     """
     files = {suffix: source / file for suffix, file in _sheet_files(source, vocal).items()}
     if not files:
@@ -232,15 +232,15 @@ def own_lead_sheet(source: Path, vocal: str, tempo: float | None = None) -> Lead
     return own if tempo is None or own.has_beats else replace(own, tempo=tempo)
 
 
-# the one model of this process
+# the one pipeline of this process
 _pipeline = functools.lru_cache(maxsize=1)(load_pipeline)
 
 
 def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[Outcome]:
-    """Reads, generates and writes a batch of (vocal, name of its files); a bad vocal is left out, with its error.
+    """Reads, generates and writes a batch of (vocal, base name of its files); unusable vocals get an error instead.
 
     Raises:
-        HAFMCorpusError: the results can't be written.
+        HAFMCorpusError: if the results can't be written.
     """
     source, parameters = Path(request.source), dict(request.parameters)
     seconds, sounds, outcomes = parameters.pop("seconds", None), {}, []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hafm assemble`: one model of its parts."""
+"""`hafm assemble`: joins parts into one model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def assemble(
     semantic: Part,
     coarse: Part,
     codec: Part,
-    fine: Annotated[str | None, basic(help="Folder or hub id; without it, the coarse codebooks are all.")] = None,
+    fine: Annotated[str | None, basic(help="Folder or hub id; coarse codebooks only without it.")] = None,
     listener: Annotated[str | None, basic(help="Folder or hub id of an optional listener, for lead sheets.")] = None,
     separator: Annotated[str | None, basic(help="Folder or hub id of an optional separator, for stems.")] = None,
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], advanced(help="Of the stored stages.")] = "bfloat16",
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], advanced(help="Precision of stages.")] = "bfloat16",
 ) -> None:
-    """Joins a semantic tokenizer, the stages and a codec into one model for --model."""
+    """Joins a semantic tokenizer, the stages and a codec into one model, for use with --model."""
     from ..accompaniment.assemble import assemble_composite
 
     parts = {

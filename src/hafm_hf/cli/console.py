@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands of `hafm` share: the two consoles, errors that are one sentence, and where a model's files lie."""
+"""Shared by the `hafm` commands: consoles for stdout and stderr, one-sentence errors, and finding a model's files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from ..pretrained import redaction
 
-# modules that have not the name of the package that they come in
+# modules whose name differs from that of their package
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 stdout = Console(highlight=False, soft_wrap=True)
@@ -26,7 +26,7 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class HAFMCommandError(Exception):
-    """Something that the caller can mend; the message is one sentence that says how."""
+    """An error that the user can fix; the message is one sentence that says how."""
 
 
 def report_error(error: BaseException) -> None:
@@ -37,15 +37,15 @@ def report_error(error: BaseException) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, without its full stop; its type if it says nothing."""
+    """The first line of an error's message, without its full stop; the error's type if there is no message."""
     if type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:
-        # a configuration's own sentence stands behind the name of the function that refused it
+        # the first line names only the validator; the configuration's own sentence is in the cause
         error = error.__cause__
     return redaction.first_line(error).rstrip(".")
 
 
 def missing_package(error: BaseException) -> HAFMCommandError | None:
-    """The sentence for a package that one of our extras installs and that is not there; None for any other error."""
+    """The message for a missing package that one of our extras installs; None for any other error."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         return None
     module = error.name.partition(".")[0]
@@ -56,18 +56,18 @@ def missing_package(error: BaseException) -> HAFMCommandError | None:
     if not extras:
         return None
     which = "the extra" if len(extras) == 1 else "each of the extras"
-    # an extra may hold another one: the smaller brings less
+    # extras may contain each other: suggest the smallest
     smallest = min(extras, key=[extra for _, extra in listed].count)
     return HAFMCommandError(
-        f"{package} is not installed; {which} {', '.join(extras)} has it: pip install 'hafm-hf[{smallest}]'."
+        f"{package} is not installed; {which} {', '.join(extras)} includes it: pip install 'hafm-hf[{smallest}]'."
     )
 
 
 def require_packages(*modules: str) -> None:
-    """Asks at the start for packages of an extra that a long run imports only at its end.
+    """Checks in advance for packages of an extra that a long run imports only at its end.
 
     Raises:
-        ModuleNotFoundError: naming the first that is not there; `missing_package` says which extra has it.
+        ModuleNotFoundError: naming the first missing module; `missing_package` says which extra includes it.
     """
     for module in modules:
         if find_spec(module) is None:
@@ -76,19 +76,19 @@ def require_packages(*modules: str) -> None:
 
 @contextmanager
 def loading(model: str | None) -> Iterator[None]:
-    """Turns what goes wrong while a model is loaded into one sentence; the details are for HAFM_DEBUG=1."""
+    """Turns an error while a model is loaded into one sentence; HAFM_DEBUG=1 shows the details."""
     try:
         yield
     except Exception as error:
         shown = "The bundled model" if model is None else f"The model {model!r}"
         raise HAFMCommandError(
             f"{shown} cannot be loaded ({first_line(error)}); "
-            "name a folder that save_pretrained wrote, or the id of a hub repository."
+            "name a folder written by save_pretrained, or the id of a hub repository."
         ) from error
 
 
 def model_folder(model: str | None) -> Path:
-    """Where the files of `model` lie, downloaded if they must be; those of the bundled model if None."""
+    """The folder of the files of `model`, downloaded if necessary; that of the bundled model if None."""
     from ..pretrained.loading import model_source
 
     source = model_source(model)
@@ -97,14 +97,14 @@ def model_folder(model: str | None) -> Path:
         from huggingface_hub import snapshot_download
 
         folder = Path(snapshot_download(str(source)))
-    # transformers takes a folder without a configuration for one with the default values.
+    # transformers treats a folder without a configuration as one with the default values
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json")
     return folder
 
 
 def progress_bars(quiet: bool) -> Progress:
-    """Bars on stderr with counts, elapsed and remaining time; none where `quiet` and nobody watches a terminal."""
+    """Bars on stderr with counts, elapsed and remaining time; none if `quiet` and stderr is not a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -112,18 +112,18 @@ def progress_bars(quiet: bool) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    # a redraw holds the interpreter for milliseconds, which a generation needs
+    # redrawing holds the interpreter for milliseconds that generation needs
     return Progress(*columns, console=stderr, refresh_per_second=4, disable=quiet and not stderr.is_terminal)
 
 
 def print_table(
     title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()
 ) -> None:
-    """Prints a table on stdout; columns of `numbers` are right-justified."""
+    """Prints a table on stdout; columns named in `numbers` are right-justified."""
     table = Table(title=title, title_justify="left")
     for heading in headings:
         table.add_column(heading, justify="right" if heading in numbers else "left")
     for row in rows:
         table.add_row(*row)
-    # a log is no terminal, whose width of 80 would cut the table
+    # when stdout is not a terminal, the default width of 80 would cut the table off
     Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hafm evaluate`: from a model or rendered accompaniments, and vocals with references, to a report."""
+"""`hafm evaluate`: scores a model or rendered accompaniments on vocals with references, and writes a report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .options import AsJson, DeviceName, EngineFlags, ModelName, advanced, basic
 
 @dataclass
 class SetFlags:
-    """The set of clips: exactly one of `pairs`, `karaoke` and `protocol`."""
+    """The evaluation set: exactly one of `pairs`, `karaoke` and `protocol`."""
 
     protocol: Annotated[
         tuple[str, Path] | None,
@@ -29,9 +29,9 @@ class SetFlags:
     ] = None
     separation: Annotated[
         str | None,
-        advanced(help="Of --protocol: demucs, none, or a command that writes the vocals of {mix} into {folder}."),
+        advanced(help="For --protocol: demucs, none, or a command that writes the vocals of {mix} to {folder}."),
     ] = None
-    pairs: Annotated[Path | None, basic(help="Of NAME/vocal.wav and NAME/instrumental.wav.", file_okay=False)] = None
+    pairs: Annotated[Path | None, basic(help="Folder of NAME/vocal.wav and instrumental.wav.", file_okay=False)] = None
     karaoke: Annotated[
         Path | None, basic(help="Folder of stereo files: accompaniment left, voice right.", file_okay=False)
     ] = None
@@ -44,21 +44,21 @@ class SetFlags:
 
 @dataclass
 class ReferenceFlags:
-    """What candidates are measured with and against."""
+    """Embedders and baselines to evaluate with."""
 
     retrieval_bank: Annotated[
         Path | None, basic(help="Folder of pairs of a training split, for the retrieval baselines.")
     ] = None
     embedder: Annotated[
-        list[str] | None, advanced(help="tokenizer, vggish (of --protocol), or a model of transformers; repeatable.")
+        list[str] | None, advanced(help="tokenizer, vggish (for --protocol), or a transformers model; repeatable.")
     ] = None
-    vggish_weights: Annotated[str | None, advanced(help="File or URL of VGGish's weights.")] = None
+    vggish_weights: Annotated[str | None, advanced(help="File or URL of VGGish weights.")] = None
     no_baselines: Annotated[
         bool, basic("--no-baselines", help="Leave out retrieval, silence and the other baselines.")
     ] = False
 
     def asked(self, embedder: str) -> dict[str, Any]:
-        """The fields of `Evaluation` about embedders (that one if none is named), baselines and the retrieval bank."""
+        """The fields of `Evaluation` for embedders (`embedder` by default), baselines and the retrieval bank."""
         from ..evaluation.datasets import load_pairs
         from ..evaluation.embedders import EmbedderOptions
         from ..evaluation.measuring import MeasuringOptions
@@ -84,13 +84,13 @@ def evaluate(
         bool, basic("--no-model", help="Evaluate no model: only --outputs, the reference and the baselines.")
     ] = False,
     outputs: Annotated[
-        list[str] | None, basic(help="NAME=FOLDER of rendered accompaniments; the same NAME again is another seed.")
+        list[str] | None, basic(help="NAME=FOLDER of rendered accompaniments; repeat a NAME for another seed.")
     ] = None,
     seeds: Annotated[int, basic(min=1, help="Number of generation seeds, counted from --seed.")] = 1,
     seed: Annotated[int, basic(help="First generation seed, and seed of the statistics.")] = 0,
     told: Annotated[
         list[str] | None,
-        basic(help="Part of each pair's labels.json to give to the model: beats, chords, key, energy, style."),
+        basic(help="Part of each pair's labels.json for the model: beats, chords, key, energy, style; repeatable."),
     ] = None,
     device: DeviceName = "auto",
     as_json: AsJson = False,
@@ -105,7 +105,7 @@ def evaluate(
     given = named_folders(outputs or [])
     asked, numbers = GenerationOptions.of(given=options), tuple(range(seed, seed + seeds))
     if no_model and (model is not None or told or seeds > 1 or asked != GenerationOptions()):
-        raise typer.BadParameter("--no-model and what only a model takes contradict each other.")
+        raise typer.BadParameter("--no-model and options that only a model takes contradict each other.")
     generation = RenderingOptions(model, numbers, torch_device(device), asked, tuple(told or ()))
     evaluation = run.Evaluation(
         **asked_set(clips, out), **references.asked("vggish" if clips.protocol else "tokenizer"), **engine.asked(),
@@ -118,7 +118,7 @@ def evaluate(
 
 
 def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
-    """Prints a report as JSON, or its scores as a table and where its files are."""
+    """Prints a report as JSON, or its scores as a table and the paths of its files."""
     from ..evaluation.report import protocol_rows, score_rows
     from ..evaluation.run import CLIPS_FILE
 
@@ -126,7 +126,7 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
         typer.echo(json.dumps(report))
         return
     heading, *rows = score_rows(report)
-    # of words, which wrap where the terminal is narrow
+    # words can wrap in a narrow terminal, names_like_these cannot
     heading = [name.replace("_", " ") for name in heading]
     print_table("matched minus shuffled pairs; * above zero", heading, rows)
     if rows := protocol_rows(report):
@@ -137,11 +137,11 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
 
 
 def asked_set(flags: SetFlags, out: Path) -> dict[str, Any]:
-    """The fields `clips` and `data` of `Evaluation`: the clips, and what the report says of them.
+    """The fields `clips` and `data` of `Evaluation`: the clips, and their description for the report.
 
     Raises:
-        typer.BadParameter: not exactly one set is named.
-        HAFMEvaluationError: the set is not what the option says.
+        typer.BadParameter: if not exactly one set is named.
+        HAFMEvaluationError: if the set does not have the form that its option requires.
     """
     from ..evaluation import datasets, musdb18
 
@@ -150,11 +150,11 @@ def asked_set(flags: SetFlags, out: Path) -> dict[str, Any]:
     if len(folders) != 1 or name not in ("", "musdb18"):
         raise typer.BadParameter("name one set of vocals: --pairs, --karaoke or --protocol musdb18 FOLDER.")
     if flags.separation and not name:
-        raise typer.BadParameter("--separation is of --protocol; other sets are separated already.")
+        raise typer.BadParameter("--separation is only for --protocol; other sets are already separated.")
     separation = flags.separation or "audio-separator"
     seconds, data = flags.clip_seconds, {"set": folders[0].name}
     if name:
-        # another program's vocals, or another folder's, are never taken for these
+        # a cache of its own for each separator and folder, so that none is mistaken for another
         at = out / hashlib.sha256(f"{separation} {folders[0].resolve()}".encode()).hexdigest()[:12]
         clips, seconds = musdb18.load_musdb18(folders[0], at, separation), seconds or musdb18.CLIP_SECONDS
         data |= {"protocol": name, "separation": separation}
@@ -166,10 +166,10 @@ def asked_set(flags: SetFlags, out: Path) -> dict[str, Any]:
 
 
 def named_folders(outputs: Sequence[str]) -> dict[str, tuple[Path, ...]]:
-    """Folders by system of options NAME=FOLDER.
+    """Parses options of the form NAME=FOLDER into folders by system name.
 
     Raises:
-        typer.BadParameter: an option is not of that form.
+        typer.BadParameter: if an option does not have that form.
     """
     found: dict[str, tuple[Path, ...]] = {}
     for option in outputs:

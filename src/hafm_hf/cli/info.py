@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hafm info`: the parts of a model, read from its configurations."""
+"""`hafm info`: describes a model from its configurations."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def info(
 
 
 def describe_model(model: str | None) -> dict[str, Any]:
-    """What `hafm info` shows, read from the configurations; no weights are loaded.
+    """Describes a model from its configurations, without loading weights.
 
     Args:
         model: folder or hub id; the bundled hafm-tiny if None.
@@ -46,7 +46,7 @@ def describe_model(model: str | None) -> dict[str, Any]:
         "rates", "vocabulary", "architecture", and for the stages "position_scheme", "codebook_pattern"}}}.
 
     Raises:
-        OSError: there is no such model.
+        OSError: if there is no such model.
     """
     folder = model_folder(model)
     composite = without_weights(folder)
@@ -67,7 +67,7 @@ def describe_model(model: str | None) -> dict[str, Any]:
 
 
 def without_weights(folder: Path) -> Any:
-    """A composite of the shapes that a folder's configurations say, without memory: the paper's size takes seconds."""
+    """A composite on the meta device, from a folder's configurations: no memory, and fast even at the paper's size."""
     import torch
 
     from ..accompaniment.configuration_accompaniment import HAFMConfig

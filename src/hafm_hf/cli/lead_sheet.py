@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hafm lead-sheet`: estimated beats, bars, chords and key of vocals, in files that can be corrected."""
+"""`hafm lead-sheet`: writes estimated beats, bars, chords and key of vocals to files that can be corrected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CLICK_FILE = "_click.wav"
 
 
 class Format(enum.StrEnum):
-    """What a lead sheet is written as (`lead_sheet.files.FORMATS`)."""
+    """File formats of a lead sheet (`lead_sheet.files.FORMATS`)."""
 
     lab = "lab"
     beats = "beats"
@@ -49,7 +49,7 @@ class Format(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Sheets:
-    """What is wanted of every vocal."""
+    """The options that apply to every vocal."""
 
     out: Path
     formats: list[str]
@@ -74,20 +74,20 @@ def lead_sheet(
     tempo: Tempo = None,
     beats: Beats = None,
     chords: Chords = None,
-    metre: Annotated[Literal["3/4", "4/4"] | None, sheet(help="4/4 if neither given nor numbered in --beats.")] = None,
-    key: Annotated[str | None, sheet(help="Such as A:min; that of the chords if not given.")] = None,
+    metre: Annotated[Literal["3/4", "4/4"] | None, sheet(help="4/4 if neither given nor implied by --beats.")] = None,
+    key: Annotated[str | None, sheet(help="E.g. A:min; estimated from the chords if not given.")] = None,
 ) -> None:
     """Writes the estimated beats and chords of each vocal: NAME_beats.txt and NAME_chords.lab.
 
-    Corrected, they go into hafm accompany with --beats and --chords; other formats are for notation programs. All
-    audio files of a folder are taken.
+    After correction, pass them to hafm accompany with --beats and --chords; other formats are for notation programs.
+    For a folder, all audio files in it are processed.
     """
     from ..lead_sheet.files import IN_BARS, lead_sheet_files
 
     found = [pair for vocal in vocals for pair in named_vocals(vocal)]
     names = [name for name, _ in found]
     if (beats or chords) and len(names) > 1:
-        raise typer.BadParameter("--beats and --chords belong to one vocal.")
+        raise typer.BadParameter("--beats and --chords are for one vocal; run the command once for each.")
     if len(set(names)) < len(names):
         raise typer.BadParameter("two vocals have the same name; run the command twice with different --out.")
     known, wanted = read_lead_sheet(tempo, beats, chords), [each.value for each in formats or [Format.lab]]
@@ -115,10 +115,10 @@ def lead_sheet(
 
 
 def named_vocals(vocal: str) -> list[tuple[str, str]]:
-    """The vocals of an argument, itself or all of a folder, each behind the name that its files get.
+    """Pairs (base name of the output files, vocal) for an argument: itself, or all audio files of a folder.
 
     Raises:
-        typer.BadParameter: the folder contains none.
+        typer.BadParameter: if the folder contains none.
     """
     if not os.path.isdir(vocal):
         return [(vocal_name(vocal), vocal)]
@@ -131,10 +131,10 @@ def named_vocals(vocal: str) -> list[tuple[str, str]]:
 
 
 def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: audio.Samples, rate: int) -> None:
-    """Estimates what is not known of a vocal (float32 [N] at `rate` Hz) and writes or prints it.
+    """Completes the lead sheet of a vocal (float32 [N] at `rate` Hz) by estimates, and writes or prints it.
 
     Raises:
-        HAFMCommandError: there are no beats to count bars by, or what is known makes no sense.
+        HAFMCommandError: if there are no beats to count bars by, or the options contradict each other.
     """
     from ..audio.click import click_track
     from ..lead_sheet.bars import chart, completed

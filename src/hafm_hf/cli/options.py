@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns command-line options into calls: groups of options, the tables of generation and mix, vocals, devices."""
+"""Command-line options shared by commands: option groups, generation and mix options, vocals, outputs, devices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..lead_sheet.lead_sheet import LeadSheet
 
 Command = TypeVar("Command", bound=Callable[..., None])
-# in the help, options stand together by what they are for
+# panels of options in the help
 basic = functools.partial(typer.Option, rich_help_panel="Basic")
 sheet = functools.partial(typer.Option, rich_help_panel="Lead sheet")
 mix = functools.partial(typer.Option, rich_help_panel="Mix")
@@ -38,11 +38,11 @@ PANELS = {
     **dict.fromkeys(("style", "energy"), sheet),
     **dict.fromkeys(MIX_OPTIONS, mix),
 }
-# Python's: nobody needs them in a shell
+# options without a command-line flag
 PYTHON_ONLY = ("decoding",)
 
 
-# auto is the best that this machine has; and float32 whatever the weights are stored in
+# auto: the best device of this machine; and float32, in whatever precision the weights are stored
 Device = Literal["auto", "cpu", "cuda", "mps"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Vocals = Annotated[
@@ -55,17 +55,17 @@ Overwrite = Annotated[bool, basic("--overwrite", help="Replace files that exist.
 AsJson = Annotated[bool, basic("--json", help="Print one JSON object per line on stdout.")]
 Seconds = Annotated[float | None, basic(min=0.01, help="Use only this much from the start of each vocal.")]
 DeviceName = Annotated[Device, advanced(help="Where the model runs.")]
-Tempo = Annotated[float | None, sheet(help="Beats per minute of a take recorded to a click; estimated if not given.")]
-Beats = Annotated[Path | None, sheet(help="File with the beats, one time in seconds per line.", dir_okay=False)]
-Chords = Annotated[str | None, sheet(help="File of lines START STOP LABEL, or the chords by the bar: 'C | Am | F G'.")]
+Tempo = Annotated[float | None, sheet(help="BPM of a take recorded to a click; estimated if not given.")]
+Beats = Annotated[Path | None, sheet(help="File of beat times in seconds, one per line.", dir_okay=False)]
+Chords = Annotated[str | None, sheet(help="File of lines START STOP LABEL, or chords by the bar: 'C | Am | F G'.")]
 
 
 @dataclass
 class EngineFlags:
-    """Who does the work of a command that works on many files (`corpus.engines.run_on`)."""
+    """The engine that runs commands on many files (`corpus.engines.run_on`)."""
 
     engine: Annotated[str, folder(help="local, ray, or ray:HOST:PORT for a running Ray cluster.")] = "local"
-    workers: Annotated[int, folder(min=0, help="Processes, or tasks of Ray at a time; with ray, 0 for no limit.")] = 1
+    workers: Annotated[int, folder(min=0, help="Processes, or concurrent Ray tasks; with ray, 0 for no limit.")] = 1
 
     def asked(self) -> dict[str, Any]:
         """The arguments `engine`, `workers` and `address` of `run_on`."""
@@ -75,7 +75,7 @@ class EngineFlags:
 
 @dataclass(frozen=True)
 class Request:
-    """What `accompany` was asked for: its options by name; `parameters` are what the pipeline is called with."""
+    """The arguments of `hafm accompany`; `parameters` are passed to the pipeline."""
 
     source: str
     out: str
@@ -87,14 +87,14 @@ class Request:
     as_json: bool = False
 
     def files(self, name: str) -> list[dict[str, Path]]:
-        """The files of a vocal, by part, of each sample."""
+        """The output files of a vocal: for each sample, paths by part."""
         samples = self.parameters.get("num_samples") or 1
         songs = [name] if samples == 1 else [f"{name}_{number}" for number in range(1, samples + 1)]
         parts = ("instrumental", "mix", *(STEMS if self.parameters.get("stems") else ()))
         return [{part: Path(self.out, f"{song}_{part}.{self.file_format}") for part in parts} for song in songs]
 
     def check(self, model: HAFMForVocalAccompaniment) -> None:
-        """Raises HAFMCommandError where a model, whose weights it doesn't need, cannot do what is asked for."""
+        """Raises HAFMCommandError if the model does not support the options; it may be without weights."""
         asked = {name: value for name, value in self.parameters.items() if name in OPTIONS}
         try:
             model.check_streams(GenerationOptions.of(given=asked))
@@ -104,14 +104,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a vocal, a path below the folder: its files, by part, of each sample; or an error."""
+    """The result for a vocal (in a run over a folder, its relative path): files by part per sample, or an error."""
 
     vocal: str
     files: Sequence[Mapping[str, Path]] = ()
     error: str = ""
 
     def write(self, songs: Any, *, missing: bool = False) -> list[Path]:
-        """Writes the samples that the pipeline gave, or what is `missing` of them; returns the files."""
+        """Writes the pipeline's samples (only files that do not exist yet if `missing`); returns the files written."""
         written = []
         for song, files in zip(songs if isinstance(songs, list) else [songs], self.files, strict=True):
             parts = {**song.get("stems", {}), "instrumental": song["audio"], "mix": song["mix"]}
@@ -125,7 +125,7 @@ class Outcome:
         return all(path.exists() for files in self.files for path in files.values())
 
     def lines(self, seed: int) -> list[dict[str, Any]]:
-        """What `--json` prints: a line for each sample, or one that says why there are none."""
+        """The lines that `--json` prints: one for each sample, or one with the error."""
         lines = []
         for sample, files in enumerate(self.files, start=1):
             made = soundfile.info(os.fsencode(files["instrumental"]))
@@ -136,7 +136,7 @@ class Outcome:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that takes the fields of its dataclass parameters as options and gets them as those dataclasses."""
+    """Turns the fields of a command's dataclass parameters into options; the command receives the dataclasses."""
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, Any] = {
         each.name: each.annotation for each in signature.parameters.values() if is_dataclass(each.annotation)
@@ -166,7 +166,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def takes_options(table: Mapping[str, Option]) -> Callable[[Command], Command]:
-    """Gives a command the options of a table in place of its `**options`."""
+    """Replaces the `**options` of a command by the options of a table."""
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
@@ -180,7 +180,7 @@ def takes_options(table: Mapping[str, Option]) -> Callable[[Command], Command]:
 
 
 def _parameter(option: Option) -> inspect.Parameter:
-    """A row of a table as typer reads it."""
+    """A row of an option table as a parameter for typer."""
     kind: Any = Literal[option.choices] if option.choices else option.kind
     limits: Any = {} if option.least is None else {"min": option.least, "max": option.most}
     if option.word:
@@ -196,7 +196,7 @@ def _parameter(option: Option) -> inspect.Parameter:
 
 
 def _number_or_word(option: Option, text: str) -> float | str:
-    """The value of an option that also takes a word; raises typer.BadParameter."""
+    """Parses the value of a number option that also accepts a word; raises typer.BadParameter."""
     try:
         value = text if text == option.word else float(text)
         option.check(value)
@@ -207,10 +207,10 @@ def _number_or_word(option: Option, text: str) -> float | str:
 
 
 def read_lead_sheet(tempo: float | None, beats: Path | None, chords: str | Path | None) -> LeadSheet | None:
-    """The lead sheet of the options of those names; None where none is given.
+    """The lead sheet given by --tempo, --beats and --chords; None if none of them is given.
 
     Raises:
-        typer.BadParameter: a file that cannot be read, naming its line, or a lead sheet that makes no sense.
+        typer.BadParameter: if a file cannot be read, naming the line, or the lead sheet is not valid.
     """
     if tempo is None and beats is None and chords is None:
         return None
@@ -223,16 +223,16 @@ def read_lead_sheet(tempo: float | None, beats: Path | None, chords: str | Path 
 
 
 def vocal_name(vocal: str) -> str:
-    """What the files of a vocal are named after."""
+    """The base name of a vocal's output files."""
     return "stdin" if vocal == "-" else Path(audio.source_name(vocal)).stem
 
 
 def read_vocal(vocal: str, as_json: bool, **how: Any) -> tuple[audio.Samples, int] | None:
-    """A vocal and its rate in Hz, as `audio.read_audio` reads it; None, once its error is told, for a bad one."""
+    """Reads a vocal and its rate in Hz with `audio.read_audio`; if that fails, reports the error and returns None."""
     try:
         return audio.read_audio(sys.stdin.buffer.read() if vocal == "-" else vocal, **how)
     except audio.HAFMAudioError as error:
-        # one bad vocal doesn't take the good ones with it
+        # one bad vocal must not stop the others
         report_error(error)
         if as_json:
             typer.echo(json.dumps({"vocal": vocal, "error": str(error)}))
@@ -240,11 +240,11 @@ def read_vocal(vocal: str, as_json: bool, **how: Any) -> tuple[audio.Samples, in
 
 
 def check_output(out: Path, files: list[Path]) -> None:
-    """Finds out before minutes of work that results cannot be written.
+    """Checks before minutes of work that results can be written.
 
     Raises:
-        typer.BadParameter: one of the files exists, or a file stands where the folder should.
-        HAFMCommandError: the folder cannot be written to.
+        typer.BadParameter: if one of the files exists, or the path of the folder is a file.
+        HAFMCommandError: if the folder cannot be written to.
     """
     if there := [path for path in files if path.exists()]:
         raise typer.BadParameter(f"{there[0]} exists already; add --overwrite, or choose another folder with --out.")
@@ -256,7 +256,7 @@ def check_output(out: Path, files: list[Path]) -> None:
 
 
 def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeline:
-    """The pipeline of a model on a device, or an error that says what to do instead."""
+    """Loads the pipeline of a model onto a device; errors say what to do instead."""
     import torch
 
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
@@ -267,13 +267,13 @@ def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeli
     register()
     place, precision = torch_device(device), getattr(torch, dtype, "auto")
     with loading(model):
-        # transformers.pipeline would hide what is wrong with a file in a traceback
+        # transformers.pipeline would bury the reason why a file cannot be used in a traceback
         loaded = HAFMForVocalAccompaniment.from_pretrained(model_source(model), dtype=precision)
         return HAFMPipeline(loaded, task=TASK, device=place)
 
 
 def torch_device(wanted: Device) -> Device:
-    """The device as torch names it; raises HAFMCommandError where this machine has none of the kind."""
+    """The torch name of a device, "auto" resolved; raises HAFMCommandError if this machine has no such device."""
     import torch
 
     available: dict[Device, bool] = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hafm prepare`: from a folder of songs to a token corpus, with a table of what became of every track."""
+"""`hafm prepare`: turns a folder of songs into a token corpus, and prints how many tracks were kept and dropped."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ VocalChannel = Annotated[Literal["left", "right"] | None, basic(help="The voice'
 
 @dataclass
 class TokenizerFlags:
-    """Which models make the tokens."""
+    """Options of the models that make the tokens."""
 
     model: ModelName = None
     semantic_tokenizer: Annotated[str, advanced(help="Folder or hub id, in place of the model's own.")] = ""
     codec: Annotated[str, advanced(help="Folder or hub id, in place of the model's own.")] = ""
     num_codebooks: Annotated[
-        int | None, advanced(min=1, help="Codebooks of the codec to keep at most; 8, as in the paper, if not given.")
+        int | None, advanced(min=1, help="Codec codebooks to keep, at most; 8 if not given, as in the paper.")
     ] = None
     device: DeviceName = "auto"
     dtype: Annotated[DType, advanced(help="Precision of the tokenizers; auto is float32.")] = "auto"
-    batch_size: Annotated[int, advanced(min=1, help="Segments of a track that are tokenised together.")] = 4
+    batch_size: Annotated[int, advanced(min=1, help="Segments of a track tokenised together.")] = 4
 
 
 @dataclass
 class SplitFlags:
-    """How tracks are divided."""
+    """How tracks are divided into splits."""
 
     split_by: Annotated[
-        Literal["hash", "folder"], basic(help="Hash of artist or content; or folders train, validation and test.")
+        Literal["hash", "folder"], basic(help="By hash of artist or content, or by folders train, validation, test.")
     ] = "hash"
     validation: Annotated[float, basic(min=0, max=1, help="Share of tracks for validation, by hash.")] = 0.05
     test: Annotated[float, basic(min=0, max=1, help="Share of tracks for testing, by hash.")] = 0.05
-    artist_pattern: Annotated[str, advanced(help="Regular expression whose first group is the artist of a path.")] = ""
+    artist_pattern: Annotated[str, advanced(help="Regular expression; its first group is the artist in a path.")] = ""
 
 
 @grouped
@@ -57,18 +57,18 @@ def prepare(
     tokenizer: TokenizerFlags,
     engine: EngineFlags,
     vocal_channel: VocalChannel = None,
-    segment_seconds: Annotated[float, basic(min=0.04, help="Longest segment; each is a row.")] = 30.0,
-    min_seconds: Annotated[float, advanced(min=0.04, help="Drop tracks that are shorter.")] = 3.0,
-    min_instrumental_db: Annotated[float, advanced(help="Drop segments whose band is quieter, in dB RMS.")] = -25.0,
-    licence: Annotated[str, basic(help="Of tracks whose files state none.")] = "",
+    segment_seconds: Annotated[float, basic(min=0.04, help="Longest segment; one row each.")] = 30.0,
+    min_seconds: Annotated[float, advanced(min=0.04, help="Drop shorter tracks.")] = 3.0,
+    min_instrumental_db: Annotated[float, advanced(help="Drop segments with a quieter band, in dB RMS.")] = -25.0,
+    licence: Annotated[str, basic(help="Licence of tracks whose files state none.")] = "",
     lead_sheet: Annotated[
-        Literal["labels", "estimate", "none"], basic(help="Of labels.json, or estimated from the accompaniment.")
+        Literal["labels", "estimate", "none"], basic(help="From labels.json, or estimated from the accompaniment.")
     ] = "labels",
     style_from: Annotated[str, basic(help="folder, or a column of AUDIO_DIR/metadata.csv.")] = "",
     keep_audio: Annotated[
-        str, basic(help="Folder for vocals and accompaniments of the kept tracks, as hafm evaluate reads them.")
+        str, basic(help="Folder for vocals and accompaniments of the kept tracks, for use with hafm evaluate.")
     ] = "",
-    tracks_per_shard: Annotated[int, folder(min=1, help="The unit of work, and the most that a kill loses.")] = 16,
+    tracks_per_shard: Annotated[int, folder(min=1, help="Unit of work; at most this is lost if a worker dies.")] = 16,
     as_json: AsJson = False,
 ) -> None:
     """Filters and tokenises songs with stems into Parquet shards; the same command continues a stopped run."""
@@ -100,7 +100,7 @@ def prepare(
 
 
 def run(options: PrepareOptions, as_json: bool) -> None:
-    """Prepares with a progress bar on stderr, and prints what became of the tracks."""
+    """Prepares a corpus with a progress bar on stderr, and prints a summary."""
     import transformers
 
     from ..corpus.prepare import prepare as prepare_corpus
@@ -119,13 +119,13 @@ def run(options: PrepareOptions, as_json: bool) -> None:
         return
     print_summary(manifest)
     if not manifest["splits"]["validation"]["rows"]:
-        stderr.print("Nothing was kept for validation, so no training will say whether a stage follows the voice.")
+        stderr.print("The validation split is empty, so training cannot measure whether a stage follows the voice.")
     folder = options.shards.corpus
     stdout.print(f"wrote {folder} (manifest.json lists every drop, README.md is its card)", markup=False)
 
 
 def print_summary(manifest: dict[str, Any]) -> None:
-    """What was kept and dropped, and the splits."""
+    """Prints tables of what was kept and dropped, and of the splits."""
     tracks, segments, hours = manifest["tracks"], manifest["segments"], manifest["hours"]
     rows: list[tuple[str, ...]] = []
     for name in ("found", "kept"):

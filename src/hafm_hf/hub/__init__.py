@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Hugging Face Hub runs: the handler of Inference Endpoints."""
+"""Code that the Hugging Face Hub runs: the handler for Inference Endpoints."""

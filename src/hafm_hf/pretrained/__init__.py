@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every model here shares: checked loading, saving, cards."""
+"""Shared by all models: checked loading, saving, model cards."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading that trusts nothing: whole safetensors files only, of the size and the names that a configuration asks for.
+"""Strict loading: undamaged safetensors files only, whose size and weight names match the configuration.
 
-transformers' own loading also reads pickles, takes whatever numbers a file holds, and, when weights are missing, says
-so in the log and continues with random ones.
+transformers' own loading also reads pickles, accepts any values in a file, and, if weights are missing, logs a warning
+and continues with random ones.
 """
 
 import hashlib
@@ -26,28 +26,28 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 BUNDLED_MODEL = Path(__file__).parents[1] / "checkpoints" / "hafm-tiny"
-# checks of configurations that are transformers' own, by class; `tokenizers.configuration_codec` adds the codecs'
+# checks of transformers' own configurations, by class; `tokenizers.configuration_codec` adds those of the codecs
 CONFIG_CHECKS: dict[type[PreTrainedConfig], Callable[[Any], None]] = {}
-# as `sha256sum` writes it, so that `sha256sum -c SHA256SUMS` checks a model without us
+# in the format of `sha256sum`, so that `sha256sum -c SHA256SUMS` can check a model without this package
 SUMS_FILE = "SHA256SUMS"
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 PLAIN_NAME = re.compile(r"[\w][\w.-]*\.safetensors")
-# a configuration may ask for a little more than a file holds: older files name weights otherwise, and some are made
+# a configuration may need somewhat more values than its files hold: some weights are renamed or computed on loading
 SPARE_FACTOR, SPARE_VALUES = 1.5, 1_000_000
-# how long the hub may take for its first answer
+# timeout of the first request to the hub
 HUB_SECONDS = 10.0
 _hub_answered = False
 
 
 class SafeLoadingMixin:
-    """`from_pretrained` that looks at the files before anything is made of them."""
+    """`from_pretrained` that checks the files before a model is created."""
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """As of any model, but from safetensors files only, and after `model_source` and `check_checkpoint`."""
+        """As for any model, but from safetensors files only, and after `model_source` and `check_checkpoint`."""
         model_class: Any = super()
         source = pretrained_model_name_or_path
         if source is not None:
@@ -58,17 +58,17 @@ class SafeLoadingMixin:
 
 
 def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str | os.PathLike[str]:
-    """Where a model is loaded from: the bundled one for None and for its name, otherwise what was given.
+    """Resolves the source of a model: the bundled one for None and for its name, otherwise the source itself.
 
-    Where the hub cannot be reached, it is the folder that an earlier download left: huggingface_hub would ask five
-    times for every file, which takes minutes.
+    If the hub cannot be reached, it is the cached snapshot of an earlier download: huggingface_hub would retry every
+    file five times, which takes minutes.
 
     Args:
-        source: folder or hub id. A folder of the bundled model's name takes precedence.
+        source: folder or hub id. A folder with the bundled model's name takes precedence over that model.
         options: as for `from_pretrained`; `cache_dir`, `revision` and `local_files_only` are used.
 
     Raises:
-        FileNotFoundError: there is no such folder, and no hub id is written like that or none that can be had.
+        FileNotFoundError: if it is neither a folder nor a valid hub id, or is not cached and the hub is out of reach.
     """
     if source is not None and os.path.isdir(source):
         return source
@@ -85,23 +85,23 @@ def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str |
         return snapshot_download(str(source), **where, local_files_only=True)
     except LocalEntryNotFoundError:
         raise FileNotFoundError(
-            f"there is no folder {source}, none of that name was downloaded before, and the hub cannot be reached"
+            f"there is no folder {source}, no model of that name was downloaded before, and the hub cannot be reached"
         ) from None
 
 
 def _hub_answers() -> bool:
-    """Whether the hub can be reached, asked once; a yes is remembered."""
+    """Whether the hub can be reached; once it has answered, it is not asked again."""
     global _hub_answered
     if not _hub_answered and not is_offline_mode():
         with suppress(Exception):
-            # any answer will do
+            # any response will do, also an error
             get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
             _hub_answered = True
     return _hub_answered and not is_offline_mode()
 
 
 def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **options: Any) -> Model:
-    """`from_pretrained` that refuses damaged files, and missing, unexpected and misshapen weights.
+    """`from_pretrained` that refuses damaged files, and missing, unexpected or wrongly shaped weights.
 
     Args:
         model_class: a class with `from_pretrained`.
@@ -110,7 +110,7 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
 
     Raises:
         ValueError: naming the file or the offending keys.
-        OSError: the model or its weights are not there.
+        OSError: if the model or its weights cannot be found.
     """
     source = model_source(source, **options)
     if not issubclass(model_class, SafeLoadingMixin):
@@ -125,18 +125,18 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
 
 
 def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options: Any) -> None:
-    """Refuses weights that cannot be those that were saved, before a model is allocated.
+    """Refuses damaged weights, or weights of the wrong size, before a model is allocated.
 
-    A file must be whole safetensors, agree with SHA256SUMS beside it where there is one, hold finite numbers, and
-    hold about as many of them as the configuration asks for. It says nothing where there are no weights at all.
+    A file must be valid safetensors, match the SHA256SUMS next to it if there is one, and hold finite numbers only;
+    together, the files must not hold far fewer than the configuration needs. Having no files at all is not an error.
 
     Args:
-        model_class: the class to be loaded.
+        model_class: the class to load.
         source: folder or hub id.
         options: as for `from_pretrained`; `config` and HUB_OPTIONS are used.
 
     Raises:
-        ValueError: naming the file and the way out.
+        ValueError: naming the file and what to do.
     """
     hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
     files = _weight_files(source, hub)
@@ -151,16 +151,16 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
     sums = find_file(source, SUMS_FILE, hub)
     held = sum(_checked_values(file, sums) for file in files)
     with torch.device("meta"), no_init_weights():
-        # a model may change the configuration that it is made with
+        # a model may modify the configuration that it is created from
         wanted = sum(value.numel() for value in model_class(deepcopy(config)).state_dict().values())
     if wanted > SPARE_FACTOR * held + SPARE_VALUES:
         raise ValueError(
-            f"{_where(source, options)} asks for {wanted:,} values in its configuration, but its weights are {held:,}."
+            f"{_where(source, options)} needs {wanted:,} values by its configuration, but its files hold {held:,}."
         )
 
 
 def write_checksums(folder: str | os.PathLike[str], only_again: bool = False) -> None:
-    """Writes SHA256SUMS beside the safetensors files in `folder` and below it; `only_again`: where there is one."""
+    """Writes SHA256SUMS next to all safetensors files in and below `folder`; `only_again` only updates existing."""
     for place in sorted({file.parent for file in Path(folder).rglob("*.safetensors")}):
         if not only_again or (place / SUMS_FILE).exists():
             lines = [f"{_sha256(file)}  {file.name}\n" for file in sorted(place.glob("*.safetensors"))]
@@ -168,24 +168,24 @@ def write_checksums(folder: str | os.PathLike[str], only_again: bool = False) ->
 
 
 def tokenizer_fingerprint(tokenizer: torch.nn.Module) -> str:
-    """`fingerprint` of the weights that decide what a semantic tokenizer's tokens mean: with another rhythm network it
-    hears the beat otherwise, and stages that have learnt its tokens still fit."""
+    """`fingerprint` of the weights that define the meaning of a semantic tokenizer's tokens: another rhythm network
+    estimates beats differently, but stages trained on the tokens still fit."""
     return fingerprint(tokenizer, without="rhythm.")
 
 
 def codec_fingerprint(codec: torch.nn.Module) -> str:
-    """`fingerprint` of the weights that decide a codec's codes: with another decoder they sound different, and stages
-    that have learnt them still fit."""
+    """`fingerprint` of the weights that define a codec's codes: with another decoder they sound different, but stages
+    trained on them still fit."""
     return fingerprint(codec, without="decoder.")
 
 
 def fingerprint(model: torch.nn.Module, without: str | None = None) -> str:
-    """SHA-256 over a model's weights and their names, 16 hexadecimal digits.
+    """SHA-256 of a model's weights and their names, 16 hexadecimal digits.
 
-    Weights whose names begin with `without` don't count.
+    Weights whose names begin with `without` are left out.
 
-    Numbers count, not how they are held: a model that was saved in half precision is the same one when it is loaded in
-    float32.
+    It depends on the values, not on their precision: weights saved in half precision have the same fingerprint when
+    loaded in float32.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -203,7 +203,7 @@ def _where(source: str | os.PathLike[str], options: dict[str, Any]) -> str:
 
 
 def find_file(source: str | os.PathLike[str], name: str, hub: Mapping[str, Any]) -> Path | None:
-    """A file of a model, downloaded if it must be; None where there is none."""
+    """The path of a model's file, downloaded if necessary; None if there is none."""
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     found = cached_file(str(source), name, **hub, **quiet)
     return None if found is None else Path(found)
@@ -217,22 +217,22 @@ def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[P
     names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     for name in names:
         if not PLAIN_NAME.fullmatch(name):
-            raise ValueError(f"{index} names {name!r}, which is no file beside it.")
+            raise ValueError(f"{index} names {name!r}, which is not a file next to it.")
     found = [find_file(source, name, hub) for name in names]
     return [file for file in found if file is not None]
 
 
 def _check_sum(file: Path, path: Path) -> None:
-    """Refuses a weights file that is not what SHA256SUMS at `path` says."""
+    """Refuses a weights file that does not match the SHA256SUMS at `path`."""
     lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in sums.values()):
-        raise ValueError(f"{path} is damaged; get it again, or delete it if the weights can be trusted without.")
+        raise ValueError(f"{path} is damaged; download it again, or delete it if you trust the weights without it.")
     if sums.get(file.name) in (None, _sha256(file)):
         return
     raise ValueError(
-        f"{file} is damaged: it is not what {SUMS_FILE} says; get it again, or delete {SUMS_FILE} if you changed the "
-        "weights yourself."
+        f"{file} is damaged: it does not match {SUMS_FILE}; download it again, or delete {SUMS_FILE} if you changed "
+        "the weights yourself."
     )
 
 
@@ -242,7 +242,7 @@ def _sha256(file: Path) -> str:
 
 
 def _checked_values(file: Path, sums: Path | None) -> int:
-    """How many values a safetensors file holds, which is as it was saved and has finite numbers only."""
+    """Checks that a safetensors file is undamaged and its values are finite; returns their number."""
     if sums is not None:
         _check_sum(file, sums)
     count = 0
@@ -252,8 +252,8 @@ def _checked_values(file: Path, sums: Path | None) -> int:
                 tensor = content.get_tensor(name)
                 # a finite sum has finite terms, and takes one pass; the sum of finite terms can still overflow
                 if tensor.is_floating_point() and not (tensor.sum().isfinite() or tensor.isfinite().all()):
-                    raise ValueError(f"{file} is damaged: {name} holds NaN or infinite numbers; get it again.")
+                    raise ValueError(f"{file} is damaged: {name} holds NaN or infinite numbers; download it again.")
                 count += tensor.numel()
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); get it again.") from error
+        raise ValueError(f"{file} is damaged ({error}); download it again.") from error
     return count

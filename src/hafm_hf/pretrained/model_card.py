@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model cards: what a repository on the hub says about what is in it.
+"""Model cards for repositories on the hub.
 
-What a configuration tells is read from there; everything else comes from a file of facts (YAML or JSON), and where
-that says nothing, so does the card.
+Technical details come from the configuration, everything else from a file of facts (YAML or JSON); what it leaves out,
+the card leaves out too.
 """
 
 import re
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TEMPLATES = Path(__file__).parent / "templates"
-# how a style of a composite sounds, beside its parts
+# an audio example of a style, in the composite's repository
 STYLE_SOUND = "styles/{}.ogg"
 PIPELINE_TAG = "audio-to-audio"
 TAGS = ("hafm", "music-generation", "vocal-accompaniment")
@@ -30,15 +30,15 @@ IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 @dataclass
 class CardFacts:
-    """What only people know about a model or a corpus; of a field that is empty the card says nothing.
+    """Facts about a model or a corpus that its configuration does not contain; the card omits empty fields.
 
     Args:
-        license: identifier of the hub, such as "cc-by-4.0", of the weights or the data.
+        license: licence of the weights or the data, as a hub identifier such as "cc-by-4.0".
         datasets: hub ids ("org/name") or names of the training data; the card's metadata lists the ids only.
-        base_models: the same of models that this one was made from.
-        attribution: one line for each work that asks for it.
-        limits: further limits, one sentence each.
-        training: facts of the training by name, such as {"Audio": "4 h"}.
+        base_models: the same for models that this one is built on.
+        attribution: one line for each work that requires it.
+        limits: further limitations, one sentence each.
+        training: facts about the training by name, such as {"Audio": "4 h"}.
         results: scores, each {"dataset_name", "metric_type", "metric_value" and, if known, "dataset_type",
             "dataset_split", "metric_name", "how" (embedder, window, n, spread over seeds)}.
         sections: further sections of a model card, Markdown by heading.
@@ -67,7 +67,7 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
     Args:
         model: `HAFMForVocalAccompaniment`, a stage or the semantic tokenizer.
         repo_id: where it is or will be: "org/name", or a folder.
-        facts: what the model itself cannot tell.
+        facts: what the configuration does not contain.
     """
     facts = facts or CardFacts()
     composite = model.config.model_type == "hafm"
@@ -106,7 +106,7 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
 
 
 def _hub_ids(names: list[str]) -> list[str] | None:
-    """Those of the names that are ids on the hub, which it links; folders and descriptions are left out."""
+    """The names that are hub ids, which the hub turns into links; folders and descriptions are left out."""
     return [name for name in names if _is_hub_id(name)] or None
 
 

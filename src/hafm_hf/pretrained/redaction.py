@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people are shown of errors: a line of them, and no secrets of the environment."""
+"""Makes error messages safe to show: their first line only, and no secrets from the environment."""
 
 import os
 import re
@@ -10,7 +10,7 @@ _SHORTEST = 8
 
 
 def without_secrets(text: str) -> str:
-    """`text` without the values of environment variables such as HF_TOKEN: a server may repeat them in an error."""
+    """Redacts the values of environment variables such as HF_TOKEN: a server may repeat them in an error."""
     for name, value in os.environ.items():
         if _NAME.search(name) and len(value) >= _SHORTEST:
             text = text.replace(value, f"({name})")
@@ -18,5 +18,5 @@ def without_secrets(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type's name where it says nothing."""
+    """The first line of an error's message; the name of its type if there is no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes to the hub beside weights: model cards, the auto-class shim, the handler of Inference Endpoints.
+"""Writes what a hub repository needs besides weights: model card, auto-class shim, handler for Inference Endpoints.
 
 The models get their `push_to_hub` from here.
 """
@@ -18,27 +18,27 @@ from transformers import PreTrainedConfig
 from .loading import SafeLoadingMixin, find_file, write_checksums
 from .model_card import STYLE_SOUND, model_card
 
-# with this file in a repository, the Auto classes find ours, and the task is registered, by importing us
+# remote code of a repository: by importing hafm_hf, it registers our classes and the task with transformers
 SHIM_NAME = "hafm_auto"
 SHIM = (
     '"""Lets transformers find the classes and the task: importing hafm_hf registers them."""\n\n'
     "from hafm_hf import *  # noqa: F403\n"
 )
-# each is one line of code, so that what a repository asks its users to trust can be read at a glance
+# one line of code each, so that users can see at a glance what code they are asked to trust
 REPOSITORY_FILES = {
     f"{SHIM_NAME}.py": SHIM,
     "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.hub.endpoint import EndpointHandler  # noqa: F401\n',
     "requirements.txt": "# not on PyPI yet: replace by the address of a wheel or of the source\nhafm-hf\n",
 }
-# a page loads all sounds of styles, and a stranger's may be of any size
+# a web page loads all style examples, and those of an untrusted repository could be of any size
 STYLE_SOUND_BYTES = 300_000
 PLAIN_STYLE = re.compile(r"\w[\w -]*")
-# of `save_pretrained(…, push_to_hub=True)`: what goes on to `push_to_hub`
+# arguments of `save_pretrained(…, push_to_hub=True)` that are passed on to `push_to_hub`
 UPLOAD_OPTIONS = ("token", "private", "commit_message", "commit_description", "revision", "create_pr", "tags")
 
 
 class HAFMHubMixin(SafeLoadingMixin):
-    """Loading that looks at the files first; `push_to_hub` of whole folders, with a card that says what is in them."""
+    """Loading that checks the files first; `push_to_hub` of whole folders, with a model card."""
 
     config: Any
 
@@ -50,13 +50,13 @@ class HAFMHubMixin(SafeLoadingMixin):
         repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Writes the model into a folder, and uploads it with our card and checksums if asked to.
+        """Writes the model to a folder; with `push_to_hub` also uploads it, with card and checksums.
 
         Args:
             save_directory: the folder.
-            push_to_hub: upload, too.
-            repo_id: where to; the folder's name if not given.
-            kwargs: as for any `save_pretrained`, and when uploading those of `push_to_hub`.
+            push_to_hub: whether to upload the model, too.
+            repo_id: repository to upload to; the folder's name if not given.
+            kwargs: as for any `save_pretrained`; when uploading, also those of `push_to_hub`.
         """
         upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
         self._save_files(Path(save_directory), **kwargs)
@@ -65,7 +65,7 @@ class HAFMHubMixin(SafeLoadingMixin):
             self.push_to_hub(repo_id or Path(save_directory).name, **upload)
 
     def _save_files(self, folder: Path, **kwargs: Any) -> None:
-        """What `save_pretrained` writes, with its options; nothing in processes that are not the main one."""
+        """Writes the files of `save_pretrained`, with its options; the main process adds auto_map and checksums."""
         model: Any = super()
         model.save_pretrained(folder, **kwargs)
         if kwargs.get("is_main_process", True):
@@ -89,15 +89,15 @@ class HAFMHubMixin(SafeLoadingMixin):
         """Uploads everything that `save_pretrained` writes, and a model card as README.md.
 
         Args:
-            repo_id: "org/name"; made if it is not there yet.
-            card: the model card. If not given: the card that the repository has; else README.md of the folder that
+            repo_id: "org/name"; created if it does not exist.
+            card: the model card. If not given: the existing card of the repository; else README.md of the folder that
                 the model was loaded from, with `repo_id` in its examples; else one made from the configuration
                 (`model_card`).
             commit_message, commit_description, private, token, revision, create_pr, max_shard_size, tags: as for any
                 `push_to_hub` of transformers.
 
         Raises:
-            HfHubHTTPError: the hub refuses.
+            HfHubHTTPError: if the hub refuses the upload.
         """
         model: Any = self
         api = HfApi(token=token)
@@ -121,7 +121,7 @@ class HAFMHubMixin(SafeLoadingMixin):
             )
 
     def _existing_card(self, api: HfApi, repo_id: str, revision: str | None) -> ModelCard | None:
-        """The card in the repository, or in the folder that the model was loaded from."""
+        """The card in the repository, or in the folder that the model was loaded from, or None."""
         if api.file_exists(repo_id, "README.md", revision=revision):
             return ModelCard(Path(api.hf_hub_download(repo_id, "README.md", revision=revision)).read_text("utf-8"))
         local = Path(getattr(self, "name_or_path", "") or ".") / "README.md"
@@ -131,7 +131,7 @@ class HAFMHubMixin(SafeLoadingMixin):
 
 
 def renamed(card: ModelCard, repo_id: str) -> ModelCard:
-    """A card whose examples load `repo_id`, whatever repository they were written for."""
+    """Makes the examples of a card load `repo_id`, whatever repository they were written for."""
     written_for = re.search(r'(?:model=|from_pretrained\()"([^"]+)"', card.text)
     if written_for:
         card.text = re.sub(rf'(?<=[" ]){re.escape(written_for[1])}(?=["`])', lambda _: repo_id, card.text)
@@ -139,9 +139,9 @@ def renamed(card: ModelCard, repo_id: str) -> ModelCard:
 
 
 def write_auto_map(folder: Path, config: PreTrainedConfig, model_class: Any) -> None:
-    """Lets `trust_remote_code=True` find our classes where nobody has imported hafm_hf: config.json and the shim.
+    """Adds `auto_map` to config.json, and the shim: `trust_remote_code=True` then works without importing hafm_hf.
 
-    A class of somebody else's, which the shim could not import, is left out.
+    Does nothing for classes defined outside hafm_hf, which the shim could not import.
     """
     if not model_class.__module__.startswith(f"{__name__.partition('.')[0]}."):
         return
@@ -155,24 +155,24 @@ def write_auto_map(folder: Path, config: PreTrainedConfig, model_class: Any) -> 
 
 
 def write_repository_files(folder: Path) -> None:
-    """Writes the shim, the handler and the requirements that make a composite's folder a repository of the hub."""
+    """Writes the shim, the handler and the requirements that a composite's hub repository needs."""
     for name, content in REPOSITORY_FILES.items():
         (folder / name).write_text(content)
 
 
 def read_style_sounds(source: str | os.PathLike[str], styles: Iterable[str], **hub: Any) -> dict[str, bytes]:
-    """The sounds that a composite carries of its styles: some seconds each that a page can play.
+    """Reads a composite's style examples: a few seconds of audio for each style, for a web page to play.
 
     `recipes/style_sounds.py` makes them.
 
     Args:
         source: folder or hub id.
-        styles: names of the styles that it plays.
-        hub: HUB_OPTIONS.
+        styles: names of the model's styles.
+        hub: keyword arguments among HUB_OPTIONS.
 
     Returns:
         OGG files by the name of the style, without those that are missing, larger than STYLE_SOUND_BYTES, or of a
-        style whose name is no plain file name.
+        style whose name is not a plain file name.
     """
     found = {}
     for style in filter(PLAIN_STYLE.fullmatch, styles):
@@ -183,7 +183,7 @@ def read_style_sounds(source: str | os.PathLike[str], styles: Iterable[str], **h
 
 
 def write_style_sounds(folder: str | os.PathLike[str], sounds: Mapping[str, bytes]) -> None:
-    """Writes what `read_style_sounds` reads."""
+    """Writes style examples for `read_style_sounds`."""
     for style in filter(PLAIN_STYLE.fullmatch, sounds):
         path = Path(folder) / STYLE_SOUND.format(style)
         path.parent.mkdir(exist_ok=True)
