@@ -68,8 +68,8 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
 
     def describe(self) -> dict[str, str]:
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
-        space, beat = self.vocal_projection_size, " and the place in the beat" if self.rhythm_channels else ""
-        vocals = f" (vocals: of a projection to {space}{beat})" if space else ""
+        space, beat = self.vocal_projection_size, " and the beat phase" if self.rhythm_channels else ""
+        vocals = f" (vocals: of a {space}-dimensional projection{beat})" if space else ""
         width = self.hubert_config.hidden_size
         return {
             "rates": f"{self.sampling_rate} Hz → {self.frame_rate} tokens/s",
