@@ -123,7 +123,7 @@ def test_a_song_has_room_for_its_bars_by_call_stream_batch_and_command(band: Pat
 
 def test_a_model_that_knows_no_beats_has_no_bars_to_add(tiny_model: Path) -> None:
     accompany: Any = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu")
-    with pytest.raises(ValueError, match="knows nothing of beats; leave intro_bars and outro_bars out"):
+    with pytest.raises(ValueError, match="cannot follow beats; leave intro_bars and outro_bars out"):
         accompany(glide(), sampling_rate=CODEC_RATE, intro_bars=4)
     with pytest.raises(ValueError, match="outro_bars is 17; it must be between 0 and 16"):
         accompany(glide(), sampling_rate=CODEC_RATE, outro_bars=17)

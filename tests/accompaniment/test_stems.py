@@ -70,9 +70,9 @@ def test_stems_of_kept_spans_add_up_to_what_is_kept(model: Any) -> None:
 def test_what_the_model_does_not_know_is_refused_in_a_sentence_and_changes_nothing_else() -> None:
     plain, reading = tiny_band(plain=True), tiny_band()
     for asked, said in (
-        ({"stems": True}, "stems is True, but this model knows nothing of stem; leave stems out"),
-        ({"style": "folk"}, "style is 'folk', but this model knows nothing of style"),
-        ({"energy": "auto"}, "energy is 'auto', but this model knows nothing of energy"),
+        ({"stems": True}, "stems is True, which this model does not support; leave stems out"),
+        ({"style": "folk"}, "style is 'folk', which this model does not support; leave style out"),
+        ({"energy": "auto"}, "energy is 'auto', which this model does not support; leave energy out"),
     ):
         with pytest.raises(ValueError, match=said):
             plain.generate(voice(0.4), CODEC_RATE, **asked)
@@ -148,5 +148,5 @@ def test_command_and_endpoint_write_stems(folder: Path, tmp_path: Path) -> None:
 
 def test_a_command_refuses_a_model_without_stems_in_a_sentence(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
     done = hafm("accompany", folder.parent / "v.wav", "--model", tiny_model, "--out", tmp_path, "--stems")
-    assert "stems is True, but this model knows nothing of stem; leave stems out." in str(done.exception)
+    assert "stems is True, which this model does not support; leave stems out." in str(done.exception)
     assert type(done.exception).__name__ == "HAFMCommandError" and not list(tmp_path.iterdir())

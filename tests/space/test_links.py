@@ -47,7 +47,7 @@ def test_a_page_is_opened_as_its_link_has_it(
 ) -> None:
     model = page.evaluate("model => encodeURIComponent(model)", str(tiny_model))
     page.goto(f"{space.url}/?model={model}&style=rock")
-    expect(announced(page)).to_contain_text("this model knows nothing of style")
+    expect(announced(page)).to_contain_text("which this model does not support; leave style out")
     page.goto(f"{space.url}/?style=rock&energy=full&stems=1&seed=5&tempo=120&seconds=4")
     expect(page.locator("#style input[value=rock]")).to_be_checked()
     upload(page, voices / "patience.wav")

@@ -396,8 +396,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         for name, row in OPTIONS.items():
             value = getattr(options, name)
             if row.streams and value not in (None, False) and known.isdisjoint(row.streams):
-                read = ", ".join(row.streams)
-                raise ValueError(f"{name} is {value!r}, but this model knows nothing of {read}; leave {name} out.")
+                raise ValueError(f"{name} is {value!r}, which this model does not support; leave {name} out.")
         if options.style is not None:
             place_of(options.style, self.styles)
 

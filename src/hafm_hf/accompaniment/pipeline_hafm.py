@@ -261,7 +261,7 @@ class HAFMPipeline(Pipeline):
         if not mix.intro_bars and not mix.outro_bars:
             return Ends(sheet=lead_sheet).with_tail(seconds, mix.tail)
         if self.model.known_streams.isdisjoint(("beat", "bar")):
-            raise ValueError("This model knows nothing of beats; leave intro_bars and outro_bars out.")
+            raise ValueError("This model cannot follow beats; leave intro_bars and outro_bars out.")
         sheet = self.model.complete_lead_sheet(mono, rate, lead_sheet)
         ends = add_bars(sheet, mono, rate, mix.intro_bars, mix.outro_bars)
         longest, length = self.feature_extractor.max_seconds, len(mono) + round((ends.before + ends.after) * rate)
