@@ -86,7 +86,7 @@ def test_accelerate_configurations_name_their_processes() -> None:
         (["--stage", "course"], "'course' is no stage; choose from semantic, coarse, fine"),
         (["--codebook_pattern", "flot"], "'flot' is no codebook pattern; choose from flat, delay"),
         (["--lead_sheet_streams", "mood"], "'mood' is no stream of a lead sheet; choose from chord"),
-        (["--styles", *"abcdefghijklmnop"], "16 styles are named; a stage knows 15 at most"),
+        (["--styles", *"abcdefghijklmnop"], "16 styles are given; a stage supports at most 15"),
         (["--styles", "rock"], "name it among --lead_sheet_streams"),
         (["--lora_alpha", "32"], "give them a --lora_rank"),
         (["--warmup_steps", "-5"], "warmup_steps is -5; it can't be below 0"),
