@@ -14,7 +14,7 @@ LOWEST_MEL_HZ = 40.0
 
 
 def log_mel(samples: Samples, sampling_rate: int, hops_in_window: int = 8) -> NDArray[np.float64]:
-    """Log-mel spectrogram at 100 frames a second.
+    """Log-mel spectrogram at 100 frames per second.
 
     Args:
         samples (float32 [N], at `sampling_rate` Hz).

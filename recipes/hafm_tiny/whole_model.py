@@ -247,7 +247,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
 def _stage_command(options: WholeModelOptions, stage: str) -> list[object]:
     """The command that trains a stage."""
     hours = options.hours * SHARES[stage] * _share_of_time(options)
-    # compiling takes a minute or two
+    # compiling takes one or two minutes
     compiled = hours > SHORTEST_COMPILED_HOURS and shutil.which("c++") is not None
     width, layers, heads = getattr(PRESETS[options.preset], stage)
     config, out = options.recipes / f"configs/tiny/{stage}.yaml", options.out
@@ -316,7 +316,7 @@ def _plan(options: WholeModelOptions) -> dict[str, int]:
         measured = json.loads((trial / "metrics.jsonl").read_text().splitlines()[-1])["steps_per_second"]
         seconds = 3600 * options.hours * SHARES[part] * _share_of_time(options)
         steps[part] = max(2 * CALIBRATION_STEPS, round(seconds * measured))
-        logger.info("%s: %.2f steps a second, so %d steps", part, measured, steps[part])
+        logger.info("%s: %.2f steps per second, so %d steps", part, measured, steps[part])
     facts: dict[str, Any] = {
         "Data": f"{len(options.labels)} songs of recipes/build_song_corpus.py",
         "Steps": json.dumps(steps),

@@ -80,7 +80,7 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
         rows = [["baseline", "exposed by"]]
         rows += [[name, ", ".join(caught) or "nothing"] for name, caught in report["fools"].items()]
         note = "A score exposes a baseline if its whole interval is below a quarter of the reference's value."
-        found.append(("Baselines that follow nobody", note, rows))
+        found.append(("Baselines that ignore the singer", note, rows))
     rows = [["score", "aspect", "needs", "fooled by"]]
     rows += [
         [score.name, score.aspect, "reference" if score.needs_reference else "voice only", score.fooled_by]

@@ -64,7 +64,7 @@ def evaluate(
     evaluation: Evaluation,
     progress: Callable[[Sequence[ClipJob], Iterator[Measurement]], Iterable[Measurement]] | None = None,
 ) -> dict[str, Any]:
-    """Renders what is missing, measures, scores, and writes report.json, report.html and clips.jsonl.
+    """Renders missing accompaniments, measures and scores clips, and writes report.json, report.html and clips.jsonl.
 
     A killed run resumes and gives the same report.
 

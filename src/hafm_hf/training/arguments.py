@@ -73,10 +73,10 @@ class StageArguments:
         for what, names, known in (
             ("stage", [self.stage], list(STAGES)),
             ("codebook pattern", [self.codebook_pattern or "flat"], list(PATTERNS)),
-            ("stream of a lead sheet", self.lead_sheet_streams, list(STREAM_SIZES)),
+            ("lead sheet stream", self.lead_sheet_streams, list(STREAM_SIZES)),
         ):
             if unknown := [name for name in names if name not in known]:
-                raise ValueError(f"{unknown[0]!r} is no {what}; choose from {', '.join(known)}.")
+                raise ValueError(f"{unknown[0]!r} is not a {what}; choose from {', '.join(known)}.")
         if len(self.styles) > MAX_STYLES:
             raise ValueError(f"{len(self.styles)} styles are given; a stage supports at most {MAX_STYLES}.")
         if self.styles and not self.init_from and "style" not in self.lead_sheet_streams:

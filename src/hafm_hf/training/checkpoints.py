@@ -135,7 +135,7 @@ class RunFolder:
             except (RuntimeError, ValueError) as error:
                 raise ValueError(
                     f"{folder} is not a checkpoint of this stage and optimizer ({first_line(error)}): name "
-                    "another --output_dir, or begin anew with --resume none."
+                    "another --output_dir, or start over with --resume none."
                 ) from error
             # accumulation starts afresh: the checkpoint may have been saved with another number of micro-batches
             self.accelerator.step = 0
