@@ -55,7 +55,7 @@ def sung_takes(corpus: Path, rng: np.random.Generator) -> Iterator[TimedLine]:
 def crop_of_takes(
     takes: Sequence[TimedLine], seconds: float, octaves: Sequence[float], rng: np.random.Generator
 ) -> TimedLine:
-    """A random crop of `seconds` of a take (or a whole shorter one), sped up by a random value in `octaves` (2)."""
+    """A random crop of `seconds` (or a whole shorter take), sped up by a random number of octaves within `octaves`."""
     while True:
         take, speed = takes[int(rng.integers(len(takes)))], 2 ** rng.uniform(octaves[0], octaves[1])
         whole = int((len(take.line) - 2) / speed)

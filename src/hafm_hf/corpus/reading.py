@@ -13,7 +13,7 @@ import soundfile
 from ..audio import MAX_SAMPLING_RATE, MIN_SAMPLING_RATE, Samples
 from .tracks import Reason, TrackError
 
-# MP3 decoders may cut off their delay (529 to 2,257 samples) at the end of an intact file
+# MP3 decoders may cut off their delay (529 to 2,257 samples) at the ends of an intact file
 LOST_SECONDS = 0.06
 
 
