@@ -122,7 +122,7 @@ class RunArguments:
     )
     mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
     history_dropout: float = field(default=0.0, metadata={"help": "expected share of hidden history at the start"})
-    history_dropout_end: float | None = field(default=None, metadata={"help": "at the end of training; default: same"})
+    history_dropout_end: float | None = field(default=None, metadata={"help": "share at the end; default: constant"})
     history_span_seconds: float = field(default=0.5, metadata={"help": "mean length of a hidden span"})
     history_swap: float = field(default=0.0, metadata={"help": "expected share of history taken from another track"})
     history_swap_span_seconds: float = field(default=2.0, metadata={"help": "mean length of a swapped span"})
@@ -130,7 +130,7 @@ class RunArguments:
     lead_sheet_dropout_all: float = field(default=0.0, metadata={"help": "probability of dropping all streams"})
     lead_sheet_half_beat: float = field(default=0.0, metadata={"help": "probability of beats half a beat late"})
     lead_sheet_octave: float = field(default=0.0, metadata={"help": "probability of double or half the tempo"})
-    lead_sheet_other_voice: float = field(default=0.0, metadata={"help": "probability of another track's vocal"})
+    lead_sheet_other_voice: float = field(default=0.0, metadata={"help": "probability of another vocal over chords"})
     seed: int = 0
     resume: str = field(
         default="auto", metadata={"help": "auto, none (deletes all checkpoints and best/), or a checkpoint's folder"}
