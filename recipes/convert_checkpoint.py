@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns original PyTorch checkpoints (ar_semantic, ar_coarse, ar_fine, each with ckpt_best.pt) into stage folders.
+"""Converts original PyTorch checkpoints (ar_semantic, ar_coarse, ar_fine, each with ckpt_best.pt) to stage folders.
 
     python recipes/convert_checkpoint.py ORIGINAL                                 # names and shapes of both sides
     python recipes/convert_checkpoint.py ORIGINAL OUT --mapping mapping.yaml
 
-No checkpoint has been published, so the originals' names are unknown: a mapping says where each of our weights comes
-from. `{}` is the number of the layer, `[]` that of the codebook, for tables that the original keeps one by one:
+No checkpoint has been published, so the original weight names are unknown: a mapping file gives the source of each of
+our weights. `{}` stands for the layer index and `[]` for the codebook index, if the original has a table for each:
 
     semantic:
       config: {hidden_size: 512, num_hidden_layers: 12}     # where it departs from the paper's
@@ -15,7 +15,7 @@ from. `{}` is the number of the layer, `[]` that of the codebook, for tables tha
         model.norm.weight: norm.weight
       leave_out: [rope.inv_freq]
 
-Whatever is missing, left over, of another shape or not finite is refused.
+Weights that are missing, left over, of another shape or not finite are rejected.
 """
 
 import pickle
@@ -32,17 +32,17 @@ from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
 from running import run_recipe
 
 CHECKPOINT, STATE = "ckpt_best.pt", "model_state"
-# what DistributedDataParallel and torch.compile put in front of every key
+# prefixes that DistributedDataParallel and torch.compile add to every key
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 LAYER = re.compile(r"layers\.(\d+)\.")
 
 
 def load_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of an original checkpoint by key, wrappers' prefixes removed; no code in the file is run.
+    """Loads the tensors of an original checkpoint, with wrappers' prefixes removed; no code in the file is run.
 
     Raises:
-        ValueError: the file is a pickle of more than tensors, has no `model_state`, or holds weights that are not
-            finite.
+        ValueError: the file contains more than tensors, has no `model_state`, has weights that are not finite, or two
+            keys that differ in prefixes only.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -66,7 +66,7 @@ def load_checkpoint(path: Path) -> dict[str, torch.Tensor]:
 
 
 def their_keys(name: str, keys: dict[str, str]) -> tuple[str, bool] | None:
-    """The original's key for one of our weights, and whether it stands for one key a codebook; None if not mapped."""
+    """The original key of one of our weights, and whether it has a key per codebook; None if it is not mapped."""
     layer = LAYER.search(name)
     pattern = keys.get(LAYER.sub("layers.{}.", name), keys.get(name))
     if pattern is None:
@@ -75,15 +75,15 @@ def their_keys(name: str, keys: dict[str, str]) -> tuple[str, bool] | None:
 
 
 def convert_stage(name: str, tensors: dict[str, torch.Tensor], mapping: dict[str, Any]) -> PreTrainedModel:
-    """A stage with the original's weights.
+    """A stage with the original weights.
 
     Args:
         name: semantic, coarse or fine.
-        tensors: of the original, by key.
-        mapping: what the mapping file says of this stage: "config", "keys" and "leave_out".
+        tensors: the original tensors by key.
+        mapping: this stage's part of the mapping file, with "config", "keys" and "leave_out".
 
     Raises:
-        ValueError: the mapping doesn't place every tensor and fill every weight, or shapes differ.
+        ValueError: the mapping doesn't use every tensor and fill every weight, or shapes differ.
     """
     if unknown := set(mapping) - {"config", "keys", "leave_out"}:
         raise ValueError(
@@ -93,7 +93,7 @@ def convert_stage(name: str, tensors: dict[str, torch.Tensor], mapping: dict[str
     rest, state, problems = dict(tensors), {}, []
     for key in mapping.get("leave_out", []):
         if rest.pop(key, None) is None:
-            problems.append(f"{key} is to be left out, but is not there")
+            problems.append(f"{key} is to be left out, but does not exist")
     for ours, weight in model.state_dict().items():
         source = their_keys(ours, mapping.get("keys", {}))
         if source is None:
@@ -118,7 +118,7 @@ def convert_stage(name: str, tensors: dict[str, torch.Tensor], mapping: dict[str
 
 
 def show(name: str, tensors: dict[str, torch.Tensor]) -> None:
-    """Prints the names and shapes of the original and of our stage in the paper's size."""
+    """Prints weight names and shapes of the original and of our stage at the paper's size."""
     with torch.device("meta"):
         ours = STAGE_MODELS[name](STAGE_MODELS[name].config_class()).state_dict()
     for title, state in ((f"{name}, original", tensors), (f"{name}, ours", ours)):
@@ -130,9 +130,9 @@ def show(name: str, tensors: dict[str, torch.Tensor]) -> None:
 def main(
     original: Annotated[Path, typer.Argument(help="Folder with ar_semantic, ar_coarse, ar_fine.", file_okay=False)],
     out: Annotated[Path | None, typer.Argument(help="Folder for the stages.", file_okay=False)] = None,
-    mapping: Annotated[Path | None, typer.Option(help="YAML file that says where weights come from.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="YAML file that maps our weights to theirs.")] = None,
 ) -> None:
-    """Converts the stages that are there, or shows what a mapping has to say."""
+    """Converts the stages that exist, or without a mapping, prints the names that it needs."""
     paths = {name: original / f"ar_{name}" / CHECKPOINT for name in STAGE_MODELS}
     stages = {name: load_checkpoint(path) for name, path in paths.items() if path.is_file()}
     if not stages:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a checkpoint of Meta's `encodec` package into a folder that `load_codec` and `hafm assemble --codec` take.
+"""Converts a checkpoint of Meta's `encodec` package to a folder for `load_codec` and `hafm assemble --codec`.
 
     python recipes/convert_encodec.py encodec_24khz-d7cc33bc.th codec
 
-The published 24 kHz checkpoint is meant; weights of another size or shape are refused. The codes and the audio are
-those of the original, to the bit.
+It takes the published 24 kHz checkpoint; weights of another size or shape are rejected. Codes and audio are
+bit-identical to the original's.
 """
 
 import pickle
@@ -18,7 +18,7 @@ from transformers import EncodecConfig, EncodecModel
 
 from running import run_recipe
 
-# how the original's names of weights become those of transformers: wrappers are flattened, lists are called layers
+# from the original weight names to those of transformers: wrappers are flattened, lists are called layers
 RENAMED = (
     (r"^(encoder|decoder)\.model\.", r"\1.layers."),
     (r"\.conv(tr)?\.conv(tr)?\.", ".conv."),
@@ -30,10 +30,10 @@ RENAMED = (
 
 
 def convert(checkpoint: Path) -> EncodecModel:
-    """The codec of a checkpoint of the `encodec` package, at 24 kHz and with 32 codebooks; no code in it is run.
+    """Loads a 24 kHz checkpoint of the `encodec` package, with 32 codebooks; no code in it is run.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file is not such a checkpoint.
     """
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -43,7 +43,7 @@ def convert(checkpoint: Path) -> EncodecModel:
     try:
         codec.load_state_dict({_renamed(key): value for key, value in state.items()})
     except (RuntimeError, AttributeError, TypeError) as error:
-        raise ValueError(f"{checkpoint} is no checkpoint of encodec_24khz: {error}") from error
+        raise ValueError(f"{checkpoint} is not a checkpoint of encodec_24khz: {error}") from error
     return codec
 
 
@@ -55,7 +55,7 @@ def _renamed(key: str) -> str:
 
 def main(
     checkpoint: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="encodec_24khz-*.th.")],
-    output: Annotated[Path, typer.Argument(file_okay=False, help="Where the codec goes.")],
+    output: Annotated[Path, typer.Argument(file_okay=False, help="Folder for the codec.")],
 ) -> None:
     """Convert CHECKPOINT into the folder OUTPUT."""
     convert(checkpoint).save_pretrained(output)

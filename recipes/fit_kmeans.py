@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fit the k-means of a semantic tokenizer on one layer of a HuBERT, over vocals and instrumentals together or apart.
+"""Fit the k-means of a semantic tokenizer to one HuBERT layer, with shared or separate clusters for vocals and bands.
 
     python recipes/fit_kmeans.py SONGS TOKENIZER --hubert RUN/hubert --layer 5 --split-by folder
     python recipes/fit_kmeans.py STEMS TOKENIZER --hubert facebook/hubert-large-ll60k --artist-pattern "^([^/]*)/"
 
-Frames of random songs of the training split fill a reservoir, MiniBatchKMeans (k-means++) is fitted to it, and
-TOKENIZER is a folder that HAFMSemanticTokenizerModel.from_pretrained reads, with figures.json beside the weights.
-Name the split as for `hafm prepare`, --artist-pattern too, or songs that are held out there are clustered here. A
-killed run goes on where it was.
+MiniBatchKMeans (k-means++) is fitted to a sample of frames of random songs of the training split. TOKENIZER can be
+loaded with HAFMSemanticTokenizerModel.from_pretrained; figures.json is beside the weights. Give the same split options
+as for `hafm prepare`, including --artist-pattern, or songs held out there are used here. A killed run resumes.
 """
 
 import copy
@@ -36,8 +35,8 @@ from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizer
 from running import run_recipe
 
 SAMPLE_FILE = "sample.npz"
-# what HuBERT checkpoints hold beside the network: heads for pre-training and recognition, and the vector for masked
-# frames
+# weights that HuBERT checkpoints have in addition to the network: heads for pre-training and speech recognition, and
+# the embedding of masked frames
 KNOWN_EXTRA_KEYS = re.compile(
     r"^(hubert\.)?(lm_head|final_proj|label_embs_concat|quantizer|project_q|project_hid|masked_spec_embed)\b"
 )
@@ -50,17 +49,15 @@ def main(
     hubert: Annotated[str, typer.Option(help="Hub id or folder of a HuBERT.")],
     splits: SplitFlags,
     vocal_channel: VocalChannel = None,
-    layer: Annotated[int, typer.Option(help="Hidden state that is clustered.")] = 9,
+    layer: Annotated[int, typer.Option(help="Hidden state to cluster.")] = 9,
     clusters: Annotated[int, typer.Option(min=2)] = 500,
     frames: Annotated[
-        int, typer.Option(min=1, help="In the sample; 1,024 float32 values each for the paper.")
+        int, typer.Option(min=1, help="Sample size; 1,024 float32 values per frame in the paper.")
     ] = 200_000,
     max_tracks: Annotated[int, typer.Option(min=0, help="0 for all.")] = 1000,
     segment_seconds: Annotated[float, typer.Option(min=1.0)] = 12.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
-    separate: Annotated[
-        bool, typer.Option(help="So many clusters for vocals and for instrumentals each, not shared.")
-    ] = False,
+    separate: Annotated[bool, typer.Option(help="Fit separate clusters for vocals and for instrumentals.")] = False,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     half: Annotated[bool, typer.Option("--half", help="Save the weights in float16.")] = False,
     seed: int = 0,
@@ -71,7 +68,7 @@ def main(
     model.to(torch_device(device))
     tokenizer.mkdir(parents=True, exist_ok=True)
     sample = tokenizer / SAMPLE_FILE
-    # of one kind: vocals and instrumentals share it unless they are fitted apart
+    # vocals and instrumentals share one reservoir unless they get separate clusters
     reservoirs = [Reservoir(frames, seed) for _ in range(2 if separate else 1)]
     with tqdm(desc="songs", unit="song") as bar:
 
@@ -108,18 +105,18 @@ def main(
 def tokenizer_from_hubert(
     name_or_path: str | os.PathLike[str], layer: int = 9, **kwargs: Any
 ) -> HAFMSemanticTokenizerModel:
-    """A tokenizer of the first `layer` layers of a HuBERT, without centroids; later layers are never allocated.
+    """A tokenizer from the first `layer` layers of a HuBERT, without centroids; later layers are never allocated.
 
-    HuBERT-Large was published as a pickle, which transformers reads with `weights_only=True`; what `save_pretrained`
-    writes is safetensors.
+    HuBERT-Large was published as a pickle, which transformers loads with `weights_only=True`; `save_pretrained` writes
+    safetensors.
 
     Args:
         name_or_path: hub id such as `facebook/hubert-large-ll60k`, or a folder.
-        layer: hidden state that is clustered (paper: 9).
-        kwargs: fields of HAFMSemanticTokenizerConfig; all others (`revision`, `token` …) go to the loading.
+        layer: hidden state to cluster (paper: 9).
+        kwargs: fields of HAFMSemanticTokenizerConfig; all others (`revision`, `token` …) go to `from_pretrained`.
 
     Raises:
-        ValueError: on a layer that the checkpoint doesn't have, or weights that are missing or unknown.
+        ValueError: the checkpoint doesn't have the layer, or weights are missing or unknown.
     """
     fields = {name: kwargs.pop(name) for name in list(kwargs) if name in HAFMSemanticTokenizerConfig.__annotations__}
     whole = HubertConfig.from_pretrained(name_or_path, **kwargs)
@@ -131,7 +128,7 @@ def tokenizer_from_hubert(
         **kwargs,
     )
     check_loading(str(name_or_path), info, layer)
-    # HuBERTs with group norm were trained on the waveform as it is
+    # HuBERTs with group norm were trained on waveforms that were not normalised
     fields.setdefault("do_normalize", whole.feat_extract_norm == "layer")
     config = HAFMSemanticTokenizerConfig(hubert_config=copy.deepcopy(hubert.config), layer=layer, **fields)
     model = HAFMSemanticTokenizerModel(config)
@@ -142,7 +139,7 @@ def tokenizer_from_hubert(
 
 
 def check_loading(name: str, info: dict[str, Any], layer: int) -> None:
-    """Refuses a checkpoint that lacks weights of the cut network or holds some that nobody knows.
+    """Rejects a checkpoint that lacks weights of the truncated network or has unknown ones.
 
     Raises:
         ValueError: naming the keys.

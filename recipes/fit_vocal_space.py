@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Give the vocal of a semantic tokenizer clusters that keep note, onset and beat, from songs with labels.
+"""Fit vocal clusters of a semantic tokenizer that preserve note, onset and beat, on songs with labels.
 
     python recipes/fit_vocal_space.py --tokenizer TOKENIZER --corpus CORPUS --out RUN
 
-TOKENIZER has separate centroids (recipes/fit_kmeans.py --separate), CORPUS is what recipes/build_song_corpus.py
-writes. RUN/semantic_tokenizer is the new tokenizer: only tokens of vocals are others than before, so a corpus must be
-tokenised again. --rhythm_only true trains the rhythm network alone of a tokenizer that has such clusters, and stages
-may stay; the bundled one's learnt on so, with --steps 1200 --learning_rate 6e-4. RUN/features keeps the vocals'
-features (69 MB an hour for hafm-tiny); a killed run goes on from them.
+TOKENIZER has separate centroids (recipes/fit_kmeans.py --separate), CORPUS is the output of
+recipes/build_song_corpus.py. RUN/semantic_tokenizer is the new tokenizer. Only its vocal tokens change, but a corpus
+must be tokenised again. --rhythm_only true trains only the rhythm network of a tokenizer with such clusters, and
+stages remain usable; the bundled one was fine-tuned so with --steps 1200 --learning_rate 6e-4. RUN/features caches the
+vocals' features (69 MB per hour for hafm-tiny), from which a killed run resumes.
 """
 
 import json
@@ -39,19 +39,19 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class TokenizerArguments:
-    """What is fitted to what."""
+    """The tokenizer, and how to fit it."""
 
     tokenizer: str = field(default="", metadata={"help": "folder or hub id of a semantic tokenizer"})
-    frames: int = field(default=200_000, metadata={"help": "of training songs that are clustered"})
-    rhythm_only: bool = field(default=False, metadata={"help": "another rhythm network, and all else as it was"})
+    frames: int = field(default=200_000, metadata={"help": "training frames to cluster"})
+    rhythm_only: bool = field(default=False, metadata={"help": "only train the rhythm network"})
     half: bool = field(default=False, metadata={"help": "save the weights in float16"})
 
 
 def read_songs(
     tokenizer: HAFMSemanticTokenizerModel, run: SongRunArguments, split: str, takes: int
 ) -> Iterator[SungFrames]:
-    """Songs of a split, their features from RUN/features where an earlier run has left them."""
-    # another tokenizer's features are others
+    """Yields the songs of a split, with features from RUN/features if an earlier run has saved them."""
+    # one cache per tokenizer: features depend on it
     folder = Path(run.out) / "features" / fingerprint(tokenizer) / split
     pool = run.songs(split, tokenizer.config.sampling_rate)
     pool.require(0.0)
@@ -73,7 +73,7 @@ def main() -> None:
     if not words.tokenizer:
         raise ValueError("Name the --tokenizer.")
     tokenizer = HAFMSemanticTokenizerModel.from_pretrained(words.tokenizer).float().to(run.device).eval()
-    # what is validated is as rendered
+    # validation uses the rendered vocals only
     splits = {"train": arguments.takes, "validation": 0}
     if words.rhythm_only:
         config = tokenizer.config

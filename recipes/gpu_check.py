@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks and times everything on a GPU, in under ten minutes: logits, tokens, steps, a song, training.
+"""Checks and times everything on a GPU in under ten minutes: logits, tokens, decoding steps, a song, training.
 
 python recipes/gpu_check.py --out gpu_check.json
 python recipes/gpu_check.py --device cpu --tiny --out check.json     # what a CPU can run, in tiny sizes
 
-It ends with a table to paste into an issue, with the JSON. Weights are random: neither speed nor the agreement of two
-loops depends on what they have learnt. The JSON has a key for each part; a part that did not run is a text that says
-why ("not measured: …"). Exit codes: 0 done, 1 a part failed or found something wrong (its key says what), 3 this
-machine has no such device.
+At the end, it prints a table to paste into an issue, along with the JSON. Weights are random: neither speed nor the
+agreement of two decoding loops depends on training. The JSON has a key for each part; for a part that did not run, its
+value says why ("not measured: …"). Exit codes: 0 done, 1 a part failed or found an error (see its key), 3 the device
+is not available.
 """
 
 import json
@@ -41,7 +41,7 @@ from hafm_hf.training.recipe import make_trainer
 NO_DEVICE = 3
 STAGES_AND_PATTERNS = (("semantic", "flat"), *((n, p) for n in ("coarse", "fine") for p in CODEBOOK_PATTERNS))
 GUIDANCE_SCALE = 3.0
-# logits of random weights are around 1, and float32 sums in another order differ by some 1e-5 of that
+# logits of random weights are around 1; summing float32 in another order changes them by some 1e-5
 LOGITS_TOLERANCE = 1e-3
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
 TINY_HUBERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -50,7 +50,7 @@ TINY_CODEC = {"num_filters": 4, "hidden_size": 8, "codebook_dim": 8, "num_lstm_l
 
 @dataclass(frozen=True)
 class Check:
-    """What is run where; the sizes are the paper's unless `tiny`."""
+    """The device and sizes to check; models have the paper's size unless `tiny`."""
 
     device: torch.device
     tiny: bool
@@ -62,7 +62,7 @@ class Check:
 
     @property
     def graphs(self) -> bool:
-        """Whether this device replays CUDA graphs."""
+        """Whether this device supports CUDA graphs."""
         return self.device.type == "cuda"
 
     def stage(self, name: str, pattern: str) -> Any:
@@ -74,18 +74,18 @@ class Check:
         return kind(kind.config_class(**sizes, **chosen)).eval().to(self.device)
 
     def wait(self) -> None:
-        """Until the device has done all that it was given."""
+        """Waits until the device has finished all its work."""
         if self.graphs:
             torch.cuda.synchronize(self.device)
 
     def finish(self, runs: Mapping[int, Callable[[], Any]], which: int) -> None:
-        """One of several runs, until the device is done with it."""
+        """Runs `runs[which]` and waits until the device has finished."""
         runs[which]()
         self.wait()
 
 
 def window(stage: Any, rows: int, slots: int, decoder: FastDecoder) -> Callable[[], torch.Tensor]:
-    """`decoder` over `slots` slots of `rows` rows (those of guidance among them), the likeliest codes."""
+    """A function that decodes `slots` slots greedily with a batch of `rows` rows, half of them for guidance."""
     config, batch = stage.config, rows // 2
     generator = torch.Generator().manual_seed(1)
     frames = round(config.window_seconds * config.conditioning_frame_rate)
@@ -96,7 +96,7 @@ def window(stage: Any, rows: int, slots: int, decoder: FastDecoder) -> Callable[
 
 
 def check_logits(check: Check) -> Any:
-    """The largest difference between this device's logits and those of the CPU, in float32, by stage and pattern."""
+    """The largest difference between this device's and the CPU's float32 logits, by stage and pattern."""
     found: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
@@ -119,9 +119,9 @@ def check_logits(check: Check) -> Any:
 
 
 def check_tokens(check: Check) -> Any:
-    """Whether steps replayed as a graph give the tokens of the loop without one, for every stage and pattern."""
+    """Whether decoding with a CUDA graph gives the same tokens as without, for every stage and pattern."""
     if not check.graphs:
-        return "not measured: only a GPU replays CUDA graphs"
+        return "not measured: CUDA graphs need a GPU"
     found: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
@@ -137,14 +137,14 @@ def check_tokens(check: Check) -> Any:
 
 
 def check_steps(check: Check) -> Any:
-    """Milliseconds a step of the coarse stage by pattern, rows and loop."""
+    """Milliseconds per step of the coarse stage, by pattern, batch size and decoding loop."""
     found: dict[str, Any] = {}
     for pattern in CODEBOOK_PATTERNS:
         stage = check.stage("coarse", pattern)
         for rows in check.rows:
             runs: dict[str, Callable[[int], Any]] = {}
             for name, compiled in (("eager", False), *([("graph", True)] if check.graphs else [])):
-                # a decoder for each length, which then keeps its caches and its graph
+                # a decoder for each length, so that each keeps its caches and its graph
                 lengths = {
                     slots: window(stage, rows, slots, FastDecoder(stage, GUIDANCE_SCALE, compile=compiled))
                     for slots in (1, check.slots)
@@ -158,7 +158,7 @@ def check_steps(check: Check) -> Any:
 
 
 def composite(check: Check, pattern: str) -> HAFMForVocalAccompaniment:
-    """All parts with random weights."""
+    """A composite model with random weights."""
     sizes: dict[str, Any] = dict(TINY) if check.tiny else {}
     parts: dict[str, Any] = {}
     for name in STAGES:
@@ -177,7 +177,7 @@ def composite(check: Check, pattern: str) -> HAFMForVocalAccompaniment:
 
 
 def check_song(check: Check, pattern: str) -> Any:
-    """The whole path once: seconds by the clock, real-time factor, and the most memory of the device."""
+    """Generates one song: wall-clock seconds, real-time factor, and peak memory of the device."""
     model = composite(check, pattern)
     vocal = glide(check.song_seconds, model.sampling_rate)
     if check.graphs:
@@ -185,7 +185,7 @@ def check_song(check: Check, pattern: str) -> Any:
 
     def progress(stage: str, done: int, total: int) -> None:
         if time.monotonic() > check.end:
-            raise TimeoutError(f"the time was over in the {stage} stage, at step {done} of {total}")
+            raise TimeoutError(f"out of time in the {stage} stage, at step {done} of {total}")
 
     began = time.perf_counter()
     song = model.generate(vocal, model.sampling_rate, seed=1, progress=progress)
@@ -201,9 +201,9 @@ def check_song(check: Check, pattern: str) -> Any:
 
 
 def check_training(check: Check) -> Any:
-    """The training recipe's own trainer as one process of a group: in fp16 with its scaler on a GPU, else in fp32.
+    """Runs the training recipe's trainer in a process group of one: in fp16 with a scaler on a GPU, else in fp32.
 
-    accelerate wraps a single process in DDP on a CPU only.
+    accelerate wraps a single process in DDP only on a CPU.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -220,7 +220,7 @@ def check_training(check: Check) -> Any:
         words += "--global_batch 4 --validation_split none --logging_steps 5 --save_steps 100000"
         sizes = [word for name, value in TINY.items() for word in (f"--{name}", str(value))] if check.tiny else []
         trainer = make_trainer(*parse_arguments([*words.split(), *sizes]))
-        # its end ends the group, too
+        # train() ends the process group, too
         backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
         began = time.perf_counter()
         trainer.train()
@@ -245,9 +245,9 @@ def check_training(check: Check) -> Any:
 
 
 def run_part(part: Callable[[], Any], end: float) -> Any:
-    """What a part has found, or why it has not."""
+    """The result of a part, or why it did not run."""
     if time.monotonic() > end:
-        return "not measured: the time was over"
+        return "not measured: out of time"
     began = time.perf_counter()
     try:
         found = part()
@@ -259,7 +259,7 @@ def run_part(part: Callable[[], Any], end: float) -> Any:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """What was verified, as Markdown: a row a part, its result, and its figures."""
+    """The results as a Markdown table: a row per part with its result and its figures."""
     rows = ["| part | result | figures |", "|---|---|---|"]
     for name, found in report.items():
         if isinstance(found, str):
@@ -278,12 +278,12 @@ def _short(value: Any) -> str:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="The JSON.")] = Path("gpu_check.json"),
-    device: Annotated[str, typer.Option(help="As torch names it.")] = "cuda",
-    tiny: Annotated[bool, typer.Option("--tiny", help="Tiny sizes, to see whether it runs.")] = False,
-    minutes: Annotated[float, typer.Option(help="No part begins, and no song goes on, after so many.")] = 9.0,
+    out: Annotated[Path, typer.Option(help="JSON file for the report.")] = Path("gpu_check.json"),
+    device: Annotated[str, typer.Option(help="Torch device.")] = "cuda",
+    tiny: Annotated[bool, typer.Option("--tiny", help="Tiny sizes, to check that it runs.")] = False,
+    minutes: Annotated[float, typer.Option(help="Time limit: no part starts and songs stop after it.")] = 9.0,
 ) -> None:
-    """Runs all parts and writes what they found."""
+    """Runs all parts and writes the report."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         print("This machine has no GPU that torch can use; --device cpu --tiny runs what a CPU can.", file=sys.stderr)
         raise typer.Exit(NO_DEVICE)
@@ -303,7 +303,7 @@ def main(
     for key, part in parts.items():
         report[key] = run_part(part, end)
         print(f"{key}: done", file=sys.stderr)
-        # at once, so that a part that ends the process leaves those before it
+        # after each part, so that a crash keeps the results of earlier parts
         out.write_text(json.dumps(report, indent=2) + "\n")
     print(f"hafm_hf {hafm_hf.__version__}, torch {torch.__version__}, {name}{', tiny sizes' if tiny else ''}\n")
     print(table({key: report[key] for key in parts}))

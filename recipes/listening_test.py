@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A blind listening test of versions of the same songs: a static page, and the scores of those who filled it in.
+"""A blind listening test that compares versions of the same songs: writes a static page, and evaluates the answers.
 
     python recipes/listening_test.py page TEST before=songs-before after=songs-after --reference band=songs-band
     python recipes/listening_test.py score TEST anna.json bo.json
 
-Each folder has files of the same names, one a song. TEST/page goes to any web server or is opened from disk: people
-compare the versions of a song, which are shuffled and equally loud, on a scale from 0 to 100 (after MUSHRA, ITU-R
-BS.1534), and save their answers as JSON. The versions of a reference are played openly as well as hidden among the
-others; who rates it below 90 for more than 15 % of the songs is left out, as the recommendation says. TEST/key.json
-says which sound is which and must stay off the server.
+All folders have files of the same names, one per song. TEST/page can be put on any web server or opened from disk:
+listeners rate the versions of a song, shuffled and at equal loudness, on a scale from 0 to 100 (after MUSHRA, ITU-R
+BS.1534), and save their answers as JSON. The reference is played both openly and hidden among the versions; listeners
+who rate the hidden one below 90 for more than 15 % of the songs are excluded, as the recommendation says.
+TEST/key.json maps sounds to versions and must not be published.
 """
 
 import hashlib
@@ -27,18 +27,18 @@ from hafm_hf.evaluation.statistics import Interval, bootstrap_mean
 from running import run_recipe
 
 LEVEL_DBFS, CEILING = -23.0, 0.99
-# of the hidden reference: the least score, and the share of songs in which it may be missed
+# minimum score of the hidden reference, and share of songs in which it may be lower
 LEAST_SCORE, MISSED = 90, 0.15
 TEMPLATE = Path(__file__).with_suffix(".html")
 app = typer.Typer(help="Compare versions of songs blindly.", no_args_is_help=True)
-Folder = Annotated[Path, typer.Argument(file_okay=False, help="Of the test.")]
+Folder = Annotated[Path, typer.Argument(file_okay=False, help="Folder of the test.")]
 
 
 @app.command()
 def page(
     test: Folder,
     versions: Annotated[list[str], typer.Argument(help="NAME=FOLDER of each version.")],
-    reference: Annotated[str, typer.Option(help="NAME=FOLDER of what is played openly as well.")] = "",
+    reference: Annotated[str, typer.Option(help="NAME=FOLDER of the reference.")] = "",
 ) -> None:
     """Writes the page, its sounds and the key."""
     named = [version.partition("=")[::2] for version in [*versions, *filter(None, [reference])]]
@@ -63,7 +63,7 @@ def page(
         key[song] = {code: name for name, code in codes.items()}
         shown: dict[str, Any] = {"song": song, "sounds": sorted(codes.values())}
         if reference:
-            # under a name of its own, or the open one would give the hidden one away
+            # under a name of its own, so that it does not reveal the hidden reference
             code = hashlib.sha256(f"open {codes[named[-1][0]]}".encode()).hexdigest()[:12]
             shutil.copy(sounds / f"{codes[named[-1][0]]}.flac", sounds / f"{code}.flac")
             shown["reference"] = code
@@ -77,7 +77,7 @@ def page(
 
 
 def at_level(samples: np.ndarray) -> np.ndarray:
-    """Samples (float32 [N] or [N, C]) at the level that all sounds of a test have, or as near as their peaks allow."""
+    """Samples (float32 [N] or [N, C]) at the test's common level, or as close to it as their peaks allow."""
     gain = 10 ** ((LEVEL_DBFS - audio.rms_dbfs(samples)) / 20)
     return samples * np.float32(min(gain, CEILING / max(float(np.abs(samples).max()), 1e-6)))
 
@@ -91,14 +91,14 @@ def score(test: Folder, answers: Annotated[list[Path], typer.Argument(dir_okay=F
 
 
 def scores(key: dict[str, Any], answers: list[dict[str, Any]]) -> dict[str, Interval]:
-    """The mean score of each version by listeners who recognised the reference.
+    """The mean score of each version, by listeners who recognised the reference.
 
     Args:
-        key: what `page` writes.
-        answers: what the page saves, one a listener: {"listener": …, "scores": {song: {sound: 0 to 100}}}.
+        key: the contents of key.json.
+        answers: the files saved by the page, one per listener: {"listener": …, "scores": {song: {sound: 0 to 100}}}.
 
     Raises:
-        ValueError: answers of another test, or of nobody who recognised the reference.
+        ValueError: answers belong to another test, or no listener recognised the reference.
     """
     found: dict[str, list[tuple[float, str]]] = {}
     for answer in answers:
@@ -108,7 +108,7 @@ def scores(key: dict[str, Any], answers: list[dict[str, Any]]) -> dict[str, Inte
             if song in key["songs"] and given.keys() <= key["songs"][song].keys()
         }
         if named.keys() != answer["scores"].keys():
-            raise ValueError(f"{answer.get('listener') or 'A listener'} has answered another test.")
+            raise ValueError(f"The answers of {answer.get('listener') or 'a listener'} belong to another test.")
         missed = [given.get(key["reference"], 100) < LEAST_SCORE for given in named.values()]
         if np.mean(missed) > MISSED:
             continue
@@ -116,7 +116,7 @@ def scores(key: dict[str, Any], answers: list[dict[str, Any]]) -> dict[str, Inte
             for name, value in given.items():
                 found.setdefault(name, []).append((float(value), song))
     if not found:
-        raise ValueError("Nobody has recognised the reference.")
+        raise ValueError("No listener recognised the reference.")
     return {
         name: bootstrap_mean([value for value, _ in rows], [song for _, song in rows])
         for name, rows in sorted(found.items())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes README.md into a folder: the card of the model or corpus in it, from its files and a file of facts.
+"""Writes a README.md with the card of a model or corpus, from its files and a file of facts.
 
 python recipes/make_card.py FOLDER --facts FACTS.yaml --repo-id ORG/NAME
 """
@@ -24,15 +24,15 @@ from running import run_recipe
 def make_card(
     folder: Annotated[Path, typer.Argument(help="A saved model, or a corpus of token shards.", file_okay=False)],
     facts: Annotated[Path | None, typer.Option(help="YAML or JSON with licence, data, results …")] = None,
-    repo_id: Annotated[str, typer.Option(help="Name on the hub, for the examples; the folder if not given.")] = "",
+    repo_id: Annotated[str, typer.Option(help="Hub id to use in examples; default: the folder.")] = "",
 ) -> None:
-    """Writes README.md into a folder: the card of the model or corpus in it."""
+    """Writes a README.md with the card of the model or corpus in FOLDER."""
     known = None if facts is None else load_facts(facts)
     if not (folder / "config.json").is_file():
         card: RepoCard = dataset_card(folder, known)
     else:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        # on the meta device a model has parameters to count but no memory
+        # on the meta device, parameters can be counted without allocating memory
         with torch.device("meta"):
             model = AutoModel.from_config(config)
         if config.model_type == "hafm":
@@ -45,14 +45,14 @@ def load_facts(path: str | Path) -> CardFacts:
     """Reads facts from a YAML or JSON file.
 
     Raises:
-        ValueError: on something else than a mapping, an unknown key, or a result without dataset, metric or value.
+        ValueError: the file is not a mapping, has an unknown key, or a result without dataset, metric or value.
     """
     # every JSON file is a YAML file too
     content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     known = [each.name for each in fields(CardFacts)]
     if not isinstance(content, dict) or set(content) - set(known):
         unknown = ", ".join(sorted(map(str, set(content) - set(known)))) if isinstance(content, dict) else "no mapping"
-        raise ValueError(f"{path} is no file of facts ({unknown}); it may hold {', '.join(known)}.")
+        raise ValueError(f"{path} is not a file of facts ({unknown}); it may hold {', '.join(known)}.")
     return CardFacts(**content)
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the example vocals that lie in the repository: tunes of the project's own, sung by a voice of syllables.
+"""Make the example vocals of the repository: original tunes, sung by a voice made of syllables.
 
     python recipes/make_example_vocal.py VOICES/iona examples/vocal.wav
     python recipes/make_example_vocal.py examples/vocal.wav examples/low_ballad.flac --tune low_ballad
     python recipes/make_example_vocal.py examples/vocal.wav examples/quick_refrain.flac --tune quick_refrain
     python recipes/make_example_vocal.py examples/vocal.wav examples/driving_chorus.flac --tune driving_chorus
 
-Needs pyworld. The tunes were written for these files. Where the voice is a sound file, its syllables are those of the
-first tune as it is sung there.
+Needs pyworld. The tunes were written for these files. If VOICE is an audio file, it is a recording of the first tune,
+which is cut into syllables.
 """
 
 import logging
@@ -27,9 +27,9 @@ from hafm_tiny.songs.singer import Manner, load_voice, sing, sung_notes
 logger = logging.getLogger("make_example_vocal")
 LEAD_IN = 0.2
 LEVEL_DB = -18.0
-# from one verse to the next
+# gain from one verse to the next
 VERSE_DB = 3.0
-# of a syllable that is cut from a song: until its vowel begins, and until it may be stretched (ms)
+# for syllables cut from a song: start of the vowel, and end of the part that is not stretched (ms)
 VOWEL_MS, FIXED_MS = 60, 120
 Melody = tuple[tuple[int | None, float], ...]
 MANNER = Manner(
@@ -40,7 +40,7 @@ MANNER = Manner(
 
 @dataclass(frozen=True)
 class Tune:
-    """A melody of (MIDI pitch or None for a rest, length in beats) at so many beats a minute, and how it is sung."""
+    """A melody of (MIDI pitch or None for a rest, length in beats), its tempo in BPM, and how it is sung."""
 
     tempo: float
     melody: Melody
@@ -48,12 +48,12 @@ class Tune:
 
     @property
     def verse_seconds(self) -> float:
-        """Of the melody, once."""
+        """Length of the melody."""
         return sum(beats for _, beats in self.melody) * 60 / self.tempo
 
     @property
     def notes(self) -> list[Note]:
-        """In seconds."""
+        """The notes, with times in seconds."""
         notes, beat = [], 0.0
         for pitch, beats in self.melody:
             if pitch is not None:
@@ -97,7 +97,7 @@ TUNES = {
 
 
 def cut(song: Path, folder: Path) -> Path:
-    """Cuts the first tune, as it is sung in a file, into the syllables of a voice."""
+    """Cuts a recording of the first tune into the syllables of a voice, in `folder`."""
     audio, rate = soundfile.read(song)
     rows = []
     for number, note in enumerate(TUNES["vocal"].notes):
@@ -112,7 +112,7 @@ def main(
     voice: Annotated[Path, typer.Argument(exists=True, help="Folder with syllables and units.tsv, or vocal.wav.")],
     output: Annotated[Path, typer.Argument(dir_okay=False, help="Sound file to write.")],
     tune: str = "vocal",
-    verses: Annotated[int, typer.Option(min=1, help="How often it is sung; each time a little louder.")] = 1,
+    verses: Annotated[int, typer.Option(min=1, help="How often to sing it; each time louder.")] = 1,
     seed: int = 7,
 ) -> None:
     """Sing a tune with VOICE into OUTPUT."""

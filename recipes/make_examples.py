@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plays everything that lies in examples/ and styles/ anew, once the bundled model has changed.
+"""Generates all audio in examples/ and styles/ again after the bundled model has changed.
 
     python recipes/make_examples.py
 
-examples/README.md says what is played to what. Needs pyworld and the extra studio.
+examples/README.md describes the files. Needs pyworld and the extra studio.
 """
 
 import tempfile
@@ -20,9 +20,9 @@ from make_example_vocal import main as make_vocal
 from style_sounds import write_style_sounds
 
 EXAMPLES, SEED, RATE = Path(__file__).parents[1] / "examples", 1, 24_000
-# of libsndfile, 0 to 1: about 50 kbit a second
+# libsndfile's compression level, 0 to 1: about 50 kbit/s
 COMPRESSION = 0.7
-# voice, its file, style, tempo, chords of its song, and how often its tune is sung in the long one
+# name of the tune, vocal file, style, tempo, chords, and number of verses in the long version
 PLAYED = (
     ("vocal", "vocal.wav", "folk", 96, "F | Dm | Bb | C F", 3),
     ("low_ballad", "low_ballad.flac", "ballad", 88, "Am | F | C | G Am", 3),
@@ -39,7 +39,7 @@ def write(path: Path, sound: Any, rate: int) -> None:
 
 
 def main() -> None:
-    """Plays the mix of `make demo`, the long songs, the stored bands, and the sounds of the styles."""
+    """Generates the mix of `make demo`, the long songs, the stored stems, and the sounds of the styles."""
     accompany: Any = pipeline("vocal-accompaniment")
     song = accompany(str(EXAMPLES / "vocal.wav"), seed=SEED)
     write(EXAMPLES / "vocal_accompanied.ogg", song["mix"], song["sampling_rate"])

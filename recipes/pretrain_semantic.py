@@ -3,10 +3,10 @@
 
     python recipes/pretrain_semantic.py --corpus CORPUS --out RUN --steps 3000
 
-CORPUS is what recipes/build_song_corpus.py writes. RUN/state.pt is written every few minutes and at the end, and a run
-that is started again goes on from there (with another --steps, if given, whose learning-rate curve it then follows).
-RUN/hubert is an ordinary HubertModel folder, RUN/metrics.jsonl the log; recipes/fit_kmeans.py makes a semantic
-tokenizer of it. One CPU core does about one step (32 s of audio) a second; a GPU is used where there is one.
+CORPUS is the output of recipes/build_song_corpus.py. RUN/state.pt is saved every few minutes and at the end; the same
+command resumes from it (another --steps may be given, and the learning rate follows the new schedule). RUN/hubert is
+an ordinary HubertModel folder, from which recipes/fit_kmeans.py makes a semantic tokenizer; RUN/metrics.jsonl is the
+log. One CPU core does about one step (32 s of audio) per second; a GPU is used if there is one.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from running import run_recipe
 
 @dataclass
 class HubertArguments:
-    """The network."""
+    """Sizes of the network."""
 
     sampling_rate: int = 16_000
     hidden_size: int = 192

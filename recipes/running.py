@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the script of a recipe runs: its log on stderr, and a failure as one sentence."""
+"""Runs the script of a recipe: logs go to stderr, and an error is reported as one sentence."""
 
 import logging
 import os
@@ -10,19 +10,19 @@ from transformers import PretrainedConfig
 
 from hafm_hf.cli.console import HAFMCommandError, first_line, missing_package, report_error
 
-# what they log at INFO is about themselves
+# their INFO messages do not concern users of the recipes
 NOISY = ("httpx", "datasets", "filelock", "fsspec", "torch", "accelerate")
 
 
 def check_sizes(config: PretrainedConfig, sizes: Mapping[str, int | None]) -> None:
-    """Raises ValueError where a model that learns on has another size than what is asked for; None asks for none."""
+    """Raises ValueError if a model to continue from has another size than requested; None accepts any."""
     for name, size in sizes.items():
         if size not in (None, own := getattr(config, name)):
-            raise ValueError(f"{name} is {own} in the model to begin with, not {size}; leave it out.")
+            raise ValueError(f"{name} is {own} in the model to continue from, not {size}; leave it out.")
 
 
 def run_recipe(recipe: Callable[[], object]) -> None:
-    """Runs a recipe with its log on stderr; a failure becomes one sentence there and exit code 1.
+    """Runs a recipe with its log on stderr; an error is reported there as one sentence, with exit code 1.
 
     `HAFM_DEBUG=1` shows the traceback instead.
     """

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Separates songs into vocals and accompaniment once, for all that comes after: k-means and tokens.
+"""Separates songs into vocals and accompaniment once, for all further steps: k-means and tokens.
 
 python recipes/separate.py SONGS STEMS --separation audio-separator --device cuda --workers 8
 
-STEMS gets TRACK/vocals.flac and TRACK/accompaniment.flac, which `hafm prepare STEMS CORPUS` and fit_kmeans.py read; a
-killed run goes on where it was, and --engine ray:HOST:PORT takes a Ray cluster that shares both folders.
+STEMS gets TRACK/vocals.flac and TRACK/accompaniment.flac, which `hafm prepare STEMS CORPUS` and fit_kmeans.py read. A
+killed run resumes, and --engine ray:HOST:PORT uses a Ray cluster that shares both folders.
 """
 
 import os
@@ -27,7 +27,7 @@ from separators import SeparatorOptions, make_separator
 
 @dataclass(frozen=True)
 class Separation:
-    """What every worker is told: the separator, where the songs are, and where stems go."""
+    """Options of every worker: the separator, the folder of songs, and the folder for stems."""
 
     separator: SeparatorOptions
     songs: Path
@@ -35,7 +35,7 @@ class Separation:
 
 
 def separate(what: Separation, song: str) -> tuple[str, str]:
-    """Separates one song, a path below the folder: its name, and why it has no stems if it has none."""
+    """Separates one song, given by its path below the folder; returns the path, and the error if there is one."""
     folder = what.stems / display_name(song)
     try:
         write_stems(folder, make_separator(what.separator).separate(what.songs / song))
@@ -50,11 +50,11 @@ def main(
     stems: Annotated[Path, typer.Argument(help="Folder for the stems.", file_okay=False)],
     engine: EngineFlags,
     separation: Annotated[Literal["audio-separator", "demucs"], typer.Option(help="Library.")] = "audio-separator",
-    separation_model: Annotated[str, typer.Option(help="NAME, or FOLDER/NAME; the paper's if not given.")] = "",
-    max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are left out.")] = 30.0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda; workers take the GPUs in turn.")] = "auto",
+    separation_model: Annotated[str, typer.Option(help="NAME, or FOLDER/NAME; default: the paper's.")] = "",
+    max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are skipped.")] = 30.0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; workers share the GPUs.")] = "auto",
 ) -> None:
-    """Separates what has no stems yet."""
+    """Separates all songs that have no stems yet."""
     model_dir, model = os.path.split(separation_model)
     options = SeparatorOptions(separation, model, model_dir, device, max_minutes * 60)
     found = find_audio(songs)[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Separators that take mixes apart with published models, each through its own library (extra `separate`).
+"""Source separation with published models, each through its own library (extra `separate`).
 
 `audio-separator` runs MDX-Net models such as KUIELab's, which the paper used; `demucs` (4.1 or later) its own.
 """
@@ -24,7 +24,7 @@ from hafm_hf.corpus.tokenizing import torch_device
 from hafm_hf.corpus.tracks import HAFMCorpusError, Reason, TrackError
 from hafm_hf.pretrained.redaction import first_line
 
-# MDX-Net of KUIELab for vocals, the paper's; audio-separator makes the instrumental by subtraction
+# KUIELab's MDX-Net for vocals, as in the paper; audio-separator obtains the instrumental by subtraction
 DEFAULT_MDX_MODEL = "kuielab_b_vocals.onnx"
 DEFAULT_DEMUCS_MODEL = "htdemucs"
 MODEL_CACHE = Path("~/.cache/audio-separator")
@@ -32,14 +32,14 @@ MODEL_CACHE = Path("~/.cache/audio-separator")
 
 @dataclass(frozen=True)
 class SeparatorOptions:
-    """Which separator, and with what.
+    """Which separator to use, with which model.
 
     Attributes:
         name (str): audio-separator or demucs.
-        model (str): of it; its default where empty.
-        model_dir (str): folder of model files; its default where empty.
+        model (str): name of the model; the separator's default if empty.
+        model_dir (str): folder of model files; the separator's default if empty.
         device (str): auto, cpu or cuda.
-        max_seconds (float): longer files are refused.
+        max_seconds (float): longer files are rejected.
     """
 
     name: str = "audio-separator"
@@ -50,14 +50,14 @@ class SeparatorOptions:
 
 
 class Separator(Protocol):
-    """What separate.py needs of a separator."""
+    """The interface that separate.py needs."""
 
     def separate(self, mix: Path) -> Stems:
-        """Vocal and instrumental of a mix; raises TrackError where there are none."""
+        """Vocal and instrumental of a mix; raises TrackError if it can't be separated."""
 
 
 class AudioSeparator:
-    """audio-separator: MDX-Net and other models by their file name.
+    """audio-separator: MDX-Net and other models, given by file name.
 
     Raises:
         HAFMCorpusError: the model is neither in `model_dir` nor downloadable.
@@ -75,7 +75,7 @@ class AudioSeparator:
             model_file_dir=str(folder),
             output_dir=self.output.name,
             output_format="WAV",
-            # each stem would be turned down by itself, and the filter compares their levels
+            # keep stems from being attenuated separately: the corpus filter compares their levels
             normalization_threshold=1.0,
             use_soundfile=True,
         )
@@ -89,7 +89,7 @@ class AudioSeparator:
             ) from error
 
     def _choose_device(self, device: str) -> None:
-        """The library takes any GPU that it sees, and the CPU without a word where onnxruntime has no CUDA."""
+        """Forces the device: the library uses any visible GPU, or silently the CPU if onnxruntime lacks CUDA."""
         if device == "cpu":
             self.library.torch_device = torch.device("cpu")
             self.library.onnx_execution_provider = ["CPUExecutionProvider"]
@@ -99,10 +99,10 @@ class AudioSeparator:
             )
 
     def separate(self, mix: Path) -> Stems:
-        """Vocal and instrumental of a mix, through files in a temporary folder: the library has no other way."""
+        """Vocal and instrumental of a mix, through temporary files, as the library requires."""
         samples, rate = decode(mix, self.options.max_seconds)
         copy = os.path.join(self.output.name, "mix.wav")
-        # 24 bits, because libsndfile stamps float WAV with the time
+        # 24 bits, because libsndfile writes a time stamp into float WAV files
         soundfile.write(copy, with_channels(samples, 2), rate, subtype="PCM_24")
         written: list[str] = []
         try:
@@ -115,7 +115,7 @@ class AudioSeparator:
 
 
 def _written(paths: Sequence[str], role: str) -> tuple[Samples, int]:
-    """The stem that audio-separator wrote under NAME_(Role)_MODEL.wav."""
+    """The stem that audio-separator wrote as NAME_(Role)_MODEL.wav."""
     for path in paths:
         if f"({role})" in os.path.basename(path).lower():
             return decode(path, np.inf)
@@ -124,7 +124,7 @@ def _written(paths: Sequence[str], role: str) -> tuple[Samples, int]:
 
 
 class DemucsSeparator:
-    """Demucs 4.1 or later; the instrumental is the sum of all that is not the vocal.
+    """Demucs 4.1 or later; the instrumental is the sum of all stems but the vocals.
 
     Raises:
         HAFMCorpusError: the model can't be loaded.
@@ -137,12 +137,12 @@ class DemucsSeparator:
         model = options.model or DEFAULT_DEMUCS_MODEL
         folder = Path(options.model_dir) if options.model_dir else None
         if folder is not None and not folder.is_dir():
-            raise HAFMCorpusError(f"{folder} is no folder; it has to hold the model's .th files.")
+            raise HAFMCorpusError(f"{folder} is not a folder; name the one with the model's .th files.")
         try:
-            # without shifts, which are random: equal songs are to give equal stems
+            # without random shifts, so that equal songs give equal stems
             self.library: Any = Library(model, repo=folder, device=torch_device(options.device), shifts=0)
         except (Exception, SystemExit) as error:
-            # demucs ends the process on a missing model
+            # demucs exits the process if a model is missing
             raise HAFMCorpusError(
                 f"The demucs model {model} can't be loaded from {folder or 'the hub'} ({str(error)[:200]}); put its "
                 ".th file into a folder and name that as the model folder, or run once with a network."
@@ -170,5 +170,5 @@ SEPARATORS: dict[str, Callable[[SeparatorOptions], Separator]] = {
 
 @functools.lru_cache(maxsize=1)
 def make_separator(options: SeparatorOptions) -> Separator:
-    """The separator of this process, its model loaded once."""
+    """This process's separator, cached so that its model is loaded once."""
     return SEPARATORS[options.name](options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets a model accompany a vocal in each of its styles: `styles/NAME.ogg`, which the Space plays and the card links.
+"""Accompanies a vocal in each of a model's styles: `styles/NAME.ogg`, which the Space plays and the card links to.
 
 python recipes/style_sounds.py MODEL examples/vocal.wav
 """
@@ -15,12 +15,12 @@ from running import run_recipe
 
 # long enough for a pattern and a change of chords
 SECONDS, SEED = 8.0, 1
-# of libsndfile, 0 to 1: about 40 kbit a second of 24 kHz
+# libsndfile's compression level, 0 to 1: about 40 kbit/s at 24 kHz
 COMPRESSION = 0.85
 
 
 def write_style_sounds(folder: Path, vocal: Path) -> list[Path]:
-    """Writes the first seconds of a vocal's accompaniment in each style beside the model; their paths."""
+    """Writes the first 8 s of a vocal's accompaniment in each style beside the model; returns the paths."""
     model = HAFMForVocalAccompaniment.from_pretrained(folder)
     samples, rate = audio.read_audio(vocal, seconds=SECONDS)
     paths = [folder / "styles" / f"{style}.ogg" for style in model.styles]
@@ -34,9 +34,9 @@ def write_style_sounds(folder: Path, vocal: Path) -> list[Path]:
 
 def main(
     model: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a composite.")],
-    vocal: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What is accompanied.")],
+    vocal: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Vocal to accompany.")],
 ) -> None:
-    """Write the first seconds of VOCAL's accompaniment in each style of MODEL beside it."""
+    """Write the first 8 s of VOCAL's accompaniment in each style of MODEL beside MODEL."""
     for written in write_style_sounds(model, vocal):
         print(f"wrote {written}")
 

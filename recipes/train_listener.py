@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the part of a composite that hears chords and tempo in a voice, on simulated singers.
+"""Train the listener, the part of a composite that estimates chords and tempo from a voice, on simulated singers.
 
     python recipes/train_listener.py --songs POP909 --sheets LEAD_SHEETS.jsonl.gz --out RUN
     python recipes/train_listener.py --corpus CORPUS --out RUN
     hafm assemble OUT … --listener RUN/listener
 
-SONGS is a folder in POP909's layout, SHEETS a file of lead sheets, one JSON object a line; in the place of SONGS a
-rendered corpus (CORPUS) serves by its labels, and beside them its vocals teach the tempo. Takes
-about 40 minutes on one core; `--init_from LISTENER` learns on. The bundled one's harmony had 6 minutes of an H100,
-while ten other cores sang:
+SONGS is a folder in POP909's layout, SHEETS a file of lead sheets, one JSON object per line. The labels of a rendered
+corpus (CORPUS) can replace SONGS; its vocals are used to learn the tempo. Training takes about 40 minutes on one core;
+`--init_from LISTENER` continues from a listener. The bundled one's harmony tower was trained for 6 minutes on an H100,
+with ten CPU cores simulating singers:
 
     … --device cuda --harmony_channels 48 --dropout 0.1 --harmony_rate 2e-3 --harmony_batch 14400 --steps 11300
       --warmup_steps 300 --ema_decay 0.999 --pool 24000 --sung_a_step 19
 
-and its tempo a quarter of an hour of one core more; of its weights 0.6 were taken, 0.4 of those that it began with:
+and its tempo for another 15 minutes on one core; the result is 0.6 of the trained plus 0.4 of the initial weights:
 
     … --corpus CORPUS --init_from LISTENER --only_time true --steps 600 --time_share 1 --time_own_tempo 0.4
       --learning_rate 1e-3
@@ -38,39 +38,39 @@ from hafm_tiny.listening.tunes import TEST_SONGS, VALIDATION_SONGS, load_tunes
 from running import run_recipe
 
 logger = logging.get_logger(__name__)
-# of a song, as the result is scored
+# seconds of each song used for scoring
 SCORED_SECONDS = 60.0
 
 
 @dataclass
 class Folders:
-    """What is read, and where the result goes."""
+    """Input and output folders, and the model."""
 
     songs: str = field(default="", metadata={"help": "folder of songs in POP909's layout"})
-    corpus: str = field(default="", metadata={"help": "rendered songs: tunes where there are no SONGS, and tempi"})
+    corpus: str = field(default="", metadata={"help": "rendered songs, for tempi, and for tunes without SONGS"})
     sheets: str = field(default="", metadata={"help": "lead sheets, .jsonl.gz"})
     validation_songs: int = field(default=VALIDATION_SONGS, metadata={"help": "of SONGS, as in build_song_corpus.py"})
     test_songs: int = field(default=TEST_SONGS, metadata={"help": "of SONGS, as in build_song_corpus.py"})
-    only_time: bool = field(default=False, metadata={"help": "harmony stays as it is in --init_from"})
-    init_from: str = field(default="", metadata={"help": "folder or hub id of a listener that learns on"})
-    out: str = field(default="", metadata={"help": "gets listener/, the part"})
+    only_time: bool = field(default=False, metadata={"help": "keep the harmony tower of --init_from"})
+    init_from: str = field(default="", metadata={"help": "folder or hub id of a listener to continue from"})
+    out: str = field(default="", metadata={"help": "output folder, for listener/"})
     harmony_channels: int = HAFMListenerConfig.harmony_channels
     time_channels: int = HAFMListenerConfig.time_channels
     dropout: float = HAFMListenerConfig.dropout
-    device: str = field(default="cpu", metadata={"help": "that learns harmony"})
+    device: str = field(default="cpu", metadata={"help": "device for training harmony"})
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses what is not named, and sets what holds for the whole process."""
+        """Rejects missing arguments, and sets the number of threads."""
         if not self.out or not (self.songs or self.corpus or self.sheets):
             raise ValueError("Name the --out and what to learn from: --songs, --corpus or --sheets.")
         if self.only_time and not self.init_from:
-            raise ValueError("--only_time leaves harmony as it is: name the listener that knows it with --init_from.")
+            raise ValueError("--only_time keeps the harmony tower: name the listener that has it with --init_from.")
         torch.set_num_threads(self.threads)
 
 
 def new_listener(folders: Folders) -> HAFMListenerModel:
-    """The listener to begin with: one that learns on, or an untrained one."""
+    """The initial listener: an existing one, or an untrained one."""
     if folders.init_from:
         return HAFMListenerModel.from_pretrained(folders.init_from, dtype=torch.float32)
     sizes = {name: getattr(folders, name) for name in ("harmony_channels", "time_channels", "dropout")}
@@ -78,7 +78,7 @@ def new_listener(folders: Folders) -> HAFMListenerModel:
 
 
 def main() -> None:
-    """Trains the two towers one after the other, scores the listener and saves it."""
+    """Trains the two towers in turn, scores the listener and saves it."""
     folders, arguments = parse_dataclasses((Folders, ListenerArguments))
     tunes = load_tunes(folders.songs, folders.sheets, folders.corpus, folders.validation_songs, folders.test_songs)
     logger.info("%s", {split: f"{len(found)} songs" for split, found in tunes.items()})

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the part of a composite that takes a band apart into its stems, on rendered bands.
+"""Train the separator, the part of a composite that splits an accompaniment into stems, on rendered songs.
 
     python recipes/train_separator.py --corpus CORPUS --codec CODEC --out RUN --ema_decay 0.998
     hafm assemble OUT … --separator RUN/separator
 
-CORPUS is what recipes/build_song_corpus.py writes, with the stems of its bands, CODEC the one behind which the bands
-are taken apart. On one CPU core this takes an hour and a quarter, and 7 GB. The bundled one was then trained further:
+CORPUS is the output of recipes/build_song_corpus.py, with stems; CODEC is the codec whose output is to be separated.
+This takes 75 minutes on one CPU core, and 7 GB. The bundled separator was then trained further:
 
     … --init_from RUN/separator --steps 9000 --learning_rate 1.3e-3 --ema_decay 0.999 --max_hours 8 --seed 5
     … --init_from RUN2/separator --steps 9000 --learning_rate 1.2e-3 --ema_decay 0.999 --max_hours 13 --seed 6
@@ -28,22 +28,22 @@ from hafm_tiny.song_pool import SongPool
 from running import check_sizes, run_recipe
 
 logger = logging.get_logger(__name__)
-# spectrogram: four windows upon each other, each a little longer than a twentieth of a second
+# STFT window in hops, that is, codec frames: a little more than 50 ms
 WINDOW_FRAMES = 4
 
 
 @dataclass
 class Folders:
-    """What is read, and where the result goes."""
+    """Input and output folders."""
 
     corpus: str = field(default="", metadata={"help": "rendered songs with stems"})
     codec: str = field(default="", metadata={"help": "folder or hub id of the codec"})
-    init_from: str = field(default="", metadata={"help": "folder or hub id of a separator that learns on"})
-    out: str = field(default="", metadata={"help": "gets separator/, the part"})
+    init_from: str = field(default="", metadata={"help": "folder or hub id of a separator to continue from"})
+    out: str = field(default="", metadata={"help": "output folder, for separator/"})
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses what is not named, and sets what holds for the whole process."""
+        """Rejects missing arguments, and sets the number of threads."""
         for name in ("corpus", "codec", "out"):
             if not getattr(self, name):
                 raise ValueError(f"Name the --{name}.")
@@ -58,7 +58,7 @@ def songs_of(folders: Folders, split: str, sampling_rate: int, max_hours: float)
 
 
 def main() -> None:
-    """Trains, measures and saves."""
+    """Trains, scores and saves the separator."""
     folders, arguments = parse_dataclasses((Folders, SeparatorArguments))
     codec = load_codec(folders.codec)
     rate, hop = codec.format.sampling_rate, codec.format.hop_length
@@ -76,7 +76,7 @@ def main() -> None:
         model = HAFMSeparatorModel.from_pretrained(folders.init_from, dtype=torch.float32)
         check_sizes(model.config, {"channels": arguments.channels, "num_layers": arguments.layers})
         if (model.config.sampling_rate, model.config.hop_length) != (rate, hop):
-            raise ValueError(f"{folders.init_from} is of another codec: its rate or hop length differs.")
+            raise ValueError(f"{folders.init_from} is for another codec: its rate or hop length differs.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = SeparatorTrainer(model.to(device), songs, codec, arguments)
     logger.info("%d songs, %.2f h", len(songs.songs), songs.hours)

@@ -7,10 +7,10 @@
         --warmup_steps 50 --averaging 0.995 --level_weight 0.5 --adversarial_from 1 --adversarial_ramp 300 \
         --discriminator_learning_rate 1e-3 --discriminator_share 0.5
 
-CORPUS is what recipes/build_song_corpus.py writes. The second command trains the decoder of a spectral codec further,
-on its own codes, of more corpora and of records, every eighth of which is left for tests. RUN/state.pt is written
-every few minutes and at the end, and a run that is started again goes on from there. RUN/codec is the codec,
-RUN/metrics.jsonl the log. One CPU core does about three steps a second, with discriminators one.
+CORPUS is the output of recipes/build_song_corpus.py. The second command only trains the decoder of a spectral codec
+further, on more corpora and on recordings in FOLDER, of which every eighth is held out for tests; codes stay the same.
+RUN/state.pt is saved every few minutes and at the end, and the same command resumes from it. RUN/codec is the codec,
+RUN/metrics.jsonl the log. One CPU core does about three steps per second, or one with discriminators.
 """
 
 import json
@@ -33,24 +33,24 @@ SIZES = ("hop_length", "num_codebooks", "encoder_width", "encoder_layers", "deco
 
 @dataclass
 class SpectralCodecArguments:
-    """What a codec learns from beside songs, and the sizes of a new one (24 kHz; of HAFMSpectralConfig if None)."""
+    """Further training data, and the sizes of a new codec (24 kHz; the defaults of HAFMSpectralConfig if None)."""
 
-    hop_length: int | None = field(default=None, metadata={"help": "samples a frame; 320 are 75 frames a second"})
+    hop_length: int | None = field(default=None, metadata={"help": "samples per frame; 320 gives 75 Hz at 24 kHz"})
     num_codebooks: int | None = None
     encoder_width: int | None = None
     encoder_layers: int | None = None
     decoder_width: int | None = None
     decoder_layers: int | None = None
     codebook_dim: int | None = None
-    phase_jitter: float = field(default=0.3, metadata={"help": "of the finished codec; it learns without"})
-    codec: str = field(default="", metadata={"help": "start from this spectral codec: a folder or hub id"})
+    phase_jitter: float = field(default=0.3, metadata={"help": "of the finished codec; training uses 0"})
+    codec: str = field(default="", metadata={"help": "spectral codec to start from: a folder or hub id"})
     further: str = field(default="", metadata={"help": "more corpora of songs, separated by commas"})
-    records: str = field(default="", metadata={"help": "folder of audio files, to learn from as well"})
-    figures: bool = field(default=True, metadata={"help": "measure it on the test songs at the end"})
+    records: str = field(default="", metadata={"help": "folder of recordings to train on as well"})
+    figures: bool = field(default=True, metadata={"help": "evaluate it on the test songs at the end"})
 
 
 def load_or_create(arguments: SpectralCodecArguments) -> HAFMSpectralModel:
-    """The codec that is named, in float32, or a new one."""
+    """The codec to start from, in float32, or a new one."""
     sizes = {name: size for name in SIZES if (size := getattr(arguments, name)) is not None}
     if arguments.codec:
         codec: HAFMSpectralModel = HAFMSpectralModel.from_pretrained(arguments.codec, dtype=torch.float32)
@@ -61,11 +61,11 @@ def load_or_create(arguments: SpectralCodecArguments) -> HAFMSpectralModel:
 
 
 def read_records(folder: str, sampling_rate: int, held_out: bool = False) -> list[Song]:
-    """The records below a folder, mono; every eighth is held out for tests."""
+    """The recordings below a folder, in mono; every eighth is held out for tests."""
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".flac", ".ogg", ".wav"))
     chosen = [path for index, path in enumerate(paths) if (index % 8 == 7) == held_out] if folder else []
     if folder and not chosen:
-        raise ValueError(f"{folder} holds no records to learn from: every eighth .flac, .ogg or .wav is for tests.")
+        raise ValueError(f"{folder} holds no recordings to train on: every eighth .flac, .ogg or .wav is for tests.")
     sounds = [read_mono(path, sampling_rate) for path in chosen]
     return [Song(path.stem, sound, sound, {}) for path, sound in zip(chosen, sounds, strict=True)]
 

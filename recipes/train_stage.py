@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains one stage on token shards (`hafm prepare` makes them).
+"""Trains one stage on token shards made by `hafm prepare`.
 
 accelerate launch --config_file recipes/accelerate/gpu.yaml recipes/train_stage.py recipes/configs/coarse.yaml \\
     --corpus CORPUS --output_dir runs/coarse

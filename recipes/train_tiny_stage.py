@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains a stage of a model like hafm-tiny: as train_stage.py, but a new stage starts from what its tokens mean.
+"""Trains a stage like train_stage.py, but initialises a new one from the codec's codebooks and tokenizer's centroids.
 
 python recipes/train_tiny_stage.py recipes/configs/tiny/coarse.yaml --corpus CORPUS --output_dir runs/coarse \\
     --codec CODEC --semantic_tokenizer TOKENIZER
@@ -14,7 +14,7 @@ from running import run_recipe
 
 
 def main() -> None:
-    """Reads the two names, and leaves the other words to the run."""
+    """Parses its own two options and passes all others on to `train_stage`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--codec", required=True)
     parser.add_argument("--semantic_tokenizer", required=True)

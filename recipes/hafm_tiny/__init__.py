@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the bundled model is made, from songs in MIDI to a composite; used by the recipes, not installed."""
+"""How the bundled model is made, from MIDI songs to a composite model; used by the recipes, not installed."""

@@ -10,15 +10,13 @@ def nearest(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
 
 
 def kmeans(vectors: torch.Tensor, num_clusters: int, iterations: int, generator: torch.Generator) -> torch.Tensor:
-    """Lloyd's k-means of float [M, D] from randomly drawn vectors: centroids [num_clusters, D].
+    """Lloyd's k-means of float [M, D], initialised with random vectors: centroids [num_clusters, D].
 
     Raises:
-        ValueError: when there are fewer vectors than clusters.
+        ValueError: there are fewer vectors than clusters.
     """
     if len(vectors) < num_clusters:
-        raise ValueError(
-            f"{len(vectors)} vectors cannot start {num_clusters} clusters: draw more batches for the start."
-        )
+        raise ValueError(f"{len(vectors)} vectors cannot make {num_clusters} clusters: raise --start_batches.")
     centroids = vectors[torch.randperm(len(vectors), generator=generator)[:num_clusters].to(vectors.device)].clone()
     for _ in range(iterations):
         codes = nearest(vectors, centroids)

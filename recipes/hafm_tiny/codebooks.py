@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage that starts from what its tokens mean.
+"""Initialises a stage's embeddings and heads from codebooks and centroids, or from a stage for another codec.
 
-Drawn from noise, a table of 1024 codes has to be learnt row by row, each from the few times its code occurs, while
-codec and semantic tokenizer know already which of their tokens are alike, and a stage of another codec which codes of
-that one the new ones stand for. The paper draws all embeddings from N(0, 0.02).
+With random initialisation (the paper: N(0, 0.02)), each row of a table of 1024 codes has to be learnt from the few
+occurrences of its code. But codebooks and centroids already show which tokens are similar, and for a stage trained
+with another codec, co-occurrences show which of its codes a new code corresponds to.
 """
 
 from pathlib import Path
@@ -16,14 +16,14 @@ from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_hf.training.data import load_token_corpus, read_stream, stage_streams
 
-# share of the old random values that is kept: it fills the directions that the projection leaves empty
+# share of the random initialisation to keep: it fills directions that the projection leaves empty
 NOISE = 0.25
-# a code that occurs so often is believed as much as how common the old codes are
+# smoothing: weight, in occurrences, of the old codes' overall frequencies as a prior
 BELIEF = 20.0
 
 
 def start_stage(model: PreTrainedModel, codec: str, semantic_tokenizer: str) -> None:
-    """Sets embeddings and heads of a new stage by the codebooks of a codec and the centroids of a tokenizer."""
+    """Initialises a new stage's embeddings and heads from a codec's codebooks and a tokenizer's centroids."""
     loaded, centroids = load_codec(codec), HAFMSemanticTokenizerModel.from_pretrained(semantic_tokenizer).centroids
     acoustic = [loaded.codebook(index).detach() for index in range(loaded.format.num_codebooks)]
     initialise_from_codebooks(model, centroids, torch.stack(acoustic))
@@ -35,7 +35,7 @@ def project_codebooks(vectors: torch.Tensor, deviation: float, projection: torch
     Args:
         vectors (float [Q, V, C]): one codebook vector per token.
         deviation (float): standard deviation of each projected codebook.
-        projection (float [C, D]): shared by codebooks that live in one space.
+        projection (float [C, D]): shared by all codebooks in the same space.
     """
     projected = (vectors - vectors.mean(dim=1, keepdim=True)).float() @ projection
     return projected * deviation / projected.flatten(1).std(dim=1)[:, None, None].clamp(min=1e-9)
@@ -43,12 +43,12 @@ def project_codebooks(vectors: torch.Tensor, deviation: float, projection: torch
 
 @torch.no_grad()
 def initialise_from_codebooks(model: PreTrainedModel, semantic: torch.Tensor, acoustic: torch.Tensor) -> None:
-    """Sets embeddings and heads of a new stage by the vectors behind its tokens; mask token and BOS keep theirs.
+    """Initialises a new stage's embeddings and heads from the vectors of its tokens; mask token and BOS are unchanged.
 
     Args:
         model: a stage.
-        semantic (float [clusters, C_s], or [2, clusters, C_s]): centroids of the semantic tokenizer, of vocals and of
-            instrumentals where they are separate.
+        semantic (float [clusters, C_s], or [2, clusters, C_s]): centroids of the semantic tokenizer; if separate, of
+            vocals and of instrumentals.
         acoustic (float [8, codebook size, C_a]): codebooks of the codec.
     """
     config, streams = model.config, stage_streams(model.config)
@@ -77,7 +77,7 @@ def initialise_from_codebooks(model: PreTrainedModel, semantic: torch.Tensor, ac
 
 
 def count_together(before: Path, now: Path) -> torch.Tensor:
-    """How often each code stands where each code of another codec stood: float32 [Q, V, old V], of training songs.
+    """Co-occurrence counts of the new codec's codes with the old codec's, on training songs: float32 [Q, V, old V].
 
     Raises:
         ValueError: the two corpora are not of the same songs.
@@ -97,16 +97,16 @@ def count_together(before: Path, now: Path) -> torch.Tensor:
 
 @torch.no_grad()
 def carry_over(model: PreTrainedModel, together: torch.Tensor) -> None:
-    """Gives each code the embedding and the head of the old codes that it stands for (`count_together`).
+    """Sets each code's embedding and head to the mean over old codes, weighted by co-occurrence (`count_together`).
 
-    Embeddings keep their spread; what a head says of a code that stands for many is as undecided as they are.
+    Embeddings are rescaled to their former spread; heads are not, so a code that replaces many stays as uncertain.
 
     Raises:
-        ValueError: the counts are of fewer codebooks than the stage has, or of others.
+        ValueError: the counts have fewer codebooks than the stage, or another codebook size.
     """
     size, last = model.config.codebook_size, stage_streams(model.config).target.last
     if len(together) < last or {*together.shape[1:]} != {size}:
-        raise ValueError(f"The stage knows {last} codebooks of {size} codes; the corpora's are {[*together.shape]}.")
+        raise ValueError(f"The stage needs {last} codebooks of {size} codes; the corpora have {[*together.shape]}.")
     usual = together.sum(1, keepdim=True) / together.sum((1, 2), keepdim=True)
     shares = (together + BELIEF * usual) / (together.sum(2, keepdim=True) + BELIEF)
     streams, decoder = stage_streams(model.config), model.model

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of a codec that is trained on songs, and how well one decodes them again."""
+"""Losses for training a codec on songs, and an evaluation of its reconstructions."""
 
 import math
 from typing import Any
@@ -19,8 +19,8 @@ from .song_pool import PCM_SCALE, SongPool
 def relative_error(target: torch.Tensor, output: torch.Tensor, floor: float = 0.25) -> torch.Tensor:
     """Mean over rows of ‖x − y‖² / (‖x‖² + floor · mean power of the batch), for float [B, 1, N].
 
-    Without the floor quiet rows, whose error can be many times their power, take over the gradient once the codec is
-    quantized: its norm rose fortyfold in a trial.
+    Without the floor, quiet rows, whose error can be many times their power, dominate the gradient once the codec is
+    quantised: its norm rose fortyfold in a trial.
     """
     error = (target - output).pow(2).mean(dim=(1, 2))
     power = target.pow(2).mean(dim=(1, 2))
@@ -32,7 +32,7 @@ def spectral_distance(
 ) -> torch.Tensor:
     """STFT distance of float [B, 1, N]: relative L1 of magnitudes plus L1 of log magnitudes, mean over `sizes`.
 
-    Windows longer than the audio are left out; at 24 kHz the longest one tells semitones apart from 400 Hz on.
+    Windows longer than the audio are skipped; at 24 kHz, the longest one resolves semitones above 400 Hz.
     """
     total = target.new_zeros(())
     sizes = tuple(size for size in sizes if size <= target.shape[-1])
@@ -42,7 +42,7 @@ def spectral_distance(
             torch.stft(x.squeeze(1), size, size // 4, window=window, return_complex=True).abs()
             for x in (target, output)
         ]
-        # the floor follows the clip's level: noise below −60 dB of it is not worth bits
+        # the floor is relative to the clip's peak: noise 60 dB below it is not worth any bits
         floor = 1e-3 * magnitudes[0].amax(dim=(1, 2), keepdim=True) + 1e-5
         logs = [torch.log(magnitude + floor) for magnitude in magnitudes]
         linear = (magnitudes[0] - magnitudes[1]).abs().mean() / (magnitudes[0].mean() + 1e-5)
@@ -55,7 +55,7 @@ def mel_distance(
 ) -> torch.Tensor:
     """L1 of log-mel energies of float [B, 1, N] at several scales (Défossez et al. 2022, section 3.4).
 
-    A mel band holds many bins, so that its energy says how loud noise is, whatever its samples are.
+    A mel band sums many bins, so that the level of noise counts rather than its exact waveform.
     """
     total = target.new_zeros(())
     for size in sizes:
@@ -78,12 +78,12 @@ def mel_distance(
 def evaluate_codec(
     codec: PreTrainedModel, pool: SongPool, depths: tuple[int, ...] = (8, 4, 2), seconds: float = 5.0, clips: int = 40
 ) -> dict[str, Any]:
-    """How well instrumental clips are decoded again.
+    """Evaluates how well a codec reconstructs instrumental clips.
 
     Returns:
         means over clips: `si_sdr_db` at each number of codebooks, `si_sdr_db_unquantized`, `log_mel_db` (mean distance
-        of log-mel spectrograms at the most codebooks, dB), and `styles`: the same of each style alone and, where the
-        pool holds stems, of the bands whose stems were decoded apart (STYLE/stems); every codebook's `perplexity`.
+        of log-mel spectrograms with the most codebooks, dB), and `styles`: the same for each style and, if the pool
+        has stems, for the sum of separately coded stems (STYLE/stems); and the `perplexity` of every codebook.
     """
     pool.require(seconds)
     rng = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def evaluate_codec(
     form = codec_format(codec.config)
     counts = torch.zeros(form.num_codebooks, form.codebook_size)
     found: dict[str, list[dict[str, float]]] = {}
-    # no more than the songs hold, or a short pool would be measured again and again
+    # at most as many clips as the songs contain, or a small pool would be drawn repeatedly
     for _ in range(min(clips, math.ceil(sum(song.num_samples for song in pool.songs) / num_samples))):
         song, start = pool.draw(rng, num_samples)
         if np.abs(song.instrumental[start : start + num_samples]).max() < 300:
@@ -117,7 +117,7 @@ def evaluate_codec(
 def _decoded_again(
     codec: Any, parts: np.ndarray, depths: tuple[int, ...], counts: torch.Tensor | None
 ) -> dict[str, float]:
-    """Figures of the sum of parts (float32 [P, N]), each coded and decoded by itself; adds the codes to `counts`."""
+    """Scores of the sum of parts (float32 [P, N]), each coded separately; counts the codes in `counts`."""
     device, size = next(codec.parameters()).device, parts.shape[1]
     target, audio = parts.sum(axis=0), torch.from_numpy(parts).to(device)[:, None]
     whole = as_codec(codec)

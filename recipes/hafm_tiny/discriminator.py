@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EnCodec's adversarial loss for the codec: discriminators on complex spectrograms at several scales.
+"""EnCodec's adversarial loss: discriminators on complex spectrograms at several scales.
 
 Défossez et al. 2022, arXiv 2210.13438, section 3.4: hinge losses, feature matching relative to real features, and a
-discriminator that learns in two steps of three. Networks here are smaller than the paper's, for codecs that are.
+discriminator that is updated in two of three steps. The networks here are smaller than the paper's, as the codecs are.
 """
 
 import torch
@@ -11,17 +11,17 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 Features = list[torch.Tensor]
-# power of the magnitudes that are judged: decoded sound differs where it is 40 dB below its loudest, which become 12.
-# As they are, discriminators of a band's sound are where they began after 500 steps (docs/log.md)
+# exponent that compresses magnitudes: decoded sound differs mostly 40 dB below its peaks, which become 12 dB. Without
+# it, discriminators of accompaniments had not improved after 500 steps (docs/log.md)
 COMPRESSION = 0.3
 
 
 class SpectrogramDiscriminator(nn.Module):
-    """Convolutions over one STFT, whose magnitudes are compressed: real and imaginary part, and the magnitudes alone.
+    """Convolutions over one STFT with compressed magnitudes: real part, imaginary part and magnitude.
 
     Args:
-        size: of the STFT, in samples; the hop is a quarter of it.
-        channels: of the hidden layers.
+        size: window of the STFT, in samples; the hop is a quarter of it.
+        channels: width of the hidden layers.
     """
 
     def __init__(self, size: int, channels: int = 16) -> None:
@@ -36,7 +36,7 @@ class SpectrogramDiscriminator(nn.Module):
         self.last = weight_norm(nn.Conv2d(channels, 1, (3, 3), padding=1))
 
     def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, Features]:
-        """Audio (float [B, 1, N]) → how real each patch is, float [B, 1, F, T], and the features below it."""
+        """Audio (float [B, 1, N]) → logits of how real each patch is, float [B, 1, F, T], and the layers' features."""
         window: torch.Tensor = self.window  # type: ignore[assignment]
         spectrum = torch.stft(
             audio[:, 0], self.size, self.size // 4, window=window, normalized=True, return_complex=True
@@ -52,14 +52,14 @@ class SpectrogramDiscriminator(nn.Module):
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """One `SpectrogramDiscriminator` a size."""
+    """A `SpectrogramDiscriminator` for each STFT size."""
 
     def __init__(self, sizes: tuple[int, ...] = (256, 512, 1024)) -> None:
         super().__init__()
         self.scales = nn.ModuleList(SpectrogramDiscriminator(size) for size in sizes)
 
     def loss(self, real: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
-        """What the discriminators minimise: hinge losses of real and generated audio (float [B, 1, N])."""
+        """The discriminators' loss: hinge losses of real and generated audio (float [B, 1, N])."""
         losses = [
             F.relu(1 - scale(real)[0]).mean() + F.relu(1 + scale(generated.detach())[0]).mean()
             for scale in self.scales
@@ -67,7 +67,7 @@ class MultiScaleDiscriminator(nn.Module):
         return torch.stack(losses).mean()
 
     def judge(self, real: torch.Tensor, generated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the codec minimises: being taken for generated, and the relative distance of features."""
+        """The codec's losses: hinge loss of being recognised as generated, and relative feature distance."""
         hinges, distances = [], []
         for scale in self.scales:
             with torch.no_grad():

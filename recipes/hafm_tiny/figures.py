@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of how near a sound is to another: of its spectrum, and of its waveform."""
+"""Log-mel spectrogram and SI-SDR, to compare two sounds."""
 
 import numpy as np
 import torch
@@ -14,11 +14,11 @@ LOWEST_MEL_HZ = 40.0
 
 
 def log_mel(samples: Samples, sampling_rate: int, hops_in_window: int = 8) -> NDArray[np.float64]:
-    """Log-mel spectrogram at 100 frames a second.
+    """Log-mel spectrogram at 100 frames per second.
 
     Args:
         samples (float32 [N], at `sampling_rate` Hz).
-        hops_in_window: length of a window; longer ones resolve pitch, shorter ones time.
+        hops_in_window: window length in hops, rounded up to a power of 2; long windows resolve pitch, short ones time.
 
     Returns:
         float64 [80, 1 + N // hop], dB below the loudest value, at least -80.

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training a small HuBERT whose features carry pitch, onsets and harmony: masked prediction of clusters, and labels.
+"""Trains a small HuBERT whose features encode pitch, onsets and harmony: masked cluster prediction, plus labels.
 
-Each step sees vocals (as they are, or with the noise that the vocal gets at generation) and instrumentals, transposed
-by resampling, which moves formants too and so makes more singers of a few. Spans of frames are masked; at masked
-frames the clusters of targets.descriptors are predicted as in HuBERT, and at all frames the labels of the
-rendered song.
+Each batch has vocals (clean, or with the noise added at generation) and instrumentals, transposed by resampling, which
+also moves formants and so simulates more singers. Spans of frames are masked; at masked frames, the clusters of
+targets.descriptors are predicted as in HuBERT, and at all frames, the labels of the rendered song.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from .targets import IGNORED, NUM_TARGETS, descriptors, frame_targets
 
 @dataclass
 class SemanticTrainingArguments:
-    """How a semantic tokenizer's HuBERT is trained; seconds and shares are of drawn crops."""
+    """How a semantic tokenizer's HuBERT is trained; `crop_seconds` are drawn with probabilities `crop_shares`."""
 
     steps: int = 3000
     batch_seconds: float = 32.0
@@ -46,7 +45,7 @@ class SemanticTrainingArguments:
     mask_frames: int = 10
     start_batches: int = 24
     clusters: dict[str, int] = field(default_factory=lambda: {"harmony": 128, "texture": 64})
-    # the activation penalty keeps variance that predicts nothing out of the features, and so out of the k-means
+    # the activation penalty removes variance that predicts nothing, which k-means would spend clusters on
     weights: dict[str, float] = field(
         default_factory=lambda: {
             "pitch": 1.5,
@@ -62,13 +61,13 @@ class SemanticTrainingArguments:
 
 
 def resample_linear(samples: np.ndarray, num_samples: int) -> np.ndarray:
-    """Float32 [M] read at `num_samples` evenly spaced points: changes speed, pitch and formants together."""
+    """Resamples float32 [M] to `num_samples` by linear interpolation: changes speed, pitch and formants together."""
     points = np.linspace(0, len(samples) - 1, num_samples)
     return np.interp(points, np.arange(len(samples)), samples).astype(np.float32)
 
 
 def add_room(samples: np.ndarray, rng: np.random.Generator, sampling_rate: int) -> np.ndarray:
-    """Float32 [N] with the exponentially decaying noise tail of a random room behind it."""
+    """Adds a random room to float32 [N]: convolution with exponentially decaying noise."""
     decay = rng.uniform(0.1, 0.5)
     time = np.arange(int(decay * sampling_rate)) / sampling_rate
     tail = rng.normal(size=len(time)) * np.exp(-6.9 * time / decay)
@@ -77,7 +76,7 @@ def add_room(samples: np.ndarray, rng: np.random.Generator, sampling_rate: int) 
 
 
 def vocal_noise(rng: np.random.Generator, num_samples: int, noise_std: float) -> np.ndarray:
-    """The noise of a vocal crop: half of the crops as at generation, the others less, more or none."""
+    """Noise for a vocal crop: at the level of generation for 60 % of crops, none for 15 %, random for the rest."""
     kind = rng.random()
     level = noise_std if kind < 0.6 else 0.0 if kind < 0.75 else noise_std * 10 ** rng.uniform(-1.5, 0.3)
     return (level * rng.normal(size=num_samples)).astype(np.float32)
@@ -86,7 +85,7 @@ def vocal_noise(rng: np.random.Generator, num_samples: int, noise_std: float) ->
 def draw_crop(
     pool: SongPool, arguments: SemanticTrainingArguments, rng: np.random.Generator, seconds: float, pad: int, hop: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """One augmented crop, normalised, `pad` zeros on both sides, float32 [N + 2 · pad]; and its targets, int64 [T]."""
+    """One augmented, normalised crop with `pad` zeros on both sides, float32 [N + 2 · pad], and targets, int64 [T]."""
     num_samples = int(seconds * pool.sampling_rate)
     is_vocal = bool(rng.random() < arguments.vocal_share)
     shift = int(rng.integers(-arguments.max_shift, arguments.max_shift + 1))
@@ -107,7 +106,7 @@ def draw_crop(
 
 
 def draw_mask(rng: np.random.Generator, rows: int, frames: int, share: float, span: int) -> torch.Tensor:
-    """Bool [B, T] with spans of `span` frames set, about `share` of all frames."""
+    """Bool mask [B, T] with spans of `span` frames set, about `share` of all frames."""
     starts = rng.random((rows, frames)) < share / span
     mask = np.zeros((rows, frames), dtype=bool)
     for row, frame in zip(*np.nonzero(starts), strict=True):
@@ -116,7 +115,7 @@ def draw_mask(rng: np.random.Generator, rows: int, frames: int, share: float, sp
 
 
 class SemanticTrainer:
-    """One step after another of the recipe; everything random is a function of seed and step.
+    """Trains step by step; everything random is determined by seed and step.
 
     Args:
         hubert: HubertModel whose first convolution is the filter bank (targets.start_front_end).
@@ -132,7 +131,7 @@ class SemanticTrainer:
         sizes = NUM_TARGETS | arguments.clusters
         self.heads = nn.ModuleDict({name: nn.Linear(config.hidden_size, size) for name, size in sizes.items()})
         self.heads.to(next(hubert.parameters()).device)
-        # the tokenizer clusters hidden states before the encoder's final norm: the heads are trained on the same
+        # the tokenizer clusters hidden states before the encoder's final norm, so the heads are trained on these, too
         self.final_norm = hubert.encoder.layer_norm
         hubert.encoder.layer_norm = nn.Identity()
         self.centroids: dict[str, torch.Tensor] = {}
@@ -178,7 +177,7 @@ class SemanticTrainer:
 
     @torch.no_grad()
     def start_clusters(self) -> None:
-        """Cluster the descriptors of crops that training will not see."""
+        """Fit the descriptors' clusters to crops that are not drawn in training."""
         kept: dict[str, list[torch.Tensor]] = {name: [] for name in self.arguments.clusters}
         for index in range(self.arguments.start_batches):
             values, _, _ = self.draw_batch(10_000_000 + index)
@@ -230,13 +229,13 @@ class SemanticTrainer:
         return loss, report
 
     def save_hubert(self, folder: Path) -> None:
-        """Write an ordinary HubertModel folder; its final norm, which plays no part here, is the initial one."""
+        """Write an ordinary HubertModel folder; its final norm, which is not used here, is untrained."""
         self.hubert.encoder.layer_norm = self.final_norm
         self.hubert.save_pretrained(folder)
         self.hubert.encoder.layer_norm = nn.Identity()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later process needs to take the very next step."""
+        """Everything needed to resume at the next step."""
         return {
             "hubert": self.hubert.state_dict(),
             "heads": self.heads.state_dict(),

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendered voices measured as if people had sung them, so that a rhythm network learns what real singers do.
+"""Makes measurements of rendered voices resemble human singing, so that a rhythm network generalises to real singers.
 
-A rendered singer holds every pitch, strikes every note and is silent between notes; a network that learns from such
-singers alone hears the better how they keep time, and people the worse. What `HAFMVocalDescriptors.measured` says of a
-rendered voice is therefore changed, for each take in another manner: scoops, glides, vibrato and slips of the pitch;
-accents, slow attacks and notes let go early; consonants before the beat, breaths, a room and its noise. Shares of
-voiced frames, levels, glides and rises then lie about the real singers'.
+A rendered singer holds every pitch, attacks every note and is silent between notes; a network trained on such singers
+alone gets better at their rhythm and worse at real people's. The output of `HAFMVocalDescriptors.measured` for a
+rendered voice is therefore modified, differently for each take: scoops, glides, vibrato and pitch errors; accents,
+slow attacks and early releases; consonants before the beat, breaths, a room and background noise. The shares of voiced
+frames, levels, glides and rises are then close to real singers'.
 
-Dimensions: S frames of measuring at 100 Hz.
+Dimensions: S frames at 100 Hz.
 """
 
 from collections.abc import Sequence
@@ -21,23 +21,23 @@ from scipy.signal import lfilter
 from hafm_hf.listening.pitch_line import FRAME_RATE, LOUD_QUANTILE, MEL_BANDS, SILENT_DBFS
 
 Measured = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
-# below everything, in dB; frames of the shortest note that a manner changes
+# silence in dB; length of the shortest note to modify, in frames
 NOTHING, SHORTEST = -120.0, 4
-# what begins in the lowest and ends in the highest mel band, for colours of noise
+# a linear slope over the mel bands, for the spectral tilt of noise
 TILT = np.linspace(-1.0, 1.0, MEL_BANDS)
 
 
 def human_take(measured: Measured, notes: Sequence[Sequence[float]], rng: np.random.Generator) -> Measured:
-    """What would be measured of a person who sang this.
+    """Simulates the measurements of a person singing a rendered vocal.
 
     Args:
-        measured: of a rendered voice: pitches in Hz (NaN for none), levels in dBFS, mel bands in dB ([S], [S],
-            [S, 40]).
-        notes: their start and end in s, and what else is known of them.
-        rng: draws the manner of the take.
+        measured: measurements of the rendered voice: pitch in Hz (NaN for none), level in dBFS, mel bands in dB ([S],
+            [S], [S, 40]).
+        notes: start and end of each note in seconds; further fields are ignored.
+        rng: draws how the take is sung.
 
     Returns:
-        the same three; a voice without pitch as it is.
+        the modified measurements; unchanged if no frame has a pitch.
     """
     if not np.isfinite(measured[0]).any():
         return measured
@@ -53,7 +53,7 @@ def human_take(measured: Measured, notes: Sequence[Sequence[float]], rng: np.ran
 
 
 class HumanTake:
-    """One take: what is sung note by note, and what it then sounds like. Habits are drawn once a take."""
+    """One take, sung note by note and then measured; the singer's habits are drawn once per take."""
 
     def __init__(self, measured: Measured, rng: np.random.Generator) -> None:
         pitch, self.level, self.bands = (each.astype(np.float64) for each in measured)
@@ -62,7 +62,7 @@ class HumanTake:
         self.voiced = np.isfinite(pitch)
         last = np.maximum.accumulate(np.where(self.voiced, np.arange(frames), int(self.voiced.argmax())))
         self.semitones = 12 * np.log2(pitch[last] / 440)
-        # semitones and dB that are added to the voice; dB of consonants and breaths, and their bands'
+        # semitones and dB to add to the voice; level of consonants and breaths in dB, and their mel bands
         self.bend, self.gain, self.air = np.zeros(frames), np.zeros(frames), np.full(frames, NOTHING)
         self.airy = np.full((frames, MEL_BANDS), NOTHING)
         draw = rng.uniform
@@ -71,7 +71,7 @@ class HumanTake:
         self.breaths, self.shortened = draw(0.3, 1), draw(0, 0.5)
 
     def sing(self, start: int, stop: int, rest: int) -> None:
-        """One note, from frame to frame, after so many frames of rest."""
+        """Sings one note, given by its first and last frame, after `rest` frames of rest."""
         self._bend(start, stop)
         self._shape(start, stop)
         if self.rng.random() < self.consonants:
@@ -80,7 +80,7 @@ class HumanTake:
             self._breath(start, rest)
 
     def _bend(self, start: int, stop: int) -> None:
-        """Off the pitch; vibrato; a scoop at the beginning, a fall at the end, a turn between."""
+        """Adds pitch error, vibrato, a scoop at the start, a fall at the end, and a turn in between."""
         rng, time = self.rng, np.arange(stop - start) / FRAME_RATE
         bend = np.full(len(time), rng.normal(0, self.off))
         if len(time) > 30:
@@ -97,7 +97,7 @@ class HumanTake:
         self.bend[start:stop] += bend
 
     def _shape(self, start: int, stop: int) -> None:
-        """Louder or softer than others; fading; with a slow attack; let go before its end."""
+        """Adds an accent, a fade, a slow attack and an early release."""
         rng, time = self.rng, np.arange(stop - start) / FRAME_RATE
         shape = rng.normal(0, self.accents) - self.fades * rng.random() * time / max(float(time[-1]), 0.5)
         if rng.random() < 0.5:
@@ -108,7 +108,7 @@ class HumanTake:
         self.gain[start:stop] += shape
 
     def _consonant(self, start: int) -> None:
-        """Noise before a note, in which the voice stops."""
+        """Adds a consonant before a note: noise, during which the voice is attenuated."""
         rng, begin = self.rng, max(start - round(FRAME_RATE * self.rng.uniform(0.02, 0.13)), 0)
         if start - begin < 2:
             return
@@ -119,7 +119,7 @@ class HumanTake:
         self.voiced[cut:start] &= rng.random() < 0.4
 
     def _breath(self, start: int, rest: int) -> None:
-        """A breath in a rest before a note."""
+        """Adds a breath in the rest before a note."""
         rng = self.rng
         stop = start - round(FRAME_RATE * rng.uniform(0, 0.1))
         begin = max(stop - round(FRAME_RATE * rng.uniform(0.12, min(0.5, rest / FRAME_RATE))), 0)
@@ -135,7 +135,7 @@ class HumanTake:
         self.airy[part] = np.maximum(self.airy[part], bands)
 
     def measured(self) -> Measured:
-        """What is measured of the take in a room with a noise of its own."""
+        """The measurements of the take, in a random room with background noise."""
         rng, frames = self.rng, len(self.level)
         self.gain = gaussian_filter1d(self.gain, rng.uniform(0.8, 3)) + self._wander(150, rng.uniform(0, 3))
         level, bands = _power(self.level + self.gain), _power(self.bands + self.gain[:, None])
@@ -156,7 +156,7 @@ class HumanTake:
         return pitch.astype(np.float32), level.astype(np.float32), bands.astype(np.float32)
 
     def _wander(self, frames: float, deviation: float) -> NDArray[np.float64]:
-        """Something that wanders within so many frames, with a standard deviation: float64 [S]."""
+        """A random walk smoothed over `frames` frames, with the given standard deviation: float64 [S]."""
         path: NDArray[np.float64] = gaussian_filter1d(self.rng.normal(0, 1, len(self.level)), frames)
         return path * (deviation / max(float(path.std()), 1e-9))
 

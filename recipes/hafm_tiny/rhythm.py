@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teaches a rhythm network the beats of songs, so that it hears them in singing.
+"""Trains a rhythm network to estimate a song's beats from singing.
 
-A crop is heard in another tempo, through noise, and from a singer who is late or early, as a whole and more or less so
-as the song goes on: rendered singers are more punctual than people. Before the vocal's clusters on the path of
-training.
+Crops are augmented with other tempi, with noise, and with timing errors of the singer, both constant and varying over
+the song, as rendered singers are more precise than people. This is trained before the vocal clusters are fitted.
 """
 
 import math
@@ -22,24 +21,24 @@ from .targets import IGNORED
 
 Array = NDArray[np.float32]
 Beats = NDArray[np.int64]
-# seconds from one point of a singer's lateness to the next, and of the crops that scores are made of
+# interval between random timing errors, and length of the crops used for scoring, in seconds
 WOBBLE_SECONDS, SCORED_SECONDS = 0.7, 12.0
 
 
 @dataclass
 class RhythmArguments(StepArguments):
-    """How a rhythm network is trained, beside its steps.
+    """How a rhythm network is trained, in addition to its steps.
 
     Attributes:
-        channels, layers (int): of the network.
-        crop_seconds (list of float): lengths of crops, one a step.
-        batch_seconds (float): of all crops of a step.
-        noise, steady_noise (float): from frame to frame and of a whole crop, in standard deviations of the inputs.
-        dropped_dimensions (float): share of the inputs' dimensions that a crop lacks.
-        stretch_octaves (float): how much faster or slower a crop may be.
-        late_seconds, wobble_seconds (float): standard deviation of how late a singer is, as a whole and from word to
-            word.
-        takes (int): of each song as people might sing it (`human_takes`), beside the rendered singer's.
+        channels, layers (int): size of the network.
+        crop_seconds (list of float): crop lengths, of which one is drawn per step.
+        batch_seconds (float): total length of the crops in a step.
+        noise, steady_noise (float): noise per frame and constant over a crop, in standard deviations of the inputs.
+        dropped_dimensions (float): share of input dimensions to drop in each crop.
+        stretch_octaves (float): maximum change of tempo, in octaves.
+        late_seconds, wobble_seconds (float): standard deviation of the singer's timing error, constant over a crop and
+            varying within it.
+        takes (int): simulated human takes of each song (`human_takes`), in addition to the rendered one.
     """
 
     channels: int = 96
@@ -57,13 +56,13 @@ class RhythmArguments(StepArguments):
 
 
 class RhythmTrainer:
-    """Takes the steps, and leaves the average of the weights.
+    """Trains a rhythm network; it ends with the average of its weights.
 
     Args:
-        network: reads float [B, T, P].
+        network: takes float [B, T, P].
         songs: descriptors (float32 [T, P]) and parts of the beat (int64 [T]) of each song.
-        arguments: see above.
-        frame_rate: of the descriptors, in Hz.
+        arguments: see `RhythmArguments`.
+        frame_rate: frame rate of the descriptors, in Hz.
 
     Raises:
         ValueError: no song is long enough for a crop.
@@ -81,7 +80,7 @@ class RhythmTrainer:
             round(seconds * frame_rate): seconds * 2**arguments.stretch_octaves + 2 / frame_rate
             for seconds in arguments.crop_seconds
         }
-        # the songs that each length of crop can come from
+        # the songs that are long enough for each crop length
         self.songs = {
             frames: long
             for frames, least in needed.items()
@@ -89,7 +88,7 @@ class RhythmTrainer:
         }
         if not self.songs:
             least = min(needed.values())
-            raise ValueError(f"No song is longer than {least:.1f} s; the beat needs that much singing.")
+            raise ValueError(f"No song is longer than {least:.1f} s; add longer songs or lower crop_seconds.")
         most = self.songs[min(self.songs)]
         self.deviation = torch.from_numpy(np.concatenate([features for features, _ in most]).std(0))
         self.rng = np.random.default_rng(arguments.seed)
@@ -110,7 +109,7 @@ class RhythmTrainer:
         return F.cross_entropy(logits.flatten(0, 1), wanted.to(device).flatten(), ignore_index=IGNORED)
 
     def _crop(self, frames: int) -> tuple[Array, Beats]:
-        """A crop of a song in another tempo, sung more or less in time: float32 [T, P], int64 [T]."""
+        """A crop of a song with random tempo and timing errors: float32 [T, P], int64 [T]."""
         features, beats = self.songs[frames][int(self.rng.integers(len(self.songs[frames])))]
         speed = 2 ** self.rng.uniform(-self.arguments.stretch_octaves, self.arguments.stretch_octaves)
         start = self.rng.uniform(0, len(features) - frames * speed - 2)
@@ -122,14 +121,14 @@ class RhythmTrainer:
         return mixed, beats[np.round(played).astype(np.int64)]
 
     def _lateness(self, frames: int) -> NDArray[np.float64]:
-        """How many frames late a singer is: float64 [T]."""
+        """The singer's timing error in frames, positive if late: float64 [T]."""
         points = math.ceil(frames / (WOBBLE_SECONDS * self.frame_rate)) + 1
         wobble = self.rng.normal(0.0, self.arguments.wobble_seconds, points)
         late = self.rng.normal(0.0, self.arguments.late_seconds)
         return self.frame_rate * (late + np.interp(np.arange(frames), np.linspace(0, frames - 1, points), wobble))
 
     def _disturbed(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Noise from frame to frame, a shift of the whole crop, and dimensions left out: other voices, other rooms."""
+        """Adds noise per frame and per crop and drops dimensions, to simulate other voices and rooms."""
         arguments, (rows, frames, width) = self.arguments, inputs.shape
         noise = arguments.noise * torch.randn(rows, frames, width, generator=self.generator)
         noise += arguments.steady_noise * torch.randn(rows, 1, width, generator=self.generator)
@@ -139,11 +138,11 @@ class RhythmTrainer:
 
 @torch.no_grad()
 def rhythm_scores(network: HAFMRhythmNetwork, songs: Sequence[tuple[Array, Beats]], frames: int) -> dict[str, float]:
-    """How well a network knows the beat from crops of so many frames alone.
+    """Scores a network's beat estimates on separate crops of `frames` frames.
 
     Returns:
         `beat_nats`: cross-entropy of the parts of the beat (2.08 is chance); `beat_agreement`, `half_beat_agreement`:
-        mean cosine between found and true phase, each frame weighed by how sure the network is (0 is chance).
+        mean cosine of the phase error, weighted by the network's confidence in each frame (0 is chance).
     """
     device = network.head.weight.device
     nats, found, true = [], [], []

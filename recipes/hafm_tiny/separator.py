@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the part that takes bands apart is trained: on rendered bands, whose stems are known, as they are and coded.
+"""Trains the separator on rendered accompaniments, whose stems are known, both original and decoded from the codec.
 
-What a model plays has gone through its codec, so half of the crops have, too; the stems that they are compared with
-have not. Only magnitudes are compared: what a codec does to phases no mask undoes.
+A model's output comes from its codec, so half of the training crops are coded, too; the target stems are not. Only
+magnitudes are compared, since no mask can undo what a codec does to phases.
 
 Dimensions: B batch, N samples, S stems.
 """
@@ -21,25 +21,25 @@ from .figures import scale_invariant_sdr
 from .song_pool import PCM_SCALE, Song, SongPool
 from .steps import StepArguments, in_half, take_steps
 
-# dB by which a stem of an uncoded crop, and any crop as a whole, may be louder or softer
+# maximum random gain in dB: of each stem in an uncoded crop, and of any crop as a whole
 STEM_GAIN, GAIN = 6.0, 4.0
-# of an uncoded crop, how often a stem is silent
+# probability of silencing a stem in an uncoded crop
 SILENT = 0.05
-# of songs for validation, what is taken apart
+# length of the excerpts used for scoring
 SCORED_SECONDS = 10.0
-# below this a stem rests, and there is nothing to compare
+# stems with a lower RMS are silent and not scored
 LEAST_LEVEL = 1e-3
 
 
 @dataclass
 class SeparatorArguments(StepArguments):
-    """How the network learns, beside its steps.
+    """How a separator is trained, in addition to its steps.
 
     Attributes:
-        channels, layers (int, *optional*): of a new network; 192 and 5 if not given.
-        crop_seconds (float), batch_size (int): how much is learnt at once.
-        coded_share (float): of the crops, those that have gone through the codec.
-        max_hours (float): of songs that are read.
+        channels, layers (int, *optional*): size of a new network; 192 and 5 by default.
+        crop_seconds (float), batch_size (int): length and number of crops per step.
+        coded_share (float): share of crops that are coded and decoded.
+        max_hours (float): hours of songs to load.
     """
 
     steps: int = 10_000
@@ -53,19 +53,19 @@ class SeparatorArguments(StepArguments):
 
 @torch.no_grad()
 def coded(codec: Codec, sounds: np.ndarray) -> np.ndarray:
-    """Sounds (float32 [B, N] at the codec's rate, mono) as they are behind the codec, float32 [B, N]."""
+    """Codes and decodes sounds (float32 [B, N] at the codec's rate, mono): float32 [B, N]."""
     samples = torch.from_numpy(sounds)[:, None].expand(-1, codec.format.channels, -1)
     return codec.decode(codec.encode(samples), sounds.shape[1]).mean(1).numpy()
 
 
 class SeparatorTrainer:
-    """Teaches the network the stems of songs.
+    """Trains a separator on the stems of songs.
 
     Args:
-        model: the network.
-        pool: songs with those stems.
-        codec: that the crops go through.
-        arguments: see above.
+        model: the separator.
+        pool: songs with stems.
+        codec: codec for the coded crops.
+        arguments: see `SeparatorArguments`.
 
     Raises:
         ValueError: no song is long enough, or one lacks a stem.
@@ -77,16 +77,16 @@ class SeparatorTrainer:
         for song in pool.songs:
             if missing := {*STEMS} - song.stems.keys():
                 raise ValueError(f"The song {song.name} has no {min(missing)}; render its band with stems.")
-        # in half precision: hours of them are held
+        # half precision saves memory: this is hours of audio
         self.coded = {song.name: coded(codec, band_of(song)[None])[0].astype(np.float16) for song in pool.songs}
         self.rng = np.random.default_rng(arguments.seed)
 
     def train(self) -> float:
-        """Takes all steps and leaves the average of the weights; returns the mean loss of the last tenth."""
+        """Takes all steps, sets the model to the average of its weights; returns the mean loss of the last tenth."""
         return take_steps(self.model, self._loss, self.arguments)
 
     def _loss(self) -> torch.Tensor:
-        """How far the magnitudes are from the stems' own, as a share of the band's."""
+        """L1 distance of estimated and true stem magnitudes, relative to the mixture's magnitudes."""
         crops = [self._crop() for _ in range(self.arguments.batch_size)]
         device = self.model.head.weight.device
         band, stems = (torch.from_numpy(np.stack(each)).to(device) for each in zip(*crops, strict=True))
@@ -97,7 +97,7 @@ class SeparatorTrainer:
         return (found - wanted).abs().sum(1).mean() / magnitudes.mean()
 
     def _crop(self) -> tuple[np.ndarray, np.ndarray]:
-        """A band and its stems, float32 [N] and [S, N]."""
+        """A random crop of a mixture and its stems, float32 [N] and [S, N]."""
         rng, count = self.rng, round(self.arguments.crop_seconds * self.pool.sampling_rate)
         song, start = self.pool.draw(rng, count)
         stems = stems_of(song)[:, start : start + count]
@@ -112,7 +112,7 @@ class SeparatorTrainer:
 
 
 def band_of(song: Song) -> np.ndarray:
-    """The band of a song, float32 [N]."""
+    """The instrumental of a song, float32 [N]."""
     return song.instrumental.astype(np.float32) / PCM_SCALE
 
 
@@ -123,12 +123,12 @@ def stems_of(song: Song) -> np.ndarray:
 
 @torch.no_grad()
 def separator_scores(model: HAFMSeparatorModel, songs: Sequence[Song], codec: Codec) -> dict[str, float]:
-    """How well a network takes the middle of songs apart.
+    """Scores a separator on 10 s from the middle of each song.
 
     Returns:
-        SI-SDR in dB, means over the songs in which a stem plays: `STEM_si_sdr` of the stem, `STEM_band_si_sdr` of the
-        band as it is, which is what is gained upon, and `STEM_coded_si_sdr` where the band and, to be compared with,
-        the stem have gone through the codec.
+        SI-SDR in dB, means over the songs in which a stem plays: `STEM_si_sdr` of the separated stem,
+        `STEM_band_si_sdr` of the unseparated mixture, as a baseline, and `STEM_coded_si_sdr` of the stem separated
+        from the coded mixture, compared with the coded stem.
 
     Raises:
         ValueError: no song is long enough.
@@ -154,5 +154,5 @@ def separator_scores(model: HAFMSeparatorModel, songs: Sequence[Song], codec: Co
             for score, (target, output) in pairs.items():
                 found.setdefault(f"{name}_{score}", []).append(float(scale_invariant_sdr(target, output)))
     if not found:
-        raise ValueError(f"No song for validation is {SCORED_SECONDS:g} s long.")
+        raise ValueError(f"No validation song is at least {SCORED_SECONDS:g} s long and has a stem that plays.")
     return {name: float(np.mean(values)) for name, values in found.items()}

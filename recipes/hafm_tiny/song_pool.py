@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendered songs in memory, for the parts that are trained on audio (codec and semantic tokenizer).
+"""Rendered songs in memory, for the parts that are trained on audio (codec, semantic tokenizer, separator).
 
-A song is a folder `SPLIT/SONG_PASS/` with vocal.flac, instrumental.flac (one rate, one length, one starting instant)
-and labels.json, as recipes/build_song_corpus.py writes it. The pool may be read while the corpus is still being
-rendered: `refresh` takes in the folders that were finished since.
+A song is a folder `SPLIT/SONG_PASS/` with vocal.flac, instrumental.flac (time-aligned, same rate and length) and
+labels.json, as written by recipes/build_song_corpus.py. The pool can be used while the corpus is still being
+rendered: `refresh` loads the songs that were finished since.
 """
 
 import json
@@ -23,7 +23,7 @@ PCM_SCALE = 32768.0
 
 @dataclass(frozen=True)
 class Song:
-    """One rendered song: vocal, instrumental, its stems if asked for (int16 [N], mono, the pool's rate) and labels."""
+    """One rendered song: vocal, instrumental, optionally stems (int16 [N], mono, at the pool's rate), and labels."""
 
     name: str
     vocal: np.ndarray
@@ -37,7 +37,7 @@ class Song:
 
 
 def finished_songs(folder: Path) -> list[Path]:
-    """The songs of a split's folder, in order; one that is being rendered lies in NAME.partial until it is whole."""
+    """The finished songs in a split's folder, in order; a song is in NAME.partial while it is being rendered."""
     return [path.parent for path in sorted(folder.glob("*/labels.json")) if not path.parent.suffix]
 
 
@@ -56,7 +56,7 @@ def read_mono(path: Path, sampling_rate: int) -> np.ndarray:
 
 
 def load_song(folder: Path, sampling_rate: int, stems: bool = False) -> Song:
-    """Read one song folder, with the stems of its band if asked for; all are cut to the shortest one's length."""
+    """Read one song folder, optionally with stems; all sounds are cut to the shortest one."""
     labels = json.loads((folder / "labels.json").read_text())
     vocal = read_mono(folder / "vocal.flac", sampling_rate)
     instrumental = read_mono(folder / "instrumental.flac", sampling_rate)
@@ -76,9 +76,9 @@ class SongPool:
     Args:
         root: corpus folder, above the splits.
         split: "train", "validation" or "test".
-        sampling_rate: rate in Hz at which songs are held.
-        max_hours: no further song is read once this many hours (of one stem) are held.
-        stems: hold the stems of the bands as well.
+        sampling_rate: rate in Hz that songs are resampled to.
+        max_hours: no further songs are loaded once their total length reaches this many hours.
+        stems: whether to load stems as well.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class SongPool:
         return sum(song.num_samples for song in self.songs) / self.sampling_rate / 3600
 
     def refresh(self) -> int:
-        """Read the songs finished since the last call; returns how many there were."""
+        """Load the songs that were finished since the last call; returns their number."""
         count = 0
         for folder in finished_songs(self.folder):
             if folder.name in self._seen:
@@ -121,7 +121,7 @@ class SongPool:
             )
 
     def draw(self, rng: np.random.Generator, num_samples: int) -> tuple[Song, int]:
-        """Draw a song and the first sample of a crop of `num_samples`, uniformly over all possible crops' songs."""
+        """Draw a song, uniformly among those longer than `num_samples`, and the first sample of a crop in it."""
         while True:
             song = self.songs[int(rng.integers(len(self.songs)))]
             if song.num_samples > num_samples:

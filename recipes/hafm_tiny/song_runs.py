@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training run over rendered songs, which the recipes of the codec and of the semantic tokenizer share."""
+"""A resumable training run on rendered songs, shared by the recipes of the codec and the semantic tokenizer."""
 
 import json
 import time
@@ -19,29 +19,29 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class SongRunArguments:
-    """Where songs come from and results go, and how often."""
+    """Input and output folders, and intervals of saving and logging."""
 
-    corpus: str = field(default="", metadata={"help": "folder that recipes/build_song_corpus.py writes"})
+    corpus: str = field(default="", metadata={"help": "output folder of recipes/build_song_corpus.py"})
     out: str = field(default="", metadata={"help": "folder for the state to resume from, the log and the model"})
-    max_hours: float = field(default=12.0, metadata={"help": "of songs held in memory"})
+    max_hours: float = field(default=12.0, metadata={"help": "hours of songs to load into memory"})
     save_minutes: float = 3.0
     log_every: int = field(default=50, metadata={"help": "steps between two lines of metrics.jsonl"})
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Sets what holds for the whole process."""
+        """Sets the number of threads of the process."""
         torch.set_num_threads(self.threads)
 
     @property
     def device(self) -> torch.device:
-        """A GPU where there is one."""
+        """A GPU if there is one, else the CPU."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def songs(self, split: str, sampling_rate: int, max_hours: float | None = None, stems: bool = False) -> SongPool:
-        """The songs of a split that are finished, in memory.
+        """Loads the finished songs of a split into memory.
 
         Raises:
-            ValueError: when corpus or output folder are not named.
+            ValueError: corpus or output folder are not given.
         """
         for name in ("corpus", "out"):
             if not getattr(self, name):
@@ -53,7 +53,7 @@ class SongRunArguments:
 
 
 class SongTrainer(Protocol):
-    """What takes steps: `SpectralTrainer`, `SemanticTrainer`."""
+    """The interface of `SpectralTrainer` and `SemanticTrainer`."""
 
     step: int
     pool: SongPool
@@ -62,14 +62,14 @@ class SongTrainer(Protocol):
         """Takes one step and returns its metrics."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later process needs to take the very next step."""
+        """Everything needed to resume at the next step."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state_dict()`."""
 
 
 def resume(trainer: SongTrainer, run: SongRunArguments) -> bool:
-    """Continues from RUN/state.pt if there is one; whether there was."""
+    """Resumes from RUN/state.pt if there is one; returns whether there was."""
     state = Path(run.out) / "state.pt"
     if state.exists():
         trainer.load_state_dict(load_state(state, run.device))
@@ -80,13 +80,13 @@ def resume(trainer: SongTrainer, run: SongRunArguments) -> bool:
 def train_on_songs(
     trainer: SongTrainer, steps: int, run: SongRunArguments, save_model: Callable[[Path], None]
 ) -> None:
-    """Trains to the last step, with metrics.jsonl, the state every few minutes, and new songs as they are rendered.
+    """Trains up to step `steps`; writes metrics.jsonl, saves the state regularly, and loads newly rendered songs.
 
     Args:
-        trainer: at whatever step it is.
-        steps: the last one.
+        trainer: new or resumed.
+        steps: total number of steps.
         run: folders and intervals.
-        save_model: writes the model as an ordinary folder inside the folder that it is given.
+        save_model: saves the model into a subfolder of the folder that it is given.
     """
     out = Path(run.out)
 
@@ -114,7 +114,7 @@ def train_on_songs(
 
 
 def write_line(path: Path, line: dict[str, Any]) -> None:
-    """Appends one JSON object to a file, and shows it in the log."""
+    """Appends a JSON object to a file and logs it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         file.write(json.dumps(line) + "\n")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training the spectral codec.
+"""Trains the spectral codec.
 
-It is an autoencoder first, quantised once that has warmed up (k-means start, moving averages, replacement of dead
-codes, codebook dropout; Défossez et al. 2022, arXiv 2210.13438, sections 3.2 and A.2). Discriminators come last. The
-decoder alone may go on learning, from the codec's own codes, which stay.
+It starts as an autoencoder and is quantised once that has warmed up (k-means initialisation, moving averages,
+replacement of dead codes, codebook dropout; Défossez et al. 2022, arXiv 2210.13438, sections 3.2 and A.2).
+Discriminators start last. Optionally, only the decoder is trained further, which leaves the codes unchanged.
 """
 
 import copy
@@ -27,7 +27,7 @@ from .steps import in_half
 
 LEVEL_BANDS = 32
 STFT_SIZES = (256, 1024, 4096, 8192)
-# of a trainer's state, what is no module
+# entries of a trainer's state that have no state_dict of their own
 PLAIN = ("step", "quantized", "counts", "sums")
 
 
@@ -35,15 +35,15 @@ PLAIN = ("step", "quantized", "counts", "sums")
 class SpectralTrainingArguments:
     """How a spectral codec is trained; steps are optimiser steps.
 
-    `quantize_from`: the step at which codebooks start.
-    `adversarial_from`: the step from which discriminators learn; 0: never. What they say counts more and more during
-    the following `adversarial_ramp` steps.
-    `decoder_only`: encoder and codebooks stay, and with them every code; only for a codec that is trained already.
+    `quantize_from`: step at which quantisation starts.
+    `adversarial_from`: step at which discriminators start; 0: never. The weight of the adversarial loss rises linearly
+    over the following `adversarial_ramp` steps.
+    `decoder_only`: freezes encoder and codebooks, and so all codes; for a codec that is already trained.
     """
 
     steps: int = 6000
     batch_size: int = 6
-    varied_rows: int = field(default=2, metadata={"help": "rows more, of songs in other keys, mixes and colours"})
+    varied_rows: int = field(default=2, metadata={"help": "further rows, with other keys, mixes and EQ"})
     crop_frames: int = 96
     learning_rate: float = 1e-3
     final_learning_rate: float = 5e-5
@@ -63,18 +63,18 @@ class SpectralTrainingArguments:
     adversarial_weight: float = 0.1
     matching_weight: float = 0.2
     discriminator_learning_rate: float = 3e-4
-    judged_rows: int = field(default=3, metadata={"help": "of the batch, whose crops discriminators see"})
-    discriminator_share: float = field(default=0.67, metadata={"help": "of the steps in which discriminators learn"})
-    sizes: str = field(default="256,512,1024", metadata={"help": "of the discriminators' spectrograms, in samples"})
-    records_share: float = field(default=0.35, metadata={"help": "of the crops that are drawn, if there are records"})
+    judged_rows: int = field(default=3, metadata={"help": "rows per batch for the discriminators"})
+    discriminator_share: float = field(default=0.67, metadata={"help": "share of steps that train discriminators"})
+    sizes: str = field(default="256,512,1024", metadata={"help": "STFT windows of the discriminators, in samples"})
+    records_share: float = field(default=0.35, metadata={"help": "share of crops from recordings, if there are any"})
     decoder_only: bool = False
     seed: int = 0
 
 
 def level_distance(target: torch.Tensor, output: torch.Tensor, sampling_rate: int, size: int = 1024) -> torch.Tensor:
-    """Mean distance of the levels of mel bands over whole crops, float [B, 1, N], in nepers.
+    """Mean distance of mel band levels over whole crops (float [B, 1, N]), in nepers.
 
-    Every other loss is content with sound that is too quiet where it cannot be right.
+    With all other losses, output that is too quiet is better than output that is wrong.
     """
     powers = [band_powers(x, sampling_rate, size) for x in (target, output)]
     floor = 1e-5 * powers[0].amax(dim=1, keepdim=True) + 1e-8
@@ -97,13 +97,13 @@ class Batch(NamedTuple):
 
 
 class SpectralTrainer:
-    """One step after another; everything random is a function of seed and step.
+    """Trains step by step; everything random is determined by seed and step.
 
     Args:
-        codec: with weights as initialised, or trained.
+        codec: newly initialised or trained.
         pool: training songs at the codec's rate.
         arguments: see `SpectralTrainingArguments`.
-        records: crops of these are drawn as well.
+        records: recordings to draw crops from as well.
     """
 
     def __init__(
@@ -127,12 +127,12 @@ class SpectralTrainer:
         )
 
     def start(self) -> None:
-        """Measures each frequency's usual level, for a fresh codec."""
+        """Measures the usual level of each frequency, for a new codec."""
         batches = [self._draw(10_000_000 + index) for index in range(self.arguments.start_batches)]
         encoder, decoder = self.codec.encoder, self.codec.decoder
         spectra = torch.cat([encoder.spectrum.analyse(each.audio).flatten(0, 1) for each in batches])
         usual = spectra.abs().pow(2 * self.codec.config.compression).mean(0).div(2).sqrt()
-        # bins above a lowpass hold next to nothing, and nothing is not worth learning
+        # bins above a lowpass are almost silent, and must not be amplified
         usual = usual.clamp_min(1e-2 * float(usual.max()))
         encoder.spectrum.usual.copy_(usual)
         decoder.spectrum.usual.copy_(usual)
@@ -164,14 +164,14 @@ class SpectralTrainer:
         return {**report, "gradient_norm": float(norm), "learning_rate": rate}
 
     def averaged(self) -> HAFMSpectralModel:
-        """The codec with its weights averaged over the last steps, and the mean of what these decode."""
+        """The codec with its weights averaged over the last steps, and its current codebooks and running mean."""
         for held, now in zip(self.average.buffers(), self.codec.buffers(), strict=True):
             held.copy_(now)
         return self.average
 
     @torch.no_grad()
     def settle(self, batches: int = 300) -> HAFMSpectralModel:
-        """`averaged`, with the mean of its output measured anew."""
+        """`averaged`, with the running mean of its output re-estimated for the averaged weights."""
         codec = self.averaged().train()
         for index in range(batches):
             batch = self._draw(20_000_000 + index)
@@ -180,7 +180,7 @@ class SpectralTrainer:
         return codec.eval()
 
     def _draw(self, step: int) -> Batch:
-        """The batch of a step, of the bands alone."""
+        """The batch of a step: crops of instrumentals, and varied ones."""
         rng, config = np.random.default_rng([self.arguments.seed, step]), self.codec.config
         frames, hop = self.arguments.crop_frames, config.hop_length
         audio: list[torch.Tensor] = []
@@ -199,14 +199,14 @@ class SpectralTrainer:
         return Batch(torch.stack(audio)[:, None].to(device), torch.tensor(first, device=device))
 
     def _draw_crop(self, rng: np.random.Generator, size: int) -> tuple[Song, int]:
-        """A song or a record, and the first sample of a crop of `size`."""
+        """Draws a song or a recording, and the first sample of a crop of `size` samples."""
         if not self.records or rng.random() >= self.arguments.records_share:
             return self.pool.draw(rng, size)
         record = self.records[int(rng.integers(len(self.records)))]
         return record, int(rng.integers(record.num_samples - size))
 
     def _varied(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """Sound unlike the songs, float32 [N]: at another speed, two at once or with the voice, and equalised."""
+        """A more varied crop, float32 [N]: at another speed, mixed with another song or vocal, and equalised."""
         speed = 2 ** rng.uniform(-0.5, 0.5)
         needed = int(size * speed) + 2
         sound = np.zeros(size, np.float32)
@@ -221,7 +221,7 @@ class SpectralTrainer:
         curve = np.interp(places, np.linspace(places[0], places[-1], 8), rng.normal(0, 5, 8))
         spectrum *= 10 ** (curve / 20)
         if rng.random() < 0.3:
-            # of a lower sampling rate
+            # simulates a lower sampling rate
             spectrum[int(len(spectrum) * rng.uniform(0.3, 0.8)) :] = 0
         sound = np.fft.irfft(spectrum, size).astype(np.float32)
         level = 10 ** (rng.uniform(-30, -14) / 20)
@@ -256,7 +256,7 @@ class SpectralTrainer:
         return loss, report
 
     def _decoder_input(self, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """What the decoder gets of latents [B, D, T]: these, or quantised ones with straight-through gradients."""
+        """The decoder's input for latents [B, D, T]: unchanged, or quantised with straight-through gradients."""
         if not self.quantized:
             return latents
         depth = self._draw_depth(len(latents), generator).to(latents.device)
@@ -266,12 +266,12 @@ class SpectralTrainer:
         return latents + (quantized - latents).detach()
 
     def _to_depth(self, codes: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
-        """Vectors [B, D, T] of the first depth[b] of codes [B, Q, T]."""
+        """Decodes codes [B, Q, T] to vectors [B, D, T], using the first depth[b] codebooks of row b."""
         rows = [self.codec.quantizer.decode(codes[row : row + 1, : int(n)]) for row, n in enumerate(depth)]
         return torch.cat(rows)
 
     def _draw_depth(self, rows: int, generator: torch.Generator) -> torch.Tensor:
-        """Codebook dropout: of the rows 60 % use all codebooks, 20 % the coarse half, the others any number."""
+        """Codebook dropout: 60 % of the rows use all codebooks, 20 % the first half, the others a random number."""
         total = len(self.codec.quantizer.codebooks)
         choice, anything = (
             torch.rand(rows, generator=generator),
@@ -283,7 +283,7 @@ class SpectralTrainer:
     def _adversarial_loss(
         self, target: torch.Tensor, output: torch.Tensor, generator: torch.Generator, report: dict[str, float]
     ) -> torch.Tensor:
-        """What discriminators say of decoded crops [B, C, N]."""
+        """Adversarial loss of decoded crops [B, C, N]; updates the discriminators in a share of the steps."""
         judge, arguments = self.discriminator, self.arguments
         if float(torch.rand(1, generator=generator)) < arguments.discriminator_share:
             with in_half(self.codec.device):
@@ -303,7 +303,7 @@ class SpectralTrainer:
 
     @torch.no_grad()
     def _start_codebooks(self, generator: torch.Generator) -> None:
-        """k-means of what each codebook's predecessors leave."""
+        """Initialises each codebook with k-means on the residual of the previous ones."""
         batches = [self._draw(10_000_000 + index).audio for index in range(self.arguments.start_batches)]
         residual = torch.cat([self.codec.encoder(each).transpose(1, 2).flatten(0, 1) for each in batches])
         for codebook in self.codec.quantizer.codebooks:
@@ -315,7 +315,7 @@ class SpectralTrainer:
 
     @torch.no_grad()
     def _learn_codes(self, latents: torch.Tensor, depth: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Latents [B, D, T] quantised, row b with depth[b] codebooks, each of which moves to what it coded."""
+        """Quantises latents [B, D, T], row b with depth[b] codebooks, and updates these codebooks."""
         vectors = latents.transpose(1, 2).flatten(0, 1)
         residual, deep = vectors.clone(), depth.repeat_interleave(latents.shape[-1])
         for index, codebook in enumerate(self.codec.quantizer.codebooks):
@@ -342,7 +342,7 @@ class SpectralTrainer:
             sums[dead] = drawn * counts[dead][:, None]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later process needs to take the very next step."""
+        """Everything needed to resume at the next step."""
         names = ("codec", "average", "optimizer", "discriminator", "judging")
         state = {name: getattr(self, name).state_dict() for name in names}
         return state | {name: getattr(self, name) for name in PLAIN}

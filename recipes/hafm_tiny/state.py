@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of a training run on disk: written atomically, read without unpickling code."""
+"""The state of a training run on disk: saved atomically, loaded without unpickling code."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from hafm_hf.training.optimizers import scheduled_rate
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, containers of them) so that `path` is always a whole file."""
+    """Save `state` (tensors, numbers, strings, containers of them) atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(path.suffix + ".partial")
@@ -20,7 +20,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read what `save_state` wrote; a file that holds anything but plain data is refused."""
+    """Load a state saved by `save_state`; files with anything but plain data are rejected."""
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     return state
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop of trainings so short that a killed one is begun again: AdamW, its rate, the average, lines of the log."""
+"""A training loop for short runs that need no checkpoints: AdamW, a schedule, weight averaging and logging."""
 
 import time
 from collections.abc import Callable
@@ -15,24 +15,24 @@ from .state import cosine_learning_rate
 
 logger = logging.get_logger(__name__)
 
-# steps between two lines of the log
+# steps between log lines
 LINE_EVERY = 100
-# of the learning rate, what is left at the end
+# final learning rate, as a share of the highest
 FINAL_SHARE = 0.02
 LONGEST_GRADIENT = 1.0
 
 
 @dataclass
 class StepArguments:
-    """How many steps there are, of what size.
+    """Number of steps, and optimiser settings.
 
     Attributes:
-        steps: how many.
-        learning_rate: the highest, after the warm-up; a cosine takes it down.
-        warmup_steps: over which it rises.
-        weight_decay: AdamW's.
-        ema_decay: of the average of the weights that is kept; 0 keeps the last ones.
-        seed: of all that is drawn.
+        steps: number of steps.
+        learning_rate: highest learning rate, after the warm-up; it then follows a cosine.
+        warmup_steps: length of the warm-up.
+        weight_decay: AdamW's weight decay.
+        ema_decay: decay of the moving average of the weights; 0 keeps the last weights instead.
+        seed: seed of everything random.
     """
 
     steps: int = 2500
@@ -44,22 +44,22 @@ class StepArguments:
 
 
 def in_half(device: torch.device) -> torch.autocast:
-    """bfloat16 for what is in the block on a GPU, and on a CPU that doesn't only emulate it."""
+    """bfloat16 autocast on a GPU, and on a CPU that supports it natively; elsewhere no effect."""
     known = torch.cpu.get_capabilities()
     computes = device.type == "cuda" or known.get("amx_bf16", False) or known.get("avx512_bf16", False)
     return torch.autocast(device.type, torch.bfloat16, enabled=computes)
 
 
 def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], how: StepArguments) -> float:
-    """Trains a model, and leaves it with the average of its weights, in evaluation mode.
+    """Trains a model; it ends with the average of its weights, in evaluation mode.
 
     Args:
-        model: whose parameters are trained.
+        model: the model to train.
         loss: draws a batch and returns the model's loss on it.
-        how: see above.
+        how: see `StepArguments`.
 
     Returns:
-        the mean loss of the last tenth.
+        the mean loss of the last tenth of the steps.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(how.ema_decay)) if how.ema_decay else None

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the bundled semantic tokenizer learns to predict: a constant-Q front end, labels and clusters at 50 frames a
-second.
+"""Training targets of the bundled semantic tokenizer at 50 Hz, and its constant-Q front end.
 
-HuBERT (Hsu et al. 2021, arXiv 2106.07447) predicts clusters of MFCCs, which throw pitch away. Here the clusters are of
+HuBERT (Hsu et al. 2021, arXiv 2106.07447) predicts clusters of MFCCs, which discard pitch. Here, the clusters are of
 chroma and of onset strength, loudness and band levels, and the labels of rendered songs (sung note, onset, chord,
-beat) are used beside them. The first convolution is a bank of constant-Q filters (Brown 1991) in three phases 120°
-apart: after the GELU the sum over the phases hardly depends on the phase, so that the network sees pitch from its
-first step.
+beat) are predicted as well. The first convolution is a bank of constant-Q filters (Brown 1991) in three phases 120°
+apart: after the GELU, the sum over the phases hardly depends on the signal's phase, so that the network has access to
+pitch from the first step.
 """
 
 from typing import Any
@@ -24,12 +23,12 @@ PHASES = 3
 IGNORED = -100
 LOWEST_NOTE, HIGHEST_NOTE = 36, 96
 NUM_TARGETS = {"pitch": HIGHEST_NOTE - LOWEST_NOTE + 2, "onset": 4, "chord": NUM_CHORDS, "beat": 4}
-# seconds since a note began, below which a frame counts as its onset and its first part
+# upper limits, in seconds since a note's start, of the frames in its onset and in its first part
 ONSET_SECONDS = (0.06, 0.2)
 
 
 def filter_frequencies() -> np.ndarray:
-    """Centre frequencies in Hz [128]: semitones below E3 and above G6, quarter tones between, wider above 4.2 kHz."""
+    """Centre frequencies in Hz [128]: semitones below E3 and above G6, quarter tones in between, wider above 4 kHz."""
     notes = np.concatenate([np.arange(28, 52), np.arange(52, 92, 0.5), np.arange(92, 108), np.linspace(109, 118.5, 8)])
     return 440.0 * 2.0 ** ((notes - 69) / 12)
 
@@ -41,15 +40,15 @@ def constant_q_filters(frequencies: np.ndarray, sampling_rate: int, kernel: int,
     for frequency in frequencies:
         length = min(kernel, cycles * sampling_rate / frequency) / sampling_rate
         window = np.where(np.abs(time) < length / 2, 0.5 + 0.5 * np.cos(2 * np.pi * time / length), 0.0)
-        # music falls off with frequency: √f evens it out; the factor brings a loud partial of normalised audio to
-        # about 1
+        # music gets weaker with frequency, which √f compensates; the factor brings a loud partial of normalised audio
+        # to about 1
         window *= 4.0 * np.sqrt(frequency / 1000.0) / window.sum()
         rows += [window * np.cos(2 * np.pi * (frequency * time + phase / PHASES)) for phase in range(PHASES)]
     return np.stack(rows).astype(np.float32)
 
 
 def tiny_hubert_config(hidden_size: int = 192, num_hidden_layers: int = 5) -> HubertConfig:
-    """A small HuBERT of the layer-norm kind; its two convolutions step 160 · 2 = 320 samples, like HuBERT's seven."""
+    """A small HuBERT with layer norm; its two convolutions have a stride of 160 · 2 = 320, like HuBERT's seven."""
     return HubertConfig(
         conv_dim=[PHASES * len(filter_frequencies()), 256],
         conv_kernel=[3072, 3],
@@ -72,7 +71,7 @@ def tiny_hubert_config(hidden_size: int = 192, num_hidden_layers: int = 5) -> Hu
 
 @torch.no_grad()
 def start_front_end(hubert: HubertModel, sampling_rate: int) -> None:
-    """Set the first convolution to the filter bank, which is kept, and start the second by summing phases."""
+    """Set the first convolution to the filter bank and freeze it; initialise the second to sum over phases."""
     first, second = hubert.feature_extractor.conv_layers[:2]
     frequencies = filter_frequencies()
     filters = constant_q_filters(frequencies, sampling_rate, first.conv.kernel_size[0])
@@ -90,7 +89,7 @@ def descriptors(responses: torch.Tensor) -> dict[str, torch.Tensor]:
     """Self-supervised descriptors of the first convolution's output float [B, 3 · F, 2 · T (+1)] at 100 Hz.
 
     Returns "harmony" [B, T, 24] (chroma of the middle and of the low range) and "texture" [B, T, 10] (loudness, onset
-    strength, levels of 8 bands), both scaled so that Euclidean distance weighs their parts evenly.
+    strength, levels of 8 bands), both scaled so that their parts contribute evenly to Euclidean distance.
     """
     bank = responses.unflatten(1, (-1, PHASES)).pow(2).sum(2)
     even = bank.shape[-1] // 2 * 2
@@ -116,7 +115,7 @@ def descriptors(responses: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def note_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[str, np.ndarray]:
-    """Per frame at `times` (s, [T]): "pitch" (0 none, else note − 35, shifted by semitones) and "onset" (0 to 3)."""
+    """Targets at `times` (s, [T]): "pitch" (0 none, else MIDI note + `shift` − 35) and "onset" (0 none, 1 to 3)."""
     pitch, onset = np.zeros(len(times), np.int64), np.zeros(len(times), np.int64)
     if not labels["notes"]:
         return {"pitch": pitch, "onset": onset}
@@ -131,7 +130,7 @@ def note_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[
 
 
 def chord_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[str, np.ndarray]:
-    """Per frame at `times` (s, [T]): "chord" (chord_class, shifted by semitones) and "beat" (quarter of the beat)."""
+    """Targets at `times` (s, [T]): "chord" (chord_class, transposed by `shift`) and "beat" (quarter of the beat)."""
     chord = np.zeros(len(times), np.int64)
     for start, end, label in labels["chords"]:
         chord[(times >= start) & (times < end)] = chord_class(label)
@@ -139,13 +138,13 @@ def chord_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict
 
 
 def transposed_chords(chords: np.ndarray, semitones: int) -> np.ndarray:
-    """Chord classes (int64 [...]) of a song that many semitones higher."""
+    """Chord classes (int64 [...]) transposed by `semitones`."""
     mode, root = np.divmod(chords - 1, PITCH_CLASSES)
     return np.where(chords > 0, 1 + mode * PITCH_CLASSES + (root + semitones) % PITCH_CLASSES, chords)
 
 
 def beat_phases(labels: dict[str, Any], times: np.ndarray) -> np.ndarray:
-    """Where in the beat each instant (s, [T]) lies, from 0 to 1: float64 [T], NaN outside all beats."""
+    """Position in the beat of each time (s, [T]), from 0 to 1: float64 [T], NaN outside all beats."""
     beats = np.asarray(labels["beats"], dtype=np.float64)
     if len(beats) <= 1:
         return np.full(len(times), np.nan)
@@ -153,7 +152,7 @@ def beat_phases(labels: dict[str, Any], times: np.ndarray) -> np.ndarray:
 
 
 def beat_parts(labels: dict[str, Any], times: np.ndarray, parts: int) -> np.ndarray:
-    """Which of so many equal parts of the beat each instant (s, [T]) lies in: int64 [T], ignored outside all beats."""
+    """Which of `parts` equal parts of the beat each time (s, [T]) is in: int64 [T], IGNORED outside all beats."""
     phase, found = beat_phases(labels, times), np.full(len(times), IGNORED, np.int64)
     inside = np.isfinite(phase)
     found[inside] = np.clip(phase[inside] * parts, 0, parts - 1).astype(np.int64)
@@ -161,7 +160,7 @@ def beat_parts(labels: dict[str, Any], times: np.ndarray, parts: int) -> np.ndar
 
 
 def frame_targets(song: Song, times: np.ndarray, shift: int, is_vocal: bool) -> dict[str, np.ndarray]:
-    """All label targets of a crop, int64 [T] each; those of the other kind of audio are ignored."""
+    """All label targets of a crop, int64 [T] each; those that only the other kind of audio has are IGNORED."""
     found = note_targets(song.labels, times, shift) if is_vocal else chord_targets(song.labels, times, shift)
     nothing = np.full(len(times), IGNORED, np.int64)
     return {name: found.get(name, nothing) for name in NUM_TARGETS}

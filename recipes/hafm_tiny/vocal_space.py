@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A space for the vocal's clusters that keeps what an accompaniment needs of singing: note, onset, place in the beat.
+"""A projection for vocal clusters that preserves what an accompaniment depends on: note, onset, position in the beat.
 
-K-means spends its clusters where features vary most, and loses onsets. Here the songs' labels say what matters: linear
-discriminants (Fisher 1936) of the sung note, of its onset and of singing at all span the space, and the network of
-`rhythm` learns from the songs' beats where in the beat a frame lies. Features that were learnt from a few voices
-tell less of others' beats than descriptors do, so that is what it reads. Only vocals change; an instrumental's tokens
-stay what they were.
+K-means spends its clusters where features vary most, and loses onsets. Here, the songs' labels define what matters:
+the space is spanned by linear discriminants (Fisher 1936) of the sung note, of its onset and of whether anything is
+sung, and the network of `rhythm` is trained on the songs' beats to estimate the position in the beat. It reads
+descriptors, as features learnt from a few voices generalise worse to other voices' beats. Only vocal tokens change;
+instrumental tokens stay the same.
 
-Dimensions: T frames, D width of HuBERT, P of the projection.
+Dimensions: T frames, D width of HuBERT, P width of the projection.
 """
 
 import copy
@@ -35,13 +35,13 @@ from .targets import beat_parts, note_targets
 logger = logging.get_logger(__name__)
 
 Array = NDArray[np.float32]
-# of the covariance within classes that is added to its diagonal, and frames below which a class is left out
+# regularisation of the within-class covariance (share of its mean diagonal); minimum frames per class
 SHRINKAGE, SMALLEST_CLASS = 1e-2, 50
 
 
 @dataclass
 class VocalSpaceArguments(RhythmArguments):
-    """How the space is made, and its rhythm network trained. Weights are of the discriminants' unit variance."""
+    """How the space is made and its rhythm network trained; weights scale dimensions of unit variance."""
 
     note_dimensions: int = 24
     onset_weight: float = 1.2
@@ -51,9 +51,9 @@ class VocalSpaceArguments(RhythmArguments):
 
 @dataclass(frozen=True)
 class RhythmicFrames:
-    """What tells the beat of a vocal's frames, descriptors (float32 [T, 10]), and part of the beat (int64 [T]).
+    """Descriptors of a vocal (float32 [T, 10]) to estimate the beat from, and the part of the beat (int64 [T]).
 
-    `takes` are descriptors of the same song as people might have sung it.
+    `takes` are descriptors of simulated human takes of the same song.
     """
 
     descriptors: Array
@@ -63,7 +63,7 @@ class RhythmicFrames:
 
 @dataclass(frozen=True)
 class SungFrames:
-    """A vocal's frames: features (float16 [T, D]), note (int64 [T], 0 none), onset (bool [T]), and their rhythm."""
+    """A vocal's frames: features (float16 [T, D]), note (int64 [T], 0 none), onset (bool [T]), and rhythm."""
 
     features: NDArray[np.float16]
     note: NDArray[np.int64]
@@ -72,7 +72,7 @@ class SungFrames:
 
 
 def vocal_features(tokenizer: HAFMSemanticTokenizerModel, song: Song, seed: int) -> NDArray[np.float16]:
-    """Features float16 [T, D] of a song's vocal, noisy as at generation."""
+    """Features float16 [T, D] of a song's vocal, with noise as at generation."""
     waveform = torch.from_numpy(song.vocal / np.float32(PCM_SCALE)).to(tokenizer.device)
     return tokenizer.extract_features(waveform, noise=True, seed=seed).cpu().numpy().astype(np.float16)
 
@@ -80,14 +80,14 @@ def vocal_features(tokenizer: HAFMSemanticTokenizerModel, song: Song, seed: int)
 def sung_frames(
     features: NDArray[np.float16], song: Song, config: HAFMSemanticTokenizerConfig, takes: int = 0
 ) -> SungFrames:
-    """The features of a song's vocal, which has the tokenizer's sampling rate, beside its labels and rhythm."""
+    """Combines the features of a song's vocal (at the tokenizer's sampling rate) with its labels and rhythm."""
     times = (np.arange(len(features)) + 0.5) / config.frame_rate
     notes = note_targets(song.labels, times, 0)
     return SungFrames(features, notes["pitch"], notes["onset"] == 1, rhythmic_frames(song, config, takes))
 
 
 def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig, takes: int = 0) -> RhythmicFrames:
-    """Descriptors and beats of a song's vocal, which has the tokenizer's sampling rate, and so many takes of it."""
+    """Descriptors and beats of a song's vocal (at the tokenizer's sampling rate), and of simulated human takes."""
     vocal, rate = (song.vocal / PCM_SCALE).astype(np.float32), config.frame_rate
     frames = -(-len(vocal) * rate // config.sampling_rate)
     measuring = HAFMVocalDescriptors(config.sampling_rate, rate)
@@ -98,12 +98,12 @@ def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig, takes: int 
 
 
 def discriminants(features: Array, classes: NDArray[np.int64], dimensions: int) -> Array:
-    """Directions in which classes differ most for what they vary within: float32 [D, dimensions].
+    """Linear discriminants, which maximise the variance between classes relative to within: float32 [D, dimensions].
 
     Args:
         features (float32 [M, D]).
         classes (int64 [M]).
-        dimensions: how many, from the strongest on; each is scaled to a variance of 1.
+        dimensions: number of directions, strongest first; each is scaled to unit variance.
 
     Raises:
         ValueError: fewer than two classes have enough frames.
@@ -128,7 +128,7 @@ def discriminants(features: Array, classes: NDArray[np.int64], dimensions: int) 
 
 
 def vocal_projection(songs: Sequence[SungFrames], arguments: VocalSpaceArguments) -> Array:
-    """Float32 [D, P]: discriminants of the note, of its onset and of singing, side by side."""
+    """Concatenated discriminants of the note, of its onset and of singing: float32 [D, P]."""
     features = np.concatenate([song.features for song in songs]).astype(np.float32)
     note = np.concatenate([song.note for song in songs])
     onset = np.concatenate([song.onset for song in songs]).astype(np.int64)
@@ -148,13 +148,13 @@ def fit_vocal_space(
     arguments: VocalSpaceArguments,
     frames: int,
 ) -> tuple[HAFMSemanticTokenizerModel, dict[str, float]]:
-    """A tokenizer whose vocal has projection, rhythm network and centroids of its own; all else stays as it was.
+    """A tokenizer with a new projection, rhythm network and centroids for vocals; everything else is unchanged.
 
     Args:
-        tokenizer: with separate centroids, whose features the songs' are.
+        tokenizer: a tokenizer with separate centroids, which extracted the songs' features.
         training, validation: songs.
-        arguments: see above.
-        frames: how many frames of the training songs are clustered.
+        arguments: see `VocalSpaceArguments`.
+        frames: number of frames of the training songs to cluster.
 
     Returns:
         the new tokenizer, on the CPU, and figures of clusters and beats.
@@ -177,14 +177,14 @@ def fit_rhythm(
     validation: Sequence[RhythmicFrames],
     arguments: VocalSpaceArguments,
 ) -> tuple[HAFMSemanticTokenizerModel, dict[str, float]]:
-    """A tokenizer with another rhythm network; projection and centroids stay, and so can the stages.
+    """A tokenizer with a newly trained rhythm network; projection and centroids stay, so stages remain usable.
 
-    The network goes on from the tokenizer's own where that is as large.
+    Training continues from the tokenizer's own rhythm network if it has the same size.
 
     Args:
-        tokenizer: with a vocal space.
+        tokenizer: a tokenizer with a vocal space.
         training, validation: songs.
-        arguments: how the network is made and trained.
+        arguments: size and training of the network.
 
     Returns:
         the new tokenizer, on the CPU, and figures of beats.
@@ -205,7 +205,7 @@ def fit_rhythm(
 def _untrained(
     tokenizer: HAFMSemanticTokenizerModel, arguments: VocalSpaceArguments, **fields: Any
 ) -> HAFMSemanticTokenizerModel:
-    """A tokenizer of the same configuration but for the rhythm network and these fields, with weights of no use."""
+    """A tokenizer with random weights and the same configuration, except for the rhythm network and `fields`."""
     config = copy.deepcopy(tokenizer.config)
     fields |= {"rhythm_channels": arguments.channels, "rhythm_layers": arguments.layers}
     for name, value in fields.items():
@@ -220,7 +220,7 @@ def _train_rhythm(
     validation: Sequence[RhythmicFrames],
     arguments: VocalSpaceArguments,
 ) -> dict[str, float]:
-    """Trains the tokenizer's own rhythm network; returns figures of beats."""
+    """Trains the tokenizer's rhythm network in place; returns figures of beats."""
     rate = tokenizer.config.frame_rate
     known = [(take, song.beat) for song in training for take in (song.descriptors, *song.takes)]
     asked = [(song.descriptors, song.beat) for song in validation]
@@ -244,7 +244,7 @@ def _with_vocal_space(
 def _fit_vocal_centroids(
     tokenizer: HAFMSemanticTokenizerModel, songs: Sequence[SungFrames], frames: int, seed: int
 ) -> dict[str, float]:
-    """Clusters so many frames of whole songs in the vocal's space, and sets the centroids."""
+    """Clusters `frames` frames of whole songs in the vocal space and sets the vocal centroids; returns figures."""
     reservoir = Reservoir(frames, seed)
     for song in songs:
         descriptors = torch.from_numpy(song.rhythm.descriptors)

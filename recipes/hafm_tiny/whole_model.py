@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From rendered songs to a composite: every part trained in order, within a number of hours, on what is there.
+"""From rendered songs to a composite model: trains every part in order, within a given number of hours.
 
-The parts are the recipes, each started as a process of its own, so that whoever reads this sees the commands, and a
-part that was killed is resumed by its own checkpoints. OUT/plan.json holds what was decided at the start (steps that
-fit into the hours, as measured here); a second start follows it and skips what is done.
+Each part is a recipe, run as a process of its own: the commands are visible here, and a killed part resumes from its
+own checkpoints. OUT/plan.json records the decisions made at the start (the steps that fit into the hours, measured on
+this machine); a second run follows it and skips finished parts.
 """
 
 import json
@@ -28,7 +28,7 @@ from .hubert import SemanticTrainingArguments
 
 logger = logging.getLogger(__name__)
 
-# shares of the hours: codec beside tokenizer, then the coarse stage beside the two others where there are two workers
+# shares of the hours with two workers: codec and tokenizer in parallel, then the coarse stage and the two others
 SHARES = {"codec": 0.3, "hubert": 0.3, "semantic": 0.35, "coarse": 0.5, "fine": 0.15}
 NEEDS: dict[str, tuple[str, ...]] = {
     "codec": (),
@@ -41,20 +41,20 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "semantic": ("tokens",),
     "fine": ("tokens",),
     "listener": ("tokens",),
-    # where songs have stems
+    # only if songs have stems
     "separator": ("decoder",),
     "model": ("decoder", "coarse", "semantic", "fine", "listener", "separator"),
     "card": ("model",),
 }
 CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
-# a codec's steps, and its decoder's alone (hafm-tiny: 3,900 and 350), by those that fit into its time against
-# discriminators, which make a step three times as long: only the second half of the codec's are against them
+# steps of the codec and of its decoder alone (hafm-tiny: 3,900 and 350), relative to the steps with discriminators
+# that fit into the time: these take three times as long, and only the second half of the codec's steps are of them
 CODEC_STEPS, DECODER_STEPS = 1.32, 0.12
-# of a codec's steps, those before it is quantized
+# share of the codec's steps before quantisation starts
 QUANTIZE_FROM = 0.125
 LEAST_STEPS = 4
-# what a trial is told: a codec's steps are measured with all that makes them long
+# options of the timing runs: the codec is timed with quantisation and discriminators, which make steps slow
 TRIAL: dict[str, tuple[object, ...]] = {
     "codec": ("--start_batches", 16, "--quantize_from", 0, "--adversarial_from", 1, "--figures", "false"),
     "hubert": ("--start_batches", 1),
@@ -64,18 +64,18 @@ DECODER_ALONE = (
     "--level_weight", 0.5, "--adversarial_from", 1, "--discriminator_learning_rate", 1e-3,
     "--discriminator_share", 0.5,
 )  # fmt: skip
-# of the rhythm network: a quarter of a second each on one core, and as many at most as that of hafm-tiny has had
+# rhythm network: 0.25 s per step on one core; at most as many steps as hafm-tiny's
 RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300
-# of each tower of the listener, a fifth to a third of a second each
+# each tower of the listener: 0.2 to 0.33 s per step
 LISTENER_STEPS_PER_HOUR, LISTENER_STEPS = 2000, 4000
-# of the network that takes bands apart, a third of a second each
+# separator: 0.33 s per step
 SEPARATOR_STEPS_PER_HOUR, SEPARATOR_STEPS = 1300, 10_000
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes of the parts: (width, layers) of the codec's encoder and decoder and of HuBERT, (width, layers, heads) a
-    stage; and what the codec's recipe is told beside."""
+    """Sizes of the parts: (width, layers) of the codec's encoder and decoder and of HuBERT, (width, layers, heads) of
+    each stage; and further options of the codec's recipe."""
 
     encoder: tuple[int, int]
     decoder: tuple[int, int]
@@ -90,7 +90,7 @@ SMALLEST_CROPS = (
     "--batch_size", 2, "--varied_rows", 1, "--judged_rows", 1, "--crop_frames", 24, "--sizes", 256,
 )  # fmt: skip
 PRESETS = {
-    # shows within minutes that a corpus and a set-up work, and makes no music
+    # checks within minutes that corpus and setup work, without making music
     "trial": Preset((16, 1), (16, 1), (64, 2), (64, 2, 2), (64, 2, 2), (64, 2, 2), SMALLEST_CROPS),
     # hafm-tiny's
     "tiny": Preset((320, 6), (320, 8), (192, 5), (256, 4, 4), (192, 8, 3), (128, 3, 2)),
@@ -103,14 +103,14 @@ class WholeModelOptions:
     """What to train.
 
     Attributes:
-        corpus (Path): folder of recipes/build_song_corpus.py.
-        out (Path): gets a folder for every part, logs, and the composite as OUT/model.
-        recipes (Path): the folder of the recipes.
-        hours (float): of wall-clock time for all training together; clusters, the vocal's space, tokens, chords and
-            joining come on top.
+        corpus (Path): output folder of recipes/build_song_corpus.py.
+        out (Path): folder for every part's folder, logs, and the composite model (OUT/model).
+        recipes (Path): folder of the recipes.
+        hours (float): wall-clock time for codec, HuBERT and stages together; clusters, vocal space, tokens, listener,
+            separator and assembly add to it.
         preset (str): trial, tiny or small.
-        workers (int): parts that are trained side by side, each on one thread; 1 on a GPU.
-        clusters (int): of the semantic tokenizer, for vocals and for instrumentals each.
+        workers (int): number of parts to train in parallel, each on one thread; use 1 on a GPU.
+        clusters (int): clusters of the semantic tokenizer, each for vocals and for instrumentals.
     """
 
     corpus: Path
@@ -122,7 +122,7 @@ class WholeModelOptions:
     clusters: int = 500
 
     def __post_init__(self) -> None:
-        """Refuses what can't be trained before anything is measured."""
+        """Rejects invalid options before anything is run."""
         if self.preset not in PRESETS:
             raise ValueError(f"There is no preset {self.preset!r}; choose one of {', '.join(PRESETS)}.")
         if self.hours <= 0 or self.workers < 1:
@@ -135,34 +135,34 @@ class WholeModelOptions:
 
     @cached_property
     def labels(self) -> list[dict[str, object]]:
-        """Of the songs for training."""
+        """Labels of the training songs."""
         return [json.loads(path.read_text()) for path in (self.corpus / "train").glob("*/labels.json")]
 
     @property
     def have_stems(self) -> bool:
-        """Whether the songs are bands whose stems are known."""
+        """Whether the songs have stems."""
         return any((self.corpus / "train").glob("*/colour.flac"))
 
     @property
     def styles(self) -> list[str]:
-        """Of the songs, sorted."""
+        """Styles of the training songs, sorted."""
         return sorted({str(each["style"]) for each in self.labels if each.get("style")})
 
     def streams(self, config: Path) -> list[str]:
-        """What a stage is told, of the streams of its configuration; a trio's songs have no energies."""
+        """The lead sheet streams of a stage's configuration; without energy if no song has sections."""
         streams = yaml.safe_load(config.read_text())["lead_sheet_streams"]
         return [name for name in streams if name != "energy" or any(each.get("sections") for each in self.labels)]
 
 
 def train_whole_model(options: WholeModelOptions) -> Path:
-    """Trains every part that is not done and joins them.
+    """Trains all unfinished parts and assembles the model.
 
     Returns:
-        the folder of the composite.
+        the folder of the composite model.
 
     Raises:
-        ValueError: the corpus lacks songs, or another process trains in the folder.
-        RuntimeError: a part failed; its log is named, and what was done is kept.
+        ValueError: the folder was begun with other options, or another process uses it.
+        RuntimeError: a part failed; the message names its log, and finished parts are kept.
     """
     with locked(options.out):
         commands = part_commands(options, _plan(options))
@@ -183,10 +183,10 @@ def train_whole_model(options: WholeModelOptions) -> Path:
 
 
 def render_songs(songs: Path, voices: Path, corpus: Path, recipes: Path, words: Sequence[str]) -> None:
-    """Renders what is missing in a corpus.
+    """Renders the missing songs of a corpus.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: rendering failed.
     """
     command = [sys.executable, str(recipes / "build_song_corpus.py"), str(songs), str(voices), str(corpus), *words]
     logger.info("render: %s", " ".join(command))
@@ -237,7 +237,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     for stage in ("semantic", "coarse", "fine"):
         commands[stage] = _stage_command(options, stage)
         if stage != "semantic":
-            # codes start from what they mean; for clusters alone it has not been tried
+            # initialise embeddings from codebooks; not tried for the semantic stage, which only has clusters
             commands[stage][0] = "train_tiny_stage.py"
             commands[stage] += ["--codec", codec, "--semantic_tokenizer", tokenizer]
     wanted = [name for name in NEEDS if name != "separator" or options.have_stems]
@@ -245,9 +245,9 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
 
 
 def _stage_command(options: WholeModelOptions, stage: str) -> list[object]:
-    """The command of a stage, from what it reads to its size."""
+    """The command that trains a stage."""
     hours = options.hours * SHARES[stage] * _share_of_time(options)
-    # compiling takes a minute or two
+    # compiling takes one or two minutes
     compiled = hours > SHORTEST_COMPILED_HOURS and shutil.which("c++") is not None
     width, layers, heads = getattr(PRESETS[options.preset], stage)
     config, out = options.recipes / f"configs/tiny/{stage}.yaml", options.out
@@ -261,7 +261,7 @@ def _stage_command(options: WholeModelOptions, stage: str) -> list[object]:
 
 
 def _codec_commands(options: WholeModelOptions, steps: int) -> dict[str, list[object]]:
-    """Commands of the codec and of its decoder alone, which take about as long as so many steps against
+    """Commands of the codec and of its decoder alone, which together take about as long as `steps` steps with
     discriminators."""
     whole, alone = (max(LEAST_STEPS, round(share * steps)) for share in (CODEC_STEPS, DECODER_STEPS))
     recipe, sizes = _sizes(options)["codec"]
@@ -278,7 +278,7 @@ def _codec_commands(options: WholeModelOptions, steps: int) -> dict[str, list[ob
 
 
 def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:
-    """Recipe of the two parts that are trained on audio, and its words for their sizes."""
+    """Recipe and size options of the two parts that are trained on audio."""
     preset = PRESETS[options.preset]
     codec: list[object] = ["--encoder_width", preset.encoder[0], "--encoder_layers", preset.encoder[1]]
     codec += ["--decoder_width", preset.decoder[0], "--decoder_layers", preset.decoder[1], *preset.codec]
@@ -287,7 +287,7 @@ def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:
 
 
 def _share_of_time(options: WholeModelOptions) -> float:
-    """What one part gets of its share: SHARES are for two workers, and add up to 1.6 for one."""
+    """Factor for a part's share: SHARES are for two workers, and add up to 1.6 for one."""
     return 1.0 if options.workers > 1 else 1.0 / sum(SHARES.values())
 
 
@@ -296,7 +296,7 @@ def _run_words(options: WholeModelOptions, part: str, steps: int) -> list[object
 
 
 def _plan(options: WholeModelOptions) -> dict[str, int]:
-    """Steps of the parts whose schedules count steps: what fits into their hours, measured once and written down."""
+    """Steps of codec and HuBERT that fit into their hours; measured once and saved in OUT/plan.json."""
     path = options.out / "plan.json"
     asked = {key: str(value) for key, value in asdict(options).items() if key not in ("out", "recipes", "workers")}
     if path.exists():
@@ -312,11 +312,11 @@ def _plan(options: WholeModelOptions) -> dict[str, int]:
         words += ["--log_every", CALIBRATION_STEPS // 2, "--max_hours", 0.2]
         words += TRIAL[part]
         _run(f"{part}_trial", [str(word) for word in words], options)
-        # the last line: the first has the start in it
+        # the last line: the first includes start-up time
         measured = json.loads((trial / "metrics.jsonl").read_text().splitlines()[-1])["steps_per_second"]
         seconds = 3600 * options.hours * SHARES[part] * _share_of_time(options)
         steps[part] = max(2 * CALIBRATION_STEPS, round(seconds * measured))
-        logger.info("%s: %.2f steps a second, so %d steps", part, measured, steps[part])
+        logger.info("%s: %.2f steps per second, so %d steps", part, measured, steps[part])
     facts: dict[str, Any] = {
         "Data": f"{len(options.labels)} songs of recipes/build_song_corpus.py",
         "Steps": json.dumps(steps),
@@ -328,10 +328,10 @@ def _plan(options: WholeModelOptions) -> dict[str, int]:
 
 
 def _run(name: str, command: Sequence[str], options: WholeModelOptions) -> None:
-    """Runs a part to its end, its output in OUT/NAME.log, and marks it done.
+    """Runs a part, with output to OUT/NAME.log, and marks it as done.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the part failed.
     """
     log = options.out / f"{name}.log"
     logger.info("%s: %s", name, " ".join(command))
@@ -347,5 +347,5 @@ def _run(name: str, command: Sequence[str], options: WholeModelOptions) -> None:
         )  # fmt: skip
     if done.returncode:
         last = log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise RuntimeError(f"{name} ended with {done.returncode}: {' '.join(last)} ({log} has it all).")
+        raise RuntimeError(f"{name} exited with {done.returncode}: {' '.join(last)} (see {log}).")
     (options.out / f"{name}.done").touch()

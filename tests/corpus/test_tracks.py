@@ -144,7 +144,7 @@ def test_splits_by_folder_are_the_folders_and_nothing_else(tmp_path: Path) -> No
     ("options", "complaint"),
     [
         ({"validation": 0.7, "test": 0.4}, "not within 0 and 1"),
-        ({"artist_pattern": "("}, "no regular expression"),
+        ({"artist_pattern": "("}, "not a regular expression"),
         ({"artist_pattern": "^a"}, "has no group"),
     ],
 )

@@ -34,7 +34,7 @@ def test_pairs_in_folders_and_side_by_side_are_found_with_their_songs(tmp_path: 
     assert [(clip.name, clip.song) for clip in clips] == [("a_0", "a"), ("deep__b", "deep__b")]
     assert all(clip.reference is not None for clip in clips)
     (tmp_path / "a_0" / "labels.json").write_text("[1]")
-    with pytest.raises(HAFMEvaluationError, match="labels.json is no JSON object"):
+    with pytest.raises(HAFMEvaluationError, match="labels.json is not a JSON object"):
         datasets.load_pairs(tmp_path)
 
 

@@ -86,4 +86,4 @@ def test_usage_errors_exit_with_2_and_others_with_1(tmp_path: Path) -> None:
     assert hafm_prepare(tmp_path).returncode == 2
     run = hafm_prepare(tmp_path / "missing", tmp_path / "corpus")
     assert run.returncode == 1 and run.stdout == ""
-    assert run.stderr.splitlines()[-1].endswith("is no folder; name one that holds songs.")
+    assert run.stderr.splitlines()[-1].endswith("is not a folder; name one that holds songs.")

@@ -70,7 +70,7 @@ def test_scores_are_of_listeners_who_recognised_the_reference(
     (tmp_path / "one.json").write_text(json.dumps(answers[0]))
     score(tmp_path / "test", [tmp_path / "one.json"])
     assert "new: 60.0" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="Nobody has recognised"):
+    with pytest.raises(ValueError, match="No listener recognised"):
         scores(key, answers[2:])
     with pytest.raises(ValueError, match="another test"):
         scores(key, [{"scores": {"a.wav": {"0": 1}}}])

@@ -31,7 +31,7 @@ def test_demucs_separates_equal_mixes_equally_and_names_a_missing_model(demucs_m
     assert np.abs(first.vocal).max() > 0 and np.abs(first.vocal - first.instrumental).max() > 0
     with pytest.raises(HAFMCorpusError, match="model large can't be loaded from .*put its"):
         make_separator(SeparatorOptions("demucs", model="large", model_dir=str(demucs_models)))
-    with pytest.raises(HAFMCorpusError, match="is no folder"):
+    with pytest.raises(HAFMCorpusError, match="is not a folder"):
         make_separator(SeparatorOptions("demucs", model_dir=str(demucs_models / "missing")))
 
 

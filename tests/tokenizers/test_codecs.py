@@ -81,7 +81,7 @@ def test_a_checkpoint_of_the_original_package_gives_the_same_codes_and_audio(ori
 @pytest.mark.parametrize("state", [{"weight": torch.ones(1)}, {"encoder.model.0.conv.conv.bias": torch.ones(3)}, [1]])
 def test_other_files_are_no_checkpoint_of_the_original_package(state: Any, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "other.th")
-    with pytest.raises(ValueError, match="other.th is no checkpoint"):
+    with pytest.raises(ValueError, match="other.th is not a checkpoint"):
         convert(tmp_path / "other.th")
 
 

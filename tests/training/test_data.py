@@ -133,7 +133,7 @@ def test_a_stage_goes_on_with_its_own_codebooks_and_window(corpus: Path, tmp_pat
     config = make_stage(StageArguments("fine", init_from=str(tmp_path)), INFO, None).config
     assert TokenCrops(*load_token_corpus(corpus, "train", cache_dir=corpus / "cache"), config, None).seconds == 1.6
     assert (config.conditioning_codebook_sizes, config.codebook_sizes) == ([[30] * 3], [30] * 2)
-    with pytest.raises(ValueError, match="cannot go on with fine_codebooks 3: its weights fix 2"):
+    with pytest.raises(ValueError, match="cannot continue with fine_codebooks 3: its weights need 2"):
         make_stage(StageArguments("fine", init_from=str(tmp_path), coarse_codebooks=3, fine_codebooks=3), INFO, None)
     info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=CODES, num_codebooks=8)
     taken = make_stage(StageArguments("coarse", init_from=str(tiny_model)), info, 5.0).state_dict()
@@ -152,7 +152,7 @@ def test_a_trained_stage_takes_other_dropouts_and_names_what_does_not_fit(tmp_pa
     draws = [stage.train()(input_ids=torch.zeros(1, 9, dtype=torch.int64), **tokens).logits for _ in range(2)]
     assert not torch.equal(*draws), "attention drops"
     for name, value in (("position_scheme", "index"), ("hidden_size", 48)):
-        with pytest.raises(ValueError, match=f"cannot go on with {name} {value!r}"):
+        with pytest.raises(ValueError, match=f"cannot continue with {name} {value!r}"):
             make_stage(StageArguments(init_from=str(tmp_path), **{name: value}), INFO, 10.0)  # type: ignore[arg-type]
     same = dataclasses.replace(from_there, position_scheme="time", hidden_size=24)
     assert make_stage(same, INFO, 10.0).config.position_scheme == "time"

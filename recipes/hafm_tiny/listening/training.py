@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teaches a listener what the simulated singer sings.
+"""Trains a listener on simulated singers.
 
-Harmony is learnt from crops of a pool of sung songs, of which some are sung anew at each step; time from crops that
-are all new. Dimensions: B batch, H cells of harmony, T cells of time.
+The harmony tower is trained on crops of a pool of performances, some of which are replaced at each step; the time
+tower on crops that are all new. Dimensions: B batch, H harmony cells, T time cells.
 """
 
 from collections.abc import Sequence
@@ -24,37 +24,37 @@ from .takes import TimedLine, crop_of_takes
 from .tunes import SHEETS, SONGS, Tune, of_source
 
 IGNORED = -100
-# how much of a song every chord is taken to last
+# smoothing of a song's chord frequencies
 RARE = 0.02
 WHOLE = 1e9
-# of the crops in which hardly anything is sung, so many are tried again
+# attempts to draw a crop with at least this share of singing
 TRIES, LEAST_SUNG = 6, 0.3
-# cells of a crop that is joined from pieces of a song, and pieces at most
+# minimum cells of a crop that is joined from pieces of a song, and maximum number of pieces
 JOINED_CELLS, PIECES = 40, 6
 
 
 @dataclass
 class ListenerArguments(StepArguments):
-    """How a listener learns, beside its steps.
+    """How a listener is trained, in addition to its steps.
 
     Attributes:
-        harmony_cells (list of int): lengths of the crops that chords are learnt from, one a step.
-        harmony_batch (int): cells of all crops of a step.
-        harmony_rate (float): the highest learning rate of the tower of harmony; `learning_rate` is that of time.
-        pool (int): songs that are sung before chords are learnt.
-        sung_a_step (int): songs of the pool that are sung anew at each step.
-        left_out (float): share of the crops that lack one of the numbers that are said of each pitch class.
-        joined (float): share of the longer crops that are pieces of a song, one behind the other.
-        prior_weight (float): how much a song's commonest chords are taken for granted while chords are learnt (logits
-            adjusted after Menon et al. 2021), so that what is learnt is what tells the moments of a song apart.
-        time_seconds (list of float): lengths of the crops that the tempo is learnt from, one a step.
-        time_batch (float): seconds of all of a step.
-        time_share (float): steps of the tower that hears the tempo, for each of the one that hears chords.
-        sheet_share, time_sheet_share (float): share of lead sheets among the tunes of either tower.
-        own_tempo, time_own_tempo (float): share of the songs that are sung near the tempo they were played in.
-        takes_share (float): steps of the tower of time that are of takes of rendered songs, where there are any.
-        takes_octaves (list of float): how much slower and faster they are at most.
-        bar_weight, tempo_weight (float): of their losses beside that of beats.
+        harmony_cells (list of int): crop lengths of the harmony tower, of which one is drawn per step.
+        harmony_batch (int): total number of cells per step.
+        harmony_rate (float): highest learning rate of the harmony tower; `learning_rate` is the time tower's.
+        pool (int): number of performances in the pool.
+        sung_a_step (int): performances of the pool that are replaced at each step.
+        left_out (float): share of crops in which one feature is dropped for all pitch classes.
+        joined (float): share of the longer crops that are concatenated from pieces of a song.
+        prior_weight (float): weight of a song's chord frequencies as a prior in training (logit adjustment, Menon et
+            al. 2021), so that the model learns to distinguish moments of a song rather than its commonest chords.
+        time_seconds (list of float): crop lengths of the time tower, of which one is drawn per step.
+        time_batch (float): total length in seconds of the crops per step.
+        time_share (float): number of steps of the time tower, relative to the harmony tower's.
+        sheet_share, time_sheet_share (float): share of lead sheets among the tunes, for each tower.
+        own_tempo, time_own_tempo (float): share of songs sung near their original tempo, for each tower.
+        takes_share (float): share of the time tower's steps that use takes of rendered songs, if there are any.
+        takes_octaves (list of float): lowest and highest change of the takes' speed, in octaves.
+        bar_weight, tempo_weight (float): weights of these losses relative to the beat loss.
     """
 
     steps: int = 4000
@@ -84,25 +84,25 @@ class ListenerArguments(StepArguments):
 
 @dataclass(frozen=True)
 class SungSong:
-    """What chords are learnt from: cells (float16 [H, 54]), and the chord of each (int64 [H])."""
+    """A performance for training harmony: cells (float16 [H, 54]), and the chord of each (int64 [H])."""
 
     cells: torch.Tensor
     chords: torch.Tensor
 
     @property
     def prior(self) -> torch.Tensor:
-        """Logarithm of the share of each chord, none of which is impossible: float32 [25]."""
+        """Log of the smoothed frequency of each chord: float32 [25]."""
         share = torch.bincount(self.chords, minlength=NUM_CHORDS) / max(len(self.chords), 1)
         return ((share + RARE) / (share + RARE).sum()).log()
 
 
 class HarmonyTrainer:
-    """Says how wrong a listener is about the chords of sung songs.
+    """Computes the loss of a listener's harmony tower on simulated performances.
 
     Args:
-        model: whose loss is asked for.
-        tunes: for training.
-        arguments: see above.
+        model: the listener.
+        tunes: training tunes.
+        arguments: see `ListenerArguments`.
 
     Raises:
         ValueError: there are no tunes.
@@ -116,7 +116,7 @@ class HarmonyTrainer:
         self.pool = [self._sung() for _ in range(arguments.pool)]
 
     def loss(self) -> torch.Tensor:
-        """Cross-entropy of the chord of each cell of one batch."""
+        """Cross-entropy of the cells' chords in a random batch."""
         length = int(self.rng.choice(self.arguments.harmony_cells))
         crops = [self._crop(length) for _ in range(max(self.arguments.harmony_batch // length, 1))]
         for place in self.rng.integers(len(self.pool), size=self.arguments.sung_a_step):
@@ -130,7 +130,7 @@ class HarmonyTrainer:
         return F.cross_entropy(chords.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
 
     def _lacking(self, cells: torch.Tensor) -> torch.Tensor:
-        """Cells (float [H, 54]), of some crops without one of the numbers of all pitch classes."""
+        """Cells (float [H, 54]), in a share of crops with one feature set to 0 for all pitch classes."""
         if self.rng.random() < self.arguments.left_out:
             each = HARMONY_PARTS * CLASS_NUMBERS
             cells[:, int(self.rng.integers(each)) : PITCH_CLASSES * each : each] = 0.0
@@ -142,7 +142,7 @@ class HarmonyTrainer:
         return SungSong(cells, torch.from_numpy(sung.chords[_middles(sung.line, each)]))
 
     def _crop(self, length: int) -> SungSong:
-        """So many cells of a song, or fewer: one stretch, or several joined."""
+        """A random crop of up to `length` cells of a song: one part, or several joined."""
         rng = self.rng
         song = self.pool[int(rng.integers(len(self.pool)))]
         for _ in range(TRIES):
@@ -151,20 +151,20 @@ class HarmonyTrainer:
             each = min(length // pieces, len(song.cells))
             starts = rng.integers(len(song.cells) - each + 1, size=pieces)
             at = torch.from_numpy((starts[:, None] + np.arange(each)).ravel())
-            # the extras begin with the share in which anything is sung
+            # the last six features start with the share of voiced frames
             if float(song.cells[at, -6].float().mean()) > LEAST_SUNG:
                 break
         return SungSong(song.cells[at], song.chords[at])
 
 
 class TimeTrainer(nn.Module):
-    """Says how wrong a listener is about tempi, and about beats and bars, which it learns beside them.
+    """Computes the loss of a listener's time tower: tempo, and beats and bars as auxiliary tasks.
 
     Args:
-        model: whose loss is asked for.
-        tunes: for training.
-        arguments: see above.
-        takes: of rendered songs, for training.
+        model: the listener.
+        tunes: training tunes.
+        arguments: see `ListenerArguments`.
+        takes: takes of rendered songs, for training.
 
     Raises:
         ValueError: there are no tunes.
@@ -187,7 +187,7 @@ class TimeTrainer(nn.Module):
         self.tunes = TuneDraw(tunes, arguments.time_sheet_share, self.rng)
 
     def loss(self) -> torch.Tensor:
-        """Cross-entropy of the part of the beat, of whether a bar begins with it, and of the tempo."""
+        """Weighted cross-entropies of the part of the beat, of downbeats, and of the tempo, in a random batch."""
         seconds, each = float(self.rng.choice(self.arguments.time_seconds)), self.model.config.time_frames
         rows = max(round(self.arguments.time_batch / seconds), 1)
         taken = bool(self.takes) and self.rng.random() < self.arguments.takes_share
@@ -205,20 +205,20 @@ class TimeTrainer(nn.Module):
         return loss - self.arguments.tempo_weight * wrong.sum(-1).mean()
 
     def _take(self, seconds: float) -> TimedLine:
-        """A crop of a rendered song, as somebody might sing it."""
+        """A random crop of a take of a rendered song."""
         return crop_of_takes(self.takes, seconds, self.arguments.takes_octaves, self.rng)
 
     def _sung(self, seconds: float) -> TimedLine:
-        """A crop of a tune, as the simulated singer sings it."""
+        """A random crop of a tune, sung by the simulated singer."""
         sung = self.singer.sing(self.tunes.draw(), seconds)
         first = ((np.floor(sung.beats) - sung.downbeat) % sung.metre == 0).astype(np.float32)
-        # beats of POP909's songs in six are eighths: their bars teach nothing
+        # in POP909, beats of songs in 6/8 are eighths: their bars are not used
         bars = first if sung.metre in (3, 4) else np.full_like(first, np.nan)
         return TimedLine(sung.line, np.floor(sung.beats % 1 * BEAT_PARTS).astype(np.int64), bars, sung.tempo)
 
 
 class TuneDraw:
-    """Draws tunes, so many of them lead sheets; raises ValueError where there are none."""
+    """Draws tunes, of which a share `sheet_share` are lead sheets; raises ValueError if there are none."""
 
     def __init__(self, tunes: Sequence[Tune], sheet_share: float, rng: np.random.Generator) -> None:
         if not tunes:
@@ -227,7 +227,7 @@ class TuneDraw:
         self.sheet_share, self.rng = sheet_share, rng
 
     def draw(self) -> Tune:
-        """One tune."""
+        """Draws one tune."""
         sheet = not self.songs or bool(self.sheets) and self.rng.random() < self.sheet_share
         tunes = self.sheets if sheet else self.songs
         return tunes[int(self.rng.integers(len(tunes)))]
@@ -240,8 +240,8 @@ def train_listener(
     takes: Sequence[TimedLine] = (),
     only_time: bool = False,
 ) -> dict[str, float]:
-    """Trains the two towers one after the other, or only that of time, which is trained on the CPU, and returns the
-    mean losses of their last tenths."""
+    """Trains the harmony tower, unless `only_time`, and then the time tower, on the CPU; returns the mean loss of each
+    tower over the last tenth of its steps."""
     figures = {}
     if not only_time:
         harmony = HarmonyTrainer(model, tunes, arguments)
@@ -253,18 +253,18 @@ def train_listener(
 
 
 def tempo_targets(model: HAFMListenerModel, tempi: torch.Tensor) -> torch.Tensor:
-    """Tempi (float [B]) as distributions over the bins, a Gaussian of one bin's width: float [B, K]."""
+    """Tempi (float [B]) as soft targets over the bins, a Gaussian with a deviation of one bin: float [B, K]."""
     away = (torch.log2(model.tempi)[None] - torch.log2(tempi)[:, None]) / model.tempo_step
     return torch.softmax(-0.5 * away**2, dim=-1)
 
 
 def _middles(line: PitchLine, step: int) -> np.ndarray:
-    """The frame in the middle of each cell."""
+    """Index of the middle frame of each cell."""
     return np.minimum(np.arange(-(-len(line) // step)) * step + step // 2, len(line) - 1)
 
 
 def stacked(rows: Sequence[np.ndarray], fill: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, longest, …] with `fill` behind the end, and float [B, longest, 1], 1 where there is something."""
+    """Pads rows with `fill` to [B, longest, …]; also returns a mask, float [B, longest, 1], 1 where not padded."""
     longest = max(map(len, rows))
     found = np.stack(
         [np.pad(r, [(0, longest - len(r))] + [(0, 0)] * (r.ndim - 1), constant_values=fill) for r in rows]

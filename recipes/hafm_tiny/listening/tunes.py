@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Melodies with chords and bars, counted in beats, of POP909 and of lead sheets: what the simulated singer sings.
+"""Melodies with chords and bars, in beats, from POP909 and from lead sheets, for the simulated singer.
 
 Dimensions: N notes, C chords.
 """
@@ -24,12 +24,12 @@ from ..song_pool import load_labels
 logger = logging.get_logger(__name__)
 Array = NDArray[np.float64]
 SONGS, SHEETS = "songs", "sheets"
-# quarters of a beat, beats of a bar
+# quarter notes per beat, beats per bar
 METRES = {"4/4": (1.0, 4), "2/2": (1.0, 4), "2/4": (1.0, 4), "3/4": (1.0, 3), "6/8": (1.5, 4), "12/8": (1.5, 4)}
 LEAST_NOTES = 16
-# a lead sheet is sung over and over until it is as long as this
+# lead sheets are repeated up to this length
 LEAST_BEATS = 360
-# so many songs of POP909 are for validation and for test, as for the corpora that are rendered
+# sizes of POP909's validation and test split, as in rendered corpora; number of lead sheets for test
 VALIDATION_SONGS, TEST_SONGS, TEST_TUNES = 50, 59, 100
 
 
@@ -38,14 +38,14 @@ class Tune:
     """A melody and its chords.
 
     Attributes:
-        name (str): of the song.
+        name (str): name of the song.
         split (str): train, validation or test.
         source (str): songs or sheets.
-        notes (float64 [N, 3]): onset and length in beats, MIDI pitch; one voice.
+        notes (float64 [N, 3]): onset and length in beats, MIDI pitch; monophonic.
         chords (float64 [C, 3]): start and end in beats, triad (`chord_class`).
-        tempo (float, *optional*): beats a minute, as it was played.
-        metre (int): beats of a bar.
-        downbeat (int): a beat that begins a bar.
+        tempo (float, *optional*): original tempo in BPM.
+        metre (int): beats per bar; 0 if unknown.
+        downbeat (int): index of a beat that starts a bar.
     """
 
     name: str
@@ -59,13 +59,13 @@ class Tune:
 
     @property
     def beats(self) -> float:
-        """Its length."""
+        """Length in beats."""
         return float(max(self.notes[-1, :2].sum(), self.chords[-1, 1]))
 
 
 def labelled_tune(name: str, split: str, source: str, labels: Mapping[str, Any]) -> Tune | None:
-    """A song of labels in seconds: `notes` (start, end, pitch), `chords` (start, end, label), `beats`, and
-    `downbeats` where bars are known. None where there is too little of it."""
+    """A tune from labels in seconds: `notes` (start, end, pitch), `chords` (start, end, label), `beats`, and possibly
+    `downbeats`. None if it has too few beats or notes, or no chords."""
     beats = np.asarray(labels["beats"], np.float64)
     if len(beats) < 2 or len(labels["notes"]) < LEAST_NOTES or not labels["chords"]:
         return None
@@ -81,7 +81,7 @@ def labelled_tune(name: str, split: str, source: str, labels: Mapping[str, Any])
 
 
 def pop909_tunes(folder: Path, validation: int, test: int) -> Iterator[Tune]:
-    """The songs of POP909 (`…/NNN/NNN.mid`), each in the split that it is rendered in."""
+    """Yields the songs of POP909 (`…/NNN/NNN.mid`), in the same splits as in rendered corpora."""
     from ..songs.midi_song import SongError, list_songs, read_song
     from ..songs.song_corpus import split_songs
 
@@ -103,7 +103,7 @@ def pop909_tunes(folder: Path, validation: int, test: int) -> Iterator[Tune]:
 
 
 def rendered_tunes(corpus: Path) -> Iterator[Tune]:
-    """The songs of a rendered corpus, by the labels that lie beside their sound."""
+    """Yields the training and validation songs of a rendered corpus, from their labels."""
     for split in ("train", "validation"):
         for name, labels in load_labels(corpus, split).items():
             if (tune := labelled_tune(name, split, SONGS, labels)) is not None:
@@ -111,9 +111,9 @@ def rendered_tunes(corpus: Path) -> Iterator[Tune]:
 
 
 def lead_sheet_tunes(path: Path, test: int = TEST_TUNES) -> Iterator[Tune]:
-    """The tunes of a file of lead sheets, one JSON object a line; those of other metres are left out.
+    """Yields the tunes in a file of lead sheets, one JSON object per line; those in other metres are skipped.
 
-    The first `test` by the hashes of their titles are for test.
+    The first `test` by the hashes of their titles are for testing.
     """
     lines = [json.loads(line) for line in gzip.open(path, "rt", encoding="utf-8")]
     ranked = sorted(lines, key=lambda tune: hashlib.sha256((tune["source"] + tune["title"]).encode()).hexdigest())
@@ -132,7 +132,7 @@ def lead_sheet_tunes(path: Path, test: int = TEST_TUNES) -> Iterator[Tune]:
 
 
 def _one_voice(notes: Array) -> Array:
-    """Notes that end where the next begins at the latest; of those that begin together the highest."""
+    """Makes notes monophonic: each ends at the next one's start; of simultaneous ones, the highest is kept."""
     notes = notes[np.lexsort((-notes[:, 2], notes[:, 0]))]
     notes = notes[np.append(True, np.diff(notes[:, 0]) > 0.05)]
     notes[:-1, 1] = np.minimum(notes[:-1, 1], np.diff(notes[:, 0]))
@@ -140,7 +140,7 @@ def _one_voice(notes: Array) -> Array:
 
 
 def _repeated(notes: Array, chords: Array, metre: int) -> tuple[Array, Array]:
-    """A tune sung over and over, each time from a bar line on."""
+    """A tune repeated up to at least `LEAST_BEATS`, each time starting at a bar line."""
     length = np.ceil(max(notes[-1, :2].sum(), chords[-1, 1]) / metre - 0.01) * metre
     times = max(int(np.ceil(LEAST_BEATS / length)), 1)
     shifts = np.arange(times) * length
@@ -153,13 +153,13 @@ def _repeated(notes: Array, chords: Array, metre: int) -> tuple[Array, Array]:
 def load_tunes(
     songs: str = "", sheets: str = "", corpus: str = "", validation: int = VALIDATION_SONGS, test: int = TEST_SONGS
 ) -> dict[str, list[Tune]]:
-    """All tunes by split.
+    """Loads all tunes, by split.
 
     Args:
         songs: folder of songs in POP909's layout.
         sheets: file of lead sheets.
-        corpus: folder of rendered songs, which are taken where `songs` is not given.
-        validation, test: so many of `songs` are not for training.
+        corpus: folder of rendered songs, used if `songs` is not given.
+        validation, test: number of `songs` in these splits.
     """
     found: dict[str, list[Tune]] = {"train": [], "validation": [], "test": []}
     whole = pop909_tunes(Path(songs), validation, test) if songs else rendered_tunes(Path(corpus)) if corpus else ()
@@ -169,5 +169,5 @@ def load_tunes(
 
 
 def of_source(tunes: Sequence[Tune], source: str) -> list[Tune]:
-    """Those of one source."""
+    """The tunes from one source."""
     return [tune for tune in tunes if tune.source == source]

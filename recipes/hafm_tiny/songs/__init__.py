@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Songs to train on: a singer, a band, and their rendering."""
+"""Renders training songs from MIDI: a singer, a band, and the mix."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a song, its form and a style to the notes of every player: patterns read along the bars, fills before sections.
+"""Arranges a song, given its form and a style: pattern-based notes for every player, with fills before sections.
 
-Every note starts with one of the codec's frames (strummed strings follow by half frames) and has one of a few
-loudnesses, so that the same chord in the same pattern gives the same samples. Only the variants of patterns are drawn.
+Every note starts on a frame boundary of the codec (strummed strings follow in half-frame steps) and has one of a few
+velocities, so that the same chord in the same pattern gives the same samples. Only pattern variants are random.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from .styles import DRUMS, Groove, Player, Style
 
 BAR_BEATS = 4
 REST, HOLD = ".", "_"
-# velocities against the player's own: of energies, and of softer symbols
+# velocities relative to the player's: by energy, and for softer symbols
 ENERGY_VELOCITY = {"sparse": -8, "normal": 0, "full": 8}
 SOFTER = 14
 DRUM_VELOCITY = {"X": 12, "x": 0, "o": -22}
-# a string after the other, in frames
+# delay between strummed strings, in frames
 STRUM_FRAMES = 0.5
 STRUMMED_UP = 4
 SHORTEST_FRAMES = 3
@@ -34,7 +34,7 @@ LINE_RANGE = 7
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """A symbol of a pattern in time: start and end in seconds, end of what may ring, the chord."""
+    """A symbol of a pattern with start and end in seconds, the latest end if notes ring on, and the chord."""
 
     symbol: str
     start: float
@@ -50,17 +50,17 @@ def arrange(
     generator: np.random.Generator,
     hands: Mapping[str, Hands] | None = None,
 ) -> tuple[dict[str, Part], dict[str, dict[str, int]]]:
-    """What every player of a style plays.
+    """Writes the parts of all players of a style.
 
     Args:
-        song: as `form.with_form` gives it.
+        song: the song, from `form.with_form`.
         form: its sections.
-        style: who plays what.
+        style: the players and their patterns.
         generator: draws a variant of each player's patterns for each energy.
-        hands: of the players, by name, who otherwise play exactly what is written.
+        hands: human timing and velocity by player; without it, everything is played exactly as written.
 
     Returns:
-        parts by player, and the variants that were drawn, by player and energy.
+        parts by player, and the drawn variants by player and energy.
     """
     parts, drawn = {}, {}
     for name, player in style.players.items():
@@ -74,7 +74,7 @@ def arrange(
 
 
 def _apart(notes: Sequence[Note], duration: float) -> Iterator[Note]:
-    """Notes, those of one pitch cut before the next one starts: MIDI ends a pitch, not a note."""
+    """Cuts each note before the next one of the same pitch: a MIDI note-off ends a pitch, not a specific note."""
     upcoming: dict[int, float] = {}
     for note in sorted(notes, key=lambda n: n.start, reverse=True):
         if note.start >= duration or upcoming.get(note.pitch, np.inf) <= note.start:
@@ -85,7 +85,7 @@ def _apart(notes: Sequence[Note], duration: float) -> Iterator[Note]:
 
 
 def _steps(bar: np.ndarray, number: int, pattern: str, per_beat: int) -> list[tuple[str, float, float]]:
-    """Symbols of a pattern in a bar (seconds of its beats), with start and end of their step, rests included."""
+    """Symbols of a pattern in a bar (given by its beats in seconds), with start and end of each step, incl. rests."""
     whole = BAR_BEATS * per_beat
     offset = number % max(1, len(pattern) // whole) * whole
     times = [_in_bar(bar, i / per_beat) for i in range((bar.size - 1) * per_beat + 1)]
@@ -98,13 +98,13 @@ def _snapped(seconds: float) -> float:
 
 
 def _in_bar(bar: np.ndarray, beat: float) -> float:
-    """Seconds of a beat of a bar, on a frame; counted from the bar, so that bars of one tempo are alike."""
+    """Time of a beat in a bar, rounded to a frame relative to the bar's start, so that bars of one tempo are equal."""
     start = float(bar[0])
     return _snapped(start) + _snapped(time_of(bar, beat) - start)
 
 
 def hits(song: Song, bar: np.ndarray, number: int, pattern: str) -> list[Hit]:
-    """A pattern's hits in a bar; one that is held over a change of chords is played again with the new one."""
+    """A pattern's hits in a bar; a hit held over a chord change is played again with the new chord."""
     found: list[Hit] = []
     sounding = False
     for symbol, start, end in _steps(bar, number, pattern, steps_a_beat(song)):
@@ -121,7 +121,7 @@ def hits(song: Song, bar: np.ndarray, number: int, pattern: str) -> list[Hit]:
 
 
 def voicing(chord: Chord, kind: str, low: int) -> list[int]:
-    """Pitches (MIDI, ascending) of a chord whose lowest note lies in the octave from `low`; see `styles.Player`."""
+    """MIDI pitches of a chord, ascending, the lowest within an octave above `low`; for `kind`, see `styles.Player`."""
     classes = chord.pitch_classes[:4]
     root = low + (classes[0] - low) % 12
     fifth = next((i for i in (7, 6, 8) if (classes[0] + i) % 12 in classes), 7)
@@ -140,7 +140,7 @@ def voicing(chord: Chord, kind: str, low: int) -> list[int]:
 
 
 def _in_sections(song: Song, form: Sequence[Section]) -> Iterator[tuple[np.ndarray, int, Section]]:
-    """Bars (seconds of their beats), their numbers in their sections, and the sections."""
+    """Yields bars (their beats in seconds), their index in the section, and the section."""
     found = bars(song)
     for section in form:
         for number in range(section.first, section.end):
@@ -154,7 +154,7 @@ def _pattern(player: Player, section: Section, chosen: dict[str, int]) -> str | 
 
 
 def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
-    """The notes of one hit of a player of chords."""
+    """The notes of one hit of a chord player."""
     pitches = voicing(hit.chord, player.voicing, player.low)
     symbol, loud = hit.symbol.upper(), player.velocity + ENERGY_VELOCITY[energy]
     velocity = loud if hit.symbol == symbol else loud - SOFTER
@@ -171,7 +171,7 @@ def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
         delays = [i * STRUM_FRAMES / FRAME_RATE for i in range(len(pitches))]
     elif symbol.isdigit():
         place = int(symbol) - 1
-        # past the highest note, from the lowest again, an octave above
+        # past the highest note, continue with the lowest, an octave higher
         pitches = [pitches[place % len(pitches)] + 12 * (place // len(pitches))]
     end = hit.ring if player.ring else hit.start + player.length * (hit.end - hit.start)
     for pitch, delay in zip(pitches, delays, strict=False):
@@ -204,7 +204,7 @@ def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, cho
         for hit in hits(song, bar, number, pattern):
             lowest = hit.chord.bass or 0
             interval = {"5": 7, "8": 12}.get(hit.symbol, 0)
-            # a fifth is only right over chords that have one
+            # only play a fifth over chords that have one
             if (lowest + interval) % 12 not in {lowest, *hit.chord.pitch_classes}:
                 interval = 0
             pitch = player.low + (lowest - player.low) % 12 + interval
@@ -248,7 +248,7 @@ def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, ch
 
 
 def _line(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
-    """The song's second voice, moved by octaves to where the player is at ease; silent at energies not named."""
+    """The song's second voice, moved by octaves into the player's range; silent at energies without patterns."""
     found = bars(song)
     spans = [(found[s.first][0], found[s.end - 1][-1]) for s in form if s.energy in player.patterns]
     line = [n for n in one_voice(song.tracks.get("BRIDGE", ())) if any(a <= n.start < b - 0.1 for a, b in spans)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a band plays: how a part is written, and the bars, beats, chords and frames that its notes follow.
+"""Parts of a band, and the bars, beats, chords and codec frames that their notes are aligned with.
 
-In bands that are drawn anew for every song a small coarse stage drowns: one chord half a frame later has other codec
-tokens throughout. So notes start with frames.
+A chord that starts half a frame later has entirely different codec tokens, and a small coarse stage cannot learn so
+much variation. So notes start on frame boundaries.
 """
 
 import dataclasses
@@ -11,14 +11,14 @@ import numpy as np
 
 from .midi_song import Chord, Note, Song
 
-# of the codec
+# the codec's
 FRAME_RATE = 75
 DRUM_NOTE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What one player plays: a General MIDI program, notes, and a gain in dB."""
+    """One player's part: a General MIDI program, notes, and a gain in dB."""
 
     program: int
     notes: tuple[Note, ...]
@@ -26,7 +26,7 @@ class Part:
 
 
 def bars(song: Song) -> list[np.ndarray]:
-    """Seconds of the beats of each bar, float64 [beats + 1], the next downbeat last; the last bar ends in tempo."""
+    """Beats of each bar in seconds and the next downbeat, float64 [beats + 1]; the last bar's end is extrapolated."""
     beats = np.array(song.beats)
     starts = [at for at in song.downbeats if at < song.duration]
     ends = [*starts[1:], song.duration + 10]
@@ -39,12 +39,12 @@ def bars(song: Song) -> list[np.ndarray]:
 
 
 def time_of(bar: np.ndarray, beat: float) -> float:
-    """Seconds of a beat (fractions allowed) in a bar of `bars`, whose beats are not evenly spaced."""
+    """Time in seconds of a (fractional) beat in a bar from `bars`, whose beats need not be evenly spaced."""
     return float(np.interp(beat, np.arange(bar.size), bar))
 
 
 def chord_at(song: Song, seconds: float) -> Chord | None:
-    """The chord that sounds just after an instant in seconds, None where there is none."""
+    """The chord at a time in seconds, looking 0.05 s ahead; None if there is none."""
     for chord in reversed(song.chords):
         if chord.start <= seconds + 0.05:
             return chord if chord.bass is not None else None
@@ -52,7 +52,7 @@ def chord_at(song: Song, seconds: float) -> Chord | None:
 
 
 def on_frames(notes: list[Note]) -> tuple[Note, ...]:
-    """Notes whose starts and ends are moved to the nearest frame, at least four frames long."""
+    """Rounds starts and ends of notes to frames; notes are at least four frames long."""
 
     def moved(note: Note) -> Note:
         start = round(note.start * FRAME_RATE)

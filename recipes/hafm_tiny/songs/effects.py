@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recording adds to a rendered sound: a room, an equaliser, a level. Mono float arrays [N] in and out."""
+"""Simulates a recording of a rendered sound: room, equaliser and level. Input and output are mono float arrays [N]."""
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
@@ -16,8 +16,8 @@ def room(
     Args:
         audio (float [N]): dry sound.
         sampling_rate: in Hz.
-        seconds: time in which the room decays by 60 dB.
-        wet_db: level of the room's sound relative to the dry sound, in dB.
+        seconds: reverberation time (RT60).
+        wet_db: level of the reverberation relative to the dry sound, in dB.
         generator: draws the noise.
 
     Returns:
@@ -33,7 +33,7 @@ def room(
 def equalise(
     audio: np.ndarray, sampling_rate: int, generator: np.random.Generator, strength_db: float = 3.0
 ) -> np.ndarray:
-    """Colour audio [N] as another microphone would: a smooth random curve over frequency and a cut below 60 Hz."""
+    """Simulate another microphone on audio [N]: a smooth random frequency response and a low cut at 60 Hz."""
     length = next_fast_len(audio.size)
     frequency = np.maximum(rfftfreq(length, 1 / sampling_rate), 1.0)
     knots = np.geomspace(80, sampling_rate / 2, 7)
@@ -45,13 +45,13 @@ def equalise(
 def to_level(
     audio: np.ndarray, level_db: float, active: np.ndarray | None = None, ceiling: float = 0.95
 ) -> np.ndarray:
-    """Bring audio to a level and round off the peaks that then pass the ceiling.
+    """Bring audio to a level and soft-clip peaks below a ceiling.
 
     Args:
-        audio (float [N]): any level; silence stays silence.
-        level_db: wanted level in dBFS RMS.
-        active (bool [N], optional): where the level is measured, such as where someone sings.
-        ceiling: no sample of the result is beyond it.
+        audio (float [N]): any level; silence is returned unchanged.
+        level_db: target level in dBFS RMS.
+        active (bool [N], optional): samples at which to measure the level, such as sung ones.
+        ceiling: no sample of the result exceeds it.
 
     Returns:
         float [N]: the audio; samples above 70 % of the ceiling are compressed smoothly.

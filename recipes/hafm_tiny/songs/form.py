@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form of an excerpt: an intro before the voice, sections with an energy, a last bar that ends it.
+"""The form of an excerpt: an intro without voice, sections with an energy, and a final bar.
 
-The energy of a section follows the melody (high and dense is full), as choruses do, so that a listener can guess it.
-Its chords may be exchanged under the melody, so that a model learns to play what it is told.
+The energy of a section follows the melody, as in choruses (high and dense is full), so it can be estimated from the
+voice. Optionally, chords are changed under the melody, so that a model learns to follow given chords.
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ from hafm_hf.lead_sheet.lead_sheet import ENERGIES
 from .band import bars
 from .midi_song import Note, Song, transpose_label
 
-# faster than this, a step of a pattern is an eighth instead of a sixteenth, and forms count twice the bars
+# above this tempo, a pattern step is an eighth instead of a sixteenth, and sections have twice as many bars
 FAST_TEMPO = 100.0
 INTRO_BARS, SECTION_BARS = 2, 4
 AFTER_LAST_DOWNBEAT, WHOLE_BAR = 0.15, 0.6
-# of a reharmonised song: bars that move together, and the share of them that do
+# of a reharmonised song: number of bars that are transposed together, and the share of such groups
 MOVED_BARS, MOVED_SHARE = 2, 0.5
-# seconds by which a chord or a note may miss the bar that it belongs to
+# tolerance in seconds for assigning chords and notes to bars
 EARLY = 0.05
-# where normal and full begin among the sections of a song
+# quantiles of a song's sections at which normal and full begin
 SHARES = (0.28, 0.62)
 
 
@@ -38,19 +38,19 @@ class Section:
 
 
 def steps_a_beat(song: Song) -> int:
-    """Steps of a pattern in a beat of this song."""
+    """Number of pattern steps per beat of this song."""
     return 4 if song.tempo < FAST_TEMPO else 2
 
 
 def sections(song: Song, generator: np.random.Generator) -> tuple[Section, ...]:
-    """Divide a song into an intro, sections of four bars (eight of fast songs), and its last bar as an ending."""
-    # a bar that the end cuts short is nobody's
+    """Divide a song into an intro, sections of four bars (eight in fast songs), and its last bar as an ending."""
+    # a last bar that is cut short is not used
     found = [bar for bar in bars(song) if bar[0] + WHOLE_BAR * (bar[-1] - bar[0]) <= song.duration]
     scale = 4 // steps_a_beat(song)
     intro = min(INTRO_BARS * scale, len(found) // 4)
     last = len(found) - 1
     edges = [*range(intro, last, SECTION_BARS * scale), last]
-    # a rest of less than half a section belongs to the one before
+    # a remainder of less than half a section is added to the previous one
     if len(edges) > 2 and edges[-1] - edges[-2] < SECTION_BARS * scale / 2:
         del edges[-2]
     spans = list(zip(edges[:-1], edges[1:], strict=True))
@@ -67,7 +67,7 @@ def sections(song: Song, generator: np.random.Generator) -> tuple[Section, ...]:
 
 
 def _lift(song: Song, start: float, end: float) -> float:
-    """How much the melody lifts the song between two instants: octaves above its mean, plus notes a second."""
+    """How much the melody stands out between two times: from its height above its mean and its notes per second."""
     inside = [note for note in song.melody if start <= note.start < end]
     if not inside:
         return -1.0
@@ -76,7 +76,7 @@ def _lift(song: Song, start: float, end: float) -> float:
 
 
 def with_form(song: Song, form: tuple[Section, ...]) -> Song:
-    """The song as it is sung and played in this form: no voice in the intro, one chord held in the last bar."""
+    """Applies a form to a song: no voice in the intro, one held chord in the last bar."""
     found = bars(song)
     begin = found[form[0].end][0] if form[0].name == "intro" else 0.0
     last = float(found[form[-1].first][0])
@@ -95,9 +95,9 @@ def with_form(song: Song, form: tuple[Section, ...]) -> Song:
 
 
 def reharmonised(song: Song, generator: np.random.Generator) -> Song:
-    """The song with the chords of half of its pairs of bars, and the band's line over them, moved by drawn intervals.
+    """Transposes chords and instrumental lines in half of a song's pairs of bars by random intervals.
 
-    The melody stays as it is sung: no singer asks for such chords, only a lead sheet does.
+    The melody stays unchanged, so that the chords cannot be inferred from the voice, only from the lead sheet.
     """
     edges = np.array([0.0, *(float(bar[0]) for bar in bars(song)[MOVED_BARS::MOVED_BARS]), song.duration])
     moves = generator.integers(1, 12, edges.size - 1) * (generator.random(edges.size - 1) < MOVED_SHARE)
@@ -118,6 +118,6 @@ def reharmonised(song: Song, generator: np.random.Generator) -> Song:
 
 
 def _cut(start: float, end: float, edges: np.ndarray) -> Iterable[tuple[float, float]]:
-    """A span of seconds, cut at the edges inside it."""
+    """Cuts a time span at the edges inside it."""
     inside = [float(edge) for edge in edges if start + EARLY < edge < end - EARLY]
     return zip([start, *inside], [*inside, end], strict=True)

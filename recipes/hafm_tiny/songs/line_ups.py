@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Line-ups as data: a style's players exchange their instruments from song to song, and play as people do.
+"""Random line-ups: a style's players get other instruments for each song, and human timing and velocities.
 
-A player can change to any General MIDI program of his kind, from every SoundFont that there is, as loud as it is.
+A player can get any General MIDI program of the same kind from any SoundFont; levels are not matched.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from .styles import Player, Style
 
 @dataclass(frozen=True)
 class Family:
-    """Instruments that are played alike: programs, voicing, lowest pitch (MIDI), and whether amplifiers suit them."""
+    """Instruments played alike: programs, voicing, lowest pitch (MIDI), and whether they may use an amplifier."""
 
     programs: tuple[int, ...]
     voicing: str = "close"
@@ -35,32 +35,32 @@ CHORDS = (
 # acoustic, soft, electronic
 KITS = ((0, 8, 16), (32, 40, 48), (24, 25))
 BASSES = (32, 33, 34, 35, 36, 37, 38, 39)
-# of the other players, by how they play: held chords, picked or short ones, lines
+# programs of the other players by how they play: held chords, picked or short ones, overdriven and other lines
 PADS = (16, 18, 19, 21, 48, 49, 50, 51, 52, 61, 62, 88, 89, 90, 95)
 PICKED = (4, 11, 12, 15, 24, 25, 26, 27, 45, 46, 104, 105, 107, 108)
 DRIVEN = (4, 16, 26, 27, 28, 80)
 LINES = (9, 11, 22, 40, 42, 56, 60, 65, 66, 68, 71, 73, 74, 75, 80)
-# of a song: seconds around the beat and beside it, and velocities around the written ones
+# per song: range of timing deviations and largest constant offset in seconds, range of velocity deviations
 UNSTEADY_SECONDS, PUSH_SECONDS, UNEVEN = (0.004, 0.014), 0.008, (4.0, 10.0)
-# a player of chords whose notes fill less of their steps picks them
+# a chord player with notes shorter than this share of their steps plays picked instruments
 SHORT = 0.8
-# of a song's mix: dB that players' levels scatter by, dB added to what they send to the room, the room's length
+# per song: deviation of players' levels in dB, range of added room level in dB, factors of the room's length
 LEVEL_DB, ROOM_DB, ROOM_LENGTHS = 2.5, (-6.0, 8.0), (0.5, 0.8, 1.2, 2.0)
 
 
 @dataclass(frozen=True)
 class Hands:
-    """How a player plays: seconds that he is late by, those and the velocities that his notes scatter by."""
+    """A player's timing offset in seconds (positive: late), and standard deviations of timing and velocity."""
 
     push: float
     unsteady: float
     uneven: float
 
     def play(self, notes: Iterable[Note], generator: np.random.Generator) -> Iterator[Note]:
-        """Notes as they come from these hands; those that are written together stay together."""
+        """Applies timing and velocity deviations to notes; simultaneous notes stay together."""
         moves: dict[float, float] = {}
         for note in notes:
-            # written together, to a tenth of a millisecond
+            # notes within 0.1 ms count as simultaneous
             instant = round(note.start, 4)
             if instant not in moves:
                 moves[instant] = self.push + self.unsteady * float(np.clip(generator.standard_normal(), -2.5, 2.5))
@@ -70,7 +70,7 @@ class Hands:
 
 
 def draw_hands(style: Style, generator: np.random.Generator) -> dict[str, Hands]:
-    """Hands for every player of a style; a bass lies where the kit does."""
+    """Draws hands for every player of a style; bass and drums have the same offset."""
     unsteady, uneven = generator.uniform(*UNSTEADY_SECONDS), generator.uniform(*UNEVEN)
     pushes = {role: generator.uniform(-PUSH_SECONDS, PUSH_SECONDS) for role in ("drums", "chords", "line")}
     pushes["bass"] = pushes["drums"]
@@ -78,12 +78,12 @@ def draw_hands(style: Style, generator: np.random.Generator) -> dict[str, Hands]
 
 
 def draw_line_up(style: Style, soundfonts: Collection[str], generator: np.random.Generator) -> Style:
-    """A style with other instruments for its players, mixed a little differently.
+    """A style with other instruments and a slightly different mix.
 
     Args:
-        style: as it is written.
-        soundfonts: names of those that there are.
-        generator: draws kinds of chords and kit, instruments and SoundFonts, levels and the room.
+        style: the original style.
+        soundfonts: names of the available SoundFonts.
+        generator: draws instrument families, instruments and SoundFonts, levels and the room.
     """
     family, kits = CHORDS[int(generator.integers(len(CHORDS)))], KITS[int(generator.integers(len(KITS)))]
     leader = next(name for name, player in style.players.items() if player.stem == "chords")
@@ -102,7 +102,7 @@ def draw_line_up(style: Style, soundfonts: Collection[str], generator: np.random
 
 
 def _at_home_in(player: Player, family: Family) -> Player:
-    """A player of chords with an instrument of a family: behind his amplifier as before, or as that family plays."""
+    """Adapts a chord player to a family: keeps an amplifier if that suits it, else takes the family's voicing."""
     if player.sound.drive_db and family.amplified:
         return player
     sound = replace(player.sound, drive_db=0.0, curve=()) if player.sound.drive_db else player.sound
@@ -110,7 +110,7 @@ def _at_home_in(player: Player, family: Family) -> Player:
 
 
 def _programs(player: Player, kits: tuple[int, ...]) -> tuple[int, ...]:
-    """What a player who does not lead the chords may play."""
+    """Programs for a player other than the leading chord player."""
     if player.role in ("drums", "bass"):
         return kits if player.role == "drums" else BASSES
     if player.role == "line":

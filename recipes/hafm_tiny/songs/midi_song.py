@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A song with a sung melody, read from MIDI and text: the first step from symbols to training audio.
+"""Reads songs with a sung melody from MIDI and text files.
 
-The layout is POP909's (Wang et al., ISMIR 2020): a folder `NNN/` a song, holding `NNN.mid` with the tracks MELODY (the
-sung line), BRIDGE and PIANO, `beat_midi.txt` (seconds, half-bar flag, downbeat flag) and `chord_midi.txt`
-(start, end, chord in Harte's notation, separated by tabs). All times are in seconds.
+The layout is POP909's (Wang et al., ISMIR 2020): a folder `NNN/` per song, with `NNN.mid` and its tracks MELODY (the
+sung line), BRIDGE and PIANO, `beat_midi.txt` (seconds, half-bar flag, downbeat flag) and `chord_midi.txt` (start, end,
+chord in Harte's notation, separated by tabs). All times are in seconds.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ SAME_ONSET = 0.03
 
 
 class SongError(ValueError):
-    """A song that cannot be used, and why."""
+    """A song cannot be used; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Chord:
 
     @property
     def pitch_classes(self) -> tuple[int, ...]:
-        """The pitch classes of the chord from its root upwards; empty for no chord."""
+        """The pitch classes of the chord from the root upwards; empty for no chord."""
         root, tones, _ = mir_eval.chord.encode(self.label)
         return () if root < 0 else tuple(int((root + i) % 12) for i in np.flatnonzero(tones))
 
@@ -60,7 +60,7 @@ class Chord:
 
 @dataclasses.dataclass(frozen=True)
 class Song:
-    """A song in symbols; melody is one voice, sorted, without overlaps."""
+    """A symbolic song; its melody is sorted and monophonic."""
 
     name: str
     melody: tuple[Note, ...]
@@ -72,12 +72,12 @@ class Song:
 
     @property
     def tempo(self) -> float:
-        """Beats a minute, from the median distance between beats."""
+        """Tempo in BPM, from the median beat interval."""
         return 60.0 / float(np.median(np.diff(self.beats)))
 
     @property
     def key(self) -> str:
-        """The key, such as `F#:min`: the best correlation of the durations of pitch classes with a key profile."""
+        """The key, such as `F#:min`, whose profile correlates best with the durations of pitch classes."""
         histogram = np.zeros(12)
         for note in self.melody:
             histogram[note.pitch % 12] += note.end - note.start
@@ -89,7 +89,7 @@ class Song:
 
 
 def one_voice(notes: Iterable[Note]) -> tuple[Note, ...]:
-    """Cut notes to one voice: of notes that start together the highest stays; a note ends where the next starts."""
+    """Make notes monophonic: of simultaneous notes, keep the highest; end each note at the start of the next."""
     voice: list[Note] = []
     for note in sorted(notes, key=lambda n: (n.start, n.pitch)):
         if voice and note.start - voice[-1].start < SAME_ONSET:
@@ -110,7 +110,7 @@ def read_song(folder: Path) -> Song:
         folder: `NNN/` with `NNN.mid`, `beat_midi.txt` and `chord_midi.txt`.
 
     Raises:
-        SongError: when a file cannot be read, or the melody track, the beats or the chords are missing.
+        SongError: a file cannot be read, or the melody track, beats or chords are missing.
     """
     try:
         return _read_song(folder)
@@ -140,10 +140,10 @@ def _read_song(folder: Path) -> Song:
 
 
 def list_songs(folder: Path) -> list[Path]:
-    """The folders of songs under `folder`, at any depth, sorted by name.
+    """The song folders under `folder`, at any depth, sorted by path.
 
     Raises:
-        FileNotFoundError: when there is none.
+        FileNotFoundError: there are none.
     """
     songs = sorted(path.parent for path in folder.glob("**/beat_midi.txt"))
     if not songs:
@@ -152,7 +152,7 @@ def list_songs(folder: Path) -> list[Path]:
 
 
 def excerpt(song: Song, start: float, end: float) -> Song:
-    """The part of a song that begins in [start, end), moved to time zero; notes and chords are cut at its end."""
+    """The part of a song in [start, end), moved to time zero; notes and chords are cut at its end."""
 
     def cut(notes: Iterable[Note]) -> tuple[Note, ...]:
         inside = (n for n in notes if start <= n.start < end - SHORTEST_NOTE)
@@ -171,7 +171,7 @@ def excerpt(song: Song, start: float, end: float) -> Song:
 
 
 def transpose_label(label: str, semitones: int) -> str:
-    """A chord label in Harte's notation, its root moved by semitones; `N` stays."""
+    """Transposes a chord label in Harte's notation; `N` stays unchanged."""
     if label == NO_CHORD:
         return label
     root, colon, quality = label.partition(":")
@@ -180,7 +180,7 @@ def transpose_label(label: str, semitones: int) -> str:
 
 
 def change(song: Song, semitones: int = 0, stretch: float = 1.0, lead_in: float = 0.0) -> Song:
-    """Transpose a song, stretch its time by a factor, and let it begin `lead_in` seconds later."""
+    """Transpose a song, stretch it in time by a factor, and delay it by `lead_in` seconds."""
 
     def at(seconds: float) -> float:
         return seconds * stretch + lead_in
@@ -200,7 +200,7 @@ def change(song: Song, semitones: int = 0, stretch: float = 1.0, lead_in: float 
 
 
 def dense_excerpt(song: Song, seconds: float, generator: np.random.Generator) -> Song:
-    """An excerpt of about `seconds` that starts at a downbeat, drawn from those with nearly the most singing."""
+    """An excerpt of up to `seconds` from a downbeat, drawn from those with at least 85 % of the most singing."""
     covered = [
         sum(max(0.0, min(n.end, at + seconds) - max(n.start, at)) for n in song.melody) for at in song.downbeats
     ]

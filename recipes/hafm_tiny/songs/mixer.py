@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From dry players to stems and their sum: amplifier, equaliser, level and room, all the same in every song.
+"""Mixes dry players to stems: amplifier, equaliser, level and room, the same for all songs of a style.
 
-Nothing but the level of a sample or what came before it counts, so what the players repeat, the stems repeat, and
-the stems sum to the mix. Audio is mono, float64 [N].
+All processing is time-invariant and per player, so repeated notes give repeated samples, and stems sum to the mix.
+Audio is mono, float64 [N].
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from scipy.signal import fftconvolve, resample_poly
 from .styles import STEMS, Curve, Style
 
 PREDELAY, BRIGHT_DECAY = 0.012, 0.35
-# a guitar's loudspeaker
+# frequency response of a guitar cabinet
 CABINET: Curve = ((50, -18), (110, 0), (400, -2), (2200, 4), (4200, 0), (5500, -12), (8000, -36), (24000, -60))
 
 
 def equalised(audio: np.ndarray, sampling_rate: int, curve: Curve) -> np.ndarray:
-    """Audio [N] through a curve of (Hz, dB), straight between its points over log frequency."""
+    """Equalises audio [N] with a curve of (Hz, dB), interpolated linearly over log frequency."""
     length = next_fast_len(audio.size, real=True)
     frequency = np.maximum(rfftfreq(length, 1 / sampling_rate), 1.0)
     at, level = zip(*curve, strict=True)
@@ -29,14 +29,14 @@ def equalised(audio: np.ndarray, sampling_rate: int, curve: Curve) -> np.ndarray
 
 
 def overdriven(audio: np.ndarray, sampling_rate: int, drive_db: float) -> np.ndarray:
-    """Audio [N] through a valve that bends softly, and a cabinet, at about the level that it had."""
+    """Audio [N] through soft valve distortion and a guitar cabinet, at about its original level."""
     gain = 10 ** (drive_db / 20)
     return equalised(np.tanh(gain * audio + 0.1) - np.tanh(0.1), sampling_rate, CABINET) / gain**0.8
 
 
 @cache
 def _room(name: str, seconds: float, sampling_rate: int) -> np.ndarray:
-    """The room of a style as an impulse response [seconds * sampling_rate] of energy 1; highs decay sooner."""
+    """Impulse response of a style's room, [seconds * sampling_rate], with energy 1; high frequencies decay faster."""
     generator = np.random.default_rng(list(name.encode()))
     times = np.arange(int(seconds * sampling_rate)) / sampling_rate
     noise = generator.standard_normal((2, times.size))
@@ -55,12 +55,12 @@ def mixed(
 
     Args:
         players: audio [N] by player, at `synthesis_rate`.
-        style: says how each is treated.
-        synthesis_rate: a whole multiple of `sampling_rate`, in Hz.
-        sampling_rate: of the stems, in Hz.
+        style: defines how each player is mixed.
+        synthesis_rate: in Hz, an integer multiple of `sampling_rate`.
+        sampling_rate: rate of the stems in Hz.
 
     Returns:
-        every stem of STEMS, [N * sampling_rate / synthesis_rate] each.
+        all STEMS by name, [N * sampling_rate / synthesis_rate] each.
     """
     stems: dict[str, np.ndarray] = {}
     sends: dict[str, np.ndarray] = {}

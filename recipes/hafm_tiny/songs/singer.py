@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A singer made of recorded syllables: a melody in, singing out, its pitch imposed with the WORLD vocoder.
+"""A singing synthesiser: concatenates recorded syllables, with the melody's pitch imposed by the WORLD vocoder.
 
 A voice is a folder of recorded syllables with `units.tsv` (file, syllable, and in ms: the end of the part that is
-never stretched, the instant of the vowel, an overlap that is not used here). Every syllable is analysed once into
-WORLD's parameters (Morise et al., 2016). A song picks frames from all of them by index, adds a pitch of its own, and
-synthesises the whole in one go.
+never stretched, the start of the vowel, an overlap that is not used here). Every syllable is analysed once into
+WORLD's parameters (Morise et al., 2016). For a song, frames of all syllables are selected by index, given the melody's
+pitch, and synthesised phrase by phrase.
 """
 
 import dataclasses
@@ -31,12 +31,11 @@ REST_MARGIN = 0.04
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
-    """The analysed syllables of one voice, all frames in one bank.
+    """The analysed syllables of one voice, with all frames in one bank.
 
-    Shapes: N frames of FRAME_SECONDS, F frequency bins. `log_spectra` (float64 [N, F], log power, every vowel at one
-    level),
-    `aperiodicity` (float64 [N, F]), `voiced` (bool [N]), `units` (int [U, 4]: first frame of the consonant, of the
-    vowel, of the part that may be stretched, and the end), `pitch`: median pitch of the recordings (MIDI).
+    Shapes: N frames of FRAME_SECONDS, F frequency bins. `log_spectra` (float64 [N, F], log power, with all vowels at
+    the same level), `aperiodicity` (float64 [N, F]), `voiced` (bool [N]), `units` (int [U, 4]: first frame of the
+    consonant, of the vowel, of the stretchable part, and the end), `pitch`: median pitch of the recordings (MIDI).
     """
 
     name: str
@@ -50,7 +49,7 @@ class Voice:
 
 @dataclasses.dataclass(frozen=True)
 class Manner:
-    """How a take is sung. Cents, seconds and Hz; the defaults are a singer without any expression or error."""
+    """How a take is sung, in cents, seconds and Hz; the defaults have no expression and no errors."""
 
     detune: float = 0.0
     note_error: float = 0.0
@@ -70,7 +69,7 @@ class Manner:
 
 
 def random_manner(generator: np.random.Generator, formant: float = 1.0) -> Manner:
-    """Draw a manner as amateur and trained singers show them: mostly in tune, some takes up to 50 cents off."""
+    """Draw a manner within the range of amateur and trained singers: mostly in tune, some takes up to 50 cents off."""
     off_pitch = generator.random() < 0.2
     return Manner(
         detune=float(generator.uniform(-50, 50) if off_pitch else np.clip(generator.normal(0, 8), -25, 25)),
@@ -102,7 +101,7 @@ def _analyse(audio: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndar
 
 
 def _unit_bounds(loudness: np.ndarray, vowel: int, fixed: int) -> list[int]:
-    """First frame of the consonant, of the vowel, of the stretchable part, and its end, from loudness in dB [N]."""
+    """First frame of the consonant, the vowel and the stretchable part, and the end, from loudness in dB [N]."""
     vowel = min(vowel, loudness.size - 30)
     steady = np.median(loudness[vowel + 10 : vowel + 60])
     loud_before = np.flatnonzero(loudness[:vowel] > steady - 45)
@@ -119,11 +118,11 @@ def load_voice(folder: Path, syllables: int | None = None) -> Voice:
     """Analyse the syllables of a voice.
 
     Args:
-        folder: holds `units.tsv` and the sound files that it names, all of one sampling rate.
-        syllables: take only so many, evenly spread over the list; default all.
+        folder: contains `units.tsv` and the audio files listed in it, all with the same sampling rate.
+        syllables: number of syllables to use, evenly spread over the list; default: all.
 
     Raises:
-        FileNotFoundError: when there is no `units.tsv`.
+        FileNotFoundError: there is no `units.tsv`.
     """
     table = folder / "units.tsv"
     if not table.is_file():
@@ -137,7 +136,7 @@ def load_voice(folder: Path, syllables: int | None = None) -> Voice:
         f0, spectrum, noise = _analyse(audio[: int(LONGEST_UNIT * sampling_rate)], sampling_rate)
         loudness = 10 * np.log10(spectrum.mean(axis=1) + SILENCE)
         bounds = _unit_bounds(loudness, _frames(float(vowel_ms) / 1000), _frames(float(fixed_ms) / 1000))
-        # every vowel at one level, so that the melody and not the recording session decides about loudness
+        # all vowels at the same level, so that loudness does not depend on the recording
         spectra.append(spectrum / np.mean(spectrum[bounds[2] : bounds[3]]))
         aperiodicity.append(noise)
         pitches.append(f0)
@@ -156,7 +155,7 @@ def load_voice(folder: Path, syllables: int | None = None) -> Voice:
 
 
 def sung_notes(notes: Sequence[Note], manner: Manner, generator: np.random.Generator) -> tuple[Note, ...]:
-    """The notes as this take sings them: onsets early or late by the manner's jitter and lag, still one voice."""
+    """Applies the manner's onset jitter and lag to notes, which stay monophonic."""
     starts: list[float] = []
     for note in notes:
         start = note.start + manner.lag + float(np.clip(generator.normal(0, 1), -2, 2)) * manner.onset_jitter
@@ -170,7 +169,7 @@ def sung_notes(notes: Sequence[Note], manner: Manner, generator: np.random.Gener
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """Which frame of the bank sounds when: `frame`, `previous` (int [T], -1 silent), mix between them, gain in dB."""
+    """Frames of the bank to play: `frame`, `previous` (int [T], -1: silent), crossfade between them, gain in dB."""
 
     frame: np.ndarray
     previous: np.ndarray
@@ -179,7 +178,7 @@ class _Plan:
 
 
 def _syllables(notes: Sequence[Note], manner: Manner, generator: np.random.Generator) -> list[tuple[float, float]]:
-    """Start and end of each syllable: a note, or several notes without a pause when the take sings a melisma."""
+    """Start and end of each syllable: one note, or several consecutive notes for a melisma."""
     spans: list[tuple[float, float]] = []
     pitch = 0
     for note in notes:
@@ -193,9 +192,9 @@ def _syllables(notes: Sequence[Note], manner: Manner, generator: np.random.Gener
 
 
 def _unit_frames(unit: np.ndarray, before: int, length: int) -> np.ndarray:
-    """Bank frames (int [before + length]) of a unit whose vowel begins after `before` frames.
+    """Bank frames (int [before + length]) of a unit, with the vowel starting after `before` frames.
 
-    The stretchable part is read to and fro at half speed, which keeps the small movements of a voice in long notes.
+    If too short, the stretchable part is read back and forth at half speed, which keeps long notes alive.
     """
     _, vowel, stretch, end = (int(bound) for bound in unit)
     head = np.arange(vowel - before, stretch)
@@ -217,7 +216,7 @@ def _plan(voice: Voice, notes: Sequence[Note], total: int, manner: Manner, gener
         unit = voice.units[int(generator.integers(len(voice.units)))]
         onset = _frames(start)
         joined = onset - last_end < _frames(SAME_PHRASE)
-        # a consonant may take at most half of the note before it
+        # a consonant takes at most half of the previous note
         room_before = (onset - last_start) // 2 if joined else onset - max(last_end, 0) - release
         before = int(np.clip(min(unit[1] - unit[0], room_before), 0, onset))
         follows = i + 1 < len(spans) and spans[i + 1][0] - end < SAME_PHRASE
@@ -240,7 +239,7 @@ def _plan(voice: Voice, notes: Sequence[Note], total: int, manner: Manner, gener
 
 
 def _pitch_curve(notes: Sequence[Note], total: int, manner: Manner, generator: np.random.Generator) -> np.ndarray:
-    """Pitch in MIDI units (float [T]): steps between notes made smooth, with scoop, vibrato, error and drift."""
+    """Pitch curve in MIDI units (float [T]): smoothed note steps, with scoop, vibrato, errors and drift."""
     curve, wobble = np.zeros(total), np.zeros(total)
     edges = [0, *(_frames(note.start) for note in notes[1:]), total]
     for i, note in enumerate(notes):
@@ -256,7 +255,7 @@ def _pitch_curve(notes: Sequence[Note], total: int, manner: Manner, generator: n
         wobble[start : start + times.size] += manner.vibrato_depth / 100 * swell * np.sin(2 * np.pi * rate * times)
     drift = gaussian_filter1d(generator.standard_normal(total), 0.1 / FRAME_SECONDS)
     drift *= manner.drift / 100 / max(float(drift.std()), 1e-9)
-    # the move is half done a little before the note begins, as singers do
+    # like singers, reach the middle of the glide slightly before the note starts
     early = _frames(0.3 * manner.portamento)
     smooth = gaussian_filter1d(curve, manner.portamento / 4 / FRAME_SECONDS, mode="nearest")
     smooth = np.concatenate([smooth[early:], np.repeat(smooth[-1:], early)])
@@ -264,14 +263,14 @@ def _pitch_curve(notes: Sequence[Note], total: int, manner: Manner, generator: n
 
 
 def _warp(frames: np.ndarray, factor: float) -> np.ndarray:
-    """Move formants [T, F] up by a factor; the highest bin repeats where the factor is below one."""
+    """Scale formants [T, F] by a factor; the highest bin is repeated if the factor is below one."""
     if factor == 1.0:
         return frames
     position = np.minimum(np.arange(frames.shape[1]) / factor, frames.shape[1] - 1)
     low = np.minimum(position.astype(int), frames.shape[1] - 2)
     weight = position - low
     warped = np.empty_like(frames)
-    # in blocks that stay in the cache: five times faster than whole columns
+    # in blocks that fit into the CPU cache: five times as fast
     for first in range(0, len(frames), 256):
         block = frames[first : first + 256]
         below, above = np.take(block, low, axis=1), np.take(block, low + 1, axis=1)
@@ -282,7 +281,7 @@ def _warp(frames: np.ndarray, factor: float) -> np.ndarray:
 def _breaths(
     notes: Sequence[Note], size: int, rate: int, level_db: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """Filtered noise [size] where a phrase begins after a rest, relative to singing of level 1."""
+    """Breath noise [size] before phrases that follow a rest, relative to singing with an RMS of 1."""
     breaths = np.zeros(size)
     if level_db == -np.inf:
         return breaths
@@ -301,7 +300,7 @@ def _breaths(
 
 
 def _stretches(sounding: np.ndarray) -> list[tuple[int, int]]:
-    """First frame and end of each stretch to synthesise; in rests WORLD would work hardest, at 500 pulses a second."""
+    """First frame and end of each phrase to synthesise; rests, where WORLD is slowest (500 pulses/s), are skipped."""
     frames = np.flatnonzero(sounding)
     if frames.size == 0:
         return []
@@ -319,13 +318,13 @@ def sing(voice: Voice, notes: Sequence[Note], seconds: float, manner: Manner, se
 
     Args:
         voice: the analysed syllables.
-        notes: one voice, sorted (see `sung_notes` for onsets with human timing), in seconds and MIDI pitch.
+        notes: sorted and monophonic, in seconds and MIDI pitch (see `sung_notes` for human timing).
         seconds: length of the result.
         manner: expression and errors.
-        seed: draws syllables and everything that the manner leaves open.
+        seed: seed for syllables and all other randomness.
 
     Returns:
-        float64 [seconds * voice.sampling_rate]: dry singing at about -20 dBFS RMS; zeros when there are no notes.
+        float64 [seconds * voice.sampling_rate]: dry singing at about -20 dBFS RMS; zeros if there are no notes.
     """
     size = round(seconds * voice.sampling_rate)
     if not notes:

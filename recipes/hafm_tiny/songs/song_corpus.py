@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Songs in symbols become aligned audio: one folder an item, with vocal, instrumental and labels.
+"""Renders symbolic songs to aligned audio: one folder per item, with vocal, instrumental, stems and labels.
 
-An item is an excerpt of a song where much is sung, in a drawn key, tempo, voice and style, with its lead sheet among
-the labels and the band's stems beside their sum. Everything that is drawn comes from (seed, pass, song), so that items
-do not depend on which others are rendered, in what order, or by whom.
+An item is an excerpt of a song with much singing, in a random key, tempo, voice and style; its labels include the lead
+sheet. All randomness is derived from (seed, pass, song), so that an item does not depend on other items, on their
+order, or on the worker.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 LEAD_IN = 0.3
 LOUDEST = 0.98
 PARTIAL_SUFFIX = ".partial"
-# Range of formant factors a voice stands without sounding like a machine, and pitch (MIDI) where it is at ease.
+# Range of formant factors for which a voice sounds natural, and its comfortable pitch (MIDI).
 WARPS = {"iona": (0.84, 1.08), "scott": (0.84, 1.2), "erith": (0.92, 1.15)}
 COMFORT = {"iona": 65.0, "scott": 57.0, "erith": 53.0}
 DEFAULT_WARP, TEST_SPLIT = (0.9, 1.1), "test"
@@ -40,11 +40,11 @@ DEFAULT_WARP, TEST_SPLIT = (0.9, 1.1), "test"
 
 @dataclasses.dataclass(frozen=True)
 class SongCorpusOptions:
-    """What to render. Times in seconds, levels in dBFS RMS; ranges are (lowest, highest).
+    """What to render. Times are in seconds, levels in dBFS RMS; ranges are (lowest, highest).
 
-    `styles` are drawn from. `soundfonts`: those that the styles name, found by their names, or one for all.
-    `reharmonised`: the share of songs whose chords are exchanged under the melody (`form.reharmonised`). `line_ups`:
-    every song has other instruments and human timing (`line_ups`).
+    `styles`: styles to draw from. `soundfonts`: one for all players, or those named in the styles, matched by file
+    name. `reharmonised`: share of songs whose chords are changed under the melody (`form.reharmonised`). `line_ups`:
+    whether to draw instruments and human timing for every song (`line_ups`).
     """
 
     songs: Path
@@ -78,7 +78,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """The item's folder: song and pass."""
+        """Name of the item's folder: song and pass."""
         return f"{self.folder.name}_{self.number}"
 
 
@@ -87,13 +87,13 @@ def _rank(name: str, purpose: str) -> str:
 
 
 def split_songs(names: Sequence[str], validation: int, test: int) -> dict[str, str]:
-    """Give every song one split: the first by the hash of their names are for test, the next for validation.
+    """Assign every song to a split by the hash of its name: the first are for test, the next for validation.
 
     Raises:
-        ValueError: when fewer songs than test and validation ask for would be left for training.
+        ValueError: no songs would be left for training.
     """
     if validation + test >= len(names):
-        raise ValueError(f"{len(names)} songs cannot give {test} for test and {validation} for validation.")
+        raise ValueError(f"{len(names)} songs are too few for {test} test, {validation} validation and some training.")
     ranked = sorted(names, key=lambda name: _rank(name, "split"))
     splits = [TEST_SPLIT] * test + ["validation"] * validation
     splits += ["train"] * (len(ranked) - len(splits))
@@ -101,7 +101,7 @@ def split_songs(names: Sequence[str], validation: int, test: int) -> dict[str, s
 
 
 def list_tasks(options: SongCorpusOptions, number: int) -> list[Task]:
-    """The items of one pass, shuffled by hash; any beginning of the list has all splits in proportion."""
+    """The items of one pass, shuffled by hash; every prefix of the list has all splits in proportion."""
     folders = {folder.name: folder for folder in list_songs(options.songs)}
     splits = split_songs(list(folders), options.validation_songs, options.test_songs)
     placed: list[tuple[float, Task]] = []
@@ -118,7 +118,7 @@ def _voice(folder: Path, syllables: int | None) -> singer.Voice:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Audio of one item (float64 [N] each, all starting at one instant) and its labels."""
+    """Time-aligned audio of one item (float64 [N] each) and its labels."""
 
     vocal: np.ndarray
     instrumental: np.ndarray
@@ -127,7 +127,7 @@ class Item:
 
 
 def _sung_range(song: Song, comfort: float) -> tuple[Note, ...]:
-    """The melody, moved by octaves to where the voice is at ease."""
+    """The melody, moved by octaves into the voice's comfortable range."""
     middle = float(np.median([note.pitch for note in song.melody]))
     octaves = 12 * round((comfort - middle) / 12)
     return tuple(dataclasses.replace(note, pitch=note.pitch + octaves) for note in song.melody)
@@ -153,22 +153,22 @@ def _render_vocal(
 
 
 def soundfont_of(name: str, soundfonts: Sequence[Path]) -> Path:
-    """The SoundFont that a style calls so: the only one, or the first with this in its name.
+    """The SoundFont for a name used in a style: the only one, or the first whose file name contains the name.
 
     Raises:
-        ValueError: when several are there, and none is called so.
+        ValueError: there are several, and none matches.
     """
     found = [path for path in soundfonts if len(soundfonts) == 1 or name in path.name.lower()]
     if not found:
         given = ", ".join(path.name for path in soundfonts)
-        raise ValueError(f"No SoundFont's name holds {name!r} ({given}); give the file with --soundfont.")
+        raise ValueError(f"No SoundFont's name contains {name!r} ({given}); give the file with --soundfont.")
     return found[0]
 
 
 def _render_band(
     song: Song, options: SongCorpusOptions, generator: np.random.Generator, line_up: np.random.Generator
 ) -> StyledSong:
-    """A song with its band in one of the options' styles; turned down where it would clip."""
+    """A song played in one of the options' styles; attenuated if it would clip."""
     name = options.styles[int(generator.integers(len(options.styles)))]
     named = {player.soundfont for style in STYLES.values() for player in style.players.values()}
     files = {soundfont: soundfont_of(soundfont, options.soundfonts) for soundfont in named}
@@ -183,9 +183,9 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     """Render one item.
 
     Raises:
-        SongError: when the song cannot be read, or lacks melody, beats or chords.
-        ValueError: when a voice has another sampling rate, or a SoundFont is none.
-        RuntimeError: when fluidsynth fails.
+        SongError: the song cannot be read, or lacks melody, beats or chords.
+        ValueError: a voice has another sampling rate, or a SoundFont is invalid or missing.
+        RuntimeError: FluidSynth is not installed.
     """
     digest = hashlib.sha256(f"{options.seed}/{task.number}/{task.folder.name}".encode()).digest()
     generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
@@ -195,7 +195,7 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     part = dense_excerpt(whole, float(generator.uniform(*options.seconds)) / stretch, generator)
     song = change(part, semitones, stretch, LEAD_IN)
     names = options.test_voices if task.split == TEST_SPLIT else options.training_voices
-    # band and chords have draws of their own, so that others leave the singer as he was
+    # band, chords and line-up have generators of their own, so that changing them does not change the singer
     band_generator, chord_generator, line_up_generator = (
         np.random.default_rng([*np.frombuffer(digest, dtype=np.uint32), stream]) for stream in (1, 2, 3)
     )
@@ -204,7 +204,7 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
         song = reharmonised(song, chord_generator)
     voice = _voice(options.voices / str(generator.choice(names)), options.syllables)
     if voice.sampling_rate != options.sampling_rate:
-        raise ValueError(f"voice {voice.name} has {voice.sampling_rate} Hz, the corpus {options.sampling_rate} Hz.")
+        raise ValueError(f"Voice {voice.name} has {voice.sampling_rate} Hz, the corpus {options.sampling_rate} Hz.")
     played = _render_band(song, options, band_generator, line_up_generator)
     if not played.song.melody:
         raise SongError(f"{task.folder} has nothing to sing between its intro and its ending.")
@@ -223,7 +223,7 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
 
 
 def _rounded(value: object) -> object:
-    """Floats to a microsecond, all the way down: less than a sample, and labels half as long."""
+    """Rounds floats to 6 decimals (1 µs, less than a sample), recursively, which halves the size of labels."""
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, dict):
@@ -232,7 +232,7 @@ def _rounded(value: object) -> object:
 
 
 def write_item(item: Item, folder: Path, sampling_rate: int) -> None:
-    """Write an item under a temporary name and rename it: a folder with the right name is always complete."""
+    """Write an item under a temporary name and rename it, so that a folder with its final name is complete."""
     partial_folder = folder.with_name(f"{folder.name}{PARTIAL_SUFFIX}")
     shutil.rmtree(partial_folder, ignore_errors=True)
     partial_folder.mkdir(parents=True)
@@ -244,7 +244,7 @@ def write_item(item: Item, folder: Path, sampling_rate: int) -> None:
 
 
 def _run(task: Task, options: SongCorpusOptions) -> tuple[str, float]:
-    """Render and write one item unless it is there; its name and seconds of audio, 0 if it was there or impossible."""
+    """Render and write one item unless it exists; returns its name and seconds of audio (0 if it exists or failed)."""
     folder = options.output / task.split / task.name
     if folder.exists():
         return task.name, 0.0
@@ -258,10 +258,10 @@ def _run(task: Task, options: SongCorpusOptions) -> tuple[str, float]:
 
 
 def build_corpus(options: SongCorpusOptions, tasks: Sequence[Task], workers: int = 1) -> Iterator[tuple[str, float]]:
-    """Render items, in the order of `tasks`; finished ones are skipped, so a killed run goes on where it was.
+    """Render items in the order of `tasks`; finished ones are skipped, so a killed run resumes.
 
     Yields:
-        the name of each item and its seconds of audio (0 when it was there already or could not be rendered).
+        the name of each item and its seconds of audio (0 if it already existed or could not be rendered).
     """
     run: Callable[[Task], tuple[str, float]] = partial(_run, options=options)
     if workers == 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A song in a style: form, notes, dry players, stems; and the lead sheet that says all that is known of it."""
+"""Plays a song in a style: form, arrangement, synthesis and mix; and its complete lead sheet."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from .mixer import mixed
 from .styles import Style
 from .synthesiser import synthesiser
 
-# a multiple of the codec's rate (so that frames are whole blocks of the synthesiser) with room above its highs
+# so that frames are whole synthesiser blocks, and overdrive does not alias
 OVERSAMPLING = 2
 
 
 @dataclass(frozen=True)
 class StyledSong:
-    """A song as it is played: `song` with its form's melody and chords, stems (float64 [N]) and the lead sheet."""
+    """A rendered song: `song` with the melody and chords of its form, stems (float64 [N]) and the lead sheet."""
 
     song: Song
     stems: dict[str, np.ndarray]
@@ -30,7 +30,7 @@ class StyledSong:
 
 
 def lead_sheet(song: Song, form: tuple[Section, ...], style: str) -> dict[str, object]:
-    """All that is known of a song, as labels of a corpus: seconds, Harte's chords, sections (start, end, energy)."""
+    """The complete lead sheet of a song, as in labels.json: seconds, Harte's chords, sections (start, end, energy)."""
     found = bars(song)
     beats = sorted({float(beat) for bar in found for beat in bar[:-1]})
     return {
@@ -53,7 +53,7 @@ def _end(song: Song, bar: np.ndarray) -> float:
 def play(
     parts: Mapping[str, Part], style: Style, soundfonts: Mapping[str, Path], seconds: float, sampling_rate: int
 ) -> dict[str, np.ndarray]:
-    """Stems (float64 [seconds * sampling_rate]) of what the players of a style play; arguments as `style_song`'s."""
+    """Synthesises and mixes parts to stems (float64 [seconds * sampling_rate]); arguments as for `style_song`."""
     rate = OVERSAMPLING * sampling_rate
     dry = {}
     for name, part in parts.items():
@@ -75,12 +75,12 @@ def style_song(
     """Arrange and render a song.
 
     Args:
-        song: an excerpt that starts with a bar.
-        style: the band.
-        soundfonts: files by the names that the style's players use.
-        sampling_rate: of the stems, in Hz.
-        generator: draws the form's energies and the variants of patterns.
-        line_up_generator: draws another line-up and hands for this song; without one the style's own band plays.
+        song: an excerpt that starts at a bar line.
+        style: the style, with its players.
+        soundfonts: SoundFont files by the names used in the style.
+        sampling_rate: rate of the stems in Hz.
+        generator: draws energies and pattern variants.
+        line_up_generator: draws a line-up and human timing for this song; without one, the style's own players play.
     """
     form = sections(song, generator)
     formed = with_form(song, form)

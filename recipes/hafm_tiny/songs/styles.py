@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Styles as data: who plays, on which SoundFont, in which patterns at which energy, and how it is mixed.
+"""Styles as data: players, their SoundFonts, their patterns at each energy, and the mix.
 
-A pattern is a string of steps: sixteenths of slow songs, eighths of fast ones (see `arranger`), a bar of four beats or
-several. `.` is a rest, `_` holds. Drums: X x o by loudness. Bass: R root, 5 fifth, 8 octave, lower case softer.
-Chords: C the whole chord, L with the root in the left hand, H its upper notes, B its lowest, 1 to 6 one note from the
-lowest upwards, D and U strummed down and up; lower case softer. Pads play chords.
+A pattern is a string of steps for one or several bars of four beats; steps are sixteenths in slow songs, eighths in
+fast ones (see `arranger`). `.` is a rest, `_` holds. Drums: X x o by loudness. Bass: R root, 5 fifth, 8 octave; r is
+softer. Chords: C the whole chord, L with the root in the left hand, H all but the lowest note, B the lowest note, 1 to
+6 single notes from the lowest upwards, D and U strummed down and up; lower case is softer. Pads play chords.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from hafm_hf.lead_sheet.vocabulary import STEMS as STEMS
 
-# General MIDI's drums
+# General MIDI drum map
 DRUMS = {
     "kick": 36, "stick": 37, "snare": 38, "clap": 39, "low_tom": 41, "hat": 42, "pedal": 44, "mid_tom": 45,
     "open": 46, "high_tom": 48, "crash": 49, "ride": 51, "tambourine": 54, "shaker": 82, "cabasa": 69,
@@ -23,11 +23,11 @@ Curve = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Sound:
-    """How the mixer treats one player.
+    """Mixer settings of one player.
 
-    Levels in dB: `gain_db`; `room_db` of the room's sound against the dry one; `drive_db` into an overdriven
-    amplifier, 0 for none. `ceiling`: amplitude towards which peaks bend, as tape bends them, 0 for none. `curve`:
-    (Hz, dB) of an equaliser, straight lines over log frequency between them.
+    Levels in dB: `gain_db`; `room_db` of the reverberation relative to the dry sound; `drive_db` into an overdriven
+    amplifier, 0 for none. `ceiling`: amplitude at which peaks saturate, as on tape, 0 for none. `curve`: points (Hz,
+    dB) of an equaliser, interpolated linearly over log frequency.
     """
 
     gain_db: float = 0.0
@@ -39,12 +39,12 @@ class Sound:
 
 @dataclass(frozen=True)
 class Player:
-    """One player: `stem` (one of STEMS), `role` (drums, bass, chords or line), and what he plays at each energy.
+    """One player: `stem` (one of STEMS), `role` (drums, bass, chords or line), and the patterns at each energy.
 
-    `patterns` of an energy are variants, of which a song draws one; where an energy is missing, he is silent. A line
-    plays the song's second voice at the energies that `patterns` name. `low` is the lowest pitch (MIDI), `voicing`
-    close, open, power or guitar; `ring` lets notes sound on until the chord changes, `length` is the share of its
-    steps that a note takes otherwise.
+    The `patterns` of an energy are variants, of which a song draws one; at missing energies, the player is silent. A
+    line plays the song's second voice at the energies in `patterns`. `low` is the lowest pitch (MIDI); `voicing` is
+    close, open, power or guitar; with `ring`, notes sound until the chord changes or the bar ends, otherwise `length`
+    is the share of its steps that a note lasts.
     """
 
     stem: str
@@ -62,7 +62,7 @@ class Player:
 
 @dataclass(frozen=True)
 class Style:
-    """A band: its players, the fill before a new section (two beats of a slow song), and the room."""
+    """A band: its players, the fill before a new section (two beats in slow songs), and the room."""
 
     name: str
     players: Mapping[str, Player]

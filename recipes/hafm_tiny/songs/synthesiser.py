@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FluidSynth as a library: notes to samples, SoundFonts loaded once a process.
+"""Synthesises notes with libfluidsynth; SoundFonts are loaded once per process.
 
-A note that starts with one of the synthesiser's blocks of 64 samples gives the same samples wherever it starts. Every
-player gets a new synthesiser, since one that has played before plays its first notes a little differently.
+Notes that start on a boundary of FluidSynth's 64-sample blocks give the same samples everywhere. Every player gets a
+new synth, since one that has played before renders its first notes slightly differently.
 """
 
 import ctypes
@@ -49,17 +49,17 @@ def _library() -> ctypes.CDLL:
     }
     for function, types in arguments.items():
         getattr(library, function).argtypes = types
-    # it writes about every SoundFont's oddities
+    # silence warnings about SoundFonts
     for level in range(5):
         library.fluid_set_log_function(level, None, None)
     return library
 
 
 class Synthesiser:
-    """FluidSynth at one sampling rate, dry; for one thread."""
+    """FluidSynth at one sampling rate, without effects; not thread-safe."""
 
     def __init__(self, sampling_rate: int) -> None:
-        """Starts without SoundFonts: those that players need are loaded then, and stay."""
+        """Starts without SoundFonts; they are loaded on first use and kept."""
         self.library = _library()
         self.sampling_rate = sampling_rate
         self.settings = self.library.new_fluid_settings()
@@ -67,12 +67,12 @@ class Synthesiser:
         for name, value in SETTINGS.items():
             setter = self.library.fluid_settings_setnum if isinstance(value, float) else None
             (setter or self.library.fluid_settings_setint)(self.settings, name.encode(), value)
-        # it never plays: the SoundFonts are its own, and lent to those who do
+        # never plays: it owns the SoundFonts and lends them to the synths that do
         self.owner = self.library.new_fluid_synth(self.settings)
         self.loaded: dict[Path, int] = {}
 
     def _soundfont(self, path: Path) -> int:
-        """A SoundFont in memory, as a pointer."""
+        """Pointer to a SoundFont in memory, loaded if necessary."""
         if path not in self.loaded:
             number = self.library.fluid_synth_sfload(self.owner, str(path).encode(), 0)
             if number == FAILED:
@@ -81,10 +81,10 @@ class Synthesiser:
         return self.loaded[path]
 
     def play(self, notes: tuple[Note, ...], program: int, soundfont: Path, seconds: float, drums: bool) -> np.ndarray:
-        """One player's notes as mono audio, float64 [seconds * sampling_rate]; what still sounds then is cut.
+        """Renders one player's notes to mono audio, float64 [seconds * sampling_rate]; sound after that is cut off.
 
         Raises:
-            ValueError: when the SoundFont is none, or has no such program.
+            ValueError: the file is not a SoundFont, or does not have the program.
         """
         font = self._soundfont(soundfont)
         synth = self.library.new_fluid_synth(self.settings)
@@ -99,9 +99,9 @@ class Synthesiser:
             self.library.delete_fluid_synth(synth)
 
     def _played(self, synth: int, channel: int, notes: tuple[Note, ...], size: int) -> np.ndarray:
-        """What a new synthesiser makes of notes, float64 [size]."""
+        """Renders notes with a new synth, float64 [size]."""
         blocks = -(-size // BLOCK)
-        # at one instant notes end before others start
+        # at the same time, note-offs are sorted before note-ons
         events = [(self._block(note.start), 1, note.pitch, note.velocity) for note in notes]
         events += [(max(self._block(note.end), self._block(note.start) + 1), 0, note.pitch, 0) for note in notes]
         stereo = np.zeros((2, blocks * BLOCK), dtype=np.float32)
@@ -123,5 +123,5 @@ class Synthesiser:
 
 @cache
 def synthesiser(sampling_rate: int) -> Synthesiser:
-    """This process's synthesiser of a rate."""
+    """This process's synthesiser for a sampling rate."""
     return Synthesiser(sampling_rate)

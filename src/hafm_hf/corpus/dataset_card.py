@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The card of a token corpus, from its manifest."""
+"""The dataset card of a token corpus, from its manifest."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,11 @@ from .tokens import SCHEMA
 
 
 def dataset_card(folder: str | Path, facts: CardFacts | None = None) -> DatasetCard:
-    """The card of a token corpus.
+    """Builds the dataset card of a token corpus.
 
     Args:
-        folder: holds manifest.json and {train,validation,test}-NNNNN.parquet.
-        facts: what the manifest cannot tell.
+        folder: the corpus: manifest.json and {train,validation,test}-NNNNN.parquet.
+        facts: information that is not in the manifest, such as the licence.
 
     Raises:
         ValueError: there is no manifest.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who does the work: this process, worker processes beside it, or a Ray cluster. All give the same results.
+"""Where jobs run: in this process, in local worker processes, or on a Ray cluster. All give the same results.
 
-An engine takes jobs and yields results as they come. It stops at the first failure; what is finished is kept.
+An engine takes jobs and yields results as they complete. It stops at the first failure; finished work is kept.
 """
 
 import logging
@@ -23,12 +23,12 @@ from ..pretrained.redaction import first_line
 
 ENGINES = ("local", "ray")
 AGAIN = "what is finished is kept, run the same command again"
-# (options, job) → result; a function of a module, so that workers can import it
+# (options, job) → result; defined at module level, so that workers can import it
 Make = Callable[[Any, Any], Any]
 
 
 class HAFMJobError(ValueError):
-    """Work that an engine could not do; the message is one sentence that says the way out."""
+    """A job that an engine could not run; the message is one sentence that says what to do."""
 
 
 def run_on(
@@ -45,15 +45,15 @@ def run_on(
 
     Args:
         engine: local or ray.
-        workers: processes of the local engine, which take this machine's GPUs in turn, or tasks at a time of a Ray
-            cluster (0: as many as it has room for).
-        address: of a running Ray cluster; a new one on this machine if empty.
-        make: a function of a module; what it loads it keeps for the process' next job.
-        options, jobs: what it is called with; they are pickled.
-        threads, gpus: what a task of Ray needs.
+        workers: processes of the local engine, which are assigned this machine's GPUs in turn, or concurrent tasks on
+            a Ray cluster (0: as many as fit).
+        address: of a running Ray cluster; if empty, a new one is started on this machine.
+        make: a module-level function; it may cache what it loads for the next job of the same process.
+        options, jobs: its arguments; they are pickled.
+        threads, gpus: CPUs and GPUs that a Ray task needs.
 
     Raises:
-        HAFMJobError: unknown engine, Ray is not installed or not reachable, or a worker died; what `make` raises is
+        HAFMJobError: unknown engine, Ray is not installed or not reachable, or a worker died; exceptions of `make` are
             passed on.
     """
     if engine not in ENGINES:
@@ -70,8 +70,8 @@ def run_on(
 
 
 def _run_in_processes(make: Make, options: Any, jobs: Sequence[Any], workers: int) -> Iterator[Any]:
-    # a fork of this process would share torch's threads and CUDA's context; one of a server that has imported what
-    # `make` needs, and done nothing else, spares each worker these seconds and shares their memory
+    # a fork of this process would inherit torch's threads and CUDA's context; a fork server that has imported what
+    # `make` needs, and nothing else, saves each worker the import time and shares the imported memory
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload([make.__module__])
     turn = context.Value("i", 0)
@@ -97,7 +97,7 @@ def visible_gpus() -> list[str]:
 
 
 def _start_worker(numbers: Any, gpus: list[str]) -> None:
-    """Gives a worker the next of the GPUs, which every library then takes for the only one."""
+    """Initialises a worker: makes the next GPU the only visible one, and ties the worker's life to its parent's."""
     if gpus:
         with numbers.get_lock():
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus[numbers.value % len(gpus)]
@@ -106,7 +106,7 @@ def _start_worker(numbers: Any, gpus: list[str]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Lets a worker end when the process that started it does, even by SIGKILL: nobody would wait for its result."""
+    """Makes a worker exit when its parent process does, even by SIGKILL, as its result would have no reader."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -120,7 +120,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _cluster(address: str) -> Iterator[Any]:
-    """Ray, connected to the cluster at `address`; a cluster of this machine if empty."""
+    """The ray module, connected to the cluster at `address`, or to a new one on this machine if empty."""
     try:
         import ray
     except ImportError as error:
@@ -131,7 +131,7 @@ def _cluster(address: str) -> Iterator[Any]:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if host and port.isdigit():
-            # where nobody listens, Ray itself would try for many minutes
+            # Ray itself would retry an unreachable address for many minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
@@ -149,8 +149,8 @@ def _map_on_ray(
     def perform(job: bytes) -> bytes:
         return pickle.dumps(make(options, pickle.loads(job)))
 
-    # a node that goes away is not an error of the job: its shards are made elsewhere, to the same bytes; and a worker
-    # that has a GPU would end after each job, with the model that it has loaded
+    # losing a node is not the job's fault: retry it elsewhere, with the same result (max_retries=-1). By default, a
+    # worker with a GPU exits after each task and loses its loaded models (max_calls=0 keeps it)
     task = ray.remote(
         num_cpus=threads, num_gpus=gpus, max_retries=-1, max_calls=0, scheduling_strategy="SPREAD"
     )(perform)  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which segments are worth learning from: the paper's two thresholds, and a vocal that is there at all."""
+"""Filters segments for training: the paper's two thresholds, and a minimum level of the vocal."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from .tracks import Reason
 
 @dataclass(frozen=True)
 class FilterOptions:
-    """Thresholds in dB RMS (paper, section "Data"; the silence of vocals is ours).
+    """Thresholds in dB RMS (paper, section "Data"; `min_vocal_db` is not in the paper).
 
     Attributes:
-        min_instrumental_db (float): a segment whose instrumental is quieter is dropped.
-        max_vocal_excess_db (float): a segment whose vocal is louder than its instrumental by more is dropped.
-        min_vocal_db (float): a segment whose vocal is quieter has nobody to accompany. Separation leaves some of the
-            band in the vocal, about 30 dB below it.
+        min_instrumental_db (float): segments with a quieter instrumental are dropped.
+        max_vocal_excess_db (float): segments whose vocal exceeds the instrumental by more than this are dropped.
+        min_vocal_db (float): segments with a quieter vocal have no singing and are dropped. A separated vocal still
+            contains some of the band, about 30 dB below it.
     """
 
     min_instrumental_db: float = -25.0
@@ -24,10 +24,10 @@ class FilterOptions:
 
 
 def reason_to_drop(vocal: Samples, instrumental: Samples, options: FilterOptions) -> tuple[Reason, str] | None:
-    """Why a segment is dropped and the values that say so; None when it is kept.
+    """Why a segment is dropped, with the measured value and the limit; None if it is kept.
 
     Args:
-        vocal, instrumental (float32 [N]): of one instant.
+        vocal, instrumental (float32 [N]): the time-aligned stems of the segment.
         options: thresholds.
     """
     voice, band = rms_dbfs(vocal), rms_dbfs(instrumental)

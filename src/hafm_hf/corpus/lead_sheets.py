@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lead sheets of a corpus: from the labels that lie beside a song's stems, or estimated from its accompaniment."""
+"""Lead sheets of a corpus: from the labels.json beside a song's stems, or estimated from its accompaniment."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,16 +8,15 @@ from ..lead_sheet.bars import bars_from_downbeats
 from ..lead_sheet.lead_sheet import LeadSheet
 from .tracks import Reason, TrackError
 
-# what a song's lead sheet is
+# sources of a song's lead sheet
 LABELS, ESTIMATE = "labels", "estimate"
 
 
 def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:
-    """The lead sheet of a song's labels.json: `beats`, `downbeats` or `beats_per_bar` and
-    `downbeat`, `chords`, `key`, `sections`, `style`.
+    """The lead sheet of a song's labels.json; bars are given by `downbeats`, or by `downbeat` and `beats_per_bar`.
 
     Raises:
-        ValueError: they make no sense.
+        ValueError: the labels are invalid.
     """
     names = ("beats", "beats_per_bar", "downbeat", "chords", "key", "sections", "style")
     known = {name: labels[name] for name in names if labels.get(name)}
@@ -28,10 +27,10 @@ def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:
 
 
 def told_lead_sheet(labels: Mapping[str, object], style: str) -> LeadSheet:
-    """The lead sheet of a song's labels; `style` where they say none.
+    """The lead sheet of a song's labels, with `style` if they have none.
 
     Raises:
-        TrackError: the labels make no sense.
+        TrackError: the labels are invalid.
     """
     try:
         return styled(labelled_lead_sheet(labels), style)
@@ -40,5 +39,5 @@ def told_lead_sheet(labels: Mapping[str, object], style: str) -> LeadSheet:
 
 
 def styled(sheet: LeadSheet, style: str) -> LeadSheet:
-    """A lead sheet with a style where it has none."""
+    """The lead sheet with `style` if it has none of its own."""
     return sheet if sheet.style or not style else replace(sheet, style=style)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process a folder: what a second one would render, prepare or train twice, or spoil."""
+"""One process per folder: a second one would duplicate its work or corrupt it."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ LOCK_FILE = ".lock"
 
 
 class HAFMBusyError(ValueError):
-    """A folder that another process works in."""
+    """The folder is in use by another process."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """`folder`, made if need be, for this process alone; the lock ends with the process, however that ends.
+    """Creates `folder` if needed and locks it for this process; the lock is released even if the process is killed.
 
     Raises:
-        HAFMBusyError: another process has it.
-        OSError: it can't be written to.
+        HAFMBusyError: another process holds the lock.
+        OSError: the folder can't be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
@@ -35,7 +35,7 @@ def locked(folder: Path) -> Iterator[None]:
         ) from error
     try:
         for partial in folder.rglob(f".*{PARTIAL_SUFFIX}"):
-            # of a process that was killed while it wrote
+            # left by a process that was killed while writing
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
         yield
     finally:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What became of every file: a report for each shard, and their sum as the manifest of the corpus.
+"""What happened to every file: a report for each shard, summed up in the manifest of the corpus.
 
-A shard counts as made once its report is there; the report comes after the shard. Nothing in either depends on time,
-machine or worker.
+A shard is finished once its report exists, as the report is written after the shard. The contents of both are
+independent of time, machine and worker.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ MANIFEST_FILE, REPORT_FOLDER = "manifest.json", "reports"
 
 @dataclass
 class TrackReport:
-    """Segments and seconds of one track, found and kept."""
+    """Numbers of segments and seconds of one track, found and kept."""
 
     segments: int = 0
     kept: int = 0
@@ -32,7 +32,7 @@ class TrackReport:
 
 @dataclass
 class ShardReport:
-    """What became of a shard's tracks; `drops` are of tracks (without start) and of segments (with start)."""
+    """What happened to a shard's tracks; `drops` are whole tracks (without start) or segments (with start)."""
 
     name: str
     rows: int = 0
@@ -41,17 +41,17 @@ class ShardReport:
 
 
 def report_path(corpus: Path, shard: str) -> Path:
-    """Where the report of a shard lies."""
+    """Path of a shard's report."""
     return corpus / REPORT_FOLDER / f"{Path(shard).stem}.json"
 
 
 def write_report(corpus: Path, report: ShardReport) -> None:
-    """Writes the report of a finished shard; raises OSError."""
+    """Writes the report of a finished shard; raises OSError if that fails."""
     write_json(report_path(corpus, report.name), dataclasses.asdict(report))
 
 
 def read_report(corpus: Path, shard: str) -> ShardReport | None:
-    """The report of a shard; None when it or the shard that it speaks of is missing."""
+    """The report of a shard; None if the report is missing, or the shard has rows and its file is missing."""
     path = report_path(corpus, shard)
     if not path.is_file():
         return None
@@ -69,23 +69,23 @@ def read_report(corpus: Path, shard: str) -> ShardReport | None:
 def make_manifest(
     plan: Plan, reports: Sequence[ShardReport], scan_drops: Sequence[Drop], others: int, tokenizers: dict[str, Any]
 ) -> dict[str, Any]:
-    """Every track and segment accounted for: found = kept + dropped by reason.
+    """Accounts for every track and segment: found = kept + dropped, by reason.
 
     Args:
-        plan: of the corpus.
-        reports: of its finished shards.
-        scan_drops: what could not become a track.
-        others: number of files that are no audio by their suffix.
-        tokenizers: rates and vocabularies.
+        plan: plan of the corpus.
+        reports: reports of its finished shards.
+        scan_drops: files that could not be used as tracks.
+        others: number of files without an audio suffix.
+        tokenizers: frame rates, vocabulary sizes and fingerprints.
 
     Returns:
-        what manifest.json holds.
+        the contents of manifest.json.
     """
     tracks = {name: track for report in reports for name, track in report.tracks.items()}
     drops = [*scan_drops, *(drop for report in reports for drop in report.drops)]
     whole = Counter(drop.reason.value for drop in drops if drop.start is None)
     parts = Counter(drop.reason.value for drop in drops if drop.start is not None)
-    # a track that lost all of its segments counts once, under the reason of the first
+    # a track with all segments dropped counts once, under the reason of the first
     lost = {name for name, track in tracks.items() if track.segments and not track.kept}
     for drop in drops:
         if drop.track in lost and drop.start is not None:

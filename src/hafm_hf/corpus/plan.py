@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which track goes into which shard: decided once, written down, and only ever added to.
+"""Assigns tracks to shards: decided once, saved, and only ever extended.
 
-A shard is made by one task from the tracks that the plan gives it, so its bytes don't depend on who makes it, when, or
-beside which others. The options that decide contents stand in the plan too: others are refused, never mixed in.
+A shard is made by one task from the tracks that the plan assigns to it, so its bytes depend neither on the worker or
+the time nor on other shards. The plan also records the options that affect contents; different ones are rejected.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ PLAN_FORMAT = 2
 
 @dataclass
 class Plan:
-    """Options that decide contents, every track by name, and the names of the tracks of each shard."""
+    """Options that affect contents, every track by name, and the names of each shard's tracks."""
 
     options: dict[str, Any]
     tracks: dict[str, Track] = field(default_factory=dict)
@@ -30,10 +30,10 @@ class Plan:
 
 
 def load_plan(corpus: Path, options: dict[str, Any]) -> Plan:
-    """The plan of a corpus, an empty one for a new folder.
+    """Loads the plan of a corpus; an empty one for a new folder.
 
     Raises:
-        HAFMCorpusError: it was made with other options, or by another version.
+        HAFMCorpusError: the plan was made with other options or by another version, or shards have no plan.
     """
     path = corpus / PLAN_FILE
     if not path.is_file():
@@ -49,12 +49,12 @@ def load_plan(corpus: Path, options: dict[str, Any]) -> Plan:
 
 
 def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuses options that would make other contents than those that a folder was begun with.
+    """Rejects options that differ from those a folder was begun with and affect its contents.
 
     Raises:
-        HAFMCorpusError: naming what differs.
+        HAFMCorpusError: naming the options that differ.
     """
-    # through JSON, so that tuples and lists are one
+    # through JSON, so that tuples equal lists
     now = json.loads(json.dumps(now))
     was, will_be = _given(before), _given(now)
     changed = [
@@ -69,16 +69,16 @@ def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Options without those that are off: other versions may not know them."""
+    """Options without those that are off (None, False or empty), which other versions may not have."""
     inner = {name: _given(value) if isinstance(value, dict) else value for name, value in options.items()}
     return {name: value for name, value in inner.items() if not (value is None or value is False or value == "")}
 
 
 def extend_plan(plan: Plan, tracks: Sequence[Track], tracks_per_shard: int) -> None:
-    """Gives tracks that are new shards of their own; the shards that are planned stay as they are."""
+    """Assigns new tracks to new shards; existing shards stay unchanged."""
     for split in SPLITS:
         new = [track for track in tracks if track.split == split and track.name not in plan.tracks]
-        # in a fixed random order, so that a corpus cut short anywhere is as varied as the whole
+        # in a fixed random order, so that any prefix of the corpus is as varied as the whole
         new.sort(key=lambda track: hashlib.sha256(f"order/{track.content_hash}".encode()).digest())
         first = sum(name.startswith(f"{split}-") for name in plan.shards)
         for number, begin in enumerate(range(0, len(new), tracks_per_shard), start=first):
@@ -88,7 +88,7 @@ def extend_plan(plan: Plan, tracks: Sequence[Track], tracks_per_shard: int) -> N
 
 
 def save_plan(corpus: Path, plan: Plan) -> None:
-    """Writes the plan, whole or not at all."""
+    """Writes the plan atomically."""
     tracks = {}
     for name, track in plan.tracks.items():
         tracks[name] = dataclasses.asdict(track)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a folder of songs to a token corpus: read, align, filter, tokenise, and Parquet shards with a card.
+"""From a folder of songs to a token corpus: read, align, filter, tokenise, and write Parquet shards with a card.
 
-`prepare` may be killed at any moment and started again: it plans once, makes the shards that are not there, and sums
-up. `hafm prepare` is its command.
+`prepare` can be killed at any time and resumed: it plans once, makes the missing shards, and writes the manifest.
+`hafm prepare` is its command.
 """
 
 import dataclasses
@@ -25,19 +25,19 @@ from .shards import ShardOptions, make_shard, shard_maker
 from .tokenizing import torch_device
 from .tracks import Drop, HAFMCorpusError, SplitOptions, display_name, find_audio, identify_tracks, read_styles
 
-# what may differ between two runs into one corpus: where things lie and who does the work
+# options that may differ between two runs into one corpus: they don't affect its contents
 NOT_CONTENT = ("audio", "corpus", "keep_audio")
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """All that `prepare` is asked for.
+    """Options of `prepare`.
 
     Attributes:
-        shards (ShardOptions): what decides what a shard holds.
-        splits (SplitOptions): how tracks are divided.
-        tracks_per_shard (int): the unit of work, and of what a kill can lose.
-        engine, workers, address: as for `engines.run_on`; they don't change the corpus.
+        shards (ShardOptions): options that determine the contents of a shard.
+        splits (SplitOptions): how tracks are divided into splits.
+        tracks_per_shard (int): the unit of work; a killed run loses at most one shard per worker.
+        engine, workers, address: as for `engines.run_on`; they don't affect the corpus.
     """
 
     shards: ShardOptions
@@ -49,17 +49,17 @@ class PrepareOptions:
 
 
 def prepare(options: PrepareOptions, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Prepares a corpus, or resumes one.
+    """Prepares a corpus, or resumes preparing it.
 
     Args:
-        options: what to do.
-        progress: called with finished shards and all shards.
+        options: see `PrepareOptions`.
+        progress: called with the number of finished shards and of all shards.
 
     Returns:
-        the manifest, as manifest.json holds it.
+        the manifest, as in manifest.json.
 
     Raises:
-        HAFMCorpusError: one sentence that says what to do; what was finished is kept.
+        HAFMCorpusError: one sentence that says what to do; finished shards are kept.
     """
     options = _resolved(options)
     audio, corpus = Path(options.shards.audio), Path(options.shards.corpus)
@@ -68,7 +68,7 @@ def prepare(options: PrepareOptions, progress: Callable[[int, int], None] | None
             raise HAFMCorpusError(f"{made} is inside {audio}; choose a folder outside of it.")
     if not audio.is_dir():
         # before models are loaded
-        raise HAFMCorpusError(f"{audio} is no folder; name one that holds songs.")
+        raise HAFMCorpusError(f"{audio} is not a folder; name one that holds songs.")
     try:
         with locked(corpus):
             plan, drops, others = make_plan(options)
@@ -82,7 +82,7 @@ def prepare(options: PrepareOptions, progress: Callable[[int, int], None] | None
 
 
 def _resolved(options: PrepareOptions) -> PrepareOptions:
-    """Options with the folders in full, and with what the names of source and devices stand for here."""
+    """Options with absolute folders, and with the defaults of source, beat tracker and device filled in."""
     shards = options.shards
     audio = Path(shards.audio).resolve()
     shards = dataclasses.replace(
@@ -92,26 +92,26 @@ def _resolved(options: PrepareOptions) -> PrepareOptions:
         keep_audio=str(Path(shards.keep_audio).resolve()) if shards.keep_audio else "",
         source=shards.source or display_name(audio.name),
         beats=shards.beats or (find_beat_tracker() if shards.lead_sheet == ESTIMATE else ""),
-        # a worker without a GPU must not make what one with a GPU began
+        # resolved once: workers with and without a GPU must not share a corpus
         tokenizer=dataclasses.replace(shards.tokenizer, device=torch_device(shards.tokenizer.device)),
     )
     return dataclasses.replace(options, shards=shards)
 
 
 def content_options(options: PrepareOptions) -> dict[str, Any]:
-    """What decides the bytes of a corpus: the options, which weights they stand for, and the kind of device."""
+    """Everything that determines the bytes of a corpus: options, fingerprints of the weights, and device type."""
     tokenizers = shard_maker(options.shards).tokenizers
     content = {key: value for key, value in dataclasses.asdict(options.shards).items() if key not in NOT_CONTENT}
     content["tokenizer"] |= tokenizers.fingerprint
-    # where it lies doesn't matter, but a corpus has the stems of all its tracks or of none
+    # the folder may change, but either all tracks keep their stems or none
     content["keep_audio"] = bool(options.shards.keep_audio)
-    # the same weights may lie elsewhere
+    # the fingerprints identify the weights, wherever they are stored
     del content["tokenizer"]["model"]
     return {**content, "splits": dataclasses.asdict(options.splits), "tracks_per_shard": options.tracks_per_shard}
 
 
 def make_plan(options: PrepareOptions) -> tuple[Plan, list[Drop], int]:
-    """Scans the songs and brings the plan up to date: the plan, what could not become a track, other files."""
+    """Scans the songs and updates the plan; returns it, the files that can't be used, and the number of others."""
     audio, corpus = Path(options.shards.audio), Path(options.shards.corpus)
     plan = load_plan(corpus, content_options(options))
     paths, drops, others = find_audio(audio)
@@ -146,7 +146,7 @@ def _make_missing(plan: Plan, options: PrepareOptions, progress: Callable[[int, 
 
 
 def _finish(plan: Plan, options: PrepareOptions, drops: list[Drop], others: int) -> dict[str, Any]:
-    """Writes manifest and card."""
+    """Writes the manifest and the dataset card; returns the manifest."""
     corpus = Path(options.shards.corpus)
     found = (read_report(corpus, name) for name in plan.shards)
     reports = [report for report in found if report is not None]
@@ -160,12 +160,12 @@ def _finish(plan: Plan, options: PrepareOptions, drops: list[Drop], others: int)
 
 
 def _facts(options: PrepareOptions) -> CardFacts:
-    """What the options tell for the card."""
+    """Facts for the card that follow from the options."""
     tokenizer = options.shards.tokenizer
     named = {tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model} - {""} or {BUNDLED_MODEL.name}
     models = sorted(Path(name).name if Path(name).is_dir() else name for name in named)
     licence = options.shards.licence
-    # other names of licences stand in the rows; a card's metadata takes the hub's identifiers
+    # a card's metadata only takes the hub's licence identifiers; rows keep any name
     known = licence if IDENTIFIER.fullmatch(licence) else "other" if licence else None
     terms = [f"The tracks are under {licence}."] if known == "other" else []
     return CardFacts(known, [options.shards.source], models, attribution=terms)

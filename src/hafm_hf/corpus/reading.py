@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sound files of unknown origin as arrays: what isn't sound, or isn't whole, is refused with a reason.
+"""Decodes audio files of unknown origin; what is not audio, or incomplete, is rejected with a reason.
 
-The preparation must never write a row of noise: so a file that gives fewer samples than it promises is dropped rather
+A corpus must never contain garbage, so a file that decodes to fewer samples than its header states is dropped rather
 than repaired.
 """
 
@@ -13,25 +13,25 @@ import soundfile
 from ..audio import MAX_SAMPLING_RATE, MIN_SAMPLING_RATE, Samples
 from .tracks import Reason, TrackError
 
-# decoders of MP3 may lose their own delay (529 to 2,257 samples) at the ends of a good file
+# MP3 decoders may cut off their delay (529 to 2,257 samples) at the ends of an intact file
 LOST_SECONDS = 0.06
 
 
 def decode(path: str | os.PathLike[str], max_seconds: float) -> tuple[Samples, int]:
-    """All channels of a sound file.
+    """Decodes all channels of an audio file.
 
     Args:
-        path: any name; it is opened by descriptor, so that the bytes of the name don't matter.
-        max_seconds: longer files are refused before they fill the memory.
+        path: opened by file descriptor, so its name may hold any bytes.
+        max_seconds: longer files are rejected before they fill the memory.
 
     Returns:
         float32 [N, C] and the sampling rate in Hz.
 
     Raises:
-        TrackError: it can't be read, is no sound, damaged, too long, or not finite.
+        TrackError: the file can't be read, is not audio, damaged, too long, or not finite.
     """
     try:
-        # unbuffered: libsndfile continues at the descriptor's position
+        # unbuffered: libsndfile starts reading at the descriptor's position
         with open(path, "rb", buffering=0) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
             return _read(sound, max_seconds)
     except OSError as error:

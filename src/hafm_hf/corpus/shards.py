@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One shard, from the files of its tracks to Parquet: read, align, filter, tokenise, write.
+"""Makes one shard from the files of its tracks: read, align, filter, tokenise, write Parquet.
 
-What every worker does, on this machine or on another of a cluster; nothing here knows of the other shards.
+Every worker runs this, locally or on a cluster; a shard is independent of all others.
 """
 
 import functools
@@ -24,7 +24,7 @@ from .tokenizing import SegmentTokens, TokenizerOptions, Tokenizers
 from .tokens import TokenExcerpt, excerpt_bounds, write_shard
 from .tracks import Drop, HAFMCorpusError, Reason, Track, TrackError, hash_files
 
-# the paper crops 10, 5 and 3 s: a segment has room for several of the longest, and the shortest has one of the last
+# the paper crops 10, 5 and 3 s: a full segment fits several of the longest crops, the shortest segment one of 3 s
 DEFAULT_SEGMENT_SECONDS, DEFAULT_MIN_SECONDS = 30.0, 3.0
 # one shard to make: its file name and its tracks
 Job = tuple[str, tuple[Track, ...]]
@@ -32,18 +32,18 @@ Job = tuple[str, tuple[Track, ...]]
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """All that decides what a shard holds, beside its tracks.
+    """Everything that determines the contents of a shard, apart from its tracks.
 
     Attributes:
-        audio, corpus (str): folders; of a cluster, shared by all its machines.
-        segment_seconds, min_seconds (float): a track is cut into as few equal segments as the first allows; one that
-            is shorter than the second gives none.
-        source, licence (str): of rows whose files say nothing themselves.
-        lead_sheet (str): labels (those of labels.json), estimate (of the accompaniment) or none.
-        beats (str): the tracker of an estimate's beats; the best that there is where empty.
-        style_from (str): where the styles of songs are that no labels tell (`tracks.read_styles`).
-        keep_audio (str): folder for the stems of tracks that were kept, SPLIT/TRACK; empty for none.
-        threads (int): of torch in a worker; sums are rounded by their order, so it belongs to the contents.
+        audio, corpus (str): input and output folder; all machines of a cluster must share them.
+        segment_seconds, min_seconds (float): maximum and minimum segment length. A track is cut into as few equal
+            segments as the maximum allows, and dropped if they would be shorter than the minimum.
+        source, licence (str): collection of all tracks, and licence of those whose labels and tags name none.
+        lead_sheet (str): labels (from labels.json), estimate (from the accompaniment) or none.
+        beats (str): beat tracker for estimates; the best one installed if empty.
+        style_from (str): where to read styles that are not in the labels (see `tracks.read_styles`).
+        keep_audio (str): folder for the stems of kept tracks, as SPLIT/TRACK; empty for none.
+        threads (int): torch threads of a worker; they change the rounding of sums, and so the contents.
     """
 
     audio: str
@@ -70,15 +70,15 @@ class ShardOptions:
 
 @functools.lru_cache(maxsize=1)
 def shard_maker(options: ShardOptions) -> "ShardMaker":
-    """The maker of this process, its models loaded once."""
+    """This process's shard maker, cached so that models are loaded once."""
     return ShardMaker(options)
 
 
 class ShardMaker:
-    """Tokenizers, and the steps of a shard.
+    """Makes shards, with the tokenizers loaded once.
 
     Raises:
-        HAFMCorpusError: something that the options name is missing.
+        HAFMCorpusError: a model or device named in the options is not available.
     """
 
     def __init__(self, options: ShardOptions) -> None:
@@ -93,7 +93,7 @@ class ShardMaker:
         """Makes a shard and its report.
 
         Raises:
-            HAFMCorpusError: the disk is full or the folder can't be written to; neither file is there then.
+            HAFMCorpusError: the disk is full or the folder can't be written to; the shard counts as missing then.
         """
         name, tracks = job
         report, corpus = ShardReport(name), Path(self.options.corpus)
@@ -112,7 +112,7 @@ class ShardMaker:
         return report
 
     def _rows(self, track: Track, report: ShardReport) -> list[TokenExcerpt]:
-        """Rows of a track, in order of time; none of one that can't be used, whose reason goes into the report."""
+        """Rows of a track in temporal order; none if it can't be used, with the reason added to the report."""
         counted = report.tracks[track.name] = TrackReport()
         try:
             stems = self._read(track)
@@ -137,7 +137,7 @@ class ShardMaker:
             heard = self.transcriber.lead_sheet(with_channels(stems.instrumental, 1), stems.sampling_rate)
             sheet = styled(heard, track.style)
         if self.options.keep_audio:
-            # beside each other: the folder of a track may hold another track
+            # flat names: a track's folder may contain another track
             folder = track.name.replace("/", "__").removeprefix(".") or "track"
             write_stems(Path(self.options.keep_audio, track.split, folder), stems)
         starts, vocals, instrumentals = zip(*kept, strict=True)
@@ -148,13 +148,13 @@ class ShardMaker:
         return [self._row(track, stems.labels, sheet, start, seconds, streams) for start, streams in rows]
 
     def _read(self, track: Track) -> Stems:
-        """The stems of a track; raises TrackError when they are not what was planned, or can't be used."""
+        """The stems of a track; raises TrackError if they have changed since planning or can't be used."""
         if hash_files(Path(self.options.audio), track.files) != track.content_hash:
-            raise TrackError(Reason.CHANGED, "its bytes are not those that were planned")
+            raise TrackError(Reason.CHANGED, "its bytes differ from those that were planned")
         return self.reader.read({role: Path(self.options.audio, path) for role, path in track.files.items()})
 
     def _bounds(self, stems: Stems, counted: TrackReport) -> list[tuple[float, float]]:
-        """Start and length of the segments of a track in s; raises TrackError where it is too short for one."""
+        """Start and length in seconds of a track's segments; raises TrackError if it is too short for one."""
         duration, shortest = len(stems.vocal) / stems.sampling_rate, self.options.min_seconds
         counted.seconds = round(duration, 6)
         bounds = excerpt_bounds(duration, self.options.segment_seconds, shortest, self.tokenizers.info.grid)
@@ -181,29 +181,29 @@ class ShardMaker:
 
 
 def cut(sound: Samples, sampling_rate: int, start: float, length: float) -> Samples:
-    """A piece of float32 [N] or [N, C], of equally many samples wherever it starts; times in seconds."""
+    """Cuts `length` seconds from `start` out of float32 [N] or [N, C]; the sample count does not depend on `start`."""
     first = round(start * sampling_rate)
     return sound[first : first + round(length * sampling_rate)]
 
 
 def noise_seed(content_hash: str, start: float) -> int:
-    """Seed of a vocal's noise: a function of the sound and its place, not of the worker."""
+    """Seed of the noise added to a vocal: determined by the track's content and the segment's start."""
     digest = hashlib.sha256(f"{content_hash}/{round(start * 1000)}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 
 def text(labels: dict[str, Any], name: str) -> str:
-    """A label that is text; empty without one."""
+    """A label as text; empty if it is missing or not a string."""
     value = labels.get(name)
     return value if isinstance(value, str) else ""
 
 
 def number(labels: dict[str, Any], name: str) -> float:
-    """A label that is a number, else NaN."""
+    """A label as a number; NaN if it is missing or not a number."""
     value = labels.get(name)
     return float(value) if isinstance(value, int | float) else math.nan
 
 
 def make_shard(options: ShardOptions, job: Job) -> ShardReport:
-    """Makes one shard; the models are loaded once a process."""
+    """Makes one shard; models are loaded once per process."""
     return shard_maker(options).make(job)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the files of a track to its vocal and its instrumental: which files make a track, and what they hold.
+"""Groups files into tracks and reads the vocal and the instrumental of a track.
 
-Folders of stems like MUSDB18-HQ's, pairs of files, and stereo files with the voice on one channel (karaoke).
-recipes/separate.py makes such folders of mixes.
+Layouts: folders of stems like MUSDB18-HQ's, pairs of files, and stereo files with the vocal on one channel (karaoke).
+recipes/separate.py makes folders of stems from mixes.
 """
 
 import json
@@ -26,13 +26,13 @@ LONGEST_DIFFERENCE_SECONDS = 1.0
 LABELS_FILE = "labels.json"
 DEFAULT_MAX_SECONDS = 1800.0
 CHANNELS = ("left", "right")
-# how stems are called, by role; those of MUSDB18, drums, bass and other, add up to the band
+# file names of stems by role; MUSDB18's drums, bass and other add up to the instrumental
 VOCAL_NAMES = ("vocals", "vocal", "voice", "acapella")
 INSTRUMENTAL_NAMES = ("accompaniment", "instrumental", "instrumentals", "no_vocals", "karaoke", "backing")
 BAND_NAMES = ("drums", "bass", "other")
 ROLES = {**dict.fromkeys(VOCAL_NAMES, "vocal"), **dict.fromkeys(INSTRUMENTAL_NAMES, "instrumental")}
 ROLES |= {name: name for name in BAND_NAMES}
-# a vocal that was taken out of a mix, beside the isolated one, is for evaluation only
+# a vocal separated from the mix, in addition to the isolated one, is used in evaluation only
 ROLES |= dict.fromkeys(("vocal_separated", "vocals_separated"), "separated")
 
 
@@ -41,9 +41,9 @@ class StemOptions:
     """How stems are read.
 
     Attributes:
-        vocal_channel (str): the channel of stereo files with the voice: left, right, or empty for none.
+        vocal_channel (str): channel of the vocal in stereo files: left, right, or empty for none.
         max_seconds (float): longer files are dropped.
-        channels (int): of the instrumental; the preparation sets it to those of the codec.
+        channels (int): channels of the instrumental; set to those of the codec when preparing a corpus.
     """
 
     vocal_channel: str = ""
@@ -53,9 +53,9 @@ class StemOptions:
 
 @dataclass(frozen=True)
 class Stems:
-    """Vocal (float32 [N]) and instrumental ([N], or [N, C]) of one track from one instant on, and their rate in Hz.
+    """Time-aligned vocal (float32 [N]) and instrumental ([N], or [N, C]) of one track, and their rate in Hz.
 
-    `labels` are what lies beside the stems as labels.json: tempo, key and licence of rendered songs.
+    `labels` are the contents of the labels.json beside the stems, such as tempo, key, licence and chords.
     """
 
     vocal: Samples
@@ -65,13 +65,13 @@ class Stems:
 
 
 class StemReader:
-    """Reads the layouts in this module's docstring."""
+    """Reads the layouts listed in this module's docstring."""
 
     def __init__(self, options: StemOptions) -> None:
         self.options = options
 
     def group(self, paths: Sequence[str]) -> tuple[list[Grouping], list[Drop]]:
-        """Pairs and stem folders first; what is left are stereo files, where a vocal channel is named."""
+        """Groups files into tracks: pairs and stem folders first, then, given a vocal channel, stereo files."""
         families: dict[str, dict[str, str]] = defaultdict(dict)
         singles = []
         for path in paths:
@@ -86,13 +86,13 @@ class StemReader:
             if kept is not None:
                 groupings.append(Grouping(display_name(name or "."), kept))
             elif self.options.vocal_channel:
-                # "Song - Karaoke" and the like are whole by themselves
+                # "Song - Karaoke" and the like are stereo files, not stems
                 singles += files.values()
             else:
                 missing = "a vocal" if "vocal" not in files else "an instrumental"
                 detail = f"{', '.join(sorted(files))} without {missing}"
                 drops.append(Drop(display_name(name or "."), Reason.INCOMPLETE, detail))
-        # other sounds in a folder of stems (a mixture, a part of the band) are what its stems came from
+        # other files in a folder of stems (the mixture, single instruments) need no report
         stem_folders = {name for name, files in families.items() if chosen_stems(files)}
         for path in singles:
             if self.options.vocal_channel:
@@ -103,7 +103,7 @@ class StemReader:
         return groupings, drops
 
     def read(self, files: Mapping[str, Path]) -> Stems:
-        """Reads and aligns what there is; the parts of a band are added up where it has no file of its own."""
+        """Reads and aligns the stems of a track; without an instrumental, drums, bass and other are summed."""
         if "karaoke" in files:
             samples, rate = decode(files["karaoke"], self.options.max_seconds)
             if samples.shape[1] != len(CHANNELS):
@@ -119,13 +119,13 @@ class StemReader:
 
 
 def stem_role(path: str) -> tuple[str, str] | None:
-    """The track (its path without the role) and the role of a stem, None for files that are not called like one."""
+    """The track (path without the role) and the role of a stem; None for files that are not named like a stem."""
     folder, file = os.path.split(path)
     stem = os.path.splitext(file)[0]
     lower = stem.lower()
     if lower in ROLES:
         return folder, ROLES[lower]
-    # no_vocals ends in vocals, so the longest name counts
+    # longest first: no_vocals ends in vocals
     for name in sorted(ROLES, key=len, reverse=True):
         if lower.endswith(name) and lower[-len(name) - 1] in "_-. ":
             return os.path.join(folder, stem[: -len(name) - 1]), ROLES[name]
@@ -133,7 +133,7 @@ def stem_role(path: str) -> tuple[str, str] | None:
 
 
 def chosen_stems(files: dict[str, str]) -> dict[str, str] | None:
-    """The vocal, and the instrumental or else all parts of the band; None when something is missing."""
+    """The vocal, and the instrumental or else drums, bass and other; None if something is missing."""
     if "vocal" not in files:
         return None
     if "instrumental" in files:
@@ -145,7 +145,7 @@ def add_up(parts: Sequence[tuple[Samples, int]], channels: int = 1) -> tuple[Sam
     """The sum (float32 [N], or [N, channels]) of sounds (float32 [N, C] each) of one rate, cut to the shortest.
 
     Raises:
-        TrackError: other rates or lengths.
+        TrackError: rates differ, or lengths by more than a second.
     """
     rates, lengths = {rate for _, rate in parts}, [len(samples) for samples, _ in parts]
     rate = parts[0][1]
@@ -156,7 +156,7 @@ def add_up(parts: Sequence[tuple[Samples, int]], channels: int = 1) -> tuple[Sam
 
 
 def read_labels(stem: Path) -> dict[str, Any]:
-    """What labels.json beside a stem says; empty without one that can be read."""
+    """The contents of the labels.json beside a stem; empty if there is none or it can't be read."""
     try:
         labels = json.loads((Path(stem).parent / LABELS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -165,10 +165,10 @@ def read_labels(stem: Path) -> dict[str, Any]:
 
 
 def write_stems(folder: Path, stems: Stems) -> None:
-    """Saves stems as vocals.flac and accompaniment.flac, whole or not at all: a layout that
-    `hafm prepare` and `hafm evaluate` (`--pairs`, `--retrieval-bank`) read.
+    """Saves stems atomically as vocals.flac and accompaniment.flac.
 
-    Where one of them would clip, all are turned down alike.
+    `hafm prepare` and `hafm evaluate` (`--pairs`, `--retrieval-bank`) read this layout. If one stem would clip, both
+    are attenuated equally.
 
     Raises:
         OSError: the disk is full, or the folder can't be written to.
@@ -197,16 +197,16 @@ def align(
     labels: dict[str, Any] | None = None,
     channels: int = 1,
 ) -> Stems:
-    """Two stems of one recording at one rate and length; both begin where their files begin.
+    """Brings two stems of one recording to one rate and length; both start where their files start.
 
     Args:
         vocal, instrumental (float32 [N] or [N, C]).
-        vocal_rate, instrumental_rate: in Hz; the higher one is brought to the lower.
-        labels: of the track.
-        channels: of the instrumental.
+        vocal_rate, instrumental_rate: in Hz; the stem with the higher rate is resampled to the lower one.
+        labels: labels of the track.
+        channels: channels of the instrumental.
 
     Raises:
-        TrackError: their lengths differ by more than a second, so that they can't be of one recording.
+        TrackError: lengths differ by more than a second, so the stems can't be of one recording.
     """
     rate = min(vocal_rate, instrumental_rate)
     sounds = [

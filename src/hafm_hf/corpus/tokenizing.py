@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Semantic tokenizer and codec together: segments of a track in, token streams that start at one instant out.
+"""Semantic tokenizer and codec together: segments of a track in, time-aligned token streams out.
 
-The segments of a track, which are of one length, go through both models as batches without padding.
+The segments of a track have equal length, so both models process them in batches without padding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,26 +20,26 @@ from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .tokens import TokenCorpusInfo
 from .tracks import HAFMCorpusError
 
-# what the paper's coarse and fine stage generate
+# the codebooks that the paper's coarse and fine stages generate
 DEFAULT_CODEBOOKS = HAFMCoarseConfig().num_codebooks + HAFMFineConfig().num_codebooks
 
 
 def torch_device(wanted: str) -> str:
-    """`auto` as the device that there is; others as they are."""
+    """Resolves `auto` to cuda if available, else cpu; other names are returned unchanged."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
 @dataclass(frozen=True)
 class TokenizerOptions:
-    """Which models make the tokens, where and how.
+    """Which models make the tokens, and how they run.
 
     Attributes:
-        semantic_tokenizer, codec (str): folders or hub ids; where empty, the parts of `model`.
-        model (str): a composite, folder or hub id; the bundled hafm-tiny where empty.
-        num_codebooks (int): of the codec, at most (paper: 8).
+        semantic_tokenizer, codec (str): folders or hub ids; if empty, the parts of `model`.
+        model (str): folder or hub id of a composite model; the bundled hafm-tiny if empty.
+        num_codebooks (int): maximum number of the codec's codebooks (paper: 8).
         device (str): auto, cpu or cuda.
-        dtype (str): float32, bfloat16 or float16, of HuBERT and codec; distances to centroids are float32 always.
-        batch_size (int): segments that go through a model at once.
+        dtype (str): float32, bfloat16 or float16, for HuBERT and codec; distances to centroids are always float32.
+        batch_size (int): segments per batch.
     """
 
     semantic_tokenizer: str = ""
@@ -53,7 +53,7 @@ class TokenizerOptions:
 
 @dataclass(frozen=True)
 class SegmentTokens:
-    """Streams of one segment: int16 [T_v], [T_v] and [Q, T_a]."""
+    """Token streams of one segment: int16 [T_v], [T_v] and [Q, T_a]."""
 
     vocal_semantic: np.ndarray
     instrumental_semantic: np.ndarray
@@ -64,7 +64,7 @@ class Tokenizers:
     """Semantic tokenizer and codec on one device.
 
     Raises:
-        HAFMCorpusError: a model can't be loaded, or there is no such device.
+        HAFMCorpusError: a model can't be loaded, or the device is not available.
     """
 
     def __init__(self, options: TokenizerOptions) -> None:
@@ -82,7 +82,7 @@ class Tokenizers:
         codec = codec_fingerprint(self.codec.model)
         self.fingerprint = {"semantic_tokenizer": tokenizer_fingerprint(self.semantic), "codec": codec}
         dtype = getattr(torch, options.dtype)
-        # the centroids stay in float32: rounded ones would be other clusters
+        # the centroids stay in float32: rounding them would change the clusters
         self.semantic.to(self.device).hubert.to(dtype)
         self.codec.model.to(device=self.device, dtype=dtype)
         config = self.semantic.config
@@ -101,13 +101,13 @@ class Tokenizers:
         self, vocals: Sequence[Samples], instrumentals: Sequence[Samples], sampling_rate: int, seconds: float,
         seeds: Sequence[int],
     ) -> Iterator[SegmentTokens]:  # fmt: skip
-        """Tokens of segments of one length.
+        """Tokenises segments of equal length.
 
         Args:
-            vocals, instrumentals (float32 [N] each, instrumentals [N, C] of a codec of C channels): segment by
-                segment, of `seconds` at `sampling_rate` Hz.
-            seconds: a multiple of the common grid.
-            seeds: of the noise that each vocal gets (paper, "Tokens").
+            vocals, instrumentals (float32 [N] each; instrumentals [N, C] for a codec with C channels): one per
+                segment, `seconds` long at `sampling_rate` Hz.
+            seconds: length of the segments, a multiple of the common grid.
+            seeds: seeds of the noise added to each vocal (paper, "Tokens").
         """
         for begin in range(0, len(vocals), self.options.batch_size):
             part = slice(begin, begin + self.options.batch_size)
@@ -126,17 +126,17 @@ class Tokenizers:
                 yield SegmentTokens(vocal, instrumental, acoustic)
 
     def _batch(self, sounds: Sequence[Samples], rate: int, target_rate: int, seconds: float) -> torch.Tensor:
-        """float32 [B, seconds · target_rate] of float32 [N] each; with [N, C] each, C behind it."""
+        """Resamples and stacks float32 [N] (or [N, C]) each to float32 [B, seconds · target_rate] (or [B, …, C])."""
         fitted = np.stack([fit_rate(each, rate, target_rate, seconds) for each in sounds])
         return torch.from_numpy(fitted).to(self.device)
 
 
 def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Samples:
-    """Resamples float32 [N] or [N, C] to exactly `seconds` at `target_rate` Hz, give or take a sample at the end."""
+    """Resamples float32 [N] or [N, C] to `target_rate` Hz, trimmed or zero-padded to exactly `seconds`."""
     length = round(seconds * target_rate)
     return pad_end(resample(sound, rate, target_rate)[:length], length)
 
 
 def _source(options: TokenizerOptions, own: str, part: str) -> tuple[str | Path, str]:
-    """Where a part is, and the subfolder there: its own place, or that of a composite."""
+    """Folder or hub id of a part and the subfolder in it: the part's own, or the composite's."""
     return (own, "") if own else (options.model or BUNDLED_MODEL, part)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token shards: the Parquet format that lies between audio and training.
+"""Token shards: the Parquet format between audio and training.
 
-A row is one excerpt of one track, all of its streams cut at the same two instants:
+A row is one excerpt of one track, with all of its streams cut at the same start and end:
 
 | column | type | content |
 |---|---|---|
@@ -9,14 +9,14 @@ A row is one excerpt of one track, all of its streams cut at the same two instan
 | `start`, `duration` | float32 | seconds, multiples of the common grid of both frame rates |
 | `vocal_semantic`, `instrumental_semantic` | List(int16) [T_v] | semantic tokens |
 | `acoustic` | List(List(int16)) [Q][T_a] | codec codes of the instrumental |
-| `source`, `licence` | string | collection that the track is from, and its terms; empty where unknown |
+| `source`, `licence` | string | collection that the track is from, and its licence; empty if unknown |
 | `split` | string | train, validation or test; the same for all rows of a track |
-| `tempo`, `key` | float32, string | beats a minute and a key such as `F#:min`, as labels.json says; else NaN, empty |
+| `tempo`, `key` | float32, string | BPM and a key such as `F#:min`, from labels.json; NaN and empty if unknown |
 | `content_hash` | string | SHA-256 over the bytes of the track's files |
 | `lead_sheet` | string | JSON of `LeadSheet.to_dict`, in seconds from the start of the excerpt; or empty |
 
-The schema's metadata (key `hafm`) states frame rates and vocabularies as JSON, so that a stage can refuse a corpus it
-does not fit.
+The schema's metadata (key `hafm`) has frame rates and vocabularies as JSON, so that a stage can reject a corpus that
+does not match it.
 """
 
 import json
@@ -58,9 +58,9 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class TokenCorpusInfo:
-    """What the tokens of a corpus are: frame rates in Hz, vocabulary sizes, number of codebooks.
+    """Frame rates in Hz, vocabulary sizes and number of codebooks of a corpus's tokens.
 
-    `semantic_tokenizer` and `codec` are fingerprints of the weights that made them; empty where nobody took any.
+    `semantic_tokenizer` and `codec` are fingerprints of the weights that made the tokens; empty if not recorded.
     """
 
     semantic_frame_rate: int
@@ -73,7 +73,7 @@ class TokenCorpusInfo:
 
     @property
     def grid(self) -> Fraction:
-        """Seconds between two instants that fall on a frame boundary in every stream (1/25 s for 50 and 75 Hz)."""
+        """Spacing in seconds of the instants that are frame boundaries in every stream (1/25 s for 50 and 75 Hz)."""
         return Fraction(1, math.gcd(self.semantic_frame_rate, self.acoustic_frame_rate))
 
 
@@ -86,7 +86,7 @@ class TokenExcerpt:
         start, duration (float): seconds, on the common grid.
         vocal_semantic, instrumental_semantic (int16 [T_v]): semantic tokens.
         acoustic (int16 [Q, T_a]): codec codes of the instrumental.
-        source, licence, split, key, content_hash, lead_sheet (str), tempo (float): as in the table above.
+        source, licence, split, key, content_hash, lead_sheet (str), tempo (float): see the module's docstring.
     """
 
     track: str
@@ -109,7 +109,7 @@ def excerpt_bounds(duration: float, longest: float, shortest: float, grid: Fract
 
     Args:
         duration (float): length of the track in seconds.
-        longest, shortest (float): limits in seconds; a track below `shortest` gives no excerpt.
+        longest, shortest (float): limits of the excerpts' length in seconds; no excerpts if it is below `shortest`.
         grid (Fraction): seconds; every start and length is a multiple of it.
 
     Returns:
@@ -124,12 +124,12 @@ def excerpt_bounds(duration: float, longest: float, shortest: float, grid: Fract
 
 
 def write_shard(path: str | os.PathLike[str], excerpts: Iterable[TokenExcerpt], info: TokenCorpusInfo) -> int:
-    """Writes one Parquet shard under a temporary name, syncs it to the disk and renames it; returns the rows.
+    """Writes one Parquet shard under a temporary name, syncs it to disk and renames it; returns the number of rows.
 
-    Equal excerpts give equal bytes: nothing in the file tells when or by whom it was written.
+    Equal excerpts give equal bytes: the file does not record when or where it was written.
 
     Raises:
-        OSError: it can't be written; then nothing of it remains.
+        OSError: it can't be written; no partial file remains.
     """
     rows = list(excerpts)
     columns: dict[str, list[Any]] = {
@@ -146,7 +146,7 @@ def write_shard(path: str | os.PathLike[str], excerpts: Iterable[TokenExcerpt], 
 
 
 def shard_paths(folder: str | os.PathLike[str], split: str) -> list[Path]:
-    """Finished shards of a split in order; raises FileNotFoundError when there are none."""
+    """Finished shards of a split, in order; raises FileNotFoundError if there are none."""
     paths = sorted(Path(folder).glob(f"{split}-*.parquet"))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no {split}-*.parquet; `hafm prepare` writes them.")
@@ -154,8 +154,8 @@ def shard_paths(folder: str | os.PathLike[str], split: str) -> list[Path]:
 
 
 def read_info(path: str | os.PathLike[str]) -> TokenCorpusInfo:
-    """Frame rates and vocabularies stated in a shard; raises ValueError when the file states none."""
+    """Reads frame rates and vocabularies from a shard's metadata; raises ValueError if there are none."""
     metadata = pq.read_schema(path).metadata or {}
     if METADATA_KEY not in metadata:
-        raise ValueError(f"{path} is no token shard: its schema lacks the metadata '{METADATA_KEY.decode()}'.")
+        raise ValueError(f"{path} is not a token shard: its schema lacks the metadata '{METADATA_KEY.decode()}'.")
     return TokenCorpusInfo(**json.loads(metadata[METADATA_KEY]))

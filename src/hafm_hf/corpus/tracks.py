@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which songs a folder holds: audio files found, grouped into tracks, told apart by their content.
+"""Finds the songs in a folder: lists audio files and identifies tracks by their content.
 
-First step of the preparation. Nothing is decoded here, so that a folder of 100 K songs is known after one reading of
-its bytes; what can't become a track is a `Drop` with its reason. Paths are relative to the folder and keep bytes that
-are no UTF-8 as Python's surrogate escapes; what people and Parquet see is `display_name`.
+This is the first step of preparing a corpus. Nothing is decoded here, so a folder of 100 K songs is scanned in one
+pass over its bytes; what can't be used as a track becomes a `Drop` with a reason. Paths are relative to the folder,
+with bytes that are not UTF-8 as Python's surrogate escapes; users and Parquet see the `display_name`.
 """
 
 import csv
@@ -29,7 +29,7 @@ class HAFMCorpusError(ValueError):
 
 
 class Reason(enum.StrEnum):
-    """Why a file, a track or a segment is not in the corpus; the words of the manifest."""
+    """Why a file, a track or a segment is not in the corpus; the values appear in the manifest."""
 
     UNREADABLE = "cannot be read"
     EMPTY = "empty file"
@@ -51,7 +51,7 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Drop:
-    """Something that is left out: `track` (display name), the reason, and for a segment its start in seconds."""
+    """A dropped track or segment: `track` (display name), the reason, and for a segment its start in seconds."""
 
     track: str
     reason: Reason
@@ -60,7 +60,7 @@ class Drop:
 
 
 class TrackError(Exception):
-    """A track that can't be used; becomes a `Drop`."""
+    """A track can't be used; reported as a `Drop`."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{reason.value}: {detail}")
@@ -69,7 +69,7 @@ class TrackError(Exception):
 
 @dataclass(frozen=True)
 class Grouping:
-    """Files that make one track: `name` (display name) and the path of each role, such as vocal or mix."""
+    """The files of one track: `name` (display name) and the path of each role, such as vocal or instrumental."""
 
     name: str
     files: dict[str, str]
@@ -83,9 +83,9 @@ class Track:
         name (str): display name, unique in the corpus.
         files (dict): path of each role, relative to the audio folder.
         content_hash (str): SHA-256 over the bytes of its files.
-        split, artist, licence (str): the last two empty where nothing is known.
-        stamps (list): size in bytes and modification time in ns of each file, to know unchanged ones again.
-        style (str): of the band, where somebody says it (`read_styles`).
+        split, artist, licence (str): the last two are empty if unknown.
+        stamps (list): size in bytes and modification time in ns of each file, to recognise unchanged files.
+        style (str): style of the accompaniment; empty if unknown (see `read_styles`).
     """
 
     name: str
@@ -100,9 +100,9 @@ class Track:
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How tracks are divided: by hash into shares of `validation` and `test`, or by their first `folder`.
+    """How tracks are split: `by` "hash", into shares `validation` and `test`, or by the "folder" they are in.
 
-    `artist_pattern` is a regular expression whose first group is the artist in a track's name, where tags say none.
+    `artist_pattern` is a regular expression whose first group is the artist in the names of tracks without a tag.
     """
 
     by: str = "hash"
@@ -118,22 +118,22 @@ class SplitOptions:
         try:
             groups = re.compile(self.artist_pattern).groups
         except re.error as error:
-            raise HAFMCorpusError(f"{self.artist_pattern!r} is no regular expression: {error}.") from error
+            raise HAFMCorpusError(f"{self.artist_pattern!r} is not a regular expression: {error}.") from error
         if self.artist_pattern and not groups:
             raise HAFMCorpusError(f"{self.artist_pattern!r} has no group (…) that is the artist.")
 
 
 def display_name(path: str) -> str:
-    """A path as valid, printable text, one for each path: line breaks, backslashes and other bytes are escaped."""
+    """A path as printable text, unique for each path: backslashes, unprintable characters and bytes are escaped."""
     text = path.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
-    """Audio files under a folder, by their suffix, in a fixed order; links to files are followed, to folders not.
+    """Audio files under a folder, by suffix, in a fixed order; follows links to files but not to folders.
 
     Returns:
-        relative paths, what can't be used, and the number of other files.
+        relative paths, entries that can't be used, and the number of other files.
 
     Raises:
         HAFMCorpusError: `root` can't be listed.
@@ -183,7 +183,7 @@ def hash_files(root: Path, files: dict[str, str]) -> str:
 
 
 def stamp_files(root: Path, files: dict[str, str]) -> list[list[int]]:
-    """Size in bytes and modification time in ns of a track's files; empty if one is gone."""
+    """Size in bytes and modification time in ns of a track's files; empty if one is missing."""
     try:
         found = [os.stat(os.path.join(root, files[role])) for role in sorted(files)]
     except OSError:
@@ -192,7 +192,7 @@ def stamp_files(root: Path, files: dict[str, str]) -> list[list[int]]:
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """Tags `artist` and `license` of an audio file, stripped; empty where there are none or libsndfile reads none."""
+    """Tags `artist` and `license` of an audio file, stripped; empty if libsndfile finds none or can't read them."""
     try:
         # by descriptor: a name may hold any bytes
         with soundfile.SoundFile(os.open(path, os.O_RDONLY), closefd=True) as file:
@@ -204,15 +204,15 @@ def read_tags(path: Path) -> dict[str, str]:
 
 
 def read_styles(root: Path, source: str, tracks: Sequence[Track]) -> list[Track]:
-    """Tracks with the style that `source` says, those that have one as they are.
+    """Adds the styles given by `source` to tracks that have none.
 
     Args:
         root: audio folder.
-        source: `folder`, for the name of the folder that a song (its file, or its folder of stems) lies in, or a
-            column of ROOT/metadata.csv, whose `file_name` has paths of files or names of tracks; empty for no styles.
+        source: `folder`, for the name of the folder that a song (its file, or its folder of stems) is in, or a column
+            of ROOT/metadata.csv, whose `file_name` has file paths or track names; empty for no styles.
 
     Raises:
-        HAFMCorpusError: there is no such file or column.
+        HAFMCorpusError: there is no such file or column, or no track has a style.
     """
     if not source:
         return list(tracks)
@@ -222,7 +222,7 @@ def read_styles(root: Path, source: str, tracks: Sequence[Track]) -> list[Track]
             with open(root / METADATA_FILE, encoding="utf-8-sig", newline="") as file:
                 named = {row["file_name"]: (row[source] or "").strip() for row in csv.DictReader(file)}
         except (OSError, ValueError) as error:
-            raise HAFMCorpusError(f"{root / METADATA_FILE} can't be read, which styles are to come from.") from error
+            raise HAFMCorpusError(f"{root / METADATA_FILE} can't be read; --style-from {source} needs it.") from error
         except KeyError as error:
             raise HAFMCorpusError(f"{root / METADATA_FILE} needs the columns file_name and {source}.") from error
 
@@ -234,21 +234,21 @@ def read_styles(root: Path, source: str, tracks: Sequence[Track]) -> list[Track]
 
     found = [track if track.style else replace(track, style=display_name(style(track))) for track in tracks]
     if tracks and not any(track.style for track in found):
-        raise HAFMCorpusError(f"{source} names the style of no song; call one {tracks[0].name}, for example.")
+        raise HAFMCorpusError(f"{source} gives no song a style; it should name one for {tracks[0].name}, for example.")
     return found
 
 
 def choose_split(track: str, artist: str, content_hash: str, options: SplitOptions) -> str:
-    """The split of a track: by the hash of its artist where known, else of its content; or by its first folder.
+    """The split of a track: by the hash of its artist if known, else of its content; or by its top-level folder.
 
     Raises:
-        HAFMCorpusError: by folder, and the first folder is no split.
+        HAFMCorpusError: when splitting by folder, if the top-level folder is not a split.
     """
     if options.by == "folder":
         first = track.split("/", 1)[0]
         if first not in SPLITS:
             raise HAFMCorpusError(
-                f"{track} is in no folder called {', '.join(SPLITS)}; sort the tracks into such or split by hash."
+                f"{track} is in no folder called {', '.join(SPLITS)}; sort the tracks into these or split by hash."
             )
         return first
     share = hash_share(artist, content_hash)
@@ -258,21 +258,21 @@ def choose_split(track: str, artist: str, content_hash: str, options: SplitOptio
 
 
 def hash_share(artist: str, content_hash: str) -> float:
-    """Where a track falls between 0 and 1: by its artist where known, else by its content."""
+    """Hashes a track to a number between 0 and 1: by its artist if known, else by its content."""
     key = f"artist/{artist.casefold()}" if artist else f"track/{content_hash}"
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
 def filled_splits(tracks: Sequence[Track], known: Sequence[Track], options: SplitOptions) -> list[Track]:
-    """New tracks, moved where hashes leave a small corpus with nothing to train on, or nothing to validate with.
+    """New tracks, some moved if hashing leaves a small corpus without training or validation tracks.
 
-    A first song is for training, and of two or more at least one is for validation, with the others of its artist
-    unless there is no other artist. Nothing is moved where folders decide or a split has no share.
+    A single song is for training; of two or more, at least one is for validation, along with its artist's other songs
+    unless there is no other artist. Nothing is moved when splitting by folder or into a split whose share is 0.
 
     Args:
-        tracks: new ones.
-        known: those that are planned, and stay.
-        options: how tracks are divided.
+        tracks: the new tracks.
+        known: tracks planned before, which keep their splits.
+        options: how tracks are split.
     """
     if options.by == "folder" or not tracks:
         return list(tracks)
@@ -282,7 +282,7 @@ def filled_splits(tracks: Sequence[Track], known: Sequence[Track], options: Spli
     if "train" not in splits and options.validation + options.test < 1:
         moved[line.pop().content_hash] = "train"
     trains = splits.count("train") + len(moved)
-    # the next in line if the share of validation were larger, on either side
+    # the tracks that a larger share of validation would take first, from either side
     donors = [track for track in line if track.split == ("train" if trains > 1 else "test")]
     if donors and options.validation and "validation" not in splits:
         chosen = donors[0 if trains > 1 else -1]
@@ -295,16 +295,16 @@ def filled_splits(tracks: Sequence[Track], known: Sequence[Track], options: Spli
 def identify_tracks(
     root: Path, groupings: Sequence[Grouping], known: dict[str, Track], splits: SplitOptions
 ) -> tuple[list[Track], list[Drop]]:
-    """Hashes, tags and splits of tracks; the first of several with one content stays.
+    """Finds content hash, tags and split of each track; of tracks with the same content, keeps the first.
 
     Args:
         root: audio folder.
-        groupings: as `StemReader.group` gives them.
-        known (dict): tracks of an earlier run by name. Those whose files have kept size and time are not read again.
-        splits: how tracks are divided.
+        groupings: from `StemReader.group`.
+        known (dict): tracks of an earlier run, by name; files with unchanged size and time are not read again.
+        splits: how tracks are split.
 
     Raises:
-        HAFMCorpusError: a known track has other content now.
+        HAFMCorpusError: the content of a known track has changed.
     """
 
     def identify(grouping: Grouping) -> Track | Drop:

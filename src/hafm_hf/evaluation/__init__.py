@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring accompaniments: Fréchet and kernel distance, and whether they follow the singer. Last on the path."""
+"""Evaluation of accompaniments: Fréchet and kernel distance, and how well they follow the singer."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vocals with their reference accompaniments, from the layouts they come in, cut to clips.
+"""Loads vocals with their reference accompaniments from several layouts and cuts them into clips.
 
-A clip names its sounds and is read when it is its turn, so memory is bounded by a clip and not by the set.
+A clip refers to its audio files and is only read when it is measured, so memory is bounded by one clip, not the set.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from ..corpus.tracks import find_audio
 from ..lead_sheet.lead_sheet import LeadSheet
 from .statistics import HAFMEvaluationError
 
-# a clip counts as sung where so much of it lies above this level
+# a clip counts as sung if at least this share of its frames is above this level
 SUNG_DBFS, SUNG_SHARE = -45.0, 0.3
 LEAST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Part:
-    """Where a sound lies.
+    """A sound in an audio file.
 
     Args:
-        path: an audio file.
-        channel: the one to take; the mean of all if None.
-        start, seconds: the stretch to take; to the end if None.
-        also: files whose sounds are added to it.
+        path: the audio file.
+        channel: the channel to use; the mean of all channels if None.
+        start, seconds: the excerpt to use, in seconds; to the end of the file if `seconds` is None.
+        also: further files to add to the sound, such as other stems.
     """
 
     path: Path
@@ -50,12 +50,12 @@ class Part:
         """The sound as mono float32 [N], and its rate in Hz.
 
         Raises:
-            HAFMAudioError: missing, damaged, NaN or infinite samples, or another number of channels.
+            HAFMAudioError: missing or damaged file, NaN or infinite samples, no such channel, or differing rates.
         """
         if self.also:
             sounds = [replace(self, path=path, also=()).read() for path in (self.path, *self.also)]
             if len({rate for _, rate in sounds}) > 1:
-                raise HAFMAudioError(f"The sounds added to {self.path.name} have other rates; resample them first.")
+                raise HAFMAudioError(f"The stems added to {self.path.name} have other rates; resample them first.")
             length = min(len(sound) for sound, _ in sounds)
             return np.sum([sound[:length] for sound, _ in sounds], axis=0), sounds[0][1]
         with self._open() as file:
@@ -72,10 +72,10 @@ class Part:
         return to_samples(samples[:, self.channel], name=self.path.name), rate
 
     def duration(self) -> float:
-        """Seconds of the sound behind `start`, at most `seconds`.
+        """Seconds of the sound from `start` on, at most `seconds`.
 
         Raises:
-            HAFMAudioError: missing or damaged.
+            HAFMAudioError: missing or damaged file.
         """
         with self._open() as file:
             whole = file.frames / file.samplerate - self.start
@@ -94,13 +94,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Clip:
-    """A vocal and, where there is one, the accompaniment it was sung to.
+    """A vocal and, if there is one, its reference accompaniment.
 
     Args:
-        name: of the clip, once a set.
-        song: clips of one song are no control for each other.
-        vocal, reference: where they lie; `separated` is the vocal as a separation of the mix gives it.
-        labels: the labels.json of the song, where there is one.
+        name: name of the clip, unique in a set.
+        song: name of the song; clips of the same song are not used as controls for each other.
+        vocal, reference: the isolated vocal and the accompaniment; `separated` is the vocal separated from the mix.
+        labels: the labels.json of the song, if there is one.
     """
 
     name: str
@@ -111,33 +111,33 @@ class Clip:
     labels: Path | None = None
 
     def told(self) -> LeadSheet | None:
-        """The lead sheet of the labels, from the start of the clip.
+        """The lead sheet of the labels, in seconds from the start of the clip; None without labels.
 
         Raises:
-            HAFMEvaluationError: the labels make no sense.
+            HAFMEvaluationError: the labels are invalid.
         """
         if self.labels is None:
             return None
         try:
             sheet = labelled_lead_sheet(json.loads(self.labels.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            raise HAFMEvaluationError(f"{self.labels} holds no labels of a song ({error}).") from error
+            raise HAFMEvaluationError(f"{self.labels} holds no valid labels of a song ({error}).") from error
         return sheet.moved(-self.vocal.start)
 
     def parts(self) -> dict[str, Part]:
-        """The sounds that there are, by role."""
+        """The available sounds by role: vocal, reference, separated."""
         roles = {"vocal": self.vocal, "reference": self.reference, "separated": self.separated}
         return {role: part for role, part in roles.items() if part is not None}
 
 
 def load_pairs(folder: Path) -> list[Clip]:
-    """Pairs in a folder: NAME/vocal.wav and NAME/instrumental.wav (and NAME/vocal_separated.wav), or side by side.
+    """Pairs in a folder: NAME/vocal.wav and NAME/instrumental.wav (and NAME/vocal_separated.wav), or in one folder.
 
-    Side by side they are called NAME_vocal.wav and NAME_instrumental.wav. Any audio suffix will do, and a labels.json
-    in the folder of a pair may name its "song" and hold its lead sheet.
+    In one folder, they are named NAME_vocal.wav and NAME_instrumental.wav. Any audio suffix is accepted, and a
+    labels.json in the folder of a pair may name its "song" and hold its lead sheet.
 
     Raises:
-        HAFMEvaluationError: no vocals there, or one without its instrumental while others have theirs.
+        HAFMEvaluationError: no vocals, or some without an instrumental while others have one.
     """
     found: dict[str, dict[str, Part]] = {}
     for path in _audio_files(folder):
@@ -159,25 +159,25 @@ def load_pairs(folder: Path) -> list[Clip]:
 
 
 def _pair(folder: Path, name: str, parts: Mapping[str, Part]) -> Clip:
-    """A clip of the sounds by role; labels.json in its folder may name its song."""
+    """A clip from its sounds by role; labels.json in its folder may name its song."""
     labels, song = folder / name / LABELS_FILE, flat(name)
     known = labels if labels.is_file() else None
     if known is not None:
         try:
             song = str(json.loads(known.read_text(encoding="utf-8")).get("song", song))
         except (ValueError, AttributeError) as error:
-            raise HAFMEvaluationError(f"{known} is no JSON object ({error}).") from error
+            raise HAFMEvaluationError(f"{known} is not a JSON object ({error}).") from error
     return Clip(flat(name), song, parts["vocal"], parts.get("instrumental"), parts.get("separated"), known)
 
 
 def load_karaoke(folder: Path) -> list[Clip]:
-    """Stereo files with the accompaniment on the left and the voice on the right, as MIR-1K has them.
+    """Stereo files with the accompaniment on the left and the vocal on the right, as in MIR-1K.
 
     A file's song is its name up to the last underscore (MIR-1K: SINGER_SONG_PART).
 
     Raises:
-        HAFMEvaluationError: no audio there, or a file that is not stereo.
-        HAFMAudioError: a damaged file.
+        HAFMEvaluationError: the folder has no audio, or a file is not stereo.
+        HAFMAudioError: a file is damaged.
     """
     files = _audio_files(folder)
     if not files:
@@ -193,12 +193,12 @@ def load_karaoke(folder: Path) -> list[Clip]:
 
 
 def cut_clips(clips: Sequence[Clip], seconds: float | None, hop: float | None = None) -> list[Clip]:
-    """Cuts songs to clips of `seconds`, one each `hop` seconds (as long as the clip if None); None leaves them whole.
+    """Cuts songs into clips of `seconds`, one every `hop` seconds (default: `seconds`); None keeps songs whole.
 
-    Songs shorter than `seconds` stay as they are; a remnant at the end is left out. Pairs end with the shorter sound.
+    Songs shorter than `seconds` are kept whole; a remainder at the end is dropped. Pairs are cut to the shorter sound.
 
     Raises:
-        HAFMEvaluationError: the sounds of a pair differ in length by more than 1 s; no length, or a hop of 0.
+        HAFMEvaluationError: a pair's sounds differ in length by more than 1 s, a clip is below 1 s, or `hop` invalid.
     """
     if (seconds is not None and seconds < LEAST_SECONDS) or (hop is not None and (seconds is None or hop <= 0)):
         raise HAFMEvaluationError(f"Clips of {seconds} s every {hop} s cannot be cut; take 1 s or more.")
@@ -232,7 +232,7 @@ def _cut(clip: Clip, start: float, seconds: float) -> Clip:
 
 
 def sung_clips(clips: Sequence[Clip]) -> list[Clip]:
-    """The clips in which something is sung: 0.1 s frames above −45 dBFS in 30 % of the time."""
+    """The clips with singing: at least 30 % of their 0.1 s frames are above −45 dBFS."""
     return [clip for clip in clips if _is_sung(clip)]
 
 
@@ -253,12 +253,12 @@ def spread(clips: Sequence[Clip], count: int | None) -> list[Clip]:
 
 
 def find_outputs(folder: Path, clips: Sequence[Clip]) -> dict[str, Part]:
-    """A rendered accompaniment for each clip: CLIP.wav, CLIP_instrumental.wav or CLIP/instrumental.wav.
+    """Finds a rendered accompaniment for each clip: CLIP.wav, CLIP_instrumental.wav or CLIP/instrumental.wav.
 
-    A clip that was cut from a song (SONG@SECONDS) may also be taken from the rendering of the whole song, SONG.wav.
+    A clip cut from a song (SONG@SECONDS) may also be taken from a rendering of the whole song, SONG.wav.
 
     Raises:
-        HAFMEvaluationError: some clips have none.
+        HAFMEvaluationError: some clips have no accompaniment.
     """
     files = {flat(os.path.splitext(path)[0]): folder / path for path in _audio_files(folder)}
     endings = ["", *(f"{joint}{name}" for joint in ("_", "__") for name in INSTRUMENTAL_NAMES)]
@@ -285,5 +285,5 @@ def _audio_files(folder: Path) -> list[str]:
 
 
 def flat(name: str) -> str:
-    """A name that can be a file's, however deep the folder was."""
+    """A path as a single file name, with folders joined by "__"."""
     return name.strip("./").replace("/", "__") or source_name(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sound becomes the embeddings whose distributions are compared. Which embedder, and over which windows, is stated.
+"""Audio embedders for the Fréchet and kernel distances; the name of each states its network and windows.
 
 Dimensions: N samples at the embedder's own rate, n windows, D width.
 """
@@ -26,15 +26,15 @@ from .statistics import HAFMEvaluationError
 Embeddings = NDArray[np.float32]
 
 WINDOW_SECONDS, HOP_SECONDS = 1.0, 0.5
-# VGGish's sound is divided by its peak, or by this where the peak is lower
+# VGGish's input is divided by its peak, but at least by this
 LEAST_PEAK = 0.1
-# windows in a batch
+# batch size
 WINDOWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class EmbedderOptions:
-    """Which embedder to use; small enough to send to a worker.
+    """Which embedder to use; a worker loads it from these options.
 
     Args:
         kind: "tokenizer", "vggish", or the hub id or folder of an audio model.
@@ -46,12 +46,12 @@ class EmbedderOptions:
 
 
 class Embedder(ABC):
-    """What the distances need of an embedder: a name that states network and windows, and its rate in Hz.
+    """Base class of embedders.
 
     Args:
-        network: what embeds.
-        name: as above.
-        sampling_rate: Hz.
+        network: the network that embeds.
+        name: states network and windows, for reports.
+        sampling_rate: rate of the input in Hz.
     """
 
     def __init__(self, network: Any, name: str, sampling_rate: int) -> None:
@@ -59,7 +59,7 @@ class Embedder(ABC):
 
     @cached_property
     def identity(self) -> str:
-        """Changes whenever embeddings would: the key of the cache, found once: that takes longer than a clip."""
+        """Hash of name and weights, the cache key of embeddings; computed once, as it takes longer than a clip."""
         return hashlib.sha256(f"{self.name}/{fingerprint(self.network)}".encode()).hexdigest()[:32]
 
     @abstractmethod
@@ -68,10 +68,10 @@ class Embedder(ABC):
 
 
 def make_embedder(options: EmbedderOptions) -> Embedder:
-    """Loads the embedder that the options name.
+    """Loads the embedder named in the options.
 
     Raises:
-        HAFMEvaluationError: its weights cannot be had, or there is no such model.
+        HAFMEvaluationError: there is no such model, or its weights are not available.
     """
     if options.kind == "tokenizer":
         return TokenizerEmbedder()
@@ -81,9 +81,9 @@ def make_embedder(options: EmbedderOptions) -> Embedder:
 
 
 class VGGishEmbedder(Embedder):
-    """VGGish as google-research's frechet_audio_distance uses it, with which its numbers compare.
+    """VGGish as used by google-research's frechet_audio_distance, so that distances are comparable with it.
 
-    Windows of 1 s every 0.5 s of sound divided by max(0.1, peak); embeddings before the last ReLU.
+    Windows of 1 s every 0.5 s; audio divided by max(0.1, peak); embeddings before the last ReLU.
     """
 
     def __init__(self, network: vggish.VGGish) -> None:
@@ -104,10 +104,10 @@ class VGGishEmbedder(Embedder):
 
 
 class TokenizerEmbedder(Embedder):
-    """The bundled semantic tokenizer's hidden states, averaged over 1 s every 0.5 s: the embedder that runs offline.
+    """The bundled semantic tokenizer's hidden states, averaged over 1 s every 0.5 s; it works offline.
 
-    It was trained on the song corpus of the bundled model, so its distances rank systems; they are not comparable
-    with VGGish's, nor with those of another tokenizer.
+    It was trained on the bundled model's song corpus, so its distances can rank systems, but are not comparable with
+    VGGish's or another tokenizer's.
     """
 
     def __init__(self) -> None:
@@ -133,9 +133,9 @@ class TokenizerEmbedder(Embedder):
 
 
 class TransformersEmbedder(Embedder):
-    """Any audio model of transformers: each second, every half second, by itself; its last hidden state averaged.
+    """Any audio model of transformers: windows of 1 s every 0.5 s, the mean of the last hidden state of each.
 
-    Models with audio features of their own (CLAP) give those.
+    Models with `get_audio_features` (CLAP) give those instead.
 
     Args:
         name: hub id or folder.
@@ -176,6 +176,6 @@ class TransformersEmbedder(Embedder):
 
 
 def cut_windows(samples: Samples, rate: int, seconds: float, hop: float) -> list[Samples]:
-    """Whole windows of float32 [N] at `rate` Hz; a remnant at the end is left out."""
+    """Whole windows of float32 [N] at `rate` Hz; a remainder at the end is dropped."""
     size, step = round(seconds * rate), round(hop * rate)
     return [samples[start : start + size] for start in range(0, len(samples) - size + 1, step)]

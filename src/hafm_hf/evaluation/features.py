@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the scores of following the singer look at, computed once a clip: chroma, onsets, beats, pitch, level.
+"""Features that the scores are computed from, extracted once per clip: chroma, onsets, beats and pitch.
 
-Everything is measured at 16 kHz in mono. Dimensions: T frames at 100 Hz, T_c frames of
-chroma at 16 Hz. Tuning is A = 440 Hz for every sound: one tuned to each recording would forgive an accompaniment
-that is a quarter tone off.
+Everything is measured at 16 kHz in mono. Dimensions: T frames at 100 Hz, T_c frames of chroma at 16 Hz. The tuning is
+A = 440 Hz for every sound: estimating it for each recording would forgive an accompaniment a quarter tone off.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from ..audio.librosa_loading import load_librosa
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.pitch_line import FRAME_RATE, fundamental_frequency
 
-# Cached features of another version are not used.
+# increase it when features change, so that cached ones are not used
 FEATURES_VERSION = 4
 ANALYSIS_RATE = 16_000
 CHROMA_WINDOW, CHROMA_RATE = 4096, 16
 PITCH_CLASSES, A4_HZ = 12, 440.0
 ONSET_WINDOW, ONSET_BANDS = 512, 40
-# longest distance of beats that a tempo is looked for in: 4 s
+# longest beat period considered in tempo estimation: 4 s
 TEMPO_FRAMES = 400
-# frames this far below a clip's loudest are silence, whatever its noise sounds like
+# frames this far below a clip's loudest count as silence, so that noise has no chroma
 CHROMA_FLOOR_DB = 60.0
 SILENT_DBFS = -90.0
 
@@ -38,15 +37,15 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Features:
-    """One sound as the scores see it.
+    """Features of one sound.
 
     Args:
         seconds: its length.
-        chroma (float32 [12, T_c]): magnitude by pitch class, C first; columns of zeros where the sound is silent.
-        onsets (float32 [T]): how much louder the bands became, in dB.
-        beats (float32 [K]): seconds.
-        pitch (float32 [T]): Hz of the sung note, NaN where none is sung; empty for a sound that is no voice.
-        told: of a voice, the song's lead sheet where it is known.
+        chroma (float32 [12, T_c]): magnitude by pitch class, C first; zero in silent frames.
+        onsets (float32 [T]): onset strength, the mean rise of the mel bands in dB.
+        beats (float32 [K]): times of the detected beats, in seconds.
+        pitch (float32 [T]): fundamental frequency of the vocal in Hz, NaN in unvoiced frames; empty if not a vocal.
+        told: for a vocal, the song's lead sheet if known.
     """
 
     seconds: float
@@ -57,22 +56,22 @@ class Features:
     told: LeadSheet | None = None
 
     def measured(self) -> dict[str, Any]:
-        """What `extract` has measured, by name: numbers and arrays."""
+        """The values measured by `extract`, by name: numbers and arrays, without `told`."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.default is MISSING}
 
     @classmethod
     def of(cls, measured: Mapping[str, Any]) -> Features:
-        """The features that gave `measured`, its numbers as arrays perhaps."""
+        """Features from `measured()`; numbers may be 0-dimensional arrays, as loaded from a cache."""
         values: dict[str, Any] = {name: x if np.ndim(x) else float(x) for name, x in measured.items()}
         return cls(**values)
 
 
 def extract(samples: Samples, *, voice: bool = False) -> Features:
-    """Measures one sound.
+    """Extracts the features of one sound.
 
     Args:
         samples (float32 [N], at 16 kHz).
-        voice: whether it is a singer, whose pitch is wanted.
+        voice: whether it is a vocal, whose pitch is extracted as well.
     """
     onsets = onset_strength(samples)
     pitch = fundamental_frequency(samples, ANALYSIS_RATE) if voice else np.empty(0)
@@ -86,12 +85,12 @@ def extract(samples: Samples, *, voice: bool = False) -> Features:
 
 
 def pitch_classes(hertz: NDArray[Any]) -> NDArray[np.int64]:
-    """Pitch class of each frequency (float [N]), C is 0."""
+    """Pitch class of each frequency in Hz (float [N]); C is 0."""
     return np.round(69 + 12 * np.log2(hertz / A4_HZ)).astype(np.int64) % PITCH_CLASSES
 
 
 def chroma(samples: Samples) -> Array:
-    """Magnitude by pitch class, octaves around 500 Hz counting most: float32 [12, T_c] of float32 [N] at 16 kHz."""
+    """Magnitude by pitch class, weighted towards octaves around 500 Hz: float32 [N] at 16 kHz → float32 [12, T_c]."""
     librosa = load_librosa()
     hop = ANALYSIS_RATE // CHROMA_RATE
     magnitude = np.abs(librosa.stft(pad_end(samples, CHROMA_WINDOW), n_fft=CHROMA_WINDOW, hop_length=hop))
@@ -108,7 +107,7 @@ def _chroma_filters() -> Array:
 
 
 def onset_strength(samples: Samples) -> Array:
-    """Mean rise of 40 mel bands from frame to frame in dB, of the top 80 dB: float32 [T] of float32 [N] at 16 kHz."""
+    """Mean rise of 40 mel bands between frames, in dB, within the top 80 dB: float32 [N] at 16 kHz → float32 [T]."""
     librosa = load_librosa()
     hop = ANALYSIS_RATE // FRAME_RATE
     count = 1 + len(samples) // hop
@@ -118,7 +117,7 @@ def onset_strength(samples: Samples) -> Array:
         y=pad_end(samples, ONSET_WINDOW), sr=ANALYSIS_RATE, n_fft=ONSET_WINDOW, hop_length=hop, n_mels=ONSET_BANDS
     )
     strength = librosa.onset.onset_strength(
-        # told the window, librosa moves the curve by half of it, and not by half of its own, which is 50 ms more
+        # n_fft sets by how much librosa shifts the curve: half of its default window would be 50 ms more
         S=librosa.power_to_db(mel, ref=np.max, top_db=80.0),
         sr=ANALYSIS_RATE,
         hop_length=hop,
@@ -130,8 +129,8 @@ def onset_strength(samples: Samples) -> Array:
 def beats(onsets: Array) -> Array:
     """Beats in seconds (float32 [K]) of an onset curve (float32 [T]), by librosa's dynamic programming.
 
-    The tempo comes from one autocorrelation of the whole clip: librosa's own, one for each frame, takes ten times as
-    long and tells true pairs from shuffled ones no better.
+    The tempo is estimated from one autocorrelation of the whole clip: librosa's default, one per frame, takes ten
+    times as long and distinguishes matched from shuffled pairs no better.
     """
     librosa = load_librosa()
     if len(onsets) < FRAME_RATE or not onsets.any():

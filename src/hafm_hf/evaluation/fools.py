@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accompaniments that are none: what a score that can be believed must not be taken in by."""
+"""Fools: trivial accompaniments, such as a click track or a drone, that a trustworthy score must not reward."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LEVEL = 0.1
 
 
 def click_track(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
-    """A metronome at 120 beats a minute, whatever is sung."""
+    """A metronome at 120 BPM, whatever is sung."""
     seconds = len(vocal) / ANALYSIS_RATE
     return click.click_track(np.arange(0.0, seconds, 60 / CLICKS_PER_MINUTE).tolist(), (), seconds, ANALYSIS_RATE)
 
 
 def doubling_sine(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
-    """A sine at the pitch that is being sung, silent where nothing is."""
+    """A sine at the pitch of the vocal, silent where nothing is sung."""
     sung = np.isfinite(voice.pitch)
     if not sung.any():
         return np.zeros_like(vocal)
@@ -35,7 +35,7 @@ def doubling_sine(vocal: Samples, voice: Features, reference: Samples | None) ->
 
 
 def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
-    """The pitch class that is sung longest, with its fifth, held throughout."""
+    """The vocal's most frequent pitch class and its fifth, held throughout."""
     classes = pitch_classes(voice.pitch[np.isfinite(voice.pitch)])
     longest = int(np.bincount(classes, minlength=PITCH_CLASSES).argmax())
     root = A4_HZ / 2 * 2 ** ((longest - 9) / 12)
@@ -45,7 +45,7 @@ def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples
 
 
 def semitone_high(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
-    """The reference accompaniment a semitone high: in time, and out of key."""
+    """The reference accompaniment shifted up by a semitone: in time, but out of key."""
     librosa = load_librosa()
     if reference is None:
         raise ValueError("The reference a semitone high needs a reference.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fréchet distance between two sets of embeddings, with what makes it believable: refusal and error bars.
+"""Fréchet distance between two sets of embeddings, with bootstrap intervals; sets that are too small are rejected.
 
 Dimensions: n embeddings of width D. Everything is computed in float64.
 """
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Mean (float64 [D]) and covariance (float64 [D, D], with n − 1) of `n` embeddings."""
+    """Mean (float64 [D]) and unbiased covariance (float64 [D, D]) of `n` embeddings."""
 
     mean: Array
     covariance: Array
@@ -27,10 +27,10 @@ class Gaussian:
 
 
 def fit_gaussian(embeddings: NDArray[np.floating]) -> Gaussian:
-    """Moments of embeddings (float [n, D]).
+    """Mean and covariance of embeddings (float [n, D]).
 
     Raises:
-        HAFMEvaluationError: n ≤ D, where the covariance has no inverse and the distance no meaning; NaN.
+        HAFMEvaluationError: n ≤ D, so that the covariance is singular and the distance meaningless; NaN or infinite.
     """
     values = np.asarray(embeddings, np.float64)
     if values.ndim != 2:
@@ -49,11 +49,11 @@ def fit_gaussian(embeddings: NDArray[np.floating]) -> Gaussian:
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁^½ Σ₂ Σ₁^½)^½) (Dowson and Landau, 1982).
 
-    The product under the root is symmetric, so its eigenvalues are real and those below zero are rounding errors; the
-    usual root of Σ₁Σ₂ is neither and fails on covariances that are nearly singular.
+    The product under the root is symmetric, so its eigenvalues are real, and negative ones are rounding errors. The
+    usual formula takes the root of Σ₁Σ₂, which is not symmetric, and fails on nearly singular covariances.
 
     Raises:
-        HAFMEvaluationError: the two are of different width.
+        HAFMEvaluationError: the widths differ.
     """
     if first.mean.shape != second.mean.shape:
         raise HAFMEvaluationError(
@@ -74,8 +74,8 @@ class FrechetResult:
     """A Fréchet distance with its uncertainty.
 
     Args:
-        distance: of all embeddings.
-        low, high: 95 % bootstrap interval of `distance` over songs; NaN where it was not asked for.
+        distance: distance over all embeddings.
+        low, high: 95 % bootstrap interval of `distance` over songs; NaN if not computed.
     """
 
     distance: float
@@ -91,15 +91,15 @@ def frechet_audio_distance(
     resamples: int = 0,
     songs: Sequence[str] | None = None,
 ) -> FrechetResult:
-    """Fréchet distance between clips of embeddings.
+    """Fréchet distance between two sets of clips.
 
     Args:
-        reference, evaluated: for each clip its embeddings, float [n_i, D].
-        songs: of the evaluated clips; each is a song of its own if not given.
-        seed: of the bootstrap.
-        resamples: bootstrap resamplings of the evaluated songs; 0 leaves the interval out. A resampled set has fewer
-            different songs than the set itself, so its distances are larger: the interval is shifted to surround
-            the distance.
+        reference, evaluated: the embeddings of each clip, float [n_i, D].
+        seed: seed of the bootstrap.
+        resamples: bootstrap resamples of the evaluated songs; 0 skips the interval. Resampling leaves fewer distinct
+            songs, which increases the distance, so the interval is shifted by the difference between the resamples'
+            median and the distance.
+        songs: the song of each evaluated clip; by default, each clip is its own song.
 
     Raises:
         HAFMEvaluationError: too few embeddings in either set.
@@ -114,7 +114,7 @@ def frechet_audio_distance(
         clips = [np.asarray(clip, np.float64) for clip in evaluated]
 
         def statistic(drawn: list[Array]) -> float:
-            # no check of n: a resampled set repeats clips, and what is wanted is its spread
+            # without fit_gaussian's check of n: a resampled set repeats clips, and only the spread matters
             values = np.concatenate(drawn)
             return frechet_distance(wanted, Gaussian(values.mean(axis=0), np.cov(values, rowvar=False), len(values)))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders the accompaniments of a model that are to be evaluated, each once: what is there is not made again."""
+"""Renders the accompaniments to evaluate with a model; existing renderings are reused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .statistics import HAFMEvaluationError
 
 logger = logging.getLogger(__name__)
 KEY_DIGITS = 16
-# what a model may be told of a song, and the fields of its lead sheet that say so
+# parts of a clip's own lead sheet that a model can be given, and their fields in `LeadSheet`
 TOLD = {
     "beats": ("beats", "beats_per_bar", "downbeat"), "chords": ("chords",), "key": ("key",), "energy": ("sections",),
     "style": ("style",),
@@ -29,17 +29,17 @@ TOLD = {
 
 @dataclass(frozen=True)
 class RenderingOptions:
-    """How a model is asked.
+    """How accompaniments are generated.
 
     Args:
         model: folder or hub id; the bundled hafm-tiny if None.
-        seeds: one accompaniment a clip and seed.
-        device: as torch names it.
-        options: the rest.
-        told: what it is told of a clip's own lead sheet, among `TOLD`.
+        seeds: one accompaniment is rendered per clip and seed.
+        device: torch device.
+        options: all other generation options.
+        told: parts of the clip's own lead sheet to condition on, among the keys of `TOLD`.
 
     Raises:
-        HAFMEvaluationError: a lead sheet has no such part.
+        HAFMEvaluationError: `told` has an unknown part.
     """
 
     model: str | None = None
@@ -54,15 +54,15 @@ class RenderingOptions:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The options that are not left to the model, by name."""
+        """The options that were given, by name; all others are left to the model."""
         given = {name: value for name, value in asdict(self.options).items() if value is not None}
         return given | ({"told": self.told} if self.told else {})
 
     def sheet_of(self, clip: Clip) -> LeadSheet | None:
-        """What the model is told of a clip; nothing, unless asked.
+        """The parts of a clip's lead sheet given to the model; None if `told` is empty.
 
         Raises:
-            HAFMEvaluationError: a part is not known of it.
+            HAFMEvaluationError: the clip's labels lack one of the parts.
         """
         if not self.told:
             return None
@@ -76,25 +76,25 @@ class RenderingOptions:
 def render(
     clips: Sequence[Clip], folder: Path, options: RenderingOptions, role: str = "vocal"
 ) -> dict[int, dict[str, Part]]:
-    """Generates what is missing in `folder`; a killed run resumes.
+    """Generates the accompaniments that are missing in `folder`; a killed run resumes.
 
     Args:
-        clips: whose vocals are accompanied.
-        folder: of SEED/CLIP-KEY.wav; the key is a hash of vocal, weights, configs and options.
-        options: how.
-        role: "vocal", or "separated" for the vocals of a separation.
+        clips: clips whose vocals are accompanied.
+        folder: gets seed_SEED/CLIP-KEY.wav; the key is a hash of vocal, weights, configs and options.
+        options: how to generate.
+        role: "vocal", or "separated" for the separated vocals.
 
     Returns:
-        by seed, the accompaniments by clip.
+        the accompaniments by seed and clip name.
 
     Raises:
-        HAFMEvaluationError: the model is to be told of a clip of which nothing is known.
+        HAFMEvaluationError: a clip's labels lack a part of the lead sheet that the model is to be given.
     """
     from tqdm import tqdm
 
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 
-    # before hours of rendering
+    # fail before hours of rendering
     sheets = [options.sheet_of(clip) for clip in clips]
     model = HAFMForVocalAccompaniment.from_pretrained(options.model).to(options.device)
     identity = _identity(model)
@@ -116,6 +116,6 @@ def render(
 
 
 def _identity(model: Any) -> list[Any]:
-    """What a model's music depends on beside the question: weights, and what its generation configs say."""
+    """What a model's output depends on apart from the input: weights, dtype and generation configs."""
     settings = [stage.generation_config.to_dict() for stage in model.stages.values()]
     return [fingerprint(model), str(model.semantic.dtype), settings]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an accompaniment is in the singer's key and changes chords where the song does.
+"""Scores of harmony: is an accompaniment in the singer's key, and does it change chords where the song does?
 
-0 is chance in every score and 1, where there is such a bound, the reference itself. Each docstring ends with how the
-score can be fooled; the report shows these fools beside the system.
+In every score, 0 is chance; where a score has an upper bound, the reference itself reaches 1. Docstrings name what
+fools each score (see `fools`); the report lists these fools beside the systems.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from ..lead_sheet.chords import pitch_classes as chord_tones
 from ..listening.pitch_line import FRAME_RATE
 from .features import CHROMA_RATE, PITCH_CLASSES, Features, pitch_classes
 
-# frames of chroma that one chord is averaged over (a Hann window), and frames from one such chord to the next
+# length of the Hann window that chroma is smoothed with, and hop between chords, in chroma frames
 CHORD_FRAMES, CHORD_STEP = 16, 4
-# less than a second of singing says nothing about harmony
+# less than a second of singing is not enough to judge harmony
 LEAST_VOICED_SECONDS = 1.0
 
 Array = NDArray[np.float64]
 
 
 def pitch_class_share(voice: Features, candidate: Features) -> float:
-    """Share of the accompaniment's chroma at the pitch class that is being sung, times 12, minus 1.
+    """Share of the accompaniment's chroma at the pitch class being sung, times 12, minus 1.
 
-    0: as much as at any other pitch class; 11: nothing else is played. Needs the voice only.
+    0: as much as at any other pitch class; 11: nothing else is played. Needs the vocal only.
 
-    Fooled by: a sine that doubles the voice, the voice itself, a voice that leaks in, a drone on the tonic.
+    Fooled by: a sine doubling the voice, the voice itself, the voice leaking in, a drone on the tonic.
 
     Returns:
-        the score; NaN where less than 1 s is sung.
+        the score; NaN if less than 1 s is sung.
     """
     sung = np.flatnonzero(np.isfinite(voice.pitch))
-    # the frame of chroma at the instant of each frame that is sung
+    # the chroma frame at the time of each voiced frame
     frames = np.round(sung * CHROMA_RATE / FRAME_RATE).astype(np.int64)
     sung, frames = (each[frames < candidate.chroma.shape[1]] for each in (sung, frames))
     classes = pitch_classes(voice.pitch[sung])
@@ -44,7 +44,7 @@ def pitch_class_share(voice: Features, candidate: Features) -> float:
         return math.nan
     played = candidate.chroma.astype(np.float64)
     total = played.sum(axis=0)
-    # a silent frame is even: an accompaniment gains nothing by pausing
+    # silent frames have even chroma, so pausing gains nothing
     share = np.where(total > 0, played / np.maximum(total, 1e-12), 1 / PITCH_CLASSES)
     return float(PITCH_CLASSES * share[classes, frames].mean() - 1.0)
 
@@ -52,12 +52,12 @@ def pitch_class_share(voice: Features, candidate: Features) -> float:
 def key_agreement(voice: Features, candidate: Features) -> float:
     """Correlation of how well voice and accompaniment fit each of the 24 keys (Krumhansl's profiles), −1 to 1.
 
-    The voice counts by how long each pitch class is sung, the accompaniment by its mean chroma. Needs the voice only.
+    The voice's fit uses the durations of its pitch classes, the accompaniment's its chroma. Needs the vocal only.
 
-    Fooled by: a sine that doubles the voice, the voice itself, a drone on the tonic or the fifth.
+    Fooled by: a sine doubling the voice, the voice itself, a drone on the tonic or the fifth.
 
     Returns:
-        the score; NaN where less than 1 s is sung.
+        the score; NaN if less than 1 s is sung.
     """
     if np.isfinite(voice.pitch).sum() < LEAST_VOICED_SECONDS * FRAME_RATE:
         return math.nan
@@ -65,7 +65,7 @@ def key_agreement(voice: Features, candidate: Features) -> float:
 
 
 def fit_of_keys(sound: Features) -> Array:
-    """How well a sound fits each key (float64 [24], as `key_fit`): a voice by the notes sung, else by chroma."""
+    """How well a sound fits each key (float64 [24], see `key_fit`): by sung notes for a vocal, else by mean chroma."""
     if np.isfinite(sound.pitch).any():
         classes = pitch_classes(sound.pitch[np.isfinite(sound.pitch)])
         return key_fit(np.bincount(classes, minlength=PITCH_CLASSES).astype(np.float64))
@@ -74,28 +74,28 @@ def fit_of_keys(sound: Features) -> Array:
 
 
 def chord_changes_shared(voice: Features, reference: Features, candidate: Features) -> float:
-    """Correlation of the changes of chroma in accompaniment and reference, beyond what the voice explains, −1 to 1.
+    """Correlation of chroma changes in accompaniment and reference, beyond what the voice explains, −1 to 1.
 
-    From both chromas goes the mean of each pitch class (so a drone and a common key count nothing) and the best linear
-    prediction from the voice's chroma at any interval (so doubling the voice counts nothing). Needs a reference.
+    From both chromas, the mean of each pitch class is subtracted (so a drone or a common key gain nothing), and the
+    best linear prediction from the voice's chroma at any interval (so doubling it gains nothing). Needs a reference.
 
-    Fooled by: a recording of the same song in the same key and tempo, which is no fault.
+    Fooled by: nothing but other recordings of the same song in the same key and tempo, which are rightly rewarded.
 
     Returns:
-        the score; 0 where the accompaniment never changes, NaN where the reference never does.
+        the score; 0 if the accompaniment's chroma is constant, NaN if the reference's is.
     """
     frames = min(features.chroma.shape[1] for features in (voice, reference, candidate))
     sung, wanted, played = (chords(each.chroma[:, :frames]) for each in (voice, reference, candidate))
     if not wanted.any():
         return math.nan
-    # the same 12 coefficients for every pitch class: an interval above the sung note is the same interval in any key
+    # the same 12 coefficients, one for each interval, for every pitch class: intervals are the same in any key
     explained = np.stack([np.roll(sung, interval, axis=0).ravel() for interval in range(PITCH_CLASSES)], axis=1)
     return correlation(unexplained(wanted.ravel(), explained), unexplained(played.ravel(), explained))
 
 
 def chords(chroma: NDArray[np.float32]) -> Array:
-    """Chroma (float32 [12, T_c]) smoothed over a chord's length, of unit length, each class without its mean:
-    float64 [12, about 4 a second]."""
+    """Chroma (float32 [12, T_c]) smoothed over a chord's length, with unit columns and then zero-mean rows:
+    float64 [12, T_c / 4], that is, 4 columns per second."""
     window = np.hanning(CHORD_FRAMES + 2)[1:-1]
     window /= window.sum()
     smooth = np.stack([np.convolve(row, window, "same") for row in chroma.astype(np.float64)])[:, ::CHORD_STEP]
@@ -105,7 +105,7 @@ def chords(chroma: NDArray[np.float32]) -> Array:
 
 
 def told_chords(voice: Features, candidate: Features) -> float:
-    """Mean correlation of the accompaniment's chroma with the notes of the known chords, −1 to 1; NaN without any.
+    """Mean correlation of the accompaniment's chroma with the notes of the labelled chords, −1 to 1; NaN without any.
 
     Fooled by: a drone on the tonic chord.
     """
@@ -121,15 +121,15 @@ def told_chords(voice: Features, candidate: Features) -> float:
 
 
 def unexplained(values: Array, explained: Array) -> Array:
-    """What is left of float64 [N] after its least-squares prediction from the columns of float64 [N, K]."""
+    """Residual of float64 [N] after least-squares regression on the columns of float64 [N, K]."""
     gram = explained.T @ explained
     scale = max(float(np.trace(gram)) / len(gram), 1e-12)
     return values - explained @ np.linalg.solve(gram + 1e-6 * scale * np.eye(len(gram)), explained.T @ values)
 
 
 def correlation(first: Array, second: Array) -> float:
-    """Pearson's correlation of two float64 [N]; 0 where one of them never changes."""
+    """Pearson correlation of two float64 [N]; 0 if one of them is constant."""
     first, second = first - first.mean(), second - second.mean()
     length = float(np.linalg.norm(first) * np.linalg.norm(second))
-    # rounding errors of something constant are no changes
+    # rounding errors of a constant must not count as changes
     return float(first @ second) / length if length > 1e-9 else 0.0

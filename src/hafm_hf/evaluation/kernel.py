@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel audio distance: squared maximum mean discrepancy between two sets of embeddings, without bias."""
+"""Kernel audio distance: unbiased squared maximum mean discrepancy (MMD²) between two sets of embeddings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from .statistics import HAFMEvaluationError
 
-# as in the paper's tables, so that distances are easy to read
+# as in the tables of the KAD paper, so that distances are easy to read
 SCALE = 100.0
 BANDWIDTH_SAMPLES = 2000
 
 
 def median_bandwidth(reference: NDArray[np.floating], seed: int = 0) -> float:
-    """Median distance between embeddings of the reference (float [n, D]; of at most 2000 of them), the usual σ."""
+    """Median distance between reference embeddings (float [n, D], at most 2000 are used), the usual choice of σ."""
     from scipy.spatial.distance import pdist
 
     values = np.asarray(reference, np.float64)
@@ -29,7 +29,7 @@ def kernel_audio_distance(
 ) -> float:
     """Unbiased MMD² × 100 with the Gaussian kernel exp(−|x − y|² / 2σ²) (Chung et al., "KAD", 2025; Gretton, 2012).
 
-    Being unbiased it needs no extrapolation and no n above D, and it may fall below 0 where the sets are alike.
+    Being unbiased, it needs no extrapolation in n and works for n ≤ D; it may be negative if the sets are alike.
 
     Args:
         reference, evaluated: float [n, D] and [m, D].
@@ -54,7 +54,7 @@ def kernel_audio_distance(
 
 
 def _kernel_sum(first: NDArray[np.float64], second: NDArray[np.float64], sigma: float) -> float:
-    """Sum of the kernel over all pairs, a block of the matrix at a time, so that memory grows with n, not with n²."""
+    """Sum of the kernel over all pairs, block by block, so that memory grows with n, not with n²."""
     from sklearn.metrics import pairwise_distances_chunked
 
     blocks = pairwise_distances_chunked(first, second, metric="sqeuclidean", working_memory=64)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures one clip with all its candidates: the unit of work that runs in a process of its own or on another machine.
+"""Measures one clip with all its candidates: the unit of work of a worker process or a Ray task.
 
-What is measured depends on the sound only, so it is cached on disk under the hash of the sound: a run that was killed
-resumes, and ends with the same numbers.
+Measurements depend on the audio only, so they are cached on disk under its hash: a killed run resumes and gives the
+same numbers.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from .retrieval import BankItem, random_retrieved, retrieved
 from .statistics import HAFMEvaluationError
 
 REFERENCE, RETRIEVAL, RANDOM = "reference", "retrieval", "random retrieval"
-# a candidate may end this much before its vocal
+# a candidate may be this much shorter than its vocal
 LONGEST_GAP_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class ClipJob:
-    """One clip with what was rendered for it.
+    """One clip with the accompaniments rendered for it.
 
     Args:
         clip: vocal and reference.
-        outputs: renderings by system (and seed).
+        outputs: rendered accompaniments by system (and seed).
     """
 
     clip: Clip
@@ -46,7 +46,7 @@ class ClipJob:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What was measured of one accompaniment; embeddings (float32 [n, D]) by embedder."""
+    """Measurements of one accompaniment: its features, and embeddings (float32 [n, D]) by embedder."""
 
     features: Features
     embeddings: dict[str, Embeddings]
@@ -54,7 +54,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of a clip: voice, reference, and candidates by system."""
+    """Measurements of a clip: voice, reference, and candidates by system."""
 
     name: str
     song: str
@@ -65,13 +65,13 @@ class Measurement:
 
 @dataclass(frozen=True)
 class MeasuringOptions:
-    """What decides a measurement.
+    """How clips are measured.
 
     Args:
-        embedders: whose embeddings are wanted.
-        baselines: whether fools and retrieval are measured beside the systems; the reference always is.
-        bank: instrumentals for retrieval; none: no retrieval.
-        cache: folder for what was measured; None measures again each time.
+        embedders: embedders to compute embeddings with.
+        baselines: whether to measure fools and retrieval as well; the reference is always measured.
+        bank: instrumentals for the retrieval baselines; without any, these are skipped.
+        cache: folder for caching measurements; None disables the cache.
     """
 
     embedders: tuple[EmbedderOptions, ...] = (EmbedderOptions(),)
@@ -81,14 +81,14 @@ class MeasuringOptions:
 
 
 class Measurer:
-    """Measures jobs, keeping its embedders from one to the next."""
+    """Measures jobs; embedders are loaded once and reused."""
 
     def __init__(self, options: MeasuringOptions) -> None:
         self.options = options
 
     @cached_property
     def embedders(self) -> dict[str, Embedder]:
-        """Embedders by name, loaded at first use."""
+        """Embedders by name, loaded on first use."""
         made = [make_embedder(options) for options in self.options.embedders]
         return {embedder.name: embedder for embedder in made}
 
@@ -96,8 +96,8 @@ class Measurer:
         """Reads a clip and measures its voice and all its candidates.
 
         Raises:
-            HAFMAudioError: a sound is missing, damaged, or not finite.
-            HAFMEvaluationError: a rendering is much shorter than its vocal.
+            HAFMAudioError: an audio file is missing or damaged, or has samples that are not finite.
+            HAFMEvaluationError: an accompaniment is more than 0.5 s shorter than its vocal.
         """
         clip = job.clip
         vocal, rate = clip.vocal.read()
@@ -131,7 +131,7 @@ class Measurer:
                 yield name, Sound(sound, ANALYSIS_RATE)
 
     def features(self, sound: Sound, voice: bool = False) -> Features:
-        """Features of a sound, from the cache where they are there."""
+        """Features of a sound, cached."""
         name = f"features/{sound.key}-{int(voice)}-{FEATURES_VERSION}"
         return Features.of(self._kept(name, lambda: extract(sound.analysed, voice=voice).measured()))
 
@@ -140,7 +140,7 @@ class Measurer:
         return self._kept(name, lambda: {"embeddings": embedder.embed(sound.at(embedder.sampling_rate))})["embeddings"]
 
     def _kept(self, name: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """The arrays that `make` gives, from the cache where they are there."""
+        """The arrays that `make` returns, cached under `name`."""
         if self.options.cache is None:
             return make()
         path = self.options.cache / f"{name}.npz"
@@ -153,7 +153,7 @@ class Measurer:
 
 
 class Sound:
-    """Mono samples (float32 [N] at `rate` Hz), their hash, and what they are at other rates."""
+    """Mono samples (float32 [N] at `rate` Hz), with their hash and resampled versions."""
 
     def __init__(self, samples: Samples, rate: int) -> None:
         self.samples, self.rate = samples, rate
@@ -165,7 +165,7 @@ class Sound:
 
     @cached_property
     def analysed(self) -> Samples:
-        """The samples at the rate of the scores, 16 kHz."""
+        """The samples at the analysis rate, 16 kHz."""
         return self.at(ANALYSIS_RATE)
 
     def at(self, rate: int) -> Samples:
@@ -174,10 +174,10 @@ class Sound:
 
 
 def as_long_as(sound: Sound, seconds: float, name: str) -> Sound:
-    """The sound cut to `seconds`, or with up to half a second of silence at its end.
+    """The sound cut to `seconds`, or padded with up to half a second of silence.
 
     Raises:
-        HAFMEvaluationError: it is shorter than that.
+        HAFMEvaluationError: it would need more padding than that.
     """
     length = round(seconds * sound.rate)
     missing = length - len(sound.samples)
@@ -189,12 +189,12 @@ def as_long_as(sound: Sound, seconds: float, name: str) -> Sound:
 
 
 def measure(options: MeasuringOptions, job: ClipJob) -> Measurement:
-    """Measures one job; the embedders are loaded once a process.
+    """Measures one job; embedders are loaded once per process.
 
     Raises:
-        HAFMEvaluationError: naming the clip whose sound cannot be used.
+        HAFMEvaluationError: naming the clip whose audio cannot be used.
     """
-    # sums of several threads differ in their last digits from those of one, which a worker has
+    # one thread everywhere, as in a worker: the number of threads changes the last digits of sums
     with torch_threads(1):
         try:
             return _measurer(options).measure(job)

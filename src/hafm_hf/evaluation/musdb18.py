@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's protocol: MUSDB18's test songs from the folder that it comes in, and what others published."""
+"""The paper's protocol: loads the test songs of MUSDB18 in their original layout; lists published results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIP_SECONDS = 10.0
 # in the order of the streams of a .stem.mp4
 STEMS = ("mixture", *BAND_NAMES, "vocals")
 UNPACK = "ffmpeg -v error -i {mix}" + "".join(f" -map 0:a:{i} {{folder}}/{stem}.wav" for i, stem in enumerate(STEMS))
-# commands that write the vocals of a mix into a folder; that of audio-separator runs MDX-Net, as the paper did
+# commands that write the vocals of a mix into a folder; audio-separator's runs MDX-Net, as in the paper
 SEPARATIONS = {
     "audio-separator": "audio-separator {mix} -m kuielab_b_vocals.onnx --single_stem Vocals --normalization 1 "
     "--output_format WAV --use_soundfile --output_dir {folder}",
@@ -36,15 +36,15 @@ PUBLISHED: dict[str, Any] = {
 
 
 def load_musdb18(folder: Path, out: Path, separation: str) -> list[Clip]:
-    """Songs of the folder test, or else of `folder`: SONG/{vocals,drums,bass,other,mixture}.wav, or SONG.stem.mp4.
+    """Loads MUSDB18's test songs: SONG/{vocals,drums,bass,other,mixture}.wav, or SONG.stem.mp4.
 
     Args:
-        folder: of MUSDB18-HQ or MUSDB18.
-        out: gets what is unpacked and separated, each song once.
-        separation: a name of `SEPARATIONS`, a command with {mix} and {folder}, or "none".
+        folder: folder of MUSDB18-HQ or MUSDB18; its subfolder test is used if there is one.
+        out: folder for unpacked and separated songs, which are reused.
+        separation: a key of `SEPARATIONS`, a command with {mix} and {folder}, or "none".
 
     Raises:
-        HAFMEvaluationError: no songs, a song without a stem, or a program that fails.
+        HAFMEvaluationError: no songs, a missing stem, or a failing program.
     """
     root = folder / "test" if (folder / "test").is_dir() else folder
     packed = {path.name.removesuffix(".stem.mp4"): path for path in root.glob("*.stem.mp4")}
@@ -68,14 +68,14 @@ def load_musdb18(folder: Path, out: Path, separation: str) -> list[Clip]:
 
 
 def _made(place: Path, command: str, mix: Path) -> Path:
-    """The folder `place`, whose files a command writes unless it is there: whole or not at all."""
+    """The folder `place`; if it is missing, a command writes its files, atomically."""
     if place.is_dir():
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         os.mkdir(made := f"{folder}/made")
         name, *words = (word.format(mix=mix, folder=made) for word in shlex.split(command))
-        # of this environment, which need not be active
+        # also look in this environment, which may not be activated
         program = shutil.which(name, path=os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])))
         if program is None:
             raise HAFMEvaluationError(f"{name} is not installed; demucs and audio-separator: extra 'separate'.")

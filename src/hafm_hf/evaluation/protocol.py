@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From measured clips to a report: matched pairs against shuffled ones, distances, baselines, fools, seeds.
+"""From measured clips to a report: matched against shuffled pairs, distances, baselines, fools, seeds.
 
-The report is a dictionary that JSON can hold; `report.py` turns it into pages.
+The report is a dictionary, written as JSON and HTML by `report.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .measuring import REFERENCE, Measurement
 from .scores import SCORE_NAMES, score_pair
 from .statistics import HAFMEvaluationError, bootstrap_mean, other_song_partners
 
-# a fool is caught where all of its interval lies below this share of what the reference reaches
+# a score catches a fool if the fool's whole interval is below this share of the reference's value
 CAUGHT_SHARE = 0.25
 
 
@@ -29,10 +29,10 @@ class ScoringOptions:
     """How measured clips are scored.
 
     Args:
-        partners: shuffled pairs a clip, averaged.
-        seed: of partners, bootstrap and subsets.
-        resamples: bootstrap resamplings of scores.
-        frechet_resamples: and of Fréchet distances; 0 leaves their intervals out.
+        partners: number of shuffled pairs per clip, which are averaged.
+        seed: seed of partners, bootstrap and the kernel bandwidth's subset.
+        resamples: bootstrap resamples of scores.
+        frechet_resamples: bootstrap resamples of Fréchet distances; 0 skips their intervals.
     """
 
     partners: int = 4
@@ -43,7 +43,7 @@ class ScoringOptions:
 
 @dataclass(frozen=True)
 class ClipScores:
-    """Scores of one candidate of a song's clip, matched and as the mean of its shuffled pairs."""
+    """Scores of one candidate of a clip: of the matched pair, and the mean over shuffled pairs (`control`)."""
 
     clip: str
     song: str
@@ -53,10 +53,10 @@ class ClipScores:
 
 
 def score_clips(measurements: Sequence[Measurement], options: ScoringOptions) -> list[ClipScores]:
-    """Scores every candidate of every clip, with its own voice and reference and with those of others' candidates.
+    """Scores every candidate of every clip, and as a control, candidates made for other songs.
 
-    The control keeps voice and reference and takes another song's candidate, so that the two differ in nothing but
-    whose candidate it is; both are as long as the shorter.
+    The control keeps the clip's voice and reference and takes the same system's candidate of another song, so that
+    the two scores differ in the candidate only. Each score is computed over the shorter length.
     """
     partners = other_song_partners(
         [each.name for each in measurements],
@@ -84,16 +84,16 @@ def make_report(
     options: ScoringOptions,
     protocol: dict[str, Any],
 ) -> tuple[dict[str, Any], list[ClipScores]]:
-    """Scores, distances and the fools of a set of clips.
+    """Scores, distances and fools for a set of clips.
 
     Args:
-        measurements: of all clips, all with the same candidates.
-        evaluated: for each system its candidates, one a seed.
+        measurements: measurements of all clips, all with the same candidates.
+        evaluated: the candidates of each system, one per seed.
         options: how to score.
-        protocol: what the report is to state about data, model and embedders.
+        protocol: facts about data, model and embedders to include in the report.
 
     Returns:
-        the report and the scores clip by clip.
+        the report and the scores of each clip.
 
     Raises:
         HAFMEvaluationError: fewer than 2 songs, or measurements with different candidates.
@@ -116,7 +116,7 @@ def make_report(
 
 
 def describe_system(rows: Sequence[ClipScores], options: ScoringOptions) -> dict[str, Any]:
-    """Each score as matched, control, and their difference with its interval."""
+    """Summarises each score: matched, control, and their difference with its interval."""
     scores: dict[str, Any] = {}
     for name in SCORE_NAMES:
         matched = np.array([row.matched[name] for row in rows])
@@ -133,7 +133,7 @@ def describe_system(rows: Sequence[ClipScores], options: ScoringOptions) -> dict
 
 
 def _over_seeds(rows: list[ClipScores]) -> ClipScores:
-    """The mean over seeds of one clip: intervals are over songs, and seeds of a clip are no clips of their own."""
+    """The mean of one clip over seeds: intervals are over songs, and seeds are not independent clips."""
 
     def mean(values: list[dict[str, float]]) -> dict[str, float]:
         return {name: _mean_of_known([each[name] for each in values]) for name in values[0]}
@@ -142,12 +142,12 @@ def _over_seeds(rows: list[ClipScores]) -> ClipScores:
 
 
 def _mean_of_known(values: Sequence[float]) -> float:
-    """The mean of what is no NaN; NaN where all are."""
+    """The mean of the values that are not NaN; NaN if all are."""
     return float(np.mean([value for value in values if not math.isnan(value)] or [math.nan]))
 
 
 def set_distances(measurements: Sequence[Measurement], system: str, options: ScoringOptions) -> dict[str, Any]:
-    """Fréchet and kernel distance of a candidate to the references, by embedder, or the reason why there is none."""
+    """Fréchet and kernel distance of a system to the references, by embedder, or why they can't be computed."""
     if any(each.reference is None for each in measurements):
         return {}
     found: dict[str, Any] = {}
@@ -173,7 +173,7 @@ def set_distances(measurements: Sequence[Measurement], system: str, options: Sco
 
 
 def isolated_and_separated(report: dict[str, Any], isolated: str, separated: str) -> dict[str, Any]:
-    """The paper's FAD_i and, where there is such a system, FAD_s and Δ = FAD_i − FAD_s, by embedder."""
+    """The paper's FAD_i and, with separated vocals, FAD_s and Δ = FAD_i − FAD_s, by embedder."""
     found = {}
     others = report["systems"].get(separated, {"distances": {}})["distances"]
     for embedder, stated in report["systems"][isolated]["distances"].items():
@@ -196,7 +196,7 @@ def _stated(measurements: Sequence[Measurement], options: ScoringOptions) -> dic
 
 
 def _fools(systems: dict[str, Any]) -> dict[str, list[str]]:
-    """For each fool the scores that catch it."""
+    """The scores that catch each fool."""
     if REFERENCE not in systems:
         return {}
     reached = systems[REFERENCE]["scores"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A report as JSON, and as one HTML page that holds its tables."""
+"""Writes a report as JSON and as an HTML page with tables."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:
-    """Writes report.json and report.html, each whole or not at all.
+    """Writes report.json and report.html, each atomically.
 
     Args:
-        folder: where to.
-        report: as `protocol.make_report` gives it, ready for JSON.
+        folder: output folder.
+        report: from `protocol.make_report`, passed through `as_json`.
     """
     from jinja2 import Environment, FileSystemLoader
 
@@ -33,23 +33,23 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
 
 
 def scores_of(report: dict[str, Any]) -> list[Score]:
-    """The scores that some system of the report has."""
+    """The scores that at least one system in the report has."""
     return [score for score in SCORES if any(score.name in system["scores"] for system in report["systems"].values())]
 
 
 def protocol_lines(report: dict[str, Any]) -> list[str]:
-    """What was evaluated, and how, in sentences."""
+    """Describes what was evaluated, and how, in sentences."""
     protocol = report["protocol"]
     shortest, median, longest = protocol["clip_seconds"]
     scoring, bank = protocol["scoring"], protocol["retrieval_bank"]
     told = {name: value for name, value in protocol["data"].items() if value is not None}
-    # figures of every song are for the JSON
+    # values for each song are in the JSON only
     data = ", ".join(f"{name}: {value}" for name, value in told.items() if not isinstance(value, dict))
     lines = [
         f"Data: {data}. {protocol['clips']} clips of {protocol['songs']} songs, {protocol['seconds']:.0f} s in all "
-        f"({shortest:.1f} to {longest:.1f} s a clip, median {median:.1f} s).",
+        f"({shortest:.1f} to {longest:.1f} s per clip, median {median:.1f} s).",
         f"Control: each voice with the candidates of {scoring['partners']} clips of other songs. Intervals: 95 %, "
-        f"{scoring['resamples']} bootstrap resamplings of the songs, seed {scoring['seed']}.",
+        f"{scoring['resamples']} bootstrap resamples of the songs, seed {scoring['seed']}.",
         f"Beats: {protocol['beats']}. Instrumentals in the retrieval bank: {bank['used']} of {bank['of']}, "
         f"{bank['seconds']:g} s of each.",
     ]
@@ -60,12 +60,12 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
 
 
 def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
-    """Title, note and rows (the first is the heading) of every table of the report."""
+    """Title, note and rows of every table of the report; the first row is the header."""
     found = [
         (
             "Following the singer",
-            "Matched minus shuffled pairs, with the interval; a star where it lies above zero. 0 is chance. "
-            "More than the reference is not better.",
+            "Matched minus shuffled pairs, with the interval; a star marks intervals above zero. 0 is chance. "
+            "A value above the reference's is not better.",
             score_rows(report),
         )
     ]
@@ -79,19 +79,19 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     if report["fools"]:
         rows = [["baseline", "exposed by"]]
         rows += [[name, ", ".join(caught) or "nothing"] for name, caught in report["fools"].items()]
-        note = "A score exposes a baseline whose whole interval is below a quarter of the value of the reference."
-        found.append(("Baselines that follow nobody", note, rows))
+        note = "A score exposes a baseline if its whole interval is below a quarter of the reference's value."
+        found.append(("Baselines that ignore the singer", note, rows))
     rows = [["score", "aspect", "needs", "fooled by"]]
     rows += [
         [score.name, score.aspect, "reference" if score.needs_reference else "voice only", score.fooled_by]
         for score in scores_of(report)
     ]
-    found.append(("The scores", "How each can be fooled; hafm_hf.evaluation says how each is computed.", rows))
+    found.append(("The scores", "What fools each score; the docstrings in hafm_hf.evaluation define them.", rows))
     return found
 
 
 def protocol_rows(report: dict[str, Any]) -> list[list[str]]:
-    """FAD_i, FAD_s and Δ of the model, by embedder, with the published ones; the first row is the heading."""
+    """FAD_i, FAD_s and Δ of the model, by embedder, and published ones; the first row is the header."""
     ours = report.get("isolated_and_separated", {})
     columns = ("fad_i", "fad_s", "delta")
     rows = [[f"this model, {name}", *(_number(pair.get(key)) for key in columns)] for name, pair in ours.items()]
@@ -103,12 +103,12 @@ def protocol_rows(report: dict[str, Any]) -> list[list[str]]:
 def _rows(
     report: dict[str, Any], heading: Sequence[str], cells: Callable[[dict[str, Any]], Sequence[str]]
 ) -> list[list[str]]:
-    """A row for each system, with its `cells`; the first row is the heading."""
+    """A row for each system, with its `cells`; the first row is the header."""
     return [["system", *heading], *([name, *cells(system)] for name, system in report["systems"].items())]
 
 
 def score_rows(report: dict[str, Any]) -> list[list[str]]:
-    """Matched minus shuffled pairs of each system in each score; the first row is the heading."""
+    """Matched minus shuffled pairs for each system and score; the first row is the header."""
     names = [score.name for score in scores_of(report)]
 
     def cell(found: dict[str, Any] | None) -> str:

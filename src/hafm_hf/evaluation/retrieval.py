@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The baseline that needs no model: an instrumental of the training split in the singer's key and tempo.
+"""The retrieval baseline: an instrumental of the training split in the singer's key and tempo.
 
-The paper's retrieval baseline (section "Evaluation"): nearest by key and tempo; here it is also brought to the very
-key and tempo by librosa's phase vocoder.
+The paper's baseline (section "Evaluation") retrieves the nearest instrumental by key and tempo; here librosa's phase
+vocoder also shifts and stretches it to the singer's key and tempo.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .harmony import fit_of_keys
 from .statistics import HAFMEvaluationError
 from .timing import tempo_of
 
-# instrumentals of the bank at most, and how much of each: enough keys and tempi for a near one
+# maximum number of instrumentals in the bank, and seconds of each: enough to cover keys and tempi
 BANK_SIZE, BANK_SECONDS = 1000, 40.0
 STRETCH_WINDOW = 1024
 DEFAULT_TEMPO = 100.0
-# one semitone of shifting costs as much as this many octaves of stretching
+# a shift of one semitone costs as much as stretching by this many octaves
 SEMITONE_COST = 0.05
 
 
 @dataclass(frozen=True)
 class BankItem:
-    """An instrumental that can be retrieved: where it lies, its song, its key (0–11 major, 12–23 minor), tempo in
-    beats a minute, and seconds of its beats."""
+    """An instrumental that can be retrieved: its audio, song, key (0–11 major, 12–23 minor), tempo in BPM, and the
+    times of its beats in seconds."""
 
     part: Part
     song: str
@@ -43,14 +43,14 @@ class BankItem:
 
 
 def build_bank(clips: Sequence[Clip], evaluated: Sequence[Clip]) -> list[BankItem]:
-    """Measures the first 40 s of up to 1000 instrumentals of a training split, evenly spread over it.
+    """Measures the first 40 s of up to 1000 instrumentals, evenly spread over a training split.
 
     Args:
-        clips: of the training split.
-        evaluated: the clips of the test, which must not be among them.
+        clips: clips of the training split.
+        evaluated: the evaluated clips, which must not be in the bank.
 
     Raises:
-        HAFMEvaluationError: a song or a file of the test is among them, or nothing is.
+        HAFMEvaluationError: the bank contains an evaluated song or file, or no instrumental that is not silent.
     """
     songs = {clip.song for clip in evaluated} & {clip.song for clip in clips}
     sets = (evaluated, clips)
@@ -80,25 +80,25 @@ def _measure(clip: Clip) -> BankItem | None:
 
 
 def estimate_tempo(features: Features) -> float:
-    """Beats a minute by the median distance of the beats; 100 where there are fewer than three."""
+    """Tempo in BPM from the median beat interval; 100 if there are fewer than three beats."""
     return tempo_of(features.beats) if len(features.beats) > 2 else DEFAULT_TEMPO
 
 
 def semitones_between(source: int, target: int) -> int:
-    """Semitones (−5 … 6) that bring the key `source` to `target`; a minor key is met by its relative major."""
+    """Semitones (−5 … 6) from key `source` to `target`; a minor key is equivalent to its relative major."""
     tonic_source, tonic_target = ((key % 12 + 3 * (key >= 12)) % 12 for key in (source, target))
     shift = (tonic_target - tonic_source) % 12
     return shift - 12 if shift > 6 else shift
 
 
 def stretch_between(source: float, target: float) -> float:
-    """Rate (0.71 … 1.41) that brings the tempo `source` to `target`, a half or a double of it."""
+    """Rate (0.71 … 1.41) that stretches tempo `source` to `target`, or to `target` times a power of two."""
     octaves = math.log2(target / source)
     return 2.0 ** (octaves - round(octaves))
 
 
 def retrieve(bank: Sequence[BankItem], voice: Features) -> tuple[BankItem, int, float]:
-    """The bank's item that needs the least change to be in the voice's key and tempo, that shift and that rate."""
+    """The item closest to the voice's key and tempo, with the shift in semitones and the rate to match them."""
     key, tempo = int(np.argmax(fit_of_keys(voice))), estimate_tempo(voice)
 
     def cost(item: BankItem) -> tuple[float, str]:
@@ -110,15 +110,15 @@ def retrieve(bank: Sequence[BankItem], voice: Features) -> tuple[BankItem, int, 
 
 
 def retrieved(bank: Sequence[BankItem], voice: Features, length: int) -> Samples:
-    """The nearest instrumental in the voice's key and tempo, with one of its beats on the voice's first.
+    """The nearest instrumental in the voice's key and tempo, with one of its beats on the voice's first beat.
 
-    Its beginning is left out up to the first beat that can lie there. Where none can, because the voice enters later
-    than its last beat, it begins after a silence.
+    Its beginning is cut off so that its first suitable beat is there. If the voice's first beat is later than its last
+    beat, it starts after a silence.
 
     Args:
-        bank: of the training split.
+        bank: instrumentals of the training split.
         voice: features of the vocal.
-        length: samples wanted, at 16 kHz.
+        length: number of samples to return, at 16 kHz.
 
     Returns:
         float32 [length] at 16 kHz.
@@ -131,7 +131,7 @@ def retrieved(bank: Sequence[BankItem], voice: Features, length: int) -> Samples
     needed = math.ceil(length * rate) + ANALYSIS_RATE
     sound = np.pad(fill(sound[max(start, 0) :], needed), (max(-start, 0), 0))[:needed]
     if abs(rate - 1.0) > 1e-3:
-        # a stroke is found again within a window, of which librosa's own are 128 ms at this rate
+        # time stretching smears transients over a window, and librosa's default is 128 ms at this rate
         sound = librosa.effects.time_stretch(sound, rate=rate, n_fft=STRETCH_WINDOW)
     if shift:
         sound = librosa.effects.pitch_shift(sound, sr=ANALYSIS_RATE, n_steps=shift)
@@ -139,7 +139,7 @@ def retrieved(bank: Sequence[BankItem], voice: Features, length: int) -> Samples
 
 
 def _lead(item: BankItem, voice: Features, rate: float) -> float:
-    """Seconds of the item to leave out, or less than 0 for a silence before it, so that a beat meets the voice's."""
+    """Seconds to cut from the item's start to align a beat with the voice's first; negative to prepend silence."""
     if not item.beats or not len(voice.beats):
         return 0.0
     entry = float(voice.beats[0]) * rate
@@ -147,12 +147,12 @@ def _lead(item: BankItem, voice: Features, rate: float) -> float:
 
 
 def random_retrieved(bank: Sequence[BankItem], name: str, length: int) -> Samples:
-    """An instrumental of the bank drawn by the clip's name, as it is: float32 [length] at 16 kHz."""
+    """An instrumental drawn by the clip's name, not shifted or stretched: float32 [length] at 16 kHz."""
     digest = hashlib.sha256(f"random retrieval/{name}".encode()).digest()
     samples, rate = bank[int.from_bytes(digest[:8], "big") % len(bank)].part.read()
     return fill(resample(samples, rate, ANALYSIS_RATE), length)
 
 
 def fill(samples: Samples, length: int) -> Samples:
-    """float32 [N] cut to `length`, or repeated until it is as long."""
+    """Cuts float32 [N] to `length`, or repeats it up to that length."""
     return np.resize(samples, length) if len(samples) else np.zeros(length, np.float32)

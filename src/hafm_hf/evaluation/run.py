@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One evaluation from a set of vocals to a report on disk: what `hafm evaluate` calls."""
+"""A complete evaluation, from a set of vocals to a report on disk; `hafm evaluate` runs it."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ ISOLATED, SEPARATED = "isolated vocals", "separated vocals"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to evaluate and how.
+    """What to evaluate, and how.
 
     Args:
-        clips: vocals, with references where there are some.
-        out: folder of the report; renderings and cache lie in it too.
+        clips: vocals, with references if available.
+        out: folder for the report, renderings and the cache.
         generation: the model to render with; None evaluates `outputs` only.
-        outputs: by system, folders of somebody else's renderings; several folders of a system are its seeds.
-        bank: clips of a training split for the retrieval baselines; none: no retrieval.
+        outputs: folders of existing renderings by system; several folders of one system are its seeds.
+        bank: clips of a training split for the retrieval baselines; without any, these are skipped.
         measuring, scoring: options of these steps.
-        workers, engine, address: who measures (see `corpus.engines.run_on`).
-        data: what the report says the set is.
+        workers, engine, address: where measuring runs (see `corpus.engines.run_on`).
+        data: description of the data set for the report.
     """
 
     clips: tuple[Clip, ...]
@@ -56,7 +56,7 @@ class Evaluation:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-# the renderings of a system by clip, for each of its candidates (one a seed)
+# a system's candidates (one per seed) by name, each with its renderings by clip
 System = dict[str, dict[str, Part]]
 
 
@@ -64,20 +64,20 @@ def evaluate(
     evaluation: Evaluation,
     progress: Callable[[Sequence[ClipJob], Iterator[Measurement]], Iterable[Measurement]] | None = None,
 ) -> dict[str, Any]:
-    """Renders what is missing, measures, scores, and writes report.json, report.html and clips.jsonl.
+    """Renders missing accompaniments, measures and scores clips, and writes report.json, report.html and clips.jsonl.
 
-    A killed run resumes, and ends with the same report.
+    A killed run resumes and gives the same report.
 
     Args:
-        evaluation: what and how.
-        progress: wraps the iteration over clips, for a bar.
+        evaluation: what to evaluate, and how.
+        progress: wraps the iteration over clips, for a progress bar.
 
     Returns:
-        the report, as report.json holds it.
+        the report, as in report.json.
 
     Raises:
-        HAFMEvaluationError: no clips, a system without renderings or of another's name, or an unusable sound.
-        HAFMBusyError: another run in the folder.
+        HAFMEvaluationError: no clips, missing renderings, two systems with the same name, or unusable audio.
+        HAFMBusyError: another run uses the folder.
     """
     if not evaluation.clips:
         raise HAFMEvaluationError("No clip contains singing; check the folder and the clip lengths.")
@@ -105,7 +105,7 @@ def evaluate(
         if published:
             report["published"] = PUBLISHED
         report = as_json(report)
-        # one JSON object a clip and candidate: what the means of the report are made of
+        # one JSON object per clip and candidate: the scores that the report averages
         with replacing(evaluation.out / CLIPS_FILE) as file:
             file.writelines((json.dumps(as_json(asdict(row))) + "\n").encode() for row in scored)
         write_report(evaluation.out, report)
@@ -113,7 +113,7 @@ def evaluate(
 
 
 def _systems(evaluation: Evaluation) -> dict[str, System]:
-    """What is evaluated: the model's renderings, and those of `outputs`."""
+    """The systems to evaluate: the model's renderings, and those in `outputs`."""
     systems, given = dict[str, System](), dict[str, System]()
     name = _model_name(evaluation)
     for other, folders in evaluation.outputs.items():
@@ -125,7 +125,7 @@ def _systems(evaluation: Evaluation) -> dict[str, System]:
             for number, folder in enumerate(folders, start=1)
         }
     if evaluation.generation is not None:
-        # before hours of rendering
+        # fail before hours of rendering
         check_songs([clip.song for clip in evaluation.clips])
         for embedder in evaluation.measuring.embedders:
             make_embedder(embedder)

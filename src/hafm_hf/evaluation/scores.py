@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scores of following the singer, in one table: what each needs, and what fools it."""
+"""All scores of how well an accompaniment follows the singer: what each needs, and what fools it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Score:
     """One score.
 
     Args:
-        name: in reports; the function's own documentation says how it is computed.
-        function: of voice, reference and candidate.
+        name: name in reports; see the function's docstring for the definition.
+        function: computes the score from voice, reference and candidate.
         aspect: harmony or time.
         needs_reference: whether it compares with a reference accompaniment.
         fooled_by: what gets a high value without following the singer.
@@ -51,7 +51,7 @@ SCORE_NAMES = tuple(score.name for score in SCORES)
 
 
 def score_pair(voice: Features, reference: Features | None, candidate: Features) -> dict[str, float]:
-    """All scores of one accompaniment with one voice; NaN where a score needs a reference and there is none."""
+    """All scores of one accompaniment with one voice; NaN if a score needs a reference and there is none."""
     nowhere = float("nan")
     return {
         score.name: nowhere if reference is None and score.needs_reference

@@ -17,12 +17,12 @@ Array = NDArray[np.float64]
 
 
 class HAFMEvaluationError(ValueError):
-    """An evaluation that cannot be made; the message is one sentence that says what to do."""
+    """An evaluation is not possible; the message is one sentence that says what to do."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the bootstrap interval around it that holds it with 95 % confidence; `n` clips of `songs` songs."""
+    """A value with its 95 % bootstrap confidence interval, from `n` clips of `songs` songs."""
 
     value: float
     low: float
@@ -34,17 +34,17 @@ class Interval:
 def bootstrap_mean(
     values: Sequence[float] | Array, songs: Sequence[str], seed: int = 0, resamples: int = 2000
 ) -> Interval:
-    """Mean over clips of the values that are there (NaN: not), with a bootstrap interval over their songs.
+    """Mean of the clips' values, ignoring NaN, with a bootstrap interval over their songs.
 
-    Clips of one song are alike: resampled one by one they would promise more than is known.
+    Songs are resampled, not clips: clips of one song are not independent, and the interval would be too narrow.
 
     Args:
-        values: one a clip.
-        songs: whose each clip is.
-        seed: of the resampling; the same gives the same interval.
+        values: one value per clip.
+        songs: the song of each clip.
+        seed, resamples: seed and number of the bootstrap resamples.
 
     Returns:
-        the interval; NaN where there is no value, and as wide as everything where there is only one song.
+        the interval; its value is NaN without any values, its ends are infinite with fewer than two songs.
     """
     array = np.asarray(values, np.float64)
     there = np.isfinite(array)
@@ -66,12 +66,12 @@ def bootstrap_statistic(
     seed: int = 0,
     resamples: int = 100,
 ) -> tuple[float, float, float]:
-    """Ends of the 95 % interval of a statistic of a set of clips, resampled song by song, and the median.
+    """95 % bootstrap interval of a statistic of a set of clips, resampled by song: low end, high end, median.
 
     Args:
-        clips: for each clip its values, of any shape.
-        songs: whose each clip is; at least two.
-        statistic: of a list of such clips.
+        clips: the values of each clip, of any shape.
+        songs: the song of each clip; at least two songs.
+        statistic: computes the statistic from a list of clips.
     """
     names, song = np.unique(np.asarray(songs), return_inverse=True)
     members = [[clips[int(index)] for index in np.flatnonzero(song == number)] for number in range(len(names))]
@@ -82,8 +82,8 @@ def bootstrap_statistic(
 
 
 def _tails(count: int) -> tuple[float, float]:
-    """Quantiles of the bootstrap distribution of `count` songs: wider than 2.5 and 97.5 %, whose interval is that of a
-    normal distribution with the variance of the resampled songs (Hesterberg 2015, "expanded percentile interval").
+    """Bootstrap quantiles for `count` songs: wider than 2.5 and 97.5 %, which give too narrow intervals for few songs
+    (Hesterberg 2015, "expanded percentile interval").
     """
     from scipy.special import ndtr, stdtrit
 
@@ -92,7 +92,7 @@ def _tails(count: int) -> tuple[float, float]:
 
 
 def check_songs(songs: Sequence[str]) -> None:
-    """Raises HAFMEvaluationError when all clips (their songs are given) are of one song, or there are none."""
+    """Raises HAFMEvaluationError if all clips are of one song or there are none; `songs` has each clip's song."""
     if len(set(songs)) < 2:
         raise HAFMEvaluationError(
             f"All {len(songs)} clips are of the song {songs[0]!r}; the shuffled control needs at least 2 songs."
@@ -104,13 +104,13 @@ def check_songs(songs: Sequence[str]) -> None:
 def other_song_partners(
     names: Sequence[str], songs: Sequence[str], seconds: Sequence[float], count: int, seed: int = 0
 ) -> list[list[int]]:
-    """For each clip `count` clips of other songs, drawn from those of most similar length.
+    """Draws for each clip `count` clips of other songs, among those of most similar length.
 
-    What a clip gets depends on its own name and the set, not on the order of the set.
+    A clip's partners depend on its name and the set, not on the order of the set.
 
     Args:
-        names, songs, seconds: of each clip.
-        count: partners a clip; fewer where there are not so many.
+        names, songs, seconds: name, song and length of each clip.
+        count: partners per clip; fewer if there are not enough.
 
     Raises:
         HAFMEvaluationError: when all clips are of one song.
@@ -129,7 +129,7 @@ def other_song_partners(
 
 
 def as_json(value: Any) -> Any:
-    """Numbers rounded to 9 digits and NaN and infinities as None, all the way down, so that JSON can hold them."""
+    """Makes a value valid JSON, recursively: floats rounded to 9 digits, NaN and infinities as None."""
     if isinstance(value, dict):
         return {str(key): as_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

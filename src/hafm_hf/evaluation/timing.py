@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an accompaniment is in time: onsets shared with the voice and with the reference, and beats.
+"""Scores of timing: onsets shared with the voice and with the reference, beats and tempo.
 
-0 is chance after the control of shuffled pairs is taken off, and 1 the reference itself. Curves are at 100 Hz.
+Once the score of shuffled pairs is subtracted, 0 is chance; the reference itself scores 1. Curves are at 100 Hz.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from ..listening.pitch_line import FRAME_RATE
 from .features import Features
 from .harmony import correlation, unexplained
 
-# Hann windows in frames: what counts as simultaneous, and what counts as the level that an onset rises from
+# Hann windows in frames: to smooth onsets, and to estimate the local level that they rise from
 ONSET_FRAMES, LEVEL_FRAMES = 11, 101
-# the first frames of a clip are an onset in every clip
+# the edges are cut off: every clip has an onset at its start
 EDGE_FRAMES = 20
-# two onsets this near count as one (as in the usual evaluation of onsets, ± 50 ms), beats ± 70 ms
+# tolerances: onsets ± 50 ms, beats ± 70 ms, as usual in onset and beat evaluation
 TOLERANCE_FRAMES = 5
 BEAT_TOLERANCE_SECONDS = 0.07
-# share by which a tempo may be off, and factors by which it may besides be wrong where octaves are allowed
+# relative error that counts as the same tempo, and factors also accepted if octave errors are allowed
 TEMPO_TOLERANCE, OCTAVES = 0.04, (1 / 3, 1 / 2, 1.0, 2.0, 3.0)
 
 Array = NDArray[np.float64]
 
 
 def onset_agreement(voice: Features, candidate: Features) -> float:
-    """Correlation of the onsets of voice and accompaniment, ± 50 ms, −1 to 1. Needs the voice only.
+    """Correlation of the onsets of voice and accompaniment, ± 50 ms, −1 to 1. Needs the vocal only.
 
-    Fooled by: the voice itself, a voice that leaks in, a sine that doubles the voice.
+    Fooled by: the voice itself, the voice leaking in, a sine doubling the voice.
 
     Returns:
-        the score; NaN where the voice has no onsets.
+        the score; NaN if the voice has no onsets.
     """
     sung, played = _aligned(voice, candidate)
     if not sung.any():
@@ -47,12 +47,12 @@ def onset_agreement(voice: Features, candidate: Features) -> float:
 def onsets_shared(voice: Features, reference: Features, candidate: Features) -> float:
     """Correlation of the onsets of accompaniment and reference beyond the voice's own, ± 50 ms, −1 to 1.
 
-    What the voice's onsets within ± 50 ms predict is taken off both. Needs a reference.
+    The linear prediction from the voice's onsets within ± 50 ms is subtracted from both. Needs a reference.
 
-    Fooled by: a click track at the song's beats; the scores of harmony catch it.
+    Fooled by: a click track at the song's beats, which the harmony scores catch.
 
     Returns:
-        the score; NaN where the reference has no onsets.
+        the score; NaN if the reference has no onsets.
     """
     sung, wanted, played = _aligned(voice, reference, candidate)
     if sung.any():
@@ -65,10 +65,10 @@ def onsets_shared(voice: Features, reference: Features, candidate: Features) -> 
 def beat_agreement(reference: Features, candidate: Features, octaves: bool = False) -> float:
     """F-measure of the beats of accompaniment and reference, ± 70 ms, 0 to 1. Needs a reference.
 
-    With octaves, the best of the reference's beats, every second of them from either on, and twice as many.
+    With `octaves`, the best F-measure against all beats, the even or odd ones only, or twice as many.
 
     Returns:
-        the score; NaN where the reference has no beats.
+        the score; NaN if the reference has no beats.
     """
     seconds = min(reference.seconds, candidate.seconds)
     wanted, played = (each.beats[each.beats < seconds] for each in (reference, candidate))
@@ -79,26 +79,26 @@ def beat_agreement(reference: Features, candidate: Features, octaves: bool = Fal
 
 
 def tempo_agreement(reference: Features, candidate: Features, octaves: bool = False) -> float:
-    """1 where the tempo is within 4 % of the reference's, or of a third, half, double or triple with octaves; else 0.
+    """1 if the tempo is within 4 % of the reference's (or, with `octaves`, of 1/3, 1/2, 2 or 3 times it), else 0.
 
-    NaN where the reference has no tempo.
+    NaN if the reference has no tempo.
     """
     known, factors = tempo_of(reference.beats), OCTAVES if octaves else (1.0,)
     return math.nan if math.isnan(known) else float(tempo_is_right(tempo_of(candidate.beats), known, factors))
 
 
 def tempo_of(beats: NDArray[Any]) -> float:
-    """Beats a minute by the median distance of beats (seconds, [K]); NaN where there are fewer than two."""
+    """Tempo in BPM from the median interval of beats (seconds, [K]); NaN if there are fewer than two."""
     return 60.0 / float(np.median(np.diff(beats))) if len(beats) > 1 else math.nan
 
 
 def tempo_is_right(estimated: float, known: float, factors: Sequence[float] = (1.0,)) -> bool:
-    """Whether a tempo is within 4 % of one of these multiples of the known one."""
+    """Whether a tempo is within 4 % of the known one times any of `factors`."""
     return any(abs(estimated / (known * factor) - 1) <= TEMPO_TOLERANCE for factor in factors)
 
 
 def beat_f_measure(wanted: NDArray[Any], played: NDArray[Any]) -> float:
-    """F-measure of beats (seconds, [K] each), ± 70 ms, each beat matched at most once; NaN where none are wanted."""
+    """F-measure of beats (seconds, [K] each), ± 70 ms, each matched at most once; NaN if `wanted` is empty."""
     import mir_eval
 
     if not len(wanted):
@@ -109,7 +109,7 @@ def beat_f_measure(wanted: NDArray[Any], played: NDArray[Any]) -> float:
 
 
 def told_beats(voice: Features, candidate: Features) -> float:
-    """F-measure of the accompaniment's beats against the known ones, ± 70 ms, 0 to 1; NaN where none are known.
+    """F-measure of the accompaniment's beats against the labelled ones, ± 70 ms, 0 to 1; NaN without labelled beats.
 
     Fooled by: a click track at the song's beats.
     """
@@ -120,10 +120,10 @@ def told_beats(voice: Features, candidate: Features) -> float:
 
 
 def lag_curve(wanted: Array, played: Array, longest: int) -> Array:
-    """Correlation of `wanted` (float64 [T]) with `played` (float64 [T]) that comes so many frames later.
+    """Pearson correlation of `wanted` (float64 [T]) and `played` (float64 [T]) at each lag of `played`, in frames.
 
     Returns:
-        float64 [2 · longest + 1], for lags from −longest to longest.
+        float64 [2 · longest + 1], for lags from −longest to longest; 0 where they overlap by half a second or less.
     """
     curve = np.zeros(2 * longest + 1)
     for index, shift in enumerate(range(-longest, longest + 1)):
@@ -139,14 +139,14 @@ def _aligned(*sounds: Features) -> list[Array]:
 
 
 def onset_curve(onsets: NDArray[np.float32]) -> Array:
-    """Onsets (float32 [T]) as a smooth curve around their local mean, edges cut off: float64 [T − 40]."""
+    """Smoothed root of onsets (float32 [T]) minus its local mean, with edges cut off: float64 [T − 40]."""
     root = np.sqrt(np.maximum(onsets.astype(np.float64), 0.0))
     curve = _smooth(root, ONSET_FRAMES) - _smooth(root, LEVEL_FRAMES)
     return curve[EDGE_FRAMES : max(len(curve) - EDGE_FRAMES, EDGE_FRAMES + 1)]
 
 
 def _smooth(values: Array, frames: int) -> Array:
-    """Mean under a Hann window, of what there is at the edges."""
+    """Moving average with a Hann window, normalised by the available frames at the edges."""
     window = np.hanning(frames + 2)[1:-1]
     if len(values) < frames:
         return np.full_like(values, values.mean())

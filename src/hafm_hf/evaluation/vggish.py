@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VGGish (Hershey et al., 2017): log-mel front end and network, as the published weights want them.
+"""VGGish (Hershey et al., 2017): the log-mel front end and network that the published weights require.
 
-Dimensions: N samples at 16 kHz, n examples of 96 frames × 64 mel bands (0.96 s), 128 numbers an embedding.
+Dimensions: N samples at 16 kHz, n examples of 96 frames × 64 mel bands (0.96 s), embeddings of width 128.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WEIGHTS_URL = "https://github.com/harritaylor/torchvggish/releases/download/v0.1
 
 
 class VGGish(nn.Module):
-    """The network, with the parameter names of the usual PyTorch port, so that its weights load as they are."""
+    """The network, with the parameter names of the usual PyTorch port, so that its weights load unchanged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,13 +59,13 @@ class VGGish(nn.Module):
 
 
 def log_mel_examples(samples: Samples) -> NDArray[np.float32]:
-    """Log-mel examples of one stretch of sound, side by side.
+    """Consecutive log-mel examples of a sound, without overlap.
 
     Args:
         samples (float32 [N], at 16 kHz).
 
     Returns:
-        float32 [n, 96, 64]; none where there is less than an example.
+        float32 [n, 96, 64]; n is 0 if the sound is shorter than one example.
     """
     if len(samples) < WINDOW + (EXAMPLE_FRAMES - 1) * HOP:
         return np.empty((0, EXAMPLE_FRAMES, MEL_BANDS), np.float32)
@@ -78,7 +78,7 @@ def log_mel_examples(samples: Samples) -> NDArray[np.float32]:
 
 @cache
 def _mel_filters() -> NDArray[np.float64]:
-    """Triangles on HTK's mel scale over magnitudes, float64 [257, 64]; the zeroth frequency counts nowhere."""
+    """Triangular filters on HTK's mel scale, for magnitude spectra: float64 [257, 64]; the DC bin has no weight."""
     bank = mel_filter_bank(
         num_frequency_bins=FFT_SIZE // 2 + 1,
         num_mel_filters=MEL_BANDS,
@@ -96,7 +96,7 @@ def load_vggish(weights: str | os.PathLike[str] | None = None) -> VGGish:
     """Loads the published weights from a file (.safetensors, or .pth, of which only tensors are read) or URL.
 
     Raises:
-        HAFMEvaluationError: the file is missing or something else, or the network does not allow the download.
+        HAFMEvaluationError: the file is missing or holds other weights, or the download fails.
     """
     source = str(weights or WEIGHTS_URL)
     network = VGGish()

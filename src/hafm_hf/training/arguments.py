@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed arguments of a training run, read by `HfArgumentParser` from a YAML file, flags, or both (flags win)."""
+"""Typed training arguments, parsed by `HfArgumentParser` from a YAML file, flags, or both (flags take precedence)."""
 
 import sys
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from ..modeling.codebook_patterns import PATTERNS
 from ..modeling.configuration_hafm import STAGES, HAFMStageConfig
 from ..modeling.modeling_hafm import STAGE_MODELS
 
-# what the weights of a stage fix, and what may change when its training goes on
+# options fixed by a stage's weights, and dropouts that may change when continuing from a stage
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")
 ARCHITECTURE = (*SHAPE, "codebook_pattern", "position_scheme", "conditioning_fusion")
 STREAMS = ("lead_sheet_streams", "styles")
@@ -35,79 +35,79 @@ COUNTS = (
 
 @dataclass
 class StageArguments:
-    """Which stage, and where its configuration departs from the paper's, or from that of `init_from`."""
+    """The stage to train, and overrides of the paper's configuration or of the one in `init_from`."""
 
     stage: str = field(default="semantic", metadata={"help": "semantic, coarse or fine"})
     init_from: str | None = field(default=None, metadata={"help": "folder or hub name of a stage to continue from"})
     new_tokens: bool = field(
         default=False,
-        metadata={"help": "init_from has learnt tokens of another tokenizer or codec: learn the corpus's"},
+        metadata={"help": "adapt init_from, trained with another tokenizer or codec, to the corpus's tokens"},
     )
     hidden_size: int | None = field(default=None, metadata={"help": "width D (the paper: 512)"})
-    num_hidden_layers: int | None = field(default=None, metadata={"help": "layers (the paper: 12)"})
-    num_attention_heads: int | None = field(default=None, metadata={"help": "heads (the paper: 8)"})
-    head_dim: int | None = field(default=None, metadata={"help": "width of a head (the paper: 64)"})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "number of layers (the paper: 12)"})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "attention heads (the paper: 8)"})
+    head_dim: int | None = field(default=None, metadata={"help": "width of each head (the paper: 64)"})
     codebook_pattern: str | None = field(
-        default=None, metadata={"help": "flat (the paper: a code a step) or delay (a frame a step; coarse and fine)"}
+        default=None, metadata={"help": "flat (the paper: a code per step) or delay (a frame per step; coarse, fine)"}
     )
     position_scheme: str | None = field(default=None, metadata={"help": "index (the paper) or time"})
     conditioning_fusion: str | None = field(
-        default=None, metadata={"help": "prepend (the paper: slots of its own) or sum (added to the target's slots)"}
+        default=None, metadata={"help": "prepend (the paper) or sum (added to the target's embeddings)"}
     )
     lead_sheet_streams: list[str] = field(
-        default_factory=list, metadata={"help": f"of a lead sheet, among {', '.join(STREAM_SIZES)}; none in the paper"}
+        default_factory=list, metadata={"help": f"streams to read: {', '.join(STREAM_SIZES)} (the paper: none)"}
     )
-    styles: list[str] = field(default_factory=list, metadata={"help": "names of the styles of the stream style"})
+    styles: list[str] = field(default_factory=list, metadata={"help": "style names for the stream style"})
     conditioning_dropout: float | None = field(
-        default=None, metadata={"help": "share of samples trained without conditioning (the paper: 0.1)"}
+        default=None, metadata={"help": "fraction of samples trained without conditioning (the paper: 0.1)"}
     )
-    attention_dropout: float | None = field(default=None, metadata={"help": "of attention weights (the paper: 0)"})
-    coarse_codebooks: int | None = field(default=None, metadata={"help": "of the coarse stage (the paper: 4)"})
-    fine_codebooks: int | None = field(default=None, metadata={"help": "of the fine stage (the paper: 4)"})
-    lora_rank: int = field(default=0, metadata={"help": "fine-tune adapters of this rank only; 0 trains all weights"})
-    lora_alpha: int = field(default=16, metadata={"help": "scale of the adapters, divided by their rank"})
+    attention_dropout: float | None = field(default=None, metadata={"help": "attention dropout (the paper: 0)"})
+    coarse_codebooks: int | None = field(default=None, metadata={"help": "coarse stage's codebooks (the paper: 4)"})
+    fine_codebooks: int | None = field(default=None, metadata={"help": "fine stage's codebooks (the paper: 4)"})
+    lora_rank: int = field(default=0, metadata={"help": "train only LoRA adapters of this rank; 0 trains all weights"})
+    lora_alpha: int = field(default=16, metadata={"help": "LoRA alpha; adapters are scaled by alpha / rank"})
     lora_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuses unknown names, and more styles than a stage can know."""
+        """Rejects unknown names, too many styles, and options that would have no effect."""
         for what, names, known in (
             ("stage", [self.stage], list(STAGES)),
             ("codebook pattern", [self.codebook_pattern or "flat"], list(PATTERNS)),
-            ("stream of a lead sheet", self.lead_sheet_streams, list(STREAM_SIZES)),
+            ("lead sheet stream", self.lead_sheet_streams, list(STREAM_SIZES)),
         ):
             if unknown := [name for name in names if name not in known]:
-                raise ValueError(f"{unknown[0]!r} is no {what}; choose from {', '.join(known)}.")
+                raise ValueError(f"{unknown[0]!r} is not a {what}; choose from {', '.join(known)}.")
         if len(self.styles) > MAX_STYLES:
-            raise ValueError(f"{len(self.styles)} styles are named; a stage knows {MAX_STYLES} at most.")
+            raise ValueError(f"{len(self.styles)} styles are given; a stage supports at most {MAX_STYLES}.")
         if self.styles and not self.init_from and "style" not in self.lead_sheet_streams:
-            raise ValueError("--styles are what the stream style knows: name it among --lead_sheet_streams.")
+            raise ValueError("--styles need the stream style: name it among --lead_sheet_streams.")
         if not self.lora_rank and (self.lora_alpha, self.lora_dropout) != (16, 0.0):
-            raise ValueError("--lora_alpha and --lora_dropout are of adapters: give them a --lora_rank.")
+            raise ValueError("--lora_alpha and --lora_dropout only affect adapters: give them a --lora_rank.")
 
 
 @dataclass
 class DataArguments:
-    """The token corpus and how it is cut."""
+    """The token corpus and how it is cropped."""
 
     corpus: str = field(default="", metadata={"help": "folder of Parquet token shards"})
     crop_seconds: float | None = field(
-        default=None, metadata={"help": "length of a crop; the stage's window if not given (the paper: 10, 5 and 3 s)"}
+        default=None, metadata={"help": "crop length; defaults to the stage's window (the paper: 10, 5 and 3 s)"}
     )
-    validation_split: str = field(default="validation", metadata={"help": "none turns validation off"})
-    validation_crops: int = field(default=256, metadata={"help": "at most this many crops are validated"})
+    validation_split: str = field(default="validation", metadata={"help": "split name; none disables validation"})
+    validation_crops: int = field(default=256, metadata={"help": "maximum number of validation crops"})
     validation_batch: int = 16
-    cache_dir: str | None = field(default=None, metadata={"help": "where datasets keeps its memory-mapped copy"})
+    cache_dir: str | None = field(default=None, metadata={"help": "cache folder of the datasets library"})
     dataloader_workers: int = 0
 
 
 @dataclass
 class RunArguments:
-    """Optimisation, history dropout, checkpoints and logs."""
+    """Optimisation, history and lead sheet corruption, checkpoints and logs."""
 
-    output_dir: str = field(default="", metadata={"help": "checkpoints, metrics.jsonl and the finished stage"})
+    output_dir: str = field(default="", metadata={"help": "for checkpoints, metrics.jsonl and the finished stage"})
     max_steps: int = 100_000
     max_hours: float | None = field(default=None, metadata={"help": "end the schedule here if max_steps takes longer"})
-    global_batch: int = field(default=210, metadata={"help": "crops in an optimiser step over all processes"})
+    global_batch: int = field(default=210, metadata={"help": "crops per optimiser step, over all processes"})
     accumulation: int = 1
     optimizer: str = field(default="adamw", metadata={"help": "adamw (the paper), or muon for the layers' matrices"})
     learning_rate: float = 3e-4
@@ -118,22 +118,22 @@ class RunArguments:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     max_skipped_steps: int = field(
-        default=20, metadata={"help": "end the run when so many steps in a row had no finite gradient"}
+        default=20, metadata={"help": "stop after this many consecutive steps without a finite gradient"}
     )
     mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
     history_dropout: float = field(default=0.0, metadata={"help": "expected share of hidden history at the start"})
-    history_dropout_end: float | None = field(default=None, metadata={"help": "and at the end; the same if not given"})
+    history_dropout_end: float | None = field(default=None, metadata={"help": "share at the end; default: constant"})
     history_span_seconds: float = field(default=0.5, metadata={"help": "mean length of a hidden span"})
     history_swap: float = field(default=0.0, metadata={"help": "expected share of history taken from another track"})
-    history_swap_span_seconds: float = field(default=2.0, metadata={"help": "mean length of a span of it"})
-    lead_sheet_dropout: float = field(default=0.0, metadata={"help": "probability that a stream is left out"})
-    lead_sheet_dropout_all: float = field(default=0.0, metadata={"help": "probability that all streams are"})
+    history_swap_span_seconds: float = field(default=2.0, metadata={"help": "mean length of a swapped span"})
+    lead_sheet_dropout: float = field(default=0.0, metadata={"help": "probability of dropping a stream, for each"})
+    lead_sheet_dropout_all: float = field(default=0.0, metadata={"help": "probability of dropping all streams"})
     lead_sheet_half_beat: float = field(default=0.0, metadata={"help": "probability of beats half a beat late"})
     lead_sheet_octave: float = field(default=0.0, metadata={"help": "probability of double or half the tempo"})
-    lead_sheet_other_voice: float = field(default=0.0, metadata={"help": "of another track's voice over told chords"})
+    lead_sheet_other_voice: float = field(default=0.0, metadata={"help": "probability of another vocal over chords"})
     seed: int = 0
     resume: str = field(
-        default="auto", metadata={"help": "auto, none (drops all checkpoints and best/), or one's folder"}
+        default="auto", metadata={"help": "auto, none (deletes all checkpoints and best/), or a checkpoint's folder"}
     )
     save_steps: int = 1000
     keep_checkpoints: int = 2
@@ -141,10 +141,10 @@ class RunArguments:
     validation_steps: int = 1000
     activation_checkpointing: bool = False
     compile: bool = False
-    report_to: str = field(default="none", metadata={"help": "none, or a tracker that accelerate knows"})
+    report_to: str = field(default="none", metadata={"help": "none, or a tracker supported by accelerate"})
 
     def __post_init__(self) -> None:
-        """Refuses rates and choices out of range before anything is loaded."""
+        """Rejects out-of-range values and unknown choices before anything is loaded."""
         if self.mixed_precision not in ("no", "fp16", "bf16"):
             raise ValueError(f"mixed_precision is {self.mixed_precision!r}; choose no, fp16 or bf16.")
         if self.optimizer not in ("adamw", "muon"):
@@ -162,14 +162,14 @@ class RunArguments:
 
 
 def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
-    """Reads arguments of any dataclasses: an optional YAML file first, then flags, which win.
+    """Parses arguments into dataclasses: an optional YAML file first, then flags, which take precedence.
 
     Args:
         classes: dataclasses with defaults.
-        arguments: words of the command line; those of the process if None.
+        arguments: command-line arguments; `sys.argv[1:]` if None.
 
     Raises:
-        ValueError: when the YAML file holds a key that is no argument.
+        ValueError: when the YAML file holds a key that is not an argument.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = HfArgumentParser(classes)
@@ -178,17 +178,17 @@ def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None =
         types = {item.name: str(item.type) for cls in classes for item in fields(cls)}
         if unknown := set(values) - set(types):
             raise ValueError(f"The configuration holds unknown keys: {', '.join(sorted(unknown))}.")
-        # a single word where a list belongs
+        # YAML may give a single word where an argument takes a list
         one = {name: [word] for name, word in values.items() if isinstance(word, str) and "list" in types[name]}
         parser.set_defaults(**values | one)
     return parser.parse_args_into_dataclasses(args=words)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[StageArguments, DataArguments, RunArguments]:
-    """Reads the arguments of a stage's run.
+    """Parses the arguments of a stage's training run.
 
     Raises:
-        ValueError: for a key in the YAML file that is no argument, no corpus or output folder, or a count below 1.
+        ValueError: for an unknown key in the YAML file, a missing corpus or output folder, or a count below 1.
     """
     stage, data, run = parse_dataclasses((StageArguments, DataArguments, RunArguments), arguments)
     for name, value in (("corpus", data.corpus), ("output_dir", run.output_dir)):
@@ -201,12 +201,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[StageArgume
 
 
 def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: float | None) -> HAFMStageConfig:
-    """Configuration of a stage for a corpus: vocabularies and rates are the corpus's, distances are the crop's.
+    """Configuration of a new stage: vocabularies and rates from the corpus, attention distances from the crop length.
 
-    Without `crop_seconds` they are those of the paper's window.
+    Without `crop_seconds`, crops are as long as the paper's window for the stage.
 
     Raises:
-        ValueError: for more codebooks than the corpus has.
+        ValueError: when the stage needs more codebooks than the corpus has.
     """
     kind = STAGES[stage.stage]
     codebooks = {"coarse": stage.coarse_codebooks or CODEBOOKS, "fine": stage.fine_codebooks or CODEBOOKS}
@@ -244,10 +244,10 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
 
 
 def known_tokenizers(stage: StageArguments, info: TokenCorpusInfo) -> dict[str, str]:
-    """Fingerprints of the tokenizers whose tokens a stage learns from a corpus, where they are known."""
+    """Fingerprints of the tokenizers that made the tokens a stage learns; unknown ones are omitted."""
     return {name: made for name in STAGES[stage.stage].tokenizers if (made := getattr(info, name))}
 
 
 def asked(stage: StageArguments, names: Sequence[str]) -> dict[str, Any]:
-    """Those of the named arguments that somebody gave."""
+    """The named arguments that were given, that is, are not None."""
     return {name: value for name in names if (value := getattr(stage, name)) is not None}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's folder: checkpoints that are whole or absent, the best and the finished stage, and metrics.jsonl."""
+"""A run's output folder: atomically written checkpoints, the best and the final stage, and metrics.jsonl."""
 
 import json
 import math
@@ -25,14 +25,14 @@ PROGRESS, METRICS, RUN = "progress.json", "metrics.jsonl", "run.json"
 
 @dataclass
 class RunProgress:
-    """Where a run stands; saved with every checkpoint.
+    """Progress of a run, saved with every checkpoint.
 
     Attributes:
-        step (int): optimiser steps done; with the seed it is the position in the data.
-        seconds (float): training time so far, validation and earlier sessions included.
+        step (int): optimiser steps done; together with the seed, it determines the position in the data.
+        seconds (float): training time so far, including validation and earlier sessions.
         warm_up_end (float): fraction of the run that had passed when warm-up ended.
         best (float): lowest validation loss so far, in nats.
-        skipped (int): steps whose gradient was not finite, so that the weights stayed as they were.
+        skipped (int): steps that left the weights unchanged because the gradient was not finite.
     """
 
     step: int = 0
@@ -43,22 +43,22 @@ class RunProgress:
 
 
 class RunFolder:
-    """Writes and reads what a run leaves behind.
+    """Reads and writes the output folder of a run.
 
     Args:
         path: the folder.
-        accelerator: of the run; the main process writes what is not its own of every process.
-        keep: newest checkpoints that stay.
+        accelerator: the run's; only the main process writes, except for per-process state in checkpoints.
+        keep: number of newest checkpoints to keep.
     """
 
     def __init__(self, path: Path, accelerator: Accelerator, keep: int) -> None:
         self.path, self.accelerator, self.keep = path, accelerator, keep
 
     def require_shared(self) -> None:
-        """Makes sure that all processes see the main one's lock: else some would begin where others go on.
+        """Checks that all processes see the main process's lock file; otherwise some would start over, others resume.
 
         Raises:
-            ValueError: on every process, when one of them does not see it.
+            ValueError: on every process, when any of them does not see it.
         """
         if self.accelerator.is_main_process:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -78,10 +78,10 @@ class RunFolder:
         return sorted(path for path in found if path.suffix != ".part")
 
     def save_checkpoint(self, progress: RunProgress) -> None:
-        """Saves everything that resuming needs, and drops the oldest checkpoints.
+        """Saves everything needed to resume, and deletes the oldest checkpoints.
 
         Raises:
-            OSError: when it can't be written; earlier checkpoints are as they were.
+            OSError: when it can't be written; earlier checkpoints stay intact.
         """
         folder = self.path / f"checkpoint-{progress.step:07d}"
         temporary = folder.with_name(folder.name + ".part")
@@ -97,10 +97,10 @@ class RunFolder:
                 shutil.rmtree(old)
 
     def save_stage(self, model: PreTrainedModel, name: str) -> None:
-        """Saves a stage under `name` as `from_pretrained` reads it, complete or not at all.
+        """Saves a stage under `name`, atomically, for `from_pretrained` to load.
 
         Raises:
-            OSError: when it can't be written; what was there before is as it was.
+            OSError: when it can't be written; a stage saved there before stays intact.
         """
         folder = self.path / name
         self.accelerator.wait_for_everyone()
@@ -111,17 +111,16 @@ class RunFolder:
             replace_folder(temporary, folder)
 
     def load_checkpoint(self, named: str) -> RunProgress:
-        """Continues from the newest checkpoint ("auto"), from a named one, or from nothing ("none").
+        """Resumes from the newest checkpoint ("auto") or a named one, or starts from scratch ("none").
 
-        What the folder holds of later steps, or of an earlier run, is dropped: checkpoints, metrics, and
-        of the latter the best stage.
+        Checkpoints and metrics of later steps are deleted; when starting from scratch, all of them and the best stage.
 
         Returns:
-            where the run stands.
+            the run's progress.
 
         Raises:
             FileNotFoundError: when a named checkpoint is missing or incomplete.
-            ValueError: when it is one of another stage or optimizer.
+            ValueError: when the checkpoint belongs to another stage or optimizer.
         """
         found = {"auto": self.checkpoints(), "none": []}.get(named, [Path(named)])
         progress = RunProgress()
@@ -129,27 +128,27 @@ class RunFolder:
             folder = found[-1]
             if not all(gather_object([(folder / PROGRESS).is_file()])):
                 raise FileNotFoundError(
-                    f"{folder} is no complete checkpoint on every machine of the run: {PROGRESS} is missing."
+                    f"{folder} is not a complete checkpoint on every machine of the run: {PROGRESS} is missing."
                 )
             try:
                 self.accelerator.load_state(str(folder))
             except (RuntimeError, ValueError) as error:
                 raise ValueError(
                     f"{folder} is not a checkpoint of this stage and optimizer ({first_line(error)}): name "
-                    "another --output_dir, or begin anew with --resume none."
+                    "another --output_dir, or start over with --resume none."
                 ) from error
-            # micro-batches of the next step of the optimizer that are done: none, however many it may now have
+            # accumulation starts afresh: the checkpoint may have been saved with another number of micro-batches
             self.accelerator.step = 0
             progress = RunProgress(**json.loads((folder / PROGRESS).read_text()))
             logger.info("Resumed from %s at step %d.", folder, progress.step)
-        # not before all processes have read what is there
+        # delete nothing before all processes have loaded their state
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self._drop_behind(progress.step if found else -1)
         return progress
 
     def _drop_behind(self, step: int) -> None:
-        """Drops checkpoints and lines of metrics of later steps."""
+        """Deletes checkpoints and metrics of later steps; for a negative step, all of them and the best stage."""
         for path in self.checkpoints():
             if json.loads((path / PROGRESS).read_text())["step"] > step:
                 shutil.rmtree(path)
@@ -163,7 +162,7 @@ class RunFolder:
                 file.writelines(f"{line}\n".encode() for line in lines if json.loads(line)["step"] <= step)
 
     def write_run(self, facts: dict[str, Any]) -> None:
-        """Writes run.json, what this session of the run was asked for, on the main process."""
+        """Writes run.json, the arguments and configuration of this session, on the main process."""
         if self.accelerator.is_main_process:
             (self.path / RUN).write_text(json.dumps(facts, indent=2, default=str) + "\n")
 
@@ -175,7 +174,7 @@ class RunFolder:
 
 
 def _whole_or_nothing(write: Callable[[], object], temporary: Path) -> None:
-    """Calls `write`; whatever goes wrong becomes an OSError that says so, and `temporary` is removed."""
+    """Calls `write`; on any error, removes `temporary` and raises OSError with the reason."""
     try:
         write()
     except Exception as error:

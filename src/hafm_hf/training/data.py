@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From token shards to batches: time-aligned crops of every stream that a stage reads and predicts.
 
-A crop starts at one instant of the common grid of both frame rates in all streams, so that T seconds give exactly 50·T
-semantic and 75·T acoustic frames. Sample number n of a run is a function of (seed, n) alone: any division of the
-global batch over processes and accumulation sees the same samples, every process gets equally many, and a run resumes
-at a number. The corpus is a memory-mapped `datasets.Dataset`: that random access without 100 K tracks in memory.
+A crop starts at the same instant in all streams, on the common grid of both frame rates, so that T seconds are exactly
+50·T semantic and 75·T acoustic frames. Sample n of a run depends on (seed, n) alone, so the samples are the same
+however the global batch is divided over processes and accumulation steps, and a run resumes at a sample number. The
+corpus is a memory-mapped `datasets.Dataset`: random access without loading 100 K tracks into memory.
 """
 
 import math
@@ -27,14 +27,14 @@ from ..modeling.configuration_hafm import HAFMStageConfig, stage_of
 from .lead_sheets import LeadSheetNoise, crop_streams
 
 logger = logging.get_logger(__name__)
-# what training reads of a shard, and where all shards have it
+# the columns that training reads, plus the lead sheets of shards that have them
 COLUMNS = ("track", "duration", "vocal_semantic", "instrumental_semantic", "acoustic")
 LEAD_SHEET = "lead_sheet"
 
 
 @dataclass(frozen=True)
 class Stream:
-    """One block of tokens: codebooks `first` to `last`, excluded, of a corpus column (0 to 1 if semantic)."""
+    """A block of tokens: codebooks `first` to `last` (exclusive) of a corpus column; 0 to 1 for semantic tokens."""
 
     column: str
     first: int
@@ -43,17 +43,17 @@ class Stream:
 
 @dataclass(frozen=True)
 class StageStreams:
-    """What a stage reads (`conditioning`, all at one frame rate) and what it predicts (`target`)."""
+    """The streams that a stage reads (`conditioning`, all at one frame rate) and the one it predicts (`target`)."""
 
     conditioning: tuple[Stream, ...]
     target: Stream
 
 
 def stage_streams(config: HAFMStageConfig) -> StageStreams:
-    """Which streams of the corpus a stage reads and predicts (paper, "Stages").
+    """The corpus streams that a stage reads and predicts (paper, "Stages").
 
     Raises:
-        ValueError: for a model type that is none of the three stages.
+        ValueError: for a model type that is not one of the three stages.
     """
     stage = stage_of(config.model_type)
     coarse = config.num_codebooks if stage.writes == "coarse" else config.num_token_streams
@@ -64,21 +64,21 @@ def stage_streams(config: HAFMStageConfig) -> StageStreams:
 
 
 def _in_corpus(stream: Stream, info: TokenCorpusInfo) -> tuple[int, int, int]:
-    """Vocabulary size, frame rate in Hz and number of codebooks that a corpus has of a stream."""
+    """Vocabulary size, frame rate in Hz and number of codebooks of a stream in the corpus."""
     if stream.column == "acoustic":
         return info.codebook_size, info.acoustic_frame_rate, info.num_codebooks
     return info.num_clusters, info.semantic_frame_rate, 1
 
 
 def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
-    """Raises ValueError when a stage's vocabularies, codebooks, frame rates or tokenizers are not the corpus's."""
+    """Raises ValueError when a stage's vocabularies, codebooks, frame rates or tokenizers differ from the corpus's."""
     for name, learnt in config.tokenizers.items():
         made = getattr(info, name, "")
         if made and made != learnt:
             raise ValueError(
-                f"The stage has learnt tokens of the {name.replace('_', ' ')} {learnt}, the corpus holds those of "
-                f"{made}: tokenise the corpus with the tokenizers of the model that the stage belongs to, or let the "
-                "stage learn these (--new_tokens true)."
+                f"The stage was trained on tokens of the {name.replace('_', ' ')} {learnt}, the corpus holds those of "
+                f"{made}: tokenise the corpus with the tokenizers of the stage's model, or let the stage learn the "
+                "corpus's tokens (--new_tokens true)."
             )
     streams = stage_streams(config)
     blocks = [*streams.conditioning, streams.target]
@@ -100,14 +100,14 @@ def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
 def load_token_corpus(
     folder: str | os.PathLike[str], split: str, cache_dir: str | os.PathLike[str] | None = None
 ) -> tuple[datasets.Dataset, TokenCorpusInfo]:
-    """Loads the finished shards of a split, memory-mapped, and what their tokens are.
+    """Loads the finished shards of a split, memory-mapped, and their token metadata.
 
     Only the columns that training needs are read; a shard may have others.
 
     Raises:
         FileNotFoundError: when the folder holds no shard of the split.
-        ValueError: when a shard can't be read, or shards disagree about frame rates or vocabularies.
-        OSError: when the copy in `cache_dir` can't be written.
+        ValueError: when a shard can't be read, or shards disagree about frame rates, vocabularies or tokenizers.
+        OSError: when the cache in `cache_dir` can't be written.
     """
     paths = shard_paths(folder, split)
     try:
@@ -135,7 +135,7 @@ def load_token_corpus(
 
 
 def _can_be_read(path: Path) -> bool:
-    """Whether all of a Parquet file is in order."""
+    """Whether the columns that training reads are intact in a Parquet file."""
     try:
         parquet.read_table(path, columns=list(COLUMNS))
     except (pyarrow.ArrowException, OSError):
@@ -144,7 +144,7 @@ def _can_be_read(path: Path) -> bool:
 
 
 def read_stream(corpus: datasets.Dataset, row: int, column: str) -> np.ndarray:
-    """One column of one row as int16 [Q, T], without a copy through Python lists."""
+    """One column of one row as int16 [Q, T], without going through Python lists."""
     values = corpus[row].column(column).combine_chunks()
     streams = len(values[0]) if column == "acoustic" else 1
     while hasattr(values, "flatten") and values.type.num_fields:
@@ -154,7 +154,7 @@ def read_stream(corpus: datasets.Dataset, row: int, column: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Crop:
-    """`frames` grid cells from cell `start` of row `row`."""
+    """A crop of `frames` grid cells, starting at cell `start` of row `row`."""
 
     row: int
     start: int
@@ -162,20 +162,20 @@ class Crop:
 
 
 class TokenCrops(Dataset[dict[str, torch.Tensor]]):
-    """Crops of a token corpus for one stage, addressed by number or by `Crop`.
+    """Crops of a token corpus for one stage, addressed by sample number or by `Crop`.
 
     Args:
-        corpus (datasets.Dataset): rows of the shard format, "arrow" format.
+        corpus (datasets.Dataset): rows of the shard format, in "arrow" format.
         info (TokenCorpusInfo): frame rates and vocabularies of the corpus.
-        config (HAFMStageConfig): the stage; it decides the streams.
-        crop_seconds (float, *optional*): of a crop, rounded down to the common grid; the stage's window if None.
-        seed (int): sample n is a function of (seed, n).
-        strangers (bool): samples hold the targets of a crop of another track too.
-        noise (LeadSheetNoise, *optional*): of the lead sheets of samples.
+        config (HAFMStageConfig): the stage's, which determines the streams.
+        crop_seconds (float, *optional*): crop length, rounded down to the common grid; the stage's window if None.
+        seed (int): sample n depends on (seed, n) alone.
+        strangers (bool): whether samples also contain the targets of a crop of another track.
+        noise (LeadSheetNoise, *optional*): corruption of the samples' lead sheets.
 
     Raises:
-        ValueError: when no row is as long as a crop, the stage's vocabularies are not the corpus's, `strangers` or
-            other voices are asked of a single track, or the stage reads lead sheets and the corpus has none.
+        ValueError: when no row is as long as a crop, the stage's vocabularies differ from the corpus's, `strangers` or
+            `noise.voice` need a second track, or the stage reads lead sheets and the corpus has none.
     """
 
     def __init__(
@@ -192,12 +192,12 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         self.config, self.noise = config, noise
         if config.lead_sheet_streams and LEAD_SHEET not in corpus.column_names:
             names = ", ".join(config.lead_sheet_streams)
-            raise ValueError(f"The stage reads {names}, but the corpus has no lead sheets: prepare it anew.")
+            raise ValueError(f"The stage reads {names}, but the corpus has no lead sheets: prepare it again.")
         self.corpus, self.info, self.streams, self.seed = corpus, info, stage_streams(config), seed
         seconds = config.window_seconds if crop_seconds is None else crop_seconds
         self.frames = math.floor(Fraction(seconds).limit_denominator(10**6) / info.grid)
         durations = np.asarray(corpus.data.column("duration").to_numpy(), dtype=np.float64)
-        if corpus._indices is not None:  # rows chosen by select() keep the whole table behind an index
+        if corpus._indices is not None:  # select() keeps the whole table and indexes into it
             durations = durations[np.asarray(corpus._indices.column(0).to_numpy())]
         self.cells = np.rint(durations / float(info.grid)).astype(np.int64)
         counts = self.cells // self.frames if self.frames else np.zeros_like(self.cells)
@@ -209,15 +209,15 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
                 "%d of %d excerpts are shorter than a crop of %g s and are not used: %s%s.",
                 len(unused), len(counts), seconds, ", ".join(unused[:5]), " …" if len(unused) > 5 else "",
             )  # fmt: skip
-        # one slot per crop that fits side by side: long excerpts are visited in proportion to their length
+        # a slot for every crop that fits without overlap, so excerpts are visited in proportion to their length
         self.slots = np.repeat(np.arange(len(corpus)), counts)
         self._epoch: tuple[int, np.ndarray] | None = None
         self.strangers = strangers
-        # only of a stage that reads the voice can it be exchanged
+        # only a stage that reads the vocal can have it swapped
         self.other_voice = noise.voice if noise and self.streams.conditioning[0].column == "vocal_semantic" else 0.0
         self.track_of_row = np.asarray(corpus.with_format(None)["track"]) if strangers or self.other_voice else None
         if self.track_of_row is not None and len(set(self.track_of_row[self.slots])) < 2:
-            raise ValueError("History or a voice of another track needs crops of two tracks; the corpus has one.")
+            raise ValueError("History or a vocal of another track needs crops of two tracks; the corpus has one.")
 
     @property
     def seconds(self) -> float:
@@ -225,11 +225,11 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return float(self.frames * self.info.grid)
 
     def __len__(self) -> int:
-        """Crops in an epoch."""
+        """Number of crops per epoch."""
         return len(self.slots)
 
     def crop_at(self, number: int) -> Crop:
-        """Crop `number` of the endless sequence: every epoch visits all slots in a new order, with new starts."""
+        """Crop `number` of the endless sequence: every epoch shuffles the slots and draws new starts."""
         epoch, place = divmod(number, len(self.slots))
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(self.slots))
@@ -239,7 +239,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return Crop(row, int(generator.integers(0, self.cells[row] - self.frames + 1)), self.frames)
 
     def stranger_of(self, number: int, purpose: int = 2) -> Crop:
-        """A crop of another track than crop `number`'s: a function of (seed, purpose, number)."""
+        """A crop of a different track than crop `number`'s, determined by (seed, purpose, number)."""
         assert self.track_of_row is not None
         generator, row = np.random.default_rng((self.seed, purpose, number)), self.crop_at(number).row
         while True:
@@ -248,7 +248,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
                 return self._crop_of(other, generator)
 
     def fixed_crops(self, limit: int | None = None) -> list[Crop]:
-        """Crops for validation: side by side, as many of each excerpt as fit, thinned evenly to at most `limit`."""
+        """Validation crops: consecutive, as many as fit in each excerpt, evenly subsampled to at most `limit`."""
         crops = [
             Crop(row, i * self.frames, self.frames)
             for row, cells in enumerate(self.cells)
@@ -259,18 +259,18 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return [crops[i * len(crops) // limit] for i in range(limit)]
 
     def tracks(self, crops: Sequence[Crop]) -> list[str]:
-        """Names of the tracks that crops come from."""
+        """The track name of each crop."""
         return [str(self.corpus[crop.row].column("track")[0]) for crop in crops]
 
     def read(self, crop: Crop, generator: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
         """Tokens of one crop, and the streams of its lead sheet.
 
         Args:
-            crop: where.
-            generator: of the lead sheet's noise; without one it is as it is.
+            crop: the crop to read.
+            generator: for the lead sheet's noise; without one, the lead sheet is left unchanged.
 
         Returns:
-            `conditioning_ids` (int64 [K, T_c]) and `labels` (int64 [T·Q], the codebooks of a frame side by side).
+            `conditioning_ids` (int64 [K, T_c]) and `labels` (int64 [T·Q], frame by frame, all codebooks of a frame).
         """
         conditioning = torch.cat([self._cut(stream, crop) for stream in self.streams.conditioning])
         if self.config.lead_sheet_streams:
@@ -284,7 +284,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return self._cut(self.streams.target, crop).transpose(0, 1).flatten()
 
     def _cut(self, stream: Stream, crop: Crop) -> torch.Tensor:
-        """A stream's tokens in a crop, int64 [codebooks, T]; raises ValueError where the corpus is corrupt."""
+        """A stream's tokens in a crop, int64 [codebooks, T]; raises ValueError if the corpus is corrupt."""
         tokens = read_stream(self.corpus, crop.row, stream.column)[stream.first : stream.last]
         size, frame_rate, _ = _in_corpus(stream, self.info)
         per_cell = int(frame_rate * self.info.grid)
@@ -297,15 +297,15 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return torch.from_numpy(cut.astype(np.int64))
 
     def _swap_voice(self, ids: torch.Tensor, number: int) -> None:
-        """Puts another track's voice into `ids` [K, T_c] if chords are told for most of it, so that they prevail."""
+        """Swaps another track's vocal into `ids` [K, T_c] if most of it has chords, so that they learn to prevail."""
         told = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
         if "chord" in told and (told["chord"] > 0).float().mean() > 0.5:
             ids[:1] = self._cut(self.streams.conditioning[0], self.stranger_of(number, purpose=4))
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        """Sample `number` of the endless sequence, with its number (int64 scalar) as `sample`.
+        """Sample `number` of the endless sequence, with the number itself (int64 scalar) as `sample`.
 
-        With `strangers`, also the targets of another track as `strangers` (int64 [T·Q]).
+        With `strangers`, it also has the targets of another track's crop as `strangers` (int64 [T·Q]).
         """
         generator = np.random.default_rng((self.seed, 3, number))
         sample = {**self.read(self.crop_at(number), generator), "sample": torch.tensor(number)}
@@ -317,18 +317,18 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
 
 
 class GlobalBatchSampler(Sampler[list[int]]):
-    """Micro-batches of one process: step s covers samples s·G … (s+1)·G − 1 of the run, whoever computes them.
+    """Yields one process's micro-batches: step s covers samples s·G … (s+1)·G − 1, whatever the number of processes.
 
-    Where G does not divide evenly, micro-batches differ by one sample; `weight` makes their mean losses the batch's.
+    If G does not divide evenly, micro-batch sizes differ by one; `weight` scales their mean losses accordingly.
 
     Args:
-        global_batch (int): samples in an optimiser step, G.
-        accumulation (int): micro-batches in a step; fewer where there would be none of a sample each.
-        rank, world_size (int): this process and the number of processes.
-        first_step, last_step (int): steps to yield, `last_step` excluded.
+        global_batch (int): samples per optimiser step, G.
+        accumulation (int): micro-batches per step and process; lowered if there are fewer samples than that.
+        rank, world_size (int): index of this process and number of processes.
+        first_step, last_step (int): range of steps, `last_step` excluded.
 
     Raises:
-        ValueError: when G is less than one sample a process.
+        ValueError: when G is less than one sample per process.
     """
 
     def __init__(
@@ -357,15 +357,15 @@ class GlobalBatchSampler(Sampler[list[int]]):
                 yield list(range(step * self.global_batch + begin, step * self.global_batch + end))
 
     def weight(self, samples: int) -> float:
-        """What the mean loss of a micro-batch of so many samples counts for; 1 where all are equal."""
+        """Weight of the mean loss of a micro-batch of `samples` samples; 1 if all micro-batches are equal."""
         return samples * self.parts / self.global_batch
 
     @property
     def largest(self) -> int:
-        """Samples of the largest micro-batch."""
+        """Number of samples in the largest micro-batch."""
         return -(-self.global_batch // self.parts)
 
 
 def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Stacks equal crops: `conditioning_ids` [B, K, T_c], `labels` [B, L]."""
+    """Stacks samples of equal length: `conditioning_ids` [B, K, T_c], `labels` [B, T·Q]."""
     return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lead sheets of a corpus as conditioning streams of crops, in training sometimes wrong or left out.
+"""A corpus's lead sheets as the conditioning streams of crops, at random corrupted or dropped in training.
 
-A listener errs: it takes half of the beat for the beat, or the beat half a beat late. A stage that never met such a
-sheet would follow it against the voice. So each sample's sheet is wrong with the rates of the listener, and each of
-its streams, or all, are left out with rates of their own. And some samples have the voice of another song: a stage
-that never met one plays the chords of the voice instead of those that it is told.
+The listener makes mistakes: it estimates the tempo an octave off, or the beats half a beat late. A stage that never
+saw such a lead sheet in training would follow it against the vocal. So each sample's lead sheet is corrupted at the
+listener's error rates, and single streams, or all of them, are dropped at random. Some samples also get the vocal of
+another song: a stage that never saw one plays the chords implied by the vocal rather than those given.
 """
 
 import functools
@@ -17,20 +17,20 @@ import torch
 from ..lead_sheet.lead_sheet import LEAST_BEAT_SECONDS, LeadSheet, lead_sheet_streams
 from ..modeling.configuration_hafm import HAFMStageConfig
 
-# lead sheets that are kept as they were read
+# number of parsed lead sheets to cache
 SHEETS_KEPT = 4096
 
 
 @dataclass(frozen=True)
 class LeadSheetNoise:
-    """How often a training sample's lead sheet is not the song's.
+    """How often a training sample's lead sheet differs from the song's.
 
     Attributes:
-        drop: probability that a stream is left out, for each of them by itself.
-        drop_all: probability that all are.
-        half_beat: that beats lie half a beat late.
-        octave: that the tempo is doubled or halved, either as often.
-        voice: that another track's voice is heard where chords are told for more than half of a crop.
+        drop: probability of dropping a stream, independently for each.
+        drop_all: probability of dropping all streams.
+        half_beat: probability that the beats are half a beat late.
+        octave: probability that the tempo is doubled or halved, equally often.
+        voice: probability of another track's vocal, in crops with chords for more than half of their length.
     """
 
     drop: float = 0.0
@@ -40,17 +40,17 @@ class LeadSheetNoise:
     voice: float = 0.0
 
     def disturb(self, sheet: LeadSheet, generator: np.random.Generator) -> LeadSheet:
-        """The lead sheet as a listener that errs at these rates might estimate it."""
+        """The lead sheet as a listener with these error rates might estimate it."""
         half_beat, octave, which = generator.random(3)
         beats = np.asarray(sheet.beats or (), dtype=np.float64)
         changes: dict[str, object] = {}
         if len(beats) > 1 and half_beat < self.half_beat:
             beats = beats + 0.5 * np.diff(beats, append=2 * beats[-1] - beats[-2])
         if len(beats) > 3 and octave < self.octave:
-            # the number of the beat in the bar is lost with the beat
+            # positions in the bar are meaningless at another tempo
             changes["beats_per_bar"] = None
             places = np.arange(len(beats))
-            # nobody takes beats for half of them that are twice as fast as beats can be
+            # beats too fast to be doubled are halved: no listener estimates a faster tempo
             halved = which < 0.5 or np.diff(beats).min() < 2 * LEAST_BEAT_SECONDS
             beats = beats[::2] if halved else np.interp(np.arange(0, len(beats) - 0.5, 0.5), places, beats)
         if len(beats):
@@ -58,7 +58,7 @@ class LeadSheetNoise:
         return replace(sheet, **changes)  # type: ignore[arg-type]
 
     def omit(self, streams: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-        """Streams (int64 [S, T]) with some or all of them unknown."""
+        """Streams (int64 [S, T]) with some or all of them dropped, that is, set to 0 (unknown)."""
         every, *each = generator.random(1 + len(streams))
         omitted = (np.array(each) < self.drop) | (every < self.drop_all)
         return streams.masked_fill(torch.from_numpy(omitted)[:, None], 0)
@@ -68,14 +68,14 @@ def crop_streams(
     text: str, config: HAFMStageConfig, start: float, frames: int, noise: LeadSheetNoise | None = None,
     generator: np.random.Generator | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Streams of a lead sheet that a stage reads, in one crop.
+    """The lead sheet streams that a stage reads, for one crop.
 
     Args:
-        text: the excerpt's lead sheet in JSON; nothing is known where it is empty.
-        config: of the stage; of a style that it does not know there is none.
-        start: of the crop in the excerpt, in s.
-        frames: of the crop's conditioning.
-        noise, generator: of a training sample; without one of them the lead sheet is as it is.
+        text: the excerpt's lead sheet as JSON; if empty, all streams are unknown.
+        config: the stage's; styles that it does not list are ignored.
+        start: start of the crop within the excerpt, in seconds.
+        frames: number of conditioning frames T.
+        noise, generator: corrupt a training sample's lead sheet; without both, it is left unchanged.
 
     Returns:
         int64 [S, T].

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage is trained on and watched by: target-history dropout and swap, and the paired validation losses.
+"""Training inputs and validation losses of a stage: history dropout, history swap, and paired losses.
 
 At 50 Hz the previous token predicts the next so well that a small model can ignore its conditioning. History dropout
-hides spans of the history from the input, so that the model must read the voice. History swap puts another track's
-history in their place: a model that generates meets a history which does not fit the voice, its own mistakes, and
-must have learnt to come back. The paired difference between the loss with another clip's conditioning and the loss
-with the right one says whether it reads the voice.
+hides spans of the history (the target tokens generated so far) from the input, so that the model must use the vocal.
+History swap replaces spans with another track's tokens: in generation, the model's own mistakes leave a history that
+does not fit the vocal, and it must have learnt to recover. The paired difference, the loss with another clip's
+conditioning minus the loss with the right one, tells whether the model uses the vocal.
 """
 
 import math
@@ -20,29 +20,29 @@ from ..modeling.codebook_patterns import CodebookPattern, codebook_pattern
 
 
 def draw_seeds(seed: int, samples: Iterable[int] | torch.Tensor, purpose: str) -> list[int]:
-    """Seeds of what is drawn about samples of a run, one each; draws for different purposes are independent.
+    """One seed per sample, for random draws of a given purpose; different purposes give independent draws.
 
-    Hashed to 32 bits: torch's CPU generator ignores the others, so that seeds a large constant apart draw alike.
+    Hashed to 32 bits: torch's CPU generator ignores higher bits, so seeds that differ only there would draw alike.
     """
     words = int.from_bytes(purpose.encode(), "big")
     return [int(np.random.SeedSequence((seed, int(sample), words)).generate_state(1)[0]) for sample in samples]
 
 
 def sample_rates(p: float, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Hidden shares of `count` samples (float32 [count]): uniform on the widest interval around p within [0, 1]."""
+    """Dropout rates of `count` samples (float32 [count]): uniform on the widest interval around p within [0, 1]."""
     half = min(p, 1.0 - p)
     return p - half + 2.0 * half * torch.rand(count, generator=generator)
 
 
 def hidden_spans(rates: torch.Tensor, frames: int, mean_span: float, generator: torch.Generator) -> torch.Tensor:
-    """Draws which frames of a history are hidden.
+    """Draws which frames of the history to hide.
 
-    A clip is cut into segments with geometric lengths of mean `mean_span`; each is hidden with its sample's rate.
+    Each clip is cut into segments of geometrically distributed length; each segment is hidden at its sample's rate.
 
     Args:
         rates (float32 [B]): probability of hiding a segment, per sample.
         frames (int): target frames T.
-        mean_span (float): frames, at least 1.
+        mean_span (float): mean segment length in frames; values below 1 count as 1.
         generator (torch.Generator): CPU generator.
 
     Returns:
@@ -57,10 +57,10 @@ def hidden_spans(rates: torch.Tensor, frames: int, mean_span: float, generator: 
 def drawn_frames(
     labels: torch.Tensor, num_codebooks: int, p: float, mean_span: float, seeds: Iterable[int]
 ) -> torch.Tensor:
-    """Draws spans of whole frames: bool like `labels` (int64 [B, T·Q]), True for an expected share p of them.
+    """Draws spans of whole frames: a bool mask shaped like `labels` (int64 [B, T·Q]), True for a share p on average.
 
-    A sample's spans depend on its own seed only, so that they do not change with the division of a batch; each sample
-    draws its own rate around p.
+    Each sample draws its own rate around p. Its spans depend on its own seed only, so they do not change with how a
+    batch is divided.
     """
     drawn = []
     for seed in seeds:
@@ -83,15 +83,15 @@ def drop_history(
     All codebooks of a hidden frame are hidden.
 
     Args:
-        history (int64 [B, T·Q]): target tokens, some of them another track's perhaps.
-        bos_token_id (int): the id that hides.
-        pattern (CodebookPattern): of the stage.
-        p (float): expected hidden share, 0..1.
+        history (int64 [B, T·Q]): target tokens, possibly with spans of another track's.
+        bos_token_id (int): id that replaces hidden tokens.
+        pattern (CodebookPattern): the stage's codebook pattern.
+        p (float): expected share of hidden frames, 0..1.
         mean_span (float): mean length of a span in frames.
         seeds (iterable of B ints): one per sample.
 
     Returns:
-        int64 [B·R, L] input ids, one slot later than what they hold, BOS first (paper, "Training").
+        int64 [B·R, L] input ids, shifted right by one slot, starting with BOS (paper, "Training").
     """
     if p > 0.0:
         hidden = drawn_frames(history, pattern.num_codebooks, p, mean_span, seeds)
@@ -114,7 +114,7 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor, num_codebooks: int)
         num_codebooks (int): Q.
 
     Returns:
-        float32 [B, Q], averaged over the frames that count.
+        float32 [B, Q], averaged over the frames that are not ignored.
     """
     losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
     shape = (labels.shape[0], -1, num_codebooks)
@@ -130,8 +130,8 @@ def paired_losses(
 
     Args:
         model: a stage, in evaluation mode.
-        conditioning_ids, shuffled_ids (int64 [B, K, T_c]): the clips' own conditioning, and that of other clips; None
-            leaves out the losses under it.
+        conditioning_ids, shuffled_ids (int64 [B, K, T_c]): the clips' own conditioning, and that of other clips; if
+            `shuffled_ids` is None, `shuffled` is omitted.
         labels (int64 [B, T·Q]): target tokens.
 
     Returns:
@@ -145,7 +145,7 @@ def paired_losses(
         del cases["shuffled"]
     losses = {}
     for name, (ids, mask) in cases.items():
-        # forward, not the call: it leaves a compiled training graph alone, whose shapes these are not
+        # forward, not the call: these shapes would make a compiled training graph recompile
         output = model.forward(input_ids=input_ids, conditioning_ids=ids, null_conditioning=mask, use_cache=False)
         losses[name] = token_losses(pattern.tokens(output.logits), labels, pattern.num_codebooks)
     return losses
@@ -165,16 +165,16 @@ def clustered_mean(values: torch.Tensor, clusters: list[str]) -> tuple[float, fl
     mean = totals.sum() / counts.sum()
     if len(names) < 2:
         return float(mean), math.nan
-    # linearised ratio of totals to counts: exact for clusters of equal size
+    # linearised variance of the ratio of totals to counts: exact for clusters of equal size
     residuals = (totals - mean * counts) / counts.mean()
     return float(mean), float(residuals.std(correction=1) / math.sqrt(len(names)))
 
 
 def other_tracks(tracks: list[str]) -> list[int] | None:
-    """For each clip the index of a clip of another track: the partner whose conditioning it is tested with.
+    """For each clip, the index of a clip of another track, whose conditioning it is paired with.
 
-    Clips sorted by track are turned by half a round, so that every clip lends its conditioning exactly once. None when
-    one track holds more than half of the clips, so that no such pairing exists.
+    Clips are sorted by track and rotated by half their number, so that each clip's conditioning is used exactly once.
+    None if one track has more than half of the clips, since no such pairing exists then.
     """
     order = sorted(range(len(tracks)), key=lambda clip: (tracks[clip], clip))
     largest = max(tracks.count(name) for name in set(tracks))

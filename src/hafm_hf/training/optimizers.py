@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What moves the weights of a stage: AdamW, as in the paper, or Muon for the layers' matrices.
+"""Optimizers of a stage: AdamW, as in the paper, or Muon for the weight matrices of the layers.
 
-Muon (Jordan et al. 2024) makes the update of a matrix orthogonal, so that directions with small gradients are learnt
-as well; embeddings, heads, norms and biases stay with AdamW. Its updates are scaled to AdamW's size (Liu et al. 2025,
+Muon (Jordan et al. 2024) orthogonalises the update of a matrix, so that directions with small gradients are learnt as
+well; embeddings, heads, norms and biases stay with AdamW. Its updates are scaled to AdamW's RMS (Liu et al. 2025,
 "Muon is Scalable for LLM Training"), so both share one learning rate.
 """
 
@@ -18,14 +18,14 @@ MUON_MOMENTUM = 0.95
 
 
 class FullPrecisionMuon(torch.optim.Muon):
-    """torch's Muon, with Nesterov's momentum and `match_rms_adamw`, with its products in the weights' own precision.
+    """torch's Muon with Nesterov momentum and `match_rms_adamw`, whose matrix products are in the weights' precision.
 
-    torch takes them in bfloat16, which many CPUs only emulate: there the optimiser took three quarters of a step.
+    torch computes them in bfloat16, which many CPUs only emulate: there the optimiser took three quarters of a step.
     """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step; returns what `closure` does, if it is given."""
+        """Performs one step; returns the loss that `closure` returns, if given."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for group in self.param_groups:
@@ -43,14 +43,14 @@ class FullPrecisionMuon(torch.optim.Muon):
 
 
 def orthogonal(update: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-    """The nearly orthogonal matrix nearest to an update.
+    """Orthogonalises an update by Newton-Schulz iteration (Jordan et al. 2024).
 
     Args:
-        update (float [m, n]): of a matrix of weights.
-        group: of a Muon: coefficients and number of the Newton-Schulz steps, least norm (Jordan et al. 2024).
+        update (float [m, n]): update of a weight matrix.
+        group: Muon's parameter group, with `ns_coefficients`, `ns_steps` and `eps` (the smallest norm to divide by).
 
     Returns:
-        float [m, n], whose singular values lie around 1.
+        float [m, n] with the update's singular vectors and singular values around 1.
     """
     tall = update.shape[0] > update.shape[1]
     found = update.T if tall else update
@@ -63,7 +63,7 @@ def orthogonal(update: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
 
 
 def make_optimizers(model: nn.Module, run: RunArguments) -> list[torch.optim.Optimizer]:
-    """Optimizers that have every trainable parameter of a stage once between them; they share the learning rate.
+    """Optimizers that between them cover every trainable parameter of a stage once, with one learning rate.
 
     Args:
         model: a stage.
@@ -82,7 +82,7 @@ def make_optimizers(model: nn.Module, run: RunArguments) -> list[torch.optim.Opt
         optimizers.append(torch.optim.AdamW(others, run.learning_rate, betas, weight_decay=run.weight_decay))
     if matrices:
         on_cpu = next(iter(matrices.values())).device.type == "cpu"
-        # whoever trains in bfloat16 has a CPU that computes in it
+        # training in bf16 implies a CPU that supports it natively
         muon = FullPrecisionMuon if on_cpu and run.mixed_precision != "bf16" else torch.optim.Muon
         optimizers.append(
             muon(matrices.values(), run.learning_rate, run.weight_decay, MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw")
@@ -95,9 +95,9 @@ def scheduled_rate(step: int, warmup_steps: int, passed: float, peak: float, fin
 
     Args:
         step (int): steps done before this one.
-        warmup_steps (int): over which the rate rises.
-        passed (float): share of what follows the warm-up that has passed; below 0 and above 1 count as 0 and 1.
-        peak, final (float): highest and last rate.
+        warmup_steps (int): length of the warm-up.
+        passed (float): fraction of the run after warm-up that has passed, clipped to 0..1.
+        peak, final (float): highest and final rate.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole training run, from its arguments to the finished stage: what recipes/train_stage.py runs."""
+"""A complete training run, from its arguments to the finished stage; recipes/train_stage.py runs it."""
 
 import json
 import os
@@ -27,23 +27,23 @@ logger = logging.get_logger(__name__)
 def train_stage(
     arguments: Sequence[str] | None = None, start: Callable[[PreTrainedModel], object] | None = None
 ) -> None:
-    """Reads arguments, builds or loads the stage, and trains it.
+    """Parses the arguments, builds or loads the stage, and trains it.
 
     Args:
-        arguments: words of the command line; those of the process if None.
-        start: what happens to a new stage before its training, to set its weights.
+        arguments: command-line arguments; `sys.argv[1:]` if None.
+        start: called with a newly built stage before training, for example to initialise its weights.
 
     Raises:
-        ValueError: arguments, corpus and stage do not fit each other, or another run trains in the folder.
-        OSError: something can't be read or written.
-        FloatingPointError: the run has left the finite numbers.
+        ValueError: when arguments, corpus and stage do not match, or another run uses the output folder.
+        OSError: when something can't be read or written.
+        FloatingPointError: when gradients are no longer finite.
     """
     stage, data, run = parse_arguments(arguments)
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     set_seed(run.seed)
     trainer = make_trainer(stage, data, run, start)
-    # two would take turns in overwriting each other's checkpoints
+    # two runs in one folder would overwrite each other's checkpoints
     with locked(Path(run.output_dir)) if trainer.accelerator.is_main_process else nullcontext():
         trainer.train()
     if trainer.accelerator.is_main_process:
@@ -51,18 +51,18 @@ def train_stage(
 
 
 def check_styles(styles: Sequence[str], corpus: datasets.Dataset, name: str) -> None:
-    """Warns of styles that no lead sheet of a corpus has; raises ValueError if none of them is there."""
+    """Warns of styles that no lead sheet of the corpus has; raises ValueError if it has none of them."""
     sheets = corpus.data.column(LEAD_SHEET)
     missing = [style for style in styles if not pc.any(pc.match_substring(sheets, json.dumps(style))).as_py()]
     if missing:
-        said = f"No song of {name} has the style {', '.join(missing)}: name its styles as it does."
+        said = f"No song of {name} has the style {', '.join(missing)}: use the names of styles in its lead sheets."
         if len(missing) == len(styles):
             raise ValueError(said)
         logger.warning(said)
 
 
 def validation_crops(data: DataArguments, config: HAFMStageConfig) -> TokenCrops | None:
-    """What a stage is validated on; None where validation is turned off or the corpus has no such split."""
+    """Validation crops of a stage; None if validation is turned off or the corpus has no such split."""
     if data.validation_split == "none":
         return None
     try:
@@ -82,7 +82,7 @@ def make_trainer(
     run: RunArguments,
     start: Callable[[PreTrainedModel], object] | None = None,
 ) -> StageTrainer:
-    """Corpus, stage and trainer of a run; `start` as for `train_stage`."""
+    """Builds the trainer of a run, with its corpus and stage; `start` as for `train_stage`."""
     corpus, info = load_token_corpus(data.corpus, "train", data.cache_dir)
     model = make_stage(stage, info, data.crop_seconds)
     if start and not stage.init_from:
@@ -92,7 +92,7 @@ def make_trainer(
         run.lead_sheet_other_voice,
     )  # fmt: skip
     if noise != LeadSheetNoise() and not model.config.lead_sheet_streams:
-        raise ValueError("A stage without --lead_sheet_streams has no lead sheet: leave out what changes it.")
+        raise ValueError("A stage without --lead_sheet_streams has no lead sheet: drop the options that corrupt it.")
     seed, swaps = run.seed, run.history_swap > 0
     crops = TokenCrops(corpus, info, model.config, data.crop_seconds, seed, swaps, noise)
     if stage.styles and not stage.init_from:

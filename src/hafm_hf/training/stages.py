@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stage that a run trains: new from the corpus's vocabularies, or one that exists, with adapters if asked for.
+"""The stage that a run trains: a new one for the corpus's vocabularies or an existing one, optionally with adapters.
 
-Adapters are LoRA's (Hu et al. 2021, arXiv 2106.09685), through `peft`; what is saved is an ordinary stage.
+Adapters are LoRA (Hu et al. 2021, arXiv 2106.09685), through `peft`; they are merged into the stage that is saved.
 """
 
 import copy
@@ -16,18 +16,18 @@ from ..modeling.modeling_hafm import STAGE_MODELS
 from ..pretrained.loading import load_strictly
 from .arguments import ARCHITECTURE, DROPOUTS, STREAMS, StageArguments, asked, known_tokenizers, stage_config
 
-# every linear layer of the decoder; embeddings, heads and the relative bias stay as they were published
+# every linear layer of the decoder; embeddings, heads and the relative bias stay frozen
 TARGETS = ["qkv_proj", "o_proj", "up_proj", "down_proj"]
 
 
 def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: float | None) -> PreTrainedModel:
-    """The stage to train.
+    """Builds or loads the stage to train.
 
-    `init_from` names the folder or hub id of a stage, or of a composite whose stage is taken.
+    `init_from` is the folder or hub id of a stage, or of a composite model that contains it.
 
     Raises:
-        ValueError: for a stage of another kind or shape, or a new one of more codebooks than the corpus has.
-        OSError: when there is no stage where `init_from` says.
+        ValueError: for a stage of another kind or shape, or a new one with more codebooks than the corpus has.
+        OSError: when `init_from` has no stage.
     """
     model: PreTrainedModel
     if arguments.init_from:
@@ -41,8 +41,8 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
             value = getattr(arguments, name, None)
             if value and value != own and (name != "lead_sheet_streams" or set(value) - set(own or ())):
                 raise ValueError(
-                    f"{arguments.init_from} cannot go on with {name} {value!r}: its weights fix {own!r}; leave out "
-                    f"--{name}, or train a stage from nothing."
+                    f"{arguments.init_from} cannot continue with {name} {value!r}: its weights need {own!r}; leave "
+                    f"out --{name}, or train a stage from scratch."
                 )
         if arguments.new_tokens:
             model.config.tokenizers = known_tokenizers(arguments, info)
@@ -54,26 +54,26 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
 
 
 def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:
-    """A stage from a folder or the hub in full precision; of a composite, the part called `stage` is taken.
+    """Loads a stage from a folder or the hub, in full precision; from a composite, its part called `stage`.
 
-    `changes` go to its configuration.
+    `changes` override its configuration.
 
     Raises:
-        ValueError: when what is there is another stage, or lacks weights.
-        OSError: when there is nothing.
+        ValueError: when the model is another stage, or lacks weights.
+        OSError: when there is no model.
     """
     kind, _ = PreTrainedConfig.get_config_dict(name)
     composite = kind.get("model_type") == "hafm"
     found = f"hafm_{stage}" if composite else kind.get("model_type")
     if found != f"hafm_{stage}":
         raise ValueError(f"{name} is of type {found}, but the run trains the {stage} stage: name another init_from.")
-    # weights may be stored in half to save space; the optimiser's small steps need full precision
+    # weights may be stored in half precision to save space; the optimiser's small steps need full precision
     options = {"subfolder": stage, **changes} if composite else changes
     return load_strictly(STAGE_MODELS[stage], name, dtype=torch.float32, **options)
 
 
 def add_adapters(model: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0) -> Any:
-    """A stage whose linear layers carry adapters of `rank`; only those are trained.
+    """Adds LoRA adapters of rank `rank` to a stage's linear layers and freezes everything else.
 
     Raises:
         ModuleNotFoundError: without `peft`.

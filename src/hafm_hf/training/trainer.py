@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop of one stage, on any number of processes: the paper's optimisation, watched by paired validation.
+"""The training loop of one stage, on any number of processes: the paper's optimisation, with paired validation.
 
-Everything random about a sample (crop, guidance dropout, hidden history) follows from (seed, number of the sample), so
-that neither the number of processes nor a stop and resume changes what a run sees.
+Everything random about a sample (crop, guidance dropout, hidden history) is determined by (seed, sample number), so
+that neither the number of processes nor stopping and resuming changes the samples of a run.
 """
 
 import time
@@ -35,11 +35,11 @@ Batch = dict[str, torch.Tensor]
 
 
 def teacher_forcing(batch: Batch, config: HAFMStageConfig, run: RunArguments, dropout: float) -> torch.Tensor:
-    """Input ids of a micro-batch: history with swapped and hidden spans, one step later behind BOS.
+    """Input ids of a micro-batch: the history with swapped and hidden spans, shifted right behind BOS.
 
     Args:
-        batch: `labels` and `sample` of `TokenCrops`, and `strangers` where history is swapped.
-        config, run: rates, spans and seed.
+        batch: `labels` and `sample` of `TokenCrops`, and `strangers` when history is swapped.
+        config, run: frame rate, codebooks, swap rate, span lengths and seed.
         dropout (float): expected share of hidden frames.
     """
     history, codebooks, hidden = batch["labels"], config.num_codebooks, config.bos_token_id
@@ -57,10 +57,10 @@ class StageTrainer:
     """Trains one stage.
 
     Args:
-        model: a stage, with adapters or without.
+        model: a stage, with or without adapters.
         crops (TokenCrops): training crops.
         validation (TokenCrops or None): validation crops; None turns validation off.
-        data (DataArguments), run (RunArguments): see there.
+        data (DataArguments), run (RunArguments): arguments of the run.
 
     Raises:
         ValueError: when the global batch cannot be divided over processes and accumulation, or is larger than the
@@ -81,7 +81,7 @@ class StageTrainer:
             log_with=None if run.report_to == "none" else run.report_to,
             project_dir=run.output_dir,
         )
-        # refuses a batch that is too small before the model moves
+        # rejects a batch that is too small before the model is moved to the device
         self.accelerator.gradient_accumulation_steps = self.batch_sampler(0).accumulation
         if len(crops) < run.global_batch:
             raise ValueError(
@@ -102,11 +102,11 @@ class StageTrainer:
 
     @property
     def finished_stage(self) -> PreTrainedModel:
-        """What is validated and saved: the stage out of what distributes and compiles it, with adapters merged."""
+        """The stage to validate and save: without distributed or compiled wrappers, and with adapters merged."""
         return plain_stage(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
 
     def batch_sampler(self, first_step: int) -> GlobalBatchSampler:
-        """Batches of this process from `first_step` on."""
+        """Sampler of this process's micro-batches from `first_step` on."""
         run, state = self.run, self.accelerator
         return GlobalBatchSampler(
             run.global_batch, run.accumulation, state.process_index, state.num_processes, first_step, run.max_steps
@@ -115,7 +115,7 @@ class StageTrainer:
     def batches(self) -> Iterator[list[Batch]]:
         """Yields the micro-batches of each remaining step, on this process's device."""
         sampler = self.batch_sampler(self.progress.step)
-        # its own generator: a loader draws from torch's, which a resumed run has just set
+        # its own generator: a loader draws a seed from torch's global one, whose state resuming has just restored
         workers, own = self.data.dataloader_workers, torch.Generator()
         loader = DataLoader(self.crops, batch_sampler=sampler, collate_fn=collate, num_workers=workers, generator=own)
         device, parts = self.accelerator.device, []
@@ -126,7 +126,7 @@ class StageTrainer:
                 parts = []
 
     def fraction(self) -> float:
-        """Share of the run that has passed, by steps or by hours, whichever is further; equal on all processes."""
+        """Fraction of the run that has passed, by steps or by hours, whichever is larger; equal on all processes."""
         steps = self.progress.step / self.run.max_steps
         if self.run.max_hours is None:
             return steps
@@ -134,16 +134,16 @@ class StageTrainer:
         return min(1.0, max(steps, float(broadcast(hours)) / self.run.max_hours))
 
     def seconds(self) -> float:
-        """Seconds trained, over all sessions of the run."""
+        """Training time in seconds, over all sessions of the run."""
         return self.progress.seconds + time.monotonic() - self._began
 
     def train(self) -> None:
         """Trains until `max_steps` or `max_hours`; saves checkpoints, the best and the finished stage.
 
         Raises:
-            FloatingPointError: when no gradient is finite any more; the last checkpoint stays as it is.
-            OSError: when something can't be written; what was saved before stays as it is.
-            ValueError: when the machines of the run do not share its folder.
+            FloatingPointError: when gradients are no longer finite; the last checkpoint is intact.
+            OSError: when something can't be written; what was saved before is intact.
+            ValueError: when the machines of the run do not share its output folder.
         """
         self.folder.require_shared()
         self.progress = self.folder.load_checkpoint(self.run.resume)
@@ -168,7 +168,7 @@ class StageTrainer:
             if self.due(self.run.save_steps):
                 self.save_checkpoint()
             if logged:
-                # after validation and checkpoint, whose time is not training time
+                # validation and checkpointing must not count towards the next window's speed
                 window.restart()
         bar.close()
         if self.progress.step > first:
@@ -177,7 +177,7 @@ class StageTrainer:
         self.accelerator.end_training()
 
     def due(self, every: int) -> bool:
-        """Whether something that happens every so many steps happens after this one."""
+        """Whether something that happens every `every` steps is due after this step."""
         return self.progress.step % every == 0
 
     def step(self, parts: list[Batch], fraction: float, window: LossWindow) -> None:
@@ -205,14 +205,14 @@ class StageTrainer:
         progress.step += 1
 
     def update(self, window: LossWindow) -> None:
-        """Clips the (unscaled) gradients and steps; without a finite gradient the weights stay as they are.
+        """Clips the (unscaled) gradients and steps; a gradient that is not finite leaves the weights unchanged.
 
         Raises:
             FloatingPointError: after `max_skipped_steps` such steps in a row.
         """
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.run.max_grad_norm)
         finite = bool(torch.isfinite(torch.as_tensor(norm)))
-        # in fp16 the scaler skips by itself, and must be told of every step to find its scale
+        # in fp16 the scaler skips such steps itself, and must see every step to adjust its scale
         for optimizer in self.optimizers:
             if finite or self.run.mixed_precision == "fp16":
                 optimizer.step()
@@ -242,7 +242,7 @@ class StageTrainer:
         )
 
     def history_dropout(self, fraction: float) -> float:
-        """Rate of history dropout after a share of the run."""
+        """History dropout rate after the given fraction of the run."""
         start, end = self.run.history_dropout, self.run.history_dropout_end
         return start if end is None else start + (end - start) * fraction
 
@@ -270,7 +270,7 @@ class StageTrainer:
         self.accelerator.log(numbers, step=self.progress.step)
 
     def init_trackers(self) -> None:
-        """Writes down what the run was asked for: run.json, and the trackers."""
+        """Records the run's arguments and configuration in run.json and in the trackers."""
         asked = {**asdict(self.data), **asdict(self.run)}
         self.folder.write_run(
             {
@@ -283,7 +283,7 @@ class StageTrainer:
         self.accelerator.init_trackers("hafm", config={key: str(value) for key, value in asked.items()})
 
     def validate(self) -> None:
-        """Validates, logs, and keeps the stage under best/ when its matched loss is the lowest so far."""
+        """Validates, logs, and saves the stage as best/ if its matched loss is the lowest so far."""
         if self.validation is None:
             return
         finished = self.finished_stage
@@ -295,13 +295,13 @@ class StageTrainer:
             self.folder.save_stage(finished, "best")
 
     def save_checkpoint(self) -> None:
-        """Saves a checkpoint, unless the run is in trouble: a broken state must not replace a good one."""
+        """Saves a checkpoint, unless the last step was skipped: a diverged state must not replace a good one."""
         if self.skipped_in_a_row == 0:
             progress = RunProgress(**asdict(self.progress) | {"seconds": self.seconds()})
             self.folder.save_checkpoint(progress)
 
     def finish(self, window: LossWindow) -> None:
-        """Last line of metrics, validation and checkpoint."""
+        """Writes the last metrics, validates and saves a checkpoint, unless the last step already did."""
         if window.losses:
             self.log_window(window, self.fraction())
         if not self.due(self.run.validation_steps):

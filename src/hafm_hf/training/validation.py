@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation of a stage: losses of the same targets with the right conditioning, another clip's, and none."""
+"""Validation of a stage: losses of the same targets under the right conditioning, another clip's, and none."""
 
 import torch
 from accelerate import Accelerator
@@ -16,12 +16,12 @@ Metrics = dict[str, float | list[float]]
 def validate_stage(
     model: PreTrainedModel, validation: TokenCrops, data: DataArguments, accelerator: Accelerator
 ) -> Metrics:
-    """Validation losses of a stage in nats a token; it is in evaluation mode afterwards.
+    """Validation losses of a stage in nats per token; leaves the stage in evaluation mode.
 
     Returns:
         `matched`, `shuffled`, `none` (means over clips and codebooks); `codebooks` (matched, per codebook);
-        `paired_difference` (shuffled - matched of the same targets) and `paired_difference_error`, its standard error
-        over tracks; `clips`. Where most clips are of one track, nothing is shuffled.
+        `paired_difference` (shuffled − matched, same targets) and `paired_difference_error`, its standard error over
+        tracks; `clips`. If one track has more than half of the clips, the shuffled and paired values are missing.
     """
     model.eval()
     crops = validation.fixed_crops(data.validation_crops)

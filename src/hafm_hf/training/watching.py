@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says about itself between two log lines: losses and speed."""
+"""Training metrics between two log lines: loss, gradient norm and speed."""
 
 import math
 import time
@@ -11,13 +11,13 @@ from .validation import Metrics
 
 
 class LossWindow:
-    """What has happened since the last log line; numbers stay on the device until it is written."""
+    """Accumulates metrics since the last log line; tensors stay on the device until it is written."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Forgets everything: a new window begins now."""
+        """Clears the window and restarts its clock."""
         self.begin = time.monotonic()
         self.losses: list[torch.Tensor] = []
         self.tokens = 0
@@ -25,7 +25,7 @@ class LossWindow:
         self.gradient_norm: torch.Tensor | float = 0.0
 
     def metrics(self, accelerator: Accelerator) -> Metrics:
-        """Means over all processes since the window began; NaN where there was no finite loss."""
+        """Metrics since the window began, with the mean loss over all processes; NaN if no loss was finite."""
         elapsed = max(time.monotonic() - self.begin, 1e-9)
         losses = torch.stack(self.losses)
         finite = torch.isfinite(losses)

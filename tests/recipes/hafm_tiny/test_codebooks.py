@@ -48,7 +48,7 @@ def test_a_stage_is_carried_over_to_the_codes_of_another_codec(tmp_path: Path) -
         old, new = (model.get_parameter(table)[0].detach() for model in (stage, carried))
         assert torch.cosine_similarity(old[4], new[28], dim=0) > 0.8 > torch.cosine_similarity(old[4], new[4], dim=0)
     for other in (torch.ones(4, 30, 30), torch.ones(5, 30, 20)):
-        with pytest.raises(ValueError, match="The stage knows 5 codebooks of 30 codes"):
+        with pytest.raises(ValueError, match="The stage needs 5 codebooks of 30 codes"):
             carry_over(stage, other)
     with pytest.raises(ValueError, match="not tokens of the same songs"):
         write_shard(tmp_path / "before" / "train-00001.parquet", rows, INFO)

@@ -69,7 +69,7 @@ def test_a_listener_learns_from_takes_and_keeps_its_harmony(corpus: Path, tmp_pa
     model.save_pretrained(tmp_path / "before")
     words = [RECIPES / "train_listener.py", "--corpus", corpus, "--only_time", "true", "--steps", 2]
     done = run_program([*words, "--out", tmp_path])
-    assert done.returncode == 1 and "name the listener that knows it with --init_from" in done.stderr
+    assert done.returncode == 1 and "name the listener that has it with --init_from" in done.stderr
     words += ["--time_batch", 20, "--learning_rate", 0.1, "--warmup_steps", 0, "--init_from", tmp_path / "before"]
     run_program([*words, "--out", tmp_path], check=True)
     after, before = (HAFMListenerModel.from_pretrained(tmp_path / name) for name in ("listener", "before"))
