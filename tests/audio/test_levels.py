@@ -63,8 +63,8 @@ def test_a_balance_is_the_difference_in_loudness_in_the_mix() -> None:
     pytest.importorskip("pyloudnorm")
     voice, band = noise(level=0.05, channels=2), noise(level=0.2, seed=1)
     gain = audio.balance_gain_db(voice, band, RATE, -2.5)
-    heard = audio.with_channels(band, 2) * np.float32(audio.decibels_to_gain(gain))
-    assert audio.loudness(voice, RATE) - audio.loudness(heard, RATE) == pytest.approx(-2.5, abs=0.01)
+    scaled = audio.with_channels(band, 2) * np.float32(audio.decibels_to_gain(gain))
+    assert audio.loudness(voice, RATE) - audio.loudness(scaled, RATE) == pytest.approx(-2.5, abs=0.01)
     assert audio.balance_gain_db(voice, np.zeros_like(band), RATE, -2.5) == 0.0
     assert audio.balance_gain_db(voice, band * np.float32(0.004), RATE, -30.0) == 48.0
 
@@ -111,8 +111,8 @@ def test_mp3_is_written_at_the_audios_rate_or_the_highest_it_supports(tmp_path: 
         info = soundfile.info(audio.write_audio(tmp_path / f"{rate}.mp3", sound, rate))
         assert (info.format, info.samplerate, info.channels) == ("MP3", written, channels)
         assert info.frames == pytest.approx(written, abs=2)
-        heard, _ = audio.read_audio(tmp_path / f"{rate}.mp3", min_seconds=0.9)
+        found, _ = audio.read_audio(tmp_path / f"{rate}.mp3", min_seconds=0.9)
         expected = audio.resample(glide(1.0, rate), rate, written)
-        assert audio.rms_dbfs(heard[: len(expected)] - expected[: len(heard)]) < -35.0
+        assert audio.rms_dbfs(found[: len(expected)] - expected[: len(found)]) < -35.0
     with pytest.raises(audio.HAFMAudioError, match=r"end it in \.wav, \.flac or \.mp3"):
         audio.write_audio(tmp_path / "song.ogg", glide(), 24_000)
