@@ -101,9 +101,7 @@ def expect_others_to_be_served(space: Space, vocal: Path, folder: Path) -> None:
 
 
 @pytest.mark.fault("cancelled in the Space")
-def test_a_run_plays_early_and_can_be_stopped_at_any_time(
-    page: Page, space: Space, voices: Path, tmp_path: Path
-) -> None:
+def test_a_run_plays_early_and_can_always_be_stopped(page: Page, space: Space, voices: Path, tmp_path: Path) -> None:
     upload(page, voices / "patience.wav")
     stop, takes = page.get_by_role("button", name="Stop the band"), page.locator("#mixer .takes")
     for _ in range(8):
