@@ -63,9 +63,7 @@ def test_a_resumed_run_takes_the_same_steps(pool: SongPool, tmp_path: Path, deco
         trainer.start()
     reports = [trainer.train_step() for _ in range(8)]
     assert [step for step, report in enumerate(reports) if "adversarial" in report] == [4, 5, 6, 7]
-    assert {"discriminator" in report for report in reports[4:]} == {True, False}, (
-        "discriminators train every other step"
-    )
+    assert {"discriminator" in report for report in reports[4:]} == {True, False}, "they train every other step"
     save_state(tmp_path / "state.pt", trainer.state_dict())
     wanted = [trainer.train_step() for _ in range(3)]
     resumed = SpectralTrainer(tiny_codec(), pool, options, records=pool.songs[:1])
