@@ -173,7 +173,7 @@ def test_tokens_do_not_depend_on_chunks_batches_or_saving(fitted: Fitted, tmp_pa
         ({"rhythm_layers": 40}, "between 1 and 12"),
     ],
 )
-def test_invalid_configurations_are_refused(changes: dict[str, object], places: str) -> None:
+def test_invalid_configurations_are_refused(changes: dict[str, object], said: str) -> None:
     config = tiny_semantic_tokenizer().config
-    with pytest.raises((ValueError, StrictDataclassClassValidationError), match=places):
+    with pytest.raises((ValueError, StrictDataclassClassValidationError), match=said):
         type(config)(**(config.to_dict() | changes))
