@@ -20,7 +20,7 @@ def test_a_node_that_dies_midway_does_not_change_the_corpus(tmp_path: Path, monk
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    # Ray's workers import the tests' modules, so nothing may report usage
+    # Ray sends no usage statistics
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     write_karaoke(tmp_path / "songs", 8, seconds=3.0)
     options = karaoke_options(tmp_path, "here", save_tokenizers(tmp_path), segment_seconds=2.0, min_seconds=1.0)
