@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of the documents as people type them."""
+"""Runs commands as the documents show them."""
 
 import os
 import socket
@@ -17,43 +17,43 @@ SCRIPTS = Path(sys.executable).parent
 
 
 def hafm(*words: object, input: bytes | None = None, check: bool = False) -> Result:
-    """The command line in this process, on a wide screen; `check` says that it has to end with 0."""
+    """Runs the command line in this process, on a wide terminal; with `check` it must exit with 0."""
     done = CliRunner().invoke(app, list(map(str, words)), input=input, env={"COLUMNS": "200"})
     assert not check or done.exit_code == 0, done.output
     return done
 
 
 def said(result: Result) -> str:
-    """What was printed, without the frame and the line breaks of usage errors."""
+    """The printed text, without the box and line breaks of usage errors."""
     return " ".join(result.output.replace("│", " ").split())
 
 
 def run_command(words: list[str], folder: Path, processes: int = 1) -> None:
-    """Runs a command of the documents in a folder and expects that it succeeds.
+    """Runs a documented command in a folder and asserts that it succeeds.
 
     Args:
-        words: of `hafm …`, `python recipes/….py …`, or `accelerate launch … recipes/train_stage.py …`.
-        folder: where it runs.
-        processes: of an `accelerate launch`, whatever its configuration file says.
+        words: `hafm …`, `python recipes/….py …`, or `accelerate launch … recipes/train_stage.py …`, split.
+        folder: its working directory.
+        processes: of an `accelerate launch`, overriding its configuration file.
     """
     log = folder / "command.log"
     log.unlink(missing_ok=True)
     if words[0] == "accelerate":
         recipe = [sys.executable, *words[words.index("recipes/train_stage.py") :]]
-        works = [
+        programs = [
             Program(recipe, log, log, {**os.environ, **each, "HF_DATASETS_CACHE": f"{folder}/cache-{rank}"}, folder)
             for rank, each in enumerate(ranks(processes))
         ]
     else:
-        works = [Program([SCRIPTS / words[0], *words[1:]], log, log, cwd=folder)]
-    codes = [work.wait(LIMIT_SECONDS) for work in works]
-    for work in works:
+        programs = [Program([SCRIPTS / words[0], *words[1:]], log, log, cwd=folder)]
+    codes = [work.wait(LIMIT_SECONDS) for work in programs]
+    for work in programs:
         work.kill()
-    assert codes == [0] * len(works), f"{' '.join(words)}\n{log.read_text(errors='replace')[-4000:]}"
+    assert codes == [0] * len(programs), f"{' '.join(words)}\n{log.read_text(errors='replace')[-4000:]}"
 
 
 def ranks(processes: int) -> list[dict[str, str]]:
-    """Variables of each process of a run on the CPU, as a launcher sets them."""
+    """Environment variables of each process of a CPU run, as a launcher sets them."""
     if processes == 1:
         return [{"ACCELERATE_USE_CPU": "true"}]
     with socket.socket() as free:
@@ -65,5 +65,5 @@ def ranks(processes: int) -> list[dict[str, str]]:
 
 
 def upload(words: list[str], folder: Path, url: str, token: str) -> None:
-    """`hf upload …` to a stand-in for the hub."""
+    """Runs `hf upload …` against the stand-in hub."""
     run_program([SCRIPTS / "hf", *words[1:]], reaching(url, token, folder), folder, fresh=True, check=True)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test shares: no network, no hub, one thread, and where the optional test data lies."""
+"""Shared by all tests: no network, no hub, one thread, common fixtures, and the optional test data."""
 
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-# Of this process at once, and of every Python that it starts.
+# Blocks the network in this process now, and in every Python process it starts.
 NO_NETWORK = Path(__file__).parent / "no_network"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(NO_NETWORK), os.environ.get("PYTHONPATH"))))
 sys.path.insert(0, str(NO_NETWORK))
@@ -14,16 +14,16 @@ sys.modules.pop("sitecustomize", None)
 import sitecustomize
 
 sys.path.remove(str(NO_NETWORK))
-# Last, so that no recipe stands in for a package of the same name.
+# Last, so that no recipe shadows a package of the same name.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "recipes"))
 
 # Before transformers or torch is imported anywhere: both read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# The compiler is asked for what the processor has without trying each first.
+# Trust the processor's reported vector instructions instead of compiling a trial for each.
 os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
-# Ray's workers give way to everything else on the machine: beside a busy process they would hardly begin.
+# By default Ray lowers its workers' priority, so that next to a busy process they hardly start.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import pytest
@@ -34,8 +34,8 @@ from programs import REPOSITORY, start_server
 
 SHARED_DATA = Path(os.environ.get("HAFM_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
-# The files that take longest, in that order: where two processes share the suite (--dist loadfile), a long one that
-# begins last keeps one of them waiting.
+# The slowest files, slowest first: when two processes share the suite (--dist loadfile), a slow file that starts
+# last leaves one of them idle.
 LONGEST = (
     "recipes/hafm_tiny/test_whole_model.py",
     "space/test_page.py",
@@ -59,20 +59,20 @@ LONGEST = (
 )
 
 torch.set_num_threads(1)
-# in a run of the whole suite it imports while tests are collected
+# in parallel runs of the suite, the fork server imports while tests are collected
 if os.environ.get("PYTEST_XDIST_WORKER"):
     start_server()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Longest files first."""
+    """Runs the slowest files first."""
     places = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a saved composite with random weights; generates in seconds, and sounds like it."""
+    """Folder of a saved composite with random weights, which generates (noise) in seconds."""
     from tiny_models import tiny_composite
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
@@ -82,7 +82,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def accompany(tiny_model: Path) -> Any:
-    """The pipeline of that model."""
+    """The pipeline of `tiny_model`."""
     import transformers
 
     import hafm_hf
@@ -102,7 +102,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Tiny tokenizers, as `TokenizerOptions` names them."""
+    """Paths of saved tiny tokenizers, as keyword arguments of `TokenizerOptions`."""
     from corpus.karaoke import save_tokenizers
 
     return save_tokenizers(tmp_path_factory.mktemp("tokenizers"))
@@ -120,7 +120,7 @@ def bundled_model() -> Path:
 
 @pytest.fixture(scope="session")
 def bundled(bundled_model: Path) -> Any:
-    """The bundled hafm-tiny itself, which no test may change."""
+    """The loaded hafm-tiny, shared by all tests, so none may change it."""
     from hafm_hf import HAFMForVocalAccompaniment
 
     return HAFMForVocalAccompaniment.from_pretrained(bundled_model)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The marker `fault`, how often a fault is tried, and the table of `make torture`: fault, tries, survived, lost.
+"""The marker `fault`, which counts trials of each fault, and the table that `make torture` prints.
 
-A test marked `@pytest.mark.fault("killed prepare")` is one try. One that asks for the fixture `tally` tries as often
-as its marker says: `cut` times in every run of the suite, `full` times with `--torture`.
+A test marked `@pytest.mark.fault("killed prepare")` is one try. A test that uses the fixture `tally` makes as many as
+its marker says: `cut` in every run of the suite, `full` with `--torture`.
 """
 
 from collections.abc import Generator, Iterator
@@ -14,7 +14,7 @@ PROPERTY = "fault"
 
 
 class Tally:
-    """Tries of one fault: how many to make, how many were made, what was lost, and what the table says beside it."""
+    """Tries of one fault: how many to make, how many were made, what was lost, and a remark for the table."""
 
     def __init__(self, tries: int) -> None:
         self.tries = tries
@@ -23,18 +23,18 @@ class Tally:
         self.measured = ""
 
     def survived(self) -> None:
-        """Notes a try after which everything was there."""
+        """Records a try that lost nothing."""
         self.made += 1
 
     def lose(self, what: str) -> None:
-        """Notes a try that lost something."""
+        """Records a try that lost something."""
         self.made += 1
         self.lost.append(what)
 
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
-    """Counts the tries of a test marked `fault`, which fails if one of them is lost."""
+    """Counts the tries of a test marked `fault`; the test fails if any of them lost something."""
     marker = request.node.get_closest_marker("fault")
     tally = Tally(marker.kwargs["full" if request.config.getoption("--torture", False) else "cut"])
     yield tally
@@ -56,7 +56,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
         lost = len(tally.lost) if isinstance(tally, Tally) else 0
         if report.failed and not lost:
             tries, lost = (tries, 1) if report.when == "teardown" else (max(tries, 1), 1)
-        # a test reports its end more than once: only the last word counts
+        # a test may be reported more than once: only the last report counts
         measured = tally.measured if isinstance(tally, Tally) else ""
         report.user_properties.append((PROPERTY, [marker.args[0], item.nodeid, tries, lost, measured]))
     return report
@@ -75,7 +75,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def fault_rows(reports: list[Any]) -> dict[str, tuple[int, int, str]]:
-    """Tries, losses and what was measured of each fault, over all tests of it."""
+    """Tries, losses and measurements of each fault, over all of its tests."""
     tests: dict[str, list[Any]] = {}
     for report in reports:
         for name, value in getattr(report, "user_properties", ()):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small hub on loopback: repositories in memory, behind the HTTP API that huggingface_hub speaks.
+"""A small hub on loopback: repositories in memory, behind the HTTP API that huggingface_hub uses.
 
-Spoken are: create, preupload, Git LFS batch and upload, commit, branches, information, trees and downloads of models
+It supports create, preupload, Git LFS batch and upload, commit, branches, information, trees and downloads of models
 and data sets; writing needs the token.
 """
 
@@ -25,7 +25,7 @@ LFS_SUFFIXES = (".safetensors", ".parquet", ".flac")
 
 @dataclass
 class Repository:
-    """Files of each branch, of a pull request as well, and the messages and descriptions of all commits."""
+    """Files of each branch and pull request, and the messages and descriptions of all commits."""
 
     url: str
     private: bool
@@ -35,17 +35,17 @@ class Repository:
 
     @property
     def sha(self) -> str:
-        """Name of the newest commit."""
+        """Hash of the newest commit."""
         return hashlib.sha1(f"{self.url} {len(self.commits)}".encode()).hexdigest()
 
     def files(self, revision: str) -> dict[str, bytes] | None:
-        """Files of a branch or of the newest commit; None if there is neither."""
+        """Files of a branch or of the newest commit; None if there is no such revision."""
         return self.branches.get("main" if revision == self.sha else revision)
 
 
 @dataclass
 class StandIn:
-    """What the hub holds, and what it was asked."""
+    """The hub's contents, and the requests it has received."""
 
     url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -54,13 +54,13 @@ class StandIn:
 
 
 class Handler(Quiet):
-    """One request; `hub` is the stand-in that it is made to."""
+    """Answers one request to the stand-in `hub`."""
 
     hub: StandIn
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keeps the request instead of printing it."""
+        """Records the request instead of printing it."""
         self.hub.requests.append(format % args)
 
     def do_HEAD(self) -> None:
@@ -204,7 +204,7 @@ def _identity(content: bytes) -> dict[str, Any]:
 
 
 def reaching(url: str, token: str, folder: Path) -> dict[str, str]:
-    """This environment, but with a stand-in for its hub; xet storage is another protocol, so it stays off."""
+    """This process's environment, pointed at a stand-in hub; without xet storage, which is another protocol."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
     online = {"HF_ENDPOINT": url, "HF_TOKEN": token, "HF_HOME": str(folder / "cache")}
     return kept | online | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -212,7 +212,7 @@ def reaching(url: str, token: str, folder: Path) -> dict[str, str]:
 
 @contextmanager
 def stand_in() -> Iterator[StandIn]:
-    """A hub that listens on loopback while the block runs."""
+    """Serves an empty hub on loopback while the block runs."""
     hub = StandIn()
     with serving(Handler, hub=hub) as hub.url:
         yield hub

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A little band and singer made of sines and noise, for tests of scores whose right answers are known."""
+"""A synthetic band and singer made of sines and noise, with known beats and chords, for tests of scores."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,14 @@ def tone(semitone: float, seconds: float, harmonics: int = 4) -> NDArray[np.floa
 
 
 def song(seed: int, seconds: float = 12.0, transpose: int = 0, tempo: float = 1.0) -> tuple[Samples, Samples]:
-    """A voice and its band (float32 [N] each, at 16 kHz): chords on irregular beats, and their tones sung."""
+    """A voice and its band (float32 [N] each, at 16 kHz): chords on irregular beats, and a voice on their tones."""
     return told_song(seed, seconds, transpose, tempo)[:2]
 
 
 def told_song(
     seed: int, seconds: float = 12.0, transpose: int = 0, tempo: float = 1.0
 ) -> tuple[Samples, Samples, LeadSheet]:
-    """The same with its lead sheet: beats, and a chord a beat."""
+    """The same with the lead sheet: its beats, and one chord per beat."""
     generator = np.random.default_rng(seed)
     key = int(generator.integers(12)) + transpose
     size = round(seconds * RATE)
@@ -51,7 +51,7 @@ def told_song(
             sung = tone(int(generator.choice(chord)) + 12, 0.9 * BEAT / tempo, 3)
             late = start + round(generator.choice([0.0, BEAT / 2 / tempo]) * RATE)
             voice[late : late + len(sung)] += 0.2 * sung
-        # beats of unequal length, so that a lag of one beat is no match
+        # unequal beats, so that a shift by one beat does not match
         at += BEAT / tempo * generator.choice([0.8, 1.0, 1.2])
         beat += 1
     chords = tuple(zip(beats, [*beats[1:], at], labels, strict=True))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP servers that only this machine reaches."""
+"""HTTP servers on the loopback interface."""
 
 import threading
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from typing import Any
 
 
 class Quiet(BaseHTTPRequestHandler):
-    """One that prints no requests."""
+    """A request handler that does not log requests."""
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
     def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        """A whole answer; to HEAD, without its body."""
+        """Sends a complete response, without its body to HEAD."""
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
@@ -26,7 +26,7 @@ class Quiet(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler], /, **attributes: Any) -> Iterator[str]:
-    """Address of a server while the block runs; `attributes` are those of its handler."""
+    """Yields the URL of a server that runs during the block; `attributes` are set on its handler class."""
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (handler,), attributes)) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()

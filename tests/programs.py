@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs as people start them, forked from Python's fork server, which has imported their libraries: importing torch
-and transformers takes an interpreter 4 to 9 processor seconds, most of a short run. What is said of imports, or of
-variables that libraries read while they are imported, needs an interpreter of its own (`fresh=True`).
+"""Runs programs as users start them, but forked from Python's fork server, which has imported their libraries: to
+import torch and transformers takes 4 to 9 processor seconds, most of a short run. Tests of imports, or of environment
+variables that libraries read at import, need a new interpreter (`fresh=True`).
 """
 
 import multiprocessing
@@ -20,7 +20,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = REPOSITORY / "recipes"
-# what the server imports; hafm_hf.cli is not among it: a console of rich reads its environment when it is made
+# what the server imports; not hafm_hf.cli, since rich's console reads the environment when it is created
 LIBRARIES = [
     "accelerate",
     "datasets",
@@ -34,24 +34,24 @@ LIBRARIES = [
     "transformers.models.hubert.modeling_hubert",
     "typer",
 ]
-# read while a library is imported, or when torch starts its threads
+# variables that are read while a library is imported, or when torch starts its threads
 READ_AT_IMPORT = ("ATEN_", "HF_", "HUGGINGFACE_", "MKL_", "NUMBA_", "OMP_", "ONEDNN_", "TRANSFORMERS_")
 READ_WHEN_USED = {"HF_TOKEN", "HF_DATASETS_CACHE"}
 
 
 def start_server() -> None:
-    """Starts the process that programs are forked from, before a test's own workers start one without libraries."""
+    """Starts the fork server of the programs, before a test's own workers start one without these libraries."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(LIBRARIES)
     forkserver.ensure_running()
 
 
 class ForkedWork:
-    """A function in a process of its own, in a session of its own, so that a signal can go to all that it starts.
+    """Runs a function in its own process and session, so that a signal can reach all processes it starts.
 
     Args:
-        function, arguments: what it runs.
-        log: file that both stdout and stderr are added to, unless there is another for stdout.
-        out: file that stdout is added to.
+        function, arguments: the call to run.
+        log: file to which stderr is appended, and stdout unless `out` is given.
+        out: file to which stdout is appended.
     """
 
     def __init__(self, function: Callable[..., object], *arguments: Any, log: Path, out: Path | None = None) -> None:
@@ -72,7 +72,7 @@ class ForkedWork:
         return self.process.exitcode
 
     def kill(self) -> None:
-        """SIGKILL to it and all that it has started, unless it ends by itself at this very moment."""
+        """Sends SIGKILL to it and all processes it started; it may end by itself at the same moment."""
         with suppress(ProcessLookupError):
             if self.poll() is None:
                 os.kill(self.pid, signal.SIGKILL)
@@ -81,23 +81,23 @@ class ForkedWork:
         self.process.join()
 
     def said(self) -> list[str]:
-        """Lines of the log that are errors of a command."""
+        """Error lines of a command in the log."""
         lines = self.log.read_text(errors="replace").splitlines()
-        # behind a bar that was not at its end, perhaps
+        # perhaps after an unfinished progress bar on the same line
         return [line[line.index("hafm: ") :] for line in lines if "hafm: " in line]
 
 
 class Program(ForkedWork):
-    """A program: [sys.executable, "-m", module, …], [sys.executable, "-c", code, …], [a script of Python's, …].
+    """A program: [sys.executable, "-m", module, …], [sys.executable, "-c", code, …] or [Python script, …].
 
     Args:
-        words: the program and its words.
-        out, err: files that stdout and stderr are added to; the same one may be named.
-        env: the whole environment; that of this process by default.
-        cwd: the folder in which it runs.
+        words: the program and its arguments.
+        out, err: files to which stdout and stderr are appended; may be the same.
+        env: the complete environment; by default that of this process.
+        cwd: its working directory.
 
     Raises:
-        ValueError: `env` differs from this process's in what libraries read at import.
+        ValueError: `env` differs from this process's in variables that libraries read at import.
     """
 
     def __init__(
@@ -118,13 +118,13 @@ def run_program(
     fresh: bool = False,
     check: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
-    """What a program says and how it ends.
+    """Runs a program to its end, and returns its output and exit code.
 
     Args:
-        words, env, cwd: as of `Program`.
+        words, env, cwd: as for `Program`.
         timeout: seconds.
-        fresh: whether it is an interpreter of its own in place of a fork.
-        check: whether it has to end with 0.
+        fresh: whether to start a new interpreter instead of a fork.
+        check: whether it must exit with 0.
     """
     if fresh:
         command = list(map(str, words))
@@ -143,7 +143,7 @@ def run_program(
 
 
 def until(met: Callable[[], object], seconds: float = 300.0, pause: float = 0.01) -> bool:
-    """Waits for something, and says whether it came in time."""
+    """Waits until a condition holds, and returns whether it did in time."""
     deadline = time.monotonic() + seconds
     while not met() and time.monotonic() < deadline:
         time.sleep(pause)
@@ -168,7 +168,7 @@ def train(words: list[str]) -> None:
 
 
 def group_lives(group: int) -> bool:
-    """Whether any process of a group is still there."""
+    """Whether any process of a group is still running."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -177,25 +177,25 @@ def group_lives(group: int) -> bool:
 
 
 def _apart(out: Path, err: Path, function: Callable[..., object], *arguments: Any) -> None:
-    """Runs a function in this fresh fork, in a session of its own, and with its output in files."""
+    """Runs a function in this new fork, in its own session and with its output in files."""
     os.setsid()
     for path, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-    # a shell that runs the tests in the background has told them and their children to ignore it
+    # a shell that runs the tests in the background makes them and their children ignore SIGINT
     signal.signal(signal.SIGINT, signal.default_int_handler)
     function(*arguments)
 
 
 def _become(words: list[str], environment: dict[str, str], cwd: Path) -> None:
-    """Turns this process into a program."""
+    """Makes this process behave as the program."""
     import datasets
 
     os.chdir(cwd)
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ.clear()
     os.environ.update(environment)
-    # what was read from another environment
+    # values cached from the previous environment
     tempfile.tempdir = None
     if "HF_DATASETS_CACHE" in environment:
         datasets.config.HF_DATASETS_CACHE = Path(environment["HF_DATASETS_CACHE"])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fenced blocks of the project's documents, as commands that can be checked and run.
+"""The fenced code blocks of the project's documents, as commands that can be checked and run.
 
-A block that cannot run in the tests, because it needs a network, a GPU or minutes, says `check` behind its language
-(```bash check): its commands are still held against the programs that they name.
+A block that cannot run in the tests, because it needs a network, a GPU or minutes, has `check` after its language
+(```bash check): its commands are still checked against the programs that they name.
 """
 
 import ast
@@ -19,7 +19,7 @@ FENCE = re.compile(r"^```(\w*)[ ]?(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: where it stands, its language, whether it is run, and what it says."""
+    """One fenced block: its document and section, its language, whether it is run, and its text."""
 
     document: str
     section: str
@@ -29,16 +29,16 @@ class Block:
 
     @property
     def commands(self) -> list[list[str]]:
-        """The words of each command of a shell block, comments left out."""
+        """The words of each command of a shell block, without comments."""
         lines = self.text.replace("\\\n", " ").splitlines()
         return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def blocks(document: str) -> list[Block]:
-    """All blocks of a document with a language.
+    """All blocks of a document that name a language.
 
     Raises:
-        ValueError: a block says something else than `check` behind its language.
+        ValueError: a block has something other than `check` after its language.
     """
     text = (REPOSITORY / document).read_text(encoding="utf-8")
     found = []

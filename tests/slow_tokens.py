@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A composite whose steps cost next to nothing, because tokens come a few times a second: for hours of sound."""
+"""A composite with only a few tokens per second, so that hours of audio are cheap to generate."""
 
 import torch
 
@@ -10,7 +10,7 @@ SEMANTIC_RATE, ACOUSTIC_RATE = 2, 3
 
 
 def slow_token_composite() -> HAFMForVocalAccompaniment:
-    """Random weights; 2 semantic and 3 acoustic frames a second instead of 50 and 75, at 16 and 24 kHz as ever."""
+    """Random weights; 2 semantic and 3 acoustic frames per second instead of 50 and 75, at the usual 16 and 24 kHz."""
     torch.manual_seed(0)
     strides = (5, 5, 5, 4, 4, 4)
     hubert = tiny_hubert(conv_dim=(4,) * len(strides), conv_stride=strides, conv_kernel=strides)

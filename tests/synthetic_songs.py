@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Songs of sines, laid out like the rendered corpus: for tests of what is trained on audio."""
+"""Songs made of sines, in the layout of the rendered corpus, for tests of training on audio."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def tone(pitch: float, time: np.ndarray, partials: int) -> np.ndarray:
 
 
 def write_song(folder: Path, sampling_rate: int, seconds: float, seed: int) -> None:
-    """Half-second notes over one-second major chords with a click on each beat."""
+    """Writes half-second notes over one-second major chords, with a click on each beat."""
     rng = np.random.default_rng(seed)
     time = np.arange(int(seconds * sampling_rate)) / sampling_rate
     vocal, band = np.zeros_like(time), np.zeros_like(time)

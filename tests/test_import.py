@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`import hafm_hf` is quick, and transformers knows HAFM whichever of the two is imported first."""
+"""`import hafm_hf` is quick, and registers with transformers whichever of the two is imported first."""
 
 import ast
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 import hafm_hf
 from programs import run_program
 
-EVERYTHING_IS_KNOWN = """
+ASSERT_ALL_REGISTERED = """
 import sys
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM
 stages = ["hafm_semantic", "hafm_coarse", "hafm_fine"]
@@ -29,7 +29,7 @@ assert task["impl"] is hafm_hf.HAFMPipeline and task["default"]["model"][0] == s
 
 
 def run(script: str) -> str:
-    """What a script prints in a process that has torch and nothing of transformers."""
+    """The output of a script in a new interpreter, in which warnings are errors."""
     script = f"import warnings; warnings.simplefilter('error', UserWarning)\n{script}"
     result = run_program([sys.executable, "-c", script], timeout=120, fresh=True, check=True)
     assert "already registered" not in result.stderr
@@ -50,11 +50,11 @@ assert not {"torch", "transformers"} & set(sys.modules)
     assert min(float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout) for _ in range(3)) < 1.5
 
 
-def test_dir_shows_public_names_only() -> None:
+def test_dir_shows_only_public_names() -> None:
     assert dir(hafm_hf) == sorted([*hafm_hf.__all__, "__version__"])
 
 
-# transformers' own imports are nested differently in each of these
+# transformers' own imports are nested differently in each case
 @pytest.mark.parametrize(
     "first",
     [
@@ -64,10 +64,10 @@ def test_dir_shows_public_names_only() -> None:
     ],
 )
 def test_everything_is_registered_whatever_is_imported_first(first: str) -> None:
-    run(first + EVERYTHING_IS_KNOWN)
+    run(first + ASSERT_ALL_REGISTERED)
 
 
-def test_names_for_type_checkers_are_the_names_that_are_there() -> None:
+def test_names_for_type_checkers_match_those_at_run_time() -> None:
     tree = ast.parse(Path(hafm_hf.__file__).read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
     nodes = [node for node in block.body if isinstance(node, ast.ImportFrom)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other processors lack: the tests marked `processor` run again in a process that is told to do without it.
+"""Older processors: reruns the tests marked `processor` in processes restricted to fewer instructions.
 
-oneDNN obeys ONEDNN_MAX_CPU_ISA, PyTorch's own kernels ATEN_CPU_CAPABILITY, FBGEMM FBGEMM_ENABLE_INSTRUCTIONS.
+oneDNN reads ONEDNN_MAX_CPU_ISA, PyTorch's own kernels ATEN_CPU_CAPABILITY, FBGEMM FBGEMM_ENABLE_INSTRUCTIONS.
 """
 
 import os
@@ -14,9 +14,9 @@ import pytest
 
 TESTS = Path(__file__).parent
 PROCESSORS = {
-    # as of most laptops and many servers: neither AVX-512 nor products of bfloat16 and 8 bits
+    # like most laptops and many servers: no AVX-512, and no bfloat16 or 8-bit products
     "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"},
-    # the least that each of them knows
+    # the lowest setting of each library
     "default": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"},
 }
 

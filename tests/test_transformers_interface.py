@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the package uses of transformers that transformers does not promise to keep, by name: all of it is there."""
+"""The private parts of transformers that the package uses: each is listed here, and exists."""
 
 import importlib
 import inspect
@@ -44,7 +44,7 @@ PRIVATE: dict[type, tuple[str, ...]] = {
     ),
     transformers.PreTrainedConfig: ("_attn_implementation",),
 }
-# importable, and in no page of the documentation
+# importable, but undocumented
 INTERNAL = {
     "transformers.configuration_utils": ("SubConfigSpec",),
     "transformers.generation.configuration_utils": ("GenerationMode",),
@@ -56,11 +56,11 @@ INTERNAL = {
     "transformers.utils.generic": ("merge_with_config_defaults",),
     "transformers.utils.output_capturing": ("capture_outputs",),
 }
-# of cached_files, to which cached_file hands them
+# arguments of cached_files, to which cached_file passes them
 PRIVATE_ARGUMENTS = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
 
 
-def test_what_is_private_or_internal_is_there() -> None:
+def test_the_private_and_internal_names_exist() -> None:
     owners: dict[Any, tuple[str, ...]] = {
         **PRIVATE,
         **{importlib.import_module(name): INTERNAL[name] for name in INTERNAL},
@@ -70,7 +70,7 @@ def test_what_is_private_or_internal_is_there() -> None:
     assert set(PRIVATE_ARGUMENTS) <= set(inspect.signature(transformers.utils.hub.cached_files).parameters)
 
 
-def test_everything_private_that_a_class_overrides_is_named_above() -> None:
+def test_every_overridden_private_name_is_listed() -> None:
     named = {name for names in PRIVATE.values() for name in names}
     overridden = {
         name
@@ -84,7 +84,7 @@ def test_everything_private_that_a_class_overrides_is_named_above() -> None:
 
 
 def modules() -> list[str]:
-    """Modules of the package that classes of transformers' may stand in."""
+    """Modules of the package that may subclass transformers' classes."""
     folders = ("accompaniment", "listening", "modeling", "tokenizers")
     found: list[str] = []
     for folder in folders:
@@ -94,5 +94,5 @@ def modules() -> list[str]:
 
 
 def is_theirs(name: str, owner: type) -> bool:
-    """Whether a class of transformers' that `owner` inherits from has an attribute of that name."""
+    """Whether a transformers class that `owner` inherits from has an attribute of that name."""
     return any(base.__module__.startswith("transformers.") and name in vars(base) for base in owner.__mro__[1:])

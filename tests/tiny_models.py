@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small models with random weights whose sizes all differ, so that a mixed-up axis fails."""
+"""Small models with random weights, whose sizes all differ so that a mixed-up axis fails."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 3,
     "head_dim": 10,
-    # wide weights, so that what a token sees changes what comes out
+    # large weights, so that the output depends on every visible token
     "initializer_range": 0.3,
 }
 STAGES = {
@@ -44,19 +44,19 @@ def tiny_stage(name: str, seed: int = 0, **options: Any) -> Any:
 
 
 def placed(how: str) -> dict[str, Any]:
-    """Options of a stage whose conditioning has slots of its own ("index", "time"), or none ("sum")."""
+    """Options of a stage whose conditioning has its own slots ("index", "time") or none ("sum")."""
     return {"position_scheme": "time", "conditioning_fusion": "sum"} if how == "sum" else {"position_scheme": how}
 
 
 def tiny_hubert(**convolutions: tuple[int, ...]) -> HubertConfig:
-    """A HuBERT of one layer."""
+    """A one-layer HuBERT."""
     sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 20}
     places = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
     return HubertConfig(**sizes, **places, **convolutions, feat_extract_norm="layer", do_stable_layer_norm=True)
 
 
 def tiny_semantic_tokenizer(seed: int = 0) -> hafm_hf.HAFMSemanticTokenizerModel:
-    """A HuBERT of two layers cut at the first, whose centroids are its features of a glide, noise and silence."""
+    """A one-layer HuBERT whose centroids are its features of a glide, noise and silence."""
     hubert = tiny_hubert(conv_dim=(8,) * 7)
     torch.manual_seed(seed)
     tokenizer = hafm_hf.HAFMSemanticTokenizerModel(
@@ -73,18 +73,18 @@ def sounds(rate: int = 16_000) -> torch.Tensor:
 
 
 def evenly(features: torch.Tensor) -> torch.Tensor:
-    """Rows of features (float [T, D]) at even steps: float [CLUSTERS, D]."""
+    """Evenly spaced rows of features (float [T, D]): float [CLUSTERS, D]."""
     return features[torch.linspace(0, len(features) - 1, CLUSTERS).long()]
 
 
 def tiny_rhythmic_tokenizer(seed: int = 0) -> hafm_hf.HAFMSemanticTokenizerModel:
-    """One whose vocals have clusters of their own, in a projection and beside it the place in the beat."""
+    """A tokenizer with separate clusters for vocals, in a projection extended by the position in the beat."""
     config = copy.deepcopy(tiny_semantic_tokenizer(seed).config)
     config.separate_centroids, config.vocal_projection_size = True, 5
     config.rhythm_channels, config.rhythm_layers, config.beat_line = 7, 2, True
     tokenizer = hafm_hf.HAFMSemanticTokenizerModel(config).eval()
     tokenizer.vocal_projection.normal_()
-    # no more than the features weigh, so that a token tells both
+    # weighs no more than the features, so that tokens depend on both
     tokenizer.rhythm_scale.fill_(0.1)
     features = tokenizer.extract_features(sounds(), noise=True, seed=seed)
     vocal = tokenizer.vocal_space(features, tokenizer.describe(sounds()))
@@ -101,7 +101,7 @@ def tiny_listener(seed: int = 0, **options: Any) -> hafm_hf.HAFMListenerModel:
 
 
 def tiny_separator(seed: int = 0, **options: Any) -> hafm_hf.HAFMSeparatorModel:
-    """Two layers with random weights, for the codec of `tiny_codec`, which see a twelfth of a second."""
+    """Two layers with random weights and a context of a twelfth of a second, for the codec of `tiny_codec`."""
     torch.manual_seed(seed)
     return hafm_hf.HAFMSeparatorModel(
         hafm_hf.HAFMSeparatorConfig(**{"channels": 9, "num_layers": 2, **options})
@@ -109,10 +109,10 @@ def tiny_separator(seed: int = 0, **options: Any) -> hafm_hf.HAFMSeparatorModel:
 
 
 def tiny_codec(seed: int = 0, **options: Any) -> EncodecModel:
-    """An EncodecModel at 24 kHz and 75 Hz, with codebooks of random vectors (fresh ones are all zero)."""
+    """An EncodecModel at 24 kHz and 75 Hz, with random codebooks (new ones are all zero)."""
     torch.manual_seed(seed)
     sizes = {"num_filters": 2, "hidden_size": 6, "codebook_dim": 6, "codebook_size": CODES, "num_lstm_layers": 1}
-    # 0.3 kbps a codebook
+    # 0.3 kbps per codebook
     config = EncodecConfig(**{**sizes, "target_bandwidths": [0.3 * n for n in (4, 8)], **options})
     codec = EncodecModel(config).eval()
     for layer in codec.quantizer.layers:
@@ -121,7 +121,7 @@ def tiny_codec(seed: int = 0, **options: Any) -> EncodecModel:
 
 
 def tiny_dac(seed: int = 0, **options: Any) -> DacModel:
-    """A DacModel at 24 kHz and 75 Hz, with weights wide enough that codes differ and sound is heard."""
+    """A DacModel at 24 kHz and 75 Hz, with weights large enough that codes differ and output is audible."""
     torch.manual_seed(seed)
     sizes = {"encoder_hidden_size": 4, "decoder_hidden_size": 32, "codebook_dim": 3, "codebook_size": CODES}
     config = DacConfig(
@@ -136,7 +136,7 @@ def tiny_dac(seed: int = 0, **options: Any) -> DacModel:
 
 
 def tiny_spectral_codec(seed: int = 0, **options: Any) -> hafm_hf.HAFMSpectralModel:
-    """A spectral codec at 24 kHz and 75 Hz, whose codebooks are random vectors and whose noise can be heard."""
+    """A spectral codec at 24 kHz and 75 Hz, with random codebooks and audible noise."""
     torch.manual_seed(seed)
     sizes = {"encoder_width": 12, "encoder_layers": 2, "decoder_width": 20, "decoder_layers": 3, "codebook_dim": 6}
     config = hafm_hf.HAFMSpectralConfig(
@@ -145,7 +145,7 @@ def tiny_spectral_codec(seed: int = 0, **options: Any) -> hafm_hf.HAFMSpectralMo
     return hafm_hf.HAFMSpectralModel(config).eval()
 
 
-# codecs beside the paper's: of 24 kbps, of 32 kHz as MusicGen has it, DAC, and ours in the STFT domain
+# codecs other than the paper's: at 24 kbps, at 32 kHz as in MusicGen, DAC, and ours in the STFT domain
 CODECS: dict[str, Callable[[], Any]] = {
     "24 kbps": lambda: tiny_codec(target_bandwidths=[0.3 * 32 + 0.01]),
     "32 kHz": lambda: tiny_codec(
@@ -169,12 +169,12 @@ def tiny_composite(seed: int = 0, **options: Any) -> hafm_hf.HAFMForVocalAccompa
 
 
 def tiny_band(pattern: str = "flat", plain: bool = False, **parts: Any) -> hafm_hf.HAFMForVocalAccompaniment:
-    """A composite with styles and stems, and windows short enough that songs have several.
+    """A composite with styles and stems, and with windows so short that each song has several.
 
     Args:
-        pattern: of the codebooks.
-        plain: without streams of a lead sheet and without a separator.
-        parts: more parts, or in the place of the usual semantic tokenizer and codec.
+        pattern: codebook pattern.
+        plain: without lead sheet streams and without a separator.
+        parts: additional parts, or replacements of the semantic tokenizer and codec.
     """
     known = {name: STREAM_SIZES[name] for name in ("chord", "energy", "style")}
     stages: dict[str, Any] = {}
@@ -190,7 +190,7 @@ def tiny_band(pattern: str = "flat", plain: bool = False, **parts: Any) -> hafm_
 
 @contextmanager
 def first_read(model: hafm_hf.HAFMForVocalAccompaniment, embedding: str) -> Iterator[dict[str, torch.Tensor]]:
-    """What each stage reads first by one of its embeddings, transposed."""
+    """The first input of one of each stage's embeddings, transposed, by stage."""
     read: dict[str, torch.Tensor] = {}
     tables = {name: getattr(getattr(model, name).model, embedding) for name in ("semantic", "coarse", "fine")}
 

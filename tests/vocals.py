@@ -13,14 +13,14 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "vocal.wav"
 
 
 def glide(seconds: float = 1.2, rate: int = CODEC_RATE, amplitude: float = 0.4) -> np.ndarray:
-    """float32 [seconds * rate]: a tone that rises from 220 to 440 Hz with a vibrato, as a voice might."""
+    """float32 [seconds * rate]: a tone with vibrato that rises from 220 to 440 Hz."""
     time = np.arange(round(seconds * rate)) / rate
     frequency = 220.0 * 2.0 ** (time / max(seconds, 1e-6)) * (1.0 + 0.01 * np.sin(2 * np.pi * 5.5 * time))
     return (amplitude * np.sin(2 * np.pi * np.cumsum(frequency) / rate)).astype(np.float32)
 
 
 def file_bytes(samples: np.ndarray, rate: int = CODEC_RATE, **format_options: Any) -> bytes:
-    """`samples` ([N] or [N, C]) encoded as a file, WAV unless said otherwise."""
+    """`samples` ([N] or [N, C]) encoded as an audio file, by default WAV."""
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, **{"format": "WAV", **format_options})
     return buffer.getvalue()

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The desk: one time axis and one position for all lanes. The timeline and the mixer are its parts; each says what sounds,
-// and draws what it shows where the others draw theirs.
+// The desk: one time axis and one playback position for all lanes. The timeline and the mixer are its parts, which play
+// their sounds and draw on the shared axis.
 import { context } from "./sound.js";
 
-// from a call until its sounds begin, the cross-fade from what sounded before, and how early a loop is begun again (s)
+// delay between a call and its sounds, crossfade from the previous sounds, and how early a loop is restarted (s)
 const SOON = 0.06;
 const FADE = 0.012;
 const EARLY = 0.5;
@@ -14,15 +14,15 @@ class Desk {
     [this.voice, this.stems] = ["voice", "stems"].map((name) => Object.assign(document.createElement("div"), { className: name }));
   }
 
-  /** A part: {seconds, until, ready(), start(out, zero, from), stop(), follow(position), draw()}, of which any may be missing; it may come instead of another. */
+  /** A part: {seconds, until, ready(), start(out, zero, from), stop(), follow(position), draw()}, all optional; it may replace another part. */
   join(part, instead) { this.parts = [...this.parts.filter((each) => each !== instead), part]; }
 
   get playing() { return this.out !== null; }
   get seconds() { return Math.max(0, ...this.parts.map((part) => part.seconds ?? 0)); }
-  /** How far there are sounds by now: less than `seconds` while a band is generated. */
+  /** The second up to which there are sounds: less than `seconds` while a band is generated. */
   get until() { return Math.min(this.seconds, ...this.parts.map((part) => part.until ?? Infinity)); }
 
-  /** Seconds of the song that have been heard. */
+  /** The playback position in seconds, as heard. */
   get position() {
     if (!this.playing) return this.began;
     const ctx = this.out.context;
@@ -32,7 +32,7 @@ class Desk {
 
   toggle() { this.playing || this.waits ? this.stop() : this.play(); }
 
-  /** Plays from a second on, or from the beginning at the end. */
+  /** Plays from a second on; at the end of the song, from its beginning. */
   async play(from = this.began) {
     this.waits = true;
     const ctx = await this.prepare();
@@ -40,7 +40,7 @@ class Desk {
     this.cut(from >= this.seconds - 0.1 ? 0 : from, ctx.currentTime + SOON);
   }
 
-  /** What is to be heard has changed: shows it, and goes on with it at the same position, without a gap. */
+  /** Shows changed sounds, and continues playback with them at the same position, without a gap. */
   async refresh() {
     this.draw();
     await Promise.all(this.parts.map((part) => part.ready?.()));
@@ -48,11 +48,11 @@ class Desk {
     if (!this.playing && !this.waits) return;
     const ctx = await this.prepare();
     if (!ctx) return;
-    const soon = ctx.currentTime + SOON; // looked at once: the clock goes on
+    const soon = ctx.currentTime + SOON; // read once, since the clock advances
     if (this.playing || this.waits) this.cut(this.playing ? soon - this.zero : this.began, soon);
   }
 
-  /** The context once all sounds are loaded; null if another call has come meanwhile. */
+  /** The context once all sounds are loaded; null if another call has been made in the meantime. */
   async prepare() {
     const call = this.call = {};
     const ctx = context();
@@ -60,7 +60,7 @@ class Desk {
     return this.call === call ? ctx : null;
   }
 
-  /** From a time of the context on, the song is heard from second `from`. */
+  /** Switches playback, at a time of the context, to the song from second `from`. */
   cut(from, time) {
     if (from >= this.until - 0.05) { this.hold(from); return; }
     const [ctx, old] = [context(), this.out];
@@ -71,7 +71,7 @@ class Desk {
     this.out.gain.linearRampToValueAtTime(1, time + FADE);
     [this.before, this.since, this.zero, this.waits] = [old ? this.zero : time - from, time, time - from, false];
     for (const part of this.parts) part.start?.(this.out, this.zero, from);
-    // however long that took: what sounded before fades only now that the other is on its way
+    // starting the parts may take long: the previous sounds fade only once the new ones are scheduled
     if (old) this.older.add(old);
     for (const each of this.older) this.fade(each, Math.max(time, ctx.currentTime));
     const span = this.loops && this.span && from < this.span.stop ? this.span : null;
@@ -82,14 +82,14 @@ class Desk {
     this.follow();
   }
 
-  /** At the end of the song, of what has been generated, or of what is looped: that begins again at second `start`. */
+  /** At the end of the song, of the generated part, or of a loop, which restarts at second `start`. */
   arrived(start, stop) {
     if (start !== false) this.cut(start, Math.max(this.zero + stop, context().currentTime + SOON));
     else if (stop < this.seconds) this.hold(stop);
     else { this.stop(); this.seek(0); }
   }
 
-  /** Waits at a second for sounds that are still to come. */
+  /** Waits at a second for sounds that are still being generated. */
   hold(second) {
     this.stop();
     [this.began, this.waits] = [second, this.until < this.seconds];
@@ -125,7 +125,7 @@ class Desk {
 
   draw() { for (const part of this.parts) part.draw?.(); this.follow(); }
 
-  /** Shows the position, and goes on as long as something plays. */
+  /** Shows the position, continuously during playback. */
   follow() {
     for (const part of this.parts) part.follow?.(this.position);
     cancelAnimationFrame(this.frame);
@@ -135,14 +135,14 @@ class Desk {
 
 export const desk = new Desk();
 
-/** Tells the style sheet how the workspace is: "full" with a voice, "new" while another is chosen, "selected", "taken". */
+/** Sets a state for the style sheet: "full" with a voice, "new" while another is being chosen, "selected", "taken". */
 export const mark = (name, on) => document.querySelector("#workspace").toggleAttribute(`data-${name}`, on);
 
-/** A canvas as wide as the song, ready to be painted on, and as high as the style sheet has it: [its context, height]. */
+/** Clears a canvas and makes it as wide as the song and as high as in the style sheet: [its context, height]. */
 export function blank(canvas) {
   const height = parseFloat(getComputedStyle(canvas).getPropertyValue("--hafm-lane"));
   const width = Math.max(Math.ceil(desk.seconds * desk.scale), 1);
-  // browsers refuse canvases that are wider
+  // browsers refuse wider canvases
   const ratio = Math.min(window.devicePixelRatio || 1, 16000 / width);
   [canvas.width, canvas.height] = [width * ratio, height * ratio];
   Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
@@ -151,7 +151,7 @@ export function blank(canvas) {
   return [paint, height];
 }
 
-/** The loudest samples of a sound that begins at second `at`, pixel by pixel, where the loudest of all fills the lane. */
+/** Draws the peaks of a sound that begins at second `at`, pixel by pixel, scaled so that `loudest` fills the lane. */
 export function drawWave(paint, buffer, at, height, loudest, colour) {
   const samples = buffer.getChannelData(0);
   const each = buffer.sampleRate / desk.scale;
@@ -166,7 +166,7 @@ export function drawWave(paint, buffer, at, height, loudest, colour) {
   }
 }
 
-/** The loudest sample of a sound. */
+/** The peak of a sound. */
 export function loudestOf(buffer) {
   buffer.loudest ??= buffer.getChannelData(0).reduce((most, sample) => Math.max(most, Math.abs(sample)), 0.01);
   return buffer.loudest;

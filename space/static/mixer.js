@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The mixer: voice and band of every take in lanes of the desk, with level, pan, mute and solo; takes; downloads.
-// Python sends the takes (takes.shelf) as {takes, chosen}, and while one is generated its pieces (takes.LiveTake) as
-// {live}; what a person sets goes back as {chosen, channels}. Files of it are asked for by {ask: {file, format}} and
-// the event "submit".
+// The mixer: voice and band of the chosen take as lanes of the desk, with level, pan, mute and solo; takes; downloads.
+// Python sends the takes (takes.shelf) as {takes, chosen} and, while one is generated, its pieces (takes.LiveTake) as
+// {live}; the user's settings go back as {chosen, channels}. Files are requested with {ask: {file, format}} and the
+// event "submit".
 
 import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
 import { load, startBuffer } from "./sound.js";
@@ -15,16 +15,16 @@ export function mount(element, props, watch, trigger) {
   mixer.show();
 }
 
-/** What is heard of a take, with or without the mixer on the page. */
+/** Plays a take, with or without the mixer on the page. */
 export class Player {
   constructor() {
-    // the band of an example may already play
+    // the band of an example may already be playing
     Object.assign(this, { takes: [], chosen: null, live: desk.mixer?.live ?? null, channels: {}, sounds: {}, marks: {} });
     desk.join(this, desk.mixer);
     desk.mixer = this;
   }
 
-  /** The band of an example (takes.stored_band) plays at once, until Python has made a take of it. */
+  /** Plays the stored band of an example (takes.stored_band) at once, until Python has made a take of it. */
   preview(live) {
     if (!live.run || live === this.live) return;
     [this.live, desk.vocal] = [live, live.source];
@@ -32,16 +32,16 @@ export class Player {
     desk.refresh();
   }
 
-  /** The band that is being generated for the voice that is shown. */
+  /** The band that is being generated for the current voice. */
   get coming() { return this.live?.source === desk.vocal ? this.live : null; }
 
-  /** The take that is heard: one that is being generated, or the one that is chosen; none of another voice. */
+  /** The take to play: the one being generated, or the chosen one, for the current voice only. */
   get take() { return this.coming ?? this.own.find(({ id }) => id === this.chosen); }
 
-  /** The takes of the voice that is shown. */
+  /** The takes of the current voice. */
   get own() { return this.takes.filter(({ source }) => source === desk.vocal); }
 
-  /** The files of each channel, and the second at which each begins: the voice, and the band or its stems. */
+  /** The files of each channel (the voice, and the band or its stems), with the second at which each begins. */
   get files() {
     const { files = {}, at = [0] } = this.take ?? {};
     const all = { ...(desk.vocal && !files.voice ? { voice: [desk.vocal] } : {}), ...files };
@@ -51,7 +51,7 @@ export class Player {
   get seconds() { return this.take?.seconds ?? 0; }
   get until() { return this.coming?.until ?? Infinity; }
 
-  /** Loads what is to be heard. */
+  /** Loads the sounds of the take. */
   async ready() {
     const asked = Object.entries(this.files);
     try {
@@ -67,26 +67,26 @@ export class Player {
     return this.channels[name].muted || (solo && !this.channels[name].solo);
   }
 
-  /** What the desk asks for: all channels of the take. */
+  /** Called by the desk: starts all channels of the take. */
   start(out, zero, from) {
     const ctx = out.context;
     this.nodes = {};
     for (const [name, pieces] of Object.entries(this.sounds)) {
       const [gain, panner] = [new GainNode(ctx, { gain: 0 }), new StereoPannerNode(ctx)];
       gain.connect(panner).connect(out);
-      // what is mono goes through a panner 3 dB down in the middle; takes.Channel keeps its level
+      // a panner attenuates centred mono by 3 dB, which takes.Channel does not
       this.nodes[name] = { gain, panner, middle: pieces[0].buffer.numberOfChannels > 1 ? 1 : Math.SQRT2 };
       for (const { buffer, at } of pieces) startBuffer(gain, buffer, zero + at, from - at);
     }
     this.settle(true);
   }
 
-  /** Makes what is heard follow what is set, at once or smoothly. */
+  /** Applies levels and pans, at once or smoothly. */
   settle(once) {
     const balance = this.take?.balance ?? 0;
     for (const [name, { gain, panner, middle }] of Object.entries(this.nodes ?? {})) {
       const { db, pan } = this.channels[name];
-      // a band that is quieter than the voice is not raised, which might clip: the voice is lowered
+      // lower the voice rather than raise a quieter band, which might clip
       const trim = name === "voice" ? Math.min(-balance, 0) : Math.min(balance, 0);
       const level = this.silent(name) ? 0 : middle * 10 ** ((db + trim) / 20);
       const now = gain.context.currentTime;
@@ -113,14 +113,14 @@ class Mixer extends Player {
     root.addEventListener("keydown", (event) => {
       const { key, target } = event;
       if (target.type !== "text" || !["Enter", "Escape"].includes(key)) return;
-      event.preventDefault(); // Enter would press what has the focus then
+      event.preventDefault(); // else Enter would press the newly focused button
       if (key === "Escape") target.value = target.defaultValue;
       target.blur();
       target.closest("[data-take]").querySelector("[data-do=name]").focus();
     });
   }
 
-  /** What Python has sent; all else stays, and so does what a person has marked. */
+  /** Shows what Python has sent; other values and the user's marks stay. */
   show() {
     const { live = this.live, levels, ...value } = JSON.parse(JSON.stringify({ ...this.value, ...this.props.value }));
     const { takes = [], chosen, formats = [], play = false, marks } = this.props.value = this.value = value;
@@ -136,7 +136,7 @@ class Mixer extends Player {
 
   refuse(message) { this.find(".wrong").textContent = message; }
 
-  /** Tells Python what is set; solo mutes the other channels. */
+  /** Sends the settings to Python; solo mutes the other channels. */
   send(ask) {
     const loudness = Number(this.find("[data-set=loudness]").value) || null;
     const heard = Object.entries(this.channels).map(([name, { db, pan }]) => [name, { db, pan, muted: this.silent(name) }]);
@@ -165,7 +165,7 @@ class Mixer extends Player {
     const [{ own }, list] = [this, this.find(".takes")];
     this.find(".songs").hidden = !own.length;
     const focused = list.contains(document.activeElement) ? document.activeElement : null;
-    // a name that is being written stays, and so does a row on which a press has begun
+    // keep a name that is being edited, and a row that is being pressed
     if (focused?.type === "text") return;
     const before = [...list.children];
     const rows = own.map(({ id }) => before.find(({ dataset }) => dataset.take === id) ?? this.find("template.take").content.firstElementChild.cloneNode(true));
@@ -185,21 +185,21 @@ class Mixer extends Player {
     (focused?.type === "radio" ? list.querySelector(":checked") : focused)?.focus();
   }
 
-  /** The take of a number, from 0, which goes on where the other was. */
+  /** Switches to the take with a number, from 0, at the same position. */
   choose(number) {
     this.chosen = this.own[number]?.id ?? this.chosen;
     this.send();
     desk.refresh();
   }
 
-  /** Names a take, or keeps it from being replaced. */
+  /** Names a take, or protects it from being replaced. */
   mark(id, change) {
     this.marks = { ...this.marks, [id]: { ...this.marks[id], ...change } };
     this.send();
     desk.draw();
   }
 
-  /** Mutes a channel, or hears it alone: that of an element, or else the voice. */
+  /** Toggles mute or solo of an element's channel, or else of the voice. */
   toggle(name, element) {
     const channel = this.channels[element.closest("[data-channel]")?.dataset.channel ?? "voice"];
     if (!channel) return;
@@ -242,7 +242,7 @@ class Mixer extends Player {
     if (target.type === "text") return;
     const channel = this.channels[target.closest("[data-channel]")?.dataset.channel];
     if (channel) channel[target.dataset.set] = Number(target.value);
-    // from A to B without losing the place
+    // switch takes at the same position
     if (target.type === "radio") return this.choose(this.own.findIndex(({ id }) => id === target.value));
     this.send();
     desk.draw();

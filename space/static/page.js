@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// What belongs to the page as a whole: what a screen reader is told, one sound at a time, downloads, links, and the
-// buttons that play an example of each style.
+// The page as a whole: announcements to screen readers, one sound at a time, downloads, links, and the buttons that
+// play an example of each style.
 import { desk } from "./desk.js";
 import { fileAddress } from "./sound.js";
 
 const player = new Audio();
-// until a run that found the queue full asks again (ms)
+// delay before a run that found the queue full tries again (ms)
 const AGAIN = 2000;
 let query = "";
 const waiting = {};
-// what this tab has shown before it was loaded again, with its settings unless a new link brings others
+// the state of this tab before a reload, with its settings unless a new link has others
 const kept = JSON.parse(sessionStorage.getItem("hafm") ?? "{}");
 if (kept.search !== location.search) delete kept.query;
 
 export function mount() {
-  // Gradio replaces what is inside; the outer element stays, so it is the one that a screen reader follows
+  // Gradio replaces the content; the outer element stays, so screen readers follow that one
   document.querySelector("#announced").setAttribute("aria-live", "polite");
-  document.documentElement.lang = "en"; // Gradio sets the browser's
+  document.documentElement.lang = "en"; // Gradio sets the browser's language
   document.body.append(player);
   sessionStorage.removeItem("hafm");
   desk.state = state;
@@ -33,7 +33,7 @@ export function mount() {
     const pop = key === "Escape" && !target.closest("dialog") && document.querySelector(".pop[open]");
     if (pop) { pop.open = false; pop.querySelector("summary").focus(); }
   });
-  // the second click of a double one would begin another band, or stop this one
+  // the second click of a double click would start another band, or stop this one
   addEventListener("click", (event) => {
     if (event.detail > 1 && event.target.closest?.("#run, #stop, #remake")) event.stopPropagation();
   }, true);
@@ -43,46 +43,46 @@ export function mount() {
 /** Plays the example of a style, or stops it. */
 function hear(button) {
   const stops = player.src === button.dataset.sound && !player.paused;
-  desk.stop(); // and the player
+  desk.stop(); // stops the player too
   if (stops) return;
   player.src = button.dataset.sound;
   // another button may be pressed before this one plays
   player.play().catch(() => {});
 }
 
-/** Shows as pressed the button whose example is playing. */
+/** Marks the button whose example is playing as pressed. */
 function mark() {
   for (const each of document.querySelectorAll("#style_sounds button")) each.ariaPressed = String(!player.paused && player.src === each.dataset.sound);
 }
 
 export function download(path) {
   if (!path) return;
-  // mixes of the same take have one name: the browser must not take an older one from its cache
+  // mixes of a take share a name, so the browser's cache must be avoided
   const href = `${fileAddress(path)}?${Date.now()}`;
   Object.assign(document.createElement("a"), { href, download: path.split("/").at(-1) }).click();
 }
 
-/** What is shown: voice, lead sheet, takes and settings (projects.py). */
+/** The state of the page: voice, lead sheet, takes and settings (projects.py). */
 function state() {
   const { own, chosen, marks, channels } = desk.mixer ?? { own: [] };
   return { query, path: desk.vocal, sheet: desk.sheet?.sheet, takes: own.map(({ id }) => id), chosen, marks, levels: structuredClone(channels) };
 }
 
 let loaded;
-/** The voice and takes to be shown again, or null, once the page can be told: what is sent before is lost. */
+/** The voice and takes to restore, or null, once the page is ready: anything sent earlier is lost. */
 export const before = new Promise((done) => { loaded = () => done(kept.path ? kept : null); });
 
-/** The settings that the page begins with, as a query. */
+/** The initial settings of the page, as a query. */
 export const opening = () => (kept.query === undefined ? location.search : kept.path ? null : kept.query);
 
-/** Notes the settings: values, in the order of the names of what is usual, which is left out of links. */
+/** Stores the settings: values in the order of the defaults' names; links leave defaults out. */
 export function note(usual, values) {
   const chosen = Object.entries(usual).map(([name, common], at) => [name, values[at], common])
     .filter(([, value, common]) => value !== null && value !== "" && value !== common);
   query = `?${new URLSearchParams(chosen.map(([name, value]) => [name, typeof value === "boolean" ? Number(value) : value]))}`;
 }
 
-/** Puts a link into the address bar and the clipboard, which may be forbidden; a seed that was drawn is the take's. */
+/** Puts a link into the address bar and, if allowed, the clipboard; a random seed is taken from the take. */
 export function copyLink() {
   const link = new URLSearchParams(query);
   if (!link.has("seed") && desk.mixer.take?.seed !== undefined) link.set("seed", desk.mixer.take.seed);
@@ -90,14 +90,14 @@ export function copyLink() {
   navigator.clipboard?.writeText(location.href).catch(() => {});
 }
 
-/** What generating begins with: [announced, run, stop, remake, ticket]. */
+/** The outputs at the start of a generation: [announced, run, stop, remake, ticket]. */
 export function begin() {
   desk.asked = desk.vocal;
   desk.sheet.refuse(null);
   return ["", ...[false, true, false].map((interactive) => ({ __type__: "update", interactive })), crypto.getRandomValues(new Uint32Array(4)).join("-")];
 }
 
-/** Presses a button once more, in a while. */
+/** Presses a button again after a while. */
 export function again(selector) {
   clearTimeout(waiting[selector]);
   if (selector) waiting[selector] = setTimeout(() => document.querySelector(selector).click(), AGAIN);

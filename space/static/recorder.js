@@ -1,36 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a voice comes in: recorded, plainly or to a click, dropped or opened as a file, or an example.
-// Of a take to the click the beats are known, because the page itself has played them. Clicks and recording share the
-// clock of one AudioContext. What is sung on a click arrives later by the latency of loudspeaker and microphone
-// together: the browser's estimate, or what a person has set. The take is cut so that its first beat lies half a beat
-// after its start.
+// Input of a voice: recorded, with or without a click, dropped or opened as a file, or an example.
+// The beats of a take recorded to the click are known, because the page has played them. Clicks and recording share the
+// clock of one AudioContext. Singing on a click arrives late by the latency of output and microphone together: the
+// browser's estimate, or the user's setting. The take is cut so that its first beat is half a beat after its start.
 
 import { desk, mark } from "./desk.js";
 import { Player } from "./mixer.js";
 import { before } from "./page.js";
 import { click, context, load } from "./sound.js";
 
-// clicks are scheduled so far in advance, and looked after so often (s)
+// how far in advance clicks are scheduled, and how often (s)
 const AHEAD = 0.6;
 const TICK = 0.1;
 const LISTENING = "Listening to the voice …";
-// What the server reads; all else is decoded here, if it can be.
+// Formats that the server reads; others are decoded here if possible.
 const READ_THERE = /\.(wav|flac|ogg|mp3|zip)$/i;
 
 const early = document.querySelector(".early");
 let examples = {};
 
-/** Before Gradio has made the page, the bands of the examples play already; what else is pressed is done afterwards. */
+/** Before Gradio has built the page, examples already play their bands; other presses are handled afterwards. */
 export function begin(bands) {
   examples = bands;
   fetchAhead(early);
-  // what is pressed before this script is there, start.html keeps
+  // start.html keeps presses from before this script was loaded
   const answer = () => examples[early.asked?.value] && (desk.mixer ?? new Player()).preview(examples[early.asked.value]);
   early.addEventListener("click", answer);
   answer();
 }
 
-/** What the pointer is over is fetched before it is pressed. */
+/** Fetches the sounds of an example when the pointer is over its button. */
 const fetchAhead = (root) =>
   root.addEventListener("pointerover", ({ target }) => Object.values(examples[target.value]?.files ?? {}).forEach(load));
 
@@ -78,7 +77,7 @@ class Recorder {
     if (name === "open") return this.find("input[type=file]").click();
     try {
       if (name === "sing" || name === "record") return await (this.pressed ??= this.press(name === "sing").finally(() => { this.pressed = null; this.rest(); }));
-      // whoever takes another voice doesn't want what is being recorded
+      // choosing another voice discards the current recording
       if (this.running) { this.close(); this.say(""); }
       if (name === "last") this.hand(this.last);
       else if (name === "file") await this.take(what);
@@ -89,20 +88,20 @@ class Recorder {
     }
   }
 
-  /** Begins or ends a take. */
+  /** Starts or ends a take. */
   async press(plain) {
     if (this.running) return this.finish();
     await this.open();
     this.start(plain);
   }
 
-  /** Shows or hides where a voice can come from. */
+  /** Shows or hides the sources of a voice. */
   choose(shown) {
     mark("new", shown);
     this.find("[data-do=new]").setAttribute("aria-expanded", String(shown));
   }
 
-  /** A voice for the page: {example}, {path, beats …}, or what page.js keeps of one. */
+  /** Passes a voice to the page: {example}, {path, beats …}, or a state kept by page.js. */
   hand(value) {
     this.choose(false);
     this.left = desk.mixer?.own?.length || desk.sheet?.past.length || desk.asked === desk.vocal ? { ...desk.state(), query: "" } : null;
@@ -111,7 +110,7 @@ class Recorder {
     if (value.example) desk.mixer.preview(examples[value.example]);
   }
 
-  /** A person's file: a project, or a recording; those of phones (M4A, 3GP, WebM) are decoded here. */
+  /** Takes a user's file: a project, or a recording; phone formats (M4A, 3GP, WebM) are decoded here. */
   async take(file) {
     this.say("Sending the voice …");
     let sent = file;
@@ -127,12 +126,12 @@ class Recorder {
     this.hand({ path });
   }
 
-  /** The microphone as it is: no processing that would move or swallow notes. */
+  /** Opens the microphone without processing, which would shift or suppress notes. */
   async open() {
     const ctx = context();
     await ctx.resume();
     if (this.stream) return;
-    if (!navigator.mediaDevices) throw new Error("The browser lets only pages with https use the microphone.");
+    if (!navigator.mediaDevices) throw new Error("Browsers allow the microphone only on https pages.");
     const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     this.stream = await navigator.mediaDevices.getUserMedia({ audio: plain });
     this.loaded ??= ctx.audioWorklet.addModule(new URL("worklet.js", import.meta.url));
@@ -140,7 +139,7 @@ class Recorder {
     this.source = ctx.createMediaStreamSource(this.stream);
     this.node = new AudioWorkletNode(ctx, "hafm-take", { numberOfOutputs: 1, channelCount: 1, channelCountMode: "explicit" });
     this.node.port.onmessage = ({ data }) => this.hear(data);
-    // nothing is heard of it, but what leads nowhere is not computed
+    // silent, but a node without an output would not be processed
     const mute = new GainNode(ctx, { gain: 0 });
     this.source.connect(this.node).connect(mute).connect(ctx.destination);
   }
@@ -153,7 +152,7 @@ class Recorder {
     this.find("meter").value = 0;
   }
 
-  /** The microphone is closed with the sheet of the click, but not under a take, or while one begins. */
+  /** Closes the microphone when the click's panel is closed, except during a take or while one starts. */
   rest() { if (!this.running && !this.pressed && !this.find("details").open) this.close(); }
 
   hear({ frame, samples }) {
@@ -161,7 +160,7 @@ class Recorder {
     if (this.running) this.chunks.push([frame, samples]);
   }
 
-  /** Records from now on: a plain take, or one with clicks on whole beats of the context's clock, of which a bar counts in. */
+  /** Starts recording: a plain take, or one with clicks on whole beats of the context's clock after a bar of count-in. */
   start(plain) {
     desk.stop();
     const [ctx, { period, metre }] = [context(), this];
@@ -196,7 +195,7 @@ class Recorder {
     }
   }
 
-  /** Seconds from the context's clock to what arrives: as it stands in the field, or the browser's estimate. */
+  /** Delay of the recording after the context's clock (s): the user's setting, or the browser's estimate. */
   latency() {
     if (this.find("[data-set=latency]").value !== "") return this.number("latency") / 1000;
     const ctx = context();
@@ -204,7 +203,7 @@ class Recorder {
     return (ctx.baseLatency || 0) + (ctx.outputLatency || 0) + input;
   }
 
-  /** Ends the take, cuts it to the beats, if it has any, and hands it to the page. */
+  /** Ends the take, aligns it with its beats if it has any, and passes it to the page. */
   async finish() {
     const { running: run, chunks } = this;
     this.stop();
@@ -212,13 +211,13 @@ class Recorder {
     const latency = this.latency();
     const lead = run.period / 2;
     const start = plain ? 0 : Math.round(((run.first + run.metre) * run.period + latency - lead) * sampleRate);
-    // what a busy machine leaves out is silent, and the rest stays in its place
+    // gaps left by a busy machine are silent, and the rest stays in place
     const [[begin] = [0], [last, end] = [0, []]] = [chunks[0], chunks.at(-1)];
     const whole = new Float32Array(Math.max(last + end.length - begin, 0));
     for (const [frame, samples] of chunks) whole.set(samples, frame - begin);
     const samples = whole.subarray(Math.max(start - begin, 0));
     const seconds = samples.length / sampleRate;
-    // between takes to the click the microphone stays open, and its delay the same
+    // between takes to the click the microphone stays open, so that its latency does not change
     if (plain) this.close();
     if (seconds < 1) throw new Error(plain ? "Nothing was recorded." : "Nothing was recorded: stop after the count-in, not before it.");
     const beats = [];
@@ -228,14 +227,14 @@ class Recorder {
     const file = wavOf(samples, sampleRate, plain ? `take_${now}` : `take_${Math.round(60 / run.period)}_bpm_${now}`);
     const { path } = await this.upload(file).catch((error) => {
       Object.assign(document.createElement("a"), { href: URL.createObjectURL(file), download: file.name }).click();
-      throw new Error(`${error.message}. The take is among your downloads; open it when the server is there again.`);
+      throw new Error(`${error.message}. The take is among your downloads; open it when the server is back.`);
     });
     this.say(`Recorded ${seconds.toFixed(1)} s${plain ? "" : "; the beats are those of the click"}.`);
     this.hand(plain ? { path } : { path, beats, beats_per_bar: run.metre, downbeat: 0, latency });
   }
 }
 
-/** Mono samples as a WAV file of 16 bits. */
+/** Mono samples as a 16-bit WAV file. */
 function wavOf(samples, rate, name) {
   const size = 2 * samples.length;
   // “RIFF”, “WAVE”, “fmt ”: PCM, one channel, 16 bits; “data”

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lead sheets as plain objects (`LeadSheet.to_dict`), how chords are spelled; of the page nothing. Functions return new sheets.
+// Lead sheets as plain objects (`LeadSheet.to_dict`), and the spelling of chords; independent of the page. Functions return new sheets.
 
 const LETTERS = { C: 0, D: 2, E: 4, F: 5, G: 7, A: 9, B: 11 };
 const SHARPS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"];
 const FLATS = ["C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B"];
 const CHORD = /^([A-G])([#b♯♭]*):?([^/\s]*)(\/(?:[A-G]?[#b♯♭]*|[Mm]aj?|M|add|sus)\d*)?$/;
-// of a quality: its words, and the signs between them (chords.py)
+// the words of a chord quality, and the signs between them (chords.py)
 const WORDS = /maj(?:or)?|min(?:or)?|ma(?![a-z♭])|mi|dim|aug|sus|add|alt|omit|no|dom/gi;
 const SIGNS = /^[hmMo°ø+^()*,#b♯♭Δ∆△−\d-]*$/;
 const NONE = ["", "N", "N.C.", "NC", "X"];
-// of the keys on these tonics, which are written with flats
+// tonics of the keys that are written with flats
 const FLAT_KEYS = { maj: [5, 10, 3, 8, 1, 6], min: [2, 7, 0, 5, 10, 3] };
 const SCALES = { maj: [0, 2, 4, 5, 7, 9, 11], min: [0, 2, 3, 5, 7, 8, 10] };
 const TRIADS = { maj: ["", "m", "m", "", "", "m", "dim"], min: ["m", "dim", "", "m", "m", "", ""] };
-// taps that lie closer to one tempo than this are taken for a steady one
+// taps that deviate less than this from one tempo count as steady
 const STEADY_SECONDS = 0.06;
 
-/** Pitch class and quality of a label, null for no chord; throws for what is no chord. */
+/** Root, quality and bass of a label, null for “no chord”; throws for an invalid label. */
 export function parseChord(label) {
   const written = label.trim();
   if (NONE.includes(written)) return null;
@@ -37,7 +37,7 @@ function noteName(pitch, key) {
   return (FLAT_KEYS[mode].includes(tonic) ? FLATS : SHARPS)[pitch];
 }
 
-/** A label as a lead sheet in this key has it: “A:min7” in F is “Am7”, “A#” is “Bb”; a foreign root stays as written. */
+/** A label spelled for a lead sheet in this key: in F, “A:min7” is “Am7”, “A#” is “Bb”; a foreign root stays as written. */
 export function spell(label, key) {
   const chord = parseChord(label);
   if (!chord) return "N";
@@ -48,13 +48,13 @@ export function spell(label, key) {
   return root + quality + chord.bass;
 }
 
-/** For people: ♯ and ♭ instead of # and b, a dash for no chord. */
+/** For display: ♯ and ♭ instead of # and b, a dash for no chord. */
 export function pretty(label) {
   if (NONE.includes(label)) return "–";
   return label.replace(/^([A-G])b/, "$1♭").replace(/#/g, "♯").replace(/b5/, "♭5");
 }
 
-/** The chords that a song in this key is likeliest to have, spelled. */
+/** The most likely chords of a song in this key, spelled. */
 export function likelyChords(key) {
   const { tonic, mode } = keyParts(key);
   const chords = SCALES[mode].map((step, at) => noteName((tonic + step) % 12, key) + TRIADS[mode][at]);
@@ -69,13 +69,13 @@ const told = (sheet, ...names) => ({ ...sheet, estimated: (sheet.estimated ?? []
 export const metreOf = (sheet) => sheet.beats_per_bar ?? 4;
 export const tempoOf = ({ beats }) => (beats?.length > 1 ? (60 * (beats.length - 1)) / (beats.at(-1) - beats[0]) : null);
 
-/** Which beat of its bar a beat is, from 0. */
+/** The position of a beat within its bar, from 0. */
 export function beatInBar(sheet, index) {
   const metre = metreOf(sheet);
   return (((index - (sheet.downbeat ?? 0)) % metre) + metre) % metre;
 }
 
-/** The bars of a song of so many seconds: number (0 for an upbeat), start, stop in seconds. */
+/** The bars of a song that lasts `seconds`: number (0 for an upbeat), start, stop in seconds. */
 export function barsOf(sheet, seconds) {
   const beats = (sheet.beats ?? []).filter((beat) => beat < seconds - 0.02);
   const first = (sheet.beats ?? []).findIndex((beat, index) => beat > -0.05 && beatInBar(sheet, index) === 0);
@@ -89,7 +89,7 @@ export function barsOf(sheet, seconds) {
   return bars.filter(({ start, stop }) => stop - start > 0.02);
 }
 
-/** Where a second lies: “bar 3, beat 2”. */
+/** The position of a second: “bar 3, beat 2”. */
 export function placeOf(sheet, seconds, second) {
   const bar = barsOf(sheet, seconds).findLast(({ start }) => start <= second + 0.02);
   if (!bar) return `${second.toFixed(1)} s`;
@@ -97,26 +97,26 @@ export function placeOf(sheet, seconds, second) {
   return bar.number < 1 ? "the upbeat" : `bar ${bar.number}, beat ${Math.max(beat, 1)}`;
 }
 
-/** The chords from start to end, without gaps: what is not known is “N”. */
+/** The chords of the whole song without gaps, which become “N”. */
 export function filledChords(sheet, seconds) {
   const gaps = (sheet.chords ?? []).reduce((rest, [start, stop]) => spread(rest, start, stop, ""), [[0, seconds, "N"]]);
   const known = (sheet.chords ?? []).filter(([start]) => start < seconds);
   return joined([...gaps, ...known.map(([start, stop, label]) => [start, Math.min(stop, seconds), label])]);
 }
 
-/** One chord from start to stop (s), the others around it. */
+/** Sets one chord from start to stop (s) and cuts the others around it. */
 export function setChord(sheet, start, stop, label) {
   parseChord(label);
   return told({ ...sheet, chords: spread(sheet.chords, start, stop, label.trim() || "N") }, "chords");
 }
 
-/** A section's name and energy from start to stop (s), either of which may be empty, the others around it. */
+/** Sets name and energy of a section from start to stop (s), either possibly empty, and cuts the others around it. */
 export function setSection(sheet, start, stop, name, energy) {
   const [form, sections] = [spread(sheet.form, start, stop, name), spread(sheet.sections, start, stop, energy)];
   return told({ ...sheet, form, sections }, "sections");
 }
 
-/** The sections of a song: {start, stop, name, energy}, of which one may be empty. */
+/** The sections of a song: {start, stop, name, energy}, where name or energy may be empty. */
 export function sectionsOf({ form = [], sections = [] }) {
   const edges = [...new Set([...form, ...sections].flatMap(([start, stop]) => [start, stop]))].sort((one, other) => one - other);
   const at = (spans, start) => spans.find(([from, to]) => from <= start && to > start)?.[2] ?? "";
@@ -126,7 +126,7 @@ export function sectionsOf({ form = [], sections = [] }) {
   }).filter(({ name, energy }) => name || energy);
 }
 
-/** Spans with one more from start to stop (s), cut around it; without a label there is nothing then. */
+/** Spans with another from start to stop (s), cut around it; an empty label only clears. */
 function spread(spans, start, stop, label) {
   const found = label ? [[start, stop, label]] : [];
   for (const [from, to, each] of spans ?? []) {
@@ -158,21 +158,21 @@ export function halfTempo(sheet) {
   return told({ ...sheet, beats, downbeat: Math.floor(downbeat / 2) }, "beats");
 }
 
-/** Beats by taps (s, at least four): steady ones become one tempo, and they go on to both ends of the song. */
+/** Beats from taps (s, at least four): steady taps give one tempo; beats are continued to both ends of the song. */
 export function tappedBeats(sheet, taps, seconds) {
   const gap = (taps.at(-1) - taps[0]) / (taps.length - 1);
-  // what a hand adds to or takes from each tap is as often early as late
+  // taps are as often early as late, so average their deviations
   const late = taps.reduce((sum, tap, at) => sum + tap - at * gap, 0) / taps.length;
   const even = taps.map((_, at) => late + at * gap);
   const beats = taps.every((tap, at) => Math.abs(tap - even[at]) < STEADY_SECONDS) ? even : [...taps];
   let downbeat = 0;
-  // what was tapped first begins a bar
+  // the first tap begins a bar
   for (; beats[0] >= gap; downbeat += 1) beats.unshift(beats[0] - gap);
   while (beats.at(-1) + gap <= seconds) beats.push(beats.at(-1) + gap);
   return withBeats(sheet, beats, seconds, downbeat);
 }
 
-/** Other beats (s), and chords that change on the nearest of them. */
+/** Replaces the beats (s), and moves chord changes to the nearest of them. */
 export function withBeats(sheet, beats, seconds, downbeat = 0) {
   const edges = [0, ...beats.filter((beat) => beat > 0 && beat < seconds), seconds];
   const snap = (second) => edges[nearest(edges, second)];
@@ -180,7 +180,7 @@ export function withBeats(sheet, beats, seconds, downbeat = 0) {
   return told({ ...sheet, tempo: undefined, beats, beats_per_bar: metreOf(sheet), downbeat, chords }, "beats");
 }
 
-/** Which of some instants is the nearest to another one. */
+/** The index of the instant that is nearest to a second. */
 function nearest(instants, second) {
   const distances = instants.map((each) => Math.abs(each - second));
   return distances.indexOf(Math.min(...distances));
@@ -189,11 +189,11 @@ function nearest(instants, second) {
 export const setMetre = (sheet, metre) => told({ ...sheet, beats_per_bar: metre }, "beats_per_bar");
 export const setKey = (sheet, key) => told({ ...sheet, key }, "key");
 
-/** The beat nearest to a second begins a bar. */
+/** Makes the beat nearest to a second the beginning of a bar. */
 export const setDownbeat = (sheet, second) =>
   told({ ...sheet, beats_per_bar: metreOf(sheet), downbeat: nearest(sheet.beats, second) }, "beats_per_bar");
 
-/** A lead sheet of a file's text; throws where it is none, or where the band would follow what isn't shown. */
+/** Parses a lead sheet; throws if it is invalid, or if the band would follow parts that are not shown. */
 export function readSheet(text) {
   let sheet;
   try {

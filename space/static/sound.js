@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the timeline, the recorder and the mixer hear with: one AudioContext, files as buffers, clicks.
+// Audio shared by timeline, recorder and mixer: one AudioContext, files as buffers, clicks.
 import { beatInBar } from "./sheet.js";
 
 const CLICK_SECONDS = 0.03;
 let shared = null;
 const buffers = new Map();
 
-/** The page's one AudioContext; browsers let it sound after a click or a key. */
+/** The page's one AudioContext; browsers let it play only after a click or a key press. */
 export const context = () => (shared ??= new AudioContext({ latencyHint: "interactive" }));
 
-/** The address of a file of this server. */
+/** The URL of a file on this server. */
 export const fileAddress = (path) =>
   new URL(`gradio_api/file=${encodeURI(path).replace(/#/g, "%23").replace(/\?/g, "%3F")}`, document.baseURI).href;
 
@@ -22,13 +22,13 @@ export function load(path) {
     });
     loading.catch(() => buffers.delete(path));
     buffers.set(path, loading);
-    // of a long session only the newest sounds stay in memory
+    // in a long session, only the newest sounds stay in memory
     if (buffers.size > 40) buffers.delete(buffers.keys().next().value);
   }
   return buffers.get(path);
 }
 
-/** A metronome's click at a time of the context. */
+/** Schedules a metronome click at a time of the context. */
 export function click(target, time, accent) {
   const ctx = target.context;
   const [tone, gain] = [ctx.createOscillator(), ctx.createGain()];
@@ -40,16 +40,16 @@ export function click(target, time, accent) {
   tone.stop(time + CLICK_SECONDS);
 }
 
-/** Starts a buffer so that its second s is heard at zero + s. */
+/** Starts a buffer so that its second s plays at zero + s. */
 export function startBuffer(target, buffer, zero, from) {
   if (from >= buffer.duration) return;
   const source = new AudioBufferSourceNode(target.context, { buffer });
   source.connect(target);
-  // what begins later than the song is not begun before its time
+  // a sound that begins after the song does is not started early
   source.start(zero + Math.max(from, 0), Math.max(from, 0));
 }
 
-/** The clicks of all beats from a second on. */
+/** Schedules the clicks of all beats from a second on. */
 export function startClicks(target, sheet, zero, from, seconds) {
   for (const [index, beat] of (sheet.beats ?? []).entries()) {
     if (beat >= from - 0.01 && beat < seconds) click(target, zero + beat, beatInBar(sheet, index) === 0);

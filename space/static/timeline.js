@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The timeline: a voice's waveform and pitch with bars, beats and chords, which can be corrected and played.
-// `mount` fills a component of the page; its value is {vocal, seconds, pitch, sheet, selection} (listening.py). What a
-// person changes is written back into it, and the next generation follows it.
+// `mount` fills a component of the page; its value is {vocal, seconds, pitch, sheet, selection} (listening.py). The
+// user's changes are written back into it, and the next generation follows them.
 
 import {
   barsOf, beatInBar, doubleTempo, filledChords, halfTempo, likelyChords, metreOf,
@@ -10,12 +10,12 @@ import {
 import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
 import { context, load, startClicks } from "./sound.js";
 
-// what is narrower is left out of the lists over the lanes until they are zoomed
+// narrower spans are left out of the lists over the lanes until one zooms in
 const LEAST_PIXELS = 24;
 const ZOOM = 1.5;
 const LEAST_TAPS = 4;
 const DRAG_PIXELS = 5;
-// chords that are less likely against the next likeliest one are drawn pale
+// chords with a lower probability than this, relative to the runner-up, are drawn pale
 const SURE = 0.6;
 
 export function mount(element, props, watch, trigger) {
@@ -42,16 +42,16 @@ class Timeline {
     desk.follow();
   }
 
-  /** Sets a text only where it changes: what is set again is spoken again. */
+  /** Sets a text only if it changes: screen readers would repeat it otherwise. */
   write(selector, text) { const found = this.find(selector); if (found.textContent !== text) found.textContent = text; }
 
   get seconds() { return this.value?.seconds ?? 0; }
 
-  /** What Python has sent. */
+  /** Shows what Python has sent. */
   show() {
     const value = this.props.value;
     this.refuse(value?.wrong && { message: value.wrong });
-    if (value?.again && this.value) return this.send(); // what has been estimated before stays
+    if (value?.again && this.value) return this.send(); // keep the earlier estimate
     mark("full", Boolean(value?.vocal));
     if (!value?.vocal) { if (this.value) { desk.stop(); this.value = desk.vocal = null; this.write(".summary", ""); } return; }
     const same = this.value?.vocal === value.vocal;
@@ -59,14 +59,14 @@ class Timeline {
     [this.past, this.selection] = [same ? [...this.past, this.sheet] : [], null];
     this.sheet = this.value.sheet;
     if (!same) this.buffer = null;
-    // the band of an example may already play
+    // the band of an example may already be playing
     if (desk.vocal !== value.vocal) { desk.stop(); desk.seek(0); }
     desk.vocal = value.vocal;
     load(value.vocal).then((buffer) => { this.buffer = buffer; desk.draw(); }, (error) => this.refuse(error));
     desk.refresh();
   }
 
-  /** A new lead sheet by a person's hand, which can be undone. */
+  /** A new lead sheet by the user, which can be undone. */
   edit(sheet) { this.past.push(this.sheet); this.set(sheet); }
 
   set(sheet) {
@@ -76,7 +76,7 @@ class Timeline {
     desk.refresh();
   }
 
-  /** What generating goes by. */
+  /** Sends the lead sheet and the selection that generation follows. */
   send() {
     const selection = this.selection && [this.selection.start, this.selection.stop];
     this.props.value = { ...this.value, sheet: this.sheet, selection };
@@ -154,10 +154,10 @@ class Timeline {
       });
   }
 
-  /** What the listener says of a chord that it has estimated: [start, stop, label, how likely it is, another]. */
+  /** The listener's details of an estimated chord: [start, stop, label, probability, runner-up]. */
   choiceOf(start, label) { return this.value.choices?.find(([from, to, own]) => own === label && from < start + 0.02 && start < to); }
 
-  /** Buttons over the lane, one tab stop for all; the elements stay, and so does the focus. */
+  /** Buttons over the lane, with one tab stop for all; elements are reused, so the focus stays. */
   fillList(selector, all, fill) {
     const spans = all.filter(({ start, stop }) => (stop - start) * desk.scale >= LEAST_PIXELS);
     const list = this.find(selector);
@@ -193,7 +193,7 @@ class Timeline {
     this.drawPitch(paint, height, this.styled("--hafm-accent"));
   }
 
-  /** What lies behind every lane: the selection, bars and beats. */
+  /** The background of every lane: the selection, bars and beats. */
   drawGrid(paint, height) {
     const { selection, sheet } = this;
     if (selection) {
@@ -218,7 +218,7 @@ class Timeline {
     let before = null;
     for (const [at, note] of pitch.entries()) {
       const [x, y] = [(at / pitch.length) * seconds * desk.scale, height - ((note - low) / (high - low)) * height];
-      // a leap of a third within a fortieth of a second is no line
+      // leaps of a third or more between two values are not connected
       if (note !== null) before !== null && Math.abs(note - before) < 3 ? paint.lineTo(x, y) : paint.moveTo(x, y);
       before = note;
     }
@@ -240,7 +240,7 @@ class Timeline {
         .map((each) => `<button type="button" data-likely="${each}">${each === "N" ? "none" : pretty(each)}</button>`).join("");
       group.dataset.key = String(sheet.key);
     }
-    // what has been typed for these bars stays until it is set
+    // text typed for these bars stays until it is set
     if (this.editing?.selection === selection && this.editing.sheet === sheet) return;
     input.value = selection && label !== "N" ? spell(label, sheet.key) : "";
     this.drawSectionEditor();
@@ -254,7 +254,7 @@ class Timeline {
     const energies = ["", ...(value.energies ?? [])];
     if (select.options.length !== energies.length) select.replaceChildren(...energies.map((each) => new Option(each || "automatic", each)));
     [text.value, select.value] = [name, energies.includes(energy) ? energy : ""];
-    // a model that cannot play it is not asked
+    // hidden for models without energies
     this.find(".energies").hidden = energies.length === 1;
   }
 
@@ -266,7 +266,7 @@ class Timeline {
     return `${name} (${start.toFixed(1)} to ${stop.toFixed(1)} s)`;
   }
 
-  // what a person does
+  // user actions
 
   click(event) {
     const button = event.target.closest("button");
@@ -337,7 +337,7 @@ class Timeline {
     } else if (event.key === "Escape" && this.selection) this.mark(null);
   }
 
-  /** Keys of the whole page, wherever no text is written and where they do nothing else; ? shows them. */
+  /** Keyboard shortcuts of the page, except in text fields and where keys have another function; ? lists them. */
   shortcut(event) {
     const { target, shiftKey, ctrlKey, metaKey, altKey } = event;
     const key = event.key.toLowerCase();
@@ -357,10 +357,10 @@ class Timeline {
     event.preventDefault();
   }
 
-  /** Goes to the next or the last beat, or bar. */
+  /** Moves to the next or the previous beat, or bar. */
   step(by, bars) {
     const places = [0, ...(bars ? barsOf(this.sheet, this.seconds).map(({ start }) => start) : this.sheet.beats ?? []), desk.seconds];
-    // while it plays, the last beat is the one before the one that was just heard
+    // during playback, the previous beat is the one before the beat just heard
     const near = desk.playing && by < 0 ? 0.3 : 0.03;
     const found = places.filter((place) => (place - desk.position) * by > near);
     if (found.length) desk.seek(by > 0 ? Math.min(...found) : Math.max(...found));
@@ -390,7 +390,7 @@ class Timeline {
     this.tryTo(() => this.edit(setSection(this.sheet, start, stop, name, energy)));
   }
 
-  /** The mouse selects bars; a finger scrolls. */
+  /** Selects bars by dragging with the mouse; touch scrolls. */
   grab(event) {
     const { target } = event;
     const left = this.find(".lane").getBoundingClientRect().left + desk.head;
@@ -412,17 +412,17 @@ class Timeline {
     });
   }
 
-  /** Selects the bars between two seconds, or what lies between them where there are none. */
+  /** Selects the bars between two seconds, or just that span if there are no bars. */
   drag(one, other) {
     const [from, to] = [Math.max(Math.min(one, other), 0), Math.min(Math.max(one, other), this.seconds)];
     const bars = barsOf(this.sheet, this.seconds).filter(({ start, stop }) => start < to && stop > from);
     this.selection = { start: bars[0]?.start ?? from, stop: bars.at(-1)?.stop ?? to };
   }
 
-  /** What the desk asks for: clicks. */
+  /** Called by the desk: starts the clicks. */
   start(out, zero, from) { if (this.value && this.clicks) startClicks(out, this.sheet, zero, from, desk.seconds); }
 
-  /** The playhead, which the lanes follow while something plays. */
+  /** Moves the playhead, which the lanes follow during playback. */
   follow(position) {
     const sounds = desk.playing || desk.waits;
     const play = this.find("[data-do=play]");
@@ -437,15 +437,15 @@ class Timeline {
     const strip = this.find(".strip"), room = strip.clientWidth - (desk.head ?? 0);
     const hidden = x < strip.scrollLeft || x > strip.scrollLeft + 0.9 * room;
     this.away = hidden && (this.away || strip.scrollLeft !== this.left);
-    if (hidden && desk.playing && !this.away) strip.scrollLeft = x - 0.1 * room; // whoever scrolls away isn't fetched back
+    if (hidden && desk.playing && !this.away) strip.scrollLeft = x - 0.1 * room; // unless the user has scrolled away
     this.left = strip.scrollLeft;
   }
 
-  /** The first tap starts the voice; each of the others is a beat. */
+  /** The first tap starts playback; each further one is a beat. */
   tap(event) {
     event.preventDefault();
     event.target.focus();
-    if (this.taps?.length >= LEAST_TAPS && !desk.playing && !desk.position) return; // one too many, after the end, erases none
+    if (this.taps?.length >= LEAST_TAPS && !desk.playing && !desk.position) return; // a tap after the end does not erase the taps
     const late = (performance.now() - event.timeStamp) / 1000;
     if (!this.taps || !desk.playing) {
       this.taps = [];
@@ -467,7 +467,7 @@ class Timeline {
     else this.edit(tappedBeats(this.sheet, taps, this.seconds));
   }
 
-  /** The lead sheet as a file, in a format that is asked for: a chart on paper, or PDF, by the browser. */
+  /** Saves the lead sheet in a format; the browser prints the chart, on paper or as PDF. */
   save(format) {
     if (format === "print") return this.print();
     this.props.value = { ...this.props.value, ask: { format } };
@@ -489,7 +489,7 @@ class Timeline {
     window.print();
   }
 
-  /** A lead sheet of a file. */
+  /** Opens a lead sheet from a file. */
   async open(file) {
     const text = await file.text();
     this.tryTo(() => this.edit(readSheet(text)));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// In the audio thread: hands on what the microphone gives, with the frame of the context's clock that it begins at.
+// Runs in the audio thread: passes on the microphone's samples in chunks, each with its first frame by the context's clock.
 
 const CHUNK = 1024;
 class Take extends AudioWorkletProcessor {
@@ -7,7 +7,7 @@ class Take extends AudioWorkletProcessor {
   filled = 0;
 
   process([channels]) {
-    // a microphone that is not there yet is silent: no frame may be left out
+    // before the microphone delivers, record silence: no frame may be missing
     const samples = channels[0] ?? new Float32Array(128);
     if (this.filled === 0) this.frame = currentFrame;
     this.chunk.set(samples, this.filled);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The composite: length to the sample, seeds, samples, saving and loading in parts, refusals."""
+"""The composite model: exact lengths, seeds, samples, saving and loading in parts, rejected inputs."""
 
 import json
 from collections import defaultdict
@@ -37,7 +37,7 @@ def composite() -> HAFMForVocalAccompaniment:
     return model
 
 
-def test_same_seed_same_tokens_whatever_the_batch_and_the_callers_random_state(composite: Composite) -> None:
+def test_a_seed_fixes_the_tokens_whatever_the_batch_and_the_global_generator(composite: Composite) -> None:
     torch.manual_seed(11)
     state = torch.random.get_rng_state()
     alone = composite.generate(voice(0.5), CODEC_RATE, seed=4)
@@ -54,7 +54,7 @@ def test_same_seed_same_tokens_whatever_the_batch_and_the_callers_random_state(c
     assert not torch.equal(alone.codes[0], other.codes[0])
 
 
-def test_without_a_seed_the_global_generator_decides_and_nothing_else_touches_it(composite: Composite) -> None:
+def test_without_a_seed_one_draw_from_the_global_generator_decides_the_song(composite: Composite) -> None:
     drawn = []
     for seed in (7, 7, 8):
         set_seed(seed)
@@ -62,7 +62,7 @@ def test_without_a_seed_the_global_generator_decides_and_nothing_else_touches_it
         state = torch.random.get_rng_state()
         set_seed(seed)
         torch.randint(2**31, ())
-        assert torch.equal(torch.random.get_rng_state(), state), "one number is drawn"
+        assert torch.equal(torch.random.get_rng_state(), state), "exactly one number is drawn"
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     set_seed(7)
     streamed = torch.cat(list(composite.stream(voice(0.5), CODEC_RATE)))
@@ -71,19 +71,19 @@ def test_without_a_seed_the_global_generator_decides_and_nothing_else_touches_it
 
 
 @pytest.mark.parametrize("left", [0, 3_000, 12_000])
-def test_padding_is_cut_off_on_either_side(composite: Composite, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_is_removed_on_either_side(composite: Composite, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, mask = torch.zeros(2, 24_000), torch.zeros(2, 24_000, dtype=torch.long)
     batch[0, left : left + 12_000], mask[0, left : left + 12_000] = torch.from_numpy(voice(0.5)), 1
     batch[1], mask[1] = torch.from_numpy(voice(1, pitch=300)), 1
     tokenize = Mock(wraps=composite.tokenize_vocal)
     monkeypatch.setattr(composite, "tokenize_vocal", tokenize)
     output = composite.generate(batch, CODEC_RATE, seed=4, padding_mask=mask)
-    heard = [call.args[0] for call in tokenize.call_args_list]
+    tokenized = [call.args[0] for call in tokenize.call_args_list]
     assert [len(audio) for audio in output.audio] == [12_000, 24_000]
-    assert np.array_equal(heard[0], voice(0.5)) and np.array_equal(heard[1], voice(1, pitch=300))
+    assert np.array_equal(tokenized[0], voice(0.5)) and np.array_equal(tokenized[1], voice(1, pitch=300))
 
 
-def test_one_vocal_and_one_channel_are_taken_with_or_without_a_mask(composite: Composite) -> None:
+def test_one_mono_vocal_is_accepted_in_any_layout_with_or_without_a_mask(composite: Composite) -> None:
     short = torch.from_numpy(np.round(32_768 * voice(0.5))).short()
     vocal = short / 32_768
     alone = composite.generate(vocal, CODEC_RATE, seed=4).audio[0]
@@ -107,21 +107,21 @@ def test_one_vocal_and_one_channel_are_taken_with_or_without_a_mask(composite: C
         (torch.zeros(3, 9_000), torch.ones(3, 8_000), r"padding_mask has 8000 values for a vocal of 9000 samples"),
     ],
 )
-def test_shapes_that_are_no_vocals_are_refused(
+def test_shapes_that_cannot_be_vocals_are_refused(
     composite: Composite, vocals: torch.Tensor, mask: torch.Tensor | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         composite.generate(vocals, CODEC_RATE, padding_mask=mask)
 
 
-def test_several_samples_differ_and_belong_to_their_vocal(composite: Composite) -> None:
+def test_samples_differ_and_are_grouped_by_vocal(composite: Composite) -> None:
     output = composite.generate([voice(0.5), voice(0.3)], CODEC_RATE, seed=2**63 - 1, num_samples=3)
     assert [len(audio) for audio in output.audio] == [12_000] * 3 + [7_200] * 3
     assert not torch.equal(output.codes[0], output.codes[1])
     assert torch.equal(output.vocal_semantic[0], output.vocal_semantic[2])
 
 
-def test_skip_fine_decodes_the_same_coarse_codes_alone(composite: Composite) -> None:
+def test_skip_fine_decodes_the_same_coarse_codes_only(composite: Composite) -> None:
     full = composite.generate(voice(0.5), CODEC_RATE, seed=1)
     coarse = composite.generate(voice(0.5), CODEC_RATE, seed=1, skip_fine=True)
     assert coarse.codes[0].shape[0] == 4
@@ -135,12 +135,12 @@ def test_progress_counts_every_stage_to_its_total(composite: Composite) -> None:
     assert list(seen) == ["semantic", "coarse", "fine"]
     for stage, counts in seen.items():
         dones = [done for done, _ in counts]
-        # the vocal is listened to at step 0; what takes long is told again
+        # step 0 is the analysis of the vocal; a long step reports more than once
         assert dones == sorted(dones) and {total for _, total in counts} == {dones[-1]}
         assert sorted(set(dones)) == list(range(0 if stage == "semantic" else 1, dones[-1] + 1))
 
 
-def test_guidance_temperature_and_top_k_reach_stages(composite: Composite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_top_k_and_guidance_scale_reach_the_stages(composite: Composite, monkeypatch: pytest.MonkeyPatch) -> None:
     # without noise the vocal's tokens are the same for every seed
     monkeypatch.setattr(composite.semantic_tokenizer.config, "noise_std", 0.0)
     greedy = [composite.generate(voice(0.5), CODEC_RATE, seed=seed, top_k=1) for seed in (1, 2)]
@@ -178,16 +178,16 @@ def test_repository_has_a_folder_for_each_part_and_only_safetensors(composite: C
     assert torch.equal(stage.heads.weight, composite.coarse.heads.weight)
 
 
-def test_processes_beside_the_main_one_write_no_files_nor_other_weights(composite: Composite, tmp_path: Path) -> None:
+def test_only_the_main_process_saves_and_a_state_dict_is_refused(composite: Composite, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="load the state_dict with load_state_dict first"):
         composite.save_pretrained(tmp_path, state_dict=composite.state_dict())
     composite.save_pretrained(tmp_path, is_main_process=False, push_to_hub=True)
-    # a stage would ask the hub, which is out of reach
+    # pushing a stage would fail: tests cannot reach the hub
     composite.coarse.save_pretrained(tmp_path, is_main_process=False, push_to_hub=True)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_limits_of_length_outlive_loading_and_saving(composite: Composite, tmp_path: Path) -> None:
+def test_length_limits_survive_loading_and_saving(composite: Composite, tmp_path: Path) -> None:
     composite.save_pretrained(tmp_path / "first")
     HAFMFeatureExtractor(min_seconds=2.0, max_seconds=30.0).save_pretrained(tmp_path / "first")
     HAFMForVocalAccompaniment.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "again")
@@ -202,7 +202,7 @@ def test_limits_of_length_outlive_loading_and_saving(composite: Composite, tmp_p
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_whole_composite_plays_in_half_precision(dtype: torch.dtype) -> None:
+def test_a_composite_with_every_part_generates_in_half_precision(dtype: torch.dtype) -> None:
     parts: dict[str, Any] = {"semantic_tokenizer": tiny_rhythmic_tokenizer(), "listener": tiny_listener()}
     model = tiny_band(codec=tiny_spectral_codec(), **parts).to(dtype)
     song = model.generate(voice(0.6), CODEC_RATE, seed=1, instrumental=voice(0.6), keep=[(0.0, 0.2)], stems=True)
@@ -211,9 +211,9 @@ def test_a_whole_composite_plays_in_half_precision(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_torchs_default_dtype_changes_no_song(dtype: torch.dtype) -> None:
-    hearing: dict[str, Any] = {"semantic_tokenizer": tiny_rhythmic_tokenizer(), "listener": tiny_listener()}
-    model = tiny_band(**hearing, codec=tiny_spectral_codec())
+def test_songs_do_not_depend_on_torchs_default_dtype(dtype: torch.dtype) -> None:
+    analysis: dict[str, Any] = {"semantic_tokenizer": tiny_rhythmic_tokenizer(), "listener": tiny_listener()}
+    model = tiny_band(**analysis, codec=tiny_spectral_codec())
     expected = model.generate(voice(0.6), CODEC_RATE, seed=1).audio[0]
     for kept in (modeling_spectral_codec._noise_table, modeling_spectral_codec._band_weights):
         kept.cache_clear()
@@ -224,7 +224,7 @@ def test_torchs_default_dtype_changes_no_song(dtype: torch.dtype) -> None:
         torch.set_default_dtype(torch.float32)
 
 
-def test_songs_of_a_composite_in_training_leave_its_codec_as_it_is() -> None:
+def test_generating_in_training_mode_leaves_the_codec_unchanged() -> None:
     model = tiny_band(codec=tiny_spectral_codec()).train()
     before = {name: values.clone() for name, values in model.codec.state_dict().items()}
     model.generate(voice(0.6), CODEC_RATE, seed=1)
@@ -243,7 +243,7 @@ def test_a_device_map_names_one_device(tiny_model: Path, device_map: Any) -> Non
 
 @pytest.mark.processor
 @pytest.mark.parametrize("option", ["dtype", "torch_dtype"])
-def test_dtype_is_the_stages_and_leaves_tokens_to_float32(composite: Composite, tmp_path: Path, option: str) -> None:
+def test_dtype_applies_to_stages_but_not_to_tokenizers(composite: Composite, tmp_path: Path, option: str) -> None:
     composite.save_pretrained(tmp_path)
     loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path, **{option: torch.bfloat16})
     dtypes = {name: next(getattr(loaded, name).parameters()).dtype for name in part_classes(loaded.config)}
@@ -256,13 +256,13 @@ def test_dtype_is_the_stages_and_leaves_tokens_to_float32(composite: Composite, 
 
 
 @pytest.mark.parametrize("kind", [HAFMForVocalAccompaniment, AutoModel])
-def test_what_is_asked_of_a_configuration_is_obeyed_or_refused_by_name(
+def test_configuration_overrides_are_applied_or_refused_by_name(
     composite: Composite, tmp_path: Path, kind: Any
 ) -> None:
     composite.save_pretrained(tmp_path)
 
-    def attention(**asked: Any) -> list[str]:
-        return [stage.config._attn_implementation for stage in kind.from_pretrained(tmp_path, **asked).stages.values()]
+    def attention(**given: Any) -> list[str]:
+        return [each.config._attn_implementation for each in kind.from_pretrained(tmp_path, **given).stages.values()]
 
     assert attention() == ["sdpa"] * 3 and attention(attn_implementation="eager") == ["eager"] * 3
     with pytest.raises(ValueError, match='attn_implementation="nonsense"'):
@@ -273,12 +273,12 @@ def test_what_is_asked_of_a_configuration_is_obeyed_or_refused_by_name(
     config.coarse_config.conditioning_dropout = 0.3
     loaded = kind.from_pretrained(tmp_path, config=config)
     assert loaded.coarse.config.conditioning_dropout == 0.3 and loaded.fine.config.conditioning_dropout == 0.1
-    for asked, said in (({"semantic_config": {"num_hidden_layers": 1}}, "layers.1"), ({"colour": 1}, "'colour'")):
+    for given, said in (({"semantic_config": {"num_hidden_layers": 1}}, "layers.1"), ({"colour": 1}, "'colour'")):
         with pytest.raises((TypeError, ValueError), match=said):
-            kind.from_pretrained(tmp_path, **asked)
+            kind.from_pretrained(tmp_path, **given)
 
 
-def test_two_stages_are_built_saved_loaded_and_run(composite: Composite, tmp_path: Path) -> None:
+def test_a_two_stage_composite_is_built_saved_loaded_and_run(composite: Composite, tmp_path: Path) -> None:
     parts = {name: getattr(composite, name) for name in ("semantic_tokenizer", "semantic", "coarse", "codec")}
     model = HAFMForVocalAccompaniment.from_parts(**parts)
     assert list(model.stages) == ["semantic", "coarse"] and "fine" not in model.parameter_counts()
@@ -298,7 +298,7 @@ def test_two_stages_are_built_saved_loaded_and_run(composite: Composite, tmp_pat
     assert set(describe_model(str(tmp_path))["parts"]) == set(parts)
 
 
-def test_empty_vocal_is_refused(composite: Any) -> None:
+def test_an_empty_missing_or_second_vocal_is_refused(composite: Any) -> None:
     with pytest.raises(ValueError, match="empty"):
         composite.generate(voice(0), CODEC_RATE)
     for given in ({}, {"vocals": voice(1), "sampling_rate": CODEC_RATE, "input_values": voice(1)}):
@@ -306,7 +306,7 @@ def test_empty_vocal_is_refused(composite: Any) -> None:
             composite.generate(**given)
 
 
-def test_what_the_feature_extractor_returns_is_taken_by_name(composite: Composite) -> None:
+def test_generate_takes_the_feature_extractors_output_as_keywords(composite: Composite) -> None:
     vocals = [voice(1, pitch=300), voice(1.2)]
     output = composite.generate(**HAFMFeatureExtractor()(vocals, sampling_rate=24_000), seed=4)
     expected = composite.generate(vocals, CODEC_RATE, seed=4)
@@ -314,7 +314,7 @@ def test_what_the_feature_extractor_returns_is_taken_by_name(composite: Composit
     assert all(torch.equal(*pair) for pair in zip(output.codes, expected.codes, strict=True))
 
 
-def test_the_bundled_models_name_is_that_model_unless_a_folder_is_called_so(
+def test_hafm_tiny_is_the_bundled_model_unless_a_folder_has_that_name(
     composite: Composite, bundled_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts become a composite in a folder of its own: no other files make room for it."""
+"""Assembling parts into a composite: it gets a folder of its own, and never replaces unrelated files."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def parts(tiny_model: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("config", [None, '{"model_type": "hafm_coarse"}', "[]", "words"])
-def test_a_folder_with_files_of_somebody_else_is_refused_and_kept(
+def test_a_folder_with_unrelated_files_is_refused_and_left_unchanged(
     parts: dict[str, str], tmp_path: Path, config: str | None
 ) -> None:
     folder = tmp_path / "songs"
@@ -44,7 +44,7 @@ def test_a_folder_with_files_of_somebody_else_is_refused_and_kept(
     assert digest_files(tmp_path, ignored=()) == before
 
 
-def test_an_empty_folder_and_an_older_composite_make_room_and_their_neighbours_stay(
+def test_an_empty_folder_or_older_composite_is_replaced_and_its_siblings_kept(
     parts: dict[str, str], tmp_path: Path
 ) -> None:
     model = tmp_path / "new" / "model"
@@ -52,7 +52,7 @@ def test_an_empty_folder_and_an_older_composite_make_room_and_their_neighbours_s
     for name in ("model.old", "model.part"):
         (model.parent / name).mkdir()
         (model.parent / name / "notes.txt").write_text("mine")
-    (model / "stale.txt").write_text("of the composite before")
+    (model / "stale.txt").write_text("from the previous composite")
     assemble_composite(parts, model, "float32")
     assert HAFMForVocalAccompaniment.from_pretrained(model).config.model_type == "hafm"
     assert not (model / "stale.txt").exists()
@@ -62,9 +62,7 @@ def test_an_empty_folder_and_an_older_composite_make_room_and_their_neighbours_s
     assert assemble_composite(parts, tmp_path / "empty") > 0
 
 
-def test_in_half_precision_a_codec_sounds_the_same_and_its_codes_are_the_same(
-    parts: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_codec_in_half_precision_keeps_its_sound_and_its_fingerprint(parts: dict[str, str], tmp_path: Path) -> None:
     for dtype in ("float32", "bfloat16"):
         assemble_composite(parts, tmp_path / dtype, dtype)
     whole, halved = (load_codec(str(tmp_path / dtype / "codec")) for dtype in ("float32", "bfloat16"))
@@ -77,7 +75,7 @@ def test_in_half_precision_a_codec_sounds_the_same_and_its_codes_are_the_same(
     assert {each.dtype for name, each in stored.items() if name.startswith("decoder.")} == {torch.float16}
 
 
-def test_two_stages_make_a_composite_and_what_each_has_is_asked_for(parts: dict[str, str], tmp_path: Path) -> None:
+def test_a_composite_may_have_two_stages_but_missing_parts_are_named(parts: dict[str, str], tmp_path: Path) -> None:
     two = {name: source for name, source in parts.items() if name != "fine"}
     assemble_composite(two, tmp_path / "model")
     assert list(HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model").stages) == ["semantic", "coarse"]
@@ -85,7 +83,7 @@ def test_two_stages_make_a_composite_and_what_each_has_is_asked_for(parts: dict[
         assemble_composite({**two, "coarse": "", "codec": ""}, tmp_path / "model")
 
 
-def test_what_fails_leaves_the_older_composite_as_it_was(
+def test_a_failed_assembly_leaves_the_older_composite_unchanged(
     parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tmp_path / "model"
@@ -93,18 +91,18 @@ def test_what_fails_leaves_the_older_composite_as_it_was(
     before = digest_files(tmp_path, ignored=())
     rename = Path.rename
 
-    def full(path: Path, target: Path) -> Path:
+    def fail_on_last_step(path: Path, target: Path) -> Path:
         if target == model and path.name == "new":
             raise OSError(28, "No space left on device")
         return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", full)
+    monkeypatch.setattr(Path, "rename", fail_on_last_step)
     with pytest.raises(OSError, match="No space left"):
         assemble_composite(parts, model)
     assert digest_files(tmp_path, ignored=()) == before
 
 
-def test_stages_that_read_a_lead_sheet_get_settings_of_their_own_unless_somebody_chose_some(tmp_path: Path) -> None:
+def test_stages_that_read_a_lead_sheet_get_default_settings_unless_some_were_chosen(tmp_path: Path) -> None:
     model = tiny_composite(num_hidden_layers=1, lead_sheet_streams={"chord": STREAM_SIZES["chord"]})
     model.coarse.generation_config.temperature = 0.7
     model.save_pretrained(tmp_path / "parts")
@@ -117,12 +115,12 @@ def test_stages_that_read_a_lead_sheet_get_settings_of_their_own_unless_somebody
     assert (fine.temperature, fine.guidance_scale) == (0.9, 1.0)
 
 
-def test_a_codec_that_a_stage_has_not_learnt_is_refused(parts: dict[str, str], tmp_path: Path) -> None:
+def test_a_codec_that_a_stage_was_not_trained_on_is_refused(parts: dict[str, str], tmp_path: Path) -> None:
     model = load_codec(parts["codec"]).model
     codec = codec_fingerprint(model)
     tiny_stage("coarse", tokenizers={"codec": codec}).save_pretrained(tmp_path / "coarse")
     tiny_stage("fine", tokenizers={"codec": "another"}).save_pretrained(tmp_path / "fine")
-    # a decoder that has been trained further says the same codes in another sound
+    # training the decoder further changes the sound but not the codes
     with torch.no_grad():
         model.decoder.layers[-1].conv.bias.add_(0.1)
     model.save_pretrained(tmp_path / "codec")
@@ -135,7 +133,7 @@ def test_a_codec_that_a_stage_has_not_learnt_is_refused(parts: dict[str, str], t
     assert not list(tmp_path.glob("other*"))
 
 
-def test_a_tokenizer_may_hear_the_beat_anew_and_not_other_tokens(parts: dict[str, str], tmp_path: Path) -> None:
+def test_a_tokenizers_beat_head_may_change_but_its_tokens_may_not(parts: dict[str, str], tmp_path: Path) -> None:
     tokenizer = tiny_rhythmic_tokenizer()
     known = {"semantic_tokenizer": tokenizer_fingerprint(tokenizer)}
     tiny_stage("semantic", tokenizers=known).save_pretrained(tmp_path / "semantic")
@@ -150,7 +148,7 @@ def test_a_tokenizer_may_hear_the_beat_anew_and_not_other_tokens(parts: dict[str
         assemble_composite(fitting, tmp_path / "other")
 
 
-def test_a_tokenizer_is_the_same_however_its_numbers_are_held(tmp_path: Path) -> None:
+def test_a_tokenizers_fingerprint_does_not_depend_on_its_dtype(tmp_path: Path) -> None:
     tokenizer = tiny_semantic_tokenizer().half()
     tokenizer.save_pretrained(tmp_path)
     found = {fingerprint(tokenizer)}
@@ -162,7 +160,7 @@ def test_a_tokenizer_is_the_same_however_its_numbers_are_held(tmp_path: Path) ->
     assert fingerprint(tokenizer) not in found
 
 
-def test_parts_of_other_vocabularies_are_refused_and_nothing_is_written(parts: dict[str, str], tmp_path: Path) -> None:
+def test_parts_with_unequal_vocabularies_are_refused_and_write_nothing(parts: dict[str, str], tmp_path: Path) -> None:
     size = tiny_stage("semantic").config.codebook_sizes[0] + 1
     tiny_stage("semantic", codebook_sizes=[size]).save_pretrained(tmp_path / "semantic")
     named = {**parts, "semantic": tmp_path / "semantic"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Songs of stages that read a lead sheet: what is given reaches every stage and window, the rest is estimated."""
+"""Generating with stages that read a lead sheet: given parts reach every stage and window, the rest is estimated."""
 
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ SHEET = LeadSheet(beats=[0.1, 0.6, 1.1], beats_per_bar=4, chords=[(0.0, 0.8, "C"
 
 
 def reading_composite(pattern: str = "flat", **parts: Any) -> HAFMForVocalAccompaniment:
-    """A composite whose stages all read a lead sheet, with windows short enough that songs have several."""
+    """A composite whose stages all read a lead sheet, with windows so short that each song has several."""
     given = {part: getattr(tiny_composite(), part) for part in ("semantic_tokenizer", "codec")}
     for name, window in (("semantic", 1.2), ("coarse", 0.6), ("fine", 0.4)):
         how: dict[str, Any] = {} if name == "semantic" else {"codebook_pattern": pattern}
@@ -49,13 +49,13 @@ def test_every_stage_reads_the_lead_sheet_at_its_own_rate(pattern: str) -> None:
         model.generate(voice(1), CODEC_RATE, lead_sheet=LeadSheet(style="polka"))
 
 
-def test_every_sample_is_played_in_a_style_of_its_own_unless_one_is_known() -> None:
+def test_each_sample_gets_a_different_style_unless_one_is_given() -> None:
     sizes = {name: STREAM_SIZES[name] for name in ("chord", "style")}
     names = ["folk", "pop", "rock"]
     stages = {n: tiny_stage(n, position_scheme="time", lead_sheet_streams=sizes, styles=names) for n in STAGES}
     heard = Voice(torch.zeros(20, dtype=torch.int64), {name: torch.zeros(2, 20, dtype=torch.int64) for name in STAGES})
 
-    def told(voice: Voice, seed: int, **how: Any) -> list[int]:
+    def styles_of(voice: Voice, seed: int, **how: Any) -> list[int]:
         run = SongRun(stages, [1], 25, DecodingOptions(), seed, 3, **how)
         run.take_voices([voice])
         assert all(torch.equal(rows, v.streams["fine"]) for v in run.voices for rows in v.streams.values())
@@ -64,14 +64,14 @@ def test_every_sample_is_played_in_a_style_of_its_own_unless_one_is_known() -> N
         assert all(v.lead_sheet.style == names[n - 1] for v, n in zip(run.voices, found, strict=True) if n)
         return found
 
-    drawn = [told(heard, seed) for seed in range(30)]
-    assert all(sorted(styles) == [1, 2, 3] for styles in drawn) and drawn[7] == told(heard, 7)
+    drawn = [styles_of(heard, seed) for seed in range(30)]
+    assert all(sorted(styles) == [1, 2, 3] for styles in drawn) and drawn[7] == styles_of(heard, 7)
     assert len({styles[0] for styles in drawn}) == 3
-    assert told(replace(heard, lead_sheet=LeadSheet(style="pop")), 1) == [0, 0, 0], "as the streams have it"
-    assert told(heard, 1, kept={"fine": torch.full((1,), -1)}) == [0, 0, 0]
+    assert styles_of(replace(heard, lead_sheet=LeadSheet(style="pop")), 1) == [0, 0, 0], "the streams decide"
+    assert styles_of(heard, 1, kept={"fine": torch.full((1,), -1)}) == [0, 0, 0]
 
 
-def test_what_is_not_given_is_estimated_where_the_model_can() -> None:
+def test_missing_parts_of_a_lead_sheet_are_estimated_where_the_model_can() -> None:
     model = reading_composite(semantic_tokenizer=tiny_rhythmic_tokenizer(), listener=tiny_listener())
     estimate = model.complete_lead_sheet(voice(2), 24_000)
     assert estimate.beats and estimate.chords and estimate.estimated == ["beats", "chords", "key"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intro and outro: bars on the song's own grid, with its chords, around the voice; how long a song becomes by them."""
+"""Intro and outro: bars on the song's own grid and chords, before and after the voice, and the length of the song."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,24 +22,24 @@ CHORDS = [(0.0, 2.0, "C"), (2.0, 4.0, "F"), (4.0, 6.0, "G"), (6.0, 8.5, "Am")]
 
 
 def sung(start: float = 0.0, seconds: float = 8.5) -> np.ndarray:
-    """float32 [N] at 1 kHz: silence, then voice."""
+    """float32 [N] at 1 kHz: silence, then voice up to `seconds`."""
     return np.r_[np.zeros(round(start * 1000)), np.ones(round((seconds - start) * 1000))].astype(np.float32)
 
 
 def labels(sheet: LeadSheet, start: float, bars: int, length: float = BAR) -> list[str]:
-    """The chord in the middle of each bar from `start` on; of those that overlap the later one counts."""
+    """The chord at the middle of each bar from `start` on; where chords overlap, the later one."""
     middles = [start + (number + 0.5) * length for number in range(bars)]
     return [[label for a, b, label in sheet.chords if a <= middle < b][-1] for middle in middles]
 
 
-def test_bars_are_added_on_the_grid_of_the_song_with_its_first_and_last_chords() -> None:
+def test_added_bars_follow_the_songs_grid_and_its_first_and_last_chords() -> None:
     chords = [(start, stop + 0.005, label) for start, stop, label in CHORDS]
     sheet = LeadSheet(beats=[0.0, 0.5], beats_per_bar=4, chords=chords, key="C:maj")
     ends = add_bars(sheet, sung(), 1000, intro=3, outro=3)
     made = ends.sheet
     assert made is not None and list(made.chords) == sorted(made.chords) and len(made.chords) == 4 + 3 + 3
     assert ends.before == pytest.approx(3 * BAR + LEAD_SECONDS)
-    # half a beat of the fifth bar is the last note's, and the outro begins with that bar
+    # the last note lasts half a second into the fifth bar, where the outro begins
     assert ends.after == pytest.approx(4 * BAR + 2 * BAR + RING_SECONDS - 8.5) and ends.fade == RING_SECONDS
     assert np.allclose(np.diff(made.beats or ()), 0.5)
     assert np.allclose(np.diff(made.downbeats), BAR)
@@ -51,13 +51,13 @@ def test_bars_are_added_on_the_grid_of_the_song_with_its_first_and_last_chords()
 
 
 @pytest.mark.parametrize(("start", "before"), [(0.3, 4.0), (1.4, 2.0), (2.2, 2.0), (9.0, 0.0)])
-def test_a_pickup_is_sung_over_the_intro_and_silence_counts_towards_it(start: float, before: float) -> None:
+def test_a_pickup_overlaps_the_intro_and_leading_silence_counts_towards_it(start: float, before: float) -> None:
     sheet = LeadSheet(beats=[0.0, 0.5], beats_per_bar=4, chords=CHORDS, key="C:maj")
     ends = add_bars(sheet, sung(start, 12.0), 1000, intro=2, outro=0)
     assert ends.before == pytest.approx(before + LEAD_SECONDS if before else 0.0)
 
 
-def test_a_bar_that_the_recording_cuts_has_its_chord_from_its_beginning() -> None:
+def test_a_bar_cut_by_the_recording_has_its_chord_for_the_whole_bar() -> None:
     sheet = LeadSheet(beats=[0.2, 0.7, 1.2], beats_per_bar=4, downbeat=2, chords=[(0.0, 1.2, "C"), (1.2, 3.2, "G")])
     made = add_bars(sheet, sung(0.0, 3.2), 1000, intro=2, outro=0).sheet
     # the first bar began 0.8 s before the recording
@@ -66,12 +66,12 @@ def test_a_bar_that_the_recording_cuts_has_its_chord_from_its_beginning() -> Non
     assert spans == [(0.1, 2.1, "C"), (2.1, 4.1, "G"), (4.1, 6.1, "C"), (6.1, 8.1, "G")]
     cut = replace(sheet, chords=[(0.0, 1.2, "C"), (1.2, 2.9, "G")], key="C:maj")
     made, held = add_bars(cut, sung(0.0, 2.9), 1000, intro=0, outro=2).sheet, Ends(0.1, sheet=cut).with_tail(2.8, 4.0)
-    # and to its end, or through a tail
+    # likewise to the end of the last bar, or through a tail
     assert made is not None and [(round(b, 2), label) for _, b, label in made.chords[1:3]] == [(3.2, "G"), (5.2, "G")]
     assert held.sheet is not None and held.sheet.chords[1] == (1.2, pytest.approx(6.9), "G")
 
 
-def test_bars_of_three_quarters_keep_their_metre_and_a_short_song_repeats_its_chords() -> None:
+def test_three_four_bars_keep_their_metre_and_a_short_song_repeats_its_chords() -> None:
     sheet = LeadSheet(tempo=None, beats=[0.5, 1.0, 1.5], beats_per_bar=3, downbeat=1, chords=[(1.0, 2.5, "Dm")])
     ends = add_bars(sheet, sung(1.0, 2.5), 1000, intro=4, outro=2)
     made = ends.sheet
@@ -88,28 +88,28 @@ def band(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_song_has_room_for_its_bars_by_call_stream_batch_and_command(band: Path, tmp_path: Path) -> None:
+def test_added_bars_lengthen_the_song_in_calls_streams_batches_and_the_command(band: Path, tmp_path: Path) -> None:
     accompany: Any = transformers.pipeline("vocal-accompaniment", model=str(band), device="cpu")
     voice = glide(1.5)
-    told: dict[str, Any] = {
+    options: dict[str, Any] = {
         "sampling_rate": CODEC_RATE, "seed": 1, "intro_bars": 1, "outro_bars": 1,
         "lead_sheet": {"beats": [0.0, 0.4], "beats_per_bar": 3, "chords": [[0, 1.5, "C"]]},
     }  # fmt: skip
-    song = accompany(voice, **told)
+    song = accompany(voice, **options)
     start = round(song["vocal_start"] * CODEC_RATE)
     assert song["vocal_start"] == pytest.approx(1.2 + LEAD_SECONDS)
     assert len(song["audio"]) == len(song["mix"]) == round((1.3 + 1.2 + RING_SECONDS) * CODEC_RATE)
     assert np.array_equal(song["vocals"][start : start + len(voice)], voice)
     assert not song["vocals"][:start].any() and not song["vocals"][start + len(voice) :].any()
     assert song["audio"][:start].any() and audio.rms_dbfs(song["audio"][-CODEC_RATE // 20 :]) < -50
-    chunks = list(accompany.stream(voice, **told))
+    chunks = list(accompany.stream(voice, **options))
     assert np.allclose(accompany.join(chunks)["audio"], song["audio"], atol=1e-5)
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    again = accompany(voice, **told | {"lead_sheet": {"tempo": 150, "beats_per_bar": 3}})
-    assert torch.equal(torch.random.get_rng_state(), before), "a seed leaves the global generator alone"
+    again = accompany(voice, **options | {"lead_sheet": {"tempo": 150, "beats_per_bar": 3}})
+    assert torch.equal(torch.random.get_rng_state(), before), "with a seed, the global generator is untouched"
     assert again["vocal_start"] > 1.0
-    pair = accompany([voice, voice[:-600]], batch_size=2, **told)
+    pair = accompany([voice, voice[:-600]], batch_size=2, **options)
     assert np.allclose(pair[0]["audio"], song["audio"], atol=1e-4) and pair[1]["vocal_start"] == song["vocal_start"]
 
     path = tmp_path / "voice.wav"
@@ -121,7 +121,7 @@ def test_a_song_has_room_for_its_bars_by_call_stream_batch_and_command(band: Pat
     assert done.exit_code == 0 and "the voice begins at 2.50 s" in done.output, done.output
 
 
-def test_a_model_that_knows_no_beats_has_no_bars_to_add(tiny_model: Path) -> None:
+def test_a_model_without_beats_refuses_extra_bars(tiny_model: Path) -> None:
     accompany: Any = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu")
     with pytest.raises(ValueError, match="cannot follow beats; leave intro_bars and outro_bars out"):
         accompany(glide(), sampling_rate=CODEC_RATE, intro_bars=4)
@@ -129,7 +129,7 @@ def test_a_model_that_knows_no_beats_has_no_bars_to_add(tiny_model: Path) -> Non
         accompany(glide(), sampling_rate=CODEC_RATE, outro_bars=17)
 
 
-def test_each_vocal_of_a_batch_has_a_lead_sheet_of_its_own() -> None:
+def test_each_vocal_of_a_batch_may_have_its_own_lead_sheet() -> None:
     model, voices = reading_composite(), [glide(1.5), glide(1.2)]
     how: dict[str, Any] = {"seed": 1, "skip_fine": True}
     sheets: list[Any] = [{"chords": [[0, 1, "C"]], "beats": [0.0, 0.4]}, LeadSheet(style="rock", beats=[0.1, 0.5])]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people hand to the pipeline as a vocal, and the sentence for what cannot be one."""
+"""Inputs that the pipeline accepts as a vocal, and the one-sentence errors for those that it does not."""
 
 import importlib.util
 from types import SimpleNamespace
@@ -21,14 +21,14 @@ SIXTEEN_BIT = np.round(glide() * 32768).astype(np.int16)
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
-    """Two rows of bytes beside columns of other things, as published data sets have them; nothing is decoded yet."""
+    """Two rows of encoded audio next to unrelated columns, as in published data sets; nothing is decoded yet."""
     sound = {"bytes": file_bytes(SIXTEEN_BIT), "path": "clip.wav"}
     table = {"path": ["absent.wav"] * 2, "audio": [sound] * 2, "text": ["la"] * 2}
     return datasets.Dataset.from_dict(table).cast_column("audio", datasets.Audio())
 
 
-def heard(accompany: Any, inputs: Any, **options: Any) -> list[np.ndarray]:
-    """The vocals of the songs of a call."""
+def vocals_of(accompany: Any, inputs: Any, **options: Any) -> list[np.ndarray]:
+    """The vocals in the songs that one call returns."""
     songs = accompany(inputs, seed=1, skip_fine=True, **options)
     return [song["vocals"] for song in ([songs] if isinstance(songs, dict) else songs)]
 
@@ -39,18 +39,18 @@ def test_rows_columns_and_data_sets_are_read_without_torchcodec(accompany: Any, 
     undecoded = rows.cast_column("audio", datasets.Audio(decode=False))
     decoded = {"text": "la", "audio": {"array": wanted, "sampling_rate": torch.tensor(24_000)}}
     for given in (undecoded[0], undecoded[0]["audio"], decoded, wanted.tolist()):
-        assert np.array_equal(heard(accompany, given, sampling_rate=24_000)[0], wanted)
+        assert np.array_equal(vocals_of(accompany, given, sampling_rate=24_000)[0], wanted)
     songs_one_by_one = (KeyDataset(undecoded, "audio"), (row for row in undecoded.to_iterable_dataset()))
     for given in (list(undecoded), undecoded, undecoded["audio"], *songs_one_by_one):
-        found = heard(accompany, given)
+        found = vocals_of(accompany, given)
         assert len(found) == 2 and np.array_equal(found[1], wanted), type(given)
 
 
-def test_decoders_are_asked_for_their_samples_and_their_failure_is_a_sentence(accompany: Any) -> None:
+def test_decoders_are_decoded_and_their_failure_is_one_sentence(accompany: Any) -> None:
     decoder = SimpleNamespace(
         get_all_samples=lambda: SimpleNamespace(data=torch.from_numpy(glide())[None], sample_rate=CODEC_RATE)
     )
-    assert np.array_equal(heard(accompany, {"audio": decoder})[0], glide())
+    assert np.array_equal(vocals_of(accompany, {"audio": decoder})[0], glide())
 
     def fails() -> None:
         raise RuntimeError("Could not load libtorchcodec\nand a page more")
@@ -85,7 +85,7 @@ def test_decoders_are_asked_for_their_samples_and_their_failure_is_a_sentence(ac
         (glide(), {"lead_sheet": {"chords": ["C", "G"]}}, "chords must be .start s, stop s, label. each, not 'C'"),
     ],
 )
-def test_what_cannot_be_a_vocal_or_option_is_one_sentence(accompany: Any, vocal: Any, options: Any, said: str) -> None:
+def test_invalid_vocals_and_options_give_one_sentence(accompany: Any, vocal: Any, options: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
         accompany(vocal, **options)
     assert "\n" not in str(refused.value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory grows with the length of the input by a few copies of the sound, and by nothing else."""
+"""Peak memory grows with the input's length by no more than a few copies of the audio."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ from vocals import CODEC_RATE
 
 def peak(minutes):
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # forgets the peak so far
+        file.write("5")  # resets the recorded peak
     second = (0.9 * np.sin(2 * np.pi * 220 * np.arange(CODEC_RATE) / CODEC_RATE)).astype(np.float32)
     path = audio.write_audio(sys.argv[1] + "/long.wav", np.tile(second, round(60 * minutes)), CODEC_RATE)
     song = accompany(str(path), seed=1, vocal_gain_db=3.0)
@@ -35,11 +35,11 @@ print(*map(peak, (1, 2, 8)))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' record of a process' peak")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's record of peak memory")
 def test_an_hour_of_singing_takes_less_than_two_gibibytes(tmp_path: Path) -> None:
     tests = str(Path(__file__).parents[1])
     words = [sys.executable, "-c", f"import sys; sys.path.insert(0, {tests!r}){PROGRAM}", str(tmp_path)]
     done = run_program(words, fresh=True, check=True)
-    # the first one is for what is loaded and compiled once
+    # the first run warms up: it loads and compiles everything once
     _, two, eight = map(int, done.stdout.split())
     assert 0 < (eight - two) * 60 / 6 < HOUR_BYTES, f"{two / 2**20:.0f} MiB for 2 minutes, {eight / 2**20:.0f} for 8"

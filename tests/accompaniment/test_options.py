@@ -29,7 +29,7 @@ def test_values_out_of_range_are_refused_by_name(options: dict, message: str) ->
         GenerationOptions(**options)
 
 
-def test_options_by_name_go_before_those_of_the_object_and_none_says_nothing() -> None:
+def test_keyword_options_override_those_of_the_object_and_none_is_ignored() -> None:
     options = GenerationOptions(seed=3, top_k=7)
     assert GenerationOptions.of(options, {"top_k": 9, "seed": None, "num_samples": None}) == GenerationOptions(
         seed=3, top_k=9
@@ -38,13 +38,13 @@ def test_options_by_name_go_before_those_of_the_object_and_none_says_nothing() -
         GenerationOptions.of(given={"guidance": 3.0})
 
 
-def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+def test_numpy_and_torch_numbers_are_accepted() -> None:
     given = {"seed": np.int64(3), "temperature": np.float32(0.5), "top_k": torch.tensor(7), "stems": np.True_}
     options = GenerationOptions.of(given=given)
     assert options == GenerationOptions(seed=3, temperature=0.5, top_k=7, stems=True) and type(options.seed) is int
 
 
-def test_a_number_may_be_a_word_where_the_table_says_so() -> None:
+def test_an_option_takes_a_word_for_a_number_only_where_the_table_allows_it() -> None:
     assert MixOptions(balance="auto").balance == "auto" and MixOptions.of(given={"balance": 3}).balance == 3
     for wrong, said in (({"balance": "loud"}, "must be a number or 'auto'"), ({"tail": "2"}, "tail is '2'")):
         with pytest.raises(ValueError, match=said):

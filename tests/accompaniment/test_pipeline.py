@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pipeline: every kind of input, songs as long as their vocals, in both ways of loading it."""
+"""The pipeline: every kind of input, songs as long as their vocals, loaded with and without hafm_hf imported."""
 
 import json
 import sys
@@ -39,7 +39,7 @@ def test_mix_is_the_sum_of_its_parts(song: dict[str, Any]) -> None:
 def test_song_output_has_input_length_at_any_rate(accompany: Any, length: int, rate: int) -> None:
     vocal = glide(2.0, rate)[:length]
     song = accompany({"array": np.stack([vocal, vocal], axis=1), "sampling_rate": rate}, seed=1, skip_fine=True)
-    # at its own rate, or the model's where that is higher
+    # at the vocal's own rate, or the model's if that is higher
     expected = max(length, round(length * 24_000 / rate))
     assert song["audio"].shape == (expected,) and song["mix"].shape == song["vocals"].shape == (expected, 2)
     assert song["sampling_rate"] == max(rate, 24_000)
@@ -69,7 +69,7 @@ def test_every_kind_of_input_is_the_same_vocal(accompany: Any, tmp_path: Path) -
         assert torch.equal(accompany.preprocess(array, sampling_rate=CODEC_RATE)["input_values"], wanted)
 
 
-def test_list_gives_the_songs_of_each_alone_whatever_the_batch(accompany: Any, song: dict[str, Any]) -> None:
+def test_a_list_gives_the_same_songs_as_single_calls_at_any_batch_size(accompany: Any, song: dict[str, Any]) -> None:
     vocals = [{"array": glide(1.0), "sampling_rate": CODEC_RATE}, {"array": glide(), "sampling_rate": CODEC_RATE}]
     for batch_size in (1, 2):
         songs = accompany(vocals, seed=1, batch_size=batch_size)
@@ -78,12 +78,12 @@ def test_list_gives_the_songs_of_each_alone_whatever_the_batch(accompany: Any, s
     assert accompany([]) == []
 
 
-def test_seconds_uses_the_start_of_the_vocal(accompany: Any) -> None:
+def test_seconds_limits_the_vocal_to_its_start(accompany: Any) -> None:
     features = accompany.preprocess(file_bytes(glide(3.0), subtype="FLOAT"), seconds=1.1)
     assert np.array_equal(features["input_values"][0], glide(3.0)[:26_400])
 
 
-def test_parameters_that_there_are_not_or_without_use_are_refused(accompany: Any) -> None:
+def test_unknown_and_useless_parameters_are_refused(accompany: Any) -> None:
     with pytest.raises(TypeError, match="guidance_scale"):
         accompany(glide(), sampling_rate=CODEC_RATE, guidance=3.0)
     with pytest.raises(ValueError, match="give the instrumental"):
@@ -91,21 +91,21 @@ def test_parameters_that_there_are_not_or_without_use_are_refused(accompany: Any
 
 
 def test_options_of_a_call_take_precedence_over_those_of_the_pipeline(tiny_model: Path, song: dict[str, Any]) -> None:
-    made = {"seed": 1, "vocal_gain_db": -12.0}
-    own = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu", **made)
+    defaults = {"seed": 1, "vocal_gain_db": -12.0}
+    own = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu", **defaults)
     vocal = {"array": glide(), "sampling_rate": CODEC_RATE}
     assert np.array_equal(own(vocal)["audio"], song["audio"]) and not np.allclose(own(vocal)["mix"], song["mix"])
     assert np.array_equal(own(vocal, vocal_gain_db=0.0)["mix"], song["mix"])
     assert not np.array_equal(own(vocal, seed=2)["audio"], song["audio"])
 
 
-def test_a_stream_has_the_options_of_its_pipeline_and_of_a_call(tiny_model: Path) -> None:
-    made = {"seed": 1, "skip_fine": True, "seconds": 1.0, "sampling_rate": CODEC_RATE, "tail": 0.5}
-    own = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu", balance=3.0, **made)
-    for asked in ({}, {"seed": 2, "tail": 0.0, "files": False}):
-        streamed = np.concatenate([chunk["audio"] for chunk in own.stream(glide(), **asked)])
-        whole = own(glide(), balance=0.0, **asked)["audio"]
-        assert np.allclose(audio.limit_peak(streamed), whole, atol=1e-5), asked
+def test_a_stream_obeys_options_of_the_pipeline_and_of_the_call(tiny_model: Path) -> None:
+    defaults = {"seed": 1, "skip_fine": True, "seconds": 1.0, "sampling_rate": CODEC_RATE, "tail": 0.5}
+    own = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu", balance=3.0, **defaults)
+    for given in ({}, {"seed": 2, "tail": 0.0, "files": False}):
+        streamed = np.concatenate([chunk["audio"] for chunk in own.stream(glide(), **given)])
+        whole = own(glide(), balance=0.0, **given)["audio"]
+        assert np.allclose(audio.limit_peak(streamed), whole, atol=1e-5), given
     assert np.allclose(own.join(list(own.stream(glide())))["mix"], own(glide())["mix"], atol=1e-4)
     with pytest.raises(ValueError, match="beats is 'absent.txt'; give seconds"):
         next(own.stream(glide(), beats="absent.txt", files=False))
@@ -114,7 +114,7 @@ def test_a_stream_has_the_options_of_its_pipeline_and_of_a_call(tiny_model: Path
             next(own.stream(glide(), **useless))
 
 
-def test_what_a_call_says_of_the_song_is_added_to_what_its_pipeline_says(tiny_model: Path) -> None:
+def test_lead_sheet_options_of_a_call_are_merged_with_the_pipelines(tiny_model: Path) -> None:
     own = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), lead_sheet={"key": "Am"})
     known, *_ = own._sanitize_parameters(tempo=np.float32(92))
     assert known["lead_sheet"] == hafm_hf.LeadSheet(tempo=92.0, key="A:min")
@@ -123,7 +123,7 @@ def test_what_a_call_says_of_the_song_is_added_to_what_its_pipeline_says(tiny_mo
         closed(glide(), sampling_rate=CODEC_RATE, beats="absent.txt")
 
 
-def test_a_lead_sheet_may_be_the_object_that_an_endpoint_takes(accompany: Any) -> None:
+def test_a_lead_sheet_given_as_a_dict_is_checked(accompany: Any) -> None:
     vocal = {"array": glide(), "sampling_rate": CODEC_RATE}
     odd, form = "lead_sheet has no .mood.", "lead_sheet is a list; give a LeadSheet or a dict"
     for known, said in (({"tempo": 92}, "no beat line"), ({"mood": "calm"}, odd), (["C"], form)):
@@ -140,7 +140,7 @@ def test_saved_pipeline_loads_without_trusting_code(accompany: Any, song: dict[s
     assert np.array_equal(loaded(glide(), sampling_rate=CODEC_RATE, seed=1)["audio"], song["audio"])
 
 
-def test_bare_process_needs_only_trust_remote_code(tiny_model: Path, song: dict[str, Any], tmp_path: Path) -> None:
+def test_without_our_import_remote_code_is_enough(tiny_model: Path, song: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(), subtype="FLOAT"))
     script = f"""
 import numpy, sys, transformers
@@ -154,7 +154,7 @@ numpy.save("song.npy", accompany("vocal.wav", seed=1)["audio"])
     assert np.allclose(np.load(tmp_path / "song.npy"), song["audio"], atol=1e-6)
 
 
-def test_bundled_model_is_the_default_and_loaded_without_a_warning_and_bars(bundled_model: Path) -> None:
+def test_the_bundled_model_is_the_default_and_loads_without_warning_or_progress_bar(bundled_model: Path) -> None:
     accompany = transformers.pipeline("vocal-accompaniment", device="cpu")
     assert Path(accompany.model.name_or_path) == bundled_model
     song = accompany(glide(), sampling_rate=CODEC_RATE, seed=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the bundled model is told changes its band in the way that was asked for, by more than takes differ."""
+"""The bundled model's controls change the band as requested, by more than takes differ from one another."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -20,12 +20,12 @@ TAKES, STYLES = 3, ("ballad", "folk", "pop", "rock")
 
 @pytest.fixture(scope="module")
 def play(bundled: HAFMForVocalAccompaniment) -> Callable[..., np.ndarray]:
-    """Takes float32 [TAKES, N] of 6 s of an example voice."""
+    """Generates float32 [TAKES, N]: takes for the first 6 s of an example voice."""
 
     @lru_cache
-    def generate(voice: str = "vocal.wav", seed: int = 1, **told: Any) -> np.ndarray:
+    def generate(voice: str = "vocal.wav", seed: int = 1, **controls: Any) -> np.ndarray:
         samples, rate = soundfile.read(REPOSITORY / "examples" / voice, dtype="float32", stop=6 * 24_000)
-        takes = bundled.generate(samples, rate, num_samples=TAKES, seed=seed, skip_fine=True, **told).audio
+        takes = bundled.generate(samples, rate, num_samples=TAKES, seed=seed, skip_fine=True, **controls).audio
         return np.stack([take.numpy() for take in takes])
 
     return generate
@@ -44,7 +44,7 @@ def onset_strength(samples: np.ndarray) -> float:
 
 
 def slow_rather_than_quick(samples: np.ndarray) -> float:
-    """How much more the onsets (100 Hz) repeat with the beats of 80 BPM than with those of 112."""
+    """How much more strongly the onsets (100 Hz) repeat at the beat of 80 BPM than at that of 112."""
     curve = onset_curve(features(samples).onsets)
     return float(np.dot(curve[75:], curve[:-75]) - np.dot(curve[54:], curve[:-54]))
 
@@ -53,20 +53,20 @@ def slow_rather_than_quick(samples: np.ndarray) -> float:
     ("less", "more", "score"),
     [
         ({"energy": "sparse"}, {"energy": "normal"}, level),
-        # takes of other styles are of other levels
+        # compared within a style, since styles differ in level
         *[({"style": s, "energy": "normal"}, {"style": s, "energy": "full"}, level) for s in STYLES],
         ({"style": "ballad"}, {"style": "rock"}, onset_strength),
         ({"tempo": 112.0}, {"tempo": 80.0}, slow_rather_than_quick),
     ],
     ids=lambda value: getattr(value, "__name__", None) or "-".join(map(str, value.values())),
 )
-def test_every_take_differs_in_what_was_asked_for(
+def test_every_take_follows_the_control(
     play: Callable[..., np.ndarray], less: dict, more: dict, score: Callable[[np.ndarray], float]
 ) -> None:
     assert max(map(score, play(**less))) < min(map(score, play(**more)))
 
 
-def test_another_voice_gets_another_band_by_twice_what_takes_differ(play: Callable[..., np.ndarray]) -> None:
+def test_bands_for_different_voices_differ_twice_as_much_as_takes_do(play: Callable[..., np.ndarray]) -> None:
     def unlike(a: Features, b: Features) -> float:
         return 1 - float(np.corrcoef(a.chroma.mean(1), b.chroma.mean(1))[0, 1])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The separator: stems that add up to the instrumental, stretch by stretch."""
+"""The separator: stems that add up to the instrumental, streamed or whole."""
 
 from pathlib import Path
 
@@ -29,20 +29,20 @@ def test_stems_differ_and_add_up_to_the_band_at_any_length(samples: int) -> None
     assert samples < 320 or not torch.allclose(stems[:, 0], stems[:, 1], atol=1e-4)
 
 
-def test_masks_look_no_further_than_the_context_to_each_side() -> None:
+def test_masks_depend_on_no_more_than_the_context_on_each_side() -> None:
     model, band = tiny_separator(), noise(48_000)
     changed = band.clone()
     changed[:, 24_000] += 1.0
     with torch.no_grad():
         differs = (model(band) - model(changed)).abs().amax(1)[0] > 1e-7
-    (heard,) = differs.nonzero(as_tuple=True)
-    assert 24_000 - model.context <= int(heard.min()) < 24_000 < int(heard.max()) <= 24_000 + model.context
-    # of which most is used: a song is not held back for nothing
-    assert int(heard.max() - heard.min()) > model.context
+    (affected,) = differs.nonzero(as_tuple=True)
+    assert 24_000 - model.context <= int(affected.min()) < 24_000 < int(affected.max()) <= 24_000 + model.context
+    # most of the context is used, so streaming is not delayed for nothing
+    assert int(affected.max() - affected.min()) > model.context
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_stretch_by_stretch_a_band_is_taken_apart_as_a_whole(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streamed_separation_equals_separation_of_the_whole(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, band = tiny_separator(), noise(60_123, channels)
     with torch.no_grad():
         whole = model(band).transpose(0, 1)
@@ -52,13 +52,13 @@ def test_stretch_by_stretch_a_band_is_taken_apart_as_a_whole(channels: int, monk
         for start, end in zip([0, *ends[:-1]], ends, strict=True)
     ]
     torch.testing.assert_close(torch.cat(pieces, dim=-1), whole, atol=1e-5, rtol=0)
-    # what is final is handed out at once
+    # final samples are returned at once
     assert [piece.shape[-1] > 0 for piece in pieces] == [False, True, False, True, True]
     monkeypatch.setattr("hafm_hf.accompaniment.modeling_separator.STRETCH_SECONDS", 1)
     torch.testing.assert_close(model.separate(band), whole, atol=1e-5, rtol=0)
 
 
-def test_a_checkpoint_keeps_its_separator(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_includes_its_separator(tmp_path: Path) -> None:
     model = tiny_band(plain=True, separator=tiny_separator())
     model.save_pretrained(tmp_path)
     again = HAFMForVocalAccompaniment.from_pretrained(tmp_path)
@@ -70,7 +70,7 @@ def test_a_checkpoint_keeps_its_separator(tmp_path: Path) -> None:
     assert isinstance(part.config, HAFMSeparatorConfig)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_a_mismatched_rate_and_invalid_sizes_are_refused() -> None:
     with pytest.raises(StrictDataclassClassValidationError, match="separator sampling rate is 16000"):
         tiny_band(plain=True, separator=tiny_separator(sampling_rate=16_000))
     for wrong, said in (

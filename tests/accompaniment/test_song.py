@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Songs as they grow: chunks that add up to the whole, cancelling, and parts of an instrumental that are kept."""
+"""Streaming: chunks that add up to the whole song, cancelling, and spans of an existing instrumental to keep."""
 
 from typing import Any
 
@@ -24,13 +24,13 @@ def composite(request: pytest.FixtureRequest) -> HAFMForVocalAccompaniment:
 
 
 class Steps(dict[str, int]):
-    """Hears of the progress, and keeps how far each stage is."""
+    """A progress callback that records how far each stage is."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         self[stage] = done
 
 
-def test_each_stage_reads_the_streams_that_it_is_trained_on() -> None:
+def test_each_stage_reads_the_streams_it_is_trained_on() -> None:
     model = tiny_composite(position_scheme="time", num_hidden_layers=1)
     with first_read(model, "conditioning_embedding") as read:
         output = model.generate(voice(0.8), CODEC_RATE, seed=1, decoding="reference")
@@ -41,7 +41,7 @@ def test_each_stage_reads_the_streams_that_it_is_trained_on() -> None:
         streams = stage_streams(getattr(model, name).config).conditioning
         expected = torch.cat([tokens[stream.column][stream.first : stream.last] for stream in streams])
         assert torch.equal(read[name], expected), name
-        assert len(expected.unique(dim=0)) == len(expected), "no two streams are alike"
+        assert len(expected.unique(dim=0)) == len(expected), "no two streams are equal"
 
 
 @pytest.mark.parametrize(("samples", "rate"), [(50_123, 24_000), (8_000, 16_000), (3_001, 8_000)])
@@ -53,37 +53,37 @@ def test_chunks_add_up_to_what_generate_returns(composite: HAFMForVocalAccompani
     assert all(len(chunk) for chunk in chunks)
 
 
-def test_the_first_chunk_comes_after_what_its_window_needs(composite: HAFMForVocalAccompaniment) -> None:
+def test_the_first_chunk_needs_only_its_own_windows(composite: HAFMForVocalAccompaniment) -> None:
     steps = Steps()
     chunks = composite.stream(voice(3), CODEC_RATE, seed=3, progress=steps)
     first = next(chunks)
-    # windows of 1.2, 0.6 and 0.4 s at 50, 75 and 75 frames a second, the first two in parts of 16 slots
+    # windows of 1.2, 0.6 and 0.4 s at 50, 75 and 75 frames per second; the first two decode 16 slots at a time
     slots, flat = composite.coarse.pattern.slots, composite.coarse.pattern.rows == 1
     assert steps == {"semantic": 32, "coarse": 128 if flat else slots(45), "fine": slots(30)}
-    # the last 0.08 s of a window are final when the next one has joined it
+    # the last 0.08 s of a window become final only with the next window
     assert len(first) == round((0.4 - 0.08) * 24_000)
     chunks.close()
     assert steps["fine"] == slots(30), "closing the iterator ends the generation"
 
 
-def test_coarse_windows_may_go_side_by_side(composite: HAFMForVocalAccompaniment, monkeypatch: Any) -> None:
+def test_independent_coarse_windows_form_one_batch(composite: HAFMForVocalAccompaniment, monkeypatch: Any) -> None:
     vocal, steps = voice(3), Steps()
-    after_each_other = composite.generate(vocal, CODEC_RATE, seed=3, progress=steps)
-    # 225 frames in six windows of 45, which all but the first begin with 9 that are known
+    sequential = composite.generate(vocal, CODEC_RATE, seed=3, progress=steps)
+    # 225 frames in six windows of 45; all but the first start with 9 known frames
     pattern = composite.coarse.pattern
     assert steps["coarse"] == pattern.slots(45) + 5 * pattern.new_slots(9, 36)
     monkeypatch.setattr(composite.coarse.generation_config, "independent_windows", True)
-    beside = composite.generate(vocal, CODEC_RATE, seed=3, progress=steps)
-    assert steps["coarse"] == pattern.slots(45), "one batch of all windows"
-    # 0.6 s, of which the next window may replace 0.08
-    assert torch.equal(beside.codes[0][:4, :39], after_each_other.codes[0][:4, :39]), "the first window is the same"
+    parallel = composite.generate(vocal, CODEC_RATE, seed=3, progress=steps)
+    assert steps["coarse"] == pattern.slots(45), "all windows are one batch"
+    # 0.6 s, the last 0.08 of which the next window may replace
+    assert torch.equal(parallel.codes[0][:4, :39], sequential.codes[0][:4, :39]), "the first window is the same"
     chunks = list(composite.stream(vocal, CODEC_RATE, seed=3))
-    torch.testing.assert_close(torch.cat(chunks), beside.audio[0], atol=1e-5, rtol=0)
-    kept = composite.generate(vocal, CODEC_RATE, seed=4, instrumental=beside.audio[0].numpy(), keep=[(0.0, 1.0)])
-    assert torch.equal(kept.audio[0][:20_000], beside.audio[0][:20_000])
+    torch.testing.assert_close(torch.cat(chunks), parallel.audio[0], atol=1e-5, rtol=0)
+    kept = composite.generate(vocal, CODEC_RATE, seed=4, instrumental=parallel.audio[0].numpy(), keep=[(0.0, 1.0)])
+    assert torch.equal(kept.audio[0][:20_000], parallel.audio[0][:20_000])
 
 
-def test_what_progress_raises_ends_the_generation_at_once(composite: HAFMForVocalAccompaniment) -> None:
+def test_an_exception_in_progress_stops_the_generation_at_once(composite: HAFMForVocalAccompaniment) -> None:
     calls = []
 
     def cancel(stage: str, done: int, total: int) -> None:
@@ -96,7 +96,7 @@ def test_what_progress_raises_ends_the_generation_at_once(composite: HAFMForVoca
     assert len(calls) == 130 and calls[-1] == "coarse"
 
 
-def test_kept_spans_are_heard_as_they_were_and_the_rest_is_new(composite: HAFMForVocalAccompaniment) -> None:
+def test_kept_spans_are_unchanged_and_the_rest_is_new(composite: HAFMForVocalAccompaniment) -> None:
     vocal = voice(2)
     instrumental = composite.generate(vocal, CODEC_RATE, seed=1).audio[0].numpy()
     new = composite.generate(vocal, CODEC_RATE, seed=2, instrumental=instrumental, keep=[(0.0, 0.8), (1.4, 2.0)])
@@ -107,13 +107,13 @@ def test_kept_spans_are_heard_as_they_were_and_the_rest_is_new(composite: HAFMFo
     assert torch.equal(new.codes[0][:, :60], codes[:, :60])
     again = composite.generate(vocal, CODEC_RATE, seed=2, instrumental=instrumental, keep=[(0.0, 0.8), (1.4, 2.0)])
     assert torch.equal(again.audio[0], new.audio[0])
-    # vocals that the feature extractor has read are at the model's rate, the instrumental at its own
+    # input_values are at the model's rate; sampling_rate is that of the instrumental
     how: dict[str, Any] = {"instrumental": voice(2, 48_000, 330.0), "keep": [(0.0, 0.8)]}
     found = composite.generate(input_values=vocal, sampling_rate=48_000, seed=2, **how).audio[0].numpy()
     assert np.abs(found - voice(2, pitch=330.0))[1_000:18_000].max() < 1e-3
 
 
-def test_kept_spans_have_the_codebooks_in_use_of_a_codec_with_more() -> None:
+def test_kept_spans_use_only_the_models_codebooks_of_a_codec_with_more() -> None:
     stages = {name: tiny_stage(name) for name in STAGES}
     model = HAFMForVocalAccompaniment.from_parts(
         semantic_tokenizer=tiny_semantic_tokenizer(), codec=CODECS["24 kbps"](), **stages
@@ -130,7 +130,7 @@ def test_kept_spans_have_the_codebooks_in_use_of_a_codec_with_more() -> None:
 @pytest.mark.parametrize(
     "spans", [[(0.0, 0.5), (0.5, 1.0)], [(0.3, 1.0), (0.0, 0.7)], [(0.0, 0.51), (0.51, 1.0)], [(0.0, 1.0), (0.2, 0.3)]]
 )
-def test_spans_that_touch_or_overlap_are_one(composite: HAFMForVocalAccompaniment, spans: list) -> None:
+def test_spans_that_touch_or_overlap_are_merged(composite: HAFMForVocalAccompaniment, spans: list) -> None:
     instrumental = composite.generate(voice(2), CODEC_RATE, seed=1).audio[0].numpy()
     together, apart = (
         composite.generate(voice(2), CODEC_RATE, seed=2, instrumental=instrumental, keep=keep)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stems, styles and energies: what the model does with them, and every way in which they are asked for."""
+"""Stems, styles and energies: what the model does with them, through every interface."""
 
 import base64
 import io
@@ -44,7 +44,7 @@ def accompany(folder: Path) -> Any:
     return transformers.pipeline("vocal-accompaniment", model=str(folder), device="cpu")
 
 
-def test_the_instrumental_comes_whole_and_as_its_stems(model: Any) -> None:
+def test_stems_add_up_to_the_same_instrumental_whole_and_streamed(model: Any) -> None:
     vocals = [voice(0.6), voice(0.4, pitch=300)]
     whole = model.generate(vocals, CODEC_RATE, seed=1, num_samples=2)
     split = model.generate(vocals, CODEC_RATE, seed=1, num_samples=2, stems=True)
@@ -59,7 +59,7 @@ def test_the_instrumental_comes_whole_and_as_its_stems(model: Any) -> None:
     torch.testing.assert_close(torch.cat(pieces, dim=1), torch.stack(list(split.stems[0].values())), atol=1e-5, rtol=0)
 
 
-def test_stems_of_kept_spans_add_up_to_what_is_kept(model: Any) -> None:
+def test_stems_of_kept_spans_add_up_to_the_kept_audio(model: Any) -> None:
     old = model.generate(voice(0.8), CODEC_RATE, seed=1).audio[0]
     kept = {"instrumental": old, "keep": [(0.0, 0.4)]}
     whole, split = (model.generate(voice(0.8), CODEC_RATE, seed=2, stems=stems, **kept) for stems in (False, True))
@@ -67,18 +67,18 @@ def test_stems_of_kept_spans_add_up_to_what_is_kept(model: Any) -> None:
     torch.testing.assert_close(sum(split.stems[0].values()), split.audio[0], atol=1e-6, rtol=0)
 
 
-def test_what_the_model_does_not_know_is_refused_in_a_sentence_and_changes_nothing_else() -> None:
+def test_unsupported_controls_are_refused_and_empty_streams_change_nothing() -> None:
     plain, reading = tiny_band(plain=True), tiny_band()
-    for asked, said in (
+    for controls, said in (
         ({"stems": True}, "stems is True, which this model does not support; leave stems out"),
         ({"style": "folk"}, "style is 'folk', which this model does not support; leave style out"),
         ({"energy": "auto"}, "energy is 'auto', which this model does not support; leave energy out"),
     ):
         with pytest.raises(ValueError, match=said):
-            plain.generate(voice(0.4), CODEC_RATE, **asked)
+            plain.generate(voice(0.4), CODEC_RATE, **controls)
     with pytest.raises(ValueError, match="no style 'polka'; it has folk, rock"):
         reading.generate(voice(0.4), CODEC_RATE, style="polka")
-    # with streams that say nothing the weights that both have play the same, to the bit
+    # with empty lead sheet streams and shared weights, the output is bit-identical
     for name in STAGES:
         stage = getattr(reading, name)
         stage.load_state_dict(getattr(plain, name).state_dict(), strict=False)
@@ -88,7 +88,7 @@ def test_what_the_model_does_not_know_is_refused_in_a_sentence_and_changes_nothi
     assert torch.equal(outputs[0].audio[0], outputs[1].audio[0])
 
 
-def test_style_and_energy_become_parts_of_the_lead_sheet(model: Any) -> None:
+def test_style_and_energy_are_added_to_the_lead_sheet(model: Any) -> None:
     output = model.generate([voice(0.6), voice(0.4)], CODEC_RATE, seed=1, style="rock", energy="full", skip_fine=True)
     assert [sheet.style for sheet in output.lead_sheets] == ["rock", "rock"]
     assert [sheet.sections for sheet in output.lead_sheets] == [((0.0, 0.6, "full"),), ((0.0, 0.4, "full"),)]
@@ -105,7 +105,7 @@ def test_style_and_energy_become_parts_of_the_lead_sheet(model: Any) -> None:
     assert [(round(start), energy) for start, _, energy in sheet.sections] == [(0, "sparse"), (8, "full")]
 
 
-def test_the_pipeline_hands_out_mixes_and_streams_stems(accompany: Any) -> None:
+def test_the_pipeline_returns_and_streams_stems(accompany: Any) -> None:
     vocal = {"array": voice(1), "sampling_rate": CODEC_RATE}
     song = accompany(vocal, seed=1, stems=True, style="folk")
     assert list(song["stems"]) == NAMES and song["lead_sheet"].style == "folk"
@@ -122,13 +122,13 @@ def test_the_pipeline_hands_out_mixes_and_streams_stems(accompany: Any) -> None:
     kept = accompany(vocal, seed=2, stems=True, output_rate=32_000, **earlier)
     assert np.allclose(sum(kept["stems"].values()), kept["audio"], atol=1e-6)
     new, old = kept["audio"][1_300:14_000], audio.resample(song["audio"], CODEC_RATE, 32_000)[1_300:14_000]
-    assert np.allclose(new, old * (new @ old) / (old @ old), atol=1e-5), "but for the gain that prevents clipping"
+    assert np.allclose(new, old * (new @ old) / (old @ old), atol=1e-5), "equal up to the gain that prevents clipping"
 
 
 def test_command_and_endpoint_write_stems(folder: Path, tmp_path: Path) -> None:
     vocal, words = folder.parent / "v.wav", ["--model", folder, "--seed", 1, "--skip-fine"]
-    told = ("--stems", "--style", "rock")
-    done = hafm("accompany", vocal, *words, "--out", tmp_path, *told, "--energy", "sparse", "--json", check=True)
+    flags = ("--stems", "--style", "rock")
+    done = hafm("accompany", vocal, *words, "--out", tmp_path, *flags, "--energy", "sparse", "--json", check=True)
     written = json.loads(done.stdout)
     sounds = {name: soundfile.read(written[name], dtype="float32")[0] for name in (*NAMES, "instrumental")}
     assert written["drums"].endswith("v_drums.wav")
@@ -136,7 +136,7 @@ def test_command_and_endpoint_write_stems(folder: Path, tmp_path: Path) -> None:
     many = tmp_path / "voices"
     many.mkdir()
     (many / "v.wav").write_bytes(vocal.read_bytes())
-    hafm("accompany", many, *words, "--out", tmp_path / "many", *told, check=True)
+    hafm("accompany", many, *words, "--out", tmp_path / "many", *flags, check=True)
     assert {path.name for path in (tmp_path / "many").glob("v_*")} == {
         f"v_{part}.wav" for part in ("instrumental", "mix", *NAMES)
     }
@@ -146,7 +146,7 @@ def test_command_and_endpoint_write_stems(folder: Path, tmp_path: Path) -> None:
     assert len(soundfile.read(io.BytesIO(base64.b64decode(answer[-1]["blob"])))[0]) == CODEC_RATE
 
 
-def test_a_command_refuses_a_model_without_stems_in_a_sentence(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+def test_the_command_refuses_stems_if_the_model_has_none(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
     done = hafm("accompany", folder.parent / "v.wav", "--model", tiny_model, "--out", tmp_path, "--stems")
     assert "stems is True, which this model does not support; leave stems out." in str(done.exception)
     assert type(done.exception).__name__ == "HAFMCommandError" and not list(tmp_path.iterdir())

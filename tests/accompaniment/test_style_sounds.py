@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How each style sounds: kept when a checkpoint is saved, and read with care."""
+"""Sound samples of the styles: kept when a checkpoint is saved, and read with care."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ from tiny_models import tiny_band
 from vocals import CODEC_RATE, file_bytes, glide
 
 
-def test_the_recipe_plays_a_vocal_in_each_style_and_saving_keeps_them(tmp_path: Path) -> None:
+def test_the_recipe_renders_each_style_and_saving_keeps_the_sounds(tmp_path: Path) -> None:
     vocal, model = tmp_path / "vocal.wav", tmp_path / "model"
     vocal.write_bytes(file_bytes(glide(1.3)))
     tiny_band().save_pretrained(model)
@@ -31,8 +31,8 @@ def test_the_recipe_plays_a_vocal_in_each_style_and_saving_keeps_them(tmp_path: 
         assert len(audio.read_audio(io.BytesIO(sound))[0]) == len(folk[0])
 
 
-@pytest.mark.fault("sounds in checkpoints of strangers")
-def test_a_sound_of_another_place_or_of_any_size_is_not_read(tmp_path: Path) -> None:
+@pytest.mark.fault("sounds in untrusted checkpoints")
+def test_oversized_sounds_and_those_outside_the_checkpoint_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "model" / "styles").mkdir(parents=True)
     (tmp_path / "secret.ogg").write_bytes(b"of this machine")
     (tmp_path / "model" / "styles" / "hard rock.ogg").write_bytes(b"sound")

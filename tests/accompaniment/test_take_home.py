@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person takes home: the voice's own rate and channels, balance, loudness, endings, formats; by every way."""
+"""The final mix: the voice's own rate and channels, balance, loudness, endings, formats; through every interface."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ EDGE = RATE * 5 // 1000
 
 
 def stereo(seconds: float = 1.5, amplitude: float = 0.1) -> np.ndarray:
-    """float32 [N, 2] at 44.1 kHz: a voice that comes from silence and goes back, nearer to the left."""
+    """float32 [N, 2] at 44.1 kHz: a voice that fades in and out, panned to the left."""
     voice = glide(seconds, RATE, amplitude)
     swell = np.minimum(np.minimum(np.arange(len(voice)), np.arange(len(voice))[::-1]) / 4000, 1.0) ** 2
     left = (voice * swell).astype(np.float32)
@@ -42,7 +42,7 @@ def test_a_stereo_voice_keeps_its_rate_its_channels_and_every_sample(accompany: 
     song = accompany(str(voice_file), seed=1, skip_fine=True, instrumental_gain_db=-96.0)
     assert song["sampling_rate"] == RATE
     assert song["mix"].shape == song["vocals"].shape == stereo().shape and song["audio"].shape == (len(stereo()),)
-    # as good as silent: what is left of the voice's own difference is less than −90 dBFS
+    # the band is practically silent: the residual is below −90 dBFS
     assert audio.peak_dbfs(song["mix"] - stereo()) < -90.0
     assert audio.peak_dbfs(song["vocals"] - stereo()) < -90.0
     file = voice_file.parent / "written.flac"
@@ -50,7 +50,7 @@ def test_a_stereo_voice_keeps_its_rate_its_channels_and_every_sample(accompany: 
     assert audio.peak_dbfs(audio.read_audio(file, mono=False)[0] - stereo()) < -90.0
 
 
-def test_arrays_lists_and_batches_keep_theirs_too(accompany: Any) -> None:
+def test_arrays_lists_and_batches_keep_rates_and_channels_too(accompany: Any) -> None:
     vocals = [
         {"array": stereo(1.1), "sampling_rate": RATE},
         {"array": glide(1.2, 8_000), "sampling_rate": 8_000},
@@ -64,7 +64,7 @@ def test_arrays_lists_and_batches_keep_theirs_too(accompany: Any) -> None:
     assert song["sampling_rate"] == 32_000 and song["mix"].shape == (round(1.1 * 32_000), 2)
 
 
-def test_the_band_is_that_of_the_model_at_another_rate(accompany: Any) -> None:
+def test_the_band_is_the_models_output_resampled(accompany: Any) -> None:
     song = accompany(stereo(), sampling_rate=RATE, seed=1, skip_fine=True)
     generated = accompany.model.generate(stereo().mean(axis=1), RATE, seed=1, skip_fine=True).audio[0].numpy()
     expected = audio.resample(audio.limit_peak(generated), CODEC_RATE, RATE)[: len(song["audio"])]
@@ -75,10 +75,10 @@ def test_the_band_is_that_of_the_model_at_another_rate(accompany: Any) -> None:
     assert_ends_are_quiet(song["audio"])
 
 
-def test_a_mix_is_as_loud_as_asked_its_voice_balanced_and_its_ends_without_a_jump(bundled_model: Path) -> None:
+def test_a_mix_has_the_requested_loudness_and_balance_and_quiet_ends(bundled_model: Path) -> None:
     pytest.importorskip("pyloudnorm")
     pipeline = transformers.pipeline("vocal-accompaniment", model=str(bundled_model), device="cpu")
-    # a voice that begins and ends in the middle of a note; the band's fine codebooks are not what is listened to
+    # a voice that begins and ends in the middle of a note; the fine codebooks do not matter here
     chunks = list(pipeline.stream(glide(3.0, RATE), sampling_rate=RATE, seed=1, skip_fine=True))
     song = pipeline.join(chunks, balance="auto", loudness=-16)
     assert audio.loudness(song["mix"], RATE) == pytest.approx(-16.0, abs=0.5)
@@ -93,7 +93,7 @@ def test_a_mix_is_as_loud_as_asked_its_voice_balanced_and_its_ends_without_a_jum
         assert voice - band == pytest.approx(expected, abs=0.2)
 
 
-def test_a_band_goes_on_behind_the_voice_and_fades(accompany: Any) -> None:
+def test_the_band_continues_after_the_voice_and_fades_out(accompany: Any) -> None:
     song = accompany(stereo(), sampling_rate=RATE, seed=1, skip_fine=True, tail=0.8)
     total = len(stereo()) + round(0.8 * RATE)
     assert song["mix"].shape == (total, 2) and song["audio"].shape == (total,)
@@ -103,7 +103,7 @@ def test_a_band_goes_on_behind_the_voice_and_fades(accompany: Any) -> None:
     assert_ends_are_quiet(song["mix"])
 
 
-def test_what_is_kept_of_an_instrumental_at_the_voices_rate_is_kept_to_the_sample(accompany: Any) -> None:
+def test_kept_spans_of_an_instrumental_at_the_voices_rate_are_sample_exact(accompany: Any) -> None:
     sound = {"array": stereo(), "sampling_rate": RATE}
     old = accompany(sound, seed=1, skip_fine=True)["audio"]
     again, bare = (
@@ -118,11 +118,11 @@ def test_what_is_kept_of_an_instrumental_at_the_voices_rate_is_kept_to_the_sampl
     assert not np.allclose(again[RATE:], gain * old[RATE:], atol=1e-3)
 
 
-def test_a_song_brings_its_lead_sheet_given_and_estimated(accompany: Any, bundled_model: Path) -> None:
+def test_a_song_returns_its_lead_sheet_given_and_estimated(accompany: Any, bundled_model: Path) -> None:
     assert accompany(glide(), sampling_rate=CODEC_RATE, seed=1, skip_fine=True)["lead_sheet"] == LeadSheet()
     pipeline = transformers.pipeline("vocal-accompaniment", model=str(bundled_model), device="cpu")
-    told = {"tempo": 96, "beats_per_bar": 3, "chords": [[0, 1, "F#dim"]]}
-    song = pipeline(glide(2.5), sampling_rate=CODEC_RATE, seed=1, skip_fine=True, lead_sheet=told)
+    given = {"tempo": 96, "beats_per_bar": 3, "chords": [[0, 1, "F#dim"]]}
+    song = pipeline(glide(2.5), sampling_rate=CODEC_RATE, seed=1, skip_fine=True, lead_sheet=given)
     sheet = song["lead_sheet"]
     assert isinstance(sheet, LeadSheet) and list(sheet.chords) == [(0, 1, "F#dim")] and sheet.beats_per_bar == 3
     assert sheet.beats is not None and np.allclose(np.diff(sheet.beats), 60 / 96, atol=0.002)
@@ -155,6 +155,6 @@ def test_the_command_writes_each_format_at_the_voices_rate(
         (("--format", "mp3", "--output-rate", "96000"), "MP3 has no sample rate of 96000 Hz"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_read(words: tuple[str, ...], said: str) -> None:
+def test_invalid_options_are_refused_before_anything_is_read(words: tuple[str, ...], said: str) -> None:
     done = hafm("accompany", "missing.wav", *words)
     assert done.exit_code == 2 and said in " ".join(done.output.replace("│", " ").split())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading, resampling, mixing and writing: sound comes in or is refused in one sentence, and is never half written."""
+"""Reading, resampling, mixing and writing audio: one-sentence refusals, and no half-written files."""
 
 import os
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_stereo_becomes_the_mean_of_its_channels() -> None:
         assert np.allclose(samples, both.mean(axis=1), atol=1e-6)
 
 
-def test_seconds_cuts_the_start_even_of_a_file_that_is_too_long() -> None:
+def test_seconds_reads_only_the_start_even_of_a_file_that_is_too_long() -> None:
     source = file_bytes(tone(seconds=3.0), RATE, subtype="FLOAT")
     samples, _ = audio.read_audio(source, seconds=1.2, max_seconds=2.0)
     assert np.array_equal(samples, tone(seconds=3.0)[: round(1.2 * RATE)])
@@ -69,7 +69,7 @@ def test_seconds_cuts_the_start_even_of_a_file_that_is_too_long() -> None:
 
 
 def bad_sources(folder: Path) -> dict[str, tuple[object, str]]:
-    """Name of the case: (source, what the one sentence says)."""
+    """Name of the case: (source, part of the error message)."""
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("These are words, not samples.\n" * 50)
     (folder / "text.mp3").write_text("These are words, not samples.\n" * 50)
@@ -78,8 +78,8 @@ def bad_sources(folder: Path) -> dict[str, tuple[object, str]]:
     holed = tone()
     holed[100] = np.nan
     (folder / "nan.wav").write_bytes(file_bytes(holed, RATE, subtype="FLOAT"))
-    endless = tone()
-    endless[100] = -np.inf
+    infinite = tone()
+    infinite[100] = -np.inf
     (folder / "slow.wav").write_bytes(file_bytes(tone(rate=4_000), 4_000))
     return {
         "missing": (folder / "absent.wav", "absent.wav does not exist"),
@@ -93,7 +93,7 @@ def bad_sources(folder: Path) -> dict[str, tuple[object, str]]:
         "no samples": (folder / "none.wav", "none.wav is 0 s long; HAFM needs at least 1 s."),
         "almost a second": (file_bytes(tone()[: RATE - 1], RATE), "is 0.99 s long; HAFM needs at least 1 s"),
         "nan": (folder / "nan.wav", "nan.wav has NaN or infinite samples"),
-        "infinite": (file_bytes(endless, RATE, subtype="FLOAT"), "the vocal has NaN or infinite samples"),
+        "infinite": (file_bytes(infinite, RATE, subtype="FLOAT"), "the vocal has NaN or infinite samples"),
         "rate": (folder / "slow.wav", "slow.wav has a sampling rate of 4000 Hz"),
         "no server": ("http://127.0.0.1:9/vocal.wav", "cannot be fetched"),
     }
@@ -108,9 +108,7 @@ def test_bad_sources_are_refused_in_one_sentence_that_names_them(tmp_path: Path)
         assert message.endswith(".") and "\n" not in message, (case, message)
 
 
-def test_a_file_of_another_user_is_not_called_damaged_or_absent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_file_is_not_called_damaged_or_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "theirs.wav").write_bytes(file_bytes(tone(), RATE))
     with monkeypatch.context() as denied:
         denied.setattr(os, "access", lambda path, mode: False)
@@ -171,7 +169,7 @@ def test_written_sound_is_16_bit_and_the_same_every_time(tmp_path: Path, suffix:
     half_a_step = 0.5 / 2**15
     once = audio.read_audio(first)[0]
     np.testing.assert_allclose(once, tone(), atol=1.01 * half_a_step, rtol=0)
-    # and no quieter, however often it is written
+    # writing it again changes nothing
     assert np.array_equal(audio.read_audio(audio.write_audio(first, once, RATE))[0], once)
     plain = tmp_path / "plain"
     plain.touch()

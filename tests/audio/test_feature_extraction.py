@@ -25,13 +25,13 @@ def test_batch_is_padded_on_the_right_and_the_mask_says_where() -> None:
         assert not any(each[row, length:].any() for each in features.values())
 
 
-def test_what_comes_out_has_the_codecs_rate() -> None:
+def test_output_is_at_the_extractors_rate() -> None:
     extractor = HAFMFeatureExtractor(sampling_rate=32_000)
     assert extractor(noise(1.0, 32_000), 32_000)["input_values"].shape == (1, 32_000)
     assert extractor(noise(1.0, 8_000), sampling_rate=8_000)["input_values"].shape == (1, 32_000)
 
 
-def test_lengths_outside_the_configured_limits_are_refused() -> None:
+def test_lengths_outside_the_limits_and_other_paddings_are_refused() -> None:
     extractor = HAFMFeatureExtractor(min_seconds=0.5, max_seconds=2.0)
     with pytest.raises(HAFMAudioError, match=r"0.3 s long; HAFM needs at least 0.5 s"):
         extractor(noise(0.3, 24_000), 24_000)

@@ -21,7 +21,7 @@ def noise(seconds: float = 3.0, level: float = 0.1, seed: int = 0, channels: int
 
 
 def knocks(seconds: float = 6.0) -> np.ndarray:
-    """A quiet tone with a loud click twice a second: there is much to limit."""
+    """A quiet tone with a loud click twice a second, which needs much limiting."""
     sound = glide(seconds, RATE, amplitude=0.05)
     sound[:: RATE // 2] += 0.9
     return sound
@@ -43,9 +43,7 @@ def test_the_true_peak_lies_between_samples_and_does_not_depend_on_blocks() -> N
 
 @pytest.mark.parametrize("target", [-23.0, -16.0, -10.0])
 @pytest.mark.parametrize("sound", [noise(), noise(channels=2), knocks()], ids=["mono", "stereo", "knocks"])
-def test_a_mix_has_the_loudness_that_is_asked_for_and_no_true_peak_above_the_ceiling(
-    sound: np.ndarray, target: float
-) -> None:
+def test_a_mix_has_the_requested_loudness_and_no_true_peak_above_the_ceiling(sound: np.ndarray, target: float) -> None:
     pytest.importorskip("pyloudnorm")
     mix = audio.to_loudness(sound, RATE, target)
     assert mix.dtype == np.float32 and mix.shape == sound.shape
@@ -53,7 +51,7 @@ def test_a_mix_has_the_loudness_that_is_asked_for_and_no_true_peak_above_the_cei
     assert audio.true_peak_dbtp(mix) <= -1.0 + 1e-3
 
 
-def test_a_mix_that_need_not_be_limited_is_only_turned_and_silence_is_left() -> None:
+def test_a_mix_that_needs_no_limiting_is_only_scaled_and_silence_is_unchanged() -> None:
     pytest.importorskip("pyloudnorm")
     quiet = noise(level=0.02)
     assert np.ptp(audio.to_loudness(quiet, RATE, -23.0) / quiet) < 1e-5
@@ -65,14 +63,14 @@ def test_a_balance_is_the_difference_in_loudness_in_the_mix() -> None:
     pytest.importorskip("pyloudnorm")
     voice, band = noise(level=0.05, channels=2), noise(level=0.2, seed=1)
     gain = audio.balance_gain_db(voice, band, RATE, -2.5)
-    heard = audio.with_channels(band, 2) * np.float32(audio.decibels_to_gain(gain))
-    assert audio.loudness(voice, RATE) - audio.loudness(heard, RATE) == pytest.approx(-2.5, abs=0.01)
+    scaled = audio.with_channels(band, 2) * np.float32(audio.decibels_to_gain(gain))
+    assert audio.loudness(voice, RATE) - audio.loudness(scaled, RATE) == pytest.approx(-2.5, abs=0.01)
     assert audio.balance_gain_db(voice, np.zeros_like(band), RATE, -2.5) == 0.0
     assert audio.balance_gain_db(voice, band * np.float32(0.004), RATE, -30.0) == 48.0
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_the_ends_of_a_sound_are_below_50_decibels_and_its_middle_is_as_it_was(channels: int) -> None:
+def test_faded_ends_are_below_minus_50_decibels_and_the_middle_is_unchanged(channels: int) -> None:
     sound, edge, fade = noise(1.0, 0.2, channels=channels), RATE * 5 // 1000, RATE * 20 // 1000
     faded = audio.fade_edges(sound, RATE)
     assert max(audio.peak_dbfs(faded[:edge]), audio.peak_dbfs(faded[-edge:])) < -50.0
@@ -83,7 +81,7 @@ def test_the_ends_of_a_sound_are_below_50_decibels_and_its_middle_is_as_it_was(c
 
 
 @pytest.mark.parametrize("tail", [0.0, 0.5])
-def test_a_band_fades_alike_in_pieces_and_as_a_whole(tail: float) -> None:
+def test_a_band_fades_the_same_in_pieces_and_as_a_whole(tail: float) -> None:
     band = noise(1.0, 0.2)
     whole = audio.fade_band(band.copy(), RATE, 0, len(band), tail)
     pieces, done = [], 0
@@ -99,7 +97,7 @@ def test_a_band_fades_alike_in_pieces_and_as_a_whole(tail: float) -> None:
         ) == pytest.approx(-6.02, abs=0.3)
 
 
-def test_a_sound_in_pieces_is_resampled_like_a_whole() -> None:
+def test_pieces_are_resampled_like_the_whole() -> None:
     for sound in (glide(1.0, 24_000), np.stack([glide(1.0, 24_000)] * 2, axis=1)):
         pieces = audio.resample_pieces(np.split(sound, [1000, 1001, 20_000]), 24_000, RATE)
         together = np.concatenate(list(pieces))
@@ -107,14 +105,14 @@ def test_a_sound_in_pieces_is_resampled_like_a_whole() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_mp3_is_written_at_the_rate_of_the_sound_or_the_highest_that_it_has(tmp_path: Path, channels: int) -> None:
+def test_mp3_is_written_at_the_audios_rate_or_the_highest_it_supports(tmp_path: Path, channels: int) -> None:
     for rate, written in ((44_100, 44_100), (24_000, 24_000), (96_000, 48_000)):
         sound = audio.with_channels(glide(1.0, rate), channels)
         info = soundfile.info(audio.write_audio(tmp_path / f"{rate}.mp3", sound, rate))
         assert (info.format, info.samplerate, info.channels) == ("MP3", written, channels)
         assert info.frames == pytest.approx(written, abs=2)
-        heard, _ = audio.read_audio(tmp_path / f"{rate}.mp3", min_seconds=0.9)
+        found, _ = audio.read_audio(tmp_path / f"{rate}.mp3", min_seconds=0.9)
         expected = audio.resample(glide(1.0, rate), rate, written)
-        assert audio.rms_dbfs(heard[: len(expected)] - expected[: len(heard)]) < -35.0
+        assert audio.rms_dbfs(found[: len(expected)] - expected[: len(found)]) < -35.0
     with pytest.raises(audio.HAFMAudioError, match=r"end it in \.wav, \.flac or \.mp3"):
         audio.write_audio(tmp_path / "song.ogg", glide(), 24_000)

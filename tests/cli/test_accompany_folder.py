@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many vocals at once: every worker count, engine and interruption gives the files of one quiet run."""
+"""Accompanying a folder: any number of workers, engine or interruption gives the files of one undisturbed run."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ from vocals import CODEC_RATE, file_bytes, glide
 HAFM = Path(sys.executable).with_name("hafm")
 PARTS = ("instrumental", "mix")
 SECONDS = {"a.wav": 1.0, "verse/b.flac": 1.3, "verse/deep/a.wav": 1.1, "verse/deep/a.flac": 1.2}
-# its folder, and what became of each vocal
+# its folder, and the outcome of each vocal
 QuietRun = tuple[Path, list[Outcome]]
 
 
@@ -33,7 +33,7 @@ def request(vocals: Path, out: Path, model: Path, **parameters: object) -> Reque
 
 
 def accompany(asked: Request, *how: Any) -> list[Outcome]:
-    """What became of every vocal, in the order of their paths."""
+    """The outcome of every vocal, sorted by path."""
     return sorted((outcome for outcome, *_ in accompany_all(asked, *how)), key=lambda outcome: outcome.vocal)
 
 
@@ -43,7 +43,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def vocals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four vocals in nested folders, two of one name, and one that nobody can read."""
+    """Four vocals in nested folders, two with the same stem, and one file that is not audio."""
     folder = tmp_path_factory.mktemp("batch") / "vocals"
     for name, seconds in SECONDS.items():
         path = folder / name
@@ -56,17 +56,17 @@ def vocals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quiet_run(vocals: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> QuietRun:
-    """What one process makes that nobody disturbs."""
+    """The output of one undisturbed process."""
     out = tmp_path_factory.mktemp("batch") / "quiet"
     return out, accompany(request(vocals, out, tiny_model), 2)
 
 
-def test_names_and_lengths_are_kept_and_a_bad_vocal_stops_no_other(quiet_run: QuietRun) -> None:
+def test_names_and_lengths_are_kept_and_a_bad_vocal_does_not_stop_others(quiet_run: QuietRun) -> None:
     out, outcomes = quiet_run
     errors = {outcome.vocal: outcome.error for outcome in outcomes if outcome.error}
     assert list(errors) == ["verse/notes.wav"] and "notes.wav is not audio" in errors["verse/notes.wav"]
     names = {"a.wav": "a", "verse/b.flac": "verse/b"}
-    # two vocals that differ in their suffix only
+    # two vocals that differ only in their suffix
     names |= {"verse/deep/a.flac": "verse/deep/a_flac", "verse/deep/a.wav": "verse/deep/a_wav"}
     assert sorted(contents(out)) == sorted(f"{name}_{part}.wav" for name in names.values() for part in PARTS)
     for key, name in names.items():
@@ -74,8 +74,8 @@ def test_names_and_lengths_are_kept_and_a_bad_vocal_stops_no_other(quiet_run: Qu
             assert soundfile.info(out / f"{name}_{part}.wav").frames == round(SECONDS[key] * CODEC_RATE)
 
 
-@pytest.mark.fault("killed accompany of a folder")
-def test_a_killed_run_leaves_whole_files_and_is_gone_on_with_to_the_same_bytes(
+@pytest.mark.fault("killed accompany FOLDER")
+def test_a_killed_run_leaves_only_complete_files_and_resumes_to_the_same_bytes(
     vocals: Path, tiny_model: Path, quiet_run: QuietRun, tmp_path: Path
 ) -> None:
     wanted = contents(quiet_run[0])
@@ -84,19 +84,19 @@ def test_a_killed_run_leaves_whole_files_and_is_gone_on_with_to_the_same_bytes(
     run = Program(command, Path(os.devnull), Path(os.devnull))
     until(lambda: contents(tmp_path) or run.poll() is not None)
     os.kill(run.pid, signal.SIGKILL)
-    there = contents(tmp_path)
-    assert there and there.items() <= wanted.items()
-    written = {name: (tmp_path / name).stat().st_mtime_ns for name in there}
-    # the workers of the killed command end with it
+    survived = contents(tmp_path)
+    assert survived and survived.items() <= wanted.items()
+    written = {name: (tmp_path / name).stat().st_mtime_ns for name in survived}
+    # workers end with the killed command
     until(lambda: not group_lives(run.pid))
     outcomes = accompany(request(vocals, tmp_path, tiny_model), 2)
     assert contents(tmp_path) == wanted and outcomes[0].files
-    assert {name: (tmp_path / name).stat().st_mtime_ns for name in there} == written
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in survived} == written
     assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.slow
-def test_ray_makes_the_files_of_one_process(
+def test_ray_writes_the_same_files_as_one_process(
     vocals: Path, tiny_model: Path, quiet_run: QuietRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="needs the extra `ray`")
@@ -106,12 +106,12 @@ def test_ray_makes_the_files_of_one_process(
     assert [outcome.error for outcome in outcomes] == [outcome.error for outcome in quiet_run[1]]
 
 
-def test_a_vocal_that_has_changed_is_made_anew_and_others_are_left(tiny_model: Path, tmp_path: Path) -> None:
+def test_only_a_changed_vocal_is_accompanied_again(tiny_model: Path, tmp_path: Path) -> None:
     vocals = tmp_path / "vocals"
     vocals.mkdir()
     for name, seconds in (("one", 1.0), ("two", 1.1)):
         (vocals / f"{name}.wav").write_bytes(file_bytes(glide(seconds)))
-    # no seed: it is drawn once, and kept
+    # without a seed, one is drawn once and kept
     asked = request(vocals, tmp_path / "out", tiny_model, skip_fine=True)
     accompany(asked, 1)
     before = contents(tmp_path / "out")
@@ -122,7 +122,7 @@ def test_a_vocal_that_has_changed_is_made_anew_and_others_are_left(tiny_model: P
     assert after["two_mix.wav"] == before["two_mix.wav"] and after.keys() == before.keys()
 
 
-def test_a_vocal_is_played_with_the_lead_sheet_beside_it(bundled_model: Path, tmp_path: Path) -> None:
+def test_a_vocal_is_accompanied_with_the_lead_sheet_next_to_it(bundled_model: Path, tmp_path: Path) -> None:
     vocals = tmp_path / "vocals"
     vocals.mkdir()
     sound = file_bytes(glide(1.5))
@@ -137,10 +137,10 @@ def test_a_vocal_is_played_with_the_lead_sheet_beside_it(bundled_model: Path, tm
     assert not outcomes["one.wav"].error and not outcomes["two.wav"].error
     made = contents(tmp_path / "out")
 
-    # what the pipeline is told in words, it gets from files
+    # lead sheets from files equal those given to the pipeline
     pipeline = transformers.pipeline("vocal-accompaniment", model=str(bundled_model))
-    told = {"beats": [0.2, 0.7, 1.2], "chords": [(0.0, 1.5, "Gm")]}
-    for name, known in (("one", told), ("two", {"tempo": 100.0})):
+    given = {"beats": [0.2, 0.7, 1.2], "chords": [(0.0, 1.5, "Gm")]}
+    for name, known in (("one", given), ("two", {"tempo": 100.0})):
         song = pipeline(str(vocals / f"{name}.wav"), seed=3, skip_fine=True, **known)
         wanted = audio.write_audio(tmp_path / f"{name}.wav", song["audio"], song["sampling_rate"]).read_bytes()
         assert made[f"{name}_instrumental.wav"] == wanted
@@ -153,7 +153,7 @@ def test_a_vocal_is_played_with_the_lead_sheet_beside_it(bundled_model: Path, tm
     assert again["two_mix.wav"] == made["two_mix.wav"] and again["one_mix.wav"] != made["one_mix.wav"]
 
 
-def test_other_options_another_run_and_results_among_the_vocals_are_refused(
+def test_changed_options_a_second_run_and_bad_folders_are_refused(
     vocals: Path, tiny_model: Path, quiet_run: QuietRun, tmp_path: Path
 ) -> None:
     out, _ = quiet_run
@@ -175,27 +175,27 @@ def test_other_options_another_run_and_results_among_the_vocals_are_refused(
         accompany(request(tmp_path / "empty", tmp_path / "out", tiny_model))
 
 
-def test_batches_are_of_similar_length_and_the_longest_come_first(tmp_path: Path) -> None:
+def test_batches_have_similar_lengths_and_the_longest_come_first(tmp_path: Path) -> None:
     lengths = {f"{seconds}.wav": seconds for seconds in (1.0, 30.0, 9.0, 28.0, 8.0, 27.0)}
     wanted = [["30.0.wav", "28.0.wav"], ["27.0.wav"], ["9.0.wav", "8.0.wav"], ["1.0.wav"]]
     assert _batched(tmp_path, lengths, 2) == wanted
     wanted[:2] = [["30.0.wav"], ["28.0.wav"], ["27.0.wav"]]
-    # what is known of one song is not said of another
+    # a vocal with its own lead sheet shares no batch
     (tmp_path / "28.0_beats.txt").write_text("0 0.5")
     assert _batched(tmp_path, lengths, 3) == wanted
 
 
-def test_the_command_ends_with_1_and_says_what_was_left_out(
+def test_the_command_exits_with_1_and_names_what_was_left_out(
     vocals: Path, tiny_model: Path, quiet_run: QuietRun, tmp_path: Path
 ) -> None:
-    # in the quiet run's folder nothing is left to do
+    # nothing is left to do in the quiet run's folder
     words = ["accompany", vocals, "--out", quiet_run[0], "--model", tiny_model, "--seed", 3, "--skip-fine"]
     command = [str(HAFM), *map(str, [*words, "--batch-size", 2])]
     for wrong in ([str(vocals / "a.wav")], ["--out", "."], ["--overwrite"]):
         assert hafm(*command[1:], *wrong).exit_code == 2
     for wrong in (["--workers", "2"], ["--batch-size", "8"]):
         assert hafm("accompany", vocals / "a.wav", *wrong).exit_code == 2
-    # nothing is planned with what the model or nobody knows
+    # invalid options are refused before anything is planned
     fresh = ["accompany", str(vocals), "--model", str(tiny_model), "--out", str(tmp_path / "out")]
     for wrong, code in ((["--style", "jazz"], 1), (["--tempo", "20"], 2)):
         assert hafm(*fresh, *wrong).exit_code == code and not (tmp_path / "out").exists()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `hafm info` says about a model, against the model itself; what needs no process of its own."""
+"""`hafm info` against the model itself, and command-line checks that need no process of their own."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ from tiny_models import CLUSTERS, CODES, tiny_stage
 from vocals import EXAMPLE, file_bytes, glide
 
 
-def test_a_missing_package_is_installed_by_the_extra_that_brings_least() -> None:
+def test_a_missing_package_is_named_with_the_smallest_extra_that_has_it() -> None:
     for module, extra in (("pyloudnorm", "studio"), ("peft", "train"), ("mir_eval", "eval")):
         assert f"pip install 'hafm-hf[{extra}]'." in str(missing_package(ModuleNotFoundError(name=module)))
 
@@ -38,7 +38,7 @@ def test_description_agrees_with_the_loaded_model(tiny_model: Path) -> None:
         assert f"{part['parameters']:,}" in line
 
 
-def test_vocabularies_rates_and_position_scheme_are_named(tiny_model: Path) -> None:
+def test_vocabularies_rates_positions_and_patterns_are_described(tiny_model: Path) -> None:
     parts = describe_model(str(tiny_model))["parts"]
     assert parts["semantic"]["vocabulary"] == f"{CLUSTERS} → {CLUSTERS}"
     assert parts["coarse"]["vocabulary"] == f"{CLUSTERS} and {CLUSTERS} → 4 × {CODES}"
@@ -51,7 +51,7 @@ def test_vocabularies_rates_and_position_scheme_are_named(tiny_model: Path) -> N
     assert delayed["codebook_pattern"] == "delay" and "codebook pattern delay" in delayed["architecture"]
 
 
-def test_bundled_model_fits_the_package(bundled_model: Path) -> None:
+def test_the_bundled_model_is_the_default_small_and_lists_its_styles(bundled_model: Path) -> None:
     described = describe_model(None)
     assert described["model"] == str(bundled_model)
     assert described["bytes"] <= 60_000_000
@@ -60,22 +60,22 @@ def test_bundled_model_fits_the_package(bundled_model: Path) -> None:
     assert shown.endswith(f"styles: {', '.join(described['styles'])}")
 
 
-def test_paper_size_is_counted_from_its_configuration_alone(tmp_path: Path) -> None:
+def test_the_papers_model_size_is_computed_from_its_configuration_alone(tmp_path: Path) -> None:
     HAFMConfig().save_pretrained(tmp_path)
     parts = describe_model(str(tmp_path))["parts"]
-    # The paper says 250 M in all; its own architecture counts to this.
+    # The paper says 250 M in all, but the architecture it describes adds up to this.
     sizes = [round(parts[stage]["parameters"] / 1e6, 1) for stage in ("semantic", "coarse", "fine")]
     assert sizes == [38.5, 42.5, 44.1]
     assert parts["coarse"]["rates"] == "50 → 75 frames/s (300 tokens/s)"
 
 
-def test_the_bundled_models_name_is_that_model_in_every_command(bundled_model: Path) -> None:
+def test_hafm_tiny_names_the_bundled_model_in_every_command(bundled_model: Path) -> None:
     assert describe_model("hafm-tiny") == describe_model(None) | {"model": "hafm-tiny"}
     assert model_fingerprint("hafm-tiny") == model_fingerprint(None)
     assert Path(load_pipeline("hafm-tiny", "cpu", "auto").model.name_or_path) == bundled_model
 
 
-def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+def test_a_missing_folder_is_not_looked_up_on_the_hub(tmp_path: Path) -> None:
     for words in (["info", "runs/model/final"], ["lead-sheet", str(EXAMPLE), "--model", str(tmp_path / "absent")]):
         with pytest.raises(HAFMCommandError, match=rf"cannot be loaded \(no such folder: {words[-1]}\); name a"):
             CliRunner().invoke(app, words, catch_exceptions=False)
@@ -85,7 +85,7 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path: Path)
         CliRunner().invoke(app, ["assemble", str(tmp_path / "out"), *parts], catch_exceptions=False)
 
 
-def test_what_is_wrong_with_a_models_file_is_said(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_of_a_model_is_named(tiny_model: Path, tmp_path: Path) -> None:
     weights = shutil.copytree(tiny_model, tmp_path / "model") / "coarse" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     with pytest.raises(HAFMCommandError, match=r"coarse/model.safetensors is damaged"):

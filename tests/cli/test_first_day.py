@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a newcomer does on the first day: runs a command twice, pipes, interrupts, names a folder that is none."""
+"""What a new user does first: runs a command twice, pipes, interrupts, mistypes a folder."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from commands import hafm, said
 from hafm_hf.cli import app
 from vocals import file_bytes, glide
 
-# the module; the package names its function by the same name
+# the module, which the package's function of the same name hides
 accompany_module = sys.modules["hafm_hf.cli.accompany"]
 
 
@@ -25,7 +25,7 @@ def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "voice.wav"
 
 
-def test_an_earlier_take_is_not_overwritten_and_a_drawn_seed_can_be_had_again(
+def test_an_earlier_take_is_not_overwritten_and_its_drawn_seed_reproduces_it(
     voice: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     words = ("accompany", voice, "--model", tiny_model, "--skip-fine", "--out", tmp_path)
@@ -43,10 +43,10 @@ def test_an_earlier_take_is_not_overwritten_and_a_drawn_seed_can_be_had_again(
     assert (tmp_path / "voice_mix.wav").read_bytes() != first
     assert hafm(*words, "--overwrite", "--seed", take["seed"]).exit_code == 0
     assert (tmp_path / "voice_mix.wav").read_bytes() == first and take["skip_fine"] is True
-    assert not (tmp_path / "voice_take_wav.json").exists(), "it would be that of another song"
+    assert not (tmp_path / "voice_take_wav.json").exists(), "it would describe another song"
 
 
-def test_a_folder_that_cannot_be_written_is_found_before_a_model_is_loaded(
+def test_an_unwritable_folder_is_reported_before_a_model_is_loaded(
     voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -58,14 +58,14 @@ def test_a_folder_that_cannot_be_written_is_found_before_a_model_is_loaded(
     assert result.exit_code == 1 and "songs cannot be written to; choose another" in str(result.exception)
 
 
-def test_standard_input_takes_the_place_of_a_file(voice: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_vocal_may_come_from_standard_input(voice: Path, tiny_model: Path, tmp_path: Path) -> None:
     words = ("--model", tiny_model, "--skip-fine", "--seed", 1)
     hafm("accompany", "-", *words, "--out", tmp_path, input=voice.read_bytes(), check=True)
     hafm("accompany", voice, *words, "--out", tmp_path)
     assert (tmp_path / "stdin_mix.wav").read_bytes() == (tmp_path / "voice_mix.wav").read_bytes()
 
 
-def test_a_name_that_is_no_utf8_is_read_written_and_printed(voice: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_read_written_and_printed(voice: Path, tiny_model: Path, tmp_path: Path) -> None:
     vocal = tmp_path / os.fsdecode(b"caf\xe9.wav")
     vocal.write_bytes(voice.read_bytes())
     for words in (("--out", tmp_path), ("--out", tmp_path / "json", "--json")):
@@ -73,9 +73,7 @@ def test_a_name_that_is_no_utf8_is_read_written_and_printed(voice: Path, tiny_mo
         assert result.exit_code == 0 and r"caf\udce9_mix.wav" in result.stdout, result.output
 
 
-def test_a_list_and_a_folder_print_the_same_json_and_name_files_alike(
-    voice: Path, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_a_file_and_a_folder_print_the_same_json_and_file_names(voice: Path, tiny_model: Path, tmp_path: Path) -> None:
     words = ("--model", tiny_model, "--skip-fine", "--seed", 1, "--num-samples", 2, "--json", "--out")
     lines = {}
     for name, source in (("list", voice), ("folder", voice.parent)):
@@ -91,7 +89,7 @@ def test_a_list_and_a_folder_print_the_same_json_and_name_files_alike(
 
 
 @pytest.mark.parametrize("source", ["file", "folder", "files"])
-def test_lead_sheets_are_of_one_vocal_or_many(bundled_model: Path, voice: Path, tmp_path: Path, source: str) -> None:
+def test_lead_sheets_for_one_vocal_or_many(bundled_model: Path, voice: Path, tmp_path: Path, source: str) -> None:
     songs = tmp_path / "songs"
     (songs / "verse").mkdir(parents=True)
     for name in ("one", "verse/two"):
@@ -112,7 +110,7 @@ def test_lead_sheets_are_of_one_vocal_or_many(bundled_model: Path, voice: Path, 
     assert twice.exit_code == 2 and "have the same name" in said(twice)
 
 
-def test_chords_by_the_bar_change_where_bars_of_the_metre_begin(bundled_model: Path, tmp_path: Path) -> None:
+def test_chords_given_per_bar_change_at_bar_lines(bundled_model: Path, tmp_path: Path) -> None:
     (tmp_path / "song.wav").write_bytes(file_bytes(glide(8.0, 24_000), 24_000))
     words = ("--tempo", 96, "--metre", "3/4", "--chords", "C | G", "--json")
     sheet = json.loads(hafm("lead-sheet", tmp_path / "song.wav", *words).stdout)
@@ -120,7 +118,7 @@ def test_chords_by_the_bar_change_where_bars_of_the_metre_begin(bundled_model: P
     assert len(changes) > 1 and all(min(abs(change - bar) for bar in bars) < 0.03 for change in changes)
 
 
-def test_a_folder_of_vocals_needs_the_core_alone(
+def test_a_folder_of_vocals_needs_only_the_core(
     voice: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -129,7 +127,7 @@ def test_a_folder_of_vocals_needs_the_core_alone(
     assert (tmp_path / "voice_mix.wav").is_file()
 
 
-def test_ctrl_c_says_what_next(voice: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_names_the_seed(voice: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -138,7 +136,7 @@ def test_ctrl_c_says_what_next(voice: Path, tiny_model: Path, tmp_path: Path, mo
     assert result.exit_code == 130 and "--seed 5 makes the same song" in said(result)
 
 
-def test_a_mended_lead_sheet_is_not_overwritten_and_json_is_printed(
+def test_a_corrected_lead_sheet_is_not_overwritten_and_json_is_printed(
     bundled_model: Path, voice: Path, tmp_path: Path
 ) -> None:
     words = ("lead-sheet", voice, "--tempo", 120, "--out", tmp_path)
@@ -152,7 +150,7 @@ def test_a_mended_lead_sheet_is_not_overwritten_and_json_is_printed(
     assert len(sheet["beats"]) >= 2 and sheet["estimated"] and sheet["chords"][0][0] == 0.0
 
 
-def test_the_commands_and_their_options_can_be_learnt() -> None:
+def test_commands_are_few_and_every_option_has_a_panel_and_help() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert list(commands) == ["accompany", "lead-sheet", "prepare", "assemble", "evaluate", "info"]
     options = [each for command in commands.values() for each in command.params if each.param_type_name == "option"]

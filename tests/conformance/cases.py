@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' tests of models, configurations and training, for every model class of HAFM.
+"""transformers' own tests of models, configurations and training, applied to every model class of HAFM.
 
 python tests/conformance/run.py
 """
@@ -23,17 +23,17 @@ BATCH, FRAMES = 3, 6
 
 
 class Reasoned(unittest.TestCase):
-    """Skips what cannot hold, and says why."""
+    """Skips the tests that cannot hold, with the reason."""
 
     def setUp(self) -> None:
-        """Looks the test up."""
+        """Skips the test if reasons.py lists it."""
         for name, reason in REASONS.get(type(self).__name__, {}).items():
             if self._testMethodName.startswith(name) and "HAFM_CONFORMANCE_ALL" not in os.environ:
                 self.skipTest(reason)
 
 
 class StageTester:
-    """What the mixins ask of a model's tester: a configuration and inputs."""
+    """The interface that the mixins expect of a model tester: a configuration and inputs."""
 
     is_training = True
     num_hidden_layers = SIZES["num_hidden_layers"]
@@ -45,7 +45,7 @@ class StageTester:
         self.name, self.config_class, self.causal_lm_class = name, config_class, model_class
         config = self.get_config()
         self.tokens = config.target_length(FRAMES)
-        # of the whole sequence, whose states and weights are captured
+        # of the whole sequence: hidden states and attentions cover the conditioning too
         self.seq_length = config.num_conditioning_sources * FRAMES + self.tokens
 
     def get_config(self) -> Any:
@@ -70,7 +70,7 @@ class StageCase(ModelTesterMixin, TrainingTesterMixin, GenerationStandIn):
 
     test_resize_embeddings = False
     additional_model_inputs = ["conditioning_ids"]
-    # of training: one sequence of all tokens that the conditioning lasts
+    # for training on one sequence as long as its conditioning
     training_overfit_steps = 150
     training_overfit_learning_rate = 1e-2
     name: str
@@ -100,7 +100,7 @@ class StageCase(ModelTesterMixin, TrainingTesterMixin, GenerationStandIn):
         return inputs
 
     def _create_text_training_batch(self, batch_size: int, seq_length: int, vocab_size: int) -> dict[str, Any]:
-        """BOS and the beginning of a pattern for a prompt and what follows, on the same conditioning."""
+        """The same pattern for every row, shifted right after BOS, on the same conditioning."""
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         length = self.model_tester.tokens
         pattern = torch.arange(length) % (min(config.codebook_sizes) - 1) + 1
@@ -115,7 +115,7 @@ class StageCase(ModelTesterMixin, TrainingTesterMixin, GenerationStandIn):
 
         class Conditioned(self.model_class):  # type: ignore[name-defined]
             def generate(self, inputs: torch.Tensor, **options: Any) -> Any:
-                """Generates on the conditioning of the training batch, which the mixin does not know of."""
+                """Generates with the conditioning of the training batch, which the mixin does not pass."""
                 return super().generate(inputs, conditioning_ids=conditioning, guidance_scale=1.0, **options)
 
         return Conditioned
@@ -140,7 +140,7 @@ class FineStageTest(StageCase, Reasoned):
 
 
 class PartTester:
-    """A part that is no language model: how its configuration and its inputs are made."""
+    """Configuration and inputs of a part that is not a language model."""
 
     is_training = False
     batch_size = BATCH
@@ -150,11 +150,11 @@ class PartTester:
         vars(self).update(sizes)
 
     def get_config(self) -> Any:
-        """The configuration, which a test may change."""
+        """A copy of the configuration, which a test may change."""
         return copy.deepcopy(self.config)
 
     def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
-        """Configuration and inputs, which a test may change."""
+        """Copies of configuration and inputs, which a test may change."""
         return self.get_config(), copy.deepcopy(self.inputs)
 
 
@@ -174,7 +174,7 @@ class PartCase(ModelTesterMixin):
         self.all_model_classes = (self.model_class,)
 
     def tester(self) -> PartTester:
-        """Of this part."""
+        """The tester of this part."""
         raise NotImplementedError
 
     def test_config(self) -> None:
@@ -186,7 +186,7 @@ class PartCase(ModelTesterMixin):
 
 
 class ClusteredTokenizer(hafm_hf.HAFMSemanticTokenizerModel):
-    """A new one has centroids, without which it has no tokens."""
+    """A tokenizer that is initialised with centroids, without which it has no tokens."""
 
     def __init__(self, config: hafm_hf.HAFMSemanticTokenizerConfig) -> None:
         super().__init__(config)

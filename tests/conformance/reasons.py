@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a test of transformers cannot hold for a model: by class of cases, then by the beginning of the test's name.
+"""Why a transformers test cannot hold for a model: by test class, then by the beginning of the test's name.
 
-What a test skips by itself (no GPU, no flash attention, nothing of that kind in the model) is not listed.
+Tests that skip themselves (no GPU, no flash attention, feature absent from the model) are not listed.
 """
 
 TABLES = "the embeddings are a table a codebook, not one nn.Embedding"
 NO_EMBEDDINGS = "the model reads no ids, so it has no embeddings"
 LEFT = "a slot's place says which codebook it predicts, so padding on the left is refused"
 STAGE = {
-    # those with a mask that pads on the left: in three precisions, with and without fused kernels
+    # those that pad on the left: three precisions, with and without fused kernels
     **{f"test_eager_matches_sdpa_inference_{number:02d}": LEFT for number in (0, 1, 8, 9, 16, 17)},
     "test_model_get_set_embeddings": TABLES,
 }

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs transformers' own tests on every model class, and prints what passed, failed and was left out, and why.
+"""Runs transformers' own tests on every model class, and prints what passed, failed and was skipped, and why.
 
     python tests/conformance/run.py [--all] [pytest options, such as -k Coarse]
 
-`--all` runs what `reasons.py` leaves out as well.
+`--all` also runs what `reasons.py` skips.
 """
 
 import os
@@ -35,12 +35,12 @@ def fetch() -> None:
         subprocess.run([*pip, "--no-build-isolation", "--dest", folder, version], check=True)
         (archive,) = Path(folder).glob("*.tar.gz")
         shutil.unpack_archive(archive, FOLDER)
-    # its test of configurations imports transformers by this file
+    # its configuration test finds transformers through this file
     (TESTS / "__init__.py").touch()
 
 
 class Results:
-    """Collects what became of each test."""
+    """Collects the outcome of each test."""
 
     def __init__(self) -> None:
         self.outcomes: dict[str, Counter[str]] = defaultdict(Counter)
@@ -48,12 +48,12 @@ class Results:
         self.reasons: dict[str, list[str]] = defaultdict(list)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Called by pytest for the set-up, the call and the end of each test."""
+        """Called by pytest after the setup, call and teardown of each test."""
         if report.when != "call" and report.passed:
             return
         case, test = report.nodeid.split("::")[-2:]
         if type(report).__name__ == "SubtestReport":
-            # of a test that is counted as a whole
+            # its test is counted as a whole
             if report.failed:
                 self.failures.append(f"{case}.{test}: a subtest")
             return
@@ -64,7 +64,7 @@ class Results:
             self.reasons[str(report.longrepr[2]).removeprefix("Skipped: ")].append(f"{case}.{test}")
 
     def show(self) -> None:
-        """Prints a line a class, each failure, and each reason with the number of tests that it holds for."""
+        """Prints one line per class, each failure, and each reason with its number of tests."""
         console = Console(width=150)
         table = Table("class", "passed", "failed", "skipped")
         for case, counts in sorted(self.outcomes.items()):
@@ -77,12 +77,12 @@ class Results:
 
 
 def main() -> int:
-    """0 where nothing failed."""
+    """Returns pytest's exit code: 0 if nothing failed."""
     arguments = sys.argv[1:]
     if "--all" in arguments:
         arguments.remove("--all")
         os.environ["HAFM_CONFORMANCE_ALL"] = "1"
-    # before pytest, whose conftest.py lets nothing through to the network
+    # before pytest, since conftest.py blocks the network
     fetch()
     results = Results()
     # not the options of pyproject.toml: transformers' tests have marks of their own

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """transformers' own tests of models, from the source distribution of the installed version.
 
-`run.py` gets it by pip; the tests themselves stay outside of the repository. What the distribution leaves out and its
-modules import are stand-ins here: the mixins of generation and of exporters, which have no tests then.
+`run.py` downloads it with pip; the tests themselves are not in the repository. The generation and export mixins, which
+its modules import but the distribution lacks, are replaced by empty classes, so their tests do not run.
 """
 
 import importlib.util
@@ -34,11 +34,11 @@ def _load(name: str) -> Any:
 
 
 class GenerationStandIn:
-    """In place of GenerationTesterMixin, which is not distributed; tests/modeling/test_generation.py is ours."""
+    """Replaces GenerationTesterMixin, which is not distributed; see tests/modeling/test_generation.py."""
 
 
 class ExportStandIn:
-    """In place of ExportTesterMixin, which is not distributed."""
+    """Replaces ExportTesterMixin, which is not distributed."""
 
 
 _package(PACKAGE)
@@ -47,7 +47,7 @@ _package(f"{PACKAGE}.generation.test_utils", GenerationTesterMixin=GenerationSta
 _package(f"{PACKAGE}.exporters")
 _package(f"{PACKAGE}.exporters.test_export", ExportTesterMixin=ExportStandIn)
 _package(f"{PACKAGE}.utils")
-# arguments of every configuration, none of them at its default
+# arguments that every configuration takes, none at its default
 _package(
     f"{PACKAGE}.utils.test_configuration_utils",
     config_common_kwargs={

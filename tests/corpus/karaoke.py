@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Songs with the voice on the right channel, made in code: what the preparation's tests are fed with."""
+"""Synthetic songs with the voice on the right channel, for the tests of corpus preparation."""
 
 import hashlib
 from pathlib import Path
@@ -19,7 +19,7 @@ RATE = 16_000
 
 
 def sing(seconds: float, seed: int, level: float = 0.1) -> np.ndarray:
-    """A warbling tone with a little noise, float32 [N] at RATE Hz, of about `level` RMS."""
+    """A tone with vibrato and a little noise, float32 [N] at RATE Hz, with an RMS of about `level`."""
     generator = np.random.default_rng(seed)
     times = np.arange(round(seconds * RATE)) / RATE
     pitch = 180 * 2 ** (generator.uniform(0, 1) + 0.3 * np.sin(2 * np.pi * generator.uniform(0.3, 0.9) * times))
@@ -33,7 +33,7 @@ def karaoke(seconds: float, seed: int, voice: float = 0.1, band: float = 0.1) ->
 
 
 def write_karaoke(folder: Path, count: int, seconds: float = 2.0) -> None:
-    """`count` songs of different lengths and contents, NNN.wav."""
+    """Writes `count` songs of different lengths and contents, as NNN.wav."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         samples = karaoke(seconds + 0.3 * (number % 4), number)
@@ -46,10 +46,10 @@ def shards(corpus: Path) -> dict[str, str]:
 
 
 def save_tokenizers(folder: Path) -> dict[str, Any]:
-    """Tiny tokenizers with random weights, saved; the options that name them."""
+    """Saves tiny tokenizers with random weights, and returns the options that name them."""
     tokenizer = tiny_semantic_tokenizer()
     features = tokenizer.extract_features(torch.from_numpy(sing(4.0, 99)))
-    # frames of a song as centroids, so that tokens change along a song
+    # a song's frames as centroids, so that tokens change along a song
     tokenizer.centroids.copy_(evenly(features))
     tokenizer.save_pretrained(folder / "semantic_tokenizer")
     tiny_codec().save_pretrained(folder / "codec")
@@ -57,14 +57,14 @@ def save_tokenizers(folder: Path) -> dict[str, Any]:
 
 
 def karaoke_options(folder: Path, corpus: str, tokenizers: dict[str, Any], **more: float) -> ShardOptions:
-    """Of the karaoke in FOLDER/songs."""
+    """Options that prepare the karaoke in FOLDER/songs."""
     named = {"audio": str(folder / "songs"), "corpus": str(folder / corpus)}
     tools = {"stems": StemOptions(vocal_channel="right"), "tokenizer": TokenizerOptions(**tokenizers)}
     return ShardOptions(**named, **tools, **more)  # type: ignore[arg-type]
 
 
 def save_embedder(folder: Path, hidden_size: int) -> None:
-    """A wav2vec 2.0 of one layer with random weights, which embeds sound at 50 frames a second."""
+    """Saves a one-layer wav2vec 2.0 with random weights, which embeds audio at 50 frames per second."""
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
     sizes = {"hidden_size": hidden_size, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 8}
@@ -75,7 +75,7 @@ def save_embedder(folder: Path, hidden_size: int) -> None:
 
 
 def save_demucs(folder: Path) -> Path:
-    """A folder with a demucs model of a few thousand random weights, named tiny; skips where there is no demucs."""
+    """Saves a demucs model with a few thousand random weights as `tiny`; skips if demucs is missing."""
     pytest.importorskip("demucs")
     from demucs.demucs import Demucs
 
@@ -83,7 +83,7 @@ def save_demucs(folder: Path) -> Path:
     options = {"sources": ["drums", "vocals"], "channels": 4, "depth": 2, "lstm_layers": 0, "dconv_mode": 0}
     model = Demucs(**options, samplerate=RATE, segment=1.0)
     with torch.no_grad():
-        # as loud as songs are: what is too quiet is no song to the filter
+        # as loud as songs are, since the filter drops quiet audio
         model.decoder[-1][-1].weight[:, :2].mul_(200.0)
         model.decoder[-1][-1].weight[:, 2:].mul_(100.0)
         model.decoder[-1][-1].bias.zero_()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines of the preparation, the evaluation and `hafm accompany FOLDER`: what each does with jobs."""
+"""Engines that run the jobs of the preparation, the evaluation and `hafm accompany FOLDER`."""
 
 import os
 import sys
@@ -17,11 +17,11 @@ def double(options: Any, job: int) -> int:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("engine", ["local", "ray"])
-def test_where_nothing_is_left_to_do_nothing_is_started(engine: str, workers: int) -> None:
+def test_without_jobs_no_engine_is_started(engine: str, workers: int) -> None:
     assert list(run_on(engine, double, None, [], workers, address="127.0.0.1:9")) == []
 
 
-def test_there_are_never_more_processes_than_jobs() -> None:
+def test_one_job_with_two_workers_is_done_once() -> None:
     assert sorted(run_on("local", double, None, [1], workers=2)) == [2]
 
 
@@ -30,13 +30,13 @@ def parent(options: Any, job: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are spawned")
-def test_workers_are_forked_from_one_server_that_has_imported_what_they_need() -> None:
+def test_workers_of_several_runs_are_forked_from_one_server() -> None:
     servers = {*run_on("local", parent, None, range(4), workers=2), *run_on("local", parent, None, [0, 1], workers=2)}
     assert len(servers) == 1 and os.getpid() not in servers
 
 
 def gpu(options: Any, job: int) -> tuple[int, str]:
-    """The process that does the job, and the GPUs that it sees."""
+    """The worker's process id, and the GPUs visible to it."""
     time.sleep(0.2)
     return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
 
@@ -50,6 +50,6 @@ def test_workers_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert visible_gpus() == []
 
 
-def test_an_unknown_engine_is_refused_even_for_nothing() -> None:
+def test_an_unknown_engine_is_refused_even_without_jobs() -> None:
     with pytest.raises(HAFMJobError, match="no engine 'slurm'"):
         list(run_on("slurm", double, None, []))

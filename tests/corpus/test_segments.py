@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which segments of a track are kept, by the paper's thresholds, and that they have whole frames."""
+"""Which segments the paper's thresholds keep, and that segments have whole frames."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def at_level(decibels: float, seed: int = 0) -> np.ndarray:
         (-np.inf, -20.0, Reason.SILENT_VOCAL),
     ],
 )
-def test_the_thresholds_of_the_paper_decide(vocal: float, instrumental: float, reason: Reason | None) -> None:
+def test_segments_are_dropped_by_the_papers_limits(vocal: float, instrumental: float, reason: Reason | None) -> None:
     found = reason_to_drop(at_level(vocal), at_level(instrumental, 1), FilterOptions())
     assert (found and found[0]) == reason
     loose = FilterOptions(min_instrumental_db=-100.0, max_vocal_excess_db=30.0, min_vocal_db=-100.0)

@@ -29,7 +29,7 @@ def read(folder: Path, track: str, **options: Any) -> Stems:
     return reader.read({role: folder / path for role, path in grouping.files.items()})
 
 
-def test_layouts_of_stems_are_told_apart_and_what_is_incomplete_is_named(tmp_path: Path) -> None:
+def test_stem_layouts_are_recognised_and_incomplete_ones_named(tmp_path: Path) -> None:
     silence = np.zeros(10)
     write(tmp_path / "train/Song A", mixture=silence, vocals=silence, drums=silence, bass=silence, other=silence)
     write(tmp_path / "train/Song B", vocal=silence, instrumental=silence, comping=silence)
@@ -45,7 +45,7 @@ def test_layouts_of_stems_are_told_apart_and_what_is_incomplete_is_named(tmp_pat
     assert {drop.track: drop.reason for drop in drops} == wrong
 
 
-def test_no_vocals_is_the_instrumental_beside_vocals() -> None:
+def test_no_vocals_next_to_vocals_is_the_instrumental() -> None:
     found = ["two/no_vocals.wav", "two/vocals.wav", "song_no_vocals.wav", "song_vocals.wav"]
     found += ["b-Instrumental.wav", "b-Voice.wav"]
     groupings, drops = StemReader(StemOptions()).group(found)
@@ -57,7 +57,7 @@ def test_no_vocals_is_the_instrumental_beside_vocals() -> None:
     }
 
 
-def test_the_parts_of_a_band_add_up_and_start_with_the_vocal(tmp_path: Path) -> None:
+def test_the_stems_of_a_band_are_summed_without_the_vocal(tmp_path: Path) -> None:
     voice, drums, bass, other = (sing(1.0, seed) for seed in range(4))
     write(tmp_path / "song", vocals=voice, drums=drums, bass=bass, other=other, mixture=voice + drums + bass + other)
     stems = read(tmp_path, "song")
@@ -75,7 +75,7 @@ def test_karaoke_files_give_the_named_channel_as_vocal(tmp_path: Path, channel: 
         np.testing.assert_array_equal(stems.instrumental, samples[:, 1 - vocal])
 
 
-def test_stems_of_two_rates_come_to_one_and_very_different_lengths_are_refused(tmp_path: Path) -> None:
+def test_stems_are_resampled_to_one_rate_and_unequal_lengths_are_refused(tmp_path: Path) -> None:
     tone = np.sin(2 * np.pi * 220 * np.arange(2 * RATE) / RATE)
     write(tmp_path, song_vocals=tone)
     soundfile.write(tmp_path / "song_accompaniment.wav", np.sin(2 * np.pi * 220 * np.arange(88_200) / 44_100), 44_100)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token shards: every stream of a row is cut at the same instants, and a shard is whole or absent."""
+"""Token shards: the streams of a row are cut at the same instants, and shards read back as written."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -26,12 +26,12 @@ def make_excerpt(seconds: float, track: str) -> TokenExcerpt:
     )
 
 
-def test_frames_of_both_rates_start_together_every_40_ms() -> None:
+def test_frames_of_both_rates_align_every_40_ms() -> None:
     assert INFO.grid == Fraction(1, 25)
 
 
 @pytest.mark.parametrize("duration", [12.0, 59.99, 90.0, 90.04, 200.123])
-def test_excerpts_lie_on_the_grid_inside_the_track_and_within_the_limits(duration: float) -> None:
+def test_excerpts_are_on_the_grid_inside_the_track_and_within_the_limits(duration: float) -> None:
     bounds = excerpt_bounds(duration, longest=90.0, shortest=12.0, grid=INFO.grid)
     assert bounds and bounds[-1][0] + bounds[-1][1] <= duration + 1e-9
     assert sum(length for _, length in bounds) > duration - 0.04 * (len(bounds) + 1)
@@ -40,11 +40,11 @@ def test_excerpts_lie_on_the_grid_inside_the_track_and_within_the_limits(duratio
         assert start * 25 == pytest.approx(round(start * 25)) and length * 25 == pytest.approx(round(length * 25))
 
 
-def test_a_track_below_the_shortest_excerpt_gives_none() -> None:
+def test_a_track_shorter_than_the_shortest_excerpt_gives_none() -> None:
     assert excerpt_bounds(11.9, longest=90.0, shortest=12.0, grid=INFO.grid) == []
 
 
-def test_a_shard_reads_back_through_datasets_as_it_was_written(tmp_path: Path) -> None:
+def test_a_shard_reads_back_through_datasets_as_written(tmp_path: Path) -> None:
     rows = [make_excerpt(2.0, "a"), make_excerpt(1.2, "b")]
     assert write_shard(tmp_path / "train-00000.parquet", rows, INFO) == 2
     path = str(shard_paths(tmp_path, "train")[0])
@@ -59,6 +59,6 @@ def test_a_shard_reads_back_through_datasets_as_it_was_written(tmp_path: Path) -
     assert read_info(path) == INFO
 
 
-def test_a_folder_without_shards_says_who_writes_them(tmp_path: Path) -> None:
+def test_a_folder_without_shards_names_the_command_that_writes_them(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="hafm prepare"):
         shard_paths(tmp_path, "train")

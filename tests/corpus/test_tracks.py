@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a folder holds: every file is a track or a drop with its reason, and a track has one split."""
+"""Scanning a folder: every file is a track or dropped with a reason, and every track has one split."""
 
 import os
 import tempfile
@@ -29,7 +29,7 @@ def scan(folder: Path, splits: SplitOptions | None = None) -> tuple[list[Track],
 
 @pytest.fixture
 def other_user() -> Iterator[Path]:
-    """A folder of a user without rights; files of root with mode 0 can't be read while this fixture lasts."""
+    """A folder that any user may use; afterwards, a test that root runs gets its privileges back."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         yield Path(folder)
@@ -37,7 +37,7 @@ def other_user() -> Iterator[Path]:
             os.seteuid(0)
 
 
-def test_files_and_folders_without_permission_are_dropped_as_such(other_user: Path) -> None:
+def test_files_and_folders_without_permission_are_dropped_as_unreadable(other_user: Path) -> None:
     write_karaoke(other_user / "open", 1)
     write_karaoke(other_user / "closed", 1)
     soundfile.write(other_user / "secret.wav", karaoke(1.0, 7), RATE)
@@ -55,7 +55,7 @@ def test_files_and_folders_without_permission_are_dropped_as_such(other_user: Pa
     assert drops == {"closed": Reason.UNREADABLE, "secret.wav": Reason.UNREADABLE}
 
 
-def test_every_oddity_of_a_folder_is_named_and_the_songs_are_found(tmp_path: Path) -> None:
+def test_every_odd_entry_of_a_folder_is_named_and_the_songs_are_found(tmp_path: Path) -> None:
     write_karaoke(tmp_path / "album", 2)
     (tmp_path / "album/empty.mp3").touch()
     (tmp_path / "album/notes.txt").write_text("no audio")
@@ -76,12 +76,12 @@ def test_every_oddity_of_a_folder_is_named_and_the_songs_are_found(tmp_path: Pat
     assert find_audio(tmp_path)[2] == 1
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HAFMCorpusError, match="can't be listed"):
         find_audio(tmp_path / "missing")
 
 
-def test_no_artist_and_no_track_is_in_two_splits_and_shares_are_kept() -> None:
+def test_artists_and_tracks_stay_in_one_split_and_shares_are_kept() -> None:
     options = SplitOptions(validation=0.2, test=0.1)
     splits = defaultdict(set)
     counts: dict[str, int] = defaultdict(int)
@@ -96,19 +96,19 @@ def test_no_artist_and_no_track_is_in_two_splits_and_shares_are_kept() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
-def test_from_two_songs_on_one_is_for_validation(tmp_path: Path, count: int) -> None:
+def test_with_two_or_more_songs_one_goes_to_validation(tmp_path: Path, count: int) -> None:
     write_karaoke(tmp_path, count)
     tracks, _ = scan(tmp_path)
     splits = [track.split for track in tracks]
     assert splits.count("validation") == (count > 1) and splits.count("train") == count - (count > 1)
-    # nobody moves a song that is planned already, or one that folders or a share of 0 put where it is
+    # a song that is already planned is not moved, and a validation share of 0 takes none
     planned = {track.name: replace(track, split="train") for track in tracks}
     groupings, _ = KARAOKE.group(list(planned))
     assert identify_tracks(tmp_path, groupings, planned, SplitOptions())[0] == list(planned.values())
     assert {track.split for track in scan(tmp_path, SplitOptions(validation=0.0))[0]} == {"train"}
 
 
-def test_songs_of_one_artist_go_to_validation_together_where_others_are_left() -> None:
+def test_an_artists_songs_go_to_validation_together_if_others_remain() -> None:
     tracks = [Track(f"{number}", {}, f"{number:064x}", "train", artist) for number, artist in enumerate("aab")]
     for known in ([], [Track("old", {}, "0", "train")]):
         moved = [each for each in planning.filled_splits(tracks, known, SplitOptions()) if each.split == "validation"]
@@ -120,7 +120,7 @@ def test_songs_of_one_artist_go_to_validation_together_where_others_are_left() -
     assert sorted(track.split for track in alone) == ["train", "train", "validation"]
 
 
-def test_artists_come_from_tags_or_from_the_name_whatever_their_case(tmp_path: Path) -> None:
+def test_artists_come_from_tags_or_file_names_ignoring_case(tmp_path: Path) -> None:
     for number, tag in enumerate(("Anna B", " ANNA b ")):
         with soundfile.SoundFile(tmp_path / f"{number}.flac", "w", RATE, 2) as file:
             file.artist, file.license = tag, "CC BY 4.0"
@@ -131,7 +131,7 @@ def test_artists_come_from_tags_or_from_the_name_whatever_their_case(tmp_path: P
     assert [track.licence for track in tracks] == ["CC BY 4.0", "CC BY 4.0", ""]
 
 
-def test_splits_by_folder_are_the_folders_and_nothing_else(tmp_path: Path) -> None:
+def test_splits_by_folder_take_only_the_folders_of_the_splits(tmp_path: Path) -> None:
     write_karaoke(tmp_path / "test", 1)
     tracks, _ = scan(tmp_path, SplitOptions(by="folder"))
     assert [track.split for track in tracks] == ["test"]
@@ -148,7 +148,7 @@ def test_splits_by_folder_are_the_folders_and_nothing_else(tmp_path: Path) -> No
         ({"artist_pattern": "^a"}, "has no group"),
     ],
 )
-def test_splits_that_make_no_sense_are_refused(options: dict, complaint: str) -> None:
+def test_invalid_split_options_are_refused(options: dict, complaint: str) -> None:
     with pytest.raises(HAFMCorpusError, match=complaint):
         SplitOptions(**options)
 
@@ -163,7 +163,7 @@ def test_a_track_that_changed_since_it_was_planned_is_refused(tmp_path: Path) ->
         identify_tracks(tmp_path, groupings, {"000.wav": tracks[0]}, SplitOptions())
 
 
-def test_a_planned_track_that_is_empty_now_is_left_to_its_shard(tmp_path: Path) -> None:
+def test_a_planned_track_that_became_empty_stays_planned(tmp_path: Path) -> None:
     write_karaoke(tmp_path, 1)
     groupings, _ = KARAOKE.group(["000.wav"])
     tracks, _ = identify_tracks(tmp_path, groupings, {}, SplitOptions())
@@ -172,7 +172,7 @@ def test_a_planned_track_that_is_empty_now_is_left_to_its_shard(tmp_path: Path) 
     assert identify_tracks(tmp_path, groupings, {}, SplitOptions()) == ([], [Drop("000.wav", Reason.EMPTY, "000.wav")])
 
 
-def test_of_two_files_with_one_content_the_planned_one_stays(tmp_path: Path) -> None:
+def test_of_two_identical_files_the_planned_one_is_kept(tmp_path: Path) -> None:
     write_karaoke(tmp_path, 1)
     tracks, _ = identify_tracks(tmp_path, KARAOKE.group(["000.wav"])[0], {}, SplitOptions())
     (tmp_path / "!first.wav").write_bytes((tmp_path / "000.wav").read_bytes())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environments that hold the wheel and exactly what its metadata asks for, made of links to what is installed here."""
+"""Virtual environments with the wheel and exactly its declared dependencies, linked from this environment."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ OWN_NAME = "hafm-hf"
 
 @dataclass
 class Environment:
-    """A virtual environment apart from the one that the tests run in."""
+    """A virtual environment other than the one the tests run in."""
 
     folder: Path
 
@@ -29,11 +29,11 @@ class Environment:
 
     @property
     def site_packages(self) -> Path:
-        """Where its distributions lie."""
+        """Its folder of installed distributions."""
         return self.folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 
     def run(self, *command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-        """Runs one of its programs, with nothing else on the path: no ffmpeg, no compiler."""
+        """Runs one of its programs with nothing else on the PATH: no ffmpeg, no compiler."""
         words = [str(self.folder / "bin" / str(command[0])), *map(str, command[1:])]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
         own = {"PYTHONNOUSERSITE": "1", "PATH": str(self.folder / "bin")}
@@ -41,7 +41,7 @@ class Environment:
 
 
 def make(target: str, **variables: object) -> str:
-    """Runs a target in the environment of the tests, without its set-up, and returns what it printed."""
+    """Runs a make target in the tests' environment, skipping its set-up, and returns its output."""
     settings = [f"{name}={value}" for name, value in {"VENV": sys.prefix, **variables}.items()]
     ready = [f"--assume-old={sys.prefix}/{stamp}" for stamp in (".core", ".dev")]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
@@ -69,7 +69,7 @@ def make_environment(folder: Path, wheel: Path) -> Environment:
 
 
 def closure(distribution: metadata.Distribution) -> list[str]:
-    """Names of all that a distribution needs on this machine, by the metadata of what is installed here."""
+    """Names of a distribution's transitive dependencies on this platform, from the metadata installed here."""
     found: dict[str, set[str]] = {}
     open_requirements = wanted(distribution, set())
     while open_requirements:
@@ -83,7 +83,7 @@ def closure(distribution: metadata.Distribution) -> list[str]:
 
 
 def wanted(distribution: metadata.Distribution, extras: set[str]) -> list[Requirement]:
-    """What one distribution with extras asks for on this machine."""
+    """The direct requirements of a distribution with extras on this platform."""
     requirements = [Requirement(text) for text in distribution.requires or []]
     return [
         each

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every import is of something that pyproject.toml declares: for the core if the core runs it, else for an extra."""
+"""Every import is declared in pyproject.toml: as a core dependency if the core needs it, else in an extra."""
 
 import ast
 import re
@@ -20,10 +20,10 @@ from programs import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: list(requirements) for name, requirements in PROJECT["optional-dependencies"].items()}
-# Folders that an extra is needed for; all others must do with the core when they are imported.
+# Folders that need an extra; all others must be importable with the core alone.
 FOLDERS = {"corpus": "data", "training": "train", "evaluation": "eval"}
 
-# No extra brings them: a tracker that accelerate can be told to use; a beat tracker that fetches its weights itself.
+# In no extra: an experiment tracker that accelerate may use, and a beat tracker that downloads its own weights.
 OWN_CHOICE = {"wandb", "beat-this"}
 
 installed = lru_cache(packages_distributions)
@@ -34,7 +34,7 @@ def names(requirements: list[str]) -> set[str]:
 
 
 def imports(node: ast.AST, at_once: bool = True) -> Iterator[tuple[str, bool]]:
-    """Top-level packages that a module imports, and whether importing the module does."""
+    """Top-level packages that a module imports, and whether it does so when it is imported itself."""
     if isinstance(node, ast.Import):
         yield from ((alias.name.split(".")[0], at_once) for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -47,7 +47,7 @@ def imports(node: ast.AST, at_once: bool = True) -> Iterator[tuple[str, bool]]:
 
 
 def undeclared(path: Path, eager: set[str], lazy: set[str]) -> list[str]:
-    """Imports of one module that `eager` (while it is imported) or `lazy` (later) does not hold."""
+    """Imports of one module that are missing from `eager` (at import time) or `lazy` (later)."""
     found = []
     for package, at_once in imports(ast.parse(path.read_text())):
         if package in sys.stdlib_module_names or package == "hafm_hf":
@@ -74,7 +74,7 @@ def locked_versions() -> dict[str, str]:
     return {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
 
 
-def test_the_locked_versions_are_ones_that_the_project_allows() -> None:
+def test_locked_versions_satisfy_the_declared_requirements() -> None:
     locked = locked_versions()
     for text in [*PROJECT["dependencies"], *(text for requirements in EXTRAS.values() for text in requirements)]:
         requirement = Requirement(text)
@@ -83,7 +83,7 @@ def test_the_locked_versions_are_ones_that_the_project_allows() -> None:
     assert names(PROJECT["dependencies"]) <= set(locked)
 
 
-def test_the_oldest_python_that_is_declared_can_install_what_is_locked() -> None:
+def test_the_oldest_declared_python_can_install_the_locked_versions() -> None:
     (oldest,) = re.findall(r"^>=(\d+\.\d+)$", PROJECT["requires-python"])
     found = []
     for name in locked_versions():
@@ -99,7 +99,7 @@ def test_the_oldest_python_that_is_declared_can_install_what_is_locked() -> None
     assert set(job["strategy"]["matrix"]["python"]) == declared == {oldest, "3.12", "3.13"}
 
 
-def test_extras_are_few_and_those_that_messages_and_documents_name() -> None:
+def test_extras_are_few_and_every_mentioned_extra_exists() -> None:
     assert len(EXTRAS) <= 9 and "all" in EXTRAS
     folders = [path for name in ("src", "recipes", "space", "docs") for path in (REPOSITORY / name).rglob("*.*")]
     found = []
@@ -110,8 +110,8 @@ def test_extras_are_few_and_those_that_messages_and_documents_name() -> None:
     assert not found
 
 
-def test_no_module_imports_one_of_ours_by_a_string() -> None:
-    """Import-linter sees no such import. The names in `hafm_hf/__init__.py` are those that type checkers see there."""
+def test_no_module_imports_our_modules_by_string() -> None:
+    """Import-linter misses such imports. `hafm_hf/__init__.py` may: type checkers see its names there."""
     found = []
     for path in sorted((REPOSITORY / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

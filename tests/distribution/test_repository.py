@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds the package agrees with it: README's first command, version."""
+"""The repository agrees with the package: README's first commands, the version, licence lines."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from distribution.test_declared import PROJECT
 from programs import REPOSITORY
 from vocals import file_bytes, glide
 
-# prose, data, texts of others, and what saved models hold
+# prose, data, third-party texts, and saved models
 WITHOUT_LICENCE_LINE = re.compile(
     r"\.(md|json|wav|flac|ogg|png)$|^(LICENSE|NOTICE|licenses/.*|src/hafm_hf/(py\.typed|checkpoints/.*))$"
 )
@@ -27,13 +27,13 @@ def test_readme_begins_with_commands_that_work_from_a_clone(tmp_path: Path) -> N
     assert all((tmp_path / name).stat().st_size > 10_000 for name in promised)
 
 
-def test_one_version_everywhere() -> None:
+def test_project_citation_and_changelog_have_one_version() -> None:
     released = re.findall(r"^## (\d+\.\d+\.\d+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
     cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"]
     assert PROJECT["version"] == cited == released[0]
 
 
-def test_every_file_of_code_and_configuration_begins_with_its_licence() -> None:
+def test_every_code_and_configuration_file_begins_with_its_licence() -> None:
     tracked = subprocess.check_output(["git", "ls-files"], cwd=REPOSITORY, text=True).splitlines()
     ours = [REPOSITORY / name for name in tracked if not WITHOUT_LICENCE_LINE.search(name)]
     tops = {path: path.read_text().splitlines()[:2] for path in ours if path.exists()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new environment gets PyTorch's CPU build where there is one, and says what it gets."""
+"""A new environment gets PyTorch's CPU build where there is one, and its origin is reported."""
 
 import runpy
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ torch_index = runpy.run_path(str(REPOSITORY / "requirements/torch_index.py"))["t
 
 @pytest.fixture
 def index() -> Iterator[str]:
-    """A server that has a page at /whl/cpu/ and nothing else."""
+    """A server with a page at /whl/cpu/ and nothing else."""
 
     class Handler(Quiet):
         def do_HEAD(self) -> None:
@@ -26,7 +26,7 @@ def index() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("system", "told", "page", "options", "said"),
+    ("system", "chosen", "page", "options", "said"),
     [
         ("Linux", None, "/whl/cpu/", "--extra-index-url {url}", "from the CPU builds at {url}"),
         ("Linux", None, "/moved/", "", "several gigabytes: {url} can't be reached"),
@@ -35,15 +35,15 @@ def index() -> Iterator[str]:
         ("Linux", "", "/whl/cpu/", "", "from pip's own index"),
     ],
 )
-def test_torch_comes_from_the_cpu_index_where_it_answers(
-    system: str, told: str | None, page: str, options: str, said: str, index: str
+def test_torch_comes_from_the_cpu_index_if_it_answers(
+    system: str, chosen: str | None, page: str, options: str, said: str, index: str
 ) -> None:
     url = index + page
-    found, where = torch_index(system, told, url)
+    found, where = torch_index(system, chosen, url)
     assert found == options.format(url=url) and said.format(url=url) in where
 
 
-def test_set_up_goes_on_without_the_cpu_index() -> None:
+def test_set_up_continues_without_the_cpu_index() -> None:
     options, where = torch_index("Linux", None, "http://127.0.0.1:1/whl/cpu/")
     assert options == "" and "can't be reached" in where
 

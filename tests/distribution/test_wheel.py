@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `pip install` of the built wheel gives: the bundled model, and a core that needs only what it declares."""
+"""The built wheel as installed: it has the bundled model, and its core needs only declared dependencies."""
 
 import json
 import re
@@ -40,7 +40,7 @@ VOCAL = REPOSITORY / "examples" / "vocal.wav"
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make dist` built, and `printed`, what it said."""
+    """The folder that `make dist` built, with its output in `printed`."""
     folder = tmp_path_factory.mktemp("dist")
     (folder / "printed").write_text(make("dist", DIST=folder, DRAFT=1))
     return folder
@@ -53,11 +53,11 @@ def wheel(dist: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def core(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """The wheel without extras."""
+    """An environment with the wheel and no extras."""
     return make_environment(tmp_path_factory.mktemp("core") / "venv", wheel)
 
 
-def test_make_dist_builds_what_twine_accepts_from_all_that_a_clone_holds(dist: Path) -> None:
+def test_make_dist_passes_twine_and_its_sdist_has_every_tracked_file(dist: Path) -> None:
     assert (dist / "printed").read_text().count("PASSED") == 2
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
@@ -78,7 +78,7 @@ def test_the_wheel_holds_the_bundled_model_and_is_under_80_megabytes(wheel: Path
         assert tops == {"hafm_hf", "hafm_command.py"}
 
 
-def test_the_core_alone_accompanies_on_the_command_line(core: Environment, tmp_path: Path) -> None:
+def test_the_core_alone_runs_the_accompany_command(core: Environment, tmp_path: Path) -> None:
     run = core.run("hafm", "accompany", VOCAL, "--seconds", 1, "--skip-fine", "--seed", 1, "--json", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     written = json.loads(run.stdout)
@@ -103,7 +103,7 @@ def test_the_core_alone_runs_the_pipeline(core: Environment, tmp_path: Path) -> 
     assert soundfile.info(tmp_path / "song.wav").frames == 24_000
 
 
-def test_every_command_explains_itself_with_the_core_alone(core: Environment, tmp_path: Path) -> None:
+def test_every_command_has_help_with_the_core_alone(core: Environment, tmp_path: Path) -> None:
     command = typer.main.get_command(app)
     words = [[], *([name] for name in getattr(command, "commands", {}))]
     script = f"from hafm_hf.cli import app\nfor words in {words}:\n    app([*words, '--help'], standalone_mode=False)"
@@ -111,13 +111,13 @@ def test_every_command_explains_itself_with_the_core_alone(core: Environment, tm
     assert run.returncode == 0, run.stderr
 
 
-def test_what_an_extra_is_needed_for_is_refused_by_its_name(core: Environment, tmp_path: Path) -> None:
+def test_commands_that_need_an_extra_name_it(core: Environment, tmp_path: Path) -> None:
     commands = [
         ["accompany", VOCAL, "--loudness", "-16"],
         ["evaluate", "--pairs", VOCAL.parent, "--out", "report"],
         ["prepare", VOCAL.parent, "out"],
     ]
-    # one process, since importing costs more than what they do
+    # one process, since imports take longer than the commands
     script = EACH.format(commands=[[str(word) for word in words] for words in commands])
     run = core.run("python", "-c", script, cwd=tmp_path)
     refusals = run.stderr.splitlines()

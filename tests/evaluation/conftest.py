@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Songs with known answers, measured once for all tests."""
+"""Synthetic songs with known beats and chords, measured once for all tests."""
 
 from dataclasses import replace
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets of vocals and references in the layouts they come in; what is wrong with them is said in one sentence."""
+"""Evaluation sets in each of their layouts, and one-sentence errors for what is wrong with them."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_pairs_in_folders_and_side_by_side_are_found_with_their_songs(tmp_path: 
         datasets.load_pairs(tmp_path)
 
 
-def test_vocals_alone_are_a_set_but_half_of_the_references_are_a_mistake(tmp_path: Path) -> None:
+def test_vocals_alone_are_a_set_but_partial_references_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a" / "vocal.wav", 2)
     write(tmp_path / "b" / "vocal.wav", 2)
     assert [clip.reference for clip in datasets.load_pairs(tmp_path)] == [None, None]
@@ -52,7 +52,7 @@ def test_vocals_alone_are_a_set_but_half_of_the_references_are_a_mistake(tmp_pat
         datasets.load_pairs(tmp_path / "empty")
 
 
-def test_karaoke_channels_go_where_they_belong(tmp_path: Path) -> None:
+def test_the_karaoke_channels_are_vocal_and_reference(tmp_path: Path) -> None:
     sound = np.stack([np.full(RATE * 2, 0.25), np.full(RATE * 2, -0.5)], axis=1)
     soundfile.write(tmp_path / "anna_3_07.wav", sound, RATE)
     (clip,) = datasets.load_karaoke(tmp_path)
@@ -68,7 +68,7 @@ def test_karaoke_channels_go_where_they_belong(tmp_path: Path) -> None:
         datasets.load_karaoke(tmp_path)
 
 
-def test_a_pair_ends_with_its_shorter_sound_and_unlike_lengths_are_refused(tmp_path: Path) -> None:
+def test_a_pair_is_cut_to_its_shorter_part_and_unequal_lengths_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a" / "vocal.wav", 4.0)
     write(tmp_path / "a" / "instrumental.wav", 3.5, channels=2, rate=48000)
     (clip,) = datasets.cut_clips(datasets.load_pairs(tmp_path), None)
@@ -79,7 +79,7 @@ def test_a_pair_ends_with_its_shorter_sound_and_unlike_lengths_are_refused(tmp_p
         datasets.cut_clips(datasets.load_pairs(tmp_path), None)
 
 
-def test_clips_are_cut_by_hop_spread_over_the_set_and_left_out_where_nothing_is_sung(tmp_path: Path) -> None:
+def test_clips_are_cut_by_hop_spread_over_the_set_and_dropped_if_silent(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write(tmp_path / name / "vocal.wav", 7)
         write(tmp_path / name / "instrumental.wav", 7)
@@ -110,7 +110,7 @@ def test_outputs_are_found_by_clip_or_by_song_and_missing_ones_counted(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["reference", "random retrieval", "silence", "hafm-tiny"])
-def test_a_system_of_the_name_of_a_baseline_or_of_the_model_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_system_named_like_a_baseline_or_the_model_is_refused(tmp_path: Path, name: str) -> None:
     clip = datasets.Clip("a", "a", datasets.Part(write(tmp_path / "a.wav", 2)))
     with pytest.raises(HAFMEvaluationError, match=f"'{name}' is the model's name or a baseline's"):
         evaluate(Evaluation((clip,), tmp_path / "out", RenderingOptions("hafm-tiny/x/.."), {name: (Path(),)}))
@@ -118,7 +118,7 @@ def test_a_system_of_the_name_of_a_baseline_or_of_the_model_is_refused(tmp_path:
         evaluate(Evaluation((clip,), tmp_path / "out", None, {"a": (tmp_path, tmp_path), "a (1)": (tmp_path,)}))
 
 
-def test_damaged_missing_and_infinite_sounds_are_refused(tmp_path: Path) -> None:
+def test_damaged_missing_and_nan_audio_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HAFMAudioError, match="does not exist"):
         datasets.Part(tmp_path / "nothing.wav").read()
     (tmp_path / "text.wav").write_text("not a sound")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fréchet and kernel distance against values that can be computed by hand, and VGGish against its usual port."""
+"""Fréchet and kernel distance against values computed by hand, and VGGish against torchvggish."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hafm_hf.evaluation.kernel import kernel_audio_distance
 from hafm_hf.evaluation.statistics import HAFMEvaluationError, bootstrap_mean, other_song_partners
 
 
-def test_distance_of_gaussians_of_known_moments() -> None:
+def test_frechet_distance_of_known_gaussians_is_exact() -> None:
     # commuting covariances: |μ|² + Σ (σ₁ − σ₂)²
     rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))
     first, second = np.array([1.0, 2.0, 3.0, 4.0, 0.5]), np.array([2.0, 2.0, 1.0, 0.1, 0.5])
@@ -30,7 +30,7 @@ def test_distance_of_gaussians_of_known_moments() -> None:
     assert frechet_distance(*gaussians) == pytest.approx(expected, abs=1e-9)
 
 
-def test_too_few_embeddings_are_refused() -> None:
+def test_too_few_nan_and_unequal_embeddings_are_refused() -> None:
     with pytest.raises(HAFMEvaluationError, match="128 embeddings of width 128 are too few"):
         fit_gaussian(np.zeros((128, 128)))
     with pytest.raises(HAFMEvaluationError, match="NaN"):
@@ -39,7 +39,7 @@ def test_too_few_embeddings_are_refused() -> None:
         frechet_distance(fit_gaussian(np.eye(9, 3)), fit_gaussian(np.eye(9, 4)))
 
 
-def test_kernel_distance_is_the_estimator_written_out() -> None:
+def test_kernel_distance_equals_the_unbiased_estimator() -> None:
     generator = np.random.default_rng(4)
     first, second = generator.standard_normal((7, 3)), generator.standard_normal((5, 3)) + 0.5
 
@@ -58,7 +58,7 @@ def one_each(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("songs", [8, 25])
-def test_interval_covers_as_often_where_songs_have_several_clips(songs: int) -> None:
+def test_intervals_over_songs_keep_their_coverage_with_several_clips_a_song(songs: int) -> None:
     generator = np.random.default_rng(songs)
     names = np.repeat(one_each(songs), 5)
     covered: list[bool] = []
@@ -69,11 +69,11 @@ def test_interval_covers_as_often_where_songs_have_several_clips(songs: int) -> 
             interval = bootstrap_mean(values, whose, resamples=200)
             found.append(interval.low <= 1.0 <= interval.high)
     assert 0.92 <= np.mean(covered) <= 0.98
-    assert np.mean(by_clip) < 0.88  # clips of a song are alike
+    assert np.mean(by_clip) < 0.88  # clips of one song are similar
     assert bootstrap_mean([1.0, 2.0, 3.0], ["one"] * 3).low == -np.inf
 
 
-def test_intervals_of_distances_surround_them_and_are_over_songs() -> None:
+def test_intervals_of_distances_contain_them_and_resample_songs() -> None:
     generator = np.random.default_rng(4)
     reference = list(generator.standard_normal((24, 15, 4)))
     offsets = np.repeat(generator.standard_normal((6, 1, 4)), 4, axis=0)
@@ -86,7 +86,7 @@ def test_intervals_of_distances_surround_them_and_are_over_songs() -> None:
     assert by_song.high - by_song.low > 1.3 * (by_clip.high - by_clip.low)
 
 
-def test_partners_are_of_other_songs_and_of_similar_length() -> None:
+def test_partners_are_from_other_songs_and_similar_in_length() -> None:
     names = [f"clip{i}" for i in range(40)]
     songs = [f"song{i // 4}" for i in range(40)]
     seconds = [float(5 + i) for i in range(40)]
@@ -109,7 +109,7 @@ class TestVGGish:
     def sound(self) -> NDArray[np.float32]:
         return (np.random.default_rng(8).standard_normal(16000 * 3) * 0.1).astype(np.float32)
 
-    def test_embeddings_are_the_original_tools(self, port: Any, sound: NDArray[np.float32], tmp_path: Path) -> None:
+    def test_embeddings_equal_the_original_tools(self, port: Any, sound: NDArray[np.float32], tmp_path: Path) -> None:
         frontend = pytest.importorskip("torchvggish.vggish_input")
         torch.save(port.state_dict(), tmp_path / "weights.pth")
         network = vggish.load_vggish(tmp_path / "weights.pth")
@@ -130,7 +130,7 @@ class TestVGGish:
         assert np.abs(found[1.0] - found[0.001]).max() > 1e-3  # quiet sounds stay quiet
         assert "before the last ReLU" in original.name
 
-    def test_weights_that_cannot_be_had_are_refused_with_the_way_out(self, tmp_path: Path) -> None:
+    def test_missing_or_damaged_weights_are_refused_with_a_remedy(self, tmp_path: Path) -> None:
         with pytest.raises(HAFMEvaluationError, match="--vggish-weights"):
             make_embedder(EmbedderOptions("vggish"))
         (tmp_path / "wrong.pth").write_bytes(b"nothing")
@@ -138,7 +138,7 @@ class TestVGGish:
             make_embedder(EmbedderOptions("vggish", weights=str(tmp_path / "wrong.pth")))
 
 
-def test_any_audio_model_of_transformers_is_an_embedder(tmp_path: Path) -> None:
+def test_any_transformers_audio_model_can_be_an_embedder(tmp_path: Path) -> None:
     save_embedder(tmp_path, 24)
     sound = np.random.default_rng(10).standard_normal(40000).astype(np.float32)
     assert make_embedder(EmbedderOptions(str(tmp_path))).embed(sound).shape == (4, 24)

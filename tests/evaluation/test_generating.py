@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An accompaniment that is there already is taken only if the model would play the same again."""
+"""Rendered accompaniments are reused only if the model would generate the same again."""
 
 import json
 import shutil
@@ -18,8 +18,8 @@ from tiny_models import tiny_composite
 RATE = 24_000
 
 
-def test_what_is_there_is_not_made_again_unless_the_model_plays_otherwise(tiny_model: Path, tmp_path: Path) -> None:
-    """A generation config decides what is played as weights do."""
+def test_renderings_are_reused_until_the_model_changes(tiny_model: Path, tmp_path: Path) -> None:
+    """The generation config counts as part of the model, as the weights do."""
     vocal = tmp_path / "vocal.wav"
     soundfile.write(vocal, 0.3 * np.sin(np.arange(RATE // 2) * 0.06), RATE)
     model, clips = tmp_path / "model", [Clip("song", "song", Part(vocal))]
@@ -37,7 +37,7 @@ def test_what_is_there_is_not_made_again_unless_the_model_plays_otherwise(tiny_m
     assert second != first and len(soundfile.read(second)[0]) == RATE // 2
 
 
-def test_a_model_is_told_what_is_known_of_a_clip_and_no_more(tmp_path: Path) -> None:
+def test_a_model_gets_only_the_chosen_labels_of_a_clip(tmp_path: Path) -> None:
     vocal, labels = tmp_path / "vocal.wav", tmp_path / "labels.json"
     soundfile.write(vocal, 0.3 * np.sin(np.arange(2 * RATE) * 0.06), RATE)
     known = {"beats": [0.1, 0.7, 1.3, 1.9], "chords": [[0.1, 1.3, "C:maj"], [1.3, 2.5, "A:min"]], "key": "C:maj"}
@@ -53,7 +53,7 @@ def test_a_model_is_told_what_is_known_of_a_clip_and_no_more(tmp_path: Path) -> 
     samples, rate = clip.vocal.read()
     sheet = RenderingOptions(told=("chords",)).sheet_of(clip)
     assert sheet is not None and sheet.beats is None
-    # from the start of the clip
+    # times are relative to the start of the clip
     assert [label for *_, label in sheet.chords] == ["C:maj", "A:min"] and sheet.chords[1][0] == pytest.approx(0.8)
     expected = model.generate(samples, rate, seed=0, lead_sheet=sheet).audio[0].numpy()
     assert played("chords") == pytest.approx(expected, abs=1e-4)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The module of `evaluate`, through evaluate.load with its folder."""
+"""The metric module for `evaluate`, loaded from its folder by evaluate.load."""
 
 from collections.abc import Iterator
 
@@ -14,13 +14,13 @@ evaluate = pytest.importorskip("evaluate")
 
 @pytest.fixture(autouse=True, scope="module")
 def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The copy of the module that `evaluate` makes stays out of the home directory."""
+    """Keeps the copy that `evaluate` makes of the module out of the home directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         yield
 
 
-def test_singer_following_tells_bands_from_others(songs: list) -> None:
+def test_singer_following_prefers_the_true_bands(songs: list) -> None:
     metric = evaluate.load(str(REPOSITORY / "recipes/metrics/singer_following"))
     voices, bands = [voice for voice, _ in songs], [band for _, band in songs]
     found = metric.compute(predictions=bands, vocals=voices, references=bands, sampling_rate=RATE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MUSDB18 as it comes: folders of stems, or files that ffmpeg unpacks; vocals out of the mix by demucs."""
+"""MUSDB18 as distributed: folders of stems, or files that ffmpeg unpacks; vocals separated by demucs."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ RATE = 44_100
 
 
 def write_song(folder: Path, seed: int) -> dict[str, np.ndarray]:
-    """Stems in stereo (float64 [N, 2]) of two seconds, written as MUSDB18-HQ has them."""
+    """Writes two-second stereo stems (float64 [N, 2]) in the layout of MUSDB18-HQ, and returns them."""
     folder.mkdir(parents=True)
     times = np.arange(2 * RATE)[:, None] / RATE
     tones = {name: 0.1 * np.sin(2 * np.pi * 220 * (seed + index) * times) for index, name in enumerate(STEMS[1:], 1)}
@@ -29,7 +29,7 @@ def write_song(folder: Path, seed: int) -> dict[str, np.ndarray]:
     return stems
 
 
-def test_stems_are_summed_and_the_vocals_separated_once(tmp_path: Path) -> None:
+def test_stems_are_summed_and_vocals_are_separated_once(tmp_path: Path) -> None:
     stems = write_song(tmp_path / "MUSDB18/test/Band - Song", 1)
     write_song(tmp_path / "MUSDB18/train/Other - Song", 2)
     save_demucs(tmp_path)
@@ -47,7 +47,7 @@ def test_stems_are_summed_and_the_vocals_separated_once(tmp_path: Path) -> None:
         asked_set(SetFlags(("musdb18", tmp_path / "MUSDB18"), "false {mix}"), tmp_path / "report")
 
 
-def test_files_of_five_streams_are_unpacked(tmp_path: Path) -> None:
+def test_stem_files_with_five_streams_are_unpacked(tmp_path: Path) -> None:
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg is not installed")
     stems = write_song(tmp_path / "stems", 1)
@@ -64,7 +64,7 @@ def test_files_of_five_streams_are_unpacked(tmp_path: Path) -> None:
         assert np.corrcoef(found[RATE // 2 : RATE], wanted[RATE // 2 : RATE])[0, 1] > 0.95
 
 
-def test_what_is_not_musdb18_is_one_sentence(tmp_path: Path) -> None:
+def test_incomplete_sets_and_failed_separation_are_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(HAFMEvaluationError, match="holds no song of MUSDB18"):
         load_musdb18(tmp_path, tmp_path / "out", "none")
     write_song(tmp_path / "test/Band - Song", 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On real singers (MIR-1K): true accompaniments beat shuffled ones on every score, and no fool gets by."""
+"""Real singers (MIR-1K): true accompaniments beat shuffled ones on every score, and every fool is caught."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ CLIPS = 32
 
 @pytest.fixture(scope="module")
 def report(shared_data: Path) -> dict[str, Any]:
-    """Reference and fools on a quarter of the clips."""
+    """A report on the reference and the fools (degenerate accompaniments) for some of the clips."""
     folder = shared_data / "mir1k_dev"
     if not folder.is_dir():
         pytest.skip(f"no karaoke clips at {folder}")
@@ -29,12 +29,12 @@ def report(shared_data: Path) -> dict[str, Any]:
 def test_true_accompaniments_beat_shuffled_ones_on_every_score(report: dict[str, Any]) -> None:
     assert report["protocol"]["clips"] == CLIPS
     reference = report["systems"]["reference"]["scores"]
-    # nothing is known of these songs
+    # these songs have no labelled beats or chords
     assert reference.keys() == {score.name for score in SCORES} - {"told_beats", "told_chords"}
     assert all(score["follows"] for score in reference.values())
 
 
-def test_fools_are_caught_and_doubling_the_voice_wins_the_voices_scores_only(report: dict[str, Any]) -> None:
+def test_fools_are_caught_and_doubling_the_voice_wins_only_vocal_scores(report: dict[str, Any]) -> None:
     assert all(report["fools"][fool] for fool in FOOLS)
     doubled, reference = (report["systems"][name]["scores"] for name in ("sine doubling the voice", "reference"))
     assert doubled["pitch_class_share"]["difference"] > reference["pitch_class_share"]["difference"]

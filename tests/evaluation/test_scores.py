@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of following the singer: they tell true accompaniments from others, and no fool passes."""
+"""Singer-following scores: they prefer true accompaniments, and every fool (degenerate one) fails some score."""
 
 import math
 import threading
@@ -23,9 +23,9 @@ from hafm_hf.evaluation.timing import beat_agreement, beat_f_measure, tempo_agre
 
 
 @pytest.mark.parametrize("score", [score.name for score in SCORES])
-def test_every_score_prefers_the_true_band_to_another_songs(measured: list, score: str) -> None:
+def test_every_score_prefers_the_true_band_to_that_of_another_song(measured: list, score: str) -> None:
     if score.startswith("tempo"):
-        # the little bands all play at 120 beats a minute
+        # all synthetic bands play at 120 BPM
         tempi = (0.8 + 0.1 * index for index in range(len(measured)))
         measured = [(voice, replace(band, beats=band.beats * next(tempi))) for voice, band in measured]
     true = [score_pair(voice, band, band)[score] for voice, band in measured]
@@ -37,7 +37,7 @@ def test_every_score_prefers_the_true_band_to_another_songs(measured: list, scor
     assert np.mean(true) > np.mean(shuffled) + 0.1
 
 
-def test_an_onset_stands_where_it_sounds_and_each_beat_is_matched_once() -> None:
+def test_onsets_are_found_where_they_sound_and_each_beat_is_matched_once() -> None:
     clicks, ticks = np.zeros(6 * RATE, np.float32), np.arange(1, 11) / 2
     for tick in ticks:
         clicks[round(tick * RATE) :][:200] = np.sin(np.arange(200)) * np.exp(-np.arange(200) / 40)
@@ -47,14 +47,14 @@ def test_an_onset_stands_where_it_sounds_and_each_beat_is_matched_once() -> None
         assert abs((around + np.argmax(curve[around:][: round(0.4 * FRAME_RATE)])) / FRAME_RATE - tick) <= 0.02
     assert np.abs(extract(clicks).beats[:, None] - ticks).min(axis=1).max() <= 0.03
     wanted = np.arange(1.0, 9.0)
-    # two beats of the accompaniment near each wanted one: half of them are too many
+    # two beats near each reference beat: half of them are false positives
     doubled = np.sort(np.concatenate([wanted - 0.03, wanted + 0.03]))
     assert beat_f_measure(wanted, doubled) == pytest.approx(2 / 3)
     assert beat_f_measure(wanted, wanted + 0.06) == 1.0 and beat_f_measure(wanted, wanted + 0.08) == 0.0
     assert math.isnan(beat_f_measure(wanted[:0], wanted)) and beat_f_measure(wanted, wanted[:0]) == 0.0
 
 
-def test_octaves_are_forgiven_under_names_of_their_own(measured: list) -> None:
+def test_half_and_double_tempo_count_only_in_octave_tolerant_scores(measured: list) -> None:
     steady = replace(measured[0][1], beats=np.arange(0.2, 11.5, 0.5))
     half, double = (replace(steady, beats=np.arange(start, 11.5, step)) for start, step in ((0.7, 1.0), (0.2, 0.25)))
     off, faster = replace(steady, beats=steady.beats + 0.25), replace(steady, beats=np.arange(0.2, 11.5, 0.45))
@@ -68,7 +68,7 @@ def test_octaves_are_forgiven_under_names_of_their_own(measured: list) -> None:
     assert math.isnan(tempo_agreement(nothing, steady)) and tempo_agreement(steady, nothing, octaves=True) == 0.0
 
 
-def test_known_beats_and_chords_are_met_or_missed(measured: list) -> None:
+def test_known_beats_and_chords_score_high_if_followed_and_low_if_not(measured: list) -> None:
     voice, band = measured[0]
     beats = np.array(voice.told.beats)
     on, off = (score_pair(voice, band, replace(band, beats=beats + late))["told_beats"] for late in (0.06, 0.2))
@@ -84,7 +84,7 @@ def test_known_beats_and_chords_are_met_or_missed(measured: list) -> None:
     assert math.isnan(unknown["told_beats"]) and math.isnan(unknown["told_chords"])
 
 
-def test_a_semitone_lowers_every_score_of_harmony(measured: list) -> None:
+def test_transposing_by_a_semitone_lowers_every_harmony_score(measured: list) -> None:
     def higher(features: Features) -> Features:
         return replace(features, chroma=np.roll(features.chroma, 1, axis=0))
 
@@ -94,7 +94,7 @@ def test_a_semitone_lowers_every_score_of_harmony(measured: list) -> None:
         assert wrong < true - 0.2, score.name
 
 
-def test_what_the_voice_explains_counts_nothing(measured: list, songs: list) -> None:
+def test_copying_the_voice_scores_low_on_what_is_shared_with_the_reference(measured: list, songs: list) -> None:
     for (voice, band), (vocal, _) in zip(measured, songs, strict=True):
         scores = score_pair(voice, band, extract(vocal))
         assert abs(scores["chord_changes_shared"]) < 0.05
@@ -111,7 +111,7 @@ def test_each_fool_fails_some_score(songs: list, measured: list, fool: str) -> N
     assert min(np.mean(values) for values in lowest.values()) < 0.25
 
 
-def test_the_reference_scores_one_silence_zero_and_a_silent_voice_has_no_score(songs: list, measured: list) -> None:
+def test_the_reference_scores_one_silence_zero_and_a_silent_voice_nan(songs: list, measured: list) -> None:
     voice, band = measured[0]
     names, itself = ("chord_changes_shared", "onsets_shared", "beat_agreement"), score_pair(voice, band, band)
     assert [itself[name] for name in names] == pytest.approx([1.0] * 3)
@@ -119,12 +119,12 @@ def test_the_reference_scores_one_silence_zero_and_a_silent_voice_has_no_score(s
     assert scores == pytest.approx(dict.fromkeys(scores, 0.0), abs=1e-9)
     scores = score_pair(extract(np.zeros_like(songs[0][0]), voice=True), band, band)
     assert all(math.isnan(scores[name]) for name in ("pitch_class_share", "key_agreement", "onset_agreement"))
-    # without a reference only scores of the voice are told
+    # without a reference, only scores against the voice exist
     told = {name for name, value in score_pair(voice, None, band).items() if not math.isnan(value)}
     assert told == {score.name for score in SCORES if not score.needs_reference}
 
 
-def test_the_bank_keeps_to_its_bound_and_is_evenly_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_retrieval_bank_is_limited_and_spread_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = []
     for number in range(5):
         tone = np.sin(2 * np.pi * 220 * 2 ** (number / 12) * np.arange(3 * RATE) / RATE).astype(np.float32)
@@ -140,7 +140,7 @@ def test_the_bank_keeps_to_its_bound_and_is_evenly_spread(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("entry", [0.3, 2.3, 3.0, 4.4, 9.0])
 @pytest.mark.parametrize(("distance", "smear"), [(0.6, 0.011), (0.5, 0.06)])
-def test_beats_of_what_is_retrieved_lie_on_the_voices_wherever_it_enters(
+def test_retrieved_audio_is_aligned_to_the_voices_beats_wherever_it_enters(
     tmp_path: Path, entry: float, distance: float, smear: float
 ) -> None:
     clicks, times = np.zeros(round(8.0 * RATE), np.float32), np.arange(400)
@@ -151,11 +151,11 @@ def test_beats_of_what_is_retrieved_lie_on_the_voices_wherever_it_enters(
     voice = replace(extract(clicks), beats=np.arange(entry, entry + 2.0, distance, dtype=np.float32))
     sound = retrieved(build_bank([Clip("clicks", "clicks", part, part)], []), voice, 12 * RATE)
     assert sound.shape == (12 * RATE,)
-    heard = np.flatnonzero(onset_strength(sound) > 10.0) / FRAME_RATE
-    assert max(np.abs(heard - beat).min() for beat in voice.beats[:2]) < smear
+    onsets = np.flatnonzero(onset_strength(sound) > 10.0) / FRAME_RATE
+    assert max(np.abs(onsets - beat).min() for beat in voice.beats[:2]) < smear
 
 
-def test_one_process_at_a_time_fills_the_cache_of_compiled_functions() -> None:
+def test_loading_librosa_waits_for_the_lock_of_its_compile_cache() -> None:
     loader = threading.Thread(target=load_librosa.__wrapped__)
     with filelock.FileLock(librosa_lock()):
         loader.start()

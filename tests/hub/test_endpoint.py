@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The handler of an Inference Endpoint, loaded from the model repository as the endpoint does, and asked over HTTP."""
+"""The handler of an Inference Endpoint, loaded from the model repository as an endpoint does, called over HTTP."""
 
 import base64
 import importlib.util
@@ -20,7 +20,7 @@ from vocals import CODEC_RATE, file_bytes, glide
 
 @pytest.fixture(scope="module")
 def handler(tiny_model: Path) -> Any:
-    """EndpointHandler of the repository's own handler.py."""
+    """The EndpointHandler of the repository's own handler.py."""
     spec = importlib.util.spec_from_file_location("handler", tiny_model / "handler.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -34,7 +34,7 @@ def decode(element: dict[str, str]) -> np.ndarray:
     return samples
 
 
-def test_bytes_and_base64_give_the_song_of_the_pipeline(handler: Any) -> None:
+def test_bytes_and_base64_give_the_pipelines_song(handler: Any) -> None:
     content = file_bytes(glide(), subtype="FLOAT")
     song = handler.pipeline(content, seed=1)
     for inputs in (content, base64.b64encode(content).decode(), base64.encodebytes(content).decode()):
@@ -46,7 +46,7 @@ def test_bytes_and_base64_give_the_song_of_the_pipeline(handler: Any) -> None:
         json.dumps(answer)
 
 
-def test_samples_are_numbered_and_formats_chosen(handler: Any) -> None:
+def test_samples_are_numbered_and_the_format_can_be_chosen(handler: Any) -> None:
     parameters = {"seed": 1, "num_samples": 2, "skip_fine": True, "seconds": 1.0, "format": "wav"}
     parameters["return_lead_sheet"] = True
     answer = handler({"inputs": file_bytes(glide()), "parameters": parameters})
@@ -83,13 +83,13 @@ def test_samples_are_numbered_and_formats_chosen(handler: Any) -> None:
     ],
 )
 @pytest.mark.fault("paths and addresses sent to an endpoint")
-def test_strangers_get_neither_files_nor_the_machine(handler: Any, data: Any, said: str) -> None:
+def test_requests_for_files_or_with_invalid_parameters_are_refused(handler: Any, data: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         handler(data)
 
 
 class Server(Quiet):
-    """What an endpoint's server does with a body of audio: {"inputs": bytes} to the handler, JSON back."""
+    """A minimal endpoint server: passes an audio body to the handler as {"inputs": bytes}, and answers with JSON."""
 
     handler: Any
 
@@ -105,7 +105,7 @@ def endpoint(handler: Any) -> Iterator[str]:
         yield url
 
 
-def test_the_hubs_own_client_hears_the_song(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_own_client_receives_the_song(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     instrumental, mix = InferenceClient(model=endpoint, token="hf_nothing").audio_to_audio(file_bytes(glide()))
     assert (instrumental.label, mix.label) == ("instrumental", "mix")

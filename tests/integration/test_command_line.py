@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real `hafm` command, in its own process: results, refusals and exit codes."""
+"""The real `hafm` command, mostly in its own process: results, refusals and exit codes."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def run_hafm(*words: object, check: bool = False, **environment: str) -> subproc
     return run_program([HAFM, *words], os.environ | {"NO_COLOR": "1", "COLUMNS": "200", **environment}, check=check)
 
 
-def test_samples_are_played_in_styles_of_their_own_and_it_says_which(tmp_path: Path) -> None:
+def test_samples_have_different_styles_which_are_printed(tmp_path: Path) -> None:
     words = ("--num-samples", 4, "--seed", 1, "--seconds", 2, "--skip-fine", "--out", tmp_path)
     said = run_hafm("accompany", EXAMPLE, *words).stdout.strip().rpartition("seed 1, ")[2]
     assert sorted(said.split(", ")) == ["ballad", "folk", "pop", "rock"]
@@ -45,7 +45,7 @@ def vocal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_equal_seeds_give_equal_files_and_another_seed_others(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_files_and_other_seeds_others(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
         words = ("--model", tiny_model, "--out", tmp_path / folder, "--seed", seed)
         done = run_hafm("accompany", vocal, *words, check=True)
@@ -66,7 +66,7 @@ def test_equal_seeds_give_equal_files_and_another_seed_others(tiny_model: Path, 
 def mixed_run(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, tuple[int, int, int]], Path]:
-    """One run over a missing, a silent and four other vocals; samples, rate and channels of each; its folder."""
+    """One run over a missing, a silent and four other vocals; frames, rate and channels of each; its output folder."""
     folder = tmp_path_factory.mktemp("mixed")
     stereo = np.stack([glide(1.0, 96_000), glide(1.0, 96_000) / 2], axis=1)
     vocals = {
@@ -84,7 +84,7 @@ def mixed_run(
     return done, {str(folder / name): form for name, (_, form) in vocals.items()}, folder / "out"
 
 
-def test_any_rate_channels_and_depth_gets_songs_of_its_length(mixed_run: Any) -> None:
+def test_songs_have_their_vocals_length_rate_and_channels(mixed_run: Any) -> None:
     done, forms, _ = mixed_run
     absent, *results = [json.loads(line) for line in done.stdout.splitlines()]
     assert absent["vocal"].endswith("absent.wav") and "does not exist" in absent["error"]
@@ -101,8 +101,8 @@ def test_json_is_one_object_a_line_on_stdout_and_nothing_else(mixed_run: Any) ->
     _, *results = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results) == 2 * len(forms) and len(files_in(out)) == 4 * len(forms)
     for number, result in enumerate(results[:2], start=1):
-        told = [result[name] for name in ("sample", "seed", "sampling_rate", "seconds")]
-        assert told == [number, 5, 24_000, 1.0]
+        values = [result[name] for name in ("sample", "seed", "sampling_rate", "seconds")]
+        assert values == [number, 5, 24_000, 1.0]
         assert result["elapsed_seconds"] > 0 and result["real_time_factor"] > 0
         assert result["instrumental"] == str(out / f"quiet_{number}_instrumental.wav")
         assert result["mix"] == str(out / f"quiet_{number}_mix.wav")
@@ -117,14 +117,14 @@ def test_silence_is_accompanied_with_a_warning(mixed_run: Any) -> None:
 
 
 @pytest.mark.fault("bad vocals among good ones")
-def test_one_bad_vocal_does_not_take_the_good_ones_with_it(mixed_run: Any) -> None:
+def test_one_bad_vocal_does_not_stop_the_good_ones(mixed_run: Any) -> None:
     done, _, out = mixed_run
     assert done.returncode == 1 and "absent.wav does not exist" in done.stderr
     assert "pressed_1_mix.wav" in files_in(out) and "Traceback" not in done.stderr
 
 
 def bad_vocals(folder: Path) -> dict[str, str]:
-    """File name: what the command says about it."""
+    """Writes bad vocals; returns the error message for each file name."""
     holed = glide()
     holed[50] = np.nan
     (folder / "short.wav").write_bytes(file_bytes(glide(0.3)))
@@ -186,17 +186,17 @@ def test_the_version_is_that_of_the_package() -> None:
         ("--beats", "there-is-no-such-file"),
     ],
 )
-def test_options_that_do_not_go_together_are_wrong_usage(options: tuple[object, ...], tmp_path: Path) -> None:
+def test_invalid_and_conflicting_options_are_usage_errors(options: tuple[object, ...], tmp_path: Path) -> None:
     done = hafm("accompany", EXAMPLE, "--out", tmp_path / "out", *options)
     assert done.exit_code == 2 and not files_in(tmp_path / "out")
 
 
 @pytest.mark.parametrize("words", [(), ("accompany",), ("evaluate", "--out", "report"), ("sing", EXAMPLE)])
-def test_a_command_that_lacks_something_is_wrong_usage(words: tuple[object, ...]) -> None:
+def test_incomplete_and_unknown_commands_are_usage_errors(words: tuple[object, ...]) -> None:
     assert hafm(*words).exit_code == 2
 
 
-def test_what_cannot_be_read_of_a_song_is_named_with_its_file_and_line(tmp_path: Path) -> None:
+def test_unreadable_beats_and_chords_are_named_with_file_and_line(tmp_path: Path) -> None:
     beats, chords = tmp_path / "beats.txt", tmp_path / "chords.lab"
     beats.write_text("0.5\n1.0\n# late\n0.9\n")
     chords.write_text("0 1 C\n\n1 2 H7\n2 3 C\n")
@@ -210,7 +210,7 @@ def test_what_cannot_be_read_of_a_song_is_named_with_its_file_and_line(tmp_path:
             read_lead_sheet(*options)
 
 
-def test_silence_gets_a_lead_sheet_with_a_warning_and_no_bars_are_shown(bundled_model: Path, tmp_path: Path) -> None:
+def test_a_silent_lead_sheet_gets_a_warning_and_no_progress_bars(bundled_model: Path, tmp_path: Path) -> None:
     (tmp_path / "quiet.wav").write_bytes(file_bytes(np.zeros(36_000)))
     done = run_hafm("lead-sheet", tmp_path / "quiet.wav", "--model", "hafm-tiny", "--out", tmp_path, check=True)
     assert done.stderr == "quiet.wav is silent; its beats and chords are arbitrary.\n"
@@ -218,17 +218,17 @@ def test_silence_gets_a_lead_sheet_with_a_warning_and_no_bars_are_shown(bundled_
 
 
 def processor_seconds(process: int) -> float:
-    """What a process has used so far."""
+    """Processor time that a process has used so far."""
     fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_ctrl_c_ends_a_generation_at_once_and_leaves_no_file(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_generation_at_once_without_partial_file(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
     patience, out, log = tmp_path / "patience.wav", tmp_path / "out", tmp_path / "log"
     patience.write_bytes(file_bytes(glide(90.0, 8_000), 8_000))
     run = Program([HAFM, "accompany", vocal, patience, "--model", tiny_model, "--out", out, "--seed", 1], log, log)
-    # the first song is whole, and then the second one is being generated for a while
+    # wait until the first song is written, and the second has been generating for a while
     assert until(lambda: run.poll() is not None or len(files_in(out)) >= 2, 1800)
     begun = processor_seconds(run.pid)
     assert until(lambda: run.poll() is not None or processor_seconds(run.pid) >= begun + 1.0, 1800)
@@ -236,9 +236,9 @@ def test_ctrl_c_ends_a_generation_at_once_and_leaves_no_file(tiny_model: Path, v
     first = files_in(out)
     used = processor_seconds(run.pid)
     os.kill(run.pid, signal.SIGINT)
-    # the generation has ended when this is said; torch and Python take their time to end after it
+    # the generation has ended when this is printed; torch and Python then take a while to shut down
     assert until(lambda: "stopped at" in log.read_text(), 1800, pause=0.001)
     used = processor_seconds(run.pid) - used
     assert run.wait() in (1, 130) and "Traceback" not in log.read_text()
     assert files_in(out) == first
-    assert used < 0.25, "a tenth of a second, and what passes until this is seen"
+    assert used < 0.25, "a tenth of a second, and the time to notice it"

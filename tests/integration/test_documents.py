@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documents tell people to type works: README's commands are run, in order, at the smallest size."""
+"""The documents' commands work: README's are run, in order, at the smallest size; the others' options are checked."""
 
 import ast
 import importlib
@@ -30,13 +30,13 @@ DOCUMENTS = sorted(
 ALL = [block for document in DOCUMENTS for block in blocks(document)]
 SHELL = [block for block in ALL if block.language == "bash"]
 PYTHON = [block for block in ALL if block.language == "python"]
-# Put behind a command of the documents, they change nothing but how long it takes.
+# Appended to a documented command, these only make it faster.
 SMALLER = {
     "recipes/train_stage.py": "--max_steps 2 --global_batch 2 --crop_seconds 1 --hidden_size 16 --num_hidden_layers 1 "
     "--num_attention_heads 2 --head_dim 8 --warmup_steps 1 --validation_crops 2 --validation_batch 2 --compile false",
     "evaluate": "--clip-seconds 1 --limit 2 --skip-fine --no-baselines",
 }
-# Scripts that import from these packages take their options from there.
+# Scripts that import from these packages take their options from these files.
 OPTION_FILES = {
     "hafm_hf.training": "src/hafm_hf/training/*.py",
     "hafm_hf.cli.options": "src/hafm_hf/cli/options.py",
@@ -44,7 +44,7 @@ OPTION_FILES = {
     "hafm_tiny": "recipes/hafm_tiny/*.py",
 }
 PROGRAMS = {"hafm", "make", "pip", "python", "accelerate", "hf", "git", "cd", "curl"}
-# Blocks of these documents that are marked with nothing are run.
+# Unmarked blocks of these documents are run.
 RUN = ("README.md", "docs/architecture.md", "docs/evaluation.md")
 
 
@@ -52,7 +52,7 @@ def label(block: Block) -> str:
     return f"{block.document}: {block.section}"
 
 
-def test_blocks_that_are_not_run_say_so() -> None:
+def test_blocks_that_are_not_run_are_marked() -> None:
     commands = [block for block in (*SHELL, *PYTHON) if block.runs and block.document not in RUN]
     assert not list(map(label, commands))
 
@@ -72,10 +72,10 @@ def test_every_command_names_files_options_and_extras_that_exist(block: Block) -
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_commands_and_options_within_the_text_exist(document: str) -> None:
+def test_commands_and_options_in_running_text_exist(document: str) -> None:
     text = re.sub(r"^```.*?^```", "", (REPOSITORY / document).read_text(), flags=re.MULTILINE | re.DOTALL)
     if document == "CHANGELOG.md":
-        # what was renamed or removed is named there, and older versions keep the names of their time
+        # it names what was renamed or removed, and older versions have the names of their time
         text = "\n## ".join(text.split("\n## ")[:2])
         text = re.sub(r"^### (?:Renamed|Removed)\n(?:(?!#).*\n)*", "", text, flags=re.MULTILINE)
     known = options_of_hafm().union(*map(options_of, (REPOSITORY / "recipes").glob("*.py")))
@@ -86,7 +86,7 @@ def test_commands_and_options_within_the_text_exist(document: str) -> None:
             assert option.split("=")[0].lstrip("-").replace("-", "_") in known, f"{document}: {option}"
 
 
-def test_every_option_that_help_shows_is_in_a_document() -> None:
+def test_every_option_that_help_shows_is_documented() -> None:
     text = "".join((REPOSITORY / document).read_text() for document in DOCUMENTS)
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     shown = {each.opts[0][2:] for command in commands.values() for each in command.params if not each.hidden}
@@ -95,7 +95,7 @@ def test_every_option_that_help_shows_is_in_a_document() -> None:
 
 @lru_cache
 def options_of_hafm() -> set[str]:
-    """Options of all commands of `hafm`, and of commands below them."""
+    """Options of all `hafm` commands and subcommands."""
     names, commands = {"version"}, [typer.main.get_command(app)]
     while commands:
         command = commands.pop()
@@ -109,7 +109,7 @@ def options_of_hafm() -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_to_files_and_headings_of_the_repository(document: str) -> None:
+def test_links_point_to_existing_files_and_headings(document: str) -> None:
     path = REPOSITORY / document
     for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", path.read_text()):
         file, _, anchor = link.partition("#")
@@ -153,7 +153,7 @@ CHECKS = {"hafm": check_hafm, "pip": check_pip}
 
 
 def check_script(words: list[str]) -> None:
-    """Files of the repository are there, and the script has the options."""
+    """Asserts that the repository's files exist and that the script has the options."""
     for word in words:
         if word.startswith(("recipes/", "space/", "src/")):
             assert (REPOSITORY / word).exists(), word
@@ -165,9 +165,9 @@ def check_script(words: list[str]) -> None:
 
 @lru_cache
 def options_of(script: Path) -> set[str]:
-    """What a script's command line can be made of: flags, fields and parameters, its own and of what it imports.
+    """Possible options of a script: flags, fields and parameters, its own and of the modules it imports.
 
-    Asking it by --help would import torch each time.
+    Running it with --help would import torch each time.
     """
     tree = ast.parse(script.read_text())
     names = set()
@@ -186,7 +186,7 @@ def options_of(script: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("block", [each for each in PYTHON if not each.runs or each.document not in RUN], ids=label)
-def test_every_python_block_is_python_and_imports_what_exists(block: Block) -> None:
+def test_every_python_block_parses_and_its_imports_exist(block: Block) -> None:
     for module, name in imported_names(block.text):
         found = importlib.import_module(module)
         assert not name or hasattr(found, name), f"{module} has no {name}"
@@ -194,7 +194,7 @@ def test_every_python_block_is_python_and_imports_what_exists(block: Block) -> N
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """What a reader has: the clone's folders, a vocal, and songs in two files each."""
+    """A reader's folder: the clone's folders, a vocal, and songs as two files each."""
     for name in ("recipes", "src", "space", "examples"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
@@ -230,7 +230,7 @@ SECTIONS = list(dict.fromkeys(b.section for b in (*SHELL, *PYTHON) if b.document
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_the_commands_of_readme_do_what_it_says(workspace: Path, section: str) -> None:
+def test_readme_commands_run_and_write_the_files_they_name(workspace: Path, section: str) -> None:
     for block in [each for each in blocks("README.md") if each.section == section and each.runs]:
         if block.language == "python":
             run_python(block.text, workspace)
@@ -244,12 +244,12 @@ def test_the_commands_of_readme_do_what_it_says(workspace: Path, section: str) -
 def test_the_examples_of_the_documents_run(workspace: Path) -> None:
     examples = [b for b in PYTHON if b.runs and b.document != "README.md" and b.document in RUN]
     assert {block.document for block in examples} == set(RUN[1:])
-    # one process, since importing costs more than what they do; each in a namespace of its own
+    # one process, since imports take longer than the examples; each has its own namespace
     lines = [f"exec(compile({block.text!r}, {label(block)!r}, 'exec'), {{}})" for block in examples]
     run_python("\n".join(lines), workspace)
 
 
-def test_the_server_of_the_documents_answers_with_the_mix(tmp_path: Path) -> None:
+def test_the_documented_server_answers_with_the_mix(tmp_path: Path) -> None:
     (code,) = [block.text for block in blocks("docs/hub.md") if "FastAPI()" in block.text]
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
     asking = """

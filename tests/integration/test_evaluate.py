@@ -20,7 +20,7 @@ from programs import ForkedWork, hafm, until
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
-    """`hafm evaluate` in this process: its exit code, stdout, and what it said on stderr, progress bars apart."""
+    """Runs `hafm evaluate` in this process: its exit code, stdout, and the messages on stderr."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["hafm", "evaluate", *map(str, arguments)])
@@ -32,7 +32,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six songs of 5 s as a folder of pairs, and a training split of three others beside it."""
+    """Six songs of 5 s as a folder of pairs, and a training split of three others next to it."""
     folder = tmp_path_factory.mktemp("sets")
     for number in range(9):
         place = folder / ("test" if number < 6 else "train") / f"song{number}"
@@ -44,7 +44,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outputs(pairs: Path) -> Path:
-    """Accompaniments of somebody's system: the references, 120 ms late and at another rate, in stereo."""
+    """Outputs of a third-party system: the references, 120 ms late, in stereo and as FLAC."""
     folder = pairs / "outputs"
     folder.mkdir()
     for place in sorted((pairs / "test").iterdir()):
@@ -54,37 +54,37 @@ def outputs(pairs: Path) -> Path:
     return folder
 
 
-def test_known_beats_and_chords_are_scored_where_labels_tell_them(pairs: Path, outputs: Path, tmp_path: Path) -> None:
+def test_known_beats_and_chords_are_scored_where_labels_exist(pairs: Path, outputs: Path, tmp_path: Path) -> None:
     for number in range(3):
         shutil.copytree(pairs / "test" / f"song{number}", tmp_path / "songs" / f"song{number}")
         labels = told_song(number, 5.0)[2].to_dict()
         (tmp_path / "songs" / f"song{number}" / "labels.json").write_text(json.dumps(labels))
     options = ["--pairs", tmp_path / "songs", "--outputs", f"late={outputs}", "--no-model", "--no-baselines"]
-    code, told, error = run(*options, "--out", tmp_path / "out", "--json")
+    code, printed, error = run(*options, "--out", tmp_path / "out", "--json")
     assert code == 0, error
-    found = json.loads(told)
+    found = json.loads(printed)
     reference, late = (found["systems"][name]["scores"] for name in ("reference", "late"))
     assert reference["told_chords"]["matched"] > reference["told_chords"]["control"] + 0.1
     assert reference["told_beats"]["matched"] > late["told_beats"]["matched"]
 
 
 def late(pairs: Path, outputs: Path) -> list[object]:
-    """Options that evaluate these outputs and no model."""
+    """Options that evaluate `outputs` and no model."""
     options = ["--pairs", pairs / "test", "--outputs", f"late={outputs}", "--retrieval-bank", pairs / "train"]
     return [*options, "--no-model"]
 
 
 @pytest.fixture(scope="module")
 def report(pairs: Path, outputs: Path, tmp_path_factory: pytest.TempPathFactory, bundled_model: Path) -> Path:
-    """The folder of a report on these outputs."""
+    """The folder of a report on `outputs`."""
     out = tmp_path_factory.mktemp("report")
-    code, told, error = run(*late(pairs, outputs), "--out", out, "--json")
+    code, printed, error = run(*late(pairs, outputs), "--out", out, "--json")
     assert code == 0, error
-    assert json.loads(told) == json.loads((out / "report.json").read_text())
+    assert json.loads(printed) == json.loads((out / "report.json").read_text())
     return out
 
 
-def test_report_holds_system_baselines_and_fools(report: Path) -> None:
+def test_the_report_has_the_system_baselines_and_fools(report: Path) -> None:
     found = json.loads((report / "report.json").read_text())
     assert list(found["systems"]) == [
         "late", "reference", "retrieval", "random retrieval", "silence", "click track", "sine doubling the voice",
@@ -102,13 +102,13 @@ def test_report_holds_system_baselines_and_fools(report: Path) -> None:
     assert distances["kernel"] < 5.0
 
 
-def test_page_needs_no_other_file(report: Path) -> None:
+def test_the_report_page_is_self_contained(report: Path) -> None:
     page = (report / "report.html").read_text()
     assert not re.search(r'(?:src|href)="', page)
     assert "reference a semitone high" in page and page.count("<td>late</td>") >= 2
 
 
-def test_clip_scores_are_what_the_means_are_made_of(report: Path) -> None:
+def test_the_means_are_those_of_the_clip_scores(report: Path) -> None:
     rows = [json.loads(line) for line in (report / "clips.jsonl").read_text().splitlines()]
     assert len(rows) == 6 * 10
     drone = [row["matched"]["key_agreement"] for row in rows if row["system"] == "drone"]
@@ -133,7 +133,7 @@ def test_any_number_of_workers_and_a_killed_run_give_the_same_report(
         assert (tmp_path / name).read_bytes() == (report / name).read_bytes(), name
 
 
-def test_a_model_is_rendered_once_over_seeds(pairs: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_is_rendered_once_for_each_seed(pairs: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = ["--pairs", pairs / "test", "--model", tiny_model, "--seeds", 2, "--limit", 2, "--clip-seconds", 1]
     first = run(*options, "--out", tmp_path)
     assert first[0] == 0, first[2]
@@ -167,7 +167,7 @@ def test_a_model_is_rendered_once_over_seeds(pairs: Path, tiny_model: Path, tmp_
         (("--no-model", "--pairs", "TEST", "--outputs", "late=OUT", "--embedder", "vggish"), 1, "--vggish-weights"),
     ],
 )
-def test_what_cannot_be_evaluated_is_one_sentence(
+def test_invalid_evaluations_are_refused_in_one_sentence(
     pairs: Path, outputs: Path, tmp_path: Path, options: tuple[str, ...], code: int, sentence: str
 ) -> None:
     given = list(options)
@@ -179,7 +179,7 @@ def test_what_cannot_be_evaluated_is_one_sentence(
     assert not list(tmp_path.glob("out/report.*")) and not list(tmp_path.glob("out/rendered/**/*.wav"))
 
 
-def test_a_short_or_broken_rendering_is_named(pairs: Path, outputs: Path, tmp_path: Path) -> None:
+def test_a_short_or_damaged_output_is_named(pairs: Path, outputs: Path, tmp_path: Path) -> None:
     shutil.copytree(outputs, tmp_path / "broken")
     soundfile.write(tmp_path / "broken" / "song2.flac", np.zeros(RATE), RATE)
     arguments = ["--pairs", pairs / "test", "--outputs", f"late={tmp_path / 'broken'}", "--no-model", "--out"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A published composite's stage, fine-tuned with adapters and tracked: one run of the recipe."""
+"""Fine-tuning a stage of a published composite with adapters: one run of the recipe."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ pytest.importorskip("peft", reason="peft is not installed; pip install 'hafm-hf[
 
 
 def write_own_songs(folder: Path) -> Path:
-    """Token shards of a few made-up songs in the vocabularies of the tiny composite."""
+    """Writes token shards of a few random songs with the vocabularies of the tiny composite."""
     info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=CODES, num_codebooks=8)
     random = np.random.default_rng(1)
 
@@ -34,7 +34,7 @@ def write_own_songs(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Output folder of the run."""
+    """The run's output folder."""
     folder = tmp_path_factory.mktemp("finetune")
     changes: dict[str, Any] = {"max_steps": 4, "save_steps": 2, "validation_steps": 4, "learning_rate": 3e-2}
     changes |= {"stage": "coarse", "init_from": tiny_model, "lora_rank": 2, "activation_checkpointing": True}
@@ -42,7 +42,7 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_adapters_change_the_linear_layers_only_and_are_merged(tiny_model: Path, run: Path) -> None:
+def test_adapters_change_only_the_linear_layers_and_are_merged(tiny_model: Path, run: Path) -> None:
     tuned = load_strictly(HAFMCoarseForCausalLM, run / "final")
     before = HAFMCoarseForCausalLM.from_pretrained(tiny_model, subfolder="coarse").state_dict()
     changed = {name for name, value in tuned.state_dict().items() if not torch.equal(value, before[name])}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Codecs of other bit rates, sampling rates, channels and families, from songs to a model that accompanies."""
+"""Codecs of other bit rates, sampling rates, channels and families, from songs to an accompanying model."""
 
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,13 @@ from vocals import glide
 
 KINDS = ("24 kbps", "dac", "spectral 44.1 kHz stereo")
 COARSE = 4
-# the vocal's; none of the codecs has it
+# of the vocal; no codec uses it
 VOCAL_RATE = 22_050
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Songs tokenised, a coarse and a fine stage trained on them for two steps, and all parts joined."""
+    """Tokenises songs, trains a coarse and a fine stage on them for two steps, and assembles all parts."""
     folder = tmp_path_factory.mktemp("codec")
     codec = CODECS[request.param]()
     form = codec_format(codec.config)
@@ -72,7 +72,7 @@ def model(made: dict[str, Any]) -> HAFMForVocalAccompaniment:
     return HAFMForVocalAccompaniment.from_pretrained(made["folder"] / "model")
 
 
-def test_a_corpus_holds_the_codes_of_the_stereo_band(made: dict[str, Any]) -> None:
+def test_a_corpus_holds_the_codecs_codes_of_the_band(made: dict[str, Any]) -> None:
     _, info = load_token_corpus(made["folder"] / "corpus", "train", made["folder"] / "cache")
     files = str(made["folder"] / "corpus" / "*.parquet")
     form, rows = made["format"], datasets.load_dataset("parquet", data_files=files, split="train")
@@ -86,7 +86,7 @@ def test_a_corpus_holds_the_codes_of_the_stereo_band(made: dict[str, Any]) -> No
         assert codes.shape == (form.num_codebooks, frames)
         sound = torch.from_numpy(soxr.resample(band, RATE, form.sampling_rate, quality="HQ"))
         wanted = codec.encode(sound.T[None, :, : frames * form.hop_length].float())[0]
-        # resampled to one length or the other, a frame at the end may differ
+        # resampling to another length may change a frame at the end
         assert float((codes == wanted[:, :frames])[:, :-2].float().mean()) > 0.99
 
 
@@ -108,7 +108,7 @@ def test_a_song_has_the_rate_codebooks_and_channels_of_its_codec(
     assert torch.equal(rough.codes[0], output.codes[0][:COARSE])
 
 
-def test_the_pipeline_keeps_mixes_and_writes_all_channels(made: dict[str, Any], tmp_path: Path) -> None:
+def test_the_pipeline_mixes_streams_and_keeps_all_channels(made: dict[str, Any], tmp_path: Path) -> None:
     form = made["format"]
     accompany = pipeline("vocal-accompaniment", model=str(made["folder"] / "model"))
     song = accompany(glide(1.0, VOCAL_RATE), sampling_rate=VOCAL_RATE, seed=1)
@@ -117,7 +117,7 @@ def test_the_pipeline_keeps_mixes_and_writes_all_channels(made: dict[str, Any], 
     assert song["sampling_rate"] == form.sampling_rate
     assert song["audio"].shape == song["mix"].shape == shape and song["vocals"].shape == (length,)
     vocals = song["vocals"] if form.channels == 1 else song["vocals"][:, None]
-    # as the whole begins and ends with the vocal's glide, both ends are faded
+    # the vocal sounds at both ends, so both are faded
     mix = fade_edges(vocals + song["audio"], form.sampling_rate)
     np.testing.assert_allclose(song["mix"], mix * (np.abs(song["mix"]).max() / np.abs(mix).max()), atol=1e-6)
     chunks = list(accompany.stream(glide(1.0, VOCAL_RATE), sampling_rate=VOCAL_RATE, seed=1))
@@ -130,13 +130,13 @@ def test_the_pipeline_keeps_mixes_and_writes_all_channels(made: dict[str, Any], 
     kept = again["audio"][: round(0.45 * form.sampling_rate)]
     assert again["audio"].shape == shape
     if form.channels == 2:
-        # each channel is its own, and none the mean of both
+        # the channels differ, so neither is the mean of both
         assert np.corrcoef(kept[:, 0], kept[:, 1])[0, 1] < 0.2
     level = float(np.sqrt(np.mean(np.square(old if form.channels == 2 else old.mean(axis=1)))))
     assert 0.3 * level < float(np.sqrt(np.mean(np.square(kept)))) < 1.1 * level
 
 
-def test_the_commands_know_the_codec(made: dict[str, Any], tmp_path: Path) -> None:
+def test_info_and_accompany_follow_the_codec(made: dict[str, Any], tmp_path: Path) -> None:
     form, folder = made["format"], made["folder"] / "model"
     described = describe_model(str(folder))
     assert described["sampling_rate"] == form.sampling_rate

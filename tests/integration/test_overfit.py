@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each stage can learn eight real clips by heart, and then generates them: training and decoding are of one mind."""
+"""Each stage can memorise eight real clips and then generates them: training and decoding agree."""
 
 from pathlib import Path
 
@@ -18,15 +18,15 @@ from hafm_hf.training.data import TokenCrops, load_token_corpus
 from integration.training_runs import train_here
 
 CLIPS = 8
-# long enough for a phrase, short enough to be learnt in seconds
+# long enough for a phrase, short enough to memorise in seconds
 SECONDS = {"semantic": 1.0, "coarse": 0.48, "fine": 0.48}
-# semantic tokens repeat, and when they change is learnt last
+# semantic tokens repeat, and their changes are learnt last
 STEPS = {"semantic": 220, "coarse": 80, "fine": 80}
 
 
 @pytest.fixture(scope="module")
 def corpora(shared_data: Path, bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """For each stage a corpus of eight clips of real singing and its real accompaniment, one excerpt a clip."""
+    """For each stage, a corpus of eight clips of real singing with accompaniment, one excerpt per clip."""
     files = sorted((shared_data / "mir1k_dev").glob("*.flac"))[::15][:CLIPS]
     if len(files) < CLIPS:
         pytest.skip(f"no {CLIPS} karaoke clips in {shared_data / 'mir1k_dev'}")
@@ -60,7 +60,7 @@ def corpora(shared_data: Path, bundled_model: Path, tmp_path_factory: pytest.Tem
 @pytest.mark.parametrize(
     ("stage", "pattern"), [*((stage, "flat") for stage in SECONDS), ("coarse", "delay"), ("fine", "delay")]
 )
-def test_a_stage_learns_eight_real_clips_by_heart_and_generates_them(
+def test_a_stage_memorises_eight_real_clips_and_generates_them(
     stage: str, pattern: str, corpora: dict[str, Path], tmp_path: Path
 ) -> None:
     train_here(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hafm prepare` as people call it: real singing in, a corpus with a table out, killed and started again."""
+"""The `hafm prepare` command: a corpus from real singing, killed and restarted runs, exit codes."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def hafm_prepare(*words: object, check: bool = False) -> subprocess.CompletedPro
     return run_program([*COMMAND, *words], check=check)
 
 
-def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands(shared_data: Path, tmp_path: Path) -> None:
+def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands_again(shared_data: Path, tmp_path: Path) -> None:
     clips = sorted((shared_data / "mir1k_dev").glob("*.flac"))[::20]
     if not clips:
         pytest.skip(f"no karaoke clips in {shared_data / 'mir1k_dev'}")
@@ -52,12 +52,12 @@ def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands(shared_data: Pa
         band = band[round(row["start"] * 24_000) :]
         sound = codec.decode(torch.tensor(row["acoustic"])[None], len(band))[0]
         ratios.append(float(scale_invariant_sdr(band[None], sound)))
-    # the bundled codec has never heard these bands; noise or a shifted band gives less than -10 dB
+    # the bundled codec was not trained on these bands; noise or a shifted band gives less than -10 dB
     assert min(ratios) > 2.0
 
 
 @pytest.mark.fault("killed prepare")
-def test_two_workers_killed_and_begun_again_give_the_bytes_of_one(tokenizers: dict[str, Any], tmp_path: Path) -> None:
+def test_two_killed_and_restarted_workers_give_the_bytes_of_one(tokenizers: dict[str, Any], tmp_path: Path) -> None:
     write_karaoke(tmp_path / "songs", 16, seconds=6.0)
     prepare(PrepareOptions(karaoke_options(tmp_path, "whole", tokenizers), tracks_per_shard=1))
     words = [tmp_path / "songs", tmp_path / "killed", "--vocal-channel", "right", "--tracks-per-shard", 1]
@@ -77,8 +77,8 @@ def test_two_workers_killed_and_begun_again_give_the_bytes_of_one(tokenizers: di
     alone = hafm_prepare(tmp_path / "one", tmp_path / "alone", *words[2:])
     assert "validation split is empty" in alone.stderr and "validation split is empty" not in again.stderr
     assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
-    assert made == {path: path.stat().st_mtime_ns for path in made}, "finished work is not done again"
-    # the workers of the killed command end with it
+    assert made == {path: path.stat().st_mtime_ns for path in made}, "finished work is not repeated"
+    # workers end with the killed command
     assert until(lambda: not group_lives(killed.pid), 20)
 
 

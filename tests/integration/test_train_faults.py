@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong in a run ends in one clear sentence, and never harms a checkpoint."""
+"""Faults of a training run end in one clear sentence, and never damage a checkpoint."""
 
 import json
 import os
@@ -30,13 +30,13 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def node(world: dict[str, str], arguments: list[str]) -> None:
-    """One machine of two, with a process each."""
+    """One of two machines, with one process."""
     os.environ.update(world | {"LOCAL_RANK": "0"})
     train(arguments)
 
 
-def test_machines_that_do_not_share_the_folder_are_refused_at_once(corpus: Path, tmp_path: Path) -> None:
-    # a cache each: they read the corpus at one moment
+def test_machines_without_a_shared_output_folder_are_refused_at_once(corpus: Path, tmp_path: Path) -> None:
+    # a cache for each, since they read the corpus at the same time
     runs = [words(corpus, tmp_path / f"disk{rank}", **QUICK)[:-1] + [str(tmp_path / f"c{rank}")] for rank in (0, 1)]
     logs = [tmp_path / f"log{rank}.txt" for rank in (0, 1)]
     nodes = [ForkedWork(node, world, *how, log=log) for world, log, *how in zip(ranks(2), logs, runs, strict=True)]
@@ -49,7 +49,7 @@ def test_machines_that_do_not_share_the_folder_are_refused_at_once(corpus: Path,
 
 @contextmanager
 def full_disk(bytes_left: int) -> Iterator[None]:
-    """No file may grow beyond so many bytes: writing fails as it does on a full disk, with an OSError."""
+    """Limits the size of every file, so that writing fails with an OSError as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, before[1]))
@@ -61,7 +61,7 @@ def full_disk(bytes_left: int) -> Iterator[None]:
 
 
 @pytest.mark.fault("losses that are not finite")
-def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(corpus: Path, tmp_path: Path) -> None:
+def test_a_non_finite_loss_ends_the_run_and_keeps_the_checkpoint(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train_here(corpus, run, **QUICK)
     checkpoint = digest_files(run / "checkpoint-0000006")
@@ -71,18 +71,18 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(corpus
     assert digest_files(run / "checkpoint-0000006") == checkpoint
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-0000003", "checkpoint-0000006"}
     lines = train_here(corpus, run, **{**QUICK, "max_steps": 8})
-    assert list(losses(lines)) == list(range(1, 9)), "the run goes on from the checkpoint"
+    assert list(losses(lines)) == list(range(1, 9)), "the run resumes from the checkpoint"
 
 
 @pytest.mark.fault("full disk")
-def test_a_full_disk_is_named_and_the_last_checkpoint_is_intact(corpus: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_last_checkpoint_stays_intact(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train_here(corpus, run, **{**QUICK, "max_steps": 3})
     checkpoint = digest_files(run / "checkpoint-0000003")
     with full_disk(30_000), pytest.raises(OSError, match=r"checkpoint-0000006 can't be written .* is intact"):
         train_here(corpus, run, **QUICK)
     assert digest_files(run / "checkpoint-0000003") == checkpoint
-    assert not list(run.glob("*.part")), "nothing half-written stays"
+    assert not list(run.glob("*.part")), "nothing half-written remains"
     assert list(losses(train_here(corpus, run, **QUICK))) == list(range(1, 7))
 
 
@@ -100,18 +100,20 @@ def test_a_damaged_shard_is_named_before_training(corpus: Path, place: str) -> N
         load_token_corpus(corpus, "train", corpus / "cache")
 
 
-def test_a_corpus_without_a_validation_split_trains_and_says_so_in_one_sentence(
+def test_a_corpus_without_a_validation_split_trains_with_one_warning(
     corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (corpus / "validation-00000.parquet").unlink()
     with caplog.at_level("WARNING"):
         lines = train_here(corpus, tmp_path / "run", **{**QUICK, "validation_split": "validation"})
     assert list(losses(lines)) == list(range(1, 7)) and not any("validation_matched" in line for line in lines)
-    (told,) = [record.getMessage() for record in caplog.records if "validat" in record.getMessage()]
-    assert told.endswith("has no validation split, so the run is not validated; prepare more songs to hold some out.")
+    (notice,) = [record.getMessage() for record in caplog.records if "validat" in record.getMessage()]
+    assert notice.endswith(
+        "has no validation split, so the run is not validated; prepare more songs to hold some out."
+    )
 
 
-def test_a_single_song_validates_a_run_without_another_to_shuffle_with(corpus: Path, tmp_path: Path) -> None:
+def test_a_single_validation_song_is_used_without_shuffled_scores(corpus: Path, tmp_path: Path) -> None:
     write_shard(corpus / "validation-00000.parquet", [toy_excerpt("alone", 6.0, 9)], INFO)
     how = {**QUICK, "validation_split": "validation"}
     lines = train_here(corpus, tmp_path / "run", **how)
@@ -123,16 +125,14 @@ def test_a_single_song_validates_a_run_without_another_to_shuffle_with(corpus: P
     assert facts["processes"] == 1 and facts["arguments"]["max_steps"] == 6 and lines[-2]["skipped_steps"] == 0
 
 
-def test_the_command_line_says_one_sentence_and_exits_with_1(corpus: Path, tmp_path: Path) -> None:
+def test_the_command_line_prints_one_sentence_and_exits_with_1(corpus: Path, tmp_path: Path) -> None:
     run = run_program([sys.executable, RECIPE, *words(corpus, tmp_path / "run", global_batch=64)])
     assert run.returncode == 1 and run.stdout == ""
     assert "hafm: The corpus holds 40 crops of 1.2 s, fewer than a global batch of 64" in run.stderr
     assert "Traceback" not in run.stderr and not (tmp_path / "run/metrics.jsonl").exists()
 
 
-def test_what_would_be_without_effect_is_refused_and_a_refused_run_leaves_its_folder(
-    corpus: Path, tmp_path: Path
-) -> None:
+def test_ineffective_options_are_refused_and_leave_the_run_unchanged(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train_here(corpus, run, **QUICK)
     before = digest_files(run)

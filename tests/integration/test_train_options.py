@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of a run that change how it computes, and not what it learns."""
+"""Options that change how a run computes, but not what it learns."""
 
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ QUICK: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run without options, which is tracked."""
+    """A run without these options, tracked by TensorBoard."""
     folder = tmp_path_factory.mktemp("plain")
     train_here(corpus, folder, **QUICK, report_to="tensorboard")
     return folder
 
 
-def test_the_run_is_tracked(run: Path) -> None:
+def test_losses_and_validation_are_logged_to_tensorboard(run: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = EventAccumulator(str(max(run.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_size)))
@@ -43,7 +43,7 @@ def test_the_run_is_tracked(run: Path) -> None:
         ({"accumulation": 3}, 1e-4),  # 8 crops in parts of 2, 3 and 3
     ],
 )
-def test_options_leave_the_losses_alone(
+def test_options_do_not_change_the_losses(
     options: dict[str, Any], tolerance: float, run: Path, corpus: Path, tmp_path: Path
 ) -> None:
     lines = train_here(corpus, tmp_path / "run", **QUICK, **options)

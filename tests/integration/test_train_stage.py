@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training recipe through the command line: it learns, and neither processes nor kills change what it learns."""
+"""The training recipe on the command line: it learns, and the same with several processes or after a kill."""
 
 import json
 import random
@@ -30,7 +30,7 @@ def two_processes(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def kill_and_resume(corpus: Path, output: Path, processes: int) -> tuple[int, list[dict[str, Any]]]:
-    """Kills a run at a step drawn anew each time, lets it resume by itself, and returns the step and all metrics."""
+    """Kills a run at a random step, lets it resume by itself, and returns the step and all metrics."""
     step = random.randrange(6, 26)
     killed = kill_after(start(corpus, output, processes), output, step)
     assert list(output.glob("checkpoint-*/progress.json")), f"killed at step {killed}, without a checkpoint"
@@ -38,7 +38,7 @@ def kill_and_resume(corpus: Path, output: Path, processes: int) -> tuple[int, li
 
 
 def assert_same_run(one: Path, other: Path, killed: int) -> None:
-    """Every loss, validation and weight is equal to the bit."""
+    """Asserts that all losses, validations and weights are bit-identical."""
     first, second = read_metrics(one), read_metrics(other)
     assert [line["step"] for line in first] == [line["step"] for line in second], f"killed at step {killed}"
     for line, same in zip(first, second, strict=True):
@@ -49,7 +49,7 @@ def assert_same_run(one: Path, other: Path, killed: int) -> None:
         assert torch.equal(a, b), f"{name}, killed at step {killed}"
 
 
-def test_accelerate_launch_trains_a_stage_whose_loss_falls(whole_run: Path) -> None:
+def test_accelerate_launch_trains_a_stage_and_its_loss_falls(whole_run: Path) -> None:
     lines = read_metrics(whole_run)
     found = losses(lines)
     assert list(found) == list(range(1, 31)) and found[30] < found[1] - 0.5
@@ -60,14 +60,14 @@ def test_accelerate_launch_trains_a_stage_whose_loss_falls(whole_run: Path) -> N
     assert len(validations[-1]["validation_codebooks"]) == 1
 
 
-def test_every_log_line_says_how_the_run_fares(whole_run: Path) -> None:
+def test_every_log_line_has_the_metrics_to_watch(whole_run: Path) -> None:
     lines = [line for line in read_metrics(whole_run) if "loss" in line]
     for line in lines:
         assert set(line) >= WATCHED
     assert lines[-1]["hours_of_audio"] == pytest.approx(30 * 8 * 1.2 / 3600)
 
 
-def test_the_finished_stage_loads_and_only_the_newest_checkpoints_stay(whole_run: Path) -> None:
+def test_the_finished_stage_loads_and_only_the_newest_checkpoints_are_kept(whole_run: Path) -> None:
     model = HAFMSemanticForCausalLM.from_pretrained(whole_run / "final")
     assert model.config.window_seconds == 1.2 and model.config.codebook_sizes == [40]
     assert model.generation_config.top_k == 250
@@ -83,10 +83,10 @@ def test_two_killed_processes_resume_to_the_same_losses_and_weights(
     assert_same_run(two_processes, tmp_path, killed)
 
 
-def test_two_processes_and_accumulation_train_as_one_process_does(
+def test_two_processes_and_accumulation_match_one_process(
     corpus: Path, whole_run: Path, two_processes: Path, tmp_path: Path
 ) -> None:
-    # a run may go on with other micro-batches than it began with
+    # a run may resume with a different micro-batch size
     kill_after(start(corpus, tmp_path), tmp_path, 6)
     train(corpus, tmp_path, accumulation=4)
     worlds = {folder: json.loads((folder / "run.json").read_text()) for folder in (whole_run, two_processes, tmp_path)}
@@ -104,4 +104,4 @@ def test_seven_processes_train(corpus: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text())["processes"] == 7
     assert list(losses(lines)) == [1, 2, 3]
     checkpoint = tmp_path / "checkpoint-0000003"
-    assert len(list(checkpoint.glob("random_states_*.pkl"))) == 7, "the random state of every process is kept"
+    assert len(list(checkpoint.glob("random_states_*.pkl"))) == 7, "the random state of every process is saved"

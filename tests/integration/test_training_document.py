@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/training.md, "HAFM-Base from A to Z": every command, in its order, at tiny sizes and with two processes; of the
-same with lead sheets the preparation and the coarse stage, on the separated songs."""
+"""docs/training.md, "HAFM-Base from A to Z": every command in order, at tiny sizes and with two processes; then, for
+the variant with lead sheets, the preparation and the coarse stage on the separated songs."""
 
 import json
 import shlex
@@ -27,13 +27,13 @@ from training.toy_corpus import SIZES
 SECTION, STREAMS = "HAFM-Base from A to Z", "The same with lead sheets and styles"
 STAGE = "--crop_seconds 1 --max_steps 2 --global_batch 3 --warmup_steps 1 --mixed_precision no --dataloader_workers 0 "
 STAGE += "--validation_crops 2 --validation_batch 2 " + " ".join(f"--{name} {value}" for name, value in SIZES.items())
-# what makes each program small, put behind its words; the last of two equal options counts
+# options that make each program small, appended to its command; the last of two equal options counts
 SMALLER = {
     "recipes/separate.py": "--separation demucs --separation-model ./tiny --device cpu --workers 1",
     "recipes/fit_kmeans.py": "--layer 1 --clusters 16 --frames 400 --device cpu",
     "prepare": "--min-seconds 1 --device cpu --workers 1",
     "recipes/train_stage.py": STAGE,
-    # an embedder that can be had without its weights, and is narrow enough for distances of few clips
+    # an embedder that needs no download, narrow enough for distances between few clips
     "evaluate": "--device cpu --workers 1 --seeds 1 --clip-seconds 2 --skip-fine --embedder ./embedder "
     "--separation 'demucs {mix} -n tiny --repo . -d cpu --two-stems vocals -o {folder}'",
 }
@@ -41,7 +41,7 @@ SMALLER = {
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """Mixes in a folder an artist, MUSDB18-HQ's layout, and models under the names of those on the hub."""
+    """Mixes in one folder per artist, songs in MUSDB18-HQ's layout, and models under their names on the hub."""
     (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
     wanted, number = {"train": 4, "validation": 2}, 0
     while any(wanted.values()):
@@ -69,7 +69,7 @@ def workspace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_command_from_songs_to_a_published_model_works_in_its_order(workspace: Path) -> None:
+def test_every_command_from_songs_to_a_published_model_works_in_order(workspace: Path) -> None:
     (block,) = [each for each in blocks("docs/training.md") if each.section == SECTION and each.language == "bash"]
     programs = []
     for words in block.commands:
@@ -98,7 +98,7 @@ def test_every_command_from_songs_to_a_published_model_works_in_its_order(worksp
     assert "license: cc-by-4.0" in files["README.md"].decode()
 
 
-def test_a_stage_that_reads_lead_sheets_learns_from_mixes(workspace: Path) -> None:
+def test_a_stage_that_reads_lead_sheets_is_trained_on_separated_mixes(workspace: Path) -> None:
     written = [each for each in blocks("docs/training.md") if each.language == "bash"]
     separation, streams = (
         next(each.commands for each in written if each.section == section) for section in (SECTION, STREAMS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of recipes/train_stage.py on the toy corpus, as processes of their own and inside the test."""
+"""Runs recipes/train_stage.py on the toy corpus, as separate processes or in the test's own."""
 
 import json
 import os
@@ -39,14 +39,14 @@ FLAGS: dict[str, Any] = {
 
 
 def words(corpus: Path, output: Path, **changes: Any) -> list[str]:
-    """Flags of a run on the command line; a stage that goes on has its shape."""
+    """Command-line flags of a run; without sizes if it starts from a stage (`init_from`)."""
     given = {name: value for name, value in FLAGS.items() if "init_from" not in changes or name not in ARCHITECTURE}
     flags = {**given, **changes, "corpus": corpus, "output_dir": output, "cache_dir": corpus / "cache"}
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
 def launch(corpus: Path, output: Path, processes: int = 1) -> None:
-    """Runs the recipe to its end as people start it: one process on the CPU, or several that talk through gloo."""
+    """Runs the recipe to its end through `accelerate launch`: one process on the CPU, or several with gloo."""
     launcher = [*LAUNCH, "--config_file", str(REPOSITORY / "recipes/accelerate/cpu.yaml")]
     if processes > 1:
         launcher = [*LAUNCH, "--multi_gpu", "--num_processes", str(processes), "--main_process_port", "0"]
@@ -57,7 +57,7 @@ def launch(corpus: Path, output: Path, processes: int = 1) -> None:
 
 
 def start(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> list[Program]:
-    """Starts the processes of a run as the launcher does, without its time; their log goes to OUTPUT/stderr.txt."""
+    """Starts the processes of a run without the slow launcher; they log to OUTPUT/stderr.txt."""
     output.mkdir(parents=True, exist_ok=True)
     log = output / "stderr.txt"
     log.unlink(missing_ok=True)
@@ -88,7 +88,7 @@ def kill_after(runs: list[Program], output: Path, step: int) -> int:
 
 
 def read_metrics(output: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl, without one that a kill has cut."""
+    """Lines of metrics.jsonl, except one truncated by a kill."""
     lines = (output / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines if line.endswith("}")]
 
@@ -99,7 +99,7 @@ def losses(lines: list[dict[str, Any]]) -> dict[int, float]:
 
 
 def train_here(corpus: Path, output: Path, **changes: Any) -> list[dict[str, Any]]:
-    """The same run inside the test's own process, which errors then reach."""
+    """Runs the recipe in the test's own process, so that errors reach the test."""
     from hafm_hf.training.recipe import train_stage
 
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lead sheets in bars and in musicians' formats, opened by those formats' own readers; and click tracks."""
+"""Lead sheets as bars, MIDI and MusicXML, read back by independent libraries; and click tracks."""
 
 import io
 import json
@@ -26,25 +26,25 @@ SHEET = LeadSheet(
 )  # fmt: skip
 
 
-def test_bars_follow_beats_metre_and_downbeat_and_hold_the_chords() -> None:
+def test_bars_follow_beats_metre_and_downbeat_and_have_their_chords() -> None:
     bars = chart(completed(SHEET, 5.2), 5.2).bars
-    # one and a half beats before the first become two quarters, and the pickup is as long as a bar: bar 1
+    # one and a half beats before the first beat become two quarters, so the pickup fills a bar: bar 1
     assert [(bar.number, bar.start, bar.length) for bar in bars] == [(1, 0, 3), (2, 3, 3), (3, 6, 3), (4, 9, 3)]
     chords = [((0.0, "Bb"),), ((0.0, "Gm7"),), ((0.0, "C#dim"), (2.5, "F:7")), ((0.0, "N"),)]
     assert [bar.chords for bar in bars] == chords
 
 
-def test_what_is_not_known_of_bars_and_key_is_estimated_from_the_chords() -> None:
+def test_unknown_metre_and_key_are_estimated_from_the_chords() -> None:
     labels = ("Am", "F", "C", "G", "Am", "Dm", "E7", "Am")
     chords = [(0.5 + 2 * n, 2.5 + 2 * n, label) for n, label in enumerate(labels)]
     sheet = completed(LeadSheet(beats=[0.0, 0.5], chords=chords), 16.5)
     assert sheet.beats is not None and len(sheet.beats) == 34 and sheet.beats[-1] == pytest.approx(16.5)
     assert (sheet.beats_per_bar, sheet.downbeat, sheet.key) == (4, 1, "A:min")
     assert set(sheet.estimated) == {"beats_per_bar", "key"}
-    told = completed(LeadSheet(tempo=120, chords=chords), 16.5, metre=3, key="C:maj")
-    assert (told.beats_per_bar, told.key, told.estimated) == (3, "C:maj", [])
+    given = completed(LeadSheet(tempo=120, chords=chords), 16.5, metre=3, key="C:maj")
+    assert (given.beats_per_bar, given.key, given.estimated) == (3, "C:maj", [])
     shifted = completed(LeadSheet(beats=[2.1, 2.6], beats_per_bar=4, downbeat=1), 4.0)
-    # four beats before the first that is told; the downbeat is the same instant
+    # four beats are added before the first given one; the downbeat stays at the same time
     assert shifted.beats is not None and shifted.beats[0] == pytest.approx(0.1)
     assert shifted.beats[shifted.downbeat] == pytest.approx(0.6)
     assert chart(completed(LeadSheet(), 3.0), 3.0).tempo == 120
@@ -75,7 +75,7 @@ def test_midi_has_the_beats_bars_chords_and_melody_at_their_seconds() -> None:
     assert midi.key_signature_changes[0].key_number == 10 and midi.time_signature_changes[-1].numerator == 3
 
 
-def test_signs_of_flats_and_sharps_are_plain_in_midi() -> None:
+def test_flat_and_sharp_signs_are_ascii_in_midi() -> None:
     mido = pytest.importorskip("mido")
     chords = [(0.0, 0.5, "B♭m7"), (0.5, 1.0, "F♯−/A♭"), (1.0, 2.0, "CΔ/E♭")]
     song = chart(completed(LeadSheet(tempo=120, key="E♭m", chords=chords), 2.0), 2.0)
@@ -100,7 +100,7 @@ def test_musicxml_has_the_chords_measures_key_and_metre() -> None:
     assert score.metadata.bestTitle == "a <song> & more"
 
 
-def test_a_chart_in_musicxml_has_the_basses_and_the_spelling_of_its_chords() -> None:
+def test_musicxml_keeps_the_bass_and_the_spelling_of_chords() -> None:
     music21 = pytest.importorskip("music21")
     labels = ["D/F#", "Csus2", "C9", "Am7/G", "C:maj/3", "Cm/maj7"]
     chords = [(2.0 * number, 2.0 * number + 2.0, label) for number, label in enumerate(labels)]
@@ -117,7 +117,7 @@ def test_every_chord_and_key_survives_musicxml() -> None:
     song = chart(completed(LeadSheet(tempo=120, chords=chords), 168.0), 168.0)
     score = music21.converter.parse(to_musicxml(song, "all").decode(), format="musicxml")
     found = [set(each.pitchClasses) for each in score.recurse().getElementsByClass("Harmony")]
-    # the last bar begins where the song ends
+    # the last bar starts at the end of the song
     assert found[: len(labels)] == [set(pitch_classes(label)) for label in labels]
     for key in MIDI_KEYS:
         root, minor = key.removesuffix("m"), key.endswith("m")
@@ -136,7 +136,7 @@ def test_a_pickup_is_a_short_measure() -> None:
     assert [(each.number, each.duration.quarterLength) for each in measures] == [(0, 1.0), (1, 4.0)]
 
 
-def test_a_sung_melody_becomes_its_notes() -> None:
+def test_a_sung_melody_is_transcribed_to_its_notes() -> None:
     time = np.arange(round(0.6 * RATE)) / RATE
     notes = [60, 64, 67]
     vibrato = 0.3 * np.sin(2 * np.pi * 5.5 * time)
@@ -152,11 +152,11 @@ def test_a_sung_melody_becomes_its_notes() -> None:
     assert sung_notes(np.zeros(RATE, np.float32), RATE) == []
 
 
-def test_the_command_writes_every_format_with_what_was_told(bundled_model: Path, tmp_path: Path) -> None:
+def test_the_command_writes_every_format_with_the_given_parts(bundled_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("mido")
-    (tmp_path / "told.lab").write_text("0 2.5 Dm7\n2.5 5 G7\n")
+    (tmp_path / "given.lab").write_text("0 2.5 Dm7\n2.5 5 G7\n")
     formats = [word for name in ("lab", "json", "midi", "musicxml") for word in ("--format", name)]
-    words = ("lead-sheet", EXAMPLE, "--seconds", 5, "--tempo", 96, "--chords", tmp_path / "told.lab", *formats)
+    words = ("lead-sheet", EXAMPLE, "--seconds", 5, "--tempo", 96, "--chords", tmp_path / "given.lab", *formats)
     done = hafm(*words, "--metre", "3/4", "--key", "D:min", "--out", tmp_path / "out", check=True)
     assert "bars of 3/4, key D:min" in done.output and "chords: Dm7 G7" in done.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -174,13 +174,13 @@ def test_the_command_writes_every_format_with_what_was_told(bundled_model: Path,
     assert len(melody.notes) > 3 and all(40 <= note.pitch <= 84 for note in melody.notes)
 
 
-def test_a_click_track_has_its_beats_where_its_file_says(bundled_model: Path, tmp_path: Path) -> None:
+def test_a_click_track_clicks_on_the_beats_of_its_file(bundled_model: Path, tmp_path: Path) -> None:
     words = ("--seconds", 5, "--tempo", 96, "--metre", "3/4", "--click", "--out", tmp_path)
     hafm("lead-sheet", EXAMPLE, *words, check=True)
     samples, rate = audio.read_audio(tmp_path / "vocal_click.wav")
     known = read_beats(tmp_path / "vocal_beats.txt")
     assert len(samples) == 5 * rate and known["beats_per_bar"] == 3
-    # where sound begins after silence, and how loud it is there
+    # where the sound starts after silence, and its level there
     loud = np.abs(samples) > 0.01
     onsets = [n for n in np.flatnonzero(loud) if not loud[max(n - rate // 10, 0) : n].any()]
     assert np.array(onsets) / rate == pytest.approx(known["beats"], abs=0.001)

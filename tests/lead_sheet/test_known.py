@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tempo, beats and chords as people say them: one function for command line, pipeline and endpoint."""
+"""Tempo, beats and chords as users give them: one function for command line, pipeline and endpoint."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ from hafm_hf.lead_sheet.files import known_lead_sheet
 from vocals import EXAMPLE
 
 
-def test_files_lists_and_texts_say_the_same(tmp_path: Path) -> None:
+def test_files_lists_and_texts_give_the_same_lead_sheet(tmp_path: Path) -> None:
     (tmp_path / "beats.txt").write_text("0.5\n1.0\n", encoding="utf-8-sig")
     (tmp_path / "chords.lab").write_text("0 1 C\n1 2 Am\n")
     wanted = LeadSheet(beats=[0.5, 1.0], chords=[(0.0, 1.0, "C"), (1.0, 2.0, "Am")])
@@ -41,7 +41,7 @@ def test_files_lists_and_texts_say_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("estimated", [(), ["beats", "key"]])
-def test_a_tempo_or_beats_replace_those_of_a_lead_sheet(estimated: list[str]) -> None:
+def test_a_tempo_or_beats_replace_the_beats_of_a_lead_sheet(estimated: list[str]) -> None:
     sheet = LeadSheet(beats=[0.5, 1.0], beats_per_bar=3, downbeat=1, key="C:maj", estimated=estimated)
     left = [name for name in estimated if name != "beats"] or ()
     assert known_lead_sheet(sheet, tempo=96) == LeadSheet(tempo=96, key="C:maj", estimated=left)
@@ -72,12 +72,12 @@ def test_a_tempo_or_beats_replace_those_of_a_lead_sheet(estimated: list[str]) ->
         ({"beats": ["a", "b"]}, "beats are .'a', 'b'.; they must be numbers"),
     ],
 )
-def test_what_makes_no_sense_is_one_sentence(known: dict[str, Any], said: str) -> None:
+def test_invalid_tempo_beats_and_chords_are_refused(known: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         known_lead_sheet(**known)
 
 
-def test_chords_by_the_bar_stand_on_the_beats_over_and_over() -> None:
+def test_chords_given_per_bar_are_placed_on_the_beats_and_repeated() -> None:
     sheet = LeadSheet(beats=[0.2, 0.7, 1.2], downbeat=1, beats_per_bar=3, bars=["C", "Am7"])
     assert sheet.with_bars_placed(torch.zeros(250), 50) == LeadSheet(
         beats=[0.2, 0.7, 1.2],
@@ -85,28 +85,28 @@ def test_chords_by_the_bar_stand_on_the_beats_over_and_over() -> None:
         beats_per_bar=3,
         chords=[(0.7, 2.2, "C"), (2.2, 3.7, "Am7"), (3.7, 5.0, "C")],
     )
-    # of a tempo alone from the beat nearest to the start of the voice, here 0.2 beats before it
+    # with a tempo alone they start at the beat nearest to the start of the voice, here 0.2 beats before it
     placed = LeadSheet(tempo=120, bars=["C", "F"]).with_bars_placed((torch.arange(200) / 25 + 0.2) % 1, 50)
     assert placed.chords == ((0.0, 1.9, "C"), (1.9, 3.9, "F"), (3.9, 4.0, "C"))
     assert replace(placed, bars=["C"], beats_per_bar=4).with_bars_placed(torch.arange(200) / 25 % 1, 50).downbeat == 3
     assert LeadSheet.told({"tempo": 120, "chords": "|| C | F,\n G ||\n"}).bars == ("C", "F", "G")
     shared = LeadSheet(beats=[0.0, 0.5], bars=["C", "F G", "Am"]).with_bars_placed(torch.zeros(300), 50)
     assert shared.chords == ((0.0, 2.0, "C"), (2.0, 3.0, "F"), (3.0, 4.0, "G"), (4.0, 6.0, "Am"))
-    # what is known by the second goes before
+    # chords given in seconds take precedence
     both = LeadSheet(tempo=120, chords=[(0.0, 1.0, "G")], bars=["C"]).with_bars_placed(torch.zeros(100), 50)
     assert both.chords == ((0.0, 2.0, "C"), (0.0, 1.0, "G"))
 
 
-def test_chords_by_the_bar_change_on_the_beats_of_the_voice(bundled: HAFMForVocalAccompaniment) -> None:
+def test_chords_given_per_bar_change_on_the_beats_of_the_voice(bundled: HAFMForVocalAccompaniment) -> None:
     vocal, rate = soundfile.read(EXAMPLE, dtype="float32", frames=6 * 24_000)
-    heard = bundled.complete_lead_sheet(vocal, rate, LeadSheet(tempo=120, bars=["C", "F#"]))
-    changes = [start for start, _, _ in heard.chords[1:]]
-    assert {label for *_, label in heard.chords} == {"C", "F#"} and np.allclose(np.diff(changes), 2.0, atol=0.03)
-    assert heard.beats is not None
-    assert all(np.abs(np.array(heard.beats) - change).min() < 0.03 for change in changes)
+    sheet = bundled.complete_lead_sheet(vocal, rate, LeadSheet(tempo=120, bars=["C", "F#"]))
+    changes = [start for start, _, _ in sheet.chords[1:]]
+    assert {label for *_, label in sheet.chords} == {"C", "F#"} and np.allclose(np.diff(changes), 2.0, atol=0.03)
+    assert sheet.beats is not None
+    assert all(np.abs(np.array(sheet.beats) - change).min() < 0.03 for change in changes)
 
 
-def test_command_pipeline_and_endpoint_make_one_song_of_one_request(bundled_model: Path, tmp_path: Path) -> None:
+def test_command_pipeline_and_endpoint_generate_the_same_song(bundled_model: Path, tmp_path: Path) -> None:
     vocal, rate = soundfile.read(EXAMPLE, dtype="float32", frames=3 * 24_000)
     soundfile.write(tmp_path / "v.wav", vocal, rate, subtype="FLOAT")
     known = {"tempo": 96, "chords": "C | F#"}

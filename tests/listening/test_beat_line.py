@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One beat track through what frames say by themselves."""
+"""Global beat tracking from noisy estimates per frame."""
 
 import math
 
@@ -14,13 +14,13 @@ LINE = HAFMBeatLine(RATE)
 
 
 def sung_beats(tempos: list[float], seconds: float, seed: int = 0) -> torch.Tensor:
-    """True phase 0..1 (float64 [T]) of stretches of `seconds`, each at a tempo."""
+    """True phase 0..1 (float64 [T]) of sections of `seconds`, each with its own tempo."""
     per_frame = np.repeat([tempo / 60 / RATE for tempo in tempos], round(seconds * RATE))
     return torch.from_numpy((np.cumsum(per_frame) + np.random.default_rng(seed).random()) % 1)
 
 
-def heard(phase: torch.Tensor, noise: float, silent: float = 0.0, seed: int = 0) -> torch.Tensor:
-    """Places that frames by themselves say: noisy, and nothing at all for a share of them."""
+def noisy_places(phase: torch.Tensor, noise: float, silent: float = 0.0, seed: int = 0) -> torch.Tensor:
+    """Noisy estimates per frame of the position within the beat; a share `silent` of them is zero."""
     angle = 2 * math.pi * phase
     points = torch.stack([angle.cos(), angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=1)
     generator = torch.Generator().manual_seed(seed)
@@ -29,40 +29,40 @@ def heard(phase: torch.Tensor, noise: float, silent: float = 0.0, seed: int = 0)
 
 
 def distance(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Of phases, in beats, the short way round."""
+    """Circular distance between phases, in beats."""
     apart = (found.double() - true).abs() % 1
     return torch.minimum(apart, 1 - apart)
 
 
 @pytest.mark.parametrize("tempo", [63.0, 96.4, 118.3, 171.0])
-def test_the_beat_is_found_through_noise_and_rests(tempo: float) -> None:
+def test_the_beat_is_found_despite_noise_and_rests(tempo: float) -> None:
     true = sung_beats([tempo], 12.0)
-    found = LINE.follow(heard(true, noise=1.0, silent=0.4))
+    found = LINE.follow(noisy_places(true, noise=1.0, silent=0.4))
     assert found.dtype == torch.float32 and found.shape == true.shape
     assert float(distance(found, true)[RATE:].mean()) < 0.06
 
 
 def test_a_singer_who_slows_down_is_followed() -> None:
     true = sung_beats([120.0, 114.0, 108.0], 6.0)
-    assert float(distance(LINE.follow(heard(true, noise=0.5)), true)[2 * RATE :].mean()) < 0.08
+    assert float(distance(LINE.follow(noisy_places(true, noise=0.5)), true)[2 * RATE :].mean()) < 0.08
 
 
-def test_a_phrase_that_leans_to_the_half_beat_does_not_turn_a_steady_take() -> None:
+def test_an_off_beat_phrase_does_not_shift_a_steady_beat() -> None:
     true = sung_beats([100.0], 36.0)
     leaning = true.clone()
     leaning[12 * RATE : 18 * RATE] += 0.5
-    places = heard(leaning, noise=0.5)
+    places = noisy_places(leaning, noise=0.5)
     slips = LINE._path(places.numpy())
-    assert float(distance(torch.from_numpy(slips), true)[14 * RATE : 16 * RATE].mean()) > 0.3, "a path goes along"
+    assert float(distance(torch.from_numpy(slips), true)[14 * RATE : 16 * RATE].mean()) > 0.3, "the path is misled"
     assert float(distance(LINE.follow(places), true).mean()) < 0.05
 
 
 @pytest.mark.parametrize("tempo", [80.0, 100.0, 160.0])
-def test_a_tempo_that_is_known_is_kept_whatever_is_heard(tempo: float) -> None:
-    places = heard(sung_beats([100.0], 12.0), noise=0.5)
+def test_a_known_tempo_is_kept_whatever_the_estimates(tempo: float) -> None:
+    places = noisy_places(sung_beats([100.0], 12.0), noise=0.5)
     found = LINE.follow(places, tempo)
     beats = float((found.double().diff() % 1).sum())
-    assert beats / (len(found) - 1) * RATE * 60 == pytest.approx(tempo, rel=1e-4), "exactly: hours do not drift"
+    assert beats / (len(found) - 1) * RATE * 60 == pytest.approx(tempo, rel=1e-4), "exact, even after hours"
     if tempo == 100.0:
         assert float(distance(found, LINE.follow(places).double()).max()) < 0.03
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of a voice: the same at every gain and in all blocks, at the right instant, finite in silence."""
+"""Vocal descriptors: independent of gain and block size, at the right time, finite in silence."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def measure(samples: Samples) -> np.ndarray:
 
 
 def sung(*notes: tuple[float, float, float]) -> Samples:
-    """A tone with harmonics for each (Hz, start, end in s); 3 s."""
+    """3 s with a harmonic tone for each (Hz, start, end in s)."""
     moment = np.arange(3 * RATE) / RATE
     voice = np.zeros(len(moment))
     for pitch, start, end in notes:
@@ -28,7 +28,7 @@ def sung(*notes: tuple[float, float, float]) -> Samples:
     return (0.1 * voice + noise).astype(np.float32)
 
 
-def test_pitch_voicing_and_onsets_lie_where_they_are_sung() -> None:
+def test_pitch_voicing_and_onsets_are_found_where_they_are_sung() -> None:
     found = measure(sung((220.0, 0.5, 1.5), (330.0, 1.5, 2.0), (247.0, 2.4, 2.9)))
     assert found.shape == (150, DESCRIPTORS) and found.dtype == np.float32
     voiced, level, rise, glide, size, interval = found[:, :6].T
@@ -43,7 +43,7 @@ def test_pitch_voicing_and_onsets_lie_where_they_are_sung() -> None:
         assert abs(int(flux[10:60].argmax()) + 10 - 25) <= 1 and abs(int(flux[110:140].argmax()) + 110 - 120) <= 1
 
 
-def test_gain_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gain_and_block_size_do_not_change_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     voice = sung((220.0, 0.3, 1.0), (262.0, 1.2, 2.8))
     whole = measure(voice)
     assert np.allclose(measure(0.25 * voice), whole, atol=2e-3)
@@ -51,17 +51,17 @@ def test_gain_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     assert np.allclose(measure(voice), whole, atol=1e-5)
 
 
-def test_silence_is_finite_and_a_short_clip_has_its_frames() -> None:
+def test_descriptors_are_finite_in_silence_and_complete_for_short_clips() -> None:
     assert np.isfinite(measure(np.zeros(RATE, np.float32))).all()
     assert measure(np.zeros(0, np.float32)).shape == (0, DESCRIPTORS)
     for length in (1, 319, 321, 1600):
         found = measure(sung((220.0, 0.0, 3.0))[:length])
         assert found.shape == (-(-length // 320), DESCRIPTORS) and np.isfinite(found).all()
-    # noise far below anything that is sung is not made loud
+    # noise far below any singing is not normalised to a high level
     assert measure(1e-5 * np.random.default_rng(1).normal(size=RATE).astype(np.float32))[:, 1].max() < 0.0
 
 
-def test_frames_that_do_not_divide_a_second_of_measuring_are_refused() -> None:
+def test_frame_rates_that_do_not_divide_the_descriptor_rate_are_refused() -> None:
     with pytest.raises(ValueError, match="frame_rate is 60; it must divide the 100 analysis"):
         HAFMVocalDescriptors(RATE, 60)
 
@@ -77,7 +77,7 @@ def test_pitch_of_a_glide_is_found_within_a_quarter_of_a_semitone(rate: int) -> 
     assert np.abs(cents).max() < 25.0
 
 
-def test_rich_tones_are_not_taken_for_their_octaves() -> None:
+def test_a_tone_without_its_fundamental_is_not_an_octave_too_high() -> None:
     time = np.arange(CODEC_RATE) / CODEC_RATE
     tone = sum(np.sin(2 * np.pi * 110.0 * k * time) / k for k in (2, 3, 4, 5))
     pitch = fundamental_frequency((0.3 * np.asarray(tone)).astype(np.float32), CODEC_RATE)

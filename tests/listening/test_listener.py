@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The listener: what a pitch line says of a voice, what the network hears in any key, and its lead sheet."""
+"""The listener: the pitch line of a voice, chord estimates in any key, and the estimated lead sheet."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ TEMPI = torch.tensor([60.0, 90.0, 120.0, 180.0])
 
 
 def sung(notes: list[float], seconds: float = 0.5) -> np.ndarray:
-    """Notes (MIDI) one behind the other, with a gap between them: float32 [N] at 16 kHz."""
+    """A sequence of MIDI notes with gaps between them: float32 [N] at 16 kHz."""
     time = np.arange(round(seconds * RATE)) / RATE
     rise = np.clip(np.minimum(time / 0.02, (seconds - 0.06 - time) / 0.02), 0, 1)
     tones = [sum(np.sin(2 * np.pi * k * 440 * 2 ** ((n - 69) / 12) * time) / k for k in (1, 2, 3)) for n in notes]
@@ -35,7 +35,7 @@ def sung(notes: list[float], seconds: float = 0.5) -> np.ndarray:
 
 
 def drawn_line(frames: int = 600, higher: float = 0.0) -> PitchLine:
-    """Notes of random pitches, a quarter of a second each."""
+    """A pitch line of random notes, about a quarter of a second each."""
     rng = np.random.default_rng(0)
     midi = np.repeat(rng.integers(55, 75, frames // 12 + 1), 12)[:frames] + 0.1 + higher
     midi[rng.random(frames) < 0.1] = np.nan
@@ -44,12 +44,12 @@ def drawn_line(frames: int = 600, higher: float = 0.0) -> PitchLine:
 
 
 def line_of(samples: np.ndarray) -> PitchLine:
-    """The pitch line of a voice at 16 kHz."""
+    """The pitch line of audio at 16 kHz."""
     measured = HAFMVocalDescriptors(RATE, LINE_RATE).measured(samples, -(-len(samples) * LINE_RATE // RATE))
     return pitch_line.pitch_line(*measured)
 
 
-def test_the_pitch_line_is_in_tune_with_the_voice_and_says_what_is_held() -> None:
+def test_the_pitch_line_has_the_tuning_and_the_held_notes_of_the_voice() -> None:
     # a quarter of a semitone sharp throughout
     line = line_of(sung([60.25, 64.25, 67.25, 72.25]))
     assert len(line) == 2 * LINE_RATE and line.tuning == pytest.approx(0.25, abs=0.03)
@@ -57,23 +57,23 @@ def test_the_pitch_line_is_in_tune_with_the_voice_and_says_what_is_held() -> Non
         part = line.held[number * 25 : number * 25 + 25]
         assert np.isfinite(part).sum() > 8 and np.nanmax(np.abs(part - note)) < 0.1
     unsure = (drawn_line().midi + np.random.default_rng(1).uniform(-0.5, 0.5, 600)).astype(np.float32)
-    # who sings anywhere is taken to be in tune
+    # random intonation has no tuning offset
     assert abs(PitchLine(unsure, drawn_line().level, drawn_line().flux).tuning) < 0.1
-    assert line.flux[:, 0].argmax() % 25 in (0, 1, 24), "notes begin where they begin"
-    # two notes a cell, one in each half: of every class held and sung, first and second half
+    assert line.flux[:, 0].argmax() % 25 in (0, 1, 24), "onsets are found where notes begin"
+    # two notes per cell, one in each half; four values per pitch class: held and sung, for either half
     classes = line.harmony_cells(50)[:, :48].reshape(2, 12, 4)
     assert [classes[cell, :, 2 * half + 1].argmax() for cell in (0, 1) for half in (0, 1)] == [0, 4, 7, 0]
     assert [classes[cell, :, 2 * half].argmax() for cell in (0, 1) for half in (0, 1)] == [0, 4, 7, 0]
 
 
-def test_a_quiet_voice_is_heard_as_a_loud_one() -> None:
+def test_a_quiet_voice_has_the_same_pitch_line_as_a_loud_one() -> None:
     near, far = (line_of(gain * sung([60.0, 64.0, 67.0])) for gain in (1.0, np.float32(0.02)))
     np.testing.assert_allclose(near.midi, far.midi, atol=1e-3)
     np.testing.assert_allclose(near.flux, far.flux, atol=1e-2)
 
 
 @pytest.mark.parametrize("samples", [np.zeros(0, np.float32), np.zeros(200, np.float32), np.zeros(RATE, np.float32)])
-def test_silence_and_shreds_have_a_tempo_and_chords(samples: np.ndarray) -> None:
+def test_silence_and_very_short_input_have_a_tempo_and_chords(samples: np.ndarray) -> None:
     line, model = line_of(samples), tiny_listener()
     assert len(line) == -(-len(samples) * LINE_RATE // RATE) and not np.isfinite(line.midi).any()
     chords = model.chords(line, torch.zeros(len(line)))
@@ -82,7 +82,7 @@ def test_silence_and_shreds_have_a_tempo_and_chords(samples: np.ndarray) -> None
 
 
 @pytest.mark.parametrize("semitones", [1, 5, 11])
-def test_a_song_in_another_key_has_the_same_chords_in_that_key(semitones: int) -> None:
+def test_chord_estimates_transpose_with_the_song(semitones: int) -> None:
     model, phase = tiny_listener(), torch.arange(600) / 25 % 1
     chords = model.chords(drawn_line(), phase)
     moved = model.chords(drawn_line(higher=semitones), phase)
@@ -92,21 +92,21 @@ def test_a_song_in_another_key_has_the_same_chords_in_that_key(semitones: int) -
     assert [key_name(key) for key in (0, 7, 12, 21)] == ["C:maj", "G:maj", "C:min", "A:min"]
 
 
-def test_what_lies_behind_the_end_of_a_song_changes_nothing() -> None:
+def test_masked_padding_does_not_change_the_estimates() -> None:
     model = tiny_listener()
     harmony, time = torch.rand(1, 9, pitch_line.HARMONY_NUMBERS), torch.rand(1, 40, pitch_line.TIME_NUMBERS)
     alone = model(harmony, time)
     masks = {"harmony_mask": torch.ones(1, 14), "time_mask": torch.ones(1, 61)}
     masks["harmony_mask"][:, 9:], masks["time_mask"][:, 40:] = 0, 0
     padded = [F.pad(each, (0, 0, 0, more), value=9.0) for each, more in ((harmony, 5), (time, 21))]
-    beside = model(*padded, **masks)
-    torch.testing.assert_close(beside.chords[:, :9], alone.chords)
-    torch.testing.assert_close(beside.tempo, alone.tempo)
+    masked = model(*padded, **masks)
+    torch.testing.assert_close(masked.chords[:, :9], alone.chords)
+    torch.testing.assert_close(masked.tempo, alone.tempo)
 
 
 @pytest.mark.parametrize("level", [90.0, 180.0])
-def test_the_listener_says_how_fast_beats_are_and_the_tokenizer_where(level: float) -> None:
-    # beats and half beats are heard alike, at 90 beats a minute from the first frame on
+def test_the_listener_sets_the_tempo_and_the_tokenizer_the_phase_of_beats(level: float) -> None:
+    # beats and half beats are equally strong, at 90 BPM from the first frame on
     angle = 2 * np.pi * torch.arange(800) * 1.5 / LINE_RATE
     places = torch.stack([0.3 * angle.cos(), 0.3 * angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=1)
     if level == 180:
@@ -117,26 +117,26 @@ def test_the_listener_says_how_fast_beats_are_and_the_tokenizer_where(level: flo
     assert np.abs(np.array(beats) * level / 60 - np.round(np.array(beats) * level / 60)).max() < 0.1
 
 
-def test_a_second_tempo_is_another_peak_and_no_shoulder_of_the_first() -> None:
+def test_the_second_tempo_is_another_peak_and_not_a_shoulder_of_the_first() -> None:
     tempi = 60 * 2 ** torch.linspace(0, 1.5, 61)
     peaks = ((96.0, 9.0), (138.0, 2.0))
-    heard = torch.stack([height - 40 * torch.log2(tempi / at).abs() for at, height in peaks]).amax(0)
-    assert likeliest_tempo(tempi, heard) == pytest.approx(96, rel=0.02)
-    assert likeliest_tempo(tempi, heard, 96.0) == pytest.approx(138, rel=0.02)
+    scores = torch.stack([height - 40 * torch.log2(tempi / at).abs() for at, height in peaks]).amax(0)
+    assert likeliest_tempo(tempi, scores) == pytest.approx(96, rel=0.02)
+    assert likeliest_tempo(tempi, scores, 96.0) == pytest.approx(138, rel=0.02)
 
 
-def test_a_beat_has_one_chord_the_likeliest_of_its_cells() -> None:
+def test_a_beat_has_one_chord_the_most_likely_of_its_cells() -> None:
     logits = torch.zeros(6, NUM_CHORDS)
     logits[:2, 1], logits[2:, 8], logits[1, 8] = 4.0, 4.0, 9.0
     # cells of 10 frames, beats of 20
     chords = chords_of_beats(logits, torch.arange(60) / 20 % 1, 10)
-    assert chords[0].argmax() == 8, "the surer cell decides"
+    assert chords[0].argmax() == 8, "the more confident cell decides"
     assert chords.shape == (60, NUM_CHORDS) and torch.equal(chords[:20], chords[:1].expand(20, -1))
     assert torch.allclose(chords.sum(1), torch.ones(60)) and chords[-1].argmax() == 8
 
 
 @pytest.mark.parametrize(("better", "chords"), [(0.5, [1, 1, 1]), (0.7, [1, 8, 1])])
-def test_chords_change_where_that_is_worth_its_cost(better: float, chords: list[int]) -> None:
+def test_chords_change_only_if_the_gain_exceeds_the_penalty(better: float, chords: list[int]) -> None:
     logits = torch.zeros(3, NUM_CHORDS)
     logits[::2, 1], logits[1, 8] = 5.0, better
     assert chords_of_beats(logits, torch.arange(60) / 20 % 1, 20)[::20].argmax(1).tolist() == chords
@@ -147,7 +147,7 @@ def parts() -> dict[str, Any]:
     return {"semantic_tokenizer": tiny_rhythmic_tokenizer(), "codec": tiny_codec(), "listener": tiny_listener()} | rest
 
 
-def test_a_composite_with_a_listener_estimates_the_same_when_it_is_loaded(tmp_path: Path) -> None:
+def test_a_reloaded_composite_with_a_listener_estimates_the_same(tmp_path: Path) -> None:
     model = HAFMForVocalAccompaniment.from_parts(**parts()).eval()
     model.save_pretrained(tmp_path)
     loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path)
@@ -163,7 +163,7 @@ def test_a_composite_with_a_listener_estimates_the_same_when_it_is_loaded(tmp_pa
     assert loaded.parameter_counts()["listener"] == sum(each.numel() for each in loaded.listener.parameters())
 
 
-def test_a_composite_without_a_listener_estimates_beats_alone(tmp_path: Path) -> None:
+def test_a_composite_without_a_listener_estimates_only_beats(tmp_path: Path) -> None:
     most = {name: part for name, part in parts().items() if name != "listener"}
     HAFMForVocalAccompaniment.from_parts(**most).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["listener_config"] is None
@@ -173,7 +173,7 @@ def test_a_composite_without_a_listener_estimates_beats_alone(tmp_path: Path) ->
     assert sheet.beats and sheet.chords == () and sheet.estimated == ["beats"]
 
 
-def test_a_listener_that_does_not_fit_is_refused() -> None:
+def test_a_listener_needs_a_tokenizer_that_estimates_beats() -> None:
     most = parts()
     config = most["semantic_tokenizer"].config
     plain = type(config)(**{**config.to_dict(), "rhythm_channels": 0, "beat_line": False})
@@ -181,7 +181,7 @@ def test_a_listener_that_does_not_fit_is_refused() -> None:
         HAFMForVocalAccompaniment.from_parts(**{**most, "semantic_tokenizer": type(most["semantic_tokenizer"])(plain)})
 
 
-def test_a_part_that_every_composite_has_is_missed_by_name() -> None:
+def test_a_missing_required_part_is_named() -> None:
     most = parts()
     del most["coarse"]
     with pytest.raises(ValueError, match="missing: coarse"):

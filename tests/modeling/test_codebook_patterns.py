@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The delay pattern: where codes stand, what they see, training, generation, and that "flat" is what it was."""
+"""The delay pattern: slot layout, causality, training, generation, and checkpoints that record it."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def delayed(name: str = "coarse", **options: Any) -> Any:
     return tiny_stage(name, codebook_pattern="delay", **options)
 
 
-def test_a_frames_codes_stand_one_slot_behind_each_other() -> None:
+def test_each_codebook_is_delayed_by_one_slot() -> None:
     tokens = torch.tensor([[0, 10, 20, 1, 11, 21, 2, 12, 22, 3, 13, 23]])
     pattern = DelayPattern(3)
     expected = [[0, 1, 2, 3, BOS, BOS], [BOS, 10, 11, 12, 13, BOS], [BOS, BOS, 20, 21, 22, 23]]
@@ -38,7 +38,7 @@ def test_a_frames_codes_stand_one_slot_behind_each_other() -> None:
 
 @pytest.mark.parametrize("pattern", [FlatPattern(3), DelayPattern(3), DelayPattern(1)])
 @pytest.mark.parametrize("frames", [1, 2, 7])
-def test_tokens_come_back_from_their_slots(pattern: Any, frames: int) -> None:
+def test_tokens_are_recovered_from_their_slots(pattern: Any, frames: int) -> None:
     tokens = torch.arange(2 * frames * pattern.num_codebooks).view(2, -1)
     slots = pattern.arrange(tokens, BOS)
     assert slots.shape == (2 * pattern.rows, pattern.slots(frames))
@@ -49,7 +49,7 @@ def test_tokens_come_back_from_their_slots(pattern: Any, frames: int) -> None:
 
 
 def hidden(pattern: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Where an input slot has no code."""
+    """Mask of the input slots that hold no code."""
     if pattern.rows == 1 and pattern.num_codebooks > 1:
         return torch.zeros_like(tokens, dtype=torch.bool)
     return pattern.inputs(tokens, BOS) == BOS
@@ -57,7 +57,7 @@ def hidden(pattern: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("scheme", ["index", "time"])
 @pytest.mark.parametrize("name", DELAYED)
-def test_a_code_sees_the_codes_of_earlier_slots_and_no_others(name: str, scheme: str) -> None:
+def test_a_code_depends_on_the_codes_of_all_earlier_slots_and_no_others(name: str, scheme: str) -> None:
     stage = delayed(name, position_scheme=scheme)
     embedded: list[torch.Tensor] = []
     stage.model.target_embedding.register_forward_hook(lambda *hooked: embedded.append(hooked[-1].requires_grad_()))
@@ -68,19 +68,19 @@ def test_a_code_sees_the_codes_of_earlier_slots_and_no_others(name: str, scheme:
     for frame, book in ((0, 0), (0, 3), (3, 0), (3, 1), (frames - 1, books - 1)):
         score = stage.pattern.codebook(logits, book)[:, frame].sum()
         (gradient,) = torch.autograd.grad(score, embedded, retain_graph=True)
-        # [B, L, Q, D] by slot that reads → rows of slots that were predicted → [frame, codebook]
+        # [B, L, Q, D] by reading slot → rows by predicted slot → [frame, codebook]
         reach = gradient.abs().amax(dim=(0, 3)).t()[:, 1:]
         seen = stage.pattern.tokens(F.pad(reach, (0, 1))).view(frames, books) > 0
         place = torch.arange(frames)[:, None] + torch.arange(books)
         assert torch.equal(seen, place < frame + book)
 
 
-def test_history_is_hidden_and_swapped_by_frames() -> None:
+def test_history_is_dropped_and_swapped_in_whole_frames() -> None:
     pattern = DelayPattern(3)
     labels = torch.arange(2 * 60).view(2, 60)
     swapped = torch.where(drawn_frames(labels, 3, 0.5, 4.0, [1, 2]), labels + 1000, labels)
     ids = drop_history(swapped, 9999, pattern, 0.5, 4.0, [3, 4])
-    # back from what the slots read; the last slot's codes are read by none
+    # recover the codes from the inputs; no slot reads those of the last one
     read = pattern.tokens(F.pad(ids[:, 1:], (0, 1), value=9999)).view(2, 20, 3)[:, :-1]
     kinds = torch.where(read == 9999, 2, read // 1000)
     assert torch.equal(kinds.amin(-1), kinds.amax(-1))
@@ -89,7 +89,7 @@ def test_history_is_hidden_and_swapped_by_frames() -> None:
 
 
 def guided_loop(stage: Any, conditioning: torch.Tensor, scale: float, history_free: float = 0.0) -> torch.Tensor:
-    """Greedy codes (int64 [B, Q, T]) without cache, processors or GenerationMixin: all slots anew at every step."""
+    """Greedy codes (int64 [B, Q, T]) without cache, processors or GenerationMixin; recomputes all slots each step."""
     books, bos = stage.config.num_codebooks, stage.config.bos_token_id
     frames = stage.config.target_length(conditioning.shape[-1]) // books
     codes = torch.full((len(conditioning), books, frames), bos)
@@ -123,7 +123,7 @@ def test_generate_equals_a_guidance_loop_written_by_hand(
     assert len(codes.unique()) > 3
 
 
-def test_prefix_is_continued_samples_are_whole_rows_and_stopping_leaves_whole_frames() -> None:
+def test_prefixes_samples_and_stopping_criteria_keep_rows_and_frames_whole() -> None:
     stage = delayed(initializer_range=0.1)
     books, conditioning = stage.config.num_codebooks, conditioning_for(stage, batch=2)
     whole = stage.generate(conditioning_ids=conditioning, do_sample=False)
@@ -137,7 +137,7 @@ def test_prefix_is_continued_samples_are_whole_rows_and_stopping_leaves_whole_fr
         results.append(stage.codes_of(stage.generate(conditioning_ids=conditioning, num_return_sequences=3, top_k=5)))
     assert results[0].shape == (6, books, 9)
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
-    # greedy samples of one vocal are the same row thrice, which mixed-up rows would not be
+    # greedy samples of one vocal are three equal rows, which mixed-up rows would not be
     stage.generation_config.history_free_guidance = 1.0
     thrice = stage.generate(conditioning_ids=conditioning, num_return_sequences=3, top_k=1)
     once = stage.generate(conditioning_ids=conditioning, do_sample=False)
@@ -157,7 +157,7 @@ def test_prefix_is_continued_samples_are_whole_rows_and_stopping_leaves_whole_fr
 @pytest.mark.parametrize(
     ("field", "values"), [("codebook_pattern", ("flat", "delay")), ("conditioning_fusion", ("sum", "prepend"))]
 )
-def test_a_checkpoint_says_its_arrangement_and_is_loaded_by_no_other(field: str, values: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_records_its_layout_and_loads_with_no_other(field: str, values: Any, tmp_path: Path) -> None:
     for own, other in (values, values[::-1]):
         options: dict[str, Any] = {field: own}
         stage = tiny_stage("coarse", **options)
@@ -173,6 +173,6 @@ def test_a_checkpoint_says_its_arrangement_and_is_loaded_by_no_other(field: str,
         HAFMCoarseConfig(**{field: "other"})
 
 
-def test_the_delay_pattern_refuses_parts_of_frames() -> None:
+def test_the_delay_pattern_refuses_partial_frames() -> None:
     with pytest.raises(ValueError, match="whole frames, not 9 tokens"):
         DelayPattern(4).plan(torch.zeros(1, 4, dtype=torch.long), 9, BOS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conditioning added to the target's slots: at the right instant, nothing where it is null, saved and trained."""
+"""Conditioning added to the target's slots: at the right time, with a bounded lookahead, and zero where it is null."""
 
 from typing import Any
 
@@ -25,23 +25,23 @@ def logits(stage: HAFMStageForCausalLM, conditioning: torch.Tensor, **given: tor
 
 @pytest.mark.parametrize("name", list(STAGES))
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
-def test_a_slot_knows_the_conditioning_of_its_own_instant_and_so_far_ahead(name: str, pattern: str) -> None:
+def test_a_slot_depends_on_conditioning_up_to_its_time_plus_the_context(name: str, pattern: str) -> None:
     stage, frames, changed = added(name, pattern if name != "semantic" else "flat"), 24, 12
     config = stage.config
     before = conditioning_for(stage, frames=frames)
     after = before.clone()
     after[:, :, changed] = (after[:, :, changed] + 1) % min(config.conditioning_sizes)
     differs = (logits(stage, before) != logits(stage, after)).any(-1).any(0)
-    # the first frame of the target that sounds with what has changed, less what the mixer looks ahead
+    # the first target frame at the time of the change, minus the mixer's lookahead
     first = -(-(changed - CONTEXT) * config.frame_rate // config.conditioning_frame_rate)
     assert int(differs.nonzero()[0]) == first * stage.pattern.slots_per_frame
     assert stage.model.relative_attention_bias.weight.shape[0] == config.relative_attention_num_buckets
 
 
-def test_null_conditioning_adds_nothing_at_all() -> None:
+def test_null_conditioning_adds_exactly_nothing() -> None:
     stage = added()
     null = torch.ones(2, dtype=torch.bool)
-    heard, other = conditioning_for(stage, batch=2), conditioning_for(stage, batch=2).flip(2)
-    assert not stage.model.conditioning_of(torch.arange(9), heard, null).any()
+    ids, other = conditioning_for(stage, batch=2), conditioning_for(stage, batch=2).flip(2)
+    assert not stage.model.conditioning_of(torch.arange(9), ids, null).any()
     given = {"labels": targets_for(stage, batch=2), "null_conditioning": null}
-    assert torch.equal(stage(conditioning_ids=heard, **given).logits, stage(conditioning_ids=other, **given).logits)
+    assert torch.equal(stage(conditioning_ids=ids, **given).logits, stage(conditioning_ids=other, **given).logits)

@@ -20,7 +20,7 @@ from tiny_models import placed, tiny_stage
 
 
 class RecordingDecoder(FastDecoder):
-    """The fast loop, which also keeps the guided scores of every step in `scores`, float [B, V] each."""
+    """The fast loop, recording the guided scores of every step in `scores`, float [B, V] each."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -36,7 +36,7 @@ def uniforms_for(batch: int, count: int, seed: int = 5) -> torch.Tensor:
 
 
 def guided_scores(stage: Any, conditioning: torch.Tensor, tokens: torch.Tensor, scale: float) -> torch.Tensor:
-    """Teacher-forced scores of every slot by the stage's own forward: float [B·R, L, V]."""
+    """Teacher-forced scores of every slot from the stage's own forward: float [B·R, L, V]."""
     conditional, unconditional = both_scores(stage, conditioning, labels=tokens)
     return unconditional + scale * (conditional - unconditional)
 
@@ -84,7 +84,7 @@ def test_fast_and_reference_draw_the_same_tokens(name: str, pattern: str, scheme
 @pytest.mark.parametrize("padding", ["behind", "before"])
 @pytest.mark.parametrize("scheme", ["index", "time", "sum"])
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
-def test_rows_of_different_lengths_generate_as_each_alone(pattern: str, scheme: str, padding: str) -> None:
+def test_rows_of_different_lengths_generate_the_same_as_alone(pattern: str, scheme: str, padding: str) -> None:
     stage = tiny_stage("coarse", codebook_pattern=pattern, **placed(scheme))
     conditioning = conditioning_for(stage, batch=3, frames=12)
     lengths, numbers = (12, 6, 8), uniforms_for(3, 72)
@@ -100,13 +100,13 @@ def test_rows_of_different_lengths_generate_as_each_alone(pattern: str, scheme: 
         )
         assert torch.equal(together[row, :steps], alone[0])
         assert torch.equal(reference[row, :steps], alone[0])
-    # and where less is asked for than the conditioning lasts
+    # and when fewer tokens are requested than the conditioning covers
     part = FastDecoder(stage, 3.0, 0.9, 9).generate(conditioning, 20, numbers[:, :20])
     assert torch.equal(decode_window(stage, conditioning, 20, numbers[:, :20], how, nothing), part)
 
 
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
-def test_a_prefix_is_continued_and_forced_tokens_are_taken(pattern: str) -> None:
+def test_a_prefix_is_continued_and_forced_tokens_are_kept(pattern: str) -> None:
     stage = tiny_stage("fine", codebook_pattern=pattern)
     conditioning = conditioning_for(stage, batch=2)
     steps = stage.config.target_length(FRAMES)
@@ -120,12 +120,12 @@ def test_a_prefix_is_continued_and_forced_tokens_are_taken(pattern: str) -> None
     forced = torch.full_like(whole, -1)
     forced[1, 3:9] = (whole[1, 3:9] + 1) % 16
     for decoding in ("fast", "reference"):
-        bent = decode_window(
+        steered = decode_window(
             stage, conditioning, steps, numbers, DecodingOptions(decoding, 3.0, 0.9, 0), whole[:, :0], forced
         )
-        # a slot predicts codes of four frames under the delay pattern, so that codes before a change may hear of it
-        assert torch.equal(bent[0], whole[0]) and (pattern == "delay" or torch.equal(bent[1, :3], whole[1, :3]))
-        assert torch.equal(bent[1, 3:9], forced[1, 3:9])
+        # under the delay pattern a slot predicts codes of four frames, so codes before a change may depend on it
+        assert torch.equal(steered[0], whole[0]) and (pattern == "delay" or torch.equal(steered[1, :3], whole[1, :3]))
+        assert torch.equal(steered[1, 3:9], forced[1, 3:9])
 
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
@@ -135,12 +135,12 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 @pytest.mark.parametrize(
     ("name", "pattern", "scheme"), [*((*each, "time") for each in STAGES_AND_PATTERNS), ("coarse", "delay", "sum")]
 )
-def test_steps_at_fixed_addresses_give_the_same_tokens_window_after_window(
+def test_compiled_steps_give_the_same_tokens_in_every_window(
     name: str, pattern: str, scheme: str, device: str
 ) -> None:
     stage = tiny_stage(name, codebook_pattern=pattern, **placed(scheme)).to(device)
     frames = 24 if pattern == "flat" else 72
-    # with this seed no two codes are equally likely but for rounding
+    # with this seed, rounding cannot decide between two codes
     conditioning = conditioning_for(stage, batch=3, frames=frames, seed=3).to(device)
     steps = stage.config.target_length(frames)
     assert stage.pattern.slots(steps // stage.config.num_codebooks) > BLOCK or name == "semantic"
@@ -148,7 +148,7 @@ def test_steps_at_fixed_addresses_give_the_same_tokens_window_after_window(
     numbers, forced = uniforms_for(3, steps), torch.full((3, steps), -1)
     forced[1, 3:9] = 2
     plain, compiled = (FastDecoder(stage, 3.0, 0.9, 9, compile=each) for each in (False, True))
-    made = []
+    seen = []
     for arguments in (
         {"uniforms": numbers},
         {"uniforms": numbers.flip(1)},
@@ -160,10 +160,10 @@ def test_steps_at_fixed_addresses_give_the_same_tokens_window_after_window(
         expected = plain.generate(conditioning, count, **arguments)
         assert torch.equal(compiled.generate(conditioning, count, **arguments), expected)
         assert compiled.graphed is not None and compiled.graphed.checked
-        made.append(compiled.graphed)
-    # padding of conditioning that has no slots of its own changes no bias
-    padded = made[0] if scheme == "sum" else made[2]
-    assert made[0] is made[1] and made[2] is padded and made[3] is made[4], "made once for windows of one shape"
+        seen.append(compiled.graphed)
+    # where conditioning has no slots of its own, padding does not change the bias
+    padded = seen[0] if scheme == "sum" else seen[2]
+    assert seen[0] is seen[1] and seen[2] is padded and seen[3] is seen[4], "compiled once per window shape"
     assert plain.graphed is None
 
 
@@ -176,7 +176,7 @@ def failing(step: _GraphedStep, kind: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("compute", "reason"), [(broken, "scores differ by"), (failing, "not permitted when stream")])
-def test_graphs_that_compute_something_else_give_way_to_the_plain_loop_with_a_warning(
+def test_graphs_that_fail_or_differ_fall_back_to_the_plain_loop_with_a_warning(
     compute: Callable[..., torch.Tensor],
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -211,14 +211,14 @@ def reparametrised(stage: Any) -> None:
 
 @pytest.mark.parametrize("change", [adapted, hooked, quantised, reparametrised, cpu_offload])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_stage_that_is_more_than_its_weights_is_refused(change: Callable[[Any], object]) -> None:
+def test_stages_with_adapters_hooks_or_changed_layers_are_refused(change: Callable[[Any], object]) -> None:
     stage = tiny_stage("coarse")
     change(stage)
     with pytest.raises(ValueError, match=r'reads weights only, and model.* or choose decoding="reference"'):
         FastDecoder(stage)
 
 
-def test_merged_adapters_and_watchers_change_nothing() -> None:
+def test_merged_adapters_and_progress_hooks_are_accepted() -> None:
     stage = tiny_stage("coarse", initializer_range=0.1)
     conditioning = conditioning_for(stage)
     count = stage.config.target_length(FRAMES)
@@ -236,7 +236,7 @@ def test_merged_adapters_and_watchers_change_nothing() -> None:
 
 @pytest.mark.processor
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
-def test_bfloat16_stays_near_float32(pattern: str) -> None:
+def test_bfloat16_scores_stay_close_to_float32(pattern: str) -> None:
     stage = tiny_stage("coarse", codebook_pattern=pattern, initializer_range=0.1)
     conditioning = conditioning_for(stage)
     steps = stage.config.target_length(FRAMES)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference of decoding: guidance against a loop written by hand, and what GenerationMixin offers besides."""
+"""The reference decoding loop: guidance against a hand-written loop, caches, and refused GenerationMixin options."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ STEPS = 5
 def guided_loop(
     stage: Any, conditioning: torch.Tensor, steps: int, scale: float, temperature: float, top_k: int
 ) -> torch.Tensor:
-    """The paper's decoding without a cache, a processor or GenerationMixin: two passes a step."""
+    """The paper's decoding without cache, processors or GenerationMixin: two forward passes per step."""
     tokens = torch.full((len(conditioning), 1), stage.config.bos_token_id)
     for _ in range(steps):
         conditional, unconditional = both_scores(stage, conditioning, input_ids=tokens)[..., -1, :]
@@ -66,7 +66,7 @@ def test_guidance_scale_1_equals_no_guidance() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
-def test_what_generate_cannot_do_is_refused(pattern: str) -> None:
+def test_generation_modes_that_a_stage_lacks_are_refused(pattern: str) -> None:
     stage = tiny_stage("coarse", codebook_pattern=pattern)
     conditioning = conditioning_for(stage, batch=1)
     with pytest.raises(ValueError, match="needs conditioning_ids"):
@@ -83,7 +83,7 @@ def test_what_generate_cannot_do_is_refused(pattern: str) -> None:
         stage.generate(before.sequences, conditioning_ids=conditioning, cache=before.cache)
 
 
-def test_inputs_embeds_and_rows_that_differ_are_refused() -> None:
+def test_inputs_embeds_and_mismatched_rows_are_refused() -> None:
     stage = tiny_stage("coarse")
     conditioning = conditioning_for(stage)
     tokens = torch.full((2, 1), stage.config.bos_token_id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A generation ends within a tenth of a second, wherever it is: what takes longer than a step asks in between."""
+"""A generation can be cancelled within a tenth of a second anywhere: longer computations poll the callback."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,44 +17,44 @@ LONGEST_SECONDS = 0.1
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_nothing_computes_for_longer_than_a_tenth_of_a_second_unasked(bundled: Any, kept: bool) -> None:
+def test_progress_is_called_at_least_every_tenth_of_a_second(bundled: Any, kept: bool) -> None:
     vocal = glide(4.0, CODEC_RATE)
     options = {"instrumental": vocal, "keep": [(0.0, 3.5)]} if kept else {"skip_fine": True}
     gaps = []
-    # time of this process, and the least of a few runs: a busy machine is not a slow one
+    # processor time, and the best of a few runs, so that a busy machine does not fail the test
     for _ in range(4):
-        asked = [time.process_time()]
-        bundled.generate(vocal, CODEC_RATE, seed=1, progress=partial(_note, asked), **options)
-        asked.append(time.process_time())
-        gaps.append(max(after - before for before, after in zip(asked, asked[1:], strict=False)))
+        called_at = [time.process_time()]
+        bundled.generate(vocal, CODEC_RATE, seed=1, progress=partial(_note, called_at), **options)
+        called_at.append(time.process_time())
+        gaps.append(max(after - before for before, after in zip(called_at, called_at[1:], strict=False)))
         if gaps[-1] < LONGEST_SECONDS:
             break
     assert min(gaps) < LONGEST_SECONDS
 
 
-def _note(asked: list[float], *_: object) -> None:
-    asked.append(time.process_time())
+def _note(called_at: list[float], *_: object) -> None:
+    called_at.append(time.process_time())
 
 
 class Stop(Exception):
-    """What a progress callback raises in these tests."""
+    """Raised by the progress callbacks of these tests."""
 
 
 def stop(*_: object) -> None:
     raise Stop
 
 
-def test_the_tokenizer_and_the_codec_are_ended_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokenizer_and_codec_can_be_cancelled_midway(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hafm_hf.accompaniment.song.BEAT_SECONDS", 0.0)
     model = tiny_composite(num_hidden_layers=1)
     vocal = torch.from_numpy(glide(1.0, CODEC_RATE))
-    told: list[tuple[str, int, int]] = []
-    model.generate(vocal, CODEC_RATE, seed=1, progress=lambda *report: told.append(report))
-    first = told.index(("semantic", 1, 50))
-    last = told.index(("fine", 300, 300))
-    assert first > 3 and set(told[:first]) == {("semantic", 0, 50)}
-    assert len(told) - last > 3 and set(told[last:]) == {("fine", 300, 300)}
-    for moment in (2, first - 1, last + 2, len(told) - 1):
+    reports: list[tuple[str, int, int]] = []
+    model.generate(vocal, CODEC_RATE, seed=1, progress=lambda *report: reports.append(report))
+    first = reports.index(("semantic", 1, 50))
+    last = reports.index(("fine", 300, 300))
+    assert first > 3 and set(reports[:first]) == {("semantic", 0, 50)}
+    assert len(reports) - last > 3 and set(reports[last:]) == {("fine", 300, 300)}
+    for moment in (2, first - 1, last + 2, len(reports) - 1):
         calls = 0
 
         def stop_at(*_: object, moment: int = moment) -> None:
@@ -65,16 +65,16 @@ def test_the_tokenizer_and_the_codec_are_ended_in_the_middle(monkeypatch: pytest
 
         with pytest.raises(Stop):
             model.generate(vocal, CODEC_RATE, seed=1, progress=stop_at)
-        assert calls == moment, "nothing was computed after it"
+        assert calls == moment, "the callback was not called again"
 
 
 @pytest.mark.parametrize("near", [None, 100.0])
-def test_a_long_line_of_beats_is_ended_in_the_middle(bundled: Any, near: float | None) -> None:
-    places, asked = torch.zeros(50 * 240, 4), [time.process_time()]
-    with Heartbeat(bundled, partial(_note, asked)):
+def test_tracking_beats_of_a_long_song_can_be_cancelled_midway(bundled: Any, near: float | None) -> None:
+    places, called_at = torch.zeros(50 * 240, 4), [time.process_time()]
+    with Heartbeat(bundled, partial(_note, called_at)):
         bundled.semantic_tokenizer.beat_phase(places, near=near)
-    whole = time.process_time() - asked[0]
-    assert max(b - a for a, b in zip(asked, asked[1:], strict=False)) < max(LONGEST_SECONDS, whole / 4)
+    whole = time.process_time() - called_at[0]
+    assert max(b - a for a, b in zip(called_at, called_at[1:], strict=False)) < max(LONGEST_SECONDS, whole / 4)
 
     began = time.process_time()
     with Heartbeat(bundled, stop), pytest.raises(Stop):
@@ -82,7 +82,7 @@ def test_a_long_line_of_beats_is_ended_in_the_middle(bundled: Any, near: float |
     assert time.process_time() - began < whole / 2
 
 
-def test_who_uses_the_model_in_another_thread_is_not_ended(bundled: Any) -> None:
+def test_another_thread_using_the_model_is_not_cancelled(bundled: Any) -> None:
     places = torch.zeros(50 * 60, 4)
 
     with Heartbeat(bundled, stop), ThreadPoolExecutor() as pool:
@@ -91,7 +91,7 @@ def test_who_uses_the_model_in_another_thread_is_not_ended(bundled: Any) -> None
             bundled.semantic_tokenizer.beat_phase(places)
 
 
-def test_no_hook_stays_behind() -> None:
+def test_hooks_are_removed_afterwards() -> None:
     model = tiny_composite(num_hidden_layers=1)
     with pytest.raises(Stop), Heartbeat(model, lambda *_: None):
         assert any(module._forward_pre_hooks for module in model.modules())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""History-free guidance: its formula, in both loops, in windows, rows and samples."""
+"""History-free guidance: its formula in both loops, with prefixes, padding and sampling."""
 
 from typing import Any
 
@@ -17,14 +17,14 @@ WEIGHT = 2.5
 
 
 def listening_stage(name: str, **options: Any) -> Any:
-    """A stage whose conditioning says something, so that its weight matters."""
+    """A stage that responds to its conditioning, so that the guidance weight matters."""
     stage = tiny_stage(name, **{**placed("time"), "initializer_range": 0.2, **options})
     stage.generation_config.history_free_guidance = WEIGHT
     return stage
 
 
 def guided_by_hand(stage: Any, conditioning: torch.Tensor, steps: int, scale: float) -> torch.Tensor:
-    """Greedy tokens int64 [B, steps] by whole forwards: λ over the history, w over none."""
+    """Greedy tokens int64 [B, steps] from full forward passes: scale λ with the history, weight w without it."""
     batch, bos = len(conditioning), stage.config.bos_token_id
     size = stage.config.codebook_size
     ids = torch.full((batch, 1), bos)
@@ -52,11 +52,11 @@ def test_both_loops_equal_the_formula(name: str, scheme: str, scale: float) -> N
         stage.generation_config.history_free_guidance = nothing
         without = stage.generate(**greedy)
         fast = DecodingOptions(guidance_scale=scale).decoder(stage).generate(conditioning, steps, None)
-        assert not torch.equal(without, reference) and torch.equal(fast, without[:, 1:]), "it changes something"
+        assert not torch.equal(without, reference) and torch.equal(fast, without[:, 1:]), "tokens change"
 
 
 @pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
-def test_sampled_tokens_of_both_loops_and_of_fixed_addresses_are_the_same(name: str, pattern: str) -> None:
+def test_both_loops_and_compiled_steps_sample_the_same_tokens(name: str, pattern: str) -> None:
     stage = listening_stage(name, codebook_pattern=pattern)
     conditioning = conditioning_for(stage, batch=3, frames=24)
     steps = stage.config.target_length(24)
@@ -70,7 +70,7 @@ def test_sampled_tokens_of_both_loops_and_of_fixed_addresses_are_the_same(name: 
     assert fast.tolist() == reference.tolist() and len(fast.unique()) > 2
     compiled = FastDecoder(stage, 2.0, 0.8, 7, history_free_guidance=WEIGHT, compile=True)
     assert torch.equal(compiled.generate(conditioning, steps - 4, numbers[:, 4:], known, None, mask), fast)
-    # a second window finds the steps of the first, and its own scores
+    # a second window reuses the compiled steps, but not the scores
     other = conditioning_for(stage, batch=3, frames=24, seed=9)
     again = FastDecoder(stage, 2.0, 0.8, 7, history_free_guidance=WEIGHT)
     assert torch.equal(

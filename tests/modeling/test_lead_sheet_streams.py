@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages with the streams of a lead sheet: where they are added, and that a stage learns to read them."""
+"""Stages that read lead sheet streams: where the streams are added, and what checkpoints store."""
 
 from pathlib import Path
 from typing import Any
@@ -25,33 +25,33 @@ def conditioning_with(stage: Any, streams: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_without_streams_has_the_weights_that_it_had(name: str) -> None:
+def test_streams_add_only_their_own_embedding(name: str) -> None:
     plain, reading = tiny_stage(name), with_streams(name)
     added = {key for key, _ in reading.named_parameters()} - {key for key, _ in plain.named_parameters()}
     assert added == {"model.lead_sheet_embedding.weight"}
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stream_is_heard_at_its_own_instant_and_by_no_null_row(name: str) -> None:
+def test_a_stream_acts_at_its_own_frame_and_not_on_null_rows(name: str) -> None:
     stage = with_streams(name)
     silent = conditioning_with(stage, torch.zeros(2, FRAMES, dtype=torch.long))
-    told = silent.clone()
-    told[:, -2, 3] = 5
-    embedded = [stage.model.embed_conditioning(ids, None) for ids in (silent, told)]
+    with_chord = silent.clone()
+    with_chord[:, -2, 3] = 5
+    embedded = [stage.model.embed_conditioning(ids, None) for ids in (silent, with_chord)]
     changed = (embedded[0] != embedded[1]).any(dim=-1).any(dim=0).nonzero().flatten().tolist()
     assert changed == [(stage.config.num_conditioning_sources - 1) * FRAMES + 3]
     null = torch.ones(BATCH, dtype=torch.bool)
-    assert torch.equal(*(stage.model.embed_conditioning(ids, null) for ids in (silent, told)))
+    assert torch.equal(*(stage.model.embed_conditioning(ids, null) for ids in (silent, with_chord)))
     labels = targets_for(stage)
-    logits = [stage(conditioning_ids=ids, labels=labels).logits for ids in (silent, told)]
+    logits = [stage(conditioning_ids=ids, labels=labels).logits for ids in (silent, with_chord)]
     assert not torch.allclose(*logits)
-    told[0, -2, 3] = STREAMS["chord"]
+    with_chord[0, -2, 3] = STREAMS["chord"]
     with pytest.raises(ValueError, match=rf"conditioning_ids holds {STREAMS['chord']}; "):
-        stage(conditioning_ids=told, labels=labels)
+        stage(conditioning_ids=with_chord, labels=labels)
 
 
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
-def test_generation_and_checkpoints_carry_the_streams(pattern: str, tmp_path: Path) -> None:
+def test_generation_uses_and_checkpoints_keep_the_streams(pattern: str, tmp_path: Path) -> None:
     stage = with_streams("coarse", codebook_pattern=pattern, styles=["folk", "rock"]).eval()
     stage.save_pretrained(tmp_path)
     again = type(stage).from_pretrained(tmp_path).eval()
@@ -63,7 +63,7 @@ def test_generation_and_checkpoints_carry_the_streams(pattern: str, tmp_path: Pa
         stage.generate(conditioning_ids=ids[:, :2])
 
 
-def test_streams_are_embedded_in_one_order_whatever_a_file_makes_of_them(tmp_path: Path) -> None:
+def test_streams_have_one_order_whatever_the_order_of_the_config(tmp_path: Path) -> None:
     given = {name: STREAM_SIZES[name] for name in ("energy", "bar", "chord")}
     stage = tiny_stage("semantic", lead_sheet_streams=given)
     assert list(stage.config.lead_sheet_streams) == ["chord", "bar", "energy"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products of the fast loop for few rows are those of linear layers: exact where precision is kept."""
+"""The fast loop's matrix products for few rows equal linear layers, exactly unless rounding is intended."""
 
 import os
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.processor
 SHAPES = [(48, 36), (512, 512), (1024, 512)]
 
 
-def off(rows: int, weight: torch.Tensor) -> float:
+def relative_error(rows: int, weight: torch.Tensor) -> float:
     """Relative error of a product against the same matrix in double precision."""
     x = torch.randn(rows, weight.shape[1], generator=torch.Generator().manual_seed(rows))
     expected = x.double() @ weight.double().t()
@@ -24,22 +24,22 @@ def off(rows: int, weight: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1, HALF_ROWS + 1])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_products_are_those_of_linear(rows: int, shape: tuple[int, int]) -> None:
-    assert off(rows, torch.randn(shape, generator=torch.Generator().manual_seed(0))) < 1e-6
+def test_products_equal_linear_layers(rows: int, shape: tuple[int, int]) -> None:
+    assert relative_error(rows, torch.randn(shape, generator=torch.Generator().manual_seed(0))) < 1e-6
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_matrix_stored_in_bfloat16_is_multiplied_exactly_for_few_rows(shape: tuple[int, int]) -> None:
-    """As trained models are stored; the input is rounded only where many rows make it worth while."""
+def test_a_bfloat16_matrix_is_multiplied_exactly_for_few_rows(shape: tuple[int, int]) -> None:
+    """Trained models are stored in bfloat16; inputs are rounded only for more rows, where it pays off."""
     stored = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
-    assert off(FEW_ROWS, stored.float()) < 1e-6
-    assert off(FEW_ROWS, stored) < 1e-6
-    assert off(FEW_ROWS + 1, stored) < 0.01
-    assert off(HALF_ROWS + 1, stored) < 0.01
+    assert relative_error(FEW_ROWS, stored.float()) < 1e-6
+    assert relative_error(FEW_ROWS, stored) < 1e-6
+    assert relative_error(FEW_ROWS + 1, stored) < 0.01
+    assert relative_error(HALF_ROWS + 1, stored) < 0.01
 
 
 @pytest.mark.parametrize("large", [1e5, 1.0 + 2.0**-12])
-def test_one_number_that_half_precision_cannot_hold_is_not_rounded(large: float) -> None:
+def test_weights_that_half_precision_cannot_hold_are_not_rounded(large: float) -> None:
     weight = torch.zeros(16, 32)
     weight[3, 5] = large
     x = torch.zeros(2, 32)
@@ -47,7 +47,7 @@ def test_one_number_that_half_precision_cannot_hold_is_not_rounded(large: float)
     assert packed_linear(weight, 2)(x)[1, 3] == weight[3, 5]
 
 
-@pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" not in os.environ, reason="of an emulated processor")
+@pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" not in os.environ, reason="for an emulated processor")
 @pytest.mark.skipif(torch.backends.quantized.engine not in ("x86", "fbgemm"), reason="no x86 processor")
-def test_what_an_emulated_processor_lacks_is_found_out() -> None:
+def test_missing_instructions_of_an_emulated_processor_are_detected() -> None:
     assert not _packs(torch.bfloat16)

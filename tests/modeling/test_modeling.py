@@ -15,7 +15,7 @@ from hafm_hf.modeling.modeling_hafm import HAFMCodebookEmbedding, HAFMCodebookHe
 from tiny_models import CLUSTERS, CODES, SIZES, STAGES, tiny_stage
 
 BATCH = 5
-FRAMES = 6  # of conditioning, so that 50 Hz and 75 Hz both give whole frames
+FRAMES = 6  # of conditioning; at 50 Hz and 75 Hz alike they give whole target frames
 SCHEMES = ("index", "time")
 STAGES_AND_PATTERNS = [*((name, "flat") for name in STAGES), ("coarse", "delay"), ("fine", "delay")]
 BACKENDS = ("sdpa", "eager")
@@ -102,7 +102,7 @@ def test_cached_and_static_logits_equal_uncached(name: str, pattern: str, scheme
         whole = stage(input_ids=input_ids, conditioning_ids=conditioning).logits
         for cache in (DynamicCache(config=stage.config), StaticCache(config=stage.config, max_cache_len=slots + 3)):
             pieces = []
-            # an opening, then one token at a time, then a longer piece: the ways generate() calls a stage
+            # a prefix, single tokens, then a longer piece, as generate() calls a stage
             for start, stop in [(0, 3), (3, 4), (4, 5), (5, input_ids.shape[1])]:
                 piece = input_ids[:, start:stop]
                 pieces.append(stage(piece, conditioning, cache=cache, use_cache=True).logits)
@@ -112,7 +112,7 @@ def test_cached_and_static_logits_equal_uncached(name: str, pattern: str, scheme
 @pytest.mark.parametrize("there", [slice(0, 4), slice(2, 6), slice(1, 5)])
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
-def test_padded_row_equals_the_row_alone(name: str, pattern: str, scheme: str, there: slice) -> None:
+def test_a_padded_row_equals_the_row_alone(name: str, pattern: str, scheme: str, there: slice) -> None:
     stage = tiny_stage(name, codebook_pattern=pattern, position_scheme=scheme)
     conditioning, targets = conditioning_for(stage), targets_for(stage)
     length, rows = stage.config.target_length(4), stage.pattern.rows
@@ -126,7 +126,7 @@ def test_padded_row_equals_the_row_alone(name: str, pattern: str, scheme: str, t
     masks = {"conditioning_mask": conditioning_mask, "attention_mask": attention_mask if rows == 1 else None}
     padded = stage(labels=labels, conditioning_ids=conditioning, **masks)
     torch.testing.assert_close(padded.logits[:rows, : alone.logits.shape[1]], alone.logits, atol=1e-5, rtol=0)
-    # and the loss of that row ignores its padding
+    # the loss of that row ignores its padding too
     only_first = labels.clone()
     only_first[1:] = -100
     assert stage.codebook_loss(padded.logits, only_first).item() == pytest.approx(alone.loss.item(), abs=1e-5)
@@ -182,7 +182,7 @@ def test_codebooks_without_a_label_are_left_out_of_the_loss(counted: int) -> Non
     assert learnt.tolist() == [codebook < counted for codebook in range(frames.shape[-1])]
 
 
-def test_loss_of_no_label_at_all_is_zero_and_moves_nothing() -> None:
+def test_loss_without_any_label_is_zero_and_has_no_gradient() -> None:
     stage = tiny_stage("coarse")
     labels = torch.full_like(targets_for(stage), -100)
     loss = stage(labels=labels, conditioning_ids=conditioning_for(stage)).loss
@@ -203,7 +203,7 @@ def test_null_conditioning_hides_the_voice(name: str) -> None:
     assert not torch.isclose(first[~rows], second[~rows]).all(-1).any(-1).any()
 
 
-def test_conditioning_dropout_happens_in_training_at_its_rate_only() -> None:
+def test_conditioning_dropout_acts_at_its_rate_and_only_in_training() -> None:
     stage = tiny_stage("semantic", conditioning_dropout=0.3)
     drawn: list[Any] = []
     stage.model.register_forward_pre_hook(
@@ -216,7 +216,7 @@ def test_conditioning_dropout_happens_in_training_at_its_rate_only() -> None:
     stage.train()(labels=labels, conditioning_ids=ids)
     assert drawn[-1].float().mean().item() == pytest.approx(0.3, abs=0.08)
     stage.generate(conditioning_ids=ids, guidance_scale=1.0)
-    assert not drawn[-1].any(), "nor does it happen in generate()"
+    assert not drawn[-1].any(), "generate() does not drop conditioning either"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -231,7 +231,7 @@ def test_half_precisions_run_close_to_float32(name: str, dtype: torch.dtype) -> 
     assert stage.generate(conditioning_ids=ids).shape == (BATCH, 1 + labels.shape[1])
 
 
-def test_padding_before_tokens_of_the_target_is_refused() -> None:
+def test_target_padding_before_tokens_is_refused() -> None:
     for name in STAGES:
         stage = tiny_stage(name)
         labels = targets_for(stage)
@@ -242,7 +242,7 @@ def test_padding_before_tokens_of_the_target_is_refused() -> None:
                 stage(labels=labels, conditioning_ids=conditioning_for(stage), attention_mask=mask)
 
 
-def test_ids_that_a_codebook_does_not_have_are_refused() -> None:
+def test_ids_outside_the_codebooks_are_refused() -> None:
     for name in STAGES:
         stage = tiny_stage(name)
         conditioning, ids = conditioning_for(stage), shifted(stage, targets_for(stage))
@@ -252,11 +252,11 @@ def test_ids_that_a_codebook_does_not_have_are_refused() -> None:
             changed[1, 2] = wrong
             with pytest.raises(ValueError, match=rf"input_ids holds {wrong}; .* 0 to {bos - 1}"):
                 stage(changed, conditioning)
-            heard = conditioning.clone()
+            other = conditioning.clone()
             limit = stage.config.conditioning_codebook_sizes[0][0]
-            heard[1, -1, 2] = -1 if wrong < 0 else limit
-            with pytest.raises(ValueError, match=rf"conditioning_ids holds {heard[1, -1, 2]}; .* 0 to {limit - 1}"):
-                stage(ids, heard)
+            other[1, -1, 2] = -1 if wrong < 0 else limit
+            with pytest.raises(ValueError, match=rf"conditioning_ids holds {other[1, -1, 2]}; .* 0 to {limit - 1}"):
+                stage(ids, other)
             with pytest.raises(ValueError, match="input_ids holds"):
                 stage.generate(changed, conditioning_ids=conditioning)
 
@@ -275,13 +275,13 @@ def test_ids_that_a_codebook_does_not_have_are_refused() -> None:
         ({"inputs_embeds": torch.zeros(5, 36, 24)}, "instead of inputs_embeds"),
     ],
 )
-def test_inputs_that_are_missing_or_of_other_shapes_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
+def test_missing_inputs_and_wrong_shapes_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     stage = tiny_stage("coarse")
     with pytest.raises(ValueError, match=message):
         stage(**{"labels": targets_for(stage), "conditioning_ids": conditioning_for(stage), **changes})
 
 
-def test_bos_stands_behind_the_codes(tmp_path: Path) -> None:
+def test_the_bos_id_follows_the_codes(tmp_path: Path) -> None:
     config_class, model_class = STAGES["semantic"]
     tiny_stage("semantic").save_pretrained(tmp_path)
     with pytest.raises(StrictDataclassError, match="(?s)bos_token_id is 13; .* must be 20"):

@@ -26,7 +26,7 @@ def test_causal_buckets_are_exact_up_to_16_then_logarithmic_up_to_the_maximum() 
     assert bucket[round(16 * (1000 / 16) ** 0.5)].item() in (23, 24)
 
 
-def test_signed_buckets_tell_past_from_future() -> None:
+def test_signed_buckets_distinguish_past_from_future() -> None:
     distance = torch.arange(-600, 601)
     bucket = signed_bucket(distance, 64, 500)
     past, future = bucket[distance > 0], bucket[distance < 0]
@@ -36,7 +36,7 @@ def test_signed_buckets_tell_past_from_future() -> None:
     assert bucket.min() == 0 and bucket.max() == 63
 
 
-def test_target_slots_sound_with_the_conditioning_frame_of_their_instant() -> None:
+def test_target_slots_are_aligned_with_the_conditioning_frame_of_their_time() -> None:
     layout = token_layout(coarse_config(), conditioning_frames=50, target_slots=300)
     for slot in (0, 3, 4, 7, 8, 150, 299):
         instant = (slot // 4) / 75
@@ -45,7 +45,7 @@ def test_target_slots_sound_with_the_conditioning_frame_of_their_instant() -> No
 
 
 @pytest.mark.parametrize("frames", [40, 80])
-def test_time_scheme_gives_tokens_that_sound_together_one_bias_whatever_the_length(frames: int) -> None:
+def test_time_scheme_gives_simultaneous_tokens_one_bias_at_any_length(frames: int) -> None:
     config = coarse_config(position_scheme="time")
     bias = RelativeAttentionBias(config)
     layout = token_layout(config, frames, frames * 6)
@@ -57,29 +57,29 @@ def test_time_scheme_gives_tokens_that_sound_together_one_bias_whatever_the_leng
             assert buckets[2 * frames + slot, source * frames + frame] == together
     index = RelativeAttentionBias(coarse_config(position_scheme="index")).buckets(layout, layout)[0]
     aligned = [index[2 * frames + slot, (slot // 4) * 50 // 75].item() for slot in range(0, frames * 6, 7)]
-    assert len(set(aligned)) > 1, "under the index scheme the same instant falls into different buckets"
+    assert len(set(aligned)) > 1, "under the index scheme, simultaneous tokens have different buckets"
 
 
-def test_time_scheme_starts_from_heads_that_prefer_the_same_instant() -> None:
+def test_time_scheme_is_initialised_with_heads_that_prefer_the_same_time() -> None:
     locality = RelativeAttentionBias(coarse_config(position_scheme="time", num_attention_heads=3)).locality()
     target, voice, band = locality.split([32, 64, 64])
     assert torch.equal(voice, band)
     for table in (target, voice[:32], voice[32:]):
         assert (table[:, 0].diff() <= 0).all() and table[0].abs().max() == 0
         assert torch.equal(table[:, 2], torch.zeros(len(table)))
-    # one conditioning frame away from the instant costs the sharpest head as much as one frame (six tokens) of history
+    # one conditioning frame of distance costs the sharpest head as much as one frame (six tokens) of history
     assert voice[1, 0] == target[6, 0] == -3.0
 
 
-def test_index_scheme_starts_as_the_paper_says() -> None:
+def test_index_scheme_is_initialised_as_in_the_paper() -> None:
     stage = tiny_stage("coarse", initializer_range=0.02)
     assert stage.model.relative_attention_bias.weight.std().item() == pytest.approx(0.02, rel=0.3)
     assert tiny_stage("coarse", position_scheme="time").model.relative_attention_bias.weight.min() < -10
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
-def test_compiled_bias_is_right_where_the_target_is_no_multiple_of_the_conditioning() -> None:
-    # as long as the garbage that a slot without a source would read is seldom what it should be
+def test_compiled_bias_is_right_for_targets_that_are_no_multiple_of_conditioning() -> None:
+    # a slot without a source would read garbage, which is almost never the right value
     config = coarse_config(position_scheme="time", codebook_pattern="delay")
     bias = RelativeAttentionBias(config)
     torch.nn.init.normal_(bias.weight)

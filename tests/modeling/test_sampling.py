@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random streams and the choice they make: independence of cuts, distribution, and never a code that cannot be."""
+"""Random streams and sampling: independence of chunking, the distribution, and no impossible codes."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ import torch
 from hafm_hf.modeling.generation_hafm import RandomStream, draw
 
 
-def test_a_position_has_one_number_wherever_reading_begins() -> None:
+def test_a_position_has_the_same_number_wherever_reading_starts() -> None:
     stream = RandomStream(seed=7, stage=2, sample=3)
     whole = stream.uniforms(0, 101)
     for start, count in ((0, 1), (3, 5), (4, 4), (17, 60), (100, 1)):
@@ -16,7 +16,7 @@ def test_a_position_has_one_number_wherever_reading_begins() -> None:
 
 
 @pytest.mark.parametrize("other", [RandomStream(8, 2, 3), RandomStream(7, 1, 3), RandomStream(7, 2, 4)])
-def test_seed_stage_and_sample_each_make_another_stream(other: RandomStream) -> None:
+def test_seed_stage_and_sample_each_change_the_stream(other: RandomStream) -> None:
     ours, theirs = RandomStream(7, 2, 3).uniforms(0, 4000).double(), other.uniforms(0, 4000).double()
     assert abs(float(torch.corrcoef(torch.stack([ours, theirs]))[0, 1])) < 0.06
     assert abs(float(ours.mean()) - 0.5) < 0.02
@@ -31,7 +31,7 @@ def test_draws_follow_temperature_and_top_k() -> None:
     torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
 
 
-def test_no_number_draws_a_code_without_probability() -> None:
+def test_a_code_without_probability_is_never_drawn() -> None:
     scores = torch.tensor([[-float("inf"), 3.0, -float("inf"), 1.0, -float("inf")]]).expand(4, -1)
     assert draw(scores, torch.tensor([2.0**-24, 0.5, 1 - 2.0**-24, 1.0])).tolist() == [1, 1, 3, 3]
     assert draw(scores, None).tolist() == [1] * 4

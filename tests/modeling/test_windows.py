@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Songs longer than a window: every frame once, overlaps forced, rows together or alone, spans that are kept."""
+"""Songs longer than a window: every frame once, forced overlaps, batched rows equal single ones, kept spans."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ def test_song_windows_cover_every_frame_once(frames: int) -> None:
     assert all(w.known >= 3 for w in cut[1:])
 
 
-def test_song_windows_of_one_length_and_bad_overlap() -> None:
+def test_one_window_fits_exactly_and_too_long_an_overlap_is_refused() -> None:
     assert song_windows(10, window=10, overlap=3) == [Window(0, 10, 0)]
     with pytest.raises(ValueError, match="overlap is 10"):
         song_windows(30, window=10, overlap=10)
@@ -48,20 +48,20 @@ def test_windows_force_the_overlap_and_fill_the_song(pattern: str, steps: int) -
     counted: list[int] = []
     read: list[torch.Tensor] = []
     run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), report=counted.append)
-    # the openings alone go through the stage's forward
+    # only the prefixes go through the stage's forward
     stage.model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(kwargs["input_ids"].clone()), with_kwargs=True
     )
     codes = run.run(list(conditioning_for(stage, batch=2, frames=30)))
     assert [tuple(row.shape) for row in codes] == [(4, 45)] * 2
-    # four windows; under the delay pattern the last codebook ends three slots after the first
+    # four windows; under the delay pattern, the last codebook ends three slots after the first
     assert sum(counted) == run.steps == steps
-    openings = [ids for ids in read if ids.shape[1] > 1]
-    # windows of 6 units with 2 of overlap start at units 0, 4, 8 and 9; a unit is 3 frames of 4 codebooks
-    for opening, unit, known in zip(openings, (4, 8, 9), (2, 2, 5), strict=True):
+    prefixes = [ids for ids in read if ids.shape[1] > 1]
+    # windows of 6 units with an overlap of 2 start at units 0, 4, 8 and 9; a unit is 3 frames of 4 codebooks
+    for prefix, unit, known in zip(prefixes, (4, 8, 9), (2, 2, 5), strict=True):
         there = torch.stack(codes)[:, :, unit * 3 : (unit + known) * 3].transpose(1, 2).flatten(1)
         expected = stage.pattern.inputs(torch.nn.functional.pad(there, (0, 4)), stage.config.bos_token_id)
-        assert torch.equal(opening[: len(expected)], expected[:, : opening.shape[1]])
+        assert torch.equal(prefix[: len(expected)], expected[:, : prefix.shape[1]])
 
 
 @pytest.mark.parametrize("decoding", ["fast", "reference"])
@@ -75,7 +75,7 @@ def test_windows_force_the_overlap_and_fill_the_song(pattern: str, steps: int) -
         ("fine", "delay", True),
     ],
 )
-def test_songs_of_different_lengths_together_equal_each_alone(
+def test_songs_of_different_lengths_generate_the_same_batched_and_alone(
     name: str, pattern: str, independent: bool, decoding: str
 ) -> None:
     stage = windowed(name, pattern)
@@ -92,7 +92,7 @@ def test_songs_of_different_lengths_together_equal_each_alone(
 
 
 @pytest.mark.parametrize(("pattern", "steps"), [("flat", 6 * 12), ("delay", 6 * 3 + 3)])
-def test_independent_windows_go_side_by_side(pattern: str, steps: int) -> None:
+def test_independent_windows_are_decoded_in_one_batch(pattern: str, steps: int) -> None:
     stage = windowed("fine", pattern)
     codes = conditioning_for(stage, batch=2, frames=45)
     counted: list[int] = []
@@ -102,7 +102,7 @@ def test_independent_windows_go_side_by_side(pattern: str, steps: int) -> None:
     assert [tuple(row.shape) for row in fine] == [(4, 45)] * 2
 
 
-def test_windows_side_by_side_meet_where_the_sound_changes_least(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_independent_windows_are_joined_where_the_sound_changes_least(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = windowed("fine")
     stage.generation_config.update(overlap_seconds=0.16)
     vectors = torch.randn(stage.config.codebook_size, 8, generator=torch.Generator().manual_seed(0))
@@ -120,26 +120,26 @@ def test_windows_side_by_side_meet_where_the_sound_changes_least(monkeypatch: py
 
     monkeypatch.setattr(run, "_decode", recorded)
     codes = run.run(conditioning)
-    # four frames each of 3 units: windows of 18 frames begin at units 0, 2, 4, 6, 8 and 9
+    # a unit is 3 frames; windows of 18 frames with an overlap of 12 start at units 0, 2, 4, 6, 8 and 9
     starts, changed = [unit * 3 for unit in (0, 2, 4, 6, 8, 9)], 0
     for row in range(2):
         (batch,) = run.batches
         windows = [new.view(-1, 4) for job, new in zip(batch, decoded[0], strict=True) if job.row == row]
-        heard, borders = windows[0], []
+        song, borders = windows[0], []
         for start, window in zip(starts[1:], windows[1:], strict=True):
-            end = len(heard)
+            end = len(song)
             changes = {}
             for at in range(end - 6, end + 1):
-                begins, ends = sound(window[at - start : at - start + 3]), sound(heard[at - 3 : at])
+                begins, ends = sound(window[at - start : at - start + 3]), sound(song[at - 3 : at])
                 changes[at] = float((begins.mean(0) - ends.mean(0)).norm())
             borders.append(min(changes, key=changes.__getitem__))
             changed += borders[-1] != end
-            heard = torch.cat([heard[: borders[-1]], window[borders[-1] - start :]])
-        assert torch.equal(codes[row], heard.t())
-    assert changed > 0, "some windows take over before the one before has ended"
+            song = torch.cat([song[: borders[-1]], window[borders[-1] - start :]])
+        assert torch.equal(codes[row], song.t())
+    assert changed > 0, "some windows take over before the previous one ends"
 
 
-def test_what_the_next_window_may_replace_is_not_final() -> None:
+def test_frames_that_the_next_window_may_replace_are_not_final() -> None:
     stage = windowed("fine")
     conditioning = list(conditioning_for(stage, batch=1, frames=45))
     run = StageRun(stage, rows_of(15), UNIT, DecodingOptions(), True, at_once=1, sound=lambda codes: codes.float())
@@ -147,26 +147,26 @@ def test_what_the_next_window_may_replace_is_not_final() -> None:
     while run.needs is not None:
         run.advance(conditioning)
         codes = run.codes(0)
-        assert torch.equal(codes[:, : seen.shape[1]], seen), "what was final stays"
+        assert torch.equal(codes[:, : seen.shape[1]], seen), "final codes do not change"
         assert codes.shape[1] == run.final_units(0) * 3
         seen = codes
     assert seen.shape[1] == 45
 
 
 @pytest.mark.parametrize(("pattern", "steps"), [("flat", 4 * 12), ("delay", 4 * 3 + 3)])
-def test_given_spans_are_kept_and_whole_windows_of_them_cost_nothing(pattern: str, steps: int) -> None:
+def test_given_spans_are_kept_and_fully_known_windows_are_skipped(pattern: str, steps: int) -> None:
     stage = windowed("coarse", pattern)
     conditioning = conditioning_for(stage, batch=1, frames=30)
     first = StageRun(stage, rows_of(15), UNIT, DecodingOptions()).run(list(conditioning))[0]
     flat = first.t().flatten()
-    # a song that is kept up to unit 7 and from unit 10 on, with other codes in between
+    # keep units 0 to 7 and 10 to 15, and generate the rest
     given = flat.clone()
     given[7 * 12 : 10 * 12] = -1
     run = StageRun(stage, [SongRow(15, RandomStream(9), given)], UNIT, DecodingOptions())
     again = run.run(list(conditioning))[0].t().flatten()
     assert torch.equal(again[: 7 * 12], flat[: 7 * 12]) and torch.equal(again[10 * 12 :], flat[10 * 12 :])
     assert not torch.equal(again[7 * 12 : 10 * 12], flat[7 * 12 : 10 * 12])
-    # windows begin new units at 0, 6, 10 and 14: the second is all that is generated
+    # new units of the windows begin at 0, 6, 10 and 14: only the second window is generated
     assert run.steps == steps
 
 
@@ -179,19 +179,19 @@ def test_given_spans_are_kept_and_whole_windows_of_them_cost_nothing(pattern: st
         ("forced_bos_token_id", 0), ("forced_eos_token_id", 3),
     ],
 )  # fmt: skip
-def test_what_only_the_reference_obeys_is_refused_by_the_fast_loop(setting: str, value: object) -> None:
+def test_settings_that_only_the_reference_supports_are_refused_by_the_fast_loop(setting: str, value: object) -> None:
     stage = tiny_stage("fine", position_scheme="time")
     stage.generation_config.update(**{setting: value})
     with pytest.raises(ValueError, match=f'generation config sets {setting} .*decoding="reference"'):
         StageRun(stage, rows_of(3), UNIT, DecodingOptions())
     conditioning = list(conditioning_for(stage, batch=1, frames=9))
-    # what would change the form of a result is the window's to say
+    # settings that would change the form of the result are overridden per window
     stage.generation_config.update(return_dict_in_generate=True, num_return_sequences=2, max_time=1e-9)
     (codes,) = StageRun(stage, rows_of(3), UNIT, DecodingOptions("reference")).run(conditioning)
     assert codes.shape == (4, 9)
 
 
-def test_settings_that_say_nothing_are_no_reason_to_refuse() -> None:
+def test_settings_without_effect_are_accepted() -> None:
     stage = tiny_stage("fine")
     stage.generation_config.update(
         top_p=1.0, min_p=0.0, typical_p=1.0, epsilon_cutoff=0.0, repetition_penalty=1.0, suppress_tokens=[]
@@ -202,7 +202,7 @@ def test_settings_that_say_nothing_are_no_reason_to_refuse() -> None:
 
 
 @pytest.mark.parametrize("how", ["fast", "reference"])
-def test_without_sampling_every_loop_takes_the_likeliest_tokens(how: str) -> None:
+def test_without_sampling_both_loops_take_the_most_likely_tokens(how: str) -> None:
     stage = tiny_stage("coarse", position_scheme="time")
     conditioning = conditioning_for(stage, batch=1, frames=6)
     likeliest = stage.generate(conditioning_ids=conditioning, do_sample=False)[:, 1:]
@@ -218,7 +218,7 @@ def test_without_sampling_every_loop_takes_the_likeliest_tokens(how: str) -> Non
         ({"compile": True}, "compile=True needs CUDA, but the model is on"),
     ],
 )
-def test_options_that_no_loop_obeys_are_refused(options: dict[str, Any], message: str) -> None:
+def test_unsupported_compile_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StageRun(tiny_stage("fine"), rows_of(3), UNIT, DecodingOptions(**options))
 
@@ -227,8 +227,8 @@ def test_options_that_no_loop_obeys_are_refused(options: dict[str, Any], message
     ("device", "offloaded", "loop"),
     [("cpu", False, "fast"), ("cuda", False, "fast"), ("mps", False, "reference"), ("cuda", True, "reference")],
 )
-def test_what_has_never_run_is_no_default(device: str, offloaded: bool, loop: str) -> None:
+def test_the_fast_loop_is_the_default_only_on_cpu_and_cuda(device: str, offloaded: bool, loop: str) -> None:
     part = SimpleNamespace(**({"_hf_hook": None} if offloaded else {}))
     stage: Any = SimpleNamespace(device=torch.device(device), modules=lambda: [part])
     assert default_decoding([stage]) == loop
-    assert DecodingOptions().decoder(tiny_stage("fine")).compile is False, "without graphs"
+    assert DecodingOptions().decoder(tiny_stage("fine")).compile is False, "graphs are off by default"

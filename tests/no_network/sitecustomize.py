@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps every Python process of the tests on this machine: names are not looked up, strangers are not connected to.
+"""Blocks network access in every Python process of the tests: no name lookups, no connections to other hosts.
 
-Python imports this module when it starts, because conftest.py puts its folder onto PYTHONPATH.
+Python imports this module at startup, because conftest.py puts its folder on PYTHONPATH.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ from functools import lru_cache
 from typing import Any
 
 NAMES = {"", "localhost", "localhost.localdomain", "0.0.0.0", "::", socket.gethostname()}
-# where a process writes down what it was kept from, if anybody wants to know
+# environment variable with the path of an optional log of blocked attempts
 DIARY = "HAFM_TEST_CONNECTIONS"
 
 
 @lru_cache(maxsize=256)
 def is_here(host: str) -> bool:
-    """Whether an address is this machine's own."""
+    """Whether a host is this machine."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -35,12 +35,12 @@ def is_here(host: str) -> bool:
     return True
 
 
-def keep_here(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook: refuses what would leave the machine."""
+def block_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """Audit hook that refuses lookups and connections beyond this machine."""
     host: Any = None
     if event == "socket.connect":
         connection, address = arguments
-        # a datagram socket that "connects" sends nothing; Ray asks it for its own address
+        # connecting a datagram socket sends nothing; Ray does so to find its own address
         if isinstance(address, tuple) and connection.type != socket.SOCK_DGRAM:
             host = address[0]
     elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
@@ -50,9 +50,9 @@ def keep_here(event: str, arguments: tuple[Any, ...]) -> None:
     host = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
     if not is_here(host):
         if DIARY in os.environ:
-            with contextlib.suppress(OSError), open(os.environ[DIARY], "a") as diary:
-                diary.write(f"{event} {host}\n")
+            with contextlib.suppress(OSError), open(os.environ[DIARY], "a") as log:
+                log.write(f"{event} {host}\n")
         raise socket.gaierror(socket.EAI_NONAME, f"tests stay on this machine, and {host} is not on it")
 
 
-sys.addaudithook(keep_here)
+sys.addaudithook(block_network)

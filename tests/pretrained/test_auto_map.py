@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Without `import hafm_hf`: every folder of a composite by the Auto classes alone, and saved again as it was."""
+"""Without `import hafm_hf`: the Auto classes load every folder of a composite, and save it unchanged."""
 
 import json
 import sys
@@ -32,9 +32,9 @@ made["composite"].save_pretrained(f"{again}/whole")
 """
 
 
-# whatever comes first imports hafm_hf, and the others find it imported
+# the first one imports hafm_hf, so the others find it imported
 @pytest.mark.parametrize("first", ["extractor", "within"])
-def test_auto_classes_need_trust_remote_code_only(tiny_model: Path, tmp_path: Path, first: str) -> None:
+def test_auto_classes_need_only_trust_remote_code(tiny_model: Path, tmp_path: Path, first: str) -> None:
     done = run_program([sys.executable, "-c", PROGRAM, tiny_model, tmp_path, first], fresh=True, check=True)
     kinds = ["ForVocalAccompaniment", "SemanticTokenizerConfig", "FeatureExtractor", "CoarseForCausalLM"]
     assert done.stdout.split()[-5:] == [f"HAFM{kind}" for kind in (*kinds, "FineForCausalLM")]
@@ -42,13 +42,13 @@ def test_auto_classes_need_trust_remote_code_only(tiny_model: Path, tmp_path: Pa
         names = {path.relative_to(before): path.read_bytes() for path in before.rglob("*") if path.is_file()}
         # another test may have imported the handler
         names = {name: content for name, content in names.items() if "__pycache__" not in name.parts}
-        # no code of the package beside the weights
+        # no package code is saved with the weights
         assert {path.relative_to(saved) for path in saved.rglob("*") if path.is_file()} == set(names)
         found, wanted = (json.loads((folder / "config.json").read_text()) for folder in (saved, before))
         assert found["auto_map"] == wanted["auto_map"]
 
 
-def test_the_bundled_models_folders_say_where_their_classes_are(bundled_model: Path) -> None:
+def test_the_bundled_models_folders_map_to_their_classes(bundled_model: Path) -> None:
     for part in ("", "semantic_tokenizer", "semantic", "coarse", "fine", "codec", "listener", "separator"):
         config = json.loads((bundled_model / part / "config.json").read_text())
         assert config["auto_map"]["AutoModel"] == f"hafm_auto.{config['architectures'][0]}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Repositories on a hub: pushed to a stand-in through the hub's HTTP API, checked file by file, and loaded back."""
+"""Repositories on a hub: pushed to a stand-in through the hub's HTTP API, compared file by file, and loaded back."""
 
 import json
 import sys
@@ -63,7 +63,7 @@ for model in (alone, within):
 
 
 def run_online(script: str, hub: StandIn, folder: Path, *arguments: str) -> None:
-    """Runs a script in a process whose hub is the stand-in."""
+    """Runs a script in a process that uses the stand-in as its hub."""
     environment = reaching(hub.url, TOKEN, folder)
     result = run_program([sys.executable, "-c", script, *arguments], environment, folder, fresh=True)
     assert result.returncode == 0, result.stderr[-3000:] + "\n".join(hub.requests[-20:])
@@ -71,13 +71,13 @@ def run_online(script: str, hub: StandIn, folder: Path, *arguments: str) -> None
 
 @pytest.fixture(scope="module")
 def saved_again(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder that the pushing process saves the composite to."""
+    """Folder to which the pushing process saves the composite."""
     return tmp_path_factory.mktemp("push") / "saved"
 
 
 @pytest.fixture(scope="module")
 def hub(tiny_model: Path, saved_again: Path) -> Iterator[StandIn]:
-    """The stand-in after everything was pushed to it."""
+    """The stand-in after all pushes."""
     with stand_in() as started:
         band, folder = tiny_band(), saved_again.with_name("band")
         band.style_sounds = {"folk": b"a sound"}
@@ -86,7 +86,7 @@ def hub(tiny_model: Path, saved_again: Path) -> Iterator[StandIn]:
         yield started
 
 
-def test_pushed_composite_is_the_saved_folder_file_by_file(hub: StandIn, tiny_model: Path, saved_again: Path) -> None:
+def test_a_pushed_composite_equals_the_saved_folder(hub: StandIn, tiny_model: Path, saved_again: Path) -> None:
     pushed = dict(hub.repositories["singers/tiny"].branches["main"])
     pushed.pop("README.md")
     saved = {str(p.relative_to(saved_again)): p.read_bytes() for p in saved_again.rglob("*") if p.is_file()}
@@ -100,7 +100,7 @@ def test_pushed_composite_is_the_saved_folder_file_by_file(hub: StandIn, tiny_mo
     assert parts | set(REPOSITORY_FILES) | {"config.json", "preprocessor_config.json"} <= set(pushed)
 
 
-def test_repositories_and_commits_are_as_asked_for(hub: StandIn) -> None:
+def test_privacy_messages_and_revisions_are_as_requested(hub: StandIn) -> None:
     names = {f"singers/tiny{part}" for part in ("", "-dev", "-coarse", "-fine", "-tokens")}
     assert set(hub.repositories) == {*names, "singers/band"}
     composite = hub.repositories["singers/tiny"]
@@ -108,31 +108,31 @@ def test_repositories_and_commits_are_as_asked_for(hub: StandIn) -> None:
     assert composite.commits[0] == "First song" and set(composite.branches) == {"main", "next"}
 
 
-def test_card_is_made_once_and_then_kept(hub: StandIn) -> None:
+def test_a_card_is_written_once_and_then_kept(hub: StandIn) -> None:
     branches = hub.repositories["singers/tiny"].branches
     assert "# By hand" in branches["main"]["README.md"].decode() and branches["main"] == branches["next"]
     band = hub.repositories["singers/band"].branches["main"]
     assert json.loads(band["preprocessor_config.json"])["max_seconds"] == 77
     assert hub.repositories["singers/band"].private
     assert "[folk](styles/folk.ogg), rock." in band["README.md"].decode() and band["styles/folk.ogg"] == b"a sound"
-    made = ModelCard(hub.repositories["singers/tiny-coarse"].branches["main"]["README.md"].decode())
-    assert made.data.get("pipeline_tag") == "audio-to-audio" and made.data.get("library_name") == "transformers"
-    assert {len(tag) > 1 for tag in made.data["tags"]} == {True} and "choir" in made.data["tags"]
-    assert 'HAFMCoarseForCausalLM.from_pretrained("singers/tiny-coarse")' in made.text
+    card = ModelCard(hub.repositories["singers/tiny-coarse"].branches["main"]["README.md"].decode())
+    assert card.data.get("pipeline_tag") == "audio-to-audio" and card.data.get("library_name") == "transformers"
+    assert {len(tag) > 1 for tag in card.data["tags"]} == {True} and "choir" in card.data["tags"]
+    assert 'HAFMCoarseForCausalLM.from_pretrained("singers/tiny-coarse")' in card.text
 
 
-def test_saving_with_push_to_hub_uploads_the_same_and_our_card(hub: StandIn, saved_again: Path) -> None:
+def test_saving_with_push_to_hub_uploads_the_same_files_and_a_card(hub: StandIn, saved_again: Path) -> None:
     repository = hub.repositories["singers/tiny-fine"]
     pushed = dict(repository.branches["main"])
-    made = ModelCard(pushed.pop("README.md").decode())
-    assert 'HAFMFineForCausalLM.from_pretrained("singers/tiny-fine")' in made.text and repository.private
+    card = ModelCard(pushed.pop("README.md").decode())
+    assert 'HAFMFineForCausalLM.from_pretrained("singers/tiny-fine")' in card.text and repository.private
     folder = saved_again.with_name(saved_again.name + "-fine")
     assert pushed.pop("SHA256SUMS")
-    assert "model.safetensors.index.json" in pushed, "the size of shards holds for the upload, too"
+    assert "model.safetensors.index.json" in pushed, "max_shard_size applies to the upload too"
     assert pushed == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_saving_a_composite_hands_on_every_option_of_the_upload(hub: StandIn, saved_again: Path) -> None:
+def test_saving_a_composite_passes_on_all_upload_options(hub: StandIn, saved_again: Path) -> None:
     repository = hub.repositories["singers/tiny-dev"]
     assert set(repository.branches) == {"main", "dev", "refs/pr/1"} and not repository.branches["main"]
     assert repository.private and repository.commits[0] == "Second song" and repository.descriptions[0] == "Slower"
@@ -143,7 +143,7 @@ def test_saving_a_composite_hands_on_every_option_of_the_upload(hub: StandIn, sa
         assert {name: content for name, content in pushed.items() if not name.endswith("SHA256SUMS")} == saved
 
 
-def test_pushed_part_is_a_model_by_itself(hub: StandIn, tiny_model: Path) -> None:
+def test_a_pushed_part_is_a_complete_model(hub: StandIn, tiny_model: Path) -> None:
     files = hub.repositories["singers/tiny-coarse"].branches["main"]
     assert {"README.md", "config.json", "generation_config.json", "model.safetensors"} <= set(files)
     assert files["model.safetensors"] == (tiny_model / "coarse" / "model.safetensors").read_bytes()
@@ -151,7 +151,7 @@ def test_pushed_part_is_a_model_by_itself(hub: StandIn, tiny_model: Path) -> Non
     assert json.loads(tokenizer["config.json"])["model_type"] == "hafm_semantic_tokenizer"
 
 
-def test_bare_process_accompanies_with_a_model_from_the_hub(hub: StandIn, tiny_model: Path, tmp_path: Path) -> None:
+def test_without_our_import_a_model_from_the_hub_accompanies(hub: StandIn, tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(), subtype="FLOAT"))
     run_online(LOAD, hub, tmp_path)
     accompany = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu")
@@ -159,6 +159,6 @@ def test_bare_process_accompanies_with_a_model_from_the_hub(hub: StandIn, tiny_m
     assert np.allclose(np.load(tmp_path / "song.npy"), song["audio"], atol=1e-6)
 
 
-def test_push_with_a_wrong_token_is_refused(hub: StandIn) -> None:
-    """The pushing process has tried, and would have failed if it had been let in."""
+def test_a_push_with_a_wrong_token_is_refused(hub: StandIn) -> None:
+    """The pushing process tries it, and would have failed had the push been accepted."""
     assert "singers/refused" not in hub.repositories

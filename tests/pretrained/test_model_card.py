@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cards say what is known, in the form that the hub reads, and nothing else."""
+"""Model cards state the known facts, in the format that the hub reads, and nothing else."""
 
 import shutil
 from collections.abc import Callable
@@ -36,12 +36,12 @@ FACTS: dict[str, Any] = {
 }
 
 
-def test_card_holds_the_facts_in_the_form_of_the_hub() -> None:
+def test_a_card_has_the_facts_in_the_hubs_format() -> None:
     model = tiny_composite()
     read = ModelCard(str(model_card(model, "org/tiny", CardFacts(**FACTS))))
     data = read.data.to_dict()
     assert data["pipeline_tag"] == "audio-to-audio" and data["library_name"] == "transformers"
-    # POP909 is a name and no id, so it stands in the text alone: the hub would link it
+    # POP909 is a name and not a hub id, so it appears only in the text: the hub would link it
     assert data["license"] == "cc-by-4.0" and data["datasets"] == ["org/songs"]
     assert data["base_model"] == FACTS["base_models"]
     (index,) = data["model-index"]
@@ -57,12 +57,12 @@ def test_card_holds_the_facts_in_the_form_of_the_hub() -> None:
 
 
 @pytest.mark.parametrize("make", [tiny_composite, lambda: tiny_stage("coarse")])
-def test_a_card_that_goes_up_with_another_repository_names_that_one(make: Callable[[], Any]) -> None:
+def test_a_card_pushed_to_another_repository_names_that_one(make: Callable[[], Any]) -> None:
     model = make()
     assert renamed(model_card(model, "org/tiny"), "me/tiny").text == model_card(model, "me/tiny").text
 
 
-def test_card_without_facts_says_so_and_makes_nothing_up() -> None:
+def test_a_card_without_facts_says_so_and_invents_nothing() -> None:
     read = ModelCard(str(model_card(tiny_composite(), "org/tiny")))
     assert not {"license", "datasets", "base_model", "model-index"} & set(read.data.to_dict())
     for said in ("No scores", "licence of the weights has not been stated", "training data has not been stated"):
@@ -70,7 +70,7 @@ def test_card_without_facts_says_so_and_makes_nothing_up() -> None:
     assert "None" not in read.text
 
 
-def test_card_of_a_stage_shows_how_to_load_it() -> None:
+def test_the_card_of_a_stage_shows_how_to_load_it() -> None:
     text = model_card(tiny_stage("fine"), "org/fine").text
     assert 'HAFMFineForCausalLM.from_pretrained("org/fine")' in text and "the fine stage" in text
 
@@ -83,13 +83,13 @@ def test_card_of_a_stage_shows_how_to_load_it() -> None:
         ({"results": [{"dataset_name": "a", "metric_type": "b"}]}, "metric_value"),
     ],
 )
-def test_facts_that_the_card_cannot_state_are_refused(tmp_path: Path, facts: Any, said: str) -> None:
+def test_unknown_malformed_and_incomplete_facts_are_refused(tmp_path: Path, facts: Any, said: str) -> None:
     (tmp_path / "facts.yaml").write_text(yaml.safe_dump(facts))
     with pytest.raises(ValueError, match=said):
         load_facts(tmp_path / "facts.yaml")
 
 
-def test_the_bundled_model_has_the_card_of_its_facts_and_all_attributions(bundled_model: Path, tmp_path: Path) -> None:
+def test_the_bundled_models_card_matches_its_facts_and_credits_everybody(bundled_model: Path, tmp_path: Path) -> None:
     again = tmp_path / "hafm-tiny"
     again.mkdir()
     (again / "config.json").write_bytes((bundled_model / "config.json").read_bytes())
@@ -97,8 +97,8 @@ def test_the_bundled_model_has_the_card_of_its_facts_and_all_attributions(bundle
     make_card(again, REPOSITORY / "recipes" / "configs" / "hafm_tiny_card.yaml", "org/hafm-tiny")
     text = (bundled_model / "README.md").read_text()
     assert text == (again / "README.md").read_text(), "run the commands at the top of hafm_tiny_card.yaml"
-    from_the_top = text.replace("](styles/", "](src/hafm_hf/checkpoints/hafm-tiny/styles/")
-    assert from_the_top == (REPOSITORY / "MODEL_CARD.md").read_text(), "run the commands at the top of the facts"
+    relinked = text.replace("](styles/", "](src/hafm_hf/checkpoints/hafm-tiny/styles/")
+    assert relinked == (REPOSITORY / "MODEL_CARD.md").read_text(), "run the commands at the top of the facts"
     notice = (REPOSITORY / "NOTICE").read_text()
     for named in ("POP909", 'Voice "iona"', "SCOTTPOID by Scott", "ErithacusVB", "Frank Wen", "S. Christian Collins"):
         assert named in notice and named.replace('"', "") in text

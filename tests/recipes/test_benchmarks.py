@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks measure what they say, on models small enough for a test; bounds are on ratios, not on times."""
+"""The benchmarks report consistent figures on tiny models; bounds are on ratios, not on times."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from benchmarks import decoding, song, start
 
-# what transformers' classes import by themselves is not ours to choose; beyond them a song needs none of these
+# beyond what transformers' classes import themselves, generating a song needs none of these
 NOT_NEEDED = {
     "accelerate", "datasets", "evaluate", "gradio", "librosa", "matplotlib", "numba", "pandas", "peft", "pyarrow",
     "sklearn", "tensorboard", "torchaudio", "torchvision",
@@ -32,11 +32,11 @@ def test_every_loop_is_timed(tiny_model: Path) -> None:
     names = {"fast", "fast_bfloat16", "fast_stored_in_bfloat16", "reference", "musicgen"}
     assert set(result["variants"]) == names and set(result["ratios"]) == names - {"musicgen"}
     for variant in result["variants"].values():
-        # a frame of eight codes a step
+        # each step decodes one frame of eight codes
         assert variant["tokens_per_second"] == pytest.approx(8e3 / variant["milliseconds_per_step"])
 
 
-def test_a_song_is_timed_part_by_part(tiny_model: Path) -> None:
+def test_the_times_of_a_songs_parts_add_up(tiny_model: Path) -> None:
     (result,) = run(song, f"--model {tiny_model} --seconds 2 --num-samples 3 --pattern delay --threads 1")
     assert set(result["parts"]) == {"listening", "semantic", "coarse", "fine", "codec and mix"}
     assert all(value > 0 for value in result["parts"].values()) and result["load_seconds"] > 0
@@ -45,7 +45,7 @@ def test_a_song_is_timed_part_by_part(tiny_model: Path) -> None:
     assert 0 < result["loaded_gib"] <= result["peak_gib"] < 16
 
 
-def test_the_command_starts_quickly_beside_the_imports_of_torch_and_transformers(bundled_model: Path) -> None:
+def test_our_share_of_start_up_time_is_small_and_needs_few_packages(bundled_model: Path) -> None:
     result = run(start, f"--model {bundled_model} --repeats 2")
     assert set(result["parts"]) == set(start.PARTS) and all(value > 0 for value in result["parts"].values())
     assert result["ours"] == pytest.approx(sum(result["parts"][name] for name in start.OURS))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Original checkpoints: our own weights under other names come back exactly, or are refused in a sentence."""
+"""Converting original checkpoints: weights under other names are recovered exactly, or refused in one sentence."""
 
 import re
 from collections.abc import Callable
@@ -23,12 +23,12 @@ SIZES = (
 
 
 def renamed(name: str) -> str:
-    """A key as somebody else might have called one of our weights."""
+    """The name that another code base might give to one of our weights."""
     return name.replace("model.", "").replace("layers", "blocks").replace("weight", "w")
 
 
 def write_originals(folder: Path, change: Callable[[dict[str, Any]], object] = lambda state: None) -> dict[str, Any]:
-    """Checkpoints of three stages under other names, tables one by one; the models, and FOLDER/mapping.yaml."""
+    """Writes checkpoints of three stages with other names and unstacked tables, and FOLDER/mapping.yaml."""
     models, mapping = {}, {}
     for number, stage in enumerate(STAGE_MODELS):
         model = models[stage] = tiny_stage(stage, seed=number)
@@ -51,7 +51,7 @@ def write_originals(folder: Path, change: Callable[[dict[str, Any]], object] = l
     return models
 
 
-def test_weights_come_back_from_under_other_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_under_other_names_are_recovered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = write_originals(tmp_path)
     main(tmp_path)
     assert "blocks.0.attention_norm.w (24,)" in capsys.readouterr().out
@@ -81,7 +81,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path, change: Callabl
     assert not (tmp_path / "out").exists()
 
 
-def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     content = {"model_state": {"norm.weight": torch.ones(3)}, "extra": Payload(tmp_path / "trap")}
     torch.save(content, tmp_path / "ckpt_best.pt")
     with pytest.raises(ValueError, match="can run code when it is read"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""k-means of the semantic tokenizer: the sample is fair and bounded, and tokens are scikit-learn's."""
+"""k-means for the semantic tokenizer: a fair and bounded sample, and a recipe that can be resumed."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions, identify_tracks
 from tiny_models import tiny_semantic_tokenizer
 
 
-def test_every_row_of_a_long_stream_is_kept_equally_often_and_no_more_than_fit() -> None:
+def test_the_reservoir_samples_a_long_stream_evenly_within_its_size() -> None:
     counts = np.zeros(40)
     for seed in range(600):
         reservoir = Reservoir(8, seed)
@@ -27,13 +27,13 @@ def test_every_row_of_a_long_stream_is_kept_equally_often_and_no_more_than_fit()
             reservoir.add(np.arange(begin, min(begin + 7, 40), dtype=np.float32)[:, None])
         assert reservoir.rows.shape == (8, 1) and len(set(reservoir.rows[:, 0])) == 8 and reservoir.seen == 40
         counts[reservoir.rows[:, 0].astype(int)] += 1
-    # 8 of 40 are a fifth: 120 of 600, and 4 standard deviations are 39
+    # 8 of 40 is a fifth, so 120 of 600; 4 standard deviations are 39
     assert np.abs(counts - 120).max() < 40
 
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two songs each of four artists."""
+    """Four artists with two songs each."""
     folder = tmp_path_factory.mktemp("songs")
     write_karaoke(folder, 8, seconds=3.0)
     for number, song in enumerate(sorted(folder.iterdir())):
@@ -42,7 +42,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("separate", [False, True])
-def test_the_recipe_makes_a_tokenizer_of_training_songs_that_uses_its_clusters(
+def test_the_recipe_fits_a_tokenizer_to_the_training_songs_only(
     songs: Path, tmp_path: Path, separate: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     HubertModel(tiny_semantic_tokenizer().config.hubert_config).save_pretrained(tmp_path / "hubert")
@@ -66,7 +66,7 @@ def test_the_recipe_makes_a_tokenizer_of_training_songs_that_uses_its_clusters(
     assert tokenizer.config.separate_centroids == separate
 
 
-def test_killed_sampling_goes_on_to_the_same(songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_sampling_resumes_exactly(songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_clusters, "SAVE_SECONDS", 0.0)
     tokenizer, separator = tiny_semantic_tokenizer(), StemReader(StemOptions("right"))
 
@@ -89,7 +89,7 @@ def test_killed_sampling_goes_on_to_the_same(songs: Path, tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         sample(1, tmp_path / "sample.npz", stop_after=5)
     again, seen = sample(1, tmp_path / "sample.npz")
-    assert seen[0] == 5, "four tracks were kept"
+    assert seen[0] == 5, "four tracks were saved"
     for rows, same in zip(whole, again, strict=True):
         np.testing.assert_array_equal(rows, same)
     with pytest.raises(HAFMCorpusError, match="begun with other songs, options or weights"):

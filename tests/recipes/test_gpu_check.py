@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""recipes/gpu_check.py, as a process of its own, in tiny sizes on the CPU."""
+"""recipes/gpu_check.py in its own process, at tiny sizes on the CPU."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def test_every_part_that_a_cpu_can_run_runs(tmp_path: Path) -> None:
         assert not song["failed"] and song["real_time_factor"] == song["wall_seconds"] / song["seconds"] > 0
 
 
-def test_without_a_gpu_it_says_so_in_a_sentence(tmp_path: Path) -> None:
+def test_without_a_gpu_it_fails_with_one_sentence(tmp_path: Path) -> None:
     done = run("--out", tmp_path / "check.json", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 3 and "no GPU" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "check.json").exists()

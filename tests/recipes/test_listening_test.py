@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A blind comparison from two folders of songs to scores: the page in a browser, its answers, the hidden reference."""
+"""A blind listening test from folders of songs to scores: the page in a browser, answers, the hidden reference."""
 
 import json
 from pathlib import Path
@@ -20,13 +20,13 @@ LEVELS = {"old": 0.05, "new": 0.4, "band": 0.2}
 
 @pytest.fixture
 def folders(tmp_path: Path) -> dict[str, Path]:
-    """Three versions of two songs, of different levels; one song more of the first."""
+    """Three versions of two songs at different levels; the first version has one more song."""
     found = {name: tmp_path / name for name in LEVELS}
     for name, level in LEVELS.items():
         found[name].mkdir()
         for song in ["a.wav", "b.wav", *(["c.wav"] if name == "old" else [])]:
             soundfile.write(found[name] / song, glide(1.0, RATE, level), RATE)
-        # as `hafm accompany` leaves beside a song whose seed it drew
+        # as `hafm accompany` writes next to a song whose seed it drew
         (found[name] / "a_take_wav.json").write_text("{}")
     return found
 
@@ -42,9 +42,7 @@ def answer(key: dict[str, Any], **given: int) -> dict[str, Any]:
     return {"scores": {song: {code: given[name] for code, name in codes.items()} for song, codes in songs}}
 
 
-def test_all_sounds_are_equally_loud_and_nothing_on_the_page_says_which_is_which(
-    folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_sounds_have_one_level_and_the_page_does_not_reveal_versions(folders: dict[str, Path], tmp_path: Path) -> None:
     key = write_test(folders, tmp_path / "test")
     assert key["songs"].keys() == {"a.wav", "b.wav"} and key["reference"] == "band"
     sounds = list((tmp_path / "test" / "page" / "sounds").iterdir())
@@ -59,7 +57,7 @@ def test_all_sounds_are_equally_loud_and_nothing_on_the_page_says_which_is_which
             page(tmp_path / "test", wrong)
 
 
-def test_scores_are_of_listeners_who_recognised_the_reference(
+def test_only_listeners_who_recognised_the_reference_are_scored(
     folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = write_test(folders, tmp_path / "test")
@@ -77,7 +75,7 @@ def test_scores_are_of_listeners_who_recognised_the_reference(
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium; install Debian's package of that name")
-def test_a_listener_switches_rates_goes_back_and_saves(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_listener_can_switch_rate_go_back_and_save(folders: dict[str, Path], tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra `dev`")
     key = write_test(folders, tmp_path / "test")
     with playwright.sync_playwright() as driver:

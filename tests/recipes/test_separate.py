@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that take mixes apart: equal mixes give equal stems, and what is missing is named."""
+"""Separating mixes with demucs and audio-separator: reproducible stems, and missing models named."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from separators import SeparatorOptions, make_separator
 
 @pytest.fixture(scope="module")
 def demucs_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a demucs model of a few thousand random weights, named tiny."""
+    """A folder with a tiny demucs model with random weights, named tiny."""
     return save_demucs(tmp_path_factory.mktemp("demucs"))
 
 
@@ -37,7 +37,7 @@ def test_demucs_separates_equal_mixes_equally_and_names_a_missing_model(demucs_m
 
 @pytest.fixture(scope="module")
 def mdx_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as audio-separator keeps its models: the lists that it downloads, and an MDX-Net that halves a mix."""
+    """A model folder of audio-separator: the lists that it downloads, and an MDX-Net that halves the mix."""
     for module in ("audio_separator", "onnxruntime", "onnx", "onnx2torch"):
         pytest.importorskip(module)
     import onnx
@@ -75,7 +75,7 @@ def test_audio_separator_splits_a_mix_into_stems_that_add_up_to_it(mdx_models: P
     assert len(first.vocal) == len(mix) and np.abs(first.vocal).max() > 0.01
 
 
-def test_audio_separator_runs_where_it_is_told_and_names_a_model_that_is_not_there(mdx_models: Path) -> None:
+def test_audio_separator_uses_the_given_device_and_names_a_missing_model(mdx_models: Path) -> None:
     separator: Any = make_separator(SeparatorOptions(model_dir=str(mdx_models), device="cpu"))
     assert separator.library.onnx_execution_provider == ["CPUExecutionProvider"]
     assert separator.library.torch_device == torch.device("cpu")

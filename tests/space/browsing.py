@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the page do in a browser: open it, give it a voice, generate, download, keep a picture.
+"""Steps of the browser tests: open the page, upload a voice, generate, download, take a screenshot.
 
 Every test leaves a screenshot in build/test-artefacts/space (`HAFM_TEST_ARTEFACTS` names another folder).
 """
@@ -41,7 +41,7 @@ def keep_screenshot(page: Page, name: str) -> None:
 
 
 def findings(page: Page, axe: Path) -> list[str]:
-    """What axe-core calls serious or critical, once all colours have changed: rule and the elements that it found."""
+    """axe-core's serious and critical findings, after colour transitions have ended: rule and elements."""
     changing = "document.getAnimations().filter(each => each instanceof CSSTransition)"
     page.evaluate(f"Promise.allSettled({changing}.map(each => each.finished))")
     page.add_script_tag(path=axe)
@@ -51,14 +51,14 @@ def findings(page: Page, axe: Path) -> list[str]:
 
 
 def upload(page: Page, path: Path) -> None:
-    """Opens a file, and waits until it is analysed or refused."""
+    """Uploads a file, and waits until it is analysed or refused."""
     page.locator("#recorder input[type=file]").set_input_files(path)
     expect(page.locator("#recorder .told")).to_have_text("")
     expect(page.locator("#timeline .foot")).to_contain_text(re.compile(r"\w"))
 
 
 def more(page: Page) -> None:
-    """Opens what is folded away, and gives it the moment that it needs to come to life: it isn't there before."""
+    """Opens the folded options, and waits until they respond: they are created only then."""
     if not page.locator("#seconds input").is_visible():
         page.get_by_role("button", name="More options").click()
         expect(page.locator("#seconds input")).to_be_visible()
@@ -66,13 +66,13 @@ def more(page: Page) -> None:
 
 
 def skip_fine(page: Page, seconds: float = 0) -> None:
-    """A quick draft, of so much of the voice from its start."""
+    """Selects a quick draft, if given of only the first `seconds` of the voice."""
     use_only(page, seconds) if seconds else more(page)
     page.get_by_label("Quick draft").check()
 
 
 def use_only(page: Page, seconds: float) -> None:
-    """So much of the voice, from its start."""
+    """Limits the voice to its first `seconds`."""
     more(page)
     page.locator("#seconds input").fill(f"{seconds:g}")
     page.locator("#seconds input").blur()
@@ -90,12 +90,12 @@ def generated(page: Page) -> None:
 
 
 def announced(page: Page) -> Locator:
-    # beside it Gradio keeps a status of its own, out of sight
+    # the block also has a hidden status of Gradio's own
     return page.locator("#announced .prose")
 
 
 def downloaded(page: Page, button: str) -> Path:
-    """What a button downloads; a click that falls into the moment in which its link changes leads nowhere."""
+    """The file that a button downloads; clicks again, since a click just while the link changes is lost."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -121,10 +121,10 @@ def chords(page: Page) -> list[str]:
 
 
 def tab_to(page: Page, name: str, key: str = "Tab") -> None:
-    """Presses Tab until the control whose name begins so has the focus."""
+    """Presses Tab until a control whose name starts with `name` has the focus."""
     names: list[str] = []
     name_of = "(at) => (at.ariaLabel || at.innerText || at.labels?.[0]?.innerText || '').trim()"
-    # once around the page: some 130 controls with a take in the mixer
+    # enough for once around the page, which has some 130 controls with a take in the mixer
     for _ in range(200):
         page.keyboard.press(key)
         names.append(page.evaluate(f"({name_of})(document.activeElement)"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A served Space with the bundled model, and voices to give to it."""
+"""A running Space with the bundled model, browsers, and voices to upload."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def space(bundled_model: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    """A Space that offers the bundled model, then a tiny one without styles, and takes vocals of `MAX_SECONDS`."""
+    """A Space with the bundled model and a tiny one without styles; vocals may last `MAX_SECONDS`."""
     with served(f"hafm-tiny (bundled),{tiny_model}", tmp_path_factory.mktemp("space")) as space:
         yield space
 
@@ -43,20 +43,20 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(voices: Path) -> "Iterator[Browser]":
-    """Chromium that hears song.wav, again and again, when it listens to the microphone."""
+    """Chromium whose microphone plays song.wav in a loop."""
     with chromium(voices / "song.wav") as browser:
         yield browser
 
 
 @pytest.fixture
 def options() -> dict[str, object]:
-    """Of the browser's window; tests parametrise it."""
+    """Options of the browser window; tests parametrise it."""
     return {}
 
 
 @pytest.fixture
 def page(browser: "Browser", space: Space, options: dict, request: pytest.FixtureRequest) -> "Iterator[Page]":
-    """The page, of which a screenshot is kept."""
+    """The page; a screenshot is saved after the test."""
     from space.browsing import keep_screenshot, open_page
 
     page = open_page(browser, space, **options)
@@ -66,7 +66,7 @@ def page(browser: "Browser", space: Space, options: dict, request: pytest.Fixtur
 
 
 @pytest.fixture
-def heard(page: "Page") -> "Page":
+def ready(page: "Page") -> "Page":
     """The page after the example has been analysed: 96 beats per minute, F major."""
     from space.browsing import expect, summary, upload
     from vocals import EXAMPLE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the Space on loopback, in its own process, as a person would."""
+"""Runs the Space on loopback in its own process, as a user would."""
 
 import os
 import shutil
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 CHROMIUM = os.environ.get("HAFM_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-# Screenshots for people to look at; HAFM_TEST_ARTEFACTS names another folder.
+# Screenshots for inspection; HAFM_TEST_ARTEFACTS names another folder.
 ARTEFACTS = Path(os.environ.get("HAFM_TEST_ARTEFACTS", REPOSITORY / "build" / "test-artefacts")) / "space"
-# Nothing takes that long on an idle machine; a busy one is given the time.
+# Far longer than anything takes on an idle machine, for busy ones.
 PATIENCE_SECONDS = float(os.environ.get("HAFM_TEST_PATIENCE", "120"))
-# A vocal as long as this is generated for far longer than a test needs to see progress and to cancel.
+# For a vocal of this length, generation takes far longer than a test needs to see progress and to cancel.
 MAX_SECONDS = 90
 QUEUE_SIZE = 2
 BROWSER_FLAGS = (
@@ -37,7 +37,7 @@ BROWSER_FLAGS = (
 
 @dataclass
 class Space:
-    """A served Space: where it is, where its temporary files are, and its process."""
+    """A running Space: its URL, its folder of temporary files, and its process."""
 
     url: str
     temporary: Path
@@ -46,7 +46,7 @@ class Space:
 
 @contextmanager
 def chromium(microphone: Path, *flags: str) -> "Iterator[Browser]":
-    """Chromium that hears a file, again and again, when it listens to the microphone."""
+    """Chromium whose microphone plays a file in a loop."""
     from playwright.sync_api import sync_playwright
 
     flags = (*BROWSER_FLAGS, f"--use-file-for-fake-audio-capture={microphone}", *flags)
@@ -58,7 +58,7 @@ def chromium(microphone: Path, *flags: str) -> "Iterator[Browser]":
 
 @contextmanager
 def served(models: str, temporary: Path, **settings: str) -> Iterator[Space]:
-    """Runs space/app.py with `models` until the block ends."""
+    """Runs space/app.py with `models` during the block."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -72,7 +72,7 @@ def served(models: str, temporary: Path, **settings: str) -> Iterator[Space]:
         "TMPDIR": str(temporary),
         **settings,
     }
-    # in an interpreter of its own: in a fork of the tests, the modules of the Space would be theirs
+    # in a new interpreter: a fork of the tests would share their imported modules
     with (temporary / "log.txt").open("ab") as log:
         command = [sys.executable, str(REPOSITORY / "space" / "app.py")]
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **settings})

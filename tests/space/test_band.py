@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every choice of the plain page is made and generated; styles are heard; stems are mixed."""
+"""Every option on the page is set and generated with; styles can be previewed; stems are mixed."""
 
 import json
 import zipfile
@@ -31,14 +31,14 @@ from space.serving import Space
 
 NUMBERS = {"seconds": "1", "tail": "0.5", "seed": "5", "guidance_scale": "2", "temperature": "0.9", "top_k": "20"}
 NUMBERS |= {"tempo": "120"}
-# which examples of styles are heard: how many players play, and the names of the buttons that are pressed
-HEARD = """() => [
+# which style previews play: the number of active players, and the names of the pressed buttons
+PREVIEWS = """() => [
     [...document.querySelectorAll('audio')].filter(each => !each.paused).length,
     ...[...document.querySelectorAll('#style_sounds button[aria-pressed=true]')].map(each => each.ariaLabel),
 ]"""
 
 
-def test_every_style_energy_and_option_is_chosen_and_generated(page: Page, space: Space, voices: Path) -> None:
+def test_every_style_energy_and_option_can_be_generated_and_linked(page: Page, space: Space, voices: Path) -> None:
     upload(page, voices / "song.wav")
     styles, energies = (page.locator(f"#{name}").get_by_role("radio").all() for name in ("style", "energy"))
     assert len(styles) == len(energies) == 5
@@ -71,35 +71,35 @@ def test_every_style_energy_and_option_is_chosen_and_generated(page: Page, space
     assert "Traceback" not in log, log[log.index("Traceback") :]
 
 
-def expect_heard(page: Page, playing: int, *pressed: str) -> None:
+def expect_preview(page: Page, playing: int, *pressed: str) -> None:
     wanted = json.dumps([playing, *pressed], separators=(",", ":"))
-    page.wait_for_function(f"wanted => JSON.stringify(({HEARD})()) === wanted", arg=wanted)
+    page.wait_for_function(f"wanted => JSON.stringify(({PREVIEWS})()) === wanted", arg=wanted)
 
 
-def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: Page, voices: Path) -> None:
+def test_style_previews_play_one_at_a_time_and_need_a_model_with_styles(page: Page, voices: Path) -> None:
     upload(page, voices / "song.wav")
     folk, rock = (page.get_by_role("button", name=f"Hear {style}") for style in ("folk", "rock"))
     folk.click()
-    expect_heard(page, 1, "Hear folk")
+    expect_preview(page, 1, "Hear folk")
     rock.click()
-    expect_heard(page, 1, "Hear rock")
-    # hearing is not choosing
+    expect_preview(page, 1, "Hear rock")
+    # a preview does not select the style
     expect(page.get_by_role("radio", name="Automatic").first).to_be_checked()
     page.get_by_role("button", name="New voice").click()
     page.get_by_role("button", name="Vocal", exact=True).click()
     stop = page.get_by_role("button", name="Stop", exact=True)
     expect(stop).to_be_visible()
-    expect_heard(page, 0)
+    expect_preview(page, 0)
     rock.press("Space")
-    expect_heard(page, 1, "Hear rock")
+    expect_preview(page, 1, "Hear rock")
     expect(stop).to_have_count(0)
     page.keyboard.press("Enter")
-    expect_heard(page, 0)
+    expect_preview(page, 0)
     folk.click()
-    expect_heard(page, 1, "Hear folk")
+    expect_preview(page, 1, "Hear folk")
     page.locator("#recorder [data-do=sing]").click()
     expect(page.locator("#recorder .told")).to_contain_text("Recording")
-    assert page.evaluate(HEARD) == [0]
+    assert page.evaluate(PREVIEWS) == [0]
     more(page)
     page.get_by_label("Model").click()
     page.get_by_role("option", name="tiny").last.click()
@@ -107,7 +107,7 @@ def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: 
         expect(page.locator(f"#{name}")).to_have_count(0)
 
 
-def test_a_band_is_kept_in_the_lead_sheet_and_its_stems_are_mixed(page: Page, voices: Path, tmp_path: Path) -> None:
+def test_style_and_energy_are_in_the_lead_sheet_and_stems_are_mixed(page: Page, voices: Path, tmp_path: Path) -> None:
     upload(page, voices / "patience.wav")
     use_only(page, 4)
     page.locator("#tempo input").fill("120")
@@ -118,7 +118,7 @@ def test_a_band_is_kept_in_the_lead_sheet_and_its_stems_are_mixed(page: Page, vo
     page.get_by_label("Section", exact=True).fill("Verse")
     page.get_by_label("Energy of the section").select_option("sparse")
     press(page, "Set section")
-    # an estimate that is refused leaves what there is
+    # a refused estimate leaves the current one
     page.locator("#tempo input").fill("20")
     page.get_by_role("button", name="Estimate again").click()
     expect(page.locator("#timeline").get_by_role("alert")).to_contain_text("tempo is 20; halve or double it")
@@ -150,7 +150,7 @@ def test_a_band_is_kept_in_the_lead_sheet_and_its_stems_are_mixed(page: Page, vo
     gains = gains_of(downloaded(page, "Download mix"), sounds)
     np.testing.assert_allclose(gains[2:], gains[1], rtol=0.01)
     apart = audio.loudness(gains[0] * voice, rate) - audio.loudness(gains[1] * band, rate)
-    assert apart == pytest.approx(MEDIAN_BALANCE, abs=0.2), "the balance of most songs"
+    assert apart == pytest.approx(MEDIAN_BALANCE, abs=0.2), "the median balance of songs"
     page.get_by_label("Bass, level in dB").fill("-12")
     page.get_by_role("button", name="Mute drums").click()
     keep_screenshot(page, "stems mixed")
@@ -162,7 +162,7 @@ def test_a_band_is_kept_in_the_lead_sheet_and_its_stems_are_mixed(page: Page, vo
 
 
 def gains_of(mix: Path, sounds: list[np.ndarray]) -> np.ndarray:
-    """How much of each sound is in a mix that has nothing else, to −60 dB."""
+    """The gain of each sound in a mix, which contains nothing else down to −60 dB."""
     mixed, rate = audio.read_audio(mix)
     inner = slice(rate // 20, -rate // 20)
     parts = np.stack([sound[inner] for sound in sounds], axis=1)

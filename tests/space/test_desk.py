@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sounds, and when: takes are switched without a gap, loops return, zoom stretches the time axis.
+"""Playback: takes are switched without a gap, loops return on time, zoom stretches the time axis.
 
-Takes of one tone each are served in place of music, and what leaves the desk is recorded in the audio thread, by the
-worklet that records the microphone.
+Takes of one tone each are served instead of music, and the output is recorded in the audio thread by the worklet that
+otherwise records the microphone.
 """
 
 from itertools import product
@@ -21,7 +21,7 @@ from vocals import EXAMPLE, file_bytes
 RATE, SECONDS = 24_000, 10
 STATIC = str(REPOSITORY / "space" / "static")
 TONES = {"voice": 0.0, "one": 440.0, "two": 660.0}
-# shows two takes, each of which is a tone, and records whatever the desk plays
+# shows two takes of one tone each, and records whatever the page plays
 RECORD = """async (folder) => {
     const part = (name) => import(new URL(`gradio_api/file=${folder}/${name}.js`, document.baseURI));
     const [{ desk }, { context }] = await Promise.all([part('desk'), part('sound')]);
@@ -41,7 +41,7 @@ RECORD = """async (folder) => {
     Object.defineProperty(desk, 'out', { get: () => out, set: (node) => { out = node; node?.connect(tape); } });
 }""".replace("SECONDS", str(SECONDS))
 
-# how a steady sound of these channels is heard at a place, left and right
+# levels on the left and right of a constant sound with these channels at a pan position
 PLACED = """async ([channels, pan]) => {
     const ctx = new OfflineAudioContext(2, 128, 48000), buffer = ctx.createBuffer(channels.length, 128, 48000);
     channels.forEach((level, side) => buffer.getChannelData(side).fill(level));
@@ -57,7 +57,7 @@ def tone(hertz: float) -> bytes:
 
 @pytest.fixture
 def tape(page: Page) -> Page:
-    """The page with two takes, "one" and "two", and a recording of what they sound like."""
+    """The page with two takes, "one" and "two", and a recording of its output."""
     for name, hertz in TONES.items():
         answer = {"body": tone(hertz), "content_type": "audio/wav"}
         page.route(f"**/tone_{name}.wav", lambda route, _, answer=answer: route.fulfill(**answer))
@@ -69,15 +69,15 @@ def tape(page: Page) -> Page:
 
 
 def recorded(page: Page) -> tuple[np.ndarray, int]:
-    """What has sounded since the tape runs, without a frame missing: float64 [N] and its rate in Hz."""
+    """The recorded output, without missing frames: float64 [N] and its rate in Hz."""
     found: dict[str, Any] = page.evaluate("window.tape")
-    # the first may have begun before the tape was connected
+    # the first chunk may have begun before the recording was connected
     frames, chunks = zip(*found["chunks"][1:], strict=True)
     assert (np.diff(frames) == len(chunks[0])).all()
     return np.concatenate(chunks), found["rate"]
 
 
-def test_an_example_sounds_before_gradio_has_made_the_page_and_then_goes_on(browser: Browser, space: Space) -> None:
+def test_an_example_plays_before_gradio_has_built_the_page_and_continues(browser: Browser, space: Space) -> None:
     page = browser.new_page()
     held: list[Any] = []
     page.route("**/assets/*.js", lambda route: held.append(route))
@@ -90,7 +90,7 @@ def test_an_example_sounds_before_gradio_has_made_the_page_and_then_goes_on(brow
     page.unroute("**/assets/*.js")
     expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
     expect(summary(page)).to_contain_text("folk (given)")
-    # the same second of the song is where it was
+    # playback continues without a jump
     assert held and page.evaluate("desk.zero") == pytest.approx(zero, abs=1e-3)
     page.close()
 
@@ -105,23 +105,23 @@ def test_takes_are_switched_at_the_playhead_without_a_gap(tape: Page) -> None:
         tape.wait_for_timeout(400)
         zeros.append(tape.evaluate("desk.zero"))
     tape.evaluate("desk.stop()")
-    # second 0 of the song stays where it was: the other take goes on at the same place
+    # the start time of the song does not move: the other take continues at the same position
     np.testing.assert_allclose(zeros, zeros[0], atol=1e-3)
     sound, rate = recorded(tape)
     heard = np.flatnonzero(np.abs(sound) > 0.01)
     sound = sound[heard[0] + rate // 20 : heard[-1] - rate // 20]
     window = rate // 200
     levels = np.sqrt(np.mean(sound[: len(sound) // window * window].reshape(-1, window) ** 2, axis=1))
-    # two tones that cross within 12 ms are 3 dB quieter in the middle, and a gap would be silent
+    # a crossfade of two tones within 12 ms is 3 dB quieter in the middle; a gap would be silent
     assert levels.min() > 0.5 * np.median(levels)
-    # and each take was heard between the switches
+    # both takes played between the switches
     seconds = len(sound) // rate
     spectrum = np.abs(np.fft.rfft(sound[: seconds * rate]))
     one, two = (spectrum[int(TONES[name] * seconds)] for name in ("one", "two"))
     assert min(one, two) > 100 * np.median(spectrum)
 
 
-def test_a_mono_and_a_stereo_sound_are_heard_where_they_are_in_the_file(tape: Page) -> None:
+def test_panning_in_the_browser_equals_panning_in_the_file(tape: Page) -> None:
     for sound, pan in product((np.array([0.3]), np.array([[0.3, 0.1]])), (-1.0, -0.4, 0.0, 0.5, 1.0)):
         heard = tape.evaluate(PLACED, [sound.ravel().tolist(), pan])
         placed = takes.Channel(pan=pan).place(sound.astype(np.float32))
@@ -136,20 +136,20 @@ def test_a_loop_returns_to_its_beginning_on_time(tape: Page) -> None:
     tape.wait_for_function("desk.position > desk.span.stop - 0.3")
     tape.wait_for_function("desk.position < desk.span.start + 1")
     assert tape.evaluate("desk.position") >= start - 0.01
-    # to the millisecond one bar later
+    # exactly one bar later, to the millisecond
     assert tape.evaluate("desk.zero") - zero == pytest.approx(stop - start, abs=1e-3)
     tape.wait_for_function("desk.position > desk.span.start + 1.5")
     expect(tape.get_by_role("button", name="Stop", exact=True)).to_be_visible()
     tape.evaluate("desk.stop()")
 
 
-def test_zoom_stretches_the_time_axis_and_the_lanes_follow_the_playhead(heard: Page, page: Page) -> None:
+def test_zoom_stretches_the_time_axis_and_the_lanes_follow_the_playhead(ready: Page, page: Page) -> None:
     strip, bar = page.locator("#timeline .strip"), page.get_by_role("button", name="Bar 2", exact=True)
 
     def seconds_a_pixel() -> float:
         item = bar.locator("xpath=..")
         start, stop = (float(item.get_attribute(f"data-{name}") or 0) for name in ("start", "stop"))
-        # between two bars two pixels are left free
+        # two pixels between bars
         return (stop - start) / (item.evaluate("item => item.getBoundingClientRect().width") + 2)
 
     whole = seconds_a_pixel()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`/accompany`, called over the network as a program would; and what the process leaves on the disk."""
+"""`/accompany`, called over HTTP as by a program; and the files that the process leaves on disk."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ def test_the_endpoint_is_documented_and_takes_the_pipelines_options(client: Any)
     assert [each["parameter_has_default"] for each in endpoint["parameters"]] == [name != "vocal" for name in names]
 
 
-def test_the_documented_example_is_answered(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_example_works(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = [block.text for block in blocks("space/README.md") if "gradio_client" in block.text]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
@@ -50,9 +50,9 @@ def test_the_documented_example_is_answered(space: Space, tmp_path: Path, monkey
     assert soundfile.info(scope["mix"]).frames == 24_000 and scope["report"]["seed"] == 1
 
 
-def test_songs_are_as_long_as_the_vocal_and_equal_seeds_make_them_again(client: Any, voices: Path) -> None:
-    asked = {"seed": 3, "seconds": 1.0, "style": "rock", "energy": "sparse", "stems": True}
-    mix, instrumental, stems, report = accompany(client, voices / "song.wav", **asked)
+def test_songs_are_as_long_as_the_vocal_and_reproducible_by_seed(client: Any, voices: Path) -> None:
+    options = {"seed": 3, "seconds": 1.0, "style": "rock", "energy": "sparse", "stems": True}
+    mix, instrumental, stems, report = accompany(client, voices / "song.wav", **options)
     # at the voice's own rate
     assert soundfile.info(mix).frames == soundfile.info(instrumental).frames == 44_100
     parts = ("instrumental", *STEMS)
@@ -61,14 +61,14 @@ def test_songs_are_as_long_as_the_vocal_and_equal_seeds_make_them_again(client: 
         assert archive.namelist() == ["song_vocal.wav", *(f"song_{part}.wav" for part in parts)]
         assert first == Path(instrumental).read_bytes()
     assert report["seed"] == 3 and report["elapsed"] > 0
-    again = accompany(client, voices / "song.wav", **asked, instrumental_gain_db=-12)
+    again = accompany(client, voices / "song.wav", **options, instrumental_gain_db=-12)
     assert Path(again[1]).read_bytes() == first
     quieter, louder = (audio.read_audio(each)[0] for each in (again[0], mix))
     assert audio.rms_dbfs(quieter - louder) > -60.0
 
 
 @pytest.mark.fault("paths and addresses sent to a Space")
-def test_what_cannot_be_used_is_refused_in_a_sentence_not_a_traceback(space: Space, client: Any, voices: Path) -> None:
+def test_invalid_requests_are_refused_in_a_sentence_not_a_traceback(space: Space, client: Any, voices: Path) -> None:
     before = (space.temporary / "log.txt").read_text()
     cases: list[tuple[dict[str, Any], str]] = [
         ({"vocal": "silent.wav"}, "silent.wav is silent; check the microphone"),
@@ -79,7 +79,7 @@ def test_what_cannot_be_used_is_refused_in_a_sentence_not_a_traceback(space: Spa
         ({"instrumental_gain_db": 99}, "instrumental_gain_db is 99; it must be between"),
         ({"seed": -1}, "seed is -1; it must be between 0 and 9223372036854775807"),
         *(({"lead_sheet": sheet}, "lead_sheet|0.1 s apart") for sheet in ({"tones": 1}, {"beats": [0.0, 1e-6]}, [1])),
-        # no folder of the machine can be named as a model
+        # folders on the server cannot be used as models
         *(({"model": model}, "There is no model") for model in ("/etc", "../models/tiny", "a/b")),
     ]
     for given, message in cases:
@@ -90,7 +90,7 @@ def test_what_cannot_be_used_is_refused_in_a_sentence_not_a_traceback(space: Spa
 
 
 @pytest.mark.fault("files left behind by a Space")
-def test_songs_expire_and_a_process_that_ends_leaves_no_file(tiny_model: Path, voices: Path, tmp_path: Path) -> None:
+def test_songs_expire_and_a_terminated_process_leaves_no_file(tiny_model: Path, voices: Path, tmp_path: Path) -> None:
     with served(str(tiny_model), tmp_path, HAFM_SPACE_KEEP_SECONDS="10") as space:
         client = gradio_client.Client(space.url, verbose=False, download_files=tmp_path / "downloads")
         accompany(client, voices / "song.wav", seconds=1.0)
@@ -99,7 +99,7 @@ def test_songs_expire_and_a_process_that_ends_leaves_no_file(tiny_model: Path, v
         assert any(path.is_file() for path in folder.rglob("*"))
         while list(folder.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert not list(folder.iterdir()), "songs, uploads and their folders"
+        assert not list(folder.iterdir()), "songs, uploads or their folders remain"
         accompany(client, voices / "song.wav", seconds=1.0)
         os.kill(space.process.pid, signal.SIGTERM)
         assert space.process.wait(PATIENCE_SECONDS) == 0

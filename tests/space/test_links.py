@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links to the settings: there and back again, on the page and off it, and what a link may not say."""
+"""Links to settings: parsing them, copying and opening them on the page, and refusing invalid ones."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from space.browsing import Browser, Page, announced, expect, keep_screenshot, mo
 from space.serving import Space
 
 
-def test_a_link_says_what_was_chosen() -> None:
+def test_a_link_is_parsed_into_settings() -> None:
     query = "?seed=7&temperature=0.9&skip_fine=1&style=folk&energy=full&stems=1&seconds=4&tempo=120&tail=2"
     numbers = {"seed": 7, "temperature": 0.9, "seconds": 4.0, "tail": 2.0, "tempo": 120.0}
     assert links.read_link(query) == {**numbers, "skip_fine": True, "style": "folk", "energy": "full", "stems": True}
@@ -36,13 +36,13 @@ def test_a_link_says_what_was_chosen() -> None:
         ("?" + "&".join("seed=1" for _ in range(60)), "Max number of fields exceeded"),
     ],
 )
-def test_a_link_that_makes_no_sense_is_refused_in_one_sentence(query: str, said: str) -> None:
+def test_an_invalid_link_is_refused_in_one_sentence(query: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
         links.read_link(query)
     assert "not used" in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_page_is_opened_as_its_link_has_it(
+def test_a_link_opens_the_page_with_its_settings(
     page: Page, browser: Browser, space: Space, tiny_model: Path, voices: Path
 ) -> None:
     model = page.evaluate("model => encodeURIComponent(model)", str(tiny_model))

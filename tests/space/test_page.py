@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page in a real browser: Debian's chromium, driven by Playwright, with a recording for a microphone."""
+"""The page in a real browser: Debian's chromium, driven by Playwright, with a recording as its microphone."""
 
 import re
 import shutil
@@ -33,7 +33,7 @@ from space.serving import MAX_SECONDS, PATIENCE_SECONDS, QUEUE_SIZE, Space
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
 
-# all streams that the page has asked for
+# all microphone streams that the page has requested
 MICROPHONES = """() => {
     const [devices, ask] = [navigator.mediaDevices, navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices)];
     window.microphones = [];
@@ -41,7 +41,7 @@ MICROPHONES = """() => {
 }"""
 
 
-def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: Page, voices: Path) -> None:
+def test_takes_are_generated_mixed_and_downloaded(page: Page, voices: Path) -> None:
     upload(page, voices / "song.wav")
     page.get_by_label("Separate instruments").uncheck()
     skip_fine(page)
@@ -66,7 +66,7 @@ def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: Page, voices:
         assert stems.namelist() == ["song_vocal.wav", "song_instrumental.wav"]
         vocal, band = (audio.read_audio(stems.read(name))[0] for name in stems.namelist())
     balance = audio.loudness(vocal, rate) - audio.loudness(band, rate) - MEDIAN_BALANCE
-    # but for its ends, which are faded
+    # except for its faded ends
     inner = slice(rate // 20, -rate // 20)
     mixed = audio.mix_audio(vocal, band, instrumental_gain_db=balance)
     np.testing.assert_allclose(mix[inner], mixed[inner], atol=1e-3)
@@ -85,7 +85,7 @@ def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: Page, voices:
     again = downloaded(page, "Download band").read_bytes()
     page.locator("#mixer").get_by_role("radio", name="Take 1").check()
     assert downloaded(page, "Download band").read_bytes() == again
-    # pressed one after another, all come
+    # buttons pressed in quick succession all download
     files: list[str] = []
     page.on("download", lambda file: files.append(file.suggested_filename))
     press = "all => all.slice(0, 3).forEach((each, at) => setTimeout(() => each.click(), 50 * at))"
@@ -95,24 +95,24 @@ def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: Page, voices:
 
 
 def expect_others_to_be_served(space: Space, vocal: Path, folder: Path) -> None:
-    """One song is made at a time: when another person's is done, whatever was generated before has ended."""
+    """Generates a song as another user; as only one runs at a time, earlier ones have ended afterwards."""
     client = gradio_client.Client(space.url, verbose=False, download_files=folder)
     client.predict(gradio_client.handle_file(str(vocal)), skip_fine=True, seconds=1.0, api_name="/accompany")
 
 
 @pytest.mark.fault("cancelled in the Space")
-def test_a_run_is_seen_heard_and_stopped_at_any_moment(page: Page, space: Space, voices: Path, tmp_path: Path) -> None:
+def test_a_run_plays_early_and_can_always_be_stopped(page: Page, space: Space, voices: Path, tmp_path: Path) -> None:
     upload(page, voices / "patience.wav")
     stop, takes = page.get_by_role("button", name="Stop the band"), page.locator("#mixer .takes")
     for _ in range(8):
-        # Stop is there as soon as the run is on its way: mostly before it has begun
+        # Stop appears as soon as the run is requested, mostly before it has begun
         generate(page)
         stop.click()
         expect(announced(page)).to_have_text("Stopped.")
     expect_others_to_be_served(space, voices / "song.wav", tmp_path)
     generate(page)
     expect(page.locator("#bar progress")).to_be_visible()
-    # the song is far from done when its beginning is played
+    # playback starts long before the song is finished
     page.wait_for_function("document.querySelector('#timeline [data-set=position]').value > 0.5")
     expect(page.locator(".stems canvas")).to_have_count(4)
     keep_screenshot(page, "generating")
@@ -120,11 +120,11 @@ def test_a_run_is_seen_heard_and_stopped_at_any_moment(page: Page, space: Space,
     expect_others_to_be_served(space, voices / "song.wav", tmp_path)
     expect(announced(page)).to_have_text("Stopped.")
     expect(page.locator("#bar")).not_to_be_visible()
-    # what was there is kept
+    # the finished part is kept
     expect(takes.get_by_role("radio")).not_to_have_count(0)
     kept = soundfile.info(downloaded(page, "Download mix"))
     assert 0.5 < kept.duration < 60
-    # Gradio writes it, out of sight, beside every component whose event has failed
+    # Gradio adds it, hidden, to every component whose event has failed
     assert "Error" not in page.evaluate("document.body.textContent")
     skip_fine(page, 1)
     generated(page)
@@ -132,7 +132,7 @@ def test_a_run_is_seen_heard_and_stopped_at_any_moment(page: Page, space: Space,
 
 
 @pytest.mark.fault("full queue of the Space")
-def test_a_full_queue_is_said_and_waits_by_itself(
+def test_a_full_queue_is_announced_and_the_run_waits_its_turn(
     page: Page, browser: Browser, space: Space, voices: Path, tmp_path: Path
 ) -> None:
     upload(page, voices / "song.wav")
@@ -157,7 +157,7 @@ def test_a_full_queue_is_said_and_waits_by_itself(
     expect(announced(page)).to_contain_text("Done")
 
 
-def test_what_cannot_be_used_is_said_on_the_page(page: Page, space: Space, voices: Path) -> None:
+def test_unusable_voices_and_server_errors_are_shown_on_the_page(page: Page, space: Space, voices: Path) -> None:
     alert = announced(page).get_by_role("alert")
     upload(page, voices / "long.wav")
     expect(announced(page)).to_have_text(f"The first {MAX_SECONDS} s of long.wav are used.")
@@ -172,7 +172,7 @@ def test_what_cannot_be_used_is_said_on_the_page(page: Page, space: Space, voice
         shutil.rmtree(folder)
     generate(page)
     expect(alert).to_have_text("This voice has been removed from the server; record it again, or upload it again.")
-    # what nobody expects is never said to be a full queue
+    # an unexpected error is not reported as a full queue
     page.route("**/queue/join*", lambda route: route.fulfill(status=500, json={"detail": "broken"}))
     generate(page)
     expect(alert.filter(has_text="Something went wrong on the server; try again")).to_be_visible()
@@ -183,9 +183,9 @@ def test_what_cannot_be_used_is_said_on_the_page(page: Page, space: Space, voice
 def test_the_microphone_is_recorded_and_accompanied(page: Page) -> None:
     record = page.locator("#recorder [data-do=sing]")
     page.evaluate(MICROPHONES)
-    # pressed again, too early
+    # the second click comes too early
     record.dblclick()
-    # a busy machine is late at stopping, and only the first second is used
+    # a busy machine stops late, and only the first second is used
     expect(page.locator("#recorder .told")).to_have_text("Recording: 2 s")
     record.click()
     expect(page.locator("#recorder .told")).to_contain_text("Recorded")
@@ -193,14 +193,14 @@ def test_the_microphone_is_recorded_and_accompanied(page: Page) -> None:
     expect(page.locator("#timeline .foot")).to_contain_text(re.compile(r"\w"))
     skip_fine(page, 1)
     generated(page)
-    # what the microphone was given, not silence
+    # the microphone's input, not silence
     with zipfile.ZipFile(downloaded(page, "(zip)")) as stems:
         (vocal,) = (stems.read(name) for name in stems.namelist() if "vocal" in name)
-    heard, rate = audio.read_audio(vocal)
-    assert len(heard) == rate and not audio.is_silent(heard)
+    recording, rate = audio.read_audio(vocal)
+    assert len(recording) == rate and not audio.is_silent(recording)
 
 
-def test_a_take_outlasts_a_click_beside_its_sheet_a_band_and_a_server_that_is_gone(page: Page, voices: Path) -> None:
+def test_recording_survives_closing_its_panel_playback_and_a_failed_upload(page: Page, voices: Path) -> None:
     told, sheet, record = (page.locator(f"#recorder {each}") for each in (".told", "summary", "[data-do=record]"))
     page.evaluate(MICROPHONES)
     sheet.click()
@@ -232,7 +232,7 @@ def test_a_take_outlasts_a_click_beside_its_sheet_a_band_and_a_server_that_is_go
 
 
 @pytest.mark.parametrize("options", [{"viewport": PHONE, "color_scheme": "dark"}], ids=["dark"])
-def test_a_phone_needs_no_sideways_scrolling_and_the_keyboard_suffices(page: Page, voices: Path, axe: Path) -> None:
+def test_a_phone_does_not_scroll_sideways_and_the_keyboard_is_enough(page: Page, voices: Path, axe: Path) -> None:
     body = expect(page.locator("body"))
     body.to_contain_class("dark")
     upload(page, voices / "song.wav")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record to a click, in Chromium whose microphone plays a file: a real voice with ticks at the click's tempo.
+"""Recording to a click in Chromium, whose microphone plays a file: a real voice with ticks at the click's tempo.
 
-The file cannot hear the click, so its ticks lie anywhere in the beat; that is nothing but a latency, which a first
-take shows, and which must be made up for to the beat in the second one.
+The file is not synchronised with the click, so its ticks lie anywhere within the beat. That acts as a latency, which
+the first take measures and the second must compensate.
 """
 
 import json
@@ -25,13 +25,13 @@ from vocals import EXAMPLE
 pytest.importorskip("gradio_client", reason="needs the extra `space`")
 
 RATE, TEMPO, BEATS = 48_000, 90, 120
-# ms until a downloaded file is at its own level, by windows of the onset curve
+# ms until a downloaded file has faded in, including the window of the onset curve
 FADED_IN = 60
 
 
 @pytest.fixture(scope="module")
 def singer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Chromium whose microphone gives a voice and a tick on every beat at 90 a minute, without end."""
+    """Chromium whose microphone plays a voice with a tick on every beat at 90 BPM, in a loop."""
     beat = RATE * 60 // TEMPO
     shared = Path(__file__).resolve().parents[3] / "shared" / "data" / "real" / "vocadito_10.wav"
     voice, _ = audio.read_audio(shared if shared.exists() else EXAMPLE, sampling_rate=RATE)
@@ -45,13 +45,13 @@ def singer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 def tick() -> np.ndarray:
-    """20 ms of a falling tone at 48 kHz."""
+    """20 ms of a decaying tone at 48 kHz."""
     time = np.arange(RATE // 50) / RATE
     return np.sin(2 * np.pi * 2000 * time) * np.exp(-time / 0.004)
 
 
 def ticks_of(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Seconds at which ticks begin, by correlation: float64 [number of ticks]."""
+    """Start times of ticks in seconds, by correlation: float64 [number of ticks]."""
     template = audio.resample(tick().astype(np.float32), RATE, rate)
     match = np.abs(np.correlate(samples, template, "valid"))
     found, apart = [], rate * 60 // TEMPO // 2
@@ -63,10 +63,10 @@ def ticks_of(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def onsets_of(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Seconds at which something begins, by the onset curve of the scores: float64 [number of onsets].
+    """Onset times in seconds, from the onset curve of the scores: float64 [number of onsets].
 
-    The file fades in from silence, which is three times as steep as any beat; the picker, which goes by the steepest,
-    would take quiet beats for none.
+    The file fades in from silence, three times as steeply as any beat; the peak picker scales by the steepest onset,
+    and would miss quiet beats.
     """
     curve = extract(audio.resample(samples, rate, ANALYSIS_RATE)).onsets
     curve[: FADED_IN * FRAME_RATE // 1000] = 0.0
@@ -75,13 +75,13 @@ def onsets_of(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def nearest(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """How much later than each wanted instant the nearest one comes: float64 [number wanted]."""
+    """Delay of the nearest found time after each wanted time: float64 [number wanted]."""
     apart = found[None] - wanted[:, None]
     return apart[np.arange(len(wanted)), np.abs(apart).argmin(axis=1)]
 
 
-def late_of_take(space: Space) -> float:
-    """How much later than its beats, which begin half a beat after its start, the ticks of the newest take lie (s)."""
+def latency_of_take(space: Space) -> float:
+    """Delay (s) of the ticks in the newest take after its beats, the first of which is half a beat after its start."""
     newest = max(space.temporary.glob("hafm_space_*/gradio/*/take_*.wav"), key=lambda path: path.stat().st_mtime)
     samples, rate = audio.read_audio(newest)
     beat = 60 / TEMPO
@@ -89,9 +89,7 @@ def late_of_take(space: Space) -> float:
     return float(late[len(late) // 2])
 
 
-def test_by_keyboard_alone_a_take_to_the_click_becomes_a_song_whose_drums_are_on_its_beats(
-    singer: Browser, space: Space
-) -> None:
+def test_a_take_recorded_to_the_click_by_keyboard_gets_drums_on_its_beats(singer: Browser, space: Space) -> None:
     page = open_page(singer, space, "/?seed=1", viewport=PHONE, color_scheme="dark")
     told, press = page.locator("#recorder .told"), page.keyboard.press
     tab_to(page, "Record to a click")
@@ -100,7 +98,7 @@ def test_by_keyboard_alone_a_take_to_the_click_becomes_a_song_whose_drums_are_on
     page.keyboard.type(str(TEMPO))
     for latency in ("0", ""):
         tab_to(page, "Latency")
-        page.keyboard.type(latency or str(round(1000 * late_of_take(space))))
+        page.keyboard.type(latency or str(round(1000 * latency_of_take(space))))
         tab_to(page, "Record to the click", "Shift+Tab")
         press("Enter")
         expect(told).to_have_text("Recording: bar 4")
@@ -113,7 +111,7 @@ def test_by_keyboard_alone_a_take_to_the_click_becomes_a_song_whose_drums_are_on
     tab_to(page, "Play a band")
     press("Enter")
     expect(announced(page)).to_contain_text("Done")
-    # the announcement may come first
+    # the announcement may come before the mixer is updated
     expect(page.locator("#mixer").get_by_role("button", name="Download stems")).to_be_visible()
     files = {}
     for name in ("Download stems", "Save lead sheet", "Download mix"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Space does behind its page: reading, progress, cancelling, the files of a job."""
+"""The Space's server side: options, progress, cancelling, and the files of a job."""
 
 import threading
 import time
@@ -36,8 +36,8 @@ def job_of(wanted: songs.Request) -> takes.Job:
     return job
 
 
-def test_an_option_that_is_left_empty_is_the_models_own_and_the_seed_is_drawn() -> None:
-    # as browsers send them: whole numbers with a point, fields that were never filled, fields that were emptied
+def test_empty_options_use_the_models_defaults_and_a_random_seed() -> None:
+    # as browsers send them: whole numbers as floats, fields never filled in, and fields cleared again
     values = {**EMPTY, "top_k": 7.0, "style": "", "guidance_scale": "", "temperature": None}
     asked = songs.Request.of({"path": "a.wav"}, "m", *values.values(), 1.5, "", None)
     assert (asked.vocal, asked.model, asked.seconds, asked.tempo, asked.tail) == ("a.wav", "m", 1.5, 0, 0)
@@ -67,7 +67,7 @@ def test_an_option_out_of_range_is_refused_in_one_sentence(given: dict[str, obje
         songs.Request.of({"path": "a.wav"}, "m", *values.values()).parameters()
 
 
-def test_a_song_ends_in_files(voices: Path) -> None:
+def test_a_song_is_written_to_files(voices: Path) -> None:
     job = job_of(request(voices / "song.wav", seconds=1))
     assert sorted(path.name for path in job.folder.iterdir()) == ["song_instrumental.wav", "song_vocal.wav"]
     assert takes.mix_job(job, {"voice": takes.Channel(), "band": takes.Channel(-6.0)}).name == "song_mix.wav"
@@ -75,10 +75,10 @@ def test_a_song_ends_in_files(voices: Path) -> None:
         assert stems.testzip() is None
 
 
-def test_closing_stops_the_stage_that_runs_and_leaves_no_file(voices: Path) -> None:
+def test_closing_stops_the_running_stage_and_leaves_no_file(voices: Path) -> None:
     before = set(takes.JOBS.iterdir())
     steps = songs.make_job(request(voices / "patience.wav"))
-    # nothing new for half a second: it has begun
+    # no result for half a second: it is running
     for _ in range(10):
         assert next(steps) is None
     (worker,) = [thread for thread in threading.enumerate() if "(work)" in thread.name]
@@ -89,26 +89,26 @@ def test_closing_stops_the_stage_that_runs_and_leaves_no_file(voices: Path) -> N
 
 
 @pytest.mark.parametrize(("tail", "stems"), [(0.0, None), (1.0, True)])
-def test_selected_seconds_are_replaced_and_all_others_stay(voices: Path, tail: float, stems: bool | None) -> None:
+def test_only_the_selected_seconds_are_replaced(voices: Path, tail: float, stems: bool | None) -> None:
     wanted = request(voices / "patience.wav", seconds=5, tail=tail, stems=stems, style="folk")
     old = job_of(wanted)
     parts = STEMS if stems else ()
     voice, rate = old.read("vocal")
     assert old.stems == parts and len(voice) == (5 + tail) * rate and not voice[5 * rate :].any()
-    # whatever the page asks for by now
+    # the page's settings may have changed since
     other = request(voices / "patience.wav", seed=2, seconds=5)
-    anew = replace(other, remake=takes.Remake(old, 2.0, 3.5))
-    assert "lead_sheet" not in replace(anew, lead_sheet=LeadSheet(style="folk")).parameters()
-    for style, told in (("folk", None), ("rock", "rock")):
+    remade = replace(other, remake=takes.Remake(old, 2.0, 3.5))
+    assert "lead_sheet" not in replace(remade, lead_sheet=LeadSheet(style="folk")).parameters()
+    for style, updates in (("folk", None), ("rock", "rock")):
         options = replace(other.options, style=style)
-        assert replace(anew, options=options).parameters().get("style") == told
-    new = job_of(anew)
+        assert replace(remade, options=options).parameters().get("style") == updates
+    new = job_of(remade)
     assert (new.seed, new.source, new.tail, new.stems) == (2, old.source, tail, parts)
     for part in ("instrumental", *parts):
         (before, _), (after, _) = old.read(part), new.read(part)
         changed = np.flatnonzero(before != after) / rate
         assert len(changed) > 0.5 * 1.5 * rate and changed.min() >= 2.0 and changed.max() < 3.5, part
-        # no jump at the joins
+        # no discontinuity at the joins
         edges = np.abs(np.diff(after))[[round(2.0 * rate) - 1, round(3.5 * rate) - 1]]
         assert edges.max() <= 2 * np.abs(np.diff(before)).max()
     for start, stop in ((0.0, 5.0 + tail), (-1.0, 9.0), (7.0, 8.0)):
@@ -116,7 +116,7 @@ def test_selected_seconds_are_replaced_and_all_others_stay(voices: Path, tail: f
             job_of(replace(wanted, remake=takes.Remake(old, start, stop)))
 
 
-def test_a_channel_keeps_its_level_in_the_middle_and_its_limits() -> None:
+def test_a_centred_channel_is_unchanged_and_settings_are_clamped() -> None:
     sound = glide(0.5)
     np.testing.assert_array_equal(takes.Channel().place(sound), sound)
     assert not takes.Channel(muted=True).place(sound).any()
@@ -130,7 +130,7 @@ def test_a_channel_keeps_its_level_in_the_middle_and_its_limits() -> None:
         assert takes.Channel.of(odd) == takes.Channel()
 
 
-def test_a_project_that_was_packed_again_or_is_of_a_newer_version_is_read(voices: Path, tmp_path: Path) -> None:
+def test_repacked_projects_and_those_of_newer_versions_are_read(voices: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.mkdir("0123")
         archive.writestr("project.json", '{"path": "song.wav", "takes": ["0123", "4567"]}')
@@ -145,7 +145,7 @@ def test_a_project_that_was_packed_again_or_is_of_a_newer_version_is_read(voices
 
 
 @pytest.mark.fault("paths and addresses sent to a Space")
-def test_only_files_of_a_take_are_written(voices: Path) -> None:
+def test_only_a_takes_own_files_can_be_requested(voices: Path) -> None:
     job = job_of(request(voices / "song.wav", seconds=1))
     asked = {"ask": {"file": "instrumental", "format": "flac"}}
     assert takes.write_file(job, asked).name == "song_instrumental.flac"
@@ -158,7 +158,7 @@ def test_only_files_of_a_take_are_written(voices: Path) -> None:
         takes.find([job], "../../etc")
 
 
-def test_an_expired_job_says_what_to_do_and_is_left_out_of_a_project(tmp_path: Path) -> None:
+def test_an_expired_job_gives_a_remedy_and_is_left_out_of_projects(tmp_path: Path) -> None:
     job = takes.Job(tmp_path / "gone", "song", 1, 1.0, "song.wav", 0.0)
     for read in (lambda: takes.mix_job(job, {}), lambda: takes.find([job], "gone")):
         with pytest.raises(audio.HAFMAudioError, match="generate it again"):
@@ -169,7 +169,7 @@ def test_an_expired_job_says_what_to_do_and_is_left_out_of_a_project(tmp_path: P
         assert archive.namelist() == ["project.json", projects.EXAMPLES[0].name]
 
 
-def test_seconds_make_a_long_vocal_short_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_in_seconds_admits_a_long_vocal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(songs, "MAX_SECONDS", 2.0)
     path = audio.write_audio(tmp_path / "long.wav", glide(2.5), CODEC_RATE)
     with pytest.raises(audio.HAFMAudioError, match="longer than 2 s"):
@@ -186,23 +186,23 @@ def test_only_offered_models_are_loaded(model: str) -> None:
         songs.load_pipeline(model)
 
 
-def test_what_is_heard_is_the_take_and_stopping_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streamed_pieces_are_the_take_and_stopping_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = request(audio.write_audio(tmp_path / "quiet.wav", np.float32(0.2) * glide(12.0), CODEC_RATE))
     live = takes.LiveTake()
     *steps, job = songs.make_job(wanted, live)
     assert isinstance(job, takes.Job)
-    told = [step for step in steps if isinstance(step, dict)]
-    heard = [audio.read_audio(Path(path), min_seconds=0.0)[0] for path in told[-1]["files"]["band"]]
+    updates = [step for step in steps if isinstance(step, dict)]
+    pieces = [audio.read_audio(Path(path), min_seconds=0.0)[0] for path in updates[-1]["files"]["band"]]
     band, rate = job.read("instrumental")
-    assert len(told) == len(heard) > 1 and told[-1]["until"] == told[-1]["seconds"] == 12
-    assert [round(at * rate) for at in told[-1]["at"]] == [sum(map(len, heard[:n])) for n in range(len(heard))]
-    np.testing.assert_array_equal(np.concatenate(heard), band)
-    assert told[-1]["balance"] == pytest.approx(job.balance, abs=0.01)
+    assert len(updates) == len(pieces) > 1 and updates[-1]["until"] == updates[-1]["seconds"] == 12
+    assert [round(at * rate) for at in updates[-1]["at"]] == [sum(map(len, pieces[:n])) for n in range(len(pieces))]
+    np.testing.assert_array_equal(np.concatenate(pieces), band)
+    assert updates[-1]["balance"] == pytest.approx(job.balance, abs=0.01)
     vocal, rate = songs.read_vocal(wanted.vocal, wanted.seconds)
     quiet = songs.load_pipeline(MODEL)({"array": vocal, "sampling_rate": rate}, **wanted.parameters())
     np.testing.assert_allclose(band, quiet["audio"], atol=1.01 / 2**15)
-    # stopped while a piece is on its way to the page, what has been heard is the take
+    # when stopped while a piece is sent, the take has the pieces sent before
     add = takes.LiveTake.add
     monkeypatch.setattr(takes.LiveTake, "add", lambda *piece: app.stop_run("a ticket") and add(*piece))
     *_, (*_, (_, job), _) = app.run(lambda *_: wanted, "a ticket", [], None)
-    np.testing.assert_array_equal(job.read("instrumental")[0], heard[0])
+    np.testing.assert_array_equal(job.read("instrumental")[0], pieces[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a voice to a downloaded mix: in three clicks, by keyboard alone, for screen readers; and bars replaced."""
+"""From a voice to the final mix: with a few clicks, by keyboard alone, for screen readers; and regenerated bars."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from vocals import EXAMPLE
 
 
 def shares(samples: np.ndarray, rate: int) -> np.ndarray:
-    """How much of a sound's energy between 60 and 2000 Hz lies in each pitch class: float64 [12]."""
+    """Share of the energy between 60 and 2000 Hz in each pitch class: float64 [12]."""
     power = np.abs(np.fft.rfft(samples * np.hanning(len(samples)))) ** 2
     hertz = np.fft.rfftfreq(len(samples), 1 / rate)
     inside = (hertz > 60) & (hertz < 2000)
@@ -36,7 +36,7 @@ def shares(samples: np.ndarray, rate: int) -> np.ndarray:
     return found / found.sum()
 
 
-def test_an_example_plays_with_its_band_at_once_and_another_follows_it(page: Page) -> None:
+def test_examples_play_with_their_bands_at_once_and_a_take_can_be_added(page: Page) -> None:
     styles = {"Vocal": "folk", "Low ballad": "ballad", "Quick refrain": "pop", "Driving chorus": "rock"}
     for number, (name, style) in enumerate(styles.items()):
         if number:
@@ -51,7 +51,7 @@ def test_an_example_plays_with_its_band_at_once_and_another_follows_it(page: Pag
     expect(page.locator("#mixer .takes").get_by_role("radio")).to_have_count(2)
 
 
-def test_the_keyboard_alone_leads_from_voice_to_download(page: Page, axe: Path) -> None:
+def test_the_keyboard_alone_is_enough_from_voice_to_download(page: Page, axe: Path) -> None:
     tab_to(page, "Vocal")
     page.keyboard.press("Enter")
     expect(summary(page)).to_contain_text("estimated")
@@ -67,7 +67,7 @@ def test_the_keyboard_alone_leads_from_voice_to_download(page: Page, axe: Path) 
         page.keyboard.press("Enter")
     mix, _ = audio.read_audio(download.value.path())
     voice, rate = audio.read_audio(EXAMPLE)
-    # nothing of the band is left; the voice, whose peaks are high, is turned down as a whole
+    # the band is silent, and the voice, whose peaks are high, is scaled down as a whole
     inner = slice(rate // 20, -rate // 20)
     gain = np.dot(mix[inner], voice[inner]) / np.dot(voice[inner], voice[inner])
     assert 0.9 < gain <= 1 and audio.rms_dbfs(mix[inner] - np.float32(gain) * voice[inner]) < -80
@@ -78,44 +78,44 @@ def test_the_keyboard_alone_leads_from_voice_to_download(page: Page, axe: Path) 
 
 
 @pytest.mark.parametrize("chords", ["given", "estimated"])
-def test_selected_bars_are_replaced_with_their_chord_and_all_other_samples_stay(
+def test_selected_bars_are_regenerated_with_their_chord_and_nothing_else_changes(
     browser: Browser, space: Space, options: dict[str, object], chords: str
 ) -> None:
-    # a single take says little: they gain 0.12 to 0.39
-    gained = [made_anew(open_page(browser, space, **options), chords, seed) for seed in ("3", "4", "5")]
+    # single takes vary: they gain 0.12 to 0.39
+    gained = [gain_of_regenerated_bars(open_page(browser, space, **options), chords, seed) for seed in ("3", "4", "5")]
     assert np.mean(gained) > 0.2 and min(gained) > 0.1, f"F#, A and C# gain {gained} of the energy"
 
 
-def made_anew(heard: Page, chords: str, seed: str) -> float:
-    """Gives two bars of a new band the chord F#m; what share of their energy its notes gain."""
-    takes = heard.locator("#mixer").get_by_role("radio")
+def gain_of_regenerated_bars(page: Page, chords: str, seed: str) -> float:
+    """Regenerates two bars of a new band with the chord F#m; returns the gain in its notes' share of energy."""
+    takes = page.locator("#mixer").get_by_role("radio")
     if chords == "given":
-        heard.get_by_role("button", name="Vocal", exact=True).click()
+        page.get_by_role("button", name="Vocal", exact=True).click()
         expect(takes).to_have_count(1)
     else:
-        upload(heard, EXAMPLE)
-    expect(summary(heard)).to_contain_text(f"chords ({chords})")
-    skip_fine(heard, 8)
-    heard.locator("#seed input").fill(seed)
+        upload(page, EXAMPLE)
+    expect(summary(page)).to_contain_text(f"chords ({chords})")
+    skip_fine(page, 8)
+    page.locator("#seed input").fill(seed)
     stored = takes.count()
-    generated(heard)
-    replace = heard.get_by_role("button", name="Make these bars anew")
+    generated(page)
+    replace = page.get_by_role("button", name="Make these bars anew")
     expect(replace).not_to_be_visible()
-    before, rate = audio.read_audio(downloaded(heard, "Download band"))
-    press(heard, "Bar 2")
-    heard.locator("#timeline").get_by_role("button", name="Bar 3", exact=True).click(modifiers=["Shift"])
-    bars = heard.locator("#timeline .bars li:has([aria-pressed=true])")
+    before, rate = audio.read_audio(downloaded(page, "Download band"))
+    press(page, "Bar 2")
+    page.locator("#timeline").get_by_role("button", name="Bar 3", exact=True).click(modifiers=["Shift"])
+    bars = page.locator("#timeline .bars li:has([aria-pressed=true])")
     start, stop = bars.evaluate_all("bars => [bars[0].dataset.start, bars.at(-1).dataset.stop].map(Number)")
-    heard.get_by_label("Chord", exact=True).fill("F#m")
-    press(heard, "Set")
+    page.get_by_label("Chord", exact=True).fill("F#m")
+    press(page, "Set")
     replace.click()
     expect(takes).to_have_count(stored + 2)
     expect(takes.last).to_be_checked()
-    after, _ = audio.read_audio(downloaded(heard, "Download band"))
+    after, _ = audio.read_audio(downloaded(page, "Download band"))
     changed = np.flatnonzero(before != after) / rate
     assert stop - start > 4 and len(changed) > rate
     assert start - 1 / rate <= changed.min() and changed.max() < stop + 1 / rate
     inside = slice(round((start + 0.3) * rate), round((stop - 0.3) * rate))
-    heard.context.close()
-    # F#, A and C#: of the song in F only the A
+    page.context.close()
+    # F#, A and C#; only the A is in the song's key, F
     return float(np.subtract(*(shares(band[inside], rate)[[6, 9, 1]].sum() for band in (after, before))))

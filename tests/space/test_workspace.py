@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workspace as a whole: every control at every size, keys, what is kept, projects, phones' files."""
+"""The workspace as a whole: every control at every size, keys, restored state, projects, recordings of phones."""
 
 import re
 import subprocess
@@ -29,10 +29,10 @@ from vocals import EXAMPLE
 
 SIZES = {"wide": (1440, 900), "narrow": (1024, 768), "phone": (390, 844)}
 OPTIONS = [{"viewport": {"width": wide, "height": high}, "has_touch": wide < 500} for wide, high in SIZES.values()]
-# these lead to a microphone, a file, another voice or a song: other tests go there
+# these need a microphone, a file, another voice or a new song, which other tests cover
 ELSEWHERE = "[data-do=sing], [data-do=record], [data-do=measure], [data-do=open], [data-do=load], [data-do=new]"
 ELSEWHERE += ", #run, #stop, #remake, #model input, #style input, .voices *, dialog *, :disabled"
-# marks the first control that is seen and has not been operated
+# marks the first visible control that has not been operated yet
 NEXT = """(elsewhere) => {
     const done = window.operated ??= new Set();
     const key = (each) => [each.id, each.ariaLabel, each.textContent.slice(0, 20), each.closest('.block')?.id,
@@ -54,7 +54,7 @@ SMALL = """() => [...document.querySelectorAll('#workspace :is(button, input, se
 
 
 def operate(page: Page, kind: str, touch: bool) -> None:
-    """What a person does with a control of this kind."""
+    """Operates the marked control, which is of this kind."""
     control = page.locator("[data-now]")
     press = control.tap if touch else control.click
     if kind == "select-one":
@@ -71,7 +71,7 @@ def operate(page: Page, kind: str, touch: bool) -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=SIZES)
-def test_every_control_is_operated_and_every_style_generated(page: Page, options: dict[str, object]) -> None:
+def test_every_control_works_and_every_style_can_be_generated(page: Page, options: dict[str, object]) -> None:
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.get_by_role("button", name="Vocal", exact=True).click()
@@ -82,7 +82,7 @@ def test_every_control_is_operated_and_every_style_generated(page: Page, options
         page.locator(f"#style input[value={style}]").check()
         generated(page)
         expect(page.locator("#mixer .takes")).to_contain_text(f"Take {number} · {style}")
-    # a chart is printed elsewhere
+    # printing is tested elsewhere
     page.evaluate("window.print = () => {}")
     bar = page.locator("#timeline").get_by_role("button", name="Bar 1", exact=True)
     bar.tap() if options["has_touch"] else bar.click()
@@ -106,7 +106,7 @@ def test_every_control_is_operated_and_every_style_generated(page: Page, options
         assert page.evaluate(SMALL) == []
 
 
-def test_keys_play_step_choose_takes_mute_and_show_themselves(page: Page) -> None:
+def test_keyboard_shortcuts_play_step_choose_takes_mute_and_list_themselves(page: Page) -> None:
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(summary(page)).to_contain_text("folk (given)")
     skip_fine(page, 1)
@@ -116,7 +116,7 @@ def test_keys_play_step_choose_takes_mute_and_show_themselves(page: Page) -> Non
     expect(page.locator("#timeline [data-do=play]")).to_have_accessible_name("Stop")
     page.keyboard.press("Space")
     position = page.get_by_label("Position")
-    # it may have stopped just behind a bar line
+    # it may have stopped just after a bar line
     for _ in range(2):
         page.keyboard.press("Shift+ArrowLeft")
     assert float(position.input_value()) == 0
@@ -142,7 +142,7 @@ def test_keys_play_step_choose_takes_mute_and_show_themselves(page: Page) -> Non
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["wide", "phone"])
-def test_nothing_serious_is_found_on_the_empty_page_nor_its_sheets(
+def test_axe_finds_nothing_serious_on_the_empty_page_and_its_panels(
     browser: Browser, space: Space, axe: Path, size: str, scheme: str
 ) -> None:
     width, height = SIZES[size]
@@ -169,7 +169,7 @@ def test_nothing_serious_is_found_on_the_empty_page_nor_its_sheets(
 
 
 def expect_kept(page: Page, shown: list[str]) -> None:
-    """What has been made in the test below is there: the named take, the settings, the lead sheet."""
+    """Asserts that the state of the test below is there: the named take, the settings, the lead sheet."""
     expect(page.locator("#mixer .takes")).to_contain_text("Mine · rock")
     for name in ("Keep Mine", "Mute drums"):
         expect(page.get_by_role("button", name=name)).to_have_attribute("aria-pressed", "true")
@@ -178,7 +178,7 @@ def expect_kept(page: Page, shown: list[str]) -> None:
     assert chords(page) == shown
 
 
-def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_another_person(
+def test_the_workspace_survives_a_reload_and_a_project_moves_it_to_another_user(
     page: Page, browser: Browser, space: Space, voices: Path
 ) -> None:
     another = open_page(browser, space)
@@ -187,7 +187,7 @@ def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_
     page.locator("#style input[value=rock]").check()
     skip_fine(page)
     generated(page)
-    # the listener's second choice, by one click
+    # choose the listener's second-best chord with one click
     pale = page.locator("#timeline .chords .unsure")
     expect(pale).not_to_have_count(0)
     pale.first.click()
@@ -209,7 +209,7 @@ def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_
     page.get_by_role("button", name="Keep Mine").click()
     page.get_by_role("button", name="Mute drums").click()
     shown = chords(page)
-    # again, before the voice is there
+    # reload while the voice is still being analysed
     page.route("**/predict*", lambda route: None)
     page.reload()
     expect(page.locator("#recorder .told").last).to_contain_text("Listening")
@@ -217,7 +217,7 @@ def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_
     page.reload()
     expect_kept(page, shown)
     project, band = downloaded(page, "Save project"), downloaded(page, "Download band")
-    # nobody sees another person's voice, takes or settings, unless they are given to them
+    # users do not see each other's voices, takes or settings, except through a project
     expect(another.locator("#mixer .takes").get_by_role("radio")).to_have_count(0)
     expect(another.locator("#style input[value=rock]")).not_to_be_checked()
     another.locator("#recorder input[type=file]").set_input_files(project)
@@ -228,7 +228,7 @@ def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_
     another.context.close()
 
 
-def test_takes_outlast_a_refused_file_another_voice_and_a_band_that_comes(page: Page, voices: Path) -> None:
+def test_takes_survive_a_refused_file_another_voice_and_a_running_generation(page: Page, voices: Path) -> None:
     takes, last = page.locator("#mixer").get_by_role("radio"), page.get_by_role("button", name="Previous voice")
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(takes).to_have_count(1)
@@ -244,7 +244,7 @@ def test_takes_outlast_a_refused_file_another_voice_and_a_band_that_comes(page: 
     expect(summary(page)).to_contain_text("folk (given)")
     expect(last).not_to_be_visible()
     upload(page, voices / "patience.wav")
-    # those of the voice before
+    # no stems of the previous voice
     expect(page.locator(".stems canvas")).to_have_count(0)
     stop, mine = page.get_by_role("button", name="Stop the band"), page.get_by_role("button", name="Keep Mine")
     page.get_by_role("button", name="Play a band").dblclick()
@@ -255,7 +255,7 @@ def test_takes_outlast_a_refused_file_another_voice_and_a_band_that_comes(page: 
     page.get_by_role("button", name="Name Take 2").click()
     page.keyboard.type("Mine")
     page.get_by_role("button", name="Keep Take 2").click()
-    # what comes is heard instead
+    # the take in progress plays instead
     expect(takes).not_to_be_checked()
     expect(mine).to_have_attribute("aria-pressed", "true")
     upload(page, voices / "song.wav")
@@ -275,7 +275,7 @@ def test_takes_outlast_a_refused_file_another_voice_and_a_band_that_comes(page: 
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("b.3gp", "aac"), ("c.webm", "libopus")])
-def test_recordings_of_phones_are_taken_and_files_dropped(page: Page, tmp_path: Path, name: str, codec: str) -> None:
+def test_phone_recordings_can_be_dropped_onto_the_page(page: Page, tmp_path: Path, name: str, codec: str) -> None:
     path = tmp_path / name
     command = ["ffmpeg", "-v", "error", "-i", str(EXAMPLE), "-t", "4", "-c:a", codec, str(path)]
     subprocess.run(command, check=True, timeout=60)

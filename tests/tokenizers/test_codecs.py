@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The codec: weights of the original package, codes and lengths."""
+"""Codecs: conversion of original weights, codes, lengths, streaming, and every supported family."""
 
 import sys
 import types
@@ -31,7 +31,7 @@ def fill_codebooks(codec: EncodecModel) -> None:
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    """Random weights and 3 codebooks of 64: 18 kbps at 1,000 frames a second."""
+    """Random weights and 3 codebooks of 64 codes: 18 kbps at 1,000 frames per second."""
     sizes = {"num_filters": 4, "hidden_size": 10, "codebook_dim": 10, "codebook_size": 64}
     model = tiny_codec(upsampling_ratios=list(RATIOS), target_bandwidths=[6.0, 18.0], **sizes)
     fill_codebooks(model)
@@ -40,7 +40,7 @@ def codec() -> Codec:
 
 @pytest.fixture(scope="module")
 def original() -> Any:
-    """The `encodec` package; it imports torchaudio, for resampling only, which has no CPU build."""
+    """The `encodec` package; a stub replaces torchaudio, which it imports only for resampling."""
     torchaudio = types.ModuleType("torchaudio")
     before = sys.modules.get("torchaudio")
     sys.modules["torchaudio"] = torchaudio
@@ -79,7 +79,7 @@ def test_a_checkpoint_of_the_original_package_gives_the_same_codes_and_audio(ori
 
 
 @pytest.mark.parametrize("state", [{"weight": torch.ones(1)}, {"encoder.model.0.conv.conv.bias": torch.ones(3)}, [1]])
-def test_other_files_are_no_checkpoint_of_the_original_package(state: Any, tmp_path: Path) -> None:
+def test_files_that_are_not_original_checkpoints_are_refused(state: Any, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "other.th")
     with pytest.raises(ValueError, match="other.th is not a checkpoint"):
         convert(tmp_path / "other.th")
@@ -95,7 +95,7 @@ def test_codes_equal_transformers_own_encode(codec: Codec) -> None:
     assert torch.equal(codec.decode(codes, 2_400), audio)
 
 
-def test_saved_codec_loads_strictly_from_folder_and_subfolder(codec: Codec, tmp_path: Path) -> None:
+def test_a_saved_codec_loads_strictly_from_folder_and_subfolder(codec: Codec, tmp_path: Path) -> None:
     codec.model.save_pretrained(tmp_path / "codec")
     waveform = 0.3 * torch.randn(1, 1, 1_200)
     wanted = codec.encode(waveform, 3)
@@ -109,7 +109,7 @@ def test_saved_codec_loads_strictly_from_folder_and_subfolder(codec: Codec, tmp_
         load_codec(tmp_path / "codec")
 
 
-def test_wrong_use_is_a_clear_error(codec: Codec) -> None:
+def test_invalid_arguments_are_refused(codec: Codec) -> None:
     with pytest.raises(ValueError, match="num_codebooks is 4; this codec has 1 to 3"):
         codec.encode(torch.zeros(1, 1, 100), 4)
     with pytest.raises(ValueError, match=r"shape \[1, 100\]; it must be \[batch, 1, samples\]"):
@@ -122,11 +122,11 @@ def test_wrong_use_is_a_clear_error(codec: Codec) -> None:
 
 @pytest.fixture(scope="module", params=list(CODECS))
 def other(request: pytest.FixtureRequest) -> Codec:
-    """A codec of another bit rate, rate, number of channels or family."""
+    """A codec with another bit rate, sampling rate, number of channels or family."""
     return as_codec(CODECS[request.param]())
 
 
-def test_every_family_encodes_whole_frames_and_decodes_to_the_length(other: Codec) -> None:
+def test_every_family_encodes_whole_frames_and_decodes_to_the_given_length(other: Codec) -> None:
     form = other.format
     samples = round(2.3 * form.sampling_rate)
     audio = 0.3 * torch.randn(2, form.channels, samples)
@@ -140,20 +140,20 @@ def test_every_family_encodes_whole_frames_and_decodes_to_the_length(other: Code
 
 
 @pytest.mark.parametrize("frames", [[40, 1, 200, 7], [7, 500], [430]])
-def test_every_family_decodes_in_pieces_what_it_decodes_at_once(other: Codec, frames: list[int]) -> None:
+def test_streamed_decoding_equals_decoding_at_once(other: Codec, frames: list[int]) -> None:
     form = other.format
     codes = torch.randint(form.codebook_size, (1, form.num_codebooks, sum(frames)))
     whole = other.decode(codes)
     stream, parts = CodecStream(other), codes.split(frames, dim=-1)
     pieces = [stream.decode(part, last=number == len(parts)) for number, part in enumerate(parts, start=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=-1), whole, atol=1e-5, rtol=1e-4)
-    # what has been handed out is all that its past allows: no more than the context is held back
+    # all final samples have been returned: no more than the context is held back
     held = sum(frames[:-1]) * form.hop_length - sum(piece.shape[-1] for piece in pieces[:-1])
     assert held <= (form.frame_rate + 2 * CONTEXT_FRAMES) * form.hop_length
 
 
 @pytest.mark.parametrize("kind", ["32 kHz", "dac", "dac 44.1 kHz"])
-def test_stretches_are_what_the_model_decodes_at_once(kind: str) -> None:
+def test_decoding_in_sections_equals_transformers_decoding_at_once(kind: str) -> None:
     codec = as_codec(CODECS[kind]())
     codes = torch.randint(codec.format.codebook_size, (2, 8, round(12.4 * codec.format.frame_rate)))
     with torch.no_grad():
@@ -167,18 +167,18 @@ def test_stretches_are_what_the_model_decodes_at_once(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dac", "dac 44.1 kHz"])
-def test_codes_of_dac_are_transformers_own(kind: str) -> None:
+def test_dac_codes_equal_those_of_transformers(kind: str) -> None:
     codec = as_codec(CODECS[kind]())
     audio = 0.3 * torch.randn(2, 1, 40 * codec.format.hop_length)
     with torch.no_grad():
         wanted = codec.model.encode(audio, 5).audio_codes
     assert wanted.shape == (2, 5, 40) and len(wanted.unique()) > 8
     assert torch.equal(codec.encode(audio, 5), wanted)
-    # a frame that has begun is a whole one
+    # a partial frame counts as a whole one
     assert codec.encode(audio[..., :-3], 5).shape == wanted.shape
 
 
-def test_rates_that_are_no_whole_number_of_frames_are_retuned_or_refused() -> None:
+def test_fractional_frame_rates_are_adjusted_or_refused() -> None:
     assert codec_format(CODECS["dac 44.1 kHz"]().config) == CodecFormat(44_032, 512, 8, CODES, 1)
     assert codec_format(CODECS["dac 44.1 kHz"]().config).frame_rate == 86
     with pytest.raises(ValueError, match="24000 Hz are not a whole number of frames of 1120 samples"):
@@ -189,7 +189,7 @@ def test_rates_that_are_no_whole_number_of_frames_are_retuned_or_refused() -> No
         as_codec(types.SimpleNamespace(config=MimiConfig()))
 
 
-def test_any_family_is_saved_and_loaded_by_its_own_class(other: Codec, tmp_path: Path) -> None:
+def test_every_family_is_saved_and_loaded_by_its_own_class(other: Codec, tmp_path: Path) -> None:
     other.model.save_pretrained(tmp_path)
     loaded = load_codec(tmp_path)
     assert type(loaded) is type(other) and type(loaded.model) is type(other.model)

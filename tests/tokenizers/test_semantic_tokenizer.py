@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The semantic tokenizer: frames, noise, chunks, batches, and what is taken over from a HuBERT."""
+"""The semantic tokenizer: frames, noise, chunks, precision, and conversion from a HuBERT."""
 
 import copy
 from pathlib import Path
@@ -38,7 +38,7 @@ def tiny_hubert_config(stable: bool = True) -> HubertConfig:
 
 
 def random_hubert(stable: bool = True, seed: int = 0) -> HubertModel:
-    """A HuBERT whose norms and biases are not the neutral ones, so that one left out or added shows."""
+    """A HuBERT whose norms and biases are not neutral, so that a missing or extra one shows."""
     torch.manual_seed(seed)
     hubert = HubertModel(tiny_hubert_config(stable)).eval()
     with torch.no_grad():
@@ -66,14 +66,14 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def tokenizer(folder: Path) -> HAFMSemanticTokenizerModel:
-    """A tokenizer whose centroids are features of its own, so that tokens vary."""
+    """A tokenizer whose centroids are some of its own features, so that tokens vary."""
     model = tokenizer_from_hubert(folder, layer=LAYER, num_clusters=CLUSTERS)
     features = model.extract_features(waveform(6.0, seed=9))
     model.centroids.copy_(features[:: len(features) // CLUSTERS][:CLUSTERS])
     return model
 
 
-def test_cut_hubert_equals_that_layer_of_the_whole(folder: Path) -> None:
+def test_a_truncated_hubert_equals_that_layer_of_the_whole(folder: Path) -> None:
     whole = HubertModel.from_pretrained(folder).eval()
     samples = waveform(1.3)
     for layer in (1, LAYER, LAYERS):
@@ -86,7 +86,7 @@ def test_cut_hubert_equals_that_layer_of_the_whole(folder: Path) -> None:
         assert cut.hubert.config._attn_implementation == "sdpa"
 
 
-def test_normalised_input_is_the_feature_extractors(folder: Path) -> None:
+def test_input_is_normalised_to_zero_mean_and_unit_variance(folder: Path) -> None:
     samples = waveform(0.7) * 3 + 0.2
     normalised = (samples - samples.mean()) / samples.std(correction=0)
     by_model = tokenizer_from_hubert(folder, layer=LAYER, do_normalize=True).extract_features(samples)
@@ -95,14 +95,14 @@ def test_normalised_input_is_the_feature_extractors(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("samples", [0, 1, 319, 320, 321, 16_001, 33_333])
-def test_there_are_fifty_frames_a_second(tokenizer: HAFMSemanticTokenizerModel, samples: int) -> None:
+def test_there_are_fifty_frames_per_second(tokenizer: HAFMSemanticTokenizerModel, samples: int) -> None:
     tokens = tokenizer.encode(waveform(3.0)[:samples])
     assert tokens.shape == (-(-samples // HOP),)
     assert tokens.dtype == torch.int64
-    assert bool(torch.isfinite(tokenizer.extract_features(torch.zeros(samples))).all()), "of silence too"
+    assert bool(torch.isfinite(tokenizer.extract_features(torch.zeros(samples))).all()), "also for silence"
 
 
-def test_tokens_equal_scikit_learns_kmeans(folder: Path) -> None:
+def test_tokens_equal_those_of_scikit_learns_kmeans(folder: Path) -> None:
     features = tokenizer_from_hubert(folder, layer=LAYER).extract_features(waveform(8.0))
     kmeans = KMeans(CLUSTERS, n_init=1, random_state=0).fit(features.numpy())
     model = tokenizer_from_hubert(folder, layer=LAYER, num_clusters=CLUSTERS)
@@ -113,7 +113,7 @@ def test_tokens_equal_scikit_learns_kmeans(folder: Path) -> None:
     assert len(set(predicted.tolist())) > 5
 
 
-def test_noise_is_seeded_optional_and_of_the_stated_level(tokenizer: HAFMSemanticTokenizerModel) -> None:
+def test_noise_is_seeded_optional_and_has_the_configured_level(tokenizer: HAFMSemanticTokenizerModel) -> None:
     samples, before = waveform(2.0), torch.get_rng_state()
     clean = tokenizer.extract_features(samples)
     noisy = tokenizer.extract_features(samples, noise=True, seed=3)
@@ -123,11 +123,11 @@ def test_noise_is_seeded_optional_and_of_the_stated_level(tokenizer: HAFMSemanti
     drawn = torch.randn(len(samples), generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(noisy, tokenizer.extract_features(samples + tokenizer.config.noise_std * drawn))
     assert tokenizer.config.noise_std == 0.01
-    assert torch.equal(before, torch.get_rng_state()), "the global generator is left alone"
+    assert torch.equal(before, torch.get_rng_state()), "the global generator is untouched"
 
 
 def test_chunks_of_a_network_without_attention_are_exact() -> None:
-    """With attention silenced, a chunk could only get its cutting wrong: noise, normalisation, edges, order."""
+    """Without attention, only the cutting can go wrong: noise, normalisation, edges, order."""
     model = HAFMSemanticTokenizerModel(HAFMSemanticTokenizerConfig(hubert_config=random_hubert().config, layer=LAYER))
     with torch.no_grad():
         for layer in model.hubert.encoder.layers:
@@ -139,7 +139,7 @@ def test_chunks_of_a_network_without_attention_are_exact() -> None:
 
 
 def test_half_precision_keeps_nearly_all_tokens_of_the_bundled_tokenizer() -> None:
-    # a network that has learnt something: centroids of a random one lie so close that the processor's rounding chooses
+    # a trained network, since centroids of a random one are so close that rounding decides between them
     samples, _ = read_audio(Path(__file__).parents[2] / "examples/vocal.wav", sampling_rate=RATE)
     sung = torch.from_numpy(samples)
     tokens = []
@@ -148,11 +148,11 @@ def test_half_precision_keeps_nearly_all_tokens_of_the_bundled_tokenizer() -> No
         assert loaded.centroids.dtype == dtype
         tokens.append(loaded.encode(sung))
     assert tokens[1].dtype == torch.int64
-    assert len(tokens[0].unique()) > 20, "something is sung"
+    assert len(tokens[0].unique()) > 20, "the example has varied tokens"
     assert float((tokens[0] == tokens[1]).float().mean()) > 0.97
 
 
-def test_recognition_heads_and_old_weight_norm_names_are_accepted(tmp_path: Path) -> None:
+def test_recognition_models_and_old_weight_norm_names_are_accepted(tmp_path: Path) -> None:
     torch.manual_seed(0)
     recogniser = HubertForCTC(tiny_hubert_config()).eval()
     recogniser.save_pretrained(tmp_path)
@@ -171,7 +171,7 @@ def test_recognition_heads_and_old_weight_norm_names_are_accepted(tmp_path: Path
 
 
 @pytest.mark.parametrize("change", ["missing", "unexpected"])
-def test_wrong_weights_are_an_error_but_in_layers_that_are_dropped(tmp_path: Path, change: str) -> None:
+def test_wrong_weights_are_an_error_except_in_dropped_layers(tmp_path: Path, change: str) -> None:
     random_hubert().save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     del state["encoder.layers.4.attention.k_proj.weight"]
@@ -186,7 +186,7 @@ def test_wrong_weights_are_an_error_but_in_layers_that_are_dropped(tmp_path: Pat
         tokenizer_from_hubert(tmp_path, layer=LAYER)
 
 
-def test_wrong_use_is_a_clear_error(folder: Path, tokenizer: HAFMSemanticTokenizerModel) -> None:
+def test_invalid_arguments_are_refused(folder: Path, tokenizer: HAFMSemanticTokenizerModel) -> None:
     with pytest.raises(ValueError, match="layer is 6.*1 to 5"):
         tokenizer_from_hubert(folder, layer=6)
     with pytest.raises(ValueError, match="no centroids"):
@@ -203,14 +203,14 @@ def test_wrong_use_is_a_clear_error(folder: Path, tokenizer: HAFMSemanticTokeniz
         HAFMSemanticTokenizerModel(HAFMSemanticTokenizerConfig(hubert_config=config, layer=LAYER))
 
 
-def test_large_kernels_still_give_fifty_frames_a_second() -> None:
-    """The bundled tokenizer has two long convolutions in place of HuBERT's seven."""
+def test_large_kernels_still_give_fifty_aligned_frames_per_second() -> None:
+    """The bundled tokenizer has two long convolutions instead of HuBERT's seven."""
     config = tiny_hubert_config()
     changes = {"conv_dim": [9, 7], "conv_kernel": [800, 3], "conv_stride": [160, 2], "num_feat_extract_layers": 2}
     config = HubertConfig(**{**config.to_dict(), **changes})
     model = HAFMSemanticTokenizerModel(HAFMSemanticTokenizerConfig(hubert_config=config, layer=LAYER)).eval()
     assert model.extract_features(waveform(1.0)).shape == (50, WIDTH)
-    # the middle of frame 25 lies at 0.51 s: a click there must move that frame's convolution output most
+    # the middle of frame 25 is at 0.51 s: the effect of a click there must be centred on that frame
     samples = torch.zeros(RATE)
     samples[int(0.51 * RATE)] = 1.0
     padded = torch.nn.functional.pad(samples, model.padding)[None]
@@ -220,7 +220,7 @@ def test_large_kernels_still_give_fifty_frames_a_second() -> None:
     assert abs(float(reach.float().mean()) - 25) <= 1
 
 
-def test_vocals_and_instrumentals_can_have_centroids_of_their_own(tokenizer: HAFMSemanticTokenizerModel) -> None:
+def test_vocals_and_instrumentals_can_have_separate_centroids(tokenizer: HAFMSemanticTokenizerModel) -> None:
     shared = tokenizer
     config = copy.deepcopy(shared.config)
     config.separate_centroids = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The spectral codec: the STFT it rests on, a decoder in which nothing stands still, noise that goes by the frame."""
+"""The spectral codec: its STFT, no constant spectral lines in the output, reproducible noise, and its codebooks."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel, Spectr
 from tiny_models import tiny_spectral_codec
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-# below it bins of a short window are wider than the distance of two lines
+# below it, the bins of a short window are wider than the spacing of the lines
 LOWEST_LINE_HZ = 600
 
 
 def line_excess(audio: torch.Tensor, sampling_rate: int, spacing: float) -> float:
-    """How far multiples of `spacing` Hz stand out of the mean log spectrum of float [N], in dB."""
+    """How far multiples of `spacing` Hz stand out of the mean log spectrum of `audio` (float [N]), in dB."""
     size = int(0.34 * sampling_rate)
     frames = audio.unfold(0, size, size // 2) * torch.hann_window(size)
     levels = 10 * torch.log10(torch.fft.rfft(frames, 4 * size).abs().square() + 1e-12).mean(0).numpy()
@@ -42,7 +42,7 @@ def line_excess(audio: torch.Tensor, sampling_rate: int, spacing: float) -> floa
 
 @pytest.mark.parametrize(("window", "hop", "channels"), [(1280, 320, 1), (1764, 588, 2), (96, 32, 1), (100, 40, 2)])
 @pytest.mark.parametrize("frames", [1, 2, 17])
-def test_spectra_are_of_whole_frames_and_synthesise_audio(window: int, hop: int, channels: int, frames: int) -> None:
+def test_spectra_have_whole_frames_and_resynthesise_audio(window: int, hop: int, channels: int, frames: int) -> None:
     config = HAFMSpectralConfig(window_length=window, hop_length=hop, audio_channels=channels)
     spectrum = Spectrum(config)
     audio = torch.randn(3, channels, frames * hop)
@@ -54,27 +54,27 @@ def test_spectra_are_of_whole_frames_and_synthesise_audio(window: int, hop: int,
 
 
 @pytest.mark.parametrize("noise_bands", [0, 8])
-def test_an_untrained_decoder_has_no_standing_line(noise_bands: int) -> None:
+def test_centring_removes_constant_lines_from_the_decoders_output(noise_bands: int) -> None:
     model = tiny_spectral_codec(noise_bands=noise_bands)
-    # as trained decoders do, it makes a constant of what it cannot know
+    # like trained decoders, it outputs a constant where it cannot predict
     torch.nn.init.normal_(model.decoder.last.bias, std=0.7)
     codes = torch.randint(model.config.codebook_size, (1, 8, 1_000))
     before = as_codec(model).decode(codes)[0, 0]
     latents = model.quantizer.decode(torch.randint(model.config.codebook_size, (4, 8, 64)))
     model.decoder.train()
     with torch.no_grad():
-        # as in training, it follows the mean of what it decodes
+        # as in training, it tracks the mean of its output
         for _ in range(600):
             model.decoder(latents)
     model.eval()
     after = as_codec(model).decode(codes)[0, 0]
     for spacing in (75, 150, 300, 600):
-        # a decoder whose mean is unknown sings, so that this can be seen
+        # without the mean there are lines, so the measure can detect them
         assert line_excess(before, 24_000, spacing) > 3.0
         assert line_excess(after, 24_000, spacing) < 0.5
 
 
-def test_no_gradient_reaches_a_constant_spectrum() -> None:
+def test_a_constant_spectrum_gets_no_gradient() -> None:
     model = tiny_spectral_codec().train()
     latents = torch.randn(2, model.config.codebook_dim, 40)
     spectra = torch.randn(2, 40, model.config.num_bins, dtype=torch.complex64, requires_grad=True)
@@ -85,7 +85,7 @@ def test_no_gradient_reaches_a_constant_spectrum() -> None:
     assert model.decoder(latents).requires_grad
 
 
-def test_noise_depends_on_the_place_in_the_song_alone() -> None:
+def test_noise_depends_only_on_the_frames_position_in_the_song() -> None:
     model = tiny_spectral_codec(noise_bands=8)
     assert model.decoder.noise is not None
     torch.nn.init.constant_(model.decoder.noise.bias, 3.0)
@@ -98,9 +98,9 @@ def test_noise_depends_on_the_place_in_the_song_alone() -> None:
     torch.testing.assert_close(rows, torch.cat([audio, later]))
 
 
-def test_jittered_phases_break_the_lines_of_the_highs_and_leave_the_lows() -> None:
+def test_phase_jitter_removes_lines_from_high_frequencies_only() -> None:
     model = tiny_spectral_codec(noise_bands=0)
-    # a constant, and no mean that would take it out: it sings
+    # a constant output, and no tracked mean to remove it, gives lines
     torch.nn.init.normal_(model.decoder.last.bias, std=0.7)
     codes = torch.randint(model.config.codebook_size, (1, 8, 1_000))
     plain = as_codec(model).decode(codes)[0, 0]
@@ -115,7 +115,7 @@ def test_jittered_phases_break_the_lines_of_the_highs_and_leave_the_lows() -> No
     assert changed[lows].sum() < 1e-3 * power[lows].sum() and changed[highs].sum() > 0.5 * power[highs].sum()
 
 
-def test_codebooks_code_what_the_earlier_ones_leave() -> None:
+def test_each_codebook_codes_the_residual_of_the_earlier_ones() -> None:
     model = tiny_spectral_codec()
     latents = torch.randn(2, model.config.codebook_dim, 30)
     codes = model.quantizer.encode(latents)
@@ -139,7 +139,7 @@ def test_codebooks_code_what_the_earlier_ones_leave() -> None:
         ({"audio_channels": 3}, "audio_channels is 3"),
     ],
 )
-def test_sizes_that_make_no_codec_are_refused(wrong: dict[str, float], message: str) -> None:
+def test_invalid_sizes_are_refused(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(StrictDataclassClassValidationError, match=message):
         HAFMSpectralConfig(**wrong)
 
@@ -155,7 +155,7 @@ def test_the_model_passes_audio_through_all_its_codebooks() -> None:
     assert isinstance(model, HAFMSpectralModel)
 
 
-def test_nothing_stands_still_in_what_the_bundled_codec_codes() -> None:
+def test_the_bundled_codec_adds_no_constant_lines() -> None:
     codec = load_codec(BUNDLED_MODEL / "codec")
     band, rate = read_audio(EXAMPLES / "vocal_accompanied_folk.ogg", seconds=20.0)
     assert rate == codec.format.sampling_rate

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that reads hostile sound, so that a native crash, a hang or a grab for memory is seen from outside.
+"""A process that reads hostile audio, so that native crashes, hangs and excessive memory are seen from outside.
 
-Reads paths from stdin, one a line, and answers each with one line: "read", "refused: SENTENCE" or "lost: WHAT".
+Reads paths from stdin, one per line, and answers each with one line: "read", "refused: SENTENCE" or "lost: WHAT".
 """
 
 import resource
@@ -19,13 +19,13 @@ EXTRACTED_SECONDS = 3.0
 
 
 class Reader:
-    """The child, as the test sees it; started anew after each crash or hang."""
+    """The test's handle of the child process, which is restarted after each crash or hang."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
 
     def outcome(self, path: Path) -> str:
-        """What became of a file."""
+        """The child's answer for a file."""
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
@@ -46,7 +46,7 @@ class Reader:
         return line.strip() if line else f"lost: the process ended with {self.process.wait()}"
 
     def stop(self) -> None:
-        """Ends the child."""
+        """Kills the child."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -54,7 +54,7 @@ class Reader:
 
 
 def read(path: str) -> str:
-    """One file through the reader of `hafm accompany` and through the pipeline's feature extractor."""
+    """Reads a file as `hafm accompany` and the pipeline's feature extractor do, and returns the answer."""
     from hafm_hf import HAFMFeatureExtractor
     from hafm_hf.audio import HAFMAudioError, read_audio
 
@@ -78,12 +78,12 @@ def read(path: str) -> str:
 
 
 def main() -> None:
-    """Answers until stdin ends."""
+    """Answers paths until stdin ends."""
     from hafm_hf import HAFMFeatureExtractor, audio
     from vocals import file_bytes, glide
 
     HAFMFeatureExtractor()(audio.read_audio(file_bytes(glide(1.0)))[0], 24_000)
-    # address space that this process has by now
+    # address space in use so far
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit = in_use + GIBIBYTE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

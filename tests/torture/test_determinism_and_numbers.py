@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A seed means one song, whoever asks beside you; and long songs stay among the finite numbers."""
+"""A seed gives the same song in any batch, and long songs stay finite in half precision."""
 
 import random
 
@@ -21,7 +21,7 @@ def composite() -> HAFMForVocalAccompaniment:
     return model
 
 
-@pytest.mark.fault("seeds in batches of any order", cut=6, full=120)
+@pytest.mark.fault("seeds in random batches", cut=6, full=120)
 def test_a_song_is_the_same_alone_and_in_any_batch(tally: Tally, composite: HAFMForVocalAccompaniment) -> None:
     draw = random.Random(3)
     voices = [torch.from_numpy(glide(seconds)) for seconds in (0.4, 0.52, 0.7, 1.1)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""URLs that strangers name: http(s) only, up to a size and a time."""
+"""Untrusted URLs: only http(s), with limits on size and time."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ LIMITS: dict[str, Any] = {"max_bytes": 100_000, "timeout": 5.0}
 
 
 class Handler(Quiet):
-    """/here, redirects to whatever follows /to/, an endless /huge body, and a /drip of bytes."""
+    """Serves /here, redirects to whatever follows /to/, an endless /huge body, and a slow /drip of bytes."""
 
     def do_GET(self) -> None:
         if self.path.startswith("/to/"):
@@ -53,13 +53,13 @@ def test_a_redirect_among_private_addresses_is_followed(server: str) -> None:
         ("/absent", "cannot be fetched: .*404 Not Found"),
     ],
 )
-def test_where_a_url_may_not_lead_is_refused(server: str, path: str, said: str) -> None:
+def test_forbidden_redirects_large_bodies_and_missing_files_are_refused(server: str, path: str, said: str) -> None:
     with pytest.raises(HAFMAudioError, match=said):
         download(server + path, **LIMITS)
 
 
 @pytest.mark.fault("hostile URLs")
-def test_a_server_that_never_ends_is_left_in_time(server: str) -> None:
+def test_an_endless_slow_response_is_aborted_in_time(server: str) -> None:
     began = time.monotonic()
     with pytest.raises(HAFMAudioError, match="took longer than 0.6 s"):
         download(f"{server}/drip", max_bytes=100_000, timeout=0.6)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sound from strangers is read or refused in one sentence: no crash, no hang, no gigabyte of memory."""
+"""Untrusted audio is read or refused in one sentence: no crash, no hang, no gigabyte of memory."""
 
 import struct
 import time
@@ -28,7 +28,7 @@ ENCODINGS = {
     "mp3": {"format": "MP3", "subtype": "MPEG_LAYER_III"},
     "aiff": {"format": "AIFF"},
 }
-# what headers are not made for
+# boundary values for header fields
 ODD_NUMBERS = (0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF)
 HEADER = 120
 
@@ -49,7 +49,7 @@ def seeds() -> list[bytes]:
 
 @st.composite
 def mutated_files(draw: st.DrawFn, files: list[bytes]) -> bytes:
-    """A real little file after one to six accidents, half of them in its header."""
+    """A real small file after one to six mutations, half of them in its header."""
     content = bytearray(draw(st.sampled_from(files)))
     for _ in range(draw(st.integers(1, 6))):
         if not content:
@@ -57,20 +57,20 @@ def mutated_files(draw: st.DrawFn, files: list[bytes]) -> bytes:
         end = min(HEADER, len(content)) if draw(st.booleans()) else len(content)
         where = draw(st.integers(0, end - 1))
         size = draw(st.integers(1, 64))
-        accident = draw(st.sampled_from(["bit", "number", "noise", "cut", "drop", "repeat", "foreign"]))
-        if accident == "bit":
+        mutation = draw(st.sampled_from(["bit", "number", "noise", "cut", "drop", "repeat", "foreign"]))
+        if mutation == "bit":
             content[where] ^= 1 << draw(st.integers(0, 7))
-        elif accident == "number":
+        elif mutation == "number":
             order = draw(st.sampled_from(["<I", ">I", "<H", ">H"]))
             number = draw(st.sampled_from(ODD_NUMBERS)) & (0xFFFF if order[1] == "H" else 0xFFFF_FFFF)
             content[where : where + struct.calcsize(order)] = struct.pack(order, number)
-        elif accident == "noise":
+        elif mutation == "noise":
             content[where : where + size] = draw(st.binary(min_size=size, max_size=size))
-        elif accident == "cut":
+        elif mutation == "cut":
             del content[where:]
-        elif accident == "drop":
+        elif mutation == "drop":
             del content[where : where + size]
-        elif accident == "repeat":
+        elif mutation == "repeat":
             content[where:where] = content[where : where + size] * draw(st.integers(1, 9))
         else:
             content[where:where] = draw(st.sampled_from(files))[: size * 4]
@@ -95,7 +95,7 @@ def test_mutated_files_are_read_or_refused(tally: Tally, reader: Reader, tmp_pat
 
 
 def riff(rate: int = 24_000, channels: int = 1, bits: int = 16, data: bytes = bytes(96_000), kind: int = 1) -> bytes:
-    """A WAV file whose header says what it likes."""
+    """A WAV file with an arbitrary header."""
     frame = channels * bits // 8
     header = struct.pack("<HHIIHH", kind, channels, rate, min(rate * frame, 0xFFFF_FFFF), frame & 0xFFFF, bits)
     chunks = b"fmt " + struct.pack("<I", len(header)) + header + b"data" + struct.pack("<I", len(data)) + data
@@ -103,7 +103,7 @@ def riff(rate: int = 24_000, channels: int = 1, bits: int = 16, data: bytes = by
 
 
 def long_flac(hours: float, rate: int = 24_000) -> bytes:
-    """Two seconds whose header declares hours."""
+    """Two seconds of FLAC whose header declares `hours`."""
     content = bytearray(file_bytes(glide(2.0, rate), rate, format="FLAC"))
     # STREAMINFO: the last 36 of these 64 bits are the number of samples
     stated = int.from_bytes(content[18:26], "big") >> 36 << 36 | round(hours * 3600 * rate)
@@ -112,7 +112,7 @@ def long_flac(hours: float, rate: int = 24_000) -> bytes:
 
 
 def floats(*values: float) -> bytes:
-    """A second and a half of a voice with odd samples in it."""
+    """A float WAV file of 1.5 s of a voice, with the given sample values in it."""
     voice = glide(1.5)
     voice[100 : 100 + len(values)] = values
     return riff(bits=32, data=voice.astype("<f4").tobytes(), kind=3)
@@ -137,16 +137,16 @@ BOMBS = {
 
 @pytest.mark.fault("bombs and impossible headers")
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_bombs_are_refused_by_their_header_before_memory_is_taken(bomb: str, reader: Reader, tmp_path: Path) -> None:
+def test_bombs_are_refused_by_their_header_before_allocation(bomb: str, reader: Reader, tmp_path: Path) -> None:
     content, said = BOMBS[bomb]
     (tmp_path / "vocal.wav").write_bytes(content)
     outcome = reader.outcome(tmp_path / "vocal.wav")
     assert outcome.startswith("refused: ") and said in outcome, outcome
 
 
-@pytest.mark.fault("odd but harmless sound")
+@pytest.mark.fault("unusual but harmless audio")
 @pytest.mark.parametrize("sound", ["constant", "full scale square", "one click"])
-def test_odd_sound_is_read_as_fast_as_any(sound: str) -> None:
+def test_unusual_audio_is_read_about_as_fast_as_a_voice(sound: str) -> None:
     time_axis = np.arange(24_000 * 4)
     samples = {
         "constant": np.full(time_axis.size, 0.5),
@@ -174,5 +174,5 @@ def test_odd_sound_is_read_as_fast_as_any(sound: str) -> None:
         ("http://example.org/a%00b%0A.wav", "ab.wav"),
     ],
 )
-def test_a_url_names_one_file_and_no_path(url: str, name: str) -> None:
+def test_a_urls_display_name_is_a_file_name_without_path(url: str, name: str) -> None:
     assert audio.source_name(url) == name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models from strangers load as they were saved or are refused by name: no code runs, and no memory is taken first."""
+"""Untrusted models load as saved or are refused by name: no code runs, and no memory is allocated before that."""
 
 import ast
 import json
@@ -36,21 +36,21 @@ PARTS: dict[str, Any] = {
 
 @pytest.fixture
 def saved(tiny_model: Path, tmp_path: Path) -> Path:
-    """A composite with checksums, as it is published, that may be harmed."""
+    """A copy of a composite with checksums, as published, that tests may damage."""
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     write_checksums(folder)
     return folder
 
 
-def harm(file: Path, content: bytes | bytearray) -> None:
-    """Writes as a failing disk does: the time of the last change stays."""
+def damage(file: Path, content: bytes | bytearray) -> None:
+    """Changes a file as a failing disk would: its modification time stays the same."""
     times = file.stat()
     file.write_bytes(content)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def refusal(part: str, folder: Path) -> str:
-    """What loading a part says; fails if it says nothing."""
+    """The error message of loading a part; fails if it loads."""
     with pytest.raises(Exception) as caught:
         load_strictly(PARTS[part], folder, subfolder=part)
     error = caught.value.__cause__ if type(caught.value).__name__.startswith("Strict") else caught.value
@@ -58,7 +58,7 @@ def refusal(part: str, folder: Path) -> str:
 
 
 @pytest.mark.fault("flipped bits and cuts in weights", cut=60, full=2000)
-def test_a_flipped_bit_or_a_cut_is_an_error_that_names_the_file(tally: Tally, saved: Path) -> None:
+def test_a_flipped_bit_or_truncation_is_an_error_that_names_the_file(tally: Tally, saved: Path) -> None:
     draw = random.Random(9)
     for number in range(tally.tries):
         part = draw.choice(list(PARTS))
@@ -69,7 +69,7 @@ def test_a_flipped_bit_or_a_cut_is_an_error_that_names_the_file(tally: Tally, sa
             content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
         else:
             del content[draw.randrange(len(content)) :]
-        harm(file, content)
+        damage(file, content)
         try:
             check_checkpoint(PARTS[part], saved, subfolder=part)
         except ValueError as error:
@@ -79,11 +79,11 @@ def test_a_flipped_bit_or_a_cut_is_an_error_that_names_the_file(tally: Tally, sa
                 tally.lose(f"{error} does not name {file}")
         else:
             tally.lose(f"{file} is not noticed")
-        harm(file, whole)
+        damage(file, whole)
 
 
 @pytest.mark.fault("flipped bits without checksums", cut=40, full=1000)
-def test_without_checksums_a_damaged_header_is_refused_and_nothing_else_happens(tally: Tally, saved: Path) -> None:
+def test_without_checksums_a_damaged_header_loads_or_gives_an_error_with_the_path(tally: Tally, saved: Path) -> None:
     draw = random.Random(10)
     (saved / "coarse" / SUMS_FILE).unlink()
     file = saved / "coarse" / WEIGHTS
@@ -95,14 +95,14 @@ def test_without_checksums_a_damaged_header_is_refused_and_nothing_else_happens(
         file.write_bytes(content)
         try:
             load_strictly(hafm_hf.HAFMCoarseForCausalLM, saved, subfolder="coarse")
-            # bits of a name's order or of a comment need not matter
+            # some bits, as in metadata, need not matter
             tally.survived()
         except ValueError as error:
             assert str(saved) in str(error)
             tally.survived()
 
 
-def test_numbers_that_are_not_finite_are_refused_without_checksums(saved: Path) -> None:
+def test_non_finite_weights_are_refused_without_checksums(saved: Path) -> None:
     (saved / "fine" / SUMS_FILE).unlink()
     file = saved / "fine" / WEIGHTS
     file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\xc0\x7f")
@@ -110,7 +110,7 @@ def test_numbers_that_are_not_finite_are_refused_without_checksums(saved: Path) 
 
 
 class Payload:
-    """What a pickle runs when it is read."""
+    """An object whose unpickling runs code: it creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -123,7 +123,7 @@ class Payload:
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.bin"])
 def test_a_pickle_is_refused_and_never_read(name: str, saved: Path, tmp_path: Path) -> None:
     (saved / "coarse" / name).write_bytes(pickle.dumps(Payload(tmp_path / "owned")))
-    # beside safetensors it is nobody's business
+    # next to safetensors it is ignored
     load_strictly(hafm_hf.HAFMCoarseForCausalLM, saved, subfolder="coarse")
     (saved / "coarse" / WEIGHTS).unlink()
     assert "safetensors" in refusal("coarse", saved)
@@ -160,15 +160,15 @@ HUBERT = [("hidden_size", -12), ("conv_stride", [0] * 7), ("conv_dim", [10**9] *
 
 
 def hostile_configurations() -> list[tuple[str, str, Any]]:
-    """(part, field, value); HuBERT's own fields stand behind a dot."""
+    """(part, field, value); HuBERT's fields come after a dot."""
     sizes = [(part, name, value) for part, names in SIZES.items() for name in names for value in HOSTILE_VALUES]
     hubert = [("semantic_tokenizer", f"hubert_config.{name}", value) for name, value in HUBERT]
-    # an intermediate size of 0 stands for the usual one
+    # an intermediate size of 0 means the default
     return [each for each in sizes + OTHERS + hubert if each != ("fine", "intermediate_size", 0)]
 
 
 @pytest.mark.fault("configurations out of range", cut=116, full=116)
-def test_configurations_out_of_range_are_refused_before_memory_is_taken(tally: Tally, saved: Path) -> None:
+def test_configurations_out_of_range_are_refused_before_memory_is_allocated(tally: Tally, saved: Path) -> None:
     for part, name, value in hostile_configurations():
         file = saved / part / "config.json"
         whole = file.read_text()
@@ -194,16 +194,16 @@ def test_a_feature_extractor_out_of_range_is_refused(change: dict[str, Any]) -> 
         hafm_hf.HAFMFeatureExtractor(**change)
 
 
-@pytest.mark.fault("paths that lead out of a model")
+@pytest.mark.fault("paths that lead outside a model")
 @pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/passwd", "..\\secret.safetensors", ".safetensors"])
-def test_an_index_names_only_files_beside_it(name: str, saved: Path) -> None:
+def test_an_index_may_name_only_files_next_to_it(name: str, saved: Path) -> None:
     (saved / "coarse" / WEIGHTS).rename(saved.parent / "secret.safetensors")
     index = {"metadata": {}, "weight_map": {"heads.weight": name}}
     (saved / "coarse" / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
     assert "not a file next to it" in refusal("coarse", saved)
 
 
-def test_weights_in_shards_are_checked_too(saved: Path, tmp_path: Path) -> None:
+def test_sharded_weights_are_checked_too(saved: Path, tmp_path: Path) -> None:
     stage = hafm_hf.HAFMCoarseForCausalLM.from_pretrained(saved, subfolder="coarse")
     stage.save_pretrained(tmp_path / "sharded", max_shard_size=20_000)
     write_checksums(tmp_path / "sharded")
@@ -212,30 +212,30 @@ def test_weights_in_shards_are_checked_too(saved: Path, tmp_path: Path) -> None:
     load_strictly(hafm_hf.HAFMCoarseForCausalLM, tmp_path / "sharded")
     content = bytearray(shards[1].read_bytes())
     content[-1] ^= 1
-    harm(shards[1], content)
+    damage(shards[1], content)
     with pytest.raises(ValueError, match=f"{shards[1].name} is damaged: it does not match SHA256SUMS"):
         load_strictly(hafm_hf.HAFMCoarseForCausalLM, tmp_path / "sharded")
     write_checksums(tmp_path / "sharded")
     load_strictly(hafm_hf.HAFMCoarseForCausalLM, tmp_path / "sharded")
 
 
-def test_sums_outlive_saving_by_the_model_and_tell_of_saving_by_others(saved: Path) -> None:
+def test_checksums_are_updated_by_our_saving_and_reveal_saving_by_others(saved: Path) -> None:
     stage = hafm_hf.HAFMCoarseForCausalLM.from_pretrained(saved, subfolder="coarse")
     with torch.no_grad():
         stage.heads.weight.add_(1.0)
     Accelerator().save_model(stage, saved / "coarse")
     with pytest.raises(ValueError, match="delete SHA256SUMS if you changed the weights yourself"):
         hafm_hf.HAFMForVocalAccompaniment.from_pretrained(saved)
-    # saved by the model itself, sums that are there stay right
+    # when the model saves itself, it updates existing checksums
     stage.save_pretrained(saved / "coarse")
     assert subprocess.run(["sha256sum", "-c", SUMS_FILE], cwd=saved / "coarse", capture_output=True).returncode == 0
-    # and none come by themselves
+    # but it does not create them
     stage.save_pretrained(saved / "new")
     assert not (saved / "new" / SUMS_FILE).exists()
 
 
 @pytest.mark.fault("code in a model's folder")
-def test_code_beside_weights_is_not_run_and_the_command_says_so(saved: Path, tmp_path: Path) -> None:
+def test_code_next_to_weights_is_not_run_and_the_command_reports_it(saved: Path, tmp_path: Path) -> None:
     owned = tmp_path / "owned"
     for file in ("hafm_auto.py", "evil.py", "handler.py"):
         (saved / file).write_text(f"open({str(owned)!r}, 'w')\n")
@@ -245,7 +245,7 @@ def test_code_beside_weights_is_not_run_and_the_command_says_so(saved: Path, tmp
     (saved / "config.json").write_text(json.dumps(config))
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
     command = [sys.executable, "-m", "hafm_hf", "accompany", str(tmp_path / "vocal.wav"), "--model", str(saved)]
-    # whoever would answer a question with yes
+    # even if every prompt were answered with yes
     run = subprocess.run(
         [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, input="y\ny\ny\n", check=False
     )
@@ -253,7 +253,7 @@ def test_code_beside_weights_is_not_run_and_the_command_says_so(saved: Path, tmp
     assert not owned.exists() and not (tmp_path / "out").exists()
 
 
-def test_we_never_switch_on_foreign_code() -> None:
+def test_we_never_set_trust_remote_code_to_true() -> None:
     found = []
     for folder in ("src", "space", "recipes"):
         for path in (REPOSITORY / folder).rglob("*.py"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""prepare, train and evaluate may be killed, started twice and run out of disk: what they leave is whole."""
+"""prepare, train and evaluate survive kills, second processes and full disks without partial output."""
 
 import json
 import resource
@@ -28,20 +28,20 @@ from vocals import file_bytes, glide
 
 @dataclass
 class Job:
-    """A long job: what runs it, its words before the output folder's name, and what of its output is compared."""
+    """A long job: its function, its arguments for an output folder, and a digest of the output to compare."""
 
     function: Callable[[list[str]], None]
     words: Callable[[Path], list[str]]
     digest: Digest
 
     def start(self, output: Path, log: Path) -> ForkedWork:
-        """The job, with its output in a folder."""
+        """Starts the job with its output in a folder."""
         return ForkedWork(self.function, self.words(output), log=log)
 
 
 @pytest.fixture(scope="module")
 def jobs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
-    """prepare, train, evaluate and accompany, on things so small that one run takes seconds."""
+    """prepare, train, evaluate and accompany, on inputs so small that one run takes seconds."""
     start_server()
     folder = tmp_path_factory.mktemp("jobs")
     write_karaoke(folder / "songs", 8)
@@ -71,7 +71,7 @@ def jobs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def digest_run(folder: Path) -> dict[str, str]:
-    """Of a training run: the finished and the best stage, and every loss."""
+    """Digest of a training run: the finished and the best stage, and every loss."""
     found = digest_files(folder, compared=("final/*", "best/*"))
     return found | {"losses": json.dumps(losses(read_metrics(folder)))}
 
@@ -83,7 +83,7 @@ KILLED = [
 
 
 @pytest.mark.parametrize("name", KILLED)
-def test_killed_at_random_moments_it_ends_as_if_nobody_had(
+def test_a_job_killed_at_random_times_ends_with_the_same_output(
     name: str, tally: Tally, jobs: dict[str, Job], tmp_path: Path
 ) -> None:
     report = torment(
@@ -110,7 +110,7 @@ def test_a_second_process_in_one_folder_is_refused(name: str, jobs: dict[str, Jo
 
 @pytest.fixture
 def read_only(tmp_path: Path) -> Iterator[Path]:
-    """A disk that can be read only, and which holds an empty folder; skips where mounting isn't allowed."""
+    """An empty folder on a read-only disk; skips if mounting is not allowed."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
@@ -124,7 +124,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.fault("read-only output")
 @pytest.mark.parametrize("name", ["prepare", "train", "evaluate", "accompany"])
-def test_a_folder_that_cannot_be_written_to_is_named_in_one_sentence(
+def test_an_unwritable_folder_is_named_in_one_sentence(
     name: str, jobs: dict[str, Job], read_only: Path, tmp_path: Path
 ) -> None:
     work = jobs[name].start(read_only, tmp_path / "log.txt")
@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_in_one_sentence(
 
 
 def limited(function: Callable[[list[str]], None], arguments: list[str], size: int) -> None:
-    """A job whose files can't grow beyond `size` bytes: writing fails as on a full disk."""
+    """Runs a job whose files cannot exceed `size` bytes, so that writing fails as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     function(arguments)
@@ -144,7 +144,7 @@ def limited(function: Callable[[list[str]], None], arguments: list[str], size: i
 @pytest.mark.parametrize(
     ("name", "size"), [("prepare", 4_000), ("train", 30_000), ("evaluate", 20_000), ("accompany", 20_000)]
 )
-def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
+def test_a_full_disk_gives_one_sentence_and_the_same_command_resumes(
     name: str, size: int, jobs: dict[str, Job], tmp_path: Path
 ) -> None:
     job, output = jobs[name], tmp_path / "output"
@@ -152,7 +152,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
     assert work.wait(None) == 1, work.said()
     assert len(work.said()) == 1, work.said()
     assert not list(output.rglob("*.part"))
-    # of one name, which a corpus' card repeats
+    # with equal folder names, since a corpus's card contains the name
     folders = (output, tmp_path / "whole" / "output")
     again, whole = (job.start(folder, tmp_path / f"{number}.txt") for number, folder in enumerate(folders))
     assert again.wait(None) == whole.wait(None) == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fifty people at one Space: everybody gets their own song, in turn, and nothing piles up."""
+"""Fifty users of one Space: all get their own songs in order, and neither memory nor files accumulate."""
 
 import io
 import json
@@ -22,22 +22,22 @@ from space.serving import PATIENCE_SECONDS, Space, served
 from vocals import file_bytes
 
 httpx = pytest.importorskip("httpx", reason="needs the extra `space`")
-# a busy machine is given the time
+# long enough for a busy machine
 HTTP = httpx.Client(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_connections=None))
 pytest.importorskip("gradio", reason="needs the extra `space`")
 
 TOKEN = "hf_TokenThatNobodyMaySee"
 CLIENTS = 50
 RATE = 24_000
-# what 450 requests may add to the memory of a server that has answered fifty
+# memory that 450 further requests may add after the first fifty
 GROWTH_MB = 64
-# longer than fifty people wait, and short enough to see all their files go
+# longer than fifty users wait, and short enough to see their files expire
 KEEP_SECONDS = 240
 
 
 @dataclass
 class Client:
-    """One person: a voice that nobody else has, and what the Space made of it."""
+    """One user: a unique voice, and the Space's answer."""
 
     number: int
     path: str = ""
@@ -45,17 +45,17 @@ class Client:
 
     @property
     def voice(self) -> np.ndarray:
-        """A tone of this person's own pitch and length: int16 [N]."""
+        """A tone with this user's own pitch and length: int16 [N]."""
         times = np.arange(RATE + 120 * self.number) / RATE
         return np.round(9000 * np.sin(2 * np.pi * (150 + 7 * self.number) * times)).astype(np.int16)
 
     @property
     def name(self) -> str:
-        """Of the uploaded file; one person tries a path."""
+        """Name of the uploaded file; one user tries a path."""
         return "../../etc/passwd.wav" if self.number == 1 else f"voice {self.number}.wav"
 
     def join(self, url: str, function: int, model: str) -> None:
-        """Uploads the voice and takes a place in the queue."""
+        """Uploads the voice and joins the queue."""
         sound = file_bytes(self.voice, RATE)
         self.path = HTTP.post(f"{url}/gradio_api/upload", files={"files": (self.name, sound)}).json()[0]
         vocal = {"path": self.path, "meta": {"_type": "gradio.FileData"}}
@@ -73,7 +73,7 @@ class Client:
                     self.answer = message
 
     def complaint(self, url: str) -> str:
-        """What is wrong with the answer; empty if it is this person's song."""
+        """What is wrong with the answer; empty if it is this user's song."""
         if self.answer is None or not self.answer["success"]:
             return f"{self.name}: {self.answer}"
         mix, instrumental, stems, _ = self.answer["output"]["data"]
@@ -94,7 +94,7 @@ class Client:
 def space(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Space]:
-    """A Space with a model that works and one that fails in the middle of a song, and a secret to keep."""
+    """A Space with a working model, one that fails during generation, and a secret token."""
     folder = tmp_path_factory.mktemp("load")
     model = HAFMForVocalAccompaniment.from_pretrained(tiny_model)
     model.semantic_tokenizer.centroids.zero_()
@@ -137,13 +137,13 @@ def test_fifty_clients_get_their_own_songs_in_turn(tally: Tally, space: Space, t
         tally.survived()
         if not tally.lost:
             moments = [made_at(client) for client in served_clients]
-            assert moments == sorted(moments), "the queue's order is kept"
+            assert moments == sorted(moments), "songs are made in the queue's order"
         after_first = after_first or memory_mb(space)
     growth = memory_mb(space) - after_first
     tally.measured = f"{after_first:.0f} MB after {size}, {growth:+.0f} MB after all"
     assert growth < GROWTH_MB
     if tally.tries > CLIENTS:
-        assert files_gone(space, 2 * KEEP_SECONDS), "the disk is as it was"
+        assert files_gone(space, 2 * KEEP_SECONDS), "files remain"
     pages = [HTTP.get(space.url + path).text for path in ("/", "/config", "/gradio_api/info")]
     log = (space.temporary / "log.txt").read_text()
     assert TOKEN not in log + json.dumps([client.answer for client in clients]) + "".join(pages)
@@ -151,13 +151,13 @@ def test_fifty_clients_get_their_own_songs_in_turn(tally: Tally, space: Space, t
 
 
 def files_gone(space: Space, patience: float) -> bool:
-    """Whether songs and uploads disappear in time."""
+    """Whether songs and uploads are deleted in time."""
     (folder,) = space.temporary.glob("hafm_space_*")
     return until(lambda: not any(path.is_file() for path in folder.rglob("*")), patience, pause=1.0)
 
 
 def config_choice(config: dict[str, Any], ending: str) -> str:
-    """The model on offer whose name ends so."""
+    """The offered model whose name has this ending."""
     choices = [each["props"].get("choices", []) for each in config["components"] if each["type"] == "dropdown"]
     (found,) = [value for _, value in choices[0] if value.endswith(ending)]
     return found
@@ -173,7 +173,7 @@ def made_at(client: Client) -> int:
 @pytest.mark.parametrize(
     "path", ["/etc/passwd", "http://127.0.0.1:1/vocal.wav", "http://169.254.169.254/latest", "file:///etc/passwd"]
 )
-def test_neither_files_nor_neighbours_of_the_server_can_be_named(path: str, space: Space, tiny_model: Path) -> None:
+def test_files_and_internal_addresses_of_the_server_cannot_be_read(path: str, space: Space, tiny_model: Path) -> None:
     config = HTTP.get(f"{space.url}/config").json()
     (function,) = [each["id"] for each in config["dependencies"] if each["api_name"] == "accompany"]
     client = Client(200)

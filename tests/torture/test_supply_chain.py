@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing leaves the machine that shouldn't: no connection at import or in tests, and no secret in any output."""
+"""No data leaks: no connection at import, no secret in any output, and locked test dependencies."""
 
 import os
 import re
@@ -18,8 +18,8 @@ SECRET = "hf_TokenThatNobodyMaySee"
 
 
 @pytest.mark.fault("connections at import")
-def test_importing_everything_that_users_import_connects_to_nobody(tmp_path: Path) -> None:
-    diary = tmp_path / "diary"
+def test_importing_the_public_modules_opens_no_connection(tmp_path: Path) -> None:
+    log = tmp_path / "diary"
     code = (
         "import hafm_hf, transformers, sitecustomize\n"
         "from hafm_hf import HAFMForVocalAccompaniment, HAFMFeatureExtractor\n"
@@ -28,21 +28,21 @@ def test_importing_everything_that_users_import_connects_to_nobody(tmp_path: Pat
         "assert 'vocal-accompaniment' in PIPELINE_REGISTRY.get_supported_tasks()\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HAFM_TEST_CONNECTIONS": str(diary), "HF_HOME": str(tmp_path)}
-    # not forked: torch's own import is one of them
+    environment |= {"HAFM_TEST_CONNECTIONS": str(log), "HF_HOME": str(tmp_path)}
+    # not forked, since torch's own import is tested too
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert not diary.exists(), diary.read_text()
+    assert not log.exists(), log.read_text()
 
 
 class Parrot(Quiet):
-    """A server that refuses everything and repeats the secret that it was shown."""
+    """A server that refuses every request and echoes the secret it was sent."""
 
-    heard: list[str] = []
+    received: list[str] = []
 
     def answer(self) -> None:
         said = self.headers.get("Authorization", "")
-        self.heard.append(said)
+        self.received.append(said)
         body = f'{{"error": "refused: {said}"}}'.encode()
         self.reply(401, body, {"Content-Type": "application/json", "X-Error-Message": f"refused: {said}"})
 
@@ -72,7 +72,7 @@ def test_a_token_in_the_environment_is_in_no_output(model: str, parrot: str, tin
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
     if model != "bundled":
-        assert f"Bearer {SECRET}" in Parrot.heard, "the server was shown the token"
+        assert f"Bearer {SECRET}" in Parrot.received, "the server received the token"
 
 
 def test_every_package_that_the_tests_install_is_locked_to_one_version() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's folder holds one run: what is of later steps than it begins at, or of an earlier run, goes."""
+"""A run's folder holds one run: checkpoints and metrics of later steps or an earlier run are removed."""
 
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,15 @@ import pytest
 from integration.training_runs import train_here
 
 
-def test_a_run_that_begins_anew_or_earlier_drops_what_came_later(corpus: Path, tmp_path: Path) -> None:
+def test_restarting_a_run_removes_later_checkpoints_and_metrics(corpus: Path, tmp_path: Path) -> None:
     quick: dict[str, Any] = {"max_steps": 3, "save_steps": 1, "keep_checkpoints": 9, "validation_split": "none"}
 
     def run(**changes: Any) -> tuple[list[int], list[int]]:
-        """Steps of the metrics and of the checkpoints."""
+        """Trains, and returns the steps of the metrics and of the checkpoints."""
         lines = train_here(corpus, tmp_path, **{**quick, **changes})
         return [line["step"] for line in lines], [int(path.name[-7:]) for path in sorted(tmp_path.glob("checkpoint*"))]
 
-    # a session that was killed before its first checkpoint
+    # a run that was killed before its first checkpoint
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.1}\n{"step": 2, "loss": 2.')
     assert run() == ([1, 2, 3], [1, 2, 3])
     assert run(max_steps=4) == ([1, 2, 3, 4], [1, 2, 3, 4])

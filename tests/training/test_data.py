@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crops and batches: streams stay aligned, and a run's samples do not depend on how the work is divided."""
+"""Crops and batches: aligned streams, and samples that do not depend on how the work is divided."""
 
 import dataclasses
 import json
@@ -29,14 +29,14 @@ def make_crops(folder: Path, stage: str, seconds: float = 1.6, seed: int = 3) ->
 
 
 @pytest.mark.parametrize(("stage", "streams", "tokens"), [("semantic", 1, 80), ("coarse", 2, 360), ("fine", 3, 240)])
-def test_a_crop_has_whole_frames_of_both_rates(corpus: Path, stage: str, streams: int, tokens: int) -> None:
+def test_a_crop_has_whole_frames_at_both_rates(corpus: Path, stage: str, streams: int, tokens: int) -> None:
     sample = make_crops(corpus, stage)[7]
     conditioning_frames = 120 if stage == "fine" else 80
     assert sample["conditioning_ids"].shape == (streams, conditioning_frames)
     assert sample["labels"].shape == (tokens,)
 
 
-def test_streams_of_a_crop_start_at_the_same_instant(corpus: Path) -> None:
+def test_the_streams_of_a_crop_start_at_the_same_time(corpus: Path) -> None:
     crops = make_crops(corpus, "coarse")
     starts = set()
     for number in range(40):
@@ -47,7 +47,7 @@ def test_streams_of_a_crop_start_at_the_same_instant(corpus: Path) -> None:
         assert torch.equal(instrumental, (vocal * 3 + 1) % 40)
         assert torch.equal(codes, torch.stack([(sounding * (q + 1)) % 30 for q in range(3)], dim=1))
         starts.add(crops.crop_at(number).start % 2)
-    assert starts == {0, 1}  # crops begin on odd 40 ms cells too, where 75 Hz frames and 50 Hz pairs meet
+    assert starts == {0, 1}  # crops also start at odd multiples of 40 ms, where frames of both rates align
     # the fine stage reads the coarse codes of its own frames
     fine = make_crops(corpus, "fine")
     crop = fine.crop_at(5)
@@ -57,7 +57,7 @@ def test_streams_of_a_crop_start_at_the_same_instant(corpus: Path) -> None:
     assert np.array_equal(sample["labels"].view(120, 2).T, acoustic[3:])
 
 
-def test_an_epoch_visits_excerpts_by_their_length_as_seed_and_number_say(corpus: Path) -> None:
+def test_an_epoch_samples_excerpts_by_length_and_is_reproducible(corpus: Path) -> None:
     crops = make_crops(corpus, "semantic")
     rows = [crops.crop_at(number).row for number in range(len(crops))]
     assert np.bincount(rows).tolist() == (crops.cells // crops.frames).tolist()
@@ -69,7 +69,7 @@ def test_an_epoch_visits_excerpts_by_their_length_as_seed_and_number_say(corpus:
     assert any(crops.crop_at(n) != other.crop_at(n) for n in range(5))
 
 
-def test_any_division_of_the_global_batch_covers_the_same_samples_in_every_step() -> None:
+def test_any_division_of_the_global_batch_has_the_same_samples_per_step() -> None:
     def step_samples(accumulation: int, world_size: int) -> list[list[int]]:
         steps: list[list[int]] = [[] for _ in range(5)]
         for rank in range(world_size):
@@ -81,14 +81,14 @@ def test_any_division_of_the_global_batch_covers_the_same_samples_in_every_step(
     whole = step_samples(1, 1)
     assert whole[0] == list(range(24, 36))
     assert step_samples(1, 3) == step_samples(2, 2) == step_samples(4, 1) == whole
-    # also where it is none of equal parts: sizes differ by one, and their mean losses weigh what they hold
+    # also for unequal parts: sizes differ by one, and mean losses are weighted by size
     assert step_samples(1, 8) == step_samples(1, 5) == step_samples(3, 3) == whole
     sampler = GlobalBatchSampler(12, 1, 2, 5, last_step=1)
     assert [len(samples) for samples in sampler] == [3] and sampler.largest == 3
     assert sampler.weight(3) == 3 * 5 / 12 and GlobalBatchSampler(12, 2, 0, 3).weight(2) == 1.0
 
 
-def test_strangers_are_targets_of_another_track_and_follow_from_the_number(corpus: Path) -> None:
+def test_strangers_are_reproducible_targets_from_another_track(corpus: Path) -> None:
     rows, info = load_token_corpus(corpus, "train", cache_dir=corpus / "cache")
     crops, again = (TokenCrops(rows, info, toy_config("coarse"), 1.6, 3, strangers=True) for _ in range(2))
     plain = make_crops(corpus, "coarse")
@@ -98,24 +98,24 @@ def test_strangers_are_targets_of_another_track_and_follow_from_the_number(corpu
         assert torch.equal(sample["strangers"], crops.read(stranger)["labels"])
         assert torch.equal(sample["strangers"], again[number]["strangers"])
         assert torch.equal(sample["labels"], plain[number]["labels"])
-    for asked in ({"strangers": True}, {"noise": LeadSheetNoise(voice=0.1)}):
+    for given in ({"strangers": True}, {"noise": LeadSheetNoise(voice=0.1)}):
         with pytest.raises(ValueError, match="of another track needs crops of two"):
-            TokenCrops(rows.select([2]), info, toy_config("coarse"), 1.6, **asked)
+            TokenCrops(rows.select([2]), info, toy_config("coarse"), 1.6, **given)
 
 
-def test_a_stage_of_other_vocabularies_rates_or_tokenizers_is_refused() -> None:
+def test_a_stage_with_other_vocabularies_rates_or_tokenizers_is_refused() -> None:
     for changes in ({"conditioning_codebook_sizes": [[41]]}, {"codebook_sizes": [39]}, {"frame_rate": 75}):
         with pytest.raises(ValueError, match="tokenise the corpus again"):
             check_vocabularies(toy_config("semantic", **changes), INFO)
     corpus = dataclasses.replace(INFO, semantic_tokenizer="0123", codec="4567")
     known = {"semantic_tokenizer": "0123"}
     check_vocabularies(toy_config("semantic", tokenizers=known), corpus)
-    check_vocabularies(toy_config("semantic", tokenizers=known), INFO)  # where nobody took fingerprints
+    check_vocabularies(toy_config("semantic", tokenizers=known), INFO)  # without fingerprints in the corpus
     with pytest.raises(ValueError, match="tokens of the codec 89ab, the corpus holds those of 4567"):
         check_vocabularies(toy_config("coarse", tokenizers={**known, "codec": "89ab"}), corpus)
 
 
-def test_a_trained_stage_learns_other_tokens_when_it_is_told_to(tmp_path: Path) -> None:
+def test_a_trained_stage_accepts_other_tokens_only_with_new_tokens(tmp_path: Path) -> None:
     corpus = dataclasses.replace(INFO, semantic_tokenizer="0123")
     trained = STAGE_MODELS["semantic"](toy_config("semantic", tokenizers={"semantic_tokenizer": "89ab"}))
     trained.save_pretrained(tmp_path)
@@ -124,11 +124,11 @@ def test_a_trained_stage_learns_other_tokens_when_it_is_told_to(tmp_path: Path) 
         check_vocabularies(stage.config, corpus)
     stage = make_stage(StageArguments(init_from=str(tmp_path), new_tokens=True), corpus, 10.0)
     check_vocabularies(stage.config, corpus)
-    assert stage.config.tokenizers == {"semantic_tokenizer": "0123"}, "what its checkpoints will say"
+    assert stage.config.tokenizers == {"semantic_tokenizer": "0123"}, "as its checkpoints will record"
     assert all(torch.equal(a, b) for a, b in zip(stage.parameters(), trained.parameters(), strict=True))
 
 
-def test_a_stage_goes_on_with_its_own_codebooks_and_window(corpus: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_a_stage_continues_with_its_own_codebooks_and_window(corpus: Path, tmp_path: Path, tiny_model: Path) -> None:
     STAGE_MODELS["fine"](toy_config("fine", window_seconds=1.6)).save_pretrained(tmp_path)
     config = make_stage(StageArguments("fine", init_from=str(tmp_path)), INFO, None).config
     assert TokenCrops(*load_token_corpus(corpus, "train", cache_dir=corpus / "cache"), config, None).seconds == 1.6
@@ -136,32 +136,32 @@ def test_a_stage_goes_on_with_its_own_codebooks_and_window(corpus: Path, tmp_pat
     with pytest.raises(ValueError, match="cannot continue with fine_codebooks 3: its weights need 2"):
         make_stage(StageArguments("fine", init_from=str(tmp_path), coarse_codebooks=3, fine_codebooks=3), INFO, None)
     info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=CODES, num_codebooks=8)
-    taken = make_stage(StageArguments("coarse", init_from=str(tiny_model)), info, 5.0).state_dict()
+    loaded = make_stage(StageArguments("coarse", init_from=str(tiny_model)), info, 5.0).state_dict()
     published = STAGE_MODELS["coarse"].from_pretrained(tiny_model, subfolder="coarse").state_dict()
-    assert taken.keys() == published.keys() and all(torch.equal(taken[name], published[name]) for name in taken)
+    assert loaded.keys() == published.keys() and all(torch.equal(loaded[name], published[name]) for name in loaded)
 
 
-def test_a_trained_stage_takes_other_dropouts_and_names_what_does_not_fit(tmp_path: Path) -> None:
+def test_a_trained_stage_accepts_other_dropouts_but_no_other_shape(tmp_path: Path) -> None:
     STAGE_MODELS["semantic"](toy_config("semantic", conditioning_dropout=0.05)).save_pretrained(tmp_path)
-    from_there = StageArguments(init_from=str(tmp_path))
-    assert make_stage(from_there, INFO, 10.0).config.conditioning_dropout == 0.05
-    stage = make_stage(dataclasses.replace(from_there, conditioning_dropout=0.3, attention_dropout=0.2), INFO, 10.0)
+    arguments = StageArguments(init_from=str(tmp_path))
+    assert make_stage(arguments, INFO, 10.0).config.conditioning_dropout == 0.05
+    stage = make_stage(dataclasses.replace(arguments, conditioning_dropout=0.3, attention_dropout=0.2), INFO, 10.0)
     assert (stage.config.conditioning_dropout, stage.config.attention_dropout) == (0.3, 0.2)
     tokens = {"conditioning_ids": torch.zeros(1, 1, 50, dtype=torch.int64), "use_cache": False}
     torch.manual_seed(0)
     draws = [stage.train()(input_ids=torch.zeros(1, 9, dtype=torch.int64), **tokens).logits for _ in range(2)]
-    assert not torch.equal(*draws), "attention drops"
+    assert not torch.equal(*draws), "attention dropout acts"
     for name, value in (("position_scheme", "index"), ("hidden_size", 48)):
         with pytest.raises(ValueError, match=f"cannot continue with {name} {value!r}"):
             make_stage(StageArguments(init_from=str(tmp_path), **{name: value}), INFO, 10.0)  # type: ignore[arg-type]
-    same = dataclasses.replace(from_there, position_scheme="time", hidden_size=24)
+    same = dataclasses.replace(arguments, position_scheme="time", hidden_size=24)
     assert make_stage(same, INFO, 10.0).config.position_scheme == "time"
     without(stage, tmp_path, ["heads.weight"])
     with pytest.raises(ValueError, match="missing keys heads.weight"):
-        make_stage(from_there, INFO, 10.0)
+        make_stage(arguments, INFO, 10.0)
 
 
-def test_shards_with_and_without_further_columns_are_read_together(tmp_path: Path) -> None:
+def test_shards_with_and_without_extra_columns_are_read_together(tmp_path: Path) -> None:
     write_toy_corpus(tmp_path)
     table = parquet.read_table(tmp_path / "train-00000.parquet")
     old = table.select(["track", "start", "duration", "vocal_semantic", "instrumental_semantic", "acoustic"])
@@ -173,7 +173,7 @@ def test_shards_with_and_without_further_columns_are_read_together(tmp_path: Pat
     assert len(crops.corpus) == 12 and crops[3]["labels"].shape == (360,)
 
 
-def test_a_full_disk_of_the_cache_is_not_taken_for_damaged_shards(corpus: Path, tmp_path: Path) -> None:
+def test_a_full_cache_disk_is_not_reported_as_damaged_shards(corpus: Path, tmp_path: Path) -> None:
     with full_disk(20_000), pytest.raises(OSError, match=r"can't be cached in .*kept \(.*name another --cache_dir"):
         load_token_corpus(corpus, "train", tmp_path / "kept")
 
@@ -187,7 +187,7 @@ STREAMS = {name: STREAM_SIZES[name] for name in ("chord", "beat")}
 
 @pytest.fixture(scope="module")
 def sheets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Excerpts of 8 s with lead sheets; the first has none."""
+    """Three excerpts of 8 s, with lead sheets except for the first."""
     folder = tmp_path_factory.mktemp("sheets")
     rows = [toy_excerpt(f"song_{at}", 8.0, at) for at in range(3)]
     text = json.dumps(SHEET.to_dict())
@@ -201,7 +201,7 @@ def sheet_crops(folder: Path, noise: LeadSheetNoise | None = None, stage: str = 
     return TokenCrops(corpus, info, toy_config(stage, lead_sheet_streams=STREAMS), 1.6, 3, noise=noise)
 
 
-def test_lead_sheets_of_crops_are_those_of_their_own_instants_and_must_be_there(sheets_folder: Path) -> None:
+def test_crops_have_the_lead_sheet_of_their_own_time_and_require_one(sheets_folder: Path) -> None:
     crops = sheet_crops(sheets_folder)
     assert _parsed('{"style": [[0, 5, "jazz"], [5, 9, "folk"]]}', ("folk",)).styles == ((5, 9, "folk"),)
     whole = lead_sheet_streams(SHEET, list(STREAMS), 400, 50)
@@ -220,7 +220,7 @@ def test_lead_sheets_of_crops_are_those_of_their_own_instants_and_must_be_there(
         TokenCrops(bare, INFO, crops.config, 1.6)
 
 
-def test_lead_sheets_are_wrong_and_left_out_at_the_rates_that_are_asked_for(sheets_folder: Path) -> None:
+def test_lead_sheets_are_corrupted_and_dropped_at_the_configured_rates(sheets_folder: Path) -> None:
     noise = LeadSheetNoise(drop=0.2, drop_all=0.1, half_beat=0.15, octave=0.2)
     crops, again = (sheet_crops(sheets_folder, noise) for _ in range(2))
     for number in (3, 11):
@@ -240,20 +240,20 @@ def test_lead_sheets_are_wrong_and_left_out_at_the_rates_that_are_asked_for(shee
     assert float(left_out.all(dim=1).double().mean()) == pytest.approx(0.1 + 0.9 * 0.2**2, abs=0.03)
 
 
-def test_another_voice_is_heard_where_chords_are_told_and_the_stage_reads_a_voice(sheets_folder: Path) -> None:
+def test_voices_are_swapped_only_with_a_lead_sheet_and_a_stage_that_reads_voices(sheets_folder: Path) -> None:
     fine = [sheet_crops(sheets_folder, LeadSheetNoise(voice=rate), "fine") for rate in (0.0, 1.0)]
     assert all(torch.equal(*(crops[number]["conditioning_ids"] for crops in fine)) for number in range(9))
     crops, own = sheet_crops(sheets_folder, LeadSheetNoise(voice=0.5)), sheet_crops(sheets_folder, LeadSheetNoise())
     swapped = []
     for number in range(60):
-        heard, ids = crops[number]["conditioning_ids"], own[number]["conditioning_ids"]
-        assert torch.equal(heard[1:], ids[1:]) and torch.equal(crops[number]["labels"], own[number]["labels"])
-        swapped.append((crops.crop_at(number).row > 0, not torch.equal(heard[0], ids[0])))
-    assert np.mean([other for told, other in swapped if told]) == pytest.approx(0.5, abs=0.2)
-    assert not any(other for told, other in swapped if not told)
+        ids_read, ids = crops[number]["conditioning_ids"], own[number]["conditioning_ids"]
+        assert torch.equal(ids_read[1:], ids[1:]) and torch.equal(crops[number]["labels"], own[number]["labels"])
+        swapped.append((crops.crop_at(number).row > 0, not torch.equal(ids_read[0], ids[0])))
+    assert np.mean([other for has_sheet, other in swapped if has_sheet]) == pytest.approx(0.5, abs=0.2)
+    assert not any(other for has_sheet, other in swapped if not has_sheet)
 
 
-def test_excerpts_shorter_than_a_crop_are_named_and_refused_where_all_are(
+def test_excerpts_shorter_than_a_crop_are_named_and_refused_if_all_are(
     corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ValueError, match=r"No train excerpt fills a crop of 9.0 s; the longest is 8.00 s"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""History dropout hides what it says and nothing else; validation compares the same targets; losses are finite."""
+"""History dropout and swapping at their rates, validation on the same targets, and averaged losses."""
 
 import math
 
@@ -16,19 +16,19 @@ from hafm_hf.training.watching import LossWindow
 from training.toy_corpus import toy_config
 
 
-def test_hidden_history_is_bos_in_whole_frames_and_everything_else_stays() -> None:
+def test_dropped_history_is_bos_in_whole_frames_and_labels_are_unchanged() -> None:
     labels = torch.arange(2 * 400 * 3).view(2, 1200)
     before = labels.clone()
     dropped = objective.drop_history(labels, 9999, FlatPattern(3), 0.5, 6.0, [1, 2])
     hidden = dropped != FlatPattern(3).inputs(labels, 9999)
     assert torch.equal(labels, before)
     assert (dropped[hidden] == 9999).all() and 0.05 < hidden.float().mean() < 0.95
-    frames = hidden[:, 1:].unfold(1, 3, 3)  # slot 0 is BOS anyway; slots 1–3 hold frame 0
+    frames = hidden[:, 1:].unfold(1, 3, 3)  # slot 0 is always BOS; slots 1–3 hold frame 0
     assert (frames.all(dim=-1) == frames.any(dim=-1)).all()
 
 
 @pytest.mark.parametrize("p", [0.2, 0.5, 0.9])
-def test_the_expected_hidden_share_is_p_and_rates_differ_between_samples(p: float) -> None:
+def test_the_expected_dropped_share_is_p_and_rates_differ_between_samples(p: float) -> None:
     generator = torch.Generator().manual_seed(0)
     rates = objective.sample_rates(p, 4000, generator)
     assert rates.min() >= 0 and rates.max() <= 1 and rates.std() > 0.04
@@ -36,34 +36,34 @@ def test_the_expected_hidden_share_is_p_and_rates_differ_between_samples(p: floa
     assert objective.hidden_spans(rates, 50, 7.0, generator).float().mean() == pytest.approx(p, abs=0.02)
 
 
-def test_spans_are_as_long_as_asked_and_a_samples_are_the_same_whatever_batch_it_is_in() -> None:
+def test_spans_have_the_requested_length_and_do_not_depend_on_the_batch() -> None:
     hidden = objective.hidden_spans(torch.full((50,), 0.5), 4000, 20.0, torch.Generator().manual_seed(0))
     changes = (hidden[:, 1:] != hidden[:, :-1]).float().mean().item()
-    # a border every 20 frames, half of which lie between segments of one kind
+    # a border every 20 frames, half of them between segments of the same kind
     assert changes == pytest.approx(1 / 40, rel=0.1)
     labels = torch.arange(3 * 200).view(3, 200)
     together = objective.drop_history(labels, 9999, FlatPattern(2), 0.6, 5.0, [11, 12, 13])
     assert torch.equal(together[1:2], objective.drop_history(labels[1:2], 9999, FlatPattern(2), 0.6, 5.0, [12]))
 
 
-def test_what_is_swapped_is_independent_of_what_is_hidden() -> None:
+def test_swapping_and_dropping_history_are_independent() -> None:
     samples, frames = 400, 200
     config, run = toy_config("coarse"), RunArguments(history_swap=0.3, history_swap_span_seconds=0.5, seed=5)
     labels = torch.zeros(samples, frames * config.num_codebooks, dtype=torch.int64)
     batch = {"labels": labels, "strangers": torch.ones_like(labels), "sample": torch.arange(samples)}
     seen = teacher_forcing(batch, config, run, 0.4)[:, 1:]
     shares = {name: (seen == value).float().mean().item() for name, value in (("own", 0), ("stranger", 1))}
-    # with one draw for both and spans of equal length, all that is swapped would be hidden
+    # if both used the same draws and span lengths, all swapped frames would be dropped
     assert shares == pytest.approx({"own": 0.7 * 0.6, "stranger": 0.3 * 0.6}, abs=0.02)
 
 
-def test_seeds_differ_by_run_sample_and_purpose_in_the_bits_that_torch_uses() -> None:
+def test_seeds_differ_by_run_sample_and_purpose_in_their_low_32_bits() -> None:
     samples, purposes = torch.tensor([0, 1, 2**31, 2**48]), ("swap", "dropout", "guidance")
     seeds = [seed for run in (0, 1) for purpose in purposes for seed in objective.draw_seeds(run, samples, purpose)]
     assert len({seed % 2**32 for seed in seeds}) == len(seeds) and max(seeds) < 2**32
 
 
-def test_paired_losses_differ_by_conditioning_only() -> None:
+def test_paired_losses_differ_only_by_conditioning() -> None:
     torch.manual_seed(0)
     model = HAFMCoarseForCausalLM(toy_config("coarse", initializer_range=0.3)).eval()
     conditioning, other = torch.randint(0, 40, (2, 4, 2, 10))
@@ -77,7 +77,7 @@ def test_paired_losses_differ_by_conditioning_only() -> None:
     assert losses["matched"].mean().item() == pytest.approx(loss.item(), abs=1e-5)
 
 
-def test_every_clip_is_paired_with_another_track_and_each_lends_once() -> None:
+def test_every_clip_is_paired_with_another_track_and_used_once() -> None:
     tracks = ["b", "a", "a", "c", "b", "c", "d"]
     partners = objective.other_tracks(tracks)
     assert partners is not None and sorted(partners) == list(range(7))
@@ -92,7 +92,7 @@ def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:
     assert once == pytest.approx((3.5, values.std().item() / 2)) and repeated == pytest.approx(once)
 
 
-def test_losses_are_in_nats_by_codebook_and_a_window_averages_the_finite_ones() -> None:
+def test_losses_are_in_nats_per_codebook_and_windows_average_finite_ones() -> None:
     logits = torch.zeros(2, 6, 8)
     logits[1, 0::3, 5] = 50.0
     labels = torch.full((2, 6), 5)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who moves which weights of a stage, and that Muon does as torch's, learns and resumes."""
+"""Which optimizer updates which weights of a stage, and that Muon matches torch's, learns and resumes."""
 
 from pathlib import Path
 
@@ -17,21 +17,21 @@ MUON = {"optimizer": "muon", "max_steps": 12, "save_steps": 6, "validation_steps
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_every_trainable_weight_has_one_optimizer_and_muon_takes_the_layers_matrices(optimizer: str) -> None:
+def test_every_trainable_weight_has_one_optimizer_and_muon_the_layers_matrices(optimizer: str) -> None:
     stage = tiny_stage("coarse")
     stage.model.norm.weight.requires_grad_(False)
-    adamw, *muon = made = make_optimizers(stage, RunArguments(optimizer=optimizer))
-    owned = [id(parameter) for each in made for group in each.param_groups for parameter in group["params"]]
+    adamw, *muon = optimizers = make_optimizers(stage, RunArguments(optimizer=optimizer))
+    owned = [id(parameter) for each in optimizers for group in each.param_groups for parameter in group["params"]]
     trained = [id(parameter) for parameter in stage.parameters() if parameter.requires_grad]
     assert sorted(owned) == sorted(trained) and isinstance(adamw, torch.optim.AdamW)
-    moved = {id(parameter) for each in muon for parameter in each.param_groups[0]["params"]}
-    names = {name for name, parameter in stage.named_parameters() if id(parameter) in moved}
+    muon_ids = {id(parameter) for each in muon for parameter in each.param_groups[0]["params"]}
+    names = {name for name, parameter in stage.named_parameters() if id(parameter) in muon_ids}
     assert all(".layers." in name and name.endswith("proj.weight") for name in names)
     assert len(names) == (4 * stage.config.num_hidden_layers if optimizer == "muon" else 0)
 
 
 @pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
-def test_muon_in_full_precision_moves_as_torchs_does_in_half(shape: tuple[int, int]) -> None:
+def test_full_precision_muon_matches_torchs_half_precision_muon(shape: tuple[int, int]) -> None:
     start, gradients = torch.randn(shape), torch.randn(3, *shape)
     ends = []
     for muon in (torch.optim.Muon, FullPrecisionMuon):
@@ -48,7 +48,7 @@ def test_a_run_with_muon_learns_and_resumes_to_equal_weights(tmp_path: Path) -> 
     write_toy_corpus(corpus)
     found = losses(train_here(corpus, tmp_path / "whole", **MUON))
     assert found[12] < found[1] - 0.3
-    # stopped before its last checkpoint, and started again
+    # resume from the first of its two checkpoints
     (tmp_path / "half").mkdir()
     (tmp_path / "whole/checkpoint-0000006").rename(tmp_path / "half/checkpoint-0000006")
     train_here(corpus, tmp_path / "half", **MUON)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configurations in recipes/configs are the paper's Table 1, and every file among them can be read."""
+"""recipes/configs agrees with the paper's Table 1, and every configuration can be read."""
 
 import re
 from pathlib import Path
@@ -26,14 +26,14 @@ TABLE_1 = {
 
 
 def read(name: str) -> tuple[StageArguments, DataArguments, RunArguments, HAFMStageConfig]:
-    """The arguments of a file, and the stage's configuration for the paper's tokens."""
+    """The arguments in a file, and the resulting stage configuration for the paper's tokens."""
     stage, data, run = parse_arguments([str(CONFIGS / name), "--corpus", "CORPUS", "--output_dir", "RUN"])
     return stage, data, run, stage_config(stage, PAPERS_INFO, data.crop_seconds)
 
 
 @pytest.mark.parametrize("scheme", ["index", "time"])
 @pytest.mark.parametrize("name", list(TABLE_1))
-def test_the_papers_stages_are_those_of_table_1_under_both_schemes(name: str, scheme: str) -> None:
+def test_the_papers_configurations_match_table_1_under_both_schemes(name: str, scheme: str) -> None:
     stage, data, run, config = read(f"{name}.yaml" if scheme == "index" else f"{name}-time.yaml")
     frames = round(config.window_seconds * config.conditioning_frame_rate)
     slots = config.num_conditioning_sources * frames + config.target_length(frames)
@@ -44,20 +44,20 @@ def test_the_papers_stages_are_those_of_table_1_under_both_schemes(name: str, sc
     assert (run.learning_rate, run.final_learning_rate, run.warmup_steps) == (3e-4, 1e-6, 4000)
     assert (run.adam_beta1, run.adam_beta2, run.weight_decay, run.max_grad_norm) == (0.9, 0.98, 0.01, 1.0)
     assert run.mixed_precision == "fp16" and run.history_dropout == 0.0
-    assert run.global_batch % (7 * run.accumulation) == 0, "it divides evenly over the paper's seven GPUs"
+    assert run.global_batch % (7 * run.accumulation) == 0, "the batch divides evenly over the paper's seven GPUs"
 
 
-def test_the_documents_table_of_batches_is_what_the_code_counts() -> None:
+def test_the_documented_table_of_batches_matches_the_code() -> None:
     rows = re.findall(r"^\| (semantic|coarse|fine) \|(.*)\|$", DOCUMENT.read_text(), re.MULTILINE)
-    told = {(name, len(cells.split("|"))): [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+    documented = {(name, len(cells.split("|"))): [cell.strip() for cell in cells.split("|")] for name, cells in rows}
     for name, (crops, seconds, steps, accumulation, _) in TABLE_1.items():
         largest = [GlobalBatchSampler(crops, accumulation, 0, world).largest for world in (1, 2, 7, 8, 14)]
         segments = read(f"{name}.yaml")[3].num_conditioning_sources + 1
         batches = [crops, f"{seconds:g}", f"{steps:,}", accumulation, segments, *largest]
-        assert told[name, 10] == [str(value) for value in batches]
+        assert documented[name, 10] == [str(value) for value in batches]
 
 
-# a card's facts are no run
+# the facts of a model card are not a training configuration
 CONFIGURATIONS = sorted(
     path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if "card" not in path.name
 )
@@ -65,12 +65,12 @@ LAUNCHES = {"cpu": 1, "gpu": 1, "two_gpus": 2, "seven_gpus": 7, "eight_gpus": 8,
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_every_configuration_can_be_read(name: str) -> None:
+def test_every_configuration_gives_its_stage(name: str) -> None:
     stage, *_, config = read(name)
     assert config.model_type == f"hafm_{stage.stage}"
 
 
-def test_accelerate_configurations_name_their_processes() -> None:
+def test_accelerate_configurations_have_the_expected_processes() -> None:
     found = {path.stem: yaml.safe_load(path.read_text()) for path in (CONFIGS.parent / "accelerate").glob("*.yaml")}
     assert {name: content["num_processes"] for name, content in found.items()} == LAUNCHES
     assert all((found[name]["distributed_type"] == "MULTI_GPU") == (count > 1) for name, count in LAUNCHES.items())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A token corpus for tests in which every target token says which instant it belongs to."""
+"""A token corpus for tests, in which every target token encodes its position in time."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "h
 
 
 def toy_excerpt(track: str, seconds: float, seed: int) -> TokenExcerpt:
-    """Vocal tokens count 20 ms frames from a random offset; the instrumental and the codes are functions of them."""
+    """Vocal tokens count up every five frames from a random offset; the other streams are functions of them."""
     offset = int(np.random.default_rng(seed).integers(0, 40))
     vocal = (np.arange(round(seconds * 50)) // 5 + offset) % 40
     sounding = vocal[np.arange(round(seconds * 75)) * 50 // 75]
@@ -24,7 +24,7 @@ def toy_excerpt(track: str, seconds: float, seed: int) -> TokenExcerpt:
 
 
 def write_toy_corpus(folder: Path) -> None:
-    """Two shards of training excerpts of several lengths and one of validation excerpts."""
+    """Writes two shards of training excerpts with several lengths and one of validation excerpts."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(2):
         rows = [toy_excerpt(f"train_{shard}_{i}", (2.0, 4.4, 8.0)[i % 3], 10 * shard + i) for i in range(6)]
@@ -33,7 +33,7 @@ def write_toy_corpus(folder: Path) -> None:
 
 
 def toy_config(stage: str, **changes: object) -> HAFMStageConfig:
-    """A tiny stage for the toy corpus: 3 coarse and 2 fine codebooks."""
+    """The configuration of a tiny stage for the toy corpus, with 3 coarse and 2 fine codebooks."""
     classes = {"semantic": HAFMSemanticConfig, "coarse": HAFMCoarseConfig, "fine": HAFMFineConfig}
     streams = {
         "semantic": {"conditioning_codebook_sizes": [[40]], "codebook_sizes": [40]},

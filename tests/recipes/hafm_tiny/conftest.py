@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Songs and voices made in code: the corpus tests need no data, and skip where fluidsynth or pyworld is missing."""
+"""Synthetic songs and voices: the corpus tests need no data, and skip if fluidsynth or pyworld is missing."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ SOUNDFONTS = (
 
 @pytest.fixture(scope="session")
 def soundfont() -> Path:
-    """A General MIDI SoundFont; skips where there is none, or no fluidsynth to play it."""
+    """A General MIDI SoundFont; skips if there is none, or no fluidsynth to play it."""
     if shutil.which("fluidsynth") is None:
         pytest.skip("fluidsynth is not installed")
     found = [Path(path) for path in SOUNDFONTS if Path(path).is_file()]
@@ -62,7 +62,7 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _write_song(folder: Path, seed: int) -> None:
-    """16 bars in C major, 100 beats a minute, in POP909's layout; the seed draws the melody."""
+    """Writes 16 bars in C major at 100 BPM, in POP909's layout, with a melody drawn from the seed."""
     pretty_midi = pytest.importorskip("pretty_midi")
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True)
@@ -96,7 +96,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> SongPool:
-    """Three short songs at 8 kHz, for trainers of codecs."""
+    """Three short songs at 8 kHz, for codec trainers."""
     root = tmp_path_factory.mktemp("songs")
     for index in range(3):
         write_song(root / "train" / f"song_{index}", 8_000, seconds=4.0, seed=index)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages that start from codebook vectors: tokens that are alike start alike."""
+"""Stages initialised from codebook vectors: similar tokens start with similar weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_distances_between_tokens_follow_those_of_their_vectors() -> None:
             assert rank_correlation(table.get_parameter("weight")[book, : len(vectors)].detach(), vectors) > 0.7
 
 
-def test_a_stage_is_carried_over_to_the_codes_of_another_codec(tmp_path: Path) -> None:
+def test_a_stage_is_mapped_to_the_codes_of_another_codec(tmp_path: Path) -> None:
     for folder, times in (("before", 1), ("now", 7)):
         (tmp_path / folder).mkdir()
         songs = map(toy_excerpt, "abcdef", [8.0] * 6, range(6))
@@ -43,7 +43,7 @@ def test_a_stage_is_carried_over_to_the_codes_of_another_codec(tmp_path: Path) -
     words = [tmp_path / "stage", "fine", tmp_path / "out", "--before", tmp_path / "before", "--now", tmp_path / "now"]
     run_program([RECIPES / "carry_stage.py", *words], check=True)
     carried = HAFMFineForCausalLM.from_pretrained(tmp_path / "out")
-    # what was code 4 is code 28 now
+    # the former code 4 is now code 28
     for table in ("model.conditioning_embedding.weight", "model.target_embedding.weight", "heads.weight"):
         old, new = (model.get_parameter(table)[0].detach() for model in (stage, carried))
         assert torch.cosine_similarity(old[4], new[28], dim=0) > 0.8 > torch.cosine_similarity(old[4], new[4], dim=0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes of a rendered voice keep its tune and its time, and lose what no person's voice has."""
+"""Simulated human takes of a rendered voice keep its melody and timing, but not its exactness."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ import pytest
 from hafm_hf.listening.pitch_line import FRAME_RATE, MEL_BANDS, HAFMVocalDescriptors
 from hafm_tiny.human_takes import Measured, human_take
 
-# start s, stop s, pitch; a note too short to change and one that the recording cuts
+# start s, stop s, pitch; at the end a note too short to change, and one cut off by the recording
 NOTES = [(0.5 + n * 0.6, 0.5 + n * 0.6 + 0.45, 57 + n % 5) for n in range(48)] + [(29.5, 29.51, 57), (29.7, 31.0, 60)]
 FRAMES = 30 * FRAME_RATE
 
 
 def rendered() -> Measured:
-    """A voice that holds every note and is silent between them."""
+    """A voice that holds every note exactly and is silent between notes."""
     pitch, level = np.full(FRAMES, np.nan, np.float32), np.full(FRAMES, -100.0, np.float32)
     for start, stop, midi in NOTES:
         part = slice(round(start * FRAME_RATE), round(stop * FRAME_RATE))
@@ -21,7 +21,7 @@ def rendered() -> Measured:
     return pitch, level, np.repeat(level[:, None] - 10, MEL_BANDS, axis=1)
 
 
-def test_takes_keep_the_tune_and_its_time_and_are_not_as_exact() -> None:
+def test_takes_keep_melody_and_timing_but_are_less_exact() -> None:
     own = rendered()
     takes = [human_take(own, NOTES, np.random.default_rng(seed)) for seed in range(12)]
     sung = np.isfinite(own[0])
@@ -32,7 +32,7 @@ def test_takes_keep_the_tune_and_its_time_and_are_not_as_exact() -> None:
     starts = np.array([round(start * FRAME_RATE) for start, stop, _ in NOTES if stop - start > 0.1])
     for _, level, bands in takes:
         assert level.shape == (FRAMES,) and bands.shape == (FRAMES, MEL_BANDS)
-        # louder at the notes than between them, where there is a room now
+        # louder in notes than between them, where there is room noise now
         assert level[sung].mean() > level[~sung].mean() + 10 and level[~sung].min() > -100
         rise = np.maximum(np.diff(bands.mean(axis=1), prepend=bands[0].mean()), 0)
         near = np.zeros(FRAMES, bool)
@@ -40,7 +40,7 @@ def test_takes_keep_the_tune_and_its_time_and_are_not_as_exact() -> None:
         assert rise[near].sum() > 0.85 * rise.sum()
 
 
-def test_a_take_is_its_seeds_and_nothing_else_and_a_silent_voice_has_none() -> None:
+def test_a_take_depends_only_on_its_seed_and_a_silent_voice_is_unchanged() -> None:
     own, (first, same, other) = (
         rendered(),
         [human_take(rendered(), NOTES, np.random.default_rng(seed)) for seed in (1, 1, 2)],
@@ -55,5 +55,5 @@ def test_a_take_is_its_seeds_and_nothing_else_and_a_silent_voice_has_none() -> N
 
 
 @pytest.mark.parametrize("notes", [[], [(0.0, 0.02)], [(29.9, 90.0)]])
-def test_songs_without_whole_notes_are_taken_too(notes: list[tuple[float, float]]) -> None:
+def test_songs_without_complete_notes_have_takes_too(notes: list[tuple[float, float]]) -> None:
     assert all(np.isfinite(each).any() for each in human_take(rendered(), notes, np.random.default_rng(0)))

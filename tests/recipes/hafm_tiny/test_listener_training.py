@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The listener is learnt from simulated singers: what they sing, what is asked of it, its scores, and the recipe."""
+"""Training the listener on simulated singers: their singing, the training targets, its scores, and the recipe."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ ROOTS = {"C": 60, "F": 65, "G": 67, "A": 69}
 
 
 def labels_of_roots(seed: int = 0, beats: int = 96, beat: float = 0.5) -> dict[str, Any]:
-    """A song that sings in every beat the root of its chord, which is there for four beats."""
+    """Labels of a song whose voice sings the root of the chord on every beat; chords last four beats."""
     drawn = np.random.default_rng(seed).choice(list(ROOTS), beats // 4)
     times = np.arange(beats + 1) * beat + 0.1
     return {
@@ -59,7 +59,7 @@ def test_labels_in_seconds_become_a_tune_in_beats() -> None:
 
 
 def write_sheets(path: Path, count: int = 3) -> Path:
-    """Lead sheets of 16 bars of three."""
+    """Writes lead sheets of 16 three-beat bars."""
     notes = [[float(at), 1.0, 60 + at % 5] for at in range(48)]
     tune = {"source": "test", "metre": "3/4", "notes": notes, "chords": [[0.0, 24.0, "C:maj"], [24.0, 24.0, "A:min"]]}
     with gzip.open(path, "wt") as file:
@@ -67,25 +67,25 @@ def write_sheets(path: Path, count: int = 3) -> Path:
     return path
 
 
-def test_a_lead_sheet_is_sung_over_and_over(tmp_path: Path) -> None:
+def test_a_lead_sheet_is_repeated_to_a_full_song(tmp_path: Path) -> None:
     tunes = list(lead_sheet_tunes(write_sheets(tmp_path / "sheets.jsonl.gz"), test=1))
     assert [tune.split for tune in tunes].count("test") == 1 and {tune.source for tune in tunes} == {SHEETS}
     assert tunes[0].metre == 3 and tunes[0].beats >= 360 and tunes[0].beats % 48 == 0
     assert np.allclose(tunes[0].notes[48:96] - tunes[0].notes[:48], [48, 0, 0])
 
 
-def test_what_is_sung_fits_what_should_be_found() -> None:
+def test_simulated_singing_matches_its_labels() -> None:
     sung = SimulatedSinger(np.random.default_rng(0), own_tempo=1.0, joined=0.0).sing(tune_of_roots(), 30.0)
     assert len(sung.line) == 30 * LINE_RATE == len(sung.beats) == len(sung.chords)
     assert np.diff(sung.beats).mean() * LINE_RATE == pytest.approx(sung.tempo / 60, rel=0.1)
     held = np.isfinite(sung.line.held)
     classes = np.round(sung.line.held[held] - sung.line.tuning).astype(int) % 12
-    # the root of the chord, but for wrong notes and late ones
+    # the root of the chord, except for wrong and late notes
     assert np.mean(classes == (sung.chords[held] - 1) % 12) > 0.7
     assert 0.3 < np.isfinite(sung.line.midi).mean() < 0.95
 
 
-def test_training_makes_both_towers_better() -> None:
+def test_training_improves_both_towers() -> None:
     tunes = [tune_of_roots(seed) for seed in range(4)]
     arguments = ListenerArguments(
         steps=60, warmup_steps=5, pool=8, harmony_batch=150, harmony_cells=[25, 50], harmony_rate=1e-2,
@@ -105,7 +105,7 @@ def test_training_makes_both_towers_better() -> None:
             kind(model, [], arguments)
 
 
-def test_a_listener_is_scored_against_what_was_sung() -> None:
+def test_a_listener_is_scored_against_the_simulated_singing() -> None:
     found = simulated_scores(tiny_listener(), simulated([tune_of_roots(seed) for seed in range(2)], 20.0))
     assert found.keys() == {"chords", "beyond", "tempo"} and all(-1 <= value <= 1 for value in found.values())
     bins, wrong = reliability(torch.tensor([0.1, 0.4, 0.4]), torch.tensor([0.0, 1.0, 0.0]))
@@ -115,7 +115,7 @@ def test_a_listener_is_scored_against_what_was_sung() -> None:
     assert exact < 1e-4 and faithful > 0.1
 
 
-def test_recordings_are_scored_beyond_chance() -> None:
+def test_scores_of_recordings_are_corrected_for_chance() -> None:
     recordings, sheets = [], []
     for number, label in enumerate(("C", "D", "E", "F#")):
         beats = list(0.3 * number + np.arange(0.5, 20, 0.5 + 0.07 * number))
@@ -127,7 +127,7 @@ def test_recordings_are_scored_beyond_chance() -> None:
     assert wrong.chords.value < 0 and right.beats.value > 0.5 > 0.1 > wrong.beats.value
 
 
-def test_labels_keys_and_tempi_are_compared_as_mir_eval_does() -> None:
+def test_chords_keys_and_tempi_are_compared_as_by_mir_eval() -> None:
     assert [majmin(label) for label in ("N", "C:maj7", "A:min7", "Bb", "F#m", "D:sus4(b7)", "B:dim")] == [
         0, 1, 1 + 9 + 12, 11, 1 + 6 + 12, -1, -1
     ]  # fmt: skip
@@ -137,12 +137,12 @@ def test_labels_keys_and_tempi_are_compared_as_mir_eval_does() -> None:
     assert tempo_is_right(62, 60) and not tempo_is_right(63, 60) and tempo_is_right(120, 60, (1, 2))
 
 
-def test_the_recipe_learns_all_songs_but_those_for_test(songs: Path, tmp_path: Path) -> None:
+def test_the_recipe_trains_on_all_songs_but_those_held_out(songs: Path, tmp_path: Path) -> None:
     words = [RECIPES / "train_listener.py", "--songs", songs, "--validation_songs", 2]
     words += ["--test_songs", 1, "--sheets", write_sheets(tmp_path / "sheets.jsonl.gz"), "--steps", 3]
     words += "--harmony_channels 4 --time_channels 8 --pool 2 --harmony_batch 60 --time_batch 20".split()
     done = run_program([*words, "--out", tmp_path / "run"], check=True)
-    # and one of three lead sheets
+    # plus one of three lead sheets
     learnt = len(list_songs(songs)) - 3 + 1
     assert f"'train': '{learnt} songs', 'validation': '2 songs'" in done.stderr
     figures = json.loads((tmp_path / "run" / "listener" / "figures.json").read_text())
@@ -155,7 +155,7 @@ def test_the_recipe_learns_all_songs_but_those_for_test(songs: Path, tmp_path: P
     assert done.returncode == 1 and "--songs, --corpus or --sheets" in done.stderr
 
 
-def test_what_is_heard_of_rendered_voices_is_measured_and_again_at_the_right_tempo(tmp_path: Path) -> None:
+def test_listening_to_rendered_voices_is_evaluated_with_and_without_known_tempo(tmp_path: Path) -> None:
     for seed in range(3):
         write_song(tmp_path / "corpus" / "test" / f"{seed}_0", 24_000, 8.0, seed)
     words = ["--rendered", tmp_path / "corpus", "--told", "true", "--out", tmp_path / "figures.json"]
@@ -163,5 +163,5 @@ def test_what_is_heard_of_rendered_voices_is_measured_and_again_at_the_right_tem
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures.keys() == {"rendered", "rendered, tempo told", "rendered, beats told", "rendered, sureness"}
     assert sum(each["share"] for each in figures["rendered, sureness"]["bins"]) == pytest.approx(1)
-    told = figures["rendered, tempo told"]
-    assert told["tempo"] == 1.0 and told["beats"]["songs"] == 3 and told["chords"]["n"] == 3
+    known_tempo = figures["rendered, tempo told"]
+    assert known_tempo["tempo"] == 1.0 and known_tempo["beats"]["songs"] == 3 and known_tempo["chords"]["n"] == 3

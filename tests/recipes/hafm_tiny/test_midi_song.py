@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Songs in symbols: one voice, one clock, one key."""
+"""Symbolic songs: reading, transposing and cutting them."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def test_overlapping_notes_become_one_voice() -> None:
     assert [(n.start, n.end, n.pitch) for n in voice] == [(0.0, 0.5, 64), (0.5, 0.9, 62), (1.5, 1.8, 61)]
 
 
-def test_song_is_read_with_all_its_parts(songs: Path) -> None:
+def test_a_song_is_read_with_all_its_parts(songs: Path) -> None:
     song = read_song(list_songs(songs)[2])
     assert song.name == "003"
     assert set(song.tracks) == {"BRIDGE", "PIANO"}
@@ -28,7 +28,7 @@ def test_song_is_read_with_all_its_parts(songs: Path) -> None:
     assert [chord.label for chord in song.chords[:4]] == ["C:maj", "A:min", "F:maj", "G:maj"]
 
 
-def test_transposition_moves_melody_band_chords_and_key_together(songs: Path) -> None:
+def test_transposition_moves_melody_chords_and_key_together(songs: Path) -> None:
     song = read_song(songs / "001")
     moved = change(song, semitones=3)
     assert moved.key == "D#:maj"
@@ -38,7 +38,7 @@ def test_transposition_moves_melody_band_chords_and_key_together(songs: Path) ->
         assert after.bass == ((before.bass or 0) + 3) % 12
 
 
-def test_excerpt_moves_everything_by_its_start_and_cuts_at_its_end(songs: Path) -> None:
+def test_an_excerpt_is_shifted_to_its_start_and_cut_at_its_end(songs: Path) -> None:
     song = read_song(songs / "001")
     part = excerpt(song, 2.4, 7.5)
     assert part.melody[0].start == pytest.approx(0, abs=2e-3)

@@ -50,7 +50,7 @@ def arguments() -> SemanticTrainingArguments:
     )
 
 
-def test_training_finds_pitch_and_chords(pool: SongPool) -> None:
+def test_training_lowers_the_pitch_and_chord_losses(pool: SongPool) -> None:
     trainer = SemanticTrainer(tiny_hubert(), pool, arguments())
     reports = [trainer.train_step() for _ in range(40)]
     for name in ("pitch", "chord"):
@@ -69,7 +69,7 @@ def test_a_resumed_run_takes_the_same_steps(pool: SongPool, tmp_path: Path) -> N
     assert [resumed.train_step() for _ in range(3)] == wanted
 
 
-def test_saved_hubert_becomes_a_tokenizer_with_the_trained_features(pool: SongPool, tmp_path: Path) -> None:
+def test_a_saved_hubert_becomes_a_tokenizer_with_the_trained_features(pool: SongPool, tmp_path: Path) -> None:
     trainer = SemanticTrainer(tiny_hubert(), pool, arguments())
     trainer.train_step()
     trainer.save_hubert(tmp_path)
@@ -83,7 +83,7 @@ def test_saved_hubert_becomes_a_tokenizer_with_the_trained_features(pool: SongPo
     torch.testing.assert_close(tokenizer.extract_features(samples), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_labels_become_targets_at_the_middle_of_their_frames() -> None:
+def test_targets_are_the_labels_at_the_middle_of_each_frame() -> None:
     labels = {
         "notes": [[0.1, 0.5, 60], [0.5, 0.8, 62.2]],
         "chords": [[0.0, 0.5, "A:min7"], [0.5, 1.0, "N"]],
@@ -100,8 +100,8 @@ def test_labels_become_targets_at_the_middle_of_their_frames() -> None:
     assert set(chords["beat"][40:]) == {IGNORED}
 
 
-def test_transposed_crops_carry_transposed_labels(pool: SongPool) -> None:
-    """The pitch of the audio, by its spectrum, is that of the label in every crop, whatever the transposition."""
+def test_transposed_crops_have_transposed_labels(pool: SongPool) -> None:
+    """The pitch in the spectrum agrees with the label in nearly all frames, whatever the transposition."""
     options = arguments()
     options.vocal_share, options.noise_std, options.vocal_cents = 1.0, 0.0, 0.0
     rng = np.random.default_rng(0)

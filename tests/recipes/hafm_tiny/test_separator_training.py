@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training a separator on seconds of songs whose stems lie in different registers."""
+"""Training a separator on short songs whose stems are in different registers."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ SIZES = {"sampling_rate": RATE, "n_fft": 160, "hop_length": 40}
 
 
 def write_band(folder: Path, seconds: float, seed: int) -> None:
-    """Low notes for a bass, higher ones for chords, the highest for colour, and noise on each beat for drums."""
+    """Writes low notes as bass, higher ones as chords, the highest as colour, and noise bursts as drums."""
     rng, time = np.random.default_rng(seed), np.arange(int(seconds * RATE)) / RATE
     stems = {name: np.zeros_like(time) for name in ("drums", "bass", "chords", "colour")}
     for half in range(int(2 * seconds)):
@@ -60,7 +60,7 @@ def pool(root: Path, split: str) -> SongPool:
     return found
 
 
-def test_the_network_learns_to_take_bands_apart(songs: Path, codec: EncodecModel) -> None:
+def test_the_network_learns_to_separate_bands(songs: Path, codec: EncodecModel) -> None:
     model = tiny_separator(**SIZES, channels=24)
     arguments = SeparatorArguments(
         steps=120, crop_seconds=1.0, batch_size=4, coded_share=0.25, warmup_steps=10, learning_rate=5e-3, ema_decay=0.9
@@ -74,7 +74,7 @@ def test_the_network_learns_to_take_bands_apart(songs: Path, codec: EncodecModel
                            ("si_sdr", "band_si_sdr", "coded_si_sdr")}  # fmt: skip
 
 
-def test_the_recipe_makes_a_part_for_the_codec(songs: Path, codec: EncodecModel, tmp_path: Path) -> None:
+def test_the_recipe_trains_and_continues_a_separator(songs: Path, codec: EncodecModel, tmp_path: Path) -> None:
     codec.save_pretrained(tmp_path / "codec")
     words = ["--corpus", songs, "--codec", tmp_path / "codec", "--out", tmp_path / "run", "--steps", 2]
     words += ["--channels", 8, "--layers", 1, "--batch_size", 2, "--crop_seconds", 0.5]

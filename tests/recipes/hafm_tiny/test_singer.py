@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The singer sings the notes that it is given: in tune, on time, and the same again for the same seed."""
+"""The synthetic singer sings the given notes in tune and on time."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def voice(voices: Path) -> Voice:
 
 @pytest.fixture(scope="module")
 def notes() -> list[Note]:
-    """Seven notes; the last two after rests."""
+    """Seven notes, the last two after rests."""
     starts = (0.3, 0.8, 1.3, 1.8, 2.3, 3.3, 4.3)
     return [Note(start, start + 0.5, pitch) for start, pitch in zip(starts, PITCHES, strict=True)]
 
@@ -39,14 +39,14 @@ def pitch_track(audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def note_errors(audio: np.ndarray, rate: int, notes: list[Note] | tuple[Note, ...]) -> np.ndarray:
-    """Cents by which the middle of each note is off its pitch."""
+    """Deviation of the middle of each note from its pitch, in cents."""
     times, pitch = pitch_track(audio, rate)
     places = [(times - note.start) / (note.end - note.start) for note in notes]
     middles = [(place > 0.3) & (place < 0.8) for place in places]
     return np.array([100 * (np.nanmedian(pitch[at]) - note.pitch) for at, note in zip(middles, notes, strict=True)])
 
 
-def test_plain_singer_is_within_10_cents_of_every_note(voice: Voice, notes: list[Note]) -> None:
+def test_a_plain_singer_is_within_10_cents_of_every_note(voice: Voice, notes: list[Note]) -> None:
     audio = sing(voice, notes, SECONDS, Manner(), seed=1)
     assert audio.size == SECONDS * voice.sampling_rate
     assert np.abs(note_errors(audio, voice.sampling_rate, notes)).max() < 10
@@ -63,14 +63,14 @@ def test_expressive_singers_stay_within_50_cents(voice: Voice, notes: list[Note]
     assert np.mean(within < 50) > 0.95 and np.mean(within < 25) > 0.75
 
 
-def test_every_real_voice_sings_in_tune(shared_data: Path, notes: list[Note]) -> None:
+def test_every_voice_of_the_test_data_sings_in_tune(shared_data: Path, notes: list[Note]) -> None:
     for folder in sorted(path for path in (shared_data / "voices").iterdir() if path.is_dir()):
         voice = load_voice(folder, syllables=5)
         errors = np.abs(note_errors(sing(voice, notes, SECONDS, Manner(), seed=3), voice.sampling_rate, notes))
         assert np.median(errors) < 10 and np.mean(errors < 25) >= 6 / 7, folder.name
 
 
-def test_singing_sounds_during_notes_and_is_silent_in_rests(voice: Voice, notes: list[Note]) -> None:
+def test_singing_is_loud_in_notes_and_silent_in_rests(voice: Voice, notes: list[Note]) -> None:
     audio = sing(voice, notes, SECONDS, Manner(), seed=1)
     rate = voice.sampling_rate
     loud = [np.sqrt(np.mean(audio[int(n.start * rate) : int(n.end * rate)] ** 2)) for n in notes]
@@ -80,10 +80,10 @@ def test_singing_sounds_during_notes_and_is_silent_in_rests(voice: Voice, notes:
     assert np.sqrt(np.mean(rests**2)) < 0.001
 
 
-def test_vowel_begins_at_the_onset_of_its_note(voice: Voice, notes: list[Note]) -> None:
+def test_vowels_begin_at_the_onset_of_their_notes(voice: Voice, notes: list[Note]) -> None:
     audio = sing(voice, notes, SECONDS, Manner(), seed=1)
     rate = voice.sampling_rate
-    # the synthetic consonants are hiss: below 1 kHz there is next to nothing before the vowel
+    # the synthetic consonants are hiss, so there is almost nothing below 1 kHz before the vowel
     vowels = sosfilt(butter(4, 1000, fs=rate, output="sos"), audio)
     for note in notes[-2:]:
         near = np.abs(vowels[int((note.start - 0.2) * rate) : int((note.start + 0.3) * rate)])

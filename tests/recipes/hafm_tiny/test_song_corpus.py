@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The song corpus: vocal and band on one clock, a song in one split, the same bytes for a seed, whole or not there."""
+"""The song corpus: vocal and band aligned, each song in one split, reproducible bytes, and no partial items."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ def options(songs: Path, voices: Path, soundfont: Path, tmp_path: Path) -> SongC
     )
 
 
-def test_every_pass_keeps_a_song_in_its_split_and_starts_with_all_splits(options: SongCorpusOptions) -> None:
+def test_each_pass_keeps_songs_in_their_splits_and_starts_with_all_splits(options: SongCorpusOptions) -> None:
     first, second = list_tasks(options, 0), list_tasks(options, 1)
     assert {t.folder.name: t.split for t in first} == {t.folder.name: t.split for t in second}
     assert [t.folder.name for t in first] != [t.folder.name for t in second]
@@ -58,7 +58,7 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(options: Song
     assert all(different[name] != digest for name, digest in first.items())
 
 
-def test_items_are_complete_labelled_and_at_level(options: SongCorpusOptions) -> None:
+def test_items_are_complete_labelled_and_within_the_level_range(options: SongCorpusOptions) -> None:
     tasks = list_tasks(options, 0)
     chosen = [next(t for t in tasks if t.split == split) for split in ("train", "test")]
     assert len(list(build_corpus(options, chosen))) == 2
@@ -75,25 +75,25 @@ def test_items_are_complete_labelled_and_at_level(options: SongCorpusOptions) ->
             assert np.abs(audio).max() < 0.995
             assert -30 < 20 * np.log10(np.sqrt(np.mean(audio**2))) < -12
         stems = [soundfile.read(folder / name)[0] for name in sorted(STEM_FILES)]
-        # four roundings to 16 bits
+        # each of four stems is rounded to 16 bits
         assert np.abs(np.sum(stems, axis=0) - instrumental).max() < 4 / 32768
         sheet = labelled_lead_sheet(labels)
         assert sheet.style in STYLES and sheet.beats_per_bar == 4 and sheet.sections and sheet.chords and sheet.key
 
 
 def test_reharmonised_songs_have_the_same_singer_and_other_chords(options: SongCorpusOptions) -> None:
-    # long enough that some of its bars are drawn
+    # long enough that some bars are reharmonised
     long = dataclasses.replace(options, seconds=(25.0, 30.0))
     task = list_tasks(long, 0)[1]
     plain, moved = (render_item(task, dataclasses.replace(long, reharmonised=share)) for share in (0.0, 1.0))
     assert np.array_equal(plain.vocal, moved.vocal) and plain.labels["notes"] == moved.labels["notes"]
     assert plain.labels["chords"] != moved.labels["chords"] and plain.labels["beats"] == moved.labels["beats"]
     assert not plain.labels["reharmonised"] and moved.labels["reharmonised"]
-    alike = {stem: np.corrcoef(plain.stems[stem], moved.stems[stem])[0, 1] for stem in ("drums", "bass")}
-    assert alike["drums"] > 0.95 > 0.8 > alike["bass"], alike
+    correlations = {stem: np.corrcoef(plain.stems[stem], moved.stems[stem])[0, 1] for stem in ("drums", "bass")}
+    assert correlations["drums"] > 0.95 > 0.8 > correlations["bass"], correlations
 
 
-def test_killed_recipe_leaves_whole_items_and_goes_on_where_it_was(options: SongCorpusOptions, tmp_path: Path) -> None:
+def test_a_killed_recipe_leaves_whole_items_and_resumes(options: SongCorpusOptions, tmp_path: Path) -> None:
     command: list[Any] = [RECIPES / "build_song_corpus.py", options.songs, options.voices, options.output]
     command += ["--soundfont", options.soundfonts[0], "--training-voice", "alto", "--test-voice", "bass"]
     command += ["--validation-songs", "2", "--test-songs", "1", "--limit", "3", "--workers", "1"]

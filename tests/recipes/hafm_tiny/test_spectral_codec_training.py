@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training a spectral codec on seconds of synthetic songs."""
+"""Training a spectral codec on short synthetic songs."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def tiny_codec(**changes: int) -> HAFMSpectralModel:
     sizes = {"encoder_width": 16, "encoder_layers": 2, "decoder_width": 24, "decoder_layers": 2, "codebook_dim": 10}
     sizes |= {"sampling_rate": RATE, "hop_length": HOP, "window_length": 4 * HOP, "codebook_size": CODES}
     codec = HAFMSpectralModel(HAFMSpectralConfig(**{**sizes, "num_codebooks": 4, "noise_bands": 6, **changes})).train()
-    # rounding to half precision leaves negative zeros, which averaging turned into positive ones
+    # rounding to half precision leaves negative zeros, which averaging must not turn into positive ones
     codec.encoder.first.weight.data[0, 0] = -0.0
     return codec
 
@@ -36,7 +36,7 @@ def arguments(**changes: float | str) -> SpectralTrainingArguments:
     return SpectralTrainingArguments(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def test_a_free_codec_learns_before_and_after_it_is_quantised(pool: SongPool) -> None:
+def test_a_codec_learns_before_and_after_quantisation_starts(pool: SongPool) -> None:
     trainer = SpectralTrainer(tiny_codec(), pool, arguments())
     trainer.start()
     reports = [trainer.train_step() for _ in range(80)]
@@ -49,7 +49,7 @@ def test_a_free_codec_learns_before_and_after_it_is_quantised(pool: SongPool) ->
     figures = evaluate_codec(codec, pool, depths=(4, 1), seconds=1.0, clips=6)
     assert figures["si_sdr_db"][4] > figures["si_sdr_db"][1]
     assert all(1.0 < perplexity <= CODES for perplexity in figures["perplexity"])
-    assert evaluate_codec(codec, pool, depths=(1,), seconds=2.0)["clips"] == 6, "as many as the songs hold"
+    assert evaluate_codec(codec, pool, depths=(1,), seconds=2.0)["clips"] == 6, "as many as fit into the songs"
 
 
 @pytest.mark.parametrize("decoder_only", [False, True])
@@ -63,7 +63,7 @@ def test_a_resumed_run_takes_the_same_steps(pool: SongPool, tmp_path: Path, deco
         trainer.start()
     reports = [trainer.train_step() for _ in range(8)]
     assert [step for step, report in enumerate(reports) if "adversarial" in report] == [4, 5, 6, 7]
-    assert {"discriminator" in report for report in reports[4:]} == {True, False}, "they learn in half of the steps"
+    assert {"discriminator" in report for report in reports[4:]} == {True, False}, "they train every other step"
     save_state(tmp_path / "state.pt", trainer.state_dict())
     wanted = [trainer.train_step() for _ in range(3)]
     resumed = SpectralTrainer(tiny_codec(), pool, options, records=pool.songs[:1])
@@ -74,11 +74,11 @@ def test_a_resumed_run_takes_the_same_steps(pool: SongPool, tmp_path: Path, deco
         for name, value in tiny_codec().state_dict().items()
         if not torch.equal(value, resumed.averaged().state_dict()[name])
     }
-    assert changed == ({"decoder"} if decoder_only else {"encoder", "decoder", "quantizer"}), "codes stay"
+    assert changed == ({"decoder"} if decoder_only else {"encoder", "decoder", "quantizer"}), "codes do not change"
     assert (codec_fingerprint(resumed.averaged()) == codec_fingerprint(tiny_codec())) == decoder_only
 
 
-def test_pool_takes_in_finished_songs_only(tmp_path: Path) -> None:
+def test_the_pool_takes_only_finished_songs(tmp_path: Path) -> None:
     write_song(tmp_path / "train" / "one", RATE, seconds=2.0, seed=0)
     write_song(tmp_path / "train" / "two.partial", RATE, seconds=2.0, seed=1)
     pool = SongPool(tmp_path, "train", RATE)
@@ -89,7 +89,7 @@ def test_pool_takes_in_finished_songs_only(tmp_path: Path) -> None:
     assert pool.hours == pytest.approx(4 / 3600, rel=1e-3)
     (tmp_path / "train" / "three").mkdir()
     (tmp_path / "train" / "three" / "labels.json").write_text("{}")
-    assert pool.refresh() == 0, "a song without audio is skipped, not fatal"
+    assert pool.refresh() == 0, "a song without audio is skipped"
     with pytest.raises(ValueError, match="no finished song longer than 5 s"):
         pool.require(5.0)
     with pytest.raises(ValueError, match="validation holds no finished song"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Styles: a band that is the same in every song, follows the song's form, and repeats what it repeats exactly."""
+"""Styles: a band that is the same in every song, follows the song's form, and repeats bars exactly."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ from hafm_tiny.songs.styled import play, style_song
 from hafm_tiny.songs.styles import DRUMS, STEMS, STYLES, Style
 
 RATE = 24000
-# 240 of the codec's frames, slow enough for sixteenths
+# 240 codec frames, slow enough for sixteenths
 BAR = 3.2
 FORM = (
     Section("intro", "normal", 0, 2),
@@ -37,7 +37,7 @@ def song(songs: Path) -> Song:
 
 @pytest.fixture(scope="module")
 def one_chord(song: Song) -> Song:
-    """Eleven bars of BAR seconds without a change of chord or a second voice."""
+    """Eleven bars of BAR seconds on one chord, without other tracks."""
     duration = 11 * BAR
     return dataclasses.replace(
         song, tracks={}, chords=(Chord(0.0, duration, "A:min"),), duration=duration,
@@ -59,19 +59,19 @@ def level(audio: np.ndarray) -> float:
 
 
 @styles
-def test_a_style_is_one_band_in_every_song(style: Style, songs: Path) -> None:
-    heard = []
+def test_a_style_has_the_same_band_in_every_song(style: Style, songs: Path) -> None:
+    programs = []
     for number, name in enumerate(("001", "004")):
         song, generator = read_song(songs / name), np.random.default_rng(number)
         form = sections(song, generator)
         parts, _ = arrange(with_form(song, form), form, style, generator)
-        heard.append({name: part.program for name, part in parts.items()})
-    assert heard[0] == heard[1] == {name: player.program for name, player in style.players.items()}
+        programs.append({name: part.program for name, part in parts.items()})
+    assert programs[0] == programs[1] == {name: player.program for name, player in style.players.items()}
     assert {player.stem for player in style.players.values()} == set(STEMS)
 
 
 @styles
-def test_notes_start_with_frames_and_fit_the_chords(style: Style, song: Song) -> None:
+def test_notes_start_on_half_frames_and_fit_the_chords(style: Style, song: Song) -> None:
     played = with_form(song, FORM)
     parts, _ = arrange(played, FORM, style, np.random.default_rng(0))
     for name, part in parts.items():
@@ -88,14 +88,14 @@ def test_notes_start_with_frames_and_fit_the_chords(style: Style, song: Song) ->
 
 
 @styles
-def test_what_is_repeated_gives_the_same_samples_and_energies_differ_in_level(
+def test_repeated_bars_sound_the_same_and_energies_differ_in_level(
     style: Style, one_chord: Song, soundfont: Path
 ) -> None:
     parts, _ = arrange(one_chord, FORM, style, np.random.default_rng(3))
     stems = play(parts, style, fonts(soundfont, style), one_chord.duration, RATE)
     mix = np.sum(list(stems.values()), axis=0)
     for name, stem in stems.items():
-        # the second and the third bar of the chorus: what sounded before them is the same, and no fill is in them
+        # the second and third bar of the chorus: the bars before them are equal, and neither has a fill
         first, second = of_bar(stem, 7), of_bar(stem, 8)
         assert level(first) > -60, name
         assert level(second - first) < level(first) - 20, name
@@ -105,7 +105,7 @@ def test_what_is_repeated_gives_the_same_samples_and_energies_differ_in_level(
 
 
 @styles
-def test_a_fill_leads_to_the_next_section_and_the_ending_is_one_chord(style: Style, one_chord: Song) -> None:
+def test_a_fill_leads_into_the_next_section_and_the_ending_is_one_chord(style: Style, one_chord: Song) -> None:
     parts, _ = arrange(one_chord, FORM, style, np.random.default_rng(0))
     places: dict[int, set[tuple[float, int]]] = {bar: set() for bar in range(11)}
     for note in parts["kit"].notes:
@@ -115,12 +115,12 @@ def test_a_fill_leads_to_the_next_section_and_the_ending_is_one_chord(style: Sty
     assert {pitch for _, pitch in places[9]} >= {DRUMS[drum] for drum in style.fill}
     for name, part in parts.items():
         late = [note.start for note in part.notes if note.start >= 10 * BAR - 1e-6]
-        # strummed strings follow by half frames
+        # strummed strings are delayed by half frames
         assert all(start < 10 * BAR + 0.05 for start in late), name
         assert late or not part.notes or style.players[name].role == "line"
 
 
-def test_energies_follow_the_melody_and_the_intro_is_the_bands(song: Song) -> None:
+def test_energies_follow_the_melody_and_nobody_sings_in_the_intro(song: Song) -> None:
     slow = change(song, stretch=1.25)
     high = tuple(dataclasses.replace(n, pitch=n.pitch + (12 if 18 <= n.start < 30 else 0)) for n in slow.melody)
     lifted = dataclasses.replace(slow, melody=high)
@@ -133,12 +133,12 @@ def test_energies_follow_the_melody_and_the_intro_is_the_bands(song: Song) -> No
         formed = with_form(lifted, form)
         assert min(note.start for note in formed.melody) > bars(slow)[form[0].end][0] - 0.11
         assert formed.chords[-1].end == slow.duration
-    # drawn, but not against the melody
+    # drawn at random, but guided by the melody
     assert lifted_sections.count("full") >= 15
 
 
 @styles
-def test_line_ups_change_instruments_and_hands_but_no_music(style: Style, one_chord: Song, soundfont: Path) -> None:
+def test_line_ups_change_instruments_and_timing_but_no_notes(style: Style, one_chord: Song, soundfont: Path) -> None:
     bands = set()
     for seed in range(60):
         band = draw_line_up(style, fonts(soundfont, style), np.random.default_rng(seed))
@@ -156,7 +156,7 @@ def test_line_ups_change_instruments_and_hands_but_no_music(style: Style, one_ch
         assert [note.pitch for note in played] == [note.pitch for note in part.notes]
 
 
-def test_lead_sheet_is_complete_and_stems_are_as_long_as_the_song(song: Song, soundfont: Path) -> None:
+def test_the_lead_sheet_is_complete_and_stems_are_as_long_as_the_song(song: Song, soundfont: Path) -> None:
     style = STYLES["folk"]
     short = excerpt(song, 0.0, 12.0)
     found = style_song(short, style, fonts(soundfont, style), RATE, np.random.default_rng(1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes of rendered songs teach a listener the tempo: their crops keep the beat, faster and slower, and the recipe."""
+"""Training the listener's tempo on takes of rendered songs: crops at other speeds, gradients, and the recipe."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from tiny_models import tiny_listener
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two songs of 100 BPM whose singer sings every beat."""
+    """Two songs at 100 BPM with a note on every beat."""
     root = tmp_path_factory.mktemp("songs")
     beats = (0.5 + 0.6 * np.arange(48)).tolist()
     notes = [[beat, beat + 0.4, 57 + number % 5] for number, beat in enumerate(beats)]
@@ -48,23 +48,23 @@ def test_crops_of_takes_keep_the_beat_at_another_speed(corpus: Path) -> None:
         assert len(crop.line) == 12 * LINE_RATE and crop.tempo == pytest.approx(100 * 2**octave)
         passed = (np.diff(crop.parts, prepend=crop.parts[0]) < 0).sum()
         assert passed == pytest.approx(12 / 60 * crop.tempo, abs=2)
-        # it is louder in the first half of a beat, in which something is sung
+        # louder in the first half of a beat, where the notes are
         first = np.isin(crop.parts, (1, 2, 3))
         assert crop.line.level[first].mean() > crop.line.level[crop.parts == 7].mean() + 3
-    assert len(crop_of_takes(takes, 90.0, [0.0, 0.0], rng).line) < 30 * LINE_RATE, "all of a shorter song"
+    assert len(crop_of_takes(takes, 90.0, [0.0, 0.0], rng).line) < 30 * LINE_RATE, "the whole of a shorter song"
 
 
-def test_a_listener_learns_from_takes_and_keeps_its_harmony(corpus: Path, tmp_path: Path) -> None:
+def test_a_listener_learns_from_takes_and_keeps_its_harmony_weights(corpus: Path, tmp_path: Path) -> None:
     takes = list(sung_takes(corpus, np.random.default_rng(0)))
     labels = json.loads(next(corpus.glob("train/*/labels.json")).read_text())
     tune, model = labelled_tune("song", "train", SONGS, labels), tiny_listener()
     assert tune is not None
-    for share, tells_bars in ((0.0, True), (1.0, False)):
+    for share, has_bars in ((0.0, True), (1.0, False)):
         trainer = TimeTrainer(model, [tune], ListenerArguments(takes_share=share), takes)
         trainer.loss().backward()
         assert trainer.beat_head.weight.grad is not None and bool(trainer.beat_head.weight.grad.any())
         assert trainer.bar_head.weight.grad is not None
-        assert bool(trainer.bar_head.weight.grad.any()) == tells_bars, "nobody knows where bars of a take begin"
+        assert bool(trainer.bar_head.weight.grad.any()) == has_bars, "takes have no bar labels"
     model.zero_grad()
     model.save_pretrained(tmp_path / "before")
     words = [RECIPES / "train_listener.py", "--corpus", corpus, "--only_time", "true", "--steps", 2]

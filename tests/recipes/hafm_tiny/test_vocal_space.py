@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vocal's clusters keep note, onset and beat, and nothing else of the tokenizer changes."""
+"""Fitting the vocal's clusters: they encode note, onset and beat, and nothing else in the tokenizer changes."""
 
 import copy
 from dataclasses import replace
@@ -31,12 +31,12 @@ QUICK = VocalSpaceArguments(
     warmup_steps=10,
     learning_rate=5e-3,
 )
-# a tokenizer before, the one after, and its figures
+# the tokenizer before and after fitting, and its figures
 Fitted = tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str, float]]
 
 
 def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrames:
-    """Notes on half beats of a tempo of its own, seen through loud noise in directions that mean nothing."""
+    """Notes on half beats at a random tempo, in features with loud noise in irrelevant dimensions."""
     rng = np.random.default_rng(seed)
     frames = round(seconds * FRAME_RATE)
     phase = (np.arange(frames) / FRAME_RATE * rng.uniform(1.2, 2.2) + rng.random()) % 1.0
@@ -46,7 +46,7 @@ def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrame
     features = 4.0 * rng.normal(size=(frames, width))
     features[:, :NOTES] = 0.3 * rng.normal(size=(frames, NOTES)) + np.eye(NOTES)[note - 1]
     features[:, NOTES] = 0.3 * rng.normal(size=frames) + 1.5 * onset
-    # what is sung before the first beat that anybody has marked
+    # nothing is labelled in the first second
     beat = np.where(np.arange(frames) < FRAME_RATE, IGNORED, (phase * BEAT_PARTS).astype(np.int64))
     note[:FRAME_RATE] = 0
     descriptors = rng.normal(size=(frames, DESCRIPTORS))
@@ -79,36 +79,36 @@ def fit(
     return fit_vocal_space(tokenizer, songs[:6], songs[6:], how, frames=5000)
 
 
-def test_the_rhythm_network_finds_beats_in_songs_and_tempos_that_it_has_not_heard() -> None:
-    def heard(seeds: range) -> list[tuple[np.ndarray, np.ndarray]]:
+def test_the_rhythm_network_finds_beats_in_unseen_songs_and_tempos() -> None:
+    def labelled(seeds: range) -> list[tuple[np.ndarray, np.ndarray]]:
         return [(song.rhythm.descriptors, song.rhythm.beat) for song in map(sung_song, seeds)]
 
     torch.manual_seed(0)
     network = HAFMRhythmNetwork(DESCRIPTORS, QUICK.channels, QUICK.layers)
-    before = rhythm_scores(network, heard(range(90, 94)), 300)
-    assert RhythmTrainer(network, heard(range(12)), QUICK, FRAME_RATE).train() < before["beat_nats"] - 0.3
-    after = rhythm_scores(network, heard(range(90, 94)), 300)
+    before = rhythm_scores(network, labelled(range(90, 94)), 300)
+    assert RhythmTrainer(network, labelled(range(12)), QUICK, FRAME_RATE).train() < before["beat_nats"] - 0.3
+    after = rhythm_scores(network, labelled(range(90, 94)), 300)
     assert abs(before["half_beat_agreement"]) < 0.3 and after["half_beat_agreement"] > 0.8, (before, after)
     with pytest.raises(ValueError, match="No song is longer than 4.8 s"):
         song = (np.zeros((200, DESCRIPTORS), np.float32), np.zeros(200, np.int64))
         RhythmTrainer(network, [song], QUICK, FRAME_RATE)
 
 
-def test_only_the_vocal_changes(fitted: Fitted) -> None:
+def test_fitting_changes_only_vocal_tokens(fitted: Fitted) -> None:
     before, after, figures = fitted
     sound = 0.1 * torch.randn(16_000 * 2, generator=torch.Generator().manual_seed(1))
     assert torch.equal(before.encode(sound), after.encode(sound))
     assert not torch.equal(before.encode(sound, vocal=True), after.encode(sound, vocal=True))
     assert figures["half_beat_agreement"] > 0.5 and figures["vocal_used_clusters"] > CLUSTERS / 2
-    assert before.config.vocal_projection_size == 0, "the tokenizer that was given stays what it was"
+    assert before.config.vocal_projection_size == 0, "the given tokenizer is unchanged"
 
 
 @pytest.mark.parametrize(
     ("clusters", "beat_line"),
-    # on a line all parts of the beat are used alike: as many clusters as notes in each of them
+    # a beat track uses all parts of the beat equally: one cluster for each note and part
     [(CLUSTERS, False), (NOTES * BEAT_PARTS, True)],
 )
-def test_vocal_clusters_keep_notes_and_onsets_that_k_means_would_lose(clusters: int, beat_line: bool) -> None:
+def test_vocal_clusters_keep_notes_despite_loud_noise(clusters: int, beat_line: bool) -> None:
     after, _ = fit(tokenizer_with_centroids(clusters=clusters), replace(QUICK, beat_line=beat_line))
     song = sung_song(50, width=after.centroids.shape[-1])
     descriptors = torch.from_numpy(song.rhythm.descriptors)
@@ -120,7 +120,7 @@ def test_vocal_clusters_keep_notes_and_onsets_that_k_means_would_lose(clusters: 
     assert (guess[tokens] == song.note)[sung].mean() > 0.8
 
 
-def test_tokens_lie_on_one_line_of_beats(fitted: Fitted) -> None:
+def test_tokens_follow_one_beat_track(fitted: Fitted) -> None:
     _, after, _ = fitted
     song = sung_song(51, width=after.centroids.shape[-1])
     features = torch.from_numpy(song.features).float()
@@ -128,7 +128,7 @@ def test_tokens_lie_on_one_line_of_beats(fitted: Fitted) -> None:
     rhythm = after.vocal_space(features, descriptors)[:, -4:] / after.rhythm_scale
     line = beat_points(after.beat_phase(after.rhythm.place(descriptors[None])[0]))
     assert torch.allclose(rhythm, after.line_scale * line, atol=1e-5)
-    # without the line the same frames lie where the network puts each of them, further in
+    # without the beat track, frames keep the network's own estimates, which have a smaller radius
     config = copy.deepcopy(after.config)
     config.beat_line = False
     alone = HAFMSemanticTokenizerModel(config).eval()
@@ -137,9 +137,9 @@ def test_tokens_lie_on_one_line_of_beats(fitted: Fitted) -> None:
     assert float(own[:, :2].norm(dim=1).mean()) < float(rhythm[:, :2].norm(dim=1).mean())
     true = beat_points((torch.from_numpy(song.rhythm.beat).float() + 0.5) / BEAT_PARTS)
     first = after.config.vocal_projection_size
-    said = after.centroids[0, :, first : first + 4][after.quantize(features, vocal=True, descriptors=descriptors)]
-    # its notes begin on half beats, so which half is which cannot be heard
-    assert float(torch.nn.functional.cosine_similarity(said[:, 2:], true[:, 2:])[FRAME_RATE:].mean()) > 0.5
+    places = after.centroids[0, :, first : first + 4][after.quantize(features, vocal=True, descriptors=descriptors)]
+    # notes begin on half beats, so the two halves cannot be told apart
+    assert float(torch.nn.functional.cosine_similarity(places[:, 2:], true[:, 2:])[FRAME_RATE:].mean()) > 0.5
 
 
 def test_tokens_do_not_depend_on_chunks_batches_or_saving(fitted: Fitted, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_tokens_do_not_depend_on_chunks_batches_or_saving(fitted: Fitted, tmp_pa
     assert torch.equal(again.encode(sound[0], noise=True, seed=3), whole)
     chunked = HAFMSemanticTokenizerModel.from_pretrained(tmp_path, chunk_seconds=2.0, context_seconds=0.5).eval()
     parts = chunked.extract_features(sound[0], noise=True, seed=3)
-    # the beat is estimated from the whole clip even where HuBERT saw it in chunks
+    # the beat is estimated from the whole clip even if HuBERT reads it in chunks
     once = chunked.quantize(parts, vocal=True, descriptors=chunked.describe(sound[0]))
     assert torch.equal(chunked.encode(sound[0], noise=True, seed=3), once)
     assert chunked.encode(sound[0, :0], noise=True).shape == (0,)
@@ -173,7 +173,7 @@ def test_tokens_do_not_depend_on_chunks_batches_or_saving(fitted: Fitted, tmp_pa
         ({"rhythm_layers": 40}, "between 1 and 12"),
     ],
 )
-def test_configurations_without_sense_are_refused(changes: dict[str, object], said: str) -> None:
+def test_invalid_configurations_are_refused(changes: dict[str, object], said: str) -> None:
     config = tiny_semantic_tokenizer().config
     with pytest.raises((ValueError, StrictDataclassClassValidationError), match=said):
         type(config)(**(config.to_dict() | changes))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One command from rendered songs to a model that accompanies a voice."""
+"""One command from rendered songs to a complete model that accompanies a voice."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def corpus(songs: Path, voices: Path, soundfont: Path, tmp_path_factory: pytest.
 
 @pytest.fixture(scope="module")
 def small_recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recipes, whose stages learn from a quarter of the crops and are validated on a twelfth."""
+    """The recipes with smaller batches and fewer validation crops."""
     repository = tmp_path_factory.mktemp("repository")
     (repository / "examples").symlink_to(RECIPES.parent / "examples")
     folder = repository / "recipes"
@@ -51,7 +51,7 @@ def small_recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_part_comes_after_those_that_it_needs(corpus: Path, tmp_path: Path) -> None:
+def test_every_part_is_trained_after_those_it_needs(corpus: Path, tmp_path: Path) -> None:
     options = WholeModelOptions(corpus, tmp_path / "out", RECIPES, hours=1.6)
     commands = part_commands(options, {"codec": 1000, "hubert": 500})
     assert list(commands) == list(NEEDS)
@@ -65,33 +65,33 @@ def test_every_part_comes_after_those_that_it_needs(corpus: Path, tmp_path: Path
     places = [commands["codec"].index(name) for name in ("--quantize_from", "--adversarial_from", "--steps")]
     order = [int(commands["codec"][place + 1]) for place in places]
     assert order == sorted(order), "an autoencoder, then quantised, then against discriminators"
-    beside = part_commands(dataclasses.replace(options, workers=2), {"codec": 1000, "hubert": 500})
-    assert float(beside["coarse"][beside["coarse"].index("--max_hours") + 1]) == pytest.approx(0.8)
+    shared = part_commands(dataclasses.replace(options, workers=2), {"codec": 1000, "hubert": 500})
+    assert float(shared["coarse"][shared["coarse"].index("--max_hours") + 1]) == pytest.approx(0.8)
 
 
-def test_stages_are_told_what_the_songs_labels_say(corpus: Path, tmp_path: Path) -> None:
+def test_stages_read_the_lead_sheet_parts_that_the_songs_have(corpus: Path, tmp_path: Path) -> None:
     options = WholeModelOptions(corpus, tmp_path / "out", RECIPES)
     commands = part_commands(options, {"codec": 1000, "hubert": 500})
     assert set(options.styles) <= {"folk", "pop"} and options.styles
     for stage, acoustic in (("semantic", False), ("coarse", True), ("fine", True)):
         words = commands[stage][1:]
-        told, _, run = parse_arguments(words[: words.index("--codec")] if acoustic else words)
-        assert ("energy" in told.lead_sheet_streams) == (stage != "fine")
-        assert "style" in told.lead_sheet_streams and told.styles == options.styles
-        assert (told.codebook_pattern == "delay") == acoustic, "one codebook has no pattern"
-        assert told.conditioning_fusion == "sum" and run.optimizer == "muon"
+        architecture, _, run = parse_arguments(words[: words.index("--codec")] if acoustic else words)
+        assert ("energy" in architecture.lead_sheet_streams) == (stage != "fine")
+        assert "style" in architecture.lead_sheet_streams and architecture.styles == options.styles
+        assert (architecture.codebook_pattern == "delay") == acoustic, "one codebook has no pattern"
+        assert architecture.conditioning_fusion == "sum" and run.optimizer == "muon"
     assert "--separator" in commands["model"]
 
 
-def test_songs_without_sections_and_styles_tell_neither(tmp_path: Path) -> None:
+def test_songs_without_sections_and_styles_give_neither_stream_values(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         (tmp_path / split / "song").mkdir(parents=True)
         (tmp_path / split / "song/labels.json").write_text('{"beats": [0.1, 0.6], "sections": []}')
     commands = part_commands(WholeModelOptions(tmp_path, tmp_path / "out", RECIPES), {"codec": 1000, "hubert": 500})
     for stage in ("semantic", "coarse"):
         words = commands[stage][1:]
-        told, *_ = parse_arguments(words[: words.index("--codec")] if stage == "coarse" else words)
-        assert told.lead_sheet_streams == ["chord", "beat", "bar", "style"] and not told.styles
+        architecture, *_ = parse_arguments(words[: words.index("--codec")] if stage == "coarse" else words)
+        assert architecture.lead_sheet_streams == ["chord", "beat", "bar", "style"] and not architecture.styles
     assert "separator" not in commands
 
 
@@ -100,15 +100,15 @@ def test_sizes_and_configurations_are_those_of_the_bundled_model(bundled_model: 
     preset = PRESETS["tiny"]
     for stage in ("semantic", "coarse", "fine"):
         config = str(RECIPES / f"configs/tiny/{stage}.yaml")
-        told, data, _ = parse_arguments([config, "--corpus", "c", "--output_dir", "o"])
+        architecture, data, _ = parse_arguments([config, "--corpus", "c", "--output_dir", "o"])
         theirs = parts[f"{stage}_config"]
-        assert told.codebook_pattern in (theirs["codebook_pattern"], None)
+        assert architecture.codebook_pattern in (theirs["codebook_pattern"], None)
         names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "position_scheme", "conditioning_fusion")
         for name in names:
-            assert getattr(told, name) == theirs[name], (stage, name)
-        assert set(told.lead_sheet_streams) == set(theirs["lead_sheet_streams"])
+            assert getattr(architecture, name) == theirs[name], (stage, name)
+        assert set(architecture.lead_sheet_streams) == set(theirs["lead_sheet_streams"])
         assert data.crop_seconds == theirs["window_seconds"]
-        sizes = told.hidden_size, told.num_hidden_layers, told.num_attention_heads
+        sizes = architecture.hidden_size, architecture.num_hidden_layers, architecture.num_attention_heads
         assert getattr(preset, stage) == sizes
     codec, hubert = parts["codec_config"], parts["semantic_tokenizer_config"]["hubert_config"]
     assert preset.encoder == (codec["encoder_width"], codec["encoder_layers"])
@@ -116,13 +116,13 @@ def test_sizes_and_configurations_are_those_of_the_bundled_model(bundled_model: 
     assert preset.hubert == (hubert["hidden_size"], hubert["num_hidden_layers"])
 
 
-def test_one_command_makes_a_model_that_accompanies_and_a_second_start_finds_it_done(
+def test_one_command_makes_a_model_that_accompanies_and_a_second_run_has_nothing_to_do(
     corpus: Path, songs: Path, voices: Path, soundfont: Path, small_recipes: Path, tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
     if not request.config.getoption("--torture"):
         pytest.skip("takes minutes; pytest --torture tests/recipes/hafm_tiny/test_whole_model.py runs it")
-    # all songs but one are rendered already
+    # all songs except those for test are rendered already
     shutil.copytree(corpus, tmp_path / "songs")
     shutil.rmtree(tmp_path / "songs/test")
     rendered = f"--soundfont {soundfont} --training-voice alto --test-voice bass --validation-songs 3 --test-songs 1"
