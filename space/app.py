@@ -303,7 +303,7 @@ class Page:
             self.voice, self.made = gr.State(None), gr.State(None)
             self.recorder = parts.studio_part("recorder", limit=MAX_SECONDS)
             self.timeline = parts.studio_part("timeline")
-            self.remake = gr.Button("Make these bars anew", elem_id="remake", size="sm")
+            self.remake = gr.Button("Regenerate these bars", elem_id="remake", size="sm")
             with gr.Row(elem_id="generate"):
                 self.run = gr.Button("Play a band", variant="primary", elem_id="run", min_width=120)
                 self.stop = gr.Button("Stop the band", interactive=False, elem_id="stop", min_width=120)

@@ -52,7 +52,7 @@ def test_chords_are_parsed_in_both_notations(label: str, root: int, minor: bool)
         ({"beats": [0.0, 1.0, 1.0]}, "increasing"), ({"beats": [0.0, math.inf]}, "increasing"),
         *(({"chords": [(0.0, 2.0, word)]}, f"{word!r} is not a chord") for word in ("H", 5, None)),
         # words, German note names and files that begin like chords
-        *(({"chords": [(0, 2, word)]}, "not a chord") for word in ("Dogs", "Cats", "Es", "Cis", "A/b.lab", "Demo.lab")),
+        *(({"chords": [(0, 2, it)]}, "not a chord") for it in ("Dogs", "Cats", "Es", "Cis", "A/b.lab", "Demo.lab")),
         ({"chords": [(2.0, 2.0, "C")]}, "start before stop"), ({"chords": [(-math.inf, 2.0, "C")]}, "finite"),
         ({"chords": [(0.0, math.inf, "C")]}, "finite"), ({"chords": [(math.nan, 2.0, "C")]}, "finite"),
         ({"sections": [(0.0, 1.0, "loud")]}, "choose from sparse, normal, full"), ({"beats_per_bar": 5}, "3 or 4"),

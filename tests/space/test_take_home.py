@@ -99,7 +99,7 @@ def gain_of_regenerated_bars(page: Page, chords: str, seed: str) -> float:
     page.locator("#seed input").fill(seed)
     stored = takes.count()
     generated(page)
-    replace = page.get_by_role("button", name="Make these bars anew")
+    replace = page.get_by_role("button", name="Regenerate these bars")
     expect(replace).not_to_be_visible()
     before, rate = audio.read_audio(downloaded(page, "Download band"))
     press(page, "Bar 2")
