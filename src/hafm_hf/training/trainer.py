@@ -116,8 +116,13 @@ class StageTrainer:
         """Yields the micro-batches of each remaining step, on this process's device."""
         sampler = self.batch_sampler(self.progress.step)
         # its own generator: a loader draws a seed from torch's global one, whose state resuming has just restored
-        workers, own = self.data.dataloader_workers, torch.Generator()
-        loader = DataLoader(self.crops, batch_sampler=sampler, collate_fn=collate, num_workers=workers, generator=own)
+        own, workers = torch.Generator(), self.data.dataloader_workers
+        # forked workers would inherit the threads of Arrow and CUDA, and have crashed
+        start = "spawn" if workers else None
+        loader = DataLoader(
+            self.crops, batch_sampler=sampler, collate_fn=collate, generator=own, num_workers=workers,
+            multiprocessing_context=start,
+        )  # fmt: skip
         device, parts = self.accelerator.device, []
         for batch in loader:
             parts.append({key: value.to(device, non_blocking=True) for key, value in batch.items()})
