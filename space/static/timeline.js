@@ -109,7 +109,7 @@ class Timeline {
     const how = (name) => ((sheet.estimated ?? []).includes(name) ? "estimated" : "given");
     const parts = [tempo ? `${Math.round(tempo * 10) / 10} beats per minute (${how("beats")})` : "No beats (tap along)"];
     if (sheet.chords?.length) parts.push(`chords (${how("chords")})`);
-    if (typeof sheet.style === "string") parts.push(`${sheet.style} (${how("style")})`);
+    if (typeof sheet.style === "string") parts.push(`${sheet.style} (${how("style")}) unless you choose a style`);
     const keys = this.find("[data-set=key]");
     const own = sheet.key && [...keys.options].find(({ value }) => value && sameKey(value, sheet.key));
     if (own) parts.push(`${own.text} (${how("key")})`);
