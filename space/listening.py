@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from hafm_hf import LeadSheet, audio
-from hafm_hf.accompaniment.song import asked_lead_sheet
+from hafm_hf.accompaniment.song import requested_lead_sheet
 from hafm_hf.lead_sheet.bars import chart, completed, on_the_beat
 from hafm_hf.lead_sheet.chords import PITCH_CLASSES
 from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
@@ -108,7 +108,7 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
     kind, sheet = (timeline.get("ask") or {}).get("format"), lead_sheet_of(timeline, request.vocal)
     samples, rate = read_vocal(request.vocal, request.seconds)
     samples = audio.with_channels(samples, 1)
-    sheet = asked_lead_sheet(samples, rate, sheet, request.options)
+    sheet = requested_lead_sheet(samples, rate, sheet, request.options)
     if sheet is None or kind not in {*IN_BARS, "json"}:
         raise ValueError("There are no beats or chords to write yet; listen to a voice, or tap along.")
     melody = sung_notes(samples, rate) if kind == "midi" else []

@@ -57,7 +57,7 @@ def test_each_sample_gets_a_different_style_unless_one_is_given() -> None:
 
     def styles_of(voice: Voice, seed: int, **how: Any) -> list[int]:
         run = SongRun(stages, [1], 25, DecodingOptions(), seed, 3, **how)
-        run.take_voices([voice])
+        run.set_voices([voice])
         assert all(torch.equal(rows, v.streams["fine"]) for v in run.voices for rows in v.streams.values())
         assert all(not v.streams["fine"][0].any() for v in run.voices)
         found = [int(v.streams["fine"][1].unique()) for v in run.voices]
@@ -75,16 +75,16 @@ def test_missing_parts_of_a_lead_sheet_are_estimated_where_the_model_can() -> No
     model = reading_composite(semantic_tokenizer=tiny_rhythmic_tokenizer(), listener=tiny_listener())
     estimate = model.complete_lead_sheet(voice(2), 24_000)
     assert estimate.beats and estimate.chords and estimate.estimated == ["beats", "chords", "key"]
-    chord, beat, bar, style = model.hear_voice(voice(2), 24_000, 0).streams["semantic"]
+    chord, beat, bar, style = model.prepare_voice(voice(2), 24_000, 0).streams["semantic"]
     assert bool((chord > 0).all()) and bool((beat > 0).all()) and not bar.any() and not style.any()
     given = LeadSheet(tempo=100.0, chords=[(0.0, 2.0, "E")], style="folk")
-    chord, beat, bar, style = model.hear_voice(voice(2), 24_000, 0, given).streams["coarse"]
+    chord, beat, bar, style = model.prepare_voice(voice(2), 24_000, 0, given).streams["coarse"]
     assert chord.unique().tolist() == [1 + 5] and style.unique().tolist() == [1]
     partly = LeadSheet(chords=[(0.0, 2.0, "E"), (4.5, 5.0, "F")])
-    chords = model.hear_voice(voice(7), 24_000, 0, partly).lead_sheet.chords
+    chords = model.prepare_voice(voice(7), 24_000, 0, partly).lead_sheet.chords
     assert {*partly.chords} < {*chords} and all(a[1] <= b[0] for a, b in zip(chords, chords[1:], strict=False))
     assert sum(stop - start for start, stop, _ in chords) == pytest.approx(7, abs=0.05)
     almost = LeadSheet(chords=[(0.0, 4.0, "E")])
-    assert model.hear_voice(voice(5), 24_000, 0, almost).lead_sheet.chords == almost.chords
+    assert model.prepare_voice(voice(5), 24_000, 0, almost).lead_sheet.chords == almost.chords
     assert (beat.diff() < 0).nonzero().flatten().diff().float().mean() == pytest.approx(30, abs=1.5)
-    assert not reading_composite().hear_voice(voice(2), 24_000, 0).streams["fine"].any()
+    assert not reading_composite().prepare_voice(voice(2), 24_000, 0).streams["fine"].any()

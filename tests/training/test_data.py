@@ -93,7 +93,7 @@ def test_strangers_are_reproducible_targets_from_another_track(corpus: Path) -> 
     crops, again = (TokenCrops(rows, info, toy_config("coarse"), 1.6, 3, strangers=True) for _ in range(2))
     plain = make_crops(corpus, "coarse")
     for number in (0, 5, 31):
-        sample, stranger = crops[number], crops.stranger_of(number)
+        sample, stranger = crops[number], crops.crop_of_other_track(number)
         assert crops.tracks([stranger]) != crops.tracks([crops.crop_at(number)])
         assert torch.equal(sample["strangers"], crops.read(stranger)["labels"])
         assert torch.equal(sample["strangers"], again[number]["strangers"])

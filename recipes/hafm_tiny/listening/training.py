@@ -125,7 +125,7 @@ class HarmonyTrainer:
         wanted, _ = stacked([crop.chords.numpy() for crop in crops], IGNORED)
         device = self.model.device
         with in_half(device):
-            chords = self.model.hear_chords(cells.to(device), mask.to(device))
+            chords = self.model.chord_logits(cells.to(device), mask.to(device))
         chords = chords.float().cpu() + self.arguments.prior_weight * torch.stack([c.prior for c in crops])[:, None]
         return F.cross_entropy(chords.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
 
@@ -201,7 +201,7 @@ class TimeTrainer(nn.Module):
         binary = F.binary_cross_entropy_with_logits(self.bar_head(hidden)[..., 0], bars, reduction="none")
         loss = loss + self.arguments.bar_weight * (binary * known).sum() / known.sum().clamp_min(1)
         tempi = torch.tensor([sung.tempo for sung in batch], dtype=torch.float32)
-        wrong = tempo_targets(self.model, tempi) * self.model.hear_tempo(hidden, mask).log_softmax(-1)
+        wrong = tempo_targets(self.model, tempi) * self.model.tempo_logits(hidden, mask).log_softmax(-1)
         return loss - self.arguments.tempo_weight * wrong.sum(-1).mean()
 
     def _take(self, seconds: float) -> TimedLine:

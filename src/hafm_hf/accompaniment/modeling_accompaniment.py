@@ -50,9 +50,9 @@ from .song import (
     Progress,
     SongRun,
     Voice,
-    asked_lead_sheet,
     given_vocals,
     one_vocal,
+    requested_lead_sheet,
     sounds_of,
     without_one_channel,
 )
@@ -424,7 +424,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         wanted = self.units(len(vocal), sampling_rate) * rate // self.units_per_second
         return torch.from_numpy(pad_end(samples[:wanted], wanted)).to(self.semantic_tokenizer.device)
 
-    def hear_voice(
+    def prepare_voice(
         self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
     ) -> Voice:
         """The conditioning of the stages for a mono vocal (float32 [N]); the arguments are those of `tokenize_vocal`.
@@ -535,9 +535,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         )
         voices = []
         for vocal, sheet in zip(vocals, lead_sheets, strict=True):
-            asked = asked_lead_sheet(vocal, rate, sheet, generation.options)
-            voices.append(self.hear_voice(vocal, rate, generation.seed, asked))
-        song.take_voices(voices)
+            asked = requested_lead_sheet(vocal, rate, sheet, generation.options)
+            voices.append(self.prepare_voice(vocal, rate, generation.seed, asked))
+        song.set_voices(voices)
         return song
 
     def _decode(

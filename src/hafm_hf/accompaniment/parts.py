@@ -73,7 +73,7 @@ def load_parts(
     dtype = torch.float32 if dtype in (None, "auto") else dtype
     if isinstance(dtype, dict):
         raise ValueError(f"dtype is {dtype}; all stages have one dtype, such as torch.bfloat16.")
-    config, attention = _asked_config(stored, options)
+    config, attention = _pop_config(stored, options)
     parts: dict[str, PreTrainedModel] = {}
     for name, part_class in part_classes(config).items():
         own: dict[str, Any] = {"dtype": dtype if name in STAGES else torch.float32}
@@ -101,7 +101,7 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _asked_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, str | None]:
+def _pop_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, str | None]:
     """Pops the configuration and the stages' attention implementation from `options`."""
     given, attention = options.pop("config", None), options.pop("attn_implementation", None)
     if given is not None and not isinstance(given, HAFMConfig):

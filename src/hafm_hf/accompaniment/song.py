@@ -252,7 +252,7 @@ class SongRun:
             first = next(iter(self.runs))
             progress(first, 0, self.runs[first].steps)
 
-    def take_voices(self, voices: Sequence[Voice]) -> None:
+    def set_voices(self, voices: Sequence[Voice]) -> None:
         """Sets the conditioning of each vocal, which the stages need before they run."""
         self.voices = [self._with_style(voice, number) for voice in voices for number in range(self.num_samples)]
 
@@ -362,7 +362,7 @@ def sounds_of(stages: Mapping[str, HAFMStageForCausalLM], codec: PreTrainedModel
     return sounds
 
 
-def asked_lead_sheet(
+def requested_lead_sheet(
     vocal: np.ndarray, sampling_rate: int, lead_sheet: LeadSheet | None, options: GenerationOptions
 ) -> LeadSheet | None:
     """Adds the style and energy of the options to the lead sheet of a mono vocal (float32 [N])."""

@@ -98,7 +98,7 @@ def accompany_all(
         request = replace(request, parameters={**request.parameters, "seed": seed})
         total = len(names) + len(bad)
         outcomes = [Outcome(vocal, request.files(name)) for vocal, name in names.items()]
-        there = {outcome.vocal: outcome for outcome in outcomes if outcome.is_there()}
+        there = {outcome.vocal: outcome for outcome in outcomes if outcome.exists()}
         for known in (*(Outcome(vocal, error=error) for vocal, error in bad.items()), *there.values()):
             yield known, total, seed
         jobs = [[(vocal, names[vocal]) for vocal in batch] for batch in batches if not there.keys() >= {*batch}]

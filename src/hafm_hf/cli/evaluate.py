@@ -108,7 +108,7 @@ def evaluate(
         raise typer.BadParameter("--no-model and options that only a model takes contradict each other.")
     generation = RenderingOptions(model, numbers, torch_device(device), asked, tuple(told or ()))
     evaluation = run.Evaluation(
-        **asked_set(clips, out), **references.asked("vggish" if clips.protocol else "tokenizer"), **engine.asked(),
+        **clip_set(clips, out), **references.asked("vggish" if clips.protocol else "tokenizer"), **engine.asked(),
         out=out, outputs=given,
         generation=None if no_model else generation, scoring=ScoringOptions(seed=seed),
     )  # fmt: skip
@@ -136,7 +136,7 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
         stdout.print(f"wrote {out / name}", markup=False)
 
 
-def asked_set(flags: SetFlags, out: Path) -> dict[str, Any]:
+def clip_set(flags: SetFlags, out: Path) -> dict[str, Any]:
     """The fields `clips` and `data` of `Evaluation`: the clips, and their description for the report.
 
     Raises:

@@ -120,7 +120,7 @@ class Outcome:
                     written.append(audio.write_audio(path, parts[part], song["sampling_rate"]))
         return written
 
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """Whether all of its files exist."""
         return all(path.exists() for files in self.files for path in files.values())
 

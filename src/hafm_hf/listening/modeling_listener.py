@@ -230,17 +230,17 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
             harmony_cells (float [B, H, 54]), time_cells (float [B, T, 10]): `PitchLine.harmony_cells`, `time_cells`.
             harmony_mask (float [B, H]), time_mask (float [B, T], *optional*): 0 after the end of a song.
         """
-        chords = self.hear_chords(harmony_cells, _mask(harmony_cells, harmony_mask))
+        chords = self.chord_logits(harmony_cells, _mask(harmony_cells, harmony_mask))
         mask = _mask(time_cells, time_mask)
-        return HAFMListenerOutput(chords, self.hear_tempo(self.time(time_cells, mask), mask))
+        return HAFMListenerOutput(chords, self.tempo_logits(self.time(time_cells, mask), mask))
 
-    def hear_chords(self, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def chord_logits(self, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Chord logits [B, H, 25] for cells (float [B, H, 54], mask [B, H, 1])."""
         heads = self.chord_head(self.harmony(cells, mask)).unflatten(2, (PITCH_CLASSES, -1))
         major, minor, none = heads.unbind(-1)
         return torch.cat([none.mean(-1, keepdim=True), major, minor], dim=2)
 
-    def hear_tempo(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def tempo_logits(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Tempo logits [B, K] for the time tower's output (float [B, T, C], mask [B, T, 1])."""
         # in beats per cell
         speeds = self.tempi.float() / 60 * self.config.time_frames / LINE_RATE
@@ -251,7 +251,7 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         """Tempo logits of a song, float [K]."""
         cells = self._batch(line.time_cells(self.config.time_frames))
         mask = _mask(cells)
-        return self.hear_tempo(self.time(cells, mask), mask)[0]
+        return self.tempo_logits(self.time(cells, mask), mask)[0]
 
     @torch.no_grad()
     def chords(self, line: PitchLine, phase: torch.Tensor) -> torch.Tensor:
@@ -267,7 +267,7 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         if not len(line) or not len(phase):
             return torch.zeros(len(phase), NUM_CHORDS)
         cells = self._batch(line.harmony_cells(self.config.harmony_frames))
-        chords = self.hear_chords(cells, _mask(cells))[0].cpu()
+        chords = self.chord_logits(cells, _mask(cells))[0].cpu()
         return chords_of_beats(chords, phase.cpu(), self.config.harmony_frames)
 
     def _batch(self, cells: np.ndarray) -> torch.Tensor:

@@ -147,7 +147,7 @@ def _setting(stage: HAFMStageForCausalLM, name: str) -> Any:
     return getattr(stage.default_generation_config(), name) if value is None else value
 
 
-def steadiest(before: torch.Tensor, after: torch.Tensor, first: int, side: int) -> int:
+def steadiest_frame(before: torch.Tensor, after: torch.Tensor, first: int, side: int) -> int:
     """The frame at which switching from `before` to `after` changes the sound least.
 
     Means of `side` frames before and after it are compared, so that no drum stroke or note onset is cut in two.
@@ -305,7 +305,7 @@ class StageRun:
         side, held = max(round(SIDE_SECONDS * rate), 1), self.held * self.unit_tokens // width
         before = self.sound(flat[start * width : (start + known) * width].to(new.device).view(-1, width))
         after = self.sound(new[: (known + side) * width].view(-1, width))
-        return start + steadiest(before, after, known - held, side)
+        return start + steadiest_frame(before, after, known - held, side)
 
     def _decode(
         self, batch: list[Window], conditioning: list[torch.Tensor], known_units: int

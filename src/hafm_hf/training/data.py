@@ -238,7 +238,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
     def _crop_of(self, row: int, generator: np.random.Generator) -> Crop:
         return Crop(row, int(generator.integers(0, self.cells[row] - self.frames + 1)), self.frames)
 
-    def stranger_of(self, number: int, purpose: int = 2) -> Crop:
+    def crop_of_other_track(self, number: int, purpose: int = 2) -> Crop:
         """A crop of a different track than crop `number`'s, determined by (seed, purpose, number)."""
         assert self.track_of_row is not None
         generator, row = np.random.default_rng((self.seed, purpose, number)), self.crop_at(number).row
@@ -300,7 +300,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         """Swaps another track's vocal into `ids` [K, T_c] if most of it has chords, so that they learn to prevail."""
         told = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
         if "chord" in told and (told["chord"] > 0).float().mean() > 0.5:
-            ids[:1] = self._cut(self.streams.conditioning[0], self.stranger_of(number, purpose=4))
+            ids[:1] = self._cut(self.streams.conditioning[0], self.crop_of_other_track(number, purpose=4))
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """Sample `number` of the endless sequence, with the number itself (int64 scalar) as `sample`.
@@ -312,7 +312,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         if generator.random() < self.other_voice:
             self._swap_voice(sample["conditioning_ids"], number)
         if self.strangers:
-            sample["strangers"] = self._targets(self.stranger_of(number))
+            sample["strangers"] = self._targets(self.crop_of_other_track(number))
         return sample
 
 
