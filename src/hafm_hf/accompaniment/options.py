@@ -134,7 +134,7 @@ class GenerationOptions(_Options):
     temperature: float | None = option(None, f"Sampling temperature, {OF_EVERY_STAGE}.", "Temperature", least=0.01)
     top_k: int | None = option(None, f"Sample from the K likeliest codes (0: all) {OF_EVERY_STAGE}.", "Top-k", least=0)
     style: str | None = option(
-        None, "Style, e.g. folk (see `hafm info`); the model's choice if not given.", "Style", streams=("style",)
+        None, "Style, e.g. folk (see `hafm info`); drawn from the seed if not given.", "Style", streams=("style",)
     )
     energy: str | None = option(
         None,
