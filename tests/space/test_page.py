@@ -223,6 +223,8 @@ def test_recording_survives_closing_its_panel_playback_and_a_failed_upload(page:
     page.wait_for_timeout(1000)
     expect(page.locator("#timeline [data-do=play]")).to_have_accessible_name("Play")
     expect(told).to_contain_text("Recording")
+    # beside a band that is being generated, a microphone may take seconds to deliver
+    page.wait_for_function("document.querySelector('#recorder meter').value > 0.01")
     page.get_by_role("button", name="Stop the band").click()
     page.route("**/upload*", lambda route: route.abort())
     with page.expect_download() as download:
