@@ -146,6 +146,8 @@ class Recorder {
 
   close() {
     this.stop();
+    // a disconnected processor would go on, and write its silence over the next take
+    if (this.node) Object.assign(this.node.port, { onmessage: null }).postMessage("close");
     this.node?.disconnect(); this.source?.disconnect();
     this.stream?.getTracks().forEach((track) => track.stop());
     this.stream = this.node = this.source = null;
@@ -208,8 +210,7 @@ class Recorder {
     const { running: run, chunks } = this;
     this.stop();
     const [{ sampleRate }, { plain }] = [context(), run];
-    const latency = this.latency();
-    const lead = run.period / 2;
+    const [latency, lead] = [this.latency(), run.period / 2];
     const start = plain ? 0 : Math.round(((run.first + run.metre) * run.period + latency - lead) * sampleRate);
     // gaps left by a busy machine are silent, and the rest stays in place
     const [[begin] = [0], [last, end] = [0, []]] = [chunks[0], chunks.at(-1)];

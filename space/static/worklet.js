@@ -3,8 +3,8 @@
 
 const CHUNK = 1024;
 class Take extends AudioWorkletProcessor {
-  chunk = new Float32Array(CHUNK);
-  filled = 0;
+  chunk = new Float32Array(CHUNK); filled = 0; open = true;
+  constructor() { super(); this.port.onmessage = () => { this.open = false; }; }
 
   process([channels]) {
     // before the microphone delivers, record silence: no frame may be missing
@@ -16,7 +16,7 @@ class Take extends AudioWorkletProcessor {
       this.port.postMessage({ frame: this.frame, samples: this.chunk });
       [this.chunk, this.filled] = [new Float32Array(CHUNK), 0];
     }
-    return true;
+    return this.open;
   }
 }
 

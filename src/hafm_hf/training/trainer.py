@@ -118,10 +118,9 @@ class StageTrainer:
         # its own generator: a loader draws a seed from torch's global one, whose state resuming has just restored
         own, workers = torch.Generator(), self.data.dataloader_workers
         # forked workers would inherit the threads of Arrow and CUDA, and have crashed
-        start = "spawn" if workers else None
         loader = DataLoader(
             self.crops, batch_sampler=sampler, collate_fn=collate, generator=own, num_workers=workers,
-            multiprocessing_context=start,
+            multiprocessing_context="spawn" if workers else None,
         )  # fmt: skip
         device, parts = self.accelerator.device, []
         for batch in loader:
