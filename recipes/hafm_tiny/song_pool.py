@@ -122,7 +122,6 @@ class SongPool:
 
     def draw(self, rng: np.random.Generator, num_samples: int) -> tuple[Song, int]:
         """Draw a song, uniformly among those longer than `num_samples`, and the first sample of a crop in it."""
-        while True:
-            song = self.songs[int(rng.integers(len(self.songs)))]
-            if song.num_samples > num_samples:
-                return song, int(rng.integers(song.num_samples - num_samples))
+        fitting = [song for song in self.songs if song.num_samples > num_samples]
+        song = fitting[int(rng.integers(len(fitting)))]
+        return song, int(rng.integers(song.num_samples - num_samples))

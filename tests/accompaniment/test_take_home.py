@@ -75,15 +75,19 @@ def test_the_band_is_the_models_output_resampled(accompany: Any) -> None:
     assert_ends_are_quiet(song["audio"])
 
 
-def test_a_mix_has_the_requested_loudness_and_balance_and_quiet_ends(bundled_model: Path) -> None:
+def test_a_mix_has_the_requested_loudness_and_balance_and_quiet_ends(
+    bundled_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("pyloudnorm")
     pipeline = transformers.pipeline("vocal-accompaniment", model=str(bundled_model), device="cpu")
     # a voice that begins and ends in the middle of a note; the fine codebooks do not matter here
     chunks = list(pipeline.stream(glide(3.0, RATE), sampling_rate=RATE, seed=1, skip_fine=True))
     song = pipeline.join(chunks, balance="auto", loudness=-16)
     assert audio.loudness(song["mix"], RATE) == pytest.approx(-16.0, abs=0.5)
-    assert audio.true_peak_dbtp(song["mix"]) <= -1.0 + 1e-3
+    assert audio.true_peak_dbtp(song["mix"]) <= -1.0 + 1e-3 and not caplog.messages
     assert_ends_are_quiet(song["mix"])
+    pipeline.join(chunks, loudness=-6)
+    assert "LUFS instead of -6" in caplog.text
     inside = slice(EDGE * 4, -EDGE * 4)
     parts = np.stack([song["vocals"][inside], song["audio"][inside]], axis=1).astype(np.float64)
     for balance, expected in (("auto", -2.5), (6, 6.0)):

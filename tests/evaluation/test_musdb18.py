@@ -71,7 +71,7 @@ def test_incomplete_sets_and_failed_separation_are_refused_in_one_sentence(tmp_p
     with pytest.raises(HAFMEvaluationError, match="nowhere is not installed"):
         load_musdb18(tmp_path, tmp_path / "out", "nowhere {mix}")
     with pytest.raises(HAFMEvaluationError, match="demucs failed on .*mixture.wav"):
-        load_musdb18(tmp_path, tmp_path / "out", "demucs {mix} -n tiny --repo /nowhere -o {folder}")
+        load_musdb18(tmp_path, tmp_path / "out", "demucs {mix} -n {tiny} --repo /nowhere -o {folder}")
     assert not list((tmp_path / "out/separated").iterdir())
     (tmp_path / "test/Band - Song/bass.wav").unlink()
     with pytest.raises(HAFMEvaluationError, match="bass.wav is missing"):

@@ -31,6 +31,8 @@ def test_an_unknown_model_is_refused_in_one_sentence(kind: type) -> None:
     with pytest.raises(FileNotFoundError, match=said) as refused:
         kind.from_pretrained("nobody/nothing")  # type: ignore[attr-defined]
     assert "\n" not in str(refused.value)
+    with pytest.raises(FileNotFoundError, match=r"no revision v2 of that model .*not be asked \(local_files_only\)$"):
+        kind.from_pretrained("nobody/nothing", revision="v2", local_files_only=True)  # type: ignore[attr-defined]
 
 
 def run(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -43,8 +43,10 @@ class ListeningScores:
 
 
 def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> ListeningScores:
-    """Scores of estimated lead sheets, one for each recording, in the same order."""
+    """Scores of estimated lead sheets, one for each recording, in the same order; at least two songs."""
     songs = [recording.song for recording in recordings]
+    if len(set(songs)) < 2:
+        raise ValueError(f"Scores are matched minus shuffled songs, so they need two songs; there is only {songs}.")
     estimated = [chord_cells(sheet.chords, each.seconds) for sheet, each in zip(sheets, recordings, strict=True)]
     wanted = [chord_cells(each.chords, each.seconds) for each in recordings]
     beats = [np.array([b for b in sheet.beats or () if b >= 0]) for sheet in sheets]

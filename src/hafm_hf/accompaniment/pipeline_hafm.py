@@ -403,6 +403,10 @@ def _song(
     mix = audio.mix_audio(voice, band, vocal_gain_db=options.vocal_gain_db, instrumental_gain_db=gain)
     if options.loudness is not None:
         mix = audio.to_loudness(mix, rate, options.loudness)
+        if options.loudness - (reached := audio.loudness(mix, rate)) > 0.5:
+            logger.warning(
+                f"The mix has {reached:.1f} LUFS instead of {options.loudness:g}: its peaks are at their limit."
+            )
     song = {"audio": band, "mix": audio.fade_edges(mix, rate), "vocals": voice, "sampling_rate": rate}
     return song | ({"stems": stems} if stems else {})
 

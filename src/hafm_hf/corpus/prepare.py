@@ -76,8 +76,7 @@ def prepare(options: PrepareOptions, progress: Callable[[int, int], None] | None
             return _finish(plan, options, drops, others)
     except OSError as error:
         raise HAFMCorpusError(
-            f"{corpus} can't be written: {error.strerror or error}; finished shards are kept, make room and run the "
-            "same command again."
+            f"Preparing {corpus} failed ({error}); finished shards are kept: fix the cause and repeat the command."
         ) from error
 
 

@@ -74,7 +74,7 @@ def _made(place: Path, command: str, mix: Path) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         os.mkdir(made := f"{folder}/made")
-        name, *words = (word.format(mix=mix, folder=made) for word in shlex.split(command))
+        name, *words = (word.replace("{mix}", str(mix)).replace("{folder}", made) for word in shlex.split(command))
         # also look in this environment, which may not be activated
         program = shutil.which(name, path=os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])))
         if program is None:

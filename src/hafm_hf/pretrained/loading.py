@@ -84,8 +84,10 @@ def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str |
     try:
         return snapshot_download(str(source), **where, local_files_only=True)
     except LocalEntryNotFoundError:
+        model = f"revision {where['revision']} of that model" if "revision" in where else "model of that name"
+        hub = "may not be asked (local_files_only)" if options.get("local_files_only") else "cannot be reached"
         raise FileNotFoundError(
-            f"there is no folder {source}, no model of that name was downloaded before, and the hub cannot be reached"
+            f"there is no folder {source}, no {model} was downloaded before, and the hub {hub}"
         ) from None
 
 

@@ -125,6 +125,8 @@ def test_scores_of_recordings_are_corrected_for_chance() -> None:
     right, wrong = score(sheets, recordings), score([*sheets[1:], sheets[0]], recordings)
     assert right.chords.value == right.chords_matched == right.key.value == right.tempo == right.beats_matched == 1.0
     assert wrong.chords.value < 0 and right.beats.value > 0.5 > 0.1 > wrong.beats.value
+    with pytest.raises(ValueError, match="they need two songs"):
+        score(sheets[:1], recordings[:1])
 
 
 def test_chords_keys_and_tempi_are_compared_as_by_mir_eval() -> None:

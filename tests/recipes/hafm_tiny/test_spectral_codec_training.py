@@ -87,6 +87,8 @@ def test_the_pool_takes_only_finished_songs(tmp_path: Path) -> None:
     assert pool.refresh() == 1
     assert {song.name for song in pool.songs} == {"one", "two"}
     assert pool.hours == pytest.approx(4 / 3600, rel=1e-3)
+    with pytest.raises(ValueError, match="high <= 0"):
+        pool.draw(np.random.default_rng(0), 3 * RATE)
     (tmp_path / "train" / "three").mkdir()
     (tmp_path / "train" / "three" / "labels.json").write_text("{}")
     assert pool.refresh() == 0, "a song without audio is skipped"
