@@ -3,6 +3,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,16 @@ def test_midi_has_the_beats_bars_chords_and_melody_at_their_seconds() -> None:
     assert [event.text for event in midi.text_events] == [label for *_, label in SHEET.chords]
     assert [(round(n.start, 2), round(n.end, 2), n.pitch) for n in tracks["Melody"].notes] == melody
     assert midi.key_signature_changes[0].key_number == 10 and midi.time_signature_changes[-1].numerator == 3
+
+
+def test_of_overlapping_chords_the_later_one_counts() -> None:
+    pretty_midi = pytest.importorskip("pretty_midi")
+    # a first beat so early that it has no lead-in
+    sheet = LeadSheet(beats=[0.03 + n / 2 for n in range(24)], beats_per_bar=4)
+    song = chart(replace(sheet, chords=[(0, 4, "C"), (2, 6, "G"), (6, 12, "F"), (8, 10, "Dm")]), 12.0)
+    assert [label for bar in song.bars for _, label in bar.chords] == ["C", "G", "G", "F", "Dm", "F"]
+    chords, _ = pretty_midi.PrettyMIDI(io.BytesIO(to_midi(song))).instruments
+    assert {(round(note.start), round(note.end)) for note in chords.notes if note.pitch == 55} == {(0, 2), (2, 6)}
 
 
 def test_flat_and_sharp_signs_are_ascii_in_midi() -> None:

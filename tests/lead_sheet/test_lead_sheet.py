@@ -106,11 +106,6 @@ def test_a_known_tempo_is_kept(bundled: HAFMForVocalAccompaniment, vocal: tuple[
         assert sheet.beats is not None and np.allclose(np.diff(sheet.beats), 60 / tempo, rtol=1e-4)
 
 
-def chroma_share(samples: np.ndarray, rate: int, pitch_classes: set[int]) -> float:
-    chroma = extract(np.interp(np.arange(0, len(samples), rate / 16000), np.arange(len(samples)), samples)).chroma
-    return float(chroma[sorted(pitch_classes)].sum() / chroma.sum())
-
-
 @pytest.mark.parametrize("how", [{}, {"decoding": "reference"}])
 def test_the_accompaniment_plays_known_chords(
     bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int], how: dict[str, Any]
@@ -124,7 +119,8 @@ def test_the_accompaniment_plays_known_chords(
     for label in ("C", "F#"):
         sheet = LeadSheet(chords=[(0.0, 2.0, label)])
         (sound,) = bundled.generate(samples, rate, seed=0, skip_fine=True, lead_sheet=sheet, **how).audio
-        shares.append([chroma_share(sound.numpy(), 24000, chord) for chord in ({0, 4, 7}, {6, 10, 1})])
+        chroma = extract(resample(sound.numpy(), 24_000, 16_000)).chroma
+        shares.append([chroma[list(chord)].sum() / chroma.sum() for chord in ((0, 4, 7), (6, 10, 1))])
     apart = min(shares[0][0] - shares[1][0], shares[1][1] - shares[0][1])
     assert apart > 0.05
     if apart <= 0.15:
@@ -170,7 +166,7 @@ def test_every_chord_label_is_parsed_back(chord: int) -> None:
         ("C7sus4", "sus4"), ("C:sus4(b7)", "sus4"), ("Cdim", "dim"), ("C°7", "dim"), ("Cø", "dim"), ("C:hdim7", "dim"),
         ("Cm7b5", "dim"), ("Cm7♭5", "dim"), ("CMaj7", "maj7"), ("CMA9", "maj7"), ("Cmajor7", "maj7"), ("C∆7", "maj7"),
         ("CMin", "min"), ("CMi7", "min7"), ("CmMaj7", "min"), ("Cm/maj7", "min"), ("Cmadd9", "min"),
-        ("C:maj(9,11)", "maj"),
+        ("C:maj(9,11)", "maj"), ("C7M", "maj7"), ("Cm7M", "min"),
     ],
 )  # fmt: skip
 def test_other_chords_map_to_the_nearest_quality(label: str, quality: str) -> None:

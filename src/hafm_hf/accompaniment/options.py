@@ -144,7 +144,7 @@ class GenerationOptions(_Options):
         streams=("energy",),
     )
     stems: bool = option(
-        False, "Also drums, bass, chords and colour (pads, fills); they sum to the whole.", "Stems", streams=("stem",)
+        False, "Also drums, bass, chords and colour (pads …); they sum to the whole.", "Stems", streams=("stem",)
     )
     skip_fine: bool = option(False, "Decode the coarse codebooks only: faster, rougher.", "Skip the fine stage")
     decoding: str | None = option(
@@ -171,7 +171,7 @@ class MixOptions(_Options):
     """
 
     vocal_gain_db: float = option(0.0, "Gain of the voice in the mix, in dB.", "Voice", least=-96.0, most=48.0)
-    instrumental_gain_db: float = option(0.0, "Gain of the instrumental, in dB.", "Band", least=-96.0, most=48.0)
+    instrumental_gain_db: float = option(0.0, "Gain of the band in the mix, in dB.", "Band", least=-96.0, most=48.0)
     balance: float | str | None = option(
         None,
         f"Loudness of the voice relative to the instrumental, in LU; auto: {MEDIAN_BALANCE:g}, the median of songs.",
@@ -188,7 +188,7 @@ class MixOptions(_Options):
         most=-6.0,
     )
     tail: float = option(
-        0.0, "Seconds that the instrumental continues after the voice, fading out.", "Ending", least=0.0, most=30.0
+        0.0, "Seconds of band after the voice, fading out, if there is no outro.", "Ending", least=0.0, most=30.0
     )
     intro_bars: int = option(0, "Bars that the band plays before the voice.", "Intro", least=0, most=16)
     outro_bars: int = option(

@@ -209,7 +209,9 @@ def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_T
     except httpx2.TimeoutException as error:
         raise late from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise HAFMAudioError(f"{url} cannot be fetched: {str(error) or type(error).__name__}.") from error
+        raise HAFMAudioError(
+            f"{url} cannot be fetched: {str(error).partition(chr(10))[0] or type(error).__name__}."
+        ) from error
     return bytes(received)
 
 
@@ -294,6 +296,8 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
         raise HAFMAudioError(f"{name} holds {array.dtype}; HAFM takes floats up to 1 or integers of 8 to 32 bits.")
     if array.ndim == 2:
         array = array.T if 0 < array.shape[0] < array.shape[1] else array
+        if array.shape[1] > MAX_CHANNELS:
+            raise HAFMAudioError(f"{name} has {array.shape[1]} channels; give several vocals as a list, not an array.")
         array = array.mean(axis=1) if mono else array
     sound: Samples = np.ascontiguousarray(array, dtype=np.float32)
     _check_values(sound, name)

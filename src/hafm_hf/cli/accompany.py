@@ -74,7 +74,7 @@ def accompany(
     """Writes NAME_instrumental.wav and NAME_mix.wav for each vocal, at its own rate or the model's if that is higher.
 
     VOCAL may also be a single folder. Such a run can be stopped at any time, and the same command continues it.
-    If no seed is given, NAME_take_FORMAT.json records the one used, with all other options.
+    If no seed is given, NAME_take_FORMAT.json (of a folder: plan.json) records the one used, with all options.
     """
     # os.path.isdir is False where permission is denied; Path.is_dir raises
     many = any(map(os.path.isdir, vocals))
@@ -140,7 +140,8 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
         if drawn:
             sheet = request.parameters["lead_sheet"]
             known = {**request.parameters, "lead_sheet": sheet and sheet.to_dict()}
-            write_json(record, {"vocal": vocal, "model": request.model, **known})
+            loaded = {"model": request.model, "device": request.device, "dtype": request.dtype}
+            write_json(record, {"vocal": vocal, **loaded, **known})
     raise typer.Exit(1 if failed else 0)
 
 

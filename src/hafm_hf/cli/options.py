@@ -53,7 +53,7 @@ ModelName = Annotated[str | None, basic("--model", help="Folder or hub id; the b
 OutFolder = Annotated[Path, basic("--out", help="Folder for the files.", file_okay=False)]
 Overwrite = Annotated[bool, basic("--overwrite", help="Replace files that exist.")]
 AsJson = Annotated[bool, basic("--json", help="Print one JSON object per line on stdout.")]
-Seconds = Annotated[float | None, basic(min=0.01, help="Use only this much from the start of each vocal.")]
+Seconds = Annotated[float | None, basic(min=1.0, help="Use only this much from the start of each vocal.")]
 DeviceName = Annotated[Device, advanced(help="Where the model runs.")]
 Tempo = Annotated[float | None, sheet(help="BPM of a take recorded to a click; estimated if not given.")]
 Beats = Annotated[Path | None, sheet(help="File of beat times in seconds, one per line.", dir_okay=False)]

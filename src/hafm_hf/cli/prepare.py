@@ -59,7 +59,7 @@ def prepare(
     vocal_channel: VocalChannel = None,
     segment_seconds: Annotated[float, basic(min=0.04, help="Longest segment; one row each.")] = 30.0,
     min_seconds: Annotated[float, advanced(min=0.04, help="Drop shorter tracks.")] = 3.0,
-    min_instrumental_db: Annotated[float, advanced(help="Drop segments with a quieter band, in dB RMS.")] = -25.0,
+    min_instrumental_db: Annotated[float, advanced(help="Drop segments whose band is quieter, in dB RMS.")] = -25.0,
     licence: Annotated[str, basic(help="Licence of tracks whose files state none.")] = "",
     lead_sheet: Annotated[
         Literal["labels", "estimate", "none"], basic(help="From labels.json, or estimated from the accompaniment.")

@@ -67,7 +67,7 @@ class Chart:
         first = self.beats[0]
         if second < first and self.lead_in:
             return max(second / first, 0.0) * self.lead_in
-        return self.lead_in + float(beats_passed(self.beats, np.array([second]))[0])
+        return max(self.lead_in + float(beats_passed(self.beats, np.array([second]))[0]), 0.0)
 
 
 def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: str | None = None) -> LeadSheet:
@@ -179,8 +179,9 @@ def _changes(song: Chart) -> dict[float, str]:
     for start, stop, label in song.sheet.chords:
         place, end = (max(round(song.quarters(second) / GRID) * GRID, 0.0) for second in (start, stop))
         if end > place:
-            found[place] = label
-            found.setdefault(end, "N")
+            # where chords overlap, the later one counts
+            after = next((found[at] for at in sorted(found, reverse=True) if at <= end), "N")
+            found = {at: each for at, each in found.items() if not place <= at < end} | {place: label, end: after}
     places = sorted(found)
     before = ["N", *(found[place] for place in places)]
     return {place: found[place] for place, label in zip(places, before, strict=False) if found[place] != label}

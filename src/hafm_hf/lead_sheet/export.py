@@ -7,6 +7,7 @@ MusicXML is written with music21 and MIDI with mido, both part of the extra `stu
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,8 +159,9 @@ def _conductor(chart: Chart) -> list[Event]:
 def _chord_events(chart: Chart) -> list[Event]:
     """The notes of every chord, held throughout it, and its label as a text event."""
     events: list[Event] = []
-    for start, stop, label in chart.sheet.chords:
-        first = chart.quarters(max(start, 0.0))
+    chords, later = chart.sheet.chords, [*(start for start, *_ in chart.sheet.chords[1:]), math.inf]
+    for (start, stop, label), after in zip(chords, later, strict=True):
+        first, stop = chart.quarters(max(start, 0.0)), min(stop, after) if after > start else stop
         events.append((first, 1, "text", {"text": label.translate(PLAIN_SIGNS)}))
         for pitch in pitch_classes(label):
             events += _sounding(first, chart.quarters(stop), CHORD_OCTAVE + pitch, 0, CHORD_VELOCITY)

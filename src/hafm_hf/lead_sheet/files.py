@@ -106,7 +106,7 @@ def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
 
     def parse(words: list[str]) -> tuple[float, str]:
-        return float(words[0]), words[1] if len(words) > 1 else ""
+        return float(words[0]), words[1].split()[0] if len(words) > 1 else ""
 
     def check(found: list[tuple[float, str]]) -> None:
         LeadSheet(beats=[second for second, _ in found[-2:]] if len(found) > 1 else None)
@@ -196,7 +196,7 @@ def _beat_lines(sheet: LeadSheet) -> str:
 def _read(
     path: Path, count: int, wanted: str, parse: Callable[[list[str]], T], check: Callable[[list[T]], object]
 ) -> list[T]:
-    """Parses the first `count` fields of each line of a text file; `wanted` names the fields in errors.
+    """Parses each line of a text file, split into `count` fields; `wanted` names them in errors.
 
     After each line, `check` is called with the values so far; its errors are attributed to that line.
 
@@ -206,7 +206,7 @@ def _read(
     found: list[T] = []
     for number, line in enumerate(_text(path, wanted).splitlines(), start=1):
         # commas in brackets are part of a chord
-        words = re.sub(r",(?![^(]*\))", " ", line).split()[:count]
+        words = re.sub(r",(?![^(]*\))", " ", line).strip().split(None, count - 1)
         if not words or words[0].startswith("#"):
             continue
         try:
