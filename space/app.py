@@ -16,6 +16,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,9 +45,7 @@ MAX_UPLOAD = takes.setting("MAX_UPLOAD", "100mb")
 # Takes of a voice that a page keeps.
 MOST_JOBS = 4
 # Generate, Stop, and the button of the selected bars.
-OFF, ON = gr.update(interactive=False), gr.update(interactive=True)
-BUSY = [OFF, ON, OFF]
-IDLE = [ON, OFF, ON]
+BUSY, IDLE = ([gr.update(interactive=on) for on in each] for each in ((False, True, False), (True, False, True)))
 # Tickets of runs that have begun, and of those that were cancelled. Gradio's own `cancels` races with the run that it
 # stops and then shows an error on components, so a run checks these instead and ends by itself.
 BEGUN: deque[str] = deque(maxlen=1000)
@@ -57,9 +56,6 @@ WAITS = "Too many people are waiting. Your band starts automatically as soon as 
 GRADIO, INDEX = str(gr.routes.STATIC_TEMPLATE_LIB), "frontend/index.html"
 UNEXPECTED = "Something went wrong on the server; try again, or reload the page."
 Values = dict[str, Any]
-
-
-# Events
 
 
 def explain(error: Exception) -> str:
@@ -141,6 +137,13 @@ def bring_takes(found: list[Job], state: Values, jobs: list[Job], mixer: Values 
     return [brought, value | {"play": False, "chosen": state["chosen"] if known else value["chosen"]}]
 
 
+def renew(voice: Values | None, jobs: list[Job]) -> None:
+    """Protects the files of an open page from being swept away."""
+    for path in [voice and voice["path"], *(each for job in jobs for each in (job.source, *job.folder.glob("*")))]:
+        with suppress(OSError, ValueError):  # gone already, or not of this page
+            os.utime(uploaded(path))
+
+
 def stop_run(ticket: str) -> list[Any]:
     """Handles the stop button: [announced, run, stop, remake]."""
     CANCELLED.append(ticket)
@@ -152,10 +155,7 @@ def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None,
     request = Request.of(*inputs)
     own = [job for job in jobs if job.source == request.vocal]
     if len(own) - len(not_kept(own, mixer)) >= MOST_JOBS:
-        raise ValueError(f"All {MOST_JOBS} takes are kept (★); unmark one of them to make room for a new one.")
-    # files in use must not be swept away
-    for path in [path for job in own for path in job.folder.glob("*")]:
-        os.utime(path)
+        raise ValueError(f"All {MOST_JOBS} takes are kept (★) or named; unmark one to make room for a new one.")
     return replace(request, lead_sheet=lead_sheet_of(timeline, request.vocal))
 
 
@@ -198,8 +198,9 @@ def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], 
     if made is None:
         return [gr.skip()] * 7
     ticket, job = made
-    said = announcement(f"Done in {job.elapsed:.0f} s; seed {job.seed} gives the same music again.")
-    jobs, value = shelved([job], jobs, mixer)
+    before, (jobs, value) = jobs, shelved([job], jobs, mixer)
+    gone = "".join(f" Take {old.number} has made room for it; ★ keeps a take." for old in before if old not in jobs)
+    said = announcement(f"Done in {job.elapsed:.0f} s; seed {job.seed} gives the same music again.{gone}")
     if voice and voice["path"] != job.source:
         value |= {"play": False, "chosen": (mixer or {}).get("chosen")}
     # after stopping this run, the user may have started another
@@ -207,9 +208,9 @@ def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], 
 
 
 def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
-    """The jobs that newer ones may replace: those not marked as kept."""
+    """The jobs that newer ones may replace: those neither marked as kept nor named."""
     marks = (mixer or {}).get("marks") or {}
-    return [job for job in jobs if not (marks.get(job.folder.name) or {}).get("kept")]
+    return [job for job in jobs if not any((marks.get(job.folder.name) or {}).values())]
 
 
 def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
@@ -292,9 +293,6 @@ def parameters_of_endpoint() -> list[inspect.Parameter]:
 accompany.__signature__ = inspect.Signature(parameters_of_endpoint())  # type: ignore[attr-defined]
 
 
-# The page
-
-
 class Page:
     """The components, all in one workspace; static/studio.css arranges them."""
 
@@ -356,9 +354,10 @@ def connect_listening(page: Page, jobs: gr.State) -> None:
         asked.then(None, page.file, None, js=DOWNLOAD)
 
 
-def connect_settings(page: Page, blocks: gr.Blocks) -> None:
+def connect_settings(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
     """Connects the options that depend on the chosen model, and links to the settings."""
     quick, model = {"queue": False, **QUIET}, page.options["model"]
+    gr.Timer(takes.KEEP_SECONDS / 60).tick(renew, [page.voice, jobs], None, **quick)
     needing = [page.options[name] for name in (*NEEDING_STREAMS, "sounds")]
     offer = {"fn": lambda name: [gr.update(**each) for each in band_properties(name).values()], "inputs": model}
     model.input(outputs=needing, **offer, **quick)  # type: ignore[attr-defined]
@@ -418,7 +417,7 @@ def build_page() -> gr.Blocks:
         page = Page()
         jobs = gr.State([])
         connect_listening(page, jobs)
-        connect_settings(page, blocks)
+        connect_settings(page, jobs, blocks)
         connect_generating(page, jobs, blocks)
         connect_endpoint(page)
         blocks.load(None, js=f"() => {{ {imported('page')}.then(page => page.mount()); }}")

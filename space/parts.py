@@ -45,9 +45,6 @@ AUTOMATIC, CHOICE_WORDS = ("Automatic", ""), {"auto": "As sung"}
 CARDS = ("style", "energy", "stems")
 
 
-# Words
-
-
 def announcement(text: str, kind: str = "status") -> str:
     """HTML of the status line, which screen readers announce; `kind` is "alert" for errors."""
     return f"<p class='hafm-{kind}' role='{kind}'>{html.escape(text)}</p>" if text else ""
@@ -68,9 +65,6 @@ def style_players(styles: Iterable[str], sounds: Mapping[str, bytes]) -> str:
         for style in styles
     )
     return f"<div class='hafm-studio'><div class='row' role='group' aria-label='Style examples'>{buttons}</div></div>"
-
-
-# Components
 
 
 def option_components() -> dict[str, gr.components.Component]:

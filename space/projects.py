@@ -13,6 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
 from listening import uploaded
 from parts import EXAMPLES
 from takes import ABOUT, JOBS, Job
@@ -31,8 +33,10 @@ def write_project(jobs: list[Job], state: Any) -> Path:
         for job in jobs:
             files = [job.folder / ABOUT, *job.sounds()]
             if job.folder.name in state.get("takes", []) and all(file.exists() for file in files):
-                for file in files:
-                    archive.write(file, f"{job.folder.name}/{file.name}")
+                archive.write(files[0], f"{job.folder.name}/{ABOUT}")
+                for file in files[1:]:  # as WAV, two takes of a long song would be more than can be uploaded
+                    soundfile.write(packed := file.with_suffix(".flac"), *soundfile.read(file, dtype="int16"))
+                    archive.write(packed, f"{job.folder.name}/{packed.name}")
     return path
 
 
@@ -49,10 +53,12 @@ def read_project(path: Path) -> dict[str, Any]:
                 # the entry of a folder has no file name
                 if re.fullmatch(r"\w*", folder) and name and name == Path(name).name:
                     now.setdefault(folder, Path(tempfile.mkdtemp(dir=JOBS)))
-                    (now[folder] / name).write_bytes(archive.read(member))
+                    (to := now[folder] / name).write_bytes(archive.read(member))
+                    if folder and to.suffix == ".flac":
+                        soundfile.write(to.with_suffix(".wav"), *soundfile.read(to, dtype="int16"))
         # replaces ids of takes wherever they occur
         known = {name: state.get(name) for name in ("takes", "chosen", "marks")}
         moved = re.sub(r'"(\w+)"', lambda id: f'"{now[id[1]].name}"' if id[1] in now else id[0], json.dumps(known))
         return {**state, **json.loads(moved), "path": now[""] / Path(state["path"]).name}
-    except (AttributeError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path.name} is not a project of this page, or a part of it is missing.") from error

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The desk: one time axis and one playback position for all lanes. The timeline and the mixer are its parts, which play
-// their sounds and draw on the shared axis.
+// The desk: one time axis and one playback position for all lanes. Its parts, timeline and mixer, play and draw on them.
 import { context } from "./sound.js";
 
 // delay between a call and its sounds, crossfade from the previous sounds, and how early a loop is restarted (s)

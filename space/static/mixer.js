@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mixer: voice and band of the chosen take as lanes of the desk, with level, pan, mute and solo; takes; downloads.
-// Python sends the takes (takes.shelf) as {takes, chosen} and, while one is generated, its pieces (takes.LiveTake) as
-// {live}; the user's settings go back as {chosen, channels}. Files are requested with {ask: {file, format}} and the
-// event "submit".
+// Python sends the takes (takes.shelf) as {takes, chosen} and the pieces of one that is being generated (takes.LiveTake) as {live};
+// the user's settings go back as {chosen, channels}. Files are requested with {ask: {file, format}} and the event "submit".
 
 import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
 import { load, startBuffer } from "./sound.js";
@@ -130,7 +129,7 @@ class Mixer extends Player {
     const select = this.find("[data-set=format]");
     if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
     if (fresh && !live) this.send();
-    if (begins) { [this.begun, desk.vocal] = [live?.run, live?.source ?? takes.find(({ id }) => id === chosen).source]; desk.recorder?.running || desk.play(0); }
+    if (begins) { [this.begun, desk.vocal] = [live?.run, live?.source ?? takes.find(({ id }) => id === chosen).source]; desk.recorder?.running || desk.play(live ? 0 : desk.span?.start ?? 0); }
     desk.refresh();
   }
 

@@ -17,12 +17,13 @@ export function mount() {
   // Gradio replaces the content; the outer element stays, so screen readers follow that one
   document.querySelector("#announced").setAttribute("aria-live", "polite");
   document.documentElement.lang = "en"; // Gradio sets the browser's language
+  for (const name of ["style", "energy"]) document.getElementById(name)?.setAttribute("aria-label", name);
   document.body.append(player);
   sessionStorage.removeItem("hafm");
   desk.state = state;
   loaded();
   addEventListener("beforeunload", (event) => { if (desk.recorder?.running || document.querySelector("#run:disabled")) event.preventDefault(); });
-  addEventListener("pagehide", () => sessionStorage.setItem("hafm", JSON.stringify({ ...(desk.vocal ? state() : kept), search: location.search })));
+  for (const event of ["pagehide", "visibilitychange"]) addEventListener(event, () => sessionStorage.setItem("hafm", JSON.stringify({ ...(desk.vocal ? state() : kept), search: location.search })));
   desk.join({ start: () => player.pause(), stop: () => player.pause() });
   document.addEventListener("click", ({ target }) => {
     const button = target.closest?.("#style_sounds button");
@@ -30,14 +31,18 @@ export function mount() {
     for (const pop of document.querySelectorAll(".pop[open]")) pop.open = pop.contains(target);
   });
   addEventListener("keydown", ({ key, target }) => {
-    const pop = key === "Escape" && !target.closest("dialog") && document.querySelector(".pop[open]");
+    const pop = key === "Escape" && !target.closest("dialog[open]") && document.querySelector(".pop[open]");
     if (pop) { pop.open = false; pop.querySelector("summary").focus(); }
   });
   // the second click of a double click would start another band, or stop this one
   addEventListener("click", (event) => {
+    // after the mouse has pressed a button, Space plays instead of pressing it again
+    if (event.pointerType === "mouse") setTimeout(() => event.target.closest("#workspace :is(button, summary):not([data-do=tap])")?.blur());
     if (event.detail > 1 && event.target.closest?.("#run, #stop, #remake")) event.stopPropagation();
   }, true);
-  for (const event of ["play", "pause", "ended"]) player.addEventListener(event, mark);
+  // the button whose example is playing is pressed
+  for (const event of ["play", "pause", "ended"]) player.addEventListener(event, () => document.querySelectorAll("#style_sounds button")
+    .forEach((each) => { each.ariaPressed = String(!player.paused && player.src === each.dataset.sound); }));
 }
 
 /** Plays the example of a style, or stops it. */
@@ -48,11 +53,6 @@ function hear(button) {
   player.src = button.dataset.sound;
   // another button may be pressed before this one plays
   player.play().catch(() => {});
-}
-
-/** Marks the button whose example is playing as pressed. */
-function mark() {
-  for (const each of document.querySelectorAll("#style_sounds button")) each.ariaPressed = String(!player.paused && player.src === each.dataset.sound);
 }
 
 export function download(path) {
@@ -94,6 +94,7 @@ export function copyLink() {
 export function begin() {
   desk.asked = desk.vocal;
   desk.sheet.refuse(null);
+  for (const name of desk.sheet.unset) desk.sheet.act(name);
   return ["", ...[false, true, false].map((interactive) => ({ __type__: "update", interactive })), crypto.getRandomValues(new Uint32Array(4)).join("-")];
 }
 

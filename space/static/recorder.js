@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Input of a voice: recorded, with or without a click, dropped or opened as a file, or an example.
-// The beats of a take recorded to the click are known, because the page has played them. Clicks and recording share the
-// clock of one AudioContext. Singing on a click arrives late by the latency of output and microphone together: the
-// browser's estimate, or the user's setting. The take is cut so that its first beat is half a beat after its start.
+// The page knows the beats of a take to the click: clicks and recording share the clock of one AudioContext. Singing arrives late by
+// the latency of output and microphone: the browser's estimate, or the user's. A take is cut to start half a beat before its first.
 
 import { desk, mark } from "./desk.js";
 import { Player } from "./mixer.js";
@@ -38,7 +37,7 @@ export function mount(element, props, watch, trigger, upload) {
   early?.remove();
   before.then((state) => {
     if (early?.asked) recorder.act(early.asked.dataset.do, early.asked.value);
-    else if (state) recorder.hand(state);
+    else if (state) recorder.hand(recorder.lost = state);
   });
 }
 
@@ -104,7 +103,7 @@ class Recorder {
   /** Passes a voice to the page: {example}, {path, beats …}, or a state kept by page.js. */
   hand(value) {
     this.choose(false);
-    this.left = desk.mixer?.own?.length || desk.sheet?.past.length || desk.asked === desk.vocal ? { ...desk.state(), query: "" } : null;
+    this.left = desk.mixer?.own?.length || desk.sheet?.past.length || desk.asked === desk.vocal || /\/take_\w+\.wav$/.test(desk.vocal) ? { ...desk.state(), query: "" } : null;
     if (!this.find(".told").textContent) this.say(LISTENING);
     this.props.value = value; this.trigger("submit");
     if (value.example) desk.mixer.preview(examples[value.example]);
@@ -117,13 +116,14 @@ class Recorder {
     if (!READ_THERE.test(file.name)) {
       const buffer = await context().decodeAudioData(await file.arrayBuffer()).catch(() => null);
       if (buffer) {
-        const [left, right] = [0, buffer.numberOfChannels - 1].map((channel) => buffer.getChannelData(channel));
+        const [left, right] = [0, buffer.numberOfChannels - 1].map((channel) => buffer.getChannelData(channel).subarray(0, (this.props.limit + 1) * buffer.sampleRate));
         sent = wavOf(left.map((sample, at) => (sample + right[at]) / 2), buffer.sampleRate, file.name.replace(/\.\w+$/, ""));
       }
     }
     const { path } = await this.upload(sent);
     this.say("");
-    this.hand({ path });
+    const again = !desk.vocal && this.lost?.path.split("/").at(-1) === path.split("/").at(-1);
+    this.hand({ ...(again ? this.lost : {}), path });
   }
 
   /** Opens the microphone without processing, which would shift or suppress notes. */
@@ -171,7 +171,6 @@ class Recorder {
     this.out.connect(ctx.destination);
     this.running = { plain, period, metre, first, next: first };
     this.timer = setInterval(() => this.tick(), TICK * 1000);
-    this.find(`[data-do=${plain ? "sing" : "record"}]`).textContent = "■ Stop";
     this.find(`[data-do=${plain ? "record" : "sing"}]`).disabled = true;
     this.tick();
   }
@@ -183,6 +182,7 @@ class Recorder {
     const beat = Math.floor(now / run.period) - run.first;
     if (run.plain) this.say(`Recording: ${seconds.toFixed(0)} s`);
     else this.say(beat < run.metre ? `Count-in: ${Math.max(beat + 1, 1)}` : `Recording: bar ${Math.floor(beat / run.metre)}`);
+    this.find(`[data-do=${run.plain ? "sing" : "record"}]`).textContent = run.plain ? "■ Stop" : `■ Stop · ${this.find(".told").textContent}`;
     for (; !run.plain && run.next * run.period < now + AHEAD; run.next += 1) {
       click(this.out, run.next * run.period, (run.next - run.first) % run.metre === 0);
     }

@@ -26,11 +26,11 @@ export function mount(element, props, watch, trigger) {
 
 class Timeline {
   constructor(root, props, trigger) {
-    Object.assign(this, { root, props, trigger, past: [], selection: null, taps: null, zoom: 1, clicks: false });
+    Object.assign(this, { root, props, trigger, past: [], selection: null, taps: null, unset: new Set(), zoom: 1, clicks: false });
     this.find = (selector) => root.querySelector(selector);
     this.find(".sung").prepend(desk.voice);
     this.find(".sung").after(desk.stems);
-    for (const kind of ["click", "change", "keydown"]) root.addEventListener(kind, (event) => this[kind](event));
+    for (const kind of ["click", "change", "input", "keydown"]) root.addEventListener(kind, (event) => this[kind](event));
     document.addEventListener("keydown", (event) => this.shortcut(event));
     this.find("[data-do=tap]").addEventListener("pointerdown", (event) => this.tap(event));
     this.find(".lane").addEventListener("pointerdown", (event) => this.grab(event));
@@ -83,8 +83,6 @@ class Timeline {
   }
 
   refuse(error) { this.find(".wrong").textContent = error ? error.message ?? String(error) : ""; }
-
-  // drawing
 
   draw() {
     this.find(".selection").hidden = !this.selection;
@@ -240,11 +238,11 @@ class Timeline {
         .map((each) => `<button type="button" data-likely="${each}">${each === "N" ? "none" : pretty(each)}</button>`).join("");
       group.dataset.key = String(sheet.key);
     }
-    // text typed for these bars stays until it is set
-    if (this.editing?.selection === selection && this.editing.sheet === sheet) return;
-    input.value = selection && label !== "N" ? spell(label, sheet.key) : "";
-    this.drawSectionEditor();
-    this.editing = { selection, sheet };
+    // what is typed for these bars stays until it is set
+    if (this.editing !== selection) this.unset.clear();
+    if (!this.unset.has("chord")) input.value = selection && label !== "N" ? spell(label, sheet.key) : "";
+    if (!this.unset.has("section")) this.drawSectionEditor();
+    this.editing = selection;
   }
 
   drawSectionEditor() {
@@ -266,8 +264,6 @@ class Timeline {
     return `${name} (${start.toFixed(1)} to ${stop.toFixed(1)} s)`;
   }
 
-  // user actions
-
   click(event) {
     const button = event.target.closest("button");
     const dragged = this.dragged;
@@ -288,13 +284,13 @@ class Timeline {
     const beats = {
       half: () => halfTempo(sheet), double: () => doubleTempo(sheet),
       other: () => withBeats(sheet, this.value.others, this.seconds),
-      downbeat: () => setDownbeat(sheet, this.selection?.start ?? desk.position),
+      downbeat: () => setDownbeat(sheet, desk.position),
     };
     if (beats[name]) this.tryTo(() => this.edit(beats[name]()));
     else if (name === "play") desk.toggle();
     else if (name === "loop") { desk.loops = this.press(name, !desk.loops); desk.refresh(); }
     else if (name === "clicks") { this.clicks = this.press(name, !this.clicks); desk.refresh(); }
-    else if (name === "in" || name === "out") { this.zoom = Math.max(this.zoom * (name === "in" ? ZOOM : 1 / ZOOM), 1); desk.draw(); }
+    else if (name === "in" || name === "out") { this.zoom = Math.max(this.zoom * (name === "in" ? ZOOM : 1 / ZOOM), 1); desk.draw(); this.find(".strip").scrollLeft = desk.position * desk.scale - (this.find(".strip").clientWidth - desk.head) / 2; }
     else if (name === "unselect") this.mark(null);
     else if (name === "further" && next) this.select(next.start, next.stop, true);
     else if (name === "keys") this.find("dialog").showModal();
@@ -315,6 +311,8 @@ class Timeline {
     else if (set === "key" && event.target.value) this.edit(setKey(this.sheet, event.target.value));
     else if (set === "position") desk.seek(Number(event.target.value));
   }
+
+  input({ target: { dataset: { set } } }) { if (["chord", "section", "energy"].includes(set)) this.unset.add(set === "chord" ? set : "section"); }
 
   keydown(event) {
     const item = event.target.closest("li");
@@ -381,12 +379,16 @@ class Timeline {
   }
 
   putChord(label) {
-    this.tryTo(() => this.edit(setChord(this.sheet, this.selection.start, this.selection.stop, parseChord(label) ? label.trim() : "N")));
+    const [{ start, stop }, all] = [this.selection, label.trim().split(/[\s|]+/)], each = (stop - start) / all.length;
+    const put = (sheet, one, at) => setChord(sheet, start + at * each, start + (at + 1) * each, parseChord(one) ? one : "N");
+    this.unset.delete("chord");
+    this.tryTo(() => this.edit(all.reduce(put, this.sheet)));
   }
 
   putSection() {
     const { start, stop } = this.selection;
     const [name, energy] = ["section", "energy"].map((each) => this.find(`[data-set=${each}]`).value.trim());
+    this.unset.delete("section");
     this.tryTo(() => this.edit(setSection(this.sheet, start, stop, name, energy)));
   }
 

@@ -230,6 +230,7 @@ def test_recording_survives_closing_its_panel_playback_and_a_failed_upload(page:
     # or its silence would be written over the next take
     assert page.evaluate(LATE) == 0
     upload(page, voices / "patience.wav")
+    expect(page.get_by_role("button", name="Previous voice")).to_be_visible()
     generate(page)
     sing = page.locator("#recorder [data-do=sing]")
     sing.click()

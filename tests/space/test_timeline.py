@@ -47,6 +47,11 @@ def test_estimates_are_corrected_undone_saved_and_loaded(ready: Page, tmp_path: 
     first = estimate.downbeat + 4
     np.testing.assert_allclose(changed[:2], (estimate.beats[first], estimate.beats[first + 8]), atol=1e-6)
     assert corrected.beats == estimate.beats
+    press(ready, "Bar 2")
+    ready.get_by_label("Chord", exact=True).fill("Bb C7")
+    press(ready, "Set")
+    assert {"B♭", "C7"} <= set(chords(ready))
+    ready.keyboard.press("Control+z")
     ready.locator("#timeline .tempo").click()
     press(ready, "Double tempo")
     expect(summary(ready)).to_contain_text("191.9 beats per minute (given)")

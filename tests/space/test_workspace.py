@@ -3,6 +3,7 @@
 
 import re
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,7 @@ def test_the_workspace_survives_a_reload_and_a_project_moves_it_to_another_user(
     expect(another.locator("#style input[value=rock]")).not_to_be_checked()
     another.locator("#recorder input[type=file]").set_input_files(project)
     expect_kept(another, shown)
+    assert {Path(name).suffix for name in zipfile.ZipFile(project).namelist() if "/" in name} == {".json", ".flac"}
     assert downloaded(another, "Download band").read_bytes() == band.read_bytes()
     another.locator("#recorder input[type=file]").set_input_files(voices / "fake.zip")
     expect(announced(another)).to_contain_text("fake.zip is not a project of this page")
