@@ -91,7 +91,9 @@ def main() -> None:
             bins, wrong = reliability(*map(torch.cat, pairs))
             figures[f"{name}, sureness"] = {"bins": [asdict(each) for each in bins], "wrong_by": wrong}
             logger.info("%s, sureness: %s", name, json.dumps(figures[f"{name}, sureness"]))
-    if composite.listener is not None and arguments.songs and arguments.sheets:
+    if arguments.songs:
+        if composite.listener is None:
+            raise ValueError("Simulated singers test a listener, and the model has none: name a --listener.")
         tunes = load_tunes(arguments.songs, arguments.sheets)["test"]
         for source, count in ((SONGS, arguments.held_out), (SHEETS, 2 * arguments.held_out)):
             for singer in SINGERS:

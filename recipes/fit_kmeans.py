@@ -63,6 +63,9 @@ def main(
     seed: int = 0,
 ) -> None:
     """Fits centroids to songs in AUDIO and saves the tokenizer."""
+    if (tokenizer / "figures.json").is_file():
+        typer.echo(f"{tokenizer} is finished, and corpora and stages depend on it; name another folder for a new one.")
+        return
     torch.set_num_threads(threads)
     model = tokenizer_from_hubert(hubert, layer=layer, num_clusters=clusters, separate_centroids=separate)
     model.to(torch_device(device))

@@ -57,9 +57,11 @@ def page(
     trials: list[dict[str, Any]] = []
     for song in songs:
         codes = {name: hashlib.sha256(f"{test.resolve()}/{song}/{name}".encode()).hexdigest()[:12] for name in folders}
-        for name, code in codes.items():
-            samples, rate = soundfile.read(folders[name] / song, dtype="float32")
-            soundfile.write(sounds / f"{code}.flac", at_level(samples), rate)
+        read = {code: soundfile.read(folders[name] / song, dtype="float32") for name, code in codes.items()}
+        level = min([LEVEL_DBFS, *(highest_level(samples) for samples, _ in read.values() if samples.any())])
+        for code, (samples, rate) in read.items():
+            gain = 10 ** ((level - audio.rms_dbfs(samples)) / 20) if samples.any() else 1.0
+            soundfile.write(sounds / f"{code}.flac", np.float32(gain) * samples, rate)
         key[song] = {code: name for name, code in codes.items()}
         shown: dict[str, Any] = {"song": song, "sounds": sorted(codes.values())}
         if reference:
@@ -76,10 +78,9 @@ def page(
     print(f"wrote {test / 'page' / 'index.html'}: {len(songs)} songs in {len(folders)} versions")
 
 
-def at_level(samples: np.ndarray) -> np.ndarray:
-    """Samples (float32 [N] or [N, C]) at the test's common level, or as close to it as their peaks allow."""
-    gain = 10 ** ((LEVEL_DBFS - audio.rms_dbfs(samples)) / 20)
-    return samples * np.float32(min(gain, CEILING / max(float(np.abs(samples).max()), 1e-6)))
+def highest_level(samples: np.ndarray) -> float:
+    """The level in dBFS to which the peaks of samples (float32 [N] or [N, C]) allow to bring them."""
+    return audio.rms_dbfs(samples) + 20 * float(np.log10(CEILING / max(float(np.abs(samples).max()), 1e-6)))
 
 
 @app.command()

@@ -29,7 +29,7 @@ def make_card(
     """Writes a README.md with the card of the model or corpus in FOLDER."""
     known = None if facts is None else load_facts(facts)
     if not (folder / "config.json").is_file():
-        card: RepoCard = dataset_card(folder, known)
+        card: RepoCard = dataset_card(folder, known, repo_id)
     else:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         # on the meta device, parameters can be counted without allocating memory

@@ -55,6 +55,8 @@ def main(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; workers share the GPUs.")] = "auto",
 ) -> None:
     """Separates all songs that have no stems yet."""
+    if stems.resolve().is_relative_to(songs.resolve()):
+        raise ValueError(f"{stems} is inside {songs}, and stems would be separated again; choose another folder.")
     model_dir, model = os.path.split(separation_model)
     options = SeparatorOptions(separation, model, model_dir, device, max_minutes * 60)
     found = find_audio(songs)[0]

@@ -35,7 +35,7 @@ from hafm_tiny.listening.measuring import simulated, simulated_scores
 from hafm_tiny.listening.takes import sung_takes
 from hafm_tiny.listening.training import ListenerArguments, train_listener
 from hafm_tiny.listening.tunes import TEST_SONGS, VALIDATION_SONGS, load_tunes
-from running import run_recipe
+from running import check_sizes, run_recipe
 
 logger = logging.get_logger(__name__)
 # seconds of each song used for scoring
@@ -54,9 +54,9 @@ class Folders:
     only_time: bool = field(default=False, metadata={"help": "keep the harmony tower of --init_from"})
     init_from: str = field(default="", metadata={"help": "folder or hub id of a listener to continue from"})
     out: str = field(default="", metadata={"help": "output folder, for listener/"})
-    harmony_channels: int = HAFMListenerConfig.harmony_channels
-    time_channels: int = HAFMListenerConfig.time_channels
-    dropout: float = HAFMListenerConfig.dropout
+    harmony_channels: int | None = None
+    time_channels: int | None = None
+    dropout: float | None = None
     device: str = field(default="cpu", metadata={"help": "device for training harmony"})
     threads: int = 1
 
@@ -71,10 +71,13 @@ class Folders:
 
 def new_listener(folders: Folders) -> HAFMListenerModel:
     """The initial listener: an existing one, or an untrained one."""
+    sizes = {name: getattr(folders, name) for name in ("harmony_channels", "time_channels")}
+    changes = {} if folders.dropout is None else {"dropout": folders.dropout}
     if folders.init_from:
-        return HAFMListenerModel.from_pretrained(folders.init_from, dtype=torch.float32)
-    sizes = {name: getattr(folders, name) for name in ("harmony_channels", "time_channels", "dropout")}
-    return HAFMListenerModel(HAFMListenerConfig(**sizes))
+        model = HAFMListenerModel.from_pretrained(folders.init_from, dtype=torch.float32, **changes)
+        check_sizes(model.config, sizes)
+        return model
+    return HAFMListenerModel(HAFMListenerConfig(**{name: size for name, size in sizes.items() if size}, **changes))
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from hafm_hf.accompaniment.configuration_accompaniment import HAFMSeparatorConfig
 from hafm_hf.accompaniment.modeling_separator import HAFMSeparatorModel
+from hafm_hf.lead_sheet.vocabulary import STEMS
 from hafm_hf.pretrained.loading import write_checksums
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.training.arguments import parse_dataclasses
@@ -54,6 +55,9 @@ def songs_of(folders: Folders, split: str, sampling_rate: int, max_hours: float)
     """The songs of a split, with their stems."""
     pool = SongPool(Path(folders.corpus), split, sampling_rate, max_hours, stems=True)
     pool.refresh()
+    for song in pool.songs:
+        if missing := {*STEMS} - song.stems.keys():
+            raise ValueError(f"The song {song.name} has no {min(missing)}; render its band with stems.")
     return pool
 
 

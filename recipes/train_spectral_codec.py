@@ -91,7 +91,9 @@ def main() -> None:
     finished.save_pretrained(Path(run.out) / "codec")
     held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stems=True) if model.figures else None
     if held_out and held_out.songs:
-        figures = evaluate_codec(trainer.average, held_out)
+        whole = codec.config.num_codebooks
+        counts = sorted({whole, -(-whole // 2), -(-whole // 4)}, reverse=True)
+        figures = evaluate_codec(trainer.average, held_out, tuple(counts))
         Path(run.out, "figures.json").write_text(json.dumps(figures, indent=2))
 
 

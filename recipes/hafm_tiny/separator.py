@@ -74,9 +74,6 @@ class SeparatorTrainer:
     def __init__(self, model: HAFMSeparatorModel, pool: SongPool, codec: Codec, arguments: SeparatorArguments) -> None:
         pool.require(arguments.crop_seconds)
         self.model, self.pool, self.arguments = model, pool, arguments
-        for song in pool.songs:
-            if missing := {*STEMS} - song.stems.keys():
-                raise ValueError(f"The song {song.name} has no {min(missing)}; render its band with stems.")
         # half precision saves memory: this is hours of audio
         self.coded = {song.name: coded(codec, band_of(song)[None])[0].astype(np.float16) for song in pool.songs}
         self.rng = np.random.default_rng(arguments.seed)

@@ -200,9 +200,10 @@ class SpectralTrainer:
 
     def _draw_crop(self, rng: np.random.Generator, size: int) -> tuple[Song, int]:
         """Draws a song or a recording, and the first sample of a crop of `size` samples."""
-        if not self.records or rng.random() >= self.arguments.records_share:
+        records = [record for record in self.records if record.num_samples > size]
+        if not records or rng.random() >= self.arguments.records_share:
             return self.pool.draw(rng, size)
-        record = self.records[int(rng.integers(len(self.records)))]
+        record = records[int(rng.integers(len(records)))]
         return record, int(rng.integers(record.num_samples - size))
 
     def _varied(self, rng: np.random.Generator, size: int) -> np.ndarray:

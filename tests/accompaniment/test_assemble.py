@@ -53,9 +53,10 @@ def test_an_empty_folder_or_older_composite_is_replaced_and_its_siblings_kept(
         (model.parent / name).mkdir()
         (model.parent / name / "notes.txt").write_text("mine")
     (model / "stale.txt").write_text("from the previous composite")
+    (model / "README.md").write_text("mine")
     assemble_composite(parts, model, "float32")
     assert HAFMForVocalAccompaniment.from_pretrained(model).config.model_type == "hafm"
-    assert not (model / "stale.txt").exists()
+    assert not (model / "stale.txt").exists() and (model / "README.md").read_text() == "mine"
     assert sorted(path.name for path in model.parent.iterdir()) == ["model", "model.old", "model.part"]
     assert (model.parent / "model.old" / "notes.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()

@@ -30,8 +30,10 @@ def test_pairs_in_folders_and_side_by_side_are_found_with_their_songs(tmp_path: 
     (tmp_path / "a_0" / "labels.json").write_text(json.dumps({"song": "a"}))
     write(tmp_path / "deep" / "b_vocals.wav", 3)
     write(tmp_path / "deep" / "b_accompaniment.wav", 3)
+    for name in ("vocals", "drums", "bass", "other"):
+        write(tmp_path / "stems" / f"{name}.wav", 3)
     clips = datasets.load_pairs(tmp_path)
-    assert [(clip.name, clip.song) for clip in clips] == [("a_0", "a"), ("deep__b", "deep__b")]
+    assert [(clip.name, clip.song) for clip in clips] == [("a_0", "a"), ("deep__b", "deep__b"), ("stems", "stems")]
     assert all(clip.reference is not None for clip in clips)
     (tmp_path / "a_0" / "labels.json").write_text("[1]")
     with pytest.raises(HAFMEvaluationError, match="labels.json is not a JSON object"):
@@ -63,6 +65,9 @@ def test_the_karaoke_channels_are_vocal_and_reference(tmp_path: Path) -> None:
     assert clip.reference is not None
     assert clip.vocal.read()[0].mean() == pytest.approx(-0.5, abs=1e-3)
     assert clip.reference.read()[0].mean() == pytest.approx(0.25, abs=1e-3)
+    soundfile.write(tmp_path / "anna_3_07.flac", sound, RATE)
+    with pytest.raises(HAFMEvaluationError, match=r"1 names are of two files each \(anna_3_07"):
+        datasets.cut_clips(datasets.load_karaoke(tmp_path), None)
     write(tmp_path / "mono_1_01.wav", 2)
     with pytest.raises(HAFMEvaluationError, match="mono_1_01.wav has 1 channel"):
         datasets.load_karaoke(tmp_path)

@@ -29,5 +29,7 @@ def test_singer_following_prefers_the_true_bands(songs: list) -> None:
     wrong = metric.compute(predictions=bands[1:] + bands[:1], vocals=voices, sampling_rate=RATE)
     assert wrong["pitch_class_share"]["difference"] < found["pitch_class_share"]["difference"]
     assert "onsets_shared" not in wrong
+    with pytest.raises(HAFMEvaluationError, match="Accompaniment 0 is 1.00 s long"):
+        metric.compute(predictions=[band[:RATE] for band in bands], vocals=voices, sampling_rate=RATE)
     with pytest.raises(HAFMEvaluationError, match="do not fit"):
         metric.compute(predictions=bands[:2], vocals=voices, sampling_rate=RATE)

@@ -26,12 +26,14 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_losses_and_validation_are_logged_to_tensorboard(run: Path) -> None:
+def test_losses_and_validation_are_logged_to_tensorboard(run: Path, corpus: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = EventAccumulator(str(max(run.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_size)))
     log.Reload()
     assert {"loss", "validation_paired_difference", "validation_codebooks/3"} <= set(log.Tags()["scalars"])
+    with pytest.raises(ValueError, match="mlflow is not installed"):
+        train_here(corpus, tmp_path, **QUICK, report_to="mlflow")
 
 
 @pytest.mark.parametrize(

@@ -28,3 +28,7 @@ def test_restarting_a_run_removes_later_checkpoints_and_metrics(corpus: Path, tm
     assert run(save_steps=3, resume=str(tmp_path / "checkpoint-0000001")) == ([1, 2, 3], [1, 3])
     with pytest.raises(ValueError, match=r"checkpoint-0000003 is not a checkpoint of this stage .* --resume none"):
         run(head_dim=4)
+    facts = (tmp_path / "run.json").read_text()
+    (tmp_path / "run.json").write_text(facts.replace('"tokenizers": {}', '"tokenizers": {"former": "x"}'))
+    with pytest.raises(ValueError, match="checkpoint-0000003 has other tokenizers"):
+        run()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from hafm_hf.modeling.codebook_patterns import FlatPattern
+from hafm_hf.modeling.codebook_patterns import CodebookPattern
 from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
 from hafm_hf.training import objective
 from hafm_hf.training.arguments import RunArguments
@@ -19,8 +19,8 @@ from training.toy_corpus import toy_config
 def test_dropped_history_is_bos_in_whole_frames_and_labels_are_unchanged() -> None:
     labels = torch.arange(2 * 400 * 3).view(2, 1200)
     before = labels.clone()
-    dropped = objective.drop_history(labels, 9999, FlatPattern(3), 0.5, 6.0, [1, 2])
-    hidden = dropped != FlatPattern(3).inputs(labels, 9999)
+    dropped = objective.drop_history(labels, 9999, CodebookPattern(3), 0.5, 6.0, [1, 2])
+    hidden = dropped != CodebookPattern(3).inputs(labels, 9999)
     assert torch.equal(labels, before)
     assert (dropped[hidden] == 9999).all() and 0.05 < hidden.float().mean() < 0.95
     frames = hidden[:, 1:].unfold(1, 3, 3)  # slot 0 is always BOS; slots 1–3 hold frame 0
@@ -42,8 +42,8 @@ def test_spans_have_the_requested_length_and_do_not_depend_on_the_batch() -> Non
     # a border every 20 frames, half of them between segments of the same kind
     assert changes == pytest.approx(1 / 40, rel=0.1)
     labels = torch.arange(3 * 200).view(3, 200)
-    together = objective.drop_history(labels, 9999, FlatPattern(2), 0.6, 5.0, [11, 12, 13])
-    assert torch.equal(together[1:2], objective.drop_history(labels[1:2], 9999, FlatPattern(2), 0.6, 5.0, [12]))
+    together = objective.drop_history(labels, 9999, CodebookPattern(2), 0.6, 5.0, [11, 12, 13])
+    assert torch.equal(together[1:2], objective.drop_history(labels[1:2], 9999, CodebookPattern(2), 0.6, 5.0, [12]))
 
 
 def test_swapping_and_dropping_history_are_independent() -> None:

@@ -88,7 +88,7 @@ def test_accelerate_configurations_have_the_expected_processes() -> None:
         (["--lead_sheet_streams", "mood"], "'mood' is not a lead sheet stream; choose from chord"),
         (["--styles", *"abcdefghijklmnop"], "16 styles are given; a stage supports at most 15"),
         (["--styles", "rock"], "name it among --lead_sheet_streams"),
-        (["--lora_alpha", "32"], "give them a --lora_rank"),
+        (["--lora_alpha", "8"], "give them a --lora_rank"),
         (["--warmup_steps", "-5"], "warmup_steps is -5; it can't be below 0"),
         (["--keep_checkpoints", "-1"], "keep_checkpoints is -1; it must be at least 1"),
         *((["--" + name, "0"], f"{name} is 0; it must be") for name in ("validation_crops", "validation_batch")),
@@ -100,9 +100,9 @@ def test_unknown_keys_and_arguments_out_of_range_are_refused_before_anything_is_
 ) -> None:
     with pytest.raises(ValueError, match=message):
         parse_arguments(["--corpus", "CORPUS", "--output_dir", "RUN", *flags])
-    (tmp_path / "one.yaml").write_text("lead_sheet_streams: chord\n")
-    stage, _, _ = parse_arguments([str(tmp_path / "one.yaml"), "--corpus", "CORPUS", "--output_dir", "RUN"])
-    assert stage.lead_sheet_streams == ["chord"]
+    (tmp_path / "one.yaml").write_text("lead_sheet_streams: chord\nmixed_precision: no\ncrop_seconds: 2\n")
+    stage, _, run = parse_arguments([str(tmp_path / "one.yaml"), "--corpus", "CORPUS", "--output_dir", "RUN"])
+    assert stage.lead_sheet_streams == ["chord"] and run.mixed_precision == "no"
     (tmp_path / "wrong.yaml").write_text("learing_rate: 1.0\n")
     with pytest.raises(ValueError, match="learing_rate"):
         parse_arguments([str(tmp_path / "wrong.yaml"), "--corpus", "CORPUS", "--output_dir", "RUN"])

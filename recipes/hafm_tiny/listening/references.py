@@ -97,6 +97,8 @@ def rendered_recordings(corpus: Path, seconds: float) -> list[Recording]:
         voice: Samples = samples.astype(np.float32) / np.float32(PCM_SCALE)
         song = str(labels.get("song", name))
         found.append(Recording(name, song, voice, labels["chords"], labels.get("key"), labels["beats"]))
+    if not found:
+        raise ValueError(f"{corpus / 'test'} holds no songs; name the output of recipes/build_song_corpus.py.")
     return found
 
 

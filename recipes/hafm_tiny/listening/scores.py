@@ -57,7 +57,7 @@ def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> Liste
         "lag": beyond_shuffled(beats, known, songs, _f_measure_with_lag),
     }
     keys = [key_score(sheet.key, each.key) for sheet, each in zip(sheets, recordings, strict=True)]
-    tempos = list(map(tempo_of, beats))
+    tempos = [(tempo_of(found), each.tempo) for found, each in zip(beats, recordings, strict=True)]
     return ListeningScores(
         chords=bootstrap_mean(found["chords"][1], songs),
         chords_matched=float(np.nanmean(found["chords"][0])),
@@ -65,10 +65,8 @@ def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> Liste
         beats=bootstrap_mean(found["beats"][1], songs),
         beats_matched=float(np.nanmean(found["beats"][0])),
         beats_lag_forgiven=bootstrap_mean(found["lag"][1], songs),
-        tempo=float(np.mean([tempo_is_right(t, each.tempo) for t, each in zip(tempos, recordings, strict=True)])),
-        tempo_octaves=float(
-            np.mean([tempo_is_right(t, each.tempo, OCTAVES) for t, each in zip(tempos, recordings, strict=True)])
-        ),
+        tempo=float(np.mean([tempo_is_right(*pair) for pair in tempos])),
+        tempo_octaves=float(np.mean([tempo_is_right(*pair, OCTAVES) for pair in tempos])),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from hafm_hf.audio import resample, to_samples
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
-from hafm_hf.evaluation.measuring import Candidate, Measurement
+from hafm_hf.evaluation.measuring import Candidate, Measurement, Sound, as_long_as
 from hafm_hf.evaluation.protocol import ScoringOptions, describe_system, score_clips
 from hafm_hf.evaluation.scores import SCORES
 from hafm_hf.evaluation.statistics import HAFMEvaluationError, as_json
@@ -74,7 +74,8 @@ class SingerFollowing(evaluate.Metric):
         sounds = zip(_analysed(vocals, sampling_rate), _analysed(predictions, sampling_rate), wanted, strict=True)
         measured = []
         for name, song, (sung, played, reference) in zip(names, songs or names, sounds, strict=True):
-            candidate = Candidate(extract(played), {})
+            sound = as_long_as(Sound(played, ANALYSIS_RATE), len(sung) / ANALYSIS_RATE, f"Accompaniment {int(name)}")
+            candidate = Candidate(extract(sound.samples), {})
             own = None if reference is None else extract(reference)
             measured.append(Measurement(name, song, extract(sung, voice=True), own, {"predictions": candidate}))
         options = ScoringOptions(partners, seed)

@@ -2,6 +2,7 @@
 """Joins separately trained parts into one composite; incompatible parts are refused."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,6 +68,8 @@ def assemble_composite(parts: Mapping[str, str | None], output: Path, stage_dtyp
         write_checksums(temporary)
         # a strict load proves the files good before they replace anything
         HAFMForVocalAccompaniment.from_pretrained(temporary)
+        for own in filter(Path.exists, (output / "README.md", output / "styles")):
+            (shutil.copytree if own.is_dir() else shutil.copy2)(own, temporary / own.name)
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()) / 1e6
         replace_folder(temporary, output)
     return size

@@ -11,23 +11,26 @@ from .manifest import MANIFEST_FILE
 from .tokens import SCHEMA
 
 
-def dataset_card(folder: str | Path, facts: CardFacts | None = None) -> DatasetCard:
+def dataset_card(folder: str | Path, facts: CardFacts | None = None, repo_id: str = "") -> DatasetCard:
     """Builds the dataset card of a token corpus.
 
     Args:
         folder: the corpus: manifest.json and {train,validation,test}-NNNNN.parquet.
-        facts: information that is not in the manifest, such as the licence.
+        facts: in place of the licence and source in the manifest.
+        repo_id: where it will be, for the example; default: the folder.
 
     Raises:
         ValueError: there is no manifest.
     """
-    facts, folder = facts or CardFacts(), Path(folder)
+    folder = Path(folder)
     if not (folder / MANIFEST_FILE).is_file():
         raise ValueError(f"{folder} holds no {MANIFEST_FILE}; is it a token corpus?")
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    licence, source = (manifest["options"].get(name) for name in ("licence", "source"))
+    facts = facts or CardFacts(licence or None, [source] if source else [])
     splits = [{"name": name, **split} for name, split in manifest["splits"].items() if split["rows"]]
     files = [{"split": split["name"], "path": f"{split['name']}-*.parquet"} for split in splits]
-    title = folder.resolve().name
+    title = Path(repo_id or folder.resolve()).name
     data = DatasetCardData(
         license=facts.license,
         pretty_name=title,
@@ -39,6 +42,7 @@ def dataset_card(folder: str | Path, facts: CardFacts | None = None) -> DatasetC
         data,
         template_path=str(TEMPLATES / "dataset_card.md"),
         title=title,
+        repo_id=repo_id or title,
         splits=splits,
         columns=[(column.name, str(column.type).replace("element", "item")) for column in SCHEMA],
         tokenizers=manifest["tokenizers"],

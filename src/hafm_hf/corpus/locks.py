@@ -26,17 +26,11 @@ def locked(folder: Path) -> Iterator[None]:
         OSError: the folder can't be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
     try:
-        lock.acquire()
+        with filelock.FileLock(folder / LOCK_FILE, timeout=0):
+            for partial in folder.rglob(f".*{PARTIAL_SUFFIX}"):
+                # left by a process that was killed while writing
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+            yield
     except filelock.Timeout as error:
-        raise HAFMBusyError(
-            f"{folder} is in use by another process; wait for it, stop it, or name another folder."
-        ) from error
-    try:
-        for partial in folder.rglob(f".*{PARTIAL_SUFFIX}"):
-            # left by a process that was killed while writing
-            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
-        yield
-    finally:
-        lock.release()
+        raise HAFMBusyError(f"{folder} is in use by another process; wait for it, stop it or name another.") from error

@@ -94,10 +94,10 @@ class StemReader:
                 drops.append(Drop(display_name(name or "."), Reason.INCOMPLETE, detail))
         # other files in a folder of stems (the mixture, single instruments) need no report
         stem_folders = {name for name, files in families.items() if chosen_stems(files)}
-        for path in singles:
+        for path in (single for single in singles if os.path.dirname(single) not in stem_folders):
             if self.options.vocal_channel:
                 groupings.append(Grouping(display_name(path), {"karaoke": path}))
-            elif os.path.dirname(path) not in stem_folders:
+            else:
                 detail = "name a vocal channel, or separate mixes first"
                 drops.append(Drop(display_name(path), Reason.NO_STEMS, detail))
         return groupings, drops
@@ -159,8 +159,10 @@ def read_labels(stem: Path) -> dict[str, Any]:
     """The contents of the labels.json beside a stem; empty if there is none or it can't be read."""
     try:
         labels = json.loads((Path(stem).parent / LABELS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError:
         return {}
+    except ValueError as error:
+        raise TrackError(Reason.BAD_LABELS, str(error)) from error
     return labels if isinstance(labels, dict) else {}
 
 

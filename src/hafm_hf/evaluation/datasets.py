@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ import soundfile
 
 from ..audio import HAFMAudioError, Samples, check_sampling_rate, source_name, to_samples
 from ..corpus.lead_sheets import labelled_lead_sheet
-from ..corpus.stems import INSTRUMENTAL_NAMES, LABELS_FILE, LONGEST_DIFFERENCE_SECONDS, stem_role
+from ..corpus.stems import BAND_NAMES, INSTRUMENTAL_NAMES, LABELS_FILE, LONGEST_DIFFERENCE_SECONDS, stem_role
 from ..corpus.tracks import find_audio
 from ..lead_sheet.lead_sheet import LeadSheet
 from .statistics import HAFMEvaluationError
@@ -143,6 +144,10 @@ def load_pairs(folder: Path) -> list[Clip]:
     for path in _audio_files(folder):
         if (stem := stem_role(path)) is not None:
             found.setdefault(stem[0] or ".", {})[stem[1]] = Part(folder / path)
+    for parts in found.values():
+        if "instrumental" not in parts and {*BAND_NAMES} <= parts.keys():
+            drums, *others = (parts[name].path for name in BAND_NAMES)
+            parts["instrumental"] = Part(drums, also=tuple(others))
     sung = {name: parts for name, parts in found.items() if "vocal" in parts}
     if not sung:
         raise HAFMEvaluationError(
@@ -202,6 +207,8 @@ def cut_clips(clips: Sequence[Clip], seconds: float | None, hop: float | None = 
     """
     if (seconds is not None and seconds < LEAST_SECONDS) or (hop is not None and (seconds is None or hop <= 0)):
         raise HAFMEvaluationError(f"Clips of {seconds} s every {hop} s cannot be cut; take 1 s or more.")
+    if twice := sorted(name for name, count in Counter(clip.name for clip in clips).items() if count > 1):
+        raise HAFMEvaluationError(f"{len(twice)} names are of two files each ({twice[0]} …); remove or rename one.")
     cut = []
     for clip in clips:
         length = _common_seconds(clip)

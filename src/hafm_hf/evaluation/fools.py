@@ -46,10 +46,8 @@ def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples
 
 def semitone_high(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
     """The reference accompaniment shifted up by a semitone: in time, but out of key."""
-    librosa = load_librosa()
-    if reference is None:
-        raise ValueError("The reference a semitone high needs a reference.")
-    return np.asarray(librosa.effects.pitch_shift(reference, sr=ANALYSIS_RATE, n_steps=1), np.float32)
+    assert reference is not None, "see NEEDS_REFERENCE"
+    return np.asarray(load_librosa().effects.pitch_shift(reference, sr=ANALYSIS_RATE, n_steps=1), np.float32)
 
 
 Fool = Callable[[Samples, Features, Samples | None], Samples]

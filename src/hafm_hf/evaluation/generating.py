@@ -97,7 +97,9 @@ def render(
     # fail before hours of rendering
     sheets = [options.sheet_of(clip) for clip in clips]
     model = HAFMForVocalAccompaniment.from_pretrained(options.model).to(options.device)
-    identity = _identity(model)
+    settings = [stage.generation_config.to_dict() for stage in model.stages.values()]
+    # what a model's output depends on apart from the input
+    identity = [fingerprint(model), str(model.semantic.dtype), settings]
     rendered: dict[int, dict[str, Part]] = {}
     for seed in options.seeds:
         rendered[seed] = {}
@@ -113,9 +115,3 @@ def render(
                 write_audio(path, song.audio[0].numpy().T, song.sampling_rate)
             rendered[seed][clip.name] = Part(path)
     return rendered
-
-
-def _identity(model: Any) -> list[Any]:
-    """What a model's output depends on apart from the input: weights, dtype and generation configs."""
-    settings = [stage.generation_config.to_dict() for stage in model.stages.values()]
-    return [fingerprint(model), str(model.semantic.dtype), settings]

@@ -65,7 +65,7 @@ class StageArguments:
     coarse_codebooks: int | None = field(default=None, metadata={"help": "coarse stage's codebooks (the paper: 4)"})
     fine_codebooks: int | None = field(default=None, metadata={"help": "fine stage's codebooks (the paper: 4)"})
     lora_rank: int = field(default=0, metadata={"help": "train only LoRA adapters of this rank; 0 trains all weights"})
-    lora_alpha: int = field(default=16, metadata={"help": "LoRA alpha; adapters are scaled by alpha / rank"})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA alpha; adapters are scaled by alpha / rank"})
     lora_dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class StageArguments:
             raise ValueError(f"{len(self.styles)} styles are given; a stage supports at most {MAX_STYLES}.")
         if self.styles and not self.init_from and "style" not in self.lead_sheet_streams:
             raise ValueError("--styles need the stream style: name it among --lead_sheet_streams.")
-        if not self.lora_rank and (self.lora_alpha, self.lora_dropout) != (16, 0.0):
+        if not self.lora_rank and (self.lora_alpha, self.lora_dropout) != (32, 0.0):
             raise ValueError("--lora_alpha and --lora_dropout only affect adapters: give them a --lora_rank.")
 
 
@@ -120,7 +120,7 @@ class RunArguments:
     max_skipped_steps: int = field(
         default=20, metadata={"help": "stop after this many consecutive steps without a finite gradient"}
     )
-    mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
+    mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16; accelerate's is not used"})
     history_dropout: float = field(default=0.0, metadata={"help": "expected share of hidden history at the start"})
     history_dropout_end: float | None = field(default=None, metadata={"help": "share at the end; default: constant"})
     history_span_seconds: float = field(default=0.5, metadata={"help": "mean length of a hidden span"})
@@ -174,7 +174,8 @@ def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None =
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = HfArgumentParser(classes)
     if words and words[0].endswith((".yaml", ".yml")):
-        values = yaml.safe_load(Path(words.pop(0)).read_text()) or {}
+        # all scalars as texts, which argparse converts: YAML reads 2 as no float, no as False
+        values = yaml.load(Path(words.pop(0)).read_text(), yaml.BaseLoader) or {}
         types = {item.name: str(item.type) for cls in classes for item in fields(cls)}
         if unknown := set(values) - set(types):
             raise ValueError(f"The configuration holds unknown keys: {', '.join(sorted(unknown))}.")

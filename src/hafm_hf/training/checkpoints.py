@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..atomic_files import replace_folder, replacing
@@ -110,7 +110,7 @@ class RunFolder:
             _whole_or_nothing(lambda: model.save_pretrained(temporary), temporary)
             replace_folder(temporary, folder)
 
-    def load_checkpoint(self, named: str) -> RunProgress:
+    def load_checkpoint(self, named: str, config: PreTrainedConfig) -> RunProgress:
         """Resumes from the newest checkpoint ("auto") or a named one, or starts from scratch ("none").
 
         Checkpoints and metrics of later steps are deleted; when starting from scratch, all of them and the best stage.
@@ -130,6 +130,10 @@ class RunFolder:
                 raise FileNotFoundError(
                     f"{folder} is not a complete checkpoint on every machine of the run: {PROGRESS} is missing."
                 )
+            old = json.loads((folder.parent / RUN).read_text())["config"]
+            for name in ("tokenizers", "styles"):
+                if name in old and old[name] != getattr(config, name):
+                    raise ValueError(f"{folder} has other {name}: name another --output_dir, or --resume none.")
             try:
                 self.accelerator.load_state(str(folder))
             except (RuntimeError, ValueError) as error:

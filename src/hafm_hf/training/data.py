@@ -154,11 +154,10 @@ def read_stream(corpus: datasets.Dataset, row: int, column: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Crop:
-    """A crop of `frames` grid cells, starting at cell `start` of row `row`."""
+    """A crop that starts at grid cell `start` of row `row`."""
 
     row: int
     start: int
-    frames: int
 
 
 class TokenCrops(Dataset[dict[str, torch.Tensor]]):
@@ -236,7 +235,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return self._crop_of(int(self._epoch[1][place]), np.random.default_rng((self.seed, 1, number)))
 
     def _crop_of(self, row: int, generator: np.random.Generator) -> Crop:
-        return Crop(row, int(generator.integers(0, self.cells[row] - self.frames + 1)), self.frames)
+        return Crop(row, int(generator.integers(0, self.cells[row] - self.frames + 1)))
 
     def crop_of_other_track(self, number: int, purpose: int = 2) -> Crop:
         """A crop of a different track than crop `number`'s, determined by (seed, purpose, number)."""
@@ -249,11 +248,8 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
 
     def fixed_crops(self, limit: int | None = None) -> list[Crop]:
         """Validation crops: consecutive, as many as fit in each excerpt, evenly subsampled to at most `limit`."""
-        crops = [
-            Crop(row, i * self.frames, self.frames)
-            for row, cells in enumerate(self.cells)
-            for i in range(cells // self.frames)
-        ]
+        counts = self.cells // self.frames
+        crops = [Crop(row, i * self.frames) for row, count in enumerate(counts) for i in range(count)]
         if limit is None or len(crops) <= limit:
             return crops
         return [crops[i * len(crops) // limit] for i in range(limit)]
@@ -288,8 +284,8 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         tokens = read_stream(self.corpus, crop.row, stream.column)[stream.first : stream.last]
         size, frame_rate, _ = _in_corpus(stream, self.info)
         per_cell = int(frame_rate * self.info.grid)
-        cut = tokens[:, crop.start * per_cell : (crop.start + crop.frames) * per_cell]
-        if cut.shape[1] != crop.frames * per_cell or cut.min() < 0 or cut.max() >= size:
+        cut = tokens[:, crop.start * per_cell : (crop.start + self.frames) * per_cell]
+        if cut.shape[1] != self.frames * per_cell or cut.min() < 0 or cut.max() >= size:
             raise ValueError(
                 f"Row {crop.row} of the corpus is corrupt: {stream.column} has {tokens.shape[1]} frames with values "
                 f"{cut.min(initial=0)}..{cut.max(initial=0)} at crop {crop.start}; expected 0..{size - 1}."

@@ -81,6 +81,8 @@ class StageTrainer:
             log_with=None if run.report_to == "none" else run.report_to,
             project_dir=run.output_dir,
         )
+        if run.report_to != "none" and not self.accelerator.log_with:
+            raise ValueError(f"{run.report_to} is not installed, so nothing would be reported: install it first.")
         # rejects a batch that is too small before the model is moved to the device
         self.accelerator.gradient_accumulation_steps = self.batch_sampler(0).accumulation
         if len(crops) < run.global_batch:
@@ -150,7 +152,7 @@ class StageTrainer:
             ValueError: when the machines of the run do not share its output folder.
         """
         self.folder.require_shared()
-        self.progress = self.folder.load_checkpoint(self.run.resume)
+        self.progress = self.folder.load_checkpoint(self.run.resume, self.config)
         self.init_trackers()
         self._began, first = time.monotonic(), self.progress.step
         show = self.accelerator.is_local_main_process
@@ -173,7 +175,7 @@ class StageTrainer:
                 self.save_checkpoint()
             if logged:
                 # validation and checkpointing must not count towards the next window's speed
-                window.restart()
+                window = LossWindow()
         bar.close()
         if self.progress.step > first:
             self.finish(window)

@@ -3,6 +3,7 @@
 
 import math
 import time
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -10,19 +11,15 @@ from accelerate import Accelerator
 from .validation import Metrics
 
 
+@dataclass
 class LossWindow:
     """Accumulates metrics since the last log line; tensors stay on the device until it is written."""
 
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Clears the window and restarts its clock."""
-        self.begin = time.monotonic()
-        self.losses: list[torch.Tensor] = []
-        self.tokens = 0
-        self.learning_rate = 0.0
-        self.gradient_norm: torch.Tensor | float = 0.0
+    begin: float = field(default_factory=time.monotonic)
+    losses: list[torch.Tensor] = field(default_factory=list)
+    tokens: int = 0
+    learning_rate: float = 0.0
+    gradient_norm: torch.Tensor | float = 0.0
 
     def metrics(self, accelerator: Accelerator) -> Metrics:
         """Metrics since the window began, with the mean loss over all processes; NaN if no loss was finite."""

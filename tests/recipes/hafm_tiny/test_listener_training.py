@@ -150,9 +150,11 @@ def test_the_recipe_trains_on_all_songs_but_those_held_out(songs: Path, tmp_path
     figures = json.loads((tmp_path / "run" / "listener" / "figures.json").read_text())
     assert {"harmony_nats", "time_nats", "chords", "beyond", "tempo"} == figures.keys()
     assert HAFMListenerModel.from_pretrained(tmp_path / "run" / "listener").config.harmony_channels == 4
-    words += ["--harmony_channels", 8, "--init_from", tmp_path / "run" / "listener"]
+    words += ["--init_from", tmp_path / "run" / "listener"]
     done = run_program([*words, "--out", tmp_path / "on"])
     assert HAFMListenerModel.from_pretrained(tmp_path / "on" / "listener").config.harmony_channels == 4, done.stderr
+    done = run_program([*words, "--harmony_channels", 8, "--out", tmp_path / "other"])
+    assert done.returncode == 1 and "harmony_channels" in done.stderr
     done = run_program([RECIPES / "train_listener.py", "--out", tmp_path])
     assert done.returncode == 1 and "--songs, --corpus or --sheets" in done.stderr
 

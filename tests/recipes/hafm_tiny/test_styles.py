@@ -88,7 +88,7 @@ def test_notes_start_on_half_frames_and_fit_the_chords(style: Style, song: Song)
 
 
 @styles
-def test_repeated_bars_sound_the_same_and_energies_differ_in_level(
+def test_repeated_bars_sound_alike_and_energies_differ_in_level(
     style: Style, one_chord: Song, soundfont: Path
 ) -> None:
     parts, _ = arrange(one_chord, FORM, style, np.random.default_rng(3))
