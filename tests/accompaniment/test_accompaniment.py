@@ -17,6 +17,7 @@ from hafm_hf.accompaniment.parts import part_classes
 from hafm_hf.audio.feature_extraction_hafm import channels_first
 from hafm_hf.cli.info import describe_model
 from hafm_hf.tokenizers import modeling_spectral_codec
+from hafm_hf.training.stages import add_adapters
 from tiny_models import CODES, tiny_band, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_spectral_codec
 from vocals import CODEC_RATE
 
@@ -147,6 +148,11 @@ def test_top_k_and_guidance_scale_reach_the_stages(composite: Composite, monkeyp
     assert torch.equal(greedy[0].instrumental_semantic[0], greedy[1].instrumental_semantic[0])
     unguided = composite.generate(voice(0.5), CODEC_RATE, seed=1, top_k=1, guidance_scale=1.0)
     assert not torch.equal(greedy[0].codes[0], unguided.codes[0])
+    monkeypatch.setattr(composite.coarse.generation_config, "temperature", 0.0)
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        composite.generate(voice(0.5), CODEC_RATE)
+    monkeypatch.setattr(composite.coarse.generation_config, "do_sample", False)
+    composite.generate(voice(0.5), CODEC_RATE)
 
 
 def test_saved_and_loaded_composite_gives_identical_logits_and_audio(composite: Composite, tmp_path: Path) -> None:
@@ -253,12 +259,12 @@ def test_dtype_applies_to_stages_but_not_to_tokenizers(composite: Composite, tmp
     assert loaded.generate(voice(0.3), CODEC_RATE, seed=1).audio[0].isfinite().all()
     with pytest.raises(ValueError, match="dtype is {'semantic': torch.bfloat16}; all stages have one"):
         HAFMForVocalAccompaniment.from_pretrained(tmp_path, **{option: {"semantic": torch.bfloat16}})
+    with pytest.raises(ValueError, match="all stages have one attn_implementation"):
+        HAFMForVocalAccompaniment.from_pretrained(tmp_path, attn_implementation={"coarse": "eager"})
 
 
 @pytest.mark.parametrize("kind", [HAFMForVocalAccompaniment, AutoModel])
-def test_configuration_overrides_are_applied_or_refused_by_name(
-    composite: Composite, tmp_path: Path, kind: Any
-) -> None:
+def test_configuration_overrides_apply_or_are_refused_by_name(composite: Composite, tmp_path: Path, kind: Any) -> None:
     composite.save_pretrained(tmp_path)
 
     def attention(**given: Any) -> list[str]:
@@ -312,6 +318,18 @@ def test_generate_takes_the_feature_extractors_output_as_keywords(composite: Com
     expected = composite.generate(vocals, CODEC_RATE, seed=4)
     assert [len(audio) for audio in output.audio] == [24_000, 28_800]
     assert all(torch.equal(*pair) for pair in zip(output.codes, expected.codes, strict=True))
+    chunks = list(composite.stream(**HAFMFeatureExtractor()(vocals[1], sampling_rate=24_000), seed=4))
+    assert sum(map(len, chunks)) == 28_800
+
+
+def test_a_replaced_part_brings_its_configuration_and_adapters_are_refused(tmp_path: Path) -> None:
+    model = tiny_composite(num_hidden_layers=1)
+    model.coarse = tiny_composite(num_hidden_layers=2).coarse
+    model.save_pretrained(tmp_path)
+    assert HAFMForVocalAccompaniment.from_pretrained(tmp_path).config.coarse_config.num_hidden_layers == 2
+    model.fine = add_adapters(model.fine, 2, 4)
+    with pytest.raises(ValueError, match="fine has adapters"):
+        model.save_pretrained(tmp_path)
 
 
 def test_hafm_tiny_is_the_bundled_model_unless_a_folder_has_that_name(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers.pipelines.pt_utils import KeyDataset
 
-from hafm_hf import HAFMFeatureExtractor
+from hafm_hf import HAFMFeatureExtractor, HAFMPipeline
 from hafm_hf.audio import HAFMAudioError
 from tiny_models import tiny_composite
 from vocals import CODEC_RATE, file_bytes, glide
@@ -73,6 +73,7 @@ def test_decoders_are_decoded_and_their_failure_is_one_sentence(accompany: Any) 
         ({"array": glide() * np.nan, "sampling_rate": 24_000}, {}, "NaN"),
         ("absent.wav", {}, "does not exist"),
         (b"words", {}, "not audio"),
+        (np.zeros((40, 44_100)), {"sampling_rate": 44_100}, "has 40 channels; give several vocals as a list"),
         ([[0.1, 0.2], [0.3]], {"sampling_rate": 24_000}, "0 s long"),
         ({"text": "la"}, {}, 'A dict needs "array" and "sampling_rate"'),
         (glide(), {"sampling_rate": 24_000, "seed": 1.5}, "seed is 1.5; it must be a whole number"),
@@ -93,6 +94,8 @@ def test_invalid_vocals_and_options_give_one_sentence(accompany: Any, vocal: Any
 
 def test_models_and_extractors_refuse_paths_and_arrays_without_a_rate() -> None:
     model: Any = tiny_composite(num_hidden_layers=1)
+    with pytest.raises(ValueError, match="HAFMCoarseForCausalLM is not a whole model"):
+        HAFMPipeline(model.coarse)
     extractor = HAFMFeatureExtractor()
     for function in (model.generate, lambda *given: next(model.stream(*given)), extractor):
         with pytest.raises(HAFMAudioError, match="needs its sampling_rate"):

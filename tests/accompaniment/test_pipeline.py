@@ -78,6 +78,13 @@ def test_a_list_gives_the_same_songs_as_single_calls_at_any_batch_size(accompany
     assert accompany([]) == []
 
 
+def test_the_instrumental_of_an_earlier_song_is_kept(accompany: Any, song: dict[str, Any]) -> None:
+    known = {"sampling_rate": CODEC_RATE, "instrumental": song, "keep": [(0.0, 0.5)]}
+    assert np.allclose(accompany(glide(), seed=2, **known)["audio"][:11_000], song["audio"][:11_000], atol=1e-4)
+    with pytest.raises(ValueError, match="belongs to one vocal, and 2"):
+        accompany([glide(), glide()], **known)
+
+
 def test_seconds_limits_the_vocal_to_its_start(accompany: Any) -> None:
     features = accompany.preprocess(file_bytes(glide(3.0), subtype="FLOAT"), seconds=1.1)
     assert np.array_equal(features["input_values"][0], glide(3.0)[:26_400])

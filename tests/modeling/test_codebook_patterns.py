@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
-from hafm_hf.modeling.codebook_patterns import DelayPattern, FlatPattern
+from hafm_hf.modeling.codebook_patterns import CodebookPattern, DelayPattern
 from hafm_hf.pretrained.loading import load_strictly
 from hafm_hf.training.objective import drawn_frames, drop_history
 from modeling.test_modeling import both_scores, conditioning_for, targets_for
@@ -31,12 +31,12 @@ def test_each_codebook_is_delayed_by_one_slot() -> None:
     assert pattern.arrange(tokens, BOS).tolist() == expected
     assert pattern.inputs(tokens, BOS).tolist() == [[BOS, *row[:-1]] for row in expected]
     assert pattern.inputs(tokens.masked_fill(tokens == 11, -100), BOS)[1].tolist() == [BOS, BOS, 10, BOS, 12, 13]
-    flat = FlatPattern(3)
+    flat = CodebookPattern(3)
     assert flat.arrange(tokens, BOS).tolist() == tokens.tolist()
     assert flat.inputs(tokens, BOS).tolist() == [[BOS, *tokens[0, :-1].tolist()]]
 
 
-@pytest.mark.parametrize("pattern", [FlatPattern(3), DelayPattern(3), DelayPattern(1)])
+@pytest.mark.parametrize("pattern", [CodebookPattern(3), DelayPattern(3), DelayPattern(1)])
 @pytest.mark.parametrize("frames", [1, 2, 7])
 def test_tokens_are_recovered_from_their_slots(pattern: Any, frames: int) -> None:
     tokens = torch.arange(2 * frames * pattern.num_codebooks).view(2, -1)

@@ -149,6 +149,7 @@ def test_a_pushed_part_is_a_complete_model(hub: StandIn, tiny_model: Path) -> No
     assert files["model.safetensors"] == (tiny_model / "coarse" / "model.safetensors").read_bytes()
     tokenizer = hub.repositories["singers/tiny-tokens"].branches["main"]
     assert json.loads(tokenizer["config.json"])["model_type"] == "hafm_semantic_tokenizer"
+    assert all(b"is one part of a HAFM model" in each["README.md"] for each in (files, tokenizer))
 
 
 def test_without_our_import_a_model_from_the_hub_accompanies(hub: StandIn, tiny_model: Path, tmp_path: Path) -> None:

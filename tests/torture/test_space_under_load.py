@@ -115,7 +115,8 @@ def memory_mb(space: Space) -> float:
 def test_fifty_clients_get_their_own_songs_in_turn(tally: Tally, space: Space, tiny_model: Path) -> None:
     config = HTTP.get(f"{space.url}/config").json()
     (function,) = [each["id"] for each in config["dependencies"] if each["api_name"] == "accompany"]
-    broken = config_choice(config, "broken")
+    choices = [each["props"].get("choices", []) for each in config["components"] if each["type"] == "dropdown"]
+    (broken,) = [value for _, value in choices[0] if value.endswith("broken")]
     size = min(CLIENTS, tally.tries // 2)
     after_first = 0.0
     while tally.made < tally.tries:
@@ -136,37 +137,21 @@ def test_fifty_clients_get_their_own_songs_in_turn(tally: Tally, space: Space, t
         assert "no centroids" in failing.answer["output"]["error"]
         tally.survived()
         if not tally.lost:
-            moments = [made_at(client) for client in served_clients]
+            answers = [client.answer or {} for client in served_clients]
+            moments = [os.stat(each["output"]["data"][0]["path"]).st_mtime_ns for each in answers]
             assert moments == sorted(moments), "songs are made in the queue's order"
         after_first = after_first or memory_mb(space)
     growth = memory_mb(space) - after_first
     tally.measured = f"{after_first:.0f} MB after {size}, {growth:+.0f} MB after all"
     assert growth < GROWTH_MB
     if tally.tries > CLIENTS:
-        assert files_gone(space, 2 * KEEP_SECONDS), "files remain"
+        (folder,) = space.temporary.glob("hafm_space_*")
+        gone = until(lambda: not any(path.is_file() for path in folder.rglob("*")), 2 * KEEP_SECONDS, pause=1.0)
+        assert gone, "files remain"
     pages = [HTTP.get(space.url + path).text for path in ("/", "/config", "/gradio_api/info")]
     log = (space.temporary / "log.txt").read_text()
     assert TOKEN not in log + json.dumps([client.answer for client in clients]) + "".join(pages)
     assert not list(Path("/etc").glob("passwd*.wav"))
-
-
-def files_gone(space: Space, patience: float) -> bool:
-    """Whether songs and uploads are deleted in time."""
-    (folder,) = space.temporary.glob("hafm_space_*")
-    return until(lambda: not any(path.is_file() for path in folder.rglob("*")), patience, pause=1.0)
-
-
-def config_choice(config: dict[str, Any], ending: str) -> str:
-    """The offered model whose name has this ending."""
-    choices = [each["props"].get("choices", []) for each in config["components"] if each["type"] == "dropdown"]
-    (found,) = [value for _, value in choices[0] if value.endswith(ending)]
-    return found
-
-
-def made_at(client: Client) -> int:
-    """When a client's mix was written."""
-    assert client.answer is not None
-    return os.stat(client.answer["output"]["data"][0]["path"]).st_mtime_ns
 
 
 @pytest.mark.fault("paths and addresses sent to a Space")

@@ -197,8 +197,13 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         if kwargs.pop("state_dict", None) is not None:
             raise TypeError("A composite saves its own weights; load the state_dict with load_state_dict first.")
         for name in part_classes(self.config):
+            part = getattr(self, name)
+            if getattr(part, "peft_config", None):
+                raise ValueError(f"{name} has adapters, which a composite can't hold; merge them: merge_and_unload().")
+            # a part that has been replaced brings its own
+            setattr(self.config, f"{name}_config", part.config)
             # in every process: each may hold a shard of the weights that the main one writes
-            getattr(self, name).save_pretrained(folder / name, is_main_process=is_main_process, **kwargs)
+            part.save_pretrained(folder / name, is_main_process=is_main_process, **kwargs)
         if not is_main_process:
             return
         write_checksums(folder, only_again=True)
@@ -216,7 +221,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     @property
     def codec_format(self) -> CodecFormat:
         """Rates, codebooks and channels of the codec, and thus of the output."""
-        return codec_format(self.config.codec_config)
+        return codec_format(self.codec.config)
 
     @property
     def sampling_rate(self) -> int:
@@ -325,6 +330,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         sampling_rate: int | None = None,
         *,
         input_values: Waveform | None = None,
+        padding_mask: torch.Tensor | None = None,
         options: GenerationOptions | None = None,
         progress: Progress | None = None,
         **kwargs: Any,
@@ -335,7 +341,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
         Args:
             vocal (float [N]): mono, in −1 … 1.
-            sampling_rate (Hz), input_values, options, progress, kwargs: the class's inputs; `num_samples` must be 1.
+            sampling_rate (Hz), input_values, padding_mask, options, progress, kwargs: the class's; one sample only.
 
         Yields:
             float32 [n] at the codec's rate, [C, n] with several channels, on the CPU; with `stems=True` [S, n] or
@@ -348,7 +354,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         generation = Generation(self, options, kwargs, progress)
         if generation.options.num_samples > 1:
             raise ValueError(f"num_samples is {generation.options.num_samples}; a stream is one sample.")
-        rows, rate = given_vocals(self.sampling_rate, vocal, sampling_rate, input_values)
+        rows, rate = given_vocals(self.sampling_rate, vocal, sampling_rate, input_values, padding_mask)
         row = one_vocal(rows)
         with generation.computing():
             song = self._song(generation, [row], rate, [lead_sheet], at_once=1)

@@ -105,8 +105,8 @@ class SeparatorStream:
     """
 
     def __init__(self, model: HAFMSeparatorModel) -> None:
-        self.model = model
-        self._stretches = Stretches(self._stems, model.context, model.context)
+        self.model, context = model, model.context
+        self._stretches = Stretches(lambda x, _: model(x.to(model.device)).transpose(0, 1).cpu(), context, context)
         # samples after the last whole hop, held back to keep windows aligned with those of the whole song
         self._rest: torch.Tensor | None = None
 
@@ -122,7 +122,3 @@ class SeparatorStream:
         self._rest = band[:, whole:]
         found = self._stretches(band[:, :whole], last)
         return band.new_zeros(NUM_STEMS, len(band), 0).cpu() if found is None else found
-
-    def _stems(self, band: torch.Tensor, _: int) -> torch.Tensor:
-        device = self.model.head.weight.device
-        return self.model(band.to(device)).transpose(0, 1).cpu()

@@ -5,8 +5,8 @@ configuration and generation config, and can be loaded by itself with `subfolder
 
 import json
 import os
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Container
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -71,9 +71,10 @@ def load_parts(
     dtype = options.pop("torch_dtype", None) if dtype is None else dtype
     # pipeline() always passes "auto"; weights stored in half precision are still meant to be used in float32
     dtype = torch.float32 if dtype in (None, "auto") else dtype
-    if isinstance(dtype, dict):
-        raise ValueError(f"dtype is {dtype}; all stages have one dtype, such as torch.bfloat16.")
     config, attention = _pop_config(stored, options)
+    for name, each in (("dtype", dtype), ("attn_implementation", attention)):
+        if isinstance(each, dict):
+            raise ValueError(f"{name} is {each}; all stages have one {name}.")
     parts: dict[str, PreTrainedModel] = {}
     for name, part_class in part_classes(config).items():
         own: dict[str, Any] = {"dtype": dtype if name in STAGES else torch.float32}
@@ -84,21 +85,13 @@ def load_parts(
         if there is None or asked.to_dict() != there.to_dict():
             own["config"] = asked
         where = {**hub, "subfolder": "/".join(filter(None, (subfolder, name)))}
-        with _no_progress_bar():
+        with ExitStack() as quietly:
+            # each part would show a progress bar
+            if logging.is_progress_bar_enabled():
+                logging.disable_progress_bar()
+                quietly.callback(logging.enable_progress_bar)
             parts[name] = load_strictly(part_class, source, **options, **where, **own)
     return parts
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Disables transformers' progress bars: each part would show one."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _pop_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, str | None]:

@@ -83,6 +83,8 @@ class HAFMPipeline(Pipeline):
     public_parameters = (*PUBLIC_OPTIONS, *MIX_OPTIONS, "seconds", *KNOWN)
 
     def __init__(self, model: Any, feature_extractor: Any = None, **kwargs: Any) -> None:
+        if not hasattr(model, "feature_extractor"):
+            raise ValueError(f"{type(model).__name__} is not a whole model; load the composite that it is a part of.")
         if isinstance(feature_extractor, (str, os.PathLike)):
             feature_extractor = HAFMFeatureExtractor.from_pretrained(feature_extractor)
         super().__init__(model, feature_extractor=feature_extractor or model.feature_extractor(), **kwargs)
@@ -130,6 +132,8 @@ class HAFMPipeline(Pipeline):
             inputs = list(inputs)
             if not inputs:
                 return []
+            if len(inputs) > 1 and kwargs.get("instrumental") is not None:
+                raise ValueError(f"An instrumental belongs to one vocal, and {len(inputs)} were given.")
         elif isinstance(inputs, (list, tuple)):
             # the samples of one vocal; transformers takes every list for a batch
             inputs = {"array": inputs}
@@ -211,6 +215,9 @@ class HAFMPipeline(Pipeline):
         sheet = known_lead_sheet(**known, files=files)
         options = GenerationOptions.of(options or own.get("options"), given)
         read = {"sampling_rate": sampling_rate, "seconds": seconds, "files": files, "mix": mix, "lead_sheet": sheet}
+        if isinstance(instrumental, Mapping) and "mix" in instrumental:
+            # a song that a call has returned; its "vocals" would be read first
+            instrumental = {**instrumental, "array": instrumental["audio"]}
         if instrumental is not None:
             instrumental = (instrumental, own.get("sampling_rate") if sampling_rate is None else sampling_rate)
         forward = {"progress": progress, "instrumental": instrumental, "keep": keep}
@@ -404,9 +411,7 @@ def _song(
     if options.loudness is not None:
         mix = audio.to_loudness(mix, rate, options.loudness)
         if options.loudness - (reached := audio.loudness(mix, rate)) > 0.5:
-            logger.warning(
-                f"The mix has {reached:.1f} LUFS instead of {options.loudness:g}: its peaks are at their limit."
-            )
+            logger.warning(f"The mix has {reached:.1f} LUFS instead of {options.loudness:g}: its peaks are limited.")
     song = {"audio": band, "mix": audio.fade_edges(mix, rate), "vocals": voice, "sampling_rate": rate}
     return song | ({"stems": stems} if stems else {})
 

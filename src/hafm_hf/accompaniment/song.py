@@ -167,8 +167,6 @@ class Heartbeat:
     def __init__(self, model: nn.Module, progress: Progress | None) -> None:
         self.model, self.progress = model, progress
         self.last = ("semantic", 0, 1)
-        self.reported = 0.0
-        self.thread = 0
         self.handles: list[Any] = []
 
     @property

@@ -3,20 +3,14 @@
 
 from .files import (
     FILE_FORMATS,
-    MAX_CHANNELS,
     MAX_SAMPLING_RATE,
-    MAX_SECONDS,
     MIN_SAMPLING_RATE,
-    MIN_SECONDS,
     MP3_RATES,
-    AudioSource,
     HAFMAudioError,
     Samples,
     check_duration,
-    check_is_array,
     check_sampling_rate,
     check_sound,
-    download,
     encode_audio,
     is_url,
     pad_end,
@@ -29,7 +23,6 @@ from .files import (
     write_audio,
 )
 from .levels import (
-    CEILING_DBFS,
     balance_gain_db,
     decibels_to_gain,
     fade_band,

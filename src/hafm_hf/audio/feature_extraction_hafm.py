@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature, EncodecConfig, SequenceFeatureExtractor
 
-from .. import audio
+from . import files
 
 MIX_DOWN = "average channels first, vocal.mean(axis), or let the feature extractor do it"
 
@@ -40,16 +40,16 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         feature_size: int = 1,
         sampling_rate: int = EncodecConfig.sampling_rate,
         padding_value: float = 0.0,
-        min_seconds: float = audio.MIN_SECONDS,
-        max_seconds: float = audio.MAX_SECONDS,
+        min_seconds: float = files.MIN_SECONDS,
+        max_seconds: float = files.MAX_SECONDS,
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
-        audio.check_sampling_rate(sampling_rate, "the feature extractor")
+        files.check_sampling_rate(sampling_rate, "the feature extractor")
         if self.padding_side != "right":
-            raise audio.HAFMAudioError(f"padding_side is {self.padding_side!r}; vocals are padded on the right.")
+            raise files.HAFMAudioError(f"padding_side is {self.padding_side!r}; vocals are padded on the right.")
         if not 0.0 <= min_seconds <= max_seconds:
-            raise audio.HAFMAudioError(f"The feature extractor needs 0 <= {min_seconds} <= {max_seconds} seconds.")
+            raise files.HAFMAudioError(f"The feature extractor needs 0 <= {min_seconds} <= {max_seconds} seconds.")
         # lets AutoFeatureExtractor find the class, in the file of that name, before hafm_hf has been imported
         self.auto_map = {"AutoFeatureExtractor": f"hafm_auto.{type(self).__name__}"}
         self.min_seconds = min_seconds
@@ -75,16 +75,16 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             HAFMAudioError: not samples, too short or long, not finite, no or an unsupported rate, or other padding.
         """
         if padding not in (True, "longest"):
-            raise audio.HAFMAudioError(f"padding is {padding!r}; vocals can only be padded to the longest, by True.")
+            raise files.HAFMAudioError(f"padding is {padding!r}; vocals can only be padded to the longest, by True.")
         vocals = list(raw_speech) if are_several(raw_speech) and len(raw_speech) else [raw_speech]
         names = ["the vocal"] if len(vocals) == 1 else [f"the vocal number {i + 1}" for i in range(len(vocals))]
         limits: dict[str, Any] = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
-        checked = [audio.check_sound(v, sampling_rate, name=n, **limits) for v, n in zip(vocals, names, strict=True)]
+        checked = [files.check_sound(v, sampling_rate, name=n, **limits) for v, n in zip(vocals, names, strict=True)]
         return self.batch([samples for samples, _ in checked], checked[0][1], return_tensors)
 
-    def batch(self, vocals: list[audio.Samples], rate: int, return_tensors: str | None = "pt") -> BatchFeature:
+    def batch(self, vocals: list[files.Samples], rate: int, return_tensors: str | None = "pt") -> BatchFeature:
         """Like `__call__`, for vocals (float32 [N] each, at `rate` Hz) that have already been checked."""
-        prepared = [audio.resample(samples, rate, self.sampling_rate) for samples in vocals]
+        prepared = [files.resample(samples, rate, self.sampling_rate) for samples in vocals]
         lengths = np.array([len(samples) for samples in prepared])
         mask = np.arange(lengths.max()) < lengths[:, None]
         if len(prepared) == 1:
@@ -115,9 +115,9 @@ def mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
     Raises:
         ValueError: a vocal has several channels, the mask has another shape, or as for `audio.to_samples`.
     """
-    audio.check_is_array(vocals)
+    files.check_is_array(vocals)
     shape: Sequence[int] = getattr(vocals, "shape", ())
-    if len(shape) == 2 and shape[1] <= audio.MAX_CHANNELS < shape[0]:
+    if len(shape) == 2 and shape[1] <= files.MAX_CHANNELS < shape[0]:
         raise ValueError(f"vocals have shape {list(shape)}, samples by channels rather than a batch; {MIX_DOWN}.")
     vocals, masks = (
         [given] if isinstance(given, torch.Tensor | np.ndarray) and given.ndim <= 1 else given
@@ -139,7 +139,7 @@ def channels_first(sound: Any, channels: int) -> np.ndarray:
     Raises:
         ValueError: another number of channels, or as for `audio.to_samples`.
     """
-    waveform = np.atleast_2d(audio.to_samples(sound, name="An instrumental", mono=False).T)
+    waveform = np.atleast_2d(files.to_samples(sound, name="An instrumental", mono=False).T)
     if waveform.shape[0] not in (1, channels):
         raise ValueError(f"An instrumental has shape {list(np.shape(sound))}; give [N] or [{channels}, N].")
     return np.repeat(waveform, channels, axis=0) if len(waveform) < channels else waveform
@@ -147,7 +147,7 @@ def channels_first(sound: Any, channels: int) -> np.ndarray:
 
 def _mono_vocal(vocal: Any, mask: Any) -> np.ndarray:
     """One vocal ([N] or [1, N]) as float32 [n], without the samples that its mask, if any, marks as padding."""
-    row = audio.to_samples(vocal, name="A vocal", mono=False)
+    row = files.to_samples(vocal, name="A vocal", mono=False)
     row = row[:, 0] if row.shape[1:] == (1,) else row
     if row.ndim != 1:
         mono = "give mono ones: [B, N], [B, 1, N], [N], or a list of [N]"

@@ -6,7 +6,6 @@ up there by name.
 """
 
 import base64
-import binascii
 import json
 import reprlib
 from typing import Any
@@ -86,7 +85,7 @@ def _audio_bytes(inputs: Any) -> bytes:
         try:
             # MIME encoders and the base64 command insert line breaks
             return base64.b64decode("".join(inputs.split()), validate=True)
-        except (binascii.Error, ValueError) as error:
+        except ValueError as error:
             raise HAFMAudioError("inputs is text but not base64; send the bytes of an audio file.") from error
     if isinstance(inputs, (bytes, bytearray)):
         return bytes(inputs)

@@ -56,7 +56,6 @@ VOTES = 5
 FLUX_RANGES = (slice(0, 18), slice(18, 40))
 # parts of a harmony cell, features per pitch class and part, and further features per part
 HARMONY_PARTS, CLASS_NUMBERS, PART_NUMBERS = 2, 2, 3
-HARMONY_NUMBERS = HARMONY_PARTS * (PITCH_CLASSES * CLASS_NUMBERS + PART_NUMBERS)
 TIME_NUMBERS = 10
 # weight of the prior that a voice is in tune with 440 Hz; it counts more the less its pitches agree
 IN_TUNE = 0.4

@@ -90,8 +90,8 @@ class CodebookPattern:
         return slots[:, codebook :: self.num_codebooks]
 
     def tokens(self, slots: torch.Tensor) -> torch.Tensor:
-        """Slots [B·R, L, …] as tokens [B, T·Q, …], the inverse of `arrange`."""
-        return torch.stack([self.codebook(slots, book) for book in range(self.num_codebooks)], dim=2).flatten(1, 2)
+        """Slots [B·R, L, …] as tokens [B, T·Q, …], the inverse of `arrange`; "flat" slots may end within a frame."""
+        return slots
 
     def inputs(self, tokens: torch.Tensor, bos_token_id: int) -> torch.Tensor:
         """Decoder inputs for teacher forcing: int64 [B·R, L] for tokens (int64 [B, T·Q]), BOS first.
@@ -128,14 +128,6 @@ class CodebookPattern:
         return SlotPlan(known, uniforms, forced, new_tokens)
 
 
-class FlatPattern(CodebookPattern):
-    """One code per slot, every slot with a frame: the paper's pattern."""
-
-    def tokens(self, slots: torch.Tensor) -> torch.Tensor:
-        """The slots themselves, even if they end within a frame."""
-        return slots
-
-
 class DelayPattern(CodebookPattern):
     """All codebooks in each slot, each delayed by one slot against the one before it."""
 
@@ -155,6 +147,10 @@ class DelayPattern(CodebookPattern):
         """Row `codebook` without its delay."""
         frames = self.frames(slots.shape[1])
         return slots[codebook :: self.num_codebooks, codebook : codebook + frames]
+
+    def tokens(self, slots: torch.Tensor) -> torch.Tensor:
+        """All rows without their delays, frame by frame."""
+        return torch.stack([self.codebook(slots, book) for book in range(self.num_codebooks)], dim=2).flatten(1, 2)
 
     def hide(self, input_ids: torch.Tensor, frames: int | torch.Tensor, bos_token_id: int) -> torch.Tensor:
         """As in the base class; in row q, slot s reads a code of frame s − 1 − q."""
@@ -195,7 +191,7 @@ class DelayPattern(CodebookPattern):
         return SlotPlan(slots[:, :before], uniforms, slots[:, before:], slots.shape[1] - before)
 
 
-PATTERNS: dict[str, type[CodebookPattern]] = {"flat": FlatPattern, "delay": DelayPattern}
+PATTERNS: dict[str, type[CodebookPattern]] = {"flat": CodebookPattern, "delay": DelayPattern}
 
 
 def codebook_pattern(config: HAFMStageConfig) -> CodebookPattern:

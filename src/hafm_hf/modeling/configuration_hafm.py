@@ -292,9 +292,7 @@ class HAFMSemanticConfig(HAFMStageConfig):
     """Stage 1, P(instrumental semantic | vocal semantic): 50 tokens a second from 50 a second."""
 
     model_type = "hafm_semantic"
-    role: ClassVar[str] = (
-        "the semantic stage, which generates semantic tokens of the instrumental from those of the vocal"
-    )
+    role: ClassVar[str] = "the semantic stage, which generates the instrumental's semantic tokens from the vocal's"
 
 
 @strict

@@ -268,6 +268,7 @@ class HAFMAttention(nn.Module):
             scaling=self.scaling,
             dropout=self.config.attention_dropout if self.training else 0.0,
             position_bias=position_bias,
+            **kwargs,
         )
         return self.o_proj(output.reshape(batch, queries, -1)), weights
 

@@ -239,7 +239,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
             if (self.training or target_only) and layer is self.layers[-1] and number > 0:
                 # nothing is predicted from the conditioning's slots: the last layer needs only their keys and values
                 position_bias = position_bias[:, :, -input_ids.shape[1] :]
-            hidden_states = layer(hidden_states, position_bias, cache=cache)
+            hidden_states = layer(hidden_states, position_bias, cache=cache, **kwargs)
         return BaseModelOutputWithPast(self.norm(hidden_states[:, -input_ids.shape[1] :]), cache=cache)
 
 

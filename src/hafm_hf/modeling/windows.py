@@ -32,7 +32,7 @@ SIDE_SECONDS = 0.04
 REFERENCE_ONLY = (
     *("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "repetition_penalty"),
     *("no_repeat_ngram_size", "bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens"),
-    *("forced_bos_token_id", "forced_eos_token_id"),
+    *("forced_bos_token_id", "forced_eos_token_id", "num_beams", "watermarking_config"),
 )
 NEUTRAL: tuple[Any, ...] = (1.0, 0, [])
 
@@ -76,7 +76,11 @@ class DecodingOptions:
         """Sampling options of `FastDecoder` and `generate` for a stage; top-k 1 if its config turns sampling off."""
         own = {"guidance_scale": self.guidance_scale, "temperature": self.temperature, "top_k": self.top_k}
         chosen = {name: _setting(stage, name) if value is None else value for name, value in own.items()}
-        return chosen | {"top_k": 1} if stage.generation_config.do_sample is False else chosen
+        if stage.generation_config.do_sample is False:
+            chosen |= {"top_k": 1, "temperature": 1.0}
+        if not (chosen["temperature"] > 0 and chosen["guidance_scale"] >= 0):
+            raise ValueError(f"The stage has {chosen}; temperature must be above 0, guidance_scale 0 or more.")
+        return chosen
 
     def decoder(self, stage: HAFMStageForCausalLM) -> FastDecoder:
         """The fast loop's decoder for a stage.

@@ -86,9 +86,8 @@ def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str |
     except LocalEntryNotFoundError:
         model = f"revision {where['revision']} of that model" if "revision" in where else "model of that name"
         hub = "may not be asked (local_files_only)" if options.get("local_files_only") else "cannot be reached"
-        raise FileNotFoundError(
-            f"there is no folder {source}, no {model} was downloaded before, and the hub {hub}"
-        ) from None
+        said = f"there is no folder {source}, no {model} was downloaded before, and the hub {hub}"
+        raise FileNotFoundError(said) from None
 
 
 def _hub_answers() -> bool:

@@ -71,7 +71,7 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
     """
     facts = facts or CardFacts()
     composite = model.config.model_type == "hafm"
-    title = Path(repo_id).name
+    title = Path(repo_id).resolve().name
     names = model.parameter_counts() if composite else {title: model.num_parameters()}
     total = names.pop("total", None)
     described = {name: model.config.describe_part(name) if composite else model.config.describe() for name in names}

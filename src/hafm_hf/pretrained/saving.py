@@ -26,7 +26,6 @@ SHIM = (
 )
 # one line of code each, so that users can see at a glance what code they are asked to trust
 REPOSITORY_FILES = {
-    f"{SHIM_NAME}.py": SHIM,
     "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.hub.endpoint import EndpointHandler  # noqa: F401\n',
     "requirements.txt": "# not on PyPI yet: replace by the address of a wheel or of the source\nhafm-hf\n",
 }
@@ -127,7 +126,9 @@ class HAFMHubMixin(SafeLoadingMixin):
         local = Path(getattr(self, "name_or_path", "") or ".") / "README.md"
         if local.parent == Path(".") or not local.is_file():
             return None
-        return renamed(ModelCard.load(local), repo_id)
+        # the folder of a part's composite has the composite's card
+        kind = PreTrainedConfig.get_config_dict(local.parent)[0].get("model_type")
+        return renamed(ModelCard.load(local), repo_id) if kind == self.config.model_type else None
 
 
 def renamed(card: ModelCard, repo_id: str) -> ModelCard:
@@ -155,7 +156,7 @@ def write_auto_map(folder: Path, config: PreTrainedConfig, model_class: Any) -> 
 
 
 def write_repository_files(folder: Path) -> None:
-    """Writes the shim, the handler and the requirements that a composite's hub repository needs."""
+    """Writes the handler and the requirements that a composite's hub repository needs."""
     for name, content in REPOSITORY_FILES.items():
         (folder / name).write_text(content)
 
