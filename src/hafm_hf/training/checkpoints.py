@@ -130,7 +130,8 @@ class RunFolder:
                 raise FileNotFoundError(
                     f"{folder} is not a complete checkpoint on every machine of the run: {PROGRESS} is missing."
                 )
-            old = json.loads((folder.parent / RUN).read_text())["config"]
+            facts = folder.parent / RUN
+            old = json.loads(facts.read_text())["config"] if facts.is_file() else {}
             for name in ("tokenizers", "styles"):
                 if name in old and old[name] != getattr(config, name):
                     raise ValueError(f"{folder} has other {name}: name another --output_dir, or --resume none.")
