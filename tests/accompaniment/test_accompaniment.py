@@ -325,7 +325,9 @@ def test_generate_takes_the_feature_extractors_output_as_keywords(composite: Com
 def test_a_replaced_part_brings_its_configuration_and_adapters_are_refused(tmp_path: Path) -> None:
     model = tiny_composite(num_hidden_layers=1)
     model.coarse = tiny_composite(num_hidden_layers=2).coarse
+    model.__class__ = type("OutsideOfThePackage", (Composite,), {})
     model.save_pretrained(tmp_path)
+    assert (tmp_path / "hafm_auto.py").is_file()
     assert HAFMForVocalAccompaniment.from_pretrained(tmp_path).config.coarse_config.num_hidden_layers == 2
     model.fine = add_adapters(model.fine, 2, 4)
     with pytest.raises(ValueError, match="fine has adapters"):

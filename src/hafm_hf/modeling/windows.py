@@ -76,8 +76,7 @@ class DecodingOptions:
         """Sampling options of `FastDecoder` and `generate` for a stage; top-k 1 if its config turns sampling off."""
         own = {"guidance_scale": self.guidance_scale, "temperature": self.temperature, "top_k": self.top_k}
         chosen = {name: _setting(stage, name) if value is None else value for name, value in own.items()}
-        if stage.generation_config.do_sample is False:
-            chosen |= {"top_k": 1, "temperature": 1.0}
+        chosen |= {"top_k": 1, "temperature": 1.0} if stage.generation_config.do_sample is False else {}
         if not (chosen["temperature"] > 0 and chosen["guidance_scale"] >= 0):
             raise ValueError(f"The stage has {chosen}; temperature must be above 0, guidance_scale 0 or more.")
         return chosen

@@ -26,6 +26,7 @@ SHIM = (
 )
 # one line of code each, so that users can see at a glance what code they are asked to trust
 REPOSITORY_FILES = {
+    f"{SHIM_NAME}.py": SHIM,
     "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.hub.endpoint import EndpointHandler  # noqa: F401\n',
     "requirements.txt": "# not on PyPI yet: replace by the address of a wheel or of the source\nhafm-hf\n",
 }
@@ -156,7 +157,7 @@ def write_auto_map(folder: Path, config: PreTrainedConfig, model_class: Any) -> 
 
 
 def write_repository_files(folder: Path) -> None:
-    """Writes the handler and the requirements that a composite's hub repository needs."""
+    """Writes the shim, the handler and the requirements that a composite's hub repository needs."""
     for name, content in REPOSITORY_FILES.items():
         (folder / name).write_text(content)
 

@@ -120,7 +120,7 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: when a named checkpoint is missing or incomplete.
-            ValueError: when the checkpoint belongs to another stage or optimizer.
+            ValueError: when it belongs to another stage or optimizer, or to other tokenizers or styles than `config`.
         """
         found = {"auto": self.checkpoints(), "none": []}.get(named, [Path(named)])
         progress = RunProgress()
