@@ -51,7 +51,7 @@ class SpectralBlock(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float [B, T, D] → [B, T, D]."""
         mixed = self.norm(self.convolution(hidden.transpose(1, 2)).transpose(1, 2))
-        return hidden + self.scale * self.down(F.gelu(self.up(mixed)))
+        return torch.addcmul(hidden, self.scale, self.down(F.gelu(self.up(mixed))))
 
 
 class Spectrum(nn.Module):
@@ -78,16 +78,12 @@ class Spectrum(nn.Module):
     def synthesise(self, spectra: torch.Tensor) -> torch.Tensor:
         """Audio [B, C, T · hop] of complex spectra [B, T, C · F], by overlap-add."""
         hop, size, channels = self.config.hop_length, self.config.window_length, self.config.audio_channels
-        batch, frames, _ = spectra.shape
-        pieces = torch.fft.irfft(spectra.unflatten(2, (channels, -1)), size)
+        frames, margin = spectra.shape[1], (size - hop) // 2
+        pieces = torch.fft.irfft(spectra.unflatten(2, (channels, -1)), size).transpose(1, 2)
         window = torch.hann_window(size, dtype=pieces.dtype, device=pieces.device)
-        pieces = (pieces * window).permute(0, 2, 3, 1).reshape(batch * channels, size, frames)
-        weights = window.square()[None, :, None].expand(1, size, frames)
-        whole = (frames - 1) * hop + size
-        sound, weight = (F.fold(x, (1, whole), (1, size), stride=(1, hop))[:, 0, 0] for x in (pieces, weights))
-        margin = (size - hop) // 2
-        middle = slice(margin, margin + frames * hop)
-        return (sound[:, middle] / weight[:, middle]).reshape(batch, channels, frames * hop)
+        both = (_overlap_added(x, hop) for x in (pieces * window, window.square().expand(frames, size)))
+        sound, weight = (x[..., margin : margin + frames * hop] for x in both)
+        return sound / weight
 
     def compress(self, spectra: torch.Tensor) -> torch.Tensor:
         """Compresses magnitudes: complex [B, T, C · F] → float [B, T, 2 · C · F] of about unit variance."""
@@ -101,6 +97,12 @@ class Spectrum(nn.Module):
         magnitudes = (real.square() + imaginary.square() + SMALLEST**2).sqrt()
         powers = magnitudes ** (1 / self.config.compression - 1)
         return torch.complex(real * powers, imaginary * powers)
+
+
+def _overlap_added(pieces: torch.Tensor, hop: int) -> torch.Tensor:
+    """The sum of pieces [..., T, size] that begin `hop` samples apart: [..., at least (T − 1) · hop + size]."""
+    parts = F.pad(pieces, (0, -pieces.shape[-1] % hop)).unflatten(-1, (-1, hop)).unbind(-2)
+    return sum(F.pad(part, (0, 0, at, len(parts) - 1 - at)) for at, part in enumerate(parts)).flatten(-2)
 
 
 def _at_least_single(values: torch.Tensor) -> torch.Tensor:
@@ -199,7 +201,8 @@ class SpectralDecoder(nn.Module):
             # generated codes hardly determine phases at high frequencies; unjittered, these sound as a comb
             hertz = torch.linspace(0, config.sampling_rate / 2, config.num_bins).to(drawn.real)
             share = ((hertz - JITTER_FROM) / (JITTER_FULL - JITTER_FROM)).clamp(0, 1).repeat(config.audio_channels)
-            spectra = spectra * torch.exp(1j * config.phase_jitter * share * drawn.real)
+            angles = config.phase_jitter * share * drawn.real
+            spectra = spectra * torch.polar(torch.ones_like(angles), angles)
         if self.noise is not None:
             spectra = spectra + drawn * self._noise_amplitudes(self.noise(hidden))
         return self.spectrum.synthesise(spectra)
