@@ -17,6 +17,9 @@ and its tempo for another 15 minutes on one core; the result is 0.6 of the train
 
     … --corpus CORPUS --init_from LISTENER --only_time true --steps 600 --time_share 1 --time_own_tempo 0.4
       --learning_rate 1e-3
+
+With `--ear HUBERT` (folder or hub id), both towers also read the features of one of its layers. Only CORPUS's vocals
+have these; assemble the model with `--listener RUN/listener --ear RUN/ear`.
 """
 
 import json
@@ -30,7 +33,9 @@ from transformers.utils import logging
 from hafm_hf.listening.configuration_listener import HAFMListenerConfig
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
 from hafm_hf.pretrained.loading import write_checksums
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_hf.training.arguments import parse_dataclasses
+from fit_kmeans import tokenizer_from_hubert
 from hafm_tiny.listening.measuring import simulated, simulated_scores
 from hafm_tiny.listening.takes import sung_takes
 from hafm_tiny.listening.training import ListenerArguments, train_listener
@@ -54,6 +59,8 @@ class Folders:
     only_time: bool = field(default=False, metadata={"help": "keep the harmony tower of --init_from"})
     init_from: str = field(default="", metadata={"help": "folder or hub id of a listener to continue from"})
     out: str = field(default="", metadata={"help": "output folder, for listener/"})
+    ear: str = field(default="", metadata={"help": "HuBERT whose features are read as well: a folder or hub id"})
+    ear_layer: int = field(default=9, metadata={"help": "hidden state to read"})
     harmony_channels: int | None = None
     time_channels: int | None = None
     dropout: float | None = None
@@ -66,12 +73,15 @@ class Folders:
             raise ValueError("Name the --out and what to learn from: --songs, --corpus or --sheets.")
         if self.only_time and not self.init_from:
             raise ValueError("--only_time keeps the harmony tower: name the listener that has it with --init_from.")
+        if self.ear and not self.corpus:
+            raise ValueError("--ear needs sung audio: name rendered songs with --corpus.")
         torch.set_num_threads(self.threads)
 
 
-def new_listener(folders: Folders) -> HAFMListenerModel:
+def new_listener(folders: Folders, ear: HAFMSemanticTokenizerModel | None) -> HAFMListenerModel:
     """The initial listener: an existing one, or an untrained one."""
     sizes = {name: getattr(folders, name) for name in ("harmony_channels", "time_channels")}
+    sizes["ear_size"] = 0 if ear is None else ear.config.hubert_config.hidden_size
     changes = {} if folders.dropout is None else {"dropout": folders.dropout}
     if folders.init_from:
         model = HAFMListenerModel.from_pretrained(folders.init_from, dtype=torch.float32, **changes)
@@ -85,15 +95,20 @@ def main() -> None:
     folders, arguments = parse_dataclasses((Folders, ListenerArguments))
     tunes = load_tunes(folders.songs, folders.sheets, folders.corpus, folders.validation_songs, folders.test_songs)
     logger.info("%s", {split: f"{len(found)} songs" for split, found in tunes.items()})
+    ear = tokenizer_from_hubert(folders.ear, layer=folders.ear_layer, num_clusters=1) if folders.ear else None
     torch.manual_seed(arguments.seed)
-    model = new_listener(folders).to(folders.device)
-    takes = list(sung_takes(Path(folders.corpus), np.random.default_rng(arguments.seed))) if folders.corpus else ()
+    model = new_listener(folders, ear).to(folders.device)
+    rng = np.random.default_rng(arguments.seed)
+    takes = list(sung_takes(Path(folders.corpus), rng, ear)) if folders.corpus else ()
     figures = train_listener(model, tunes["train"], arguments, takes, folders.only_time)
     if tunes["validation"]:
         figures |= simulated_scores(model, simulated(tunes["validation"], SCORED_SECONDS))
     out = Path(folders.out) / "listener"
     model.half().save_pretrained(out)
     write_checksums(out)
+    if ear is not None:
+        ear.half().save_pretrained(out.parent / "ear")
+        write_checksums(out.parent / "ear")
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     logger.info("%s is in %s", json.dumps(figures), out)
 

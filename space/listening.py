@@ -77,7 +77,7 @@ def doubts(model: str, samples: audio.Samples, rate: int, sheet: LeadSheet) -> d
         return {}
     frame_rate, found = tokenizer.config.frame_rate, dict[str, Any]()
     waveform = torch.from_numpy(audio.resample(samples, rate, tokenizer.config.sampling_rate))
-    line, places = tokenizer.listen(waveform)
+    line, places = composite.listen(waveform)
     if "beats" in sheet.estimated:
         own = 60 / float(np.diff(sheet.beats).mean())
         phase = tokenizer.beat_phase(places, near=likeliest_tempo(listener.tempi, listener.tempo_of(line), own))

@@ -2,7 +2,7 @@
 """Evaluates listeners: in a composite on recorded voices, and by themselves on simulated singers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from hafm_hf.lead_sheet.bars import completed
 from hafm_hf.lead_sheet.lead_sheet import BEATS_PER_MINUTE, LeadSheet
 from hafm_hf.listening.beat_line import likeliest_tempo
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
+from hafm_hf.listening.pitch_line import PitchLine
 
 from .references import Recording
 from .scores import beyond_shuffled, chord_cells, chord_overlap, tempo_is_right
@@ -85,7 +86,7 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
     tokenizer, listener, voice = composite.semantic_tokenizer, composite.listener, recording.voice
     assert listener is not None
     rate, sheet = tokenizer.config.frame_rate, composite.complete_lead_sheet(voice, VOICE_RATE)
-    line, _ = tokenizer.listen(torch.from_numpy(voice))
+    line, _ = composite.listen(torch.from_numpy(voice))
     phase = sheet.phase(len(line), rate)
     if phase is None:
         return torch.zeros(0), torch.zeros(0)
@@ -103,6 +104,11 @@ def reliability(sure: torch.Tensor, right: torch.Tensor) -> tuple[list[Reliabili
     return found, sum(each.share * abs(each.sure - each.right) for each in found)
 
 
+def unheard(line: PitchLine, ear_size: int) -> PitchLine:
+    """The pitch line of a simulated singer, with features of 0 for a listener with an ear of this width."""
+    return replace(line, heard=np.zeros((len(line), ear_size), np.float16)) if ear_size else line
+
+
 @torch.no_grad()
 def simulated_scores(model: HAFMListenerModel, performances: Sequence[Performance]) -> dict[str, float]:
     """Scores a listener on simulated singers: chords from pitch lines and known beats, tempo from pitch lines alone.
@@ -115,10 +121,11 @@ def simulated_scores(model: HAFMListenerModel, performances: Sequence[Performanc
     found: dict[str, list[float]] = {"chords": [], "tempo": []}
     heard: list[NDArray[np.int64]] = []
     for sung in performances:
-        chords = model.chords(sung.line, torch.from_numpy(sung.beats % 1))
+        line = unheard(sung.line, model.config.ear_size)
+        chords = model.chords(line, torch.from_numpy(sung.beats % 1))
         there = sung.chords > 0
         found["chords"].append(float((chords.argmax(1).numpy() == sung.chords)[there].mean()))
-        tempo = likeliest_tempo(model.tempi, model.tempo_of(sung.line))
+        tempo = likeliest_tempo(model.tempi, model.tempo_of(line))
         found["tempo"].append(float(tempo_is_right(tempo, sung.tempo)))
         heard.append(chords.argmax(1).numpy())
     names = [str(number) for number in range(len(heard))]

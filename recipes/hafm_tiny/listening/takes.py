@@ -6,18 +6,20 @@ the beat, it has to learn from real songs. Dimensions: T frames at 50 Hz.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hafm_hf.listening.beat_line import BEAT_PARTS
 from hafm_hf.listening.pitch_line import LINE_RATE, HAFMVocalDescriptors, PitchLine, pitch_line
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 
 from ..human_takes import human_take
 from ..song_pool import PCM_SCALE, finished_songs, load_song
-from ..targets import beat_parts
+from ..targets import beat_parts, chord_targets
 
 RATE = 16_000
 # share of songs that stay as rendered
@@ -31,25 +33,31 @@ LEAST_SECONDS = 6.0
 @dataclass(frozen=True)
 class TimedLine:
     """A pitch line, the part of the beat of each frame (int64 [T]), downbeats (float32 [T], 1 in the first beat of a
-    bar, NaN if unknown), and the tempo in BPM."""
+    bar, NaN if unknown), the tempo in BPM, and the chord of each frame, if known (int64 [T])."""
 
     line: PitchLine
     parts: NDArray[np.int64]
     bars: NDArray[np.float32]
     tempo: float
+    chords: NDArray[np.int64] | None = None
 
 
-def sung_takes(corpus: Path, rng: np.random.Generator) -> Iterator[TimedLine]:
-    """Yields one take of each training song of a rendered corpus."""
+def sung_takes(
+    corpus: Path, rng: np.random.Generator, ear: HAFMSemanticTokenizerModel | None = None
+) -> Iterator[TimedLine]:
+    """Yields one take of each training song of a rendered corpus; with an ear, as it was rendered."""
     for folder in finished_songs(corpus / "train"):
         song = load_song(folder, RATE)
         vocal = (song.vocal / PCM_SCALE).astype(np.float32)
         measured = HAFMVocalDescriptors(RATE, LINE_RATE).measured(vocal, len(vocal) * LINE_RATE // RATE)
-        if rng.random() >= RENDERED:
+        if ear is None and rng.random() >= RENDERED:
             measured = human_take(measured, song.labels["notes"], rng)
         line = pitch_line(*measured)
-        parts = beat_parts(song.labels, (np.arange(len(line)) + 0.5) / LINE_RATE, BEAT_PARTS)
-        yield TimedLine(line, parts, np.full(len(line), np.nan, np.float32), float(song.labels["tempo"]))
+        if ear is not None:
+            line = replace(line, heard=ear.extract_features(torch.from_numpy(vocal)).half().numpy())
+        times, unknown = (np.arange(len(line)) + 0.5) / LINE_RATE, np.full(len(line), np.nan, np.float32)
+        parts, chords = beat_parts(song.labels, times, BEAT_PARTS), chord_targets(song.labels, times, 0)["chord"]
+        yield TimedLine(line, parts, unknown, float(song.labels["tempo"]), chords)
 
 
 def crop_of_takes(
@@ -66,5 +74,6 @@ def crop_of_takes(
     late = np.interp(np.arange(frames), np.linspace(0, frames - 1, points), rng.normal(0, WOBBLE, points))
     exact = rng.uniform(0, len(take.line) - frames * speed - 1) + speed * np.arange(frames)
     sung, played = (np.clip(np.round(at), 0, len(take.line) - 1).astype(int) for at in (exact + speed * late, exact))
-    line = PitchLine(take.line.midi[sung], take.line.level[sung], take.line.flux[sung])
+    columns = (take.line.midi, take.line.level, take.line.flux, take.line.heard)
+    line = PitchLine(*(None if values is None else values[sung] for values in columns))
     return TimedLine(line, take.parts[played], take.bars[played], take.tempo * speed)

@@ -52,7 +52,8 @@ class ListenerArguments(StepArguments):
         time_share (float): number of steps of the time tower, relative to the harmony tower's.
         sheet_share, time_sheet_share (float): share of lead sheets among the tunes, for each tower.
         own_tempo, time_own_tempo (float): share of songs sung near their original tempo, for each tower.
-        takes_share (float): share of the time tower's steps that use takes of rendered songs, if there are any.
+        takes_share (float): share of the time tower's steps that use takes of rendered songs, if there are any; and
+            of the harmony tower's crops, if the listener has an ear, which cannot hear simulated singers.
         takes_octaves (list of float): lowest and highest change of the takes' speed, in octaves.
         bar_weight, tempo_weight (float): weights of these losses relative to the beat loss.
     """
@@ -103,13 +104,21 @@ class HarmonyTrainer:
         model: the listener.
         tunes: training tunes.
         arguments: see `ListenerArguments`.
+        takes: takes of rendered songs with chords; only used if the listener has an ear.
 
     Raises:
         ValueError: there are no tunes.
     """
 
-    def __init__(self, model: HAFMListenerModel, tunes: Sequence[Tune], arguments: ListenerArguments) -> None:
+    def __init__(
+        self,
+        model: HAFMListenerModel,
+        tunes: Sequence[Tune],
+        arguments: ListenerArguments,
+        takes: Sequence[TimedLine] = (),
+    ) -> None:
         self.model, self.arguments = model, arguments
+        self.takes = [self._cells_of(take.line, take.chords) for take in takes] if model.config.ear_size else []
         self.rng = np.random.default_rng(arguments.seed)
         self.singer = SimulatedSinger(self.rng, arguments.own_tempo, joined=0.0)
         self.tunes = TuneDraw(tunes, arguments.sheet_share, self.rng)
@@ -137,24 +146,31 @@ class HarmonyTrainer:
         return cells
 
     def _sung(self) -> SungSong:
-        sung, each = self.singer.sing(self.tunes.draw(), WHOLE), self.model.config.harmony_frames
-        cells = torch.from_numpy(sung.line.harmony_cells(each)).half()
-        return SungSong(cells, torch.from_numpy(sung.chords[_middles(sung.line, each)]))
+        sung = self.singer.sing(self.tunes.draw(), WHOLE)
+        return self._cells_of(sung.line, sung.chords)
+
+    def _cells_of(self, line: PitchLine, chords: np.ndarray) -> SungSong:
+        each = self.model.config.harmony_frames
+        cells = torch.from_numpy(line.harmony_cells(each)).half()
+        return SungSong(cells, torch.from_numpy(chords[_middles(line, each)]))
 
     def _crop(self, length: int) -> SungSong:
         """A random crop of up to `length` cells of a song: one part, or several joined."""
         rng = self.rng
-        song = self.pool[int(rng.integers(len(self.pool)))]
+        heard = bool(self.takes) and rng.random() < self.arguments.takes_share
+        songs = self.takes if heard else self.pool
+        song = songs[int(rng.integers(len(songs)))]
         for _ in range(TRIES):
             several = length >= JOINED_CELLS and rng.random() < self.arguments.joined
             pieces = int(rng.integers(2, PIECES + 1)) if several else 1
             each = min(length // pieces, len(song.cells))
             starts = rng.integers(len(song.cells) - each + 1, size=pieces)
             at = torch.from_numpy((starts[:, None] + np.arange(each)).ravel())
-            # the last six features start with the share of voiced frames
-            if float(song.cells[at, -6].float().mean()) > LEAST_SUNG:
+            # the features that follow the pitch classes start with the share of voiced frames
+            if float(song.cells[at, PITCH_CLASSES * HARMONY_PARTS * CLASS_NUMBERS].float().mean()) > LEAST_SUNG:
                 break
-        return SungSong(song.cells[at], song.chords[at])
+        cells = song.cells[at]
+        return SungSong(cells if heard else F.pad(cells, (0, self.model.config.ear_size)), song.chords[at])
 
 
 class TimeTrainer(nn.Module):
@@ -193,6 +209,7 @@ class TimeTrainer(nn.Module):
         taken = bool(self.takes) and self.rng.random() < self.arguments.takes_share
         batch = [self._take(seconds) if taken else self._sung(seconds) for _ in range(rows)]
         cells, mask = stacked([sung.line.time_cells(each) for sung in batch])
+        cells = cells if taken else F.pad(cells, (0, self.model.config.ear_size))
         parts, _ = stacked([sung.parts[_middles(sung.line, each)] for sung in batch], IGNORED)
         bars, _ = stacked([sung.bars[_middles(sung.line, each)] for sung in batch], np.nan)
         known, bars = bars.isfinite(), bars.nan_to_num()
@@ -244,7 +261,7 @@ def train_listener(
     tower over the last tenth of its steps."""
     figures = {}
     if not only_time:
-        harmony = HarmonyTrainer(model, tunes, arguments)
+        harmony = HarmonyTrainer(model, tunes, arguments, takes)
         rate = replace(arguments, learning_rate=arguments.harmony_rate)
         figures = {"harmony_nats": take_steps(model, harmony.loss, rate)}
     time = TimeTrainer(model.cpu(), tunes, arguments, takes)

@@ -70,6 +70,8 @@ class HAFMConfig(PreTrainedConfig):
             `dict`, *optional*): The parts; the paper's if not given. `fine_config=None` makes a two-stage composite.
         listener_config (`PreTrainedConfig` or `dict`, *optional*): The listener, which estimates lead sheets; no
             listener if not given.
+        ear_config (`PreTrainedConfig` or `dict`, *optional*): A pretrained network whose features the listener reads,
+            in the form of a semantic tokenizer; none if not given.
         separator_config (`PreTrainedConfig` or `dict`, *optional*): The separator; no stems if not given.
     """
 
@@ -82,6 +84,7 @@ class HAFMConfig(PreTrainedConfig):
         # may be of any family that `codec_format` supports
         "codec_config": SubConfigSpec(AutoConfig, model_type="encodec"),
         "listener_config": SubConfigSpec(HAFMListenerConfig, optional=True),
+        "ear_config": SubConfigSpec(HAFMSemanticTokenizerConfig, optional=True),
         "separator_config": SubConfigSpec(HAFMSeparatorConfig, optional=True),
     }
 
@@ -91,6 +94,7 @@ class HAFMConfig(PreTrainedConfig):
     fine_config: Any = field(default_factory=HAFMFineConfig)
     codec_config: Any = None
     listener_config: Any = None
+    ear_config: Any = None
     separator_config: Any = None
 
     @classmethod
@@ -131,6 +135,11 @@ class HAFMConfig(PreTrainedConfig):
             _check_equal("semantic tokenizer frame rate", tokenizer.frame_rate, LINE_RATE)
             if not tokenizer.beat_line:
                 raise ValueError("The listener needs a semantic tokenizer with a beat line; set beat_line.")
+        ear, listener = self.ear_config, self.listener_config
+        if ear is not None:
+            _check_equal("ear", (ear.sampling_rate, ear.frame_rate), (tokenizer.sampling_rate, LINE_RATE))
+        width = 0 if ear is None else ear.hubert_config.hidden_size
+        _check_equal("ear_size of the listener", width if listener is None else listener.ear_size, width)
 
 
 def _check_equal(name: str, found: Any, wanted: Any) -> None:

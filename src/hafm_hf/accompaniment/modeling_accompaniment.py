@@ -67,7 +67,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     """Semantic tokenizer, semantic, coarse and fine stage, and codec, as one model that takes and returns audio.
 
     Without a `fine` stage only the coarse codebooks are decoded. A `listener`, which estimates tempo, chords and
-    key, and a `separator`, which splits the instrumental into stems, are optional.
+    key, the `ear` that it was trained with, and a `separator`, which splits the instrumental into stems, are optional.
 
     Args:
         config (`HAFMConfig`): configurations of the parts.
@@ -99,6 +99,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     semantic_tokenizer: HAFMSemanticTokenizerModel
     codec: PreTrainedModel
     listener: HAFMListenerModel | None
+    ear: HAFMSemanticTokenizerModel | None
     separator: HAFMSeparatorModel | None
     # of the feature extractor loaded with the model, so that it is saved again with it
     feature_extractor_config: dict[str, Any] = {}
@@ -107,7 +108,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     def __init__(self, config: HAFMConfig, parts: dict[str, PreTrainedModel] | None = None) -> None:
         super().__init__(config)
-        self.listener = self.separator = None
+        self.listener = self.ear = self.separator = None
         for name, part_class in part_classes(config).items():
             part = (parts or {}).get(name)
             setattr(self, name, part_class(getattr(config, f"{name}_config")) if part is None else part)
@@ -472,6 +473,13 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         key = likeliest_key(sheet)
         return sheet.completed_by(LeadSheet(key=key, estimated=["key"] if key else []))
 
+    def listen(self, waveform: torch.Tensor) -> tuple[PitchLine, torch.Tensor]:
+        """`HAFMSemanticTokenizerModel.listen`, with the features of the `ear`, if there is one, in the pitch line."""
+        line, places = self.semantic_tokenizer.listen(waveform)
+        if self.ear is not None:
+            line = replace(line, heard=self.ear.extract_features(waveform.to(self.ear.device)).cpu().numpy())
+        return line, places
+
     def _with_beats(
         self, waveform: torch.Tensor, sheet: LeadSheet, listen: bool
     ) -> tuple[LeadSheet, torch.Tensor | None, PitchLine | None]:
@@ -480,7 +488,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         rate, frames = tokenizer.config.frame_rate, tokenizer.num_frames(len(waveform))
         phase = sheet.phase(frames, rate)
         if tokenizer.config.beat_line and (phase is None or listen):
-            line, places = tokenizer.listen(waveform)
+            line, places = self.listen(waveform)
             if phase is None:
                 heard = self.listener if sheet.tempo is None else None
                 near = None if heard is None else likeliest_tempo(heard.tempi, heard.tempo_of(line))

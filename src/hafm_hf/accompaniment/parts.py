@@ -28,10 +28,11 @@ PARTS: dict[str, type[PreTrainedModel]] = {
     # the class depends on the codec's configuration
     "codec": PreTrainedModel,
     "listener": HAFMListenerModel,
+    "ear": HAFMSemanticTokenizerModel,
     "separator": HAFMSeparatorModel,
 }
 # parts that a composite may lack
-OPTIONAL_PARTS = ("fine", "listener", "separator")
+OPTIONAL_PARTS = ("fine", "listener", "ear", "separator")
 
 
 def part_classes(config: HAFMConfig) -> dict[str, type[PreTrainedModel]]:

@@ -22,6 +22,7 @@ def assemble(
     codec: Part,
     fine: Annotated[str | None, basic(help="Folder or hub id; coarse codebooks only without it.")] = None,
     listener: Annotated[str | None, basic(help="Folder or hub id of an optional listener, for lead sheets.")] = None,
+    ear: Annotated[str | None, basic(help="Folder or hub id of the network that the listener hears with.")] = None,
     separator: Annotated[str | None, basic(help="Folder or hub id of an optional separator, for stems.")] = None,
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], advanced(help="Precision of stages.")] = "bfloat16",
 ) -> None:
@@ -35,6 +36,7 @@ def assemble(
         "fine": fine,
         "codec": codec,
         "listener": listener,
+        "ear": ear,
         "separator": separator,
     }
     size = assemble_composite(parts, out, dtype)

@@ -24,6 +24,7 @@ class HAFMListenerConfig(PreTrainedConfig):
         slowest_tempo, fastest_tempo (`float`): Range of tempi in beats a minute.
         tempo_bins (`int`): Number of tempo classes.
         dropout (`float`): Dropout in training.
+        ear_size (`int`): Width of the composite's `ear`, whose features both towers read as well; 0 without one.
     """
 
     model_type = "hafm_listener"
@@ -39,6 +40,7 @@ class HAFMListenerConfig(PreTrainedConfig):
     fastest_tempo: float = 208.0
     tempo_bins: int = 96
     dropout: float | int = 0.05
+    ear_size: int = 0
 
     def describe(self) -> dict[str, str]:
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
@@ -56,6 +58,7 @@ class HAFMListenerConfig(PreTrainedConfig):
             check_range(f"{name}_layers", getattr(self, f"{name}_layers"), MAX_DILATIONS)
             check_range(f"{name}_frames", getattr(self, f"{name}_frames"), MAX_CELL)
         check_range("tempo_bins", self.tempo_bins, MAX_WIDTH)
+        check_range("ear_size", self.ear_size, MAX_WIDTH, least=0)
         if self.harmony_frames % 2:
             raise ValueError(f"harmony_frames is {self.harmony_frames}; it must be even.")
         if not 0 < self.slowest_tempo < self.fastest_tempo:

@@ -121,26 +121,30 @@ class HAFMListenerTower(nn.Module):
         roots, channels, kernel, layers, dropout: of the layers.
         numbers: input features per root.
         extras: further input features that belong to no root.
+        ear: features of the ear, which may reveal roots, but not how these are rotated.
     """
 
     def __init__(
-        self, roots: int, numbers: int, extras: int, channels: int, layers: int, kernel: int, dropout: float
+        self, roots: int, numbers: int, extras: int, ear: int, channels: int, layers: int, kernel: int, dropout: float
     ) -> None:
         super().__init__()
-        self.split = [roots * numbers, extras]
+        self.split = [roots * numbers, extras, ear]
         self.input = HAFMTiedLayer(roots, numbers, channels)
         self.extra = nn.Linear(extras, channels) if extras else None
+        self.ear = nn.Linear(ear, roots * channels) if ear else None
         self.layers = nn.ModuleList(
             [HAFMListenerLayer(roots, channels, kernel, 2**number, dropout) for number in range(layers)]
         )
         self.norm = HAFMTiedNorm(roots, channels)
 
     def forward(self, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """float [B, T, R · numbers + extras] → [B, T, R · C]."""
-        own, extras = cells.split(self.split, dim=2)
+        """float [B, T, R · numbers + extras + ear] → [B, T, R · C]."""
+        own, extras, heard = cells.split(self.split, dim=2)
         hidden = self.input(own)
         if self.extra is not None:
             hidden = hidden + self.extra(extras).repeat(1, 1, PITCH_CLASSES)
+        if self.ear is not None:
+            hidden = hidden + self.ear(F.layer_norm(heard, heard.shape[-1:]))
         for layer in self.layers:
             hidden = layer(hidden, mask)
         return self.norm(hidden)
@@ -181,14 +185,14 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
 
     def __init__(self, config: HAFMListenerConfig) -> None:
         super().__init__(config)
-        roots, width = PITCH_CLASSES, config.harmony_channels
+        roots, width, ear = PITCH_CLASSES, config.harmony_channels, config.ear_size
         numbers, extras = HARMONY_PARTS * CLASS_NUMBERS, HARMONY_PARTS * PART_NUMBERS
         self.harmony = HAFMListenerTower(
-            roots, numbers, extras, width, config.harmony_layers, HARMONY_KERNEL, config.dropout
+            roots, numbers, extras, ear, width, config.harmony_layers, HARMONY_KERNEL, config.dropout
         )
         self.chord_head = HAFMTiedLayer(roots, width, MODES + 1)
         self.time = HAFMListenerTower(
-            1, TIME_NUMBERS, 0, config.time_channels, config.time_layers, TIME_KERNEL, config.dropout
+            1, TIME_NUMBERS, 0, ear, config.time_channels, config.time_layers, TIME_KERNEL, config.dropout
         )
         self.tempo_head = HAFMTempoHead(config.time_channels, config.tempo_bins)
         self.post_init()
@@ -227,7 +231,8 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         """Estimates chords and tempo of songs.
 
         Args:
-            harmony_cells (float [B, H, 54]), time_cells (float [B, T, 10]): `PitchLine.harmony_cells`, `time_cells`.
+            harmony_cells (float [B, H, 54 + D]), time_cells (float [B, T, 10 + D]): as from `PitchLine`'s methods of
+                these names; D is `config.ear_size`.
             harmony_mask (float [B, H]), time_mask (float [B, T], *optional*): 0 after the end of a song.
         """
         chords = self.chord_logits(harmony_cells, _mask(harmony_cells, harmony_mask))
@@ -235,7 +240,7 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         return HAFMListenerOutput(chords, self.tempo_logits(self.time(time_cells, mask), mask))
 
     def chord_logits(self, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Chord logits [B, H, 25] for cells (float [B, H, 54], mask [B, H, 1])."""
+        """Chord logits [B, H, 25] for cells (float [B, H, 54 + D], mask [B, H, 1])."""
         heads = self.chord_head(self.harmony(cells, mask)).unflatten(2, (PITCH_CLASSES, -1))
         major, minor, none = heads.unbind(-1)
         return torch.cat([none.mean(-1, keepdim=True), major, minor], dim=2)

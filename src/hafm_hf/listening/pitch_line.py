@@ -249,11 +249,13 @@ class PitchLine:
         midi (float32 [T]): pitch in semitones (69 is 440 Hz), NaN in unvoiced frames.
         level (float32 [T]): dB relative to the voice's 95th percentile, at least -50.
         flux (float32 [T, 2]): onset strengths of vowels and of consonants.
+        heard (float32 [T, D], *optional*): features of a pretrained network, the composite's `ear`.
     """
 
     midi: Array
     level: Array
     flux: Array
+    heard: Array | None = None
 
     def __len__(self) -> int:
         return len(self.midi)
@@ -285,9 +287,9 @@ class PitchLine:
             each: frames per cell, an even number.
 
         Returns:
-            float32 [P, 12 · 4 + 6]: for each pitch class from C, the fractions of the cell's first half in which it is
+            float32 [P, 12 · 4 + 6 + D]: for each pitch class from C, the fractions of the cell's first half in which it is
             held and in which it is sung, then those of the second half; after these, for each half, the voiced
-            fraction, the largest onset strength, and the mean pitch relative to the voice's median.
+            fraction, the largest onset strength, and the mean pitch relative to the voice's median; then `heard`.
         """
         part = each // HARMONY_PARTS
         sung, height = np.isfinite(self.midi), self._intervals() / LARGEST_INTERVAL
@@ -299,7 +301,12 @@ class PitchLine:
         classes = np.pad(classes, (missing, (0, 0), (0, 0))).reshape(count, HARMONY_PARTS, PITCH_CLASSES, -1)
         extras = np.pad(extras, (missing, (0, 0))).reshape(count, -1)
         cells = [classes.transpose(0, 2, 1, 3).reshape(count, -1), extras]
-        return np.concatenate(cells, axis=1).astype(np.float32)
+        return self._with_heard(np.concatenate(cells, axis=1), each)
+
+    def _with_heard(self, cells: Array, each: int) -> Array:
+        """Cells of `each` frames (float [P, F]), followed by the mean of `heard`, if there is any: float32."""
+        parts = [cells] if self.heard is None else [cells, _cells(self.heard.astype(np.float32), each).mean(1)]
+        return np.concatenate(parts, axis=1).astype(np.float32)
 
     def _classes(self, pitch: Array, each: int) -> NDArray[np.float64]:
         """Fractions of cells in which each pitch class sounds: float64 [P, 12]."""
@@ -315,10 +322,10 @@ class PitchLine:
         return found / each
 
     def time_cells(self, each: int) -> Array:
-        """Rhythmic features, in cells of `each` frames: float32 [P, 10], of the order of 1.
+        """Rhythmic features, in cells of `each` frames: float32 [P, 10 + D], of the order of 1.
 
         They are the voiced fraction; start and end of singing; signed and absolute change of pitch; pitch relative to
-        the voice's median; level; rise of the level; onset strengths of vowels and of consonants.
+        the voice's median; level; rise of the level; onset strengths of vowels and of consonants; then `heard`.
         """
         sung = np.isfinite(self.midi).astype(np.float32)
         filled = _filled(self.midi)
@@ -336,7 +343,8 @@ class PitchLine:
             (self.flux[:, 0], "max"),
             (self.flux[:, 1], "max"),
         ]
-        return np.stack([getattr(_cells(values, each), how)(1) for values, how in columns], axis=1).astype(np.float32)
+        found = np.stack([getattr(_cells(values, each), how)(1) for values, how in columns], axis=1)
+        return self._with_heard(found, each)
 
     def _intervals(self) -> Array:
         """Semitones above the voice's median, 0 in unvoiced frames: float32 [T]."""

@@ -2,21 +2,27 @@
 """Training the listener's tempo on takes of rendered songs: crops at other speeds, gradients, and the recipe."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+from transformers import HubertModel
 
 pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 
+from hafm_hf import HAFMForVocalAccompaniment
+from hafm_hf.accompaniment.assemble import assemble_composite
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
 from hafm_hf.listening.pitch_line import LINE_RATE
 from hafm_tiny.listening.takes import RATE, crop_of_takes, sung_takes
-from hafm_tiny.listening.training import ListenerArguments, TimeTrainer
+from hafm_tiny.listening.training import HarmonyTrainer, ListenerArguments, TimeTrainer
 from hafm_tiny.listening.tunes import SONGS, labelled_tune
+from hafm_tiny.steps import take_steps
 from programs import RECIPES, run_program
-from tiny_models import tiny_listener
+from tiny_models import tiny_band, tiny_hubert, tiny_listener, tiny_rhythmic_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +82,42 @@ def test_a_listener_learns_from_takes_and_keeps_its_harmony_weights(corpus: Path
     pairs = {name: (values, after.state_dict()[name]) for name, values in before.half().state_dict().items()}
     kept = {name: bool((one == other.half()).all()) for name, (one, other) in pairs.items()}
     assert all(kept[name] for name in kept if name.startswith(("harmony", "chord"))) and not kept["time.input.weight"]
+
+
+def test_a_listener_learns_what_only_its_ear_hears(corpus: Path) -> None:
+    takes, rng = [], np.random.default_rng(0)
+    for take in sung_takes(corpus, rng):
+        chords = np.repeat(rng.integers(1, 25, 60), 25)
+        heard = np.eye(25, dtype=np.float16)[chords]
+        takes.append(replace(take, chords=chords, line=replace(take.line, heard=heard)))
+    tune = labelled_tune("song", "train", SONGS, json.loads(next(corpus.glob("train/*/labels.json")).read_text()))
+    arguments = ListenerArguments(steps=80, pool=1, warmup_steps=5, takes_share=0.8, learning_rate=1e-2)
+    model = tiny_listener(ear_size=25)
+    assert tune is not None
+    take_steps(model, HarmonyTrainer(model, [tune], arguments, takes).loss, arguments)
+    phase, unheard = torch.arange(1500) % 25 / 25, replace(takes[0].line, heard=np.zeros((1500, 25), np.float32))
+    right, guessed = (
+        float((model.chords(line, phase).argmax(1).numpy() == takes[0].chords).mean())
+        for line in (takes[0].line, unheard)
+    )
+    assert right > 0.8 > 0.3 > guessed
+
+
+def test_a_pretrained_ear_becomes_part_of_the_model(corpus: Path, tmp_path: Path) -> None:
+    HubertModel(tiny_hubert(conv_dim=(8,) * 7)).save_pretrained(tmp_path / "hubert")
+    words = [RECIPES / "train_listener.py", "--corpus", corpus, "--ear", tmp_path / "hubert", "--ear_layer", 1]
+    words += "--steps 3 --pool 1 --harmony_batch 60 --time_batch 20 --harmony_channels 4 --time_channels 8".split()
+    run_program([*words, "--out", tmp_path], check=True)
+    tiny_band(semantic_tokenizer=tiny_rhythmic_tokenizer()).save_pretrained(tmp_path / "band")
+    parts = {part.name: str(part) for part in (tmp_path / "band").iterdir() if part.is_dir()}
+    parts["listener"] = str(tmp_path / "listener")
+    with pytest.raises(ValueError, match="ear_size of the listener is 12, but the other parts need 0"):
+        assemble_composite(parts, tmp_path / "deaf")
+    assemble_composite({**parts, "ear": str(tmp_path / "ear")}, tmp_path / "model")
+    model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
+    voice = torch.from_numpy(soundfile.read(next(corpus.glob("train/*/vocal.flac")), dtype="float32")[0])
+    line, phase = model.listen(voice)[0], torch.arange(1500) % 30 / 30
+    assert line.heard.shape == (1500, 12) and model.complete_lead_sheet(voice.numpy(), RATE).chords
+    other = replace(line, heard=line.heard[::-1])
+    assert not torch.allclose(model.listener.chords(line, phase), model.listener.chords(other, phase))
+    assert not torch.allclose(model.listener.tempo_of(line), model.listener.tempo_of(other))
