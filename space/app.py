@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import shutil
 import signal
 import sys
 from collections import deque
@@ -50,7 +49,6 @@ BUSY, IDLE = ([gr.update(interactive=on) for on in each] for each in ((False, Tr
 # stops and then shows an error on components, so a run checks these instead and ends by itself.
 BEGUN: deque[str] = deque(maxlen=1000)
 CANCELLED: deque[str] = deque(maxlen=1000)
-COMING = "The band is coming … <progress aria-label='Generating'></progress>"
 WAITS = "Too many people are waiting. Your band starts automatically as soon as there is a place in the queue."
 # Path of Gradio's HTML.
 GRADIO, INDEX = str(gr.routes.STATIC_TEMPLATE_LIB), "frontend/index.html"
@@ -113,6 +111,7 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     sheet = takes.stored_sheet(example) if example else LeadSheet.told(state.get("sheet") or known)
     voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False}
     names = map(str, state.get("takes", []))
+    jobs = [job for job in jobs if job.folder.exists()]  # the others have expired
     old = next((job for job in jobs if not job.elapsed and job.source == str(path)), None)
     found = [old or takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in names]
     # a band may have been finished while the page showed another voice
@@ -151,11 +150,13 @@ def stop_run(ticket: str) -> list[Any]:
 
 
 def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None, *inputs: Any) -> Request:
-    """The request of the Play a band button: the page's options, and the lead sheet on its timeline."""
+    """The request of the Play a band button: options, and the timeline's lead sheet, or the voice's until it shows."""
     request = Request.of(*inputs)
     own = [job for job in jobs if job.source == request.vocal]
     if len(own) - len(not_kept(own, mixer)) >= MOST_JOBS:
         raise ValueError(f"All {MOST_JOBS} takes are kept (★) or named; unmark one to make room for a new one.")
+    if inputs[0] and (timeline or {}).get("vocal") != request.vocal:
+        timeline = {"vocal": request.vocal, "sheet": inputs[0]["sheet"].to_dict()}
     return replace(request, lead_sheet=lead_sheet_of(timeline, request.vocal))
 
 
@@ -214,13 +215,12 @@ def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
 
 
 def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
-    """[jobs, mixer] with new jobs; the last one plays. If a voice has too many, the oldest not kept are removed."""
+    """[jobs, mixer] with new jobs; the last one plays. If a voice has too many, the oldest not kept go."""
     for job in new:
         jobs = [each for each in jobs if each.folder != job.folder]
         own = [each for each in jobs if each.source == job.source]
-        for old in not_kept(own, mixer)[: max(len(own) + 1 - MOST_JOBS, 0)]:
-            shutil.rmtree(old.folder, ignore_errors=True)
-            jobs = [each for each in jobs if each is not old]
+        old = not_kept(own, mixer)[: max(len(own) + 1 - MOST_JOBS, 0)]
+        jobs = [each for each in jobs if each not in old]
         jobs = [*jobs, replace(job, number=job.number or 1 + max((old.number for old in jobs), default=0))]
         jobs[-1].save()
     value = {**(mixer or {}), "takes": takes.shelf(jobs), "chosen": jobs[-1].folder.name, "ask": None}
@@ -243,8 +243,7 @@ def restore(query: str | None) -> list[Any]:
     """Restores the page from a link's query: [announced, tempo, options …]; "" only clears the announcement."""
     if not query:
         return ["" if query == "" else gr.skip(), *[gr.skip()] * (1 + len(PAGE_OPTIONS))]
-    inputs: Values = {}
-    said = ""
+    said, inputs = "", dict[str, Any]()
     try:
         inputs = read_link(query)
         asked = GenerationOptions.of(given={name: inputs[name] for name in NEEDING_STREAMS if name in inputs})
@@ -252,9 +251,10 @@ def restore(query: str | None) -> list[Any]:
             load_pipeline(inputs.get("model", OFFERED[0])).model.check_streams(asked)
     except ValueError as error:
         said, inputs = announcement(explain(error), "alert"), {}
+    empty: Values = {**dict.fromkeys(USUAL.keys() - {"stems"}, ""), "model": OFFERED[0], "skip_fine": False}
     properties: Values = {"tempo": {}, **{name: {} for name in PAGE_OPTIONS}}
     properties |= band_properties(inputs.get("model", OFFERED[0]))
-    for name, value in inputs.items():
+    for name, value in (empty | inputs).items():
         properties[name]["value"] = value
     return [said, *(gr.update(**each) for each in properties.values())]
 
@@ -308,7 +308,7 @@ class Page:
             with gr.Column(elem_id="band"):
                 self.announced = gr.HTML(elem_id="announced", min_height=0)
                 # the style sheet shows it while the generate button is disabled
-                gr.HTML(COMING, elem_id="bar", min_height=0)
+                gr.HTML("<progress aria-label='Generating'></progress>", elem_id="bar", min_height=0)
                 self.mixer = parts.studio_part("mixer")
                 self.options = parts.option_components()
                 with gr.Accordion("More options", open=False):

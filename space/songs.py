@@ -212,18 +212,18 @@ def make_job(
         parameters["style"] = drawn_style(styles, parameters["seed"])
     songs: list[dict[str, Any]] = []
     with closing(generate_song(request.model, samples, rate, parameters)) as reports:
-        for report in reports:
+        for part in reports:
             if stopped():
                 break
-            if isinstance(report, list):
-                songs = report
-            yield live.add(report, seconds, request.vocal) if isinstance(report, dict) and live is not None else None
+            if isinstance(part, list):
+                songs = part
+            yield live.add(part, seconds, request.vocal, samples, rate) if live and isinstance(part, dict) else None
     if not songs and live is not None and live.pieces:
         songs = [pipeline.join(live.pieces)]
     if not songs:
         return
-    songs = songs if remake is None else [remake.paste(songs[0])]
+    song = songs[0] if remake is None else remake.paste(songs[0])
     name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
     style = parameters.get("style") or (remake.job.style if remake else "")
     about = {"tail": parameters.get("tail", 0.0), "style": style, "seed": parameters["seed"]}
-    yield write_job(songs[0], name=name, elapsed=time.monotonic() - began, source=str(request.vocal), **about)
+    yield write_job(song, name=name, elapsed=time.monotonic() - began, source=str(request.vocal), **about)

@@ -56,7 +56,7 @@ export class Player {
     try {
       const found = await Promise.all(asked.map(async ([name, pieces]) =>
         [name, await Promise.all(pieces.map(async ([path, at]) => ({ buffer: await load(path), at })))]));
-      this.sounds = Object.fromEntries(found);
+      this.sounds = Object.fromEntries(found); this.refuse?.("");
       for (const name of Object.keys(this.sounds)) this.channels[name] ??= { ...USUAL };
     } catch (error) { this.refuse?.(error.message); }
   }

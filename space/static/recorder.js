@@ -68,7 +68,7 @@ class Recorder {
   number(name) { return Number(this.find(`[data-set=${name}]`).value); }
   get period() { return 60 / Math.min(Math.max(this.number("tempo") || 96, 55), 185); }
   get metre() { return this.number("beats_per_bar"); }
-  say(text) { const told = this.find(".told"); if (told.textContent !== text) told.textContent = text; }
+  say(text) { const told = this.find(".told"); if (told.textContent !== text) Object.assign(told, { ariaLive: this.running ? "off" : "polite", textContent: text }); } // a recording's seconds are not spoken into the microphone
 
   async act(name, what) {
     this.find(".wrong").textContent = "";
@@ -103,7 +103,7 @@ class Recorder {
   /** Passes a voice to the page: {example}, {path, beats …}, or a state kept by page.js. */
   hand(value) {
     this.choose(false);
-    this.left = desk.mixer?.own?.length || desk.sheet?.past.length || desk.asked === desk.vocal || /\/take_\w+\.wav$/.test(desk.vocal) ? { ...desk.state(), query: "" } : null;
+    this.left = desk.mixer?.own?.length || desk.sheet?.past.length || desk.asked === desk.vocal || /\/take_\w+\.wav$/.test(desk.vocal) ? desk.state() : null;
     if (!this.find(".told").textContent) this.say(LISTENING);
     this.props.value = value; this.trigger("submit");
     if (value.example) desk.mixer.preview(examples[value.example]);

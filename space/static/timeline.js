@@ -379,7 +379,7 @@ class Timeline {
   }
 
   putChord(label) {
-    const [{ start, stop }, all] = [this.selection, label.trim().split(/[\s|]+/)], each = (stop - start) / all.length;
+    const [{ start, stop }, all] = [this.selection, label.replace(/^[\s|]+|[\s|]+$/g, "").split(/[\s|]+/)], each = (stop - start) / all.length;
     const put = (sheet, one, at) => setChord(sheet, start + at * each, start + (at + 1) * each, parseChord(one) ? one : "N");
     this.unset.delete("chord");
     this.tryTo(() => this.edit(all.reduce(put, this.sheet)));
@@ -431,7 +431,7 @@ class Timeline {
     const [sign, name] = sounds ? ["■", "Stop"] : ["▶", "Play"];
     if (play.ariaLabel !== name) Object.assign(play, { textContent: sign, ariaLabel: name });
     const range = this.find("[data-set=position]");
-    range.value = String(position);
+    if (!range.matches(":active")) range.value = String(position); // a drag is not overruled
     range.setAttribute("aria-valuetext", `${position.toFixed(1)} s`);
     this.write(".clock", `${clock(position)} / ${clock(desk.seconds)}`);
     const x = position * desk.scale;
