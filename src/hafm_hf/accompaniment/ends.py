@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intro and outro: the length and the chords of the bars that the band plays before and after the voice."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 
@@ -40,7 +38,7 @@ class Ends:
     fade: float = 0.0
     sheet: LeadSheet | None = None
 
-    def with_tail(self, seconds: float, tail: float) -> Ends:
+    def with_tail(self, seconds: float, tail: float) -> "Ends":
         """Adds `tail` seconds after a vocal that is `seconds` long; its last chord is held through them."""
         end = self.before + seconds
         return replace(self, after=tail, fade=tail, sheet=self.sheet and _held(self.sheet, end, end + tail))

@@ -6,8 +6,6 @@ these tables: a new option is added here, and where it takes effect. Nothing hea
 reads them too.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Click tracks: to sing to, or to check a beat track by ear."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import numpy as np

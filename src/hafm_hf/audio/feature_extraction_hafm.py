@@ -5,8 +5,6 @@
 (preprocessor_config.json), so that the sampling rate and the accepted lengths travel with them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any

@@ -5,8 +5,6 @@ HAFM works in float32 throughout; only this file deals with file formats and int
 on entry (`read_audio`, `check_sound`), and trusted from then on. Shapes: `[N]` is one channel of N samples.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import os

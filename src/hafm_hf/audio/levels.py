@@ -5,8 +5,6 @@ Loudness is measured with pyloudnorm, part of the extra `studio`. Shapes: [N] or
 applied to the transpose, whose last axis is time.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import warnings

@@ -6,8 +6,6 @@ Exit codes: 0 success, 2 usage error, 130 interrupted, 1 any other failure. stdo
 warnings and errors go to stderr. `HAFM_DEBUG=1` shows tracebacks.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from io import TextIOWrapper

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared by the `hafm` commands: consoles for stdout and stderr, one-sentence errors, and finding a model's files."""
 
-from __future__ import annotations
-
 import os
 import re
 import traceback

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hafm evaluate`: scores a model or rendered accompaniments on vocals with references, and writes a report."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

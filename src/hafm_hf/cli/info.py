@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hafm info`: describes a model from its configurations."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Any

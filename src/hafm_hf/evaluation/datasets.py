@@ -4,8 +4,6 @@
 A clip refers to its audio files and is only read when it is measured, so memory is bounded by one clip, not the set.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

@@ -4,8 +4,6 @@
 Dimensions: N samples at the embedder's own rate, n windows, D width.
 """
 
-from __future__ import annotations
-
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Everything is measured at 16 kHz in mono. Dimensions: T frames at 100 Hz, T_c fr
 A = 440 Hz for every sound: estimating it for each recording would forgive an accompaniment a quarter tone off.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
@@ -60,7 +58,7 @@ class Features:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.default is MISSING}
 
     @classmethod
-    def of(cls, measured: Mapping[str, Any]) -> Features:
+    def of(cls, measured: Mapping[str, Any]) -> "Features":
         """Features from `measured()`; numbers may be 0-dimensional arrays, as loaded from a cache."""
         values: dict[str, Any] = {name: x if np.ndim(x) else float(x) for name, x in measured.items()}
         return cls(**values)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fools: trivial accompaniments, such as a click track or a drone, that a trustworthy score must not reward."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

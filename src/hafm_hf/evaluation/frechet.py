@@ -4,8 +4,6 @@
 Dimensions: n embeddings of width D. Everything is computed in float64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Renders the accompaniments to evaluate with a model; existing renderings are reused."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

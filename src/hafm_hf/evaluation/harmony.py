@@ -5,8 +5,6 @@ In every score, 0 is chance; where a score has an upper bound, the reference its
 fools each score (see `fools`); the report lists these fools beside the systems.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernel audio distance: unbiased squared maximum mean discrepancy (MMD²) between two sets of embeddings."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

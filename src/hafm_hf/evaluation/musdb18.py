@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's protocol: loads the test songs of MUSDB18 in their original layout; lists published results."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

@@ -4,8 +4,6 @@
 The report is a dictionary, written as JSON and HTML by `report.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a report as JSON and as an HTML page with tables."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Sequence

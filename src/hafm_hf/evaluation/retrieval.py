@@ -5,8 +5,6 @@ The paper's baseline (section "Evaluation") retrieves the nearest instrumental b
 vocoder also shifts and stretches it to the singer's key and tempo.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A complete evaluation, from a set of vocals to a report on disk; `hafm evaluate` runs it."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """All scores of how well an accompaniment follows the singer: what each needs, and what fools it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

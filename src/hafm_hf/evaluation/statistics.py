@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Error bars and controls: bootstrap intervals over songs, and partners for shuffled pairs."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@
 Once the score of shuffled pairs is subtracted, 0 is chance; the reference itself scores 1. Curves are at 100 Hz.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

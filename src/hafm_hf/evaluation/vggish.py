@@ -4,8 +4,6 @@
 Dimensions: N samples at 16 kHz, n examples of 96 frames × 64 mel bands (0.96 s), embeddings of width 128.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 from functools import cache

@@ -4,8 +4,6 @@
 Positions are in quarter notes from the beginning of the song.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@
 MusicXML is written with music21 and MIDI with mido, both part of the extra `studio`.
 """
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Sequence

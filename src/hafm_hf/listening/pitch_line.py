@@ -11,8 +11,6 @@ singers, at the same speed.
 Dimensions: N samples, S analysis frames at 100 Hz, T frames of the tokenizer, P cells.
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
