@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .distances import frechet_audio_distance, kernel_audio_distance, median_bandwidth
 from .fools import FOOLS
-from .frechet import frechet_audio_distance
-from .kernel import kernel_audio_distance, median_bandwidth
 from .measuring import REFERENCE, Measurement
 from .scores import SCORE_NAMES, score_pair
 from .statistics import HAFMEvaluationError, bootstrap_mean, other_song_partners
@@ -157,9 +156,9 @@ def set_distances(measurements: Sequence[Measurement], system: str, options: Sco
         stated: dict[str, Any] = {"n": len(joined_made), "n_reference": len(joined), "width": joined.shape[1]}
         try:
             frechet = frechet_audio_distance(
-                wanted, made, seed=options.seed, resamples=options.frechet_resamples, songs=songs
+                wanted, made, songs, seed=options.seed, resamples=options.frechet_resamples
             )
-            stated["frechet"] = frechet.distance
+            stated["frechet"] = frechet.value
             if math.isfinite(frechet.low):
                 stated["frechet_interval"] = [frechet.low, frechet.high]
         except HAFMEvaluationError as error:

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Distances between two sets of embeddings: Fréchet distance, with bootstrap intervals, and kernel audio distance.
+
+The Fréchet distance refuses sets that are too small; the kernel distance, an unbiased squared maximum mean discrepancy
+(MMD²), need not. Dimensions: n embeddings of width D. Everything is computed in float64.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .statistics import HAFMEvaluationError, Interval, bootstrap_statistic
+
+# as in the tables of the KAD paper, so that distances are easy to read
+SCALE = 100.0
+BANDWIDTH_SAMPLES = 2000
+
+Array = NDArray[np.float64]
+# mean (float64 [D]) and unbiased covariance (float64 [D, D])
+Gaussian = tuple[Array, Array]
+
+
+def fit_gaussian(embeddings: NDArray[np.floating]) -> Gaussian:
+    """Mean and covariance of embeddings (float [n, D]).
+
+    Raises:
+        HAFMEvaluationError: n ≤ D, so that the covariance is singular and the distance meaningless; NaN or infinite.
+    """
+    values = np.asarray(embeddings, np.float64)
+    count, width = values.shape
+    if count <= width:
+        raise HAFMEvaluationError(
+            f"{count} embeddings of width {width} are too few for a Fréchet distance, which needs more than {width}; "
+            "take more or longer clips, a smaller embedder, or the kernel distance."
+        )
+    if not np.isfinite(values).all():
+        raise HAFMEvaluationError("There are NaN or infinite embeddings; check the audio and the embedder's weights.")
+    return values.mean(axis=0), np.cov(values, rowvar=False)
+
+
+def frechet_distance(first: Gaussian, second: Gaussian) -> float:
+    """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁^½ Σ₂ Σ₁^½)^½) (Dowson and Landau, 1982).
+
+    The product under the root is symmetric, so its eigenvalues are real, and negative ones are rounding errors. The
+    usual formula takes the root of Σ₁Σ₂, which is not symmetric, and fails on nearly singular covariances.
+    """
+    values, vectors = np.linalg.eigh(first[1])
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    product = root @ second[1] @ root
+    eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
+    shared = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
+    difference = first[0] - second[0]
+    total = difference @ difference + np.trace(first[1]) + np.trace(second[1]) - 2 * shared
+    return max(float(total), 0.0)
+
+
+def frechet_audio_distance(
+    reference: Sequence[NDArray[np.floating]],
+    evaluated: Sequence[NDArray[np.floating]],
+    songs: Sequence[str],
+    *,
+    seed: int = 0,
+    resamples: int = 0,
+) -> Interval:
+    """Fréchet distance between two sets of clips, with its 95 % bootstrap interval over songs.
+
+    Args:
+        reference, evaluated: the embeddings of each clip, float [n_i, D].
+        songs: the song of each evaluated clip.
+        seed: seed of the bootstrap.
+        resamples: bootstrap resamples of the evaluated songs; 0 skips the interval, whose ends are then NaN.
+            Resampling leaves fewer distinct songs, which increases the distance, so the interval is shifted by the
+            difference between the resamples' median and the distance.
+
+    Raises:
+        HAFMEvaluationError: too few embeddings in either set.
+    """
+    wanted = fit_gaussian(np.concatenate(list(reference)))
+    distance = frechet_distance(wanted, fit_gaussian(np.concatenate(list(evaluated))))
+    low, high, count = float("nan"), float("nan"), len(set(songs))
+    if resamples and count > 1:
+        clips = [np.asarray(clip, np.float64) for clip in evaluated]
+
+        def statistic(drawn: list[Array]) -> float:
+            # without fit_gaussian's check of n: a resampled set repeats clips, and only the spread matters
+            values = np.concatenate(drawn)
+            return frechet_distance(wanted, (values.mean(axis=0), np.cov(values, rowvar=False)))
+
+        *ends, median = bootstrap_statistic(clips, songs, statistic, seed, resamples)
+        low, high = (max(end - median + distance, 0.0) for end in ends)
+    return Interval(distance, low, high, len(evaluated), count)
+
+
+def median_bandwidth(reference: NDArray[np.floating], seed: int = 0) -> float:
+    """Median distance between reference embeddings (float [n, D], at most 2000 are used), the usual choice of σ."""
+    from scipy.spatial.distance import pdist
+
+    values = np.asarray(reference, np.float64)
+    if len(values) > BANDWIDTH_SAMPLES:
+        values = values[np.random.default_rng(seed).choice(len(values), BANDWIDTH_SAMPLES, replace=False)]
+    return max(float(np.median(pdist(values))), 1e-6)
+
+
+def kernel_audio_distance(reference: NDArray[np.floating], evaluated: NDArray[np.floating], bandwidth: float) -> float:
+    """Unbiased MMD² × 100 with the Gaussian kernel exp(−|x − y|² / 2σ²) (Chung et al., "KAD", 2025; Gretton, 2012).
+
+    Being unbiased, it needs no extrapolation in n and works for n ≤ D; it may be negative if the sets are alike.
+
+    Args:
+        reference, evaluated: float [n, D] and [m, D], at least two embeddings each.
+        bandwidth: σ, such as `median_bandwidth` of the reference.
+    """
+    first, second = np.asarray(reference, np.float64), np.asarray(evaluated, np.float64)
+    within = sum((_kernel_sum(x, x, bandwidth) - len(x)) / (len(x) * (len(x) - 1)) for x in (first, second))
+    between = _kernel_sum(first, second, bandwidth) / (len(first) * len(second))
+    return SCALE * float(within - 2 * between)
+
+
+def _kernel_sum(first: Array, second: Array, sigma: float) -> float:
+    """Sum of the kernel over all pairs, block by block, so that memory grows with n, not with n²."""
+    from sklearn.metrics import pairwise_distances_chunked
+
+    blocks = pairwise_distances_chunked(first, second, metric="sqeuclidean", working_memory=64)
+    return float(sum(np.exp(-block / (2 * sigma**2)).sum() for block in blocks))
