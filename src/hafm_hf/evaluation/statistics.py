@@ -90,12 +90,10 @@ def _tails(count: int) -> tuple[float, float]:
 
 
 def check_songs(songs: Sequence[str]) -> None:
-    """Raises HAFMEvaluationError if all clips are of one song or there are none; `songs` has each clip's song."""
+    """Raises HAFMEvaluationError if all clips are of one song; `songs` has each clip's song."""
     if len(set(songs)) < 2:
         raise HAFMEvaluationError(
             f"All {len(songs)} clips are of the song {songs[0]!r}; the shuffled control needs at least 2 songs."
-            if songs
-            else "There are no clips to evaluate; check the folder."
         )
 
 
