@@ -13,6 +13,7 @@ from .files import (
     check_sound,
     encode_audio,
     is_url,
+    opened,
     pad_end,
     read_audio,
     resample,

@@ -80,16 +80,13 @@ def read_audio(
     """
     name = name or source_name(source)
     _check_seconds(seconds)
-    with _opened(source, name) as file:
+    with opened(source, name) as file:
         rate = file.samplerate
         check_sampling_rate(rate, name)
         if file.channels > MAX_CHANNELS:
             raise HAFMAudioError(f"{name} has {file.channels} channels; the limit is {MAX_CHANNELS}: save it as mono.")
         frames = _frames_to_read(file, name, seconds, max_seconds)
-        try:
-            sound = file.read(frames, "float32") if file.channels == 2 and not mono else _read_mono(file, frames)
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise HAFMAudioError(f"{name} cannot be decoded ({error}); it may be damaged, save it again.") from error
+        sound = file.read(frames, "float32") if file.channels == 2 and not mono else _read_mono(file, frames)
     _check_values(sound, name)
     check_duration(len(sound), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
     if sampling_rate is not None:
@@ -214,8 +211,8 @@ def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_T
 
 
 @contextmanager
-def _opened(source: AudioSource, name: str) -> Iterator[soundfile.SoundFile]:
-    """Opens `source` with libsndfile; every failure becomes an HAFMAudioError."""
+def opened(source: AudioSource, name: str) -> Iterator[soundfile.SoundFile]:
+    """Opens `source` with libsndfile; every failure, of decoding too, becomes an HAFMAudioError."""
     if isinstance(source, str) and is_url(source):
         source = download(source)
     if isinstance(source, (str, os.PathLike)):
@@ -238,7 +235,10 @@ def _opened(source: AudioSource, name: str) -> Iterator[soundfile.SoundFile]:
         # libsndfile reads other formats too, but each parser is attack surface
         if file.format not in FORMATS:
             raise HAFMAudioError(not_audio)
-        yield file
+        try:
+            yield file
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise HAFMAudioError(f"{name} cannot be decoded ({error}); it may be damaged, save it again.") from error
 
 
 def _check_file(path: Path, name: str) -> None:

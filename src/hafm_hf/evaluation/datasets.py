@@ -7,16 +7,14 @@ A clip refers to its audio files and is only read when it is measured, so memory
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
-from ..audio import HAFMAudioError, Samples, check_sampling_rate, source_name, to_samples
+from ..audio import HAFMAudioError, Samples, check_sampling_rate, opened, source_name, to_samples
 from ..corpus.lead_sheets import labelled_lead_sheet
 from ..corpus.stems import BAND_NAMES, INSTRUMENTAL_NAMES, LABELS_FILE, LONGEST_DIFFERENCE_SECONDS, stem_role
 from ..corpus.tracks import find_audio
@@ -57,7 +55,7 @@ class Part:
                 raise HAFMAudioError(f"The stems added to {self.path.name} have other rates; resample them first.")
             length = min(len(sound) for sound, _ in sounds)
             return np.sum([sound[:length] for sound, _ in sounds], axis=0), sounds[0][1]
-        with self._open() as file:
+        with opened(self.path, self.path.name) as file:
             rate = file.samplerate
             check_sampling_rate(rate, self.path.name)
             file.seek(min(round(self.start * rate), file.frames))
@@ -76,19 +74,9 @@ class Part:
         Raises:
             HAFMAudioError: missing or damaged file.
         """
-        with self._open() as file:
+        with opened(self.path, self.path.name) as file:
             whole = file.frames / file.samplerate - self.start
         return whole if self.seconds is None else min(self.seconds, whole)
-
-    @contextmanager
-    def _open(self) -> Iterator[soundfile.SoundFile]:
-        if not self.path.is_file():
-            raise HAFMAudioError(f"{self.path} does not exist; check the path.")
-        try:
-            with soundfile.SoundFile(self.path) as file:
-                yield file
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise HAFMAudioError(f"{self.path.name} is not audio that HAFM can read ({error}).") from error
 
 
 @dataclass(frozen=True)
@@ -188,7 +176,7 @@ def load_karaoke(folder: Path) -> list[Clip]:
     clips = []
     for path in files:
         name, sound = flat(os.path.splitext(path)[0]), folder / path
-        with Part(sound)._open() as file:
+        with opened(sound, path) as file:
             if file.channels != 2:
                 raise HAFMEvaluationError(f"{path} has {file.channels} channel(s); a karaoke file has 2.")
         clips.append(Clip(name, name.rpartition("_")[0] or name, Part(sound, channel=1), Part(sound, channel=0)))
