@@ -28,46 +28,22 @@ def draw_seeds(seed: int, samples: Iterable[int] | torch.Tensor, purpose: str) -
     return [int(np.random.SeedSequence((seed, int(sample), words)).generate_state(1)[0]) for sample in samples]
 
 
-def sample_rates(p: float, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Dropout rates of `count` samples (float32 [count]): uniform on the widest interval around p within [0, 1]."""
-    half = min(p, 1.0 - p)
-    return p - half + 2.0 * half * torch.rand(count, generator=generator)
-
-
-def hidden_spans(rates: torch.Tensor, frames: int, mean_span: float, generator: torch.Generator) -> torch.Tensor:
-    """Draws which frames of the history to hide.
-
-    Each clip is cut into segments of geometrically distributed length; each segment is hidden at its sample's rate.
-
-    Args:
-        rates (float32 [B]): probability of hiding a segment, per sample.
-        frames (int): target frames T.
-        mean_span (float): mean segment length in frames; values below 1 count as 1.
-        generator (torch.Generator): CPU generator.
-
-    Returns:
-        bool [B, T], True where hidden.
-    """
-    batch = len(rates)
-    segment = (torch.rand(batch, frames, generator=generator) < 1.0 / max(mean_span, 1.0)).long().cumsum(dim=1)
-    draw = torch.rand(batch, frames + 1, generator=generator)
-    return draw.gather(1, segment) < rates[:, None]
-
-
 def drawn_frames(
     labels: torch.Tensor, num_codebooks: int, p: float, mean_span: float, seeds: Iterable[int]
 ) -> torch.Tensor:
     """Draws spans of whole frames: a bool mask shaped like `labels` (int64 [B, T·Q]), True for a share p on average.
 
-    Each sample draws its own rate around p. Its spans depend on its own seed only, so they do not change with how a
-    batch is divided.
+    Each sample draws its own rate, uniform on the widest interval around p within [0, 1], and is cut into segments of
+    geometrically distributed length (in frames; a mean below 1 counts as 1), each of which is drawn at that rate. Its
+    spans depend on its own seed only, so they do not change with how a batch is divided.
     """
-    drawn = []
+    frames, half, drawn = labels.shape[1] // num_codebooks, min(p, 1.0 - p), []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
-        rates = sample_rates(p, 1, generator)
-        drawn.append(hidden_spans(rates, labels.shape[1] // num_codebooks, mean_span, generator))
-    return torch.cat(drawn).repeat_interleave(num_codebooks, dim=1).to(labels.device)
+        rate = p - half + 2.0 * half * torch.rand(1, generator=generator)
+        segment = (torch.rand(frames, generator=generator) < 1.0 / max(mean_span, 1.0)).long().cumsum(dim=0)
+        drawn.append(torch.rand(frames + 1, generator=generator)[segment] < rate)
+    return torch.stack(drawn).repeat_interleave(num_codebooks, dim=1).to(labels.device)
 
 
 def drop_history(
