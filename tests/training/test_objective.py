@@ -11,8 +11,7 @@ from hafm_hf.modeling.codebook_patterns import CodebookPattern
 from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
 from hafm_hf.training import objective
 from hafm_hf.training.arguments import RunArguments
-from hafm_hf.training.trainer import teacher_forcing
-from hafm_hf.training.watching import LossWindow
+from hafm_hf.training.trainer import LossWindow, teacher_forcing
 from training.toy_corpus import toy_config
 
 

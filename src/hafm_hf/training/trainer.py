@@ -5,9 +5,10 @@ Everything random about a sample (crop, guidance dropout, hidden history) is det
 that neither the number of processes nor stopping and resuming changes the samples of a run.
 """
 
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from .objective import draw_seeds, drawn_frames, drop_history, null_rows
 from .optimizers import make_optimizers, scheduled_rate
 from .stages import plain_stage
 from .validation import Metrics, validate_stage
-from .watching import LossWindow
 
 logger = logging.get_logger(__name__)
 Batch = dict[str, torch.Tensor]
@@ -51,6 +51,31 @@ def teacher_forcing(batch: Batch, config: HAFMStageConfig, run: RunArguments, dr
         history = torch.where(swapped, batch["strangers"], history)
     span, seeds = run.history_span_seconds * config.frame_rate, draw_seeds(run.seed, batch["sample"], "dropout")
     return drop_history(history, hidden, codebook_pattern(config), dropout, span, seeds)
+
+
+@dataclass
+class LossWindow:
+    """Accumulates metrics since the last log line; tensors stay on the device until it is written."""
+
+    begin: float = field(default_factory=time.monotonic)
+    losses: list[torch.Tensor] = field(default_factory=list)
+    tokens: int = 0
+    learning_rate: float = 0.0
+    gradient_norm: torch.Tensor | float = 0.0
+
+    def metrics(self, accelerator: Accelerator) -> Metrics:
+        """Metrics since the window began, with the mean loss over all processes; NaN if no loss was finite."""
+        elapsed = max(time.monotonic() - self.begin, 1e-9)
+        losses = torch.stack(self.losses)
+        finite = torch.isfinite(losses)
+        sums = torch.stack([torch.where(finite, losses, 0.0).sum(), finite.sum().to(losses.dtype)])
+        total, count = accelerator.reduce(sums, "sum").tolist()
+        return {
+            "loss": total / count if count else math.nan,
+            "learning_rate": self.learning_rate,
+            "gradient_norm": float(self.gradient_norm),
+            "tokens_per_second": self.tokens / elapsed,
+        }
 
 
 class StageTrainer:
