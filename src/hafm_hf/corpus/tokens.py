@@ -26,7 +26,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +34,6 @@ import pyarrow.parquet as pq
 from ..atomic_files import replacing
 
 METADATA_KEY = b"hafm"
-TOKEN_COLUMNS = ("vocal_semantic", "instrumental_semantic", "acoustic")
 ROW_GROUP_SIZE = 64
 SCHEMA = pa.schema(
     [
@@ -131,15 +129,10 @@ def write_shard(path: str | os.PathLike[str], excerpts: Iterable[TokenExcerpt], 
     Raises:
         OSError: it can't be written; no partial file remains.
     """
-    rows = list(excerpts)
-    columns: dict[str, list[Any]] = {
-        field.name: [getattr(row, field.name) for row in rows] for field in SCHEMA if field.name not in TOKEN_COLUMNS
-    }
-    for name in TOKEN_COLUMNS:
-        tokens = (getattr(row, name).astype(np.int16) for row in rows)
-        columns[name] = [list(each) if each.ndim > 1 else each for each in tokens]
+    # Arrow takes arrays of one dimension only
+    rows = [vars(row) | {"acoustic": list(row.acoustic)} for row in excerpts]
     schema = SCHEMA.with_metadata({METADATA_KEY: json.dumps(asdict(info)).encode()})
-    table = pa.table([columns[field.name] for field in SCHEMA], schema=schema)
+    table = pa.Table.from_pylist(rows, schema=schema)
     with replacing(path) as file:
         pq.write_table(table, file, row_group_size=ROW_GROUP_SIZE)
     return len(rows)
