@@ -23,7 +23,6 @@ from ..pretrained.loading import HUB_OPTIONS, load_strictly
 from .configuration_codec import check_codec_config, codec_format
 from .modeling_spectral_codec import HAFMSpectralModel
 
-ENCODEC_24KHZ = "facebook/encodec_24khz"
 # decoded at a time: each layer of hafm-tiny's codec then takes a CPU under 0.1 s, so that a job can be cancelled
 STRETCH_SECONDS = 5.0
 # upper bound on the receptive field of EnCodec's convolutions, in frames to each side
@@ -303,7 +302,7 @@ def codec_class(config: PreTrainedConfig | dict[str, Any]) -> type[PreTrainedMod
     return getattr(transformers, model_class) if isinstance(model_class, str) else model_class
 
 
-def load_codec(name_or_path: str | os.PathLike[str] = ENCODEC_24KHZ, **kwargs: Any) -> Codec:
+def load_codec(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Codec:
     """Loads a codec from the Hub, a folder, or a composite's `subfolder="codec"`, in evaluation mode.
 
     Args:
