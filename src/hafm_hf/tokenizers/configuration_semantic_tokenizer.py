@@ -63,7 +63,11 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.hubert_config is None:
-            self.hubert_config = hubert_large_config(num_hidden_layers=self.layer)
+            # the architecture of facebook/hubert-large-ll60k, up to the layer that is kept
+            self.hubert_config = HubertConfig(
+                hidden_size=1024, num_hidden_layers=self.layer, num_attention_heads=16, intermediate_size=4096,
+                feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True, feat_proj_layer_norm=True,
+            )  # fmt: skip
         super().__post_init__(**kwargs)
 
     def describe(self) -> dict[str, str]:
@@ -106,17 +110,3 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
             raise ValueError("rhythm_channels needs vocal_projection_size: the beat phase is appended to that space.")
         if self.beat_line and not self.rhythm_channels:
             raise ValueError("beat_line needs rhythm_channels: the beat track is found in the network's estimates.")
-
-
-def hubert_large_config(num_hidden_layers: int = 24) -> HubertConfig:
-    """Architecture of `facebook/hubert-large-ll60k`, with `num_hidden_layers` layers."""
-    return HubertConfig(
-        hidden_size=1024,
-        num_hidden_layers=num_hidden_layers,
-        num_attention_heads=16,
-        intermediate_size=4096,
-        feat_extract_norm="layer",
-        conv_bias=True,
-        do_stable_layer_norm=True,
-        feat_proj_layer_norm=True,
-    )
