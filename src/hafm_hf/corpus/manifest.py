@@ -5,7 +5,6 @@ A shard is finished once its report exists, as the report is written after the s
 independent of time, machine and worker.
 """
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..atomic_files import write_json
 from .plan import Plan
 from .tracks import SPLITS, Drop, Reason
 
@@ -43,11 +41,6 @@ class ShardReport:
 def report_path(corpus: Path, shard: str) -> Path:
     """Path of a shard's report."""
     return corpus / REPORT_FOLDER / f"{Path(shard).stem}.json"
-
-
-def write_report(corpus: Path, report: ShardReport) -> None:
-    """Writes the report of a finished shard; raises OSError if that fails."""
-    write_json(report_path(corpus, report.name), dataclasses.asdict(report))
 
 
 def read_report(corpus: Path, shard: str) -> ShardReport | None:

@@ -8,17 +8,18 @@ import functools
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..accompaniment.song import torch_threads
+from ..atomic_files import write_json
 from ..audio import Samples, with_channels
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.transcription import Transcriber
 from .filtering import FilterOptions, reason_to_drop
 from .lead_sheets import ESTIMATE, LABELS, styled, told_lead_sheet
-from .manifest import ShardReport, TrackReport, write_report
+from .manifest import ShardReport, TrackReport, report_path
 from .stems import StemOptions, StemReader, Stems, write_stems
 from .tokenizing import SegmentTokens, TokenizerOptions, Tokenizers
 from .tokens import TokenExcerpt, excerpt_bounds, write_shard
@@ -103,7 +104,7 @@ class ShardMaker:
             report.rows = len(rows)
             if rows:
                 write_shard(corpus / name, rows, self.tokenizers.info)
-            write_report(corpus, report)
+            write_json(report_path(corpus, name), asdict(report))
         except OSError as error:
             raise HAFMCorpusError(
                 f"{corpus / name} can't be written: {error.strerror or error}; finished shards are kept, make "
