@@ -95,7 +95,7 @@ class VGGishEmbedder(Embedder):
     def embed(self, samples: Samples) -> Embeddings:
         """float32 [N] at 16 kHz → float32 [n, 128]; a clip shorter than a window has none."""
         samples = samples / max(LEAST_PEAK, float(np.abs(samples).max(initial=0.0)))
-        windows = cut_windows(samples, self.sampling_rate, WINDOW_SECONDS, HOP_SECONDS)
+        windows = cut_windows(samples, self.sampling_rate)
         empty = np.empty((0, vggish.EXAMPLE_FRAMES, vggish.MEL_BANDS), np.float32)
         examples = np.concatenate([empty, *(vggish.log_mel_examples(window)[:1] for window in windows)])
         return torch.cat([self.network(batch) for batch in torch.from_numpy(examples).split(WINDOWS_AT_ONCE)]).numpy()
@@ -157,7 +157,7 @@ class TransformersEmbedder(Embedder):
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
         """float32 [N] at `sampling_rate` → float32 [n, D]; a clip shorter than a window gives one embedding."""
-        windows = cut_windows(samples, self.sampling_rate, WINDOW_SECONDS, HOP_SECONDS) or [samples]
+        windows = cut_windows(samples, self.sampling_rate) or [samples]
         parts = []
         for start in range(0, len(windows), WINDOWS_AT_ONCE):
             batch = windows[start : start + WINDOWS_AT_ONCE]
@@ -173,7 +173,7 @@ class TransformersEmbedder(Embedder):
         return states.flatten(2).mean(dim=2) if states.ndim > 3 else states.mean(dim=1)
 
 
-def cut_windows(samples: Samples, rate: int, seconds: float, hop: float) -> list[Samples]:
-    """Whole windows of float32 [N] at `rate` Hz; a remainder at the end is dropped."""
-    size, step = round(seconds * rate), round(hop * rate)
+def cut_windows(samples: Samples, rate: int) -> list[Samples]:
+    """Whole windows of float32 [N] at `rate` Hz, 1 s every 0.5 s; a remainder at the end is dropped."""
+    size, step = round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate)
     return [samples[start : start + size] for start in range(0, len(samples) - size + 1, step)]
