@@ -89,7 +89,7 @@ def lead_sheet(
     if (beats or chords) and len(names) > 1:
         raise typer.BadParameter("--beats and --chords are for one vocal; run the command once for each.")
     if len(set(names)) < len(names):
-        raise typer.BadParameter("two vocals have the same name; run the command twice with different --out.")
+        raise typer.BadParameter("two vocals have the same name; name each by itself, with a different --out.")
     known, wanted = read_lead_sheet(tempo, beats, chords), [each.value for each in formats or [Format.lab]]
     require_packages(*(IN_BARS[each] for each in wanted if each in IN_BARS))
     planned = [file for name in names for file in lead_sheet_files(name, wanted)]

@@ -192,7 +192,8 @@ def cut_clips(clips: Sequence[Clip], seconds: float | None, hop: float | None = 
         HAFMEvaluationError: a pair's sounds differ in length by more than 1 s, a clip is below 1 s, or `hop` invalid.
     """
     if (seconds is not None and seconds < LEAST_SECONDS) or (hop is not None and (seconds is None or hop <= 0)):
-        raise HAFMEvaluationError(f"Clips of {seconds} s every {hop} s cannot be cut; take 1 s or more.")
+        said = f"Clips cannot be cut with clip_seconds {seconds} and hop_seconds {hop}"
+        raise HAFMEvaluationError(f"{said}; take 1 s or more, and a hop only with it.")
     if twice := sorted(name for name, count in Counter(clip.name for clip in clips).items() if count > 1):
         raise HAFMEvaluationError(f"{len(twice)} names are of two files each ({twice[0]} …); remove or rename one.")
     cut = []
