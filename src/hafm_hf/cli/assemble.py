@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import stdout
+from .console import HAFMCommandError, first_line, stdout
 from .options import advanced, basic
 
 Part = Annotated[str, basic(help="Folder or hub id.")]
@@ -37,5 +37,8 @@ def assemble(
         "ear": ear,
         "separator": separator,
     }
-    size = assemble_composite(parts, out, dtype)
+    try:
+        size = assemble_composite(parts, out, dtype)
+    except (OSError, ValueError) as error:
+        raise HAFMCommandError(f"{first_line(error)}.") from error
     stdout.print(f"wrote {out} ({size:.1f} MB)", markup=False)
