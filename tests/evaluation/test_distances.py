@@ -33,11 +33,13 @@ def test_frechet_distance_of_known_gaussians_is_exact() -> None:
     assert frechet_distance(*gaussians) == pytest.approx(expected, abs=1e-9)
 
 
-def test_too_few_and_nan_embeddings_are_refused() -> None:
+def test_too_few_nan_and_unequal_embeddings_are_refused() -> None:
     with pytest.raises(HAFMEvaluationError, match="128 embeddings of width 128 are too few"):
         fit_gaussian(np.zeros((128, 128)))
     with pytest.raises(HAFMEvaluationError, match="NaN"):
         fit_gaussian(np.full((9, 3), np.nan))
+    with pytest.raises(HAFMEvaluationError, match="width 3 and 4"):
+        frechet_distance(fit_gaussian(np.eye(9, 3)), fit_gaussian(np.eye(9, 4)))
 
 
 def test_kernel_distance_equals_the_unbiased_estimator() -> None:

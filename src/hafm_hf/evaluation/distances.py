@@ -44,7 +44,14 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
 
     The product under the root is symmetric, so its eigenvalues are real, and negative ones are rounding errors. The
     usual formula takes the root of Σ₁Σ₂, which is not symmetric, and fails on nearly singular covariances.
+
+    Raises:
+        HAFMEvaluationError: the widths differ.
     """
+    if len(first[0]) != len(second[0]):
+        raise HAFMEvaluationError(
+            f"The embeddings are of width {len(first[0])} and {len(second[0])}; use one embedder for both sets."
+        )
     values, vectors = np.linalg.eigh(first[1])
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     product = root @ second[1] @ root
