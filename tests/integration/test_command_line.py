@@ -204,7 +204,7 @@ def test_unreadable_beats_and_chords_are_named_with_file_and_line(tmp_path: Path
         ((None, beats, None), r"beats\.txt, line 4: beats must be increasing times"),
         ((None, None, chords), r"chords\.lab, line 3: 'H7' is not a chord"),
         ((None, tmp_path / "absent.txt", None), r"absent\.txt cannot be read \(No such file or directory\)\.$"),
-        ((None, None, EXAMPLE), r"vocal\.wav is not a text file; give one with START STOP LABEL in it\.$"),
+        ((None, None, EXAMPLE), r"vocal\.wav is not UTF-8 text; give a file with START STOP LABEL in it\.$"),
     ):
         with pytest.raises(typer.BadParameter, match=said):
             read_lead_sheet(*options)

@@ -87,9 +87,9 @@ def test_chords_given_per_bar_are_placed_on_the_beats_and_repeated() -> None:
     )
     # with a tempo alone they start at the beat nearest to the start of the voice, here 0.2 beats before it
     placed = LeadSheet(tempo=120, bars=["C", "F"]).with_bars_placed((torch.arange(200) / 25 + 0.2) % 1, 50)
-    assert placed.chords == ((0.0, 1.9, "C"), (1.9, 3.9, "F"), (3.9, 4.0, "C"))
+    assert (placed.chords, placed.beats_per_bar) == (((0.0, 1.9, "C"), (1.9, 3.9, "F"), (3.9, 4.0, "C")), 4)
     assert replace(placed, bars=["C"], beats_per_bar=4).with_bars_placed(torch.arange(200) / 25 % 1, 50).downbeat == 3
-    assert LeadSheet.told({"tempo": 120, "chords": "|| C | F,\n G ||\n"}).bars == ("C", "F", "G")
+    assert LeadSheet.told({"tempo": 120, "chords": "|| C7(b9,#11) | F,\n G ||\n"}).bars == ("C7(b9,#11)", "F", "G")
     shared = LeadSheet(beats=[0.0, 0.5], bars=["C", "F G", "Am"]).with_bars_placed(torch.zeros(300), 50)
     assert shared.chords == ((0.0, 2.0, "C"), (2.0, 3.0, "F"), (3.0, 4.0, "G"), (4.0, 6.0, "Am"))
     # chords given in seconds take precedence

@@ -166,7 +166,7 @@ def test_every_chord_label_is_parsed_back(chord: int) -> None:
         ("C7sus4", "sus4"), ("C:sus4(b7)", "sus4"), ("Cdim", "dim"), ("C°7", "dim"), ("Cø", "dim"), ("C:hdim7", "dim"),
         ("Cm7b5", "dim"), ("Cm7♭5", "dim"), ("CMaj7", "maj7"), ("CMA9", "maj7"), ("Cmajor7", "maj7"), ("C∆7", "maj7"),
         ("CMin", "min"), ("CMi7", "min7"), ("CmMaj7", "min"), ("Cm/maj7", "min"), ("Cmadd9", "min"),
-        ("C:maj(9,11)", "maj"), ("C7M", "maj7"), ("Cm7M", "min"),
+        ("C:maj(9,11)", "maj"), ("C7M", "maj7"), ("Cm7M", "min"), ("Cm7-5", "dim"), ("C7-9", "7"),
     ],
 )  # fmt: skip
 def test_other_chords_map_to_the_nearest_quality(label: str, quality: str) -> None:
@@ -198,9 +198,13 @@ def test_a_lead_sheet_survives_json_and_files(tmp_path: Path) -> None:
         (tmp_path / "b.txt").write_text("".join(f"{second} {number}\n" for second, number in enumerate(numbers)))
         with pytest.raises(ValueError, match=r"b.txt counts bars that are not all of 3 or all of 4 beats; leave"):
             read_beats(tmp_path / "b.txt")
-    (tmp_path / "b.txt").write_text("0,50\n1,25\n")
-    with pytest.raises(ValueError, match=r"b.txt, line 1: '0,50' is not seconds"):
-        read_beats(tmp_path / "b.txt")
+    for lines, wrong in (("0,50\n1,25\n", "0,50"), ("0,512\t1\n1,52\t2\n", "0,512\t1")):
+        (tmp_path / "b.txt").write_text(lines)
+        with pytest.raises(ValueError, match=re.escape(f"b.txt, line 1: {wrong!r} is not seconds")):
+            read_beats(tmp_path / "b.txt")
+    # a label track of Audacity's
+    (tmp_path / "b.txt").write_text("0.5\t0.5\t2\n1.0\t1.0\t3\n1.5\t1.5\t1\n2.0\t2.0\t2\n")
+    assert read_beats(tmp_path / "b.txt") == {"beats": [0.5, 1.0, 1.5, 2.0], "beats_per_bar": 3, "downbeat": 2}
     (tmp_path / "c.lab").write_text("0, 2, C:maj(9,11)\n")
     assert read_chords(tmp_path / "c.lab") == [(0.0, 2.0, "C:maj(9,11)")]
     assert write_lead_sheet(LeadSheet(tempo=96.0), tmp_path, "steady", ["lab"]) == []

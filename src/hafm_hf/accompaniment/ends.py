@@ -85,10 +85,10 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     onset = int(np.argmax(level >= level.max() * 10 ** (ONSET_DB / 20)))
     first = math.floor(bar_at(onset / rate) + PICKUP)
     if intro:
-        # a recording that begins in the middle of a bar cuts off the start of its chord
-        begin = start_of(first)
-        spans = [(min(a, begin) if a < LEAD_SECONDS else a, b, label) for a, b, label in whole.chords]
-        whole = replace(whole, chords=spans)
+        # until the voice begins, the intro's chords count; a recording may begin in the middle of a chord
+        begin, opening = min(start_of(first), onset / rate), start_of(first - intro)
+        spans = [(begin if opening <= a < max(begin, LEAD_SECONDS) else a, b, label) for a, b, label in whole.chords]
+        whole = replace(whole, chords=[span for span in spans if span[0] < span[1]])
     # a last note that spills less than a beat into a bar does not use up that bar
     end = max(math.ceil(bar_at(seconds) - 1 / metre), first + 1)
     if outro:

@@ -37,7 +37,7 @@ MAJOR_WORD = re.compile(r"maj(?:or)?|ma(?![a-z])", re.IGNORECASE)
 MINOR_WORD = re.compile(r"^mi(?:n(?:or)?)?", re.IGNORECASE)
 # in Harte's notation and lead sheets: matches Cm7, C-7, C°, Cø and Cmadd9, but not Cmaj7
 MINOR_THIRD = re.compile(r"dim|hdim|m(?!aj)|-|°|o(?!mit)|ø")
-DIMINISHED = re.compile(r"dim|°|^o(?!mit)|ø|b5")
+DIMINISHED = re.compile(r"dim|°|^o(?!mit)|ø|[b-]5")
 MAJOR_SEVENTH = re.compile(r"(?:maj|M)(?:7|9|11|13)|7M|\^")
 ADDED = re.compile(r"add\(?[#b]?\d+|omit\d|\(.*?\)")
 SEVENTH = re.compile(r"(?<!\d)(?:7|9|11|13)")

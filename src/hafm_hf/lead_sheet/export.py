@@ -158,7 +158,7 @@ def _chord_events(chart: Chart) -> list[Event]:
     """The notes of every chord, held throughout it, and its label as a text event."""
     events: list[Event] = []
     chords, later = chart.sheet.chords, [*(start for start, *_ in chart.sheet.chords[1:]), math.inf]
-    for (start, stop, label), after in zip(chords, later, strict=True):
+    for (start, stop, label), after in zip(chords, later, strict=False):
         first, stop = chart.quarters(max(start, 0.0)), min(stop, after) if after > start else stop
         events.append((first, 1, "text", {"text": label.translate(PLAIN_SIGNS)}))
         for pitch in pitch_classes(label):

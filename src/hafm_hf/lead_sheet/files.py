@@ -2,9 +2,9 @@
 """Lead sheets from users' arguments, and as hand-editable files: one JSON file, or a file of beats and one
 of chords (.lab). MusicXML and MIDI can be written (`export`) but not read.
 
-A line of a beat file has a time in seconds and, optionally, the beat's number in the bar; a line of a chord file has
-start, stop and label, as `mir_eval` and Sonic Visualiser write them. Fields are separated by spaces, tabs or commas;
-empty lines and lines that begin with # are skipped.
+A line of a beat file has a time in seconds and, optionally, the beat's number in the bar, before which Audacity writes
+a stop; a line of a chord file has start, stop and label, as `mir_eval` and Sonic Visualiser write them. Fields are
+separated by spaces, tabs or commas; empty lines and lines that begin with # are skipped.
 """
 
 import json
@@ -20,7 +20,7 @@ from ..atomic_files import replacing
 from . import export
 from .bars import Chart
 from .chords import chord_class
-from .lead_sheet import METRES, LeadSheet, Span
+from .lead_sheet import METRES, OUTER_COMMA, LeadSheet, Span
 
 T = TypeVar("T")
 FileName = str | os.PathLike[str]
@@ -106,14 +106,14 @@ def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
 
     def parse(words: list[str]) -> tuple[float, str]:
-        return float(words[0]), words[1].split()[0] if len(words) > 1 else ""
+        return float(words[0]), next(filter(str.isdecimal, " ".join(words[1:]).replace('"', " ").split()), "")
 
     def check(found: list[tuple[float, str]]) -> None:
         LeadSheet(beats=[second for second, _ in found[-2:]] if len(found) > 1 else None)
 
     lines = _read(Path(path), 2, "seconds", parse, check)
     known: dict[str, Any] = {"beats": [second for second, _ in lines]}
-    counted = [int(number) for _, number in lines if number.isdigit()]
+    counted = [int(number) for _, number in lines if number]
     # a second column that is not plausible as beat numbers is ignored
     if len(counted) == len(lines) and ({1, 2} <= {*counted} or 1 < len({*counted}) and {*counted} <= {1, 2, 3, 4}):
         metre = max((before for before, after in pairwise(counted) if after == 1), default=max(METRES))
@@ -206,12 +206,12 @@ def _read(
     found: list[T] = []
     for number, line in enumerate(_text(path, wanted).splitlines(), start=1):
         # commas in brackets are part of a chord
-        words = re.sub(r",(?![^(]*\))", " ", line).strip().split(None, count - 1)
+        words = OUTER_COMMA.sub(" ", line).strip().split(None, count - 1)
         if not words or words[0].startswith("#"):
             continue
         try:
             # a decimal comma: 0,50 means 0.50 in much of Europe
-            if re.fullmatch(r"\s*\d+,\d{2,}\s*", line):
+            if re.match(r"\s*\d+,\d{2,}(?![^\s;])", line):
                 raise ValueError
             found.append(parse(words))
         except ValueError:
@@ -229,4 +229,4 @@ def _text(path: Path, wanted: str) -> str:
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file; give one with {wanted} in it.") from error
+        raise ValueError(f"{path} is not UTF-8 text; give a file with {wanted} in it.") from error

@@ -7,6 +7,7 @@ names the streams that it reads. Dimensions: T frames, C chords, S streams.
 """
 
 import math
+import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -28,6 +29,8 @@ BEATS_PER_MINUTE = (55.0, 185.0)
 BAR_SECONDS = 2.0
 # taps closer together than this count as one
 LEAST_BEAT_SECONDS = 0.1
+# separates words; those in C7(b9,#11) are inside parentheses
+OUTER_COMMA = re.compile(r",(?![^(]*\))")
 # no song lasts longer than a day
 LATEST_BEAT = 86_400.0
 Span = tuple[float, float, str]
@@ -90,7 +93,7 @@ class LeadSheet:
             object.__setattr__(self, each.name, _plain(getattr(self, each.name)))
         if isinstance(self.chords, str):
             # bars end at | and at line breaks
-            lines = [line.strip("| \t") for line in self.chords.replace(",", " ").splitlines()]
+            lines = [line.strip("| \t") for line in OUTER_COMMA.sub(" ", self.chords).splitlines()]
             words = (written := " | ".join(filter(None, lines))).split()
             if len(words) > 1 and "|" not in written:
                 raise ValueError(f"chords are {self.chords!r}; say where bars end: {' | '.join(words)!r}.")
@@ -233,7 +236,7 @@ class LeadSheet:
             (max(start, first), min(stop, last), label)
             for first, last in gaps
             for start, stop, label in estimate.chords
-            if start < last and stop > first
+            if last - start > 1e-3 and stop - first > 1e-3
         ]
         return replace(self, chords=sorted((*between, *self.chords), key=lambda span: span[0]))
 
@@ -262,7 +265,8 @@ class LeadSheet:
         """
         if not self.bars:
             return self
-        passed, first, downbeat = self.beats_passed(len(phase), frame_rate), self.downbeat, self.downbeat
+        passed, first = self.beats_passed(len(phase), frame_rate), self.downbeat
+        downbeat, metre = first, self.beats_per_bar or METRES[-1]
         if passed is None:
             # beats are counted from the first frame's
             counted = phase.double()
@@ -270,16 +274,15 @@ class LeadSheet:
             passed = counted.numpy()
             first = round(float(passed[0]))
             # `from_estimates` does not list a beat at the very first frame
-            downbeat = (first - int(np.floor(passed[0])) - 1) % (self.beats_per_bar or 1)
+            downbeat = (first - int(np.floor(passed[0])) - 1) % metre
         bars = [label.split() for label in self.bars]
-        shares = np.array([len(labels) for labels in bars])
-        places = (passed - first) / (self.beats_per_bar or METRES[-1])
+        shares, places = np.array([len(labels) for labels in bars]), (passed - first) / metre
         numbers = np.floor(places).astype(int)
         parts = np.floor((places - numbers) * shares[numbers % len(bars)]).astype(int)
         spans = _runs(torch.from_numpy(numbers * shares.max() + parts), frame_rate)
         placed = [(start, stop, *divmod(index, int(shares.max()))) for start, stop, index in spans]
         chords = [(start, stop, bars[bar % len(bars)][part]) for start, stop, bar, part in placed if bar >= 0]
-        return replace(self, bars=(), chords=(*chords, *self.chords), downbeat=downbeat)
+        return replace(self, bars=(), chords=(*chords, *self.chords), downbeat=downbeat, beats_per_bar=metre)
 
     def phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
         """Beat phase at the middle of each frame: float32 [T], 0 to 1; None without `beats`."""
