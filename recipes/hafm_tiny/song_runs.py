@@ -96,19 +96,22 @@ def train_on_songs(
 
     logger.info("%d songs, %.2f h", len(trainer.pool.songs), trainer.pool.hours)
     since = saved = time.monotonic()
+    first = trainer.step
     window: dict[str, list[float]] = {}
     while trainer.step < steps:
         for name, value in trainer.train_step().items():
             window.setdefault(name, []).append(value)
         if trainer.step % run.log_every == 0:
             means = {name: sum(values) / len(values) for name, values in window.items()}
-            line = {"step": trainer.step, "steps_per_second": run.log_every / (time.monotonic() - since), **means}
+            rate = (trainer.step - first) / (time.monotonic() - since)
+            line = {"step": trainer.step, "steps_per_second": rate, **means}
             write_line(out / "metrics.jsonl", line)
-            since, window = time.monotonic(), {}
+            since, first, window = time.monotonic(), trainer.step, {}
         if time.monotonic() - saved > 60 * run.save_minutes:
             save()
             trainer.pool.refresh()
             saved = since = time.monotonic()
+            first = trainer.step
             logger.info("saved at step %d; %.2f h of songs", trainer.step, trainer.pool.hours)
     save()
 

@@ -55,6 +55,9 @@ def test_a_pickup_overlaps_the_intro_and_leading_silence_counts_towards_it(start
     sheet = LeadSheet(beats=[0.0, 0.5], beats_per_bar=4, chords=CHORDS, key="C:maj")
     ends = add_bars(sheet, sung(start, 12.0), 1000, intro=2, outro=0)
     assert ends.before == pytest.approx(before + LEAD_SECONDS if before else 0.0)
+    silent = replace(sheet, chords=[(0.0, 4.0, "N"), (4.0, 6.0, "C"), (6.0, 8.0, "G")])
+    made = add_bars(silent, sung(4.0, 8.0), 1000, intro=2, outro=0).sheet
+    assert made is not None and labels(made, LEAD_SECONDS, 4) == ["C", "G", "C", "G"]
 
 
 def test_a_bar_cut_by_the_recording_has_its_chord_for_the_whole_bar() -> None:

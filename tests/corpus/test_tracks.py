@@ -112,9 +112,8 @@ def test_an_artists_songs_go_to_validation_together_if_others_remain() -> None:
     tracks = [Track(f"{number}", {}, f"{number:064x}", "train", artist) for number, artist in enumerate("aab")]
     for known in ([], [Track("old", {}, "0", "train")]):
         moved = [each for each in planning.filled_splits(tracks, known, SplitOptions()) if each.split == "validation"]
-        assert len({track.artist for track in moved}) == 1 and len(moved) == [track.artist for track in tracks].count(
-            moved[0].artist
-        )
+        artists = [track.artist for track in tracks]
+        assert len({track.artist for track in moved}) == 1 and len(moved) == artists.count(moved[0].artist)
     assert planning.filled_splits([replace(tracks[0], split="test")], [], SplitOptions())[0].split == "train"
     alone = planning.filled_splits([replace(track, artist="a") for track in tracks], [], SplitOptions())
     assert sorted(track.split for track in alone) == ["train", "train", "validation"]
@@ -129,6 +128,13 @@ def test_artists_come_from_tags_or_file_names_ignoring_case(tmp_path: Path) -> N
     tracks, _ = scan(tmp_path, SplitOptions(validation=0.3, test=0.4, artist_pattern=r"^([^_]+)_"))
     assert {track.artist.casefold() for track in tracks} == {"anna b"}
     assert [track.licence for track in tracks] == ["CC BY 4.0", "CC BY 4.0", ""]
+
+
+def test_the_songs_of_a_single_artist_are_in_more_than_one_split(tmp_path: Path) -> None:
+    for number in range(12):
+        soundfile.write(tmp_path / f"Acme_{number}.wav", karaoke(1.0, number), RATE)
+    tracks, _ = scan(tmp_path, SplitOptions(validation=0.4, test=0.0, artist_pattern=r"^([^_]+)_"))
+    assert 2 <= [track.split for track in tracks].count("validation") <= 9
 
 
 def test_splits_by_folder_take_only_the_folders_of_the_splits(tmp_path: Path) -> None:

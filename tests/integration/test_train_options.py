@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that change how a run computes, but not what it learns."""
+"""Options that change how a run computes, but not what it learns; and that its folder holds one run."""
 
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,8 @@ import pytest
 
 from integration.training_runs import losses, read_metrics, train_here
 
-QUICK: dict[str, Any] = {
-    "stage": "coarse",
-    "coarse_codebooks": 3,
-    "max_steps": 8,
-    "warmup_steps": 2,
-    "validation_steps": 8,
-    "save_steps": 8,
-}
+QUICK: dict[str, Any] = {"stage": "coarse", "coarse_codebooks": 3, "warmup_steps": 2}
+QUICK |= dict.fromkeys(("max_steps", "validation_steps", "save_steps"), 8)
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +44,28 @@ def test_options_do_not_change_the_losses(
 ) -> None:
     lines = train_here(corpus, tmp_path / "run", **QUICK, **options)
     assert losses(lines) == pytest.approx(losses(read_metrics(run)), abs=tolerance, rel=0)
+
+
+def test_restarting_a_run_removes_later_checkpoints_and_metrics(corpus: Path, tmp_path: Path) -> None:
+    quick: dict[str, Any] = {"max_steps": 3, "save_steps": 1, "keep_checkpoints": 9, "validation_split": "none"}
+
+    def run(**changes: Any) -> tuple[list[int], list[int]]:
+        """Trains, and returns the steps of the metrics and of the checkpoints."""
+        lines = train_here(corpus, tmp_path, **{**quick, **changes})
+        return [line["step"] for line in lines], [int(path.name[-7:]) for path in sorted(tmp_path.glob("checkpoint*"))]
+
+    # a run that was killed before its first checkpoint
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.1}\n{"step": 2, "loss": 2.')
+    assert run() == ([1, 2, 3], [1, 2, 3])
+    assert run(max_steps=4) == ([1, 2, 3, 4], [1, 2, 3, 4])
+    (tmp_path / "best").mkdir()
+    assert run(max_steps=2, resume="none", seed=5, keep_checkpoints=2) == ([1, 2], [1, 2])
+    assert not (tmp_path / "best").exists()
+    run(max_steps=4)
+    assert run(save_steps=3, resume=str(tmp_path / "checkpoint-0000001")) == ([1, 2, 3], [1, 3])
+    with pytest.raises(ValueError, match=r"checkpoint-0000003 is not a checkpoint of this stage .* --resume none"):
+        run(head_dim=4)
+    facts = (tmp_path / "run.json").read_text()
+    (tmp_path / "run.json").write_text(facts.replace('"tokenizers": {}', '"tokenizers": {"former": "x"}'))
+    with pytest.raises(ValueError, match="checkpoint-0000003 has other tokenizers"):
+        run()

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks report consistent figures on tiny models; bounds are on ratios, not on times."""
+"""Benchmarks and gpu_check.py report consistent figures on tiny models; bounds are on ratios, not on times."""
 
 import json
+import math
+import os
+import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks import decoding, song, start
+from programs import RECIPES, run_program
 
 # beyond what transformers' classes import themselves, generating a song needs none of these
 NOT_NEEDED = {
@@ -51,3 +55,33 @@ def test_our_share_of_start_up_time_is_small_and_needs_few_packages(bundled_mode
     assert result["ours"] == pytest.approx(sum(result["parts"][name] for name in start.OURS))
     assert not NOT_NEEDED & set(result["packages"])
     assert result["ratio"] <= 0.5, result
+
+
+def check_gpu(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run_program([RECIPES / "gpu_check.py", *words], {**os.environ, **environment})
+
+
+def test_every_part_that_a_cpu_can_run_runs(tmp_path: Path) -> None:
+    done = check_gpu("--device", "cpu", "--tiny", "--out", tmp_path / "check.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "check.json").read_text())
+    assert report["cuda_graph_tokens"].startswith("not measured")
+    assert len(report["logits"]) == 7 and report["logits"]["coarse, delay"] == 0.0
+    lines = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [line[0] for line in lines[2:]] == [f"| {name}" for name in (*list(report)[4:],)]
+    assert lines[2][1] == "ok" and lines[3][1].startswith("not measured") and "real_time_factor" in lines[-1][2]
+    steps = {name: entry for name, entry in report["steps"].items() if name != "took_seconds"}
+    assert len(steps) == 4 and all(set(entry) == {"eager"} for entry in steps.values())
+    training = report["training"]
+    assert (training["backend"], training["distributed"]) == ("gloo", "DistributedDataParallel")
+    assert training["steps_per_second"] > 0
+    assert training["losses"] and all(map(math.isfinite, training["losses"]))
+    for pattern in ("flat", "delay"):
+        made = report[f"song, {pattern}"]
+        assert not made["failed"] and made["real_time_factor"] == made["wall_seconds"] / made["seconds"] > 0
+
+
+def test_without_a_gpu_it_fails_with_one_sentence(tmp_path: Path) -> None:
+    done = check_gpu("--out", tmp_path / "check.json", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 3 and "no GPU" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "check.json").exists()

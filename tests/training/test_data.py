@@ -18,7 +18,7 @@ from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, check_vocabula
 from hafm_hf.training.lead_sheets import LeadSheetNoise, _parsed
 from hafm_hf.training.stages import make_stage
 from integration.test_train_faults import full_disk
-from pretrained.test_loading_parts import without
+from pretrained.test_offline import without
 from tiny_models import CLUSTERS, CODES
 from training.toy_corpus import INFO, toy_config, toy_excerpt, write_toy_corpus
 

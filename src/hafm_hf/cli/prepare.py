@@ -118,8 +118,8 @@ def run(options: PrepareOptions, as_json: bool) -> None:
         typer.echo(json.dumps({key: value for key, value in manifest.items() if key != "dropped"}))
         return
     print_summary(manifest)
-    if not manifest["splits"]["validation"]["rows"]:
-        stderr.print("The validation split is empty, so training cannot measure whether a stage follows the voice.")
+    if (held := manifest["splits"]["validation"]["tracks"]) < 2:
+        stderr.print(f"Only two or more validation tracks show whether a stage follows the voice; there are {held}.")
     folder = options.shards.corpus
     stdout.print(f"wrote {folder} (manifest.json lists every drop, README.md is its card)", markup=False)
 

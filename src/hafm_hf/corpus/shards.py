@@ -140,6 +140,7 @@ class ShardMaker:
         if self.options.keep_audio:
             # flat names: a track's folder may contain another track
             folder = track.name.replace("/", "__").removeprefix(".") or "track"
+            folder += f"__{track.content_hash[:6]}" if "__" in track.name else ""
             write_stems(Path(self.options.keep_audio, track.split, folder), stems)
         starts, vocals, instrumentals = zip(*kept, strict=True)
         seconds, rate = bounds[0][1], stems.sampling_rate

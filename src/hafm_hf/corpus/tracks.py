@@ -322,9 +322,7 @@ def identify_tracks(
         tags = read_tags(root / grouping.files[min(grouping.files)])
         matched = re.search(splits.artist_pattern, grouping.name) if splits.artist_pattern else None
         artist = display_name(tags.get("artist") or (matched.group(1) if matched else "") or "")
-        split = choose_split(grouping.name, artist, content, splits)
-        licence = display_name(tags.get("license", ""))
-        return Track(grouping.name, grouping.files, content, split, artist, licence, stamps)
+        return Track(grouping.name, grouping.files, content, "", artist, display_name(tags.get("license", "")), stamps)
 
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
         found = list(pool.map(identify, groupings))
@@ -337,5 +335,10 @@ def identify_tracks(
                 tracks.append(each)
             else:
                 drops.append(Drop(each.name, Reason.DUPLICATE, f"same bytes as {owners[each.content_hash]}"))
-    new = filled_splits([track for track in tracks if track.name not in known], list(known.values()), splits)
+    # the songs of a single artist would all be in one split
+    artists = len({track.artist.casefold() for track in (*tracks, *known.values())}) > 1
+    new = [track for track in tracks if track.name not in known]
+    shares = [choose_split(each.name, each.artist if artists else "", each.content_hash, splits) for each in new]
+    placed = [replace(track, split=split) for track, split in zip(new, shares, strict=True)]
+    new = filled_splits(placed, list(known.values()), splits)
     return [*(track for track in tracks if track.name in known), *new], drops

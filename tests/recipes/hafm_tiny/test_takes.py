@@ -19,7 +19,7 @@ from hafm_hf.listening.modeling_listener import HAFMListenerModel
 from hafm_hf.listening.pitch_line import LINE_RATE
 from hafm_tiny.listening.takes import RATE, crop_of_takes, sung_takes
 from hafm_tiny.listening.training import HarmonyTrainer, ListenerArguments, TimeTrainer
-from hafm_tiny.listening.tunes import SONGS, labelled_tune
+from hafm_tiny.listening.tunes import SONGS, Tune, labelled_tune
 from hafm_tiny.steps import take_steps
 from programs import RECIPES, run_program
 from tiny_models import tiny_band, tiny_hubert, tiny_listener, tiny_rhythmic_tokenizer
@@ -45,6 +45,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def tune_of(corpus: Path) -> Tune:
+    tune = labelled_tune("song", "train", SONGS, json.loads(next(corpus.glob("train/*/labels.json")).read_text()))
+    assert tune is not None
+    return tune
+
+
 def test_crops_of_takes_keep_the_beat_at_another_speed(corpus: Path) -> None:
     rng = np.random.default_rng(0)
     takes = list(sung_takes(corpus, rng))
@@ -62,9 +68,7 @@ def test_crops_of_takes_keep_the_beat_at_another_speed(corpus: Path) -> None:
 
 def test_a_listener_learns_from_takes_and_keeps_its_harmony_weights(corpus: Path, tmp_path: Path) -> None:
     takes = list(sung_takes(corpus, np.random.default_rng(0)))
-    labels = json.loads(next(corpus.glob("train/*/labels.json")).read_text())
-    tune, model = labelled_tune("song", "train", SONGS, labels), tiny_listener()
-    assert tune is not None
+    tune, model = tune_of(corpus), tiny_listener()
     for share, has_bars in ((0.0, True), (1.0, False)):
         trainer = TimeTrainer(model, [tune], ListenerArguments(takes_share=share), takes)
         trainer.loss().backward()
@@ -85,22 +89,17 @@ def test_a_listener_learns_from_takes_and_keeps_its_harmony_weights(corpus: Path
 
 
 def test_a_listener_learns_what_only_its_ear_hears(corpus: Path) -> None:
-    takes, rng = [], np.random.default_rng(0)
-    for take in sung_takes(corpus, rng):
-        chords = np.repeat(rng.integers(1, 25, 60), 25)
-        heard = np.eye(25, dtype=np.float16)[chords]
-        takes.append(replace(take, chords=chords, line=replace(take.line, heard=heard)))
-    tune = labelled_tune("song", "train", SONGS, json.loads(next(corpus.glob("train/*/labels.json")).read_text()))
+    rng = np.random.default_rng(0)
+    take, chords = next(sung_takes(corpus, rng)), np.repeat(rng.integers(1, 25, 60), 25)
+    line = replace(take.line, heard=np.eye(25, dtype=np.float16)[chords])
     arguments = ListenerArguments(steps=80, pool=1, warmup_steps=5, takes_share=0.8, learning_rate=1e-2)
-    model = tiny_listener(ear_size=25)
-    assert tune is not None
-    take_steps(model, HarmonyTrainer(model, [tune], arguments, takes).loss, arguments)
-    phase, unheard = torch.arange(1500) % 25 / 25, replace(takes[0].line, heard=np.zeros((1500, 25), np.float32))
-    right, guessed = (
-        float((model.chords(line, phase).argmax(1).numpy() == takes[0].chords).mean())
-        for line in (takes[0].line, unheard)
+    trainer = HarmonyTrainer(
+        tiny_listener(ear_size=25), [tune_of(corpus)], arguments, [replace(take, line=line, chords=chords)]
     )
-    assert right > 0.8 > 0.3 > guessed
+    take_steps(trainer.model, trainer.loss, arguments)
+    for heard, least, most in ((line.heard, 0.8, 1.0), (0 * line.heard, 0.0, 0.3)):
+        found = trainer.model.chords(replace(line, heard=heard), torch.arange(1500) % 25 / 25).argmax(1).numpy()
+        assert least <= (found == chords).mean() <= most
 
 
 def test_a_pretrained_ear_becomes_part_of_the_model(corpus: Path, tmp_path: Path) -> None:
@@ -109,8 +108,8 @@ def test_a_pretrained_ear_becomes_part_of_the_model(corpus: Path, tmp_path: Path
     words += "--steps 3 --pool 1 --harmony_batch 60 --time_batch 20 --harmony_channels 4 --time_channels 8".split()
     run_program([*words, "--out", tmp_path], check=True)
     tiny_band(semantic_tokenizer=tiny_rhythmic_tokenizer()).save_pretrained(tmp_path / "band")
-    parts = {part.name: str(part) for part in (tmp_path / "band").iterdir() if part.is_dir()}
-    parts["listener"] = str(tmp_path / "listener")
+    folders = [*filter(Path.is_dir, (tmp_path / "band").iterdir()), tmp_path / "listener"]
+    parts = {folder.name: str(folder) for folder in folders}
     with pytest.raises(ValueError, match="ear_size of the listener is 12, but the other parts need 0"):
         assemble_composite(parts, tmp_path / "deaf")
     assemble_composite({**parts, "ear": str(tmp_path / "ear")}, tmp_path / "model")
