@@ -30,12 +30,12 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from fit_kmeans import tokenizer_from_hubert
 from hafm_hf.listening.configuration_listener import HAFMListenerConfig
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
 from hafm_hf.pretrained.loading import write_checksums
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_hf.training.arguments import parse_dataclasses
-from fit_kmeans import tokenizer_from_hubert
 from hafm_tiny.listening.measuring import simulated, simulated_scores
 from hafm_tiny.listening.takes import sung_takes
 from hafm_tiny.listening.training import ListenerArguments, train_listener

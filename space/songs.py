@@ -204,7 +204,7 @@ def make_job(
     If it is stopped, the pieces in `live` become the job; without any there is none. ValueErrors are for the user.
     """
     began = time.monotonic()
-    samples, rate = read_vocal(request.vocal, request.seconds)
+    samples, rate = vocal = read_vocal(request.vocal, request.seconds)
     pipeline, seconds = load_pipeline(request.model), len(samples) / rate + request.tail
     parameters = request.parameters()
     styles, remake = pipeline.model.styles, request.remake
@@ -217,7 +217,7 @@ def make_job(
                 break
             if isinstance(part, list):
                 songs = part
-            yield live.add(part, seconds, request.vocal, samples, rate) if live and isinstance(part, dict) else None
+            yield live.add(part, seconds, request.vocal, vocal) if live and isinstance(part, dict) else None
     if not songs and live is not None and live.pieces:
         songs = [pipeline.join(live.pieces)]
     if not songs:

@@ -143,9 +143,9 @@ class LiveTake:
         self.until = 0.0
         self.files: dict[str, list[str]] = {}
 
-    def add(self, piece: dict[str, Any], seconds: float, source: str | None, *vocal: Any) -> dict[str, Any]:
+    def add(self, piece: dict[str, Any], seconds: float, source: str | None, vocal: Any) -> dict[str, Any]:
         """Adds the next chunk of a pipeline's stream. Returns the final length in "seconds", "until" (seconds so far),
-        "files" of each channel, "at" (seconds at which they start), "source", and "balance" with the whole `vocal`.
+        "files" of each channel, "at" (seconds at which they start), "source", and "balance" with the whole vocal.
         """
         self.folder = self.folder or Path(tempfile.mkdtemp(dir=JOBS))
         self.pieces.append(piece)
@@ -155,7 +155,7 @@ class LiveTake:
             self.files.setdefault(name, []).append(str(path))
         self.at.append(self.until)
         self.until += len(piece["audio"]) / rate
-        voice, band = audio.resample(*vocal, rate), np.concatenate([each["audio"] for each in self.pieces])
+        voice, band = audio.resample(vocal[0], vocal[1], rate), np.concatenate([each["audio"] for each in self.pieces])
         about = {"source": source, "balance": audio.balance_gain_db(voice, band, rate, MEDIAN_BALANCE)}
         return {**about, "seconds": seconds, "until": self.until, "at": self.at, "files": self.files}
 

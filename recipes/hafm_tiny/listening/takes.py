@@ -33,13 +33,13 @@ LEAST_SECONDS = 6.0
 @dataclass(frozen=True)
 class TimedLine:
     """A pitch line, the part of the beat of each frame (int64 [T]), downbeats (float32 [T], 1 in the first beat of a
-    bar, NaN if unknown), the tempo in BPM, and the chord of each frame, if known (int64 [T])."""
+    bar, NaN if unknown), the tempo in BPM, and the chord of each frame (int64 [T])."""
 
     line: PitchLine
     parts: NDArray[np.int64]
     bars: NDArray[np.float32]
     tempo: float
-    chords: NDArray[np.int64] | None = None
+    chords: NDArray[np.int64]
 
 
 def sung_takes(
@@ -74,6 +74,6 @@ def crop_of_takes(
     late = np.interp(np.arange(frames), np.linspace(0, frames - 1, points), rng.normal(0, WOBBLE, points))
     exact = rng.uniform(0, len(take.line) - frames * speed - 1) + speed * np.arange(frames)
     sung, played = (np.clip(np.round(at), 0, len(take.line) - 1).astype(int) for at in (exact + speed * late, exact))
-    columns = (take.line.midi, take.line.level, take.line.flux, take.line.heard)
-    line = PitchLine(*(None if values is None else values[sung] for values in columns))
-    return TimedLine(line, take.parts[played], take.bars[played], take.tempo * speed)
+    heard = None if take.line.heard is None else take.line.heard[sung]
+    line = PitchLine(take.line.midi[sung], take.line.level[sung], take.line.flux[sung], heard)
+    return TimedLine(line, take.parts[played], take.bars[played], take.tempo * speed, take.chords[played])

@@ -231,7 +231,8 @@ class TimeTrainer(nn.Module):
         first = ((np.floor(sung.beats) - sung.downbeat) % sung.metre == 0).astype(np.float32)
         # in POP909, beats of songs in 6/8 are eighths: their bars are not used
         bars = first if sung.metre in (3, 4) else np.full_like(first, np.nan)
-        return TimedLine(sung.line, np.floor(sung.beats % 1 * BEAT_PARTS).astype(np.int64), bars, sung.tempo)
+        parts = np.floor(sung.beats % 1 * BEAT_PARTS).astype(np.int64)
+        return TimedLine(sung.line, parts, bars, sung.tempo, sung.chords)
 
 
 class TuneDraw:

@@ -285,8 +285,8 @@ class PitchLine:
             each: frames per cell, an even number.
 
         Returns:
-            float32 [P, 12 · 4 + 6 + D]: for each pitch class from C, the fractions of the cell's first half in which it is
-            held and in which it is sung, then those of the second half; after these, for each half, the voiced
+            float32 [P, 12 · 4 + 6 + D]: for each pitch class from C, the fractions of the cell's first half in which
+            it is held and in which it is sung, then those of the second half; after these, for each half, the voiced
             fraction, the largest onset strength, and the mean pitch relative to the voice's median; then `heard`.
         """
         part = each // HARMONY_PARTS

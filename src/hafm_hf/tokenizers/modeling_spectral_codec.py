@@ -8,7 +8,7 @@ the frame rate; so its mean over time is subtracted, noise has a branch of its o
 Dimensions: B batch, C channels, N samples, Q codebooks, T frames, D width, F frequencies.
 """
 
-from functools import lru_cache
+import functools
 from typing import Any
 
 import torch
@@ -102,7 +102,8 @@ class Spectrum(nn.Module):
 def _overlap_added(pieces: torch.Tensor, hop: int) -> torch.Tensor:
     """The sum of pieces [..., T, size] that begin `hop` samples apart: [..., at least (T − 1) · hop + size]."""
     parts = F.pad(pieces, (0, -pieces.shape[-1] % hop)).unflatten(-1, (-1, hop)).unbind(-2)
-    return sum(F.pad(part, (0, 0, at, len(parts) - 1 - at)) for at, part in enumerate(parts)).flatten(-2)
+    padded = [F.pad(part, (0, 0, at, len(parts) - 1 - at)) for at, part in enumerate(parts)]
+    return functools.reduce(torch.add, padded).flatten(-2)
 
 
 def _at_least_single(values: torch.Tensor) -> torch.Tensor:
@@ -229,7 +230,7 @@ class SpectralDecoder(nn.Module):
         return (levels @ bands).exp().flatten(2) * self.spectrum.usual ** (1 / config.compression)
 
 
-@lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=4)
 def _noise_table(bins: int) -> torch.Tensor:
     """White noise complex64 [NOISE_PERIOD, bins], unit variance in the real and imaginary parts, always the same."""
     # the cache may be filled under inference_mode, but later calls may record gradients
@@ -238,7 +239,7 @@ def _noise_table(bins: int) -> torch.Tensor:
         return torch.view_as_complex(torch.randn(size, generator=drawn, dtype=torch.float32, device="cpu"))
 
 
-@lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=4)
 def _band_weights(bands: int, bins: int, sampling_rate: int) -> torch.Tensor:
     """Interpolation weights from bands to frequencies, float [bands, bins]: triangles evenly spaced in mel."""
     with torch.inference_mode(False):
