@@ -182,7 +182,7 @@ def expect_kept(page: Page, shown: list[str]) -> None:
 def test_the_workspace_survives_a_reload_and_a_project_moves_it_to_another_user(
     page: Page, browser: Browser, space: Space, voices: Path
 ) -> None:
-    another = open_page(browser, space)
+    another = open_page(browser, space, "?seed=7&seconds=4")
     upload(page, EXAMPLE.with_name("quick_refrain.flac"))
     expect(summary(page)).to_contain_text("chords (estimated)")
     page.locator("#style input[value=rock]").check()
