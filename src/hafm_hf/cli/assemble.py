@@ -39,6 +39,6 @@ def assemble(
     }
     try:
         size = assemble_composite(parts, out, dtype)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise HAFMCommandError(f"{first_line(error)}.") from error
     stdout.print(f"wrote {out} ({size:.1f} MB)", markup=False)
