@@ -135,11 +135,10 @@ class HAFMConfig(PreTrainedConfig):
             _check_equal("semantic tokenizer frame rate", tokenizer.frame_rate, LINE_RATE)
             if not tokenizer.beat_line:
                 raise ValueError("The listener needs a semantic tokenizer with a beat line; set beat_line.")
-        ear, listener = self.ear_config, self.listener_config
-        if ear is not None:
+        if (ear := self.ear_config) is not None:
             _check_equal("ear", (ear.sampling_rate, ear.frame_rate), (tokenizer.sampling_rate, LINE_RATE))
-        width = 0 if ear is None else ear.hubert_config.hidden_size
-        _check_equal("ear_size of the listener", width if listener is None else listener.ear_size, width)
+        heard = 0 if self.listener_config is None else self.listener_config.ear_size
+        _check_equal("ear_size of the listener", heard, 0 if ear is None else ear.hubert_config.hidden_size)
 
 
 def _check_equal(name: str, found: Any, wanted: Any) -> None:

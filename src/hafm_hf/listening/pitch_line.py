@@ -247,7 +247,7 @@ class PitchLine:
         midi (float32 [T]): pitch in semitones (69 is 440 Hz), NaN in unvoiced frames.
         level (float32 [T]): dB relative to the voice's 95th percentile, at least -50.
         flux (float32 [T, 2]): onset strengths of vowels and of consonants.
-        heard (float32 [T, D], *optional*): features of a pretrained network, the composite's `ear`.
+        heard (float32 or float16 [T, D], *optional*): features of a pretrained network, the composite's `ear`.
     """
 
     midi: Array

@@ -387,6 +387,10 @@ class FastDecoder:
         conditioning, null = for_guidance(conditioning_ids, scale), null_rows(conditioning_ids, scale)
         mask = None if mask is None else for_guidance(mask, scale)
         rows = len(conditioning)
+        # before the forward pass, whose layers poll for cancellation: both together take a slow CPU a tenth of a second
+        if self.rows != rows:
+            self.rows = rows
+            self._pack()
         outputs = model(
             input_ids=input_ids,
             conditioning_ids=conditioning,
@@ -397,9 +401,6 @@ class FastDecoder:
         )
         prefix = config.num_prepended_sources * conditioning.shape[-1]
         slots = prefix + known.shape[1] + plan.slots
-        if self.rows != rows:
-            self.rows = rows
-            self._pack()
         for layer, cached in zip(self.layers, outputs.cache.layers, strict=True):
             layer.open(slots)
             layer.fill(cached.keys, cached.values)
