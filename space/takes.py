@@ -143,7 +143,7 @@ class LiveTake:
         self.until = 0.0
         self.files: dict[str, list[str]] = {}
 
-    def add(self, piece: dict[str, Any], seconds: float, source: str | None, vocal: Any) -> dict[str, Any]:
+    def add(self, piece: dict[str, Any], seconds: float, source: str | None, vocal: tuple[Any, int]) -> dict[str, Any]:
         """Adds the next chunk of a pipeline's stream. Returns the final length in "seconds", "until" (seconds so far),
         "files" of each channel, "at" (seconds at which they start), "source", and "balance" with the whole vocal.
         """

@@ -387,7 +387,7 @@ class FastDecoder:
         conditioning, null = for_guidance(conditioning_ids, scale), null_rows(conditioning_ids, scale)
         mask = None if mask is None else for_guidance(mask, scale)
         rows = len(conditioning)
-        # before the forward pass, whose layers poll for cancellation: both together take a slow CPU a tenth of a second
+        # before the forward pass, whose layers poll for cancellation: a slow CPU takes a tenth of a second for both
         if self.rows != rows:
             self.rows = rows
             self._pack()
