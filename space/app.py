@@ -79,7 +79,7 @@ def told(action: Callable[..., list[Any]], *otherwise: Any) -> Callable[..., lis
     return act
 
 
-def show_estimates(again: int, voice: Values | None, *inputs: Any) -> Values | None:
+def show_estimates(again: int, timeline: Values | None, voice: Values | None, *inputs: Any) -> Values | None:
     """The timeline's value: estimates of a voice, None without one, or {"wrong": error, "again": if re-estimated}."""
     if voice is None or (voice["shown"] and not again):
         return gr.skip() if voice else None
@@ -87,6 +87,8 @@ def show_estimates(again: int, voice: Values | None, *inputs: Any) -> Values | N
     try:
         request, known = Request.of(voice, *inputs), LeadSheet() if again and "beats" in known.estimated else known
         known = known if known.has_beats else replace(known, tempo=request.tempo or known.tempo)
+        seen = lead_sheet_of(timeline, request.vocal) if again else None
+        known = replace(known, key=seen.key) if seen and "key" not in seen.estimated else known
         shown = listen(request.vocal, request.model, request.seconds, known)
         # parts of a restored sheet that were estimated remain marked as such
         return shown | {"sheet": known.to_dict()} if voice["state"] and not again else shown
@@ -313,13 +315,12 @@ class Page:
                 self.options = parts.option_components()
                 with gr.Accordion("More options", open=False):
                     self.options |= parts.more_components()
-                    about = "Beats per minute, if you know it; then press “Estimate again”"
+                    about = "Beats per minute, if known; then press “Estimate again”, which keeps a key you set"
                     self.tempo = parts.number("tempo", "Tempo", about, "auto", minimum=0)
                     self.listen = gr.Button("Estimate again", elem_id="listen", size="sm")
                     self.copy = gr.Button("Copy a link to these settings", elem_id="copy", size="sm")
-            self.ticket, self.file, self.link, self.waiting = (
-                gr.Textbox(visible="hidden", label=label) for label in ("Ticket", "File", "Link", "Waiting")
-            )
+            hidden = [gr.Textbox(visible="hidden", label=label) for label in ("Ticket", "File", "Link", "Waiting")]
+            self.ticket, self.file, self.link, self.waiting = hidden
 
     def inputs(self) -> list[gr.components.Component]:
         """The inputs, in the order of `Request.of`."""
@@ -346,7 +347,7 @@ def connect_listening(page: Page, jobs: gr.State) -> None:
     sent = [page.recorder, jobs, page.mixer, page.options["seconds"]]
     chosen = page.recorder.submit(told(take_voice, *[gr.skip()] * len(outputs[1:])), sent, outputs, **quick)
     for again, start in enumerate((chosen.then, page.listen.click)):
-        shown = start(partial(show_estimates, again), page.inputs(), page.timeline, **quick)  # type: ignore[operator]
+        shown = start(partial(show_estimates, again), [page.timeline, *page.inputs()], page.timeline, **quick)  # type: ignore[operator]
         shown.then(None, js=f"() => {imported('desk')}.then(({{ desk }}) => desk.heard())")
     file, every = [page.announced, page.file], {"concurrency_limit": 4, "trigger_mode": "multiple", **QUIET}
     for part, action, others in ((page.timeline, save_sheet, page.inputs()), (page.mixer, answer, [jobs])):

@@ -96,8 +96,7 @@ class Request:
             chosen["style"] = None if chosen["style"] == self.remake.job.style else chosen["style"]
             known = replace(known, style=None)
         parameters = {name: chosen[name] for name in OPTIONS if chosen[name] is not None}
-        if self.tempo and not known.has_beats:
-            known = replace(known, tempo=self.tempo)
+        known = replace(known, tempo=self.tempo) if self.tempo and not known.has_beats else known
         parameters |= {"lead_sheet": known} if known != LeadSheet() else {}
         parameters |= {"tail": self.tail} if self.tail else {}
         if self.remake is not None:
@@ -167,8 +166,7 @@ def generate_song(model: str, samples: audio.Samples, rate: int, parameters: dic
     def work() -> None:
         try:
             with GENERATING:
-                sound = {"array": samples, "sampling_rate": rate}
-                pipeline = load_pipeline(model)
+                sound, pipeline = {"array": samples, "sampling_rate": rate}, load_pipeline(model)
                 if "keep" in parameters:
                     reports.put([pipeline(sound, progress=progress, **parameters)])
                     return

@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Assembling parts into a composite: it gets a folder of its own, and never replaces unrelated files."""
+"""Assembling parts into a composite: a folder of its own, sounds of styles, and no unrelated files replaced."""
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from chaos import digest_files
 from commands import hafm
-from hafm_hf import HAFMForVocalAccompaniment
+from hafm_hf import HAFMForVocalAccompaniment, audio
 from hafm_hf.accompaniment.assemble import LEAD_SHEET_SETTINGS, assemble_composite
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES
 from hafm_hf.pretrained.loading import codec_fingerprint, fingerprint, tokenizer_fingerprint
+from hafm_hf.pretrained.saving import STYLE_SOUND_BYTES, read_style_sounds
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from tiny_models import tiny_composite, tiny_rhythmic_tokenizer, tiny_semantic_tokenizer, tiny_stage
+from style_sounds import write_style_sounds
+from tiny_models import tiny_band, tiny_composite, tiny_rhythmic_tokenizer, tiny_semantic_tokenizer, tiny_stage
+from vocals import CODEC_RATE, file_bytes, glide
 
 
 def parts_of(folder: Path) -> dict[str, str]:
@@ -169,3 +174,30 @@ def test_parts_with_unequal_vocabularies_are_refused_and_write_nothing(parts: di
     done = hafm("assemble", tmp_path / "model", *words)
     assert done.exit_code == 1 and "do not fit" in str(done.exception)
     assert not (tmp_path / "model").exists()
+
+
+def test_the_recipe_renders_each_style_and_saving_keeps_the_sounds(tmp_path: Path) -> None:
+    vocal, model = tmp_path / "vocal.wav", tmp_path / "model"
+    vocal.write_bytes(file_bytes(glide(1.3)))
+    tiny_band().save_pretrained(model)
+    written = write_style_sounds(model, vocal)
+    assert [path.relative_to(model).as_posix() for path in written] == ["styles/folk.ogg", "styles/rock.ogg"]
+    folk, rock = (audio.read_audio(path) for path in written)
+    assert (len(folk[0]), len(rock[0]), folk[1]) == (round(1.3 * CODEC_RATE),) * 2 + (CODEC_RATE,)
+    assert not audio.is_silent(folk[0]) and np.abs(folk[0] - rock[0]).max() > 0.01
+    loaded = HAFMForVocalAccompaniment.from_pretrained(model)
+    assert list(loaded.style_sounds) == ["folk", "rock"]
+    loaded.save_pretrained(tmp_path / "again")
+    for name, sound in loaded.style_sounds.items():
+        assert (tmp_path / "again" / "styles" / f"{name}.ogg").read_bytes() == sound
+        assert len(audio.read_audio(io.BytesIO(sound))[0]) == len(folk[0])
+
+
+@pytest.mark.fault("sounds in untrusted checkpoints")
+def test_oversized_sounds_and_those_outside_the_checkpoint_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "model" / "styles").mkdir(parents=True)
+    (tmp_path / "secret.ogg").write_bytes(b"of this machine")
+    (tmp_path / "model" / "styles" / "hard rock.ogg").write_bytes(b"sound")
+    (tmp_path / "model" / "styles" / "large.ogg").write_bytes(bytes(STYLE_SOUND_BYTES + 1))
+    styles = ["hard rock", "large", "missing", "../../secret", str(tmp_path / "secret")]
+    assert read_style_sounds(tmp_path / "model", styles) == {"hard rock": b"sound"}

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every import is declared in pyproject.toml: as a core dependency if the core needs it, else in an extra."""
+"""Every import is declared in pyproject.toml, for the core if that needs it, else in an extra; README, versions and
+licence lines agree with the package."""
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -16,13 +18,19 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from distribution.environments import make
 from programs import REPOSITORY
+from vocals import file_bytes, glide
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: list(requirements) for name, requirements in PROJECT["optional-dependencies"].items()}
 # Folders that need an extra; all others must be importable with the core alone.
 FOLDERS = {"corpus": "data", "training": "train", "evaluation": "eval"}
 
+# prose, data, third-party texts, and saved models
+WITHOUT_LICENCE_LINE = re.compile(
+    r"\.(md|json|wav|flac|ogg|png)$|^(LICENSE|NOTICE|licenses/.*|src/hafm_hf/(py\.typed|checkpoints/.*))$"
+)
 # In no extra: an experiment tracker that accelerate may use, and a beat tracker that downloads its own weights.
 OWN_CHOICE = {"wandb", "beat-this"}
 
@@ -119,3 +127,26 @@ def test_no_module_imports_our_modules_by_string() -> None:
             if re.match(r"__import__\(|(importlib\.)?import_module\(f?['\"](hafm_hf|\.)", call):
                 found.append(f"{path.parent.name}/{path.name}: {call}")
     assert [each for each in found if not each.startswith("hafm_hf/__init__.py")] == []
+
+
+def test_readme_begins_with_commands_that_work_from_a_clone(tmp_path: Path) -> None:
+    (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
+    make("demo", EXAMPLE=tmp_path / "vocal.wav", OUT=tmp_path / "demo")
+    first = re.findall(r"^```bash.*\n((?:.*\n)*?)```", (REPOSITORY / "README.md").read_text(), re.MULTILINE)[0]
+    promised = re.findall(r"demo/[\w.]+", first)
+    assert "make demo" in first and len(promised) == 2
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in promised)
+
+
+def test_project_citation_and_changelog_have_one_version() -> None:
+    released = re.findall(r"^## (\d+\.\d+\.\d+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"]
+    assert PROJECT["version"] == cited == released[0]
+
+
+def test_every_code_and_configuration_file_begins_with_its_licence() -> None:
+    tracked = subprocess.check_output(["git", "ls-files"], cwd=REPOSITORY, text=True).splitlines()
+    ours = [REPOSITORY / name for name in tracked if not WITHOUT_LICENCE_LINE.search(name)]
+    tops = {path: path.read_text().splitlines()[:2] for path in ours if path.exists()}
+    assert len(tops) > 300
+    assert not [path for path, top in tops.items() if "SPDX-License-Identifier: Apache-2.0" not in " ".join(top)]

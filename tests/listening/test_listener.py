@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from hafm_hf import HAFMForVocalAccompaniment, HAFMListenerConfig, HAFMListenerModel
 from hafm_hf.accompaniment.parts import PARTS
-from hafm_hf.lead_sheet.chords import NUM_CHORDS, key_name
+from hafm_hf.lead_sheet.bars import chord_prior
+from hafm_hf.lead_sheet.chords import NUM_CHORDS, chord_class, key_name
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.listening import pitch_line
 from hafm_hf.listening.beat_line import HAFMBeatLine, likeliest_tempo
@@ -90,6 +91,20 @@ def test_chord_estimates_transpose_with_the_song(semitones: int) -> None:
         torch.testing.assert_close(before.roll(semitones, 1), after, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(chords[:, 0], moved[:, 0], rtol=1e-3, atol=1e-4)
     assert [key_name(key) for key in (0, 7, 12, 21)] == ["C:maj", "G:maj", "C:min", "A:min"]
+
+
+def test_known_chords_and_key_shift_the_estimates_of_the_others() -> None:
+    foreign, own = chord_class("F#"), chord_class("E")
+    key, opening = LeadSheet(key="Am"), LeadSheet(chords=[(0.0, 3.0, "F#7"), (3.0, 4.0, "Bm")])
+    assert not chord_prior(LeadSheet(tempo=90)).any() and chord_prior(key)[0] == 0
+    # the major dominant belongs to a minor key
+    assert chord_prior(key)[own] == chord_prior(key).max() and chord_prior(key)[foreign] < -0.5
+    assert chord_prior(opening).argmax() == foreign and chord_prior(opening)[chord_class("B")] > 0
+    line, phase, model = drawn_line(), torch.arange(600) / 25 % 1, tiny_listener()
+    alone, told, keyed = (model.chords(line, phase, known) for known in (None, opening, key))
+    assert told[:200].argmax(1).tolist() == [foreign] * 150 + [chord_class("Bm")] * 50
+    for known, chord in ((told, foreign), (keyed, own)):
+        assert float(known[200:, chord].mean()) > 1.2 * float(alone[200:, chord].mean())
 
 
 def test_masked_padding_does_not_change_the_estimates() -> None:

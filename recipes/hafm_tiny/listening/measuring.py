@@ -22,6 +22,8 @@ from .simulated_singer import ExactSinger, FaithfulSinger, Performance, Simulate
 from .tunes import Tune
 
 SEED, VOICE_RATE = 7, 16_000
+# s at the beginning of a song whose chords are told by `told_opening`
+OPENING = 10.0
 # from an exact singer to one with all human errors
 SINGERS = {"exact": ExactSinger, "faithful": FaithfulSinger, "like people": SimulatedSinger}
 # edges between the confidence bins of `reliability`
@@ -70,6 +72,19 @@ def told_tempo(tempo: float) -> LeadSheet | None:
 def told_beats(beats: Sequence[float]) -> LeadSheet | None:
     """A lead sheet with beats, in seconds; None if there are fewer than two."""
     return LeadSheet(beats=list(beats)) if len(beats) > 1 else None
+
+
+def told_opening(recordings: Sequence[Recording]) -> tuple[list[Recording], list[LeadSheet | None]]:
+    """For recordings at least twice as long as `OPENING`: the rest of each, to score, and the chords before it."""
+    rest, sheets = list[Recording](), list[LeadSheet | None]()
+    for each in recordings:
+        if each.seconds >= 2 * OPENING:
+            opening = [(start, min(stop, OPENING), label) for start, stop, label in each.chords if start < OPENING]
+            later = [(max(start, OPENING), stop, label) for start, stop, label in each.chords if stop > OPENING]
+            # mir_eval ignores X
+            rest.append(replace(each, chords=[(0.0, OPENING, "X"), *later]))
+            sheets.append(LeadSheet(chords=opening))
+    return rest, sheets
 
 
 def simulated(tunes: Sequence[Tune], seconds: float, singer: str = "like people") -> list[Performance]:

@@ -104,7 +104,7 @@ def majmin(label: str) -> int:
 
     found = root_and_quality(label)
     if found is None:
-        return 0
+        return -1 if label == "X" else 0
     try:
         _, tones, _ = mir_eval.chord.encode(label)
     except mir_eval.chord.InvalidChordException:

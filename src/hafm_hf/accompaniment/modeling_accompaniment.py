@@ -83,8 +83,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated with their
             tokens as given, and joined to them by a short cross-fade.
         options: the generation options.
-        lead_sheet, tempo, beats, chords: what is known about the song (`lead_sheet.files.known_lead_sheet`), for a
-            single vocal; for several, `lead_sheet` may be a list with a lead sheet or None for each.
+        lead_sheet, tempo, beats, chords, key: what is known of the song (`lead_sheet.files.known_lead_sheet`), for one
+            vocal; for several, `lead_sheet` may be a list with a lead sheet or None for each.
         kwargs: fields of `options` by name (`seed=1`, `top_k=50`), which take precedence.
         progress: called with (stage, steps done, total steps) after every step, and with the same values again during
             long computations; an exception raised in it ends the generation.
@@ -468,7 +468,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         if self.listener is None or line is None or phase is None or not gaps:
             return sheet
         rate = self.semantic_tokenizer.config.frame_rate
-        found = LeadSheet.from_estimates(phase, self.listener.chords(line, phase), rate)
+        found = LeadSheet.from_estimates(phase, self.listener.chords(line, phase, sheet), rate)
         sheet = sheet.with_chords_in_gaps(found, gaps) if sheet.chords else sheet.completed_by(found)
         key = likeliest_key(sheet)
         return sheet.completed_by(LeadSheet(key=key, estimated=["key"] if key else []))

@@ -101,7 +101,7 @@ class HAFMPipeline(Pipeline):
             seconds (float): use only this much from the start of each vocal.
             lead_sheet (`LeadSheet` or a dict of its fields): for all vocals, as far as it is known.
             tempo (float, BPM), beats (seconds, or a file of them), chords ((start s, stop s, label) each, a .lab file,
-                or by the bar: "C | Am | F G"): single parts of the lead sheet, which take precedence over it.
+                or by the bar: "C | Am | F G"), key ("Am"): parts of the lead sheet, which take precedence over it.
             files (bool): whether beats and chords may name files; set to False for untrusted input. Default True.
             instrumental: existing accompaniment of a single vocal, in any form of `inputs`, with spans to keep.
             keep (list of (start, stop) in s): the spans to keep; the rest is generated anew.
@@ -142,9 +142,9 @@ class HAFMPipeline(Pipeline):
 
         Args:
             vocal: a single vocal, in any form that a call accepts.
-            kwargs: sampling_rate, seconds, lead_sheet, tempo, beats, chords, files, progress, output_rate, tail,
-                intro_bars, outro_bars and the fields of `GenerationOptions`, as for a call; they take precedence over
-                the pipeline's own. `num_samples` must be 1.
+            kwargs: sampling_rate, seconds, lead_sheet, tempo, beats, chords, key, files, progress, output_rate,
+                tail, intro_bars, outro_bars and the fields of `GenerationOptions`, as for a call; they take precedence
+                over the pipeline's own. `num_samples` must be 1.
 
         Yields:
             For each chunk a dict: "audio" (float32 [n] or [n, C], the next piece of the instrumental, at the level

@@ -25,6 +25,7 @@ from .options import (
     DeviceName,
     DType,
     EngineFlags,
+    Key,
     ModelName,
     Outcome,
     OutFolder,
@@ -48,7 +49,7 @@ from .options import (
 if TYPE_CHECKING:
     from ..accompaniment.pipeline_hafm import HAFMPipeline
 
-ONE_VOCAL = "--beats and --chords are for one vocal; in a folder, put NAME_beats.txt, NAME_chords.lab next to each."
+ONE_VOCAL = "--beats, --chords and --key are for one vocal; in a folder, put NAME_beats.txt and so on next to each."
 FileFormat = Literal["wav", "flac", "mp3"]
 
 
@@ -67,6 +68,7 @@ def accompany(
     tempo: Tempo = None,
     beats: Beats = None,
     chords: Chords = None,
+    key: Key = None,
     batch_size: Annotated[int | None, folder(min=1, help="Vocals generated together; 8 by default.")] = None,
     as_json: AsJson = False,
     **options: Any,
@@ -82,9 +84,9 @@ def accompany(
         raise typer.BadParameter("--engine, --workers and --batch-size are only for a folder of vocals.")
     if many and overwrite:
         raise typer.BadParameter("--overwrite is only for single vocals; for a folder choose another --out.")
-    if (beats or chords) and (many or len(vocals) > 1):
+    if (beats or chords or key) and (many or len(vocals) > 1):
         raise typer.BadParameter(ONE_VOCAL)
-    sheet = read_lead_sheet(tempo, beats, chords)
+    sheet = read_lead_sheet(tempo, beats, chords, key)
     # the plan of a folder holds plain values only, no LeadSheet
     known = {"tempo": tempo} if many else {"lead_sheet": sheet}
     parameters = {**options, "seconds": seconds, **known}

@@ -17,6 +17,7 @@ from .console import HAFMCommandError, loading, require_packages, stderr, stdout
 from .options import (
     Beats,
     Chords,
+    Key,
     ModelName,
     OutFolder,
     Overwrite,
@@ -57,7 +58,6 @@ class Sheets:
     as_json: bool
     known: LeadSheet | None
     metre: int | None
-    key: str | None
 
 
 def lead_sheet(
@@ -75,7 +75,7 @@ def lead_sheet(
     beats: Beats = None,
     chords: Chords = None,
     metre: Annotated[Literal["3/4", "4/4"] | None, sheet(help="4/4 if neither given nor implied by --beats.")] = None,
-    key: Annotated[str | None, sheet(help="E.g. A:min; estimated from the chords if not given.")] = None,
+    key: Key = None,
 ) -> None:
     """Writes the estimated beats and chords of each vocal: NAME_beats.txt and NAME_chords.lab.
 
@@ -90,7 +90,7 @@ def lead_sheet(
         raise typer.BadParameter("--beats and --chords are for one vocal; run the command once for each.")
     if len(set(names)) < len(names):
         raise typer.BadParameter("two vocals have the same name; name each by itself, with a different --out.")
-    known, wanted = read_lead_sheet(tempo, beats, chords), [each.value for each in formats or [Format.lab]]
+    known, wanted = read_lead_sheet(tempo, beats, chords, key), [each.value for each in formats or [Format.lab]]
     require_packages(*(IN_BARS[each] for each in wanted if each in IN_BARS))
     planned = [file for name in names for file in lead_sheet_files(name, wanted)]
     planned += [name + CLICK_FILE for name in names if click]
@@ -98,7 +98,7 @@ def lead_sheet(
         check_output(out, [] if overwrite else [out / file for file in planned])
     bar = None if metre is None else int(metre[0])
     known = replace(known, beats_per_bar=bar) if known and known.bars and bar else known
-    asked = Sheets(out, wanted, click, as_json, known, bar, key)
+    asked = Sheets(out, wanted, click, as_json, known, bar)
     composite, failed = None, False
     for name, vocal in found:
         read = read_vocal(vocal, as_json, seconds=seconds)
@@ -148,7 +148,7 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
     try:
         found = composite.complete_lead_sheet(samples, rate, asked.known)
         if found.has_beats:
-            found = completed(found, length, asked.metre, asked.key)
+            found = completed(found, length, asked.metre)
         elif asked.click or set(asked.formats).intersection(IN_BARS):
             raise HAFMCommandError("There are no beats to count bars by; give them with --tempo or --beats.")
     except ValueError as error:

@@ -58,6 +58,7 @@ DeviceName = Annotated[Device, advanced(help="Where the model runs.")]
 Tempo = Annotated[float | None, sheet(help="BPM of a take recorded to a click; estimated if not given.")]
 Beats = Annotated[Path | None, sheet(help="File of beat times in seconds, one per line.", dir_okay=False)]
 Chords = Annotated[str | None, sheet(help="File of lines START STOP LABEL, or chords by the bar: 'C | Am | F G'.")]
+Key = Annotated[str | None, sheet(help="E.g. Am or C; chords are estimated to suit it. Estimated if not given.")]
 
 
 @dataclass
@@ -206,18 +207,20 @@ def _number_or_word(option: Option, text: str) -> float | str:
     return value
 
 
-def read_lead_sheet(tempo: float | None, beats: Path | None, chords: str | Path | None) -> LeadSheet | None:
-    """The lead sheet given by --tempo, --beats and --chords; None if none of them is given.
+def read_lead_sheet(
+    tempo: float | None, beats: Path | None, chords: str | Path | None, key: str | None
+) -> LeadSheet | None:
+    """The lead sheet given by --tempo, --beats, --chords and --key; None if none of them is given.
 
     Raises:
         typer.BadParameter: if a file cannot be read, naming the line, or the lead sheet is not valid.
     """
-    if tempo is None and beats is None and chords is None:
+    if all(each is None for each in (tempo, beats, chords, key)):
         return None
     from ..lead_sheet.files import known_lead_sheet
 
     try:
-        return known_lead_sheet(tempo=tempo, beats=beats, chords=chords)
+        return known_lead_sheet(tempo=tempo, beats=beats, chords=chords, key=key)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 

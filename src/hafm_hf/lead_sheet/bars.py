@@ -9,14 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .chords import PITCH_CLASSES, key_fit, key_name, pitch_classes
+from .chords import IN_KEY, NUM_CHORDS, PITCH_CLASSES, chord_class, key_fit, key_name, key_number, pitch_classes
 from .lead_sheet import LEAST_BEAT_SECONDS, METRES, LeadSheet, beats_passed
 
 # defaults where nothing is known
 USUAL_TEMPO, USUAL_METRE = 120.0, 4
 # in beats: chord changes of a chart are rounded to it
 GRID = 0.5
+# of `chord_prior`: how much it counts, and, in it, how long the key's chords are assumed to sound, how much likelier
+# each note in the key makes a chord, and how sharply the known chords decide on a key
+PRIOR_WEIGHT, PRIOR_SECONDS, IN_KEY_WEIGHT, KEY_SHARPNESS = 0.5, 20.0, 5.0, 8.0
 Instants = Sequence[float] | np.ndarray
 
 
@@ -138,12 +142,35 @@ def _likeliest_downbeat(sheet: LeadSheet, metre: int) -> int:
 
 def likeliest_key(sheet: LeadSheet) -> str | None:
     """The key ("A:min") that fits the chords best, their notes weighted by duration; None without chords."""
+    profile = _note_seconds(sheet)
+    return key_name(int(key_fit(profile).argmax())) if profile.any() else None
+
+
+def chord_prior(sheet: LeadSheet) -> NDArray[np.float64]:
+    """How likely a song's known chords and key make each triad in the rest of it.
+
+    A triad's share of the known chords' time, smoothed by a prior of triads whose notes are in the key.
+
+    Returns:
+        float64 [25]: weighted log probabilities, relative to uniform ones; 0 for no chord.
+    """
+    seconds, profile = np.zeros(NUM_CHORDS), _note_seconds(sheet)
+    for start, stop, label in sheet.chords:
+        seconds[chord_class(label)] += stop - start
+    if sheet.key is None and not profile.any():
+        return np.zeros(NUM_CHORDS)
+    fit = np.exp(KEY_SHARPNESS * key_fit(profile)) if sheet.key is None else np.eye(len(IN_KEY))[key_number(sheet.key)]
+    usual = np.exp(IN_KEY_WEIGHT * (fit / fit.sum()) @ IN_KEY)
+    shares = (seconds[1:] + PRIOR_SECONDS * usual / usual.sum()) / (seconds[1:].sum() + PRIOR_SECONDS)
+    return np.array([0.0, *PRIOR_WEIGHT * np.log(len(shares) * shares)])
+
+
+def _note_seconds(sheet: LeadSheet) -> NDArray[np.float64]:
+    """For how many seconds the chords contain each pitch class: float64 [12]."""
     profile = np.zeros(PITCH_CLASSES)
     for start, stop, label in sheet.chords:
         profile[list(pitch_classes(label))] += stop - start
-    if not profile.any():
-        return None
-    return key_name(int(key_fit(profile).argmax()))
+    return profile
 
 
 def chart(sheet: LeadSheet, seconds: float) -> Chart:

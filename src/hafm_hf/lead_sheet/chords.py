@@ -47,6 +47,11 @@ MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
 KEYS = np.stack([np.roll(mode, tonic) for mode in (MAJOR, MINOR) for tonic in range(len(MAJOR))])
 KEYS -= KEYS.mean(axis=1, keepdims=True)
 KEYS /= np.linalg.norm(KEYS, axis=1, keepdims=True)
+# the major and the minor scale, with both sevenths, tonic first
+SCALES = ((1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1), (1, 0, 1, 1, 0, 1, 0, 1, 1, 0, 1, 1))
+SCALES_OF_KEYS = np.stack([np.roll(mode, tonic) for mode in SCALES for tonic in range(len(mode))])
+# share of the notes of 24 triads (12 major, 12 minor) that are in each of 24 keys: float64 [24 keys, 24 triads]
+IN_KEY = np.hstack([sum(np.roll(SCALES_OF_KEYS, -n, 1) for n in INTERVALS[each]) / 3 for each in ("maj", "min")])
 
 
 def chord_class(label: str) -> int:
@@ -86,6 +91,12 @@ def key_name(key: int) -> str:
     """Name of a key ("A:min"): 0 to 11 are major keys from C, 12 to 23 minor."""
     minor, tonic = divmod(key, PITCH_CLASSES)
     return f"{(MINOR_ROOTS if minor else MAJOR_ROOTS)[tonic]}:{('maj', 'min')[minor]}"
+
+
+def key_number(key: str) -> int:
+    """The number of a key ("A:min"), the inverse of `key_name`."""
+    tonic, mode = root_and_quality(key) or (0, "maj")
+    return tonic + PITCH_CLASSES * (mode == "min")
 
 
 def key_label(key: str) -> str:

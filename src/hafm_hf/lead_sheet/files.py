@@ -25,7 +25,7 @@ from .lead_sheet import METRES, OUTER_COMMA, LeadSheet, Span
 T = TypeVar("T")
 FileName = str | os.PathLike[str]
 # parameters of a call that describe the song
-KNOWN = ("lead_sheet", "tempo", "beats", "chords")
+KNOWN = ("lead_sheet", "tempo", "beats", "chords", "key")
 # output formats, and the suffixes of their files
 FORMATS = {
     "lab": ("_beats.txt", "_chords.lab"),
@@ -43,6 +43,7 @@ def known_lead_sheet(
     tempo: float | None = None,
     beats: Sequence[float] | FileName | None = None,
     chords: Sequence[Span] | FileName | None = None,
+    key: str | None = None,
     files: bool = True,
 ) -> LeadSheet | None:
     """Builds a lead sheet from the arguments of a call; None if all of them are None.
@@ -53,14 +54,15 @@ def known_lead_sheet(
         tempo: beats a minute.
         beats: times in seconds, or the path of a beat file.
         chords: (start s, stop s, label) each, the path of a .lab file, or chords by the bar, repeated: "C | Am | F G".
+        key: such as "Am" or "C".
         files: whether strings may name files; False on servers, whose files users must not read.
 
     Raises:
         ValueError: a file cannot be read (the message names its line), or the values are invalid.
     """
-    if all(each is None for each in (lead_sheet, tempo, beats, chords)):
+    if all(each is None for each in (lead_sheet, tempo, beats, chords, key)):
         return None
-    known: dict[str, Any] = {"tempo": tempo, "beats": beats, "chords": chords}
+    known: dict[str, Any] = {"tempo": tempo, "beats": beats, "chords": chords, "key": key}
     known = {name: value for name, value in known.items() if value is not None}
     if isinstance(beats, (str, os.PathLike)):
         if not files:

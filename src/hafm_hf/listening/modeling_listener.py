@@ -25,8 +25,9 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from ..lead_sheet.bars import chord_prior
 from ..lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES, chord_class, chord_label
-from ..lead_sheet.lead_sheet import begins_beat
+from ..lead_sheet.lead_sheet import LeadSheet, begins_beat
 from ..pretrained.saving import HAFMHubMixin
 from .configuration_listener import HAFMListenerConfig
 from .pitch_line import CLASS_NUMBERS, HARMONY_PARTS, LINE_RATE, PART_NUMBERS, TIME_NUMBERS, PitchLine
@@ -40,6 +41,8 @@ PULSES, MULTIPLES = 8, (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
 NO_CHORD_COST = 1.0
 # penalty on a chord change between beats, in nats; chords then change as often as in real bands
 CHANGE_COST = 0.3
+# penalty on all others where a chord is known, in nats
+CERTAIN = 20.0
 # start s, stop s, label, probability of the chord against the runner-up, label of the runner-up
 ChordChoice = tuple[float, float, str, float, str]
 
@@ -259,12 +262,13 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         return self.tempo_logits(self.time(cells, mask), mask)[0]
 
     @torch.no_grad()
-    def chords(self, line: PitchLine, phase: torch.Tensor) -> torch.Tensor:
+    def chords(self, line: PitchLine, phase: torch.Tensor, known: LeadSheet | None = None) -> torch.Tensor:
         """Probability of each chord at each frame of a song.
 
         Args:
             line: pitch line of the vocal.
             phase (float [T_v]): beat phase of each frame, from 0 to 1; each beat has one chord.
+            known: chords of parts of the song, and its key, from which the others are estimated too.
 
         Returns:
             float32 [T_v, 25]: no chord, 12 roots without a minor third, 12 with one.
@@ -273,7 +277,7 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
             return torch.zeros(len(phase), NUM_CHORDS)
         cells = self._batch(line.harmony_cells(self.config.harmony_frames))
         chords = self.chord_logits(cells, _mask(cells))[0].cpu()
-        return chords_of_beats(chords, phase.cpu(), self.config.harmony_frames)
+        return chords_of_beats(chords, phase.cpu(), self.config.harmony_frames, known)
 
     def _batch(self, cells: np.ndarray) -> torch.Tensor:
         weight = self.tempo_head.prior
@@ -290,12 +294,15 @@ def _mask(cells: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor
     return cells.new_ones(*cells.shape[:2], 1) if mask is None else mask[..., None].to(cells.dtype)
 
 
-def chords_of_beats(chords: torch.Tensor, phase: torch.Tensor, each: int) -> torch.Tensor:
+def chords_of_beats(
+    chords: torch.Tensor, phase: torch.Tensor, each: int, known: LeadSheet | None = None
+) -> torch.Tensor:
     """Probability of each chord in the beat of each frame, on the likeliest path through the song.
 
     Args:
         chords (float [H, 25]): logits in cells of `each` frames.
         phase (float [T]): beat phase of each frame, from 0 to 1.
+        known: its chords are certain; they and the key make others more or less likely (`chord_prior`).
 
     Returns:
         float32 [T, 25].
@@ -303,6 +310,11 @@ def chords_of_beats(chords: torch.Tensor, phase: torch.Tensor, each: int) -> tor
     cells = (torch.arange(len(phase)) // each).clamp_max(len(chords) - 1)
     frames = chords.float().log_softmax(-1)[cells]
     frames[:, 0] -= NO_CHORD_COST
+    sheet = known or LeadSheet()
+    frames += torch.from_numpy(chord_prior(sheet))
+    for start, stop, label in sheet.chords:
+        inside = frames[max(round(start * LINE_RATE), 0) : max(round(stop * LINE_RATE), 0)]
+        inside -= CERTAIN * (torch.arange(NUM_CHORDS) != chord_class(label))
     beat = F.pad(begins_beat(phase).cumsum(0), (1, 0))
     count = torch.bincount(beat)
     means = frames.new_zeros(len(count), frames.shape[1]).index_add_(0, beat, frames) / count[:, None]
