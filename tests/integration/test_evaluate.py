@@ -161,6 +161,7 @@ def test_a_model_is_rendered_once_for_each_seed(pairs: Path, tiny_model: Path, t
         (("--pairs", "TEST", "--no-model", "--guidance-scale", "0"), 2, "contradict each other"),
         (("--pairs", "TEST/song0", "--clip-seconds", "1"), 1, "the shuffled control needs at least 2 songs"),
         (("--pairs", "TEST", "--clip-seconds", "1", "--embedder", "vggish"), 1, "--vggish-weights"),
+        (("--pairs", "TEST", "--vggish-weights", "nowhere.pth"), 2, "there is no file nowhere.pth"),
         (("--no-model", "--pairs", "nowhere"), 1, "nowhere is not a folder"),
         (("--no-model", "--pairs", "TEST", "--outputs", "late=TRAIN"), 1, "lacks 6 of 6 accompaniments"),
         (("--no-model", "--pairs", "TEST", "--retrieval-bank", "TEST"), 1, "holds 6 songs of the test"),

@@ -93,6 +93,8 @@ def test_flat_and_sharp_signs_are_ascii_in_midi() -> None:
     events = [event for track in mido.MidiFile(file=io.BytesIO(to_midi(song))).tracks for event in track]
     assert [event.text for event in events if event.type == "text"] == ["Bbm7", "F#-/Ab", "C^/Eb"]
     assert [event.key for event in events if event.type == "key_signature"] == ["Ebm"]
+    with pytest.raises(ValueError, match="may last from 1.0 to 20.0 s; add beats between"):
+        to_midi(chart(completed(LeadSheet(beats=[0.5, 1.0, 20.0, 20.5]), 21.0), 21.0))
 
 
 def test_musicxml_has_the_chords_measures_key_and_metre() -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import track
 
+from .. import audio
 from ..accompaniment.options import OPTIONS, GenerationOptions
 from .console import print_table, require_packages, stderr, stdout
 from .options import AsJson, DeviceName, EngineFlags, ModelName, advanced, basic, grouped, takes_options, torch_device
@@ -61,7 +62,10 @@ class ReferenceFlags:
         from ..evaluation.embedders import EmbedderOptions
         from ..evaluation.measuring import MeasuringOptions
 
-        embedders = tuple(EmbedderOptions(kind, weights=self.vggish_weights) for kind in self.embedder or [embedder])
+        weights, kinds = self.vggish_weights, self.embedder or [embedder]
+        if weights and not (audio.is_url(weights) or Path(weights).is_file()):
+            raise typer.BadParameter(f"--vggish-weights: there is no file {weights}.")
+        embedders = tuple(EmbedderOptions(kind, weights=weights) for kind in kinds)
         if self.retrieval_bank and self.no_baselines:
             raise typer.BadParameter("--retrieval-bank is for the baselines that --no-baselines leaves out.")
         return {

@@ -13,6 +13,8 @@ from .bars import Chart
 from .chords import CHORD, PLAIN_SIGNS, pitch_classes, root_and_quality
 
 TICKS_A_QUARTER = 480
+# a MIDI tempo has three bytes, in microseconds a beat
+LONGEST_BEAT = 0xFFFFFF / 1e6
 CHORD_OCTAVE, CHORD_VELOCITY, MELODY_VELOCITY = 48, 64, 90
 # General MIDI drums, and the length of a click
 DRUM_CHANNEL, ACCENT, CLICK, CLICK_QUARTERS = 9, 76, 77, 0.1
@@ -145,6 +147,8 @@ def _conductor(chart: Chart) -> list[Event]:
     if chart.lead_in:
         events.append((0, 0, "set_tempo", {"tempo": round(1e6 * chart.beats[0] / chart.lead_in)}))
     for number, (before, after) in enumerate(zip(chart.beats, chart.beats[1:], strict=False)):
+        if after - before > LONGEST_BEAT:
+            raise ValueError(f"No beat of a MIDI file may last from {before:.1f} to {after:.1f} s; add beats between.")
         events.append((chart.lead_in + number, 0, "set_tempo", {"tempo": round(1e6 * (after - before))}))
     # one for the pickup, if any, and one for the full bars
     for bar in chart.bars[: 2 - chart.bars[0].number]:
