@@ -89,7 +89,7 @@ def show_estimates(again: int, timeline: Values | None, voice: Values | None, *i
         known = known if known.has_beats else replace(known, tempo=request.tempo or known.tempo)
         seen = lead_sheet_of(timeline, request.vocal) if again else None
         known = replace(known, key=seen.key) if seen and "key" not in seen.estimated else known
-        shown = listen(request.vocal, request.model, request.seconds, known)
+        shown = listen(request.vocal, request.model, request.seconds, known) | {"edits": (timeline or {}).get("edits")}
         # parts of a restored sheet that were estimated remain marked as such
         return shown | {"sheet": known.to_dict()} if voice["state"] and not again else shown
     except Exception as error:
@@ -304,6 +304,7 @@ class Page:
             self.recorder = parts.studio_part("recorder", limit=MAX_SECONDS)
             self.timeline = parts.studio_part("timeline")
             self.remake = gr.Button("Regenerate these bars", elem_id="remake", size="sm")
+            self.listen = gr.Button("Estimate again", elem_id="listen", size="sm")
             with gr.Row(elem_id="generate"):
                 self.run = gr.Button("Play a band", variant="primary", elem_id="run", min_width=120)
                 self.stop = gr.Button("Stop the band", interactive=False, elem_id="stop", min_width=120)
@@ -315,9 +316,8 @@ class Page:
                 self.options = parts.option_components()
                 with gr.Accordion("More options", open=False):
                     self.options |= parts.more_components()
-                    about = "Beats per minute, if known; then press “Estimate again”, which keeps a key you set"
+                    about = "Beats per minute, if you know it; then press “Estimate again”"
                     self.tempo = parts.number("tempo", "Tempo", about, "auto", minimum=0)
-                    self.listen = gr.Button("Estimate again", elem_id="listen", size="sm")
                     self.copy = gr.Button("Copy a link to these settings", elem_id="copy", size="sm")
             hidden = [gr.Textbox(visible="hidden", label=label) for label in ("Ticket", "File", "Link", "Waiting")]
             self.ticket, self.file, self.link, self.waiting = hidden

@@ -26,7 +26,7 @@ export function mount(element, props, watch, trigger) {
 
 class Timeline {
   constructor(root, props, trigger) {
-    Object.assign(this, { root, props, trigger, past: [], selection: null, taps: null, unset: new Set(), zoom: 1, clicks: false });
+    Object.assign(this, { root, props, trigger, past: [], edits: 0, selection: null, taps: null, unset: new Set(), zoom: 1, clicks: false });
     this.find = (selector) => root.querySelector(selector);
     this.find(".sung").prepend(desk.voice);
     this.find(".sung").after(desk.stems);
@@ -55,12 +55,12 @@ class Timeline {
     mark("full", Boolean(value?.vocal));
     if (!value?.vocal) { if (this.value) { desk.stop(); this.value = desk.vocal = null; this.write(".summary", ""); } return; }
     const same = this.value?.vocal === value.vocal;
+    if (same && (value.edits ?? this.edits) !== this.edits) return this.send(); // keep what was edited meanwhile
     this.value = JSON.parse(JSON.stringify(value));
     [this.past, this.selection] = [same ? [...this.past, this.sheet] : [], null];
     this.sheet = this.value.sheet;
     if (!same) this.buffer = null;
-    // the band of an example may already be playing
-    if (desk.vocal !== value.vocal) { desk.stop(); desk.seek(0); }
+    if (desk.vocal !== value.vocal) { desk.stop(); desk.seek(0); } // the band of an example may already be playing
     desk.vocal = value.vocal;
     load(value.vocal).then((buffer) => { this.buffer = buffer; desk.draw(); }, (error) => this.refuse(error));
     desk.refresh();
@@ -69,17 +69,12 @@ class Timeline {
   /** A new lead sheet by the user, which can be undone. */
   edit(sheet) { this.past.push(this.sheet); this.set(sheet); }
 
-  set(sheet) {
-    this.refuse(null);
-    this.sheet = sheet;
-    this.send();
-    desk.refresh();
-  }
+  set(sheet) { this.refuse(null); this.edits += 1; this.sheet = sheet; this.send(); desk.refresh(); }
 
   /** Sends the lead sheet and the selection that generation follows. */
   send() {
     const selection = this.selection && [this.selection.start, this.selection.stop];
-    this.props.value = { ...this.value, sheet: this.sheet, selection };
+    this.props.value = { ...this.value, sheet: this.sheet, selection, edits: this.edits };
   }
 
   refuse(error) { this.find(".wrong").textContent = error ? error.message ?? String(error) : ""; }
@@ -308,7 +303,11 @@ class Timeline {
   change(event) {
     const { set } = event.target.dataset;
     if (set === "metre") this.edit(setMetre(this.sheet, Number(event.target.value)));
-    else if (set === "key" && event.target.value) this.edit(setKey(this.sheet, event.target.value));
+    else if (set === "key" && event.target.value) {
+      this.edit(setKey(this.sheet, event.target.value));
+      // chords that suit the key, unless something of the user's would be lost
+      if (["beats", "chords"].every((each) => this.sheet.estimated?.includes(each)) && !this.sheet.form?.length) document.querySelector("#listen").click();
+    }
     else if (set === "position") desk.seek(Number(event.target.value));
   }
 

@@ -63,6 +63,8 @@ def test_estimates_are_corrected_undone_saved_and_loaded(ready: Page, tmp_path: 
     assert saved(ready) == corrected
     ready.keyboard.press("Control+z")
     assert saved(ready) == estimate
+    ready.get_by_label("Key", exact=True).select_option("B♭ minor")
+    expect(ready.locator("#timeline .chords")).not_to_contain_text("Dm")
     (tmp_path / "corrected.json").write_text(json.dumps(corrected.to_dict()))
     ready.locator("#mixer input[type=file]").set_input_files(tmp_path / "corrected.json")
     expect(ready.locator("#timeline .chords")).to_contain_text("F♯dim")
