@@ -187,12 +187,12 @@ class SpectralTrainer:
         first: list[int] = []
         while len(audio) < self.arguments.batch_size:
             song, start = self._draw_crop(rng, (frames + 1) * hop)
-            start //= hop
-            crop = song.instrumental[start * hop : (start + frames) * hop] / np.float32(PCM_SCALE)
+            # anywhere: rendered notes begin at multiples of 64 samples, which the decoder must not rely on
+            crop = song.instrumental[start : start + frames * hop] / np.float32(PCM_SCALE)
             if np.sqrt(np.mean(crop**2)) < 3e-3:
                 continue
             audio.append(torch.from_numpy(crop))
-            first.append(start)
+            first.append(start // hop)
         audio += [torch.from_numpy(self._varied(rng, frames * hop)) for _ in range(self.arguments.varied_rows)]
         first += [int(place) for place in rng.integers(1000, size=self.arguments.varied_rows)]
         device = self.codec.device

@@ -208,7 +208,7 @@ def _number_or_word(option: Option, text: str) -> float | str:
 
 
 def read_lead_sheet(
-    tempo: float | None, beats: Path | None, chords: str | Path | None, key: str | None
+    tempo: float | None, beats: Path | None, chords: str | Path | None, key: str | None = None
 ) -> LeadSheet | None:
     """The lead sheet given by --tempo, --beats, --chords and --key; None if none of them is given.
 
