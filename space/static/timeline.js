@@ -56,8 +56,8 @@ class Timeline {
     if (!value?.vocal) { if (this.value) { desk.stop(); this.value = desk.vocal = null; this.write(".summary", ""); } return; }
     const same = this.value?.vocal === value.vocal;
     if (same && (value.edits ?? this.edits) !== this.edits) return this.send(); // keep what was edited meanwhile
+    [this.past, this.selection] = [same ? [...this.past, this.sheet] : [], value.seconds === this.seconds && same ? this.selection : null];
     this.value = JSON.parse(JSON.stringify(value));
-    [this.past, this.selection] = [same ? [...this.past, this.sheet] : [], null];
     this.sheet = this.value.sheet;
     if (!same) this.buffer = null;
     if (desk.vocal !== value.vocal) { desk.stop(); desk.seek(0); } // the band of an example may already be playing
