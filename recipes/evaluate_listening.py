@@ -69,6 +69,22 @@ class Arguments:
             raise ValueError("Name what to measure on: --karaoke, --rendered, or --songs and --sheets.")
 
 
+def conditions(
+    name: str, recordings: list[Recording], told: bool
+) -> dict[str, tuple[list[Recording], list[LeadSheet | None]]]:
+    """By name: recordings to estimate, and what is told of each; if `told`, also with parts of the lead sheet."""
+    found: dict[str, tuple[list[Recording], list[LeadSheet | None]]] = {name: (recordings, [None] * len(recordings))}
+    if told:
+        found[f"{name}, tempo told"] = recordings, [told_tempo(each.tempo) for each in recordings]
+        found[f"{name}, beats told"] = recordings, [told_beats(each.beats) for each in recordings]
+        found[f"{name}, key told"] = recordings, [LeadSheet(key=each.key) for each in recordings]
+        rest, opening = told_opening(recordings)
+        if rest:
+            found[f"{name}, after {OPENING:g} s"] = rest, [None] * len(rest)
+            found[f"{name}, after {OPENING:g} s, chords before told"] = rest, opening
+    return found
+
+
 def main() -> None:
     """Evaluates, and logs one line per data set."""
     arguments: Arguments
@@ -81,18 +97,7 @@ def main() -> None:
     if arguments.rendered:
         sets["rendered"] = rendered_recordings(Path(arguments.rendered), arguments.seconds)
     for name, recordings in sets.items():
-        known: dict[str, tuple[list[Recording], list[LeadSheet | None]]] = {
-            name: (recordings, [None] * len(recordings))
-        }
-        if arguments.told:
-            known[f"{name}, tempo told"] = recordings, [told_tempo(each.tempo) for each in recordings]
-            known[f"{name}, beats told"] = recordings, [told_beats(each.beats) for each in recordings]
-            known[f"{name}, key told"] = recordings, [LeadSheet(key=each.key) for each in recordings]
-            rest, opening = told_opening(recordings)
-            if rest:
-                known[f"{name}, after {OPENING:g} s"] = rest, [None] * len(rest)
-                known[f"{name}, after {OPENING:g} s, chords before told"] = rest, opening
-        for place, (those, told) in known.items():
+        for place, (those, told) in conditions(name, recordings, arguments.told).items():
             sheets = [estimate(composite, each.voice, sheet) for each, sheet in zip(those, told, strict=True)]
             figures[place] = asdict(score(sheets, those))
             logger.info("%s: %s", place, json.dumps(figures[place]))

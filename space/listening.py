@@ -84,8 +84,7 @@ def doubts(model: str, samples: audio.Samples, rate: int, sheet: LeadSheet) -> d
         other = completed(LeadSheet.from_estimates(phase, None, frame_rate), len(samples) / rate)
         found["others"] = other.beats or []
     if "chords" in sheet.estimated:
-        key = None if "key" in sheet.estimated else sheet.key
-        likely = listener.chords(line, sheet.phase(len(line), frame_rate), LeadSheet(key=key))
+        likely = listener.chords(line, sheet.phase(len(line), frame_rate), replace(sheet, chords=()))
         found["choices"] = chord_choices(likely, sheet.chords, frame_rate)
     return found
 

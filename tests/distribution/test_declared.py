@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every import is declared in pyproject.toml, for the core if that needs it, else in an extra; README, versions and
-licence lines agree with the package."""
+"""Imports are declared in pyproject.toml, for the core or in an extra; README, versions and licence lines agree."""
 
 import ast
 import re

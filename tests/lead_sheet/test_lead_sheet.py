@@ -16,7 +16,7 @@ from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.audio import resample
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract, onset_strength
 from hafm_hf.lead_sheet.bars import completed
-from hafm_hf.lead_sheet.chords import IN_KEY, NUM_CHORDS, QUALITIES, chord_class, chord_index, chord_label, key_number
+from hafm_hf.lead_sheet.chords import IN_KEY, NUM_CHORDS, QUALITIES, chord_class, chord_index, chord_label
 from hafm_hf.lead_sheet.files import read_beats, read_chords, read_lead_sheet, write_lead_sheet
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, beat_points, beats_passed, lead_sheet_streams
 from hafm_hf.listening.pitch_line import FRAME_RATE
@@ -150,7 +150,7 @@ def test_an_estimate_can_be_given_back(bundled: HAFMForVocalAccompaniment, vocal
     again = bundled.complete_lead_sheet(*vocal, lead_sheet=LeadSheet(beats=estimate.beats))
     assert again.chords == estimate.chords and again.key == estimate.key and again.beats == estimate.beats
     for key in ("F#:maj", "C:min"):
-        other, fits = bundled.complete_lead_sheet(*vocal, LeadSheet(key=key)), IN_KEY[key_number(key)]
+        other, fits = bundled.complete_lead_sheet(*vocal, LeadSheet(key=key)), IN_KEY[chord_class(key) - 1]
         shares = [np.mean([fits[chord_class(label) - 1] for *_, label in each.chords]) for each in (estimate, other)]
         assert other.key == key and "key" not in other.estimated
         assert other.chords != estimate.chords and shares[1] >= shares[0]

@@ -62,10 +62,10 @@ class ReferenceFlags:
         from ..evaluation.embedders import EmbedderOptions
         from ..evaluation.measuring import MeasuringOptions
 
-        weights, kinds = self.vggish_weights, self.embedder or [embedder]
+        weights = self.vggish_weights
         if weights and not (audio.is_url(weights) or Path(weights).is_file()):
             raise typer.BadParameter(f"--vggish-weights: there is no file {weights}.")
-        embedders = tuple(EmbedderOptions(kind, weights=weights) for kind in kinds)
+        embedders = tuple(EmbedderOptions(kind, weights=weights) for kind in self.embedder or [embedder])
         if self.retrieval_bank and self.no_baselines:
             raise typer.BadParameter("--retrieval-bank is for the baselines that --no-baselines leaves out.")
         return {

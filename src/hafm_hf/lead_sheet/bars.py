@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .chords import IN_KEY, NUM_CHORDS, PITCH_CLASSES, chord_class, key_fit, key_name, key_number, pitch_classes
+from .chords import IN_KEY, NUM_CHORDS, PITCH_CLASSES, chord_class, key_fit, key_name, pitch_classes
 from .lead_sheet import LEAST_BEAT_SECONDS, METRES, LeadSheet, beats_passed
 
 # defaults where nothing is known
@@ -149,7 +149,8 @@ def likeliest_key(sheet: LeadSheet) -> str | None:
 def chord_prior(sheet: LeadSheet) -> NDArray[np.float64]:
     """How likely a song's known chords and key make each triad in the rest of it.
 
-    A triad's share of the known chords' time, smoothed by a prior of triads whose notes are in the key.
+    A triad's share of the known chords' time, smoothed by a prior of triads whose notes are in the key. A key that was
+    itself estimated does not count.
 
     Returns:
         float64 [25]: weighted log probabilities, relative to uniform ones; 0 for no chord.
@@ -157,9 +158,11 @@ def chord_prior(sheet: LeadSheet) -> NDArray[np.float64]:
     seconds, profile = np.zeros(NUM_CHORDS), _note_seconds(sheet)
     for start, stop, label in sheet.chords:
         seconds[chord_class(label)] += stop - start
-    if sheet.key is None and not profile.any():
+    key = None if "key" in sheet.estimated else sheet.key
+    if key is None and not profile.any():
         return np.zeros(NUM_CHORDS)
-    fit = np.exp(KEY_SHARPNESS * key_fit(profile)) if sheet.key is None else np.eye(len(IN_KEY))[key_number(sheet.key)]
+    # keys are numbered as their tonic triads are, which follow "no chord"
+    fit = np.exp(KEY_SHARPNESS * key_fit(profile)) if key is None else np.eye(len(IN_KEY))[chord_class(key) - 1]
     usual = np.exp(IN_KEY_WEIGHT * (fit / fit.sum()) @ IN_KEY)
     shares = (seconds[1:] + PRIOR_SECONDS * usual / usual.sum()) / (seconds[1:].sum() + PRIOR_SECONDS)
     return np.array([0.0, *PRIOR_WEIGHT * np.log(len(shares) * shares)])

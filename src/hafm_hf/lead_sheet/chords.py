@@ -93,12 +93,6 @@ def key_name(key: int) -> str:
     return f"{(MINOR_ROOTS if minor else MAJOR_ROOTS)[tonic]}:{('maj', 'min')[minor]}"
 
 
-def key_number(key: str) -> int:
-    """The number of a key ("A:min"), the inverse of `key_name`."""
-    tonic, mode = root_and_quality(key) or (0, "maj")
-    return tonic + PITCH_CLASSES * (mode == "min")
-
-
 def key_label(key: str) -> str:
     """Normalises the name of a key: "Am" and "A minor" become "A:min", "B♭" becomes "Bb:maj".
 
