@@ -115,7 +115,6 @@ class Mixer extends Player {
       event.preventDefault(); // else Enter would press the newly focused button
       if (key === "Escape") target.value = target.defaultValue;
       target.blur();
-      target.closest("[data-take]").classList.remove("named"); // while a row is named, its pencil is hidden
       target.closest("[data-take]").querySelector("[data-do=name]").focus();
     });
   }

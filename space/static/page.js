@@ -36,8 +36,8 @@ export function mount() {
   });
   // the second click of a double click would start another band, or stop this one
   addEventListener("click", (event) => {
-    // after the mouse has pressed a button, Space plays instead of pressing it again
-    if (event.pointerType === "mouse") setTimeout(() => event.target.closest("#workspace :is(button, summary):not([data-do=tap])")?.blur());
+    // after the mouse has pressed a button, Space plays instead of pressing it again; a timer would be too late for fast keys
+    if (event.pointerType === "mouse") event.target.closest("#workspace :is(button, summary):not([data-do=tap])")?.blur();
     if (event.detail > 1 && event.target.closest?.("#run, #stop, #remake")) event.stopPropagation();
   }, true);
   // the button whose example is playing is pressed
