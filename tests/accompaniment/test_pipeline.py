@@ -47,9 +47,7 @@ def test_song_output_has_input_length_at_any_rate(accompany: Any, length: int, r
 
 def test_every_kind_of_input_is_the_same_vocal(accompany: Any, tmp_path: Path) -> None:
     sixteen_bit = np.round(glide() * 32768).astype(np.int16)
-    content = file_bytes(sixteen_bit)
-    path = tmp_path / "vocal.wav"
-    path.write_bytes(content)
+    (path := tmp_path / "vocal.wav").write_bytes(content := file_bytes(sixteen_bit))
     wanted = accompany.preprocess(path)["input_values"]
     assert np.allclose(wanted[0], glide(), atol=1e-4)
     kinds: list[Any] = [
@@ -121,10 +119,12 @@ def test_a_stream_obeys_options_of_the_pipeline_and_of_the_call(tiny_model: Path
             next(own.stream(glide(), **useless))
 
 
-def test_lead_sheet_options_of_a_call_are_merged_with_the_pipelines(tiny_model: Path) -> None:
+def test_lead_sheet_options_of_a_call_join_the_pipelines(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
     own = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), lead_sheet={"key": "Am"})
     known, *_ = own._sanitize_parameters(tempo=np.float32(92))
     assert known["lead_sheet"] == hafm_hf.LeadSheet(tempo=92.0, key="A:min")
+    own(glide(), sampling_rate=CODEC_RATE)
+    assert "The key changes no chords" in caplog.text
     closed = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), files=False)
     with pytest.raises(ValueError, match="beats is 'absent.txt'; give seconds"):
         closed(glide(), sampling_rate=CODEC_RATE, beats="absent.txt")

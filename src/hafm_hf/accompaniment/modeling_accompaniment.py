@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import FEATURE_EXTRACTOR_NAME
+from transformers.utils import FEATURE_EXTRACTOR_NAME, logging
 
 from ..audio import check_sampling_rate, pad_end, resample
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first, mono_vocals
@@ -57,6 +57,7 @@ from .song import (
     without_one_channel,
 )
 
+logger = logging.get_logger(__name__)
 # float [N], or [C, N] with several channels
 Waveform = torch.Tensor | np.ndarray
 # lead sheet streams that depend on the beats
@@ -464,6 +465,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         (vocal,), sheet = mono_vocals(vocal), LeadSheet.told({} if lead_sheet is None else lead_sheet)
         gaps = [] if sheet.bars else sheet.chord_gaps(len(vocal) / sampling_rate)
+        if self.listener is None and sheet.key and gaps:
+            logger.warning("The key changes no chords, since this model has no listener; give chords instead.")
         sheet, phase, line = self._with_beats(self._waveform(vocal, sampling_rate), sheet, bool(gaps))
         if self.listener is None or line is None or phase is None or not gaps:
             return sheet
