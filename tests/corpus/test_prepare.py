@@ -183,8 +183,7 @@ def bad_songs(folder: Path) -> dict[str, str]:
     (folder / "torn.mp3").write_bytes(torn[: len(torn) // 2])
     (folder / "zero.wav").touch()
     (folder / "text.wav").write_text("this is no sound\n" * 50)
-    good = (folder / "000.wav").read_bytes()
-    (folder / "copy.wav").write_bytes(good)
+    (folder / "copy.wav").write_bytes((folder / "000.wav").read_bytes())
     (folder / "loop").symlink_to(folder)
     (folder / "gone.wav").symlink_to("nowhere.wav")
     soundfile.write(folder / "mono.wav", karaoke(3.0, 2)[:, 0], RATE)
@@ -238,7 +237,8 @@ def test_a_corpus_among_the_songs_and_an_empty_folder_are_refused(
     with pytest.raises(HAFMCorpusError, match="choose a folder outside of it"):
         prepare(options_for(songs, songs / "corpus", tokenizers))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(HAFMCorpusError, match="holds no tracks with stems"):
+    (tmp_path / "empty" / "song").symlink_to(songs)
+    with pytest.raises(HAFMCorpusError, match="holds no tracks with stems .*such as song: a link to a folder"):
         prepare(options_for(tmp_path / "empty", tmp_path / "corpus", tokenizers))
 
 

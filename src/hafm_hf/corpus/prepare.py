@@ -116,9 +116,10 @@ def make_plan(options: PrepareOptions) -> tuple[Plan, list[Drop], int]:
     paths, drops, others = find_audio(audio)
     groupings, ungrouped = shard_maker(options.shards).reader.group(paths)
     if not groupings and not plan.tracks:
+        first = "".join(f", such as {each.track}: {each.detail}" for each in drops[:1])
         raise HAFMCorpusError(
-            f"{audio} holds no tracks with stems ({len(paths)} audio files, {len(drops)} that can't be used); name "
-            "the right folder, a vocal channel, or separate mixes first (recipes/separate.py)."
+            f"{audio} holds no tracks with stems ({len(paths)} audio files, {len(drops)} that can't be used{first}); "
+            "name the right folder, a vocal channel, or separate mixes first (recipes/separate.py)."
         )
     tracks, unidentified = identify_tracks(audio, groupings, plan.tracks, options.splits)
     extend_plan(plan, read_styles(audio, options.shards.style_from, tracks), options.tracks_per_shard)
