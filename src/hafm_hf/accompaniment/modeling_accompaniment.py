@@ -465,7 +465,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         (vocal,), sheet = mono_vocals(vocal), LeadSheet.told({} if lead_sheet is None else lead_sheet)
         gaps = [] if sheet.bars else sheet.chord_gaps(len(vocal) / sampling_rate)
-        if self.listener is None and sheet.key and gaps:
+        if self.listener is None and sheet.key and "key" not in sheet.estimated and gaps:
             logger.warning("The key changes no chords, since this model has no listener; give chords instead.")
         sheet, phase, line = self._with_beats(self._waveform(vocal, sampling_rate), sheet, bool(gaps))
         if self.listener is None or line is None or phase is None or not gaps:
