@@ -94,6 +94,10 @@ TUNES = {
         (71, 0.5), (69, 0.5), (67, 1), (64, 2),
     ), replace(MANNER, formant=0.95, vibrato_depth=15, scoop=90, portamento=0.05)),
 }  # fmt: skip
+# a verse and a chorus of the last two tunes, each sung twice, at the tempo of the verse
+TUNES["whole_song"] = replace(
+    TUNES["quick_refrain"], melody=2 * TUNES["quick_refrain"].melody + 2 * TUNES["driving_chorus"].melody
+)
 
 
 def cut(song: Path, folder: Path) -> Path:

@@ -16,6 +16,7 @@ from transformers import pipeline
 from hafm_hf import audio
 from hafm_hf.lead_sheet.files import read_lead_sheet
 from hafm_hf.pretrained.loading import BUNDLED_MODEL
+from make_example_vocal import LEAD_IN, TUNES
 from make_example_vocal import main as make_vocal
 from style_sounds import write_style_sounds
 
@@ -30,16 +31,40 @@ PLAYED = (
     ("driving_chorus", "driving_chorus.flac", "rock", 132, "Em | C | G | D | Em", 3),
 )
 
+# the whole song: chords of its verses and choruses, and the energy of the band in each, as often as they are sung
+VERSE, CHORUS = "G | Em | C | D G", "Em | C | G | D | Em"
+FORM = (("sparse", "normal"), ("normal", "full"), ("normal", "full"))
+
 
 def write(path: Path, sound: Any, rate: int) -> None:
     """Writes a sound (float32 [N]) as OGG Vorbis at 24 kHz."""
     sound = audio.limit_peak(audio.resample(sound, rate, RATE))
-    soundfile.write(path, sound, RATE, format="OGG", subtype="VORBIS", compression_level=COMPRESSION)
+    with soundfile.SoundFile(path, "w", RATE, 1, "VORBIS", format="OGG", compression_level=COMPRESSION) as file:
+        # in pieces of a second: libsndfile crashes on minutes of Vorbis in one call
+        for start in range(0, len(sound), RATE):
+            file.write(sound[start : start + RATE])
     print(f"wrote {path}")
 
 
+def play_whole_song(accompany: Any) -> None:
+    """Generates two minutes with verses, choruses, an intro and an ending."""
+    tune, sections = TUNES["whole_song"], []
+    for number, (verse, chorus) in enumerate(FORM):
+        start = LEAD_IN + number * tune.verse_seconds
+        change = start + 2 * TUNES["quick_refrain"].verse_seconds
+        sections += [(start, change, verse), (change, start + tune.verse_seconds, chorus)]
+    sheet = {"sections": sections, "beats": [LEAD_IN, LEAD_IN + 60 / tune.tempo], "key": "G"}
+    with tempfile.TemporaryDirectory() as folder:
+        vocal = Path(folder) / "vocal.flac"
+        make_vocal(EXAMPLES / "vocal.wav", vocal, "whole_song", len(FORM))
+        chords = " | ".join((VERSE, VERSE, CHORUS, CHORUS))
+        ends = {"intro_bars": 4, "outro_bars": 4, "balance": "auto", "loudness": -16.0}
+        song = accompany(str(vocal), lead_sheet=sheet, chords=chords, style="pop", seed=SEED, **ends)
+    write(EXAMPLES / "whole_song_accompanied_pop.ogg", song["mix"], song["sampling_rate"])
+
+
 def main() -> None:
-    """Generates the mix of `make demo`, the long songs, the stored stems, and the sounds of the styles."""
+    """Generates the mix of `make demo`, all longer songs, the stored stems, and the sounds of the styles."""
     accompany: Any = pipeline("vocal-accompaniment")
     song = accompany(str(EXAMPLES / "vocal.wav"), seed=SEED)
     write(EXAMPLES / "vocal_accompanied.ogg", song["mix"], song["sampling_rate"])
@@ -54,6 +79,7 @@ def main() -> None:
             options = {"energy": "auto", "balance": "auto", "loudness": -16.0, "tail": 2.0}
             song = accompany(str(long), style=style, tempo=tempo, chords=chords, seed=SEED, **options)
         write(EXAMPLES / f"{name}_accompanied_{style}.ogg", song["mix"], song["sampling_rate"])
+    play_whole_song(accompany)
     for path in write_style_sounds(BUNDLED_MODEL, EXAMPLES / "vocal.wav"):
         print(f"wrote {path}")
 
