@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from songs import MAX_SECONDS, OFFERED, OPTIONS, Request, load_pipeline, logger, make_job, read_vocal
+from songs import KINDS, MAX_SECONDS, OFFERED, USUAL, Request, load_pipeline, logger, make_job, read_link, read_vocal
 
 # isort: split
 # after songs, which sets the folder for temporary files: gradio reads it on import
@@ -33,7 +33,6 @@ import takes
 from hafm_hf import LeadSheet
 from hafm_hf.accompaniment.options import GenerationOptions, MixOptions
 from hafm_hf.pretrained.redaction import without_secrets
-from links import USUAL, read_link
 from listening import lead_sheet_of, listen, uploaded, write_sheet
 from parts import EXAMPLES, NEEDING_STREAMS, PAGE_OPTIONS, STATIC, announcement, band_properties, imported, voice_name
 from projects import read_project, write_project
@@ -169,8 +168,7 @@ def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | Non
     selection = (timeline or {}).get("selection")
     if job.source != request.vocal or not isinstance(selection, list):
         raise ValueError("Nothing is selected to replace; choose a take of this voice and select some of its bars.")
-    band, rate = job.read("instrumental")
-    return replace(request, seconds=len(band) / rate - job.tail, remake=takes.Remake(job, *map(float, selection)))
+    return replace(request, remake=takes.Remake(job, *(float(each) + job.intro for each in selection)))
 
 
 def run(
@@ -203,11 +201,14 @@ def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], 
     ticket, job = made
     before, (jobs, value) = jobs, shelved([job], jobs, mixer)
     gone = "".join(f" Take {old.number} has made room for it; ★ keeps a take." for old in before if old not in jobs)
-    said = announcement(f"Done in {job.elapsed:.0f} s; seed {job.seed} gives the same music again.{gone}")
+    said = f"Done in {job.elapsed:.0f} s; seed {job.seed} gives the same music again."
+    if job.added > 0.05:
+        said += f" The song is {job.added:.1f} s longer than the voice, which begins at {job.intro:.1f} s."
     if voice and voice["path"] != job.source:
         value |= {"play": False, "chosen": (mixer or {}).get("chosen")}
     # after stopping this run, the user may have started another
-    return [*([gr.skip()] * 4 if ticket in CANCELLED else [said, *IDLE]), None, jobs, value | {"live": None}]
+    status = [gr.skip()] * 4 if ticket in CANCELLED else [announcement(said + gone), *IDLE]
+    return [*status, None, jobs, value | {"live": None}]
 
 
 def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
@@ -266,8 +267,9 @@ def accompany(vocal: Any, model: str, *values: Any) -> tuple[str, str, str, Valu
 
     Options are those of the pipeline; the model chooses any that are left out, and the seed is random. seconds limits
     how much of the vocal is used, from its start; tempo (BPM) is estimated if left out; lead_sheet gives more of what
-    is known, as in {"beats": [0.2, 0.8], "chords": [[0, 2.4, "Am"]]}; the band continues for tail (s) after the voice.
-    Returns the mix (WAV), the instrumental (WAV), a zip of all stems, and {"seed", "elapsed" (s), "model"}.
+    is known, as in {"beats": [0.2, 0.8], "chords": [[0, 2.4, "Am"]]}. The band plays intro_bars before the voice, and
+    outro_bars or tail (s) after it. Returns the mix (WAV), the instrumental (WAV), a zip of all stems, and {"seed",
+    "elapsed" (s), "model", "vocal_start" (s)}.
     """
     *options, lead_sheet, instrumental_gain_db = values
     try:
@@ -280,15 +282,14 @@ def accompany(vocal: Any, model: str, *values: Any) -> tuple[str, str, str, Valu
         mix = takes.mix_job(job, {name: Channel(0.0 if name == "voice" else gain) for name in job.channels})
     except Exception as error:
         raise gr.Error(explain(error), print_exception=False) from error
-    report = {"seed": job.seed, "elapsed": job.elapsed, "model": model}
+    report = {"seed": job.seed, "elapsed": job.elapsed, "model": model, "vocal_start": job.intro}
     return str(mix), str(job.path("instrumental")), str(takes.zip_stems(job)), report
 
 
 def parameters_of_endpoint() -> list[inspect.Parameter]:
     """Names and defaults of the inputs of `accompany`, for the endpoint's description."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    defaults = {"model": OFFERED[0], **{name: each.default for name, each in OPTIONS.items()}}
-    defaults |= {"seconds": None, "tempo": None, "tail": 0, "lead_sheet": None, "instrumental_gain_db": 0}
+    defaults = {**USUAL, "lead_sheet": None, "instrumental_gain_db": 0}
     return [inspect.Parameter("vocal", kind), *(inspect.Parameter(k, kind, default=v) for k, v in defaults.items())]
 
 
@@ -323,9 +324,8 @@ class Page:
             self.ticket, self.file, self.link, self.waiting = hidden
 
     def inputs(self) -> list[gr.components.Component]:
-        """The inputs, in the order of `Request.of`."""
-        chosen = [self.options[name] for name in ("model", *OPTIONS, "seconds")]
-        return [self.voice, *chosen, self.tempo, self.options["tail"]]
+        """The inputs of `Request.of`, in its order."""
+        return [self.voice, *({**self.options, "tempo": self.tempo}[name] for name in KINDS)]
 
     def restored(self) -> list[gr.components.Component]:
         """The outputs of `restore`."""
@@ -425,12 +425,6 @@ def build_page() -> gr.Blocks:
     return blocks.queue(max_size=QUEUE_SIZE)
 
 
-def warm_up() -> None:
-    """Runs slow first-time work once, so that the first visitor does not wait for it."""
-    for voice in parts.EXAMPLES[:1]:
-        listen(str(voice), OFFERED[0], None, takes.stored_sheet(voice))
-
-
 def main() -> None:
     """Serves the page until it is terminated, and leaves no files behind."""
     start = parts.with_start(Path(GRADIO, INDEX).read_text())
@@ -438,7 +432,8 @@ def main() -> None:
     gr.set_static_paths([STATIC, *{path.parent for path in parts.EXAMPLES}])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     takes.keep_sweeping()
-    warm_up()
+    for voice in parts.EXAMPLES[:1]:  # so that the first visitor does not wait for slow first-time work
+        listen(str(voice), OFFERED[0], None, takes.stored_sheet(voice))
     more: dict[str, Any] = {"max_file_size": MAX_UPLOAD, "show_error": True, "footer_links": ["api"]}
     build_page().launch(css_paths=[STATIC / "studio.css"], allowed_paths=[str(takes.JOBS)], ssr_mode=False, **more)
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from hafm_hf.accompaniment.options import MIX_OPTIONS
-from songs import OFFERED, OPTIONS, load_pipeline
+from songs import ENDS, OFFERED, OPTIONS, load_pipeline
 from takes import stored_band
 
 BESIDE = Path(__file__).parent
@@ -27,7 +26,7 @@ EXAMPLES = [
 # Options that some models do not support.
 NEEDING_STREAMS = [name for name, option in OPTIONS.items() if option.streams]
 # The inputs of the band, in the order in which `restore` updates them; "sounds" are audio examples of the styles.
-PAGE_OPTIONS = ["model", "seconds", "tail", *OPTIONS, "sounds"]
+PAGE_OPTIONS = ["model", "seconds", *ENDS, *OPTIONS, "sounds"]
 # Labels and help texts of the options in singers' words, and the placeholder of an empty number.
 OPTION_WORDS = {
     "seed": ("Seed", "The same seed gives the same music", "random"),
@@ -77,12 +76,12 @@ def option_components() -> dict[str, gr.components.Component]:
 
 
 def more_components() -> dict[str, gr.components.Component]:
-    """The other inputs of the band by name: options of generation, seconds, tail and model."""
+    """The other inputs of the band by name: options of generation, seconds, ENDS and model."""
     known = band_properties(OFFERED[0])
     found = {name: option_component(name, known.get(name)) for name in OPTIONS if name not in CARDS}
     found["seconds"] = number("seconds", "Seconds", "Use only the start of the voice", "all", minimum=0)
-    ending, about = MIX_OPTIONS["tail"], "Seconds that the band continues after the voice, fading out"
-    found["tail"] = number("tail", ending.label, about, "0", minimum=0, maximum=ending.most)
+    for name, end in ENDS.items():
+        found[name] = number(name, end.label, end.help.rstrip("."), "0", minimum=0, maximum=end.most)
     return found | {"model": gr.Dropdown(OFFERED, value=OFFERED[0], label="Model", elem_id="model")}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generates songs from a vocal, for both the page and the endpoint.
+"""Requests of the page, its links and the endpoint, and the songs generated for them.
 
 `make_job` reads the vocal, generates a song or selected bars of one, and passes it to takes.py, which writes it.
 """
@@ -14,18 +14,19 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import torch
 import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing hafm_hf registers the task
-from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions
+from hafm_hf.accompaniment.options import MIX_OPTIONS, PUBLIC_OPTIONS, GenerationOptions, MixOptions
 from hafm_hf.accompaniment.song import drawn_style
 from hafm_hf.pretrained.redaction import first_line, without_secrets
 from takes import Job, LiveTake, Remake, setting, write_job
@@ -44,6 +45,15 @@ GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
 OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if name.strip()]
 # Options of a generation. A request makes one song, which becomes a take.
 OPTIONS = {name: option for name, option in PUBLIC_OPTIONS.items() if name != "num_samples"}
+# Options of the mix that make a song longer than the voice; 0 by default.
+ENDS = {name: MIX_OPTIONS[name] for name in ("tail", "intro_bars", "outro_bars")}
+# The types of a request's values.
+KINDS: dict[str, type] = {"model": str, **{name: option.kind for name, option in OPTIONS.items()}}
+KINDS |= {"seconds": float, "tempo": float, **{name: option.kind for name, option in ENDS.items()}}
+# Their defaults, which links leave out; the default for stems depends on the model.
+USUAL: dict[str, Any] = {"model": OFFERED[0], **{name: option.default for name, option in OPTIONS.items()}}
+USUAL |= {"stems": None, "seconds": 0, "tempo": 0, **dict.fromkeys(ENDS, 0)}
+MOST_WHOLE = 2**53  # JavaScript cannot represent larger integers exactly
 # Interval at which a run checks whether it has been cancelled.
 REPORT_SECONDS = 0.05
 # Concurrent runs would share torch's random state and break reproducibility, so songs are generated one at a time.
@@ -61,8 +71,8 @@ class Cancelled(Exception):
 class Request:
     """A request from the page or the endpoint, with the pipeline's names for options; 0 counts as not given.
 
-    `vocal` is a file, of which the first `seconds` are used; `model` is one of OFFERED. With a `remake`, only part of
-    an earlier take is generated again.
+    `vocal` is a file, of which the first `seconds` are used; `model` is one of OFFERED; `ends` are values of ENDS.
+    With a `remake`, only part of an earlier take is generated again.
     """
 
     vocal: str | None
@@ -70,23 +80,28 @@ class Request:
     options: GenerationOptions
     seconds: float = 0.0
     tempo: float = 0.0
-    tail: float = 0.0
+    ends: Mapping[str, float] = field(default_factory=dict)
     lead_sheet: LeadSheet | None = None
     remake: Remake | None = None
 
     @classmethod
-    def of(cls, vocal: Any, model: Any, *values: Any) -> Request:
-        """Makes a request from the values of OPTIONS, then seconds, tempo and tail, as Gradio's components send them.
+    def of(cls, vocal: Any, *values: Any) -> Request:
+        """Makes a request from values in the order of KINDS, as Gradio's components send them.
 
         A ValueError says which value is wrong. Gradio does not check them, because it would refuse without saying why.
         """
-        *chosen, seconds, tempo, tail = (None if value == "" else value for value in values)
-        given = {name: whole(value) for name, value in zip(OPTIONS, chosen, strict=True)}
+        given: dict[str, Any] = {}
+        for (name, kind), value in zip(KINDS.items(), values, strict=True):
+            # browsers do not distinguish 2.0 from 2
+            whole = kind is int and isinstance(value, float) and value.is_integer()
+            given[name] = int(value) if whole else None if value == "" else value
+        model, seconds, tempo = (given.pop(name) for name in ("model", "seconds", "tempo"))
         for name, value in {"seconds": seconds, "tempo": tempo}.items():
             if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
                 raise ValueError(f"{name} is {value!r}; it must be 0 or more.")
-        path, mix = (vocal or {}).get("path"), MixOptions.of(given={"tail": tail})
-        return cls(path, str(model), GenerationOptions.of(given=given), seconds or 0.0, tempo or 0.0, mix.tail)
+        path, ends = (vocal or {}).get("path"), {name: value for name in ENDS if (value := given.pop(name))}
+        MixOptions.of(given=ends)
+        return cls(path, str(model), GenerationOptions.of(given=given), seconds or 0.0, tempo or 0.0, ends)
 
     def parameters(self) -> dict[str, Any]:
         """The arguments of the pipeline; if there is no seed, one is drawn here."""
@@ -94,19 +109,38 @@ class Request:
         if self.remake is not None:
             # the kept part of a take determines the style; naming it as well makes the model ignore a new chord
             chosen["style"] = None if chosen["style"] == self.remake.job.style else chosen["style"]
-            known = replace(known, style=None)
+            known = replace(known, style=None).moved(self.remake.job.intro)
         parameters = {name: chosen[name] for name in OPTIONS if chosen[name] is not None}
         known = replace(known, tempo=self.tempo) if self.tempo and not known.has_beats else known
         parameters |= {"lead_sheet": known} if known != LeadSheet() else {}
-        parameters |= {"tail": self.tail} if self.tail else {}
-        if self.remake is not None:
-            parameters |= self.remake.parameters()
+        parameters |= self.ends if self.remake is None else self.remake.parameters()
         return {"seed": secrets.randbelow(10**6), **parameters}
 
 
-def whole(value: Any) -> Any:
-    """Converts whole floats to int: browsers do not distinguish 2.0 from 2."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def read_link(query: str) -> dict[str, Any]:
+    """The page's inputs by name, from a link of static/page.js; unknown names are ignored, bad values a ValueError."""
+    try:
+        sent = dict(parse_qsl(query.removeprefix("?"), keep_blank_values=True, max_num_fields=50))
+        found = {name: _value(name, sent[name].strip(), kind) for name, kind in KINDS.items() if name in sent}
+        Request.of(None, *{**USUAL, **found}.values()).parameters()
+        if found.get("model", OFFERED[0]) not in OFFERED:
+            raise ValueError("model is not one that this page offers.")
+    except ValueError as error:
+        raise ValueError(f"The settings of this link are not used: {error}") from error
+    return found
+
+
+def _value(name: str, text: str, kind: type) -> Any:
+    """Converts the text of a link's parameter to a value of type `kind`."""
+    if kind is str:
+        return text
+    try:
+        number = {"1": True, "0": False}[text] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        raise ValueError(f"{name} is {text!r}; it must be {'1 or 0' if kind is bool else 'a number'}.") from None
+    if not abs(number) < MOST_WHOLE:  # written so that NaN fails
+        raise ValueError(f"{name} is {text!r}; it must be a finite number below 2^53.")
+    return number
 
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
@@ -202,10 +236,9 @@ def make_job(
     If it is stopped, the pieces in `live` become the job; without any there is none. ValueErrors are for the user.
     """
     began = time.monotonic()
-    samples, rate = vocal = read_vocal(request.vocal, request.seconds)
-    pipeline, seconds = load_pipeline(request.model), len(samples) / rate + request.tail
-    parameters = request.parameters()
-    styles, remake = pipeline.model.styles, request.remake
+    remake, pipeline = request.remake, load_pipeline(request.model)
+    samples, rate = remake.job.read("vocal") if remake else read_vocal(request.vocal, request.seconds)
+    parameters, styles = request.parameters(), pipeline.model.styles
     if styles and not (remake or request.options.style or request.lead_sheet and request.lead_sheet.style):
         parameters["style"] = drawn_style(styles, parameters["seed"])
     songs: list[dict[str, Any]] = []
@@ -215,7 +248,7 @@ def make_job(
                 break
             if isinstance(part, list):
                 songs = part
-            yield live.add(part, seconds, request.vocal, vocal) if live and isinstance(part, dict) else None
+            yield live.add(part, request.vocal, samples, rate) if live and isinstance(part, dict) else None
     if not songs and live is not None and live.pieces:
         songs = [pipeline.join(live.pieces)]
     if not songs:
@@ -223,5 +256,6 @@ def make_job(
     song = songs[0] if remake is None else remake.paste(songs[0])
     name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
     style = parameters.get("style") or (remake.job.style if remake else "")
-    about = {"tail": parameters.get("tail", 0.0), "style": style, "seed": parameters["seed"]}
-    yield write_job(song, name=name, elapsed=time.monotonic() - began, source=str(request.vocal), **about)
+    added = remake.job.added if remake else len(song["vocals"]) / song["sampling_rate"] - len(samples) / rate
+    about = {"name": name, "style": style, "seed": parameters["seed"], "source": str(request.vocal), "added": added}
+    yield write_job(song, elapsed=time.monotonic() - began, **about)

@@ -58,8 +58,9 @@ EXPIRED = "This take has been removed from the server; generate it again."
 class Job:
     """A song generated for the vocal `source`: files in `folder`, which disappears when the job expires.
 
-    `balance` is the gain (dB) that makes the band as loud relative to the voice as in the median song. A page numbers
-    its takes, and may play other files (`played`, by channel) than those in `folder`.
+    `balance` is the gain (dB) that makes the band as loud relative to the voice as in the median song. The song is
+    `added` seconds longer than the voice, which begins after `intro` seconds. A page numbers its takes, and may play
+    other files (`played`, by channel) than in `folder`.
     """
 
     folder: Path
@@ -68,7 +69,8 @@ class Job:
     elapsed: float
     source: str
     balance: float
-    tail: float = 0.0
+    intro: float = 0.0
+    added: float = 0.0
     stems: tuple[str, ...] = ()
     style: str = ""
     number: int = 0
@@ -117,7 +119,8 @@ def write_job(song: dict[str, Any], **about: Any) -> Job:
     """Writes vocal, instrumental and stems, which `sweep` removes when they expire."""
     stems, rate = song.get("stems", {}), song["sampling_rate"]
     balance = audio.balance_gain_db(song["vocals"], song["audio"], rate, MEDIAN_BALANCE)
-    job = Job(Path(tempfile.mkdtemp(dir=JOBS)), balance=balance, stems=tuple(stems), **about)
+    about |= {"balance": balance, "stems": tuple(stems), "intro": song["vocal_start"]}
+    job = Job(Path(tempfile.mkdtemp(dir=JOBS)), **about)
     for part, sound in {"vocal": song["vocals"], "instrumental": song["audio"], **stems}.items():
         audio.write_audio(job.path(part), sound, rate)
     return job
@@ -143,9 +146,10 @@ class LiveTake:
         self.until = 0.0
         self.files: dict[str, list[str]] = {}
 
-    def add(self, piece: dict[str, Any], seconds: float, source: str | None, vocal: tuple[Any, int]) -> dict[str, Any]:
+    def add(self, piece: dict[str, Any], source: str | None, vocal: audio.Samples, vocal_rate: int) -> dict[str, Any]:
         """Adds the next chunk of a pipeline's stream. Returns the final length in "seconds", "until" (seconds so far),
-        "files" of each channel, "at" (seconds at which they start), "source", and "balance" with the whole vocal.
+        "intro" (seconds before the voice), "files" of each channel, "at" (seconds at which they start), "source", and
+        "balance" with the whole vocal.
         """
         self.folder = self.folder or Path(tempfile.mkdtemp(dir=JOBS))
         self.pieces.append(piece)
@@ -155,9 +159,10 @@ class LiveTake:
             self.files.setdefault(name, []).append(str(path))
         self.at.append(self.until)
         self.until += len(piece["audio"]) / rate
-        voice, band = audio.resample(vocal[0], vocal[1], rate), np.concatenate([each["audio"] for each in self.pieces])
+        voice, band = audio.resample(vocal, vocal_rate, rate), np.concatenate([each["audio"] for each in self.pieces])
         about = {"source": source, "balance": audio.balance_gain_db(voice, band, rate, MEDIAN_BALANCE)}
-        return {**about, "seconds": seconds, "until": self.until, "at": self.at, "files": self.files}
+        about |= {"seconds": piece["seconds"], "intro": piece["vocal_start"]}
+        return {**about, "until": self.until, "at": self.at, "files": self.files}
 
 
 def stored_sheet(voice: Path) -> LeadSheet:
@@ -178,7 +183,7 @@ def stored_song(voice: Path) -> dict[str, Any]:
     stems = {stem: np.pad(sound, (0, frames - len(sound))) for stem, sound in sounds.items()}
     song = {"audio": reduce(np.add, stems.values()), "vocals": np.pad(vocal, (0, frames))[:frames], "stems": stems}
     files = {"voice": str(voice), **{stem: str(path) for stem, path in paths.items()}}
-    return song | {"sampling_rate": rate, "files": files, "tail": max(frames - len(vocal), 0) / rate}
+    return song | {"sampling_rate": rate, "files": files, "vocal_start": 0.0}
 
 
 def stored_band(voice: Path) -> dict[str, Any]:
@@ -196,7 +201,7 @@ def stored_job(voice: Path) -> Job | None:
     """Makes a take of the band stored for an example voice; None if there is none."""
     song, style = stored_song(voice), stored_sheet(voice).style
     about = {"name": voice.stem, "seed": STORED_SEED, "elapsed": 0.0, "source": str(voice), "style": str(style or "")}
-    return write_job(song, tail=song["tail"], played=song["files"], **about) if song else None
+    return write_job(song, played=song["files"], **about) if song else None
 
 
 @dataclass(frozen=True)
@@ -273,7 +278,7 @@ def write_file(job: Job, mixer: dict[str, Any]) -> Path:
 
 @dataclass(frozen=True)
 class Remake:
-    """Regenerates a take from `start` to `stop` (seconds); the rest stays the same, to the sample."""
+    """Regenerates a take from `start` to `stop` (seconds of the take); the rest stays the same, to the sample."""
 
     job: Job
     start: float
@@ -288,14 +293,15 @@ class Remake:
         if not keep or self.start >= min(self.stop, seconds):
             raise ValueError("The selected bars are the whole song; generate a new one instead.")
         known = {"instrumental": {"array": band, "sampling_rate": rate}, "keep": keep}
-        return {**known, "stems": bool(self.job.stems), "tail": self.job.tail}
+        return {**known, "stems": bool(self.job.stems)}
 
     def paste(self, song: dict[str, Any]) -> dict[str, Any]:
         """The old take with the selected seconds taken from a new song, cross-faded inside the selection."""
         vocal, rate = self.job.read("vocal")
         stems = {stem: self._pasted(stem, song["stems"][stem], song["sampling_rate"]) for stem in self.job.stems}
         band = self._pasted("instrumental", song["audio"], song["sampling_rate"])
-        return {**song, "audio": band, "stems": stems, "vocals": vocal, "sampling_rate": rate}
+        about = {"vocal_start": self.job.intro, "sampling_rate": rate}
+        return {**song, **about, "audio": band, "stems": stems, "vocals": vocal}
 
     def _pasted(self, part: str, sound: audio.Samples, sound_rate: int) -> audio.Samples:
         """A file of the old take with the selected seconds taken from a new sound (float32 [N] or [N, C])."""
@@ -311,7 +317,7 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
         {
             "id": job.folder.name,
             "name": f"Take {job.number}",
-            **{name: getattr(job, name) for name in ("seed", "style", "source", "balance")},
+            **{name: getattr(job, name) for name in ("seed", "style", "source", "balance", "intro")},
             "seconds": soundfile.info(job.path("vocal")).duration,
             "files": job.played or {name: str(job.path(part)) for name, part in job.channels.items()},
         }

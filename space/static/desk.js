@@ -6,27 +6,31 @@ import { context } from "./sound.js";
 const SOON = 0.06;
 const FADE = 0.012;
 const EARLY = 0.5;
+const START = -Infinity; // a position before any song
 
 class Desk {
   constructor() {
-    Object.assign(this, { parts: [], out: null, older: new Set(), began: 0, scale: 1, loops: false, span: null, vocal: null, waits: false });
+    Object.assign(this, { parts: [], out: null, older: new Set(), began: START, scale: 1, loops: false, span: null, vocal: null, waits: false });
     [this.voice, this.stems] = ["voice", "stems"].map((name) => Object.assign(document.createElement("div"), { className: name }));
   }
 
-  /** A part: {seconds, until, ready(), start(out, zero, from), stop(), follow(position), draw()}, all optional; it may replace another part. */
+  /** A part: {begin, seconds, until, ready(), start(out, zero, from), stop(), follow(position), draw()}, all optional; it may replace another part. */
   join(part, instead) { this.parts = [...this.parts.filter((each) => each !== instead), part]; }
 
   get playing() { return this.out !== null; }
+  /** Where the song begins and ends: second 0 is that of the voice, before which an intro may be. */
+  get begin() { return Math.min(0, ...this.parts.map((part) => part.begin ?? 0)); }
   get seconds() { return Math.max(0, ...this.parts.map((part) => part.seconds ?? 0)); }
+  get length() { return this.seconds - this.begin; }
   /** The second up to which there are sounds: less than `seconds` while a band is generated. */
   get until() { return Math.min(this.seconds, ...this.parts.map((part) => part.until ?? Infinity)); }
 
   /** The playback position in seconds, as heard. */
   get position() {
-    if (!this.playing) return this.began;
+    if (!this.playing) return Math.max(this.began, this.begin);
     const ctx = this.out.context;
     const heard = ctx.currentTime - (ctx.outputLatency || ctx.baseLatency || 0);
-    return Math.min(Math.max(heard - (heard < this.since ? this.before : this.zero), 0), this.seconds);
+    return Math.min(Math.max(heard - (heard < this.since ? this.before : this.zero), this.begin), this.seconds);
   }
 
   toggle() { this.playing || this.waits ? this.stop() : this.play(); }
@@ -36,7 +40,7 @@ class Desk {
     this.waits = true;
     const ctx = await this.prepare();
     if (!ctx || !this.waits) return;
-    this.cut(from >= this.seconds - 0.1 ? 0 : from, ctx.currentTime + SOON);
+    this.cut(from >= this.seconds - 0.1 ? START : from, ctx.currentTime + SOON);
   }
 
   /** Shows changed sounds, and continues playback with them at the same position, without a gap. */
@@ -60,7 +64,8 @@ class Desk {
   }
 
   /** Switches playback, at a time of the context, to the song from second `from`. */
-  cut(from, time) {
+  cut(wanted, time) {
+    const from = Math.max(wanted, this.begin);
     if (from >= this.until - 0.05) { this.hold(from); return; }
     const [ctx, old] = [context(), this.out];
     clearTimeout(this.timer);
@@ -77,7 +82,7 @@ class Desk {
     const stop = Math.min(span?.stop ?? Infinity, this.until);
     const again = span || (this.loops && stop >= this.seconds);
     const wait = time - ctx.currentTime + stop - from + (again ? -EARLY : 0.3);
-    this.timer = setTimeout(() => this.arrived(again && (span?.start ?? 0), stop), wait * 1000);
+    this.timer = setTimeout(() => this.arrived(again && (span?.start ?? START), stop), wait * 1000);
     this.follow();
   }
 
@@ -85,7 +90,7 @@ class Desk {
   arrived(start, stop) {
     if (start !== false) this.cut(start, Math.max(this.zero + stop, context().currentTime + SOON));
     else if (stop < this.seconds) this.hold(stop);
-    else { this.stop(); this.seek(0); }
+    else { this.stop(); this.seek(START); }
   }
 
   /** Waits at a second for sounds that are still being generated. */
@@ -117,7 +122,7 @@ class Desk {
   }
 
   seek(second) {
-    this.began = Math.min(Math.max(second, 0), this.seconds);
+    this.began = Math.min(second, this.seconds);
     if (this.playing || this.waits) this.play(this.began);
     else this.follow();
   }
@@ -140,13 +145,14 @@ export const mark = (name, on) => document.querySelector("#workspace").toggleAtt
 /** Clears a canvas and makes it as wide as the song and as high as in the style sheet: [its context, height]. */
 export function blank(canvas) {
   const height = parseFloat(getComputedStyle(canvas).getPropertyValue("--hafm-lane"));
-  const width = Math.max(Math.ceil(desk.seconds * desk.scale), 1);
+  const width = Math.max(Math.ceil(desk.length * desk.scale), 1);
   // browsers refuse wider canvases
   const ratio = Math.min(window.devicePixelRatio || 1, 16000 / width);
   [canvas.width, canvas.height] = [width * ratio, height * ratio];
   Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
   const paint = canvas.getContext("2d");
   paint.scale(ratio, ratio);
+  paint.translate(-desk.begin * desk.scale, 0);
   return [paint, height];
 }
 

@@ -40,15 +40,16 @@ export class Player {
   /** The takes of the current voice. */
   get own() { return this.takes.filter(({ source }) => source === desk.vocal); }
 
-  /** The files of each channel (the voice, and the band or its stems), with the second at which each begins. */
+  /** The files of each channel (the voice, alone or with the band's silence around it, and the band or its stems), with the second at which each begins. */
   get files() {
     const { files = {}, at = [0] } = this.take ?? {};
     const all = { ...(desk.vocal && !files.voice ? { voice: [desk.vocal] } : {}), ...files };
-    return Object.fromEntries(Object.entries(all).map(([name, paths]) => [name, [paths].flat().map((path, next) => [path, at[next] ?? 0])]));
+    return Object.fromEntries(Object.entries(all).map(([name, paths]) => [name, [paths].flat().map((path, next) => [path, files[name] ? (at[next] ?? 0) + this.begin : 0])]));
   }
 
-  get seconds() { return this.take?.seconds ?? 0; }
-  get until() { return this.coming?.until ?? Infinity; }
+  get begin() { return -(this.take?.intro ?? 0); }
+  get seconds() { return (this.take?.seconds ?? 0) + this.begin; }
+  get until() { return (this.coming?.until ?? Infinity) + this.begin; }
 
   /** Loads the sounds of the take. */
   async ready() {
@@ -129,7 +130,7 @@ class Mixer extends Player {
     const select = this.find("[data-set=format]");
     if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
     if (fresh && !live) this.send();
-    if (begins) { [this.begun, desk.vocal] = [live?.run, live?.source ?? takes.find(({ id }) => id === chosen).source]; desk.recorder?.running || desk.play(live ? 0 : desk.span?.start ?? 0); }
+    if (begins) { [this.begun, desk.vocal] = [live?.run, live?.source ?? takes.find(({ id }) => id === chosen).source]; desk.recorder?.running || desk.play(live ? desk.begin : desk.span?.start ?? desk.begin); }
     desk.refresh();
   }
 

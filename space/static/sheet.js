@@ -75,6 +75,17 @@ export function beatInBar(sheet, index) {
   return (((index - (sheet.downbeat ?? 0)) % metre) + metre) % metre;
 }
 
+/** All beats from one second to another, continued before and after those known: [second, position in its bar] each. */
+export function allBeats(sheet, from, to) {
+  const { beats = [] } = sheet ?? {}, all = [];
+  const before = (at) => beats[0] + at * (beats[1] - beats[0]), after = (at) => beats.at(-1) + at * (beats.at(-1) - beats.at(-2));
+  const second = (at) => (at < 0 ? before(at) : beats[at] ?? after(at - beats.length + 1));
+  let at = 0;
+  while (second(at - 1) >= from) at -= 1;
+  for (; second(at) < to; at += 1) all.push([second(at), beatInBar(sheet, at)]);
+  return all;
+}
+
 /** The bars of a song that lasts `seconds`: number (0 for an upbeat), start, stop in seconds. */
 export function barsOf(sheet, seconds) {
   const beats = (sheet.beats ?? []).filter((beat) => beat < seconds - 0.02);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Audio shared by timeline, recorder and mixer: one AudioContext, files as buffers, clicks.
-import { beatInBar } from "./sheet.js";
 
 const CLICK_SECONDS = 0.03;
 let shared = null;
@@ -49,9 +48,7 @@ export function startBuffer(target, buffer, zero, from) {
   source.start(zero + Math.max(from, 0), Math.max(from, 0));
 }
 
-/** Schedules the clicks of all beats from a second on. */
-export function startClicks(target, sheet, zero, from, seconds) {
-  for (const [index, beat] of (sheet.beats ?? []).entries()) {
-    if (beat >= from - 0.01 && beat < seconds) click(target, zero + beat, beatInBar(sheet, index) === 0);
-  }
+/** Schedules clicks from a second on: [second, place in its bar] each. */
+export function startClicks(target, beats, zero, from) {
+  for (const [beat, place] of beats) if (beat >= from - 0.01) click(target, zero + beat, place === 0);
 }

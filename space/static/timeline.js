@@ -4,7 +4,7 @@
 // user's changes are written back into it, and the next generation follows them.
 
 import {
-  barsOf, beatInBar, doubleTempo, filledChords, halfTempo, likelyChords, metreOf,
+  allBeats, barsOf, doubleTempo, filledChords, halfTempo, likelyChords, metreOf,
   parseChord, placeOf, pretty, readSheet, sameKey, sectionsOf, setChord, setDownbeat, setKey, setMetre, setSection, spell, tappedBeats, tempoOf, withBeats,
 } from "./sheet.js";
 import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
@@ -60,7 +60,7 @@ class Timeline {
     this.value = JSON.parse(JSON.stringify(value));
     this.sheet = this.value.sheet;
     if (!same) this.buffer = null;
-    if (desk.vocal !== value.vocal) { desk.stop(); desk.seek(0); } // the band of an example may already be playing
+    if (desk.vocal !== value.vocal) { desk.stop(); desk.seek(-Infinity); } // the band of an example may already be playing
     desk.vocal = value.vocal;
     load(value.vocal).then((buffer) => { this.buffer = buffer; desk.draw(); }, (error) => this.refuse(error));
     desk.refresh();
@@ -85,9 +85,11 @@ class Timeline {
     if (!this.value) return;
     const head = parseFloat(getComputedStyle(this.root).getPropertyValue("--hafm-head")) || 0;
     const room = this.find(".strip").clientWidth - head;
-    desk.scale = Math.max(room / desk.seconds, Number(this.styled("--hafm-second"))) * this.zoom;
+    desk.scale = Math.max(room / desk.length, Number(this.styled("--hafm-second"))) * this.zoom;
     [desk.head, desk.span] = [head, this.selection];
-    this.find(".lane").style.width = `${head + desk.seconds * desk.scale}px`;
+    const { style } = this.find(".lane");
+    style.width = `${head + desk.length * desk.scale}px`;
+    style.setProperty("--hafm-intro", `${-desk.begin * desk.scale}px`);
     this.drawSummary();
     this.drawSections();
     this.drawBars();
@@ -114,7 +116,7 @@ class Timeline {
     this.find("[data-do=undo]").disabled = !this.past.length;
     this.find("[data-set=metre]").value = String(metreOf(sheet));
     keys.value = own?.value ?? "";
-    this.find("[data-set=position]").max = String(desk.seconds);
+    Object.assign(this.find("[data-set=position]"), { min: String(desk.begin), max: String(desk.seconds) });
   }
 
   drawSections() {
@@ -193,9 +195,8 @@ class Timeline {
       paint.fillStyle = this.styled("--hafm-selected");
       paint.fillRect(selection.start * desk.scale, 0, (selection.stop - selection.start) * desk.scale, height);
     }
-    for (const [index, beat] of (sheet?.beats ?? []).entries()) {
-      const bar = beatInBar(sheet, index) === 0;
-      paint.fillStyle = this.styled(bar ? "--hafm-bar" : "--hafm-beat");
+    for (const [beat, place] of allBeats(sheet, desk.begin, desk.seconds)) {
+      paint.fillStyle = this.styled(place ? "--hafm-beat" : "--hafm-bar");
       paint.fillRect(beat * desk.scale, 0, 1, height);
     }
   }
@@ -256,7 +257,7 @@ class Timeline {
     const bars = barsOf(this.sheet, this.value.seconds).filter((bar) => this.isSelected(bar.start, bar.stop)).map(({ number }) => number);
     if (!bars.length) return placeOf(this.sheet, this.value.seconds, start);
     const name = bars.length > 1 ? `bars ${Math.max(bars[0], 1)} to ${bars.at(-1)}` : bars[0] < 1 ? "the upbeat" : `bar ${bars[0]}`;
-    return `${name} (${start.toFixed(1)} to ${stop.toFixed(1)} s)`;
+    return `${name} (${[start, stop].map((second) => (second - desk.begin).toFixed(1)).join(" to ")} s)`;
   }
 
   click(event) {
@@ -264,7 +265,7 @@ class Timeline {
     const dragged = this.dragged;
     this.dragged = false;
     if (dragged) return;
-    if (event.target.tagName === "CANVAS") desk.seek(event.offsetX / desk.scale);
+    if (event.target.tagName === "CANVAS") desk.seek(event.offsetX / desk.scale + desk.begin);
     if (!button) return;
     this.refuse(null);
     const item = button.parentElement;
@@ -285,7 +286,7 @@ class Timeline {
     else if (name === "play") desk.toggle();
     else if (name === "loop") { desk.loops = this.press(name, !desk.loops); desk.refresh(); }
     else if (name === "clicks") { this.clicks = this.press(name, !this.clicks); desk.refresh(); }
-    else if (name === "in" || name === "out") { this.zoom = Math.max(this.zoom * (name === "in" ? ZOOM : 1 / ZOOM), 1); desk.draw(); this.find(".strip").scrollLeft = desk.position * desk.scale - (this.find(".strip").clientWidth - desk.head) / 2; }
+    else if (name === "in" || name === "out") { this.zoom = Math.max(this.zoom * (name === "in" ? ZOOM : 1 / ZOOM), 1); desk.draw(); this.find(".strip").scrollLeft = (desk.position - desk.begin) * desk.scale - (this.find(".strip").clientWidth - desk.head) / 2; }
     else if (name === "unselect") this.mark(null);
     else if (name === "further" && next) this.select(next.start, next.stop, true);
     else if (name === "keys") this.find("dialog").showModal();
@@ -356,7 +357,7 @@ class Timeline {
 
   /** Moves to the next or the previous beat, or bar. */
   step(by, bars) {
-    const places = [0, ...(bars ? barsOf(this.sheet, this.seconds).map(({ start }) => start) : this.sheet.beats ?? []), desk.seconds];
+    const places = [desk.begin, 0, ...(bars ? barsOf(this.sheet, this.seconds).map(({ start }) => start) : this.sheet.beats ?? []), desk.seconds];
     // during playback, the previous beat is the one before the beat just heard
     const near = desk.playing && by < 0 ? 0.3 : 0.03;
     const found = places.filter((place) => (place - desk.position) * by > near);
@@ -394,7 +395,7 @@ class Timeline {
   /** Selects bars by dragging with the mouse; touch scrolls. */
   grab(event) {
     const { target } = event;
-    const left = this.find(".lane").getBoundingClientRect().left + desk.head;
+    const left = this.find(".lane").getBoundingClientRect().left + desk.head - desk.begin * desk.scale;
     if (target.closest(".head, .voice") || event.pointerType === "touch" || event.button) return;
     const second = ({ clientX }) => (clientX - left) / desk.scale;
     const listening = new AbortController();
@@ -421,7 +422,7 @@ class Timeline {
   }
 
   /** Called by the desk: starts the clicks. */
-  start(out, zero, from) { if (this.value && this.clicks) startClicks(out, this.sheet, zero, from, desk.seconds); }
+  start(out, zero, from) { if (this.value && this.clicks) startClicks(out, allBeats(this.sheet, desk.begin, desk.seconds), zero, from); }
 
   /** Moves the playhead, which the lanes follow during playback. */
   follow(position) {
@@ -431,9 +432,9 @@ class Timeline {
     if (play.ariaLabel !== name) Object.assign(play, { textContent: sign, ariaLabel: name });
     const range = this.find("[data-set=position]");
     if (!range.matches(":active")) range.value = String(position); // a drag is not overruled
-    range.setAttribute("aria-valuetext", `${position.toFixed(1)} s`);
-    this.write(".clock", `${clock(position)} / ${clock(desk.seconds)}`);
-    const x = position * desk.scale;
+    const second = position - desk.begin, x = second * desk.scale;
+    range.setAttribute("aria-valuetext", `${second.toFixed(1)} s`);
+    this.write(".clock", `${clock(second)} / ${clock(desk.length)}`);
     this.find(".playhead").style.transform = `translateX(${(desk.head ?? 0) + x}px)`;
     const strip = this.find(".strip"), room = strip.clientWidth - (desk.head ?? 0);
     const hidden = x < strip.scrollLeft || x > strip.scrollLeft + 0.9 * room;
@@ -446,7 +447,7 @@ class Timeline {
   tap(event) {
     event.preventDefault();
     event.target.focus();
-    if (this.taps?.length >= LEAST_TAPS && !desk.playing && !desk.position) return; // a tap after the end does not erase the taps
+    if (this.taps?.length >= LEAST_TAPS && !desk.playing && desk.position <= desk.begin) return; // a tap after the end does not erase the taps
     const late = (performance.now() - event.timeStamp) / 1000;
     if (!this.taps || !desk.playing) {
       this.taps = [];

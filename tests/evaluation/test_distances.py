@@ -11,12 +11,7 @@ from numpy.typing import NDArray
 
 from corpus.karaoke import save_embedder
 from hafm_hf.evaluation import vggish
-from hafm_hf.evaluation.distances import (
-    fit_gaussian,
-    frechet_audio_distance,
-    frechet_distance,
-    kernel_audio_distance,
-)
+from hafm_hf.evaluation.distances import fit_gaussian, frechet_audio_distance, frechet_distance, kernel_audio_distance
 from hafm_hf.evaluation.embedders import EmbedderOptions, VGGishEmbedder, make_embedder
 from hafm_hf.evaluation.statistics import HAFMEvaluationError, bootstrap_mean, other_song_partners
 

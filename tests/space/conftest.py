@@ -57,7 +57,7 @@ def options() -> dict[str, object]:
 @pytest.fixture
 def page(browser: "Browser", space: Space, options: dict, request: pytest.FixtureRequest) -> "Iterator[Page]":
     """The page; a screenshot is saved after the test."""
-    from space.browsing import keep_screenshot, open_page
+    from space.studio import keep_screenshot, open_page
 
     page = open_page(browser, space, **options)
     yield page
@@ -68,7 +68,7 @@ def page(browser: "Browser", space: Space, options: dict, request: pytest.Fixtur
 @pytest.fixture
 def ready(page: "Page") -> "Page":
     """The page after the example has been analysed: 96 beats per minute, F major."""
-    from space.browsing import expect, summary, upload
+    from space.studio import expect, summary, upload
     from vocals import EXAMPLE
 
     upload(page, EXAMPLE)

@@ -2,7 +2,6 @@
 """Every option on the page is set and generated with; styles can be previewed; stems are mixed."""
 
 import json
-import zipfile
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,24 +12,12 @@ from hafm_hf import audio
 from hafm_hf.accompaniment.options import MEDIAN_BALANCE
 from hafm_hf.lead_sheet.files import read_lead_sheet
 from hafm_hf.lead_sheet.vocabulary import STEMS
-from space.browsing import (
-    Page,
-    announced,
-    downloaded,
-    expect,
-    generate,
-    generated,
-    keep_screenshot,
-    more,
-    press,
-    summary,
-    upload,
-    use_only,
-)
+from space import studio
 from space.serving import Space
+from space.studio import Page, expect
 
 NUMBERS = {"seconds": "1", "tail": "0.5", "seed": "5", "guidance_scale": "2", "temperature": "0.9", "top_k": "20"}
-NUMBERS |= {"tempo": "120"}
+NUMBERS |= {"tempo": "120", "intro_bars": "1", "outro_bars": "1"}
 # which style previews play: the number of active players, and the names of the pressed buttons
 PREVIEWS = """() => [
     [...document.querySelectorAll('audio')].filter(each => !each.paused).length,
@@ -39,10 +26,10 @@ PREVIEWS = """() => [
 
 
 def test_every_style_energy_and_option_can_be_generated_and_linked(page: Page, space: Space, voices: Path) -> None:
-    upload(page, voices / "song.wav")
+    studio.upload(page, voices / "song.wav")
     styles, energies = (page.locator(f"#{name}").get_by_role("radio").all() for name in ("style", "energy"))
     assert len(styles) == len(energies) == 5
-    more(page)
+    studio.more(page)
     for number, (style, energy) in enumerate(zip(styles[1:] + styles[:1], energies, strict=True), start=1):
         style.check()
         energy.check()
@@ -52,11 +39,11 @@ def test_every_style_energy_and_option_can_be_generated_and_linked(page: Page, s
         if number == 3:
             for name, value in NUMBERS.items():
                 page.locator(f"#{name} input").fill(value)
-        generate(page)
+        studio.generate(page)
         expect(page.locator("#mixer .takes")).to_contain_text(f"Take {number}")
-        expect(announced(page)).to_contain_text("Done")
+        expect(studio.announced(page)).to_contain_text("Done")
         page.get_by_role("button", name="Copy a link").click()
-        expect(announced(page)).to_contain_text("is copied")
+        expect(studio.announced(page)).to_contain_text("is copied")
         written = "style => (new URLSearchParams(location.search).get('style') ?? '') === style"
         page.wait_for_function(written, arg=style.get_attribute("value"))
         query = {name: value for name, (value,) in parse_qs(urlsplit(page.evaluate("location.href")).query).items()}
@@ -65,8 +52,8 @@ def test_every_style_energy_and_option_can_be_generated_and_linked(page: Page, s
         if number >= 3:
             assert query.items() >= {**NUMBERS, "skip_fine": "1", "stems": "0"}.items()
     page.locator("#temperature input").fill("0")
-    generate(page)
-    expect(announced(page)).to_have_text("temperature is 0; it must be 0.01 or more.")
+    studio.generate(page)
+    expect(studio.announced(page)).to_have_text("temperature is 0; it must be 0.01 or more.")
     log = (space.temporary / "log.txt").read_text()
     assert "Traceback" not in log, log[log.index("Traceback") :]
 
@@ -77,7 +64,7 @@ def expect_preview(page: Page, playing: int, *pressed: str) -> None:
 
 
 def test_style_previews_play_one_at_a_time_and_need_a_model_with_styles(page: Page, voices: Path) -> None:
-    upload(page, voices / "song.wav")
+    studio.upload(page, voices / "song.wav")
     folk, rock = (page.get_by_role("button", name=f"Hear {style}") for style in ("folk", "rock"))
     folk.click()
     expect_preview(page, 1, "Hear folk")
@@ -100,7 +87,7 @@ def test_style_previews_play_one_at_a_time_and_need_a_model_with_styles(page: Pa
     page.locator("#recorder [data-do=sing]").click()
     expect(page.locator("#recorder .told")).to_contain_text("Recording")
     assert page.evaluate(PREVIEWS) == [0]
-    more(page)
+    studio.more(page)
     page.get_by_label("Model").click()
     page.get_by_role("option", name="tiny").last.click()
     for name in ("style_sounds", "style", "energy", "stems"):
@@ -108,58 +95,57 @@ def test_style_previews_play_one_at_a_time_and_need_a_model_with_styles(page: Pa
 
 
 def test_style_and_energy_are_in_the_lead_sheet_and_stems_are_mixed(page: Page, voices: Path, tmp_path: Path) -> None:
-    upload(page, voices / "patience.wav")
-    use_only(page, 4)
+    studio.upload(page, voices / "patience.wav")
+    studio.use_only(page, 4)
     page.locator("#tempo input").fill("120")
     page.get_by_role("radio", name="Rock").check()
     page.get_by_label("Key", exact=True).select_option("F♯ minor")
     page.get_by_role("button", name="Estimate again").click()
-    expect(summary(page)).to_contain_text("120 beats per minute (given)")
-    expect(summary(page)).to_contain_text("F♯ minor (given)")
-    press(page, "Bar 1")
+    expect(studio.summary(page)).to_contain_text("120 beats per minute (given)")
+    expect(studio.summary(page)).to_contain_text("F♯ minor (given)")
+    studio.press(page, "Bar 1")
     page.get_by_label("Section", exact=True).fill("Verse")
     page.get_by_label("Energy of the section").select_option("sparse")
-    press(page, "Set section")
+    studio.press(page, "Set section")
     # a refused estimate leaves the current one
     page.locator("#tempo input").fill("20")
     page.get_by_role("button", name="Estimate again").click()
     expect(page.locator("#timeline").get_by_role("alert")).to_contain_text("tempo is 20; halve or double it")
     page.locator("#tempo input").fill("120")
     expect(page.locator("#timeline .sections").get_by_role("button")).to_have_text(["Verse, sparse"])
-    sheet = read_lead_sheet(downloaded(page, "Save lead sheet"))
+    sheet = read_lead_sheet(studio.downloaded(page, "Save lead sheet"))
     ((start, stop, energy),) = sheet.sections
     assert (sheet.style, energy, sheet.form) == ("rock", "sparse", ((start, stop, "Verse"),))
     assert stop - start == pytest.approx(2.0, abs=0.02) and "sections" not in sheet.estimated
-    press(page, "Undo")
+    studio.press(page, "Undo")
     expect(page.locator("#timeline .sections")).not_to_be_visible()
     (tmp_path / "sheet.json").write_text(json.dumps(sheet.to_dict()))
     page.locator("#mixer input[type=file]").set_input_files(tmp_path / "sheet.json")
     expect(page.locator("#timeline .sections")).to_have_text("Verse, sparse")
-    expect(summary(page)).to_contain_text("rock (given)")
+    expect(studio.summary(page)).to_contain_text("rock (given)")
     page.get_by_role("radio", name="Full").check()
-    whole = read_lead_sheet(downloaded(page, "Save lead sheet"))
+    whole = read_lead_sheet(studio.downloaded(page, "Save lead sheet"))
     assert whole.sections == ((0.0, 4.0, "full"),) and whole.form == sheet.form
 
     expect(page.get_by_label("Separate instruments")).to_be_checked()
-    generated(page)
+    studio.generated(page)
     expect(page.locator(".channel strong")).to_have_text(["Voice", "Drums", "Bass", "Chords", "Colour"])
     expect(page.locator(".channel output")).to_have_text(["0 dB"] * 5)
-    with zipfile.ZipFile(downloaded(page, "(zip)")) as archive:
-        names = ["vocal", *STEMS]
-        voice, *stems = sounds = [audio.read_audio(archive.read(f"patience_{name}.wav"))[0] for name in names]
-        band, rate = audio.read_audio(archive.read("patience_instrumental.wav"))
+    files = studio.sounds_in(studio.downloaded(page, "(zip)"))
+    band, rate = files["instrumental"]
+    voice, *stems = sounds = [files[name][0] for name in ("vocal", *STEMS)]
     np.testing.assert_allclose(np.sum(stems, axis=0), band, atol=4 / 2**15)
-    gains = gains_of(downloaded(page, "Download mix"), sounds)
+    gains = gains_of(studio.downloaded(page, "Download mix"), sounds)
     np.testing.assert_allclose(gains[2:], gains[1], rtol=0.01)
     apart = audio.loudness(gains[0] * voice, rate) - audio.loudness(gains[1] * band, rate)
     assert apart == pytest.approx(MEDIAN_BALANCE, abs=0.2), "the median balance of songs"
     page.get_by_label("Bass, level in dB").fill("-12")
     page.get_by_role("button", name="Mute drums").click()
-    keep_screenshot(page, "stems mixed")
-    gains = gains_of(downloaded(page, "Download mix"), sounds)
+    studio.keep_screenshot(page, "stems mixed")
+    gains = gains_of(studio.downloaded(page, "Download mix"), sounds)
     assert gains[2] / gains[3] == pytest.approx(10 ** (-12 / 20), rel=0.01) and abs(gains[1]) < 1e-3 * gains[3]
     page.get_by_role("button", name="Solo colour").click()
-    *others, alone = gains_of(downloaded(page, "Download mix"), sounds)
+    *others, alone = gains_of(studio.downloaded(page, "Download mix"), sounds)
     assert np.abs(others).max() < 1e-3 * alone
 
 

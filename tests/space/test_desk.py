@@ -13,9 +13,11 @@ import pytest
 
 import takes
 from hafm_hf import audio
+from hafm_hf.accompaniment.ends import LEAD_SECONDS
 from programs import REPOSITORY
-from space.browsing import Browser, Page, expect, keep_screenshot, press, summary
+from space import studio
 from space.serving import Space
+from space.studio import Browser, Page, expect
 from vocals import EXAMPLE, file_bytes
 
 RATE, SECONDS = 24_000, 10
@@ -41,6 +43,13 @@ RECORD = """async (folder) => {
     Object.defineProperty(desk, 'out', { get: () => out, set: (node) => { out = node; node?.connect(tape); } });
 }""".replace("SECONDS", str(SECONDS))
 
+# the seconds at which the song begins and ends, and its beats; `desk` becomes a global
+AXIS = """async (folder) => {
+    const part = (name) => import(new URL(`gradio_api/file=${folder}/${name}.js`, document.baseURI));
+    const [{ desk }, { allBeats }] = await Promise.all([part('desk'), part('sheet')]);
+    const { begin, seconds } = Object.assign(window, { desk }).desk;
+    return [begin, seconds, allBeats(desk.sheet.sheet, begin, seconds)];
+}"""
 # levels on the left and right of a constant sound with these channels at a pan position
 PLACED = """async ([channels, pan]) => {
     const ctx = new OfflineAudioContext(2, 128, 48000), buffer = ctx.createBuffer(channels.length, 128, 48000);
@@ -62,7 +71,7 @@ def tape(page: Page) -> Page:
         answer = {"body": tone(hertz), "content_type": "audio/wav"}
         page.route(f"**/tone_{name}.wav", lambda route, _, answer=answer: route.fulfill(**answer))
     page.get_by_role("button", name="Vocal", exact=True).click()
-    expect(summary(page)).to_contain_text("folk (given)")
+    expect(studio.summary(page)).to_contain_text("folk (given)")
     page.evaluate(RECORD, STATIC)
     expect(page.locator("#mixer").get_by_role("radio")).to_have_count(2)
     return page
@@ -89,7 +98,7 @@ def test_an_example_plays_before_gradio_has_built_the_page_and_continues(browser
     zero = page.evaluate("desk.zero")
     page.unroute("**/assets/*.js")
     expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
-    expect(summary(page)).to_contain_text("folk (given)")
+    expect(studio.summary(page)).to_contain_text("folk (given)")
     # playback continues without a jump
     assert held and page.evaluate("desk.zero") == pytest.approx(zero, abs=1e-3)
     page.close()
@@ -129,7 +138,7 @@ def test_panning_in_the_browser_equals_panning_in_the_file(tape: Page) -> None:
 
 
 def test_a_loop_returns_to_its_beginning_on_time(tape: Page) -> None:
-    press(tape, "Bar 2", "Loop")
+    studio.press(tape, "Bar 2", "Loop")
     start, stop = tape.evaluate("[desk.span.start, desk.span.stop]")
     assert stop - start == pytest.approx(4 * 60 / 96, abs=0.05)
     zero = tape.evaluate("desk.play(desk.span.stop - 1.5).then(() => desk.zero)")
@@ -154,16 +163,50 @@ def test_zoom_stretches_the_time_axis_and_the_lanes_follow_the_playhead(ready: P
 
     whole = seconds_a_pixel()
     assert strip.evaluate("strip => strip.scrollWidth <= strip.clientWidth + 1")
-    press(page, "Zoom in", "Zoom in")
+    studio.press(page, "Zoom in", "Zoom in")
     assert seconds_a_pixel() == pytest.approx(whole / 1.5**2, rel=0.01)
     assert strip.evaluate("strip => strip.scrollWidth > 1.5 * strip.clientWidth")
     # the waveform is as wide as the lane of the bars
     width = page.locator("#timeline .sung canvas").evaluate("canvas => canvas.offsetWidth")
     voice, rate = audio.read_audio(EXAMPLE)
     assert width * seconds_a_pixel() == pytest.approx(len(voice) / rate, rel=0.01)
-    keep_screenshot(page, "zoomed in")
+    studio.keep_screenshot(page, "zoomed in")
     page.get_by_label("Position").fill("8")
-    press(page, "Play")
+    studio.press(page, "Play")
     page.wait_for_function("document.querySelector('#timeline .strip').scrollLeft > 0")
-    press(page, "Stop", "Zoom out", "Zoom out")
+    studio.press(page, "Stop", "Zoom out", "Zoom out")
     assert seconds_a_pixel() == pytest.approx(whole, rel=0.01)
+
+
+def test_an_intro_and_an_outro_lengthen_the_time_axis_and_every_file(ready: Page) -> None:
+    studio.skip_fine(ready)
+    for name, bars in {"intro": "2", "outro": "1"}.items():
+        ready.locator(f"#{name}_bars input").fill(bars)
+    studio.generated(ready)
+    begin, end, beats = ready.evaluate(AXIS, STATIC)
+    voice, rate = audio.read_audio(EXAMPLE)
+    longer = f"{end - begin - len(voice) / rate:.1f} s longer than the voice, which begins at {-begin:.1f} s."
+    expect(studio.announced(ready)).to_contain_text(f"The song is {longer}")
+    # two bars of 2.5 s and up to one that the voice joins midway, after a moment for the first attack
+    assert 5.0 < -begin < 7.5 and beats[0] == [pytest.approx(begin + LEAD_SECONDS, abs=0.01), 0]
+    assert np.ptp(np.diff([second for second, _ in beats])) < 0.05
+    first, last = round(-begin * rate), round(-begin * rate) + len(voice)
+    before = studio.sounds_in(studio.downloaded(ready, "(zip)"))
+    mix, _ = audio.read_audio(studio.downloaded(ready, "Download mix"))
+    assert {len(mix), *(len(sound) for sound, _ in before.values())} == {round((end - begin) * rate)}
+    (sung, _), (band, _) = before["vocal"], before["instrumental"]
+    assert not sung[:first].any() and not sung[last:].any() and band[: first // 2].any() and band[last + rate :].any()
+    # the lanes begin with the intro, which can be played
+    ready.evaluate("desk.stop()")
+    ready.locator("#timeline .sung canvas").click(position={"x": 1, "y": 20})
+    assert ready.evaluate("desk.position") == pytest.approx(begin, abs=0.05)
+    studio.press(ready, "Play")
+    ready.wait_for_function("desk.position > desk.begin + 0.1 && desk.position < 0")
+    studio.press(ready, "Stop", "Bar 2")
+    start, stop = ready.evaluate("[desk.span.start, desk.span.stop]")
+    ready.get_by_role("button", name="Regenerate these bars").click()
+    expect(ready.locator("#mixer .takes")).to_contain_text("Take 2")
+    expect(studio.announced(ready)).to_contain_text(longer)
+    after, _ = studio.sounds_in(studio.downloaded(ready, "(zip)"))["instrumental"]
+    changed = np.flatnonzero(band != after) / rate + begin
+    assert start <= changed.min() and changed.max() < stop and len(changed) > 0.5 * (stop - start) * rate

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-import links
-from space.browsing import Browser, Page, announced, expect, keep_screenshot, more, open_page, summary, upload
+import songs
 from space.serving import Space
+from space.studio import Browser, Page, announced, expect, keep_screenshot, more, open_page, summary, upload
 
 
 def test_a_link_is_parsed_into_settings() -> None:
     query = "?seed=7&temperature=0.9&skip_fine=1&style=folk&energy=full&stems=1&seconds=4&tempo=120&tail=2"
     numbers = {"seed": 7, "temperature": 0.9, "seconds": 4.0, "tail": 2.0, "tempo": 120.0}
-    assert links.read_link(query) == {**numbers, "skip_fine": True, "style": "folk", "energy": "full", "stems": True}
-    assert links.read_link("?seed=9&__theme=dark&utm_source=x") == {"seed": 9}
+    assert songs.read_link(query) == {**numbers, "skip_fine": True, "style": "folk", "energy": "full", "stems": True}
+    assert songs.read_link("?seed=9&__theme=dark&utm_source=x") == {"seed": 9}
 
 
 @pytest.mark.fault("paths and addresses sent to a Space")
@@ -38,7 +38,7 @@ def test_a_link_is_parsed_into_settings() -> None:
 )
 def test_an_invalid_link_is_refused_in_one_sentence(query: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
-        links.read_link(query)
+        songs.read_link(query)
     assert "not used" in str(refused.value) and "\n" not in str(refused.value)
 
 

@@ -13,23 +13,9 @@ import soundfile
 
 from hafm_hf import audio
 from hafm_hf.accompaniment.options import MEDIAN_BALANCE
-from space.browsing import (
-    PHONE,
-    Browser,
-    Page,
-    announced,
-    downloaded,
-    expect,
-    findings,
-    generate,
-    generated,
-    keep_screenshot,
-    open_page,
-    skip_fine,
-    tab_to,
-    upload,
-)
+from space import studio
 from space.serving import MAX_SECONDS, PATIENCE_SECONDS, QUEUE_SIZE, Space
+from space.studio import PHONE, Browser, Page, expect
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
 
@@ -54,27 +40,27 @@ LATE = """async () => {
 
 
 def test_takes_are_generated_mixed_and_downloaded(page: Page, voices: Path) -> None:
-    upload(page, voices / "song.wav")
+    studio.upload(page, voices / "song.wav")
     page.get_by_label("Separate instruments").uncheck()
-    skip_fine(page)
-    generate(page)
-    expect(announced(page)).to_contain_text(re.compile(r"Done in \d+ s; seed \d+ gives the same music again"))
+    studio.skip_fine(page)
+    studio.generate(page)
+    expect(studio.announced(page)).to_contain_text(re.compile(r"Done in \d+ s; seed \d+ gives the same music again"))
     expect(page.get_by_role("button", name="Play a band")).to_be_visible()
     expect(page.get_by_role("button", name="Stop the band")).not_to_be_visible()
     expect(page.locator("#mixer").get_by_role("radio")).to_have_count(1)
     mixes = {}
     for suffix in ("wav", "flac"):
         page.get_by_label("Format", exact=True).select_option(suffix)
-        mixes[suffix] = downloaded(page, "Download mix")
+        mixes[suffix] = studio.downloaded(page, "Download mix")
     page.get_by_label("Format", exact=True).select_option("wav")
-    names = [path.name for path in (*mixes.values(), downloaded(page, "Download band"))]
+    names = [path.name for path in (*mixes.values(), studio.downloaded(page, "Download band"))]
     assert names == ["song_mix.wav", "song_mix.flac", "song_instrumental.wav"]
     mix, rate = audio.read_audio(mixes["wav"])
     # at the voice's own rate
     assert (len(mix), rate) == (round(1.2 * 44_100), 44_100) and not audio.is_silent(mix)
     # libsndfile rounds to 16 bits in one format and truncates in the other
     np.testing.assert_allclose(mix, audio.read_audio(mixes["flac"])[0], atol=1.01 / 2**15)
-    with zipfile.ZipFile(downloaded(page, "(zip)")) as stems:
+    with zipfile.ZipFile(studio.downloaded(page, "(zip)")) as stems:
         assert stems.namelist() == ["song_vocal.wav", "song_instrumental.wav"]
         vocal, band = (audio.read_audio(stems.read(name))[0] for name in stems.namelist())
     balance = audio.loudness(vocal, rate) - audio.loudness(band, rate) - MEDIAN_BALANCE
@@ -84,19 +70,19 @@ def test_takes_are_generated_mixed_and_downloaded(page: Page, voices: Path) -> N
     np.testing.assert_allclose(mix[inner], mixed[inner], atol=1e-3)
     page.get_by_role("button", name="Solo band").click()
     page.get_by_label("Band, pan").fill("-1")
-    left, _ = audio.read_audio(downloaded(page, "Download mix"), mono=False)
+    left, _ = audio.read_audio(studio.downloaded(page, "Download mix"), mono=False)
     assert audio.rms_dbfs(left[:, 1]) < -90
     assert np.corrcoef(left[inner, 0], band[inner])[0, 1] > 0.999
     page.get_by_label("Band, pan").fill("0")
     page.get_by_role("button", name="Solo band").click()
     page.get_by_label("Loudness").select_option("-23")
-    assert audio.loudness(*audio.read_audio(downloaded(page, "Download mix"))) == pytest.approx(-23, abs=0.5)
-    page.locator("#seed input").fill(announced(page).inner_text().split("seed ")[1].split()[0])
-    generate(page)
+    assert audio.loudness(*audio.read_audio(studio.downloaded(page, "Download mix"))) == pytest.approx(-23, abs=0.5)
+    page.locator("#seed input").fill(studio.announced(page).inner_text().split("seed ")[1].split()[0])
+    studio.generate(page)
     expect(page.locator("#mixer").get_by_role("radio", name="Take 2")).to_be_checked()
-    again = downloaded(page, "Download band").read_bytes()
+    again = studio.downloaded(page, "Download band").read_bytes()
     page.locator("#mixer").get_by_role("radio", name="Take 1").check()
-    assert downloaded(page, "Download band").read_bytes() == again
+    assert studio.downloaded(page, "Download band").read_bytes() == again
     # buttons pressed in quick succession all download
     files: list[str] = []
     page.on("download", lambda file: files.append(file.suggested_filename))
@@ -114,44 +100,44 @@ def expect_others_to_be_served(space: Space, vocal: Path, folder: Path) -> None:
 
 @pytest.mark.fault("cancelled in the Space")
 def test_a_run_plays_early_and_can_always_be_stopped(page: Page, space: Space, voices: Path, tmp_path: Path) -> None:
-    upload(page, voices / "patience.wav")
+    studio.upload(page, voices / "patience.wav")
     stop, takes = page.get_by_role("button", name="Stop the band"), page.locator("#mixer .takes")
     for _ in range(8):
         # Stop appears as soon as the run is requested, mostly before it has begun
-        generate(page)
+        studio.generate(page)
         stop.click()
-        expect(announced(page)).to_have_text("Stopped.")
+        expect(studio.announced(page)).to_have_text("Stopped.")
     expect_others_to_be_served(space, voices / "song.wav", tmp_path)
-    generate(page)
+    studio.generate(page)
     expect(page.locator("#bar progress")).to_be_visible()
     # playback starts long before the song is finished
     page.wait_for_function("document.querySelector('#timeline [data-set=position]').value > 0.5")
     expect(page.locator(".stems canvas")).to_have_count(4)
-    keep_screenshot(page, "generating")
+    studio.keep_screenshot(page, "generating")
     stop.click()
     expect_others_to_be_served(space, voices / "song.wav", tmp_path)
-    expect(announced(page)).to_have_text("Stopped.")
+    expect(studio.announced(page)).to_have_text("Stopped.")
     expect(page.locator("#bar")).not_to_be_visible()
     # the finished part is kept
     expect(takes.get_by_role("radio")).not_to_have_count(0)
-    kept = soundfile.info(downloaded(page, "Download mix"))
+    kept = soundfile.info(studio.downloaded(page, "Download mix"))
     assert 0.5 < kept.duration < 60
     # Gradio adds it, hidden, to every component whose event has failed
     assert "Error" not in page.evaluate("document.body.textContent")
-    skip_fine(page, 1)
-    generated(page)
-    assert soundfile.info(downloaded(page, "Download mix")).frames == 24_000
+    studio.skip_fine(page, 1)
+    studio.generated(page)
+    assert soundfile.info(studio.downloaded(page, "Download mix")).frames == 24_000
 
 
 @pytest.mark.fault("full queue of the Space")
 def test_a_full_queue_is_announced_and_the_run_waits_its_turn(
     page: Page, browser: Browser, space: Space, voices: Path, tmp_path: Path
 ) -> None:
-    upload(page, voices / "song.wav")
+    studio.upload(page, voices / "song.wav")
     expect(page.locator("#timeline .summary")).to_contain_text("The band follows")
-    another = open_page(browser, space)
-    upload(another, voices / "patience.wav")
-    generate(another)
+    another = studio.open_page(browser, space)
+    studio.upload(another, voices / "patience.wav")
+    studio.generate(another)
     expect(another.locator("#bar progress")).to_be_visible()
     client = gradio_client.Client(space.url, verbose=False, download_files=tmp_path)
     voice = gradio_client.handle_file(str(voices / "song.wav"))
@@ -160,33 +146,33 @@ def test_a_full_queue_is_announced_and_the_run_waits_its_turn(
     while any(job.status().code is not gradio_client.utils.Status.IN_QUEUE for job in waiting):
         assert time.monotonic() < deadline, [job.status() for job in waiting]
         time.sleep(0.05)
-    generate(page)
-    expect(announced(page)).to_contain_text("Your band starts automatically as soon as there is a place")
+    studio.generate(page)
+    expect(studio.announced(page)).to_contain_text("Your band starts automatically as soon as there is a place")
     another.get_by_role("button", name="Stop the band").click()
     for job in waiting:
         job.result(timeout=PATIENCE_SECONDS)
     another.context.close()
-    expect(announced(page)).to_contain_text("Done")
+    expect(studio.announced(page)).to_contain_text("Done")
 
 
 def test_unusable_voices_and_server_errors_are_shown_on_the_page(page: Page, space: Space, voices: Path) -> None:
-    alert = announced(page).get_by_role("alert")
-    upload(page, voices / "long.wav")
-    expect(announced(page)).to_have_text(f"The first {MAX_SECONDS} s of long.wav are used.")
+    alert = studio.announced(page).get_by_role("alert")
+    studio.upload(page, voices / "long.wav")
+    expect(studio.announced(page)).to_have_text(f"The first {MAX_SECONDS} s of long.wav are used.")
     expect(page.locator("#timeline .clock")).to_contain_text("/ 1:30.0")
     page.locator("#timeline [data-do=play]").click()
-    upload(page, voices / "silent.wav")
+    studio.upload(page, voices / "silent.wav")
     expect(alert).to_contain_text("silent.wav is silent; check the microphone, or sing")
     expect(page.locator("#timeline [data-do=play]")).not_to_have_attribute("aria-label", "Play")
-    upload(page, voices / "song.wav")
+    studio.upload(page, voices / "song.wav")
     expect(page.locator("#timeline .summary")).to_contain_text("The band follows")
     for folder in space.temporary.glob("hafm_space_*/gradio"):
         shutil.rmtree(folder)
-    generate(page)
+    studio.generate(page)
     expect(alert).to_have_text("This voice has been removed from the server; record it again, or upload it again.")
     # an unexpected error is not reported as a full queue
     page.route("**/queue/join*", lambda route: route.fulfill(status=500, json={"detail": "broken"}))
-    generate(page)
+    studio.generate(page)
     expect(alert.filter(has_text="Something went wrong on the server; try again")).to_be_visible()
     expect(page.get_by_role("button", name="Play a band")).to_be_enabled()
     expect(page.locator("#mixer .songs")).not_to_be_visible()
@@ -203,12 +189,10 @@ def test_the_microphone_is_recorded_and_accompanied(page: Page) -> None:
     expect(page.locator("#recorder .told")).to_contain_text("Recorded")
     assert page.evaluate("microphones.map((each) => each.active)") == [False]
     expect(page.locator("#timeline .foot")).to_contain_text(re.compile(r"\w"))
-    skip_fine(page, 1)
-    generated(page)
+    studio.skip_fine(page, 1)
+    studio.generated(page)
     # the microphone's input, not silence
-    with zipfile.ZipFile(downloaded(page, "(zip)")) as stems:
-        (vocal,) = (stems.read(name) for name in stems.namelist() if "vocal" in name)
-    recording, rate = audio.read_audio(vocal)
+    recording, rate = studio.sounds_in(studio.downloaded(page, "(zip)"))["vocal"]
     assert len(recording) == rate and not audio.is_silent(recording)
 
 
@@ -229,9 +213,9 @@ def test_recording_survives_closing_its_panel_playback_and_a_failed_upload(page:
     page.wait_for_function("microphones.length === 1 && !microphones[0].active")
     # or its silence would be written over the next take
     assert page.evaluate(LATE) == 0
-    upload(page, voices / "patience.wav")
+    studio.upload(page, voices / "patience.wav")
     expect(page.get_by_role("button", name="Previous voice")).to_be_visible()
-    generate(page)
+    studio.generate(page)
     sing = page.locator("#recorder [data-do=sing]")
     sing.click()
     expect(page.locator(".stems canvas")).to_have_count(4)
@@ -250,16 +234,16 @@ def test_recording_survives_closing_its_panel_playback_and_a_failed_upload(page:
 def test_a_phone_does_not_scroll_sideways_and_the_keyboard_is_enough(page: Page, voices: Path, axe: Path) -> None:
     body = expect(page.locator("body"))
     body.to_contain_class("dark")
-    upload(page, voices / "song.wav")
-    skip_fine(page)
-    tab_to(page, "Play a band")
+    studio.upload(page, voices / "song.wav")
+    studio.skip_fine(page)
+    studio.tab_to(page, "Play a band")
     expect(page.get_by_role("button", name="Play a band")).to_be_focused()
     page.keyboard.press("Enter")
-    expect(announced(page)).to_contain_text("Done")
+    expect(studio.announced(page)).to_contain_text("Done")
     expect(page.locator("#timeline .transport")).to_be_in_viewport()
     fits = "width => document.documentElement.scrollWidth <= width"
     for dark in (True, False):
         page.emulate_media(color_scheme="dark" if dark else "light")
         (body.to_contain_class if dark else body.not_to_contain_class)("dark")
         page.wait_for_function(fits, arg=PHONE["width"])
-        assert findings(page, axe) == []
+        assert studio.findings(page, axe) == []

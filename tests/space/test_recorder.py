@@ -6,7 +6,6 @@ the first take measures and the second must compensate.
 """
 
 import json
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.audio.librosa_loading import load_librosa
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
 from hafm_hf.listening.pitch_line import FRAME_RATE
-from space.browsing import PHONE, Browser, announced, expect, keep_screenshot, open_page, summary, tab_to
 from space.serving import Space, chromium
+from space.studio import PHONE, Browser, announced, expect, keep_screenshot, open_page, sounds_in, summary, tab_to
 from vocals import EXAMPLE
 
 pytest.importorskip("gradio_client", reason="needs the extra `space`")
@@ -92,15 +91,13 @@ def latency_of_take(space: Space) -> float:
 def test_a_take_recorded_to_the_click_by_keyboard_gets_drums_on_its_beats(singer: Browser, space: Space) -> None:
     page = open_page(singer, space, "/?seed=1", viewport=PHONE, color_scheme="dark")
     told, press = page.locator("#recorder .told"), page.keyboard.press
-    tab_to(page, "Record to a click")
-    press("Enter")
+    tab_to(page, "Record to a click", "Enter")
     tab_to(page, "Tempo")
     page.keyboard.type(str(TEMPO))
     for latency in ("0", ""):
         tab_to(page, "Latency")
         page.keyboard.type(latency or str(round(1000 * latency_of_take(space))))
-        tab_to(page, "Record to the click", "Shift+Tab")
-        press("Enter")
+        tab_to(page, "Record to the click", "Enter", "Shift+Tab")
         expect(told).to_have_text("Recording: bar 4")
         keep_screenshot(page, "recording to a click")
         with page.expect_response(lambda reply: "predict" in reply.url and '"pitch"' in reply.text()):
@@ -108,14 +105,13 @@ def test_a_take_recorded_to_the_click_by_keyboard_gets_drums_on_its_beats(singer
         expect(told).to_contain_text("Recorded")
     expect(summary(page)).to_contain_text("90 beats per minute (given), chords (estimated)")
     keep_screenshot(page, "recorded to a click")
-    tab_to(page, "Play a band")
-    press("Enter")
+    tab_to(page, "Play a band", "Enter")
     expect(announced(page)).to_contain_text("Done")
     # the announcement may come before the mixer is updated
     expect(page.locator("#mixer").get_by_role("button", name="Download stems")).to_be_visible()
     files = {}
     for name in ("Download stems", "Save lead sheet", "Download mix"):
-        tab_to(page, name, "Shift+Tab" if name == "Download mix" else "Tab")
+        tab_to(page, name, key="Shift+Tab" if name == "Download mix" else "Tab")
         with page.expect_download() as download:
             press("Enter")
         files[name] = download.value.path()
@@ -124,9 +120,8 @@ def test_a_take_recorded_to_the_click_by_keyboard_gets_drums_on_its_beats(singer
     sheet = LeadSheet.told(json.loads(files["Save lead sheet"].read_text()))
     assert sheet.beats is not None and sheet.beats_per_bar == 4 and "beats" not in sheet.estimated
     np.testing.assert_allclose(np.diff(sheet.beats), 60 / TEMPO, atol=1e-6)
-    with zipfile.ZipFile(files["Download stems"]) as archive:
-        stems = {Path(name).stem.rsplit("_", 1)[1]: archive.read(name) for name in archive.namelist()}
-    (voice, rate), (band, _), (drums, _) = (audio.read_audio(stems[key]) for key in ("vocal", "instrumental", "drums"))
+    stems = sounds_in(files["Download stems"])
+    (voice, rate), (band, _), (drums, _) = (stems[key] for key in ("vocal", "instrumental", "drums"))
     assert len(audio.read_audio(files["Download mix"])[0]) == len(voice)
     beats, found = np.array(sheet.beats), ticks_of(voice, rate)
     late = nearest(beats, found)

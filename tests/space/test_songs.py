@@ -25,9 +25,9 @@ MODEL = "hafm-tiny"
 EMPTY = {name: row.default for name, row in songs.OPTIONS.items()}
 
 
-def request(vocal: Path, seconds: float = 0, tempo: float = 0, tail: float = 0, **options: object) -> songs.Request:
+def request(vocal: Path, seconds: float = 0, ends: dict[str, float] | None = None, **options: object) -> songs.Request:
     chosen = GenerationOptions.of(given={"seed": 1, "skip_fine": True, **options})
-    return songs.Request(str(vocal), MODEL, chosen, seconds, tempo, tail)
+    return songs.Request(str(vocal), MODEL, chosen, seconds, ends=ends or {})
 
 
 def job_of(wanted: songs.Request) -> takes.Job:
@@ -39,12 +39,15 @@ def job_of(wanted: songs.Request) -> takes.Job:
 def test_empty_options_use_the_models_defaults_and_a_random_seed() -> None:
     # as browsers send them: whole numbers as floats, fields never filled in, and fields cleared again
     values = {**EMPTY, "top_k": 7.0, "style": "", "guidance_scale": "", "temperature": None}
-    asked = songs.Request.of({"path": "a.wav"}, "m", *values.values(), 1.5, "", None)
-    assert (asked.vocal, asked.model, asked.seconds, asked.tempo, asked.tail) == ("a.wav", "m", 1.5, 0, 0)
+    asked = songs.Request.of({"path": "a.wav"}, "m", *values.values(), 1.5, "", None, 0, 2.0)
+    assert (asked.vocal, asked.model, asked.seconds, asked.tempo) == ("a.wav", "m", 1.5, 0)
+    assert asked.ends == {"outro_bars": 2}
     drawn = [asked.parameters() for _ in range(2)]
     assert drawn[0].pop("seed") != drawn[1].pop("seed")
-    assert drawn[0] == {"top_k": 7, "stems": False, "skip_fine": False}
-    known = songs.Request.of({"path": "a.wav"}, "m", *{**EMPTY, "seed": 0, "top_k": 0}.values(), 0, 92, 0).parameters()
+    assert drawn[0] == {"top_k": 7, "stems": False, "skip_fine": False, "outro_bars": 2}
+    known = songs.Request.of(
+        {"path": "a.wav"}, "m", *{**EMPTY, "seed": 0, "top_k": 0}.values(), 0, 92, 0, 0, 0
+    ).parameters()
     assert (known["seed"], known["top_k"], known["lead_sheet"]) == (0, 0, LeadSheet(tempo=92))
 
 
@@ -56,13 +59,14 @@ def test_empty_options_use_the_models_defaults_and_a_random_seed() -> None:
         ({"seed": "<b>"}, "seed is '<b>'; it must be a whole number"),
         ({"energy": "loud"}, "energy is 'loud'; choose"),
         ({"tail": 99.0}, "tail is 99"),
+        ({"intro_bars": 0.5}, "intro_bars is 0.5; it must be a whole number"),
         ({"seconds": -1}, "seconds is -1; it must be 0 or more"),
         ({"tempo": float("nan")}, "tempo is nan; it must be 0 or more"),
         ({"tempo": 240}, "halve or double"),
     ],
 )
 def test_an_option_out_of_range_is_refused_in_one_sentence(given: dict[str, object], said: str) -> None:
-    values = {**EMPTY, "seconds": None, "tempo": None, "tail": None, **given}
+    values = {**EMPTY, "seconds": None, "tempo": None, **dict.fromkeys(songs.ENDS), **given}
     with pytest.raises(ValueError, match=said):
         songs.Request.of({"path": "a.wav"}, "m", *values.values()).parameters()
 
@@ -88,30 +92,41 @@ def test_closing_stops_the_running_stage_and_leaves_no_file(voices: Path) -> Non
     assert set(takes.JOBS.iterdir()) == before
 
 
-@pytest.mark.parametrize(("tail", "stems"), [(0.0, None), (1.0, True)])
-def test_only_the_selected_seconds_are_replaced(voices: Path, tail: float, stems: bool | None) -> None:
-    wanted = request(voices / "patience.wav", seconds=5, tail=tail, stems=stems, style="folk")
-    old = job_of(wanted)
+@pytest.mark.parametrize(
+    ("ends", "intro", "added", "stems"),
+    [({}, 0.0, 0.0, None), ({"tail": 1.0}, 0.0, 1.0, True), ({"intro_bars": 1, "outro_bars": 1}, 2.1, 5.6, None)],
+)
+def test_only_the_selected_seconds_are_replaced(
+    voices: Path, ends: dict[str, float], intro: float, added: float, stems: bool | None
+) -> None:
+    sheet = LeadSheet(beats=[0.0, 0.5], beats_per_bar=4)
+    wanted = request(voices / "patience.wav", seconds=5, ends=ends, stems=stems, style="folk")
+    old = job_of(replace(wanted, lead_sheet=sheet))
     parts = STEMS if stems else ()
     voice, rate = old.read("vocal")
-    assert old.stems == parts and len(voice) == (5 + tail) * rate and not voice[5 * rate :].any()
+    first, last = round(intro * rate), round((intro + 5) * rate)
+    assert (old.stems, round(old.intro, 3), len(voice)) == (parts, intro, round((5 + added) * rate))
+    assert old.added == pytest.approx(added) and not voice[:first].any() and not voice[last:].any()
     # the page's settings may have changed since
     other = request(voices / "patience.wav", seed=2, seconds=5)
-    remade = replace(other, remake=takes.Remake(old, 2.0, 3.5))
+    start, stop = intro + 2.0, intro + 3.5
+    remade = replace(other, remake=takes.Remake(old, start, stop))
+    moved = replace(remade, lead_sheet=sheet).parameters()["lead_sheet"]
+    assert moved.beats == pytest.approx([intro, intro + 0.5])
     assert "lead_sheet" not in replace(remade, lead_sheet=LeadSheet(style="folk")).parameters()
     for style, updates in (("folk", None), ("rock", "rock")):
         options = replace(other.options, style=style)
         assert replace(remade, options=options).parameters().get("style") == updates
     new = job_of(remade)
-    assert (new.seed, new.source, new.tail, new.stems) == (2, old.source, tail, parts)
+    assert (new.seed, new.source, new.intro, new.added, new.stems) == (2, old.source, old.intro, old.added, parts)
     for part in ("instrumental", *parts):
         (before, _), (after, _) = old.read(part), new.read(part)
         changed = np.flatnonzero(before != after) / rate
-        assert len(changed) > 0.5 * 1.5 * rate and changed.min() >= 2.0 and changed.max() < 3.5, part
+        assert len(changed) > 0.5 * 1.5 * rate and changed.min() >= start and changed.max() < stop, part
         # no discontinuity at the joins
-        edges = np.abs(np.diff(after))[[round(2.0 * rate) - 1, round(3.5 * rate) - 1]]
+        edges = np.abs(np.diff(after))[[round(start * rate) - 1, round(stop * rate) - 1]]
         assert edges.max() <= 2 * np.abs(np.diff(before)).max()
-    for start, stop in ((0.0, 5.0 + tail), (-1.0, 9.0), (7.0, 8.0)):
+    for start, stop in ((0.0, 5.0 + added), (-1.0, 99.0), (11.0, 12.0)):
         with pytest.raises(ValueError, match="the whole song"):
             job_of(replace(wanted, remake=takes.Remake(old, start, stop)))
 

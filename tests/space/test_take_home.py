@@ -7,22 +7,9 @@ import numpy as np
 import pytest
 
 from hafm_hf import audio
-from space.browsing import (
-    Browser,
-    Page,
-    announced,
-    downloaded,
-    expect,
-    findings,
-    generated,
-    open_page,
-    press,
-    skip_fine,
-    summary,
-    tab_to,
-    upload,
-)
+from space import studio
 from space.serving import Space
+from space.studio import Browser, Page, expect
 from vocals import EXAMPLE
 
 
@@ -45,24 +32,20 @@ def test_examples_play_with_their_bands_at_once_and_a_take_can_be_added(page: Pa
         expect(page.locator("#mixer .takes")).to_contain_text(f"{style} · seed 1")
         page.wait_for_function("document.querySelector('#timeline [data-set=position]').value > 0.3")
         expect(page.locator(".stems canvas")).to_have_count(4)
-        expect(summary(page)).to_contain_text(f"chords (given), {style} (given)")
+        expect(studio.summary(page)).to_contain_text(f"chords (given), {style} (given)")
     # while it plays
-    generated(page)
+    studio.generated(page)
     expect(page.locator("#mixer .takes").get_by_role("radio")).to_have_count(2)
 
 
 def test_the_keyboard_alone_is_enough_from_voice_to_download(page: Page, axe: Path) -> None:
-    tab_to(page, "Vocal")
-    page.keyboard.press("Enter")
-    expect(summary(page)).to_contain_text("estimated")
-    tab_to(page, "Separate instruments")
-    page.keyboard.press("Space")
-    tab_to(page, "Play a band")
-    page.keyboard.press("Enter")
-    expect(announced(page)).to_contain_text("Done")
-    tab_to(page, "Mute band")
-    page.keyboard.press("Space")
-    tab_to(page, "Download mix")
+    studio.tab_to(page, "Vocal", "Enter")
+    expect(studio.summary(page)).to_contain_text("estimated")
+    studio.tab_to(page, "Separate instruments", "Space")
+    studio.tab_to(page, "Play a band", "Enter")
+    expect(studio.announced(page)).to_contain_text("Done")
+    studio.tab_to(page, "Mute band", "Space")
+    studio.tab_to(page, "Download mix")
     with page.expect_download() as download:
         page.keyboard.press("Enter")
     mix, _ = audio.read_audio(download.value.path())
@@ -71,10 +54,10 @@ def test_the_keyboard_alone_is_enough_from_voice_to_download(page: Page, axe: Pa
     inner = slice(rate // 20, -rate // 20)
     gain = np.dot(mix[inner], voice[inner]) / np.dot(voice[inner], voice[inner])
     assert 0.9 < gain <= 1 and audio.rms_dbfs(mix[inner] - np.float32(gain) * voice[inner]) < -80
-    assert findings(page, axe) == []
+    assert studio.findings(page, axe) == []
     page.emulate_media(color_scheme="dark")
     expect(page.locator("body")).to_contain_class("dark")
-    assert findings(page, axe) == []
+    assert studio.findings(page, axe) == []
 
 
 @pytest.mark.parametrize("chords", ["given", "estimated"])
@@ -82,7 +65,9 @@ def test_selected_bars_are_regenerated_with_their_chord_and_nothing_else_changes
     browser: Browser, space: Space, options: dict[str, object], chords: str
 ) -> None:
     # single takes vary: they gain 0.12 to 0.39
-    gained = [gain_of_regenerated_bars(open_page(browser, space, **options), chords, seed) for seed in ("3", "4", "5")]
+    gained = [
+        gain_of_regenerated_bars(studio.open_page(browser, space, **options), chords, seed) for seed in ("3", "4", "5")
+    ]
     assert np.mean(gained) > 0.2 and min(gained) > 0.1, f"F#, A and C# gain {gained} of the energy"
 
 
@@ -93,16 +78,16 @@ def gain_of_regenerated_bars(page: Page, chords: str, seed: str) -> float:
         page.get_by_role("button", name="Vocal", exact=True).click()
         expect(takes).to_have_count(1)
     else:
-        upload(page, EXAMPLE)
-    expect(summary(page)).to_contain_text(f"chords ({chords})")
-    skip_fine(page, 8)
+        studio.upload(page, EXAMPLE)
+    expect(studio.summary(page)).to_contain_text(f"chords ({chords})")
+    studio.skip_fine(page, 8)
     page.locator("#seed input").fill(seed)
     stored = takes.count()
-    generated(page)
+    studio.generated(page)
     replace = page.get_by_role("button", name="Regenerate these bars")
     expect(replace).not_to_be_visible()
-    before, rate = audio.read_audio(downloaded(page, "Download band"))
-    press(page, "Bar 2")
+    before, rate = audio.read_audio(studio.downloaded(page, "Download band"))
+    studio.press(page, "Bar 2")
     page.locator("#timeline").get_by_role("button", name="Bar 3", exact=True).click(modifiers=["Shift"])
     bars = page.locator("#timeline .bars li:has([aria-pressed=true])")
     start, stop = bars.evaluate_all("bars => [bars[0].dataset.start, bars.at(-1).dataset.stop].map(Number)")
@@ -111,7 +96,7 @@ def gain_of_regenerated_bars(page: Page, chords: str, seed: str) -> float:
     replace.click()
     expect(takes).to_have_count(stored + 2)
     expect(takes.last).to_be_checked()
-    after, _ = audio.read_audio(downloaded(page, "Download band"))
+    after, _ = audio.read_audio(studio.downloaded(page, "Download band"))
     changed = np.flatnonzero(before != after) / rate
     assert stop - start > 4 and len(changed) > rate
     assert start - 1 / rate <= changed.min() and changed.max() < stop + 1 / rate

@@ -13,8 +13,8 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.lead_sheet.bars import on_the_beat
 from hafm_hf.lead_sheet.chords import root_and_quality
 from hafm_hf.lead_sheet.files import read_lead_sheet
-from space.browsing import Page, chords, downloaded, expect, generated, press, skip_fine, summary
 from space.serving import Space
+from space.studio import Page, chords, downloaded, expect, generated, press, skip_fine, summary
 from vocals import EXAMPLE
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")

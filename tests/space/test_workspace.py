@@ -8,24 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from space.browsing import (
-    Browser,
-    Page,
-    announced,
-    chords,
-    downloaded,
-    expect,
-    findings,
-    generate,
-    generated,
-    keep_screenshot,
-    open_page,
-    press,
-    skip_fine,
-    summary,
-    upload,
-)
+from space import studio
 from space.serving import Space
+from space.studio import Browser, Page, expect
 from vocals import EXAMPLE
 
 SIZES = {"wide": (1440, 900), "narrow": (1024, 768), "phone": (390, 844)}
@@ -77,17 +62,17 @@ def test_every_control_works_and_every_style_can_be_generated(page: Page, option
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
-    expect(summary(page)).to_contain_text("folk (given)")
-    skip_fine(page, 1)
+    expect(studio.summary(page)).to_contain_text("folk (given)")
+    studio.skip_fine(page, 1)
     for number, style in enumerate(("ballad", "folk", "pop", "rock"), start=2):
         page.locator(f"#style input[value={style}]").check()
-        generated(page)
+        studio.generated(page)
         expect(page.locator("#mixer .takes")).to_contain_text(f"Take {number} · {style}")
     # printing is tested elsewhere
     page.evaluate("window.print = () => {}")
     bar = page.locator("#timeline").get_by_role("button", name="Bar 1", exact=True)
     bar.tap() if options["has_touch"] else bar.click()
-    keep_screenshot(page, f"selection at {options['viewport']}")
+    studio.keep_screenshot(page, f"selection at {options['viewport']}")
     if options["has_touch"]:
         assert page.evaluate(SMALL) == []
         page.get_by_role("button", name="+ next bar").tap()
@@ -109,9 +94,9 @@ def test_every_control_works_and_every_style_can_be_generated(page: Page, option
 
 def test_keyboard_shortcuts_play_step_choose_takes_mute_and_list_themselves(page: Page) -> None:
     page.get_by_role("button", name="Vocal", exact=True).click()
-    expect(summary(page)).to_contain_text("folk (given)")
-    skip_fine(page, 1)
-    generated(page)
+    expect(studio.summary(page)).to_contain_text("folk (given)")
+    studio.skip_fine(page, 1)
+    studio.generated(page)
     page.keyboard.press("Escape")
     page.evaluate("document.activeElement.blur()")
     expect(page.locator("#timeline [data-do=play]")).to_have_accessible_name("Stop")
@@ -147,24 +132,24 @@ def test_axe_finds_nothing_serious_on_the_empty_page_and_its_panels(
     browser: Browser, space: Space, axe: Path, size: str, scheme: str
 ) -> None:
     width, height = SIZES[size]
-    page = open_page(browser, space, viewport={"width": width, "height": height}, color_scheme=scheme)
-    found = {"empty": findings(page, axe)}
+    page = studio.open_page(browser, space, viewport={"width": width, "height": height}, color_scheme=scheme)
+    found = {"empty": studio.findings(page, axe)}
     page.locator("#recorder summary").click()
-    found["click"] = findings(page, axe)
+    found["click"] = studio.findings(page, axe)
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
-    found["keys"] = findings(page, axe)
+    found["keys"] = studio.findings(page, axe)
     for shown in (page.get_by_role("dialog"), page.locator("#recorder [data-do=record]")):
         page.keyboard.press("Escape")
         expect(shown).not_to_be_visible()
     page.get_by_role("button", name="Vocal", exact=True).click()
-    expect(summary(page)).to_contain_text("folk (given)")
-    press(page, "Bar 2")
+    expect(studio.summary(page)).to_contain_text("folk (given)")
+    studio.press(page, "Bar 2")
     page.locator("#recorder [data-do=new]").click()
     if size == "phone":
         page.locator("[data-do=all]").click()
-    found["all"] = findings(page, axe)
-    keep_screenshot(page, f"all {size} {scheme}")
+    found["all"] = studio.findings(page, axe)
+    studio.keep_screenshot(page, f"all {size} {scheme}")
     page.context.close()
     assert found == dict.fromkeys(found, [])
 
@@ -175,19 +160,19 @@ def expect_kept(page: Page, shown: list[str]) -> None:
     for name in ("Keep Mine", "Mute drums"):
         expect(page.get_by_role("button", name=name)).to_have_attribute("aria-pressed", "true")
     expect(page.locator("#style input[value=rock]")).to_be_checked()
-    expect(summary(page)).to_contain_text("chords (given)")
-    assert chords(page) == shown
+    expect(studio.summary(page)).to_contain_text("chords (given)")
+    assert studio.chords(page) == shown
 
 
 def test_the_workspace_survives_a_reload_and_a_project_moves_it_to_another_user(
     page: Page, browser: Browser, space: Space, voices: Path
 ) -> None:
-    another = open_page(browser, space, "?seed=7&seconds=4")
-    upload(page, EXAMPLE.with_name("quick_refrain.flac"))
-    expect(summary(page)).to_contain_text("chords (estimated)")
+    another = studio.open_page(browser, space, "?seed=7&seconds=4")
+    studio.upload(page, EXAMPLE.with_name("quick_refrain.flac"))
+    expect(studio.summary(page)).to_contain_text("chords (estimated)")
     page.locator("#style input[value=rock]").check()
-    skip_fine(page)
-    generated(page)
+    studio.skip_fine(page)
+    studio.generated(page)
     # choose the listener's second-best chord with one click
     pale = page.locator("#timeline .chords .unsure")
     expect(pale).not_to_have_count(0)
@@ -199,7 +184,7 @@ def test_the_workspace_survives_a_reload_and_a_project_moves_it_to_another_user(
     pale.first.click()
     second = instead.inner_text().removesuffix(" instead")
     instead.click()
-    assert second in chords(page)
+    assert second in studio.chords(page)
     page.get_by_role("button", name="Name Take 1").click()
     page.keyboard.type("Mine")
     page.keyboard.press("Enter")
@@ -209,7 +194,7 @@ def test_the_workspace_survives_a_reload_and_a_project_moves_it_to_another_user(
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Keep Mine").click()
     page.get_by_role("button", name="Mute drums").click()
-    shown = chords(page)
+    shown = studio.chords(page)
     # reload while the voice is still being analysed
     page.route("**/predict*", lambda route: None)
     page.reload()
@@ -217,16 +202,16 @@ def test_the_workspace_survives_a_reload_and_a_project_moves_it_to_another_user(
     page.unroute("**/predict*")
     page.reload()
     expect_kept(page, shown)
-    project, band = downloaded(page, "Save project"), downloaded(page, "Download band")
+    project, band = studio.downloaded(page, "Save project"), studio.downloaded(page, "Download band")
     # users do not see each other's voices, takes or settings, except through a project
     expect(another.locator("#mixer .takes").get_by_role("radio")).to_have_count(0)
     expect(another.locator("#style input[value=rock]")).not_to_be_checked()
     another.locator("#recorder input[type=file]").set_input_files(project)
     expect_kept(another, shown)
     assert {Path(name).suffix for name in zipfile.ZipFile(project).namelist() if "/" in name} == {".json", ".flac"}
-    assert downloaded(another, "Download band").read_bytes() == band.read_bytes()
+    assert studio.downloaded(another, "Download band").read_bytes() == band.read_bytes()
     another.locator("#recorder input[type=file]").set_input_files(voices / "fake.zip")
-    expect(announced(another)).to_contain_text("fake.zip is not a project of this page")
+    expect(studio.announced(another)).to_contain_text("fake.zip is not a project of this page")
     another.context.close()
 
 
@@ -234,18 +219,18 @@ def test_takes_survive_a_refused_file_another_voice_and_a_running_generation(pag
     takes, last = page.locator("#mixer").get_by_role("radio"), page.get_by_role("button", name="Previous voice")
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(takes).to_have_count(1)
-    upload(page, voices / "silent.wav")
-    expect(announced(page)).to_contain_text("silent.wav is silent")
+    studio.upload(page, voices / "silent.wav")
+    expect(studio.announced(page)).to_contain_text("silent.wav is silent")
     expect(takes).to_have_count(1)
     expect(last).not_to_be_visible()
-    upload(page, voices / "song.wav")
-    expect(announced(page)).to_have_text("")
+    studio.upload(page, voices / "song.wav")
+    expect(studio.announced(page)).to_have_text("")
     expect(takes).to_have_count(0)
     last.click()
     expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
-    expect(summary(page)).to_contain_text("folk (given)")
+    expect(studio.summary(page)).to_contain_text("folk (given)")
     expect(last).not_to_be_visible()
-    upload(page, voices / "patience.wav")
+    studio.upload(page, voices / "patience.wav")
     # no stems of the previous voice
     expect(page.locator(".stems canvas")).to_have_count(0)
     stop, mine = page.get_by_role("button", name="Stop the band"), page.get_by_role("button", name="Keep Mine")
@@ -253,14 +238,14 @@ def test_takes_survive_a_refused_file_another_voice_and_a_running_generation(pag
     expect(page.locator(".stems canvas")).to_have_count(4)
     stop.click()
     expect(takes).to_be_checked()
-    generate(page)
+    studio.generate(page)
     page.get_by_role("button", name="Name Take 2").click()
     page.keyboard.type("Mine")
     page.get_by_role("button", name="Keep Take 2").click()
     # the take in progress plays instead
     expect(takes).not_to_be_checked()
     expect(mine).to_have_attribute("aria-pressed", "true")
-    upload(page, voices / "song.wav")
+    studio.upload(page, voices / "song.wav")
     expect(page.locator(".stems canvas")).to_have_count(0)
     page.get_by_role("button", name="New voice").click()
     page.get_by_role("button", name="Low ballad", exact=True).click()
@@ -287,5 +272,5 @@ def test_phone_recordings_can_be_dropped_onto_the_page(page: Page, tmp_path: Pat
     page.locator("#recorder [data-do=sing]").click()
     expect(page.locator("#recorder .told")).to_have_text("Recording: 1 s")
     page.dispatch_event("#workspace", "drop", {"dataTransfer": data})
-    expect(summary(page)).to_contain_text("(estimated)")
+    expect(studio.summary(page)).to_contain_text("(estimated)")
     expect(page.locator("#timeline .clock")).to_contain_text("/ 0:04.")

@@ -59,7 +59,7 @@ class Client:
         sound = file_bytes(self.voice, RATE)
         self.path = HTTP.post(f"{url}/gradio_api/upload", files={"files": (self.name, sound)}).json()[0]
         vocal = {"path": self.path, "meta": {"_type": "gradio.FileData"}}
-        data = [vocal, model, 7, None, None, None, "", "", None, True, None, None, 0, None, 0]
+        data = [vocal, model, 7, None, None, None, "", "", None, True, None, None, 0, 0, 0, None, 0]
         asked = {"data": data, "fn_index": function, "session_hash": f"client{self.number}"}
         assert "event_id" in HTTP.post(f"{url}/gradio_api/queue/join", json=asked).json()
 

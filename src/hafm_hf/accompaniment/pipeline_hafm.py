@@ -148,8 +148,8 @@ class HAFMPipeline(Pipeline):
 
         Yields:
             For each chunk a dict: "audio" (float32 [n] or [n, C], the next piece of the instrumental, at the level
-            generated), "vocals" (float32 [n] or [n, 2], the same piece of the vocal) and "sampling_rate" (Hz); with
-            `stems=True` also "stems".
+            generated), "vocals" (float32 [n] or [n, 2], the same piece of the vocal), "sampling_rate" (Hz),
+            "vocal_start" (s) and the length of the whole song, "seconds"; with `stems=True` also "stems".
 
         Raises:
             HAFMAudioError: if the vocal cannot be used.
@@ -171,6 +171,7 @@ class HAFMPipeline(Pipeline):
         for band in audio.resample_pieces(bands, model_rate, rate):
             piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), take.ends.fade)
             song = {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
+            song |= {"vocal_start": take.ends.before, "seconds": len(voice) / rate}
             if how["options"].stems:
                 parts = np.split(piece, len(STEMS), axis=1)
                 stems = dict(zip(STEMS, [p[:, 0] if p.shape[1] == 1 else p for p in parts], strict=True))
@@ -180,7 +181,7 @@ class HAFMPipeline(Pipeline):
             done += len(piece)
 
     def join(self, chunks: Sequence[dict[str, Any]], **options: Any) -> dict[str, Any]:
-        """Joins streamed chunks into the song of a call, up to rounding, without "lead_sheet" and "vocal_start".
+        """Joins streamed chunks into the song of a call, up to rounding, without "lead_sheet".
 
         Args:
             chunks: all chunks that `stream` has yielded for a vocal.
@@ -189,7 +190,8 @@ class HAFMPipeline(Pipeline):
         band, voice = (np.concatenate([chunk[key] for chunk in chunks]) for key in ("audio", "vocals"))
         names, mix = chunks[0].get("stems", ()), MixOptions.of(self._postprocess_params.get("mix"), options)
         stems = {name: np.concatenate([chunk["stems"][name] for chunk in chunks]) for name in names}
-        return _song(voice[: len(band)], band, chunks[0]["sampling_rate"], mix, stems)
+        song = _song(voice[: len(band)], band, chunks[0]["sampling_rate"], mix, stems)
+        return song | {"vocal_start": chunks[0]["vocal_start"]}
 
     def _sanitize_parameters(
         self,

@@ -6,11 +6,14 @@ Every test leaves a screenshot in build/test-artefacts/space (`HAFM_TEST_ARTEFAC
 
 import re
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from hafm_hf import audio
 from space.serving import ARTEFACTS, CHROMIUM, PATIENCE_SECONDS, Space
 
 pytest.importorskip("playwright", reason="needs playwright, of the extra `dev`")
@@ -107,6 +110,12 @@ def downloaded(page: Page, button: str) -> Path:
     return download.value.path().rename(download.value.path().with_name(download.value.suggested_filename))
 
 
+def sounds_in(stems: Path) -> dict[str, tuple[np.ndarray, int]]:
+    """The sounds in a zip of stems by part, each with its rate in Hz."""
+    with zipfile.ZipFile(stems) as archive:
+        return {Path(name).stem.rsplit("_", 1)[1]: audio.read_audio(archive.read(name)) for name in archive.namelist()}
+
+
 def summary(page: Page) -> Locator:
     return page.locator("#timeline .summary")
 
@@ -120,8 +129,8 @@ def chords(page: Page) -> list[str]:
     return page.locator("#timeline .chords").get_by_role("button").all_inner_texts()
 
 
-def tab_to(page: Page, name: str, key: str = "Tab") -> None:
-    """Presses Tab until a control whose name starts with `name` has the focus."""
+def tab_to(page: Page, name: str, press: str = "", key: str = "Tab") -> None:
+    """Presses `key` until a control whose name starts with `name` has the focus, then `press`."""
     names: list[str] = []
     name_of = "(at) => (at.ariaLabel || at.innerText || at.labels?.[0]?.innerText || '').trim()"
     # enough for once around the page, which has some 130 controls with a take in the mixer
@@ -129,5 +138,5 @@ def tab_to(page: Page, name: str, key: str = "Tab") -> None:
         page.keyboard.press(key)
         names.append(page.evaluate(f"({name_of})(document.activeElement)"))
         if names[-1].startswith(name):
-            return
+            return page.keyboard.press(press) if press else None
     pytest.fail(f"{key} never reaches {name!r}: {names}")
