@@ -78,10 +78,11 @@ def option_components() -> dict[str, gr.components.Component]:
 def more_components() -> dict[str, gr.components.Component]:
     """The other inputs of the band by name: options of generation, seconds, ENDS and model."""
     known = band_properties(OFFERED[0])
-    found = {name: option_component(name, known.get(name)) for name in OPTIONS if name not in CARDS}
-    found["seconds"] = number("seconds", "Seconds", "Use only the start of the voice", "all", minimum=0)
-    for name, end in ENDS.items():
+    found: dict[str, gr.components.Component] = {}
+    for name, end in sorted(ENDS.items()):
         found[name] = number(name, end.label, end.help.rstrip("."), "0", minimum=0, maximum=end.most)
+    found |= {name: option_component(name, known.get(name)) for name in OPTIONS if name not in CARDS}
+    found["seconds"] = number("seconds", "Seconds", "Use only the start of the voice", "all", minimum=0)
     return found | {"model": gr.Dropdown(OFFERED, value=OFFERED[0], label="Model", elem_id="model")}
 
 

@@ -147,9 +147,8 @@ class LiveTake:
         self.files: dict[str, list[str]] = {}
 
     def add(self, piece: dict[str, Any], source: str | None, vocal: audio.Samples, vocal_rate: int) -> dict[str, Any]:
-        """Adds the next chunk of a pipeline's stream. Returns the final length in "seconds", "until" (seconds so far),
-        "intro" (seconds before the voice), "files" of each channel, "at" (seconds at which they start), "source", and
-        "balance" with the whole vocal.
+        """Adds the next chunk of a pipeline's stream. Returns in seconds: "seconds" (final length), "until" (so far),
+        "intro" and "at" (where the files start); also "files" of each channel, "source", and "balance" with the vocal.
         """
         self.folder = self.folder or Path(tempfile.mkdtemp(dir=JOBS))
         self.pieces.append(piece)
