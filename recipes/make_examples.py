@@ -6,6 +6,7 @@
 examples/README.md describes the files. Needs pyworld and the extra studio.
 """
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -46,21 +47,32 @@ def write(path: Path, sound: Any, rate: int) -> None:
     print(f"wrote {path}")
 
 
+def write_band(name: str, song: dict[str, Any]) -> None:
+    """Writes the stems of a song, which the Space's page plays with the vocal NAME."""
+    for stem, sound in song["stems"].items():
+        write(EXAMPLES / "bands" / f"{name}_{stem}.ogg", sound, song["sampling_rate"])
+
+
 def play_whole_song(accompany: Any) -> None:
-    """Generates two minutes with verses, choruses, an intro and an ending."""
-    tune, sections = TUNES["whole_song"], []
+    """Generates two minutes with verses, choruses, an intro and an ending, in which the vocal pauses."""
+    tune, sections, form = TUNES["whole_song"], [], []
     for number, (verse, chorus) in enumerate(FORM):
         start = LEAD_IN + number * tune.verse_seconds
-        change = start + 2 * TUNES["quick_refrain"].verse_seconds
-        sections += [(start, change, verse), (change, start + tune.verse_seconds, chorus)]
-    sheet = {"sections": sections, "beats": [LEAD_IN, LEAD_IN + 60 / tune.tempo], "key": "G"}
+        change, stop = start + 2 * TUNES["quick_refrain"].verse_seconds, start + tune.verse_seconds
+        sections += [(start, change, verse), (change, stop, chorus)]
+        form += [(start, change, "Verse"), (change, stop, "Chorus")]
+    beats = [LEAD_IN, LEAD_IN + 60 / tune.tempo]
+    sheet = {"sections": sections, "form": form, "beats": beats, "beats_per_bar": 4, "key": "G"}
     with tempfile.TemporaryDirectory() as folder:
         vocal = Path(folder) / "vocal.flac"
         make_vocal(EXAMPLES / "vocal.wav", vocal, "whole_song", len(FORM))
         chords = " | ".join((VERSE, VERSE, CHORUS, CHORUS))
-        ends = {"intro_bars": 4, "outro_bars": 4, "balance": "auto", "loudness": -16.0}
-        song = accompany(str(vocal), lead_sheet=sheet, chords=chords, style="pop", seed=SEED, **ends)
+        options = {"intro_bars": 4, "outro_bars": 4, "balance": "auto", "loudness": -16.0, "stems": True}
+        song = accompany(str(vocal), lead_sheet=sheet, chords=chords, style="pop", seed=SEED, **options)
     write(EXAMPLES / "whole_song_accompanied_pop.ogg", song["mix"], song["sampling_rate"])
+    write_band("whole_song", song)
+    soundfile.write(EXAMPLES / "whole_song.flac", song["vocals"], song["sampling_rate"])
+    (EXAMPLES / "bands" / "whole_song.json").write_text(json.dumps(song["lead_sheet"].to_dict()) + "\n")
 
 
 def main() -> None:
@@ -71,8 +83,7 @@ def main() -> None:
     for name, file, style, tempo, chords, verses in PLAYED:
         sheet = read_lead_sheet(EXAMPLES / "bands" / f"{name}.json")
         song = accompany(str(EXAMPLES / file), lead_sheet=sheet, seed=SEED, stems=True, tail=1.0)
-        for stem, sound in song["stems"].items():
-            write(EXAMPLES / "bands" / f"{name}_{stem}.ogg", sound, song["sampling_rate"])
+        write_band(name, song)
         with tempfile.TemporaryDirectory() as folder:
             long = Path(folder) / "vocal.flac"
             make_vocal(EXAMPLES / "vocal.wav", long, name, verses)

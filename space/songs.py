@@ -39,7 +39,7 @@ except ImportError:  # not on ZeroGPU
 logger = transformers.utils.logging.get_logger("hafm_space")
 
 BUNDLED = "hafm-tiny (bundled)"
-MAX_SECONDS = float(setting("MAX_SECONDS", "120"))
+MAX_SECONDS = float(setting("MAX_SECONDS", "240"))
 GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
 # The models that the page offers; the first is the default.
 OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if name.strip()]

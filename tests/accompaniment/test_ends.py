@@ -106,7 +106,9 @@ def test_added_bars_lengthen_the_song_in_calls_streams_batches_and_the_command(b
     assert not song["vocals"][:start].any() and not song["vocals"][start + len(voice) :].any()
     assert song["audio"][:start].any() and audio.rms_dbfs(song["audio"][-CODEC_RATE // 20 :]) < -50
     chunks = list(accompany.stream(voice, **options))
-    assert np.allclose(accompany.join(chunks)["audio"], song["audio"], atol=1e-5)
+    joined = accompany.join(chunks)
+    assert np.allclose(joined["audio"], song["audio"], atol=1e-5) and joined["vocal_start"] == song["vocal_start"]
+    assert chunks[0]["seconds"] == len(song["audio"]) / CODEC_RATE
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
     again = accompany(voice, **options | {"lead_sheet": {"tempo": 150, "beats_per_bar": 3}})

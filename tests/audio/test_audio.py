@@ -37,8 +37,7 @@ def test_every_format_reads_back_as_written(tmp_path: Path, file_format: str, su
     path = tmp_path / f"vocal.{file_format.lower()}"
     path.write_bytes(file_bytes(tone(), RATE, format=file_format, subtype=subtype))
     samples, rate = audio.read_audio(path)
-    assert rate == RATE and samples.dtype == np.float32
-    assert samples.shape == tone().shape
+    assert rate == RATE and samples.dtype == np.float32 and samples.shape == tone().shape
     middle = slice(5000, -5000)
     assert np.abs(samples - tone())[middle].max() < tolerance
 

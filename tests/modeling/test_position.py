@@ -18,10 +18,8 @@ def coarse_config(**options: Any) -> HAFMCoarseConfig:
 
 def test_causal_buckets_are_exact_up_to_16_then_logarithmic_up_to_the_maximum() -> None:
     bucket = causal_bucket(torch.arange(3000), 32, 1000)
-    assert bucket[:16].tolist() == list(range(16))
-    assert (bucket.diff() >= 0).all()
-    assert bucket.unique().tolist() == list(range(32))
-    assert bucket[1000:].unique().tolist() == [31]
+    assert bucket[:16].tolist() == list(range(16)) and (bucket.diff() >= 0).all()
+    assert bucket.unique().tolist() == list(range(32)) and bucket[1000:].unique().tolist() == [31]
     # T5: the logarithmic half splits 16 … 1000 into 16 equal ratios
     assert bucket[round(16 * (1000 / 16) ** 0.5)].item() in (23, 24)
 

@@ -27,7 +27,7 @@ ARTEFACTS = Path(os.environ.get("HAFM_TEST_ARTEFACTS", REPOSITORY / "build" / "t
 # Far longer than anything takes on an idle machine, for busy ones.
 PATIENCE_SECONDS = float(os.environ.get("HAFM_TEST_PATIENCE", "120"))
 # For a vocal of this length, generation takes far longer than a test needs to see progress and to cancel.
-MAX_SECONDS = 90
+MAX_SECONDS = 140
 QUEUE_SIZE = 2
 BROWSER_FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "

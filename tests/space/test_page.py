@@ -159,7 +159,7 @@ def test_unusable_voices_and_server_errors_are_shown_on_the_page(page: Page, spa
     alert = studio.announced(page).get_by_role("alert")
     studio.upload(page, voices / "long.wav")
     expect(studio.announced(page)).to_have_text(f"The first {MAX_SECONDS} s of long.wav are used.")
-    expect(page.locator("#timeline .clock")).to_contain_text("/ 1:30.0")
+    expect(page.locator("#timeline .clock")).to_contain_text("/ 2:20.0")
     page.locator("#timeline [data-do=play]").click()
     studio.upload(page, voices / "silent.wav")
     expect(alert).to_contain_text("silent.wav is silent; check the microphone, or sing")

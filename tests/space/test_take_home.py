@@ -33,6 +33,12 @@ def test_examples_play_with_their_bands_at_once_and_a_take_can_be_added(page: Pa
         page.wait_for_function("document.querySelector('#timeline [data-set=position]').value > 0.3")
         expect(page.locator(".stems canvas")).to_have_count(4)
         expect(studio.summary(page)).to_contain_text(f"chords (given), {style} (given)")
+    # a song of two minutes, whose sections are named
+    page.get_by_role("button", name="New voice").click()
+    page.get_by_role("button", name="Whole song").click()
+    names = ["Intro", "Verse, sparse", "Chorus, normal", *2 * ["Verse, normal", "Chorus, full"], "Outro"]
+    expect(page.locator("#timeline .sections").get_by_role("button")).to_have_text(names)
+    expect(page.locator("#timeline .clock")).to_contain_text("/ 2:08.8")
     # while it plays
     studio.generated(page)
     expect(page.locator("#mixer .takes").get_by_role("radio")).to_have_count(2)

@@ -180,12 +180,9 @@ def test_overlapping_notes_become_one_voice() -> None:
 
 def test_a_song_is_read_with_all_its_parts(songs: Path) -> None:
     song = read_song(list_songs(songs)[2])
-    assert song.name == "003"
-    assert set(song.tracks) == {"BRIDGE", "PIANO"}
-    assert len(song.melody) == 16 * 4 - 8
-    assert song.tempo == pytest.approx(100)
-    assert song.key == "C:maj"
-    assert song.downbeats[1] == pytest.approx(2.4)
+    assert song.name == "003" and set(song.tracks) == {"BRIDGE", "PIANO"}
+    assert len(song.melody) == 16 * 4 - 8 and song.tempo == pytest.approx(100)
+    assert song.key == "C:maj" and song.downbeats[1] == pytest.approx(2.4)
     assert [chord.label for chord in song.chords[:4]] == ["C:maj", "A:min", "F:maj", "G:maj"]
 
 
