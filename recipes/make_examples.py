@@ -54,7 +54,7 @@ def write_band(name: str, song: dict[str, Any]) -> None:
 
 
 def play_whole_song(accompany: Any) -> None:
-    """Generates two minutes with verses, choruses, an intro and an ending, in which the vocal pauses."""
+    """Generates two minutes with verses, choruses, an intro and an outro."""
     tune, sections, form = TUNES["whole_song"], [], []
     for number, (verse, chorus) in enumerate(FORM):
         start = LEAD_IN + number * tune.verse_seconds

@@ -11,7 +11,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from tqdm import tqdm
@@ -22,7 +22,7 @@ from hafm_hf.corpus.stems import write_stems
 from hafm_hf.corpus.tokenizing import torch_device
 from hafm_hf.corpus.tracks import TrackError, display_name, find_audio
 from running import run_recipe
-from separators import SeparatorOptions, make_separator
+from separators import SEPARATORS, SeparatorOptions, make_separator
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def main(
     songs: Annotated[Path, typer.Argument(help="Folder of songs.", file_okay=False)],
     stems: Annotated[Path, typer.Argument(help="Folder for the stems.", file_okay=False)],
     engine: EngineFlags,
-    separation: Annotated[Literal["audio-separator", "demucs"], typer.Option(help="Library.")] = "audio-separator",
+    separation: Annotated[str, typer.Option(help=f"Library: {' or '.join(SEPARATORS)}.")] = "audio-separator",
     separation_model: Annotated[str, typer.Option(help="NAME, or FOLDER/NAME; default: the paper's.")] = "",
     max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are skipped.")] = 30.0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; workers share the GPUs.")] = "auto",

@@ -171,4 +171,6 @@ SEPARATORS: dict[str, Callable[[SeparatorOptions], Separator]] = {
 @functools.lru_cache(maxsize=1)
 def make_separator(options: SeparatorOptions) -> Separator:
     """This process's separator, cached so that its model is loaded once."""
+    if options.name not in SEPARATORS:
+        raise HAFMCorpusError(f"There is no separator {options.name!r}; choose {' or '.join(SEPARATORS)}.")
     return SEPARATORS[options.name](options)

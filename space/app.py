@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HAFM Space: a web page that accompanies a recorded voice and mixes the result.
 
-Run it with `python space/app.py` after `pip install "hafm-hf[space]"`; README.md in this folder lists the settings.
+Run it with `python space/app.py` after `pip install ".[space]"`; README.md in this folder lists the settings.
 The page is one workspace: a voice and its lead sheet (listening.py), a band (songs.py), takes and their mix (takes.py)
 on one time axis. Its components are in parts.py and static/; this file has its events and the endpoint `/accompany`.
 """
@@ -82,9 +82,11 @@ def show_estimates(again: int, timeline: Values | None, voice: Values | None, *i
     """The timeline's value: estimates of a voice, None without one, or {"wrong": error, "again": if re-estimated}."""
     if voice is None or (voice["shown"] and not again):
         return gr.skip() if voice else None
-    voice["shown"], known = True, voice["sheet"]
+    voice["shown"] = True
     try:
-        request, known = Request.of(voice, *inputs), LeadSheet() if again and "beats" in known.estimated else known
+        request, known = Request.of(voice, *inputs), voice["sheet"]
+        if again and "beats" in known.estimated:
+            known = LeadSheet()
         known = known if known.has_beats else replace(known, tempo=request.tempo or known.tempo)
         seen = lead_sheet_of(timeline, request.vocal) if again else None
         known = replace(known, key=seen.key) if seen and "key" not in seen.estimated else known
@@ -249,7 +251,7 @@ def restore(query: str | None) -> list[Any]:
     said, inputs = "", dict[str, Any]()
     try:
         inputs = read_link(query)
-        asked = GenerationOptions.of(given={name: inputs[name] for name in NEEDING_STREAMS if name in inputs})
+        asked = GenerationOptions.of(given={name: inputs[name] for name in parts.CARDS if name in inputs})
         if asked != GenerationOptions():
             load_pipeline(inputs.get("model", OFFERED[0])).model.check_streams(asked)
     except ValueError as error:

@@ -19,12 +19,11 @@ import torch
 from hafm_hf import LeadSheet, audio
 from hafm_hf.accompaniment.song import requested_lead_sheet
 from hafm_hf.lead_sheet.bars import chart, completed, on_the_beat
-from hafm_hf.lead_sheet.chords import PITCH_CLASSES
 from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
 from hafm_hf.lead_sheet.vocabulary import ENERGIES
 from hafm_hf.listening.beat_line import likeliest_tempo
 from hafm_hf.listening.modeling_listener import chord_choices
-from hafm_hf.listening.pitch_line import FRAME_RATE, fundamental_frequency, sung_notes
+from hafm_hf.listening.pitch_line import FRAME_RATE, fundamental_frequency, midi_pitch, sung_notes
 from songs import Request, load_pipeline, on_gpu, read_vocal
 from takes import JOBS
 
@@ -34,7 +33,6 @@ PITCH_RATE = 8_000
 LISTENING = threading.Semaphore(2)
 # Values of the pitch line per second.
 LINE_RATE = 25
-A4_HZ, A4_MIDI = 440.0, 69
 
 
 def listen(vocal: str | None, model: str, seconds: float | None, known: LeadSheet) -> dict[str, Any]:
@@ -92,7 +90,7 @@ def doubts(model: str, samples: audio.Samples, rate: int, sheet: LeadSheet) -> d
 def pitch_line(samples: audio.Samples, rate: int) -> np.ndarray:
     """MIDI note numbers of the voice (float32 [N] at `rate` Hz): float64 [T] at 25 Hz, NaN where nothing is sung."""
     pitch = fundamental_frequency(audio.resample(samples, rate, PITCH_RATE), PITCH_RATE)[:: FRAME_RATE // LINE_RATE]
-    return A4_MIDI + PITCH_CLASSES * np.log2(pitch / A4_HZ)
+    return midi_pitch(pitch)
 
 
 def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadSheet | None:

@@ -23,10 +23,11 @@ EXAMPLES = [
     for kind in ("*.wav", "*.flac")
     for path in sorted((folder / "examples").glob(kind))
 ]
-# Options that some models do not support.
-NEEDING_STREAMS = [name for name, option in OPTIONS.items() if option.streams]
+# Options with an input each; those that some models do not support.
+FIELDS = ENDS | OPTIONS
+NEEDING_STREAMS = [name for name, option in FIELDS.items() if option.streams]
 # The inputs of the band, in the order in which `restore` updates them; "sounds" are audio examples of the styles.
-PAGE_OPTIONS = ["model", "seconds", *ENDS, *OPTIONS, "sounds"]
+PAGE_OPTIONS = ["model", "seconds", *FIELDS, "sounds"]
 # Labels and help texts of the options in singers' words, and the placeholder of an empty number.
 OPTION_WORDS = {
     "seed": ("Seed", "The same seed gives the same music", "random"),
@@ -76,12 +77,9 @@ def option_components() -> dict[str, gr.components.Component]:
 
 
 def more_components() -> dict[str, gr.components.Component]:
-    """The other inputs of the band by name: options of generation, seconds, ENDS and model."""
+    """The other inputs of the band by name: bars and seconds around the voice, options of generation, and model."""
     known = band_properties(OFFERED[0])
-    found: dict[str, gr.components.Component] = {}
-    for name, end in sorted(ENDS.items()):
-        found[name] = number(name, end.label, end.help.rstrip("."), "0", minimum=0, maximum=end.most)
-    found |= {name: option_component(name, known.get(name)) for name in OPTIONS if name not in CARDS}
+    found = {name: option_component(name, known.get(name)) for name in FIELDS if name not in CARDS}
     found["seconds"] = number("seconds", "Seconds", "Use only the start of the voice", "all", minimum=0)
     return found | {"model": gr.Dropdown(OFFERED, value=OFFERED[0], label="Model", elem_id="model")}
 
@@ -94,7 +92,7 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
         # the reason is given when something is generated
         return {name: {"visible": False} for name in [*NEEDING_STREAMS, "sounds"]}
     known: dict[str, dict[str, Any]] = {
-        name: {"visible": not composite.known_streams.isdisjoint(OPTIONS[name].streams)} for name in NEEDING_STREAMS
+        name: {"visible": not composite.known_streams.isdisjoint(FIELDS[name].streams)} for name in NEEDING_STREAMS
     }
     known["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
     sounds = composite.style_sounds
@@ -105,9 +103,10 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
 
 
 def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.components.Component:
-    """The input of a generation option; `known` are properties that depend on the model."""
-    option = OPTIONS[name]
-    label, info, empty = OPTION_WORDS.get(name, (option.label, option.help, "auto" if option.optional else ""))
+    """The input of an option; `known` are properties that depend on the model."""
+    option = FIELDS[name]
+    usual = option.label, option.help.rstrip("."), "auto" if option.optional else f"{option.default:g}"
+    label, info, empty = OPTION_WORDS.get(name, usual)
     shown = {"label": label, "info": info, "elem_id": name, "min_width": 140, **(known or {})}
     if option.kind is bool:
         return gr.Checkbox(**{"value": bool(option.default), **shown})

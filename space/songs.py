@@ -46,7 +46,7 @@ OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if nam
 # Options of a generation. A request makes one song, which becomes a take.
 OPTIONS = {name: option for name, option in PUBLIC_OPTIONS.items() if name != "num_samples"}
 # Options of the mix that make a song longer than the voice; 0 by default.
-ENDS = {name: MIX_OPTIONS[name] for name in ("tail", "intro_bars", "outro_bars")}
+ENDS = {name: MIX_OPTIONS[name] for name in ("intro_bars", "outro_bars", "tail")}
 # The types of a request's values.
 KINDS: dict[str, type] = {"model": str, **{name: option.kind for name, option in OPTIONS.items()}}
 KINDS |= {"seconds": float, "tempo": float, **{name: option.kind for name, option in ENDS.items()}}
@@ -144,7 +144,7 @@ def _value(name: str, text: str, kind: type) -> Any:
 
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
-    """Reads the first `seconds` (0: all): samples (float32 [N] or [N, C]) and rate; a HAFMAudioError if unusable."""
+    """Reads the first `seconds` (0: all): samples (float32 [N] or [N, 2]) and rate; a HAFMAudioError if unusable."""
     if path is None:
         raise audio.HAFMAudioError("There is no voice yet: record one, upload a file or choose an example.")
     if not Path(path).exists():
@@ -240,7 +240,7 @@ def make_job(
     samples, rate = remake.job.read("vocal") if remake else read_vocal(request.vocal, request.seconds)
     parameters, styles = request.parameters(), pipeline.model.styles
     if styles and not (remake or request.options.style or request.lead_sheet and request.lead_sheet.style):
-        parameters["style"] = drawn_style(styles, parameters["seed"])
+        parameters["style"] = drawn_style(styles, parameters["seed"])  # a stream does not say what it drew
     songs: list[dict[str, Any]] = []
     with closing(generate_song(request.model, samples, rate, parameters)) as reports:
         for part in reports:

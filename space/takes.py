@@ -94,7 +94,7 @@ class Job:
         (self.folder / ABOUT).write_text(json.dumps({**asdict(self), "folder": "", "source": "", "played": {}}))
 
     def read(self, part: str) -> tuple[audio.Samples, int]:
-        """Reads the vocal, the instrumental or a stem: float32 [N] or [N, C], rate in Hz; a HAFMAudioError if gone."""
+        """Reads the vocal, the instrumental or a stem: float32 [N] or [N, 2], rate in Hz; a HAFMAudioError if gone."""
         path = self.path(part)
         if not path.exists():
             raise audio.HAFMAudioError(EXPIRED)

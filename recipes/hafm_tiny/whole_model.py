@@ -48,7 +48,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
-# steps of the codec and of its decoder alone (hafm-tiny: 3,900 and 350), relative to the steps with discriminators
+# steps of the codec and of its decoder alone, relative to the steps with discriminators
 # that fit into the time: these take three times as long, and only the second half of the codec's steps are of them
 CODEC_STEPS, DECODER_STEPS = 1.32, 0.12
 # share of the codec's steps before quantisation starts

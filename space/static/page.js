@@ -95,7 +95,7 @@ export function begin() {
   desk.asked = desk.vocal;
   desk.sheet.refuse(null);
   for (const name of desk.sheet.unset) desk.sheet.act(name);
-  return ["<p class='hafm-status' role='status'>The band is coming …</p>", ...[false, true, false].map((interactive) => ({ __type__: "update", interactive })), crypto.getRandomValues(new Uint32Array(4)).join("-")];
+  return ["<p class='hafm-status' role='status'>The band is on its way …</p>", ...[false, true, false].map((interactive) => ({ __type__: "update", interactive })), crypto.getRandomValues(new Uint32Array(4)).join("-")];
 }
 
 /** Presses a button again after a while. */

@@ -357,7 +357,8 @@ class Timeline {
 
   /** Moves to the next or the previous beat, or bar. */
   step(by, bars) {
-    const places = [desk.begin, 0, ...(bars ? barsOf(this.sheet, this.seconds).map(({ start }) => start) : this.sheet.beats ?? []), desk.seconds];
+    const beats = allBeats(this.sheet, desk.begin, desk.seconds).filter(([, place]) => !bars || place === 0);
+    const places = [desk.begin, 0, ...beats.map(([second]) => second), desk.seconds];
     // during playback, the previous beat is the one before the beat just heard
     const near = desk.playing && by < 0 ? 0.3 : 0.03;
     const found = places.filter((place) => (place - desk.position) * by > near);

@@ -38,7 +38,7 @@ def test_the_endpoint_is_documented_and_takes_the_pipelines_options(client: Any)
     names = [each["parameter_name"] for each in endpoint["parameters"]]
     options = [name for name in PUBLIC_OPTIONS if name != "num_samples"]
     assert names[:2] == ["vocal", "model"] and names[2 : 2 + len(options)] == options
-    ends = ["tail", "intro_bars", "outro_bars"]
+    ends = ["intro_bars", "outro_bars", "tail"]
     assert names[2 + len(options) :] == ["seconds", "tempo", *ends, "lead_sheet", "instrumental_gain_db"]
     assert [each["parameter_has_default"] for each in endpoint["parameters"]] == [name != "vocal" for name in names]
 

@@ -39,7 +39,7 @@ def job_of(wanted: songs.Request) -> takes.Job:
 def test_empty_options_use_the_models_defaults_and_a_random_seed() -> None:
     # as browsers send them: whole numbers as floats, fields never filled in, and fields cleared again
     values = {**EMPTY, "top_k": 7.0, "style": "", "guidance_scale": "", "temperature": None}
-    asked = songs.Request.of({"path": "a.wav"}, "m", *values.values(), 1.5, "", None, 0, 2.0)
+    asked = songs.Request.of({"path": "a.wav"}, "m", *values.values(), 1.5, "", None, 2.0, 0)
     assert (asked.vocal, asked.model, asked.seconds, asked.tempo) == ("a.wav", "m", 1.5, 0)
     assert asked.ends == {"outro_bars": 2}
     drawn = [asked.parameters() for _ in range(2)]

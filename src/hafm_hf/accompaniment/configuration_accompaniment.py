@@ -101,7 +101,7 @@ class HAFMConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Raises ValueError for the config of a single part: the other parts would silently get the paper's sizes."""
         if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
-            raise ValueError(f"This config.json is for model_type {kind!r}, at most a part of a composite.")
+            raise ValueError(f"This config.json is for model_type {kind!r}, not for a composite; use AutoModel.")
         return super().from_dict(config_dict, **kwargs)
 
     def describe_part(self, name: str) -> dict[str, str]:
@@ -134,7 +134,7 @@ class HAFMConfig(PreTrainedConfig):
         if self.listener_config is not None:
             _check_equal("semantic tokenizer frame rate", tokenizer.frame_rate, LINE_RATE)
             if not tokenizer.beat_line:
-                raise ValueError("The listener needs a semantic tokenizer with a beat line; set beat_line.")
+                raise ValueError("The listener needs a semantic tokenizer that follows beats; set beat_line.")
         if (ear := self.ear_config) is not None:
             _check_equal("ear", (ear.sampling_rate, ear.frame_rate), (tokenizer.sampling_rate, LINE_RATE))
         heard = 0 if self.listener_config is None else self.listener_config.ear_size

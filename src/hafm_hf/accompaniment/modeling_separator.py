@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splits an instrumental into its stems: drums, bass, chords and colour (pads, strings, fills).
+"""Splits an instrumental into its stems: drums, bass, chords and colour (pads, strings, countermelodies).
 
 An optional part of the composite, applied after the codec. Dilated convolutions predict masks on the spectrogram, as
-Open-Unmix does (Stöter et al. 2019); they see half a second to each side and no further, so that a song can be split
-in segments. The masks of a bin add up to one, so the stems sum to the instrumental.
+Open-Unmix does (Stöter et al. 2019); they see a bounded `context` to each side, so that a song can be split in
+segments. The masks of a bin add up to one, so the stems sum to the instrumental.
 
 Dimensions: B batch, N samples, S stems, T windows of the spectrogram, F bins, C channels.
 """
@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..lead_sheet.vocabulary import STEMS
-from ..listening.beat_line import KERNEL, HAFMRhythmLayer
+from ..listening.beat_line import KERNEL, HAFMDilatedLayer
 from ..pretrained.saving import HAFMHubMixin
 from ..tokenizers.codecs import Stretches
 from .configuration_accompaniment import HAFMSeparatorConfig
@@ -41,7 +41,7 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         bins = config.n_fft // 2 + 1
         self.input = nn.Linear(bins, config.channels)
         self.layers = nn.ModuleList(
-            [HAFMRhythmLayer(config.channels, 2**number, config.dropout) for number in range(config.num_layers)]
+            [HAFMDilatedLayer(config.channels, 2**number, config.dropout) for number in range(config.num_layers)]
         )
         self.norm = nn.LayerNorm(config.channels)
         self.head = nn.Linear(config.channels, NUM_STEMS * bins)

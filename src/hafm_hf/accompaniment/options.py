@@ -188,9 +188,11 @@ class MixOptions(_Options):
     tail: float = option(
         0.0, "Seconds of band after the voice, fading out, if there is no outro.", "Ending", least=0.0, most=30.0
     )
-    intro_bars: int = option(0, "Bars that the band plays before the voice.", "Intro", least=0, most=16)
+    intro_bars: int = option(
+        0, "Bars that the band plays before the voice.", "Intro", least=0, most=16, streams=("beat", "bar")
+    )
     outro_bars: int = option(
-        0, "Bars that the band plays after the voice, ending on the tonic chord.", "Outro", least=0, most=16
+        0, "Bars after the voice, ending on the tonic chord.", "Outro", least=0, most=16, streams=("beat", "bar")
     )
     output_rate: int | None = option(
         None,

@@ -267,7 +267,7 @@ class HAFMPipeline(Pipeline):
         seconds = len(mono) / rate
         if not mix.intro_bars and not mix.outro_bars:
             return Ends(sheet=lead_sheet).with_tail(seconds, mix.tail)
-        if self.model.known_streams.isdisjoint(("beat", "bar")):
+        if self.model.known_streams.isdisjoint(MIX_OPTIONS["intro_bars"].streams):
             raise ValueError("This model cannot follow beats; leave intro_bars and outro_bars out.")
         sheet = self.model.complete_lead_sheet(mono, rate, lead_sheet)
         ends = add_bars(sheet, mono, rate, mix.intro_bars, mix.outro_bars)

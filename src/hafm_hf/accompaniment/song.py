@@ -37,7 +37,7 @@ CodeVectors = Callable[[torch.Tensor], torch.Tensor]
 # called with (stage, steps done, total steps); an exception raised in it ends the generation
 Progress = Callable[[str, int, int], None]
 # a third of what people perceive as instantaneous; the layer being computed when it is over may take the rest
-BEAT_SECONDS = 0.03
+HEARTBEAT_SECONDS = 0.03
 # matrices of at least this many elements (4 MB in float32) take longer to read than threads take to synchronise
 THREADED_MATRIX = 1 << 20
 _threads_lock = threading.Lock()
@@ -180,7 +180,7 @@ class Heartbeat:
         if self.progress is not None:
             lists = (module for module in self.model.modules() if isinstance(module, nn.ModuleList))
             layers = {layer for members in lists for layer in members}
-            self.handles = [layer.register_forward_pre_hook(self._beat) for layer in layers]
+            self.handles = [layer.register_forward_pre_hook(self._repeat) for layer in layers]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -193,9 +193,9 @@ class Heartbeat:
         self.last, self.reported = (stage, done, total), time.perf_counter()
         self.progress(stage, done, total)
 
-    def _beat(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def _repeat(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         # other threads may use the model at the same time; their computations must not be reported or ended here
-        if threading.get_ident() == self.thread and time.perf_counter() - self.reported >= BEAT_SECONDS:
+        if threading.get_ident() == self.thread and time.perf_counter() - self.reported >= HEARTBEAT_SECONDS:
             self._report(*self.last)
 
 

@@ -69,10 +69,10 @@ def read_audio(
         seconds: read at most this much from the start.
         min_seconds, max_seconds: accepted length in seconds of the part that is read.
         name: name of the source in error messages; derived from `source` when None.
-        mono: whether to average the channels.
+        mono: whether to average two channels; more are always averaged.
 
     Returns:
-        samples (float32 [N], or [N, C] with `mono=False` and several channels) and their rate in Hz.
+        samples (float32 [N], or [N, 2] of a stereo file with `mono=False`) and their rate in Hz.
 
     Raises:
         HAFMAudioError: missing, empty, not audio, beyond a limit, too short or long, an unsupported rate, NaN or
@@ -205,7 +205,7 @@ def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_T
         raise late from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise HAFMAudioError(
-            f"{url} cannot be fetched: {str(error).partition(chr(10))[0] or type(error).__name__}."
+            f"{url} cannot be fetched ({str(error).partition(chr(10))[0] or type(error).__name__}); check the address."
         ) from error
     return bytes(received)
 
@@ -260,7 +260,7 @@ def _check_file(path: Path, name: str) -> None:
 
 
 def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> Samples:
-    """Turns an array of any number type and channel layout into float32.
+    """Turns an array of floats, or of integers of 8 to 32 bits, in any channel layout into float32.
 
     Args:
         samples (array, tensor or sequence: [N], [N, C] or [C, N]): the longer axis is time. Integers are scaled by

@@ -41,12 +41,12 @@ def decibels_to_gain(decibels: float) -> float:
 
 
 def peak_dbfs(samples: Samples) -> float:
-    """Largest absolute sample of float32 [N], in dB below full scale; -inf for silence."""
+    """Largest absolute sample of float32 [N], in dBFS; -inf for silence."""
     return _to_decibels(max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0))))
 
 
 def rms_dbfs(samples: Samples) -> float:
-    """Root mean square of float32 [N], in dB below full scale; -inf for silence."""
+    """Root mean square of float32 [N], in dBFS; -inf for silence."""
     # block by block: squares of an hour in float64 would take a gigabyte
     blocks = (samples[start : start + BLOCK] for start in range(0, samples.size, BLOCK))
     total = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks)

@@ -20,7 +20,7 @@ def assemble(
     codec: Part,
     fine: Annotated[str | None, basic(help="Folder or hub id; coarse codebooks only without it.")] = None,
     listener: Annotated[str | None, basic(help="Folder or hub id of an optional listener, for lead sheets.")] = None,
-    ear: Annotated[str | None, basic(help="Folder or hub id of the network that the listener hears with.")] = None,
+    ear: Annotated[str | None, basic(help="Folder or hub id of the network whose features it reads.")] = None,
     separator: Annotated[str | None, basic(help="Folder or hub id of an optional separator, for stems.")] = None,
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], advanced(help="Precision of stages.")] = "bfloat16",
 ) -> None:

@@ -163,8 +163,8 @@ def clip_set(flags: SetFlags, out: Path) -> dict[str, Any]:
     else:
         clips = (datasets.load_karaoke if flags.karaoke else datasets.load_pairs)(folders[0])
     sung = datasets.sung_clips(datasets.cut_clips(clips, seconds, flags.hop_seconds))
-    told = {"clip seconds": seconds, "hop seconds": flags.hop_seconds, "sung clips in all": len(sung)}
-    return {"clips": tuple(datasets.spread(sung, flags.limit)), "data": data | told}
+    about = {"clip seconds": seconds, "hop seconds": flags.hop_seconds, "sung clips in all": len(sung)}
+    return {"clips": tuple(datasets.spread(sung, flags.limit)), "data": data | about}
 
 
 def named_folders(outputs: Sequence[str]) -> dict[str, tuple[Path, ...]]:

@@ -119,7 +119,8 @@ def run(options: PrepareOptions, as_json: bool) -> None:
         return
     print_summary(manifest)
     if (held := manifest["splits"]["validation"]["tracks"]) < 2:
-        stderr.print(f"Only two or more validation tracks show whether a stage follows the voice; there are {held}.")
+        said = "Only two or more validation tracks show whether a stage follows the voice"
+        stderr.print(f"{said}; there are {held}: prepare with a larger --validation.")
     folder = options.shards.corpus
     stdout.print(f"wrote {folder} (manifest.json lists every drop, README.md is its card)", markup=False)
 

@@ -136,7 +136,7 @@ def _cluster(address: str) -> Iterator[Any]:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
         reason = f"at {address or 'this machine'} ({first_line(error)})"
-        raise HAFMJobError(f"No Ray cluster can be reached {reason}.") from error
+        raise HAFMJobError(f"No Ray cluster can be reached {reason}; start one, or leave the address out.") from error
     try:
         yield ray
     finally:

@@ -107,8 +107,8 @@ class ShardMaker:
             write_json(report_path(corpus, name), asdict(report))
         except OSError as error:
             raise HAFMCorpusError(
-                f"{corpus / name} can't be written: {error.strerror or error}; finished shards are kept, make "
-                "room and run the same command again."
+                f"{corpus / name} can't be written: {error.strerror or error}; finished shards are kept, free "
+                "some disk space and run the same command again."
             ) from error
         return report
 

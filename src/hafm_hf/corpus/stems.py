@@ -158,7 +158,7 @@ def add_up(parts: Sequence[tuple[Samples, int]], channels: int = 1) -> tuple[Sam
 def read_labels(stem: Path) -> dict[str, Any]:
     """The contents of the labels.json beside a stem; empty if it can't be read, TrackError if it is not JSON."""
     try:
-        labels = json.loads((Path(stem).parent / LABELS_FILE).read_text(encoding="utf-8"))
+        labels = json.loads((stem.parent / LABELS_FILE).read_text(encoding="utf-8"))
     except OSError:
         return {}
     except ValueError as error:

@@ -77,8 +77,8 @@ class Tokenizers:
             where, part = _source(options, options.codec, "codec")
             self.semantic, self.codec = semantic.eval(), load_codec(where, subfolder=part, dtype=torch.float32)
         except (OSError, ValueError) as error:
-            said = first_line(error).rstrip(".")
-            raise HAFMCorpusError(f"The tokenizers can't be loaded ({said}).") from error
+            said = f"The tokenizers can't be loaded ({first_line(error).rstrip('.')})"
+            raise HAFMCorpusError(f"{said}; name their folders or hub ids.") from error
         codec = codec_fingerprint(self.codec.model)
         self.fingerprint = {"semantic_tokenizer": tokenizer_fingerprint(self.semantic), "codec": codec}
         dtype = getattr(torch, options.dtype)

@@ -150,5 +150,5 @@ def read_info(path: str | os.PathLike[str]) -> TokenCorpusInfo:
     """Reads frame rates and vocabularies from a shard's metadata; raises ValueError if there are none."""
     metadata = pq.read_schema(path).metadata or {}
     if METADATA_KEY not in metadata:
-        raise ValueError(f"{path} is not a token shard: its schema lacks the metadata '{METADATA_KEY.decode()}'.")
+        raise ValueError(f"{path} is not a token shard: '{METADATA_KEY.decode()}' is missing; see hafm prepare.")
     return TokenCorpusInfo(**json.loads(metadata[METADATA_KEY]))

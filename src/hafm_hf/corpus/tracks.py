@@ -40,7 +40,7 @@ class Reason(enum.StrEnum):
     NOT_DECODABLE = "not decodable"
     DAMAGED = "damaged"
     NOT_FINITE = "NaN or infinite samples"
-    BAD_LABELS = "labels that make no sense"
+    BAD_LABELS = "invalid labels"
     LENGTHS_DIFFER = "stems of different lengths"
     TOO_LONG = "too long"
     TOO_SHORT = "too short"
@@ -159,7 +159,7 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
             elif os.path.isfile(os.path.join(folder, name)):
                 paths.append(path)
             elif os.path.islink(os.path.join(folder, name)):
-                drops.append(Drop(display_name(path), Reason.UNREADABLE, "a link that leads nowhere"))
+                drops.append(Drop(display_name(path), Reason.UNREADABLE, "a broken link"))
     return sorted(paths, key=os.fsencode), sorted(drops, key=lambda drop: drop.track), others
 
 

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from ..audio import Samples, pad_end, rms_dbfs
 from ..audio.librosa_loading import load_librosa
+from ..lead_sheet.chords import PITCH_CLASSES
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..listening.pitch_line import FRAME_RATE, fundamental_frequency
+from ..listening.pitch_line import FRAME_RATE, fundamental_frequency, midi_pitch
 
 # increase it when features change, so that cached ones are not used
 FEATURES_VERSION = 4
 ANALYSIS_RATE = 16_000
 CHROMA_WINDOW, CHROMA_RATE = 4096, 16
-PITCH_CLASSES, A4_HZ = 12, 440.0
 ONSET_WINDOW, ONSET_BANDS = 512, 40
 # longest beat period considered in tempo estimation: 4 s
 TEMPO_FRAMES = 400
@@ -84,7 +84,7 @@ def extract(samples: Samples, *, voice: bool = False) -> Features:
 
 def pitch_classes(hertz: NDArray[Any]) -> NDArray[np.int64]:
     """Pitch class of each frequency in Hz (float [N]); C is 0."""
-    return np.round(69 + 12 * np.log2(hertz / A4_HZ)).astype(np.int64) % PITCH_CLASSES
+    return np.round(midi_pitch(hertz)).astype(np.int64) % PITCH_CLASSES
 
 
 def chroma(samples: Samples) -> Array:

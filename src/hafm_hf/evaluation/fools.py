@@ -7,8 +7,9 @@ import numpy as np
 
 from ..audio import Samples, click
 from ..audio.librosa_loading import load_librosa
-from ..listening.pitch_line import FRAME_RATE
-from .features import A4_HZ, ANALYSIS_RATE, PITCH_CLASSES, Features, pitch_classes
+from ..lead_sheet.chords import PITCH_CLASSES
+from ..listening.pitch_line import A4_HZ, FRAME_RATE
+from .features import ANALYSIS_RATE, Features, pitch_classes
 
 CLICKS_PER_MINUTE = 120
 LEVEL = 0.1

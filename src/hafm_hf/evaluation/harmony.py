@@ -10,10 +10,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..lead_sheet.chords import key_fit
+from ..lead_sheet.chords import PITCH_CLASSES, key_fit
 from ..lead_sheet.chords import pitch_classes as chord_tones
 from ..listening.pitch_line import FRAME_RATE
-from .features import CHROMA_RATE, PITCH_CLASSES, Features, pitch_classes
+from .features import CHROMA_RATE, Features, pitch_classes
 
 # length of the Hann window that chroma is smoothed with, and hop between chords, in chroma frames
 CHORD_FRAMES, CHORD_STEP = 16, 4

@@ -36,7 +36,7 @@ KINDS = {
 Note = tuple[float, float, int]
 
 
-def key_name(chart: Chart) -> str:
+def midi_key(chart: Chart) -> str:
     """The key in chord notation, such as "Bbm"; empty if unknown."""
     root, _, mode = (chart.sheet.key or "").partition(":")
     return root + ("m" if mode == "min" else "")
@@ -153,8 +153,8 @@ def _conductor(chart: Chart) -> list[Event]:
     # one for the pickup, if any, and one for the full bars
     for bar in chart.bars[: 2 - chart.bars[0].number]:
         events.append((bar.start, 0, "time_signature", {"numerator": bar.length, "denominator": 4}))
-    if key_name(chart) in MIDI_KEYS:
-        events.append((0, 0, "key_signature", {"key": key_name(chart)}))
+    if midi_key(chart) in MIDI_KEYS:
+        events.append((0, 0, "key_signature", {"key": midi_key(chart)}))
     return events
 
 

@@ -48,7 +48,7 @@ TEMPO_RANGE = 0.1
 NO_PEAK = 100.0
 
 
-class HAFMRhythmLayer(nn.Module):
+class HAFMDilatedLayer(nn.Module):
     """Pre-norm dilated convolution with a residual; its context is 2 · dilation frames to each side."""
 
     def __init__(self, channels: int, dilation: int, dropout: float) -> None:
@@ -76,7 +76,7 @@ class HAFMRhythmNetwork(nn.Module):
     def __init__(self, width: int, channels: int, layers: int) -> None:
         super().__init__()
         self.input = nn.Linear(width, channels)
-        self.layers = nn.ModuleList([HAFMRhythmLayer(channels, 2**number, dropout=0.1) for number in range(layers)])
+        self.layers = nn.ModuleList([HAFMDilatedLayer(channels, 2**number, dropout=0.1) for number in range(layers)])
         self.head = nn.Linear(channels, BEAT_PARTS)
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:

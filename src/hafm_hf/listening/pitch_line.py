@@ -55,7 +55,8 @@ FLUX_RANGES = (slice(0, 18), slice(18, 40))
 # parts of a harmony cell, features per pitch class and part, and further features per part
 HARMONY_PARTS, CLASS_NUMBERS, PART_NUMBERS = 2, 2, 3
 TIME_NUMBERS = 10
-# weight of the prior that a voice is in tune with 440 Hz; it counts more the less its pitches agree
+A4_HZ = 440.0
+# weight of the prior that a voice is in tune with A4_HZ; it counts more the less its pitches agree
 IN_TUNE = 0.4
 # a held pitch moves by less than STILL semitones over HELD frames; exponent that assigns pitches to semitones
 HELD, STILL, SHARPNESS = 9, 0.6, 3
@@ -115,6 +116,11 @@ def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
         return np.where(loud & (lag >= shortest), sampling_rate / (lag + shift), np.nan)
 
 
+def midi_pitch(hertz: NDArray[Any]) -> NDArray[Any]:
+    """Pitches of frequencies in Hz, in semitones: 69 at 440 Hz, NaN for NaN."""
+    return 69 + 12 * np.log2(hertz / A4_HZ)
+
+
 def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float, int]]:
     """The notes of a single voice: start s, stop s and MIDI pitch (69 is 440 Hz) of each that lasts 80 ms or longer.
 
@@ -122,7 +128,7 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
         samples (float32 [N], at `sampling_rate` Hz).
     """
     with np.errstate(invalid="ignore"):
-        pitch = 69 + 12 * np.log2(fundamental_frequency(samples, sampling_rate) / 440.0)
+        pitch = midi_pitch(fundamental_frequency(samples, sampling_rate))
     # the median over a sixth of a second makes vibrato and slides round to the notes around them
     around = np.lib.stride_tricks.sliding_window_view(
         np.pad(pitch, NOTE_SMOOTHING, constant_values=np.nan), 2 * NOTE_SMOOTHING + 1
@@ -380,7 +386,7 @@ def normalised(flux: NDArray[Any]) -> Array:
 
 def _steady(pitch: Array, each: int) -> Array:
     """Converts pitches in Hz to semitones, averaged over `each` frames and median-filtered: [T · each] → [T]."""
-    midi = 69 + 12 * np.log2(_cells(pitch, each) / 440.0)
+    midi = midi_pitch(_cells(pitch, each))
     found = np.full(len(midi), np.nan, np.float32)
     sung = np.isfinite(midi).any(axis=1)
     found[sung] = np.nanmean(midi[sung], axis=1)

@@ -233,7 +233,7 @@ class HAFMStageConfig(PreTrainedConfig):
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
         sources = " and ".join(_vocabulary(sizes) for sizes in self.conditioning_codebook_sizes)
         pattern = f", codebook pattern {self.codebook_pattern}" if self.num_codebooks > 1 else ""
-        pattern += ", conditioning added to the target's slots" if self.conditioning_fusion == "sum" else ""
+        pattern += ", conditioning fusion sum" if self.conditioning_fusion == "sum" else ""
         return {
             "rates": f"{self.conditioning_frame_rate} → {self.frame_rate} frames/s "
             f"({self.frame_rate * self.num_codebooks} tokens/s)",

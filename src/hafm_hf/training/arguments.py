@@ -213,7 +213,7 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
     codebooks = {"coarse": stage.coarse_codebooks or CODEBOOKS, "fine": stage.fine_codebooks or CODEBOOKS}
     needed = sum(codebooks.get(stream, 0) for stream in {*kind.reads, kind.writes})
     if needed > info.num_codebooks:
-        raise ValueError(f"The stage needs {needed} codebooks; the corpus has {info.num_codebooks}.")
+        raise ValueError(f"The stage needs {needed} codebooks; the corpus has {info.num_codebooks} (--num-codebooks).")
 
     def sizes(stream: str) -> list[int]:
         return [info.codebook_size] * codebooks[stream] if stream in codebooks else [info.num_clusters]

@@ -93,7 +93,8 @@ def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
             )
         if block.last > codebooks:
             raise ValueError(
-                f"The stage needs codebook {block.last} of {block.column}; the corpus has {info.num_codebooks}."
+                f"The stage needs codebook {block.last} of {block.column}; the corpus has {info.num_codebooks}: "
+                f"prepare it with --num-codebooks {block.last}."
             )
 
 
@@ -130,7 +131,8 @@ def load_token_corpus(
             f"({error.__cause__ or error}): free some disk space there or name another --cache_dir."
         ) from error
     if len(infos) > 1:
-        raise ValueError(f"The {split} shards of {folder} were made with different tokenizers: {infos}.")
+        known = f"The {split} shards of {folder} were made with different tokenizers: {infos}"
+        raise ValueError(f"{known}; prepare all songs again into one new folder.")
     return corpus.with_format("arrow"), infos.pop()
 
 
@@ -202,7 +204,8 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         counts = self.cells // self.frames if self.frames else np.zeros_like(self.cells)
         if not counts.sum():
             longest = self.cells.max(initial=0) * float(info.grid)
-            raise ValueError(f"No {corpus.split} excerpt fills a crop of {seconds} s; the longest is {longest:.2f} s.")
+            said = f"No {corpus.split} excerpt fills a crop of {seconds} s; the longest is {longest:.2f} s"
+            raise ValueError(f"{said}: lower --crop_seconds.")
         if unused := [str(corpus[int(row)].column("track")[0]) for row in np.flatnonzero(counts == 0)]:
             logger.warning(
                 "%d of %d excerpts are shorter than a crop of %g s and are not used: %s%s.",
