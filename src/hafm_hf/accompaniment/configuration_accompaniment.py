@@ -134,7 +134,7 @@ class HAFMConfig(PreTrainedConfig):
         if self.listener_config is not None:
             _check_equal("semantic tokenizer frame rate", tokenizer.frame_rate, LINE_RATE)
             if not tokenizer.beat_line:
-                raise ValueError("The listener needs a semantic tokenizer that follows beats; set beat_line.")
+                raise ValueError("The listener needs a semantic tokenizer with a beat line; set beat_line.")
         if (ear := self.ear_config) is not None:
             _check_equal("ear", (ear.sampling_rate, ear.frame_rate), (tokenizer.sampling_rate, LINE_RATE))
         heard = 0 if self.listener_config is None else self.listener_config.ear_size

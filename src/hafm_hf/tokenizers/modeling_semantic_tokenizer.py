@@ -274,7 +274,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
     ) -> torch.Tensor:
         """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D] each) come in parts."""
         if lead_sheet is not None and lead_sheet.has_beats and not self.config.beat_line:
-            raise ValueError("This tokenizer follows no beats (its beat_line is False); leave tempo and beats out.")
+            raise ValueError("This tokenizer has no beat line; leave tempo and beats of a lead sheet out.")
         # the beat is estimated over the whole clip, so only the projections of its parts are kept until then
         whole = vocal and self.config.rhythm_channels > 0
         found = [self._projected(features) if whole else self.quantize(features, vocal) for features in parts]
