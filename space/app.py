@@ -6,8 +6,6 @@ The page is one workspace: a voice and its lead sheet (listening.py), a band (so
 on one time axis. Its components are in parts.py and static/; this file has its events and the endpoint `/accompany`.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import os
@@ -39,7 +37,7 @@ from projects import read_project, write_project
 from takes import Channel, Job
 
 QUEUE_SIZE = int(takes.setting("QUEUE_SIZE", "20"))
-MAX_UPLOAD = takes.setting("MAX_UPLOAD", "100mb")
+MAX_UPLOAD = takes.setting("MAX_UPLOAD", "300mb")
 # Takes of a voice that a page keeps.
 MOST_JOBS = 4
 # Generate, Stop, and the button of the selected bars.

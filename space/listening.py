@@ -4,8 +4,6 @@
 `listen` fills the timeline, the user corrects it there, and `lead_sheet_of` reads what the timeline sends back.
 """
 
-from __future__ import annotations
-
 import tempfile
 import threading
 from collections.abc import Sequence

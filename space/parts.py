@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Components of the page: its inputs, our own parts from static/, and its texts. app.py connects them by events."""
 
-from __future__ import annotations
-
 import html
 import json
 from base64 import b64encode

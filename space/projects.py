@@ -4,8 +4,6 @@
 A project is a zip of project.json (the state in static/page.js), the voice, and a folder for each job.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import tempfile

@@ -4,8 +4,6 @@
 `make_job` reads the vocal, generates a song or selected bars of one, and passes it to takes.py, which writes it.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 import os
@@ -85,7 +83,7 @@ class Request:
     remake: Remake | None = None
 
     @classmethod
-    def of(cls, vocal: Any, *values: Any) -> Request:
+    def of(cls, vocal: Any, *values: Any) -> "Request":
         """Makes a request from values in the order of KINDS, as Gradio's components send them.
 
         A ValueError says which value is wrong. Gradio does not check them, because it would refuse without saying why.
@@ -233,7 +231,7 @@ def make_job(
 ) -> Generator[dict[str, Any] | Job | None, None, None]:
     """Reads, generates and writes: yields the song so far, None while there is nothing new, and finally the job.
 
-    If it is stopped, the pieces in `live` become the job; without any there is none. ValueErrors are for the user.
+    If it is stopped, the pieces in `live` become the job if they reach the voice. ValueErrors are for the user.
     """
     began = time.monotonic()
     remake, pipeline = request.remake, load_pipeline(request.model)
@@ -249,7 +247,7 @@ def make_job(
             if isinstance(part, list):
                 songs = part
             yield live.add(part, request.vocal, samples, rate) if live and isinstance(part, dict) else None
-    if not songs and live is not None and live.pieces:
+    if not songs and live is not None and live.pieces and live.until > live.pieces[0]["vocal_start"]:
         songs = [pipeline.join(live.pieces)]
     if not songs:
         return

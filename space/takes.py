@@ -4,8 +4,6 @@
 Every other module of the Space imports this one, which also decides where files are stored.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import math
@@ -212,7 +210,7 @@ class Channel:
     muted: bool = False
 
     @classmethod
-    def of(cls, asked: Any) -> Channel:
+    def of(cls, asked: Any) -> "Channel":
         """A channel as sent by the mixer, clamped to the limits; missing or non-numeric values become 0."""
         asked = asked if isinstance(asked, dict) else {}
         db, pan = (_number(asked.get(name)) for name in ("db", "pan"))
@@ -289,7 +287,9 @@ class Remake:
         seconds = len(band) / rate
         around = [(0.0, max(self.start, 0.0)), (min(self.stop, seconds), seconds)]
         keep = [(start, stop) for start, stop in around if stop - start >= LEAST_KEPT_SECONDS]
-        if not keep or self.start >= min(self.stop, seconds):
+        if self.start >= seconds:
+            raise ValueError("This take ends before the selected bars.")
+        if not keep or self.start >= self.stop:
             raise ValueError("The selected bars are the whole song; generate a new one instead.")
         known = {"instrumental": {"array": band, "sampling_rate": rate}, "keep": keep}
         return {**known, "stems": bool(self.job.stems)}

@@ -27,7 +27,7 @@ class Desk {
 
   /** The playback position in seconds, as heard. */
   get position() {
-    if (!this.playing) return Math.max(this.began, this.begin);
+    if (!this.playing) return Math.min(Math.max(this.began, this.begin), this.seconds);
     const ctx = this.out.context;
     const heard = ctx.currentTime - (ctx.outputLatency || ctx.baseLatency || 0);
     return Math.min(Math.max(heard - (heard < this.since ? this.before : this.zero), this.begin), this.seconds);

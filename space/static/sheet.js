@@ -80,8 +80,7 @@ export function allBeats(sheet, from, to) {
   const { beats = [] } = sheet ?? {}, all = [];
   const before = (at) => beats[0] + at * (beats[1] - beats[0]), after = (at) => beats.at(-1) + at * (beats.at(-1) - beats.at(-2));
   const second = (at) => (at < 0 ? before(at) : beats[at] ?? after(at - beats.length + 1));
-  let at = 0;
-  while (second(at - 1) >= from) at -= 1;
+  let at = 0; while (second(at - 1) >= from) at -= 1;
   for (; second(at) < to; at += 1) all.push([second(at), beatInBar(sheet, at)]);
   return all;
 }
@@ -201,8 +200,11 @@ export const setMetre = (sheet, metre) => told({ ...sheet, beats_per_bar: metre 
 export const setKey = (sheet, key) => told({ ...sheet, key }, "key");
 
 /** Makes the beat nearest to a second the beginning of a bar. */
-export const setDownbeat = (sheet, second) =>
-  told({ ...sheet, beats_per_bar: metreOf(sheet), downbeat: nearest(sheet.beats, second) }, "beats_per_bar");
+export function setDownbeat(sheet, second) {
+  const beats = allBeats(sheet, Math.min(second, 0) - 9, second + 9);
+  const [, place] = beats[nearest(beats.map(([beat]) => beat), second)];
+  return told({ ...sheet, beats_per_bar: metreOf(sheet), downbeat: ((sheet.downbeat ?? 0) + place) % metreOf(sheet) }, "beats_per_bar");
+}
 
 /** Parses a lead sheet; throws if it is invalid, or if the band would follow parts that are not shown. */
 export function readSheet(text) {

@@ -2,6 +2,8 @@
 // Audio shared by timeline, recorder and mixer: one AudioContext, files as buffers, clicks.
 
 const CLICK_SECONDS = 0.03;
+// of sounds in memory, at some 190 kB each; a take of four minutes has 1,200
+const MOST_SECONDS = 1500;
 let shared = null;
 const buffers = new Map();
 
@@ -19,12 +21,18 @@ export function load(path) {
       if (!reply.ok) throw new Error("This sound has been removed from the server.");
       return context().decodeAudioData(await reply.arrayBuffer());
     });
-    loading.catch(() => buffers.delete(path));
+    loading.then(({ duration }) => { loading.seconds = duration; forget(); }, () => buffers.delete(path));
     buffers.set(path, loading);
-    // in a long session, only the newest sounds stay in memory
-    if (buffers.size > 40) buffers.delete(buffers.keys().next().value);
   }
-  return buffers.get(path);
+  const found = buffers.get(path);
+  buffers.delete(path); buffers.set(path, found); // the last used come last
+  return found;
+}
+
+/** In a long session, only the sounds used last stay in memory. */
+function forget() {
+  let total = [...buffers.values()].reduce((sum, { seconds = 0 }) => sum + seconds, 0);
+  for (const [path, { seconds = 0 }] of buffers) if (total > MOST_SECONDS) { total -= seconds; buffers.delete(path); }
 }
 
 /** Schedules a metronome click at a time of the context. */

@@ -411,15 +411,15 @@ class Timeline {
     on("pointercancel", () => listening.abort());
     on("pointerup", () => {
       listening.abort();
-      if (this.dragged) this.select(this.selection.start, this.selection.stop);
+      if (this.dragged && this.selection) this.select(this.selection.start, this.selection.stop);
     });
   }
 
   /** Selects the bars between two seconds, or just that span if there are no bars. */
   drag(one, other) {
-    const [from, to] = [Math.max(Math.min(one, other), 0), Math.min(Math.max(one, other), this.seconds)];
+    const [from, to] = [Math.min(one, other), Math.max(one, other)].map((second) => Math.min(Math.max(second, 0), this.seconds));
     const bars = barsOf(this.sheet, this.seconds).filter(({ start, stop }) => start < to && stop > from);
-    this.selection = { start: bars[0]?.start ?? from, stop: bars.at(-1)?.stop ?? to };
+    this.selection = from < to ? { start: bars[0]?.start ?? from, stop: bars.at(-1)?.stop ?? to } : null;
   }
 
   /** Called by the desk: starts the clicks. */

@@ -100,9 +100,11 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     chords += [span for n in range(outro - 1) for span in copied(end + n, first + (n - outro + 1) % count)]
     if outro and whole.key:
         chords.append((start_of(end + outro - 1), finish, whole.key))
-    form = [(start_of(first - intro), start_of(first), "Intro")] if intro else []
+    # the sheet of an earlier song names both already
+    form = [span for span in whole.form if span[2] not in ("Intro", "Outro")]
+    form += [(start_of(first - intro), start_of(first), "Intro")] if intro else []
     form += [(start_of(end), finish, "Outro")] if outro else []
     before = max(LEAD_SECONDS - start_of(first - intro), 0.0) if intro else 0.0
     after = finish - seconds if outro else 0.0
-    longer = replace(whole, chords=sorted((*whole.chords, *chords)), form=(*whole.form, *form)).moved(before)
+    longer = replace(whole, chords=sorted((*whole.chords, *chords)), form=sorted(form)).moved(before)
     return Ends(before, after, RING_SECONDS if outro else 0.0, completed(longer, before + seconds + after))

@@ -186,7 +186,7 @@ class MixOptions(_Options):
         most=-6.0,
     )
     tail: float = option(
-        0.0, "Seconds of band after the voice, fading out, if there is no outro.", "Ending", least=0.0, most=30.0
+        0.0, "Seconds that the band plays on after the voice, if there is no outro.", "Ending", least=0.0, most=30.0
     )
     intro_bars: int = option(
         0, "Bars that the band plays before the voice.", "Intro", least=0, most=16, streams=("beat", "bar")

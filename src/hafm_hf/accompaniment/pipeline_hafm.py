@@ -5,7 +5,7 @@ It wraps `HAFMForVocalAccompaniment.generate` with what users need: reading, che
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -118,8 +118,9 @@ class HAFMPipeline(Pipeline):
             stereo vocal) and their "sampling_rate" (Hz): the vocal's own, or the model's if that is higher. If the
             codec has two channels, "audio" and "mix" are [N, 2]. Nothing clips, the mix has true peaks of at most
             −1 dBTP, and neither it nor the instrumental starts or ends with a click. "lead_sheet" (`LeadSheet`): as
-            far as it was given or estimated. "vocal_start" (s): where the vocal begins, after an intro. With
-            `stems=True`, "stems" is a dict of drums, bass, chords and colour, which sum to "audio".
+            far as it was given or estimated, and "vocal_start" (s), where the vocal begins after an intro; times of
+            both, and of `keep`, count from the start of the song. With `stems=True`, "stems" is a dict of drums, bass,
+            chords and colour, which sum to "audio".
 
         Raises:
             HAFMAudioError: if a vocal cannot be used. A silent one can: it gets an instrumental and a warning.
@@ -180,13 +181,16 @@ class HAFMPipeline(Pipeline):
                 yield song
             done += len(piece)
 
-    def join(self, chunks: Sequence[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    def join(self, chunks: Iterable[dict[str, Any]], **options: Any) -> dict[str, Any]:
         """Joins streamed chunks into the song of a call, up to rounding, without "lead_sheet".
 
         Args:
             chunks: all chunks that `stream` has yielded for a vocal.
             options: balance, loudness and the gains, as for a call.
         """
+        if found := sorted({*LENGTH_OPTIONS} & {*options}):
+            raise TypeError(f"{found[0]} is of no use any more; give it to the stream.")
+        chunks = list(chunks)
         band, voice = (np.concatenate([chunk[key] for chunk in chunks]) for key in ("audio", "vocals"))
         names, mix = chunks[0].get("stems", ()), MixOptions.of(self._postprocess_params.get("mix"), options)
         stems = {name: np.concatenate([chunk["stems"][name] for chunk in chunks]) for name in names}

@@ -88,8 +88,8 @@ def lead_sheet(
     names = [name for name, _ in found]
     if (beats or chords) and len(names) > 1:
         raise typer.BadParameter("--beats and --chords are for one vocal; run the command once for each.")
-    if len(set(names)) < len(names):
-        raise typer.BadParameter("two vocals have the same name; name each by itself, with a different --out.")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise typer.BadParameter(f"two vocals have the same name, {twice}; name each by itself, with another --out.")
     known, wanted = read_lead_sheet(tempo, beats, chords, key), [each.value for each in formats or [Format.lab]]
     require_packages(*(IN_BARS[each] for each in wanted if each in IN_BARS))
     planned = [file for name in names for file in lead_sheet_files(name, wanted)]

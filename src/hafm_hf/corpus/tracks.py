@@ -154,7 +154,8 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
                 drops.append(Drop(display_name(os.path.relpath(path, root)), Reason.UNREADABLE, "a link to a folder"))
         for name in files:
             path = os.path.relpath(os.path.join(folder, name), root)
-            if not name.lower().endswith(AUDIO_SUFFIXES):
+            # macOS keeps attributes of a file in ._NAME
+            if name.startswith("._") or not name.lower().endswith(AUDIO_SUFFIXES):
                 others += 1
             elif os.path.isfile(os.path.join(folder, name)):
                 paths.append(path)

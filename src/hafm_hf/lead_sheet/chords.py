@@ -105,7 +105,7 @@ def key_label(key: str) -> str:
     except ValueError:
         found = None
     if found is None or found[1] not in ("maj", "min"):
-        raise ValueError(f"key is {key!r}; write C:maj or A:min, for example.")
+        raise ValueError(f"key is {key!r}; write C:maj or Am, for example.")
     return f"{re.split('[^A-G#b]', named)[0]}:{found[1]}"
 
 

@@ -23,6 +23,8 @@ from .chords import chord_class
 from .lead_sheet import METRES, OUTER_COMMA, LeadSheet, Span
 
 T = TypeVar("T")
+# what follows the first field of a line of chords
+CHORD_LINE = re.compile(r"[\d.]+\s+([A-GN]\S*)")
 FileName = str | os.PathLike[str]
 # parameters of a call that describe the song
 KNOWN = ("lead_sheet", "tempo", "beats", "chords", "key")
@@ -108,6 +110,8 @@ def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
 
     def parse(words: list[str]) -> tuple[float, str]:
+        if (chord := CHORD_LINE.fullmatch(words[-1])) and _are_chords(chord[1]):
+            raise ValueError
         return float(words[0]), next(filter(str.isdecimal, " ".join(words[1:]).replace('"', " ").split()), "")
 
     def check(found: list[tuple[float, str]]) -> None:
