@@ -125,8 +125,7 @@ def test_samples_differ_and_are_grouped_by_vocal(composite: Composite) -> None:
 def test_skip_fine_decodes_the_same_coarse_codes_only(composite: Composite) -> None:
     full = composite.generate(voice(0.5), CODEC_RATE, seed=1)
     coarse = composite.generate(voice(0.5), CODEC_RATE, seed=1, skip_fine=True)
-    assert coarse.codes[0].shape[0] == 4
-    assert torch.equal(coarse.codes[0], full.codes[0][:4])
+    assert coarse.codes[0].shape[0] == 4 and torch.equal(coarse.codes[0], full.codes[0][:4])
     assert not torch.equal(coarse.audio[0], full.audio[0])
 
 

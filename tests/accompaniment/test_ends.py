@@ -41,8 +41,7 @@ def test_added_bars_follow_the_songs_grid_and_its_first_and_last_chords() -> Non
     assert ends.before == pytest.approx(3 * BAR + LEAD_SECONDS)
     # the last note lasts half a second into the fifth bar, where the outro begins
     assert ends.after == pytest.approx(4 * BAR + 2 * BAR + RING_SECONDS - 8.5) and ends.fade == RING_SECONDS
-    assert np.allclose(np.diff(made.beats or ()), 0.5)
-    assert np.allclose(np.diff(made.downbeats), BAR)
+    assert np.allclose(np.diff(made.beats or ()), 0.5) and np.allclose(np.diff(made.downbeats), BAR)
     assert labels(made, LEAD_SECONDS, 3) == ["C", "F", "G"]
     assert labels(made, ends.before, 4) == ["C", "F", "G", "Am"]
     assert labels(made, ends.before + 4 * BAR, 3) == ["G", "Am", "C:maj"]
@@ -106,9 +105,15 @@ def test_added_bars_lengthen_the_song_in_calls_streams_batches_and_the_command(b
     assert not song["vocals"][:start].any() and not song["vocals"][start + len(voice) :].any()
     assert song["audio"][:start].any() and audio.rms_dbfs(song["audio"][-CODEC_RATE // 20 :]) < -50
     chunks = list(accompany.stream(voice, **options))
-    joined = accompany.join(chunks)
+    joined = accompany.join(iter(chunks))
     assert np.allclose(joined["audio"], song["audio"], atol=1e-5) and joined["vocal_start"] == song["vocal_start"]
     assert chunks[0]["seconds"] == len(song["audio"]) / CODEC_RATE
+    with pytest.raises(TypeError, match="tail is of no use any more; give it to the stream"):
+        accompany.join(chunks, tail=1.0)
+    # the song's own sheet, for the vocal
+    repeated = accompany(voice, **options | {"lead_sheet": song["lead_sheet"].moved(-song["vocal_start"])})
+    assert len(repeated["audio"]) == len(song["audio"]) and repeated["vocal_start"] == pytest.approx(1.3)
+    assert [name for *_, name in repeated["lead_sheet"].form] == ["Intro", "Outro"]
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
     again = accompany(voice, **options | {"lead_sheet": {"tempo": 150, "beats_per_bar": 3}})

@@ -107,7 +107,7 @@ def test_lead_sheets_for_one_vocal_or_many(bundled_model: Path, voice: Path, tmp
     assert sum("beats" in line for line in lines) == len(names) and all("vocal" in line for line in lines)
     assert hafm("lead-sheet", songs, "--chords", "C | F").exit_code == 2
     twice = hafm("lead-sheet", voice, voice)
-    assert twice.exit_code == 2 and "have the same name" in said(twice)
+    assert twice.exit_code == 2 and "have the same name, voice;" in said(twice)
 
 
 def test_chords_given_per_bar_change_at_bar_lines(bundled_model: Path, tmp_path: Path) -> None:

@@ -73,8 +73,7 @@ def test_pitch_of_a_glide_is_found_within_a_quarter_of_a_semitone(rate: int) -> 
     true = 220.0 * 2.0 ** (time / 2.0) * (1.0 + 0.01 * np.sin(2 * np.pi * 5.5 * time))
     inner = slice(5, -5)
     cents = 1200.0 * np.log2(pitch[inner] / true[inner])
-    assert len(pitch) == 201
-    assert np.abs(cents).max() < 25.0
+    assert len(pitch) == 201 and np.abs(cents).max() < 25.0
 
 
 def test_a_tone_without_its_fundamental_is_not_an_octave_too_high() -> None:

@@ -202,7 +202,12 @@ def test_an_intro_and_an_outro_lengthen_the_time_axis_and_every_file(ready: Page
     assert ready.evaluate("desk.position") == pytest.approx(begin, abs=0.05)
     studio.press(ready, "Play")
     ready.wait_for_function("desk.position > desk.begin + 0.1 && desk.position < 0")
-    studio.press(ready, "Stop", "Bar 2")
+    studio.press(ready, "Stop")
+    assert ready.evaluate("(desk.sheet.drag(desk.begin, -0.5), desk.sheet.selection)") is None
+    # a bar that begins on the third beat of the intro
+    ready.evaluate("second => { desk.seek(second); desk.sheet.act('downbeat'); }", beats[2][0])
+    assert [place for _, place in ready.evaluate(AXIS, STATIC)[2]][:3] == [2, 3, 0]
+    studio.press(ready, "Undo", "Bar 2")
     start, stop = ready.evaluate("[desk.span.start, desk.span.stop]")
     ready.get_by_role("button", name="Regenerate these bars").click()
     expect(ready.locator("#mixer .takes")).to_contain_text("Take 2")
@@ -210,3 +215,19 @@ def test_an_intro_and_an_outro_lengthen_the_time_axis_and_every_file(ready: Page
     after, _ = studio.sounds_in(studio.downloaded(ready, "(zip)"))["instrumental"]
     changed = np.flatnonzero(band != after) / rate + begin
     assert start <= changed.min() and changed.max() < stop and len(changed) > 0.5 * (stop - start) * rate
+
+
+def test_sounds_are_fetched_once_and_only_those_used_last_are_kept(page: Page) -> None:
+    fetched: list[str] = []
+    page.on("request", lambda request: fetched.append(request.url))
+    page.route("**/piece_*.wav", lambda route: route.fulfill(body=tone(440.0)))
+    load = "([path, all]) => import(path).then(async ({ load }) => { for (const each of all) await load(each); })"
+    address = page.evaluate("folder => new URL(`gradio_api/file=${folder}/sound.js`, document.baseURI).href", STATIC)
+    names = [f"/piece_{number}.wav" for number in range(160)]
+    fetched.clear()
+    # as the pieces of a song, which all play again after each new one
+    for count in (100, 101):
+        page.evaluate(load, [address, names[:count]])
+    assert len(fetched) == len(set(fetched)) == 101
+    page.evaluate(load, [address, [names[0], *names[101:], *names[:2]]])
+    assert len(fetched) == 161 and len(set(fetched)) == 160 and fetched[-1].endswith(names[1])

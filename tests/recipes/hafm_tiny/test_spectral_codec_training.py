@@ -84,8 +84,7 @@ def test_the_pool_takes_only_finished_songs(tmp_path: Path) -> None:
     pool = SongPool(tmp_path, "train", RATE)
     assert pool.refresh() == 1 and pool.refresh() == 0
     (tmp_path / "train" / "two.partial").rename(tmp_path / "train" / "two")
-    assert pool.refresh() == 1
-    assert {song.name for song in pool.songs} == {"one", "two"}
+    assert pool.refresh() == 1 and {song.name for song in pool.songs} == {"one", "two"}
     assert pool.hours == pytest.approx(4 / 3600, rel=1e-3)
     with pytest.raises(ValueError, match="high <= 0"):
         pool.draw(np.random.default_rng(0), 3 * RATE)

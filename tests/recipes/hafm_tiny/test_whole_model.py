@@ -138,8 +138,7 @@ def test_one_command_makes_a_model_that_accompanies_and_a_second_run_has_nothing
     vocal = next((tmp_path / "songs/test").glob("*/vocal.flac"))
     samples, rate = read_audio(vocal, seconds=1.2)
     played = model.generate(samples, rate, seed=1, style=model.coarse.config.styles[0])
-    assert len(played.audio[0]) == round(1.2 * model.sampling_rate)
-    assert model.separator is not None
+    assert len(played.audio[0]) == round(1.2 * model.sampling_rate) and model.separator is not None
     assert json.loads((tmp_path / "out/decoder/figures.json").read_text())["clips"] > 1
     trained, kept = (load_codec(tmp_path / "out" / part / "codec").model for part in ("decoder", "codec"))
     assert codec_fingerprint(trained) == codec_fingerprint(kept) == codec_fingerprint(model.codec)
