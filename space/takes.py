@@ -117,8 +117,7 @@ def write_job(song: dict[str, Any], **about: Any) -> Job:
     """Writes vocal, instrumental and stems, which `sweep` removes when they expire."""
     stems, rate = song.get("stems", {}), song["sampling_rate"]
     balance = audio.balance_gain_db(song["vocals"], song["audio"], rate, MEDIAN_BALANCE)
-    about |= {"balance": balance, "stems": tuple(stems), "intro": song["vocal_start"]}
-    job = Job(Path(tempfile.mkdtemp(dir=JOBS)), **about)
+    job = Job(Path(tempfile.mkdtemp(dir=JOBS)), balance=balance, stems=(*stems,), intro=song["vocal_start"], **about)
     for part, sound in {"vocal": song["vocals"], "instrumental": song["audio"], **stems}.items():
         audio.write_audio(job.path(part), sound, rate)
     return job
@@ -320,7 +319,7 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
             "seconds": soundfile.info(job.path("vocal")).duration,
             "files": job.played or {name: str(job.path(part)) for name, part in job.channels.items()},
         }
-        for job in jobs
+        for job in sorted(jobs, key=lambda each: each.number)
         if job.path("vocal").exists() and job.path("instrumental").exists()
     ]
 

@@ -54,9 +54,10 @@ export class Player {
   /** Loads the sounds of the take. */
   async ready() {
     const asked = Object.entries(this.files);
+    const held = new Map(Object.values(this.sounds).flat().map(({ path, buffer }) => [path, buffer]));
     try {
       const found = await Promise.all(asked.map(async ([name, pieces]) =>
-        [name, await Promise.all(pieces.map(async ([path, at]) => ({ buffer: await load(path), at })))]));
+        [name, await Promise.all(pieces.map(async ([path, at]) => ({ path, at, buffer: held.get(path) ?? await load(path) })))]));
       this.sounds = Object.fromEntries(found); this.refuse?.("");
       for (const name of Object.keys(this.sounds)) this.channels[name] ??= { ...USUAL };
     } catch (error) { this.refuse?.(error.message); }

@@ -45,7 +45,7 @@ def stop(*_: object) -> None:
 
 
 def test_tokenizer_and_codec_can_be_cancelled_midway(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hafm_hf.accompaniment.song.BEAT_SECONDS", 0.0)
+    monkeypatch.setattr("hafm_hf.accompaniment.song.HEARTBEAT_SECONDS", 0.0)
     model = tiny_composite(num_hidden_layers=1)
     vocal = torch.from_numpy(glide(1.0, CODEC_RATE))
     reports: list[tuple[str, int, int]] = []

@@ -205,7 +205,7 @@ def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_T
         raise late from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise HAFMAudioError(
-            f"{url} cannot be fetched ({str(error).partition(chr(10))[0] or type(error).__name__}); check the address."
+            f"{url} cannot be fetched: {str(error).partition(chr(10))[0] or type(error).__name__}; check the address."
         ) from error
     return bytes(received)
 
