@@ -75,7 +75,7 @@ def test_two_killed_and_restarted_workers_give_the_bytes_of_one(tokenizers: dict
     assert "tracks and segments" in again.stdout and "kept" in again.stdout
     write_karaoke(tmp_path / "one", 1, seconds=6.0)
     alone = hafm_prepare(tmp_path / "one", tmp_path / "alone", *words[2:])
-    assert "Only two or more validation tracks" in alone.stderr and "there are 0" not in again.stderr
+    assert "Only two or more validation tracks" in alone.stderr and "this corpus has 0" not in again.stderr
     assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
     assert made == {path: path.stat().st_mtime_ns for path in made}, "finished work is not repeated"
     # workers end with the killed command

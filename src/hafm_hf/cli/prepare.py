@@ -120,7 +120,7 @@ def run(options: PrepareOptions, as_json: bool) -> None:
     print_summary(manifest)
     if (held := manifest["splits"]["validation"]["tracks"]) < 2:
         said = "Only two or more validation tracks show whether a stage follows the voice"
-        stderr.print(f"{said}; there are {held}: prepare with a larger --validation.")
+        stderr.print(f"{said}; this corpus has {held}: prepare with a larger --validation.")
     folder = options.shards.corpus
     stdout.print(f"wrote {folder} (manifest.json lists every drop, README.md is its card)", markup=False)
 
