@@ -187,6 +187,9 @@ class HAFMPipeline(Pipeline):
         Args:
             chunks: all chunks that `stream` has yielded for a vocal.
             options: balance, loudness and the gains, as for a call.
+
+        Raises:
+            TypeError: for an option of the stream, such as tail.
         """
         if found := sorted({*LENGTH_OPTIONS} & {*options}):
             raise TypeError(f"{found[0]} is of no use any more; give it to the stream.")

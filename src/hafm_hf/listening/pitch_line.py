@@ -117,7 +117,7 @@ def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
 
 
 def midi_pitch(hertz: NDArray[Any]) -> NDArray[Any]:
-    """Pitches of frequencies in Hz, in semitones: 69 at 440 Hz, NaN for NaN."""
+    """Pitches of frequencies (float, any shape, Hz) in semitones: 69 at 440 Hz, NaN for NaN."""
     return 69 + 12 * np.log2(hertz / A4_HZ)
 
 
