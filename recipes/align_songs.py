@@ -2,7 +2,7 @@
 """Removes the constant lag between voice and accompaniment in recorded songs.
 
 python recipes/align_songs.py MIR1K PAIRS --karaoke --lead-sheets
-hafm evaluate --pairs PAIRS --told beats --out REPORT
+hafm evaluate --pairs PAIRS --given beats --out REPORT
 
 In MIR-1K, the two channels are offset by a constant that differs from song to song, up to 0.2 s. A model that only
 hears the voice can be in time with the voice, but not with an accompaniment that is offset from it. A clip's lag is

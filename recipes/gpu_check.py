@@ -266,8 +266,8 @@ def table(report: Mapping[str, Any]) -> str:
             rows.append(f"| {name} | {found} | |")
             continue
         figures = {key: value for key, value in found.items() if key not in ("failed", "losses", "skipped_steps")}
-        told = "; ".join(f"{key} {_short(value)}" for key, value in figures.items() if value is not None)
-        rows.append(f"| {name} | {'**failed**' if found.get('failed') else 'ok'} | {told} |")
+        columns = "; ".join(f"{key} {_short(value)}" for key, value in figures.items() if value is not None)
+        rows.append(f"| {name} | {'**failed**' if found.get('failed') else 'ok'} | {columns} |")
     return "\n".join(rows)
 
 

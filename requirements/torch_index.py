@@ -29,16 +29,16 @@ def answers(url: str) -> bool:
         return False
 
 
-def torch_index(system: str, told: str | None, url: str = CPU_INDEX) -> tuple[str, str]:
+def torch_index(system: str, options: str | None, url: str = CPU_INDEX) -> tuple[str, str]:
     """Options of pip, and where torch comes from with them.
 
     Args:
         system: "Linux", "Darwin" or "Windows".
-        told: options that somebody asks for; None if nobody does.
+        options: what somebody asks for; None if nobody does.
         url: an index of CPU builds.
     """
-    if told is not None:
-        return told, f"with {told}" if told else "from pip's own index"
+    if options is not None:
+        return options, f"with {options}" if options else "from pip's own index"
     if system != "Linux":
         return "", "from pip's own index"
     if answers(url):

@@ -61,7 +61,7 @@ def explain(error: Exception) -> str:
     return f"{UNEXPECTED} ({type(error).__name__})"
 
 
-def told(action: Callable[..., list[Any]], *otherwise: Any) -> Callable[..., list[Any]]:
+def showing_errors(action: Callable[..., list[Any]], *otherwise: Any) -> Callable[..., list[Any]]:
     """Wraps an action whose first output is the announcement: on failure, that is the error, and `otherwise` the rest.
 
     Gradio itself shows no error for an event without a progress display.
@@ -109,7 +109,7 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     samples, rate = read_vocal(str(path), seconds or MAX_SECONDS)
     state = sent if "takes" in sent else {}
     known = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
-    sheet = takes.stored_sheet(example) if example else LeadSheet.told(state.get("sheet") or known)
+    sheet = takes.stored_sheet(example) if example else LeadSheet.given(state.get("sheet") or known)
     voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False}
     names = map(str, state.get("takes", []))
     jobs = [job for job in jobs if job.folder.exists()]  # the others have expired
@@ -275,7 +275,7 @@ def accompany(vocal: Any, model: str, *values: Any) -> tuple[str, str, str, Valu
     try:
         request = Request.of(vocal, model, *options)
         if lead_sheet:
-            request = replace(request, lead_sheet=LeadSheet.told(lead_sheet))
+            request = replace(request, lead_sheet=LeadSheet.given(lead_sheet))
         gain = MixOptions.of(given={"instrumental_gain_db": instrumental_gain_db}).instrumental_gain_db
         *_, job = make_job(request)
         assert isinstance(job, Job)
@@ -345,13 +345,13 @@ def connect_listening(page: Page, jobs: gr.State) -> None:
     # if several voices arrive, the last one is shown
     quick: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **QUIET}
     sent = [page.recorder, jobs, page.mixer, page.options["seconds"]]
-    chosen = page.recorder.submit(told(take_voice, *[gr.skip()] * len(outputs[1:])), sent, outputs, **quick)
+    chosen = page.recorder.submit(showing_errors(take_voice, *[gr.skip()] * len(outputs[1:])), sent, outputs, **quick)
     for again, start in enumerate((chosen.then, page.listen.click)):
         shown = start(partial(show_estimates, again), [page.timeline, *page.inputs()], page.timeline, **quick)  # type: ignore[operator]
         shown.then(None, js=f"() => {imported('desk')}.then(({{ desk }}) => desk.heard())")
     file, every = [page.announced, page.file], {"concurrency_limit": 4, "trigger_mode": "multiple", **QUIET}
     for part, action, others in ((page.timeline, save_sheet, page.inputs()), (page.mixer, answer, [jobs])):
-        asked = part.submit(told(action, ""), [part, *others], file, **every)
+        asked = part.submit(showing_errors(action, ""), [part, *others], file, **every)
         asked.then(None, page.file, None, js=DOWNLOAD)
 
 
@@ -375,7 +375,7 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
     """Connects generating, stopping, and regenerating the selected bars."""
     status = [page.announced, page.run, page.stop, page.remake]
     outputs, ended = [*status, page.made, page.mixer], [page.made, page.voice, jobs, page.mixer]
-    shelve = told(finish, *IDLE, None, gr.skip(), {"live": None})
+    shelve = showing_errors(finish, *IDLE, None, gr.skip(), {"live": None})
     wanted = [page.ticket, jobs, page.mixer, page.timeline, *page.inputs()]
 
     def failed(again: str, ticket: str) -> list[Any]:

@@ -95,7 +95,7 @@ def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadShe
     """The lead sheet on a timeline, None if it is empty or for another vocal; a ValueError if it is invalid."""
     if not timeline or not vocal or timeline.get("vocal") != vocal:
         return None
-    sheet = LeadSheet.told(timeline.get("sheet") or {})
+    sheet = LeadSheet.given(timeline.get("sheet") or {})
     return sheet if sheet.has_beats or sheet.chords or sheet.sections or sheet.style else None
 
 

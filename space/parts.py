@@ -35,7 +35,7 @@ OPTION_WORDS = {
     "skip_fine": ("Quick draft", "Faster, with a rougher sound", ""),
     "style": ("Style", "The kind of band", ""),
     "energy": ("Energy", "How busily the band plays; use the timeline to set it for single sections", ""),
-    "stems": ("Separate instruments", "Drums, bass, chords and colour, each with its own channel in the mixer", ""),
+    "stems": ("Separate instruments", "Drums, bass, chords and pads, each with its own channel in the mixer", ""),
 }
 # The choice that leaves an option to the model or the lead sheet; the label of "auto", energy that follows the voice.
 AUTOMATIC, CHOICE_WORDS = ("Automatic", ""), {"auto": "As sung"}

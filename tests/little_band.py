@@ -23,10 +23,10 @@ def tone(semitone: float, seconds: float, harmonics: int = 4) -> NDArray[np.floa
 
 def song(seed: int, seconds: float = 12.0, transpose: int = 0, tempo: float = 1.0) -> tuple[Samples, Samples]:
     """A voice and its band (float32 [N] each, at 16 kHz): chords on irregular beats, and a voice on their tones."""
-    return told_song(seed, seconds, transpose, tempo)[:2]
+    return given_song(seed, seconds, transpose, tempo)[:2]
 
 
-def told_song(
+def given_song(
     seed: int, seconds: float = 12.0, transpose: int = 0, tempo: float = 1.0
 ) -> tuple[Samples, Samples, LeadSheet]:
     """The same with the lead sheet: its beats, and one chord per beat."""

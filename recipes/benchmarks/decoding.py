@@ -142,7 +142,7 @@ def step_milliseconds(
 
 
 def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> dict[str, float | None]:
-    """What is told of a variant, from the seconds of its turns by number of steps, and the codes of a step."""
+    """What is reported of a variant, from the seconds of its turns by number of steps, and the codes of a step."""
     short, long = taken[1], taken[steps]
     fastest, median = (step_milliseconds(short, long, steps, typical) for typical in (min, statistics.median))
     return {

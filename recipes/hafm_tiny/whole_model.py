@@ -141,7 +141,7 @@ class WholeModelOptions:
     @property
     def have_stems(self) -> bool:
         """Whether the songs have stems."""
-        return any((self.corpus / "train").glob("*/colour.flac"))
+        return any((self.corpus / "train").glob("*/pads.flac"))
 
     @property
     def styles(self) -> list[str]:

@@ -57,7 +57,7 @@ class Recorder {
       if (name === "drop" && event.dataTransfer.files[0]) this.act("file", event.dataTransfer.files[0]);
     });
     desk.heard = () => {
-      if (this.find(".told").textContent === LISTENING) this.say("");
+      if (this.find(".status").textContent === LISTENING) this.say("");
       // a voice that has takes can be shown again
       if (this.left && this.left.path !== desk.vocal) this.last = this.left;
       this.find("[data-do=last]").hidden = !this.last || this.last.path === desk.vocal;
@@ -68,7 +68,7 @@ class Recorder {
   number(name) { return Number(this.find(`[data-set=${name}]`).value); }
   get period() { return 60 / Math.min(Math.max(this.number("tempo") || 96, 55), 185); }
   get metre() { return this.number("beats_per_bar"); }
-  say(text) { const told = this.find(".told"); if (told.textContent !== text) Object.assign(told, { ariaLive: this.running ? "off" : "polite", textContent: text }); } // a recording's seconds are not spoken into the microphone
+  say(text) { const status = this.find(".status"); if (status.textContent !== text) Object.assign(status, { ariaLive: this.running ? "off" : "polite", textContent: text }); } // a recording's seconds are not spoken into the microphone
 
   async act(name, what) {
     this.find(".wrong").textContent = "";
@@ -104,7 +104,7 @@ class Recorder {
   hand(value) {
     this.choose(false);
     this.left = desk.mixer?.own?.length || desk.sheet?.past.length || desk.asked === desk.vocal || /\/take_\w+\.wav$/.test(desk.vocal) ? desk.state() : null;
-    if (!this.find(".told").textContent) this.say(LISTENING);
+    if (!this.find(".status").textContent) this.say(LISTENING);
     this.props.value = value; this.trigger("submit");
     if (value.example) desk.mixer.preview(examples[value.example]);
   }
@@ -182,7 +182,7 @@ class Recorder {
     const beat = Math.floor(now / run.period) - run.first;
     if (run.plain) this.say(`Recording: ${seconds.toFixed(0)} s`);
     else this.say(beat < run.metre ? `Count-in: ${Math.max(beat + 1, 1)}` : `Recording: bar ${Math.floor(beat / run.metre)}`);
-    this.find(`[data-do=${run.plain ? "sing" : "record"}]`).textContent = run.plain ? "■ Stop" : `■ Stop · ${this.find(".told").textContent}`;
+    this.find(`[data-do=${run.plain ? "sing" : "record"}]`).textContent = run.plain ? "■ Stop" : `■ Stop · ${this.find(".status").textContent}`;
     for (; !run.plain && run.next * run.period < now + AHEAD; run.next += 1) {
       click(this.out, run.next * run.period, (run.next - run.first) % run.metre === 0);
     }

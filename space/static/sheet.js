@@ -64,7 +64,7 @@ export function likelyChords(key) {
 export const sameKey = (one, other) =>
   keyParts(one).tonic === keyParts(other).tonic && keyParts(one).mode === keyParts(other).mode;
 
-const told = (sheet, ...names) => ({ ...sheet, estimated: (sheet.estimated ?? []).filter((name) => !names.includes(name)) });
+const given = (sheet, ...names) => ({ ...sheet, estimated: (sheet.estimated ?? []).filter((name) => !names.includes(name)) });
 
 export const metreOf = (sheet) => sheet.beats_per_bar ?? 4;
 export const tempoOf = ({ beats }) => (beats?.length > 1 ? (60 * (beats.length - 1)) / (beats.at(-1) - beats[0]) : null);
@@ -117,13 +117,13 @@ export function filledChords(sheet, seconds) {
 /** Sets one chord from start to stop (s) and cuts the others around it. */
 export function setChord(sheet, start, stop, label) {
   parseChord(label);
-  return told({ ...sheet, chords: spread(sheet.chords, start, stop, label.trim() || "N") }, "chords");
+  return given({ ...sheet, chords: spread(sheet.chords, start, stop, label.trim() || "N") }, "chords");
 }
 
 /** Sets name and energy of a section from start to stop (s), either possibly empty, and cuts the others around it. */
 export function setSection(sheet, start, stop, name, energy) {
   const [form, sections] = [spread(sheet.form, start, stop, name), spread(sheet.sections, start, stop, energy)];
-  return told({ ...sheet, form, sections }, "sections");
+  return given({ ...sheet, form, sections }, "sections");
 }
 
 /** The sections of a song: {start, stop, name, energy}, where name or energy may be empty. */
@@ -159,13 +159,13 @@ function joined(spans) {
 
 export function doubleTempo(sheet) {
   const beats = sheet.beats.flatMap((beat, at, all) => (at + 1 < all.length ? [beat, (beat + all[at + 1]) / 2] : [beat]));
-  return told({ ...sheet, beats, downbeat: 2 * (sheet.downbeat ?? 0) }, "beats");
+  return given({ ...sheet, beats, downbeat: 2 * (sheet.downbeat ?? 0) }, "beats");
 }
 
 export function halfTempo(sheet) {
   const downbeat = sheet.downbeat ?? 0;
   const beats = sheet.beats.filter((_, index) => (index - downbeat) % 2 === 0);
-  return told({ ...sheet, beats, downbeat: Math.floor(downbeat / 2) }, "beats");
+  return given({ ...sheet, beats, downbeat: Math.floor(downbeat / 2) }, "beats");
 }
 
 /** Beats from taps (s, at least four): steady taps give one tempo; beats are continued to both ends of the song. */
@@ -187,7 +187,7 @@ export function withBeats(sheet, beats, seconds, downbeat = 0) {
   const edges = [0, ...beats.filter((beat) => beat > 0 && beat < seconds), seconds];
   const snap = (second) => edges[nearest(edges, second)];
   const chords = joined((sheet.chords ?? []).map(([start, stop, label]) => [snap(start), snap(stop), label]));
-  return told({ ...sheet, tempo: undefined, beats, beats_per_bar: metreOf(sheet), downbeat, chords }, "beats");
+  return given({ ...sheet, tempo: undefined, beats, beats_per_bar: metreOf(sheet), downbeat, chords }, "beats");
 }
 
 /** The index of the instant that is nearest to a second. */
@@ -196,14 +196,14 @@ function nearest(instants, second) {
   return distances.indexOf(Math.min(...distances));
 }
 
-export const setMetre = (sheet, metre) => told({ ...sheet, beats_per_bar: metre }, "beats_per_bar");
-export const setKey = (sheet, key) => told({ ...sheet, key }, "key");
+export const setMetre = (sheet, metre) => given({ ...sheet, beats_per_bar: metre }, "beats_per_bar");
+export const setKey = (sheet, key) => given({ ...sheet, key }, "key");
 
 /** Makes the beat nearest to a second the beginning of a bar. */
 export function setDownbeat(sheet, second) {
   const beats = allBeats(sheet, Math.min(second, 0) - 9, second + 9);
   const [, place] = beats[nearest(beats.map(([beat]) => beat), second)];
-  return told({ ...sheet, beats_per_bar: metreOf(sheet), downbeat: ((sheet.downbeat ?? 0) + place) % metreOf(sheet) }, "beats_per_bar");
+  return given({ ...sheet, beats_per_bar: metreOf(sheet), downbeat: ((sheet.downbeat ?? 0) + place) % metreOf(sheet) }, "beats_per_bar");
 }
 
 /** Parses a lead sheet; throws if it is invalid, or if the band would follow parts that are not shown. */

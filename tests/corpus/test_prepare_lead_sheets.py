@@ -43,7 +43,7 @@ def options_of(songs: Path, tokenizers: dict[str, Any], **changes: Any) -> Prepa
 
 def sheets(corpus: Path) -> dict[tuple[str, float], LeadSheet]:
     rows = datasets.load_dataset("parquet", data_files=str(corpus / "*.parquet"), split="train").to_list()
-    return {(row["track"], row["start"]): LeadSheet.told(json.loads(row["lead_sheet"] or "{}")) for row in rows}
+    return {(row["track"], row["start"]): LeadSheet.given(json.loads(row["lead_sheet"] or "{}")) for row in rows}
 
 
 def test_labels_override_the_folders_style_and_nothing_is_estimated(songs: Path, tokenizers: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from hafm_hf.evaluation.features import extract
-from little_band import Samples, song, told_song
+from little_band import Samples, given_song, song
 
 
 @pytest.fixture(scope="session")
@@ -18,8 +18,8 @@ def songs() -> list[tuple[Samples, Samples]]:
 @pytest.fixture(scope="session")
 def measured(songs: list[tuple[Samples, Samples]]) -> list[tuple]:
     """Features of voice and band of each song, with its lead sheet."""
-    sheets = [told_song(seed)[2] for seed in range(len(songs))]
+    sheets = [given_song(seed)[2] for seed in range(len(songs))]
     return [
-        (replace(extract(voice, voice=True), told=sheet), extract(band))
+        (replace(extract(voice, voice=True), lead_sheet=sheet), extract(band))
         for (voice, band), sheet in zip(songs, sheets, strict=True)
     ]

@@ -46,20 +46,20 @@ def test_a_model_gets_only_the_chosen_labels_of_a_clip(tmp_path: Path) -> None:
     model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     clip = Clip("song", "song", Part(vocal, start=0.5), labels=labels)
 
-    def played(*told: str) -> np.ndarray:
-        rendered = render([clip], tmp_path / "out", RenderingOptions(str(tmp_path / "model"), told=told))
+    def played(*given: str) -> np.ndarray:
+        rendered = render([clip], tmp_path / "out", RenderingOptions(str(tmp_path / "model"), given=given))
         return soundfile.read(rendered[0]["song"].path)[0]
 
     samples, rate = clip.vocal.read()
-    sheet = RenderingOptions(told=("chords",)).sheet_of(clip)
+    sheet = RenderingOptions(given=("chords",)).sheet_of(clip)
     assert sheet is not None and sheet.beats is None
     # times are relative to the start of the clip
     assert [label for *_, label in sheet.chords] == ["C:maj", "A:min"] and sheet.chords[1][0] == pytest.approx(0.8)
     expected = model.generate(samples, rate, seed=0, lead_sheet=sheet).audio[0].numpy()
     assert played("chords") == pytest.approx(expected, abs=1e-4)
     assert not np.allclose(played(), expected, atol=1e-4)
-    with pytest.raises(HAFMEvaluationError, match=r"told is 'chord'; choose from beats, chords, key"):
-        RenderingOptions(told=("chord",))
+    with pytest.raises(HAFMEvaluationError, match=r"given is 'chord'; choose from beats, chords, key"):
+        RenderingOptions(given=("chord",))
     for part, asked in (("beats", Clip("song", "song", Part(vocal))), ("energy", clip)):
-        with pytest.raises(HAFMEvaluationError, match=rf"song has no labels\.json with its {part}; leave --told"):
-            RenderingOptions(told=("chords", part) if asked is clip else (part,)).sheet_of(asked)
+        with pytest.raises(HAFMEvaluationError, match=rf"song has no labels\.json with its {part}; leave --given"):
+            RenderingOptions(given=("chords", part) if asked is clip else (part,)).sheet_of(asked)

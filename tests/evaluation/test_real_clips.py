@@ -30,7 +30,7 @@ def test_true_accompaniments_beat_shuffled_ones_on_every_score(report: dict[str,
     assert report["protocol"]["clips"] == CLIPS
     reference = report["systems"]["reference"]["scores"]
     # these songs have no labelled beats or chords
-    assert reference.keys() == {score.name for score in SCORES} - {"told_beats", "told_chords"}
+    assert reference.keys() == {score.name for score in SCORES} - {"followed_beats", "followed_chords"}
     assert all(score["follows"] for score in reference.values())
 
 

@@ -70,18 +70,18 @@ def test_half_and_double_tempo_count_only_in_octave_tolerant_scores(measured: li
 
 def test_known_beats_and_chords_score_high_if_followed_and_low_if_not(measured: list) -> None:
     voice, band = measured[0]
-    beats = np.array(voice.told.beats)
-    on, off = (score_pair(voice, band, replace(band, beats=beats + late))["told_beats"] for late in (0.06, 0.2))
+    beats = np.array(voice.lead_sheet.beats)
+    on, off = (score_pair(voice, band, replace(band, beats=beats + late))["followed_beats"] for late in (0.06, 0.2))
     assert on == 1.0 and off < 0.1
     half = replace(band, beats=beats[::2])
-    assert score_pair(voice, band, half)["told_beats"] == pytest.approx(2 / 3, abs=0.02)
+    assert score_pair(voice, band, half)["followed_beats"] == pytest.approx(2 / 3, abs=0.02)
     right, wrong = (
-        score_pair(voice, band, replace(band, chroma=np.roll(band.chroma, shift, axis=0)))["told_chords"]
+        score_pair(voice, band, replace(band, chroma=np.roll(band.chroma, shift, axis=0)))["followed_chords"]
         for shift in (0, 1)
     )
     assert right > 0.4 > 0.1 > wrong
-    unknown = score_pair(replace(voice, told=None), band, band)
-    assert math.isnan(unknown["told_beats"]) and math.isnan(unknown["told_chords"])
+    unknown = score_pair(replace(voice, lead_sheet=None), band, band)
+    assert math.isnan(unknown["followed_beats"]) and math.isnan(unknown["followed_chords"])
 
 
 def test_transposing_by_a_semitone_lowers_every_harmony_score(measured: list) -> None:
@@ -119,8 +119,8 @@ def test_the_reference_scores_one_silence_zero_and_a_silent_voice_nan(songs: lis
     scores = score_pair(extract(np.zeros_like(songs[0][0]), voice=True), band, band)
     assert all(math.isnan(scores[name]) for name in ("pitch_class_share", "key_agreement", "onset_agreement"))
     # without a reference, only scores against the voice exist
-    told = {name for name, value in score_pair(voice, None, band).items() if not math.isnan(value)}
-    assert told == {score.name for score in SCORES if not score.needs_reference}
+    scored = {name for name, value in score_pair(voice, None, band).items() if not math.isnan(value)}
+    assert scored == {score.name for score in SCORES if not score.needs_reference}
 
 
 def test_the_retrieval_bank_is_limited_and_spread_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from hafm_hf.cli import app, main
-from little_band import RATE, song, told_song
+from little_band import RATE, given_song, song
 from programs import ForkedWork, hafm, until
 
 
@@ -57,15 +57,15 @@ def outputs(pairs: Path) -> Path:
 def test_known_beats_and_chords_are_scored_where_labels_exist(pairs: Path, outputs: Path, tmp_path: Path) -> None:
     for number in range(3):
         shutil.copytree(pairs / "test" / f"song{number}", tmp_path / "songs" / f"song{number}")
-        labels = told_song(number, 5.0)[2].to_dict()
+        labels = given_song(number, 5.0)[2].to_dict()
         (tmp_path / "songs" / f"song{number}" / "labels.json").write_text(json.dumps(labels))
     options = ["--pairs", tmp_path / "songs", "--outputs", f"late={outputs}", "--no-model", "--no-baselines"]
     code, printed, error = run(*options, "--out", tmp_path / "out", "--json")
     assert code == 0, error
     found = json.loads(printed)
     reference, late = (found["systems"][name]["scores"] for name in ("reference", "late"))
-    assert reference["told_chords"]["matched"] > reference["told_chords"]["control"] + 0.1
-    assert reference["told_beats"]["matched"] > late["told_beats"]["matched"]
+    assert reference["followed_chords"]["matched"] > reference["followed_chords"]["control"] + 0.1
+    assert reference["followed_beats"]["matched"] > late["followed_beats"]["matched"]
 
 
 def late(pairs: Path, outputs: Path) -> list[object]:
@@ -154,7 +154,7 @@ def test_a_model_is_rendered_once_for_each_seed(pairs: Path, tiny_model: Path, t
         (("--pairs", "TEST", "--karaoke", "TEST"), 2, "name one set of vocals"),
         (("--pairs", "TEST", "--outputs", "late"), 2, "is not NAME=FOLDER"),
         (("--pairs", "TEST", "--no-model", "--model", "hafm-tiny"), 2, "contradict each other"),
-        (("--pairs", "TEST", "--no-model", "--told", "beats"), 2, "contradict each other"),
+        (("--pairs", "TEST", "--no-model", "--given", "beats"), 2, "contradict each other"),
         (("--pairs", "TEST", "--retrieval-bank", "TRAIN", "--no-baselines"), 2, "that --no-baselines leaves out"),
         (("--pairs", "TEST", "--separation", "demucs"), 2, "--separation is only for --protocol"),
         (("--pairs", "TEST", "--no-model", "--guidance-scale", "0"), 2, "contradict each other"),

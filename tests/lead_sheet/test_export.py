@@ -179,7 +179,7 @@ def test_the_command_writes_every_format_with_the_given_parts(bundled_model: Pat
     beats = read_beats(tmp_path / "out" / "vocal_beats.txt")
     assert beats["beats_per_bar"] == 3 and np.allclose(np.diff(beats["beats"]), 60 / 96, atol=0.002)
     assert read_chords(tmp_path / "out" / "vocal_chords.lab") == [(0.0, 2.5, "Dm7"), (2.5, 5.0, "G7")]
-    sheet = LeadSheet.told(json.loads((tmp_path / "out" / "vocal_lead_sheet.json").read_text()))
+    sheet = LeadSheet.given(json.loads((tmp_path / "out" / "vocal_lead_sheet.json").read_text()))
     assert sheet.key == "D:min" and "chords" not in sheet.estimated
     pretty_midi = pytest.importorskip("pretty_midi")
     midi = pretty_midi.PrettyMIDI(str(tmp_path / "out" / "vocal_lead_sheet.mid"))

@@ -28,7 +28,7 @@ def test_files_lists_and_texts_give_the_same_lead_sheet(tmp_path: Path) -> None:
     assert known_lead_sheet(beats=[0.5, 1.0], chords=[(0.0, 1.0, "C"), (1.0, 2.0, "Am")]) == wanted
     assert known_lead_sheet(wanted, chords=[(0.0, 2.0, "G")]) == LeadSheet(beats=[0.5, 1.0], chords=[(0.0, 2.0, "G")])
     assert known_lead_sheet(tempo=96, chords="| C | Am |") == LeadSheet(tempo=96, bars=("C", "Am"))
-    assert known_lead_sheet(tempo=96, chords="C | Am") == LeadSheet.told({"tempo": 96, "chords": "C | Am"})
+    assert known_lead_sheet(tempo=96, chords="C | Am") == LeadSheet.given({"tempo": 96, "chords": "C | Am"})
     assert known_lead_sheet(tempo=96, chords="Am") == LeadSheet(tempo=96, bars=("Am",))
     assert known_lead_sheet() is None
     (tmp_path / "Chords.lab").write_text("0 1 C\n1 2 Am\n")
@@ -37,7 +37,7 @@ def test_files_lists_and_texts_give_the_same_lead_sheet(tmp_path: Path) -> None:
     given = {"beats": torch.tensor([0.5, 1]), "downbeat": np.int64(1), "chords": np.array([(0, 1, "C")], object)}
     written = json.dumps(LeadSheet(**given).to_dict())
     assert json.loads(written) == {"beats": [0.5, 1], "downbeat": 1, "chords": [[0, 1, "C"]]}
-    assert type(LeadSheet.told({"tempo": np.float32(96)}).tempo) is float
+    assert type(LeadSheet.given({"tempo": np.float32(96)}).tempo) is float
 
 
 @pytest.mark.parametrize("estimated", [(), ["beats", "key"]])
@@ -89,7 +89,7 @@ def test_chords_given_per_bar_are_placed_on_the_beats_and_repeated() -> None:
     placed = LeadSheet(tempo=120, bars=["C", "F"]).with_bars_placed((torch.arange(200) / 25 + 0.2) % 1, 50)
     assert (placed.chords, placed.beats_per_bar) == (((0.0, 1.9, "C"), (1.9, 3.9, "F"), (3.9, 4.0, "C")), 4)
     assert replace(placed, bars=["C"], beats_per_bar=4).with_bars_placed(torch.arange(200) / 25 % 1, 50).downbeat == 3
-    assert LeadSheet.told({"tempo": 120, "chords": "|| C7(b9,#11) | F,\n G ||\n"}).bars == ("C7(b9,#11)", "F", "G")
+    assert LeadSheet.given({"tempo": 120, "chords": "|| C7(b9,#11) | F,\n G ||\n"}).bars == ("C7(b9,#11)", "F", "G")
     shared = LeadSheet(beats=[0.0, 0.5], bars=["C", "F G", "Am"]).with_bars_placed(torch.zeros(300), 50)
     assert shared.chords == ((0.0, 2.0, "C"), (2.0, 3.0, "F"), (3.0, 4.0, "G"), (4.0, 6.0, "Am"))
     # chords given in seconds take precedence

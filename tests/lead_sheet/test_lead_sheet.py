@@ -190,9 +190,9 @@ FULL = LeadSheet(
 def test_a_lead_sheet_survives_json_and_files(tmp_path: Path) -> None:
     written = write_lead_sheet(FULL, tmp_path / "sheets", "song")
     assert [path.name for path in written] == ["song_beats.txt", "song_chords.lab", "song_lead_sheet.json"]
-    assert read_lead_sheet(written[-1]) == FULL == LeadSheet.told(FULL.to_dict())
-    by_the_bar = LeadSheet.told({"beats": range(4), "chords": "C | % | F G"})
-    assert LeadSheet.told(json.loads(json.dumps(by_the_bar.to_dict()))) == by_the_bar
+    assert read_lead_sheet(written[-1]) == FULL == LeadSheet.given(FULL.to_dict())
+    by_the_bar = LeadSheet.given({"beats": range(4), "chords": "C | % | F G"})
+    assert LeadSheet.given(json.loads(json.dumps(by_the_bar.to_dict()))) == by_the_bar
     assert by_the_bar.bars == ("C", "C", "F G")
     assert read_beats(written[0]) == {"beats": list(FULL.beats or ()), "beats_per_bar": 4, "downbeat": 1}
     for first, metre, count in ((0, 4, 2), (0, 4, 3), (1, 4, 2), (-1, 4, 2), (1, 3, 2), (0, 3, 4)):

@@ -101,9 +101,9 @@ def test_known_chords_and_key_shift_the_estimates_of_the_others() -> None:
     assert chord_prior(key)[own] == chord_prior(key).max() and chord_prior(key)[foreign] < -0.5
     assert chord_prior(opening).argmax() == foreign and chord_prior(opening)[chord_class("B")] > 0
     line, phase, model = drawn_line(), torch.arange(600) / 25 % 1, tiny_listener()
-    alone, told, keyed = (model.chords(line, phase, known) for known in (None, opening, key))
-    assert told[:200].argmax(1).tolist() == [foreign] * 150 + [chord_class("Bm")] * 50
-    assert all(each[200:, to].mean() > 1.2 * alone[200:, to].mean() for each, to in ((told, foreign), (keyed, own)))
+    alone, given, keyed = (model.chords(line, phase, known) for known in (None, opening, key))
+    assert given[:200].argmax(1).tolist() == [foreign] * 150 + [chord_class("Bm")] * 50
+    assert all(each[200:, to].mean() > 1.2 * alone[200:, to].mean() for each, to in ((given, foreign), (keyed, own)))
 
 
 def test_masked_padding_does_not_change_the_estimates() -> None:

@@ -56,7 +56,7 @@ def findings(page: Page, axe: Path) -> list[str]:
 def upload(page: Page, path: Path) -> None:
     """Uploads a file, and waits until it is analysed or refused."""
     page.locator("#recorder input[type=file]").set_input_files(path)
-    expect(page.locator("#recorder .told")).to_have_text("")
+    expect(page.locator("#recorder .status")).to_have_text("")
     expect(page.locator("#timeline .foot")).to_contain_text(re.compile(r"\w"))
 
 

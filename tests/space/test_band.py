@@ -85,7 +85,7 @@ def test_style_previews_play_one_at_a_time_and_need_a_model_with_styles(page: Pa
     folk.click()
     expect_preview(page, 1, "Hear folk")
     page.locator("#recorder [data-do=sing]").click()
-    expect(page.locator("#recorder .told")).to_contain_text("Recording")
+    expect(page.locator("#recorder .status")).to_contain_text("Recording")
     assert page.evaluate(PREVIEWS) == [0]
     studio.more(page)
     page.get_by_label("Model").click()
@@ -129,7 +129,7 @@ def test_style_and_energy_are_in_the_lead_sheet_and_stems_are_mixed(page: Page, 
 
     expect(page.get_by_label("Separate instruments")).to_be_checked()
     studio.generated(page)
-    expect(page.locator(".channel strong")).to_have_text(["Voice", "Drums", "Bass", "Chords", "Colour"])
+    expect(page.locator(".channel strong")).to_have_text(["Voice", "Drums", "Bass", "Chords", "Pads"])
     expect(page.locator(".channel output")).to_have_text(["0 dB"] * 5)
     files = studio.sounds_in(studio.downloaded(page, "(zip)"))
     band, rate = files["instrumental"]
@@ -144,7 +144,7 @@ def test_style_and_energy_are_in_the_lead_sheet_and_stems_are_mixed(page: Page, 
     studio.keep_screenshot(page, "stems mixed")
     gains = gains_of(studio.downloaded(page, "Download mix"), sounds)
     assert gains[2] / gains[3] == pytest.approx(10 ** (-12 / 20), rel=0.01) and abs(gains[1]) < 1e-3 * gains[3]
-    page.get_by_role("button", name="Solo colour").click()
+    page.get_by_role("button", name="Solo pads").click()
     *others, alone = gains_of(studio.downloaded(page, "Download mix"), sounds)
     assert np.abs(others).max() < 1e-3 * alone
 

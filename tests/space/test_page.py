@@ -184,9 +184,9 @@ def test_the_microphone_is_recorded_and_accompanied(page: Page) -> None:
     # the second click comes too early
     record.dblclick()
     # a busy machine stops late, and only the first second is used
-    expect(page.locator("#recorder .told")).to_have_text("Recording: 2 s")
+    expect(page.locator("#recorder .status")).to_have_text("Recording: 2 s")
     record.click()
-    expect(page.locator("#recorder .told")).to_contain_text("Recorded")
+    expect(page.locator("#recorder .status")).to_contain_text("Recorded")
     assert page.evaluate("microphones.map((each) => each.active)") == [False]
     expect(page.locator("#timeline .foot")).to_contain_text(re.compile(r"\w"))
     studio.skip_fine(page, 1)
@@ -197,17 +197,17 @@ def test_the_microphone_is_recorded_and_accompanied(page: Page) -> None:
 
 
 def test_recording_survives_closing_its_panel_playback_and_a_failed_upload(page: Page, voices: Path) -> None:
-    told, sheet, record = (page.locator(f"#recorder {each}") for each in (".told", "summary", "[data-do=record]"))
+    status, sheet, record = (page.locator(f"#recorder {each}") for each in (".status", "summary", "[data-do=record]"))
     page.evaluate(MICROPHONES)
     sheet.click()
     page.locator("#recorder [data-set=tempo]").fill("185")
     record.click()
-    expect(told).to_have_text(re.compile("Recording: bar [2-9]"))
+    expect(status).to_have_text(re.compile("Recording: bar [2-9]"))
     page.locator("#recorder h1").click()
     expect(record).not_to_be_visible()
     sheet.click()
     record.click()
-    expect(told).to_contain_text("the beats are those of the click")
+    expect(status).to_contain_text("the beats are those of the click")
     page.locator("#timeline .summary").click()
     expect(record).not_to_be_visible()
     page.wait_for_function("microphones.length === 1 && !microphones[0].active")
@@ -221,7 +221,7 @@ def test_recording_survives_closing_its_panel_playback_and_a_failed_upload(page:
     expect(page.locator(".stems canvas")).to_have_count(4)
     page.wait_for_timeout(1000)
     expect(page.locator("#timeline [data-do=play]")).to_have_accessible_name("Play")
-    expect(told).to_contain_text("Recording")
+    expect(status).to_contain_text("Recording")
     page.get_by_role("button", name="Stop the band").click()
     page.route("**/upload*", lambda route: route.abort())
     with page.expect_download() as download:

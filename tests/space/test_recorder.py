@@ -90,7 +90,7 @@ def latency_of_take(space: Space) -> float:
 
 def test_a_take_recorded_to_the_click_by_keyboard_gets_drums_on_its_beats(singer: Browser, space: Space) -> None:
     page = open_page(singer, space, "/?seed=1", viewport=PHONE, color_scheme="dark")
-    told, press = page.locator("#recorder .told"), page.keyboard.press
+    status, press = page.locator("#recorder .status"), page.keyboard.press
     tab_to(page, "Record to a click", "Enter")
     tab_to(page, "Tempo")
     page.keyboard.type(str(TEMPO))
@@ -98,11 +98,11 @@ def test_a_take_recorded_to_the_click_by_keyboard_gets_drums_on_its_beats(singer
         tab_to(page, "Latency")
         page.keyboard.type(latency or str(round(1000 * latency_of_take(space))))
         tab_to(page, "Record to the click", "Enter", "Shift+Tab")
-        expect(told).to_have_text("Recording: bar 4")
+        expect(status).to_have_text("Recording: bar 4")
         keep_screenshot(page, "recording to a click")
         with page.expect_response(lambda reply: "predict" in reply.url and '"pitch"' in reply.text()):
             press("Enter")
-        expect(told).to_contain_text("Recorded")
+        expect(status).to_contain_text("Recorded")
     expect(summary(page)).to_contain_text("90 beats per minute (given), chords (estimated)")
     keep_screenshot(page, "recorded to a click")
     tab_to(page, "Play a band", "Enter")
@@ -117,7 +117,7 @@ def test_a_take_recorded_to_the_click_by_keyboard_gets_drums_on_its_beats(singer
         files[name] = download.value.path()
     page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=PHONE["width"])
     keep_screenshot(page, "song of a take to the click")
-    sheet = LeadSheet.told(json.loads(files["Save lead sheet"].read_text()))
+    sheet = LeadSheet.given(json.loads(files["Save lead sheet"].read_text()))
     assert sheet.beats is not None and sheet.beats_per_bar == 4 and "beats" not in sheet.estimated
     np.testing.assert_allclose(np.diff(sheet.beats), 60 / TEMPO, atol=1e-6)
     stems = sounds_in(files["Download stems"])

@@ -189,7 +189,7 @@ def test_a_stereo_voice_is_analysed_with_its_pitch(bundled_model: Path, tmp_path
 
 def test_a_timeline_counts_only_for_its_own_voice() -> None:
     sheet = {"beats": [0.0, 0.5], "estimated": ["beats"]}
-    assert listening.lead_sheet_of({"vocal": "a.wav", "sheet": sheet}, "a.wav") == LeadSheet.told(sheet)
+    assert listening.lead_sheet_of({"vocal": "a.wav", "sheet": sheet}, "a.wav") == LeadSheet.given(sheet)
     assert listening.lead_sheet_of({"vocal": "b.wav", "sheet": sheet}, "a.wav") is None
     assert listening.lead_sheet_of({"vocal": "a.wav", "sheet": {"key": "C:maj"}}, "a.wav") is None
     for sent, message in (({"tones": 1}, "no 'tones'"), ({"beats": [0.0, 1e-9]}, "0.1 s apart")):
@@ -226,4 +226,4 @@ def test_the_page_spells_and_parses_chords_and_sheets_as_the_server_does(page: P
     )
     assert spelled == ["Bb", "C#m7", "F#m", "N"] and known == good and all(map(root_and_quality, good))
     # in four, the page's default
-    assert [LeadSheet.told(sheet).to_dict() for sheet in sheets] == [{"beats": beats, "beats_per_bar": 4}] * 3
+    assert [LeadSheet.given(sheet).to_dict() for sheet in sheets] == [{"beats": beats, "beats_per_bar": 4}] * 3

@@ -198,7 +198,7 @@ def test_the_workspace_survives_a_reload_and_a_project_moves_it_to_another_user(
     # reload while the voice is still being analysed
     page.route("**/predict*", lambda route: None)
     page.reload()
-    expect(page.locator("#recorder .told").last).to_contain_text("Listening")
+    expect(page.locator("#recorder .status").last).to_contain_text("Listening")
     page.unroute("**/predict*")
     page.reload()
     expect_kept(page, shown)
@@ -270,7 +270,7 @@ def test_phone_recordings_can_be_dropped_onto_the_page(page: Page, tmp_path: Pat
     given = f"([bytes, name]) => {{ const data = new DataTransfer(); {given}; return data; }}"
     data = page.evaluate_handle(given, [list(path.read_bytes()), name])
     page.locator("#recorder [data-do=sing]").click()
-    expect(page.locator("#recorder .told")).to_have_text("Recording: 1 s")
+    expect(page.locator("#recorder .status")).to_have_text("Recording: 1 s")
     page.dispatch_event("#workspace", "drop", {"dataTransfer": data})
     expect(studio.summary(page)).to_contain_text("(estimated)")
     expect(page.locator("#timeline .clock")).to_contain_text("/ 0:04.")

@@ -22,7 +22,7 @@ from .simulated_singer import ExactSinger, FaithfulSinger, Performance, Simulate
 from .tunes import Tune
 
 SEED, VOICE_RATE = 7, 16_000
-# s at the beginning of a song whose chords are told by `told_opening`
+# s at the beginning of a song whose chords are given by `given_opening`
 OPENING = 10.0
 # from an exact singer to one with all human errors
 SINGERS = {"exact": ExactSinger, "faithful": FaithfulSinger, "like people": SimulatedSinger}
@@ -59,7 +59,7 @@ def estimate(composite: HAFMForVocalAccompaniment, voice: Samples, known: LeadSh
     return completed(sheet, len(voice) / VOICE_RATE)
 
 
-def told_tempo(tempo: float) -> LeadSheet | None:
+def given_tempo(tempo: float) -> LeadSheet | None:
     """A lead sheet with a tempo, halved or doubled into the valid range; None for NaN."""
     slowest, fastest = BEATS_PER_MINUTE
     while tempo > fastest:
@@ -69,12 +69,12 @@ def told_tempo(tempo: float) -> LeadSheet | None:
     return LeadSheet(tempo=tempo) if tempo == tempo else None
 
 
-def told_beats(beats: Sequence[float]) -> LeadSheet | None:
+def given_beats(beats: Sequence[float]) -> LeadSheet | None:
     """A lead sheet with beats, in seconds; None if there are fewer than two."""
     return LeadSheet(beats=list(beats)) if len(beats) > 1 else None
 
 
-def told_opening(recordings: Sequence[Recording]) -> tuple[list[Recording], list[LeadSheet | None]]:
+def given_opening(recordings: Sequence[Recording]) -> tuple[list[Recording], list[LeadSheet | None]]:
     """For recordings at least twice as long as `OPENING`: the rest of each, to score, and the chords before it."""
     rest, sheets = list[Recording](), list[LeadSheet | None]()
     for each in recordings:

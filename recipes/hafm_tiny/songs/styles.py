@@ -111,12 +111,12 @@ BALLAD = Style(
             Sound(gain_db=4.0, room_db=-9.0), low=58, velocity=86, ring=True,
         ),
         "strings": Player(
-            "colour", "chords", 49, "fluid",
+            "pads", "chords", 49, "fluid",
             {"normal": ("C_______________",), "full": ("C_______C_______",)},
             Sound(gain_db=-0.5, room_db=-14.5), low=60, voicing="open", velocity=78,
         ),
         "cello": Player(
-            "colour", "line", 42, "fluid", {"sparse": (), "normal": (), "full": ()},
+            "pads", "line", 42, "fluid", {"sparse": (), "normal": (), "full": ()},
             Sound(gain_db=-6.5, room_db=-11.5), low=64, velocity=84,
         ),
     },
@@ -165,17 +165,17 @@ FOLK = Style(
             Sound(gain_db=0.5, room_db=-15.5), low=40, voicing="guitar", velocity=90, ring=True,
         ),
         "dulcimer": Player(
-            "colour", "chords", 15, "fluid",
+            "pads", "chords", 15, "fluid",
             {"normal": ("2_4_3_4_2_4_3_4_",), "full": ("4_3_5_3_4_3_5_3_",)},
             Sound(gain_db=-2.5, room_db=-20.0), low=52, voicing="guitar", velocity=84, ring=True,
         ),
         "strings": Player(
-            "colour", "chords", 49, "fluid",
+            "pads", "chords", 49, "fluid",
             {"sparse": ("C_______________",), "normal": ("C_______________",), "full": ("C_______C_______",)},
             Sound(gain_db=-0.5, room_db=-20.5), low=58, velocity=84,
         ),
         "fiddle": Player(
-            "colour", "line", 110, "fluid", {"sparse": (), "normal": (), "full": ()},
+            "pads", "line", 110, "fluid", {"sparse": (), "normal": (), "full": ()},
             Sound(gain_db=-9.5, room_db=-16.5), low=62, velocity=84,
         ),
     },
@@ -230,12 +230,12 @@ POP = Style(
             Sound(gain_db=5.5, room_db=-15.5), low=57, velocity=92, length=0.5,
         ),
         "pad": Player(
-            "colour", "chords", 89, "fluid",
+            "pads", "chords", 89, "fluid",
             {"sparse": ("C_______________",), "normal": ("C_______________",), "full": ("C_______________",)},
             Sound(gain_db=-1.5, room_db=-15.5), low=55, voicing="open", velocity=74,
         ),
         "synthesiser": Player(
-            "colour", "line", 80, "fluid", {"sparse": (), "normal": (), "full": ()},
+            "pads", "line", 80, "fluid", {"sparse": (), "normal": (), "full": ()},
             Sound(gain_db=-2.5, room_db=-11.0), low=67, velocity=88,
         ),
     },
@@ -286,12 +286,12 @@ ROCK = Style(
             voicing="power", velocity=100, length=0.8,
         ),
         "organ": Player(
-            "colour", "chords", 16, "musescore",
+            "pads", "chords", 16, "musescore",
             {"normal": ("C_______________",), "full": ("C_______C_______",)},
             Sound(gain_db=1.0, room_db=-19.0), low=57, velocity=84,
         ),
         "lead": Player(
-            "colour", "line", 28, "fluid", {"normal": (), "full": ()},
+            "pads", "line", 28, "fluid", {"normal": (), "full": ()},
             Sound(gain_db=-7.5, room_db=-9.5, drive_db=26.0), low=60, velocity=98,
         ),
     },

@@ -463,7 +463,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         Raises:
             ValueError: if the vocal is empty or not mono, or chords are given by the bar and there are no beats.
         """
-        (vocal,), sheet = mono_vocals(vocal), LeadSheet.told({} if lead_sheet is None else lead_sheet)
+        (vocal,), sheet = mono_vocals(vocal), LeadSheet.given({} if lead_sheet is None else lead_sheet)
         gaps = [] if sheet.bars else sheet.chord_gaps(len(vocal) / sampling_rate)
         if self.listener is None and sheet.key and "key" not in sheet.estimated and gaps:
             logger.warning("The key changes no chords, since this model has no listener; give chords instead.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splits an instrumental into its stems: drums, bass, chords and colour (pads, strings, countermelodies).
+"""Splits an instrumental into its stems: drums, bass, chords and pads (pads, strings, countermelodies).
 
 An optional part of the composite, applied after the codec. Dilated convolutions predict masks on the spectrogram, as
 Open-Unmix does (Stöter et al. 2019); they see a bounded `context` to each side, so that a song can be split in

@@ -142,7 +142,7 @@ class GenerationOptions(_Options):
         streams=("energy",),
     )
     stems: bool = option(
-        False, "Also drums, bass, chords and colour (pads …); they sum to the whole.", "Stems", streams=("stem",)
+        False, "Also drums, bass, chords and pads (pads …); they sum to the whole.", "Stems", streams=("stem",)
     )
     skip_fine: bool = option(False, "Decode the coarse codebooks only: faster, rougher.", "Skip the fine stage")
     decoding: str | None = option(

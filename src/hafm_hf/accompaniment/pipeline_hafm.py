@@ -120,7 +120,7 @@ class HAFMPipeline(Pipeline):
             −1 dBTP, and neither it nor the instrumental starts or ends with a click. "lead_sheet" (`LeadSheet`): as
             far as it was given or estimated, and "vocal_start" (s), where the vocal begins after an intro; times of
             both, and of `keep`, count from the start of the song. With `stems=True`, "stems" is a dict of drums, bass,
-            chords and colour, which sum to "audio".
+            chords and pads, which sum to "audio".
 
         Raises:
             HAFMAudioError: if a vocal cannot be used. A silent one can: it gets an instrumental and a warning.

@@ -90,7 +90,7 @@ def evaluate(
     ] = None,
     seeds: Annotated[int, basic(min=1, help="Number of generation seeds, counted from --seed.")] = 1,
     seed: Annotated[int, basic(help="First generation seed, and seed of the statistics.")] = 0,
-    told: Annotated[
+    given: Annotated[
         list[str] | None,
         basic(help="Part of each pair's labels.json for the model: beats, chords, key, energy, style; repeatable."),
     ] = None,
@@ -104,14 +104,14 @@ def evaluate(
     from ..evaluation.protocol import ScoringOptions
 
     require_packages("librosa", "scipy", "mir_eval")
-    given = named_folders(outputs or [])
+    folders = named_folders(outputs or [])
     asked, numbers = GenerationOptions.of(given=options), tuple(range(seed, seed + seeds))
-    if no_model and (model is not None or told or seeds > 1 or asked != GenerationOptions()):
+    if no_model and (model is not None or given or seeds > 1 or asked != GenerationOptions()):
         raise typer.BadParameter("--no-model and options that only a model takes contradict each other.")
-    generation = RenderingOptions(model, numbers, torch_device(device), asked, tuple(told or ()))
+    generation = RenderingOptions(model, numbers, torch_device(device), asked, tuple(given or ()))
     evaluation = run.Evaluation(
         **clip_set(clips, out), **references.asked("vggish" if clips.protocol else "tokenizer"), **engine.asked(),
-        out=out, outputs=given,
+        out=out, outputs=folders,
         generation=None if no_model else generation, scoring=ScoringOptions(seed=seed),
     )  # fmt: skip
     bar = partial(track, description="measuring", console=stderr, transient=True)

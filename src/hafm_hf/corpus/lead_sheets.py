@@ -23,10 +23,10 @@ def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:
     beats, downbeats = known.get("beats"), labels.get("downbeats")
     if isinstance(beats, Sequence) and isinstance(downbeats, Sequence):
         known |= bars_from_downbeats(beats, downbeats)
-    return LeadSheet.told(known)
+    return LeadSheet.given(known)
 
 
-def told_lead_sheet(labels: Mapping[str, object], style: str) -> LeadSheet:
+def song_lead_sheet(labels: Mapping[str, object], style: str) -> LeadSheet:
     """The lead sheet of a song's labels, with `style` if they have none.
 
     Raises:

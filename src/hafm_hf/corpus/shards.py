@@ -18,7 +18,7 @@ from ..audio import Samples, with_channels
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.transcription import Transcriber
 from .filtering import FilterOptions, reason_to_drop
-from .lead_sheets import ESTIMATE, LABELS, styled, told_lead_sheet
+from .lead_sheets import ESTIMATE, LABELS, song_lead_sheet, styled
 from .manifest import ShardReport, TrackReport, report_path
 from .stems import StemOptions, StemReader, Stems, write_stems
 from .tokenizing import SegmentTokens, TokenizerOptions, Tokenizers
@@ -118,7 +118,7 @@ class ShardMaker:
         try:
             stems = self._read(track)
             bounds = self._bounds(stems, counted)
-            sheet = told_lead_sheet(stems.labels if self.options.lead_sheet == LABELS else {}, track.style)
+            sheet = song_lead_sheet(stems.labels if self.options.lead_sheet == LABELS else {}, track.style)
         except TrackError as error:
             report.drops.append(Drop(track.name, error.reason, error.detail))
             return []

@@ -97,7 +97,7 @@ class Clip:
     separated: Part | None = None
     labels: Path | None = None
 
-    def told(self) -> LeadSheet | None:
+    def lead_sheet(self) -> LeadSheet | None:
         """The lead sheet of the labels, in seconds from the start of the clip; None without labels.
 
         Raises:

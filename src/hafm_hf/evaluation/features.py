@@ -43,7 +43,7 @@ class Features:
         onsets (float32 [T]): onset strength, the mean rise of the mel bands in dB.
         beats (float32 [K]): times of the detected beats, in seconds.
         pitch (float32 [T]): fundamental frequency of the vocal in Hz, NaN in unvoiced frames; empty if not a vocal.
-        told: for a vocal, the song's lead sheet if known.
+        lead_sheet: for a vocal, the song's lead sheet if known.
     """
 
     seconds: float
@@ -51,10 +51,10 @@ class Features:
     onsets: Array
     beats: Array
     pitch: Array
-    told: LeadSheet | None = None
+    lead_sheet: LeadSheet | None = None
 
     def measured(self) -> dict[str, Any]:
-        """The values measured by `extract`, by name: numbers and arrays, without `told`."""
+        """The values measured by `extract`, by name: numbers and arrays, without `lead_sheet`."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.default is MISSING}
 
     @classmethod

@@ -19,7 +19,7 @@ from .statistics import HAFMEvaluationError
 logger = logging.getLogger(__name__)
 KEY_DIGITS = 16
 # parts of a clip's own lead sheet that a model can be given, and their fields in `LeadSheet`
-TOLD = {
+GIVEN = {
     "beats": ("beats", "beats_per_bar", "downbeat"), "chords": ("chords",), "key": ("key",), "energy": ("sections",),
     "style": ("style",),
 }  # fmt: skip
@@ -34,41 +34,41 @@ class RenderingOptions:
         seeds: one accompaniment is rendered per clip and seed.
         device: torch device.
         options: all other generation options.
-        told: parts of the clip's own lead sheet to condition on, among the keys of `TOLD`.
+        given: parts of the clip's own lead sheet to condition on, among the keys of `GIVEN`.
 
     Raises:
-        HAFMEvaluationError: `told` has an unknown part.
+        HAFMEvaluationError: `given` has an unknown part.
     """
 
     model: str | None = None
     seeds: tuple[int, ...] = (0,)
     device: str = "cpu"
     options: GenerationOptions = GenerationOptions()
-    told: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if unknown := set(self.told) - set(TOLD):
-            raise HAFMEvaluationError(f"told is {min(unknown)!r}; choose from {', '.join(TOLD)}.")
+        if unknown := set(self.given) - set(GIVEN):
+            raise HAFMEvaluationError(f"given is {min(unknown)!r}; choose from {', '.join(GIVEN)}.")
 
     @property
     def asked(self) -> dict[str, Any]:
         """The options that were given, by name; all others are left to the model."""
-        given = {name: value for name, value in asdict(self.options).items() if value is not None}
-        return given | ({"told": self.told} if self.told else {})
+        asked = {name: value for name, value in asdict(self.options).items() if value is not None}
+        return asked | ({"given": self.given} if self.given else {})
 
     def sheet_of(self, clip: Clip) -> LeadSheet | None:
-        """The parts of a clip's lead sheet given to the model; None if `told` is empty.
+        """The parts of a clip's lead sheet given to the model; None if `given` is empty.
 
         Raises:
             HAFMEvaluationError: the clip's labels lack one of the parts.
         """
-        if not self.told:
+        if not self.given:
             return None
-        known = clip.told() or LeadSheet()
-        for part in self.told:
-            if not getattr(known, TOLD[part][0]):
-                raise HAFMEvaluationError(f"{clip.name} has no labels.json with its {part}; leave --told {part} out.")
-        return LeadSheet(**{name: getattr(known, name) for part in self.told for name in TOLD[part]})
+        known = clip.lead_sheet() or LeadSheet()
+        for part in self.given:
+            if not getattr(known, GIVEN[part][0]):
+                raise HAFMEvaluationError(f"{clip.name} has no labels.json with its {part}; leave --given {part} out.")
+        return LeadSheet(**{name: getattr(known, name) for part in self.given for name in GIVEN[part]})
 
 
 def render(

@@ -102,14 +102,14 @@ def chords(chroma: NDArray[np.float32]) -> Array:
     return unit - unit.mean(axis=1, keepdims=True)
 
 
-def told_chords(voice: Features, candidate: Features) -> float:
+def followed_chords(voice: Features, candidate: Features) -> float:
     """Mean correlation of the accompaniment's chroma with the notes of the labelled chords, −1 to 1; NaN without any.
 
     Fooled by: a drone on the tonic chord.
     """
     played = candidate.chroma.astype(np.float64)
     wanted = np.zeros_like(played)
-    for start, stop, label in () if voice.told is None else voice.told.chords:
+    for start, stop, label in () if voice.lead_sheet is None else voice.lead_sheet.chords:
         first, last = (max(round(second * CHROMA_RATE), 0) for second in (start, stop))
         wanted[:, first:last] = np.isin(np.arange(PITCH_CLASSES), chord_tones(label))[:, None]
     known = np.flatnonzero(wanted.any(axis=0))

@@ -102,7 +102,7 @@ class Measurer:
         clip = job.clip
         vocal, rate = clip.vocal.read()
         voice_sound = Sound(vocal, rate)
-        voice = replace(self.features(voice_sound, voice=True), told=clip.told())
+        voice = replace(self.features(voice_sound, voice=True), lead_sheet=clip.lead_sheet())
         reference = None if clip.reference is None else Sound(*clip.reference.read())
         candidates = {}
         for system, sound in self._candidates(job, voice_sound, voice, reference):

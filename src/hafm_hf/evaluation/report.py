@@ -40,9 +40,9 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
     protocol = report["protocol"]
     shortest, median, longest = protocol["clip_seconds"]
     scoring, bank = protocol["scoring"], protocol["retrieval_bank"]
-    told = {name: value for name, value in protocol["data"].items() if value is not None}
+    stated = {name: value for name, value in protocol["data"].items() if value is not None}
     # values for each song are in the JSON only
-    data = ", ".join(f"{name}: {value}" for name, value in told.items() if not isinstance(value, dict))
+    data = ", ".join(f"{name}: {value}" for name, value in stated.items() if not isinstance(value, dict))
     lines = [
         f"Data: {data}. {protocol['clips']} clips of {protocol['songs']} songs, {protocol['seconds']:.0f} s in all "
         f"({shortest:.1f} to {longest:.1f} s per clip, median {median:.1f} s).",

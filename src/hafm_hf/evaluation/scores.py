@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .features import Features
-from .harmony import chord_changes_shared, key_agreement, pitch_class_share, told_chords
-from .timing import beat_agreement, onset_agreement, onsets_shared, tempo_agreement, told_beats
+from .harmony import chord_changes_shared, followed_chords, key_agreement, pitch_class_share
+from .timing import beat_agreement, followed_beats, onset_agreement, onsets_shared, tempo_agreement
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ SCORES = (
     Score("beat_agreement_octaves", lambda _, r, c: beat_agreement(r, c, True), "time", True, SONGS_BEATS),
     Score("tempo_agreement", lambda _, r, c: tempo_agreement(r, c), "time", True, SONGS_BEATS),
     Score("tempo_agreement_octaves", lambda _, r, c: tempo_agreement(r, c, True), "time", True, SONGS_BEATS),
-    Score("told_beats", lambda v, _, c: told_beats(v, c), "time", False, SONGS_BEATS),
-    Score("told_chords", lambda v, _, c: told_chords(v, c), "harmony", False, DRONE),
+    Score("followed_beats", lambda v, _, c: followed_beats(v, c), "time", False, SONGS_BEATS),
+    Score("followed_chords", lambda v, _, c: followed_chords(v, c), "harmony", False, DRONE),
 )
 SCORE_NAMES = tuple(score.name for score in SCORES)
 

@@ -106,13 +106,13 @@ def beat_f_measure(wanted: NDArray[Any], played: NDArray[Any]) -> float:
     return float(mir_eval.beat.f_measure(wanted, played, f_measure_threshold=BEAT_TOLERANCE_SECONDS))
 
 
-def told_beats(voice: Features, candidate: Features) -> float:
+def followed_beats(voice: Features, candidate: Features) -> float:
     """F-measure of the accompaniment's beats against the labelled ones, ± 70 ms, 0 to 1; NaN without labelled beats.
 
     Fooled by: a click track at the song's beats.
     """
     seconds = min(voice.seconds, candidate.seconds)
-    known = () if voice.told is None else voice.told.beats or ()
+    known = () if voice.lead_sheet is None else voice.lead_sheet.beats or ()
     wanted = np.array([beat for beat in known if 0 <= beat < seconds])
     return beat_f_measure(wanted, candidate.beats[candidate.beats < seconds])
 

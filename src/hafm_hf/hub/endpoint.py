@@ -42,7 +42,7 @@ class EndpointHandler:
         Returns:
             For each sample, instrumental and mix in the format of the hub's audio-to-audio task: {"label",
             "content-type", "blob" (base64)}, as `InferenceClient.audio_to_audio` expects. With stems, drums, bass,
-            chords and colour follow each mix. With `return_lead_sheet` the lead sheets come last, as JSON.
+            chords and pads follow each mix. With `return_lead_sheet` the lead sheets come last, as JSON.
 
         Raises:
             HAFMAudioError: if the vocal cannot be used.

@@ -72,7 +72,7 @@ def known_lead_sheet(
         known |= read_beats(beats)
     if files and isinstance(chords, (str, os.PathLike)) and not _are_chords(os.fspath(chords)):
         known["chords"] = read_chords(chords)
-    sheet = LeadSheet.told({} if lead_sheet is None else lead_sheet)
+    sheet = LeadSheet.given({} if lead_sheet is None else lead_sheet)
     if known.keys() & {"tempo", "beats"}:
         # its downbeat refers to the beats that are replaced; chords by the bar keep their metre
         metre = sheet.beats_per_bar if sheet.bars else None
@@ -97,7 +97,7 @@ def read_lead_sheet(path: str | Path) -> LeadSheet:
     """
     text = _text(Path(path), "JSON")
     try:
-        return LeadSheet.told(json.loads(text))
+        return LeadSheet.given(json.loads(text))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -160,7 +160,7 @@ class LeadSheet:
             raise ValueError(f"downbeat is {self.downbeat!r}; it must be the number of a beat.")
 
     @classmethod
-    def told(cls, known: Any) -> "LeadSheet":
+    def given(cls, known: Any) -> "LeadSheet":
         """Returns a lead sheet as it is, or makes one from a dict of its fields, such as one read from JSON.
 
         Raises:
@@ -199,7 +199,7 @@ class LeadSheet:
         return cls(beats=beats.tolist() if len(beats) > 1 else None, chords=found, estimated=estimated)
 
     def to_dict(self) -> dict[str, Any]:
-        """The known fields as a JSON-serialisable dict, the inverse of `LeadSheet.told`."""
+        """The known fields as a JSON-serialisable dict, the inverse of `LeadSheet.given`."""
         empty = LeadSheet()
         return {name: value for name, value in asdict(self).items() if value not in (getattr(empty, name), [], ())}
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names shared by lead sheets, stages and corpora; this module imports nothing."""
 
-# the separator's outputs, also of the songs rendered for hafm-tiny; "colour" is pads, strings and counter-melodies
-STEMS = ("drums", "bass", "chords", "colour")
+# the separator's outputs, also of the songs rendered for hafm-tiny; "pads" is pads, strings and counter-melodies
+STEMS = ("drums", "bass", "chords", "pads")
 # lead-sheet streams that can condition a stage, in the order in which they are embedded
 STREAMS = ("chord", "beat", "bar", "energy", "style")
 # how densely the band plays in a section

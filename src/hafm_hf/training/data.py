@@ -297,8 +297,8 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
 
     def _swap_voice(self, ids: torch.Tensor, number: int) -> None:
         """Swaps another track's vocal into `ids` [K, T_c] if most of it has chords, so that they learn to prevail."""
-        told = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
-        if "chord" in told and (told["chord"] > 0).float().mean() > 0.5:
+        streams = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
+        if "chord" in streams and (streams["chord"] > 0).float().mean() > 0.5:
             ids[:1] = self._cut(self.streams.conditioning[0], self.crop_of_other_track(number, purpose=4))
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:

@@ -162,13 +162,20 @@ def test_the_recipe_trains_on_all_songs_but_those_held_out(songs: Path, tmp_path
 def test_listening_to_rendered_voices_is_evaluated_with_and_without_known_tempo(tmp_path: Path) -> None:
     for seed in range(3):
         write_song(tmp_path / "corpus" / "test" / f"{seed}_0", 24_000, 20.0, seed)
-    words = ["--rendered", tmp_path / "corpus", "--told", "true", "--out", tmp_path / "figures.json"]
+    words = ["--rendered", tmp_path / "corpus", "--given", "true", "--out", tmp_path / "figures.json"]
     run_program([RECIPES / "evaluate_listening.py", *words], check=True)
     figures = json.loads((tmp_path / "figures.json").read_text())
-    told = ["", ", tempo told", ", beats told", ", key told", ", after 10 s", ", after 10 s, chords before told"]
-    assert figures.keys() == {f"rendered{each}" for each in (*told, ", sureness")}
+    conditions = [
+        "",
+        ", tempo given",
+        ", beats given",
+        ", key given",
+        ", after 10 s",
+        ", after 10 s, chords before given",
+    ]
+    assert figures.keys() == {f"rendered{each}" for each in (*conditions, ", sureness")}
     assert sum(each["share"] for each in figures["rendered, sureness"]["bins"]) == pytest.approx(1)
-    known_tempo = figures["rendered, tempo told"]
+    known_tempo = figures["rendered, tempo given"]
     assert known_tempo["tempo"] == 1.0 and known_tempo["beats"]["songs"] == 3 and known_tempo["chords"]["n"] == 3
 
 

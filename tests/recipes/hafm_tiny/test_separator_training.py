@@ -24,14 +24,14 @@ SIZES = {"sampling_rate": RATE, "n_fft": 160, "hop_length": 40}
 
 
 def write_band(folder: Path, seconds: float, seed: int) -> None:
-    """Writes low notes as bass, higher ones as chords, the highest as colour, and noise bursts as drums."""
+    """Writes low notes as bass, higher ones as chords, the highest as pads, and noise bursts as drums."""
     rng, time = np.random.default_rng(seed), np.arange(int(seconds * RATE)) / RATE
-    stems = {name: np.zeros_like(time) for name in ("drums", "bass", "chords", "colour")}
+    stems = {name: np.zeros_like(time) for name in ("drums", "bass", "chords", "pads")}
     for half in range(int(2 * seconds)):
         inside = (time >= half / 2) & (time < half / 2 + 0.45)
         stems["bass"][inside] = 0.2 * tone(int(rng.integers(33, 45)), time[inside], 1)
         stems["chords"][inside] = 0.1 * tone(int(rng.integers(57, 69)), time[inside], 1)
-        stems["colour"][inside] = 0.1 * tone(int(rng.integers(84, 96)), time[inside], 1)
+        stems["pads"][inside] = 0.1 * tone(int(rng.integers(84, 96)), time[inside], 1)
         inside = (time >= half / 2) & (time < half / 2 + 0.05)
         stems["drums"][inside] = 0.1 * rng.normal(size=int(inside.sum()))
     folder.mkdir(parents=True)
