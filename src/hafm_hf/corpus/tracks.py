@@ -16,10 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import soundfile
+from ..audio import AUDIO_SUFFIXES, HAFMAudioError, opened
 
 SPLITS = ("train", "validation", "test")
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".m4a", ".mp4", ".aac", ".wma", ".w64")
 METADATA_FILE = "metadata.csv"
 SCAN_THREADS = 8
 
@@ -195,10 +194,9 @@ def stamp_files(root: Path, files: dict[str, str]) -> list[list[int]]:
 def read_tags(path: Path) -> dict[str, str]:
     """Tags `artist` and `license` of an audio file, stripped; empty if libsndfile finds none or can't read them."""
     try:
-        # by descriptor: a name may hold any bytes
-        with soundfile.SoundFile(os.open(path, os.O_RDONLY), closefd=True) as file:
-            found = file.copy_metadata()
-    except (OSError, soundfile.LibsndfileError, TypeError, ValueError):
+        with opened(path, path.name) as sound:
+            found = sound.tags()
+    except HAFMAudioError:
         return {}
     tags = {key: found.get(key, "").strip() for key in ("artist", "license", "copyright")}
     return {"artist": tags["artist"], "license": tags["license"] or tags["copyright"]}
