@@ -19,7 +19,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from songs import KINDS, MAX_SECONDS, OFFERED, USUAL, Request, load_pipeline, logger, make_job, read_link, read_vocal
+from songs import (
+    KINDS,
+    MAX_SECONDS,
+    OFFERED,
+    USUAL,
+    Request,
+    load_pipeline,
+    logger,
+    make_job,
+    read_link,
+    read_recording,
+)
 
 # isort: split
 # after songs, which sets the folder for temporary files: gradio reads it on import
@@ -106,7 +117,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     if path.suffix == ".zip":
         sent = read_project(path)
         path = sent["path"]
-    samples, rate = read_vocal(str(path), seconds or MAX_SECONDS)
+    recording = read_recording(str(path), seconds or MAX_SECONDS)
+    samples, rate = recording.samples, recording.sampling_rate
     state = sent if "takes" in sent else {}
     known = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
     sheet = takes.stored_sheet(example) if example else LeadSheet.given(state.get("sheet") or known)
@@ -122,6 +134,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     # before there is a voice, the page has no Seconds field
     if len(samples) >= MAX_SECONDS * rate and not (seconds or settings[2].get("value")):
         said, settings[2] = announcement(f"The first {MAX_SECONDS:g} s of {path.name} are used."), MAX_SECONDS
+    if recording.remarks:
+        said = announcement(" ".join(recording.remarks))
     return [said, voice, *brought, *settings]
 
 

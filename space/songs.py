@@ -143,6 +143,12 @@ def _value(name: str, text: str, kind: type) -> Any:
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
     """Reads the first `seconds` (0: all): samples (float32 [N] or [N, 2]) and rate; a HAFMAudioError if unusable."""
+    recording = read_recording(path, seconds)
+    return recording.samples, recording.sampling_rate
+
+
+def read_recording(path: str | None, seconds: float | None) -> audio.Recording:
+    """Reads a voice like `read_vocal`, with what the singer should know of it."""
     if path is None:
         raise audio.HAFMAudioError("There is no voice yet: record one, upload a file or choose an example.")
     if not Path(path).exists():
@@ -153,13 +159,14 @@ def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, 
     # reads a second more than allowed: enough to notice a longer file without decoding all of it
     limit = MAX_SECONDS + 1.0
     # a Path is never taken for a URL: clients must not make this server fetch things
-    samples, rate = audio.read_audio(Path(path), seconds=min(seconds or limit, limit), max_seconds=limit, mono=False)
+    recording = audio.read_recording(Path(path), seconds=min(seconds or limit, limit), max_seconds=limit, keep=2)
+    samples, rate = recording.samples, recording.sampling_rate
     name = audio.source_name(path)
     if len(samples) > MAX_SECONDS * rate:
         raise audio.HAFMAudioError(f"{name} is longer than {MAX_SECONDS:g} s; cut it, or set Seconds to use less.")
     if audio.is_silent(samples):
         raise audio.HAFMAudioError(f"{name} is silent; check the microphone, or sing closer to it.")
-    return samples, rate
+    return recording
 
 
 @lru_cache(maxsize=2)

@@ -4,7 +4,7 @@
 libsndfile believes headers: it stops where an MP3's first frame suggests, where a recorder that was killed has left a
 size of 0, and where the first of several sounds ends. `find_sections` compares the header with the bytes that are
 there and returns one `Section` for each sound, with a corrected header where its own is wrong. Nothing is decoded.
-mpeg_audio.py does this for MP3, this file for WAV, RF64, W64, AIFF, CAF, AU, Ogg (RFC 3533) and FLAC (RFC 9639).
+mpeg_audio.py does this for MP3, this file for WAV, RF64, W64, AIFF, CAF, AU, Ogg (RFC 3533), FLAC (RFC 9639) and MP4.
 """
 
 import io
@@ -105,6 +105,8 @@ def find_sections(file: BinaryIO) -> list[Section]:
         return _flac_streams(file, start, size)
     if magic.startswith(b"OggS"):
         return _ogg_links(_searched(file, size)) or whole
+    if magic[4:8] == b"ftyp":
+        return _mpeg4_files(file, size)
     if start == 0 and mpeg_audio.first_frame(read_at(file, 0, CUT_BYTES), 0) is None:
         return whole
     data = _searched(file, size)
@@ -329,6 +331,24 @@ def _ogg_links(data: bytes) -> list[Section]:
 
 # bytes of a page before the lengths of its segments; position of a page on which no packet ends
 OGG_HEADER, OGG_NO_POSITION = 27, -1
+
+
+def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:
+    """The files in a row of MP4 files: each begins with its type."""
+    starts = []
+    place = 0
+    while place < size:
+        header = read_at(file, place, 16)
+        if header[4:8] == b"ftyp":
+            starts.append(place)
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        # 0: to the end of the file
+        place = place + length if length >= 8 else size
+    return [Section((extent,)) for extent in zip(starts, [*starts[1:], size], strict=True)]
+
+
 # a first metadata block (STREAMINFO, 34 bytes), which may be the last one, too
 FLAC_STREAM = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]")

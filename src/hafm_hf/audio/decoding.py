@@ -148,10 +148,13 @@ class Sound:
         try:
             part = SndfilePart(self._file, self._sections[place], self.name)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-            file_format = ffmpeg.recognised(read_at(self._file, 0, 40))
-            if file_format is not None and place == 0:
-                return ffmpeg.FFmpegSound(self._file, self._path, file_format, self.name, self._seconds)
-            raise not_audio(self.name) from error
+            whole = len(self._sections) == 1
+            file = self._file if whole else io.BufferedReader(SectionFile(self._file, self._sections[place]))
+            file_format = ffmpeg.recognised(read_at(file, 0, ffmpeg.MAGIC_BYTES))
+            if file_format is None:
+                raise not_audio(self.name) from error
+            path = self._path if whole else None
+            return ffmpeg.FFmpegSound(file, path, file_format, self.name, self._seconds)
         # libsndfile reads other formats too, but each parser is attack surface
         if part.format not in FORMATS:
             part.close()
@@ -204,7 +207,7 @@ class Sound:
             self._part.close()
             self._part = self._open(self._place)
             self._pending = None
-        if done < len(out) and isinstance(self._part, ffmpeg.FFmpegSound):
+        if done < len(out) and len(self._sections) == 1 and isinstance(self._part, ffmpeg.FFmpegSound):
             self.claimed = self._part.claimed
         return done
 

@@ -42,6 +42,8 @@ class Format:
     name: str
 
 
+# bytes of a file that `recognised` needs
+MAGIC_BYTES = 40
 MPEG4 = Format("mov", "MPEG-4 audio (M4A, MP4 or 3GP)")
 FORMATS = (
     (0, b"\x1a\x45\xdf\xa3", Format("matroska", "WebM or Matroska")),
@@ -62,7 +64,7 @@ WAV_CODECS = {0x20: "Yamaha ADPCM", 0x45: "G.726", 0x160: "WMA", 0x161: "WMA", 0
 
 
 def recognised(head: bytes) -> Format | None:
-    """The format of a file by its first 40 bytes, of those for which there is ffmpeg; None if it is none of them."""
+    """The format of a file by its first `MAGIC_BYTES`, if ffmpeg is to read it, else None."""
     for place, magic, file_format in FORMATS:
         if head.startswith(magic, place):
             return file_format
@@ -113,15 +115,9 @@ class FFmpegSound:
         self._said = tempfile.TemporaryFile()
         self._late = threading.Event()
         # without the network: an option of the input, like the demuxer and its limits
-        safe = [
-            "-protocol_whitelist",
-            "file,pipe",
-            "-format_whitelist",
-            file_format.demuxer,
-            "-f",
-            file_format.demuxer,
-        ]
-        safe += ["-max_alloc", str(MAX_BYTES_AT_ONCE), "-threads", "1"]
+        demuxer = file_format.demuxer
+        safe = ["-protocol_whitelist", "file,pipe", "-format_whitelist", demuxer, "-f", demuxer, "-threads", "1"]
+        safe += ["-max_alloc", str(MAX_BYTES_AT_ONCE)]
         sound = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-t", str(seconds), "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
         # bytes: a name need not be text
         given = os.fsencode(f"file:{path}")
