@@ -2,7 +2,7 @@
 """Audio: reading and writing files, resampling, levels, and mixing."""
 
 from .channels import Samples, to_mono, with_channels
-from .decoding import opened
+from .decoding import is_sound_file, opened
 from .errors import DamagedAudioError, HAFMAudioError, LongAudioError, NotFiniteAudioError, UnreadableAudioError
 from .files import (
     AUDIO_SUFFIXES,

@@ -35,11 +35,13 @@ class Section:
         extents: ranges of bytes (start, end) in the file.
         head: bytes in front of them, such as a corrected header.
         claimed: length that the sound's own header claims, as a multiple of what is there; 1 if it claims none.
+        missing: samples that it claims beyond what is there, if that is known exactly; negative if there are more.
     """
 
     extents: tuple[tuple[int, int], ...]
     head: bytes = b""
     claimed: float = 1.0
+    missing: int = 0
 
 
 class SectionFile(io.RawIOBase):
@@ -111,7 +113,7 @@ def find_sections(file: BinaryIO) -> list[Section]:
         return whole
     data = _searched(file, size)
     return [
-        Section(sound.extents, sound.head, sound.claimed) for sound in mpeg_audio.find_sounds(data, start)
+        Section(sound.extents, sound.head, missing=sound.missing) for sound in mpeg_audio.find_sounds(data, start)
     ] or whole
 
 
@@ -130,6 +132,19 @@ def _searched(file: BinaryIO, size: int) -> bytes:
     if size > MAX_SEARCHED_BYTES:
         raise ValueError(f"{size / 1e6:.0f} MB of compressed sound; the limit is {MAX_SEARCHED_BYTES / 1e6:.0f} MB")
     return read_at(file, 0, size)
+
+
+# begins of files that are sounds whatever their names; pictures, too, begin with "ftyp"
+SOUNDS = re.compile(
+    rb"(?:RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]|riff\x2e\x91\xcf\x11|caff\x00\x01|\.snd\x00\x00|fLaC|OggS|ID3[\x02-\x04]"
+    rb"|....ftyp(?:M4A|M4B|mp4|iso|3gp|3g2|qt)|#!AMR|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+    re.DOTALL,
+)
+
+
+def begins_like_sound(content: bytes) -> bool:
+    """Whether these first bytes of a file (up to `CUT_BYTES`) are those of a sound."""
+    return bool(SOUNDS.match(content)) or (content[:1] == b"\xff" and mpeg_audio.first_frame(content, 0) == 0)
 
 
 @dataclass(frozen=True)
@@ -383,7 +398,7 @@ def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
     if before < stated <= total or total == 0:
         return Section(((start, end),))
     corrected = head[:18] + (packed + total - stated).to_bytes(8, "big") + head[26:]
-    return Section(((start + 42, end),), corrected, stated / total if stated else 1.0)
+    return Section(((start + 42, end),), corrected, missing=stated - total if stated else 0)
 
 
 def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:

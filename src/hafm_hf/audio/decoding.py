@@ -19,7 +19,7 @@ import soundfile
 
 from . import ffmpeg
 from .channels import Samples, with_channels
-from .containers import Section, SectionFile, find_sections, read_at
+from .containers import CUT_BYTES, Section, SectionFile, begins_like_sound, find_sections, read_at
 from .errors import DamagedAudioError, HAFMAudioError, UnreadableAudioError
 from .resampling import resample
 
@@ -65,7 +65,9 @@ class SndfilePart:
         # libsndfile's value for an unknown length
         known = self._file.frames < 2**62
         self.frames: int | None = self._file.frames if known else None
-        self.claimed: int | None = round(self._file.frames * section.claimed) if known else None
+        self.claimed: int | None = None
+        if known:
+            self.claimed = round(self._file.frames * section.claimed) + section.missing
 
     def seek(self, frame: int) -> None:
         """Moves to a frame, at most to the end."""
@@ -346,6 +348,15 @@ def _read_stream(file: BinaryIO, name: str) -> bytes:
     if len(content) > MAX_STREAM_BYTES:
         raise HAFMAudioError(f"{name} is larger than {MAX_STREAM_BYTES / 1e6:.0f} MB; save it as a file first.")
     return content
+
+
+def is_sound_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a regular file begins like a sound, whatever its name; False if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return begins_like_sound(file.read(CUT_BYTES))
+    except OSError:
+        return False
 
 
 def check_file(path: Path, name: str) -> None:

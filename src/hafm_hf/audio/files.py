@@ -173,8 +173,7 @@ def read_recording(
         remarks.append(
             f"{name} is {length / rate:.1f} s long, though its header says {length / rate + wrong:.1f} s; {rest}."
         )
-    samples = without_offset(samples)
-    samples = _scaled(samples, name, remarks)
+    samples = without_offset(_scaled(samples, name, remarks))
     if len(samples) > MAX_SAMPLES:
         raise _too_many(len(samples), rate, name)
     check_duration(len(samples), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)

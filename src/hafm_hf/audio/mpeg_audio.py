@@ -45,7 +45,7 @@ class MpegSound:
         header: place of the frame with the tag, or None.
         extents: ranges of bytes (start, end) of the frames; bytes between them are none of MPEG audio.
         frames: number of frames, without that of the tag.
-        head, claimed: as of `containers.Section`.
+        head, missing: as of `containers.Section`.
     """
 
     kind: int
@@ -53,7 +53,7 @@ class MpegSound:
     extents: "tuple[tuple[int, int], ...]" = ()
     frames: int = 0
     head: bytes = b""
-    claimed: float = 1.0
+    missing: int = 0
     rows: list[list[int]] = field(default_factory=list)
 
 
@@ -238,7 +238,7 @@ def _finish(data: bytes, sound: MpegSound, tagged: int) -> None:
         if abs(stated - sound.frames) <= 1:
             corrected = tag
         elif stated:
-            sound.claimed = stated / sound.frames
+            sound.missing = (stated - sound.frames) * _samples(sound.kind >> 19 & 3, layer)
         frame = corrected or frame
     sound.head = data[:tagged] + frame
 

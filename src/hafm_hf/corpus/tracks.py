@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..audio import AUDIO_SUFFIXES, HAFMAudioError, opened
+from ..audio import AUDIO_SUFFIXES, HAFMAudioError, is_sound_file, opened
 
 SPLITS = ("train", "validation", "test")
 METADATA_FILE = "metadata.csv"
@@ -129,7 +129,9 @@ def display_name(path: str) -> str:
 
 
 def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
-    """Audio files under a folder, by suffix, in a fixed order; follows links to files but not to folders.
+    """Audio files under a folder, in a fixed order; follows links to files but not to folders.
+
+    A file is taken for audio by its suffix, or else by its first bytes, so that no sound is left out for its name.
 
     Returns:
         relative paths, entries that can't be used, and the number of other files.
@@ -153,11 +155,15 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
                 drops.append(Drop(display_name(os.path.relpath(path, root)), Reason.UNREADABLE, "a link to a folder"))
         for name in files:
             path = os.path.relpath(os.path.join(folder, name), root)
+            regular = os.path.isfile(os.path.join(folder, name))
+            named = name.lower().endswith(AUDIO_SUFFIXES)
             # macOS keeps attributes of a file in ._NAME
-            if name.startswith("._") or not name.lower().endswith(AUDIO_SUFFIXES):
+            if name.startswith("._"):
                 others += 1
-            elif os.path.isfile(os.path.join(folder, name)):
+            elif regular and (named or is_sound_file(os.path.join(folder, name))):
                 paths.append(path)
+            elif not named:
+                others += 1
             elif os.path.islink(os.path.join(folder, name)):
                 drops.append(Drop(display_name(path), Reason.UNREADABLE, "a broken link"))
     return sorted(paths, key=os.fsencode), sorted(drops, key=lambda drop: drop.track), others
