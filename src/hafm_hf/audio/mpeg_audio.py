@@ -233,6 +233,9 @@ def _finish(data: bytes, sound: MpegSound, tagged: int) -> None:
     frame = _silent_frame(data[place : place + 4], sound.frames)
     if sound.header is not None:
         tag = data[sound.header : sound.header + _length(data, sound.header)]
+        # libsndfile takes it for a frame with sound otherwise
+        silence = next(found for name in TAGS if (found := tag.find(name)) >= 0) - 4
+        tag = tag[:4] + bytes(silence) + tag[4 + silence :]
         stated, corrected = _restated(tag, sound)
         # some writers count the tag's own frame, too
         if abs(stated - sound.frames) <= 1:
