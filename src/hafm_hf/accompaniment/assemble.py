@@ -15,12 +15,11 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..atomic_files import replace_folder
-from ..modeling.configuration_hafm import STAGES
 from ..pretrained.loading import codec_fingerprint, load_strictly, tokenizer_fingerprint, write_checksums
 from ..tokenizers.codecs import load_codec
 from .configuration_accompaniment import HAFMConfig
 from .modeling_accompaniment import HAFMForVocalAccompaniment
-from .parts import PARTS, check_names
+from .parts import PARTS, check_names, stage_parts
 
 # the best settings for stages conditioned on a lead sheet (docs/generation.md), unless others have been chosen
 LEAD_SHEET_SETTINGS = {
@@ -78,11 +77,13 @@ def assemble_composite(parts: Mapping[str, str | None], output: Path, stage_dtyp
 def _load(sources: Mapping[str, str], stage_dtype: str) -> dict[str, PreTrainedModel]:
     """Loads the parts from their folders or hub ids, by name; the stages in `stage_dtype`."""
     loaded: dict[str, PreTrainedModel] = {}
-    for name, kind in PARTS.items():
-        options = {"dtype": getattr(torch, stage_dtype)} if name in STAGES else {}
+    for name, part in PARTS.items():
+        options = {"dtype": getattr(torch, stage_dtype)} if name in stage_parts() else {}
         if name in sources:
-            codec = name == "codec"
-            loaded[name] = load_codec(sources[name]).model if codec else load_strictly(kind, sources[name], **options)
+            if name == "codec":
+                loaded[name] = load_codec(sources[name]).model
+            else:
+                loaded[name] = load_strictly(part.model_class, sources[name], **options)
     return loaded
 
 
@@ -123,7 +124,7 @@ def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
     """Refuses a tokenizer or codec whose weights (centroids, codebooks) differ from those a stage was trained on."""
     tokenizer, codec = parts["semantic_tokenizer"], parts["codec"]
     made = {"semantic_tokenizer": tokenizer_fingerprint(tokenizer), "codec": codec_fingerprint(codec)}
-    wanted = {f"the {name} stage": parts[name].config.tokenizers for name in STAGES if name in parts}
+    wanted = {f"the {name} stage": parts[name].config.tokenizers for name in stage_parts() if name in parts}
     for part, tokenizers in wanted.items():
         for name, learnt in tokenizers.items():
             if made[name] != learnt:
