@@ -472,8 +472,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             return sheet
         rate = self.semantic_tokenizer.config.frame_rate
         found = LeadSheet.from_estimates(phase, self.listener.chords(line, phase, sheet), rate)
+        key = sheet.key or likeliest_key(sheet.with_chords_in_gaps(found, gaps))
+        found = found.spelled(key)
         sheet = sheet.with_chords_in_gaps(found, gaps) if sheet.chords else sheet.completed_by(found)
-        key = likeliest_key(sheet)
         return sheet.completed_by(LeadSheet(key=key, estimated=["key"] if key else []))
 
     def listen(self, waveform: torch.Tensor) -> tuple[PitchLine, torch.Tensor]:
