@@ -104,8 +104,11 @@ def spelled(label: str, key: str | None) -> str:
     if chord is None or key is None:
         return label
     third = "maj" if (3, 3) not in chord.degrees else "dim" if (5, 6) in chord.degrees else "min"
-    written = label.strip()
-    return root_name(pitch_class(chord.root), third, key) + written[len(chord.root) :]
+    name = root_name(pitch_class(chord.root), third, key)
+    rest = label.strip()[len(chord.root) :]
+    # A with "#5" would be A sharp with a fifth
+    colon = ":" if name != chord.root and rest[:1] in ("#", "b", "♯", "♭") else ""
+    return name + colon + rest
 
 
 def in_fifths(note: str) -> int:
