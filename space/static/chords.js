@@ -18,7 +18,7 @@ const core = (sixth) => `(?!-5|\\+(?:6|9|1))(?:(?:7?alt|7\\(alt\\)|5|${MAJOR}?${
   + `|(?:[m-]|dim|°|o(?!mit)|aug|\\+(?!5))?(?:${MAJOR}${SEVENTH}?|${SEVENTH}|[79]M)?)`;
 const ADDED = "(?:b(?:6|9|13)|#(?:4|9|11)|2|4|6|9|11|13)";
 const CHANGE = `(?:b(?:5|6|9|13)|#(?:4|5|9|11)|-(?:5|9|13)|\\+(?:5|9|11)|add${ADDED}|add\\(${ADDED}\\)`
-  + "|omit(?:3(?:rd)?|5(?:th)?)|sus(?:24|42|2|4)?)";
+  + "|omit(?:3(?:rd)?|5(?:th)?)|sus(?:24|42|2|4|7|9|13)?)";
 const LISTED = `(?:${CHANGE}|${MAJOR}[79]|b7|6|9|11|13)`;
 const CHANGES = `(?:${CHANGE}|\\(${LISTED}(?:,?${LISTED})*\\)|/${MAJOR}7|/add${ADDED}|/sus[24]?)*`;
 const TENSIONS = "(?:/(?:[b-](?:9|13)|[#+](?:9|11)|9|11|13))*";

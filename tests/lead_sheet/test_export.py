@@ -138,7 +138,7 @@ def test_given_chords_are_exported_as_they_are() -> None:
         assert {*symbol.pitchClasses} == {*READ[label]}, label
         assert symbol.bass().pitchClass == READ[label][0], label
     played, _ = pretty_midi.PrettyMIDI(io.BytesIO(to_midi(song))).instruments
-    for (start, _, label) in chords:
+    for start, _, label in chords:
         pitches = [note.pitch for note in played.notes if abs(note.start - start) < 0.01]
         assert {pitch % 12 for pitch in pitches} == {*READ[label]}, label
         assert min(pitches) % 12 == READ[label][0], label
@@ -198,7 +198,9 @@ def test_only_a_pickup_is_implicit(downbeat: int, metre: int, pickup: bool) -> N
     assert {implicit for implicit, _ in measures[1:]} == {"no"}
 
 
-@pytest.mark.parametrize(("key", "fifths", "name"), [("G#:maj", -4, "Ab"), ("D#", -3, "Eb"), ("Fb", 4, "E"), ("E# minor", -4, "Fm")])
+@pytest.mark.parametrize(
+    ("key", "fifths", "name"), [("G#:maj", -4, "Ab"), ("D#", -3, "Eb"), ("Fb", 4, "E"), ("E# minor", -4, "Fm")]
+)
 def test_a_key_of_more_than_seven_accidentals_is_exported_as_its_enharmonic_one(
     key: str, fifths: int, name: str
 ) -> None:

@@ -71,8 +71,9 @@ def test_invalid_lead_sheets_are_refused(known: dict[str, Any], said: str) -> No
     [
         ("A:min", "A:min"), ("Am", "A:min"), ("A minor", "A:min"), ("C#m", "C#:min"), ("F♯ Minor", "F#:min"),
         ("Bb", "Bb:maj"), ("B♭", "Bb:maj"), ("E♭:min", "Eb:min"), ("C major", "C:maj"), ("Dbmaj", "Db:maj"),
-        ("Cm/maj7", "C:min"), ("A-minor", "A:min"), ("b minor", "B:min"), ("bb minor", "Bb:min"), ("A–Minor", "A:min"),
-        ("B-flat major", "Bb:maj"), ("f sharp minor", "F#:min"), ("am", "A:min"), ("A-", "A:min"), ("E flat", "Eb:maj"),
+        ("Cm/maj7", "C:min"), ("A-minor", "A:min"), ("b minor", "B:min"), ("bb minor", "Bb:min"), ("A-", "A:min"),
+        ("A–Minor", "A:min"), ("B-flat major", "Bb:maj"), ("f sharp minor", "F#:min"), ("am", "A:min"),
+        ("E flat", "Eb:maj"), ("c major", "C:maj"),
     ],
 )  # fmt: skip
 def test_a_key_is_understood_however_it_is_written(said: str, key: str) -> None:

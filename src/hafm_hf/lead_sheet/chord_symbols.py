@@ -8,6 +8,7 @@ as another. The page has the same grammar (`space/static/chords.js`).
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 PITCH_CLASSES = 12
 NOTE_NAMES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
@@ -51,7 +52,7 @@ CORE = (
 ADDED = r"(?:b(?:6|9|13)|#(?:4|9|11)|2|4|6|9|11|13)"
 CHANGE = (
     rf"(?:b(?:5|6|9|13)|#(?:4|5|9|11)|-(?:5|9|13)|\+(?:5|9|11)|add{ADDED}|add\({ADDED}\)"
-    r"|omit(?:3(?:rd)?|5(?:th)?)|sus(?:24|42|2|4)?)"
+    r"|omit(?:3(?:rd)?|5(?:th)?)|sus(?:24|42|2|4|7|9|13)?)"
 )
 LISTED = rf"(?:{CHANGE}|{MAJOR}[79]|b7|6|9|11|13)"
 CHANGES = rf"(?:{CHANGE}|\({LISTED}(?:,?{LISTED})*\)|/{MAJOR}7|/add{ADDED}|/sus[24]?)*"
@@ -61,9 +62,12 @@ DEGREE = r"(?:bb?|##?)?(?:1[0-3]|[1-9])"
 DEGREES = rf"\(\*?{DEGREE}(?:,\*?{DEGREE})*\)"
 COMMON = re.compile(rf"{UNCLEAR_ROOT}({ROOT})({CORE}{CHANGES}{TENSIONS})(?:/({NOTE}|[b#][357]))?")
 HARTE = re.compile(rf"({ROOT})(?::((?:1|{CORE.replace('6/9|', '')}){CHANGES}(?:{DEGREES})?))?(?:/({NOTE}|{DEGREE}))?")
+HEAD = re.compile(rf"{NOTE}:?")
+SLASHED_TENSION = re.compile(r"/[b#]?(?:9|1\d)$")
+LISTED_ALONE = re.compile(DEGREES)
 # the parts of a quality that the grammar has accepted: the triad and its seventh, and the changes one by one
 TRIAD = re.compile(r"(m(?!aj)|-|h|ø|dim|°|o(?!mit)|aug|\+(?!5))?(maj|M|\^|j)?(69|6/9|6|7|9|11|13)?(M)?")
-PART = re.compile(r"sus(24|42|2|4)?|(add|omit|\*)?\(?(maj|M|\^|j)?([b#+-]*)(1[0-3]|[1-9])")
+PART = re.compile(r"sus(24|42|2|4|7|9|13)?|(add|omit|\*)?\(?(maj|M|\^|j)?([b#+-]*)(1[0-3]|[1-9])")
 SHIFTS = {"b": -1, "-": -1, "#": 1, "+": 1}
 
 
@@ -104,14 +108,10 @@ def read_chord(label: str) -> ChordSymbol | None:
     written = label.strip().translate(PLAIN_SIGNS) if isinstance(label, str) else None
     if written is not None and NO_CHORD.fullmatch(written):
         return None
-    parts = None if written is None else _parts(re.sub(r",\s+", ",", written))
-    if parts is None:
+    chord = None if written is None else _read(re.sub(r",\s+", ",", written))
+    if chord is None:
         raise ValueError(f"{label!r} is not a chord; write A:min7, Am7, Bb or N, for example.")
-    root, colon, quality, spoken, bass = parts
-    degrees = _degrees(spoken, bool(colon))
-    if bass and not bass[0].isalpha() or bass and bass[0] == "b":
-        bass = _note_at(root, bass)
-    return ChordSymbol(root, quality, degrees, None if bass == root else bass)
+    return chord
 
 
 def pitch_class(note: str) -> int:
@@ -119,60 +119,77 @@ def pitch_class(note: str) -> int:
     return (NOTE_NAMES[note[0]] + note.count("#") - note.count("b")) % PITCH_CLASSES
 
 
-def _parts(written: str) -> tuple[str, str, str, str, str | None] | None:
-    """Root, colon, quality as written and in the grammar's words, and bass; None if it is no chord."""
-    at = re.match(r"[A-G](?:##?|bb?)?:?", written)
-    if at is None:
+@lru_cache(maxsize=4096)
+def _read(written: str) -> ChordSymbol | None:
+    """The chord of a label in ASCII; None if the grammar does not know it."""
+    head = HEAD.match(written)
+    if head is None:
         return None
-    head, tail = at[0], written[at.end() :]
-    plain = head + WORD.sub(lambda word: WORDS[(word.lastindex or 1) - 1][1], tail)
-    found = HARTE.fullmatch(plain) or COMMON.fullmatch(plain)
+    tail = written[head.end() :]
+    plain = head[0] + WORD.sub(lambda word: WORDS[(word.lastindex or 1) - 1][1], tail)
+    found = HARTE.fullmatch(plain)
     # a bare root with a slash and a tension is common notation, not Harte's
-    if found is not None and found[2] is None and re.search(r"/[b#]?(?:9|1\d)$", plain):
+    if found is None or found[2] is None and SLASHED_TENSION.search(plain):
         found = COMMON.fullmatch(plain)
     if found is None:
         return None
     root, spoken, bass = found.groups()
     quality = tail[: len(tail) - len(bass) - 1] if bass else tail
-    return root, ":" if ":" in head else "", quality, spoken or "", bass
+    if bass and bass[0] not in NOTE_NAMES:
+        bass = _note_at(root, bass)
+    return ChordSymbol(root, quality, _degrees(spoken or "", head[0][-1] == ":"), None if bass == root else bass)
 
 
 def _degrees(quality: str, harte: bool) -> Degrees:
     """The degrees of a quality that the grammar has accepted."""
-    listed = re.search(rf"{DEGREES}$", quality) if harte else None
-    if listed is not None and listed.start() == 0:
-        steps, rest = {(1, 0)}, quality
-    elif "alt" in quality:
+    if "alt" in quality:
         return ALTERED
-    elif quality.startswith("5"):
-        steps, rest = {(1, 0), (5, 7)}, quality[1:]
-    elif harte and quality == "1":
+    if harte and quality == "1":
         return frozenset({(1, 0)})
+    if harte and LISTED_ALONE.fullmatch(quality):
+        steps, changes = {(1, 0)}, quality
+    elif quality.startswith("5"):
+        steps, changes = {(1, 0), (5, 7)}, quality[1:]
     else:
         core = TRIAD.match(quality)
         assert core is not None
-        steps, rest = _core(*core.groups()), quality[core.end() :]
-    for sus, how, major, signs, number in PART.findall(rest):
-        if not number:
-            steps = {step for step in steps if step[0] != 3}
-            steps |= {(4, 5)} if "4" in sus or not sus else set()
-            steps |= {(2, 2)} if "2" in sus else set()
-            continue
-        degree = int(number)
-        if how in ("omit", "*"):
-            steps = {step for step in steps if step[0] != degree}
-            continue
-        if major:
-            steps = {step for step in steps if step[0] != 7} | {(7, 11)}
-            steps |= {(9, 14)} if degree == 9 else set()
-            continue
-        natural = (degree, NATURAL[degree])
-        shift = sum(SHIFTS[sign] for sign in signs)
+        steps, changes = _core(*core.groups()), quality[core.end() :]
+    for sus, how, major, signs, number in PART.findall(changes):
+        if number:
+            _change(steps, how, bool(major), sum(SHIFTS[sign] for sign in signs), int(number))
+        else:
+            _suspend(steps, sus)
+    return frozenset(steps)
+
+
+def _change(steps: set[tuple[int, int]], how: str, major: bool, shift: int, degree: int) -> None:
+    """Adds, alters or leaves out a degree; `major` is of a seventh, or of the seventh of a ninth."""
+    if how in ("omit", "*"):
+        _leave_out(steps, degree)
+    elif major:
+        _leave_out(steps, 7)
+        steps |= {(7, 11), (degree, NATURAL[degree])}
+    else:
         # an altered fifth or tension replaces the natural one
         if shift and how != "add" and degree in (5, 9, 11, 13):
-            steps = steps - {natural}
-        steps = steps | {(degree, NATURAL[degree] + shift)}
-    return frozenset(steps)
+            steps.discard((degree, NATURAL[degree]))
+        steps.add((degree, NATURAL[degree] + shift))
+
+
+def _suspend(steps: set[tuple[int, int]], number: str) -> None:
+    """Replaces the third: by the fourth, the second, or both; Csus9 is C9sus4."""
+    _leave_out(steps, 3)
+    if "2" in number:
+        steps.add((2, 2))
+    if "4" in number or "2" not in number:
+        steps.add((4, 5))
+    if number in ("7", "9", "13"):
+        steps.add((7, 10))
+        steps |= {(degree, NATURAL[degree]) for degree in (9, 13) if degree <= int(number)}
+
+
+def _leave_out(steps: set[tuple[int, int]], degree: int) -> None:
+    steps -= {step for step in steps if step[0] == degree}
 
 
 def _core(third: str | None, major: str | None, number: str | None, after: str | None) -> set[tuple[int, int]]:

@@ -54,7 +54,7 @@ def chord_index(label: str) -> int:
 
 
 def chord_label(chord: int) -> str:
-    """Lead-sheet label of a chord class (0 to 84; the first 25 are the triads), spelled as in C: "N", "Cm", "Gsus4"."""
+    """Lead-sheet label of a chord class (0 to 84; the first 25 are the triads): "N", "C", "Cm", "Gsus4"."""
     if chord == 0:
         return "N"
     quality, root = divmod(chord - 1, PITCH_CLASSES)

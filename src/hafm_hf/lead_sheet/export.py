@@ -120,7 +120,7 @@ def _chord_symbol(label: str) -> Any:
     if chord is None:
         return harmony.NoChord("N.C.")
     kind, changes = _kind(chord.degrees)
-    bass = {} if chord.bass is None else {"bass": _accidentals(chord.bass)}
+    bass: dict[str, Any] = {} if chord.bass is None else {"bass": _accidentals(chord.bass)}
     symbol = harmony.ChordSymbol(root=_accidentals(chord.root), kind=kind, **bass)
     for how, degree, semitones in changes:
         symbol.addChordStepModification(harmony.ChordStepModification(how, degree, semitones), updatePitches=False)

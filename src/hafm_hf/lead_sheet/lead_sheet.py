@@ -11,7 +11,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -375,8 +375,8 @@ def _as_bars(text: str) -> list[str]:
         if bar.startswith(REPEAT):
             first = len(bars)
             open_repeat = True
-        chords = bar.removeprefix(REPEAT).removesuffix(REPEAT_END).strip()
-        bars.append(bars[-1] if chords == "%" and bars else chords)
+        label = bar.removeprefix(REPEAT).removesuffix(REPEAT_END).strip()
+        bars.append(bars[-1] if label == "%" and bars else label)
         if bar.endswith(REPEAT_END):
             bars += bars[first:]
             first = len(bars)
