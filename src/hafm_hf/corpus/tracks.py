@@ -3,7 +3,8 @@
 
 This is the first step of preparing a corpus. Nothing is decoded here, so a folder of 100 K songs is scanned in one
 pass over its bytes; what can't be used as a track becomes a `Drop` with a reason. Paths are relative to the folder,
-with bytes that are not UTF-8 as Python's surrogate escapes; users and Parquet see the `display_name`.
+with forward slashes on every system and with bytes that are not UTF-8 as Python's surrogate escapes; users and Parquet
+see the `display_name`.
 """
 
 import csv
