@@ -17,7 +17,7 @@ from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, OPTIONS
 from ..atomic_files import write_json
 from .accompany_folder import accompany_folder
-from .console import progress_bars, require_packages, stderr, stdout
+from .console import HAFMCommandError, progress_bars, require_packages, stderr, stdout
 from .options import (
     AsJson,
     Beats,
@@ -42,6 +42,7 @@ from .options import (
     load_pipeline,
     read_lead_sheet,
     read_vocal,
+    report_vocal,
     takes_options,
     vocal_name,
 )
@@ -92,7 +93,8 @@ def accompany(
     parameters = {**options, "seconds": seconds, **known}
     request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, as_json)
     check_request(request, vocals, many)
-    planned = [path for vocal in vocals for files in request.files(vocal_name(vocal)) for path in files.values()]
+    fitting = [vocal_name(vocal) for vocal in vocals if not request.name_problem(vocal, vocal_name(vocal))]
+    planned = [path for name in fitting for files in request.files(name) for path in files.values()]
     check_output(out, [] if many or overwrite else planned)
     if many:
         accompany_folder(request, batch_size or 8, engine.asked())
@@ -123,6 +125,10 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
     failed = False
     for vocal in vocals:
         # before the model is loaded, so that a bad vocal is reported at once
+        if problem := request.name_problem(vocal, vocal_name(vocal)):
+            report_vocal(vocal, HAFMCommandError(problem), request.as_json)
+            failed = True
+            continue
         read = read_vocal(vocal, request.as_json, seconds=request.parameters["seconds"], mono=False)
         if read is None:
             failed = True
@@ -136,7 +142,7 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
         except KeyboardInterrupt:
             stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.", markup=False)
             raise
-        record = Path(request.out, f"{vocal_name(vocal)}_take_{request.file_format}.json")
+        record = request.record(vocal_name(vocal))
         # may be that of an earlier song
         record.unlink(missing_ok=True)
         if drawn:

@@ -152,6 +152,9 @@ def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict
     if not vocals and not bad:
         raise HAFMCorpusError(f"{request.source} contains no vocals; name a folder with audio files.")
     names = _names(vocals)
+    problems = {vocal: request.name_problem(display_name(vocal), name) for vocal, name in names.items()}
+    bad |= {vocal: problem for vocal, problem in problems.items() if problem}
+    vocals = [vocal for vocal in vocals if not problems[vocal]]
     stamps = {vocal: stamp_files(source, {"vocal": vocal, **_sheet_files(source, vocal)}) for vocal in vocals}
     known = before.get("stamps", {})
     kept = {vocal for vocal in vocals if known.get(vocal) == stamps[vocal]}

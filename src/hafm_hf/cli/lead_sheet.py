@@ -26,8 +26,10 @@ from .options import (
     Vocals,
     basic,
     check_output,
+    name_problem,
     read_lead_sheet,
     read_vocal,
+    report_vocal,
     sheet,
     vocal_name,
 )
@@ -92,15 +94,24 @@ def lead_sheet(
         raise typer.BadParameter(f"two vocals have the same name, {twice}; name each by itself, with another --out.")
     known, wanted = read_lead_sheet(tempo, beats, chords, key), [each.value for each in formats or [Format.lab]]
     require_packages(*(IN_BARS[each] for each in wanted if each in IN_BARS))
-    planned = [file for name in names for file in lead_sheet_files(name, wanted)]
-    planned += [name + CLICK_FILE for name in names if click]
+    planned: dict[str, list[Path]] = {}
+    problems: dict[str, str] = {}
+    for name, vocal in found:
+        files = [*lead_sheet_files(name, wanted), *([name + CLICK_FILE] if click else [])]
+        planned[name] = [out / file for file in files]
+        problems[name] = "" if as_json else name_problem(vocal, planned[name])
     if not as_json:
-        check_output(out, [] if overwrite else [out / file for file in planned])
+        fitting = [path for name in names if not problems[name] for path in planned[name]]
+        check_output(out, [] if overwrite else fitting)
     bar = None if metre is None else int(metre[0])
     known = replace(known, beats_per_bar=bar) if known and known.bars and bar else known
     asked = Sheets(out, wanted, click, as_json, known, bar)
     composite, failed = None, False
     for name, vocal in found:
+        if problems[name]:
+            report_vocal(vocal, HAFMCommandError(problems[name]), as_json)
+            failed = True
+            continue
         read = read_vocal(vocal, as_json, seconds=seconds)
         if read is None:
             failed = True
