@@ -42,10 +42,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def _sync_folder(path: Path) -> None:
     """Syncs a folder to disk, so that a rename in it lasts: directory entries need a sync of their own."""
-    if os.name == "nt":
-        # Windows doesn't open folders as files; NTFS logs a rename in its journal
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        # Windows opens no folders, and its file system logs renames; a folder for deliveries can't be read by all
         return
-    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

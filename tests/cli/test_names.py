@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File names as people have them: too long for their outputs, with markup or emoji codes."""
+"""File names as people have them, too long for their outputs or with markup and emoji codes; output nobody reads."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from commands import hafm, said
+from hafm_hf.cli.console import print_table, progress_bars
+from programs import ForkedWork, unread_hafm
 from vocals import file_bytes, glide
 
 LONG = "a" * 240
@@ -79,3 +82,81 @@ def test_a_path_that_is_too_long_as_a_whole_is_refused(songs: Path, tmp_path: Pa
     result = hafm("accompany", songs / "one.wav", "--model", "nowhere", "--out", deep)
     assert result.exit_code == 1
     assert "and 4095 is the longest path here); rename it." in said(result)
+
+
+@pytest.mark.parametrize("more", [(), ("--json",), ("--num-samples", "2")])
+def test_songs_are_made_though_nobody_reads_what_is_printed(
+    songs: Path, tiny_model: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    words = [
+        "accompany",
+        songs / "one.wav",
+        songs / "two.wav",
+        "--model",
+        tiny_model,
+        "--skip-fine",
+        "--out",
+        out,
+        *more,
+    ]
+    work = ForkedWork(unread_hafm, list(map(str, words)), log=tmp_path / "log")
+    assert work.wait(300) == 0, work.log.read_text()
+    assert {path.name.partition("_")[0] for path in out.glob("*_mix.wav")} == {"one", "two"}
+    assert {path.name for path in out.glob("*.json")} == {"one_take_wav.json", "two_take_wav.json"}
+    assert "Traceback" not in work.log.read_text()
+
+
+@pytest.mark.parametrize("more", [("--json",), ()])
+def test_a_folder_is_accompanied_though_nobody_reads_what_is_printed(
+    songs: Path, tiny_model: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    (songs / f"{LONG}.wav").unlink()
+    shutil.rmtree(songs / "deep")
+    words = ["accompany", songs, "--model", tiny_model, "--skip-fine", "--out", tmp_path / "out", *more]
+    work = ForkedWork(unread_hafm, list(map(str, words)), log=tmp_path / "log")
+    assert work.wait(300) == 0, work.log.read_text()
+    assert written(tmp_path / "out") == ["one", "two"]
+
+
+@pytest.mark.parametrize("more", [(), ("--click", "--format", "midi"), ("--format", "json")])
+def test_lead_sheets_are_written_though_nobody_reads_what_is_printed(
+    songs: Path, bundled_model: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    words = ["lead-sheet", songs / "one.wav", songs / "two.wav", "--tempo", "120", "--out", out, *more]
+    work = ForkedWork(unread_hafm, list(map(str, words)), log=tmp_path / "log")
+    assert work.wait(300) == 0, work.log.read_text()
+    files = {name: sorted(path.name.removeprefix(name) for path in out.glob(f"{name}_*")) for name in ("one", "two")}
+    assert files["one"]
+    assert files["one"] == files["two"]
+
+
+ODD = ("a:smile:b", "[bold]x", "[red]y[red]", "tab\tz", "c\\[d]", "é :+1:", "\x1b[1mloud")
+
+
+def test_names_are_printed_as_they_are(bundled_model: Path, tiny_model: Path, tmp_path: Path) -> None:
+    vocals = [tmp_path / f"{name}.wav" for name in ODD]
+    for vocal in vocals:
+        vocal.write_bytes(VOICE)
+    songs = hafm("accompany", *vocals, "--model", tiny_model, "--skip-fine", "--out", tmp_path)
+    sheets = hafm("lead-sheet", *vocals, "--tempo", 120, "--out", tmp_path)
+    for name in ODD:
+        assert f"wrote {tmp_path}/{name}_mix.wav\n" in songs.stdout
+        assert f"\n{name}: " in f"\n{sheets.stdout}"
+
+
+@pytest.mark.parametrize("name", ["a:smile:b", "[bold]x", "[red]y[/red]", "c\\[d]", "é :+1:"])
+def test_a_name_is_shown_as_it_is_in_errors_tables_and_beside_bars(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = hafm("accompany", tmp_path / f"{name}.wav", "--out", tmp_path)
+    assert f"hafm: {tmp_path}/{name}.wav does not exist" in refused.stderr
+    print_table(name, ("system",), [(f"{name} (2)",)])
+    table = capsys.readouterr().out
+    assert table.splitlines()[0].strip() == name
+    assert f" {name} (2) " in table
+    with progress_bars(quiet=False) as bars:
+        bars.add_task(name)
+        label = bars.columns[0](bars.tasks[0])
+    assert label.plain == name

@@ -20,7 +20,7 @@ from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, OPTIONS, GenerationOptions, Option
 from ..atomic_files import too_long
 from ..lead_sheet.vocabulary import STEMS
-from .console import HAFMCommandError, loading, report_error
+from .console import HAFMCommandError, loading, report_error, say
 
 if TYPE_CHECKING:
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
@@ -139,7 +139,7 @@ class Outcome:
         """The lines that `--json` prints: one for each sample, or one with the error."""
         lines = []
         for sample, files in enumerate(self.files, start=1):
-            made = soundfile.info(os.fsencode(files["instrumental"]))
+            made = soundfile.info(audio.soundfile_name(files["instrumental"]))
             line = {"vocal": self.vocal, "sample": sample, **{part: str(path) for part, path in files.items()}}
             form = {"sampling_rate": made.samplerate, "seconds": made.frames / made.samplerate}
             lines.append(line | form | {"seed": seed})
@@ -262,7 +262,7 @@ def report_vocal(vocal: str, error: Exception, as_json: bool) -> None:
     """Reports that a vocal can't be used, on stderr and, if asked for, as a line of JSON."""
     report_error(error)
     if as_json:
-        typer.echo(json.dumps({"vocal": vocal, "error": str(error)}))
+        say(json.dumps({"vocal": vocal, "error": str(error)}))
 
 
 def check_output(out: Path, files: list[Path]) -> None:

@@ -79,7 +79,8 @@ def render(
 
     Args:
         clips: clips whose vocals are accompanied.
-        folder: gets seed_SEED/CLIP-KEY.wav, with CLIP cut to the length of a file name; the key is a hash of vocal, weights, configs and options.
+        folder: gets seed_SEED/CLIP-KEY.wav, with CLIP cut to what a file name may hold; the key is a hash of vocal,
+            weights, configs and options.
         options: how to generate.
         role: "vocal", or "separated" for the separated vocals.
 
