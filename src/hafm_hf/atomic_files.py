@@ -6,6 +6,7 @@ On Windows, folders can't be opened, and lengths of names are counted in UTF-16 
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 PARTIAL_SUFFIX = ".part"
+ON_WINDOWS = os.name == "nt"
 # of all usual file systems; pathconf knows the exceptions, such as encrypted folders
 MOST_NAME_LENGTH = 255
 
@@ -82,7 +84,7 @@ def too_long(path: str | os.PathLike[str]) -> str:
     except (AttributeError, OSError, ValueError):
         # Windows has no pathconf, and its own limit on paths depends on a setting
         most_name, most_path = MOST_NAME_LENGTH, 0
-    unit = "characters" if os.name == "nt" else "bytes"
+    unit = "characters" if ON_WINDOWS else "bytes"
     for name in path.parts:
         if _length(name) > most_name:
             return f"{name} has {_length(name)} {unit}, and {most_name} is the longest name here"
@@ -93,7 +95,12 @@ def too_long(path: str | os.PathLike[str]) -> str:
 
 
 def _length(name: str) -> int:
-    return len(name.encode("utf-16-le", "surrogatepass")) // 2 if os.name == "nt" else len(os.fsencode(name))
+    return len(name.encode("utf-16-le", "surrogatepass")) // 2 if ON_WINDOWS else len(os.fsencode(name))
+
+
+def possible_name(name: str) -> str:
+    """A file name without the characters that names can't have here; those in URLs come from other systems."""
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]' if ON_WINDOWS else r"[/\x00]", "_", name)
 
 
 def shortened(name: str, most_bytes: int) -> str:

@@ -4,6 +4,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -158,5 +159,5 @@ def test_a_name_is_shown_as_it_is_in_errors_tables_and_beside_bars(
     assert f" {name} (2) " in table
     with progress_bars(quiet=False) as bars:
         bars.add_task(name)
-        label = bars.columns[0](bars.tasks[0])
-    assert label.plain == name
+        label: Any = bars.columns[0]
+    assert label(bars.tasks[0]).plain == name

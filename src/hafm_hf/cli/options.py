@@ -18,7 +18,7 @@ import typer
 
 from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, OPTIONS, GenerationOptions, Option
-from ..atomic_files import too_long
+from ..atomic_files import possible_name, too_long
 from ..lead_sheet.vocabulary import STEMS
 from .console import HAFMCommandError, loading, report_error, say
 
@@ -237,7 +237,7 @@ def read_lead_sheet(
 
 def vocal_name(vocal: str) -> str:
     """The base name of a vocal's output files."""
-    return "stdin" if vocal == "-" else Path(audio.source_name(vocal)).stem
+    return "stdin" if vocal == "-" else possible_name(Path(audio.source_name(vocal)).stem)
 
 
 def read_vocal(vocal: str, as_json: bool, **how: Any) -> tuple[audio.Samples, int] | None:
