@@ -6,7 +6,6 @@ import io
 import os
 import socket
 import tempfile
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -54,11 +53,15 @@ def spooled(_: Path) -> Any:
 def in_a_zip(folder: Path) -> Any:
     with zipfile.ZipFile(folder / "voices.zip", "w") as archive:
         archive.writestr("voice.wav", WAV)
-    return zipfile.ZipFile(folder / "voices.zip").open("voice.wav")
+    file = zipfile.ZipFile(folder / "voices.zip").open("voice.wav")
+    file.read(4)
+    return file
 
 
 def gzipped(_: Path) -> Any:
-    return gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(WAV)))
+    file = gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(WAV)))
+    file.read()
+    return file
 
 
 def pipe(_: Path) -> Any:
@@ -69,14 +72,9 @@ def pipe(_: Path) -> Any:
     return reader.makefile("rb")
 
 
-def answer_of_a_server(folder: Path) -> Any:
-    (folder / "voice.wav").write_bytes(WAV)
-    return urllib.request.urlopen((folder / "voice.wav").as_uri())
-
-
 @pytest.mark.parametrize(
     "source",
-    [at_its_end, after_its_magic, opened_and_read, spooled, in_a_zip, gzipped, pipe, answer_of_a_server],
+    [at_its_end, after_its_magic, opened_and_read, spooled, in_a_zip, gzipped, pipe],
     ids=lambda source: source.__name__,
 )
 def test_file_objects_are_read_from_their_beginning(source: Callable[[Path], Any], tmp_path: Path) -> None:
