@@ -112,7 +112,8 @@ class Timeline {
     this.write(".tempo", tempo ? `${Math.round(tempo)} bpm` : "no beats");
     for (const [name, able] of [["half", tempo > 80], ["double", tempo < 120], ["downbeat", tempo]]) this.find(`[data-do=${name}]`).disabled = !able;
     const [other, shown] = [{ beats: this.value.others }, sheet].map((each) => Math.round(tempoOf(each)));
-    Object.assign(this.find("[data-do=other]"), { hidden: !other || other === shown, textContent: `Or is it ${other} bpm?` });
+    // out of sight but in its place, so that no button moves under a finger
+    Object.assign(this.find("[data-do=other]"), { hidden: !other, disabled: other === shown, textContent: `Or is it ${other} bpm?` });
     this.find("[data-do=undo]").disabled = !this.past.length;
     this.find("[data-set=metre]").value = String(metreOf(sheet));
     keys.value = own?.value ?? "";
@@ -227,8 +228,9 @@ class Timeline {
     const [start, stop, label] = (selection && filledChords(sheet, value.seconds).find(([, stop]) => stop > selection.start + 0.02)) || [0, 0, ""];
     const next = selection?.stop < stop + 0.02 ? this.choiceOf(start, label)?.[4] : null;
     const instead = this.find(".next");
-    Object.assign(instead, { hidden: !next, textContent: next ? `${pretty(spell(next, sheet.key))} instead` : "" });
-    instead.dataset.likely = next ? spell(next, sheet.key) : "";
+    const likely = next ? spell(next, sheet.key) : "";
+    Object.assign(instead, { hidden: !value.choices?.length, disabled: !next, textContent: next ? `${pretty(likely)} instead` : "" });
+    instead.dataset.likely = likely;
     this.write(".chosen", selection ? `Selected: ${this.selectionName()}` : "");
     const input = this.find("[data-set=chord]");
     const group = this.find(".likely");
@@ -459,7 +461,7 @@ class Timeline {
       desk.play();
     } else if (context().state === "running") this.taps.push(desk.position - late);
     this.write("[data-do=tap]", this.taps.length ? `Tap (${this.taps.length})` : "Tap on every beat");
-    this.find("[data-do=taps]").hidden = this.taps.length < LEAST_TAPS;
+    this.find("[data-do=taps]").disabled = this.taps.length < LEAST_TAPS;
   }
 
   useTaps() {
@@ -467,7 +469,7 @@ class Timeline {
     const taps = this.taps.filter((tap, at) => at === 0 || tap - this.taps[at - 1] > 0.15);
     this.taps = null;
     this.write("[data-do=tap]", "Tap along");
-    this.find("[data-do=taps]").hidden = true;
+    this.find("[data-do=taps]").disabled = true;
     this.find("[data-do=tap]").focus();
     if (taps.length < LEAST_TAPS) this.refuse(new Error(`There are only ${taps.length} taps; tap at least ${LEAST_TAPS} beats.`));
     else this.edit(tappedBeats(this.sheet, taps, this.seconds));
