@@ -170,7 +170,7 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
             return
         write_checksums(folder, only_again=True)
         self.config.architectures = [type(self).__name__]
-        (folder / "config.json").write_text(config_json(self.config))
+        (folder / "config.json").write_text(config_json(self.config), encoding="utf-8")
         write_auto_map(folder, self.config, type(self))
         write_repository_files(folder)
         write_style_sounds(folder, self.style_sounds)

@@ -332,9 +332,13 @@ def with_beats(sheet: LeadSheet, phase: torch.Tensor, frame_rate: int) -> tuple[
 
 
 def with_chords(sheet: LeadSheet, estimate: LeadSheet, gaps: Sequence[tuple[float, float]]) -> LeadSheet:
-    """Adds estimated chords where none are given ((start s, stop s) each), and the key that fits all chords best."""
+    """Adds estimated chords where none are given ((start s, stop s) each), and the key that fits all chords best.
+
+    The estimated chords are spelled as in that key.
+    """
+    key = sheet.key or likeliest_key(sheet.with_chords_in_gaps(estimate, gaps))
+    estimate = estimate.spelled(key)
     sheet = sheet.with_chords_in_gaps(estimate, gaps) if sheet.chords else sheet.completed_by(estimate)
-    key = likeliest_key(sheet)
     return sheet.completed_by(LeadSheet(key=key, estimated=["key"] if key else []))
 
 
