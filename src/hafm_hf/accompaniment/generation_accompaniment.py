@@ -82,7 +82,7 @@ class HAFMAccompanimentGenerationMixin:
         intro_bars: int = 0,
         outro_bars: int = 0,
         tail: float = 0.0,
-        progress: Progress | None = None,
+        progress: Progress | Heartbeat | None = None,
     ) -> list[HAFMEncoderOutput]:
         """Listens to vocals, the first step of `generate`.
 
@@ -102,7 +102,8 @@ class HAFMAccompanimentGenerationMixin:
         check_supported(options, self)
         encoder = self.encoder
         seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
-        with self._computing(options, seed, progress):
+        reports = progress if isinstance(progress, Heartbeat) else Heartbeat(self, progress)
+        with self._computing(options, seed, reports):
             return [
                 encoder(
                     vocal,
@@ -152,19 +153,20 @@ class HAFMAccompanimentGenerationMixin:
             ValueError: if vocals, options, spans or a lead sheet cannot be used, saying why.
         """
         options = GenerationOptions.of(options, kwargs)
+        reports = Heartbeat(self, progress)
         if encoder_outputs is None:
             features = (input_values, padding_mask, original_lengths, original_rates)
             heard = self._vocals(vocals, sampling_rate, *features)
             sheets = lead_sheets_of(len(heard), lead_sheet, tempo, beats, chords, key)
-            encoder_outputs = self.encode(heard, sheets, options, progress=progress)
+            encoder_outputs = self.encode(heard, sheets, options, progress=reports)
         kept = self._kept(instrumental, sampling_rate, keep, encoder_outputs)
 
         generated: list[dict[str, Any]] = []
         vocals_at_once = max(ROWS_AT_ONCE // options.num_samples, 1)
         for first in range(0, len(encoder_outputs), vocals_at_once):
             songs = self._samples(encoder_outputs[first : first + vocals_at_once], options, kept is not None)
-            with self._computing(options, songs[0].seed, progress) as report:
-                run = self._stages_over(songs, options, report, kept=kept)
+            with self._computing(options, songs[0].seed, reports):
+                run = self._stages_over(songs, options, reports.report, kept=kept)
                 run.run()
                 for number, song in enumerate(songs):
                     generated.append(self._decoded(run, number, song, options, kept))
@@ -206,11 +208,12 @@ class HAFMAccompanimentGenerationMixin:
         options = GenerationOptions.of(options, kwargs)
         if options.num_samples > 1:
             raise ValueError(f"num_samples is {options.num_samples}; a stream is one sample.")
+        reports = Heartbeat(self, progress)
         if encoder_outputs is None:
             features = (input_values, padding_mask, original_lengths, original_rates)
             heard = [one_vocal(self._vocals(vocal, sampling_rate, *features))]
             sheets = lead_sheets_of(1, lead_sheet, tempo, beats, chords, key)
-            encoder_outputs = self.encode(heard, sheets, options, progress=progress)
+            encoder_outputs = self.encode(heard, sheets, options, progress=reports)
         song = self._samples([one_vocal(encoder_outputs)], options, False)[0]
 
         length = song.length(self.sampling_rate)
@@ -223,9 +226,9 @@ class HAFMAccompanimentGenerationMixin:
         while sent < length:
             audio = torch.zeros(1, 0)
             # not around `yield`: the caller's random state and threads are its own between two chunks
-            with self._computing(options, song.seed, progress) as report:
+            with self._computing(options, song.seed, reports):
                 if run is None:
-                    run = self._stages_over([song], options, report, batch_size=1)
+                    run = self._stages_over([song], options, reports.report, batch_size=1)
                 codes = run.advance()
                 if codes.shape[1] > done:
                     samples = decoder.decode(codes[None, :, done:], last=run.finished)[0]
@@ -284,18 +287,15 @@ class HAFMAccompanimentGenerationMixin:
         return samples
 
     @contextmanager
-    def _computing(
-        self: Any, options: GenerationOptions, seed: int, progress: Progress | None
-    ) -> Iterator[Progress | None]:
+    def _computing(self: Any, options: GenerationOptions, seed: int, reports: Heartbeat) -> Iterator[None]:
         """Wraps long computations: random state and thread count are set inside, and the caller's are restored
-        outside. Gives the callback to report progress to.
+        outside.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         threads = options.threads or suitable_threads(self.stages.values())
-        heartbeat = Heartbeat(self, progress)
-        with torch.random.fork_rng(devices=devices), torch_threads(threads), heartbeat:
+        with torch.random.fork_rng(devices=devices), torch_threads(threads), reports:
             torch.manual_seed(seed)
-            yield heartbeat.report
+            yield
 
     def _stages_over(
         self: Any,
