@@ -66,7 +66,8 @@ def load_parts(
 
 def _pop_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, str | None]:
     """Pops the configuration and the stages' attention implementation from `options`."""
-    given, attention = options.pop("config", None), options.pop("attn_implementation", None)
+    given = options.pop("config", None)
+    attention = options.pop("attn_implementation", None)
     if given is not None and not isinstance(given, HAFMConfig):
         given = HAFMConfig.from_pretrained(given)
     overrides = {name: options.pop(name) for name in HAFMConfig.sub_configs if name in options}

@@ -129,7 +129,8 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
             OSError: if a part or its safetensors file is missing.
         """
         source = model_source(pretrained_model_name_or_path, **kwargs)
-        device, with_info = kwargs.pop("device_map", None), kwargs.pop("output_loading_info", False)
+        device = kwargs.pop("device_map", None)
+        with_info = kwargs.pop("output_loading_info", False)
         if isinstance(device, Mapping):
             if set(device) != {""}:
                 raise ValueError(f'device_map is {device}; a model has one device: "cuda", or {{"": "cuda"}}.')

@@ -22,6 +22,14 @@ MEDIAN_BALANCE = -2.5
 # the largest seed that torch's and numpy's generators both accept
 MAX_SEED = 2**63 - 1
 
+# what an option of a type accepts, in Python and in words
+KINDS: dict[type, tuple[type, str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+}
+
 
 @dataclass(frozen=True)
 class Option:
@@ -67,17 +75,11 @@ class Option:
             self._check_limits(name, value)
 
     def _check_type(self, name: str, value: Any) -> None:
-        if self.kind is bool:
-            right, wanted = isinstance(value, bool), "True or False"
-        elif self.kind is str:
-            right, wanted = isinstance(value, str), "a text"
-        elif self.kind is int:
-            right, wanted = isinstance(value, Integral) and not isinstance(value, bool), "a whole number"
-        else:
-            right, wanted = isinstance(value, Real) and not isinstance(value, bool), "a number"
+        accepted, wanted = KINDS[self.kind]
         if self.word:
             wanted += f" or {self.word!r}"
-        if not right:
+        # True is a whole number, too, but nobody means one by it
+        if not isinstance(value, accepted) or isinstance(value, bool) is not (self.kind is bool):
             raise ValueError(f"{name} is {value!r}; it must be {wanted}.")
 
     def _check_limits(self, name: str, value: Any) -> None:

@@ -189,7 +189,8 @@ class HAFMPipeline(Pipeline):
             raise TypeError(f"{found[0]} is of no use any more; give it to the stream.")
         chunks = list(chunks)
         band, voice = (np.concatenate([chunk[key] for chunk in chunks]) for key in ("audio", "vocals"))
-        names, mix = chunks[0].get("stems", ()), MixOptions.of(self._postprocess_params.get("mix"), options)
+        names = chunks[0].get("stems", ())
+        mix = MixOptions.of(self._postprocess_params.get("mix"), options)
         stems = {name: np.concatenate([chunk["stems"][name] for chunk in chunks]) for name in names}
         song = _song(voice[: len(band)], band, chunks[0]["sampling_rate"], mix, stems)
         return song | {"vocal_start": chunks[0]["vocal_start"]}
@@ -255,7 +256,8 @@ class HAFMPipeline(Pipeline):
         features = self.feature_extractor.batch([audio.with_channels(vocal, 1)], rate)
         if audio.is_silent(features["input_values"][0].numpy()):
             logger.warning(f"{name} is silent; the instrumental has no voice to follow.")
-        band, band_rate = None, None
+        band = None
+        band_rate = None
         if instrumental is not None:
             band, band_rate, _ = self._read(instrumental, sampling_rate)
             band = audio.with_channels(band, self.model.config.codec_format.channels)
@@ -286,8 +288,8 @@ class HAFMPipeline(Pipeline):
         if mix.intro_bars or mix.outro_bars:
             rate = self.model.sampling_rate
             for song in encoded:
-                length, longest = song.length(rate), self.feature_extractor.max_seconds
-                audio.check_duration(length, rate, "the vocal with its bars", max_seconds=longest)
+                longest = self.feature_extractor.max_seconds
+                audio.check_duration(song.length(rate), rate, "the vocal with its bars", max_seconds=longest)
         return encoded
 
     def _read(
@@ -323,16 +325,20 @@ class HAFMPipeline(Pipeline):
             "stems" (float32 [N] or [C, N]), and its "lead_sheet"; "encoded" (`HAFMEncoderOutput`); "kept", the spans
             to keep, or None; and the vocal itself, "vocal" and "vocal_rate".
         """
-        vocals, rates = input_tensors["vocal"], input_tensors["vocal_rate"]
-        instrumental, rate = input_tensors["instrumental"], input_tensors["instrumental_rate"]
+        vocals = input_tensors["vocal"]
+        rates = input_tensors["vocal_rate"]
+        instrumental = input_tensors["instrumental"]
+        rate = input_tensors["instrumental_rate"]
         # the collation of a batch makes lists of what is not a tensor
         several = isinstance(vocals, list)
         if several:
             if any(band is not None for band in instrumental):
                 raise ValueError(f"An instrumental belongs to one vocal, and {len(vocals)} were given.")
-            instrumental, rate = None, None
+            instrumental = None
+            rate = None
         else:
-            vocals, rates = [vocals], [rates]
+            vocals = [vocals]
+            rates = [rates]
         encoded = self._encode(input_tensors, options, mix, lead_sheet, progress)
         output = self.model.generate(
             sampling_rate=rate,
@@ -368,7 +374,8 @@ class HAFMPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, Any], mix: MixOptions) -> dict[str, Any] | list[dict[str, Any]]:
         """Resamples the songs of one vocal that `_forward` has generated, pastes the spans to keep, and mixes them."""
         generated = model_outputs["generated"]
-        encoded, kept = generated["encoded"], generated["kept"]
+        encoded = generated["encoded"]
+        kept = generated["kept"]
         model_rate = self.model.sampling_rate
         rate = self._output_rate(generated["vocal_rate"], mix)
         voice = self._voice(generated["vocal"], generated["vocal_rate"], rate, encoded)

@@ -74,7 +74,8 @@ class Tokenizers:
     """
 
     def __init__(self, options: TokenizerOptions) -> None:
-        self.options, self.device = options, torch_device(options.device)
+        self.options = options
+        self.device = torch_device(options.device)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise HAFMCorpusError("This machine has no cuda device that torch can use; try the device cpu.")
         try:
@@ -82,7 +83,8 @@ class Tokenizers:
             semantic = HAFMSemanticTokenizerModel.from_pretrained(where, subfolder=part, dtype=torch.float32)
             listener, ear = _listening_parts(options)
             where, part = _source(options, options.codec, "codec")
-            self.semantic, self.codec = semantic.eval(), load_codec(where, subfolder=part, dtype=torch.float32)
+            self.semantic = semantic.eval()
+            self.codec = load_codec(where, subfolder=part, dtype=torch.float32)
         except (OSError, ValueError) as error:
             said = f"The tokenizers can't be loaded ({first_line(error).rstrip('.')})"
             raise HAFMCorpusError(f"{said}; name their folders or hub ids.") from error
