@@ -20,6 +20,7 @@ from .files import (
     is_url,
     read_audio,
     read_recording,
+    soundfile_name,
     source_name,
     to_samples,
     write_audio,
