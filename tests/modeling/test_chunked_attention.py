@@ -61,22 +61,25 @@ def test_losses_and_gradients_equal_pytorchs(
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_layer_keeps_no_matrix_of_all_pairs_for_its_backward_pass(checkpointing: bool) -> None:
+def test_all_layers_share_the_only_matrices_of_all_pairs_kept_for_the_backward_pass(checkpointing: bool) -> None:
     stage = tiny_stage("coarse").train()
     if checkpointing:
         stage.activation_checkpointing_enable()
     inputs = training_inputs(stage)
-    slots = 2 * FRAMES + inputs["labels"].shape[1]
+    targets = inputs["labels"].shape[1]
     kept: list[torch.Size] = []
+    pairs: set[int] = set()
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept.append(tensor.shape)
+        if tensor.ndim >= 2 and min(tensor.shape[-2:]) >= targets:
+            pairs.add(tensor.untyped_storage().data_ptr())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss_and_gradients(stage, inputs)
     assert len(kept) > 20
-    assert not [shape for shape in kept if len(shape) >= 2 and min(shape[-2:]) >= slots - 2 * FRAMES]
+    assert len(pairs) <= 2, "the bias and its buckets"
 
 
 def test_under_autocast_gradients_stay_close_to_those_of_full_precision() -> None:

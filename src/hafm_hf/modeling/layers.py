@@ -361,6 +361,8 @@ _gradients.register_fake(
 )
 _attend.register_autograd(_backward, setup_context=_save_for_gradients)
 _attend.register_autocast("cpu", torch.float32)
+# a backward pass may run under autocast, too
+_gradients.register_autocast("cpu", torch.float32)
 
 
 def eager_attention_forward(
