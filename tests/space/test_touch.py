@@ -42,6 +42,7 @@ def test_one_can_tap_along_for_as_long_as_one_likes(ready: Page) -> None:
         places.append(place(button))
         ready.wait_for_timeout(450)
     assert places == [finger] * 10
+    assert button.evaluate("each => getComputedStyle(each).touchAction") == "manipulation"
     ready.locator("#timeline [data-do=taps]").tap()
     expect(summary(ready)).to_contain_text("beats per minute (given)")
     assert place(button) == finger
@@ -73,26 +74,17 @@ def test_the_tempo_can_be_changed_again_and_again_at_one_place(ready: Page, name
     assert place(ready.get_by_role("button", name=name)) == finger
 
 
-def test_bars_are_added_to_a_selection_at_one_place(ready: Page) -> None:
-    ready.locator("#timeline").get_by_role("button", name="Bar 1", exact=True).tap()
-    further = ready.get_by_role("button", name="+ next bar")
-    finger = place(further)
-    for last in (2, 3):
-        tap(ready, finger)
-        expect(ready.locator("#timeline .chosen")).to_contain_text(f"bars 1 to {last}")
-        assert place(further) == finger
-
-
 def test_a_likely_chord_stays_where_it_is_when_it_is_chosen(page: Page) -> None:
     studio.upload(page, EXAMPLE.with_name("quick_refrain.flac"))
     expect(summary(page)).to_contain_text("chords (estimated)")
     page.locator("#timeline .chords .unsure").first.tap()
     instead = page.locator("#timeline .next")
     expect(instead).to_be_visible()
-    chord = page.locator("#timeline .likely button").first
+    # no chord: there is no next most likely one instead of it
+    chord = page.locator("#timeline .likely button").last
     finger = place(chord)
     tap(page, finger)
     expect(instead).not_to_be_visible()
     assert place(chord) == finger
     tap(page, finger)
-    assert chord.inner_text() in studio.chords(page)
+    assert "–" in studio.chords(page)
