@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The studio under a finger: on a phone, nothing that is being tapped moves away."""
+"""The studio under a finger: on phones and tablets, nothing that is being tapped moves away."""
 
 import re
 from typing import Any
@@ -11,7 +11,9 @@ from space.studio import Locator, Page, expect, summary
 from vocals import EXAMPLE
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-pytestmark = pytest.mark.parametrize("options", [PHONE], ids=["390 x 844"])
+TABLET = {"viewport": {"width": 1180, "height": 820}, "has_touch": True, "is_mobile": True}
+on_phone = pytest.mark.parametrize("options", [PHONE], ids=["390 x 844"])
+on_tablet = pytest.mark.parametrize("options", [TABLET], ids=["1180 x 820"])
 
 
 def place(control: Locator) -> Any:
@@ -31,6 +33,7 @@ def beats_menu(page: Page) -> None:
     page.locator("#timeline .tempo").tap()
 
 
+@on_phone
 def test_one_can_tap_along_for_as_long_as_one_likes(ready: Page) -> None:
     beats_menu(ready)
     button = ready.locator("#timeline [data-do=tap]")
@@ -48,6 +51,7 @@ def test_one_can_tap_along_for_as_long_as_one_likes(ready: Page) -> None:
     assert place(button) == finger
 
 
+@on_phone
 def test_too_few_taps_cannot_be_used(ready: Page) -> None:
     beats_menu(ready)
     button = ready.locator("#timeline [data-do=tap]")
@@ -62,6 +66,7 @@ def test_too_few_taps_cannot_be_used(ready: Page) -> None:
     expect(use).to_be_enabled()
 
 
+@on_phone
 @pytest.mark.parametrize("name", ["Half tempo", "Double tempo"])
 def test_the_tempo_can_be_changed_again_and_again_at_one_place(ready: Page, name: str) -> None:
     beats_menu(ready)
@@ -74,6 +79,7 @@ def test_the_tempo_can_be_changed_again_and_again_at_one_place(ready: Page, name
     assert place(ready.get_by_role("button", name=name)) == finger
 
 
+@on_tablet
 def test_a_likely_chord_stays_where_it_is_when_it_is_chosen(page: Page) -> None:
     studio.upload(page, EXAMPLE.with_name("quick_refrain.flac"))
     expect(summary(page)).to_contain_text("chords (estimated)")
