@@ -27,7 +27,8 @@ class Sound:
 
     Levels in dB: `gain_db`; `room_db` of the reverberation relative to the dry sound; `drive_db` into an overdriven
     amplifier, 0 for none. `ceiling`: amplitude at which peaks saturate, as on tape, 0 for none. `curve`: points (Hz,
-    dB) of an equaliser, interpolated linearly over log frequency.
+    dB) of an equaliser, interpolated linearly over log frequency. Only stereo has `pan`, -1 (left) to 1 (right), and
+    `width`, the instrument's own difference between left and right: 0 for mono, 1 as it was recorded, 2 twice that.
     """
 
     gain_db: float = 0.0
@@ -35,6 +36,8 @@ class Sound:
     drive_db: float = 0.0
     ceiling: float = 0.0
     curve: Curve = ()
+    pan: float = 0.0
+    width: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,16 @@ class Player:
 
 @dataclass(frozen=True)
 class Style:
-    """A band: its players, the fill before a new section (two beats in slow songs), and the room."""
+    """A band: its players, the fill before a new section (two beats in slow songs), and the room.
+
+    `room_width` is the level of the room's reverberation in the difference of left and right, relative to their mean.
+    """
 
     name: str
     players: Mapping[str, Player]
     fill: Groove
     room_seconds: float
+    room_width: float = 0.8
 
 
 BALLAD = Style(
@@ -90,7 +97,7 @@ BALLAD = Style(
                     {"kick": "X......xX.....x.", "snare": "....X.......X...", "ride": "x.xox.xox.xox.xo"},
                 ),
             },
-            Sound(gain_db=3.5, room_db=-18.5, ceiling=0.45), velocity=92,
+            Sound(gain_db=3.5, room_db=-18.5, ceiling=0.45, width=2.0), velocity=92,
         ),
         "bass": Player(
             "bass", "bass", 33, "fluid",
@@ -99,7 +106,7 @@ BALLAD = Style(
                 "normal": ("R_____r_R_____5_", "R_______r_R___5_"),
                 "full": ("R_____R_R___5_8_", "R___..R_R___R_5_"),
             },
-            Sound(gain_db=1.5, room_db=-32.5), low=28, velocity=96,
+            Sound(gain_db=1.5, room_db=-32.5, width=0.0), low=28, velocity=96,
         ),
         "piano": Player(
             "chords", "chords", 0, "musescore",
@@ -108,16 +115,16 @@ BALLAD = Style(
                 "normal": ("L_H_c_H_B_H_c_H_", "L_2_3_4_L_2_3_4_"),
                 "full": ("L_c_C_c_L_c_C_c_", "L_.cC_c_L_.cC_cc"),
             },
-            Sound(gain_db=4.0, room_db=-9.0), low=58, velocity=86, ring=True,
+            Sound(gain_db=4.0, room_db=-9.0, pan=0.1, width=0.8), low=58, velocity=86, ring=True,
         ),
         "strings": Player(
             "pads", "chords", 49, "fluid",
             {"normal": ("C_______________",), "full": ("C_______C_______",)},
-            Sound(gain_db=-0.5, room_db=-14.5), low=60, voicing="open", velocity=78,
+            Sound(gain_db=-0.5, room_db=-14.5, pan=-0.1), low=60, voicing="open", velocity=78,
         ),
         "cello": Player(
             "pads", "line", 42, "fluid", {"sparse": (), "normal": (), "full": ()},
-            Sound(gain_db=-6.5, room_db=-11.5), low=64, velocity=84,
+            Sound(gain_db=-6.5, room_db=-11.5, pan=-0.35), low=64, velocity=84,
         ),
     },
     fill={"snare": "..o.x.xx", "high_tom": "....x...", "low_tom": "......x."},
@@ -144,7 +151,8 @@ FOLK = Style(
                     {"kick": "X...x...X...x...", "snare": "..o.x.o...o.x.oo", "tambourine": "....X.......X..."},
                 ),
             },
-            Sound(gain_db=9.5, room_db=-17.0, ceiling=0.45, curve=((3000, 0), (6000, -5), (12000, -6))), velocity=92,
+            Sound(gain_db=9.5, room_db=-17.0, ceiling=0.45, curve=((3000, 0), (6000, -5), (12000, -6)), width=2.0),
+            velocity=92,
         ),
         "double_bass": Player(
             "bass", "bass", 32, "musescore",
@@ -153,7 +161,7 @@ FOLK = Style(
                 "normal": ("R_______5_______", "R_____r_5_______"),
                 "full": ("R___r___5___5___", "R_____R_5_____5_"),
             },
-            Sound(gain_db=1.0, room_db=-31.0), low=28, velocity=100,
+            Sound(gain_db=1.0, room_db=-31.0, width=0.0), low=28, velocity=100,
         ),
         "guitar": Player(
             "chords", "chords", 26, "musescore",
@@ -162,21 +170,21 @@ FOLK = Style(
                 "normal": ("B_4_3_5_2_4_3_5_", "D___d_u_.ud_d_u_"),
                 "full": ("D_d_d_dudud_d_du", "D_duDudu.udud_du"),
             },
-            Sound(gain_db=0.5, room_db=-15.5), low=40, voicing="guitar", velocity=90, ring=True,
+            Sound(gain_db=0.5, room_db=-15.5, pan=0.3), low=40, voicing="guitar", velocity=90, ring=True,
         ),
         "dulcimer": Player(
             "pads", "chords", 15, "fluid",
             {"normal": ("2_4_3_4_2_4_3_4_",), "full": ("4_3_5_3_4_3_5_3_",)},
-            Sound(gain_db=-2.5, room_db=-20.0), low=52, voicing="guitar", velocity=84, ring=True,
+            Sound(gain_db=-2.5, room_db=-20.0, pan=-0.3, width=0.8), low=52, voicing="guitar", velocity=84, ring=True,
         ),
         "strings": Player(
             "pads", "chords", 49, "fluid",
             {"sparse": ("C_______________",), "normal": ("C_______________",), "full": ("C_______C_______",)},
-            Sound(gain_db=-0.5, room_db=-20.5), low=58, velocity=84,
+            Sound(gain_db=-0.5, room_db=-20.5, pan=-0.1), low=58, velocity=84,
         ),
         "fiddle": Player(
             "pads", "line", 110, "fluid", {"sparse": (), "normal": (), "full": ()},
-            Sound(gain_db=-9.5, room_db=-16.5), low=62, velocity=84,
+            Sound(gain_db=-9.5, room_db=-16.5, pan=-0.35), low=62, velocity=84,
         ),
     },
     fill={"snare": "o.ox.oxx", "tambourine": "....x...", "kick": "x......."},
@@ -204,7 +212,7 @@ POP = Style(
                      "hat": "xo.oxo.oxo.oxo.o", "open": "..x...x...x...x."},
                 ),
             },
-            Sound(gain_db=1.0, room_db=-24.0, ceiling=0.4), velocity=96,
+            Sound(gain_db=1.0, room_db=-24.0, ceiling=0.4, width=2.0), velocity=96,
         ),
         "bass": Player(
             "bass", "bass", 33, "fluid",
@@ -213,7 +221,7 @@ POP = Style(
                 "normal": ("R__R__R_..R_R_5_", "R__r____R__r__8_"),
                 "full": ("R_8_R_8_R_8_R_8_", "R__R_.R_8_R__R8_"),
             },
-            Sound(gain_db=3.0, room_db=-38.5), low=28, velocity=98, length=0.85,
+            Sound(gain_db=3.0, room_db=-38.5, width=0.0), low=28, velocity=98, length=0.85,
         ),
         "electric_piano": Player(
             "chords", "chords", 5, "fluid",
@@ -222,21 +230,21 @@ POP = Style(
                 "normal": ("C_____c_..C_____", "C__c__c_..c_C___"),
                 "full": ("C__C__C_..C_C___", "C_____C_C_____C_"),
             },
-            Sound(gain_db=-3.0, room_db=-13.0), low=55, velocity=90, length=0.9,
+            Sound(gain_db=-3.0, room_db=-13.0, pan=0.2), low=55, velocity=90, length=0.9,
         ),
         "clavinet": Player(
             "chords", "chords", 7, "musescore",
             {"normal": ("..h...h...h...hh", "1_3_2_3_1_3_2_3_"), "full": ("h.hhh.hhh.hhh.hh", "1.3.2.3.4.3.2.3.")},
-            Sound(gain_db=5.5, room_db=-15.5), low=57, velocity=92, length=0.5,
+            Sound(gain_db=5.5, room_db=-15.5, pan=0.45), low=57, velocity=92, length=0.5,
         ),
         "pad": Player(
             "pads", "chords", 89, "fluid",
             {"sparse": ("C_______________",), "normal": ("C_______________",), "full": ("C_______________",)},
-            Sound(gain_db=-1.5, room_db=-15.5), low=55, voicing="open", velocity=74,
+            Sound(gain_db=-1.5, room_db=-15.5, pan=-0.1), low=55, voicing="open", velocity=74,
         ),
         "synthesiser": Player(
             "pads", "line", 80, "fluid", {"sparse": (), "normal": (), "full": ()},
-            Sound(gain_db=-2.5, room_db=-11.0), low=67, velocity=88,
+            Sound(gain_db=-2.5, room_db=-11.0, pan=-0.35), low=67, velocity=88,
         ),
     },
     fill={"snare": "x.xxx.XX", "high_tom": "..x.....", "low_tom": "......x."},
@@ -264,7 +272,7 @@ ROCK = Style(
                      "open": "..x...x...x...x."},
                 ),
             },
-            Sound(gain_db=2.5, room_db=-20.0, ceiling=0.45), velocity=104,
+            Sound(gain_db=2.5, room_db=-20.0, ceiling=0.45, width=2.0), velocity=104,
         ),
         "bass": Player(
             "bass", "bass", 34, "musescore",
@@ -273,7 +281,7 @@ ROCK = Style(
                 "normal": ("R_r_R_r_R_r_R_r_", "R_r_r_R_R_r_r_5_"),
                 "full": ("R_R_R_R_R_R_R_R_", "R_RRR_RRR_RRR_RR"),
             },
-            Sound(gain_db=2.5, room_db=-32.0, drive_db=6.0), low=28, velocity=106, length=0.9,
+            Sound(gain_db=2.5, room_db=-32.0, drive_db=6.0, width=0.0), low=28, velocity=106, length=0.9,
         ),
         "guitar": Player(
             "chords", "chords", 29, "musescore",
@@ -282,17 +290,17 @@ ROCK = Style(
                 "normal": ("C_c_c_C_c_c_C_c_", "C_..C_c_C_..C_c_"),
                 "full": ("C_cCC_cCC_cCC_cC", "C_C_C_CCC_C_C_CC"),
             },
-            Sound(gain_db=-2.5, room_db=-18.5, curve=((1000, 0), (2500, -5), (5000, -5))), low=40,
+            Sound(gain_db=-2.5, room_db=-18.5, curve=((1000, 0), (2500, -5), (5000, -5)), pan=0.4), low=40,
             voicing="power", velocity=100, length=0.8,
         ),
         "organ": Player(
             "pads", "chords", 16, "musescore",
             {"normal": ("C_______________",), "full": ("C_______C_______",)},
-            Sound(gain_db=1.0, room_db=-19.0), low=57, velocity=84,
+            Sound(gain_db=1.0, room_db=-19.0, pan=-0.35), low=57, velocity=84,
         ),
         "lead": Player(
             "pads", "line", 28, "fluid", {"normal": (), "full": ()},
-            Sound(gain_db=-7.5, room_db=-9.5, drive_db=26.0), low=60, velocity=98,
+            Sound(gain_db=-7.5, room_db=-9.5, drive_db=26.0, pan=-0.2), low=60, velocity=98,
         ),
     },
     fill={"snare": "X.xxX.xx", "high_tom": "..x.....", "mid_tom": "....x.x.", "low_tom": "......xX"},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.signal import resample_poly
 
 pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
@@ -15,10 +16,13 @@ from hafm_tiny.songs.band import FRAME_RATE, bars
 from hafm_tiny.songs.form import Section, sections, with_form
 from hafm_tiny.songs.line_ups import draw_hands, draw_line_up
 from hafm_tiny.songs.midi_song import Chord, Song, change, excerpt, read_song
-from hafm_tiny.songs.styled import play, style_song
-from hafm_tiny.songs.styles import DRUMS, STEMS, STYLES, Style
+from hafm_tiny.songs.mixer import mixed_in_stereo
+from hafm_tiny.songs.styled import StyledSong, play, style_song
+from hafm_tiny.songs.styles import DRUMS, STEMS, STYLES, Player, Sound, Style
 
-RATE = 24000
+RATE, STEREO_RATE = 24000, 44100
+# Hz up to which the mono path's filters pass everything
+SHARED = 11_000
 # 240 codec frames, slow enough for sixteenths
 BAR = 3.2
 FORM = (
@@ -56,6 +60,34 @@ def of_bar(stem: np.ndarray, bar: int) -> np.ndarray:
 
 def level(audio: np.ndarray) -> float:
     return float(10 * np.log10(np.mean(audio**2)))
+
+
+def below(audio: np.ndarray, sampling_rate: int, hertz: float) -> np.ndarray:
+    spectrum = np.fft.rfft(audio)
+    spectrum[..., np.fft.rfftfreq(audio.shape[-1], 1 / sampling_rate) > hertz] = 0
+    return np.fft.irfft(spectrum, audio.shape[-1])
+
+
+def in_both(song: Song, style: Style, soundfont: Path) -> StyledSong:
+    """The first 10 s of a song, in mono and stereo."""
+    short = excerpt(song, 0.0, 10.0)
+    generator = np.random.default_rng(1)
+    return style_song(short, style, fonts(soundfont, style), RATE, generator, stereo_rate=STEREO_RATE)
+
+
+def one_player(sound: Sound) -> Style:
+    player = Player("chords", "chords", 0, "fluid", {}, sound)
+    others = {stem: Player(stem, "chords", 0, "fluid", {}) for stem in STEMS if stem != "chords"}
+    return Style("test", {"player": player} | others, {}, room_seconds=0.3)
+
+
+def panned(sound: Sound, generator: np.random.Generator) -> np.ndarray:
+    """A player of noise without room, differing between left and right, in stereo: float64 [2, N]."""
+    quiet = dataclasses.replace(sound, room_db=-200.0)
+    style = one_player(quiet)
+    dry = {name: np.zeros((2, 9600), np.float32) for name in style.players}
+    dry["player"] = 0.1 * generator.standard_normal((2, 9600)).astype(np.float32)
+    return mixed_in_stereo(dry, style, 2 * RATE, RATE, STEREO_RATE)["chords"]
 
 
 @styles
@@ -166,3 +198,53 @@ def test_the_lead_sheet_is_complete_and_stems_are_as_long_as_the_song(song: Song
     assert isinstance(spans, list) and spans[0][0] == 0.0 and spans[-1][1] == 12.0
     assert all(left[1] == right[0] for left, right in zip(spans[:-1], spans[1:], strict=True))
     assert set(sheet["downbeats"]) <= set(sheet["beats"])  # type: ignore[call-overload]
+
+
+@styles
+def test_stereo_leaves_the_mono_stems_as_they_are_to_the_bit(style: Style, song: Song, soundfont: Path) -> None:
+    short = excerpt(song, 0.0, 10.0)
+    mono = style_song(short, style, fonts(soundfont, style), RATE, np.random.default_rng(1))
+    both = in_both(song, style, soundfont)
+    assert {name: stem.tobytes() for name, stem in mono.stems.items()} == {
+        name: stem.tobytes() for name, stem in both.stems.items()
+    }
+    assert not mono.stereo
+
+
+@styles
+def test_the_mean_of_left_and_right_is_the_mono_band(style: Style, song: Song, soundfont: Path) -> None:
+    both = in_both(song, style, soundfont)
+    mono = resample_poly(np.sum(list(both.stems.values()), axis=0), 147, 80)
+    middle = np.sum(list(both.stereo.values()), axis=0).mean(axis=0)
+    assert middle.size == 10 * STEREO_RATE
+    difference = below(middle - mono[: middle.size], STEREO_RATE, SHARED)
+    assert level(difference) <= level(below(mono, STEREO_RATE, SHARED)) - 25
+
+
+@styles
+def test_stereo_plays_above_the_mono_bandwidth_and_the_bass_in_the_middle(
+    style: Style, song: Song, soundfont: Path
+) -> None:
+    stereo = in_both(song, style, soundfont).stereo
+    band = np.sum(list(stereo.values()), axis=0).mean(axis=0)
+    assert level(band - below(band, STEREO_RATE, 12_500)) > level(band) - 45
+    left, right = stereo["bass"]
+    assert level(left - right) < level(left + right) - 30
+
+
+def test_pans_are_linear_and_width_scales_the_difference_of_the_channels() -> None:
+    plain = panned(Sound(), np.random.default_rng(0))
+    right = panned(Sound(pan=0.5), np.random.default_rng(0))
+    np.testing.assert_allclose(right.mean(axis=0), plain.mean(axis=0), atol=1e-9)
+    np.testing.assert_allclose(right[1] - plain[1], 0.5 * plain.mean(axis=0), atol=1e-9)
+    narrow = panned(Sound(width=0.0), np.random.default_rng(0))
+    np.testing.assert_allclose(narrow[0], narrow[1], atol=1e-9)
+
+
+def test_saturation_follows_the_mean_of_the_channels() -> None:
+    plain = panned(Sound(), np.random.default_rng(0))
+    loud = panned(Sound(ceiling=0.05), np.random.default_rng(0))
+    middle = plain.mean(axis=0)
+    np.testing.assert_allclose(loud.mean(axis=0), 0.05 * np.tanh(middle / 0.05), atol=1e-9)
+    # both channels get the same gain, so an instrument stays where it is
+    np.testing.assert_allclose(loud[0] * middle, plain[0] * loud.mean(axis=0), atol=1e-9)
