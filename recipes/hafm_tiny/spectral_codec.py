@@ -55,6 +55,7 @@ class SpectralTrainingArguments:
     codebook_decay: float = 0.99
     dead_code_share: float = 0.1
     waveform_weight: float = 1.0
+    side_weight: float = field(default=0.3, metadata={"help": "of the side's waveform error, relative to the mid's"})
     spectral_weight: float = 0.5
     stft_sizes: str = field(
         default="256,1024,4096,8192", metadata={"help": "windows of the spectral loss, in samples"}
@@ -94,12 +95,10 @@ def band_powers(audio: torch.Tensor, sampling_rate: int, size: int = 1024) -> to
     return view_spectra(audio, size).abs().square().mean(-1) @ filters
 
 
-def views(audio: torch.Tensor) -> torch.Tensor:
-    """Mid, side, left and right of stereo float [B, 2, N], as [4 · B, 1, N]; mono [B, 1, N] as it is."""
-    if audio.shape[1] == 1:
-        return audio
-    left, right = audio.unbind(1)
-    return torch.stack([(left + right) / 2, (left - right) / 2, left, right], dim=1).flatten(0, 1)[:, None]
+def mid_and_side(audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and half the difference, float [B, 1, N] each, of left and right [B, 2, N]."""
+    left, right = audio.split(1, dim=1)
+    return (left + right) / 2, (left - right) / 2
 
 
 def level_window(sampling_rate: int) -> int:
@@ -336,7 +335,7 @@ class SpectralTrainer:
         sampling_rate = self.codec.config.output_format.sampling_rate
         windows = tuple(map(int, arguments.stft_sizes.split(",")))
         terms = {
-            "waveform": lambda: relative_error(views(target), views(output)),
+            "waveform": lambda: self._waveform_error(target, output),
             "spectral": lambda: spectral_distance(target, output, windows),
             "mel": lambda: mel_distance(target, output, sampling_rate),
             "level": lambda: level_distance(target, output, sampling_rate, level_window(sampling_rate)),
@@ -350,6 +349,14 @@ class SpectralTrainer:
             rows = torch.randperm(len(target), generator=generator)[: arguments.judged_rows].to(target.device)
             loss = loss + self._adversarial_loss(target[rows], output[rows], generator, report)
         return loss, report
+
+    def _waveform_error(self, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """`relative_error` of mono; of stereo, that of mid plus, with a weight of its own, that of side."""
+        if target.shape[1] == 1:
+            return relative_error(target, output)
+        (mid, side), (other_mid, other_side) = (mid_and_side(audio) for audio in (target, output))
+        # relative to its own power: the side is often 20 dB below the middle
+        return relative_error(mid, other_mid) + self.arguments.side_weight * relative_error(side, other_side)
 
     def _decoder_input(self, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """The decoder's input for latents [B, D, T]: unchanged, or quantised with straight-through gradients."""

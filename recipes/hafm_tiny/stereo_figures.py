@@ -42,7 +42,7 @@ def played(codec: Codec, codes: torch.Tensor, size: int, sampling_rate: int) -> 
     sound = codec.decode(codes)[0].double().cpu().numpy()
     if codec.format.output_sampling_rate != sampling_rate:
         sound = soxr.resample(sound.T, codec.format.output_sampling_rate, sampling_rate).T
-    return np.broadcast_to(sound[:, :size], (2, min(size, sound.shape[1])))
+    return np.repeat(sound[:, :size], 2, axis=0) if len(sound) == 1 else sound[:, :size]
 
 
 @torch.no_grad()
