@@ -49,6 +49,7 @@ def main(
     reharmonised: Annotated[
         float, typer.Option(min=0, max=1, help="Share of songs whose melody gets other chords.")
     ] = 0.0,
+    suited: Annotated[bool, typer.Option(help="Draw styles by a song's metre, tempo and density.")] = True,
     line_ups: Annotated[bool, typer.Option(help="Draw instruments for each song and humanise the playing.")] = False,
     seconds: Annotated[tuple[float, float], typer.Option(help="Shortest and longest excerpt of a song.")] = (60, 90),
     stereo_rate: Annotated[int | None, typer.Option(min=24_001, help="Write the band in stereo too, in Hz.")] = None,
@@ -63,6 +64,7 @@ def main(
         styles=tuple(styles.split(",")), reharmonised=reharmonised, line_ups=line_ups,
         training_voices=tuple(training_voice), test_voices=tuple(test_voice),
         validation_songs=validation_songs, test_songs=test_songs, seconds=seconds, stereo_rate=stereo_rate,
+        suited=suited,
     )  # fmt: skip
     begin, rendered = time.monotonic(), 0.0
     for number in range(first_pass, first_pass + passes):

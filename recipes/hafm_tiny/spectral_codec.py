@@ -48,6 +48,7 @@ class SpectralTrainingArguments:
     crop_frames: int = 96
     learning_rate: float = 1e-3
     final_learning_rate: float = 5e-5
+    output_rate_factor: float = field(default=1.0, metadata={"help": "of the learning rate of the decoder's output"})
     warmup_steps: int = 100
     averaging: float = 0.998
     quantize_from: int = 500
@@ -55,7 +56,8 @@ class SpectralTrainingArguments:
     codebook_decay: float = 0.99
     dead_code_share: float = 0.1
     waveform_weight: float = 1.0
-    side_weight: float = field(default=0.3, metadata={"help": "of the side's waveform error, relative to the mid's"})
+    side_weight: float = field(default=0.05, metadata={"help": "of the side's waveform error, relative to the mid's"})
+    side_level_weight: float = field(default=4.0, metadata={"help": "of the side's level, relative to the mid's"})
     spectral_weight: float = 0.5
     stft_sizes: str = field(
         default="256,1024,4096,8192", metadata={"help": "windows of the spectral loss, in samples"}
@@ -76,14 +78,21 @@ class SpectralTrainingArguments:
     seed: int = 0
 
 
-def level_distance(target: torch.Tensor, output: torch.Tensor, sampling_rate: int, size: int = 1024) -> torch.Tensor:
+def level_distance(
+    target: torch.Tensor, output: torch.Tensor, sampling_rate: int, size: int = 1024, side_weight: float = 1.0
+) -> torch.Tensor:
     """Mean distance of mel band levels over whole crops (float [B, C, N]), in nepers.
 
+    Of stereo, it is the mean over mid, side (times `side_weight`), left and right: what the codes don't say about the
+    side is best left to noise at the right level, and a waveform error would rather have silence.
     With all other losses, output that is too quiet is better than output that is wrong.
     """
     powers = [band_powers(x, sampling_rate, size) for x in (target, output)]
     floor = 1e-5 * powers[0].amax(dim=1, keepdim=True) + 1e-8
-    return 0.5 * ((powers[0] + floor).log() - (powers[1] + floor).log()).abs().mean()
+    distances = 0.5 * ((powers[0] + floor).log() - (powers[1] + floor).log()).abs().mean(dim=1)
+    if target.shape[1] == 1:
+        return distances.mean()
+    return (distances.unflatten(0, (len(target), -1)) * distances.new_tensor([1, side_weight, 1, 1])).mean()
 
 
 def band_powers(audio: torch.Tensor, sampling_rate: int, size: int = 1024) -> torch.Tensor:
@@ -159,8 +168,16 @@ class SpectralTrainer:
         codec.encoder.requires_grad_(not arguments.decoder_only)
         self.counts = torch.ones(codec.quantizer.codebooks.shape[:2], device=codec.device)
         self.sums = codec.quantizer.codebooks.clone()
-        trained = [parameter for parameter in codec.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, arguments.learning_rate, (0.8, 0.99), weight_decay=0.01)
+        decoder = codec.decoder
+        output = [*decoder.last.parameters(), *(decoder.noise.parameters() if decoder.noise else ())]
+        listed = {id(parameter) for parameter in output}
+        others = [held for held in codec.parameters() if held.requires_grad and id(held) not in listed]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": others, "factor": 1.0}, {"params": output, "factor": arguments.output_rate_factor}],
+            arguments.learning_rate,
+            (0.8, 0.99),
+            weight_decay=0.01,
+        )
         self.discriminator = MultiScaleDiscriminator(tuple(map(int, arguments.sizes.split(",")))).to(codec.device)
         self.judging = torch.optim.AdamW(
             self.discriminator.parameters(), arguments.discriminator_learning_rate, (0.5, 0.9)
@@ -196,7 +213,7 @@ class SpectralTrainer:
             step, arguments.steps, arguments.learning_rate, arguments.final_learning_rate, arguments.warmup_steps
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         generator = torch.Generator().manual_seed(arguments.seed * 1_000_003 + step)
         if step >= arguments.quantize_from and not self.quantized:
             self._start_codebooks(generator)
@@ -338,7 +355,9 @@ class SpectralTrainer:
             "waveform": lambda: self._waveform_error(target, output),
             "spectral": lambda: spectral_distance(target, output, windows),
             "mel": lambda: mel_distance(target, output, sampling_rate),
-            "level": lambda: level_distance(target, output, sampling_rate, level_window(sampling_rate)),
+            "level": lambda: level_distance(
+                target, output, sampling_rate, level_window(sampling_rate), arguments.side_level_weight
+            ),
         }
         for name, term in terms.items():
             if weight := getattr(arguments, f"{name}_weight"):

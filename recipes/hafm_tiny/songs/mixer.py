@@ -6,7 +6,7 @@ Audio is float64: mono [N], or left and right [2, N].
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -20,6 +20,8 @@ PREDELAY, BRIGHT_DECAY = 0.012, 0.35
 # frequency, and decay, as a share of the room's; and the frequencies in Hz over which the room's width sets in
 CROSSFADE, AIRY_DECAY = 500.0, 0.35
 NARROW, WIDE = 120.0, 400.0
+# a ducked player falls within the first of these seconds, and recovers with the other as time constant
+DUCK_SECONDS, RECOVER_SECONDS = 0.005, 0.11
 SMALLEST = 1e-6
 # frequency response of a guitar cabinet
 CABINET: Curve = ((50, -18), (110, 0), (400, -2), (2200, 4), (4200, 0), (5500, -12), (8000, -36), (24000, -60))
@@ -93,7 +95,11 @@ def _parted(response: np.ndarray, seconds: float, hertz: float, sampling_rate: i
 
 
 def mixed(
-    players: Mapping[str, np.ndarray], style: Style, synthesis_rate: int, sampling_rate: int
+    players: Mapping[str, np.ndarray],
+    style: Style,
+    synthesis_rate: int,
+    sampling_rate: int,
+    kicks: Sequence[float] = (),
 ) -> dict[str, np.ndarray]:
     """Mix dry players into the mono stems of a style.
 
@@ -102,6 +108,7 @@ def mixed(
         style: defines how each player is mixed.
         synthesis_rate: in Hz, an integer multiple of `sampling_rate`.
         sampling_rate: rate of the stems in Hz.
+        kicks: times in seconds at which players are ducked.
 
     Returns:
         all STEMS by name, [N * sampling_rate / synthesis_rate] each.
@@ -114,6 +121,8 @@ def mixed(
         audio = resample_poly(audio, 1, synthesis_rate // sampling_rate)
         audio = equalised(audio, sampling_rate, sound.curve) if sound.curve else audio
         audio = audio * 10 ** (sound.gain_db / 20)
+        if sound.ducking_db:
+            audio = audio * _ducked(kicks, sound.ducking_db, audio.size, sampling_rate)
         audio = sound.ceiling * np.tanh(audio / sound.ceiling) if sound.ceiling else audio
         stems[player.stem] = stems.get(player.stem, 0.0) + audio
         sends[player.stem] = sends.get(player.stem, 0.0) + audio * 10 ** (sound.room_db / 20)
@@ -122,7 +131,12 @@ def mixed(
 
 
 def mixed_in_stereo(
-    players: Mapping[str, np.ndarray], style: Style, synthesis_rate: int, mono_rate: int, sampling_rate: int
+    players: Mapping[str, np.ndarray],
+    style: Style,
+    synthesis_rate: int,
+    mono_rate: int,
+    sampling_rate: int,
+    kicks: Sequence[float] = (),
 ) -> dict[str, np.ndarray]:
     """Mix dry players into stereo stems whose mean of left and right is, up to its bandwidth, the mono stem.
 
@@ -135,6 +149,7 @@ def mixed_in_stereo(
         synthesis_rate: in Hz.
         mono_rate: rate of the mono stems in Hz.
         sampling_rate: rate of these stems in Hz, above `mono_rate`.
+        kicks: times in seconds at which players are ducked.
 
     Returns:
         all STEMS by name, [2, ⌈N * sampling_rate / synthesis_rate⌉] each: left and right.
@@ -151,6 +166,8 @@ def mixed_in_stereo(
         audio = resample_poly(np.stack([mid, side]), sampling_rate // common, synthesis_rate // common, axis=-1)
         if sound.curve:
             audio = np.stack([equalised(channel, sampling_rate, sound.curve) for channel in audio])
+        if sound.ducking_db:
+            audio = audio * _ducked(kicks, sound.ducking_db, audio.shape[-1], sampling_rate)
         mid, side = audio * 10 ** (sound.gain_db / 20)
         if sound.ceiling:
             gain = _saturation(mid, sound.ceiling)
@@ -167,6 +184,15 @@ def mixed_in_stereo(
 
 def _amplified(audio: np.ndarray, sampling_rate: int, sound: Sound) -> np.ndarray:
     return overdriven(audio, sampling_rate, sound.drive_db) if sound.drive_db else audio
+
+
+def _ducked(kicks: Sequence[float], depth_db: float, size: int, sampling_rate: int) -> np.ndarray:
+    """Gain [size] of a player that each of `kicks` (in seconds) attenuates by `depth_db`."""
+    times = np.arange(size) / sampling_rate
+    starts = np.array([-np.inf, *sorted(kicks)])
+    since = times - starts[np.searchsorted(starts, times, "right") - 1]
+    depth = np.minimum(since / DUCK_SECONDS, 1.0) * np.exp(-since / RECOVER_SECONDS)
+    return 10 ** (-depth_db * np.where(np.isfinite(since), depth, 0.0) / 20)
 
 
 def _saturation(audio: np.ndarray, ceiling: float) -> np.ndarray:

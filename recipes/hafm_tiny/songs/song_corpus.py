@@ -20,11 +20,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from hafm_hf.lead_sheet.style_choice import draw_style, sung_density, weigh_styles
+
 from ..song_pool import STEREO
 from . import singer
+from .band import bars
 from .effects import equalise, room, to_level
 from .form import reharmonised
-from .midi_song import Note, Song, SongError, change, dense_excerpt, list_songs, read_song
+from .midi_song import Note, Song, SongError, change, dense_excerpt, in_threes, list_songs, read_song
 from .styled import StyledSong, style_song
 from .styles import STYLES
 
@@ -46,7 +49,8 @@ class SongCorpusOptions:
     `styles`: styles to draw from. `soundfonts`: one for all players, or those named in the styles, matched by file
     name. `reharmonised`: share of songs whose chords are changed under the melody (`form.reharmonised`). `line_ups`:
     whether to draw instruments and human timing for every song (`line_ups`). `stereo_rate`: rate in Hz of the band in
-    stereo, which is written beside the mono one; None for mono only.
+    stereo, which is written beside the mono one; None for mono only. `suited`: draw a style by how it suits the song's
+    metre, tempo and density (`Style.suits`); otherwise uniformly, and all songs count as they are.
     """
 
     songs: Path
@@ -67,6 +71,7 @@ class SongCorpusOptions:
     reharmonised: float = 0.0
     line_ups: bool = False
     stereo_rate: int | None = None
+    suited: bool = True
     syllables: int | None = None
     licence: str = "POP909 MIT"
 
@@ -173,11 +178,22 @@ def soundfont_of(name: str, soundfonts: Sequence[Path]) -> Path:
     return found[0]
 
 
+def song_weights(song: Song, styles: Sequence[str]) -> dict[str, float]:
+    """Probability with which to draw each style for a song, by its metre, tempo and notes per second of singing."""
+    ranges = {name: STYLES[name].suits for name in styles}
+    metre = int(np.median([bar.size - 1 for bar in bars(song)]))
+    density = sung_density([(note.start, note.end) for note in song.melody])
+    return weigh_styles(ranges, metre, song.tempo, density)
+
+
 def _render_band(
     song: Song, options: SongCorpusOptions, generator: np.random.Generator, line_up: np.random.Generator
 ) -> StyledSong:
     """A song played in one of the options' styles; attenuated if it would clip."""
-    name = options.styles[int(generator.integers(len(options.styles)))]
+    if options.suited:
+        name = draw_style(song_weights(song, options.styles), generator)
+    else:
+        name = options.styles[int(generator.integers(len(options.styles)))]
     named = {player.soundfont for style in STYLES.values() for player in style.players.values()}
     files = {soundfont: soundfont_of(soundfont, options.soundfonts) for soundfont in named}
     drawn = line_up if options.line_ups else None
@@ -199,6 +215,7 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     digest = hashlib.sha256(f"{options.seed}/{task.number}/{task.folder.name}".encode()).digest()
     generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
     whole = read_song(task.folder)
+    whole = in_threes(whole) if options.suited else whole
     semitones = int(generator.integers(options.transpose[0], options.transpose[1] + 1))
     stretch = float(generator.uniform(*options.stretch))
     part = dense_excerpt(whole, float(generator.uniform(*options.seconds)) / stretch, generator)

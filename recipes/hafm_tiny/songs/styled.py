@@ -13,7 +13,7 @@ from .form import Section, sections, with_form
 from .line_ups import draw_hands, draw_line_up
 from .midi_song import Song
 from .mixer import mixed, mixed_in_stereo
-from .styles import Style
+from .styles import DRUMS, Style
 from .synthesiser import synthesiser
 
 # so that frames are whole synthesiser blocks, and overdrive does not alias
@@ -59,7 +59,14 @@ def play(
 ) -> dict[str, np.ndarray]:
     """Synthesises and mixes parts to stems (float64 [seconds * sampling_rate]); arguments as for `style_song`."""
     rate = OVERSAMPLING * sampling_rate
-    return mixed(synthesised(parts, style, soundfonts, seconds, rate), style, rate, sampling_rate)
+    dry = synthesised(parts, style, soundfonts, seconds, rate)
+    return mixed(dry, style, rate, sampling_rate, kicks(parts, style))
+
+
+def kicks(parts: Mapping[str, Part], style: Style) -> list[float]:
+    """Times in seconds of all kicks of the drums."""
+    drums = [part for name, part in parts.items() if style.players[name].role == "drums"]
+    return sorted({note.start for part in drums for note in part.notes if note.pitch == DRUMS["kick"]})
 
 
 def synthesised(
@@ -107,6 +114,7 @@ def style_song(
     rate = OVERSAMPLING * sampling_rate
     # mono and stereo share the synthesiser's run: its blocks are whole frames at this rate, and at no audible one
     dry = synthesised(parts, style, soundfonts, song.duration, rate)
-    stems = mixed(dry, style, rate, sampling_rate)
-    stereo = mixed_in_stereo(dry, style, rate, sampling_rate, stereo_rate) if stereo_rate else {}
+    ducks = kicks(parts, style)
+    stems = mixed(dry, style, rate, sampling_rate, ducks)
+    stereo = mixed_in_stereo(dry, style, rate, sampling_rate, stereo_rate, ducks) if stereo_rate else {}
     return StyledSong(formed, stems, lead_sheet(formed, form, style.name) | known, stereo)
