@@ -29,6 +29,7 @@ from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader
 import parts
 import takes
 from hafm_hf import LeadSheet
+from hafm_hf.accompaniment.generation_accompaniment import check_supported
 from hafm_hf.accompaniment.options import GenerationOptions, MixOptions
 from hafm_hf.pretrained.redaction import without_secrets
 from listening import lead_sheet_of, listen, uploaded, write_sheet
@@ -251,7 +252,7 @@ def restore(query: str | None) -> list[Any]:
         inputs = read_link(query)
         asked = GenerationOptions.of(given={name: inputs[name] for name in parts.CARDS if name in inputs})
         if asked != GenerationOptions():
-            load_pipeline(inputs.get("model", OFFERED[0])).model.check_streams(asked)
+            check_supported(asked, load_pipeline(inputs.get("model", OFFERED[0])).model)
     except ValueError as error:
         said, inputs = announcement(explain(error), "alert"), {}
     empty: Values = {**dict.fromkeys(USUAL.keys() - {"stems"}, ""), "model": OFFERED[0], "skip_fine": False}
@@ -427,7 +428,7 @@ def build_page() -> gr.Blocks:
 
 def main() -> None:
     """Serves the page until it is terminated, and leaves no files behind."""
-    start = parts.with_start(Path(GRADIO, INDEX).read_text())
+    start = parts.with_start(Path(GRADIO, INDEX).read_text(encoding="utf-8"))
     gr.routes.templates.env.loader = ChoiceLoader([DictLoader({INDEX: start}), FileSystemLoader(GRADIO)])
     gr.set_static_paths([STATIC, *{path.parent for path in parts.EXAMPLES}])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

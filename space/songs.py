@@ -24,8 +24,8 @@ import torch
 import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing hafm_hf registers the task
-from hafm_hf.accompaniment.options import MIX_OPTIONS, PUBLIC_OPTIONS, GenerationOptions, MixOptions
-from hafm_hf.accompaniment.song import drawn_style
+from hafm_hf.accompaniment.generation_accompaniment import drawn_style
+from hafm_hf.accompaniment.options import GenerationOptions, MixOptions, described
 from hafm_hf.pretrained.redaction import first_line, without_secrets
 from takes import Job, LiveTake, Remake, setting, write_job
 
@@ -42,9 +42,13 @@ GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
 # The models that the page offers; the first is the default.
 OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if name.strip()]
 # Options of a generation. A request makes one song, which becomes a take.
-OPTIONS = {name: option for name, option in PUBLIC_OPTIONS.items() if name != "num_samples"}
+OPTIONS = {
+    name: option
+    for name, option in described(GenerationOptions).items()
+    if not option.internal and name != "num_samples"
+}
 # Options of the mix that make a song longer than the voice; 0 by default.
-ENDS = {name: MIX_OPTIONS[name] for name in ("intro_bars", "outro_bars", "tail")}
+ENDS = {name: described(MixOptions)[name] for name in ("intro_bars", "outro_bars", "tail")}
 # The types of a request's values.
 KINDS: dict[str, type] = {"model": str, **{name: option.kind for name, option in OPTIONS.items()}}
 KINDS |= {"seconds": float, "tempo": float, **{name: option.kind for name, option in ENDS.items()}}

@@ -67,6 +67,12 @@ def test_every_command_names_files_options_and_extras_that_exist(block: Block) -
             CHECKS[words[0]](words)
 
 
+def test_readme_shows_the_commands_of_a_fresh_machine_side_by_side() -> None:
+    (install,) = [block for block in SHELL if block.document == "README.md" and ["make", "demo"] in block.commands]
+    place = install.commands.index(["make", "demo"])
+    assert install.commands[place : place + 2] == [["make", "demo"], ["make", "test"]]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_and_options_in_running_text_exist(document: str) -> None:
     text = re.sub(r"^```.*?^```", "", (REPOSITORY / document).read_text(), flags=re.MULTILINE | re.DOTALL)

@@ -25,7 +25,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..pretrained.saving import HAFMHubMixin
 from .codebook_patterns import codebook_pattern
-from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig, stage_of
+from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from .generation_hafm import HAFMGenerationMixin
 from .layers import (
     HAFMAttention,
@@ -430,10 +430,3 @@ def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.T
         worst = tuple((~known).nonzero()[0])
         largest = sizes[int(codebooks.expand_as(ids)[worst])] - 1
         raise ValueError(f"{name} holds {int(ids[worst])}; the ids of that codebook are 0 to {largest}.")
-
-
-# by the names in `STAGES`
-STAGE_MODELS: dict[str, type[HAFMStageForCausalLM]] = {
-    stage_of(model_class.config_class.model_type).name: model_class
-    for model_class in (HAFMSemanticForCausalLM, HAFMCoarseForCausalLM, HAFMFineForCausalLM)
-}
