@@ -19,7 +19,7 @@ import soundfile
 
 from . import ffmpeg
 from .channels import Samples, with_channels
-from .containers import CUT_BYTES, Section, SectionFile, begins_like_sound, find_sections, read_at
+from .containers import CUT_BYTES, Section, SectionFile, TooLargeError, begins_like_sound, find_sections, read_at
 from .errors import DamagedAudioError, HAFMAudioError, UnreadableAudioError
 from .resampling import resample
 
@@ -142,7 +142,7 @@ class Sound:
     def _find(self) -> list[Section]:
         try:
             return find_sections(self._file)
-        except ValueError as error:
+        except TooLargeError as error:
             raise HAFMAudioError(f"{self.name} holds {error}; cut it first.") from error
 
     def _open(self, place: int) -> Part:
@@ -175,7 +175,7 @@ class Sound:
                 part = self._open(place)
             except HAFMAudioError:
                 size = sum(end - start for start, end in self._sections[place].extents)
-                self.remarks.append(f"{self.name} holds {size / 1e6:.3g} MB that are no sound; they are left out.")
+                self.remarks.append(f"{self.name} holds {size} bytes that are no sound; they are left out.")
                 continue
             sections.append(self._sections[place])
             scale = self.sampling_rate / part.sampling_rate
