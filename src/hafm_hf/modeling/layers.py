@@ -95,8 +95,8 @@ def token_layout(
     frame = torch.cat([cond_frame.repeat(1, sources), target_frame.expand(len(cond_frame), -1)], dim=1)
     slot = torch.arange(frame.shape[1], device=device)
     # not slot // conditioning_frames: compiled by torch 2.13, that leaves the remainder unset
-    lengths = [*[conditioning_frames] * sources, target_slots]
-    source = torch.cat([torch.full((n,), number, device=device) for number, n in enumerate(lengths)])
+    lengths = {**dict.fromkeys(config.prepended_sources, conditioning_frames), sources: target_slots}
+    source = torch.cat([torch.full((n,), number, device=device) for number, n in lengths.items()])
     if conditioning_mask is None and attention_mask is None:
         return TokenLayout(slot, source, frame, slot[None], torch.ones_like(slot[None], dtype=torch.bool))
     masks = [m for m in (conditioning_mask, attention_mask) if m is not None]

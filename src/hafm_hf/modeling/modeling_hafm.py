@@ -137,7 +137,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
             sources[-1] = sources[-1] + self._embed_lead_sheet(known, null)
         if self.config.conditioning_fusion == "sum":
             return torch.stack(sources).sum(dim=0)
-        return torch.cat([part + self._segment(i, ids.device) for i, part in enumerate(sources)], dim=1)
+        ordered = [sources[i] + self._segment(i, ids.device) for i in self.config.prepended_sources]
+        return torch.cat(ordered, dim=1)
 
     def conditioning_of(
         self,
