@@ -32,9 +32,13 @@ LEAST_NATS = 0.01
 # of songs, of which each stage gets crops as long as `CROP_SECONDS`
 SEGMENT_SECONDS = 6.0
 CROP_SECONDS = {"semantic": 2.0, "coarse": 1.0, "fine": 1.0}
-MOST_CROPS = 24
+MOST_CROPS = 48
+# of these, the joint search takes every so many
+JOINT_STEP = 4
 # crops in one pass of a stage
-BATCH = 4
+BATCH = 8
+# standard errors by which a stage must be better than a bigram, and than with other songs' conditioning
+YARDSTICK_ERRORS = 2.0
 # the joint search and the descent end after so many rounds
 ROUNDS = 3
 # weight of the unigram in the bigram's estimate, in tokens
@@ -45,6 +49,8 @@ OF_STAGES = {
     "sources": ("coarse",), "streams": ("coarse",), "tables": ("semantic", "fine"), "quantizer": ("coarse", "fine"),
     "input_table": ("coarse", "fine"), "first_table": ("coarse", "fine"),
 }  # fmt: skip
+# choices about the first slot, which show in the first frame
+OF_THE_START = ("first_table",)
 # those that are tried only if names say nothing
 BY_NAME = ("tables", "streams")
 
@@ -203,13 +209,18 @@ def crops_of(stage: str, songs: Sequence[Song], model: HAFMStageForCausalLM, sec
 
 @torch.no_grad()
 def nats(model: HAFMStageForCausalLM, crops: Crops, null: bool = False) -> np.ndarray:
-    """Cross-entropy of each crop in nats per token, with its conditioning or without: float64 [N]."""
-    found = []
+    """Cross-entropy of each crop in nats per token, with its conditioning or without.
+
+    Returns:
+        float64 [2, N]: of all tokens, and of the first frame's.
+    """
+    found, first = [], model.config.num_codebooks
     for conditioning, labels in zip(crops.conditioning.split(BATCH), crops.labels.split(BATCH), strict=True):
         rows = torch.full((len(labels),), null)
         logits = model(conditioning_ids=conditioning, labels=labels, null_conditioning=rows).logits
-        found.append(F.cross_entropy(logits.mT, labels, reduction="none").double().mean(1))
-    return torch.cat(found).numpy()
+        each = F.cross_entropy(logits.mT, labels, reduction="none").double()
+        found.append(torch.stack([each.mean(1), each[:, :first].mean(1)]))
+    return torch.cat(found, dim=1).numpy()
 
 
 def bigram_nats(crops: Crops, codebooks: int, size: int) -> np.ndarray:
@@ -235,10 +246,10 @@ def bigram_nats(crops: Crops, codebooks: int, size: int) -> np.ndarray:
     return total / codebooks
 
 
-def significant(differences: np.ndarray) -> bool:
-    """Whether paired differences in nats per token are above zero by enough to decide a choice."""
+def significant(differences: np.ndarray, errors: float = STANDARD_ERRORS) -> bool:
+    """Whether paired differences in nats per token are above zero by so many standard errors, and by `LEAST_NATS`."""
     error = differences.std(ddof=1) / math.sqrt(len(differences))
-    return bool(differences.mean() > max(STANDARD_ERRORS * error, LEAST_NATS))
+    return bool(differences.mean() > max(errors * error, LEAST_NATS))
 
 
 def in_words(differences: np.ndarray) -> str:
@@ -263,14 +274,16 @@ class Search:
         self.scored: dict[tuple[str, Layout], np.ndarray] = {}
 
     def score(self, stage: str, layout: Layout) -> np.ndarray:
-        """Nats per token of a stage's crops under a layout: float64 [N]."""
+        """Nats per token of a stage's crops under a layout, as `nats` returns them: float64 [2, N]."""
         if (stage, layout) not in self.scored:
             self.scored[stage, layout] = nats(self.stages[stage].lay_out(layout), self.crops[stage])
         return self.scored[stage, layout]
 
-    def difference(self, stages: Iterable[str], better: Layout, worse: Layout) -> np.ndarray:
-        """By how many nats per token `better` is better, for each crop of the stages."""
-        return np.concatenate([self.score(stage, worse) - self.score(stage, better) for stage in stages])
+    def difference(self, choice: str, better: Layout, worse: Layout) -> np.ndarray:
+        """By how many nats per token `better` is better, for each crop of the stages that a choice concerns."""
+        part = int(choice in OF_THE_START)
+        stages = self.concerned(choice)
+        return np.concatenate([(self.score(stage, worse) - self.score(stage, better))[part] for stage in stages])
 
     def concerned(self, choice: str) -> list[str]:
         """The stages that a choice concerns."""
@@ -309,33 +322,34 @@ class Search:
     def joint(self, layout: Layout) -> Layout:
         """The best values of `JOINT` together, on the first stage."""
         stage = next(iter(self.stages))
+        crops = self.crops[stage]
+        some = Crops(*(each[::JOINT_STEP] for each in (crops.conditioning, crops.labels, crops.songs)))
         names = [name for name in JOINT if stage in self.concerned(name)]
         tried = [
             replace(layout, **dict(zip(names, values, strict=True)))
             for values in product(*(self.values(name) for name in names))
         ]
-        best = min(tried, key=lambda each: float(self.score(stage, each).mean()))
-        return best if significant(self.difference([stage], best, layout)) else layout
+        best = min(tried, key=lambda each: float(nats(self.stages[stage].lay_out(each), some)[0].mean()))
+        return best if significant((self.score(stage, layout) - self.score(stage, best))[0]) else layout
 
     def improved(self, layout: Layout, choice: str) -> Layout:
         """The layout with a better value of one choice, or with the paper's where the evidence for another is weak."""
-        stages = self.concerned(choice)
         others = [replace(layout, **{choice: value}) for value in self.values(choice) if value != getattr(layout, choice)]
         if not others:
             return layout
-        best = min(others, key=lambda each: -float(self.difference(stages, each, layout).mean()))
-        if significant(self.difference(stages, best, layout)):
+        best = max(others, key=lambda each: float(self.difference(choice, each, layout).mean()))
+        if significant(self.difference(choice, best, layout)):
             return best
         paper = replace(layout, **{choice: getattr(PAPER, choice)})
-        if paper != layout and not significant(self.difference(stages, layout, paper)):
+        if paper != layout and not significant(self.difference(choice, layout, paper)):
             return paper
         return layout
 
     def decision(self, verdict: Verdict, choice: str) -> Decision:
         """What speaks for the value chosen: its smallest advantage over another."""
-        stages, value = self.concerned(choice), getattr(verdict.layout, choice)
+        value = getattr(verdict.layout, choice)
         margins = {
-            other: self.difference(stages, verdict.layout, replace(verdict.layout, **{choice: other}))
+            other: self.difference(choice, verdict.layout, replace(verdict.layout, **{choice: other}))
             for other in self.values(choice)
             if other != value
         }
@@ -382,7 +396,7 @@ class Search:
         words = said[trained]
         scores = {
             value: {
-                name: nats(stage.lay_out(replace(verdict.layout, null=value)), self.crops[name], null=True)
+                name: nats(stage.lay_out(replace(verdict.layout, null=value)), self.crops[name], null=True)[0]
                 for name, stage in self.stages.items()
             }
             for value in values
@@ -403,17 +417,17 @@ class Search:
         """Measures each stage against a bigram of the same tokens, and against other songs' conditioning."""
         for name, stage in self.stages.items():
             crops, config = self.crops[name], stage.model.config
-            own = self.score(name, verdict.layout)
+            own = self.score(name, verdict.layout)[0]
             model = stage.lay_out(verdict.layout)
             bigram = bigram_nats(crops, config.num_codebooks, config.codebook_size)
             order = _of_other_songs(crops.songs)
-            shuffled = nats(model, replace(crops, conditioning=crops.conditioning[order]))
+            shuffled = nats(model, replace(crops, conditioning=crops.conditioning[order]))[0]
             verdict.yardsticks[name] = (
                 f"{own.mean():.3f} nats per token; {in_words(bigram - own)} better than a bigram of the same tokens; "
                 f"{in_words(shuffled - own)} better than with other songs' conditioning"
-                f"{'' if significant(shuffled - own) else ', so it does not measurably listen'}"
+                f"{'' if significant(shuffled - own, YARDSTICK_ERRORS) else ', so it does not measurably listen'}"
             )
-            if not significant(bigram - own):
+            if not significant(bigram - own, YARDSTICK_ERRORS):
                 verdict.faults.append(
                     f"the {name} stage predicts real songs no better than a bigram of their tokens ({own.mean():.2f} "
                     f"and {bigram.mean():.2f} nats per token)"

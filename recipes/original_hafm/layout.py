@@ -33,7 +33,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "tables": ("as in the file", "exchanged"),
     "streams": ("as in the file", "exchanged"),
     "sources": ("vocal, instrumental", "instrumental, vocal"),
-    "quantizer": ("of the slot's own codebook", "of its input's", "of its input's, none at the start"),
+    "quantizer": ("of the slot's own codebook", "of its input's"),
     "input_table": ("of the input's codebook", "of the slot's own"),
     "first_table": ("last codebook's", "first codebook's"),
     "segments": tuple(SEGMENT_ORDERS),
@@ -133,10 +133,7 @@ def _fold_tables(out: dict[str, torch.Tensor], config: PreTrainedConfig, layout:
     elif layout.first_table != PAPER.first_table:
         target[-1, bos] = target[0, bos]
     if layout.quantizer != PAPER.quantizer:
-        # only BOS is read by slot 0 alone, so what slot 0 lacks is taken from it
         quantizer = quantizer.roll(1, dims=0)
-        if layout.quantizer == CHOICES["quantizer"][2]:
-            target[-1, bos] -= quantizer[0]
     numbers = SEGMENT_ORDERS[layout.segments]
     if sources == 1:
         numbers = (0, 1) if numbers[0] < numbers[2] else (1, 0)

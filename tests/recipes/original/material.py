@@ -16,8 +16,9 @@ from original_hafm.evidence import Song, read_pairs, tokenized
 from original_hafm.kmeans import read_kmeans
 from original_hafm.tokenizer import tokenizer_of
 from programs import REPOSITORY
+from tiny_models import tiny_codec
 
-CLUSTERS, LAYER = 40, 4
+CLUSTERS, CODES, LAYER = 40, 32, 4
 # the long song is cut into so many
 PIECES = 4
 
@@ -57,6 +58,19 @@ def write_kmeans(path: Path, hubert: Path, pairs: Path) -> None:
     fitted = MiniBatchKMeans(CLUSTERS, batch_size=2048, n_init=1, random_state=0).fit(np.concatenate(features))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(fitted))
+
+
+def write_codec(folder: Path, pairs: Path) -> None:
+    """A small EnCodec whose codebooks are fitted to the pairs' instrumentals, each to what those before it leave."""
+    codec = tiny_codec(codebook_size=CODES, target_bandwidths=[0.375 * number for number in (4, 8)])
+    with torch.no_grad():
+        sounds = [torch.from_numpy(instrumental)[None, None] for _, _, instrumental, _ in read_pairs(pairs)]
+        rest = torch.cat([codec.encoder(sound)[0].t() for sound in sounds]).numpy()
+        for layer in codec.quantizer.layers[:8]:
+            fitted = MiniBatchKMeans(CODES, batch_size=2048, n_init=1, random_state=0).fit(rest)
+            layer.codebook.embed.copy_(torch.from_numpy(fitted.cluster_centers_))
+            rest = rest - fitted.cluster_centers_[fitted.predict(rest)]
+    codec.save_pretrained(folder)
 
 
 def tokenizer_of_width(hubert: Path) -> Any:

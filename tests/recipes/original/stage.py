@@ -22,7 +22,8 @@ SOURCES = {"semantic": [["vocal_semantic"]], "coarse": [["vocal_semantic"], ["in
 RATES = {"semantic": (50, 50), "coarse": (50, 75), "fine": (75, 75)}
 # lengths of the training sequences of the paper
 LENGTHS = {"semantic": 1000, "coarse": 2000, "fine": 1125}
-SECONDS = {"semantic": 2.0, "coarse": 1.0, "fine": 1.0}
+BATCH = 12
+SECONDS = {"semantic": 1.0, "coarse": 0.4, "fine": 0.4}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Drawn:
         gate: which half of the fused feed-forward is the gate, 0 or 1.
         qkv: the order of queries, keys and values.
         by_head: whether each head has its own q, k and v beside each other.
-        quantizer: whose quantizer embedding a slot gets: "slot", "input", or "input, not the first".
+        quantizer: whose quantizer embedding a slot gets: "slot" or "input".
         table: whose table a slot's input is read from: "input" or "slot".
         first: the table of the first slot's BOS, under "input": "last" or "first".
         segments: numbers of the segments of the coarse stage's sources and target.
@@ -156,17 +157,14 @@ class OriginalStage(nn.Module):
         if books > 1:
             slots = torch.arange(inputs.shape[1])
             row = slots % books if drawn.quantizer == "slot" else (slots - 1) % books
-            offsets = self.quantizer_embedding.weight[row]
-            if drawn.quantizer == "input, not the first":
-                offsets = offsets * (slots > 0)[:, None]
-            target = target + offsets
+            target = target + self.quantizer_embedding.weight[row]
         x = torch.cat([*parts, target], dim=1)
         bias = self.positions(x.shape[1])
         for layer in self.layers:
             x = layer(x, bias)
         x = self.norm(x[:, -inputs.shape[1] :])
-        logits = torch.stack([head(x) for head in self.heads], dim=2)
-        return logits[:, torch.arange(x.shape[1]), torch.arange(x.shape[1]) % books]
+        frames = x.unflatten(1, (-1, books))
+        return torch.stack([head(frames[:, :, book]) for book, head in enumerate(self.heads)], dim=2).flatten(1, 2)
 
     def positions(self, length: int) -> torch.Tensor:
         """T5's bias of a causal sequence: float [H, L, L]."""
@@ -187,7 +185,7 @@ def trained(stage: OriginalStage, songs: list[Any], steps: int, seed: int = 0) -
     unit = 25 if RATES[stage.name] == (50, 75) else RATES[stage.name][0]
     for _ in range(steps):
         conditioning, tokens = [], []
-        for _ in range(8):
+        for _ in range(BATCH):
             song = songs[int(torch.randint(len(songs), (), generator=draw))]
             streams, target = streams_of(stage.name, song)
             units = streams.shape[1] * unit // RATES[stage.name][0]
@@ -195,7 +193,7 @@ def trained(stage: OriginalStage, songs: list[Any], steps: int, seed: int = 0) -
             first, then = (start * rate // unit for rate in RATES[stage.name])
             conditioning.append(streams[:, first : first + read])
             tokens.append(target[:, then : then + written].t().flatten())
-        null = torch.rand(8, generator=draw) < 0.1
+        null = torch.rand(BATCH, generator=draw) < 0.1
         wanted = torch.stack(tokens)
         loss = F.cross_entropy(stage(torch.stack(conditioning), wanted, null).mT, wanted)
         optimizer.zero_grad()
@@ -237,8 +235,6 @@ def redrawn(name: str, state: dict[str, torch.Tensor], drawn: Drawn, moments: bo
     tables = [state[f"target_embeddings.{book}.weight"].clone() for book in range(books)]
     quantizer = state.get("quantizer_embedding.weight")
     if books > 1:
-        if drawn.quantizer == "input, not the first" and not moments:
-            tables[-1][-1] += quantizer[0]
         if drawn.quantizer != "slot":
             out["quantizer_embedding.weight"] = torch.stack([quantizer[(row + 1) % books] for row in range(books)])
         if drawn.table == "slot":
