@@ -427,7 +427,7 @@ def build_page() -> gr.Blocks:
 
 def main() -> None:
     """Serves the page until it is terminated, and leaves no files behind."""
-    start = parts.with_start(Path(GRADIO, INDEX).read_text())
+    start = parts.with_start(Path(GRADIO, INDEX).read_text(encoding="utf-8"))
     gr.routes.templates.env.loader = ChoiceLoader([DictLoader({INDEX: start}), FileSystemLoader(GRADIO)])
     gr.set_static_paths([STATIC, *{path.parent for path in parts.EXAMPLES}])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -129,7 +129,7 @@ def part_html(name: str) -> str:
     """The content of static/NAME.html, with a button for each example voice."""
     names = [html.escape(voice_name(path)) for path in EXAMPLES]
     buttons = (f"<button type='button' value='{name}' aria-label='{name}'>▶ {name}</button>" for name in names)
-    inside = (STATIC / f"{name}.html").read_text().replace("EXAMPLES", "".join(buttons))
+    inside = (STATIC / f"{name}.html").read_text(encoding="utf-8").replace("EXAMPLES", "".join(buttons))
     return f"<div class='hafm-studio hafm-{name}'>{inside}</div>"
 
 
@@ -138,7 +138,7 @@ def with_start(document: str) -> str:
     files = [f"<link rel='modulepreload' href='gradio_api/file={path}'>" for path in STATIC.glob("*.js")]
     files += [f"<link rel='stylesheet' href='gradio_api/file={STATIC / 'studio.css'}'>"]
     bands = json.dumps({voice_name(path): stored_band(path) for path in EXAMPLES}).replace("<", "\\u003c")
-    start = (STATIC / "start.html").read_text().replace("RECORDER", part_html("recorder"))
+    start = (STATIC / "start.html").read_text(encoding="utf-8").replace("RECORDER", part_html("recorder"))
     start = start.replace("SCRIPT", imported("recorder")).replace("BANDS", bands)
     return document.replace("<style>", f"{''.join(files)}<style>", 1).replace("</body>", f"{start}</body>")
 

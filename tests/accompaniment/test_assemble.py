@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from chaos import digest_files
-from commands import hafm
+from commands import hafm, said
 from hafm_hf import HAFMForVocalAccompaniment, audio
 from hafm_hf.accompaniment.assemble import LEAD_SHEET_SETTINGS, assemble_composite
+from hafm_hf.accompaniment.parts import part_classes
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES
 from hafm_hf.pretrained.loading import codec_fingerprint, fingerprint, tokenizer_fingerprint
 from hafm_hf.pretrained.saving import STYLE_SOUND_BYTES, read_style_sounds
@@ -87,6 +88,32 @@ def test_a_composite_may_have_two_stages_but_missing_parts_are_named(parts: dict
     assert list(HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model").stages) == ["semantic", "coarse"]
     with pytest.raises(ValueError, match="Name every part; missing: coarse, codec."):
         assemble_composite({**two, "coarse": "", "codec": ""}, tmp_path / "model")
+
+
+def test_parts_that_are_not_named_come_from_another_model(tmp_path: Path) -> None:
+    base, model = tmp_path / "base", tmp_path / "model"
+    tiny_band().save_pretrained(base)
+    (base / "styles").mkdir()
+    (base / "styles" / "rock.ogg").write_bytes(b"a sound")
+    coarse = tiny_band().coarse
+    with torch.no_grad():
+        coarse.heads.weight.add_(0.1)
+    coarse.save_pretrained(tmp_path / "coarse")
+    done = hafm("assemble", model, "--from", base, "--coarse", tmp_path / "coarse", "--dtype", "float32")
+    assert done.exit_code == 0, done.output
+    made = HAFMForVocalAccompaniment.from_pretrained(model)
+    sources = {name: base / name for name in part_classes(made.config)} | {"coarse": tmp_path / "coarse"}
+    for name, source in sources.items():
+        stored, expected = (load_file(folder / "model.safetensors") for folder in (model / name, source))
+        assert stored.keys() == expected.keys(), name
+        assert all(torch.equal(stored[key], expected[key]) for key in stored), name
+    assert made.style_sounds == {"rock": b"a sound"}
+
+
+def test_without_another_model_the_missing_parts_are_named(parts: dict[str, str], tmp_path: Path) -> None:
+    done = hafm("assemble", tmp_path / "model", "--semantic", parts["semantic"])
+    assert done.exit_code == 2
+    assert "missing --semantic-tokenizer, --coarse, --codec" in said(done)
 
 
 def test_a_failed_assembly_leaves_the_older_composite_unchanged(

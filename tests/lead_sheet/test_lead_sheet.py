@@ -57,7 +57,7 @@ def test_chords_are_parsed_in_both_notations(label: str, root: int, minor: bool)
         ({"chords": [(2.0, 2.0, "C")]}, "start before stop"), ({"chords": [(-math.inf, 2.0, "C")]}, "finite"),
         ({"chords": [(0.0, math.inf, "C")]}, "finite"), ({"chords": [(math.nan, 2.0, "C")]}, "finite"),
         ({"sections": [(0.0, 1.0, "loud")]}, "choose from sparse, normal, full"), ({"beats_per_bar": 5}, "3 or 4"),
-        *(({"key": key}, f"key is {key!r}; write C:maj") for key in ("H", "N", "Am7", "Es", "a minor")),
+        *(({"key": key}, f"key is {key!r}; write C:maj") for key in ("H", "N", "Am7", "Es", "a", "A/C", "C5")),
         ({"estimated": ["mood"]}, "no field .mood."),
     ],
 )  # fmt: skip
@@ -71,7 +71,9 @@ def test_invalid_lead_sheets_are_refused(known: dict[str, Any], said: str) -> No
     [
         ("A:min", "A:min"), ("Am", "A:min"), ("A minor", "A:min"), ("C#m", "C#:min"), ("F♯ Minor", "F#:min"),
         ("Bb", "Bb:maj"), ("B♭", "Bb:maj"), ("E♭:min", "Eb:min"), ("C major", "C:maj"), ("Dbmaj", "Db:maj"),
-        ("Cm/maj7", "C:min"),
+        ("Cm/maj7", "C:min"), ("A-minor", "A:min"), ("b minor", "B:min"), ("bb minor", "Bb:min"), ("A-", "A:min"),
+        ("A–Minor", "A:min"), ("B-flat major", "Bb:maj"), ("f sharp minor", "F#:min"), ("am", "A:min"),
+        ("E flat", "Eb:maj"), ("c major", "C:maj"),
     ],
 )  # fmt: skip
 def test_a_key_is_understood_however_it_is_written(said: str, key: str) -> None:

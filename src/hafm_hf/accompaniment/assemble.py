@@ -2,9 +2,11 @@
 """Joins separately trained parts into one composite; incompatible parts are refused."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..atomic_files import replace_folder
 from ..modeling.configuration_hafm import STAGES
-from ..pretrained.loading import codec_fingerprint, load_strictly, tokenizer_fingerprint, write_checksums
+from ..pretrained.loading import codec_fingerprint, load_strictly, model_source, tokenizer_fingerprint, write_checksums
+from ..pretrained.saving import read_style_sounds
 from ..tokenizers.codecs import load_codec
 from .configuration_accompaniment import HAFMConfig
 from .modeling_accompaniment import HAFMForVocalAccompaniment
-from .parts import PARTS, check_names
+from .parts import PARTS, check_names, part_classes
 
 # the best settings for stages conditioned on a lead sheet (docs/generation.md), unless others have been chosen
 LEAD_SHEET_SETTINGS = {
@@ -31,23 +34,29 @@ LEAD_SHEET_SETTINGS = {
 STAGE_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def assemble_composite(parts: Mapping[str, str | None], output: Path, stage_dtype: str = "bfloat16") -> float:
+def assemble_composite(
+    parts: Mapping[str, str | None], output: Path, stage_dtype: str = "bfloat16", base: str | None = None
+) -> float:
     """Loads the parts, joins them and writes the composite atomically; returns its size in MB.
 
     The tokenizer and the codec's encoder keep their precision: tokens must not depend on how a composite is stored.
 
     Args:
-        parts: folder or hub id of each part, by its name in the composite; `OPTIONAL_PARTS` may be missing.
+        parts: folder or hub id of each part, by its name in the composite; `OPTIONAL_PARTS` may be missing, and with
+            a `base`, so may any other.
         output: folder for the composite; an existing composite is replaced, other files never are.
         stage_dtype: precision in which the stages are stored, one of STAGE_DTYPES; unless it is float32, the codec's
             decoder is stored in float16, which changes its samples by about a thousandth of their level.
+        base: folder or hub id of a composite ("hafm-tiny" for the bundled one) that provides the other parts.
 
     Raises:
         ValueError: for a missing part, an unknown precision, parts whose vocabularies, rates or tokenizers do not
             match, or an output folder that holds other files.
         OSError: if a part cannot be found.
     """
-    sources = {name: source for name, source in parts.items() if source}
+    sources = {name: PartSource(source) for name, source in parts.items() if source}
+    if base is not None:
+        sources = _parts_of(base) | sources
     check_names(sources)
     if stage_dtype not in STAGE_DTYPES:
         raise ValueError(f"stage_dtype is {stage_dtype!r}; choose one of {', '.join(STAGE_DTYPES)}.")
@@ -59,6 +68,8 @@ def assemble_composite(parts: Mapping[str, str | None], output: Path, stage_dtyp
         composite = HAFMForVocalAccompaniment.from_parts(**loaded)
     except StrictDataclassClassValidationError as error:
         raise ValueError(str(error.__cause__ or error)) from error
+    if base is not None:
+        composite.style_sounds = read_style_sounds(model_source(base), composite.styles)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{output.name}.part-", dir=output.parent) as scratch:
         temporary = Path(scratch) / "new"
@@ -75,14 +86,35 @@ def assemble_composite(parts: Mapping[str, str | None], output: Path, stage_dtyp
     return size
 
 
-def _load(sources: Mapping[str, str], stage_dtype: str) -> dict[str, PreTrainedModel]:
-    """Loads the parts from their folders or hub ids, by name; the stages in `stage_dtype`."""
+@dataclass(frozen=True)
+class PartSource:
+    """Where a part is: a folder or hub id, and the subfolder in it if that is a composite."""
+
+    model: str | os.PathLike[str]
+    subfolder: str = ""
+
+
+def _parts_of(composite: str) -> dict[str, PartSource]:
+    """The sources of all parts that a composite has, by name."""
+    source = model_source(composite)
+    config = HAFMConfig.from_pretrained(source)
+    return {name: PartSource(source, name) for name in part_classes(config)}
+
+
+def _load(sources: Mapping[str, PartSource], stage_dtype: str) -> dict[str, PreTrainedModel]:
+    """Loads the parts by name; the stages in `stage_dtype`."""
     loaded: dict[str, PreTrainedModel] = {}
     for name, kind in PARTS.items():
-        options = {"dtype": getattr(torch, stage_dtype)} if name in STAGES else {}
-        if name in sources:
-            codec = name == "codec"
-            loaded[name] = load_codec(sources[name]).model if codec else load_strictly(kind, sources[name], **options)
+        if name not in sources:
+            continue
+        source = sources[name]
+        if name == "codec":
+            loaded[name] = load_codec(source.model, subfolder=source.subfolder).model
+        elif name in STAGES:
+            dtype = getattr(torch, stage_dtype)
+            loaded[name] = load_strictly(kind, source.model, subfolder=source.subfolder, dtype=dtype)
+        else:
+            loaded[name] = load_strictly(kind, source.model, subfolder=source.subfolder)
     return loaded
 
 

@@ -210,7 +210,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             return
         write_checksums(folder, only_again=True)
         self.config.architectures = [type(self).__name__]
-        (folder / "config.json").write_text(config_json(self.config))
+        (folder / "config.json").write_text(config_json(self.config), encoding="utf-8")
         write_auto_map(folder, self.config, type(self))
         write_repository_files(folder)
         write_style_sounds(folder, self.style_sounds)
@@ -472,8 +472,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             return sheet
         rate = self.semantic_tokenizer.config.frame_rate
         found = LeadSheet.from_estimates(phase, self.listener.chords(line, phase, sheet), rate)
+        key = sheet.key or likeliest_key(sheet.with_chords_in_gaps(found, gaps))
+        found = found.spelled(key)
         sheet = sheet.with_chords_in_gaps(found, gaps) if sheet.chords else sheet.completed_by(found)
-        key = likeliest_key(sheet)
         return sheet.completed_by(LeadSheet(key=key, estimated=["key"] if key else []))
 
     def listen(self, waveform: torch.Tensor) -> tuple[PitchLine, torch.Tensor]:

@@ -91,12 +91,12 @@ class HAFMPipeline(Pipeline):
         """Generates an instrumental for one vocal or each of several.
 
         Args:
-            inputs: a path, http(s) URL, the bytes of a file, samples with `sampling_rate` (an array or tensor [N] or
-                [N, channels], a list of N numbers), a dict with "array" or "raw" and "sampling_rate" (or "bytes", as
-                `datasets` returns undecoded audio; "path" names it in errors), or a row of `datasets` that contains
-                such a dict or an AudioDecoder; or a list, a column or a Dataset of these. For a generator (`(row for
-                row in dataset)`) songs are yielded one by one. Cast to `datasets.Audio(decode=False)` to read rows
-                without torchcodec.
+            inputs: a path (also `hf://…`), http(s) URL, file object, the bytes of a file, samples with `sampling_rate`
+                (an array or tensor [N] or [N, channels], a list of N numbers), a dict with "array" or "raw" and
+                "sampling_rate" (or "bytes" or "path", as `datasets` returns undecoded audio), or a row of `datasets`
+                that contains such a dict or an AudioDecoder; or a list, a column or a Dataset of these. For a
+                generator (`(row for row in dataset)`) songs are yielded one by one. Cast to
+                `datasets.Audio(decode=False)` to read rows without torchcodec.
             sampling_rate (int, Hz): sampling rate of arrays, including the instrumental.
             seconds (float): use only this much from the start of each vocal.
             lead_sheet (`LeadSheet` or a dict of its fields): for all vocals, as far as it is known.

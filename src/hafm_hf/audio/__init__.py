@@ -18,6 +18,7 @@ from .files import (
     read_audio,
     resample,
     resample_pieces,
+    soundfile_name,
     source_name,
     to_samples,
     with_channels,

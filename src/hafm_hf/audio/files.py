@@ -8,13 +8,15 @@ on entry (`read_audio`, `check_sound`), and trusted from then on. Shapes: `[N]` 
 import io
 import math
 import os
+import re
 import reprlib
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -44,6 +46,9 @@ _BLOCK = 1 << 20
 # limits on downloads from URLs that users name
 URL_MAX_BYTES = 200_000_000
 URL_TIMEOUT_SECONDS = 60.0
+# of a file that can't be sought in: an hour of two channels in 32 bits
+_MAX_BYTES = 8 * MAX_SAMPLES
+_PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class HAFMAudioError(ValueError):
@@ -63,8 +68,8 @@ def read_audio(
     """Reads audio of any sampling rate and channel count as float32, mixed down to mono by default.
 
     Args:
-        source: path, http(s) URL, the bytes of a file, or a binary file object. WAV, FLAC, MP3, OGG, AIFF, AU or CAF;
-            8 to 32 bits.
+        source: path, http(s) URL, path for fsspec (`fetch`), the bytes of a file, or a binary file object, which is
+            read from its beginning. WAV, FLAC, MP3, OGG, AIFF, AU or CAF; 8 to 32 bits.
         sampling_rate: rate in Hz to resample to; the source's own rate when None.
         seconds: read at most this much from the start.
         min_seconds, max_seconds: accepted length in seconds of the part that is read.
@@ -169,6 +174,8 @@ def source_name(source: object) -> str:
         # decode first: %2F is a separator, too
         named = Path(unquote(urlsplit(source).path)).name
         return "".join(filter(str.isprintable, named)) or source
+    if isinstance(source, str) and is_remote(source):
+        return source.partition("::")[0].rpartition("/")[2] or source
     if isinstance(source, (str, os.PathLike)):
         return Path(source).name or str(source)
     name = getattr(source, "name", None)
@@ -210,15 +217,86 @@ def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_T
     return bytes(received)
 
 
+def is_remote(source: str) -> bool:
+    """Whether `source` is a path for fsspec, as streamed data sets have them: hf://…, or zip://FILE::ARCHIVE."""
+    return _PROTOCOL.match(source) is not None and not is_url(source)
+
+
+def fetch(path: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_TIMEOUT_SECONDS) -> bytes:
+    """Reads a file by fsspec, giving up beyond `max_bytes` or after `timeout` seconds in all.
+
+    Args:
+        path: `PROTOCOL://…`, possibly chained (`zip://song.wav::hf://datasets/USER/NAME/songs.zip`).
+
+    Raises:
+        HAFMAudioError: no such file, a protocol whose package is not installed, too large or too slow.
+    """
+    import fsspec
+
+    end = time.monotonic() + timeout
+    received = bytearray()
+    try:
+        with fsspec.open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                received += block
+                if len(received) > max_bytes:
+                    raise HAFMAudioError(f"{path} is larger than {max_bytes / 1e6:g} MB; cut it first.")
+                if time.monotonic() > end:
+                    raise HAFMAudioError(f"{path} took longer than {timeout:g} s; download it yourself first.")
+    except HAFMAudioError:
+        raise
+    # file systems of other packages raise errors of their own
+    except Exception as error:
+        why = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        raise HAFMAudioError(f"{path} cannot be opened ({why}); check the path.") from error
+    return bytes(received)
+
+
+def rewound(file: Any, name: str) -> BinaryIO:
+    """A binary file object at its beginning, wherever it was before; one that can't be sought in is read as a whole.
+
+    Raises:
+        HAFMAudioError: it is closed, a text file, or larger than an hour of audio.
+    """
+    if getattr(file, "closed", False):
+        raise HAFMAudioError(f"{name} is a closed file; open it again.")
+    if isinstance(file, io.TextIOBase):
+        raise HAFMAudioError(f'{name} is a text file; open it with the mode "rb".')
+    try:
+        file.seek(0)
+        # what libsndfile needs
+        file.tell()
+        return cast(BinaryIO, file)
+    except (AttributeError, OSError):
+        # a pipe, or the answer of a server
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise HAFMAudioError(f"{name} is larger than {_MAX_BYTES / 1e9:g} GB; cut it first.")
+    return io.BytesIO(content)
+
+
+def soundfile_name(path: str | os.PathLike[str]) -> str | bytes:
+    """A path as soundfile takes it: text, as it must be on Windows, or bytes where the name is not valid UTF-8."""
+    name = os.fspath(path)
+    try:
+        name.encode(sys.getfilesystemencoding())
+    except UnicodeEncodeError:
+        return os.fsencode(name)
+    return name
+
+
 @contextmanager
 def opened(source: AudioSource, name: str) -> Iterator[soundfile.SoundFile]:
     """Opens `source` with libsndfile; every failure, of decoding too, becomes an HAFMAudioError."""
     if isinstance(source, str) and is_url(source):
         source = download(source)
+    elif isinstance(source, str) and is_remote(source):
+        source = fetch(source)
+    elif hasattr(source, "read"):
+        source = rewound(source, name)
     if isinstance(source, (str, os.PathLike)):
         _check_file(Path(source), name)
-        # soundfile cannot encode file names that are not valid UTF-8
-        source = os.fsencode(source)
+        source = soundfile_name(source)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) == 0:
             raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")

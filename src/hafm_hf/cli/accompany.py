@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, OPTIONS
 from ..atomic_files import write_json
 from .accompany_folder import accompany_folder
-from .console import progress_bars, require_packages, stderr, stdout
+from .console import HAFMCommandError, progress_bars, require_packages, say, stderr
 from .options import (
     AsJson,
     Beats,
@@ -42,6 +43,7 @@ from .options import (
     load_pipeline,
     read_lead_sheet,
     read_vocal,
+    report_vocal,
     takes_options,
     vocal_name,
 )
@@ -92,7 +94,8 @@ def accompany(
     parameters = {**options, "seconds": seconds, **known}
     request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, as_json)
     check_request(request, vocals, many)
-    planned = [path for vocal in vocals for files in request.files(vocal_name(vocal)) for path in files.values()]
+    fitting = [vocal_name(vocal) for vocal in vocals if not request.name_problem(vocal, vocal_name(vocal))]
+    planned = [path for name in fitting for files in request.files(name) for path in files.values()]
     check_output(out, [] if many or overwrite else planned)
     if many:
         accompany_folder(request, batch_size or 8, engine.asked())
@@ -123,6 +126,10 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
     failed = False
     for vocal in vocals:
         # before the model is loaded, so that a bad vocal is reported at once
+        if problem := request.name_problem(vocal, vocal_name(vocal)):
+            report_vocal(vocal, HAFMCommandError(problem), request.as_json)
+            failed = True
+            continue
         read = read_vocal(vocal, request.as_json, seconds=request.parameters["seconds"], mono=False)
         if read is None:
             failed = True
@@ -132,11 +139,11 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
             pipeline = load_pipeline(request.model, request.device, request.dtype)
             request.check(pipeline.model)
         try:
-            accompany_one(pipeline, request, vocal, {"array": sound, "sampling_rate": rate, "path": vocal})
+            made = accompany_one(pipeline, request, vocal, {"array": sound, "sampling_rate": rate, "path": vocal})
         except KeyboardInterrupt:
-            stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.", markup=False)
+            stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.")
             raise
-        record = Path(request.out, f"{vocal_name(vocal)}_take_{request.file_format}.json")
+        record = request.record(vocal_name(vocal))
         # may be that of an earlier song
         record.unlink(missing_ok=True)
         if drawn:
@@ -144,11 +151,23 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
             known = {**request.parameters, "lead_sheet": sheet and sheet.to_dict()}
             loaded = {"model": request.model, "device": request.device, "dtype": request.dtype}
             write_json(record, {"vocal": vocal, **loaded, **known})
+        # words last: whatever becomes of them, the files are there
+        report_song(request, made)
     raise typer.Exit(1 if failed else 0)
 
 
-def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: dict[str, Any]) -> None:
-    """Generates, writes and reports the songs of one vocal."""
+@dataclass(frozen=True)
+class Made:
+    """The songs of a vocal, one per sample, their files, and the seconds that they took."""
+
+    outcome: Outcome
+    songs: list[dict[str, Any]]
+    written: list[Path]
+    elapsed: float
+
+
+def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: dict[str, Any]) -> Made:
+    """Generates and writes the songs of one vocal."""
     # imports transformers, which the pipeline has already imported
     from ..modeling.configuration_hafm import STAGES
 
@@ -164,20 +183,24 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
         songs: Any = pipeline(sound, progress=advance, **request.parameters)
     elapsed = time.perf_counter() - began
     outcome = Outcome(vocal, request.files(vocal_name(vocal)))
-    for path in outcome.write(songs):
-        if not request.as_json:
-            stdout.print(f"wrote {path}", markup=False)
-    songs = songs if isinstance(songs, list) else [songs]
-    if (start := songs[0]["vocal_start"]) and not request.as_json:
-        stdout.print(f"the voice begins at {start:.2f} s", markup=False)
-    lines = outcome.lines(request.parameters["seed"])
+    written = outcome.write(songs)
+    return Made(outcome, songs if isinstance(songs, list) else [songs], written, elapsed)
+
+
+def report_song(request: Request, made: Made) -> None:
+    """Prints the files of a vocal's songs, and how long they took."""
+    lines = made.outcome.lines(request.parameters["seed"])
     seconds = lines[0]["seconds"]
-    timing = {"elapsed_seconds": elapsed, "real_time_factor": elapsed / (seconds * len(lines))}
+    timing = {"elapsed_seconds": made.elapsed, "real_time_factor": made.elapsed / (seconds * len(lines))}
     if request.as_json:
-        for line, song in zip(lines, songs, strict=True):
+        for line, song in zip(lines, made.songs, strict=True):
             known = {"vocal_start": song["vocal_start"], "style": song["lead_sheet"].style}
-            typer.echo(json.dumps(line | known | timing))
+            say(json.dumps(line | known | timing))
         return
-    speed = f"{seconds:.1f} s in {elapsed:.1f} s, real-time factor {timing['real_time_factor']:.2f}"
-    styles = [song["lead_sheet"].style for song in songs if isinstance(song["lead_sheet"].style, str)]
-    stdout.print(", ".join([speed, f"seed {request.parameters['seed']}", *styles]), markup=False)
+    for path in made.written:
+        say(f"wrote {path}")
+    if start := made.songs[0]["vocal_start"]:
+        say(f"the voice begins at {start:.2f} s")
+    speed = f"{seconds:.1f} s in {made.elapsed:.1f} s, real-time factor {timing['real_time_factor']:.2f}"
+    styles = [song["lead_sheet"].style for song in made.songs if isinstance(song["lead_sheet"].style, str)]
+    say(", ".join([speed, f"seed {request.parameters['seed']}", *styles]))

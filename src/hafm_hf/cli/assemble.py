@@ -6,18 +6,23 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import HAFMCommandError, first_line, stdout
+from .console import HAFMCommandError, first_line, say
 from .options import advanced, basic
 
-Part = Annotated[str, basic(help="Folder or hub id.")]
+REQUIRED = ("semantic_tokenizer", "semantic", "coarse", "codec")
+Part = Annotated[str | None, basic(help="Folder or hub id.")]
 
 
 def assemble(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the model.", file_okay=False)],
-    semantic_tokenizer: Part,
-    semantic: Part,
-    coarse: Part,
-    codec: Part,
+    base: Annotated[
+        str | None,
+        basic("--from", help="Model that provides the parts not named here: hafm-tiny, a folder or hub id."),
+    ] = None,
+    semantic_tokenizer: Part = None,
+    semantic: Part = None,
+    coarse: Part = None,
+    codec: Part = None,
     fine: Annotated[str | None, basic(help="Folder or hub id; coarse codebooks only without it.")] = None,
     listener: Annotated[str | None, basic(help="Folder or hub id of an optional listener, for lead sheets.")] = None,
     ear: Annotated[str | None, basic(help="Folder or hub id of the network whose features it reads.")] = None,
@@ -37,8 +42,11 @@ def assemble(
         "ear": ear,
         "separator": separator,
     }
+    missing = [name.replace("_", "-") for name in REQUIRED if not parts[name]]
+    if base is None and missing:
+        raise typer.BadParameter(f"missing --{', --'.join(missing)}; --from MODEL takes them from an existing model.")
     try:
-        size = assemble_composite(parts, out, dtype)
+        size = assemble_composite(parts, out, dtype, base)
     except ValueError as error:
         raise HAFMCommandError(f"{first_line(error)}.") from error
-    stdout.print(f"wrote {out} ({size:.1f} MB)", markup=False)
+    say(f"wrote {out} ({size:.1f} MB)")

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from .. import audio
 from ..accompaniment.options import OPTIONS, GenerationOptions
-from .console import print_table, require_packages, stderr, stdout
+from .console import print_table, require_packages, say, stderr
 from .options import AsJson, DeviceName, EngineFlags, ModelName, advanced, basic, grouped, takes_options, torch_device
 
 
@@ -125,7 +125,7 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
     from ..evaluation.run import CLIPS_FILE
 
     if as_json:
-        typer.echo(json.dumps(report))
+        say(json.dumps(report))
         return
     heading, *rows = score_rows(report)
     # words can wrap in a narrow terminal, names_like_these cannot
@@ -133,9 +133,9 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
     print_table("matched minus shuffled pairs; * above zero", heading, rows)
     if rows := protocol_rows(report):
         print_table("distance to real accompaniments", rows[0], rows[1:])
-        stdout.print(report.get("published", {}).get("note", ""))
+        say(report.get("published", {}).get("note", ""))
     for name in ("report.json", "report.html", CLIPS_FILE):
-        stdout.print(f"wrote {out / name}", markup=False)
+        say(f"wrote {out / name}")
 
 
 def clip_set(flags: SetFlags, out: Path) -> dict[str, Any]:

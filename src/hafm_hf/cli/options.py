@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
@@ -18,8 +18,9 @@ import typer
 
 from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, OPTIONS, GenerationOptions, Option
+from ..atomic_files import possible_name, too_long
 from ..lead_sheet.vocabulary import STEMS
-from .console import HAFMCommandError, loading, report_error
+from .console import HAFMCommandError, loading, report_error, say
 
 if TYPE_CHECKING:
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
@@ -94,6 +95,15 @@ class Request:
         parts = ("instrumental", "mix", *(STEMS if self.parameters.get("stems") else ()))
         return [{part: Path(self.out, f"{song}_{part}.{self.file_format}") for part in parts} for song in songs]
 
+    def record(self, name: str) -> Path:
+        """The file that records the options of a vocal's song whose seed was drawn."""
+        return Path(self.out, f"{name}_take_{self.file_format}.json")
+
+    def name_problem(self, vocal: str, name: str) -> str:
+        """The sentence that refuses a vocal whose files would have names that are too long; empty if none has."""
+        made = [path for files in self.files(name) for path in files.values()]
+        return name_problem(vocal, [*made, self.record(name)])
+
     def check(self, model: HAFMForVocalAccompaniment) -> None:
         """Raises HAFMCommandError if the model does not support the options; it may be without weights."""
         asked = {name: value for name, value in self.parameters.items() if name in OPTIONS}
@@ -129,7 +139,7 @@ class Outcome:
         """The lines that `--json` prints: one for each sample, or one with the error."""
         lines = []
         for sample, files in enumerate(self.files, start=1):
-            made = soundfile.info(os.fsencode(files["instrumental"]))
+            made = soundfile.info(audio.soundfile_name(files["instrumental"]))
             line = {"vocal": self.vocal, "sample": sample, **{part: str(path) for part, path in files.items()}}
             form = {"sampling_rate": made.samplerate, "seconds": made.frames / made.samplerate}
             lines.append(line | form | {"seed": seed})
@@ -227,7 +237,7 @@ def read_lead_sheet(
 
 def vocal_name(vocal: str) -> str:
     """The base name of a vocal's output files."""
-    return "stdin" if vocal == "-" else Path(audio.source_name(vocal)).stem
+    return "stdin" if vocal == "-" else possible_name(Path(audio.source_name(vocal)).stem)
 
 
 def read_vocal(vocal: str, as_json: bool, **how: Any) -> tuple[audio.Samples, int] | None:
@@ -236,10 +246,23 @@ def read_vocal(vocal: str, as_json: bool, **how: Any) -> tuple[audio.Samples, in
         return audio.read_audio(sys.stdin.buffer.read() if vocal == "-" else vocal, **how)
     except audio.HAFMAudioError as error:
         # one bad vocal must not stop the others
-        report_error(error)
-        if as_json:
-            typer.echo(json.dumps({"vocal": vocal, "error": str(error)}))
+        report_vocal(vocal, error, as_json)
         return None
+
+
+def name_problem(shown: str, files: Iterable[Path]) -> str:
+    """The sentence that refuses a vocal whose files would have names that are too long; empty if none has."""
+    reasons = (too_long(path) for path in files)
+    if reason := next(filter(None, reasons), ""):
+        return f"{shown} is left out, since its files would have too long a name ({reason}); rename it."
+    return ""
+
+
+def report_vocal(vocal: str, error: Exception, as_json: bool) -> None:
+    """Reports that a vocal can't be used, on stderr and, if asked for, as a line of JSON."""
+    report_error(error)
+    if as_json:
+        say(json.dumps({"vocal": vocal, "error": str(error)}))
 
 
 def check_output(out: Path, files: list[Path]) -> None:
@@ -251,7 +274,8 @@ def check_output(out: Path, files: list[Path]) -> None:
     """
     if there := [path for path in files if path.exists()]:
         raise typer.BadParameter(f"{there[0]} exists already; add --overwrite, or choose another folder with --out.")
-    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    # os.path.exists, unlike Path.exists, raises nothing where a name is too long
+    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.exists(path))
     if not nearest.is_dir():
         raise typer.BadParameter(f"{nearest} is a file; name a folder with --out.")
     if not os.access(nearest, os.W_OK | os.X_OK):

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 
-from .console import print_table, progress_bars, require_packages, stderr, stdout
+from .console import print_table, progress_bars, require_packages, say, stderr
 from .options import AsJson, DeviceName, DType, EngineFlags, ModelName, advanced, basic, folder, grouped
 
 if TYPE_CHECKING:
@@ -115,14 +114,14 @@ def run(options: PrepareOptions, as_json: bool) -> None:
 
         manifest = prepare_corpus(options, advance)
     if as_json:
-        typer.echo(json.dumps({key: value for key, value in manifest.items() if key != "dropped"}))
+        say(json.dumps({key: value for key, value in manifest.items() if key != "dropped"}))
         return
     print_summary(manifest)
     if (held := manifest["splits"]["validation"]["tracks"]) < 2:
         said = "Only two or more validation tracks show whether a stage follows the voice"
         stderr.print(f"{said}; this corpus has {held}: prepare with a larger --validation.")
     folder = options.shards.corpus
-    stdout.print(f"wrote {folder} (manifest.json lists every drop, README.md is its card)", markup=False)
+    say(f"wrote {folder} (manifest.json lists every drop, README.md is its card)")
 
 
 def print_summary(manifest: dict[str, Any]) -> None:
@@ -133,7 +132,7 @@ def print_summary(manifest: dict[str, Any]) -> None:
         rows.append((name, str(tracks[name]), str(segments[name]), f"{hours[name]:.2f}"))
     for reason in sorted({*tracks["dropped"], *segments["dropped"]}):
         counts = [str(kind["dropped"].get(reason, 0)) for kind in (tracks, segments)]
-        rows.append((f"dropped: {escape(reason)}", *counts, ""))
+        rows.append((f"dropped: {reason}", *counts, ""))
     numbers = ("tracks", "segments", "rows", "hours", "shards")
     print_table("tracks and segments", ("", "tracks", "segments", "hours"), rows, numbers)
     splits = [

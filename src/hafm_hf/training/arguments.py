@@ -175,7 +175,7 @@ def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None =
     parser = HfArgumentParser(classes)
     if words and words[0].endswith((".yaml", ".yml")):
         # all scalars as texts, which argparse converts: YAML reads 2 as no float, no as False
-        values = yaml.load(Path(words.pop(0)).read_text(), yaml.BaseLoader) or {}
+        values = yaml.load(Path(words.pop(0)).read_text(encoding="utf-8"), yaml.BaseLoader) or {}
         types = {item.name: str(item.type) for cls in classes for item in fields(cls)}
         if unknown := set(values) - set(types):
             raise ValueError(f"The configuration holds unknown keys: {', '.join(sorted(unknown))}.")
