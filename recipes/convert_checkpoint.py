@@ -32,7 +32,7 @@ from original_hafm.layout import PAPER, TABLES, TARGETS
 from original_hafm.mapping import assembled, map_keys, stage_config
 from original_hafm.reading import Checkpoint, read_checkpoint
 from original_hafm.tokenizer import LAYERS, ChosenTokenizer, choose_tokenizer, proposed_hubert, tokenizer_of
-from original_hafm.writing import STATE, write_card, write_model
+from original_hafm.writing import STAGES, STATE, write_card, write_model
 from running import run_recipe
 
 CODEC = "facebook/encodec_24khz"
@@ -123,7 +123,7 @@ def convert(
                 f"what follows.\n{report}"
             )
     write_model(out, tokenizer.model, codec, {name: stage.model for name, stage in stages.items()})
-    sources = {"stages and k-means": original, "HuBERT": tokenizer.hubert, "codec": codec}
+    sources = {STAGES: original, "HuBERT": tokenizer.hubert, "codec": codec}
     write_card(out, sources, card_facts(files, checkpoints, tokenizer, verdict, assume_paper))
     typer.echo(f"wrote {out}")
     return verdict

@@ -8,7 +8,7 @@ on the stage with the shortest sequence; the rest follows one by one, until noth
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -44,7 +44,7 @@ ROUNDS = 3
 # weight of the unigram in the bigram's estimate, in tokens
 BIGRAM_PRIOR = 20.0
 JOINT = ("gate", "order", "split", "norms", "tables")
-# choices that concern stages with several codebooks, those with two sources, and those with as many tables of either kind
+# choices that do not concern all stages: they are about several codebooks, two sources, or alike tables
 OF_STAGES = {
     "sources": ("coarse",), "streams": ("coarse",), "tables": ("semantic", "fine"), "quantizer": ("coarse", "fine"),
     "input_table": ("coarse", "fine"), "first_table": ("coarse", "fine"),
@@ -180,7 +180,10 @@ def tokenized(segments: Sequence[tuple[str, np.ndarray, np.ndarray, int]], token
     songs = []
     for number, (name, vocal, instrumental, rate) in enumerate(segments):
         tokens = next(tokenizers.encode([vocal], [instrumental], rate, SEGMENT_SECONDS, [number]))
-        streams = (torch.from_numpy(np.asarray(each)).long() for each in (tokens.vocal_semantic, tokens.instrumental_semantic, tokens.acoustic))
+        streams = (
+            torch.from_numpy(np.asarray(each)).long()
+            for each in (tokens.vocal_semantic, tokens.instrumental_semantic, tokens.acoustic)
+        )
         songs.append(Song(name, *streams))
     return songs
 
@@ -268,7 +271,10 @@ class Search:
     """
 
     def __init__(
-        self, stages: Mapping[str, Candidate], crops: Mapping[str, Crops], progress: Callable[[str], object] = lambda _: None
+        self,
+        stages: Mapping[str, Candidate],
+        crops: Mapping[str, Crops],
+        progress: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.stages, self.crops, self.progress = stages, crops, progress
         self.scored: dict[tuple[str, Layout], np.ndarray] = {}
@@ -334,7 +340,9 @@ class Search:
 
     def improved(self, layout: Layout, choice: str) -> Layout:
         """The layout with a better value of one choice, or with the paper's where the evidence for another is weak."""
-        others = [replace(layout, **{choice: value}) for value in self.values(choice) if value != getattr(layout, choice)]
+        others = [
+            replace(layout, **{choice: value}) for value in self.values(choice) if value != getattr(layout, choice)
+        ]
         if not others:
             return layout
         best = max(others, key=lambda each: float(self.difference(choice, each, layout).mean()))
@@ -372,7 +380,9 @@ class Search:
         for name, row in ends:
             last = self.stages[name].model.config.num_codebooks - 1
             if row not in (0, last):
-                verdict.faults.append(f"{name}: BOS of table {row} was trained, which is neither the first nor the last")
+                verdict.faults.append(
+                    f"{name}: BOS of table {row} was trained, which is neither the first nor the last"
+                )
         if len(ends) == len(concerned) and len({row == 0 for _, row in ends}) == 1:
             value = CHOICES["first_table"][1 if ends[0][1] == 0 else 0]
             verdict.layout = replace(layout, first_table=value)
@@ -392,7 +402,11 @@ class Search:
         values = list(CHOICES["null"])
         if trained is not None:
             values = [value for value in values if (value == CHOICES["null"][2]) == trained]
-        said = {None: "", True: "the mask rows were trained, by AdamW's second moments", False: "the mask rows never were"}
+        said = {
+            None: "",
+            True: "the mask rows were trained, by AdamW's second moments",
+            False: "the mask rows never were",
+        }
         words = said[trained]
         scores = {
             value: {
@@ -409,7 +423,9 @@ class Search:
         if rivals:
             rival = min(rivals, key=lambda value: float(joined[value].mean()))
             parts = [words] if words else []
-            words = "; ".join([*parts, f"without a voice {in_words(joined[rival] - joined[chosen])} better than {rival}"])
+            words = "; ".join(
+                [*parts, f"without a voice {in_words(joined[rival] - joined[chosen])} better than {rival}"]
+            )
         verdict.layout = replace(verdict.layout, null=chosen)
         verdict.decisions.append(Decision("null", chosen, words, decided=not weak))
 

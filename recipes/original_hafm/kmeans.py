@@ -48,8 +48,8 @@ class _Dtype:
 
     def __setstate__(self, state: Any) -> None:
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
-        if order in (">", "<"):
-            self.dtype = self.dtype.newbyteorder(order)
+        if order == ">":
+            self.dtype = self.dtype.newbyteorder(">")
 
 
 class _Array:
@@ -138,14 +138,15 @@ STAND_INS: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class _Unpickler(pickle._Unpickler):
     """Builds stand-ins only; where joblib's array is described, its numbers are read."""
 
-    dispatch: ClassVar[dict[int, Callable[..., Any]]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Callable[..., Any]]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, encoding="latin1")
         self.source = file
+        self.stack: list[Any] = []
 
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in.

@@ -134,10 +134,10 @@ def _fold_tables(out: dict[str, torch.Tensor], config: PreTrainedConfig, layout:
         target[-1, bos] = target[0, bos]
     if layout.quantizer != PAPER.quantizer:
         quantizer = quantizer.roll(1, dims=0)
-    numbers = SEGMENT_ORDERS[layout.segments]
+    numbers = list(SEGMENT_ORDERS[layout.segments])
     if sources == 1:
-        numbers = (0, 1) if numbers[0] < numbers[2] else (1, 0)
-    segments = segments[list(numbers)].clone()
+        numbers = [0, 1] if numbers[0] < numbers[2] else [1, 0]
+    segments = segments[numbers].clone()
     first = 0
     for source, streams in enumerate(config.conditioning_codebook_sizes):
         own = slice(first, first + len(streams))

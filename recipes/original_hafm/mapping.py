@@ -77,7 +77,9 @@ def map_keys(stage: str, tensors: dict[str, torch.Tensor], said: dict[str, Any] 
         raise ValueError(
             f"The mapping of {stage} holds {', '.join(sorted(unknown))}; it may hold config, keys, leave_out."
         )
-    problems = [f"{key} is to be left out, but does not exist" for key in said.get("leave_out", []) if key not in tensors]
+    problems = [
+        f"{key} is to be left out, but does not exist" for key in said.get("leave_out", []) if key not in tensors
+    ]
     shapes = {key: tuple(value.shape) for key, value in tensors.items() if key not in said.get("leave_out", [])}
     mapping, gaps = _propose(stage, shapes)
     mapping.config = dict(said.get("config", {}))
@@ -167,12 +169,14 @@ def _one(name: str, shape: Shape) -> Shape:
 def _overrule(mapping: Mapping, shapes: dict[str, Shape], said: dict[str, str]) -> None:
     """Replaces what was proposed by what the mapping file says, and drops proposals for the same tensors."""
     stated: dict[str, list[str]] = {}
-    layers = {found[1] for key in shapes for found in NUMBER.finditer(key) for found in [(0, found[0])]}
+    layers = {found[0] for key in shapes for found in NUMBER.finditer(key)}
     for name, pattern in said.items():
         numbers = sorted(layers, key=int) if "{}" in name else [""]
         for number in numbers:
             key = pattern.replace("{}", number)
-            books = [key.replace("[]", str(book)) for book in range(len(shapes)) if key.replace("[]", str(book)) in shapes]
+            books = [
+                key.replace("[]", str(book)) for book in range(len(shapes)) if key.replace("[]", str(book)) in shapes
+            ]
             keys = books if "[]" in pattern else [key]
             # a layer that does not exist is no fault of the pattern
             if keys and (number == "" or keys[0] in shapes):
@@ -246,7 +250,7 @@ def _layer_roles(shapes: dict[str, Shape], sizes: set[int]) -> dict[str, str]:
     matrices = [name for name, shape in shapes.items() if len(shape) == 2]
     vectors = [name for name, shape in shapes.items() if len(shape) == 1]
     biases = {_sibling(name) for name in matrices if _sibling(name) in shapes}
-    fitting = []
+    fitting: list[tuple[int, int, tuple[str, ...], list[str]]] = []
     for qkv, output, up, down in permutations(matrices):
         width, inner = shapes[output]
         norms = [name for name in vectors if name not in biases and shapes[name] != (width,)]
@@ -305,7 +309,10 @@ def _map_outside(stage: str, shapes: dict[str, Shape], width: int, mapping: Mapp
         mapping.keys["heads.bias"] = [_sibling(key) for key in heads]
     streams = 4 if stage == "fine" else len(STAGES[stage].reads)
     streams = len(heads) if stage == "fine" else streams
-    small = {len(STAGES[stage].reads) + 1: "model.segment_embedding.weight", len(heads): "model.quantizer_embedding.weight"}
+    small = {
+        len(STAGES[stage].reads) + 1: "model.segment_embedding.weight",
+        len(heads): "model.quantizer_embedding.weight",
+    }
     for count, name in small.items():
         keys = [key for key, number in tables.items() if number == count and key not in heads]
         if len(keys) == 1:
@@ -316,9 +323,7 @@ def _map_outside(stage: str, shapes: dict[str, Shape], width: int, mapping: Mapp
         _map_tables(stage, rest, {key: tables[key] for key in rest}, size, streams, mapping)
 
 
-def _map_tables(
-    stage: str, keys: list[str], rows: dict[str, int], size: int, streams: int, mapping: Mapping
-) -> None:
+def _map_tables(stage: str, keys: list[str], rows: dict[str, int], size: int, streams: int, mapping: Mapping) -> None:
     """Divides the tables into those of the conditioning's streams and those of the target's codebooks."""
     reads, writes = (re.compile(words) for words in STREAM_WORDS[stage])
 

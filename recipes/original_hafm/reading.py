@@ -113,7 +113,8 @@ def _read_moments(checkpoint: Checkpoint, optimizer: dict[str, Any]) -> None:
     weights = {key: value for key, value in checkpoint.tensors.items() if value.is_floating_point()}
     if len(numbers) > len(weights):
         raise ValueError(
-            f"{checkpoint.path} has {len(weights)} weights, but its optimiser trained {len(numbers)}: a part is missing."
+            f"{checkpoint.path} has {len(weights)} weights, and its optimiser trained {len(numbers)}: "
+            "a part is missing."
         )
     matrices = [key for key, value in weights.items() if value.ndim > 1]
     vectors = [key for key, value in weights.items() if value.ndim < 2]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The semantic tokenizer of a k-means: which HuBERT, which layer, and whether its input is normalised.
 
-The k-means knows how far its own frames were from their centroids. The HuBERT whose features of real pairs are as far
-from the nearest centroids is the one that it was fitted to; with any other, distances are several times as large.
+Centroids are nearest to the features that they were fitted to: of all candidates, the right one leaves the least of
+the variance of real pairs' features. The k-means also knows how far its own frames were from their centroids. Songs
+differ by more in that than neighbouring layers do, so it only says whether any candidate is the right one.
 """
 
 import math
@@ -93,7 +94,7 @@ def choose_tokenizer(
     """Chooses HuBERT, layer and normalisation by the distance of real frames to the centroids.
 
     Args:
-        kmeans: with the distance that it was fitted with; without one, the nearest candidate is chosen.
+        kmeans: with the distance that it was fitted with, where its file says.
         huberts: hub ids or folders; the first is preferred.
         layers: hidden states; the first is preferred.
         segments: of real pairs (`evidence.read_pairs`).
@@ -103,7 +104,7 @@ def choose_tokenizer(
         ValueError: no candidate is near the distance to expect, or a HuBERT has another width than the k-means.
     """
     chosen = [segments[i] for i in torch.linspace(0, len(segments) - 1, min(MOST_SEGMENTS, len(segments))).long()]
-    candidates: list[tuple[str, int, bool, np.ndarray]] = []
+    candidates: list[tuple[str, int, bool, Distances]] = []
     for hubert in huberts:
         for layer in layers:
             progress(f"Distances to the centroids of {hubert}, layer {layer}")
@@ -112,42 +113,52 @@ def choose_tokenizer(
             for normalize in (usual, not usual):
                 model.config.do_normalize = normalize
                 candidates.append((hubert, layer, normalize, _distances(model, chosen)))
-    expected = kmeans.distance
-
-    def deviation(distances: np.ndarray) -> float:
-        return float(distances.mean()) if expected is None else abs(math.log(float(distances.mean()) / expected))
-
-    best = min(candidates, key=lambda each: deviation(each[-1]))
-    apart = [best[-1] - each[-1] for each in candidates if each is not best]
-    same = [each for each in candidates if each is best or not _differ(best[-1] - each[-1])]
+    best = min((distances for *_, distances in candidates), key=lambda each: float(each.share.mean()))
+    same = [each for each in candidates if each[-1] is best or not _differ(each[-1].share - best.share)]
     # the preferred one among those that cannot be distinguished from the best
     hubert, layer, normalize, distances = same[0]
-    wanted = "unknown" if expected is None else f"{expected:.4g}"
+    expected = kmeans.distance
+    wanted = "" if expected is None else f", {expected:.4g} expected"
     evidence = [
-        f"{name}, layer {number}, {_input(how)}: {found.mean():.4g} per frame, where {wanted} is expected"
+        f"{name}, layer {number}, {_input(how)}: {found.share.mean():.1%} of the variance is left "
+        f"({found.squared.mean():.4g} per frame{wanted})"
         for name, number, how, found in candidates
     ]
-    if expected is not None and deviation(distances) > math.log(MOST_RATIO):
+    if expected is not None and abs(math.log(float(distances.squared.mean()) / expected)) > math.log(MOST_RATIO):
         raise ValueError(
-            f"The k-means was fitted to frames {expected:.4g} from their centroids, and the nearest candidate gives "
-            f"{distances.mean():.4g}: another HuBERT or another k-means is meant; name it by --hubert, or its "
+            f"The k-means was fitted to frames {expected:.4g} from their centroids, and the best candidate gives "
+            f"{distances.squared.mean():.4g}: another HuBERT or another k-means is meant; name it by --hubert, or its "
             "--layer.\n" + "\n".join(evidence)
         )
     model = tokenizer_of(kmeans, hubert, layer, normalize)
-    return ChosenTokenizer(model, hubert, evidence, decided=len(same) == 1 or not apart)
+    return ChosenTokenizer(model, hubert, evidence, decided=len(same) == 1)
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Squared distances of frames to their centroids.
+
+    Args:
+        squared (float64 [N]): the average of each waveform.
+        share (float64 [N]): the same as a share of the variance of its frames.
+    """
+
+    squared: np.ndarray
+    share: np.ndarray
 
 
 def _distances(
     model: HAFMSemanticTokenizerModel, segments: Sequence[tuple[str, np.ndarray, np.ndarray, int]]
-) -> np.ndarray:
-    """Squared distance of a frame to its centroid, averaged over each vocal and each instrumental: float64 [2 N]."""
-    found = []
+) -> Distances:
+    """Measures each vocal and each instrumental of the segments."""
+    squared, share = [], []
     for number, (_, vocal, instrumental, rate) in enumerate(segments):
         for sound, noise in ((vocal, True), (instrumental, False)):
             waveform = torch.from_numpy(fit_rate(sound, rate, model.config.sampling_rate, SEGMENT_SECONDS))
             features = model.extract_features(waveform, noise=noise, seed=number if noise else None)
-            found.append(float(torch.cdist(features, model.centroids).min(1).values.pow(2).mean()))
-    return np.array(found)
+            squared.append(float(torch.cdist(features, model.centroids).min(1).values.pow(2).mean()))
+            share.append(squared[-1] / float(features.var(dim=0).sum()))
+    return Distances(np.array(squared), np.array(share))
 
 
 def _differ(differences: np.ndarray) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the converted model: all parts as one composite, with a card that says whose they are and what was assumed."""
+"""Writes the converted model as one composite, with a card that says whose its parts are and what was assumed."""
 
 import tempfile
 from collections.abc import Mapping
@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from requests import RequestException
 from transformers import AutoConfig, AutoModel
 
 from hafm_hf.accompaniment.assemble import assemble_composite
+from hafm_hf.modeling import configuration_hafm
 from hafm_hf.modeling.modeling_hafm import HAFMStageForCausalLM
 from hafm_hf.pretrained.loading import codec_fingerprint, tokenizer_fingerprint
 from hafm_hf.pretrained.model_card import CardFacts, model_card
@@ -20,8 +19,18 @@ from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizer
 
 from .download import PUBLISHED
 
-LICENCES = {PUBLISHED: "apache-2.0"}
-STATE = "Built from published facts, tested on checkpoints of the same layout, never run on the published files themselves."
+# what the stages are called in the card
+STAGES = "stages and k-means"
+# as their pages state them
+LICENCES = {
+    PUBLISHED: "apache-2.0",
+    "facebook/hubert-base-ls960": "apache-2.0",
+    "facebook/hubert-large-ll60k": "apache-2.0",
+}
+STATE = (
+    "Built from published facts and tested on checkpoints of the same layout; never run on the published files "
+    "themselves."
+)
 
 
 def write_model(
@@ -43,16 +52,14 @@ def write_model(
     fingerprints = {"semantic_tokenizer": tokenizer_fingerprint(tokenizer), "codec": codec_fingerprint(loaded.model)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{out.name}.parts-", dir=out.parent) as scratch:
-        parts: dict[str, str | None] = {"semantic_tokenizer": f"{scratch}/semantic_tokenizer", "codec": f"{scratch}/codec"}
-        tokenizer.save_pretrained(parts["semantic_tokenizer"])
-        loaded.model.save_pretrained(parts["codec"])
+        folders = {name: f"{scratch}/{name}" for name in ("semantic_tokenizer", "codec", *stages)}
+        tokenizer.save_pretrained(folders["semantic_tokenizer"])
+        loaded.model.save_pretrained(folders["codec"])
         del loaded
         for name, stage in stages.items():
-            heard = ("semantic_tokenizer",) if name == "semantic" else ("codec",) if name == "fine" else tuple(fingerprints)
-            stage.config.tokenizers = {part: fingerprints[part] for part in heard}
-            parts[name] = f"{scratch}/{name}"
-            stage.save_pretrained(parts[name])
-        assemble_composite(parts, out, stage_dtype="float32")
+            stage.config.tokenizers = {part: fingerprints[part] for part in configuration_hafm.STAGES[name].tokenizers}
+            stage.save_pretrained(folders[name])
+        assemble_composite(folders, out, stage_dtype="float32")
 
 
 def write_card(out: Path, sources: Mapping[str, str], facts: CardFacts) -> None:
@@ -64,11 +71,11 @@ def write_card(out: Path, sources: Mapping[str, str], facts: CardFacts) -> None:
         facts: sections and training; licences and models are added.
     """
     licences = {what: licence(source) for what, source in sources.items()}
-    stages = next(iter(sources))
-    facts.license = licences[stages]
+    facts.license = licences[STAGES]
     facts.base_models = list(sources.values())
     facts.attribution = [
-        f"{what}: {source}, {licences[what] or 'whose licence its own page states'}" for what, source in sources.items()
+        f"{what}: {source}, {licences[what] or 'whose licence its own page states'}"
+        for what, source in sources.items()
     ]
     config = AutoConfig.from_pretrained(out, trust_remote_code=False)
     # on the meta device, parameters can be counted without allocating memory
@@ -78,13 +85,11 @@ def write_card(out: Path, sources: Mapping[str, str], facts: CardFacts) -> None:
 
 
 def licence(source: str) -> str | None:
-    """The licence that a folder's or repository's own card states, as a hub identifier; None if it states none."""
+    """The licence of a folder or repository, as a hub identifier; None if it is not known.
+
+    A folder's own card states it; those of the usual repositories are known, and no other is asked for.
+    """
     if source in LICENCES:
         return LICENCES[source]
     card = Path(source) / "README.md"
-    if Path(source).is_dir() and not card.is_file():
-        return None
-    try:
-        return ModelCard.load(card if card.is_file() else source).data.get("license")
-    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RequestException):
-        return None
+    return ModelCard.load(card).data.get("license") if card.is_file() else None

@@ -171,7 +171,7 @@ def drawings() -> list[tuple[Drawn, dict[str, Any]]]:
 
 
 # these cannot be expressed by other weights, and are trained for
-RETRAINED = (
+RETRAINED: tuple[tuple[Drawn, dict[str, Any]], ...] = (
     (Drawn(exchanged=True, null="segment"), {}),
     (Drawn(distance=128, gate=1, null="mask", first="first"), {"style": "short"}),
 )
@@ -218,8 +218,8 @@ def test_tables_without_a_telling_name_are_told_apart_by_evidence(tmp_path: Path
         for number, stream in enumerate(("vocal_semantic", "inst_semantic")):
             plain = {key: value.replace(stream, str(number)) for key, value in plain.items()}
         plain = {key: value.replace("coarse_", "") for key, value in plain.items()}
-        renamed = ({plain[key]: values[key] for key in keys} for values in (state, moments))
-        save(tmp_path / STAGE_FILES[name], *renamed)
+        renamed = [{plain[key]: values[key] for key in keys} for values in (state, moments)]
+        save(tmp_path / STAGE_FILES[name], renamed[0], renamed[1])
     stages, _, verdict = found_in(tmp_path, songs)
     assert stages["semantic"].guessed == {"tables"}
     assert stages["coarse"].guessed == {"streams"}
@@ -272,7 +272,9 @@ def test_a_last_layer_that_is_missing_is_missed_by_the_optimiser(tmp_path: Path,
 
 def test_a_mapping_overrules_names_and_shapes(tmp_path: Path, base: Any) -> None:
     state, _ = base["coarse"]
-    strange = {key.replace("target_embeddings.", "zz").replace("layers.", "stack."): value for key, value in state.items()}
+    strange = {
+        key.replace("target_embeddings.", "zz").replace("layers.", "stack."): value for key, value in state.items()
+    }
     strange["mask"] = torch.ones(7)
     swapped = {"model.layers.{}.attention_norm.weight": "stack.{}.norm2.weight"}
     swapped |= {"model.layers.{}.feed_forward_norm.weight": "stack.{}.norm1.weight"}
@@ -408,7 +410,9 @@ def test_untrained_stages_are_refused_with_a_block_for_an_issue(tmp_path: Path, 
     }
     folder = write(tmp_path / "original", untrained, Drawn(), songs.kmeans)
     with pytest.raises(ValueError, match="Nothing fits: the semantic stage predicts real songs no better") as caught:
-        convert(str(folder), tmp_path / "out", songs.pairs, False, [str(songs.hubert)], [4], str(songs.codec), None, None)
+        convert(
+            str(folder), tmp_path / "out", songs.pairs, False, [str(songs.hubert)], [4], str(songs.codec), None, None
+        )
     block = str(caught.value).partition("\n")[2]
     assert block.startswith("```\nsource: ")
     assert "layers.1.qkv.weight (108, 40)" in block
@@ -454,13 +458,17 @@ def test_from_the_hub_to_a_song(tmp_path: Path, base: Any, songs: Any) -> None:
     assert "not those of the known revision" in made.stdout
     assert f"hafm accompany vocal.wav --model {tmp_path / 'model'} --out songs" in made.stdout
     card = (tmp_path / "model" / "README.md").read_text()
-    for words in ("never run on the published files", "| gate of the feed-forward | second half |", "reads the voice only"):
+    for words in (
+        "never run on the published files",
+        "| gate of the feed-forward | second half |",
+        "reads the voice only",
+    ):
         assert words in card
     sung = run("-c", SING, tmp_path / "model", tmp_path / "voice.wav")
     assert sung.stdout.split() == ["48000", "24000", "True"], sung.stderr
     model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     assert model.semantic_tokenizer.config.noise_std == 0.01
-    for option in ({"style": "folk"}, {"stems": True}, {"tempo": 100.0}, {"chords": "C"}, {"key": "C"}):
+    for option in ({"style": "folk"}, {"stems": True}, {"tempo": 100.0}, {"chords": [(0.0, 1.0, "C")]}, {"key": "C"}):
         with pytest.raises(ValueError, match="this model reads the voice only"):
             model.generate(voice[:rate], sampling_rate=rate, **option)
 

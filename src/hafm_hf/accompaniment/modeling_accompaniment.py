@@ -249,6 +249,11 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         return known if self.separator is None else known | {"stem"}
 
     @property
+    def reads_voice_only(self) -> bool:
+        """Whether nothing but the voice can be given: no stage reads a lead sheet, and the tokenizer no beats."""
+        return not self.reading_stages and not self.semantic_tokenizer.config.beat_line
+
+    @property
     def stems(self) -> tuple[str, ...]:
         """Names of the stems that the instrumental can be split into; none without a separator."""
         return () if self.separator is None else STEMS
@@ -404,7 +409,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         for name, row in OPTIONS.items():
             value = getattr(options, name)
             if row.streams and value not in (None, False) and known.isdisjoint(row.streams):
-                raise ValueError(f"{name} is {value!r}, which this model does not support; leave {name} out.")
+                why = ", since this model reads the voice only" if self.reads_voice_only else ""
+                raise ValueError(f"{name} is {value!r}, which this model does not support; leave {name} out{why}.")
         if options.style is not None:
             place_of(options.style, self.styles)
 
@@ -438,9 +444,12 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """The conditioning of the stages for a mono vocal (float32 [N]); the arguments are those of `tokenize_vocal`.
 
         Raises:
-            ValueError: as for `tokenize_vocal`, or if chords are given and no stage reads them.
+            ValueError: as for `tokenize_vocal`, if chords are given and no stage reads them, or if anything is given
+                and the model reads the voice only.
         """
         sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        if self.reads_voice_only and (stated := sorted(sheet.to_dict().keys() - {*sheet.estimated, "estimated"})):
+            raise ValueError(f"{' and '.join(stated)} cannot be given: this model reads the voice only; leave it out.")
         if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in self.known_streams:
             raise ValueError("Chords are given, but no stage of this model reads any; leave chords out.")
         sheet = self.complete_lead_sheet(vocal, sampling_rate, sheet)

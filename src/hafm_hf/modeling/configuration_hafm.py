@@ -286,8 +286,8 @@ class HAFMStageConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
         if self.source_order and sorted(self.source_order) != list(range(self.num_prepended_sources)):
             raise ValueError(
-                f"source_order is {self.source_order}; it must hold the numbers 0 to {self.num_prepended_sources - 1}, "
-                "each once, or nothing."
+                f"source_order is {self.source_order}; it must hold the numbers 0 to "
+                f"{self.num_prepended_sources - 1}, each once, or nothing."
             )
         check_range("conditioning_context", self.conditioning_context, MAX_WIDTH, least=0)
         for name in ("conditioning_dropout", "attention_dropout", "rms_norm_eps", "initializer_range"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What originals are trained on and saved beside: the examples' songs as pairs, a HuBERT, a k-means, a codec, tokens."""
+"""What originals are trained on and saved beside: the examples as pairs, a HuBERT, a k-means, a codec, tokens."""
 
 import pickle
 from pathlib import Path
@@ -83,4 +83,6 @@ def tokenizer_of_width(hubert: Path) -> Any:
 def tokens_of(pairs: Path, kmeans: Path, hubert: Path, codec: Path, scratch: Path) -> list[Song]:
     """The tokens of the pairs' segments."""
     tokenizer_of(read_kmeans(kmeans), str(hubert), LAYER).save_pretrained(scratch)
-    return tokenized(read_pairs(pairs), Tokenizers(TokenizerOptions(semantic_tokenizer=str(scratch), codec=str(codec))))
+    return tokenized(
+        read_pairs(pairs), Tokenizers(TokenizerOptions(semantic_tokenizer=str(scratch), codec=str(codec)))
+    )

@@ -18,7 +18,11 @@ from torch.nn import functional as F
 
 WIDTH, HEADS, HEAD, INNER, LAYERS = 40, 3, 12, 106, 2
 # a source is a list of streams whose embeddings are summed
-SOURCES = {"semantic": [["vocal_semantic"]], "coarse": [["vocal_semantic"], ["inst_semantic"]], "fine": [["coarse_0", "coarse_1", "coarse_2", "coarse_3"]]}  # fmt: skip
+SOURCES = {
+    "semantic": [["vocal_semantic"]],
+    "coarse": [["vocal_semantic"], ["inst_semantic"]],
+    "fine": [["coarse_0", "coarse_1", "coarse_2", "coarse_3"]],
+}
 RATES = {"semantic": (50, 50), "coarse": (50, 75), "fine": (75, 75)}
 # lengths of the training sequences of the paper
 LENGTHS = {"semantic": 1000, "coarse": 2000, "fine": 1125}
@@ -106,7 +110,7 @@ class OriginalStage(nn.Module):
         self.name, self.drawn = name, drawn
         self.books = 1 if name == "semantic" else 4
         self.size = clusters if name == "semantic" else codes
-        rows = (codes if name == "fine" else clusters) + 1
+        self.rows = rows = (codes if name == "fine" else clusters) + 1
         streams = [stream for source in SOURCES[name] for stream in source]
         self.cond_embeddings = nn.ModuleDict({stream: nn.Embedding(rows, WIDTH) for stream in streams})
         self.target_embeddings = nn.ModuleList([nn.Embedding(self.size + 1, WIDTH) for _ in range(self.books)])
@@ -130,7 +134,8 @@ class OriginalStage(nn.Module):
             ids = [conditioning[:, place + number] for number in range(len(streams))]
             place += len(streams)
             if drawn.null == "mask":
-                ids = [torch.where(null[:, None], self.cond_embeddings[s].num_embeddings - 1, each) for s, each in zip(streams, ids, strict=True)]  # fmt: skip
+                mask = self.rows - 1
+                ids = [torch.where(null[:, None], mask, each) for each in ids]
             summed = sum(self.cond_embeddings[s](each) for s, each in zip(streams, ids, strict=True))
             segment = self.segment_embedding.weight[numbers[source]]
             if drawn.null == "segment":
@@ -152,7 +157,7 @@ class OriginalStage(nn.Module):
                 table = (slot - 1) % books
             columns.append(table)
         which = torch.tensor(columns)
-        weights = torch.stack([table.weight for table in self.target_embeddings])
+        weights = torch.stack([table.weight for table in self.target_embeddings])  # type: ignore[misc]
         target = weights[which, inputs] + self.segment_embedding.weight[numbers[-1]]
         if books > 1:
             slots = torch.arange(inputs.shape[1])
@@ -223,7 +228,7 @@ def redrawn(name: str, state: dict[str, torch.Tensor], drawn: Drawn, moments: bo
     for layer in range(LAYERS):
         prefix = f"layers.{layer}."
         q, k, v = state[f"{prefix}qkv.weight"].view(3, HEADS, HEAD, WIDTH)
-        three = [dict(q=q, k=k, v=v)[letter] for letter in drawn.qkv]
+        three = [{"q": q, "k": k, "v": v}[letter] for letter in drawn.qkv]
         out[f"{prefix}qkv.weight"] = torch.stack(three, dim=1 if drawn.by_head else 0).reshape(-1, WIDTH)
         if drawn.gate == 1:
             for kind in ("weight", "bias"):
@@ -233,8 +238,8 @@ def redrawn(name: str, state: dict[str, torch.Tensor], drawn: Drawn, moments: bo
             if "norm" in key:
                 out[key] -= 1
     tables = [state[f"target_embeddings.{book}.weight"].clone() for book in range(books)]
-    quantizer = state.get("quantizer_embedding.weight")
     if books > 1:
+        quantizer = state["quantizer_embedding.weight"]
         if drawn.quantizer != "slot":
             out["quantizer_embedding.weight"] = torch.stack([quantizer[(row + 1) % books] for row in range(books)])
         if drawn.table == "slot":
@@ -252,7 +257,8 @@ def redrawn(name: str, state: dict[str, torch.Tensor], drawn: Drawn, moments: bo
                 # the base's null is nothing at all, so the segment is in the table
                 out[key] += segments[source]
             if drawn.null == "mask":
-                mask = torch.full((WIDTH,), 1e-6) if moments else torch.randn(WIDTH, generator=torch.Generator().manual_seed(number)) * 0.1  # fmt: skip
+                draw = torch.Generator().manual_seed(number)
+                mask = torch.full((WIDTH,), 1e-6) if moments else 0.1 * torch.randn(WIDTH, generator=draw)
                 out[key] = out[key] if moments else out[key] + mask
                 out[key][-1] = mask
                 segments[source] = segments[source] if moments else (0 if place == 0 else segments[source]) - mask
