@@ -449,14 +449,18 @@ def test_from_the_hub_to_a_song(tmp_path: Path, base: Any, songs: Any) -> None:
         files = {name: (folder / name).read_bytes() for name in wanted}
         repository.branches["main"] = {**files, "samples/song.wav": b"RIFF"}
         options = ["--hubert", songs.hubert, "--layer", 4, "--codec", songs.codec, "--pairs", songs.pairs]
+        options += ["--push-to-hub", "somebody/hafm-base"]
         environment = reaching(hub.url, TOKEN, tmp_path)
         recipe = REPOSITORY / "recipes" / "convert_checkpoint.py"
         made = run(recipe, "authors/HAFM", tmp_path / "model", *options, environment=environment)
         assert made.returncode == 0, made.stderr
-        got = {request.split()[1].partition("/main/")[2] for request in hub.requests if "/resolve/" in request}
-    assert got == set(wanted)
+        asked = [request.split()[1] for request in hub.requests if "authors/HAFM/resolve/" in request]
+        pushed = hub.repositories["somebody/hafm-base"].branches["main"]
+    assert {path.partition("/main/")[2] for path in asked} == set(wanted)
+    assert b'model="somebody/hafm-base"' in pushed["README.md"]
+    assert pushed["coarse/model.safetensors"] == (tmp_path / "model" / "coarse" / "model.safetensors").read_bytes()
     assert "not those of the known revision" in made.stdout
-    assert f"hafm accompany vocal.wav --model {tmp_path / 'model'} --out songs" in made.stdout
+    assert "hafm accompany vocal.wav --model somebody/hafm-base --out songs" in made.stdout
     card = (tmp_path / "model" / "README.md").read_text()
     for words in (
         "never run on the published files",
