@@ -22,8 +22,8 @@ import typer
 import yaml
 
 from hafm_hf import HAFMForVocalAccompaniment
+from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.corpus.tokenizing import TokenizerOptions, Tokenizers
-from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
 from hafm_hf.pretrained.model_card import CardFacts
 from original_hafm.download import Files, published_files
 from original_hafm.evidence import CROP_SECONDS, Candidate, Search, Verdict, crops_of, described, read_pairs, tokenized
@@ -137,7 +137,7 @@ def candidate(name: str, checkpoint: Checkpoint, said: dict[str, Any] | None = N
     """
     mapping = map_keys(name, checkpoint.tensors, said)
     shapes = {key: tuple(value.shape) for key, value in checkpoint.tensors.items()}
-    model = STAGE_MODELS[name](stage_config(name, mapping, shapes)).eval()
+    model = stage_parts()[name].model_class(stage_config(name, mapping, shapes)).eval()
     moments = checkpoint.second_moments
     trained = {
         table: [bool(moments[key][-1].any()) for key in mapping.keys[table]]

@@ -32,9 +32,9 @@ from benchmarks.decoding import step_milliseconds, take_turns
 from benchmarks.song import glide
 from benchmarks.training import write_random_corpus
 from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig
-from hafm_hf.modeling.configuration_hafm import CODEBOOK_PATTERNS, STAGES
+from hafm_hf.accompaniment.parts import stage_parts
+from hafm_hf.modeling.configuration_hafm import CODEBOOK_PATTERNS
 from hafm_hf.modeling.fast_loop import FastDecoder
-from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
 from hafm_hf.training.arguments import parse_arguments
 from hafm_hf.training.recipe import make_trainer
 
@@ -67,10 +67,10 @@ class Check:
 
     def stage(self, name: str, pattern: str) -> Any:
         """A stage with random weights."""
-        kind = STAGE_MODELS[name]
+        kind = stage_parts()[name].model_class
         sizes: dict[str, Any] = dict(TINY) if self.tiny else {}
         torch.manual_seed(0)
-        chosen = {"codebook_pattern": pattern} if STAGES[name].acoustic else {}
+        chosen = {"codebook_pattern": pattern} if stage_parts()[name].acoustic else {}
         return kind(kind.config_class(**sizes, **chosen)).eval().to(self.device)
 
     def wait(self) -> None:
@@ -161,9 +161,9 @@ def composite(check: Check, pattern: str) -> HAFMForVocalAccompaniment:
     """A composite model with random weights."""
     sizes: dict[str, Any] = dict(TINY) if check.tiny else {}
     parts: dict[str, Any] = {}
-    for name in STAGES:
-        chosen = {"codebook_pattern": pattern} if STAGES[name].acoustic else {}
-        parts[f"{name}_config"] = STAGE_MODELS[name].config_class(**sizes, **chosen)
+    for name in stage_parts():
+        chosen = {"codebook_pattern": pattern} if stage_parts()[name].acoustic else {}
+        parts[f"{name}_config"] = stage_parts()[name].model_class.config_class(**sizes, **chosen)
     if check.tiny:
         hubert = HubertConfig(
             **TINY_HUBERT, conv_dim=(8,) * 7, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2

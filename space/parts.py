@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from hafm_hf.accompaniment.generation_accompaniment import supported_streams
 from songs import ENDS, OFFERED, OPTIONS, load_pipeline
 from takes import stored_band
 
@@ -89,8 +90,9 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
     except ValueError:
         # the reason is given when something is generated
         return {name: {"visible": False} for name in [*NEEDING_STREAMS, "sounds"]}
+    supported = supported_streams(composite)
     known: dict[str, dict[str, Any]] = {
-        name: {"visible": not composite.known_streams.isdisjoint(FIELDS[name].streams)} for name in NEEDING_STREAMS
+        name: {"visible": not supported.isdisjoint(FIELDS[name].streams)} for name in NEEDING_STREAMS
     }
     known["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
     sounds = composite.style_sounds
@@ -103,7 +105,7 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
 def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.components.Component:
     """The input of an option; `known` are properties that depend on the model."""
     option = FIELDS[name]
-    usual = option.label, option.help.rstrip("."), "auto" if option.optional else f"{option.default:g}"
+    usual = option.label, option.help.rstrip("."), "auto" if option.default is None else f"{option.default:g}"
     label, info, empty = OPTION_WORDS.get(name, usual)
     shown = {"label": label, "info": info, "elem_id": name, "min_width": 140, **(known or {})}
     if option.kind is bool:

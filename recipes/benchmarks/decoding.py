@@ -26,9 +26,9 @@ from transformers import MusicgenForCausalLM, PreTrainedModel
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-from hafm_hf.modeling.configuration_hafm import STAGES, HAFMStageConfig
+from hafm_hf.accompaniment.parts import stage_parts
+from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
 from hafm_hf.modeling.generation_hafm import RandomStream
-from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
 
 GUIDANCE_SCALE, TEMPERATURE, TOP_K = 3.0, 0.9, 250
@@ -71,8 +71,8 @@ class DecodingBenchmark:
     bfloat16: bool = True
 
     def __post_init__(self) -> None:
-        if self.stage not in STAGES:
-            raise ValueError(f"{self.stage!r} is no stage; choose one of {', '.join(STAGES)}.")
+        if self.stage not in stage_parts():
+            raise ValueError(f"{self.stage!r} is no stage; choose one of {', '.join(stage_parts())}.")
         if self.rows < 2 or self.rows % 2:
             raise ValueError(f"rows is {self.rows}; guidance doubles the rows, so it must be even.")
         if self.steps < FEWEST_STEPS:
@@ -158,7 +158,7 @@ def _stage(options: DecodingBenchmark) -> Any:
         stage = getattr(HAFMForVocalAccompaniment.from_pretrained(options.model or None), options.stage)
         return stage if options.pattern in (None, stage.config.codebook_pattern) else untrained(stage, options.pattern)
     torch.manual_seed(0)
-    made = STAGE_MODELS[options.stage]
+    made = stage_parts()[options.stage].model_class
     return made(made.config_class(codebook_pattern=options.pattern or "flat")).eval()
 
 

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.corpus.filtering import FilterOptions, reason_to_drop
 from hafm_hf.corpus.stems import StemOptions, StemReader
 from hafm_hf.corpus.tokenizing import Tokenizers
 from hafm_hf.corpus.tracks import TrackError, find_audio
-from hafm_hf.modeling.configuration_hafm import STAGES
 from hafm_hf.modeling.modeling_hafm import HAFMStageForCausalLM
 
 from .layout import CHOICES, LENGTH, PAPER, TABLES, TARGETS, TITLES, Layout, folded, layout_config
@@ -71,7 +71,7 @@ class Song:
     codes: torch.Tensor
 
     def stream(self, name: str, coarse: int) -> torch.Tensor:
-        """A stream of `STAGES`: int64 [K, T]."""
+        """A stream that stages read or write: int64 [K, T]."""
         streams = {
             "vocal_semantic": self.vocal[None],
             "instrumental_semantic": self.instrumental[None],
@@ -190,7 +190,7 @@ def tokenized(segments: Sequence[tuple[str, np.ndarray, np.ndarray, int]], token
 
 def crops_of(stage: str, songs: Sequence[Song], model: HAFMStageForCausalLM, seconds: float) -> Crops:
     """Up to `MOST_CROPS` crops, evenly over the songs; conditioning and target start at the same time."""
-    config, kind = model.config, STAGES[stage]
+    config, kind = model.config, stage_parts()[stage]
     coarse = config.num_codebooks if stage == "coarse" else config.num_token_streams
     read, written = round(seconds * config.conditioning_frame_rate), round(seconds * config.frame_rate)
     names = sorted({song.name for song in songs})

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from hafm_hf.modeling.configuration_hafm import STAGES, HAFMStageConfig
-from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
+from hafm_hf.accompaniment.parts import stage_parts
+from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
 
 Shape = tuple[int, ...]
 # a number that stands alone in a key: layers.3.norm1.weight has the number 3
@@ -106,7 +106,7 @@ def map_keys(stage: str, tensors: dict[str, torch.Tensor], said: dict[str, Any] 
 
 def stage_config(stage: str, mapping: Mapping, shapes: dict[str, Shape]) -> HAFMStageConfig:
     """The stage's configuration: sizes from the shapes of what is mapped, the rest is the paper's."""
-    kind = STAGE_MODELS[stage].config_class
+    kind = stage_parts()[stage].model_class.config_class
 
     def shape(name: str) -> Shape:
         keys = mapping.keys.get(name)
@@ -153,7 +153,7 @@ def assembled(stage: str, mapping: Mapping, tensors: dict[str, torch.Tensor]) ->
 def _our_shapes(stage: str, config: HAFMStageConfig, optional: bool = False) -> dict[str, Shape]:
     """Shapes of our weights by name; with `optional`, also that of a quantizer embedding with a single row."""
     with torch.device("meta"):
-        state = STAGE_MODELS[stage](config).state_dict()
+        state = stage_parts()[stage].model_class(config).state_dict()
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     if config.num_codebooks == 1 and not optional:
         # a single codebook needs none; the published semantic stage has none
@@ -307,10 +307,10 @@ def _map_outside(stage: str, shapes: dict[str, Shape], width: int, mapping: Mapp
     mapping.keys["heads.weight"] = heads
     if all(_sibling(key) in biases for key in heads):
         mapping.keys["heads.bias"] = [_sibling(key) for key in heads]
-    streams = 4 if stage == "fine" else len(STAGES[stage].reads)
-    streams = len(heads) if stage == "fine" else streams
+    sources = len(stage_parts()[stage].reads)
+    streams = len(heads) if stage == "fine" else sources
     small = {
-        len(STAGES[stage].reads) + 1: "model.segment_embedding.weight",
+        sources + 1: "model.segment_embedding.weight",
         len(heads): "model.quantizer_embedding.weight",
     }
     for count, name in small.items():

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModel
 
 from hafm_hf.accompaniment.assemble import assemble_composite
-from hafm_hf.modeling import configuration_hafm
+from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.modeling.modeling_hafm import HAFMStageForCausalLM
 from hafm_hf.pretrained.loading import codec_fingerprint, tokenizer_fingerprint
 from hafm_hf.pretrained.model_card import CardFacts, model_card
@@ -57,7 +57,7 @@ def write_model(
         loaded.model.save_pretrained(folders["codec"])
         del loaded
         for name, stage in stages.items():
-            stage.config.tokenizers = {part: fingerprints[part] for part in configuration_hafm.STAGES[name].tokenizers}
+            stage.config.tokenizers = {part: fingerprints[part] for part in stage_parts()[name].tokenizers}
             stage.save_pretrained(folders[name])
         assemble_composite(folders, out, stage_dtype="float32")
 

@@ -19,8 +19,8 @@ from hafm_hf.lead_sheet.bars import completed
 from hafm_hf.lead_sheet.chords import IN_KEY, NUM_CHORDS, QUALITIES, chord_class, chord_index, chord_label
 from hafm_hf.lead_sheet.files import read_beats, read_chords, read_lead_sheet, write_lead_sheet
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, beat_points, beats_passed, lead_sheet_streams
-from hafm_hf.listening.pitch_line import FRAME_RATE
-from tiny_models import tiny_composite
+from hafm_hf.tokenizers.pitch_line import FRAME_RATE
+from tiny_models import encoded, tiny_composite
 from vocals import CODEC_RATE, EXAMPLE
 
 
@@ -94,7 +94,7 @@ def test_vocal_tokens_follow_known_beats(
     bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int], shift: float
 ) -> None:
     sheet = LeadSheet(beats=list(np.arange(shift, 12.0, 0.6)))
-    tokens = bundled.tokenize_vocal(*vocal, 0, sheet)[0]
+    tokens = encoded(bundled, *vocal, sheet).tokens
     phase = sheet.phase(len(tokens), 50)
     assert phase is not None
     # after the projected features, a centroid holds its position within the beat

@@ -12,9 +12,9 @@ from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompanime
 from hafm_hf.audio import Samples
 from hafm_hf.lead_sheet.bars import completed
 from hafm_hf.lead_sheet.lead_sheet import BEATS_PER_MINUTE, LeadSheet
-from hafm_hf.listening.beat_line import likeliest_tempo
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.listening.pitch_line import PitchLine
+from hafm_hf.tokenizers.beat_line import likeliest_tempo
+from hafm_hf.tokenizers.pitch_line import PitchLine
 
 from .references import Recording
 from .scores import beyond_shuffled, chord_cells, chord_overlap, tempo_is_right
@@ -101,7 +101,8 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
     tokenizer, listener, voice = composite.semantic_tokenizer, composite.listener, recording.voice
     assert listener is not None
     rate, sheet = tokenizer.config.frame_rate, composite.complete_lead_sheet(voice, VOICE_RATE)
-    line, _ = composite.listen(torch.from_numpy(voice))
+    (vocal,) = composite.feature_extractor().vocals(voice, VOICE_RATE)
+    line = composite.encoder.listen(vocal).line
     phase = sheet.phase(len(line), rate)
     if phase is None:
         return torch.zeros(0), torch.zeros(0)

@@ -16,7 +16,7 @@ pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import assemble_composite
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.listening.pitch_line import LINE_RATE
+from hafm_hf.tokenizers.pitch_line import LINE_RATE
 from hafm_tiny.listening.takes import RATE, crop_of_takes, sung_takes
 from hafm_tiny.listening.training import HarmonyTrainer, ListenerArguments, TimeTrainer
 from hafm_tiny.listening.tunes import SONGS, Tune, labelled_tune
@@ -115,7 +115,8 @@ def test_a_pretrained_ear_becomes_part_of_the_model(corpus: Path, tmp_path: Path
     assemble_composite({**parts, "ear": str(tmp_path / "ear")}, tmp_path / "model")
     model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     voice = torch.from_numpy(soundfile.read(next(corpus.glob("train/*/vocal.flac")), dtype="float32")[0])
-    line, phase = model.listen(voice)[0], torch.arange(1500) % 30 / 30
+    (vocal,) = model.feature_extractor().vocals(voice, RATE)
+    line, phase = model.encoder.listen(vocal).line, torch.arange(1500) % 30 / 30
     assert line.heard.shape == (1500, 12) and model.complete_lead_sheet(voice.numpy(), RATE).chords
     other = replace(line, heard=line.heard[::-1])
     assert not torch.allclose(model.listener.chords(line, phase), model.listener.chords(other, phase))

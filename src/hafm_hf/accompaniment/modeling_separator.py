@@ -15,10 +15,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..lead_sheet.vocabulary import STEMS
-from ..listening.beat_line import KERNEL, HAFMDilatedLayer
 from ..pretrained.saving import HAFMHubMixin
+from ..tokenizers.beat_line import KERNEL, HAFMDilatedLayer
 from ..tokenizers.codecs import Stretches
-from .configuration_accompaniment import HAFMSeparatorConfig
+from .configuration_separator import HAFMSeparatorConfig
 
 NUM_STEMS = len(STEMS)
 # added to magnitudes before the logarithm: anything below counts as silence

@@ -10,27 +10,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
-from ..audio import check_sampling_rate
-from ..audio.feature_extraction_hafm import mono_vocals
-from ..lead_sheet.lead_sheet import LeadSheet
-from ..lead_sheet.vocabulary import ENERGIES
-from ..listening.transcription import energies
-from ..modeling.configuration_hafm import STAGES
+from ..listening.encoder import HAFMEncoderOutput
 from ..modeling.generation_hafm import RandomStream
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
-from ..modeling.windows import ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun, default_decoding, independent_windows
+from ..modeling.windows import ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun, independent_windows
 from ..tokenizers.codecs import as_codec
-from .options import GenerationOptions
+from .parts import stage_parts
 
 # the codec's embeddings of a stage's codes: int64 [T, Q] → float32 [T, D]
 CodeVectors = Callable[[torch.Tensor], torch.Tensor]
@@ -43,82 +35,6 @@ THREADED_MATRIX = 1 << 20
 _threads_lock = threading.Lock()
 # for each thread inside a `torch_threads` block, torch's thread count before it
 _inside: dict[int, int] = {}
-
-
-@dataclass(frozen=True)
-class Voice:
-    """The conditioning of the stages for one vocal.
-
-    Args:
-        tokens (int64 [T_v]): vocal semantic tokens of the whole song.
-        streams: lead sheet streams of the whole song (int64 [S, T_c]), by the name of the stage that reads them.
-        lead_sheet: lead sheet of the song, as far as it is known.
-    """
-
-    tokens: torch.Tensor
-    streams: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    lead_sheet: LeadSheet = field(default_factory=LeadSheet)
-
-
-@dataclass
-class HAFMAccompanimentOutput(ModelOutput):
-    """Output of `HAFMForVocalAccompaniment.generate`; lists have an entry per vocal and sample, samples innermost.
-
-    Args:
-        audio: instrumentals, float32 [N] each, [C, N] from a codec with several channels, as long as their vocal.
-        sampling_rate: sampling rate of `audio`, in Hz.
-        vocal_semantic: int64 [T_v] each, at 50 Hz.
-        instrumental_semantic: int64 [T_v] each, at 50 Hz.
-        codes: int64 [Q, T_a] each, the codec's codebooks at its frame rate; Q is 8, or 4 without the fine stage.
-        lead_sheets: the `LeadSheet` of each, as far as it was given or estimated.
-        stems: stems of each by name (float32 [N] or [C, N]), which sum to `audio`; only if requested.
-    """
-
-    audio: list[torch.Tensor]
-    sampling_rate: int = None  # type: ignore[assignment]
-    vocal_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
-    instrumental_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
-    codes: list[torch.Tensor] = None  # type: ignore[assignment]
-    lead_sheets: list[LeadSheet] = None  # type: ignore[assignment]
-    stems: list[dict[str, torch.Tensor]] | None = None
-
-
-class Generation:
-    """A call of `generate` or `stream`: its options, and the torch state in which it computes.
-
-    Args:
-        model (`HAFMForVocalAccompaniment`): the model.
-        options, given: the generation options, and options by name, which take precedence.
-        progress: as for `generate`.
-
-    Raises:
-        ValueError, TypeError: for options that do not exist, or that the model does not support.
-    """
-
-    def __init__(
-        self, model: Any, options: GenerationOptions | None, given: Mapping[str, Any], progress: Progress | None
-    ) -> None:
-        options = GenerationOptions.of(options, given)
-        model.check_streams(options)
-        self.options = options
-        self.device = model.device
-        self.seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
-        self.stages = {name: stage for name, stage in model.stages.items() if name != "fine" or not options.skip_fine}
-        self.threads = options.threads or suitable_threads(self.stages.values())
-        decoding = options.decoding or default_decoding(self.stages.values())
-        names = ("guidance_scale", "temperature", "top_k", "compile")
-        self.decoding = DecodingOptions(decoding, **{name: getattr(options, name) for name in names})
-        self.heartbeat = Heartbeat(model, progress)
-
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Wraps long computations: random state and thread count are set inside, and the caller's are restored
-        outside, for instance between the chunks of a stream.
-        """
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch_threads(self.threads), self.heartbeat:
-            torch.manual_seed(self.seed)
-            yield
 
 
 @contextmanager
@@ -230,9 +146,7 @@ class SongRun:
         at_once: int = ROWS_AT_ONCE,
     ) -> None:
         self.num_samples = num_samples
-        # the kept spans determine the style; none is drawn
-        self.seed = None if kept else seed
-        self.voices: list[Voice] = []
+        self.voices: list[HAFMEncoderOutput] = []
         self.runs: dict[str, StageRun] = {}
         for number, (name, stage) in enumerate(stages.items()):
             given = (kept or {}).get(name)
@@ -249,24 +163,6 @@ class SongRun:
             # the vocals are tokenised before the first step
             first = next(iter(self.runs))
             progress(first, 0, self.runs[first].steps)
-
-    def set_voices(self, voices: Sequence[Voice]) -> None:
-        """Sets the conditioning of each vocal, which the stages need before they run."""
-        self.voices = [self._with_style(voice, number) for voice in voices for number in range(self.num_samples)]
-
-    def _with_style(self, voice: Voice, sample: int) -> Voice:
-        """Draws a style for the sample, the same for all stages, if the lead sheet names none."""
-        known = [stage.stage.config.styles for stage in self.runs.values() if stage.stage.config.styles]
-        if self.seed is None or voice.lead_sheet.style is not None or not known:
-            return voice
-        style = drawn_style(known[0], self.seed, sample)
-        streams = {name: voice.streams[name].clone() for name in voice.streams.keys() & self.runs.keys()}
-        for name, rows in streams.items():
-            names = list(self.runs[name].stage.config.lead_sheet_streams)
-            rows[[number for number, stream in enumerate(names) if stream == "style"]] = 1 + known[0].index(style)
-        estimated = sorted({*voice.lead_sheet.estimated, "style"})
-        sheet = replace(voice.lead_sheet, style=style, estimated=estimated)
-        return replace(voice, streams=streams, lead_sheet=sheet)
 
     def run(self) -> None:
         """Runs every stage to its end, one after the other."""
@@ -297,13 +193,15 @@ class SongRun:
 
     def codes(self, song: int) -> torch.Tensor:
         """The codec codes of a song generated so far: int64 [Q, T_a]."""
-        return _together([self.stream(STAGES[name].writes, song) for name in self.runs if STAGES[name].acoustic])
+        return _together(
+            [self.stream(stage_parts()[name].writes, song) for name in self.runs if stage_parts()[name].acoustic]
+        )
 
     def stream(self, name: str, song: int) -> torch.Tensor:
         """The tokens of a song's stream that exist so far: int64 [Q, T]."""
         if name == "vocal_semantic":
             return self.voices[song].tokens[None]
-        (stage,) = [stage for stage in self.runs if STAGES[stage].writes == name]
+        (stage,) = [stage for stage in self.runs if stage_parts()[stage].writes == name]
         return self.runs[stage].codes(song)
 
     def _units_before(self, name: str) -> int:
@@ -318,15 +216,10 @@ class SongRun:
         """The conditioning of a stage that exists so far: int64 [K, T_c] for each row."""
         conditioning = []
         for song, voice in enumerate(self.voices):
-            streams = [self.stream(each, song) for each in STAGES[name].reads]
+            streams = [self.stream(each, song) for each in stage_parts()[name].reads]
             streams += [voice.streams[name]] if name in voice.streams else []
             conditioning.append(_together(streams))
         return conditioning
-
-
-def drawn_style(styles: Sequence[str], seed: int, sample: int = 0) -> str:
-    """The style of a sample if none is given; consecutive seeds and samples get different styles."""
-    return styles[(seed + sample) % len(styles)]
 
 
 def _together(streams: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -354,51 +247,7 @@ def sounds_of(stages: Mapping[str, HAFMStageForCausalLM], codec: PreTrainedModel
     sounds: dict[str, CodeVectors] = {}
     first = 0
     for name, stage in stages.items():
-        if STAGES[name].acoustic:
+        if stage_parts()[name].acoustic:
             sounds[name] = partial(as_codec(codec).code_vectors, first_codebook=first)
             first += stage.config.num_codebooks
     return sounds
-
-
-def requested_lead_sheet(
-    vocal: np.ndarray, sampling_rate: int, lead_sheet: LeadSheet | None, options: GenerationOptions
-) -> LeadSheet | None:
-    """Adds the style and energy of the options to the lead sheet of a mono vocal (float32 [N])."""
-    changes: dict[str, Any] = {} if options.style is None else {"style": options.style}
-    sheet = LeadSheet() if lead_sheet is None else lead_sheet
-    estimated = {*sheet.estimated} - changes.keys()
-    if options.energy in ENERGIES:
-        changes["sections"] = [(0.0, len(vocal) / sampling_rate, options.energy)]
-        estimated -= {"sections"}
-    elif options.energy is not None and not sheet.sections:
-        changes["sections"] = energies(vocal, sampling_rate, sheet.downbeats)
-        estimated |= {"sections"}
-    return replace(sheet, **changes, estimated=sorted(estimated)) if changes else lead_sheet
-
-
-def given_vocals(
-    own_rate: int, vocals: Any, sampling_rate: int | None, input_values: Any = None, padding_mask: Any = None
-) -> tuple[list[np.ndarray], int]:
-    """The vocals without padding, float32 [N] each, and their rate in Hz: for `input_values` it is `own_rate`.
-
-    Raises:
-        ValueError: if there is no vocal or two sources, one is not mono, or the mask or the rate does not fit.
-    """
-    if (vocals is None) is (input_values is None):
-        raise ValueError("There is no vocal, or two; give either vocals or the feature extractor's input_values.")
-    rows = mono_vocals(input_values if vocals is None else vocals, padding_mask)
-    if not rows:
-        raise ValueError("There is no vocal; the batch is empty.")
-    return rows, own_rate if vocals is None else check_sampling_rate(sampling_rate)
-
-
-def one_vocal(vocals: Sequence[Any]) -> Any:
-    """The only vocal; ValueError if there are none or several."""
-    if len(vocals) != 1:
-        raise ValueError(f"A stream takes one vocal, and {len(vocals)} were given.")
-    return vocals[0]
-
-
-def without_one_channel(audio: torch.Tensor) -> torch.Tensor:
-    """Drops the channel axis of mono audio (float32 […, C, N]): […, N] if C is 1."""
-    return audio.squeeze(-2) if audio.shape[-2] == 1 else audio

@@ -15,36 +15,54 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .. import audio
-from ..accompaniment.options import MIX_OPTIONS, OPTIONS
 from ..atomic_files import write_json
 from .accompany_folder import accompany_folder
 from .console import HAFMCommandError, progress_bars, require_packages, say, stderr
 from .options import (
     AsJson,
+    Balance,
     Beats,
     Chords,
+    Compile,
     DeviceName,
     DType,
-    EngineFlags,
+    Energy,
+    Engine,
+    GuidanceScale,
+    InstrumentalGain,
+    IntroBars,
     Key,
+    Loudness,
     ModelName,
+    NumSamples,
     Outcome,
     OutFolder,
+    OutputRate,
+    OutroBars,
     Overwrite,
     Request,
     Seconds,
+    Seed,
+    SkipFine,
+    StemsToo,
+    Style,
+    Tail,
+    Temperature,
     Tempo,
+    Threads,
+    TopK,
+    VocalGain,
     Vocals,
+    Workers,
     advanced,
     basic,
     check_output,
+    engine_arguments,
     folder,
-    grouped,
     load_pipeline,
     read_lead_sheet,
     read_vocal,
     report_vocal,
-    takes_options,
     vocal_name,
 )
 
@@ -55,11 +73,10 @@ ONE_VOCAL = "--beats, --chords and --key are for one vocal; in a folder, put NAM
 FileFormat = Literal["wav", "flac", "mp3"]
 
 
-@grouped
-@takes_options({**OPTIONS, **MIX_OPTIONS})
 def accompany(
     vocals: Vocals,
-    engine: EngineFlags,
+    engine: Engine = "local",
+    workers: Workers = 1,
     model: ModelName = None,
     out: OutFolder = Path("."),
     overwrite: Overwrite = False,
@@ -73,7 +90,25 @@ def accompany(
     key: Key = None,
     batch_size: Annotated[int | None, folder(min=1, help="Vocals generated together; 8 by default.")] = None,
     as_json: AsJson = False,
-    **options: Any,
+    num_samples: NumSamples = 1,
+    seed: Seed = None,
+    guidance_scale: GuidanceScale = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    style: Style = None,
+    energy: Energy = None,
+    stems: StemsToo = False,
+    skip_fine: SkipFine = False,
+    compile: Compile = None,
+    threads: Threads = None,
+    vocal_gain_db: VocalGain = 0.0,
+    instrumental_gain_db: InstrumentalGain = 0.0,
+    balance: Balance = None,
+    loudness: Loudness = None,
+    tail: Tail = 0.0,
+    intro_bars: IntroBars = 0,
+    outro_bars: OutroBars = 0,
+    output_rate: OutputRate = None,
 ) -> None:
     """Writes NAME_instrumental.wav and NAME_mix.wav for each vocal, at its own rate or the model's if that is higher.
 
@@ -82,7 +117,7 @@ def accompany(
     """
     # os.path.isdir is False where permission is denied; Path.is_dir raises
     many = any(map(os.path.isdir, vocals))
-    if not many and (engine != EngineFlags() or batch_size is not None):
+    if not many and ((engine, workers) != ("local", 1) or batch_size is not None):
         raise typer.BadParameter("--engine, --workers and --batch-size are only for a folder of vocals.")
     if many and overwrite:
         raise typer.BadParameter("--overwrite is only for single vocals; for a folder choose another --out.")
@@ -91,14 +126,36 @@ def accompany(
     sheet = read_lead_sheet(tempo, beats, chords, key)
     # the plan of a folder holds plain values only, no LeadSheet
     known = {"tempo": tempo} if many else {"lead_sheet": sheet}
-    parameters = {**options, "seconds": seconds, **known}
+    parameters = {
+        "num_samples": num_samples,
+        "seed": seed,
+        "guidance_scale": guidance_scale,
+        "temperature": temperature,
+        "top_k": top_k,
+        "style": style,
+        "energy": energy,
+        "stems": stems,
+        "skip_fine": skip_fine,
+        "compile": compile,
+        "threads": threads,
+        "vocal_gain_db": vocal_gain_db,
+        "instrumental_gain_db": instrumental_gain_db,
+        "balance": balance,
+        "loudness": loudness,
+        "tail": tail,
+        "intro_bars": intro_bars,
+        "outro_bars": outro_bars,
+        "output_rate": output_rate,
+        "seconds": seconds,
+        **known,
+    }
     request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, as_json)
     check_request(request, vocals, many)
     fitting = [vocal_name(vocal) for vocal in vocals if not request.name_problem(vocal, vocal_name(vocal))]
     planned = [path for name in fitting for files in request.files(name) for path in files.values()]
     check_output(out, [] if many or overwrite else planned)
     if many:
-        accompany_folder(request, batch_size or 8, engine.asked())
+        accompany_folder(request, batch_size or 8, engine_arguments(engine, workers))
     else:
         accompany_files(request, vocals)
 
@@ -169,7 +226,7 @@ class Made:
 def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: dict[str, Any]) -> Made:
     """Generates and writes the songs of one vocal."""
     # imports transformers, which the pipeline has already imported
-    from ..modeling.configuration_hafm import STAGES
+    from ..accompaniment.parts import stage_parts
 
     began = time.perf_counter()
     with progress_bars(request.as_json) as bars:
@@ -177,7 +234,7 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
 
         def advance(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(f"{vocal_name(vocal)}: {STAGES[stage].title}", total=total)
+                tasks[stage] = bars.add_task(f"{vocal_name(vocal)}: {stage_parts()[stage].title}", total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
         songs: Any = pipeline(sound, progress=advance, **request.parameters)

@@ -17,14 +17,14 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from .. import audio
-from ..accompaniment.options import MIX_OPTIONS, OPTIONS
+from ..accompaniment.options import GenerationOptions, MixOptions
 from ..atomic_files import write_json
 from ..corpus.engines import AGAIN, run_on
 from ..corpus.locks import locked
@@ -41,7 +41,9 @@ PLAN_FORMAT = 2
 # a batch takes as long as its longest vocal: others must have this share of its length; it is held in memory
 LEAST_SHARE, LONGEST_BATCH_SECONDS = 0.75, 3600.0
 SHEET, BEATS, CHORDS = "_lead_sheet.json", "_beats.txt", "_chords.lab"
-DEFAULTS = {name: option.default for name, option in {**OPTIONS, **MIX_OPTIONS}.items() if option.default is not None}
+DEFAULTS = {
+    name: value for name, value in {**asdict(GenerationOptions()), **asdict(MixOptions())}.items() if value is not None
+}
 
 
 def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ A clip refers to its audio files and is only read when it is measured, so memory
 """
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from ..audio import HAFMAudioError, Samples, check_sampling_rate, opened, source_name, to_samples
+from ..audio import MAX_CHANNELS, HAFMAudioError, Samples, opened, read_recording, source_name
 from ..corpus.lead_sheets import labelled_lead_sheet
 from ..corpus.stem_names import BAND_NAMES, Song, group_stems, outside_stem_folders, songs_of
 from ..corpus.stems import LABELS_FILE, LONGEST_DIFFERENCE_SECONDS
@@ -59,18 +60,23 @@ class Part:
                 raise HAFMAudioError(f"The stems added to {self.path.name} have other rates; resample them first.")
             length = min(len(sound) for sound, _ in sounds)
             return np.sum([sound[:length] for sound, _ in sounds], axis=0), sounds[0][1]
-        with opened(self.path, self.path.name) as file:
-            rate = file.samplerate
-            check_sampling_rate(rate, self.path.name)
-            file.seek(min(round(self.start * rate), file.frames))
-            samples = file.read(-1 if self.seconds is None else round(self.seconds * rate), "float32", always_2d=True)
+        recording = read_recording(
+            self.path,
+            start=self.start,
+            seconds=self.seconds,
+            min_seconds=0.0,
+            max_seconds=math.inf,
+            keep=1 if self.channel is None else MAX_CHANNELS,
+        )
+        samples, rate = recording.samples, recording.sampling_rate
         if self.channel is None:
-            return to_samples(samples.mean(axis=1), name=self.path.name), rate
-        if self.channel >= samples.shape[1]:
+            return samples, rate
+        channels = 1 if samples.ndim == 1 else samples.shape[1]
+        if self.channel >= channels:
             raise HAFMAudioError(
-                f"{self.path.name} has {samples.shape[1]} channel; karaoke needs two, accompaniment and voice."
+                f"{self.path.name} has {channels} channel; karaoke needs two, accompaniment and voice."
             )
-        return to_samples(samples[:, self.channel], name=self.path.name), rate
+        return np.ascontiguousarray(samples.reshape(len(samples), -1)[:, self.channel]), rate
 
     def duration(self) -> float:
         """Seconds of the sound from `start` on, at most `seconds`.
@@ -78,8 +84,8 @@ class Part:
         Raises:
             HAFMAudioError: missing or damaged file.
         """
-        with opened(self.path, self.path.name) as file:
-            whole = file.frames / file.samplerate - self.start
+        with opened(self.path, self.path.name) as sound:
+            whole = sound.length() / sound.sampling_rate - self.start
         return whole if self.seconds is None else min(self.seconds, whole)
 
 

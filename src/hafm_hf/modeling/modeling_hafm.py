@@ -25,9 +25,10 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..pretrained.saving import HAFMHubMixin
 from .codebook_patterns import codebook_pattern
-from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig, stage_of
+from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from .generation_hafm import HAFMGenerationMixin
 from .layers import (
+    BucketedBias,
     HAFMAttention,
     HAFMCodebookEmbedding,
     HAFMCodebookHeads,
@@ -36,6 +37,7 @@ from .layers import (
     RelativeAttentionBias,
     TokenLayout,
     at_slots,
+    last_rows,
     token_layout,
     visible,
 )
@@ -196,6 +198,17 @@ class HAFMDecoder(HAFMPreTrainedModel):
         queries = layout.select(query)
         return self.relative_attention_bias(queries, layout, visible(self.config, queries, layout))
 
+    def _attends_in_chunks(self) -> bool:
+        """Whether attention is `chunked_attention`: in training on a CPU, unless something asks for another."""
+        return (
+            self.training
+            and torch.is_grad_enabled()
+            and self.device.type == "cpu"
+            and self.dtype in (torch.float32, torch.float64)
+            and self.config._attn_implementation == "sdpa"
+            and self.config.attention_dropout == 0.0
+        )
+
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @merge_with_config_defaults
     @capture_outputs
@@ -237,11 +250,18 @@ class HAFMDecoder(HAFMPreTrainedModel):
             hidden_states = torch.cat([prefix, hidden_states], dim=1)
         target_slots = key_slots - conditioning_slots
         layout = token_layout(self.config, frames, target_slots, *masks, device=input_ids.device)
-        position_bias = self.attention_bias(layout, query)
+        position_bias: torch.Tensor | BucketedBias
+        if self._attends_in_chunks():
+            queries = layout.select(query)
+            position_bias = self.relative_attention_bias.by_bucket(
+                queries, layout, visible(self.config, queries, layout)
+            )
+        else:
+            position_bias = self.attention_bias(layout, query)
         for number, layer in enumerate(self.layers):
             if (self.training or target_only) and layer is self.layers[-1] and number > 0:
                 # nothing is predicted from the conditioning's slots: the last layer needs only their keys and values
-                position_bias = position_bias[:, :, -input_ids.shape[1] :]
+                position_bias = last_rows(position_bias, input_ids.shape[1])
             hidden_states = layer(hidden_states, position_bias, cache=cache, **kwargs)
         return BaseModelOutputWithPast(self.norm(hidden_states[:, -input_ids.shape[1] :]), cache=cache)
 
@@ -433,10 +453,3 @@ def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.T
         worst = tuple((~known).nonzero()[0])
         largest = sizes[int(codebooks.expand_as(ids)[worst])] - 1
         raise ValueError(f"{name} holds {int(ids[worst])}; the ids of that codebook are 0 to {largest}.")
-
-
-# by the names in `STAGES`
-STAGE_MODELS: dict[str, type[HAFMStageForCausalLM]] = {
-    stage_of(model_class.config_class.model_type).name: model_class
-    for model_class in (HAFMSemanticForCausalLM, HAFMCoarseForCausalLM, HAFMFineForCausalLM)
-}

@@ -19,10 +19,10 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from ..lead_sheet.lead_sheet import LeadSheet, beat_points
-from ..listening.beat_line import BEAT_NUMBERS, HAFMBeatLine, HAFMRhythmNetwork
-from ..listening.pitch_line import DESCRIPTORS, HAFMVocalDescriptors, PitchLine, pitch_line
 from ..pretrained.saving import HAFMHubMixin
+from .beat_line import BEAT_NUMBERS, HAFMBeatLine, HAFMRhythmNetwork
 from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
+from .pitch_line import DESCRIPTORS, HAFMVocalDescriptors, PitchLine, pitch_line
 
 NORMALIZATION_EPSILON = 1e-7
 
@@ -114,6 +114,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         seed: int | Sequence[int] | None = None,
         vocal: bool | None = None,
         lead_sheet: LeadSheet | None = None,
+        phase: torch.Tensor | None = None,
     ) -> HAFMSemanticTokenizerOutput:
         """Tokenises a batch of waveforms of the same length; up to rounding, rows do not depend on each other.
 
@@ -124,24 +125,26 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
                 generator.
             vocal: whether to use the vocal centroids, where they are separate; defaults to `noise`.
             lead_sheet: tempo or beats of the vocals, if known; otherwise they are estimated.
+            phase (float [T_v] or [B, T_v]): beat phase of each frame, from 0 to 1, if the beats have already been
+                estimated (`beat_phase`).
 
         Raises:
-            ValueError: another shape, samples that are not finite, no centroids, or a lead sheet with tempo or beats
-                for a tokenizer without `beat_line`.
+            ValueError: another shape, samples that are not finite, no centroids, or a lead sheet with tempo or beats,
+                or a phase, for a tokenizer without `beat_line`.
         """
         if input_values.ndim != 2:
             raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
         seeds = seed if isinstance(seed, Sequence) else [seed] * len(input_values)
         rows = [self._prepare(row, noise, own) for row, own in zip(input_values, seeds, strict=True)]
         features = self._iterate_features(torch.stack(rows), self.num_frames(input_values.shape[1]))
-        tokens = self._tokens(features, input_values, noise if vocal is None else vocal, lead_sheet)
+        tokens = self._tokens(features, input_values, noise if vocal is None else vocal, lead_sheet, phase)
         return HAFMSemanticTokenizerOutput(ids=tokens)
 
     def encode(self, waveform: torch.Tensor, **options: Any) -> torch.Tensor:
         """Tokens int64 [T_v] of one mono waveform (float [N] at 16 kHz, any length), in bounded memory.
 
         Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks. `options` are those of
-        `forward`: `noise`, `seed`, `vocal` and `lead_sheet`.
+        `forward`: `noise`, `seed`, `vocal`, `lead_sheet` and `phase`.
         """
         return self(waveform[None], **options, return_dict=True).ids[0]
 
@@ -270,10 +273,16 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         return torch.argmin(centroids.pow(2).sum(1) - 2 * points.float() @ centroids.T, dim=-1)
 
     def _tokens(
-        self, parts: Iterable[torch.Tensor], waveforms: torch.Tensor, vocal: bool, lead_sheet: LeadSheet | None = None
+        self,
+        parts: Iterable[torch.Tensor],
+        waveforms: torch.Tensor,
+        vocal: bool,
+        lead_sheet: LeadSheet | None = None,
+        phase: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D] each) come in parts."""
-        if lead_sheet is not None and lead_sheet.has_beats and not self.config.beat_line:
+        given = phase is not None or (lead_sheet is not None and lead_sheet.has_beats)
+        if given and not self.config.beat_line:
             raise ValueError("This tokenizer has no beat line; leave tempo and beats of a lead sheet out.")
         # the beat is estimated over the whole clip, so only the projections of its parts are kept until then
         whole = vocal and self.config.rhythm_channels > 0
@@ -284,11 +293,12 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         if not whole:
             return joined
         # known beats need no estimate
-        known = None if lead_sheet is None else lead_sheet.phase(joined.shape[1], self.config.frame_rate)
-        if known is None:
+        if phase is None and lead_sheet is not None:
+            phase = lead_sheet.phase(joined.shape[1], self.config.frame_rate)
+        if phase is None:
             place = self._place(torch.stack([self.describe(waveform) for waveform in waveforms]), lead_sheet)
         else:
-            place = self._on_line(known).expand(len(joined), -1, -1)
+            place = self._on_line(phase).expand(len(joined), -1, -1)
         return self._nearest(self._with_place(joined, place), vocal)
 
     def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:
