@@ -52,7 +52,9 @@ def test_tokenizer_and_codec_can_be_cancelled_midway(monkeypatch: pytest.MonkeyP
     model.generate(vocal, CODEC_RATE, seed=1, progress=lambda *report: reports.append(report))
     first = reports.index(("semantic", 1, 50))
     last = reports.index(("fine", 300, 300))
-    assert first > 3 and set(reports[:first]) == {("semantic", 0, 50)}
+    assert first > 3
+    # the number of steps is known only after listening
+    assert {(stage, done) for stage, done, _ in reports[:first]} == {("semantic", 0)}
     assert len(reports) - last > 3 and set(reports[last:]) == {("fine", 300, 300)}
     for moment in (2, first - 1, last + 2, len(reports) - 1):
         calls = 0

@@ -414,7 +414,9 @@ def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:
     last = (0, 0)
     ends = {0}
     for found in FLAC_FRAME.finditer(tail):
-        first, following = _flac_frame(tail[found.start() : found.start() + 16], block_size)
+        # a frame of silence may be shorter than the longest header
+        header = tail[found.start() : found.start() + 16].ljust(16, b"\0")
+        first, following = _flac_frame(header, block_size)
         # only frames that follow others: their header may occur by chance
         if first in ends and following > first:
             last = (first, following)
@@ -423,9 +425,9 @@ def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:
 
 
 def _flac_frame(header: bytes, block_size: int) -> tuple[int, int]:
-    """First sample of the frame with this header (RFC 9639, 9.1), and of the next one; zeros if it is no header."""
+    """First sample of the frame with this header (RFC 9639, 9.1; 16 bytes), and of the next; zeros if it is none."""
     # its number is coded like a character of UTF-8, in up to seven bytes
-    ones = 8 - (~header[4] & 0xFF).bit_length() if len(header) == 16 else 1
+    ones = 8 - (~header[4] & 0xFF).bit_length()
     if ones == 1 or ones == 8:
         return 0, 0
     number = header[4] & 0x7F >> ones

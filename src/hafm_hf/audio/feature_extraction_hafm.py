@@ -16,6 +16,7 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 
 from . import files
+from .channels import without_offset
 
 # sampling rate of HuBERT, and so of the semantic tokenizer, in Hz
 LISTENING_RATE = 16_000
@@ -120,7 +121,8 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
 
     def resampled(self, samples: files.Samples, rate: int) -> Vocal:
         """One mono vocal (float32 [N] at `rate` Hz), checked, at the extractor's rate."""
-        return Vocal(files.resample(samples, rate, self.sampling_rate), Fraction(len(samples), rate))
+        level = without_offset(samples)
+        return Vocal(files.resample(level, rate, self.sampling_rate), Fraction(len(samples), rate))
 
     def vocals(self, vocals: Any, sampling_rate: Any, padding_mask: Any = None) -> list[Vocal]:
         """Like `__call__`, without padding, and for vocals of any length.

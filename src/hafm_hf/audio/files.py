@@ -25,7 +25,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from ..atomic_files import replacing
-from .channels import ChannelLevels, Samples, channel_levels, mean_of_channels, to_mono, without_offset
+from .channels import ChannelLevels, Samples, channel_levels, mean_of_channels, to_mono
 from .channels import with_channels as with_channels
 from .decoding import LOST_SECONDS as LOST_SECONDS
 from .decoding import Sound, opened
@@ -182,7 +182,7 @@ def read_recording(
         remarks.append(
             f"{name} is {length / rate:.1f} s long, though its header says {length / rate + wrong:.1f} s; {rest}."
         )
-    samples = without_offset(_scaled(samples, name, remarks))
+    samples = _scaled(samples, name, remarks)
     if len(samples) > MAX_SAMPLES:
         raise _too_many(len(samples), rate, name)
     check_duration(len(samples), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
@@ -297,7 +297,7 @@ def check_sound(
         HAFMAudioError: as for `to_samples`; a missing or unsupported sampling rate; too short or too long.
     """
     _check_seconds(seconds)
-    sound = without_offset(to_samples(samples, name=name, mono=mono))
+    sound = to_samples(samples, name=name, mono=mono)
     rate = check_sampling_rate(sampling_rate, name)
     sound = sound if seconds is None else sound[: round(seconds * rate)]
     check_duration(len(sound), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)

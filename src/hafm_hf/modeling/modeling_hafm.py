@@ -67,6 +67,8 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
         tables = (HAFMCodebookEmbedding, HAFMCodebookHeads, RelativeAttentionBias)
         if isinstance(module, (nn.Linear, nn.Embedding, *tables)):
             init.normal_(module.weight, mean=0.0, std=std)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d):
             init.normal_(module.weight, mean=0.0, std=module.kernel_size[0] ** -0.5)
         elif isinstance(module, nn.RMSNorm):
@@ -137,7 +139,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
             sources[-1] = sources[-1] + self._embed_lead_sheet(known, null)
         if self.config.conditioning_fusion == "sum":
             return torch.stack(sources).sum(dim=0)
-        return torch.cat([part + self._segment(i, ids.device) for i, part in enumerate(sources)], dim=1)
+        ordered = [sources[i] + self._segment(i, ids.device) for i in self.config.prepended_sources]
+        return torch.cat(ordered, dim=1)
 
     def conditioning_of(
         self,
