@@ -124,9 +124,11 @@ def read_audio(
     )
     for remark in recording.remarks:
         logger.warning(remark)
-    sound, rate = recording.samples, recording.sampling_rate
+    sound = recording.samples
+    rate = recording.sampling_rate
     if sampling_rate is not None:
-        sound, rate = resample(sound, rate, sampling_rate), sampling_rate
+        sound = resample(sound, rate, sampling_rate)
+        rate = sampling_rate
     return sound, rate
 
 
@@ -191,7 +193,8 @@ def read_recording(
 
 def _frames_to_read(sound: Sound, first: int, seconds: float | None, max_seconds: float) -> int:
     """At most how many frames to read from frame `first` on; raises HAFMAudioError if there are too many."""
-    name, rate = sound.name, sound.sampling_rate
+    name = sound.name
+    rate = sound.sampling_rate
     there = math.inf if sound.refused is None else max(sound.refused - first, 0)
     most = math.inf
     if seconds is None or seconds > max_seconds:
@@ -549,7 +552,8 @@ def _encode(file: BinaryIO, samples: Samples, sampling_rate: int, file_format: s
         soundfile.write(file, to_integers(samples), sampling_rate, subtype="PCM_16", format=file_format.upper())
         return
     if sampling_rate not in MP3_RATES:
-        samples, sampling_rate = resample(samples, sampling_rate, MP3_RATES[-1]), MP3_RATES[-1]
+        samples = resample(samples, sampling_rate, MP3_RATES[-1])
+        sampling_rate = MP3_RATES[-1]
     quality: dict[str, Any] = {"subtype": "MPEG_LAYER_III", "bitrate_mode": "VARIABLE", "compression_level": 0.2}
     soundfile.write(file, samples, sampling_rate, format="MP3", **quality)
 

@@ -28,7 +28,8 @@ FRAMES_TO_TRUST = 3
 TAGS = (b"Xing", b"Info", b"VBRI")
 TAG_OFFSETS = (36, 21, 13, 38, 23, 15)
 # in the header of Xing's: which fields there are
-FRAMES_FIELD, BYTES_FIELD = 1, 2
+FRAMES_FIELD = 1
+BYTES_FIELD = 2
 
 
 HEADER = struct.Struct(">I")
@@ -159,7 +160,8 @@ def first_frame(data: bytes, start: int, kind: int = -1) -> int | None:
 
 def _follow(data: bytes, place: int, kind: int, tags: set[int]) -> tuple[int, int]:
     """Where a row of frames ends that begins at `place`, and how many there are; an hour has 140,000."""
-    wanted, mono = kind >> 8 << 8, kind & 1
+    wanted = kind >> 8 << 8
+    mono = kind & 1
     mask = KIND_MASKS[kind >> 17 & 3]
     last = len(data) - 4
     count = 0
@@ -211,7 +213,8 @@ def _tag_offset(data: bytes, place: int, tag: bytes) -> int:
     """Bytes between the begin of a frame and its tag, if it has one: header and side information."""
     if tag == b"VBRI":
         return 36
-    first_version, mono = data[place + 1] & 8, data[place + 3] >> 6 == 3
+    first_version = data[place + 1] & 8
+    mono = data[place + 3] >> 6 == 3
     side = (17 if mono else 32) if first_version else (9 if mono else 17)
     return 4 + side + (0 if data[place + 1] & 1 else 2)
 

@@ -39,8 +39,11 @@ if TYPE_CHECKING:
 
 PLAN_FORMAT = 2
 # a batch takes as long as its longest vocal: others must have this share of its length; it is held in memory
-LEAST_SHARE, LONGEST_BATCH_SECONDS = 0.75, 3600.0
-SHEET, BEATS, CHORDS = "_lead_sheet.json", "_beats.txt", "_chords.lab"
+LEAST_SHARE = 0.75
+LONGEST_BATCH_SECONDS = 3600.0
+SHEET = "_lead_sheet.json"
+BEATS = "_beats.txt"
+CHORDS = "_chords.lab"
 DEFAULTS = {
     name: value for name, value in {**asdict(GenerationOptions()), **asdict(MixOptions())}.items() if value is not None
 }
@@ -56,7 +59,8 @@ def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any
         bare = without_weights(model_folder(request.model))
     # before the options are stored for the next run
     request.check(bare)
-    done, errors = 0, {}
+    done = 0
+    errors = {}
     with progress_bars(quiet=request.as_json) as bars:
         task = bars.add_task("looking for vocals", total=None)
         try:
@@ -117,7 +121,8 @@ def _resolved(request: Request) -> Request:
     Raises:
         HAFMCorpusError: if the output folder is inside the folder of vocals.
     """
-    source, out = Path(request.source).resolve(), Path(request.out).resolve()
+    source = Path(request.source).resolve()
+    out = Path(request.out).resolve()
     if out.is_relative_to(source):
         raise HAFMCorpusError(f"{out} is inside {source}; choose a folder outside of it.")
     # several workers on one machine would compete for its cores
@@ -139,7 +144,8 @@ def _names(vocals: Iterable[str]) -> dict[str, str]:
 
 def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict[str, str], int, dict[str, str]]:
     """Makes or extends the plan: batches of vocals; errors of unusable ones; the seed; base names of the files."""
-    path, source = Path(request.out, PLAN_FILE), Path(request.source)
+    path = Path(request.out, PLAN_FILE)
+    source = Path(request.source)
     before: dict[str, Any] = {"format": PLAN_FORMAT}
     if path.is_file():
         before = json.loads(path.read_text(encoding="ascii"))
@@ -247,8 +253,11 @@ def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[
     Raises:
         HAFMCorpusError: if the results can't be written.
     """
-    source, parameters = Path(request.source), dict(request.parameters)
-    seconds, sounds, outcomes = parameters.pop("seconds", None), {}, []
+    source = Path(request.source)
+    parameters = dict(request.parameters)
+    seconds = parameters.pop("seconds", None)
+    sounds = {}
+    outcomes = []
     for vocal, _ in batch:
         try:
             samples, rate = audio.read_audio(source / vocal, seconds=seconds, name=vocal, mono=False)

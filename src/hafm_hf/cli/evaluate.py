@@ -181,11 +181,13 @@ def clip_set(flags: EvaluationSet, out: Path) -> dict[str, Any]:
     if flags.separation and not name:
         raise typer.BadParameter("--separation is only for --protocol; other sets are already separated.")
     separation = flags.separation or "audio-separator"
-    seconds, data = flags.clip_seconds, {"set": folders[0].name}
+    seconds = flags.clip_seconds
+    data = {"set": folders[0].name}
     if name:
         # a cache of its own for each separator and folder, so that none is mistaken for another
         at = out / hashlib.sha256(f"{separation} {folders[0].resolve()}".encode()).hexdigest()[:12]
-        clips, seconds = musdb18.load_musdb18(folders[0], at, separation), seconds or musdb18.CLIP_SECONDS
+        clips = musdb18.load_musdb18(folders[0], at, separation)
+        seconds = seconds or musdb18.CLIP_SECONDS
         data |= {"protocol": name, "separation": separation}
     else:
         clips = (datasets.load_karaoke if flags.karaoke else datasets.load_pairs)(folders[0])

@@ -92,7 +92,8 @@ def lead_sheet(
         raise typer.BadParameter("--beats and --chords are for one vocal; run the command once for each.")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise typer.BadParameter(f"two vocals have the same name, {twice}; name each by itself, with another --out.")
-    known, wanted = read_lead_sheet(tempo, beats, chords, key), [each.value for each in formats or [Format.lab]]
+    known = read_lead_sheet(tempo, beats, chords, key)
+    wanted = [each.value for each in formats or [Format.lab]]
     require_packages(*(IN_BARS[each] for each in wanted if each in IN_BARS))
     planned: dict[str, list[Path]] = {}
     problems: dict[str, str] = {}
@@ -106,7 +107,8 @@ def lead_sheet(
     bar = None if metre is None else int(metre[0])
     known = replace(known, beats_per_bar=bar) if known and known.bars and bar else known
     asked = Sheets(out, wanted, click, as_json, known, bar)
-    composite, failed = None, False
+    composite = None
+    failed = False
     for name, vocal in found:
         if problems[name]:
             report_vocal(vocal, HAFMCommandError(problems[name]), as_json)

@@ -260,7 +260,8 @@ def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeli
     from ..registration import TASK, register
 
     register()
-    place, precision = torch_device(device), getattr(torch, dtype, "auto")
+    place = torch_device(device)
+    precision = getattr(torch, dtype, "auto")
     with loading(model):
         # transformers.pipeline would bury the reason why a file cannot be used in a traceback
         loaded = HAFMForVocalAccompaniment.from_pretrained(model_source(model), dtype=precision)

@@ -17,12 +17,16 @@ from .lead_sheet import LEAST_BEAT_SECONDS, METRES, LeadSheet, beats_passed
 from .spelling import key_name
 
 # defaults where nothing is known
-USUAL_TEMPO, USUAL_METRE = 120.0, 4
+USUAL_TEMPO = 120.0
+USUAL_METRE = 4
 # in beats: chord changes of a chart are rounded to it
 GRID = 0.5
 # of `chord_prior`: how much it counts, and, in it, how long the key's chords are assumed to sound, how much likelier
 # each note in the key makes a chord, and how sharply the known chords decide on a key
-PRIOR_WEIGHT, PRIOR_SECONDS, IN_KEY_WEIGHT, KEY_SHARPNESS = 0.5, 20.0, 5.0, 8.0
+PRIOR_WEIGHT = 0.5
+PRIOR_SECONDS = 20.0
+IN_KEY_WEIGHT = 5.0
+KEY_SHARPNESS = 8.0
 Instants = Sequence[float] | np.ndarray
 
 
@@ -96,7 +100,8 @@ def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: s
     first = [known[0] - number * opening for number in range(before, 0, -1)]
     after = max(int((seconds - known[-1]) / closing + 1e-6), 0)
     last = [known[-1] + number * closing for number in range(1, after + 1)]
-    beats, estimated = [*first, *known, *last], set(sheet.estimated)
+    beats = [*first, *known, *last]
+    estimated = set(sheet.estimated)
     whole = replace(sheet, tempo=None, beats=beats)
     if sheet.beats_per_bar is None or metre not in (None, sheet.beats_per_bar):
         estimated |= set() if metre else {"beats_per_bar"}
@@ -158,7 +163,8 @@ def chord_prior(sheet: LeadSheet) -> NDArray[np.float64]:
     Returns:
         float64 [25]: weighted log probabilities, relative to uniform ones; 0 for no chord.
     """
-    seconds, profile = np.zeros(NUM_CHORDS), _note_seconds(sheet)
+    seconds = np.zeros(NUM_CHORDS)
+    profile = _note_seconds(sheet)
     for start, stop, label in sheet.chords:
         seconds[chord_class(label)] += stop - start
     key = None if "key" in sheet.estimated else sheet.key
@@ -185,7 +191,8 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
     Chord changes are rounded to the nearest half beat; if two chords then begin together, the later one counts.
     """
     sheet = sheet if sheet.beats and sheet.beats_per_bar else completed(sheet, seconds)
-    beats, metre = sheet.beats or (), sheet.beats_per_bar or USUAL_METRE
+    beats = sheet.beats or ()
+    metre = sheet.beats_per_bar or USUAL_METRE
     period = beats[1] - beats[0]
     # the time before the first beat gets quarters of its own, unless it is negligible
     lead_in = max(round(beats[0] / period), 1) if beats[0] > 0.05 else 0

@@ -147,13 +147,16 @@ def _degrees(quality: str, harte: bool) -> Degrees:
     if harte and quality == "1":
         return frozenset({(1, 0)})
     if harte and LISTED_ALONE.fullmatch(quality):
-        steps, changes = {(1, 0)}, quality
+        steps = {(1, 0)}
+        changes = quality
     elif quality.startswith("5"):
-        steps, changes = {(1, 0), (5, 7)}, quality[1:]
+        steps = {(1, 0), (5, 7)}
+        changes = quality[1:]
     else:
         core = TRIAD.match(quality)
         assert core is not None
-        steps, changes = _core(*core.groups()), quality[core.end() :]
+        steps = _core(*core.groups())
+        changes = quality[core.end() :]
     for sus, how, major, signs, number in PART.findall(changes):
         if number:
             _change(steps, how, bool(major), sum(SHIFTS[sign] for sign in signs), int(number))
@@ -213,7 +216,8 @@ def _core(third: str | None, major: str | None, number: str | None, after: str |
 
 def _note_at(root: str, degree: str) -> str:
     """The note name of a degree above a root: of "b3" above A, "C"."""
-    signs, number = degree.rstrip("0123456789"), int(degree.lstrip("b#"))
+    signs = degree.rstrip("0123456789")
+    number = int(degree.lstrip("b#"))
     letters = "CDEFGAB"
     letter = letters[(letters.index(root[0]) + number - 1) % len(letters)]
     wanted = pitch_class(root) + NATURAL[number] + signs.count("#") - signs.count("b")

@@ -202,7 +202,8 @@ def write_lead_sheet(
 
 
 def _beat_lines(sheet: LeadSheet) -> str:
-    metre, beats = sheet.beats_per_bar, sheet.beats or ()
+    metre = sheet.beats_per_bar
+    beats = sheet.beats or ()
     if metre is None:
         return "".join(f"{second:.3f}\n" for second in beats)
     return "".join(f"{second:.3f}\t{(at - sheet.downbeat) % metre + 1}\n" for at, second in enumerate(beats))

@@ -37,7 +37,8 @@ OUTER_COMMA = re.compile(r",(?![^(]*\))")
 LATEST_BEAT = 86_400.0
 # in a bar of chords: a beat on which the chord before goes on
 HELD = "/"
-REPEAT, REPEAT_END = "𝄆", "𝄇"
+REPEAT = "𝄆"
+REPEAT_END = "𝄇"
 # repeat signs as they are typed: both, the first, the last
 REPEATS = {
     r":\|[|\s]*:": f" {REPEAT_END} | {REPEAT} ",
@@ -205,7 +206,8 @@ class LeadSheet:
         """
         wraps = torch.nonzero(begins_beat(phase))[:, 0]
         # interpolates between the middles of two frames to where the phase reaches 1
-        before, after = phase[wraps].double(), phase[wraps + 1].double()
+        before = phase[wraps].double()
+        after = phase[wraps + 1].double()
         beats = (wraps + 0.5 + (1 - before) / (1 - before + after)) / frame_rate
         runs = [] if chords is None else _runs(chords.argmax(-1), frame_rate)
         found = [(start, stop, chord_label(chord)) for start, stop, chord in runs]
@@ -238,7 +240,8 @@ class LeadSheet:
 
     def chord_gaps(self, seconds: float) -> list[tuple[float, float]]:
         """Stretches without known chords, about a bar or longer, in a song of `seconds`: (start s, stop s)."""
-        gaps, end = [], 0.0
+        gaps = []
+        end = 0.0
         for start, stop, _ in sorted(self.chords):
             gaps += [(end, start)] if start - end >= BAR_SECONDS else []
             end = max(end, stop)
@@ -288,8 +291,10 @@ class LeadSheet:
         if self.beats_per_bar is None:
             # so that the bars are checked against the metre in which they are counted
             return replace(self, beats_per_bar=METRES[-1]).with_bars_placed(phase, frame_rate)
-        passed, first = self.beats_passed(len(phase), frame_rate), self.downbeat
-        downbeat, metre = first, self.beats_per_bar
+        passed = self.beats_passed(len(phase), frame_rate)
+        first = self.downbeat
+        downbeat = first
+        metre = self.beats_per_bar
         if passed is None:
             # beats are counted from the first frame's
             counted = phase.double()
@@ -299,7 +304,8 @@ class LeadSheet:
             # `from_estimates` does not list a beat at the very first frame
             downbeat = (first - int(np.floor(passed[0])) - 1) % metre
         bars = [label.split() for label in self.bars]
-        shares, places = np.array([len(labels) for labels in bars]), (passed - first) / metre
+        shares = np.array([len(labels) for labels in bars])
+        places = (passed - first) / metre
         numbers = np.floor(places).astype(int)
         parts = np.floor((places - numbers) * shares[numbers % len(bars)]).astype(int)
         spans = _runs(torch.from_numpy(numbers * shares.max() + parts), frame_rate)

@@ -34,7 +34,8 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 PLAIN_NAME = re.compile(r"[\w][\w.-]*\.safetensors")
 # a configuration may need somewhat more values than its files hold: some weights are renamed or computed on loading
-SPARE_FACTOR, SPARE_VALUES = 1.5, 1_000_000
+SPARE_FACTOR = 1.5
+SPARE_VALUES = 1_000_000
 # timeout of the first request to the hub
 HUB_SECONDS = 10.0
 _hub_answered = False
