@@ -97,7 +97,9 @@ def too_long(path: str | os.PathLike[str]) -> str:
 
 
 def _length(name: str) -> int:
-    return len(name.encode("utf-16-le", "surrogatepass")) // 2 if ON_WINDOWS else len(os.fsencode(name))
+    if ON_WINDOWS:
+        return len(name.encode("utf-16-le", "surrogatepass")) // 2
+    return len(os.fsencode(name))
 
 
 def possible_name(name: str) -> str:

@@ -259,7 +259,10 @@ def _read_mixed(sound: Sound, most: int, levels: ChannelLevels | None, channel: 
             mono.resize(min(max(2 * len(mono), done + count), most), refcheck=False)
         if levels is not None:
             levels.add(block[:count])
-        mono[done : done + count] = mean_of_channels(block[:count]) if channel is None else block[:count, channel]
+        if channel is None:
+            mono[done : done + count] = mean_of_channels(block[:count])
+        else:
+            mono[done : done + count] = block[:count, channel]
         done += count
         if count < wanted:
             break
@@ -302,7 +305,8 @@ def check_sound(
     _check_seconds(seconds)
     sound = to_samples(samples, name=name, mono=mono)
     rate = check_sampling_rate(sampling_rate, name)
-    sound = sound if seconds is None else sound[: round(seconds * rate)]
+    if seconds is not None:
+        sound = sound[: round(seconds * rate)]
     check_duration(len(sound), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
     return sound, rate
 
@@ -465,10 +469,12 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
     elif array.dtype.kind != "f":
         raise HAFMAudioError(f"{name} holds {array.dtype}; HAFM takes floats up to 1 or integers of 8 to 32 bits.")
     if array.ndim == 2:
-        array = array.T if 0 < array.shape[0] < array.shape[1] else array
+        if 0 < array.shape[0] < array.shape[1]:
+            array = array.T
         if array.shape[1] > MAX_CHANNELS:
             raise HAFMAudioError(f"{name} has {array.shape[1]} channels; give several vocals as a list, not an array.")
-        array = to_mono(np.asarray(array, dtype=np.float32)) if mono else array
+        if mono:
+            array = to_mono(np.asarray(array, dtype=np.float32))
     sound: Samples = np.ascontiguousarray(array, dtype=np.float32)
     _check_values(sound, name)
     return sound
@@ -504,7 +510,8 @@ def check_sampling_rate(sampling_rate: Any, name: str = "the vocal") -> int:
     """Returns `sampling_rate` (Hz; may be a 0-D tensor) as an int; raises HAFMAudioError if it is unsupported."""
     if sampling_rate is None:
         raise HAFMAudioError("An array needs its sampling_rate; pass sampling_rate=44100, for example.")
-    sampling_rate = sampling_rate.item() if getattr(sampling_rate, "ndim", None) == 0 else sampling_rate
+    if getattr(sampling_rate, "ndim", None) == 0:
+        sampling_rate = sampling_rate.item()
     if not isinstance(sampling_rate, Real) or float(sampling_rate) % 1:
         raise HAFMAudioError(f"sampling_rate is {sampling_rate!r}; it must be a whole number of Hz, such as 44100.")
     if not MIN_SAMPLING_RATE <= (rate := float(sampling_rate)) <= MAX_SAMPLING_RATE:

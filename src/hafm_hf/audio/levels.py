@@ -239,8 +239,10 @@ def paste(sound: Samples, part: Samples, sampling_rate: int, first: int, last: i
     fade = min(round(JOIN_SECONDS * sampling_rate), (last - first) // 2)
     gain = np.ones(last - first, dtype=np.float32)
     slope = np.linspace(0, 1, fade + 2, dtype=np.float32)[1:-1]
-    gain[:fade] *= slope if first > 0 else 1
-    gain[len(gain) - fade :] *= slope[::-1] if last < len(sound) else 1
+    if first > 0:
+        gain[:fade] *= slope
+    if last < len(sound):
+        gain[len(gain) - fade :] *= slope[::-1]
     joined = sound.copy()
     joined[first:last] = (gain * part[first:last].T + (1 - gain) * sound[first:last].T).T
     return joined

@@ -215,7 +215,12 @@ def _tag_offset(data: bytes, place: int, tag: bytes) -> int:
         return 36
     first_version = data[place + 1] & 8
     mono = data[place + 3] >> 6 == 3
-    side = (17 if mono else 32) if first_version else (9 if mono else 17)
+    if first_version:
+        side = 17 if mono else 32
+    elif mono:
+        side = 9
+    else:
+        side = 17
     return 4 + side + (0 if data[place + 1] & 1 else 2)
 
 

@@ -268,7 +268,10 @@ def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[
             outcomes.append(Outcome(vocal, error=str(error)))
     try:
         pipeline = _pipeline(request.model, request.device, request.dtype)
-        songs = pipeline(list(sounds.values()), batch_size=len(sounds), **parameters) if sounds else []
+        if sounds:
+            songs = pipeline(list(sounds.values()), batch_size=len(sounds), **parameters)
+        else:
+            songs = []
     except Exception as error:
         why = f"can't be accompanied ({type(error).__name__}: {first_line(error)})."
         return outcomes + [Outcome(vocal, error=f"{vocal} {why}") for vocal in sounds]

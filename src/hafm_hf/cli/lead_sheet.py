@@ -105,7 +105,8 @@ def lead_sheet(
         fitting = [path for name in names if not problems[name] for path in planned[name]]
         check_output(out, [] if overwrite else fitting)
     bar = None if metre is None else int(metre[0])
-    known = replace(known, beats_per_bar=bar) if known and known.bars and bar else known
+    if known and known.bars and bar:
+        known = replace(known, beats_per_bar=bar)
     asked = Sheets(out, wanted, click, as_json, known, bar)
     composite = None
     failed = False

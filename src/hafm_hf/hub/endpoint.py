@@ -67,7 +67,8 @@ class EndpointHandler:
         if isinstance(count := parameters.get("num_samples"), int) and count > MAX_SAMPLES:
             raise ValueError(f"num_samples is {count}; an endpoint returns at most {MAX_SAMPLES}.")
         songs = self.pipeline(_audio_bytes(data.get("inputs")), **parameters, files=False)
-        songs = songs if isinstance(songs, list) else [songs]
+        if not isinstance(songs, list):
+            songs = [songs]
         labels = [""] if len(songs) == 1 else [f" {number}" for number in range(1, len(songs) + 1)]
         answer = [
             _element(name + label, FILE_FORMATS[encoding], encode_audio(sound, song["sampling_rate"], encoding))

@@ -104,13 +104,15 @@ def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: s
     estimated = set(sheet.estimated)
     whole = replace(sheet, tempo=None, beats=beats)
     if sheet.beats_per_bar is None or metre not in (None, sheet.beats_per_bar):
-        estimated |= set() if metre else {"beats_per_bar"}
+        if not metre:
+            estimated |= {"beats_per_bar"}
         metre = metre or USUAL_METRE
         whole = replace(whole, beats_per_bar=metre, downbeat=_likeliest_downbeat(whole, metre))
     else:
         whole = replace(whole, downbeat=(sheet.downbeat + before) % sheet.beats_per_bar)
     if key or whole.key is None:
-        estimated |= set() if key or not whole.chords else {"key"}
+        if whole.chords and not key:
+            estimated |= {"key"}
         whole = replace(whole, key=key or likeliest_key(whole))
     return replace(whole, estimated=sorted(estimated)).spelled(whole.key)
 
@@ -171,7 +173,10 @@ def chord_prior(sheet: LeadSheet) -> NDArray[np.float64]:
     if key is None and not profile.any():
         return np.zeros(NUM_CHORDS)
     # keys are numbered as their tonic triads are, which follow "no chord"
-    fit = np.exp(KEY_SHARPNESS * key_fit(profile)) if key is None else np.eye(len(IN_KEY))[chord_class(key) - 1]
+    if key is None:
+        fit = np.exp(KEY_SHARPNESS * key_fit(profile))
+    else:
+        fit = np.eye(len(IN_KEY))[chord_class(key) - 1]
     usual = np.exp(IN_KEY_WEIGHT * (fit / fit.sum()) @ IN_KEY)
     shares = (seconds[1:] + PRIOR_SECONDS * usual / usual.sum()) / (seconds[1:].sum() + PRIOR_SECONDS)
     return np.array([0.0, *PRIOR_WEIGHT * np.log(len(shares) * shares)])
@@ -190,7 +195,8 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
 
     Chord changes are rounded to the nearest half beat; if two chords then begin together, the later one counts.
     """
-    sheet = sheet if sheet.beats and sheet.beats_per_bar else completed(sheet, seconds)
+    if not (sheet.beats and sheet.beats_per_bar):
+        sheet = completed(sheet, seconds)
     beats = sheet.beats or ()
     metre = sheet.beats_per_bar or USUAL_METRE
     period = beats[1] - beats[0]

@@ -207,7 +207,12 @@ def _core(third: str | None, major: str | None, number: str | None, after: str |
     if number in ("6", "69", "6/9"):
         steps[6] = 9
     elif number or third in ("h", "ø") or major in ("^", "j") or (major and third):
-        steps[7] = 11 if major or after else 9 if third in ("dim", "°", "o") else 10
+        if major or after:
+            steps[7] = 11
+        elif third in ("dim", "°", "o"):
+            steps[7] = 9
+        else:
+            steps[7] = 10
     for degree in (9, 11, 13):
         if number in ("69", "6/9") and degree == 9 or number in ("9", "11", "13") and degree <= int(number):
             steps[degree] = NATURAL[degree]

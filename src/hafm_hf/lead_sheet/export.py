@@ -112,7 +112,10 @@ def _signatures(chart: Chart) -> list[Any]:
     from music21 import clef, key, meter, tempo
 
     root = midi_key(chart)
-    keys = [key.Key(_accidentals(root.removesuffix("m")), "minor" if root.endswith("m") else "major")] if root else []
+    if root:
+        keys = [key.Key(_accidentals(root.removesuffix("m")), "minor" if root.endswith("m") else "major")]
+    else:
+        keys = []
     metre = meter.TimeSignature(f"{chart.metre}/4")
     return [clef.TrebleClef(), *keys, metre, tempo.MetronomeMark(number=round(chart.tempo, 2))]
 

@@ -232,8 +232,10 @@ class LeadSheet:
     def completed_by(self, estimate: "LeadSheet") -> "LeadSheet":
         """Fills in missing fields from another lead sheet; tempo, beats and downbeat are only taken together."""
         names = [name for name in ("chords", "key", "sections", "style") if not getattr(self, name)]
-        names += [] if self.has_beats else ["tempo", "beats", "downbeat"]
-        names += [] if self.has_beats or self.beats_per_bar else ["beats_per_bar"]
+        if not self.has_beats:
+            names += ["tempo", "beats", "downbeat"]
+        if not self.has_beats and not self.beats_per_bar:
+            names += ["beats_per_bar"]
         missing = {name: getattr(estimate, name) for name in names}
         estimated = {*self.estimated, *(set(estimate.estimated) & missing.keys())}
         return replace(self, **missing, estimated=sorted(estimated))
@@ -243,7 +245,8 @@ class LeadSheet:
         gaps = []
         end = 0.0
         for start, stop, _ in sorted(self.chords):
-            gaps += [(end, start)] if start - end >= BAR_SECONDS else []
+            if start - end >= BAR_SECONDS:
+                gaps += [(end, start)]
             end = max(end, stop)
         return [*gaps, (end, math.inf)] if not self.chords or seconds - end >= BAR_SECONDS else gaps
 
@@ -272,7 +275,9 @@ class LeadSheet:
     def downbeats(self) -> Sequence[float]:
         """Times in seconds of the beats that begin a bar; empty if the metre is unknown."""
         metre = self.beats_per_bar
-        return () if metre is None else [b for n, b in enumerate(self.beats or ()) if (n - self.downbeat) % metre == 0]
+        if metre is None:
+            return ()
+        return [b for n, b in enumerate(self.beats or ()) if (n - self.downbeat) % metre == 0]
 
     @property
     def styles(self) -> Sequence[Span]:
@@ -349,7 +354,8 @@ def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:
         ValueError: one is not [start s, stop s, label].
     """
     for span in spans if isinstance(spans, Iterable) else [spans]:
-        times = () if isinstance(span, str) or not isinstance(span, Sequence) or len(span) != 3 else span[:2]
+        is_span = isinstance(span, Sequence) and not isinstance(span, str) and len(span) == 3
+        times = span[:2] if is_span else ()
         if not times or not all(isinstance(second, Real) for second in times):
             raise ValueError(
                 f"{name} must be [start s, stop s, label] each, not {span!r}"
@@ -430,7 +436,9 @@ def lead_sheet_streams(
             spans = [(start, stop, ENERGIES.index(label)) for start, stop, label in sheet.sections]
             _fill(row, spans, frame_rate)
         elif name == "style":
-            whole = [(0.0, frames / frame_rate, sheet.style)] if isinstance(sheet.style, str) else sheet.styles
+            whole = sheet.styles
+            if isinstance(sheet.style, str):
+                whole = [(0.0, frames / frame_rate, sheet.style)]
             _fill(row, [(start, stop, place_of(label, styles)) for start, stop, label in whole], frame_rate)
         elif name == "beat" and passed is not None:
             row[:] = 1 + np.floor(passed % 1 * BEAT_SLICES).astype(np.int64).clip(0, BEAT_SLICES - 1)

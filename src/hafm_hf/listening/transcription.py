@@ -129,7 +129,8 @@ class Transcriber:
             known |= {"beats": [float(beat) for beat in beats], **bars_from_downbeats(beats, downbeats)}
         names = sorted(known.keys() - {"downbeat"})
         sheet = LeadSheet(**known, estimated=names)
-        sheet = completed(sheet, seconds) if "beats" in known else sheet
+        if "beats" in known:
+            sheet = completed(sheet, seconds)
         sections = energies(samples, sampling_rate, sheet.downbeats)
         if not sections:
             return sheet

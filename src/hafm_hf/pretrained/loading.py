@@ -85,8 +85,14 @@ def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str |
     try:
         return snapshot_download(str(source), **where, local_files_only=True)
     except LocalEntryNotFoundError:
-        model = f"revision {where['revision']} of that model" if "revision" in where else "model of that name"
-        hub = "may not be asked (local_files_only)" if options.get("local_files_only") else "cannot be reached"
+        if "revision" in where:
+            model = f"revision {where['revision']} of that model"
+        else:
+            model = "model of that name"
+        if options.get("local_files_only"):
+            hub = "may not be asked (local_files_only)"
+        else:
+            hub = "cannot be reached"
         said = f"there is no folder {source}, no {model} was downloaded before, and the hub {hub}"
         raise FileNotFoundError(said) from None
 
@@ -195,7 +201,8 @@ def fingerprint(model: torch.nn.Module, without: str | None = None) -> str:
             continue
         digest.update(name.encode())
         values = tensor.detach().cpu()
-        values = values.float() if values.is_floating_point() else values
+        if values.is_floating_point():
+            values = values.float()
         digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 

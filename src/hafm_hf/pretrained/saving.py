@@ -58,7 +58,10 @@ class HAFMHubMixin(SafeLoadingMixin):
             repo_id: repository to upload to; the folder's name if not given.
             kwargs: as for any `save_pretrained`; when uploading, also those of `push_to_hub`.
         """
-        upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
+        if push_to_hub:
+            upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs}
+        else:
+            upload = {}
         self._save_files(Path(save_directory), **kwargs)
         if push_to_hub and kwargs.get("is_main_process", True):
             upload |= {"max_shard_size": size} if (size := kwargs.get("max_shard_size")) else {}
