@@ -63,10 +63,10 @@ class SndfilePart:
         self.channels: int = self._file.channels
         self.format: str = self._file.format
         # libsndfile's value for an unknown length
-        known = self._file.frames < 2**62
-        self.frames: int | None = self._file.frames if known else None
+        has_length = self._file.frames < 2**62
+        self.frames: int | None = self._file.frames if has_length else None
         self.claimed: int | None = None
-        if known:
+        if has_length:
             self.claimed = round(self._file.frames * section.claimed) + section.missing
 
     def seek(self, frame: int) -> None:
@@ -246,12 +246,12 @@ class Sound:
             HAFMAudioError: the sound cannot be decoded.
         """
         if frames is None:
-            known = self.frames
+            expected = self.frames
         elif self.frames is None:
-            known = frames
+            expected = frames
         else:
-            known = min(frames, self.frames)
-        return _read_all(self, known, frames)
+            expected = min(frames, self.frames)
+        return _read_all(self, expected, frames)
 
     def length(self) -> int:
         """Number of frames; a sound whose header doesn't say that is decoded."""

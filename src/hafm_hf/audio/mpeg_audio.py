@@ -199,13 +199,13 @@ def _tag_frames(data: bytes) -> set[int]:
     """Places of the frames without sound that say how many frames follow."""
     frames = set()
     for tag in TAGS:
-        found = data.find(tag)
-        while found >= 0:
+        tag_place = data.find(tag)
+        while tag_place >= 0:
             for offset in TAG_OFFSETS:
-                place = found - offset
+                place = tag_place - offset
                 if place >= 0 and _length(data, place) and _tag_offset(data, place, tag) == offset:
                     frames.add(place)
-            found = data.find(tag, found + 1)
+            tag_place = data.find(tag, tag_place + 1)
     return frames
 
 

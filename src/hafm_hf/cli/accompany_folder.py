@@ -164,8 +164,8 @@ def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict
     bad |= {vocal: problem for vocal, problem in problems.items() if problem}
     vocals = [vocal for vocal in vocals if not problems[vocal]]
     stamps = {vocal: stamp_files(source, {"vocal": vocal, **_sheet_files(source, vocal)}) for vocal in vocals}
-    known = before.get("stamps", {})
-    kept = {vocal for vocal in vocals if known.get(vocal) == stamps[vocal]}
+    earlier = before.get("stamps", {})
+    kept = {vocal for vocal in vocals if earlier.get(vocal) == stamps[vocal]}
     batches = [left for batch in before.get("batches", []) if (left := [vocal for vocal in batch if vocal in kept])]
     new = [vocal for vocal in vocals if vocal not in kept]
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
@@ -174,9 +174,9 @@ def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict
     bad |= {vocal: length for vocal, length in lengths.items() if isinstance(length, str)}
     batches += _batched(source, {key: long for key, long in lengths.items() if not isinstance(long, str)}, batch_size)
     # files made from a vocal that has changed since are out of date
-    for files in (request.files(names[vocal]) for vocal in new if vocal in known):
-        for made in itertools.chain.from_iterable(each.values() for each in files):
-            made.unlink(missing_ok=True)
+    for files in (request.files(names[vocal]) for vocal in new if vocal in earlier):
+        for path_made in itertools.chain.from_iterable(each.values() for each in files):
+            path_made.unlink(missing_ok=True)
     stamps = {vocal: stamps[vocal] for vocal in itertools.chain.from_iterable(batches)}
     write_json(path, {"format": PLAN_FORMAT, "options": content, "stamps": stamps, "batches": batches})
     return batches, bad, content["seed"], {vocal: names[vocal] for batch in batches for vocal in batch}
@@ -237,10 +237,12 @@ def own_lead_sheet(source: Path, vocal: str, tempo: float | None = None) -> Lead
         return None
     from ..lead_sheet.files import known_lead_sheet, read_lead_sheet
 
-    known = read_lead_sheet(files[SHEET]) if SHEET in files else None
-    own = known_lead_sheet(known, beats=files.get(BEATS), chords=str(files[CHORDS]) if CHORDS in files else None)
-    assert own is not None
-    return own if tempo is None or own.has_beats else replace(own, tempo=tempo)
+    from_file = read_lead_sheet(files[SHEET]) if SHEET in files else None
+    combined = known_lead_sheet(
+        from_file, beats=files.get(BEATS), chords=str(files[CHORDS]) if CHORDS in files else None
+    )
+    assert combined is not None
+    return combined if tempo is None or combined.has_beats else replace(combined, tempo=tempo)
 
 
 # the one pipeline of this process
@@ -276,10 +278,10 @@ def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[
         why = f"can't be accompanied ({type(error).__name__}: {first_line(error)})."
         return outcomes + [Outcome(vocal, error=f"{vocal} {why}") for vocal in sounds]
     names = dict(batch)
-    for vocal, made in zip(sounds, songs, strict=True):
+    for vocal, song in zip(sounds, songs, strict=True):
         outcomes.append(Outcome(vocal, request.files(names[vocal])))
         try:
-            outcomes[-1].write(made, missing=True)
+            outcomes[-1].write(song, missing=True)
         except audio.HAFMAudioError as error:
             raise HAFMCorpusError(f"{str(error).rstrip('.')}; {AGAIN}.") from error
     return outcomes

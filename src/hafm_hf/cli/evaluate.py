@@ -202,10 +202,10 @@ def named_folders(outputs: Sequence[str]) -> dict[str, tuple[Path, ...]]:
     Raises:
         typer.BadParameter: if an option does not have that form.
     """
-    found: dict[str, tuple[Path, ...]] = {}
+    by_system: dict[str, tuple[Path, ...]] = {}
     for option in outputs:
         name, equals, folder = option.partition("=")
         if not equals or not name or not folder:
             raise typer.BadParameter(f"--outputs {option!r} is not NAME=FOLDER.")
-        found[name] = (*found.get(name, ()), Path(folder))
-    return found
+        by_system[name] = (*by_system.get(name, ()), Path(folder))
+    return by_system

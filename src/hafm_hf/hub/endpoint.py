@@ -59,8 +59,8 @@ class EndpointHandler:
             raise ValueError(f"return_lead_sheet is {sheet_wanted!r}; send true or false.")
         unknown = sorted(set(parameters) - set(self.pipeline.public_parameters))
         if unknown:
-            known = ", ".join((*self.pipeline.public_parameters, "format", "return_lead_sheet"))
-            raise ValueError(f"Unknown parameter {unknown[0]!r}; the parameters are {known}.")
+            names = ", ".join((*self.pipeline.public_parameters, "format", "return_lead_sheet"))
+            raise ValueError(f"Unknown parameter {unknown[0]!r}; the parameters are {names}.")
         if encoding not in FILE_FORMATS:
             raise ValueError(f"format is {encoding!r}; ask for {' or '.join(FILE_FORMATS)}.")
         # the pipeline refuses anything else

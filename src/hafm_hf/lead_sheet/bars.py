@@ -94,13 +94,13 @@ def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: s
         ValueError: an unsupported metre, or an invalid key.
     """
     period = 60 / (sheet.tempo or USUAL_TEMPO)
-    known = [0.0, period] if sheet.beats is None else list(sheet.beats)
-    opening, closing = (max(known[at + 1] - known[at], LEAST_BEAT_SECONDS) for at in (0, -2))
-    before = int(max(known[0], 0.0) / opening + 1e-6)
-    first = [known[0] - number * opening for number in range(before, 0, -1)]
-    after = max(int((seconds - known[-1]) / closing + 1e-6), 0)
-    last = [known[-1] + number * closing for number in range(1, after + 1)]
-    beats = [*first, *known, *last]
+    given = [0.0, period] if sheet.beats is None else list(sheet.beats)
+    opening, closing = (max(given[at + 1] - given[at], LEAST_BEAT_SECONDS) for at in (0, -2))
+    before = int(max(given[0], 0.0) / opening + 1e-6)
+    first = [given[0] - number * opening for number in range(before, 0, -1)]
+    after = max(int((seconds - given[-1]) / closing + 1e-6), 0)
+    last = [given[-1] + number * closing for number in range(1, after + 1)]
+    beats = [*first, *given, *last]
     estimated = set(sheet.estimated)
     whole = replace(sheet, tempo=None, beats=beats)
     if sheet.beats_per_bar is None or metre not in (None, sheet.beats_per_bar):
@@ -219,13 +219,16 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
 
 def _changes(song: Chart) -> dict[float, str]:
     """Positions in order at which the chord changes, and the new chords."""
-    found: dict[float, str] = {}
+    chord_at: dict[float, str] = {}
     for start, stop, label in song.sheet.chords:
         place, end = (max(round(song.quarters(second) / GRID) * GRID, 0.0) for second in (start, stop))
         if end > place:
             # where chords overlap, the later one counts
-            after = next((found[at] for at in sorted(found, reverse=True) if at <= end), "N")
-            found = {at: each for at, each in found.items() if not place <= at < end} | {place: label, end: after}
-    places = sorted(found)
-    before = ["N", *(found[place] for place in places)]
-    return {place: found[place] for place, label in zip(places, before, strict=False) if found[place] != label}
+            after = next((chord_at[at] for at in sorted(chord_at, reverse=True) if at <= end), "N")
+            chord_at = {at: name for at, name in chord_at.items() if not place <= at < end} | {
+                place: label,
+                end: after,
+            }
+    places = sorted(chord_at)
+    before = ["N", *(chord_at[place] for place in places)]
+    return {place: chord_at[place] for place, label in zip(places, before, strict=False) if chord_at[place] != label}

@@ -400,11 +400,11 @@ def _as_bars(text: str) -> list[str]:
 
 def _runs(values: torch.Tensor, frame_rate: int) -> list[tuple[float, float, int]]:
     """Runs of equal values (int64 [T]): start s, stop s, value."""
-    found, counts = values.unique_consecutive(return_counts=True)
+    run_values, counts = values.unique_consecutive(return_counts=True)
     stops = counts.cumsum(0)
     return [
         ((stop - count) / frame_rate, stop / frame_rate, value)
-        for value, count, stop in zip(found.tolist(), counts.tolist(), stops.tolist(), strict=True)
+        for value, count, stop in zip(run_values.tolist(), counts.tolist(), stops.tolist(), strict=True)
     ]
 
 
@@ -477,16 +477,16 @@ def beats_passed(beats: Sequence[float] | Array, times: Array) -> Array:
     Returns:
         float64 [T], 0 at the first beat.
     """
-    known = np.asarray(beats, dtype=np.float64)
-    before = np.clip(np.searchsorted(known, times, side="right") - 1, 0, len(known) - 2)
-    return before + (times - known[before]) / (known[before + 1] - known[before])
+    times_of_beats = np.asarray(beats, dtype=np.float64)
+    before = np.clip(np.searchsorted(times_of_beats, times, side="right") - 1, 0, len(times_of_beats) - 2)
+    return before + (times - times_of_beats[before]) / (times_of_beats[before + 1] - times_of_beats[before])
 
 
 def seconds_at(beats: Sequence[float] | Array, passed: float) -> float:
     """Time in seconds at which `passed` beats have passed since the first; the inverse of `beats_passed`."""
-    known = np.asarray(beats, dtype=np.float64)
-    before = min(max(math.floor(passed), 0), len(known) - 2)
-    return float(known[before] + (passed - before) * (known[before + 1] - known[before]))
+    times_of_beats = np.asarray(beats, dtype=np.float64)
+    before = min(max(math.floor(passed), 0), len(times_of_beats) - 2)
+    return float(times_of_beats[before] + (passed - before) * (times_of_beats[before + 1] - times_of_beats[before]))
 
 
 def begins_beat(phase: torch.Tensor) -> torch.Tensor:

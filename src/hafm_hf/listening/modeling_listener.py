@@ -348,15 +348,15 @@ def chord_choices(
         for each chord of at least one frame: start, stop, label, its probability if it is either itself or the
         runner-up (0 to 1), and the label of the runner-up.
     """
-    found = []
+    choices = []
     for start, stop, label in chords:
         frames = likely[max(round(start * frame_rate), 0) : max(round(stop * frame_rate), 0)]
         if len(frames):
             mean = frames.mean(0)
-            own = chord_class(label)
+            chosen = chord_class(label)
             others = mean.clone()
             # "no chord" cannot be the runner-up
-            others[[0, own]] = 0.0
-            sure = float(mean[own] / (mean[own] + others.max()).clamp_min(1e-9))
-            found.append((start, stop, label, sure, chord_label(int(others.argmax()))))
-    return found
+            others[[0, chosen]] = 0.0
+            sure = float(mean[chosen] / (mean[chosen] + others.max()).clamp_min(1e-9))
+            choices.append((start, stop, label, sure, chord_label(int(others.argmax()))))
+    return choices

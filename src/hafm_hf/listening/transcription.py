@@ -124,12 +124,12 @@ class Transcriber:
         seconds = len(samples) / sampling_rate
         chords = self.recogniser.chords(samples, sampling_rate)
         beats, downbeats = self.track(samples, sampling_rate)
-        known: dict[str, Any] = {"chords": chords} if chords else {}
+        estimates: dict[str, Any] = {"chords": chords} if chords else {}
         if len(beats) > 1:
-            known |= {"beats": [float(beat) for beat in beats], **bars_from_downbeats(beats, downbeats)}
-        names = sorted(known.keys() - {"downbeat"})
-        sheet = LeadSheet(**known, estimated=names)
-        if "beats" in known:
+            estimates |= {"beats": [float(beat) for beat in beats], **bars_from_downbeats(beats, downbeats)}
+        names = sorted(estimates.keys() - {"downbeat"})
+        sheet = LeadSheet(**estimates, estimated=names)
+        if "beats" in estimates:
             sheet = completed(sheet, seconds)
         sections = energies(samples, sampling_rate, sheet.downbeats)
         if not sections:

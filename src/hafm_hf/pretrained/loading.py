@@ -214,8 +214,8 @@ def _where(source: str | os.PathLike[str], options: dict[str, Any]) -> str:
 def find_file(source: str | os.PathLike[str], name: str, hub: Mapping[str, Any]) -> Path | None:
     """The path of a model's file, downloaded if necessary; None if there is none."""
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    found = cached_file(str(source), name, **hub, **quiet)
-    return None if found is None else Path(found)
+    cached = cached_file(str(source), name, **hub, **quiet)
+    return None if cached is None else Path(cached)
 
 
 def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[Path]:
@@ -227,8 +227,8 @@ def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[P
     for name in names:
         if not PLAIN_NAME.fullmatch(name):
             raise ValueError(f"{index} names {name!r}, which is not a file next to it.")
-    found = [find_file(source, name, hub) for name in names]
-    return [file for file in found if file is not None]
+    shards = [find_file(source, name, hub) for name in names]
+    return [file for file in shards if file is not None]
 
 
 def _check_sum(file: Path, path: Path) -> None:
