@@ -43,7 +43,7 @@ from hafm_hf import LeadSheet
 from hafm_hf.accompaniment.generation_accompaniment import check_supported
 from hafm_hf.accompaniment.options import GenerationOptions, MixOptions
 from hafm_hf.pretrained.redaction import without_secrets
-from listening import lead_sheet_of, listen, uploaded, write_sheet
+from listening import at_tempo, lead_sheet_of, listen, set_chords, uploaded, write_sheet
 from parts import EXAMPLES, NEEDING_STREAMS, PAGE_OPTIONS, STATIC, announcement, band_properties, imported, voice_name
 from projects import read_project, write_project
 from takes import Channel, Job
@@ -88,23 +88,59 @@ def showing_errors(action: Callable[..., list[Any]], *otherwise: Any) -> Callabl
     return act
 
 
-def show_estimates(again: int, timeline: Values | None, voice: Values | None, *inputs: Any) -> Values | None:
-    """The timeline's value: estimates of a voice, None without one, or {"wrong": error, "again": if re-estimated}."""
-    if voice is None or (voice["shown"] and not again):
-        return gr.skip() if voice else None
+def show_first_estimates(timeline: Values | None, voice: Values | None, *inputs: Any) -> Values | None:
+    """The timeline's value for a new voice: its estimates, None without a voice, or {"wrong": error}."""
+    if voice is None:
+        return None
+    if voice["shown"]:
+        return gr.skip()
     voice["shown"] = True
     try:
-        request, known = Request.of(voice, *inputs), voice["sheet"]
-        if again and "beats" in known.estimated:
-            known = LeadSheet()
-        known = known if known.has_beats else replace(known, tempo=request.tempo or known.tempo)
-        seen = lead_sheet_of(timeline, request.vocal) if again else None
-        known = replace(known, key=seen.key) if seen and "key" not in seen.estimated else known
-        shown = listen(request.vocal, request.model, request.seconds, known) | {"edits": (timeline or {}).get("edits")}
-        # parts of a restored sheet that were estimated remain marked as such
-        return shown | {"sheet": known.to_dict()} if voice["state"] and not again else shown
+        request = Request.of(voice, *inputs)
+        known = with_tempo(voice["sheet"], request.tempo)
+        shown = listen(request.vocal, request.model, request.seconds, known)
     except Exception as error:
-        return {"wrong": explain(error), "again": again}
+        return {"wrong": explain(error)}
+    if voice["state"]:
+        # parts of a restored sheet that were estimated remain marked as such
+        shown |= {"sheet": known.to_dict(), "set": voice["state"].get("set")}
+    return shown
+
+
+def estimate_again(timeline: Values | None, voice: Values | None, *inputs: Any) -> Values | None:
+    """The timeline's value after the user has asked for other estimates, or {"wrong": error, "again": True}.
+
+    The timeline's "ask" says what for: {"again": "key"} for chords that suit the key, while beats and chords that the
+    user has set stay; {"again": "tempo", "tempo": BPM} for beats at a tempo; nothing for all that isn't given.
+    """
+    if voice is None or timeline is None:
+        return gr.skip()
+    ask = timeline.get("ask") or {}
+    try:
+        request = Request.of(voice, *inputs)
+        seen = lead_sheet_of(timeline, request.vocal) or LeadSheet()
+        metre = None
+        if ask.get("again") == "key":
+            known = replace(seen, chords=set_chords(seen, timeline.get("set")))
+        elif ask.get("again") == "tempo":
+            known = at_tempo(seen, ask.get("tempo"), timeline.get("set"))
+            metre = None if "beats_per_bar" in seen.estimated else seen.beats_per_bar
+        else:
+            known = voice["sheet"]
+            if "beats" in known.estimated:
+                known = LeadSheet()
+            known = with_tempo(known, request.tempo)
+            if seen.key and "key" not in seen.estimated:
+                known = replace(known, key=seen.key)
+        shown = listen(request.vocal, request.model, request.seconds, known, metre)
+    except Exception as error:
+        return {"wrong": explain(error), "again": True}
+    return shown | {"edits": timeline.get("edits"), "asked": ask.get("again"), "set": timeline.get("set") or []}
+
+
+def with_tempo(known: LeadSheet, tempo: float) -> LeadSheet:
+    """What is known of a voice, with the tempo that the user has entered (0: none), unless its beats are known."""
+    return known if known.has_beats or not tempo else replace(known, tempo=tempo)
 
 
 def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: float | None) -> list[Any]:
@@ -361,9 +397,10 @@ def connect_listening(page: Page, jobs: gr.State) -> None:
     quick: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **QUIET}
     sent = [page.recorder, jobs, page.mixer, page.options["seconds"]]
     chosen = page.recorder.submit(showing_errors(take_voice, *[gr.skip()] * len(outputs[1:])), sent, outputs, **quick)
-    for again, start in enumerate((chosen.then, page.listen.click)):
-        shown = start(partial(show_estimates, again), [page.timeline, *page.inputs()], page.timeline, **quick)  # type: ignore[operator]
-        shown.then(None, js=f"() => {imported('desk')}.then(({{ desk }}) => desk.heard())")
+    looked_at = [page.timeline, *page.inputs()]
+    heard = f"() => {imported('desk')}.then(({{ desk }}) => desk.heard())"
+    chosen.then(show_first_estimates, looked_at, page.timeline, **quick).then(None, js=heard)
+    page.listen.click(estimate_again, looked_at, page.timeline, **quick).then(None, js=heard)
     file, every = [page.announced, page.file], {"concurrency_limit": 4, "trigger_mode": "multiple", **QUIET}
     for part, action, others in ((page.timeline, save_sheet, page.inputs()), (page.mixer, answer, [jobs])):
         asked = part.submit(showing_errors(action, ""), [part, *others], file, **every)

@@ -146,9 +146,12 @@ def _value(name: str, text: str, kind: type) -> Any:
 
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
-    """Reads the first `seconds` (0: all): samples (float32 [N] or [N, 2]) and rate; a HAFMAudioError if unusable."""
+    """Reads the first `seconds` (0: all): samples (float32 [N] or [N, 2]) and rate; a HAFMAudioError if unusable.
+
+    A voice that is too quiet is raised.
+    """
     recording = read_recording(path, seconds)
-    return recording.samples, recording.sampling_rate
+    return audio.raised(recording.samples, recording.sampling_rate), recording.sampling_rate
 
 
 def read_recording(path: str | None, seconds: float | None) -> audio.Recording:

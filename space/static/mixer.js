@@ -92,7 +92,9 @@ export class Player {
     for (const [name, { gain, panner, middle }] of Object.entries(this.nodes ?? {})) {
       const { db, pan } = this.channels[name];
       // lower the voice rather than raise a quieter band, which might clip
-      const trim = name === "voice" ? Math.min(-balance, 0) : Math.min(balance, 0);
+      let trim = name === "voice" ? Math.min(-balance, 0) : Math.min(balance, 0);
+      // the file of a quiet voice is as it was sung; in a take it has been raised
+      if (name === "voice" && !this.take?.files.voice) trim += desk.sheet?.value?.gain ?? 0;
       const level = this.silent(name) ? 0 : middle * 10 ** ((db + trim) / 20);
       const now = gain.context.currentTime;
       for (const [each, to] of [[gain.gain, level], [panner.pan, pan]]) once ? each.setValueAtTime(to, now) : each.setTargetAtTime(to, now, 0.01);

@@ -7,6 +7,8 @@ import { fileAddress } from "./sound.js";
 const player = new Audio();
 // delay before a run that found the queue full tries again (ms)
 const AGAIN = 2000;
+// longest wait for estimates that the user has asked for, before a band is generated (ms)
+const SETTLED = 10000;
 let query = "";
 const waiting = {};
 // the state of this tab before a reload, with its settings unless a new link has others
@@ -25,9 +27,11 @@ export function mount() {
   addEventListener("beforeunload", (event) => { if (desk.recorder?.running || document.querySelector("#run:disabled")) event.preventDefault(); });
   for (const event of ["pagehide", "visibilitychange"]) addEventListener(event, () => sessionStorage.setItem("hafm", JSON.stringify({ ...(desk.vocal ? state() : kept), search: location.search })));
   desk.join({ start: () => player.pause(), stop: () => player.pause() });
-  document.addEventListener("click", ({ target }) => {
+  document.addEventListener("click", ({ target, isTrusted }) => {
     const button = target.closest?.("#style_sounds button");
     if (button) hear(button);
+    // buttons that are pressed by this page itself close no menu
+    if (!isTrusted) return;
     for (const pop of document.querySelectorAll(".pop[open]")) pop.open = pop.contains(target);
   });
   addEventListener("keydown", ({ key, target }) => {
@@ -65,7 +69,7 @@ export function download(path) {
 /** The state of the page: voice, lead sheet, takes and settings (projects.py). */
 function state() {
   const { own, chosen, marks, channels } = desk.mixer ?? { own: [] };
-  return { query, path: desk.vocal, sheet: desk.sheet?.sheet, takes: own.map(({ id }) => id), chosen, marks, levels: structuredClone(channels) };
+  return { query, path: desk.vocal, ...desk.sheet?.written(), takes: own.map(({ id }) => id), chosen, marks, levels: structuredClone(channels) };
 }
 
 let loaded;
@@ -91,10 +95,12 @@ export function copyLink() {
 }
 
 /** The outputs at the start of a generation: [announced, run, stop, remake, ticket]. */
-export function begin() {
+export async function begin() {
   desk.asked = desk.vocal;
   desk.sheet.refuse(null);
   for (const name of desk.sheet.unset) desk.sheet.act(name);
+  // chords that follow a new key or tempo may still be on their way
+  await Promise.race([desk.sheet.settled, new Promise((late) => setTimeout(late, SETTLED))]);
   return ["<p class='hafm-status' role='status'>The band is on its way …</p>", ...[false, true, false].map((interactive) => ({ __type__: "update", interactive })), crypto.getRandomValues(new Uint32Array(4)).join("-")];
 }
 

@@ -11,6 +11,10 @@ import { click, context, load } from "./sound.js";
 // how far in advance clicks are scheduled, and how often (s)
 const AHEAD = 0.6;
 const TICK = 0.1;
+// a recording whose peak is lower after so many seconds is too quiet; one that reaches the other peak is clipped
+const QUIET_PEAK = 0.045;
+const QUIET_SECONDS = 3;
+const CLIPPED_PEAK = 0.999;
 const LISTENING = "Listening to the voice …";
 // Formats that the server reads; others are decoded here if possible.
 const READ_THERE = /\.(wav|flac|ogg|mp3|zip)$/i;
@@ -158,8 +162,19 @@ class Recorder {
   rest() { if (!this.running && !this.pressed && !this.find("details").open) this.close(); }
 
   hear({ frame, samples }) {
-    this.find("meter").value = samples.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0);
-    if (this.running) this.chunks.push([frame, samples]);
+    const peak = samples.reduce((most, sample) => Math.max(most, Math.abs(sample)), 0);
+    this.find("meter").value = peak;
+    if (!this.running) return;
+    this.chunks.push([frame, samples]);
+    this.running.peak = Math.max(this.running.peak, peak);
+  }
+
+  /** What the singer should know of the level so far. */
+  warning(seconds) {
+    const { peak } = this.running;
+    if (peak >= CLIPPED_PEAK) return " · too loud: it is clipped";
+    if (seconds > QUIET_SECONDS && peak < QUIET_PEAK) return " · too quiet: sing closer to the microphone";
+    return "";
   }
 
   /** Starts recording: a plain take, or one with clicks on whole beats of the context's clock after a bar of count-in. */
@@ -169,7 +184,7 @@ class Recorder {
     const first = Math.ceil((ctx.currentTime + 0.3) / period);
     [this.chunks, this.out] = [[], new GainNode(ctx, { gain: 1 })];
     this.out.connect(ctx.destination);
-    this.running = { plain, period, metre, first, next: first };
+    this.running = { plain, period, metre, first, next: first, peak: 0 };
     this.timer = setInterval(() => this.tick(), TICK * 1000);
     this.find(`[data-do=${plain ? "record" : "sing"}]`).disabled = true;
     this.tick();
@@ -180,9 +195,10 @@ class Recorder {
     const now = context().currentTime;
     const seconds = (this.chunks.length * this.chunks[0]?.[1].length || 0) / context().sampleRate;
     const beat = Math.floor(now / run.period) - run.first;
-    if (run.plain) this.say(`Recording: ${seconds.toFixed(0)} s`);
-    else this.say(beat < run.metre ? `Count-in: ${Math.max(beat + 1, 1)}` : `Recording: bar ${Math.floor(beat / run.metre)}`);
-    this.find(`[data-do=${run.plain ? "sing" : "record"}]`).textContent = run.plain ? "■ Stop" : `■ Stop · ${this.find(".status").textContent}`;
+    let place = `Recording: ${seconds.toFixed(0)} s`;
+    if (!run.plain) place = beat < run.metre ? `Count-in: ${Math.max(beat + 1, 1)}` : `Recording: bar ${Math.floor(beat / run.metre)}`;
+    this.say(place + this.warning(seconds));
+    this.find(`[data-do=${run.plain ? "sing" : "record"}]`).textContent = run.plain ? "■ Stop" : `■ Stop · ${place}`;
     for (; !run.plain && run.next * run.period < now + AHEAD; run.next += 1) {
       click(this.out, run.next * run.period, (run.next - run.first) % run.metre === 0);
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Lead sheets as plain objects (`LeadSheet.to_dict`), independent of the page. Functions return new sheets.
+// Here a lead sheet also has `set`: the spans [start, stop, "set"] of chords that the user has set, which estimates leave alone.
 
 import { checkKey, parseChord, spell } from "./chords.js";
 
@@ -61,7 +62,8 @@ export function filledChords(sheet, seconds) {
 /** Sets one chord from start to stop (s) and cuts the others around it. */
 export function setChord(sheet, start, stop, label) {
   parseChord(label);
-  return given({ ...sheet, chords: spread(sheet.chords, start, stop, label.trim() || "N") }, "chords");
+  const chords = spread(sheet.chords, start, stop, label.trim() || "N");
+  return given({ ...sheet, chords, set: spread(sheet.set, start, stop, "set") }, "chords");
 }
 
 /** Sets name and energy of a section from start to stop (s), either possibly empty, and cuts the others around it. */
@@ -132,6 +134,46 @@ export function withBeats(sheet, beats, seconds, downbeat = 0) {
   const snap = (second) => edges[nearest(edges, second)];
   const chords = joined((sheet.chords ?? []).map(([start, stop, label]) => [snap(start), snap(stop), label]));
   return given({ ...sheet, tempo: undefined, beats, beats_per_bar: metreOf(sheet), downbeat, chords }, "beats");
+}
+
+/** Moves all beats by half a beat, earlier (-1) or later (1), and the chords with them. */
+export function moveHalfBeat(sheet, direction, seconds) {
+  const { beats } = sheet;
+  return movedBeats(sheet, seconds, (second) => secondOf(beats, placeIn(beats, second) + direction / 2));
+}
+
+/** Moves all beats by some seconds, and the chords with them. */
+export const moveBeats = (sheet, by, seconds) => movedBeats(sheet, seconds, (second) => second + by);
+
+/** Moves beats and chord changes; `moved` gives the new second for an old one. The beats still cover the song. */
+function movedBeats(sheet, seconds, moved) {
+  const beats = sheet.beats.map(moved);
+  let downbeat = sheet.downbeat ?? 0;
+  const opening = beats[1] - beats[0];
+  while (beats[0] - opening >= 0) {
+    beats.unshift(beats[0] - opening);
+    downbeat += 1;
+  }
+  const closing = beats.at(-1) - beats.at(-2);
+  while (beats.at(-1) + closing <= seconds) beats.push(beats.at(-1) + closing);
+  // what begins or ends with the song still does
+  const edge = (second) => (second <= 0.02 || second >= seconds - 0.02 ? second : Math.min(Math.max(moved(second), 0), seconds));
+  const spans = (all) => all && joined(all.map(([start, stop, label]) => [edge(start), edge(stop), label]));
+  const change = { beats, downbeat, chords: spans(sheet.chords) ?? [], set: spans(sheet.set) ?? [] };
+  return given({ ...sheet, ...change, tempo: undefined, beats_per_bar: metreOf(sheet) }, "beats");
+}
+
+/** The second of a beat, by its number, which may be a fraction or beyond the first and last. */
+function secondOf(beats, place) {
+  const before = Math.min(Math.max(Math.floor(place), 0), beats.length - 2);
+  return beats[before] + (place - before) * (beats[before + 1] - beats[before]);
+}
+
+/** The number of the beat at a second, as a fraction. */
+function placeIn(beats, second) {
+  const after = beats.findIndex((beat) => beat > second);
+  const before = Math.min(Math.max((after < 0 ? beats.length : after) - 1, 0), beats.length - 2);
+  return before + (second - beats[before]) / (beats[before + 1] - beats[before]);
 }
 
 /** The index of the instant that is nearest to a second. */

@@ -4,7 +4,7 @@
 // user's changes are written back into it, and the next generation follows them.
 
 import {
-  allBeats, barsOf, doubleTempo, filledChords, halfTempo, likelyChords, metreOf,
+  allBeats, barsOf, doubleTempo, filledChords, halfTempo, likelyChords, metreOf, moveBeats, moveHalfBeat,
   parseChord, placeOf, pretty, readSheet, sameKey, sectionsOf, setChord, setDownbeat, setKey, setMetre, setSection, spell, tappedBeats, tempoOf, withBeats, written,
 } from "./sheet.js";
 import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
@@ -17,6 +17,9 @@ const LEAST_TAPS = 4;
 const DRAG_PIXELS = 5;
 // chords with a lower probability than this, relative to the runner-up, are drawn pale
 const SURE = 0.6;
+// tempi (beats a minute) that can be halved and doubled
+const LEAST_HALVED = 60;
+const MOST_DOUBLED = 300;
 
 export function mount(element, props, watch, trigger) {
   const timeline = new Timeline(element.querySelector(".hafm-timeline"), props, trigger);
@@ -26,7 +29,7 @@ export function mount(element, props, watch, trigger) {
 
 class Timeline {
   constructor(root, props, trigger) {
-    Object.assign(this, { root, props, trigger, past: [], edits: 0, selection: null, taps: null, unset: new Set(), zoom: 1, clicks: false });
+    Object.assign(this, { root, props, trigger, past: [], edits: 0, doubts: {}, nudged: null, answered: null, selection: null, taps: null, unset: new Set(), zoom: 1, clicks: false });
     this.find = (selector) => root.querySelector(selector);
     this.find(".sung").prepend(desk.voice);
     this.find(".sung").after(desk.stems);
@@ -51,14 +54,21 @@ class Timeline {
   show() {
     const value = this.props.value;
     this.refuse(value?.wrong && { message: value.wrong });
+    if (value?.again || value?.asked !== undefined) this.answered?.();
     if (value?.again && this.value) return this.send(); // keep the earlier estimate
     mark("full", Boolean(value?.vocal));
     if (!value?.vocal) { if (this.value) { desk.stop(); this.value = desk.vocal = null; this.write(".summary", ""); } return; }
     const same = this.value?.vocal === value.vocal;
     if (same && (value.edits ?? this.edits) !== this.edits) return this.send(); // keep what was edited meanwhile
-    [this.past, this.selection] = [same ? [...this.past, this.sheet] : [], value.seconds === this.seconds && same ? this.selection : null];
+    if (!same) this.past = [];
+    // the key has been changed already: it is undone together with the chords that follow it
+    else if (value.asked !== "key") this.remember();
+    if (!same || value.seconds !== this.seconds) this.selection = null;
     this.value = JSON.parse(JSON.stringify(value));
-    this.sheet = this.value.sheet;
+    const { sheet, set, choices, others, unsure = [], other_key } = this.value;
+    const chords = sheet.estimated?.includes("chords") ? [] : sheet.chords ?? [];
+    this.sheet = { ...sheet, set: set ?? chords.map(([start, stop]) => [start, stop, "set"]) };
+    this.doubts = { choices, others, unsure, other_key };
     if (!same) this.buffer = null;
     if (desk.vocal !== value.vocal) { desk.stop(); desk.seek(-Infinity); } // the band of an example may already be playing
     desk.vocal = value.vocal;
@@ -67,15 +77,50 @@ class Timeline {
   }
 
   /** A new lead sheet by the user, which can be undone. */
-  edit(sheet) { this.past.push(this.sheet); this.set(sheet); }
+  edit(sheet) {
+    this.remember();
+    this.set(sheet);
+  }
 
-  set(sheet) { this.refuse(null); this.edits += 1; this.sheet = sheet; this.send(); desk.refresh(); }
+  /** Keeps the lead sheet and its doubts for undo. */
+  remember() { this.past.push({ sheet: this.sheet, doubts: this.doubts }); }
+
+  undo() {
+    const { sheet, doubts } = this.past.pop();
+    this.doubts = doubts;
+    this.set(sheet);
+  }
+
+  set(sheet) {
+    this.refuse(null);
+    this.edits += 1;
+    this.sheet = sheet;
+    this.send();
+    desk.refresh();
+  }
 
   /** Sends the lead sheet and the selection that generation follows. */
   send() {
     const selection = this.selection && [this.selection.start, this.selection.stop];
-    this.props.value = { ...this.value, sheet: this.sheet, selection, edits: this.edits };
+    this.props.value = { ...this.value, ...this.written(), selection, edits: this.edits };
   }
+
+  /** The lead sheet as the server knows it, and the spans of the chords that the user has set. */
+  written() {
+    const { set = [], ...sheet } = this.sheet ?? {};
+    return { sheet, set };
+  }
+
+  /** Asks the server for estimates that suit a change: {again: "key"}, or {again: "tempo", tempo}. */
+  ask(ask) {
+    this.props.value = { ...this.props.value, ask };
+    // a band that is asked for meanwhile waits for the answer
+    this.settled = new Promise((answered) => { this.answered = answered; });
+    document.querySelector("#listen").click();
+  }
+
+  /** Whether an estimate may well be wrong. */
+  isUnsure(name) { return Boolean(this.sheet.estimated?.includes(name) && this.doubts.unsure?.includes(name)); }
 
   refuse(error) { this.find(".wrong").textContent = error ? error.message ?? String(error) : ""; }
 
@@ -101,7 +146,10 @@ class Timeline {
   drawSummary() {
     const { sheet } = this;
     const tempo = tempoOf(sheet);
-    const how = (name) => ((sheet.estimated ?? []).includes(name) ? "estimated" : "given");
+    const how = (name) => {
+      if (!sheet.estimated?.includes(name)) return "given";
+      return this.isUnsure(name) ? "estimated, unsure" : "estimated";
+    };
     const parts = [tempo ? `${Math.round(tempo * 10) / 10} beats per minute (${how("beats")})` : "No beats (tap along)"];
     if (sheet.chords?.length) parts.push(`chords (${how("chords")})`);
     if (typeof sheet.style === "string") parts.push(`${sheet.style} (${how("style")}) unless you choose a style`);
@@ -109,15 +157,33 @@ class Timeline {
     const own = sheet.key && [...keys.options].find(({ value }) => value && sameKey(value, sheet.key));
     if (own) parts.push(`${own.text} (${how("key")})`);
     this.write(".summary", `${parts.join(", ")}. The band follows what is shown here.`);
-    this.write(".tempo", tempo ? `${Math.round(tempo)} bpm` : "no beats");
-    for (const [name, able] of [["half", tempo > 80], ["double", tempo < 120], ["downbeat", tempo]]) this.find(`[data-do=${name}]`).disabled = !able;
-    const [other, shown] = [{ beats: this.value.others }, sheet].map((each) => Math.round(tempoOf(each)));
+    this.write(".tempo", tempo ? `${Math.round(tempo)} bpm${this.isUnsure("beats") ? " ?" : ""}` : "no beats");
+    const able = { half: tempo >= LEAST_HALVED, double: tempo && tempo <= MOST_DOUBLED, earlier: tempo, later: tempo, downbeat: tempo };
+    for (const [name, on] of Object.entries(able)) this.find(`[data-do=${name}]`).disabled = !on;
+    this.find("[data-set=nudge]").disabled = !tempo;
+    const bpm = this.find("[data-set=bpm]");
+    if (bpm !== document.activeElement) bpm.value = tempo ? String(Math.round(tempo * 10) / 10) : "";
+    this.drawDoubts();
+    const [other, shown] = [{ beats: this.doubts.others }, sheet].map((each) => Math.round(tempoOf(each)));
     // out of sight but in its place, so that no button moves under a finger
     Object.assign(this.find("[data-do=other]"), { hidden: !other, disabled: other === shown, textContent: `Or is it ${other} bpm?` });
     this.find("[data-do=undo]").disabled = !this.past.length;
     this.find("[data-set=metre]").value = String(metreOf(sheet));
     keys.value = own?.value ?? "";
     Object.assign(this.find("[data-set=position]"), { min: String(desk.begin), max: String(desk.seconds) });
+  }
+
+  /** Question marks beside metre and key, as on chords. */
+  drawDoubts() {
+    const names = { beats_per_bar: "The metre is unsure", key: "The key is unsure" };
+    const { other_key: other } = this.doubts;
+    const option = other && [...this.find("[data-set=key]").options].find(({ value }) => value && sameKey(value, other));
+    if (option) names.key += `; it may be ${option.text}`;
+    for (const [name, title] of Object.entries(names)) {
+      const sign = this.find(`[data-doubt=${name}]`);
+      Object.assign(sign, { title, ariaLabel: title, hidden: !this.isUnsure(name) });
+    }
+    this.write(".remark", (this.value.remarks ?? []).join(" "));
   }
 
   drawSections() {
@@ -153,7 +219,7 @@ class Timeline {
   /** The listener's details of an estimated chord: [start, stop, label, probability, runner-up]. */
   choiceOf(start, label) {
     const same = (own) => spell(own, this.sheet.key) === spell(label, this.sheet.key);
-    return this.value.choices?.find(([from, to, own]) => same(own) && from < start + 0.02 && start < to);
+    return this.doubts.choices?.find(([from, to, own]) => same(own) && from < start + 0.02 && start < to);
   }
 
   /** Buttons over the lane, with one tab stop for all; elements are reused, so the focus stays. */
@@ -229,7 +295,7 @@ class Timeline {
     const next = selection?.stop < stop + 0.02 ? this.choiceOf(start, label)?.[4] : null;
     const instead = this.find(".next");
     const likely = next ? spell(next, sheet.key) : "";
-    Object.assign(instead, { hidden: !value.choices?.length, disabled: !next, textContent: next ? `${pretty(likely)} instead` : "" });
+    Object.assign(instead, { hidden: !this.doubts.choices?.length, disabled: !next, textContent: next ? `${pretty(likely)} instead` : "" });
     instead.dataset.likely = likely;
     this.write(".chosen", selection ? `Selected: ${this.selectionName()}` : "");
     const input = this.find("[data-set=chord]");
@@ -283,8 +349,11 @@ class Timeline {
     const { sheet } = this;
     const next = this.selection && barsOf(sheet, this.seconds).find(({ start }) => start > this.selection.stop - 0.02);
     const beats = {
-      half: () => halfTempo(sheet), double: () => doubleTempo(sheet),
-      other: () => withBeats(sheet, this.value.others, this.seconds),
+      half: () => halfTempo(sheet),
+      double: () => doubleTempo(sheet),
+      earlier: () => moveHalfBeat(sheet, -1, this.seconds),
+      later: () => moveHalfBeat(sheet, 1, this.seconds),
+      other: () => withBeats(sheet, this.doubts.others, this.seconds),
       downbeat: () => setDownbeat(sheet, desk.position),
     };
     if (beats[name]) this.tryTo(() => this.edit(beats[name]()));
@@ -299,7 +368,8 @@ class Timeline {
     else if (name === "chord") this.putChord(this.find("[data-set=chord]").value);
     else if (name === "section") this.putSection();
     else if (name === "taps") this.useTaps();
-    else if (name === "undo" && this.past.length) this.set(this.past.pop());
+    else if (name === "tempo") this.putTempo();
+    else if (name === "undo" && this.past.length) this.undo();
   }
 
   press(name, on) { this.find(`[data-do=${name}]`).setAttribute("aria-pressed", String(on)); return on; }
@@ -307,25 +377,48 @@ class Timeline {
   tryTo(change) { try { change(); } catch (error) { this.refuse(error); } }
 
   change(event) {
-    const { set } = event.target.dataset;
-    if (set === "metre") this.edit(setMetre(this.sheet, Number(event.target.value)));
-    else if (set === "key" && event.target.value) {
-      this.edit(setKey(this.sheet, event.target.value));
-      // chords that suit the key, unless something of the user's would be lost
-      if (["beats", "chords"].every((each) => this.sheet.estimated?.includes(each)) && !this.sheet.form?.length) document.querySelector("#listen").click();
+    const { value, dataset: { set } } = event.target;
+    if (set === "metre") this.edit(setMetre(this.sheet, Number(value)));
+    else if (set === "key" && value) {
+      this.edit(setKey(this.sheet, value));
+      this.ask({ again: "key" });
+    } else if (set === "position") desk.seek(Number(value));
+    else if (set === "nudge") {
+      this.nudged = null;
+      event.target.value = "0";
     }
-    else if (set === "position") desk.seek(Number(event.target.value));
   }
 
-  input({ target: { dataset: { set } } }) { if (["chord", "section", "energy"].includes(set)) this.unset.add(set === "chord" ? set : "section"); }
+  input({ target: { value, dataset: { set } } }) {
+    if (set === "chord") this.unset.add("chord");
+    else if (set === "section" || set === "energy") this.unset.add("section");
+    else if (set === "nudge") this.nudge(Number(value));
+  }
+
+  /** Moves the beats while they are dragged, by so many seconds from where they were; one undo takes all of it back. */
+  nudge(by) {
+    if (!this.nudged) {
+      this.nudged = this.sheet;
+      this.remember();
+    }
+    this.set(moveBeats(this.nudged, by, this.seconds));
+  }
+
+  /** Beats at the tempo that is typed, found by the server. */
+  putTempo() {
+    const field = this.find("[data-set=bpm]");
+    if (!field.value) return;
+    this.ask({ again: "tempo", tempo: Number(field.value) });
+    field.blur();
+  }
 
   keydown(event) {
     const item = event.target.closest("li");
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const { set } = event.target.dataset;
-    if (event.key === "Enter" && (set === "chord" || set === "section")) {
+    if (event.key === "Enter" && ["chord", "section", "bpm"].includes(set)) {
       event.preventDefault();
-      this.act(set);
+      this.act(set === "bpm" ? "tempo" : set);
     } else if (event.target.dataset.do === "tap" && (event.key === " " || event.key === "Enter")) {
       event.preventDefault();
       if (!event.repeat) this.tap(event);
@@ -410,13 +503,15 @@ class Timeline {
     on("pointermove", (moved) => {
       this.dragged ||= Math.abs(moved.clientX - event.clientX) > DRAG_PIXELS;
       if (!this.dragged) return;
+      if (event.altKey && this.sheet.beats) return this.nudge(second(moved) - second(event));
       this.drag(second(event), second(moved));
       desk.draw();
     });
     on("pointercancel", () => listening.abort());
     on("pointerup", () => {
       listening.abort();
-      if (this.dragged && this.selection) this.select(this.selection.start, this.selection.stop);
+      if (this.nudged) this.nudged = null;
+      else if (this.dragged && this.selection) this.select(this.selection.start, this.selection.stop);
     });
   }
 
@@ -478,6 +573,7 @@ class Timeline {
   /** Saves the lead sheet in a format; the browser prints the chart, on paper or as PDF. */
   save(format) {
     if (format === "print") return this.print();
+    this.send();
     this.props.value = { ...this.props.value, ask: { format } };
     this.trigger("submit");
   }
@@ -500,7 +596,11 @@ class Timeline {
   /** Opens a lead sheet from a file. */
   async open(file) {
     const text = await file.text();
-    this.tryTo(() => this.edit(readSheet(text)));
+    this.tryTo(() => {
+      const sheet = readSheet(text);
+      const set = sheet.estimated?.includes("chords") ? [] : (sheet.chords ?? []).map(([start, stop]) => [start, stop, "set"]);
+      this.edit({ ...sheet, set });
+    });
   }
 }
 

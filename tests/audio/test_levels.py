@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from hafm_hf import audio
+from hafm_hf.audio.feature_extraction_hafm import HAFMFeatureExtractor
 from hafm_hf.audio.levels import BLOCK
 from vocals import glide
 
@@ -115,3 +116,25 @@ def test_mp3_is_written_at_the_audios_rate_or_the_highest_it_supports(tmp_path: 
         assert audio.rms_dbfs(found[: len(expected)] - expected[: len(found)]) < -35.0
     with pytest.raises(audio.HAFMAudioError, match=r"end it in \.wav, \.flac or \.mp3"):
         audio.write_audio(tmp_path / "song.ogg", glide(), 24_000)
+
+
+def test_a_quiet_voice_is_raised_as_far_as_its_peak_allows() -> None:
+    voice = glide(2.0, RATE, amplitude=10 ** (-42 / 20))
+    assert audio.rms_dbfs(audio.raised(voice, RATE)) == pytest.approx(-21, abs=0.5)
+    knock = voice.copy()
+    knock[1000] = 0.5
+    assert audio.peak_dbfs(audio.raised(knock, RATE)) == pytest.approx(-1, abs=0.01)
+
+
+@pytest.mark.parametrize("level", [-30, -90], ids=["usual", "silent"])
+def test_a_voice_of_usual_level_and_silence_are_left_as_they_are(level: float) -> None:
+    voice = glide(2.0, RATE, amplitude=10 ** (level / 20))
+    assert audio.raised(voice, RATE) is voice
+
+
+def test_a_quiet_voice_is_heard_like_a_louder_one() -> None:
+    voice = glide(1.5, RATE)
+    quiet = HAFMFeatureExtractor().resampled(voice * np.float32(0.01), RATE).samples
+    usual = HAFMFeatureExtractor().resampled(voice, RATE).samples
+    assert audio.rms_dbfs(quiet) == pytest.approx(-21, abs=0.5)
+    assert np.corrcoef(quiet, usual)[0, 1] > 0.9999

@@ -452,10 +452,13 @@ def _song(
         stems = {name: stem * turned_down for name, stem in stems.items()}
     band = limited
     gain = options.instrumental_gain_db
+    # a quiet voice is raised, rather than the band lowered until nothing can be heard
+    raised = audio.quiet_gain_db(voice, rate)
     if options.balance is not None:
         balance = MEDIAN_BALANCE if isinstance(options.balance, str) else options.balance
-        gain += audio.balance_gain_db(voice, band, rate, balance)
-    mix = audio.mix_audio(voice, band, vocal_gain_db=options.vocal_gain_db, instrumental_gain_db=gain)
+        gain += audio.balance_gain_db(voice, band, rate, balance) + raised
+    vocal_gain = options.vocal_gain_db + raised
+    mix = audio.mix_audio(voice, band, vocal_gain_db=vocal_gain, instrumental_gain_db=gain)
     if options.loudness is not None:
         mix = audio.to_loudness(mix, rate, options.loudness)
         if options.loudness - (reached := audio.loudness(mix, rate)) > 0.5:

@@ -36,6 +36,8 @@ from .levels import (
     mix_audio,
     paste,
     peak_dbfs,
+    quiet_gain_db,
+    raised,
     rms_dbfs,
     to_loudness,
     true_peak_dbtp,

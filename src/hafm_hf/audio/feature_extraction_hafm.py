@@ -17,6 +17,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 
 from . import files
 from .channels import without_offset
+from .levels import raised
 
 # sampling rate of HuBERT, and so of the semantic tokenizer, in Hz
 LISTENING_RATE = 16_000
@@ -124,7 +125,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
 
     def resampled(self, samples: files.Samples, rate: int) -> Vocal:
         """One mono vocal (float32 [N] at `rate` Hz), checked, at the extractor's rate."""
-        level = without_offset(samples)
+        level = raised(without_offset(samples), rate)
         return Vocal(files.resample(level, rate, self.sampling_rate), Fraction(len(samples), rate))
 
     def vocals(self, vocals: Any, sampling_rate: Any, padding_mask: Any = None) -> list[Vocal]:

@@ -40,6 +40,12 @@ FADE_POWER = 6
 TAIL_POWER = 2
 # long enough to hide a splice
 JOIN_SECONDS = 0.02
+# a voice whose loud parts lie below the first level is raised to the second, as far as its peak allows; the loud parts
+# are the 95th percentile of the levels of short blocks
+QUIET_DBFS = -33.0
+USUAL_DBFS = -21.0
+LOUD_QUANTILE = 0.95
+LEVEL_SECONDS = 0.05
 
 
 def decibels_to_gain(decibels: float) -> float:
@@ -70,6 +76,23 @@ def is_silent(samples: Samples) -> bool:
         return True
     power = 10.0 ** (rms_dbfs(samples) / 10.0) - float(samples.mean(dtype=np.float64)) ** 2
     return power < 10.0 ** (SILENCE_DBFS / 10.0)
+
+
+def quiet_gain_db(samples: Samples, sampling_rate: int) -> float:
+    """Gain in dB that a quiet voice (float32 [N] or [N, C]) needs to be listened to and mixed; 0 for all others."""
+    size = max(round(LEVEL_SECONDS * sampling_rate), 1)
+    blocks = [samples[start : start + size] for start in range(0, len(samples), size)]
+    levels = [rms_dbfs(block) for block in blocks]
+    loud = float(np.quantile(levels, LOUD_QUANTILE, method="lower")) if levels else -math.inf
+    if not SILENCE_DBFS < loud < QUIET_DBFS:
+        return 0.0
+    return max(min(USUAL_DBFS - loud, CEILING_DBFS - peak_dbfs(samples)), 0.0)
+
+
+def raised(samples: Samples, sampling_rate: int) -> Samples:
+    """A voice (float32 [N] or [N, C]), turned up if it is too quiet to be listened to (`quiet_gain_db`)."""
+    gain = quiet_gain_db(samples, sampling_rate)
+    return samples * np.float32(decibels_to_gain(gain)) if gain else samples
 
 
 def limit_peak(samples: Samples) -> Samples:

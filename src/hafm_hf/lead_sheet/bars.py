@@ -152,7 +152,7 @@ def _likeliest_downbeat(sheet: LeadSheet, metre: int) -> int:
 
 def likeliest_key(sheet: LeadSheet) -> str | None:
     """The key ("A:min") that fits the chords best, their notes weighted by duration; None without chords."""
-    profile = _note_seconds(sheet)
+    profile = note_seconds(sheet)
     return key_name(int(key_fit(profile).argmax())) if profile.any() else None
 
 
@@ -166,7 +166,7 @@ def chord_prior(sheet: LeadSheet) -> NDArray[np.float64]:
         float64 [25]: weighted log probabilities, relative to uniform ones; 0 for no chord.
     """
     seconds = np.zeros(NUM_CHORDS)
-    profile = _note_seconds(sheet)
+    profile = note_seconds(sheet)
     for start, stop, label in sheet.chords:
         seconds[chord_class(label)] += stop - start
     key = None if "key" in sheet.estimated else sheet.key
@@ -182,7 +182,7 @@ def chord_prior(sheet: LeadSheet) -> NDArray[np.float64]:
     return np.array([0.0, *PRIOR_WEIGHT * np.log(len(shares) * shares)])
 
 
-def _note_seconds(sheet: LeadSheet) -> NDArray[np.float64]:
+def note_seconds(sheet: LeadSheet) -> NDArray[np.float64]:
     """For how many seconds the chords contain each pitch class: float64 [12]."""
     profile = np.zeros(PITCH_CLASSES)
     for start, stop, label in sheet.chords:

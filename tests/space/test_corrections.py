@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Corrections bind: the key, the tempo and the grid, in every state; doubt is shown, and comes back with undo."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hafm_hf import LeadSheet
+from space.studio import Page, chords, expect, generated, press, skip_fine, summary, upload
+from space.test_timeline import evaluated, saved
+
+SHOWS_OTHER_CHORDS = """(before) => {
+    const shown = [...document.querySelectorAll("#timeline .chords button")].map((each) => each.innerText);
+    return String(shown) !== String(before);
+}"""
+
+
+def choose_key(page: Page, name: str) -> None:
+    page.get_by_label("Key", exact=True).select_option(name)
+
+
+def tempo_menu(page: Page) -> None:
+    page.locator("#timeline .tempo").click()
+
+
+def set_chord(page: Page, bar: str, chord: str) -> None:
+    press(page, bar)
+    page.get_by_label("Chord", exact=True).fill(chord)
+    press(page, "Set")
+
+
+def test_chords_that_nobody_has_set_follow_the_key_and_set_ones_stay(ready: Page) -> None:
+    set_chord(ready, "Bar 2", "F#dim")
+    before = saved(ready)
+    shown = chords(ready)
+    choose_key(ready, "B♭ major")
+    ready.wait_for_function(SHOWS_OTHER_CHORDS, arg=shown)
+    after = saved(ready)
+    (second,) = [span for span in before.chords if span[2] == "F#dim"]
+    assert after.key == "Bb:maj"
+    assert after.beats == before.beats
+    assert second in after.chords
+    assert "chords" not in after.estimated
+
+
+def test_a_set_chord_that_is_undone_follows_the_key_again_after_a_band(ready: Page) -> None:
+    before = chords(ready)
+    skip_fine(ready)
+    generated(ready)
+    set_chord(ready, "Bar 2", "F#dim")
+    ready.keyboard.press("Control+z")
+    assert chords(ready) == before
+    choose_key(ready, "B♭ major")
+    ready.wait_for_function(SHOWS_OTHER_CHORDS, arg=before)
+    assert "F♯dim" not in chords(ready)
+    # one step back undoes the key and the chords that followed it
+    press(ready, "Undo")
+    assert chords(ready) == before
+    assert saved(ready).key == "F:maj"
+
+
+def test_half_a_beat_later_and_back_takes_two_clicks_each_and_moves_the_chords(ready: Page) -> None:
+    before = saved(ready)
+    tempo_menu(ready)
+    press(ready, "½ beat later")
+    later = saved(ready)
+    half = np.diff(before.beats).mean() / 2
+    first = np.searchsorted(later.beats, before.beats[0])
+    np.testing.assert_allclose(later.beats[first : first + 8], np.array(before.beats[:8]) + half, atol=0.01)
+    np.testing.assert_allclose(later.chords[1][0], before.chords[1][0] + half, atol=0.01)
+    assert [label for *_, label in later.chords] == [label for *_, label in before.chords]
+    press(ready, "½ beat earlier")
+    again = saved(ready)
+    np.testing.assert_allclose(again.downbeats[:3], before.downbeats[:3], atol=0.01)
+
+
+def test_a_typed_tempo_gives_beats_where_the_voice_has_them(ready: Page) -> None:
+    tempo_menu(ready)
+    press(ready, "Double tempo")
+    field = ready.get_by_label("Tempo in beats a minute")
+    field.fill("96")
+    field.press("Enter")
+    expect(summary(ready)).to_contain_text("96 beats per minute (given)")
+    beats = np.array(saved(ready).beats)
+    # recorded to a 96 BPM click from 0.2 s on
+    assert np.abs(np.subtract.outer(0.2 + 0.625 * np.arange(16), beats)).min(axis=1).max() < 0.04
+
+
+def test_a_tempo_out_of_reach_is_refused_with_a_sentence(ready: Page) -> None:
+    tempo_menu(ready)
+    field = ready.get_by_label("Tempo in beats a minute")
+    field.fill("300")
+    field.press("Enter")
+    expect(ready.locator("#timeline").get_by_role("alert")).to_contain_text("tempo is 300; halve or double it")
+    expect(summary(ready)).to_contain_text("beats per minute (estimated)")
+
+
+def test_a_tempo_above_120_can_be_doubled(ready: Page) -> None:
+    tempo_menu(ready)
+    field = ready.get_by_label("Tempo in beats a minute")
+    field.fill("128")
+    field.press("Enter")
+    expect(summary(ready)).to_contain_text("128 beats per minute (given)")
+    press(ready, "Double tempo")
+    expect(summary(ready)).to_contain_text("256 beats per minute (given)")
+
+
+def test_arrow_keys_nudge_the_beats_and_one_undo_takes_them_back(ready: Page) -> None:
+    before = saved(ready)
+    tempo_menu(ready)
+    slider = ready.get_by_label("Move the beats, in seconds")
+    slider.focus()
+    slider.press("ArrowRight")
+    expect(summary(ready)).to_contain_text("(given)")
+    moved = saved(ready)
+    np.testing.assert_allclose(moved.beats[: len(before.beats)], np.array(before.beats) + 0.01, atol=1e-6)
+    ready.keyboard.press("Control+z")
+    assert saved(ready).beats == before.beats
+
+
+def test_the_grid_is_dragged_with_alt(ready: Page) -> None:
+    before = saved(ready)
+    lane = ready.locator("#timeline .sung canvas")
+    box = lane.bounding_box()
+    assert box is not None
+    y = box["y"] + box["height"] / 2
+    ready.mouse.move(box["x"] + 300, y)
+    ready.keyboard.down("Alt")
+    ready.mouse.down()
+    ready.mouse.move(box["x"] + 320, y, steps=4)
+    ready.mouse.up()
+    ready.keyboard.up("Alt")
+    expect(summary(ready)).to_contain_text("(given)")
+    seconds = 20 * 10.5 / box["width"]
+    moved = saved(ready)
+    near = np.abs(np.subtract.outer(np.array(before.beats) + seconds, moved.beats)).min(axis=1)
+    assert near[1:-1].max() < 0.03
+    expect(ready.locator("#timeline .selection")).to_be_hidden()
+
+
+def test_doubt_about_tempo_metre_and_key_is_shown_and_is_back_after_undo(page: Page, shared_data: Path) -> None:
+    upload(page, shared_data / "real" / "vignesh.wav")
+    expect(summary(page)).to_contain_text("beats per minute (estimated, unsure)")
+    key = page.locator("#timeline [data-doubt=key]")
+    metre = page.locator("#timeline [data-doubt=beats_per_bar]")
+    expect(page.locator("#timeline .tempo")).to_contain_text("?")
+    expect(key).to_be_visible()
+    choose_key(page, "A major")
+    expect(key).to_be_hidden()
+    expect(summary(page)).to_contain_text("A major (given)")
+    page.wait_for_function("document.querySelectorAll('#timeline .chords li').length > 0")
+    press(page, "Undo")
+    expect(key).to_be_visible()
+    page.get_by_label("Metre", exact=True).select_option("3/4")
+    expect(metre).to_be_hidden()
+
+
+def test_an_estimate_that_is_sure_has_no_question_mark(ready: Page) -> None:
+    expect(ready.locator("#timeline .tempo")).to_have_text("96 bpm")
+    expect(ready.locator("#timeline [data-doubt=key]")).to_be_hidden()
+    expect(ready.locator("#timeline [data-doubt=beats_per_bar]")).to_be_hidden()
+
+
+def test_faders_reach_6_decibels(ready: Page) -> None:
+    fader = ready.get_by_label("Voice, level in dB")
+    fader.fill("6")
+    expect(ready.locator("#timeline [data-channel=voice] output")).to_have_text("6 dB")
+
+
+@pytest.mark.parametrize("direction", [-1, 1], ids=["earlier", "later"])
+def test_beats_moved_by_half_a_beat_still_cover_the_song(page: Page, direction: int) -> None:
+    given = {"beats": [0.5 * n for n in range(13)], "beats_per_bar": 4, "chords": [[0, 2, "C"], [2, 6, "F"]]}
+    moved = evaluated(
+        page, "return JSON.parse(JSON.stringify(sheet.moveHalfBeat(values[0], values[1], 6)));", given, direction
+    )
+    del moved["set"]
+    sheet = LeadSheet.given(moved)
+    assert sheet.beats[0] <= 0.25
+    assert sheet.beats[-1] >= 5.5
+    assert sheet.chords == ((0.0, 2.0 + 0.25 * direction, "C"), (2.0 + 0.25 * direction, 6.0, "F"))
+    # the bar that began at 2 s
+    assert any(abs(beat - 2.0 - 0.25 * direction) < 1e-6 for beat in sheet.downbeats)
