@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import soundfile
+import soxr
 
 from hafm_hf import audio
 
@@ -22,7 +23,7 @@ from hafm_hf import audio
 RATE = 48_000
 # of libsndfile's packets: 20 ms
 PACKET = 960
-# packets before a piece: after 160 ms, a decoder that starts there differs by less than −45 dB from one that has run on
+# packets before a piece: a decoder that begins there is after 160 ms within −45 dB of one that has run on
 WARM_UP = 8
 # pieces begin at multiples of this many samples: 0.1 s, a whole number of samples at 44.1 kHz too
 GRID = 4_800
@@ -55,32 +56,46 @@ class OpusPieces:
     def __init__(self, sampling_rate: int, channels: int) -> None:
         self.sampling_rate = sampling_rate
         self.channels = channels
+        self.resampler = None
+        if sampling_rate != RATE:
+            self.resampler = soxr.ResampleStream(sampling_rate, RATE, channels, dtype="float32", quality="HQ")
         self.file = io.BytesIO()
         self.encoder = soundfile.SoundFile(self.file, "w", RATE, channels, "OPUS", format="OGG")
         self.parsed = 0
         # head and comments, then sound
         self.packets: list[bytes] = []
         self.open_packet = b""
-        self.received = 0
         self.written = 0
         self.sent = 0
+        self.finished = False
 
-    def add(self, samples: audio.Samples) -> Piece | None:
-        """Encodes the next samples (float32 [N] or [N, C]); returns what has become ready since the last piece."""
-        self.received += len(samples)
-        whole = audio.resample(audio.with_channels(samples, self.channels), self.sampling_rate, RATE)
-        self.encoder.write(whole)
-        self.written += len(whole)
-        self._read_pages()
-        # the decoder is late by the pre-skip, and the last packet needs the one after it
-        ready = (len(self.packets) - 2) * PACKET - self.pre_skip if len(self.packets) > 2 else 0
-        return self._piece(ready // GRID * GRID)
+    def add(self, samples: audio.Samples) -> None:
+        """Encodes the next samples (float32 [N] or [N, C])."""
+        self._encode(audio.with_channels(samples, self.channels))
 
-    def finish(self) -> Piece | None:
-        """Ends the sound; returns the rest of it."""
+    def finish(self) -> None:
+        """Ends the sound."""
+        nothing = np.zeros((0, self.channels) if self.channels > 1 else 0, dtype=np.float32)
+        self._encode(nothing, last=True)
         self.encoder.close()
+        self.finished = True
         self._read_pages()
-        return self._piece(self.written)
+
+    def _encode(self, samples: audio.Samples, last: bool = False) -> None:
+        if self.resampler is not None:
+            samples = self.resampler.resample_chunk(samples, last=last)
+        self.encoder.write(samples)
+        self.written += len(samples)
+        self._read_pages()
+
+    @property
+    def ready(self) -> int:
+        """Up to which sample pieces can be made; the encoder holds back about a second."""
+        if self.finished:
+            return self.written
+        # the last packet is complete only with the one after it
+        count = len(self.packets) - 3
+        return max(count * PACKET - self.pre_skip, 0) // GRID * GRID if count > 0 else 0
 
     @property
     def pre_skip(self) -> int:
@@ -106,11 +121,9 @@ class OpusPieces:
             self.parsed = end
         content.release()
 
-    def _piece(self, stop: int) -> Piece | None:
-        """The piece up to sample `stop`, None if it is empty."""
+    def piece(self, stop: int) -> Piece:
+        """The piece from the end of the last one up to sample `stop`, which must be `ready`."""
         start = self.sent
-        if stop <= start:
-            return None
         sound = self.packets[2:]
         # the decoder's output of packet n begins at sample n · PACKET − pre_skip
         first = max((start + self.pre_skip) // PACKET - WARM_UP, 0)
@@ -156,15 +169,6 @@ def checksum(content: bytes) -> int:
     """Ogg's CRC-32: zlib's, with the bits of every byte and of the result reversed, and without its inversions."""
     inverted = zlib.crc32(content.translate(REVERSED_BITS), 0xFFFFFFFF)
     return int(f"{inverted ^ 0xFFFFFFFF:032b}"[::-1], 2)
-
-
-def encoded(samples: audio.Samples, sampling_rate: int, seconds: float) -> list[Piece]:
-    """A whole sound (float32 [N] or [N, C]) in pieces of at least so many seconds."""
-    channels = 1 if samples.ndim == 1 else samples.shape[1]
-    encoder = OpusPieces(sampling_rate, channels)
-    size = round(seconds * sampling_rate)
-    pieces = [encoder.add(samples[start : start + size]) for start in range(0, len(samples), size)]
-    return [piece for piece in (*pieces, encoder.finish()) if piece is not None]
 
 
 def decoded(piece: Piece) -> np.ndarray:

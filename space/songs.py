@@ -261,7 +261,7 @@ def make_job(
             if isinstance(part, list):
                 songs = part
             yield live.add(part, request.vocal, samples, rate) if live and isinstance(part, dict) else None
-    if not songs and live is not None and live.pieces and live.until > live.pieces[0]["vocal_start"]:
+    if not songs and live is not None and live.pieces and live.seconds > live.pieces[0]["vocal_start"]:
         songs = [pipeline.join(live.pieces)]
     if not songs:
         return
@@ -270,4 +270,6 @@ def make_job(
     style = parameters.get("style") or (remake.job.style if remake else "")
     added = remake.job.added if remake else len(song["vocals"]) / song["sampling_rate"] - len(samples) / rate
     about = {"name": name, "style": style, "seed": parameters["seed"], "source": str(request.vocal), "added": added}
-    yield write_job(song, elapsed=time.monotonic() - began, **about)
+    # the pieces that have been played are the take
+    folder, excess = (live.folder, live.finish(song)) if live else (None, 0.0)
+    yield write_job(song, folder, elapsed=time.monotonic() - began, excess=excess, **about)

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -28,6 +29,8 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.accompaniment.options import MEDIAN_BALANCE, MixOptions
 from hafm_hf.lead_sheet.files import read_lead_sheet
 from hafm_hf.lead_sheet.vocabulary import STEMS
+from opus_pieces import RATE as OPUS_RATE
+from opus_pieces import OpusPieces
 
 
 def setting(name: str, default: str) -> str:
@@ -49,6 +52,8 @@ LEVELS_DB = (-60.0, 24.0)
 LEAST_KEPT_SECONDS = 0.2
 # Seed of the bands stored with the example voices.
 STORED_SEED = 1
+# Length of the pieces in which a band is sent to the page, unless less of it has been generated.
+PIECE_SECONDS = 5.0
 EXPIRED = "This take has been removed from the server; generate it again."
 
 
@@ -57,8 +62,9 @@ class Job:
     """A song generated for the vocal `source`: files in `folder`, which disappears when the job expires.
 
     `balance` is the gain (dB) that makes the band as loud relative to the voice as in the median song. The song is
-    `added` seconds longer than the voice, which begins after `intro` seconds. A page numbers its takes, and may play
-    other files (`played`, by channel) than in `folder`.
+    `added` seconds longer than the voice, which begins after `intro` seconds. A page numbers its takes. It plays the
+    pieces in `folder` (`Pieces`), which are louder than its other files by `excess` dB, or the files that are named in
+    `played`, by channel.
     """
 
     folder: Path
@@ -72,6 +78,7 @@ class Job:
     stems: tuple[str, ...] = ()
     style: str = ""
     number: int = 0
+    excess: float = 0.0
     played: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -100,6 +107,84 @@ class Job:
             raise audio.HAFMAudioError(EXPIRED)
         return audio.read_audio(path, min_seconds=0.0, mono=False)
 
+    def pieces(self) -> dict[str, Any]:
+        """The "files" of the band that the page plays, by channel, and the second "at" which each begins."""
+        if self.played:
+            return {"files": self.played}
+        names = [name for name in self.channels if name != "voice"]
+        if not self._pieces_of(names[0]):
+            pieces = Pieces(self.folder)
+            sounds = {name: self.read(self.channels[name]) for name in names}
+            pieces.add({name: sound for name, (sound, _) in sounds.items()}, sounds[names[0]][1], ends=True)
+            self.excess = 0.0
+        files = {name: [str(path) for path in self._pieces_of(name)] for name in names}
+        return {"files": files, "at": [int(Path(path).name.split("_")[0]) / 1000 for path in files[names[0]]]}
+
+    def _pieces_of(self, channel: str) -> list[Path]:
+        return sorted(self.folder.glob(f"[0-9]*_{channel}.opus"))
+
+
+class Pieces:
+    """Writes the stems of a band as pieces that a page plays while more is generated: `MILLISECONDS_STEM.opus`.
+
+    Each is there as FLAC too, for browsers that do not decode Opus.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rate = 0
+        # what has not been written yet
+        self.rest: dict[str, audio.Samples] = {}
+        self.encoders: dict[str, OpusPieces] = {}
+        self.files: dict[str, list[str]] = {}
+        self.at: list[float] = []
+        self.until = 0.0
+
+    def add(self, sounds: Mapping[str, audio.Samples], rate: int, ends: bool = False) -> bool:
+        """Adds the next samples of each stem (float32 [N] or [N, C]); whether a piece has become ready.
+
+        The encoders hold back about a second, except when the song `ends`.
+        """
+        self.rate = rate
+        for name, sound in sounds.items():
+            if name not in self.encoders:
+                self.rest[name] = sound[:0]
+                self.encoders[name] = OpusPieces(rate, 1 if sound.ndim == 1 else sound.shape[1])
+            self.rest[name] = np.concatenate([self.rest[name], sound])
+            self.encoders[name].add(sound)
+        if ends:
+            self._end()
+        return self._write()
+
+    def finish(self) -> None:
+        """Writes the rest of a song that has been stopped."""
+        self._end()
+        self._write()
+
+    def _end(self) -> None:
+        for encoder in self.encoders.values():
+            if not encoder.finished:
+                encoder.finish()
+
+    def _write(self) -> bool:
+        """Writes all that is ready in every stem; whether there is any."""
+        ready = min((encoder.ready for encoder in self.encoders.values()), default=0)
+        start = round(self.until * OPUS_RATE)
+        if ready <= start:
+            return False
+        edges = [*range(start, ready, round(PIECE_SECONDS * OPUS_RATE)), ready]
+        for first, stop in pairwise(edges):
+            self.at.append(first / OPUS_RATE)
+            for name, encoder in self.encoders.items():
+                path = self.folder / f"{round(1000 * first / OPUS_RATE):07d}_{name}.opus"
+                path.write_bytes(encoder.piece(stop).content)
+                count = round(stop * self.rate / OPUS_RATE) - round(first * self.rate / OPUS_RATE)
+                audio.write_audio(path.with_suffix(".flac"), self.rest[name][:count], self.rate)
+                self.rest[name] = self.rest[name][count:]
+                self.files.setdefault(name, []).append(str(path))
+        self.until = ready / OPUS_RATE
+        return True
+
 
 def read_job(name: str, source: str) -> Job | None:
     """The job in the folder `name`, for the vocal file `source`; None if it has expired or can't be read."""
@@ -115,11 +200,12 @@ def read_job(name: str, source: str) -> Job | None:
     return replace(job, name=safe, stems=stems)
 
 
-def write_job(song: dict[str, Any], **about: Any) -> Job:
-    """Writes vocal, instrumental and stems, which `sweep` removes when they expire."""
+def write_job(song: dict[str, Any], folder: Path | None = None, **about: Any) -> Job:
+    """Writes vocal, instrumental and stems, which `sweep` removes when they expire, to a new folder or a given one."""
     stems, rate = song.get("stems", {}), song["sampling_rate"]
     balance = audio.balance_gain_db(song["vocals"], song["audio"], rate, MEDIAN_BALANCE)
-    job = Job(Path(tempfile.mkdtemp(dir=JOBS)), balance=balance, stems=(*stems,), intro=song["vocal_start"], **about)
+    folder = folder or Path(tempfile.mkdtemp(dir=JOBS))
+    job = Job(folder, balance=balance, stems=(*stems,), intro=song["vocal_start"], **about)
     for part, sound in {"vocal": song["vocals"], "instrumental": song["audio"], **stems}.items():
         audio.write_audio(job.path(part), sound, rate)
     return job
@@ -139,28 +225,50 @@ class LiveTake:
     """A take while it is generated: its chunks, and files of them for the page to play."""
 
     def __init__(self) -> None:
-        self.folder: Path | None = None
         self.pieces: list[dict[str, Any]] = []
-        self.at: list[float] = []
-        self.until = 0.0
-        self.files: dict[str, list[str]] = {}
+        self.seconds = 0.0
+        self.written: Pieces | None = None
 
-    def add(self, piece: dict[str, Any], source: str | None, vocal: audio.Samples, vocal_rate: int) -> dict[str, Any]:
-        """Adds the next chunk of a pipeline's stream. Returns in seconds: "seconds" (final length), "until" (so far),
-        "intro" and "at" (where the files start); also "files" of each channel, "source", and "balance" with the vocal.
+    @property
+    def folder(self) -> Path | None:
+        """Where the pieces are, None before the first chunk."""
+        return self.written.folder if self.written else None
+
+    def add(
+        self, piece: dict[str, Any], source: str | None, vocal: audio.Samples, vocal_rate: int
+    ) -> dict[str, Any] | None:
+        """Adds the next chunk of a pipeline's stream. None if no piece has become ready.
+
+        Otherwise, in seconds: "seconds" (final length), "until" (so far), "intro" and "at" (where the files start);
+        also "files" of each channel, "source", and "balance" with the vocal.
         """
-        self.folder = self.folder or Path(tempfile.mkdtemp(dir=JOBS))
+        self.written = self.written or Pieces(Path(tempfile.mkdtemp(dir=JOBS)))
         self.pieces.append(piece)
         rate = piece["sampling_rate"]
-        for name, sound in (piece.get("stems") or {"band": piece["audio"]}).items():
-            path = audio.write_audio(self.folder / f"{len(self.pieces)}_{name}.wav", sound, rate)
-            self.files.setdefault(name, []).append(str(path))
-        self.at.append(self.until)
-        self.until += len(piece["audio"]) / rate
-        voice, band = audio.resample(vocal, vocal_rate, rate), np.concatenate([each["audio"] for each in self.pieces])
-        about = {"source": source, "balance": audio.balance_gain_db(voice, band, rate, MEDIAN_BALANCE)}
-        about |= {"seconds": piece["seconds"], "intro": piece["vocal_start"]}
-        return {**about, "until": self.until, "at": self.at, "files": self.files}
+        self.seconds += len(piece["audio"]) / rate
+        ends = self.seconds >= piece["seconds"] - 0.5 / rate
+        if not self.written.add(piece.get("stems") or {"band": piece["audio"]}, rate, ends):
+            return None
+        band = np.concatenate([each["audio"] for each in self.pieces])
+        voice = audio.resample(vocal, vocal_rate, rate)
+        return {
+            "source": source,
+            "balance": audio.balance_gain_db(voice, band, rate, MEDIAN_BALANCE),
+            "seconds": piece["seconds"],
+            "intro": piece["vocal_start"],
+            "until": self.written.until,
+            "at": [*self.written.at],
+            "files": {name: [*files] for name, files in self.written.files.items()},
+        }
+
+    def finish(self, song: dict[str, Any]) -> float:
+        """Writes the last pieces; returns by how many dB they are louder than the song, which may be turned down."""
+        if self.written is None:
+            return 0.0
+        self.written.finish()
+        loud = max(audio.peak_dbfs(each["audio"]) for each in self.pieces)
+        excess = loud - audio.peak_dbfs(song["audio"])
+        return excess if math.isfinite(excess) else 0.0
 
 
 def stored_sheet(voice: Path) -> LeadSheet:
@@ -199,7 +307,7 @@ def stored_job(voice: Path) -> Job | None:
     """Makes a take of the band stored for an example voice; None if there is none."""
     song, style = stored_song(voice), stored_sheet(voice).style
     about = {"name": voice.stem, "seed": STORED_SEED, "elapsed": 0.0, "source": str(voice), "style": str(style or "")}
-    return write_job(song, played=song["files"], **about) if song else None
+    return write_job(song, None, played=song["files"], **about) if song else None
 
 
 @dataclass(frozen=True)
@@ -317,9 +425,10 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
         {
             "id": job.folder.name,
             "name": f"Take {job.number}",
-            **{name: getattr(job, name) for name in ("seed", "style", "source", "balance", "intro")},
+            **{name: getattr(job, name) for name in ("seed", "style", "source", "intro")},
             "seconds": soundfile.info(job.path("vocal")).duration,
-            "files": job.played or {name: str(job.path(part)) for name, part in job.channels.items()},
+            **job.pieces(),
+            "balance": job.balance - job.excess,
         }
         for job in sorted(jobs, key=lambda each: each.number)
         if job.path("vocal").exists() and job.path("instrumental").exists()

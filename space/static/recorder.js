@@ -6,7 +6,7 @@
 import { desk, mark } from "./desk.js";
 import { Player } from "./mixer.js";
 import { before } from "./page.js";
-import { click, context, load } from "./sound.js";
+import { click, context, load, remember } from "./sound.js";
 
 // how far in advance clicks are scheduled, and how often (s)
 const AHEAD = 0.6;
@@ -125,6 +125,7 @@ class Recorder {
       }
     }
     const { path } = await this.upload(sent);
+    if (!file.name.endsWith(".zip")) remember(path, sent);
     this.say("");
     const again = !desk.vocal && this.lost?.path.split("/").at(-1) === path.split("/").at(-1);
     this.hand({ ...(again ? this.lost : {}), path });
@@ -246,6 +247,7 @@ class Recorder {
       Object.assign(document.createElement("a"), { href: URL.createObjectURL(file), download: file.name }).click();
       throw new Error(`${error.message}. The take is among your downloads; open it when the server is back.`);
     });
+    remember(path, file);
     this.say(`Recorded ${seconds.toFixed(1)} s${plain ? "" : "; the beats are those of the click"}.`);
     this.hand(plain ? { path } : { path, beats, beats_per_bar: run.metre, downbeat: 0, latency });
   }

@@ -4,8 +4,13 @@
 const CLICK_SECONDS = 0.03;
 // of sounds in memory, at some 190 kB each; a take of four minutes has 1,200
 const MOST_SECONDS = 1500;
+// 20 ms of silence in Opus: a browser that decodes it gets Opus, others get FLAC
+const SILENCE = "T2dnUwACAAAAAAAAAAA8LPZWAAAAAH8jVrkBE09wdXNIZWFkAQE4AYC7AAAAAABPZ2dTAAAAAAAAAAAAADws9lYBAAAAjcr1oQT///8aT3B1c1RhZ3MLAAAAbGlib3B1cyAxLjQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABPZ2dTAAT4BAAAAAAAADws9lYCAAAAEttUGgIDA/j//vD//g==";
 let shared = null;
+let opus = null;
 const buffers = new Map();
+// recordings that this browser has sent: they need not come back
+const sent = new Map();
 
 /** The page's one AudioContext; browsers let it play only after a click or a key press. */
 export const context = () => (shared ??= new AudioContext({ latencyHint: "interactive" }));
@@ -14,13 +19,29 @@ export const context = () => (shared ??= new AudioContext({ latencyHint: "intera
 export const fileAddress = (path) =>
   new URL(`gradio_api/file=${encodeURI(path).replace(/#/g, "%23").replace(/\?/g, "%3F")}`, document.baseURI).href;
 
+/** Keeps the file of a recording that has been sent to the server as `path`. */
+export function remember(path, file) { sent.set(path, file); }
+
+/** Whether the browser decodes Opus in Ogg. */
+function decodesOpus() {
+  opus ??= context().decodeAudioData(Uint8Array.from(atob(SILENCE), (sign) => sign.charCodeAt(0)).buffer)
+    .then(({ length }) => length > 0, () => false);
+  return opus;
+}
+
+/** The bytes of a file: of one that was sent from here, or from the server. */
+async function bytesOf(path) {
+  if (sent.has(path)) return sent.get(path).arrayBuffer();
+  const readable = path.endsWith(".opus") && !(await decodesOpus()) ? path.replace(/opus$/, "flac") : path;
+  const reply = await fetch(fileAddress(readable));
+  if (!reply.ok) throw new Error("This sound has been removed from the server.");
+  return reply.arrayBuffer();
+}
+
 /** A file as an AudioBuffer; each is fetched and decoded once. */
 export function load(path) {
   if (!buffers.has(path)) {
-    const loading = fetch(fileAddress(path)).then(async (reply) => {
-      if (!reply.ok) throw new Error("This sound has been removed from the server.");
-      return context().decodeAudioData(await reply.arrayBuffer());
-    });
+    const loading = bytesOf(path).then((bytes) => context().decodeAudioData(bytes));
     loading.then(({ duration }) => { loading.seconds = duration; forget(); }, () => buffers.delete(path));
     buffers.set(path, loading);
   }
