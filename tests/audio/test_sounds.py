@@ -364,7 +364,8 @@ def test_a_constant_offset_of_a_voice_is_neither_listened_to_nor_mixed(offset: f
 def test_an_offset_of_one_channel_is_removed_from_it() -> None:
     voice = glide(3.0, RATE) / 2
     stereo = np.stack([voice, voice + np.float32(0.3)], axis=1)
-    assert np.abs(audio.without_offset(stereo).mean(axis=0)).max() < 1e-4
+    centred = audio.without_offset(stereo.astype(np.float32))
+    assert np.abs(centred.mean(axis=0)).max() < 1e-4
 
 
 def test_a_flac_that_ends_in_silence_is_read_to_its_end(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ on entry (`read_audio`, `check_sound`), and trusted from then on. Shapes: `[N]` 
 """
 
 import io
+import logging
 import math
 import os
 import re
@@ -22,7 +23,6 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from transformers.utils import logging
 
 from ..atomic_files import replacing
 from .channels import ChannelLevels, Samples, channel_levels, mean_of_channels, to_mono
@@ -35,7 +35,7 @@ from .resampling import pad_end as pad_end
 from .resampling import resample
 from .resampling import resample_pieces as resample_pieces
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -160,10 +160,9 @@ def read_recording(
         source = fetch(source)
     elif hasattr(source, "read"):
         source = rewound(source, name)
+    longest = max_seconds if seconds is None else min(seconds, max_seconds)
     # a second more than allowed, to notice a longer sound
-    with opened(
-        source, name, seconds=start + (max_seconds if seconds is None else min(seconds, max_seconds)) + 1
-    ) as sound:
+    with opened(source, name, seconds=start + longest + 1.0) as sound:
         rate = sound.sampling_rate
         check_sampling_rate(rate, name)
         if sound.channels > MAX_CHANNELS:
@@ -254,7 +253,7 @@ def _read_mixed(sound: Sound, most: int, levels: ChannelLevels | None, channel: 
         wanted = min(len(block), most - done)
         count = sound.read_into(block[:wanted])
         if done + count > len(mono):
-            mono.resize(min(2 * len(mono), most), refcheck=False)
+            mono.resize(min(max(2 * len(mono), done + count), most), refcheck=False)
         if levels is not None:
             levels.add(block[:count])
         mono[done : done + count] = mean_of_channels(block[:count]) if channel is None else block[:count, channel]
