@@ -58,6 +58,17 @@ def test_the_streams_of_a_crop_start_at_the_same_time(corpus: Path) -> None:
     assert np.array_equal(sample["labels"].view(120, 2).T, acoustic[3:])
 
 
+def test_the_fine_stages_target_begins_with_the_codebook_of_its_configuration(corpus: Path) -> None:
+    rows, info = load_token_corpus(corpus, "train", cache_dir=corpus / "cache")
+    assert toy_config("fine").first_codebook == 3, "after those that it reads"
+    crops = TokenCrops(rows, info, toy_config("fine", first_codebook=2), 1.6)
+    row, cell = crop = crops.crop_at(5)
+    acoustic = read_stream(rows, row, "acoustic")[:, cell * 3 : cell * 3 + 120]
+    assert np.array_equal(crops.read(crop)["labels"].view(120, 2).T, acoustic[2:4])
+    with pytest.raises(ValueError, match="needs codebook 6 of acoustic; the corpus has 5"):
+        check_vocabularies(toy_config("fine", first_codebook=4), INFO)
+
+
 def test_an_epoch_samples_excerpts_by_length_and_is_reproducible(corpus: Path) -> None:
     crops = make_crops(corpus, "semantic")
     rows = [crops.crop_at(number)[0] for number in range(len(crops))]

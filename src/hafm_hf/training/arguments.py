@@ -15,34 +15,19 @@ from ..lead_sheet.lead_sheet import MAX_STYLES, STREAM_SIZES
 from ..modeling.codebook_patterns import PATTERNS
 
 
-def within(default: Any, help: str | None = None, *, least: float | None = None, most: float | None = None) -> Any:
-    """A field of a class of arguments: a number with inclusive limits, which `check_limits` checks."""
-    metadata = {"least": least, "most": most}
-    return field(default=default, metadata=metadata if help is None else {**metadata, "help": help})
-
-
-def share(default: float | None, help: str) -> Any:
-    """A field of a class of arguments: a share or a probability, from 0 to 1."""
-    return within(default, help, least=0.0, most=1.0)
-
-
-def check_limits(arguments: Any) -> None:
-    """Refuses numbers beyond the limits of their fields; None, where a field allows it, has no limits.
-
-    Raises:
-        ValueError: naming the argument, its value and the limit.
-    """
-    for item in fields(arguments):
-        value = getattr(arguments, item.name)
-        least = item.metadata.get("least")
-        most = item.metadata.get("most")
-        if value is None or least is None:
-            continue
+def at_least(least: float, **values: float) -> None:
+    """Raises ValueError if a value, given by its name, is below `least`."""
+    for name, value in values.items():
         # written so that NaN fails
-        if most is not None and not least <= value <= most:
-            raise ValueError(f"{item.name} is {value}; it is a share, from {least:g} to {most:g}.")
         if not value >= least:
-            raise ValueError(f"{item.name} is {value}; it must be at least {least:g}.")
+            raise ValueError(f"{name} is {value}; it must be at least {least:g}.")
+
+
+def shares(**values: float | None) -> None:
+    """Raises ValueError if a value, given by its name, is no share or probability; None is allowed."""
+    for name, value in values.items():
+        if value is not None and not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name} is {value}; it is a share, from 0 to 1.")
 
 
 @dataclass
@@ -126,14 +111,14 @@ class DataArguments:
         default=None, metadata={"help": "crop length; defaults to the stage's window (the paper: 10, 5 and 3 s)"}
     )
     validation_split: str = field(default="validation", metadata={"help": "split name; none disables validation"})
-    validation_crops: int = within(256, "maximum number of validation crops", least=1)
-    validation_batch: int = within(16, least=1)
+    validation_crops: int = field(default=256, metadata={"help": "maximum number of validation crops"})
+    validation_batch: int = 16
     cache_dir: str | None = field(default=None, metadata={"help": "cache folder of the datasets library"})
     dataloader_workers: int = 0
 
     def __post_init__(self) -> None:
         """Rejects values out of range."""
-        check_limits(self)
+        at_least(1, validation_crops=self.validation_crops, validation_batch=self.validation_batch)
 
 
 @dataclass
@@ -143,20 +128,29 @@ class CorruptionArguments:
     History is the target tokens before a slot; a lead sheet is that of the accompaniment.
     """
 
-    history_dropout: float = share(0.0, "expected share of hidden history at the start")
-    history_dropout_end: float | None = share(None, "share at the end; default: constant")
+    history_dropout: float = field(default=0.0, metadata={"help": "expected share of hidden history at the start"})
+    history_dropout_end: float | None = field(default=None, metadata={"help": "share at the end; default: constant"})
     history_span_seconds: float = field(default=0.5, metadata={"help": "mean length of a hidden span"})
-    history_swap: float = share(0.0, "expected share of history taken from another track")
+    history_swap: float = field(default=0.0, metadata={"help": "expected share of history taken from another track"})
     history_swap_span_seconds: float = field(default=2.0, metadata={"help": "mean length of a swapped span"})
-    lead_sheet_dropout: float = share(0.0, "probability of dropping a stream, for each")
-    lead_sheet_dropout_all: float = share(0.0, "probability of dropping all streams")
-    lead_sheet_half_beat: float = share(0.0, "probability of beats half a beat late")
-    lead_sheet_octave: float = share(0.0, "probability of double or half the tempo")
-    lead_sheet_other_voice: float = share(0.0, "probability of another vocal over chords")
+    lead_sheet_dropout: float = field(default=0.0, metadata={"help": "probability of dropping a stream, for each"})
+    lead_sheet_dropout_all: float = field(default=0.0, metadata={"help": "probability of dropping all streams"})
+    lead_sheet_half_beat: float = field(default=0.0, metadata={"help": "probability of beats half a beat late"})
+    lead_sheet_octave: float = field(default=0.0, metadata={"help": "probability of double or half the tempo"})
+    lead_sheet_other_voice: float = field(default=0.0, metadata={"help": "probability of another vocal over chords"})
 
     def __post_init__(self) -> None:
         """Rejects values out of range."""
-        check_limits(self)
+        shares(
+            history_dropout=self.history_dropout,
+            history_dropout_end=self.history_dropout_end,
+            history_swap=self.history_swap,
+            lead_sheet_dropout=self.lead_sheet_dropout,
+            lead_sheet_dropout_all=self.lead_sheet_dropout_all,
+            lead_sheet_half_beat=self.lead_sheet_half_beat,
+            lead_sheet_octave=self.lead_sheet_octave,
+            lead_sheet_other_voice=self.lead_sheet_other_voice,
+        )
 
     @property
     def corrupts_lead_sheets(self) -> bool:
@@ -174,17 +168,17 @@ class CorruptionArguments:
 class OptimizationArguments:
     """Length of the run, batch, optimiser and learning rate."""
 
-    max_steps: int = within(100_000, least=1)
+    max_steps: int = 100_000
     max_hours: float | None = field(default=None, metadata={"help": "end the schedule here if max_steps takes longer"})
-    global_batch: int = within(210, "crops per optimiser step, over all processes", least=1)
-    accumulation: int = within(1, least=1)
+    global_batch: int = field(default=210, metadata={"help": "crops per optimiser step, over all processes"})
+    accumulation: int = 1
     optimizer: str = field(default="adamw", metadata={"help": "adamw (the paper), or muon for the layers' matrices"})
-    learning_rate: float = within(3e-4, least=0)
-    final_learning_rate: float = within(1e-6, least=0)
-    warmup_steps: int = within(4000, least=0)
+    learning_rate: float = 3e-4
+    final_learning_rate: float = 1e-6
+    warmup_steps: int = 4000
     adam_beta1: float = 0.9
     adam_beta2: float = 0.98
-    weight_decay: float = within(0.01, least=0)
+    weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     max_skipped_steps: int = field(
         default=20, metadata={"help": "stop after this many consecutive steps without a finite gradient"}
@@ -193,7 +187,9 @@ class OptimizationArguments:
 
     def __post_init__(self) -> None:
         """Rejects values out of range and unknown choices."""
-        check_limits(self)
+        at_least(1, max_steps=self.max_steps, global_batch=self.global_batch, accumulation=self.accumulation)
+        at_least(0, learning_rate=self.learning_rate, final_learning_rate=self.final_learning_rate)
+        at_least(0, warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
         if self.mixed_precision not in ("no", "fp16", "bf16"):
             raise ValueError(f"mixed_precision is {self.mixed_precision!r}; choose no, fp16 or bf16.")
         if self.optimizer not in ("adamw", "muon"):
@@ -213,17 +209,18 @@ class RunArguments:
     resume: str = field(
         default="auto", metadata={"help": "auto, none (deletes all checkpoints and best/), or a checkpoint's folder"}
     )
-    save_steps: int = within(1000, least=1)
-    keep_checkpoints: int = within(2, least=1)
-    logging_steps: int = within(50, least=1)
-    validation_steps: int = within(1000, least=1)
+    save_steps: int = 1000
+    keep_checkpoints: int = 2
+    logging_steps: int = 50
+    validation_steps: int = 1000
     activation_checkpointing: bool = False
     compile: bool = False
     report_to: str = field(default="none", metadata={"help": "none, or a tracker supported by accelerate"})
 
     def __post_init__(self) -> None:
         """Rejects values out of range."""
-        check_limits(self)
+        at_least(1, save_steps=self.save_steps, keep_checkpoints=self.keep_checkpoints)
+        at_least(1, logging_steps=self.logging_steps, validation_steps=self.validation_steps)
 
 
 def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None = None) -> tuple[Any, ...]:

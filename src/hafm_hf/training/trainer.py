@@ -203,7 +203,7 @@ class StageTrainer:
         Raises:
             FloatingPointError: after `max_skipped_steps` such steps in a row.
         """
-        self.learning_rate = self.scheduled_rate(fraction)
+        self.learning_rate = self.learning_rate_at(fraction)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate
@@ -242,8 +242,8 @@ class StageTrainer:
         else:
             self.count_skipped_step()
 
-    def scheduled_rate(self, fraction: float) -> float:
-        """Learning rate of the next step: warm-up counts steps, and the cosine spans what is left of the run then."""
+    def learning_rate_at(self, fraction: float) -> float:
+        """Rate of the next step: warm-up counts steps, and the cosine spans what is left of the run then."""
         arguments, progress = self.optimization, self.progress
         if arguments.max_hours is None:
             progress.warm_up_end = arguments.warmup_steps / arguments.max_steps

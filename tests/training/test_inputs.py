@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""History dropout and swapping at their rates, validation on the same targets, and averaged losses."""
+"""History dropout and swapping at their rates, losses by token, and validation on the same targets."""
 
 import math
 
