@@ -223,6 +223,13 @@ def test_a_part_of_joined_sounds_is_read_from_any_place(tmp_path: Path) -> None:
     assert np.abs(part - whole[round(1.5 * RATE) : round(2.5 * RATE)]).max() < 1e-3
 
 
+def test_the_begin_of_another_sound_at_the_end_is_left_out_with_a_warning() -> None:
+    for file_format, begin in (("FLAC", b'fLaC\0\0\0"'), ("WAV", b"RIFF\xff\xff\xff\xffWAVE" + bytes(70))):
+        recording = audio.read_recording(file_bytes(glide(2.0, RATE), RATE, format=file_format) + begin)
+        assert len(recording.samples) == 2 * RATE
+        assert recording.remarks == (f"the vocal holds {len(begin)} bytes that are no sound; they are left out.",)
+
+
 # --- what phones record ---
 
 

@@ -14,14 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from .lead_sheet import METRES
 
 # how far outside its ranges a style still suits: standard deviations in octaves of tempo and of density
-TEMPO_OCTAVES, DENSITY_OCTAVES = 0.2, 0.4
+TEMPO_OCTAVES = 0.2
+DENSITY_OCTAVES = 0.4
 # styles below this share of the best one's weight are not drawn
 LEAST_SHARE = 0.02
 COMMON_METRE = 4
 # an event belongs to a beat if it is at most this share of a beat away from it
 NEAR_BEAT = 0.3
 # beats after which a bar may begin anew, as estimated beats can slip, and shortest end that counts as well
-STRETCH_BEATS, LEAST_BEATS = 96, 24
+STRETCH_BEATS = 96
+LEAST_BEATS = 24
 # nats by which three must be more probable than four
 MARGIN = 4.0
 
