@@ -54,7 +54,7 @@ def test_kernel_distance_equals_the_unbiased_estimator() -> None:
     within = np.mean([kernel(x, y) for i, x in enumerate(first) for j, y in enumerate(first) if i != j])
     within += np.mean([kernel(x, y) for i, x in enumerate(second) for j, y in enumerate(second) if i != j])
     between = np.mean([kernel(x, y) for x in first for y in second])
-    assert kernel_audio_distance(first, second, 1.3) == pytest.approx(100 * (within - 2 * between), rel=1e-9)
+    assert kernel_audio_distance(first, second, 1.3) == pytest.approx(1000 * (within - 2 * between), rel=1e-9)
 
 
 def test_density_and_coverage_count_the_balls_around_the_reference() -> None:

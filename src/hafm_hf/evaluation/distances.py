@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from .statistics import HAFMEvaluationError, Interval, bootstrap_statistic
 
-# as in the tables of the KAD paper, so that distances are easy to read
-SCALE = 100.0
+# so that distances are easy to read; the tables of the KAD paper have × 100
+SCALE = 1000.0
 BANDWIDTH_SAMPLES = 2000
 # neighbours whose distance is the radius of a reference embedding, as in the paper on density and coverage
 NEIGHBOURS = 5
@@ -113,7 +113,7 @@ def median_bandwidth(reference: NDArray[np.floating], seed: int = 0) -> float:
 
 
 def kernel_audio_distance(reference: NDArray[np.floating], evaluated: NDArray[np.floating], bandwidth: float) -> float:
-    """Unbiased MMD² × 100 with the Gaussian kernel exp(−|x − y|² / 2σ²) (Chung et al., "KAD", 2025; Gretton, 2012).
+    """Unbiased MMD² × 1000 with the Gaussian kernel exp(−|x − y|² / 2σ²) (Chung et al., "KAD", 2025; Gretton, 2012).
 
     Being unbiased, it needs no extrapolation in n and works for n ≤ D; it may be negative if the sets are alike.
 
