@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The repository's address stands in one place; `make dist` writes it into the documents, and refuses a placeholder."""
+"""The repository's address stands in one place; `make dist` writes it into the documents, and refuses placeholders."""
 
 import importlib.util
 import subprocess

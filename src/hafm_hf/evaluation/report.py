@@ -70,8 +70,8 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     systems = report["systems"].values()
     for embedder in dict.fromkeys(name for system in systems for name in system["distances"]):
         note = (
-            "Fréchet distance with its interval over songs, kernel distance × 1000, density and coverage (1 and near 1 "
-            "for the reference's own distribution), and prompt adherence with its interval: 1 where mixes with the "
+            "Fréchet distance with its interval over songs, kernel distance × 1000, density and coverage (1 and near "
+            "1 for the reference's own distribution), and prompt adherence with its interval: 1 where mixes with the "
             "voice are as coherent as real ones, 0 where they are as those with accompaniments of other songs; "
             "candidates and references are of different songs."
         )
