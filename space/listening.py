@@ -19,9 +19,9 @@ from hafm_hf.accompaniment.song import requested_lead_sheet
 from hafm_hf.lead_sheet.bars import chart, completed, on_the_beat
 from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
 from hafm_hf.lead_sheet.vocabulary import ENERGIES
-from hafm_hf.listening.beat_line import likeliest_tempo
 from hafm_hf.listening.modeling_listener import chord_choices
-from hafm_hf.listening.pitch_line import FRAME_RATE, fundamental_frequency, midi_pitch, sung_notes
+from hafm_hf.tokenizers.beat_line import likeliest_tempo
+from hafm_hf.tokenizers.pitch_line import FRAME_RATE, fundamental_frequency, midi_pitch, sung_notes
 from songs import Request, load_pipeline, on_gpu, read_vocal
 from takes import JOBS
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from hafm_hf.listening.beat_line import BEAT_PARTS, HAFMRhythmNetwork
+from hafm_hf.tokenizers.beat_line import BEAT_PARTS, HAFMRhythmNetwork
 
 from .steps import StepArguments, take_steps
 from .targets import IGNORED

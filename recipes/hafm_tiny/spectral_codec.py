@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hafm_hf.listening.pitch_line import mel_filters
 from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel
+from hafm_hf.tokenizers.pitch_line import mel_filters
 
 from .clusters import kmeans, nearest
 from .codec import mel_distance, relative_error, spectral_distance

@@ -16,7 +16,7 @@ import hafm_hf
 import tiny_models
 from conformance.reasons import REASONS
 from conformance.upstream import ConfigTester, GenerationStandIn, ModelTesterMixin, TrainingTesterMixin
-from hafm_hf.listening.pitch_line import TIME_NUMBERS
+from hafm_hf.tokenizers.pitch_line import TIME_NUMBERS
 from tiny_models import SIZES, STAGES, VOCABULARIES
 
 BATCH, FRAMES = 3, 6

@@ -15,7 +15,7 @@ from hafm_hf.lead_sheet.bars import chart, completed
 from hafm_hf.lead_sheet.chords import QUALITIES, chord_label, pitch_classes
 from hafm_hf.lead_sheet.export import MIDI_KEYS, to_midi, to_musicxml
 from hafm_hf.lead_sheet.files import read_beats, read_chords
-from hafm_hf.listening.pitch_line import sung_notes
+from hafm_hf.tokenizers.pitch_line import sung_notes
 from vocals import EXAMPLE
 
 RATE = 44_100

@@ -19,7 +19,7 @@ from hafm_hf.lead_sheet.bars import completed
 from hafm_hf.lead_sheet.chords import IN_KEY, NUM_CHORDS, QUALITIES, chord_class, chord_index, chord_label
 from hafm_hf.lead_sheet.files import read_beats, read_chords, read_lead_sheet, write_lead_sheet
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, beat_points, beats_passed, lead_sheet_streams
-from hafm_hf.listening.pitch_line import FRAME_RATE
+from hafm_hf.tokenizers.pitch_line import FRAME_RATE
 from tiny_models import tiny_composite
 from vocals import CODEC_RATE, EXAMPLE
 

@@ -17,9 +17,9 @@ from hafm_hf.lead_sheet.bars import chord_prior
 from hafm_hf.lead_sheet.chords import NUM_CHORDS, chord_class, key_name
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.listening import pitch_line
-from hafm_hf.listening.beat_line import HAFMBeatLine, likeliest_tempo
 from hafm_hf.listening.modeling_listener import chords_of_beats
-from hafm_hf.listening.pitch_line import LINE_RATE, HAFMVocalDescriptors, PitchLine
+from hafm_hf.tokenizers.beat_line import HAFMBeatLine, likeliest_tempo
+from hafm_hf.tokenizers.pitch_line import LINE_RATE, HAFMVocalDescriptors, PitchLine
 from tiny_models import tiny_codec, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 

@@ -12,9 +12,9 @@ from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompanime
 from hafm_hf.audio import Samples
 from hafm_hf.lead_sheet.bars import completed
 from hafm_hf.lead_sheet.lead_sheet import BEATS_PER_MINUTE, LeadSheet
-from hafm_hf.listening.beat_line import likeliest_tempo
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.listening.pitch_line import PitchLine
+from hafm_hf.tokenizers.beat_line import likeliest_tempo
+from hafm_hf.tokenizers.pitch_line import PitchLine
 
 from .references import Recording
 from .scores import beyond_shuffled, chord_cells, chord_overlap, tempo_is_right

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hafm_hf.lead_sheet.chords import PITCH_CLASSES
-from hafm_hf.listening.pitch_line import FLOOR_DB, LINE_RATE, PitchLine, normalised
+from hafm_hf.tokenizers.pitch_line import FLOOR_DB, LINE_RATE, PitchLine, normalised
 
 from ..targets import transposed_chords
 from .tunes import Tune

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hafm_hf.listening.beat_line import BEAT_PARTS
-from hafm_hf.listening.pitch_line import LINE_RATE, HAFMVocalDescriptors, PitchLine, pitch_line
+from hafm_hf.tokenizers.beat_line import BEAT_PARTS
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+from hafm_hf.tokenizers.pitch_line import LINE_RATE, HAFMVocalDescriptors, PitchLine, pitch_line
 
 from ..human_takes import human_take
 from ..song_pool import PCM_SCALE, finished_songs, load_song

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from hafm_hf.lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES
-from hafm_hf.listening.beat_line import BEAT_PARTS
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.listening.pitch_line import CLASS_NUMBERS, HARMONY_PARTS, PitchLine
+from hafm_hf.tokenizers.beat_line import BEAT_PARTS
+from hafm_hf.tokenizers.pitch_line import CLASS_NUMBERS, HARMONY_PARTS, PitchLine
 
 from ..steps import StepArguments, in_half, take_steps
 from .simulated_singer import SimulatedSinger

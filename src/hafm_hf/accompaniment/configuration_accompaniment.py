@@ -10,11 +10,11 @@ from transformers.configuration_utils import SubConfigSpec
 
 from ..lead_sheet.vocabulary import STEMS
 from ..listening.configuration_listener import HAFMListenerConfig
-from ..listening.pitch_line import LINE_RATE
 from ..modeling.configuration_hafm import STAGES, HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig
 from ..pretrained.checks import MAX_DILATIONS, MAX_SAMPLING_RATE, MAX_WIDTH, check_range
 from ..tokenizers.configuration_codec import check_codec_config, codec_format, describe_codec
 from ..tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
+from ..tokenizers.pitch_line import LINE_RATE
 
 
 @strict

@@ -22,9 +22,7 @@ from ..lead_sheet.bars import likeliest_key
 from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet, lead_sheet_streams, place_of
 from ..lead_sheet.vocabulary import STEMS
-from ..listening.beat_line import likeliest_tempo
 from ..listening.modeling_listener import HAFMListenerModel
-from ..listening.pitch_line import PitchLine
 from ..modeling.configuration_hafm import STAGES
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.windows import ROWS_AT_ONCE
@@ -36,9 +34,11 @@ from ..pretrained.saving import (
     write_repository_files,
     write_style_sounds,
 )
+from ..tokenizers.beat_line import likeliest_tempo
 from ..tokenizers.codecs import CodecStream, as_codec
 from ..tokenizers.configuration_codec import CodecFormat, codec_format
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+from ..tokenizers.pitch_line import PitchLine
 from .configuration_accompaniment import HAFMConfig
 from .kept import KeptInstrumental
 from .modeling_separator import HAFMSeparatorModel, SeparatorStream

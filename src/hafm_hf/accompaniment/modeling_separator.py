@@ -15,8 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..lead_sheet.vocabulary import STEMS
-from ..listening.beat_line import KERNEL, HAFMDilatedLayer
 from ..pretrained.saving import HAFMHubMixin
+from ..tokenizers.beat_line import KERNEL, HAFMDilatedLayer
 from ..tokenizers.codecs import Stretches
 from .configuration_accompaniment import HAFMSeparatorConfig
 

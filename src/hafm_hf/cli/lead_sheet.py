@@ -139,7 +139,7 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
     from ..audio.click import click_track
     from ..lead_sheet.bars import chart, completed
     from ..lead_sheet.files import IN_BARS, write_lead_sheet
-    from ..listening.pitch_line import sung_notes
+    from ..tokenizers.pitch_line import sung_notes
 
     if audio.is_silent(samples):
         shown = name if vocal == "-" else audio.source_name(vocal)

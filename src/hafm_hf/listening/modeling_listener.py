@@ -29,8 +29,8 @@ from ..lead_sheet.bars import chord_prior
 from ..lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES, chord_class, chord_label
 from ..lead_sheet.lead_sheet import LeadSheet, begins_beat
 from ..pretrained.saving import HAFMHubMixin
+from ..tokenizers.pitch_line import CLASS_NUMBERS, HARMONY_PARTS, LINE_RATE, PART_NUMBERS, TIME_NUMBERS, PitchLine
 from .configuration_listener import HAFMListenerConfig
-from .pitch_line import CLASS_NUMBERS, HARMONY_PARTS, LINE_RATE, PART_NUMBERS, TIME_NUMBERS, PitchLine
 
 # triads per root: without and with a minor third
 MODES = 2

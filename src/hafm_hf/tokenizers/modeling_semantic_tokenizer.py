@@ -19,10 +19,10 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from ..lead_sheet.lead_sheet import LeadSheet, beat_points
-from ..listening.beat_line import BEAT_NUMBERS, HAFMBeatLine, HAFMRhythmNetwork
-from ..listening.pitch_line import DESCRIPTORS, HAFMVocalDescriptors, PitchLine, pitch_line
 from ..pretrained.saving import HAFMHubMixin
+from .beat_line import BEAT_NUMBERS, HAFMBeatLine, HAFMRhythmNetwork
 from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
+from .pitch_line import DESCRIPTORS, HAFMVocalDescriptors, PitchLine, pitch_line
 
 NORMALIZATION_EPSILON = 1e-7
 

@@ -16,7 +16,7 @@ pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
 from hafm_hf import LeadSheet
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.listening.pitch_line import LINE_RATE
+from hafm_hf.tokenizers.pitch_line import LINE_RATE
 from hafm_tiny.listening.measuring import reliability, simulated, simulated_scores
 from hafm_tiny.listening.references import Recording
 from hafm_tiny.listening.scores import key_score, majmin, score, tempo_is_right

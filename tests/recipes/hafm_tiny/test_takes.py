@@ -16,7 +16,7 @@ pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import assemble_composite
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.listening.pitch_line import LINE_RATE
+from hafm_hf.tokenizers.pitch_line import LINE_RATE
 from hafm_tiny.listening.takes import RATE, crop_of_takes, sung_takes
 from hafm_tiny.listening.training import HarmonyTrainer, ListenerArguments, TimeTrainer
 from hafm_tiny.listening.tunes import SONGS, Tune, labelled_tune

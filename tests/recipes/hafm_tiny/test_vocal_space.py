@@ -11,9 +11,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from hafm_hf.lead_sheet.lead_sheet import beat_points
-from hafm_hf.listening.beat_line import BEAT_PARTS, HAFMRhythmNetwork
-from hafm_hf.listening.pitch_line import DESCRIPTORS
+from hafm_hf.tokenizers.beat_line import BEAT_PARTS, HAFMRhythmNetwork
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+from hafm_hf.tokenizers.pitch_line import DESCRIPTORS
 from hafm_tiny.rhythm import RhythmTrainer, rhythm_scores
 from hafm_tiny.targets import IGNORED
 from hafm_tiny.vocal_space import RhythmicFrames, SungFrames, VocalSpaceArguments, fit_vocal_space

@@ -6,7 +6,7 @@ import pytest
 
 from hafm_hf.audio import Samples
 from hafm_hf.listening import pitch_line
-from hafm_hf.listening.pitch_line import DESCRIPTORS, HAFMVocalDescriptors, fundamental_frequency
+from hafm_hf.tokenizers.pitch_line import DESCRIPTORS, HAFMVocalDescriptors, fundamental_frequency
 from vocals import CODEC_RATE, glide
 
 RATE, FRAME_RATE = 16_000, 50

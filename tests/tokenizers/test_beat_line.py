@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hafm_hf.listening.beat_line import HAFMBeatLine
+from hafm_hf.tokenizers.beat_line import HAFMBeatLine
 
 RATE = 50
 LINE = HAFMBeatLine(RATE)
