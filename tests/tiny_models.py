@@ -43,6 +43,16 @@ def tiny_stage(name: str, seed: int = 0, **options: Any) -> Any:
     return model_class(config_class(**{**SIZES, **VOCABULARIES[name], **options})).eval()
 
 
+def biased_stage(name: str, seed: int = 0, **options: Any) -> Any:
+    """A stage whose feed-forward layers and heads have biases, which are drawn as well, since they start as zeros."""
+    stage = tiny_stage(name, seed, feed_forward_bias=True, head_bias=True, **options)
+    with torch.no_grad():
+        for parameter_name, parameter in stage.named_parameters():
+            if parameter_name.endswith("bias"):
+                parameter.normal_(std=stage.config.initializer_range)
+    return stage
+
+
 def placed(how: str) -> dict[str, Any]:
     """Options of a stage whose conditioning has its own slots ("index", "time") or none ("sum")."""
     return {"position_scheme": "time", "conditioning_fusion": "sum"} if how == "sum" else {"position_scheme": how}

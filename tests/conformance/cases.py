@@ -41,8 +41,9 @@ class StageTester:
     hidden_size = SIZES["hidden_size"]
     batch_size = BATCH
 
-    def __init__(self, name: str, config_class: Any, model_class: Any) -> None:
+    def __init__(self, name: str, config_class: Any, model_class: Any, options: dict[str, Any]) -> None:
         self.name, self.config_class, self.causal_lm_class = name, config_class, model_class
+        self.options = options
         config = self.get_config()
         self.tokens = config.target_length(FRAMES)
         # of the whole sequence: hidden states and attentions cover the conditioning too
@@ -51,7 +52,13 @@ class StageTester:
     def get_config(self) -> Any:
         """Without dropout, so that two passes in training mode agree."""
         return self.config_class(
-            **{**SIZES, **VOCABULARIES[self.name], "conditioning_dropout": 0.0, "initializer_range": 0.02}
+            **{
+                **SIZES,
+                **VOCABULARIES[self.name],
+                **self.options,
+                "conditioning_dropout": 0.0,
+                "initializer_range": 0.02,
+            }
         )
 
     def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -76,11 +83,12 @@ class StageCase(ModelTesterMixin, TrainingTesterMixin, GenerationStandIn):
     name: str
     config_class: Any
     model_class: Any
+    options: dict[str, Any] = {}
 
     def setUp(self) -> None:
         """Makes the testers, or skips."""
         super().setUp()
-        self._tester = StageTester(self.name, self.config_class, self.model_class)
+        self._tester = StageTester(self.name, self.config_class, self.model_class, self.options)
         self.all_model_classes = (self.model_class,)
 
     @property
@@ -90,7 +98,7 @@ class StageCase(ModelTesterMixin, TrainingTesterMixin, GenerationStandIn):
 
     def test_config(self) -> None:
         """The configuration's own tests, all of them."""
-        sizes: dict[str, Any] = {**SIZES, **VOCABULARIES[self.name]}
+        sizes: dict[str, Any] = {**SIZES, **VOCABULARIES[self.name], **self.options}
         ConfigTester(self, config_class=self.config_class, **sizes).run_common_tests()
 
     def _prepare_for_class(self, inputs_dict: Any, model_class: Any, return_labels: bool = False) -> Any:
@@ -137,6 +145,13 @@ class FineStageTest(StageCase, Reasoned):
     """Codebooks 1–4 → codebooks 5–8."""
 
     name, (config_class, model_class) = "fine", STAGES["fine"]
+
+
+class BiasedStageTest(StageCase, Reasoned):
+    """A stage with the biases of the published weights."""
+
+    name, (config_class, model_class) = "coarse", STAGES["coarse"]
+    options = {"feed_forward_bias": True, "head_bias": True}
 
 
 class PartTester:

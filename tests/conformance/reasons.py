@@ -25,6 +25,7 @@ REASONS: dict[str, dict[str, str]] = {
     "SemanticStageTest": STAGE,
     "CoarseStageTest": STAGE,
     "FineStageTest": STAGE,
+    "BiasedStageTest": STAGE,
     "SemanticTokenizerTest": {
         "test_model_get_set_embeddings": NO_EMBEDDINGS,
         "test_internal_model_config_and_subconfig_are_same": "the network is cut, and so is the copy of its config",

@@ -13,11 +13,13 @@ pytestmark = pytest.mark.processor
 SHAPES = [(48, 36), (512, 512), (1024, 512)]
 
 
-def relative_error(rows: int, weight: torch.Tensor) -> float:
+def relative_error(rows: int, weight: torch.Tensor, bias: torch.Tensor | None = None) -> float:
     """Relative error of a product against the same matrix in double precision."""
     x = torch.randn(rows, weight.shape[1], generator=torch.Generator().manual_seed(rows))
     expected = x.double() @ weight.double().t()
-    found = packed_linear(weight, rows)(x)
+    if bias is not None:
+        expected = expected + bias.double()
+    found = packed_linear(weight, rows, bias)(x)
     assert found.dtype == torch.float32 and found.shape == expected.shape
     return float((found.double() - expected).norm() / expected.norm())
 
@@ -26,6 +28,21 @@ def relative_error(rows: int, weight: torch.Tensor) -> float:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_equal_linear_layers(rows: int, shape: tuple[int, int]) -> None:
     assert relative_error(rows, torch.randn(shape, generator=torch.Generator().manual_seed(0))) < 1e-6
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1, HALF_ROWS + 1])
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-6), (torch.bfloat16, 0.01)])
+def test_biases_are_added_by_every_kind_of_product(rows: int, dtype: torch.dtype, limit: float) -> None:
+    weight = torch.randn(48, 36, generator=torch.Generator().manual_seed(0))
+    bias = 5 * torch.randn(48, generator=torch.Generator().manual_seed(1))
+    assert relative_error(rows, weight.to(dtype), bias.to(dtype)) < limit
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS + 1, HALF_ROWS + 1])
+def test_the_bias_of_a_matrix_in_half_precision_is_not_rounded(rows: int) -> None:
+    """The products for few rows accumulate in float32, and so does the bias."""
+    weight = torch.randn(48, 36, generator=torch.Generator().manual_seed(0)).half().float()
+    assert relative_error(rows, weight, torch.full((48,), 1.0 + 2.0**-20)) < 1e-6
 
 
 @pytest.mark.parametrize("shape", SHAPES)

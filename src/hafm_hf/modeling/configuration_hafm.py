@@ -113,6 +113,8 @@ class HAFMStageConfig(PreTrainedConfig):
         num_attention_heads (`int`): Heads H.
         head_dim (`int`): Width of a head.
         intermediate_size (`int`): Inner width of the gated feed-forward; 0 means ⌊2/3 · 4 · D⌋.
+        feed_forward_bias (`bool`): Whether both matrices of the feed-forward have biases; the paper names none.
+        head_bias (`bool`): Whether the heads have biases; the paper names none.
         position_scheme (`str`):
             `"index"`: the paper's T5 bias on sequence distance. `"time"`: conditioning keys are biased by the signed
             difference in time, one table per source, and attention within the conditioning is bidirectional.
@@ -151,6 +153,8 @@ class HAFMStageConfig(PreTrainedConfig):
     num_attention_heads: int = 8
     head_dim: int = 64
     intermediate_size: int = 0
+    feed_forward_bias: bool = False
+    head_bias: bool = False
     position_scheme: str = "index"
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 1000

@@ -69,8 +69,8 @@ def check_plain(stage: HAFMStageForCausalLM) -> None:
                 )
 
 
-def packed_linear(weight: torch.Tensor, rows: int) -> Linear:
-    """Returns `x ↦ x Wᵀ` from float32 [R, I], R = `rows`, to float32 [R, O], whatever the precision of W.
+def packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None = None) -> Linear:
+    """Returns `x ↦ x Wᵀ + b` from float32 [R, I], R = `rows`, to float32 [R, O], whatever the precision of W.
 
     With few rows a product is limited by reading the matrix from memory, so the matrix is kept small and in the order
     in which it is read.
@@ -78,33 +78,37 @@ def packed_linear(weight: torch.Tensor, rows: int) -> Linear:
     Args:
         weight (float [O, I]): the matrix.
         rows: number of rows that the inputs will have.
+        bias (float [O], *optional*): b.
     """
     weight = weight.detach().contiguous()
+    bias = None if bias is None else bias.detach().contiguous()
     if weight.device.type != "cpu":
-        return lambda x: F.linear(x.to(weight.dtype), weight).float()
+        bias = None if bias is None else bias.to(weight.dtype)
+        return lambda x: F.linear(x.to(weight.dtype), weight, bias).float()
     # oneDNN's bfloat16 product is faster for many rows; it rounds the input too, as is usual in bfloat16
     rounds_inputs = weight.dtype == torch.bfloat16 and _packs(torch.bfloat16)
     has_fbgemm = torch.backends.quantized.engine in ("x86", "fbgemm")
     if rows <= (FEW_ROWS if rounds_inputs else HALF_ROWS) and has_fbgemm and _fits_half(weight):
         # half the bytes to read; weights are widened before they are multiplied, and sums accumulate in float32
-        packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
+        packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None if bias is None else bias.float())
         product = torch.ops.quantized.linear_dynamic_fp16
         return lambda x: product(x, packed)
-    return _packed_linear(weight, rows)
+    return _packed_linear(weight, rows, bias)
 
 
-def _packed_linear(weight: torch.Tensor, rows: int) -> Linear:
+def _packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -> Linear:
     """`packed_linear` with oneDNN in W's own precision, or in float32 where the CPU lacks a bfloat16 product."""
     if weight.dtype == torch.bfloat16 and not _packs(torch.bfloat16):
         weight = weight.float()
     dtype = weight.dtype
+    bias = None if bias is None else bias.to(dtype)
     if dtype not in (torch.float32, torch.bfloat16) or not _packs(dtype):
-        return lambda x: F.linear(x.to(dtype), weight).float()
+        return lambda x: F.linear(x.to(dtype), weight, bias).float()
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     product = torch.ops.mkldnn._linear_pointwise
     if dtype == torch.float32:
-        return lambda x: product(x, packed, None, "none", [], "")
-    return lambda x: product(x.to(dtype), packed, None, "none", [], "").float()
+        return lambda x: product(x, packed, bias, "none", [], "")
+    return lambda x: product(x.to(dtype), packed, bias, "none", [], "").float()
 
 
 @cache
@@ -150,10 +154,12 @@ class _Layer:
     def __init__(self, layer: Any, rows: int) -> None:
         attention, feed_forward, config = layer.attention, layer.feed_forward, layer.attention.config
         self.rows, self.heads, self.head_dim = rows, config.num_attention_heads, config.head_dim
-        self.qkv, self.output, self.up, self.down = (
-            packed_linear(linear.weight, rows)
-            for linear in (attention.qkv_proj, attention.o_proj, feed_forward.up_proj, feed_forward.down_proj)
-        )
+        up, down = feed_forward.up_proj, feed_forward.down_proj
+        self.qkv = packed_linear(attention.qkv_proj.weight, rows)
+        self.output = packed_linear(attention.o_proj.weight, rows)
+        # halves of `up` are multiplied by √½ (below); its bias is not covered by the norm's factor
+        self.up = packed_linear(up.weight, rows, None if up.bias is None else up.bias * math.sqrt(0.5))
+        self.down = packed_linear(down.weight, rows, down.bias)
         width, eps = config.hidden_size, config.rms_norm_eps
         self.attention_norm = _Norm(layer.attention_norm.weight, width, eps)
         # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) with g′ = g / √2, u′ = u / √2: three kernels that start fast
@@ -372,7 +378,7 @@ class FastDecoder:
         return draw(scores, uniforms, self.temperature, self.top_k)
 
     def _guide(self, states: torch.Tensor) -> torch.Tensor:
-        """Applies guidance to normalised states, giving float [B, D]: equal to guided logits, as heads are linear."""
+        """Applies guidance to normalised states, giving float [B, D]: equal to guided logits, as heads are affine."""
         if self.times == 1:
             return states
         # lerp is a single kernel
@@ -428,6 +434,7 @@ class FastDecoder:
         model, config = self.stage.model, self.config
         self.layers = [_Layer(layer, self.rows) for layer in model.layers]
         target, heads = model.target_embedding.weight.float(), self.stage.heads.weight.detach()
+        bias: torch.Tensor | None = self.stage.heads.bias
         if self.pattern.rows == 1:
             # a slot's embedding is of a token of the previous codebook, of the codebook to predict, and of the target
             kinds = model.quantizer_embedding.weight + model.segment_embedding.weight[-1]
@@ -437,9 +444,11 @@ class FastDecoder:
             kind = model.segment_embedding.weight[-1:].float()
             self.tables = (torch.cat([target[:1] + kind, target[1:]]).flatten(0, 1),)
             heads = heads.flatten(0, 1)[None]
+            bias = None if bias is None else bias.flatten()[None]
         self.norm = _Norm(model.norm.weight, config.hidden_size, config.rms_norm_eps)
         batch = self.rows // self.times
-        self.heads = [packed_linear(head, batch) for head in heads]
+        biases = [None] * len(heads) if bias is None else bias
+        self.heads = [packed_linear(head, batch, each) for head, each in zip(heads, biases, strict=True)]
         books = torch.arange(self.pattern.rows, device=heads.device)
         # for each code of a step, where its codebook begins in the table
         self.offsets = (books * target.shape[1]).repeat(batch)

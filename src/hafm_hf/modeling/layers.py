@@ -274,12 +274,13 @@ class HAFMAttention(nn.Module):
 
 
 class HAFMGatedFeedForward(nn.Module):
-    """GEGLU: (GELU(x W1) ⊙ x W2) W3, with W1 and W2 fused."""
+    """GEGLU: (GELU(x W1) ⊙ x W2) W3, with W1 and W2 fused, and with biases under `config.feed_forward_bias`."""
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        bias = config.feed_forward_bias
+        self.up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[B, L, D] → [B, L, D]."""
@@ -289,8 +290,12 @@ class HAFMGatedFeedForward(nn.Module):
         # pads the inner width (1365 in the paper) with zeros for faster matrix kernels; GELU(0) · 0 adds nothing
         inner = self.down_proj.in_features
         fill = -inner % KERNEL_WIDTH
-        gate, up = (F.linear(hidden_states, F.pad(part, (0, 0, 0, fill))) for part in self.up_proj.weight.chunk(2))
-        return F.linear(F.gelu(gate) * up, F.pad(self.down_proj.weight, (0, fill)))
+        biases = (None, None) if self.up_proj.bias is None else F.pad(self.up_proj.bias.view(2, inner), (0, fill))
+        gate, up = (
+            F.linear(hidden_states, F.pad(weight, (0, 0, 0, fill)), bias)
+            for weight, bias in zip(self.up_proj.weight.chunk(2), biases, strict=True)
+        )
+        return F.linear(F.gelu(gate) * up, F.pad(self.down_proj.weight, (0, fill)), self.down_proj.bias)
 
 
 class HAFMDecoderLayer(GradientCheckpointingLayer):
@@ -329,30 +334,40 @@ class HAFMCodebookEmbedding(nn.Module):
 
 
 class HAFMCodebookHeads(nn.Module):
-    """One linear head per target codebook: head t mod Q reads slot t; under the delay pattern all read every slot."""
+    """One linear head per target codebook: head t mod Q reads slot t; under the delay pattern all read every slot.
+
+    The heads have biases under `config.head_bias`.
+    """
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__()
         self.rows = codebook_pattern(config).rows
         self.weight = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size, config.hidden_size))
+        self.bias = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size)) if config.head_bias else None
 
     def forward(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """hidden_states [B, L, D] of consecutive slots (their numbers `targets`, int64 [L]) → logits [B·R, L, V]."""
         num_codebooks = self.weight.shape[0]
         if self.rows > 1:
-            logits = F.linear(hidden_states, self.weight.flatten(0, 1)).unflatten(2, (num_codebooks, -1))
+            bias = None if self.bias is None else self.bias.flatten()
+            logits = F.linear(hidden_states, self.weight.flatten(0, 1), bias).unflatten(2, (num_codebooks, -1))
             return logits.transpose(1, 2).flatten(0, 1)
         if num_codebooks == 1:
-            return F.linear(hidden_states, self.weight[0])
+            return F.linear(hidden_states, self.weight[0], None if self.bias is None else self.bias[0])
         length = hidden_states.shape[1]
         if length == 1:
-            return F.linear(hidden_states, self.weight.index_select(0, targets % num_codebooks)[0])
+            book = targets % num_codebooks
+            bias = None if self.bias is None else self.bias.index_select(0, book)[0]
+            return F.linear(hidden_states, self.weight.index_select(0, book)[0], bias)
         # slots are grouped by Q from the first target on, so its head comes first
         order = torch.arange(num_codebooks, device=targets.device) + targets[0]
         weight = self.weight.index_select(0, order % num_codebooks)
         count = (length + num_codebooks - 1) // num_codebooks
         frames = F.pad(hidden_states, (0, 0, 0, count * num_codebooks - length)).unflatten(1, (count, num_codebooks))
-        return torch.einsum("btqd,qvd->btqv", frames, weight).flatten(1, 2)[:, :length]
+        logits = torch.einsum("btqd,qvd->btqv", frames, weight)
+        if self.bias is not None:
+            logits = logits + self.bias.index_select(0, order % num_codebooks)
+        return logits.flatten(1, 2)[:, :length]
 
 
 class HAFMConditioningMixer(nn.Module):

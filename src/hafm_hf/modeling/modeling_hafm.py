@@ -65,6 +65,8 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
         tables = (HAFMCodebookEmbedding, HAFMCodebookHeads, RelativeAttentionBias)
         if isinstance(module, (nn.Linear, nn.Embedding, *tables)):
             init.normal_(module.weight, mean=0.0, std=std)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d):
             init.normal_(module.weight, mean=0.0, std=module.kernel_size[0] ** -0.5)
         elif isinstance(module, nn.RMSNorm):
