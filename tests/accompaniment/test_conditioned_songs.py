@@ -9,9 +9,7 @@ import torch
 
 from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
-from hafm_hf.accompaniment.song import SongRun, Voice
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, lead_sheet_streams
-from hafm_hf.modeling.windows import DecodingOptions
 from tiny_models import STAGES, first_read, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 

@@ -12,6 +12,7 @@ from ..audio import paste, resample
 from ..modeling.codebook_patterns import FREE
 from ..modeling.configuration_hafm import STAGES
 from ..tokenizers.codecs import as_codec
+from ..tokenizers.stopping import CheckStop
 
 
 class KeptInstrumental:
@@ -50,15 +51,16 @@ class KeptInstrumental:
         """Resamples the whole instrumental to `rate` (Hz): float32 [C, N]."""
         return torch.from_numpy(np.stack([resample(channel, self.rate, rate) for channel in self.audio]))
 
-    def tokens(self, model: Any, units: int) -> dict[str, torch.Tensor]:
+    def tokens(self, model: Any, units: int, check_stop: CheckStop | None = None) -> dict[str, torch.Tensor]:
         """Tokenises the kept spans for each stage.
 
         Args:
             model (`HAFMForVocalAccompaniment`): the model, whose tokenizer and codec make the tokens.
             units: length of the vocal. Only units that lie entirely within a span are kept.
+            check_stop: called between pieces of the work.
 
         Returns:
-            Flat target tokens (int64 [n]) by the name of the stage, −1 where they are to be generated.
+            Codes (int64 [Q, T]) by the name of the stage, −1 where they are to be generated.
         """
         rate = model.sampling_rate
         tokenizer = model.semantic_tokenizer
@@ -72,13 +74,14 @@ class KeptInstrumental:
         audio[:, :length] = found[:, :length]
         waveform = torch.from_numpy(resample(audio.mean(0).numpy(), rate, tokenizer.config.sampling_rate))
         codebooks = {name: stage.config.num_codebooks for name, stage in model.stages.items() if STAGES[name].acoustic}
-        codes = as_codec(model.codec).encode(audio[None].to(model.codec.device), sum(codebooks.values()))[0]
-        streams = {"semantic": tokenizer.encode(waveform.to(tokenizer.device))[None]}
+        codes = as_codec(model.codec).encode(audio[None].to(model.codec.device), sum(codebooks.values()), check_stop)[
+            0
+        ]
+        streams = {"semantic": tokenizer.encode(waveform.to(tokenizer.device), check_stop=check_stop)[None]}
         streams |= dict(zip(codebooks, codes.split(list(codebooks.values())), strict=True))
-        flat = {name: tokens.t().flatten().cpu() for name, tokens in streams.items()}
         return {
-            name: torch.where(kept.repeat_interleave(len(tokens) // units), tokens, FREE)
-            for name, tokens in flat.items()
+            name: torch.where(kept.repeat_interleave(tokens.shape[1] // units), tokens.cpu(), FREE)
+            for name, tokens in streams.items()
         }
 
     def splice(self, generated: torch.Tensor, rate: int) -> torch.Tensor:

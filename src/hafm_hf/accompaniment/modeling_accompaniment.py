@@ -23,6 +23,7 @@ from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet, lead_sheet_streams, place_of
 from ..lead_sheet.vocabulary import STEMS
 from ..listening.modeling_listener import HAFMListenerModel
+from ..modeling.computing import computing, suitable_threads
 from ..modeling.configuration_hafm import STAGES
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.windows import ROWS_AT_ONCE
@@ -39,23 +40,21 @@ from ..tokenizers.codecs import CodecStream, as_codec
 from ..tokenizers.configuration_codec import CodecFormat, codec_format
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from ..tokenizers.pitch_line import PitchLine
+from ..tokenizers.stopping import CheckStop
 from .configuration_accompaniment import HAFMConfig
 from .kept import KeptInstrumental
 from .modeling_separator import HAFMSeparatorModel, SeparatorStream
 from .options import OPTIONS, GenerationOptions
 from .parts import OPTIONAL_PARTS, check_names, config_json, load_parts, part_classes
 from .song import (
-    Generation,
     HAFMAccompanimentOutput,
-    Progress,
-    SongRun,
-    Voice,
+    drawn_style,
     given_vocals,
     one_vocal,
     requested_lead_sheet,
-    sounds_of,
     without_one_channel,
 )
+from .stages import Progress, ProgressReports, SongConditioning, StageChain
 
 logger = logging.get_logger(__name__)
 # float [N], or [C, N] with several channels
@@ -302,26 +301,32 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         known = {name: kwargs.pop(name, None) for name in KNOWN}
         given = known.pop("lead_sheet")
         sheets = [known_lead_sheet(each, **known) for each in (given if isinstance(given, (list, tuple)) else [given])]
-        generation = Generation(self, options, kwargs, progress)
+        options = GenerationOptions.of(options, kwargs)
+        self.check_streams(options)
         rows, rate = given_vocals(self.sampling_rate, vocals, sampling_rate, input_values, padding_mask)
         if len(rows) != 1 and instrumental is not None or len(rows) != len(sheets) and any(sheets):
             raise ValueError(f"A lead sheet or an instrumental belongs to one vocal, and {len(rows)} were given.")
         sheets = sheets if len(sheets) == len(rows) else [None] * len(rows)
         # `rate` is the feature extractor's if the vocals are `input_values`
         kept = self._kept(instrumental, check_sampling_rate(sampling_rate or rate), keep, len(rows[0]) / rate)
-        with generation.computing():
-            tokens = None if kept is None else kept.tokens(self, self.units(len(rows[0]), rate))
+        seed = self._seed(options)
+        reports = ProgressReports(progress)
         # a caller that passes a KeptInstrumental splices it at a rate of its own; stems need the spliced mix here
-        spliced = None if kept is instrumental and not generation.options.stems else kept
+        spliced = None if kept is instrumental and not options.stems else kept
         rendered: list[dict[str, Any]] = []
-        at_once = max(ROWS_AT_ONCE // generation.options.num_samples, 1)
-        for first in range(0, len(rows), at_once):
-            batch = rows[first : first + at_once]
-            with generation.computing():
-                song = self._song(generation, batch, rate, sheets[first : first + at_once], tokens)
-                song.run()
+        vocals_at_once = max(ROWS_AT_ONCE // options.num_samples, 1)
+        for first in range(0, len(rows), vocals_at_once):
+            batch = rows[first : first + vocals_at_once]
+            with self._computing(options, seed):
+                songs, heard = self._songs(options, seed, batch, rate, sheets[first:], reports, kept is not None)
+                tokens = (
+                    None if kept is None else kept.tokens(self, self.units(len(rows[0]), rate), reports.check_stop)
+                )
+                chain = self._chain(options, songs, seed, reports, tokens)
+                chain.run()
                 lengths = [round(len(vocal) * self.sampling_rate / rate) for vocal in batch]
-                rendered += self._decode(song, lengths, spliced, generation.options.stems)
+                lengths = [length for length in lengths for _ in range(options.num_samples)]
+                rendered += self._decode(chain, heard, lengths, spliced, options.stems, reports)
         lists = {name: [each[name] for each in rendered] for name in rendered[0]}
         return HAFMAccompanimentOutput(sampling_rate=self.sampling_rate, **lists)
 
@@ -353,14 +358,40 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             ValueError: as for `generate`.
         """
         lead_sheet = known_lead_sheet(**{name: kwargs.pop(name, None) for name in KNOWN})
-        generation = Generation(self, options, kwargs, progress)
-        if generation.options.num_samples > 1:
-            raise ValueError(f"num_samples is {generation.options.num_samples}; a stream is one sample.")
+        options = GenerationOptions.of(options, kwargs)
+        self.check_streams(options)
+        if options.num_samples > 1:
+            raise ValueError(f"num_samples is {options.num_samples}; a stream is one sample.")
         rows, rate = given_vocals(self.sampling_rate, vocal, sampling_rate, input_values, padding_mask)
         row = one_vocal(rows)
-        with generation.computing():
-            song = self._song(generation, [row], rate, [lead_sheet], at_once=1)
-        yield from self._chunks(generation, song, round(len(row) * self.sampling_rate / rate))
+        seed = self._seed(options)
+        reports = ProgressReports(progress)
+        with self._computing(options, seed):
+            songs, _ = self._songs(options, seed, [row], rate, [lead_sheet], reports)
+            chain = self._chain(options, songs, seed, reports, batch_size=1)
+        length = round(len(row) * self.sampling_rate / rate)
+        done = decoded = sent = 0
+        codec = CodecStream(as_codec(self.codec))
+        separator = SeparatorStream(self.separator) if options.stems and self.separator is not None else None
+        while sent < length:
+            audio = torch.zeros(1, 0)
+            with self._computing(options, seed):
+                codes = chain.advance()
+                if codes.shape[1] > done:
+                    new = codec.decode(codes[None, :, done:], chain.finished, reports.check_stop)[0]
+                    audio = new[:, : length - decoded].float().cpu()
+                    decoded += audio.shape[1]
+                    if separator is not None:
+                        audio = separator.separate(audio, last=chain.finished)
+            done, sent = codes.shape[1], sent + audio.shape[-1]
+            if audio.shape[-1]:
+                yield without_one_channel(audio)
+
+    def _seed(self, options: GenerationOptions) -> int:
+        return int(torch.randint(2**31, ())) if options.seed is None else options.seed
+
+    def _computing(self, options: GenerationOptions, seed: int) -> Any:
+        return computing(self.device, seed, options.threads or suitable_threads(self.stages.values()))
 
     def _kept(self, instrumental: Any, rate: int, keep: Sequence[tuple[float, float]], seconds: float) -> Any:
         """The `KeptInstrumental` for the inputs `instrumental` and `keep` and a vocal of `seconds`, or None.
@@ -374,25 +405,6 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             return instrumental
         audio = channels_first(instrumental, self.codec_format.channels)
         return KeptInstrumental(audio, rate, keep, seconds)
-
-    def _chunks(self, generation: Generation, song: SongRun, length: int) -> Iterator[torch.Tensor]:
-        """Runs the stages over one song of `length` samples and yields the chunks of `stream`."""
-        done = decoded = sent = 0
-        codec = CodecStream(as_codec(self.codec))
-        separator = None if self.separator is None else SeparatorStream(self.separator)
-        while sent < length:
-            audio = torch.zeros(1, 0)
-            with generation.computing():
-                codes = song.advance()
-                if codes.shape[1] > done:
-                    new = codec.decode(codes[None, :, done:], last=song.finished)[0]
-                    audio = new[:, : length - decoded].float().cpu()
-                    decoded += audio.shape[1]
-                    if generation.options.stems and separator is not None:
-                        audio = separator.separate(audio, last=song.finished)
-            done, sent = codes.shape[1], sent + audio.shape[-1]
-            if audio.shape[-1]:
-                yield without_one_channel(audio)
 
     def check_streams(self, options: GenerationOptions) -> None:
         """Refuses options that the model does not support.
@@ -409,7 +421,12 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             place_of(options.style, self.styles)
 
     def tokenize_vocal(
-        self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
+        self,
+        vocal: np.ndarray,
+        sampling_rate: int,
+        seed: int | None = None,
+        lead_sheet: LeadSheet | None = None,
+        check_stop: CheckStop | None = None,
     ) -> torch.Tensor:
         """Tokenises a mono vocal (float32 [N]) with noise added, padded to whole units: int64 [1, T_v].
 
@@ -421,7 +438,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         if not self.semantic_tokenizer.config.beat_line and not self.known_streams.isdisjoint(BEAT_STREAMS):
             lead_sheet = None
         waveform = self._waveform(vocal, sampling_rate)
-        return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed, lead_sheet=lead_sheet)[None]
+        return self.semantic_tokenizer.encode(
+            waveform, noise=True, seed=seed, lead_sheet=lead_sheet, check_stop=check_stop
+        )[None]
 
     def _waveform(self, vocal: np.ndarray, sampling_rate: int) -> torch.Tensor:
         """Resamples a mono vocal (float32 [N]) for the tokenizer and pads it to whole units."""
@@ -433,8 +452,13 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         return torch.from_numpy(pad_end(samples[:wanted], wanted)).to(self.semantic_tokenizer.device)
 
     def prepare_voice(
-        self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
-    ) -> Voice:
+        self,
+        vocal: np.ndarray,
+        sampling_rate: int,
+        seed: int | None = None,
+        lead_sheet: LeadSheet | None = None,
+        check_stop: CheckStop | None = None,
+    ) -> tuple[SongConditioning, LeadSheet]:
         """The conditioning of the stages for a mono vocal (float32 [N]); the arguments are those of `tokenize_vocal`.
 
         Raises:
@@ -443,12 +467,16 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         sheet = LeadSheet() if lead_sheet is None else lead_sheet
         if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in self.known_streams:
             raise ValueError("Chords are given, but no stage of this model reads any; leave chords out.")
-        sheet = self.complete_lead_sheet(vocal, sampling_rate, sheet)
-        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0]
-        return Voice(tokens, self.lead_sheet_streams(tokens, sheet), sheet)
+        sheet = self.complete_lead_sheet(vocal, sampling_rate, sheet, check_stop)
+        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet, check_stop)[0]
+        return SongConditioning(tokens, self.lead_sheet_streams(tokens, sheet)), sheet
 
     def complete_lead_sheet(
-        self, vocal: np.ndarray, sampling_rate: int, lead_sheet: LeadSheet | None = None
+        self,
+        vocal: np.ndarray,
+        sampling_rate: int,
+        lead_sheet: LeadSheet | None = None,
+        check_stop: CheckStop | None = None,
     ) -> LeadSheet:
         """Adds the model's estimates to what is known of a song; they can be corrected and passed back.
 
@@ -467,7 +495,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         gaps = [] if sheet.bars else sheet.chord_gaps(len(vocal) / sampling_rate)
         if self.listener is None and sheet.key and "key" not in sheet.estimated and gaps:
             logger.warning("The key changes no chords, since this model has no listener; give chords instead.")
-        sheet, phase, line = self._with_beats(self._waveform(vocal, sampling_rate), sheet, bool(gaps))
+        sheet, phase, line = self._with_beats(self._waveform(vocal, sampling_rate), sheet, bool(gaps), check_stop)
         if self.listener is None or line is None or phase is None or not gaps:
             return sheet
         rate = self.semantic_tokenizer.config.frame_rate
@@ -476,26 +504,27 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         key = likeliest_key(sheet)
         return sheet.completed_by(LeadSheet(key=key, estimated=["key"] if key else []))
 
-    def listen(self, waveform: torch.Tensor) -> tuple[PitchLine, torch.Tensor]:
+    def listen(self, waveform: torch.Tensor, check_stop: CheckStop | None = None) -> tuple[PitchLine, torch.Tensor]:
         """`HAFMSemanticTokenizerModel.listen`, with the features of the `ear`, if there is one, in the pitch line."""
-        line, places = self.semantic_tokenizer.listen(waveform)
+        line, places = self.semantic_tokenizer.listen(waveform, check_stop)
         if self.ear is not None:
-            line = replace(line, heard=self.ear.extract_features(waveform.to(self.ear.device)).cpu().numpy())
+            features = self.ear.extract_features(waveform.to(self.ear.device), check_stop=check_stop)
+            line = replace(line, heard=features.cpu().numpy())
         return line, places
 
     def _with_beats(
-        self, waveform: torch.Tensor, sheet: LeadSheet, listen: bool
+        self, waveform: torch.Tensor, sheet: LeadSheet, listen: bool, check_stop: CheckStop | None
     ) -> tuple[LeadSheet, torch.Tensor | None, PitchLine | None]:
         """Adds beats; returns the lead sheet, its `LeadSheet.phase`, and the pitch line if it was computed."""
         tokenizer, line = self.semantic_tokenizer, None
         rate, frames = tokenizer.config.frame_rate, tokenizer.num_frames(len(waveform))
         phase = sheet.phase(frames, rate)
         if tokenizer.config.beat_line and (phase is None or listen):
-            line, places = self.listen(waveform)
+            line, places = self.listen(waveform, check_stop)
             if phase is None:
                 heard = self.listener if sheet.tempo is None else None
                 near = None if heard is None else likeliest_tempo(heard.tempi, heard.tempo_of(line))
-                phase = tokenizer.beat_phase(places, sheet, near)
+                phase = tokenizer.beat_phase(places, sheet, near, check_stop)
         if sheet.bars and phase is None:
             raise ValueError("Chords by the bar need beats, which this model does not estimate; give beats as well.")
         if phase is None:
@@ -528,51 +557,73 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             streams[name] = found.to(stage.device)
         return streams
 
-    def _song(
+    def _songs(
         self,
-        generation: Generation,
+        options: GenerationOptions,
+        seed: int,
         vocals: Sequence[np.ndarray],
         rate: int,
         lead_sheets: Sequence[LeadSheet | None],
+        reports: ProgressReports,
+        kept: bool = False,
+    ) -> tuple[list[SongConditioning], list[LeadSheet]]:
+        """Listens to vocals: what the stages read for each sample of each, and its lead sheet.
+
+        Each sample draws a style, the same for all stages, if the lead sheet names none; kept spans determine it.
+        """
+        songs, sheets = [], []
+        for vocal, sheet in zip(vocals, lead_sheets, strict=False):
+            asked = requested_lead_sheet(vocal, rate, sheet, options)
+            song, heard = self.prepare_voice(vocal, rate, seed, asked, reports.check_stop)
+            for sample in range(options.num_samples):
+                sampled = replace(song, sample=sample)
+                if self.styles and heard.style is None and not kept:
+                    style = drawn_style(self.styles, seed, sample)
+                    estimated = sorted({*heard.estimated, "style"})
+                    sheets.append(replace(heard, style=style, estimated=estimated))
+                    streams = self.lead_sheet_streams(song.vocal_semantic, sheets[-1])
+                    songs.append(replace(sampled, lead_sheet_streams=streams))
+                else:
+                    songs.append(sampled)
+                    sheets.append(heard)
+        return songs, sheets
+
+    def _chain(
+        self,
+        options: GenerationOptions,
+        songs: Sequence[SongConditioning],
+        seed: int,
+        progress: Progress,
         kept: Mapping[str, torch.Tensor] | None = None,
-        at_once: int = ROWS_AT_ONCE,
-    ) -> SongRun:
-        """Prepares the run of a batch of songs: tokenises their vocals and completes their lead sheets."""
-        song = SongRun(
-            generation.stages,
-            [self.units(len(vocal), rate) for vocal in vocals],
-            self.units_per_second,
-            generation.decoding,
-            generation.seed,
-            generation.options.num_samples,
-            sounds_of(self.stages, self.codec),
-            kept,
-            generation.heartbeat.report,
-            at_once,
+        batch_size: int = ROWS_AT_ONCE,
+    ) -> StageChain:
+        stages = {name: stage for name, stage in self.stages.items() if name != "fine" or not options.skip_fine}
+        codec = as_codec(self.codec)
+        return StageChain(
+            stages, songs, options, seed, codec=codec, kept=kept, progress=progress, batch_size=batch_size
         )
-        voices = []
-        for vocal, sheet in zip(vocals, lead_sheets, strict=True):
-            asked = requested_lead_sheet(vocal, rate, sheet, generation.options)
-            voices.append(self.prepare_voice(vocal, rate, generation.seed, asked))
-        song.set_voices(voices)
-        return song
 
     def _decode(
-        self, song: SongRun, lengths: Sequence[int], kept: KeptInstrumental | None, stems: bool
+        self,
+        chain: StageChain,
+        lead_sheets: Sequence[LeadSheet],
+        lengths: Sequence[int],
+        kept: KeptInstrumental | None,
+        stems: bool,
+        reports: ProgressReports,
     ) -> Iterator[dict[str, Any]]:
         """Decodes the songs of a finished run one by one; `lengths` are those of the vocals, in output samples."""
-        for number, voice in enumerate(song.voices):
-            codes = song.codes(number)
-            length = lengths[number // song.num_samples]
+        for number, (sheet, length) in enumerate(zip(lead_sheets, lengths, strict=True)):
+            codes = chain.codes(number)
             # not as a batch: memory use grows with the length of a song
-            audio = as_codec(self.codec).decode(codes[None], length)[0].float().cpu()
+            audio = as_codec(self.codec).decode(codes[None], length, reports.check_stop)[0].float().cpu()
             audio = audio if kept is None else kept.splice(audio, self.sampling_rate)
             rendered = {
                 "audio": without_one_channel(audio),
-                "vocal_semantic": voice.tokens.cpu(),
-                "instrumental_semantic": song.stream("instrumental_semantic", number)[0].cpu(),
+                "vocal_semantic": chain.tokens("vocal_semantic", number)[0].cpu(),
+                "instrumental_semantic": chain.tokens("instrumental_semantic", number)[0].cpu(),
                 "codes": codes.cpu(),
-                "lead_sheets": voice.lead_sheet,
+                "lead_sheets": sheet,
             }
             if stems and self.separator is not None:
                 parts = zip(self.stems, self.separator.separate(audio), strict=True)
