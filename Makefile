@@ -19,12 +19,13 @@ export OMP_NUM_THREADS ?= 1
 # anew: 12 processor seconds rather than 5.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-space torture conformance audit lint format dist venv venv-dev clean
+.PHONY: help demo test test-space test-workshop torture conformance audit lint format dist venv venv-dev clean
 
 help:
 	@echo "make demo   set up, then turn $(EXAMPLE) into an instrumental and a mix in $(OUT)/"
 	@echo "make test   set up, then ruff, mypy and the test suite, without the network"
 	@echo "make test-space   the tests of the Space alone; screenshots in build/test-artefacts/space"
+	@echo "make test-workshop   the tests of how hafm-tiny is made, one of which trains a whole model in small"
 	@echo "make torture   faults, load and hostile input, thousands of tries; prints what was lost"
 	@echo "make conformance   transformers' own tests of models and configurations (needs the network once)"
 	@echo "make audit  known vulnerabilities of the locked packages (pip-audit; needs the network)"
@@ -49,6 +50,9 @@ $(VENV)/.dev: $(VENV)/.core
 	@$(PIP) -r requirements/test.txt
 	@echo "==> installing encodec and torchvggish (references of parity tests) without their CUDA dependencies"
 	@$(PIP) --no-deps encodec torchvggish resampy
+	@touch $@
+
+$(VENV)/.workshop: $(VENV)/.dev recipes/hafm_tiny/requirements.txt
 	@echo "==> installing what the recipes of hafm-tiny need (pyworld needs a C++ compiler)"
 	@$(PIP) -r recipes/hafm_tiny/requirements.txt || echo "    not installed: the tests that need it will skip"
 	@touch $@
@@ -80,6 +84,10 @@ test: lint
 test-space: $(VENV)/.dev
 	@echo "==> pytest of the Space, in a real browser where there is chromium"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/space
+
+test-workshop: $(VENV)/.workshop
+	@echo "==> pytest of recipes/hafm_tiny, two processes, no hub"
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 recipes/hafm_tiny/tests
 
 torture: $(VENV)/.dev
 	@echo "==> pytest of faults, every one as often as its marker says (under half an hour on two cores)"

@@ -28,7 +28,7 @@ import typer
 import yaml
 from transformers import PreTrainedModel
 
-from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
+from hafm_hf.accompaniment.parts import stage_parts
 from running import run_recipe
 
 CHECKPOINT, STATE = "ckpt_best.pt", "model_state"
@@ -89,7 +89,7 @@ def convert_stage(name: str, tensors: dict[str, torch.Tensor], mapping: dict[str
         raise ValueError(
             f"The mapping of {name} holds {', '.join(sorted(unknown))}; it may hold config, keys, leave_out."
         )
-    model = STAGE_MODELS[name](STAGE_MODELS[name].config_class(**mapping.get("config", {})))
+    model = stage_parts()[name].model_class(stage_parts()[name].model_class.config_class(**mapping.get("config", {})))
     rest, state, problems = dict(tensors), {}, []
     for key in mapping.get("leave_out", []):
         if rest.pop(key, None) is None:
@@ -120,7 +120,7 @@ def convert_stage(name: str, tensors: dict[str, torch.Tensor], mapping: dict[str
 def show(name: str, tensors: dict[str, torch.Tensor]) -> None:
     """Prints weight names and shapes of the original and of our stage at the paper's size."""
     with torch.device("meta"):
-        ours = STAGE_MODELS[name](STAGE_MODELS[name].config_class()).state_dict()
+        ours = stage_parts()[name].model_class(stage_parts()[name].model_class.config_class()).state_dict()
     for title, state in ((f"{name}, original", tensors), (f"{name}, ours", ours)):
         typer.echo(title)
         for key, value in state.items():
@@ -133,10 +133,10 @@ def main(
     mapping: Annotated[Path | None, typer.Option(help="YAML file that maps our weights to theirs.")] = None,
 ) -> None:
     """Converts the stages that exist, or without a mapping, prints the names that it needs."""
-    paths = {name: original / f"ar_{name}" / CHECKPOINT for name in STAGE_MODELS}
+    paths = {name: original / f"ar_{name}" / CHECKPOINT for name in stage_parts()}
     stages = {name: load_checkpoint(path) for name, path in paths.items() if path.is_file()}
     if not stages:
-        raise ValueError(f"{original} holds none of {', '.join(f'ar_{name}/{CHECKPOINT}' for name in STAGE_MODELS)}.")
+        raise ValueError(f"{original} holds none of {', '.join(f'ar_{name}/{CHECKPOINT}' for name in stage_parts())}.")
     if out is None or mapping is None:
         for name, tensors in stages.items():
             show(name, tensors)

@@ -13,7 +13,6 @@ import copy
 import json
 import os
 import re
-from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,8 +23,7 @@ from tqdm import tqdm
 from transformers import HubertConfig, HubertModel
 
 from feature_clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
-from hafm_hf.cli.options import grouped
-from hafm_hf.cli.prepare import SplitFlags, VocalChannel
+from hafm_hf.cli.prepare import ArtistPattern, SplitBy, Test, Validation, VocalChannel
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.stems import StemOptions, StemReader
 from hafm_hf.corpus.tokenizing import torch_device
@@ -42,12 +40,14 @@ KNOWN_EXTRA_KEYS = re.compile(
 )
 
 
-@grouped
 def main(
     audio: Annotated[Path, typer.Argument(help="Folder of songs, as for hafm prepare.")],
     tokenizer: Annotated[Path, typer.Argument(help="Folder for the semantic tokenizer.")],
     hubert: Annotated[str, typer.Option(help="Hub id or folder of a HuBERT.")],
-    splits: SplitFlags,
+    split_by: SplitBy = "hash",
+    validation: Validation = 0.05,
+    test: Test = 0.05,
+    artist_pattern: ArtistPattern = "",
     vocal_channel: VocalChannel = None,
     layer: Annotated[int, typer.Option(help="Hidden state to cluster.")] = 9,
     clusters: Annotated[int, typer.Option(min=2)] = 500,
@@ -86,7 +86,7 @@ def main(
             reservoirs[0],
             reservoirs[-1],
             SamplingOptions(max_tracks, segment_seconds, seed=seed),
-            SplitOptions(*astuple(splits)),
+            SplitOptions(split_by, validation, test, artist_pattern),
             FilterOptions(),
             progress,
             sample,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import soundfile
+import typer
 from transformers import pipeline
 
 from hafm_hf import audio
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

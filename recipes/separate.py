@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from hafm_hf.cli.options import EngineFlags, grouped
+from hafm_hf.cli.options import Engine, Workers, engine_arguments
 from hafm_hf.corpus.engines import run_on
 from hafm_hf.corpus.stems import write_stems
 from hafm_hf.corpus.tokenizing import torch_device
@@ -44,11 +44,11 @@ def separate(what: Separation, song: str) -> tuple[str, str]:
     return song, ""
 
 
-@grouped
 def main(
     songs: Annotated[Path, typer.Argument(help="Folder of songs.", file_okay=False)],
     stems: Annotated[Path, typer.Argument(help="Folder for the stems.", file_okay=False)],
-    engine: EngineFlags,
+    engine: Engine = "local",
+    workers: Workers = 1,
     separation: Annotated[str, typer.Option(help=f"Library: {' or '.join(SEPARATORS)}.")] = "audio-separator",
     separation_model: Annotated[str, typer.Option(help="NAME, or FOLDER/NAME; default: the paper's.")] = "",
     max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are skipped.")] = 30.0,
@@ -64,7 +64,11 @@ def main(
     failed = []
     what = Separation(options, songs.resolve(), stems.resolve())
     made = run_on(
-        make=separate, options=what, jobs=missing, gpus=int(torch_device(device) == "cuda"), **engine.asked()
+        make=separate,
+        options=what,
+        jobs=missing,
+        gpus=int(torch_device(device) == "cuda"),
+        **engine_arguments(engine, workers),
     )
     for name, reason in tqdm(made, total=len(found), initial=len(found) - len(missing), unit="song"):
         if reason:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from hafm_hf.accompaniment.configuration_accompaniment import HAFMSeparatorConfig
+from hafm_hf.accompaniment.configuration_separator import HAFMSeparatorConfig
 from hafm_hf.accompaniment.modeling_separator import HAFMSeparatorModel
 from hafm_hf.lead_sheet.vocabulary import STEMS
 from hafm_hf.pretrained.loading import write_checksums

@@ -15,7 +15,7 @@ from running import run_recipe
 
 def main() -> None:
     """Parses its own two options and passes all others on to `train_stage`."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(allow_abbrev=False, epilog="All other options are those of train_stage.py.")
     parser.add_argument("--codec", required=True)
     parser.add_argument("--semantic_tokenizer", required=True)
     named, words = parser.parse_known_args()

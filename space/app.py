@@ -19,7 +19,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from songs import KINDS, MAX_SECONDS, OFFERED, USUAL, Request, load_pipeline, logger, make_job, read_link, read_vocal
+from songs import (
+    KINDS,
+    MAX_SECONDS,
+    OFFERED,
+    USUAL,
+    Request,
+    load_pipeline,
+    logger,
+    make_job,
+    read_link,
+    read_recording,
+)
 
 # isort: split
 # after songs, which sets the folder for temporary files: gradio reads it on import
@@ -29,6 +40,7 @@ from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader
 import parts
 import takes
 from hafm_hf import LeadSheet
+from hafm_hf.accompaniment.generation_accompaniment import check_supported
 from hafm_hf.accompaniment.options import GenerationOptions, MixOptions
 from hafm_hf.pretrained.redaction import without_secrets
 from listening import lead_sheet_of, listen, uploaded, write_sheet
@@ -106,7 +118,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     if path.suffix == ".zip":
         sent = read_project(path)
         path = sent["path"]
-    samples, rate = read_vocal(str(path), seconds or MAX_SECONDS)
+    recording = read_recording(str(path), seconds or MAX_SECONDS)
+    samples, rate = recording.samples, recording.sampling_rate
     state = sent if "takes" in sent else {}
     known = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
     sheet = takes.stored_sheet(example) if example else LeadSheet.given(state.get("sheet") or known)
@@ -122,6 +135,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     # before there is a voice, the page has no Seconds field
     if len(samples) >= MAX_SECONDS * rate and not (seconds or settings[2].get("value")):
         said, settings[2] = announcement(f"The first {MAX_SECONDS:g} s of {path.name} are used."), MAX_SECONDS
+    if recording.remarks:
+        said = announcement(" ".join(recording.remarks))
     return [said, voice, *brought, *settings]
 
 
@@ -251,7 +266,7 @@ def restore(query: str | None) -> list[Any]:
         inputs = read_link(query)
         asked = GenerationOptions.of(given={name: inputs[name] for name in parts.CARDS if name in inputs})
         if asked != GenerationOptions():
-            load_pipeline(inputs.get("model", OFFERED[0])).model.check_streams(asked)
+            check_supported(asked, load_pipeline(inputs.get("model", OFFERED[0])).model)
     except ValueError as error:
         said, inputs = announcement(explain(error), "alert"), {}
     empty: Values = {**dict.fromkeys(USUAL.keys() - {"stems"}, ""), "model": OFFERED[0], "skip_fine": False}
@@ -427,7 +442,7 @@ def build_page() -> gr.Blocks:
 
 def main() -> None:
     """Serves the page until it is terminated, and leaves no files behind."""
-    start = parts.with_start(Path(GRADIO, INDEX).read_text())
+    start = parts.with_start(Path(GRADIO, INDEX).read_text(encoding="utf-8"))
     gr.routes.templates.env.loader = ChoiceLoader([DictLoader({INDEX: start}), FileSystemLoader(GRADIO)])
     gr.set_static_paths([STATIC, *{path.parent for path in parts.EXAMPLES}])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

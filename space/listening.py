@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hafm_hf import LeadSheet, audio
-from hafm_hf.accompaniment.song import requested_lead_sheet
+from hafm_hf.audio.feature_extraction_hafm import LISTENING_RATE
 from hafm_hf.lead_sheet.bars import chart, completed, on_the_beat
 from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
 from hafm_hf.lead_sheet.vocabulary import ENERGIES
+from hafm_hf.listening.encoder import HAFMVocalEncoder, Heard, with_style_and_energy
 from hafm_hf.listening.modeling_listener import chord_choices
 from hafm_hf.tokenizers.beat_line import likeliest_tempo
 from hafm_hf.tokenizers.pitch_line import FRAME_RATE, fundamental_frequency, midi_pitch, sung_notes
@@ -44,45 +44,53 @@ def listen(vocal: str | None, model: str, seconds: float | None, known: LeadShee
     samples, rate = read_vocal(vocal, seconds)
     samples = audio.with_channels(samples, 1)
     with LISTENING:
-        sheet = estimate(model, samples, rate, known)
-        if sheet.has_beats:
-            sheet = on_the_beat(completed(sheet, len(samples) / rate), len(samples) / rate)
-        if known.has_beats:
-            sheet = replace(sheet, estimated=[name for name in sheet.estimated if name != "beats"])
+        sheet, unsure = estimate(model, samples, rate, known)
         pitch = [None if np.isnan(note) else round(float(note), 2) for note in pitch_line(samples, rate)]
-        unsure = doubts(model, samples, rate, sheet)
-    energies = ENERGIES if "energy" in load_pipeline(model).model.known_streams else ()
+    energies = ENERGIES if "energy" in load_pipeline(model).model.encoder.lead_sheet_streams else ()
     found = {"vocal": vocal, "seconds": len(samples) / rate, "pitch": pitch, "energies": energies}
     return found | {"sheet": sheet.to_dict(), **unsure}
 
 
 @on_gpu
-def estimate(model: str, samples: audio.Samples, rate: int, known: LeadSheet) -> LeadSheet:
-    """Completes what is known by the model's estimates; returns it unchanged if the model estimates no beats."""
-    composite = load_pipeline(model).model
-    beats = composite.semantic_tokenizer.config.beat_line
-    return composite.complete_lead_sheet(samples, rate, known) if beats else known
+def estimate(model: str, samples: audio.Samples, rate: int, known: LeadSheet) -> tuple[LeadSheet, dict[str, Any]]:
+    """Listens to a voice (float32 [N] at `rate` Hz): what is known completed by estimates, and `doubts` about these.
+
+    What is known is returned unchanged if the model estimates no beats.
+    """
+    pipeline = load_pipeline(model)
+    encoder = pipeline.model.encoder
+    if not encoder.semantic_tokenizer.config.beat_line:
+        return known, {}
+    vocal = pipeline.feature_extractor.resampled(samples, rate)
+    heard = encoder.listen(vocal)
+    sheet = encoder.lead_sheet(vocal, known, heard)
+    seconds = len(samples) / rate
+    if sheet.has_beats:
+        sheet = on_the_beat(completed(sheet, seconds), seconds)
+    if known.has_beats:
+        sheet = replace(sheet, estimated=[name for name in sheet.estimated if name != "beats"])
+    return sheet, doubts(encoder, heard, sheet, seconds)
 
 
-@on_gpu
-def doubts(model: str, samples: audio.Samples, rate: int, sheet: LeadSheet) -> dict[str, Any]:
+def doubts(encoder: HAFMVocalEncoder, heard: Heard, sheet: LeadSheet, seconds: float) -> dict[str, Any]:
     """Alternatives to estimates: "choices" (`chord_choices`), and "others", beats at the second likeliest tempo."""
-    composite = load_pipeline(model).model
-    tokenizer, listener = composite.semantic_tokenizer, composite.listener
-    if listener is None or sheet.beats is None or not {"beats", "chords"} & {*sheet.estimated}:
+    tokenizer, listener = encoder.semantic_tokenizer, encoder.listener
+    if listener is None or sheet.beats is None:
         return {}
-    frame_rate, found = tokenizer.config.frame_rate, dict[str, Any]()
-    waveform = torch.from_numpy(audio.resample(samples, rate, tokenizer.config.sampling_rate))
-    line, places = composite.listen(waveform)
+    frame_rate = tokenizer.config.frame_rate
+    alternatives: dict[str, Any] = {}
     if "beats" in sheet.estimated:
-        own = 60 / float(np.diff(sheet.beats).mean())
-        phase = tokenizer.beat_phase(places, near=likeliest_tempo(listener.tempi, listener.tempo_of(line), own))
-        other = completed(LeadSheet.from_estimates(phase, None, frame_rate), len(samples) / rate)
-        found["others"] = other.beats or []
+        tempo = 60 / float(np.diff(sheet.beats).mean())
+        near = likeliest_tempo(listener.tempi, listener.tempo_of(heard.line), tempo)
+        phase = tokenizer.beat_phase(heard.places, near=near)
+        other = completed(LeadSheet.from_estimates(phase, None, frame_rate), seconds)
+        alternatives["others"] = other.beats or []
     if "chords" in sheet.estimated:
-        likely = listener.chords(line, sheet.phase(len(line), frame_rate), replace(sheet, chords=()))
-        found["choices"] = chord_choices(likely, sheet.chords, frame_rate)
-    return found
+        listed = sheet.phase(len(heard.line), frame_rate)
+        assert listed is not None
+        likely = listener.chords(heard.line, listed, replace(sheet, chords=()))
+        alternatives["choices"] = chord_choices(likely, sheet.chords, frame_rate)
+    return alternatives
 
 
 def pitch_line(samples: audio.Samples, rate: int) -> np.ndarray:
@@ -104,7 +112,10 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
     kind, sheet = (timeline.get("ask") or {}).get("format"), lead_sheet_of(timeline, request.vocal)
     samples, rate = read_vocal(request.vocal, request.seconds)
     samples = audio.with_channels(samples, 1)
-    sheet = requested_lead_sheet(samples, rate, sheet, request.options)
+    vocal = load_pipeline(request.model).feature_extractor.resampled(samples, rate)
+    style, energy = request.options.style, request.options.energy
+    if sheet is not None or style or energy:
+        sheet = with_style_and_energy(sheet or LeadSheet(), style, energy, vocal.samples, LISTENING_RATE)
     if sheet is None or kind not in {*IN_BARS, "json"}:
         raise ValueError("There are no beats or chords to write yet; listen to a voice, or tap along.")
     melody = sung_notes(samples, rate) if kind == "midi" else []

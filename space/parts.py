@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from hafm_hf.accompaniment.generation_accompaniment import supported_streams
 from songs import ENDS, OFFERED, OPTIONS, load_pipeline
 from takes import stored_band
 
@@ -89,8 +90,9 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
     except ValueError:
         # the reason is given when something is generated
         return {name: {"visible": False} for name in [*NEEDING_STREAMS, "sounds"]}
+    supported = supported_streams(composite)
     known: dict[str, dict[str, Any]] = {
-        name: {"visible": not composite.known_streams.isdisjoint(FIELDS[name].streams)} for name in NEEDING_STREAMS
+        name: {"visible": not supported.isdisjoint(FIELDS[name].streams)} for name in NEEDING_STREAMS
     }
     known["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
     sounds = composite.style_sounds
@@ -103,7 +105,7 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
 def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.components.Component:
     """The input of an option; `known` are properties that depend on the model."""
     option = FIELDS[name]
-    usual = option.label, option.help.rstrip("."), "auto" if option.optional else f"{option.default:g}"
+    usual = option.label, option.help.rstrip("."), "auto" if option.default is None else f"{option.default:g}"
     label, info, empty = OPTION_WORDS.get(name, usual)
     shown = {"label": label, "info": info, "elem_id": name, "min_width": 140, **(known or {})}
     if option.kind is bool:
@@ -129,7 +131,7 @@ def part_html(name: str) -> str:
     """The content of static/NAME.html, with a button for each example voice."""
     names = [html.escape(voice_name(path)) for path in EXAMPLES]
     buttons = (f"<button type='button' value='{name}' aria-label='{name}'>▶ {name}</button>" for name in names)
-    inside = (STATIC / f"{name}.html").read_text().replace("EXAMPLES", "".join(buttons))
+    inside = (STATIC / f"{name}.html").read_text(encoding="utf-8").replace("EXAMPLES", "".join(buttons))
     return f"<div class='hafm-studio hafm-{name}'>{inside}</div>"
 
 
@@ -138,7 +140,7 @@ def with_start(document: str) -> str:
     files = [f"<link rel='modulepreload' href='gradio_api/file={path}'>" for path in STATIC.glob("*.js")]
     files += [f"<link rel='stylesheet' href='gradio_api/file={STATIC / 'studio.css'}'>"]
     bands = json.dumps({voice_name(path): stored_band(path) for path in EXAMPLES}).replace("<", "\\u003c")
-    start = (STATIC / "start.html").read_text().replace("RECORDER", part_html("recorder"))
+    start = (STATIC / "start.html").read_text(encoding="utf-8").replace("RECORDER", part_html("recorder"))
     start = start.replace("SCRIPT", imported("recorder")).replace("BANDS", bands)
     return document.replace("<style>", f"{''.join(files)}<style>", 1).replace("</body>", f"{start}</body>")
 

@@ -24,8 +24,8 @@ import torch
 import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing hafm_hf registers the task
-from hafm_hf.accompaniment.options import MIX_OPTIONS, PUBLIC_OPTIONS, GenerationOptions, MixOptions
-from hafm_hf.accompaniment.song import drawn_style
+from hafm_hf.accompaniment.generation_accompaniment import drawn_style
+from hafm_hf.accompaniment.options import GenerationOptions, MixOptions, described
 from hafm_hf.pretrained.redaction import first_line, without_secrets
 from takes import Job, LiveTake, Remake, setting, write_job
 
@@ -42,9 +42,13 @@ GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
 # The models that the page offers; the first is the default.
 OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if name.strip()]
 # Options of a generation. A request makes one song, which becomes a take.
-OPTIONS = {name: option for name, option in PUBLIC_OPTIONS.items() if name != "num_samples"}
+OPTIONS = {
+    name: option
+    for name, option in described(GenerationOptions).items()
+    if not option.internal and name != "num_samples"
+}
 # Options of the mix that make a song longer than the voice; 0 by default.
-ENDS = {name: MIX_OPTIONS[name] for name in ("intro_bars", "outro_bars", "tail")}
+ENDS = {name: described(MixOptions)[name] for name in ("intro_bars", "outro_bars", "tail")}
 # The types of a request's values.
 KINDS: dict[str, type] = {"model": str, **{name: option.kind for name, option in OPTIONS.items()}}
 KINDS |= {"seconds": float, "tempo": float, **{name: option.kind for name, option in ENDS.items()}}
@@ -143,6 +147,12 @@ def _value(name: str, text: str, kind: type) -> Any:
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
     """Reads the first `seconds` (0: all): samples (float32 [N] or [N, 2]) and rate; a HAFMAudioError if unusable."""
+    recording = read_recording(path, seconds)
+    return recording.samples, recording.sampling_rate
+
+
+def read_recording(path: str | None, seconds: float | None) -> audio.Recording:
+    """Reads a voice like `read_vocal`, with what the singer should know of it."""
     if path is None:
         raise audio.HAFMAudioError("There is no voice yet: record one, upload a file or choose an example.")
     if not Path(path).exists():
@@ -153,13 +163,14 @@ def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, 
     # reads a second more than allowed: enough to notice a longer file without decoding all of it
     limit = MAX_SECONDS + 1.0
     # a Path is never taken for a URL: clients must not make this server fetch things
-    samples, rate = audio.read_audio(Path(path), seconds=min(seconds or limit, limit), max_seconds=limit, mono=False)
+    recording = audio.read_recording(Path(path), seconds=min(seconds or limit, limit), max_seconds=limit, keep=2)
+    samples, rate = recording.samples, recording.sampling_rate
     name = audio.source_name(path)
     if len(samples) > MAX_SECONDS * rate:
         raise audio.HAFMAudioError(f"{name} is longer than {MAX_SECONDS:g} s; cut it, or set Seconds to use less.")
     if audio.is_silent(samples):
         raise audio.HAFMAudioError(f"{name} is silent; check the microphone, or sing closer to it.")
-    return samples, rate
+    return recording
 
 
 @lru_cache(maxsize=2)

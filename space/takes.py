@@ -89,7 +89,9 @@ class Job:
 
     def save(self) -> None:
         """Saves the job next to its files, for `read_job`."""
-        (self.folder / ABOUT).write_text(json.dumps({**asdict(self), "folder": "", "source": "", "played": {}}))
+        (self.folder / ABOUT).write_text(
+            json.dumps({**asdict(self), "folder": "", "source": "", "played": {}}), encoding="utf-8"
+        )
 
     def read(self, part: str) -> tuple[audio.Samples, int]:
         """Reads the vocal, the instrumental or a stem: float32 [N] or [N, 2], rate in Hz; a HAFMAudioError if gone."""
@@ -103,7 +105,7 @@ def read_job(name: str, source: str) -> Job | None:
     """The job in the folder `name`, for the vocal file `source`; None if it has expired or can't be read."""
     path = JOBS / name / ABOUT
     try:
-        about = json.loads(path.read_text() if re.fullmatch(r"\w+", name) else "{}")
+        about = json.loads(path.read_text(encoding="utf-8") if re.fullmatch(r"\w+", name) else "{}")
         about |= {"folder": path.parent, "source": source, "played": {}}
         job = Job(**{each: kind(about[each]) for each, kind in get_type_hints(Job).items() if each in about})
     except (OSError, OverflowError, TypeError, ValueError):

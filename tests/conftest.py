@@ -37,7 +37,6 @@ SHARED_DATA = Path(os.environ.get("HAFM_TEST_DATA", REPOSITORY.parent / "shared"
 # The slowest files, slowest first: when two processes share the suite (--dist loadfile), a slow file that starts
 # last leaves one of them idle.
 LONGEST = (
-    "recipes/hafm_tiny/test_whole_model.py",
     "space/test_page.py",
     "integration/test_evaluate.py",
     "integration/test_documents.py",

@@ -158,6 +158,16 @@ def hafm(words: list[str]) -> None:
     main()
 
 
+def unread_hafm(words: list[str]) -> None:
+    """The command line with nobody who reads what it prints, as after `| head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+    # the object of the file that it was before would try to seek
+    sys.stdout = open(1, "w", closefd=False)
+    hafm(words)
+
+
 def train(words: list[str]) -> None:
     """recipes/train_stage.py, as a function for `ForkedWork`."""
     from hafm_hf.training.recipe import train_stage

@@ -12,6 +12,7 @@ from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel, Huber
 
 import hafm_hf
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES
+from hafm_hf.listening.encoder import HAFMEncoderOutput
 from vocals import glide
 
 CLUSTERS = 13
@@ -196,6 +197,14 @@ def tiny_band(pattern: str = "flat", plain: bool = False, **parts: Any) -> hafm_
     usual: dict[str, Any] = {"semantic_tokenizer": tiny_semantic_tokenizer(), "codec": tiny_codec()}
     usual |= {} if plain else {"separator": tiny_separator()}
     return hafm_hf.HAFMForVocalAccompaniment.from_parts(**{**usual, **parts, **stages}).eval()
+
+
+def encoded(
+    model: hafm_hf.HAFMForVocalAccompaniment, vocal: Any, rate: int, given: Any = None, **how: Any
+) -> HAFMEncoderOutput:
+    """What the encoder of a composite returns for a vocal (float [N] at `rate` Hz)."""
+    (heard,) = model.feature_extractor().vocals(vocal, rate)
+    return model.encoder(heard, given, **how)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmarks.decoding import untrained
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-from hafm_hf.modeling.configuration_hafm import STAGES
+from hafm_hf.accompaniment.parts import stage_parts
 
 # of a glide (8 s), its pauses (3 s) and its vibrato (1 / 5.5 s), whole numbers of each
 GLIDE_SECONDS = 24.0
@@ -47,7 +47,7 @@ def benchmark_song(
     begin = time.perf_counter()
     composite = HAFMForVocalAccompaniment.from_pretrained(model or None)
     if pattern is not None:
-        for name in [name for name in composite.stages if STAGES[name].acoustic]:
+        for name in [name for name in composite.stages if stage_parts()[name].acoustic]:
             setattr(composite, name, untrained(getattr(composite, name), pattern))
     loaded, loaded_gib = time.perf_counter(), _peak_gib()
     vocal = glide(seconds, composite.sampling_rate)

@@ -28,10 +28,11 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from benchmarks.decoding import musicgen_decoder
+from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
 from hafm_hf.modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
 from hafm_hf.modeling.layers import HAFMAttention
-from hafm_hf.modeling.modeling_hafm import STAGE_MODELS, HAFMStageForCausalLM
+from hafm_hf.modeling.modeling_hafm import HAFMStageForCausalLM
 from hafm_hf.training.arguments import StageArguments, stage_config
 from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, collate, load_token_corpus
 
@@ -120,9 +121,9 @@ def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
     """
     if options.dtype not in DTYPES:
         raise ValueError(f"dtype is {options.dtype!r}; choose one of {', '.join(DTYPES)}.")
-    if options.stage not in STAGE_MODELS:
-        raise ValueError(f"{options.stage!r} is no stage; choose one of {', '.join(STAGE_MODELS)}.")
-    seconds = options.crop_seconds or STAGE_MODELS[options.stage].config_class().window_seconds
+    if options.stage not in stage_parts():
+        raise ValueError(f"{options.stage!r} is no stage; choose one of {', '.join(stage_parts())}.")
+    seconds = options.crop_seconds or stage_parts()[options.stage].model_class.config_class().window_seconds
     arguments = StageArguments(
         stage=options.stage,
         hidden_size=options.hidden_size,
@@ -162,7 +163,7 @@ def training_steps(
 ) -> tuple[dict[str, Callable[[], None]], int, dict[str, int]]:
     """The variants' steps over one fixed batch, the target tokens of a step, and the variants' parameter counts."""
     torch.manual_seed(0)
-    stage_class, rows = STAGE_MODELS[options.stage], options.batch
+    stage_class, rows = stage_parts()[options.stage].model_class, options.batch
     conditioning = torch.randint(
         min(config.conditioning_sizes),
         (rows, config.num_conditioning_streams, frames),

@@ -10,7 +10,7 @@ const START = -Infinity; // a position before any song
 
 class Desk {
   constructor() {
-    Object.assign(this, { parts: [], out: null, older: new Set(), began: START, scale: 1, loops: false, span: null, vocal: null, waits: false });
+    Object.assign(this, { parts: [], out: null, older: new Set(), began: START, wanted: null, scale: 1, loops: false, span: null, vocal: null, waits: false });
     [this.voice, this.stems] = ["voice", "stems"].map((name) => Object.assign(document.createElement("div"), { className: name }));
   }
 
@@ -22,7 +22,7 @@ class Desk {
   get begin() { return Math.min(0, ...this.parts.map((part) => part.begin ?? 0)); }
   get seconds() { return Math.max(0, ...this.parts.map((part) => part.seconds ?? 0)); }
   get length() { return this.seconds - this.begin; }
-  /** The second up to which there are sounds: less than `seconds` while a band is generated. */
+  /** The second up to which there are sounds here: less than `seconds` while a band is generated or downloaded. */
   get until() { return Math.min(this.seconds, ...this.parts.map((part) => part.until ?? Infinity)); }
 
   /** The playback position in seconds, as heard. */
@@ -35,32 +35,37 @@ class Desk {
 
   toggle() { this.playing || this.waits ? this.stop() : this.play(); }
 
-  /** Plays from a second on; at the end of the song, from its beginning. */
+  /** Plays from a second on, once its sounds are here; at the end of the song, from its beginning. */
   async play(from = this.began) {
-    this.waits = true;
-    const ctx = await this.prepare();
-    if (!ctx || !this.waits) return;
-    this.cut(from >= this.seconds - 0.1 ? START : from, ctx.currentTime + SOON);
+    [this.waits, this.wanted] = [true, from];
+    context().resume(); // at once: browsers allow it only right after a click or a key press
+    await this.ready();
+    await this.go();
   }
 
   /** Shows changed sounds, and continues playback with them at the same position, without a gap. */
   async refresh() {
     this.draw();
-    await Promise.all(this.parts.map((part) => part.ready?.()));
+    await this.ready();
     this.draw();
-    if (!this.playing && !this.waits) return;
-    const ctx = await this.prepare();
-    if (!ctx) return;
-    const soon = ctx.currentTime + SOON; // read once, since the clock advances
-    if (this.playing || this.waits) this.cut(this.playing ? soon - this.zero : this.began, soon);
+    await this.go();
   }
 
-  /** The context once all sounds are loaded; null if another call has been made in the meantime. */
-  async prepare() {
-    const call = this.call = {};
+  /** Loads the sounds of all parts. */
+  ready() { return Promise.all(this.parts.map((part) => part.ready?.())); }
+
+  /** Plays the sounds that are here: from the second asked for, or else on from where playback is or waits. */
+  async go() {
+    if (!this.playing && !this.waits) return;
     const ctx = context();
-    await Promise.all([ctx.resume(), ...this.parts.map((part) => part.ready?.())]);
-    return this.call === call ? ctx : null;
+    await ctx.resume();
+    if (!this.playing && !this.waits) return; // stopped in the meantime
+    const soon = ctx.currentTime + SOON; // read once, since the clock advances
+    let from = this.wanted;
+    if (from === null) from = this.playing ? soon - this.zero : this.began;
+    else if (from >= this.seconds - 0.1) from = START;
+    this.wanted = null;
+    this.cut(from, soon);
   }
 
   /** Switches playback, at a time of the context, to the song from second `from`. */
@@ -93,7 +98,7 @@ class Desk {
     else { this.stop(); this.seek(START); }
   }
 
-  /** Waits at a second for sounds that are still being generated. */
+  /** Waits at a second for sounds that are still being generated or downloaded. */
   hold(second) {
     this.stop();
     [this.began, this.waits] = [second, this.until < this.seconds];
@@ -110,7 +115,7 @@ class Desk {
   }
 
   stop() {
-    [this.waits, this.call] = [false, null];
+    [this.waits, this.wanted] = [false, null];
     for (const part of this.parts) part.stop?.();
     if (this.playing) {
       this.began = this.position;

@@ -18,7 +18,7 @@ export function mount(element, props, watch, trigger) {
 export class Player {
   constructor() {
     // the band of an example may already be playing
-    Object.assign(this, { takes: [], chosen: null, live: desk.mixer?.live ?? null, channels: {}, sounds: {}, marks: {} });
+    Object.assign(this, { takes: [], chosen: null, live: desk.mixer?.live ?? null, channels: {}, sounds: {}, marks: {}, asked: 0, shown: 0, run: null, reach: Infinity });
     desk.join(this, desk.mixer);
     desk.mixer = this;
   }
@@ -49,16 +49,20 @@ export class Player {
 
   get begin() { return -(this.take?.intro ?? 0); }
   get seconds() { return (this.take?.seconds ?? 0) + this.begin; }
-  get until() { return (this.coming?.until ?? Infinity) + this.begin; }
+  /** Where the loaded sounds end: what has been announced may still be on its way. */
+  get until() { return this.coming && this.coming.run !== this.run ? this.begin : this.reach; }
 
-  /** Loads the sounds of the take. */
+  /** Loads the sounds of the take; slower calls do not replace what later ones have loaded. */
   async ready() {
-    const asked = Object.entries(this.files);
+    const { run = null, until = Infinity } = this.coming ?? {};
+    const [asked, call, reach] = [Object.entries(this.files), ++this.asked, until + this.begin];
     const held = new Map(Object.values(this.sounds).flat().map(({ path, buffer }) => [path, buffer]));
     try {
       const found = await Promise.all(asked.map(async ([name, pieces]) =>
         [name, await Promise.all(pieces.map(async ([path, at]) => ({ path, at, buffer: held.get(path) ?? await load(path) })))]));
-      this.sounds = Object.fromEntries(found); this.refuse?.("");
+      if (call < this.shown) return;
+      [this.sounds, this.shown, this.run, this.reach] = [Object.fromEntries(found), call, run, reach];
+      this.refuse?.("");
       for (const name of Object.keys(this.sounds)) this.channels[name] ??= { ...USUAL };
     } catch (error) { this.refuse?.(error.message); }
   }

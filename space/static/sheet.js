@@ -1,68 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lead sheets as plain objects (`LeadSheet.to_dict`), and the spelling of chords; independent of the page. Functions return new sheets.
+// Lead sheets as plain objects (`LeadSheet.to_dict`), independent of the page. Functions return new sheets.
 
-const LETTERS = { C: 0, D: 2, E: 4, F: 5, G: 7, A: 9, B: 11 };
-const SHARPS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"];
-const FLATS = ["C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B"];
-const CHORD = /^([A-G])([#b♯♭]*):?([^/\s]*)(\/(?:[A-G]?[#b♯♭]*|[Mm]aj?|M|add|sus)\d*)?$/;
-// the words of a chord quality, and the signs between them (chords.py)
-const WORDS = /maj(?:or)?|min(?:or)?|ma(?![a-z♭])|mi|dim|aug|sus|add|alt|omit|no|dom/gi;
-const SIGNS = /^[hmMo°ø+^()*,#b♯♭Δ∆△−\d-]*$/;
-const NONE = ["", "N", "N.C.", "NC", "X"];
-// tonics of the keys that are written with flats
-const FLAT_KEYS = { maj: [5, 10, 3, 8, 1, 6], min: [2, 7, 0, 5, 10, 3] };
-const SCALES = { maj: [0, 2, 4, 5, 7, 9, 11], min: [0, 2, 3, 5, 7, 8, 10] };
-const TRIADS = { maj: ["", "m", "m", "", "", "m", "dim"], min: ["m", "dim", "", "m", "m", "", ""] };
+import { checkKey, parseChord, spell } from "./chords.js";
+
+export { likelyChords, parseChord, pretty, sameKey, spell, written } from "./chords.js";
+
 // taps that deviate less than this from one tempo count as steady
 const STEADY_SECONDS = 0.06;
-
-/** Root, quality and bass of a label, null for “no chord”; throws for an invalid label. */
-export function parseChord(label) {
-  const written = label.trim();
-  if (NONE.includes(written)) return null;
-  const found = CHORD.exec(written);
-  if (!found || !SIGNS.test(found[3].replace(WORDS, ""))) throw new Error(`“${label}” is not a chord; write Am7, Bb, F#dim or N, for example.`);
-  const [, letter, signs, quality, bass] = found;
-  const root = [...signs].reduce((pitch, sign) => pitch + ("#♯".includes(sign) ? 1 : -1), LETTERS[letter]);
-  return { root: ((root % 12) + 12) % 12, quality, bass: bass ?? "" };
-}
-
-function keyParts(key) {
-  const [tonic, mode] = (key || "C:maj").split(":");
-  return { tonic: parseChord(tonic).root, mode: mode === "min" ? "min" : "maj" };
-}
-
-function noteName(pitch, key) {
-  const { tonic, mode } = keyParts(key);
-  return (FLAT_KEYS[mode].includes(tonic) ? FLATS : SHARPS)[pitch];
-}
-
-/** A label spelled for a lead sheet in this key: in F, “A:min7” is “Am7”, “A#” is “Bb”; a foreign root stays as written. */
-export function spell(label, key) {
-  const chord = parseChord(label);
-  if (!chord) return "N";
-  const quality = chord.quality.replace(/^min/, "m").replace(/^maj$/, "");
-  const { tonic, mode } = keyParts(key);
-  const own = SCALES[mode].includes((chord.root - tonic + 12) % 12);
-  const root = own ? noteName(chord.root, key) : /^[A-G][#b♯♭]*/.exec(label.trim())[0];
-  return root + quality + chord.bass;
-}
-
-/** For display: ♯ and ♭ instead of # and b, a dash for no chord. */
-export function pretty(label) {
-  if (NONE.includes(label)) return "–";
-  return label.replace(/^([A-G])b/, "$1♭").replace(/#/g, "♯").replace(/b5/, "♭5");
-}
-
-/** The most likely chords of a song in this key, spelled. */
-export function likelyChords(key) {
-  const { tonic, mode } = keyParts(key);
-  const chords = SCALES[mode].map((step, at) => noteName((tonic + step) % 12, key) + TRIADS[mode][at]);
-  return [...chords, noteName((tonic + 7) % 12, key) + "7"];
-}
-
-export const sameKey = (one, other) =>
-  keyParts(one).tonic === keyParts(other).tonic && keyParts(one).mode === keyParts(other).mode;
 
 const given = (sheet, ...names) => ({ ...sheet, estimated: (sheet.estimated ?? []).filter((name) => !names.includes(name)) });
 
@@ -197,7 +141,13 @@ function nearest(instants, second) {
 }
 
 export const setMetre = (sheet, metre) => given({ ...sheet, beats_per_bar: metre }, "beats_per_bar");
-export const setKey = (sheet, key) => given({ ...sheet, key }, "key");
+
+/** Sets the key; chords that are spelled as in the key before are spelled as in this one, others stay as they are written. */
+export function setKey(sheet, key) {
+  const respell = (label) => (label === spell(label, sheet.key) ? spell(label, key) : label);
+  const chords = sheet.chords?.map(([start, stop, label]) => [start, stop, respell(label)]);
+  return given({ ...sheet, key, ...(chords && { chords }) }, "key");
+}
 
 /** Makes the beat nearest to a second the beginning of a bar. */
 export function setDownbeat(sheet, second) {
@@ -213,7 +163,7 @@ export function readSheet(text) {
     sheet = JSON.parse(text);
     const { beats = [], chords = [], sections = [], form = [] } = sheet;
     const spans = [...beats.slice(1).map((beat, at) => [beats[at], beat]), ...chords, ...sections, ...form];
-    chords.forEach(([, , label]) => parseChord(label)); keyParts(sheet.key);
+    chords.forEach(([, , label]) => parseChord(label)); checkKey(sheet.key);
     const whole = !Array.isArray(sheet) && beats.every(Number.isFinite) && spans.every(([start, stop]) => start < stop);
     if (!whole || ![3, 4].includes(metreOf(sheet))) throw new Error();
   } catch { throw new Error("This file is not a lead sheet."); }

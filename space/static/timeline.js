@@ -5,7 +5,7 @@
 
 import {
   allBeats, barsOf, doubleTempo, filledChords, halfTempo, likelyChords, metreOf,
-  parseChord, placeOf, pretty, readSheet, sameKey, sectionsOf, setChord, setDownbeat, setKey, setMetre, setSection, spell, tappedBeats, tempoOf, withBeats,
+  parseChord, placeOf, pretty, readSheet, sameKey, sectionsOf, setChord, setDownbeat, setKey, setMetre, setSection, spell, tappedBeats, tempoOf, withBeats, written,
 } from "./sheet.js";
 import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
 import { context, load, startClicks } from "./sound.js";
@@ -112,7 +112,8 @@ class Timeline {
     this.write(".tempo", tempo ? `${Math.round(tempo)} bpm` : "no beats");
     for (const [name, able] of [["half", tempo > 80], ["double", tempo < 120], ["downbeat", tempo]]) this.find(`[data-do=${name}]`).disabled = !able;
     const [other, shown] = [{ beats: this.value.others }, sheet].map((each) => Math.round(tempoOf(each)));
-    Object.assign(this.find("[data-do=other]"), { hidden: !other || other === shown, textContent: `Or is it ${other} bpm?` });
+    // out of sight but in its place, so that no button moves under a finger
+    Object.assign(this.find("[data-do=other]"), { hidden: !other, disabled: other === shown, textContent: `Or is it ${other} bpm?` });
     this.find("[data-do=undo]").disabled = !this.past.length;
     this.find("[data-set=metre]").value = String(metreOf(sheet));
     keys.value = own?.value ?? "";
@@ -139,7 +140,7 @@ class Timeline {
     const { sheet, value } = this;
     this.fillList(".chords", filledChords(sheet, value.seconds).map(([start, stop, label]) => ({ start, stop, label })),
       ({ start, label }, button) => {
-        const name = pretty(spell(label, sheet.key));
+        const name = pretty(written(label));
         button.textContent = name;
         const [, , , likely = 1, next = "N"] = this.choiceOf(start, label) ?? [];
         button.title = likely < SURE ? `${name}, or ${pretty(spell(next, sheet.key))}?` : name;
@@ -150,7 +151,10 @@ class Timeline {
   }
 
   /** The listener's details of an estimated chord: [start, stop, label, probability, runner-up]. */
-  choiceOf(start, label) { return this.value.choices?.find(([from, to, own]) => own === label && from < start + 0.02 && start < to); }
+  choiceOf(start, label) {
+    const same = (own) => spell(own, this.sheet.key) === spell(label, this.sheet.key);
+    return this.value.choices?.find(([from, to, own]) => same(own) && from < start + 0.02 && start < to);
+  }
 
   /** Buttons over the lane, with one tab stop for all; elements are reused, so the focus stays. */
   fillList(selector, all, fill) {
@@ -224,8 +228,9 @@ class Timeline {
     const [start, stop, label] = (selection && filledChords(sheet, value.seconds).find(([, stop]) => stop > selection.start + 0.02)) || [0, 0, ""];
     const next = selection?.stop < stop + 0.02 ? this.choiceOf(start, label)?.[4] : null;
     const instead = this.find(".next");
-    Object.assign(instead, { hidden: !next, textContent: next ? `${pretty(spell(next, sheet.key))} instead` : "" });
-    instead.dataset.likely = next ?? "";
+    const likely = next ? spell(next, sheet.key) : "";
+    Object.assign(instead, { hidden: !value.choices?.length, disabled: !next, textContent: next ? `${pretty(likely)} instead` : "" });
+    instead.dataset.likely = likely;
     this.write(".chosen", selection ? `Selected: ${this.selectionName()}` : "");
     const input = this.find("[data-set=chord]");
     const group = this.find(".likely");
@@ -236,7 +241,7 @@ class Timeline {
     }
     // what is typed for these bars stays until it is set
     if (this.editing !== selection) this.unset.clear();
-    if (!this.unset.has("chord")) input.value = selection && label !== "N" ? spell(label, sheet.key) : "";
+    if (!this.unset.has("chord")) input.value = selection && label !== "N" ? written(label) : "";
     if (!this.unset.has("section")) this.drawSectionEditor();
     this.editing = selection;
   }
@@ -456,7 +461,7 @@ class Timeline {
       desk.play();
     } else if (context().state === "running") this.taps.push(desk.position - late);
     this.write("[data-do=tap]", this.taps.length ? `Tap (${this.taps.length})` : "Tap on every beat");
-    this.find("[data-do=taps]").hidden = this.taps.length < LEAST_TAPS;
+    this.find("[data-do=taps]").disabled = this.taps.length < LEAST_TAPS;
   }
 
   useTaps() {
@@ -464,7 +469,7 @@ class Timeline {
     const taps = this.taps.filter((tap, at) => at === 0 || tap - this.taps[at - 1] > 0.15);
     this.taps = null;
     this.write("[data-do=tap]", "Tap along");
-    this.find("[data-do=taps]").hidden = true;
+    this.find("[data-do=taps]").disabled = true;
     this.find("[data-do=tap]").focus();
     if (taps.length < LEAST_TAPS) this.refuse(new Error(`There are only ${taps.length} taps; tap at least ${LEAST_TAPS} beats.`));
     else this.edit(tappedBeats(this.sheet, taps, this.seconds));
@@ -484,7 +489,7 @@ class Timeline {
     this.write(".chart p", `${this.find("[data-set=key]").selectedOptions[0].text}, ${this.find(".tempo").textContent}, ${metreOf(sheet)}/4`);
     const within = ({ start, stop }) => ([from, to]) => from < stop - 0.02 && to > start + 0.02;
     this.find(".chart ol").replaceChildren(...barsOf(sheet, seconds).filter(({ number }) => number > 0).map((bar) => {
-      const chords = filledChords(sheet, seconds).filter(within(bar)).map(([, , label]) => pretty(spell(label, sheet.key)));
+      const chords = filledChords(sheet, seconds).filter(within(bar)).map(([, , label]) => pretty(written(label)));
       const item = Object.assign(document.createElement("li"), { textContent: chords.join(" ") });
       item.dataset.section = (sheet.form ?? []).find(within(bar))?.[2] ?? "";
       return item;

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     # `as` tells type checkers that these names are re-exported
     from .accompaniment.configuration_accompaniment import HAFMConfig as HAFMConfig
-    from .accompaniment.configuration_accompaniment import HAFMSeparatorConfig as HAFMSeparatorConfig
+    from .accompaniment.configuration_separator import HAFMSeparatorConfig as HAFMSeparatorConfig
+    from .accompaniment.generation_accompaniment import HAFMAccompanimentOutput as HAFMAccompanimentOutput
     from .accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment as HAFMForVocalAccompaniment
     from .accompaniment.modeling_separator import HAFMSeparatorModel as HAFMSeparatorModel
     from .accompaniment.options import GenerationOptions as GenerationOptions
     from .accompaniment.pipeline_hafm import HAFMPipeline as HAFMPipeline
-    from .accompaniment.song import HAFMAccompanimentOutput as HAFMAccompanimentOutput
     from .audio.feature_extraction_hafm import HAFMFeatureExtractor as HAFMFeatureExtractor
     from .audio.files import HAFMAudioError as HAFMAudioError
     from .lead_sheet.lead_sheet import LeadSheet as LeadSheet
@@ -38,12 +38,13 @@ if TYPE_CHECKING:
     __version__: str
 
 _NAMES = {
-    "accompaniment.configuration_accompaniment": ("HAFMConfig", "HAFMSeparatorConfig"),
+    "accompaniment.configuration_accompaniment": ("HAFMConfig",),
+    "accompaniment.configuration_separator": ("HAFMSeparatorConfig",),
     "accompaniment.modeling_accompaniment": ("HAFMForVocalAccompaniment",),
     "accompaniment.modeling_separator": ("HAFMSeparatorModel",),
     "accompaniment.options": ("GenerationOptions",),
     "accompaniment.pipeline_hafm": ("HAFMPipeline",),
-    "accompaniment.song": ("HAFMAccompanimentOutput",),
+    "accompaniment.generation_accompaniment": ("HAFMAccompanimentOutput",),
     "audio.feature_extraction_hafm": ("HAFMFeatureExtractor",),
     "audio.files": ("HAFMAudioError",),
     "lead_sheet.lead_sheet": ("LeadSheet",),

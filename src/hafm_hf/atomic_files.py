@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic writes: a file is complete or absent, however the process that writes it ends."""
+"""Atomic writes: a file is complete or absent, however the process that writes it ends; and the limits of file names.
+
+On Windows, folders can't be opened, and lengths of names are counted in UTF-16 units rather than bytes.
+"""
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -11,6 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 PARTIAL_SUFFIX = ".part"
+ON_WINDOWS = os.name == "nt"
+# of all usual file systems; pathconf knows the exceptions, such as encrypted folders
+MOST_NAME_LENGTH = 255
 
 
 @contextmanager
@@ -32,8 +39,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    # the rename too: directory entries need a sync of their own
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Syncs a folder to disk, so that a rename in it lasts: directory entries need a sync of their own."""
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        # Windows opens no folders, and its file system logs renames; a folder for deliveries can't be read by all
+        return
     try:
         os.fsync(folder)
     finally:
@@ -58,3 +73,36 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Writes JSON atomically, in ASCII; paths that are not UTF-8 survive as escapes."""
     with replacing(path) as file:
         file.write(json.dumps(content, indent=1).encode("ascii") + b"\n")
+
+
+def too_long(path: str | os.PathLike[str]) -> str:
+    """Why a file can't be created because of its name's length, as the end of a sentence; empty if it can."""
+    path = Path(path)
+    there = next(folder for folder in path.absolute().parents if os.path.isdir(folder))
+    try:
+        most_name, most_path = os.pathconf(there, "PC_NAME_MAX"), os.pathconf(there, "PC_PATH_MAX")
+    except (AttributeError, OSError, ValueError):
+        # Windows has no pathconf, and its own limit on paths depends on a setting
+        most_name, most_path = MOST_NAME_LENGTH, 0
+    unit = "characters" if ON_WINDOWS else "bytes"
+    for name in path.parts:
+        if _length(name) > most_name:
+            return f"{name} has {_length(name)} {unit}, and {most_name} is the longest name here"
+    # the limit includes a final zero
+    if most_path and _length(str(path)) >= most_path:
+        return f"the path of {path.name} has {_length(str(path))} {unit}, and {most_path - 1} is the longest path here"
+    return ""
+
+
+def _length(name: str) -> int:
+    return len(name.encode("utf-16-le", "surrogatepass")) // 2 if ON_WINDOWS else len(os.fsencode(name))
+
+
+def possible_name(name: str) -> str:
+    """A file name without the characters that names can't have here; those in URLs come from other systems."""
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]' if ON_WINDOWS else r"[/\x00]", "_", name)
+
+
+def shortened(name: str, most_bytes: int) -> str:
+    """A file name cut to `most_bytes` bytes of UTF-8 at most, between characters."""
+    return name.encode("utf-8", "surrogateescape")[:most_bytes].decode("utf-8", "ignore")

@@ -14,24 +14,22 @@ def register() -> None:
 
     from .accompaniment.configuration_accompaniment import HAFMConfig
     from .accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-    from .accompaniment.modeling_separator import HAFMSeparatorModel
+    from .accompaniment.parts import PARTS, Stage
     from .accompaniment.pipeline_hafm import HAFMPipeline
     from .audio.feature_extraction_hafm import HAFMFeatureExtractor
-    from .listening.modeling_listener import HAFMListenerModel
-    from .modeling.modeling_hafm import STAGE_MODELS
     from .pretrained.loading import BUNDLED_MODEL
-    from .tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
     from .tokenizers.modeling_spectral_codec import HAFMSpectralModel
 
-    tokenizers = (HAFMSemanticTokenizerModel, HAFMSpectralModel)
-    others = (HAFMForVocalAccompaniment, *tokenizers, HAFMListenerModel, HAFMSeparatorModel)
-    model_class: Any
-    for model_class in (*STAGE_MODELS.values(), *others):
+    for name, part in PARTS.items():
+        # of the codecs, one is ours
+        model_class: Any = HAFMSpectralModel if name == "codec" else part.model_class
         config_class = _installed(model_class.config_class)
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         AutoModel.register(config_class, _installed(model_class), exist_ok=True)
-    for stage_class in STAGE_MODELS.values():
-        AutoModelForCausalLM.register(stage_class.config_class, stage_class, exist_ok=True)
+        if isinstance(part, Stage):
+            AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
+    AutoConfig.register(HAFMConfig.model_type, _installed(HAFMConfig), exist_ok=True)
+    AutoModel.register(HAFMConfig, _installed(HAFMForVocalAccompaniment), exist_ok=True)
     AutoFeatureExtractor.register(HAFMConfig, _installed(HAFMFeatureExtractor), exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(

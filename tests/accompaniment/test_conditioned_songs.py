@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generating with stages that read a lead sheet: given parts reach every stage and window, the rest is estimated."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, lead_sheet_streams
-from tiny_models import STAGES, first_read, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
+from tiny_models import STAGES, encoded, first_read, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 
 NAMES = ["chord", "beat", "bar", "style"]
@@ -48,41 +47,44 @@ def test_every_stage_reads_the_lead_sheet_at_its_own_rate(pattern: str) -> None:
 
 
 def test_each_sample_gets_a_different_style_unless_one_is_given() -> None:
-    sizes = {name: STREAM_SIZES[name] for name in ("chord", "style")}
-    names = ["folk", "pop", "rock"]
-    stages = {n: tiny_stage(n, position_scheme="time", lead_sheet_streams=sizes, styles=names) for n in STAGES}
-    heard = Voice(torch.zeros(20, dtype=torch.int64), {name: torch.zeros(2, 20, dtype=torch.int64) for name in STAGES})
+    model = reading_composite()
 
-    def styles_of(voice: Voice, seed: int, **how: Any) -> list[int]:
-        run = SongRun(stages, [1], 25, DecodingOptions(), seed, 3, **how)
-        run.set_voices([voice])
-        assert all(torch.equal(rows, v.streams["fine"]) for v in run.voices for rows in v.streams.values())
-        assert all(not v.streams["fine"][0].any() for v in run.voices)
-        found = [int(v.streams["fine"][1].unique()) for v in run.voices]
-        assert all(v.lead_sheet.style == names[n - 1] for v, n in zip(run.voices, found, strict=True) if n)
-        return found
+    def styles_of(seed: int, **how: Any) -> list[Any]:
+        output = model.generate(voice(0.4), CODEC_RATE, seed=seed, num_samples=2, skip_fine=True, **how)
+        return [sheet.style for sheet in output.lead_sheets]
 
-    drawn = [styles_of(heard, seed) for seed in range(30)]
-    assert all(sorted(styles) == [1, 2, 3] for styles in drawn) and drawn[7] == styles_of(heard, 7)
-    assert len({styles[0] for styles in drawn}) == 3
-    assert styles_of(replace(heard, lead_sheet=LeadSheet(style="pop")), 1) == [0, 0, 0], "the streams decide"
-    assert styles_of(heard, 1, kept={"fine": torch.full((1,), -1)}) == [0, 0, 0]
+    drawn = [styles_of(seed) for seed in (4, 5)]
+    assert drawn == [["folk", "rock"], ["rock", "folk"]]
+    assert styles_of(4) == drawn[0]
+    assert styles_of(4, style="rock") == ["rock", "rock"]
+    assert styles_of(4, lead_sheet=LeadSheet(style="folk")) == ["folk", "folk"]
+    assert styles_of(4, instrumental=voice(0.4), keep=[(0.0, 0.2)]) == [None, None], "the kept spans decide"
+
+
+def test_a_drawn_style_reaches_every_stage() -> None:
+    model = reading_composite()
+    with first_read(model, "lead_sheet_embedding") as read:
+        output = model.generate(voice(0.4), CODEC_RATE, seed=5, decoding="reference")
+    assert output.lead_sheets[0].style == "rock"
+    for name in STAGES:
+        assert read[name][NAMES.index("style")].unique().tolist() == [2], name
+        assert not read[name][NAMES.index("chord")].any(), name
 
 
 def test_missing_parts_of_a_lead_sheet_are_estimated_where_the_model_can() -> None:
     model = reading_composite(semantic_tokenizer=tiny_rhythmic_tokenizer(), listener=tiny_listener())
     estimate = model.complete_lead_sheet(voice(2), 24_000)
     assert estimate.beats and estimate.chords and estimate.estimated == ["beats", "chords", "key"]
-    chord, beat, bar, style = model.prepare_voice(voice(2), 24_000, 0).streams["semantic"]
+    chord, beat, bar, style = encoded(model, voice(2), 24_000).streams["semantic"]
     assert bool((chord > 0).all()) and bool((beat > 0).all()) and not bar.any() and not style.any()
     given = LeadSheet(tempo=100.0, chords=[(0.0, 2.0, "E")], style="folk")
-    chord, beat, bar, style = model.prepare_voice(voice(2), 24_000, 0, given).streams["coarse"]
+    chord, beat, bar, style = encoded(model, voice(2), 24_000, given).streams["coarse"]
     assert chord.unique().tolist() == [1 + 5] and style.unique().tolist() == [1]
     partly = LeadSheet(chords=[(0.0, 2.0, "E"), (4.5, 5.0, "F")])
-    chords = model.prepare_voice(voice(7), 24_000, 0, partly).lead_sheet.chords
+    chords = encoded(model, voice(7), 24_000, partly).lead_sheet.chords
     assert {*partly.chords} < {*chords} and all(a[1] <= b[0] for a, b in zip(chords, chords[1:], strict=False))
     assert sum(stop - start for start, stop, _ in chords) == pytest.approx(7, abs=0.05)
     almost = LeadSheet(chords=[(0.0, 4.0, "E")])
-    assert model.prepare_voice(voice(5), 24_000, 0, almost).lead_sheet.chords == almost.chords
+    assert encoded(model, voice(5), 24_000, almost).lead_sheet.chords == almost.chords
     assert (beat.diff() < 0).nonzero().flatten().diff().float().mean() == pytest.approx(30, abs=1.5)
-    assert not reading_composite().prepare_voice(voice(2), 24_000, 0).streams["fine"].any()
+    assert not encoded(reading_composite(), voice(2), 24_000).streams["fine"].any()

@@ -107,9 +107,10 @@ def test_kept_spans_are_unchanged_and_the_rest_is_new(composite: HAFMForVocalAcc
     assert torch.equal(new.codes[0][:, :60], codes[:, :60])
     again = composite.generate(vocal, CODEC_RATE, seed=2, instrumental=instrumental, keep=[(0.0, 0.8), (1.4, 2.0)])
     assert torch.equal(again.audio[0], new.audio[0])
-    # input_values are at the model's rate; sampling_rate is that of the instrumental
+    # input_values are at the rate at which the model listens; sampling_rate is that of the instrumental
     how: dict[str, Any] = {"instrumental": voice(2, 48_000, 330.0), "keep": [(0.0, 0.8)]}
-    found = composite.generate(input_values=vocal, sampling_rate=48_000, seed=2, **how).audio[0].numpy()
+    heard = voice(2, 16_000)
+    found = composite.generate(input_values=heard, sampling_rate=48_000, seed=2, **how).audio[0].numpy()
     assert np.abs(found - voice(2, pitch=330.0))[1_000:18_000].max() < 1e-3
 
 
@@ -118,7 +119,7 @@ def test_kept_spans_use_only_the_models_codebooks_of_a_codec_with_more() -> None
     model = HAFMForVocalAccompaniment.from_parts(
         semantic_tokenizer=tiny_semantic_tokenizer(), codec=CODECS["24 kbps"](), **stages
     ).eval()
-    assert model.codec_format.num_codebooks == 32 and model.fine.config.num_codebooks == 4
+    assert model.config.codec_format.num_codebooks == 32 and model.fine.config.num_codebooks == 4
     old = model.generate(voice(1), CODEC_RATE, seed=1).audio[0].numpy()
     new = model.generate(voice(1), CODEC_RATE, seed=2, instrumental=old, keep=[(0.0, 0.6)])
     assert new.codes[0].shape == (8, 75)

@@ -16,10 +16,9 @@ import transformers
 from accompaniment.test_accompaniment import voice
 from commands import hafm
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet, audio
-from hafm_hf.accompaniment.options import GenerationOptions
-from hafm_hf.accompaniment.song import requested_lead_sheet
 from hafm_hf.hub.endpoint import EndpointHandler
 from hafm_hf.lead_sheet.vocabulary import STEMS
+from hafm_hf.listening.encoder import with_style_and_energy
 from tiny_models import STAGES, tiny_band
 from vocals import CODEC_RATE, file_bytes
 
@@ -100,8 +99,7 @@ def test_style_and_energy_are_added_to_the_lead_sheet(model: Any) -> None:
     kept = model.generate(voice(0.6), CODEC_RATE, seed=1, energy="auto", lead_sheet=named, skip_fine=True).lead_sheets
     assert kept == [named]
     swelling = np.concatenate([0.05 * voice(8), voice(8)]).astype(np.float32)
-    sheet = requested_lead_sheet(swelling, CODEC_RATE, None, GenerationOptions(energy="auto"))
-    assert sheet is not None
+    sheet = with_style_and_energy(LeadSheet(), None, "auto", swelling, CODEC_RATE)
     assert [(round(start), energy) for start, _, energy in sheet.sections] == [(0, "sparse"), (8, "full")]
 
 

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hafm info` against the model itself, and command-line checks that need no process of their own."""
 
+import inspect
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment
+from hafm_hf import GenerationOptions, HAFMConfig, HAFMForVocalAccompaniment, HAFMPipeline
+from hafm_hf.accompaniment.options import MixOptions
 from hafm_hf.cli import app
+from hafm_hf.cli.accompany import accompany
 from hafm_hf.cli.accompany_folder import model_fingerprint
 from hafm_hf.cli.console import HAFMCommandError, missing_package
 from hafm_hf.cli.info import describe_model
@@ -101,3 +105,16 @@ def test_missing_device_is_named_with_a_way_out(tiny_model: Path, tmp_path: Path
     arguments = ["accompany", str(tmp_path / "vocal.wav"), "--model", str(tiny_model), "--device", "cuda"]
     with pytest.raises(HAFMCommandError, match="no cuda device .* try --device cpu"):
         CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)], catch_exceptions=False)
+
+
+def test_every_option_is_a_flag_of_accompany_with_the_same_default() -> None:
+    flags = {name: each.default for name, each in inspect.signature(accompany).parameters.items()}
+    defaults = {**asdict(GenerationOptions()), **asdict(MixOptions())}
+    # transformers' loop is for comparisons in Python
+    del defaults["decoding"]
+    assert {name: flags[name] for name in defaults} == defaults
+
+
+def test_clients_of_a_server_may_set_every_option_but_those_of_the_machine() -> None:
+    names = {*asdict(GenerationOptions()), *asdict(MixOptions())}
+    assert names - set(HAFMPipeline.public_parameters) == {"decoding", "compile", "threads"}

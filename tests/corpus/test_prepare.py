@@ -89,6 +89,20 @@ def test_every_track_and_segment_is_counted_and_loads(whole: Path, tmp_path: Pat
         make_card(tmp_path)
 
 
+def test_songs_with_long_names_are_kept_under_shorter_ones(
+    songs: Path, tokenizers: dict[str, Any], tmp_path: Path
+) -> None:
+    first, second, third = sorted(songs.glob("*.wav"))[:3]
+    # too long for the temporary folder, in one part and as two parts joined
+    names = {f"{'a' * 250}.wav": first, f"{'b' * 150}/{'c' * 150}.wav": second, f"{'歌' * 80}.wav": third}
+    for name, song in names.items():
+        (tmp_path / "songs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "songs" / name).symlink_to(song)
+    prepare(options_for(tmp_path / "songs", tmp_path / "corpus", tokenizers, keep_audio=str(tmp_path / "kept")))
+    kept = [path.parent.name for path in (tmp_path / "kept").rglob("vocals.flac")]
+    assert sorted(name.strip("_0123456789abcdef") or name[0] for name in kept) == ["a", "b", "歌" * 74]
+
+
 def test_kept_audio_is_a_retrieval_bank_and_gives_as_many_rows_again(
     songs: Path, tokenizers: dict[str, Any], tmp_path: Path
 ) -> None:

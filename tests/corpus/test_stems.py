@@ -57,6 +57,83 @@ def test_no_vocals_next_to_vocals_is_the_instrumental() -> None:
     }
 
 
+# as separators, shops and browsers name a vocal and its instrumental, and the name of the track
+NAMED = {
+    "UVR": ("1_s_(Vocals).wav", "1_s_(Instrumental).wav", "1_s"),
+    "UVR with its model": ("1_s_(Vocals)_MDX-Karaoke.wav", "1_s_(Instrumental)_MDX-Karaoke.wav", "1_s_MDX-Karaoke"),
+    "UVR, no vocals": ("a/2_s_(Vocals).flac", "a/2_s_(No Vocals).flac", "a/2_s"),
+    "audio-separator": ("s_(Vocals)_bs_ep_317.wav", "s_(Instrumental)_bs_ep_317.wav", "s_bs_ep_317"),
+    "a separated instrumental": ("s (Inst)_(Vocals).wav", "s (Inst)_(Instrumental).wav", "s (Inst)"),
+    "vocalremover.org": ("My Song [vocals].mp3", "My Song [music].mp3", "My Song"),
+    "LALAL.AI": ("s_vocals_split_by_lalalai.mp3", "s_no_vocals_split_by_lalalai.mp3", "s_split_by_lalalai"),
+    "Moises": ("s-vocals-Em-120bpm.wav", "s-instrumental-Em-120bpm.wav", "s_Em-120bpm"),
+    "MVSEP": ("s_vocals_mdx23.wav", "s_instrum_mdx23.wav", "s_mdx23"),
+    "the role first": ("Vocals - My Song.wav", "Instrumental - My Song.wav", "My Song"),
+    "a role as title": ("Vocals - Other.wav", "Instrumental - Other.wav", "Other"),
+    "a role in the title": ("Karaoke Bar_vocals_mdx.wav", "Karaoke Bar_accompaniment_mdx.wav", "Karaoke Bar_mdx"),
+    "numbers": ("voice_07.wav", "backing_07.wav", "07"),
+    "words": ("My Song no vocals.wav", "My Song vocals.wav", "My Song"),
+    "downloaded twice": ("one/vocals (1).wav", "one/instrumental (1).wav", "one (1)"),
+    "one downloaded twice": ("one/vocals (2).wav", "one/instrumental.wav", "one"),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_stems_are_paired_as_separators_name_them(case: str) -> None:
+    first, second, name = NAMED[case]
+    groupings, drops = StemReader(StemOptions()).group(sorted([first, second]))
+    assert not drops
+    assert [grouping.name for grouping in groupings] == [name]
+    instrumental, vocal = (second, first) if "no vocals" not in first else (first, second)
+    assert groupings[0].files == {"vocal": vocal, "instrumental": instrumental}
+
+
+def test_stems_of_other_songs_models_and_copies_are_not_mixed() -> None:
+    names = ["s_(Vocals)_a.wav", "s_(Instrumental)_a.wav", "s_(Vocals)_b.wav", "s_(Instrumental)_b.wav"]
+    names += [f"{role}{copy}.wav" for role in ("vocals", "instrumental") for copy in ("", " (1)")]
+    groupings, _ = StemReader(StemOptions()).group(sorted(names))
+    assert {grouping.name: list(grouping.files.values()) for grouping in groupings} == {
+        "s_a": ["s_(Vocals)_a.wav", "s_(Instrumental)_a.wav"],
+        "s_b": ["s_(Vocals)_b.wav", "s_(Instrumental)_b.wav"],
+        ".": ["vocals.wav", "instrumental.wav"],
+        "(1)": ["vocals (1).wav", "instrumental (1).wav"],
+    }
+    assert all(
+        grouping.files["instrumental"]
+        == grouping.files["vocal"].replace("Vocals", "Instrumental").replace("vocals", "instrumental")
+        for grouping in groupings
+    )
+
+
+def test_the_four_stems_of_a_separator_are_a_band() -> None:
+    names = [f"1_song_({stem})_htdemucs.wav" for stem in ("Vocals", "Drums", "Bass", "Other")]
+    (grouping,), drops = StemReader(StemOptions()).group(sorted(names))
+    assert sorted(grouping.files) == ["bass", "drums", "other", "vocal"]
+    assert not drops
+
+
+@pytest.mark.parametrize(
+    ("names", "track", "detail"),
+    [
+        (["a_(Vocals)_x.wav", "a_(Instrumental)_y.wav"], "a_x", "vocal without an instrumental"),
+        (["1_a_(Instrumental).wav"], "1_a", "instrumental without a vocal"),
+        (["Vocals - a.wav", "Instrumental - b.wav"], "b", "instrumental without a vocal"),
+        (["voice memo.wav"], "voice memo.wav", "name a vocal channel, or separate mixes first"),
+        (["a_vocals.au", "a_vocals.wav", "a_inst.wav"], "a_vocals.wav", "a_vocals.au has the same role in this song"),
+    ],
+)  # fmt: skip
+def test_stems_that_are_left_out_are_listed_with_the_reason(names: list[str], track: str, detail: str) -> None:
+    _, drops = StemReader(StemOptions()).group(sorted(names))
+    assert {drop.track: drop.detail for drop in drops}[track] == detail
+
+
+def test_with_a_vocal_channel_unpaired_files_are_karaoke() -> None:
+    names = ["1_a_(Instrumental).wav", "1_a_(Vocals).wav", "Karaoke - b.wav", "c_(Vocals).wav", "voice memo.wav"]
+    groupings, drops = StemReader(StemOptions(vocal_channel="right")).group(names)
+    assert {grouping.name for grouping in groupings} == {"1_a", *names[2:]}
+    assert not drops
+
+
 def test_the_stems_of_a_band_are_summed_without_the_vocal(tmp_path: Path) -> None:
     voice, drums, bass, other = (sing(1.0, seed) for seed in range(4))
     write(tmp_path / "song", vocals=voice, drums=drums, bass=bass, other=other, mixture=voice + drums + bass + other)

@@ -54,16 +54,76 @@ def test_vocals_alone_are_a_set_but_partial_references_are_refused(tmp_path: Pat
         datasets.load_pairs(tmp_path / "empty")
 
 
+SEPARATED = {
+    "1_a_(Vocals).wav": "1_a_(Instrumental).wav",
+    "b_vocals_mdx.wav": "b_no_vocals_mdx.wav",
+    "Vocals - c.wav": "Instrumental - c.wav",
+    "d/vocals (1).wav": "d/accompaniment (1).wav",
+}
+
+
+def test_pairs_are_found_as_separators_name_them(tmp_path: Path) -> None:
+    for vocal, instrumental in SEPARATED.items():
+        write(tmp_path / vocal, 2)
+        write(tmp_path / instrumental, 2)
+    clips = datasets.load_pairs(tmp_path)
+    paired = {clip.vocal.path: clip.reference and clip.reference.path for clip in clips}
+    assert paired == {tmp_path / vocal: tmp_path / instrumental for vocal, instrumental in SEPARATED.items()}
+    assert [clip.name for clip in clips] == ["1_a", "b_mdx", "c", "d (1)"]
+
+
+def test_files_that_belong_to_no_pair_are_listed_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a/vocals", "a/accompaniment", "a/no_vocals", "a/mixture", "mix", "1_b_(Instrumental)"):
+        write(tmp_path / f"{name}.wav", 2)
+    assert [clip.name for clip in datasets.load_pairs(tmp_path)] == ["a"]
+    (said,) = caplog.messages
+    assert said.startswith(f"3 files of {tmp_path} left out: ")
+    for reason in (
+        "1_b_(Instrumental).wav has no vocal beside it",
+        "a/no_vocals.wav has the same role as a/accompaniment.wav",
+        "mix.wav is not named as a vocal or an instrumental",
+    ):
+        assert reason in said
+
+
+def test_a_folder_without_pairs_says_why_each_file_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "mix.wav", 2)
+    write(tmp_path / "b_(Instrumental).wav", 2)
+    with pytest.raises(
+        HAFMEvaluationError, match=r"b_\(Instrumental\).wav has no vocal beside it, mix.wav is not named"
+    ):
+        datasets.load_pairs(tmp_path)
+
+
+def test_outputs_are_found_as_separators_name_them(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write(tmp_path / "set" / name / "vocal.wav", 2)
+    clips = datasets.load_pairs(tmp_path / "set")
+    for name in ("a_(Instrumental)", "Instrumental - b", "c_mdx"):
+        write(tmp_path / "out" / f"{name}.wav", 2)
+    with pytest.raises(HAFMEvaluationError, match="lacks 1 of 3 accompaniments, c.wav first"):
+        datasets.find_outputs(tmp_path / "out", clips)
+    write(tmp_path / "out" / "c" / "no_vocals.wav", 2)
+    found = datasets.find_outputs(tmp_path / "out", clips)
+    assert {name: part.path.name for name, part in found.items()} == {
+        "a": "a_(Instrumental).wav", "b": "Instrumental - b.wav", "c": "no_vocals.wav"
+    }  # fmt: skip
+
+
 def test_the_karaoke_channels_are_vocal_and_reference(tmp_path: Path) -> None:
-    sound = np.stack([np.full(RATE * 2, 0.25), np.full(RATE * 2, -0.5)], axis=1)
+    # a constant would be taken for an offset of the recording
+    alternating = np.resize([1.0, -1.0], RATE * 2)
+    sound = np.stack([0.25 * alternating, 0.5 * alternating], axis=1)
     soundfile.write(tmp_path / "anna_3_07.wav", sound, RATE)
     (clip,) = datasets.load_karaoke(tmp_path)
     assert clip.song == "anna_3"
     (tmp_path / "more").mkdir()
     soundfile.write(tmp_path / "more" / "anna_3_07.wav", sound, RATE)
     assert {each.name for each in datasets.load_karaoke(tmp_path)} == {"anna_3_07", "more__anna_3_07"}
-    assert clip.reference is not None and clip.vocal.read()[0].mean() == pytest.approx(-0.5, abs=1e-3)
-    assert clip.reference.read()[0].mean() == pytest.approx(0.25, abs=1e-3)
+    assert clip.reference is not None and clip.vocal.read()[0].max() == pytest.approx(0.5, abs=1e-3)
+    assert clip.reference.read()[0].max() == pytest.approx(0.25, abs=1e-3)
     soundfile.write(tmp_path / "anna_3_07.flac", sound, RATE)
     with pytest.raises(HAFMEvaluationError, match=r"1 names are of two files each \(anna_3_07"):
         datasets.cut_clips(datasets.load_karaoke(tmp_path), None)

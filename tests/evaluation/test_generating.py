@@ -37,6 +37,17 @@ def test_renderings_are_reused_until_the_model_changes(tiny_model: Path, tmp_pat
     assert second != first and len(soundfile.read(second)[0]) == RATE // 2
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "歌" * 100, "deep__" * 60])
+def test_a_clip_with_a_long_name_is_rendered_under_a_shorter_one(tiny_model: Path, tmp_path: Path, name: str) -> None:
+    vocal = tmp_path / "vocal.wav"
+    soundfile.write(vocal, 0.3 * np.sin(np.arange(RATE // 2) * 0.06), RATE)
+    clips = [Clip(name, "song", Part(vocal))]
+    for _ in range(2):
+        made = render(clips, tmp_path / "out", RenderingOptions(str(tiny_model)))[0][name].path
+        assert list((tmp_path / "out").rglob("*.wav")) == [made]
+    assert name.startswith(made.stem[:-17])
+
+
 def test_a_model_gets_only_the_chosen_labels_of_a_clip(tmp_path: Path) -> None:
     vocal, labels = tmp_path / "vocal.wav", tmp_path / "labels.json"
     soundfile.write(vocal, 0.3 * np.sin(np.arange(2 * RATE) * 0.06), RATE)

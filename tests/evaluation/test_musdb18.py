@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from corpus.karaoke import save_demucs
-from hafm_hf.cli.evaluate import SetFlags, clip_set
+from hafm_hf.cli.evaluate import EvaluationSet, clip_set
 from hafm_hf.evaluation.musdb18 import PUBLISHED, STEMS, load_musdb18
 from hafm_hf.evaluation.statistics import HAFMEvaluationError
 
@@ -42,9 +42,9 @@ def test_stems_are_summed_and_vocals_are_separated_once(tmp_path: Path) -> None:
     separated = clip.separated.read()[0]
     assert np.abs(separated).max() > 0
     assert load_musdb18(tmp_path / "MUSDB18", tmp_path / "out", "no such program") == [clip]
-    clip_set(SetFlags(("musdb18", tmp_path / "MUSDB18"), "cp {mix} {folder}/vocals.wav"), tmp_path / "report")
+    clip_set(EvaluationSet(("musdb18", tmp_path / "MUSDB18"), "cp {mix} {folder}/vocals.wav"), tmp_path / "report")
     with pytest.raises(HAFMEvaluationError, match="false failed on"):
-        clip_set(SetFlags(("musdb18", tmp_path / "MUSDB18"), "false {mix}"), tmp_path / "report")
+        clip_set(EvaluationSet(("musdb18", tmp_path / "MUSDB18"), "false {mix}"), tmp_path / "report")
 
 
 def test_stem_files_with_five_streams_are_unpacked(tmp_path: Path) -> None:

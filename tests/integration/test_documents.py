@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The documents' commands work: README's are run, in order, at the smallest size; the others' options are checked."""
 
-import ast
 import importlib
 import os
 import re
@@ -23,9 +22,11 @@ from programs import REPOSITORY, run_program
 from readme import Block, blocks, imported_names
 from vocals import file_bytes, glide
 
+WORKSHOP = REPOSITORY / "recipes" / "hafm_tiny" / "README.md"
+PATTERNS = ("*.md", "docs/*.md", "[a-z]*/README.md")
 DOCUMENTS = sorted(
     str(path.relative_to(REPOSITORY))
-    for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), REPOSITORY / "space" / "README.md")
+    for path in (WORKSHOP, *(path for pattern in PATTERNS for path in REPOSITORY.glob(pattern)))
 )
 ALL = [block for document in DOCUMENTS for block in blocks(document)]
 SHELL = [block for block in ALL if block.language == "bash"]
@@ -36,13 +37,8 @@ SMALLER = {
     "--num_attention_heads 2 --head_dim 8 --warmup_steps 1 --validation_crops 2 --validation_batch 2 --compile false",
     "evaluate": "--clip-seconds 1 --limit 2 --skip-fine --no-baselines",
 }
-# Scripts that import from these packages take their options from these files.
-OPTION_FILES = {
-    "hafm_hf.training": "src/hafm_hf/training/*.py",
-    "hafm_hf.cli.options": "src/hafm_hf/cli/options.py",
-    "hafm_hf.cli.prepare": "src/hafm_hf/cli/prepare.py",
-    "hafm_tiny": "recipes/hafm_tiny/*.py",
-}
+# This recipe passes the options that it does not know to the other.
+PASSES_ON = {"train_tiny_stage.py": "train_stage.py"}
 PROGRAMS = {"hafm", "make", "pip", "python", "accelerate", "hf", "git", "cd", "curl"}
 # Unmarked blocks of these documents are run.
 RUN = ("README.md", "docs/architecture.md", "docs/evaluation.md")
@@ -71,6 +67,12 @@ def test_every_command_names_files_options_and_extras_that_exist(block: Block) -
             CHECKS[words[0]](words)
 
 
+def test_readme_shows_the_commands_of_a_fresh_machine_side_by_side() -> None:
+    (install,) = [block for block in SHELL if block.document == "README.md" and ["make", "demo"] in block.commands]
+    place = install.commands.index(["make", "demo"])
+    assert install.commands[place : place + 2] == [["make", "demo"], ["make", "test"]]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_and_options_in_running_text_exist(document: str) -> None:
     text = re.sub(r"^```.*?^```", "", (REPOSITORY / document).read_text(), flags=re.MULTILINE | re.DOTALL)
@@ -78,7 +80,7 @@ def test_commands_and_options_in_running_text_exist(document: str) -> None:
         # it names what was renamed or removed, and older versions have the names of their time
         text = "\n## ".join(text.split("\n## ")[:2])
         text = re.sub(r"^### (?:Renamed|Removed)\n(?:(?!#).*\n)*", "", text, flags=re.MULTILINE)
-    known = options_of_hafm().union(*map(options_of, (REPOSITORY / "recipes").glob("*.py")))
+    known = options_of_hafm() | options_of_recipes()
     for words in map(shlex.split, re.findall(r"(?<!`)`((?:hafm |--)[^`]*)`(?!`)", text)):
         if words[0] == "hafm" and words[1].islower() and not words[1].startswith("-"):
             assert words[1] in typer.main.get_command(app).commands, words  # type: ignore[attr-defined]
@@ -88,9 +90,19 @@ def test_commands_and_options_in_running_text_exist(document: str) -> None:
 
 def test_every_option_that_help_shows_is_documented() -> None:
     text = "".join((REPOSITORY / document).read_text() for document in DOCUMENTS)
+    named = set(re.findall(r"(?<![\w-])--[\w-]+", text))
+    # in Python, and as a word of its own in a table of options
+    named |= {f"--{name.replace('_', '-')}" for name in re.findall(r"\b([a-z_]+)=|`([a-z_]+)`", text) for name in name}
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    shown = {each.opts[0][2:] for command in commands.values() for each in command.params if not each.hidden}
-    assert not [name for name in sorted(shown) if name not in text and name.replace("-", "_") not in text]
+    shown = {each.opts[0] for command in commands.values() for each in command.params if not each.hidden}
+    assert not sorted(name for name in shown if name.startswith("--") and name not in named)
+
+
+@lru_cache
+def options_of_recipes() -> set[str]:
+    """Options of all recipes, and those of the tests."""
+    scripts = [path for path in (REPOSITORY / "recipes").glob("*.py") if "__main__" in path.read_text()]
+    return {"torture"}.union(*map(options_of, scripts))
 
 
 @lru_cache
@@ -165,24 +177,13 @@ def check_script(words: list[str]) -> None:
 
 @lru_cache
 def options_of(script: Path) -> set[str]:
-    """Possible options of a script: flags, fields and parameters, its own and of the modules it imports.
-
-    Running it with --help would import torch each time.
-    """
-    tree = ast.parse(script.read_text())
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and str(node.value).startswith("--"):
-            names.add(str(node.value).lstrip("-").replace("-", "_"))
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            names.add(node.target.id)
-        elif isinstance(node, ast.arg):
-            names.add(node.arg)
-    imported = [module for module, _ in imported_names(script.read_text())]
-    for package, files in OPTION_FILES.items():
-        if any(module.startswith(package) for module in imported):
-            names |= set().union(*map(options_of, REPOSITORY.glob(files)))
-    return names
+    """The options that a script's --help lists, without dashes and with underscores."""
+    wide = {**os.environ, "COLUMNS": "200"}
+    listed = run_program([script, "--help"], env=wide, check=True).stdout
+    options = {name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([\w-]+)", listed)}
+    if script.name in PASSES_ON:
+        options |= options_of(script.with_name(PASSES_ON[script.name]))
+    return options
 
 
 @pytest.mark.parametrize("block", [each for each in PYTHON if not each.runs or each.document not in RUN], ids=label)

@@ -9,8 +9,8 @@ import soundfile
 import soxr
 import torch
 
+from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
 from hafm_hf.pretrained.loading import BUNDLED_MODEL
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
@@ -82,7 +82,7 @@ def test_a_stage_memorises_eight_real_clips_and_generates_them(
         logging_steps=20,
         save_steps=1000,
     )
-    model = STAGE_MODELS[stage].from_pretrained(tmp_path / "final").eval()
+    model = stage_parts()[stage].model_class.from_pretrained(tmp_path / "final").eval()
     corpus, info = load_token_corpus(corpora[stage], "train", corpora[stage] / "cache")
     crops = TokenCrops(corpus, info, model.config, SECONDS[stage])
     clips = [crops.read(crop) for crop in crops.fixed_crops()]

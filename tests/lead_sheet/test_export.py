@@ -3,6 +3,7 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from commands import hafm
 from hafm_hf import LeadSheet, audio
 from hafm_hf.lead_sheet.bars import chart, completed
 from hafm_hf.lead_sheet.chords import QUALITIES, chord_label, pitch_classes
-from hafm_hf.lead_sheet.export import MIDI_KEYS, to_midi, to_musicxml
+from hafm_hf.lead_sheet.export import to_midi, to_musicxml
 from hafm_hf.lead_sheet.files import read_beats, read_chords
 from hafm_hf.tokenizers.pitch_line import sung_notes
+from lead_sheet.golden import READ, SPELLING
 from vocals import EXAMPLE
 
 RATE = 44_100
@@ -120,7 +122,44 @@ def test_musicxml_keeps_the_bass_and_the_spelling_of_chords() -> None:
     song = chart(completed(LeadSheet(tempo=120, chords=chords), 12.0), 12.0)
     score = music21.converter.parse(to_musicxml(song, "x").decode(), format="musicxml")
     found = [(each.bass().name, each.chordKindStr) for each in score.recurse().getElementsByClass("Harmony")]
-    assert found[:6] == [("F#", ""), ("C", "sus2"), ("C", "9"), ("G", "m7"), ("C", "maj"), ("C", "m")]
+    assert found[:6] == [("F#", ""), ("C", "sus2"), ("C", "9"), ("G", "m7"), ("E", "maj"), ("C", "m/maj7")]
+
+
+def test_given_chords_are_exported_as_they_are() -> None:
+    music21 = pytest.importorskip("music21")
+    pretty_midi = pytest.importorskip("pretty_midi")
+    labels = list(READ)
+    chords = [(2.0 * number, 2.0 * number + 2.0, label) for number, label in enumerate(labels)]
+    length = 2.0 * len(labels)
+    song = chart(completed(LeadSheet(tempo=120, beats_per_bar=4, chords=chords), length), length)
+    score = music21.converter.parse(to_musicxml(song, "x").decode(), format="musicxml")
+    symbols = list(score.recurse().getElementsByClass("Harmony"))
+    for label, symbol in zip(labels, symbols, strict=False):
+        assert {*symbol.pitchClasses} == {*READ[label]}, label
+        assert symbol.bass().pitchClass == READ[label][0], label
+    played, _ = pretty_midi.PrettyMIDI(io.BytesIO(to_midi(song))).instruments
+    for start, _, label in chords:
+        pitches = [note.pitch for note in played.notes if abs(note.start - start) < 0.01]
+        assert {pitch % 12 for pitch in pitches} == {*READ[label]}, label
+        assert min(pitches) % 12 == READ[label][0], label
+
+
+@pytest.mark.parametrize(
+    ("label", "kind"),
+    [
+        ("Csus2", "suspended-second"), ("Caug", "augmented"), ("C7#5", "augmented-seventh"), ("C5", "power"),
+        ("C6", "major-sixth"), ("Cdim7", "diminished-seventh"), ("Cm7b5", "half-diminished-seventh"),
+        ("C9", "dominant-ninth"), ("Cm13", "minor-13th"), ("CmM7", "minor-major-seventh"), ("Cadd9", "major"),
+    ],
+)  # fmt: skip
+def test_musicxml_has_the_kind_of_a_chord(label: str, kind: str) -> None:
+    music21 = pytest.importorskip("music21")
+    song = chart(completed(LeadSheet(tempo=120, chords=[(0.0, 2.0, label)]), 2.0), 2.0)
+    written = to_musicxml(song, "x").decode()
+    score = music21.converter.parse(written, format="musicxml")
+    assert next(score.recurse().getElementsByClass("ChordSymbol")).chordKind == kind
+    # the text says it already
+    assert written.count("<degree ") == written.count('<degree print-object="no">')
 
 
 def test_every_chord_and_key_survives_musicxml() -> None:
@@ -132,12 +171,12 @@ def test_every_chord_and_key_survives_musicxml() -> None:
     found = [set(each.pitchClasses) for each in score.recurse().getElementsByClass("Harmony")]
     # the last bar starts at the end of the song
     assert found[: len(labels)] == [set(pitch_classes(label)) for label in labels]
-    for key in MIDI_KEYS:
-        root, minor = key.removesuffix("m"), key.endswith("m")
-        sheet = completed(LeadSheet(tempo=120, key=f"{root}:{'min' if minor else 'maj'}"), 2.0)
+    for key in SPELLING:
+        root, _, mode = key.partition(":")
+        sheet = completed(LeadSheet(tempo=120, key=key), 2.0)
         score = music21.converter.parse(to_musicxml(chart(sheet, 2.0), "x").decode(), format="musicxml")
         (found_key,) = score.recurse().getElementsByClass("KeySignature")
-        assert found_key.asKey("minor" if minor else "major").tonic.name == root.replace("b", "-")
+        assert found_key.asKey("minor" if mode == "min" else "major").tonic.name == root.replace("b", "-")
 
 
 def test_a_pickup_is_a_short_measure() -> None:
@@ -147,6 +186,61 @@ def test_a_pickup_is_a_short_measure() -> None:
     score = music21.converter.parse(to_musicxml(song, "x").decode(), format="musicxml")
     measures = score.parts[0].getElementsByClass("Measure")
     assert [(each.number, each.duration.quarterLength) for each in measures] == [(0, 1.0), (1, 4.0)]
+
+
+@pytest.mark.parametrize(("downbeat", "metre", "pickup"), [(1, 4, True), (2, 3, True), (3, 4, True), (0, 4, False)])
+def test_only_a_pickup_is_implicit(downbeat: int, metre: int, pickup: bool) -> None:
+    pytest.importorskip("music21")
+    beats = [0.5 * number for number in range(9)]
+    song = chart(LeadSheet(beats=beats, beats_per_bar=metre, downbeat=downbeat), 4.0)
+    measures = re.findall(r'<measure implicit="(\w+)" number="(\d+)"', to_musicxml(song, "x").decode())
+    assert measures[0] == (("yes", "0") if pickup else ("no", "1"))
+    assert {implicit for implicit, _ in measures[1:]} == {"no"}
+
+
+@pytest.mark.parametrize(
+    ("key", "fifths", "name"), [("G#:maj", -4, "Ab"), ("D#", -3, "Eb"), ("Fb", 4, "E"), ("E# minor", -4, "Fm")]
+)
+def test_a_key_of_more_than_seven_accidentals_is_exported_as_its_enharmonic_one(
+    key: str, fifths: int, name: str
+) -> None:
+    pytest.importorskip("music21")
+    mido = pytest.importorskip("mido")
+    song = chart(completed(LeadSheet(tempo=120, key=key), 2.0), 2.0)
+    assert f"<fifths>{fifths}</fifths>" in to_musicxml(song, "x").decode()
+    events = [event for track in mido.MidiFile(file=io.BytesIO(to_midi(song))).tracks for event in track]
+    assert [event.key for event in events if event.type == "key_signature"] == [name]
+
+
+@pytest.mark.parametrize(
+    ("first", "downbeat", "metre"),
+    [(0.47, 0, 4), (0.06, 0, 4), (0.02, 1, 3), (0.0, 0, 4), (1.5, 3, 4), (7.3, 1, 3), (20.0, 2, 4), (-0.3, 1, 4)],
+)
+def test_the_tempo_of_a_midi_file_is_the_songs_from_the_start(first: float, downbeat: int, metre: int) -> None:
+    mido = pytest.importorskip("mido")
+    pretty_midi = pytest.importorskip("pretty_midi")
+    period = 60 / 93.8
+    beats = [first + period * number for number in range(40)]
+    sheet = LeadSheet(beats=beats, beats_per_bar=metre, downbeat=downbeat, chords=[(0.1, beats[6], "C")])
+    content = to_midi(chart(sheet, beats[-1]), [(0.2, 0.4, 60)])
+    tempi = [event for event in mido.MidiFile(file=io.BytesIO(content)).tracks[0] if event.type == "set_tempo"]
+    assert {round(60e6 / event.tempo, 1) for event in tempi} == {93.8}
+    midi = pretty_midi.PrettyMIDI(io.BytesIO(content))
+    chords, clicks, melody = midi.instruments
+    later = [second for second in beats if second >= 0]
+    assert [note.start for note in clicks.notes] == pytest.approx(later, abs=0.002)
+    assert all(np.abs(midi.get_beats() - second).min() < 0.002 for second in later)
+    downbeats = [second for number, second in enumerate(beats) if (number - downbeat) % metre == 0 and second >= 0]
+    assert all(np.abs(midi.get_downbeats() - second).min() < 0.002 for second in downbeats)
+    assert (chords.notes[0].start, chords.notes[0].end) == pytest.approx((0.1, beats[6]), abs=0.002)
+    assert (melody.notes[0].start, melody.notes[0].end) == pytest.approx((0.2, 0.4), abs=0.002)
+
+
+def test_a_free_singer_begins_at_the_songs_median_tempo() -> None:
+    mido = pytest.importorskip("mido")
+    song = chart(completed(SHEET, 5.2), 5.2)
+    tempi = [event for event in mido.MidiFile(file=io.BytesIO(to_midi(song))).tracks[0] if event.type == "set_tempo"]
+    assert 60e6 / tempi[0].tempo == pytest.approx(song.tempo, abs=0.01)
 
 
 def test_a_sung_melody_is_transcribed_to_its_notes() -> None:

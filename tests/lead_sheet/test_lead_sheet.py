@@ -20,7 +20,7 @@ from hafm_hf.lead_sheet.chords import IN_KEY, NUM_CHORDS, QUALITIES, chord_class
 from hafm_hf.lead_sheet.files import read_beats, read_chords, read_lead_sheet, write_lead_sheet
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, beat_points, beats_passed, lead_sheet_streams
 from hafm_hf.tokenizers.pitch_line import FRAME_RATE
-from tiny_models import tiny_composite
+from tiny_models import encoded, tiny_composite
 from vocals import CODEC_RATE, EXAMPLE
 
 
@@ -57,7 +57,7 @@ def test_chords_are_parsed_in_both_notations(label: str, root: int, minor: bool)
         ({"chords": [(2.0, 2.0, "C")]}, "start before stop"), ({"chords": [(-math.inf, 2.0, "C")]}, "finite"),
         ({"chords": [(0.0, math.inf, "C")]}, "finite"), ({"chords": [(math.nan, 2.0, "C")]}, "finite"),
         ({"sections": [(0.0, 1.0, "loud")]}, "choose from sparse, normal, full"), ({"beats_per_bar": 5}, "3 or 4"),
-        *(({"key": key}, f"key is {key!r}; write C:maj") for key in ("H", "N", "Am7", "Es", "a minor")),
+        *(({"key": key}, f"key is {key!r}; write C:maj") for key in ("H", "N", "Am7", "Es", "a", "A/C", "C5")),
         ({"estimated": ["mood"]}, "no field .mood."),
     ],
 )  # fmt: skip
@@ -71,7 +71,9 @@ def test_invalid_lead_sheets_are_refused(known: dict[str, Any], said: str) -> No
     [
         ("A:min", "A:min"), ("Am", "A:min"), ("A minor", "A:min"), ("C#m", "C#:min"), ("F♯ Minor", "F#:min"),
         ("Bb", "Bb:maj"), ("B♭", "Bb:maj"), ("E♭:min", "Eb:min"), ("C major", "C:maj"), ("Dbmaj", "Db:maj"),
-        ("Cm/maj7", "C:min"),
+        ("Cm/maj7", "C:min"), ("A-minor", "A:min"), ("b minor", "B:min"), ("bb minor", "Bb:min"), ("A-", "A:min"),
+        ("A–Minor", "A:min"), ("B-flat major", "Bb:maj"), ("f sharp minor", "F#:min"), ("am", "A:min"),
+        ("E flat", "Eb:maj"), ("c major", "C:maj"),
     ],
 )  # fmt: skip
 def test_a_key_is_understood_however_it_is_written(said: str, key: str) -> None:
@@ -92,7 +94,7 @@ def test_vocal_tokens_follow_known_beats(
     bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int], shift: float
 ) -> None:
     sheet = LeadSheet(beats=list(np.arange(shift, 12.0, 0.6)))
-    tokens = bundled.tokenize_vocal(*vocal, 0, sheet)[0]
+    tokens = encoded(bundled, *vocal, sheet).tokens
     phase = sheet.phase(len(tokens), 50)
     assert phase is not None
     # after the projected features, a centroid holds its position within the beat

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from hafm_hf import HAFMForVocalAccompaniment, HAFMListenerConfig, HAFMListenerModel
 from hafm_hf.accompaniment.parts import PARTS
 from hafm_hf.lead_sheet.bars import chord_prior
-from hafm_hf.lead_sheet.chords import NUM_CHORDS, chord_class, key_name
+from hafm_hf.lead_sheet.chords import NUM_CHORDS, chord_class
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
-from hafm_hf.listening import pitch_line
+from hafm_hf.lead_sheet.spelling import key_name
 from hafm_hf.listening.modeling_listener import chords_of_beats
+from hafm_hf.tokenizers import pitch_line
 from hafm_hf.tokenizers.beat_line import HAFMBeatLine, likeliest_tempo
 from hafm_hf.tokenizers.pitch_line import LINE_RATE, HAFMVocalDescriptors, PitchLine
 from tiny_models import tiny_codec, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage

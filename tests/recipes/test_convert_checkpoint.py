@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from convert_checkpoint import load_checkpoint, main
-from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
+from hafm_hf.accompaniment.parts import stage_parts
 from tiny_models import tiny_stage
 from torture.test_hostile_checkpoints import Payload
 
@@ -30,7 +30,7 @@ def renamed(name: str) -> str:
 def write_originals(folder: Path, change: Callable[[dict[str, Any]], object] = lambda state: None) -> dict[str, Any]:
     """Writes checkpoints of three stages with other names and unstacked tables, and FOLDER/mapping.yaml."""
     models, mapping = {}, {}
-    for number, stage in enumerate(STAGE_MODELS):
+    for number, stage in enumerate(stage_parts()):
         model = models[stage] = tiny_stage(stage, seed=number)
         state: dict[str, Any] = {}
         keys: dict[str, str] = {}
@@ -57,7 +57,7 @@ def test_weights_under_other_names_are_recovered(tmp_path: Path, capsys: pytest.
     assert "blocks.0.attention_norm.w (24,)" in capsys.readouterr().out
     main(tmp_path, tmp_path / "out", tmp_path / "mapping.yaml")
     for stage, model in models.items():
-        loaded = STAGE_MODELS[stage].from_pretrained(tmp_path / "out" / stage).state_dict()
+        loaded = stage_parts()[stage].model_class.from_pretrained(tmp_path / "out" / stage).state_dict()
         assert all(torch.equal(loaded[name], weight) for name, weight in model.state_dict().items())
     with pytest.raises(ValueError, match="exists"):
         main(tmp_path, tmp_path / "out", tmp_path / "mapping.yaml")

@@ -14,7 +14,7 @@ import pytest
 
 import takes
 from hafm_hf import audio
-from hafm_hf.accompaniment.ends import LEAD_SECONDS
+from hafm_hf.listening.ends import LEAD_SECONDS
 from programs import REPOSITORY
 from space import studio
 from space.serving import Space

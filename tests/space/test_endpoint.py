@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from hafm_hf import audio
-from hafm_hf.accompaniment.options import PUBLIC_OPTIONS
+from hafm_hf.accompaniment.options import GenerationOptions, described
 from hafm_hf.lead_sheet.vocabulary import STEMS
 from readme import blocks
 from space.serving import MAX_SECONDS, PATIENCE_SECONDS, Space, served
@@ -35,7 +35,8 @@ def test_the_endpoint_is_documented_and_takes_the_pipelines_options(client: Any)
     (name, endpoint), *others = client.view_api(return_format="dict")["named_endpoints"].items()
     assert name == "/accompany" and not others and "singing voice" in endpoint["description"]
     names = [each["parameter_name"] for each in endpoint["parameters"]]
-    options = [name for name in PUBLIC_OPTIONS if name != "num_samples"]
+    rows = described(GenerationOptions).items()
+    options = [name for name, option in rows if not option.internal and name != "num_samples"]
     assert names[:2] == ["vocal", "model"] and names[2 : 2 + len(options)] == options
     ends = ["intro_bars", "outro_bars", "tail"]
     assert names[2 + len(options) :] == ["seconds", "tempo", *ends, "lead_sheet", "instrumental_gain_db"]

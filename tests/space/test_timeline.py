@@ -11,12 +11,15 @@ import pytest
 import listening
 from hafm_hf import LeadSheet, audio
 from hafm_hf.lead_sheet.bars import on_the_beat
-from hafm_hf.lead_sheet.chords import root_and_quality
+from hafm_hf.lead_sheet.chord_symbols import read_chord
 from hafm_hf.lead_sheet.files import read_lead_sheet
+from lead_sheet.golden import READ, REFUSED, SPELLING
 from space.serving import Space
 from space.studio import Page, chords, downloaded, expect, generated, press, skip_fine, summary
 from vocals import EXAMPLE
 
+# however they are written
+ROOTS = ("C", "C#", "D", "Eb", "Fb", "F", "Gb", "G", "G#", "A", "A#", "Cb")
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
 
 
@@ -210,20 +213,66 @@ def test_only_files_uploaded_by_the_browser_are_read(tmp_path: Path) -> None:
             listening.uploaded(path)
 
 
-def test_the_page_spells_and_parses_chords_and_sheets_as_the_server_does(page: Page) -> None:
+def evaluated(page: Page, body: str, *values: Any) -> Any:
+    """What a JavaScript function body returns with `sheet`, the module sheet.js, and `values` in scope."""
     path = str(Path(listening.__file__).parent / "static" / "sheet.js")
-    labels = [["A#", "F:maj"], ["Db:min7", "E:maj"], ["F#m", "F:maj"], ["N", "C:maj"]]
-    beats, good = [0.5 * n for n in range(13)], ["A:min7", "C-7", "FΔ7", "G7(b9,#11)", "Dm(maj7)/F", "Bbno3", "A♭sus4"]
-    spelled, known, sheets = page.evaluate(
-        """async ([path, labels, names, beats]) => {
-            const sheet = await import(new URL(`gradio_api/file=${path}`, document.baseURI));
-            const known = (name) => { try { return sheet.parseChord(name); } catch { return false; } };
-            const made = [sheet.tappedBeats({ tempo: 96 }, beats, 6), sheet.setDownbeat({ beats }, 0),
-                sheet.readSheet(JSON.stringify({ beats }))];
-            return [labels.map((each) => sheet.spell(...each)), names.filter(known), JSON.parse(JSON.stringify(made))];
-        }""",
-        [path, labels, [*good, "Dogs", "Cats", "Es", "Am7x", "Am/x", "H"], beats],
+    return page.evaluate(
+        f"""async ([path, ...values]) => {{
+            const sheet = await import(new URL(`gradio_api/file=${{path}}`, document.baseURI));
+            const read = (label) => {{ try {{ return sheet.parseChord(label); }} catch {{ return false; }} }};
+            {body}
+        }}""",
+        [path, *values],
     )
-    assert spelled == ["Bb", "C#m7", "F#m", "N"] and known == good and all(map(root_and_quality, good))
+
+
+def test_the_page_spells_and_reads_chords_as_the_server_does(page: Page) -> None:
+    suffixes = {"maj": "", "min": "m", "dim": "dim"}
+    asked = [[f"{root}{suffixes[third]}", key] for key in SPELLING for third in suffixes for root in ROOTS]
+    spelled = evaluated(page, "return values[0].map((each) => sheet.spell(...each));", asked)
+    table = [
+        f"{root}{suffixes[third]}" for key in SPELLING for third in suffixes for root in SPELLING[key][third].split()
+    ]
+    assert spelled == table
+    labels = [["A#", "F:maj"], ["Db:min7", "E:maj"], ["F#m", "F:maj"], ["N", "C:maj"], ["D#m7b5", "Ab:maj"]]
+    shown = evaluated(page, "return values[0].map((each) => sheet.spell(...each));", labels)
+    assert shown == ["Bb", "C#m7", "F#m", "N", "Ebm7b5"]
+    names = [*READ, *REFUSED]
+    read = evaluated(page, "return values[0].filter(read);", names)
+    assert read == [*READ]
+    # as they are written, in a notation that means the same
+    written = evaluated(page, "return values[0].map(sheet.written);", [*READ])
+    assert [symbol(label) for label in written] == [symbol(label) for label in READ]
+
+
+def symbol(label: str) -> tuple[str, Any, str | None]:
+    chord = read_chord(label)
+    assert chord is not None
+    return chord.root, chord.degrees, chord.bass
+
+
+def test_the_page_respells_estimates_in_another_key_but_not_what_was_written_otherwise(page: Page) -> None:
+    chords = [[0, 1, "Ebm"], [1, 2, "A#m"], [2, 3, "B:min"], [3, 4, "Ab"]]
+    given = {"key": "Db:maj", "chords": chords, "estimated": ["key"]}
+    changed = evaluated(page, "return sheet.setKey(values[0], 'B:maj');", given)
+    assert [label for *_, label in changed["chords"]] == ["D#m", "A#m", "B:min", "G#"]
+    assert (changed["key"], changed["estimated"]) == ("B:maj", [])
+
+
+def test_the_page_shows_given_chords_as_they_are_written(ready: Page) -> None:
+    press(ready, "Bar 2")
+    for label, shown in (("A#", "A♯"), ("Dh7", "Dh7"), ("C–7", "C-7"), ("Ebm7b5/Gb", "E♭m7♭5/G♭")):
+        ready.get_by_label("Chord", exact=True).fill(label)
+        press(ready, "Set")
+        assert shown in chords(ready)
+        assert label in [each for *_, each in saved(ready).chords]
+
+
+def test_the_page_makes_and_reads_lead_sheets(page: Page) -> None:
+    beats = [0.5 * n for n in range(13)]
+    body = """const made = [sheet.tappedBeats({ tempo: 96 }, values[0], 6), sheet.setDownbeat({ beats: values[0] }, 0),
+        sheet.readSheet(JSON.stringify({ beats: values[0] }))];
+        return JSON.parse(JSON.stringify(made));"""
     # in four, the page's default
-    assert [LeadSheet.given(sheet).to_dict() for sheet in sheets] == [{"beats": beats, "beats_per_bar": 4}] * 3
+    made = evaluated(page, body, beats)
+    assert [LeadSheet.given(sheet).to_dict() for sheet in made] == [{"beats": beats, "beats_per_bar": 4}] * 3

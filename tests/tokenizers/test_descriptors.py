@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hafm_hf.audio import Samples
-from hafm_hf.listening import pitch_line
+from hafm_hf.tokenizers import pitch_line
 from hafm_hf.tokenizers.pitch_line import DESCRIPTORS, HAFMVocalDescriptors, fundamental_frequency
 from vocals import CODEC_RATE, glide
 

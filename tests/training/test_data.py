@@ -10,9 +10,9 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
+from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.corpus.tokens import TokenCorpusInfo, write_shard
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, LeadSheet, lead_sheet_streams
-from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
 from hafm_hf.training.arguments import StageArguments
 from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, check_vocabularies, load_token_corpus, read_stream
 from hafm_hf.training.lead_sheets import LeadSheetNoise, _parsed
@@ -117,7 +117,7 @@ def test_a_stage_with_other_vocabularies_rates_or_tokenizers_is_refused() -> Non
 
 def test_a_trained_stage_accepts_other_tokens_only_with_new_tokens(tmp_path: Path) -> None:
     corpus = dataclasses.replace(INFO, semantic_tokenizer="0123")
-    trained = STAGE_MODELS["semantic"](toy_config("semantic", tokenizers={"semantic_tokenizer": "89ab"}))
+    trained = stage_parts()["semantic"].model_class(toy_config("semantic", tokenizers={"semantic_tokenizer": "89ab"}))
     trained.save_pretrained(tmp_path)
     stage = make_stage(StageArguments(init_from=str(tmp_path)), corpus, 10.0)
     with pytest.raises(ValueError, match="--new_tokens true"):
@@ -129,7 +129,7 @@ def test_a_trained_stage_accepts_other_tokens_only_with_new_tokens(tmp_path: Pat
 
 
 def test_a_stage_continues_with_its_own_codebooks_and_window(corpus: Path, tmp_path: Path, tiny_model: Path) -> None:
-    STAGE_MODELS["fine"](toy_config("fine", window_seconds=1.6)).save_pretrained(tmp_path)
+    stage_parts()["fine"].model_class(toy_config("fine", window_seconds=1.6)).save_pretrained(tmp_path)
     config = make_stage(StageArguments("fine", init_from=str(tmp_path)), INFO, None).config
     assert TokenCrops(*load_token_corpus(corpus, "train", cache_dir=corpus / "cache"), config, None).seconds == 1.6
     assert (config.conditioning_codebook_sizes, config.codebook_sizes) == ([[30] * 3], [30] * 2)
@@ -137,12 +137,12 @@ def test_a_stage_continues_with_its_own_codebooks_and_window(corpus: Path, tmp_p
         make_stage(StageArguments("fine", init_from=str(tmp_path), coarse_codebooks=3, fine_codebooks=3), INFO, None)
     info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=CODES, num_codebooks=8)
     loaded = make_stage(StageArguments("coarse", init_from=str(tiny_model)), info, 5.0).state_dict()
-    published = STAGE_MODELS["coarse"].from_pretrained(tiny_model, subfolder="coarse").state_dict()
+    published = stage_parts()["coarse"].model_class.from_pretrained(tiny_model, subfolder="coarse").state_dict()
     assert loaded.keys() == published.keys() and all(torch.equal(loaded[name], published[name]) for name in loaded)
 
 
 def test_a_trained_stage_accepts_other_dropouts_but_no_other_shape(tmp_path: Path) -> None:
-    STAGE_MODELS["semantic"](toy_config("semantic", conditioning_dropout=0.05)).save_pretrained(tmp_path)
+    stage_parts()["semantic"].model_class(toy_config("semantic", conditioning_dropout=0.05)).save_pretrained(tmp_path)
     arguments = StageArguments(init_from=str(tmp_path))
     assert make_stage(arguments, INFO, 10.0).config.conditioning_dropout == 0.05
     stage = make_stage(dataclasses.replace(arguments, conditioning_dropout=0.3, attention_dropout=0.2), INFO, 10.0)

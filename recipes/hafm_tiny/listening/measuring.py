@@ -101,7 +101,8 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
     tokenizer, listener, voice = composite.semantic_tokenizer, composite.listener, recording.voice
     assert listener is not None
     rate, sheet = tokenizer.config.frame_rate, composite.complete_lead_sheet(voice, VOICE_RATE)
-    line, _ = composite.listen(torch.from_numpy(voice))
+    (vocal,) = composite.feature_extractor().vocals(voice, VOICE_RATE)
+    line = composite.encoder.listen(vocal).line
     phase = sheet.phase(len(line), rate)
     if phase is None:
         return torch.zeros(0), torch.zeros(0)

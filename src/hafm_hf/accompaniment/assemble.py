@@ -17,13 +17,12 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..atomic_files import replace_folder
-from ..modeling.configuration_hafm import STAGES
 from ..pretrained.loading import codec_fingerprint, load_strictly, model_source, tokenizer_fingerprint, write_checksums
 from ..pretrained.saving import read_style_sounds
 from ..tokenizers.codecs import load_codec
 from .configuration_accompaniment import HAFMConfig
 from .modeling_accompaniment import HAFMForVocalAccompaniment
-from .parts import PARTS, check_names, part_classes
+from .parts import PARTS, check_names, part_classes, stage_parts
 
 # the best settings for stages conditioned on a lead sheet (docs/generation.md), unless others have been chosen
 LEAD_SHEET_SETTINGS = {
@@ -104,17 +103,17 @@ def _parts_of(composite: str) -> dict[str, PartSource]:
 def _load(sources: Mapping[str, PartSource], stage_dtype: str) -> dict[str, PreTrainedModel]:
     """Loads the parts by name; the stages in `stage_dtype`."""
     loaded: dict[str, PreTrainedModel] = {}
-    for name, kind in PARTS.items():
+    for name, part in PARTS.items():
         if name not in sources:
             continue
         source = sources[name]
         if name == "codec":
             loaded[name] = load_codec(source.model, subfolder=source.subfolder).model
-        elif name in STAGES:
+        elif name in stage_parts():
             dtype = getattr(torch, stage_dtype)
-            loaded[name] = load_strictly(kind, source.model, subfolder=source.subfolder, dtype=dtype)
+            loaded[name] = load_strictly(part.model_class, source.model, subfolder=source.subfolder, dtype=dtype)
         else:
-            loaded[name] = load_strictly(kind, source.model, subfolder=source.subfolder)
+            loaded[name] = load_strictly(part.model_class, source.model, subfolder=source.subfolder)
     return loaded
 
 
@@ -155,7 +154,7 @@ def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
     """Refuses a tokenizer or codec whose weights (centroids, codebooks) differ from those a stage was trained on."""
     tokenizer, codec = parts["semantic_tokenizer"], parts["codec"]
     made = {"semantic_tokenizer": tokenizer_fingerprint(tokenizer), "codec": codec_fingerprint(codec)}
-    wanted = {f"the {name} stage": parts[name].config.tokenizers for name in STAGES if name in parts}
+    wanted = {f"the {name} stage": parts[name].config.tokenizers for name in stage_parts() if name in parts}
     for part, tokenizers in wanted.items():
         for name, learnt in tokenizers.items():
             if made[name] != learnt:

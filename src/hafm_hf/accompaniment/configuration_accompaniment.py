@@ -1,64 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configurations of the composite and of its separator; those of the other parts are next to their models."""
+"""Configuration of the composite; those of its parts are next to their models."""
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from ..lead_sheet.vocabulary import STEMS
-from ..listening.configuration_listener import HAFMListenerConfig
-from ..modeling.configuration_hafm import STAGES, HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig
-from ..pretrained.checks import MAX_DILATIONS, MAX_SAMPLING_RATE, MAX_WIDTH, check_range
-from ..tokenizers.configuration_codec import check_codec_config, codec_format, describe_codec
-from ..tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
+from ..modeling.configuration_hafm import HAFMFineConfig
+from ..pretrained.checks import check_range
+from ..tokenizers.configuration_codec import CodecFormat, check_codec_config, codec_format, describe_codec
 from ..tokenizers.pitch_line import LINE_RATE
+from .parts import PARTS, VOCAL, Stage, stage_parts
 
 
-@strict
-class HAFMSeparatorConfig(PreTrainedConfig):
-    r"""The network that splits an instrumental into its stems, an optional part of the composite.
-
-    Args:
-        sampling_rate (`int`): Sampling rate of the codec, in Hz.
-        n_fft (`int`): Window length of the spectrogram, in samples.
-        hop_length (`int`): Samples between two windows; `n_fft` is a multiple of it, at least twice as large.
-        channels (`int`): Width of the convolutions.
-        num_layers (`int`): Number of convolutions, with dilations of 1, 2, 4 … windows; four of them see ± 30 windows.
-        dropout (`float`): Dropout probability in training.
-    """
-
-    model_type = "hafm_separator"
-    role: ClassVar[str] = "the separator, which splits an instrumental into stems"
-
-    sampling_rate: int = 24_000
-    n_fft: int = 1280
-    hop_length: int = 320
-    channels: int = 192
-    num_layers: int = 4
-    dropout: float | int = 0.0
-
-    def describe(self) -> dict[str, str]:
-        """Describes rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
-        return {
-            "rates": f"{self.sampling_rate} Hz, {self.sampling_rate / self.hop_length:g} spectra/s",
-            "vocabulary": f"instrumental → {', '.join(STEMS)}",
-            "architecture": f"{self.num_layers} dilated convolutions × {self.channels} over spectra, masks",
-        }
-
-    def validate_sizes(self) -> None:
-        """Refuses sizes out of range."""
-        check_range("sampling_rate", self.sampling_rate, MAX_SAMPLING_RATE)
-        check_range("n_fft", self.n_fft, MAX_WIDTH)
-        check_range("hop_length", self.hop_length, self.n_fft // 2)
-        check_range("channels", self.channels, MAX_WIDTH)
-        check_range("num_layers", self.num_layers, MAX_DILATIONS)
-        if self.n_fft % self.hop_length:
-            raise ValueError(f"n_fft is {self.n_fft}; it must be a multiple of hop_length, {self.hop_length}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")
+def _default_config(name: str) -> SubConfigSpec:
+    """How the composite's configuration makes that of a part."""
+    part = PARTS[name]
+    if name == "codec":
+        # may be of any family that `codec_format` supports
+        return SubConfigSpec(AutoConfig, model_type="encodec")
+    return SubConfigSpec(part.model_class.config_class, optional=part.optional)
 
 
 @strict
@@ -76,17 +39,8 @@ class HAFMConfig(PreTrainedConfig):
     """
 
     model_type = "hafm"
-    sub_configs_defaults: ClassVar[dict[str, Any]] = {
-        "semantic_tokenizer_config": HAFMSemanticTokenizerConfig,
-        "semantic_config": HAFMSemanticConfig,
-        "coarse_config": HAFMCoarseConfig,
-        "fine_config": SubConfigSpec(HAFMFineConfig, optional=True),
-        # may be of any family that `codec_format` supports
-        "codec_config": SubConfigSpec(AutoConfig, model_type="encodec"),
-        "listener_config": SubConfigSpec(HAFMListenerConfig, optional=True),
-        "ear_config": SubConfigSpec(HAFMSemanticTokenizerConfig, optional=True),
-        "separator_config": SubConfigSpec(HAFMSeparatorConfig, optional=True),
-    }
+    # what a part's configuration is if it is not given, for every row of `parts.PARTS`
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {f"{name}_config": _default_config(name) for name in PARTS}
 
     semantic_tokenizer_config: Any = None
     semantic_config: Any = None
@@ -97,12 +51,24 @@ class HAFMConfig(PreTrainedConfig):
     ear_config: Any = None
     separator_config: Any = None
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Sets the configurations of stages that have been added to the table (`add_stage`)."""
+        for name in self.sub_configs_defaults:
+            if not hasattr(self, name):
+                setattr(self, name, kwargs.pop(name, None))
+        super().__post_init__(**kwargs)
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Raises ValueError for the config of a single part: the other parts would silently get the paper's sizes."""
         if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
             raise ValueError(f"This config.json is for model_type {kind!r}, not for a composite; use AutoModel.")
         return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def codec_format(self) -> CodecFormat:
+        """Rates, codebooks and channels of the codec, and thus of the output."""
+        return codec_format(self.codec_config)
 
     def describe_part(self, name: str) -> dict[str, str]:
         """Describes the rates, vocabulary and architecture of a part ("semantic", "codec" …) in words."""
@@ -113,20 +79,25 @@ class HAFMConfig(PreTrainedConfig):
         """Refuses parts whose vocabularies or rates do not match."""
         check_codec_config(self.codec_config)
         tokenizer = self.semantic_tokenizer_config
-        codec = codec_format(self.codec_config)
-        stages = {name: getattr(self, f"{name}_config") for name in STAGES}
+        codec = self.codec_format
         clusters = ([tokenizer.num_clusters], tokenizer.frame_rate)
-        stages = {name: config for name, config in stages.items() if config is not None}
-        acoustic = [name for name in stages if STAGES[name].acoustic]
-        streams = {STAGES[name].writes: (stages[name].codebook_sizes, codec.frame_rate) for name in acoustic}
-        streams |= {"vocal_semantic": clusters, "instrumental_semantic": clusters}
-        for name, config in stages.items():
-            read, (sizes, rate) = [streams[each] for each in STAGES[name].reads], streams[STAGES[name].writes]
+        configs = {name: getattr(self, f"{name}_config") for name in stage_parts()}
+        configs = {name: config for name, config in configs.items() if config is not None}
+        # sizes of the codebooks and frame rate of each token stream
+        streams = {VOCAL: clusters}
+        for name, config in configs.items():
+            stage = stage_parts()[name]
+            streams[stage.writes] = (config.codebook_sizes, codec.frame_rate) if stage.acoustic else clusters
+        for name, config in configs.items():
+            stage = stage_parts()[name]
+            read = [streams[stream] for stream in stage.reads]
+            sizes, rate = streams[stage.writes]
             _check_equal(f"{name} conditioning", config.conditioning_codebook_sizes, [sizes for sizes, _ in read])
             _check_equal(f"{name} target", config.codebook_sizes, sizes)
             rates = (config.conditioning_frame_rate, config.frame_rate)
             _check_equal(f"{name} frame rates", rates, (read[0][1], rate))
-        codebooks = [size for name in acoustic for size in stages[name].codebook_sizes]
+        acoustic = [config for name, config in configs.items() if stage_parts()[name].acoustic]
+        codebooks = [size for config in acoustic for size in config.codebook_sizes]
         _check_equal("codec codebooks", set(codebooks), {codec.codebook_size})
         check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
         if self.separator_config is not None:
@@ -144,3 +115,14 @@ class HAFMConfig(PreTrainedConfig):
 def _check_equal(name: str, found: Any, wanted: Any) -> None:
     if found != wanted:
         raise ValueError(f"The parts do not fit: {name} is {found}, but the other parts need {wanted}.")
+
+
+def add_stage(name: str, stage: Stage) -> None:
+    """Adds an optional stage to the table of parts, as a user of the package; it runs after those before it.
+
+    Args:
+        name: of the part; the composite's configuration gets a `NAME_config`.
+        stage: the row of the table.
+    """
+    PARTS[name] = replace(stage, optional=True)
+    HAFMConfig.sub_configs_defaults[f"{name}_config"] = _default_config(name)

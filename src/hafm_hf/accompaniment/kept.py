@@ -2,35 +2,36 @@
 """Spans of an existing instrumental that a new one keeps: their tokens for the stages, and their audio."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from ..audio import paste, resample
 from ..modeling.codebook_patterns import FREE
-from ..modeling.configuration_hafm import STAGES
-from ..tokenizers.codecs import as_codec
+from ..modeling.modeling_hafm import HAFMStageForCausalLM
+from ..tokenizers.codecs import Codec
+from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from ..tokenizers.stopping import CheckStop
+from . import parts
+
+Spans = Sequence[tuple[float, float]]
 
 
 class KeptInstrumental:
     """Spans of an existing instrumental to keep.
 
     Args:
-        audio (float32 [C, N]): the instrumental, with as many channels as the codec; may be shorter than the vocal.
+        audio (float32 [C, N]): the instrumental, with as many channels as the codec; may be shorter than the song.
         rate (Hz): sampling rate of `audio`.
         spans: the spans to keep, as (start, stop) in seconds.
-        vocal_seconds: length of the vocal.
+        song_seconds: length of the song.
 
     Raises:
-        ValueError: if there are no spans, or one lies outside the instrumental or begins after the vocal has ended.
+        ValueError: if there are no spans, or one lies outside the instrumental or begins after the song has ended.
     """
 
-    def __init__(
-        self, audio: np.ndarray, rate: int, spans: Sequence[tuple[float, float]], vocal_seconds: float
-    ) -> None:
+    def __init__(self, audio: np.ndarray, rate: int, spans: Spans, song_seconds: float) -> None:
         seconds = audio.shape[1] / rate
         try:
             spans = [(float(start), float(stop)) for start, stop in spans]
@@ -41,7 +42,7 @@ class KeptInstrumental:
         for start, stop in spans:
             if not (0 <= start < min(stop, seconds) and stop <= seconds + 1e-3):
                 raise ValueError(f"The span {start} to {stop} s is not within the instrumental of {seconds:.2f} s.")
-            if start >= vocal_seconds:
+            if start >= song_seconds:
                 raise ValueError(f"The span {start} to {stop} s begins after the vocal has ended; leave it out.")
         self.spans = _joined([(start, min(stop, seconds)) for start, stop in spans])
         self.audio = audio
@@ -51,48 +52,61 @@ class KeptInstrumental:
         """Resamples the whole instrumental to `rate` (Hz): float32 [C, N]."""
         return torch.from_numpy(np.stack([resample(channel, self.rate, rate) for channel in self.audio]))
 
-    def tokens(self, model: Any, units: int, check_stop: CheckStop | None = None) -> dict[str, torch.Tensor]:
+    def tokens(
+        self,
+        semantic_tokenizer: HAFMSemanticTokenizerModel,
+        codec: Codec,
+        stages: Mapping[str, HAFMStageForCausalLM],
+        frames: int,
+        grid: int,
+        check_stop: CheckStop | None = None,
+    ) -> dict[str, torch.Tensor]:
         """Tokenises the kept spans for each stage.
 
         Args:
-            model (`HAFMForVocalAccompaniment`): the model, whose tokenizer and codec make the tokens.
-            units: length of the vocal. Only units that lie entirely within a span are kept.
-            check_stop: called between pieces of the work.
+            semantic_tokenizer, codec: the parts that make the tokens.
+            stages: the stages that generate such tokens, by name.
+            frames: length of the song in steps of the `grid`. Only steps that lie entirely within a span are kept.
+            grid: steps a second, at which frames of all stages begin together.
+            check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Returns:
-            Codes (int64 [Q, T]) by the name of the stage, −1 where they are to be generated.
+            int64 [Q, T] by the name of the stage, −1 where the stage is to generate.
         """
-        rate = model.sampling_rate
-        tokenizer = model.semantic_tokenizer
-        kept = torch.zeros(units, dtype=torch.bool)
+        inside = torch.zeros(frames, dtype=torch.bool)
         for start, stop in self.spans:
-            first = math.ceil(start * model.units_per_second - 1e-6)
-            kept[first : int(stop * model.units_per_second + 1e-6)] = True
-        audio = torch.zeros(len(self.audio), units * rate // model.units_per_second)
-        found = self.at_rate(rate)
-        length = min(audio.shape[1], found.shape[1])
-        audio[:, :length] = found[:, :length]
-        waveform = torch.from_numpy(resample(audio.mean(0).numpy(), rate, tokenizer.config.sampling_rate))
-        codebooks = {name: stage.config.num_codebooks for name, stage in model.stages.items() if STAGES[name].acoustic}
-        codes = as_codec(model.codec).encode(audio[None].to(model.codec.device), sum(codebooks.values()), check_stop)[
-            0
-        ]
-        streams = {"semantic": tokenizer.encode(waveform.to(tokenizer.device), check_stop=check_stop)[None]}
-        streams |= dict(zip(codebooks, codes.split(list(codebooks.values())), strict=True))
-        return {
-            name: torch.where(kept.repeat_interleave(tokens.shape[1] // units), tokens.cpu(), FREE)
-            for name, tokens in streams.items()
-        }
+            inside[math.ceil(start * grid - 1e-6) : int(stop * grid + 1e-6)] = True
 
-    def splice(self, generated: torch.Tensor, rate: int) -> torch.Tensor:
-        """Pastes the kept spans into generated audio (float32 [C, N] at `rate` Hz), cross-faded at the joins."""
-        band, audio = generated.t().numpy(), self.at_rate(rate).t().numpy()
+        rate = codec.format.sampling_rate
+        audio = torch.zeros(len(self.audio), frames * rate // grid)
+        instrumental = self.at_rate(rate)[:, : audio.shape[1]]
+        audio[:, : instrumental.shape[1]] = instrumental
+        mono = resample(audio.mean(0).numpy(), rate, semantic_tokenizer.config.sampling_rate)
+        waveform = torch.from_numpy(mono).to(semantic_tokenizer.device)
+        semantic = semantic_tokenizer.encode(waveform, check_stop=check_stop)
+
+        stage_rows = parts.stage_parts()
+        codebooks = {name: stage.config.num_codebooks for name, stage in stages.items() if stage_rows[name].acoustic}
+        codes = codec.encode(audio[None].to(codec.model.device), sum(codebooks.values()), check_stop)[0]
+        tokens = {"semantic": semantic[None]}
+        tokens |= dict(zip(codebooks, codes.split(list(codebooks.values())), strict=True))
+        kept = {}
+        for name, rows in tokens.items():
+            by_frame = inside.repeat_interleave(rows.shape[1] // frames)
+            kept[name] = torch.where(by_frame, rows.cpu(), FREE)
+        return kept
+
+    def paste_into(self, band: np.ndarray, rate: int) -> np.ndarray:
+        """Pastes the kept spans into a band (float32 [N] or [N, C] at `rate` Hz), cross-faded at the joins."""
+        pasted = band.reshape(len(band), -1)
+        audio = self.at_rate(rate).t().numpy()
         for start, stop in self.spans:
-            band = paste(band, audio, rate, round(start * rate), min(round(stop * rate), len(band), len(audio)))
-        return torch.from_numpy(band).t().contiguous()
+            last = min(round(stop * rate), len(band), len(audio))
+            pasted = paste(pasted, audio, rate, round(start * rate), last)
+        return pasted.reshape(band.shape)
 
 
-def _joined(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def _joined(spans: Spans) -> list[tuple[float, float]]:
     """Sorts spans (start, stop in seconds) and merges those that touch or overlap: they need no cross-fade."""
     joined: list[tuple[float, float]] = []
     for start, stop in sorted(spans):

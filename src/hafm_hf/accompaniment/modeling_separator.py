@@ -18,7 +18,7 @@ from ..lead_sheet.vocabulary import STEMS
 from ..pretrained.saving import HAFMHubMixin
 from ..tokenizers.beat_line import KERNEL, HAFMDilatedLayer
 from ..tokenizers.codecs import Stretches
-from .configuration_accompaniment import HAFMSeparatorConfig
+from .configuration_separator import HAFMSeparatorConfig
 
 NUM_STEMS = len(STEMS)
 # added to magnitudes before the logarithm: anything below counts as silence

@@ -1,29 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of the generation options and the mix options: name, type, limits and help.
+"""The options of a generation and of a mix: fields with limits and help, from which all interfaces take them.
 
-`HAFMForVocalAccompaniment.generate` and `stream`, the pipeline, the endpoint, the command line and the Space all read
-these tables: a new option is added here, and where it takes effect. Nothing heavy is imported, because `hafm --help`
-reads them too.
+`HAFMForVocalAccompaniment.generate` and `stream`, the pipeline, the endpoint, the command line and the Space read
+these classes: a new option is added here, as a flag of `hafm accompany`, and where it takes effect. Nothing heavy is
+imported, because `hafm --help` reads them too.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
 from numbers import Integral, Real
-from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 from ..lead_sheet.vocabulary import ENERGIES
 
-Options = TypeVar("Options", bound="_Options")
+Options = TypeVar("Options", "GenerationOptions", "MixOptions")
 # sampling options: the best value differs between stages
 OF_EVERY_STAGE = "for all stages; each stage's own default if not given"
 # median loudness of the voice relative to the instrumental in MUSDB18's songs, in LU
 MEDIAN_BALANCE = -2.5
 # the largest seed that torch's and numpy's generators both accept
 MAX_SEED = 2**63 - 1
-KINDS: dict[type, tuple[Any, str]] = {
+
+# what an option of a type accepts, in Python and in words
+KINDS: dict[type, tuple[type, str]] = {
     bool: (bool, "True or False"),
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
@@ -33,145 +33,156 @@ KINDS: dict[type, tuple[Any, str]] = {
 
 @dataclass(frozen=True)
 class Option:
-    """A row of the table.
+    """An option, as the metadata of its field.
 
     Args:
+        kind: its type, of which a number may be an integer.
         help: what it does, in a sentence.
         label: its name in a user interface.
+        default: its value if it is not given; None leaves it to the model or to the song.
         least, most: its limits, inclusive.
-        choices: the values that a string option accepts.
-        word: a string that a number option accepts as well.
+        choices: the values that a string accepts.
+        word: a string that a number accepts as well.
         internal: whether it controls how the machine computes, which clients of a server must not choose.
         streams: lead sheet streams, one of which a stage of the model must read; "stem" requires a separator.
-        name, kind, default: those of its dataclass field; `_table` fills in the first two.
     """
 
+    kind: type
     help: str
     label: str
+    default: Any = None
     least: float | None = None
     most: float | None = None
     choices: tuple[str, ...] = ()
     word: str = ""
     internal: bool = False
     streams: tuple[str, ...] = ()
-    name: str = ""
-    kind: type = float
-    default: Any = None
 
-    @property
-    def optional(self) -> bool:
-        """Whether it may be None, which leaves it to the model."""
-        return self.default is None
-
-    def check(self, value: Any) -> None:
+    def check(self, name: str, value: Any) -> None:
         """Refuses a value of the wrong type or out of range.
 
         Raises:
             ValueError: naming the option, its value and the values allowed.
         """
-        if (value is None and self.optional) or (self.word and value == self.word):
+        if value is None and self.default is None:
             return
-        kind, described = KINDS[self.kind]
-        described += f" or {self.word!r}" if self.word else ""
-        if not isinstance(value, kind) or (isinstance(value, bool) and self.kind is not bool):
-            raise ValueError(f"{self.name} is {value!r}; it must be {described}.")
+        if self.word and value == self.word:
+            return
+        self._check_type(name, value)
         if self.choices and value not in self.choices:
-            raise ValueError(f"{self.name} is {value!r}; choose {' or '.join(map(repr, self.choices))}.")
-        least, most = (-math.inf if self.least is None else self.least), (math.inf if self.most is None else self.most)
+            raise ValueError(f"{name} is {value!r}; choose {' or '.join(map(repr, self.choices))}.")
+        if self.kind in (int, float):
+            self._check_limits(name, value)
+
+    def _check_type(self, name: str, value: Any) -> None:
+        accepted, wanted = KINDS[self.kind]
+        if self.word:
+            wanted += f" or {self.word!r}"
+        # True is a whole number, too, but nobody means one by it
+        if not isinstance(value, accepted) or isinstance(value, bool) is not (self.kind is bool):
+            raise ValueError(f"{name} is {value!r}; it must be {wanted}.")
+
+    def _check_limits(self, name: str, value: Any) -> None:
+        least = -math.inf if self.least is None else self.least
+        most = math.inf if self.most is None else self.most
         # written so that NaN fails
-        if self.kind in (int, float) and not (least <= value <= most and abs(value) < math.inf):
-            low, high = (f"{limit:g}" if isinstance(limit, float) else limit for limit in (least, most))
-            limits = f"{low} or more" if most == math.inf else f"between {low} and {high}"
-            raise ValueError(f"{self.name} is {value}; it must be {limits}.")
+        if least <= value <= most and abs(value) < math.inf:
+            return
+        low, high = (f"{limit:g}" if isinstance(limit, float) else limit for limit in (least, most))
+        limits = f"{low} or more" if most == math.inf else f"between {low} and {high}"
+        raise ValueError(f"{name} is {value}; it must be {limits}.")
 
 
-def option(default: Any, help: str, label: str, **limits: Any) -> Any:
-    """A dataclass field of `GenerationOptions` or `MixOptions`."""
-    return field(default=default, metadata={"option": Option(help, label, default=default, **limits)})
-
-
-class _Options:
-    """Base class of the option dataclasses; None leaves a value to the model or to the song."""
-
-    def __post_init__(self) -> None:
-        for name, row in _table(type(self)).items():  # type: ignore[arg-type]
-            value = getattr(self, name)
-            if getattr(value, "ndim", None) == 0:
-                # a NumPy or torch scalar
-                object.__setattr__(self, name, value := value.item())
-            row.check(value)
-
-    @classmethod
-    def of(cls: type[Options], options: Options | None = None, given: Mapping[str, Any] | None = None) -> Options:
-        """Replaces the options that are given by name; None counts as not given.
-
-        Raises:
-            TypeError: for a name that is not in the table.
-        """
-        given = {name: value for name, value in (given or {}).items() if value is not None}
-        table: dict[str, Option] = _table(cls)  # type: ignore[arg-type]
-        unknown = sorted(set(given) - set(table))
-        if unknown:
-            raise TypeError(f"There is no option {unknown[0]!r}; a generation takes {', '.join(table)}.")
-        return replace(options or cls(), **given)  # type: ignore[type-var]
+def option(default: Any, kind: type, help: str, label: str, **limits: Any) -> Any:
+    """A field of `GenerationOptions` or `MixOptions`; the arguments are those of `Option`."""
+    return field(default=default, metadata={"option": Option(kind, help, label, default, **limits)})
 
 
 @dataclass(frozen=True)
-class GenerationOptions(_Options):
+class GenerationOptions:
     """Options of a generation, for all interfaces; None leaves a value to the model.
 
     Raises:
         ValueError: for a value of the wrong type or out of range, naming the option.
     """
 
-    num_samples: int = option(1, "Instrumentals per vocal.", "Variations", least=1, most=64)
-    seed: int | None = option(None, "Same seed, same music; random if not given.", "Seed", least=0, most=MAX_SEED)
+    num_samples: int = option(1, int, "Instrumentals per vocal.", "Variations", least=1, most=64)
+    seed: int | None = option(None, int, "Same seed, same music; random if not given.", "Seed", least=0, most=MAX_SEED)
     guidance_scale: float | None = option(
-        None, f"How strictly to follow the voice, {OF_EVERY_STAGE}.", "Guidance scale", least=0.0
+        None, float, f"How strictly to follow the voice, {OF_EVERY_STAGE}.", "Guidance scale", least=0.0
     )
-    temperature: float | None = option(None, f"Sampling temperature, {OF_EVERY_STAGE}.", "Temperature", least=0.01)
-    top_k: int | None = option(None, f"Sample from the K likeliest codes (0: all) {OF_EVERY_STAGE}.", "Top-k", least=0)
+    temperature: float | None = option(
+        None, float, f"Sampling temperature, {OF_EVERY_STAGE}.", "Temperature", least=0.01
+    )
+    top_k: int | None = option(
+        None, int, f"Sample from the K likeliest codes (0: all) {OF_EVERY_STAGE}.", "Top-k", least=0
+    )
     style: str | None = option(
-        None, "Style, e.g. folk (see `hafm info`); drawn from the seed if not given.", "Style", streams=("style",)
+        None, str, "Style, e.g. folk (see `hafm info`); drawn from the seed if not given.", "Style", streams=("style",)
     )
     energy: str | None = option(
         None,
+        str,
         "How busily the band plays; auto: by the lead sheet's sections, or else the loudness of the voice.",
         "Energy",
         choices=("auto", *ENERGIES),
         streams=("energy",),
     )
     stems: bool = option(
-        False, "Also drums, bass, chords and pads (pads …); they sum to the whole.", "Stems", streams=("stem",)
+        False, bool, "Also drums, bass, chords and pads (pads …); they sum to the whole.", "Stems", streams=("stem",)
     )
-    skip_fine: bool = option(False, "Decode the coarse codebooks only: faster, rougher.", "Skip the fine stage")
+    skip_fine: bool = option(False, bool, "Decode the coarse codebooks only: faster, rougher.", "Skip the fine stage")
     decoding: str | None = option(
         None,
+        str,
         "Decoding loop: ours (fast) or transformers' (reference); fast on CPU and CUDA if not given.",
         "Decoding",
         choices=("fast", "reference"),
         internal=True,
     )
     compile: bool | None = option(
-        None, "Replay decoding steps as CUDA graphs: faster, NVIDIA GPUs only.", "Compile", internal=True
+        None, bool, "Replay decoding steps as CUDA graphs: faster, NVIDIA GPUs only.", "Compile", internal=True
     )
     threads: int | None = option(
-        None, "Number of torch threads; depends on the model's size if not given.", "Threads", least=1, internal=True
+        None,
+        int,
+        "Number of torch threads; depends on the model's size if not given.",
+        "Threads",
+        least=1,
+        internal=True,
     )
+
+    def __post_init__(self) -> None:
+        """Refuses invalid values."""
+        check_values(self)
+
+    @classmethod
+    def of(
+        cls, options: "GenerationOptions | None" = None, given: Mapping[str, Any] | None = None
+    ) -> "GenerationOptions":
+        """Replaces the options that are given by name; None counts as not given.
+
+        Raises:
+            TypeError: there is no option of that name.
+        """
+        return with_values(cls() if options is None else options, given or {})
 
 
 @dataclass(frozen=True)
-class MixOptions(_Options):
+class MixOptions:
     """How an instrumental is mixed with the voice, and how the song ends.
 
     Raises:
         ValueError: for a value of the wrong type or out of range, naming the option.
     """
 
-    vocal_gain_db: float = option(0.0, "Gain of the voice in the mix, in dB.", "Voice", least=-96.0, most=48.0)
-    instrumental_gain_db: float = option(0.0, "Gain of the band in the mix, in dB.", "Band", least=-96.0, most=48.0)
+    vocal_gain_db: float = option(0.0, float, "Gain of the voice in the mix, in dB.", "Voice", least=-96.0, most=48.0)
+    instrumental_gain_db: float = option(
+        0.0, float, "Gain of the band in the mix, in dB.", "Band", least=-96.0, most=48.0
+    )
     balance: float | str | None = option(
         None,
+        float,
         f"Loudness of the voice relative to the instrumental, in LU; auto: {MEDIAN_BALANCE:g}, the median of songs.",
         "Balance",
         least=-30.0,
@@ -180,41 +191,77 @@ class MixOptions(_Options):
     )
     loudness: float | None = option(
         None,
+        float,
         "Loudness of the mix in LUFS, e.g. -16; peaks above -1 dBTP are limited.",
         "Loudness",
         least=-40.0,
         most=-6.0,
     )
     tail: float = option(
-        0.0, "Seconds that the band plays on after the voice, if there is no outro.", "Ending", least=0.0, most=30.0
+        0.0,
+        float,
+        "Seconds that the band plays on after the voice, if there is no outro.",
+        "Ending",
+        least=0.0,
+        most=30.0,
     )
     intro_bars: int = option(
-        0, "Bars that the band plays before the voice.", "Intro", least=0, most=16, streams=("beat", "bar")
+        0, int, "Bars that the band plays before the voice.", "Intro", least=0, most=16, streams=("beat", "bar")
     )
     outro_bars: int = option(
-        0, "Bars after the voice, ending on the tonic chord.", "Outro", least=0, most=16, streams=("beat", "bar")
+        0, int, "Bars after the voice, ending on the tonic chord.", "Outro", least=0, most=16, streams=("beat", "bar")
     )
     output_rate: int | None = option(
         None,
+        int,
         "Sampling rate of the output in Hz; if not given, the voice's, or the model's if that is higher.",
         "Sample rate",
         least=8000,
         most=192_000,
     )
 
+    def __post_init__(self) -> None:
+        """Refuses invalid values."""
+        check_values(self)
 
-@cache
-def _table(options: type[Any]) -> dict[str, Option]:
-    """The options of a dataclass by name, with the types of its annotations."""
-    hints = get_type_hints(options)
-    rows = {}
-    for each in fields(options):
-        kind, *_ = [kind for kind in get_args(hints[each.name]) or (hints[each.name],) if kind is not NoneType]
-        rows[each.name] = replace(each.metadata["option"], name=each.name, kind=kind)
-    return rows
+    @classmethod
+    def of(cls, options: "MixOptions | None" = None, given: Mapping[str, Any] | None = None) -> "MixOptions":
+        """Replaces the options that are given by name; None counts as not given.
+
+        Raises:
+            TypeError: there is no option of that name.
+        """
+        return with_values(cls() if options is None else options, given or {})
 
 
-OPTIONS = _table(GenerationOptions)
-MIX_OPTIONS = _table(MixOptions)
-# those that clients of a server may set
-PUBLIC_OPTIONS = {name: row for name, row in OPTIONS.items() if not row.internal}
+def described(options: type[GenerationOptions] | type[MixOptions]) -> dict[str, Option]:
+    """The options of a class by name."""
+    return {each.name: each.metadata["option"] for each in fields(options)}
+
+
+def check_values(options: GenerationOptions | MixOptions) -> None:
+    """Refuses invalid values, and turns NumPy and torch scalars into numbers.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name, option in described(type(options)).items():
+        value = getattr(options, name)
+        if getattr(value, "ndim", None) == 0:
+            value = value.item()
+            # the class is frozen
+            object.__setattr__(options, name, value)
+        option.check(name, value)
+
+
+def with_values(options: Options, given: Mapping[str, Any]) -> Options:
+    """Replaces the options that are given by name; None counts as not given.
+
+    Raises:
+        TypeError: there is no option of that name.
+    """
+    names = list(described(type(options)))
+    given = {name: value for name, value in given.items() if value is not None}
+    if unknown := sorted(set(given) - set(names)):
+        raise TypeError(f"There is no option {unknown[0]!r}; a generation takes {', '.join(names)}.")
+    return replace(options, **given) if given else options

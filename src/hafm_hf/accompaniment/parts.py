@@ -1,118 +1,140 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the parts of a composite, each from its own subfolder of one repository: every part keeps its own
-configuration and generation config, and can be loaded by itself with `subfolder=`.
+"""The table of the composite's parts, which stages among them read and write what, and who makes their tokens.
+
+Every part is stored in a subfolder of the composite's repository by its name in the table, and its configuration is
+the composite's `NAME_config`.
 """
 
-import json
-import os
 from collections.abc import Container
-from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from ..listening.modeling_listener import HAFMListenerModel
-from ..modeling.configuration_hafm import STAGES
-from ..modeling.modeling_hafm import STAGE_MODELS
-from ..pretrained.loading import load_strictly
+from ..modeling.modeling_hafm import (
+    HAFMCoarseForCausalLM,
+    HAFMFineForCausalLM,
+    HAFMSemanticForCausalLM,
+)
 from ..tokenizers.codecs import codec_class
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from .configuration_accompaniment import HAFMConfig
 from .modeling_separator import HAFMSeparatorModel
 
-PARTS: dict[str, type[PreTrainedModel]] = {
-    "semantic_tokenizer": HAFMSemanticTokenizerModel,
-    **STAGE_MODELS,
-    # the class depends on the codec's configuration
-    "codec": PreTrainedModel,
-    "listener": HAFMListenerModel,
-    "ear": HAFMSemanticTokenizerModel,
-    "separator": HAFMSeparatorModel,
+# the token stream of the vocal, which no stage writes
+VOCAL = "vocal_semantic"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the composite.
+
+    Args:
+        model_class: its class.
+        optional: whether a composite may lack it.
+    """
+
+    model_class: type[Any]
+    optional: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Part):
+    """A part that generates tokens.
+
+    Args:
+        model_class, optional: as for every part.
+        title: human-readable name of its tokens.
+        reads: the token streams that condition it, in the order of its conditioning sources.
+        writes: the token stream that it generates.
+        tokenizer: the part that makes such tokens from audio, "semantic_tokenizer" or "codec".
+    """
+
+    title: str
+    reads: tuple[str, ...]
+    writes: str
+    tokenizer: str
+
+    @property
+    def acoustic(self) -> bool:
+        """Whether it generates codec codes."""
+        return self.tokenizer == "codec"
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        """The parts whose tokens it reads or writes."""
+        return tuple(dict.fromkeys(tokenizer_of(stream) for stream in (*self.reads, self.writes)))
+
+
+# stages in the order in which they run
+PARTS: dict[str, Part] = {
+    "semantic_tokenizer": Part(HAFMSemanticTokenizerModel),
+    "semantic": Stage(
+        HAFMSemanticForCausalLM,
+        title="semantic tokens",
+        reads=(VOCAL,),
+        writes="instrumental_semantic",
+        tokenizer="semantic_tokenizer",
+    ),
+    "coarse": Stage(
+        HAFMCoarseForCausalLM,
+        title="coarse codebooks",
+        reads=(VOCAL, "instrumental_semantic"),
+        writes="coarse",
+        tokenizer="codec",
+    ),
+    "fine": Stage(
+        HAFMFineForCausalLM,
+        title="fine codebooks",
+        reads=("coarse",),
+        writes="fine",
+        tokenizer="codec",
+        optional=True,
+    ),
+    # its class depends on its configuration (`part_classes`)
+    "codec": Part(PreTrainedModel),
+    "listener": Part(HAFMListenerModel, optional=True),
+    "ear": Part(HAFMSemanticTokenizerModel, optional=True),
+    "separator": Part(HAFMSeparatorModel, optional=True),
 }
-# parts that a composite may lack
-OPTIONAL_PARTS = ("fine", "listener", "ear", "separator")
 
 
-def part_classes(config: HAFMConfig) -> dict[str, type[PreTrainedModel]]:
-    """Classes of the parts that a composite with this configuration has, by name."""
-    classes = PARTS | {"codec": codec_class(config.codec_config)}
-    return {name: kind for name, kind in classes.items() if getattr(config, f"{name}_config") is not None}
+def stage_parts() -> dict[str, Stage]:
+    """The parts that generate tokens, in the order in which they run."""
+    return {name: part for name, part in PARTS.items() if isinstance(part, Stage)}
+
+
+def stage_of(model_type: str) -> Stage:
+    """The stage of a configuration's `model_type`.
+
+    Raises:
+        ValueError: no stage has it.
+    """
+    by_type = {stage.model_class.config_class.model_type: stage for stage in stage_parts().values()}
+    if model_type not in by_type:
+        raise ValueError(f"{model_type} is not a stage; choose from {', '.join(by_type)}.")
+    return by_type[model_type]
+
+
+def tokenizer_of(stream: str) -> str:
+    """The part that makes the tokens of a stream from audio."""
+    if stream == VOCAL:
+        return "semantic_tokenizer"
+    (tokenizer,) = [stage.tokenizer for stage in stage_parts().values() if stage.writes == stream]
+    return tokenizer
+
+
+def part_classes(config: Any) -> dict[str, type[PreTrainedModel]]:
+    """Classes of the parts that a composite with this configuration (`HAFMConfig`) has, by name."""
+    classes = {}
+    for name, part in PARTS.items():
+        if getattr(config, f"{name}_config", None) is not None:
+            classes[name] = codec_class(config.codec_config) if name == "codec" else part.model_class
+    return classes
 
 
 def check_names(parts: Container[str]) -> None:
     """Raises ValueError if a required part is missing."""
-    missing = [name for name in PARTS if name not in parts and name not in OPTIONAL_PARTS]
+    missing = [name for name, part in PARTS.items() if name not in parts and not part.optional]
     if missing:
         raise ValueError(f"Name every part; missing: {', '.join(missing)}.")
-
-
-def load_parts(
-    source: str | os.PathLike[str], stored: HAFMConfig, options: dict[str, Any], **hub: Any
-) -> dict[str, PreTrainedModel]:
-    """Loads the parts of a composite.
-
-    Args:
-        source: folder or hub id.
-        stored: the composite's configuration as stored there.
-        options: those of `from_pretrained` other than `hub`: `config`, `attn_implementation`, `dtype` and overrides
-            such as `semantic_config={…}`; the rest are passed on to every part.
-        hub: keyword arguments among HUB_OPTIONS.
-
-    Returns:
-        The parts by name, on the CPU.
-
-    Raises:
-        ValueError, OSError: as for `load_strictly`.
-    """
-    options = dict(options)
-    subfolder = hub.pop("subfolder", "")
-    dtype = options.pop("dtype", None)
-    dtype = options.pop("torch_dtype", None) if dtype is None else dtype
-    # pipeline() always passes "auto"; weights stored in half precision are still meant to be used in float32
-    dtype = torch.float32 if dtype in (None, "auto") else dtype
-    config, attention = _pop_config(stored, options)
-    for name, each in (("dtype", dtype), ("attn_implementation", attention)):
-        if isinstance(each, dict):
-            raise ValueError(f"{name} is {each}; all stages have one {name}.")
-    parts: dict[str, PreTrainedModel] = {}
-    for name, part_class in part_classes(config).items():
-        own: dict[str, Any] = {"dtype": dtype if name in STAGES else torch.float32}
-        if name in STAGES and attention is not None:
-            own["attn_implementation"] = attention
-        asked, there = (getattr(each, f"{name}_config") for each in (config, stored))
-        # unless it is overridden, let the part read the config that is stored with it
-        if there is None or asked.to_dict() != there.to_dict():
-            own["config"] = asked
-        where = {**hub, "subfolder": "/".join(filter(None, (subfolder, name)))}
-        with ExitStack() as quietly:
-            # each part would show a progress bar
-            if logging.is_progress_bar_enabled():
-                logging.disable_progress_bar()
-                quietly.callback(logging.enable_progress_bar)
-            parts[name] = load_strictly(part_class, source, **options, **where, **own)
-    return parts
-
-
-def _pop_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, str | None]:
-    """Pops the configuration and the stages' attention implementation from `options`."""
-    given, attention = options.pop("config", None), options.pop("attn_implementation", None)
-    if given is not None and not isinstance(given, HAFMConfig):
-        given = HAFMConfig.from_pretrained(given)
-    overrides = {name: options.pop(name) for name in HAFMConfig.sub_configs if name in options}
-    config = HAFMConfig.from_dict((stored if given is None else given).to_dict(), **overrides)
-    if attention is None and given is not None:
-        # AutoModel and pipeline() put it into the configuration that they pass
-        attention = given.semantic_config._attn_implementation
-    return config, attention
-
-
-def config_json(config: HAFMConfig) -> str:
-    """A configuration as JSON, without the parts' origins (`_name_or_path`, `auto_map`)."""
-
-    def portable(values: dict[str, Any]) -> dict[str, Any]:
-        kept = {name: value for name, value in values.items() if name not in ("_name_or_path", "auto_map")}
-        return {name: portable(value) if isinstance(value, dict) else value for name, value in kept.items()}
-
-    return json.dumps(portable(config.to_dict()), indent=2, sort_keys=True) + "\n"

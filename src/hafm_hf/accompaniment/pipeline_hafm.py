@@ -6,7 +6,6 @@ It wraps `HAFMForVocalAccompaniment.generate` with what users need: reading, che
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -19,42 +18,21 @@ from transformers.utils import logging
 
 from .. import audio
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, are_several
-from ..lead_sheet.files import KNOWN, known_lead_sheet
+from ..lead_sheet.files import known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
+from ..listening.encoder import HAFMEncoderOutput
 from ..pretrained.redaction import first_line
-from .ends import Ends, add_bars
+from .generation_accompaniment import one_vocal
 from .kept import KeptInstrumental
-from .options import MEDIAN_BALANCE, MIX_OPTIONS, PUBLIC_OPTIONS, GenerationOptions, MixOptions
-from .song import one_vocal
+from .options import MEDIAN_BALANCE, GenerationOptions, MixOptions, described
 
 logger = logging.get_logger(__name__)
 
 # mix options that change the length or the sampling rate of a song; a stream takes these only
 LENGTH_OPTIONS = ("output_rate", "tail", "intro_bars", "outro_bars")
-AS_IT_IS = MixOptions()
 # usual names of the audio column of a dataset row
 COLUMN_NAMES = ("vocal", "vocals", "audio")
-
-
-@dataclass(frozen=True)
-class Take:
-    """A vocal as it was given, carried along with the model's inputs; shared by all samples.
-
-    Args:
-        samples (float32 [N], or [N, 2] for a stereo vocal), rate (Hz): the vocal.
-        ends: silence around the vocal, in which the band plays alone.
-        lead_sheet: lead sheet of the song, as far as it was given.
-        sheets: lead sheet of each sample, with estimated parts and the style drawn.
-        kept: spans of an existing instrumental to splice into the song, at its own rate.
-    """
-
-    samples: audio.Samples
-    rate: int
-    ends: Ends = Ends()
-    lead_sheet: LeadSheet | None = None
-    sheets: Sequence[LeadSheet] = ()
-    kept: KeptInstrumental | None = None
 
 
 class HAFMPipeline(Pipeline):
@@ -78,25 +56,33 @@ class HAFMPipeline(Pipeline):
     # the model already has the one that it was saved with
     _load_feature_extractor = False
     # what clients of a server may set
-    public_parameters = (*PUBLIC_OPTIONS, *MIX_OPTIONS, "seconds", *KNOWN)
+    public_parameters = (
+        *(name for name, option in described(GenerationOptions).items() if not option.internal),
+        *described(MixOptions),
+        *("seconds", "lead_sheet", "tempo", "beats", "chords", "key"),
+    )
 
     def __init__(self, model: Any, feature_extractor: Any = None, **kwargs: Any) -> None:
         if not hasattr(model, "feature_extractor"):
             raise ValueError(f"{type(model).__name__} is not a whole model; load the composite that it is a part of.")
         if isinstance(feature_extractor, (str, os.PathLike)):
             feature_extractor = HAFMFeatureExtractor.from_pretrained(feature_extractor)
-        super().__init__(model, feature_extractor=feature_extractor or model.feature_extractor(), **kwargs)
+        own = model.feature_extractor()
+        if feature_extractor is not None:
+            # of an early version, it is at the codec's rate
+            own = HAFMFeatureExtractor(**{**feature_extractor.to_dict(), "sampling_rate": own.sampling_rate})
+        super().__init__(model, feature_extractor=own, **kwargs)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Generates an instrumental for one vocal or each of several.
 
         Args:
-            inputs: a path, http(s) URL, the bytes of a file, samples with `sampling_rate` (an array or tensor [N] or
-                [N, channels], a list of N numbers), a dict with "array" or "raw" and "sampling_rate" (or "bytes", as
-                `datasets` returns undecoded audio; "path" names it in errors), or a row of `datasets` that contains
-                such a dict or an AudioDecoder; or a list, a column or a Dataset of these. For a generator (`(row for
-                row in dataset)`) songs are yielded one by one. Cast to `datasets.Audio(decode=False)` to read rows
-                without torchcodec.
+            inputs: a path (also `hf://…`), http(s) URL, file object, the bytes of a file, samples with `sampling_rate`
+                (an array or tensor [N] or [N, channels], a list of N numbers), a dict with "array" or "raw" and
+                "sampling_rate" (or "bytes" or "path", as `datasets` returns undecoded audio), or a row of `datasets`
+                that contains such a dict or an AudioDecoder; or a list, a column or a Dataset of these. For a
+                generator (`(row for row in dataset)`) songs are yielded one by one. Cast to
+                `datasets.Audio(decode=False)` to read rows without torchcodec.
             sampling_rate (int, Hz): sampling rate of arrays, including the instrumental.
             seconds (float): use only this much from the start of each vocal.
             lead_sheet (`LeadSheet` or a dict of its fields): for all vocals, as far as it is known.
@@ -157,26 +143,34 @@ class HAFMPipeline(Pipeline):
             TypeError: for any other parameter.
             ValueError: as for a call.
         """
-        useless = {*MIX_OPTIONS, "instrumental", "keep"} - {*LENGTH_OPTIONS}
-        if found := sorted(useless & {*kwargs, *self._forward_params}):
+        useless = {*described(MixOptions), "instrumental", "keep"} - {*LENGTH_OPTIONS}
+        if found := sorted(useless & {*kwargs, *self._preprocess_params, *self._forward_params}):
             raise TypeError(f"A stream has no use for {found[0]!r}; a call has.")
-        before, how, _ = self._sanitize_parameters(**kwargs)
-        before, how = {**self._preprocess_params, **before}, {**self._forward_params, **how}
-        features = self.preprocess(one_vocal(vocal) if are_several(vocal) else vocal, **before)
-        take, mix = features["take"], before["mix"]
-        model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, mix)
-        voice, done = self._voice(take, rate), 0
-        chunks = self.model.stream(input_values=features["input_values"], lead_sheet=take.lead_sheet, **how)
-        # the channels of all stems side by side, so that they are resampled together
-        bands = (np.ascontiguousarray((c.flatten(0, -2) if c.ndim > 1 else c).numpy().T) for c in chunks)
-        for band in audio.resample_pieces(bands, model_rate, rate):
-            piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), take.ends.fade)
-            song = {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
-            song |= {"vocal_start": take.ends.before, "seconds": len(voice) / rate}
-            if how["options"].stems:
-                parts = np.split(piece, len(STEMS), axis=1)
-                stems = dict(zip(STEMS, [p[:, 0] if p.shape[1] == 1 else p for p in parts], strict=True))
-                song |= {"audio": reduce(np.add, stems.values()), "stems": stems}
+        read, forward, _ = self._sanitize_parameters(**kwargs)
+        features = self.preprocess(
+            one_vocal(vocal) if are_several(vocal) else vocal, **{**self._preprocess_params, **read}
+        )
+        how = {**self._forward_params, **forward}
+        options = how["options"]
+        (encoded,) = self._encode(features, options, how["mix"], how.get("lead_sheet"), how.get("progress"))
+        chunks = self.model.stream(encoder_outputs=[encoded], options=options, progress=how.get("progress"))
+
+        model_rate = self.model.sampling_rate
+        rate = self._output_rate(features["vocal_rate"], how["mix"])
+        voice = self._voice(features["vocal"], features["vocal_rate"], rate, encoded)
+        done = 0
+        for band in audio.resample_pieces(map(side_by_side, chunks), model_rate, rate):
+            piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), encoded.fade)
+            song: dict[str, Any] = {
+                "audio": piece,
+                "vocals": voice[done : done + len(piece)],
+                "sampling_rate": rate,
+                "vocal_start": encoded.before,
+                "seconds": len(voice) / rate,
+            }
+            if options.stems:
+                song["stems"] = stems_of(piece)
+                song["audio"] = reduce(np.add, song["stems"].values())
             if len(piece):
                 yield song
             done += len(piece)
@@ -195,7 +189,8 @@ class HAFMPipeline(Pipeline):
             raise TypeError(f"{found[0]} is of no use any more; give it to the stream.")
         chunks = list(chunks)
         band, voice = (np.concatenate([chunk[key] for chunk in chunks]) for key in ("audio", "vocals"))
-        names, mix = chunks[0].get("stems", ()), MixOptions.of(self._postprocess_params.get("mix"), options)
+        names = chunks[0].get("stems", ())
+        mix = MixOptions.of(self._postprocess_params.get("mix"), options)
         stems = {name: np.concatenate([chunk["stems"][name] for chunk in chunks]) for name in names}
         song = _song(voice[: len(band)], band, chunks[0]["sampling_rate"], mix, stems)
         return song | {"vocal_start": chunks[0]["vocal_start"]}
@@ -207,80 +202,95 @@ class HAFMPipeline(Pipeline):
         progress: Callable[[str, int, int], None] | None = None,
         instrumental: Any = None,
         keep: Sequence[tuple[float, float]] | None = None,
+        lead_sheet: LeadSheet | dict[str, Any] | None = None,
+        tempo: float | None = None,
+        beats: Any = None,
+        chords: Any = None,
+        key: str | None = None,
         files: bool | None = None,
         options: GenerationOptions | None = None,
         **given: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Checks all options before any vocal is read; those of a call take precedence over the pipeline's own."""
-        own = getattr(self, "_preprocess_params", {}) | getattr(self, "_forward_params", {})
-        mix = MixOptions.of(own.get("mix"), {name: given.pop(name) for name in MIX_OPTIONS if name in given})
-        known = {name: given.pop(name, None) for name in KNOWN}
-        known["lead_sheet"] = own.get("lead_sheet") if known["lead_sheet"] is None else known["lead_sheet"]
-        if isinstance(known["lead_sheet"], (list, tuple)):
-            raise ValueError("lead_sheet is a list; give a LeadSheet or a dict, which holds for all vocals of a call.")
-        files = own.get("files", True) if files is None else files
-        sheet = known_lead_sheet(**known, files=files)
+        # none yet while the pipeline itself is created
+        own_read = getattr(self, "_preprocess_params", {})
+        own = getattr(self, "_forward_params", {})
+        mix = MixOptions.of(own.get("mix"), {name: given.pop(name) for name in described(MixOptions) if name in given})
         options = GenerationOptions.of(options or own.get("options"), given)
-        read = {"sampling_rate": sampling_rate, "seconds": seconds, "files": files, "mix": mix, "lead_sheet": sheet}
+        if isinstance(lead_sheet, (list, tuple)):
+            raise ValueError("lead_sheet is a list; give a LeadSheet or a dict, which holds for all vocals of a call.")
+        if lead_sheet is None:
+            lead_sheet = own.get("lead_sheet")
+        if files is None:
+            files = own_read.get("files", True)
+        sheet = known_lead_sheet(lead_sheet, tempo, beats, chords, key, files=files)
         if isinstance(instrumental, Mapping) and "mix" in instrumental:
             # a song that a call has returned; its "vocals" would be read first
             instrumental = {**instrumental, "array": instrumental["audio"]}
-        if instrumental is not None:
-            instrumental = (instrumental, own.get("sampling_rate") if sampling_rate is None else sampling_rate)
-        forward = {"progress": progress, "instrumental": instrumental, "keep": keep}
-        read, forward = ({key: each[key] for key in each if each[key] is not None} for each in (read, forward))
-        return read, forward | {"options": options}, {"mix": mix}
+
+        read = {"sampling_rate": sampling_rate, "seconds": seconds, "instrumental": instrumental, "files": files}
+        forward = {"progress": progress, "keep": keep, "lead_sheet": sheet}
+        read = {name: value for name, value in read.items() if value is not None}
+        forward = {name: value for name, value in forward.items() if value is not None}
+        return read, forward | {"options": options, "mix": mix}, {"mix": mix}
 
     def preprocess(
         self,
         input_: Any,
         sampling_rate: int | None = None,
         seconds: float | None = None,
-        mix: MixOptions = AS_IT_IS,
-        lead_sheet: LeadSheet | None = None,
+        instrumental: Any = None,
         files: bool = True,
     ) -> dict[str, Any]:
-        """Reads and checks one vocal, and pads it with silence in which the band plays alone.
+        """Reads and checks one vocal, and the instrumental if there is one.
 
         Args:
-            input_, sampling_rate (Hz), seconds, lead_sheet: as for a call.
-            mix: mix options; `tail`, `intro_bars` and `outro_bars` are used.
+            input_, sampling_rate (Hz), seconds, instrumental: as for a call.
             files: unused here; `_sanitize_parameters` has applied it.
 
         Returns:
-            {"input_values": float32 [1, N], "padding_mask": bool [1, N]} at the model's rate, and "take" (`Take`), the
-            vocal as it was given.
+            What the feature extractor returns, and the vocal itself: "vocal" (float32 [N] or [N, 2]) and "vocal_rate"
+            (Hz); "instrumental" (float32 [C, N]) and "instrumental_rate" (Hz), or None.
         """
-        extractor = self.feature_extractor
-        samples, rate, name = self._read(input_, sampling_rate, seconds)
-        mono = audio.with_channels(samples, 1)
-        ends = self._ends(mono, rate, mix, lead_sheet)
-        features = extractor.batch([_between(mono, rate, ends)], rate)
-        read = features["input_values"][0].numpy()
-        if audio.is_silent(read):
+        vocal, rate, name = self._read(input_, sampling_rate, seconds)
+        features = self.feature_extractor.batch([audio.with_channels(vocal, 1)], rate)
+        if audio.is_silent(features["input_values"][0].numpy()):
             logger.warning(f"{name} is silent; the instrumental has no voice to follow.")
-        # avoids holding an hour of audio twice
-        same = samples.ndim == 1 and rate == extractor.sampling_rate
-        first = round(ends.before * rate)
-        sound = read[first : first + len(mono)] if same else samples
-        return {**features, "take": Take(sound, rate, ends, ends.sheet)}
+        band = None
+        band_rate = None
+        if instrumental is not None:
+            band, band_rate, _ = self._read(instrumental, sampling_rate)
+            band = audio.with_channels(band, self.model.config.codec_format.channels)
+            band = band.reshape(len(band), -1).T
+        sounds = {"vocal": vocal, "vocal_rate": rate, "instrumental": band, "instrumental_rate": band_rate}
+        return {**features, **sounds}
 
-    def _ends(self, mono: audio.Samples, rate: int, mix: MixOptions, lead_sheet: LeadSheet | None) -> Ends:
-        """Silence around a mono vocal (float32 [N]) for the mix options; its lead sheet determines the bars' length.
-
-        Raises:
-            ValueError: if bars are requested of a model without beats, or would make the song too long.
-        """
-        seconds = len(mono) / rate
-        if not mix.intro_bars and not mix.outro_bars:
-            return Ends(sheet=lead_sheet).with_tail(seconds, mix.tail)
-        if self.model.known_streams.isdisjoint(MIX_OPTIONS["intro_bars"].streams):
-            raise ValueError("This model cannot follow beats; leave intro_bars and outro_bars out.")
-        sheet = self.model.complete_lead_sheet(mono, rate, lead_sheet)
-        ends = add_bars(sheet, mono, rate, mix.intro_bars, mix.outro_bars)
-        longest, length = self.feature_extractor.max_seconds, len(mono) + round((ends.before + ends.after) * rate)
-        audio.check_duration(length, rate, "the vocal with its bars", max_seconds=longest)
-        return ends if mix.outro_bars else ends.with_tail(seconds, mix.tail)
+    def _encode(
+        self,
+        features: dict[str, Any],
+        options: GenerationOptions,
+        mix: MixOptions,
+        lead_sheet: LeadSheet | None = None,
+        progress: Any = None,
+    ) -> list[HAFMEncoderOutput]:
+        """Listens to the vocals in a batch of features."""
+        names = ("input_values", "padding_mask", "original_lengths", "original_rates")
+        vocals = self.feature_extractor.unpadded(*(features[name] for name in names))
+        encoded = self.model.encode(
+            vocals,
+            [lead_sheet] * len(vocals),
+            options,
+            intro_bars=mix.intro_bars,
+            outro_bars=mix.outro_bars,
+            tail=mix.tail,
+            progress=progress,
+        )
+        if mix.intro_bars or mix.outro_bars:
+            rate = self.model.sampling_rate
+            for song in encoded:
+                longest = self.feature_extractor.max_seconds
+                audio.check_duration(song.length(rate), rate, "the vocal with its bars", max_seconds=longest)
+        return encoded
 
     def _read(
         self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None
@@ -299,65 +309,103 @@ class HAFMPipeline(Pipeline):
         samples, rate = read(source, **given, seconds=seconds, name=name, mono=False, **limits)
         return samples if samples.ndim == 1 or samples.shape[1] == 2 else audio.with_channels(samples, 1), rate, name
 
-    def _forward(self, input_tensors: dict[str, Any], options: GenerationOptions, **given: Any) -> dict[str, Any]:
-        """Generates K samples per vocal: "audio" [B, K, N] or [B, K, C, N], "padding_mask" and "take".
+    def _forward(
+        self,
+        input_tensors: dict[str, Any],
+        options: GenerationOptions,
+        mix: MixOptions,
+        lead_sheet: LeadSheet | None = None,
+        keep: Sequence[tuple[float, float]] = (),
+        progress: Any = None,
+    ) -> dict[str, Any]:
+        """Generates the samples of each vocal.
 
-        If stems are requested, also "stems", [B, K, S, N] or [B, K, S, C, N].
+        Returns:
+            "generated" (for several vocals, a list of these): "samples", for each its "audio" and, if requested,
+            "stems" (float32 [N] or [C, N]), and its "lead_sheet"; "encoded" (`HAFMEncoderOutput`); "kept", the spans
+            to keep, or None; and the vocal itself, "vocal" and "vocal_rate".
         """
-        vocals, mask, takes = (input_tensors[name] for name in ("input_values", "padding_mask", "take"))
-        rate = self.feature_extractor.sampling_rate
+        vocals = input_tensors["vocal"]
+        rates = input_tensors["vocal_rate"]
+        instrumental = input_tensors["instrumental"]
+        rate = input_tensors["instrumental_rate"]
+        # the collation of a batch makes lists of what is not a tensor
+        several = isinstance(vocals, list)
+        if several:
+            if any(band is not None for band in instrumental):
+                raise ValueError(f"An instrumental belongs to one vocal, and {len(vocals)} were given.")
+            instrumental = None
+            rate = None
+        else:
+            vocals = [vocals]
+            rates = [rates]
+        encoded = self._encode(input_tensors, options, mix, lead_sheet, progress)
+        output = self.model.generate(
+            sampling_rate=rate,
+            encoder_outputs=encoded,
+            instrumental=instrumental,
+            keep=keep,
+            options=options,
+            progress=progress,
+        )
         kept = None
-        if self.model.sampling_rate != rate:
-            raise ValueError(
-                f"The feature extractor works at {rate} Hz and the codec at {self.model.sampling_rate} Hz; "
-                "save both from one composite."
+        if instrumental is not None:
+            kept = KeptInstrumental(instrumental, rate, keep, encoded[0].length(rate) / rate)
+        samples = []
+        for number, sound in enumerate(output.audio):
+            sample = {"audio": sound, "lead_sheet": output.lead_sheets[number]}
+            if output.stems is not None:
+                sample["stems"] = output.stems[number]
+            samples.append(sample)
+        generated = []
+        for number, (vocal, vocal_rate) in enumerate(zip(vocals, rates, strict=True)):
+            first = number * options.num_samples
+            generated.append(
+                {
+                    "samples": samples[first : first + options.num_samples],
+                    "encoded": encoded[number],
+                    "kept": kept,
+                    "vocal": vocal,
+                    "vocal_rate": vocal_rate,
+                }
             )
-        if given.get("instrumental") is not None:
-            sound, own_rate, _ = self._read(*given["instrumental"])
-            sound = audio.with_channels(sound, self.model.codec_format.channels)
-            seconds = int(mask.count_nonzero()) / rate
-            kept = KeptInstrumental(sound.reshape(len(sound), -1).T, own_rate, given.get("keep", ()), seconds)
-            given["instrumental"] = kept
-        # the collation of a batch makes a list of its takes
-        takes = takes if isinstance(takes, list) else [takes]
-        known = [take.lead_sheet for take in takes]
-        songs = self.model.generate(input_values=vocals, padding_mask=mask, options=options, lead_sheet=known, **given)
-        sheets, count = songs.lead_sheets, options.num_samples
-        takes = [replace(take, sheets=sheets[n * count :][:count], kept=kept) for n, take in enumerate(takes)]
-        made = {"audio": _padded(songs.audio, len(vocals), vocals.shape[1]), "padding_mask": mask}
-        made["take"] = takes if isinstance(input_tensors["take"], list) else takes[0]
-        if songs.stems is not None:
-            parts = [torch.stack(list(stems.values())) for stems in songs.stems]
-            made["stems"] = _padded(parts, len(vocals), vocals.shape[1])
-        return made
+        return {"generated": generated if several else generated[0]}
 
     def postprocess(self, model_outputs: dict[str, Any], mix: MixOptions) -> dict[str, Any] | list[dict[str, Any]]:
-        """Mixes the songs of one vocal ({"audio": [1, K, N], …} from `_forward`)."""
-        take = model_outputs["take"]
-        split = "stems" in model_outputs
-        model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, mix)
-        length, voice = int(model_outputs["padding_mask"].count_nonzero()), self._voice(take, rate)
+        """Resamples the songs of one vocal that `_forward` has generated, pastes the spans to keep, and mixes them."""
+        generated = model_outputs["generated"]
+        encoded = generated["encoded"]
+        kept = generated["kept"]
+        model_rate = self.model.sampling_rate
+        rate = self._output_rate(generated["vocal_rate"], mix)
+        voice = self._voice(generated["vocal"], generated["vocal_rate"], rate, encoded)
         songs = []
-        for generated, sheet in zip(model_outputs["stems" if split else "audio"][0], take.sheets, strict=True):
-            bands = []
-            for sound in generated if split else [generated]:
-                band = audio.resample(np.ascontiguousarray(sound[..., :length].numpy().T), model_rate, rate)
-                band = audio.pad_end(band[: len(voice)], len(voice))
-                bands.append(audio.fade_band(band, rate, 0, len(voice), take.ends.fade))
-            if take.kept is not None:
-                bands = _spliced(bands, take.kept, rate)
-            stems = dict(zip(STEMS, bands, strict=True)) if split else {}
-            about = {"lead_sheet": sheet, "vocal_start": take.ends.before}
-            songs.append(_song(voice, reduce(np.add, bands), rate, mix, stems) | about)
+        for sample in generated["samples"]:
+            parts = []
+            for sound in sample.get("stems", {"": sample["audio"]}).values():
+                part = audio.resample(np.ascontiguousarray(sound.numpy().T), model_rate, rate)
+                part = audio.pad_end(part[: len(voice)], len(voice))
+                parts.append(audio.fade_band(part, rate, 0, len(voice), encoded.fade))
+            band = reduce(np.add, parts)
+            if kept is not None:
+                # at the rate of the song, which may hold more than the codec's; stems still sum to the instrumental
+                pasted = kept.paste_into(band, rate)
+                parts = [part + (pasted - band) / np.float32(len(parts)) for part in parts]
+                band = pasted
+            stems = dict(zip(STEMS, parts, strict=True)) if "stems" in sample else {}
+            song = _song(voice, band, rate, mix, stems)
+            songs.append(song | {"lead_sheet": sample["lead_sheet"], "vocal_start": encoded.before})
         return songs[0] if len(songs) == 1 else songs
 
-    def _output_rate(self, take: Take, mix: MixOptions) -> int:
-        """Sampling rate of the songs of a take, in Hz."""
-        return mix.output_rate or max(take.rate, self.feature_extractor.sampling_rate)
+    def _output_rate(self, vocal_rate: int, mix: MixOptions) -> int:
+        """Sampling rate of the songs for a vocal at `vocal_rate`, in Hz."""
+        return mix.output_rate or max(vocal_rate, self.model.sampling_rate)
 
-    def _voice(self, take: Take, rate: int) -> audio.Samples:
-        """The vocal of a take resampled to `rate` (Hz), padded with silence: float32 [N] or [N, 2]."""
-        return _between(audio.resample(take.samples, take.rate, rate), rate, take.ends)
+    def _voice(self, vocal: audio.Samples, vocal_rate: int, rate: int, encoded: HAFMEncoderOutput) -> audio.Samples:
+        """A vocal (float32 [N] or [N, 2]) at `rate` (Hz), with the silence around it in which the band plays."""
+        sound = audio.resample(vocal, vocal_rate, rate)
+        around = (round(encoded.before * rate), round(encoded.after * rate))
+        return np.pad(sound, [around] + [(0, 0)] * (sound.ndim - 1)) if any(around) else sound
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Saves model and feature extractor as one repository.
@@ -374,30 +422,22 @@ class HAFMPipeline(Pipeline):
         return self.model.push_to_hub(repo_id, **kwargs)
 
 
-def _between(vocal: audio.Samples, rate: int, ends: Ends) -> audio.Samples:
-    """Pads a vocal (float32 [N] or [N, 2]) with the silence of `ends`."""
-    before, after = round(ends.before * rate), round(ends.after * rate)
-    return vocal if not before + after else np.pad(vocal, [(before, after)] + [(0, 0)] * (vocal.ndim - 1))
+def side_by_side(chunk: torch.Tensor) -> np.ndarray:
+    """A chunk of a stream (float32 [N], [C, N], [S, N] or [S, C, N]) with all channels of all stems side by side.
 
-
-def _padded(sounds: Sequence[torch.Tensor], vocals: int, length: int) -> torch.Tensor:
-    """Pads sounds ([…, n ≤ N] each, B vocals × K samples) to [B, K, …, N]; a single one of full length is a view."""
-    if len(sounds) == 1 and sounds[0].shape[-1] == length:
-        return sounds[0][None, None]
-    made = sounds[0].new_zeros(len(sounds), *sounds[0].shape[:-1], length)
-    for row, sound in zip(made, sounds, strict=True):
-        row[..., : sound.shape[-1]] = sound
-    return made.unflatten(0, (vocals, -1))
-
-
-def _spliced(bands: list[audio.Samples], kept: KeptInstrumental, rate: int) -> list[audio.Samples]:
-    """Splices kept spans of the instrumental into a band, or into the sum of its stems (float32 [N] or [N, C] each).
-
-    The difference is spread evenly over the stems, so that they still sum to the instrumental.
+    They are resampled together: [N] or [N, S · C].
     """
-    band = reduce(np.add, bands)
-    whole = kept.splice(torch.from_numpy(band.reshape(len(band), -1).T), rate).numpy().T.reshape(band.shape)
-    return [whole] if len(bands) == 1 else [stem + (whole - band) / np.float32(len(bands)) for stem in bands]
+    if chunk.ndim > 1:
+        chunk = chunk.flatten(0, -2)
+    return np.ascontiguousarray(chunk.numpy().T)
+
+
+def stems_of(piece: audio.Samples) -> dict[str, audio.Samples]:
+    """The stems (float32 [N] or [N, C]) of a piece of a stream with all channels side by side ([N, S · C])."""
+    stems = {}
+    for name, stem in zip(STEMS, np.split(piece, len(STEMS), axis=1), strict=True):
+        stems[name] = stem[:, 0] if stem.shape[1] == 1 else stem
+    return stems
 
 
 def _song(

@@ -5,17 +5,17 @@ What the stages read of a voice is made before, by listening; the codes that the
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
-from ..modeling.configuration_hafm import STAGES
+from ..listening.encoder import HAFMEncoderOutput
 from ..modeling.generation_hafm import RandomStream
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.windows import ROWS_AT_ONCE, SongRow, StageRun, default_decoding
 from ..tokenizers.codecs import Codec
 from .options import GenerationOptions
+from .parts import VOCAL, stage_parts
 
 # called with (stage, steps done, total steps); an exception raised in it ends the generation
 Progress = Callable[[str, int, int], None]
@@ -31,7 +31,7 @@ class ProgressReports:
     def __init__(self, progress: Progress | None = None) -> None:
         self.progress = progress
         # the number of steps is unknown before the voice has been heard
-        self.last = (next(iter(STAGES)), 0, 1)
+        self.last = (next(iter(stage_parts())), 0, 1)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         self.last = (stage, done, total)
@@ -43,21 +43,6 @@ class ProgressReports:
             self.progress(*self.last)
 
 
-@dataclass(frozen=True)
-class SongConditioning:
-    """What the stages read for one accompaniment: a vocal and a sample of it.
-
-    Args:
-        vocal_semantic (int64 [T_v]): tokens of the vocal, as long as a whole number of frames of every stage.
-        lead_sheet_streams (int64 [S, T_c]): by the name of the stage that reads them.
-        sample: number of the accompaniment among those of its vocal, which selects its random numbers.
-    """
-
-    vocal_semantic: torch.Tensor
-    lead_sheet_streams: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    sample: int = 0
-
-
 class StageChain:
     """Runs the stages over the songs of a batch; every song is a row of every stage.
 
@@ -65,7 +50,6 @@ class StageChain:
         stages: the stages to run, by name and in order.
         songs: what they read.
         options: of which guidance scale, temperature, top-k, decoding and compile are used.
-        seed: of the random numbers of all songs.
         codec: embeds the codes of independent windows, to join them where the sound changes least; without it, a
             window takes over where the previous one ends.
         kept: given codes of a stage for every song, int64 [Q, T], −1 where they are to be generated, by its name.
@@ -79,9 +63,8 @@ class StageChain:
     def __init__(
         self,
         stages: Mapping[str, HAFMStageForCausalLM],
-        songs: Sequence[SongConditioning],
+        songs: Sequence[HAFMEncoderOutput],
         options: GenerationOptions,
-        seed: int,
         *,
         codec: Codec | None = None,
         kept: Mapping[str, torch.Tensor] | None = None,
@@ -90,24 +73,25 @@ class StageChain:
     ) -> None:
         self.songs = songs
         self.runs: dict[str, StageRun] = {}
+        self.table = stage_parts()
         # the stage that writes each stream
-        self.writers = {STAGES[name].writes: name for name in stages}
-        frames = {"vocal_semantic": [len(song.vocal_semantic) for song in songs]}
+        self.writers = {self.table[name].writes: name for name in stages}
+        frames = {VOCAL: [len(song.tokens) for song in songs]}
         decoding = options.decoding or default_decoding(stages.values())
         first_codebook = 0
         for number, (name, stage) in enumerate(stages.items()):
             config = stage.decoding_config(
                 guidance_scale=options.guidance_scale, temperature=options.temperature, top_k=options.top_k
             )
-            writes, reads = STAGES[name].writes, STAGES[name].reads[0]
-            frames[writes] = [stage.config.target_frames(length) for length in frames[reads]]
+            row = self.table[name]
+            frames[row.writes] = [stage.config.target_frames(length) for length in frames[row.reads[0]]]
             given = (kept or {}).get(name)
             rows = [
-                SongRow(length, RandomStream(seed, number, song.sample), given)
-                for length, song in zip(frames[writes], songs, strict=True)
+                SongRow(length, RandomStream(song.seed, number, song.sample), given)
+                for length, song in zip(frames[row.writes], songs, strict=True)
             ]
             sound = None
-            if codec is not None and STAGES[name].acoustic:
+            if codec is not None and row.acoustic:
                 sound = partial(codec.code_vectors, first_codebook=first_codebook)
                 first_codebook += stage.config.num_codebooks
             run = StageRun(stage, rows, config, decoding, bool(options.compile), batch_size, sound=sound)
@@ -121,10 +105,10 @@ class StageChain:
             run.run(self._conditioning(name))
 
     def advance(self) -> torch.Tensor:
-        """Generates the next batch of windows of the last stage, and as much of the other stages as it needs.
+        """Generates the next batch of windows of the last stage, and what it needs of the others, for a single song.
 
         Returns:
-            The codes of the first song that are final, int64 [Q, T].
+            The codes of the song that are final, int64 [Q, T].
         """
         *_, last = self.runs
         self._advance(last)
@@ -137,21 +121,22 @@ class StageChain:
 
     def codes(self, song: int) -> torch.Tensor:
         """The codec codes of a song generated so far: int64 [Q, T_a]."""
-        return _together([self.tokens(STAGES[name].writes, song) for name in self.runs if STAGES[name].acoustic])
+        acoustic = [self.table[name].writes for name in self.runs if self.table[name].acoustic]
+        return _together([self.tokens(stream, song) for stream in acoustic])
 
     def tokens(self, stream: str, song: int) -> torch.Tensor:
-        """The tokens of a song that a stage reads or writes (by the names in `STAGES`), so far: int64 [Q, T]."""
+        """The tokens of a song that a stage reads or writes (by the names in `PARTS`), so far: int64 [Q, T]."""
         if stream in self.writers:
             return self.runs[self.writers[stream]].codes(song)
-        return self.songs[song].vocal_semantic[None]
+        return self.songs[song].tokens[None]
 
     def _advance(self, name: str, frames: int | None = None) -> None:
         """Runs a stage on, to `frames` or to the end of its batch of windows, and those before as far as it needs."""
         run = self.runs[name]
-        for stream in STAGES[name].reads:
+        for stream in self.table[name].reads:
             if stream in self.writers:
                 writer = self.runs[self.writers[stream]]
-                while min(writer.final_frames(song) for song in range(len(self.songs))) < run.needs:
+                while not writer.finished and writer.final_frames(0) < run.needs:
                     self._advance(self.writers[stream], run.needs)
         if not run.finished:
             run.advance(self._conditioning(name), frames)
@@ -160,37 +145,11 @@ class StageChain:
         """The conditioning of a stage that exists so far: int64 [K, T_c] for each row."""
         conditioning = []
         for number, song in enumerate(self.songs):
-            streams = [self.tokens(read, number) for read in STAGES[name].reads]
-            if name in song.lead_sheet_streams:
-                streams.append(song.lead_sheet_streams[name])
+            streams = [self.tokens(read, number) for read in self.table[name].reads]
+            if name in song.streams:
+                streams.append(song.streams[name])
             conditioning.append(_together(streams))
         return conditioning
-
-
-def generate_codes(
-    stages: Mapping[str, HAFMStageForCausalLM],
-    songs: Sequence[SongConditioning],
-    options: GenerationOptions,
-    seed: int,
-    *,
-    codec: Codec | None = None,
-    kept: Mapping[str, torch.Tensor] | None = None,
-    progress: Progress | None = None,
-) -> list[dict[str, torch.Tensor]]:
-    """Runs the stages over a batch of songs to their end.
-
-    Args:
-        stages, songs, options, seed, codec, kept, progress: as for `StageChain`.
-
-    Returns:
-        For each song "codes" (int64 [Q, T_a], the codec's codebooks) and "instrumental_semantic" (int64 [T_v]).
-    """
-    chain = StageChain(stages, songs, options, seed, codec=codec, kept=kept, progress=progress)
-    chain.run()
-    return [
-        {"codes": chain.codes(number), "instrumental_semantic": chain.tokens("instrumental_semantic", number)[0]}
-        for number in range(len(songs))
-    ]
 
 
 def _together(streams: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -1,26 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Audio: reading and writing files, resampling, levels, and mixing."""
 
+from .channels import Samples, to_mono, with_channels
+from .decoding import is_sound_file, opened
+from .errors import DamagedAudioError, HAFMAudioError, LongAudioError, NotFiniteAudioError, UnreadableAudioError
 from .files import (
+    AUDIO_SUFFIXES,
     FILE_FORMATS,
+    LOST_SECONDS,
+    MAX_CHANNELS,
     MAX_SAMPLING_RATE,
     MIN_SAMPLING_RATE,
     MP3_RATES,
-    HAFMAudioError,
-    Samples,
+    Recording,
     check_duration,
     check_sampling_rate,
     check_sound,
     encode_audio,
     is_url,
-    opened,
-    pad_end,
     read_audio,
-    resample,
-    resample_pieces,
+    read_recording,
+    soundfile_name,
     source_name,
     to_samples,
-    with_channels,
     write_audio,
 )
 from .levels import (
@@ -38,3 +40,4 @@ from .levels import (
     to_loudness,
     true_peak_dbtp,
 )
+from .resampling import pad_end, resample, resample_pieces

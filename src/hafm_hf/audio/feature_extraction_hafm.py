@@ -1,28 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The feature extractor: turns arrays of any rate and layout into a padded batch at the codec's rate.
+"""The feature extractor: the one place where a vocal gets the form in which the model listens to it, mono at 16 kHz.
 
 `audio.read_audio` reads files, URLs and bytes; this class is saved next to a model's weights
 (preprocessor_config.json), so that the sampling rate and the accepted lengths travel with them.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, EncodecConfig, SequenceFeatureExtractor
+from transformers import BatchFeature, SequenceFeatureExtractor
 
 from . import files
 
+# sampling rate of HuBERT, and so of the semantic tokenizer, in Hz
+LISTENING_RATE = 16_000
 MIX_DOWN = "average channels first, vocal.mean(axis), or let the feature extractor do it"
 
 
-class HAFMFeatureExtractor(SequenceFeatureExtractor):
-    r"""Brings vocals to mono float32 at the codec's sampling rate and pads them to one length.
+@dataclass(frozen=True)
+class Vocal:
+    """A vocal in the form in which the model listens to it.
 
     Args:
-        sampling_rate (`int`): Sampling rate of the output in Hz, that of the codec.
+        samples (float32 [N]): mono, at the rate of the feature extractor.
+        duration: length of the recording in seconds. It is exact, so that the accompaniment is as long to the sample:
+            `samples` are rounded to whole samples at a lower rate.
+    """
+
+    samples: np.ndarray
+    duration: Fraction
+
+
+class HAFMFeatureExtractor(SequenceFeatureExtractor):
+    r"""Brings vocals to mono float32 at the semantic tokenizer's sampling rate and pads them to one length.
+
+    Args:
+        sampling_rate (`int`): Sampling rate of the output in Hz, that of the semantic tokenizer. Models saved by early
+            versions name their codec's rate here; composite and pipeline correct it.
         min_seconds (`float`): Shortest vocal that is accepted.
         max_seconds (`float`): Longest vocal that is accepted.
         padding_value (`float`): Value that pads the shorter vocals of a batch.
@@ -36,7 +55,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
     def __init__(
         self,
         feature_size: int = 1,
-        sampling_rate: int = EncodecConfig.sampling_rate,
+        sampling_rate: int = LISTENING_RATE,
         padding_value: float = 0.0,
         min_seconds: float = files.MIN_SECONDS,
         max_seconds: float = files.MAX_SECONDS,
@@ -66,8 +85,9 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             padding: True or "longest", which mean the same; no other strategy is supported.
 
         Returns:
-            BatchFeature with input_values (float32 [B, N], padded on the right) and padding_mask (bool [B, N], True on
-            samples of the vocal).
+            BatchFeature with input_values (float32 [B, N], padded on the right), padding_mask (bool [B, N], True on
+            samples of the vocal), and the length of each vocal before it was resampled: original_lengths (int64 [B],
+            in samples) and original_rates (int64 [B], in Hz).
 
         Raises:
             HAFMAudioError: not samples, too short or long, not finite, no or an unsupported rate, or other padding.
@@ -82,7 +102,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
 
     def batch(self, vocals: list[files.Samples], rate: int, return_tensors: str | None = "pt") -> BatchFeature:
         """Like `__call__`, for vocals (float32 [N] each, at `rate` Hz) that have already been checked."""
-        prepared = [files.resample(samples, rate, self.sampling_rate) for samples in vocals]
+        prepared = [self.resampled(samples, rate).samples for samples in vocals]
         lengths = np.array([len(samples) for samples in prepared])
         mask = np.arange(lengths.max()) < lengths[:, None]
         if len(prepared) == 1:
@@ -91,8 +111,75 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         else:
             values = np.full(mask.shape, self.padding_value, dtype=np.float32)
             values[mask] = np.concatenate(prepared)
-        features = BatchFeature({"input_values": values, "padding_mask": mask})
+        originals = {
+            "original_lengths": np.array([len(samples) for samples in vocals]),
+            "original_rates": np.full(len(vocals), rate),
+        }
+        features = BatchFeature({"input_values": values, "padding_mask": mask, **originals})
         return features if return_tensors is None else features.convert_to_tensors(return_tensors)
+
+    def resampled(self, samples: files.Samples, rate: int) -> Vocal:
+        """One mono vocal (float32 [N] at `rate` Hz), checked, at the extractor's rate."""
+        return Vocal(files.resample(samples, rate, self.sampling_rate), Fraction(len(samples), rate))
+
+    def vocals(self, vocals: Any, sampling_rate: Any, padding_mask: Any = None) -> list[Vocal]:
+        """Like `__call__`, without padding, and for vocals of any length.
+
+        Args:
+            vocals: [B, N], [B, 1, N] or [N], or a list of [N] or [1, N]; tensors or arrays, of floats or integers.
+            sampling_rate (Hz): of the vocals.
+            padding_mask: of the same shape as the vocals; 0 where a vocal is padding.
+
+        Raises:
+            ValueError: there is no vocal, or one has several channels or no samples, the mask has another shape, or as
+                for `audio.to_samples`.
+            HAFMAudioError: no or an unsupported rate.
+        """
+        rows = _mono_vocals(vocals, padding_mask)
+        rate = files.check_sampling_rate(sampling_rate)
+        return [self.resampled(row, rate) for row in rows]
+
+    def unpadded(
+        self, input_values: Any, padding_mask: Any = None, original_lengths: Any = None, original_rates: Any = None
+    ) -> list[Vocal]:
+        """The vocals of a batch that the extractor has returned; the arguments are named as there.
+
+        Args:
+            input_values (float [B, N], [B, 1, N] or [N]), padding_mask: as returned; they have been checked.
+            original_lengths, original_rates: without them, a vocal is as long as its `input_values`.
+
+        Raises:
+            ValueError: the arguments do not fit each other, or `input_values` are at the rate of another extractor.
+        """
+        values = torch.as_tensor(input_values).float().cpu()
+        if values.ndim == 1:
+            values = values[None]
+        if values.ndim == 3 and values.shape[1] == 1:
+            values = values[:, 0]
+        if values.ndim != 2:
+            raise ValueError(
+                f"input_values has shape {list(values.shape)}; give [B, N], as the feature extractor does."
+            )
+        mask = torch.ones(values.shape) if padding_mask is None else torch.as_tensor(padding_mask).cpu()
+        if mask.numel() != values.numel():
+            raise ValueError(f"padding_mask has shape {list(mask.shape)}; input_values has {list(values.shape)}.")
+        mask = mask.reshape(values.shape).bool()
+        # no copy unless there is padding: a vocal may last an hour
+        rows = [row if inside.all() else row[inside] for row, inside in zip(values, mask, strict=True)]
+        if original_lengths is None or original_rates is None:
+            return [Vocal(row.numpy(), Fraction(len(row), self.sampling_rate)) for row in rows]
+        lengths = torch.as_tensor(original_lengths).tolist()
+        rates = torch.as_tensor(original_rates).tolist()
+        vocals = []
+        for row, length, rate in zip(rows, lengths, rates, strict=True):
+            duration = Fraction(length, rate)
+            if abs(len(row) - duration * self.sampling_rate) > 1:
+                raise ValueError(
+                    f"input_values are at {round(len(row) / duration)} Hz, but this model listens at "
+                    f"{self.sampling_rate} Hz; make them with its own extractor, model.feature_extractor()."
+                )
+            vocals.append(Vocal(row.numpy(), duration))
+        return vocals
 
 
 def are_several(vocals: Any) -> bool:
@@ -103,7 +190,7 @@ def are_several(vocals: Any) -> bool:
     return len(vocals) == 0 or not (isinstance(vocals[0], Real) or getattr(vocals[0], "ndim", None) == 0)
 
 
-def mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
+def _mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
     """Returns each vocal as float32 [N] on the CPU, without padding.
 
     Args:
@@ -111,7 +198,7 @@ def mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
         padding_mask: of the same shape; 0 where a vocal is padding.
 
     Raises:
-        ValueError: a vocal has several channels, the mask has another shape, or as for `audio.to_samples`.
+        ValueError: as for `HAFMFeatureExtractor.vocals`.
     """
     files.check_is_array(vocals)
     shape: Sequence[int] = getattr(vocals, "shape", ())
@@ -124,6 +211,8 @@ def mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
     masks = [None] * len(vocals) if masks is None else masks
     if len(masks) != len(vocals):
         raise ValueError(f"padding_mask has {len(masks)} rows for {len(vocals)} vocals; give one row per vocal.")
+    if not len(vocals):
+        raise ValueError("There is no vocal; the batch is empty.")
     return list(map(_mono_vocal, vocals, masks))
 
 
@@ -150,10 +239,15 @@ def _mono_vocal(vocal: Any, mask: Any) -> np.ndarray:
     if row.ndim != 1:
         mono = "give mono ones: [B, N], [B, 1, N], [N], or a list of [N]"
         raise ValueError(f"A vocal has shape {list(np.shape(vocal))}; {mono}; {MIX_DOWN}.")
-    if mask is None:
-        return row
-    there = torch.as_tensor(mask).flatten().bool().cpu().numpy()
-    if len(there) != len(row):
-        raise ValueError(f"padding_mask has {len(there)} values for a vocal of {len(row)} samples; give one each.")
-    # no copy unless there is padding: a vocal may last an hour
-    return row if there.all() else row[there]
+    if mask is not None:
+        inside = torch.as_tensor(mask).flatten().bool().cpu().numpy()
+        if len(inside) != len(row):
+            raise ValueError(
+                f"padding_mask has {len(inside)} values for a vocal of {len(row)} samples; give one each."
+            )
+        # no copy unless there is padding: a vocal may last an hour
+        if not inside.all():
+            row = row[inside]
+    if not len(row):
+        raise ValueError("The vocal is empty; HAFM needs samples to accompany.")
+    return row

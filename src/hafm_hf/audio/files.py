@@ -8,23 +8,35 @@ on entry (`read_audio`, `check_sound`), and trusted from then on. Shapes: `[N]` 
 import io
 import math
 import os
+import re
 import reprlib
+import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import soundfile
-import soxr
 from numpy.typing import NDArray
+from transformers.utils import logging
 
 from ..atomic_files import replacing
+from .channels import ChannelLevels, Samples, channel_levels, mean_of_channels, to_mono, without_offset
+from .channels import with_channels as with_channels
+from .decoding import LOST_SECONDS as LOST_SECONDS
+from .decoding import Sound, opened
+from .errors import HAFMAudioError as HAFMAudioError
+from .errors import LongAudioError, NotFiniteAudioError
+from .resampling import pad_end as pad_end
+from .resampling import resample
+from .resampling import resample_pieces as resample_pieces
 
-Samples = NDArray[np.float32]
+logger = logging.get_logger(__name__)
+
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO
 
 MIN_SAMPLING_RATE = 8_000
@@ -33,21 +45,46 @@ MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0
 # MP3 decoders and resamplers overshoot full scale a little
 HEADROOM = 2.0
+# files above that hold floats of a recorder that had none, or integers of up to 32 bits as floats
+LARGEST_SAMPLE = 2.0**31
 # per channel: an hour at 48 kHz, 0.7 GB of memory
 MAX_SAMPLES = 48_000 * round(MAX_SECONDS)
 MAX_CHANNELS = 32
 # formats that can be written, and their MIME types
 FILE_FORMATS = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg"}
 MP3_RATES = tuple(sorted(rate // part for rate in (32_000, 44_100, 48_000) for part in (1, 2, 4)))
-FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "CAF")
+# names of files that hold sound, in folders; the last line's can only be refused, with the reason
+AUDIO_SUFFIXES = (
+    *(".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
+    *(".mp3", ".mp2", ".mpga", ".mpeg", ".mpg", ".ogg", ".oga", ".opus", ".spx"),
+    *(".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3gpp", ".3g2", ".aac", ".amr", ".awb"),
+    *(".webm", ".weba", ".mka", ".mkv", ".wma"),
+    *(".ape", ".wv", ".tta", ".mpc", ".ra", ".ac3", ".dsf", ".dff"),
+)
 _BLOCK = 1 << 20
 # limits on downloads from URLs that users name
 URL_MAX_BYTES = 200_000_000
 URL_TIMEOUT_SECONDS = 60.0
+# of a file that can't be sought in: an hour of two channels in 32 bits
+_MAX_BYTES = 8 * MAX_SAMPLES
+_PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
-class HAFMAudioError(ValueError):
-    """Unusable audio; the message is one sentence that names the source, the value and the way out."""
+@dataclass(frozen=True)
+class Recording:
+    """A sound that was read from a file.
+
+    Attributes:
+        samples: float32 [N], or [N, C] if several channels were kept.
+        sampling_rate: in Hz.
+        remarks: what the user should know of it, one sentence each: a wrong length, cancelling channels, its level.
+        missing_seconds: by how much the sound is shorter than its header says; 0 if it isn't.
+    """
+
+    samples: Samples
+    sampling_rate: int
+    remarks: tuple[str, ...] = ()
+    missing_seconds: float = 0.0
 
 
 def read_audio(
@@ -63,13 +100,17 @@ def read_audio(
     """Reads audio of any sampling rate and channel count as float32, mixed down to mono by default.
 
     Args:
-        source: path, http(s) URL, the bytes of a file, or a binary file object. WAV, FLAC, MP3, OGG, AIFF, AU or CAF;
-            8 to 32 bits.
+        source: path, http(s) URL, path for fsspec (`fetch`), the bytes of a file, or a binary file object, which is
+            read from its beginning. WAV, FLAC, MP3, OGG, AIFF, AU or CAF, 8 to 32 bits; where ffmpeg is installed also
+            M4A, 3GP, WebM, AMR and WMA.
         sampling_rate: rate in Hz to resample to; the source's own rate when None.
         seconds: read at most this much from the start.
         min_seconds, max_seconds: accepted length in seconds of the part that is read.
         name: name of the source in error messages; derived from `source` when None.
-        mono: whether to average two channels; more are always averaged.
+        mono: whether to average two channels; more are always averaged. Where channels cancel each other, the loudest
+            one is used.
+
+    What differs from what the file's header says, or had to be changed, is logged as a warning.
 
     Returns:
         samples (float32 [N], or [N, 2] of a stereo file with `mono=False`) and their rate in Hz.
@@ -78,38 +119,162 @@ def read_audio(
         HAFMAudioError: missing, empty, not audio, beyond a limit, too short or long, an unsupported rate, NaN or
             infinite samples, or invalid `seconds`. A file can be refused on its header alone.
     """
-    name = name or source_name(source)
-    _check_seconds(seconds)
-    with opened(source, name) as file:
-        rate = file.samplerate
-        check_sampling_rate(rate, name)
-        if file.channels > MAX_CHANNELS:
-            raise HAFMAudioError(f"{name} has {file.channels} channels; the limit is {MAX_CHANNELS}: save it as mono.")
-        frames = _frames_to_read(file, name, seconds, max_seconds)
-        sound = file.read(frames, "float32") if file.channels == 2 and not mono else _read_mono(file, frames)
-    _check_values(sound, name)
-    check_duration(len(sound), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
+    recording = read_recording(
+        source, seconds=seconds, min_seconds=min_seconds, max_seconds=max_seconds, name=name, keep=1 if mono else 2
+    )
+    for remark in recording.remarks:
+        logger.warning(remark)
+    sound, rate = recording.samples, recording.sampling_rate
     if sampling_rate is not None:
         sound, rate = resample(sound, rate, sampling_rate), sampling_rate
     return sound, rate
 
 
-def _frames_to_read(file: soundfile.SoundFile, name: str, seconds: float | None, max_seconds: float) -> int:
-    """Number of frames to read, from the length in the file's header; raises HAFMAudioError if it is too long."""
-    frames, rate = file.frames, file.samplerate
-    # libsndfile's value for an unknown length
-    if frames == 2**63 - 1:
-        raise HAFMAudioError(f"{name} does not say how long it is, like FLAC out of a pipe; save it again as a file.")
-    if seconds is None or seconds > max_seconds:
-        check_duration(frames, rate, name, min_seconds=0.0, max_seconds=max_seconds)
-    else:
-        frames = min(frames, round(seconds * rate))
-    if frames > MAX_SAMPLES:
-        raise HAFMAudioError(
-            f"{name} declares {frames / rate:.0f} s at {rate} Hz; HAFM reads at most "
-            f"{MAX_SAMPLES / rate:.0f} s at that rate, so save it at a lower one or cut it."
+def read_recording(
+    source: AudioSource,
+    *,
+    start: float = 0.0,
+    seconds: float | None = None,
+    min_seconds: float = MIN_SECONDS,
+    max_seconds: float = MAX_SECONDS,
+    name: str | None = None,
+    keep: int = 1,
+) -> Recording:
+    """Reads a sound like `read_audio`, with all that there is to say about it.
+
+    A header is a claim: what is there is read to its end, and where the two differ, a remark says so.
+
+    Args:
+        source, seconds, min_seconds, max_seconds, name: as for `read_audio`.
+        start: seconds to leave out at the start.
+        keep: a sound of more channels becomes mono: their mean, or the loudest one where they cancel each other.
+
+    Raises:
+        HAFMAudioError: as for `read_audio`; a `LongAudioError`, `DamagedAudioError` and so on where that is known.
+    """
+    name = name or source_name(source)
+    _check_seconds(seconds)
+    if isinstance(source, str) and is_url(source):
+        source = download(source)
+    elif isinstance(source, str) and is_remote(source):
+        source = fetch(source)
+    elif hasattr(source, "read"):
+        source = rewound(source, name)
+    # a second more than allowed, to notice a longer sound
+    with opened(
+        source, name, seconds=start + (max_seconds if seconds is None else min(seconds, max_seconds)) + 1
+    ) as sound:
+        rate = sound.sampling_rate
+        check_sampling_rate(rate, name)
+        if sound.channels > MAX_CHANNELS:
+            raise HAFMAudioError(
+                f"{name} has {sound.channels} channels; the limit is {MAX_CHANNELS}: save it as mono."
+            )
+        first = round(start * rate)
+        most = _frames_to_read(sound, first, seconds, max_seconds)
+        samples, remarks = _read_channels(sound, first, most, keep)
+        length = first + len(samples)
+        wrong = 0.0
+        if sound.claimed is not None and len(samples) < most:
+            wrong = (sound.claimed - length) / rate
+        remarks += sound.remarks
+    if abs(wrong) > LOST_SECONDS:
+        rest = "what is missing is lost" if wrong > 0 else "all of it is used"
+        remarks.append(
+            f"{name} is {length / rate:.1f} s long, though its header says {length / rate + wrong:.1f} s; {rest}."
         )
-    return frames
+    samples = without_offset(_scaled(samples, name, remarks))
+    if len(samples) > MAX_SAMPLES:
+        raise _too_many(len(samples), rate, name)
+    check_duration(len(samples), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
+    return Recording(samples, rate, tuple(remarks), max(wrong, 0.0))
+
+
+def _frames_to_read(sound: Sound, first: int, seconds: float | None, max_seconds: float) -> int:
+    """At most how many frames to read from frame `first` on; raises HAFMAudioError if there are too many."""
+    name, rate = sound.name, sound.sampling_rate
+    there = math.inf if sound.refused is None else max(sound.refused - first, 0)
+    most = math.inf
+    if seconds is None or seconds > max_seconds:
+        if there < math.inf:
+            check_duration(round(there), rate, name, min_seconds=0.0, max_seconds=max_seconds)
+        if max_seconds < math.inf:
+            most = math.floor(max_seconds * rate) + 1
+    else:
+        most = round(seconds * rate)
+    if there < math.inf and min(most, there) > MAX_SAMPLES:
+        raise _too_many(round(min(most, there)), rate, name)
+    return round(min(most, MAX_SAMPLES + 1))
+
+
+def _too_many(frames: int, rate: int, name: str) -> LongAudioError:
+    return LongAudioError(
+        f"{name} declares {frames / rate:.0f} s at {rate} Hz; HAFM reads at most "
+        f"{MAX_SAMPLES / rate:.0f} s at that rate, so save it at a lower one or cut it."
+    )
+
+
+def _read_channels(sound: Sound, first: int, most: int, keep: int) -> tuple[Samples, list[str]]:
+    """Reads up to `most` frames from frame `first` on: float32 [N], or [N, C] with C up to `keep`; and remarks."""
+    sound.skip(first)
+    if sound.channels == 1:
+        return sound.read(most)[:, 0], []
+    if sound.channels <= keep:
+        samples = sound.read(most)
+        levels = channel_levels(samples)
+    else:
+        levels = ChannelLevels(sound.channels)
+        samples = _read_mixed(sound, most, levels)
+    channel = levels.followed()
+    if channel is None:
+        return samples, []
+    if sound.channels > keep:
+        # only now it is known that the mean is of no use
+        sound.rewind()
+        sound.skip(first)
+        samples = _read_mixed(sound, most, None, channel)
+    return samples, [cancelling(sound.name, levels, channel)]
+
+
+def cancelling(name: str, levels: ChannelLevels, channel: int) -> str:
+    """The remark on channels that cancel each other."""
+    return (
+        f"The channels of {name} cancel each other (their mean is {levels.below():.0f} dB below channel "
+        f"{channel + 1}); HAFM follows channel {channel + 1}."
+    )
+
+
+def _read_mixed(sound: Sound, most: int, levels: ChannelLevels | None, channel: int | None = None) -> Samples:
+    """Reads up to `most` frames as the mean of all channels, or as one of them: float32 [N]; adds to `levels`."""
+    block = np.empty((max(_BLOCK // sound.channels, 1), sound.channels), dtype=np.float32)
+    # a header that overstates the length costs no memory: untouched pages are never allocated
+    mono = np.empty(len(block) if sound.frames is None else min(sound.frames, most), dtype=np.float32)
+    done = 0
+    while done < most:
+        wanted = min(len(block), most - done)
+        count = sound.read_into(block[:wanted])
+        if done + count > len(mono):
+            mono.resize(min(2 * len(mono), most), refcheck=False)
+        if levels is not None:
+            levels.add(block[:count])
+        mono[done : done + count] = mean_of_channels(block[:count]) if channel is None else block[:count, channel]
+        done += count
+        if count < wanted:
+            break
+    mono.resize(done, refcheck=False)
+    return mono
+
+
+def _scaled(samples: Samples, name: str, remarks: list[str]) -> Samples:
+    """Turns down a file's samples (changed in place) far above full scale; raises HAFMAudioError if unusable."""
+    peak = _peak(samples)
+    if HEADROOM < peak <= LARGEST_SAMPLE:
+        samples /= np.float32(peak)
+        quieter = 20.0 * math.log10(peak)
+        remarks.append(f"{name} reaches {peak:.3g}, where full scale is 1; it is turned down by {quieter:.1f} dB.")
+        return samples
+    _check_values(samples, name)
+    return samples
 
 
 def check_sound(
@@ -133,7 +298,7 @@ def check_sound(
         HAFMAudioError: as for `to_samples`; a missing or unsupported sampling rate; too short or too long.
     """
     _check_seconds(seconds)
-    sound = to_samples(samples, name=name, mono=mono)
+    sound = without_offset(to_samples(samples, name=name, mono=mono))
     rate = check_sampling_rate(sampling_rate, name)
     sound = sound if seconds is None else sound[: round(seconds * rate)]
     check_duration(len(sound), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
@@ -147,28 +312,14 @@ def _check_seconds(seconds: Any) -> None:
         raise HAFMAudioError(f"seconds is {seconds!r}; it must be a number above 0.")
 
 
-def _read_mono(file: soundfile.SoundFile, frames: int) -> Samples:
-    """Reads up to `frames` frames as the mean of the channels: float32 [≤ frames]."""
-    # a header that overstates the length costs no memory: untouched pages are never allocated
-    mono = np.empty(frames, dtype=np.float32)
-    done = 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        while done < frames:
-            wanted = min(max(_BLOCK // file.channels, 1), frames - done)
-            block = file.read(wanted, dtype="float32", always_2d=True)
-            mono[done : done + len(block)] = block.mean(axis=1)
-            done += len(block)
-            if len(block) < wanted:
-                return mono[:done].copy()
-    return mono
-
-
 def source_name(source: object) -> str:
     """Name of `source` in error messages: the last component of its path or URL, else "the vocal"."""
     if isinstance(source, str) and is_url(source):
         # decode first: %2F is a separator, too
         named = Path(unquote(urlsplit(source).path)).name
         return "".join(filter(str.isprintable, named)) or source
+    if isinstance(source, str) and is_remote(source):
+        return source.partition("::")[0].rpartition("/")[2] or source
     if isinstance(source, (str, os.PathLike)):
         return Path(source).name or str(source)
     name = getattr(source, "name", None)
@@ -210,53 +361,72 @@ def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_T
     return bytes(received)
 
 
-@contextmanager
-def opened(source: AudioSource, name: str) -> Iterator[soundfile.SoundFile]:
-    """Opens `source` with libsndfile; every failure, of decoding too, becomes an HAFMAudioError."""
-    if isinstance(source, str) and is_url(source):
-        source = download(source)
-    if isinstance(source, (str, os.PathLike)):
-        _check_file(Path(source), name)
-        # soundfile cannot encode file names that are not valid UTF-8
-        source = os.fsencode(source)
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        if len(source) == 0:
-            raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
-        source = io.BytesIO(source)
-    not_audio = f"{name} is not audio that HAFM can read; convert it to WAV, FLAC, MP3 or OGG first."
-    try:
-        file = soundfile.SoundFile(source)
-    except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-        # TypeError: soundfile takes headerless formats (.raw) for something that the caller must describe.
-        raise HAFMAudioError(not_audio) from error
-    except OSError as error:
-        raise HAFMAudioError(f"{name} cannot be read: {error.strerror or error}.") from error
-    with file:
-        # libsndfile reads other formats too, but each parser is attack surface
-        if file.format not in FORMATS:
-            raise HAFMAudioError(not_audio)
-        try:
-            yield file
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise HAFMAudioError(f"{name} cannot be decoded ({error}); it may be damaged, save it again.") from error
+def is_remote(source: str) -> bool:
+    """Whether `source` is a path for fsspec, as streamed data sets have them: hf://…, or zip://FILE::ARCHIVE."""
+    return _PROTOCOL.match(source) is not None and not is_url(source)
 
 
-def _check_file(path: Path, name: str) -> None:
-    """Raises HAFMAudioError unless `path` is a readable file that isn't empty."""
-    denied = HAFMAudioError(f"{path} may not be read by this user; change its permissions.")
+def fetch(path: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_TIMEOUT_SECONDS) -> bytes:
+    """Reads a file by fsspec, giving up beyond `max_bytes` or after `timeout` seconds in all.
+
+    Args:
+        path: `PROTOCOL://…`, possibly chained (`zip://song.wav::hf://datasets/USER/NAME/songs.zip`).
+
+    Raises:
+        HAFMAudioError: no such file, a protocol whose package is not installed, too large or too slow.
+    """
+    import fsspec
+
+    end = time.monotonic() + timeout
+    received = bytearray()
     try:
-        size = path.stat().st_size
-    except PermissionError as error:
-        raise denied from error
-    except (OSError, ValueError) as error:
-        raise HAFMAudioError(f"{path} does not exist; check the path.") from error
-    if path.is_dir():
-        raise HAFMAudioError(f"{path} is a folder; name an audio file in it.")
-    # libsndfile does not say why it cannot open a file
-    if not os.access(path, os.R_OK):
-        raise denied
-    if path.is_file() and size == 0:
-        raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
+        with fsspec.open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                received += block
+                if len(received) > max_bytes:
+                    raise HAFMAudioError(f"{path} is larger than {max_bytes / 1e6:g} MB; cut it first.")
+                if time.monotonic() > end:
+                    raise HAFMAudioError(f"{path} took longer than {timeout:g} s; download it yourself first.")
+    except HAFMAudioError:
+        raise
+    # file systems of other packages raise errors of their own
+    except Exception as error:
+        why = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        raise HAFMAudioError(f"{path} cannot be opened ({why}); check the path.") from error
+    return bytes(received)
+
+
+def rewound(file: Any, name: str) -> BinaryIO:
+    """A binary file object at its beginning, wherever it was before; one that can't be sought in is read as a whole.
+
+    Raises:
+        HAFMAudioError: it is closed, a text file, or larger than an hour of audio.
+    """
+    if getattr(file, "closed", False):
+        raise HAFMAudioError(f"{name} is a closed file; open it again.")
+    if isinstance(file, io.TextIOBase):
+        raise HAFMAudioError(f'{name} is a text file; open it with the mode "rb".')
+    try:
+        file.seek(0)
+        # what libsndfile needs
+        file.tell()
+        return cast(BinaryIO, file)
+    except (AttributeError, OSError):
+        # a pipe, or the answer of a server
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise HAFMAudioError(f"{name} is larger than {_MAX_BYTES / 1e9:g} GB; cut it first.")
+    return io.BytesIO(content)
+
+
+def soundfile_name(path: str | os.PathLike[str]) -> str | bytes:
+    """A path as soundfile takes it: text, as it must be on Windows, or bytes where the name is not valid UTF-8."""
+    name = os.fspath(path)
+    try:
+        name.encode(sys.getfilesystemencoding())
+    except UnicodeEncodeError:
+        return os.fsencode(name)
+    return name
 
 
 def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> Samples:
@@ -296,7 +466,7 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
         array = array.T if 0 < array.shape[0] < array.shape[1] else array
         if array.shape[1] > MAX_CHANNELS:
             raise HAFMAudioError(f"{name} has {array.shape[1]} channels; give several vocals as a list, not an array.")
-        array = array.mean(axis=1) if mono else array
+        array = to_mono(np.asarray(array, dtype=np.float32)) if mono else array
     sound: Samples = np.ascontiguousarray(array, dtype=np.float32)
     _check_values(sound, name)
     return sound
@@ -304,11 +474,15 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
 
 def _check_values(samples: Samples, name: str) -> None:
     """Raises HAFMAudioError unless all samples are finite and at most `HEADROOM`."""
-    peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
+    peak = _peak(samples)
     if not math.isfinite(peak):
-        raise HAFMAudioError(f"{name} has NaN or infinite samples; export it again, as 16-bit WAV for example.")
+        raise NotFiniteAudioError(f"{name} has NaN or infinite samples; export it again, as 16-bit WAV for example.")
     if peak > HEADROOM:
         raise HAFMAudioError(f"{name} reaches {peak:.3g}, where full scale is 1; divide it by its full scale first.")
+
+
+def _peak(samples: Samples) -> float:
+    return max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
 
 
 def check_is_array(samples: Any, name: str = "the vocal") -> None:
@@ -353,50 +527,9 @@ def check_duration(
         shown = length * 100 // sampling_rate / 100
         raise HAFMAudioError(f"{name} is {shown:g} s long; HAFM needs at least {min_seconds:g} s.")
     if length > max_seconds * sampling_rate:
-        raise HAFMAudioError(
+        raise LongAudioError(
             f"{name} is longer than {max_seconds:g} s; cut it, or use only its start with the option seconds."
         )
-
-
-def resample(samples: Samples, sampling_rate: int, target_rate: int) -> Samples:
-    """Resamples float32 [N] or [N, C] from `sampling_rate` to `target_rate` Hz (soxr, high quality).
-
-    Returns:
-        float32 [round(N * target_rate / sampling_rate)], or as long with C channels.
-    """
-    if sampling_rate == target_rate:
-        return samples
-    length = round(samples.shape[0] * target_rate / sampling_rate)
-    resampled = soxr.resample(samples, sampling_rate, target_rate, quality="HQ")[:length]
-    return pad_end(resampled, length).astype(np.float32, copy=False)
-
-
-def resample_pieces(pieces: Iterable[Samples], sampling_rate: int, target_rate: int) -> Iterator[Samples]:
-    """Resamples audio that arrives in pieces (float32 [n] or [n, C]); the output's pieces differ in length."""
-    if sampling_rate == target_rate:
-        yield from pieces
-        return
-    stream: soxr.ResampleStream | None = None
-    for piece in pieces:
-        if stream is None:
-            channels = 1 if piece.ndim == 1 else piece.shape[1]
-            stream = soxr.ResampleStream(sampling_rate, target_rate, channels, "float32", "HQ")
-        yield stream.resample_chunk(piece)
-    if stream is not None:
-        yield stream.resample_chunk(piece[:0], last=True)
-
-
-def pad_end(samples: Samples, length: int) -> Samples:
-    """Pads float32 [N] or [N, C] with silence to `length` samples; returns it as it is if it is long enough."""
-    missing = length - samples.shape[0]
-    return np.pad(samples, [(0, missing)] + [(0, 0)] * (samples.ndim - 1)) if missing > 0 else samples
-
-
-def with_channels(samples: Samples, channels: int) -> Samples:
-    """Converts float32 [N] or [N, C] to [N] for one channel, else [N, channels]; other counts are averaged first."""
-    if samples.ndim == 2 and (channels == 1 or samples.shape[1] not in (1, channels)):
-        samples = np.ascontiguousarray(samples.mean(axis=1))
-    return samples if channels == 1 else np.broadcast_to(samples.reshape(len(samples), -1), (len(samples), channels))
 
 
 def to_integers(samples: Samples) -> NDArray[np.int16]:

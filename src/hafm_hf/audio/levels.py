@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import soxr
 
-from .files import HAFMAudioError, Samples, with_channels
+from .channels import Samples, with_channels
+from .errors import HAFMAudioError
 
 SILENCE_DBFS = -70.0
 CEILING_DBFS = -1.0

@@ -8,41 +8,61 @@ import os
 import secrets
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from .. import audio
-from ..accompaniment.options import MIX_OPTIONS, OPTIONS
 from ..atomic_files import write_json
 from .accompany_folder import accompany_folder
-from .console import progress_bars, require_packages, stderr, stdout
+from .console import HAFMCommandError, progress_bars, require_packages, say, stderr
 from .options import (
     AsJson,
+    Balance,
     Beats,
     Chords,
+    Compile,
     DeviceName,
     DType,
-    EngineFlags,
+    Energy,
+    Engine,
+    GuidanceScale,
+    InstrumentalGain,
+    IntroBars,
     Key,
+    Loudness,
     ModelName,
+    NumSamples,
     Outcome,
     OutFolder,
+    OutputRate,
+    OutroBars,
     Overwrite,
     Request,
     Seconds,
+    Seed,
+    SkipFine,
+    StemsToo,
+    Style,
+    Tail,
+    Temperature,
     Tempo,
+    Threads,
+    TopK,
+    VocalGain,
     Vocals,
+    Workers,
     advanced,
     basic,
     check_output,
+    engine_arguments,
     folder,
-    grouped,
     load_pipeline,
     read_lead_sheet,
     read_vocal,
-    takes_options,
+    report_vocal,
     vocal_name,
 )
 
@@ -53,11 +73,10 @@ ONE_VOCAL = "--beats, --chords and --key are for one vocal; in a folder, put NAM
 FileFormat = Literal["wav", "flac", "mp3"]
 
 
-@grouped
-@takes_options({**OPTIONS, **MIX_OPTIONS})
 def accompany(
     vocals: Vocals,
-    engine: EngineFlags,
+    engine: Engine = "local",
+    workers: Workers = 1,
     model: ModelName = None,
     out: OutFolder = Path("."),
     overwrite: Overwrite = False,
@@ -71,7 +90,25 @@ def accompany(
     key: Key = None,
     batch_size: Annotated[int | None, folder(min=1, help="Vocals generated together; 8 by default.")] = None,
     as_json: AsJson = False,
-    **options: Any,
+    num_samples: NumSamples = 1,
+    seed: Seed = None,
+    guidance_scale: GuidanceScale = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    style: Style = None,
+    energy: Energy = None,
+    stems: StemsToo = False,
+    skip_fine: SkipFine = False,
+    compile: Compile = None,
+    threads: Threads = None,
+    vocal_gain_db: VocalGain = 0.0,
+    instrumental_gain_db: InstrumentalGain = 0.0,
+    balance: Balance = None,
+    loudness: Loudness = None,
+    tail: Tail = 0.0,
+    intro_bars: IntroBars = 0,
+    outro_bars: OutroBars = 0,
+    output_rate: OutputRate = None,
 ) -> None:
     """Writes NAME_instrumental.wav and NAME_mix.wav for each vocal, at its own rate or the model's if that is higher.
 
@@ -80,7 +117,7 @@ def accompany(
     """
     # os.path.isdir is False where permission is denied; Path.is_dir raises
     many = any(map(os.path.isdir, vocals))
-    if not many and (engine != EngineFlags() or batch_size is not None):
+    if not many and ((engine, workers) != ("local", 1) or batch_size is not None):
         raise typer.BadParameter("--engine, --workers and --batch-size are only for a folder of vocals.")
     if many and overwrite:
         raise typer.BadParameter("--overwrite is only for single vocals; for a folder choose another --out.")
@@ -89,13 +126,36 @@ def accompany(
     sheet = read_lead_sheet(tempo, beats, chords, key)
     # the plan of a folder holds plain values only, no LeadSheet
     known = {"tempo": tempo} if many else {"lead_sheet": sheet}
-    parameters = {**options, "seconds": seconds, **known}
+    parameters = {
+        "num_samples": num_samples,
+        "seed": seed,
+        "guidance_scale": guidance_scale,
+        "temperature": temperature,
+        "top_k": top_k,
+        "style": style,
+        "energy": energy,
+        "stems": stems,
+        "skip_fine": skip_fine,
+        "compile": compile,
+        "threads": threads,
+        "vocal_gain_db": vocal_gain_db,
+        "instrumental_gain_db": instrumental_gain_db,
+        "balance": balance,
+        "loudness": loudness,
+        "tail": tail,
+        "intro_bars": intro_bars,
+        "outro_bars": outro_bars,
+        "output_rate": output_rate,
+        "seconds": seconds,
+        **known,
+    }
     request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, as_json)
     check_request(request, vocals, many)
-    planned = [path for vocal in vocals for files in request.files(vocal_name(vocal)) for path in files.values()]
+    fitting = [vocal_name(vocal) for vocal in vocals if not request.name_problem(vocal, vocal_name(vocal))]
+    planned = [path for name in fitting for files in request.files(name) for path in files.values()]
     check_output(out, [] if many or overwrite else planned)
     if many:
-        accompany_folder(request, batch_size or 8, engine.asked())
+        accompany_folder(request, batch_size or 8, engine_arguments(engine, workers))
     else:
         accompany_files(request, vocals)
 
@@ -123,6 +183,10 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
     failed = False
     for vocal in vocals:
         # before the model is loaded, so that a bad vocal is reported at once
+        if problem := request.name_problem(vocal, vocal_name(vocal)):
+            report_vocal(vocal, HAFMCommandError(problem), request.as_json)
+            failed = True
+            continue
         read = read_vocal(vocal, request.as_json, seconds=request.parameters["seconds"], mono=False)
         if read is None:
             failed = True
@@ -132,11 +196,11 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
             pipeline = load_pipeline(request.model, request.device, request.dtype)
             request.check(pipeline.model)
         try:
-            accompany_one(pipeline, request, vocal, {"array": sound, "sampling_rate": rate, "path": vocal})
+            made = accompany_one(pipeline, request, vocal, {"array": sound, "sampling_rate": rate, "path": vocal})
         except KeyboardInterrupt:
-            stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.", markup=False)
+            stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.")
             raise
-        record = Path(request.out, f"{vocal_name(vocal)}_take_{request.file_format}.json")
+        record = request.record(vocal_name(vocal))
         # may be that of an earlier song
         record.unlink(missing_ok=True)
         if drawn:
@@ -144,13 +208,25 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
             known = {**request.parameters, "lead_sheet": sheet and sheet.to_dict()}
             loaded = {"model": request.model, "device": request.device, "dtype": request.dtype}
             write_json(record, {"vocal": vocal, **loaded, **known})
+        # words last: whatever becomes of them, the files are there
+        report_song(request, made)
     raise typer.Exit(1 if failed else 0)
 
 
-def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: dict[str, Any]) -> None:
-    """Generates, writes and reports the songs of one vocal."""
+@dataclass(frozen=True)
+class Made:
+    """The songs of a vocal, one per sample, their files, and the seconds that they took."""
+
+    outcome: Outcome
+    songs: list[dict[str, Any]]
+    written: list[Path]
+    elapsed: float
+
+
+def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: dict[str, Any]) -> Made:
+    """Generates and writes the songs of one vocal."""
     # imports transformers, which the pipeline has already imported
-    from ..modeling.configuration_hafm import STAGES
+    from ..accompaniment.parts import stage_parts
 
     began = time.perf_counter()
     with progress_bars(request.as_json) as bars:
@@ -158,26 +234,30 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
 
         def advance(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(f"{vocal_name(vocal)}: {STAGES[stage].title}", total=total)
+                tasks[stage] = bars.add_task(f"{vocal_name(vocal)}: {stage_parts()[stage].title}", total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
         songs: Any = pipeline(sound, progress=advance, **request.parameters)
     elapsed = time.perf_counter() - began
     outcome = Outcome(vocal, request.files(vocal_name(vocal)))
-    for path in outcome.write(songs):
-        if not request.as_json:
-            stdout.print(f"wrote {path}", markup=False)
-    songs = songs if isinstance(songs, list) else [songs]
-    if (start := songs[0]["vocal_start"]) and not request.as_json:
-        stdout.print(f"the voice begins at {start:.2f} s", markup=False)
-    lines = outcome.lines(request.parameters["seed"])
+    written = outcome.write(songs)
+    return Made(outcome, songs if isinstance(songs, list) else [songs], written, elapsed)
+
+
+def report_song(request: Request, made: Made) -> None:
+    """Prints the files of a vocal's songs, and how long they took."""
+    lines = made.outcome.lines(request.parameters["seed"])
     seconds = lines[0]["seconds"]
-    timing = {"elapsed_seconds": elapsed, "real_time_factor": elapsed / (seconds * len(lines))}
+    timing = {"elapsed_seconds": made.elapsed, "real_time_factor": made.elapsed / (seconds * len(lines))}
     if request.as_json:
-        for line, song in zip(lines, songs, strict=True):
+        for line, song in zip(lines, made.songs, strict=True):
             known = {"vocal_start": song["vocal_start"], "style": song["lead_sheet"].style}
-            typer.echo(json.dumps(line | known | timing))
+            say(json.dumps(line | known | timing))
         return
-    speed = f"{seconds:.1f} s in {elapsed:.1f} s, real-time factor {timing['real_time_factor']:.2f}"
-    styles = [song["lead_sheet"].style for song in songs if isinstance(song["lead_sheet"].style, str)]
-    stdout.print(", ".join([speed, f"seed {request.parameters['seed']}", *styles]), markup=False)
+    for path in made.written:
+        say(f"wrote {path}")
+    if start := made.songs[0]["vocal_start"]:
+        say(f"the voice begins at {start:.2f} s")
+    speed = f"{seconds:.1f} s in {made.elapsed:.1f} s, real-time factor {timing['real_time_factor']:.2f}"
+    styles = [song["lead_sheet"].style for song in made.songs if isinstance(song["lead_sheet"].style, str)]
+    say(", ".join([speed, f"seed {request.parameters['seed']}", *styles]))

@@ -17,20 +17,20 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from .. import audio
-from ..accompaniment.options import MIX_OPTIONS, OPTIONS
+from ..accompaniment.options import GenerationOptions, MixOptions
 from ..atomic_files import write_json
 from ..corpus.engines import AGAIN, run_on
 from ..corpus.locks import locked
 from ..corpus.plan import PLAN_FILE, check_same_options
 from ..corpus.tracks import SCAN_THREADS, HAFMCorpusError, display_name, find_audio, hash_files, stamp_files
-from .console import HAFMCommandError, first_line, loading, model_folder, progress_bars, report_error, stderr, stdout
+from .console import HAFMCommandError, first_line, loading, model_folder, progress_bars, report_error, say, stderr
 from .info import without_weights
 from .options import Outcome, Request, load_pipeline, torch_device
 
@@ -41,7 +41,9 @@ PLAN_FORMAT = 2
 # a batch takes as long as its longest vocal: others must have this share of its length; it is held in memory
 LEAST_SHARE, LONGEST_BATCH_SECONDS = 0.75, 3600.0
 SHEET, BEATS, CHORDS = "_lead_sheet.json", "_beats.txt", "_chords.lab"
-DEFAULTS = {name: option.default for name, option in {**OPTIONS, **MIX_OPTIONS}.items() if option.default is not None}
+DEFAULTS = {
+    name: value for name, value in {**asdict(GenerationOptions()), **asdict(MixOptions())}.items() if value is not None
+}
 
 
 def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any]) -> None:
@@ -62,17 +64,17 @@ def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any
                 done += 1
                 bars.update(task, description="vocals", completed=done, total=total)
                 for line in outcome.lines(seed) if request.as_json else []:
-                    typer.echo(json.dumps(line))
+                    say(json.dumps(line))
                 if outcome.error:
                     errors[outcome.vocal] = outcome.error
         except KeyboardInterrupt:
-            stderr.print(f"stopped; {AGAIN}.", markup=False)
+            stderr.print(f"stopped; {AGAIN}.")
             raise
     for vocal in sorted(errors):
         report_error(HAFMCommandError(errors[vocal]))
     if not request.as_json:
         left = f", {len(errors)} left out" if errors else ""
-        stdout.print(f"{done - len(errors)} vocals accompanied in {request.out}{left}", markup=False)
+        say(f"{done - len(errors)} vocals accompanied in {request.out}{left}")
     raise typer.Exit(1 if errors else 0)
 
 
@@ -152,6 +154,9 @@ def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict
     if not vocals and not bad:
         raise HAFMCorpusError(f"{request.source} contains no vocals; name a folder with audio files.")
     names = _names(vocals)
+    problems = {vocal: request.name_problem(display_name(vocal), name) for vocal, name in names.items()}
+    bad |= {vocal: problem for vocal, problem in problems.items() if problem}
+    vocals = [vocal for vocal in vocals if not problems[vocal]]
     stamps = {vocal: stamp_files(source, {"vocal": vocal, **_sheet_files(source, vocal)}) for vocal in vocals}
     known = before.get("stamps", {})
     kept = {vocal for vocal in vocals if known.get(vocal) == stamps[vocal]}

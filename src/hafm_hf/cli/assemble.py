@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import HAFMCommandError, first_line, stdout
+from .console import HAFMCommandError, first_line, say
 from .options import advanced, basic
 
 REQUIRED = ("semantic_tokenizer", "semantic", "coarse", "codec")
@@ -49,4 +49,4 @@ def assemble(
         size = assemble_composite(parts, out, dtype, base)
     except ValueError as error:
         raise HAFMCommandError(f"{first_line(error)}.") from error
-    stdout.print(f"wrote {out} ({size:.1f} MB)", markup=False)
+    say(f"wrote {out} ({size:.1f} MB)")

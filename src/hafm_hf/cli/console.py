@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared by the `hafm` commands: consoles for stdout and stderr, one-sentence errors, and finding a model's files."""
 
+import errno
 import os
 import re
+import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -19,8 +23,44 @@ from ..pretrained import redaction
 # modules whose name differs from that of their package
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 
-stdout = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class Output(Console):
+    """A console that prints names as they are, and whose reader may stop, as `head` does, without ending the command.
+
+    A command that ended there would leave songs unmade.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        # brackets in a name are not markup, nor is :smile: an emoji
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich when the reader is gone: nothing more is shown."""
+        self.quiet = True
+        discard(self.file)
+
+
+stdout = Output(soft_wrap=True)
+stderr = Output(stderr=True, soft_wrap=True)
+
+
+def discard(file: IO[str]) -> None:
+    """Sends the rest of a stream's output nowhere, since nobody reads it any more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, file.fileno())
+    os.close(nowhere)
+
+
+def say(line: str) -> None:
+    """Prints a line of results on stdout as it is; its reader may stop early, as with `Output`."""
+    try:
+        # color: escape sequences in a name are not removed
+        typer.echo(line, color=True)
+    except OSError as error:
+        # Windows calls a pipe without a reader an invalid argument
+        if error.errno not in (errno.EPIPE, errno.EINVAL):
+            raise
+        discard(sys.stdout)
 
 
 class HAFMCommandError(Exception):
@@ -30,8 +70,8 @@ class HAFMCommandError(Exception):
 def report_error(error: BaseException) -> None:
     """Prints an error as one sentence; with `HAFM_DEBUG=1` its traceback, if it has one, above it."""
     if os.environ.get("HAFM_DEBUG") and error.__traceback__ is not None:
-        stderr.print(redaction.without_secrets("".join(traceback.format_exception(error))), markup=False, end="")
-    stderr.print(redaction.without_secrets(f"hafm: {error}"), markup=False, style="red")
+        stderr.print(redaction.without_secrets("".join(traceback.format_exception(error))), end="")
+    stderr.print(redaction.without_secrets(f"hafm: {error}"), style="red")
 
 
 def first_line(error: BaseException) -> str:
@@ -104,7 +144,8 @@ def model_folder(model: str | None) -> Path:
 def progress_bars(quiet: bool) -> Progress:
     """Bars on stderr with counts, elapsed and remaining time; none if `quiet` and stderr is not a terminal."""
     columns = (
-        TextColumn("{task.description}"),
+        # a name in it is not markup
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -124,4 +165,4 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     # when stdout is not a terminal, the default width of 80 would cut the table off
-    Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)
+    Output(width=None if stdout.is_terminal else 160).print(table)

@@ -13,48 +13,44 @@ import typer
 from rich.progress import track
 
 from .. import audio
-from ..accompaniment.options import OPTIONS, GenerationOptions
-from .console import print_table, require_packages, stderr, stdout
-from .options import AsJson, DeviceName, EngineFlags, ModelName, advanced, basic, grouped, takes_options, torch_device
+from ..accompaniment.options import GenerationOptions
+from .console import print_table, require_packages, say, stderr
+from .options import (
+    AsJson,
+    DeviceName,
+    Engine,
+    GuidanceScale,
+    ModelName,
+    SkipFine,
+    Workers,
+    advanced,
+    basic,
+    engine_arguments,
+    torch_device,
+)
 
 
 @dataclass
-class SetFlags:
-    """The evaluation set: exactly one of `pairs`, `karaoke` and `protocol`."""
+class EvaluationSet:
+    """The evaluation set: exactly one of `pairs`, `karaoke` and `protocol`, and how it is cut into clips."""
 
-    protocol: Annotated[
-        tuple[str, Path] | None,
-        basic(metavar="musdb18 FOLDER", help="The paper's protocol: MUSDB18 or MUSDB18-HQ, clips of 10 s, VGGish."),
-    ] = None
-    separation: Annotated[
-        str | None,
-        advanced(help="For --protocol: demucs, none, or a command that writes the vocals of {mix} to {folder}."),
-    ] = None
-    pairs: Annotated[Path | None, basic(help="Folder of NAME/vocal.wav and instrumental.wav.", file_okay=False)] = None
-    karaoke: Annotated[
-        Path | None, basic(help="Folder of stereo files: accompaniment left, voice right.", file_okay=False)
-    ] = None
-    clip_seconds: Annotated[float | None, basic(min=1.0, help="Cut songs into clips of this length.")] = None
-    hop_seconds: Annotated[
-        float | None, advanced(min=0.1, help="Time between clip starts; --clip-seconds if not given.")
-    ] = None
-    limit: Annotated[int | None, basic(min=2, help="Number of clips, evenly spread over the set.")] = None
+    protocol: tuple[str, Path] | None = None
+    separation: str | None = None
+    pairs: Path | None = None
+    karaoke: Path | None = None
+    clip_seconds: float | None = None
+    hop_seconds: float | None = None
+    limit: int | None = None
 
 
 @dataclass
-class ReferenceFlags:
+class References:
     """Embedders and baselines to evaluate with."""
 
-    retrieval_bank: Annotated[
-        Path | None, basic(help="Folder of pairs of a training split, for the retrieval baselines.")
-    ] = None
-    embedder: Annotated[
-        list[str] | None, advanced(help="tokenizer, vggish (for --protocol), or a transformers model; repeatable.")
-    ] = None
-    vggish_weights: Annotated[str | None, advanced(help="File or URL of VGGish weights.")] = None
-    no_baselines: Annotated[
-        bool, basic("--no-baselines", help="Leave out retrieval, silence and the other baselines.")
-    ] = False
+    retrieval_bank: Path | None
+    embedder: list[str] | None
+    vggish_weights: str | None
+    no_baselines: bool
 
     def asked(self, embedder: str) -> dict[str, Any]:
         """The fields of `Evaluation` for embedders (`embedder` by default), baselines and the retrieval bank."""
@@ -74,13 +70,39 @@ class ReferenceFlags:
         }
 
 
-@grouped
-@takes_options({name: OPTIONS[name] for name in ("guidance_scale", "skip_fine")})
 def evaluate(
     out: Annotated[Path, basic(help="Folder for the report, the generated songs and the cache.")],
-    clips: SetFlags,
-    references: ReferenceFlags,
-    engine: EngineFlags,
+    protocol: Annotated[
+        tuple[str, Path] | None,
+        basic(metavar="musdb18 FOLDER", help="The paper's protocol: MUSDB18 or MUSDB18-HQ, clips of 10 s, VGGish."),
+    ] = None,
+    separation: Annotated[
+        str | None,
+        advanced(help="For --protocol: demucs, none, or a command that writes the vocals of {mix} to {folder}."),
+    ] = None,
+    pairs: Annotated[
+        Path | None, basic(help="Folder of NAME/vocal.wav and instrumental.wav.", file_okay=False)
+    ] = None,
+    karaoke: Annotated[
+        Path | None, basic(help="Folder of stereo files: accompaniment left, voice right.", file_okay=False)
+    ] = None,
+    clip_seconds: Annotated[float | None, basic(min=1.0, help="Cut songs into clips of this length.")] = None,
+    hop_seconds: Annotated[
+        float | None, advanced(min=0.1, help="Time between clip starts; --clip-seconds if not given.")
+    ] = None,
+    limit: Annotated[int | None, basic(min=2, help="Number of clips, evenly spread over the set.")] = None,
+    retrieval_bank: Annotated[
+        Path | None, basic(help="Folder of pairs of a training split, for the retrieval baselines.")
+    ] = None,
+    embedder: Annotated[
+        list[str] | None, advanced(help="tokenizer, vggish (for --protocol), or a transformers model; repeatable.")
+    ] = None,
+    vggish_weights: Annotated[str | None, advanced(help="File or URL of VGGish weights.")] = None,
+    no_baselines: Annotated[
+        bool, basic("--no-baselines", help="Leave out retrieval, silence and the other baselines.")
+    ] = False,
+    engine: Engine = "local",
+    workers: Workers = 1,
     model: ModelName = None,
     no_model: Annotated[
         bool, basic("--no-model", help="Evaluate no model: only --outputs, the reference and the baselines.")
@@ -96,7 +118,8 @@ def evaluate(
     ] = None,
     device: DeviceName = "auto",
     as_json: AsJson = False,
-    **options: Any,
+    guidance_scale: GuidanceScale = None,
+    skip_fine: SkipFine = False,
 ) -> None:
     """Measures how well accompaniments follow the singer and how close they are to real ones, next to baselines."""
     from ..evaluation import run
@@ -105,12 +128,16 @@ def evaluate(
 
     require_packages("librosa", "scipy", "mir_eval")
     folders = named_folders(outputs or [])
-    asked, numbers = GenerationOptions.of(given=options), tuple(range(seed, seed + seeds))
+    clips = EvaluationSet(protocol, separation, pairs, karaoke, clip_seconds, hop_seconds, limit)
+    references = References(retrieval_bank, embedder, vggish_weights, no_baselines)
+    asked = GenerationOptions(guidance_scale=guidance_scale, skip_fine=skip_fine)
+    numbers = tuple(range(seed, seed + seeds))
     if no_model and (model is not None or given or seeds > 1 or asked != GenerationOptions()):
         raise typer.BadParameter("--no-model and options that only a model takes contradict each other.")
     generation = RenderingOptions(model, numbers, torch_device(device), asked, tuple(given or ()))
     evaluation = run.Evaluation(
-        **clip_set(clips, out), **references.asked("vggish" if clips.protocol else "tokenizer"), **engine.asked(),
+        **clip_set(clips, out), **references.asked("vggish" if clips.protocol else "tokenizer"),
+        **engine_arguments(engine, workers),
         out=out, outputs=folders,
         generation=None if no_model else generation, scoring=ScoringOptions(seed=seed),
     )  # fmt: skip
@@ -125,7 +152,7 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
     from ..evaluation.run import CLIPS_FILE
 
     if as_json:
-        typer.echo(json.dumps(report))
+        say(json.dumps(report))
         return
     heading, *rows = score_rows(report)
     # words can wrap in a narrow terminal, names_like_these cannot
@@ -133,12 +160,12 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
     print_table("matched minus shuffled pairs; * above zero", heading, rows)
     if rows := protocol_rows(report):
         print_table("distance to real accompaniments", rows[0], rows[1:])
-        stdout.print(report.get("published", {}).get("note", ""))
+        say(report.get("published", {}).get("note", ""))
     for name in ("report.json", "report.html", CLIPS_FILE):
-        stdout.print(f"wrote {out / name}", markup=False)
+        say(f"wrote {out / name}")
 
 
-def clip_set(flags: SetFlags, out: Path) -> dict[str, Any]:
+def clip_set(flags: EvaluationSet, out: Path) -> dict[str, Any]:
     """The fields `clips` and `data` of `Evaluation`: the clips, and their description for the report.
 
     Raises:

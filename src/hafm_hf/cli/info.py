@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import loading, model_folder, print_table, stdout
+from .console import loading, model_folder, print_table, say
 from .options import AsJson
 
 
@@ -19,7 +19,7 @@ def info(
     with loading(model):
         description = describe_model(model)
     if as_json:
-        typer.echo(json.dumps(description))
+        say(json.dumps(description))
         return
     rows = [
         (name, f"{part['parameters']:,}", f"{part['bytes'] / 1e6:.1f} MB", part["rates"], part["vocabulary"],
@@ -30,7 +30,7 @@ def info(
     headings = ("part", "parameters", "size on disk", "rates", "vocabulary", "architecture")
     print_table(description["model"], headings, rows, headings[1:3])
     if description["styles"]:
-        stdout.print(f"styles: {', '.join(description['styles'])}", markup=False)
+        say(f"styles: {', '.join(description['styles'])}")
 
 
 def describe_model(model: str | None) -> dict[str, Any]:

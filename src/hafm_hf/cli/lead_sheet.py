@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .. import audio
-from .console import HAFMCommandError, loading, require_packages, stderr, stdout
+from .console import HAFMCommandError, loading, require_packages, say, stderr
 from .options import (
     Beats,
     Chords,
@@ -26,8 +26,10 @@ from .options import (
     Vocals,
     basic,
     check_output,
+    name_problem,
     read_lead_sheet,
     read_vocal,
+    report_vocal,
     sheet,
     vocal_name,
 )
@@ -92,15 +94,24 @@ def lead_sheet(
         raise typer.BadParameter(f"two vocals have the same name, {twice}; name each by itself, with another --out.")
     known, wanted = read_lead_sheet(tempo, beats, chords, key), [each.value for each in formats or [Format.lab]]
     require_packages(*(IN_BARS[each] for each in wanted if each in IN_BARS))
-    planned = [file for name in names for file in lead_sheet_files(name, wanted)]
-    planned += [name + CLICK_FILE for name in names if click]
+    planned: dict[str, list[Path]] = {}
+    problems: dict[str, str] = {}
+    for name, vocal in found:
+        files = [*lead_sheet_files(name, wanted), *([name + CLICK_FILE] if click else [])]
+        planned[name] = [out / file for file in files]
+        problems[name] = "" if as_json else name_problem(vocal, planned[name])
     if not as_json:
-        check_output(out, [] if overwrite else [out / file for file in planned])
+        fitting = [path for name in names if not problems[name] for path in planned[name]]
+        check_output(out, [] if overwrite else fitting)
     bar = None if metre is None else int(metre[0])
     known = replace(known, beats_per_bar=bar) if known and known.bars and bar else known
     asked = Sheets(out, wanted, click, as_json, known, bar)
     composite, failed = None, False
     for name, vocal in found:
+        if problems[name]:
+            report_vocal(vocal, HAFMCommandError(problems[name]), as_json)
+            failed = True
+            continue
         read = read_vocal(vocal, as_json, seconds=seconds)
         if read is None:
             failed = True
@@ -143,7 +154,7 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
 
     if audio.is_silent(samples):
         shown = name if vocal == "-" else audio.source_name(vocal)
-        stderr.print(f"{shown} is silent; its beats and chords are arbitrary.", markup=False)
+        stderr.print(f"{shown} is silent; its beats and chords are arbitrary.")
     length = len(samples) / rate
     try:
         found = composite.complete_lead_sheet(samples, rate, asked.known)
@@ -154,18 +165,19 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
     except ValueError as error:
         raise HAFMCommandError(str(error)) from error
     if asked.as_json:
-        typer.echo(json.dumps({"vocal": vocal, **found.to_dict()}))
+        say(json.dumps({"vocal": vocal, **found.to_dict()}))
         return
     melody = sung_notes(samples, rate) if "midi" in asked.formats else []
     song = chart(found, length) if found.has_beats else None
-    if song is not None:
-        about = f"{name}: {len(song.beats)} beats, {song.tempo:.1f} BPM, {len(song.bars)} bars of {song.metre}/4"
-        stdout.print(about + (f", key {found.key}" if found.key else ""), markup=False)
-    if found.chords:
-        stdout.print(f"chords: {' '.join(label for *_, label in found.chords)}", markup=False)
     written = write_lead_sheet(found, (asked.out / name).parent, Path(name).name, asked.formats, song, melody)
     if asked.click and song is not None:
         track = click_track(song.beats, found.downbeats, length, rate)
         written.append(audio.write_audio(asked.out / f"{name}{CLICK_FILE}", track, rate))
+    # words last: whatever becomes of them, the files are there
+    if song is not None:
+        about = f"{name}: {len(song.beats)} beats, {song.tempo:.1f} BPM, {len(song.bars)} bars of {song.metre}/4"
+        say(about + (f", key {found.key}" if found.key else ""))
+    if found.chords:
+        say(f"chords: {' '.join(label for *_, label in found.chords)}")
     for path in written:
-        stdout.print(f"wrote {path}", markup=False)
+        say(f"wrote {path}")

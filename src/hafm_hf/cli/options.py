@@ -4,43 +4,34 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import soundfile
 import typer
 
 from .. import audio
-from ..accompaniment.options import MIX_OPTIONS, OPTIONS, GenerationOptions, Option
+from ..accompaniment.options import GenerationOptions, MixOptions, described
+from ..atomic_files import possible_name, too_long
 from ..lead_sheet.vocabulary import STEMS
-from .console import HAFMCommandError, loading, report_error
+from .console import HAFMCommandError, loading, report_error, say
 
 if TYPE_CHECKING:
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
     from ..accompaniment.pipeline_hafm import HAFMPipeline
     from ..lead_sheet.lead_sheet import LeadSheet
 
-Command = TypeVar("Command", bound=Callable[..., None])
 # panels of options in the help
 basic = functools.partial(typer.Option, rich_help_panel="Basic")
 sheet = functools.partial(typer.Option, rich_help_panel="Lead sheet")
 mix = functools.partial(typer.Option, rich_help_panel="Mix")
 folder = functools.partial(typer.Option, rich_help_panel="Folder")
 advanced = functools.partial(typer.Option, rich_help_panel="Advanced")
-PANELS = {
-    **dict.fromkeys(("num_samples", "seed", "stems"), basic),
-    **dict.fromkeys(("style", "energy"), sheet),
-    **dict.fromkeys(MIX_OPTIONS, mix),
-}
-# options without a command-line flag
-PYTHON_ONLY = ("decoding",)
-
 
 # auto: the best device of this machine; and float32, in whatever precision the weights are stored
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -61,17 +52,64 @@ Chords = Annotated[str | None, sheet(help="File of lines START STOP LABEL, or ch
 Key = Annotated[str | None, sheet(help="E.g. Am or C; chords are estimated to suit it. Estimated if not given.")]
 
 
-@dataclass
-class EngineFlags:
-    """The engine that runs commands on many files (`corpus.engines.run_on`)."""
+Engine = Annotated[str, folder("--engine", help="local, ray, or ray:HOST:PORT for a running Ray cluster.")]
+Workers = Annotated[
+    int, folder("--workers", min=0, help="Processes, or concurrent Ray tasks; with ray, 0 for no limit.")
+]
 
-    engine: Annotated[str, folder(help="local, ray, or ray:HOST:PORT for a running Ray cluster.")] = "local"
-    workers: Annotated[int, folder(min=0, help="Processes, or concurrent Ray tasks; with ray, 0 for no limit.")] = 1
 
-    def asked(self) -> dict[str, Any]:
-        """The arguments `engine`, `workers` and `address` of `run_on`."""
-        engine, _, address = self.engine.partition(":")
-        return {"engine": engine, "workers": self.workers, "address": address}
+def described_flag(flag: str) -> dict[str, Any]:
+    """Help and limits of a flag of an option of a generation or a mix, from the option's field."""
+    name = flag.removeprefix("--").replace("-", "_")
+    option = (described(GenerationOptions) | described(MixOptions))[name]
+    limits = {} if option.least is None else {"min": option.least, "max": option.most}
+    return {"help": option.help, **limits}
+
+
+NumSamples = Annotated[int, basic("--num-samples", **described_flag("--num-samples"))]
+Seed = Annotated[int | None, basic("--seed", **described_flag("--seed"))]
+GuidanceScale = Annotated[float | None, advanced("--guidance-scale", **described_flag("--guidance-scale"))]
+Temperature = Annotated[float | None, advanced("--temperature", **described_flag("--temperature"))]
+TopK = Annotated[int | None, advanced("--top-k", **described_flag("--top-k"))]
+Style = Annotated[str | None, sheet("--style", **described_flag("--style"))]
+Energy = Annotated[Literal["auto", "sparse", "normal", "full"] | None, sheet("--energy", **described_flag("--energy"))]
+StemsToo = Annotated[bool, basic("--stems", **described_flag("--stems"))]
+SkipFine = Annotated[bool, advanced("--skip-fine", **described_flag("--skip-fine"))]
+Compile = Annotated[bool | None, advanced("--compile", **described_flag("--compile"))]
+Threads = Annotated[int | None, advanced("--threads", **described_flag("--threads"))]
+VocalGain = Annotated[float, mix("--vocal-gain-db", **described_flag("--vocal-gain-db"))]
+InstrumentalGain = Annotated[float, mix("--instrumental-gain-db", **described_flag("--instrumental-gain-db"))]
+Loudness = Annotated[float | None, mix("--loudness", **described_flag("--loudness"))]
+Tail = Annotated[float, mix("--tail", **described_flag("--tail"))]
+IntroBars = Annotated[int, mix("--intro-bars", **described_flag("--intro-bars"))]
+OutroBars = Annotated[int, mix("--outro-bars", **described_flag("--outro-bars"))]
+OutputRate = Annotated[int | None, mix("--output-rate", **described_flag("--output-rate"))]
+
+
+def parsed_balance(text: str) -> float | str:
+    """Parses the value of --balance, "auto" or a number; raises typer.BadParameter."""
+    value: float | str = text
+    if text != "auto":
+        try:
+            value = float(text)
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is neither auto nor a number.") from None
+    try:
+        return MixOptions(balance=value).balance or 0.0
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Balance = Annotated[
+    Any,
+    mix("--balance", parser=parsed_balance, metavar="[auto|NUMBER]", help=described_flag("--balance")["help"]),
+]
+
+
+def engine_arguments(engine: str, workers: int) -> dict[str, Any]:
+    """The arguments `engine`, `workers` and `address` of `corpus.engines.run_on`."""
+    name, _, address = engine.partition(":")
+    return {"engine": name, "workers": workers, "address": address}
 
 
 @dataclass(frozen=True)
@@ -94,11 +132,22 @@ class Request:
         parts = ("instrumental", "mix", *(STEMS if self.parameters.get("stems") else ()))
         return [{part: Path(self.out, f"{song}_{part}.{self.file_format}") for part in parts} for song in songs]
 
+    def record(self, name: str) -> Path:
+        """The file that records the options of a vocal's song whose seed was drawn."""
+        return Path(self.out, f"{name}_take_{self.file_format}.json")
+
+    def name_problem(self, vocal: str, name: str) -> str:
+        """The sentence that refuses a vocal whose files would have names that are too long; empty if none has."""
+        made = [path for files in self.files(name) for path in files.values()]
+        return name_problem(vocal, [*made, self.record(name)])
+
     def check(self, model: HAFMForVocalAccompaniment) -> None:
         """Raises HAFMCommandError if the model does not support the options; it may be without weights."""
-        asked = {name: value for name, value in self.parameters.items() if name in OPTIONS}
+        from ..accompaniment.generation_accompaniment import check_supported
+
+        asked = {name: self.parameters.get(name) for name in described(GenerationOptions)}
         try:
-            model.check_streams(GenerationOptions.of(given=asked))
+            check_supported(GenerationOptions.of(given=asked), model)
         except ValueError as error:
             raise HAFMCommandError(str(error)) from error
 
@@ -129,82 +178,11 @@ class Outcome:
         """The lines that `--json` prints: one for each sample, or one with the error."""
         lines = []
         for sample, files in enumerate(self.files, start=1):
-            made = soundfile.info(os.fsencode(files["instrumental"]))
+            made = soundfile.info(audio.soundfile_name(files["instrumental"]))
             line = {"vocal": self.vocal, "sample": sample, **{part: str(path) for part, path in files.items()}}
             form = {"sampling_rate": made.samplerate, "seconds": made.frames / made.samplerate}
             lines.append(line | form | {"seed": seed})
         return lines or [{"vocal": self.vocal, "error": self.error}]
-
-
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Turns the fields of a command's dataclass parameters into options; the command receives the dataclasses."""
-    signature = inspect.signature(command, eval_str=True)
-    groups: dict[str, Any] = {
-        each.name: each.annotation for each in signature.parameters.values() if is_dataclass(each.annotation)
-    }
-    parameters: list[inspect.Parameter] = []
-    for each in signature.parameters.values():
-        if each.name not in groups:
-            parameters.append(each)
-            continue
-        hints = get_type_hints(groups[each.name], include_extras=True)
-        parameters += [
-            each.replace(name=own.name, default=own.default, annotation=hints[own.name])
-            for own in fields(groups[each.name])
-        ]
-
-    @functools.wraps(command)
-    def run(*positional: Any, **given: Any) -> None:
-        made = {
-            name: kind(**{own.name: given.pop(own.name, own.default) for own in fields(kind)})
-            for name, kind in groups.items()
-        }
-        command(*positional, **given, **made)
-
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in parameters}
-    return run
-
-
-def takes_options(table: Mapping[str, Option]) -> Callable[[Command], Command]:
-    """Replaces the `**options` of a command by the options of a table."""
-
-    def decorate(command: Command) -> Command:
-        signature = inspect.signature(command, eval_str=True)
-        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-        parameters = [*own, *(_parameter(row) for row in table.values() if row.name not in PYTHON_ONLY)]
-        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {each.name: each.annotation for each in parameters}
-        return command
-
-    return decorate
-
-
-def _parameter(option: Option) -> inspect.Parameter:
-    """A row of an option table as a parameter for typer."""
-    kind: Any = Literal[option.choices] if option.choices else option.kind
-    limits: Any = {} if option.least is None else {"min": option.least, "max": option.most}
-    if option.word:
-        parser = functools.partial(_number_or_word, option)
-        kind, limits = Any, {"parser": parser, "metavar": f"[{option.word}|NUMBER]"}
-    flag = f"--{option.name.replace('_', '-')}"
-    kind = kind | None if option.optional else kind
-    option_of = PANELS.get(option.name, advanced)
-    annotation = Annotated[kind, option_of(flag, help=option.help, **limits)]
-    return inspect.Parameter(
-        option.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=option.default, annotation=annotation
-    )
-
-
-def _number_or_word(option: Option, text: str) -> float | str:
-    """Parses the value of a number option that also accepts a word; raises typer.BadParameter."""
-    try:
-        value = text if text == option.word else float(text)
-        option.check(value)
-    except ValueError as error:
-        said = str(error) if "must be between" in str(error) else f"{text!r} is neither {option.word} nor a number."
-        raise typer.BadParameter(said) from None
-    return value
 
 
 def read_lead_sheet(
@@ -227,7 +205,7 @@ def read_lead_sheet(
 
 def vocal_name(vocal: str) -> str:
     """The base name of a vocal's output files."""
-    return "stdin" if vocal == "-" else Path(audio.source_name(vocal)).stem
+    return "stdin" if vocal == "-" else possible_name(Path(audio.source_name(vocal)).stem)
 
 
 def read_vocal(vocal: str, as_json: bool, **how: Any) -> tuple[audio.Samples, int] | None:
@@ -236,10 +214,23 @@ def read_vocal(vocal: str, as_json: bool, **how: Any) -> tuple[audio.Samples, in
         return audio.read_audio(sys.stdin.buffer.read() if vocal == "-" else vocal, **how)
     except audio.HAFMAudioError as error:
         # one bad vocal must not stop the others
-        report_error(error)
-        if as_json:
-            typer.echo(json.dumps({"vocal": vocal, "error": str(error)}))
+        report_vocal(vocal, error, as_json)
         return None
+
+
+def name_problem(shown: str, files: Iterable[Path]) -> str:
+    """The sentence that refuses a vocal whose files would have names that are too long; empty if none has."""
+    reasons = (too_long(path) for path in files)
+    if reason := next(filter(None, reasons), ""):
+        return f"{shown} is left out, since its files would have too long a name ({reason}); rename it."
+    return ""
+
+
+def report_vocal(vocal: str, error: Exception, as_json: bool) -> None:
+    """Reports that a vocal can't be used, on stderr and, if asked for, as a line of JSON."""
+    report_error(error)
+    if as_json:
+        say(json.dumps({"vocal": vocal, "error": str(error)}))
 
 
 def check_output(out: Path, files: list[Path]) -> None:
@@ -251,7 +242,8 @@ def check_output(out: Path, files: list[Path]) -> None:
     """
     if there := [path for path in files if path.exists()]:
         raise typer.BadParameter(f"{there[0]} exists already; add --overwrite, or choose another folder with --out.")
-    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    # os.path.exists, unlike Path.exists, raises nothing where a name is too long
+    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.exists(path))
     if not nearest.is_dir():
         raise typer.BadParameter(f"{nearest} is a file; name a folder with --out.")
     if not os.access(nearest, os.W_OK | os.X_OK):

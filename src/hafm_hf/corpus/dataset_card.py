@@ -25,7 +25,7 @@ def dataset_card(folder: str | Path, facts: CardFacts | None = None, repo_id: st
     folder = Path(folder)
     if not (folder / MANIFEST_FILE).is_file():
         raise ValueError(f"{folder} holds no {MANIFEST_FILE}; is it a token corpus?")
-    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     licence, source = (manifest["options"].get(name) for name in ("licence", "source"))
     facts = facts or CardFacts(licence or None, [source] if source else [])
     splits = [{"name": name, **split} for name, split in manifest["splits"].items() if split["rows"]]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..atomic_files import write_json
+from ..atomic_files import MOST_NAME_LENGTH, shortened, write_json
 from ..audio import Samples, with_channels
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.transcription import Transcriber
@@ -140,7 +140,10 @@ class ShardMaker:
         if self.options.keep_audio:
             # flat names: a track's folder may contain another track
             folder = track.name.replace("/", "__").removeprefix(".") or "track"
-            folder += f"__{track.content_hash[:6]}" if "__" in track.name else ""
+            # a part of its name must be left for its temporary names
+            short = shortened(folder, MOST_NAME_LENGTH - 32)
+            if short != folder or "__" in track.name:
+                folder = f"{short}__{track.content_hash[:6]}"
             write_stems(Path(self.options.keep_audio, track.split, folder), stems)
         starts, vocals, instrumentals = zip(*kept, strict=True)
         seconds, rate = bounds[0][1], stems.sampling_rate

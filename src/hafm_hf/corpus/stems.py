@@ -6,9 +6,7 @@ recipes/separate.py makes folders of stems from mixes.
 """
 
 import json
-import os
 import shutil
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,20 +18,13 @@ import soundfile
 from ..atomic_files import replace_folder
 from ..audio import Samples, resample, with_channels
 from .reading import decode
+from .stem_names import BAND_NAMES, group_stems, outside_stem_folders
 from .tracks import Drop, Grouping, Reason, TrackError, display_name
 
 LONGEST_DIFFERENCE_SECONDS = 1.0
 LABELS_FILE = "labels.json"
 DEFAULT_MAX_SECONDS = 1800.0
 CHANNELS = ("left", "right")
-# file names of stems by role; MUSDB18's drums, bass and other add up to the instrumental
-VOCAL_NAMES = ("vocals", "vocal", "voice", "acapella")
-INSTRUMENTAL_NAMES = ("accompaniment", "instrumental", "instrumentals", "no_vocals", "karaoke", "backing")
-BAND_NAMES = ("drums", "bass", "other")
-ROLES = {**dict.fromkeys(VOCAL_NAMES, "vocal"), **dict.fromkeys(INSTRUMENTAL_NAMES, "instrumental")}
-ROLES |= {name: name for name in BAND_NAMES}
-# a vocal separated from the mix, in addition to the isolated one, is used in evaluation only
-ROLES |= dict.fromkeys(("vocal_separated", "vocals_separated"), "separated")
 
 
 @dataclass(frozen=True)
@@ -72,34 +63,28 @@ class StemReader:
 
     def group(self, paths: Sequence[str]) -> tuple[list[Grouping], list[Drop]]:
         """Groups files into tracks: pairs and stem folders first, then, given a vocal channel, stereo files."""
-        families: dict[str, dict[str, str]] = defaultdict(dict)
-        singles = []
-        for path in paths:
-            role = stem_role(path)
-            if role is None or role[1] in families[role[0]]:
-                singles.append(path)
-            else:
-                families[role[0]][role[1]] = path
-        groupings, drops = [], []
-        for name, files in families.items():
-            kept = chosen_stems(files)
-            if kept is not None:
-                groupings.append(Grouping(display_name(name or "."), kept))
-            elif self.options.vocal_channel:
-                # "Song - Karaoke" and the like are stereo files, not stems
-                singles += files.values()
-            else:
-                missing = "a vocal" if "vocal" not in files else "an instrumental"
-                detail = f"{', '.join(sorted(files))} without {missing}"
-                drops.append(Drop(display_name(name or "."), Reason.INCOMPLETE, detail))
-        # other files in a folder of stems (the mixture, single instruments) need no report
-        stem_folders = {name for name, files in families.items() if chosen_stems(files)}
-        for path in (single for single in singles if os.path.dirname(single) not in stem_folders):
-            if self.options.vocal_channel:
-                groupings.append(Grouping(display_name(path), {"karaoke": path}))
-            else:
-                detail = "name a vocal channel, or separate mixes first"
+        found = group_stems(paths)
+        groupings = [Grouping(display_name(song.name or "."), chosen_stems(song.files)) for song in found.songs]
+        of_songs = {path for song in found.songs for path in song.files.values()}
+        drops = []
+        for path, first in found.repeated:
+            if first in of_songs or not self.options.vocal_channel:
+                detail = f"{display_name(first)} has the same role in this song"
                 drops.append(Drop(display_name(path), Reason.NO_STEMS, detail))
+        if self.options.vocal_channel:
+            # "Song - Karaoke" and the like are stereo files, not stems
+            lone = [path for song in found.incomplete for path in song.files.values()]
+            lone += [path for path, first in found.repeated if first not in of_songs]
+            stereo = outside_stem_folders(found, sorted([*lone, *found.others]))
+            groupings += [Grouping(display_name(path), {"karaoke": path}) for path in stereo]
+            return groupings, drops
+        for song in found.incomplete:
+            missing = "a vocal" if "vocal" not in song.files else "an instrumental"
+            detail = f"{', '.join(sorted(song.files))} without {missing}"
+            drops.append(Drop(display_name(song.name or "."), Reason.INCOMPLETE, detail))
+        for path in outside_stem_folders(found):
+            detail = "name a vocal channel, or separate mixes first"
+            drops.append(Drop(display_name(path), Reason.NO_STEMS, detail))
         return groupings, drops
 
     def read(self, files: Mapping[str, Path]) -> Stems:
@@ -118,27 +103,10 @@ class StemReader:
         return align(vocal_sound, vocal_rate, band, band_rate, labels, self.options.channels)
 
 
-def stem_role(path: str) -> tuple[str, str] | None:
-    """The track (path without the role) and the role of a stem; None for files that are not named like a stem."""
-    folder, file = os.path.split(path)
-    stem = os.path.splitext(file)[0]
-    lower = stem.lower()
-    if lower in ROLES:
-        return folder, ROLES[lower]
-    # longest first: no_vocals ends in vocals
-    for name in sorted(ROLES, key=len, reverse=True):
-        if lower.endswith(name) and lower[-len(name) - 1] in "_-. ":
-            return os.path.join(folder, stem[: -len(name) - 1]), ROLES[name]
-    return None
-
-
-def chosen_stems(files: dict[str, str]) -> dict[str, str] | None:
-    """The vocal, and the instrumental or else drums, bass and other; None if something is missing."""
-    if "vocal" not in files:
-        return None
-    if "instrumental" in files:
-        return {role: files[role] for role in ("vocal", "instrumental")}
-    return {role: files[role] for role in ("vocal", *BAND_NAMES)} if set(BAND_NAMES) <= set(files) else None
+def chosen_stems(files: Mapping[str, str]) -> dict[str, str]:
+    """The vocal, and the instrumental or else drums, bass and other, of a complete song."""
+    roles = ("vocal", "instrumental") if "instrumental" in files else ("vocal", *BAND_NAMES)
+    return {role: files[role] for role in roles}
 
 
 def add_up(parts: Sequence[tuple[Samples, int]], channels: int = 1) -> tuple[Samples, int]:

@@ -6,14 +6,20 @@ The segments of a track have equal length, so both models process them in batche
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import CONFIG_NAME
 
 from ..audio import Samples, pad_end, resample, with_channels
+from ..audio.feature_extraction_hafm import Vocal
+from ..listening.encoder import HAFMVocalEncoder
+from ..listening.modeling_listener import HAFMListenerModel
 from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
-from ..pretrained.loading import BUNDLED_MODEL, codec_fingerprint, tokenizer_fingerprint
+from ..pretrained.loading import BUNDLED_MODEL, codec_fingerprint, find_file, tokenizer_fingerprint
 from ..pretrained.redaction import first_line
 from ..tokenizers.codecs import load_codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
@@ -68,14 +74,17 @@ class Tokenizers:
     """
 
     def __init__(self, options: TokenizerOptions) -> None:
-        self.options, self.device = options, torch_device(options.device)
+        self.options = options
+        self.device = torch_device(options.device)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise HAFMCorpusError("This machine has no cuda device that torch can use; try the device cpu.")
         try:
             where, part = _source(options, options.semantic_tokenizer, "semantic_tokenizer")
             semantic = HAFMSemanticTokenizerModel.from_pretrained(where, subfolder=part, dtype=torch.float32)
+            listener, ear = _listening_parts(options)
             where, part = _source(options, options.codec, "codec")
-            self.semantic, self.codec = semantic.eval(), load_codec(where, subfolder=part, dtype=torch.float32)
+            self.semantic = semantic.eval()
+            self.codec = load_codec(where, subfolder=part, dtype=torch.float32)
         except (OSError, ValueError) as error:
             said = f"The tokenizers can't be loaded ({first_line(error).rstrip('.')})"
             raise HAFMCorpusError(f"{said}; name their folders or hub ids.") from error
@@ -85,6 +94,10 @@ class Tokenizers:
         # the centroids stay in float32: rounding them would change the clusters
         self.semantic.to(self.device).hubert.to(dtype)
         self.codec.model.to(device=self.device, dtype=dtype)
+        for network in (listener, ear):
+            if network is not None:
+                network.eval().to(self.device)
+        self.encoder = HAFMVocalEncoder(self.semantic, listener, ear)
         config = self.semantic.config
         self.channels = self.codec.format.channels
         self.info = TokenCorpusInfo(
@@ -116,7 +129,7 @@ class Tokenizers:
             bands = self._batch(mono, sampling_rate, self.semantic.config.sampling_rate, seconds)
             sounds = self._batch(instrumentals[part], sampling_rate, self.codec.format.sampling_rate, seconds)
             streams = (
-                self.semantic(voices, noise=True, seed=list(seeds[part])).ids,
+                self.semantic(voices, noise=True, seed=list(seeds[part]), phase=self._beat_phases(voices)).ids,
                 self.semantic(bands).ids,
                 self.codec.encode(sounds.mT if sounds.ndim == 3 else sounds[:, None], self.info.num_codebooks),
             )
@@ -124,6 +137,17 @@ class Tokenizers:
                 *(stream.cpu().numpy().astype(np.int16) for stream in streams), strict=True
             ):
                 yield SegmentTokens(vocal, instrumental, acoustic)
+
+    def _beat_phases(self, voices: torch.Tensor) -> torch.Tensor | None:
+        """Beat phases (float [B, T_v]) of vocals (float32 [B, N]), as in generation; None if the tokens need none."""
+        rate = self.semantic.config.sampling_rate
+        phases = []
+        for voice in voices.cpu().numpy():
+            phase = self.encoder.beat_phase(Vocal(voice, Fraction(len(voice), rate)))
+            if phase is None:
+                return None
+            phases.append(phase.cpu())
+        return torch.stack(phases)
 
     def _batch(self, sounds: Sequence[Samples], rate: int, target_rate: int, seconds: float) -> torch.Tensor:
         """Resamples and stacks float32 [N] (or [N, C]) each to float32 [B, seconds · target_rate] (or [B, …, C])."""
@@ -135,6 +159,21 @@ def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Sam
     """Resamples float32 [N] or [N, C] to `target_rate` Hz, trimmed or zero-padded to exactly `seconds`."""
     length = round(seconds * target_rate)
     return pad_end(resample(sound, rate, target_rate)[:length], length)
+
+
+def _listening_parts(
+    options: TokenizerOptions,
+) -> tuple[HAFMListenerModel | None, HAFMSemanticTokenizerModel | None]:
+    """Listener and ear of the composite whose tokenizer is used, so that the beats are those of a generation."""
+    if options.semantic_tokenizer:
+        return None, None
+    where = options.model or BUNDLED_MODEL
+    parts: list[Any] = []
+    for name, kind in (("listener", HAFMListenerModel), ("ear", HAFMSemanticTokenizerModel)):
+        there = find_file(where, CONFIG_NAME, {"subfolder": name}) is not None
+        parts.append(kind.from_pretrained(where, subfolder=name, dtype=torch.float32) if there else None)
+    listener, ear = parts
+    return listener, ear
 
 
 def _source(options: TokenizerOptions, own: str, part: str) -> tuple[str | Path, str]:

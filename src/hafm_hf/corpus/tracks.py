@@ -3,7 +3,8 @@
 
 This is the first step of preparing a corpus. Nothing is decoded here, so a folder of 100 K songs is scanned in one
 pass over its bytes; what can't be used as a track becomes a `Drop` with a reason. Paths are relative to the folder,
-with bytes that are not UTF-8 as Python's surrogate escapes; users and Parquet see the `display_name`.
+with forward slashes on every system and with bytes that are not UTF-8 as Python's surrogate escapes; users and Parquet
+see the `display_name`.
 """
 
 import csv
@@ -16,10 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import soundfile
+from ..audio import AUDIO_SUFFIXES, HAFMAudioError, is_sound_file, opened
 
 SPLITS = ("train", "validation", "test")
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".m4a", ".mp4", ".aac", ".wma", ".w64")
 METADATA_FILE = "metadata.csv"
 SCAN_THREADS = 8
 
@@ -130,7 +130,9 @@ def display_name(path: str) -> str:
 
 
 def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
-    """Audio files under a folder, by suffix, in a fixed order; follows links to files but not to folders.
+    """Audio files under a folder, in a fixed order; follows links to files but not to folders.
+
+    A file is taken for audio by its suffix, or else by its first bytes, so that no sound is left out for its name.
 
     Returns:
         relative paths, entries that can't be used, and the number of other files.
@@ -145,23 +147,31 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
     def unreadable(error: OSError) -> None:
         if error.filename == os.fspath(root):
             raise HAFMCorpusError(f"{root} can't be listed: {error.strerror}.") from error
-        folder = os.path.relpath(error.filename, root)
-        drops.append(Drop(display_name(folder), Reason.UNREADABLE, error.strerror or ""))
+        drops.append(Drop(display_name(_relative(error.filename, root)), Reason.UNREADABLE, error.strerror or ""))
 
     for folder, folders, files in os.walk(root, onerror=unreadable):
         for name in folders:
             if os.path.islink(path := os.path.join(folder, name)):
-                drops.append(Drop(display_name(os.path.relpath(path, root)), Reason.UNREADABLE, "a link to a folder"))
+                drops.append(Drop(display_name(_relative(path, root)), Reason.UNREADABLE, "a link to a folder"))
         for name in files:
-            path = os.path.relpath(os.path.join(folder, name), root)
+            path = _relative(os.path.join(folder, name), root)
+            regular = os.path.isfile(os.path.join(folder, name))
+            named = name.lower().endswith(AUDIO_SUFFIXES)
             # macOS keeps attributes of a file in ._NAME
-            if name.startswith("._") or not name.lower().endswith(AUDIO_SUFFIXES):
+            if name.startswith("._"):
                 others += 1
-            elif os.path.isfile(os.path.join(folder, name)):
+            elif regular and (named or is_sound_file(os.path.join(folder, name))):
                 paths.append(path)
+            elif not named:
+                others += 1
             elif os.path.islink(os.path.join(folder, name)):
                 drops.append(Drop(display_name(path), Reason.UNREADABLE, "a broken link"))
     return sorted(paths, key=os.fsencode), sorted(drops, key=lambda drop: drop.track), others
+
+
+def _relative(path: str, root: Path) -> str:
+    """A path relative to a folder, with forward slashes: names of tracks are the same on every system."""
+    return os.path.relpath(path, root).replace(os.sep, "/")
 
 
 def hash_files(root: Path, files: dict[str, str]) -> str:
@@ -195,10 +205,9 @@ def stamp_files(root: Path, files: dict[str, str]) -> list[list[int]]:
 def read_tags(path: Path) -> dict[str, str]:
     """Tags `artist` and `license` of an audio file, stripped; empty if libsndfile finds none or can't read them."""
     try:
-        # by descriptor: a name may hold any bytes
-        with soundfile.SoundFile(os.open(path, os.O_RDONLY), closefd=True) as file:
-            found = file.copy_metadata()
-    except (OSError, soundfile.LibsndfileError, TypeError, ValueError):
+        with opened(path, path.name) as sound:
+            found = sound.tags()
+    except HAFMAudioError:
         return {}
     tags = {key: found.get(key, "").strip() for key in ("artist", "license", "copyright")}
     return {"artist": tags["artist"], "license": tags["license"] or tags["copyright"]}

@@ -5,6 +5,7 @@ A clip refers to its audio files and is only read when it is measured, so memory
 """
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
-from ..audio import HAFMAudioError, Samples, check_sampling_rate, opened, source_name, to_samples
+from ..audio import MAX_CHANNELS, HAFMAudioError, Samples, opened, read_recording, source_name
 from ..corpus.lead_sheets import labelled_lead_sheet
-from ..corpus.stems import BAND_NAMES, INSTRUMENTAL_NAMES, LABELS_FILE, LONGEST_DIFFERENCE_SECONDS, stem_role
-from ..corpus.tracks import find_audio
+from ..corpus.stem_names import BAND_NAMES, Song, group_stems, outside_stem_folders, songs_of
+from ..corpus.stems import LABELS_FILE, LONGEST_DIFFERENCE_SECONDS
+from ..corpus.tracks import display_name, find_audio
 from ..lead_sheet.lead_sheet import LeadSheet
 from .statistics import HAFMEvaluationError
+
+logger = logging.get_logger(__name__)
 
 # a clip counts as sung if at least this share of its frames is above this level
 SUNG_DBFS, SUNG_SHARE = -45.0, 0.3
@@ -55,18 +60,23 @@ class Part:
                 raise HAFMAudioError(f"The stems added to {self.path.name} have other rates; resample them first.")
             length = min(len(sound) for sound, _ in sounds)
             return np.sum([sound[:length] for sound, _ in sounds], axis=0), sounds[0][1]
-        with opened(self.path, self.path.name) as file:
-            rate = file.samplerate
-            check_sampling_rate(rate, self.path.name)
-            file.seek(min(round(self.start * rate), file.frames))
-            samples = file.read(-1 if self.seconds is None else round(self.seconds * rate), "float32", always_2d=True)
+        recording = read_recording(
+            self.path,
+            start=self.start,
+            seconds=self.seconds,
+            min_seconds=0.0,
+            max_seconds=math.inf,
+            keep=1 if self.channel is None else MAX_CHANNELS,
+        )
+        samples, rate = recording.samples, recording.sampling_rate
         if self.channel is None:
-            return to_samples(samples.mean(axis=1), name=self.path.name), rate
-        if self.channel >= samples.shape[1]:
+            return samples, rate
+        channels = 1 if samples.ndim == 1 else samples.shape[1]
+        if self.channel >= channels:
             raise HAFMAudioError(
-                f"{self.path.name} has {samples.shape[1]} channel; karaoke needs two, accompaniment and voice."
+                f"{self.path.name} has {channels} channel; karaoke needs two, accompaniment and voice."
             )
-        return to_samples(samples[:, self.channel], name=self.path.name), rate
+        return np.ascontiguousarray(samples.reshape(len(samples), -1)[:, self.channel]), rate
 
     def duration(self) -> float:
         """Seconds of the sound from `start` on, at most `seconds`.
@@ -74,8 +84,8 @@ class Part:
         Raises:
             HAFMAudioError: missing or damaged file.
         """
-        with opened(self.path, self.path.name) as file:
-            whole = file.frames / file.samplerate - self.start
+        with opened(self.path, self.path.name) as sound:
+            whole = sound.length() / sound.sampling_rate - self.start
         return whole if self.seconds is None else min(self.seconds, whole)
 
 
@@ -120,45 +130,58 @@ class Clip:
 def load_pairs(folder: Path) -> list[Clip]:
     """Pairs in a folder: NAME/vocal.wav and NAME/instrumental.wav (and NAME/vocal_separated.wav), or in one folder.
 
-    In one folder, they are named NAME_vocal.wav and NAME_instrumental.wav. Any audio suffix is accepted, and a
-    labels.json in the folder of a pair may name its "song" and hold its lead sheet.
+    In one folder, they are named NAME_vocal.wav and NAME_instrumental.wav, or as separators name them
+    (`corpus.stem_names`). Any audio suffix is accepted, and a labels.json in the folder of a pair may name its "song"
+    and hold its lead sheet. Files that are left out are logged, each with the reason.
 
     Raises:
         HAFMEvaluationError: no vocals, or some without an instrumental while others have one.
     """
-    found: dict[str, dict[str, Part]] = {}
-    for path in _audio_files(folder):
-        if (stem := stem_role(path)) is not None:
-            found.setdefault(stem[0] or ".", {})[stem[1]] = Part(folder / path)
-    for parts in found.values():
-        if "instrumental" not in parts and {*BAND_NAMES} <= parts.keys():
-            drums, *others = (parts[name].path for name in BAND_NAMES)
-            parts["instrumental"] = Part(drums, also=tuple(others))
-    sung = {name: parts for name, parts in found.items() if "vocal" in parts}
+    found = group_stems(_audio_files(folder))
+    # without its instrumental, a vocal can still be accompanied
+    sung = [song for song in (*found.songs, *found.incomplete) if "vocal" in song.files]
+    left_out = dict.fromkeys(outside_stem_folders(found), "is not named as a vocal or an instrumental")
+    for song in found.incomplete:
+        if "vocal" not in song.files:
+            left_out |= dict.fromkeys(song.files.values(), "has no vocal beside it")
+    left_out |= {path: f"has the same role as {first}" for path, first in found.repeated}
     if not sung:
+        listed = f" ({_listed(left_out)})" if left_out else ""
         raise HAFMEvaluationError(
-            f"{folder} holds no pairs; name them NAME/vocal.wav and NAME/instrumental.wav, or NAME_vocal.wav and "
-            "NAME_instrumental.wav."
+            f"{folder} holds no pairs{listed}; name them NAME/vocal.wav and NAME/instrumental.wav, or NAME_vocal.wav "
+            "and NAME_instrumental.wav."
         )
-    alone = sorted(name for name, parts in sung.items() if "instrumental" not in parts)
+    alone = sorted(song.name for song in sung if not song.complete)
     if alone and len(alone) < len(sung):
         raise HAFMEvaluationError(
             f"{len(alone)} of {len(sung)} vocals in {folder} lack their instrumental ({alone[0]} …); add them, or "
             "move these vocals away."
         )
-    return [_pair(folder, name, parts) for name, parts in sorted(sung.items())]
+    if left_out:
+        count = f"{len(left_out)} file" if len(left_out) == 1 else f"{len(left_out)} files"
+        logger.warning(f"{count} of {folder} left out: {_listed(left_out)}.")
+    return [_pair(folder, song) for song in sorted(sung, key=lambda song: song.name)]
 
 
-def _pair(folder: Path, name: str, parts: Mapping[str, Part]) -> Clip:
-    """A clip from its sounds by role; labels.json in its folder may name its song."""
-    labels, song = folder / name / LABELS_FILE, flat(name)
+def _listed(left_out: Mapping[str, str]) -> str:
+    return ", ".join(f"{display_name(path)} {why}" for path, why in sorted(left_out.items()))
+
+
+def _pair(folder: Path, song: Song) -> Clip:
+    """A clip from the stems of a song; labels.json in its folder may give its title."""
+    name = song.name or "."
+    labels, title = folder / name / LABELS_FILE, flat(name)
     known = labels if labels.is_file() else None
     if known is not None:
         try:
-            song = str(json.loads(known.read_text(encoding="utf-8")).get("song", song))
+            title = str(json.loads(known.read_text(encoding="utf-8")).get("song", title))
         except (ValueError, AttributeError) as error:
             raise HAFMEvaluationError(f"{known} is not a JSON object ({error}).") from error
-    return Clip(flat(name), song, parts["vocal"], parts.get("instrumental"), parts.get("separated"), known)
+    parts = {role: Part(folder / path) for role, path in song.files.items()}
+    if "instrumental" not in parts and song.complete:
+        drums, *others = (parts[name].path for name in BAND_NAMES)
+        parts["instrumental"] = Part(drums, also=tuple(others))
+    return Clip(flat(name), title, parts["vocal"], parts.get("instrumental"), parts.get("separated"), known)
 
 
 def load_karaoke(folder: Path) -> list[Clip]:
@@ -247,21 +270,25 @@ def spread(clips: Sequence[Clip], count: int | None) -> list[Clip]:
 
 
 def find_outputs(folder: Path, clips: Sequence[Clip]) -> dict[str, Part]:
-    """Finds a rendered accompaniment for each clip: CLIP.wav, CLIP_instrumental.wav or CLIP/instrumental.wav.
+    """Finds a rendered accompaniment for each clip: CLIP.wav, or an instrumental named as in `load_pairs`.
 
     A clip cut from a song (SONG@SECONDS) may also be taken from a rendering of the whole song, SONG.wav.
 
     Raises:
         HAFMEvaluationError: some clips have no accompaniment.
     """
-    files = {flat(os.path.splitext(path)[0]): folder / path for path in _audio_files(folder)}
-    endings = ["", *(f"{joint}{name}" for joint in ("_", "__") for name in INSTRUMENTAL_NAMES)]
+    files: dict[str, Path] = {}
+    paths = _audio_files(folder)
+    for path in paths:
+        files[flat(os.path.splitext(path)[0])] = folder / path
+    for path in paths:
+        for song in [song for song, role in songs_of(path) if role == "instrumental"]:
+            files.setdefault(flat(song or "."), folder / path)
     outputs: dict[str, Part] = {}
     for clip in clips:
         for name, start in ((clip.name, 0.0), (clip.name.rpartition("@")[0], clip.vocal.start)):
-            path = next((files[name + ending] for ending in endings if name + ending in files), None)
-            if path is not None:
-                outputs[clip.name] = Part(path, start=start, seconds=clip.vocal.seconds)
+            if name in files:
+                outputs[clip.name] = Part(files[name], start=start, seconds=clip.vocal.seconds)
                 break
     missing = [clip.name for clip in clips if clip.name not in outputs]
     if missing:

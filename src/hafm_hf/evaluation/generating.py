@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..accompaniment.options import GenerationOptions
+from ..atomic_files import MOST_NAME_LENGTH, shortened
 from ..audio import write_audio
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..pretrained.loading import fingerprint
@@ -78,7 +79,8 @@ def render(
 
     Args:
         clips: clips whose vocals are accompanied.
-        folder: gets seed_SEED/CLIP-KEY.wav; the key is a hash of vocal, weights, configs and options.
+        folder: gets seed_SEED/CLIP-KEY.wav, with CLIP cut to what a file name may hold; the key is a hash of vocal,
+            weights, configs and options.
         options: how to generate.
         role: "vocal", or "separated" for the separated vocals.
 
@@ -107,7 +109,9 @@ def render(
             known = [] if sheet is None else [asdict(sheet)]
             described = json.dumps([identity, options.asked, seed, rate, *known], sort_keys=True).encode()
             key = hashlib.sha256(described + samples.tobytes()).hexdigest()[:KEY_DIGITS]
-            path = folder / f"seed_{seed}" / f"{clip.name}-{key}.wav"
+            ending = f"-{key}.wav"
+            name = shortened(clip.name, MOST_NAME_LENGTH - len(ending))
+            path = folder / f"seed_{seed}" / f"{name}{ending}"
             if not path.exists():
                 song = model.generate(samples, rate, options=options.options, lead_sheet=sheet, seed=seed)
                 write_audio(path, song.audio[0].numpy().T, song.sampling_rate)

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..corpus.stems import BAND_NAMES
+from ..corpus.stem_names import BAND_NAMES
 from .datasets import Clip, Part, flat
 from .statistics import HAFMEvaluationError
 

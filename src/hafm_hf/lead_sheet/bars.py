@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .chords import IN_KEY, NUM_CHORDS, PITCH_CLASSES, chord_class, key_fit, key_name, pitch_classes
+from .chord_symbols import PITCH_CLASSES
+from .chords import IN_KEY, NUM_CHORDS, chord_class, key_fit, pitch_classes
 from .lead_sheet import LEAST_BEAT_SECONDS, METRES, LeadSheet, beats_passed
+from .spelling import key_name
 
 # defaults where nothing is known
 USUAL_TEMPO, USUAL_METRE = 120.0, 4
@@ -75,7 +77,8 @@ class Chart:
 def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: str | None = None) -> LeadSheet:
     """Completes a lead sheet with beats throughout a song of `seconds`, bars and key, estimated where unknown.
 
-    Bars begin where most chords change; the key is the one that fits the chords best (Krumhansl and Kessler 1982).
+    Bars begin where most chords change; the key is the one that fits the chords best (Krumhansl and Kessler 1982), and
+    estimated chords are spelled by it.
 
     Args:
         sheet: what is known; without tempo and beats it gets 120 beats a minute.
@@ -104,7 +107,7 @@ def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: s
     if key or whole.key is None:
         estimated |= set() if key or not whole.chords else {"key"}
         whole = replace(whole, key=key or likeliest_key(whole))
-    return replace(whole, estimated=sorted(estimated))
+    return replace(whole, estimated=sorted(estimated)).spelled(whole.key)
 
 
 def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:

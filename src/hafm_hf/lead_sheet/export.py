@@ -6,39 +6,66 @@ MusicXML is written with music21 and MIDI with mido, both part of the extra `stu
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from .bars import Chart
-from .chords import CHORD, PLAIN_SIGNS, pitch_classes, root_and_quality
+from .chord_symbols import NATURAL, PLAIN_SIGNS, Degrees, read_chord
+from .lead_sheet import beats_passed
+from .spelling import usual_key
 
 TICKS_A_QUARTER = 480
 # a MIDI tempo has three bytes, in microseconds a beat
 LONGEST_BEAT = 0xFFFFFF / 1e6
-CHORD_OCTAVE, CHORD_VELOCITY, MELODY_VELOCITY = 48, 64, 90
+# the chords are played in this octave, and their bass an octave below
+CHORD_OCTAVE, BASS_OCTAVE = 48, 36
+CHORD_VELOCITY, MELODY_VELOCITY = 64, 90
 # General MIDI drums, and the length of a click
 DRUM_CHANNEL, ACCENT, CLICK, CLICK_QUARTERS = 9, 76, 77, 0.1
-# keys that a MIDI key signature can express
-MIDI_KEYS = {
-    *"Cb Gb Db Ab Eb Bb F C G D A E B F# C#".split(),
-    *"Abm Ebm Bbm Fm Cm Gm Dm Am Em Bm F#m C#m G#m D#m A#m".split(),
-}
-# chord kinds of MusicXML
+# the finest metre of what precedes the first beat, in parts of a quarter
+FINEST = 16
+# chord kinds of MusicXML, as music21 names them, and their degrees in semitones above the root
 KINDS = {
-    "maj": "major",
-    "min": "minor",
-    "7": "dominant-seventh",
-    "maj7": "major-seventh",
-    "min7": "minor-seventh",
-    "sus4": "suspended-fourth",
-    "dim": "diminished",
+    kind: frozenset(zip(degrees, semitones, strict=True))
+    for kind, degrees, semitones in (
+        ("major", (1, 3, 5), (0, 4, 7)),
+        ("minor", (1, 3, 5), (0, 3, 7)),
+        ("augmented", (1, 3, 5), (0, 4, 8)),
+        ("diminished", (1, 3, 5), (0, 3, 6)),
+        ("dominant-seventh", (1, 3, 5, 7), (0, 4, 7, 10)),
+        ("major-seventh", (1, 3, 5, 7), (0, 4, 7, 11)),
+        ("minor-seventh", (1, 3, 5, 7), (0, 3, 7, 10)),
+        ("minor-major-seventh", (1, 3, 5, 7), (0, 3, 7, 11)),
+        ("diminished-seventh", (1, 3, 5, 7), (0, 3, 6, 9)),
+        ("half-diminished-seventh", (1, 3, 5, 7), (0, 3, 6, 10)),
+        ("augmented-seventh", (1, 3, 5, 7), (0, 4, 8, 10)),
+        ("major-sixth", (1, 3, 5, 6), (0, 4, 7, 9)),
+        ("minor-sixth", (1, 3, 5, 6), (0, 3, 7, 9)),
+        ("dominant-ninth", (1, 3, 5, 7, 9), (0, 4, 7, 10, 14)),
+        ("major-ninth", (1, 3, 5, 7, 9), (0, 4, 7, 11, 14)),
+        ("minor-ninth", (1, 3, 5, 7, 9), (0, 3, 7, 10, 14)),
+        ("dominant-11th", (1, 3, 5, 7, 9, 11), (0, 4, 7, 10, 14, 17)),
+        ("major-11th", (1, 3, 5, 7, 9, 11), (0, 4, 7, 11, 14, 17)),
+        ("minor-11th", (1, 3, 5, 7, 9, 11), (0, 3, 7, 10, 14, 17)),
+        ("dominant-13th", (1, 3, 5, 7, 9, 11, 13), (0, 4, 7, 10, 14, 17, 21)),
+        ("major-13th", (1, 3, 5, 7, 9, 11, 13), (0, 4, 7, 11, 14, 17, 21)),
+        ("minor-13th", (1, 3, 5, 7, 9, 11, 13), (0, 3, 7, 10, 14, 17, 21)),
+        ("suspended-second", (1, 2, 5), (0, 2, 7)),
+        ("suspended-fourth", (1, 4, 5), (0, 5, 7)),
+        ("power", (1, 5), (0, 7)),
+    )
 }
 Note = tuple[float, float, int]
 
 
 def midi_key(chart: Chart) -> str:
-    """The key in chord notation, such as "Bbm"; empty if unknown."""
-    root, _, mode = (chart.sheet.key or "").partition(":")
+    """The key in chord notation, such as "Bbm", with at most seven accidentals; empty if unknown."""
+    if chart.sheet.key is None:
+        return ""
+    root, _, mode = usual_key(chart.sheet.key).partition(":")
     return root + ("m" if mode == "min" else "")
 
 
@@ -50,6 +77,7 @@ def to_musicxml(chart: Chart, title: str) -> bytes:
     """
     from music21 import metadata, note, stream
     from music21.musicxml.m21ToXml import GeneralObjectExporter
+    from music21.stream.enums import ShowNumber
 
     part = stream.Part()
     part.partName = "Chords"
@@ -59,6 +87,9 @@ def to_musicxml(chart: Chart, title: str) -> bytes:
             measure.append(_signatures(chart))
             # shortens a pickup
             measure.paddingLeft = chart.metre - bar.length
+        if bar.number == 0:
+            # a pickup is not counted
+            measure.showNumber = ShowNumber.NEVER
         stops = [*(place for place, _ in bar.chords[1:]), bar.length]
         for (place, label), stop in zip(bar.chords, stops, strict=True):
             measure.insert(place, _chord_symbol(label))
@@ -67,32 +98,59 @@ def to_musicxml(chart: Chart, title: str) -> bytes:
     score = stream.Score([part])
     # music21 would otherwise name itself as the composer
     score.metadata = metadata.Metadata(title=title, composer="")
-    return GeneralObjectExporter(score).parse()
+    # the text of a chord kind shows its degrees already
+    return GeneralObjectExporter(score).parse().replace(b"<degree>", b'<degree print-object="no">')
 
 
 def _signatures(chart: Chart) -> list[Any]:
     """Clef, key, metre and tempo."""
     from music21 import clef, key, meter, tempo
 
-    root, _, mode = (chart.sheet.key or "").partition(":")
-    keys = [key.Key(_accidentals(root), "minor" if mode == "min" else "major")] if root else []
+    root = midi_key(chart)
+    keys = [key.Key(_accidentals(root.removesuffix("m")), "minor" if root.endswith("m") else "major")] if root else []
     metre = meter.TimeSignature(f"{chart.metre}/4")
     return [clef.TrebleClef(), *keys, metre, tempo.MetronomeMark(number=round(chart.tempo, 2))]
 
 
 def _chord_symbol(label: str) -> Any:
+    """The chord of a label, as its kind in MusicXML with degrees added, altered or left out, and the written text."""
     from music21 import harmony
 
-    found, written = root_and_quality(label), CHORD.fullmatch(label.strip().translate(PLAIN_SIGNS))
-    if found is None or written is None:
+    chord = read_chord(label)
+    if chord is None:
         return harmony.NoChord("N.C.")
-    root, signs, quality, bass = written.groups()
-    # after the slash there may also be an interval from the root, which is no bass note
-    over = CHORD.fullmatch((bass or "")[1:])
-    named: dict[str, Any] = {"bass": _accidentals(over[1] + over[2])} if over else {}
-    symbol = harmony.ChordSymbol(root=_accidentals(root + signs), kind=KINDS[found[1]], **named)
-    symbol.chordKindStr = quality
+    kind, changes = _kind(chord.degrees)
+    bass: dict[str, Any] = {} if chord.bass is None else {"bass": _accidentals(chord.bass)}
+    symbol = harmony.ChordSymbol(root=_accidentals(chord.root), kind=kind, **bass)
+    for how, degree, semitones in changes:
+        symbol.addChordStepModification(harmony.ChordStepModification(how, degree, semitones), updatePitches=False)
+    symbol.chordKindStr = chord.quality
     return symbol
+
+
+def _kind(degrees: Degrees) -> tuple[str, list[tuple[str, int, int]]]:
+    """The kind of MusicXML that needs the fewest changes to have these degrees, and the changes.
+
+    Returns:
+        name; ("add", "alter" or "subtract", degree, semitones by which it is altered) each.
+    """
+    changes = {kind: _changes(KINDS[kind], degrees) for kind in KINDS}
+    # programs disagree on whether an added seventh is a minor or a major one
+    unclear = {kind: any(how == "add" and degree == 7 for how, degree, _ in changes[kind]) for kind in KINDS}
+    kind = min(KINDS, key=lambda kind: (unclear[kind], len(changes[kind])))
+    return kind, changes[kind]
+
+
+def _changes(before: Degrees, after: Degrees) -> list[tuple[str, int, int]]:
+    """What makes the degrees of one chord those of another."""
+    gone = dict(before - after)
+    changes = []
+    for degree, semitones in sorted(after - before):
+        if degree in gone:
+            changes.append(("alter", degree, semitones - gone.pop(degree)))
+        else:
+            changes.append(("add", degree, semitones - NATURAL[degree]))
+    return changes + [("subtract", degree, 0) for degree in sorted(gone)]
 
 
 def _accidentals(root: str) -> str:
@@ -103,8 +161,8 @@ def _accidentals(root: str) -> str:
 def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
     """Writes chords, a click on each beat and the sung melody, if given, as MIDI in time with the recording.
 
-    The tempo changes with every beat, so that each falls on its estimated time; the lead-in before the first beat has
-    a tempo of its own.
+    The tempo changes with every beat, so that each falls on its estimated time. Before the first beat the song's tempo
+    holds, and the quarters are counted back from that beat; what is left at the beginning is a short bar of its own.
 
     Args:
         chart: the song.
@@ -115,12 +173,17 @@ def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
     """
     import mido
 
-    tracks = {"Conductor": _conductor(chart), "Chords": _chord_events(chart), "Beats": _click_events(chart)}
+    place_of = _places(chart)
+    tracks = {
+        "Conductor": _conductor(chart, place_of),
+        "Chords": _chord_events(chart, place_of),
+        "Beats": _click_events(chart, place_of),
+    }
     if melody:
         tracks["Melody"] = [
             event
             for start, stop, pitch in melody
-            for event in _sounding(chart.quarters(start), chart.quarters(stop), pitch, 1, MELODY_VELOCITY)
+            for event in _sounding(place_of(start), place_of(stop), pitch, 1, MELODY_VELOCITY)
         ]
     file = mido.MidiFile(ticks_per_beat=TICKS_A_QUARTER)
     for name, events in tracks.items():
@@ -139,44 +202,78 @@ def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
 
 # position in quarters, order among events at the same position, kind and values
 Event = tuple[float, int, str, dict[str, Any]]
+# from seconds in the recording to quarters in the MIDI file
+Places = Callable[[float], float]
 
 
-def _conductor(chart: Chart) -> list[Event]:
+def _places(chart: Chart) -> Places:
+    """Where times in seconds lie, in quarters; before the first beat at the song's tempo."""
+    beats = np.asarray(chart.beats)
+    first = float(beats[0])
+    # the beginning of the recording may lie between two beats
+    start = first * chart.tempo / 60 if first > 0 else -float(beats_passed(beats, np.zeros(1))[0])
+
+    def place_of(second: float) -> float:
+        if second < first:
+            return second * chart.tempo / 60
+        return start + float(beats_passed(beats, np.array([second]))[0])
+
+    return place_of
+
+
+def _conductor(chart: Chart, place_of: Places) -> list[Event]:
     """Events of the conductor track: tempi, metres and the key."""
     events: list[Event] = []
-    if chart.lead_in:
-        events.append((0, 0, "set_tempo", {"tempo": round(1e6 * chart.beats[0] / chart.lead_in)}))
-    for number, (before, after) in enumerate(zip(chart.beats, chart.beats[1:], strict=False)):
+    if chart.beats[0] > 0:
+        events.append((0, 0, "set_tempo", {"tempo": round(60e6 / chart.tempo)}))
+    for before, after in zip(chart.beats, chart.beats[1:], strict=False):
         if after - before > LONGEST_BEAT:
             raise ValueError(f"No beat of a MIDI file may last from {before:.1f} to {after:.1f} s; add beats between.")
-        events.append((chart.lead_in + number, 0, "set_tempo", {"tempo": round(1e6 * (after - before))}))
-    # one for the pickup, if any, and one for the full bars
-    for bar in chart.bars[: 2 - chart.bars[0].number]:
-        events.append((bar.start, 0, "time_signature", {"numerator": bar.length, "denominator": 4}))
-    if midi_key(chart) in MIDI_KEYS:
+        if after > 0:
+            events.append((max(place_of(before), 0.0), 0, "set_tempo", {"tempo": round(1e6 * (after - before))}))
+    events += [(place, 0, "time_signature", values) for place, values in _metres(chart, place_of(chart.beats[0]))]
+    if midi_key(chart):
         events.append((0, 0, "key_signature", {"key": midi_key(chart)}))
     return events
 
 
-def _chord_events(chart: Chart) -> list[Event]:
-    """The notes of every chord, held throughout it, and its label as a text event."""
+def _metres(chart: Chart, first_beat: float) -> list[tuple[float, dict[str, int]]]:
+    """Where metres begin, in quarters: of what is left before whole quarters, of a pickup, and of the bars."""
+    quarters, ticks = divmod(round(first_beat * TICKS_A_QUARTER), TICKS_A_QUARTER)
+    pickup = (quarters + chart.sheet.downbeat) % chart.metre
+    rest = ticks / TICKS_A_QUARTER
+    metres = []
+    if rest:
+        length = Fraction(max(round(rest * FINEST), 1), 4 * FINEST)
+        metres.append((0.0, {"numerator": length.numerator, "denominator": length.denominator}))
+    if pickup:
+        metres.append((rest, {"numerator": pickup, "denominator": 4}))
+    return [*metres, (rest + pickup, {"numerator": chart.metre, "denominator": 4})]
+
+
+def _chord_events(chart: Chart, place_of: Places) -> list[Event]:
+    """The notes of every chord, held throughout it over its bass, and its label as a text event."""
     events: list[Event] = []
     chords, later = chart.sheet.chords, [*(start for start, *_ in chart.sheet.chords[1:]), math.inf]
     for (start, stop, label), after in zip(chords, later, strict=False):
-        first, stop = chart.quarters(max(start, 0.0)), min(stop, after) if after > start else stop
+        first, last = (max(place_of(second), 0.0) for second in (start, min(stop, after) if after > start else stop))
         events.append((first, 1, "text", {"text": label.translate(PLAIN_SIGNS)}))
-        for pitch in pitch_classes(label):
-            events += _sounding(first, chart.quarters(stop), CHORD_OCTAVE + pitch, 0, CHORD_VELOCITY)
+        chord = read_chord(label)
+        if chord is None:
+            continue
+        for pitch in (BASS_OCTAVE + chord.lowest, *(CHORD_OCTAVE + note for note in chord.notes)):
+            events += _sounding(first, last, pitch, 0, CHORD_VELOCITY)
     return events
 
 
-def _click_events(chart: Chart) -> list[Event]:
+def _click_events(chart: Chart, place_of: Places) -> list[Event]:
     """A wood block on each beat, a higher one on downbeats."""
     events: list[Event] = []
-    for number in range(len(chart.beats)):
+    for number, second in enumerate(chart.beats):
         pitch = ACCENT if (number - chart.sheet.downbeat) % chart.metre == 0 else CLICK
-        place = chart.lead_in + number
-        events += _sounding(place, place + CLICK_QUARTERS, pitch, DRUM_CHANNEL, CHORD_VELOCITY)
+        if second >= 0:
+            place = place_of(second)
+            events += _sounding(place, place + CLICK_QUARTERS, pitch, DRUM_CHANNEL, CHORD_VELOCITY)
     return events
 
 

@@ -4,7 +4,7 @@ of chords (.lab). MusicXML and MIDI can be written (`export`) but not read.
 
 A line of a beat file has a time in seconds and, optionally, the beat's number in the bar, before which Audacity writes
 a stop; a line of a chord file has start, stop and label, as `mir_eval` and Sonic Visualiser write them. Fields are
-separated by spaces, tabs or commas; empty lines and lines that begin with # are skipped.
+separated by spaces, tabs or commas, and may be quoted; empty lines and lines that begin with # are skipped.
 """
 
 import json
@@ -19,12 +19,14 @@ from typing import Any, TypeVar
 from ..atomic_files import replacing
 from . import export
 from .bars import Chart
-from .chords import chord_class
-from .lead_sheet import METRES, OUTER_COMMA, LeadSheet, Span
+from .chord_symbols import read_chord
+from .lead_sheet import HELD, METRES, OUTER_COMMA, LeadSheet, Span
 
 T = TypeVar("T")
 # what follows the first field of a line of chords
 CHORD_LINE = re.compile(r"[\d.]+\s+([A-GN]\S*)")
+# around the fields of a CSV file
+QUOTES = "\"'“”"
 FileName = str | os.PathLike[str]
 # parameters of a call that describe the song
 KNOWN = ("lead_sheet", "tempo", "beats", "chords", "key")
@@ -83,10 +85,17 @@ def known_lead_sheet(
 
 def _are_chords(text: str) -> bool:
     """Whether a string is chords rather than the path of a chord file."""
+    if "|" in text:
+        return True
+    if os.path.isfile(text):
+        return False
     try:
-        return "|" in text or not os.path.isfile(text) and all(chord_class(word) >= 0 for word in text.split())
+        for word in text.split():
+            if word != HELD:
+                read_chord(word)
     except ValueError:
         return False
+    return True
 
 
 def read_lead_sheet(path: str | Path) -> LeadSheet:
@@ -138,7 +147,7 @@ def read_chords(path: str | os.PathLike[str]) -> list[Span]:
     """
 
     def parse(fields: list[str]) -> Span:
-        start, stop, label = fields
+        start, stop, label = (field.strip(QUOTES) for field in fields)
         return float(start), float(stop), label
 
     return _read(Path(path), 3, "START STOP LABEL", parse, lambda found: LeadSheet(chords=found[-1:]))

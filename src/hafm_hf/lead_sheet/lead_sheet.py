@@ -11,7 +11,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .chords import NUM_CHORD_CLASSES, chord_class, chord_index, chord_label, key_label
+from .chord_symbols import read_chord
+from .chords import NUM_CHORD_CLASSES, chord_index, chord_label
+from .spelling import key_label, spelled
 from .vocabulary import ENERGIES as ENERGIES
 
 METRES = (3, 4)
@@ -33,6 +35,15 @@ LEAST_BEAT_SECONDS = 0.1
 OUTER_COMMA = re.compile(r",(?![^(]*\))")
 # no song lasts longer than a day
 LATEST_BEAT = 86_400.0
+# in a bar of chords: a beat on which the chord before goes on
+HELD = "/"
+REPEAT, REPEAT_END = "𝄆", "𝄇"
+# repeat signs as they are typed: both, the first, the last
+REPEATS = {
+    r":\|[|\s]*:": f" {REPEAT_END} | {REPEAT} ",
+    r"\|[|\s]*:": f"| {REPEAT} ",
+    r":[|\s]*\|": f" {REPEAT_END} |",
+}
 Span = tuple[float, float, str]
 Array = NDArray[np.float64]
 UNKNOWN = 0
@@ -58,7 +69,8 @@ class LeadSheet:
         tempo: constant tempo in beats a minute, such as that of a take recorded to a click.
         beats: times of at least two beats in seconds, in order; extrapolated evenly on both sides.
         chords: (start s, stop s, label), in Harte's or lead-sheet notation: "A:min7", "Am7", "Bb", "N" for no chord.
-            Where chords overlap, the later one counts. Or a string for `bars`: "C | Am | F | G"; % repeats a bar.
+            Where chords overlap, the later one counts. Or a string for `bars`: "C | Am | F | G"; % repeats a bar,
+            |: and :| what is between them, and / is a beat on which the last chord goes on ("C / / G").
         beats_per_bar: 3 or 4 quarters.
         downbeat: index from 0 of a beat that begins a bar; the other bars follow from `beats_per_bar`.
         key: "A:min" or "C:maj"; "Am", "A minor" and "C" are converted to this notation.
@@ -92,13 +104,7 @@ class LeadSheet:
         for each in fields(self):
             object.__setattr__(self, each.name, _plain(getattr(self, each.name)))
         if isinstance(self.chords, str):
-            # bars end at | and at line breaks
-            lines = [line.strip("| \t") for line in OUTER_COMMA.sub(" ", self.chords).splitlines()]
-            words = (written := " | ".join(filter(None, lines))).split()
-            if len(words) > 1 and "|" not in written:
-                raise ValueError(f"chords are {self.chords!r}; say where bars end: {' | '.join(words)!r}.")
-            bars = accumulate(map(str.strip, written.split("|")), lambda last, bar: last if bar == "%" else bar)
-            object.__setattr__(self, "bars", bars)
+            object.__setattr__(self, "bars", _as_bars(self.chords))
             object.__setattr__(self, "chords", ())
         object.__setattr__(self, "bars", tuple(self.bars or ()))
         for name in ("chords", "sections", "style", "form"):
@@ -113,7 +119,7 @@ class LeadSheet:
                     span = f"from {start:g} to {stop:g} s"
                     raise ValueError(f"The {kind} {label} {span} is invalid; give finite times, start before stop.")
         for *_, label in self.chords:
-            chord_class(label)
+            read_chord(label)
         for *_, energy in self.sections:
             if energy not in ENERGIES:
                 raise ValueError(f"A section is {energy!r}; choose from {', '.join(ENERGIES)}.")
@@ -127,10 +133,18 @@ class LeadSheet:
         if self.bars and not self.has_beats:
             raise ValueError("Chords by the bar need a beat to count bars by; give a tempo or beats as well.")
         for number, label in enumerate(self.bars, start=1):
-            if not label:
+            chords = label.split()
+            if not chords:
                 raise ValueError(f"Bar {number} of the chords is empty; write N for no chord.")
-            for chord in label.split():
-                chord_class(chord)
+            if number == 1 and chords[0] == HELD:
+                raise ValueError("Bar 1 of the chords begins with /, which holds a chord; begin with a chord.")
+            for chord in chords:
+                if chord != HELD:
+                    read_chord(chord)
+            metre = self.beats_per_bar
+            # counted in beats, the chords must fill the bar; without a metre that is known when they are placed
+            if metre and HELD in chords and metre % len(chords) and len(chords) % metre:
+                raise ValueError(f"Bar {number} of the chords, {label!r}, has {len(chords)} beats instead of {metre}.")
 
     def _check_beats(self) -> None:
         slowest, fastest = BEATS_PER_MINUTE
@@ -240,6 +254,12 @@ class LeadSheet:
         ]
         return replace(self, chords=sorted((*between, *self.chords), key=lambda span: span[0]))
 
+    def spelled(self, key: str | None) -> "LeadSheet":
+        """The lead sheet with estimated chords spelled as in a key ("A:min"); given ones stay as they are written."""
+        if "chords" not in self.estimated:
+            return self
+        return replace(self, chords=[(start, stop, spelled(label, key)) for start, stop, label in self.chords])
+
     @property
     def has_beats(self) -> bool:
         """Whether tempo or beats are known."""
@@ -265,8 +285,11 @@ class LeadSheet:
         """
         if not self.bars:
             return self
+        if self.beats_per_bar is None:
+            # so that the bars are checked against the metre in which they are counted
+            return replace(self, beats_per_bar=METRES[-1]).with_bars_placed(phase, frame_rate)
         passed, first = self.beats_passed(len(phase), frame_rate), self.downbeat
-        downbeat, metre = first, self.beats_per_bar or METRES[-1]
+        downbeat, metre = first, self.beats_per_bar
         if passed is None:
             # beats are counted from the first frame's
             counted = phase.double()
@@ -281,7 +304,16 @@ class LeadSheet:
         parts = np.floor((places - numbers) * shares[numbers % len(bars)]).astype(int)
         spans = _runs(torch.from_numpy(numbers * shares.max() + parts), frame_rate)
         placed = [(start, stop, *divmod(index, int(shares.max()))) for start, stop, index in spans]
-        chords = [(start, stop, bars[bar % len(bars)][part]) for start, stop, bar, part in placed if bar >= 0]
+        chords: list[Span] = []
+        for start, stop, bar, part in placed:
+            label = bars[bar % len(bars)][part]
+            if bar < 0:
+                continue
+            if label != HELD:
+                chords.append((start, stop, label))
+            elif chords:
+                begun, _, held = chords[-1]
+                chords[-1] = (begun, stop, held)
         return replace(self, bars=(), chords=(*chords, *self.chords), downbeat=downbeat, beats_per_bar=metre)
 
     def phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
@@ -318,6 +350,40 @@ def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:
                 + ("; chords without times are a string, by the bar: 'C | G'." if name == "chords" else ".")
             )
     return tuple(tuple(span) for span in spans)
+
+
+def _as_bars(text: str) -> list[str]:
+    """The chords of each bar from a chart in which bars end at | and at line breaks; repeats are written out.
+
+    Raises:
+        ValueError: it is unclear where bars end, or a repeat does not end.
+    """
+    signs = OUTER_COMMA.sub(" ", text)
+    for pattern, sign in REPEATS.items():
+        signs = re.sub(pattern, sign, signs)
+    lines = [line.strip("| \t") for line in signs.splitlines()]
+    written = " | ".join(filter(None, lines))
+    if "|" not in written:
+        # a chord, with the beats that hold it
+        chords = re.findall(rf"[^\s{REPEAT}{REPEAT_END}]\S*(?:\s+{HELD}(?!\S))*", written)
+        if len(chords) > 1:
+            raise ValueError(f"chords are {text!r}; say where bars end: {' | '.join(chords)!r}.")
+    bars: list[str] = []
+    first = 0
+    open_repeat = False
+    for bar in map(str.strip, written.split("|")):
+        if bar.startswith(REPEAT):
+            first = len(bars)
+            open_repeat = True
+        label = bar.removeprefix(REPEAT).removesuffix(REPEAT_END).strip()
+        bars.append(bars[-1] if label == "%" and bars else label)
+        if bar.endswith(REPEAT_END):
+            bars += bars[first:]
+            first = len(bars)
+            open_repeat = False
+    if open_repeat:
+        raise ValueError("A repeat of the chords begins with |: and does not end; write :| after its last bar.")
+    return bars
 
 
 def _runs(values: torch.Tensor, frame_rate: int) -> list[tuple[float, float, int]]:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three stages with the streams that they read and write, and their configurations.
+"""Configurations of the three stages.
 
 The defaults are the paper's (arXiv 2604.09054).
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -21,69 +21,6 @@ CHOICES = {
     "codebook_pattern": CODEBOOK_PATTERNS,
     "conditioning_fusion": ("prepend", "sum"),
 }
-# token streams, and the part of the composite that produces them from audio
-STREAM_TOKENIZERS = {
-    "vocal_semantic": "semantic_tokenizer",
-    "instrumental_semantic": "semantic_tokenizer",
-    "coarse": "codec",
-    "fine": "codec",
-}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Description of a stage.
-
-    Args:
-        name: of the stage, as a part of the composite.
-        title: human-readable name of its tokens.
-        reads: the streams that condition it, in the order of its conditioning sources.
-        writes: the stream that it generates.
-    """
-
-    name: str
-    title: str
-    reads: tuple[str, ...]
-    writes: str
-
-    @property
-    def model_type(self) -> str:
-        """The `model_type` of its configuration."""
-        return f"hafm_{self.name}"
-
-    @property
-    def tokenizers(self) -> tuple[str, ...]:
-        """The parts of the composite whose tokens it reads or writes."""
-        return tuple(dict.fromkeys(STREAM_TOKENIZERS[stream] for stream in (*self.reads, self.writes)))
-
-    @property
-    def acoustic(self) -> bool:
-        """Whether it generates codec codes."""
-        return STREAM_TOKENIZERS[self.writes] == "codec"
-
-
-# in the order in which they run
-STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage("semantic", "semantic tokens", ("vocal_semantic",), "instrumental_semantic"),
-        Stage("coarse", "coarse codebooks", ("vocal_semantic", "instrumental_semantic"), "coarse"),
-        Stage("fine", "fine codebooks", ("coarse",), "fine"),
-    )
-}
-
-
-def stage_of(model_type: str) -> Stage:
-    """The stage of a configuration's `model_type`.
-
-    Raises:
-        ValueError: no stage has it.
-    """
-    for stage in STAGES.values():
-        if stage.model_type == model_type:
-            return stage
-    known = ", ".join(stage.model_type for stage in STAGES.values())
-    raise ValueError(f"{model_type} is not a stage; choose from {known}.")
 
 
 @strict

@@ -87,7 +87,7 @@ def check_weights(stage: HAFMStageForCausalLM) -> None:
         ValueError: names the first parameter of an adapter or of a changed, quantised or offloaded layer, and the way
             out.
     """
-    for number, (layer, weights) in enumerate(zip(stage.model.layers, stage.slot_weights().layers, strict=True)):
+    for number, (layer, weights) in enumerate(zip(stage.model.layers, stage.model.layer_weights(), strict=True)):
         parameters = {id(parameter): name for name, parameter in layer.named_parameters()}
         tensors = {name: value for name, value in weights._asdict().items() if not isinstance(value, float | None)}
         unread = [name for key, name in parameters.items() if key not in set(map(id, tensors.values()))]
@@ -305,20 +305,21 @@ class CudaGraphed:
         if self.arguments[0].device.type != "cuda":
             return self.function(*self.arguments)
         if self.graph is None:
-            self._capture()
+            self.graph = self._captured()
         self.graph.replay()
         return self.result
 
-    def _capture(self) -> None:
+    def _captured(self) -> torch.cuda.CUDAGraph:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
                 self.function(*self.arguments)
         torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             self.result = self.function(*self.arguments)
+        return graph
 
 
 class FastDecoder:

@@ -25,7 +25,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..pretrained.saving import HAFMHubMixin
 from .codebook_patterns import codebook_pattern
-from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig, stage_of
+from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from .generation_hafm import HAFMGenerationMixin, StepReport
 from .layers import (
     HAFMAttention,
@@ -213,6 +213,10 @@ class HAFMDecoder(HAFMPreTrainedModel):
         embedded = embedded + self.quantizer_embedding(targets % num_codebooks)
         return embedded + self._segment(last, input_ids.device)
 
+    def layer_weights(self) -> list[LayerWeights]:
+        """What the layers compute with: the `layers` of `SlotWeights`."""
+        return [layer.weights() for layer in self.layers if isinstance(layer, HAFMDecoderLayer)]
+
     def input_tables(self) -> list[torch.Tensor]:
         """What `embed_target` gives for each input of each kind of slot: the `tables` of `SlotWeights`, float32."""
         target, segment = self.target_embedding.weight.float(), self.segment_embedding.weight[-1]
@@ -298,18 +302,17 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
     def slot_weights(self) -> SlotWeights:
         """What `forward` computes with for a slot whose conditioning is cached or added."""
-        heads, biases = list(self.heads.weight), [None] * self.config.num_codebooks
-        if self.heads.bias is not None:
-            biases = list(self.heads.bias)
+        weight: torch.Tensor = self.heads.weight
+        bias: torch.Tensor | None = self.heads.bias
         if self.model.pattern.rows > 1:
-            heads = [self.heads.weight.flatten(0, 1)]
-            biases = [None if self.heads.bias is None else self.heads.bias.flatten()]
+            weight = weight.flatten(0, 1)[None]
+            bias = None if bias is None else bias.flatten()[None]
         return SlotWeights(
             tables=self.model.input_tables(),
-            layers=[layer.weights() for layer in self.model.layers],
+            layers=self.model.layer_weights(),
             norm=self.model.norm.weight,
-            heads=heads,
-            head_biases=biases,
+            heads=list(weight),
+            head_biases=[None] * len(weight) if bias is None else list(bias),
         )
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
@@ -485,10 +488,3 @@ def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.T
         worst = tuple((~known).nonzero()[0])
         largest = sizes[int(codebooks.expand_as(ids)[worst])] - 1
         raise ValueError(f"{name} holds {int(ids[worst])}; the ids of that codebook are 0 to {largest}.")
-
-
-# by the names in `STAGES`
-STAGE_MODELS: dict[str, type[HAFMStageForCausalLM]] = {
-    stage_of(model_class.config_class.model_type).name: model_class
-    for model_class in (HAFMSemanticForCausalLM, HAFMCoarseForCausalLM, HAFMFineForCausalLM)
-}

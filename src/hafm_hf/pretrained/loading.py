@@ -165,7 +165,7 @@ def write_checksums(folder: str | os.PathLike[str], only_again: bool = False) ->
     for place in sorted({file.parent for file in Path(folder).rglob("*.safetensors")}):
         if not only_again or (place / SUMS_FILE).exists():
             lines = [f"{_sha256(file)}  {file.name}\n" for file in sorted(place.glob("*.safetensors"))]
-            (place / SUMS_FILE).write_text("".join(lines))
+            (place / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def tokenizer_fingerprint(tokenizer: torch.nn.Module) -> str:

@@ -153,13 +153,13 @@ def write_auto_map(folder: Path, config: PreTrainedConfig, model_class: Any) -> 
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     content["auto_map"] = {auto: f"{SHIM_NAME}.{name}" for auto, name in names.items()}
     (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / f"{SHIM_NAME}.py").write_text(SHIM)
+    (folder / f"{SHIM_NAME}.py").write_text(SHIM, encoding="utf-8")
 
 
 def write_repository_files(folder: Path) -> None:
     """Writes the shim, the handler and the requirements that a composite's hub repository needs."""
     for name, content in REPOSITORY_FILES.items():
-        (folder / name).write_text(content)
+        (folder / name).write_text(content, encoding="utf-8")
 
 
 def read_style_sounds(source: str | os.PathLike[str], styles: Iterable[str], **hub: Any) -> dict[str, bytes]:

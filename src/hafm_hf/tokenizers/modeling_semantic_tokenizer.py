@@ -116,6 +116,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         seed: int | Sequence[int] | None = None,
         vocal: bool | None = None,
         lead_sheet: LeadSheet | None = None,
+        phase: torch.Tensor | None = None,
         check_stop: CheckStop | None = None,
     ) -> HAFMSemanticTokenizerOutput:
         """Tokenises a batch of waveforms of the same length; up to rounding, rows do not depend on each other.
@@ -127,25 +128,28 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
                 generator.
             vocal: whether to use the vocal centroids, where they are separate; defaults to `noise`.
             lead_sheet: tempo or beats of the vocals, if known; otherwise they are estimated.
+            phase (float [T_v] or [B, T_v]): beat phase of each frame, from 0 to 1, if the beats have already been
+                estimated (`beat_phase`).
             check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Raises:
-            ValueError: another shape, samples that are not finite, no centroids, or a lead sheet with tempo or beats
-                for a tokenizer without `beat_line`.
+            ValueError: another shape, samples that are not finite, no centroids, or a lead sheet with tempo or beats,
+                or a phase, for a tokenizer without `beat_line`.
         """
         if input_values.ndim != 2:
             raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
         seeds = seed if isinstance(seed, Sequence) else [seed] * len(input_values)
         rows = [self._prepare(row, noise, own) for row, own in zip(input_values, seeds, strict=True)]
         features = self._iterate_features(torch.stack(rows), self.num_frames(input_values.shape[1]), check_stop)
-        tokens = self._tokens(features, input_values, noise if vocal is None else vocal, lead_sheet, check_stop)
+        vocal = noise if vocal is None else vocal
+        tokens = self._tokens(features, input_values, vocal, lead_sheet, phase, check_stop)
         return HAFMSemanticTokenizerOutput(ids=tokens)
 
     def encode(self, waveform: torch.Tensor, **options: Any) -> torch.Tensor:
         """Tokens int64 [T_v] of one mono waveform (float [N] at 16 kHz, any length), in bounded memory.
 
         Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks. `options` are those of
-        `forward`: `noise`, `seed`, `vocal`, `lead_sheet` and `check_stop`.
+        `forward`: `noise`, `seed`, `vocal`, `lead_sheet`, `phase` and `check_stop`.
         """
         return self(waveform[None], **options, return_dict=True).ids[0]
 
@@ -293,10 +297,12 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         waveforms: torch.Tensor,
         vocal: bool,
         lead_sheet: LeadSheet | None,
+        phase: torch.Tensor | None,
         check_stop: CheckStop | None,
     ) -> torch.Tensor:
         """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D] each) come in parts."""
-        if lead_sheet is not None and lead_sheet.has_beats and not self.config.beat_line:
+        given = phase is not None or (lead_sheet is not None and lead_sheet.has_beats)
+        if given and not self.config.beat_line:
             raise ValueError("This tokenizer has no beat line; leave tempo and beats of a lead sheet out.")
         # the beat is estimated over the whole clip, so only the projections of its parts are kept until then
         whole = vocal and self.config.rhythm_channels > 0
@@ -307,12 +313,13 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         if not whole:
             return joined
         # known beats need no estimate
-        known = None if lead_sheet is None else lead_sheet.phase(joined.shape[1], self.config.frame_rate)
-        if known is None:
+        if phase is None and lead_sheet is not None:
+            phase = lead_sheet.phase(joined.shape[1], self.config.frame_rate)
+        if phase is None:
             descriptors = torch.stack([self.describe(waveform, check_stop) for waveform in waveforms])
             place = self._place(descriptors, lead_sheet, check_stop)
         else:
-            place = self._on_line(known).expand(len(joined), -1, -1)
+            place = self._on_line(phase).expand(len(joined), -1, -1)
         return self._nearest(self._with_place(joined, place), vocal)
 
     def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:

@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+from ..accompaniment.parts import stage_parts
 from ..corpus.tokens import TokenCorpusInfo
 from ..lead_sheet.lead_sheet import MAX_STYLES, STREAM_SIZES
 from ..modeling.codebook_patterns import PATTERNS
-from ..modeling.configuration_hafm import STAGES, HAFMStageConfig
-from ..modeling.modeling_hafm import STAGE_MODELS
+from ..modeling.configuration_hafm import HAFMStageConfig
 
 # options fixed by a stage's weights, and dropouts that may change when continuing from a stage
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")
@@ -71,7 +71,7 @@ class StageArguments:
     def __post_init__(self) -> None:
         """Rejects unknown names, too many styles, and options that would have no effect."""
         for what, names, known in (
-            ("stage", [self.stage], list(STAGES)),
+            ("stage", [self.stage], list(stage_parts())),
             ("codebook pattern", [self.codebook_pattern or "flat"], list(PATTERNS)),
             ("lead sheet stream", self.lead_sheet_streams, list(STREAM_SIZES)),
         ):
@@ -175,7 +175,7 @@ def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None =
     parser = HfArgumentParser(classes)
     if words and words[0].endswith((".yaml", ".yml")):
         # all scalars as texts, which argparse converts: YAML reads 2 as no float, no as False
-        values = yaml.load(Path(words.pop(0)).read_text(), yaml.BaseLoader) or {}
+        values = yaml.load(Path(words.pop(0)).read_text(encoding="utf-8"), yaml.BaseLoader) or {}
         types = {item.name: str(item.type) for cls in classes for item in fields(cls)}
         if unknown := set(values) - set(types):
             raise ValueError(f"The configuration holds unknown keys: {', '.join(sorted(unknown))}.")
@@ -209,7 +209,7 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
     Raises:
         ValueError: when the stage needs more codebooks than the corpus has.
     """
-    kind = STAGES[stage.stage]
+    kind = stage_parts()[stage.stage]
     codebooks = {"coarse": stage.coarse_codebooks or CODEBOOKS, "fine": stage.fine_codebooks or CODEBOOKS}
     needed = sum(codebooks.get(stream, 0) for stream in {*kind.reads, kind.writes})
     if needed > info.num_codebooks:
@@ -223,7 +223,7 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         info.acoustic_frame_rate if stream in codebooks else info.semantic_frame_rate
         for stream in (kind.reads[0], kind.writes)
     ]
-    config_class = STAGE_MODELS[kind.name].config_class
+    config_class = kind.model_class.config_class
     seconds = config_class().window_seconds if crop_seconds is None else crop_seconds
     conditioning_frames = round(seconds * rates[0])
     pattern = PATTERNS[stage.codebook_pattern or "flat"](len(target))
@@ -246,7 +246,7 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
 
 def known_tokenizers(stage: StageArguments, info: TokenCorpusInfo) -> dict[str, str]:
     """Fingerprints of the tokenizers that made the tokens a stage learns; unknown ones are omitted."""
-    return {name: made for name in STAGES[stage.stage].tokenizers if (made := getattr(info, name))}
+    return {name: made for name in stage_parts()[stage.stage].tokenizers if (made := getattr(info, name))}
 
 
 def asked(stage: StageArguments, names: Sequence[str]) -> dict[str, Any]:

@@ -91,7 +91,9 @@ class RunFolder:
         _whole_or_nothing(lambda: self.accelerator.save_state(str(temporary)), temporary)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            _whole_or_nothing(lambda: (temporary / PROGRESS).write_text(json.dumps(asdict(progress))), temporary)
+            _whole_or_nothing(
+                lambda: (temporary / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8"), temporary
+            )
             replace_folder(temporary, folder)
             for old in self.checkpoints()[: -self.keep]:
                 shutil.rmtree(old)
@@ -131,7 +133,7 @@ class RunFolder:
                     f"{folder} is not a complete checkpoint on every machine of the run: {PROGRESS} is missing."
                 )
             facts = folder.parent / RUN
-            old = json.loads(facts.read_text())["config"] if facts.is_file() else {}
+            old = json.loads(facts.read_text(encoding="utf-8"))["config"] if facts.is_file() else {}
             for name in ("tokenizers", "styles"):
                 if name in old and old[name] != getattr(config, name):
                     raise ValueError(f"{folder} has other {name}: name another --output_dir, or --resume none.")
@@ -144,7 +146,7 @@ class RunFolder:
                 ) from error
             # accumulation starts afresh: the checkpoint may have been saved with another number of micro-batches
             self.accelerator.step = 0
-            progress = RunProgress(**json.loads((folder / PROGRESS).read_text()))
+            progress = RunProgress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
             logger.info("Resumed from %s at step %d.", folder, progress.step)
         # delete nothing before all processes have loaded their state
         self.accelerator.wait_for_everyone()
@@ -155,26 +157,30 @@ class RunFolder:
     def _drop_behind(self, step: int) -> None:
         """Deletes checkpoints and metrics of later steps; for a negative step, all of them and the best stage."""
         for path in self.checkpoints():
-            if json.loads((path / PROGRESS).read_text())["step"] > step:
+            if json.loads((path / PROGRESS).read_text(encoding="utf-8"))["step"] > step:
                 shutil.rmtree(path)
         if step < 0:
             shutil.rmtree(self.path / "best", ignore_errors=True)
         log = self.path / METRICS
         if log.is_file():
             # a killed process may have left the last line half written
-            lines = [line for line in log.read_text().splitlines() if line.endswith("}")] if step >= 0 else []
+            lines = (
+                [line for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+                if step >= 0
+                else []
+            )
             with replacing(log) as file:
                 file.writelines(f"{line}\n".encode() for line in lines if json.loads(line)["step"] <= step)
 
     def write_run(self, facts: dict[str, Any]) -> None:
         """Writes run.json, the arguments and configuration of this session, on the main process."""
         if self.accelerator.is_main_process:
-            (self.path / RUN).write_text(json.dumps(facts, indent=2, default=str) + "\n")
+            (self.path / RUN).write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
 
     def write_metrics(self, line: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl, on the main process."""
         if self.accelerator.is_main_process:
-            with open(self.path / METRICS, "a") as file:
+            with open(self.path / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
 

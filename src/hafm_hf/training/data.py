@@ -22,8 +22,9 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.utils import logging
 
+from ..accompaniment.parts import stage_of
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
-from ..modeling.configuration_hafm import HAFMStageConfig, stage_of
+from ..modeling.configuration_hafm import HAFMStageConfig
 from .lead_sheets import LeadSheetNoise, crop_streams
 
 logger = logging.get_logger(__name__)

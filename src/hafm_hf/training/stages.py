@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..accompaniment.parts import stage_parts
 from ..corpus.tokens import TokenCorpusInfo
-from ..modeling.configuration_hafm import STAGES
-from ..modeling.modeling_hafm import STAGE_MODELS
 from ..pretrained.loading import load_strictly
 from .arguments import ARCHITECTURE, DROPOUTS, STREAMS, StageArguments, asked, known_tokenizers, stage_config
 
@@ -32,7 +31,7 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
     model: PreTrainedModel
     if arguments.init_from:
         model = published_stage(arguments.stage, arguments.init_from, **asked(arguments, DROPOUTS))
-        kind, config = STAGES[arguments.stage], model.config
+        kind, config = stage_parts()[arguments.stage], model.config
         sizes = zip(
             (*kind.reads, kind.writes), (*config.conditioning_codebook_sizes, config.codebook_sizes), strict=True
         )
@@ -47,7 +46,7 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
         if arguments.new_tokens:
             model.config.tokenizers = known_tokenizers(arguments, info)
     else:
-        model = STAGE_MODELS[arguments.stage](stage_config(arguments, info, crop_seconds))
+        model = stage_parts()[arguments.stage].model_class(stage_config(arguments, info, crop_seconds))
     if arguments.lora_rank:
         model = add_adapters(model, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout)
     return model
@@ -69,7 +68,7 @@ def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:
         raise ValueError(f"{name} is of type {found}, but the run trains the {stage} stage: name another init_from.")
     # weights may be stored in half precision to save space; the optimiser's small steps need full precision
     options = {"subfolder": stage, **changes} if composite else changes
-    return load_strictly(STAGE_MODELS[stage], name, dtype=torch.float32, **options)
+    return load_strictly(stage_parts()[stage].model_class, name, dtype=torch.float32, **options)
 
 
 def add_adapters(model: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0) -> Any:

@@ -117,11 +117,8 @@ def test_sizes_and_configurations_are_those_of_the_bundled_model(bundled_model: 
 
 
 def test_one_command_makes_a_model_that_accompanies_and_a_second_run_has_nothing_to_do(
-    corpus: Path, songs: Path, voices: Path, soundfont: Path, small_recipes: Path, tmp_path: Path,
-    request: pytest.FixtureRequest,
+    corpus: Path, songs: Path, voices: Path, soundfont: Path, small_recipes: Path, tmp_path: Path
 ) -> None:  # fmt: skip
-    if not request.config.getoption("--torture"):
-        pytest.skip("takes minutes; pytest --torture tests/recipes/hafm_tiny/test_whole_model.py runs it")
     # all songs except those for test are rendered already
     shutil.copytree(corpus, tmp_path / "songs")
     shutil.rmtree(tmp_path / "songs/test")

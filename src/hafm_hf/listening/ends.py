@@ -67,7 +67,8 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     """
     seconds = len(vocal) / rate
     whole = completed(sheet, seconds)
-    beats, metre = list(whole.beats or ()), whole.beats_per_bar or USUAL_METRE
+    beats = list(whole.beats or ())
+    metre = whole.beats_per_bar or USUAL_METRE
 
     def bar_at(second: float) -> float:
         return float(beats_passed(beats, np.array([second]))[0] - whole.downbeat) / metre
@@ -86,7 +87,8 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     first = math.floor(bar_at(onset / rate) + PICKUP)
     if intro:
         # until the voice begins, the intro's chords count; a recording may begin in the middle of a chord
-        begin, opening = min(start_of(first), onset / rate), start_of(first - intro)
+        begin = min(start_of(first), onset / rate)
+        opening = start_of(first - intro)
         spans = [(begin if opening <= a < max(begin, LEAD_SECONDS) else a, b, label) for a, b, label in whole.chords]
         whole = replace(whole, chords=[span for span in spans if span[0] < span[1]])
     # a last note that spills less than a beat into a bar does not use up that bar

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
+# of all tests: no network, no hub, one thread, common fixtures
+from conftest import *  # noqa: F403
 from hafm_tiny.song_pool import SongPool
 from synthetic_songs import write_song
 

@@ -115,7 +115,8 @@ def test_a_pretrained_ear_becomes_part_of_the_model(corpus: Path, tmp_path: Path
     assemble_composite({**parts, "ear": str(tmp_path / "ear")}, tmp_path / "model")
     model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     voice = torch.from_numpy(soundfile.read(next(corpus.glob("train/*/vocal.flac")), dtype="float32")[0])
-    line, phase = model.listen(voice)[0], torch.arange(1500) % 30 / 30
+    (vocal,) = model.feature_extractor().vocals(voice, RATE)
+    line, phase = model.encoder.listen(vocal).line, torch.arange(1500) % 30 / 30
     assert line.heard.shape == (1500, 12) and model.complete_lead_sheet(voice.numpy(), RATE).chords
     other = replace(line, heard=line.heard[::-1])
     assert not torch.allclose(model.listener.chords(line, phase), model.listener.chords(other, phase))

@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generation by the composite, in three steps: listen to the vocals, run the stages, decode their codes."""
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.utils import ModelOutput
+
+from ..audio import check_sampling_rate
+from ..audio.feature_extraction_hafm import Vocal, channels_first
+from ..lead_sheet.files import FileName, known_lead_sheet
+from ..lead_sheet.lead_sheet import LeadSheet, Span, place_of
+from ..listening.encoder import HAFMEncoderOutput
+from ..modeling.computing import computing, suitable_threads
+from ..modeling.modeling_hafm import HAFMStageForCausalLM
+from ..modeling.windows import ROWS_AT_ONCE
+from ..tokenizers.codecs import CodecStream, as_codec
+from . import parts
+from .kept import KeptInstrumental, Spans
+from .modeling_separator import SeparatorStream
+from .options import GenerationOptions, described
+from .stages import Progress, ProgressReports, StageChain
+
+# float [N], or [C, N] with several channels
+Waveform = torch.Tensor | np.ndarray
+GivenLeadSheet = LeadSheet | dict[str, Any]
+
+
+@dataclass
+class HAFMAccompanimentOutput(ModelOutput):
+    """Output of `HAFMForVocalAccompaniment.generate`; lists have an entry per vocal and sample, samples innermost.
+
+    Args:
+        audio: instrumentals, float32 [N] each, [C, N] from a codec with several channels, as long as their vocal.
+        sampling_rate: sampling rate of `audio`, in Hz.
+        vocal_semantic: int64 [T_v] each, at 50 Hz.
+        instrumental_semantic: int64 [T_v] each, at 50 Hz.
+        codes: int64 [Q, T_a] each, the codec's codebooks at its frame rate; Q is 8, or 4 without the fine stage.
+        lead_sheets: the `LeadSheet` of each, as far as it was given or estimated.
+        stems: stems of each by name (float32 [N] or [C, N]), which sum to `audio`; only if requested.
+    """
+
+    audio: list[torch.Tensor]
+    sampling_rate: int = None  # type: ignore[assignment]
+    vocal_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
+    instrumental_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
+    codes: list[torch.Tensor] = None  # type: ignore[assignment]
+    lead_sheets: list[LeadSheet] = None  # type: ignore[assignment]
+    stems: list[dict[str, torch.Tensor]] | None = None
+
+
+class HAFMAccompanimentGenerationMixin:
+    """`encode`, `generate` and `stream` of `HAFMForVocalAccompaniment`.
+
+    Their arguments:
+        vocals (float [B, N], [B, 1, N], [N], or a list of [N]): mono, in −1 … 1.
+        sampling_rate (Hz): of the vocals and the instrumental.
+        input_values, padding_mask, original_lengths, original_rates: the vocals as the feature extractor returns them.
+            `padding_mask` ([B, N] or [N]) may also mark padding of `vocals`, on either side.
+        lead_sheet, tempo, beats, chords, key: what is known of the song (`lead_sheet.files.known_lead_sheet`), for one
+            vocal; for several, `lead_sheet` may be a list with a lead sheet or None for each.
+        encoder_outputs: what `encode` has returned, instead of vocals and lead sheets.
+        instrumental (float [N] or [C, N]): accompaniment of a single vocal, with spans to keep.
+        keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated with their
+            tokens as given, and joined to them by a short cross-fade.
+        options: the generation options.
+        progress: called with (stage, steps done, total steps) after every step, and with the same values again during
+            long computations; an exception raised in it ends the generation.
+        kwargs: fields of `options` by name (`seed=1`, `top_k=50`), which take precedence.
+    """
+
+    @torch.no_grad()
+    def encode(
+        self: Any,
+        vocals: Sequence[Vocal],
+        lead_sheets: Sequence[LeadSheet | None],
+        options: GenerationOptions,
+        *,
+        intro_bars: int = 0,
+        outro_bars: int = 0,
+        tail: float = 0.0,
+        progress: Progress | None = None,
+    ) -> list[HAFMEncoderOutput]:
+        """Listens to vocals, the first step of `generate`.
+
+        Args:
+            vocals: from the feature extractor.
+            lead_sheets: what is known of each song.
+            options: the generation options; seed, style and energy are used, and all are checked.
+            intro_bars, outro_bars, tail: bars, or seconds, in which the band plays alone (`MixOptions`).
+            progress: as for `generate`.
+
+        Returns:
+            What the stages read of each song.
+
+        Raises:
+            ValueError: for an option, bars, or a lead sheet that the model cannot follow.
+        """
+        check_supported(options, self)
+        encoder = self.encoder
+        seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
+        reports = progress if isinstance(progress, ProgressReports) else ProgressReports(progress)
+        with self._computing(options, seed):
+            return [
+                encoder(
+                    vocal,
+                    lead_sheet,
+                    seed=seed,
+                    style=options.style,
+                    energy=options.energy,
+                    intro_bars=intro_bars,
+                    outro_bars=outro_bars,
+                    tail=tail,
+                    check_stop=reports.check_stop,
+                )
+                for vocal, lead_sheet in zip(vocals, lead_sheets, strict=True)
+            ]
+
+    @torch.no_grad()
+    def generate(
+        self: Any,
+        vocals: Waveform | Sequence[Waveform] | None = None,
+        sampling_rate: int | None = None,
+        *,
+        input_values: Waveform | None = None,
+        padding_mask: torch.Tensor | None = None,
+        original_lengths: torch.Tensor | None = None,
+        original_rates: torch.Tensor | None = None,
+        lead_sheet: GivenLeadSheet | Sequence[GivenLeadSheet | None] | None = None,
+        tempo: float | None = None,
+        beats: Sequence[float] | FileName | None = None,
+        chords: Sequence[Span] | FileName | None = None,
+        key: str | None = None,
+        encoder_outputs: Sequence[HAFMEncoderOutput] | None = None,
+        instrumental: Waveform | None = None,
+        keep: Spans = (),
+        options: GenerationOptions | None = None,
+        progress: Progress | None = None,
+        **kwargs: Any,
+    ) -> HAFMAccompanimentOutput:
+        """Generates an instrumental for each vocal; the arguments are the class's.
+
+        The samples of all vocals are generated in batches of up to `ROWS_AT_ONCE` rows. A row depends only on its
+        inputs, the seed and its sample number, not on the rest of the batch (up to rounding: the batch size may change
+        the order of summation).
+
+        Returns:
+            `HAFMAccompanimentOutput`; each instrumental has exactly the length of its vocal.
+
+        Raises:
+            ValueError: if vocals, options, spans or a lead sheet cannot be used, saying why.
+        """
+        options = GenerationOptions.of(options, kwargs)
+        reports = ProgressReports(progress)
+        if encoder_outputs is None:
+            features = (input_values, padding_mask, original_lengths, original_rates)
+            heard = self._vocals(vocals, sampling_rate, *features)
+            sheets = lead_sheets_of(len(heard), lead_sheet, tempo, beats, chords, key)
+            encoder_outputs = self.encode(heard, sheets, options, progress=reports)
+        kept = self._kept(instrumental, sampling_rate, keep, encoder_outputs)
+
+        generated: list[dict[str, Any]] = []
+        vocals_at_once = max(ROWS_AT_ONCE // options.num_samples, 1)
+        for first in range(0, len(encoder_outputs), vocals_at_once):
+            songs = self._samples(encoder_outputs[first : first + vocals_at_once], options, kept is not None)
+            with self._computing(options, songs[0].seed):
+                chain = self._chain(songs, options, reports, kept)
+                chain.run()
+                for number, song in enumerate(songs):
+                    generated.append(self._decoded(chain, number, song, options, kept, reports))
+        lists = {name: [song[name] for song in generated] for name in generated[0]}
+        return HAFMAccompanimentOutput(sampling_rate=self.sampling_rate, **lists)
+
+    @torch.no_grad()
+    def stream(
+        self: Any,
+        vocal: Waveform | None = None,
+        sampling_rate: int | None = None,
+        *,
+        input_values: Waveform | None = None,
+        padding_mask: torch.Tensor | None = None,
+        original_lengths: torch.Tensor | None = None,
+        original_rates: torch.Tensor | None = None,
+        lead_sheet: GivenLeadSheet | None = None,
+        tempo: float | None = None,
+        beats: Sequence[float] | FileName | None = None,
+        chords: Sequence[Span] | FileName | None = None,
+        key: str | None = None,
+        encoder_outputs: Sequence[HAFMEncoderOutput] | None = None,
+        options: GenerationOptions | None = None,
+        progress: Progress | None = None,
+        **kwargs: Any,
+    ) -> Generator[torch.Tensor, None, None]:
+        """Generates the instrumental of one vocal and yields audio as soon as a window of the last stage is done.
+
+        The concatenated chunks equal the output of `generate`, up to rounding. Closing the iterator ends generation.
+        The arguments are the class's; one vocal and one sample only.
+
+        Yields:
+            float32 [n] at the codec's rate, [C, n] with several channels, on the CPU; with `stems=True` [S, n] or
+                [S, C, n] in the order of `stems`; they sum to the instrumental.
+
+        Raises:
+            ValueError: as for `generate`.
+        """
+        options = GenerationOptions.of(options, kwargs)
+        if options.num_samples > 1:
+            raise ValueError(f"num_samples is {options.num_samples}; a stream is one sample.")
+        reports = ProgressReports(progress)
+        if encoder_outputs is None:
+            features = (input_values, padding_mask, original_lengths, original_rates)
+            heard = [one_vocal(self._vocals(vocal, sampling_rate, *features))]
+            sheets = lead_sheets_of(1, lead_sheet, tempo, beats, chords, key)
+            encoder_outputs = self.encode(heard, sheets, options, progress=reports)
+        song = self._samples([one_vocal(encoder_outputs)], options, False)[0]
+
+        length = song.length(self.sampling_rate)
+        decoder = CodecStream(as_codec(self.codec))
+        separator = SeparatorStream(self.separator) if options.stems else None
+        chain: StageChain | None = None
+        decoded = 0
+        sent = 0
+        done = 0
+        while sent < length:
+            audio = torch.zeros(1, 0)
+            # not around `yield`: the caller's random state and threads are its own between two chunks
+            with self._computing(options, song.seed):
+                if chain is None:
+                    chain = self._chain([song], options, reports, batch_size=1)
+                codes = chain.advance()
+                if codes.shape[1] > done:
+                    samples = decoder.decode(codes[None, :, done:], chain.finished, reports.check_stop)[0]
+                    audio = samples[:, : length - decoded].float().cpu()
+                    decoded += audio.shape[1]
+                    if separator is not None:
+                        audio = separator.separate(audio, last=chain.finished)
+            done = codes.shape[1]
+            sent += audio.shape[-1]
+            if audio.shape[-1]:
+                yield without_one_channel(audio)
+
+    def _vocals(
+        self: Any,
+        vocals: Any,
+        sampling_rate: int | None,
+        input_values: Any,
+        padding_mask: Any,
+        original_lengths: Any,
+        original_rates: Any,
+    ) -> list[Vocal]:
+        """The vocals in the form in which the model listens to them, from either form of input."""
+        if (vocals is None) is (input_values is None):
+            raise ValueError("There is no vocal, or two; give either vocals or the feature extractor's input_values.")
+        extractor = self.feature_extractor()
+        if input_values is None:
+            return extractor.vocals(vocals, sampling_rate, padding_mask)
+        return extractor.unpadded(input_values, padding_mask, original_lengths, original_rates)
+
+    def _kept(
+        self: Any, instrumental: Any, sampling_rate: int | None, keep: Spans, songs: Sequence[HAFMEncoderOutput]
+    ) -> KeptInstrumental | None:
+        """The spans of an instrumental to keep; None if there is no instrumental."""
+        if instrumental is None:
+            if len(keep):
+                raise ValueError("keep names spans of an instrumental; give the instrumental as well.")
+            return None
+        if len(songs) != 1:
+            raise ValueError(f"An instrumental belongs to one vocal, and {len(songs)} were given.")
+        rate = check_sampling_rate(sampling_rate or self.sampling_rate)
+        audio = channels_first(instrumental, as_codec(self.codec).format.channels)
+        return KeptInstrumental(audio, rate, keep, songs[0].length(rate) / rate)
+
+    def _samples(
+        self: Any, songs: Sequence[HAFMEncoderOutput], options: GenerationOptions, kept: bool
+    ) -> list[HAFMEncoderOutput]:
+        """The samples of each song; each draws a style if none is given, unless spans to keep determine it."""
+        encoder = self.encoder
+        samples = []
+        for song in songs:
+            for number in range(options.num_samples):
+                sample = replace(song, sample=number)
+                if encoder.styles and song.lead_sheet.style is None and not kept:
+                    sample = encoder.in_style(sample, drawn_style(encoder.styles, song.seed, number))
+                samples.append(sample)
+        return samples
+
+    def _computing(self: Any, options: GenerationOptions, seed: int) -> AbstractContextManager[None]:
+        """The torch state of long computations: `computing`."""
+        return computing(self.device, seed, options.threads or suitable_threads(self.stages.values()))
+
+    def _chain(
+        self: Any,
+        songs: Sequence[HAFMEncoderOutput],
+        options: GenerationOptions,
+        reports: ProgressReports,
+        kept: KeptInstrumental | None = None,
+        batch_size: int = ROWS_AT_ONCE,
+    ) -> StageChain:
+        """The chain of stages over songs, each of which is a sample of a vocal."""
+        stages = self.stages
+        codec = as_codec(self.codec)
+        kept_codes = None
+        if kept is not None:
+            grid = self.encoder.grid
+            frames = len(songs[0].tokens) * grid // self.semantic_tokenizer.config.frame_rate
+            kept_codes = kept.tokens(self.semantic_tokenizer, codec, stages, frames, grid, reports.check_stop)
+        if options.skip_fine:
+            stages = without_stage("fine", stages)
+        return StageChain(
+            stages, songs, options, codec=codec, kept=kept_codes, progress=reports, batch_size=batch_size
+        )
+
+    def _decoded(
+        self: Any,
+        chain: StageChain,
+        number: int,
+        song: HAFMEncoderOutput,
+        options: GenerationOptions,
+        kept: KeptInstrumental | None,
+        reports: ProgressReports,
+    ) -> dict[str, Any]:
+        """One song of a finished chain as the fields of `HAFMAccompanimentOutput`."""
+        codes = chain.codes(number)
+        length = song.length(self.sampling_rate)
+        # not as a batch: memory use grows with the length of a song
+        audio = as_codec(self.codec).decode(codes[None], length, reports.check_stop)[0].float().cpu()
+        if kept is not None:
+            audio = torch.from_numpy(kept.paste_into(audio.t().numpy(), self.sampling_rate)).t().contiguous()
+        decoded = {
+            "audio": without_one_channel(audio),
+            "vocal_semantic": song.tokens.cpu(),
+            "instrumental_semantic": chain.tokens("instrumental_semantic", number)[0].cpu(),
+            "codes": codes.cpu(),
+            "lead_sheets": song.lead_sheet,
+        }
+        if options.stems:
+            stems = zip(self.stems, self.separator.separate(audio), strict=True)
+            decoded["stems"] = {name: without_one_channel(stem) for name, stem in stems}
+        return decoded
+
+
+def lead_sheets_of(
+    vocals: int,
+    lead_sheet: GivenLeadSheet | Sequence[GivenLeadSheet | None] | None,
+    tempo: float | None,
+    beats: Any,
+    chords: Any,
+    key: str | None,
+) -> list[LeadSheet | None]:
+    """What is known of the song of each of several vocals, from the arguments of a call.
+
+    Raises:
+        ValueError: there are several vocals, and not a lead sheet or None for each.
+    """
+    several = lead_sheet if isinstance(lead_sheet, (list, tuple)) else [lead_sheet]
+    sheets = [known_lead_sheet(each, tempo, beats, chords, key) for each in several]
+    if len(sheets) == vocals:
+        return sheets
+    if any(sheets):
+        raise ValueError(f"A lead sheet belongs to one vocal, and {vocals} were given.")
+    return [None] * vocals
+
+
+def without_stage(skipped: str, stages: Mapping[str, HAFMStageForCausalLM]) -> dict[str, HAFMStageForCausalLM]:
+    """Stages by name, in order, without one of them and those that read what it writes."""
+    rows = parts.stage_parts()
+    streams = {parts.VOCAL}
+    kept = {}
+    for name, stage in stages.items():
+        if name != skipped and streams.issuperset(rows[name].reads):
+            kept[name] = stage
+            streams.add(rows[name].writes)
+    return kept
+
+
+def drawn_style(styles: Sequence[str], seed: int, sample: int = 0) -> str:
+    """The style of a sample if none is given; consecutive seeds and samples get different styles."""
+    return styles[(seed + sample) % len(styles)]
+
+
+def one_vocal(vocals: Sequence[Any]) -> Any:
+    """The only vocal; ValueError if there are none or several."""
+    if len(vocals) != 1:
+        raise ValueError(f"A stream takes one vocal, and {len(vocals)} were given.")
+    return vocals[0]
+
+
+def without_one_channel(audio: torch.Tensor) -> torch.Tensor:
+    """Drops the channel axis of mono audio (float32 […, C, N]): […, N] if C is 1."""
+    return audio.squeeze(-2) if audio.shape[-2] == 1 else audio
+
+
+def check_supported(options: GenerationOptions, model: Any) -> None:
+    """Refuses options that a model does not support.
+
+    Args:
+        options: the options of a generation.
+        model (`HAFMForVocalAccompaniment`): may be without weights.
+
+    Raises:
+        ValueError: naming the option, or the available styles.
+    """
+    supported = supported_streams(model)
+    for name, option in described(GenerationOptions).items():
+        value = getattr(options, name)
+        if option.streams and value not in (None, False) and supported.isdisjoint(option.streams):
+            raise ValueError(f"{name} is {value!r}, which this model does not support; leave {name} out.")
+    if options.style is not None:
+        place_of(options.style, model.styles)
+
+
+def supported_streams(model: Any) -> set[str]:
+    """The lead sheet streams that the stages of a model read, and "stem" if it has a separator."""
+    streams = model.encoder.lead_sheet_streams
+    return streams if model.separator is None else streams | {"stem"}

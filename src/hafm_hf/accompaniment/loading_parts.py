@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads the parts of a composite, each from its own subfolder of one repository: every part keeps its own
+configuration and generation config, and can be loaded by itself with `subfolder=`.
+"""
+
+import json
+import os
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..pretrained.loading import load_strictly
+from .configuration_accompaniment import HAFMConfig
+from .parts import part_classes, stage_parts
+
+
+def load_parts(
+    source: str | os.PathLike[str], stored: HAFMConfig, options: dict[str, Any], **hub: Any
+) -> dict[str, PreTrainedModel]:
+    """Loads the parts of a composite.
+
+    Args:
+        source: folder or hub id.
+        stored: the composite's configuration as stored there.
+        options: those of `from_pretrained` other than `hub`: `config`, `attn_implementation`, `dtype` and overrides
+            such as `semantic_config={…}`; the rest are passed on to every part.
+        hub: keyword arguments among HUB_OPTIONS.
+
+    Returns:
+        The parts by name, on the CPU.
+
+    Raises:
+        ValueError, OSError: as for `load_strictly`.
+    """
+    options = dict(options)
+    subfolder = hub.pop("subfolder", "")
+    dtype = options.pop("dtype", None)
+    dtype = options.pop("torch_dtype", None) if dtype is None else dtype
+    # pipeline() always passes "auto"; weights stored in half precision are still meant to be used in float32
+    dtype = torch.float32 if dtype in (None, "auto") else dtype
+    config, attention = _pop_config(stored, options)
+    for name, each in (("dtype", dtype), ("attn_implementation", attention)):
+        if isinstance(each, dict):
+            raise ValueError(f"{name} is {each}; all stages have one {name}.")
+    parts: dict[str, PreTrainedModel] = {}
+    for name, part_class in part_classes(config).items():
+        own: dict[str, Any] = {"dtype": dtype if name in stage_parts() else torch.float32}
+        if name in stage_parts() and attention is not None:
+            own["attn_implementation"] = attention
+        asked, there = (getattr(each, f"{name}_config") for each in (config, stored))
+        # unless it is overridden, let the part read the config that is stored with it
+        if there is None or asked.to_dict() != there.to_dict():
+            own["config"] = asked
+        where = {**hub, "subfolder": "/".join(filter(None, (subfolder, name)))}
+        with ExitStack() as quietly:
+            # each part would show a progress bar
+            if logging.is_progress_bar_enabled():
+                logging.disable_progress_bar()
+                quietly.callback(logging.enable_progress_bar)
+            parts[name] = load_strictly(part_class, source, **options, **where, **own)
+    return parts
+
+
+def _pop_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, str | None]:
+    """Pops the configuration and the stages' attention implementation from `options`."""
+    given = options.pop("config", None)
+    attention = options.pop("attn_implementation", None)
+    if given is not None and not isinstance(given, HAFMConfig):
+        given = HAFMConfig.from_pretrained(given)
+    overrides = {name: options.pop(name) for name in HAFMConfig.sub_configs if name in options}
+    config = HAFMConfig.from_dict((stored if given is None else given).to_dict(), **overrides)
+    if attention is None and given is not None:
+        # AutoModel and pipeline() put it into the configuration that they pass
+        attention = given.semantic_config._attn_implementation
+    return config, attention
+
+
+def config_json(config: HAFMConfig) -> str:
+    """A configuration as JSON, without the parts' origins (`_name_or_path`, `auto_map`)."""
+
+    def portable(values: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in values.items() if name not in ("_name_or_path", "auto_map")}
+        return {name: portable(value) if isinstance(value, dict) else value for name, value in kept.items()}
+
+    return json.dumps(portable(config.to_dict()), indent=2, sort_keys=True) + "\n"

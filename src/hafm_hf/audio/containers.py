@@ -1,0 +1,451 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the bytes of a sound file hold, whatever its header claims.
+
+libsndfile believes headers: it stops where an MP3's first frame suggests, where a recorder that was killed has left a
+size of 0, and where the first of several sounds ends. `find_sections` compares the header with the bytes that are
+there and returns one `Section` for each sound, with a corrected header where its own is wrong. Nothing is decoded.
+mpeg_audio.py does this for MP3, this file for WAV, RF64, W64, AIFF, CAF, AU, Ogg (RFC 3533), FLAC (RFC 9639) and MP4.
+"""
+
+import io
+import itertools
+import re
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from . import mpeg_audio
+
+# compressed sound is searched in memory; this is three hours at the highest bit rate of MP3
+MAX_SEARCHED_BYTES = 1 << 29
+BLOCK = 1 << 20
+# a cut MP3 begins in the middle of a frame, a stream that was recorded perhaps with other bytes
+CUT_BYTES = 1 << 16
+# fewer bytes after a sound are padding
+LEAST_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Section:
+    """One sound in a file.
+
+    Attributes:
+        extents: ranges of bytes (start, end) in the file.
+        head: bytes in front of them, such as a corrected header.
+        claimed: length that the sound's own header claims, as a multiple of what is there; 1 if it claims none.
+        missing: samples that it claims beyond what is there, if that is known exactly; negative if there are more.
+    """
+
+    extents: tuple[tuple[int, int], ...]
+    head: bytes = b""
+    claimed: float = 1.0
+    missing: int = 0
+
+
+class SectionFile(io.RawIOBase):
+    """A section as a file of its own. Reading it moves `file`, so sections are read one after another."""
+
+    def __init__(self, file: BinaryIO, section: Section) -> None:
+        self._file = file
+        self._section = section
+        self._ends = list(itertools.accumulate([len(section.head), *(end - start for start, end in section.extents)]))
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Moves to a byte of the section."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._ends[-1]}[whence]
+        self._position = max(base + offset, 0)
+        return self._position
+
+    def tell(self) -> int:
+        """The current byte of the section."""
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Reads bytes up to the end of the current extent."""
+        place = bisect_right(self._ends, self._position)
+        if place == len(self._ends):
+            return 0
+        left = self._ends[place] - self._position
+        count = min(len(buffer), left)
+        if place == 0:
+            block = self._section.head[self._position : self._position + count]
+        else:
+            block = read_at(self._file, self._section.extents[place - 1][1] - left, count)
+        buffer[: len(block)] = block
+        self._position += len(block)
+        return len(block)
+
+
+def find_sections(file: BinaryIO) -> list[Section]:
+    """The sounds in a file, in their order; a single section of the whole file if its format is none of these.
+
+    Raises:
+        ValueError: MP3 or Ogg of more than `MAX_SEARCHED_BYTES`.
+        OSError: the file cannot be read.
+    """
+    size = file.seek(0, io.SEEK_END)
+    whole = [Section(((0, size),))]
+    start = after_id3(read_at(file, 0, 10))
+    magic = read_at(file, start, 16)
+    layout = next((layout for layout in LAYOUTS if layout.begins(magic)), None)
+    if layout is not None:
+        return list(_chunked_sounds(file, size, layout)) if start == 0 else whole
+    if magic.startswith(b".snd"):
+        return list(_au_sounds(file, size))
+    if magic.startswith(b"fLaC"):
+        return _flac_streams(file, start, size)
+    if magic.startswith(b"OggS"):
+        return _ogg_links(_searched(file, size)) or whole
+    if magic[4:8] == b"ftyp":
+        return _mpeg4_files(file, size)
+    if start == 0 and mpeg_audio.first_frame(read_at(file, 0, CUT_BYTES), 0) is None:
+        return whole
+    data = _searched(file, size)
+    return [
+        Section(sound.extents, sound.head, missing=sound.missing) for sound in mpeg_audio.find_sounds(data, start)
+    ] or whole
+
+
+def read_at(file: BinaryIO, start: int, size: int) -> bytes:
+    """Up to `size` bytes of a file from byte `start` on."""
+    file.seek(start)
+    return file.read(size)
+
+
+def after_id3(head: bytes) -> int:
+    """Length of the ID3v2 tag that begins with these ten bytes; 0 if they are something else."""
+    return mpeg_audio.id3_length(head, 0)
+
+
+def _searched(file: BinaryIO, size: int) -> bytes:
+    if size > MAX_SEARCHED_BYTES:
+        raise ValueError(f"{size / 1e6:.0f} MB of compressed sound; the limit is {MAX_SEARCHED_BYTES / 1e6:.0f} MB")
+    return read_at(file, 0, size)
+
+
+# begins of files that are sounds whatever their names; pictures, too, begin with "ftyp"
+SOUNDS = re.compile(
+    rb"(?:RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]|riff\x2e\x91\xcf\x11|caff\x00\x01|\.snd\x00\x00|fLaC|OggS|ID3[\x02-\x04]"
+    rb"|....ftyp(?:M4A|M4B|mp4|iso|3gp|3g2|qt)|#!AMR|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+    re.DOTALL,
+)
+
+
+def begins_like_sound(content: bytes) -> bool:
+    """Whether these first bytes of a file (up to `CUT_BYTES`) are those of a sound."""
+    return bool(SOUNDS.match(content)) or (content[:1] == b"\xff" and mpeg_audio.first_frame(content, 0) == 0)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A format of chunks, each with an identifier and a size in front.
+
+    Attributes:
+        magic: what a file begins with.
+        head: bytes before the first chunk.
+        size: struct format of a chunk's size, whose bytes may include `counted` bytes of the chunk's own header.
+        data: identifier of the chunk with the samples.
+        padding: chunks begin at a multiple of this.
+    """
+
+    magic: re.Pattern[bytes]
+    head: int
+    size: str
+    data: bytes
+    padding: int
+    counted: int = 0
+
+    def begins(self, content: bytes) -> bool:
+        """Whether these bytes are the begin of a file."""
+        return self.magic.match(content) is not None
+
+    @property
+    def overhead(self) -> int:
+        """Bytes of a chunk's header."""
+        return len(self.data) + struct.calcsize(self.size)
+
+    def chunk(self, file: BinaryIO, start: int) -> tuple[bytes, int]:
+        """Identifier of the chunk at byte `start`, and the size of what follows its header; b"" if there is none."""
+        header = read_at(file, start, self.overhead)
+        if len(header) < self.overhead:
+            return b"", 0
+        name = header[: len(self.data)]
+        return name, struct.unpack(self.size, header[len(name) :])[0] - self.counted
+
+
+WAVE = re.compile(rb"(?:RIFF|RIFX|RF64|BW64)....WAVE", re.DOTALL)
+W64 = re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb")
+W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+LAYOUTS = (
+    Layout(re.compile(rb"RIFX....WAVE", re.DOTALL), 12, ">I", b"data", 2),
+    Layout(WAVE, 12, "<I", b"data", 2),
+    Layout(re.compile(rb"FORM....AIF[FC]", re.DOTALL), 12, ">I", b"SSND", 2),
+    Layout(re.compile(rb"caff\x00\x01"), 8, ">q", b"data", 1),
+    Layout(W64, 40, "<q", W64_DATA, 8, counted=24),
+)
+# sizes from here on, of 4 and of 8 bytes, stand for sound that was written to a pipe (SoX, arecord, FFmpeg)
+UNKNOWN_SIZES = {4: 0x7FFF_0000, 8: 1 << 48}
+
+
+def _chunked_sounds(file: BinaryIO, size: int, layout: Layout) -> Iterator[Section]:
+    """The sounds in a file of one or more WAV, AIFF, CAF or W64 files."""
+    start = 0
+    while start < size:
+        place = _find_chunk(file, start + layout.head, size, layout)
+        if place is None:
+            yield Section(((start, size),))
+            return
+        first = place + layout.overhead
+        stated = _stated_size(file, start, place, layout)
+        end, following = _end_of_data(file, first, stated, size, layout)
+        there = max(end - first, 0)
+        head = b""
+        claimed = 1.0
+        if stated is None or stated != there:
+            head = _corrected(read_at(file, start, first - start), there, layout)
+            claimed = stated / there if stated and there else 1.0
+        yield Section(((first, end),), head, claimed) if head else Section(((start, following),))
+        start = following
+
+
+def _find_chunk(file: BinaryIO, start: int, size: int, layout: Layout) -> int | None:
+    """Where the chunk with the samples begins; None if there is none."""
+    while start < size:
+        name, length = layout.chunk(file, start)
+        if name == layout.data:
+            return start
+        if not name or length < 0:
+            return None
+        start += -(-(layout.overhead + length) // layout.padding) * layout.padding
+    return None
+
+
+def _stated_size(file: BinaryIO, start: int, place: int, layout: Layout) -> int | None:
+    """The size of the samples according to the chunk at `place`; None if it says that it does not know."""
+    _, stated = layout.chunk(file, place)
+    if read_at(file, start, 4) in (b"RF64", b"BW64"):
+        # the sizes of 64 bits are in the first chunk: RIFF, data, samples
+        _, stated = struct.unpack("<QQ", read_at(file, start + 20, 16).ljust(16, b"\0"))
+        return stated or None
+    return stated if 0 < stated < UNKNOWN_SIZES[struct.calcsize(layout.size)] else None
+
+
+def _end_of_data(file: BinaryIO, first: int, stated: int | None, size: int, layout: Layout) -> tuple[int, int]:
+    """Where samples that begin at byte `first` end, and where the next sound begins, or the file ends."""
+    if stated is None:
+        # chunks directly after an empty one: there are no samples
+        rest = _after_chunks(file, first, size, layout)
+        if rest > first:
+            return first, rest
+        end = _find_sound(file, first, size, layout.magic)
+        return end, end
+    end = first + stated
+    if size - end < LEAST_BYTES:
+        return min(end, size), size
+    padded = first - layout.overhead + -(-(layout.overhead + stated) // layout.padding) * layout.padding
+    for after in {end: None, padded: None}:
+        following = _after_chunks(file, after, size, layout)
+        if following > after or layout.begins(read_at(file, after, 16)):
+            return end, following
+    # neither chunks nor another sound: the samples go on
+    end = _find_sound(file, end, size, layout.magic)
+    return end, end
+
+
+def _after_chunks(file: BinaryIO, start: int, size: int, layout: Layout) -> int:
+    """Where the chunks that begin at byte `start` end: at another sound, or at the end; `start` if they are none."""
+    place = start
+    while size - place >= layout.overhead:
+        if layout.begins(read_at(file, place, 16)):
+            return place
+        name, length = layout.chunk(file, place)
+        is_name = name[:4].isascii() and name[:4].decode("ascii", "replace").isprintable()
+        if not is_name or length < 0 or place + layout.overhead + length > size:
+            # what follows chunks is not sound
+            return size if place > start else start
+        place += -(-(layout.overhead + length) // layout.padding) * layout.padding
+    return size if place > start else start
+
+
+def _find_sound(file: BinaryIO, start: int, size: int, magic: re.Pattern[bytes]) -> int:
+    """Where the next file begins in the bytes from `start` on; `size` if there is none."""
+    while start < size:
+        # it may begin in one block and end in the next
+        found = magic.search(read_at(file, start, BLOCK + 16))
+        if found is not None:
+            return start + found.start()
+        start += BLOCK
+    return size
+
+
+def _corrected(head: bytes, size: int, layout: Layout) -> bytes:
+    """The bytes of a file up to its samples, with their actual size in bytes."""
+    field = struct.calcsize(layout.size)
+    most = (1 << 8 * field - 1) - 1 if layout.size.islower() else (1 << 8 * field) - 1
+    head = head[:-field] + struct.pack(layout.size, min(size + layout.counted, most))
+    # otherwise the wrong size would be that of the chunk ds64
+    return b"RIFF" + head[4:] if head[:4] in (b"RF64", b"BW64") else head
+
+
+# offset of the samples, their size and encoding
+AU = re.compile(rb"\.snd\x00\x00......\x00\x00\x00[\x01-\x1b]", re.DOTALL)
+AU_HEADER, AU_UNKNOWN = 24, 0xFFFF_FFFF
+
+
+def _au_sounds(file: BinaryIO, size: int) -> Iterator[Section]:
+    """The sounds in a file of one or more AU files."""
+    start = 0
+    while size - start > AU_HEADER:
+        head = read_at(file, start, AU_HEADER)
+        offset, stated = struct.unpack(">II", head[4:12])
+        first = start + offset
+        end = first + stated
+        if stated == AU_UNKNOWN or not AU.match(read_at(file, end, AU_HEADER)):
+            end = _find_sound(file, min(end if stated != AU_UNKNOWN else first, size), size, AU)
+        there = max(end - first, 0)
+        # with a size that is not known, libsndfile reads everything
+        head = head[:8] + struct.pack(">I", AU_UNKNOWN) + head[12:]
+        claimed = stated / there if 0 < stated < AU_UNKNOWN and there else 1.0
+        yield Section(((start + AU_HEADER, end),), head, claimed)
+        start = end
+
+
+def _ogg_links(data: bytes) -> list[Section]:
+    """The links of a chained Ogg file: each begins with its first pages, after the pages of the one before."""
+    links: list[Section] = []
+    latest = 0
+    opening = False
+    place = data.find(b"OggS")
+    while 0 <= place <= len(data) - OGG_HEADER:
+        header = data[place : place + OGG_HEADER]
+        lengths = data[place + OGG_HEADER : place + OGG_HEADER + header[26]]
+        end = min(place + OGG_HEADER + len(lengths) + sum(lengths), len(data))
+        position = int.from_bytes(header[6:14], "little", signed=True)
+        if header[5] & 2 and not opening:
+            links.append(Section(((place, end),)))
+            latest = 0
+        opening = bool(header[5] & 2)
+        # libsndfile takes the last page's position for the length, even if it lies before those of other pages
+        if links and (position >= latest or position == OGG_NO_POSITION):
+            latest = max(latest, position)
+            links[-1] = Section(((links[-1].extents[0][0], end),))
+        place = data.find(b"OggS", end)
+    return links
+
+
+# bytes of a page before the lengths of its segments; position of a page on which no packet ends
+OGG_HEADER, OGG_NO_POSITION = 27, -1
+
+
+def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:
+    """The files in a row of MP4 files: each begins with its type."""
+    starts = []
+    place = 0
+    while place < size:
+        header = read_at(file, place, 16)
+        if header[4:8] == b"ftyp":
+            starts.append(place)
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        # 0: to the end of the file
+        place = place + length if length >= 8 else size
+    return [Section((extent,)) for extent in zip(starts, [*starts[1:], size], strict=True)]
+
+
+# a first metadata block (STREAMINFO, 34 bytes), which may be the last one, too
+FLAC_STREAM = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]")
+# the longest two frames: 65,535 samples of eight channels each
+FLAC_TAIL = 1 << 22
+# samples of a frame by the code in its header; 6 and 7 stand for a number at the header's end
+FLAC_SIZES = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}, **{code: 1 << code for code in range(8, 16)}}
+
+
+def _flac_streams(file: BinaryIO, start: int, size: int) -> list[Section]:
+    """The FLAC streams in a file."""
+    starts: list[int] = []
+    for place in range(start, size, BLOCK):
+        # a stream's begin may lie across two blocks
+        block = read_at(file, place, BLOCK + 8)
+        found = block.find(b"fLaC")
+        while 0 <= found < BLOCK:
+            if FLAC_STREAM.match(block, found):
+                starts.append(place + found)
+            found = block.find(b"fLaC", found + 1)
+    ends = [*starts[1:], size]
+    return [_flac_section(file, *extent) for extent in zip(starts, ends, strict=True)] or [Section(((0, size),))]
+
+
+def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
+    """A FLAC stream, with a corrected header if that states another number of samples than the last frame."""
+    head = read_at(file, start, 42)
+    packed = int.from_bytes(head[18:26], "big")
+    stated = packed & (1 << 36) - 1
+    tail = read_at(file, max(start + 42, end - FLAC_TAIL), min(end - start - 42, FLAC_TAIL))
+    before, total = _last_flac_frame(tail, int.from_bytes(head[8:10], "big"))
+    if before < stated <= total or total == 0:
+        return Section(((start, end),))
+    corrected = head[:18] + (packed + total - stated).to_bytes(8, "big") + head[26:]
+    return Section(((start + 42, end),), corrected, missing=stated - total if stated else 0)
+
+
+def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:
+    """First sample of the last frame in the last bytes of a FLAC stream, and the next one; zeros if there is none.
+
+    `block_size` is that of streams whose frames all have the same.
+    """
+    last = (0, 0)
+    ends = {0}
+    for found in FLAC_FRAME.finditer(tail):
+        first, following = _flac_frame(tail[found.start() : found.start() + 16], block_size)
+        # only frames that follow others: their header may occur by chance
+        if first in ends and following > first:
+            last = (first, following)
+        ends.add(following)
+    return last
+
+
+def _flac_frame(header: bytes, block_size: int) -> tuple[int, int]:
+    """First sample of the frame with this header (RFC 9639, 9.1), and of the next one; zeros if it is no header."""
+    # its number is coded like a character of UTF-8, in up to seven bytes
+    ones = 8 - (~header[4] & 0xFF).bit_length() if len(header) == 16 else 1
+    if ones == 1 or ones == 8:
+        return 0, 0
+    number = header[4] & 0x7F >> ones
+    place = 5
+    for byte in header[5 : 4 + max(ones, 1)]:
+        number = number << 6 | byte & 0x3F
+        place += 1
+    code = header[2] >> 4
+    samples = FLAC_SIZES.get(code, 0)
+    if code in (6, 7):
+        samples = int.from_bytes(header[place : place + code - 5], "big") + 1
+        place += code - 5
+    # a rate that is no usual one follows, in kHz, Hz or tens of Hz
+    place += {12: 1, 13: 2, 14: 2}.get(header[2] & 0xF, 0)
+    if not samples or _crc8(header[:place]) != header[place]:
+        return 0, 0
+    first = number if header[1] & 1 else number * block_size
+    return first, first + samples
+
+
+def _crc8(data: bytes) -> int:
+    """The checksum of a FLAC frame's header."""
+    crc = 0
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc << 1 ^ 7) & 0xFF if crc & 0x80 else crc << 1
+    return crc

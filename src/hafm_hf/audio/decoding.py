@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one way to decode a sound: libsndfile where it can, else ffmpeg, to the end of what is there.
+
+A file is a row of sounds (`containers.find_sections`), usually of one; they are joined. What the headers claim is
+compared with what was decoded.
+"""
+
+import io
+import math
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import soundfile
+
+from . import ffmpeg
+from .channels import Samples, with_channels
+from .containers import CUT_BYTES, Section, SectionFile, begins_like_sound, find_sections, read_at
+from .errors import DamagedAudioError, HAFMAudioError, UnreadableAudioError
+from .resampling import resample
+
+FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "CAF")
+# of these, a few bytes may hold a sound of any length, so that the length that the header claims counts for limits
+COMPRESSED = ("FLAC", "OGG", "MP3", "MPEG")
+# decoders of MP3 may cut off their delay (529 to 2,257 samples) at the ends of an intact file
+LOST_SECONDS = 0.06
+# a pipe, say, is read into memory up to this size
+MAX_STREAM_BYTES = 1 << 29
+# sounds in one file; each is opened to see how long it is
+MAX_SOUNDS = 1000
+_BUFFER = 1 << 16
+_FIRST_FRAMES = 1 << 20
+
+
+class Part(Protocol):
+    """One sound of a file, read from its start."""
+
+    sampling_rate: int
+    channels: int
+    frames: int | None
+    claimed: int | None
+
+    def read_into(self, out: Samples) -> int:
+        """Reads up to len(out) frames into float32 [n, C] and returns their number, which is less at the end."""
+
+    def close(self) -> None:
+        """Ends the decoder."""
+
+
+class SndfilePart:
+    """A sound decoded by libsndfile; attributes as of `ffmpeg.FFmpegSound`."""
+
+    def __init__(self, file: BinaryIO, section: Section, name: str) -> None:
+        """Opens the sound; raises soundfile.LibsndfileError or TypeError if it is none that libsndfile reads."""
+        self._name = name
+        self._bytes = io.BufferedReader(SectionFile(file, section), _BUFFER)
+        self._file = soundfile.SoundFile(self._bytes)
+        self.sampling_rate: int = self._file.samplerate
+        self.channels: int = self._file.channels
+        self.format: str = self._file.format
+        # libsndfile's value for an unknown length
+        known = self._file.frames < 2**62
+        self.frames: int | None = self._file.frames if known else None
+        self.claimed: int | None = None
+        if known:
+            self.claimed = round(self._file.frames * section.claimed) + section.missing
+
+    def seek(self, frame: int) -> None:
+        """Moves to a frame, at most to the end."""
+        self._file.seek(frame if self.frames is None else min(frame, self.frames))
+
+    def read_into(self, out: Samples) -> int:
+        """Reads up to len(out) frames into float32 [n, C] and returns their number, which is less at the end.
+
+        Raises:
+            DamagedAudioError: the sound cannot be decoded, and not because its end is missing.
+        """
+        before = self._file.tell()
+        try:
+            return len(self._file.read(out=out))
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            # of a sound without its end, everything before is used
+            place = self._bytes.tell()
+            if place < self._bytes.seek(0, io.SEEK_END):
+                raise damaged(self._name, error) from error
+            return max(self._file.tell() - before, 0)
+
+    def tags(self) -> dict[str, str]:
+        """Title, artist, licence and so on, as far as libsndfile knows them."""
+        return self._file.copy_metadata()
+
+    def close(self) -> None:
+        """Closes the decoder, not the file."""
+        self._file.close()
+
+
+def damaged(name: str, error: Exception) -> DamagedAudioError:
+    """The error for a sound that a decoder gives up."""
+    why = getattr(error, "error_string", "") or str(error)
+    return DamagedAudioError(f"{name} cannot be decoded ({why.rstrip('.')}); it may be damaged, save it again.")
+
+
+class Sound:
+    """A sound that is open for reading, from its start: all that a file holds, at the rate of its first part.
+
+    Attributes:
+        name: name of the source in messages.
+        sampling_rate: in Hz.
+        channels: of the first part; those of others are brought to that number.
+        frames: number of frames; None if that is only known after decoding, as of sounds that ffmpeg decodes.
+        claimed: number of frames that the headers claim; None if they don't, or (ffmpeg) before the end.
+        refused: number of frames that counts for limits before anything is decoded; None if it is not known.
+        remarks: what the user should know of the sound, one sentence each.
+    """
+
+    def __init__(self, file: BinaryIO, path: str | None, name: str, seconds: float) -> None:
+        """Opens the parts of a file; see `opened`."""
+        self.name = name
+        self.remarks: list[str] = []
+        self._file = file
+        self._path = path
+        self._seconds = seconds
+        self._sections = self._find()
+        self._place = 0
+        self._part: Part = self._open(0)
+        self.sampling_rate = self._part.sampling_rate
+        self.channels = self._part.channels
+        self.frames = self._part.frames
+        self.claimed = self._part.claimed
+        self.refused = self.frames
+        if isinstance(self._part, SndfilePart) and self._part.format in COMPRESSED:
+            self.refused = self.claimed
+        # samples of a part at another rate, which is resampled as a whole
+        self._pending: Samples | None = None
+        if len(self._sections) > 1:
+            self._add_others()
+
+    def _find(self) -> list[Section]:
+        try:
+            return find_sections(self._file)
+        except ValueError as error:
+            raise HAFMAudioError(f"{self.name} holds {error}; cut it first.") from error
+
+    def _open(self, place: int) -> Part:
+        """Opens a part; raises HAFMAudioError if it is no sound."""
+        try:
+            part = SndfilePart(self._file, self._sections[place], self.name)
+        except (soundfile.LibsndfileError, TypeError, ValueError) as error:
+            whole = len(self._sections) == 1
+            file = self._file if whole else io.BufferedReader(SectionFile(self._file, self._sections[place]))
+            file_format = ffmpeg.recognised(read_at(file, 0, ffmpeg.MAGIC_BYTES))
+            if file_format is None:
+                raise not_audio(self.name) from error
+            path = self._path if whole else None
+            return ffmpeg.FFmpegSound(file, path, file_format, self.name, self._seconds)
+        # libsndfile reads other formats too, but each parser is attack surface
+        if part.format not in FORMATS:
+            part.close()
+            raise not_audio(self.name)
+        return part
+
+    def _add_others(self) -> None:
+        """Adds up the lengths of the parts after the first; leaves out what turns out to be no sound."""
+        if len(self._sections) > MAX_SOUNDS:
+            raise HAFMAudioError(
+                f"{self.name} holds {len(self._sections)} sounds; HAFM reads at most {MAX_SOUNDS} of a file."
+            )
+        sections = self._sections[:1]
+        for place in range(1, len(self._sections)):
+            try:
+                part = self._open(place)
+            except HAFMAudioError:
+                size = sum(end - start for start, end in self._sections[place].extents)
+                self.remarks.append(f"{self.name} holds {size / 1e6:.3g} MB that are no sound; they are left out.")
+                continue
+            sections.append(self._sections[place])
+            scale = self.sampling_rate / part.sampling_rate
+            self.frames = _added(self.frames, part.frames, scale)
+            self.claimed = _added(self.claimed, part.claimed, scale)
+            self.refused = _added(self.refused, part.claimed, scale)
+            part.close()
+        self._sections = sections
+        if len(sections) > 1:
+            self.remarks.append(f"{self.name} holds {len(sections)} sounds, one after another; they are joined.")
+
+    def rewind(self) -> None:
+        """Goes back to the start."""
+        self._part.close()
+        self._place = 0
+        self._part = self._open(0)
+        self._pending = None
+
+    def read_into(self, out: Samples) -> int:
+        """Reads up to len(out) frames into float32 [n, C] and returns their number, which is less at the end.
+
+        Raises:
+            HAFMAudioError: the sound cannot be decoded.
+        """
+        done = 0
+        while done < len(out):
+            done += self._read_part(out[done:])
+            if done == len(out) or self._place + 1 == len(self._sections):
+                break
+            self._place += 1
+            self._part.close()
+            self._part = self._open(self._place)
+            self._pending = None
+        if done < len(out) and len(self._sections) == 1 and isinstance(self._part, ffmpeg.FFmpegSound):
+            self.claimed = self._part.claimed
+        return done
+
+    def _read_part(self, out: Samples) -> int:
+        """Reads from the current part up to its end."""
+        part = self._part
+        if part.sampling_rate == self.sampling_rate and part.channels == self.channels:
+            return part.read_into(out)
+        if self._pending is None:
+            sound = with_channels(_read_all(part, part.frames), self.channels)
+            self._pending = resample(np.ascontiguousarray(sound), part.sampling_rate, self.sampling_rate)
+            self._pending = self._pending.reshape(len(self._pending), self.channels)
+        block = self._pending[: len(out)]
+        self._pending = self._pending[len(out) :]
+        out[: len(block)] = block
+        return len(block)
+
+    def skip(self, frames: int) -> None:
+        """Moves forward from the start, by `frames`."""
+        if len(self._sections) == 1 and isinstance(self._part, SndfilePart):
+            self._part.seek(frames)
+            return
+        block = np.empty((min(frames, _FIRST_FRAMES), self.channels), dtype=np.float32)
+        while frames > 0 and (count := self.read_into(block[:frames])):
+            frames -= count
+
+    def read(self, frames: int | None = None) -> Samples:
+        """Reads up to `frames` frames, or all: float32 [≤ frames, C].
+
+        Raises:
+            HAFMAudioError: the sound cannot be decoded.
+        """
+        known = self.frames if frames is None else frames if self.frames is None else min(frames, self.frames)
+        return _read_all(self, known, frames)
+
+    def length(self) -> int:
+        """Number of frames; a sound whose header doesn't say that is decoded."""
+        if self.frames is None:
+            block = np.empty((_FIRST_FRAMES // self.channels, self.channels), dtype=np.float32)
+            self.frames = 0
+            while count := self.read_into(block):
+                self.frames += count
+            self.rewind()
+        return self.frames
+
+    def tags(self) -> dict[str, str]:
+        """Title, artist, licence and so on of the first part, as far as libsndfile knows them."""
+        return self._part.tags() if isinstance(self._part, SndfilePart) else {}
+
+    def close(self) -> None:
+        """Ends the decoder."""
+        self._part.close()
+
+
+def _added(frames: int | None, others: int | None, scale: float) -> int | None:
+    """The sum of two lengths; None if one is not known."""
+    return None if frames is None or others is None else frames + round(others * scale)
+
+
+def _read_all(source: "Part | Sound", expected: int | None, most: int | None = None) -> Samples:
+    """Reads a sound to its end, or up to `most` frames: float32 [N, C].
+
+    A length that a header overstates costs no memory: pages that are never written are never allocated.
+    """
+    size = _FIRST_FRAMES if expected is None else expected
+    size = size if most is None else min(size, most)
+    samples = np.empty((size, source.channels), dtype=np.float32)
+    done = 0
+    while True:
+        wanted = len(samples) - done
+        count = source.read_into(samples[done:])
+        done += count
+        if count < wanted or done == most or expected is not None:
+            break
+        larger = 2 * len(samples)
+        samples.resize((larger if most is None else min(larger, most), source.channels), refcheck=False)
+    if done < len(samples):
+        samples.resize((done, source.channels), refcheck=False)
+    return samples
+
+
+def not_audio(name: str) -> HAFMAudioError:
+    """The error for a file that is no sound."""
+    return HAFMAudioError(f"{name} is not audio that HAFM can read; convert it to WAV, FLAC, MP3 or OGG first.")
+
+
+@contextmanager
+def opened(
+    source: str | os.PathLike[str] | bytes | BinaryIO, name: str, *, seconds: float = math.inf
+) -> Iterator[Sound]:
+    """Opens a sound.
+
+    Args:
+        source: path, the bytes of a file, or a binary file object, which is read from its start.
+        name: name of the source in messages.
+        seconds: at most this much of a sound is decoded by ffmpeg.
+
+    Raises:
+        HAFMAudioError: missing, empty, or not audio.
+    """
+    with ExitStack() as stack:
+        path = None
+        if isinstance(source, (str, os.PathLike)):
+            check_file(Path(source), name)
+            path = os.path.abspath(source)
+            file = _opened_file(path, name, stack)
+        elif isinstance(source, (bytes, bytearray, memoryview)):
+            file = io.BytesIO(source)
+        else:
+            file = source
+        try:
+            if not getattr(file, "seekable", lambda: True)():
+                file = io.BytesIO(_read_stream(file, name))
+                path = None
+            if file.seek(0, io.SEEK_END) == 0:
+                raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
+            sound = Sound(file, path, name, seconds if math.isfinite(seconds) else 1e6)
+            stack.callback(sound.close)
+            yield sound
+        except OSError as error:
+            raise UnreadableAudioError(f"{name} cannot be read: {error.strerror or error}.") from error
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise damaged(name, error) from error
+
+
+def _opened_file(path: str, name: str, stack: ExitStack) -> BinaryIO:
+    try:
+        return stack.enter_context(open(path, "rb"))
+    except OSError as error:
+        raise UnreadableAudioError(f"{name} cannot be read: {error.strerror or error}.") from error
+
+
+def _read_stream(file: BinaryIO, name: str) -> bytes:
+    """The bytes of what cannot be sought in, such as a pipe."""
+    content = file.read(MAX_STREAM_BYTES + 1)
+    if len(content) > MAX_STREAM_BYTES:
+        raise HAFMAudioError(f"{name} is larger than {MAX_STREAM_BYTES / 1e6:.0f} MB; save it as a file first.")
+    return content
+
+
+def is_sound_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a regular file begins like a sound, whatever its name; False if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return begins_like_sound(file.read(CUT_BYTES))
+    except OSError:
+        return False
+
+
+def check_file(path: Path, name: str) -> None:
+    """Raises HAFMAudioError unless `path` is a readable file that isn't empty."""
+    denied = UnreadableAudioError(f"{path} may not be read by this user; change its permissions.")
+    try:
+        status = path.stat()
+    except PermissionError as error:
+        raise denied from error
+    except (OSError, ValueError) as error:
+        raise UnreadableAudioError(f"{path} does not exist; check the path.") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise UnreadableAudioError(f"{path} is a folder; name an audio file in it.")
+    if not os.access(path, os.R_OK):
+        raise denied
+    if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+        raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")

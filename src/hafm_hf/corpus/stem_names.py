@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files are stems of which song, by their names.
+
+A name says what a file holds (`vocals`) and of which song; separators, shops and browsers put the two in any order:
+SONG/vocals.wav, SONG_vocals.wav, 1_SONG_(Vocals)_MODEL.wav, SONG_vocals_MODEL.wav, "Vocals - SONG.wav", "SONG
+[music].mp3", "vocals (1).wav". A name that can be read in several ways is read in the one that has a partner.
+Paths are relative and have forward slashes.
+"""
+
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+# file names of stems by role; MUSDB18's drums, bass and other add up to the instrumental
+VOCAL_NAMES = ("vocals", "vocal", "voice", "acapella", "acappella")
+INSTRUMENTAL_NAMES = (
+    "accompaniment", "instrumental", "instrumentals", "instrum", "inst", "no_vocals", "karaoke", "backing"
+)  # fmt: skip
+BAND_NAMES = ("drums", "bass", "other")
+ROLES = {**dict.fromkeys(VOCAL_NAMES, "vocal"), **dict.fromkeys(INSTRUMENTAL_NAMES, "instrumental")}
+ROLES |= {name: name for name in BAND_NAMES}
+# a vocal separated from the mix, in addition to the isolated one, is used in evaluation only
+ROLES |= dict.fromkeys(("vocal_separated", "vocals_separated"), "separated")
+# words that mean a stem only in brackets
+BRACKETED = {"music": "instrumental"}
+# words that are also part of titles: at the start or in the middle of a name they mean a stem only if it has a partner
+TITLE_WORDS = {"voice", "karaoke", "backing", *BAND_NAMES}
+
+
+def _words(names: Sequence[str]) -> str:
+    # longest first: no_vocals ends in vocals; the words of a name may be joined by any separator
+    return "|".join(re.escape(name).replace("_", "[ _-]") for name in sorted(names, key=len, reverse=True))
+
+
+_ROLE = rf"(?P<role>{_words([*ROLES])})"
+_COPY = re.compile(r"(?P<name>.*?)[ _]*(?P<copy>\(\d{1,3}\))")
+_END = re.compile(rf"(?:(?P<track>.+?)[ _.-])??{_ROLE}", re.IGNORECASE)
+_BRACKETS = re.compile(rf"(?P<track>.*)[(\[{{] *(?P<role>{_words([*ROLES, *BRACKETED])}) *[)\]}}](?P<rest>.*)", re.I)
+_START = re.compile(rf"{_ROLE}[ _.-]+(?P<track>.+)", re.IGNORECASE)
+_FIELD = re.compile(rf"(?<=[ _.-]){_ROLE}(?=[ _.-])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class StemName:
+    """One reading of a file's name.
+
+    Args:
+        track: the name of the song, empty for files that are named by their role alone.
+        role: vocal, instrumental, drums, bass, other or separated.
+        rest: what follows the role, such as the name of a separator.
+        copy: the "(1)" that browsers append to names that exist.
+        certain: whether the name means a stem, even if there is no other of the song.
+    """
+
+    track: str
+    role: str
+    rest: str = ""
+    copy: str = ""
+    certain: bool = True
+
+
+def stem_names(path: str) -> list[StemName]:
+    """All readings of a file's name, the most likely first; empty if it is not named like a stem."""
+    whole = posixpath.splitext(posixpath.basename(path))[0]
+    numbered = _COPY.fullmatch(whole)
+    name, copy = (numbered["name"], numbered["copy"]) if numbered else (whole, "")
+    return list(dict.fromkeys(_readings(name, copy)))
+
+
+def _readings(name: str, copy: str) -> Iterator[StemName]:
+    if match := _END.fullmatch(name):
+        yield StemName(match["track"] or "", _role(match["role"]), copy=copy)
+    if match := _BRACKETS.fullmatch(name):
+        track, rest = match["track"].rstrip(" _.-"), match["rest"].strip(" _.-")
+        yield StemName(track or rest, _role(match["role"]), rest if track else "", copy)
+    if match := _START.fullmatch(name):
+        certain = match["role"].lower() not in TITLE_WORDS
+        yield StemName(match["track"], _role(match["role"]), copy=copy, certain=certain)
+    for match in reversed(list(_FIELD.finditer(name))):
+        certain = match["role"].lower() not in TITLE_WORDS
+        track, rest = name[: match.start() - 1], name[match.end() + 1 :]
+        yield StemName(track, _role(match["role"]), rest.strip(" _.-"), copy, certain)
+
+
+def _role(word: str) -> str:
+    word = re.sub(r"[ -]", "_", word.lower())
+    return ROLES[word] if word in ROLES else BRACKETED[word]
+
+
+@dataclass
+class Song:
+    """The stems of one song: its name (a relative path without the role) and the file of each role."""
+
+    name: str
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are a vocal and an instrumental, or drums, bass and other."""
+        return "vocal" in self.files and ("instrumental" in self.files or set(BAND_NAMES) <= set(self.files))
+
+
+@dataclass
+class StemSongs:
+    """Files by song.
+
+    Args:
+        songs: those with a vocal and an instrumental.
+        incomplete: those that lack one of the two.
+        repeated: files whose role another file of the song has: (file, the other).
+        others: files that are not named like a stem.
+    """
+
+    songs: list[Song] = field(default_factory=list)
+    incomplete: list[Song] = field(default_factory=list)
+    repeated: list[tuple[str, str]] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+
+def group_stems(paths: Sequence[str]) -> StemSongs:
+    """Groups files into songs by their names; of two files with the same role, the first is used."""
+    names = {path: stem_names(path) for path in paths}
+    found = StemSongs()
+    left = list(paths)
+    for rank in range(max((len(readings) for readings in names.values()), default=0)):
+        for by_copy in (True, False):
+            readings = {path: names[path][rank] for path in left if len(names[path]) > rank}
+            for song, repeated in _songs(readings, by_copy):
+                # without the numbers of copies, only what is beyond doubt
+                if song.complete and (by_copy or not repeated):
+                    found.songs.append(song)
+                    found.repeated += repeated
+            used = {path for song in found.songs for path in song.files.values()} | dict(found.repeated).keys()
+            left = [path for path in left if path not in used]
+    certain = {path: names[path][0] for path in left if names[path] and names[path][0].certain}
+    for song, repeated in _songs(certain, by_copy=True):
+        found.incomplete.append(song)
+        found.repeated += repeated
+    found.others = [path for path in left if path not in certain]
+    taken: set[str] = set()
+    for song in (*found.songs, *found.incomplete):
+        if song.name in taken:
+            song.name = posixpath.splitext(next(iter(song.files.values())))[0]
+        taken.add(song.name)
+    return found
+
+
+def outside_stem_folders(found: StemSongs, paths: Sequence[str] | None = None) -> list[str]:
+    """Files (`found.others` by default) that are not in a folder of stems.
+
+    The mixture and single instruments in such a folder need no report.
+    """
+    folders = {song.name for song in found.songs}
+    return [path for path in (found.others if paths is None else paths) if posixpath.dirname(path) not in folders]
+
+
+def songs_of(path: str) -> list[tuple[str, str]]:
+    """Name of the song and role of a file, for all readings of its name."""
+    return [(_name(posixpath.dirname(path), read), read.role) for read in stem_names(path)]
+
+
+def _songs(readings: dict[str, StemName], by_copy: bool) -> list[tuple[Song, list[tuple[str, str]]]]:
+    """Songs of files that are read in one way, and the files whose role in a song is already taken."""
+    songs: dict[tuple[str, ...], Song] = {}
+    repeated: dict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
+    for path, read in readings.items():
+        folder = posixpath.dirname(path)
+        key = (folder, read.track, read.rest, read.copy if by_copy else "")
+        song = songs.setdefault(key, Song(_name(folder, read)))
+        if read.role in song.files:
+            repeated[key].append((path, song.files[read.role]))
+        else:
+            song.files[read.role] = path
+    return [(song, repeated[key]) for key, song in songs.items()]
+
+
+def _name(folder: str, read: StemName) -> str:
+    """The name of a song: its folder, title, and what tells it from other versions."""
+    title = "_".join(filter(None, (read.track, read.rest)))
+    place = posixpath.join(folder, title) if title else folder
+    return " ".join(filter(None, (place, read.copy)))

@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listens to a vocal once, and returns all that the stages read: tokens, lead sheet, and the lead sheet by frame."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from ..audio.feature_extraction_hafm import Vocal
+from ..lead_sheet.bars import likeliest_key
+from ..lead_sheet.lead_sheet import LeadSheet, lead_sheet_streams
+from ..lead_sheet.vocabulary import ENERGIES
+from ..modeling.configuration_hafm import HAFMStageConfig
+from ..tokenizers.beat_line import likeliest_tempo
+from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+from ..tokenizers.pitch_line import PitchLine
+from ..tokenizers.stopping import CheckStop
+from .ends import Ends, add_bars
+from .modeling_listener import HAFMListenerModel
+from .transcription import energies
+
+logger = logging.get_logger(__name__)
+# lead sheet streams that depend on the beats
+BEAT_STREAMS = frozenset(("chord", "beat", "bar"))
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What is heard of a vocal, before any of it is given or decided.
+
+    Args:
+        line: its pitch line.
+        places (float32 [T_v, 4]): where in the beat each frame is, as a point in the unit disc (`HAFMRhythmNetwork`).
+    """
+
+    line: PitchLine
+    places: torch.Tensor
+
+
+@dataclass(frozen=True)
+class HAFMEncoderOutput:
+    """What the stages read of one song.
+
+    Args:
+        tokens (int64 [T_v]): vocal semantic tokens of the whole song.
+        lead_sheet: lead sheet of the song, as far as it was given or estimated.
+        streams: the lead sheet by frame (int64 [S, T_c]), by the name of the stage that reads it.
+        duration: exact length of the vocal in seconds.
+        before, after: silence around the vocal in seconds, in which the band plays alone.
+        fade: length of the fade-out at the end, in seconds.
+        seed: seed of the noise in the tokens, and of the random numbers of the stages.
+        sample: number of the accompaniment among those of its vocal, which selects its random numbers.
+    """
+
+    tokens: torch.Tensor
+    lead_sheet: LeadSheet = field(default_factory=LeadSheet)
+    streams: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    duration: Fraction = Fraction(0)
+    before: float = 0.0
+    after: float = 0.0
+    fade: float = 0.0
+    seed: int = 0
+    sample: int = 0
+
+    def length(self, rate: int) -> int:
+        """Length of the song in samples at `rate` Hz."""
+        return round(self.before * rate) + round(self.duration * rate) + round(self.after * rate)
+
+
+class HAFMVocalEncoder:
+    """The parts of a composite that listen to the vocal: semantic tokenizer, and listener and ear if there are any.
+
+    Args:
+        semantic_tokenizer: makes the tokens, and estimates the beats if it has a beat line.
+        listener: estimates chords and tempo.
+        ear: a pretrained network whose features the listener reads.
+        stages: configurations of the stages that read what the encoder returns, by name.
+    """
+
+    def __init__(
+        self,
+        semantic_tokenizer: HAFMSemanticTokenizerModel,
+        listener: HAFMListenerModel | None = None,
+        ear: HAFMSemanticTokenizerModel | None = None,
+        stages: Mapping[str, HAFMStageConfig] | None = None,
+    ) -> None:
+        self.semantic_tokenizer = semantic_tokenizer
+        self.listener = listener
+        self.ear = ear
+        self.stages = dict(stages or {})
+        self.reading_stages = {name: config for name, config in self.stages.items() if config.lead_sheet_streams}
+
+    @property
+    def lead_sheet_streams(self) -> set[str]:
+        """The lead sheet streams that any stage reads."""
+        return {stream for config in self.reading_stages.values() for stream in config.lead_sheet_streams}
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Names of the styles that the stages can play."""
+        for config in self.reading_stages.values():
+            if "style" in config.lead_sheet_streams:
+                return tuple(config.styles)
+        return ()
+
+    @property
+    def grid(self) -> int:
+        """How often a second frames of all stages begin together: 25 times for 50 and 75 Hz."""
+        rates = [config.frame_rate for config in self.stages.values()]
+        return math.gcd(self.semantic_tokenizer.config.frame_rate, *rates)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        vocal: Vocal,
+        given: LeadSheet | None = None,
+        *,
+        seed: int = 0,
+        style: str | None = None,
+        energy: str | None = None,
+        intro_bars: int = 0,
+        outro_bars: int = 0,
+        tail: float = 0.0,
+        check_stop: CheckStop | None = None,
+    ) -> HAFMEncoderOutput:
+        """Encodes one vocal.
+
+        Args:
+            vocal: the vocal, from the feature extractor.
+            given: the lead sheet of the vocal, as far as it is known.
+            seed: of the noise that is added before the vocal is tokenised.
+            style, energy: as in `GenerationOptions`; they take precedence over the lead sheet.
+            intro_bars, outro_bars: bars in which the band plays alone before and after the vocal.
+            tail: seconds in which it plays on after the vocal, if there is no outro.
+            check_stop: called between pieces of the work; an exception that it raises ends it.
+
+        Raises:
+            ValueError: chords, beats or bars are given that the model cannot follow.
+        """
+        sheet = LeadSheet() if given is None else given
+        self._check(sheet, intro_bars + outro_bars)
+        seconds = float(vocal.duration)
+        rate = self.semantic_tokenizer.config.sampling_rate
+
+        sheet, phase = self._completed(vocal, sheet, check_stop=check_stop)
+        ends = Ends(sheet=sheet)
+        if intro_bars or outro_bars:
+            ends = add_bars(sheet, vocal.samples, rate, intro_bars, outro_bars)
+        if not outro_bars:
+            ends = ends.with_tail(seconds, tail)
+        waveform = self._waveform(vocal, ends.before, ends.after)
+
+        sheet = ends.sheet or sheet
+        # without the padding to whole frames
+        song = waveform[: round(float(ends.before + seconds + ends.after) * rate)]
+        sheet = with_style_and_energy(sheet, style, energy, song.cpu().numpy(), rate)
+
+        if phase is not None:
+            phase = self._phase_of_song(phase, sheet, self.semantic_tokenizer.num_frames(len(waveform)))
+        tokens = self.semantic_tokenizer.encode(waveform, noise=True, seed=seed, phase=phase, check_stop=check_stop)
+        return HAFMEncoderOutput(
+            tokens=tokens,
+            lead_sheet=sheet,
+            streams=self.streams(len(tokens), sheet),
+            duration=vocal.duration,
+            before=ends.before,
+            after=ends.after,
+            fade=ends.fade,
+            seed=seed,
+        )
+
+    def lead_sheet(
+        self,
+        vocal: Vocal,
+        given: LeadSheet | None = None,
+        heard: Heard | None = None,
+        check_stop: CheckStop | None = None,
+    ) -> LeadSheet:
+        """Adds the model's estimates to what is known of a song; they can be corrected and passed back.
+
+        Args:
+            vocal: the vocal, from the feature extractor.
+            given: the lead sheet, as far as it is known.
+            heard: what `listen` has returned for the vocal, if it has been called.
+            check_stop: called between pieces of the work; an exception that it raises ends it.
+
+        Returns:
+            The lead sheet with beats if the tokenizer finds at least two, and chords and key if there is a listener.
+
+        Raises:
+            ValueError: chords are given by the bar and there are no beats.
+        """
+        return self._completed(vocal, LeadSheet() if given is None else given, heard, check_stop)[0]
+
+    @torch.no_grad()
+    def listen(self, vocal: Vocal, check_stop: CheckStop | None = None) -> Heard:
+        """Hears pitches and beats of a vocal, and what the ear hears of it; `check_stop` is as in the other methods.
+
+        Raises:
+            ValueError: the tokenizer has no rhythm network.
+        """
+        waveform = self._waveform(vocal)
+        line, places = self.semantic_tokenizer.listen(waveform, check_stop)
+        if self.ear is not None:
+            features = self.ear.extract_features(waveform.to(self.ear.device), check_stop=check_stop)
+            line = replace(line, heard=features.cpu().numpy())
+        return Heard(line, places)
+
+    def beat_phase(self, vocal: Vocal) -> torch.Tensor | None:
+        """The beat phase of each frame (float [T_v]) that the tokenizer reads if no beats are given.
+
+        None if it has no beat line.
+        """
+        if not self.semantic_tokenizer.config.beat_line:
+            return None
+        phase = self._beat_track(self.listen(vocal), LeadSheet())
+        return with_beats(LeadSheet(), phase, self.semantic_tokenizer.config.frame_rate)[1]
+
+    def streams(self, frames: int, sheet: LeadSheet) -> dict[str, torch.Tensor]:
+        """A lead sheet by frame, for the stages that read it.
+
+        Args:
+            frames: number of tokens of the vocal.
+            sheet: the lead sheet; what it lacks is encoded as unknown.
+
+        Returns:
+            int64 [S, T_c] by the name of the stage.
+
+        Raises:
+            ValueError: for a style that the model does not have.
+        """
+        streams = {}
+        for name, config in self.reading_stages.items():
+            rate = config.conditioning_frame_rate
+            count = frames * rate // self.semantic_tokenizer.config.frame_rate
+            rows = lead_sheet_streams(sheet, list(config.lead_sheet_streams), count, rate, config.styles)
+            streams[name] = rows.to(self.semantic_tokenizer.device)
+        return streams
+
+    def in_style(self, song: HAFMEncoderOutput, style: str) -> HAFMEncoderOutput:
+        """The same song with a style that the model has chosen."""
+        estimated = sorted({*song.lead_sheet.estimated, "style"})
+        sheet = replace(song.lead_sheet, style=style, estimated=estimated)
+        return replace(song, lead_sheet=sheet, streams=self.streams(len(song.tokens), sheet))
+
+    def _check(self, sheet: LeadSheet, bars: int) -> None:
+        """Refuses parts of a lead sheet, and bars, that neither the stages nor the tokenizer follow."""
+        read = self.lead_sheet_streams
+        if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in read:
+            raise ValueError("Chords are given, but no stage of this model reads any; leave chords out.")
+        if sheet.has_beats and not self.semantic_tokenizer.config.beat_line and not read & BEAT_STREAMS:
+            raise ValueError("This model has no beat line; leave tempo and beats of a lead sheet out.")
+        if bars and not read & {"beat", "bar"}:
+            raise ValueError("This model cannot follow beats; leave intro_bars and outro_bars out.")
+
+    def _completed(
+        self,
+        vocal: Vocal,
+        sheet: LeadSheet,
+        heard: Heard | None = None,
+        check_stop: CheckStop | None = None,
+    ) -> tuple[LeadSheet, torch.Tensor | None]:
+        """Completes a lead sheet by estimates; returns it with the beat phase of each frame (float [T_v], or None).
+
+        The vocal is listened to at most once, and only if beats or chords are missing.
+        """
+        tokenizer = self.semantic_tokenizer
+        rate = tokenizer.config.frame_rate
+        gaps = [] if sheet.bars else sheet.chord_gaps(float(vocal.duration))
+        if self.listener is None and sheet.key and "key" not in sheet.estimated and gaps:
+            logger.warning("The key changes no chords, since this model has no listener; give chords instead.")
+
+        phase = sheet.phase(tokenizer.num_frames(self._samples(float(vocal.duration))), rate)
+        if tokenizer.config.beat_line and heard is None and (phase is None or gaps):
+            heard = self.listen(vocal, check_stop)
+        if phase is None and heard is not None:
+            phase = self._beat_track(heard, sheet, check_stop)
+        if phase is None:
+            if sheet.bars:
+                raise ValueError(
+                    "Chords by the bar need beats, which this model does not estimate; give beats as well."
+                )
+            return sheet, None
+        sheet, phase = with_beats(sheet, phase, rate)
+        if self.listener is not None and heard is not None and gaps:
+            chords = self.listener.chords(heard.line, phase, sheet)
+            sheet = with_chords(sheet, LeadSheet.from_estimates(phase, chords, rate), gaps)
+        return sheet, phase
+
+    def _beat_track(self, heard: Heard, sheet: LeadSheet, check_stop: CheckStop | None = None) -> torch.Tensor:
+        """Beat phase of each frame along one beat track (float [T_v]), near the tempo that the listener estimates."""
+        tempo = None
+        if self.listener is not None and sheet.tempo is None:
+            tempo = likeliest_tempo(self.listener.tempi, self.listener.tempo_of(heard.line))
+        return self.semantic_tokenizer.beat_phase(heard.places, sheet, tempo, check_stop)
+
+    def _phase_of_song(self, phase: torch.Tensor, sheet: LeadSheet, frames: int) -> torch.Tensor | None:
+        """The beat phase (float [T_v]) of a song with its ends, which the tokenizer reads; None if it reads none."""
+        if not self.semantic_tokenizer.config.beat_line:
+            return None
+        listed = sheet.phase(frames, self.semantic_tokenizer.config.frame_rate)
+        if listed is not None:
+            return listed
+        # too short for two beats
+        return torch.cat([phase, phase[-1:].expand(frames - len(phase))])
+
+    def _samples(self, seconds: float) -> int:
+        """Number of samples of a vocal of `seconds`, rounded up to whole frames of all stages."""
+        frames = math.ceil(round(seconds * self.grid, 6))
+        return frames * self.semantic_tokenizer.config.sampling_rate // self.grid
+
+    def _waveform(self, vocal: Vocal, before: float = 0.0, after: float = 0.0) -> torch.Tensor:
+        """The vocal with silence around it (in s), padded to whole frames: float32 [N] on the tokenizer's device."""
+        first = round(before * self.semantic_tokenizer.config.sampling_rate)
+        waveform = np.zeros(self._samples(before + float(vocal.duration) + after), dtype=np.float32)
+        samples = vocal.samples[: len(waveform) - first]
+        waveform[first : first + len(samples)] = samples
+        return torch.from_numpy(waveform).to(self.semantic_tokenizer.device)
+
+
+def with_beats(sheet: LeadSheet, phase: torch.Tensor, frame_rate: int) -> tuple[LeadSheet, torch.Tensor]:
+    """Adds the beats of a beat track to a lead sheet, and places chords that are given by the bar.
+
+    A given tempo fixes how far apart the estimated beats are; where they are is the estimate.
+
+    Args:
+        sheet: the lead sheet, as far as it is known.
+        phase (float [T]): beat phase of each frame.
+        frame_rate: in Hz.
+
+    Returns:
+        The lead sheet, and the phase that follows from its beats (float [T]).
+    """
+    sheet = sheet.with_bars_placed(phase, frame_rate)
+    estimate = replace(LeadSheet.from_estimates(phase, None, frame_rate), downbeat=sheet.downbeat)
+    if estimate.beats:
+        sheet = replace(sheet, tempo=None)
+    sheet = sheet.completed_by(estimate)
+    listed = sheet.phase(len(phase), frame_rate)
+    # too few beats to list
+    if listed is None:
+        return sheet, phase
+    return sheet, listed
+
+
+def with_chords(sheet: LeadSheet, estimate: LeadSheet, gaps: Sequence[tuple[float, float]]) -> LeadSheet:
+    """Adds estimated chords where none are given ((start s, stop s) each), and the key that fits all chords best.
+
+    The estimated chords are spelled as in that key.
+    """
+    key = sheet.key or likeliest_key(sheet.with_chords_in_gaps(estimate, gaps))
+    estimate = estimate.spelled(key)
+    sheet = sheet.with_chords_in_gaps(estimate, gaps) if sheet.chords else sheet.completed_by(estimate)
+    return sheet.completed_by(LeadSheet(key=key, estimated=["key"] if key else []))
+
+
+def with_style_and_energy(
+    sheet: LeadSheet, style: str | None, energy: str | None, samples: np.ndarray, rate: int
+) -> LeadSheet:
+    """Adds style and energy, as in `GenerationOptions`, to the lead sheet of a vocal (float32 [N] at `rate` Hz).
+
+    With the energy "auto", the sections of the lead sheet count; without any, the loudness of the vocal in each bar.
+    """
+    if style is not None:
+        estimated = [name for name in sheet.estimated if name != "style"]
+        sheet = replace(sheet, style=style, estimated=estimated)
+    if energy in ENERGIES:
+        estimated = [name for name in sheet.estimated if name != "sections"]
+        sheet = replace(sheet, sections=[(0.0, len(samples) / rate, energy)], estimated=estimated)
+    elif energy is not None and not sheet.sections:
+        estimated = sorted({*sheet.estimated, "sections"})
+        sheet = replace(sheet, sections=energies(samples, rate, sheet.downbeats), estimated=estimated)
+    return sheet
