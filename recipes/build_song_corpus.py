@@ -5,8 +5,9 @@
 
 SONGS contains POP909's folders, VOICES a folder per voice (recorded syllables and units.tsv). Debian packages needed:
 fluidsynth, fluid-soundfont-gm, musescore-general-soundfont-lossless. OUT/{train,validation,test}/SONG_PASS/ gets
-vocal.flac, instrumental.flac, its stems (drums, bass, chords, pads) and labels.json with the lead sheet. A killed
-run resumes; each worker uses one thread.
+vocal.flac, instrumental.flac, its stems (drums, bass, chords, pads) and labels.json with the lead sheet; with
+--stereo-rate 44100, also stereo.flac, the same instrumental as left and right. A killed run resumes; each worker uses
+one thread.
 """
 
 import logging
@@ -48,7 +49,10 @@ def main(
     reharmonised: Annotated[
         float, typer.Option(min=0, max=1, help="Share of songs whose melody gets other chords.")
     ] = 0.0,
+    suited: Annotated[bool, typer.Option(help="Draw styles by a song's metre, tempo and density.")] = True,
     line_ups: Annotated[bool, typer.Option(help="Draw instruments for each song and humanise the playing.")] = False,
+    seconds: Annotated[tuple[float, float], typer.Option(help="Shortest and longest excerpt of a song.")] = (60, 90),
+    stereo_rate: Annotated[int | None, typer.Option(min=24_001, help="Write the band in stereo too, in Hz.")] = None,
     workers: Annotated[int, typer.Option(min=1)] = 1,
     seed: int = 0,
 ) -> None:
@@ -59,16 +63,17 @@ def main(
         songs=songs, voices=voices, soundfonts=tuple(soundfont), output=output, seed=seed,
         styles=tuple(styles.split(",")), reharmonised=reharmonised, line_ups=line_ups,
         training_voices=tuple(training_voice), test_voices=tuple(test_voice),
-        validation_songs=validation_songs, test_songs=test_songs,
+        validation_songs=validation_songs, test_songs=test_songs, seconds=seconds, stereo_rate=stereo_rate,
+        suited=suited,
     )  # fmt: skip
     begin, rendered = time.monotonic(), 0.0
     for number in range(first_pass, first_pass + passes):
         tasks = list_tasks(options, number)[:limit]
-        for done, (name, seconds) in enumerate(build_corpus(options, tasks, workers), start=1):
-            rendered += seconds
+        for done, (name, length) in enumerate(build_corpus(options, tasks, workers), start=1):
+            rendered += length
             speed = rendered / (time.monotonic() - begin)
             logger.info(
-                "pass %d %d/%d %s %.1f s; %.2f h so far at %.0f x real time", number, done, len(tasks), name, seconds,
+                "pass %d %d/%d %s %.1f s; %.2f h so far at %.0f x real time", number, done, len(tasks), name, length,
                 rendered / 3600, speed,
             )  # fmt: skip
 

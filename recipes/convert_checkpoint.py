@@ -1,153 +1,201 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts original PyTorch checkpoints (ar_semantic, ar_coarse, ar_fine, each with ckpt_best.pt) to stage folders.
+"""Converts the checkpoints that HAFM's authors published to a complete model of this package, in one command.
 
-    python recipes/convert_checkpoint.py ORIGINAL                                 # names and shapes of both sides
-    python recipes/convert_checkpoint.py ORIGINAL OUT --mapping mapping.yaml
+    python recipes/convert_checkpoint.py zhuqijian/HAFM hafm-base --pairs SONGS
+    python recipes/convert_checkpoint.py FOLDER hafm-base --pairs SONGS --hubert HUBERT --codec ENCODEC
+    python recipes/convert_checkpoint.py zhuqijian/HAFM hafm-base --assume-paper
 
-No checkpoint has been published, so the original weight names are unknown: a mapping file gives the source of each of
-our weights. `{}` stands for the layer index and `[]` for the codebook index, if the original has a table for each:
+SONGS holds at least two real songs with their vocals and accompaniments apart, as for `hafm prepare`; by how likely
+the stages find their tokens, it settles what the files leave open. `--assume-paper` skips that. The files are read
+without running any code in them. `--mapping` says which tensor is which weight, where the script cannot find out
+(`original_hafm/mapping.py` shows the format).
 
-    semantic:
-      config: {hidden_size: 512, num_hidden_layers: 12}     # where it departs from the paper's
-      keys:
-        model.layers.{}.attention_norm.weight: blocks.{}.norm1.weight
-        model.target_embedding.weight: "embeddings.[].weight"
-        model.norm.weight: norm.weight
-      leave_out: [rope.inv_freq]
-
-Weights that are missing, left over, of another shape or not finite are rejected.
+Built from published facts, tested on checkpoints of the same layout, never run on the published files themselves.
 """
 
-import pickle
-import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import torch
 import typer
 import yaml
-from transformers import PreTrainedModel
 
+from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.parts import stage_parts
+from hafm_hf.corpus.tokenizing import TokenizerOptions, Tokenizers
+from hafm_hf.pretrained.model_card import CardFacts
+from original_hafm.download import Files, published_files
+from original_hafm.evidence import CROP_SECONDS, Candidate, Search, Verdict, crops_of, described, read_pairs, tokenized
+from original_hafm.kmeans import read_kmeans
+from original_hafm.layout import PAPER, TABLES, TARGETS
+from original_hafm.mapping import assembled, map_keys, stage_config
+from original_hafm.reading import Checkpoint, read_checkpoint
+from original_hafm.tokenizer import LAYERS, ChosenTokenizer, choose_tokenizer, proposed_hubert, tokenizer_of
+from original_hafm.writing import STAGES, STATE, write_card, write_model
 from running import run_recipe
 
-CHECKPOINT, STATE = "ckpt_best.pt", "model_state"
-# prefixes that DistributedDataParallel and torch.compile add to every key
-WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
-LAYER = re.compile(r"layers\.(\d+)\.")
-
-
-def load_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """Loads the tensors of an original checkpoint, with wrappers' prefixes removed; no code in the file is run.
-
-    Raises:
-        ValueError: the file contains more than tensors, has no `model_state`, has weights that are not finite, or two
-            keys that differ in prefixes only.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors, and such a file can run code when it is read; ask its publisher for the "
-            "bare weights."
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a PyTorch checkpoint.") from error
-    state = content.get(STATE) if isinstance(content, dict) else None
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{path} has no {STATE!r} of tensors, which is where the originals keep their weights.")
-    for key, value in state.items():
-        if not bool(value.isfinite().all()):
-            raise ValueError(f"{path}: {key} holds NaN or infinite weights.")
-    tensors = {WRAPPERS.sub("", key): value for key, value in state.items()}
-    if len(tensors) != len(state):
-        raise ValueError(f"{path}: two keys are the same without the prefixes module. and _orig_mod.")
-    return tensors
-
-
-def their_keys(name: str, keys: dict[str, str]) -> tuple[str, bool] | None:
-    """The original key of one of our weights, and whether it has a key per codebook; None if it is not mapped."""
-    layer = LAYER.search(name)
-    pattern = keys.get(LAYER.sub("layers.{}.", name), keys.get(name))
-    if pattern is None:
-        return None
-    return pattern.replace("{}", layer[1] if layer else ""), "[]" in pattern
-
-
-def convert_stage(name: str, tensors: dict[str, torch.Tensor], mapping: dict[str, Any]) -> PreTrainedModel:
-    """A stage with the original weights.
-
-    Args:
-        name: semantic, coarse or fine.
-        tensors: the original tensors by key.
-        mapping: this stage's part of the mapping file, with "config", "keys" and "leave_out".
-
-    Raises:
-        ValueError: the mapping doesn't use every tensor and fill every weight, or shapes differ.
-    """
-    if unknown := set(mapping) - {"config", "keys", "leave_out"}:
-        raise ValueError(
-            f"The mapping of {name} holds {', '.join(sorted(unknown))}; it may hold config, keys, leave_out."
-        )
-    model = stage_parts()[name].model_class(stage_parts()[name].model_class.config_class(**mapping.get("config", {})))
-    rest, state, problems = dict(tensors), {}, []
-    for key in mapping.get("leave_out", []):
-        if rest.pop(key, None) is None:
-            problems.append(f"{key} is to be left out, but does not exist")
-    for ours, weight in model.state_dict().items():
-        source = their_keys(ours, mapping.get("keys", {}))
-        if source is None:
-            problems.append(f"{ours} {tuple(weight.shape)} is not in the mapping")
-            continue
-        key, stacked = source
-        wanted = [key.replace("[]", str(book)) for book in range(len(weight))] if stacked else [key]
-        if missing := [each for each in wanted if each not in rest]:
-            problems.append(f"{ours} needs {missing[0]}, which the checkpoint does not hold or which is used twice")
-            continue
-        found = [rest.pop(each).float() for each in wanted]
-        shapes = {tuple(each.shape) for each in found}
-        if shapes != {tuple(weight.shape[1:] if stacked else weight.shape)}:
-            problems.append(f"{ours} {tuple(weight.shape)} does not fit {key} {shapes}")
-            continue
-        state[ours] = torch.stack(found) if stacked else found[0]
-    problems += [f"{key} {tuple(value.shape)} is left over" for key, value in rest.items()]
-    if problems:
-        raise ValueError(f"The checkpoint does not fit the {name} stage:\n  " + "\n  ".join(problems))
-    model.load_state_dict(state, strict=True)
-    return model.eval()
-
-
-def show(name: str, tensors: dict[str, torch.Tensor]) -> None:
-    """Prints weight names and shapes of the original and of our stage at the paper's size."""
-    with torch.device("meta"):
-        ours = stage_parts()[name].model_class(stage_parts()[name].model_class.config_class()).state_dict()
-    for title, state in ((f"{name}, original", tensors), (f"{name}, ours", ours)):
-        typer.echo(title)
-        for key, value in state.items():
-            typer.echo(f"  {key} {tuple(value.shape)}")
+CODEC = "facebook/encodec_24khz"
 
 
 def main(
-    original: Annotated[Path, typer.Argument(help="Folder with ar_semantic, ar_coarse, ar_fine.", file_okay=False)],
-    out: Annotated[Path | None, typer.Argument(help="Folder for the stages.", file_okay=False)] = None,
+    original: Annotated[str, typer.Argument(help="Hub id or folder with ar_semantic, ar_coarse, ar_fine, k-means.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the model.", file_okay=False)],
+    pairs: Annotated[Path | None, typer.Option(help="Folder of real songs, as for hafm prepare.")] = None,
+    assume_paper: Annotated[bool, typer.Option(help="Take the paper's layout without evidence.")] = False,
+    hubert: Annotated[list[str] | None, typer.Option(help="Hub id or folder of a HuBERT; repeatable.")] = None,
+    layer: Annotated[list[int] | None, typer.Option(help="Its hidden state to try; repeatable.")] = None,
+    codec: Annotated[str, typer.Option(help="Hub id or folder of EnCodec at 24 kHz.")] = CODEC,
     mapping: Annotated[Path | None, typer.Option(help="YAML file that maps our weights to theirs.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of the hub's repository.")] = None,
+    push_to_hub: Annotated[str | None, typer.Option(help="Hub id to upload the model to.")] = None,
 ) -> None:
-    """Converts the stages that exist, or without a mapping, prints the names that it needs."""
-    paths = {name: original / f"ar_{name}" / CHECKPOINT for name in stage_parts()}
-    stages = {name: load_checkpoint(path) for name, path in paths.items() if path.is_file()}
-    if not stages:
-        raise ValueError(f"{original} holds none of {', '.join(f'ar_{name}/{CHECKPOINT}' for name in stage_parts())}.")
-    if out is None or mapping is None:
-        for name, tensors in stages.items():
-            show(name, tensors)
-        return
-    said = yaml.safe_load(mapping.read_text()) or {}
-    models = {name: convert_stage(name, tensors, said.get(name, {})) for name, tensors in stages.items()}
-    for name, model in models.items():
-        if (out / name).exists():
-            raise ValueError(f"{out / name} exists; name another folder.")
-        model.save_pretrained(out / name)
-        typer.echo(f"wrote {out / name}")
+    """Converts ORIGINAL to the model OUT."""
+    try:
+        convert(original, out, pairs, assume_paper, hubert or [], layer or [], codec, mapping, revision)
+    except ValueError as error:
+        sentence, _, details = str(error).partition("\n")
+        if details:
+            typer.echo(details, err=True)
+        raise ValueError(sentence) from error
+    if push_to_hub:
+        commit = HAFMForVocalAccompaniment.from_pretrained(out).push_to_hub(push_to_hub)
+        typer.echo(f"uploaded to {commit.repo_url}")
+    model = push_to_hub or out
+    typer.echo(
+        f"Next:\n  hafm info {model}\n  hafm accompany vocal.wav --model {model} --out songs\n"
+        f"  hafm evaluate --protocol musdb18 MUSDB18 --model {model} --out report"
+    )
+
+
+def convert(
+    original: str,
+    out: Path,
+    pairs: Path | None,
+    assume_paper: bool,
+    huberts: list[str],
+    layers: list[int],
+    codec: str,
+    mapping: Path | None,
+    revision: str | None,
+) -> Verdict:
+    """Converts and writes a model; the arguments are `main`'s.
+
+    Raises:
+        ValueError: the files are not what they should be, or nothing fits; what follows its first line is for
+            whoever wants to report it.
+        OSError: a HuBERT or codec cannot be loaded.
+    """
+    if (pairs is None) != assume_paper:
+        raise ValueError(
+            "Give either --pairs FOLDER, a few real songs whose voice and band are apart, or --assume-paper."
+        )
+    said: dict[str, Any] = {} if mapping is None else yaml.safe_load(mapping.read_text(encoding="utf-8")) or {}
+    files = published_files(original, revision)
+    typer.echo(_about(files))
+    kmeans = read_kmeans(files.kmeans)
+    huberts = huberts or [proposed_hubert(kmeans)]
+    segments = [] if pairs is None else read_pairs(pairs)
+    if assume_paper:
+        model = tokenizer_of(kmeans, huberts[0], layers[0] if layers else LAYERS[0])
+        tokenizer = ChosenTokenizer(model, huberts[0], [], decided=False)
+    else:
+        tokenizer = choose_tokenizer(kmeans, huberts, layers or LAYERS, segments, typer.echo)
+    typer.echo(f"semantic tokenizer: {tokenizer.description}")
+    checkpoints, stages = {}, {}
+    for name, path in files.stages.items():
+        checkpoints[name] = read_checkpoint(path)
+        stages[name] = candidate(name, checkpoints[name], said.get(name))
+        remarks = " ".join(checkpoints[name].remarks)
+        typer.echo(f"{name}: {stages[name].model.num_parameters():,} parameters. {remarks}".rstrip())
+    if assume_paper:
+        verdict = Verdict(PAPER)
+        for stage in stages.values():
+            stage.lay_out(PAPER)
+    else:
+        verdict = settle(stages, tokenizer, codec, segments)
+        typer.echo(described(verdict))
+        report = _report(files, checkpoints, tokenizer, verdict)
+        if verdict.faults:
+            raise ValueError(
+                f"Nothing fits: {'; '.join(verdict.faults)}. Either the tokens are not those that it was trained on "
+                "(another HuBERT, k-means or codec), or its layout is none of those that are tried; please report "
+                f"what follows.\n{report}"
+            )
+    write_model(out, tokenizer.model, codec, {name: stage.model for name, stage in stages.items()})
+    sources = {STAGES: original, "HuBERT": tokenizer.hubert, "codec": codec}
+    write_card(out, sources, card_facts(files, checkpoints, tokenizer, verdict, assume_paper))
+    typer.echo(f"wrote {out}")
+    return verdict
+
+
+def candidate(name: str, checkpoint: Checkpoint, said: dict[str, Any] | None = None) -> Candidate:
+    """A stage whose weights are mapped, and not yet laid out.
+
+    Raises:
+        ValueError: a tensor is left over, or a weight is not filled.
+    """
+    mapping = map_keys(name, checkpoint.tensors, said)
+    shapes = {key: tuple(value.shape) for key, value in checkpoint.tensors.items()}
+    model = stage_parts()[name].model_class(stage_config(name, mapping, shapes)).eval()
+    moments = checkpoint.second_moments
+    trained = {
+        table: [bool(moments[key][-1].any()) for key in mapping.keys[table]]
+        for table in (TABLES, TARGETS)
+        if all(key in moments for key in mapping.keys[table])
+    }
+    return Candidate(model, assembled(name, mapping, checkpoint.tensors), trained, mapping.guessed)
+
+
+def settle(stages: dict[str, Candidate], tokenizer: ChosenTokenizer, codec: str, segments: list[Any]) -> Verdict:
+    """Chooses the layout on the tokens of real pairs, and lays the stages out in it."""
+    with TemporaryDirectory() as folder:
+        tokenizer.model.save_pretrained(folder)
+        songs = tokenized(segments, Tokenizers(TokenizerOptions(semantic_tokenizer=folder, codec=codec)))
+    crops = {name: crops_of(name, songs, stage.model, CROP_SECONDS[name]) for name, stage in stages.items()}
+    verdict = Search(stages, crops, typer.echo).run()
+    for stage in stages.values():
+        stage.lay_out(verdict.layout)
+    return verdict
+
+
+def card_facts(
+    files: Files, checkpoints: dict[str, Checkpoint], tokenizer: ChosenTokenizer, verdict: Verdict, assume_paper: bool
+) -> CardFacts:
+    """What the card says about the weights, the choices and what is not known."""
+    steps = {name: each.step for name, each in checkpoints.items() if each.step}
+    training: dict[str, Any] = {f"{name.capitalize()} stage": f"{step:,} steps" for name, step in steps.items()}
+    training["Converted from"] = f"{files.source}; {_about(files)}"
+    training["Semantic tokenizer"] = tokenizer.description + ("" if tokenizer.decided else " (*undetermined*)")
+    sections = {"State": f"{STATE} Nobody has listened to it here."}
+    if assume_paper:
+        sections["Choices"] = "All as in the paper, without evidence (`--assume-paper`)."
+    else:
+        measured = "\n".join(f"- {name}: {words}" for name, words in verdict.yardsticks.items())
+        distances = "\n".join(f"- {line}" for line in tokenizer.evidence)
+        sections["Choices"] = f"Made on real pairs.\n\n{described(verdict)}\n\n{measured}\n\n{distances}"
+    return CardFacts(
+        training=training,
+        sections=sections,
+        limits=["It reads the voice only: style, lead sheet and stems cannot be requested."],
+    )
+
+
+def _about(files: Files) -> str:
+    if not files.differing:
+        return "the files are those of the known revision"
+    return f"not those of the known revision: {', '.join(files.differing)}"
+
+
+def _report(files: Files, checkpoints: dict[str, Checkpoint], tokenizer: ChosenTokenizer, verdict: Verdict) -> str:
+    """One block to paste into an issue."""
+    lines = ["```", f"source: {files.source}", *(f"{digest}  {name}" for name, digest in files.sums.items())]
+    for name, checkpoint in checkpoints.items():
+        lines.append(f"{name}: {len(checkpoint.tensors)} tensors, step {checkpoint.step}")
+        lines += [f"  {key} {tuple(value.shape)}" for key, value in checkpoint.tensors.items()]
+    lines += [f"tokenizer: {tokenizer.description}", *tokenizer.evidence]
+    lines += [f"{name}: {words}" for name, words in verdict.yardsticks.items()]
+    return "\n".join([*lines, described(verdict), f"torch {torch.__version__}", "```"])
 
 
 if __name__ == "__main__":

@@ -6,9 +6,14 @@
         --codec CODEC --decoder_only true --steps 350 --learning_rate 5e-4 --final_learning_rate 2e-5 \
         --warmup_steps 50 --averaging 0.995 --level_weight 0.5 --adversarial_from 1 --adversarial_ramp 300 \
         --discriminator_learning_rate 1e-3 --discriminator_share 0.5
+    python recipes/train_spectral_codec.py --corpus CORPUS --records FOLDER --out RUN --codec CODEC \
+        --decoder_only true --output_sampling_rate 44100 --output_audio_channels 2 --steps 2000 --batch_size 4 \
+        --varied_rows 1 --learning_rate 5e-4 --final_learning_rate 2e-5 --warmup_steps 50 --averaging 0.995 \
+        --stft_sizes 512,2048,8192 --mel_weight 0 --level_weight 0.25
 
 CORPUS is the output of recipes/build_song_corpus.py. The second command only trains the decoder of a spectral codec
 further, on more corpora and on recordings in FOLDER, of which every eighth is held out for tests; codes stay the same.
+The third makes the decoder play 44.1 kHz stereo of the same codes, and trains it on a corpus with stereo.flac.
 RUN/state.pt is saved every few minutes and at the end, and the same command resumes from it. RUN/codec is the codec,
 RUN/metrics.jsonl the log. One CPU core does about three steps per second, or one with discriminators.
 """
@@ -22,9 +27,11 @@ import torch
 from hafm_hf import HAFMSpectralConfig, HAFMSpectralModel
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.codec import evaluate_codec
-from hafm_tiny.song_pool import Song, read_mono
+from hafm_tiny.song_pool import Song, read_mono, read_stereo
 from hafm_tiny.song_runs import SongRunArguments, resume, train_on_songs
 from hafm_tiny.spectral_codec import SpectralTrainer, SpectralTrainingArguments
+from hafm_tiny.stereo_figures import evaluate_in_stereo
+from hafm_tiny.wider_codec import widened
 from running import check_sizes, run_recipe
 
 SIZES = ("hop_length", "num_codebooks", "encoder_width", "encoder_layers", "decoder_width", "decoder_layers",
@@ -44,6 +51,8 @@ class SpectralCodecArguments:
     codebook_dim: int | None = None
     phase_jitter: float = field(default=0.3, metadata={"help": "of the finished codec; training uses 0"})
     codec: str = field(default="", metadata={"help": "spectral codec to start from: a folder or hub id"})
+    output_sampling_rate: int | None = field(default=None, metadata={"help": "Hz that the decoder shall play"})
+    output_audio_channels: int | None = field(default=None, metadata={"help": "channels that it shall play"})
     further: str = field(default="", metadata={"help": "more corpora of songs, separated by commas"})
     records: str = field(default="", metadata={"help": "folder of recordings to train on as well"})
     figures: bool = field(default=True, metadata={"help": "evaluate it on the test songs at the end"})
@@ -60,14 +69,30 @@ def load_or_create(arguments: SpectralCodecArguments) -> HAFMSpectralModel:
     return HAFMSpectralModel(HAFMSpectralConfig(**sizes, window_length=4 * config.hop_length))
 
 
-def read_records(folder: str, sampling_rate: int, held_out: bool = False) -> list[Song]:
-    """The recordings below a folder, in mono; every eighth is held out for tests."""
+def wider(codec: HAFMSpectralModel, arguments: SpectralCodecArguments) -> HAFMSpectralModel:
+    """The codec with the output format that the arguments ask for."""
+    output = codec.config.output_format
+    rate = arguments.output_sampling_rate or output.sampling_rate
+    channels = arguments.output_audio_channels or output.channels
+    if (rate, channels) == (output.sampling_rate, output.channels):
+        return codec
+    return widened(codec, rate, channels)
+
+
+def read_records(
+    folder: str, sampling_rate: int, held_out: bool = False, stereo_rate: int | None = None
+) -> list[Song]:
+    """The recordings below a folder, in mono and, at `stereo_rate`, in stereo; every eighth is held out for tests."""
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".flac", ".ogg", ".wav"))
     chosen = [path for index, path in enumerate(paths) if (index % 8 == 7) == held_out] if folder else []
     if folder and not chosen:
         raise ValueError(f"{folder} holds no recordings to train on: every eighth .flac, .ogg or .wav is for tests.")
     sounds = [read_mono(path, sampling_rate) for path in chosen]
-    return [Song(path.stem, sound, sound, {}) for path, sound in zip(chosen, sounds, strict=True)]
+    both = [read_stereo(path, stereo_rate) if stereo_rate else None for path in chosen]
+    return [
+        Song(path.stem, sound, sound, {}, stereo=stereo)
+        for path, sound, stereo in zip(chosen, sounds, both, strict=True)
+    ]
 
 
 def main() -> None:
@@ -75,22 +100,36 @@ def main() -> None:
     words = parse_dataclasses((SpectralCodecArguments, SpectralTrainingArguments, SongRunArguments))
     model, arguments, run = words
     torch.manual_seed(arguments.seed)
-    codec = load_or_create(model).to(run.device).train()
+    trained = load_or_create(model)
+    codec = wider(trained, model).to(run.device).train()
     codec.config.phase_jitter = 0.0
-    pool = run.songs("train", codec.config.sampling_rate)
+    output = codec.config.output_format
+    stereo_rate = output.sampling_rate if output != codec.config.input_format else None
+    pool = run.songs("train", codec.config.sampling_rate, stereo_rate=stereo_rate)
     for folder in filter(None, model.further.split(",")):
-        pool.songs += replace(run, corpus=folder).songs("train", codec.config.sampling_rate).songs
+        further = replace(run, corpus=folder).songs("train", codec.config.sampling_rate, stereo_rate=stereo_rate)
+        pool.songs += further.songs
     pool.require((arguments.crop_frames + 1) * codec.config.hop_length / codec.config.sampling_rate)
-    records = read_records(model.records, codec.config.sampling_rate)
+    records = read_records(model.records, codec.config.sampling_rate, stereo_rate=stereo_rate)
     trainer = SpectralTrainer(codec, pool, arguments, records)
-    if not resume(trainer, run) and not model.codec:
-        trainer.start()
+    if not resume(trainer, run):
+        if not model.codec:
+            trainer.start()
+        elif codec is not trained:
+            trainer.start_wider(trained.config.output_format.num_bins)
     train_on_songs(trainer, arguments.steps, run, lambda out: trainer.averaged().save_pretrained(out / "codec"))
     finished = trainer.settle(min(300, arguments.steps))
     finished.config.phase_jitter = model.phase_jitter
     finished.save_pretrained(Path(run.out) / "codec")
-    held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stems=True) if model.figures else None
-    if held_out and held_out.songs:
+    if not model.figures:
+        return
+    if stereo_rate:
+        held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stereo_rate=stereo_rate)
+        figures = evaluate_in_stereo({"before": trained, "after": trainer.average}, held_out)
+        Path(run.out, "figures.json").write_text(json.dumps(figures, indent=2))
+        return
+    held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stems=True)
+    if held_out.songs:
         whole = codec.config.num_codebooks
         counts = sorted({whole, -(-whole // 2), -(-whole // 4)}, reverse=True)
         figures = evaluate_codec(trainer.average, held_out, tuple(counts))

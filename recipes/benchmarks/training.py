@@ -80,7 +80,7 @@ class UnbiasedAttention(HAFMAttention):
     """The stage's attention with PyTorch's fused causal kernel in place of a bias."""
 
     def forward(
-        self, hidden_states: torch.Tensor, position_bias: torch.Tensor, *args: Any, **kwargs: Any
+        self, hidden_states: torch.Tensor, position_bias: Any, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, None]:
         """As HAFMAttention; only the shape of `position_bias` is read."""
         batch, slots, _ = hidden_states.shape
@@ -103,6 +103,8 @@ class NoBias(nn.Module):
     def forward(self, query: Any, key: Any, seen: torch.Tensor) -> torch.Tensor:
         """An expanded zero, float [1, 1, n_query, n_key]."""
         return torch.zeros(1, device=seen.device).expand(1, 1, len(query.slot), len(key.slot))
+
+    by_bucket = forward
 
 
 def without_bias(stage: HAFMStageForCausalLM) -> HAFMStageForCausalLM:

@@ -17,7 +17,7 @@ from .song_pool import PCM_SCALE, SongPool
 
 
 def relative_error(target: torch.Tensor, output: torch.Tensor, floor: float = 0.25) -> torch.Tensor:
-    """Mean over rows of ‖x − y‖² / (‖x‖² + floor · mean power of the batch), for float [B, 1, N].
+    """Mean over rows of ‖x − y‖² / (‖x‖² + floor · mean power of the batch), for float [B, C, N].
 
     Without the floor, quiet rows, whose error can be many times their power, dominate the gradient once the codec is
     quantised: its norm rose fortyfold in a trial.
@@ -30,18 +30,15 @@ def relative_error(target: torch.Tensor, output: torch.Tensor, floor: float = 0.
 def spectral_distance(
     target: torch.Tensor, output: torch.Tensor, sizes: tuple[int, ...] = (256, 1024, 4096)
 ) -> torch.Tensor:
-    """STFT distance of float [B, 1, N]: relative L1 of magnitudes plus L1 of log magnitudes, mean over `sizes`.
+    """STFT distance of float [B, C, N]: relative L1 of magnitudes plus L1 of log magnitudes, mean over `sizes`.
 
-    Windows longer than the audio are skipped; at 24 kHz, the longest one resolves semitones above 400 Hz.
+    Of stereo, it compares mid, side, left and right. Windows longer than the audio are skipped; at 24 kHz, the longest
+    one resolves semitones above 400 Hz.
     """
     total = target.new_zeros(())
     sizes = tuple(size for size in sizes if size <= target.shape[-1])
     for size in sizes:
-        window = torch.hann_window(size, device=target.device)
-        magnitudes = [
-            torch.stft(x.squeeze(1), size, size // 4, window=window, return_complex=True).abs()
-            for x in (target, output)
-        ]
+        magnitudes = [view_spectra(x, size).abs() for x in (target, output)]
         # the floor is relative to the clip's peak: noise 60 dB below it is not worth any bits
         floor = 1e-3 * magnitudes[0].amax(dim=(1, 2), keepdim=True) + 1e-5
         logs = [torch.log(magnitude + floor) for magnitude in magnitudes]
@@ -50,25 +47,28 @@ def spectral_distance(
     return total / len(sizes)
 
 
+def view_spectra(audio: torch.Tensor, size: int) -> torch.Tensor:
+    """STFT of mono float [B, 1, N], complex [B, F, T]; of stereo, of mid, side, left and right: [4 · B, F, T]."""
+    window = torch.hann_window(size, device=audio.device)
+    spectra = torch.stft(audio.flatten(0, 1), size, size // 4, window=window, return_complex=True)
+    if audio.shape[1] == 1:
+        return spectra
+    left, right = spectra.unflatten(0, audio.shape[:2]).unbind(1)
+    return torch.stack([(left + right) / 2, (left - right) / 2, left, right], dim=1).flatten(0, 1)
+
+
 def mel_distance(
     target: torch.Tensor, output: torch.Tensor, sampling_rate: int, sizes: tuple[int, ...] = (256, 512, 1024, 2048)
 ) -> torch.Tensor:
-    """L1 of log-mel energies of float [B, 1, N] at several scales (Défossez et al. 2022, section 3.4).
+    """L1 of log-mel energies of float [B, C, N] at several scales (Défossez et al. 2022, section 3.4).
 
-    A mel band sums many bins, so that the level of noise counts rather than its exact waveform.
+    Of stereo, it compares mid, side, left and right. A mel band sums many bins, so that the level of noise counts
+    rather than its exact waveform.
     """
     total = target.new_zeros(())
     for size in sizes:
-        window = torch.hann_window(size, device=target.device)
         filters = torch.from_numpy(mel_filters(size, sampling_rate, size // 32, 0.0)).to(target)
-        energies = [
-            torch.einsum(
-                "fm,bft->bmt",
-                filters,
-                torch.stft(x.squeeze(1), size, size // 4, window=window, return_complex=True).abs().pow(2),
-            )
-            for x in (target, output)
-        ]
+        energies = [torch.einsum("fm,bft->bmt", filters, view_spectra(x, size).abs().pow(2)) for x in (target, output)]
         floor = 1e-6 * energies[0].amax(dim=(1, 2), keepdim=True) + 1e-8
         total = total + 0.5 * ((energies[0] + floor).log() - (energies[1] + floor).log()).abs().mean()
     return total / len(sizes)

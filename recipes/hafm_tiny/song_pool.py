@@ -2,8 +2,9 @@
 """Rendered songs in memory, for the parts that are trained on audio (codec, semantic tokenizer, separator).
 
 A song is a folder `SPLIT/SONG_PASS/` with vocal.flac, instrumental.flac (time-aligned, same rate and length) and
-labels.json, as written by recipes/build_song_corpus.py. The pool can be used while the corpus is still being
-rendered: `refresh` loads the songs that were finished since.
+labels.json, as written by recipes/build_song_corpus.py; with stereo.flac, it also has the instrumental as left and
+right, at a rate of its own. The pool can be used while the corpus is still being rendered: `refresh` loads the songs
+that were finished since.
 """
 
 import json
@@ -19,17 +20,25 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 PCM_SCALE = 32768.0
+# file name of the instrumental as left and right
+STEREO = "stereo"
 
 
 @dataclass(frozen=True)
 class Song:
-    """One rendered song: vocal, instrumental, optionally stems (int16 [N], mono, at the pool's rate), and labels."""
+    """One rendered song: vocal, instrumental, optionally stems (int16 [N], mono, at the pool's rate), and labels.
+
+    `stereo` is the instrumental as left and right, int16 [2, N'] at the pool's stereo rate; times `stereo_gain`, its
+    mean has the instrumental's level.
+    """
 
     name: str
     vocal: np.ndarray
     instrumental: np.ndarray
     labels: dict[str, Any]
     stems: dict[str, np.ndarray] = field(default_factory=dict)
+    stereo: np.ndarray | None = None
+    stereo_gain: float = 1.0
 
     @property
     def num_samples(self) -> int:
@@ -55,19 +64,30 @@ def read_mono(path: Path, sampling_rate: int) -> np.ndarray:
     return np.clip(np.round(mono * PCM_SCALE), -32768, 32767).astype(np.int16)
 
 
-def load_song(folder: Path, sampling_rate: int, stems: bool = False) -> Song:
-    """Read one song folder, optionally with stems; all sounds are cut to the shortest one."""
+def read_stereo(path: Path, sampling_rate: int) -> np.ndarray:
+    """Read a file as int16 [left and right, N] at `sampling_rate` Hz; mono becomes two equal channels."""
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    if rate != sampling_rate:
+        samples = soxr.resample(samples, rate, sampling_rate)
+    both = np.broadcast_to(samples.T, (2, len(samples))) if samples.shape[1] == 1 else samples.T[:2]
+    return np.clip(np.round(both * PCM_SCALE), -32768, 32767).astype(np.int16)
+
+
+def load_song(folder: Path, sampling_rate: int, stems: bool = False, stereo_rate: int | None = None) -> Song:
+    """Read one song folder, optionally with stems and in stereo; mono sounds are cut to the shortest one."""
     labels = json.loads((folder / "labels.json").read_text())
     vocal = read_mono(folder / "vocal.flac", sampling_rate)
     instrumental = read_mono(folder / "instrumental.flac", sampling_rate)
     band = {
         path.stem: read_mono(path, sampling_rate)
         for path in sorted(folder.glob("*.flac") if stems else ())
-        if path.stem not in ("vocal", "instrumental")
+        if path.stem not in ("vocal", "instrumental", STEREO)
     }
     length = min(map(len, (vocal, instrumental, *band.values())))
     cut = {name: stem[:length] for name, stem in band.items()}
-    return Song(folder.name, vocal[:length], instrumental[:length], labels, cut)
+    stereo = read_stereo(folder / f"{STEREO}.flac", stereo_rate) if stereo_rate else None
+    gain = 1 / float(labels.get("stereo_gain", 1.0))
+    return Song(folder.name, vocal[:length], instrumental[:length], labels, cut, stereo, gain)
 
 
 class SongPool:
@@ -79,15 +99,23 @@ class SongPool:
         sampling_rate: rate in Hz that songs are resampled to.
         max_hours: no further songs are loaded once their total length reaches this many hours.
         stems: whether to load stems as well.
+        stereo_rate: rate in Hz at which to load the instrumental in stereo as well.
     """
 
     def __init__(
-        self, root: Path, split: str, sampling_rate: int, max_hours: float = 12.0, stems: bool = False
+        self,
+        root: Path,
+        split: str,
+        sampling_rate: int,
+        max_hours: float = 12.0,
+        stems: bool = False,
+        stereo_rate: int | None = None,
     ) -> None:
         self.folder = Path(root) / split
         self.sampling_rate = sampling_rate
         self.max_hours = max_hours
         self.stems = stems
+        self.stereo_rate = stereo_rate
         self.songs: list[Song] = []
         self._seen: set[str] = set()
 
@@ -105,7 +133,7 @@ class SongPool:
                 break
             self._seen.add(folder.name)
             try:
-                self.songs.append(load_song(folder, self.sampling_rate, self.stems))
+                self.songs.append(load_song(folder, self.sampling_rate, self.stems, self.stereo_rate))
                 count += 1
             except (OSError, RuntimeError, json.JSONDecodeError) as error:
                 logger.warning("skipping song %s: %s", folder, error)

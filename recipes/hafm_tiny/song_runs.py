@@ -37,7 +37,14 @@ class SongRunArguments:
         """A GPU if there is one, else the CPU."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def songs(self, split: str, sampling_rate: int, max_hours: float | None = None, stems: bool = False) -> SongPool:
+    def songs(
+        self,
+        split: str,
+        sampling_rate: int,
+        max_hours: float | None = None,
+        stems: bool = False,
+        stereo_rate: int | None = None,
+    ) -> SongPool:
         """Loads the finished songs of a split into memory.
 
         Raises:
@@ -47,7 +54,7 @@ class SongRunArguments:
             if not getattr(self, name):
                 raise ValueError(f"Name the folder --{name}.")
         hours = self.max_hours if max_hours is None else max_hours
-        pool = SongPool(Path(self.corpus), split, sampling_rate, hours, stems)
+        pool = SongPool(Path(self.corpus), split, sampling_rate, hours, stems, stereo_rate)
         pool.refresh()
         return pool
 

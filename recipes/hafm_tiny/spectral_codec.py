@@ -7,26 +7,27 @@ Discriminators start last. Optionally, only the decoder is trained further, whic
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import soxr
 import torch
 from torch import nn
 
-from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel
+from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel, Spectrum
 from hafm_hf.tokenizers.pitch_line import mel_filters
 
 from .clusters import kmeans, nearest
-from .codec import mel_distance, relative_error, spectral_distance
+from .codec import mel_distance, relative_error, spectral_distance, view_spectra
 from .discriminator import MultiScaleDiscriminator
 from .song_pool import PCM_SCALE, Song, SongPool
 from .state import cosine_learning_rate
 from .steps import in_half
 
-LEVEL_BANDS = 32
-STFT_SIZES = (256, 1024, 4096, 8192)
+LEVEL_BANDS, LEVEL_SECONDS = 32, 1024 / 24_000
 # entries of a trainer's state that have no state_dict of their own
 PLAIN = ("step", "quantized", "counts", "sums")
 
@@ -47,6 +48,7 @@ class SpectralTrainingArguments:
     crop_frames: int = 96
     learning_rate: float = 1e-3
     final_learning_rate: float = 5e-5
+    output_rate_factor: float = field(default=1.0, metadata={"help": "of the learning rate of the decoder's output"})
     warmup_steps: int = 100
     averaging: float = 0.998
     quantize_from: int = 500
@@ -54,7 +56,12 @@ class SpectralTrainingArguments:
     codebook_decay: float = 0.99
     dead_code_share: float = 0.1
     waveform_weight: float = 1.0
+    side_weight: float = field(default=0.05, metadata={"help": "of the side's waveform error, relative to the mid's"})
+    side_level_weight: float = field(default=4.0, metadata={"help": "of the side's level, relative to the mid's"})
     spectral_weight: float = 0.5
+    stft_sizes: str = field(
+        default="256,1024,4096,8192", metadata={"help": "windows of the spectral loss, in samples"}
+    )
     mel_weight: float = 0.2
     level_weight: float = 0.0
     commitment_weight: float = 0.3
@@ -71,29 +78,71 @@ class SpectralTrainingArguments:
     seed: int = 0
 
 
-def level_distance(target: torch.Tensor, output: torch.Tensor, sampling_rate: int, size: int = 1024) -> torch.Tensor:
-    """Mean distance of mel band levels over whole crops (float [B, 1, N]), in nepers.
+def level_distance(
+    target: torch.Tensor, output: torch.Tensor, sampling_rate: int, size: int = 1024, side_weight: float = 1.0
+) -> torch.Tensor:
+    """Mean distance of mel band levels over whole crops (float [B, C, N]), in nepers.
 
+    Of stereo, it is the mean over mid, side (times `side_weight`), left and right: what the codes don't say about the
+    side is best left to noise at the right level, and a waveform error would rather have silence.
     With all other losses, output that is too quiet is better than output that is wrong.
     """
     powers = [band_powers(x, sampling_rate, size) for x in (target, output)]
     floor = 1e-5 * powers[0].amax(dim=1, keepdim=True) + 1e-8
-    return 0.5 * ((powers[0] + floor).log() - (powers[1] + floor).log()).abs().mean()
+    distances = 0.5 * ((powers[0] + floor).log() - (powers[1] + floor).log()).abs().mean(dim=1)
+    if target.shape[1] == 1:
+        return distances.mean()
+    return (distances.unflatten(0, (len(target), -1)) * distances.new_tensor([1, side_weight, 1, 1])).mean()
 
 
 def band_powers(audio: torch.Tensor, sampling_rate: int, size: int = 1024) -> torch.Tensor:
-    """Power of `LEVEL_BANDS` mel bands over whole crops: float [B, 1, N] → [B, bands]."""
-    window = torch.hann_window(size, device=audio.device)
+    """Power of `LEVEL_BANDS` mel bands over whole crops: float [B, 1, N] → [B, bands].
+
+    Of stereo [B, 2, N], those of mid, side, left and right: [4 · B, bands].
+    """
     filters = torch.from_numpy(mel_filters(size, sampling_rate, LEVEL_BANDS, 0.0)).to(audio)
-    spectrum = torch.stft(audio[:, 0], size, size // 4, window=window, return_complex=True)
-    return spectrum.abs().square().mean(-1) @ filters
+    return view_spectra(audio, size).abs().square().mean(-1) @ filters
+
+
+def mid_and_side(audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and half the difference, float [B, 1, N] each, of left and right [B, 2, N]."""
+    left, right = audio.split(1, dim=1)
+    return (left + right) / 2, (left - right) / 2
+
+
+def level_window(sampling_rate: int) -> int:
+    """Window of the level loss in samples: 1,024 at 24 kHz, and about as long at other rates."""
+    return 1 << round(math.log2(LEVEL_SECONDS * sampling_rate))
 
 
 class Batch(NamedTuple):
-    """Crops float [B, C, N], and the first frame of each, int64 [B]."""
+    """Crops to encode float [B, C, N], the first frame of each, int64 [B], and what to decode float [B, C', N']."""
 
     audio: torch.Tensor
     first: torch.Tensor
+    target: torch.Tensor
+
+
+def _usual_levels(spectrum: Spectrum, sounds: list[torch.Tensor]) -> torch.Tensor:
+    """Typical compressed magnitude of each frequency of sounds [B, C, N]: float [C · F]."""
+    spectra = torch.cat([spectrum.analyse(sound).flatten(0, 1) for sound in sounds])
+    usual = spectra.abs().pow(2 * spectrum.compression).mean(0).div(2).sqrt()
+    # bins above a lowpass are almost silent, and must not be amplified
+    return usual.clamp_min(1e-2 * float(usual.max()))
+
+
+def _stereo_crop(song: Song, start: int, size: int) -> np.ndarray:
+    """A crop of a song in stereo, float32 [2, at most `size`], at the level of its mono instrumental."""
+    if song.stereo is None:
+        raise ValueError(f"{song.name} has no stereo.flac; render the corpus with --stereo-rate.")
+    return song.stereo[:, start : start + size] * np.float32(song.stereo_gain / PCM_SCALE)
+
+
+def _random_curve(rng: np.random.Generator, bins: int) -> np.ndarray:
+    """Gain of each bin of a smooth random equaliser."""
+    places = np.log2(np.arange(bins) + 20.0)
+    curve = np.interp(places, np.linspace(places[0], places[-1], 8), rng.normal(0, 5, 8))
+    return 10 ** (curve / 20)
 
 
 class SpectralTrainer:
@@ -119,8 +168,16 @@ class SpectralTrainer:
         codec.encoder.requires_grad_(not arguments.decoder_only)
         self.counts = torch.ones(codec.quantizer.codebooks.shape[:2], device=codec.device)
         self.sums = codec.quantizer.codebooks.clone()
-        trained = [parameter for parameter in codec.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, arguments.learning_rate, (0.8, 0.99), weight_decay=0.01)
+        decoder = codec.decoder
+        output = [*decoder.last.parameters(), *(decoder.noise.parameters() if decoder.noise else ())]
+        listed = {id(parameter) for parameter in output}
+        others = [held for held in codec.parameters() if held.requires_grad and id(held) not in listed]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": others, "factor": 1.0}, {"params": output, "factor": arguments.output_rate_factor}],
+            arguments.learning_rate,
+            (0.8, 0.99),
+            weight_decay=0.01,
+        )
         self.discriminator = MultiScaleDiscriminator(tuple(map(int, arguments.sizes.split(",")))).to(codec.device)
         self.judging = torch.optim.AdamW(
             self.discriminator.parameters(), arguments.discriminator_learning_rate, (0.5, 0.9)
@@ -130,12 +187,23 @@ class SpectralTrainer:
         """Measures the usual level of each frequency, for a new codec."""
         batches = [self._draw(10_000_000 + index) for index in range(self.arguments.start_batches)]
         encoder, decoder = self.codec.encoder, self.codec.decoder
-        spectra = torch.cat([encoder.spectrum.analyse(each.audio).flatten(0, 1) for each in batches])
-        usual = spectra.abs().pow(2 * self.codec.config.compression).mean(0).div(2).sqrt()
-        # bins above a lowpass are almost silent, and must not be amplified
-        usual = usual.clamp_min(1e-2 * float(usual.max()))
-        encoder.spectrum.usual.copy_(usual)
-        decoder.spectrum.usual.copy_(usual)
+        encoder.spectrum.usual.copy_(_usual_levels(encoder.spectrum, [batch.audio for batch in batches]))
+        decoder.spectrum.usual.copy_(_usual_levels(decoder.spectrum, [batch.target for batch in batches]))
+        self.average.load_state_dict(self.codec.state_dict())
+
+    def start_wider(self, trained_bins: int) -> None:
+        """Measures the usual level of each frequency that a codec from `wider_codec.widened` newly plays.
+
+        Args:
+            trained_bins: number of frequencies that the codec played before, whose levels stay.
+        """
+        batches = [self._draw(10_000_000 + index) for index in range(self.arguments.start_batches)]
+        spectrum = self.codec.decoder.spectrum
+        channels = spectrum.format.channels
+        usual = _usual_levels(spectrum, [batch.target for batch in batches]).unflatten(0, (channels, -1))
+        held = spectrum.usual.unflatten(0, (channels, -1))
+        held[0, trained_bins:] = usual[0, trained_bins:]
+        held[1:] = usual[1:]
         self.average.load_state_dict(self.codec.state_dict())
 
     def train_step(self) -> dict[str, float]:
@@ -145,7 +213,7 @@ class SpectralTrainer:
             step, arguments.steps, arguments.learning_rate, arguments.final_learning_rate, arguments.warmup_steps
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         generator = torch.Generator().manual_seed(arguments.seed * 1_000_003 + step)
         if step >= arguments.quantize_from and not self.quantized:
             self._start_codebooks(generator)
@@ -181,6 +249,8 @@ class SpectralTrainer:
 
     def _draw(self, step: int) -> Batch:
         """The batch of a step: crops of instrumentals, and varied ones."""
+        if self.codec.config.output_format != self.codec.config.input_format:
+            return self._draw_both(step)
         rng, config = np.random.default_rng([self.arguments.seed, step]), self.codec.config
         frames, hop = self.arguments.crop_frames, config.hop_length
         audio: list[torch.Tensor] = []
@@ -196,7 +266,46 @@ class SpectralTrainer:
         audio += [torch.from_numpy(self._varied(rng, frames * hop)) for _ in range(self.arguments.varied_rows)]
         first += [int(place) for place in rng.integers(1000, size=self.arguments.varied_rows)]
         device = self.codec.device
-        return Batch(torch.stack(audio)[:, None].to(device), torch.tensor(first, device=device))
+        crops = torch.stack(audio)[:, None].to(device)
+        return Batch(crops, torch.tensor(first, device=device), crops)
+
+    def _draw_both(self, step: int) -> Batch:
+        """The batch of a step for a codec that plays another format than it reads."""
+        rng, config = np.random.default_rng([self.arguments.seed, step]), self.codec.config
+        read, played, frames = config.input_format, config.output_format, self.arguments.crop_frames
+        # both formats have whole samples at multiples of this many samples of the input's
+        grid = read.sampling_rate // math.gcd(read.sampling_rate, played.sampling_rate)
+        crops: list[np.ndarray] = []
+        targets: list[np.ndarray] = []
+        first: list[int] = []
+        rows, plain = self.arguments.batch_size + self.arguments.varied_rows, self.arguments.batch_size
+        while len(crops) < rows:
+            song, start = self._draw_crop(rng, (frames + 1) * read.hop_length)
+            start -= start % grid
+            crop = song.instrumental[start : start + frames * read.hop_length] / np.float32(PCM_SCALE)
+            target = _stereo_crop(song, start * played.sampling_rate // read.sampling_rate, frames * played.hop_length)
+            if np.sqrt(np.mean(crop**2)) < 3e-3 or target.shape[-1] < frames * played.hop_length:
+                continue
+            if len(crops) >= plain:
+                target = self._equalised_anew(rng, target)
+                crop = soxr.resample(target.mean(axis=0), played.sampling_rate, read.sampling_rate)
+                crop = np.resize(crop, frames * read.hop_length)
+            crops.append(crop)
+            targets.append(target if played.channels == 2 else target.mean(axis=0, keepdims=True))
+            first.append(start // read.hop_length)
+        device = self.codec.device
+        return Batch(
+            torch.from_numpy(np.stack(crops).astype(np.float32))[:, None].to(device),
+            torch.tensor(first, device=device),
+            torch.from_numpy(np.stack(targets).astype(np.float32)).to(device),
+        )
+
+    def _equalised_anew(self, rng: np.random.Generator, target: np.ndarray) -> np.ndarray:
+        """A stereo crop [2, N] with another equaliser and level."""
+        spectrum = np.fft.rfft(target) * _random_curve(rng, target.shape[-1] // 2 + 1)
+        sound = np.fft.irfft(spectrum, target.shape[-1])
+        level = 10 ** (rng.uniform(-30, -14) / 20)
+        return sound * level / max(float(np.sqrt(np.mean(sound**2))), 1e-4)
 
     def _draw_crop(self, rng: np.random.Generator, size: int) -> tuple[Song, int]:
         """Draws a song or a recording, and the first sample of a crop of `size` samples."""
@@ -218,9 +327,7 @@ class SpectralTrainer:
             crop = np.interp(np.arange(size) * speed, np.arange(needed), crop).astype(np.float32)
             sound += crop / max(float(np.sqrt(np.mean(crop**2))), 100.0) * np.float32(10 ** rng.uniform(-0.4, 0.0))
         spectrum = np.fft.rfft(sound)
-        places = np.log2(np.arange(len(spectrum)) + 20.0)
-        curve = np.interp(places, np.linspace(places[0], places[-1], 8), rng.normal(0, 5, 8))
-        spectrum *= 10 ** (curve / 20)
+        spectrum *= _random_curve(rng, len(spectrum))
         if rng.random() < 0.3:
             # simulates a lower sampling rate
             spectrum[int(len(spectrum) * rng.uniform(0.3, 0.8)) :] = 0
@@ -229,10 +336,10 @@ class SpectralTrainer:
         return (sound * np.float32(level / max(float(np.sqrt(np.mean(sound**2))), 1e-4))).clip(-1, 1)
 
     def _loss(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        arguments, target = self.arguments, batch.audio
+        arguments = self.arguments
         report: dict[str, float] = {}
         with in_half(self.codec.device), torch.set_grad_enabled(not arguments.decoder_only):
-            latents = self.codec.encoder(target).float()
+            latents = self.codec.encoder(batch.audio).float()
         decoded = self._decoder_input(latents, generator)
         loss = latents.new_zeros(())
         if self.quantized and not arguments.decoder_only:
@@ -241,20 +348,34 @@ class SpectralTrainer:
             loss = arguments.commitment_weight * commitment
         with in_half(self.codec.device):
             hidden = self.codec.decoder.hidden(decoded)
-        output = self.codec.decoder.sound(hidden.float(), batch.first)
+        target, output = batch.target, self.codec.decoder.sound(hidden.float(), batch.first)
+        sampling_rate = self.codec.config.output_format.sampling_rate
+        windows = tuple(map(int, arguments.stft_sizes.split(",")))
         terms = {
-            "waveform": relative_error(target, output),
-            "spectral": spectral_distance(target, output, STFT_SIZES),
-            "mel": mel_distance(target, output, self.codec.config.sampling_rate),
-            "level": level_distance(target, output, self.codec.config.sampling_rate),
+            "waveform": lambda: self._waveform_error(target, output),
+            "spectral": lambda: spectral_distance(target, output, windows),
+            "mel": lambda: mel_distance(target, output, sampling_rate),
+            "level": lambda: level_distance(
+                target, output, sampling_rate, level_window(sampling_rate), arguments.side_level_weight
+            ),
         }
-        for name, value in terms.items():
-            report[name] = float(value.detach())
-            loss = loss + getattr(arguments, f"{name}_weight") * value
+        for name, term in terms.items():
+            if weight := getattr(arguments, f"{name}_weight"):
+                value = term()
+                report[name] = float(value.detach())
+                loss = loss + weight * value
         if arguments.adversarial_from and self.step >= arguments.adversarial_from:
             rows = torch.randperm(len(target), generator=generator)[: arguments.judged_rows].to(target.device)
             loss = loss + self._adversarial_loss(target[rows], output[rows], generator, report)
         return loss, report
+
+    def _waveform_error(self, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """`relative_error` of mono; of stereo, that of mid plus, with a weight of its own, that of side."""
+        if target.shape[1] == 1:
+            return relative_error(target, output)
+        (mid, side), (other_mid, other_side) = (mid_and_side(audio) for audio in (target, output))
+        # relative to its own power: the side is often 20 dB below the middle
+        return relative_error(mid, other_mid) + self.arguments.side_weight * relative_error(side, other_side)
 
     def _decoder_input(self, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """The decoder's input for latents [B, D, T]: unchanged, or quantised with straight-through gradients."""

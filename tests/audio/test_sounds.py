@@ -223,6 +223,13 @@ def test_a_part_of_joined_sounds_is_read_from_any_place(tmp_path: Path) -> None:
     assert np.abs(part - whole[round(1.5 * RATE) : round(2.5 * RATE)]).max() < 1e-3
 
 
+def test_the_begin_of_another_sound_at_the_end_is_left_out_with_a_warning() -> None:
+    for file_format, begin in (("FLAC", b'fLaC\0\0\0"'), ("WAV", b"RIFF\xff\xff\xff\xffWAVE" + bytes(70))):
+        recording = audio.read_recording(file_bytes(glide(2.0, RATE), RATE, format=file_format) + begin)
+        assert len(recording.samples) == 2 * RATE
+        assert recording.remarks == (f"the vocal holds {len(begin)} bytes that are no sound; they are left out.",)
+
+
 # --- what phones record ---
 
 
@@ -321,6 +328,7 @@ def test_channels_that_cancel_leave_the_louder_one_and_a_warning(kind: str, warn
     loudest = 2 if kind == "louder on the right" else 1
     wanted = glide(3.0, RATE)
     samples, _ = audio.read_audio(file_bytes(sound, RATE, subtype="FLOAT"))
+    samples = audio.without_offset(samples)
     assert np.abs(np.corrcoef(samples, wanted)[0, 1]) > 0.99
     assert audio.rms_dbfs(samples) == pytest.approx(audio.rms_dbfs(wanted), abs=0.1)
     assert "cancel each other" in warnings_of()
@@ -348,19 +356,31 @@ def test_channels_that_do_not_cancel_are_averaged_without_a_word(warnings_of: Ca
 
 
 @pytest.mark.parametrize("offset", [0.4, -0.25, 0.05])
-def test_a_constant_offset_is_removed_from_files_and_arrays(offset: float) -> None:
+def test_a_constant_offset_of_a_voice_is_neither_listened_to_nor_mixed(offset: float, accompany: Any) -> None:
     voice = 0.5 * glide(3.0, RATE)
-    shifted = voice + np.float32(offset)
-    content = file_bytes(shifted, RATE, subtype="PCM_24")
-    for read in (audio.read_audio(content)[0], audio.check_sound(shifted, RATE)[0], decode_bytes(content)):
-        assert np.abs(read - (voice - voice.mean())).max() < 1e-3
+    voice -= voice.mean()
+    content = file_bytes(voice + np.float32(offset), RATE, subtype="PCM_24")
+    samples, _ = audio.read_audio(content)
+    heard = accompany.feature_extractor(samples, sampling_rate=RATE)["input_values"][0]
+    plain = accompany.feature_extractor(voice, sampling_rate=RATE)["input_values"][0]
+    assert np.abs(np.asarray(heard) - np.asarray(plain)).max() < 1e-3
+    song = accompany(content, seed=1, skip_fine=True)
+    assert np.abs(song["vocals"] - voice).max() < 1e-3
 
 
 def test_an_offset_of_one_channel_is_removed_from_it() -> None:
     voice = glide(3.0, RATE) / 2
     stereo = np.stack([voice, voice + np.float32(0.3)], axis=1)
-    samples, _ = audio.read_audio(file_bytes(stereo, RATE, subtype="FLOAT"), mono=False)
-    assert np.abs(samples.mean(axis=0)).max() < 1e-4
+    centred = audio.without_offset(stereo.astype(np.float32))
+    assert np.abs(centred.mean(axis=0)).max() < 1e-4
+
+
+def test_a_flac_that_ends_in_silence_is_read_to_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    for silent in (4096, 9000, 50_001):
+        sound = np.concatenate([glide(3.0, RATE), np.zeros(silent, np.float32)])
+        samples, _ = audio.read_audio(file_bytes(sound, RATE, format="FLAC"))
+        assert len(samples) == len(sound)
+    assert not caplog.messages
 
 
 def decode_bytes(content: bytes) -> audio.Samples:

@@ -152,6 +152,15 @@ def test_karaoke_files_give_the_named_channel_as_vocal(tmp_path: Path, channel: 
         np.testing.assert_array_equal(stems.instrumental, samples[:, 1 - vocal])
 
 
+@pytest.mark.parametrize("offset", [0.3, -0.2, 0.05])
+def test_a_constant_offset_is_removed_from_the_vocal_only(tmp_path: Path, offset: float) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 220 * np.arange(2 * RATE) / RATE)
+    write(tmp_path, song_vocals=tone + offset, song_accompaniment=tone + offset)
+    stems = read(tmp_path, "song")
+    assert np.abs(stems.vocal - tone).max() < 1e-3
+    assert np.abs(stems.instrumental - tone - offset).max() < 1e-3
+
+
 def test_stems_are_resampled_to_one_rate_and_unequal_lengths_are_refused(tmp_path: Path) -> None:
     tone = np.sin(2 * np.pi * 220 * np.arange(2 * RATE) / RATE)
     write(tmp_path, song_vocals=tone)

@@ -46,6 +46,15 @@ def test_bytes_and_base64_give_the_pipelines_song(handler: Any) -> None:
         json.dumps(answer)
 
 
+def test_mp3_out_of_a_pipe_is_accompanied_to_its_end(handler: Any) -> None:
+    whole = file_bytes(glide(3.0), format="MP3", bitrate_mode="VARIABLE", compression_level=0.2)
+    # the first frame states the number of frames, if the encoder can go back to it
+    place = whole.find(b"Xing") + 8
+    content = whole[:place] + bytes(4) + whole[place + 4 :]
+    answer = handler({"inputs": content, "parameters": {"seed": 1, "skip_fine": True}})
+    assert len(decode(answer[0])) == pytest.approx(3.0 * CODEC_RATE, abs=100)
+
+
 def test_samples_are_numbered_and_the_format_can_be_chosen(handler: Any) -> None:
     parameters = {"seed": 1, "num_samples": 2, "skip_fine": True, "seconds": 1.0, "format": "wav"}
     parameters["return_lead_sheet"] = True

@@ -266,6 +266,13 @@ def test_beats_and_chords_are_refused_by_models_that_cannot_read_them(streams: t
             model.generate(samples, CODEC_RATE, lead_sheet=sheet)
     # estimated parts were not requested, so they are ignored
     model.generate(samples, CODEC_RATE, seed=0, lead_sheet=LeadSheet(chords=chords, estimated=["chords"]))
+
+
+def test_models_that_read_the_voice_only_say_so() -> None:
+    model, samples = tiny_composite(), np.zeros(24000, np.float32)
+    for sheet in (LeadSheet(tempo=90.0), LeadSheet(chords=[(0.0, 1.0, "C")]), LeadSheet(style="folk")):
+        with pytest.raises(ValueError, match=r"leave .* out\. This model reads the voice only\."):
+            model.generate(samples, CODEC_RATE, lead_sheet=sheet)
     with pytest.raises(ValueError, match="belongs to one vocal"):
         model.generate([samples, samples], CODEC_RATE, lead_sheet=LeadSheet(tempo=90.0))
 

@@ -13,7 +13,7 @@ import pytest
 from hafm_hf import LeadSheet, audio
 from hafm_hf.accompaniment.options import GenerationOptions
 from hafm_hf.lead_sheet.vocabulary import STEMS
-from vocals import CODEC_RATE, glide
+from vocals import CODEC_RATE, file_bytes, glide
 
 pytest.importorskip("pyloudnorm", reason="needs the extra `space`")
 import app
@@ -191,6 +191,31 @@ def test_a_limit_in_seconds_admits_a_long_vocal(tmp_path: Path, monkeypatch: pyt
     before = path.stat().st_ctime_ns
     time.sleep(0.1)
     assert len(songs.read_vocal(str(path), 1.5)[0]) == 36_000 and path.stat().st_ctime_ns > before
+
+
+def test_the_page_says_what_is_odd_about_a_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "EXAMPLES", [tmp_path / "voice.wav"])
+    voice = glide(2.0)
+    whole = file_bytes(voice, CODEC_RATE)
+    odd = {
+        "cancel each other": file_bytes(np.stack([voice, -voice], axis=1), CODEC_RATE),
+        "though its header says 2.0 s": whole[: len(whole) * 3 // 4],
+        "it is turned down by": file_bytes(10 * voice, CODEC_RATE, subtype="FLOAT"),
+    }
+    for said, content in odd.items():
+        (tmp_path / "voice.wav").write_bytes(content)
+        announced, taken, *_ = app.take_voice({"path": str(tmp_path / "voice.wav")}, [], None, None)
+        assert said in announced
+        assert taken["path"] == str(tmp_path / "voice.wav")
+
+
+@pytest.mark.parametrize("frames", [0, 1, 20])
+def test_a_voice_is_read_to_its_end_whatever_its_first_frame_states(frames: int, tmp_path: Path) -> None:
+    whole = file_bytes(glide(3.0), format="MP3", bitrate_mode="VARIABLE", compression_level=0.2)
+    place = whole.find(b"Xing") + 8
+    (tmp_path / "voice.mp3").write_bytes(whole[:place] + frames.to_bytes(4, "big") + whole[place + 4 :])
+    samples, rate = songs.read_vocal(str(tmp_path / "voice.mp3"), 0)
+    assert len(samples) == pytest.approx(3.0 * rate, abs=100)
 
 
 @pytest.mark.parametrize("model", ["/etc", "..", "", "https://example.org/a", "org/name"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The studio under a finger: on a phone, nothing that is being tapped moves away."""
+"""The studio under a finger: on phones and tablets, nothing that is being tapped moves away."""
 
 import re
 from typing import Any
@@ -11,7 +11,9 @@ from space.studio import Locator, Page, expect, summary
 from vocals import EXAMPLE
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-pytestmark = pytest.mark.parametrize("options", [PHONE], ids=["390 x 844"])
+TABLET = {"viewport": {"width": 1180, "height": 820}, "has_touch": True, "is_mobile": True}
+on_phone = pytest.mark.parametrize("options", [PHONE], ids=["390 x 844"])
+on_tablet = pytest.mark.parametrize("options", [TABLET], ids=["1180 x 820"])
 
 
 def place(control: Locator) -> Any:
@@ -31,6 +33,7 @@ def beats_menu(page: Page) -> None:
     page.locator("#timeline .tempo").tap()
 
 
+@on_phone
 def test_one_can_tap_along_for_as_long_as_one_likes(ready: Page) -> None:
     beats_menu(ready)
     button = ready.locator("#timeline [data-do=tap]")
@@ -42,11 +45,13 @@ def test_one_can_tap_along_for_as_long_as_one_likes(ready: Page) -> None:
         places.append(place(button))
         ready.wait_for_timeout(450)
     assert places == [finger] * 10
+    assert button.evaluate("each => getComputedStyle(each).touchAction") == "manipulation"
     ready.locator("#timeline [data-do=taps]").tap()
     expect(summary(ready)).to_contain_text("beats per minute (given)")
     assert place(button) == finger
 
 
+@on_phone
 def test_too_few_taps_cannot_be_used(ready: Page) -> None:
     beats_menu(ready)
     button = ready.locator("#timeline [data-do=tap]")
@@ -61,6 +66,7 @@ def test_too_few_taps_cannot_be_used(ready: Page) -> None:
     expect(use).to_be_enabled()
 
 
+@on_phone
 @pytest.mark.parametrize("name", ["Half tempo", "Double tempo"])
 def test_the_tempo_can_be_changed_again_and_again_at_one_place(ready: Page, name: str) -> None:
     beats_menu(ready)
@@ -73,26 +79,18 @@ def test_the_tempo_can_be_changed_again_and_again_at_one_place(ready: Page, name
     assert place(ready.get_by_role("button", name=name)) == finger
 
 
-def test_bars_are_added_to_a_selection_at_one_place(ready: Page) -> None:
-    ready.locator("#timeline").get_by_role("button", name="Bar 1", exact=True).tap()
-    further = ready.get_by_role("button", name="+ next bar")
-    finger = place(further)
-    for last in (2, 3):
-        tap(ready, finger)
-        expect(ready.locator("#timeline .chosen")).to_contain_text(f"bars 1 to {last}")
-        assert place(further) == finger
-
-
+@on_tablet
 def test_a_likely_chord_stays_where_it_is_when_it_is_chosen(page: Page) -> None:
     studio.upload(page, EXAMPLE.with_name("quick_refrain.flac"))
     expect(summary(page)).to_contain_text("chords (estimated)")
     page.locator("#timeline .chords .unsure").first.tap()
     instead = page.locator("#timeline .next")
     expect(instead).to_be_visible()
-    chord = page.locator("#timeline .likely button").first
+    # no chord: there is no next most likely one instead of it
+    chord = page.locator("#timeline .likely button").last
     finger = place(chord)
     tap(page, finger)
     expect(instead).not_to_be_visible()
     assert place(chord) == finger
     tap(page, finger)
-    assert chord.inner_text() in studio.chords(page)
+    assert "–" in studio.chords(page)

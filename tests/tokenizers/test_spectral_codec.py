@@ -10,9 +10,9 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from hafm_hf import BUNDLED_MODEL
 from hafm_hf.audio.files import read_audio
-from hafm_hf.tokenizers.codecs import as_codec, load_codec
-from hafm_hf.tokenizers.configuration_codec import HAFMSpectralConfig
-from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel, Spectrum
+from hafm_hf.tokenizers.codecs import CodecStream, as_codec, load_codec
+from hafm_hf.tokenizers.configuration_codec import HAFMSpectralConfig, codec_format
+from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel, Spectrum, _band_weights
 from tiny_models import tiny_spectral_codec
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -44,7 +44,7 @@ def line_excess(audio: torch.Tensor, sampling_rate: int, spacing: float) -> floa
 @pytest.mark.parametrize("frames", [1, 2, 17])
 def test_spectra_have_whole_frames_and_resynthesise_audio(window: int, hop: int, channels: int, frames: int) -> None:
     config = HAFMSpectralConfig(window_length=window, hop_length=hop, audio_channels=channels)
-    spectrum = Spectrum(config)
+    spectrum = Spectrum(config.input_format, config.compression)
     audio = torch.randn(3, channels, frames * hop)
     spectra = spectrum.analyse(audio)
     assert spectra.shape == (3, frames, channels * config.num_bins)
@@ -137,6 +137,9 @@ def test_each_codebook_codes_the_residual_of_the_earlier_ones() -> None:
         ({"phase_jitter": 4.0}, "phase_jitter is 4.0"),
         ({"codebook_size": 1}, "codebook_size is 1"),
         ({"audio_channels": 3}, "audio_channels is 3"),
+        ({"output_audio_channels": 3}, "output_audio_channels is 3"),
+        ({"output_sampling_rate": 44_000}, "output_sampling_rate is 44000; .* must be whole numbers"),
+        ({"output_sampling_rate": 0}, "output_sampling_rate is 0"),
     ],
 )
 def test_invalid_sizes_are_refused(wrong: dict[str, float], message: str) -> None:
@@ -164,3 +167,75 @@ def test_the_bundled_codec_adds_no_constant_lines() -> None:
         coded = codec.decode(codec.encode(audio, codebooks))[0, 0]
         for spacing in (75, 150, 300, 600):
             assert line_excess(coded, rate, spacing) < 0.7
+
+
+WIDE = {"output_sampling_rate": 44_100, "output_audio_channels": 2}
+
+
+def test_by_default_a_codec_plays_the_format_that_it_reads() -> None:
+    config = HAFMSpectralConfig()
+    assert config.output_format == config.input_format
+    assert codec_format(config).output_sampling_rate == 24_000
+    assert codec_format(config).output_channels == 1
+
+
+def test_a_wider_output_has_the_inputs_frames_and_distance_of_frequencies() -> None:
+    config = HAFMSpectralConfig(**WIDE)
+    read, played = config.input_format, config.output_format
+    assert (played.hop_length, played.window_length, played.num_bins) == (588, 2352, 1177)
+    assert played.sampling_rate / played.window_length == read.sampling_rate / read.window_length
+    assert codec_format(config).frame_rate == played.sampling_rate / played.hop_length
+
+
+def test_a_codec_reads_mono_and_plays_stereo_at_another_rate() -> None:
+    codec = as_codec(tiny_spectral_codec(**WIDE))
+    codes = codec.encode(0.3 * torch.randn(2, 1, 3_000))
+    assert codes.shape == (2, 8, 10)
+    assert codec.decode(codes).shape == (2, 2, 5_880)
+    assert codec.decode(codes, length=5_000).shape == (2, 2, 5_000)
+
+
+def test_a_wider_output_streams_as_it_is_decoded_at_once() -> None:
+    codec = as_codec(tiny_spectral_codec(**WIDE))
+    codes = torch.randint(codec.format.codebook_size, (1, 8, 90))
+    stream = CodecStream(codec)
+    parts = [stream.decode(part, last=number == 2) for number, part in enumerate(codes.split([40, 7, 43], dim=-1))]
+    torch.testing.assert_close(torch.cat(parts, dim=-1), codec.decode(codes), atol=1e-4, rtol=1e-3)
+
+
+def test_spectra_of_stereo_are_those_of_the_mean_and_half_the_difference_of_its_channels() -> None:
+    config = HAFMSpectralConfig(audio_channels=2)
+    mono = Spectrum(HAFMSpectralConfig().input_format, config.compression)
+    left, right = torch.randn(2, 1, 1, 3_200)
+    spectra = Spectrum(config.input_format, config.compression).analyse(torch.cat([left, right], dim=1))
+    middle, side = spectra.chunk(2, dim=-1)
+    torch.testing.assert_close(middle, mono.analyse((left + right) / 2))
+    torch.testing.assert_close(side, mono.analyse((left - right) / 2))
+
+
+def test_phase_jitter_leaves_an_instrument_at_its_side() -> None:
+    model = tiny_spectral_codec(noise_bands=0, phase_jitter=1.0, **WIDE)
+    bins = model.config.output_format.num_bins
+    # side equals mid: everything is on the left
+    for held in (model.decoder.last.weight, model.decoder.last.bias):
+        halves = held.data.unflatten(0, (2, 2, bins))
+        halves[:, 1] = halves[:, 0]
+    left, right = as_codec(model).decode(torch.randint(model.config.codebook_size, (1, 8, 40)))[0]
+    assert right.square().mean() < 1e-6 * left.square().mean()
+
+
+def test_noise_bands_are_as_wide_above_the_inputs_bandwidth() -> None:
+    narrow, wide = HAFMSpectralConfig(noise_bands=32), HAFMSpectralConfig(noise_bands=32, **WIDE)
+    assert (narrow.num_noise_bands, wide.num_noise_bands) == (32, 39)
+    below, all_bands = (
+        _band_weights(config.num_noise_bands, config.output_format.num_bins, rate / 2, 32, 12_000.0)
+        for config, rate in ((narrow, 24_000), (wide, 44_100))
+    )
+    torch.testing.assert_close(all_bands[:32, :641], below)
+    torch.testing.assert_close(all_bands.sum(0), torch.ones(1_177))
+
+
+def test_a_saved_codec_keeps_its_output_format(tmp_path: Path) -> None:
+    tiny_spectral_codec(**WIDE).save_pretrained(tmp_path)
+    assert load_codec(tmp_path).format.output_sampling_rate == 44_100
+    assert load_codec(tmp_path).format.output_channels == 2

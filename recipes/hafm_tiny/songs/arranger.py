@@ -18,7 +18,6 @@ from .line_ups import Hands
 from .midi_song import Chord, Note, Song, one_voice
 from .styles import DRUMS, Groove, Player, Style
 
-BAR_BEATS = 4
 REST, HOLD = ".", "_"
 # velocities relative to the player's: by energy, and for softer symbols
 ENERGY_VELOCITY = {"sparse": -8, "normal": 0, "full": 8}
@@ -84,11 +83,28 @@ def _apart(notes: Sequence[Note], duration: float) -> Iterator[Note]:
         yield dataclasses.replace(note, end=max(end, note.start + 1 / FRAME_RATE / 2))
 
 
-def _steps(bar: np.ndarray, number: int, pattern: str, per_beat: int) -> list[tuple[str, float, float]]:
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """How a style divides the bars of a song: steps per beat, beats in a bar of its patterns, and swing."""
+
+    per_beat: int
+    metre: int
+    swing: float
+
+    def beat(self, step: int) -> float:
+        """The place of a step in its bar, in beats; every second step is late if they swing."""
+        return (step if step % 2 == 0 else step - 1 + 2 * self.swing) / self.per_beat
+
+
+def _grid(song: Song, style: Style) -> Grid:
+    return Grid(style.steps_a_beat or steps_a_beat(song), style.metre, style.swing)
+
+
+def _steps(bar: np.ndarray, number: int, pattern: str, grid: Grid) -> list[tuple[str, float, float]]:
     """Symbols of a pattern in a bar (given by its beats in seconds), with start and end of each step, incl. rests."""
-    whole = BAR_BEATS * per_beat
+    whole = grid.metre * grid.per_beat
     offset = number % max(1, len(pattern) // whole) * whole
-    times = [_in_bar(bar, i / per_beat) for i in range((bar.size - 1) * per_beat + 1)]
+    times = [_in_bar(bar, grid.beat(i)) for i in range((bar.size - 1) * grid.per_beat + 1)]
     symbols = (pattern[(offset + i) % len(pattern)] for i in range(len(times) - 1))
     return list(zip(symbols, times[:-1], times[1:], strict=True))
 
@@ -103,11 +119,11 @@ def _in_bar(bar: np.ndarray, beat: float) -> float:
     return _snapped(start) + _snapped(time_of(bar, beat) - start)
 
 
-def hits(song: Song, bar: np.ndarray, number: int, pattern: str) -> list[Hit]:
+def hits(song: Song, grid: Grid, bar: np.ndarray, number: int, pattern: str) -> list[Hit]:
     """A pattern's hits in a bar; a hit held over a chord change is played again with the new chord."""
     found: list[Hit] = []
     sounding = False
-    for symbol, start, end in _steps(bar, number, pattern, steps_a_beat(song)):
+    for symbol, start, end in _steps(bar, number, pattern, grid):
         chord = chord_at(song, start)
         if chord is None or symbol == REST:
             sounding = False
@@ -181,6 +197,7 @@ def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
 
 def _chords(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
     notes: list[Note] = []
+    grid = _grid(song, style)
     for bar, number, section in _in_sections(song, form):
         pattern = _pattern(player, section, chosen)
         if not isinstance(pattern, str):
@@ -188,20 +205,21 @@ def _chords(song: Song, form: Sequence[Section], style: Style, player: Player, c
         if section.name == "ending":
             first = next((s for s in pattern if s not in (REST, HOLD)), "C")
             pattern = first.upper().translate(str.maketrans("H123456", "CCCCCCC")) + HOLD * (len(pattern) - 1)
-        for hit in hits(song, bar, number, pattern):
+        for hit in hits(song, grid, bar, number, pattern):
             notes += _chord_notes(hit, player, section.energy)
     return notes
 
 
 def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
     notes: list[Note] = []
+    grid = _grid(song, style)
     for bar, number, section in _in_sections(song, form):
         pattern = _pattern(player, section, chosen)
         if not isinstance(pattern, str):
             continue
         if section.name == "ending":
             pattern = "R" + HOLD * (len(pattern) - 1)
-        for hit in hits(song, bar, number, pattern):
+        for hit in hits(song, grid, bar, number, pattern):
             lowest = hit.chord.bass or 0
             interval = {"5": 7, "8": 12}.get(hit.symbol, 0)
             # only play a fifth over chords that have one
@@ -216,7 +234,7 @@ def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, cho
 
 def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
     notes: list[Note] = []
-    per_beat = steps_a_beat(song)
+    grid = _grid(song, style)
 
     def hit(drum: str, at: float, symbol: str, section: Section) -> None:
         velocity = player.velocity + DRUM_VELOCITY[symbol] + ENERGY_VELOCITY[section.energy] // 2
@@ -232,18 +250,18 @@ def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, ch
             continue
         if number == 0 and section.energy == "full":
             hit("crash", _in_bar(bar, 0), "x", section)
-        size = (bar.size - 1) * per_beat
+        size = (bar.size - 1) * grid.per_beat
         fill_from = size
         if number == section.end - section.first - 1 and section.energy != "sparse":
             fill_from = max(0, size - len(next(iter(style.fill.values()))))
         for drum, pattern in groove.items():
-            for i, (symbol, start, _) in enumerate(_steps(bar, number, pattern, per_beat)):
+            for i, (symbol, start, _) in enumerate(_steps(bar, number, pattern, grid)):
                 if symbol != REST and (i < fill_from or drum == "kick" and drum not in style.fill):
                     hit(drum, start, symbol, section)
         for drum, pattern in style.fill.items():
             for i in range(fill_from, size):
                 if (symbol := pattern[i - size]) != REST:
-                    hit(drum, _in_bar(bar, i / per_beat), symbol, section)
+                    hit(drum, _in_bar(bar, grid.beat(i)), symbol, section)
     return notes
 
 

@@ -21,6 +21,8 @@ PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 CHORD_FIELDS = 3
 SHORTEST_NOTE = 0.06
 SAME_ONSET = 0.03
+# of a bar that holds two bars of a waltz
+SIX_BEATS = 6
 
 
 class SongError(ValueError):
@@ -168,6 +170,19 @@ def excerpt(song: Song, start: float, end: float) -> Song:
         chords=tuple(chord for chord in chords if chord.end - chord.start > SAME_ONSET),
         duration=end - start,
     )
+
+
+def in_threes(song: Song) -> Song:
+    """A song whose bars have six beats, as POP909 counts its waltzes, with bars of three; other songs as they are."""
+    beats, downbeats = np.array(song.beats), np.array(song.downbeats)
+    first = np.searchsorted(beats, downbeats - 1e-6)
+    if len(first) < 2 or np.median(np.diff(first)) != SIX_BEATS:
+        return song
+    halves = first + SIX_BEATS // 2
+    # a bar that is cut short or begins anew before its second half is left whole
+    ends = np.append(first[1:], len(beats))
+    halves = halves[halves + 1 < ends]
+    return dataclasses.replace(song, downbeats=tuple(sorted({*downbeats.tolist(), *beats[halves].tolist()})))
 
 
 def transpose_label(label: str, semitones: int) -> str:

@@ -2,19 +2,27 @@
 """Mixes dry players to stems: amplifier, equaliser, level and room, the same for all songs of a style.
 
 All processing is time-invariant and per player, so repeated notes give repeated samples, and stems sum to the mix.
-Audio is mono, float64 [N].
+Audio is float64: mono [N], or left and right [2, N].
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from scipy.signal import fftconvolve, resample_poly
 
-from .styles import STEMS, Curve, Style
+from .styles import STEMS, Curve, Sound, Style
 
 PREDELAY, BRIGHT_DECAY = 0.012, 0.35
+# the room above the mono path's bandwidth, where the response is drawn anew: crossfade in Hz around its Nyquist
+# frequency, and decay, as a share of the room's; and the frequencies in Hz over which the room's width sets in
+CROSSFADE, AIRY_DECAY = 500.0, 0.35
+NARROW, WIDE = 120.0, 400.0
+# a ducked player falls within the first of these seconds, and recovers with the other as time constant
+DUCK_SECONDS, RECOVER_SECONDS = 0.005, 0.11
+SMALLEST = 1e-6
 # frequency response of a guitar cabinet
 CABINET: Curve = ((50, -18), (110, 0), (400, -2), (2200, 4), (4200, 0), (5500, -12), (8000, -36), (24000, -60))
 
@@ -37,7 +45,12 @@ def overdriven(audio: np.ndarray, sampling_rate: int, drive_db: float) -> np.nda
 @cache
 def _room(name: str, seconds: float, sampling_rate: int) -> np.ndarray:
     """Impulse response of a style's room, [seconds * sampling_rate], with energy 1; high frequencies decay faster."""
-    generator = np.random.default_rng(list(name.encode()))
+    response = _reverberation(np.random.default_rng(list(name.encode())), seconds, sampling_rate)
+    return np.asarray(_low_cut(response, sampling_rate) / np.sqrt(np.sum(response**2)))
+
+
+def _reverberation(generator: np.random.Generator, seconds: float, sampling_rate: int) -> np.ndarray:
+    """Decaying noise [seconds * sampling_rate], silent before the predelay."""
     times = np.arange(int(seconds * sampling_rate)) / sampling_rate
     noise = generator.standard_normal((2, times.size))
     response = np.zeros(times.size)
@@ -45,19 +58,57 @@ def _room(name: str, seconds: float, sampling_rate: int) -> np.ndarray:
         curve = ((1500.0, min(0, 24 * edge)), (4500.0, min(0, -24 * edge)))
         response += equalised(part, sampling_rate, curve) * 10 ** (-3 * times / decay)
     response[: int(PREDELAY * sampling_rate)] = 0.0
-    return np.asarray(equalised(response, sampling_rate, ((60, -24), (250, 0))) / np.sqrt(np.sum(response**2)))
+    return response
+
+
+def _low_cut(response: np.ndarray, sampling_rate: int) -> np.ndarray:
+    return equalised(response, sampling_rate, ((60, -24), (250, 0)))
+
+
+@cache
+def _stereo_room(name: str, seconds: float, width: float, mono_rate: int, sampling_rate: int) -> np.ndarray:
+    """Impulse responses [2, N] of a style's room, for the mean of left and right and for half their difference.
+
+    Below the mono path's Nyquist frequency the first is the mono room's, resampled; above, it is drawn anew.
+    """
+    common = math.gcd(mono_rate, sampling_rate)
+    # a convolution sums over samples, so a response of more samples is lower
+    mono = _room(name, seconds, mono_rate) * mono_rate / sampling_rate
+    mid = resample_poly(mono, sampling_rate // common, mono_rate // common)
+    drawn = _reverberation(np.random.default_rng(list(name.encode())), seconds, mono_rate)
+    level = np.sqrt(mono_rate / sampling_rate / np.sum(drawn**2))
+    generator = np.random.default_rng([*name.encode(), sampling_rate])
+    fresh, other = (level * _reverberation(generator, seconds, sampling_rate)[: mid.size] for _ in range(2))
+    _, air = _parted(fresh, seconds, mono_rate / 2, sampling_rate)
+    below, above = _parted(other, seconds, mono_rate / 2, sampling_rate)
+    below = equalised(_low_cut(below, sampling_rate), sampling_rate, ((NARROW, -24), (WIDE, 0)))
+    size = min(mid.size, air.size)
+    return np.stack([(mid[:size] + air[:size]), width * (below + above)[:size]])
+
+
+def _parted(response: np.ndarray, seconds: float, hertz: float, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """A response [N] below and above a frequency; what lies above decays faster, as air absorbs it."""
+    decay = 10 ** (-3 * np.arange(response.size) / sampling_rate * (1 / AIRY_DECAY - 1) / seconds)
+    edges = (hertz - CROSSFADE, hertz + CROSSFADE)
+    below = equalised(response, sampling_rate, ((edges[0], 0), (edges[1], -90)))
+    return below, decay * equalised(response, sampling_rate, ((edges[0], -90), (edges[1], 0)))
 
 
 def mixed(
-    players: Mapping[str, np.ndarray], style: Style, synthesis_rate: int, sampling_rate: int
+    players: Mapping[str, np.ndarray],
+    style: Style,
+    synthesis_rate: int,
+    sampling_rate: int,
+    kicks: Sequence[float] = (),
 ) -> dict[str, np.ndarray]:
-    """Mix dry players into the stems of a style.
+    """Mix dry players into the mono stems of a style.
 
     Args:
-        players: audio [N] by player, at `synthesis_rate`.
+        players: audio [2, N] by player, at `synthesis_rate`; its channels are averaged.
         style: defines how each player is mixed.
         synthesis_rate: in Hz, an integer multiple of `sampling_rate`.
         sampling_rate: rate of the stems in Hz.
+        kicks: times in seconds at which players are ducked.
 
     Returns:
         all STEMS by name, [N * sampling_rate / synthesis_rate] each.
@@ -66,12 +117,85 @@ def mixed(
     sends: dict[str, np.ndarray] = {}
     for name, dry in players.items():
         player, sound = style.players[name], style.players[name].sound
-        audio = overdriven(dry, synthesis_rate, sound.drive_db) if sound.drive_db else dry
+        audio = _amplified(dry.mean(axis=0, dtype=np.float64), synthesis_rate, sound)
         audio = resample_poly(audio, 1, synthesis_rate // sampling_rate)
         audio = equalised(audio, sampling_rate, sound.curve) if sound.curve else audio
         audio = audio * 10 ** (sound.gain_db / 20)
+        if sound.ducking_db:
+            audio = audio * _ducked(kicks, sound.ducking_db, audio.size, sampling_rate)
         audio = sound.ceiling * np.tanh(audio / sound.ceiling) if sound.ceiling else audio
         stems[player.stem] = stems.get(player.stem, 0.0) + audio
         sends[player.stem] = sends.get(player.stem, 0.0) + audio * 10 ** (sound.room_db / 20)
     response = _room(style.name, style.room_seconds, sampling_rate)
     return {stem: stems[stem] + fftconvolve(sends[stem], response)[: stems[stem].size] for stem in STEMS}
+
+
+def mixed_in_stereo(
+    players: Mapping[str, np.ndarray],
+    style: Style,
+    synthesis_rate: int,
+    mono_rate: int,
+    sampling_rate: int,
+    kicks: Sequence[float] = (),
+) -> dict[str, np.ndarray]:
+    """Mix dry players into stereo stems whose mean of left and right is, up to its bandwidth, the mono stem.
+
+    So pans are linear (their gains add up to two), saturation follows the mean of the channels, and the mean of the
+    room's two responses is the mono room's.
+
+    Args:
+        players: audio [2, N] by player, at `synthesis_rate`.
+        style: defines how each player is mixed, panned and how wide it is.
+        synthesis_rate: in Hz.
+        mono_rate: rate of the mono stems in Hz.
+        sampling_rate: rate of these stems in Hz, above `mono_rate`.
+        kicks: times in seconds at which players are ducked.
+
+    Returns:
+        all STEMS by name, [2, ⌈N * sampling_rate / synthesis_rate⌉] each: left and right.
+    """
+    common = math.gcd(synthesis_rate, sampling_rate)
+    stems: dict[str, np.ndarray] = {}
+    sends: dict[str, np.ndarray] = {}
+    for name, dry in players.items():
+        player, sound = style.players[name], style.players[name].sound
+        # an overdriven amplifier has one loudspeaker
+        width = 0.0 if sound.drive_db else sound.width
+        mid = _amplified(dry.mean(axis=0, dtype=np.float64), synthesis_rate, sound)
+        side = width * (dry[0].astype(np.float64) - dry[1]) / 2
+        audio = resample_poly(np.stack([mid, side]), sampling_rate // common, synthesis_rate // common, axis=-1)
+        if sound.curve:
+            audio = np.stack([equalised(channel, sampling_rate, sound.curve) for channel in audio])
+        if sound.ducking_db:
+            audio = audio * _ducked(kicks, sound.ducking_db, audio.shape[-1], sampling_rate)
+        mid, side = audio * 10 ** (sound.gain_db / 20)
+        if sound.ceiling:
+            gain = _saturation(mid, sound.ceiling)
+            mid, side = gain * mid, gain * side
+        stems[player.stem] = stems.get(player.stem, 0.0) + np.stack([mid, side - sound.pan * mid])
+        sends[player.stem] = sends.get(player.stem, 0.0) + mid * 10 ** (sound.room_db / 20)
+    responses = _stereo_room(style.name, style.room_seconds, style.room_width, mono_rate, sampling_rate)
+    mixed_stems = {}
+    for stem in STEMS:
+        mid, side = stems[stem] + fftconvolve(sends[stem][None], responses, axes=-1)[:, : stems[stem].shape[-1]]
+        mixed_stems[stem] = np.stack([mid + side, mid - side])
+    return mixed_stems
+
+
+def _amplified(audio: np.ndarray, sampling_rate: int, sound: Sound) -> np.ndarray:
+    return overdriven(audio, sampling_rate, sound.drive_db) if sound.drive_db else audio
+
+
+def _ducked(kicks: Sequence[float], depth_db: float, size: int, sampling_rate: int) -> np.ndarray:
+    """Gain [size] of a player that each of `kicks` (in seconds) attenuates by `depth_db`."""
+    times = np.arange(size) / sampling_rate
+    starts = np.array([-np.inf, *sorted(kicks)])
+    since = times - starts[np.searchsorted(starts, times, "right") - 1]
+    depth = np.minimum(since / DUCK_SECONDS, 1.0) * np.exp(-since / RECOVER_SECONDS)
+    return 10 ** (-depth_db * np.where(np.isfinite(since), depth, 0.0) / 20)
+
+
+def _saturation(audio: np.ndarray, ceiling: float) -> np.ndarray:
+    """The gain by which tape saturation at a ceiling multiplies each sample of audio [N]."""
+    driven = audio / ceiling
+    return np.divide(np.tanh(driven), driven, out=np.ones_like(driven), where=np.abs(driven) > SMALLEST)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyworld
 import soundfile
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import butter, sosfilt
@@ -95,6 +94,8 @@ def _frames(seconds: float) -> int:
 
 
 def _analyse(audio: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    import pyworld  # needs a C++ compiler to install: only for analysing and singing, not for a recipe's --help
+
     f0, times = pyworld.harvest(audio, sampling_rate, frame_period=1000 * FRAME_SECONDS)
     spectra = pyworld.cheaptrick(audio, f0, times, sampling_rate)
     return f0, spectra, pyworld.d4c(audio, f0, times, sampling_rate)
@@ -326,6 +327,8 @@ def sing(voice: Voice, notes: Sequence[Note], seconds: float, manner: Manner, se
     Returns:
         float64 [seconds * voice.sampling_rate]: dry singing at about -20 dBFS RMS; zeros if there are no notes.
     """
+    import pyworld
+
     size = round(seconds * voice.sampling_rate)
     if not notes:
         return np.zeros(size)

@@ -20,10 +20,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from hafm_hf.lead_sheet.style_choice import draw_style, sung_density, weigh_styles
+
+from ..song_pool import STEREO
 from . import singer
+from .band import bars
 from .effects import equalise, room, to_level
 from .form import reharmonised
-from .midi_song import Note, Song, SongError, change, dense_excerpt, list_songs, read_song
+from .midi_song import Note, Song, SongError, change, dense_excerpt, in_threes, list_songs, read_song
 from .styled import StyledSong, style_song
 from .styles import STYLES
 
@@ -44,7 +48,9 @@ class SongCorpusOptions:
 
     `styles`: styles to draw from. `soundfonts`: one for all players, or those named in the styles, matched by file
     name. `reharmonised`: share of songs whose chords are changed under the melody (`form.reharmonised`). `line_ups`:
-    whether to draw instruments and human timing for every song (`line_ups`).
+    whether to draw instruments and human timing for every song (`line_ups`). `stereo_rate`: rate in Hz of the band in
+    stereo, which is written beside the mono one; None for mono only. `suited`: draw a style by how it suits the song's
+    metre, tempo and density (`Style.suits`); otherwise uniformly, and all songs count as they are.
     """
 
     songs: Path
@@ -64,6 +70,8 @@ class SongCorpusOptions:
     styles: tuple[str, ...] = tuple(STYLES)
     reharmonised: float = 0.0
     line_ups: bool = False
+    stereo_rate: int | None = None
+    suited: bool = True
     syllables: int | None = None
     licence: str = "POP909 MIT"
 
@@ -118,12 +126,17 @@ def _voice(folder: Path, syllables: int | None) -> singer.Voice:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Time-aligned audio of one item (float64 [N] each) and its labels."""
+    """Time-aligned audio of one item (float64 [N] each) and its labels.
+
+    `stereo` is the instrumental as left and right, float64 [2, N'] at a rate of its own, times `stereo_gain` in the
+    labels; or None.
+    """
 
     vocal: np.ndarray
     instrumental: np.ndarray
     stems: dict[str, np.ndarray]
     labels: dict[str, object]
+    stereo: np.ndarray | None = None
 
 
 def _sung_range(song: Song, comfort: float) -> tuple[Note, ...]:
@@ -165,18 +178,30 @@ def soundfont_of(name: str, soundfonts: Sequence[Path]) -> Path:
     return found[0]
 
 
+def song_weights(song: Song, styles: Sequence[str]) -> dict[str, float]:
+    """Probability with which to draw each style for a song, by its metre, tempo and notes per second of singing."""
+    ranges = {name: STYLES[name].suits for name in styles}
+    metre = int(np.median([bar.size - 1 for bar in bars(song)]))
+    density = sung_density([(note.start, note.end) for note in song.melody])
+    return weigh_styles(ranges, metre, song.tempo, density)
+
+
 def _render_band(
     song: Song, options: SongCorpusOptions, generator: np.random.Generator, line_up: np.random.Generator
 ) -> StyledSong:
     """A song played in one of the options' styles; attenuated if it would clip."""
-    name = options.styles[int(generator.integers(len(options.styles)))]
+    if options.suited:
+        name = draw_style(song_weights(song, options.styles), generator)
+    else:
+        name = options.styles[int(generator.integers(len(options.styles)))]
     named = {player.soundfont for style in STYLES.values() for player in style.players.values()}
     files = {soundfont: soundfont_of(soundfont, options.soundfonts) for soundfont in named}
     drawn = line_up if options.line_ups else None
-    played = style_song(song, STYLES[name], files, options.sampling_rate, generator, drawn)
+    played = style_song(song, STYLES[name], files, options.sampling_rate, generator, drawn, options.stereo_rate)
     peak = float(np.abs(sum(played.stems.values())).max())
     gain = min(1.0, LOUDEST / max(peak, LOUDEST))
-    return dataclasses.replace(played, stems={name: gain * stem for name, stem in played.stems.items()})
+    stems, stereo = ({name: gain * stem for name, stem in band.items()} for band in (played.stems, played.stereo))
+    return dataclasses.replace(played, stems=stems, stereo=stereo)
 
 
 def render_item(task: Task, options: SongCorpusOptions) -> Item:
@@ -190,6 +215,7 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     digest = hashlib.sha256(f"{options.seed}/{task.number}/{task.folder.name}".encode()).digest()
     generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
     whole = read_song(task.folder)
+    whole = in_threes(whole) if options.suited else whole
     semitones = int(generator.integers(options.transpose[0], options.transpose[1] + 1))
     stretch = float(generator.uniform(*options.stretch))
     part = dense_excerpt(whole, float(generator.uniform(*options.seconds)) / stretch, generator)
@@ -219,7 +245,15 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
         "notes": [[note.start, note.end, note.pitch] for note in notes],
         "licence": options.licence,
     }  # fmt: skip
-    return Item(vocal[:size], np.sum(list(stems.values()), axis=0), stems, labels)
+    stereo = None
+    if options.stereo_rate:
+        channels = np.sum(list(played.stereo.values()), axis=0)[
+            :, : size * options.stereo_rate // options.sampling_rate
+        ]
+        # one channel can be louder than their mean, which sets the level of the mono band
+        gain = min(1.0, LOUDEST / max(float(np.abs(channels).max()), LOUDEST))
+        stereo, labels["stereo_gain"] = gain * channels, gain
+    return Item(vocal[:size], np.sum(list(stems.values()), axis=0), stems, labels, stereo)
 
 
 def _rounded(value: object) -> object:
@@ -231,7 +265,7 @@ def _rounded(value: object) -> object:
     return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def write_item(item: Item, folder: Path, sampling_rate: int) -> None:
+def write_item(item: Item, folder: Path, sampling_rate: int, stereo_rate: int | None = None) -> None:
     """Write an item under a temporary name and rename it, so that a folder with its final name is complete."""
     partial_folder = folder.with_name(f"{folder.name}{PARTIAL_SUFFIX}")
     shutil.rmtree(partial_folder, ignore_errors=True)
@@ -239,6 +273,8 @@ def write_item(item: Item, folder: Path, sampling_rate: int) -> None:
     tracks = {"vocal": item.vocal, "instrumental": item.instrumental, **item.stems}
     for name, audio in tracks.items():
         soundfile.write(partial_folder / f"{name}.flac", audio, sampling_rate, subtype="PCM_16")
+    if item.stereo is not None and stereo_rate:
+        soundfile.write(partial_folder / f"{STEREO}.flac", item.stereo.T, stereo_rate, subtype="PCM_16")
     (partial_folder / "labels.json").write_text(json.dumps(_rounded(item.labels)) + "\n")
     os.replace(partial_folder, folder)
 
@@ -253,7 +289,7 @@ def _run(task: Task, options: SongCorpusOptions) -> tuple[str, float]:
     except SongError as error:
         logger.warning("skipped %s: %s", task.name, error)
         return task.name, 0.0
-    write_item(item, folder, options.sampling_rate)
+    write_item(item, folder, options.sampling_rate, options.stereo_rate)
     return task.name, item.vocal.size / options.sampling_rate
 
 

@@ -2,7 +2,7 @@
 """Plays a song in a style: form, arrangement, synthesis and mix; and its complete lead sheet."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,8 @@ from .band import Part, bars
 from .form import Section, sections, with_form
 from .line_ups import draw_hands, draw_line_up
 from .midi_song import Song
-from .mixer import mixed
-from .styles import Style
+from .mixer import mixed, mixed_in_stereo
+from .styles import DRUMS, Style
 from .synthesiser import synthesiser
 
 # so that frames are whole synthesiser blocks, and overdrive does not alias
@@ -22,11 +22,15 @@ OVERSAMPLING = 2
 
 @dataclass(frozen=True)
 class StyledSong:
-    """A rendered song: `song` with the melody and chords of its form, stems (float64 [N]) and the lead sheet."""
+    """A rendered song: `song` with the melody and chords of its form, stems (float64 [N]) and the lead sheet.
+
+    `stereo` has the same stems as left and right, float64 [2, N'], at a rate of its own, if they were asked for.
+    """
 
     song: Song
     stems: dict[str, np.ndarray]
     lead_sheet: dict[str, object]
+    stereo: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def lead_sheet(song: Song, form: tuple[Section, ...], style: str) -> dict[str, object]:
@@ -55,13 +59,27 @@ def play(
 ) -> dict[str, np.ndarray]:
     """Synthesises and mixes parts to stems (float64 [seconds * sampling_rate]); arguments as for `style_song`."""
     rate = OVERSAMPLING * sampling_rate
+    dry = synthesised(parts, style, soundfonts, seconds, rate)
+    return mixed(dry, style, rate, sampling_rate, kicks(parts, style))
+
+
+def kicks(parts: Mapping[str, Part], style: Style) -> list[float]:
+    """Times in seconds of all kicks of the drums."""
+    drums = [part for name, part in parts.items() if style.players[name].role == "drums"]
+    return sorted({note.start for part in drums for note in part.notes if note.pitch == DRUMS["kick"]})
+
+
+def synthesised(
+    parts: Mapping[str, Part], style: Style, soundfonts: Mapping[str, Path], seconds: float, sampling_rate: int
+) -> dict[str, np.ndarray]:
+    """The dry players, float32 [2, seconds * sampling_rate]; arguments as for `style_song`."""
     dry = {}
     for name, part in parts.items():
         player = style.players[name]
-        dry[name] = synthesiser(rate).play(
+        dry[name] = synthesiser(sampling_rate).play(
             part.notes, part.program, soundfonts[player.soundfont], seconds, player.role == "drums"
         )
-    return mixed(dry, style, rate, sampling_rate)
+    return dry
 
 
 def style_song(
@@ -71,6 +89,7 @@ def style_song(
     sampling_rate: int,
     generator: np.random.Generator,
     line_up_generator: np.random.Generator | None = None,
+    stereo_rate: int | None = None,
 ) -> StyledSong:
     """Arrange and render a song.
 
@@ -81,6 +100,7 @@ def style_song(
         sampling_rate: rate of the stems in Hz.
         generator: draws energies and pattern variants.
         line_up_generator: draws a line-up and human timing for this song; without one, the style's own players play.
+        stereo_rate: rate in Hz of stereo stems of the same notes, above `sampling_rate`; None for mono only.
     """
     form = sections(song, generator)
     formed = with_form(song, form)
@@ -91,5 +111,10 @@ def style_song(
         known["players"] = {name: [player.soundfont, player.program] for name, player in style.players.items()}
         hands = draw_hands(style, line_up_generator)
     parts, known["variants"] = arrange(formed, form, style, generator, hands)
-    stems = play(parts, style, soundfonts, song.duration, sampling_rate)
-    return StyledSong(formed, stems, lead_sheet(formed, form, style.name) | known)
+    rate = OVERSAMPLING * sampling_rate
+    # mono and stereo share the synthesiser's run: its blocks are whole frames at this rate, and at no audible one
+    dry = synthesised(parts, style, soundfonts, song.duration, rate)
+    ducks = kicks(parts, style)
+    stems = mixed(dry, style, rate, sampling_rate, ducks)
+    stereo = mixed_in_stereo(dry, style, rate, sampling_rate, stereo_rate, ducks) if stereo_rate else {}
+    return StyledSong(formed, stems, lead_sheet(formed, form, style.name) | known, stereo)

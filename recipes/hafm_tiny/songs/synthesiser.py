@@ -81,7 +81,7 @@ class Synthesiser:
         return self.loaded[path]
 
     def play(self, notes: tuple[Note, ...], program: int, soundfont: Path, seconds: float, drums: bool) -> np.ndarray:
-        """Renders one player's notes to mono audio, float64 [seconds * sampling_rate]; sound after that is cut off.
+        """Renders one player's notes, float32 [left and right, seconds * sampling_rate]; sound after that is cut off.
 
         Raises:
             ValueError: the file is not a SoundFont, or does not have the program.
@@ -99,7 +99,7 @@ class Synthesiser:
             self.library.delete_fluid_synth(synth)
 
     def _played(self, synth: int, channel: int, notes: tuple[Note, ...], size: int) -> np.ndarray:
-        """Renders notes with a new synth, float64 [size]."""
+        """Renders notes with a new synth, float32 [2, size]."""
         blocks = -(-size // BLOCK)
         # at the same time, note-offs are sorted before note-ons
         events = [(self._block(note.start), 1, note.pitch, note.velocity) for note in notes]
@@ -115,7 +115,7 @@ class Synthesiser:
                 self.library.fluid_synth_noteon(synth, channel, pitch, velocity)
             else:
                 self.library.fluid_synth_noteoff(synth, channel, pitch)
-        return stereo.mean(axis=0, dtype=np.float64)[:size]
+        return stereo[:, :size]
 
     def _block(self, seconds: float) -> int:
         return round(seconds * self.sampling_rate / BLOCK)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from scipy.signal import resample_poly
 
 pytest.importorskip("pyworld", reason="pyworld is not installed", exc_type=ImportError)
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
@@ -16,6 +17,7 @@ from typing import Any
 
 from chaos import digest_files
 from hafm_hf.corpus.lead_sheets import labelled_lead_sheet
+from hafm_tiny.song_pool import load_song
 from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks, render_item
 from hafm_tiny.songs.styles import STEMS, STYLES
 from programs import RECIPES, Program, run_program, until
@@ -107,3 +109,23 @@ def test_a_killed_recipe_leaves_whole_items_and_resumes(options: SongCorpusOptio
     assert run_program(command).returncode == 0
     assert len(list(options.output.glob("*/*_0"))) == 3 and not list(options.output.rglob("*.partial"))
     assert {folder: (folder / "vocal.flac").stat().st_mtime_ns for folder in finished} == before
+
+
+def test_a_corpus_in_stereo_has_the_same_mono_files_and_the_band_as_left_and_right(
+    options: SongCorpusOptions, tmp_path: Path
+) -> None:
+    task = list_tasks(options, 0)[0]
+    wide = dataclasses.replace(options, output=tmp_path / "wide", stereo_rate=44_100)
+    for run in (options, wide):
+        assert all(seconds > 5 for _, seconds in build_corpus(run, [task]))
+    folder = wide.output / task.split / task.name
+    mono, both = (digest_files(run.output, ignored=("*/labels.json",)) for run in (options, wide))
+    stereo_file = (folder / "stereo.flac").relative_to(wide.output)
+    assert {name: digest for name, digest in both.items() if Path(name) != stereo_file} == mono
+    song = load_song(folder, 24_000, stereo_rate=44_100)
+    assert song.stereo is not None
+    assert song.stereo.shape == (2, song.num_samples * 44_100 // 24_000)
+    middle = resample_poly(song.stereo_gain * song.stereo.mean(axis=0), 80, 147)[: song.num_samples]
+    correlation = np.corrcoef(middle, song.instrumental[: middle.size])[0, 1]
+    assert correlation > 0.99
+    assert np.std(middle) == pytest.approx(np.std(song.instrumental), rel=0.1)

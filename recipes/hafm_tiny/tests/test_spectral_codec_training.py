@@ -6,14 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from scipy.signal import resample_poly
 
 from hafm_hf import HAFMSpectralConfig, HAFMSpectralModel
 from hafm_hf.pretrained.loading import codec_fingerprint
+from hafm_hf.tokenizers.codecs import as_codec
 from hafm_tiny.codec import evaluate_codec
 from hafm_tiny.song_pool import SongPool
 from hafm_tiny.spectral_codec import SpectralTrainer, SpectralTrainingArguments, level_distance
 from hafm_tiny.state import load_state, save_state
+from hafm_tiny.stereo_figures import OCTAVES, evaluate_in_stereo, log_spectral_distance, octave_levels
+from hafm_tiny.wider_codec import widened
 from programs import RECIPES, run_program
 from synthetic_songs import write_song
 
@@ -103,6 +108,27 @@ def test_levels_are_measured_over_whole_crops() -> None:
     assert float(level_distance(sound, 2 * sound, RATE)) == pytest.approx(np.log(2), rel=1e-3)
 
 
+def test_the_recipe_widens_a_codecs_output(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        folder = tmp_path / "songs" / split / "song"
+        write_song(folder, 24_000, seconds=6.0, seed=4)
+        band, _ = soundfile.read(folder / "instrumental.flac")
+        stereo = resample_poly(np.stack([1.5 * band, 0.5 * band], axis=1), 147, 80, axis=0)
+        soundfile.write(folder / "stereo.flac", stereo, 44_100)
+    sizes = {"encoder_width": 8, "encoder_layers": 1, "decoder_width": 8, "decoder_layers": 1, "codebook_size": CODES}
+    HAFMSpectralModel(HAFMSpectralConfig(**sizes, codebook_dim=4)).save_pretrained(tmp_path / "codec")
+    flags = {"corpus": tmp_path / "songs", "out": tmp_path / "run", "codec": tmp_path / "codec", "steps": 2}
+    flags |= {"output_sampling_rate": 44_100, "output_audio_channels": 2, "decoder_only": True, "start_batches": 1}
+    flags |= {"batch_size": 1, "varied_rows": 1, "crop_frames": 20, "stft_sizes": "512", "level_weight": 0.3}
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    run_program([RECIPES / "train_spectral_codec.py", *words], check=True)
+    codec = HAFMSpectralModel.from_pretrained(tmp_path / "run/codec")
+    assert codec_fingerprint(codec) == codec_fingerprint(HAFMSpectralModel.from_pretrained(tmp_path / "codec"))
+    assert (codec.config.output_format.sampling_rate, codec.config.output_format.channels) == (44_100, 2)
+    figures = json.loads((tmp_path / "run/figures.json").read_text())
+    assert set(figures) == {"before", "after"}
+
+
 def test_the_recipe_trains_and_resumes_from_the_command_line(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_song(tmp_path / "songs" / split / "song", 24_000, seconds=6.0, seed=4)
@@ -123,3 +149,80 @@ def test_the_recipe_trains_and_resumes_from_the_command_line(tmp_path: Path) -> 
     run(1, out=tmp_path / "other", hop_length=480, num_codebooks=3, figures=False)
     other = HAFMSpectralModel.from_pretrained(tmp_path / "other/codec").config
     assert (other.hop_length, other.window_length, other.num_codebooks) == (480, 1920, 3)
+
+
+@pytest.fixture(scope="module")
+def stereo_pool(tmp_path_factory: pytest.TempPathFactory) -> SongPool:
+    """Three short songs at 8 kHz, and at 16 kHz with the band 12 dB louder on the left than on the right."""
+    root = tmp_path_factory.mktemp("stereo_songs")
+    for index in range(3):
+        folder = root / "train" / f"song_{index}"
+        write_song(folder, RATE, seconds=4.0, seed=index)
+        band, _ = soundfile.read(folder / "instrumental.flac")
+        stereo = resample_poly(np.stack([1.6 * band, 0.4 * band], axis=1), 2, 1, axis=0)
+        soundfile.write(folder / "stereo.flac", stereo, 2 * RATE)
+    pool = SongPool(root, "train", RATE, stereo_rate=2 * RATE)
+    assert pool.refresh() == 3
+    return pool
+
+
+def settled_codec(pool: SongPool) -> HAFMSpectralModel:
+    """A mono codec after a few steps, so that its levels and its mean are measured."""
+    trainer = SpectralTrainer(tiny_codec(), pool, arguments(quantize_from=5))
+    trainer.start()
+    for _ in range(30):
+        trainer.train_step()
+    return trainer.settle(5)
+
+
+def test_a_widened_codec_has_the_same_codes_and_begins_with_the_same_middle(stereo_pool: SongPool) -> None:
+    codec = settled_codec(stereo_pool)
+    torch.nn.init.constant_(codec.decoder.noise.bias, -30.0)  # type: ignore[union-attr]
+    wide = widened(codec, 2 * RATE, 2).eval()
+    assert codec_fingerprint(wide) == codec_fingerprint(codec)
+    codes = as_codec(codec).encode(torch.from_numpy(stereo_pool.songs[0].instrumental / 32768).float()[None, None])
+    narrow_sound, wide_sound = (as_codec(model).decode(codes)[0].numpy() for model in (codec, wide))
+    middle = resample_poly(wide_sound.mean(axis=0), 1, 2)
+    difference = middle - narrow_sound[0, : middle.size]
+    assert np.std(difference) < 0.1 * np.std(narrow_sound)
+
+
+def test_a_stereo_codec_cannot_be_widened(stereo_pool: SongPool) -> None:
+    wide = widened(tiny_codec(), 2 * RATE, 2)
+    with pytest.raises(ValueError, match="plays 2 channel"):
+        widened(wide, 4 * RATE, 2)
+
+
+def test_a_widened_decoder_learns_where_the_band_is(stereo_pool: SongPool) -> None:
+    codec = settled_codec(stereo_pool)
+    wide = widened(codec, 2 * RATE, 2).train()
+    options = arguments(decoder_only=True, level_weight=0.3, mel_weight=0.0, stft_sizes="64,256", averaging=0.8)
+    trainer = SpectralTrainer(wide, stereo_pool, options)
+    trainer.start_wider(codec.config.output_format.num_bins)
+    for _ in range(60):
+        trainer.train_step()
+    learnt = trainer.settle(5)
+    assert codec_fingerprint(learnt) == codec_fingerprint(codec)
+    figures = evaluate_in_stereo({"before": codec, "after": learnt}, stereo_pool, depths=(4, 2), seconds=1.0, clips=6)
+    assert figures["after"]["si_sdr_db"][4] > figures["before"]["si_sdr_db"][4] - 0.5
+    # mono played on both sides has no side at all
+    assert figures["before"]["side_db"][250] < -40
+    assert figures["after"]["side_db"][250] > -8
+
+
+def test_training_in_stereo_refuses_songs_without_it(pool: SongPool) -> None:
+    trainer = SpectralTrainer(widened(tiny_codec(), 2 * RATE, 2), pool, arguments(decoder_only=True))
+    with pytest.raises(ValueError, match="has no stereo.flac; render the corpus with --stereo-rate"):
+        trainer.train_step()
+
+
+def test_log_spectral_distance_of_a_louder_sound_is_its_level() -> None:
+    sound = np.random.default_rng(0).standard_normal((2, 20_000))
+    assert log_spectral_distance(sound, 2 * sound) == pytest.approx(6.02, abs=0.01)
+
+
+def test_octave_levels_are_those_of_sines() -> None:
+    time = np.arange(2 * 44_100) / 44_100
+    levels = octave_levels(0.1 * np.sin(2 * np.pi * 1_000 * time), 44_100)
+    assert levels[OCTAVES.index(1000)] == pytest.approx(-23.0, abs=0.1)
+    assert levels[OCTAVES.index(4000)] < -60

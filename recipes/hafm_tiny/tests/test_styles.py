@@ -2,23 +2,31 @@
 """Styles: a band that is the same in every song, follows the song's form, and repeats bars exactly."""
 
 import dataclasses
+import gzip
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.signal import resample_poly
 
 pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
-from hafm_tiny.songs.arranger import arrange
+from hafm_tiny.songs.arranger import Grid, arrange
 from hafm_tiny.songs.band import FRAME_RATE, bars
 from hafm_tiny.songs.form import Section, sections, with_form
+from hafm_tiny.songs.lead_sheet_songs import lead_sheet_songs, write_song
 from hafm_tiny.songs.line_ups import draw_hands, draw_line_up
-from hafm_tiny.songs.midi_song import Chord, Song, change, excerpt, read_song
-from hafm_tiny.songs.styled import play, style_song
-from hafm_tiny.songs.styles import DRUMS, STEMS, STYLES, Style
+from hafm_tiny.songs.midi_song import Chord, Note, Song, change, excerpt, in_threes, read_song
+from hafm_tiny.songs.mixer import mixed, mixed_in_stereo
+from hafm_tiny.songs.song_corpus import song_weights
+from hafm_tiny.songs.styled import StyledSong, play, style_song
+from hafm_tiny.songs.styles import DRUMS, STEMS, STYLES, Player, Sound, Style
 
-RATE = 24000
+RATE, STEREO_RATE = 24000, 44100
+# Hz up to which the mono path's filters pass everything
+SHARED = 11_000
 # 240 codec frames, slow enough for sixteenths
 BAR = 3.2
 FORM = (
@@ -35,27 +43,61 @@ def song(songs: Path) -> Song:
     return read_song(songs / "001")
 
 
-@pytest.fixture(scope="module")
-def one_chord(song: Song) -> Song:
-    """Eleven bars of BAR seconds on one chord, without other tracks."""
-    duration = 11 * BAR
+@pytest.fixture()
+def one_chord(song: Song, style: Style) -> Song:
+    """Eleven bars in a style's metre on one chord, without other tracks."""
+    beats, duration = 11 * style.metre, 11 * bar_seconds(style)
     return dataclasses.replace(
         song, tracks={}, chords=(Chord(0.0, duration, "A:min"),), duration=duration,
-        beats=tuple(i * BAR / 4 for i in range(44)), downbeats=tuple(i * BAR for i in range(11)),
+        beats=tuple(i * BAR / 4 for i in range(beats)),
+        downbeats=tuple(i * BAR / 4 for i in range(0, beats, style.metre)),
     )  # fmt: skip
+
+
+def bar_seconds(style: Style) -> float:
+    """Of BAR for four beats."""
+    return BAR * style.metre / 4
 
 
 def fonts(soundfont: Path, style: Style) -> dict[str, Path]:
     return {player.soundfont: soundfont for player in style.players.values()}
 
 
-def of_bar(stem: np.ndarray, bar: int) -> np.ndarray:
-    size = round(BAR * RATE)
+def of_bar(stem: np.ndarray, bar: int, style: Style) -> np.ndarray:
+    size = round(bar_seconds(style) * RATE)
     return stem[bar * size : (bar + 1) * size]
 
 
 def level(audio: np.ndarray) -> float:
     return float(10 * np.log10(np.mean(audio**2)))
+
+
+def below(audio: np.ndarray, sampling_rate: int, hertz: float) -> np.ndarray:
+    spectrum = np.fft.rfft(audio)
+    spectrum[..., np.fft.rfftfreq(audio.shape[-1], 1 / sampling_rate) > hertz] = 0
+    return np.fft.irfft(spectrum, audio.shape[-1])
+
+
+def in_both(song: Song, style: Style, soundfont: Path) -> StyledSong:
+    """The first 10 s of a song, in mono and stereo."""
+    short = excerpt(song, 0.0, 10.0)
+    generator = np.random.default_rng(1)
+    return style_song(short, style, fonts(soundfont, style), RATE, generator, stereo_rate=STEREO_RATE)
+
+
+def one_player(sound: Sound) -> Style:
+    player = Player("chords", "chords", 0, "fluid", {}, sound)
+    others = {stem: Player(stem, "chords", 0, "fluid", {}) for stem in STEMS if stem != "chords"}
+    return Style("test", {"player": player} | others, {}, room_seconds=0.3)
+
+
+def panned(sound: Sound, generator: np.random.Generator) -> np.ndarray:
+    """A player of noise without room, differing between left and right, in stereo: float64 [2, N]."""
+    quiet = dataclasses.replace(sound, room_db=-200.0)
+    style = one_player(quiet)
+    dry = {name: np.zeros((2, 9600), np.float32) for name in style.players}
+    dry["player"] = 0.1 * generator.standard_normal((2, 9600)).astype(np.float32)
+    return mixed_in_stereo(dry, style, 2 * RATE, RATE, STEREO_RATE)["chords"]
 
 
 @styles
@@ -96,10 +138,10 @@ def test_repeated_bars_sound_alike_and_energies_differ_in_level(
     mix = np.sum(list(stems.values()), axis=0)
     for name, stem in stems.items():
         # the second and third bar of the chorus: the bars before them are equal, and neither has a fill
-        first, second = of_bar(stem, 7), of_bar(stem, 8)
+        first, second = of_bar(stem, 7, style), of_bar(stem, 8, style)
         assert level(first) > -60, name
         assert level(second - first) < level(first) - 20, name
-    sparse, full = (np.concatenate([of_bar(mix, bar) for bar in range(*span)]) for span in ((3, 5), (7, 9)))
+    sparse, full = (np.concatenate([of_bar(mix, bar, style) for bar in range(*span)]) for span in ((3, 5), (7, 9)))
     assert level(full) > level(sparse) + 3 and np.abs(mix).max() < 1.0
 
 
@@ -108,14 +150,15 @@ def test_a_fill_leads_into_the_next_section_and_the_ending_is_one_chord(style: S
     parts, _ = arrange(one_chord, FORM, style, np.random.default_rng(0))
     places: dict[int, set[tuple[float, int]]] = {bar: set() for bar in range(11)}
     for note in parts["kit"].notes:
-        bar = int((note.start + 1e-6) / BAR)
-        places[bar].add((round(note.start - BAR * bar, 2), note.pitch))
+        bar = int((note.start + 1e-6) / bar_seconds(style))
+        places[bar].add((round(note.start - bar_seconds(style) * bar, 2), note.pitch))
     assert places[7] == places[8] != places[9]
     assert {pitch for _, pitch in places[9]} >= {DRUMS[drum] for drum in style.fill}
     for name, part in parts.items():
-        late = [note.start for note in part.notes if note.start >= 10 * BAR - 1e-6]
+        last = 10 * bar_seconds(style)
+        late = [note.start for note in part.notes if note.start >= last - 1e-6]
         # strummed strings are delayed by half frames
-        assert all(start < 10 * BAR + 0.05 for start in late), name
+        assert all(start < last + 0.05 for start in late), name
         assert late or not part.notes or style.players[name].role == "line"
 
 
@@ -166,3 +209,165 @@ def test_the_lead_sheet_is_complete_and_stems_are_as_long_as_the_song(song: Song
     assert isinstance(spans, list) and spans[0][0] == 0.0 and spans[-1][1] == 12.0
     assert all(left[1] == right[0] for left, right in zip(spans[:-1], spans[1:], strict=True))
     assert set(sheet["downbeats"]) <= set(sheet["beats"])  # type: ignore[call-overload]
+
+
+@styles
+def test_stereo_leaves_the_mono_stems_as_they_are_to_the_bit(style: Style, song: Song, soundfont: Path) -> None:
+    short = excerpt(song, 0.0, 10.0)
+    mono = style_song(short, style, fonts(soundfont, style), RATE, np.random.default_rng(1))
+    both = in_both(song, style, soundfont)
+    assert {name: stem.tobytes() for name, stem in mono.stems.items()} == {
+        name: stem.tobytes() for name, stem in both.stems.items()
+    }
+    assert not mono.stereo
+
+
+@styles
+def test_the_mean_of_left_and_right_is_the_mono_band(style: Style, song: Song, soundfont: Path) -> None:
+    both = in_both(song, style, soundfont)
+    mono = resample_poly(np.sum(list(both.stems.values()), axis=0), 147, 80)
+    middle = np.sum(list(both.stereo.values()), axis=0).mean(axis=0)
+    assert middle.size == 10 * STEREO_RATE
+    difference = below(middle - mono[: middle.size], STEREO_RATE, SHARED)
+    assert level(difference) <= level(below(mono, STEREO_RATE, SHARED)) - 25
+
+
+@styles
+def test_stereo_plays_above_the_mono_bandwidth_and_the_bass_in_the_middle(
+    style: Style, song: Song, soundfont: Path
+) -> None:
+    stereo = in_both(song, style, soundfont).stereo
+    band = np.sum(list(stereo.values()), axis=0).mean(axis=0)
+    assert level(band - below(band, STEREO_RATE, 12_500)) > level(band) - 45
+    left, right = stereo["bass"]
+    assert level(left - right) < level(left + right) - 30
+
+
+def test_pans_are_linear_and_width_scales_the_difference_of_the_channels() -> None:
+    plain = panned(Sound(), np.random.default_rng(0))
+    right = panned(Sound(pan=0.5), np.random.default_rng(0))
+    np.testing.assert_allclose(right.mean(axis=0), plain.mean(axis=0), atol=1e-9)
+    np.testing.assert_allclose(right[1] - plain[1], 0.5 * plain.mean(axis=0), atol=1e-9)
+    narrow = panned(Sound(width=0.0), np.random.default_rng(0))
+    np.testing.assert_allclose(narrow[0], narrow[1], atol=1e-9)
+
+
+def test_saturation_follows_the_mean_of_the_channels() -> None:
+    plain = panned(Sound(), np.random.default_rng(0))
+    loud = panned(Sound(ceiling=0.05), np.random.default_rng(0))
+    middle = plain.mean(axis=0)
+    np.testing.assert_allclose(loud.mean(axis=0), 0.05 * np.tanh(middle / 0.05), atol=1e-9)
+    # both channels get the same gain, so an instrument stays where it is
+    np.testing.assert_allclose(loud[0] * middle, plain[0] * loud.mean(axis=0), atol=1e-9)
+
+
+waltzes = pytest.mark.parametrize("style", [STYLES["waltz"]], ids=["waltz"])
+SHEET = {
+    "title": "tune", "source": "test", "metre": "3/4",
+    "notes": [[beat, 1.0, 60 + beat % 12] for beat in range(24)],
+    "chords": [[3.0 * bar, 3.0, label] for bar, label in enumerate(("C:maj", "F:maj", "G:maj", "C:maj") * 2)],
+}  # fmt: skip
+
+
+@waltzes
+def test_a_waltz_has_its_low_chord_on_one_and_others_on_two_and_three(style: Style, one_chord: Song) -> None:
+    form = (Section("verse", "normal", 0, 10), Section("ending", "normal", 10, 11))
+    parts, variants = arrange(one_chord, form, style, np.random.default_rng(2))
+    assert variants["double_bass"]["normal"] in (0, 1)
+    beats = np.array([note.start for note in parts["double_bass"].notes]) / (BAR / 4)
+    downbeats = np.arange(11) * 3
+    assert set(downbeats) <= set(np.round(beats, 3))
+    kicks = [note.start / (BAR / 4) for note in parts["kit"].notes if note.pitch == DRUMS["kick"]]
+    assert set(downbeats) <= set(np.round(kicks, 3))
+
+
+def test_the_bars_of_a_song_in_three_have_three_beats_on_its_lead_sheet(song: Song, soundfont: Path) -> None:
+    style = STYLES["waltz"]
+    waltz = dataclasses.replace(excerpt(song, 0.0, 18.0), downbeats=tuple(1.8 * bar for bar in range(10)))
+    sheet = style_song(waltz, style, fonts(soundfont, style), RATE, np.random.default_rng(0)).lead_sheet
+    assert sheet["metre"] == 3
+
+
+def test_swung_steps_are_late_and_straight_ones_are_not(song: Song) -> None:
+    assert [Grid(4, 4, 0.5).beat(step) for step in range(4)] == [0.0, 0.25, 0.5, 0.75]
+    assert [Grid(4, 4, 0.6).beat(step) for step in range(4)] == pytest.approx([0.0, 0.3, 0.5, 0.8])
+    style = STYLES["soul"]
+    assert style.swing > 0.5
+    form = (Section("verse", "full", 0, 10), Section("ending", "full", 10, 11))
+    slow = change(song, stretch=1.25)
+    parts, _ = arrange(with_form(slow, form), form, style, np.random.default_rng(0))
+    hats = [note.start / 0.75 * 4 % 2 for note in parts["kit"].notes if note.pitch in (DRUMS["hat"], DRUMS["ride"])]
+    assert any(1.1 < place < 1.35 for place in hats)
+    assert not any(0.9 < place < 1.05 for place in hats)
+
+
+def test_a_kick_ducks_the_players_that_yield_to_it() -> None:
+    style = one_player(Sound(ducking_db=9.0, room_db=-200.0))
+    dry = {name: np.zeros((2, 48_000), np.float32) for name in style.players}
+    dry["player"][:] = 0.1
+    free = mixed(dry, style, 2 * RATE, RATE)["chords"]
+    ducked = mixed(dry, style, 2 * RATE, RATE, kicks=[0.5])["chords"]
+    decibels = 20 * np.log10(ducked[1_000:-1_000] / free[1_000:-1_000])
+    assert decibels.min() == pytest.approx(-9.0, abs=0.6)
+    np.testing.assert_allclose(decibels[: RATE // 2 - 1_100], 0.0, atol=1e-6)
+    assert decibels[-1] > -0.3
+
+
+def test_electronic_songs_have_a_kick_on_every_beat_to_which_the_bass_yields() -> None:
+    style = STYLES["electronic"]
+    assert style.players["bass"].sound.ducking_db > 0
+    for grooves in style.players["kit"].patterns.values():
+        kicks = [groove["kick"] for groove in grooves if not isinstance(groove, str)]
+        assert all(kick[::4] == "XXXX" for kick in kicks), kicks
+
+
+def test_songs_in_three_get_waltzes_and_no_others_do(song: Song) -> None:
+    beat = 0.5
+    waltz = dataclasses.replace(
+        song, beats=tuple(beat * i for i in range(96)), downbeats=tuple(3 * beat * i for i in range(32))
+    )
+    assert song_weights(waltz, list(STYLES))["waltz"] == 1.0
+    assert song_weights(song, list(STYLES))["waltz"] == 0.0
+
+
+def test_fast_songs_are_not_ballads_and_slow_ones_not_electronic(song: Song) -> None:
+    fast, slow = change(song, stretch=100 / 130), change(song, stretch=100 / 60)
+    assert song_weights(fast, list(STYLES))["ballad"] == 0.0
+    assert song_weights(fast, list(STYLES))["electronic"] > 0.1
+    assert song_weights(slow, list(STYLES))["ballad"] > 0.1
+    assert song_weights(slow, list(STYLES))["electronic"] == 0.0
+
+
+def test_bars_of_six_beats_are_two_of_a_waltz_and_others_stay(song: Song) -> None:
+    six = dataclasses.replace(
+        song, beats=tuple(0.5 * i for i in range(24)), downbeats=tuple(3.0 * i for i in range(4))
+    )
+    assert in_threes(six).downbeats == tuple(1.5 * i for i in range(8))
+    assert in_threes(song) is song
+
+
+def test_lead_sheets_in_three_become_songs_that_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "sheets.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        file.writelines(json.dumps(sheet) + "\n" for sheet in (SHEET, SHEET | {"metre": "4/4"}))
+    (song,) = lead_sheet_songs(path, "3/4", (100.0, 101.0))
+    write_song(song, tmp_path / "sheet_0001")
+    read = read_song(tmp_path / "sheet_0001")
+    assert 100 <= read.tempo <= 101
+    assert len(read.beats) == 3 * len(read.downbeats)
+    assert [chord.label for chord in read.chords[:4]] == ["C:maj", "F:maj", "G:maj", "C:maj"]
+    assert read.duration >= 95
+    first = read.melody[:24]
+    assert [note.pitch for note in first] == [60 + beat % 12 for beat in range(24)]
+    np.testing.assert_allclose([note.start for note in first], read.beats[:24], atol=2e-3)
+
+
+def test_lead_sheets_of_another_metre_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="metre is '5/4'; choose from 3/4, 4/4"):
+        next(lead_sheet_songs(tmp_path / "none", "5/4"))
+
+
+def test_the_public_domain_waltzes_are_read(shared_data: Path) -> None:
+    songs = list(lead_sheet_songs(shared_data / "lead_sheets.jsonl.gz"))
+    assert len(songs) == 80
+    assert all(isinstance(song.melody[0], Note) and song.duration > 95 for song in songs)

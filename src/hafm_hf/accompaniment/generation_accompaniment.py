@@ -408,7 +408,8 @@ def check_supported(options: GenerationOptions, model: Any) -> None:
     for name, option in described(GenerationOptions).items():
         value = getattr(options, name)
         if option.streams and value not in (None, False) and supported.isdisjoint(option.streams):
-            raise ValueError(f"{name} is {value!r}, which this model does not support; leave {name} out.")
+            why = " This model reads the voice only." if model.encoder.reads_voice_only else ""
+            raise ValueError(f"{name} is {value!r}, which this model does not support; leave {name} out.{why}")
     if options.style is not None:
         place_of(options.style, model.styles)
 

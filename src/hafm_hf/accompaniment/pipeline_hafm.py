@@ -253,6 +253,7 @@ class HAFMPipeline(Pipeline):
             (Hz); "instrumental" (float32 [C, N]) and "instrumental_rate" (Hz), or None.
         """
         vocal, rate, name = self._read(input_, sampling_rate, seconds)
+        vocal = audio.without_offset(vocal)
         features = self.feature_extractor.batch([audio.with_channels(vocal, 1)], rate)
         if audio.is_silent(features["input_values"][0].numpy()):
             logger.warning(f"{name} is silent; the instrumental has no voice to follow.")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Audio: reading and writing files, resampling, levels, and mixing."""
 
-from .channels import Samples, to_mono, with_channels
+from .channels import Samples, to_mono, with_channels, without_offset
 from .decoding import is_sound_file, opened
 from .errors import DamagedAudioError, HAFMAudioError, LongAudioError, NotFiniteAudioError, UnreadableAudioError
 from .files import (

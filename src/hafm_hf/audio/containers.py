@@ -27,6 +27,10 @@ CUT_BYTES = 1 << 16
 LEAST_BYTES = 64
 
 
+class TooLargeError(Exception):
+    """A file that is too large to be searched; the message says how large it may be."""
+
+
 @dataclass(frozen=True)
 class Section:
     """One sound in a file.
@@ -91,7 +95,7 @@ def find_sections(file: BinaryIO) -> list[Section]:
     """The sounds in a file, in their order; a single section of the whole file if its format is none of these.
 
     Raises:
-        ValueError: MP3 or Ogg of more than `MAX_SEARCHED_BYTES`.
+        TooLargeError: MP3 or Ogg of more than `MAX_SEARCHED_BYTES`.
         OSError: the file cannot be read.
     """
     size = file.seek(0, io.SEEK_END)
@@ -118,9 +122,9 @@ def find_sections(file: BinaryIO) -> list[Section]:
 
 
 def read_at(file: BinaryIO, start: int, size: int) -> bytes:
-    """Up to `size` bytes of a file from byte `start` on."""
+    """Up to `size` bytes of a file from byte `start` on; none if the size is negative, as by a header that lies."""
     file.seek(start)
-    return file.read(size)
+    return file.read(max(size, 0))
 
 
 def after_id3(head: bytes) -> int:
@@ -130,7 +134,7 @@ def after_id3(head: bytes) -> int:
 
 def _searched(file: BinaryIO, size: int) -> bytes:
     if size > MAX_SEARCHED_BYTES:
-        raise ValueError(f"{size / 1e6:.0f} MB of compressed sound; the limit is {MAX_SEARCHED_BYTES / 1e6:.0f} MB")
+        raise TooLargeError(f"{size / 1e6:.0f} MB of compressed sound; the limit is {MAX_SEARCHED_BYTES / 1e6:.0f} MB")
     return read_at(file, 0, size)
 
 
@@ -300,7 +304,8 @@ def _corrected(head: bytes, size: int, layout: Layout) -> bytes:
 
 # offset of the samples, their size and encoding
 AU = re.compile(rb"\.snd\x00\x00......\x00\x00\x00[\x01-\x1b]", re.DOTALL)
-AU_HEADER, AU_UNKNOWN = 24, 0xFFFF_FFFF
+AU_HEADER = 24
+AU_UNKNOWN = 0xFFFF_FFFF
 
 
 def _au_sounds(file: BinaryIO, size: int) -> Iterator[Section]:
@@ -345,7 +350,8 @@ def _ogg_links(data: bytes) -> list[Section]:
 
 
 # bytes of a page before the lengths of its segments; position of a page on which no packet ends
-OGG_HEADER, OGG_NO_POSITION = 27, -1
+OGG_HEADER = 27
+OGG_NO_POSITION = -1
 
 
 def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:
@@ -384,8 +390,9 @@ def _flac_streams(file: BinaryIO, start: int, size: int) -> list[Section]:
             if FLAC_STREAM.match(block, found):
                 starts.append(place + found)
             found = block.find(b"fLaC", found + 1)
-    ends = [*starts[1:], size]
-    return [_flac_section(file, *extent) for extent in zip(starts, ends, strict=True)] or [Section(((0, size),))]
+    if not starts:
+        return [Section(((0, size),))]
+    return [_flac_section(file, *extent) for extent in zip(starts, [*starts[1:], size], strict=True)]
 
 
 def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
@@ -409,7 +416,9 @@ def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:
     last = (0, 0)
     ends = {0}
     for found in FLAC_FRAME.finditer(tail):
-        first, following = _flac_frame(tail[found.start() : found.start() + 16], block_size)
+        # a frame of silence may be shorter than the longest header
+        header = tail[found.start() : found.start() + 16].ljust(16, b"\0")
+        first, following = _flac_frame(header, block_size)
         # only frames that follow others: their header may occur by chance
         if first in ends and following > first:
             last = (first, following)
@@ -418,9 +427,9 @@ def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:
 
 
 def _flac_frame(header: bytes, block_size: int) -> tuple[int, int]:
-    """First sample of the frame with this header (RFC 9639, 9.1), and of the next one; zeros if it is no header."""
+    """First sample of the frame with this header (RFC 9639, 9.1; 16 bytes), and of the next; zeros if it is none."""
     # its number is coded like a character of UTF-8, in up to seven bytes
-    ones = 8 - (~header[4] & 0xFF).bit_length() if len(header) == 16 else 1
+    ones = 8 - (~header[4] & 0xFF).bit_length()
     if ones == 1 or ones == 8:
         return 0, 0
     number = header[4] & 0x7F >> ones

@@ -19,7 +19,7 @@ import soundfile
 
 from . import ffmpeg
 from .channels import Samples, with_channels
-from .containers import CUT_BYTES, Section, SectionFile, begins_like_sound, find_sections, read_at
+from .containers import CUT_BYTES, Section, SectionFile, TooLargeError, begins_like_sound, find_sections, read_at
 from .errors import DamagedAudioError, HAFMAudioError, UnreadableAudioError
 from .resampling import resample
 
@@ -63,10 +63,10 @@ class SndfilePart:
         self.channels: int = self._file.channels
         self.format: str = self._file.format
         # libsndfile's value for an unknown length
-        known = self._file.frames < 2**62
-        self.frames: int | None = self._file.frames if known else None
+        has_length = self._file.frames < 2**62
+        self.frames: int | None = self._file.frames if has_length else None
         self.claimed: int | None = None
-        if known:
+        if has_length:
             self.claimed = round(self._file.frames * section.claimed) + section.missing
 
     def seek(self, frame: int) -> None:
@@ -142,7 +142,7 @@ class Sound:
     def _find(self) -> list[Section]:
         try:
             return find_sections(self._file)
-        except ValueError as error:
+        except TooLargeError as error:
             raise HAFMAudioError(f"{self.name} holds {error}; cut it first.") from error
 
     def _open(self, place: int) -> Part:
@@ -151,7 +151,10 @@ class Sound:
             part = SndfilePart(self._file, self._sections[place], self.name)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
             whole = len(self._sections) == 1
-            file = self._file if whole else io.BufferedReader(SectionFile(self._file, self._sections[place]))
+            if whole:
+                file = self._file
+            else:
+                file = io.BufferedReader(SectionFile(self._file, self._sections[place]))
             file_format = ffmpeg.recognised(read_at(file, 0, ffmpeg.MAGIC_BYTES))
             if file_format is None:
                 raise not_audio(self.name) from error
@@ -175,7 +178,7 @@ class Sound:
                 part = self._open(place)
             except HAFMAudioError:
                 size = sum(end - start for start, end in self._sections[place].extents)
-                self.remarks.append(f"{self.name} holds {size / 1e6:.3g} MB that are no sound; they are left out.")
+                self.remarks.append(f"{self.name} holds {size} bytes that are no sound; they are left out.")
                 continue
             sections.append(self._sections[place])
             scale = self.sampling_rate / part.sampling_rate
@@ -242,8 +245,13 @@ class Sound:
         Raises:
             HAFMAudioError: the sound cannot be decoded.
         """
-        known = self.frames if frames is None else frames if self.frames is None else min(frames, self.frames)
-        return _read_all(self, known, frames)
+        if frames is None:
+            expected = self.frames
+        elif self.frames is None:
+            expected = frames
+        else:
+            expected = min(frames, self.frames)
+        return _read_all(self, expected, frames)
 
     def length(self) -> int:
         """Number of frames; a sound whose header doesn't say that is decoded."""
@@ -275,7 +283,8 @@ def _read_all(source: "Part | Sound", expected: int | None, most: int | None = N
     A length that a header overstates costs no memory: pages that are never written are never allocated.
     """
     size = _FIRST_FRAMES if expected is None else expected
-    size = size if most is None else min(size, most)
+    if most is not None:
+        size = min(size, most)
     samples = np.empty((size, source.channels), dtype=np.float32)
     done = 0
     while True:

@@ -6,6 +6,7 @@ on entry (`read_audio`, `check_sound`), and trusted from then on. Shapes: `[N]` 
 """
 
 import io
+import logging
 import math
 import os
 import re
@@ -22,10 +23,9 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from transformers.utils import logging
 
 from ..atomic_files import replacing
-from .channels import ChannelLevels, Samples, channel_levels, mean_of_channels, to_mono, without_offset
+from .channels import ChannelLevels, Samples, channel_levels, mean_of_channels, to_mono
 from .channels import with_channels as with_channels
 from .decoding import LOST_SECONDS as LOST_SECONDS
 from .decoding import Sound, opened
@@ -35,7 +35,7 @@ from .resampling import pad_end as pad_end
 from .resampling import resample
 from .resampling import resample_pieces as resample_pieces
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -124,9 +124,11 @@ def read_audio(
     )
     for remark in recording.remarks:
         logger.warning(remark)
-    sound, rate = recording.samples, recording.sampling_rate
+    sound = recording.samples
+    rate = recording.sampling_rate
     if sampling_rate is not None:
-        sound, rate = resample(sound, rate, sampling_rate), sampling_rate
+        sound = resample(sound, rate, sampling_rate)
+        rate = sampling_rate
     return sound, rate
 
 
@@ -160,10 +162,9 @@ def read_recording(
         source = fetch(source)
     elif hasattr(source, "read"):
         source = rewound(source, name)
+    longest = max_seconds if seconds is None else min(seconds, max_seconds)
     # a second more than allowed, to notice a longer sound
-    with opened(
-        source, name, seconds=start + (max_seconds if seconds is None else min(seconds, max_seconds)) + 1
-    ) as sound:
+    with opened(source, name, seconds=start + longest + 1.0) as sound:
         rate = sound.sampling_rate
         check_sampling_rate(rate, name)
         if sound.channels > MAX_CHANNELS:
@@ -183,7 +184,7 @@ def read_recording(
         remarks.append(
             f"{name} is {length / rate:.1f} s long, though its header says {length / rate + wrong:.1f} s; {rest}."
         )
-    samples = without_offset(_scaled(samples, name, remarks))
+    samples = _scaled(samples, name, remarks)
     if len(samples) > MAX_SAMPLES:
         raise _too_many(len(samples), rate, name)
     check_duration(len(samples), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
@@ -192,7 +193,8 @@ def read_recording(
 
 def _frames_to_read(sound: Sound, first: int, seconds: float | None, max_seconds: float) -> int:
     """At most how many frames to read from frame `first` on; raises HAFMAudioError if there are too many."""
-    name, rate = sound.name, sound.sampling_rate
+    name = sound.name
+    rate = sound.sampling_rate
     there = math.inf if sound.refused is None else max(sound.refused - first, 0)
     most = math.inf
     if seconds is None or seconds > max_seconds:
@@ -254,10 +256,13 @@ def _read_mixed(sound: Sound, most: int, levels: ChannelLevels | None, channel: 
         wanted = min(len(block), most - done)
         count = sound.read_into(block[:wanted])
         if done + count > len(mono):
-            mono.resize(min(2 * len(mono), most), refcheck=False)
+            mono.resize(min(max(2 * len(mono), done + count), most), refcheck=False)
         if levels is not None:
             levels.add(block[:count])
-        mono[done : done + count] = mean_of_channels(block[:count]) if channel is None else block[:count, channel]
+        if channel is None:
+            mono[done : done + count] = mean_of_channels(block[:count])
+        else:
+            mono[done : done + count] = block[:count, channel]
         done += count
         if count < wanted:
             break
@@ -298,9 +303,10 @@ def check_sound(
         HAFMAudioError: as for `to_samples`; a missing or unsupported sampling rate; too short or too long.
     """
     _check_seconds(seconds)
-    sound = without_offset(to_samples(samples, name=name, mono=mono))
+    sound = to_samples(samples, name=name, mono=mono)
     rate = check_sampling_rate(sampling_rate, name)
-    sound = sound if seconds is None else sound[: round(seconds * rate)]
+    if seconds is not None:
+        sound = sound[: round(seconds * rate)]
     check_duration(len(sound), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
     return sound, rate
 
@@ -463,10 +469,12 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
     elif array.dtype.kind != "f":
         raise HAFMAudioError(f"{name} holds {array.dtype}; HAFM takes floats up to 1 or integers of 8 to 32 bits.")
     if array.ndim == 2:
-        array = array.T if 0 < array.shape[0] < array.shape[1] else array
+        if 0 < array.shape[0] < array.shape[1]:
+            array = array.T
         if array.shape[1] > MAX_CHANNELS:
             raise HAFMAudioError(f"{name} has {array.shape[1]} channels; give several vocals as a list, not an array.")
-        array = to_mono(np.asarray(array, dtype=np.float32)) if mono else array
+        if mono:
+            array = to_mono(np.asarray(array, dtype=np.float32))
     sound: Samples = np.ascontiguousarray(array, dtype=np.float32)
     _check_values(sound, name)
     return sound
@@ -502,7 +510,8 @@ def check_sampling_rate(sampling_rate: Any, name: str = "the vocal") -> int:
     """Returns `sampling_rate` (Hz; may be a 0-D tensor) as an int; raises HAFMAudioError if it is unsupported."""
     if sampling_rate is None:
         raise HAFMAudioError("An array needs its sampling_rate; pass sampling_rate=44100, for example.")
-    sampling_rate = sampling_rate.item() if getattr(sampling_rate, "ndim", None) == 0 else sampling_rate
+    if getattr(sampling_rate, "ndim", None) == 0:
+        sampling_rate = sampling_rate.item()
     if not isinstance(sampling_rate, Real) or float(sampling_rate) % 1:
         raise HAFMAudioError(f"sampling_rate is {sampling_rate!r}; it must be a whole number of Hz, such as 44100.")
     if not MIN_SAMPLING_RATE <= (rate := float(sampling_rate)) <= MAX_SAMPLING_RATE:
@@ -550,7 +559,8 @@ def _encode(file: BinaryIO, samples: Samples, sampling_rate: int, file_format: s
         soundfile.write(file, to_integers(samples), sampling_rate, subtype="PCM_16", format=file_format.upper())
         return
     if sampling_rate not in MP3_RATES:
-        samples, sampling_rate = resample(samples, sampling_rate, MP3_RATES[-1]), MP3_RATES[-1]
+        samples = resample(samples, sampling_rate, MP3_RATES[-1])
+        sampling_rate = MP3_RATES[-1]
     quality: dict[str, Any] = {"subtype": "MPEG_LAYER_III", "bitrate_mode": "VARIABLE", "compression_level": 0.2}
     soundfile.write(file, samples, sampling_rate, format="MP3", **quality)
 

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from ..atomic_files import replace_folder
-from ..audio import Samples, resample, with_channels
+from ..audio import Samples, resample, with_channels, without_offset
 from .reading import decode
 from .stem_names import BAND_NAMES, group_stems, outside_stem_folders
 from .tracks import Drop, Grouping, Reason, TrackError, display_name
@@ -170,7 +170,7 @@ def align(
     """Brings two stems of one recording to one rate and length; both start where their files start.
 
     Args:
-        vocal, instrumental (float32 [N] or [N, C]).
+        vocal, instrumental (float32 [N] or [N, C]): a constant offset of the vocal is removed, as in generation.
         vocal_rate, instrumental_rate: in Hz; the stem with the higher rate is resampled to the lower one.
         labels: labels of the track.
         channels: channels of the instrumental.
@@ -178,6 +178,7 @@ def align(
     Raises:
         TrackError: lengths differ by more than a second, so the stems can't be of one recording.
     """
+    vocal = without_offset(vocal)
     rate = min(vocal_rate, instrumental_rate)
     sounds = [
         resample(np.ascontiguousarray(with_channels(sound, wanted)), own_rate, rate)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..atomic_files import replacing
-from ..audio import HAFMAudioError, Samples, pad_end, resample
+from ..audio import HAFMAudioError, Samples, pad_end, resample, without_offset
 from ..modeling.computing import torch_threads
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
@@ -101,7 +101,7 @@ class Measurer:
         """
         clip = job.clip
         vocal, rate = clip.vocal.read()
-        voice_sound = Sound(vocal, rate)
+        voice_sound = Sound(without_offset(vocal), rate)
         voice = replace(self.features(voice_sound, voice=True), lead_sheet=clip.lead_sheet())
         reference = None if clip.reference is None else Sound(*clip.reference.read())
         candidates = {}

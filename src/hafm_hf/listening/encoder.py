@@ -100,6 +100,11 @@ class HAFMVocalEncoder:
         return {stream for config in self.reading_stages.values() for stream in config.lead_sheet_streams}
 
     @property
+    def reads_voice_only(self) -> bool:
+        """Whether nothing but the voice can be given: no stage reads a lead sheet, and the tokenizer no beats."""
+        return not self.reading_stages and not self.semantic_tokenizer.config.beat_line
+
+    @property
     def styles(self) -> tuple[str, ...]:
         """Names of the styles that the stages can play."""
         for config in self.reading_stages.values():
@@ -250,10 +255,14 @@ class HAFMVocalEncoder:
     def _check(self, sheet: LeadSheet, bars: int) -> None:
         """Refuses parts of a lead sheet, and bars, that neither the stages nor the tokenizer follow."""
         read = self.lead_sheet_streams
+        why = " This model reads the voice only." if self.reads_voice_only else ""
         if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in read:
-            raise ValueError("Chords are given, but no stage of this model reads any; leave chords out.")
+            raise ValueError(f"Chords are given, but no stage of this model reads any; leave chords out.{why}")
         if sheet.has_beats and not self.semantic_tokenizer.config.beat_line and not read & BEAT_STREAMS:
-            raise ValueError("This model has no beat line; leave tempo and beats of a lead sheet out.")
+            raise ValueError(f"This model has no beat line; leave tempo and beats of a lead sheet out.{why}")
+        stated = sheet.to_dict().keys() - {*sheet.estimated, "estimated", "key"}
+        if self.reads_voice_only and stated:
+            raise ValueError(f"No stage of this model reads {' and '.join(sorted(stated))}; leave it out.{why}")
         if bars and not read & {"beat", "bar"}:
             raise ValueError("This model cannot follow beats; leave intro_bars and outro_bars out.")
 
@@ -354,7 +363,10 @@ def with_chords(sheet: LeadSheet, estimate: LeadSheet, gaps: Sequence[tuple[floa
     """
     key = sheet.key or likeliest_key(sheet.with_chords_in_gaps(estimate, gaps))
     estimate = estimate.spelled(key)
-    sheet = sheet.with_chords_in_gaps(estimate, gaps) if sheet.chords else sheet.completed_by(estimate)
+    if sheet.chords:
+        sheet = sheet.with_chords_in_gaps(estimate, gaps)
+    else:
+        sheet = sheet.completed_by(estimate)
     return sheet.completed_by(LeadSheet(key=key, estimated=["key"] if key else []))
 
 

@@ -31,6 +31,9 @@ class HAFMStageConfig(PreTrainedConfig):
         conditioning_codebook_sizes (`list[list[int]]`):
             For each conditioning source, the sizes of its codebooks. The codebooks of one source are embedded and
             summed to one vector per frame; sources are concatenated in the sequence.
+        source_order (`list[int]`):
+            Order in which the conditioning sources stand in the sequence, by number; empty for that in which the
+            stage reads them. A trained stage works with its own order only.
         lead_sheet_streams (`dict[str, int]`):
             Lead-sheet streams that condition the stage, and the number of values of each, where 0 means unknown
             (`lead_sheet_streams`). They are embedded and added to the slots of the last source. They are always put
@@ -79,6 +82,7 @@ class HAFMStageConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["cache"]
 
     conditioning_codebook_sizes: list[list[int]] = field(default_factory=lambda: [[500]])
+    source_order: list[int] = field(default_factory=list)
     lead_sheet_streams: dict[str, int] = field(default_factory=dict)
     styles: list[str] = field(default_factory=list)
     codebook_sizes: list[int] = field(default_factory=lambda: [500])
@@ -162,6 +166,11 @@ class HAFMStageConfig(PreTrainedConfig):
         """The number of conditioning sources that have slots of their own before the target."""
         return 0 if self.conditioning_fusion == "sum" else self.num_conditioning_sources
 
+    @property
+    def prepended_sources(self) -> list[int]:
+        """Numbers of the sources that have slots of their own before the target, in the order of the sequence."""
+        return self.source_order or list(range(self.num_prepended_sources))
+
     def to_diff_dict(self) -> dict[str, Any]:
         """The values to save: those that differ from the defaults, and always the codebook pattern."""
         return {**super().to_diff_dict(), "codebook_pattern": self.codebook_pattern}
@@ -216,6 +225,11 @@ class HAFMStageConfig(PreTrainedConfig):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
+        if self.source_order and sorted(self.source_order) != list(range(self.num_prepended_sources)):
+            raise ValueError(
+                f"source_order is {self.source_order}; it must hold the numbers 0 to "
+                f"{self.num_prepended_sources - 1}, each once, or nothing."
+            )
         check_range("conditioning_context", self.conditioning_context, MAX_WIDTH, least=0)
         for name in ("conditioning_dropout", "attention_dropout", "rms_norm_eps", "initializer_range"):
             check_range(name, getattr(self, name), 1, least=0)

@@ -30,6 +30,10 @@ from .configuration_hafm import HAFMStageConfig
 
 # inner widths are padded to a multiple of this for vector and tensor units: 8 numbers in half, 16 in full precision
 KERNEL_WIDTH = 16
+# queries of one head at a time in training on a CPU: their scores over 2,000 keys are a megabyte, a core's cache
+CHUNK = 128
+# partial sums of each bucket's gradient: neighbouring keys share a bucket, and would wait for each other's addition
+LANES = 8
 # initial slope of the sharpest head's time bias: how many nats it loses per doubling of the distance
 LOCALITY = 3.0
 
@@ -95,8 +99,8 @@ def token_layout(
     frame = torch.cat([cond_frame.repeat(1, sources), target_frame.expand(len(cond_frame), -1)], dim=1)
     slot = torch.arange(frame.shape[1], device=device)
     # not slot // conditioning_frames: compiled by torch 2.13, that leaves the remainder unset
-    lengths = [*[conditioning_frames] * sources, target_slots]
-    source = torch.cat([torch.full((n,), number, device=device) for number, n in enumerate(lengths)])
+    lengths = {**dict.fromkeys(config.prepended_sources, conditioning_frames), sources: target_slots}
+    source = torch.cat([torch.full((n,), number, device=device) for number, n in lengths.items()])
     if conditioning_mask is None and attention_mask is None:
         return TokenLayout(slot, source, frame, slot[None], torch.ones_like(slot[None], dtype=torch.bool))
     masks = [m for m in (conditioning_mask, attention_mask) if m is not None]
@@ -196,11 +200,169 @@ class RelativeAttentionBias(nn.Module):
         """
         buckets = self.buckets(query, key)
         if seen is not None:
-            # an extra row after the last bucket
             buckets = torch.where(seen, buckets, self.weight.shape[0])
-        table = F.pad(self.weight, (0, 0, 0, 1), value=torch.finfo(self.weight.dtype).min)
-        # heads to the second axis, in the memory layout that attention reads
-        return F.embedding(buckets, table).permute(0, 3, 1, 2).contiguous()
+        return _looked_up(self._table(), buckets)
+
+    def by_bucket(self, query: TokenLayout, key: TokenLayout, seen: torch.Tensor) -> "BucketedBias":
+        """The same bias for `chunked_attention`."""
+        buckets = torch.where(seen, self.buckets(query, key), self.weight.shape[0])
+        table = self._table()
+        after = torch.arange(1, seen.shape[2] + 1, device=seen.device)
+        return BucketedBias(_looked_up(table.detach(), buckets), table, buckets, (seen.any(0) * after).amax(dim=1))
+
+    def _table(self) -> torch.Tensor:
+        """The weights and, after the last bucket, a row for hidden keys: float [buckets + 1, H]."""
+        return F.pad(self.weight, (0, 0, 0, 1), value=torch.finfo(self.weight.dtype).min)
+
+
+def _looked_up(table: torch.Tensor, buckets: torch.Tensor) -> torch.Tensor:
+    """Rows of the table, with the heads on the second axis, in the memory layout that attention reads."""
+    return F.embedding(buckets, table).permute(0, 3, 1, 2).contiguous()
+
+
+@dataclass
+class BucketedBias:
+    """A learnt position bias whose gradient is summed by bucket.
+
+    Args:
+        values (float [1 or B, H, m, n]): the bias; it has no gradient itself.
+        table (float [buckets + 1, H]): what it was looked up in.
+        buckets (int64 [1 or B, m, n]): row of the table for each pair.
+        reach (int64 [m]): no row of the batch lets a query see a key from this one on.
+    """
+
+    values: torch.Tensor
+    table: torch.Tensor
+    buckets: torch.Tensor
+    reach: torch.Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of the bias."""
+        return self.values.shape
+
+
+def last_rows(bias: torch.Tensor | BucketedBias, queries: int) -> torch.Tensor | BucketedBias:
+    """The bias of the last queries."""
+    if isinstance(bias, torch.Tensor):
+        return bias[:, :, -queries:]
+    return BucketedBias(bias.values[:, :, -queries:], bias.table, bias.buckets[:, -queries:], bias.reach[-queries:])
+
+
+def chunked_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: BucketedBias, scaling: float
+) -> torch.Tensor:
+    """Softmax(scaling · q kᵀ + bias) v for training on a CPU: exact, and about as fast as PyTorch's causal kernel.
+
+    That kernel has no gradient for a bias; what PyTorch runs instead computes and keeps all pairs, hidden ones too.
+    Here the weights of a chunk of queries are computed again in the backward pass, where the gradient of the bias is
+    summed into its table at once. Under autocast it computes in float32, which is faster here than half precision.
+
+    Args:
+        query (float [B, H, m, d]): of the last m slots.
+        key, value (float [B, H, n, d]): of all slots.
+        bias: of m queries and n keys.
+        scaling: factor of the scores.
+
+    Returns:
+        float [B, m, H, d].
+    """
+    return _attend(query, key, value, bias.table, bias.values, bias.buckets, bias.reach, scaling)
+
+
+# operators of torch, so that torch.compile calls them instead of unrolling their loops
+@torch.library.custom_op("hafm::chunked_attention", mutates_args=(), device_types="cpu")
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    table: torch.Tensor,
+    bias: torch.Tensor,
+    buckets: torch.Tensor,
+    reach: torch.Tensor,
+    scaling: float,
+) -> torch.Tensor:
+    output = _slots_first(query)
+    for queries, keys in _chunks(reach):
+        for head in range(query.shape[1]):
+            q, k = query[:, head, queries], key[:, head, keys]
+            weights = _chunk_weights(q, k, bias[:, head, queries, keys], scaling)  # [B, chunk, keys]
+            output[:, queries, head] = weights @ value[:, head, keys]
+    return output
+
+
+@torch.library.custom_op("hafm::chunked_attention_backward", mutates_args=(), device_types="cpu")
+def _gradients(
+    upstream: torch.Tensor,
+    output: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    table: torch.Tensor,
+    bias: torch.Tensor,
+    buckets: torch.Tensor,
+    reach: torch.Tensor,
+    scaling: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of query, key and value, each [B, slots, H, d], and of the table, [H, buckets + 1]."""
+    grad_query, grad_key, grad_value = _slots_first(query), _slots_first(key), _slots_first(value)
+    grad_table = table.new_zeros(query.shape[1], len(table) * LANES)
+    # a score's gradient is its weight · (the weight's gradient − the mean of these over the keys)
+    minus_mean = -(upstream * output).sum(dim=-1, keepdim=True)
+    for queries, keys in _chunks(reach):
+        pairs = buckets[:, queries, keys]  # [1 or B, chunk, keys]
+        sums = (pairs * LANES + torch.arange(keys.stop) % LANES).flatten()
+        for head in range(query.shape[1]):
+            q, k, v = query[:, head, queries], key[:, head, keys], value[:, head, keys]
+            grad = upstream[:, queries, head]
+            weights = _chunk_weights(q, k, bias[:, head, queries, keys], scaling)  # [B, chunk, keys]
+            grad_scores = torch.baddbmm(minus_mean[:, queries, head], grad, v.mT).mul_(weights)
+            grad_table[head].scatter_add_(0, sums, grad_scores.sum_to_size(pairs.shape).flatten())
+            grad_query[:, queries, head].baddbmm_(grad_scores, k, alpha=scaling)
+            grad_key[:, keys, head].baddbmm_(grad_scores.mT, q, alpha=scaling)
+            grad_value[:, keys, head].baddbmm_(weights.mT, grad)
+    return grad_query, grad_key, grad_value, grad_table.unflatten(1, (-1, LANES)).sum(dim=2)
+
+
+def _chunks(reach: torch.Tensor) -> list[tuple[slice, slice]]:
+    """Slices of the queries, each with that of the keys which any of them may see."""
+    queries = [slice(begin, begin + CHUNK) for begin in range(0, len(reach), CHUNK)]
+    return [(chunk, slice(0, int(reach[chunk].max()))) for chunk in queries]
+
+
+def _chunk_weights(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Attention weights of one head: query [B, m, d], key [B, n, d], bias [1 or B, m, n] → [B, m, n]."""
+    return torch.baddbmm(bias, query, key.mT, alpha=scaling).softmax(dim=-1)
+
+
+def _slots_first(heads: torch.Tensor) -> torch.Tensor:
+    """Zeros for [B, H, n, d] in the order in which projections leave it: [B, n, H, d]."""
+    batch, number, slots, width = heads.shape
+    return heads.new_zeros(batch, slots, number, width)
+
+
+def _save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    *tensors, ctx.scaling = inputs
+    ctx.save_for_backward(output, *tensors)
+
+
+def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    grad_query, grad_key, grad_value, grad_table = _gradients(upstream, *ctx.saved_tensors, ctx.scaling)
+    by_head = [grad.transpose(1, 2) for grad in (grad_query, grad_key, grad_value)]
+    return (*by_head, grad_table.T, None, None, None, None)
+
+
+_attend.register_fake(lambda query, *_: _slots_first(query))
+_gradients.register_fake(
+    lambda _upstream, _output, query, key, value, table, *_: (
+        *(_slots_first(heads) for heads in (query, key, value)),
+        table.new_empty(query.shape[1], len(table)),
+    )
+)
+_attend.register_autograd(_backward, setup_context=_save_for_gradients)
+_attend.register_autocast("cpu", torch.float32)
+# a backward pass may run under autocast, too
+_gradients.register_autocast("cpu", torch.float32)
 
 
 def eager_attention_forward(
@@ -241,7 +403,11 @@ class HAFMAttention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
 
     def forward(
-        self, hidden_states: torch.Tensor, position_bias: torch.Tensor, cache: Cache | None = None, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        position_bias: torch.Tensor | BucketedBias,
+        cache: Cache | None = None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden_states [B, L, D], position_bias [1 or B, H, m, n] → output [B, m, D] and weights, if available.
 
@@ -258,6 +424,9 @@ class HAFMAttention(nn.Module):
         key, value = self.k_norm(key).transpose(1, 2), value.transpose(1, 2)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
+        if isinstance(position_bias, BucketedBias):
+            output = chunked_attention(query, key, value, position_bias, self.scaling)
+            return self.o_proj(output.reshape(batch, queries, -1)), None
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attend(
             self,
@@ -334,7 +503,9 @@ class HAFMDecoderLayer(GradientCheckpointingLayer):
         self.feed_forward_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.feed_forward = HAFMGatedFeedForward(config)
 
-    def forward(self, hidden_states: torch.Tensor, position_bias: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, position_bias: torch.Tensor | BucketedBias, **kwargs: Any
+    ) -> torch.Tensor:
         """[B, L, D] → [B, m, D]: the last m slots, those with rows in the bias [1 or B, H, m, n]."""
         attended, _ = self.attention(self.attention_norm(hidden_states), position_bias, **kwargs)
         if attended.shape[1] < hidden_states.shape[1]:

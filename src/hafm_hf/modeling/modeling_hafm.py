@@ -28,6 +28,7 @@ from .codebook_patterns import codebook_pattern
 from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from .generation_hafm import HAFMGenerationMixin, StepReport
 from .layers import (
+    BucketedBias,
     HAFMAttention,
     HAFMCodebookEmbedding,
     HAFMCodebookHeads,
@@ -37,6 +38,7 @@ from .layers import (
     RelativeAttentionBias,
     TokenLayout,
     at_slots,
+    last_rows,
     token_layout,
     visible,
 )
@@ -160,7 +162,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
             sources[-1] = sources[-1] + self._embed_lead_sheet(known, null)
         if self.config.conditioning_fusion == "sum":
             return torch.stack(sources).sum(dim=0)
-        return torch.cat([part + self._segment(i, ids.device) for i, part in enumerate(sources)], dim=1)
+        ordered = [sources[i] + self._segment(i, ids.device) for i in self.config.prepended_sources]
+        return torch.cat(ordered, dim=1)
 
     def conditioning_of(
         self,
@@ -232,6 +235,17 @@ class HAFMDecoder(HAFMPreTrainedModel):
         queries = layout.select(query)
         return self.relative_attention_bias(queries, layout, visible(self.config, queries, layout))
 
+    def _attends_in_chunks(self) -> bool:
+        """Whether attention is `chunked_attention`: in training on a CPU, unless something asks for another."""
+        return (
+            self.training
+            and torch.is_grad_enabled()
+            and self.device.type == "cpu"
+            and self.dtype in (torch.float32, torch.float64)
+            and self.config._attn_implementation == "sdpa"
+            and self.config.attention_dropout == 0.0
+        )
+
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @merge_with_config_defaults
     @capture_outputs
@@ -275,13 +289,20 @@ class HAFMDecoder(HAFMPreTrainedModel):
             hidden_states = torch.cat([prefix, hidden_states], dim=1)
         target_slots = key_slots - conditioning_slots
         layout = token_layout(self.config, frames, target_slots, *masks, device=input_ids.device)
-        position_bias = self.attention_bias(layout, query)
+        position_bias: torch.Tensor | BucketedBias
+        if self._attends_in_chunks():
+            queries = layout.select(query)
+            position_bias = self.relative_attention_bias.by_bucket(
+                queries, layout, visible(self.config, queries, layout)
+            )
+        else:
+            position_bias = self.attention_bias(layout, query)
         for number, layer in enumerate(self.layers):
             if report is not None:
                 report(0)
             if (self.training or target_only) and layer is self.layers[-1] and number > 0:
                 # nothing is predicted from the conditioning's slots: the last layer needs only their keys and values
-                position_bias = position_bias[:, :, -input_ids.shape[1] :]
+                position_bias = last_rows(position_bias, input_ids.shape[1])
             hidden_states = layer(hidden_states, position_bias, cache=cache, **kwargs)
         return BaseModelOutputWithPast(self.norm(hidden_states[:, -input_ids.shape[1] :]), cache=cache)
 

@@ -87,22 +87,24 @@ class Codec(ABC):
     def decode(
         self, codes: torch.Tensor, length: int | None = None, check_stop: CheckStop | None = None
     ) -> torch.Tensor:
-        """Decodes codes int64 [B, Q, T] to audio float [B, C, length]; Q may be below the codec's number of codebooks.
+        """Decodes codes int64 [B, Q, T] to audio float [B, C, length] at the codec's output rate and channels.
+
+        Q may be below the codec's number of codebooks.
 
         Decoding goes stretch by stretch, so that memory, apart from the result, does not grow with T.
 
         Args:
             codes: int64 [B, Q, T].
-            length: samples to return, at most hop · T; all of them if None.
+            length: samples to return, at most output hop · T; all of them if None.
             check_stop: called before each stretch; an exception that it raises ends the decoding.
 
         Raises:
             ValueError: on another shape, codes out of range, or a length beyond the codes.
         """
-        samples = codes.shape[-1] * self.format.hop_length
+        samples = codes.shape[-1] * self.format.output_hop_length
         if length is not None and not 0 <= length <= samples:
             raise ValueError(f"length is {length}; {codes.shape[-1]} frames hold {samples} samples.")
-        shape = (len(codes), self.format.channels, samples)
+        shape = (len(codes), self.format.output_channels, samples)
         audio = torch.empty(shape, dtype=torch.promote_types(self.model.dtype, torch.float32), device=codes.device)
         done = 0
         for decoded in CodecStream(self).stretches(codes, True, check_stop):
@@ -187,7 +189,10 @@ class DacCodec(Codec):
 
 
 class SpectralCodec(Codec):
-    """Our STFT-domain codec: non-causal convolutions over frames, and noise that depends on a frame's position."""
+    """Our STFT-domain codec: non-causal convolutions over frames, and noise that depends on a frame's position.
+
+    It may decode to another rate and number of channels than it encodes from.
+    """
 
     model_class = HAFMSpectralModel
 
@@ -200,7 +205,7 @@ class SpectralCodec(Codec):
     def _decoder(self) -> StretchDecoder:
         reach = self.model.config.decoder_reach()
         # unlike DAC's, this decoder takes the first frame's position in the song, which selects the noise
-        return Stretches(self.model.decoder, reach, reach, self.format.hop_length)
+        return Stretches(self.model.decoder, reach, reach, self.format.output_hop_length)
 
 
 class CodecStream:
@@ -239,7 +244,8 @@ class CodecStream:
         for number, part in enumerate(checked(parts, check_stop), start=1):
             audio = self._decode(self.codec.embed(part), last and number == len(parts))
             if audio is None:
-                audio = codes.new_zeros((len(codes), self.codec.format.channels, 0), dtype=self.codec.model.dtype)
+                shape = (len(codes), self.codec.format.output_channels, 0)
+                audio = codes.new_zeros(shape, dtype=self.codec.model.dtype)
             yield audio
 
 

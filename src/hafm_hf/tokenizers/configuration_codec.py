@@ -37,6 +37,9 @@ class HAFMSpectralConfig(PreTrainedConfig):
         codebook_dim (`int`): Dimensions of the latent vectors.
         noise_bands (`int`): Bands for which the decoder predicts a level of additive noise; 0 for no noise.
         phase_jitter (`float`): RMS in radians of the random jitter of high-frequency phases in the decoder, 0 to 3.
+        output_sampling_rate (`int`, *optional*): Samples a second of the decoder's output; as the input's by default.
+            Hop and window last as long at both rates, so they must be whole numbers of samples at this one too.
+        output_audio_channels (`int`, *optional*): Channels of the decoder's output; as the input's by default.
     """
 
     model_type = "hafm_spectral"
@@ -57,11 +60,33 @@ class HAFMSpectralConfig(PreTrainedConfig):
     codebook_dim: int = 96
     noise_bands: int = 32
     phase_jitter: float = 0.0
+    output_sampling_rate: int | None = None
+    output_audio_channels: int | None = None
+
+    @property
+    def input_format(self) -> "SpectralFormat":
+        """Of the audio that the encoder reads, and of its spectra."""
+        return SpectralFormat(self.sampling_rate, self.audio_channels, self.hop_length, self.window_length)
+
+    @property
+    def output_format(self) -> "SpectralFormat":
+        """Of the audio that the decoder plays, and of its spectra, whose bins are as far apart as the input's."""
+        rate = self.output_sampling_rate or self.sampling_rate
+        hop, window = (size * rate // self.sampling_rate for size in (self.hop_length, self.window_length))
+        return SpectralFormat(rate, self.output_audio_channels or self.audio_channels, hop, window)
 
     @property
     def num_bins(self) -> int:
-        """Frequency bins of a spectrum."""
-        return self.window_length // 2 + 1
+        """Frequency bins of a spectrum that the encoder reads."""
+        return self.input_format.num_bins
+
+    @property
+    def num_noise_bands(self) -> int:
+        """Noise bands of each output channel: `noise_bands` up to the input's Nyquist frequency, and as wide above."""
+        if not self.noise_bands:
+            return 0
+        nyquist = mel(self.output_format.sampling_rate / 2) / mel(self.sampling_rate / 2)
+        return 1 + math.ceil(nyquist * (self.noise_bands - 1))
 
     @property
     def window_reach(self) -> int:
@@ -87,6 +112,7 @@ class HAFMSpectralConfig(PreTrainedConfig):
         for name in ("encoder_layers", "decoder_layers", "num_codebooks", "expansion"):
             check_range(f"codec {name}", getattr(self, name), MAX_LAYERS)
         check_range("codec noise_bands", self.noise_bands, self.num_bins, least=0)
+        self._validate_output()
         if not 0 <= self.phase_jitter <= 3:
             raise ValueError(f"codec phase_jitter is {self.phase_jitter}; it must lie between 0 and 3.")
         check_range("codec window_length", self.window_length, MAX_WIDTH, least=2 * self.hop_length)
@@ -96,6 +122,50 @@ class HAFMSpectralConfig(PreTrainedConfig):
                 f"number, kernel_size {self.kernel_size} must be odd, and compression {self.compression} must be "
                 "above 0 and at most 1."
             )
+
+    def _validate_output(self) -> None:
+        """Refuses an output whose rate is not above zero, or at which hop and window are not whole numbers."""
+        rate, channels = self.output_sampling_rate, self.output_audio_channels
+        if channels is not None:
+            check_range("codec output_audio_channels", channels, 2)
+        if rate is None:
+            return
+        check_range("codec output_sampling_rate", rate, MAX_SAMPLING_RATE)
+        output = self.output_format
+        whole = self.hop_length * rate % self.sampling_rate == self.window_length * rate % self.sampling_rate == 0
+        if not whole or (output.window_length - output.hop_length) % 2:
+            raise ValueError(
+                f"codec output_sampling_rate is {rate}; hop_length {self.hop_length} and window_length "
+                f"{self.window_length} at {self.sampling_rate} Hz must be whole numbers of samples there, and differ "
+                "by an even number."
+            )
+
+
+def mel(hertz: float) -> float:
+    """Mel scale, in units of its linear part: 1 for each factor of e above 700 Hz."""
+    return math.log1p(hertz / 700)
+
+
+@dataclass(frozen=True)
+class SpectralFormat:
+    """Format of audio and its spectra on one side of a spectral codec.
+
+    Attributes:
+        sampling_rate (int): in Hz.
+        channels (int): 1 for mono, 2 for stereo.
+        hop_length (int): samples per frame.
+        window_length (int): samples in the STFT's window.
+    """
+
+    sampling_rate: int
+    channels: int
+    hop_length: int
+    window_length: int
+
+    @property
+    def num_bins(self) -> int:
+        """Frequency bins of a channel's spectrum."""
+        return self.window_length // 2 + 1
 
 
 # AutoConfig reads the codec's configuration, as it may be of any family; registered here rather than with everything
@@ -112,7 +182,9 @@ class CodecFormat:
         hop_length (int): samples per frame.
         num_codebooks (int): that the codec has; stages may use fewer.
         codebook_size (int): codes per codebook.
-        channels (int): 1 for mono, 2 for stereo.
+        channels (int): of the audio it encodes; 1 for mono, 2 for stereo.
+        output_sampling_rate (int): of the audio it decodes, in Hz; `sampling_rate` if 0.
+        output_channels (int): of the audio it decodes; `channels` if 0.
     """
 
     sampling_rate: int
@@ -120,11 +192,22 @@ class CodecFormat:
     num_codebooks: int
     codebook_size: int
     channels: int
+    output_sampling_rate: int = 0
+    output_channels: int = 0
+
+    def __post_init__(self) -> None:
+        for name, same in (("output_sampling_rate", self.sampling_rate), ("output_channels", self.channels)):
+            object.__setattr__(self, name, getattr(self, name) or same)
 
     @property
     def frame_rate(self) -> int:
         """Frames a second."""
         return self.sampling_rate // self.hop_length
+
+    @property
+    def output_hop_length(self) -> int:
+        """Samples per frame of the audio it decodes."""
+        return self.output_sampling_rate // self.frame_rate
 
 
 def codec_format(config: PreTrainedConfig) -> CodecFormat:
@@ -142,10 +225,14 @@ def codec_format(config: PreTrainedConfig) -> CodecFormat:
     else:
         encodec, hop = isinstance(config, EncodecConfig), math.prod(config.upsampling_ratios)
         codebooks, channels = (config.num_quantizers, config.audio_channels) if encodec else (config.n_codebooks, 1)
+    if isinstance(config, HAFMSpectralConfig) and config.output_format != config.input_format:
+        output = (config.output_format.sampling_rate, config.output_format.channels)
+    else:
+        output = (0, 0)
     rate = round(config.sampling_rate / hop) * hop
     if abs(rate / config.sampling_rate - 1) > MAX_RETUNING:
         raise ValueError(f"The codec's {config.sampling_rate} Hz are not a whole number of frames of {hop} samples.")
-    return CodecFormat(rate, hop, codebooks, config.codebook_size, channels)
+    return CodecFormat(rate, hop, codebooks, config.codebook_size, channels, *output)
 
 
 def check_codec_config(config: PreTrainedConfig) -> None:
@@ -198,7 +285,8 @@ def describe_codec(config: PreTrainedConfig) -> dict[str, str]:
     """Rates, vocabulary and architecture of any codec in words, like the `describe` of our own configurations."""
     codec = codec_format(config)
     kbps = codec.num_codebooks * codec.frame_rate * math.log2(codec.codebook_size) / 1000
-    channels = "" if codec.channels == 1 else f" × {codec.channels} channels"
+    read = _rate_in_words(codec.sampling_rate, codec.channels)
+    played = _rate_in_words(codec.output_sampling_rate, codec.output_channels)
     if isinstance(config, HAFMSpectralConfig):
         blocks = f"{config.encoder_layers} × {config.encoder_width}, {config.decoder_layers} × {config.decoder_width}"
         name = f"spectral codec, ConvNeXt blocks {blocks}"
@@ -206,10 +294,14 @@ def describe_codec(config: PreTrainedConfig) -> dict[str, str]:
         encodec = isinstance(config, EncodecConfig)
         name = f"EnCodec, {config.num_filters} filters" if encodec else f"DAC, {config.encoder_hidden_size} filters"
     return {
-        "rates": f"{codec.sampling_rate} Hz{channels} → {codec.frame_rate} frames/s",
+        "rates": f"{read} → {codec.frame_rate} frames/s" + ("" if played == read else f" → {played}"),
         "vocabulary": f"up to {codec.num_codebooks} × {codec.codebook_size}",
         "architecture": f"{name}, up to {kbps:g} kbps",
     }
+
+
+def _rate_in_words(sampling_rate: int, channels: int) -> str:
+    return f"{sampling_rate} Hz" + ("" if channels == 1 else f" × {channels} channels")
 
 
 CONFIG_CHECKS |= {EncodecConfig: check_codec_config, DacConfig: check_codec_config}

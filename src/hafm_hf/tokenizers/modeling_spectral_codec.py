@@ -5,6 +5,9 @@ Transposed convolutions leave tonal artifacts at fixed frequencies set by their 
 2010.14356). Here no layer runs at the sampling rate; the blocks are ConvNeXt's, as in Vocos (Siuzdak 2023, arXiv
 2306.00814). Such a decoder would still fill in what the codes leave open with a constant spectrum, heard as a comb at
 the frame rate; so its mean over time is subtracted, noise has a branch of its own, and high phases are jittered.
+The decoder may play another format than the encoder reads: at another rate, frequencies are as far apart as at the
+encoder's, so that the spectra begin alike. Audio of two channels is left and right; its spectra are those of mid, the
+mean of both, and side, half their difference.
 Dimensions: B batch, C channels, N samples, Q codebooks, T frames, D width, F frequencies.
 """
 
@@ -17,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel, initialization
 
 from ..pretrained.saving import HAFMHubMixin
-from .configuration_codec import HAFMSpectralConfig
+from .configuration_codec import HAFMSpectralConfig, SpectralFormat
 
 # weight of a batch's mean in the running mean of the decoder's output
 MEAN_MOMENTUM = 0.01
@@ -58,44 +61,48 @@ class Spectrum(nn.Module):
     """STFT and inverse STFT, with the typical compressed magnitude of each frequency (the buffer `usual` [C · F]).
 
     Frames are centred on their own hop, so that T frames correspond to T · hop samples.
+
+    Args:
+        sound: rate, channels, hop and window.
+        compression: power to which magnitudes are raised.
     """
 
     usual: torch.Tensor
 
-    def __init__(self, config: HAFMSpectralConfig) -> None:
+    def __init__(self, sound: SpectralFormat, compression: float) -> None:
         super().__init__()
-        self.config = config
-        self.register_buffer("usual", torch.ones(config.audio_channels * config.num_bins))
+        self.format, self.compression = sound, compression
+        self.register_buffer("usual", torch.ones(sound.channels * sound.num_bins))
 
     def analyse(self, audio: torch.Tensor) -> torch.Tensor:
         """Complex spectra [B, T, C · F] of audio [B, C, N]; T = ⌈N / hop⌉."""
-        hop, size = self.config.hop_length, self.config.window_length
-        margin, audio = (size - hop) // 2, _at_least_single(audio)
+        hop, size = self.format.hop_length, self.format.window_length
+        margin, audio = (size - hop) // 2, _mid_and_side(_at_least_single(audio)) / self.format.channels
         padded = F.pad(audio, (margin, margin + -audio.shape[-1] % hop))
         window = torch.hann_window(size, dtype=audio.dtype, device=audio.device)
         return torch.fft.rfft(padded.unfold(-1, size, hop) * window).transpose(1, 2).flatten(2)
 
     def synthesise(self, spectra: torch.Tensor) -> torch.Tensor:
         """Audio [B, C, T · hop] of complex spectra [B, T, C · F], by overlap-add."""
-        hop, size, channels = self.config.hop_length, self.config.window_length, self.config.audio_channels
+        hop, size, channels = self.format.hop_length, self.format.window_length, self.format.channels
         frames, margin = spectra.shape[1], (size - hop) // 2
         pieces = torch.fft.irfft(spectra.unflatten(2, (channels, -1)), size).transpose(1, 2)
         window = torch.hann_window(size, dtype=pieces.dtype, device=pieces.device)
         both = (_overlap_added(x, hop) for x in (pieces * window, window.square().expand(frames, size)))
         sound, weight = (x[..., margin : margin + frames * hop] for x in both)
-        return sound / weight
+        return _mid_and_side(sound / weight)
 
     def compress(self, spectra: torch.Tensor) -> torch.Tensor:
         """Compresses magnitudes: complex [B, T, C · F] → float [B, T, 2 · C · F] of about unit variance."""
         magnitudes = spectra.abs().clamp_min(SMALLEST)
-        compressed = spectra * (magnitudes ** (self.config.compression - 1) / self.usual)
+        compressed = spectra * (magnitudes ** (self.compression - 1) / self.usual)
         return torch.cat([compressed.real, compressed.imag], dim=-1)
 
     def expand(self, compressed: torch.Tensor) -> torch.Tensor:
         """Inverse of `compress`: float [B, T, 2 · C · F] → complex [B, T, C · F]."""
         real, imaginary = (part * self.usual for part in _at_least_single(compressed).chunk(2, dim=-1))
         magnitudes = (real.square() + imaginary.square() + SMALLEST**2).sqrt()
-        powers = magnitudes ** (1 / self.config.compression - 1)
+        powers = magnitudes ** (1 / self.compression - 1)
         return torch.complex(real * powers, imaginary * powers)
 
 
@@ -104,6 +111,13 @@ def _overlap_added(pieces: torch.Tensor, hop: int) -> torch.Tensor:
     parts = F.pad(pieces, (0, -pieces.shape[-1] % hop)).unflatten(-1, (-1, hop)).unbind(-2)
     padded = [F.pad(part, (0, 0, at, len(parts) - 1 - at)) for at, part in enumerate(parts)]
     return functools.reduce(torch.add, padded).flatten(-2)
+
+
+def _mid_and_side(audio: torch.Tensor) -> torch.Tensor:
+    """Sum and difference of left and right [B, 2, N]; mono [B, 1, N] as it is."""
+    if audio.shape[1] == 1:
+        return audio
+    return torch.stack([audio[:, 0] + audio[:, 1], audio[:, 0] - audio[:, 1]], dim=1)
 
 
 def _at_least_single(values: torch.Tensor) -> torch.Tensor:
@@ -116,7 +130,7 @@ class SpectralEncoder(nn.Module):
 
     def __init__(self, config: HAFMSpectralConfig) -> None:
         super().__init__()
-        self.spectrum = Spectrum(config)
+        self.spectrum = Spectrum(config.input_format, config.compression)
         width, layers = config.encoder_width, config.encoder_layers
         self.first = nn.Linear(2 * config.audio_channels * config.num_bins, width)
         self.blocks = nn.ModuleList(SpectralBlock(width, config, layers) for _ in range(layers))
@@ -167,15 +181,16 @@ class SpectralDecoder(nn.Module):
 
     def __init__(self, config: HAFMSpectralConfig) -> None:
         super().__init__()
-        self.spectrum = Spectrum(config)
+        output = config.output_format
+        self.spectrum = Spectrum(output, config.compression)
         self.config = config
         width, layers, size = config.decoder_width, config.decoder_layers, config.kernel_size
-        bins = config.audio_channels * config.num_bins
+        bins, bands = output.channels * output.num_bins, output.channels * config.num_noise_bands
         self.first = nn.Conv1d(config.codebook_dim, width, size, padding=size // 2)
         self.blocks = nn.ModuleList(SpectralBlock(width, config, layers) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.last = nn.Linear(width, 2 * bins)
-        self.noise = nn.Linear(width, config.audio_channels * config.noise_bands) if config.noise_bands else None
+        self.noise = nn.Linear(width, bands) if bands else None
         self.register_buffer("mean", torch.zeros(bins, 2))
 
     def forward(self, latents: torch.Tensor, first_frame: int | torch.Tensor = 0) -> torch.Tensor:
@@ -200,10 +215,12 @@ class SpectralDecoder(nn.Module):
         drawn = self._drawn(spectra, first_frame)
         if config.phase_jitter:
             # generated codes hardly determine phases at high frequencies; unjittered, these sound as a comb
-            hertz = torch.linspace(0, config.sampling_rate / 2, config.num_bins).to(drawn.real)
-            share = ((hertz - JITTER_FROM) / (JITTER_FULL - JITTER_FROM)).clamp(0, 1).repeat(config.audio_channels)
-            angles = config.phase_jitter * share * drawn.real
-            spectra = spectra * torch.polar(torch.ones_like(angles), angles)
+            output = config.output_format
+            hertz = torch.linspace(0, output.sampling_rate / 2, output.num_bins).to(drawn.real)
+            share = ((hertz - JITTER_FROM) / (JITTER_FULL - JITTER_FROM)).clamp(0, 1)
+            # the same for mid and side, or an instrument at one side would be heard at the other
+            angles = config.phase_jitter * share * drawn.real[..., : output.num_bins]
+            spectra = spectra * torch.polar(torch.ones_like(angles), angles).repeat(1, 1, output.channels)
         if self.noise is not None:
             spectra = spectra + drawn * self._noise_amplitudes(self.noise(hidden))
         return self.spectrum.synthesise(spectra)
@@ -224,9 +241,12 @@ class SpectralDecoder(nn.Module):
 
     def _noise_amplitudes(self, levels: torch.Tensor) -> torch.Tensor:
         """Noise amplitudes [B, T, C · F] from log levels [B, T, C · bands]."""
-        config = self.config
-        bands = _band_weights(config.noise_bands, config.num_bins, config.sampling_rate).to(levels)
-        levels = (levels + FIRST_NOISE_LEVEL).clamp(max=LOUDEST_NOISE).unflatten(2, (config.audio_channels, -1))
+        config, output = self.config, self.config.output_format
+        bands = _band_weights(
+            config.num_noise_bands, output.num_bins, output.sampling_rate / 2, config.noise_bands,
+            config.sampling_rate / 2,
+        ).to(levels)  # fmt: skip
+        levels = (levels + FIRST_NOISE_LEVEL).clamp(max=LOUDEST_NOISE).unflatten(2, (output.channels, -1))
         return (levels @ bands).exp().flatten(2) * self.spectrum.usual ** (1 / config.compression)
 
 
@@ -240,11 +260,17 @@ def _noise_table(bins: int) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=4)
-def _band_weights(bands: int, bins: int, sampling_rate: int) -> torch.Tensor:
-    """Interpolation weights from bands to frequencies, float [bands, bins]: triangles evenly spaced in mel."""
+def _band_weights(bands: int, bins: int, highest: float, bands_below: int, edge: float) -> torch.Tensor:
+    """Interpolation weights from noise bands to frequencies, float [bands, bins]: triangles evenly spaced in mel.
+
+    Args:
+        bands, bins: sizes of the result.
+        highest: frequency of the last bin in Hz.
+        bands_below, edge: how many of the bands lie between 0 and `edge` Hz.
+    """
     with torch.inference_mode(False):
-        mels = (1 + torch.linspace(0, sampling_rate / 2, bins, dtype=torch.float32, device="cpu") / 700).log()
-        places = mels / mels[-1] * (bands - 1)
+        mels = (1 + torch.linspace(0, highest, bins, dtype=torch.float32, device="cpu") / 700).log()
+        places = mels / (1 + torch.tensor(edge) / 700).log() * (bands_below - 1)
         return (1 - (places - torch.arange(bands, device="cpu")[:, None]).abs()).clamp_min(0)
 
 
@@ -286,5 +312,5 @@ class HAFMSpectralModel(HAFMHubMixin, PreTrainedModel):
                 initialization.zeros_(module.noise.weight)
 
     def forward(self, audio: torch.Tensor) -> torch.Tensor:
-        """Encodes audio float [B, C, N] with all codebooks and decodes it: [B, C, ⌈N / hop⌉ · hop]."""
+        """Encodes audio float [B, C, N] with all codebooks and decodes it, in the format of the output."""
         return self.decoder(self.quantizer.decode(self.quantizer.encode(self.encoder(audio))))

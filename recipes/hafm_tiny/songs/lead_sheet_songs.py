@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Songs from lead sheets: melodies with chords in quarters, one JSON object per line, and songs in POP909's layout.
+
+A lead sheet is `{"title", "source", "metre": "3/4", "notes": [[onset, length, midi]], "chords": [[onset, length,
+"C:maj"]]}`. It has no tempo and is often short, so a tempo is drawn, and it is repeated.
+"""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mir_eval.chord
+import numpy as np
+import pretty_midi
+
+from .midi_song import Chord, Note, Song, SongError, one_voice
+
+# quarters per bar of the metres that can be read, and the beats they are counted in
+METRES = {"3/4": 3, "4/4": 4}
+# shorter tunes are repeated, as a corpus takes excerpts of up to 90 s
+LEAST_SECONDS, LEAST_NOTES = 100.0, 16
+TICKS = 480
+
+
+def lead_sheet_songs(path: Path, metre: str = "3/4", tempo: tuple[float, float] = (84.0, 168.0)) -> Iterator[Song]:
+    """Yields the lead sheets of a gzipped file that are in a metre, each as a song without other tracks.
+
+    Args:
+        path: the file, one JSON object per line.
+        metre: one of METRES.
+        tempo: slowest and fastest, in beats a minute; each song's is drawn by its title.
+
+    Raises:
+        ValueError: another metre.
+    """
+    if metre not in METRES:
+        raise ValueError(f"metre is {metre!r}; choose from {', '.join(METRES)}.")
+    for line in gzip.open(path, "rt", encoding="utf-8"):
+        sheet = json.loads(line)
+        if sheet["metre"] == metre and len(sheet["notes"]) >= LEAST_NOTES and sheet["chords"]:
+            yield _song(sheet, METRES[metre], tempo)
+
+
+def _song(sheet: dict[str, Any], metre: int, tempo: tuple[float, float]) -> Song:
+    name = f"{sheet['source']}/{sheet['title']}"
+    digest = hashlib.sha256(name.encode()).digest()
+    generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+    beat = 60 / float(generator.uniform(*tempo))
+    bars = int(np.ceil(max(start + length for start, length, _ in sheet["notes"] + sheet["chords"]) / metre - 0.01))
+    times = int(np.ceil(LEAST_SECONDS / (bars * metre * beat)))
+    starts = [repeat * bars * metre for repeat in range(times)]
+    notes = [
+        Note((at + start) * beat, (at + start + length) * beat, int(pitch))
+        for at in starts
+        for start, length, pitch in sheet["notes"]
+    ]
+    chords = [
+        Chord((at + start) * beat, (at + start + length) * beat, label)
+        for at in starts
+        for start, length, label in sorted(sheet["chords"])
+        if _is_chord(label)
+    ]
+    total = times * bars * metre
+    return Song(
+        name,
+        one_voice(notes),
+        {},
+        tuple(i * beat for i in range(total)),
+        tuple(i * beat for i in range(0, total, metre)),
+        tuple(chords),
+        total * beat,
+    )
+
+
+def _is_chord(label: str) -> bool:
+    try:
+        mir_eval.chord.encode(label)
+    except mir_eval.chord.InvalidChordException:
+        return False
+    return True
+
+
+def write_song(song: Song, folder: Path) -> None:
+    """Writes a song in POP909's layout, for `midi_song.read_song`: FOLDER/FOLDER.mid, beats and chords as text.
+
+    Raises:
+        SongError: the song has no beats, notes or chords.
+    """
+    if not (song.melody and song.beats and song.chords):
+        raise SongError(f"{song.name} has no melody, beats or chords to write.")
+    folder.mkdir(parents=True)
+    midi = pretty_midi.PrettyMIDI(resolution=TICKS)
+    for name, notes in {"MELODY": song.melody, **song.tracks}.items():
+        track = pretty_midi.Instrument(0, name=name)
+        track.notes = [pretty_midi.Note(note.velocity, note.pitch, note.start, note.end) for note in notes]
+        midi.instruments.append(track)
+    midi.write(str(folder / f"{folder.name}.mid"))
+    downbeats = set(song.downbeats)
+    beats = [f"{beat} {float(beat in downbeats)} {float(beat in downbeats)}" for beat in song.beats]
+    (folder / "beat_midi.txt").write_text("\n".join(beats) + "\n")
+    chords = [f"{chord.start}\t{chord.end}\t{chord.label}" for chord in song.chords]
+    (folder / "chord_midi.txt").write_text("\n".join(chords) + "\n")

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads scikit-learn's k-means from a pickle or a joblib file without running pickle code.
+
+The pickle's classes and functions are replaced by those below, which hold plain numbers; any other name is refused.
+"""
+
+import io
+import pickle
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+# what arrays may hold: booleans, signed and unsigned integers, floats
+PLAIN = "[biuf][1248]"
+# no published k-means is near it; a compressed file could unpack to anything
+MAX_BYTES = 256_000_000
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """A fitted k-means.
+
+    Args:
+        centroids (float32 [clusters, D]).
+        distance: squared distance of a frame to its centroid, averaged over the frames that it was fitted to; None if
+            the file does not say.
+        frames: their number, or None.
+    """
+
+    centroids: np.ndarray
+    distance: float | None
+    frames: int | None
+
+
+class _Dtype:
+    """numpy's dtype, of plain numbers only."""
+
+    def __init__(self, name: Any, *flags: Any) -> None:
+        if re.fullmatch(PLAIN, str(name)) is None:
+            raise ValueError(f"an array of {name}")
+        self.dtype = np.dtype(str(name))
+
+    def __setstate__(self, state: Any) -> None:
+        order = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
+        if order == ">":
+            self.dtype = self.dtype.newbyteorder(">")
+
+
+class _Array:
+    """numpy's array: shape and bytes."""
+
+    values: np.ndarray
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, by_columns, data = state
+        data = data.encode("latin1") if isinstance(data, str) else data
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+            raise ValueError("an array of objects")
+        self.values = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if by_columns else "C")
+
+
+class _Stored:
+    """joblib's array: its numbers follow in the file."""
+
+    def __init__(self, *args: Any) -> None:
+        self.__dict__ = {}
+
+    def read(self, file: io.BytesIO) -> _Array:
+        """Reads the numbers, which may be aligned by padding."""
+        said = self.__dict__
+        if said.get("numpy_array_alignment_bytes") is not None:
+            file.seek(file.read(1)[0], io.SEEK_CUR)
+        dtype, shape = said["dtype"], tuple(int(size) for size in said["shape"])
+        if not isinstance(dtype, _Dtype):
+            raise ValueError("an array of objects")
+        size = dtype.dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        array = _Array()
+        array.__setstate__((1, shape, dtype, said.get("order") == "F", file.read(size)))
+        return array
+
+
+class _Inert:
+    """Any other object that scikit-learn leaves in a k-means, such as a generator of random numbers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Estimator:
+    """scikit-learn's k-means: its attributes."""
+
+    def __init__(self, *args: Any) -> None:
+        self.said: dict[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.said = dict(state)
+
+
+def _reconstruct(*args: Any) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: Any, data: Any = b"") -> Any:
+    array = _Array()
+    array.__setstate__((1, (), dtype, False, data))
+    return array.values[()]
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    return str(text).encode("latin1")
+
+
+MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
+ESTIMATORS = ("sklearn.cluster._kmeans", "sklearn.cluster.k_means_")
+STAND_INS: dict[tuple[str, str], Any] = {
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): _Array,
+    ("_codecs", "encode"): _encode,
+    ("joblib.numpy_pickle", "NumpyArrayWrapper"): _Stored,
+    ("numpy.random._pickle", "__randomstate_ctor"): _Inert,
+    ("numpy.random._pickle", "__bit_generator_ctor"): _Inert,
+    ("numpy.random._mt19937", "MT19937"): _Inert,
+    **{(module, "_reconstruct"): _reconstruct for module in MULTIARRAY},
+    **{(module, "scalar"): _scalar for module in MULTIARRAY},
+    **{(module, name): _Estimator for module in ESTIMATORS for name in ("KMeans", "MiniBatchKMeans")},
+}
+
+
+class _Unpickler(pickle._Unpickler):
+    """Builds stand-ins only; where joblib's array is described, its numbers are read."""
+
+    dispatch: ClassVar[dict[int, Callable[..., Any]]] = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, encoding="latin1")
+        self.source = file
+        self.stack: list[Any] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A stand-in.
+
+        Raises:
+            pickle.UnpicklingError: for any other name.
+        """
+        if (module, name) not in STAND_INS:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return STAND_INS[module, name]
+
+    def get_extension(self, code: int) -> Any:
+        """Refuses names by number."""
+        raise pickle.UnpicklingError(f"extension {code}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Refuses objects outside the file."""
+        raise pickle.UnpicklingError("an object outside the file")
+
+    def load_build(self) -> None:
+        """Sets the state of the object on the stack, which is a stand-in."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, _Stored):
+            target.__dict__.update(state)
+            self.stack[-1] = target.read(self.source)
+        elif isinstance(target, (_Dtype, _Array, _Inert, _Estimator)):
+            target.__setstate__(state)
+        else:
+            raise pickle.UnpicklingError(f"a state for {type(target).__name__}")
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def read_kmeans(path: Path) -> KMeans:
+    """Reads a pickled KMeans or MiniBatchKMeans, as `pickle` or `joblib` (also compressed by zlib) wrote it.
+
+    Raises:
+        ValueError: the file names anything but a k-means of plain numbers, or is damaged.
+    """
+    content = path.read_bytes()
+    if content[:1] == b"\x78":
+        content = zlib.decompressobj().decompress(content, MAX_BYTES)
+    try:
+        found = _Unpickler(io.BytesIO(content)).load()
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} names {error}, which is no part of a k-means and could run code when it is read; it is not read."
+        ) from error
+    except (ValueError, TypeError, LookupError, EOFError, AttributeError, struct.error, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as a pickled k-means of plain numbers ({error}).") from error
+    said = found.said if isinstance(found, _Estimator) else {}
+    centroids = said.get("cluster_centers_")
+    if not isinstance(centroids, _Array) or centroids.values.ndim != 2 or not np.isfinite(centroids.values).all():
+        raise ValueError(f"{path} holds no fitted k-means: it has no cluster_centers_ of finite numbers.")
+    labels, inertia = said.get("labels_"), said.get("inertia_")
+    frames = len(labels.values) if isinstance(labels, _Array) else None
+    distance = float(inertia) / frames if frames and isinstance(inertia, (float, np.floating)) else None
+    return KMeans(np.array(centroids.values, dtype=np.float32), distance, frames)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What names and shapes leave open about a checkpoint, as one vector of choices, and how a choice becomes our weights.
+
+All choices but two fold into the weights; the order of the sources in the sequence and the largest distance of the
+position bias are configuration values of a stage. The first value of each choice is the paper's.
+"""
+
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+TABLES, TARGETS, QUANTIZER, SEGMENTS = (
+    "model.conditioning_embedding.weight", "model.target_embedding.weight", "model.quantizer_embedding.weight",
+    "model.segment_embedding.weight",
+)  # fmt: skip
+# the numbers of the segments of the first source, the second and the target; with one source, its and the target's
+SEGMENT_ORDERS = {
+    "sources, then target": (0, 1, 2),
+    "target, then sources": (1, 2, 0),
+    "sources exchanged, then target": (1, 0, 2),
+    "target, then sources exchanged": (2, 1, 0),
+}
+# the distance from which on all share T5's last bucket; "length" is that of the training sequence, as in the paper
+LENGTH = "length"
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "gate": ("first half", "second half"),
+    "order": ("qkv", *("".join(each) for each in permutations("qkv") if "".join(each) != "qkv")),
+    "split": ("[3, H, d]", "[H, 3, d]"),
+    "norms": ("weight", "1 + weight"),
+    "tables": ("as in the file", "exchanged"),
+    "streams": ("as in the file", "exchanged"),
+    "sources": ("vocal, instrumental", "instrumental, vocal"),
+    "quantizer": ("of the slot's own codebook", "of its input's"),
+    "input_table": ("of the input's codebook", "of the slot's own"),
+    "first_table": ("last codebook's", "first codebook's"),
+    "segments": tuple(SEGMENT_ORDERS),
+    "distance": (LENGTH, 128, 256, 512, 1000, 1024, 2048),
+    "null": ("zeros, with the segment", "zeros", "the mask row"),
+}
+TITLES = {
+    "gate": "gate of the feed-forward",
+    "order": "order of q, k and v",
+    "split": "fused q, k, v",
+    "norms": "weights of the norms",
+    "tables": "which tables are the target's",
+    "streams": "which table is the vocal's",
+    "sources": "order of the coarse stage's sources",
+    "quantizer": "quantizer embedding",
+    "input_table": "table of a slot's input",
+    "first_table": "table of the first slot's BOS",
+    "segments": "order of the segments",
+    "distance": "largest distance of the position bias",
+    "null": "null conditioning",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One value of each of `CHOICES`; the defaults are the paper's."""
+
+    gate: str = CHOICES["gate"][0]
+    order: str = CHOICES["order"][0]
+    split: str = CHOICES["split"][0]
+    norms: str = CHOICES["norms"][0]
+    tables: str = CHOICES["tables"][0]
+    streams: str = CHOICES["streams"][0]
+    sources: str = CHOICES["sources"][0]
+    quantizer: str = CHOICES["quantizer"][0]
+    input_table: str = CHOICES["input_table"][0]
+    first_table: str = CHOICES["first_table"][0]
+    segments: str = CHOICES["segments"][0]
+    distance: int | str = CHOICES["distance"][0]
+    null: str = CHOICES["null"][0]
+
+
+PAPER = Layout()
+
+
+def folded(state: dict[str, torch.Tensor], config: PreTrainedConfig, layout: Layout) -> dict[str, torch.Tensor]:
+    """A stage's weights as our module reads them, for weights by our names in a layout of the original.
+
+    Args:
+        state: by our names; it is not changed.
+        config: the stage's configuration.
+        layout: that of the original.
+    """
+    out = dict(state)
+    for name, value in state.items():
+        if name.endswith("qkv_proj.weight"):
+            out[name] = _fused(value, layout, config.num_attention_heads)
+        elif ".up_proj." in name and layout.gate != PAPER.gate:
+            out[name] = torch.cat(value.chunk(2)[::-1])
+        elif name.endswith("norm.weight") and layout.norms != PAPER.norms:
+            out[name] = 1 + value
+    _fold_tables(out, config, layout)
+    return out
+
+
+def layout_config(config: PreTrainedConfig, layout: Layout) -> dict[str, Any]:
+    """The configuration's fields that the layout sets."""
+    fields: dict[str, Any] = {"source_order": []}
+    if layout.sources != PAPER.sources and config.num_conditioning_sources == 2:
+        fields["source_order"] = [1, 0]
+    paper = type(config)().relative_attention_max_distance
+    fields["relative_attention_max_distance"] = paper if layout.distance == LENGTH else layout.distance
+    return fields
+
+
+def _fused(weight: torch.Tensor, layout: Layout, heads: int) -> torch.Tensor:
+    """The fused projection ([3 · H · d, D]) in the order q, k, v, each by heads."""
+    if layout.split == PAPER.split:
+        parts = weight.unflatten(0, (3, heads, -1))
+    else:
+        parts = weight.unflatten(0, (heads, 3, -1)).transpose(0, 1)
+    return torch.cat([parts[layout.order.index(letter)].flatten(0, 1) for letter in "qkv"])
+
+
+def _fold_tables(out: dict[str, torch.Tensor], config: PreTrainedConfig, layout: Layout) -> None:
+    """Folds the choices about embeddings into the tables of the conditioning and the target, quantizer, segments."""
+    conditioning, target = out[TABLES].clone(), out[TARGETS].clone()
+    quantizer, segments = out[QUANTIZER], out[SEGMENTS]
+    sources, bos = config.num_conditioning_sources, config.codebook_size
+    if layout.tables != PAPER.tables and conditioning.shape == target.shape:
+        conditioning, target = target, conditioning
+    if layout.streams != PAPER.streams and sources == 2:
+        conditioning = conditioning.flip(0)
+    # our slot t reads a token of codebook t − 1 from that codebook's table, and BOS from the last one's
+    if layout.input_table != PAPER.input_table:
+        target = target.roll(-1, dims=0)
+    elif layout.first_table != PAPER.first_table:
+        target[-1, bos] = target[0, bos]
+    if layout.quantizer != PAPER.quantizer:
+        quantizer = quantizer.roll(1, dims=0)
+    numbers = list(SEGMENT_ORDERS[layout.segments])
+    if sources == 1:
+        numbers = [0, 1] if numbers[0] < numbers[2] else [1, 0]
+    segments = segments[numbers].clone()
+    first = 0
+    for source, streams in enumerate(config.conditioning_codebook_sizes):
+        own = slice(first, first + len(streams))
+        first += len(streams)
+        if layout.null == "zeros":
+            # nothing at all: the segment moves into the table, so that it vanishes with it
+            conditioning[own.start] += segments[source]
+            segments[source] = 0
+        elif layout.null == "the mask row":
+            mask = conditioning[own, streams[0]].clone()
+            conditioning[own] -= mask[:, None]
+            segments[source] += mask.sum(0)
+    out.update({TABLES: conditioning, TARGETS: target, QUANTIZER: quantizer, SEGMENTS: segments})

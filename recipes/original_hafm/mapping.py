@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tensor of a checkpoint is which of our weights, by shapes, order, numbers, siblings and words in the keys.
+
+Weights that we stack (a table or a head for each codebook) come from one tensor each. A mapping file overrules what is
+found here; `{}` stands in it for the number of a layer, and `[]` for that of a codebook:
+
+    semantic:
+      config: {window_seconds: 10.0}        # where it departs from what the shapes say, and from the paper
+      keys:
+        model.layers.{}.attention_norm.weight: blocks.{}.norm1.weight
+        model.target_embedding.weight: "embeddings.[].weight"
+      leave_out: [rope.inv_freq]
+"""
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import Any
+
+import torch
+
+from hafm_hf.accompaniment.parts import stage_parts
+from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
+
+Shape = tuple[int, ...]
+# a number that stands alone in a key: layers.3.norm1.weight has the number 3
+NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
+LAYER = re.compile(r"layers\.(\d+)\.")
+STACKED = ("conditioning_embedding.weight", "target_embedding.weight", "heads.weight", "heads.bias")
+# matrices of a layer, by our names
+QKV, OUTPUT, UP, DOWN = (
+    "attention.qkv_proj.weight", "attention.o_proj.weight", "feed_forward.up_proj.weight",
+    "feed_forward.down_proj.weight",
+)  # fmt: skip
+# words in the key of a table, by stage: those of conditioning streams, and those of the target
+CONDITIONING_WORDS = re.compile(r"cond|ctx|context|source|src|vocal|voice|encoder|prefix|memory")
+TARGET_WORDS = re.compile(r"target|tgt|output|decoder|tok_emb")
+STREAM_WORDS = {
+    "semantic": (r"vocal|voice", r"inst"),
+    "coarse": (r"semantic", r"coarse|acoustic|codec"),
+    "fine": (r"coarse", r"fine"),
+}
+ATTENTION_WORDS = re.compile(r"att|norm_?1|ln_?1|pre_?norm_?a")
+FEED_FORWARD_WORDS = re.compile(r"ff|mlp|feed|norm_?2|ln_?2")
+
+
+@dataclass
+class Mapping:
+    """Where a stage's weights are.
+
+    Args:
+        keys: the keys of each of our weights; several for those that we stack.
+        guessed: what only the order in the file says: "tables", which tables are the target's, or "streams", which of
+            the coarse stage's conditioning tables is the vocal's.
+        config: fields of the stage's configuration that the mapping file states.
+    """
+
+    keys: dict[str, list[str]]
+    guessed: set[str] = field(default_factory=set)
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def map_keys(stage: str, tensors: dict[str, torch.Tensor], said: dict[str, Any] | None = None) -> Mapping:
+    """Maps all tensors of a stage.
+
+    Args:
+        stage: semantic, coarse or fine.
+        tensors: by key, in the order of the file.
+        said: the stage's part of a mapping file, which overrules.
+
+    Raises:
+        ValueError: not every tensor is used exactly once, or not every weight is filled; with a table of both sides.
+    """
+    said = said or {}
+    if unknown := set(said) - {"config", "keys", "leave_out"}:
+        raise ValueError(
+            f"The mapping of {stage} holds {', '.join(sorted(unknown))}; it may hold config, keys, leave_out."
+        )
+    problems = [
+        f"{key} is to be left out, but does not exist" for key in said.get("leave_out", []) if key not in tensors
+    ]
+    shapes = {key: tuple(value.shape) for key, value in tensors.items() if key not in said.get("leave_out", [])}
+    mapping, gaps = _propose(stage, shapes)
+    mapping.config = dict(said.get("config", {}))
+    problems += gaps
+    _overrule(mapping, shapes, said.get("keys", {}))
+    config = stage_config(stage, mapping, shapes)
+    wanted = _our_shapes(stage, config)
+    used = [key for keys in mapping.keys.values() for key in keys]
+    twice = sorted({key for key in used if used.count(key) > 1})
+    for name, keys in mapping.keys.items():
+        for key in keys:
+            fits = shapes.get(key) in (_one(name, wanted.get(name, ())), _one(name, wanted.get(name, ()))[::-1])
+            if name in wanted and not fits:
+                problems.append(f"{name} {_one(name, wanted[name])} does not fit {key} {shapes.get(key)}")
+    missing = [f"  {name} {shape}" for name, shape in wanted.items() if name not in mapping.keys]
+    left = [f"  {key} {shape}" for key, shape in shapes.items() if key not in used]
+    problems += [f"{key} is used twice" for key in twice]
+    if missing or left or problems:
+        table = [*problems, *(["our weights that nothing fills:", *missing] if missing else [])]
+        table += ["tensors of the checkpoint that are left over:", *left] if left else []
+        raise ValueError(f"The checkpoint does not fit the {stage} stage; write a --mapping.\n" + "\n".join(table))
+    return mapping
+
+
+def stage_config(stage: str, mapping: Mapping, shapes: dict[str, Shape]) -> HAFMStageConfig:
+    """The stage's configuration: sizes from the shapes of what is mapped, the rest is the paper's."""
+    kind = stage_parts()[stage].model_class.config_class
+
+    def shape(name: str) -> Shape:
+        keys = mapping.keys.get(name)
+        return shapes.get(keys[0], ()) if keys else ()
+
+    sizes: dict[str, Any] = {}
+    layers = {int(found[1]) for name in mapping.keys if (found := LAYER.search(name))}
+    if layers:
+        sizes["num_hidden_layers"] = len(layers)
+    head = shape("model.layers.0.attention.q_norm.weight")
+    output, down = (shape(f"model.layers.0.{name}") for name in (OUTPUT, DOWN))
+    if head and output:
+        sizes |= {"hidden_size": output[0], "head_dim": head[0], "num_attention_heads": output[1] // head[0]}
+    if down:
+        sizes["intermediate_size"] = down[1]
+    bias = shape("model.relative_attention_bias.weight")
+    if bias and "num_attention_heads" in sizes:
+        sizes["relative_attention_num_buckets"] = bias[0] if bias[1] == sizes["num_attention_heads"] else bias[1]
+    if head_shape := shape("heads.weight"):
+        sizes["codebook_sizes"] = [head_shape[0]] * len(mapping.keys["heads.weight"])
+    if tables := mapping.keys.get("model.conditioning_embedding.weight"):
+        rows = [shapes[key][0] - 1 for key in tables if key in shapes]
+        sizes["conditioning_codebook_sizes"] = [[size] for size in rows] if stage != "fine" else [rows]
+    sizes["feed_forward_bias"] = f"model.layers.0.{UP.replace('weight', 'bias')}" in mapping.keys
+    sizes["head_bias"] = "heads.bias" in mapping.keys
+    return kind(**{**sizes, **mapping.config})
+
+
+def assembled(stage: str, mapping: Mapping, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors by our names, float32, stacked where we stack; a quantizer embedding that is missing is zeros."""
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    state = {}
+    for name, shape in _our_shapes(stage, stage_config(stage, mapping, shapes), optional=True).items():
+        if name not in mapping.keys:
+            state[name] = torch.zeros(shape)
+            continue
+        found = [tensors[key].float() for key in mapping.keys[name]]
+        found = [each if tuple(each.shape) == _one(name, shape) else each.t() for each in found]
+        stacked = name.endswith(STACKED) and len(found) == shape[0]
+        state[name] = torch.stack(found) if stacked else found[0].contiguous()
+    return state
+
+
+def _our_shapes(stage: str, config: HAFMStageConfig, optional: bool = False) -> dict[str, Shape]:
+    """Shapes of our weights by name; with `optional`, also that of a quantizer embedding with a single row."""
+    with torch.device("meta"):
+        state = stage_parts()[stage].model_class(config).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    if config.num_codebooks == 1 and not optional:
+        # a single codebook needs none; the published semantic stage has none
+        del shapes["model.quantizer_embedding.weight"]
+    return shapes
+
+
+def _one(name: str, shape: Shape) -> Shape:
+    """Shape of one of the tensors of which ours is stacked."""
+    return shape[1:] if name.endswith(STACKED) else shape
+
+
+def _overrule(mapping: Mapping, shapes: dict[str, Shape], said: dict[str, str]) -> None:
+    """Replaces what was proposed by what the mapping file says, and drops proposals for the same tensors."""
+    stated: dict[str, list[str]] = {}
+    layers = {found[0] for key in shapes for found in NUMBER.finditer(key)}
+    for name, pattern in said.items():
+        numbers = sorted(layers, key=int) if "{}" in name else [""]
+        for number in numbers:
+            key = pattern.replace("{}", number)
+            books = [
+                key.replace("[]", str(book)) for book in range(len(shapes)) if key.replace("[]", str(book)) in shapes
+            ]
+            keys = books if "[]" in pattern else [key]
+            # a layer that does not exist is no fault of the pattern
+            if keys and (number == "" or keys[0] in shapes):
+                stated[name.replace("{}", number)] = keys
+    taken = {key for keys in stated.values() for key in keys}
+    kept = {name: keys for name, keys in mapping.keys.items() if name not in stated and not taken.intersection(keys)}
+    mapping.keys = {**kept, **stated}
+
+
+def _propose(stage: str, shapes: dict[str, Shape]) -> tuple[Mapping, list[str]]:
+    """What the checkpoint itself says, as far as it says it, and what its layers lack."""
+    mapping = Mapping({})
+    prefix, layers = _layers(shapes)
+    if not layers:
+        return mapping, []
+    first = layers[min(layers)]
+    gaps = [
+        f"layer {number} of {prefix} is missing"
+        for number in range(max(layers) + 1)
+        if number not in layers
+    ]  # fmt: skip
+    everything = {suffix: key for each in layers.values() for suffix, key in each.items()}
+    gaps += [
+        f"{prefix}{number}{suffix} is missing, which other layers have"
+        for number, each in layers.items()
+        for suffix in everything
+        if suffix not in each
+    ]
+    heads_of = {size for key, shape in shapes.items() if len(shape) == 2 for size in shape if size < 65}
+    roles = _layer_roles({suffix: shapes[key] for suffix, key in first.items()}, heads_of)
+    for number, own in layers.items():
+        for name, suffix in roles.items():
+            if suffix in own:
+                mapping.keys[f"model.layers.{number}.{name}"] = [own[suffix]]
+    inside = {key for each in layers.values() for key in each.values()}
+    outside = {key: shape for key, shape in shapes.items() if key not in inside}
+    if roles:
+        width = shapes[first[roles[OUTPUT]]][0]
+        _map_outside(stage, outside, width, mapping)
+    return mapping, gaps
+
+
+def _layers(shapes: dict[str, Shape]) -> tuple[str, dict[int, dict[str, str]]]:
+    """The stack of layers: the text before their number, and by number each layer's keys by the text after it."""
+    stacks: dict[str, dict[int, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    for key in shapes:
+        for found in NUMBER.finditer(key):
+            stacks[key[: found.start()]][int(found[0])][key[found.end() :]] = key
+
+    def matrices(layer: dict[str, str]) -> int:
+        return sum(len(shapes[key]) == 2 for key in layer.values())
+
+    whole = {
+        prefix: stack
+        for prefix, stack in stacks.items()
+        if max(map(len, stack.values())) >= 8 and max(map(matrices, stack.values())) == 4
+    }
+    if not whole:
+        return "", {}
+    prefix = max(whole, key=lambda each: len(whole[each]))
+    return prefix, {number: dict(layer) for number, layer in sorted(whole[prefix].items())}
+
+
+def _sibling(key: str) -> str:
+    """Key of the bias beside a weight."""
+    return f"{key.rpartition('.')[0]}.bias"
+
+
+def _layer_roles(shapes: dict[str, Shape], sizes: set[int]) -> dict[str, str]:
+    """The tensors of a layer by our names; `sizes` are those that the number of heads may be among."""
+    matrices = [name for name, shape in shapes.items() if len(shape) == 2]
+    vectors = [name for name, shape in shapes.items() if len(shape) == 1]
+    biases = {_sibling(name) for name in matrices if _sibling(name) in shapes}
+    fitting: list[tuple[int, int, tuple[str, ...], list[str]]] = []
+    for qkv, output, up, down in permutations(matrices):
+        width, inner = shapes[output]
+        norms = [name for name in vectors if name not in biases and shapes[name] != (width,)]
+        fits = (
+            shapes[qkv] == (3 * inner, width)
+            and shapes[down][0] == width
+            and shapes[up] == (2 * shapes[down][1], width)
+            and len(norms) == 2
+            and shapes[norms[0]] == shapes[norms[1]]
+            and inner % shapes[norms[0]][0] == 0
+            and inner // shapes[norms[0]][0] in sizes
+            and not {_sibling(qkv), _sibling(output)} & biases
+        )
+        if fits:
+            words = bool(ATTENTION_WORDS.search(qkv) or "qkv" in qkv) - bool(FEED_FORWARD_WORDS.search(qkv))
+            fitting.append((-words, len(fitting), (qkv, output, up, down), norms))
+    if not fitting:
+        return {}
+    _, _, (qkv, output, up, down), heads = min(fitting)
+    width = shapes[output][0]
+    roles = {QKV: qkv, OUTPUT: output, UP: up, DOWN: down}
+    for name, matrix in ((UP, up), (DOWN, down)):
+        if _sibling(matrix) in biases:
+            roles[name.replace("weight", "bias")] = _sibling(matrix)
+    # only the product of both weights has an effect, so their order has none
+    roles |= dict(zip(("attention.q_norm.weight", "attention.k_norm.weight"), heads, strict=True))
+    norms = [name for name in vectors if name not in biases and shapes[name] == (width,)]
+    if len(norms) == 2:
+        norms.sort(key=lambda name: bool(FEED_FORWARD_WORDS.search(name)) - bool(ATTENTION_WORDS.search(name)))
+        roles |= dict(zip(("attention_norm.weight", "feed_forward_norm.weight"), norms, strict=True))
+    return roles
+
+
+def _map_outside(stage: str, shapes: dict[str, Shape], width: int, mapping: Mapping) -> None:
+    """Maps what belongs to no layer: tables, heads, the bias of positions, the last norm."""
+    tables = {key: shape[0] for key, shape in shapes.items() if len(shape) == 2 and shape[1] == width}
+    # T5's bias is the only other table: buckets by heads
+    others = [key for key, shape in shapes.items() if len(shape) == 2 and key not in tables]
+    biases = {_sibling(key) for key in tables if _sibling(key) in shapes}
+    norms = [key for key, shape in shapes.items() if shape == (width,) and key not in biases]
+    if len(others) == 1:
+        mapping.keys["model.relative_attention_bias.weight"] = others
+    if len(norms) == 1:
+        mapping.keys["model.norm.weight"] = norms
+    rows = sorted(set(tables.values()), reverse=True)
+    sizes = [count - 1 for count in rows if count - 1 in rows]
+    by_size = {size: [key for key, count in tables.items() if count == size] for size in sizes}
+    # heads come with biases, or are called so; otherwise the largest size is meant
+    sizes.sort(key=lambda size: -sum(_sibling(key) in biases or "head" in key for key in by_size[size]))
+    if not sizes:
+        return
+    size = sizes[0]
+    heads = _in_order(by_size[size])
+    mapping.keys["heads.weight"] = heads
+    if all(_sibling(key) in biases for key in heads):
+        mapping.keys["heads.bias"] = [_sibling(key) for key in heads]
+    sources = len(stage_parts()[stage].reads)
+    streams = len(heads) if stage == "fine" else sources
+    small = {
+        sources + 1: "model.segment_embedding.weight",
+        len(heads): "model.quantizer_embedding.weight",
+    }
+    for count, name in small.items():
+        keys = [key for key, number in tables.items() if number == count and key not in heads]
+        if len(keys) == 1:
+            mapping.keys[name] = keys
+    used = {key for keys in mapping.keys.values() for key in keys}
+    rest = [key for key in tables if key not in used]
+    if len(rest) == streams + len(heads) and streams:
+        _map_tables(stage, rest, {key: tables[key] for key in rest}, size, streams, mapping)
+
+
+def _map_tables(stage: str, keys: list[str], rows: dict[str, int], size: int, streams: int, mapping: Mapping) -> None:
+    """Divides the tables into those of the conditioning's streams and those of the target's codebooks."""
+    reads, writes = (re.compile(words) for words in STREAM_WORDS[stage])
+
+    def conditioning(key: str) -> int:
+        said = bool(CONDITIONING_WORDS.search(key)) - bool(TARGET_WORDS.search(key))
+        return said or bool(reads.search(key)) - bool(writes.search(key))
+
+    ordered = sorted(keys, key=lambda key: (rows[key] == size + 1, -conditioning(key)))
+    if {rows[key] for key in keys} == {size + 1}:
+        last, first = conditioning(ordered[streams - 1]), conditioning(ordered[streams])
+        if last <= first:
+            mapping.guessed.add("tables")
+            ordered = keys
+    sources = _in_order(ordered[:streams])
+    if stage == "coarse":
+        names = [bool(re.search("vocal|voice", key)) - bool(re.search("inst", key)) for key in sources]
+        if names[0] == names[1]:
+            mapping.guessed.add("streams")
+        sources.sort(key=lambda key: bool(re.search("inst", key)) - bool(re.search("vocal|voice", key)))
+    mapping.keys["model.conditioning_embedding.weight"] = sources
+    mapping.keys["model.target_embedding.weight"] = _in_order(ordered[streams:])
+
+
+def _in_order(keys: list[str]) -> list[str]:
+    """Keys by the numbers in them, as in heads.0, heads.1; otherwise in the order of the file."""
+    return sorted(keys, key=lambda key: [int(number) for number in re.findall(r"\d+", key)])
