@@ -45,6 +45,33 @@ def test_scores_of_many_steps_equal_the_forward(name: str, pattern: str, scheme:
 
 
 @pytest.mark.processor
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize(("name", "pattern", "scheme"), [("coarse", "flat", "index"), ("fine", "delay", "time")])
+def test_scores_from_a_large_cache_equal_the_forward(
+    name: str, pattern: str, scheme: str, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hafm_hf.modeling.fast_loop.LARGE_CACHE", 1)
+    stage = tiny_stage(name, codebook_pattern=pattern, **placed(scheme))
+    conditioning = conditioning_for(stage, batch=2, frames=48)
+    mask = torch.arange(48) < torch.tensor((48, 36))[:, None]
+    steps = stage.config.target_length(48)
+    decoder = TokenDecoder(stage, scale, 0.9, 6)
+    tokens = decoder.generate(conditioning, steps, uniforms_for(2, steps), conditioning_mask=mask)
+    assert all(layer.large for layer in decoder.layers)
+    conditional, unconditional = both_scores(stage, conditioning, labels=tokens, conditioning_mask=mask)
+    expected = unconditional + scale * (conditional - unconditional)
+    # the second row ends before the first; the forward does not know that
+    ended = stage.config.target_frames(36) * stage.pattern.slots_per_frame
+    scores = torch.stack(decoder.scores, dim=1)
+    codes = stage.pattern.rows
+    assert float((scores - expected)[:codes].abs().max()) <= 1e-3
+    assert float((scores - expected)[codes:, :ended].abs().max()) <= 1e-3
+    # the next window reuses the layers
+    again = decoder.generate(conditioning, steps, uniforms_for(2, steps), conditioning_mask=mask)
+    assert torch.equal(again, tokens)
+
+
+@pytest.mark.processor
 @pytest.mark.parametrize("scale", [3.0, 1.0, 0.0])
 @pytest.mark.parametrize("scheme", ["index", "time", "sum"])
 @pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
