@@ -23,7 +23,7 @@ from . import parts
 from .kept import KeptInstrumental, Spans
 from .modeling_separator import SeparatorStream
 from .options import GenerationOptions, described
-from .stages import Progress, ProgressReports, StageChain
+from .stages import Progress, ProgressReports, StageChain, first_steps
 
 # float [N], or [C, N] with several channels
 Waveform = torch.Tensor | np.ndarray
@@ -104,6 +104,9 @@ class HAFMAccompanimentGenerationMixin:
         encoder = self.encoder
         seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
         reports = progress if isinstance(progress, ProgressReports) else ProgressReports(progress)
+        # bars cannot be counted before the beats are known
+        after = 0.0 if outro_bars else tail
+        self._expect(reports, [encoder.num_tokens(float(vocal.duration) + after) for vocal in vocals], options)
         with self._computing(options, seed):
             return [
                 encoder(
@@ -161,10 +164,11 @@ class HAFMAccompanimentGenerationMixin:
             heard = self._vocals(vocals, sampling_rate, *features)
             sheets = lead_sheets_of(len(heard), lead_sheet, tempo, beats, chords, key)
             encoder_outputs = self.encode(heard, sheets, options, progress=reports)
+        self._expect(reports, [len(song.tokens) for song in encoder_outputs], options)
         kept = self._kept(instrumental, sampling_rate, keep, encoder_outputs)
 
         generated: list[dict[str, Any]] = []
-        vocals_at_once = max(ROWS_AT_ONCE // options.num_samples, 1)
+        vocals_at_once = self._vocals_at_once(options)
         for first in range(0, len(encoder_outputs), vocals_at_once):
             songs = self._samples(encoder_outputs[first : first + vocals_at_once], options, kept is not None)
             with self._computing(options, songs[0].seed):
@@ -217,6 +221,7 @@ class HAFMAccompanimentGenerationMixin:
             sheets = lead_sheets_of(1, lead_sheet, tempo, beats, chords, key)
             encoder_outputs = self.encode(heard, sheets, options, progress=reports)
         song = self._samples([one_vocal(encoder_outputs)], options, False)[0]
+        self._expect(reports, [len(song.tokens)], options)
 
         length = song.length(self.sampling_rate)
         decoder = CodecStream(as_codec(self.codec))
@@ -288,6 +293,15 @@ class HAFMAccompanimentGenerationMixin:
                 samples.append(sample)
         return samples
 
+    def _vocals_at_once(self, options: GenerationOptions) -> int:
+        """Number of vocals whose samples are generated together."""
+        return max(ROWS_AT_ONCE // options.num_samples, 1)
+
+    def _expect(self: Any, reports: ProgressReports, tokens: Sequence[int], options: GenerationOptions) -> None:
+        """Sets what is reported before the first step, from the number of semantic tokens of each vocal."""
+        together = tokens[: self._vocals_at_once(options)]
+        reports.expect(*first_steps(self.stages, [count for count in together for _ in range(options.num_samples)]))
+
     def _computing(self: Any, options: GenerationOptions, seed: int) -> AbstractContextManager[None]:
         """The torch state of long computations: `computing`."""
         return computing(self.device, seed, options.threads or suitable_threads(self.stages.values()))
@@ -338,7 +352,7 @@ class HAFMAccompanimentGenerationMixin:
             "lead_sheets": song.lead_sheet,
         }
         if options.stems:
-            stems = zip(self.stems, self.separator.separate(audio), strict=True)
+            stems = zip(self.stems, self.separator.separate(audio, reports.check_stop), strict=True)
             decoded["stems"] = {name: without_one_channel(stem) for name, stem in stems}
         return decoded
 

@@ -30,8 +30,11 @@ class ProgressReports:
 
     def __init__(self, progress: Progress | None = None) -> None:
         self.progress = progress
-        # the number of steps is unknown before the voice has been heard
-        self.last = (next(iter(stage_parts())), 0, 1)
+        self.last = ("", 0, 0)
+
+    def expect(self, stage: str, total: int) -> None:
+        """Sets what is reported while the vocals are listened to: no step of the first stage, of `total`."""
+        self.last = (stage, 0, total)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         self.last = (stage, done, total)
@@ -150,6 +153,19 @@ class StageChain:
                 streams.append(song.streams[name])
             conditioning.append(_together(streams))
         return conditioning
+
+
+def first_steps(stages: Mapping[str, HAFMStageForCausalLM], tokens: Sequence[int]) -> tuple[str, int]:
+    """The name of the first stage, and its number of steps for a batch of songs.
+
+    Args:
+        stages: the stages to run, by name and in order.
+        tokens: number of vocal semantic tokens of each song.
+    """
+    name, stage = next(iter(stages.items()))
+    rows = [SongRow(stage.config.target_frames(length), RandomStream(0)) for length in tokens]
+    # either loop takes the same steps; this one is prepared faster
+    return name, StageRun(stage, rows, stage.decoding_config(), decoding="reference").steps
 
 
 def _together(streams: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -296,6 +296,8 @@ class HAFMVocalEncoder:
             return sheet, None
         sheet, phase = with_beats(sheet, phase, rate)
         if self.listener is not None and heard is not None and gaps:
+            if check_stop is not None:
+                check_stop()
             chords = self.listener.chords(heard.line, phase, sheet)
             sheet = with_chords(sheet, LeadSheet.from_estimates(phase, chords, rate), gaps)
         return sheet, phase
@@ -317,10 +319,17 @@ class HAFMVocalEncoder:
         # too short for two beats
         return torch.cat([phase, phase[-1:].expand(frames - len(phase))])
 
+    def num_tokens(self, seconds: float) -> int:
+        """Number of tokens of a song of `seconds`, rounded up to whole frames of all stages."""
+        return self._steps(seconds) * self.semantic_tokenizer.config.frame_rate // self.grid
+
     def _samples(self, seconds: float) -> int:
         """Number of samples of a vocal of `seconds`, rounded up to whole frames of all stages."""
-        frames = math.ceil(round(seconds * self.grid, 6))
-        return frames * self.semantic_tokenizer.config.sampling_rate // self.grid
+        return self._steps(seconds) * self.semantic_tokenizer.config.sampling_rate // self.grid
+
+    def _steps(self, seconds: float) -> int:
+        """Number of steps of the grid that cover `seconds`."""
+        return math.ceil(round(seconds * self.grid, 6))
 
     def _waveform(self, vocal: Vocal, before: float = 0.0, after: float = 0.0) -> torch.Tensor:
         """The vocal with silence around it (in s), padded to whole frames: float32 [N] on the tokenizer's device."""

@@ -194,9 +194,9 @@ class _Norm:
 class _Layer:
     """One decoder layer's matrices and, after `open`, its keys and values, [R, H, L, d] each.
 
-    Attention over a *large* cache on a CPU is limited by memory, which PyTorch's fused attention reads at two thirds of
-    its speed for a single query. Its keys lie in memory as [R, H, n, d], its values as [R, H, d, n], without gaps, so
-    that both are read in order, by products of a matrix and a column. It grows with each block of steps.
+    Attention over a *large* cache on a CPU is limited by memory, which PyTorch's fused attention reads at two thirds
+    of its speed for a single query. Its keys lie in memory as [R, H, n, d], its values as [R, H, d, n], without gaps,
+    so that both are read in order, by products of a matrix and a column. It grows with each block of steps.
     """
 
     def __init__(self, weights: LayerWeights, rows: int, head_dim: int, eps: float) -> None:
