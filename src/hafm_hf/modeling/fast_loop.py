@@ -48,8 +48,8 @@ BLOCK = 64
 # slots of all rows that go through the stage's forward at a time, unless a single row has more: a layer takes less
 # than half a second on a CPU, also of the paper's size
 PREFILL_SLOTS = 2048
-# numbers in a layer's keys from which they exceed a core's cache on a CPU: a megabyte in float32
-LARGE_CACHE = 1 << 18
+# numbers in a layer's keys from which they exceed a core's cache on a CPU: two megabytes in float32
+LARGE_CACHE = 1 << 19
 # runs of a step before it is captured, in which libraries allocate their workspaces
 WARM_UPS = 3
 # largest deviation of a captured step's scores, in standard deviations of the scores: half precision rounds that much
