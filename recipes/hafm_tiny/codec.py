@@ -118,8 +118,10 @@ def _decoded_again(
     codec: Any, parts: np.ndarray, depths: tuple[int, ...], counts: torch.Tensor | None
 ) -> dict[str, float]:
     """Scores of the sum of parts (float32 [P, N]), each coded separately; counts the codes in `counts`."""
-    device, size = next(codec.parameters()).device, parts.shape[1]
-    target, audio = parts.sum(axis=0), torch.from_numpy(parts).to(device)[:, None]
+    device = next(codec.parameters()).device
+    size = parts.shape[1]
+    target = parts.sum(axis=0)
+    audio = torch.from_numpy(parts).to(device)[:, None]
     whole = as_codec(codec)
     codes = whole.encode(audio)
     if counts is not None:
@@ -135,7 +137,10 @@ def _decoded_again(
 
 
 def _mean_figures(rows: list[dict[str, float]], depths: tuple[int, ...]) -> dict[str, Any]:
-    means = {name: round(float(np.mean([row[name] for row in rows])), 2) for name in rows[0]} if rows else {}
+    if rows:
+        means = {name: round(float(np.mean([row[name] for row in rows])), 2) for name in rows[0]}
+    else:
+        means = {}
     return {
         "si_sdr_db": {depth: means.get(str(depth)) for depth in depths},
         "si_sdr_db_unquantized": means.get("0"),

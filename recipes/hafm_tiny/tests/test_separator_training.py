@@ -25,7 +25,8 @@ SIZES = {"sampling_rate": RATE, "n_fft": 160, "hop_length": 40}
 
 def write_band(folder: Path, seconds: float, seed: int) -> None:
     """Writes low notes as bass, higher ones as chords, the highest as pads, and noise bursts as drums."""
-    rng, time = np.random.default_rng(seed), np.arange(int(seconds * RATE)) / RATE
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(seconds * RATE)) / RATE
     stems = {name: np.zeros_like(time) for name in ("drums", "bass", "chords", "pads")}
     for half in range(int(2 * seconds)):
         inside = (time >= half / 2) & (time < half / 2 + 0.45)

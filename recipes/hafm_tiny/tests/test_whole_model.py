@@ -110,7 +110,8 @@ def test_sizes_and_configurations_are_those_of_the_bundled_model(bundled_model: 
         assert data.crop_seconds == theirs["window_seconds"]
         sizes = architecture.hidden_size, architecture.num_hidden_layers, architecture.num_attention_heads
         assert getattr(preset, stage) == sizes
-    codec, hubert = parts["codec_config"], parts["semantic_tokenizer_config"]["hubert_config"]
+    codec = parts["codec_config"]
+    hubert = parts["semantic_tokenizer_config"]["hubert_config"]
     assert preset.encoder == (codec["encoder_width"], codec["encoder_layers"])
     assert preset.decoder == (codec["decoder_width"], codec["decoder_layers"])
     assert preset.hubert == (hubert["hidden_size"], hubert["num_hidden_layers"])
