@@ -199,7 +199,7 @@ class HAFMAccompanimentGenerationMixin:
         The arguments are the class's; one vocal and one sample only.
 
         Yields:
-            float32 [n] at the codec's rate, [C, n] with several channels, on the CPU; with `stems=True` [S, n] or
+            float32 [n] at the model's rate, [C, n] with several channels, on the CPU; with `stems=True` [S, n] or
                 [S, C, n] in the order of `stems`; they sum to the instrumental.
 
         Raises:
@@ -218,7 +218,7 @@ class HAFMAccompanimentGenerationMixin:
 
         length = song.length(self.sampling_rate)
         decoder = CodecStream(as_codec(self.codec))
-        separator = SeparatorStream(self.separator) if options.stems else None
+        separator = SeparatorStream(self.separator, self.sampling_rate) if options.stems else None
         run: SongRun | None = None
         decoded = 0
         sent = 0
@@ -269,7 +269,7 @@ class HAFMAccompanimentGenerationMixin:
         if len(songs) != 1:
             raise ValueError(f"An instrumental belongs to one vocal, and {len(songs)} were given.")
         rate = check_sampling_rate(sampling_rate or self.sampling_rate)
-        audio = channels_first(instrumental, as_codec(self.codec).format.channels)
+        audio = channels_first(instrumental, as_codec(self.codec).format.output_channels)
         return KeptInstrumental(audio, rate, keep, songs[0].length(rate) / rate)
 
     def _samples(
@@ -355,7 +355,7 @@ class HAFMAccompanimentGenerationMixin:
             "lead_sheets": song.lead_sheet,
         }
         if options.stems:
-            stems = zip(self.stems, self.separator.separate(audio), strict=True)
+            stems = zip(self.stems, self.separator.separate(audio, self.sampling_rate), strict=True)
             decoded["stems"] = {name: without_one_channel(stem) for name, stem in stems}
         return decoded
 

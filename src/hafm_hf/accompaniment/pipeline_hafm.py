@@ -102,7 +102,7 @@ class HAFMPipeline(Pipeline):
             For each vocal a dict, or with num_samples > 1 a list of dicts: "audio" (float32 [N], the instrumental, as
             long as the vocal with its `tail` or its intro and outro), "mix" and "vocals" (float32 [N], or [N, 2] for a
             stereo vocal) and their "sampling_rate" (Hz): the vocal's own, or the model's if that is higher. If the
-            codec has two channels, "audio" and "mix" are [N, 2]. Nothing clips, the mix has true peaks of at most
+            codec plays two channels, "audio" and "mix" are [N, 2]. Nothing clips, the mix has true peaks of at most
             −1 dBTP, and neither it nor the instrumental starts or ends with a click. "lead_sheet" (`LeadSheet`): as
             far as it was given or estimated, and "vocal_start" (s), where the vocal begins after an intro; times of
             both, and of `keep`, count from the start of the song. With `stems=True`, "stems" is a dict of drums, bass,
@@ -261,7 +261,7 @@ class HAFMPipeline(Pipeline):
         band_rate = None
         if instrumental is not None:
             band, band_rate, _ = self._read(instrumental, sampling_rate)
-            band = audio.with_channels(band, self.model.config.codec_format.channels)
+            band = audio.with_channels(band, self.model.config.codec_format.output_channels)
             band = band.reshape(len(band), -1).T
         sounds = {"vocal": vocal, "vocal_rate": rate, "instrumental": band, "instrumental_rate": band_rate}
         return {**features, **sounds}
