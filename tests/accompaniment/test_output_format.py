@@ -132,7 +132,8 @@ def test_a_card_states_the_format_that_is_played(model: Any) -> None:
 def test_a_separator_of_either_rate_fits(tmp_path: Path) -> None:
     codec = tiny_spectral_codec(**WIDE)
     native = tiny_separator(sampling_rate=RATE, n_fft=2352, hop_length=588)
-    song = tiny_band(plain=True, codec=codec, separator=native).generate(voice(0.4), CODEC_RATE, seed=1, stems=True)
+    model: Any = tiny_band(plain=True, codec=codec, separator=native)
+    song = model.generate(voice(0.4), CODEC_RATE, seed=1, stems=True)
     torch.testing.assert_close(sum(song.stems[0].values()), song.audio[0], atol=1e-5, rtol=0)
     with pytest.raises(StrictDataclassClassValidationError, match="separator sampling rate is 16000"):
         tiny_band(plain=True, codec=codec, separator=tiny_separator(sampling_rate=16_000))

@@ -84,9 +84,7 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         logits = self.head(self.norm(hidden)).unflatten(-1, (NUM_STEMS, -1))
         return logits.float().softmax(2).permute(0, 2, 3, 1)
 
-    def forward(
-        self, input_values: torch.Tensor, sampling_rate: int | None = None, **kwargs: Any
-    ) -> torch.Tensor:
+    def forward(self, input_values: torch.Tensor, sampling_rate: int | None = None, **kwargs: Any) -> torch.Tensor:
         """An instrumental → its stems.
 
         Args:
