@@ -21,7 +21,7 @@ class KeptInstrumental:
     """Spans of an existing instrumental to keep.
 
     Args:
-        audio (float32 [C, N]): the instrumental, with as many channels as the codec plays; may be shorter than the song.
+        audio (float32 [C, N]): the instrumental, in the channels that the codec plays; may be shorter than the song.
         rate (Hz): sampling rate of `audio`.
         spans: the spans to keep, as (start, stop) in seconds.
         song_seconds: length of the song.

@@ -85,8 +85,8 @@ def completed(
 ) -> LeadSheet:
     """Completes a lead sheet with beats throughout a song of `seconds`, bars and key, estimated where unknown.
 
-    Bars have as many beats as chords and notes recur in, and begin where most chords change; the key is the one that fits the chords best (Krumhansl and Kessler 1982), and
-    estimated chords are spelled by it.
+    Bars have as many beats as chords and notes recur in, and begin where most chords change; the key is the one that
+    fits the chords best (Krumhansl and Kessler 1982), and estimated chords are spelled by it.
 
     Args:
         sheet: what is known; without tempo and beats it gets 120 beats a minute.
