@@ -80,10 +80,12 @@ def too_long(path: str | os.PathLike[str]) -> str:
     path = Path(path)
     there = next(folder for folder in path.absolute().parents if os.path.isdir(folder))
     try:
-        most_name, most_path = os.pathconf(there, "PC_NAME_MAX"), os.pathconf(there, "PC_PATH_MAX")
+        most_name = os.pathconf(there, "PC_NAME_MAX")
+        most_path = os.pathconf(there, "PC_PATH_MAX")
     except (AttributeError, OSError, ValueError):
         # Windows has no pathconf, and its own limit on paths depends on a setting
-        most_name, most_path = MOST_NAME_LENGTH, 0
+        most_name = MOST_NAME_LENGTH
+        most_path = 0
     unit = "characters" if ON_WINDOWS else "bytes"
     for name in path.parts:
         if _length(name) > most_name:
@@ -95,7 +97,9 @@ def too_long(path: str | os.PathLike[str]) -> str:
 
 
 def _length(name: str) -> int:
-    return len(name.encode("utf-16-le", "surrogatepass")) // 2 if ON_WINDOWS else len(os.fsencode(name))
+    if ON_WINDOWS:
+        return len(name.encode("utf-16-le", "surrogatepass")) // 2
+    return len(os.fsencode(name))
 
 
 def possible_name(name: str) -> str:

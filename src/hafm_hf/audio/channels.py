@@ -100,4 +100,6 @@ def with_channels(samples: Samples, channels: int) -> Samples:
     """
     if samples.ndim == 2 and (channels == 1 or samples.shape[1] not in (1, channels)):
         samples = to_mono(samples)
-    return samples if channels == 1 else np.broadcast_to(samples.reshape(len(samples), -1), (len(samples), channels))
+    if channels == 1:
+        return samples
+    return np.broadcast_to(samples.reshape(len(samples), -1), (len(samples), channels))

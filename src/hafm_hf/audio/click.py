@@ -8,8 +8,11 @@ import numpy as np
 from .files import Samples
 
 # for downbeats and for all other beats
-ACCENT_HZ, CLICK_HZ = 1500.0, 1000.0
-ACCENT_LEVEL, CLICK_LEVEL, CLICK_SECONDS = 0.7, 0.4, 0.04
+ACCENT_HZ = 1500.0
+CLICK_HZ = 1000.0
+ACCENT_LEVEL = 0.7
+CLICK_LEVEL = 0.4
+CLICK_SECONDS = 0.04
 
 
 def click_track(beats: Sequence[float], downbeats: Collection[float], seconds: float, sampling_rate: int) -> Samples:

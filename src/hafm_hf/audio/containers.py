@@ -304,7 +304,8 @@ def _corrected(head: bytes, size: int, layout: Layout) -> bytes:
 
 # offset of the samples, their size and encoding
 AU = re.compile(rb"\.snd\x00\x00......\x00\x00\x00[\x01-\x1b]", re.DOTALL)
-AU_HEADER, AU_UNKNOWN = 24, 0xFFFF_FFFF
+AU_HEADER = 24
+AU_UNKNOWN = 0xFFFF_FFFF
 
 
 def _au_sounds(file: BinaryIO, size: int) -> Iterator[Section]:
@@ -349,7 +350,8 @@ def _ogg_links(data: bytes) -> list[Section]:
 
 
 # bytes of a page before the lengths of its segments; position of a page on which no packet ends
-OGG_HEADER, OGG_NO_POSITION = 27, -1
+OGG_HEADER = 27
+OGG_NO_POSITION = -1
 
 
 def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:

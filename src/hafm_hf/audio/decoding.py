@@ -63,10 +63,10 @@ class SndfilePart:
         self.channels: int = self._file.channels
         self.format: str = self._file.format
         # libsndfile's value for an unknown length
-        known = self._file.frames < 2**62
-        self.frames: int | None = self._file.frames if known else None
+        has_length = self._file.frames < 2**62
+        self.frames: int | None = self._file.frames if has_length else None
         self.claimed: int | None = None
-        if known:
+        if has_length:
             self.claimed = round(self._file.frames * section.claimed) + section.missing
 
     def seek(self, frame: int) -> None:
@@ -151,7 +151,10 @@ class Sound:
             part = SndfilePart(self._file, self._sections[place], self.name)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
             whole = len(self._sections) == 1
-            file = self._file if whole else io.BufferedReader(SectionFile(self._file, self._sections[place]))
+            if whole:
+                file = self._file
+            else:
+                file = io.BufferedReader(SectionFile(self._file, self._sections[place]))
             file_format = ffmpeg.recognised(read_at(file, 0, ffmpeg.MAGIC_BYTES))
             if file_format is None:
                 raise not_audio(self.name) from error
@@ -242,8 +245,13 @@ class Sound:
         Raises:
             HAFMAudioError: the sound cannot be decoded.
         """
-        known = self.frames if frames is None else frames if self.frames is None else min(frames, self.frames)
-        return _read_all(self, known, frames)
+        if frames is None:
+            expected = self.frames
+        elif self.frames is None:
+            expected = frames
+        else:
+            expected = min(frames, self.frames)
+        return _read_all(self, expected, frames)
 
     def length(self) -> int:
         """Number of frames; a sound whose header doesn't say that is decoded."""
@@ -275,7 +283,8 @@ def _read_all(source: "Part | Sound", expected: int | None, most: int | None = N
     A length that a header overstates costs no memory: pages that are never written are never allocated.
     """
     size = _FIRST_FRAMES if expected is None else expected
-    size = size if most is None else min(size, most)
+    if most is not None:
+        size = min(size, most)
     samples = np.empty((size, source.channels), dtype=np.float32)
     done = 0
     while True:

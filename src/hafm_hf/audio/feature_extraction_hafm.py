@@ -96,7 +96,10 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         if padding not in (True, "longest"):
             raise files.HAFMAudioError(f"padding is {padding!r}; vocals can only be padded to the longest, by True.")
         vocals = list(raw_speech) if are_several(raw_speech) and len(raw_speech) else [raw_speech]
-        names = ["the vocal"] if len(vocals) == 1 else [f"the vocal number {i + 1}" for i in range(len(vocals))]
+        if len(vocals) == 1:
+            names = ["the vocal"]
+        else:
+            names = [f"the vocal number {i + 1}" for i in range(len(vocals))]
         limits: dict[str, Any] = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
         checked = [files.check_sound(v, sampling_rate, name=n, **limits) for v, n in zip(vocals, names, strict=True)]
         return self.batch([samples for samples, _ in checked], checked[0][1], return_tensors)
@@ -162,7 +165,10 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(
                 f"input_values has shape {list(values.shape)}; give [B, N], as the feature extractor does."
             )
-        mask = torch.ones(values.shape) if padding_mask is None else torch.as_tensor(padding_mask).cpu()
+        if padding_mask is None:
+            mask = torch.ones(values.shape)
+        else:
+            mask = torch.as_tensor(padding_mask).cpu()
         if mask.numel() != values.numel():
             raise ValueError(f"padding_mask has shape {list(mask.shape)}; input_values has {list(values.shape)}.")
         mask = mask.reshape(values.shape).bool()
@@ -210,7 +216,8 @@ def _mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
         [given] if isinstance(given, torch.Tensor | np.ndarray) and given.ndim <= 1 else given
         for given in (vocals, padding_mask)
     )
-    masks = [None] * len(vocals) if masks is None else masks
+    if masks is None:
+        masks = [None] * len(vocals)
     if len(masks) != len(vocals):
         raise ValueError(f"padding_mask has {len(masks)} rows for {len(vocals)} vocals; give one row per vocal.")
     if not len(vocals):
@@ -237,7 +244,8 @@ def channels_first(sound: Any, channels: int) -> np.ndarray:
 def _mono_vocal(vocal: Any, mask: Any) -> np.ndarray:
     """One vocal ([N] or [1, N]) as float32 [n], without the samples that its mask, if any, marks as padding."""
     row = files.to_samples(vocal, name="A vocal", mono=False)
-    row = row[:, 0] if row.shape[1:] == (1,) else row
+    if row.shape[1:] == (1,):
+        row = row[:, 0]
     if row.ndim != 1:
         mono = "give mono ones: [B, N], [B, 1, N], [N], or a list of [N]"
         raise ValueError(f"A vocal has shape {list(np.shape(vocal))}; {mono}; {MIX_DOWN}.")

@@ -124,9 +124,11 @@ def read_audio(
     )
     for remark in recording.remarks:
         logger.warning(remark)
-    sound, rate = recording.samples, recording.sampling_rate
+    sound = recording.samples
+    rate = recording.sampling_rate
     if sampling_rate is not None:
-        sound, rate = resample(sound, rate, sampling_rate), sampling_rate
+        sound = resample(sound, rate, sampling_rate)
+        rate = sampling_rate
     return sound, rate
 
 
@@ -191,7 +193,8 @@ def read_recording(
 
 def _frames_to_read(sound: Sound, first: int, seconds: float | None, max_seconds: float) -> int:
     """At most how many frames to read from frame `first` on; raises HAFMAudioError if there are too many."""
-    name, rate = sound.name, sound.sampling_rate
+    name = sound.name
+    rate = sound.sampling_rate
     there = math.inf if sound.refused is None else max(sound.refused - first, 0)
     most = math.inf
     if seconds is None or seconds > max_seconds:
@@ -256,7 +259,10 @@ def _read_mixed(sound: Sound, most: int, levels: ChannelLevels | None, channel: 
             mono.resize(min(max(2 * len(mono), done + count), most), refcheck=False)
         if levels is not None:
             levels.add(block[:count])
-        mono[done : done + count] = mean_of_channels(block[:count]) if channel is None else block[:count, channel]
+        if channel is None:
+            mono[done : done + count] = mean_of_channels(block[:count])
+        else:
+            mono[done : done + count] = block[:count, channel]
         done += count
         if count < wanted:
             break
@@ -299,7 +305,8 @@ def check_sound(
     _check_seconds(seconds)
     sound = to_samples(samples, name=name, mono=mono)
     rate = check_sampling_rate(sampling_rate, name)
-    sound = sound if seconds is None else sound[: round(seconds * rate)]
+    if seconds is not None:
+        sound = sound[: round(seconds * rate)]
     check_duration(len(sound), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
     return sound, rate
 
@@ -462,10 +469,12 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
     elif array.dtype.kind != "f":
         raise HAFMAudioError(f"{name} holds {array.dtype}; HAFM takes floats up to 1 or integers of 8 to 32 bits.")
     if array.ndim == 2:
-        array = array.T if 0 < array.shape[0] < array.shape[1] else array
+        if 0 < array.shape[0] < array.shape[1]:
+            array = array.T
         if array.shape[1] > MAX_CHANNELS:
             raise HAFMAudioError(f"{name} has {array.shape[1]} channels; give several vocals as a list, not an array.")
-        array = to_mono(np.asarray(array, dtype=np.float32)) if mono else array
+        if mono:
+            array = to_mono(np.asarray(array, dtype=np.float32))
     sound: Samples = np.ascontiguousarray(array, dtype=np.float32)
     _check_values(sound, name)
     return sound
@@ -501,7 +510,8 @@ def check_sampling_rate(sampling_rate: Any, name: str = "the vocal") -> int:
     """Returns `sampling_rate` (Hz; may be a 0-D tensor) as an int; raises HAFMAudioError if it is unsupported."""
     if sampling_rate is None:
         raise HAFMAudioError("An array needs its sampling_rate; pass sampling_rate=44100, for example.")
-    sampling_rate = sampling_rate.item() if getattr(sampling_rate, "ndim", None) == 0 else sampling_rate
+    if getattr(sampling_rate, "ndim", None) == 0:
+        sampling_rate = sampling_rate.item()
     if not isinstance(sampling_rate, Real) or float(sampling_rate) % 1:
         raise HAFMAudioError(f"sampling_rate is {sampling_rate!r}; it must be a whole number of Hz, such as 44100.")
     if not MIN_SAMPLING_RATE <= (rate := float(sampling_rate)) <= MAX_SAMPLING_RATE:
@@ -549,7 +559,8 @@ def _encode(file: BinaryIO, samples: Samples, sampling_rate: int, file_format: s
         soundfile.write(file, to_integers(samples), sampling_rate, subtype="PCM_16", format=file_format.upper())
         return
     if sampling_rate not in MP3_RATES:
-        samples, sampling_rate = resample(samples, sampling_rate, MP3_RATES[-1]), MP3_RATES[-1]
+        samples = resample(samples, sampling_rate, MP3_RATES[-1])
+        sampling_rate = MP3_RATES[-1]
     quality: dict[str, Any] = {"subtype": "MPEG_LAYER_III", "bitrate_mode": "VARIABLE", "compression_level": 0.2}
     soundfile.write(file, samples, sampling_rate, format="MP3", **quality)
 

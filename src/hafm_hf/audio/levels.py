@@ -25,13 +25,19 @@ LOUDNESS_BLOCK_SECONDS = 0.4
 # for true peaks (ITU-R BS.1770-4, annex 2)
 OVERSAMPLING = 4
 # window of the limiter's gain; context on both sides of a block for the resampler's filter; samples in a block
-LIMITER_SECONDS, FILTER_SAMPLES, BLOCK = 0.04, 256, 1 << 20
+LIMITER_SECONDS = 0.04
+FILTER_SAMPLES = 256
+BLOCK = 1 << 20
 # limiting lowers the loudness, so gain and limiter are iterated
-LIMITER_TURNS, LOUDNESS_TOLERANCE = 6, 0.1
+LIMITER_TURNS = 6
+LOUDNESS_TOLERANCE = 0.1
 LARGEST_GAIN_DB = 48.0
 # the first quarter of the shortest fade is below this level
-EDGE_SECONDS, EDGE_DBFS = 0.005, -50.0
-FADE_SECONDS, FADE_POWER, TAIL_POWER = 4 * EDGE_SECONDS, 6, 2
+EDGE_SECONDS = 0.005
+EDGE_DBFS = -50.0
+FADE_SECONDS = 4 * EDGE_SECONDS
+FADE_POWER = 6
+TAIL_POWER = 2
 # long enough to hide a splice
 JOIN_SECONDS = 0.02
 
@@ -206,7 +212,8 @@ def fade_band(piece: Samples, sampling_rate: int, first: int, total: int, tail: 
     ):
         length = min(round(seconds * sampling_rate), total)
         start = total - length if at_end else 0
-        low, high = max(start, first), min(start + length, first + len(piece))
+        low = max(start, first)
+        high = min(start + length, first + len(piece))
         if low < high:
             place = np.arange(low - start, high - start)
             slope = np.sin(np.pi / 2 * (length - 1 - place if at_end else place) / length) ** power
@@ -230,9 +237,12 @@ def fade_edges(samples: Samples, sampling_rate: int) -> Samples:
 def paste(sound: Samples, part: Samples, sampling_rate: int, first: int, last: int) -> Samples:
     """A copy of `sound` (float32 [N] or [N, C]) with samples `first` to `last` of `part`, cross-faded inside them."""
     fade = min(round(JOIN_SECONDS * sampling_rate), (last - first) // 2)
-    gain, slope = np.ones(last - first, dtype=np.float32), np.linspace(0, 1, fade + 2, dtype=np.float32)[1:-1]
-    gain[:fade] *= slope if first > 0 else 1
-    gain[len(gain) - fade :] *= slope[::-1] if last < len(sound) else 1
+    gain = np.ones(last - first, dtype=np.float32)
+    slope = np.linspace(0, 1, fade + 2, dtype=np.float32)[1:-1]
+    if first > 0:
+        gain[:fade] *= slope
+    if last < len(sound):
+        gain[len(gain) - fade :] *= slope[::-1]
     joined = sound.copy()
     joined[first:last] = (gain * part[first:last].T + (1 - gain) * sound[first:last].T).T
     return joined

@@ -28,7 +28,8 @@ FRAMES_TO_TRUST = 3
 TAGS = (b"Xing", b"Info", b"VBRI")
 TAG_OFFSETS = (36, 21, 13, 38, 23, 15)
 # in the header of Xing's: which fields there are
-FRAMES_FIELD, BYTES_FIELD = 1, 2
+FRAMES_FIELD = 1
+BYTES_FIELD = 2
 
 
 HEADER = struct.Struct(">I")
@@ -159,7 +160,8 @@ def first_frame(data: bytes, start: int, kind: int = -1) -> int | None:
 
 def _follow(data: bytes, place: int, kind: int, tags: set[int]) -> tuple[int, int]:
     """Where a row of frames ends that begins at `place`, and how many there are; an hour has 140,000."""
-    wanted, mono = kind >> 8 << 8, kind & 1
+    wanted = kind >> 8 << 8
+    mono = kind & 1
     mask = KIND_MASKS[kind >> 17 & 3]
     last = len(data) - 4
     count = 0
@@ -197,13 +199,13 @@ def _tag_frames(data: bytes) -> set[int]:
     """Places of the frames without sound that say how many frames follow."""
     frames = set()
     for tag in TAGS:
-        found = data.find(tag)
-        while found >= 0:
+        tag_place = data.find(tag)
+        while tag_place >= 0:
             for offset in TAG_OFFSETS:
-                place = found - offset
+                place = tag_place - offset
                 if place >= 0 and _length(data, place) and _tag_offset(data, place, tag) == offset:
                     frames.add(place)
-            found = data.find(tag, found + 1)
+            tag_place = data.find(tag, tag_place + 1)
     return frames
 
 
@@ -211,8 +213,14 @@ def _tag_offset(data: bytes, place: int, tag: bytes) -> int:
     """Bytes between the begin of a frame and its tag, if it has one: header and side information."""
     if tag == b"VBRI":
         return 36
-    first_version, mono = data[place + 1] & 8, data[place + 3] >> 6 == 3
-    side = (17 if mono else 32) if first_version else (9 if mono else 17)
+    first_version = data[place + 1] & 8
+    mono = data[place + 3] >> 6 == 3
+    if first_version:
+        side = 17 if mono else 32
+    elif mono:
+        side = 9
+    else:
+        side = 17
     return 4 + side + (0 if data[place + 1] & 1 else 2)
 
 

@@ -40,4 +40,6 @@ def resample_pieces(pieces: Iterable[Samples], sampling_rate: int, target_rate: 
 def pad_end(samples: Samples, length: int) -> Samples:
     """Pads float32 [N] or [N, C] with silence to `length` samples; returns it as it is if it is long enough."""
     missing = length - samples.shape[0]
-    return np.pad(samples, [(0, missing)] + [(0, 0)] * (samples.ndim - 1)) if missing > 0 else samples
+    if missing > 0:
+        return np.pad(samples, [(0, missing)] + [(0, 0)] * (samples.ndim - 1))
+    return samples

@@ -244,20 +244,20 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
     return Made(outcome, songs if isinstance(songs, list) else [songs], written, elapsed)
 
 
-def report_song(request: Request, made: Made) -> None:
+def report_song(request: Request, accompanied: Made) -> None:
     """Prints the files of a vocal's songs, and how long they took."""
-    lines = made.outcome.lines(request.parameters["seed"])
+    lines = accompanied.outcome.lines(request.parameters["seed"])
     seconds = lines[0]["seconds"]
-    timing = {"elapsed_seconds": made.elapsed, "real_time_factor": made.elapsed / (seconds * len(lines))}
+    timing = {"elapsed_seconds": accompanied.elapsed, "real_time_factor": accompanied.elapsed / (seconds * len(lines))}
     if request.as_json:
-        for line, song in zip(lines, made.songs, strict=True):
+        for line, song in zip(lines, accompanied.songs, strict=True):
             known = {"vocal_start": song["vocal_start"], "style": song["lead_sheet"].style}
             say(json.dumps(line | known | timing))
         return
-    for path in made.written:
+    for path in accompanied.written:
         say(f"wrote {path}")
-    if start := made.songs[0]["vocal_start"]:
+    if start := accompanied.songs[0]["vocal_start"]:
         say(f"the voice begins at {start:.2f} s")
-    speed = f"{seconds:.1f} s in {made.elapsed:.1f} s, real-time factor {timing['real_time_factor']:.2f}"
-    styles = [song["lead_sheet"].style for song in made.songs if isinstance(song["lead_sheet"].style, str)]
+    speed = f"{seconds:.1f} s in {accompanied.elapsed:.1f} s, real-time factor {timing['real_time_factor']:.2f}"
+    styles = [song["lead_sheet"].style for song in accompanied.songs if isinstance(song["lead_sheet"].style, str)]
     say(", ".join([speed, f"seed {request.parameters['seed']}", *styles]))

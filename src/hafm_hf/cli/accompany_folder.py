@@ -39,8 +39,11 @@ if TYPE_CHECKING:
 
 PLAN_FORMAT = 2
 # a batch takes as long as its longest vocal: others must have this share of its length; it is held in memory
-LEAST_SHARE, LONGEST_BATCH_SECONDS = 0.75, 3600.0
-SHEET, BEATS, CHORDS = "_lead_sheet.json", "_beats.txt", "_chords.lab"
+LEAST_SHARE = 0.75
+LONGEST_BATCH_SECONDS = 3600.0
+SHEET = "_lead_sheet.json"
+BEATS = "_beats.txt"
+CHORDS = "_chords.lab"
 DEFAULTS = {
     name: value for name, value in {**asdict(GenerationOptions()), **asdict(MixOptions())}.items() if value is not None
 }
@@ -56,7 +59,8 @@ def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any
         bare = without_weights(model_folder(request.model))
     # before the options are stored for the next run
     request.check(bare)
-    done, errors = 0, {}
+    done = 0
+    errors = {}
     with progress_bars(quiet=request.as_json) as bars:
         task = bars.add_task("looking for vocals", total=None)
         try:
@@ -117,7 +121,8 @@ def _resolved(request: Request) -> Request:
     Raises:
         HAFMCorpusError: if the output folder is inside the folder of vocals.
     """
-    source, out = Path(request.source).resolve(), Path(request.out).resolve()
+    source = Path(request.source).resolve()
+    out = Path(request.out).resolve()
     if out.is_relative_to(source):
         raise HAFMCorpusError(f"{out} is inside {source}; choose a folder outside of it.")
     # several workers on one machine would compete for its cores
@@ -139,7 +144,8 @@ def _names(vocals: Iterable[str]) -> dict[str, str]:
 
 def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict[str, str], int, dict[str, str]]:
     """Makes or extends the plan: batches of vocals; errors of unusable ones; the seed; base names of the files."""
-    path, source = Path(request.out, PLAN_FILE), Path(request.source)
+    path = Path(request.out, PLAN_FILE)
+    source = Path(request.source)
     before: dict[str, Any] = {"format": PLAN_FORMAT}
     if path.is_file():
         before = json.loads(path.read_text(encoding="ascii"))
@@ -158,8 +164,8 @@ def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict
     bad |= {vocal: problem for vocal, problem in problems.items() if problem}
     vocals = [vocal for vocal in vocals if not problems[vocal]]
     stamps = {vocal: stamp_files(source, {"vocal": vocal, **_sheet_files(source, vocal)}) for vocal in vocals}
-    known = before.get("stamps", {})
-    kept = {vocal for vocal in vocals if known.get(vocal) == stamps[vocal]}
+    earlier = before.get("stamps", {})
+    kept = {vocal for vocal in vocals if earlier.get(vocal) == stamps[vocal]}
     batches = [left for batch in before.get("batches", []) if (left := [vocal for vocal in batch if vocal in kept])]
     new = [vocal for vocal in vocals if vocal not in kept]
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
@@ -168,9 +174,9 @@ def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict
     bad |= {vocal: length for vocal, length in lengths.items() if isinstance(length, str)}
     batches += _batched(source, {key: long for key, long in lengths.items() if not isinstance(long, str)}, batch_size)
     # files made from a vocal that has changed since are out of date
-    for files in (request.files(names[vocal]) for vocal in new if vocal in known):
-        for made in itertools.chain.from_iterable(each.values() for each in files):
-            made.unlink(missing_ok=True)
+    for files in (request.files(names[vocal]) for vocal in new if vocal in earlier):
+        for path_made in itertools.chain.from_iterable(each.values() for each in files):
+            path_made.unlink(missing_ok=True)
     stamps = {vocal: stamps[vocal] for vocal in itertools.chain.from_iterable(batches)}
     write_json(path, {"format": PLAN_FORMAT, "options": content, "stamps": stamps, "batches": batches})
     return batches, bad, content["seed"], {vocal: names[vocal] for batch in batches for vocal in batch}
@@ -231,10 +237,12 @@ def own_lead_sheet(source: Path, vocal: str, tempo: float | None = None) -> Lead
         return None
     from ..lead_sheet.files import known_lead_sheet, read_lead_sheet
 
-    known = read_lead_sheet(files[SHEET]) if SHEET in files else None
-    own = known_lead_sheet(known, beats=files.get(BEATS), chords=str(files[CHORDS]) if CHORDS in files else None)
-    assert own is not None
-    return own if tempo is None or own.has_beats else replace(own, tempo=tempo)
+    from_file = read_lead_sheet(files[SHEET]) if SHEET in files else None
+    combined = known_lead_sheet(
+        from_file, beats=files.get(BEATS), chords=str(files[CHORDS]) if CHORDS in files else None
+    )
+    assert combined is not None
+    return combined if tempo is None or combined.has_beats else replace(combined, tempo=tempo)
 
 
 # the one pipeline of this process
@@ -247,8 +255,11 @@ def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[
     Raises:
         HAFMCorpusError: if the results can't be written.
     """
-    source, parameters = Path(request.source), dict(request.parameters)
-    seconds, sounds, outcomes = parameters.pop("seconds", None), {}, []
+    source = Path(request.source)
+    parameters = dict(request.parameters)
+    seconds = parameters.pop("seconds", None)
+    sounds = {}
+    outcomes = []
     for vocal, _ in batch:
         try:
             samples, rate = audio.read_audio(source / vocal, seconds=seconds, name=vocal, mono=False)
@@ -259,15 +270,18 @@ def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[
             outcomes.append(Outcome(vocal, error=str(error)))
     try:
         pipeline = _pipeline(request.model, request.device, request.dtype)
-        songs = pipeline(list(sounds.values()), batch_size=len(sounds), **parameters) if sounds else []
+        if sounds:
+            songs = pipeline(list(sounds.values()), batch_size=len(sounds), **parameters)
+        else:
+            songs = []
     except Exception as error:
         why = f"can't be accompanied ({type(error).__name__}: {first_line(error)})."
         return outcomes + [Outcome(vocal, error=f"{vocal} {why}") for vocal in sounds]
     names = dict(batch)
-    for vocal, made in zip(sounds, songs, strict=True):
+    for vocal, song in zip(sounds, songs, strict=True):
         outcomes.append(Outcome(vocal, request.files(names[vocal])))
         try:
-            outcomes[-1].write(made, missing=True)
+            outcomes[-1].write(song, missing=True)
         except audio.HAFMAudioError as error:
             raise HAFMCorpusError(f"{str(error).rstrip('.')}; {AGAIN}.") from error
     return outcomes

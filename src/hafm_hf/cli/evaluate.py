@@ -181,11 +181,13 @@ def clip_set(flags: EvaluationSet, out: Path) -> dict[str, Any]:
     if flags.separation and not name:
         raise typer.BadParameter("--separation is only for --protocol; other sets are already separated.")
     separation = flags.separation or "audio-separator"
-    seconds, data = flags.clip_seconds, {"set": folders[0].name}
+    seconds = flags.clip_seconds
+    data = {"set": folders[0].name}
     if name:
         # a cache of its own for each separator and folder, so that none is mistaken for another
         at = out / hashlib.sha256(f"{separation} {folders[0].resolve()}".encode()).hexdigest()[:12]
-        clips, seconds = musdb18.load_musdb18(folders[0], at, separation), seconds or musdb18.CLIP_SECONDS
+        clips = musdb18.load_musdb18(folders[0], at, separation)
+        seconds = seconds or musdb18.CLIP_SECONDS
         data |= {"protocol": name, "separation": separation}
     else:
         clips = (datasets.load_karaoke if flags.karaoke else datasets.load_pairs)(folders[0])
@@ -200,10 +202,10 @@ def named_folders(outputs: Sequence[str]) -> dict[str, tuple[Path, ...]]:
     Raises:
         typer.BadParameter: if an option does not have that form.
     """
-    found: dict[str, tuple[Path, ...]] = {}
+    by_system: dict[str, tuple[Path, ...]] = {}
     for option in outputs:
         name, equals, folder = option.partition("=")
         if not equals or not name or not folder:
             raise typer.BadParameter(f"--outputs {option!r} is not NAME=FOLDER.")
-        found[name] = (*found.get(name, ()), Path(folder))
-    return found
+        by_system[name] = (*by_system.get(name, ()), Path(folder))
+    return by_system

@@ -58,7 +58,7 @@ class Sheets:
     formats: list[str]
     click: bool
     as_json: bool
-    known: LeadSheet | None
+    given: LeadSheet | None
     metre: int | None
 
 
@@ -89,17 +89,18 @@ def lead_sheet(
     """
     from ..lead_sheet.files import IN_BARS, lead_sheet_files
 
-    found = [pair for vocal in vocals for pair in named_vocals(vocal)]
-    names = [name for name, _ in found]
+    named = [pair for vocal in vocals for pair in named_vocals(vocal)]
+    names = [name for name, _ in named]
     if (beats or chords) and len(names) > 1:
         raise typer.BadParameter("--beats and --chords are for one vocal; run the command once for each.")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise typer.BadParameter(f"two vocals have the same name, {twice}; name each by itself, with another --out.")
-    known, wanted = read_lead_sheet(tempo, beats, chords, key), [each.value for each in formats or [Format.lab]]
-    require_packages(*(IN_BARS[each] for each in wanted if each in IN_BARS))
+    sheet_given = read_lead_sheet(tempo, beats, chords, key)
+    wanted = [kind.value for kind in formats or [Format.lab]]
+    require_packages(*(IN_BARS[kind] for kind in wanted if kind in IN_BARS))
     planned: dict[str, list[Path]] = {}
     problems: dict[str, str] = {}
-    for name, vocal in found:
+    for name, vocal in named:
         files = [*lead_sheet_files(name, wanted), *([name + CLICK_FILE] if click else [])]
         planned[name] = [out / file for file in files]
         problems[name] = "" if as_json else name_problem(vocal, planned[name])
@@ -107,10 +108,12 @@ def lead_sheet(
         fitting = [path for name in names if not problems[name] for path in planned[name]]
         check_output(out, [] if overwrite else fitting)
     bar = None if metre is None else int(metre[0])
-    known = replace(known, beats_per_bar=bar) if known and known.bars and bar else known
-    asked = Sheets(out, wanted, click, as_json, known, bar)
-    composite, failed = None, False
-    for name, vocal in found:
+    if sheet_given and sheet_given.bars and bar:
+        sheet_given = replace(sheet_given, beats_per_bar=bar)
+    asked = Sheets(out, wanted, click, as_json, sheet_given, bar)
+    composite = None
+    failed = False
+    for name, vocal in named:
         if problems[name]:
             report_vocal(vocal, HAFMCommandError(problems[name]), as_json)
             failed = True
@@ -161,26 +164,26 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
     length = len(samples) / rate
     melody = sung_notes(samples, rate)
     try:
-        found = composite.complete_lead_sheet(samples, rate, asked.known)
-        if found.has_beats:
-            found = completed(found, length, asked.metre, notes=melody)
+        whole_sheet = composite.complete_lead_sheet(samples, rate, asked.given)
+        if whole_sheet.has_beats:
+            whole_sheet = completed(whole_sheet, length, asked.metre, notes=melody)
         elif asked.click or set(asked.formats).intersection(IN_BARS):
             raise HAFMCommandError("There are no beats to count bars by; give them with --tempo or --beats.")
     except ValueError as error:
         raise HAFMCommandError(str(error)) from error
     if asked.as_json:
-        say(json.dumps({"vocal": vocal, **found.to_dict()}))
+        say(json.dumps({"vocal": vocal, **whole_sheet.to_dict()}))
         return
-    song = chart(found, length) if found.has_beats else None
-    written = write_lead_sheet(found, (asked.out / name).parent, Path(name).name, asked.formats, song, melody)
+    song = chart(whole_sheet, length) if whole_sheet.has_beats else None
+    written = write_lead_sheet(whole_sheet, (asked.out / name).parent, Path(name).name, asked.formats, song, melody)
     if asked.click and song is not None:
-        track = click_track(song.beats, found.downbeats, length, rate)
+        track = click_track(song.beats, whole_sheet.downbeats, length, rate)
         written.append(audio.write_audio(asked.out / f"{name}{CLICK_FILE}", track, rate))
     # words last: whatever becomes of them, the files are there
     if song is not None:
         about = f"{name}: {len(song.beats)} beats, {song.tempo:.1f} BPM, {len(song.bars)} bars of {song.metre}/4"
-        say(about + (f", key {found.key}" if found.key else ""))
-    if found.chords:
-        say(f"chords: {' '.join(label for *_, label in found.chords)}")
+        say(about + (f", key {whole_sheet.key}" if whole_sheet.key else ""))
+    if whole_sheet.chords:
+        say(f"chords: {' '.join(label for *_, label in whole_sheet.chords)}")
     for path in written:
         say(f"wrote {path}")

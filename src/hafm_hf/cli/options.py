@@ -138,8 +138,8 @@ class Request:
 
     def name_problem(self, vocal: str, name: str) -> str:
         """The sentence that refuses a vocal whose files would have names that are too long; empty if none has."""
-        made = [path for files in self.files(name) for path in files.values()]
-        return name_problem(vocal, [*made, self.record(name)])
+        paths = [path for files in self.files(name) for path in files.values()]
+        return name_problem(vocal, [*paths, self.record(name)])
 
     def check(self, model: HAFMForVocalAccompaniment) -> None:
         """Raises HAFMCommandError if the model does not support the options; it may be without weights."""
@@ -178,9 +178,9 @@ class Outcome:
         """The lines that `--json` prints: one for each sample, or one with the error."""
         lines = []
         for sample, files in enumerate(self.files, start=1):
-            made = soundfile.info(audio.soundfile_name(files["instrumental"]))
+            header = soundfile.info(audio.soundfile_name(files["instrumental"]))
             line = {"vocal": self.vocal, "sample": sample, **{part: str(path) for part, path in files.items()}}
-            form = {"sampling_rate": made.samplerate, "seconds": made.frames / made.samplerate}
+            form = {"sampling_rate": header.samplerate, "seconds": header.frames / header.samplerate}
             lines.append(line | form | {"seed": seed})
         return lines or [{"vocal": self.vocal, "error": self.error}]
 
@@ -260,7 +260,8 @@ def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeli
     from ..registration import TASK, register
 
     register()
-    place, precision = torch_device(device), getattr(torch, dtype, "auto")
+    place = torch_device(device)
+    precision = getattr(torch, dtype, "auto")
     with loading(model):
         # transformers.pipeline would bury the reason why a file cannot be used in a traceback
         loaded = HAFMForVocalAccompaniment.from_pretrained(model_source(model), dtype=precision)

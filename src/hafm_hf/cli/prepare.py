@@ -128,7 +128,9 @@ def run(options: PrepareOptions, as_json: bool) -> None:
 
 def print_summary(manifest: dict[str, Any]) -> None:
     """Prints tables of what was kept and dropped, and of the splits."""
-    tracks, segments, hours = manifest["tracks"], manifest["segments"], manifest["hours"]
+    tracks = manifest["tracks"]
+    segments = manifest["segments"]
+    hours = manifest["hours"]
     rows: list[tuple[str, ...]] = []
     for name in ("found", "kept"):
         rows.append((name, str(tracks[name]), str(segments[name]), f"{hours[name]:.2f}"))

@@ -59,15 +59,16 @@ class EndpointHandler:
             raise ValueError(f"return_lead_sheet is {sheet_wanted!r}; send true or false.")
         unknown = sorted(set(parameters) - set(self.pipeline.public_parameters))
         if unknown:
-            known = ", ".join((*self.pipeline.public_parameters, "format", "return_lead_sheet"))
-            raise ValueError(f"Unknown parameter {unknown[0]!r}; the parameters are {known}.")
+            names = ", ".join((*self.pipeline.public_parameters, "format", "return_lead_sheet"))
+            raise ValueError(f"Unknown parameter {unknown[0]!r}; the parameters are {names}.")
         if encoding not in FILE_FORMATS:
             raise ValueError(f"format is {encoding!r}; ask for {' or '.join(FILE_FORMATS)}.")
         # the pipeline refuses anything else
         if isinstance(count := parameters.get("num_samples"), int) and count > MAX_SAMPLES:
             raise ValueError(f"num_samples is {count}; an endpoint returns at most {MAX_SAMPLES}.")
         songs = self.pipeline(_audio_bytes(data.get("inputs")), **parameters, files=False)
-        songs = songs if isinstance(songs, list) else [songs]
+        if not isinstance(songs, list):
+            songs = [songs]
         labels = [""] if len(songs) == 1 else [f" {number}" for number in range(1, len(songs) + 1)]
         answer = [
             _element(name + label, FILE_FORMATS[encoding], encode_audio(sound, song["sampling_rate"], encoding))

@@ -24,7 +24,10 @@ USUAL_TEMPO = 120.0
 GRID = 0.5
 # of `chord_prior`: how much it counts, and, in it, how long the key's chords are assumed to sound, how much likelier
 # each note in the key makes a chord, and how sharply the known chords decide on a key
-PRIOR_WEIGHT, PRIOR_SECONDS, IN_KEY_WEIGHT, KEY_SHARPNESS = 0.5, 20.0, 5.0, 8.0
+PRIOR_WEIGHT = 0.5
+PRIOR_SECONDS = 20.0
+IN_KEY_WEIGHT = 5.0
+KEY_SHARPNESS = 8.0
 Instants = Sequence[float] | np.ndarray
 
 
@@ -99,22 +102,25 @@ def completed(
         ValueError: an unsupported metre, or an invalid key.
     """
     period = 60 / (sheet.tempo or USUAL_TEMPO)
-    known = [0.0, period] if sheet.beats is None else list(sheet.beats)
-    opening, closing = (max(known[at + 1] - known[at], LEAST_BEAT_SECONDS) for at in (0, -2))
-    before = int(max(known[0], 0.0) / opening + 1e-6)
-    first = [known[0] - number * opening for number in range(before, 0, -1)]
-    after = max(int((seconds - known[-1]) / closing + 1e-6), 0)
-    last = [known[-1] + number * closing for number in range(1, after + 1)]
-    beats, estimated = [*first, *known, *last], set(sheet.estimated)
+    given = [0.0, period] if sheet.beats is None else list(sheet.beats)
+    opening, closing = (max(given[at + 1] - given[at], LEAST_BEAT_SECONDS) for at in (0, -2))
+    before = int(max(given[0], 0.0) / opening + 1e-6)
+    first = [given[0] - number * opening for number in range(before, 0, -1)]
+    after = max(int((seconds - given[-1]) / closing + 1e-6), 0)
+    last = [given[-1] + number * closing for number in range(1, after + 1)]
+    beats = [*first, *given, *last]
+    estimated = set(sheet.estimated)
     whole = replace(sheet, tempo=None, beats=beats)
     if sheet.beats_per_bar is None or metre not in (None, sheet.beats_per_bar):
-        estimated |= set() if metre else {"beats_per_bar"}
+        if not metre:
+            estimated |= {"beats_per_bar"}
         metre = metre or song_metre(replace(whole, beats_per_bar=None), notes)
         whole = replace(whole, beats_per_bar=metre, downbeat=_likeliest_downbeat(whole, metre))
     else:
         whole = replace(whole, downbeat=(sheet.downbeat + before) % sheet.beats_per_bar)
     if key or whole.key is None:
-        estimated |= set() if key or not whole.chords else {"key"}
+        if whole.chords and not key:
+            estimated |= {"key"}
         whole = replace(whole, key=key or likeliest_key(whole))
     return replace(whole, estimated=sorted(estimated)).spelled(whole.key)
 
@@ -167,14 +173,18 @@ def chord_prior(sheet: LeadSheet) -> NDArray[np.float64]:
     Returns:
         float64 [25]: weighted log probabilities, relative to uniform ones; 0 for no chord.
     """
-    seconds, profile = np.zeros(NUM_CHORDS), _note_seconds(sheet)
+    seconds = np.zeros(NUM_CHORDS)
+    profile = _note_seconds(sheet)
     for start, stop, label in sheet.chords:
         seconds[chord_class(label)] += stop - start
     key = None if "key" in sheet.estimated else sheet.key
     if key is None and not profile.any():
         return np.zeros(NUM_CHORDS)
     # keys are numbered as their tonic triads are, which follow "no chord"
-    fit = np.exp(KEY_SHARPNESS * key_fit(profile)) if key is None else np.eye(len(IN_KEY))[chord_class(key) - 1]
+    if key is None:
+        fit = np.exp(KEY_SHARPNESS * key_fit(profile))
+    else:
+        fit = np.eye(len(IN_KEY))[chord_class(key) - 1]
     usual = np.exp(IN_KEY_WEIGHT * (fit / fit.sum()) @ IN_KEY)
     shares = (seconds[1:] + PRIOR_SECONDS * usual / usual.sum()) / (seconds[1:].sum() + PRIOR_SECONDS)
     return np.array([0.0, *PRIOR_WEIGHT * np.log(len(shares) * shares)])
@@ -193,8 +203,10 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
 
     Chord changes are rounded to the nearest half beat; if two chords then begin together, the later one counts.
     """
-    sheet = sheet if sheet.beats and sheet.beats_per_bar else completed(sheet, seconds)
-    beats, metre = sheet.beats or (), sheet.beats_per_bar or USUAL_METRE
+    if not (sheet.beats and sheet.beats_per_bar):
+        sheet = completed(sheet, seconds)
+    beats = sheet.beats or ()
+    metre = sheet.beats_per_bar or USUAL_METRE
     period = beats[1] - beats[0]
     # the time before the first beat gets quarters of its own, unless it is negligible
     lead_in = max(round(beats[0] / period), 1) if beats[0] > 0.05 else 0
@@ -215,13 +227,16 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
 
 def _changes(song: Chart) -> dict[float, str]:
     """Positions in order at which the chord changes, and the new chords."""
-    found: dict[float, str] = {}
+    chord_at: dict[float, str] = {}
     for start, stop, label in song.sheet.chords:
         place, end = (max(round(song.quarters(second) / GRID) * GRID, 0.0) for second in (start, stop))
         if end > place:
             # where chords overlap, the later one counts
-            after = next((found[at] for at in sorted(found, reverse=True) if at <= end), "N")
-            found = {at: each for at, each in found.items() if not place <= at < end} | {place: label, end: after}
-    places = sorted(found)
-    before = ["N", *(found[place] for place in places)]
-    return {place: found[place] for place, label in zip(places, before, strict=False) if found[place] != label}
+            after = next((chord_at[at] for at in sorted(chord_at, reverse=True) if at <= end), "N")
+            chord_at = {at: name for at, name in chord_at.items() if not place <= at < end} | {
+                place: label,
+                end: after,
+            }
+    places = sorted(chord_at)
+    before = ["N", *(chord_at[place] for place in places)]
+    return {place: chord_at[place] for place, label in zip(places, before, strict=False) if chord_at[place] != label}

@@ -147,13 +147,16 @@ def _degrees(quality: str, harte: bool) -> Degrees:
     if harte and quality == "1":
         return frozenset({(1, 0)})
     if harte and LISTED_ALONE.fullmatch(quality):
-        steps, changes = {(1, 0)}, quality
+        steps = {(1, 0)}
+        changes = quality
     elif quality.startswith("5"):
-        steps, changes = {(1, 0), (5, 7)}, quality[1:]
+        steps = {(1, 0), (5, 7)}
+        changes = quality[1:]
     else:
         core = TRIAD.match(quality)
         assert core is not None
-        steps, changes = _core(*core.groups()), quality[core.end() :]
+        steps = _core(*core.groups())
+        changes = quality[core.end() :]
     for sus, how, major, signs, number in PART.findall(changes):
         if number:
             _change(steps, how, bool(major), sum(SHIFTS[sign] for sign in signs), int(number))
@@ -204,7 +207,12 @@ def _core(third: str | None, major: str | None, number: str | None, after: str |
     if number in ("6", "69", "6/9"):
         steps[6] = 9
     elif number or third in ("h", "ø") or major in ("^", "j") or (major and third):
-        steps[7] = 11 if major or after else 9 if third in ("dim", "°", "o") else 10
+        if major or after:
+            steps[7] = 11
+        elif third in ("dim", "°", "o"):
+            steps[7] = 9
+        else:
+            steps[7] = 10
     for degree in (9, 11, 13):
         if number in ("69", "6/9") and degree == 9 or number in ("9", "11", "13") and degree <= int(number):
             steps[degree] = NATURAL[degree]
@@ -213,7 +221,8 @@ def _core(third: str | None, major: str | None, number: str | None, after: str |
 
 def _note_at(root: str, degree: str) -> str:
     """The note name of a degree above a root: of "b3" above A, "C"."""
-    signs, number = degree.rstrip("0123456789"), int(degree.lstrip("b#"))
+    signs = degree.rstrip("0123456789")
+    number = int(degree.lstrip("b#"))
     letters = "CDEFGAB"
     letter = letters[(letters.index(root[0]) + number - 1) % len(letters)]
     wanted = pitch_class(root) + NATURAL[number] + signs.count("#") - signs.count("b")

@@ -40,7 +40,9 @@ def chord_class(label: str) -> int:
         ValueError: the label is not a chord.
     """
     chord = read_chord(label)
-    return 0 if chord is None else 1 + pitch_class(chord.root) + PITCH_CLASSES * has_minor_third(chord.degrees)
+    if chord is None:
+        return 0
+    return 1 + pitch_class(chord.root) + PITCH_CLASSES * has_minor_third(chord.degrees)
 
 
 def chord_index(label: str) -> int:
@@ -83,7 +85,9 @@ def root_and_quality(label: str) -> tuple[int, str] | None:
 def pitch_classes(label: str) -> tuple[int, ...]:
     """Pitch classes of the chord that the model reads, the root first; empty for no chord."""
     nearest = root_and_quality(label)
-    return () if nearest is None else tuple((nearest[0] + step) % PITCH_CLASSES for step in INTERVALS[nearest[1]])
+    if nearest is None:
+        return ()
+    return tuple((nearest[0] + step) % PITCH_CLASSES for step in INTERVALS[nearest[1]])
 
 
 def has_minor_third(degrees: Degrees) -> bool:

@@ -21,10 +21,15 @@ TICKS_A_QUARTER = 480
 # a MIDI tempo has three bytes, in microseconds a beat
 LONGEST_BEAT = 0xFFFFFF / 1e6
 # the chords are played in this octave, and their bass an octave below
-CHORD_OCTAVE, BASS_OCTAVE = 48, 36
-CHORD_VELOCITY, MELODY_VELOCITY = 64, 90
+CHORD_OCTAVE = 48
+BASS_OCTAVE = 36
+CHORD_VELOCITY = 64
+MELODY_VELOCITY = 90
 # General MIDI drums, and the length of a click
-DRUM_CHANNEL, ACCENT, CLICK, CLICK_QUARTERS = 9, 76, 77, 0.1
+DRUM_CHANNEL = 9
+ACCENT = 76
+CLICK = 77
+CLICK_QUARTERS = 0.1
 # the finest metre of what precedes the first beat, in parts of a quarter
 FINEST = 16
 # chord kinds of MusicXML, as music21 names them, and their degrees in semitones above the root
@@ -107,7 +112,10 @@ def _signatures(chart: Chart) -> list[Any]:
     from music21 import clef, key, meter, tempo
 
     root = midi_key(chart)
-    keys = [key.Key(_accidentals(root.removesuffix("m")), "minor" if root.endswith("m") else "major")] if root else []
+    if root:
+        keys = [key.Key(_accidentals(root.removesuffix("m")), "minor" if root.endswith("m") else "major")]
+    else:
+        keys = []
     metre = meter.TimeSignature(f"{chart.metre}/4")
     return [clef.TrebleClef(), *keys, metre, tempo.MetronomeMark(number=round(chart.tempo, 2))]
 
@@ -254,7 +262,8 @@ def _metres(chart: Chart, first_beat: float) -> list[tuple[float, dict[str, int]
 def _chord_events(chart: Chart, place_of: Places) -> list[Event]:
     """The notes of every chord, held throughout it over its bass, and its label as a text event."""
     events: list[Event] = []
-    chords, later = chart.sheet.chords, [*(start for start, *_ in chart.sheet.chords[1:]), math.inf]
+    chords = chart.sheet.chords
+    later = [*(start for start, *_ in chart.sheet.chords[1:]), math.inf]
     for (start, stop, label), after in zip(chords, later, strict=False):
         first, last = (max(place_of(second), 0.0) for second in (start, min(stop, after) if after > start else stop))
         events.append((first, 1, "text", {"text": label.translate(PLAIN_SIGNS)}))

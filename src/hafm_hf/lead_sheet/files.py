@@ -64,23 +64,23 @@ def known_lead_sheet(
     Raises:
         ValueError: a file cannot be read (the message names its line), or the values are invalid.
     """
-    if all(each is None for each in (lead_sheet, tempo, beats, chords, key)):
+    if all(value is None for value in (lead_sheet, tempo, beats, chords, key)):
         return None
-    known: dict[str, Any] = {"tempo": tempo, "beats": beats, "chords": chords, "key": key}
-    known = {name: value for name, value in known.items() if value is not None}
+    new_fields: dict[str, Any] = {"tempo": tempo, "beats": beats, "chords": chords, "key": key}
+    new_fields = {name: value for name, value in new_fields.items() if value is not None}
     if isinstance(beats, (str, os.PathLike)):
         if not files:
             raise ValueError(f"beats is {beats!r}; give seconds, [0.5, 1.0] for example.")
-        known |= read_beats(beats)
+        new_fields |= read_beats(beats)
     if files and isinstance(chords, (str, os.PathLike)) and not _are_chords(os.fspath(chords)):
-        known["chords"] = read_chords(chords)
+        new_fields["chords"] = read_chords(chords)
     sheet = LeadSheet.given({} if lead_sheet is None else lead_sheet)
-    if known.keys() & {"tempo", "beats"}:
+    if new_fields.keys() & {"tempo", "beats"}:
         # its downbeat refers to the beats that are replaced; chords by the bar keep their metre
         metre = sheet.beats_per_bar if sheet.bars else None
         counted = {} if sheet.beats is None else {"downbeat": 0, "beats_per_bar": metre}
-        known = {"tempo": None, "beats": None, **counted, **known}
-    return replace(sheet, **known, estimated=[each for each in sheet.estimated if each not in known] or ())
+        new_fields = {"tempo": None, "beats": None, **counted, **new_fields}
+    return replace(sheet, **new_fields, estimated=[name for name in sheet.estimated if name not in new_fields] or ())
 
 
 def _are_chords(text: str) -> bool:
@@ -123,11 +123,11 @@ def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError
         return float(words[0]), next(filter(str.isdecimal, " ".join(words[1:]).replace('"', " ").split()), "")
 
-    def check(found: list[tuple[float, str]]) -> None:
-        LeadSheet(beats=[second for second, _ in found[-2:]] if len(found) > 1 else None)
+    def check(so_far: list[tuple[float, str]]) -> None:
+        LeadSheet(beats=[second for second, _ in so_far[-2:]] if len(so_far) > 1 else None)
 
     lines = _read(Path(path), 2, "seconds", parse, check)
-    known: dict[str, Any] = {"beats": [second for second, _ in lines]}
+    sheet_fields: dict[str, Any] = {"beats": [second for second, _ in lines]}
     counted = [int(number) for _, number in lines if number]
     # a second column that is not plausible as beat numbers is ignored
     if len(counted) == len(lines) and ({1, 2} <= {*counted} or 1 < len({*counted}) and {*counted} <= {1, 2, 3, 4}):
@@ -135,8 +135,8 @@ def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
         first = counted.index(1) if 1 in counted else 1 - counted[0]
         if metre not in METRES or any((at - first) % metre != number - 1 for at, number in enumerate(counted)):
             raise ValueError(f"{path} counts bars that are not all of 3 or all of 4 beats; leave the numbers out.")
-        known |= {"beats_per_bar": metre, "downbeat": first}
-    return known
+        sheet_fields |= {"beats_per_bar": metre, "downbeat": first}
+    return sheet_fields
 
 
 def read_chords(path: str | os.PathLike[str]) -> list[Span]:
@@ -202,7 +202,8 @@ def write_lead_sheet(
 
 
 def _beat_lines(sheet: LeadSheet) -> str:
-    metre, beats = sheet.beats_per_bar, sheet.beats or ()
+    metre = sheet.beats_per_bar
+    beats = sheet.beats or ()
     if metre is None:
         return "".join(f"{second:.3f}\n" for second in beats)
     return "".join(f"{second:.3f}\t{(at - sheet.downbeat) % metre + 1}\n" for at, second in enumerate(beats))
@@ -218,7 +219,7 @@ def _read(
     Raises:
         ValueError: the file cannot be read, or a line (named in the message) is invalid.
     """
-    found: list[T] = []
+    parsed: list[T] = []
     for number, line in enumerate(_text(path, wanted).splitlines(), start=1):
         # commas in brackets are part of a chord
         words = OUTER_COMMA.sub(" ", line).strip().split(None, count - 1)
@@ -228,14 +229,14 @@ def _read(
             # a decimal comma: 0,50 means 0.50 in much of Europe
             if re.match(r"\s*\d+,\d{2,}(?![^\s;])", line):
                 raise ValueError
-            found.append(parse(words))
+            parsed.append(parse(words))
         except ValueError:
             raise ValueError(f"{path}, line {number}: {line.strip()[:40]!r} is not {wanted}.") from None
         try:
-            check(found)
+            check(parsed)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
-    return found
+    return parsed
 
 
 def _text(path: Path, wanted: str) -> str:

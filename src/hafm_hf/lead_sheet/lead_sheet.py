@@ -37,7 +37,8 @@ OUTER_COMMA = re.compile(r",(?![^(]*\))")
 LATEST_BEAT = 86_400.0
 # in a bar of chords: a beat on which the chord before goes on
 HELD = "/"
-REPEAT, REPEAT_END = "𝄆", "𝄇"
+REPEAT = "𝄆"
+REPEAT_END = "𝄇"
 # repeat signs as they are typed: both, the first, the last
 REPEATS = {
     r":\|[|\s]*:": f" {REPEAT_END} | {REPEAT} ",
@@ -205,7 +206,8 @@ class LeadSheet:
         """
         wraps = torch.nonzero(begins_beat(phase))[:, 0]
         # interpolates between the middles of two frames to where the phase reaches 1
-        before, after = phase[wraps].double(), phase[wraps + 1].double()
+        before = phase[wraps].double()
+        after = phase[wraps + 1].double()
         beats = (wraps + 0.5 + (1 - before) / (1 - before + after)) / frame_rate
         runs = [] if chords is None else _runs(chords.argmax(-1), frame_rate)
         found = [(start, stop, chord_label(chord)) for start, stop, chord in runs]
@@ -230,17 +232,21 @@ class LeadSheet:
     def completed_by(self, estimate: "LeadSheet") -> "LeadSheet":
         """Fills in missing fields from another lead sheet; tempo, beats and downbeat are only taken together."""
         names = [name for name in ("chords", "key", "sections", "style") if not getattr(self, name)]
-        names += [] if self.has_beats else ["tempo", "beats", "downbeat"]
-        names += [] if self.has_beats or self.beats_per_bar else ["beats_per_bar"]
+        if not self.has_beats:
+            names += ["tempo", "beats", "downbeat"]
+        if not self.has_beats and not self.beats_per_bar:
+            names += ["beats_per_bar"]
         missing = {name: getattr(estimate, name) for name in names}
         estimated = {*self.estimated, *(set(estimate.estimated) & missing.keys())}
         return replace(self, **missing, estimated=sorted(estimated))
 
     def chord_gaps(self, seconds: float) -> list[tuple[float, float]]:
         """Stretches without known chords, about a bar or longer, in a song of `seconds`: (start s, stop s)."""
-        gaps, end = [], 0.0
+        gaps = []
+        end = 0.0
         for start, stop, _ in sorted(self.chords):
-            gaps += [(end, start)] if start - end >= BAR_SECONDS else []
+            if start - end >= BAR_SECONDS:
+                gaps += [(end, start)]
             end = max(end, stop)
         return [*gaps, (end, math.inf)] if not self.chords or seconds - end >= BAR_SECONDS else gaps
 
@@ -269,7 +275,9 @@ class LeadSheet:
     def downbeats(self) -> Sequence[float]:
         """Times in seconds of the beats that begin a bar; empty if the metre is unknown."""
         metre = self.beats_per_bar
-        return () if metre is None else [b for n, b in enumerate(self.beats or ()) if (n - self.downbeat) % metre == 0]
+        if metre is None:
+            return ()
+        return [b for n, b in enumerate(self.beats or ()) if (n - self.downbeat) % metre == 0]
 
     @property
     def styles(self) -> Sequence[Span]:
@@ -288,8 +296,10 @@ class LeadSheet:
         if self.beats_per_bar is None:
             # so that the bars are checked against the metre in which they are counted
             return replace(self, beats_per_bar=METRES[-1]).with_bars_placed(phase, frame_rate)
-        passed, first = self.beats_passed(len(phase), frame_rate), self.downbeat
-        downbeat, metre = first, self.beats_per_bar
+        passed = self.beats_passed(len(phase), frame_rate)
+        first = self.downbeat
+        downbeat = first
+        metre = self.beats_per_bar
         if passed is None:
             # beats are counted from the first frame's
             counted = phase.double()
@@ -299,7 +309,8 @@ class LeadSheet:
             # `from_estimates` does not list a beat at the very first frame
             downbeat = (first - int(np.floor(passed[0])) - 1) % metre
         bars = [label.split() for label in self.bars]
-        shares, places = np.array([len(labels) for labels in bars]), (passed - first) / metre
+        shares = np.array([len(labels) for labels in bars])
+        places = (passed - first) / metre
         numbers = np.floor(places).astype(int)
         parts = np.floor((places - numbers) * shares[numbers % len(bars)]).astype(int)
         spans = _runs(torch.from_numpy(numbers * shares.max() + parts), frame_rate)
@@ -343,7 +354,8 @@ def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:
         ValueError: one is not [start s, stop s, label].
     """
     for span in spans if isinstance(spans, Iterable) else [spans]:
-        times = () if isinstance(span, str) or not isinstance(span, Sequence) or len(span) != 3 else span[:2]
+        is_span = isinstance(span, Sequence) and not isinstance(span, str) and len(span) == 3
+        times = span[:2] if is_span else ()
         if not times or not all(isinstance(second, Real) for second in times):
             raise ValueError(
                 f"{name} must be [start s, stop s, label] each, not {span!r}"
@@ -388,11 +400,11 @@ def _as_bars(text: str) -> list[str]:
 
 def _runs(values: torch.Tensor, frame_rate: int) -> list[tuple[float, float, int]]:
     """Runs of equal values (int64 [T]): start s, stop s, value."""
-    found, counts = values.unique_consecutive(return_counts=True)
+    run_values, counts = values.unique_consecutive(return_counts=True)
     stops = counts.cumsum(0)
     return [
         ((stop - count) / frame_rate, stop / frame_rate, value)
-        for value, count, stop in zip(found.tolist(), counts.tolist(), stops.tolist(), strict=True)
+        for value, count, stop in zip(run_values.tolist(), counts.tolist(), stops.tolist(), strict=True)
     ]
 
 
@@ -424,7 +436,9 @@ def lead_sheet_streams(
             spans = [(start, stop, ENERGIES.index(label)) for start, stop, label in sheet.sections]
             _fill(row, spans, frame_rate)
         elif name == "style":
-            whole = [(0.0, frames / frame_rate, sheet.style)] if isinstance(sheet.style, str) else sheet.styles
+            whole = sheet.styles
+            if isinstance(sheet.style, str):
+                whole = [(0.0, frames / frame_rate, sheet.style)]
             _fill(row, [(start, stop, place_of(label, styles)) for start, stop, label in whole], frame_rate)
         elif name == "beat" and passed is not None:
             row[:] = 1 + np.floor(passed % 1 * BEAT_SLICES).astype(np.int64).clip(0, BEAT_SLICES - 1)
@@ -463,16 +477,16 @@ def beats_passed(beats: Sequence[float] | Array, times: Array) -> Array:
     Returns:
         float64 [T], 0 at the first beat.
     """
-    known = np.asarray(beats, dtype=np.float64)
-    before = np.clip(np.searchsorted(known, times, side="right") - 1, 0, len(known) - 2)
-    return before + (times - known[before]) / (known[before + 1] - known[before])
+    times_of_beats = np.asarray(beats, dtype=np.float64)
+    before = np.clip(np.searchsorted(times_of_beats, times, side="right") - 1, 0, len(times_of_beats) - 2)
+    return before + (times - times_of_beats[before]) / (times_of_beats[before + 1] - times_of_beats[before])
 
 
 def seconds_at(beats: Sequence[float] | Array, passed: float) -> float:
     """Time in seconds at which `passed` beats have passed since the first; the inverse of `beats_passed`."""
-    known = np.asarray(beats, dtype=np.float64)
-    before = min(max(math.floor(passed), 0), len(known) - 2)
-    return float(known[before] + (passed - before) * (known[before + 1] - known[before]))
+    times_of_beats = np.asarray(beats, dtype=np.float64)
+    before = min(max(math.floor(passed), 0), len(times_of_beats) - 2)
+    return float(times_of_beats[before] + (passed - before) * (times_of_beats[before + 1] - times_of_beats[before]))
 
 
 def begins_beat(phase: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,8 @@ from .vocabulary import METRES, USUAL_METRE
 # an event belongs to a beat if it is at most this share of a beat away from it
 NEAR_BEAT = 0.3
 # beats after which a bar may begin anew, as estimated beats can slip, and shortest end that counts as well
-STRETCH_BEATS, LEAST_BEATS = 96, 24
+STRETCH_BEATS = 96
+LEAST_BEATS = 24
 # nats by which three must be more probable than four
 MARGIN = 4.0
 

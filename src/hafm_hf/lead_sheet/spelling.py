@@ -103,7 +103,12 @@ def spelled(label: str, key: str | None) -> str:
     chord = read_chord(label)
     if chord is None or key is None:
         return label
-    third = "maj" if (3, 3) not in chord.degrees else "dim" if (5, 6) in chord.degrees else "min"
+    if (3, 3) not in chord.degrees:
+        third = "maj"
+    elif (5, 6) in chord.degrees:
+        third = "dim"
+    else:
+        third = "min"
     name = root_name(pitch_class(chord.root), third, key)
     rest = label.strip()[len(chord.root) :]
     # A with "#5" would be A sharp with a fifth

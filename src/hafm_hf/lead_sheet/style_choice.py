@@ -11,7 +11,8 @@ import numpy as np
 from .vocabulary import METRES, USUAL_METRE
 
 # how far outside its ranges a style still suits: standard deviations in octaves of tempo and of density
-TEMPO_OCTAVES, DENSITY_OCTAVES = 0.2, 0.4
+TEMPO_OCTAVES = 0.2
+DENSITY_OCTAVES = 0.4
 # styles below this share of the best one's weight are not drawn
 LEAST_SHARE = 0.02
 # places of a cycle in which consecutive seeds get styles, each as often as it weighs; a multiple of 1 to 8

@@ -9,5 +9,7 @@ STREAMS = ("chord", "beat", "bar", "energy", "style")
 ENERGIES = ("sparse", "normal", "full")
 # as a style: one that suits the song
 AUTO_STYLE = "auto"
-# beats per bar, and those of a song of which nothing else is known
-METRES, USUAL_METRE = (3, 4), 4
+# beats per bar
+METRES = (3, 4)
+# those of a song of which nothing else is known
+USUAL_METRE = 4

@@ -375,7 +375,10 @@ def with_chords(sheet: LeadSheet, estimate: LeadSheet, gaps: Sequence[tuple[floa
     """
     key = sheet.key or likeliest_key(sheet.with_chords_in_gaps(estimate, gaps))
     estimate = estimate.spelled(key)
-    sheet = sheet.with_chords_in_gaps(estimate, gaps) if sheet.chords else sheet.completed_by(estimate)
+    if sheet.chords:
+        sheet = sheet.with_chords_in_gaps(estimate, gaps)
+    else:
+        sheet = sheet.completed_by(estimate)
     return sheet.completed_by(LeadSheet(key=key, estimated=["key"] if key else []))
 
 

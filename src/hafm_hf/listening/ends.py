@@ -104,8 +104,10 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         chords.append((start_of(end + outro - 1), finish, whole.key))
     # the sheet of an earlier song names both already
     form = [span for span in whole.form if span[2] not in ("Intro", "Outro")]
-    form += [(start_of(first - intro), start_of(first), "Intro")] if intro else []
-    form += [(start_of(end), finish, "Outro")] if outro else []
+    if intro:
+        form += [(start_of(first - intro), start_of(first), "Intro")]
+    if outro:
+        form += [(start_of(end), finish, "Outro")]
     before = max(LEAD_SECONDS - start_of(first - intro), 0.0) if intro else 0.0
     after = finish - seconds if outro else 0.0
     longer = replace(whole, chords=sorted((*whole.chords, *chords)), form=sorted(form)).moved(before)

@@ -34,9 +34,11 @@ from .configuration_listener import HAFMListenerConfig
 
 # triads per root: without and with a minor third
 MODES = 2
-HARMONY_KERNEL, TIME_KERNEL = 3, 5
+HARMONY_KERNEL = 3
+TIME_KERNEL = 5
 # learnt curves whose periodicity reveals the tempo, and the multiples of each tempo at which it is measured
-PULSES, MULTIPLES = 8, (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
+PULSES = 8
+MULTIPLES = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
 # penalty on "no chord", in nats: an accompaniment should not fall silent
 NO_CHORD_COST = 1.0
 # penalty on a chord change between beats, in nats; chords then change as often as in real bands
@@ -65,7 +67,9 @@ class HAFMTiedLayer(nn.Module):
 
     def __init__(self, roots: int, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
         super().__init__()
-        self.roots, self.padding, self.dilation = roots, kernel // 2 * dilation, dilation
+        self.roots = roots
+        self.padding = kernel // 2 * dilation
+        self.dilation = dilation
         self.weight = nn.Parameter(torch.empty(outputs, inputs, roots, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
@@ -92,7 +96,8 @@ class HAFMTiedNorm(nn.Module):
 
     def __init__(self, roots: int, channels: int) -> None:
         super().__init__()
-        self.roots, self.weight = roots, nn.Parameter(torch.ones(channels))
+        self.roots = roots
+        self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -188,8 +193,11 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
 
     def __init__(self, config: HAFMListenerConfig) -> None:
         super().__init__(config)
-        roots, width, ear = PITCH_CLASSES, config.harmony_channels, config.ear_size
-        numbers, extras = HARMONY_PARTS * CLASS_NUMBERS, HARMONY_PARTS * PART_NUMBERS
+        roots = PITCH_CLASSES
+        width = config.harmony_channels
+        ear = config.ear_size
+        numbers = HARMONY_PARTS * CLASS_NUMBERS
+        extras = HARMONY_PARTS * PART_NUMBERS
         self.harmony = HAFMListenerTower(
             roots, numbers, extras, ear, width, config.harmony_layers, HARMONY_KERNEL, config.dropout
         )
@@ -340,14 +348,15 @@ def chord_choices(
         for each chord of at least one frame: start, stop, label, its probability if it is either itself or the
         runner-up (0 to 1), and the label of the runner-up.
     """
-    found = []
+    choices = []
     for start, stop, label in chords:
         frames = likely[max(round(start * frame_rate), 0) : max(round(stop * frame_rate), 0)]
         if len(frames):
-            mean, own = frames.mean(0), chord_class(label)
+            mean = frames.mean(0)
+            chosen = chord_class(label)
             others = mean.clone()
             # "no chord" cannot be the runner-up
-            others[[0, own]] = 0.0
-            sure = float(mean[own] / (mean[own] + others.max()).clamp_min(1e-9))
-            found.append((start, stop, label, sure, chord_label(int(others.argmax()))))
-    return found
+            others[[0, chosen]] = 0.0
+            sure = float(mean[chosen] / (mean[chosen] + others.max()).clamp_min(1e-9))
+            choices.append((start, stop, label, sure, chord_label(int(others.argmax()))))
+    return choices

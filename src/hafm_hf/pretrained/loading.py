@@ -34,7 +34,8 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 PLAIN_NAME = re.compile(r"[\w][\w.-]*\.safetensors")
 # a configuration may need somewhat more values than its files hold: some weights are renamed or computed on loading
-SPARE_FACTOR, SPARE_VALUES = 1.5, 1_000_000
+SPARE_FACTOR = 1.5
+SPARE_VALUES = 1_000_000
 # timeout of the first request to the hub
 HUB_SECONDS = 10.0
 _hub_answered = False
@@ -84,8 +85,14 @@ def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str |
     try:
         return snapshot_download(str(source), **where, local_files_only=True)
     except LocalEntryNotFoundError:
-        model = f"revision {where['revision']} of that model" if "revision" in where else "model of that name"
-        hub = "may not be asked (local_files_only)" if options.get("local_files_only") else "cannot be reached"
+        if "revision" in where:
+            model = f"revision {where['revision']} of that model"
+        else:
+            model = "model of that name"
+        if options.get("local_files_only"):
+            hub = "may not be asked (local_files_only)"
+        else:
+            hub = "cannot be reached"
         said = f"there is no folder {source}, no {model} was downloaded before, and the hub {hub}"
         raise FileNotFoundError(said) from None
 
@@ -194,7 +201,8 @@ def fingerprint(model: torch.nn.Module, without: str | None = None) -> str:
             continue
         digest.update(name.encode())
         values = tensor.detach().cpu()
-        values = values.float() if values.is_floating_point() else values
+        if values.is_floating_point():
+            values = values.float()
         digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -206,8 +214,8 @@ def _where(source: str | os.PathLike[str], options: dict[str, Any]) -> str:
 def find_file(source: str | os.PathLike[str], name: str, hub: Mapping[str, Any]) -> Path | None:
     """The path of a model's file, downloaded if necessary; None if there is none."""
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    found = cached_file(str(source), name, **hub, **quiet)
-    return None if found is None else Path(found)
+    cached = cached_file(str(source), name, **hub, **quiet)
+    return None if cached is None else Path(cached)
 
 
 def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[Path]:
@@ -219,8 +227,8 @@ def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[P
     for name in names:
         if not PLAIN_NAME.fullmatch(name):
             raise ValueError(f"{index} names {name!r}, which is not a file next to it.")
-    found = [find_file(source, name, hub) for name in names]
-    return [file for file in found if file is not None]
+    shards = [find_file(source, name, hub) for name in names]
+    return [file for file in shards if file is not None]
 
 
 def _check_sum(file: Path, path: Path) -> None:

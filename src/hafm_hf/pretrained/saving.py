@@ -28,7 +28,7 @@ SHIM = (
 REPOSITORY_FILES = {
     f"{SHIM_NAME}.py": SHIM,
     "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.hub.endpoint import EndpointHandler  # noqa: F401\n',
-    "requirements.txt": "# not on PyPI yet: replace hafm-hf with hafm-hf @ git+URL\nhafm-hf\n",
+    "requirements.txt": "# not on PyPI yet: replace hafm-hf with hafm-hf @ git+https://example.org/hafm_hf\nhafm-hf\n",
 }
 # a web page loads all style examples, and those of an untrusted repository could be of any size
 STYLE_SOUND_BYTES = 300_000
@@ -58,7 +58,10 @@ class HAFMHubMixin(SafeLoadingMixin):
             repo_id: repository to upload to; the folder's name if not given.
             kwargs: as for any `save_pretrained`; when uploading, also those of `push_to_hub`.
         """
-        upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
+        if push_to_hub:
+            upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs}
+        else:
+            upload = {}
         self._save_files(Path(save_directory), **kwargs)
         if push_to_hub and kwargs.get("is_main_process", True):
             upload |= {"max_shard_size": size} if (size := kwargs.get("max_shard_size")) else {}
@@ -105,8 +108,8 @@ class HAFMHubMixin(SafeLoadingMixin):
         if revision is not None and not revision.startswith("refs/pr"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         card = card or self._existing_card(api, repo_id, revision) or model_card(model, repo_id)
-        known = (card.data.get("tags"), model.model_tags, [tags] if isinstance(tags, str) else tags)
-        card.data["tags"] = list(dict.fromkeys(tag for each in known for tag in each or ()))
+        lists = (card.data.get("tags"), model.model_tags, [tags] if isinstance(tags, str) else tags)
+        card.data["tags"] = list(dict.fromkeys(tag for tags in lists for tag in tags or ()))
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder, max_shard_size=max_shard_size)
             write_checksums(folder)
@@ -176,12 +179,12 @@ def read_style_sounds(source: str | os.PathLike[str], styles: Iterable[str], **h
         OGG files by the name of the style, without those that are missing, larger than STYLE_SOUND_BYTES, or of a
         style whose name is not a plain file name.
     """
-    found = {}
+    sounds = {}
     for style in filter(PLAIN_STYLE.fullmatch, styles):
         path = find_file(source, STYLE_SOUND.format(style), hub)
         if path is not None and path.stat().st_size <= STYLE_SOUND_BYTES:
-            found[style] = path.read_bytes()
-    return found
+            sounds[style] = path.read_bytes()
+    return sounds
 
 
 def write_style_sounds(folder: str | os.PathLike[str], sounds: Mapping[str, bytes]) -> None:
