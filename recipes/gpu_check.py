@@ -28,13 +28,15 @@ import typer
 from transformers import EncodecConfig, HubertConfig
 
 import hafm_hf
-from benchmarks.decoding import step_milliseconds, take_turns
+from benchmarks.decoding import first_steps, step_milliseconds, take_turns
 from benchmarks.song import glide
 from benchmarks.training import write_random_corpus
 from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig
 from hafm_hf.accompaniment.parts import stage_parts
+from hafm_hf.modeling.codebook_patterns import as_tokens
 from hafm_hf.modeling.configuration_hafm import CODEBOOK_PATTERNS
 from hafm_hf.modeling.fast_loop import FastDecoder
+from hafm_hf.modeling.generation_hafm import StepReport, WindowBatch
 from hafm_hf.training.arguments import parse_arguments
 from hafm_hf.training.recipe import make_trainer
 
@@ -78,21 +80,25 @@ class Check:
         if self.graphs:
             torch.cuda.synchronize(self.device)
 
-    def finish(self, runs: Mapping[int, Callable[[], Any]], which: int) -> None:
-        """Runs `runs[which]` and waits until the device has finished."""
-        runs[which]()
+    def finish(self, loop: Callable[[StepReport], Any], steps: int) -> None:
+        """Runs the first steps of a decoding loop and waits until the device has finished."""
+        first_steps(loop, steps)
         self.wait()
 
 
-def window(stage: Any, rows: int, slots: int, decoder: FastDecoder) -> Callable[[], torch.Tensor]:
-    """A function that decodes `slots` slots greedily with a batch of `rows` rows, half of them for guidance."""
+def window(stage: Any, rows: int, slots: int) -> WindowBatch:
+    """At least `slots` slots to decode greedily with a batch of `rows` rows, half of them for guidance."""
     config, batch = stage.config, rows // 2
     generator = torch.Generator().manual_seed(1)
     frames = round(config.window_seconds * config.conditioning_frame_rate)
     shape = (batch, config.num_conditioning_streams, frames)
     conditioning = torch.randint(min(config.conditioning_sizes), shape, generator=generator).to(stage.device)
-    count = slots * stage.pattern.rows
-    return lambda: decoder.generate(conditioning, count, None)
+    return WindowBatch(conditioning, math.ceil(slots / stage.pattern.slots_per_frame))
+
+
+def decoder(stage: Any, compiled: bool) -> FastDecoder:
+    """The fast loop with guidance, as CUDA graphs or not."""
+    return FastDecoder(stage, stage.decoding_config(guidance_scale=GUIDANCE_SCALE), compiled)
 
 
 def check_logits(check: Check) -> Any:
@@ -126,8 +132,7 @@ def check_tokens(check: Check) -> Any:
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
         eager, graph = (
-            window(stage, 4, check.slots, FastDecoder(stage, GUIDANCE_SCALE, compile=compiled))()
-            for compiled in (False, True)
+            as_tokens(decoder(stage, compiled).codes(window(stage, 4, check.slots))) for compiled in (False, True)
         )
         differing = (eager != graph).any(0).nonzero()
         first = int(differing[0]) if len(differing) else None
@@ -144,12 +149,8 @@ def check_steps(check: Check) -> Any:
         for rows in check.rows:
             runs: dict[str, Callable[[int], Any]] = {}
             for name, compiled in (("eager", False), *([("graph", True)] if check.graphs else [])):
-                # a decoder for each length, so that each keeps its caches and its graph
-                lengths = {
-                    slots: window(stage, rows, slots, FastDecoder(stage, GUIDANCE_SCALE, compile=compiled))
-                    for slots in (1, check.slots)
-                }
-                runs[name] = partial(check.finish, lengths)
+                loop = partial(decoder(stage, compiled).codes, window(stage, rows, check.slots))
+                runs[name] = partial(check.finish, loop)
                 runs[name](1)
             for name, turns in take_turns(runs, check.slots, 2).items():
                 value = step_milliseconds(turns[1], turns[check.slots], check.slots, min)

@@ -57,9 +57,9 @@ def test_the_first_chunk_needs_only_its_own_windows(composite: HAFMForVocalAccom
     steps = Steps()
     chunks = composite.stream(voice(3), CODEC_RATE, seed=3, progress=steps)
     first = next(chunks)
-    # windows of 1.2, 0.6 and 0.4 s at 50, 75 and 75 frames per second; the first two decode 16 slots at a time
-    slots, flat = composite.coarse.pattern.slots, composite.coarse.pattern.rows == 1
-    assert steps == {"semantic": 32, "coarse": 128 if flat else slots(45), "fine": slots(30)}
+    # windows of 1.2, 0.6 and 0.4 s at 50, 75 and 75 frames per second; the first two go as far as the next stage needs
+    slots = composite.coarse.pattern.slots
+    assert steps == {"semantic": 30, "coarse": slots(30), "fine": slots(30)}
     # the last 0.08 s of a window become final only with the next window
     assert len(first) == round((0.4 - 0.08) * 24_000)
     chunks.close()

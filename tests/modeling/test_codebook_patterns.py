@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
-from hafm_hf.modeling.codebook_patterns import CodebookPattern, DelayPattern
+from hafm_hf.modeling.codebook_patterns import CodebookPattern, DelayPattern, as_tokens
 from hafm_hf.pretrained.loading import load_strictly
 from hafm_hf.training.inputs import drawn_frames
 from modeling.test_modeling import both_scores, conditioning_for, targets_for
@@ -173,6 +173,11 @@ def test_a_checkpoint_records_its_layout_and_loads_with_no_other(field: str, val
         HAFMCoarseConfig(**{field: "other"})
 
 
-def test_the_delay_pattern_refuses_partial_frames() -> None:
-    with pytest.raises(ValueError, match="whole frames, not 9 tokens"):
-        DelayPattern(4).plan(torch.zeros(1, 4, dtype=torch.long), 9, BOS)
+@pytest.mark.parametrize("pattern", [CodebookPattern(4), DelayPattern(4)])
+def test_frames_are_read_from_slots_as_soon_as_they_are_complete(pattern: CodebookPattern) -> None:
+    codes = torch.arange(2 * 4 * 5).view(2, 4, 5)
+    slots = pattern.arrange(as_tokens(codes), -1)
+    for number in range(5):
+        complete = slots[:, : pattern.slots(number + 1)]
+        assert pattern.frames(complete.shape[1]) == number + 1
+        assert torch.equal(pattern.frame(complete, number), codes[:, :, number])

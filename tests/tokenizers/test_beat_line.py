@@ -52,7 +52,7 @@ def test_an_off_beat_phrase_does_not_shift_a_steady_beat() -> None:
     leaning = true.clone()
     leaning[12 * RATE : 18 * RATE] += 0.5
     places = noisy_places(leaning, noise=0.5)
-    slips = LINE._path(places.numpy())
+    slips = LINE._path(places.numpy(), None)
     assert float(distance(torch.from_numpy(slips), true)[14 * RATE : 16 * RATE].mean()) > 0.3, "the path is misled"
     assert float(distance(LINE.follow(places), true).mean()) < 0.05
 

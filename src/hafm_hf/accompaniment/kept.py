@@ -12,6 +12,7 @@ from ..modeling.codebook_patterns import FREE
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..tokenizers.codecs import Codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+from ..tokenizers.stopping import CheckStop
 from . import parts
 
 Spans = Sequence[tuple[float, float]]
@@ -54,6 +55,7 @@ class KeptInstrumental:
         stages: Mapping[str, HAFMStageForCausalLM],
         frames: int,
         grid: int,
+        check_stop: CheckStop | None = None,
     ) -> dict[str, torch.Tensor]:
         """Tokenises the kept spans for each stage.
 
@@ -62,6 +64,7 @@ class KeptInstrumental:
             stages: the stages that generate such tokens, by name.
             frames: length of the song in steps of the `grid`. Only steps that lie entirely within a span are kept.
             grid: steps a second, at which frames of all stages begin together.
+            check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Returns:
             int64 [Q, T] by the name of the stage, −1 where the stage is to generate.
@@ -77,11 +80,12 @@ class KeptInstrumental:
         instrumental = _resampled(read, self.rate, rate)[:, : audio.shape[1]]
         audio[:, : instrumental.shape[1]] = instrumental
         mono = resample(audio.mean(0).numpy(), rate, semantic_tokenizer.config.sampling_rate)
-        semantic = semantic_tokenizer.encode(torch.from_numpy(mono).to(semantic_tokenizer.device))
+        waveform = torch.from_numpy(mono).to(semantic_tokenizer.device)
+        semantic = semantic_tokenizer.encode(waveform, check_stop=check_stop)
 
         stage_rows = parts.stage_parts()
         codebooks = {name: stage.config.num_codebooks for name, stage in stages.items() if stage_rows[name].acoustic}
-        codes = codec.encode(audio[None].to(codec.model.device), sum(codebooks.values()))[0]
+        codes = codec.encode(audio[None].to(codec.model.device), sum(codebooks.values()), check_stop)[0]
         tokens = {"semantic": semantic[None]}
         tokens |= dict(zip(codebooks, codes.split(list(codebooks.values())), strict=True))
         kept = {}

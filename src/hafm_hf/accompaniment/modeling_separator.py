@@ -21,6 +21,7 @@ from ..lead_sheet.vocabulary import STEMS
 from ..pretrained.saving import HAFMHubMixin
 from ..tokenizers.beat_line import KERNEL, HAFMDilatedLayer
 from ..tokenizers.codecs import Stretches
+from ..tokenizers.stopping import CheckStop, checked
 from .configuration_separator import HAFMSeparatorConfig
 
 NUM_STEMS = len(STEMS)
@@ -112,12 +113,20 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         return torch.cat([masks, top.expand(-1, -1, magnitudes.shape[1] - bins, -1)], dim=2)
 
     @torch.no_grad()
-    def separate(self, band: torch.Tensor, sampling_rate: int | None = None) -> torch.Tensor:
-        """A whole instrumental (float32 [C, N], any length) in bounded memory → float32 [S, C, N] on the CPU."""
+    def separate(
+        self, band: torch.Tensor, sampling_rate: int | None = None, check_stop: CheckStop | None = None
+    ) -> torch.Tensor:
+        """A whole instrumental (float32 [C, N], any length) in bounded memory → float32 [S, C, N] on the CPU.
+
+        `check_stop` is called before each piece; an exception that it raises ends the separation.
+        """
         stream = SeparatorStream(self, sampling_rate)
         pieces = band.split(STRETCH_SECONDS * (sampling_rate or self.config.sampling_rate), dim=-1)
-        found = [stream.separate(piece, last=number == len(pieces)) for number, piece in enumerate(pieces, start=1)]
-        return torch.cat(found, dim=-1)
+        stems = [
+            stream.separate(piece, last=number == len(pieces))
+            for number, piece in enumerate(checked(pieces, check_stop), start=1)
+        ]
+        return torch.cat(stems, dim=-1)
 
 
 class SeparatorStream:

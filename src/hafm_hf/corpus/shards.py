@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..accompaniment.song import torch_threads
 from ..atomic_files import MOST_NAME_LENGTH, shortened, write_json
 from ..audio import Samples, with_channels
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.transcription import Transcriber
+from ..modeling.computing import torch_threads
 from .filtering import FilterOptions, reason_to_drop
 from .lead_sheets import ESTIMATE, LABELS, song_lead_sheet, styled
 from .manifest import ShardReport, TrackReport, report_path

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..accompaniment.song import torch_threads
 from ..atomic_files import replacing
 from ..audio import HAFMAudioError, Samples, pad_end, resample, without_offset
+from ..modeling.computing import torch_threads
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
 from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract

@@ -184,9 +184,13 @@ class HAFMStageConfig(PreTrainedConfig):
         """The values to save: those that differ from the defaults, and always the codebook pattern."""
         return {**super().to_diff_dict(), "codebook_pattern": self.codebook_pattern}
 
+    def target_frames(self, conditioning_frames: int) -> int:
+        """Target frames that last as long as `conditioning_frames` frames of conditioning."""
+        return conditioning_frames * self.frame_rate // self.conditioning_frame_rate
+
     def target_length(self, conditioning_frames: int) -> int:
         """Target tokens, all codebooks counted, that last as long as `conditioning_frames` frames of conditioning."""
-        return conditioning_frames * self.frame_rate // self.conditioning_frame_rate * self.num_codebooks
+        return self.target_frames(conditioning_frames) * self.num_codebooks
 
     def describe(self) -> dict[str, str]:
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""

@@ -16,7 +16,7 @@ frames, V size of a target codebook.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -466,6 +466,32 @@ class HAFMGatedFeedForward(nn.Module):
         return F.linear(F.gelu(gate) * up, F.pad(self.down_proj.weight, (0, fill)), self.down_proj.bias)
 
 
+class LayerWeights(NamedTuple):
+    """Everything that a decoder layer computes with, for `fast_loop`.
+
+    The loop unpacks it, so that a weight that is added here is a type error there until it is used.
+
+    Args:
+        attention_norm, feed_forward_norm (float [D]), query_norm, key_norm (float [d]): of the RMSNorms.
+        qkv (float [3·H·d, D]), output (float [D, H·d]): matrices of the attention.
+        scaling: factor of the scores.
+        up (float [2·I, D]), up_bias (float [2·I] or None), down (float [D, I]), down_bias (float [D] or None): of the
+            feed-forward, whose gate comes first in `up`.
+    """
+
+    attention_norm: torch.Tensor
+    qkv: torch.Tensor
+    query_norm: torch.Tensor
+    key_norm: torch.Tensor
+    scaling: float
+    output: torch.Tensor
+    feed_forward_norm: torch.Tensor
+    up: torch.Tensor
+    up_bias: torch.Tensor | None
+    down: torch.Tensor
+    down_bias: torch.Tensor | None
+
+
 class HAFMDecoderLayer(GradientCheckpointingLayer):
     """Pre-norm attention and feed-forward, each with a residual."""
 
@@ -485,6 +511,22 @@ class HAFMDecoderLayer(GradientCheckpointingLayer):
             hidden_states = hidden_states[:, -attended.shape[1] :]
         hidden_states = hidden_states + attended
         return hidden_states + self.feed_forward(self.feed_forward_norm(hidden_states))
+
+    def weights(self) -> LayerWeights:
+        """What `forward` computes with."""
+        return LayerWeights(
+            attention_norm=self.attention_norm.weight,
+            qkv=self.attention.qkv_proj.weight,
+            query_norm=self.attention.q_norm.weight,
+            key_norm=self.attention.k_norm.weight,
+            scaling=self.attention.scaling,
+            output=self.attention.o_proj.weight,
+            feed_forward_norm=self.feed_forward_norm.weight,
+            up=self.feed_forward.up_proj.weight,
+            up_bias=self.feed_forward.up_proj.bias,
+            down=self.feed_forward.down_proj.weight,
+            down_bias=self.feed_forward.down_proj.bias,
+        )
 
 
 class HAFMCodebookEmbedding(nn.Module):

@@ -9,7 +9,7 @@ pattern, Q under the delay pattern), T target frames, K conditioning streams, S 
 frames, D width, H heads, V size of a target codebook.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ..pretrained.saving import HAFMHubMixin
 from .codebook_patterns import codebook_pattern
 from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
-from .generation_hafm import HAFMGenerationMixin
+from .generation_hafm import HAFMGenerationMixin, StepReport
 from .layers import (
     BucketedBias,
     HAFMAttention,
@@ -34,6 +34,7 @@ from .layers import (
     HAFMCodebookHeads,
     HAFMConditioningMixer,
     HAFMDecoderLayer,
+    LayerWeights,
     RelativeAttentionBias,
     TokenLayout,
     at_slots,
@@ -43,6 +44,28 @@ from .layers import (
 )
 
 IGNORE_INDEX = -100
+
+
+class SlotWeights(NamedTuple):
+    """Everything that decoding a slot computes with, for `fast_loop`, which unpacks it (see `LayerWeights`).
+
+    Lists have an entry for each kind of slot: under the flat pattern one for each codebook that a slot predicts, under
+    the delay pattern one.
+
+    Args:
+        tables: embeddings of a slot's input, float [codes, D]. Under the delay pattern those of all codebooks, one
+            after the other, of which a slot sums one each.
+        layers: those of the layers.
+        norm (float [D]): of the last RMSNorm.
+        heads, head_biases: float [V, D] and float [V] or None; under the delay pattern those of all codebooks, one
+            after the other.
+    """
+
+    tables: list[torch.Tensor]
+    layers: list[LayerWeights]
+    norm: torch.Tensor
+    heads: list[torch.Tensor]
+    head_biases: list[torch.Tensor | None]
 
 
 class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
@@ -193,6 +216,20 @@ class HAFMDecoder(HAFMPreTrainedModel):
         embedded = embedded + self.quantizer_embedding(targets % num_codebooks)
         return embedded + self._segment(last, input_ids.device)
 
+    def layer_weights(self) -> list[LayerWeights]:
+        """What the layers compute with: the `layers` of `SlotWeights`."""
+        return [layer.weights() for layer in self.layers if isinstance(layer, HAFMDecoderLayer)]
+
+    def input_tables(self) -> list[torch.Tensor]:
+        """What `embed_target` gives for each input of each kind of slot: the `tables` of `SlotWeights`, float32."""
+        target, segment = self.target_embedding.weight.float(), self.segment_embedding.weight[-1]
+        if self.pattern.rows > 1:
+            # the target's segment embedding is added once, to the first codebook's
+            return [torch.cat([target[:1] + segment.float(), target[1:]]).flatten(0, 1)]
+        kinds = self.quantizer_embedding.weight + segment
+        # a slot reads a token of the codebook before the one that it predicts
+        return list((target.roll(1, dims=0) + kinds.float()[:, None]).unbind())
+
     def attention_bias(self, layout: TokenLayout, query: torch.Tensor) -> torch.Tensor:
         """Attention bias of query slots (int64 [n]) on all slots; the lowest number where attention is masked."""
         queries = layout.select(query)
@@ -223,11 +260,13 @@ class HAFMDecoder(HAFMPreTrainedModel):
         use_cache: bool | None = None,
         conditioning_is_cached: bool | None = None,
         target_only: bool = False,
+        report: StepReport | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states of the L target slots, float [B, L, D]; see the class for the arguments.
 
         With `target_only`, as in training, the last layer (and its attentions) is limited to the target's slots.
+        `report` is called with 0 before each layer, so that a long pass can be ended by an exception.
         """
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
@@ -259,6 +298,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
         else:
             position_bias = self.attention_bias(layout, query)
         for number, layer in enumerate(self.layers):
+            if report is not None:
+                report(0)
             if (self.training or target_only) and layer is self.layers[-1] and number > 0:
                 # nothing is predicted from the conditioning's slots: the last layer needs only their keys and values
                 position_bias = last_rows(position_bias, input_ids.shape[1])
@@ -279,6 +320,21 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         self.heads = HAFMCodebookHeads(config)
         self.post_init()
         self.generation_config = self.default_generation_config()
+
+    def slot_weights(self) -> SlotWeights:
+        """What `forward` computes with for a slot whose conditioning is cached or added."""
+        weight: torch.Tensor = self.heads.weight
+        bias: torch.Tensor | None = self.heads.bias
+        if self.model.pattern.rows > 1:
+            weight = weight.flatten(0, 1)[None]
+            bias = None if bias is None else bias.flatten()[None]
+        return SlotWeights(
+            tables=self.model.input_tables(),
+            layers=self.model.layer_weights(),
+            norm=self.model.norm.weight,
+            heads=list(weight),
+            head_biases=[None] * len(weight) if bias is None else list(bias),
+        )
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..lead_sheet.lead_sheet import BEATS_PER_MINUTE, beat_points, wrapped
+from .stopping import CheckStop, checked
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -96,20 +97,19 @@ class HAFMRhythmNetwork(nn.Module):
         return self(descriptors).float().softmax(-1) @ beat_points(middles)
 
 
-class HAFMBeatLine(nn.Module):
-    """Tracks the beat through a song. It has no weights, but is a module so that hooks run between stretches.
+class HAFMBeatLine:
+    """Tracks the beat through a song.
 
     Args:
         frame_rate: in Hz.
     """
 
     def __init__(self, frame_rate: int) -> None:
-        super().__init__()
         self.frame_rate = frame_rate
         self._set_tempi(BEATS_PER_MINUTE)
 
     def near(self, tempo: float) -> "HAFMBeatLine":
-        """A copy, hooks included, that is limited to tempi near `tempo` (beats a minute)."""
+        """A copy that is limited to tempi near `tempo` (beats a minute)."""
         line = copy.copy(self)
         slowest, fastest = (float(np.clip(tempo * (1 + by), *BEATS_PER_MINUTE)) for by in (-TEMPO_RANGE, TEMPO_RANGE))
         line._set_tempi((slowest, fastest))
@@ -128,13 +128,16 @@ class HAFMBeatLine(nn.Module):
         self.change = change - np.log(np.exp(change).sum(axis=0))
         self.prior = np.repeat(tempo_prior(rate * 60 / lengths), lengths)
 
-    def follow(self, places: torch.Tensor, tempo: float | None = None) -> torch.Tensor:
+    def follow(
+        self, places: torch.Tensor, tempo: float | None = None, check_stop: CheckStop | None = None
+    ) -> torch.Tensor:
         """Tracks the beat phase through a song.
 
         Args:
             places (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, scaled by certainty
                 (`HAFMRhythmNetwork.place`).
             tempo: beats a minute of a take recorded to a click; the track keeps to it exactly.
+            check_stop: called before each stretch of the song.
 
         Returns:
             float32 [T], 0 on a beat and rising towards 1 before the next, on the CPU.
@@ -144,20 +147,20 @@ class HAFMBeatLine(nn.Module):
             return torch.zeros(0)
         if tempo is not None:
             return wrapped(self.steady(evidence, tempo))
-        path = self._path(evidence)
+        path = self._path(evidence, check_stop)
         if len(evidence) > LONGEST_STEADY_SECONDS * self.frame_rate:
             return wrapped(path)
         steady = self.steady(evidence)
         speaks = [float((evidence * beat_points(wrapped(line)).numpy()).sum()) for line in (path, steady)]
         return wrapped(steady if speaks[1] > STEADY_SHARE * speaks[0] else path)
 
-    def _path(self, evidence: Array) -> Array:
+    def _path(self, evidence: Array, check_stop: CheckStop | None) -> Array:
         """Beat phases along the likeliest path, float64 [T]."""
         fine = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STATES_A_FRAME + 1)
         evidence = np.stack([np.interp(fine, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
         score, before = self.prior, []
-        for start in range(0, len(evidence), STRETCH):
-            score, stretch = self(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
+        for start in checked(range(0, len(evidence), STRETCH), check_stop):
+            score, stretch = self._stretch(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
             before.append(stretch)
         return self._trace_back(int(score.argmax()), np.concatenate(before))[::STATES_A_FRAME]
 
@@ -184,7 +187,7 @@ class HAFMBeatLine(nn.Module):
         line: Array = phases[place] + speeds[at] * np.arange(len(evidence), dtype=np.float64)
         return line
 
-    def forward(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
+    def _stretch(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
         """Runs the Viterbi recursion over one stretch.
 
         Args:

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 from transformers.audio_utils import mel_filter_bank, window_function
 
 from ..audio import Samples
 from ..lead_sheet.chords import PITCH_CLASSES
+from .stopping import CheckStop, checked
 
 Array = NDArray[np.float32]
 Pitches = NDArray[np.float64]
@@ -161,8 +161,8 @@ def mel_filters(size: int, sampling_rate: int, bands: int, lowest_hz: float) -> 
     )
 
 
-class HAFMVocalDescriptors(nn.Module):
-    """Analyses vocals. It has no weights, but is a module so that hooks run between blocks.
+class HAFMVocalDescriptors:
+    """Analyses vocals.
 
     Args:
         sampling_rate: of the vocals, in Hz.
@@ -173,7 +173,6 @@ class HAFMVocalDescriptors(nn.Module):
     """
 
     def __init__(self, sampling_rate: int, frame_rate: int) -> None:
-        super().__init__()
         if FRAME_RATE % frame_rate:
             raise ValueError(f"frame_rate is {frame_rate}; it must divide the {FRAME_RATE} analysis frames a second.")
         self.sampling_rate, self.frame_rate = sampling_rate, frame_rate
@@ -209,18 +208,20 @@ class HAFMVocalDescriptors(nn.Module):
         measured = np.nan_to_num(np.stack(columns, axis=1))
         return np.concatenate([measured, flux / (flux.std(axis=0) + 1e-6)], axis=1).astype(np.float32)
 
-    def measured(self, samples: Samples, frames: int) -> tuple[Array, Array, Array]:
+    def measured(
+        self, samples: Samples, frames: int, check_stop: CheckStop | None = None
+    ) -> tuple[Array, Array, Array]:
         """Analyses a mono vocal (float32 [N]), padded with silence, over `frames` frames of the tokenizer, T: float32
-        [S], [S], [S, 40], as from `forward`."""
+        [S], [S], [S, 40], as from `block`; `check_stop` is called before each block."""
         samples, count = _audible(samples, self.hop), frames * (FRAME_RATE // self.frame_rate)
         pitch, level = np.empty((2, count), np.float32)
         bands = np.empty((count, MEL_BANDS), np.float32)
-        for start in range(0, count, BLOCK_FRAMES):
+        for start in checked(range(0, count, BLOCK_FRAMES), check_stop):
             stop = min(start + BLOCK_FRAMES, count)
-            pitch[start:stop], level[start:stop], bands[start:stop] = self(samples, start, stop)
+            pitch[start:stop], level[start:stop], bands[start:stop] = self.block(samples, start, stop)
         return pitch, level, bands
 
-    def forward(self, samples: Samples, start: int, stop: int) -> tuple[Array, Array, Array]:
+    def block(self, samples: Samples, start: int, stop: int) -> tuple[Array, Array, Array]:
         """Analyses one block, frames `start` to `stop` at 100 Hz, of a vocal (float32 [N]).
 
         Returns:
