@@ -44,7 +44,7 @@ def test_empty_options_use_the_models_defaults_and_a_random_seed() -> None:
     assert asked.ends == {"outro_bars": 2}
     drawn = [asked.parameters() for _ in range(2)]
     assert drawn[0].pop("seed") != drawn[1].pop("seed")
-    assert drawn[0] == {"top_k": 7, "stems": False, "skip_fine": False, "outro_bars": 2}
+    assert drawn[0] == {"top_k": 7, "style": "auto", "stems": False, "skip_fine": False, "outro_bars": 2}
     known = songs.Request.of(
         {"path": "a.wav"}, "m", *{**EMPTY, "seed": 0, "top_k": 0}.values(), 0, 92, 0, 0, 0
     ).parameters()
