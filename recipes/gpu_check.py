@@ -88,7 +88,8 @@ class Check:
 
 def window(stage: Any, rows: int, slots: int) -> WindowBatch:
     """At least `slots` slots to decode greedily with a batch of `rows` rows, half of them for guidance."""
-    config, batch = stage.config, rows // 2
+    config = stage.config
+    batch = rows // 2
     generator = torch.Generator().manual_seed(1)
     frames = round(config.window_seconds * config.conditioning_frame_rate)
     shape = (batch, config.num_conditioning_streams, frames)
@@ -106,7 +107,8 @@ def check_logits(check: Check) -> Any:
     found: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
-        config, generator = stage.config, torch.Generator().manual_seed(2)
+        config = stage.config
+        generator = torch.Generator().manual_seed(2)
         frames = round(config.window_seconds * config.conditioning_frame_rate)
         given = {
             "labels": torch.randint(

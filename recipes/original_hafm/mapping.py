@@ -29,10 +29,10 @@ NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
 LAYER = re.compile(r"layers\.(\d+)\.")
 STACKED = ("conditioning_embedding.weight", "target_embedding.weight", "heads.weight", "heads.bias")
 # matrices of a layer, by our names
-QKV, OUTPUT, UP, DOWN = (
-    "attention.qkv_proj.weight", "attention.o_proj.weight", "feed_forward.up_proj.weight",
-    "feed_forward.down_proj.weight",
-)  # fmt: skip
+QKV = "attention.qkv_proj.weight"
+OUTPUT = "attention.o_proj.weight"
+UP = "feed_forward.up_proj.weight"
+DOWN = "feed_forward.down_proj.weight"
 # words in the key of a table, by stage: those of conditioning streams, and those of the target
 CONDITIONING_WORDS = re.compile(r"cond|ctx|context|source|src|vocal|voice|encoder|prefix|memory")
 TARGET_WORDS = re.compile(r"target|tgt|output|decoder|tok_emb")

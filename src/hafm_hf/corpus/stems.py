@@ -115,7 +115,8 @@ def add_up(parts: Sequence[tuple[Samples, int]], channels: int = 1) -> tuple[Sam
     Raises:
         TrackError: rates differ, or lengths by more than a second.
     """
-    rates, lengths = {rate for _, rate in parts}, [len(samples) for samples, _ in parts]
+    rates = {rate for _, rate in parts}
+    lengths = [len(samples) for samples, _ in parts]
     rate = parts[0][1]
     if len(rates) > 1 or max(lengths) - min(lengths) > LONGEST_DIFFERENCE_SECONDS * rate:
         raise TrackError(Reason.LENGTHS_DIFFER, f"parts of {lengths} samples at {sorted(rates)} Hz")

@@ -23,7 +23,8 @@ from .statistics import HAFMEvaluationError
 
 Embeddings = NDArray[np.float32]
 
-WINDOW_SECONDS, HOP_SECONDS = 1.0, 0.5
+WINDOW_SECONDS = 1.0
+HOP_SECONDS = 0.5
 # VGGish's input is divided by its peak, but at least by this
 LEAST_PEAK = 0.1
 # batch size
@@ -53,7 +54,9 @@ class Embedder(ABC):
     """
 
     def __init__(self, network: Any, name: str, sampling_rate: int) -> None:
-        self.network, self.name, self.sampling_rate = network.eval(), name, sampling_rate
+        self.network = network.eval()
+        self.name = name
+        self.sampling_rate = sampling_rate
 
     @cached_property
     def identity(self) -> str:

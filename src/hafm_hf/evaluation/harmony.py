@@ -16,7 +16,8 @@ from ..tokenizers.pitch_line import FRAME_RATE
 from .features import CHROMA_RATE, Features, pitch_classes
 
 # length of the Hann window that chroma is smoothed with, and hop between chords, in chroma frames
-CHORD_FRAMES, CHORD_STEP = 16, 4
+CHORD_FRAMES = 16
+CHORD_STEP = 4
 # less than a second of singing is not enough to judge harmony
 LEAST_VOICED_SECONDS = 1.0
 

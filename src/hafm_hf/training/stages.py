@@ -84,7 +84,8 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
     def sizes(stream: str) -> list[int]:
         return [info.codebook_size] * codebooks[stream] if stream in codebooks else [info.num_clusters]
 
-    conditioning, target = [sizes(stream) for stream in kind.reads], sizes(kind.writes)
+    conditioning = [sizes(stream) for stream in kind.reads]
+    target = sizes(kind.writes)
     rates = [
         info.acoustic_frame_rate if stream in codebooks else info.semantic_frame_rate
         for stream in (kind.reads[0], kind.writes)
