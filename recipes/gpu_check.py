@@ -104,7 +104,7 @@ def decoder(stage: Any, compiled: bool) -> FastDecoder:
 
 def check_logits(check: Check) -> Any:
     """The largest difference between this device's and the CPU's float32 logits, by stage and pattern."""
-    found: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
         config = stage.config
@@ -121,43 +121,49 @@ def check_logits(check: Check) -> Any:
         with torch.inference_mode():
             here = stage(**{key: value.to(check.device) for key, value in given.items()}).logits.float().cpu()
             there = stage.cpu()(**given).logits.float()
-        found[f"{name}, {pattern}"] = float((here - there).abs().max())
-    found["failed"] = not max(found.values()) <= LOGITS_TOLERANCE
-    return found
+        differences[f"{name}, {pattern}"] = float((here - there).abs().max())
+    differences["failed"] = not max(differences.values()) <= LOGITS_TOLERANCE
+    return differences
 
 
 def check_tokens(check: Check) -> Any:
     """Whether decoding with a CUDA graph gives the same tokens as without, for every stage and pattern."""
     if not check.graphs:
         return "not measured: CUDA graphs need a GPU"
-    found: dict[str, Any] = {}
+    comparisons: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
         eager, graph = (
             as_tokens(decoder(stage, compiled).codes(window(stage, 4, check.slots))) for compiled in (False, True)
         )
         differing = (eager != graph).any(0).nonzero()
-        first = int(differing[0]) if len(differing) else None
-        found[f"{name}, {pattern}"] = {"identical": first is None, "first_difference": first, "tokens": eager.numel()}
-    found["failed"] = not all(each["identical"] for each in found.values())
-    return found
+        comparisons[f"{name}, {pattern}"] = {
+            "identical": not len(differing),
+            "first_difference": int(differing[0]) if len(differing) else None,
+            "tokens": eager.numel(),
+        }
+    comparisons["failed"] = not all(comparison["identical"] for comparison in comparisons.values())
+    return comparisons
 
 
 def check_steps(check: Check) -> Any:
     """Milliseconds per step of the coarse stage, by pattern, batch size and decoding loop."""
-    found: dict[str, Any] = {}
+    loops = {"eager": False}
+    if check.graphs:
+        loops["graph"] = True
+    milliseconds: dict[str, Any] = {}
     for pattern in CODEBOOK_PATTERNS:
         stage = check.stage("coarse", pattern)
         for rows in check.rows:
             runs: dict[str, Callable[[int], Any]] = {}
-            for name, compiled in (("eager", False), *([("graph", True)] if check.graphs else [])):
+            for name, compiled in loops.items():
                 loop = partial(decoder(stage, compiled).codes, window(stage, rows, check.slots))
                 runs[name] = partial(check.finish, loop)
                 runs[name](1)
             for name, turns in take_turns(runs, check.slots, 2).items():
                 value = step_milliseconds(turns[1], turns[check.slots], check.slots, min)
-                found.setdefault(f"coarse, {pattern}, {rows} rows", {})[name] = value
-    return found
+                milliseconds.setdefault(f"coarse, {pattern}, {rows} rows", {})[name] = value
+    return milliseconds
 
 
 def composite(check: Check, pattern: str) -> HAFMForVocalAccompaniment:
@@ -221,10 +227,13 @@ def check_training(check: Check) -> Any:
         words = f"--stage coarse --codebook_pattern delay --corpus {folder}/corpus --output_dir {folder}/run "
         words += f"--mixed_precision {precision} --max_steps {check.training_steps} --warmup_steps 2 --crop_seconds 5 "
         words += "--global_batch 4 --validation_split none --logging_steps 5 --save_steps 100000"
-        sizes = [word for name, value in TINY.items() for word in (f"--{name}", str(value))] if check.tiny else []
-        trainer = make_trainer(*parse_arguments([*words.split(), *sizes]))
-        # train() ends the process group, too
-        backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
+        if check.tiny:
+            words += "".join(f" --{name} {value}" for name, value in TINY.items())
+        trainer = make_trainer(*parse_arguments(words.split()))
+        backend = None
+        # asked now, because train() ends the process group, too
+        if torch.distributed.is_initialized():
+            backend = torch.distributed.get_backend()
         began = time.perf_counter()
         trainer.train()
         elapsed = time.perf_counter() - began
@@ -253,31 +262,36 @@ def run_part(part: Callable[[], Any], end: float) -> Any:
         return "not measured: out of time"
     began = time.perf_counter()
     try:
-        found = part()
+        figures = part()
     except TimeoutError as error:
         return f"not measured: {error}"
     except Exception as error:
         return {"failed": True, "error": f"{type(error).__name__}: {error}"}
-    return found if isinstance(found, str) else {**found, "took_seconds": time.perf_counter() - began}
+    if isinstance(figures, str):
+        return figures
+    return {**figures, "took_seconds": time.perf_counter() - began}
 
 
 def table(report: Mapping[str, Any]) -> str:
     """The results as a Markdown table: a row per part with its result and its figures."""
     rows = ["| part | result | figures |", "|---|---|---|"]
-    for name, found in report.items():
-        if isinstance(found, str):
-            rows.append(f"| {name} | {found} | |")
+    for name, result in report.items():
+        if isinstance(result, str):
+            rows.append(f"| {name} | {result} | |")
             continue
-        figures = {key: value for key, value in found.items() if key not in ("failed", "losses", "skipped_steps")}
+        figures = {key: value for key, value in result.items() if key not in ("failed", "losses", "skipped_steps")}
         columns = "; ".join(f"{key} {_short(value)}" for key, value in figures.items() if value is not None)
-        rows.append(f"| {name} | {'**failed**' if found.get('failed') else 'ok'} | {columns} |")
+        state = "**failed**" if result.get("failed") else "ok"
+        rows.append(f"| {name} | {state} | {columns} |")
     return "\n".join(rows)
 
 
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items() if inner is not None)
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value)
 
 
 def main(
@@ -291,8 +305,12 @@ def main(
         print("This machine has no GPU that torch can use; --device cpu --tiny runs what a CPU can.", file=sys.stderr)
         raise typer.Exit(NO_DEVICE)
     end = time.monotonic() + 60 * minutes
-    rows, slots, song_seconds, steps = ((2, 4), 12, 1.5, 6) if tiny else ((2, 16, 64), 400, 180.0, 60)
-    check = Check(torch.device(device), tiny, rows, slots, song_seconds, steps, end)
+    if tiny:
+        check = Check(torch.device(device), tiny, (2, 4), slots=12, song_seconds=1.5, training_steps=6, end=end)
+    else:
+        check = Check(
+            torch.device(device), tiny, (2, 16, 64), slots=400, song_seconds=180.0, training_steps=60, end=end
+        )
     parts: dict[str, Callable[[], Any]] = {
         "logits": lambda: check_logits(check),
         "cuda_graph_tokens": lambda: check_tokens(check),
@@ -308,10 +326,11 @@ def main(
         print(f"{key}: done", file=sys.stderr)
         # after each part, so that a crash keeps the results of earlier parts
         out.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"hafm_hf {hafm_hf.__version__}, torch {torch.__version__}, {name}{', tiny sizes' if tiny else ''}\n")
+    sizes = ", tiny sizes" if tiny else ""
+    print(f"hafm_hf {hafm_hf.__version__}, torch {torch.__version__}, {name}{sizes}\n")
     print(table({key: report[key] for key in parts}))
     print(f"\nTo report it, paste the table into an issue and attach {out}.", file=sys.stderr)
-    failed = any(isinstance(each, dict) and each.get("failed") for each in report.values())
+    failed = any(isinstance(result, dict) and result.get("failed") for result in report.values())
     raise typer.Exit(1 if failed else 0)
 
 

@@ -47,8 +47,7 @@ class _Dtype:
         self.dtype = np.dtype(str(name))
 
     def __setstate__(self, state: Any) -> None:
-        order = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
-        if order == ">":
+        if isinstance(state, tuple) and len(state) > 1 and state[1] == ">":
             self.dtype = self.dtype.newbyteorder(">")
 
 

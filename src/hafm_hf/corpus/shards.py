@@ -120,7 +120,8 @@ class ShardMaker:
         try:
             stems = self._read(track)
             bounds = self._bounds(stems, counted)
-            sheet = song_lead_sheet(stems.labels if self.options.lead_sheet == LABELS else {}, track.style)
+            labels = stems.labels if self.options.lead_sheet == LABELS else {}
+            sheet = song_lead_sheet(labels, track.style)
         except TrackError as error:
             report.drops.append(Drop(track.name, error.reason, error.detail))
             return []

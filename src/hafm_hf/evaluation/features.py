@@ -62,8 +62,8 @@ class Features:
     @classmethod
     def of(cls, measured: Mapping[str, Any]) -> "Features":
         """Features from `measured()`; numbers may be 0-dimensional arrays, as loaded from a cache."""
-        values: dict[str, Any] = {name: x if np.ndim(x) else float(x) for name, x in measured.items()}
-        return cls(**values)
+        numbers = {name: float(value) for name, value in measured.items() if not np.ndim(value)}
+        return cls(**{**measured, **numbers})
 
 
 def extract(samples: Samples, *, voice: bool = False) -> Features:

@@ -80,7 +80,9 @@ def _measure(clip: Clip) -> BankItem | None:
 
 def estimate_tempo(features: Features) -> float:
     """Tempo in BPM from the median beat interval; 100 if there are fewer than three beats."""
-    return tempo_of(features.beats) if len(features.beats) > 2 else DEFAULT_TEMPO
+    if len(features.beats) <= 2:
+        return DEFAULT_TEMPO
+    return tempo_of(features.beats)
 
 
 def semitones_between(source: int, target: int) -> int:

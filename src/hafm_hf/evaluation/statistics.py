@@ -134,4 +134,6 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         number = float(value)
         return float(f"{number:.9g}") if np.isfinite(number) else None
-    return int(value) if isinstance(value, np.integer) else value
+    if isinstance(value, np.integer):
+        return int(value)
+    return value
