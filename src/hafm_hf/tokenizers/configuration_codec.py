@@ -125,7 +125,8 @@ class HAFMSpectralConfig(PreTrainedConfig):
 
     def _validate_output(self) -> None:
         """Refuses an output whose rate is not above zero, or at which hop and window are not whole numbers."""
-        rate, channels = self.output_sampling_rate, self.output_audio_channels
+        rate = self.output_sampling_rate
+        channels = self.output_audio_channels
         if channels is not None:
             check_range("codec output_audio_channels", channels, 2)
         if rate is None:
@@ -221,9 +222,12 @@ def codec_format(config: PreTrainedConfig) -> CodecFormat:
     """
     _check_codec_family(config)
     if isinstance(config, HAFMSpectralConfig):
-        codebooks, channels, hop = config.num_codebooks, config.audio_channels, config.hop_length
+        codebooks = config.num_codebooks
+        channels = config.audio_channels
+        hop = config.hop_length
     else:
-        encodec, hop = isinstance(config, EncodecConfig), math.prod(config.upsampling_ratios)
+        encodec = isinstance(config, EncodecConfig)
+        hop = math.prod(config.upsampling_ratios)
         codebooks, channels = (config.num_quantizers, config.audio_channels) if encodec else (config.n_codebooks, 1)
     if isinstance(config, HAFMSpectralConfig) and config.output_format != config.input_format:
         output = (config.output_format.sampling_rate, config.output_format.channels)

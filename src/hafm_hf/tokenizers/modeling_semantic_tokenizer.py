@@ -191,7 +191,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             ValueError: the tokenizer has no rhythm network.
         """
         measured = self._measured(waveform, check_stop)
-        weight, described = self.rhythm.head.weight, torch.from_numpy(self.descriptors.described(*measured))
+        weight = self.rhythm.head.weight
+        described = torch.from_numpy(self.descriptors.described(*measured))
         return pitch_line(*measured), self.rhythm.place(described[None].to(weight.device, weight.dtype))[0]
 
     def _measured(self, waveform: torch.Tensor, check_stop: CheckStop | None) -> tuple[np.ndarray, ...]:
@@ -351,7 +352,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         chunk = round(config.chunk_seconds * config.frame_rate)
         core = chunk - 2 * context
         if frames <= chunk:
-            core, context = max(frames, 1), 0
+            core = max(frames, 1)
+            context = 0
         for start in range(0, frames, core):
             end = min(start + core, frames)
             first, last = max(start - context, 0), min(end + context, frames)
@@ -366,7 +368,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         As `self.hubert` computes them, but piece by piece, so that it can be ended between two of them: a chunk of
         HuBERT-Large takes seconds.
         """
-        encoder, context = self.hubert.encoder, sum(self.padding)
+        encoder = self.hubert.encoder
+        context = sum(self.padding)
         frames = (samples.shape[1] - context) // self.hop
         # group normalisation is over all frames
         size = CONVOLVED_FRAMES if self.hubert.config.feat_extract_norm == "layer" else frames
@@ -406,7 +409,9 @@ def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:
 
 def receptive_field(config: HubertConfig) -> int:
     """Receptive field in samples of HuBERT's convolutions: 400 for the published models."""
-    field, step = 1, 1
+    field = 1
+    step = 1
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
-        field, step = field + (kernel - 1) * step, step * stride
+        field += (kernel - 1) * step
+        step *= stride
     return field
