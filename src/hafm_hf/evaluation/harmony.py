@@ -130,7 +130,8 @@ def unexplained(values: Array, explained: Array) -> Array:
 
 def correlation(first: Array, second: Array) -> float:
     """Pearson correlation of two float64 [N]; 0 if one of them is constant."""
-    first, second = first - first.mean(), second - second.mean()
+    first = first - first.mean()
+    second = second - second.mean()
     length = float(np.linalg.norm(first) * np.linalg.norm(second))
     # rounding errors of a constant must not count as changes
     if length <= 1e-9:

@@ -155,7 +155,10 @@ def _systems(evaluation: Evaluation) -> dict[str, System]:
         for embedder in evaluation.measuring.embedders:
             make_embedder(embedder)
         both = {f"{name}, {ISOLATED}": "vocal", f"{name}, {SEPARATED}": "separated"}
-        conditions = {name: "vocal"} if any(clip.separated is None for clip in evaluation.clips) else both
+        if any(clip.separated is None for clip in evaluation.clips):
+            conditions = {name: "vocal"}
+        else:
+            conditions = both
         for shown, role in conditions.items():
             folder = evaluation.out / "rendered" / (shown.replace(", ", "_").replace(" ", "_"))
             rendered = render(evaluation.clips, folder, evaluation.generation, role)

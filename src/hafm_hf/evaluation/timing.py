@@ -139,7 +139,8 @@ def lag_curve(wanted: Array, played: Array, longest: int) -> Array:
     """
     curve = np.zeros(2 * longest + 1)
     for index, shift in enumerate(range(-longest, longest + 1)):
-        low, high = max(0, -shift), min(len(wanted), len(played) - shift)
+        low = max(0, -shift)
+        high = min(len(wanted), len(played) - shift)
         if high - low > FRAME_RATE // 2:
             curve[index] = correlation(wanted[low:high], played[low + shift : high + shift])
     return curve
