@@ -72,7 +72,9 @@ class Check:
         kind = stage_parts()[name].model_class
         sizes: dict[str, Any] = dict(TINY) if self.tiny else {}
         torch.manual_seed(0)
-        chosen = {"codebook_pattern": pattern} if stage_parts()[name].acoustic else {}
+        chosen = {}
+        if stage_parts()[name].acoustic:
+            chosen = {"codebook_pattern": pattern}
         return kind(kind.config_class(**sizes, **chosen)).eval().to(self.device)
 
     def wait(self) -> None:
@@ -171,7 +173,9 @@ def composite(check: Check, pattern: str) -> HAFMForVocalAccompaniment:
     sizes: dict[str, Any] = dict(TINY) if check.tiny else {}
     parts: dict[str, Any] = {}
     for name in stage_parts():
-        chosen = {"codebook_pattern": pattern} if stage_parts()[name].acoustic else {}
+        chosen = {}
+        if stage_parts()[name].acoustic:
+            chosen = {"codebook_pattern": pattern}
         parts[f"{name}_config"] = stage_parts()[name].model_class.config_class(**sizes, **chosen)
     if check.tiny:
         hubert = HubertConfig(

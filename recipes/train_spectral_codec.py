@@ -106,7 +106,9 @@ def main() -> None:
     codec = wider(trained, model).to(run.device).train()
     codec.config.phase_jitter = 0.0
     output = codec.config.output_format
-    stereo_rate = output.sampling_rate if output != codec.config.input_format else None
+    stereo_rate = None
+    if output != codec.config.input_format:
+        stereo_rate = output.sampling_rate
     pool = run.songs("train", codec.config.sampling_rate, stereo_rate=stereo_rate)
     for folder in filter(None, model.further.split(",")):
         further = replace(run, corpus=folder).songs("train", codec.config.sampling_rate, stereo_rate=stereo_rate)

@@ -277,7 +277,10 @@ def choose_split(track: str, artist: str, content_hash: str, options: SplitOptio
 
 def hash_share(artist: str, content_hash: str) -> float:
     """Hashes a track to a number between 0 and 1: by its artist if known, else by its content."""
-    key = f"artist/{artist.casefold()}" if artist else f"track/{content_hash}"
+    if artist:
+        key = f"artist/{artist.casefold()}"
+    else:
+        key = f"track/{content_hash}"
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 

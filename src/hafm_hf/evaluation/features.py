@@ -74,7 +74,9 @@ def extract(samples: Samples, *, voice: bool = False) -> Features:
         voice: whether it is a vocal, whose pitch is extracted as well.
     """
     onsets = onset_strength(samples)
-    pitch = fundamental_frequency(samples, ANALYSIS_RATE) if voice else np.empty(0)
+    pitch = np.empty(0)
+    if voice:
+        pitch = fundamental_frequency(samples, ANALYSIS_RATE)
     return Features(
         seconds=len(samples) / ANALYSIS_RATE,
         chroma=chroma(samples),

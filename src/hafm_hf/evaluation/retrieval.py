@@ -158,4 +158,6 @@ def random_retrieved(bank: Sequence[BankItem], name: str, length: int) -> Sample
 
 def fill(samples: Samples, length: int) -> Samples:
     """Cuts float32 [N] to `length`, or repeats it up to that length."""
-    return np.resize(samples, length) if len(samples) else np.zeros(length, np.float32)
+    if len(samples):
+        return np.resize(samples, length)
+    return np.zeros(length, np.float32)

@@ -262,7 +262,10 @@ def check_codec_config(config: PreTrainedConfig) -> None:
         for name in ("encoder_hidden_size", "decoder_hidden_size"):
             check_range(f"codec {name}", getattr(config, name), MAX_WIDTH)
     # the encoder doubles its width at each ratio
-    filters = config.num_filters if isinstance(config, EncodecConfig) else config.encoder_hidden_size
+    if isinstance(config, EncodecConfig):
+        filters = config.num_filters
+    else:
+        filters = config.encoder_hidden_size
     if filters * 2 ** len(config.upsampling_ratios) > MAX_WIDTH:
         raise ValueError(f"The codec's {filters} filters, doubled at each upsampling ratio, exceed {MAX_WIDTH}.")
     check_range("codec number of codebooks", codec_format(config).num_codebooks, MAX_LAYERS)
@@ -296,7 +299,10 @@ def describe_codec(config: PreTrainedConfig) -> dict[str, str]:
         name = f"spectral codec, ConvNeXt blocks {blocks}"
     else:
         encodec = isinstance(config, EncodecConfig)
-        name = f"EnCodec, {config.num_filters} filters" if encodec else f"DAC, {config.encoder_hidden_size} filters"
+        if encodec:
+            name = f"EnCodec, {config.num_filters} filters"
+        else:
+            name = f"DAC, {config.encoder_hidden_size} filters"
     return {
         "rates": f"{read} → {codec.frame_rate} frames/s" + ("" if played == read else f" → {played}"),
         "vocabulary": f"up to {codec.num_codebooks} × {codec.codebook_size}",

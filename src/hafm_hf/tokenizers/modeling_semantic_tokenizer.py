@@ -165,7 +165,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         prepared = self._prepare(waveform, noise, seed)
         chunks = self._iterate_features(prepared[None], self.num_frames(len(waveform)), check_stop)
         parts = [chunk[0] for chunk in chunks]
-        return torch.cat(parts) if parts else torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
+        if parts:
+            return torch.cat(parts)
+        return torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
 
     @torch.no_grad()
     def describe(self, waveform: torch.Tensor, check_stop: CheckStop | None = None) -> torch.Tensor:
@@ -227,7 +229,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         Without a projection, these are the features themselves. `descriptors` is as for `quantize`.
         """
         projected = self._projected(features)
-        return self._with_place(projected, self._place(descriptors)) if self.config.rhythm_channels else projected
+        if self.config.rhythm_channels:
+            return self._with_place(projected, self._place(descriptors))
+        return projected
 
     def beat_phase(
         self,
@@ -257,7 +261,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             raise ValueError("This tokenizer has no rhythm network; fit one with recipes/fit_vocal_space.py.")
 
     def _projected(self, features: torch.Tensor) -> torch.Tensor:
-        return features.float() @ self.vocal_projection.float() if self.config.vocal_projection_size else features
+        if self.config.vocal_projection_size:
+            return features.float() @ self.vocal_projection.float()
+        return features
 
     def _place(
         self,
@@ -333,7 +339,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         prepared = torch.zeros(left + len(values) + right + -len(values) % self.hop, dtype=torch.float32)
         if noise:
             # drawn on the CPU and for the whole clip, so that neither device nor chunking changes it
-            generator = None if seed is None else torch.Generator().manual_seed(int(seed))
+            generator = None
+            if seed is not None:
+                generator = torch.Generator().manual_seed(int(seed))
             prepared[left : left + len(values)].normal_(generator=generator).mul_(self.config.noise_std)
         prepared = prepared.to(values.device)
         inner = prepared[left : left + len(values)].add_(values)
@@ -372,7 +380,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         context = sum(self.padding)
         frames = (samples.shape[1] - context) // self.hop
         # group normalisation is over all frames
-        size = CONVOLVED_FRAMES if self.hubert.config.feat_extract_norm == "layer" else frames
+        size = frames
+        if self.hubert.config.feat_extract_norm == "layer":
+            size = CONVOLVED_FRAMES
         convolved = []
         for first in range(0, frames, size):
             last = min(first + size, frames)

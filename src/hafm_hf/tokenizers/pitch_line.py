@@ -296,7 +296,10 @@ class PitchLine:
     def tuning(self) -> float:
         """Tuning relative to 440 Hz in semitones, -0.5 to 0.5; drawn towards 0 the less the pitches agree."""
         held = self.held[np.isfinite(self.held)]
-        sung = held if len(held) else self.midi[np.isfinite(self.midi)]
+        if len(held):
+            sung = held
+        else:
+            sung = self.midi[np.isfinite(self.midi)]
         mean = np.exp(2j * np.pi * sung).mean() if len(sung) else 0.0
         return float(np.angle(mean + IN_TUNE * (1 - np.abs(mean))) / (2 * np.pi))
 
@@ -329,7 +332,10 @@ class PitchLine:
 
     def _with_heard(self, cells: Array, each: int) -> Array:
         """Cells of `each` frames (float [P, F]), followed by the mean of `heard`, if there is any: float32."""
-        parts = [cells] if self.heard is None else [cells, _cells(self.heard.astype(np.float32), each).mean(1)]
+        if self.heard is None:
+            parts = [cells]
+        else:
+            parts = [cells, _cells(self.heard.astype(np.float32), each).mean(1)]
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def _classes(self, pitch: Array, each: int) -> NDArray[np.float64]:
@@ -382,9 +388,13 @@ def _audible(samples: Samples, size: int) -> Samples:
     """Amplifies a quiet vocal (float32 [N]) to the level of one sung closer to the microphone, but not silence."""
     windows = samples[: len(samples) // size * size].reshape(-1, size)
     power = (windows.astype(np.float64) ** 2).mean(axis=1)
-    loud = float(np.quantile(power, LOUD_QUANTILE)) ** 0.5 if len(power) else 0.0
+    loud = 0.0
+    if len(power):
+        loud = float(np.quantile(power, LOUD_QUANTILE)) ** 0.5
     quiet = 10 ** (SILENT_DBFS / 20) < loud < 10 ** (QUIET_DBFS / 20)
-    return samples * np.float32(10 ** (QUIET_DBFS / 20) / loud) if quiet else samples
+    if quiet:
+        return samples * np.float32(10 ** (QUIET_DBFS / 20) / loud)
+    return samples
 
 
 def pitch_line(pitch: Array, level: Array, bands: Array) -> PitchLine:

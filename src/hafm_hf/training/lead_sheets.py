@@ -85,7 +85,12 @@ def crop_streams(
 
 @functools.lru_cache(SHEETS_KEPT)
 def _parsed(text: str, styles: tuple[str, ...]) -> LeadSheet:
-    sheet = LeadSheet.given(json.loads(text)) if text else LeadSheet()
+    if text:
+        sheet = LeadSheet.given(json.loads(text))
+    else:
+        sheet = LeadSheet()
     if isinstance(sheet.style, str):
-        return sheet if sheet.style in styles else replace(sheet, style=None)
+        if sheet.style in styles:
+            return sheet
+        return replace(sheet, style=None)
     return replace(sheet, style=[span for span in sheet.style or () if span[2] in styles] or None)
