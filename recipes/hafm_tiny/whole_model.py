@@ -25,6 +25,7 @@ import yaml
 from hafm_hf.corpus.locks import locked
 
 from .hubert import SemanticTrainingArguments
+from .songs.styles import STYLES
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +149,11 @@ class WholeModelOptions:
         return any((self.corpus / "train").glob("*/pads.flac"))
 
     @property
+    def style_ranges(self) -> dict[str, Any]:
+        """The songs that each of `styles` suits, where that is known."""
+        return {name: asdict(STYLES[name].suits) for name in self.styles if name in STYLES}
+
+    @property
     def styles(self) -> list[str]:
         """Styles of the training songs, sorted."""
         return sorted({str(each["style"]) for each in self.labels if each.get("style")})
@@ -262,7 +268,8 @@ def _stage_command(options: WholeModelOptions, stage: str) -> list[object]:
     out = options.out
     return [
         "train_stage.py", config, "--lead_sheet_streams", *options.streams(config),
-        *(["--styles", *options.styles] if options.styles else []), "--corpus", out / "tokens",
+        *(["--styles", *options.styles] if options.styles else []),
+        *(["--style_ranges", json.dumps(options.style_ranges)] if options.styles else []), "--corpus", out / "tokens",
         "--output_dir", out / stage, "--cache_dir", out / stage / "cache", "--max_steps", 10**6,
         "--max_hours", hours, "--compile", compiled,
         "--hidden_size", width, "--num_hidden_layers", layers, "--num_attention_heads", heads,

@@ -78,6 +78,7 @@ def test_stages_read_the_lead_sheet_parts_that_the_songs_have(corpus: Path, tmp_
         architecture, _, _, optimization, _ = parse_arguments(words[: words.index("--codec")] if acoustic else words)
         assert ("energy" in architecture.lead_sheet_streams) == (stage != "fine")
         assert "style" in architecture.lead_sheet_streams and architecture.styles == options.styles
+        assert architecture.ranges_by_style()["pop"] == {"metres": [4], "tempo": [70.0, 134.0], "density": [1.8, 5.0]}
         assert (architecture.codebook_pattern == "delay") == acoustic, "one codebook has no pattern"
         assert architecture.conditioning_fusion == "sum" and optimization.optimizer == "muon"
     assert "--separator" in commands["model"]

@@ -105,6 +105,7 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         window_seconds=seconds,
         lead_sheet_streams={name: STREAM_SIZES[name] for name in stage.lead_sheet_streams},
         styles=list(stage.styles),
+        style_ranges=stage.ranges_by_style(),
         tokenizers=known_tokenizers(stage, info),
         relative_attention_max_distance=max(sequence, 32),
         time_attention_max_distance=max(conditioning_frames, 64),
