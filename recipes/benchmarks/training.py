@@ -33,8 +33,9 @@ from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
 from hafm_hf.modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
 from hafm_hf.modeling.layers import HAFMAttention
 from hafm_hf.modeling.modeling_hafm import HAFMStageForCausalLM
-from hafm_hf.training.arguments import StageArguments, stage_config
-from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, collate, load_token_corpus
+from hafm_hf.training.arguments import StageArguments
+from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, load_token_corpus
+from hafm_hf.training.stages import stage_config
 
 # the paper's tokens
 _COARSE, _FINE = HAFMCoarseConfig(), HAFMFineConfig()
@@ -230,7 +231,7 @@ def loading_seconds(config: Any, seconds: float, batch: int, repeats: int) -> fl
         corpus, info = load_token_corpus(name, "train", Path(name) / "cache")
         crops = TokenCrops(corpus, info, config, seconds)
         sampler = GlobalBatchSampler(batch, last_step=repeats + 1)
-        batches: Iterator[Any] = iter(DataLoader(crops, batch_sampler=sampler, collate_fn=collate))
+        batches: Iterator[Any] = iter(DataLoader(crops, batch_sampler=sampler))
         next(batches)
         times = []
         for _ in range(repeats):

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from hafm_hf.training.data import load_token_corpus, read_stream, stage_streams
+from hafm_hf.training.data import StreamSlice, load_token_corpus, read_stream, stage_streams
 
 # share of the random initialisation to keep: it fills directions that the projection leaves empty
 NOISE = 0.25
@@ -51,22 +51,23 @@ def initialise_from_codebooks(model: PreTrainedModel, semantic: torch.Tensor, ac
             vocals and of instrumentals.
         acoustic (float [8, codebook size, C_a]): codebooks of the codec.
     """
-    config, streams = model.config, stage_streams(model.config)
+    config = model.config
+    *sources, target_stream = stage_streams(config)
     deviation = config.initializer_range
-    sources = semantic.expand(2, -1, -1)
-    centroids = {"vocal_semantic": sources[0], "instrumental_semantic": sources[1]}
+    vocal, instrumental = semantic.expand(2, -1, -1)
+    centroids = {"vocal_semantic": vocal, "instrumental_semantic": instrumental}
     projections = {
         "semantic": torch.randn(semantic.shape[-1], config.hidden_size),
         "acoustic": torch.randn(acoustic.shape[-1], config.hidden_size),
     }
 
-    def projected(column: str, first: int, last: int) -> torch.Tensor:
-        kind = "acoustic" if column == "acoustic" else "semantic"
-        vectors = acoustic[first:last] if kind == "acoustic" else centroids[column][None]
+    def projected(stream: StreamSlice) -> torch.Tensor:
+        kind = "acoustic" if stream.column == "acoustic" else "semantic"
+        vectors = acoustic[stream.first : stream.last] if kind == "acoustic" else centroids[stream.column][None]
         return project_codebooks(vectors, deviation, projections[kind])
 
-    conditioning = torch.cat([projected(stream.column, stream.first, stream.last) for stream in streams.conditioning])
-    target = projected(streams.target.column, streams.target.first, streams.target.last)
+    conditioning = torch.cat([projected(source) for source in sources])
+    target = projected(target_stream)
     for weight, values in (
         (model.model.conditioning_embedding.weight, conditioning),
         (model.model.target_embedding.weight, target),
@@ -104,13 +105,13 @@ def carry_over(model: PreTrainedModel, together: torch.Tensor) -> None:
     Raises:
         ValueError: the counts have fewer codebooks than the stage, or another codebook size.
     """
-    size, last = model.config.codebook_size, stage_streams(model.config).target.last
+    reads, *_, writes = stage_streams(model.config)
+    size, last = model.config.codebook_size, writes.last
     if len(together) < last or {*together.shape[1:]} != {size}:
         raise ValueError(f"The stage needs {last} codebooks of {size} codes; the corpora have {[*together.shape]}.")
     usual = together.sum(1, keepdim=True) / together.sum((1, 2), keepdim=True)
     shares = (together + BELIEF * usual) / (together.sum(2, keepdim=True) + BELIEF)
-    streams, decoder = stage_streams(model.config), model.model
-    (reads, *_), writes = streams.conditioning, streams.target
+    decoder = model.model
     tables = [(model.heads.weight, writes, False), (decoder.target_embedding.weight, writes, True)]
     tables += [(decoder.conditioning_embedding.weight, reads, True)] if reads.column == "acoustic" else []
     for weight, stream, spread in tables:

@@ -38,8 +38,8 @@ def test_each_stage_reads_the_streams_it_is_trained_on() -> None:
     tokens = {"vocal_semantic": output.vocal_semantic[0][None], "acoustic": output.codes[0]}
     tokens["instrumental_semantic"] = output.instrumental_semantic[0][None]
     for name in STAGES:
-        streams = stage_streams(getattr(model, name).config).conditioning
-        expected = torch.cat([tokens[stream.column][stream.first : stream.last] for stream in streams])
+        *sources, _ = stage_streams(getattr(model, name).config)
+        expected = torch.cat([tokens[source.column][source.first : source.last] for source in sources])
         assert torch.equal(read[name], expected), name
         assert len(expected.unique(dim=0)) == len(expected), "no two streams are equal"
 

@@ -39,7 +39,7 @@ SMALLER = {
 }
 # This recipe passes the options that it does not know to the other.
 PASSES_ON = {"train_tiny_stage.py": "train_stage.py"}
-PROGRAMS = {"hafm", "make", "pip", "python", "accelerate", "hf", "git", "cd", "curl"}
+PROGRAMS = {"hafm", "make", "pip", "python", "accelerate", "hf", "git", "cd", "curl", "."}
 # Unmarked blocks of these documents are run.
 RUN = ("README.md", "docs/architecture.md", "docs/evaluation.md")
 

@@ -47,6 +47,10 @@ def outputs(pairs: Path) -> Path:
     """Outputs of a third-party system: the references, 120 ms late, in stereo and as FLAC."""
     folder = pairs / "outputs"
     folder.mkdir()
+    # another tool's scores of the files, by clip or by path
+    lines = [{"path": f"/elsewhere/song{number}.wav", "PQ": 6.0 + number % 2, "model": "v1"} for number in range(5)]
+    lines += [{"clip": "song5", "PQ": 7.0, "CE": 3.0}]
+    (folder / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for place in sorted((pairs / "test").iterdir()):
         sound, rate = soundfile.read(place / "instrumental.wav")
         late = np.concatenate([np.zeros(round(0.12 * rate)), sound])
@@ -87,8 +91,8 @@ def report(pairs: Path, outputs: Path, tmp_path_factory: pytest.TempPathFactory,
 def test_the_report_has_the_system_baselines_and_fools(report: Path) -> None:
     found = json.loads((report / "report.json").read_text())
     assert list(found["systems"]) == [
-        "late", "reference", "retrieval", "random retrieval", "silence", "click track", "sine doubling the voice",
-        "the voice itself", "drone", "reference a semitone high",
+        "late", "reference", "shuffled reference", "retrieval", "random retrieval", "silence", "click track",
+        "sine doubling the voice", "the voice itself", "drone", "reference a semitone high",
     ]  # fmt: skip
     assert found["systems"]["late"]["scores"]["chord_changes_shared"]["follows"]
     assert found["systems"]["silence"]["scores"]["onsets_shared"]["matched"] == 0.0
@@ -98,7 +102,10 @@ def test_the_report_has_the_system_baselines_and_fools(report: Path) -> None:
     distances = next(iter(found["systems"]["late"]["distances"].values()))
     # 6 clips of 9 windows each
     assert "54 embeddings of width 192 are too few" in distances["refused"]
-    assert distances["kernel"] < 5.0
+    assert distances["kernel"] < 50.0
+    assert distances["coverage"] > 0.5
+    # of three songs
+    assert "27 embeddings of width 192 are too few" in distances["adherence_refused"]
 
 
 def test_the_report_page_is_self_contained(report: Path) -> None:
@@ -107,9 +114,38 @@ def test_the_report_page_is_self_contained(report: Path) -> None:
     assert "reference a semitone high" in page and page.count("<td>late</td>") >= 2
 
 
+def test_scores_of_other_tools_beside_the_outputs_are_in_the_report_with_intervals(report: Path) -> None:
+    systems = json.loads((report / "report.json").read_text())["systems"]
+    quality = systems["late"]["other_scores"]["PQ"]
+    assert quality["value"] == 6.5
+    assert (quality["n"], quality["songs"]) == (6, 6)
+    assert 6.0 <= quality["low"] < 6.5 < quality["high"] <= 7.0
+    assert systems["late"]["other_scores"]["CE"]["n"] == 1
+    assert "other_scores" not in systems["reference"]
+    assert "Scores of other tools" in (report / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ('{"clip": "song77", "PQ": 1.0}\n', "has no score of song0 or another of the 6 clips"),
+        ('{"clip": "song0", "PQ": 1.0}\n[7]\n', "scores.jsonl, line 2 is not a JSON object"),
+    ],
+)
+def test_scores_that_name_no_clip_or_are_no_objects_are_refused(
+    pairs: Path, outputs: Path, tmp_path: Path, lines: str, sentence: str
+) -> None:
+    copied = shutil.copytree(outputs, tmp_path / "outputs")
+    (copied / "scores.jsonl").write_text(lines)
+    options = ["--pairs", pairs / "test", "--outputs", f"late={copied}", "--no-model", "--no-baselines"]
+    code, _, error = run(*options, "--out", tmp_path / "out")
+    assert code == 1
+    assert sentence in error
+
+
 def test_the_means_are_those_of_the_clip_scores(report: Path) -> None:
     rows = [json.loads(line) for line in (report / "clips.jsonl").read_text().splitlines()]
-    assert len(rows) == 6 * 10
+    assert len(rows) == 6 * 11
     drone = [row["matched"]["key_agreement"] for row in rows if row["system"] == "drone"]
     found = json.loads((report / "report.json").read_text())["systems"]["drone"]["scores"]["key_agreement"]
     assert np.mean(drone) == pytest.approx(found["matched"], abs=1e-6)

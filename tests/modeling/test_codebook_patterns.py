@@ -12,7 +12,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
 from hafm_hf.modeling.codebook_patterns import CodebookPattern, DelayPattern, as_tokens
 from hafm_hf.pretrained.loading import load_strictly
-from hafm_hf.training.objective import drawn_frames, drop_history
+from hafm_hf.training.inputs import drawn_frames
 from modeling.test_modeling import both_scores, conditioning_for, targets_for
 from tiny_models import tiny_stage
 
@@ -79,7 +79,7 @@ def test_history_is_dropped_and_swapped_in_whole_frames() -> None:
     pattern = DelayPattern(3)
     labels = torch.arange(2 * 60).view(2, 60)
     swapped = torch.where(drawn_frames(labels, 3, 0.5, 4.0, [1, 2]), labels + 1000, labels)
-    ids = drop_history(swapped, 9999, pattern, 0.5, 4.0, [3, 4])
+    ids = pattern.inputs(swapped.masked_fill(drawn_frames(labels, 3, 0.5, 4.0, [3, 4]), 9999), 9999)
     # recover the codes from the inputs; no slot reads those of the last one
     read = pattern.tokens(F.pad(ids[:, 1:], (0, 1), value=9999)).view(2, 20, 3)[:, :-1]
     kinds = torch.where(read == 9999, 2, read // 1000)

@@ -75,11 +75,11 @@ def test_stages_read_the_lead_sheet_parts_that_the_songs_have(corpus: Path, tmp_
     assert set(options.styles) <= {"folk", "pop"} and options.styles
     for stage, acoustic in (("semantic", False), ("coarse", True), ("fine", True)):
         words = commands[stage][1:]
-        architecture, _, run = parse_arguments(words[: words.index("--codec")] if acoustic else words)
+        architecture, _, _, optimization, _ = parse_arguments(words[: words.index("--codec")] if acoustic else words)
         assert ("energy" in architecture.lead_sheet_streams) == (stage != "fine")
         assert "style" in architecture.lead_sheet_streams and architecture.styles == options.styles
         assert (architecture.codebook_pattern == "delay") == acoustic, "one codebook has no pattern"
-        assert architecture.conditioning_fusion == "sum" and run.optimizer == "muon"
+        assert architecture.conditioning_fusion == "sum" and optimization.optimizer == "muon"
     assert "--separator" in commands["model"]
 
 
@@ -100,7 +100,7 @@ def test_sizes_and_configurations_are_those_of_the_bundled_model(bundled_model: 
     preset = PRESETS["tiny"]
     for stage in ("semantic", "coarse", "fine"):
         config = str(RECIPES / f"configs/tiny/{stage}.yaml")
-        architecture, data, _ = parse_arguments([config, "--corpus", "c", "--output_dir", "o"])
+        architecture, data, *_ = parse_arguments([config, "--corpus", "c", "--output_dir", "o"])
         theirs = parts[f"{stage}_config"]
         assert architecture.codebook_pattern in (theirs["codebook_pattern"], None)
         names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "position_scheme", "conditioning_fusion")

@@ -97,7 +97,10 @@ class HAFMConfig(PreTrainedConfig):
             rates = (config.conditioning_frame_rate, config.frame_rate)
             _check_equal(f"{name} frame rates", rates, (read[0][1], rate))
         acoustic = [config for name, config in configs.items() if stage_parts()[name].acoustic]
-        codebooks = [size for config in acoustic for size in config.codebook_sizes]
+        codebooks: list[int] = []
+        for config in acoustic:
+            _check_equal(f"first_codebook of {config.model_type}", config.first_codebook, len(codebooks))
+            codebooks += config.codebook_sizes
         _check_equal("codec codebooks", set(codebooks), {codec.codebook_size})
         check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
         if self.separator_config is not None:

@@ -29,6 +29,7 @@ logger = logging.get_logger(__name__)
 # a clip counts as sung if at least this share of its frames is above this level
 SUNG_DBFS, SUNG_SHARE = -45.0, 0.3
 LEAST_SECONDS = 1.0
+CLIP_SCORES_FILE = "scores.jsonl"
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,44 @@ def find_outputs(folder: Path, clips: Sequence[Clip]) -> dict[str, Part]:
             "evaluate fewer clips."
         )
     return outputs
+
+
+def read_clip_scores(folder: Path, clips: Sequence[Clip]) -> dict[str, dict[str, float]]:
+    """Scores that another tool gave to rendered accompaniments: FOLDER/scores.jsonl, if it is there.
+
+    Each line is an object with "clip" (a clip's name) or "path" (its audio file, in any folder), and numbers by the
+    names of their scores; anything else in it is ignored, and so are lines of other clips.
+
+    Returns:
+        values by score and clip; empty without such a file.
+
+    Raises:
+        HAFMEvaluationError: naming the file, and the line that is no such object; or no line is of one of the clips.
+    """
+    path = folder / CLIP_SCORES_FILE
+    if not path.is_file():
+        return {}
+    names = {clip.name for clip in clips}
+    scores: dict[str, dict[str, float]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = dict(json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise HAFMEvaluationError(f"{path}, line {number} is not a JSON object ({error}).") from error
+        clip = entry.get("clip") or Path(str(entry.get("path", ""))).stem
+        if clip not in names:
+            continue
+        for score, value in entry.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                scores.setdefault(score, {})[clip] = float(value)
+    if not scores:
+        raise HAFMEvaluationError(
+            f"{path} has no score of {clips[0].name} or another of the {len(clips)} clips; name them by "
+            '"clip" or "path".'
+        )
+    return scores
 
 
 def _audio_files(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ from .fools import FOOLS, NEEDS_REFERENCE
 from .retrieval import BankItem, random_retrieved, retrieved
 from .statistics import HAFMEvaluationError
 
-REFERENCE, RETRIEVAL, RANDOM = "reference", "retrieval", "random retrieval"
+REFERENCE = "reference"
+SHUFFLED = "shuffled reference"
+RETRIEVAL = "retrieval"
+RANDOM = "random retrieval"
 # a candidate may be this much shorter than its vocal
 LONGEST_GAP_SECONDS = 0.5
 
@@ -38,18 +41,24 @@ class ClipJob:
     Args:
         clip: vocal and reference.
         outputs: rendered accompaniments by system (and seed).
+        shuffled: the reference accompaniment of another song.
     """
 
     clip: Clip
     outputs: dict[str, Part]
+    shuffled: Part | None = None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Measurements of one accompaniment: its features, and embeddings (float32 [n, D]) by embedder."""
+    """Measurements of one accompaniment: its features, and embeddings (float32 [n, D]) by embedder.
+
+    `mixes` are the embeddings of its mix with the voice, at the level of the reference; none without a reference.
+    """
 
     features: Features
     embeddings: dict[str, Embeddings]
+    mixes: dict[str, Embeddings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,11 @@ class Measurer:
         candidates = {}
         for system, sound in self._candidates(job, voice_sound, voice, reference):
             embeddings = {name: self._embedding(sound, embedder) for name, embedder in self.embedders.items()}
-            candidates[system] = Candidate(self.features(sound), embeddings)
+            mixes = {}
+            if reference is not None:
+                mix = mixed(voice_sound, sound, reference)
+                mixes = {name: self._embedding(mix, embedder) for name, embedder in self.embedders.items()}
+            candidates[system] = Candidate(self.features(sound), embeddings, mixes)
         measured = None if reference is None else self.features(reference)
         return Measurement(clip.name, clip.song, voice, measured, candidates)
 
@@ -119,6 +132,8 @@ class Measurer:
             yield system, as_long_as(Sound(*part.read()), seconds, f"The {system} accompaniment of {job.clip.name}")
         if reference is not None:
             yield REFERENCE, reference
+            if job.shuffled is not None:
+                yield SHUFFLED, Sound(*job.shuffled.read())
         if not self.options.baselines:
             return
         length = len(vocal.analysed)
@@ -186,6 +201,22 @@ def as_long_as(sound: Sound, seconds: float, name: str) -> Sound:
             f"{name} is {len(sound.samples) / sound.rate:.2f} s long and its vocal {seconds:.2f} s; render all of it."
         )
     return Sound(pad_end(sound.samples[:length], length), sound.rate)
+
+
+def mixed(vocal: Sound, accompaniment: Sound, reference: Sound) -> Sound:
+    """The voice with an accompaniment that is made as loud as the reference is; as long as the shorter of the two."""
+    rate = reference.rate
+    voice = vocal.at(rate)
+    band = accompaniment.at(rate)
+    length = min(len(voice), len(band))
+    level = rms(band)
+    gain = rms(reference.samples) / level if level > 0.0 else 0.0
+    return Sound(voice[:length] + np.float32(gain) * band[:length], rate)
+
+
+def rms(samples: Samples) -> float:
+    """Root of the mean square of float32 [N]."""
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
 
 
 def measure(options: MeasuringOptions, job: ClipJob) -> Measurement:

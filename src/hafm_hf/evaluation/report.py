@@ -69,8 +69,16 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     ]
     systems = report["systems"].values()
     for embedder in dict.fromkeys(name for system in systems for name in system["distances"]):
-        note = "Fréchet distance with its interval over songs, kernel distance × 100."
+        note = (
+            "Fréchet distance with its interval over songs, kernel distance × 1000, density and coverage (1 and near "
+            "1 for the reference's own distribution), and prompt adherence with its interval: 1 where mixes with the "
+            "voice are as coherent as real ones, 0 where they are as those with accompaniments of other songs; "
+            "candidates and references are of different songs."
+        )
         found.append((f"Distance to the references: {embedder}", note, _distance_rows(report, embedder)))
+    if names := list(dict.fromkeys(name for system in systems for name in system.get("other_scores", {}))):
+        note = "Means over clips, with intervals over songs, from scores.jsonl beside the outputs."
+        found.append(("Scores of other tools", note, _other_rows(report, names)))
     if rows := protocol_rows(report):
         note = f"The paper's FAD_i, FAD_s and Δ = FAD_i − FAD_s. {report.get('published', {}).get('note', '')}"
         found.append(("Isolated and separated vocals", note, rows))
@@ -120,16 +128,38 @@ def score_rows(report: dict[str, Any]) -> list[list[str]]:
 
 def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
     def cells(system: dict[str, Any]) -> list[str]:
-        found = system["distances"].get(embedder)
-        if found is None:
-            return ["–"] * 3
-        frechet = found.get("refused") or _number(found["frechet"])
-        if "frechet_interval" in found:
-            frechet += " [{}, {}]".format(*map(_number, found["frechet_interval"]))
-        sizes = f"{found['n']} / {found['n_reference']} / {found['width']}"
-        return [frechet, _number(found.get("kernel")), sizes]
+        stated = system["distances"].get(embedder)
+        if stated is None:
+            return ["–"] * 6
+        frechet = stated.get("refused") or _with_interval(stated, "frechet")
+        adherence = stated.get("adherence_refused") or _with_interval(stated, "adherence")
+        sizes = f"{stated['n']} / {stated['n_reference']} / {stated['width']}"
+        numbers = [_number(stated.get(name)) for name in ("kernel", "density", "coverage")]
+        return [frechet, *numbers, adherence, sizes]
 
-    return _rows(report, ["Fréchet", "kernel", "n / n reference / width"], cells)
+    heading = ["Fréchet", "kernel", "density", "coverage", "prompt adherence", "n / n reference / width"]
+    return _rows(report, heading, cells)
+
+
+def _other_rows(report: dict[str, Any], names: Sequence[str]) -> list[list[str]]:
+    def cells(system: dict[str, Any]) -> list[str]:
+        texts = []
+        for name in names:
+            stated = system.get("other_scores", {}).get(name, {})
+            text = _number(stated.get("value"))
+            if stated.get("low") is not None:
+                text += f" [{_number(stated['low'])}, {_number(stated['high'])}]"
+            texts.append(text)
+        return texts
+
+    return _rows(report, names, cells)
+
+
+def _with_interval(stated: dict[str, Any], name: str) -> str:
+    text = _number(stated.get(name))
+    if f"{name}_interval" in stated:
+        text += " [{}, {}]".format(*map(_number, stated[f"{name}_interval"]))
+    return text
 
 
 def _number(value: float | None) -> str:

@@ -42,6 +42,9 @@ class HAFMStageConfig(PreTrainedConfig):
             Names of the styles, which the stream `style` numbers from 1.
         codebook_sizes (`list[int]`):
             Sizes of the Q target codebooks, all the same.
+        first_codebook (`int`):
+            Number, from 0, of the codec's codebook that the first target codebook is. For the fine stage, 0 means the
+            one after those that it reads.
         codebook_pattern (`str`):
             `"flat"`: one code per slot, all codebooks of frame 0, then of frame 1 … (the paper). `"delay"`: one slot
             per frame, which predicts all codebooks at once, each delayed by one frame against the one before it
@@ -86,6 +89,7 @@ class HAFMStageConfig(PreTrainedConfig):
     lead_sheet_streams: dict[str, int] = field(default_factory=dict)
     styles: list[str] = field(default_factory=list)
     codebook_sizes: list[int] = field(default_factory=lambda: [500])
+    first_codebook: int = 0
     codebook_pattern: str = "flat"
     conditioning_frame_rate: int = 50
     frame_rate: int = 50
@@ -230,6 +234,7 @@ class HAFMStageConfig(PreTrainedConfig):
                 f"source_order is {self.source_order}; it must hold the numbers 0 to "
                 f"{self.num_prepended_sources - 1}, each once, or nothing."
             )
+        check_range("first_codebook", self.first_codebook, MAX_STREAMS, least=0)
         check_range("conditioning_context", self.conditioning_context, MAX_WIDTH, least=0)
         for name in ("conditioning_dropout", "attention_dropout", "rms_norm_eps", "initializer_range"):
             check_range(name, getattr(self, name), 1, least=0)
@@ -283,6 +288,11 @@ class HAFMFineConfig(HAFMStageConfig):
     relative_attention_max_distance: int = 1125
     time_attention_max_distance: int = 225
     window_seconds: float = 3.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.first_codebook == 0:
+            self.first_codebook = self.num_token_streams
+        super().__post_init__(**kwargs)
 
 
 def _vocabulary(sizes: list[int]) -> str:

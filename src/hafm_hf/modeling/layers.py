@@ -201,23 +201,22 @@ class RelativeAttentionBias(nn.Module):
         buckets = self.buckets(query, key)
         if seen is not None:
             buckets = torch.where(seen, buckets, self.weight.shape[0])
-        return _looked_up(self._table(), buckets)
+        # heads to the second axis, in the memory layout that attention reads
+        return F.embedding(buckets, self._table()).permute(0, 3, 1, 2).contiguous()
 
     def by_bucket(self, query: TokenLayout, key: TokenLayout, seen: torch.Tensor) -> "BucketedBias":
         """The same bias for `chunked_attention`."""
         buckets = torch.where(seen, self.buckets(query, key), self.weight.shape[0])
         table = self._table()
+        # head by head, at once in the memory layout that attention reads
+        by_head = table.detach().t().contiguous().index_select(1, buckets.flatten())  # [H, pairs]
+        values = by_head.unflatten(1, buckets.shape).transpose(0, 1)
         after = torch.arange(1, seen.shape[2] + 1, device=seen.device)
-        return BucketedBias(_looked_up(table.detach(), buckets), table, buckets, (seen.any(0) * after).amax(dim=1))
+        return BucketedBias(values, table, buckets, reach=(seen.any(0) * after).amax(dim=1))
 
     def _table(self) -> torch.Tensor:
         """The weights and, after the last bucket, a row for hidden keys: float [buckets + 1, H]."""
         return F.pad(self.weight, (0, 0, 0, 1), value=torch.finfo(self.weight.dtype).min)
-
-
-def _looked_up(table: torch.Tensor, buckets: torch.Tensor) -> torch.Tensor:
-    """Rows of the table, with the heads on the second axis, in the memory layout that attention reads."""
-    return F.embedding(buckets, table).permute(0, 3, 1, 2).contiguous()
 
 
 @dataclass

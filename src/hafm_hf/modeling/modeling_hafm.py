@@ -449,26 +449,34 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             books = torch.arange(streams, device=conditioning_ids.device)[:, None]
             check_ids("conditioning_ids", conditioning_ids, self.config.conditioning_sizes, books)
 
-    def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of each codebook, averaged over the codebooks that have labels (paper, §3.5).
+    def token_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each target token, in nats.
 
         Args:
             logits (float [B·R, L, V]): of all slots, from the first.
-            labels (int64 [B, T·Q]): target tokens; −100 is ignored. If all are ignored, the loss is 0.
+            labels (int64 [B, T·Q]): target tokens; −100 is ignored.
+
+        Returns:
+            float32 [B, T, Q], 0 where a label is ignored.
         """
-        pattern, num_codebooks = self.model.pattern, self.config.num_codebooks
-        wanted = pattern.arrange(labels, IGNORE_INDEX)
+        pattern = self.model.pattern
+        wanted = pattern.arrange(labels, IGNORE_INDEX)  # [B·R, L]
         # over all slots at once: the gradient of each slice of the logits would be as large as all logits
         nats = F.cross_entropy(
             logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-        ).view_as(wanted)
-        total, counted = nats.new_zeros(()), labels.new_zeros(())
-        for codebook in range(num_codebooks):
-            count = (labels[:, codebook::num_codebooks] != IGNORE_INDEX).sum()
-            # an empty sum is 0 where an empty mean is NaN, so the device need not be synchronised to check the count
-            total = total + pattern.codebook(nats, codebook).sum() / count.clamp(min=1)
-            counted = counted + (count > 0)
-        return total / counted.clamp(min=1)
+        )
+        return pattern.tokens(nats.view_as(wanted)).unflatten(1, (-1, self.config.num_codebooks))
+
+    def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each codebook, averaged over the codebooks that have labels (paper, §3.5).
+
+        The arguments are those of `token_losses`. If all labels are ignored, the loss is 0.
+        """
+        nats = self.token_losses(logits, labels).sum(dim=(0, 1))  # [Q]
+        counts = (labels != IGNORE_INDEX).unflatten(1, (-1, self.config.num_codebooks)).sum(dim=(0, 1))
+        # an empty sum is 0 where an empty mean is NaN, so the device need not be synchronised to check the counts
+        losses = nats / counts.clamp(min=1)
+        return losses.sum() / (counts > 0).sum().clamp(min=1)
 
 
 class HAFMSemanticForCausalLM(HAFMStageForCausalLM):

@@ -83,7 +83,6 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
         license=facts.license,
         datasets=_hub_ids(facts.datasets),
         base_model=_hub_ids(facts.base_models),
-        metrics=sorted({result["metric_type"] for result in facts.results}) or None,
         model_name=title,
         eval_results=[_eval_result(result) for result in facts.results] or None,
     )

@@ -28,7 +28,7 @@ SHIM = (
 REPOSITORY_FILES = {
     f"{SHIM_NAME}.py": SHIM,
     "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.hub.endpoint import EndpointHandler  # noqa: F401\n',
-    "requirements.txt": "# not on PyPI yet: replace hafm-hf with hafm-hf @ git+URL\nhafm-hf\n",
+    "requirements.txt": "# not on PyPI yet: replace hafm-hf with hafm-hf @ git+https://example.org/hafm_hf\nhafm-hf\n",
 }
 # a web page loads all style examples, and those of an untrusted repository could be of any size
 STYLE_SOUND_BYTES = 300_000
