@@ -518,7 +518,8 @@ class FastDecoder:
         numbers = len(conditioning) * slots * config.num_attention_heads * config.head_dim
         self.large = conditioning.device.type == "cpu" and not self.compile and numbers >= LARGE_CACHE
         places = math.ceil(slots / BLOCK) * BLOCK if self.large else slots
-        if any([layer.open(places, self.large) for layer in self.layers]):
+        allocated = [layer.open(places, self.large) for layer in self.layers]
+        if any(allocated):
             self.graphs = {}
         states = self._fill(for_guidance(known, scale), conditioning, null, mask, report)
         device = known.device
