@@ -19,8 +19,10 @@ pattern the codebook that it predicts, under the delay pattern 0.
 """
 
 import math
+import platform
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -141,7 +143,7 @@ def _packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -
     bias = None if bias is None else bias.to(dtype)
     if dtype not in (torch.float32, torch.bfloat16) or not _packs(dtype):
         return lambda x: F.linear(x.to(dtype), weight, bias).float()
-    if dtype == torch.float32 and rows == PAIR:
+    if dtype == torch.float32 and rows == PAIR and _is_amd():
         # as a product with two columns, the matrix is read almost twice as fast, and needs no packed copy
         if bias is None:
             return lambda x: torch.mm(weight, x.contiguous().t()).t()
@@ -152,6 +154,15 @@ def _packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -
     if dtype == torch.float32:
         return lambda x: product(x, packed, bias, "none", [], "")
     return lambda x: product(x.to(dtype), packed, bias, "none", [], "").float()
+
+
+@cache
+def _is_amd() -> bool:
+    """Whether the CPU is AMD's; on Intel's, oneDNN is the fastest for few rows."""
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "AuthenticAMD" in platform.processor()
 
 
 @cache
@@ -257,10 +268,10 @@ class _LargeCache(_Cache):
         self.values.zero_()
 
     def fill(self, rows: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
-        for number, (key, value) in enumerate(zip(keys.unbind(2), values.unbind(2), strict=True)):
-            key_place, value_place = self.places[number]
-            key_place[rows] = key
-            value_place[rows] = value
+        _, heads, slots, _ = keys.shape
+        self.keys.unflatten(0, (-1, heads))[rows, :, :slots] = keys
+        blocks = F.pad(values, (0, 0, 0, -slots % BLOCK)).unflatten(2, (-1, BLOCK))  # [n rows, H, n / BLOCK, BLOCK, d]
+        self.values.unflatten(1, (-1, heads))[: blocks.shape[2], rows] = blocks.permute(2, 0, 1, 4, 3)
 
     def slot(self, slot: int) -> torch.Tensor:
         return torch.stack(self.places[slot])
@@ -511,7 +522,7 @@ class FastDecoder:
         bos = plan.known.new_full((len(plan.known), 1), config.codebook_size)
         known = torch.cat([bos, plan.known], dim=1)  # [B·C, 1 + known slots]
         if self.rows != len(conditioning):
-            self._pack(len(conditioning))
+            self._pack(len(conditioning), report)
         # index in the sequence of the target's slot 0
         self.first_slot = config.num_prepended_sources * conditioning.shape[-1]
         slots = self.first_slot + plan.known.shape[1] + plan.slots
@@ -566,9 +577,13 @@ class FastDecoder:
                 target_only=True,
                 report=report,
             )
+            if report is not None:
+                report(0)
             for layer, cached in zip(self.layers, outputs.cache.layers, strict=True):
                 layer.cache.fill(rows, cached.keys, cached.values)
             states.append(outputs.last_hidden_state[:, -1].float())
+            if report is not None:
+                report(0)
         return torch.cat(states)
 
     def _check_agreement(self, ids: torch.Tensor, target: int, states: torch.Tensor) -> None:
@@ -608,14 +623,17 @@ class FastDecoder:
         else:
             self.added_conditioning.copy_(at_slots)
 
-    def _pack(self, rows: int) -> None:
-        """Prepares layers, embedding tables and heads for a number of rows."""
-        self.rows = rows
+    def _pack(self, rows: int, report: StepReport | None) -> None:
+        """Prepares layers, embedding tables and heads for a number of rows; calls `report` before each layer."""
         batch = rows // self.rows_per_sequence
         # whole, so that a weight that this loop does not know is an error
         tables, layers, norm, heads, head_biases = self.stage.slot_weights()
         head_dim, eps = self.config.head_dim, self.config.rms_norm_eps
-        self.layers = [_Layer(layer, rows, head_dim, eps) for layer in layers]
+        self.layers = []
+        for layer in layers:
+            if report is not None:
+                report(0)
+            self.layers.append(_Layer(layer, rows, head_dim, eps))
         self.tables = tables
         self.norm = _Norm(norm, len(norm), eps)
         self.heads = [packed_linear(head.detach(), batch, bias) for head, bias in zip(heads, head_biases, strict=True)]
@@ -625,6 +643,8 @@ class FastDecoder:
         self.offsets = (books * (len(tables[0]) // codes)).repeat(batch)
         self.graphs = {}
         self.agrees = False
+        # last: a stop between layers leaves nothing packed
+        self.rows = rows
 
     def _step(self, ids: torch.Tensor, target: int) -> torch.Tensor:
         """Scores [B·C, V] of slot `target` of the target, whose input is the previous codes (int64 [B·C])."""
