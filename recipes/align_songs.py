@@ -102,7 +102,8 @@ def main(
             soundfile.write(folder / "instrumental.flac", band, rate, subtype="PCM_24")
             labels |= labelled_lead_sheet(labels).moved(-lag).to_dict()
             labels.pop("downbeats", None)
-            labels |= {} if transcriber is None else transcriber.lead_sheet(band, rate).to_dict()
+            if transcriber is not None:
+                labels |= transcriber.lead_sheet(band, rate).to_dict()
         (folder / "labels.json").write_text(json.dumps({**labels, "song": clip.song}) + "\n")
     print(json.dumps(lags))
 

@@ -25,7 +25,8 @@ Digest = Callable[[Path], dict[str, str]]
 # after this many kills, a job may finish, so that every output is compared in the end
 KILLS_PER_OUTPUT = 8
 # it then counts as hanging after this many times the undisturbed duration, but at least this many seconds
-PATIENCE, LEAST_PATIENCE = 20.0, 60.0
+PATIENCE = 20.0
+LEAST_PATIENCE = 60.0
 
 
 class Work(Protocol):
@@ -72,7 +73,8 @@ def torment(start: Callable[[Path], Work], folder: Path, digest: Digest, kills: 
     Raises:
         HAFMChaosError: the undisturbed run fails or leaves nothing to compare.
     """
-    moments, report = random.Random(seed), ChaosReport()
+    moments = random.Random(seed)
+    report = ChaosReport()
     # all output folders have the same name: some jobs write it into their output
     whole = _output_in(folder / "whole")
     began = time.monotonic()

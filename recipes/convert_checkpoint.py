@@ -102,7 +102,8 @@ def convert(
     else:
         tokenizer = choose_tokenizer(kmeans, huberts, layers or LAYERS, segments, typer.echo)
     typer.echo(f"semantic tokenizer: {tokenizer.description}")
-    checkpoints, stages = {}, {}
+    checkpoints = {}
+    stages = {}
     for name, path in files.stages.items():
         checkpoints[name] = read_checkpoint(path)
         stages[name] = candidate(name, checkpoints[name], said.get(name))

@@ -15,7 +15,9 @@ import typer
 
 from hafm_hf.audio import read_audio
 
-WIDTH, LANE, TOP = 720, 26, 22
+WIDTH = 720
+LANE = 26
+TOP = 22
 STEP = 3
 # between the beginnings of two chord names that can both be read
 LEAST_GAP = 34

@@ -47,7 +47,8 @@ class Reservoir:
     def __init__(self, capacity: int, seed: int = 0) -> None:
         if capacity < 1:
             raise HAFMCorpusError(f"A sample needs at least 1 frame, not {capacity}.")
-        self.capacity, self.seen = capacity, 0
+        self.capacity = capacity
+        self.seen = 0
         self._generator = np.random.default_rng(seed)
         self._rows: Features | None = None
 
@@ -69,7 +70,8 @@ class Reservoir:
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Resumes from `state()`."""
-        self.seen, rows = int(state["seen"]), state["rows"]
+        self.seen = int(state["seen"])
+        rows = state["rows"]
         self._rows = np.empty((self.capacity, rows.shape[1]), dtype=np.float32)
         self._rows[: len(rows)] = rows
         self._generator.bit_generator.state = json.loads(str(state["generator"]))

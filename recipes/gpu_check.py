@@ -88,7 +88,8 @@ class Check:
 
 def window(stage: Any, rows: int, slots: int) -> WindowBatch:
     """At least `slots` slots to decode greedily with a batch of `rows` rows, half of them for guidance."""
-    config, batch = stage.config, rows // 2
+    config = stage.config
+    batch = rows // 2
     generator = torch.Generator().manual_seed(1)
     frames = round(config.window_seconds * config.conditioning_frame_rate)
     shape = (batch, config.num_conditioning_streams, frames)
@@ -106,7 +107,8 @@ def check_logits(check: Check) -> Any:
     found: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
-        config, generator = stage.config, torch.Generator().manual_seed(2)
+        config = stage.config
+        generator = torch.Generator().manual_seed(2)
         frames = round(config.window_seconds * config.conditioning_frame_rate)
         given = {
             "labels": torch.randint(
@@ -219,7 +221,10 @@ def check_training(check: Check) -> Any:
         words = f"--stage coarse --codebook_pattern delay --corpus {folder}/corpus --output_dir {folder}/run "
         words += f"--mixed_precision {precision} --max_steps {check.training_steps} --warmup_steps 2 --crop_seconds 5 "
         words += "--global_batch 4 --validation_split none --logging_steps 5 --save_steps 100000"
-        sizes = [word for name, value in TINY.items() for word in (f"--{name}", str(value))] if check.tiny else []
+        if check.tiny:
+            sizes = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
+        else:
+            sizes = []
         trainer = make_trainer(*parse_arguments([*words.split(), *sizes]))
         # train() ends the process group, too
         backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
@@ -256,7 +261,9 @@ def run_part(part: Callable[[], Any], end: float) -> Any:
         return f"not measured: {error}"
     except Exception as error:
         return {"failed": True, "error": f"{type(error).__name__}: {error}"}
-    return found if isinstance(found, str) else {**found, "took_seconds": time.perf_counter() - began}
+    if isinstance(found, str):
+        return found
+    return {**found, "took_seconds": time.perf_counter() - began}
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -289,8 +296,12 @@ def main(
         print("This machine has no GPU that torch can use; --device cpu --tiny runs what a CPU can.", file=sys.stderr)
         raise typer.Exit(NO_DEVICE)
     end = time.monotonic() + 60 * minutes
-    rows, slots, song_seconds, steps = ((2, 4), 12, 1.5, 6) if tiny else ((2, 16, 64), 400, 180.0, 60)
-    check = Check(torch.device(device), tiny, rows, slots, song_seconds, steps, end)
+    if tiny:
+        check = Check(torch.device(device), tiny, (2, 4), slots=12, song_seconds=1.5, training_steps=6, end=end)
+    else:
+        check = Check(
+            torch.device(device), tiny, (2, 16, 64), slots=400, song_seconds=180.0, training_steps=60, end=end
+        )
     parts: dict[str, Callable[[], Any]] = {
         "logits": lambda: check_logits(check),
         "cuda_graph_tokens": lambda: check_tokens(check),

@@ -26,9 +26,11 @@ from hafm_hf.corpus.tracks import AUDIO_SUFFIXES
 from hafm_hf.evaluation.statistics import Interval, bootstrap_mean
 from running import run_recipe
 
-LEVEL_DBFS, CEILING = -23.0, 0.99
+LEVEL_DBFS = -23.0
+CEILING = 0.99
 # minimum score of the hidden reference, and share of songs in which it may be lower
-LEAST_SCORE, MISSED = 90, 0.15
+LEAST_SCORE = 90
+MISSED = 0.15
 TEMPLATE = Path(__file__).with_suffix(".html")
 app = typer.Typer(help="Compare versions of songs blindly.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(file_okay=False, help="Folder of the test.")]

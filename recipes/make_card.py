@@ -51,7 +51,10 @@ def load_facts(path: str | Path) -> CardFacts:
     content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     known = [each.name for each in fields(CardFacts)]
     if not isinstance(content, dict) or set(content) - set(known):
-        unknown = ", ".join(sorted(map(str, set(content) - set(known)))) if isinstance(content, dict) else "no mapping"
+        if isinstance(content, dict):
+            unknown = ", ".join(sorted(map(str, set(content) - set(known))))
+        else:
+            unknown = "no mapping"
         raise ValueError(f"{path} is not a file of facts ({unknown}); it may hold {', '.join(known)}.")
     return CardFacts(**content)
 

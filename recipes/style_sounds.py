@@ -14,7 +14,8 @@ from hafm_hf import HAFMForVocalAccompaniment, audio
 from running import run_recipe
 
 # long enough for a pattern and a change of chords
-SECONDS, SEED = 8.0, 1
+SECONDS = 8.0
+SEED = 1
 # libsndfile's compression level, 0 to 1: about 40 kbit/s at 24 kHz
 COMPRESSION = 0.85
 

@@ -95,7 +95,10 @@ def main() -> None:
     folders, arguments = parse_dataclasses((Folders, ListenerArguments))
     tunes = load_tunes(folders.songs, folders.sheets, folders.corpus, folders.validation_songs, folders.test_songs)
     logger.info("%s", {split: f"{len(found)} songs" for split, found in tunes.items()})
-    ear = tokenizer_from_hubert(folders.ear, layer=folders.ear_layer, num_clusters=1) if folders.ear else None
+    if folders.ear:
+        ear = tokenizer_from_hubert(folders.ear, layer=folders.ear_layer, num_clusters=1)
+    else:
+        ear = None
     torch.manual_seed(arguments.seed)
     model = new_listener(folders, ear).to(folders.device)
     rng = np.random.default_rng(arguments.seed)

@@ -84,7 +84,10 @@ def read_records(
 ) -> list[Song]:
     """The recordings below a folder, in mono and, at `stereo_rate`, in stereo; every eighth is held out for tests."""
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".flac", ".ogg", ".wav"))
-    chosen = [path for index, path in enumerate(paths) if (index % 8 == 7) == held_out] if folder else []
+    if folder:
+        chosen = [path for index, path in enumerate(paths) if (index % 8 == 7) == held_out]
+    else:
+        chosen = []
     if folder and not chosen:
         raise ValueError(f"{folder} holds no recordings to train on: every eighth .flac, .ogg or .wav is for tests.")
     sounds = [read_mono(path, sampling_rate) for path in chosen]

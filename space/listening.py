@@ -17,7 +17,7 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.audio.feature_extraction_hafm import LISTENING_RATE
 from hafm_hf.lead_sheet.bars import chart, completed, on_the_beat
 from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
-from hafm_hf.lead_sheet.vocabulary import ENERGIES
+from hafm_hf.lead_sheet.vocabulary import AUTO_STYLE, ENERGIES
 from hafm_hf.listening.encoder import HAFMVocalEncoder, Heard, with_style_and_energy
 from hafm_hf.listening.modeling_listener import chord_choices
 from hafm_hf.tokenizers.beat_line import likeliest_tempo
@@ -66,7 +66,7 @@ def estimate(model: str, samples: audio.Samples, rate: int, known: LeadSheet) ->
     sheet = encoder.lead_sheet(vocal, known, heard)
     seconds = len(samples) / rate
     if sheet.has_beats:
-        sheet = on_the_beat(completed(sheet, seconds), seconds)
+        sheet = on_the_beat(completed(sheet, seconds, notes=sung_notes(samples, rate)), seconds)
     if known.has_beats:
         sheet = replace(sheet, estimated=[name for name in sheet.estimated if name != "beats"])
     return sheet, doubts(encoder, heard, sheet, seconds)
@@ -114,7 +114,7 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
     samples = audio.with_channels(samples, 1)
     vocal = load_pipeline(request.model).feature_extractor.resampled(samples, rate)
     style, energy = request.options.style, request.options.energy
-    if sheet is not None or style or energy:
+    if sheet is not None or style != AUTO_STYLE or energy:
         sheet = with_style_and_energy(sheet or LeadSheet(), style, energy, vocal.samples, LISTENING_RATE)
     if sheet is None or kind not in {*IN_BARS, "json"}:
         raise ValueError("There are no beats or chords to write yet; listen to a voice, or tap along.")

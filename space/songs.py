@@ -24,7 +24,6 @@ import torch
 import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing hafm_hf registers the task
-from hafm_hf.accompaniment.generation_accompaniment import drawn_style
 from hafm_hf.accompaniment.options import GenerationOptions, MixOptions, described
 from hafm_hf.pretrained.redaction import first_line, without_secrets
 from takes import Job, LiveTake, Remake, setting, write_job
@@ -247,9 +246,7 @@ def make_job(
     began = time.monotonic()
     remake, pipeline = request.remake, load_pipeline(request.model)
     samples, rate = remake.job.read("vocal") if remake else read_vocal(request.vocal, request.seconds)
-    parameters, styles = request.parameters(), pipeline.model.styles
-    if styles and not (remake or request.options.style or request.lead_sheet and request.lead_sheet.style):
-        parameters["style"] = drawn_style(styles, parameters["seed"])  # a stream does not say what it drew
+    parameters = request.parameters()
     songs: list[dict[str, Any]] = []
     with closing(generate_song(request.model, samples, rate, parameters)) as reports:
         for part in reports:
@@ -264,7 +261,9 @@ def make_job(
         return
     song = songs[0] if remake is None else remake.paste(songs[0])
     name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
-    style = parameters.get("style") or (remake.job.style if remake else "")
+    # kept spans of a take have its style; one that changes within a song has no name
+    style = songs[0]["lead_sheet"].style or (remake.job.style if remake else "")
+    style = style if isinstance(style, str) else ""
     added = remake.job.added if remake else len(song["vocals"]) / song["sampling_rate"] - len(samples) / rate
     about = {"name": name, "style": style, "seed": parameters["seed"], "source": str(request.vocal), "added": added}
     yield write_job(song, elapsed=time.monotonic() - began, **about)

@@ -33,7 +33,9 @@ from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
 from hafm_hf.modeling.fast_loop import FastDecoder
 from hafm_hf.modeling.generation_hafm import RandomStream, StepReport, WindowBatch
 
-GUIDANCE_SCALE, TEMPERATURE, TOP_K = 3.0, 0.9, 250
+GUIDANCE_SCALE = 3.0
+TEMPERATURE = 0.9
+TOP_K = 250
 # with fewer steps, their time is lost in the machine's other work
 FEWEST_STEPS = 16
 # size of the buffer that is read to measure memory bandwidth: larger than any cache
@@ -159,7 +161,8 @@ def step_milliseconds(
 
 def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> dict[str, float | None]:
     """What is reported of a variant, from the seconds of its turns by number of steps, and the codes of a step."""
-    short, long = taken[1], taken[steps]
+    short = taken[1]
+    long = taken[steps]
     fastest, median = (step_milliseconds(short, long, steps, typical) for typical in (min, statistics.median))
     return {
         "milliseconds_per_step": fastest,
@@ -172,7 +175,9 @@ def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> di
 def _stage(options: DecodingBenchmark) -> Any:
     if options.model is not None:
         stage = getattr(HAFMForVocalAccompaniment.from_pretrained(options.model or None), options.stage)
-        return stage if options.pattern in (None, stage.config.codebook_pattern) else untrained(stage, options.pattern)
+        if options.pattern in (None, stage.config.codebook_pattern):
+            return stage
+        return untrained(stage, options.pattern)
     torch.manual_seed(0)
     made = stage_parts()[options.stage].model_class
     return made(made.config_class(codebook_pattern=options.pattern or "flat")).eval()

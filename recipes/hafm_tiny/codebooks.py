@@ -24,7 +24,8 @@ BELIEF = 20.0
 
 def start_stage(model: PreTrainedModel, codec: str, semantic_tokenizer: str) -> None:
     """Initialises a new stage's embeddings and heads from a codec's codebooks and a tokenizer's centroids."""
-    loaded, centroids = load_codec(codec), HAFMSemanticTokenizerModel.from_pretrained(semantic_tokenizer).centroids
+    loaded = load_codec(codec)
+    centroids = HAFMSemanticTokenizerModel.from_pretrained(semantic_tokenizer).centroids
     acoustic = [loaded.codebook(index).detach() for index in range(loaded.format.num_codebooks)]
     initialise_from_codebooks(model, centroids, torch.stack(acoustic))
 
@@ -63,7 +64,10 @@ def initialise_from_codebooks(model: PreTrainedModel, semantic: torch.Tensor, ac
 
     def projected(stream: StreamSlice) -> torch.Tensor:
         kind = "acoustic" if stream.column == "acoustic" else "semantic"
-        vectors = acoustic[stream.first : stream.last] if kind == "acoustic" else centroids[stream.column][None]
+        if kind == "acoustic":
+            vectors = acoustic[stream.first : stream.last]
+        else:
+            vectors = centroids[stream.column][None]
         return project_codebooks(vectors, deviation, projections[kind])
 
     conditioning = torch.cat([projected(source) for source in sources])
@@ -106,14 +110,16 @@ def carry_over(model: PreTrainedModel, together: torch.Tensor) -> None:
         ValueError: the counts have fewer codebooks than the stage, or another codebook size.
     """
     reads, *_, writes = stage_streams(model.config)
-    size, last = model.config.codebook_size, writes.last
+    size = model.config.codebook_size
+    last = writes.last
     if len(together) < last or {*together.shape[1:]} != {size}:
         raise ValueError(f"The stage needs {last} codebooks of {size} codes; the corpora have {[*together.shape]}.")
     usual = together.sum(1, keepdim=True) / together.sum((1, 2), keepdim=True)
     shares = (together + BELIEF * usual) / (together.sum(2, keepdim=True) + BELIEF)
     decoder = model.model
     tables = [(model.heads.weight, writes, False), (decoder.target_embedding.weight, writes, True)]
-    tables += [(decoder.conditioning_embedding.weight, reads, True)] if reads.column == "acoustic" else []
+    if reads.column == "acoustic":
+        tables += [(decoder.conditioning_embedding.weight, reads, True)]
     for weight, stream, spread in tables:
         old = weight[:, : together.shape[2]]
         rows = shares[stream.first : stream.last].to(old) @ old

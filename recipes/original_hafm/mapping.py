@@ -99,7 +99,8 @@ def map_keys(stage: str, tensors: dict[str, torch.Tensor], said: dict[str, Any] 
     problems += [f"{key} is used twice" for key in twice]
     if missing or left or problems:
         table = [*problems, *(["our weights that nothing fills:", *missing] if missing else [])]
-        table += ["tensors of the checkpoint that are left over:", *left] if left else []
+        if left:
+            table += ["tensors of the checkpoint that are left over:", *left]
         raise ValueError(f"The checkpoint does not fit the {stage} stage; write a --mapping.\n" + "\n".join(table))
     return mapping
 
@@ -124,12 +125,18 @@ def stage_config(stage: str, mapping: Mapping, shapes: dict[str, Shape]) -> HAFM
         sizes["intermediate_size"] = down[1]
     bias = shape("model.relative_attention_bias.weight")
     if bias and "num_attention_heads" in sizes:
-        sizes["relative_attention_num_buckets"] = bias[0] if bias[1] == sizes["num_attention_heads"] else bias[1]
+        if bias[1] == sizes["num_attention_heads"]:
+            sizes["relative_attention_num_buckets"] = bias[0]
+        else:
+            sizes["relative_attention_num_buckets"] = bias[1]
     if head_shape := shape("heads.weight"):
         sizes["codebook_sizes"] = [head_shape[0]] * len(mapping.keys["heads.weight"])
     if tables := mapping.keys.get("model.conditioning_embedding.weight"):
         rows = [shapes[key][0] - 1 for key in tables if key in shapes]
-        sizes["conditioning_codebook_sizes"] = [[size] for size in rows] if stage != "fine" else [rows]
+        if stage != "fine":
+            sizes["conditioning_codebook_sizes"] = [[size] for size in rows]
+        else:
+            sizes["conditioning_codebook_sizes"] = [rows]
     sizes["feed_forward_bias"] = f"model.layers.0.{UP.replace('weight', 'bias')}" in mapping.keys
     sizes["head_bias"] = "heads.bias" in mapping.keys
     return kind(**{**sizes, **mapping.config})
@@ -333,7 +340,8 @@ def _map_tables(stage: str, keys: list[str], rows: dict[str, int], size: int, st
 
     ordered = sorted(keys, key=lambda key: (rows[key] == size + 1, -conditioning(key)))
     if {rows[key] for key in keys} == {size + 1}:
-        last, first = conditioning(ordered[streams - 1]), conditioning(ordered[streams])
+        last = conditioning(ordered[streams - 1])
+        first = conditioning(ordered[streams])
         if last <= first:
             mapping.guessed.add("tables")
             ordered = keys

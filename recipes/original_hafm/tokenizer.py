@@ -151,7 +151,8 @@ def _distances(
     model: HAFMSemanticTokenizerModel, segments: Sequence[tuple[str, np.ndarray, np.ndarray, int]]
 ) -> Distances:
     """Measures each vocal and each instrumental of the segments."""
-    squared, share = [], []
+    squared = []
+    share = []
     for number, (_, vocal, instrumental, rate) in enumerate(segments):
         for sound, noise in ((vocal, True), (instrumental, False)):
             waveform = torch.from_numpy(fit_rate(sound, rate, model.config.sampling_rate, SEGMENT_SECONDS))

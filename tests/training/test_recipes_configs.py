@@ -98,6 +98,7 @@ def test_accelerate_configurations_have_the_expected_processes() -> None:
         (["--lead_sheet_streams", "mood"], "'mood' is not a lead sheet stream; choose from chord"),
         (["--styles", *"abcdefghijklmnop"], "16 styles are given; a stage supports at most 15"),
         (["--styles", "rock"], "name it among --lead_sheet_streams"),
+        (["--style_ranges", '{"rock": {"tempo": 90}}'], "--style_ranges cannot be read"),
         (["--lora_alpha", "8"], "give them a --lora_rank"),
         (["--warmup_steps", "-5"], "warmup_steps is -5; it must be at least 0"),
         (["--keep_checkpoints", "-1"], "keep_checkpoints is -1; it must be at least 1"),

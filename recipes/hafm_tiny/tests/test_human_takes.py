@@ -14,10 +14,12 @@ FRAMES = 30 * FRAME_RATE
 
 def rendered() -> Measured:
     """A voice that holds every note exactly and is silent between notes."""
-    pitch, level = np.full(FRAMES, np.nan, np.float32), np.full(FRAMES, -100.0, np.float32)
+    pitch = np.full(FRAMES, np.nan, np.float32)
+    level = np.full(FRAMES, -100.0, np.float32)
     for start, stop, midi in NOTES:
         part = slice(round(start * FRAME_RATE), round(stop * FRAME_RATE))
-        pitch[part], level[part] = 440 * 2 ** ((midi - 69) / 12), -20.0
+        pitch[part] = 440 * 2 ** ((midi - 69) / 12)
+        level[part] = -20.0
     return pitch, level, np.repeat(level[:, None] - 10, MEL_BANDS, axis=1)
 
 

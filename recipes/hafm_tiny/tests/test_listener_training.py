@@ -116,13 +116,15 @@ def test_a_listener_is_scored_against_the_simulated_singing() -> None:
 
 
 def test_scores_of_recordings_are_corrected_for_chance() -> None:
-    recordings, sheets = [], []
+    recordings = []
+    sheets = []
     for number, label in enumerate(("C", "D", "E", "F#")):
         beats = list(0.3 * number + np.arange(0.5, 20, 0.5 + 0.07 * number))
         spans = [(0.0, 20.0, f"{label}:maj")]
         recordings.append(Recording(label, label, np.zeros(320_000, np.float32), spans, f"{label}:maj", beats))
         sheets.append(LeadSheet(beats=beats, chords=[(0.0, 20.0, label)], key=f"{label}:maj"))
-    right, wrong = score(sheets, recordings), score([*sheets[1:], sheets[0]], recordings)
+    right = score(sheets, recordings)
+    wrong = score([*sheets[1:], sheets[0]], recordings)
     assert right.chords.value == right.chords_matched == right.key.value == right.tempo == right.beats_matched == 1.0
     assert wrong.chords.value < 0 and right.beats.value > 0.5 > 0.1 > wrong.beats.value
     with pytest.raises(ValueError, match="they need two songs"):

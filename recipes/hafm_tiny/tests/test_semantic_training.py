@@ -103,7 +103,9 @@ def test_targets_are_the_labels_at_the_middle_of_each_frame() -> None:
 def test_transposed_crops_have_transposed_labels(pool: SongPool) -> None:
     """The pitch in the spectrum agrees with the label in nearly all frames, whatever the transposition."""
     options = arguments()
-    options.vocal_share, options.noise_std, options.vocal_cents = 1.0, 0.0, 0.0
+    options.vocal_share = 1.0
+    options.noise_std = 0.0
+    options.vocal_cents = 0.0
     rng = np.random.default_rng(0)
     agreed = total = 0
     for _ in range(20):

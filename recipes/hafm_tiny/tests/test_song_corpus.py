@@ -42,7 +42,8 @@ def options(songs: Path, voices: Path, soundfont: Path, tmp_path: Path) -> SongC
 
 
 def test_each_pass_keeps_songs_in_their_splits_and_starts_with_all_splits(options: SongCorpusOptions) -> None:
-    first, second = list_tasks(options, 0), list_tasks(options, 1)
+    first = list_tasks(options, 0)
+    second = list_tasks(options, 1)
     assert {t.folder.name: t.split for t in first} == {t.folder.name: t.split for t in second}
     assert [t.folder.name for t in first] != [t.folder.name for t in second]
     assert {t.split for t in first[:5]} == {"train", "validation", "test"}

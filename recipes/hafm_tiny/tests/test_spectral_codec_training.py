@@ -22,7 +22,9 @@ from hafm_tiny.wider_codec import widened
 from programs import RECIPES, run_program
 from synthetic_songs import write_song
 
-RATE, HOP, CODES = 8_000, 80, 32
+RATE = 8_000
+HOP = 80
+CODES = 32
 
 
 def tiny_codec(**changes: int) -> HAFMSpectralModel:

@@ -24,7 +24,8 @@ from hafm_tiny.songs.song_corpus import song_weights
 from hafm_tiny.songs.styled import StyledSong, play, style_song
 from hafm_tiny.songs.styles import DRUMS, STEMS, STYLES, Player, Sound, Style
 
-RATE, STEREO_RATE = 24000, 44100
+RATE = 24000
+STEREO_RATE = 44100
 # Hz up to which the mono path's filters pass everything
 SHARED = 11_000
 # 240 codec frames, slow enough for sixteenths
@@ -46,7 +47,8 @@ def song(songs: Path) -> Song:
 @pytest.fixture()
 def one_chord(song: Song, style: Style) -> Song:
     """Eleven bars in a style's metre on one chord, without other tracks."""
-    beats, duration = 11 * style.metre, 11 * bar_seconds(style)
+    beats = 11 * style.metre
+    duration = 11 * bar_seconds(style)
     return dataclasses.replace(
         song, tracks={}, chords=(Chord(0.0, duration, "A:min"),), duration=duration,
         beats=tuple(i * BAR / 4 for i in range(beats)),
@@ -104,7 +106,8 @@ def panned(sound: Sound, generator: np.random.Generator) -> np.ndarray:
 def test_a_style_has_the_same_band_in_every_song(style: Style, songs: Path) -> None:
     programs = []
     for number, name in enumerate(("001", "004")):
-        song, generator = read_song(songs / name), np.random.default_rng(number)
+        song = read_song(songs / name)
+        generator = np.random.default_rng(number)
         form = sections(song, generator)
         parts, _ = arrange(with_form(song, form), form, style, generator)
         programs.append({name: part.program for name, part in parts.items()})
@@ -138,7 +141,8 @@ def test_repeated_bars_sound_alike_and_energies_differ_in_level(
     mix = np.sum(list(stems.values()), axis=0)
     for name, stem in stems.items():
         # the second and third bar of the chorus: the bars before them are equal, and neither has a fill
-        first, second = of_bar(stem, 7, style), of_bar(stem, 8, style)
+        first = of_bar(stem, 7, style)
+        second = of_bar(stem, 8, style)
         assert level(first) > -60, name
         assert level(second - first) < level(first) - 20, name
     sparse, full = (np.concatenate([of_bar(mix, bar, style) for bar in range(*span)]) for span in ((3, 5), (7, 9)))
@@ -331,7 +335,8 @@ def test_songs_in_three_get_waltzes_and_no_others_do(song: Song) -> None:
 
 
 def test_fast_songs_are_not_ballads_and_slow_ones_not_electronic(song: Song) -> None:
-    fast, slow = change(song, stretch=100 / 130), change(song, stretch=100 / 60)
+    fast = change(song, stretch=100 / 130)
+    slow = change(song, stretch=100 / 60)
     assert song_weights(fast, list(STYLES))["ballad"] == 0.0
     assert song_weights(fast, list(STYLES))["electronic"] > 0.1
     assert song_weights(slow, list(STYLES))["ballad"] > 0.1

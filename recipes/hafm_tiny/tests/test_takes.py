@@ -68,7 +68,8 @@ def test_crops_of_takes_keep_the_beat_at_another_speed(corpus: Path) -> None:
 
 def test_a_listener_learns_from_takes_and_keeps_its_harmony_weights(corpus: Path, tmp_path: Path) -> None:
     takes = list(sung_takes(corpus, np.random.default_rng(0)))
-    tune, model = tune_of(corpus), tiny_listener()
+    tune = tune_of(corpus)
+    model = tiny_listener()
     for share, has_bars in ((0.0, True), (1.0, False)):
         trainer = TimeTrainer(model, [tune], ListenerArguments(takes_share=share), takes)
         trainer.loss().backward()
@@ -89,8 +90,10 @@ def test_a_listener_learns_from_takes_and_keeps_its_harmony_weights(corpus: Path
 
 
 def test_a_listener_learns_what_only_its_ear_hears(corpus: Path) -> None:
-    rng, phase = np.random.default_rng(0), torch.arange(1500) % 25 / 25
-    take, chords = next(sung_takes(corpus, rng)), np.repeat(rng.integers(1, 25, 60), 25)
+    rng = np.random.default_rng(0)
+    phase = torch.arange(1500) % 25 / 25
+    take = next(sung_takes(corpus, rng))
+    chords = np.repeat(rng.integers(1, 25, 60), 25)
     line = replace(take.line, heard=(heard := np.eye(25, dtype=np.float32)[chords]))
     arguments = ListenerArguments(steps=80, pool=1, warmup_steps=5, takes_share=0.8, learning_rate=1e-2)
     trainer = HarmonyTrainer(
@@ -116,7 +119,8 @@ def test_a_pretrained_ear_becomes_part_of_the_model(corpus: Path, tmp_path: Path
     model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     voice = torch.from_numpy(soundfile.read(next(corpus.glob("train/*/vocal.flac")), dtype="float32")[0])
     (vocal,) = model.feature_extractor().vocals(voice, RATE)
-    line, phase = model.encoder.listen(vocal).line, torch.arange(1500) % 30 / 30
+    line = model.encoder.listen(vocal).line
+    phase = torch.arange(1500) % 30 / 30
     assert line.heard.shape == (1500, 12) and model.complete_lead_sheet(voice.numpy(), RATE).chords
     other = replace(line, heard=line.heard[::-1])
     assert not torch.allclose(model.listener.chords(line, phase), model.listener.chords(other, phase))

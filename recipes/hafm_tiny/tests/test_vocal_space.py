@@ -19,7 +19,10 @@ from hafm_tiny.targets import IGNORED
 from hafm_tiny.vocal_space import RhythmicFrames, SungFrames, VocalSpaceArguments, fit_vocal_space
 from tiny_models import tiny_semantic_tokenizer
 
-FRAME_RATE, WIDTH, NOTES, CLUSTERS = 50, 16, 6, 40
+FRAME_RATE = 50
+WIDTH = 16
+NOTES = 6
+CLUSTERS = 40
 QUICK = VocalSpaceArguments(
     note_dimensions=5,
     channels=16,
@@ -58,7 +61,8 @@ def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrame
 def tokenizer_with_centroids(separate: bool = True, clusters: int = CLUSTERS) -> HAFMSemanticTokenizerModel:
     plain = tiny_semantic_tokenizer()
     config = copy.deepcopy(plain.config)
-    config.num_clusters, config.separate_centroids = clusters, separate
+    config.num_clusters = clusters
+    config.separate_centroids = separate
     tokenizer = HAFMSemanticTokenizerModel(config).eval()
     tokenizer.hubert.load_state_dict(plain.hubert.state_dict())
     torch.manual_seed(0)

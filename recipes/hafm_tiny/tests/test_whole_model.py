@@ -78,6 +78,7 @@ def test_stages_read_the_lead_sheet_parts_that_the_songs_have(corpus: Path, tmp_
         architecture, _, _, optimization, _ = parse_arguments(words[: words.index("--codec")] if acoustic else words)
         assert ("energy" in architecture.lead_sheet_streams) == (stage != "fine")
         assert "style" in architecture.lead_sheet_streams and architecture.styles == options.styles
+        assert architecture.ranges_by_style()["pop"] == {"metres": [4], "tempo": [70.0, 134.0], "density": [1.8, 5.0]}
         assert (architecture.codebook_pattern == "delay") == acoustic, "one codebook has no pattern"
         assert architecture.conditioning_fusion == "sum" and optimization.optimizer == "muon"
     assert "--separator" in commands["model"]
@@ -110,7 +111,8 @@ def test_sizes_and_configurations_are_those_of_the_bundled_model(bundled_model: 
         assert data.crop_seconds == theirs["window_seconds"]
         sizes = architecture.hidden_size, architecture.num_hidden_layers, architecture.num_attention_heads
         assert getattr(preset, stage) == sizes
-    codec, hubert = parts["codec_config"], parts["semantic_tokenizer_config"]["hubert_config"]
+    codec = parts["codec_config"]
+    hubert = parts["semantic_tokenizer_config"]["hubert_config"]
     assert preset.encoder == (codec["encoder_width"], codec["encoder_layers"])
     assert preset.decoder == (codec["decoder_width"], codec["decoder_layers"])
     assert preset.hubert == (hubert["hidden_size"], hubert["num_hidden_layers"])

@@ -14,7 +14,8 @@ from ..audio import check_sampling_rate
 from ..audio.feature_extraction_hafm import Vocal, channels_first
 from ..lead_sheet.files import FileName, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet, Span, place_of
-from ..listening.encoder import HAFMEncoderOutput
+from ..lead_sheet.vocabulary import AUTO_STYLE
+from ..listening.encoder import HAFMEncoderOutput, HAFMVocalEncoder
 from ..modeling.computing import computing, suitable_threads
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.windows import ROWS_AT_ONCE
@@ -170,7 +171,9 @@ class HAFMAccompanimentGenerationMixin:
         generated: list[dict[str, Any]] = []
         vocals_at_once = self._vocals_at_once(options)
         for first in range(0, len(encoder_outputs), vocals_at_once):
-            songs = self._samples(encoder_outputs[first : first + vocals_at_once], options, kept is not None)
+            songs = []
+            for encoded in encoder_outputs[first : first + vocals_at_once]:
+                songs += samples_of(self.encoder, encoded, options, kept is not None)
             with self._computing(options, songs[0].seed):
                 chain = self._chain(songs, options, reports, kept)
                 chain.run()
@@ -205,7 +208,7 @@ class HAFMAccompanimentGenerationMixin:
         The arguments are the class's; one vocal and one sample only.
 
         Yields:
-            float32 [n] at the codec's rate, [C, n] with several channels, on the CPU; with `stems=True` [S, n] or
+            float32 [n] at the model's rate, [C, n] with several channels, on the CPU; with `stems=True` [S, n] or
                 [S, C, n] in the order of `stems`; they sum to the instrumental.
 
         Raises:
@@ -220,12 +223,12 @@ class HAFMAccompanimentGenerationMixin:
             heard = [one_vocal(self._vocals(vocal, sampling_rate, *features))]
             sheets = lead_sheets_of(1, lead_sheet, tempo, beats, chords, key)
             encoder_outputs = self.encode(heard, sheets, options, progress=reports)
-        song = self._samples([one_vocal(encoder_outputs)], options, False)[0]
+        song = samples_of(self.encoder, one_vocal(encoder_outputs), options)[0]
         self._expect(reports, [len(song.tokens)], options)
 
         length = song.length(self.sampling_rate)
         decoder = CodecStream(as_codec(self.codec))
-        separator = SeparatorStream(self.separator) if options.stems else None
+        separator = SeparatorStream(self.separator, self.sampling_rate) if options.stems else None
         chain: StageChain | None = None
         decoded = 0
         sent = 0
@@ -276,22 +279,8 @@ class HAFMAccompanimentGenerationMixin:
         if len(songs) != 1:
             raise ValueError(f"An instrumental belongs to one vocal, and {len(songs)} were given.")
         rate = check_sampling_rate(sampling_rate or self.sampling_rate)
-        audio = channels_first(instrumental, as_codec(self.codec).format.channels)
+        audio = channels_first(instrumental, as_codec(self.codec).format.output_channels)
         return KeptInstrumental(audio, rate, keep, songs[0].length(rate) / rate)
-
-    def _samples(
-        self: Any, songs: Sequence[HAFMEncoderOutput], options: GenerationOptions, kept: bool
-    ) -> list[HAFMEncoderOutput]:
-        """The samples of each song; each draws a style if none is given, unless spans to keep determine it."""
-        encoder = self.encoder
-        samples = []
-        for song in songs:
-            for number in range(options.num_samples):
-                sample = replace(song, sample=number)
-                if encoder.styles and song.lead_sheet.style is None and not kept:
-                    sample = encoder.in_style(sample, drawn_style(encoder.styles, song.seed, number))
-                samples.append(sample)
-        return samples
 
     def _vocals_at_once(self, options: GenerationOptions) -> int:
         """Number of vocals whose samples are generated together."""
@@ -352,7 +341,8 @@ class HAFMAccompanimentGenerationMixin:
             "lead_sheets": song.lead_sheet,
         }
         if options.stems:
-            stems = zip(self.stems, self.separator.separate(audio, reports.check_stop), strict=True)
+            separated = self.separator.separate(audio, self.sampling_rate, reports.check_stop)
+            stems = zip(self.stems, separated, strict=True)
             decoded["stems"] = {name: without_one_channel(stem) for name, stem in stems}
         return decoded
 
@@ -391,9 +381,17 @@ def without_stage(skipped: str, stages: Mapping[str, HAFMStageForCausalLM]) -> d
     return kept
 
 
-def drawn_style(styles: Sequence[str], seed: int, sample: int = 0) -> str:
-    """The style of a sample if none is given; consecutive seeds and samples get different styles."""
-    return styles[(seed + sample) % len(styles)]
+def samples_of(
+    encoder: HAFMVocalEncoder, song: HAFMEncoderOutput, options: GenerationOptions, kept: bool = False
+) -> list[HAFMEncoderOutput]:
+    """The samples of a song, each in a style that suits it if none is given, unless spans to keep determine it."""
+    samples = []
+    for number in range(options.num_samples):
+        sample = replace(song, sample=number)
+        if song.styles and not kept:
+            sample = encoder.in_style(sample, song.styles[number % len(song.styles)])
+        samples.append(sample)
+    return samples
 
 
 def one_vocal(vocals: Sequence[Any]) -> Any:
@@ -421,10 +419,10 @@ def check_supported(options: GenerationOptions, model: Any) -> None:
     supported = supported_streams(model)
     for name, option in described(GenerationOptions).items():
         value = getattr(options, name)
-        if option.streams and value not in (None, False) and supported.isdisjoint(option.streams):
+        if option.streams and value not in (None, option.default) and supported.isdisjoint(option.streams):
             why = " This model reads the voice only." if model.encoder.reads_voice_only else ""
             raise ValueError(f"{name} is {value!r}, which this model does not support; leave {name} out.{why}")
-    if options.style is not None:
+    if options.style not in (None, AUTO_STYLE):
         place_of(options.style, model.styles)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from ..audio import paste, resample
+from ..audio import paste, resample, with_channels
 from ..modeling.codebook_patterns import FREE
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..tokenizers.codecs import Codec
@@ -22,7 +22,7 @@ class KeptInstrumental:
     """Spans of an existing instrumental to keep.
 
     Args:
-        audio (float32 [C, N]): the instrumental, with as many channels as the codec; may be shorter than the song.
+        audio (float32 [C, N]): the instrumental, in the channels that the codec plays; may be shorter than the song.
         rate (Hz): sampling rate of `audio`.
         spans: the spans to keep, as (start, stop) in seconds.
         song_seconds: length of the song.
@@ -47,10 +47,6 @@ class KeptInstrumental:
         self.spans = _joined([(start, min(stop, seconds)) for start, stop in spans])
         self.audio = audio
         self.rate = rate
-
-    def at_rate(self, rate: int) -> torch.Tensor:
-        """Resamples the whole instrumental to `rate` (Hz): float32 [C, N]."""
-        return torch.from_numpy(np.stack([resample(channel, self.rate, rate) for channel in self.audio]))
 
     def tokens(
         self,
@@ -78,8 +74,10 @@ class KeptInstrumental:
             inside[math.ceil(start * grid - 1e-6) : int(stop * grid + 1e-6)] = True
 
         rate = codec.format.sampling_rate
-        audio = torch.zeros(len(self.audio), frames * rate // grid)
-        instrumental = self.at_rate(rate)[:, : audio.shape[1]]
+        audio = torch.zeros(codec.format.channels, frames * rate // grid)
+        # what it reads may have other channels than what it plays
+        read = with_channels(self.audio.T, codec.format.channels).reshape(-1, codec.format.channels).T
+        instrumental = _resampled(read, self.rate, rate)[:, : audio.shape[1]]
         audio[:, : instrumental.shape[1]] = instrumental
         mono = resample(audio.mean(0).numpy(), rate, semantic_tokenizer.config.sampling_rate)
         waveform = torch.from_numpy(mono).to(semantic_tokenizer.device)
@@ -99,11 +97,16 @@ class KeptInstrumental:
     def paste_into(self, band: np.ndarray, rate: int) -> np.ndarray:
         """Pastes the kept spans into a band (float32 [N] or [N, C] at `rate` Hz), cross-faded at the joins."""
         pasted = band.reshape(len(band), -1)
-        audio = self.at_rate(rate).t().numpy()
+        audio = _resampled(self.audio, self.rate, rate).t().numpy()
         for start, stop in self.spans:
             last = min(round(stop * rate), len(band), len(audio))
             pasted = paste(pasted, audio, rate, round(start * rate), last)
         return pasted.reshape(band.shape)
+
+
+def _resampled(audio: np.ndarray, rate: int, wanted: int) -> torch.Tensor:
+    """Resamples an instrumental (float32 [C, N] at `rate` Hz) to `wanted` Hz: float32 [C, N]."""
+    return torch.from_numpy(np.stack([resample(channel, rate, wanted) for channel in audio]))
 
 
 def _joined(spans: Spans) -> list[tuple[float, float]]:

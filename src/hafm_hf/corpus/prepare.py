@@ -62,7 +62,8 @@ def prepare(options: PrepareOptions, progress: Callable[[int, int], None] | None
         HAFMCorpusError: one sentence that says what to do; finished shards are kept.
     """
     options = _resolved(options)
-    audio, corpus = Path(options.shards.audio), Path(options.shards.corpus)
+    audio = Path(options.shards.audio)
+    corpus = Path(options.shards.corpus)
     for made in filter(None, (str(corpus), options.shards.keep_audio)):
         if Path(made).is_relative_to(audio):
             raise HAFMCorpusError(f"{made} is inside {audio}; choose a folder outside of it.")
@@ -111,7 +112,8 @@ def content_options(options: PrepareOptions) -> dict[str, Any]:
 
 def make_plan(options: PrepareOptions) -> tuple[Plan, list[Drop], int]:
     """Scans the songs and updates the plan; returns it, the files that can't be used, and the number of others."""
-    audio, corpus = Path(options.shards.audio), Path(options.shards.corpus)
+    audio = Path(options.shards.audio)
+    corpus = Path(options.shards.corpus)
     plan = load_plan(corpus, content_options(options))
     paths, drops, others = find_audio(audio)
     groupings, ungrouped = shard_maker(options.shards).reader.group(paths)
@@ -166,6 +168,11 @@ def _facts(options: PrepareOptions) -> CardFacts:
     models = sorted(Path(name).name if Path(name).is_dir() else name for name in named)
     licence = options.shards.licence
     # a card's metadata only takes the hub's licence identifiers; rows keep any name
-    known = licence if IDENTIFIER.fullmatch(licence) else "other" if licence else None
+    if IDENTIFIER.fullmatch(licence):
+        known = licence
+    elif licence:
+        known = "other"
+    else:
+        known = None
     terms = [f"The tracks are under {licence}."] if known == "other" else []
     return CardFacts(known, [options.shards.source], models, attribution=terms)

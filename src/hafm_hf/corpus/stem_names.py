@@ -73,14 +73,16 @@ def _readings(name: str, copy: str) -> Iterator[StemName]:
     if match := _END.fullmatch(name):
         yield StemName(match["track"] or "", _role(match["role"]), copy=copy)
     if match := _BRACKETS.fullmatch(name):
-        track, rest = match["track"].rstrip(" _.-"), match["rest"].strip(" _.-")
+        track = match["track"].rstrip(" _.-")
+        rest = match["rest"].strip(" _.-")
         yield StemName(track or rest, _role(match["role"]), rest if track else "", copy)
     if match := _START.fullmatch(name):
         certain = match["role"].lower() not in TITLE_WORDS
         yield StemName(match["track"], _role(match["role"]), copy=copy, certain=certain)
     for match in reversed(list(_FIELD.finditer(name))):
         certain = match["role"].lower() not in TITLE_WORDS
-        track, rest = name[: match.start() - 1], name[match.end() + 1 :]
+        track = name[: match.start() - 1]
+        rest = name[match.end() + 1 :]
         yield StemName(track, _role(match["role"]), rest.strip(" _.-"), copy, certain)
 
 

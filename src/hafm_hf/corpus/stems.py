@@ -98,7 +98,10 @@ class StemReader:
         labels = read_labels(files["vocal"])
         vocal_sound, vocal_rate = decode(files["vocal"], self.options.max_seconds)
         sounds = {role: decode(files[role], self.options.max_seconds) for role in sorted(files) if role != "vocal"}
-        whole = [sounds["instrumental"]] if "instrumental" in sounds else [sounds[role] for role in sorted(BAND_NAMES)]
+        if "instrumental" in sounds:
+            whole = [sounds["instrumental"]]
+        else:
+            whole = [sounds[role] for role in sorted(BAND_NAMES)]
         band, band_rate = add_up(whole, self.options.channels)
         return align(vocal_sound, vocal_rate, band, band_rate, labels, self.options.channels)
 
@@ -115,7 +118,8 @@ def add_up(parts: Sequence[tuple[Samples, int]], channels: int = 1) -> tuple[Sam
     Raises:
         TrackError: rates differ, or lengths by more than a second.
     """
-    rates, lengths = {rate for _, rate in parts}, [len(samples) for samples, _ in parts]
+    rates = {rate for _, rate in parts}
+    lengths = [len(samples) for samples, _ in parts]
     rate = parts[0][1]
     if len(rates) > 1 or max(lengths) - min(lengths) > LONGEST_DIFFERENCE_SECONDS * rate:
         raise TrackError(Reason.LENGTHS_DIFFER, f"parts of {lengths} samples at {sorted(rates)} Hz")

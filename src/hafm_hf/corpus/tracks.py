@@ -64,7 +64,8 @@ class TrackError(Exception):
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{reason.value}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason = reason
+        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,8 @@ def hash_files(root: Path, files: dict[str, str]) -> str:
     for role in sorted(files):
         try:
             with open(os.path.join(root, files[role]), "rb") as file:
-                digest, size = hashlib.file_digest(file, "sha256"), file.tell()
+                digest = hashlib.file_digest(file, "sha256")
+                size = file.tell()
         except OSError as error:
             raise TrackError(Reason.UNREADABLE, f"{display_name(files[role])}: {error.strerror}") from error
         if size == 0:

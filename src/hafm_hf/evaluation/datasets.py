@@ -27,7 +27,8 @@ from .statistics import HAFMEvaluationError
 logger = logging.get_logger(__name__)
 
 # a clip counts as sung if at least this share of its frames is above this level
-SUNG_DBFS, SUNG_SHARE = -45.0, 0.3
+SUNG_DBFS = -45.0
+SUNG_SHARE = 0.3
 LEAST_SECONDS = 1.0
 CLIP_SCORES_FILE = "scores.jsonl"
 
@@ -69,7 +70,8 @@ class Part:
             max_seconds=math.inf,
             keep=1 if self.channel is None else MAX_CHANNELS,
         )
-        samples, rate = recording.samples, recording.sampling_rate
+        samples = recording.samples
+        rate = recording.sampling_rate
         if self.channel is None:
             return samples, rate
         channels = 1 if samples.ndim == 1 else samples.shape[1]
@@ -171,7 +173,8 @@ def _listed(left_out: Mapping[str, str]) -> str:
 def _pair(folder: Path, song: Song) -> Clip:
     """A clip from the stems of a song; labels.json in its folder may give its title."""
     name = song.name or "."
-    labels, title = folder / name / LABELS_FILE, flat(name)
+    labels = folder / name / LABELS_FILE
+    title = flat(name)
     known = labels if labels.is_file() else None
     if known is not None:
         try:
@@ -199,7 +202,8 @@ def load_karaoke(folder: Path) -> list[Clip]:
         raise HAFMEvaluationError(f"{folder} holds no audio; check the path.")
     clips = []
     for path in files:
-        name, sound = flat(os.path.splitext(path)[0]), folder / path
+        name = flat(os.path.splitext(path)[0])
+        sound = folder / path
         with opened(sound, path) as file:
             if file.channels != 2:
                 raise HAFMEvaluationError(f"{path} has {file.channels} channel(s); a karaoke file has 2.")

@@ -88,7 +88,9 @@ def frechet_audio_distance(
     """
     wanted = fit_gaussian(np.concatenate(list(reference)))
     distance = frechet_distance(wanted, fit_gaussian(np.concatenate(list(evaluated))))
-    low, high, count = float("nan"), float("nan"), len(set(songs))
+    low = float("nan")
+    high = float("nan")
+    count = len(set(songs))
     if resamples and count > 1:
         clips = [np.asarray(clip, np.float64) for clip in evaluated]
 
@@ -121,7 +123,8 @@ def kernel_audio_distance(reference: NDArray[np.floating], evaluated: NDArray[np
         reference, evaluated: float [n, D] and [m, D], at least two embeddings each.
         bandwidth: σ, such as `median_bandwidth` of the reference.
     """
-    first, second = np.asarray(reference, np.float64), np.asarray(evaluated, np.float64)
+    first = np.asarray(reference, np.float64)
+    second = np.asarray(evaluated, np.float64)
     within = sum((_kernel_sum(x, x, bandwidth) - len(x)) / (len(x) * (len(x) - 1)) for x in (first, second))
     between = _kernel_sum(first, second, bandwidth) / (len(first) * len(second))
     return SCALE * float(within - 2 * between)

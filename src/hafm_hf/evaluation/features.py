@@ -22,8 +22,10 @@ from ..tokenizers.pitch_line import FRAME_RATE, fundamental_frequency, midi_pitc
 # increase it when features change, so that cached ones are not used
 FEATURES_VERSION = 4
 ANALYSIS_RATE = 16_000
-CHROMA_WINDOW, CHROMA_RATE = 4096, 16
-ONSET_WINDOW, ONSET_BANDS = 512, 40
+CHROMA_WINDOW = 4096
+CHROMA_RATE = 16
+ONSET_WINDOW = 512
+ONSET_BANDS = 40
 # longest beat period considered in tempo estimation: 4 s
 TEMPO_FRAMES = 400
 # frames this far below a clip's loudest count as silence, so that noise has no chroma

@@ -16,7 +16,8 @@ from ..tokenizers.pitch_line import FRAME_RATE
 from .features import CHROMA_RATE, Features, pitch_classes
 
 # length of the Hann window that chroma is smoothed with, and hop between chords, in chroma frames
-CHORD_FRAMES, CHORD_STEP = 16, 4
+CHORD_FRAMES = 16
+CHORD_STEP = 4
 # less than a second of singing is not enough to judge harmony
 LEAST_VOICED_SECONDS = 1.0
 
@@ -127,7 +128,8 @@ def unexplained(values: Array, explained: Array) -> Array:
 
 def correlation(first: Array, second: Array) -> float:
     """Pearson correlation of two float64 [N]; 0 if one of them is constant."""
-    first, second = first - first.mean(), second - second.mean()
+    first = first - first.mean()
+    second = second - second.mean()
     length = float(np.linalg.norm(first) * np.linalg.norm(second))
     # rounding errors of a constant must not count as changes
     return float(first @ second) / length if length > 1e-9 else 0.0

@@ -171,7 +171,8 @@ class Sound:
     """Mono samples (float32 [N] at `rate` Hz), with their hash and resampled versions."""
 
     def __init__(self, samples: Samples, rate: int) -> None:
-        self.samples, self.rate = samples, rate
+        self.samples = samples
+        self.rate = rate
 
     @cached_property
     def key(self) -> str:

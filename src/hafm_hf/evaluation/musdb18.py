@@ -51,7 +51,10 @@ def load_musdb18(folder: Path, out: Path, separation: str) -> list[Clip]:
     packed = {path.name.removesuffix(".stem.mp4"): path for path in root.glob("*.stem.mp4")}
     clips = []
     for name in sorted({path.parent.name for path in root.glob("*/vocals.wav")} | packed.keys()):
-        place = root / name if name not in packed else _made(out / "stems" / name, UNPACK, packed[name])
+        if name not in packed:
+            place = root / name
+        else:
+            place = _made(out / "stems" / name, UNPACK, packed[name])
         vocal, mix, *band = (place / f"{stem}.wav" for stem in ("vocals", "mixture", *BAND_NAMES))
         if missing := [path for path in (vocal, mix, *band) if not path.is_file()]:
             raise HAFMEvaluationError(f"{missing[0]} is missing; a song of MUSDB18 has {', '.join(STEMS)}.")

@@ -39,7 +39,8 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
     """Describes what was evaluated, and how, in sentences."""
     protocol = report["protocol"]
     shortest, median, longest = protocol["clip_seconds"]
-    scoring, bank = protocol["scoring"], protocol["retrieval_bank"]
+    scoring = protocol["scoring"]
+    bank = protocol["retrieval_bank"]
     stated = {name: value for name, value in protocol["data"].items() if value is not None}
     # values for each song are in the JSON only
     data = ", ".join(f"{name}: {value}" for name, value in stated.items() if not isinstance(value, dict))
@@ -165,4 +166,8 @@ def _with_interval(stated: dict[str, Any], name: str) -> str:
 def _number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}"

@@ -21,7 +21,8 @@ from .statistics import HAFMEvaluationError
 from .timing import tempo_of
 
 # maximum number of instrumentals in the bank, and seconds of each: enough to cover keys and tempi
-BANK_SIZE, BANK_SECONDS = 1000, 40.0
+BANK_SIZE = 1000
+BANK_SECONDS = 40.0
 STRETCH_WINDOW = 1024
 DEFAULT_TEMPO = 100.0
 # a shift of one semitone costs as much as stretching by this many octaves
@@ -97,10 +98,12 @@ def stretch_between(source: float, target: float) -> float:
 
 def retrieve(bank: Sequence[BankItem], voice: Features) -> tuple[BankItem, int, float]:
     """The item closest to the voice's key and tempo, with the shift in semitones and the rate to match them."""
-    key, tempo = int(np.argmax(fit_of_keys(voice))), estimate_tempo(voice)
+    key = int(np.argmax(fit_of_keys(voice)))
+    tempo = estimate_tempo(voice)
 
     def cost(item: BankItem) -> tuple[float, str]:
-        shift, rate = semitones_between(item.key, key), stretch_between(item.tempo, tempo)
+        shift = semitones_between(item.key, key)
+        rate = stretch_between(item.tempo, tempo)
         return round(abs(shift) * SEMITONE_COST + abs(math.log2(rate)), 9), str(item.part)
 
     item = min(bank, key=cost)

@@ -23,7 +23,8 @@ from .retrieval import BANK_SECONDS, BankItem, build_bank
 from .statistics import HAFMEvaluationError, as_json, check_songs, other_song_partners
 
 CLIPS_FILE = "clips.jsonl"
-ISOLATED, SEPARATED = "isolated vocals", "separated vocals"
+ISOLATED = "isolated vocals"
+SEPARATED = "separated vocals"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def evaluate(
         }
         protocol = _protocol(evaluation, options, bank)
         report, scored = make_report(measurements, evaluated, evaluation.scoring, protocol, clip_scores)
-        model, published = _model_name(evaluation), "protocol" in evaluation.data
+        model = _model_name(evaluation)
+        published = "protocol" in evaluation.data
         names = [f"{model}, {kind}" for kind in (ISOLATED, SEPARATED)]
         if names[1] in systems or (published and model in systems):
             isolated = names[0] if names[0] in systems else model
@@ -136,7 +138,8 @@ def _jobs(evaluation: Evaluation, candidates: System) -> list[ClipJob]:
 
 def _systems(evaluation: Evaluation) -> dict[str, System]:
     """The systems to evaluate: the model's renderings, and those in `outputs`."""
-    systems, given = dict[str, System](), dict[str, System]()
+    systems = dict[str, System]()
+    given = dict[str, System]()
     name = _model_name(evaluation)
     for other, folders in evaluation.outputs.items():
         if other in (name, REFERENCE, SHUFFLED, RETRIEVAL, RANDOM, *FOOLS):
@@ -152,7 +155,10 @@ def _systems(evaluation: Evaluation) -> dict[str, System]:
         for embedder in evaluation.measuring.embedders:
             make_embedder(embedder)
         both = {f"{name}, {ISOLATED}": "vocal", f"{name}, {SEPARATED}": "separated"}
-        conditions = {name: "vocal"} if any(clip.separated is None for clip in evaluation.clips) else both
+        if any(clip.separated is None for clip in evaluation.clips):
+            conditions = {name: "vocal"}
+        else:
+            conditions = both
         for shown, role in conditions.items():
             folder = evaluation.out / "rendered" / (shown.replace(", ", "_").replace(" ", "_"))
             rendered = render(evaluation.clips, folder, evaluation.generation, role)

@@ -16,14 +16,16 @@ from .features import Features
 from .harmony import correlation, unexplained
 
 # Hann windows in frames: to smooth onsets, and to estimate the local level that they rise from
-ONSET_FRAMES, LEVEL_FRAMES = 11, 101
+ONSET_FRAMES = 11
+LEVEL_FRAMES = 101
 # the edges are cut off: every clip has an onset at its start
 EDGE_FRAMES = 20
 # tolerances: onsets ± 50 ms, beats ± 70 ms, as usual in onset and beat evaluation
 TOLERANCE_FRAMES = 5
 BEAT_TOLERANCE_SECONDS = 0.07
 # relative error that counts as the same tempo, and factors also accepted if octave errors are allowed
-TEMPO_TOLERANCE, OCTAVES = 0.04, (1 / 3, 1 / 2, 1.0, 2.0, 3.0)
+TEMPO_TOLERANCE = 0.04
+OCTAVES = (1 / 3, 1 / 2, 1.0, 2.0, 3.0)
 
 Array = NDArray[np.float64]
 
@@ -56,7 +58,8 @@ def onsets_shared(voice: Features, reference: Features, candidate: Features) -> 
     if sung.any():
         near = range(-TOLERANCE_FRAMES, TOLERANCE_FRAMES + 1)
         explained = np.stack([np.roll(sung, lag) for lag in near], axis=1)
-        wanted, played = unexplained(wanted, explained), unexplained(played, explained)
+        wanted = unexplained(wanted, explained)
+        played = unexplained(played, explained)
     return float(lag_curve(wanted, played, TOLERANCE_FRAMES).max()) if wanted.any() else math.nan
 
 
@@ -81,8 +84,11 @@ def tempo_agreement(reference: Features, candidate: Features, octaves: bool = Fa
 
     NaN if the reference has no tempo.
     """
-    known, factors = tempo_of(reference.beats), OCTAVES if octaves else (1.0,)
-    return math.nan if math.isnan(known) else float(tempo_is_right(tempo_of(candidate.beats), known, factors))
+    known = tempo_of(reference.beats)
+    factors = OCTAVES if octaves else (1.0,)
+    if math.isnan(known):
+        return math.nan
+    return float(tempo_is_right(tempo_of(candidate.beats), known, factors))
 
 
 def tempo_of(beats: NDArray[Any]) -> float:
@@ -125,7 +131,8 @@ def lag_curve(wanted: Array, played: Array, longest: int) -> Array:
     """
     curve = np.zeros(2 * longest + 1)
     for index, shift in enumerate(range(-longest, longest + 1)):
-        low, high = max(0, -shift), min(len(wanted), len(played) - shift)
+        low = max(0, -shift)
+        high = min(len(wanted), len(played) - shift)
         if high - low > FRAME_RATE // 2:
             curve[index] = correlation(wanted[low:high], played[low + shift : high + shift])
     return curve

@@ -28,8 +28,6 @@ CHORD_LINE = re.compile(r"[\d.]+\s+([A-GN]\S*)")
 # around the fields of a CSV file
 QUOTES = "\"'“”"
 FileName = str | os.PathLike[str]
-# parameters of a call that describe the song
-KNOWN = ("lead_sheet", "tempo", "beats", "chords", "key")
 # output formats, and the suffixes of their files
 FORMATS = {
     "lab": ("_beats.txt", "_chords.lab"),

@@ -13,11 +13,13 @@ from transformers.utils import logging
 from ..audio.feature_extraction_hafm import Vocal
 from ..lead_sheet.bars import likeliest_key
 from ..lead_sheet.lead_sheet import LeadSheet, lead_sheet_streams
-from ..lead_sheet.vocabulary import ENERGIES
+from ..lead_sheet.metre import song_metre
+from ..lead_sheet.style_choice import StyleRange, styles_in_order, sung_density, weigh_styles
+from ..lead_sheet.vocabulary import AUTO_STYLE, ENERGIES
 from ..modeling.configuration_hafm import HAFMStageConfig
 from ..tokenizers.beat_line import likeliest_tempo
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from ..tokenizers.pitch_line import PitchLine
+from ..tokenizers.pitch_line import PitchLine, sung_notes
 from ..tokenizers.stopping import CheckStop
 from .ends import Ends, add_bars
 from .modeling_listener import HAFMListenerModel
@@ -52,6 +54,7 @@ class HAFMEncoderOutput:
         duration: exact length of the vocal in seconds.
         before, after: silence around the vocal in seconds, in which the band plays alone.
         fade: length of the fade-out at the end, in seconds.
+        styles: styles that suit the song, in the order in which its samples get them; empty if one is known.
         seed: seed of the noise in the tokens, and of the random numbers of the stages.
         sample: number of the accompaniment among those of its vocal, which selects its random numbers.
     """
@@ -63,6 +66,7 @@ class HAFMEncoderOutput:
     before: float = 0.0
     after: float = 0.0
     fade: float = 0.0
+    styles: tuple[str, ...] = ()
     seed: int = 0
     sample: int = 0
 
@@ -113,6 +117,14 @@ class HAFMVocalEncoder:
         return ()
 
     @property
+    def style_ranges(self) -> dict[str, StyleRange]:
+        """The songs that each of `styles` suits."""
+        for config in self.reading_stages.values():
+            if "style" in config.lead_sheet_streams:
+                return {name: StyleRange.given(config.style_ranges.get(name, {})) for name in config.styles}
+        return {}
+
+    @property
     def grid(self) -> int:
         """How often a second frames of all stages begin together: 25 times for 50 and 75 Hz."""
         rates = [config.frame_rate for config in self.stages.values()]
@@ -138,7 +150,7 @@ class HAFMVocalEncoder:
             vocal: the vocal, from the feature extractor.
             given: the lead sheet of the vocal, as far as it is known.
             seed: of the noise that is added before the vocal is tokenised.
-            style, energy: as in `GenerationOptions`; they take precedence over the lead sheet.
+            style, energy: as in `GenerationOptions`; unless they are auto, they take precedence over the lead sheet.
             intro_bars, outro_bars: bars in which the band plays alone before and after the vocal.
             tail: seconds in which it plays on after the vocal, if there is no outro.
             check_stop: called between pieces of the work; an exception that it raises ends it.
@@ -152,6 +164,7 @@ class HAFMVocalEncoder:
         rate = self.semantic_tokenizer.config.sampling_rate
 
         sheet, phase = self._completed(vocal, sheet, check_stop=check_stop)
+        listened = sheet
         ends = Ends(sheet=sheet)
         if intro_bars or outro_bars:
             ends = add_bars(sheet, vocal.samples, rate, intro_bars, outro_bars)
@@ -163,6 +176,7 @@ class HAFMVocalEncoder:
         # without the padding to whole frames
         song = waveform[: round(float(ends.before + seconds + ends.after) * rate)]
         sheet = with_style_and_energy(sheet, style, energy, song.cpu().numpy(), rate)
+        styles = self._suiting_styles(vocal, listened, seed) if sheet.style is None else ()
 
         if phase is not None:
             phase = self._phase_of_song(phase, sheet, self.semantic_tokenizer.num_frames(len(waveform)))
@@ -175,6 +189,7 @@ class HAFMVocalEncoder:
             before=ends.before,
             after=ends.after,
             fade=ends.fade,
+            styles=styles,
             seed=seed,
         )
 
@@ -251,6 +266,19 @@ class HAFMVocalEncoder:
         estimated = sorted({*song.lead_sheet.estimated, "style"})
         sheet = replace(song.lead_sheet, style=style, estimated=estimated)
         return replace(song, lead_sheet=sheet, streams=self.streams(len(song.tokens), sheet))
+
+    def _suiting_styles(self, vocal: Vocal, sheet: LeadSheet, seed: int) -> tuple[str, ...]:
+        """Styles that suit a vocal and its lead sheet, in the order in which the samples of a seed get them."""
+        ranges = self.style_ranges
+        if not ranges:
+            return ()
+        notes = sung_notes(vocal.samples, self.semantic_tokenizer.config.sampling_rate)
+        metre = sheet.beats_per_bar
+        tempo = sheet.tempo
+        if sheet.beats is not None:
+            metre = song_metre(sheet, notes)
+            tempo = float(60 / np.median(np.diff(sheet.beats)))
+        return styles_in_order(weigh_styles(ranges, metre, tempo, sung_density(notes)), seed)
 
     def _check(self, sheet: LeadSheet, bars: int) -> None:
         """Refuses parts of a lead sheet, and bars, that neither the stages nor the tokenizer follow."""
@@ -386,7 +414,7 @@ def with_style_and_energy(
 
     With the energy "auto", the sections of the lead sheet count; without any, the loudness of the vocal in each bar.
     """
-    if style is not None:
+    if style not in (None, AUTO_STYLE):
         estimated = [name for name in sheet.estimated if name != "style"]
         sheet = replace(sheet, style=style, estimated=estimated)
     if energy in ENERGIES:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..lead_sheet.style_choice import StyleRange
 from ..lead_sheet.vocabulary import STREAMS
 from ..pretrained.checks import MAX_LAYERS, MAX_STREAMS, MAX_WIDTH, MAX_WINDOW_SECONDS, check_range
 
@@ -40,6 +41,9 @@ class HAFMStageConfig(PreTrainedConfig):
             into the order of `vocabulary.STREAMS`, which config files lose. The paper's stages have none.
         styles (`list[str]`):
             Names of the styles, which the stream `style` numbers from 1.
+        style_ranges (`dict[str, dict]`):
+            The songs that a style suits, by its name: `metres` (beats per bar), `tempo` (slowest and fastest, in beats
+            a minute) and `density` (fewest and most notes per second of singing). A style without any suits all songs.
         codebook_sizes (`list[int]`):
             Sizes of the Q target codebooks, all the same.
         first_codebook (`int`):
@@ -88,6 +92,7 @@ class HAFMStageConfig(PreTrainedConfig):
     source_order: list[int] = field(default_factory=list)
     lead_sheet_streams: dict[str, int] = field(default_factory=dict)
     styles: list[str] = field(default_factory=list)
+    style_ranges: dict[str, Any] = field(default_factory=dict)
     codebook_sizes: list[int] = field(default_factory=lambda: [500])
     first_codebook: int = 0
     codebook_pattern: str = "flat"
@@ -218,6 +223,13 @@ class HAFMStageConfig(PreTrainedConfig):
             raise ValueError("A stage needs at least one conditioning codebook per source and one target codebook.")
         if len(set(self.codebook_sizes)) > 1:
             raise ValueError(f"codebook_sizes are {self.codebook_sizes}; target codebooks must have the same size.")
+
+    def validate_style_ranges(self) -> None:
+        """Refuses ranges of a style that the stage does not have, or that are none."""
+        for name, ranges in self.style_ranges.items():
+            if name not in self.styles:
+                raise ValueError(f"style_ranges has {name!r}, which is not among the styles.")
+            StyleRange.given(ranges)
 
     def validate_token_ids(self) -> None:
         """Refuses any BOS id but the one after the last code, which has an embedding but no logit."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Typed training arguments, parsed by `HfArgumentParser` from a YAML file, flags, or both (flags take precedence)."""
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -12,6 +13,7 @@ from transformers import HfArgumentParser
 
 from ..accompaniment.parts import stage_parts
 from ..lead_sheet.lead_sheet import MAX_STYLES, STREAM_SIZES
+from ..lead_sheet.style_choice import StyleRange
 from ..modeling.codebook_patterns import PATTERNS
 
 
@@ -55,6 +57,9 @@ class StageArguments:
         default_factory=list, metadata={"help": f"streams to read: {', '.join(STREAM_SIZES)} (the paper: none)"}
     )
     styles: list[str] = field(default_factory=list, metadata={"help": "style names for the stream style"})
+    style_ranges: str = field(
+        default="", metadata={"help": 'songs that styles suit, as JSON: {"folk": {"metres": [4], "tempo": [62, 122]}}'}
+    )
     conditioning_dropout: float | None = field(
         default=None, metadata={"help": "fraction of samples trained without conditioning (the paper: 0.1)"}
     )
@@ -78,8 +83,20 @@ class StageArguments:
             raise ValueError(f"{len(self.styles)} styles are given; a stage supports at most {MAX_STYLES}.")
         if self.styles and not self.init_from and "style" not in self.lead_sheet_streams:
             raise ValueError("--styles need the stream style: name it among --lead_sheet_streams.")
+        self.ranges_by_style()
         if not self.lora_rank and (self.lora_alpha, self.lora_dropout) != (32, 0.0):
             raise ValueError("--lora_alpha and --lora_dropout only affect adapters: give them a --lora_rank.")
+
+    def ranges_by_style(self) -> dict[str, Any]:
+        """`style_ranges` as `HAFMStageConfig` takes them; raises ValueError if they are none."""
+        try:
+            ranges = json.loads(self.style_ranges or "{}")
+            for each in ranges.values():
+                StyleRange.given(each)
+        except (AttributeError, TypeError, ValueError) as error:
+            said = f"--style_ranges cannot be read ({error}); give metres, tempo and density by style."
+            raise ValueError(said) from error
+        return dict(ranges)
 
     def architecture(self) -> dict[str, Any]:
         """Values of the configuration that a stage's weights determine, as far as they are given."""

@@ -20,7 +20,9 @@ from ..corpus.locks import LOCK_FILE
 from ..pretrained.redaction import first_line
 
 logger = logging.get_logger(__name__)
-PROGRESS, METRICS, RUN = "progress.json", "metrics.jsonl", "run.json"
+PROGRESS = "progress.json"
+METRICS = "metrics.jsonl"
+RUN = "run.json"
 
 
 @dataclass
@@ -52,7 +54,9 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, accelerator: Accelerator, keep: int) -> None:
-        self.path, self.accelerator, self.keep = path, accelerator, keep
+        self.path = path
+        self.accelerator = accelerator
+        self.keep = keep
 
     def require_shared(self) -> None:
         """Checks that all processes see the main process's lock file; otherwise some would start over, others resume.

@@ -349,9 +349,12 @@ class GlobalBatchSampler(Sampler[list[int]]):
                 f"A global batch of {global_batch} cannot be divided over {world_size} processes: take at least "
                 f"--global_batch {world_size}, or fewer processes."
             )
-        self.accumulation, self.rank = min(accumulation, global_batch // world_size), rank
-        self.global_batch, self.parts = global_batch, self.accumulation * world_size
-        self.first_step, self.last_step = first_step, last_step
+        self.accumulation = min(accumulation, global_batch // world_size)
+        self.rank = rank
+        self.global_batch = global_batch
+        self.parts = self.accumulation * world_size
+        self.first_step = first_step
+        self.last_step = last_step
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yields the sample numbers of each micro-batch of this process."""

@@ -35,7 +35,9 @@ def drawn_frames(
     geometrically distributed length (in frames; a mean below 1 counts as 1), each of which is drawn at that rate. Its
     spans depend on its own seed only, so they do not change with how a batch is divided.
     """
-    frames, half, drawn = labels.shape[1] // num_codebooks, min(p, 1.0 - p), []
+    frames = labels.shape[1] // num_codebooks
+    half = min(p, 1.0 - p)
+    drawn = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         rate = p - half + 2.0 * half * torch.rand(1, generator=generator)

@@ -35,7 +35,10 @@ def misheard(sheet: LeadSheet, corruption: CorruptionArguments, generator: np.ra
         places = np.arange(len(beats))
         # beats too fast to be doubled are halved: no listener estimates a faster tempo
         halved = which < 0.5 or np.diff(beats).min() < 2 * LEAST_BEAT_SECONDS
-        beats = beats[::2] if halved else np.interp(np.arange(0, len(beats) - 0.5, 0.5), places, beats)
+        if halved:
+            beats = beats[::2]
+        else:
+            beats = np.interp(np.arange(0, len(beats) - 0.5, 0.5), places, beats)
     if len(beats):
         changes["beats"] = beats.tolist()
     return replace(sheet, **changes)  # type: ignore[arg-type]

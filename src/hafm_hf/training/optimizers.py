@@ -85,7 +85,8 @@ def make_optimizers(model: nn.Module, arguments: OptimizationArguments) -> list[
     if matrices:
         on_cpu = next(iter(matrices.values())).device.type == "cpu"
         # training in bf16 implies a CPU that supports it natively
-        muon = FullPrecisionMuon if on_cpu and arguments.mixed_precision != "bf16" else torch.optim.Muon
+        emulated = on_cpu and arguments.mixed_precision != "bf16"
+        muon = FullPrecisionMuon if emulated else torch.optim.Muon
         optimizers.append(
             muon(
                 matrices.values(),

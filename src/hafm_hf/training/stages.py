@@ -82,9 +82,12 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         raise ValueError(f"The stage needs {needed} codebooks; the corpus has {info.num_codebooks} (--num-codebooks).")
 
     def sizes(stream: str) -> list[int]:
-        return [info.codebook_size] * codebooks[stream] if stream in codebooks else [info.num_clusters]
+        if stream in codebooks:
+            return [info.codebook_size] * codebooks[stream]
+        return [info.num_clusters]
 
-    conditioning, target = [sizes(stream) for stream in kind.reads], sizes(kind.writes)
+    conditioning = [sizes(stream) for stream in kind.reads]
+    target = sizes(kind.writes)
     rates = [
         info.acoustic_frame_rate if stream in codebooks else info.semantic_frame_rate
         for stream in (kind.reads[0], kind.writes)
@@ -103,6 +106,7 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         window_seconds=seconds,
         lead_sheet_streams={name: STREAM_SIZES[name] for name in stage.lead_sheet_streams},
         styles=list(stage.styles),
+        style_ranges=stage.ranges_by_style(),
         tokenizers=known_tokenizers(stage, info),
         relative_attention_max_distance=max(sequence, 32),
         time_attention_max_distance=max(conditioning_frames, 64),

@@ -244,7 +244,8 @@ class StageTrainer:
 
     def learning_rate_at(self, fraction: float) -> float:
         """Rate of the next step: warm-up counts steps, and the cosine spans what is left of the run then."""
-        arguments, progress = self.optimization, self.progress
+        arguments = self.optimization
+        progress = self.progress
         if arguments.max_hours is None:
             progress.warm_up_end = arguments.warmup_steps / arguments.max_steps
         elif progress.step <= arguments.warmup_steps:

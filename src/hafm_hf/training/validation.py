@@ -40,7 +40,10 @@ def validate_stage(
         chosen = share[begin : begin + data.validation_batch]
         batch = default_collate([validation.read(crops[clip]) for clip in chosen])
         right, labels = (batch[name].to(accelerator.device) for name in ("conditioning_ids", "labels"))
-        other = [validation.read(crops[partners[clip]])["conditioning_ids"] for clip in chosen] if partners else []
+        if partners:
+            other = [validation.read(crops[partners[clip]])["conditioning_ids"] for clip in chosen]
+        else:
+            other = []
         with accelerator.autocast():
             losses = paired_losses(model, right, torch.stack(other).to(right.device) if other else None, labels)
         for place, clip in enumerate(chosen):
