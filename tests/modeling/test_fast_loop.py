@@ -57,7 +57,7 @@ def test_scores_from_a_large_cache_equal_the_forward(
     steps = stage.config.target_length(48)
     decoder = TokenDecoder(stage, scale, 0.9, 6)
     tokens = decoder.generate(conditioning, steps, uniforms_for(2, steps), conditioning_mask=mask)
-    assert all(layer.large for layer in decoder.layers)
+    assert decoder.large
     conditional, unconditional = both_scores(stage, conditioning, labels=tokens, conditioning_mask=mask)
     expected = unconditional + scale * (conditional - unconditional)
     # the second row ends before the first; the forward does not know that
