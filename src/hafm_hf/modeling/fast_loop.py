@@ -379,7 +379,7 @@ class CudaGraphed:
 
     def fits(self, *arguments: torch.Tensor) -> bool:
         """Whether the arguments have the shapes of earlier ones."""
-        return not self.arguments or [each.shape for each in arguments] == [each.shape for each in self.arguments]
+        return not self.arguments or [new.shape for new in arguments] == [old.shape for old in self.arguments]
 
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
         if not self.arguments:
@@ -515,7 +515,8 @@ class FastDecoder:
         report: StepReport | None,
     ) -> torch.Tensor:
         """Scores of the first new slot; conditioning, BOS and known slots go through the stage's own forward."""
-        config, scale = self.config, self.guidance_scale
+        config = self.config
+        scale = self.guidance_scale
         conditioning = for_guidance(conditioning_ids, scale)  # [R, K, T_c]
         null = null_rows(conditioning_ids, scale)
         mask = None if mask is None else for_guidance(mask, scale)
@@ -628,7 +629,8 @@ class FastDecoder:
         batch = rows // self.rows_per_sequence
         # whole, so that a weight that this loop does not know is an error
         tables, layers, norm, heads, head_biases = self.stage.slot_weights()
-        head_dim, eps = self.config.head_dim, self.config.rms_norm_eps
+        head_dim = self.config.head_dim
+        eps = self.config.rms_norm_eps
         self.layers = []
         for layer in layers:
             if report is not None:
