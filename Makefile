@@ -103,13 +103,13 @@ audit: $(VENV)/.core
 	@$(PIP) pip-audit
 	@$(BIN)/pip-audit --strict --requirement $(CONSTRAINTS) --no-deps --disable-pip --progress-spinner off
 
-# The wheel is built from the source distribution, so a file that the latter lacks is missed here.
+# Built from the source distribution, so a file that the latter lacks is missed here; with the real address filled in.
 dist: $(VENV)/.dev
-	@test -n "$(DRAFT)" || ! grep -n "https://example.org" pyproject.toml || { \
-		echo "Not built: put the real addresses into [project.urls], or make dist DRAFT=1 for a try."; exit 1; }
 	@echo "==> building into $(DIST)"
-	@rm -f $(DIST)/hafm_hf-*
-	@$(BIN)/python -m build --no-isolation --outdir $(DIST) .
+	@rm -rf build/draft build/source $(DIST)/hafm_hf-*
+	@$(BIN)/python -m build --sdist --no-isolation --outdir build/draft . >/dev/null
+	@folder=$$($(BIN)/python requirements/addresses.py build/draft/*.tar.gz build/source $(if $(DRAFT),--draft)) \
+		&& $(BIN)/python -m build --no-isolation --outdir $(abspath $(DIST)) $$folder
 	@$(BIN)/python -m twine check --strict $(DIST)/hafm_hf-*
 
 clean:

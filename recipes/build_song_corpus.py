@@ -30,7 +30,8 @@ DEFAULT_SOUNDFONTS = [
     Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
     Path("/usr/share/sounds/sf2/MuseScore_General_Full.sf2"),
 ]
-TRAINING_VOICES, TEST_VOICES = ["iona", "scott"], ["erith"]
+TRAINING_VOICES = ["iona", "scott"]
+TEST_VOICES = ["erith"]
 
 
 def main(
@@ -66,7 +67,8 @@ def main(
         validation_songs=validation_songs, test_songs=test_songs, seconds=seconds, stereo_rate=stereo_rate,
         suited=suited,
     )  # fmt: skip
-    begin, rendered = time.monotonic(), 0.0
+    begin = time.monotonic()
+    rendered = 0.0
     for number in range(first_pass, first_pass + passes):
         tasks = list_tasks(options, number)[:limit]
         for done, (name, length) in enumerate(build_corpus(options, tasks, workers), start=1):

@@ -90,7 +90,8 @@ def main() -> None:
     arguments: Arguments
     (arguments,) = parse_dataclasses((Arguments,))
     torch.set_num_threads(1)
-    composite, figures = find_composite(arguments.model, arguments.listener), dict[str, Any]()
+    composite = find_composite(arguments.model, arguments.listener)
+    figures = dict[str, Any]()
     sets: dict[str, list[Recording]] = {}
     if arguments.karaoke:
         sets["clips"], sets["songs"] = karaoke_recordings(Path(arguments.karaoke), Path(arguments.cache))

@@ -28,13 +28,15 @@ import typer
 from transformers import EncodecConfig, HubertConfig
 
 import hafm_hf
-from benchmarks.decoding import step_milliseconds, take_turns
+from benchmarks.decoding import first_steps, step_milliseconds, take_turns
 from benchmarks.song import glide
 from benchmarks.training import write_random_corpus
 from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig
 from hafm_hf.accompaniment.parts import stage_parts
+from hafm_hf.modeling.codebook_patterns import as_tokens
 from hafm_hf.modeling.configuration_hafm import CODEBOOK_PATTERNS
 from hafm_hf.modeling.fast_loop import FastDecoder
+from hafm_hf.modeling.generation_hafm import StepReport, WindowBatch
 from hafm_hf.training.arguments import parse_arguments
 from hafm_hf.training.recipe import make_trainer
 
@@ -70,7 +72,9 @@ class Check:
         kind = stage_parts()[name].model_class
         sizes: dict[str, Any] = dict(TINY) if self.tiny else {}
         torch.manual_seed(0)
-        chosen = {"codebook_pattern": pattern} if stage_parts()[name].acoustic else {}
+        chosen = {}
+        if stage_parts()[name].acoustic:
+            chosen = {"codebook_pattern": pattern}
         return kind(kind.config_class(**sizes, **chosen)).eval().to(self.device)
 
     def wait(self) -> None:
@@ -78,29 +82,35 @@ class Check:
         if self.graphs:
             torch.cuda.synchronize(self.device)
 
-    def finish(self, runs: Mapping[int, Callable[[], Any]], which: int) -> None:
-        """Runs `runs[which]` and waits until the device has finished."""
-        runs[which]()
+    def finish(self, loop: Callable[[StepReport], Any], steps: int) -> None:
+        """Runs the first steps of a decoding loop and waits until the device has finished."""
+        first_steps(loop, steps)
         self.wait()
 
 
-def window(stage: Any, rows: int, slots: int, decoder: FastDecoder) -> Callable[[], torch.Tensor]:
-    """A function that decodes `slots` slots greedily with a batch of `rows` rows, half of them for guidance."""
-    config, batch = stage.config, rows // 2
+def window(stage: Any, rows: int, slots: int) -> WindowBatch:
+    """At least `slots` slots to decode greedily with a batch of `rows` rows, half of them for guidance."""
+    config = stage.config
+    batch = rows // 2
     generator = torch.Generator().manual_seed(1)
     frames = round(config.window_seconds * config.conditioning_frame_rate)
     shape = (batch, config.num_conditioning_streams, frames)
     conditioning = torch.randint(min(config.conditioning_sizes), shape, generator=generator).to(stage.device)
-    count = slots * stage.pattern.rows
-    return lambda: decoder.generate(conditioning, count, None)
+    return WindowBatch(conditioning, math.ceil(slots / stage.pattern.slots_per_frame))
+
+
+def decoder(stage: Any, compiled: bool) -> FastDecoder:
+    """The fast loop with guidance, as CUDA graphs or not."""
+    return FastDecoder(stage, stage.decoding_config(guidance_scale=GUIDANCE_SCALE), compiled)
 
 
 def check_logits(check: Check) -> Any:
     """The largest difference between this device's and the CPU's float32 logits, by stage and pattern."""
-    found: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
-        config, generator = stage.config, torch.Generator().manual_seed(2)
+        config = stage.config
+        generator = torch.Generator().manual_seed(2)
         frames = round(config.window_seconds * config.conditioning_frame_rate)
         given = {
             "labels": torch.randint(
@@ -113,48 +123,49 @@ def check_logits(check: Check) -> Any:
         with torch.inference_mode():
             here = stage(**{key: value.to(check.device) for key, value in given.items()}).logits.float().cpu()
             there = stage.cpu()(**given).logits.float()
-        found[f"{name}, {pattern}"] = float((here - there).abs().max())
-    found["failed"] = not max(found.values()) <= LOGITS_TOLERANCE
-    return found
+        differences[f"{name}, {pattern}"] = float((here - there).abs().max())
+    differences["failed"] = not max(differences.values()) <= LOGITS_TOLERANCE
+    return differences
 
 
 def check_tokens(check: Check) -> Any:
     """Whether decoding with a CUDA graph gives the same tokens as without, for every stage and pattern."""
     if not check.graphs:
         return "not measured: CUDA graphs need a GPU"
-    found: dict[str, Any] = {}
+    comparisons: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
         eager, graph = (
-            window(stage, 4, check.slots, FastDecoder(stage, GUIDANCE_SCALE, compile=compiled))()
-            for compiled in (False, True)
+            as_tokens(decoder(stage, compiled).codes(window(stage, 4, check.slots))) for compiled in (False, True)
         )
         differing = (eager != graph).any(0).nonzero()
-        first = int(differing[0]) if len(differing) else None
-        found[f"{name}, {pattern}"] = {"identical": first is None, "first_difference": first, "tokens": eager.numel()}
-    found["failed"] = not all(each["identical"] for each in found.values())
-    return found
+        comparisons[f"{name}, {pattern}"] = {
+            "identical": not len(differing),
+            "first_difference": int(differing[0]) if len(differing) else None,
+            "tokens": eager.numel(),
+        }
+    comparisons["failed"] = not all(comparison["identical"] for comparison in comparisons.values())
+    return comparisons
 
 
 def check_steps(check: Check) -> Any:
     """Milliseconds per step of the coarse stage, by pattern, batch size and decoding loop."""
-    found: dict[str, Any] = {}
+    loops = {"eager": False}
+    if check.graphs:
+        loops["graph"] = True
+    milliseconds: dict[str, Any] = {}
     for pattern in CODEBOOK_PATTERNS:
         stage = check.stage("coarse", pattern)
         for rows in check.rows:
             runs: dict[str, Callable[[int], Any]] = {}
-            for name, compiled in (("eager", False), *([("graph", True)] if check.graphs else [])):
-                # a decoder for each length, so that each keeps its caches and its graph
-                lengths = {
-                    slots: window(stage, rows, slots, FastDecoder(stage, GUIDANCE_SCALE, compile=compiled))
-                    for slots in (1, check.slots)
-                }
-                runs[name] = partial(check.finish, lengths)
+            for name, compiled in loops.items():
+                loop = partial(decoder(stage, compiled).codes, window(stage, rows, check.slots))
+                runs[name] = partial(check.finish, loop)
                 runs[name](1)
             for name, turns in take_turns(runs, check.slots, 2).items():
                 value = step_milliseconds(turns[1], turns[check.slots], check.slots, min)
-                found.setdefault(f"coarse, {pattern}, {rows} rows", {})[name] = value
-    return found
+                milliseconds.setdefault(f"coarse, {pattern}, {rows} rows", {})[name] = value
+    return milliseconds
 
 
 def composite(check: Check, pattern: str) -> HAFMForVocalAccompaniment:
@@ -162,7 +173,9 @@ def composite(check: Check, pattern: str) -> HAFMForVocalAccompaniment:
     sizes: dict[str, Any] = dict(TINY) if check.tiny else {}
     parts: dict[str, Any] = {}
     for name in stage_parts():
-        chosen = {"codebook_pattern": pattern} if stage_parts()[name].acoustic else {}
+        chosen = {}
+        if stage_parts()[name].acoustic:
+            chosen = {"codebook_pattern": pattern}
         parts[f"{name}_config"] = stage_parts()[name].model_class.config_class(**sizes, **chosen)
     if check.tiny:
         hubert = HubertConfig(
@@ -218,10 +231,13 @@ def check_training(check: Check) -> Any:
         words = f"--stage coarse --codebook_pattern delay --corpus {folder}/corpus --output_dir {folder}/run "
         words += f"--mixed_precision {precision} --max_steps {check.training_steps} --warmup_steps 2 --crop_seconds 5 "
         words += "--global_batch 4 --validation_split none --logging_steps 5 --save_steps 100000"
-        sizes = [word for name, value in TINY.items() for word in (f"--{name}", str(value))] if check.tiny else []
-        trainer = make_trainer(*parse_arguments([*words.split(), *sizes]))
-        # train() ends the process group, too
-        backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
+        if check.tiny:
+            words += "".join(f" --{name} {value}" for name, value in TINY.items())
+        trainer = make_trainer(*parse_arguments(words.split()))
+        backend = None
+        # asked now, because train() ends the process group, too
+        if torch.distributed.is_initialized():
+            backend = torch.distributed.get_backend()
         began = time.perf_counter()
         trainer.train()
         elapsed = time.perf_counter() - began
@@ -250,31 +266,36 @@ def run_part(part: Callable[[], Any], end: float) -> Any:
         return "not measured: out of time"
     began = time.perf_counter()
     try:
-        found = part()
+        figures = part()
     except TimeoutError as error:
         return f"not measured: {error}"
     except Exception as error:
         return {"failed": True, "error": f"{type(error).__name__}: {error}"}
-    return found if isinstance(found, str) else {**found, "took_seconds": time.perf_counter() - began}
+    if isinstance(figures, str):
+        return figures
+    return {**figures, "took_seconds": time.perf_counter() - began}
 
 
 def table(report: Mapping[str, Any]) -> str:
     """The results as a Markdown table: a row per part with its result and its figures."""
     rows = ["| part | result | figures |", "|---|---|---|"]
-    for name, found in report.items():
-        if isinstance(found, str):
-            rows.append(f"| {name} | {found} | |")
+    for name, result in report.items():
+        if isinstance(result, str):
+            rows.append(f"| {name} | {result} | |")
             continue
-        figures = {key: value for key, value in found.items() if key not in ("failed", "losses", "skipped_steps")}
+        figures = {key: value for key, value in result.items() if key not in ("failed", "losses", "skipped_steps")}
         columns = "; ".join(f"{key} {_short(value)}" for key, value in figures.items() if value is not None)
-        rows.append(f"| {name} | {'**failed**' if found.get('failed') else 'ok'} | {columns} |")
+        state = "**failed**" if result.get("failed") else "ok"
+        rows.append(f"| {name} | {state} | {columns} |")
     return "\n".join(rows)
 
 
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items() if inner is not None)
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value)
 
 
 def main(
@@ -288,8 +309,12 @@ def main(
         print("This machine has no GPU that torch can use; --device cpu --tiny runs what a CPU can.", file=sys.stderr)
         raise typer.Exit(NO_DEVICE)
     end = time.monotonic() + 60 * minutes
-    rows, slots, song_seconds, steps = ((2, 4), 12, 1.5, 6) if tiny else ((2, 16, 64), 400, 180.0, 60)
-    check = Check(torch.device(device), tiny, rows, slots, song_seconds, steps, end)
+    if tiny:
+        check = Check(torch.device(device), tiny, (2, 4), slots=12, song_seconds=1.5, training_steps=6, end=end)
+    else:
+        check = Check(
+            torch.device(device), tiny, (2, 16, 64), slots=400, song_seconds=180.0, training_steps=60, end=end
+        )
     parts: dict[str, Callable[[], Any]] = {
         "logits": lambda: check_logits(check),
         "cuda_graph_tokens": lambda: check_tokens(check),
@@ -305,10 +330,11 @@ def main(
         print(f"{key}: done", file=sys.stderr)
         # after each part, so that a crash keeps the results of earlier parts
         out.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"hafm_hf {hafm_hf.__version__}, torch {torch.__version__}, {name}{', tiny sizes' if tiny else ''}\n")
+    sizes = ", tiny sizes" if tiny else ""
+    print(f"hafm_hf {hafm_hf.__version__}, torch {torch.__version__}, {name}{sizes}\n")
     print(table({key: report[key] for key in parts}))
     print(f"\nTo report it, paste the table into an issue and attach {out}.", file=sys.stderr)
-    failed = any(isinstance(each, dict) and each.get("failed") for each in report.values())
+    failed = any(isinstance(result, dict) and result.get("failed") for result in report.values())
     raise typer.Exit(1 if failed else 0)
 
 

@@ -30,7 +30,8 @@ LEVEL_DB = -18.0
 # gain from one verse to the next
 VERSE_DB = 3.0
 # for syllables cut from a song: start of the vowel, and end of the part that is not stretched (ms)
-VOWEL_MS, FIXED_MS = 60, 120
+VOWEL_MS = 60
+FIXED_MS = 120
 Melody = tuple[tuple[int | None, float], ...]
 MANNER = Manner(
     note_error=4, drift=4, vibrato_depth=25, portamento=0.07, scoop=60, onset_jitter=0.006, melisma=0.1,
@@ -54,7 +55,8 @@ class Tune:
     @property
     def notes(self) -> list[Note]:
         """The notes, with times in seconds."""
-        notes, beat = [], 0.0
+        notes = []
+        beat = 0.0
         for pitch, beats in self.melody:
             if pitch is not None:
                 start, end = (LEAD_IN + at * 60 / self.tempo for at in (beat, beat + beats))
@@ -123,7 +125,8 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if tune not in TUNES:
         raise typer.BadParameter(f"There is no tune {tune}; choose from {', '.join(TUNES)}.")
-    generator, chosen = np.random.default_rng(seed), TUNES[tune]
+    generator = np.random.default_rng(seed)
+    chosen = TUNES[tune]
     with tempfile.TemporaryDirectory() as folder:
         singer = load_voice(voice if voice.is_dir() else cut(voice, Path(folder)))
     seconds = LEAD_IN + 0.2 + verses * chosen.verse_seconds

@@ -22,7 +22,9 @@ from make_example_vocal import LEAD_IN, TUNES
 from make_example_vocal import main as make_vocal
 from style_sounds import write_style_sounds
 
-EXAMPLES, SEED, RATE = Path(__file__).parents[1] / "examples", 1, 24_000
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SEED = 1
+RATE = 24_000
 # libsndfile's compression level, 0 to 1: about 50 kbit/s
 COMPRESSION = 0.7
 # name of the tune, vocal file, style, tempo, chords, and number of verses in the long version
@@ -34,7 +36,8 @@ PLAYED = (
 )
 
 # the whole song: chords of its verses and choruses, and the energy of the band in each, as often as they are sung
-VERSE, CHORUS = "G | Em | C | D G", "Em | C | G | D | Em"
+VERSE = "G | Em | C | D G"
+CHORUS = "Em | C | G | D | Em"
 FORM = (("sparse", "normal"), ("normal", "full"), ("normal", "full"))
 
 
@@ -56,10 +59,13 @@ def write_band(name: str, song: dict[str, Any]) -> None:
 
 def play_whole_song(accompany: Any) -> None:
     """Generates two minutes with verses, choruses, an intro and an outro."""
-    tune, sections, form = TUNES["whole_song"], [], []
+    tune = TUNES["whole_song"]
+    sections = []
+    form = []
     for number, (verse, chorus) in enumerate(FORM):
         start = LEAD_IN + number * tune.verse_seconds
-        change, stop = start + 2 * TUNES["quick_refrain"].verse_seconds, start + tune.verse_seconds
+        change = start + 2 * TUNES["quick_refrain"].verse_seconds
+        stop = start + tune.verse_seconds
         sections += [(start, change, verse), (change, stop, chorus)]
         form += [(start, change, "Verse"), (change, stop, "Chorus")]
     beats = [LEAD_IN, LEAD_IN + 60 / tune.tempo]

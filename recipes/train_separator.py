@@ -65,7 +65,8 @@ def main() -> None:
     """Trains, scores and saves the separator."""
     folders, arguments = parse_dataclasses((Folders, SeparatorArguments))
     codec = load_codec(folders.codec)
-    rate, hop = codec.format.sampling_rate, codec.format.hop_length
+    rate = codec.format.sampling_rate
+    hop = codec.format.hop_length
     songs = songs_of(folders, "train", rate, arguments.max_hours)
     songs.require(arguments.crop_seconds)
     unheard = songs_of(folders, "validation", rate, arguments.max_hours)

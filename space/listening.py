@@ -22,7 +22,7 @@ from hafm_hf.lead_sheet.chords import key_fit
 from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
 from hafm_hf.lead_sheet.lead_sheet import Span, beats_passed
 from hafm_hf.lead_sheet.spelling import key_name
-from hafm_hf.lead_sheet.vocabulary import ENERGIES
+from hafm_hf.lead_sheet.vocabulary import AUTO_STYLE, ENERGIES
 from hafm_hf.listening.encoder import HAFMVocalEncoder, Heard, with_style_and_energy
 from hafm_hf.listening.modeling_listener import chord_choices
 from hafm_hf.tokenizers.beat_line import TEMPO_RANGE, likeliest_tempo, tempo_prior
@@ -103,7 +103,7 @@ def estimate(
             estimates = LeadSheet.from_estimates(phase, likely, frame_rate).spelled(known.key)
             sheet = replace(sheet, chords=known.chords).with_chords_in_gaps(estimates, gaps_between(known.chords))
     if sheet.has_beats:
-        sheet = on_the_beat(completed(sheet, seconds, metre), seconds)
+        sheet = on_the_beat(completed(sheet, seconds, metre, notes=sung_notes(samples, rate)), seconds)
     if known.has_beats and "beats" not in known.estimated:
         sheet = replace(sheet, estimated=[name for name in sheet.estimated if name != "beats"])
     return sheet, doubts(encoder, heard, sheet, known, seconds)
@@ -228,7 +228,7 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
     samples = audio.with_channels(samples, 1)
     vocal = load_pipeline(request.model).feature_extractor.resampled(samples, rate)
     style, energy = request.options.style, request.options.energy
-    if sheet is not None or style or energy:
+    if sheet is not None or style != AUTO_STYLE or energy:
         sheet = with_style_and_energy(sheet or LeadSheet(), style, energy, vocal.samples, LISTENING_RATE)
     if sheet is None or kind not in {*IN_BARS, "json"}:
         raise ValueError("There are no beats or chords to write yet; listen to a voice, or tap along.")

@@ -24,7 +24,6 @@ import torch
 import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing hafm_hf registers the task
-from hafm_hf.accompaniment.generation_accompaniment import drawn_style
 from hafm_hf.accompaniment.options import GenerationOptions, MixOptions, described
 from hafm_hf.pretrained.redaction import first_line, without_secrets
 from takes import Job, LiveTake, Remake, setting, write_job
@@ -52,9 +51,9 @@ ENDS = {name: described(MixOptions)[name] for name in ("intro_bars", "outro_bars
 # The types of a request's values.
 KINDS: dict[str, type] = {"model": str, **{name: option.kind for name, option in OPTIONS.items()}}
 KINDS |= {"seconds": float, "tempo": float, **{name: option.kind for name, option in ENDS.items()}}
-# Their defaults, which links leave out; the default for stems depends on the model.
+# Their defaults, which links leave out; the default for stems depends on the model, and no style is chosen.
 USUAL: dict[str, Any] = {"model": OFFERED[0], **{name: option.default for name, option in OPTIONS.items()}}
-USUAL |= {"stems": None, "seconds": 0, "tempo": 0, **dict.fromkeys(ENDS, 0)}
+USUAL |= {"style": None, "stems": None, "seconds": 0, "tempo": 0, **dict.fromkeys(ENDS, 0)}
 MOST_WHOLE = 2**53  # JavaScript cannot represent larger integers exactly
 # Interval at which a run checks whether it has been cancelled.
 REPORT_SECONDS = 0.05
@@ -250,9 +249,7 @@ def make_job(
     began = time.monotonic()
     remake, pipeline = request.remake, load_pipeline(request.model)
     samples, rate = remake.job.read("vocal") if remake else read_vocal(request.vocal, request.seconds)
-    parameters, styles = request.parameters(), pipeline.model.styles
-    if styles and not (remake or request.options.style or request.lead_sheet and request.lead_sheet.style):
-        parameters["style"] = drawn_style(styles, parameters["seed"])  # a stream does not say what it drew
+    parameters = request.parameters()
     songs: list[dict[str, Any]] = []
     with closing(generate_song(request.model, samples, rate, parameters)) as reports:
         for part in reports:
@@ -267,7 +264,9 @@ def make_job(
         return
     song = songs[0] if remake is None else remake.paste(songs[0])
     name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
-    style = parameters.get("style") or (remake.job.style if remake else "")
+    # kept spans of a take have its style; one that changes within a song has no name
+    style = songs[0]["lead_sheet"].style or (remake.job.style if remake else "")
+    style = style if isinstance(style, str) else ""
     added = remake.job.added if remake else len(song["vocals"]) / song["sampling_rate"] - len(samples) / rate
     about = {"name": name, "style": style, "seed": parameters["seed"], "source": str(request.vocal), "added": added}
     # the pieces that have been played are the take

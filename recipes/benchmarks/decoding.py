@@ -11,31 +11,31 @@ the stage's width, layers and heads and a feed-forward of as many weights.
 
 import copy
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from math import inf
+from functools import partial
 from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from transformers import MusicgenForCausalLM, PreTrainedModel
+from transformers import GenerationConfig, MusicgenForCausalLM, PreTrainedModel
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
-from hafm_hf.modeling.generation_hafm import RandomStream
-from hafm_hf.modeling.windows import DecodingOptions, decode_window
+from hafm_hf.modeling.fast_loop import FastDecoder
+from hafm_hf.modeling.generation_hafm import RandomStream, StepReport, WindowBatch
 
-GUIDANCE_SCALE, TEMPERATURE, TOP_K = 3.0, 0.9, 250
-VARIANTS = {
-    "fast": DecodingOptions("fast", GUIDANCE_SCALE, TEMPERATURE, TOP_K),
-    "reference": DecodingOptions("reference", GUIDANCE_SCALE, TEMPERATURE, TOP_K),
-}
+GUIDANCE_SCALE = 3.0
+TEMPERATURE = 0.9
+TOP_K = 250
 # with fewer steps, their time is lost in the machine's other work
 FEWEST_STEPS = 16
 # size of the buffer that is read to measure memory bandwidth: larger than any cache
@@ -106,6 +106,24 @@ def benchmark_decoding(options: DecodingBenchmark) -> dict[str, Any]:
     }
 
 
+class _Enough(Exception):
+    """Ends a decoding loop."""
+
+
+def first_steps(loop: Callable[[StepReport], Any], steps: int) -> None:
+    """Runs a decoding loop, which is given a callback to report its steps to, until it has made `steps` of them."""
+    done = 0
+
+    def report(new: int) -> None:
+        nonlocal done
+        done += new
+        if done >= steps:
+            raise _Enough
+
+    with suppress(_Enough):
+        loop(report)
+
+
 def take_turns(
     runs: Mapping[str, Callable[[int], Any]], steps: int, repeats: int
 ) -> dict[str, dict[int, list[float]]]:
@@ -137,13 +155,14 @@ def step_milliseconds(
     Returns:
         None where that is not above zero, which tells nothing of a step.
     """
-    found = 1e3 * (typical(long) - typical(short)) / (steps - 1)
-    return found if found > 0 else None
+    milliseconds = 1e3 * (typical(long) - typical(short)) / (steps - 1)
+    return milliseconds if milliseconds > 0 else None
 
 
 def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> dict[str, float | None]:
     """What is reported of a variant, from the seconds of its turns by number of steps, and the codes of a step."""
-    short, long = taken[1], taken[steps]
+    short = taken[1]
+    long = taken[steps]
     fastest, median = (step_milliseconds(short, long, steps, typical) for typical in (min, statistics.median))
     return {
         "milliseconds_per_step": fastest,
@@ -156,10 +175,12 @@ def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> di
 def _stage(options: DecodingBenchmark) -> Any:
     if options.model is not None:
         stage = getattr(HAFMForVocalAccompaniment.from_pretrained(options.model or None), options.stage)
-        return stage if options.pattern in (None, stage.config.codebook_pattern) else untrained(stage, options.pattern)
+        if options.pattern in (None, stage.config.codebook_pattern):
+            return stage
+        return untrained(stage, options.pattern)
     torch.manual_seed(0)
-    made = stage_parts()[options.stage].model_class
-    return made(made.config_class(codebook_pattern=options.pattern or "flat")).eval()
+    stage_class = stage_parts()[options.stage].model_class
+    return stage_class(stage_class.config_class(codebook_pattern=options.pattern or "flat")).eval()
 
 
 def untrained(stage: Any, pattern: str, fusion: str | None = None) -> Any:
@@ -167,12 +188,14 @@ def untrained(stage: Any, pattern: str, fusion: str | None = None) -> Any:
 
     `fusion` of the conditioning is the other one's if None.
     """
-    kept = {name: value for name, value in stage.config.to_dict().items() if name != "dtype"}
-    changed = {"codebook_pattern": pattern} | ({} if fusion is None else {"conditioning_fusion": fusion})
+    values = {name: value for name, value in stage.config.to_dict().items() if name != "dtype"}
+    values["codebook_pattern"] = pattern
+    if fusion is not None:
+        values["conditioning_fusion"] = fusion
     torch.manual_seed(0)
-    made = type(stage)(type(stage.config)(**kept | changed)).eval()
-    made.generation_config = copy.deepcopy(stage.generation_config)
-    return made
+    random_stage = type(stage)(type(stage.config)(**values)).eval()
+    random_stage.generation_config = copy.deepcopy(stage.generation_config)
+    return random_stage
 
 
 def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], Any]]:
@@ -184,28 +207,40 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
     frames = max(
         min(options.context // max(sources, 1), round(config.window_seconds * config.conditioning_frame_rate)), 1
     )
-    known_count = max(options.context - sources * frames - 1, 0)
     conditioning = torch.randint(
         min(config.conditioning_sizes), (batch, config.num_conditioning_streams, frames), generator=generator
     )
-    # of each slot, so that under the delay pattern these are frames
-    codes = stage.pattern.rows
-    known = torch.randint(min(config.codebook_sizes), (batch, known_count * codes), generator=generator)
-    uniforms = torch.stack([RandomStream(1, sample=row).uniforms(0, options.steps * codes) for row in range(batch)])
+    known_frames = max(options.context - sources * frames - 1, 0) // stage.pattern.slots_per_frame
+    known = torch.randint(min(config.codebook_sizes), (batch, config.num_codebooks, known_frames), generator=generator)
+    new = math.ceil(options.steps / stage.pattern.slots_per_frame)
+    uniforms = [RandomStream(1, sample=row).of_frames(0, new, config.num_codebooks) for row in range(batch)]
+    window = WindowBatch(conditioning, new, torch.stack(uniforms), known)
 
-    def ours(model: Any, how: DecodingOptions) -> Callable[[int], Any]:
-        return lambda steps: decode_window(
-            model, conditioning, steps * codes, uniforms[:, : steps * codes], how, known
-        )
+    def fast(model: Any) -> Callable[[int], Any]:
+        # a new decoder each time, as for each song: packing its weights is part of a window's start
+        def loop(report: StepReport) -> torch.Tensor:
+            return FastDecoder(model, _settings(model)).codes(window, report)
 
-    runs = {name: ours(stage, how) for name, how in VARIANTS.items()}
+        return partial(first_steps, loop)
+
+    runs = {
+        "fast": fast(stage),
+        "reference": lambda steps: first_steps(
+            lambda report: stage.continue_batch(window, _settings(stage), report), steps
+        ),
+    }
     if options.bfloat16:
         # weights that bfloat16 can hold, computed with in bfloat16 and in float32
         for name, dtype in (("fast_bfloat16", torch.bfloat16), ("fast_stored_in_bfloat16", torch.float32)):
-            runs[name] = ours(copy.deepcopy(stage).bfloat16().to(dtype), VARIANTS["fast"])
+            runs[name] = fast(copy.deepcopy(stage).bfloat16().to(dtype))
+    codes = stage.pattern.rows
     context = torch.randint(config.codebook_size, (batch * codes, options.context), generator=generator)
     runs["musicgen"] = musicgen_run(musicgen_decoder(stage, options.context + options.steps + 8).eval(), context)
     return runs
+
+
+def _settings(stage: Any) -> GenerationConfig:
+    return stage.decoding_config(guidance_scale=GUIDANCE_SCALE, temperature=TEMPERATURE, top_k=TOP_K)
 
 
 def musicgen_decoder(stage: Any, slots: int) -> PreTrainedModel:
@@ -304,7 +339,8 @@ def show_decoding(result: dict[str, Any]) -> None:
     title = f"{options['stage']}, {options['pattern']}, {options['rows']} rows, {result['threads']} threads"
     table = Table("loop", "ms a step", "median", "tokens/s", "× MusicGen", title=title, title_justify="left")
     formats = {"milliseconds_per_step": ".2f", "median_milliseconds_per_step": ".2f", "tokens_per_second": ",.0f"}
-    for name, variant in sorted(result["variants"].items(), key=lambda item: item[1]["milliseconds_per_step"] or inf):
+    variants = result["variants"].items()
+    for name, variant in sorted(variants, key=lambda item: item[1]["milliseconds_per_step"] or math.inf):
         figures = [_figure(variant[key], digits) for key, digits in formats.items()]
         ratio = _figure(result["ratios"][name], ".2f") if name in result["ratios"] else ""
         table.add_row(name.replace("_", " "), *figures, ratio)

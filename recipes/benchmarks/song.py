@@ -49,7 +49,8 @@ def benchmark_song(
     if pattern is not None:
         for name in [name for name in composite.stages if stage_parts()[name].acoustic]:
             setattr(composite, name, untrained(getattr(composite, name), pattern))
-    loaded, loaded_gib = time.perf_counter(), _peak_gib()
+    loaded = time.perf_counter()
+    loaded_gib = _peak_gib()
     vocal = glide(seconds, composite.sampling_rate)
     parts = _song_parts(composite, vocal, num_samples=num_samples, threads=threads)
     elapsed = sum(parts.values())
@@ -79,7 +80,8 @@ def _song_parts(composite: Any, vocal: np.ndarray, **options: Any) -> dict[str, 
     def progress(stage: str, done: int, total: int) -> None:
         # the last report is repeated while the codec computes
         if done > reached.get(stage, -1):
-            reached[stage], last[stage] = done, time.perf_counter()
+            reached[stage] = done
+            last[stage] = time.perf_counter()
             first.setdefault(stage, last[stage])
 
     began = time.perf_counter()

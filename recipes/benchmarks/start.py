@@ -106,7 +106,8 @@ def _measure(words: list[str]) -> None:
         from hafm_hf.cli import app
 
         command: Any = sys.modules["hafm_hf.cli.accompany"]
-        load, command.load_pipeline = command.load_pipeline, load_pipeline
+        load = command.load_pipeline
+        command.load_pipeline = load_pipeline
         app(words)
     except _FirstStep:
         moments.append(time.process_time())

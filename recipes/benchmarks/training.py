@@ -33,11 +33,13 @@ from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
 from hafm_hf.modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
 from hafm_hf.modeling.layers import HAFMAttention
 from hafm_hf.modeling.modeling_hafm import HAFMStageForCausalLM
-from hafm_hf.training.arguments import StageArguments, stage_config
-from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, collate, load_token_corpus
+from hafm_hf.training.arguments import StageArguments
+from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, load_token_corpus
+from hafm_hf.training.stages import stage_config
 
 # the paper's tokens
-_COARSE, _FINE = HAFMCoarseConfig(), HAFMFineConfig()
+_COARSE = HAFMCoarseConfig()
+_FINE = HAFMFineConfig()
 INFO = TokenCorpusInfo(
     semantic_frame_rate=_COARSE.conditioning_frame_rate,
     acoustic_frame_rate=_COARSE.frame_rate,
@@ -89,7 +91,8 @@ class UnbiasedAttention(HAFMAttention):
         if asking < slots:
             query = query[:, slots - asking :]
         query = self.q_norm(query).transpose(1, 2)
-        key, value = self.k_norm(key).transpose(1, 2), value.transpose(1, 2)
+        key = self.k_norm(key).transpose(1, 2)
+        value = value.transpose(1, 2)
         mask = None
         if asking < slots:
             mask = torch.ones(asking, slots, dtype=torch.bool, device=query.device).tril(slots - asking)
@@ -135,7 +138,8 @@ def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
         position_scheme=options.position_scheme,
     )
     config = stage_config(arguments, INFO, seconds)
-    device, frames = torch.device(options.device), round(seconds * config.conditioning_frame_rate)
+    device = torch.device(options.device)
+    frames = round(seconds * config.conditioning_frame_rate)
     steps, tokens, parameters = training_steps(config, frames, options, device)
     fastest = dict.fromkeys(steps, float("inf"))
     for turn in range(options.repeats + 1):
@@ -165,7 +169,8 @@ def training_steps(
 ) -> tuple[dict[str, Callable[[], None]], int, dict[str, int]]:
     """The variants' steps over one fixed batch, the target tokens of a step, and the variants' parameter counts."""
     torch.manual_seed(0)
-    stage_class, rows = stage_parts()[options.stage].model_class, options.batch
+    stage_class = stage_parts()[options.stage].model_class
+    rows = options.batch
     conditioning = torch.randint(
         min(config.conditioning_sizes),
         (rows, config.num_conditioning_streams, frames),
@@ -230,7 +235,7 @@ def loading_seconds(config: Any, seconds: float, batch: int, repeats: int) -> fl
         corpus, info = load_token_corpus(name, "train", Path(name) / "cache")
         crops = TokenCrops(corpus, info, config, seconds)
         sampler = GlobalBatchSampler(batch, last_step=repeats + 1)
-        batches: Iterator[Any] = iter(DataLoader(crops, batch_sampler=sampler, collate_fn=collate))
+        batches: Iterator[Any] = iter(DataLoader(crops, batch_sampler=sampler))
         next(batches)
         times = []
         for _ in range(repeats):

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from hafm_hf.training.data import load_token_corpus, read_stream, stage_streams
+from hafm_hf.training.data import StreamSlice, load_token_corpus, read_stream, stage_streams
 
 # share of the random initialisation to keep: it fills directions that the projection leaves empty
 NOISE = 0.25
@@ -24,7 +24,8 @@ BELIEF = 20.0
 
 def start_stage(model: PreTrainedModel, codec: str, semantic_tokenizer: str) -> None:
     """Initialises a new stage's embeddings and heads from a codec's codebooks and a tokenizer's centroids."""
-    loaded, centroids = load_codec(codec), HAFMSemanticTokenizerModel.from_pretrained(semantic_tokenizer).centroids
+    loaded = load_codec(codec)
+    centroids = HAFMSemanticTokenizerModel.from_pretrained(semantic_tokenizer).centroids
     acoustic = [loaded.codebook(index).detach() for index in range(loaded.format.num_codebooks)]
     initialise_from_codebooks(model, centroids, torch.stack(acoustic))
 
@@ -51,22 +52,26 @@ def initialise_from_codebooks(model: PreTrainedModel, semantic: torch.Tensor, ac
             vocals and of instrumentals.
         acoustic (float [8, codebook size, C_a]): codebooks of the codec.
     """
-    config, streams = model.config, stage_streams(model.config)
+    config = model.config
+    *sources, target_stream = stage_streams(config)
     deviation = config.initializer_range
-    sources = semantic.expand(2, -1, -1)
-    centroids = {"vocal_semantic": sources[0], "instrumental_semantic": sources[1]}
+    vocal, instrumental = semantic.expand(2, -1, -1)
+    centroids = {"vocal_semantic": vocal, "instrumental_semantic": instrumental}
     projections = {
         "semantic": torch.randn(semantic.shape[-1], config.hidden_size),
         "acoustic": torch.randn(acoustic.shape[-1], config.hidden_size),
     }
 
-    def projected(column: str, first: int, last: int) -> torch.Tensor:
-        kind = "acoustic" if column == "acoustic" else "semantic"
-        vectors = acoustic[first:last] if kind == "acoustic" else centroids[column][None]
+    def projected(stream: StreamSlice) -> torch.Tensor:
+        kind = "acoustic" if stream.column == "acoustic" else "semantic"
+        if kind == "acoustic":
+            vectors = acoustic[stream.first : stream.last]
+        else:
+            vectors = centroids[stream.column][None]
         return project_codebooks(vectors, deviation, projections[kind])
 
-    conditioning = torch.cat([projected(stream.column, stream.first, stream.last) for stream in streams.conditioning])
-    target = projected(streams.target.column, streams.target.first, streams.target.last)
+    conditioning = torch.cat([projected(source) for source in sources])
+    target = projected(target_stream)
     for weight, values in (
         (model.model.conditioning_embedding.weight, conditioning),
         (model.model.target_embedding.weight, target),
@@ -104,15 +109,17 @@ def carry_over(model: PreTrainedModel, together: torch.Tensor) -> None:
     Raises:
         ValueError: the counts have fewer codebooks than the stage, or another codebook size.
     """
-    size, last = model.config.codebook_size, stage_streams(model.config).target.last
+    reads, *_, writes = stage_streams(model.config)
+    size = model.config.codebook_size
+    last = writes.last
     if len(together) < last or {*together.shape[1:]} != {size}:
         raise ValueError(f"The stage needs {last} codebooks of {size} codes; the corpora have {[*together.shape]}.")
     usual = together.sum(1, keepdim=True) / together.sum((1, 2), keepdim=True)
     shares = (together + BELIEF * usual) / (together.sum(2, keepdim=True) + BELIEF)
-    streams, decoder = stage_streams(model.config), model.model
-    (reads, *_), writes = streams.conditioning, streams.target
+    decoder = model.model
     tables = [(model.heads.weight, writes, False), (decoder.target_embedding.weight, writes, True)]
-    tables += [(decoder.conditioning_embedding.weight, reads, True)] if reads.column == "acoustic" else []
+    if reads.column == "acoustic":
+        tables += [(decoder.conditioning_embedding.weight, reads, True)]
     for weight, stream, spread in tables:
         old = weight[:, : together.shape[2]]
         rows = shares[stream.first : stream.last].to(old) @ old

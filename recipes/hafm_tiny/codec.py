@@ -5,10 +5,11 @@ import math
 from typing import Any
 
 import numpy as np
+import soxr
 import torch
 from transformers import PreTrainedModel
 
-from hafm_hf.tokenizers.codecs import as_codec
+from hafm_hf.tokenizers.codecs import Codec, as_codec
 from hafm_hf.tokenizers.configuration_codec import codec_format
 from hafm_hf.tokenizers.pitch_line import mel_filters
 
@@ -75,6 +76,17 @@ def mel_distance(
 
 
 @torch.no_grad()
+def middle_of(codec: Codec, sound: torch.Tensor, size: int) -> torch.Tensor:
+    """The mean of the channels of what a codec plays, float [B, C, N], in the format that it reads: [B, `size`]."""
+    middle = sound.mean(1).cpu()
+    form = codec.format
+    if form.output_sampling_rate != form.sampling_rate:
+        resampled = soxr.resample(middle.numpy().T, form.output_sampling_rate, form.sampling_rate).T
+        middle = torch.from_numpy(np.ascontiguousarray(resampled))
+    return middle[:, :size]
+
+
+@torch.no_grad()
 def evaluate_codec(
     codec: PreTrainedModel, pool: SongPool, depths: tuple[int, ...] = (8, 4, 2), seconds: float = 5.0, clips: int = 40
 ) -> dict[str, Any]:
@@ -118,8 +130,10 @@ def _decoded_again(
     codec: Any, parts: np.ndarray, depths: tuple[int, ...], counts: torch.Tensor | None
 ) -> dict[str, float]:
     """Scores of the sum of parts (float32 [P, N]), each coded separately; counts the codes in `counts`."""
-    device, size = next(codec.parameters()).device, parts.shape[1]
-    target, audio = parts.sum(axis=0), torch.from_numpy(parts).to(device)[:, None]
+    device = next(codec.parameters()).device
+    size = parts.shape[1]
+    target = parts.sum(axis=0)
+    audio = torch.from_numpy(parts).to(device)[:, None]
     whole = as_codec(codec)
     codes = whole.encode(audio)
     if counts is not None:
@@ -127,7 +141,7 @@ def _decoded_again(
             counts[index] += torch.bincount(row.flatten().cpu(), minlength=counts.shape[1])
     outputs = {depth: whole.decode(codes[:, :depth]) for depth in depths}
     outputs[0] = codec.decoder(codec.encoder(audio))
-    sums = {depth: output[:, 0, :size].sum(dim=0, keepdim=True).cpu() for depth, output in outputs.items()}
+    sums = {depth: middle_of(whole, output, size).sum(dim=0, keepdim=True) for depth, output in outputs.items()}
     wanted = torch.from_numpy(target)[None]
     figures = {str(depth): scale_invariant_sdr(wanted, output).item() for depth, output in sums.items()}
     mels = [log_mel(x, codec.config.sampling_rate) for x in (target, sums[max(depths)][0].numpy())]
@@ -135,7 +149,10 @@ def _decoded_again(
 
 
 def _mean_figures(rows: list[dict[str, float]], depths: tuple[int, ...]) -> dict[str, Any]:
-    means = {name: round(float(np.mean([row[name] for row in rows])), 2) for name in rows[0]} if rows else {}
+    if rows:
+        means = {name: round(float(np.mean([row[name] for row in rows])), 2) for name in rows[0]}
+    else:
+        means = {}
     return {
         "si_sdr_db": {depth: means.get(str(depth)) for depth in depths},
         "si_sdr_db_unquantized": means.get("0"),

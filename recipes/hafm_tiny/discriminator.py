@@ -68,7 +68,8 @@ class MultiScaleDiscriminator(nn.Module):
 
     def judge(self, real: torch.Tensor, generated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The codec's losses: hinge loss of being recognised as generated, and relative feature distance."""
-        hinges, distances = [], []
+        hinges = []
+        distances = []
         for scale in self.scales:
             with torch.no_grad():
                 wanted = scale(real)[1]

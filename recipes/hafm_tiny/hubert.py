@@ -78,7 +78,12 @@ def add_room(samples: np.ndarray, rng: np.random.Generator, sampling_rate: int) 
 def vocal_noise(rng: np.random.Generator, num_samples: int, noise_std: float) -> np.ndarray:
     """Noise for a vocal crop: at the level of generation for 60 % of crops, none for 15 %, random for the rest."""
     kind = rng.random()
-    level = noise_std if kind < 0.6 else 0.0 if kind < 0.75 else noise_std * 10 ** rng.uniform(-1.5, 0.3)
+    if kind < 0.6:
+        level = noise_std
+    elif kind < 0.75:
+        level = 0.0
+    else:
+        level = noise_std * 10 ** rng.uniform(-1.5, 0.3)
     return (level * rng.normal(size=num_samples)).astype(np.float32)
 
 
@@ -124,7 +129,9 @@ class SemanticTrainer:
     """
 
     def __init__(self, hubert: HubertModel, pool: SongPool, arguments: SemanticTrainingArguments) -> None:
-        self.hubert, self.pool, self.arguments = hubert, pool, arguments
+        self.hubert = hubert
+        self.pool = pool
+        self.arguments = arguments
         config = hubert.config
         self.hop = int(np.prod(config.conv_stride))
         self.pad = (receptive_field(config) - self.hop) // 2
@@ -220,7 +227,8 @@ class SemanticTrainer:
             known = targets[name] != IGNORED
             if not bool(known.any()):
                 continue
-            logits, wanted = head(features[known]), targets[name][known]
+            logits = head(features[known])
+            wanted = targets[name][known]
             part = nn.functional.cross_entropy(logits, wanted)
             loss = loss + weights[name] * part
             report[name] = float(part.detach())

@@ -22,7 +22,8 @@ from hafm_hf.tokenizers.pitch_line import FRAME_RATE, LOUD_QUANTILE, MEL_BANDS, 
 
 Measured = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 # silence in dB; length of the shortest note to modify, in frames
-NOTHING, SHORTEST = -120.0, 4
+NOTHING = -120.0
+SHORTEST = 4
 # a linear slope over the mel bands, for the spectral tilt of noise
 TILT = np.linspace(-1.0, 1.0, MEL_BANDS)
 
@@ -57,18 +58,27 @@ class HumanTake:
 
     def __init__(self, measured: Measured, rng: np.random.Generator) -> None:
         pitch, self.level, self.bands = (each.astype(np.float64) for each in measured)
-        self.rng, frames = rng, len(pitch)
+        self.rng = rng
+        frames = len(pitch)
         self.loud = max(float(np.quantile(self.level, LOUD_QUANTILE)), SILENT_DBFS)
         self.voiced = np.isfinite(pitch)
         last = np.maximum.accumulate(np.where(self.voiced, np.arange(frames), int(self.voiced.argmax())))
         self.semitones = 12 * np.log2(pitch[last] / 440)
         # semitones and dB to add to the voice; level of consonants and breaths in dB, and their mel bands
-        self.bend, self.gain, self.air = np.zeros(frames), np.zeros(frames), np.full(frames, NOTHING)
+        self.bend = np.zeros(frames)
+        self.gain = np.zeros(frames)
+        self.air = np.full(frames, NOTHING)
         self.airy = np.full((frames, MEL_BANDS), NOTHING)
         draw = rng.uniform
-        self.vibrato, self.vibrato_hz, self.scoops, self.off = draw(0, 0.6), draw(4.5, 7), draw(0, 0.7), draw(0, 0.4)
-        self.accents, self.fades, self.consonants = draw(0, 4), draw(0, 12), draw(0.2, 0.9)
-        self.breaths, self.shortened = draw(0.3, 1), draw(0, 0.5)
+        self.vibrato = draw(0, 0.6)
+        self.vibrato_hz = draw(4.5, 7)
+        self.scoops = draw(0, 0.7)
+        self.off = draw(0, 0.4)
+        self.accents = draw(0, 4)
+        self.fades = draw(0, 12)
+        self.consonants = draw(0.2, 0.9)
+        self.breaths = draw(0.3, 1)
+        self.shortened = draw(0, 0.5)
 
     def sing(self, start: int, stop: int, rest: int) -> None:
         """Sings one note, given by its first and last frame, after `rest` frames of rest."""
@@ -81,7 +91,8 @@ class HumanTake:
 
     def _bend(self, start: int, stop: int) -> None:
         """Adds pitch error, vibrato, a scoop at the start, a fall at the end, and a turn in between."""
-        rng, time = self.rng, np.arange(stop - start) / FRAME_RATE
+        rng = self.rng
+        time = np.arange(stop - start) / FRAME_RATE
         bend = np.full(len(time), rng.normal(0, self.off))
         if len(time) > 30:
             turns = (self.vibrato_hz + rng.normal(0, 0.3)) * time + rng.random()
@@ -92,13 +103,15 @@ class HumanTake:
         if rng.random() < 0.3 * self.scoops:
             bend -= rng.uniform(0.5, 3) * np.exp(-time[::-1] / rng.uniform(0.02, 0.08))
         if len(time) > 25 and rng.random() < 0.25:
-            middle, width = rng.uniform(0.1, time[-1]), rng.uniform(0.03, 0.06)
+            middle = rng.uniform(0.1, time[-1])
+            width = rng.uniform(0.03, 0.06)
             bend += rng.choice([-2, -1, 1, 2]) * np.exp(-0.5 * ((time - middle) / width) ** 2)
         self.bend[start:stop] += bend
 
     def _shape(self, start: int, stop: int) -> None:
         """Adds an accent, a fade, a slow attack and an early release."""
-        rng, time = self.rng, np.arange(stop - start) / FRAME_RATE
+        rng = self.rng
+        time = np.arange(stop - start) / FRAME_RATE
         shape = rng.normal(0, self.accents) - self.fades * rng.random() * time / max(float(time[-1]), 0.5)
         if rng.random() < 0.5:
             shape -= rng.uniform(0, 8) * np.exp(-time / rng.uniform(0.02, 0.12))
@@ -109,7 +122,8 @@ class HumanTake:
 
     def _consonant(self, start: int) -> None:
         """Adds a consonant before a note: noise, during which the voice is attenuated."""
-        rng, begin = self.rng, max(start - round(FRAME_RATE * self.rng.uniform(0.02, 0.13)), 0)
+        rng = self.rng
+        begin = max(start - round(FRAME_RATE * self.rng.uniform(0.02, 0.13)), 0)
         if start - begin < 2:
             return
         level = self.loud - rng.uniform(6, 24) + rng.normal(0, 1.5, start - begin)
@@ -136,12 +150,16 @@ class HumanTake:
 
     def measured(self) -> Measured:
         """The measurements of the take, in a random room with background noise."""
-        rng, frames = self.rng, len(self.level)
+        rng = self.rng
+        frames = len(self.level)
         self.gain = gaussian_filter1d(self.gain, rng.uniform(0.8, 3)) + self._wander(150, rng.uniform(0, 3))
-        level, bands = _power(self.level + self.gain), _power(self.bands + self.gain[:, None])
+        level = _power(self.level + self.gain)
+        bands = _power(self.bands + self.gain[:, None])
         sounds = [level + _power(self.air), bands + _power(self.airy)]
-        decay, wet = 10 ** (-6 / (rng.uniform(0.08, 0.7) * FRAME_RATE)), 3 * _power(-rng.uniform(4, 16))
-        floor, colour = self.loud - rng.uniform(22, 60), gaussian_filter1d(rng.normal(0, 1, MEL_BANDS), 6)
+        decay = 10 ** (-6 / (rng.uniform(0.08, 0.7) * FRAME_RATE))
+        wet = 3 * _power(-rng.uniform(4, 16))
+        floor = self.loud - rng.uniform(22, 60)
+        colour = gaussian_filter1d(rng.normal(0, 1, MEL_BANDS), 6)
         colour = 5 * colour / colour.std() - 8 + rng.normal(0, 2.5, (frames, MEL_BANDS))
         smooth = rng.uniform(0.01, 2)
         for number, noise in enumerate((rng.normal(0, 1, frames), colour)):

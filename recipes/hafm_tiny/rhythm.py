@@ -22,7 +22,8 @@ from .targets import IGNORED
 Array = NDArray[np.float32]
 Beats = NDArray[np.int64]
 # interval between random timing errors, and length of the crops used for scoring, in seconds
-WOBBLE_SECONDS, SCORED_SECONDS = 0.7, 12.0
+WOBBLE_SECONDS = 0.7
+SCORED_SECONDS = 12.0
 
 
 @dataclass
@@ -75,7 +76,9 @@ class RhythmTrainer:
         arguments: RhythmArguments,
         frame_rate: int,
     ) -> None:
-        self.network, self.arguments, self.frame_rate = network, arguments, frame_rate
+        self.network = network
+        self.arguments = arguments
+        self.frame_rate = frame_rate
         needed = {
             round(seconds * frame_rate): seconds * 2**arguments.stretch_octaves + 2 / frame_rate
             for seconds in arguments.crop_seconds
@@ -129,7 +132,8 @@ class RhythmTrainer:
 
     def _disturbed(self, inputs: torch.Tensor) -> torch.Tensor:
         """Adds noise per frame and per crop and drops dimensions, to simulate other voices and rooms."""
-        arguments, (rows, frames, width) = self.arguments, inputs.shape
+        arguments = self.arguments
+        rows, frames, width = inputs.shape
         noise = arguments.noise * torch.randn(rows, frames, width, generator=self.generator)
         noise += arguments.steady_noise * torch.randn(rows, 1, width, generator=self.generator)
         kept = torch.rand(rows, 1, width, generator=self.generator) >= arguments.dropped_dimensions
@@ -145,10 +149,13 @@ def rhythm_scores(network: HAFMRhythmNetwork, songs: Sequence[tuple[Array, Beats
         mean cosine of the phase error, weighted by the network's confidence in each frame (0 is chance).
     """
     device = network.head.weight.device
-    nats, found, true = [], [], []
+    nats = []
+    found = []
+    true = []
     for features, beats in songs:
         for start in range(0, len(features) - frames + 1, frames):
-            crop, wanted = torch.from_numpy(features[start : start + frames]), beats[start : start + frames]
+            crop = torch.from_numpy(features[start : start + frames])
+            wanted = beats[start : start + frames]
             known = wanted != IGNORED
             if not known.any():
                 continue
@@ -156,7 +163,8 @@ def rhythm_scores(network: HAFMRhythmNetwork, songs: Sequence[tuple[Array, Beats
             nats.append(float(F.cross_entropy(logits, torch.from_numpy(wanted[known]))))
             found.append(network.place(crop[None].to(device))[0].cpu().numpy()[known])
             true.append((wanted[known] + 0.5) * (2 * math.pi / BEAT_PARTS))
-    place, phase = np.concatenate(found), np.concatenate(true)
+    place = np.concatenate(found)
+    phase = np.concatenate(true)
     scores = {"beat_nats": float(np.mean(nats))}
     for name, times, columns in (("beat_agreement", 1, slice(0, 2)), ("half_beat_agreement", 2, slice(2, 4))):
         wanted = np.stack([np.cos(times * phase), np.sin(times * phase)], axis=1)

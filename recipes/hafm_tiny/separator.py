@@ -17,12 +17,14 @@ from hafm_hf.accompaniment.modeling_separator import HAFMSeparatorModel
 from hafm_hf.lead_sheet.vocabulary import STEMS
 from hafm_hf.tokenizers.codecs import Codec
 
+from .codec import middle_of
 from .figures import scale_invariant_sdr
 from .song_pool import PCM_SCALE, Song, SongPool
 from .steps import StepArguments, in_half, take_steps
 
 # maximum random gain in dB: of each stem in an uncoded crop, and of any crop as a whole
-STEM_GAIN, GAIN = 6.0, 4.0
+STEM_GAIN = 6.0
+GAIN = 4.0
 # probability of silencing a stem in an uncoded crop
 SILENT = 0.05
 # length of the excerpts used for scoring
@@ -53,9 +55,9 @@ class SeparatorArguments(StepArguments):
 
 @torch.no_grad()
 def coded(codec: Codec, sounds: np.ndarray) -> np.ndarray:
-    """Codes and decodes sounds (float32 [B, N] at the codec's rate, mono): float32 [B, N]."""
+    """Codes and decodes sounds (float32 [B, N] at the rate that the codec reads, mono): float32 [B, N]."""
     samples = torch.from_numpy(sounds)[:, None].expand(-1, codec.format.channels, -1)
-    return codec.decode(codec.encode(samples), sounds.shape[1]).mean(1).numpy()
+    return middle_of(codec, codec.decode(codec.encode(samples)), sounds.shape[1]).numpy()
 
 
 class SeparatorTrainer:
@@ -73,7 +75,9 @@ class SeparatorTrainer:
 
     def __init__(self, model: HAFMSeparatorModel, pool: SongPool, codec: Codec, arguments: SeparatorArguments) -> None:
         pool.require(arguments.crop_seconds)
-        self.model, self.pool, self.arguments = model, pool, arguments
+        self.model = model
+        self.pool = pool
+        self.arguments = arguments
         # half precision saves memory: this is hours of audio
         self.coded = {song.name: coded(codec, band_of(song)[None])[0].astype(np.float16) for song in pool.songs}
         self.rng = np.random.default_rng(arguments.seed)
@@ -87,7 +91,8 @@ class SeparatorTrainer:
         crops = [self._crop() for _ in range(self.arguments.batch_size)]
         device = self.model.head.weight.device
         band, stems = (torch.from_numpy(np.stack(each)).to(device) for each in zip(*crops, strict=True))
-        magnitudes, wanted = self.model.spectrogram(band).abs(), self.model.spectrogram(stems).abs()
+        magnitudes = self.model.spectrogram(band).abs()
+        wanted = self.model.spectrogram(stems).abs()
         with in_half(device):
             masks = self.model.masks(magnitudes)
         found = masks * magnitudes[:, None]
@@ -95,7 +100,8 @@ class SeparatorTrainer:
 
     def _crop(self) -> tuple[np.ndarray, np.ndarray]:
         """A random crop of a mixture and its stems, float32 [N] and [S, N]."""
-        rng, count = self.rng, round(self.arguments.crop_seconds * self.pool.sampling_rate)
+        rng = self.rng
+        count = round(self.arguments.crop_seconds * self.pool.sampling_rate)
         song, start = self.pool.draw(rng, count)
         stems = stems_of(song)[:, start : start + count]
         if rng.random() < self.arguments.coded_share:

@@ -113,7 +113,9 @@ def train_on_songs(
             rate = (trainer.step - first) / (time.monotonic() - since)
             line = {"step": trainer.step, "steps_per_second": rate, **means}
             write_line(out / "metrics.jsonl", line)
-            since, first, window = time.monotonic(), trainer.step, {}
+            since = time.monotonic()
+            first = trainer.step
+            window = {}
         if time.monotonic() - saved > 60 * run.save_minutes:
             save()
             trainer.pool.refresh()

@@ -27,7 +27,8 @@ from .song_pool import PCM_SCALE, Song, SongPool
 from .state import cosine_learning_rate
 from .steps import in_half
 
-LEVEL_BANDS, LEVEL_SECONDS = 32, 1024 / 24_000
+LEVEL_BANDS = 32
+LEVEL_SECONDS = 1024 / 24_000
 # entries of a trainer's state that have no state_dict of their own
 PLAIN = ("step", "quantized", "counts", "sums")
 
@@ -162,9 +163,13 @@ class SpectralTrainer:
         arguments: SpectralTrainingArguments,
         records: Sequence[Song] = (),
     ) -> None:
-        self.codec, self.pool, self.arguments, self.records = codec, pool, arguments, records
+        self.codec = codec
+        self.pool = pool
+        self.arguments = arguments
+        self.records = records
         self.average = copy.deepcopy(codec).requires_grad_(False)
-        self.step, self.quantized = 0, arguments.decoder_only
+        self.step = 0
+        self.quantized = arguments.decoder_only
         codec.encoder.requires_grad_(not arguments.decoder_only)
         self.counts = torch.ones(codec.quantizer.codebooks.shape[:2], device=codec.device)
         self.sums = codec.quantizer.codebooks.clone()
@@ -186,7 +191,8 @@ class SpectralTrainer:
     def start(self) -> None:
         """Measures the usual level of each frequency, for a new codec."""
         batches = [self._draw(10_000_000 + index) for index in range(self.arguments.start_batches)]
-        encoder, decoder = self.codec.encoder, self.codec.decoder
+        encoder = self.codec.encoder
+        decoder = self.codec.decoder
         encoder.spectrum.usual.copy_(_usual_levels(encoder.spectrum, [batch.audio for batch in batches]))
         decoder.spectrum.usual.copy_(_usual_levels(decoder.spectrum, [batch.target for batch in batches]))
         self.average.load_state_dict(self.codec.state_dict())
@@ -208,7 +214,8 @@ class SpectralTrainer:
 
     def train_step(self) -> dict[str, float]:
         """Takes one step and returns its losses."""
-        arguments, step = self.arguments, self.step
+        arguments = self.arguments
+        step = self.step
         rate = cosine_learning_rate(
             step, arguments.steps, arguments.learning_rate, arguments.final_learning_rate, arguments.warmup_steps
         )
@@ -251,8 +258,10 @@ class SpectralTrainer:
         """The batch of a step: crops of instrumentals, and varied ones."""
         if self.codec.config.output_format != self.codec.config.input_format:
             return self._draw_both(step)
-        rng, config = np.random.default_rng([self.arguments.seed, step]), self.codec.config
-        frames, hop = self.arguments.crop_frames, config.hop_length
+        rng = np.random.default_rng([self.arguments.seed, step])
+        config = self.codec.config
+        frames = self.arguments.crop_frames
+        hop = config.hop_length
         audio: list[torch.Tensor] = []
         first: list[int] = []
         while len(audio) < self.arguments.batch_size:
@@ -271,14 +280,18 @@ class SpectralTrainer:
 
     def _draw_both(self, step: int) -> Batch:
         """The batch of a step for a codec that plays another format than it reads."""
-        rng, config = np.random.default_rng([self.arguments.seed, step]), self.codec.config
-        read, played, frames = config.input_format, config.output_format, self.arguments.crop_frames
+        rng = np.random.default_rng([self.arguments.seed, step])
+        config = self.codec.config
+        read = config.input_format
+        played = config.output_format
+        frames = self.arguments.crop_frames
         # both formats have whole samples at multiples of this many samples of the input's
         grid = read.sampling_rate // math.gcd(read.sampling_rate, played.sampling_rate)
         crops: list[np.ndarray] = []
         targets: list[np.ndarray] = []
         first: list[int] = []
-        rows, plain = self.arguments.batch_size + self.arguments.varied_rows, self.arguments.batch_size
+        rows = self.arguments.batch_size + self.arguments.varied_rows
+        plain = self.arguments.batch_size
         while len(crops) < rows:
             song, start = self._draw_crop(rng, (frames + 1) * read.hop_length)
             start -= start % grid
@@ -348,7 +361,8 @@ class SpectralTrainer:
             loss = arguments.commitment_weight * commitment
         with in_half(self.codec.device):
             hidden = self.codec.decoder.hidden(decoded)
-        target, output = batch.target, self.codec.decoder.sound(hidden.float(), batch.first)
+        target = batch.target
+        output = self.codec.decoder.sound(hidden.float(), batch.first)
         sampling_rate = self.codec.config.output_format.sampling_rate
         windows = tuple(map(int, arguments.stft_sizes.split(",")))
         terms = {
@@ -406,7 +420,8 @@ class SpectralTrainer:
         self, target: torch.Tensor, output: torch.Tensor, generator: torch.Generator, report: dict[str, float]
     ) -> torch.Tensor:
         """Adversarial loss of decoded crops [B, C, N]; updates the discriminators in a share of the steps."""
-        judge, arguments = self.discriminator, self.arguments
+        judge = self.discriminator
+        arguments = self.arguments
         if float(torch.rand(1, generator=generator)) < arguments.discriminator_share:
             with in_half(self.codec.device):
                 judged = judge.loss(target, output)
@@ -439,7 +454,8 @@ class SpectralTrainer:
     def _learn_codes(self, latents: torch.Tensor, depth: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Quantises latents [B, D, T], row b with depth[b] codebooks, and updates these codebooks."""
         vectors = latents.transpose(1, 2).flatten(0, 1)
-        residual, deep = vectors.clone(), depth.repeat_interleave(latents.shape[-1])
+        residual = vectors.clone()
+        deep = depth.repeat_interleave(latents.shape[-1])
         for index, codebook in enumerate(self.codec.quantizer.codebooks):
             rows = (deep > index).nonzero().squeeze(1)
             if len(rows) == 0:
@@ -451,7 +467,9 @@ class SpectralTrainer:
         return (vectors - residual).unflatten(0, (len(latents), -1)).transpose(1, 2)
 
     def _move(self, index: int, vectors: torch.Tensor, codes: torch.Tensor, generator: torch.Generator) -> None:
-        codebook, counts, sums = self.codec.quantizer.codebooks[index], self.counts[index], self.sums[index]
+        codebook = self.codec.quantizer.codebooks[index]
+        counts = self.counts[index]
+        sums = self.sums[index]
         decay = self.arguments.codebook_decay
         counts.mul_(decay).add_(torch.bincount(codes, minlength=len(codebook)), alpha=1 - decay)
         sums.mul_(decay).add_(torch.zeros_like(codebook).index_add_(0, codes, vectors), alpha=1 - decay)

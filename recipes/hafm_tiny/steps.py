@@ -62,8 +62,12 @@ def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], how: StepArgu
         the mean loss of the last tenth of the steps.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(how.ema_decay)) if how.ema_decay else None
-    losses, began = [], time.monotonic()
+    if how.ema_decay:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(how.ema_decay))
+    else:
+        average = None
+    losses = []
+    began = time.monotonic()
     model.train()
     for number in range(how.steps):
         rate = cosine_learning_rate(

@@ -61,7 +61,8 @@ def evaluate_in_stereo(
         are of all clips together; an octave that is not audible in them is None.
     """
     assert pool.stereo_rate is not None
-    rng, rate = np.random.default_rng(0), pool.stereo_rate
+    rng = np.random.default_rng(0)
+    rate = pool.stereo_rate
     wrapped = {name: as_codec(model.eval()) for name, model in codecs.items()}
     form = next(iter(wrapped.values())).format
     grid = form.sampling_rate // np.gcd(form.sampling_rate, rate)

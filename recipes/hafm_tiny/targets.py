@@ -21,7 +21,8 @@ from .song_pool import Song
 
 PHASES = 3
 IGNORED = -100
-LOWEST_NOTE, HIGHEST_NOTE = 36, 96
+LOWEST_NOTE = 36
+HIGHEST_NOTE = 96
 NUM_TARGETS = {"pitch": HIGHEST_NOTE - LOWEST_NOTE + 2, "onset": 4, "chord": NUM_CHORDS, "beat": 4}
 # upper limits, in seconds since a note's start, of the frames in its onset and in its first part
 ONSET_SECONDS = (0.06, 0.2)
@@ -116,7 +117,8 @@ def descriptors(responses: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def note_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[str, np.ndarray]:
     """Targets at `times` (s, [T]): "pitch" (0 none, else MIDI note + `shift` − 35) and "onset" (0 none, 1 to 3)."""
-    pitch, onset = np.zeros(len(times), np.int64), np.zeros(len(times), np.int64)
+    pitch = np.zeros(len(times), np.int64)
+    onset = np.zeros(len(times), np.int64)
     if not labels["notes"]:
         return {"pitch": pitch, "onset": onset}
     notes = np.asarray(labels["notes"], dtype=np.float64)
@@ -153,7 +155,8 @@ def beat_phases(labels: dict[str, Any], times: np.ndarray) -> np.ndarray:
 
 def beat_parts(labels: dict[str, Any], times: np.ndarray, parts: int) -> np.ndarray:
     """Which of `parts` equal parts of the beat each time (s, [T]) is in: int64 [T], IGNORED outside all beats."""
-    phase, found = beat_phases(labels, times), np.full(len(times), IGNORED, np.int64)
+    phase = beat_phases(labels, times)
+    found = np.full(len(times), IGNORED, np.int64)
     inside = np.isfinite(phase)
     found[inside] = np.clip(phase[inside] * parts, 0, parts - 1).astype(np.int64)
     return found
@@ -161,6 +164,9 @@ def beat_parts(labels: dict[str, Any], times: np.ndarray, parts: int) -> np.ndar
 
 def frame_targets(song: Song, times: np.ndarray, shift: int, is_vocal: bool) -> dict[str, np.ndarray]:
     """All label targets of a crop, int64 [T] each; those that only the other kind of audio has are IGNORED."""
-    found = note_targets(song.labels, times, shift) if is_vocal else chord_targets(song.labels, times, shift)
+    if is_vocal:
+        found = note_targets(song.labels, times, shift)
+    else:
+        found = chord_targets(song.labels, times, shift)
     nothing = np.full(len(times), IGNORED, np.int64)
     return {name: found.get(name, nothing) for name in NUM_TARGETS}

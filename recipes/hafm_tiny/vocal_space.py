@@ -36,7 +36,8 @@ logger = logging.get_logger(__name__)
 
 Array = NDArray[np.float32]
 # regularisation of the within-class covariance (share of its mean diagonal); minimum frames per class
-SHRINKAGE, SMALLEST_CLASS = 1e-2, 50
+SHRINKAGE = 1e-2
+SMALLEST_CLASS = 50
 
 
 @dataclass
@@ -88,10 +89,12 @@ def sung_frames(
 
 def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig, takes: int = 0) -> RhythmicFrames:
     """Descriptors and beats of a song's vocal (at the tokenizer's sampling rate), and of simulated human takes."""
-    vocal, rate = (song.vocal / PCM_SCALE).astype(np.float32), config.frame_rate
+    vocal = (song.vocal / PCM_SCALE).astype(np.float32)
+    rate = config.frame_rate
     frames = -(-len(vocal) * rate // config.sampling_rate)
     measuring = HAFMVocalDescriptors(config.sampling_rate, rate)
-    rendered, rng = measuring.measured(vocal, frames), np.random.default_rng(zlib.crc32(song.name.encode()))
+    rendered = measuring.measured(vocal, frames)
+    rng = np.random.default_rng(zlib.crc32(song.name.encode()))
     sung = (human_take(rendered, song.labels["notes"], rng) for _ in range(takes))
     beat = beat_parts(song.labels, (np.arange(frames) + 0.5) / rate, BEAT_PARTS)
     return RhythmicFrames(measuring.described(*rendered), beat, tuple(measuring.described(*take) for take in sung))
@@ -108,8 +111,10 @@ def discriminants(features: Array, classes: NDArray[np.int64], dimensions: int) 
     Raises:
         ValueError: fewer than two classes have enough frames.
     """
-    mean, width = features.mean(0), features.shape[1]
-    within, between = np.zeros((width, width)), np.zeros((width, width))
+    mean = features.mean(0)
+    width = features.shape[1]
+    within = np.zeros((width, width))
+    between = np.zeros((width, width))
     values, counts = np.unique(classes, return_counts=True)
     large = values[counts >= SMALLEST_CLASS]
     if len(large) < 2:
@@ -195,7 +200,8 @@ def fit_rhythm(
     if not tokenizer.config.rhythm_channels or not training or not validation:
         raise ValueError("This needs a tokenizer with a rhythm network, and songs for training and validation.")
     fitted = _untrained(tokenizer, arguments)
-    config, kept = tokenizer.config, tokenizer.state_dict()
+    config = tokenizer.config
+    kept = tokenizer.state_dict()
     if (config.rhythm_channels, config.rhythm_layers) != (arguments.channels, arguments.layers):
         kept = {name: values for name, values in kept.items() if not name.startswith("rhythm.")}
     fitted.load_state_dict(kept, strict=False)

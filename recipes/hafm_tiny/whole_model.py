@@ -25,6 +25,7 @@ import yaml
 from hafm_hf.corpus.locks import locked
 
 from .hubert import SemanticTrainingArguments
+from .songs.styles import STYLES
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
 # steps of the codec and of its decoder alone, relative to the steps with discriminators
 # that fit into the time: these take three times as long, and only the second half of the codec's steps are of them
-CODEC_STEPS, DECODER_STEPS = 1.32, 0.12
+CODEC_STEPS = 1.32
+DECODER_STEPS = 0.12
 # share of the codec's steps before quantisation starts
 QUANTIZE_FROM = 0.125
 LEAST_STEPS = 4
@@ -65,11 +67,14 @@ DECODER_ALONE = (
     "--discriminator_share", 0.5,
 )  # fmt: skip
 # rhythm network: 0.25 s per step on one core; at most as many steps as hafm-tiny's
-RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300
+RHYTHM_STEPS_PER_HOUR = 1400
+RHYTHM_STEPS = 3300
 # each tower of the listener: 0.2 to 0.33 s per step
-LISTENER_STEPS_PER_HOUR, LISTENER_STEPS = 2000, 4000
+LISTENER_STEPS_PER_HOUR = 2000
+LISTENER_STEPS = 4000
 # separator: 0.33 s per step
-SEPARATOR_STEPS_PER_HOUR, SEPARATOR_STEPS = 1300, 10_000
+SEPARATOR_STEPS_PER_HOUR = 1300
+SEPARATOR_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,11 @@ class WholeModelOptions:
         return any((self.corpus / "train").glob("*/pads.flac"))
 
     @property
+    def style_ranges(self) -> dict[str, Any]:
+        """The songs that each of `styles` suits, where that is known."""
+        return {name: asdict(STYLES[name].suits) for name in self.styles if name in STYLES}
+
+    @property
     def styles(self) -> list[str]:
         """Styles of the training songs, sorted."""
         return sorted({str(each["style"]) for each in self.labels if each.get("style")})
@@ -196,9 +206,13 @@ def render_songs(songs: Path, voices: Path, corpus: Path, recipes: Path, words: 
 
 def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str, list[str]]:
     """The command of every part, given the steps of codec and HuBERT."""
-    preset, out, corpus = PRESETS[options.preset], options.out, str(options.corpus)
+    preset = PRESETS[options.preset]
+    out = options.out
+    corpus = str(options.corpus)
     sizes = _sizes(options)
-    clusters, codec, decoder = out / "semantic_tokenizer", out / "codec" / "codec", out / "decoder" / "codec"
+    clusters = out / "semantic_tokenizer"
+    codec = out / "codec" / "codec"
+    decoder = out / "decoder" / "codec"
     tokenizer = out / "vocal_space" / "semantic_tokenizer"
     rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
     listener_steps = max(1, min(LISTENER_STEPS, round(LISTENER_STEPS_PER_HOUR * options.hours)))
@@ -250,10 +264,12 @@ def _stage_command(options: WholeModelOptions, stage: str) -> list[object]:
     # compiling takes one or two minutes
     compiled = hours > SHORTEST_COMPILED_HOURS and shutil.which("c++") is not None
     width, layers, heads = getattr(PRESETS[options.preset], stage)
-    config, out = options.recipes / f"configs/tiny/{stage}.yaml", options.out
+    config = options.recipes / f"configs/tiny/{stage}.yaml"
+    out = options.out
     return [
         "train_stage.py", config, "--lead_sheet_streams", *options.streams(config),
-        *(["--styles", *options.styles] if options.styles else []), "--corpus", out / "tokens",
+        *(["--styles", *options.styles] if options.styles else []),
+        *(["--style_ranges", json.dumps(options.style_ranges)] if options.styles else []), "--corpus", out / "tokens",
         "--output_dir", out / stage, "--cache_dir", out / stage / "cache", "--max_steps", 10**6,
         "--max_hours", hours, "--compile", compiled,
         "--hidden_size", width, "--num_hidden_layers", layers, "--num_attention_heads", heads,

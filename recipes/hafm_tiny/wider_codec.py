@@ -47,7 +47,8 @@ def _belongs_to_output(name: str) -> bool:
 
 def _copy_output(old: SpectralDecoder, new: SpectralDecoder) -> None:
     """Copies the rows of what both decoders play: the middle, up to the old bandwidth."""
-    channels, bins = new.spectrum.format.channels, old.spectrum.format.num_bins
+    channels = new.spectrum.format.channels
+    bins = old.spectrum.format.num_bins
     # magnitudes of spectra are proportional to the window's length
     scale = new.spectrum.format.window_length / old.spectrum.format.window_length
     new.last.weight.mul_(NEW_ROWS_LEVEL)

@@ -60,7 +60,10 @@ def published_files(source: str, revision: str | None = None) -> Files:
         revision = REVISION
     paths: dict[str, Path] = {}
     for name in (*STAGE_FILES.values(), KMEANS_FILE):
-        path = _local(Path(source), name) if Path(source).is_dir() else _downloaded(source, name, revision)
+        if Path(source).is_dir():
+            path = _local(Path(source), name)
+        else:
+            path = _downloaded(source, name, revision)
         if path is not None:
             paths[name] = path
         elif name != STAGE_FILES[OPTIONAL]:

@@ -164,7 +164,8 @@ def read_pairs(folder: Path) -> list[tuple[str, np.ndarray, np.ndarray, int]]:
         size = round(SEGMENT_SECONDS * stems.sampling_rate)
         for start in range(0, len(stems.vocal) - size + 1, size):
             part = slice(start, start + size)
-            vocal, instrumental = stems.vocal[part], stems.instrumental[part]
+            vocal = stems.vocal[part]
+            instrumental = stems.instrumental[part]
             if reason_to_drop(vocal, instrumental, FilterOptions()) is None:
                 segments.append((song.name, vocal, instrumental, stems.sampling_rate))
     if len({name for name, *_ in segments}) < 2:
@@ -190,11 +191,15 @@ def tokenized(segments: Sequence[tuple[str, np.ndarray, np.ndarray, int]], token
 
 def crops_of(stage: str, songs: Sequence[Song], model: HAFMStageForCausalLM, seconds: float) -> Crops:
     """Up to `MOST_CROPS` crops, evenly over the songs; conditioning and target start at the same time."""
-    config, kind = model.config, stage_parts()[stage]
+    config = model.config
+    kind = stage_parts()[stage]
     coarse = config.num_codebooks if stage == "coarse" else config.num_token_streams
-    read, written = round(seconds * config.conditioning_frame_rate), round(seconds * config.frame_rate)
+    read = round(seconds * config.conditioning_frame_rate)
+    written = round(seconds * config.frame_rate)
     names = sorted({song.name for song in songs})
-    conditioning, labels, numbers = [], [], []
+    conditioning = []
+    labels = []
+    numbers = []
     for song in songs:
         sources = torch.cat([song.stream(name, coarse) for name in kind.reads])
         target = song.stream(kind.writes, coarse)[: config.num_codebooks]
@@ -217,7 +222,8 @@ def nats(model: HAFMStageForCausalLM, crops: Crops, null: bool = False) -> np.nd
     Returns:
         float64 [2, N]: of all tokens, and of the first frame's.
     """
-    found, first = [], model.config.num_codebooks
+    found = []
+    first = model.config.num_codebooks
     for conditioning, labels in zip(crops.conditioning.split(BATCH), crops.labels.split(BATCH), strict=True):
         rows = torch.full((len(labels),), null)
         logits = model(conditioning_ids=conditioning, labels=labels, null_conditioning=rows).logits
@@ -241,7 +247,8 @@ def bigram_nats(crops: Crops, codebooks: int, size: int) -> np.ndarray:
             pairs = torch.bincount((others[:, :-1] * size + others[:, 1:]).flatten(), minlength=size * size)
             pairs = pairs.view(size, size).double()
             for number in (crops.songs == song).nonzero()[:, 0].tolist():
-                before, after = rows[number, :-1], rows[number, 1:]
+                before = rows[number, :-1]
+                after = rows[number, 1:]
                 seen = pairs[before, after] + BIGRAM_PRIOR * single[after]
                 likelihood = seen / (pairs.sum(1)[before] + BIGRAM_PRIOR)
                 first = -single[rows[number, 0]].log()
@@ -276,7 +283,9 @@ class Search:
         crops: Mapping[str, Crops],
         progress: Callable[[str], object] = lambda _: None,
     ) -> None:
-        self.stages, self.crops, self.progress = stages, crops, progress
+        self.stages = stages
+        self.crops = crops
+        self.progress = progress
         self.scored: dict[tuple[str, Layout], np.ndarray] = {}
 
     def score(self, stage: str, layout: Layout) -> np.ndarray:
@@ -336,7 +345,9 @@ class Search:
             for values in product(*(self.values(name) for name in names))
         ]
         best = min(tried, key=lambda each: float(nats(self.stages[stage].lay_out(each), some)[0].mean()))
-        return best if significant((self.score(stage, layout) - self.score(stage, best))[0]) else layout
+        if significant((self.score(stage, layout) - self.score(stage, best))[0]):
+            return best
+        return layout
 
     def improved(self, layout: Layout, choice: str) -> Layout:
         """The layout with a better value of one choice, or with the paper's where the evidence for another is weak."""
@@ -370,7 +381,8 @@ class Search:
 
     def first_table(self, verdict: Verdict) -> None:
         """Lets AdamW's second moments say which table's BOS was trained, where exactly one was."""
-        layout, concerned = verdict.layout, self.concerned("first_table")
+        layout = verdict.layout
+        concerned = self.concerned("first_table")
         if not concerned or layout.input_table != PAPER.input_table:
             # a slot that reads its own codebook's table reads BOS from the first
             verdict.decisions = [each for each in verdict.decisions if each.choice != "first_table"]
@@ -418,21 +430,22 @@ class Search:
         joined = {value: np.concatenate(list(by_stage.values())) for value, by_stage in scores.items()}
         best = min(values, key=lambda value: float(joined[value].mean()))
         weak = [value for value in values if value != best and not significant(joined[value] - joined[best])]
-        chosen = values[0] if values[0] in weak else best
+        chosen = best
+        if values[0] in weak:
+            chosen = values[0]
         rivals = [value for value in values if value != chosen]
         if rivals:
             rival = min(rivals, key=lambda value: float(joined[value].mean()))
-            parts = [words] if words else []
-            words = "; ".join(
-                [*parts, f"without a voice {in_words(joined[rival] - joined[chosen])} better than {rival}"]
-            )
+            likelier = f"without a voice {in_words(joined[rival] - joined[chosen])} better than {rival}"
+            words = "; ".join(filter(None, (words, likelier)))
         verdict.layout = replace(verdict.layout, null=chosen)
         verdict.decisions.append(Decision("null", chosen, words, decided=not weak))
 
     def measure(self, verdict: Verdict) -> None:
         """Measures each stage against a bigram of the same tokens, and against other songs' conditioning."""
         for name, stage in self.stages.items():
-            crops, config = self.crops[name], stage.model.config
+            crops = self.crops[name]
+            config = stage.model.config
             own = self.score(name, verdict.layout)[0]
             model = stage.lay_out(verdict.layout)
             bigram = bigram_nats(crops, config.num_codebooks, config.codebook_size)
@@ -441,8 +454,9 @@ class Search:
             verdict.yardsticks[name] = (
                 f"{own.mean():.3f} nats per token; {in_words(bigram - own)} better than a bigram of the same tokens; "
                 f"{in_words(shuffled - own)} better than with other songs' conditioning"
-                f"{'' if significant(shuffled - own, YARDSTICK_ERRORS) else ', so it does not measurably listen'}"
             )
+            if not significant(shuffled - own, YARDSTICK_ERRORS):
+                verdict.yardsticks[name] += ", so it does not measurably listen"
             if not significant(bigram - own, YARDSTICK_ERRORS):
                 verdict.faults.append(
                     f"the {name} stage predicts real songs no better than a bigram of their tokens ({own.mean():.2f} "
@@ -464,7 +478,10 @@ def described(verdict: Verdict) -> str:
     """The choices as a table in Markdown."""
     lines = ["| choice | value | evidence |", "|---|---|---|"]
     for each in verdict.decisions:
-        value = each.value if each.choice != "distance" or each.value == LENGTH else f"{each.value} tokens"
+        if each.choice != "distance" or each.value == LENGTH:
+            value = each.value
+        else:
+            value = f"{each.value} tokens"
         state = "" if each.decided else "*undetermined*; "
         lines.append(f"| {TITLES[each.choice]} | {value} | {state}{each.evidence} |")
     return "\n".join(lines)

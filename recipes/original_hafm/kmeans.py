@@ -47,8 +47,7 @@ class _Dtype:
         self.dtype = np.dtype(str(name))
 
     def __setstate__(self, state: Any) -> None:
-        order = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
-        if order == ">":
+        if isinstance(state, tuple) and len(state) > 1 and state[1] == ">":
             self.dtype = self.dtype.newbyteorder(">")
 
 
@@ -62,7 +61,8 @@ class _Array:
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, by_columns, data = state
-        data = data.encode("latin1") if isinstance(data, str) else data
+        if isinstance(data, str):
+            data = data.encode("latin1")
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
             raise ValueError("an array of objects")
         self.values = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if by_columns else "C")
@@ -79,7 +79,8 @@ class _Stored:
         said = self.__dict__
         if said.get("numpy_array_alignment_bytes") is not None:
             file.seek(file.read(1)[0], io.SEEK_CUR)
-        dtype, shape = said["dtype"], tuple(int(size) for size in said["shape"])
+        dtype = said["dtype"]
+        shape = tuple(int(size) for size in said["shape"])
         if not isinstance(dtype, _Dtype):
             raise ValueError("an array of objects")
         size = dtype.dtype.itemsize * int(np.prod(shape, dtype=np.int64))
@@ -202,7 +203,13 @@ def read_kmeans(path: Path) -> KMeans:
     centroids = said.get("cluster_centers_")
     if not isinstance(centroids, _Array) or centroids.values.ndim != 2 or not np.isfinite(centroids.values).all():
         raise ValueError(f"{path} holds no fitted k-means: it has no cluster_centers_ of finite numbers.")
-    labels, inertia = said.get("labels_"), said.get("inertia_")
-    frames = len(labels.values) if isinstance(labels, _Array) else None
-    distance = float(inertia) / frames if frames and isinstance(inertia, (float, np.floating)) else None
+    labels = said.get("labels_")
+    inertia = said.get("inertia_")
+    frames = None
+    if isinstance(labels, _Array):
+        frames = len(labels.values)
+    if frames and isinstance(inertia, (float, np.floating)):
+        distance = float(inertia) / frames
+    else:
+        distance = None
     return KMeans(np.array(centroids.values, dtype=np.float32), distance, frames)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-TABLES, TARGETS, QUANTIZER, SEGMENTS = (
-    "model.conditioning_embedding.weight", "model.target_embedding.weight", "model.quantizer_embedding.weight",
-    "model.segment_embedding.weight",
-)  # fmt: skip
+TABLES = "model.conditioning_embedding.weight"
+TARGETS = "model.target_embedding.weight"
+QUANTIZER = "model.quantizer_embedding.weight"
+SEGMENTS = "model.segment_embedding.weight"
 # the numbers of the segments of the first source, the second and the target; with one source, its and the target's
 SEGMENT_ORDERS = {
     "sources, then target": (0, 1, 2),
@@ -105,7 +105,10 @@ def layout_config(config: PreTrainedConfig, layout: Layout) -> dict[str, Any]:
     if layout.sources != PAPER.sources and config.num_conditioning_sources == 2:
         fields["source_order"] = [1, 0]
     paper = type(config)().relative_attention_max_distance
-    fields["relative_attention_max_distance"] = paper if layout.distance == LENGTH else layout.distance
+    if layout.distance == LENGTH:
+        fields["relative_attention_max_distance"] = paper
+    else:
+        fields["relative_attention_max_distance"] = layout.distance
     return fields
 
 
@@ -120,9 +123,12 @@ def _fused(weight: torch.Tensor, layout: Layout, heads: int) -> torch.Tensor:
 
 def _fold_tables(out: dict[str, torch.Tensor], config: PreTrainedConfig, layout: Layout) -> None:
     """Folds the choices about embeddings into the tables of the conditioning and the target, quantizer, segments."""
-    conditioning, target = out[TABLES].clone(), out[TARGETS].clone()
-    quantizer, segments = out[QUANTIZER], out[SEGMENTS]
-    sources, bos = config.num_conditioning_sources, config.codebook_size
+    conditioning = out[TABLES].clone()
+    target = out[TARGETS].clone()
+    quantizer = out[QUANTIZER]
+    segments = out[SEGMENTS]
+    sources = config.num_conditioning_sources
+    bos = config.codebook_size
     if layout.tables != PAPER.tables and conditioning.shape == target.shape:
         conditioning, target = target, conditioning
     if layout.streams != PAPER.streams and sources == 2:

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
+from hafm_hf.accompaniment.pipeline_hafm import HAFMPipeline
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, lead_sheet_streams
 from tiny_models import STAGES, encoded, first_read, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
@@ -18,12 +20,16 @@ OPTIONS: dict[str, Any] = {"lead_sheet_streams": SIZES, "styles": ["folk", "rock
 SHEET = LeadSheet(beats=[0.1, 0.6, 1.1], beats_per_bar=4, chords=[(0.0, 0.8, "C"), (0.8, 2.0, "Am7")], style="rock")
 
 
-def reading_composite(pattern: str = "flat", **parts: Any) -> HAFMForVocalAccompaniment:
+def reading_composite(
+    pattern: str = "flat", style_ranges: dict | None = None, **parts: Any
+) -> HAFMForVocalAccompaniment:
     """A composite whose stages all read a lead sheet, with windows so short that each song has several."""
     given = {part: getattr(tiny_composite(), part) for part in ("semantic_tokenizer", "codec")}
     for name, window in (("semantic", 1.2), ("coarse", 0.6), ("fine", 0.4)):
         how: dict[str, Any] = {} if name == "semantic" else {"codebook_pattern": pattern}
-        stage = tiny_stage(name, position_scheme="time", num_hidden_layers=1, **OPTIONS, **how)
+        stage = tiny_stage(
+            name, position_scheme="time", num_hidden_layers=1, **OPTIONS, style_ranges=style_ranges or {}, **how
+        )
         stage.generation_config.update(window_seconds=window, overlap_seconds=0.12)
         given[name] = stage
     return HAFMForVocalAccompaniment.from_parts(**{**given, **parts})
@@ -74,17 +80,69 @@ def test_a_drawn_style_reaches_every_stage() -> None:
 def test_missing_parts_of_a_lead_sheet_are_estimated_where_the_model_can() -> None:
     model = reading_composite(semantic_tokenizer=tiny_rhythmic_tokenizer(), listener=tiny_listener())
     estimate = model.complete_lead_sheet(voice(2), 24_000)
-    assert estimate.beats and estimate.chords and estimate.estimated == ["beats", "chords", "key"]
+    assert estimate.beats
+    assert estimate.chords
+    assert estimate.estimated == ["beats", "chords", "key"]
     chord, beat, bar, style = encoded(model, voice(2), 24_000).streams["semantic"]
-    assert bool((chord > 0).all()) and bool((beat > 0).all()) and not bar.any() and not style.any()
+    assert bool((chord > 0).all())
+    assert bool((beat > 0).all())
+    assert not bar.any()
+    assert not style.any()
     given = LeadSheet(tempo=100.0, chords=[(0.0, 2.0, "E")], style="folk")
     chord, beat, bar, style = encoded(model, voice(2), 24_000, given).streams["coarse"]
-    assert chord.unique().tolist() == [1 + 5] and style.unique().tolist() == [1]
+    assert chord.unique().tolist() == [1 + 5]
+    assert style.unique().tolist() == [1]
     partly = LeadSheet(chords=[(0.0, 2.0, "E"), (4.5, 5.0, "F")])
     chords = encoded(model, voice(7), 24_000, partly).lead_sheet.chords
-    assert {*partly.chords} < {*chords} and all(a[1] <= b[0] for a, b in zip(chords, chords[1:], strict=False))
+    assert {*partly.chords} < {*chords}
+    assert all(a[1] <= b[0] for a, b in zip(chords, chords[1:], strict=False))
     assert sum(stop - start for start, stop, _ in chords) == pytest.approx(7, abs=0.05)
     almost = LeadSheet(chords=[(0.0, 4.0, "E")])
     assert encoded(model, voice(5), 24_000, almost).lead_sheet.chords == almost.chords
     assert (beat.diff() < 0).nonzero().flatten().diff().float().mean() == pytest.approx(30, abs=1.5)
     assert not encoded(reading_composite(), voice(2), 24_000).streams["fine"].any()
+
+
+RANGES = {"folk": {"tempo": [55, 90], "metres": [4]}, "rock": {"tempo": [110, 180], "metres": [4]}}
+
+
+def styles_at(model: Any, tempo: float, **how: Any) -> set[Any]:
+    outputs = [
+        model.generate(voice(0.4), CODEC_RATE, seed=seed, tempo=tempo, skip_fine=True, **how) for seed in range(3)
+    ]
+    return {output.lead_sheets[0].style for output in outputs}
+
+
+@pytest.mark.parametrize(("tempo", "expected"), [(70.0, {"folk"}), (150.0, {"rock"})])
+def test_auto_draws_among_the_styles_that_suit_the_tempo(tempo: float, expected: set) -> None:
+    model = reading_composite(style_ranges=RANGES)
+    assert styles_at(model, tempo) == expected
+    assert styles_at(model, tempo, style="auto") == expected
+
+
+def test_without_ranges_auto_draws_among_all_styles() -> None:
+    assert styles_at(reading_composite(), 70.0) == {"folk", "rock"}
+
+
+def test_a_style_that_is_given_need_not_suit() -> None:
+    model = reading_composite(style_ranges=RANGES)
+    assert styles_at(model, 70.0, style="rock") == {"rock"}
+    assert styles_at(model, 70.0, style="auto", lead_sheet=LeadSheet(style="rock")) == {"rock"}
+
+
+def test_a_model_without_styles_accepts_auto() -> None:
+    plain = tiny_composite()
+    assert plain.generate(voice(0.4), CODEC_RATE, seed=1, skip_fine=True).lead_sheets[0].style is None
+    assert plain.generate(voice(0.4), CODEC_RATE, seed=1, skip_fine=True, style="auto").lead_sheets[0].style is None
+
+
+def test_a_stream_says_which_style_it_plays() -> None:
+    accompany = HAFMPipeline(reading_composite(style_ranges=RANGES))
+    pieces = list(accompany.stream(voice(1.1), sampling_rate=CODEC_RATE, seed=1, tempo=150.0, skip_fine=True))
+    assert {piece["lead_sheet"].style for piece in pieces} == {"rock"}
+    assert accompany.join(pieces)["lead_sheet"].style == "rock"
+
+
+def test_ranges_belong_to_styles_of_the_stage() -> None:
+    with pytest.raises(StrictDataclassClassValidationError, match="style_ranges has 'polka', which is not among"):
+        tiny_stage("semantic", lead_sheet_streams={"style": 16}, styles=["folk"], style_ranges={"polka": {}})

@@ -28,7 +28,7 @@ FOLDERS = {"corpus": "data", "training": "train", "evaluation": "eval"}
 
 # prose, data, third-party texts, and saved models
 WITHOUT_LICENCE_LINE = re.compile(
-    r"\.(md|json|wav|flac|ogg|png)$|^(LICENSE|NOTICE|licenses/.*|src/hafm_hf/(py\.typed|checkpoints/.*))$"
+    r"\.(md|json|ipynb|wav|flac|ogg|png|svg)$|^(LICENSE|NOTICE|licenses/.*|src/hafm_hf/(py\.typed|checkpoints/.*))$"
 )
 # In no extra: an experiment tracker that accelerate may use, and a beat tracker that downloads its own weights.
 OWN_CHOICE = {"wandb", "beat-this"}
@@ -134,9 +134,10 @@ def test_no_module_imports_our_modules_by_string() -> None:
 def test_readme_begins_with_commands_that_work_from_a_clone(tmp_path: Path) -> None:
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
     make("demo", EXAMPLE=tmp_path / "vocal.wav", OUT=tmp_path / "demo")
-    first = re.findall(r"^```bash.*\n((?:.*\n)*?)```", (REPOSITORY / "README.md").read_text(), re.MULTILINE)[0]
-    promised = re.findall(r"demo/[\w.]+", first)
-    assert "make demo" in first and len(promised) == 2
+    shown = re.findall(r"^```bash.*\n((?:.*\n)*?)```", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    (block,) = [block for block in shown if "make demo" in block]
+    promised = re.findall(r"demo/[\w.]+", block)
+    assert len(promised) == 2
     assert all((tmp_path / name).stat().st_size > 10_000 for name in promised)
 
 

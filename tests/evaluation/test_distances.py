@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from corpus.karaoke import save_embedder
 from hafm_hf.evaluation import vggish
-from hafm_hf.evaluation.distances import fit_gaussian, frechet_audio_distance, frechet_distance, kernel_audio_distance
+from hafm_hf.evaluation.distances import (
+    density_and_coverage,
+    fit_gaussian,
+    frechet_audio_distance,
+    frechet_distance,
+    kernel_audio_distance,
+    prompt_adherence,
+)
 from hafm_hf.evaluation.embedders import EmbedderOptions, VGGishEmbedder, make_embedder
 from hafm_hf.evaluation.statistics import HAFMEvaluationError, bootstrap_mean, other_song_partners
 
@@ -47,7 +54,44 @@ def test_kernel_distance_equals_the_unbiased_estimator() -> None:
     within = np.mean([kernel(x, y) for i, x in enumerate(first) for j, y in enumerate(first) if i != j])
     within += np.mean([kernel(x, y) for i, x in enumerate(second) for j, y in enumerate(second) if i != j])
     between = np.mean([kernel(x, y) for x in first for y in second])
-    assert kernel_audio_distance(first, second, 1.3) == pytest.approx(100 * (within - 2 * between), rel=1e-9)
+    assert kernel_audio_distance(first, second, 1.3) == pytest.approx(1000 * (within - 2 * between), rel=1e-9)
+
+
+def test_density_and_coverage_count_the_balls_around_the_reference() -> None:
+    # on a line, with two neighbours each: radii 2, 1, 1, 2 and, far away, 97
+    reference = np.array([[0.0], [1.0], [2.0], [3.0], [100.0]])
+    evaluated = np.array([[1.5], [1.6], [50.0]])
+    density, coverage = density_and_coverage(reference, evaluated, neighbours=2)
+    # 1.5 and 1.6 lie in the first four balls, 50 in the last one's
+    assert density == pytest.approx((4 + 4 + 1) / (2 * 3))
+    assert coverage == 1.0
+
+
+def test_density_and_coverage_of_alike_narrow_and_distant_sets() -> None:
+    generator = np.random.default_rng(1)
+    reference = generator.standard_normal((800, 4))
+    alike = density_and_coverage(reference, generator.standard_normal((800, 4)))
+    # the paper's expectation for equal sets: density 1, coverage 1 − 2⁻ᵏ
+    assert alike[0] == pytest.approx(1.0, abs=0.05)
+    assert alike[1] == pytest.approx(1 - 2**-5, abs=0.02)
+    narrow = density_and_coverage(reference, 0.2 * generator.standard_normal((800, 4)))
+    assert narrow[0] > alike[0]
+    assert narrow[1] < 0.5
+    assert density_and_coverage(reference, reference + 50.0) == (0.0, 0.0)
+    with pytest.raises(HAFMEvaluationError, match="5 reference and 800 evaluated embeddings are too few"):
+        density_and_coverage(reference[:5], reference)
+
+
+def test_prompt_adherence_is_one_for_true_mixes_zero_for_strangers_and_linear_in_the_distances() -> None:
+    generator = np.random.default_rng(2)
+    spread = generator.standard_normal((400, 6))
+    matched, shuffled = (fit_gaussian(spread + offset) for offset in (0.0, 2.0))
+    assert prompt_adherence(matched, matched, shuffled) == 1.0
+    assert prompt_adherence(shuffled, matched, shuffled) == 0.0
+    # equal covariances: the distance is 6 (offset difference)², so ½ + (1.5² − 0.5²) / (2 · 2²)
+    assert prompt_adherence(fit_gaussian(spread + 0.5), matched, shuffled) == pytest.approx(0.75)
+    assert prompt_adherence(fit_gaussian(spread - 3.0), matched, shuffled) == 1.0
+    assert np.isnan(prompt_adherence(shuffled, matched, matched))
 
 
 def one_each(count: int) -> list[str]:
@@ -79,7 +123,8 @@ def test_intervals_of_distances_contain_them_and_resample_songs() -> None:
     songs = [f"song {number // 4}" for number in range(24)]
     by_clip = frechet_audio_distance(reference, evaluated, one_each(24), resamples=100)
     by_song = frechet_audio_distance(reference, evaluated, songs, resamples=100)
-    assert by_song.value == by_clip.value and by_song.low < by_song.value < by_song.high
+    assert by_song.value == by_clip.value
+    assert by_song.low < by_song.value < by_song.high
     assert by_song == frechet_audio_distance(reference, evaluated, songs, resamples=100)
     assert by_song.high - by_song.low > 1.3 * (by_clip.high - by_clip.low)
 
@@ -123,7 +168,8 @@ class TestVGGish:
                 features = port.features(torch.from_numpy(np.concatenate(examples)).float()[:, None])
                 expected = before_relu(features.permute(0, 2, 3, 1).flatten(1)).numpy()
             found[level] = original.embed(samples)
-            assert found[level].shape == (5, 128) and (found[level] < 0).any()
+            assert found[level].shape == (5, 128)
+            assert (found[level] < 0).any()
             assert np.abs(found[level] - expected).max() < 1e-4
         assert np.abs(found[1.0] - found[0.001]).max() > 1e-3  # quiet sounds stay quiet
         assert "before the last ReLU" in original.name

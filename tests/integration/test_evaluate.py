@@ -47,6 +47,10 @@ def outputs(pairs: Path) -> Path:
     """Outputs of a third-party system: the references, 120 ms late, in stereo and as FLAC."""
     folder = pairs / "outputs"
     folder.mkdir()
+    # another tool's scores of the files, by clip or by path
+    lines = [{"path": f"/elsewhere/song{number}.wav", "PQ": 6.0 + number % 2, "model": "v1"} for number in range(5)]
+    lines += [{"clip": "song5", "PQ": 7.0, "CE": 3.0}]
+    (folder / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for place in sorted((pairs / "test").iterdir()):
         sound, rate = soundfile.read(place / "instrumental.wav")
         late = np.concatenate([np.zeros(round(0.12 * rate)), sound])
@@ -87,29 +91,64 @@ def report(pairs: Path, outputs: Path, tmp_path_factory: pytest.TempPathFactory,
 def test_the_report_has_the_system_baselines_and_fools(report: Path) -> None:
     found = json.loads((report / "report.json").read_text())
     assert list(found["systems"]) == [
-        "late", "reference", "retrieval", "random retrieval", "silence", "click track", "sine doubling the voice",
-        "the voice itself", "drone", "reference a semitone high",
+        "late", "reference", "shuffled reference", "retrieval", "random retrieval", "silence", "click track",
+        "sine doubling the voice", "the voice itself", "drone", "reference a semitone high",
     ]  # fmt: skip
     assert found["systems"]["late"]["scores"]["chord_changes_shared"]["follows"]
     assert found["systems"]["silence"]["scores"]["onsets_shared"]["matched"] == 0.0
-    assert all(found["fools"].values()) and found["protocol"]["clips"] == 6
-    assert found["protocol"]["generation"] is None and not (report / "rendered").exists()
+    assert all(found["fools"].values())
+    assert found["protocol"]["clips"] == 6
+    assert found["protocol"]["generation"] is None
+    assert not (report / "rendered").exists()
     assert found["protocol"]["retrieval_bank"] == {"used": 3, "of": 3, "seconds": 40.0}
     distances = next(iter(found["systems"]["late"]["distances"].values()))
     # 6 clips of 9 windows each
     assert "54 embeddings of width 192 are too few" in distances["refused"]
-    assert distances["kernel"] < 5.0
+    assert distances["kernel"] < 50.0
+    assert distances["coverage"] > 0.5
+    # of three songs
+    assert "27 embeddings of width 192 are too few" in distances["adherence_refused"]
 
 
 def test_the_report_page_is_self_contained(report: Path) -> None:
     page = (report / "report.html").read_text()
     assert not re.search(r'(?:src|href)="', page)
-    assert "reference a semitone high" in page and page.count("<td>late</td>") >= 2
+    assert "reference a semitone high" in page
+    assert page.count("<td>late</td>") >= 2
+
+
+def test_scores_of_other_tools_beside_the_outputs_are_in_the_report_with_intervals(report: Path) -> None:
+    systems = json.loads((report / "report.json").read_text())["systems"]
+    quality = systems["late"]["other_scores"]["PQ"]
+    assert quality["value"] == 6.5
+    assert (quality["n"], quality["songs"]) == (6, 6)
+    assert 6.0 <= quality["low"] < 6.5 < quality["high"] <= 7.0
+    assert systems["late"]["other_scores"]["CE"]["n"] == 1
+    assert "other_scores" not in systems["reference"]
+    assert "Scores of other tools" in (report / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ('{"clip": "song77", "PQ": 1.0}\n', "has no score of song0 or another of the 6 clips"),
+        ('{"clip": "song0", "PQ": 1.0}\n[7]\n', "scores.jsonl, line 2 is not a JSON object"),
+    ],
+)
+def test_scores_that_name_no_clip_or_are_no_objects_are_refused(
+    pairs: Path, outputs: Path, tmp_path: Path, lines: str, sentence: str
+) -> None:
+    copied = shutil.copytree(outputs, tmp_path / "outputs")
+    (copied / "scores.jsonl").write_text(lines)
+    options = ["--pairs", pairs / "test", "--outputs", f"late={copied}", "--no-model", "--no-baselines"]
+    code, _, error = run(*options, "--out", tmp_path / "out")
+    assert code == 1
+    assert sentence in error
 
 
 def test_the_means_are_those_of_the_clip_scores(report: Path) -> None:
     rows = [json.loads(line) for line in (report / "clips.jsonl").read_text().splitlines()]
-    assert len(rows) == 6 * 10
+    assert len(rows) == 6 * 11
     drone = [row["matched"]["key_agreement"] for row in rows if row["system"] == "drone"]
     found = json.loads((report / "report.json").read_text())["systems"]["drone"]["scores"]["key_agreement"]
     assert np.mean(drone) == pytest.approx(found["matched"], abs=1e-6)
@@ -141,7 +180,9 @@ def test_a_model_is_rendered_once_for_each_seed(pairs: Path, tiny_model: Path, t
     stamps = [path.stat().st_mtime_ns for path in songs]
     written = (tmp_path / "report.json").read_bytes()
     again = run(*options, "--out", tmp_path)
-    assert again[0] == 0 and "matched minus shuffled pairs" in again[1] and "report.html" in again[1], again[2]
+    assert again[0] == 0, again[2]
+    assert "matched minus shuffled pairs" in again[1], again[2]
+    assert "report.html" in again[1], again[2]
     assert [path.stat().st_mtime_ns for path in songs] == stamps
     assert (tmp_path / "report.json").read_bytes() == written
     assert json.loads(written)["systems"]["tiny"]["seeds"] == 2
@@ -174,9 +215,11 @@ def test_invalid_evaluations_are_refused_in_one_sentence(
     for name, place in (("TEST", pairs / "test"), ("TRAIN", pairs / "train"), ("OUT", outputs)):
         given = [option.replace(name, str(place)) for option in given]
     done = CliRunner().invoke(app, ["evaluate", *given, "--out", str(tmp_path / "out")], env={"COLUMNS": "200"})
-    assert done.exit_code == code and sentence in done.output + str(done.exception)
+    assert done.exit_code == code
+    assert sentence in done.output + str(done.exception)
     assert code == 2 or "\n" not in str(done.exception)
-    assert not list(tmp_path.glob("out/report.*")) and not list(tmp_path.glob("out/rendered/**/*.wav"))
+    assert not list(tmp_path.glob("out/report.*"))
+    assert not list(tmp_path.glob("out/rendered/**/*.wav"))
 
 
 def test_a_short_or_damaged_output_is_named(pairs: Path, outputs: Path, tmp_path: Path) -> None:
@@ -188,7 +231,8 @@ def test_a_short_or_damaged_output_is_named(pairs: Path, outputs: Path, tmp_path
     assert "The late accompaniment of song2 is 1.00 s long and its vocal 5.00 s" in error
     (tmp_path / "broken" / "song2.flac").write_bytes(b"no sound")
     code, _, error = run(*arguments)
-    assert code == 1 and "The clip song2 cannot be measured: song2.flac is not audio" in error
+    assert code == 1
+    assert "The clip song2 cannot be measured: song2.flac is not audio" in error
 
 
 @pytest.mark.slow

@@ -12,18 +12,20 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from commands import ranks
-from hafm_hf.training.arguments import ARCHITECTURE
 from programs import RECIPES, REPOSITORY, Program, run_program
 
 RECIPE = RECIPES / "train_stage.py"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
-FLAGS: dict[str, Any] = {
-    "stage": "semantic",
+# what the weights of a stage determine
+ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 24,
     "num_hidden_layers": 2,
     "num_attention_heads": 3,
     "head_dim": 8,
     "position_scheme": "time",
+}
+FLAGS: dict[str, Any] = {
+    "stage": "semantic",
     "crop_seconds": 1.2,
     "global_batch": 8,
     "max_steps": 30,
@@ -40,8 +42,8 @@ FLAGS: dict[str, Any] = {
 
 def words(corpus: Path, output: Path, **changes: Any) -> list[str]:
     """Command-line flags of a run; without sizes if it starts from a stage (`init_from`)."""
-    given = {name: value for name, value in FLAGS.items() if "init_from" not in changes or name not in ARCHITECTURE}
-    flags = {**given, **changes, "corpus": corpus, "output_dir": output, "cache_dir": corpus / "cache"}
+    architecture = {} if "init_from" in changes else ARCHITECTURE
+    flags = {**architecture, **FLAGS, **changes, "corpus": corpus, "output_dir": output, "cache_dir": corpus / "cache"}
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 

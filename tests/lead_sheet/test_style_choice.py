@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Styles that suit a song, and the metre that its chords and notes recur in."""
+"""Styles that suit a song, and the order in which seeds and samples get them."""
 
 from collections import Counter
 
@@ -9,8 +9,7 @@ import pytest
 from hafm_hf.lead_sheet.style_choice import (
     StyleRange,
     draw_style,
-    estimate_metre,
-    long_notes,
+    styles_in_order,
     sung_density,
     weigh_styles,
 )
@@ -20,11 +19,6 @@ RANGES = {
     "ballad": StyleRange(tempo=(50, 85), density=(1.0, 3.0)),
     "rock": StyleRange(tempo=(80, 160), density=(2.0, 5.0)),
 }
-BEAT = 0.5
-
-
-def beats(count: int) -> list[float]:
-    return [BEAT * number for number in range(count)]
 
 
 def test_a_style_suits_fully_inside_its_ranges_and_less_outside() -> None:
@@ -71,35 +65,33 @@ def test_density_counts_notes_by_the_time_that_is_sung() -> None:
     assert sung_density([]) is None
 
 
-@pytest.mark.parametrize("metre", [3, 4])
-@pytest.mark.parametrize("downbeat", [0, 1])
-def test_the_metre_is_what_chords_recur_in(metre: int, downbeat: int) -> None:
-    chords = [BEAT * (downbeat + metre * bar) for bar in range(30)]
-    assert estimate_metre(beats(96), chords) == metre
+def test_consecutive_seeds_take_turns_among_styles_that_weigh_the_same() -> None:
+    weights = {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}
+    assert [styles_in_order(weights, seed) for seed in (30, 31)] == [("a", "b", "c"), ("b", "c", "a")]
+    assert styles_in_order(weights, 2**62) == styles_in_order(weights, 2**62)
 
 
-def test_the_metre_survives_missing_and_misplaced_chords() -> None:
-    generator = np.random.default_rng(0)
-    found = []
-    for _ in range(20):
-        chords = [BEAT * 3 * bar for bar in range(30) if generator.random() < 0.7]
-        stray = BEAT * generator.integers(0, 90, 6)
-        found.append(estimate_metre(beats(96), sorted([*chords, *stray])))
-    assert found.count(3) >= 18
+def test_each_style_comes_first_as_often_as_it_weighs_and_never_without_weight() -> None:
+    weights = {"a": 0.6, "b": 0.3, "c": 0.0, "d": 0.1}
+    orders = [styles_in_order(weights, seed) for seed in range(840)]
+    first = Counter(order[0] for order in orders)
+    assert first == {"a": 504, "b": 252, "d": 84}
+    assert {frozenset(order) for order in orders} == {frozenset("abd")}
 
 
-def test_long_notes_tell_the_metre_without_chords() -> None:
-    notes = [(BEAT * beat, BEAT * (beat + (2 if beat % 3 == 0 else 0.5)), 60) for beat in range(96) if beat % 3 < 2]
-    starts = [note[0] for note in notes]
-    assert estimate_metre(beats(96), [], starts, long_notes(notes, beats(96))) == 3
+@pytest.mark.parametrize(
+    ("ranges", "said"),
+    [
+        ({"metre": [3]}, "A style has no range 'metre'; it has metres, tempo and density."),
+        ({"metres": [5]}, r"metres are \[5\]; each must be 3 or 4"),
+        ({"tempo": [90, 60]}, r"tempo is \[90, 60\]; it must be a range"),
+    ],
+)
+def test_ranges_that_are_none_are_refused(ranges: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        StyleRange.given(ranges)
 
 
-def test_without_evidence_the_metre_is_four() -> None:
-    assert estimate_metre(beats(96), []) == 4
-    assert estimate_metre(beats(10), [0.0, 1.5, 3.0]) == 4
-    assert estimate_metre(beats(96), beats(96)) == 4
-    generator = np.random.default_rng(0)
-    scattered = [
-        estimate_metre(beats(96), sorted((BEAT * generator.integers(0, 96, 30)).tolist())) for _ in range(100)
-    ]
-    assert scattered.count(4) >= 97
+def test_ranges_are_read_from_json() -> None:
+    assert StyleRange.given({"metres": [3], "tempo": [80, 180]}) == RANGES["waltz"]
+    assert StyleRange.given({}).suits(3, 120, 2.0) == StyleRange.given({}).suits(4, 60, 9.0) == 1.0

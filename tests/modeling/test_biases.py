@@ -10,9 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional as F
 
-from hafm_hf.modeling.fast_loop import FastDecoder
-from hafm_hf.modeling.windows import DecodingOptions, decode_window
-from modeling.test_fast_loop import RecordingDecoder, uniforms_for
+from decoding import TokenDecoder, decode, uniforms_for
 from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_scores, conditioning_for, targets_for
 from tiny_models import STAGES, biased_stage, placed, tiny_stage
 
@@ -68,7 +66,7 @@ def test_scores_of_the_fast_loop_equal_the_forward(name: str, pattern: str, how:
     stage = biased_stage(name, codebook_pattern=pattern, **placed(how))
     conditioning = conditioning_for(stage, batch=2, frames=24)
     steps = stage.config.target_length(24)
-    decoder = RecordingDecoder(stage, 3.0, 0.9, 6, 0.0, compile)
+    decoder = TokenDecoder(stage, 3.0, 0.9, 6, 0.0, compile)
     tokens = decoder.generate(conditioning, steps, uniforms_for(2, steps))
     conditional, unconditional = both_scores(stage, conditioning, labels=tokens)
     expected = unconditional + 3.0 * (conditional - unconditional)
@@ -82,9 +80,8 @@ def test_both_loops_draw_the_same_tokens(name: str, pattern: str, decoding: str)
     conditioning = conditioning_for(stage)
     steps = stage.config.target_length(FRAMES)
     numbers = uniforms_for(len(conditioning), steps)
-    expected = FastDecoder(stage, 3.0, 0.8, 7).generate(conditioning, steps, numbers)
-    nothing = torch.empty(len(conditioning), 0, dtype=torch.long)
-    tokens = decode_window(stage, conditioning, steps, numbers, DecodingOptions(decoding, 3.0, 0.8, 7), nothing)
+    expected = TokenDecoder(stage, 3.0, 0.8, 7).generate(conditioning, steps, numbers)
+    tokens = decode(decoding, stage, (3.0, 0.8, 7), conditioning, steps, numbers)
     assert torch.equal(tokens, expected)
 
 
@@ -93,9 +90,9 @@ def test_bfloat16_scores_stay_close_to_float32(pattern: str) -> None:
     stage = biased_stage("coarse", codebook_pattern=pattern, initializer_range=0.1)
     conditioning = conditioning_for(stage)
     steps = stage.config.target_length(FRAMES)
-    exact = RecordingDecoder(stage, 3.0)
+    exact = TokenDecoder(stage, 3.0)
     tokens = exact.generate(conditioning, steps, None)
-    decoder = RecordingDecoder(biased_stage("coarse", codebook_pattern=pattern, initializer_range=0.1).bfloat16(), 3.0)
+    decoder = TokenDecoder(biased_stage("coarse", codebook_pattern=pattern, initializer_range=0.1).bfloat16(), 3.0)
     decoder.generate(conditioning, steps, None, forced=tokens)
     apart = torch.stack(decoder.scores).float() - torch.stack(exact.scores)
     assert 0 < float(apart.std() / torch.stack(exact.scores).std()) < 0.1
@@ -119,7 +116,7 @@ def test_merged_adapters_keep_the_biases() -> None:
     merged = model.merge_and_unload()
     torch.testing.assert_close(merged(**inputs).logits, expected, atol=1e-4, rtol=0)
     steps = inputs["labels"].shape[1]
-    decoder = RecordingDecoder(merged, 1.0)
+    decoder = TokenDecoder(merged, 1.0)
     decoder.generate(inputs["conditioning_ids"], steps, None, forced=inputs["labels"])
     torch.testing.assert_close(torch.stack(decoder.scores, dim=1), expected, atol=1e-3, rtol=0)
 

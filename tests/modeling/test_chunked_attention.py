@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention in training on a CPU: what is computed in chunks equals what PyTorch computes, at less cost."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -113,3 +114,14 @@ def test_generation_in_training_mode_computes_as_in_evaluation_mode() -> None:
     stage.train()
     logits = stage(**inputs, null_conditioning=torch.tensor([False]), use_cache=True).logits
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
+def test_a_compiled_step_equals_a_plain_one_in_one_graph() -> None:
+    stage = tiny_stage("coarse", position_scheme="time").train()
+    inputs = training_inputs(stage)
+    loss, gradients = loss_and_gradients(stage, inputs)
+    stage.compile(dynamic=False, fullgraph=True)
+    compiled_loss, compiled = loss_and_gradients(stage, inputs)
+    torch.testing.assert_close(compiled_loss, loss, atol=1e-5, rtol=0)
+    torch.testing.assert_close(compiled, gradients, atol=1e-4, rtol=1e-3)

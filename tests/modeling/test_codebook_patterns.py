@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
-from hafm_hf.modeling.codebook_patterns import CodebookPattern, DelayPattern
+from hafm_hf.modeling.codebook_patterns import CodebookPattern, DelayPattern, as_tokens
 from hafm_hf.pretrained.loading import load_strictly
-from hafm_hf.training.objective import drawn_frames, drop_history
+from hafm_hf.training.inputs import drawn_frames
 from modeling.test_modeling import both_scores, conditioning_for, targets_for
 from tiny_models import tiny_stage
 
@@ -79,7 +79,7 @@ def test_history_is_dropped_and_swapped_in_whole_frames() -> None:
     pattern = DelayPattern(3)
     labels = torch.arange(2 * 60).view(2, 60)
     swapped = torch.where(drawn_frames(labels, 3, 0.5, 4.0, [1, 2]), labels + 1000, labels)
-    ids = drop_history(swapped, 9999, pattern, 0.5, 4.0, [3, 4])
+    ids = pattern.inputs(swapped.masked_fill(drawn_frames(labels, 3, 0.5, 4.0, [3, 4]), 9999), 9999)
     # recover the codes from the inputs; no slot reads those of the last one
     read = pattern.tokens(F.pad(ids[:, 1:], (0, 1), value=9999)).view(2, 20, 3)[:, :-1]
     kinds = torch.where(read == 9999, 2, read // 1000)
@@ -136,7 +136,8 @@ def test_prefixes_samples_and_stopping_criteria_keep_rows_and_frames_whole() -> 
         torch.manual_seed(seed)
         results.append(stage.codes_of(stage.generate(conditioning_ids=conditioning, num_return_sequences=3, top_k=5)))
     assert results[0].shape == (6, books, 9)
-    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
     # greedy samples of one vocal are three equal rows, which mixed-up rows would not be
     stage.generation_config.history_free_guidance = 1.0
     thrice = stage.generate(conditioning_ids=conditioning, num_return_sequences=3, top_k=1)
@@ -173,6 +174,11 @@ def test_a_checkpoint_records_its_layout_and_loads_with_no_other(field: str, val
         HAFMCoarseConfig(**{field: "other"})
 
 
-def test_the_delay_pattern_refuses_partial_frames() -> None:
-    with pytest.raises(ValueError, match="whole frames, not 9 tokens"):
-        DelayPattern(4).plan(torch.zeros(1, 4, dtype=torch.long), 9, BOS)
+@pytest.mark.parametrize("pattern", [CodebookPattern(4), DelayPattern(4)])
+def test_frames_are_read_from_slots_as_soon_as_they_are_complete(pattern: CodebookPattern) -> None:
+    codes = torch.arange(2 * 4 * 5).view(2, 4, 5)
+    slots = pattern.arrange(as_tokens(codes), -1)
+    for number in range(5):
+        complete = slots[:, : pattern.slots(number + 1)]
+        assert pattern.frames(complete.shape[1]) == number + 1
+        assert torch.equal(pattern.frame(complete, number), codes[:, :, number])

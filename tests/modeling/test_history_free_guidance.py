@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hafm_hf.modeling.fast_loop import FastDecoder
-from hafm_hf.modeling.windows import DecodingOptions, decode_window
-from modeling.test_fast_loop import uniforms_for
+from decoding import TokenDecoder, decode, uniforms_for
 from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_scores, conditioning_for
 from tiny_models import STAGES, placed, tiny_stage
 
@@ -44,15 +42,17 @@ def test_both_loops_equal_the_formula(name: str, scheme: str, scale: float) -> N
     conditioning = conditioning_for(stage, batch=2)
     steps = min(stage.config.target_length(FRAMES), 24)
     expected = guided_by_hand(stage, conditioning, steps, scale)
-    fast = FastDecoder(stage, scale, history_free_guidance=WEIGHT).generate(conditioning, steps, None)
+    fast = TokenDecoder(stage, scale, history_free_guidance=WEIGHT).generate(conditioning, steps, None)
     greedy = {"conditioning_ids": conditioning, "max_new_tokens": steps, "do_sample": False, "guidance_scale": scale}
     reference = stage.generate(**greedy)
-    assert torch.equal(fast, expected) and torch.equal(reference[:, 1:], expected)
+    assert torch.equal(fast, expected)
+    assert torch.equal(reference[:, 1:], expected)
     for nothing in (0.0, None):
         stage.generation_config.history_free_guidance = nothing
         without = stage.generate(**greedy)
-        fast = DecodingOptions(guidance_scale=scale).decoder(stage).generate(conditioning, steps, None)
-        assert not torch.equal(without, reference) and torch.equal(fast, without[:, 1:]), "tokens change"
+        fast = decode("fast", stage, (scale, None, None), conditioning, steps)
+        assert not torch.equal(without, reference), "tokens change"
+        assert torch.equal(fast, without[:, 1:]), "tokens change"
 
 
 @pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
@@ -62,17 +62,15 @@ def test_both_loops_and_compiled_steps_sample_the_same_tokens(name: str, pattern
     steps = stage.config.target_length(24)
     mask = torch.arange(24) < torch.tensor((24, 12, 20))[:, None]
     numbers, known = uniforms_for(3, steps), torch.ones(3, 4, dtype=torch.long)
-    arguments = (stage, conditioning, steps - 4, numbers[:, 4:])
-    fast, reference = (
-        decode_window(*arguments, DecodingOptions(how, 2.0, 0.8, 7), known, conditioning_mask=mask)
-        for how in ("fast", "reference")
-    )
-    assert fast.tolist() == reference.tolist() and len(fast.unique()) > 2
-    compiled = FastDecoder(stage, 2.0, 0.8, 7, history_free_guidance=WEIGHT, compile=True)
+    arguments = (stage, (2.0, 0.8, 7), conditioning, steps - 4, numbers[:, 4:], known)
+    fast, reference = (decode(how, *arguments, conditioning_mask=mask) for how in ("fast", "reference"))
+    assert fast.tolist() == reference.tolist()
+    assert len(fast.unique()) > 2
+    compiled = TokenDecoder(stage, 2.0, 0.8, 7, history_free_guidance=WEIGHT, compile=True)
     assert torch.equal(compiled.generate(conditioning, steps - 4, numbers[:, 4:], known, None, mask), fast)
     # a second window reuses the compiled steps, but not the scores
     other = conditioning_for(stage, batch=3, frames=24, seed=9)
-    again = FastDecoder(stage, 2.0, 0.8, 7, history_free_guidance=WEIGHT)
+    again = TokenDecoder(stage, 2.0, 0.8, 7, history_free_guidance=WEIGHT)
     assert torch.equal(
         compiled.generate(other, steps - 4, numbers[:, 4:], known, None, mask),
         again.generate(other, steps - 4, numbers[:, 4:], known, None, mask),

@@ -8,9 +8,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from hafm_hf.modeling.fast_loop import FastDecoder
-from hafm_hf.modeling.windows import DecodingOptions, decode_window
-from modeling.test_fast_loop import uniforms_for
+from decoding import decode, uniforms_for
 from modeling.test_modeling import FRAMES, SCHEMES, conditioning_for, targets_for
 from tiny_models import tiny_stage
 
@@ -54,9 +52,8 @@ def test_both_loops_draw_the_same_tokens(scheme: str) -> None:
     conditioning = conditioning_for(stage)
     steps = stage.config.target_length(FRAMES)
     numbers = uniforms_for(len(conditioning), steps)
-    nothing = torch.empty(len(conditioning), 0, dtype=torch.long)
-    reference = decode_window(stage, conditioning, steps, numbers, DecodingOptions("reference", 3.0, 0.8, 7), nothing)
-    assert torch.equal(FastDecoder(stage, 3.0, 0.8, 7).generate(conditioning, steps, numbers), reference)
+    reference = decode("reference", stage, (3.0, 0.8, 7), conditioning, steps, numbers)
+    assert torch.equal(decode("fast", stage, (3.0, 0.8, 7), conditioning, steps, numbers), reference)
 
 
 @pytest.mark.parametrize("order", [[0], [0, 0], [1, 2], [0, 1, 2]])

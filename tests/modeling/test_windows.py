@@ -9,19 +9,19 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from hafm_hf.modeling.fast_loop import FastDecoder
 from hafm_hf.modeling.generation_hafm import RandomStream
-from hafm_hf.modeling.windows import DecodingOptions, SongRow, StageRun, Window, default_decoding, song_windows
+from hafm_hf.modeling.windows import SongRow, StageRun, Window, default_decoding, song_windows, window_frames
 from modeling.test_modeling import conditioning_for
 from tiny_models import tiny_stage
-
-UNIT = 0.04
 
 
 @pytest.mark.parametrize("frames", [1, 9, 10, 11, 25, 40])
 def test_song_windows_cover_every_frame_once(frames: int) -> None:
     cut = song_windows(frames, window=10, overlap=3)
     covered = [frame for w in cut for frame in range(w.start + w.known, w.stop)]
-    assert covered == list(range(frames)) and all(w.stop - w.start == min(10, frames) for w in cut)
+    assert covered == list(range(frames))
+    assert all(w.stop - w.start == min(10, frames) for w in cut)
     assert all(w.known >= 3 for w in cut[1:])
 
 
@@ -31,14 +31,29 @@ def test_one_window_fits_exactly_and_too_long_an_overlap_is_refused() -> None:
         song_windows(30, window=10, overlap=10)
 
 
-def windowed(name: str, pattern: str = "flat") -> Any:
+@pytest.mark.parametrize(
+    ("name", "seconds", "frames"),
+    [("semantic", 0.25, (12, 4)), ("coarse", 0.25, (18, 6)), ("fine", 0.25, (19, 6)), ("coarse", 0.01, (3, 0))],
+)
+def test_windows_are_whole_frames_of_the_conditioning_too(name: str, seconds: float, frames: tuple[int, int]) -> None:
+    stage = tiny_stage(name)
+    stage.generation_config.update(window_seconds=seconds, overlap_seconds=0.08)
+    assert window_frames(stage.config, stage.decoding_config()) == frames
+
+
+def windowed(name: str, pattern: str = "flat", **settings: Any) -> Any:
+    """A stage with windows of 0.24 s and an overlap of 0.08: at 75 Hz 18 and 6 frames."""
     stage = tiny_stage(name, codebook_pattern=pattern)
-    stage.generation_config.update(window_seconds=0.24, overlap_seconds=0.08)
+    stage.generation_config.update(**{"window_seconds": 0.24, "overlap_seconds": 0.08, **settings})
     return stage
 
 
-def rows_of(*units: int) -> list[SongRow]:
-    return [SongRow(length, RandomStream(3, sample=row)) for row, length in enumerate(units)]
+def rows_of(*frames: int) -> list[SongRow]:
+    return [SongRow(length, RandomStream(3, sample=row)) for row, length in enumerate(frames)]
+
+
+def run_of(stage: Any, rows: list[SongRow], decoding: str = "fast", **options: Any) -> StageRun:
+    return StageRun(stage, rows, stage.decoding_config(), decoding, **options)
 
 
 @pytest.mark.parametrize(("pattern", "steps"), [("flat", 45 * 4), ("delay", 45 + 4 * 3)])
@@ -46,7 +61,7 @@ def test_windows_force_the_overlap_and_fill_the_song(pattern: str, steps: int) -
     stage = windowed("coarse", pattern)
     counted: list[int] = []
     read: list[torch.Tensor] = []
-    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), report=counted.append)
+    run = run_of(stage, rows_of(45, 45), report=counted.append)
     # only the prefixes go through the stage's forward
     stage.model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(kwargs["input_ids"].clone()), with_kwargs=True
@@ -56,9 +71,9 @@ def test_windows_force_the_overlap_and_fill_the_song(pattern: str, steps: int) -
     # four windows; under the delay pattern, the last codebook ends three slots after the first
     assert sum(counted) == run.steps == steps
     prefixes = [ids for ids in read if ids.shape[1] > 1]
-    # windows of 6 units with an overlap of 2 start at units 0, 4, 8 and 9; a unit is 3 frames of 4 codebooks
-    for prefix, unit, known in zip(prefixes, (4, 8, 9), (2, 2, 5), strict=True):
-        there = torch.stack(codes)[:, :, unit * 3 : (unit + known) * 3].transpose(1, 2).flatten(1)
+    # windows of 18 frames with an overlap of 6 start at frames 0, 12, 24 and 27
+    for prefix, start, known in zip(prefixes, (12, 24, 27), (6, 6, 15), strict=True):
+        there = torch.stack(codes)[:, :, start : start + known].transpose(1, 2).flatten(1)
         expected = stage.pattern.inputs(torch.nn.functional.pad(there, (0, 4)), stage.config.bos_token_id)
         assert torch.equal(prefix[: len(expected)], expected[:, : prefix.shape[1]])
 
@@ -77,16 +92,15 @@ def test_windows_force_the_overlap_and_fill_the_song(pattern: str, steps: int) -
 def test_songs_of_different_lengths_generate_the_same_batched_and_alone(
     name: str, pattern: str, independent: bool, decoding: str
 ) -> None:
-    stage = windowed(name, pattern)
-    units = (15, 4, 9)
-    per_unit = 3 if name == "fine" else 2
-    conditioning = [conditioning_for(stage, 1, n * per_unit, seed=n)[0] for n in units]
-    options = DecodingOptions(decoding)
-    together = StageRun(stage, rows_of(*units), UNIT, options, independent).run(conditioning)
-    for row, length in enumerate(units):
-        song = SongRow(length, RandomStream(3, sample=row))
-        for at_once in (1, 5):
-            alone = StageRun(stage, [SongRow(song.units, song.stream)], UNIT, options, independent, at_once)
+    stage = windowed(name, pattern, independent_windows=independent)
+    lengths = [round(seconds * stage.config.conditioning_frame_rate) for seconds in (0.6, 0.16, 0.36)]
+    conditioning = [conditioning_for(stage, 1, length, seed=length)[0] for length in lengths]
+    frames = [stage.config.target_frames(length) for length in lengths]
+    together = run_of(stage, rows_of(*frames), decoding).run(conditioning)
+    for row, length in enumerate(frames):
+        for batch_size in (1, 5):
+            song = SongRow(length, RandomStream(3, sample=row))
+            alone = run_of(stage, [song], decoding, batch_size=batch_size)
             assert torch.equal(alone.run([conditioning[row]])[0], together[row])
 
 
@@ -95,22 +109,21 @@ def test_independent_windows_are_decoded_in_one_batch(pattern: str, steps: int) 
     stage = windowed("fine", pattern)
     codes = conditioning_for(stage, batch=2, frames=45)
     counted: list[int] = []
-    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), independent=True, report=counted.append)
+    run = run_of(stage, rows_of(45, 45), report=counted.append)
     fine = run.run(list(codes))
-    assert len(counted) == run.steps == steps, "four windows of two songs are one batch"
+    assert sum(counted) == run.steps == steps, "four windows of two songs are one batch"
     assert [tuple(row.shape) for row in fine] == [(4, 45)] * 2
 
 
 def test_independent_windows_are_joined_where_the_sound_changes_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = windowed("fine")
-    stage.generation_config.update(overlap_seconds=0.16)
+    stage = windowed("fine", overlap_seconds=0.16)
     vectors = torch.randn(stage.config.codebook_size, 8, generator=torch.Generator().manual_seed(0))
     conditioning = list(conditioning_for(stage, batch=2, frames=45))
 
     def sound(codes: torch.Tensor) -> torch.Tensor:
         return vectors[codes].sum(1)
 
-    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), independent=True, sound=sound)
+    run = run_of(stage, rows_of(45, 45), sound=sound)
     decoded: list[torch.Tensor] = []
 
     def recorded(*args: Any) -> Iterator[torch.Tensor]:
@@ -119,11 +132,11 @@ def test_independent_windows_are_joined_where_the_sound_changes_least(monkeypatc
 
     monkeypatch.setattr(run, "_decode", recorded)
     codes = run.run(conditioning)
-    # a unit is 3 frames; windows of 18 frames with an overlap of 12 start at units 0, 2, 4, 6, 8 and 9
-    starts, changed = [unit * 3 for unit in (0, 2, 4, 6, 8, 9)], 0
+    # windows of 18 frames with an overlap of 12
+    starts, changed = (0, 6, 12, 18, 24, 27), 0
     for row in range(2):
         (batch,) = run.batches
-        windows = [new.view(-1, 4) for job, new in zip(batch, decoded[0], strict=True) if job.row == row]
+        windows = [new for job, new in zip(batch, torch.stack(decoded, dim=1), strict=True) if job.row == row]
         song, borders = windows[0], []
         for start, window in zip(starts[1:], windows[1:], strict=True):
             end = len(song)
@@ -141,13 +154,13 @@ def test_independent_windows_are_joined_where_the_sound_changes_least(monkeypatc
 def test_frames_that_the_next_window_may_replace_are_not_final() -> None:
     stage = windowed("fine")
     conditioning = list(conditioning_for(stage, batch=1, frames=45))
-    run = StageRun(stage, rows_of(15), UNIT, DecodingOptions(), True, at_once=1, sound=lambda codes: codes.float())
+    run = run_of(stage, rows_of(45), batch_size=1, sound=lambda codes: codes.float())
     seen = torch.empty(4, 0, dtype=torch.long)
-    while run.needs is not None:
+    while not run.finished:
         run.advance(conditioning)
         codes = run.codes(0)
         assert torch.equal(codes[:, : seen.shape[1]], seen), "final codes do not change"
-        assert codes.shape[1] == run.final_units(0) * 3
+        assert codes.shape[1] == run.final_frames(0)
         seen = codes
     assert seen.shape[1] == 45
 
@@ -156,17 +169,29 @@ def test_frames_that_the_next_window_may_replace_are_not_final() -> None:
 def test_given_spans_are_kept_and_fully_known_windows_are_skipped(pattern: str, steps: int) -> None:
     stage = windowed("coarse", pattern)
     conditioning = conditioning_for(stage, batch=1, frames=30)
-    first = StageRun(stage, rows_of(15), UNIT, DecodingOptions()).run(list(conditioning))[0]
-    flat = first.t().flatten()
-    # keep units 0 to 7 and 10 to 15, and generate the rest
-    given = flat.clone()
-    given[7 * 12 : 10 * 12] = -1
-    run = StageRun(stage, [SongRow(15, RandomStream(9), given)], UNIT, DecodingOptions())
-    again = run.run(list(conditioning))[0].t().flatten()
-    assert torch.equal(again[: 7 * 12], flat[: 7 * 12]) and torch.equal(again[10 * 12 :], flat[10 * 12 :])
-    assert not torch.equal(again[7 * 12 : 10 * 12], flat[7 * 12 : 10 * 12])
-    # new units of the windows begin at 0, 6, 10 and 14: only the second window is generated
+    first = run_of(stage, rows_of(45)).run(list(conditioning))[0]
+    given = first.clone()
+    given[:, 21:30] = -1
+    run = run_of(stage, [SongRow(45, RandomStream(9), given)])
+    again = run.run(list(conditioning))[0]
+    assert torch.equal(again[:, :21], first[:, :21])
+    assert torch.equal(again[:, 30:], first[:, 30:])
+    assert not torch.equal(again[:, 21:30], first[:, 21:30])
+    # new frames of the windows begin at 0, 18, 30 and 42: only the second window is generated
     assert run.steps == steps
+
+
+def test_a_dependent_window_is_generated_only_as_far_as_it_is_needed() -> None:
+    stage = windowed("coarse")
+    conditioning = list(conditioning_for(stage, batch=1, frames=30))
+    counted: list[int] = []
+    run = run_of(stage, rows_of(45), report=counted.append)
+    for frames in (1, 5, 18, 20):
+        while run.final_frames(0) < frames:
+            run.advance(conditioning, frames)
+        assert run.codes(0).shape[1] == frames
+        assert sum(counted) == frames * 4
+    assert torch.equal(run.run(conditioning)[0], run_of(stage, rows_of(45)).run(conditioning)[0])
 
 
 @pytest.mark.parametrize(
@@ -182,22 +207,29 @@ def test_settings_that_only_the_reference_supports_are_refused_by_the_fast_loop(
     stage = tiny_stage("fine", position_scheme="time")
     stage.generation_config.update(**{setting: value})
     with pytest.raises(ValueError, match=f'generation config sets {setting} .*decoding="reference"'):
-        StageRun(stage, rows_of(3), UNIT, DecodingOptions())
+        run_of(stage, rows_of(9))
     conditioning = list(conditioning_for(stage, batch=1, frames=9))
     # settings that would change the form of the result are overridden per window
     stage.generation_config.update(return_dict_in_generate=True, num_return_sequences=2, max_time=1e-9)
-    (codes,) = StageRun(stage, rows_of(3), UNIT, DecodingOptions("reference")).run(conditioning)
+    (codes,) = run_of(stage, rows_of(9), "reference").run(conditioning)
     assert codes.shape == (4, 9)
 
 
-def test_settings_without_effect_are_accepted() -> None:
+def test_settings_at_their_defaults_are_accepted() -> None:
     stage = tiny_stage("fine")
     stage.generation_config.update(
-        top_p=1.0, min_p=0.0, typical_p=1.0, epsilon_cutoff=0.0, repetition_penalty=1.0, suppress_tokens=[]
+        top_p=1.0, min_p=None, typical_p=1.0, epsilon_cutoff=0.0, repetition_penalty=1.0, suppress_tokens=None
     )
-    assert StageRun(stage, rows_of(3), UNIT, DecodingOptions()).steps == 36
+    assert run_of(stage, rows_of(9)).steps == 36
     stage.generation_config = GenerationConfig(do_sample=True)
-    assert StageRun(stage, rows_of(3), UNIT, DecodingOptions()).steps == 36
+    assert run_of(stage, rows_of(9)).steps == 36
+
+
+def test_a_setting_that_nobody_has_heard_of_is_refused() -> None:
+    stage = tiny_stage("fine")
+    stage.generation_config.swing = 0.6
+    with pytest.raises(ValueError, match="generation config sets swing to 0.6"):
+        run_of(stage, rows_of(9))
 
 
 @pytest.mark.parametrize("how", ["fast", "reference"])
@@ -206,7 +238,8 @@ def test_without_sampling_both_loops_take_the_most_likely_tokens(how: str) -> No
     conditioning = conditioning_for(stage, batch=1, frames=6)
     likeliest = stage.generate(conditioning_ids=conditioning, do_sample=False)[:, 1:]
     stage.generation_config.do_sample = False
-    (codes,) = StageRun(stage, rows_of(3), UNIT, DecodingOptions(how, top_k=9)).run(list(conditioning))
+    config = stage.decoding_config(top_k=9)
+    (codes,) = StageRun(stage, rows_of(9), config, how).run(list(conditioning))
     assert codes.t().flatten().tolist() == likeliest[0].tolist()
 
 
@@ -219,7 +252,7 @@ def test_without_sampling_both_loops_take_the_most_likely_tokens(how: str) -> No
 )
 def test_unsupported_compile_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        StageRun(tiny_stage("fine"), rows_of(3), UNIT, DecodingOptions(**options))
+        run_of(tiny_stage("fine"), rows_of(9), **options)
 
 
 @pytest.mark.parametrize(
@@ -230,4 +263,8 @@ def test_the_fast_loop_is_the_default_only_on_cpu_and_cuda(device: str, offloade
     part = SimpleNamespace(**({"_hf_hook": None} if offloaded else {}))
     stage: Any = SimpleNamespace(device=torch.device(device), modules=lambda: [part])
     assert default_decoding([stage]) == loop
-    assert DecodingOptions().decoder(tiny_stage("fine")).compile is False, "graphs are off by default"
+
+
+def test_graphs_are_off_by_default() -> None:
+    stage = tiny_stage("fine")
+    assert FastDecoder(stage, stage.decoding_config()).compile is False

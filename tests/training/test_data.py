@@ -13,9 +13,9 @@ import torch
 from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.corpus.tokens import TokenCorpusInfo, write_shard
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, LeadSheet, lead_sheet_streams
-from hafm_hf.training.arguments import StageArguments
+from hafm_hf.training.arguments import CorruptionArguments, StageArguments
 from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, check_vocabularies, load_token_corpus, read_stream
-from hafm_hf.training.lead_sheets import LeadSheetNoise, _parsed
+from hafm_hf.training.lead_sheets import _parsed, misheard, with_streams_dropped
 from hafm_hf.training.stages import make_stage
 from integration.test_train_faults import full_disk
 from pretrained.test_offline import without
@@ -46,23 +46,36 @@ def test_the_streams_of_a_crop_start_at_the_same_time(corpus: Path) -> None:
         codes = sample["labels"].view(120, 3)
         assert torch.equal(instrumental, (vocal * 3 + 1) % 40)
         assert torch.equal(codes, torch.stack([(sounding * (q + 1)) % 30 for q in range(3)], dim=1))
-        starts.add(crops.crop_at(number).start % 2)
+        starts.add(crops.crop_at(number)[1] % 2)
     assert starts == {0, 1}  # crops also start at odd multiples of 40 ms, where frames of both rates align
     # the fine stage reads the coarse codes of its own frames
     fine = make_crops(corpus, "fine")
     crop = fine.crop_at(5)
-    acoustic = read_stream(fine.corpus, crop.row, "acoustic")[:, crop.start * 3 : crop.start * 3 + 120]
+    row, cell = crop
+    acoustic = read_stream(fine.corpus, row, "acoustic")[:, cell * 3 : cell * 3 + 120]
     sample = fine.read(crop)
     assert np.array_equal(sample["conditioning_ids"], acoustic[:3])
     assert np.array_equal(sample["labels"].view(120, 2).T, acoustic[3:])
 
 
+def test_the_fine_stages_target_begins_with_the_codebook_of_its_configuration(corpus: Path) -> None:
+    rows, info = load_token_corpus(corpus, "train", cache_dir=corpus / "cache")
+    assert toy_config("fine").first_codebook == 3, "after those that it reads"
+    crops = TokenCrops(rows, info, toy_config("fine", first_codebook=2), 1.6)
+    row, cell = crop = crops.crop_at(5)
+    acoustic = read_stream(rows, row, "acoustic")[:, cell * 3 : cell * 3 + 120]
+    assert np.array_equal(crops.read(crop)["labels"].view(120, 2).T, acoustic[2:4])
+    with pytest.raises(ValueError, match="needs codebook 6 of acoustic; the corpus has 5"):
+        check_vocabularies(toy_config("fine", first_codebook=4), INFO)
+
+
 def test_an_epoch_samples_excerpts_by_length_and_is_reproducible(corpus: Path) -> None:
     crops = make_crops(corpus, "semantic")
-    rows = [crops.crop_at(number).row for number in range(len(crops))]
+    rows = [crops.crop_at(number)[0] for number in range(len(crops))]
     assert np.bincount(rows).tolist() == (crops.cells // crops.frames).tolist()
-    second = [crops.crop_at(number).row for number in range(len(crops), 2 * len(crops))]
-    assert sorted(second) == sorted(rows) and second != rows
+    second = [crops.crop_at(number)[0] for number in range(len(crops), 2 * len(crops))]
+    assert sorted(second) == sorted(rows)
+    assert second != rows
     again, other = make_crops(corpus, "semantic"), make_crops(corpus, "semantic", seed=4)
     _ = again[0]
     assert all(torch.equal(crops[n]["labels"], again[n]["labels"]) for n in (31, 2, 90))
@@ -84,13 +97,18 @@ def test_any_division_of_the_global_batch_has_the_same_samples_per_step() -> Non
     # also for unequal parts: sizes differ by one, and mean losses are weighted by size
     assert step_samples(1, 8) == step_samples(1, 5) == step_samples(3, 3) == whole
     sampler = GlobalBatchSampler(12, 1, 2, 5, last_step=1)
-    assert [len(samples) for samples in sampler] == [3] and sampler.largest == 3
-    assert sampler.weight(3) == 3 * 5 / 12 and GlobalBatchSampler(12, 2, 0, 3).weight(2) == 1.0
+    assert [len(samples) for samples in sampler] == [3]
+    assert sampler.largest == 3
+    assert sampler.weight(3) == 3 * 5 / 12
+    assert GlobalBatchSampler(12, 2, 0, 3).weight(2) == 1.0
+
+
+SWAPPED = CorruptionArguments(history_swap=0.25)
 
 
 def test_strangers_are_reproducible_targets_from_another_track(corpus: Path) -> None:
     rows, info = load_token_corpus(corpus, "train", cache_dir=corpus / "cache")
-    crops, again = (TokenCrops(rows, info, toy_config("coarse"), 1.6, 3, strangers=True) for _ in range(2))
+    crops, again = (TokenCrops(rows, info, toy_config("coarse"), 1.6, 3, SWAPPED) for _ in range(2))
     plain = make_crops(corpus, "coarse")
     for number in (0, 5, 31):
         sample, stranger = crops[number], crops.crop_of_other_track(number)
@@ -98,9 +116,9 @@ def test_strangers_are_reproducible_targets_from_another_track(corpus: Path) -> 
         assert torch.equal(sample["strangers"], crops.read(stranger)["labels"])
         assert torch.equal(sample["strangers"], again[number]["strangers"])
         assert torch.equal(sample["labels"], plain[number]["labels"])
-    for given in ({"strangers": True}, {"noise": LeadSheetNoise(voice=0.1)}):
+    for corruption in (SWAPPED, CorruptionArguments(lead_sheet_other_voice=0.1)):
         with pytest.raises(ValueError, match="of another track needs crops of two"):
-            TokenCrops(rows.select([2]), info, toy_config("coarse"), 1.6, **given)
+            TokenCrops(rows.select([2]), info, toy_config("coarse"), 1.6, corruption=corruption)
 
 
 def test_a_stage_with_other_vocabularies_rates_or_tokenizers_is_refused() -> None:
@@ -138,7 +156,8 @@ def test_a_stage_continues_with_its_own_codebooks_and_window(corpus: Path, tmp_p
     info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=CODES, num_codebooks=8)
     loaded = make_stage(StageArguments("coarse", init_from=str(tiny_model)), info, 5.0).state_dict()
     published = stage_parts()["coarse"].model_class.from_pretrained(tiny_model, subfolder="coarse").state_dict()
-    assert loaded.keys() == published.keys() and all(torch.equal(loaded[name], published[name]) for name in loaded)
+    assert loaded.keys() == published.keys()
+    assert all(torch.equal(loaded[name], published[name]) for name in loaded)
 
 
 def test_a_trained_stage_accepts_other_dropouts_but_no_other_shape(tmp_path: Path) -> None:
@@ -170,7 +189,8 @@ def test_shards_with_and_without_extra_columns_are_read_together(tmp_path: Path)
     more = more.append_column("mood", [["bright"] * len(more)])
     parquet.write_table(more, tmp_path / "train-00001.parquet")
     crops = make_crops(tmp_path, "coarse")
-    assert len(crops.corpus) == 12 and crops[3]["labels"].shape == (360,)
+    assert len(crops.corpus) == 12
+    assert crops[3]["labels"].shape == (360,)
 
 
 def test_a_full_cache_disk_is_not_reported_as_damaged_shards(corpus: Path, tmp_path: Path) -> None:
@@ -196,9 +216,9 @@ def sheets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sheet_crops(folder: Path, noise: LeadSheetNoise | None = None, stage: str = "coarse") -> TokenCrops:
+def sheet_crops(folder: Path, corruption: CorruptionArguments | None = None, stage: str = "coarse") -> TokenCrops:
     corpus, info = load_token_corpus(folder, "train", cache_dir=folder / "cache")
-    return TokenCrops(corpus, info, toy_config(stage, lead_sheet_streams=STREAMS), 1.6, 3, noise=noise)
+    return TokenCrops(corpus, info, toy_config(stage, lead_sheet_streams=STREAMS), 1.6, 3, corruption)
 
 
 def test_crops_have_the_lead_sheet_of_their_own_time_and_require_one(sheets_folder: Path) -> None:
@@ -207,13 +227,14 @@ def test_crops_have_the_lead_sheet_of_their_own_time_and_require_one(sheets_fold
     whole = lead_sheet_streams(SHEET, list(STREAMS), 400, 50)
     rows = set()
     for number in range(12):
-        crop, ids = crops.crop_at(number), crops[number]["conditioning_ids"]
+        row, cell = crops.crop_at(number)
+        ids = crops[number]["conditioning_ids"]
         assert ids.shape == (4, 80)
-        rows.add(crop.row)
-        if crop.row == 0:
+        rows.add(row)
+        if row == 0:
             assert not ids[2:].any()
         else:
-            assert torch.equal(ids[2:], whole[:, 2 * crop.start : 2 * crop.start + 80])
+            assert torch.equal(ids[2:], whole[:, 2 * cell : 2 * cell + 80])
     assert rows == {0, 1, 2}
     bare = crops.corpus.remove_columns("lead_sheet")
     with pytest.raises(ValueError, match="reads chord, beat, but the corpus has no lead sheets"):
@@ -221,34 +242,44 @@ def test_crops_have_the_lead_sheet_of_their_own_time_and_require_one(sheets_fold
 
 
 def test_lead_sheets_are_corrupted_and_dropped_at_the_configured_rates(sheets_folder: Path) -> None:
-    noise = LeadSheetNoise(drop=0.2, drop_all=0.1, half_beat=0.15, octave=0.2)
-    crops, again = (sheet_crops(sheets_folder, noise) for _ in range(2))
+    corruption = CorruptionArguments(
+        lead_sheet_dropout=0.2, lead_sheet_dropout_all=0.1, lead_sheet_half_beat=0.15, lead_sheet_octave=0.2
+    )
+    crops, again = (sheet_crops(sheets_folder, corruption) for _ in range(2))
     for number in (3, 11):
         assert torch.equal(crops[number]["conditioning_ids"], again[number]["conditioning_ids"])
     generators = [np.random.default_rng((1, number)) for number in range(2000)]
-    disturbed = [noise.disturb(SHEET, generator) for generator in generators]
+    disturbed = [misheard(SHEET, corruption, generator) for generator in generators]
     beats = [np.asarray(sheet.beats) for sheet in disturbed]
     assert np.mean([each[0] == 0.25 for each in beats]) == pytest.approx(0.15, abs=0.03)
     spacings = np.array([each[1] - each[0] for each in beats])
     octaves = [np.mean(np.isclose(spacings, spacing)) for spacing in (0.25, 1.0)]
     assert octaves == pytest.approx([0.1, 0.1], abs=0.025)
     fast = LeadSheet(beats=np.arange(0.0, 3.0, 0.15).tolist())
-    assert all(noise.disturb(fast, generator).has_beats for generator in generators)
+    assert all(misheard(fast, corruption, generator).has_beats for generator in generators)
     streams = lead_sheet_streams(SHEET, list(STREAMS), 80, 50)
-    left_out = torch.stack([~noise.omit(streams, generator).any(dim=1) for generator in generators]).double()
+    left_out = torch.stack(
+        [~with_streams_dropped(streams, corruption, generator).any(dim=1) for generator in generators]
+    ).double()
     assert left_out.mean(dim=0).tolist() == pytest.approx([0.28, 0.28], abs=0.04)
     assert float(left_out.all(dim=1).double().mean()) == pytest.approx(0.1 + 0.9 * 0.2**2, abs=0.03)
 
 
 def test_voices_are_swapped_only_with_a_lead_sheet_and_a_stage_that_reads_voices(sheets_folder: Path) -> None:
-    fine = [sheet_crops(sheets_folder, LeadSheetNoise(voice=rate), "fine") for rate in (0.0, 1.0)]
+    fine = [
+        sheet_crops(sheets_folder, CorruptionArguments(lead_sheet_other_voice=rate), "fine") for rate in (0.0, 1.0)
+    ]
     assert all(torch.equal(*(crops[number]["conditioning_ids"] for crops in fine)) for number in range(9))
-    crops, own = sheet_crops(sheets_folder, LeadSheetNoise(voice=0.5)), sheet_crops(sheets_folder, LeadSheetNoise())
+    crops, own = (
+        sheet_crops(sheets_folder, CorruptionArguments(lead_sheet_other_voice=0.5)),
+        sheet_crops(sheets_folder, CorruptionArguments()),
+    )
     swapped = []
     for number in range(60):
         ids_read, ids = crops[number]["conditioning_ids"], own[number]["conditioning_ids"]
-        assert torch.equal(ids_read[1:], ids[1:]) and torch.equal(crops[number]["labels"], own[number]["labels"])
-        swapped.append((crops.crop_at(number).row > 0, not torch.equal(ids_read[0], ids[0])))
+        assert torch.equal(ids_read[1:], ids[1:])
+        assert torch.equal(crops[number]["labels"], own[number]["labels"])
+        swapped.append((crops.crop_at(number)[0] > 0, not torch.equal(ids_read[0], ids[0])))
     assert np.mean([other for has_sheet, other in swapped if has_sheet]) == pytest.approx(0.5, abs=0.2)
     assert not any(other for has_sheet, other in swapped if not has_sheet)
 
@@ -261,4 +292,5 @@ def test_excerpts_shorter_than_a_crop_are_named_and_refused_if_all_are(
     crops = make_crops(corpus, "semantic", seconds=4.0)
     (message,) = [record.getMessage() for record in caplog.records if "shorter" in record.getMessage()]
     said = "4 of 12 excerpts are shorter than a crop of 4 s and are not used: train_0_0, train_0_3,"
-    assert message.startswith(said) and len(crops.cells) == 12
+    assert message.startswith(said)
+    assert len(crops.cells) == 12

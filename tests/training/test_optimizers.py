@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hafm_hf.training.arguments import RunArguments
+from hafm_hf.training.arguments import OptimizationArguments
 from hafm_hf.training.optimizers import FullPrecisionMuon, make_optimizers
 from integration.training_runs import losses, train_here
 from tiny_models import tiny_stage
@@ -20,10 +20,11 @@ MUON = {"optimizer": "muon", "max_steps": 12, "save_steps": 6, "validation_steps
 def test_every_trainable_weight_has_one_optimizer_and_muon_the_layers_matrices(optimizer: str) -> None:
     stage = tiny_stage("coarse")
     stage.model.norm.weight.requires_grad_(False)
-    adamw, *muon = optimizers = make_optimizers(stage, RunArguments(optimizer=optimizer))
+    adamw, *muon = optimizers = make_optimizers(stage, OptimizationArguments(optimizer=optimizer))
     owned = [id(parameter) for each in optimizers for group in each.param_groups for parameter in group["params"]]
     trained = [id(parameter) for parameter in stage.parameters() if parameter.requires_grad]
-    assert sorted(owned) == sorted(trained) and isinstance(adamw, torch.optim.AdamW)
+    assert sorted(owned) == sorted(trained)
+    assert isinstance(adamw, torch.optim.AdamW)
     muon_ids = {id(parameter) for each in muon for parameter in each.param_groups[0]["params"]}
     names = {name for name, parameter in stage.named_parameters() if id(parameter) in muon_ids}
     assert all(".layers." in name and name.endswith("proj.weight") for name in names)

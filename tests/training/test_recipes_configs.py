@@ -9,8 +9,15 @@ import yaml
 
 from hafm_hf.corpus.tokens import TokenCorpusInfo
 from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
-from hafm_hf.training.arguments import DataArguments, RunArguments, StageArguments, parse_arguments, stage_config
+from hafm_hf.training.arguments import (
+    CorruptionArguments,
+    DataArguments,
+    OptimizationArguments,
+    StageArguments,
+    parse_arguments,
+)
 from hafm_hf.training.data import GlobalBatchSampler
+from hafm_hf.training.stages import stage_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes/configs"
 DOCUMENT = CONFIGS.parents[1] / "docs/training.md"
@@ -25,25 +32,30 @@ TABLE_1 = {
 }
 
 
-def read(name: str) -> tuple[StageArguments, DataArguments, RunArguments, HAFMStageConfig]:
+def read(
+    name: str,
+) -> tuple[StageArguments, DataArguments, CorruptionArguments, OptimizationArguments, HAFMStageConfig]:
     """The arguments in a file, and the resulting stage configuration for the paper's tokens."""
-    stage, data, run = parse_arguments([str(CONFIGS / name), "--corpus", "CORPUS", "--output_dir", "RUN"])
-    return stage, data, run, stage_config(stage, PAPERS_INFO, data.crop_seconds)
+    words = [str(CONFIGS / name), "--corpus", "CORPUS", "--output_dir", "RUN"]
+    stage, data, corruption, optimization, _ = parse_arguments(words)
+    return stage, data, corruption, optimization, stage_config(stage, PAPERS_INFO, data.crop_seconds)
 
 
 @pytest.mark.parametrize("scheme", ["index", "time"])
 @pytest.mark.parametrize("name", list(TABLE_1))
 def test_the_papers_configurations_match_table_1_under_both_schemes(name: str, scheme: str) -> None:
-    stage, data, run, config = read(f"{name}.yaml" if scheme == "index" else f"{name}-time.yaml")
+    stage, data, corruption, run, config = read(f"{name}.yaml" if scheme == "index" else f"{name}-time.yaml")
     frames = round(config.window_seconds * config.conditioning_frame_rate)
     slots = config.num_conditioning_sources * frames + config.target_length(frames)
-    assert stage.stage == name and config.position_scheme == scheme
+    assert stage.stage == name
+    assert config.position_scheme == scheme
     assert (run.global_batch, data.crop_seconds, run.max_steps, run.accumulation, slots) == TABLE_1[name]
     shape = (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.head_dim)
     assert shape == (12, 512, 8, 64)
     assert (run.learning_rate, run.final_learning_rate, run.warmup_steps) == (3e-4, 1e-6, 4000)
     assert (run.adam_beta1, run.adam_beta2, run.weight_decay, run.max_grad_norm) == (0.9, 0.98, 0.01, 1.0)
-    assert run.mixed_precision == "fp16" and run.history_dropout == 0.0
+    assert run.mixed_precision == "fp16"
+    assert corruption.history_dropout == 0.0
     assert run.global_batch % (7 * run.accumulation) == 0, "the batch divides evenly over the paper's seven GPUs"
 
 
@@ -52,7 +64,7 @@ def test_the_documented_table_of_batches_matches_the_code() -> None:
     documented = {(name, len(cells.split("|"))): [cell.strip() for cell in cells.split("|")] for name, cells in rows}
     for name, (crops, seconds, steps, accumulation, _) in TABLE_1.items():
         largest = [GlobalBatchSampler(crops, accumulation, 0, world).largest for world in (1, 2, 7, 8, 14)]
-        segments = read(f"{name}.yaml")[3].num_conditioning_sources + 1
+        segments = read(f"{name}.yaml")[-1].num_conditioning_sources + 1
         batches = [crops, f"{seconds:g}", f"{steps:,}", accumulation, segments, *largest]
         assert documented[name, 10] == [str(value) for value in batches]
 
@@ -88,8 +100,9 @@ def test_accelerate_configurations_have_the_expected_processes() -> None:
         (["--lead_sheet_streams", "mood"], "'mood' is not a lead sheet stream; choose from chord"),
         (["--styles", *"abcdefghijklmnop"], "16 styles are given; a stage supports at most 15"),
         (["--styles", "rock"], "name it among --lead_sheet_streams"),
+        (["--style_ranges", '{"rock": {"tempo": 90}}'], "--style_ranges cannot be read"),
         (["--lora_alpha", "8"], "give them a --lora_rank"),
-        (["--warmup_steps", "-5"], "warmup_steps is -5; it can't be below 0"),
+        (["--warmup_steps", "-5"], "warmup_steps is -5; it must be at least 0"),
         (["--keep_checkpoints", "-1"], "keep_checkpoints is -1; it must be at least 1"),
         *((["--" + name, "0"], f"{name} is 0; it must be") for name in ("validation_crops", "validation_batch")),
         (["--max_hours", "0"], "max_hours is 0.0; it must be above 0"),
@@ -101,8 +114,9 @@ def test_unknown_keys_and_arguments_out_of_range_are_refused_before_anything_is_
     with pytest.raises(ValueError, match=message):
         parse_arguments(["--corpus", "CORPUS", "--output_dir", "RUN", *flags])
     (tmp_path / "one.yaml").write_text("lead_sheet_streams: chord\nmixed_precision: no\ncrop_seconds: 2\n")
-    stage, _, run = parse_arguments([str(tmp_path / "one.yaml"), "--corpus", "CORPUS", "--output_dir", "RUN"])
-    assert stage.lead_sheet_streams == ["chord"] and run.mixed_precision == "no"
+    stage, _, _, run, _ = parse_arguments([str(tmp_path / "one.yaml"), "--corpus", "CORPUS", "--output_dir", "RUN"])
+    assert stage.lead_sheet_streams == ["chord"]
+    assert run.mixed_precision == "no"
     (tmp_path / "wrong.yaml").write_text("learing_rate: 1.0\n")
     with pytest.raises(ValueError, match="learing_rate"):
         parse_arguments([str(tmp_path / "wrong.yaml"), "--corpus", "CORPUS", "--output_dir", "RUN"])

@@ -21,7 +21,8 @@ from .scores import beyond_shuffled, chord_cells, chord_overlap, tempo_is_right
 from .simulated_singer import ExactSinger, FaithfulSinger, Performance, SimulatedSinger
 from .tunes import Tune
 
-SEED, VOICE_RATE = 7, 16_000
+SEED = 7
+VOICE_RATE = 16_000
 # s at the beginning of a song whose chords are given by `given_opening`
 OPENING = 10.0
 # from an exact singer to one with all human errors
@@ -76,7 +77,8 @@ def given_beats(beats: Sequence[float]) -> LeadSheet | None:
 
 def given_opening(recordings: Sequence[Recording]) -> tuple[list[Recording], list[LeadSheet | None]]:
     """For recordings at least twice as long as `OPENING`: the rest of each, to score, and the chords before it."""
-    rest, sheets = list[Recording](), list[LeadSheet | None]()
+    rest = list[Recording]()
+    sheets = list[LeadSheet | None]()
     for each in recordings:
         if each.seconds >= 2 * OPENING:
             opening = [(start, min(stop, OPENING), label) for start, stop, label in each.chords if start < OPENING]
@@ -98,9 +100,12 @@ def simulated(tunes: Sequence[Tune], seconds: float, singer: str = "like people"
 def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tuple[torch.Tensor, torch.Tensor]:
     """For all frames in which a recording's accompaniment plays a chord: the probability that a composite gives its
     own estimate, and whether that is right; float32 [T] each."""
-    tokenizer, listener, voice = composite.semantic_tokenizer, composite.listener, recording.voice
+    tokenizer = composite.semantic_tokenizer
+    listener = composite.listener
+    voice = recording.voice
     assert listener is not None
-    rate, sheet = tokenizer.config.frame_rate, composite.complete_lead_sheet(voice, VOICE_RATE)
+    rate = tokenizer.config.frame_rate
+    sheet = composite.complete_lead_sheet(voice, VOICE_RATE)
     (vocal,) = composite.feature_extractor().vocals(voice, VOICE_RATE)
     line = composite.encoder.listen(vocal).line
     phase = sheet.phase(len(line), rate)
@@ -113,7 +118,8 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
 
 def reliability(sure: torch.Tensor, right: torch.Tensor) -> tuple[list[Reliability], float]:
     """Calibration in the bins of `SURENESS` that occur, and the expected calibration error (inputs: float32 [T])."""
-    bins, found = torch.bucketize(sure, torch.tensor(SURENESS)), []
+    bins = torch.bucketize(sure, torch.tensor(SURENESS))
+    found = []
     for number in bins.unique():
         there = bins == number
         found.append(Reliability(*(float(each.mean()) for each in (there.float(), sure[there], right[there]))))

@@ -73,7 +73,8 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
     parts: dict[str, list[tuple[Clip, Samples, Samples]]] = defaultdict(list)
     for clip in sorted(clips, key=lambda each: each.name):
         parts[clip.song].append((clip, *_sounds(clip, lags.get(clip.name, 0.0))))
-    single, joined = [], []
+    single = []
+    joined = []
     for song, members in parts.items():
         sounds = [(clip.name, voice, played) for clip, voice, played in members]
         voices, bands = ([sound[part] for sound in sounds] for part in (1, 2))

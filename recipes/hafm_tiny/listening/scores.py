@@ -86,7 +86,9 @@ def chord_overlap(estimated: Cells, wanted: Cells) -> float:
     """Share of cells in which two sequences of majmin classes agree; cells that are -1 in `wanted` are ignored."""
     length = min(len(estimated), len(wanted))
     there = wanted[:length] >= 0
-    return float((estimated[:length] == wanted[:length])[there].mean()) if there.any() else float("nan")
+    if there.any():
+        return float((estimated[:length] == wanted[:length])[there].mean())
+    return float("nan")
 
 
 def chord_cells(chords: Sequence[Span], seconds: float, each: float = CELL_SECONDS) -> Cells:
@@ -134,7 +136,8 @@ def beyond_shuffled(
 ) -> tuple[list[float], list[float]]:
     """Agreement of each estimate with its own reference, and the same minus its mean agreement with other songs'."""
     matched = [agree(*pair) for pair in zip(estimated, wanted, strict=True)]
-    rng, beyond = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    beyond = []
     for at, each in enumerate(estimated):
         others = [number for number, song in enumerate(songs) if song != songs[at]]
         drawn = rng.choice(others, min(len(others), CONTROLS), replace=False)

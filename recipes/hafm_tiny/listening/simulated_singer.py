@@ -23,7 +23,8 @@ TEMPI = (50.0, 200.0)
 # maximum notes per second
 MOST_NOTES = 7.0
 # beats between two points of the tempo drift, and its standard deviation
-DRIFT_BEATS, DRIFT = 8.0, 0.015
+DRIFT_BEATS = 8.0
+DRIFT = 0.015
 LEAST_SUNG = 0.3
 
 
@@ -77,12 +78,15 @@ class SimulatedSinger:
     """
 
     def __init__(self, rng: np.random.Generator, own_tempo: float = 0.4, joined: float = 0.25) -> None:
-        self.rng, self.own_tempo, self.joined = rng, own_tempo, joined
+        self.rng = rng
+        self.own_tempo = own_tempo
+        self.joined = joined
 
     def sing(self, tune: Tune, seconds: float) -> Performance:
         """A crop of `seconds` of a tune (or all of a shorter one), in a random key and tempo."""
         rng = self.rng
-        semitones, tempo = int(rng.integers(PITCH_CLASSES)) - 6, self._tempo(tune)
+        semitones = int(rng.integers(PITCH_CLASSES)) - 6
+        tempo = self._tempo(tune)
         seconds_of_beats = self._clock(tune, tempo)
         sung = self._sung(tune, seconds_of_beats, semitones)
         times = self._times(sung, seconds_of_beats, min(seconds, seconds_of_beats[1][-1]))
@@ -173,7 +177,8 @@ class SimulatedSinger:
 
     def _times(self, sung: Sung, clock: tuple[Array, Array], seconds: float) -> Array:
         """Times of the crop's frames: one part of the song with enough singing, or several joined, float64 [T]."""
-        rng, whole = self.rng, clock[1][-1]
+        rng = self.rng
+        whole = clock[1][-1]
         pieces = int(rng.integers(2, 6)) if rng.random() < self.joined and seconds > 12 else 1
         lengths = rng.dirichlet(np.full(pieces, 6.0)) * seconds
         found = []
@@ -187,9 +192,11 @@ class SimulatedSinger:
         return np.concatenate(found)
 
     def _line(self, sung: Sung, times: Array) -> PitchLine:
-        rng, count = self.rng, len(times)
+        rng = self.rng
+        count = len(times)
         note = np.clip(np.searchsorted(sung.onset, times, side="right") - 1, 0, None)
-        age, left = times - sung.onset[note], sung.end[note] - times
+        age = times - sung.onset[note]
+        left = sung.end[note] - times
         inside = (age >= 0) & (left > 0)
         vowel = age - sung.consonant[note]
         pitch = self._pitch(sung, note, np.maximum(age, 0), np.maximum(left, 0))
@@ -214,7 +221,8 @@ class SimulatedSinger:
 
     def _pitch(self, sung: Sung, note: NDArray[np.int64], age: Array, left: Array) -> Array:
         """Pitch of each frame in semitones, whether it is sung or not: float64 [T]."""
-        rng, count = self.rng, len(note)
+        rng = self.rng
+        count = len(note)
         pitch = sung.pitch[note] + (sung.before - sung.pitch)[note] * np.exp(-age / sung.glide[note])
         pitch -= sung.scoop[note] * np.exp(-age / 0.06) + sung.fall[note] * np.clip(1 - left / 0.12, 0, 1)
         depth = sung.vibrato[note] * np.clip((age - 0.2) / 0.2, 0, 1)
@@ -251,7 +259,8 @@ class ExactSinger(FaithfulSinger):
     """A singer without any errors, and with a perfect pitch tracker."""
 
     def _sung(self, tune: Tune, clock: tuple[Array, Array], semitones: int) -> Sung:
-        notes, none = tune.notes, np.zeros(len(tune.notes))
+        notes = tune.notes
+        none = np.zeros(len(tune.notes))
         starts, ends = (np.interp(notes[:, 0] + part * notes[:, 1], *clock) for part in (0, 1))
         pitch = notes[:, 2] + semitones
         slides = {"glide": none + 0.01, "scoop": none, "fall": none, "vibrato": none, "vibrato_rate": none + 5}

@@ -25,7 +25,8 @@ RATE = 16_000
 # share of songs that stay as rendered
 RENDERED = 0.15
 # frames between random timing errors of the singer, and their standard deviation in frames
-WOBBLE_FRAMES, WOBBLE = 30, 1.8
+WOBBLE_FRAMES = 30
+WOBBLE = 1.8
 # songs shorter than a crop are used whole if they have at least this length
 LEAST_SECONDS = 6.0
 
@@ -55,8 +56,10 @@ def sung_takes(
         line = pitch_line(*measured)
         if ear is not None:
             line = replace(line, heard=ear.extract_features(torch.from_numpy(vocal)).half().numpy())
-        times, unknown = (np.arange(len(line)) + 0.5) / LINE_RATE, np.full(len(line), np.nan, np.float32)
-        parts, chords = beat_parts(song.labels, times, BEAT_PARTS), chord_targets(song.labels, times, 0)["chord"]
+        times = (np.arange(len(line)) + 0.5) / LINE_RATE
+        unknown = np.full(len(line), np.nan, np.float32)
+        parts = beat_parts(song.labels, times, BEAT_PARTS)
+        chords = chord_targets(song.labels, times, 0)["chord"]
         yield TimedLine(line, parts, unknown, float(song.labels["tempo"]), chords)
 
 
@@ -65,7 +68,8 @@ def crop_of_takes(
 ) -> TimedLine:
     """A random crop of `seconds` (or a whole shorter take), sped up by a random number of octaves within `octaves`."""
     while True:
-        take, speed = takes[int(rng.integers(len(takes)))], 2 ** rng.uniform(octaves[0], octaves[1])
+        take = takes[int(rng.integers(len(takes)))]
+        speed = 2 ** rng.uniform(octaves[0], octaves[1])
         whole = int((len(take.line) - 2) / speed)
         frames = min(round(seconds * LINE_RATE), whole)
         if frames >= LEAST_SECONDS * LINE_RATE:

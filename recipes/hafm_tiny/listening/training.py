@@ -28,9 +28,11 @@ IGNORED = -100
 RARE = 0.02
 WHOLE = 1e9
 # attempts to draw a crop with at least this share of singing
-TRIES, LEAST_SUNG = 6, 0.3
+TRIES = 6
+LEAST_SUNG = 0.3
 # minimum cells of a crop that is joined from pieces of a song, and maximum number of pieces
-JOINED_CELLS, PIECES = 40, 6
+JOINED_CELLS = 40
+PIECES = 6
 
 
 @dataclass
@@ -117,8 +119,12 @@ class HarmonyTrainer:
         arguments: ListenerArguments,
         takes: Sequence[TimedLine] = (),
     ) -> None:
-        self.model, self.arguments = model, arguments
-        self.takes = [self._cells_of(take.line, take.chords) for take in takes] if model.config.ear_size else []
+        self.model = model
+        self.arguments = arguments
+        if model.config.ear_size:
+            self.takes = [self._cells_of(take.line, take.chords) for take in takes]
+        else:
+            self.takes = []
         self.rng = np.random.default_rng(arguments.seed)
         self.singer = SimulatedSinger(self.rng, arguments.own_tempo, joined=0.0)
         self.tunes = TuneDraw(tunes, arguments.sheet_share, self.rng)
@@ -195,7 +201,8 @@ class TimeTrainer(nn.Module):
     ) -> None:
         super().__init__()
         self.takes = takes
-        self.model, self.arguments = model, arguments
+        self.model = model
+        self.arguments = arguments
         self.beat_head = nn.Linear(model.config.time_channels, BEAT_PARTS)
         self.bar_head = nn.Linear(model.config.time_channels, 1)
         self.rng = np.random.default_rng(arguments.seed)
@@ -204,15 +211,18 @@ class TimeTrainer(nn.Module):
 
     def loss(self) -> torch.Tensor:
         """Weighted cross-entropies of the part of the beat, of downbeats, and of the tempo, in a random batch."""
-        seconds, each = float(self.rng.choice(self.arguments.time_seconds)), self.model.config.time_frames
+        seconds = float(self.rng.choice(self.arguments.time_seconds))
+        each = self.model.config.time_frames
         rows = max(round(self.arguments.time_batch / seconds), 1)
         taken = bool(self.takes) and self.rng.random() < self.arguments.takes_share
         batch = [self._take(seconds) if taken else self._sung(seconds) for _ in range(rows)]
         cells, mask = stacked([sung.line.time_cells(each) for sung in batch])
-        cells = cells if taken else F.pad(cells, (0, self.model.config.ear_size))
+        if not taken:
+            cells = F.pad(cells, (0, self.model.config.ear_size))
         parts, _ = stacked([sung.parts[_middles(sung.line, each)] for sung in batch], IGNORED)
         bars, _ = stacked([sung.bars[_middles(sung.line, each)] for sung in batch], np.nan)
-        known, bars = bars.isfinite(), bars.nan_to_num()
+        known = bars.isfinite()
+        bars = bars.nan_to_num()
         hidden = self.model.time(cells, mask)
         loss = F.cross_entropy(self.beat_head(hidden).flatten(0, 1), parts.flatten(), ignore_index=IGNORED)
         binary = F.binary_cross_entropy_with_logits(self.bar_head(hidden)[..., 0], bars, reduction="none")
@@ -241,8 +251,10 @@ class TuneDraw:
     def __init__(self, tunes: Sequence[Tune], sheet_share: float, rng: np.random.Generator) -> None:
         if not tunes:
             raise ValueError("There are no tunes to learn from: are songs, corpus or sheets the right ones?")
-        self.songs, self.sheets = of_source(tunes, SONGS), of_source(tunes, SHEETS)
-        self.sheet_share, self.rng = sheet_share, rng
+        self.songs = of_source(tunes, SONGS)
+        self.sheets = of_source(tunes, SHEETS)
+        self.sheet_share = sheet_share
+        self.rng = rng
 
     def draw(self) -> Tune:
         """Draws one tune."""

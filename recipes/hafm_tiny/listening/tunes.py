@@ -7,7 +7,7 @@ Dimensions: N notes, C chords.
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,17 @@ from ..song_pool import load_labels
 
 logger = logging.get_logger(__name__)
 Array = NDArray[np.float64]
-SONGS, SHEETS = "songs", "sheets"
+SONGS = "songs"
+SHEETS = "sheets"
 # quarter notes per beat, beats per bar
 METRES = {"4/4": (1.0, 4), "2/2": (1.0, 4), "2/4": (1.0, 4), "3/4": (1.0, 3), "6/8": (1.5, 4), "12/8": (1.5, 4)}
 LEAST_NOTES = 16
 # lead sheets are repeated up to this length
 LEAST_BEATS = 360
 # sizes of POP909's validation and test split, as in rendered corpora; number of lead sheets for test
-VALIDATION_SONGS, TEST_SONGS, TEST_TUNES = 50, 59, 100
+VALIDATION_SONGS = 50
+TEST_SONGS = 59
+TEST_TUNES = 100
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,11 @@ def load_tunes(
         validation, test: number of `songs` in these splits.
     """
     found: dict[str, list[Tune]] = {"train": [], "validation": [], "test": []}
-    whole = pop909_tunes(Path(songs), validation, test) if songs else rendered_tunes(Path(corpus)) if corpus else ()
+    whole: Iterable[Tune] = ()
+    if songs:
+        whole = pop909_tunes(Path(songs), validation, test)
+    elif corpus:
+        whole = rendered_tunes(Path(corpus))
     for tune in [*whole, *(lead_sheet_tunes(Path(sheets), min(TEST_TUNES, 2 * test)) if sheets else ())]:
         found[tune.split].append(tune)
     return found

@@ -18,7 +18,8 @@ from .line_ups import Hands
 from .midi_song import Chord, Note, Song, one_voice
 from .styles import DRUMS, Groove, Player, Style
 
-REST, HOLD = ".", "_"
+REST = "."
+HOLD = "_"
 # velocities relative to the player's: by energy, and for softer symbols
 ENERGY_VELOCITY = {"sparse": -8, "normal": 0, "full": 8}
 SOFTER = 14
@@ -61,7 +62,8 @@ def arrange(
     Returns:
         parts by player, and the drawn variants by player and energy.
     """
-    parts, drawn = {}, {}
+    parts = {}
+    drawn = {}
     for name, player in style.players.items():
         chosen = {e: int(generator.integers(len(v))) for e in ENERGIES if (v := player.patterns.get(e))}
         notes = _PLAYED[player.role](song, form, style, player, chosen)
@@ -172,18 +174,21 @@ def _pattern(player: Player, section: Section, chosen: dict[str, int]) -> str | 
 def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
     """The notes of one hit of a chord player."""
     pitches = voicing(hit.chord, player.voicing, player.low)
-    symbol, loud = hit.symbol.upper(), player.velocity + ENERGY_VELOCITY[energy]
+    symbol = hit.symbol.upper()
+    loud = player.velocity + ENERGY_VELOCITY[energy]
     velocity = loud if hit.symbol == symbol else loud - SOFTER
     delays = [0.0] * len(pitches)
     if symbol == "L":
         root = hit.chord.pitch_classes[0]
-        pitches, delays = [LEFT_HAND + (root - LEFT_HAND) % 12, *pitches], [0.0, *delays]
+        pitches = [LEFT_HAND + (root - LEFT_HAND) % 12, *pitches]
+        delays = [0.0, *delays]
     elif symbol == "H":
         pitches = pitches[1:]
     elif symbol == "B":
         pitches = pitches[:1]
     elif symbol in "DU":
-        pitches = pitches if symbol == "D" else pitches[-STRUMMED_UP:][::-1]
+        if symbol != "D":
+            pitches = pitches[-STRUMMED_UP:][::-1]
         delays = [i * STRUM_FRAMES / FRAME_RATE for i in range(len(pitches))]
     elif symbol.isdigit():
         place = int(symbol) - 1

@@ -17,10 +17,13 @@ from .midi_song import Note, Song, transpose_label
 
 # above this tempo, a pattern step is an eighth instead of a sixteenth, and sections have twice as many bars
 FAST_TEMPO = 100.0
-INTRO_BARS, SECTION_BARS = 2, 4
-AFTER_LAST_DOWNBEAT, WHOLE_BAR = 0.15, 0.6
+INTRO_BARS = 2
+SECTION_BARS = 4
+AFTER_LAST_DOWNBEAT = 0.15
+WHOLE_BAR = 0.6
 # of a reharmonised song: number of bars that are transposed together, and the share of such groups
-MOVED_BARS, MOVED_SHARE = 2, 0.5
+MOVED_BARS = 2
+MOVED_SHARE = 0.5
 # tolerance in seconds for assigning chords and notes to bars
 EARLY = 0.05
 # quantiles of a song's sections at which normal and full begin

@@ -21,7 +21,8 @@ from .midi_song import Chord, Note, Song, SongError, one_voice
 # quarters per bar of the metres that can be read, and the beats they are counted in
 METRES = {"3/4": 3, "4/4": 4}
 # shorter tunes are repeated, as a corpus takes excerpts of up to 90 s
-LEAST_SECONDS, LEAST_NOTES = 100.0, 16
+LEAST_SECONDS = 100.0
+LEAST_NOTES = 16
 TICKS = 480
 
 

@@ -41,11 +41,15 @@ PICKED = (4, 11, 12, 15, 24, 25, 26, 27, 45, 46, 104, 105, 107, 108)
 DRIVEN = (4, 16, 26, 27, 28, 80)
 LINES = (9, 11, 22, 40, 42, 56, 60, 65, 66, 68, 71, 73, 74, 75, 80)
 # per song: range of timing deviations and largest constant offset in seconds, range of velocity deviations
-UNSTEADY_SECONDS, PUSH_SECONDS, UNEVEN = (0.004, 0.014), 0.008, (4.0, 10.0)
+UNSTEADY_SECONDS = (0.004, 0.014)
+PUSH_SECONDS = 0.008
+UNEVEN = (4.0, 10.0)
 # a chord player with notes shorter than this share of their steps plays picked instruments
 SHORT = 0.8
 # per song: deviation of players' levels in dB, range of added room level in dB, factors of the room's length
-LEVEL_DB, ROOM_DB, ROOM_LENGTHS = 2.5, (-6.0, 8.0), (0.5, 0.8, 1.2, 2.0)
+LEVEL_DB = 2.5
+ROOM_DB = (-6.0, 8.0)
+ROOM_LENGTHS = (0.5, 0.8, 1.2, 2.0)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class Hands:
 
 def draw_hands(style: Style, generator: np.random.Generator) -> dict[str, Hands]:
     """Draws hands for every player of a style; bass and drums have the same offset."""
-    unsteady, uneven = generator.uniform(*UNSTEADY_SECONDS), generator.uniform(*UNEVEN)
+    unsteady = generator.uniform(*UNSTEADY_SECONDS)
+    uneven = generator.uniform(*UNEVEN)
     pushes = {role: generator.uniform(-PUSH_SECONDS, PUSH_SECONDS) for role in ("drums", "chords", "line")}
     pushes["bass"] = pushes["drums"]
     return {name: Hands(pushes[player.role], unsteady, uneven) for name, player in style.players.items()}
@@ -85,7 +90,8 @@ def draw_line_up(style: Style, soundfonts: Collection[str], generator: np.random
         soundfonts: names of the available SoundFonts.
         generator: draws instrument families, instruments and SoundFonts, levels and the room.
     """
-    family, kits = CHORDS[int(generator.integers(len(CHORDS)))], KITS[int(generator.integers(len(KITS)))]
+    family = CHORDS[int(generator.integers(len(CHORDS)))]
+    kits = KITS[int(generator.integers(len(KITS)))]
     leader = next(name for name, player in style.players.items() if player.stem == "chords")
     players = {}
     for name, player in style.players.items():
@@ -95,7 +101,8 @@ def draw_line_up(style: Style, soundfonts: Collection[str], generator: np.random
             new, program=int(generator.choice(programs)), soundfont=str(generator.choice(sorted(soundfonts)))
         )
         sound = new.sound
-        level, room = sound.gain_db + LEVEL_DB * generator.standard_normal(), generator.uniform(*ROOM_DB)
+        level = sound.gain_db + LEVEL_DB * generator.standard_normal()
+        room = generator.uniform(*ROOM_DB)
         players[name] = replace(new, sound=replace(sound, gain_db=level, room_db=sound.room_db + room))
     seconds = style.room_seconds * float(generator.choice(ROOM_LENGTHS))
     return replace(style, players=players, room_seconds=seconds)

@@ -174,7 +174,8 @@ def excerpt(song: Song, start: float, end: float) -> Song:
 
 def in_threes(song: Song) -> Song:
     """A song whose bars have six beats, as POP909 counts its waltzes, with bars of three; other songs as they are."""
-    beats, downbeats = np.array(song.beats), np.array(song.downbeats)
+    beats = np.array(song.beats)
+    downbeats = np.array(song.downbeats)
     first = np.searchsorted(beats, downbeats - 1e-6)
     if len(first) < 2 or np.median(np.diff(first)) != SIX_BEATS:
         return song

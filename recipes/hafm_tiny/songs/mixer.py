@@ -15,13 +15,17 @@ from scipy.signal import fftconvolve, resample_poly
 
 from .styles import STEMS, Curve, Sound, Style
 
-PREDELAY, BRIGHT_DECAY = 0.012, 0.35
+PREDELAY = 0.012
+BRIGHT_DECAY = 0.35
 # the room above the mono path's bandwidth, where the response is drawn anew: crossfade in Hz around its Nyquist
 # frequency, and decay, as a share of the room's; and the frequencies in Hz over which the room's width sets in
-CROSSFADE, AIRY_DECAY = 500.0, 0.35
-NARROW, WIDE = 120.0, 400.0
+CROSSFADE = 500.0
+AIRY_DECAY = 0.35
+NARROW = 120.0
+WIDE = 400.0
 # a ducked player falls within the first of these seconds, and recovers with the other as time constant
-DUCK_SECONDS, RECOVER_SECONDS = 0.005, 0.11
+DUCK_SECONDS = 0.005
+RECOVER_SECONDS = 0.11
 SMALLEST = 1e-6
 # frequency response of a guitar cabinet
 CABINET: Curve = ((50, -18), (110, 0), (400, -2), (2200, 4), (4200, 0), (5500, -12), (8000, -36), (24000, -60))
@@ -116,14 +120,17 @@ def mixed(
     stems: dict[str, np.ndarray] = {}
     sends: dict[str, np.ndarray] = {}
     for name, dry in players.items():
-        player, sound = style.players[name], style.players[name].sound
+        player = style.players[name]
+        sound = style.players[name].sound
         audio = _amplified(dry.mean(axis=0, dtype=np.float64), synthesis_rate, sound)
         audio = resample_poly(audio, 1, synthesis_rate // sampling_rate)
-        audio = equalised(audio, sampling_rate, sound.curve) if sound.curve else audio
+        if sound.curve:
+            audio = equalised(audio, sampling_rate, sound.curve)
         audio = audio * 10 ** (sound.gain_db / 20)
         if sound.ducking_db:
             audio = audio * _ducked(kicks, sound.ducking_db, audio.size, sampling_rate)
-        audio = sound.ceiling * np.tanh(audio / sound.ceiling) if sound.ceiling else audio
+        if sound.ceiling:
+            audio = sound.ceiling * np.tanh(audio / sound.ceiling)
         stems[player.stem] = stems.get(player.stem, 0.0) + audio
         sends[player.stem] = sends.get(player.stem, 0.0) + audio * 10 ** (sound.room_db / 20)
     response = _room(style.name, style.room_seconds, sampling_rate)
@@ -158,7 +165,8 @@ def mixed_in_stereo(
     stems: dict[str, np.ndarray] = {}
     sends: dict[str, np.ndarray] = {}
     for name, dry in players.items():
-        player, sound = style.players[name], style.players[name].sound
+        player = style.players[name]
+        sound = style.players[name].sound
         # an overdriven amplifier has one loudspeaker
         width = 0.0 if sound.drive_db else sound.width
         mid = _amplified(dry.mean(axis=0, dtype=np.float64), synthesis_rate, sound)
@@ -171,7 +179,8 @@ def mixed_in_stereo(
         mid, side = audio * 10 ** (sound.gain_db / 20)
         if sound.ceiling:
             gain = _saturation(mid, sound.ceiling)
-            mid, side = gain * mid, gain * side
+            mid = gain * mid
+            side = gain * side
         stems[player.stem] = stems.get(player.stem, 0.0) + np.stack([mid, side - sound.pan * mid])
         sends[player.stem] = sends.get(player.stem, 0.0) + mid * 10 ** (sound.room_db / 20)
     responses = _stereo_room(style.name, style.room_seconds, style.room_width, mono_rate, sampling_rate)

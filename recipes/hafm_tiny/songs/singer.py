@@ -131,7 +131,11 @@ def load_voice(folder: Path, syllables: int | None = None) -> Voice:
     rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]
     if syllables is not None:
         rows = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, syllables).astype(int))]
-    spectra, aperiodicity, pitches, units, first = [], [], [], [], 0
+    spectra = []
+    aperiodicity = []
+    pitches = []
+    units = []
+    first = 0
     for file, _, fixed_ms, vowel_ms, *_ in rows:
         audio, sampling_rate = soundfile.read(folder / file, dtype="float64")
         f0, spectrum, noise = _analyse(audio[: int(LONGEST_UNIT * sampling_rate)], sampling_rate)
@@ -208,11 +212,15 @@ def _unit_frames(unit: np.ndarray, before: int, length: int) -> np.ndarray:
 
 
 def _plan(voice: Voice, notes: Sequence[Note], total: int, manner: Manner, generator: np.random.Generator) -> _Plan:
-    frame, previous = np.full(total, -1), np.full(total, -1)
-    mix, gain = np.ones(total), np.full(total, -120.0)
+    frame = np.full(total, -1)
+    previous = np.full(total, -1)
+    mix = np.ones(total)
+    gain = np.full(total, -120.0)
     spans = _syllables(notes, manner, generator)
-    fade, release = _frames(CROSSFADE), _frames(RELEASE)
-    last_end, last_start = -1, 0
+    fade = _frames(CROSSFADE)
+    release = _frames(RELEASE)
+    last_end = -1
+    last_start = 0
     for i, (start, end) in enumerate(spans):
         unit = voice.units[int(generator.integers(len(voice.units)))]
         onset = _frames(start)
@@ -235,17 +243,20 @@ def _plan(voice: Voice, notes: Sequence[Note], total: int, manner: Manner, gener
         if not follows:
             tail = min(release + 6, stop - onset)
             gain[stop - tail : stop] -= np.linspace(0, 1, tail) ** 2 * 40
-        last_start, last_end = onset, _frames(end) if not follows else stop
+        last_start = onset
+        last_end = _frames(end) if not follows else stop
     return _Plan(frame, previous, mix, gain)
 
 
 def _pitch_curve(notes: Sequence[Note], total: int, manner: Manner, generator: np.random.Generator) -> np.ndarray:
     """Pitch curve in MIDI units (float [T]): smoothed note steps, with scoop, vibrato, errors and drift."""
-    curve, wobble = np.zeros(total), np.zeros(total)
+    curve = np.zeros(total)
+    wobble = np.zeros(total)
     edges = [0, *(_frames(note.start) for note in notes[1:]), total]
     for i, note in enumerate(notes):
         curve[edges[i] : edges[i + 1]] = note.pitch + generator.normal(0, manner.note_error) / 100
-        start, length = _frames(note.start), _frames(note.end - note.start)
+        start = _frames(note.start)
+        length = _frames(note.end - note.start)
         after_rest = i == 0 or note.start - notes[i - 1].end > SAME_PHRASE
         if after_rest and manner.scoop and length > 16:
             depth = manner.scoop / 100 * generator.random()
@@ -274,7 +285,8 @@ def _warp(frames: np.ndarray, factor: float) -> np.ndarray:
     # in blocks that fit into the CPU cache: five times as fast
     for first in range(0, len(frames), 256):
         block = frames[first : first + 256]
-        below, above = np.take(block, low, axis=1), np.take(block, low + 1, axis=1)
+        below = np.take(block, low, axis=1)
+        above = np.take(block, low + 1, axis=1)
         warped[first : first + 256] = below + weight * (above - below)
     return warped
 
@@ -307,7 +319,8 @@ def _stretches(sounding: np.ndarray) -> list[tuple[int, int]]:
         return []
     margin = _frames(REST_MARGIN)
     breaks = np.flatnonzero(np.diff(frames) > 3 * margin)
-    firsts, lasts = frames[np.append(0, breaks + 1)], frames[np.append(breaks, frames.size - 1)]
+    firsts = frames[np.append(0, breaks + 1)]
+    lasts = frames[np.append(breaks, frames.size - 1)]
     return [
         (max(0, int(first) - margin), min(sounding.size, int(last) + 1 + margin))
         for first, last in zip(firsts, lasts, strict=True)

@@ -39,7 +39,8 @@ PARTIAL_SUFFIX = ".partial"
 # Range of formant factors for which a voice sounds natural, and its comfortable pitch (MIDI).
 WARPS = {"iona": (0.84, 1.08), "scott": (0.84, 1.2), "erith": (0.92, 1.15)}
 COMFORT = {"iona": 65.0, "scott": 57.0, "erith": 53.0}
-DEFAULT_WARP, TEST_SPLIT = (0.9, 1.1), "test"
+DEFAULT_WARP = (0.9, 1.1)
+TEST_SPLIT = "test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +216,8 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     digest = hashlib.sha256(f"{options.seed}/{task.number}/{task.folder.name}".encode()).digest()
     generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
     whole = read_song(task.folder)
-    whole = in_threes(whole) if options.suited else whole
+    if options.suited:
+        whole = in_threes(whole)
     semitones = int(generator.integers(options.transpose[0], options.transpose[1] + 1))
     stretch = float(generator.uniform(*options.stretch))
     part = dense_excerpt(whole, float(generator.uniform(*options.seconds)) / stretch, generator)
@@ -252,7 +254,8 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
         ]
         # one channel can be louder than their mean, which sets the level of the mono band
         gain = min(1.0, LOUDEST / max(float(np.abs(channels).max()), LOUDEST))
-        stereo, labels["stereo_gain"] = gain * channels, gain
+        stereo = gain * channels
+        labels["stereo_gain"] = gain
     return Item(vocal[:size], np.sum(list(stems.values()), axis=0), stems, labels, stereo)
 
 

@@ -116,5 +116,8 @@ def style_song(
     dry = synthesised(parts, style, soundfonts, song.duration, rate)
     ducks = kicks(parts, style)
     stems = mixed(dry, style, rate, sampling_rate, ducks)
-    stereo = mixed_in_stereo(dry, style, rate, sampling_rate, stereo_rate, ducks) if stereo_rate else {}
+    if stereo_rate:
+        stereo = mixed_in_stereo(dry, style, rate, sampling_rate, stereo_rate, ducks)
+    else:
+        stereo = {}
     return StyledSong(formed, stems, lead_sheet(formed, form, style.name) | known, stereo)

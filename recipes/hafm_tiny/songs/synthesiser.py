@@ -15,7 +15,8 @@ import numpy as np
 from .midi_song import Note
 
 BLOCK = 64
-DRUM_CHANNEL, DRUM_BANK = 9, 128
+DRUM_CHANNEL = 9
+DRUM_BANK = 128
 SETTINGS = {
     "synth.gain": 0.5, "synth.reverb.active": 0, "synth.chorus.active": 0, "synth.polyphony": 256,
     "synth.cpu-cores": 1,
@@ -29,7 +30,9 @@ def _library() -> ctypes.CDLL:
     if name is None:
         raise RuntimeError("libfluidsynth is not installed; install it (Debian: apt install fluidsynth).")
     library = ctypes.CDLL(name)
-    pointer, text, whole = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
+    pointer = ctypes.c_void_p
+    text = ctypes.c_char_p
+    whole = ctypes.c_int
     for function in ("new_fluid_settings", "new_fluid_synth", "fluid_synth_get_sfont_by_id"):
         getattr(library, function).restype = pointer
     arguments = {

@@ -70,7 +70,8 @@ def _write_song(folder: Path, seed: int) -> None:
     folder.mkdir(parents=True)
     tracks = {name: pretty_midi.Instrument(0, name=name) for name in ("MELODY", "BRIDGE", "PIANO")}
     for beat in range(4 * BARS):
-        start, bar = beat * BEAT, beat // 4
+        start = beat * BEAT
+        bar = beat // 4
         pitch = int(generator.choice(SCALE))
         if beat % 8 != 7:
             tracks["MELODY"].notes.append(pretty_midi.Note(90, pitch, start, start + 0.9 * BEAT))

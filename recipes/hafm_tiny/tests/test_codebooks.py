@@ -22,8 +22,10 @@ def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def test_distances_between_tokens_follow_those_of_their_vectors() -> None:
     torch.manual_seed(0)
-    semantic, acoustic = torch.randn(40, 7), torch.randn(5, 30, 6)
-    coarse, fine = HAFMCoarseForCausalLM(toy_config("coarse")), HAFMFineForCausalLM(toy_config("fine"))
+    semantic = torch.randn(40, 7)
+    acoustic = torch.randn(5, 30, 6)
+    coarse = HAFMCoarseForCausalLM(toy_config("coarse"))
+    fine = HAFMFineForCausalLM(toy_config("fine"))
     assert abs(rank_correlation(coarse.heads.weight[1].detach(), acoustic[1])) < 0.3
     for model, reads, heads in ((coarse, semantic, acoustic[1]), (fine, acoustic[1], acoustic[4])):
         initialise_from_codebooks(model, semantic, acoustic)

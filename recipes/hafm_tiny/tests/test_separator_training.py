@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from transformers import EncodecModel
 
 from hafm_hf import HAFMSeparatorModel
+from hafm_hf.audio import resample
 from hafm_hf.lead_sheet.vocabulary import STEMS
 from hafm_hf.tokenizers.codecs import as_codec
-from hafm_tiny.separator import SeparatorArguments, SeparatorTrainer, separator_scores
+from hafm_tiny.separator import SeparatorArguments, SeparatorTrainer, coded, separator_scores
 from hafm_tiny.song_pool import SongPool
 from programs import RECIPES, run_program
 from synthetic_songs import tone
-from tiny_models import tiny_codec, tiny_separator
+from tiny_models import tiny_codec, tiny_separator, tiny_spectral_codec
 
 RECIPE = RECIPES / "train_separator.py"
 RATE = 8_000
@@ -25,7 +27,8 @@ SIZES = {"sampling_rate": RATE, "n_fft": 160, "hop_length": 40}
 
 def write_band(folder: Path, seconds: float, seed: int) -> None:
     """Writes low notes as bass, higher ones as chords, the highest as pads, and noise bursts as drums."""
-    rng, time = np.random.default_rng(seed), np.arange(int(seconds * RATE)) / RATE
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(seconds * RATE)) / RATE
     stems = {name: np.zeros_like(time) for name in ("drums", "bass", "chords", "pads")}
     for half in range(int(2 * seconds)):
         inside = (time >= half / 2) & (time < half / 2 + 0.45)
@@ -67,11 +70,21 @@ def test_the_network_learns_to_separate_bands(songs: Path, codec: EncodecModel) 
     )
     loss = SeparatorTrainer(model, pool(songs, "train"), as_codec(codec), arguments).train()
     scores = separator_scores(model, pool(songs, "validation").songs, as_codec(codec))
-    assert loss < 0.9 and not model.training
+    assert loss < 0.9
+    assert not model.training
     for name in STEMS:
         assert scores[f"{name}_si_sdr"] > scores[f"{name}_band_si_sdr"] + 5, scores
     assert set(scores) == {f"{name}_{what}" for name in STEMS for what in
                            ("si_sdr", "band_si_sdr", "coded_si_sdr")}  # fmt: skip
+
+
+def test_what_a_codec_plays_in_stereo_is_scored_as_its_middle_at_the_rate_that_it_reads() -> None:
+    codec = as_codec(tiny_spectral_codec(output_sampling_rate=44_100, output_audio_channels=2))
+    sounds = 0.1 * np.random.default_rng(0).normal(size=(2, 7_000)).astype(np.float32)
+    band = coded(codec, sounds)
+    assert band.shape == (2, 7_000)
+    played = codec.decode(codec.encode(torch.from_numpy(sounds)[:, None]))[1].mean(0).numpy()
+    np.testing.assert_allclose(band[1], resample(played, 44_100, 24_000)[:7_000], atol=1e-4)
 
 
 def test_the_recipe_trains_and_continues_a_separator(songs: Path, codec: EncodecModel, tmp_path: Path) -> None:
@@ -86,4 +99,5 @@ def test_the_recipe_trains_and_continues_a_separator(songs: Path, codec: Encodec
     (songs / "validation").rename(songs / "test")
     for wrong, said in ((words[:2], "--codec"), (words, "no finished song longer than 10 s")):
         missing = run_program([RECIPE, *wrong])
-        assert missing.returncode == 1 and said in missing.stderr.splitlines()[-1]
+        assert missing.returncode == 1
+        assert said in missing.stderr.splitlines()[-1]

@@ -67,7 +67,7 @@ class HAFMConfig(PreTrainedConfig):
 
     @property
     def codec_format(self) -> CodecFormat:
-        """Rates, codebooks and channels of the codec, and thus of the output."""
+        """Rates, codebooks and channels of the codec: of what it reads, and of what it plays, which is the output."""
         return codec_format(self.codec_config)
 
     def describe_part(self, name: str) -> dict[str, str]:
@@ -97,11 +97,18 @@ class HAFMConfig(PreTrainedConfig):
             rates = (config.conditioning_frame_rate, config.frame_rate)
             _check_equal(f"{name} frame rates", rates, (read[0][1], rate))
         acoustic = [config for name, config in configs.items() if stage_parts()[name].acoustic]
-        codebooks = [size for config in acoustic for size in config.codebook_sizes]
+        codebooks: list[int] = []
+        for config in acoustic:
+            _check_equal(f"first_codebook of {config.model_type}", config.first_codebook, len(codebooks))
+            codebooks += config.codebook_sizes
         _check_equal("codec codebooks", set(codebooks), {codec.codebook_size})
         check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
         if self.separator_config is not None:
-            _check_equal("separator sampling rate", self.separator_config.sampling_rate, codec.sampling_rate)
+            separator = self.separator_config
+            if separator.sampling_rate != codec.output_sampling_rate:
+                _check_equal("separator sampling rate", separator.sampling_rate, codec.sampling_rate)
+            for samples in (separator.n_fft, separator.hop_length):
+                separator.at_rate(samples, codec.output_sampling_rate)
         if self.listener_config is not None:
             _check_equal("semantic tokenizer frame rate", tokenizer.frame_rate, LINE_RATE)
             if not tokenizer.beat_line:

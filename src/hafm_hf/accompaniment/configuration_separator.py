@@ -15,7 +15,7 @@ class HAFMSeparatorConfig(PreTrainedConfig):
     r"""The network that splits an instrumental into its stems, an optional part of the composite.
 
     Args:
-        sampling_rate (`int`): Sampling rate of the codec, in Hz.
+        sampling_rate (`int`): Sampling rate in Hz of what the network reads: that at which the codec reads or plays.
         n_fft (`int`): Window length of the spectrogram, in samples.
         hop_length (`int`): Samples between two windows; `n_fft` is a multiple of it, at least twice as large.
         channels (`int`): Width of the convolutions.
@@ -40,6 +40,20 @@ class HAFMSeparatorConfig(PreTrainedConfig):
             "vocabulary": f"instrumental → {', '.join(STEMS)}",
             "architecture": f"{self.num_layers} dilated convolutions × {self.channels} over spectra, masks",
         }
+
+    def at_rate(self, samples: int, sampling_rate: int | None = None) -> int:
+        """A number of samples at `sampling_rate` (in Hz; this configuration's if None) that lasts as long.
+
+        Raises:
+            ValueError: it would not be a whole number, or the rate is below this configuration's.
+        """
+        rate = sampling_rate or self.sampling_rate
+        if rate < self.sampling_rate or samples * rate % self.sampling_rate:
+            raise ValueError(
+                f"{samples} samples at {self.sampling_rate} Hz are no whole number at {rate} Hz, or lose bandwidth; "
+                "choose a separator for that rate."
+            )
+        return samples * rate // self.sampling_rate
 
     def validate_sizes(self) -> None:
         """Refuses sizes out of range."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation by the composite, in three steps: listen to the vocals, run the stages, decode their codes."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,17 @@ from ..audio import check_sampling_rate
 from ..audio.feature_extraction_hafm import Vocal, channels_first
 from ..lead_sheet.files import FileName, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet, Span, place_of
-from ..listening.encoder import HAFMEncoderOutput
+from ..lead_sheet.vocabulary import AUTO_STYLE
+from ..listening.encoder import HAFMEncoderOutput, HAFMVocalEncoder
+from ..modeling.computing import computing, suitable_threads
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
-from ..modeling.windows import ROWS_AT_ONCE, DecodingOptions, default_decoding
+from ..modeling.windows import ROWS_AT_ONCE
 from ..tokenizers.codecs import CodecStream, as_codec
 from . import parts
 from .kept import KeptInstrumental, Spans
 from .modeling_separator import SeparatorStream
 from .options import GenerationOptions, described
-from .song import Heartbeat, Progress, SongRun, sounds_of, suitable_threads, torch_threads
+from .stages import Progress, ProgressReports, StageChain, first_steps
 
 # float [N], or [C, N] with several channels
 Waveform = torch.Tensor | np.ndarray
@@ -82,7 +84,7 @@ class HAFMAccompanimentGenerationMixin:
         intro_bars: int = 0,
         outro_bars: int = 0,
         tail: float = 0.0,
-        progress: Progress | Heartbeat | None = None,
+        progress: Progress | None = None,
     ) -> list[HAFMEncoderOutput]:
         """Listens to vocals, the first step of `generate`.
 
@@ -102,8 +104,11 @@ class HAFMAccompanimentGenerationMixin:
         check_supported(options, self)
         encoder = self.encoder
         seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
-        reports = progress if isinstance(progress, Heartbeat) else Heartbeat(self, progress)
-        with self._computing(options, seed, reports):
+        reports = progress if isinstance(progress, ProgressReports) else ProgressReports(progress)
+        # bars cannot be counted before the beats are known
+        after = 0.0 if outro_bars else tail
+        self._expect(reports, [encoder.num_tokens(float(vocal.duration) + after) for vocal in vocals], options)
+        with self._computing(options, seed):
             return [
                 encoder(
                     vocal,
@@ -114,6 +119,7 @@ class HAFMAccompanimentGenerationMixin:
                     intro_bars=intro_bars,
                     outro_bars=outro_bars,
                     tail=tail,
+                    check_stop=reports.check_stop,
                 )
                 for vocal, lead_sheet in zip(vocals, lead_sheets, strict=True)
             ]
@@ -153,23 +159,26 @@ class HAFMAccompanimentGenerationMixin:
             ValueError: if vocals, options, spans or a lead sheet cannot be used, saying why.
         """
         options = GenerationOptions.of(options, kwargs)
-        reports = Heartbeat(self, progress)
+        reports = ProgressReports(progress)
         if encoder_outputs is None:
             features = (input_values, padding_mask, original_lengths, original_rates)
             heard = self._vocals(vocals, sampling_rate, *features)
             sheets = lead_sheets_of(len(heard), lead_sheet, tempo, beats, chords, key)
             encoder_outputs = self.encode(heard, sheets, options, progress=reports)
+        self._expect(reports, [len(song.tokens) for song in encoder_outputs], options)
         kept = self._kept(instrumental, sampling_rate, keep, encoder_outputs)
 
         generated: list[dict[str, Any]] = []
-        vocals_at_once = max(ROWS_AT_ONCE // options.num_samples, 1)
+        vocals_at_once = self._vocals_at_once(options)
         for first in range(0, len(encoder_outputs), vocals_at_once):
-            songs = self._samples(encoder_outputs[first : first + vocals_at_once], options, kept is not None)
-            with self._computing(options, songs[0].seed, reports):
-                run = self._stages_over(songs, options, reports.report, kept=kept)
-                run.run()
+            songs = []
+            for encoded in encoder_outputs[first : first + vocals_at_once]:
+                songs += samples_of(self.encoder, encoded, options, kept is not None)
+            with self._computing(options, songs[0].seed):
+                chain = self._chain(songs, options, reports, kept)
+                chain.run()
                 for number, song in enumerate(songs):
-                    generated.append(self._decoded(run, number, song, options, kept))
+                    generated.append(self._decoded(chain, number, song, options, kept, reports))
         lists = {name: [song[name] for song in generated] for name in generated[0]}
         return HAFMAccompanimentOutput(sampling_rate=self.sampling_rate, **lists)
 
@@ -199,7 +208,7 @@ class HAFMAccompanimentGenerationMixin:
         The arguments are the class's; one vocal and one sample only.
 
         Yields:
-            float32 [n] at the codec's rate, [C, n] with several channels, on the CPU; with `stems=True` [S, n] or
+            float32 [n] at the model's rate, [C, n] with several channels, on the CPU; with `stems=True` [S, n] or
                 [S, C, n] in the order of `stems`; they sum to the instrumental.
 
         Raises:
@@ -208,34 +217,35 @@ class HAFMAccompanimentGenerationMixin:
         options = GenerationOptions.of(options, kwargs)
         if options.num_samples > 1:
             raise ValueError(f"num_samples is {options.num_samples}; a stream is one sample.")
-        reports = Heartbeat(self, progress)
+        reports = ProgressReports(progress)
         if encoder_outputs is None:
             features = (input_values, padding_mask, original_lengths, original_rates)
             heard = [one_vocal(self._vocals(vocal, sampling_rate, *features))]
             sheets = lead_sheets_of(1, lead_sheet, tempo, beats, chords, key)
             encoder_outputs = self.encode(heard, sheets, options, progress=reports)
-        song = self._samples([one_vocal(encoder_outputs)], options, False)[0]
+        song = samples_of(self.encoder, one_vocal(encoder_outputs), options)[0]
+        self._expect(reports, [len(song.tokens)], options)
 
         length = song.length(self.sampling_rate)
         decoder = CodecStream(as_codec(self.codec))
-        separator = SeparatorStream(self.separator) if options.stems else None
-        run: SongRun | None = None
+        separator = SeparatorStream(self.separator, self.sampling_rate) if options.stems else None
+        chain: StageChain | None = None
         decoded = 0
         sent = 0
         done = 0
         while sent < length:
             audio = torch.zeros(1, 0)
             # not around `yield`: the caller's random state and threads are its own between two chunks
-            with self._computing(options, song.seed, reports):
-                if run is None:
-                    run = self._stages_over([song], options, reports.report, batch_size=1)
-                codes = run.advance()
+            with self._computing(options, song.seed):
+                if chain is None:
+                    chain = self._chain([song], options, reports, batch_size=1)
+                codes = chain.advance()
                 if codes.shape[1] > done:
-                    samples = decoder.decode(codes[None, :, done:], last=run.finished)[0]
+                    samples = decoder.decode(codes[None, :, done:], chain.finished, reports.check_stop)[0]
                     audio = samples[:, : length - decoded].float().cpu()
                     decoded += audio.shape[1]
                     if separator is not None:
-                        audio = separator.separate(audio, last=run.finished)
+                        audio = separator.separate(audio, last=chain.finished)
             done = codes.shape[1]
             sent += audio.shape[-1]
             if audio.shape[-1]:
@@ -269,93 +279,70 @@ class HAFMAccompanimentGenerationMixin:
         if len(songs) != 1:
             raise ValueError(f"An instrumental belongs to one vocal, and {len(songs)} were given.")
         rate = check_sampling_rate(sampling_rate or self.sampling_rate)
-        audio = channels_first(instrumental, as_codec(self.codec).format.channels)
+        audio = channels_first(instrumental, as_codec(self.codec).format.output_channels)
         return KeptInstrumental(audio, rate, keep, songs[0].length(rate) / rate)
 
-    def _samples(
-        self: Any, songs: Sequence[HAFMEncoderOutput], options: GenerationOptions, kept: bool
-    ) -> list[HAFMEncoderOutput]:
-        """The samples of each song; each draws a style if none is given, unless spans to keep determine it."""
-        encoder = self.encoder
-        samples = []
-        for song in songs:
-            for number in range(options.num_samples):
-                if encoder.styles and song.lead_sheet.style is None and not kept:
-                    samples.append(encoder.in_style(song, drawn_style(encoder.styles, song.seed, number)))
-                else:
-                    samples.append(song)
-        return samples
+    def _vocals_at_once(self, options: GenerationOptions) -> int:
+        """Number of vocals whose samples are generated together."""
+        return max(ROWS_AT_ONCE // options.num_samples, 1)
 
-    @contextmanager
-    def _computing(self: Any, options: GenerationOptions, seed: int, reports: Heartbeat) -> Iterator[None]:
-        """Wraps long computations: random state and thread count are set inside, and the caller's are restored
-        outside.
-        """
-        devices = [self.device] if self.device.type == "cuda" else []
-        threads = options.threads or suitable_threads(self.stages.values())
-        with torch.random.fork_rng(devices=devices), torch_threads(threads), reports:
-            torch.manual_seed(seed)
-            yield
+    def _expect(self: Any, reports: ProgressReports, tokens: Sequence[int], options: GenerationOptions) -> None:
+        """Sets what is reported before the first step, from the number of semantic tokens of each vocal."""
+        together = tokens[: self._vocals_at_once(options)]
+        reports.expect(*first_steps(self.stages, [count for count in together for _ in range(options.num_samples)]))
 
-    def _stages_over(
+    def _computing(self: Any, options: GenerationOptions, seed: int) -> AbstractContextManager[None]:
+        """The torch state of long computations: `computing`."""
+        return computing(self.device, seed, options.threads or suitable_threads(self.stages.values()))
+
+    def _chain(
         self: Any,
         songs: Sequence[HAFMEncoderOutput],
         options: GenerationOptions,
-        progress: Progress | None,
+        reports: ProgressReports,
         kept: KeptInstrumental | None = None,
         batch_size: int = ROWS_AT_ONCE,
-    ) -> SongRun:
+    ) -> StageChain:
         """The chain of stages over songs, each of which is a sample of a vocal."""
         stages = self.stages
-        grid = self.encoder.grid
-        frames = [len(song.tokens) * grid // self.semantic_tokenizer.config.frame_rate for song in songs]
-        tokens = {}
+        codec = as_codec(self.codec)
+        kept_codes = None
         if kept is not None:
-            kept_tokens = kept.tokens(self.semantic_tokenizer, as_codec(self.codec), stages, frames[0], grid)
-            tokens = {name: rows.t().flatten() for name, rows in kept_tokens.items()}
+            grid = self.encoder.grid
+            frames = len(songs[0].tokens) * grid // self.semantic_tokenizer.config.frame_rate
+            kept_codes = kept.tokens(self.semantic_tokenizer, codec, stages, frames, grid, reports.check_stop)
         if options.skip_fine:
             stages = without_stage("fine", stages)
-        decoding = options.decoding or default_decoding(stages.values())
-        run = SongRun(
-            stages,
-            units=frames[:: options.num_samples],
-            units_per_second=grid,
-            options=DecodingOptions(
-                decoding, options.guidance_scale, options.temperature, options.top_k, options.compile
-            ),
-            seed=songs[0].seed,
-            num_samples=options.num_samples,
-            sounds=sounds_of(stages, self.codec),
-            kept=tokens,
-            progress=progress,
-            at_once=batch_size,
+        return StageChain(
+            stages, songs, options, codec=codec, kept=kept_codes, progress=reports, batch_size=batch_size
         )
-        run.voices = list(songs)
-        return run
 
     def _decoded(
         self: Any,
-        run: SongRun,
+        chain: StageChain,
         number: int,
         song: HAFMEncoderOutput,
         options: GenerationOptions,
         kept: KeptInstrumental | None,
+        reports: ProgressReports,
     ) -> dict[str, Any]:
-        """One song of a finished run as the fields of `HAFMAccompanimentOutput`."""
-        codes = run.codes(number)
+        """One song of a finished chain as the fields of `HAFMAccompanimentOutput`."""
+        codes = chain.codes(number)
+        length = song.length(self.sampling_rate)
         # not as a batch: memory use grows with the length of a song
-        audio = as_codec(self.codec).decode(codes[None], song.length(self.sampling_rate))[0].float().cpu()
+        audio = as_codec(self.codec).decode(codes[None], length, reports.check_stop)[0].float().cpu()
         if kept is not None:
             audio = torch.from_numpy(kept.paste_into(audio.t().numpy(), self.sampling_rate)).t().contiguous()
         decoded = {
             "audio": without_one_channel(audio),
             "vocal_semantic": song.tokens.cpu(),
-            "instrumental_semantic": run.stream("instrumental_semantic", number)[0].cpu(),
+            "instrumental_semantic": chain.tokens("instrumental_semantic", number)[0].cpu(),
             "codes": codes.cpu(),
             "lead_sheets": song.lead_sheet,
         }
         if options.stems:
-            stems = zip(self.stems, self.separator.separate(audio), strict=True)
+            separated = self.separator.separate(audio, self.sampling_rate, reports.check_stop)
+            stems = zip(self.stems, separated, strict=True)
             decoded["stems"] = {name: without_one_channel(stem) for name, stem in stems}
         return decoded
 
@@ -394,9 +381,17 @@ def without_stage(skipped: str, stages: Mapping[str, HAFMStageForCausalLM]) -> d
     return kept
 
 
-def drawn_style(styles: Sequence[str], seed: int, sample: int = 0) -> str:
-    """The style of a sample if none is given; consecutive seeds and samples get different styles."""
-    return styles[(seed + sample) % len(styles)]
+def samples_of(
+    encoder: HAFMVocalEncoder, song: HAFMEncoderOutput, options: GenerationOptions, kept: bool = False
+) -> list[HAFMEncoderOutput]:
+    """The samples of a song, each in a style that suits it if none is given, unless spans to keep determine it."""
+    samples = []
+    for number in range(options.num_samples):
+        sample = replace(song, sample=number)
+        if song.styles and not kept:
+            sample = encoder.in_style(sample, song.styles[number % len(song.styles)])
+        samples.append(sample)
+    return samples
 
 
 def one_vocal(vocals: Sequence[Any]) -> Any:
@@ -424,10 +419,10 @@ def check_supported(options: GenerationOptions, model: Any) -> None:
     supported = supported_streams(model)
     for name, option in described(GenerationOptions).items():
         value = getattr(options, name)
-        if option.streams and value not in (None, False) and supported.isdisjoint(option.streams):
+        if option.streams and value not in (None, option.default) and supported.isdisjoint(option.streams):
             why = " This model reads the voice only." if model.encoder.reads_voice_only else ""
             raise ValueError(f"{name} is {value!r}, which this model does not support; leave {name} out.{why}")
-    if options.style is not None:
+    if options.style not in (None, AUTO_STYLE):
         place_of(options.style, model.styles)
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from ..audio import paste, resample
+from ..audio import paste, resample, with_channels
 from ..modeling.codebook_patterns import FREE
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..tokenizers.codecs import Codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+from ..tokenizers.stopping import CheckStop
 from . import parts
 
 Spans = Sequence[tuple[float, float]]
@@ -21,7 +22,7 @@ class KeptInstrumental:
     """Spans of an existing instrumental to keep.
 
     Args:
-        audio (float32 [C, N]): the instrumental, with as many channels as the codec; may be shorter than the song.
+        audio (float32 [C, N]): the instrumental, in the channels that the codec plays; may be shorter than the song.
         rate (Hz): sampling rate of `audio`.
         spans: the spans to keep, as (start, stop) in seconds.
         song_seconds: length of the song.
@@ -47,10 +48,6 @@ class KeptInstrumental:
         self.audio = audio
         self.rate = rate
 
-    def at_rate(self, rate: int) -> torch.Tensor:
-        """Resamples the whole instrumental to `rate` (Hz): float32 [C, N]."""
-        return torch.from_numpy(np.stack([resample(channel, self.rate, rate) for channel in self.audio]))
-
     def tokens(
         self,
         semantic_tokenizer: HAFMSemanticTokenizerModel,
@@ -58,6 +55,7 @@ class KeptInstrumental:
         stages: Mapping[str, HAFMStageForCausalLM],
         frames: int,
         grid: int,
+        check_stop: CheckStop | None = None,
     ) -> dict[str, torch.Tensor]:
         """Tokenises the kept spans for each stage.
 
@@ -66,6 +64,7 @@ class KeptInstrumental:
             stages: the stages that generate such tokens, by name.
             frames: length of the song in steps of the `grid`. Only steps that lie entirely within a span are kept.
             grid: steps a second, at which frames of all stages begin together.
+            check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Returns:
             int64 [Q, T] by the name of the stage, −1 where the stage is to generate.
@@ -75,15 +74,18 @@ class KeptInstrumental:
             inside[math.ceil(start * grid - 1e-6) : int(stop * grid + 1e-6)] = True
 
         rate = codec.format.sampling_rate
-        audio = torch.zeros(len(self.audio), frames * rate // grid)
-        instrumental = self.at_rate(rate)[:, : audio.shape[1]]
+        audio = torch.zeros(codec.format.channels, frames * rate // grid)
+        # what it reads may have other channels than what it plays
+        read = with_channels(self.audio.T, codec.format.channels).reshape(-1, codec.format.channels).T
+        instrumental = _resampled(read, self.rate, rate)[:, : audio.shape[1]]
         audio[:, : instrumental.shape[1]] = instrumental
         mono = resample(audio.mean(0).numpy(), rate, semantic_tokenizer.config.sampling_rate)
-        semantic = semantic_tokenizer.encode(torch.from_numpy(mono).to(semantic_tokenizer.device))
+        waveform = torch.from_numpy(mono).to(semantic_tokenizer.device)
+        semantic = semantic_tokenizer.encode(waveform, check_stop=check_stop)
 
         stage_rows = parts.stage_parts()
         codebooks = {name: stage.config.num_codebooks for name, stage in stages.items() if stage_rows[name].acoustic}
-        codes = codec.encode(audio[None].to(codec.model.device), sum(codebooks.values()))[0]
+        codes = codec.encode(audio[None].to(codec.model.device), sum(codebooks.values()), check_stop)[0]
         tokens = {"semantic": semantic[None]}
         tokens |= dict(zip(codebooks, codes.split(list(codebooks.values())), strict=True))
         kept = {}
@@ -95,11 +97,16 @@ class KeptInstrumental:
     def paste_into(self, band: np.ndarray, rate: int) -> np.ndarray:
         """Pastes the kept spans into a band (float32 [N] or [N, C] at `rate` Hz), cross-faded at the joins."""
         pasted = band.reshape(len(band), -1)
-        audio = self.at_rate(rate).t().numpy()
+        audio = _resampled(self.audio, self.rate, rate).t().numpy()
         for start, stop in self.spans:
             last = min(round(stop * rate), len(band), len(audio))
             pasted = paste(pasted, audio, rate, round(start * rate), last)
         return pasted.reshape(band.shape)
+
+
+def _resampled(audio: np.ndarray, rate: int, wanted: int) -> torch.Tensor:
+    """Resamples an instrumental (float32 [C, N] at `rate` Hz) to `wanted` Hz: float32 [C, N]."""
+    return torch.from_numpy(np.stack([resample(channel, rate, wanted) for channel in audio]))
 
 
 def _joined(spans: Spans) -> list[tuple[float, float]]:

@@ -184,8 +184,8 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
 
     @property
     def sampling_rate(self) -> int:
-        """Sampling rate of the codec, and thus of the output, in Hz."""
-        return self.config.codec_format.sampling_rate
+        """Sampling rate of what the codec plays, and thus of the output, in Hz."""
+        return self.config.codec_format.output_sampling_rate
 
     @property
     def stages(self) -> dict[str, HAFMStageForCausalLM]:

@@ -4,6 +4,9 @@
 An optional part of the composite, applied after the codec. Dilated convolutions predict masks on the spectrogram, as
 Open-Unmix does (Stöter et al. 2019); they see a bounded `context` to each side, so that a song can be split in
 segments. The masks of a bin add up to one, so the stems sum to the instrumental.
+An instrumental may have another format than the network reads: with windows as long in seconds, its bins are as far
+apart. The network reads the mean of its channels up to the network's bandwidth, all channels share its masks, and bins
+above take the mask of the highest ones below.
 
 Dimensions: B batch, N samples, S stems, T windows of the spectrogram, F bins, C channels.
 """
@@ -18,11 +21,14 @@ from ..lead_sheet.vocabulary import STEMS
 from ..pretrained.saving import HAFMHubMixin
 from ..tokenizers.beat_line import KERNEL, HAFMDilatedLayer
 from ..tokenizers.codecs import Stretches
+from ..tokenizers.stopping import CheckStop, checked
 from .configuration_separator import HAFMSeparatorConfig
 
 NUM_STEMS = len(STEMS)
 # added to magnitudes before the logarithm: anything below counts as silence
 QUIET = 1e-2
+# width in Hz of the band at the top of the network's bandwidth whose mean mask holds for all frequencies above
+TOP_BAND = 1500.0
 # segment length in which a long instrumental is split
 STRETCH_SECONDS = 30
 
@@ -59,16 +65,17 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         windows = KERNEL // 2 * (2**self.config.num_layers - 1) + self.config.n_fft // self.config.hop_length
         return windows * self.config.hop_length
 
-    def spectrogram(self, samples: torch.Tensor) -> torch.Tensor:
+    def spectrogram(self, samples: torch.Tensor, sampling_rate: int | None = None) -> torch.Tensor:
         """float [..., N] → complex64 [..., F, T]; the signal is padded with silence."""
         rows = samples.reshape(-1, samples.shape[-1]).float()
-        return torch.stft(rows, **self._windows(samples.device), pad_mode="constant", return_complex=True).unflatten(
-            0, samples.shape[:-1]
-        )
+        windows = self._windows(samples.device, sampling_rate)
+        return torch.stft(rows, **windows, pad_mode="constant", return_complex=True).unflatten(0, samples.shape[:-1])
 
-    def _windows(self, device: torch.device) -> dict[str, Any]:
-        window = torch.hann_window(self.config.n_fft, device=device)
-        return {"n_fft": self.config.n_fft, "hop_length": self.config.hop_length, "window": window}
+    def _windows(self, device: torch.device, sampling_rate: int | None = None) -> dict[str, Any]:
+        """Window and hop at a rate, the network's own by default."""
+        n_fft = self.config.at_rate(self.config.n_fft, sampling_rate)
+        hop_length = self.config.at_rate(self.config.hop_length, sampling_rate)
+        return {"n_fft": n_fft, "hop_length": hop_length, "window": torch.hann_window(n_fft, device=device)}
 
     def masks(self, magnitudes: torch.Tensor) -> torch.Tensor:
         """Share of each bin that belongs to each stem: float [B, F, T] → float [B, S, F, T], summing to 1 over S."""
@@ -78,21 +85,48 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         logits = self.head(self.norm(hidden)).unflatten(-1, (NUM_STEMS, -1))
         return logits.float().softmax(2).permute(0, 2, 3, 1)
 
-    def forward(self, input_values: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """An instrumental (float [B, N] at `config.sampling_rate`) → its stems, float32 [B, S, N]."""
-        spectrogram = self.spectrogram(input_values)
-        parts = spectrogram[:, None] * self.masks(spectrogram.abs())
-        how = self._windows(parts.device)
-        samples = torch.istft(parts.flatten(0, 1), **how, length=input_values.shape[-1])
-        return samples.unflatten(0, parts.shape[:2])
+    def forward(self, input_values: torch.Tensor, sampling_rate: int | None = None, **kwargs: Any) -> torch.Tensor:
+        """An instrumental → its stems.
+
+        Args:
+            input_values: float [B, N], or [B, C, N] with channels.
+            sampling_rate: in Hz, at least `config.sampling_rate`, which it is by default.
+
+        Returns:
+            float32 [B, S, N], or [B, S, C, N].
+        """
+        spectrogram = self.spectrogram(input_values, sampling_rate)
+        middle = spectrogram if input_values.ndim == 2 else spectrogram.mean(1)
+        masks = self._wide_masks(middle.abs())
+        parts = spectrogram[:, None] * (masks if input_values.ndim == 2 else masks[:, :, None])
+        windows = self._windows(parts.device, sampling_rate)
+        samples = torch.istft(parts.flatten(0, -3), **windows, length=input_values.shape[-1])
+        return samples.unflatten(0, parts.shape[:-2])
+
+    def _wide_masks(self, magnitudes: torch.Tensor) -> torch.Tensor:
+        """`masks` of magnitudes with at least as many bins: float [B, F, T] → float [B, S, F, T]."""
+        bins = self.config.n_fft // 2 + 1
+        # magnitudes are proportional to the window's length in samples
+        scale = (bins - 1) / (magnitudes.shape[1] - 1)
+        masks = self.masks(magnitudes[:, :bins] * scale)
+        top = masks[:, :, -round(TOP_BAND * self.config.n_fft / self.config.sampling_rate) :].mean(2, keepdim=True)
+        return torch.cat([masks, top.expand(-1, -1, magnitudes.shape[1] - bins, -1)], dim=2)
 
     @torch.no_grad()
-    def separate(self, band: torch.Tensor) -> torch.Tensor:
-        """A whole instrumental (float32 [C, N], any length) in bounded memory → float32 [S, C, N] on the CPU."""
-        stream = SeparatorStream(self)
-        pieces = band.split(STRETCH_SECONDS * self.config.sampling_rate, dim=-1)
-        found = [stream.separate(piece, last=number == len(pieces)) for number, piece in enumerate(pieces, start=1)]
-        return torch.cat(found, dim=-1)
+    def separate(
+        self, band: torch.Tensor, sampling_rate: int | None = None, check_stop: CheckStop | None = None
+    ) -> torch.Tensor:
+        """A whole instrumental (float32 [C, N], any length) in bounded memory → float32 [S, C, N] on the CPU.
+
+        `check_stop` is called before each piece; an exception that it raises ends the separation.
+        """
+        stream = SeparatorStream(self, sampling_rate)
+        pieces = band.split(STRETCH_SECONDS * (sampling_rate or self.config.sampling_rate), dim=-1)
+        stems = [
+            stream.separate(piece, last=number == len(pieces))
+            for number, piece in enumerate(checked(pieces, check_stop), start=1)
+        ]
+        return torch.cat(stems, dim=-1)
 
 
 class SeparatorStream:
@@ -102,11 +136,15 @@ class SeparatorStream:
 
     Args:
         model: the separator.
+        sampling_rate: of the instrumental in Hz; `config.sampling_rate` by default.
     """
 
-    def __init__(self, model: HAFMSeparatorModel) -> None:
-        self.model, context = model, model.context
-        self._stretches = Stretches(lambda x, _: model(x.to(model.device)).transpose(0, 1).cpu(), context, context)
+    def __init__(self, model: HAFMSeparatorModel, sampling_rate: int | None = None) -> None:
+        context = model.config.at_rate(model.context, sampling_rate)
+        self.hop_length = model.config.at_rate(model.config.hop_length, sampling_rate)
+        self._stretches = Stretches(
+            lambda band, _: model(band[None].to(model.device), sampling_rate)[0].cpu(), context, context
+        )
         # samples after the last whole hop, held back to keep windows aligned with those of the whole song
         self._rest: torch.Tensor | None = None
 
@@ -118,7 +156,9 @@ class SeparatorStream:
             last: whether the song ends with them.
         """
         band = band if self._rest is None else torch.cat([self._rest, band], dim=-1)
-        whole = band.shape[-1] - (0 if last else band.shape[-1] % self.model.config.hop_length)
+        whole = band.shape[-1] - (0 if last else band.shape[-1] % self.hop_length)
         self._rest = band[:, whole:]
-        found = self._stretches(band[:, :whole], last)
-        return band.new_zeros(NUM_STEMS, len(band), 0).cpu() if found is None else found
+        stems = self._stretches(band[:, :whole], last)
+        if stems is None:
+            return band.new_zeros(NUM_STEMS, len(band), 0).cpu()
+        return stems

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-from ..lead_sheet.vocabulary import ENERGIES
+from ..lead_sheet.vocabulary import AUTO_STYLE, ENERGIES
 
 Options = TypeVar("Options", "GenerationOptions", "MixOptions")
 # sampling options: the best value differs between stages
@@ -64,7 +64,7 @@ class Option:
         Raises:
             ValueError: naming the option, its value and the values allowed.
         """
-        if value is None and self.default is None:
+        if value is None and self.default in (None, AUTO_STYLE):
             return
         if self.word and value == self.word:
             return
@@ -118,7 +118,11 @@ class GenerationOptions:
         None, int, f"Sample from the K likeliest codes (0: all) {OF_EVERY_STAGE}.", "Top-k", least=0
     )
     style: str | None = option(
-        None, str, "Style, e.g. folk (see `hafm info`); drawn from the seed if not given.", "Style", streams=("style",)
+        AUTO_STYLE,
+        str,
+        "Style, e.g. folk (see `hafm info`); auto: drawn by the seed among those that suit metre, tempo and density.",
+        "Style",
+        streams=("style",),
     )
     energy: str | None = option(
         None,

@@ -23,7 +23,7 @@ from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
 from ..listening.encoder import HAFMEncoderOutput
 from ..pretrained.redaction import first_line
-from .generation_accompaniment import one_vocal
+from .generation_accompaniment import one_vocal, samples_of
 from .kept import KeptInstrumental
 from .options import MEDIAN_BALANCE, GenerationOptions, MixOptions, described
 
@@ -102,7 +102,7 @@ class HAFMPipeline(Pipeline):
             For each vocal a dict, or with num_samples > 1 a list of dicts: "audio" (float32 [N], the instrumental, as
             long as the vocal with its `tail` or its intro and outro), "mix" and "vocals" (float32 [N], or [N, 2] for a
             stereo vocal) and their "sampling_rate" (Hz): the vocal's own, or the model's if that is higher. If the
-            codec has two channels, "audio" and "mix" are [N, 2]. Nothing clips, the mix has true peaks of at most
+            codec plays two channels, "audio" and "mix" are [N, 2]. Nothing clips, the mix has true peaks of at most
             −1 dBTP, and neither it nor the instrumental starts or ends with a click. "lead_sheet" (`LeadSheet`): as
             far as it was given or estimated, and "vocal_start" (s), where the vocal begins after an intro; times of
             both, and of `keep`, count from the start of the song. With `stems=True`, "stems" is a dict of drums, bass,
@@ -136,7 +136,8 @@ class HAFMPipeline(Pipeline):
         Yields:
             For each chunk a dict: "audio" (float32 [n] or [n, C], the next piece of the instrumental, at the level
             generated), "vocals" (float32 [n] or [n, 2], the same piece of the vocal), "sampling_rate" (Hz),
-            "vocal_start" (s) and the length of the whole song, "seconds"; with `stems=True` also "stems".
+            "vocal_start" (s), "lead_sheet" (with the style, if the model has any), and the length of the whole song,
+            "seconds"; with `stems=True` also "stems".
 
         Raises:
             HAFMAudioError: if the vocal cannot be used.
@@ -153,6 +154,7 @@ class HAFMPipeline(Pipeline):
         how = {**self._forward_params, **forward}
         options = how["options"]
         (encoded,) = self._encode(features, options, how["mix"], how.get("lead_sheet"), how.get("progress"))
+        encoded = samples_of(self.model.encoder, encoded, options)[0]
         chunks = self.model.stream(encoder_outputs=[encoded], options=options, progress=how.get("progress"))
 
         model_rate = self.model.sampling_rate
@@ -166,6 +168,7 @@ class HAFMPipeline(Pipeline):
                 "vocals": voice[done : done + len(piece)],
                 "sampling_rate": rate,
                 "vocal_start": encoded.before,
+                "lead_sheet": encoded.lead_sheet,
                 "seconds": len(voice) / rate,
             }
             if options.stems:
@@ -176,7 +179,7 @@ class HAFMPipeline(Pipeline):
             done += len(piece)
 
     def join(self, chunks: Iterable[dict[str, Any]], **options: Any) -> dict[str, Any]:
-        """Joins streamed chunks into the song of a call, up to rounding, without "lead_sheet".
+        """Joins streamed chunks into the song of a call, up to rounding.
 
         Args:
             chunks: all chunks that `stream` has yielded for a vocal.
@@ -193,7 +196,7 @@ class HAFMPipeline(Pipeline):
         mix = MixOptions.of(self._postprocess_params.get("mix"), options)
         stems = {name: np.concatenate([chunk["stems"][name] for chunk in chunks]) for name in names}
         song = _song(voice[: len(band)], band, chunks[0]["sampling_rate"], mix, stems)
-        return song | {"vocal_start": chunks[0]["vocal_start"]}
+        return song | {name: chunks[0][name] for name in ("lead_sheet", "vocal_start")}
 
     def _sanitize_parameters(
         self,
@@ -261,7 +264,7 @@ class HAFMPipeline(Pipeline):
         band_rate = None
         if instrumental is not None:
             band, band_rate, _ = self._read(instrumental, sampling_rate)
-            band = audio.with_channels(band, self.model.config.codec_format.channels)
+            band = audio.with_channels(band, self.model.config.codec_format.output_channels)
             band = band.reshape(len(band), -1).T
         sounds = {"vocal": vocal, "vocal_rate": rate, "instrumental": band, "instrumental_rate": band_rate}
         return {**features, **sounds}

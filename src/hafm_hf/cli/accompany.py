@@ -16,6 +16,7 @@ import typer
 
 from .. import audio
 from ..atomic_files import write_json
+from ..lead_sheet.vocabulary import AUTO_STYLE
 from .accompany_folder import accompany_folder
 from .console import HAFMCommandError, progress_bars, require_packages, say, stderr
 from .options import (
@@ -95,7 +96,7 @@ def accompany(
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
-    style: Style = None,
+    style: Style = AUTO_STYLE,
     energy: Energy = None,
     stems: StemsToo = False,
     skip_fine: SkipFine = False,

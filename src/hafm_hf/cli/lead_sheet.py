@@ -76,7 +76,10 @@ def lead_sheet(
     tempo: Tempo = None,
     beats: Beats = None,
     chords: Chords = None,
-    metre: Annotated[Literal["3/4", "4/4"] | None, sheet(help="4/4 if neither given nor implied by --beats.")] = None,
+    metre: Annotated[
+        Literal["3/4", "4/4"] | None,
+        sheet(help="Estimated if neither given nor implied by --beats; 4/4 where unsure."),
+    ] = None,
     key: Key = None,
 ) -> None:
     """Writes the estimated beats and chords of each vocal: NAME_beats.txt and NAME_chords.lab.
@@ -159,10 +162,11 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
         shown = name if vocal == "-" else audio.source_name(vocal)
         stderr.print(f"{shown} is silent; its beats and chords are arbitrary.")
     length = len(samples) / rate
+    melody = sung_notes(samples, rate)
     try:
         whole_sheet = composite.complete_lead_sheet(samples, rate, asked.given)
         if whole_sheet.has_beats:
-            whole_sheet = completed(whole_sheet, length, asked.metre)
+            whole_sheet = completed(whole_sheet, length, asked.metre, notes=melody)
         elif asked.click or set(asked.formats).intersection(IN_BARS):
             raise HAFMCommandError("There are no beats to count bars by; give them with --tempo or --beats.")
     except ValueError as error:
@@ -170,7 +174,6 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
     if asked.as_json:
         say(json.dumps({"vocal": vocal, **whole_sheet.to_dict()}))
         return
-    melody = sung_notes(samples, rate) if "midi" in asked.formats else []
     song = chart(whole_sheet, length) if whole_sheet.has_beats else None
     written = write_lead_sheet(whole_sheet, (asked.out / name).parent, Path(name).name, asked.formats, song, melody)
     if asked.click and song is not None:

@@ -30,7 +30,8 @@ def reason_to_drop(vocal: Samples, instrumental: Samples, options: FilterOptions
         vocal, instrumental (float32 [N]): the time-aligned stems of the segment.
         options: thresholds.
     """
-    voice, band = rms_dbfs(vocal), rms_dbfs(instrumental)
+    voice = rms_dbfs(vocal)
+    band = rms_dbfs(instrumental)
     if band < options.min_instrumental_db:
         return Reason.QUIET_INSTRUMENTAL, f"{band:.1f} dB RMS, at least {options.min_instrumental_db:g}"
     if voice < options.min_vocal_db:

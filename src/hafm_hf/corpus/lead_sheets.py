@@ -9,7 +9,8 @@ from ..lead_sheet.lead_sheet import LeadSheet
 from .tracks import Reason, TrackError
 
 # sources of a song's lead sheet
-LABELS, ESTIMATE = "labels", "estimate"
+LABELS = "labels"
+ESTIMATE = "estimate"
 
 
 def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:
@@ -20,7 +21,8 @@ def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:
     """
     names = ("beats", "beats_per_bar", "downbeat", "chords", "key", "sections", "style")
     known = {name: labels[name] for name in names if labels.get(name)}
-    beats, downbeats = known.get("beats"), labels.get("downbeats")
+    beats = known.get("beats")
+    downbeats = labels.get("downbeats")
     if isinstance(beats, Sequence) and isinstance(downbeats, Sequence):
         known |= bars_from_downbeats(beats, downbeats)
     return LeadSheet.given(known)
@@ -40,4 +42,6 @@ def song_lead_sheet(labels: Mapping[str, object], style: str) -> LeadSheet:
 
 def styled(sheet: LeadSheet, style: str) -> LeadSheet:
     """The lead sheet with `style` if it has none of its own."""
-    return sheet if sheet.style or not style else replace(sheet, style=style)
+    if sheet.style or not style:
+        return sheet
+    return replace(sheet, style=style)

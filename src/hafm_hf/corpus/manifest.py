@@ -15,7 +15,8 @@ from typing import Any
 from .plan import Plan
 from .tracks import SPLITS, Drop, Reason
 
-MANIFEST_FILE, REPORT_FOLDER = "manifest.json", "reports"
+MANIFEST_FILE = "manifest.json"
+REPORT_FOLDER = "reports"
 
 
 @dataclass

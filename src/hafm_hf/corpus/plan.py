@@ -56,7 +56,8 @@ def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]
     """
     # through JSON, so that tuples equal lists
     now = json.loads(json.dumps(now))
-    was, will_be = _given(before), _given(now)
+    was = _given(before)
+    will_be = _given(now)
     changed = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

@@ -62,7 +62,8 @@ def prepare(options: PrepareOptions, progress: Callable[[int, int], None] | None
         HAFMCorpusError: one sentence that says what to do; finished shards are kept.
     """
     options = _resolved(options)
-    audio, corpus = Path(options.shards.audio), Path(options.shards.corpus)
+    audio = Path(options.shards.audio)
+    corpus = Path(options.shards.corpus)
     for made in filter(None, (str(corpus), options.shards.keep_audio)):
         if Path(made).is_relative_to(audio):
             raise HAFMCorpusError(f"{made} is inside {audio}; choose a folder outside of it.")
@@ -84,13 +85,19 @@ def _resolved(options: PrepareOptions) -> PrepareOptions:
     """Options with absolute folders, and with the defaults of source, beat tracker and device filled in."""
     shards = options.shards
     audio = Path(shards.audio).resolve()
+    keep_audio = shards.keep_audio
+    if keep_audio:
+        keep_audio = str(Path(keep_audio).resolve())
+    beats = shards.beats
+    if not beats and shards.lead_sheet == ESTIMATE:
+        beats = find_beat_tracker()
     shards = dataclasses.replace(
         shards,
         audio=str(audio),
         corpus=str(Path(shards.corpus).resolve()),
-        keep_audio=str(Path(shards.keep_audio).resolve()) if shards.keep_audio else "",
+        keep_audio=keep_audio,
         source=shards.source or display_name(audio.name),
-        beats=shards.beats or (find_beat_tracker() if shards.lead_sheet == ESTIMATE else ""),
+        beats=beats,
         # resolved once: workers with and without a GPU must not share a corpus
         tokenizer=dataclasses.replace(shards.tokenizer, device=torch_device(shards.tokenizer.device)),
     )
@@ -111,7 +118,8 @@ def content_options(options: PrepareOptions) -> dict[str, Any]:
 
 def make_plan(options: PrepareOptions) -> tuple[Plan, list[Drop], int]:
     """Scans the songs and updates the plan; returns it, the files that can't be used, and the number of others."""
-    audio, corpus = Path(options.shards.audio), Path(options.shards.corpus)
+    audio = Path(options.shards.audio)
+    corpus = Path(options.shards.corpus)
     plan = load_plan(corpus, content_options(options))
     paths, drops, others = find_audio(audio)
     groupings, ungrouped = shard_maker(options.shards).reader.group(paths)
@@ -166,6 +174,11 @@ def _facts(options: PrepareOptions) -> CardFacts:
     models = sorted(Path(name).name if Path(name).is_dir() else name for name in named)
     licence = options.shards.licence
     # a card's metadata only takes the hub's licence identifiers; rows keep any name
-    known = licence if IDENTIFIER.fullmatch(licence) else "other" if licence else None
-    terms = [f"The tracks are under {licence}."] if known == "other" else []
-    return CardFacts(known, [options.shards.source], models, attribution=terms)
+    identifier = None
+    terms = []
+    if IDENTIFIER.fullmatch(licence):
+        identifier = licence
+    elif licence:
+        identifier = "other"
+        terms = [f"The tracks are under {licence}."]
+    return CardFacts(identifier, [options.shards.source], models, attribution=terms)

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..accompaniment.song import torch_threads
 from ..atomic_files import MOST_NAME_LENGTH, shortened, write_json
 from ..audio import Samples, with_channels
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.transcription import Transcriber
+from ..modeling.computing import torch_threads
 from .filtering import FilterOptions, reason_to_drop
 from .lead_sheets import ESTIMATE, LABELS, song_lead_sheet, styled
 from .manifest import ShardReport, TrackReport, report_path
@@ -26,7 +26,8 @@ from .tokens import TokenExcerpt, excerpt_bounds, write_shard
 from .tracks import Drop, HAFMCorpusError, Reason, Track, TrackError, hash_files
 
 # the paper crops 10, 5 and 3 s: a full segment fits several of the longest crops, the shortest segment one of 3 s
-DEFAULT_SEGMENT_SECONDS, DEFAULT_MIN_SECONDS = 30.0, 3.0
+DEFAULT_SEGMENT_SECONDS = 30.0
+DEFAULT_MIN_SECONDS = 3.0
 # one shard to make: its file name and its tracks
 Job = tuple[str, tuple[Track, ...]]
 
@@ -97,7 +98,8 @@ class ShardMaker:
             HAFMCorpusError: the disk is full or the folder can't be written to; the shard counts as missing then.
         """
         name, tracks = job
-        report, corpus = ShardReport(name), Path(self.options.corpus)
+        report = ShardReport(name)
+        corpus = Path(self.options.corpus)
         try:
             with torch_threads(self.options.threads):
                 rows = [row for track in tracks for row in self._rows(track, report)]
@@ -118,7 +120,10 @@ class ShardMaker:
         try:
             stems = self._read(track)
             bounds = self._bounds(stems, counted)
-            sheet = song_lead_sheet(stems.labels if self.options.lead_sheet == LABELS else {}, track.style)
+            labels: dict[str, Any] = {}
+            if self.options.lead_sheet == LABELS:
+                labels = stems.labels
+            sheet = song_lead_sheet(labels, track.style)
         except TrackError as error:
             report.drops.append(Drop(track.name, error.reason, error.detail))
             return []
@@ -130,7 +135,8 @@ class ShardMaker:
                 kept.append((start, *sounds))
             else:
                 report.drops.append(Drop(track.name, *found, start=round(start, 3)))
-        counted.segments, counted.kept = len(bounds), len(kept)
+        counted.segments = len(bounds)
+        counted.kept = len(kept)
         counted.kept_seconds = round(len(kept) * bounds[0][1], 6)
         if not kept:
             return []
@@ -146,7 +152,8 @@ class ShardMaker:
                 folder = f"{short}__{track.content_hash[:6]}"
             write_stems(Path(self.options.keep_audio, track.split, folder), stems)
         starts, vocals, instrumentals = zip(*kept, strict=True)
-        seconds, rate = bounds[0][1], stems.sampling_rate
+        seconds = bounds[0][1]
+        rate = stems.sampling_rate
         seeds = [noise_seed(track.content_hash, start) for start in starts]
         tokens = list(self.tokenizers.encode(vocals, instrumentals, rate, seconds, seeds))
         rows = zip(starts, tokens, strict=True)
@@ -160,7 +167,8 @@ class ShardMaker:
 
     def _bounds(self, stems: Stems, counted: TrackReport) -> list[tuple[float, float]]:
         """Start and length in seconds of a track's segments; raises TrackError if it is too short for one."""
-        duration, shortest = len(stems.vocal) / stems.sampling_rate, self.options.min_seconds
+        duration = len(stems.vocal) / stems.sampling_rate
+        shortest = self.options.min_seconds
         counted.seconds = round(duration, 6)
         bounds = excerpt_bounds(duration, self.options.segment_seconds, shortest, self.tokenizers.info.grid)
         if not bounds:
@@ -206,7 +214,9 @@ def text(labels: dict[str, Any], name: str) -> str:
 def number(labels: dict[str, Any], name: str) -> float:
     """A label as a number; NaN if it is missing or not a number."""
     value = labels.get(name)
-    return float(value) if isinstance(value, int | float) else math.nan
+    if isinstance(value, int | float):
+        return float(value)
+    return math.nan
 
 
 def make_shard(options: ShardOptions, job: Job) -> ShardReport:

@@ -27,8 +27,10 @@ from .statistics import HAFMEvaluationError
 logger = logging.get_logger(__name__)
 
 # a clip counts as sung if at least this share of its frames is above this level
-SUNG_DBFS, SUNG_SHARE = -45.0, 0.3
+SUNG_DBFS = -45.0
+SUNG_SHARE = 0.3
 LEAST_SECONDS = 1.0
+CLIP_SCORES_FILE = "scores.jsonl"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Part:
             max_seconds=math.inf,
             keep=1 if self.channel is None else MAX_CHANNELS,
         )
-        samples, rate = recording.samples, recording.sampling_rate
+        samples = recording.samples
+        rate = recording.sampling_rate
         if self.channel is None:
             return samples, rate
         channels = 1 if samples.ndim == 1 else samples.shape[1]
@@ -86,7 +89,9 @@ class Part:
         """
         with opened(self.path, self.path.name) as sound:
             whole = sound.length() / sound.sampling_rate - self.start
-        return whole if self.seconds is None else min(self.seconds, whole)
+        if self.seconds is None:
+            return whole
+        return min(self.seconds, whole)
 
 
 @dataclass(frozen=True)
@@ -158,8 +163,8 @@ def load_pairs(folder: Path) -> list[Clip]:
             "move these vocals away."
         )
     if left_out:
-        count = f"{len(left_out)} file" if len(left_out) == 1 else f"{len(left_out)} files"
-        logger.warning(f"{count} of {folder} left out: {_listed(left_out)}.")
+        files = "file" if len(left_out) == 1 else "files"
+        logger.warning(f"{len(left_out)} {files} of {folder} left out: {_listed(left_out)}.")
     return [_pair(folder, song) for song in sorted(sung, key=lambda song: song.name)]
 
 
@@ -170,18 +175,19 @@ def _listed(left_out: Mapping[str, str]) -> str:
 def _pair(folder: Path, song: Song) -> Clip:
     """A clip from the stems of a song; labels.json in its folder may give its title."""
     name = song.name or "."
-    labels, title = folder / name / LABELS_FILE, flat(name)
-    known = labels if labels.is_file() else None
-    if known is not None:
+    labels = None
+    title = flat(name)
+    if (folder / name / LABELS_FILE).is_file():
+        labels = folder / name / LABELS_FILE
         try:
-            title = str(json.loads(known.read_text(encoding="utf-8")).get("song", title))
+            title = str(json.loads(labels.read_text(encoding="utf-8")).get("song", title))
         except (ValueError, AttributeError) as error:
-            raise HAFMEvaluationError(f"{known} is not a JSON object ({error}).") from error
+            raise HAFMEvaluationError(f"{labels} is not a JSON object ({error}).") from error
     parts = {role: Part(folder / path) for role, path in song.files.items()}
     if "instrumental" not in parts and song.complete:
         drums, *others = (parts[name].path for name in BAND_NAMES)
         parts["instrumental"] = Part(drums, also=tuple(others))
-    return Clip(flat(name), title, parts["vocal"], parts.get("instrumental"), parts.get("separated"), known)
+    return Clip(flat(name), title, parts["vocal"], parts.get("instrumental"), parts.get("separated"), labels)
 
 
 def load_karaoke(folder: Path) -> list[Clip]:
@@ -198,7 +204,8 @@ def load_karaoke(folder: Path) -> list[Clip]:
         raise HAFMEvaluationError(f"{folder} holds no audio; check the path.")
     clips = []
     for path in files:
-        name, sound = flat(os.path.splitext(path)[0]), folder / path
+        name = flat(os.path.splitext(path)[0])
+        sound = folder / path
         with opened(sound, path) as file:
             if file.channels != 2:
                 raise HAFMEvaluationError(f"{path} has {file.channels} channel(s); a karaoke file has 2.")
@@ -297,6 +304,44 @@ def find_outputs(folder: Path, clips: Sequence[Clip]) -> dict[str, Part]:
             "evaluate fewer clips."
         )
     return outputs
+
+
+def read_clip_scores(folder: Path, clips: Sequence[Clip]) -> dict[str, dict[str, float]]:
+    """Scores that another tool gave to rendered accompaniments: FOLDER/scores.jsonl, if it is there.
+
+    Each line is an object with "clip" (a clip's name) or "path" (its audio file, in any folder), and numbers by the
+    names of their scores; anything else in it is ignored, and so are lines of other clips.
+
+    Returns:
+        values by score and clip; empty without such a file.
+
+    Raises:
+        HAFMEvaluationError: naming the file, and the line that is no such object; or no line is of one of the clips.
+    """
+    path = folder / CLIP_SCORES_FILE
+    if not path.is_file():
+        return {}
+    names = {clip.name for clip in clips}
+    scores: dict[str, dict[str, float]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = dict(json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise HAFMEvaluationError(f"{path}, line {number} is not a JSON object ({error}).") from error
+        clip = entry.get("clip") or Path(str(entry.get("path", ""))).stem
+        if clip not in names:
+            continue
+        for score, value in entry.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                scores.setdefault(score, {})[clip] = float(value)
+    if not scores:
+        raise HAFMEvaluationError(
+            f"{path} has no score of {clips[0].name} or another of the {len(clips)} clips; name them by "
+            '"clip" or "path".'
+        )
+    return scores
 
 
 def _audio_files(folder: Path) -> list[str]:

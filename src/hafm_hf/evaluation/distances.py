@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distances between two sets of embeddings: Fréchet distance, with bootstrap intervals, and kernel audio distance.
+"""Distances between two sets of embeddings: Fréchet and kernel distance, density and coverage, prompt adherence.
 
-The Fréchet distance refuses sets that are too small; the kernel distance, an unbiased squared maximum mean discrepancy
-(MMD²), need not. Dimensions: n embeddings of width D. Everything is computed in float64.
+The Fréchet distance, and prompt adherence, which is made of it, refuse sets that are too small; the kernel distance,
+an unbiased squared maximum mean discrepancy (MMD²), need not. Dimensions: n embeddings of width D. Everything is
+computed in float64.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 
 from .statistics import HAFMEvaluationError, Interval, bootstrap_statistic
 
-# as in the tables of the KAD paper, so that distances are easy to read
-SCALE = 100.0
+# so that distances are easy to read; the tables of the KAD paper have × 100
+SCALE = 1000.0
 BANDWIDTH_SAMPLES = 2000
+# neighbours whose distance is the radius of a reference embedding, as in the paper on density and coverage
+NEIGHBOURS = 5
 
 Array = NDArray[np.float64]
 # mean (float64 [D]) and unbiased covariance (float64 [D, D])
@@ -85,7 +88,9 @@ def frechet_audio_distance(
     """
     wanted = fit_gaussian(np.concatenate(list(reference)))
     distance = frechet_distance(wanted, fit_gaussian(np.concatenate(list(evaluated))))
-    low, high, count = float("nan"), float("nan"), len(set(songs))
+    low = float("nan")
+    high = float("nan")
+    count = len(set(songs))
     if resamples and count > 1:
         clips = [np.asarray(clip, np.float64) for clip in evaluated]
 
@@ -110,7 +115,7 @@ def median_bandwidth(reference: NDArray[np.floating], seed: int = 0) -> float:
 
 
 def kernel_audio_distance(reference: NDArray[np.floating], evaluated: NDArray[np.floating], bandwidth: float) -> float:
-    """Unbiased MMD² × 100 with the Gaussian kernel exp(−|x − y|² / 2σ²) (Chung et al., "KAD", 2025; Gretton, 2012).
+    """Unbiased MMD² × 1000 with the Gaussian kernel exp(−|x − y|² / 2σ²) (Chung et al., "KAD", 2025; Gretton, 2012).
 
     Being unbiased, it needs no extrapolation in n and works for n ≤ D; it may be negative if the sets are alike.
 
@@ -118,7 +123,8 @@ def kernel_audio_distance(reference: NDArray[np.floating], evaluated: NDArray[np
         reference, evaluated: float [n, D] and [m, D], at least two embeddings each.
         bandwidth: σ, such as `median_bandwidth` of the reference.
     """
-    first, second = np.asarray(reference, np.float64), np.asarray(evaluated, np.float64)
+    first = np.asarray(reference, np.float64)
+    second = np.asarray(evaluated, np.float64)
     within = sum((_kernel_sum(x, x, bandwidth) - len(x)) / (len(x) * (len(x) - 1)) for x in (first, second))
     between = _kernel_sum(first, second, bandwidth) / (len(first) * len(second))
     return SCALE * float(within - 2 * between)
@@ -130,3 +136,62 @@ def _kernel_sum(first: Array, second: Array, sigma: float) -> float:
 
     blocks = pairwise_distances_chunked(first, second, metric="sqeuclidean", working_memory=64)
     return float(sum(np.exp(-block / (2 * sigma**2)).sum() for block in blocks))
+
+
+def density_and_coverage(
+    reference: NDArray[np.floating], evaluated: NDArray[np.floating], neighbours: int = NEIGHBOURS
+) -> tuple[float, float]:
+    """Density and coverage (Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", 2020).
+
+    Each reference embedding has a ball that reaches to its `neighbours`-th nearest reference embedding. Density is how
+    many balls hold an evaluated embedding, on average, divided by `neighbours`: about 1 for the reference's own
+    distribution, more where only its densest parts are met. Coverage is the share of balls that hold at least one.
+
+    Args:
+        reference, evaluated: float [n, D] and [m, D].
+        neighbours: k.
+
+    Raises:
+        HAFMEvaluationError: n ≤ `neighbours`, or nothing is evaluated.
+    """
+    from sklearn.metrics import pairwise_distances_chunked
+    from sklearn.neighbors import NearestNeighbors
+
+    wanted = np.asarray(reference, np.float64)
+    compared = np.asarray(evaluated, np.float64)
+    if len(wanted) <= neighbours or not len(compared):
+        raise HAFMEvaluationError(
+            f"{len(wanted)} reference and {len(compared)} evaluated embeddings are too few for density and coverage, "
+            f"which need more than {neighbours} and at least one; take more clips."
+        )
+    # without an argument, kneighbors leaves out each point itself
+    distances, _ = NearestNeighbors(n_neighbors=neighbours).fit(wanted).kneighbors()
+    radii = distances[:, -1]
+    held = np.zeros(len(wanted), dtype=np.int64)
+    for block in pairwise_distances_chunked(compared, wanted, working_memory=64):
+        held += (block < radii).sum(axis=0)
+    return float(held.sum() / (neighbours * len(compared))), float((held > 0).mean())
+
+
+def prompt_adherence(mixes: Gaussian, matched: Gaussian, shuffled: Gaussian) -> float:
+    """Accompaniment prompt adherence: 1 for mixes as coherent as `matched`, 0 for mixes as those of `shuffled`.
+
+    ½ + (d(C, R′) − d(C, R)) / (2 d(R, R′)), clipped to 0 … 1, with the Fréchet distance d (Grachten and Nistal,
+    "Accompaniment Prompt Adherence", arXiv 2503.06346).
+
+    Args:
+        mixes: C, of voices with their candidates.
+        matched: R, of voices with the accompaniments of their songs.
+        shuffled: R′, of voices with accompaniments of other songs.
+
+    Returns:
+        0 to 1; NaN where `matched` and `shuffled` don't differ.
+
+    Raises:
+        HAFMEvaluationError: the widths differ.
+    """
+    span = frechet_distance(matched, shuffled)
+    if span == 0.0:
+        return float("nan")
+    nearer = frechet_distance(mixes, shuffled) - frechet_distance(mixes, matched)
+    return float(np.clip(0.5 + nearer / (2 * span), 0.0, 1.0))

@@ -23,7 +23,8 @@ from .statistics import HAFMEvaluationError
 
 Embeddings = NDArray[np.float32]
 
-WINDOW_SECONDS, HOP_SECONDS = 1.0, 0.5
+WINDOW_SECONDS = 1.0
+HOP_SECONDS = 0.5
 # VGGish's input is divided by its peak, but at least by this
 LEAST_PEAK = 0.1
 # batch size
@@ -53,7 +54,9 @@ class Embedder(ABC):
     """
 
     def __init__(self, network: Any, name: str, sampling_rate: int) -> None:
-        self.network, self.name, self.sampling_rate = network.eval(), name, sampling_rate
+        self.network = network.eval()
+        self.name = name
+        self.sampling_rate = sampling_rate
 
     @cached_property
     def identity(self) -> str:
@@ -125,7 +128,8 @@ class TokenizerEmbedder(Embedder):
         """float32 [N] at 16 kHz → float32 [n, D]; a clip shorter than a window gives one embedding."""
         features = self.network.extract_features(torch.from_numpy(samples)).numpy()
         rate = self.network.config.frame_rate
-        size, hop = round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate)
+        size = round(WINDOW_SECONDS * rate)
+        hop = round(HOP_SECONDS * rate)
         starts = range(0, max(len(features) - size, 0) + 1, hop)
         return np.stack([features[start : start + size].mean(axis=0) for start in starts])
 
@@ -168,12 +172,17 @@ class TransformersEmbedder(Embedder):
     def _states(self, inputs: Any) -> torch.Tensor:
         if hasattr(self.network, "get_audio_features"):
             output = self.network.get_audio_features(**inputs)
-            return output if isinstance(output, torch.Tensor) else output.pooler_output
+            if isinstance(output, torch.Tensor):
+                return output
+            return output.pooler_output
         states = self.network(**inputs).last_hidden_state
-        return states.flatten(2).mean(dim=2) if states.ndim > 3 else states.mean(dim=1)
+        if states.ndim > 3:
+            return states.flatten(2).mean(dim=2)
+        return states.mean(dim=1)
 
 
 def cut_windows(samples: Samples, rate: int) -> list[Samples]:
     """Whole windows of float32 [N] at `rate` Hz, 1 s every 0.5 s; a remainder at the end is dropped."""
-    size, step = round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate)
+    size = round(WINDOW_SECONDS * rate)
+    step = round(HOP_SECONDS * rate)
     return [samples[start : start + size] for start in range(0, len(samples) - size + 1, step)]

@@ -22,8 +22,10 @@ from ..tokenizers.pitch_line import FRAME_RATE, fundamental_frequency, midi_pitc
 # increase it when features change, so that cached ones are not used
 FEATURES_VERSION = 4
 ANALYSIS_RATE = 16_000
-CHROMA_WINDOW, CHROMA_RATE = 4096, 16
-ONSET_WINDOW, ONSET_BANDS = 512, 40
+CHROMA_WINDOW = 4096
+CHROMA_RATE = 16
+ONSET_WINDOW = 512
+ONSET_BANDS = 40
 # longest beat period considered in tempo estimation: 4 s
 TEMPO_FRAMES = 400
 # frames this far below a clip's loudest count as silence, so that noise has no chroma
@@ -60,8 +62,8 @@ class Features:
     @classmethod
     def of(cls, measured: Mapping[str, Any]) -> "Features":
         """Features from `measured()`; numbers may be 0-dimensional arrays, as loaded from a cache."""
-        values: dict[str, Any] = {name: x if np.ndim(x) else float(x) for name, x in measured.items()}
-        return cls(**values)
+        numbers = {name: float(value) for name, value in measured.items() if not np.ndim(value)}
+        return cls(**{**measured, **numbers})
 
 
 def extract(samples: Samples, *, voice: bool = False) -> Features:
@@ -72,7 +74,9 @@ def extract(samples: Samples, *, voice: bool = False) -> Features:
         voice: whether it is a vocal, whose pitch is extracted as well.
     """
     onsets = onset_strength(samples)
-    pitch = fundamental_frequency(samples, ANALYSIS_RATE) if voice else np.empty(0)
+    pitch = np.empty(0)
+    if voice:
+        pitch = fundamental_frequency(samples, ANALYSIS_RATE)
     return Features(
         seconds=len(samples) / ANALYSIS_RATE,
         chroma=chroma(samples),

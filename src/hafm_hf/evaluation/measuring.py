@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..accompaniment.song import torch_threads
 from ..atomic_files import replacing
 from ..audio import HAFMAudioError, Samples, pad_end, resample, without_offset
+from ..modeling.computing import torch_threads
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
 from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract
@@ -26,7 +26,10 @@ from .fools import FOOLS, NEEDS_REFERENCE
 from .retrieval import BankItem, random_retrieved, retrieved
 from .statistics import HAFMEvaluationError
 
-REFERENCE, RETRIEVAL, RANDOM = "reference", "retrieval", "random retrieval"
+REFERENCE = "reference"
+SHUFFLED = "shuffled reference"
+RETRIEVAL = "retrieval"
+RANDOM = "random retrieval"
 # a candidate may be this much shorter than its vocal
 LONGEST_GAP_SECONDS = 0.5
 
@@ -38,18 +41,24 @@ class ClipJob:
     Args:
         clip: vocal and reference.
         outputs: rendered accompaniments by system (and seed).
+        shuffled: the reference accompaniment of another song.
     """
 
     clip: Clip
     outputs: dict[str, Part]
+    shuffled: Part | None = None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Measurements of one accompaniment: its features, and embeddings (float32 [n, D]) by embedder."""
+    """Measurements of one accompaniment: its features, and embeddings (float32 [n, D]) by embedder.
+
+    `mixes` are the embeddings of its mix with the voice, at the level of the reference; none without a reference.
+    """
 
     features: Features
     embeddings: dict[str, Embeddings]
+    mixes: dict[str, Embeddings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,8 +98,8 @@ class Measurer:
     @cached_property
     def embedders(self) -> dict[str, Embedder]:
         """Embedders by name, loaded on first use."""
-        made = [make_embedder(options) for options in self.options.embedders]
-        return {embedder.name: embedder for embedder in made}
+        embedders = [make_embedder(options) for options in self.options.embedders]
+        return {embedder.name: embedder for embedder in embedders}
 
     def measure(self, job: ClipJob) -> Measurement:
         """Reads a clip and measures its voice and all its candidates.
@@ -103,13 +112,20 @@ class Measurer:
         vocal, rate = clip.vocal.read()
         voice_sound = Sound(without_offset(vocal), rate)
         voice = replace(self.features(voice_sound, voice=True), lead_sheet=clip.lead_sheet())
-        reference = None if clip.reference is None else Sound(*clip.reference.read())
+        reference = None
+        reference_features = None
+        if clip.reference is not None:
+            reference = Sound(*clip.reference.read())
+            reference_features = self.features(reference)
         candidates = {}
         for system, sound in self._candidates(job, voice_sound, voice, reference):
             embeddings = {name: self._embedding(sound, embedder) for name, embedder in self.embedders.items()}
-            candidates[system] = Candidate(self.features(sound), embeddings)
-        measured = None if reference is None else self.features(reference)
-        return Measurement(clip.name, clip.song, voice, measured, candidates)
+            mixes = {}
+            if reference is not None:
+                mix = mixed(voice_sound, sound, reference)
+                mixes = {name: self._embedding(mix, embedder) for name, embedder in self.embedders.items()}
+            candidates[system] = Candidate(self.features(sound), embeddings, mixes)
+        return Measurement(clip.name, clip.song, voice, reference_features, candidates)
 
     def _candidates(
         self, job: ClipJob, vocal: Sound, voice: Features, reference: Sound | None
@@ -119,16 +135,18 @@ class Measurer:
             yield system, as_long_as(Sound(*part.read()), seconds, f"The {system} accompaniment of {job.clip.name}")
         if reference is not None:
             yield REFERENCE, reference
+            if job.shuffled is not None:
+                yield SHUFFLED, Sound(*job.shuffled.read())
         if not self.options.baselines:
             return
         length = len(vocal.analysed)
         if self.options.bank:
             yield RETRIEVAL, Sound(retrieved(self.options.bank, voice, length), ANALYSIS_RATE)
             yield RANDOM, Sound(random_retrieved(self.options.bank, job.clip.name, length), ANALYSIS_RATE)
+        reference_samples = None if reference is None else reference.analysed
         for name, fool in FOOLS.items():
             if name not in NEEDS_REFERENCE or reference is not None:
-                sound = fool(vocal.analysed, voice, None if reference is None else reference.analysed)
-                yield name, Sound(sound, ANALYSIS_RATE)
+                yield name, Sound(fool(vocal.analysed, voice, reference_samples), ANALYSIS_RATE)
 
     def features(self, sound: Sound, voice: bool = False) -> Features:
         """Features of a sound, cached."""
@@ -145,9 +163,9 @@ class Measurer:
             return make()
         path = self.options.cache / f"{name}.npz"
         if not path.exists():
-            made = make()
+            arrays = make()
             with replacing(path) as file:
-                np.savez(file, **made)
+                np.savez(file, **arrays)
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
 
@@ -156,7 +174,8 @@ class Sound:
     """Mono samples (float32 [N] at `rate` Hz), with their hash and resampled versions."""
 
     def __init__(self, samples: Samples, rate: int) -> None:
-        self.samples, self.rate = samples, rate
+        self.samples = samples
+        self.rate = rate
 
     @cached_property
     def key(self) -> str:
@@ -186,6 +205,26 @@ def as_long_as(sound: Sound, seconds: float, name: str) -> Sound:
             f"{name} is {len(sound.samples) / sound.rate:.2f} s long and its vocal {seconds:.2f} s; render all of it."
         )
     return Sound(pad_end(sound.samples[:length], length), sound.rate)
+
+
+def mixed(vocal: Sound, accompaniment: Sound, reference: Sound) -> Sound:
+    """The voice with an accompaniment that is made as loud as the reference is; as long as the shorter of the two."""
+    rate = reference.rate
+    voice = vocal.at(rate)
+    band = accompaniment.at(rate)
+    length = min(len(voice), len(band))
+    level = rms(band)
+    gain = 0.0
+    if level > 0.0:
+        gain = rms(reference.samples) / level
+    return Sound(voice[:length] + np.float32(gain) * band[:length], rate)
+
+
+def rms(samples: Samples) -> float:
+    """Root of the mean square of float32 [N]."""
+    if not len(samples):
+        return 0.0
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
 
 
 def measure(options: MeasuringOptions, job: ClipJob) -> Measurement:

@@ -5,17 +5,26 @@ The report is a dictionary, written as JSON and HTML by `report.py`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .distances import frechet_audio_distance, kernel_audio_distance, median_bandwidth
+from .distances import (
+    NEIGHBOURS,
+    Gaussian,
+    density_and_coverage,
+    fit_gaussian,
+    frechet_audio_distance,
+    kernel_audio_distance,
+    median_bandwidth,
+    prompt_adherence,
+)
 from .fools import FOOLS
-from .measuring import REFERENCE, Measurement
+from .measuring import REFERENCE, SHUFFLED, Measurement
 from .scores import SCORE_NAMES, score_pair
-from .statistics import HAFMEvaluationError, bootstrap_mean, other_song_partners
+from .statistics import HAFMEvaluationError, bootstrap_mean, bootstrap_statistic, other_song_partners
 
 # a score catches a fool if the fool's whole interval is below this share of the reference's value
 CAUGHT_SHARE = 0.25
@@ -80,6 +89,7 @@ def make_report(
     evaluated: dict[str, list[str]],
     options: ScoringOptions,
     protocol: dict[str, Any],
+    clip_scores: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]] | None = None,
 ) -> tuple[dict[str, Any], list[ClipScores]]:
     """Scores, distances and fools for a set of clips.
 
@@ -88,6 +98,7 @@ def make_report(
         evaluated: the candidates of each system, one per seed.
         options: how to score.
         protocol: facts about data, model and embedders to include in the report.
+        clip_scores: by system, for each seed: scores of other tools by name and clip (`datasets.read_clip_scores`).
 
     Returns:
         the report and the scores of each clip.
@@ -108,6 +119,8 @@ def make_report(
         averaged = [_over_seeds(list(each)) for each in zip(*(rows[seed] for seed in seeds), strict=True)]
         distances = set_distances(measurements, seeds[0], options)
         systems[name] = describe_system(averaged, options) | {"distances": distances, "seeds": len(seeds)}
+        if clip_scores and name in clip_scores:
+            systems[name]["other_scores"] = _other_scores(measurements, clip_scores[name], options)
     report = {"protocol": protocol | _stated(measurements, options), "systems": systems, "fools": _fools(systems)}
     return report, scored
 
@@ -129,6 +142,24 @@ def describe_system(rows: Sequence[ClipScores], options: ScoringOptions) -> dict
     return {"scores": scores}
 
 
+def _other_scores(
+    measurements: Sequence[Measurement],
+    seeds: Sequence[Mapping[str, Mapping[str, float]]],
+    options: ScoringOptions,
+) -> dict[str, Any]:
+    """Means of other tools' scores, with intervals over songs; a clip's value is its mean over seeds."""
+    songs = [each.song for each in measurements]
+    described = {}
+    for score in dict.fromkeys(score for scores in seeds for score in scores):
+        values = [
+            _mean_of_known([scores.get(score, {}).get(each.name, math.nan) for scores in seeds])
+            for each in measurements
+        ]
+        interval = bootstrap_mean(values, songs, options.seed, options.resamples)
+        described[score] = asdict(interval)
+    return described
+
+
 def _over_seeds(rows: list[ClipScores]) -> ClipScores:
     """The mean of one clip over seeds: intervals are over songs, and seeds are not independent clips."""
 
@@ -144,29 +175,84 @@ def _mean_of_known(values: Sequence[float]) -> float:
 
 
 def set_distances(measurements: Sequence[Measurement], system: str, options: ScoringOptions) -> dict[str, Any]:
-    """Fréchet and kernel distance of a system to the references, by embedder, or why they can't be computed."""
+    """How far a system is from the references, by embedder, or why that can't be computed.
+
+    Fréchet and kernel distance, density and coverage compare accompaniments; prompt adherence compares mixes with the
+    voice.
+    """
     if any(each.reference is None for each in measurements):
         return {}
-    found: dict[str, Any] = {}
+    by_embedder: dict[str, Any] = {}
     songs = [each.song for each in measurements]
     for name in measurements[0].candidates[system].embeddings:
-        sides = (REFERENCE, system)
-        wanted, made = ([each.candidates[side].embeddings[name] for each in measurements] for side in sides)
-        joined, joined_made = np.concatenate(wanted), np.concatenate(made)
-        stated: dict[str, Any] = {"n": len(joined_made), "n_reference": len(joined), "width": joined.shape[1]}
+        wanted = [each.candidates[REFERENCE].embeddings[name] for each in measurements]
+        evaluated = [each.candidates[system].embeddings[name] for each in measurements]
+        joined = np.concatenate(wanted)
+        joined_evaluated = np.concatenate(evaluated)
+        stated: dict[str, Any] = {"n": len(joined_evaluated), "n_reference": len(joined), "width": joined.shape[1]}
         try:
             frechet = frechet_audio_distance(
-                wanted, made, songs, seed=options.seed, resamples=options.frechet_resamples
+                wanted, evaluated, songs, seed=options.seed, resamples=options.frechet_resamples
             )
             stated["frechet"] = frechet.value
             if math.isfinite(frechet.low):
                 stated["frechet_interval"] = [frechet.low, frechet.high]
         except HAFMEvaluationError as error:
             stated["refused"] = str(error)
-        if min(len(joined), len(joined_made)) > 1:
-            stated["kernel"] = kernel_audio_distance(joined, joined_made, median_bandwidth(joined, options.seed))
-        found[name] = stated
-    return found
+        if min(len(joined), len(joined_evaluated)) > 1:
+            bandwidth = median_bandwidth(joined, options.seed)
+            stated["kernel"] = kernel_audio_distance(joined, joined_evaluated, bandwidth)
+        if len(joined) > NEIGHBOURS and len(joined_evaluated):
+            density, coverage = density_and_coverage(joined, joined_evaluated)
+            stated |= {"density": density, "coverage": coverage}
+        if SHUFFLED in measurements[0].candidates:
+            stated |= _adherence(measurements, system, name, options)
+        by_embedder[name] = stated
+    return by_embedder
+
+
+def _adherence(
+    measurements: Sequence[Measurement], system: str, embedder: str, options: ScoringOptions
+) -> dict[str, Any]:
+    """Prompt adherence with its interval over songs, or why it can't be computed.
+
+    The songs are dealt into two halves, and each half's candidates are compared with the other half's references:
+    compared with itself, a reference would be perfect by definition. The value is the mean of the two.
+    """
+    names = sorted({each.song for each in measurements})
+    order = np.random.default_rng(options.seed).permutation(len(names))
+    half_of = {names[int(index)]: place % 2 for place, index in enumerate(order)}
+    halves = [[each for each in measurements if half_of[each.song] == half] for half in (0, 1)]
+
+    def fitted(half: list[Measurement], candidate: str) -> Gaussian:
+        return fit_gaussian(np.concatenate([each.candidates[candidate].mixes[embedder] for each in half]))
+
+    try:
+        matched = [fitted(half, REFERENCE) for half in halves]
+        shuffled = [fitted(half, SHUFFLED) for half in halves]
+        value = np.mean(
+            [prompt_adherence(fitted(halves[half], system), matched[1 - half], shuffled[1 - half]) for half in (0, 1)]
+        )
+    except HAFMEvaluationError as error:
+        return {"adherence_refused": str(error)}
+    stated: dict[str, Any] = {"adherence": float(value)}
+    if options.frechet_resamples and all(len({each.song for each in half}) > 1 for half in halves):
+        ends = []
+        for half in (0, 1):
+
+            def statistic(drawn: list[Any], other: int = 1 - half) -> float:
+                values = np.concatenate(drawn)
+                resampled = (values.mean(axis=0), np.cov(values, rowvar=False))
+                return prompt_adherence(resampled, matched[other], shuffled[other])
+
+            mixes = [np.asarray(each.candidates[system].mixes[embedder], np.float64) for each in halves[half]]
+            songs = [each.song for each in halves[half]]
+            ends.append(bootstrap_statistic(mixes, songs, statistic, options.seed, options.frechet_resamples))
+        # the halves are independent: the variance of their mean is a quarter of the sum
+        below = math.hypot(*(median - low for low, _, median in ends)) / 2
+        above = math.hypot(*(high - median for _, high, median in ends)) / 2
+        stated["adherence_interval"] = [max(float(value) - below, 0.0), min(float(value) + above, 1.0)]
+    return stated
 
 
 def isolated_and_separated(report: dict[str, Any], isolated: str, separated: str) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
     """Describes what was evaluated, and how, in sentences."""
     protocol = report["protocol"]
     shortest, median, longest = protocol["clip_seconds"]
-    scoring, bank = protocol["scoring"], protocol["retrieval_bank"]
+    scoring = protocol["scoring"]
+    bank = protocol["retrieval_bank"]
     stated = {name: value for name, value in protocol["data"].items() if value is not None}
     # values for each song are in the JSON only
     data = ", ".join(f"{name}: {value}" for name, value in stated.items() if not isinstance(value, dict))
@@ -69,8 +70,16 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     ]
     systems = report["systems"].values()
     for embedder in dict.fromkeys(name for system in systems for name in system["distances"]):
-        note = "Fréchet distance with its interval over songs, kernel distance × 100."
+        note = (
+            "Fréchet distance with its interval over songs, kernel distance × 1000, density and coverage (1 and near "
+            "1 for the reference's own distribution), and prompt adherence with its interval: 1 where mixes with the "
+            "voice are as coherent as real ones, 0 where they are as those with accompaniments of other songs; "
+            "candidates and references are of different songs."
+        )
         found.append((f"Distance to the references: {embedder}", note, _distance_rows(report, embedder)))
+    if names := list(dict.fromkeys(name for system in systems for name in system.get("other_scores", {}))):
+        note = "Means over clips, with intervals over songs, from scores.jsonl beside the outputs."
+        found.append(("Scores of other tools", note, _other_rows(report, names)))
     if rows := protocol_rows(report):
         note = f"The paper's FAD_i, FAD_s and Δ = FAD_i − FAD_s. {report.get('published', {}).get('note', '')}"
         found.append(("Isolated and separated vocals", note, rows))
@@ -95,7 +104,9 @@ def protocol_rows(report: dict[str, Any]) -> list[list[str]]:
     rows = [[f"this model, {name}", *(_number(pair.get(key)) for key in columns)] for name, pair in ours.items()]
     published = [row for row in report.get("published", {}).items() if row[0] != "note"]
     rows += [[f"{name} (published, VGGish)", *map(_number, row)] for name, row in published]
-    return [["system", "FAD_i", "FAD_s", "Δ"], *rows] if rows else []
+    if not rows:
+        return []
+    return [["system", "FAD_i", "FAD_s", "Δ"], *rows]
 
 
 def _rows(
@@ -109,30 +120,58 @@ def score_rows(report: dict[str, Any]) -> list[list[str]]:
     """Matched minus shuffled pairs for each system and score; the first row is the header."""
     names = [score.name for score in scores_of(report)]
 
-    def cell(found: dict[str, Any] | None) -> str:
-        if found is None:
+    def cell(stated: dict[str, Any] | None) -> str:
+        if stated is None:
             return "–"
-        text = f"{found['difference']:+.2f} [{_number(found['low'])}, {_number(found['high'])}]"
-        return f"{text} *" if found["follows"] else text
+        text = f"{stated['difference']:+.2f} [{_number(stated['low'])}, {_number(stated['high'])}]"
+        if stated["follows"]:
+            text += " *"
+        return text
 
     return _rows(report, names, lambda system: [cell(system["scores"].get(name)) for name in names])
 
 
 def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
     def cells(system: dict[str, Any]) -> list[str]:
-        found = system["distances"].get(embedder)
-        if found is None:
-            return ["–"] * 3
-        frechet = found.get("refused") or _number(found["frechet"])
-        if "frechet_interval" in found:
-            frechet += " [{}, {}]".format(*map(_number, found["frechet_interval"]))
-        sizes = f"{found['n']} / {found['n_reference']} / {found['width']}"
-        return [frechet, _number(found.get("kernel")), sizes]
+        stated = system["distances"].get(embedder)
+        if stated is None:
+            return ["–"] * 6
+        frechet = stated.get("refused") or _with_interval(stated, "frechet")
+        adherence = stated.get("adherence_refused") or _with_interval(stated, "adherence")
+        sizes = f"{stated['n']} / {stated['n_reference']} / {stated['width']}"
+        numbers = [_number(stated.get(name)) for name in ("kernel", "density", "coverage")]
+        return [frechet, *numbers, adherence, sizes]
 
-    return _rows(report, ["Fréchet", "kernel", "n / n reference / width"], cells)
+    heading = ["Fréchet", "kernel", "density", "coverage", "prompt adherence", "n / n reference / width"]
+    return _rows(report, heading, cells)
+
+
+def _other_rows(report: dict[str, Any], names: Sequence[str]) -> list[list[str]]:
+    def cells(system: dict[str, Any]) -> list[str]:
+        texts = []
+        for name in names:
+            stated = system.get("other_scores", {}).get(name, {})
+            text = _number(stated.get("value"))
+            if stated.get("low") is not None:
+                text += f" [{_number(stated['low'])}, {_number(stated['high'])}]"
+            texts.append(text)
+        return texts
+
+    return _rows(report, names, cells)
+
+
+def _with_interval(stated: dict[str, Any], name: str) -> str:
+    text = _number(stated.get(name))
+    if f"{name}_interval" in stated:
+        text += " [{}, {}]".format(*map(_number, stated[f"{name}_interval"]))
+    return text
 
 
 def _number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}"

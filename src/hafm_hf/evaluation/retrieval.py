@@ -21,7 +21,8 @@ from .statistics import HAFMEvaluationError
 from .timing import tempo_of
 
 # maximum number of instrumentals in the bank, and seconds of each: enough to cover keys and tempi
-BANK_SIZE, BANK_SECONDS = 1000, 40.0
+BANK_SIZE = 1000
+BANK_SECONDS = 40.0
 STRETCH_WINDOW = 1024
 DEFAULT_TEMPO = 100.0
 # a shift of one semitone costs as much as stretching by this many octaves
@@ -79,7 +80,9 @@ def _measure(clip: Clip) -> BankItem | None:
 
 def estimate_tempo(features: Features) -> float:
     """Tempo in BPM from the median beat interval; 100 if there are fewer than three beats."""
-    return tempo_of(features.beats) if len(features.beats) > 2 else DEFAULT_TEMPO
+    if len(features.beats) <= 2:
+        return DEFAULT_TEMPO
+    return tempo_of(features.beats)
 
 
 def semitones_between(source: int, target: int) -> int:
@@ -97,10 +100,12 @@ def stretch_between(source: float, target: float) -> float:
 
 def retrieve(bank: Sequence[BankItem], voice: Features) -> tuple[BankItem, int, float]:
     """The item closest to the voice's key and tempo, with the shift in semitones and the rate to match them."""
-    key, tempo = int(np.argmax(fit_of_keys(voice))), estimate_tempo(voice)
+    key = int(np.argmax(fit_of_keys(voice)))
+    tempo = estimate_tempo(voice)
 
     def cost(item: BankItem) -> tuple[float, str]:
-        shift, rate = semitones_between(item.key, key), stretch_between(item.tempo, tempo)
+        shift = semitones_between(item.key, key)
+        rate = stretch_between(item.tempo, tempo)
         return round(abs(shift) * SEMITONE_COST + abs(math.log2(rate)), 9), str(item.part)
 
     item = min(bank, key=cost)
@@ -153,4 +158,6 @@ def random_retrieved(bank: Sequence[BankItem], name: str, length: int) -> Sample
 
 def fill(samples: Samples, length: int) -> Samples:
     """Cuts float32 [N] to `length`, or repeats it up to that length."""
-    return np.resize(samples, length) if len(samples) else np.zeros(length, np.float32)
+    if len(samples):
+        return np.resize(samples, length)
+    return np.zeros(length, np.float32)

@@ -11,19 +11,20 @@ from typing import Any
 from ..atomic_files import replacing
 from ..corpus.engines import run_on
 from ..corpus.locks import locked
-from .datasets import Clip, Part, find_outputs
+from .datasets import Clip, Part, find_outputs, read_clip_scores
 from .embedders import make_embedder
 from .fools import FOOLS
 from .generating import RenderingOptions, render
-from .measuring import RANDOM, REFERENCE, RETRIEVAL, ClipJob, Measurement, MeasuringOptions, measure
+from .measuring import RANDOM, REFERENCE, RETRIEVAL, SHUFFLED, ClipJob, Measurement, MeasuringOptions, measure
 from .musdb18 import PUBLISHED
 from .protocol import ScoringOptions, isolated_and_separated, make_report
 from .report import write_report
 from .retrieval import BANK_SECONDS, BankItem, build_bank
-from .statistics import HAFMEvaluationError, as_json, check_songs
+from .statistics import HAFMEvaluationError, as_json, check_songs, other_song_partners
 
 CLIPS_FILE = "clips.jsonl"
-ISOLATED, SEPARATED = "isolated vocals", "separated vocals"
+ISOLATED = "isolated vocals"
+SEPARATED = "separated vocals"
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,20 @@ def evaluate(
             if twice := candidates.keys() & system.keys():
                 raise HAFMEvaluationError(f"Two sets of outputs would be {min(twice)!r}; rename one of them.")
             candidates |= system
-        jobs = [ClipJob(each, {name: own[each.name] for name, own in candidates.items()}) for each in evaluation.clips]
+        jobs = _jobs(evaluation, candidates)
         options = replace(evaluation.measuring, bank=bank, cache=evaluation.out / "cache")
         measured = run_on(evaluation.engine, measure, options, jobs, evaluation.workers, evaluation.address)
         found = {each.name: each for each in (progress(jobs, measured) if progress else measured)}
         measurements = [found[clip.name] for clip in evaluation.clips]
         evaluated = {name: list(system) for name, system in systems.items()}
-        report, scored = make_report(measurements, evaluated, evaluation.scoring, _protocol(evaluation, options, bank))
-        model, published = _model_name(evaluation), "protocol" in evaluation.data
+        clip_scores = {
+            name: [read_clip_scores(folder, evaluation.clips) for folder in folders]
+            for name, folders in evaluation.outputs.items()
+        }
+        protocol = _protocol(evaluation, options, bank)
+        report, scored = make_report(measurements, evaluated, evaluation.scoring, protocol, clip_scores)
+        model = _model_name(evaluation)
+        published = "protocol" in evaluation.data
         names = [f"{model}, {kind}" for kind in (ISOLATED, SEPARATED)]
         if names[1] in systems or (published and model in systems):
             isolated = names[0] if names[0] in systems else model
@@ -110,12 +117,32 @@ def evaluate(
     return report
 
 
+def _jobs(evaluation: Evaluation, candidates: System) -> list[ClipJob]:
+    """A job for each clip, with its renderings, and the reference of another song if all clips have one."""
+    clips = evaluation.clips
+    shuffled: list[Part | None] = [None] * len(clips)
+    if all(clip.reference is not None for clip in clips):
+        partners = other_song_partners(
+            [clip.name for clip in clips],
+            [clip.song for clip in clips],
+            [clip.vocal.duration() for clip in clips],
+            count=1,
+            seed=evaluation.scoring.seed,
+        )
+        shuffled = [clips[other].reference for (other,) in partners]
+    return [
+        ClipJob(clip, {name: renderings[clip.name] for name, renderings in candidates.items()}, reference)
+        for clip, reference in zip(clips, shuffled, strict=True)
+    ]
+
+
 def _systems(evaluation: Evaluation) -> dict[str, System]:
     """The systems to evaluate: the model's renderings, and those in `outputs`."""
-    systems, given = dict[str, System](), dict[str, System]()
+    systems = dict[str, System]()
+    given = dict[str, System]()
     name = _model_name(evaluation)
     for other, folders in evaluation.outputs.items():
-        if other in (name, REFERENCE, RETRIEVAL, RANDOM, *FOOLS):
+        if other in (name, REFERENCE, SHUFFLED, RETRIEVAL, RANDOM, *FOOLS):
             raise HAFMEvaluationError(f"{other!r} is the model's name or a baseline's: call these outputs otherwise.")
         many = len(folders) > 1
         given[other] = {
@@ -128,7 +155,10 @@ def _systems(evaluation: Evaluation) -> dict[str, System]:
         for embedder in evaluation.measuring.embedders:
             make_embedder(embedder)
         both = {f"{name}, {ISOLATED}": "vocal", f"{name}, {SEPARATED}": "separated"}
-        conditions = {name: "vocal"} if any(clip.separated is None for clip in evaluation.clips) else both
+        if any(clip.separated is None for clip in evaluation.clips):
+            conditions = {name: "vocal"}
+        else:
+            conditions = both
         for shown, role in conditions.items():
             folder = evaluation.out / "rendered" / (shown.replace(", ", "_").replace(" ", "_"))
             rendered = render(evaluation.clips, folder, evaluation.generation, role)

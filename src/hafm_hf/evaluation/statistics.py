@@ -51,7 +51,8 @@ def bootstrap_mean(
     value = float(array.mean()) if len(array) else float("nan")
     if len(names) < 2:
         return Interval(value, float("-inf"), float("inf"), len(array), len(names))
-    sums, counts = np.bincount(song, array), np.bincount(song)
+    sums = np.bincount(song, array)
+    counts = np.bincount(song)
     drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
     low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), _tails(len(names)))
     return Interval(value, float(low), float(high), len(array), len(names))
@@ -132,5 +133,9 @@ def as_json(value: Any) -> Any:
         return [as_json(inner) for inner in value]
     if isinstance(value, float | np.floating):
         number = float(value)
-        return float(f"{number:.9g}") if np.isfinite(number) else None
-    return int(value) if isinstance(value, np.integer) else value
+        if np.isfinite(number):
+            return float(f"{number:.9g}")
+        return None
+    if isinstance(value, np.integer):
+        return int(value)
+    return value

@@ -16,14 +16,16 @@ from .features import Features
 from .harmony import correlation, unexplained
 
 # Hann windows in frames: to smooth onsets, and to estimate the local level that they rise from
-ONSET_FRAMES, LEVEL_FRAMES = 11, 101
+ONSET_FRAMES = 11
+LEVEL_FRAMES = 101
 # the edges are cut off: every clip has an onset at its start
 EDGE_FRAMES = 20
 # tolerances: onsets ± 50 ms, beats ± 70 ms, as usual in onset and beat evaluation
 TOLERANCE_FRAMES = 5
 BEAT_TOLERANCE_SECONDS = 0.07
 # relative error that counts as the same tempo, and factors also accepted if octave errors are allowed
-TEMPO_TOLERANCE, OCTAVES = 0.04, (1 / 3, 1 / 2, 1.0, 2.0, 3.0)
+TEMPO_TOLERANCE = 0.04
+OCTAVES = (1 / 3, 1 / 2, 1.0, 2.0, 3.0)
 
 Array = NDArray[np.float64]
 
@@ -56,8 +58,11 @@ def onsets_shared(voice: Features, reference: Features, candidate: Features) -> 
     if sung.any():
         near = range(-TOLERANCE_FRAMES, TOLERANCE_FRAMES + 1)
         explained = np.stack([np.roll(sung, lag) for lag in near], axis=1)
-        wanted, played = unexplained(wanted, explained), unexplained(played, explained)
-    return float(lag_curve(wanted, played, TOLERANCE_FRAMES).max()) if wanted.any() else math.nan
+        wanted = unexplained(wanted, explained)
+        played = unexplained(played, explained)
+    if not wanted.any():
+        return math.nan
+    return float(lag_curve(wanted, played, TOLERANCE_FRAMES).max())
 
 
 def beat_agreement(reference: Features, candidate: Features, octaves: bool = False) -> float:
@@ -69,11 +74,13 @@ def beat_agreement(reference: Features, candidate: Features, octaves: bool = Fal
         the score; NaN if the reference has no beats.
     """
     seconds = min(reference.seconds, candidate.seconds)
-    wanted, played = (each.beats[each.beats < seconds] for each in (reference, candidate))
+    wanted = reference.beats[reference.beats < seconds]
+    played = candidate.beats[candidate.beats < seconds]
     if not octaves or len(wanted) < 2:
         return beat_f_measure(wanted, played)
     doubled = np.interp(np.arange(2 * len(wanted) - 1) / 2, np.arange(len(wanted)), wanted)
-    return max(beat_f_measure(each, played) for each in (wanted, wanted[::2], wanted[1::2], doubled))
+    metrical_levels = (wanted, wanted[::2], wanted[1::2], doubled)
+    return max(beat_f_measure(beats, played) for beats in metrical_levels)
 
 
 def tempo_agreement(reference: Features, candidate: Features, octaves: bool = False) -> float:
@@ -81,13 +88,18 @@ def tempo_agreement(reference: Features, candidate: Features, octaves: bool = Fa
 
     NaN if the reference has no tempo.
     """
-    known, factors = tempo_of(reference.beats), OCTAVES if octaves else (1.0,)
-    return math.nan if math.isnan(known) else float(tempo_is_right(tempo_of(candidate.beats), known, factors))
+    tempo = tempo_of(reference.beats)
+    if math.isnan(tempo):
+        return math.nan
+    factors = OCTAVES if octaves else (1.0,)
+    return float(tempo_is_right(tempo_of(candidate.beats), tempo, factors))
 
 
 def tempo_of(beats: NDArray[Any]) -> float:
     """Tempo in BPM from the median interval of beats (seconds, [K]); NaN if there are fewer than two."""
-    return 60.0 / float(np.median(np.diff(beats))) if len(beats) > 1 else math.nan
+    if len(beats) < 2:
+        return math.nan
+    return 60.0 / float(np.median(np.diff(beats)))
 
 
 def tempo_is_right(estimated: float, known: float, factors: Sequence[float] = (1.0,)) -> bool:
@@ -112,8 +124,10 @@ def followed_beats(voice: Features, candidate: Features) -> float:
     Fooled by: a click track at the song's beats.
     """
     seconds = min(voice.seconds, candidate.seconds)
-    known = () if voice.lead_sheet is None else voice.lead_sheet.beats or ()
-    wanted = np.array([beat for beat in known if 0 <= beat < seconds])
+    labelled: Sequence[float] = ()
+    if voice.lead_sheet is not None:
+        labelled = voice.lead_sheet.beats or ()
+    wanted = np.array([beat for beat in labelled if 0 <= beat < seconds])
     return beat_f_measure(wanted, candidate.beats[candidate.beats < seconds])
 
 
@@ -125,7 +139,8 @@ def lag_curve(wanted: Array, played: Array, longest: int) -> Array:
     """
     curve = np.zeros(2 * longest + 1)
     for index, shift in enumerate(range(-longest, longest + 1)):
-        low, high = max(0, -shift), min(len(wanted), len(played) - shift)
+        low = max(0, -shift)
+        high = min(len(wanted), len(played) - shift)
         if high - low > FRAME_RATE // 2:
             curve[index] = correlation(wanted[low:high], played[low + shift : high + shift])
     return curve

@@ -20,8 +20,12 @@ from ..pretrained.redaction import first_line
 from .statistics import HAFMEvaluationError
 
 SAMPLING_RATE = 16_000
-WINDOW, HOP, FFT_SIZE = 400, 160, 512
-MEL_BANDS, LOWEST_HZ, HIGHEST_HZ = 64, 125.0, 7500.0
+WINDOW = 400
+HOP = 160
+FFT_SIZE = 512
+MEL_BANDS = 64
+LOWEST_HZ = 125.0
+HIGHEST_HZ = 7500.0
 LOG_OFFSET = 0.01
 EXAMPLE_FRAMES = 96
 WIDTH = 128

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from .chord_symbols import PITCH_CLASSES
 from .chords import IN_KEY, NUM_CHORDS, chord_class, key_fit, pitch_classes
-from .lead_sheet import LEAST_BEAT_SECONDS, METRES, LeadSheet, beats_passed
+from .lead_sheet import LEAST_BEAT_SECONDS, LeadSheet, beats_passed
+from .metre import song_metre
 from .spelling import key_name
+from .vocabulary import METRES, USUAL_METRE
 
 # defaults where nothing is known
 USUAL_TEMPO = 120.0
-USUAL_METRE = 4
 # in beats: chord changes of a chart are rounded to it
 GRID = 0.5
 # of `chord_prior`: how much it counts, and, in it, how long the key's chords are assumed to sound, how much likelier
@@ -78,17 +79,24 @@ class Chart:
         return max(self.lead_in + float(beats_passed(self.beats, np.array([second]))[0]), 0.0)
 
 
-def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: str | None = None) -> LeadSheet:
+def completed(
+    sheet: LeadSheet,
+    seconds: float,
+    metre: int | None = None,
+    key: str | None = None,
+    notes: Sequence[Sequence[float]] = (),
+) -> LeadSheet:
     """Completes a lead sheet with beats throughout a song of `seconds`, bars and key, estimated where unknown.
 
-    Bars begin where most chords change; the key is the one that fits the chords best (Krumhansl and Kessler 1982), and
-    estimated chords are spelled by it.
+    Bars have as many beats as chords and notes recur in, and begin where most chords change; the key is the one that
+    fits the chords best (Krumhansl and Kessler 1982), and estimated chords are spelled by it.
 
     Args:
         sheet: what is known; without tempo and beats it gets 120 beats a minute.
         seconds: length of the song.
         metre: 3 or 4, if known.
         key: such as "A:min", if known.
+        notes: of the melody (start s, stop s, …), if known; the metre is estimated from them as well.
 
     Raises:
         ValueError: an unsupported metre, or an invalid key.
@@ -106,7 +114,7 @@ def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: s
     if sheet.beats_per_bar is None or metre not in (None, sheet.beats_per_bar):
         if not metre:
             estimated |= {"beats_per_bar"}
-        metre = metre or USUAL_METRE
+        metre = metre or song_metre(replace(whole, beats_per_bar=None), notes)
         whole = replace(whole, beats_per_bar=metre, downbeat=_likeliest_downbeat(whole, metre))
     else:
         whole = replace(whole, downbeat=(sheet.downbeat + before) % sheet.beats_per_bar)

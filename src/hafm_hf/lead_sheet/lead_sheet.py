@@ -23,8 +23,8 @@ from .chord_symbols import read_chord
 from .chords import NUM_CHORD_CLASSES, chord_index, chord_label
 from .spelling import key_label, spelled
 from .vocabulary import ENERGIES as ENERGIES
+from .vocabulary import METRES as METRES
 
-METRES = (3, 4)
 # slowest and fastest tempo
 BEATS_PER_MINUTE = (55.0, 185.0)
 # about a bar: shorter gaps between chords are not filled with estimates

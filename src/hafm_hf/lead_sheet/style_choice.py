@@ -1,31 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which styles suit a song, by its metre, tempo and density; and a song's metre, estimated from its chords and notes.
-
-Dimensions: N beats, E events.
-"""
+"""Which styles suit a song, by its metre, tempo and density of notes."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from .lead_sheet import METRES
+from .vocabulary import METRES, USUAL_METRE
 
 # how far outside its ranges a style still suits: standard deviations in octaves of tempo and of density
 TEMPO_OCTAVES = 0.2
 DENSITY_OCTAVES = 0.4
 # styles below this share of the best one's weight are not drawn
 LEAST_SHARE = 0.02
-COMMON_METRE = 4
-# an event belongs to a beat if it is at most this share of a beat away from it
-NEAR_BEAT = 0.3
-# beats after which a bar may begin anew, as estimated beats can slip, and shortest end that counts as well
-STRETCH_BEATS = 96
-LEAST_BEATS = 24
-# nats by which three must be more probable than four
-MARGIN = 4.0
+# places of a cycle in which consecutive seeds get styles, each as often as it weighs; a multiple of 1 to 8
+CYCLE = 840
 
 
 @dataclass(frozen=True)
@@ -38,9 +29,29 @@ class StyleRange:
         density ((float, float)): fewest and most notes per second of singing.
     """
 
-    metres: tuple[int, ...] = (COMMON_METRE,)
+    metres: tuple[int, ...] = (USUAL_METRE,)
     tempo: tuple[float, float] = (0.0, math.inf)
     density: tuple[float, float] = (0.0, math.inf)
+
+    @classmethod
+    def given(cls, ranges: Mapping[str, Any]) -> "StyleRange":
+        """The ranges of a style from a dict of them, such as one read from JSON; what is missing suits any song.
+
+        Raises:
+            ValueError: for a metre other than 3 and 4, or for ranges that are not (least, most).
+        """
+        if unknown := sorted(set(ranges) - {"metres", "tempo", "density"}):
+            raise ValueError(f"A style has no range {unknown[0]!r}; it has metres, tempo and density.")
+        metres = tuple(ranges.get("metres", METRES))
+        if not metres or not set(metres) <= set(METRES):
+            raise ValueError(f"metres are {list(metres)}; each must be 3 or 4.")
+        bounds = {}
+        for name in ("tempo", "density"):
+            low, high = ranges.get(name, (0.0, math.inf))
+            if not 0 <= low < high:
+                raise ValueError(f"{name} is {[low, high]}; it must be a range of positive numbers, least first.")
+            bounds[name] = (float(low), float(high))
+        return cls(metres, **bounds)
 
     def suits(self, metre: int | None = None, tempo: float | None = None, density: float | None = None) -> float:
         """How well the style suits a song, 0 to 1: 1 inside all ranges, less outside; what is None does not count."""
@@ -101,72 +112,28 @@ def draw_style(weights: Mapping[str, float], generator: np.random.Generator) -> 
     return names[int(generator.choice(len(names), p=list(weights.values())))]
 
 
+def styles_in_order(weights: Mapping[str, float], seed: int) -> tuple[str, ...]:
+    """The styles that weigh anything, in the order in which the samples of a seed get them.
+
+    Over many seeds, each style comes first as often as it weighs; between two that weigh the same, consecutive seeds
+    take turns.
+    """
+    shares = {name: round(weight * CYCLE) for name, weight in weights.items()}
+    total = sum(shares.values())
+    owed = dict.fromkeys(shares, 0)
+    cycle = []
+    for _ in range(CYCLE):
+        for name, share in shares.items():
+            owed[name] += share
+        # the first of those that are owed most
+        turn = max(owed, key=owed.__getitem__)
+        owed[turn] -= total
+        cycle.append(turn)
+    start = seed % CYCLE
+    return tuple(dict.fromkeys(cycle[start:] + cycle[:start]))
+
+
 def sung_density(notes: Sequence[Sequence[float]]) -> float | None:
     """Notes per second of singing, of notes (start s, end s, ...); None without notes."""
     seconds = sum(note[1] - note[0] for note in notes)
     return len(notes) / seconds if seconds > 0 else None
-
-
-def estimate_metre(
-    beats: Sequence[float],
-    chords: Sequence[float],
-    notes: Sequence[float] = (),
-    long_notes: Sequence[float] = (),
-) -> int:
-    """Estimates whether bars have three or four beats, from what recurs every three or four of them.
-
-    Chords change, and long notes begin, mostly at the same places of each bar. For each metre, the probability of an
-    event at each place of the bar is fitted to the song; three wins if it makes the events more probable by a margin,
-    although four has one place more to fit: where unsure, the answer is four.
-
-    Args:
-        beats: times of all beats in seconds, in order.
-        chords: times of chord changes in seconds.
-        notes: times in seconds at which notes begin.
-        long_notes: those of them that last longer than a beat.
-
-    Returns:
-        3 or 4.
-    """
-    times = np.asarray(beats, np.float64)
-    if len(times) < LEAST_BEATS:
-        return COMMON_METRE
-    evidence = sum(
-        _log_likelihood(events, 3) - _log_likelihood(events, COMMON_METRE)
-        for events in (_on_beats(times, kind) for kind in (chords, notes, long_notes))
-        if events.any()
-    )
-    return 3 if evidence > MARGIN else COMMON_METRE
-
-
-def long_notes(notes: Sequence[Sequence[float]], beats: Sequence[float]) -> list[float]:
-    """Starts in seconds of the notes (start s, end s, ...) that last longer than a beat."""
-    if len(beats) < 2:
-        return []
-    beat = float(np.median(np.diff(beats)))
-    return [float(note[0]) for note in notes if note[1] - note[0] > beat]
-
-
-def _on_beats(beats: NDArray[np.float64], events: ArrayLike) -> NDArray[np.bool_]:
-    """Which beats an event falls on: bool [N]."""
-    at = np.interp(np.asarray(events, np.float64), beats, np.arange(len(beats)), left=-1, right=-1)
-    nearest = np.round(at)
-    on = np.zeros(len(beats), bool)
-    on[nearest[(at >= 0) & (np.abs(at - nearest) <= NEAR_BEAT)].astype(int)] = True
-    return on
-
-
-def _log_likelihood(events: NDArray[np.bool_], metre: int) -> float:
-    """Log-likelihood in nats of events on beats (bool [N]) with a fitted probability at each place of a bar."""
-    assert metre in METRES
-    total = 0.0
-    for start in range(0, len(events), STRETCH_BEATS):
-        stretch = events[start : start + STRETCH_BEATS]
-        if start and len(stretch) < LEAST_BEATS:
-            continue
-        for place in range(metre):
-            here = stretch[place::metre]
-            # one event and one beat without are added, so that a place that never had one still may
-            share = (here.sum() + 0.5) / (len(here) + 1)
-            total += float(here.sum() * math.log(share) + (len(here) - here.sum()) * math.log(1 - share))
-    return total

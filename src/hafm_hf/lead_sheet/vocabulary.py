@@ -7,3 +7,9 @@ STEMS = ("drums", "bass", "chords", "pads")
 STREAMS = ("chord", "beat", "bar", "energy", "style")
 # how densely the band plays in a section
 ENERGIES = ("sparse", "normal", "full")
+# as a style: one that suits the song
+AUTO_STYLE = "auto"
+# beats per bar
+METRES = (3, 4)
+# those of a song of which nothing else is known
+USUAL_METRE = 4

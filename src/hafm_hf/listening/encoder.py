@@ -13,11 +13,14 @@ from transformers.utils import logging
 from ..audio.feature_extraction_hafm import Vocal
 from ..lead_sheet.bars import likeliest_key
 from ..lead_sheet.lead_sheet import LeadSheet, lead_sheet_streams
-from ..lead_sheet.vocabulary import ENERGIES
+from ..lead_sheet.metre import song_metre
+from ..lead_sheet.style_choice import StyleRange, styles_in_order, sung_density, weigh_styles
+from ..lead_sheet.vocabulary import AUTO_STYLE, ENERGIES
 from ..modeling.configuration_hafm import HAFMStageConfig
 from ..tokenizers.beat_line import likeliest_tempo
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from ..tokenizers.pitch_line import PitchLine
+from ..tokenizers.pitch_line import PitchLine, sung_notes
+from ..tokenizers.stopping import CheckStop
 from .ends import Ends, add_bars
 from .modeling_listener import HAFMListenerModel
 from .transcription import energies
@@ -51,7 +54,9 @@ class HAFMEncoderOutput:
         duration: exact length of the vocal in seconds.
         before, after: silence around the vocal in seconds, in which the band plays alone.
         fade: length of the fade-out at the end, in seconds.
+        styles: styles that suit the song, in the order in which its samples get them; empty if one is known.
         seed: seed of the noise in the tokens, and of the random numbers of the stages.
+        sample: number of the accompaniment among those of its vocal, which selects its random numbers.
     """
 
     tokens: torch.Tensor
@@ -61,7 +66,9 @@ class HAFMEncoderOutput:
     before: float = 0.0
     after: float = 0.0
     fade: float = 0.0
+    styles: tuple[str, ...] = ()
     seed: int = 0
+    sample: int = 0
 
     def length(self, rate: int) -> int:
         """Length of the song in samples at `rate` Hz."""
@@ -110,6 +117,14 @@ class HAFMVocalEncoder:
         return ()
 
     @property
+    def style_ranges(self) -> dict[str, StyleRange]:
+        """The songs that each of `styles` suits."""
+        for config in self.reading_stages.values():
+            if "style" in config.lead_sheet_streams:
+                return {name: StyleRange.given(config.style_ranges.get(name, {})) for name in config.styles}
+        return {}
+
+    @property
     def grid(self) -> int:
         """How often a second frames of all stages begin together: 25 times for 50 and 75 Hz."""
         rates = [config.frame_rate for config in self.stages.values()]
@@ -127,6 +142,7 @@ class HAFMVocalEncoder:
         intro_bars: int = 0,
         outro_bars: int = 0,
         tail: float = 0.0,
+        check_stop: CheckStop | None = None,
     ) -> HAFMEncoderOutput:
         """Encodes one vocal.
 
@@ -134,9 +150,10 @@ class HAFMVocalEncoder:
             vocal: the vocal, from the feature extractor.
             given: the lead sheet of the vocal, as far as it is known.
             seed: of the noise that is added before the vocal is tokenised.
-            style, energy: as in `GenerationOptions`; they take precedence over the lead sheet.
+            style, energy: as in `GenerationOptions`; unless they are auto, they take precedence over the lead sheet.
             intro_bars, outro_bars: bars in which the band plays alone before and after the vocal.
             tail: seconds in which it plays on after the vocal, if there is no outro.
+            check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Raises:
             ValueError: chords, beats or bars are given that the model cannot follow.
@@ -146,7 +163,8 @@ class HAFMVocalEncoder:
         seconds = float(vocal.duration)
         rate = self.semantic_tokenizer.config.sampling_rate
 
-        sheet, phase = self._completed(vocal, sheet)
+        sheet, phase = self._completed(vocal, sheet, check_stop=check_stop)
+        listened = sheet
         ends = Ends(sheet=sheet)
         if intro_bars or outro_bars:
             ends = add_bars(sheet, vocal.samples, rate, intro_bars, outro_bars)
@@ -158,10 +176,11 @@ class HAFMVocalEncoder:
         # without the padding to whole frames
         song = waveform[: round(float(ends.before + seconds + ends.after) * rate)]
         sheet = with_style_and_energy(sheet, style, energy, song.cpu().numpy(), rate)
+        styles = self._suiting_styles(vocal, listened, seed) if sheet.style is None else ()
 
         if phase is not None:
             phase = self._phase_of_song(phase, sheet, self.semantic_tokenizer.num_frames(len(waveform)))
-        tokens = self.semantic_tokenizer.encode(waveform, noise=True, seed=seed, phase=phase)
+        tokens = self.semantic_tokenizer.encode(waveform, noise=True, seed=seed, phase=phase, check_stop=check_stop)
         return HAFMEncoderOutput(
             tokens=tokens,
             lead_sheet=sheet,
@@ -170,16 +189,24 @@ class HAFMVocalEncoder:
             before=ends.before,
             after=ends.after,
             fade=ends.fade,
+            styles=styles,
             seed=seed,
         )
 
-    def lead_sheet(self, vocal: Vocal, given: LeadSheet | None = None, heard: Heard | None = None) -> LeadSheet:
+    def lead_sheet(
+        self,
+        vocal: Vocal,
+        given: LeadSheet | None = None,
+        heard: Heard | None = None,
+        check_stop: CheckStop | None = None,
+    ) -> LeadSheet:
         """Adds the model's estimates to what is known of a song; they can be corrected and passed back.
 
         Args:
             vocal: the vocal, from the feature extractor.
             given: the lead sheet, as far as it is known.
             heard: what `listen` has returned for the vocal, if it has been called.
+            check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Returns:
             The lead sheet with beats if the tokenizer finds at least two, and chords and key if there is a listener.
@@ -187,19 +214,19 @@ class HAFMVocalEncoder:
         Raises:
             ValueError: chords are given by the bar and there are no beats.
         """
-        return self._completed(vocal, LeadSheet() if given is None else given, heard)[0]
+        return self._completed(vocal, LeadSheet() if given is None else given, heard, check_stop)[0]
 
     @torch.no_grad()
-    def listen(self, vocal: Vocal) -> Heard:
-        """Hears pitches and beats of a vocal, and what the ear hears of it.
+    def listen(self, vocal: Vocal, check_stop: CheckStop | None = None) -> Heard:
+        """Hears pitches and beats of a vocal, and what the ear hears of it; `check_stop` is as in the other methods.
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
         waveform = self._waveform(vocal)
-        line, places = self.semantic_tokenizer.listen(waveform)
+        line, places = self.semantic_tokenizer.listen(waveform, check_stop)
         if self.ear is not None:
-            features = self.ear.extract_features(waveform.to(self.ear.device))
+            features = self.ear.extract_features(waveform.to(self.ear.device), check_stop=check_stop)
             line = replace(line, heard=features.cpu().numpy())
         return Heard(line, places)
 
@@ -240,6 +267,19 @@ class HAFMVocalEncoder:
         sheet = replace(song.lead_sheet, style=style, estimated=estimated)
         return replace(song, lead_sheet=sheet, streams=self.streams(len(song.tokens), sheet))
 
+    def _suiting_styles(self, vocal: Vocal, sheet: LeadSheet, seed: int) -> tuple[str, ...]:
+        """Styles that suit a vocal and its lead sheet, in the order in which the samples of a seed get them."""
+        ranges = self.style_ranges
+        if not ranges:
+            return ()
+        notes = sung_notes(vocal.samples, self.semantic_tokenizer.config.sampling_rate)
+        metre = sheet.beats_per_bar
+        tempo = sheet.tempo
+        if sheet.beats is not None:
+            metre = song_metre(sheet, notes)
+            tempo = float(60 / np.median(np.diff(sheet.beats)))
+        return styles_in_order(weigh_styles(ranges, metre, tempo, sung_density(notes)), seed)
+
     def _check(self, sheet: LeadSheet, bars: int) -> None:
         """Refuses parts of a lead sheet, and bars, that neither the stages nor the tokenizer follow."""
         read = self.lead_sheet_streams
@@ -255,7 +295,11 @@ class HAFMVocalEncoder:
             raise ValueError("This model cannot follow beats; leave intro_bars and outro_bars out.")
 
     def _completed(
-        self, vocal: Vocal, sheet: LeadSheet, heard: Heard | None = None
+        self,
+        vocal: Vocal,
+        sheet: LeadSheet,
+        heard: Heard | None = None,
+        check_stop: CheckStop | None = None,
     ) -> tuple[LeadSheet, torch.Tensor | None]:
         """Completes a lead sheet by estimates; returns it with the beat phase of each frame (float [T_v], or None).
 
@@ -269,9 +313,9 @@ class HAFMVocalEncoder:
 
         phase = sheet.phase(tokenizer.num_frames(self._samples(float(vocal.duration))), rate)
         if tokenizer.config.beat_line and heard is None and (phase is None or gaps):
-            heard = self.listen(vocal)
+            heard = self.listen(vocal, check_stop)
         if phase is None and heard is not None:
-            phase = self._beat_track(heard, sheet)
+            phase = self._beat_track(heard, sheet, check_stop)
         if phase is None:
             if sheet.bars:
                 raise ValueError(
@@ -280,16 +324,18 @@ class HAFMVocalEncoder:
             return sheet, None
         sheet, phase = with_beats(sheet, phase, rate)
         if self.listener is not None and heard is not None and gaps:
+            if check_stop is not None:
+                check_stop()
             chords = self.listener.chords(heard.line, phase, sheet)
             sheet = with_chords(sheet, LeadSheet.from_estimates(phase, chords, rate), gaps)
         return sheet, phase
 
-    def _beat_track(self, heard: Heard, sheet: LeadSheet) -> torch.Tensor:
+    def _beat_track(self, heard: Heard, sheet: LeadSheet, check_stop: CheckStop | None = None) -> torch.Tensor:
         """Beat phase of each frame along one beat track (float [T_v]), near the tempo that the listener estimates."""
         tempo = None
         if self.listener is not None and sheet.tempo is None:
             tempo = likeliest_tempo(self.listener.tempi, self.listener.tempo_of(heard.line))
-        return self.semantic_tokenizer.beat_phase(heard.places, sheet, tempo)
+        return self.semantic_tokenizer.beat_phase(heard.places, sheet, tempo, check_stop)
 
     def _phase_of_song(self, phase: torch.Tensor, sheet: LeadSheet, frames: int) -> torch.Tensor | None:
         """The beat phase (float [T_v]) of a song with its ends, which the tokenizer reads; None if it reads none."""
@@ -301,10 +347,17 @@ class HAFMVocalEncoder:
         # too short for two beats
         return torch.cat([phase, phase[-1:].expand(frames - len(phase))])
 
+    def num_tokens(self, seconds: float) -> int:
+        """Number of tokens of a song of `seconds`, rounded up to whole frames of all stages."""
+        return self._steps(seconds) * self.semantic_tokenizer.config.frame_rate // self.grid
+
     def _samples(self, seconds: float) -> int:
         """Number of samples of a vocal of `seconds`, rounded up to whole frames of all stages."""
-        frames = math.ceil(round(seconds * self.grid, 6))
-        return frames * self.semantic_tokenizer.config.sampling_rate // self.grid
+        return self._steps(seconds) * self.semantic_tokenizer.config.sampling_rate // self.grid
+
+    def _steps(self, seconds: float) -> int:
+        """Number of steps of the grid that cover `seconds`."""
+        return math.ceil(round(seconds * self.grid, 6))
 
     def _waveform(self, vocal: Vocal, before: float = 0.0, after: float = 0.0) -> torch.Tensor:
         """The vocal with silence around it (in s), padded to whole frames: float32 [N] on the tokenizer's device."""
@@ -361,7 +414,7 @@ def with_style_and_energy(
 
     With the energy "auto", the sections of the lead sheet count; without any, the loudness of the vocal in each bar.
     """
-    if style is not None:
+    if style not in (None, AUTO_STYLE):
         estimated = [name for name in sheet.estimated if name != "style"]
         sheet = replace(sheet, style=style, estimated=estimated)
     if energy in ENERGIES:

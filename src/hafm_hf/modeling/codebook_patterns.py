@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Codebook patterns, "flat" and "delay": how the Q codes of a frame are arranged in a stage's target sequence.
 
-*Tokens* are a target's codes frame by frame, all codebooks of frame 0, then of frame 1 …: int64 [B, T·Q]. Corpora,
-labels, windows and random numbers are in tokens, whatever the pattern. A *slot* is a position in the decoder's
-sequence: slot s predicts some codes, and slot s + 1 reads them; slot 0 reads BOS. A batch of slots has R rows per
-sequence, int64 [B·R, L], so that `generate()` sees a batch of plain sequences:
+*Codes* are int64 [B, Q, T]. *Tokens* are the same frame by frame, all codebooks of frame 0, then of frame 1 …: int64
+[B, T·Q], the form of corpora and labels. A *slot* is a position in the decoder's sequence: slot s predicts some codes,
+and slot s + 1 reads them; slot 0 reads BOS. A batch of slots has R rows per sequence, int64 [B·R, L], so that
+`generate()` sees a batch of plain sequences:
 
     flat   (the paper)               R = 1, L = T·Q        slot s predicts codebook s mod Q of frame ⌊s / Q⌋
     delay  (MusicGen, Copet et al.   R = Q, L = T + Q − 1  slot s predicts, in row q, codebook q of frame s − q
@@ -24,8 +24,13 @@ from torch.nn import functional as F
 
 from .configuration_hafm import HAFMStageConfig
 
-# marks a token to be generated rather than given
+# marks a code to be generated rather than given
 FREE = -1
+
+
+def as_tokens(codes: torch.Tensor) -> torch.Tensor:
+    """Codes [B, Q, T] frame by frame: [B, T·Q]."""
+    return codes.transpose(1, 2).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -105,27 +110,33 @@ class CodebookPattern:
         """Puts BOS into input slots (int64 [B·R, L]) where a row has no frame; `frames` is T, or int64 [B]."""
         return input_ids
 
+    def frame(self, slots: torch.Tensor, number: int) -> torch.Tensor:
+        """The codes of a frame, [B, Q], in slots [B·R, L] that begin with frame 0."""
+        return slots[:, number * self.num_codebooks : (number + 1) * self.num_codebooks]
+
     def plan(
         self,
         known: torch.Tensor,
-        new_tokens: int,
+        frames: int,
         bos_token_id: int,
         uniforms: torch.Tensor | None = None,
         forced: torch.Tensor | None = None,
-        frames: torch.Tensor | None = None,
+        row_frames: torch.Tensor | None = None,
     ) -> SlotPlan:
-        """Plans the slots that generate `new_tokens` tokens after the known ones.
+        """Plans the slots that generate `frames` frames after the known ones.
 
         Args:
-            known (int64 [B, P·Q]): tokens that come before.
-            new_tokens: number of tokens to generate for each sequence.
+            known (int64 [B, Q, P]): codes that come before.
+            frames: T, the number of frames to generate for each sequence.
             bos_token_id: BOS.
-            uniforms (float32 [B, new_tokens], *optional*): the tokens' random numbers.
-            forced (int64 [B, new_tokens], *optional*): tokens to use instead of sampling, −1 where to sample.
-            frames (int64 [B], *optional*): length of each sequence in frames, known ones included, if some end before
-                others; tokens generated past a sequence's end are meaningless.
+            uniforms (float32 [B, Q, T], *optional*): the codes' random numbers.
+            forced (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
+            row_frames (int64 [B], *optional*): length of each sequence in frames, known ones included, if some end
+                before others; codes generated past a sequence's end are meaningless.
         """
-        return SlotPlan(known, uniforms, forced, new_tokens)
+        numbers = None if uniforms is None else as_tokens(uniforms)
+        wanted = None if forced is None else as_tokens(forced)
+        return SlotPlan(as_tokens(known), numbers, wanted, frames * self.num_codebooks)
 
 
 class DelayPattern(CodebookPattern):
@@ -160,34 +171,30 @@ class DelayPattern(CodebookPattern):
         nothing = ((frame < 0) | (frame >= last)).expand(len(input_ids) // len(rows), -1, -1).flatten(0, 1)
         return input_ids.masked_fill(nothing, bos_token_id)
 
+    def frame(self, slots: torch.Tensor, number: int) -> torch.Tensor:
+        """As in the base class: one code of each row, each a slot later than the one before."""
+        return slots.unflatten(0, (-1, self.num_codebooks))[..., number:].diagonal(dim1=1, dim2=2)
+
     def plan(
         self,
         known: torch.Tensor,
-        new_tokens: int,
+        frames: int,
         bos_token_id: int,
         uniforms: torch.Tensor | None = None,
         forced: torch.Tensor | None = None,
-        frames: torch.Tensor | None = None,
+        row_frames: torch.Tensor | None = None,
     ) -> SlotPlan:
-        """As in the base class; partly known slots are generated again, with the known part forced.
-
-        Raises:
-            ValueError: the known or the new tokens are not whole frames.
-        """
-        books, count = self.num_codebooks, known.shape[1]
-        if count % books or new_tokens % books:
-            raise ValueError(
-                f"The delay pattern of {books} codebooks generates whole frames, not {new_tokens} tokens after "
-                f"{count}: both must be multiples of {books}."
-            )
-        wanted = known.new_full((len(known), new_tokens), FREE) if forced is None else forced.to(known.device)
-        tokens = torch.cat([known, wanted], dim=1)
-        if frames is not None:
-            place = torch.arange(tokens.shape[1], device=tokens.device) // books
-            tokens = tokens.masked_fill(place >= frames.to(tokens.device)[:, None], bos_token_id)
-        slots, before = self.arrange(tokens, bos_token_id), count // books
+        """As in the base class; partly known slots are generated again, with the known part forced."""
+        batch, _, before = known.shape
+        if forced is None:
+            forced = known.new_full((batch, self.num_codebooks, frames), FREE)
+        codes = torch.cat([known, forced.to(known.device)], dim=2)
+        if row_frames is not None:
+            ended = torch.arange(codes.shape[2], device=codes.device) >= row_frames.to(codes.device)[:, None]
+            codes = codes.masked_fill(ended[:, None], bos_token_id)
+        slots = self.arrange(as_tokens(codes), bos_token_id)
         if uniforms is not None:
-            uniforms = self.arrange(F.pad(uniforms, (count, 0), value=1.0), 1.0)[:, before:]
+            uniforms = self.arrange(as_tokens(F.pad(uniforms, (before, 0), value=1.0)), 1.0)[:, before:]
         return SlotPlan(slots[:, :before], uniforms, slots[:, before:], slots.shape[1] - before)
 
 

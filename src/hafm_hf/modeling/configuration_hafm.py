@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..lead_sheet.style_choice import StyleRange
 from ..lead_sheet.vocabulary import STREAMS
 from ..pretrained.checks import MAX_LAYERS, MAX_STREAMS, MAX_WIDTH, MAX_WINDOW_SECONDS, check_range
 
@@ -40,8 +41,14 @@ class HAFMStageConfig(PreTrainedConfig):
             into the order of `vocabulary.STREAMS`, which config files lose. The paper's stages have none.
         styles (`list[str]`):
             Names of the styles, which the stream `style` numbers from 1.
+        style_ranges (`dict[str, dict]`):
+            The songs that a style suits, by its name: `metres` (beats per bar), `tempo` (slowest and fastest, in beats
+            a minute) and `density` (fewest and most notes per second of singing). A style without any suits all songs.
         codebook_sizes (`list[int]`):
             Sizes of the Q target codebooks, all the same.
+        first_codebook (`int`):
+            Number, from 0, of the codec's codebook that the first target codebook is. For the fine stage, 0 means the
+            one after those that it reads.
         codebook_pattern (`str`):
             `"flat"`: one code per slot, all codebooks of frame 0, then of frame 1 … (the paper). `"delay"`: one slot
             per frame, which predicts all codebooks at once, each delayed by one frame against the one before it
@@ -85,7 +92,9 @@ class HAFMStageConfig(PreTrainedConfig):
     source_order: list[int] = field(default_factory=list)
     lead_sheet_streams: dict[str, int] = field(default_factory=dict)
     styles: list[str] = field(default_factory=list)
+    style_ranges: dict[str, Any] = field(default_factory=dict)
     codebook_sizes: list[int] = field(default_factory=lambda: [500])
+    first_codebook: int = 0
     codebook_pattern: str = "flat"
     conditioning_frame_rate: int = 50
     frame_rate: int = 50
@@ -175,9 +184,13 @@ class HAFMStageConfig(PreTrainedConfig):
         """The values to save: those that differ from the defaults, and always the codebook pattern."""
         return {**super().to_diff_dict(), "codebook_pattern": self.codebook_pattern}
 
+    def target_frames(self, conditioning_frames: int) -> int:
+        """Target frames that last as long as `conditioning_frames` frames of conditioning."""
+        return conditioning_frames * self.frame_rate // self.conditioning_frame_rate
+
     def target_length(self, conditioning_frames: int) -> int:
         """Target tokens, all codebooks counted, that last as long as `conditioning_frames` frames of conditioning."""
-        return conditioning_frames * self.frame_rate // self.conditioning_frame_rate * self.num_codebooks
+        return self.target_frames(conditioning_frames) * self.num_codebooks
 
     def describe(self) -> dict[str, str]:
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
@@ -211,6 +224,13 @@ class HAFMStageConfig(PreTrainedConfig):
         if len(set(self.codebook_sizes)) > 1:
             raise ValueError(f"codebook_sizes are {self.codebook_sizes}; target codebooks must have the same size.")
 
+    def validate_style_ranges(self) -> None:
+        """Refuses ranges of a style that the stage does not have, or that are none."""
+        for name, ranges in self.style_ranges.items():
+            if name not in self.styles:
+                raise ValueError(f"style_ranges has {name!r}, which is not among the styles.")
+            StyleRange.given(ranges)
+
     def validate_token_ids(self) -> None:
         """Refuses any BOS id but the one after the last code, which has an embedding but no logit."""
         if self.bos_token_id != self.codebook_size:
@@ -226,6 +246,7 @@ class HAFMStageConfig(PreTrainedConfig):
                 f"source_order is {self.source_order}; it must hold the numbers 0 to "
                 f"{self.num_prepended_sources - 1}, each once, or nothing."
             )
+        check_range("first_codebook", self.first_codebook, MAX_STREAMS, least=0)
         check_range("conditioning_context", self.conditioning_context, MAX_WIDTH, least=0)
         for name in ("conditioning_dropout", "attention_dropout", "rms_norm_eps", "initializer_range"):
             check_range(name, getattr(self, name), 1, least=0)
@@ -279,6 +300,11 @@ class HAFMFineConfig(HAFMStageConfig):
     relative_attention_max_distance: int = 1125
     time_attention_max_distance: int = 225
     window_seconds: float = 3.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.first_codebook == 0:
+            self.first_codebook = self.num_token_streams
+        super().__post_init__(**kwargs)
 
 
 def _vocabulary(sizes: list[int]) -> str:

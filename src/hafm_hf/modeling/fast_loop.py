@@ -1,30 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fast decoding loop: decodes slot by slot with minimal overhead.
 
-It computes what a stage's forward computes, from the same weights, without modules, hooks or masks: keys and values
-are kept in preallocated buffers, constant factors are folded into the norms, matrices are packed for the number of
-rows, and bias rows are computed in blocks by the stage's own position scheme. GenerationMixin's loop
-(`stage.generate`) remains the reference; tests compare the two.
+It computes what a stage's forward computes, from the same weights, which the stage gives as `SlotWeights`, without
+modules or masks: keys and values are kept in preallocated buffers, constant factors are folded into the norms,
+matrices are packed for the number of rows, and bias rows are computed in blocks by the stage's own position scheme.
+What comes before the first new slot goes through the stage's forward, and the loop refuses to go on unless its own
+scores of that slot agree. GenerationMixin's loop (`HAFMGenerationMixin.continue_batch`) remains the reference.
 
-On a GPU, `compile=True` replays each step as one CUDA graph, one launch instead of many small kernels per layer. If
-its first step does not agree with the plain loop's, the plain loop takes over.
+There are two loops because a step of a small model on a CPU is mostly overhead: run through the modules, with static
+caches, it takes two to three times as long. On a GPU, `compile=True` replays each step as one CUDA graph, one launch
+instead of many small kernels per layer. If its first step does not agree with the plain loop's, the plain loop takes
+over.
 
-Dimensions: B rows of the batch, C codes per slot (1, or Q under the delay pattern), R rows of the step (2B under
-guidance, conditional ones first), L slots, D width, H heads of d, V codes of a codebook.
+Codes are [B, Q, T] outside; tokens and slots exist in this file only. Dimensions: B rows of the batch, C codes per
+slot (1, or Q under the delay pattern), R rows of the step (2B under guidance, conditional ones first), L slots,
+D width, H heads of d, V codes of a codebook. The *kind* of a slot is its index within its frame: under the flat
+pattern the codebook that it predicts, under the delay pattern 0.
 """
 
 import math
+import platform
 from collections.abc import Callable, Iterator
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
+from transformers import GenerationConfig
 from transformers.utils import logging
 
 from .codebook_patterns import SlotPlan
-from .generation_hafm import draw, for_guidance, force, null_rows
-from .layers import token_layout
+from .generation_hafm import StepReport, WindowBatch, draw, for_guidance, force, null_rows
+from .layers import LayerWeights, token_layout
 from .modeling_hafm import HAFMStageForCausalLM
 
 logger = logging.get_logger(__name__)
@@ -32,41 +39,73 @@ logger = logging.get_logger(__name__)
 Linear = Callable[[torch.Tensor], torch.Tensor]
 # rows up to which the cost of a matrix product is that of reading the matrix
 FEW_ROWS = 4
+# rows of one song with guidance
+PAIR = 2
 # rows up to which half-precision weights beat oneDNN's float32 product
 HALF_ROWS = 32
 # largest change of a weight by rounding to half precision with which a product still counts as a float32 one
 HALF_ROUNDING = 2.0**-25
 # steps whose bias rows are computed at a time
 BLOCK = 64
+# slots of all rows that go through the stage's forward at a time, unless a single row has more: a layer takes less
+# than half a second on a CPU, also of the paper's size
+PREFILL_SLOTS = 2048
+# numbers in a layer's keys from which they exceed a core's cache on a CPU: two megabytes in float32
+LARGE_CACHE = 1 << 19
 # runs of a step before it is captured, in which libraries allocate their workspaces
 WARM_UPS = 3
 # largest deviation of a captured step's scores, in standard deviations of the scores: half precision rounds that much
 GRAPH_TOLERANCE = 0.02
-# modules whose computation is known from their weights, and packages whose hooks do not change it
-PLAIN_MODULES = ("torch.nn.modules.", "hafm_hf.")
-PLAIN_HOOKS = ("hafm_hf.", "transformers.", "peft.")
+# largest deviation, likewise but on average, from the scores of the stage's own forward, by the precision of that
+FORWARD_TOLERANCE = {torch.float32: 0.01, torch.float16: 0.1, torch.bfloat16: 0.3}
+# generation settings that this loop follows, and those that say only how a result is returned or when it ends, which
+# windows decide themselves
+SUPPORTED = frozenset(
+    "do_sample temperature top_k guidance_scale history_free_guidance "
+    "window_seconds overlap_seconds independent_windows "
+    "bos_token_id pad_token_id max_length max_new_tokens max_time num_return_sequences return_dict_in_generate "
+    "output_scores output_logits output_attentions output_hidden_states use_cache cache_implementation cache_config "
+    "disable_compile compile_config transformers_version".split()
+)
 
 
-def check_plain(stage: HAFMStageForCausalLM) -> None:
-    """Refuses a stage whose modules do anything beyond applying their weights, which are all that this loop reads.
+def check_settings(config: GenerationConfig) -> None:
+    """Refuses generation settings that only GenerationMixin supports.
 
     Raises:
-        ValueError: names the first adapter, quantised layer, hooked or offloaded module, and the way out.
+        ValueError: names the first setting that differs from its default and is not supported.
     """
-    for part in ("model", "heads"):
-        for name, module in getattr(stage, part).named_modules(prefix=part):
-            hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-            plain = (
-                type(module).__module__.startswith(PLAIN_MODULES)
-                and "forward" not in vars(module)
-                and all(type(value.data) is torch.Tensor for value in module.parameters(recurse=False))
-                and all(hook.__module__.startswith(PLAIN_HOOKS) for hook in hooks)
+    neutral = GenerationConfig._get_default_generation_params()
+    for name, value in config.to_diff_dict().items():
+        if name not in SUPPORTED and value is not None and value != neutral.get(name):
+            raise ValueError(
+                f"The generation config sets {name} to {value}, which the fast loop does not support; unset it or "
+                'choose decoding="reference".'
             )
-            if not plain:
-                raise ValueError(
-                    f"The fast loop reads weights only, and {name} ({type(module).__name__}) is quantised, hooked, "
-                    'offloaded or an adapter. Merge adapters with merge_and_unload(), or choose decoding="reference".'
-                )
+
+
+def check_weights(stage: HAFMStageForCausalLM) -> None:
+    """Refuses a stage with layers whose parameters are not just those that the fast loop reads.
+
+    Raises:
+        ValueError: names the first parameter of an adapter or of a changed, quantised or offloaded layer, and the way
+            out.
+    """
+    for number, (layer, weights) in enumerate(zip(stage.model.layers, stage.model.layer_weights(), strict=True)):
+        parameters = {id(parameter): name for name, parameter in layer.named_parameters()}
+        tensors = {name: value for name, value in weights._asdict().items() if not isinstance(value, float | None)}
+        unread = [name for key, name in parameters.items() if key not in set(map(id, tensors.values()))]
+        changed = [
+            name
+            for name, value in tensors.items()
+            if id(value) not in parameters or value.is_meta or type(value.data) is not torch.Tensor
+        ]
+        if unread or changed:
+            raise ValueError(
+                f"The fast loop reads weights only, and model.layers.{number}.{(unread or changed)[0]} is quantised, "
+                "offloaded, parametrised or an adapter's. Merge adapters with merge_and_unload(), or choose "
+                'decoding="reference".'
+            )
 
 
 def packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None = None) -> Linear:
@@ -104,11 +143,26 @@ def _packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -
     bias = None if bias is None else bias.to(dtype)
     if dtype not in (torch.float32, torch.bfloat16) or not _packs(dtype):
         return lambda x: F.linear(x.to(dtype), weight, bias).float()
+    if dtype == torch.float32 and rows == PAIR and _is_amd():
+        # as a product with two columns, the matrix is read almost twice as fast, and needs no packed copy
+        if bias is None:
+            return lambda x: torch.mm(weight, x.contiguous().t()).t()
+        column = bias[:, None]
+        return lambda x: torch.addmm(column, weight, x.contiguous().t()).t()
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     product = torch.ops.mkldnn._linear_pointwise
     if dtype == torch.float32:
         return lambda x: product(x, packed, bias, "none", [], "")
     return lambda x: product(x.to(dtype), packed, bias, "none", [], "").float()
+
+
+@cache
+def _is_amd() -> bool:
+    """Whether the CPU is AMD's; on Intel's, oneDNN is the fastest for few rows."""
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "AuthenticAMD" in platform.processor()
 
 
 @cache
@@ -148,230 +202,298 @@ class _Norm:
         return norm.hypot_(self.offset)
 
 
-class _Layer:
-    """One decoder layer's matrices and, after `open`, its keys and values in one cache, [2, R, H, L, d]."""
+class _Cache:
+    """Keys and values of a layer, as PyTorch's fused attention reads them: [2, R, H, L, d].
 
-    def __init__(self, layer: Any, rows: int) -> None:
-        attention, feed_forward, config = layer.attention, layer.feed_forward, layer.attention.config
-        self.rows, self.heads, self.head_dim = rows, config.num_attention_heads, config.head_dim
-        up, down = feed_forward.up_proj, feed_forward.down_proj
-        self.qkv = packed_linear(attention.qkv_proj.weight, rows)
-        self.output = packed_linear(attention.o_proj.weight, rows)
-        # halves of `up` are multiplied by √½ (below); its bias is not covered by the norm's factor
-        self.up = packed_linear(up.weight, rows, None if up.bias is None else up.bias * math.sqrt(0.5))
-        self.down = packed_linear(down.weight, rows, down.bias)
-        width, eps = config.hidden_size, config.rms_norm_eps
-        self.attention_norm = _Norm(layer.attention_norm.weight, width, eps)
-        # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) with g′ = g / √2, u′ = u / √2: three kernels that start fast
-        self.feed_forward_norm = _Norm(layer.feed_forward_norm.weight, width, eps, math.sqrt(0.5))
-        scales = torch.stack([attention.q_norm.weight * attention.scaling, attention.k_norm.weight])
-        self.head_norm = _Norm(scales[:, None], self.head_dim, eps)
-        # on a CPU float32 costs no more, because attention has no half-precision kernel there
-        weight = attention.qkv_proj.weight
-        self.like = weight.detach().new_empty(0, dtype=torch.float32 if weight.device.type == "cpu" else weight.dtype)
-        self.projected = self.like.new_empty(rows, 3, self.heads, self.head_dim)
-        self.query = self.projected[:, 0, :, None]
-        self.normed, self.kept = self.projected[:, :2], self.projected[:, 1:].transpose(0, 1)
-        self.flat = self.projected.view(rows, -1)
-        self.cache = self.like
+    Args:
+        projected (float [R, 3, H, d]): query, key and value of a slot, for their shape and dtype.
+        slots: L.
+    """
 
-    def open(self, slots: int) -> None:
-        """Allocates a cache for `slots`; one of the same size is cleared instead, and keeps its address."""
+    def __init__(self, projected: torch.Tensor, slots: int) -> None:
+        rows, _, heads, head_dim = projected.shape
         # empty slots are read as well, masked by the lowest number as their bias, so they must not be NaN
-        if self.cache.ndim > 1 and self.cache.shape[3] == slots:
-            self.cache.zero_()
-            return
-        self.cache = self.like.new_zeros(2, self.rows, self.heads, slots, self.head_dim)
-        self.slots = self.cache.unbind(3)
+        self.stored = projected.new_zeros(2, rows, heads, slots, head_dim)
+        self.slots = self.stored.unbind(3)
 
-    def fill(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Copies the keys and values of the slots before the loop, float [R, H, n, d], into the cache."""
-        self.cache[0, :, :, : keys.shape[2]] = keys
-        self.cache[1, :, :, : keys.shape[2]] = values
+    def clear(self) -> None:
+        """Empties all slots, at the same addresses."""
+        self.stored.zero_()
+
+    def fill(self, rows: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Copies the keys and values of the first slots, float [n rows, H, n, d]."""
+        self.stored[0, rows, :, : keys.shape[2]] = keys
+        self.stored[1, rows, :, : values.shape[2]] = values
+
+    def slot(self, slot: int) -> torch.Tensor:
+        """A copy of the key and value of a slot, float [2, R, H, d]."""
+        return self.slots[slot].clone()
+
+    def write(self, slot: int | torch.Tensor, key_and_value: torch.Tensor) -> None:
+        """Writes the key and value, float [2, R, H, d], of a slot (an int, or int64 [1])."""
+        if isinstance(slot, int):
+            self.slots[slot].copy_(key_and_value)
+        else:
+            self.stored.index_copy_(3, slot, key_and_value.unsqueeze(3))
 
     def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of the first `slots` keys and values, [R, H, slots, d] each."""
-        return self.cache[0, :, :, :slots], self.cache[1, :, :, :slots]
+        """Views of the first `slots` keys and values for `attend`."""
+        keys, values = self.stored[:, :, :, :slots]
+        return keys, values
+
+    @staticmethod
+    def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Attention of a slot: query float [R, H, 1, d], bias [1 or R, H, 1, n] → float [R, H, 1, d]."""
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+
+
+class _LargeCache(_Cache):
+    """A cache on a CPU that is read at the speed of memory, which fused attention of a single query is far from.
+
+    Both of its products are of a matrix and a column, and read memory in order: keys lie as [R·H, L, d]; values lie
+    transposed, in blocks of slots, as [L / BLOCK, R·H, d, BLOCK], so that those in use have no gaps between them. L is
+    a multiple of BLOCK, and so is the number of slots to attend to.
+    """
+
+    def __init__(self, projected: torch.Tensor, slots: int) -> None:
+        rows, _, heads, head_dim = projected.shape
+        self.keys = projected.new_zeros(rows * heads, slots, head_dim)
+        self.values = projected.new_zeros(slots // BLOCK, rows * heads, head_dim, BLOCK)
+        keys = self.keys.unflatten(0, (rows, heads)).unbind(2)
+        values = self.values.unflatten(1, (rows, heads)).permute(0, 4, 1, 2, 3)
+        self.places = list(zip(keys, (value for block in values.unbind() for value in block.unbind()), strict=True))
+
+    def clear(self) -> None:
+        self.keys.zero_()
+        self.values.zero_()
+
+    def fill(self, rows: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
+        _, heads, slots, _ = keys.shape
+        self.keys.unflatten(0, (-1, heads))[rows, :, :slots] = keys
+        blocks = F.pad(values, (0, 0, 0, -slots % BLOCK)).unflatten(2, (-1, BLOCK))  # [n rows, H, n / BLOCK, BLOCK, d]
+        self.values.unflatten(1, (-1, heads))[: blocks.shape[2], rows] = blocks.permute(2, 0, 1, 4, 3)
+
+    def slot(self, slot: int) -> torch.Tensor:
+        return torch.stack(self.places[slot])
+
+    def write(self, slot: int | torch.Tensor, key_and_value: torch.Tensor) -> None:
+        assert isinstance(slot, int)
+        key_place, value_place = self.places[slot]
+        key_place.copy_(key_and_value[0])
+        value_place.copy_(key_and_value[1])
+
+    def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.keys[:, :slots], self.values[: slots // BLOCK].flatten(0, 1)
+
+    @staticmethod
+    def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        rows, heads, _, head_dim = query.shape
+        # a column that is a transposed row: MKL takes four times as long for one that is a contiguous matrix
+        column = query.reshape(rows * heads, 1, head_dim).transpose(1, 2)
+        scores = torch.bmm(keys, column).view(rows, heads, 1, -1).add_(bias)
+        weights = scores.softmax(dim=-1).view(rows * heads, -1, BLOCK).transpose(0, 1)  # [n / BLOCK, R·H, BLOCK]
+        columns = weights.reshape(-1, 1, BLOCK).transpose(1, 2)
+        return torch.bmm(values, columns).view(-1, rows, heads, 1, head_dim).sum(0)
+
+
+class _Layer:
+    """One decoder layer's matrices and, after `open`, its cache of keys and values."""
+
+    def __init__(self, weights: LayerWeights, rows: int, head_dim: int, eps: float) -> None:
+        # whole, so that a weight that this loop does not know is an error
+        attention_norm, qkv, query_norm, key_norm, scaling, output, feed_forward_norm, up, up_bias, down, down_bias = (
+            weights
+        )
+        width = len(attention_norm)
+        self.rows = rows
+        heads = output.shape[1] // head_dim
+        self.qkv = packed_linear(qkv, rows)
+        self.output = packed_linear(output, rows)
+        # both halves of `up` are multiplied by √½ (below); its bias is not covered by the norm's factor
+        self.up = packed_linear(up, rows, None if up_bias is None else up_bias * math.sqrt(0.5))
+        self.down = packed_linear(down, rows, down_bias)
+        self.attention_norm = _Norm(attention_norm, width, eps)
+        # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) with g′ = g / √2, u′ = u / √2: three kernels that start fast
+        self.feed_forward_norm = _Norm(feed_forward_norm, width, eps, math.sqrt(0.5))
+        self.head_norm = _Norm(torch.stack([query_norm * scaling, key_norm])[:, None], head_dim, eps)
+        # on a CPU float32 costs no more, because PyTorch's attention has no fast half-precision kernel there
+        dtype = torch.float32 if qkv.device.type == "cpu" else qkv.dtype
+        # query, key and value of the slot, written by `step`; the other attributes are views of it
+        self.projected = torch.empty(rows, 3, heads, head_dim, dtype=dtype, device=qkv.device)
+        self.projected_flat = self.projected.view(rows, -1)
+        self.query_and_key = self.projected[:, :2]
+        self.query = self.projected[:, 0, :, None]  # [R, H, 1, d]
+        self.key_and_value = self.projected[:, 1:].transpose(0, 1)  # [2, R, H, d]
+        self.cache = _Cache(self.projected, 0)
+        self.slots = 0
+
+    def open(self, slots: int, large: bool) -> bool:
+        """Makes a cache for `slots`, or clears that of the same size, which keeps its address.
+
+        Args:
+            slots: of the whole sequence; whole blocks if `large`.
+            large: whether to make a `_LargeCache`.
+
+        Returns:
+            Whether a new one was made.
+        """
+        kind = _LargeCache if large else _Cache
+        if self.slots == slots and type(self.cache) is kind:
+            self.cache.clear()
+            return False
+        self.slots = slots
+        self.cache = kind(self.projected, slots)
+        return True
 
     def step(
         self, x: torch.Tensor, slot: int | torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
         """Runs the layer on one slot (an int, or int64 [1]): x [R, D] is changed in place and returned; bias
         [1 or R, H, 1, n] is for the n keys and values."""
-        self.flat.copy_(self.qkv(self.attention_norm(x)))
-        self.head_norm.apply_(self.normed)
-        if isinstance(slot, int):
-            self.slots[slot].copy_(self.kept)
-        else:
-            self.cache.index_copy_(3, slot, self.kept.unsqueeze(3))
-        attended = F.scaled_dot_product_attention(self.query, keys, values, attn_mask=bias, scale=1.0)
+        self.projected_flat.copy_(self.qkv(self.attention_norm(x)))
+        self.head_norm.apply_(self.query_and_key)
+        self.cache.write(slot, self.key_and_value)
+        attended = self.cache.attend(self.query, keys, values, bias)
         x.add_(self.output(attended.reshape(self.rows, -1).float()))
         gate, up = self.up(self.feed_forward_norm(x)).chunk(2, dim=-1)
         product = gate * up
         return x.add_(self.down(product.addcmul_(product, gate.erf_())))
 
 
-class _GraphedStep:
-    """A decoder's step with fixed addresses of inputs, outputs, keys and values, so that CUDA graphs can replay it.
+class CudaGraphed:
+    """A function of tensors that returns a tensor, replayed as one CUDA graph from the second call on.
 
-    Each step reads the whole cache; the bias masks the empty part with the lowest number. On other devices the same
-    step runs without a graph, so that tests can compare it with the plain loop.
+    Arguments are copied to buffers of their own; all else that the function reads or writes must keep its address. The
+    result is in a buffer that the next call overwrites. On other devices the function is called as it is, so that
+    tests can compare it. The idea is that of moshi's class of that name.
 
     Args:
-        decoder: with open caches.
-        bias (float [1 or R, H, 1, n]): bias of a step, for its shape and dtype.
+        function: of tensors whose shapes do not change.
     """
 
-    def __init__(self, decoder: "FastDecoder", bias: torch.Tensor) -> None:
-        self.decoder, self.cache = decoder, decoder.layers[0].cache
-        codes = decoder.rows // decoder.times * decoder.pattern.rows
-        self.ids = torch.zeros(codes, dtype=torch.long, device=bias.device)
-        self.slot = self.ids.new_zeros(1)
-        self.bias = torch.zeros_like(bias)
-        self.views = [layer.until(self.cache.shape[3]) for layer in decoder.layers]
-        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
-        self.checked = False
+    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
+        self.function = function
+        self.arguments: list[torch.Tensor] = []
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.result = torch.empty(0)
 
-    def fits(self, bias: torch.Tensor) -> bool:
-        """Whether the decoder still has the caches, and `bias` the shape, for which this step was made."""
-        return self.cache is self.decoder.layers[0].cache and self.bias.shape == bias.shape
+    def fits(self, *arguments: torch.Tensor) -> bool:
+        """Whether the arguments have the shapes of earlier ones."""
+        return not self.arguments or [new.shape for new in arguments] == [old.shape for old in self.arguments]
 
-    def scores(self, ids: torch.Tensor, kind: int, slot: int, bias: torch.Tensor) -> torch.Tensor:
-        """`FastDecoder.slot_scores` of a slot, in a buffer that the next slot of the same kind overwrites."""
-        self.ids.copy_(ids)
-        self.slot.fill_(slot)
-        self.bias.copy_(bias)
-        if ids.device.type != "cuda":
-            return self._compute(kind)
-        if kind not in self.graphs:
-            self.graphs[kind] = self._captured(kind)
-        graph, scores = self.graphs[kind]
-        graph.replay()
-        return scores
+    def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
+        if not self.arguments:
+            self.arguments = [torch.empty_like(argument) for argument in arguments]
+        for buffer, argument in zip(self.arguments, arguments, strict=True):
+            buffer.copy_(argument)
+        if self.arguments[0].device.type != "cuda":
+            return self.function(*self.arguments)
+        if self.graph is None:
+            self.graph = self._captured()
+        self.graph.replay()
+        return self.result
 
-    def _compute(self, kind: int) -> torch.Tensor:
-        return self.decoder.slot_scores(self.ids, kind, self.slot, self.views, self.bias)
-
-    def _captured(self, kind: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-        """Captures the step for one kind of slot: the graph, and the buffer of scores that it fills."""
+    def _captured(self) -> torch.cuda.CUDAGraph:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
-                self._compute(kind)
+                self.function(*self.arguments)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            scores = self._compute(kind)
-        return graph, scores
+            self.result = self.function(*self.arguments)
+        return graph
 
 
 class FastDecoder:
-    """Continues the targets of a batch, slot by slot.
+    """Continues the codes of a batch, slot by slot.
 
     Args:
-        stage: in evaluation mode; its weights are read at the first generation, and when the number of rows changes.
-        guidance_scale: λ of classifier-free guidance; 1 means none, which halves the number of rows.
-        temperature, top_k: sampling parameters.
-        history_free_guidance: w of `generation_hafm.HistoryFreeGuidance`; 0 means none.
+        stage: in evaluation mode; its weights are read at the first batch, and when the number of rows changes.
+        config: the stage's `decoding_config`: guidance scale, temperature, top-k, history-free guidance.
         compile: whether a GPU replays the steps as CUDA graphs.
 
     Raises:
-        ValueError: the stage has adapters, quantised layers, hooks or offloaded weights (`check_plain`).
+        ValueError: the config sets something that this loop does not support (`check_settings`), or the stage has
+            adapters, quantised layers or offloaded weights (`check_weights`).
     """
 
-    def __init__(
-        self,
-        stage: HAFMStageForCausalLM,
-        guidance_scale: float = 1.0,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        history_free_guidance: float = 0.0,
-        compile: bool = False,
-    ) -> None:
-        check_plain(stage)
-        self.stage, self.config = stage, stage.config
+    def __init__(self, stage: HAFMStageForCausalLM, config: GenerationConfig, compile: bool = False) -> None:
+        check_settings(config)
+        check_weights(stage)
+        self.stage = stage
+        self.config = stage.config
         self.pattern = stage.pattern
-        self.temperature, self.top_k = temperature, top_k
-        self.guidance_scale = guidance_scale
+        self.temperature: float = config.temperature
+        self.top_k: int = config.top_k
+        self.guidance_scale: float = config.guidance_scale
+        self.history_free_guidance: float = config.history_free_guidance
         # rows of the step per row of the batch
-        self.times = 1 if guidance_scale == 1.0 else 2
-        self.history_free_guidance = history_free_guidance
+        self.rows_per_sequence = 1 if self.guidance_scale == 1.0 else 2
         self.rows = 0
+        # whether keys and values are in a `_LargeCache`
+        self.large = False
         # added to the input of each slot, [L, R, D], if the conditioning has no slots of its own
         self.added_conditioning: torch.Tensor | None = None
         self.compile = compile
-        self.graphed: _GraphedStep | None = None
+        # a step of each kind; checked once one of them has agreed with the plain loop
+        self.graphs: dict[int, CudaGraphed] = {}
+        self.graphs_checked = False
 
-    def generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Like `stream`, but returns all tokens at once: int64 [B, new_tokens]."""
-        *_, tokens = self.stream(*args, **kwargs)
-        return tokens
+    def codes(self, batch: WindowBatch, report: StepReport | None = None) -> torch.Tensor:
+        """Like `frames`, but returns all new codes at once: int64 [B, Q, T]."""
+        return torch.stack(list(self.frames(batch, report)), dim=2)
 
     @torch.no_grad()
-    def stream(
-        self,
-        conditioning_ids: torch.Tensor,
-        new_tokens: int,
-        uniforms: torch.Tensor | None,
-        known: torch.Tensor | None = None,
-        forced: torch.Tensor | None = None,
-        conditioning_mask: torch.Tensor | None = None,
-        report: Callable[[int], None] | None = None,
-        every: int | None = None,
-    ) -> Iterator[torch.Tensor]:
-        """Generates target tokens, frame by frame with all codebooks, whatever the stage's pattern.
+    def frames(self, batch: WindowBatch, report: StepReport | None = None) -> Iterator[torch.Tensor]:
+        """Generates the frames of a batch.
 
         Args:
-            conditioning_ids (int64 [B, K, T_c]): conditioning streams.
-            new_tokens: number of tokens to generate per row; whole frames under the delay pattern.
-            uniforms (float32 [B, new_tokens]): the rows' random numbers; None for greedy decoding.
-            known (int64 [B, P], *optional*): tokens that come before, without BOS; likewise whole frames.
-            forced (int64 [B, new_tokens], *optional*): tokens to use instead of sampling, −1 where to sample.
-            conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
-            report: called with 1 after each step; an exception that it raises ends the loop.
-            every: number of slots after which to yield the tokens so far; None to yield only the final result.
+            batch: what to continue.
+            report: called with 1 after each step, with 0 between the layers of the first pass.
 
         Yields:
-            int64 [B, n]: the tokens of all frames complete so far; at the end n = `new_tokens`.
+            The codes of the next frame, int64 [B, Q].
 
         Raises:
-            ValueError: incomplete frames under the delay pattern.
+            ValueError: this loop does not compute what the stage's forward does, because a hook changes that.
         """
-        known = conditioning_ids.new_empty(len(conditioning_ids), 0) if known is None else known
-        if uniforms is not None:
-            uniforms = uniforms.to(conditioning_ids.device)
-        frames = None if conditioning_mask is None else self.stage.target_frames(conditioning_mask)
-        plan = self.pattern.plan(known, new_tokens, self.config.codebook_size, uniforms, forced, frames)
-        scores = self._prefill(conditioning_ids, conditioning_mask, plan)
+        plan = self.stage.slot_plan(batch)
+        scores = self._prefill(batch.conditioning_ids, batch.conditioning_mask, plan, report)
         added = None
         if self.history_free_guidance != 0.0:
-            first = plan.known.shape[1]
-            said = self.stage.history_free_scores(conditioning_ids, conditioning_mask, first, plan.slots)
-            added = self.history_free_guidance * said
-        for slots in self._continue(scores, plan, added, report):
-            done = slots.shape[1]
-            if done == plan.slots or (every is not None and done % every == 0):
-                tokens = self.pattern.tokens(torch.cat([plan.known, slots], dim=1))[:, known.shape[1] :]
+            conditioning = (batch.conditioning_ids, batch.conditioning_mask)
+            evidence = self.stage.history_free_scores(*conditioning, plan.known.shape[1], plan.slots, report)
+            added = self.history_free_guidance * evidence
+        complete = 0
+        for number, slots in enumerate(self._continue(scores, plan, added, report), start=1):
+            if self.pattern.frames(number) > complete:
                 # past the end of a shorter row there is BOS, which is not a code
-                yield tokens.clamp(max=self.config.codebook_size - 1)
+                yield self.pattern.frame(slots, complete).clamp(max=self.config.codebook_size - 1)
+                complete += 1
 
     def _continue(
-        self, scores: torch.Tensor, plan: SlotPlan, added: torch.Tensor | None, report: Callable[[int], None] | None
+        self, scores: torch.Tensor, plan: SlotPlan, added: torch.Tensor | None, report: StepReport | None
     ) -> Iterator[torch.Tensor]:
-        """Yields the predictions so far (int64 [B·C, n], n = 1, 2 …), given the first new slot's scores (float
-        [B·C, V]); `added` (float [B·C, slots, V], *optional*) is added to the scores."""
+        """Yields a buffer of the new predictions, int64 [B·C, slots], after each step that has added one to it.
+
+        Args:
+            scores (float [B·C, V]): of the first new slot.
+            added (float [B·C, slots, V], *optional*): added to the scores.
+        """
         rows, first = plan.known.shape
         slots = plan.known.new_empty(rows, plan.slots)
         for step in range(plan.slots):
             if step > 0:
                 scores = self._step(slots[:, step - 1], first + step)
-            scores = scores if added is None else scores + added[:, step]
+            if added is not None:
+                scores = scores + added[:, step]
             numbers = None if plan.uniforms is None else plan.uniforms[:, step]
             slots[:, step] = force(self.draw(scores, numbers), plan.forced, step)
             if report is not None:
                 report(1)
-            yield slots[:, : step + 1]
+            yield slots
 
     def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
         """`generation_hafm.draw` with the loop's temperature and top-k."""
@@ -379,133 +501,214 @@ class FastDecoder:
 
     def _guide(self, states: torch.Tensor) -> torch.Tensor:
         """Applies guidance to normalised states, giving float [B, D]: equal to guided logits, as heads are affine."""
-        if self.times == 1:
+        if self.rows_per_sequence == 1:
             return states
         # lerp is a single kernel
         conditional, unconditional = states.chunk(2)
         return torch.lerp(unconditional, conditional, self.guidance_scale)
 
-    def _prefill(self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, plan: SlotPlan) -> torch.Tensor:
-        """Scores of the first new slot; conditioning, BOS and known tokens go through the stage's own forward."""
-        config, model, known, scale = self.config, self.stage.model, plan.known, self.guidance_scale
-        bos = known.new_full((len(known), 1), config.codebook_size)
-        input_ids = for_guidance(torch.cat([bos, known], dim=1), scale)
-        conditioning, null = for_guidance(conditioning_ids, scale), null_rows(conditioning_ids, scale)
+    def _prefill(
+        self,
+        conditioning_ids: torch.Tensor,
+        mask: torch.Tensor | None,
+        plan: SlotPlan,
+        report: StepReport | None,
+    ) -> torch.Tensor:
+        """Scores of the first new slot; conditioning, BOS and known slots go through the stage's own forward."""
+        config = self.config
+        scale = self.guidance_scale
+        conditioning = for_guidance(conditioning_ids, scale)  # [R, K, T_c]
+        null = null_rows(conditioning_ids, scale)
         mask = None if mask is None else for_guidance(mask, scale)
-        rows = len(conditioning)
-        # before the forward pass, whose layers poll for cancellation: a slow CPU takes a tenth of a second for both
-        if self.rows != rows:
-            self.rows = rows
-            self._pack()
-        outputs = model(
-            input_ids=input_ids,
-            conditioning_ids=conditioning,
-            conditioning_mask=mask,
-            null_conditioning=null,
-            use_cache=True,
-            target_only=True,
-        )
-        prefix = config.num_prepended_sources * conditioning.shape[-1]
-        slots = prefix + known.shape[1] + plan.slots
-        for layer, cached in zip(self.layers, outputs.cache.layers, strict=True):
-            layer.open(slots)
-            layer.fill(cached.keys, cached.values)
-        self.layout = token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device)
+        bos = plan.known.new_full((len(plan.known), 1), config.codebook_size)
+        known = torch.cat([bos, plan.known], dim=1)  # [B·C, 1 + known slots]
+        if self.rows != len(conditioning):
+            self._pack(len(conditioning), report)
         # index in the sequence of the target's slot 0
-        self.first_slot = prefix
+        self.first_slot = config.num_prepended_sources * conditioning.shape[-1]
+        slots = self.first_slot + plan.known.shape[1] + plan.slots
+        numbers = len(conditioning) * slots * config.num_attention_heads * config.head_dim
+        self.large = conditioning.device.type == "cpu" and not self.compile and numbers >= LARGE_CACHE
+        places = math.ceil(slots / BLOCK) * BLOCK if self.large else slots
+        allocated = [layer.open(places, self.large) for layer in self.layers]
+        if any(allocated):
+            self.graphs = {}
+        states = self._fill(for_guidance(known, scale), conditioning, null, mask, report)
+        device = known.device
+        self.layout = token_layout(config, conditioning.shape[-1], slots - self.first_slot, mask, device=device)
         self.biases: tuple[torch.Tensor, ...] = ()
         self.block_start = 0
         if config.conditioning_fusion == "sum":
-            every = torch.arange(slots, device=known.device)
-            self._add_conditioning(model.conditioning_of(every, conditioning, null, mask))
-        states = self._guide(outputs.last_hidden_state[:, -1].float())
-        return self._scores(states, known.shape[1] % self.pattern.slots_per_frame)
+            targets = torch.arange(slots, device=device)
+            self._add_conditioning(self.stage.model.conditioning_of(targets, conditioning, null, mask))
+        states = self._guide(states)
+        if not self.agrees:
+            self._check_agreement(known[:, -1], plan.known.shape[1], states)
+        return self._scores(states, plan.known.shape[1] % self.pattern.slots_per_frame)
+
+    def _fill(
+        self,
+        input_ids: torch.Tensor,
+        conditioning: torch.Tensor,
+        null: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        report: StepReport | None,
+    ) -> torch.Tensor:
+        """Runs the stage's forward over what comes before the loop, and keeps its keys and values.
+
+        Args:
+            input_ids (int64 [R·C, n]), conditioning (int64 [R, K, T_c]), null (bool [R]), mask (bool [R, T_c]): as in
+                the forward.
+            report: called between layers.
+
+        Returns:
+            The normalised states of the last slot, float32 [R, D].
+        """
+        codes = self.pattern.rows
+        states = []
+        at_once = max(PREFILL_SLOTS // (self.first_slot + input_ids.shape[1]), 1)
+        for first in range(0, self.rows, at_once):
+            rows = slice(first, first + at_once)
+            outputs = self.stage.model(
+                input_ids=input_ids[rows.start * codes : rows.stop * codes],
+                conditioning_ids=conditioning[rows],
+                conditioning_mask=None if mask is None else mask[rows],
+                null_conditioning=None if null is None else null[rows],
+                use_cache=True,
+                target_only=True,
+                report=report,
+            )
+            if report is not None:
+                report(0)
+            for layer, cached in zip(self.layers, outputs.cache.layers, strict=True):
+                layer.cache.fill(rows, cached.keys, cached.values)
+            states.append(outputs.last_hidden_state[:, -1].float())
+            if report is not None:
+                report(0)
+        return torch.cat(states)
+
+    def _check_agreement(self, ids: torch.Tensor, target: int, states: torch.Tensor) -> None:
+        """Compares this loop's scores of a slot that has gone through the stage's forward with those of its heads.
+
+        Args:
+            ids (int64 [B·C]): input of slot `target`.
+            states (float [B, D]): the forward's normalised and guided states of that slot.
+
+        Raises:
+            ValueError: they differ by more than rounding does.
+        """
+        targets = torch.tensor([target], device=ids.device)
+        expected = self.stage.heads(states[:, None].to(self.stage.dtype), targets)[:, 0].float()  # [B·C, V]
+        slot = self.first_slot + target
+        computed = [layer.cache.slot(slot) for layer in self.layers]
+        self._make_block(slot)
+        scores = self.slot_scores(target % self.pattern.slots_per_frame, ids, slot, self.biases[0])
+        apart = float((scores - expected).pow(2).mean().sqrt() / expected.std().clamp(min=1e-6))
+        if apart > FORWARD_TOLERANCE[self.stage.dtype]:
+            raise ValueError(
+                f"The fast loop reads weights only, and its scores are {apart:.2g} standard deviations from those of "
+                'the model: a hook changes what a module computes. Remove it, or choose decoding="reference".'
+            )
+        # the loop goes on from what the forward has computed, and with blocks from the first new slot
+        for layer, key_and_value in zip(self.layers, computed, strict=True):
+            layer.cache.write(slot, key_and_value)
+        self.biases = ()
+        self.agrees = True
 
     def _add_conditioning(self, at_slots: torch.Tensor) -> None:
         """Stores what is added to each slot (float [R, L, D]), in the existing buffer if the shape is the same."""
         at_slots = at_slots.float().transpose(0, 1)
         if self.added_conditioning is None or self.added_conditioning.shape != at_slots.shape:
             self.added_conditioning = at_slots.contiguous()
+            self.graphs = {}
         else:
             self.added_conditioning.copy_(at_slots)
 
-    def _pack(self) -> None:
-        """Prepares layers, embedding tables and heads for the current number of rows."""
-        model, config = self.stage.model, self.config
-        self.layers = [_Layer(layer, self.rows) for layer in model.layers]
-        target, heads = model.target_embedding.weight.float(), self.stage.heads.weight.detach()
-        bias: torch.Tensor | None = self.stage.heads.bias
-        if self.pattern.rows == 1:
-            # a slot's embedding is of a token of the previous codebook, of the codebook to predict, and of the target
-            kinds = model.quantizer_embedding.weight + model.segment_embedding.weight[-1]
-            self.tables = (target.roll(1, dims=0) + kinds.float()[:, None]).unbind()
-        else:
-            # a slot reads a token of each codebook; the target's segment embedding is added to the first table
-            kind = model.segment_embedding.weight[-1:].float()
-            self.tables = (torch.cat([target[:1] + kind, target[1:]]).flatten(0, 1),)
-            heads = heads.flatten(0, 1)[None]
-            bias = None if bias is None else bias.flatten()[None]
-        self.norm = _Norm(model.norm.weight, config.hidden_size, config.rms_norm_eps)
-        batch = self.rows // self.times
-        biases = [None] * len(heads) if bias is None else bias
-        self.heads = [packed_linear(head, batch, each) for head, each in zip(heads, biases, strict=True)]
-        books = torch.arange(self.pattern.rows, device=heads.device)
+    def _pack(self, rows: int, report: StepReport | None) -> None:
+        """Prepares layers, embedding tables and heads for a number of rows; calls `report` before each layer."""
+        batch = rows // self.rows_per_sequence
+        # whole, so that a weight that this loop does not know is an error
+        tables, layers, norm, heads, head_biases = self.stage.slot_weights()
+        head_dim = self.config.head_dim
+        eps = self.config.rms_norm_eps
+        self.layers = []
+        for layer in layers:
+            if report is not None:
+                report(0)
+            self.layers.append(_Layer(layer, rows, head_dim, eps))
+        self.tables = tables
+        self.norm = _Norm(norm, len(norm), eps)
+        self.heads = [packed_linear(head.detach(), batch, bias) for head, bias in zip(heads, head_biases, strict=True)]
         # for each code of a step, where its codebook begins in the table
-        self.offsets = (books * target.shape[1]).repeat(batch)
+        codes = self.pattern.rows
+        books = torch.arange(codes, device=norm.device)
+        self.offsets = (books * (len(tables[0]) // codes)).repeat(batch)
+        self.graphs = {}
+        self.agrees = False
+        # last: a stop between layers leaves nothing packed
+        self.rows = rows
 
     def _step(self, ids: torch.Tensor, target: int) -> torch.Tensor:
-        """Scores [B·C, V] of slot `target` of the target, whose input is the previous tokens (int64 [B·C])."""
-        slot, kind = self.first_slot + target, target % self.pattern.slots_per_frame
+        """Scores [B·C, V] of slot `target` of the target, whose input is the previous codes (int64 [B·C])."""
+        slot = self.first_slot + target
+        kind = target % self.pattern.slots_per_frame
         if not 0 <= slot - self.block_start < len(self.biases):
             self._make_block(slot)
-        if self.compile and (scores := self._graphed_step(ids, kind, slot)) is not None:
-            return scores
-        return self.slot_scores(ids, kind, slot, self.views, self.biases[slot - self.block_start])
-
-    def _graphed_step(self, ids: torch.Tensor, kind: int, slot: int) -> torch.Tensor | None:
-        """`_step` by a CUDA graph; turns graphs off and returns None if the first one fails or its scores deviate."""
         bias = self.biases[slot - self.block_start]
-        if self.graphed is None or not self.graphed.fits(bias):
-            self.graphed = _GraphedStep(self, bias)
-        graphed = self.graphed
-        if graphed.checked:
-            return graphed.scores(ids, kind, slot, bias)
-        expected = self.slot_scores(ids, kind, slot, self.views, bias)
+        if self.compile:
+            scores = self._graphed_scores(kind, ids, slot, bias)
+            if scores is not None:
+                return scores
+        return self.slot_scores(kind, ids, slot, bias)
+
+    def _graphed_scores(self, kind: int, ids: torch.Tensor, slot: int, bias: torch.Tensor) -> torch.Tensor | None:
+        """`slot_scores` by a CUDA graph; if the first fails or deviates, turns graphs off and returns None."""
+        arguments = (ids, self.layout.slot[slot : slot + 1], bias)
+        if kind in self.graphs and not self.graphs[kind].fits(*arguments):
+            self.graphs = {}
+        if not self.graphs:
+            self.graphs_checked = False
+        if kind not in self.graphs:
+            self.graphs[kind] = CudaGraphed(partial(self.slot_scores, kind))
+        graphed = self.graphs[kind]
+        if self.graphs_checked:
+            return graphed(*arguments)
+        expected = self.slot_scores(kind, ids, slot, bias)
         try:
-            scores = graphed.scores(ids, kind, slot, bias)
+            scores = graphed(*arguments)
             apart = float((scores - expected).abs().max() / expected.std())
             problem = "" if apart <= GRAPH_TOLERANCE else f"its scores differ by {apart:.2g} standard deviations"
         except RuntimeError as error:
             problem = str(error)
         if not problem:
-            graphed.checked = True
+            self.graphs_checked = True
             return scores
         logger.warning(f"compile=True is off for this stage, which continues without CUDA graphs: {problem}.")
-        self.compile, self.graphed = False, None
+        self.compile = False
+        self.graphs = {}
         self._make_block(slot)
         return None
 
-    def slot_scores(
-        self,
-        ids: torch.Tensor,
-        kind: int,
-        slot: int | torch.Tensor,
-        views: list[tuple[torch.Tensor, torch.Tensor]],
-        bias: torch.Tensor,
-    ) -> torch.Tensor:
-        """Scores [B·C, V] of a slot of the sequence, whose input is the previous tokens (int64 [B·C]).
+    def slot_scores(self, kind: int, ids: torch.Tensor, slot: int | torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Scores of a slot of the sequence.
 
-        `kind` is the slot's index within its frame, under the flat pattern the codebook that it predicts. `views` are
-        each layer's keys and values [R, H, n, d], to which bias [1 or R, H, 1, n] applies.
+        Args:
+            kind: the slot's.
+            ids (int64 [B·C]): its input, the previous codes.
+            slot: its index, an int or int64 [1].
+            bias (float [1 or R, H, 1, n]): for the n keys and values of the current block.
+
+        Returns:
+            float [B·C, V].
         """
         x = self.tables[kind].index_select(0, ids if self.pattern.rows == 1 else ids + self.offsets)
         if self.pattern.rows > 1:
             x = x.unflatten(0, (-1, self.pattern.rows)).sum(1)
-        x = for_guidance(x, self.guidance_scale)
+        x = for_guidance(x, self.guidance_scale)  # [R, D]
         if self.added_conditioning is not None:
             added = self.added_conditioning
             x = x + (added[slot] if isinstance(slot, int) else added.index_select(0, slot)[0])
-        for layer, (keys, values) in zip(self.layers, views, strict=True):
+        for layer, (keys, values) in zip(self.layers, self.keys_and_values, strict=True):
             x = layer.step(x, slot, keys, values, bias)
         return self._scores(self._guide(self.norm(x)), kind)
 
@@ -515,15 +718,20 @@ class FastDecoder:
 
     def _make_block(self, slot: int) -> None:
         """Computes the bias rows of the next slots, [1 or R, H, 1, n], and views of the n keys and values."""
-        every = len(self.layout.slot)
-        stop = min(slot + BLOCK, every)
+        slots = len(self.layout.slot)
+        # a large cache is read in whole blocks
+        stop = min(slot + BLOCK - (slot % BLOCK if self.large else 0), slots)
         # a graph reads the whole cache at every step
-        last = every if self.compile else stop
+        last = slots if self.compile else stop
         query = torch.arange(slot, stop, device=self.layout.slot.device)
         layout = self.layout.select(self.layout.slot[:last])
         block = self.stage.model.attention_bias(layout, query).detach()
-        self.views = [layer.until(last) for layer in self.layers]
-        self.biases = block.to(self.layers[0].like.dtype).split(1, dim=2)
+        if self.large:
+            empty = -last % BLOCK
+            block = F.pad(block, (0, empty), value=torch.finfo(block.dtype).min)
+            last += empty
+        self.keys_and_values = [layer.cache.until(last) for layer in self.layers]
+        self.biases = block.to(self.layers[0].projected.dtype).split(1, dim=2)
         self.block_start = slot
         if block.device.type == "cuda":
             # keeps reported progress from running ahead of the GPU by more than a block

@@ -2,13 +2,16 @@
 """Sampling, and `generate()` of a stage: guidance, random numbers, conditioning, progress.
 
 `HAFMGenerationMixin`, from which the stages inherit, is the reference for decoding; `fast_loop` is the fast loop. Both
-sample with a stream of random numbers per row. A random number depends on (seed, stage, sample, flat position in the
-song) only, so a row's tokens do not depend on the other rows of the batch, on how the song is cut into windows, on the
-order in which windows are generated, or on which loop generates them.
+continue a `WindowBatch` with the settings of a generation config, and sample with a stream of random numbers per row.
+A random number depends on (seed, stage, sample, codebook and frame in the song) only, so a row's codes do not depend
+on the other rows of the batch, on how the song is cut into windows, on the order in which windows are generated, or on
+which loop generates them.
 
-Dimensions: B sequences, R rows per sequence, V codes.
+Dimensions: B sequences, R rows per sequence, Q codebooks, T frames to generate, P frames before them, V codes.
 """
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +23,7 @@ from transformers.cache_utils import Cache
 from transformers.generation import LogitsProcessor, LogitsProcessorList
 from transformers.generation.configuration_utils import GenerationMode
 
-from .codebook_patterns import CodebookPattern, codebook_pattern
+from .codebook_patterns import CodebookPattern, SlotPlan, codebook_pattern
 from .configuration_hafm import HAFMStageConfig
 
 # Paper, "Inference"
@@ -33,6 +36,10 @@ OVERLAP = 0.2
 BITS = 24
 # numbers that Philox generates per counter value
 NUMBERS_PER_COUNT = 4
+
+# called with 1 after each decoding step, and with 0 between the layers of a longer pass; an exception that it raises
+# ends the generation
+StepReport = Callable[[int], None]
 
 
 def for_guidance(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor:
@@ -61,6 +68,10 @@ class RandomStream:
     stage: int = 0
     sample: int = 0
 
+    def of_frames(self, first: int, frames: int, num_codebooks: int) -> torch.Tensor:
+        """Numbers for the codes of the frames [first, first + frames): float32 [Q, frames]."""
+        return self.uniforms(first * num_codebooks, frames * num_codebooks).view(frames, num_codebooks).t()
+
     def uniforms(self, start: int, count: int) -> torch.Tensor:
         """Numbers for the flat positions [start, start + count): float32 [count], above 0 and at most 1."""
         first, skipped = divmod(start, NUMBERS_PER_COUNT)
@@ -68,6 +79,27 @@ class RandomStream:
         generator = np.random.Philox(key=key, counter=np.array([first, 0, 0, 0], dtype=np.uint64))
         raw = generator.random_raw(skipped + count)[skipped:] >> np.uint64(64 - BITS)
         return torch.from_numpy(((raw + np.uint64(1)) * 2.0**-BITS).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """Rows that a decoding loop continues together.
+
+    Args:
+        conditioning_ids (int64 [B, K, T_c]): conditioning streams.
+        frames: T, the number of frames to generate for each row.
+        uniforms (float32 [B, Q, T], *optional*): the codes' random numbers; None to take the likeliest codes.
+        known (int64 [B, Q, P], *optional*): codes that come before.
+        forced (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
+        conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
+    """
+
+    conditioning_ids: torch.Tensor
+    frames: int
+    uniforms: torch.Tensor | None = None
+    known: torch.Tensor | None = None
+    forced: torch.Tensor | None = None
+    conditioning_mask: torch.Tensor | None = None
 
 
 def draw(
@@ -91,9 +123,9 @@ def draw(
         scores = scores.masked_fill(scores < _largest(scores, top_k), -float("inf"))
     cumulative = scores.softmax(-1).cumsum(-1)
     # codes of zero probability are never chosen, because numbers are above 0 and at most 1
-    found = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:])[:, 0]
+    drawn = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:])[:, 0]
     # for NaN scores the search ends after the last code
-    return found.clamp_(max=scores.shape[-1] - 1)
+    return drawn.clamp_(max=scores.shape[-1] - 1)
 
 
 def _largest(scores: torch.Tensor, count: int) -> torch.Tensor:
@@ -122,13 +154,13 @@ class StreamSampling(LogitsProcessor):
         uniforms (float32 [B, n]): one number for each row and token to be generated.
         known (int): tokens in `input_ids`, including BOS, when generation begins.
         forced (int64 [B, n], *optional*): tokens to use instead of sampling, −1 where to sample.
-        report: called with 1 after each step; an exception that it raises ends the generation.
+        report: called after each step.
     """
 
     uniforms: torch.Tensor
     known: int
     forced: torch.Tensor | None = None
-    report: Callable[[int], None] | None = None
+    report: StepReport | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores (float [B, V]) → float [B, V], −inf for all but one code per row."""
@@ -234,6 +266,78 @@ class HAFMGenerationMixin(GenerationMixin):
             history_free_guidance=0.0,
         )
 
+    def decoding_config(self, **changes: float | None) -> GenerationConfig:
+        """The stage's generation config, with the default values of what it leaves open, and with changes.
+
+        Args:
+            changes: guidance_scale, temperature, top_k; None changes nothing.
+
+        Raises:
+            ValueError: the temperature is not above 0, or the guidance scale is negative.
+        """
+        config = copy.deepcopy(self.generation_config)
+        for name, value in self.default_generation_config().to_diff_dict().items():
+            if getattr(config, name, None) is None:
+                setattr(config, name, value)
+        config.update(**{name: value for name, value in changes.items() if value is not None})
+        if not config.do_sample:
+            # the likeliest codes, chosen by the same code
+            config.update(do_sample=True, temperature=1.0, top_k=1)
+        if not (config.temperature > 0 and config.guidance_scale >= 0):
+            raise ValueError(
+                f"The stage has temperature {config.temperature} and guidance_scale {config.guidance_scale}; "
+                "temperature must be above 0, guidance_scale 0 or more."
+            )
+        return config
+
+    def slot_plan(self, batch: WindowBatch) -> SlotPlan:
+        """The slots that continue a batch, on the device of its conditioning."""
+        device = batch.conditioning_ids.device
+        uniforms = batch.uniforms
+        known = batch.known
+        if known is None:
+            known = batch.conditioning_ids.new_empty(len(batch.conditioning_ids), self.config.num_codebooks, 0)
+        row_frames = None
+        if batch.conditioning_mask is not None:
+            row_frames = self.target_frames(batch.conditioning_mask)
+        if uniforms is not None:
+            uniforms = uniforms.to(device)
+        bos = self.config.codebook_size
+        return self.pattern.plan(known, batch.frames, bos, uniforms, batch.forced, row_frames)
+
+    def continue_batch(
+        self, batch: WindowBatch, config: GenerationConfig, report: StepReport | None = None
+    ) -> torch.Tensor:
+        """Continues a batch with `generate`, the reference for the fast loop.
+
+        Args:
+            batch: with random numbers.
+            config: from `decoding_config`.
+            report: called after each step.
+
+        Returns:
+            The new codes, int64 [B, Q, T].
+        """
+        plan = self.slot_plan(batch)
+        if plan.uniforms is None:
+            raise ValueError("There are no random numbers; for the likeliest codes, give any and top_k=1.")
+        before = 0 if batch.known is None else batch.known.shape[2]
+        config = copy.deepcopy(config)
+        # whatever it says of the length and the form of the result
+        config.update(
+            max_new_tokens=plan.slots, max_time=math.inf, num_return_sequences=1, return_dict_in_generate=False
+        )
+        sampling = StreamSampling(plan.uniforms, plan.known.shape[1] + 1, plan.forced, report)
+        generated = self.generate(
+            input_ids=torch.nn.functional.pad(plan.known, (1, 0), value=self.config.codebook_size),
+            conditioning_ids=batch.conditioning_ids,
+            conditioning_mask=batch.conditioning_mask,
+            target_frames=before + batch.frames,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([sampling]),
+        )
+        return self.codes_of(generated)[:, :, before:]
+
     def target_frames(self, conditioning_mask: torch.Tensor) -> torch.Tensor:
         """Number of target frames (int64 [B]) for the length of each row's conditioning (mask, bool [B, T_c])."""
         frames = conditioning_mask.long().sum(dim=1)
@@ -241,7 +345,12 @@ class HAFMGenerationMixin(GenerationMixin):
 
     @torch.no_grad()
     def history_free_scores(
-        self, conditioning_ids: torch.Tensor, conditioning_mask: torch.Tensor | None, first: int, count: int
+        self,
+        conditioning_ids: torch.Tensor,
+        conditioning_mask: torch.Tensor | None,
+        first: int,
+        count: int,
+        report: StepReport | None = None,
     ) -> torch.Tensor:
         """Conditional minus unconditional scores without history: the evidence of the conditioning alone.
 
@@ -250,6 +359,7 @@ class HAFMGenerationMixin(GenerationMixin):
         Args:
             conditioning_ids (int64 [B, K, T_c]), conditioning_mask (bool [B, T_c] or None): as in `forward`.
             first, count: the slots [first, first + count).
+            report: called between layers.
 
         Returns:
             float32 [B·R, count, V].
@@ -264,20 +374,24 @@ class HAFMGenerationMixin(GenerationMixin):
                 use_cache=False,
                 target_only=True,
                 logits_to_keep=count,
+                report=report,
             )
             return outputs.logits.float()
 
-        # without conditioning, rows of the same length are the same
-        nulled = scores(conditioning_ids[:1], None, True) if conditioning_mask is None else None
-        # one by one on a CPU: no slower, and a job can be cancelled between the shorter layer calls
+        nulled: torch.Tensor | None = None
+        if conditioning_mask is None:
+            # without conditioning, rows of the same length are the same
+            nulled = scores(conditioning_ids[:1], None, True)
+        # one by one on a CPU: no slower, and a job can be cancelled between the shorter layers
         size = 1 if conditioning_ids.device.type == "cpu" else len(conditioning_ids)
-        found = []
+        differences = []
         for begin in range(0, len(conditioning_ids), size):
             part = slice(begin, begin + size)
-            ids, mask = conditioning_ids[part], None if conditioning_mask is None else conditioning_mask[part]
+            ids = conditioning_ids[part]
+            mask = None if conditioning_mask is None else conditioning_mask[part]
             without = scores(ids, mask, True) if nulled is None else nulled.repeat(len(ids), 1, 1)
-            found.append(scores(ids, mask, False) - without)
-        return torch.cat(found)
+            differences.append(scores(ids, mask, False) - without)
+        return torch.cat(differences)
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
@@ -361,11 +475,12 @@ class HAFMGenerationMixin(GenerationMixin):
         ours: list[LogitsProcessor] = [] if scale == 1.0 else [ClassifierFreeGuidance(scale)]
         weight = getattr(generation_config, "history_free_guidance", None) or 0.0
         if weight != 0.0:
-            known, given = kwargs["input_ids_seq_length"], kwargs["model_kwargs"]
-            count = generation_config.max_length - known
+            slots = kwargs["input_ids_seq_length"]
+            given = kwargs["model_kwargs"]
+            count = generation_config.max_length - slots
             conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
-            scores = weight * self.history_free_scores(*conditioning, known - 1, count)
-            ours.append(HistoryFreeGuidance(scores, known, self.pattern.rows))
+            scores = weight * self.history_free_scores(*conditioning, slots - 1, count)
+            ours.append(HistoryFreeGuidance(scores, slots, self.pattern.rows))
         # sampling comes after every processor that changes the scores
         others.sort(key=lambda processor: isinstance(processor, StreamSampling))
         return LogitsProcessorList([*ours, *others])

@@ -16,7 +16,7 @@ frames, V size of a target codebook.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -87,7 +87,8 @@ def token_layout(
     """
     sources = config.num_prepended_sources
     if not sources:
-        conditioning_frames, conditioning_mask = 0, None
+        conditioning_frames = 0
+        conditioning_mask = None
     cond_frame = torch.arange(conditioning_frames, device=device)[None]
     if conditioning_mask is not None:
         # the target starts at the row's first real frame, which padding may precede
@@ -201,23 +202,22 @@ class RelativeAttentionBias(nn.Module):
         buckets = self.buckets(query, key)
         if seen is not None:
             buckets = torch.where(seen, buckets, self.weight.shape[0])
-        return _looked_up(self._table(), buckets)
+        # heads to the second axis, in the memory layout that attention reads
+        return F.embedding(buckets, self._table()).permute(0, 3, 1, 2).contiguous()
 
     def by_bucket(self, query: TokenLayout, key: TokenLayout, seen: torch.Tensor) -> "BucketedBias":
         """The same bias for `chunked_attention`."""
         buckets = torch.where(seen, self.buckets(query, key), self.weight.shape[0])
         table = self._table()
+        # head by head, at once in the memory layout that attention reads
+        by_head = table.detach().t().contiguous().index_select(1, buckets.flatten())  # [H, pairs]
+        values = by_head.unflatten(1, buckets.shape).transpose(0, 1)
         after = torch.arange(1, seen.shape[2] + 1, device=seen.device)
-        return BucketedBias(_looked_up(table.detach(), buckets), table, buckets, (seen.any(0) * after).amax(dim=1))
+        return BucketedBias(values, table, buckets, reach=(seen.any(0) * after).amax(dim=1))
 
     def _table(self) -> torch.Tensor:
         """The weights and, after the last bucket, a row for hidden keys: float [buckets + 1, H]."""
         return F.pad(self.weight, (0, 0, 0, 1), value=torch.finfo(self.weight.dtype).min)
-
-
-def _looked_up(table: torch.Tensor, buckets: torch.Tensor) -> torch.Tensor:
-    """Rows of the table, with the heads on the second axis, in the memory layout that attention reads."""
-    return F.embedding(buckets, table).permute(0, 3, 1, 2).contiguous()
 
 
 @dataclass
@@ -467,6 +467,32 @@ class HAFMGatedFeedForward(nn.Module):
         return F.linear(F.gelu(gate) * up, F.pad(self.down_proj.weight, (0, fill)), self.down_proj.bias)
 
 
+class LayerWeights(NamedTuple):
+    """Everything that a decoder layer computes with, for `fast_loop`.
+
+    The loop unpacks it, so that a weight that is added here is a type error there until it is used.
+
+    Args:
+        attention_norm, feed_forward_norm (float [D]), query_norm, key_norm (float [d]): of the RMSNorms.
+        qkv (float [3·H·d, D]), output (float [D, H·d]): matrices of the attention.
+        scaling: factor of the scores.
+        up (float [2·I, D]), up_bias (float [2·I] or None), down (float [D, I]), down_bias (float [D] or None): of the
+            feed-forward, whose gate comes first in `up`.
+    """
+
+    attention_norm: torch.Tensor
+    qkv: torch.Tensor
+    query_norm: torch.Tensor
+    key_norm: torch.Tensor
+    scaling: float
+    output: torch.Tensor
+    feed_forward_norm: torch.Tensor
+    up: torch.Tensor
+    up_bias: torch.Tensor | None
+    down: torch.Tensor
+    down_bias: torch.Tensor | None
+
+
 class HAFMDecoderLayer(GradientCheckpointingLayer):
     """Pre-norm attention and feed-forward, each with a residual."""
 
@@ -486,6 +512,22 @@ class HAFMDecoderLayer(GradientCheckpointingLayer):
             hidden_states = hidden_states[:, -attended.shape[1] :]
         hidden_states = hidden_states + attended
         return hidden_states + self.feed_forward(self.feed_forward_norm(hidden_states))
+
+    def weights(self) -> LayerWeights:
+        """What `forward` computes with."""
+        return LayerWeights(
+            attention_norm=self.attention_norm.weight,
+            qkv=self.attention.qkv_proj.weight,
+            query_norm=self.attention.q_norm.weight,
+            key_norm=self.attention.k_norm.weight,
+            scaling=self.attention.scaling,
+            output=self.attention.o_proj.weight,
+            feed_forward_norm=self.feed_forward_norm.weight,
+            up=self.feed_forward.up_proj.weight,
+            up_bias=self.feed_forward.up_proj.bias,
+            down=self.feed_forward.down_proj.weight,
+            down_bias=self.feed_forward.down_proj.bias,
+        )
 
 
 class HAFMCodebookEmbedding(nn.Module):
@@ -552,7 +594,8 @@ class HAFMConditioningMixer(nn.Module):
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__()
-        width, context = config.hidden_size, config.conditioning_context
+        width = config.hidden_size
+        context = config.conditioning_context
         self.in_proj = nn.Linear(width, width, bias=False)
         self.around = nn.Conv1d(width, width, 2 * context + 1, padding=context, groups=width, bias=False)
         self.out_proj = nn.Linear(width, width, bias=False)

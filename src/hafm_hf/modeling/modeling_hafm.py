@@ -9,7 +9,7 @@ pattern, Q under the delay pattern), T target frames, K conditioning streams, S 
 frames, D width, H heads, V size of a target codebook.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ..pretrained.saving import HAFMHubMixin
 from .codebook_patterns import codebook_pattern
 from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
-from .generation_hafm import HAFMGenerationMixin
+from .generation_hafm import HAFMGenerationMixin, StepReport
 from .layers import (
     BucketedBias,
     HAFMAttention,
@@ -34,6 +34,7 @@ from .layers import (
     HAFMCodebookHeads,
     HAFMConditioningMixer,
     HAFMDecoderLayer,
+    LayerWeights,
     RelativeAttentionBias,
     TokenLayout,
     at_slots,
@@ -43,6 +44,28 @@ from .layers import (
 )
 
 IGNORE_INDEX = -100
+
+
+class SlotWeights(NamedTuple):
+    """Everything that decoding a slot computes with, for `fast_loop`, which unpacks it (see `LayerWeights`).
+
+    Lists have an entry for each kind of slot: under the flat pattern one for each codebook that a slot predicts, under
+    the delay pattern one.
+
+    Args:
+        tables: embeddings of a slot's input, float [codes, D]. Under the delay pattern those of all codebooks, one
+            after the other, of which a slot sums one each.
+        layers: those of the layers.
+        norm (float [D]): of the last RMSNorm.
+        heads, head_biases: float [V, D] and float [V] or None; under the delay pattern those of all codebooks, one
+            after the other.
+    """
+
+    tables: list[torch.Tensor]
+    layers: list[LayerWeights]
+    norm: torch.Tensor
+    heads: list[torch.Tensor]
+    head_biases: list[torch.Tensor | None]
 
 
 class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
@@ -128,15 +151,16 @@ class HAFMDecoder(HAFMPreTrainedModel):
         Returns:
             float [B, S · T_c, D], or [B, T_c, D] with the fusion "sum".
         """
-        ids, tokens = conditioning_ids.transpose(1, 2), self.config.num_token_streams
-        ids, known = ids[..., :tokens], ids[..., tokens:]
-        embedded = self.conditioning_embedding(ids, torch.arange(tokens, device=ids.device))
+        ids = conditioning_ids.transpose(1, 2)
+        tokens = self.config.num_token_streams
+        lead_sheet = ids[..., tokens:]
+        embedded = self.conditioning_embedding(ids[..., :tokens], torch.arange(tokens, device=ids.device))
         if null is not None:
             embedded = embedded.masked_fill(null[:, None, None, None], 0.0)
         widths = [len(source) for source in self.config.conditioning_codebook_sizes]
         sources = [part.sum(dim=2) for part in embedded.split(widths, dim=2)]
         if self.config.lead_sheet_streams:
-            sources[-1] = sources[-1] + self._embed_lead_sheet(known, null)
+            sources[-1] = sources[-1] + self._embed_lead_sheet(lead_sheet, null)
         if self.config.conditioning_fusion == "sum":
             return torch.stack(sources).sum(dim=0)
         ordered = [sources[i] + self._segment(i, ids.device) for i in self.config.prepended_sources]
@@ -184,7 +208,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
         Returns:
             float [B, L, D].
         """
-        num_codebooks, last = self.config.num_codebooks, self.segment_embedding.num_embeddings - 1
+        num_codebooks = self.config.num_codebooks
+        last = self.segment_embedding.num_embeddings - 1
         if self.pattern.rows > 1:
             ids = input_ids.reshape(input_ids.shape[0] // num_codebooks, num_codebooks, -1).transpose(1, 2)
             books = torch.arange(num_codebooks, device=ids.device)
@@ -192,6 +217,21 @@ class HAFMDecoder(HAFMPreTrainedModel):
         embedded = self.target_embedding(input_ids, (targets - 1) % num_codebooks)
         embedded = embedded + self.quantizer_embedding(targets % num_codebooks)
         return embedded + self._segment(last, input_ids.device)
+
+    def layer_weights(self) -> list[LayerWeights]:
+        """What the layers compute with: the `layers` of `SlotWeights`."""
+        return [layer.weights() for layer in self.layers if isinstance(layer, HAFMDecoderLayer)]
+
+    def input_tables(self) -> list[torch.Tensor]:
+        """What `embed_target` gives for each input of each kind of slot: the `tables` of `SlotWeights`, float32."""
+        target = self.target_embedding.weight.float()
+        segment = self.segment_embedding.weight[-1]
+        if self.pattern.rows > 1:
+            # the target's segment embedding is added once, to the first codebook's
+            return [torch.cat([target[:1] + segment.float(), target[1:]]).flatten(0, 1)]
+        kinds = self.quantizer_embedding.weight + segment
+        # a slot reads a token of the codebook before the one that it predicts
+        return list((target.roll(1, dims=0) + kinds.float()[:, None]).unbind())
 
     def attention_bias(self, layout: TokenLayout, query: torch.Tensor) -> torch.Tensor:
         """Attention bias of query slots (int64 [n]) on all slots; the lowest number where attention is masked."""
@@ -223,11 +263,13 @@ class HAFMDecoder(HAFMPreTrainedModel):
         use_cache: bool | None = None,
         conditioning_is_cached: bool | None = None,
         target_only: bool = False,
+        report: StepReport | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states of the L target slots, float [B, L, D]; see the class for the arguments.
 
         With `target_only`, as in training, the last layer (and its attentions) is limited to the target's slots.
+        `report` is called with 0 before each layer, so that a long pass can be ended by an exception.
         """
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
@@ -235,7 +277,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
         # a static cache returns its own counter, which the first layer's update would advance
         past = past.clone() if isinstance(past, torch.Tensor) else past
         conditioning_is_cached = bool(past > 0) if conditioning_is_cached is None else conditioning_is_cached
-        frames, masks = conditioning_ids.shape[-1], (conditioning_mask, attention_mask)
+        frames = conditioning_ids.shape[-1]
+        masks = (conditioning_mask, attention_mask)
         conditioning_slots = self.config.num_prepended_sources * frames
         new_slots = input_ids.shape[1] + (0 if conditioning_is_cached else conditioning_slots)
         key_slots = new_slots if cache is None else cache.get_mask_sizes(new_slots, 0)[0]
@@ -259,6 +302,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
         else:
             position_bias = self.attention_bias(layout, query)
         for number, layer in enumerate(self.layers):
+            if report is not None:
+                report(0)
             if (self.training or target_only) and layer is self.layers[-1] and number > 0:
                 # nothing is predicted from the conditioning's slots: the last layer needs only their keys and values
                 position_bias = last_rows(position_bias, input_ids.shape[1])
@@ -279,6 +324,21 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         self.heads = HAFMCodebookHeads(config)
         self.post_init()
         self.generation_config = self.default_generation_config()
+
+    def slot_weights(self) -> SlotWeights:
+        """What `forward` computes with for a slot whose conditioning is cached or added."""
+        weight: torch.Tensor = self.heads.weight
+        bias: torch.Tensor | None = self.heads.bias
+        if self.model.pattern.rows > 1:
+            weight = weight.flatten(0, 1)[None]
+            bias = None if bias is None else bias.flatten()[None]
+        return SlotWeights(
+            tables=self.model.input_tables(),
+            layers=self.model.layer_weights(),
+            norm=self.model.norm.weight,
+            heads=list(weight),
+            head_biases=[None] * len(weight) if bias is None else list(bias),
+        )
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
@@ -321,13 +381,13 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             "input_ids": input_ids, "conditioning_ids": conditioning_ids, "conditioning_mask": conditioning_mask,
             "attention_mask": attention_mask, "null_conditioning": null_conditioning,
         }  # fmt: skip
-        known: dict[str, Any] = {"cache": cache, "conditioning_is_cached": conditioning_is_cached}
-        targets = self._checked_targets({**inputs, "labels": labels}, **known, **kwargs)
+        cached: dict[str, Any] = {"cache": cache, "conditioning_is_cached": conditioning_is_cached}
+        targets = self._checked_targets({**inputs, "labels": labels}, **cached, **kwargs)
         if null_conditioning is None and self.training and self.config.conditioning_dropout > 0:
             ids = inputs["conditioning_ids"]
             rates = torch.full((len(ids),), self.config.conditioning_dropout, device=ids.device)
             inputs["null_conditioning"] = torch.bernoulli(rates).bool()
-        outputs = self.model(**inputs, **known, use_cache=use_cache, **kwargs)
+        outputs = self.model(**inputs, **cached, use_cache=use_cache, **kwargs)
         logits = self.heads(outputs.last_hidden_state[:, -logits_to_keep:], targets[-logits_to_keep:])
         loss = None if labels is None else self.codebook_loss(logits, labels)
         return CausalLMOutputWithPast(loss, logits, outputs.cache, outputs.hidden_states, outputs.attentions)
@@ -350,7 +410,9 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         input_ids, conditioning_ids = inputs["input_ids"], inputs["conditioning_ids"]
         if input_ids is None:
             raise ValueError("Give input_ids, labels, or both.")
-        config, rows, attention_mask = self.config, self.model.pattern.rows, inputs["attention_mask"]
+        config = self.config
+        rows = self.model.pattern.rows
+        attention_mask = inputs["attention_mask"]
         past = 0 if cache is None else cache.get_seq_length()
         cached = bool(past > 0) if conditioning_is_cached is None else conditioning_is_cached
         self._check_conditioning(inputs, cached)
@@ -370,7 +432,8 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
     def _check_labels(self, labels: torch.Tensor) -> None:
         """Refuses labels that are not whole frames, or whose ids are out of their codebooks' range."""
-        shape, num_codebooks = tuple(labels.shape), self.config.num_codebooks
+        shape = tuple(labels.shape)
+        num_codebooks = self.config.num_codebooks
         if len(shape) != 2 or shape[1] % num_codebooks:
             raise ValueError(f"labels has shape {shape}; this stage needs [B, T · {num_codebooks}], whole frames.")
         books = torch.arange(shape[1], device=labels.device) % num_codebooks
@@ -378,8 +441,10 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
     def _check_conditioning(self, inputs: dict[str, Any], cached: bool = False) -> None:
         """Refuses inputs (by name) that differ in rows, or unfit conditioning; ids are checked unless `cached`."""
-        conditioning_ids, mask = inputs["conditioning_ids"], inputs["conditioning_mask"]
-        streams, shape = self.config.num_conditioning_streams, tuple(getattr(conditioning_ids, "shape", ()))
+        conditioning_ids = inputs["conditioning_ids"]
+        mask = inputs["conditioning_mask"]
+        streams = self.config.num_conditioning_streams
+        shape = tuple(getattr(conditioning_ids, "shape", ()))
         if len(shape) != 3 or shape[1] != streams or not shape[2]:
             raise ValueError(f"conditioning_ids has shape {shape}; this stage needs [B, {streams}, T_c], T_c > 0.")
         rows = {"input_ids": self.model.pattern.rows}
@@ -393,26 +458,34 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             books = torch.arange(streams, device=conditioning_ids.device)[:, None]
             check_ids("conditioning_ids", conditioning_ids, self.config.conditioning_sizes, books)
 
-    def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of each codebook, averaged over the codebooks that have labels (paper, §3.5).
+    def token_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each target token, in nats.
 
         Args:
             logits (float [B·R, L, V]): of all slots, from the first.
-            labels (int64 [B, T·Q]): target tokens; −100 is ignored. If all are ignored, the loss is 0.
+            labels (int64 [B, T·Q]): target tokens; −100 is ignored.
+
+        Returns:
+            float32 [B, T, Q], 0 where a label is ignored.
         """
-        pattern, num_codebooks = self.model.pattern, self.config.num_codebooks
-        wanted = pattern.arrange(labels, IGNORE_INDEX)
+        pattern = self.model.pattern
+        wanted = pattern.arrange(labels, IGNORE_INDEX)  # [B·R, L]
         # over all slots at once: the gradient of each slice of the logits would be as large as all logits
         nats = F.cross_entropy(
             logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-        ).view_as(wanted)
-        total, counted = nats.new_zeros(()), labels.new_zeros(())
-        for codebook in range(num_codebooks):
-            count = (labels[:, codebook::num_codebooks] != IGNORE_INDEX).sum()
-            # an empty sum is 0 where an empty mean is NaN, so the device need not be synchronised to check the count
-            total = total + pattern.codebook(nats, codebook).sum() / count.clamp(min=1)
-            counted = counted + (count > 0)
-        return total / counted.clamp(min=1)
+        )
+        return pattern.tokens(nats.view_as(wanted)).unflatten(1, (-1, self.config.num_codebooks))
+
+    def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each codebook, averaged over the codebooks that have labels (paper, §3.5).
+
+        The arguments are those of `token_losses`. If all labels are ignored, the loss is 0.
+        """
+        nats = self.token_losses(logits, labels).sum(dim=(0, 1))  # [Q]
+        counts = (labels != IGNORE_INDEX).unflatten(1, (-1, self.config.num_codebooks)).sum(dim=(0, 1))
+        # an empty sum is 0 where an empty mean is NaN, so the device need not be synchronised to check the counts
+        losses = nats / counts.clamp(min=1)
+        return losses.sum() / (counts > 0).sum().clamp(min=1)
 
 
 class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
@@ -446,10 +519,10 @@ def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.T
         return
     # a plain number if possible, which needs no copy to the device
     limits = sizes[0] if len(set(sizes)) == 1 else torch.tensor(sizes, device=ids.device)[codebooks]
-    known = (ids >= 0) & (ids < limits)
+    valid = (ids >= 0) & (ids < limits)
     if ids.device.type == "cuda":
-        torch._assert_async(known.all(), f"{name} holds an id that its codebook does not have.")
-    elif not bool(known.all()):
-        worst = tuple((~known).nonzero()[0])
+        torch._assert_async(valid.all(), f"{name} holds an id that its codebook does not have.")
+    elif not bool(valid.all()):
+        worst = tuple((~valid).nonzero()[0])
         largest = sizes[int(codebooks.expand_as(ids)[worst])] - 1
         raise ValueError(f"{name} holds {int(ids[worst])}; the ids of that codebook are 0 to {largest}.")

@@ -1,40 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a stage over whole songs in overlapping windows of the training length, batched where possible.
 
-Lengths of songs are counted in units, the shortest time that is a whole number of frames at every rate: 0.04 s for 50
-and 75 Hz.
+Codes are [Q, T] at the stage's frame rate, and windows are counted in these frames. They begin and end where a frame
+of the conditioning does too: every 3 frames for 75 and 50 Hz.
 """
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers.generation import LogitsProcessorList
+from transformers import GenerationConfig
 
 from .codebook_patterns import FREE
+from .configuration_hafm import HAFMStageConfig
 from .fast_loop import FastDecoder
-from .generation_hafm import RandomStream, StreamSampling
+from .generation_hafm import RandomStream, StepReport, WindowBatch
 from .modeling_hafm import HAFMStageForCausalLM
 
 # largest batch size, before guidance doubles it
 ROWS_AT_ONCE = 16
 # fraction of the overlap of two windows, at its end, in which one may take over from the other
 JOINED_SHARE = 0.5
-# slots generated between checks whether the next stage can continue
-PART = 16
 # length that is compared on both sides of a join: three frames at 75 Hz
 SIDE_SECONDS = 0.04
-# generation settings that only GenerationMixin supports; the values in NEUTRAL turn them off
-REFERENCE_ONLY = (
-    *("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "repetition_penalty"),
-    *("no_repeat_ngram_size", "bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens"),
-    *("forced_bos_token_id", "forced_eos_token_id", "num_beams", "watermarking_config"),
-)
-NEUTRAL: tuple[Any, ...] = (1.0, 0, [])
 
 
 def default_decoding(stages: Iterable[HAFMStageForCausalLM]) -> str:
@@ -50,61 +43,14 @@ def default_decoding(stages: Iterable[HAFMStageForCausalLM]) -> str:
 
 
 @dataclass(frozen=True)
-class DecodingOptions:
-    """How tokens are decoded.
+class Window:
+    """A stretch of a song that is generated at once.
 
     Args:
-        decoding: "fast" for our loop, "reference" for GenerationMixin's; the tokens are the same up to rounding.
-        guidance_scale, temperature, top_k: override the stage's generation config unless None.
-        compile: whether the fast loop replays its steps as CUDA graphs.
-
-    Raises:
-        ValueError: `compile` with a loop other than the fast one.
+        start, stop: its frames, [start, stop).
+        known: number of its first frames that the window before has generated already.
+        row: index of the song in the batch.
     """
-
-    decoding: str = "fast"
-    guidance_scale: float | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    compile: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.compile and self.decoding != "fast":
-            raise ValueError(f"compile=True needs the fast loop, but decoding is {self.decoding!r}; leave it out.")
-
-    def sampling(self, stage: HAFMStageForCausalLM) -> dict[str, Any]:
-        """Sampling options of `FastDecoder` and `generate` for a stage; top-k 1 if its config turns sampling off."""
-        own = {"guidance_scale": self.guidance_scale, "temperature": self.temperature, "top_k": self.top_k}
-        chosen = {name: _setting(stage, name) if value is None else value for name, value in own.items()}
-        chosen |= {"top_k": 1, "temperature": 1.0} if stage.generation_config.do_sample is False else {}
-        if not (chosen["temperature"] > 0 and chosen["guidance_scale"] >= 0):
-            raise ValueError(f"The stage has {chosen}; temperature must be above 0, guidance_scale 0 or more.")
-        return chosen
-
-    def decoder(self, stage: HAFMStageForCausalLM) -> FastDecoder:
-        """The fast loop's decoder for a stage.
-
-        Raises:
-            ValueError: the stage's generation config sets something that the fast loop does not support, or `compile`
-                is requested on a device other than CUDA.
-        """
-        for name in REFERENCE_ONLY:
-            value = getattr(stage.generation_config, name, None)
-            # except that 0 is a valid token id
-            if value is not None and (value not in NEUTRAL or name.endswith("token_id")):
-                raise ValueError(
-                    f"The generation config sets {name} to {value}, which the fast loop does not support; unset it or "
-                    'choose decoding="reference".'
-                )
-        if self.compile and stage.device.type != "cuda":
-            raise ValueError(f"compile=True needs CUDA, but the model is on {stage.device}; leave it out.")
-        weight = _setting(stage, "history_free_guidance")
-        return FastDecoder(stage, **self.sampling(stage), history_free_guidance=weight, compile=bool(self.compile))
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch of a song, units [start, stop) of a row, whose first `known` units have already been generated."""
 
     start: int
     stop: int
@@ -112,42 +58,47 @@ class Window:
     row: int = 0
 
 
-def song_windows(units: int, window: int, overlap: int, row: int = 0) -> list[Window]:
+def song_windows(frames: int, window: int, overlap: int, row: int = 0) -> list[Window]:
     """Cuts a song into windows of equal length, each starting with the end of the one before.
 
     The last window is moved back, so that it is as long as the others instead of a short remainder.
 
     Args:
-        units: length of the song.
+        frames: length of the song.
         window: length of a window, the stage's training length.
-        overlap: units by which a window overlaps the one before.
+        overlap: frames by which a window overlaps the one before.
         row: index of the song in the batch.
 
     Raises:
         ValueError: `overlap` is negative or not below `window`.
     """
     if not 0 <= overlap < window:
-        raise ValueError(f"overlap is {overlap} units; it must be at least 0 and below the window, {window} units.")
+        raise ValueError(f"overlap is {overlap} frames; it must be at least 0 and below the window, {window} frames.")
     cut = []
     done = 0
-    while done < units:
-        start = max(0, min(done - overlap, units - window))
-        stop = min(start + window, units)
+    while done < frames:
+        start = max(0, min(done - overlap, frames - window))
+        stop = min(start + window, frames)
         cut.append(Window(start, stop, done - start, row))
         done = stop
     return cut
 
 
-def window_units(stage: HAFMStageForCausalLM, seconds_per_unit: float) -> tuple[int, int]:
-    """Units in a window and in its overlap, from `window_seconds` and `overlap_seconds` of the generation config."""
-    window = max(round(_setting(stage, "window_seconds") / seconds_per_unit), 1)
-    return window, min(round(_setting(stage, "overlap_seconds") / seconds_per_unit), window - 1)
+def window_frames(stage_config: HAFMStageConfig, config: GenerationConfig) -> tuple[int, int]:
+    """Frames in a window and in its overlap, from `window_seconds` and `overlap_seconds` of a generation config.
+
+    Both are whole frames of the conditioning as well.
+    """
+    step = whole_frames(stage_config)
+    window = max(round(config.window_seconds * stage_config.frame_rate / step), 1)
+    overlap = min(round(config.overlap_seconds * stage_config.frame_rate / step), window - 1)
+    return window * step, overlap * step
 
 
-def _setting(stage: HAFMStageForCausalLM, name: str) -> Any:
-    """A value of a stage's generation config, or the default one's if a user's own config lacks it."""
-    value = getattr(stage.generation_config, name, None)
-    return getattr(stage.default_generation_config(), name) if value is None else value
+def whole_frames(stage_config: HAFMStageConfig) -> int:
+    """The least number of a stage's frames that last as long as a whole number of frames of its conditioning."""
+    rate = stage_config.frame_rate
+    return rate // math.gcd(rate, stage_config.conditioning_frame_rate)
 
 
 def steadiest_frame(before: torch.Tensor, after: torch.Tensor, first: int, side: int) -> int:
@@ -163,15 +114,11 @@ def steadiest_frame(before: torch.Tensor, after: torch.Tensor, first: int, side:
     """
 
     def change(frame: int) -> float:
-        ends, begins = before[max(frame - side, 0) : frame], after[frame : frame + side]
+        ends = before[max(frame - side, 0) : frame]
+        begins = after[frame : frame + side]
         return float((begins.mean(0) - ends.mean(0)).norm())
 
     return min(range(max(first, 1), len(before) + 1), key=change)
-
-
-def independent_windows(stage: HAFMStageForCausalLM) -> bool:
-    """Whether a stage's windows are generated independently: `independent_windows` of its generation config."""
-    return _setting(stage, "independent_windows")
 
 
 @dataclass
@@ -179,21 +126,43 @@ class SongRow:
     """One accompaniment that a stage is generating.
 
     Args:
-        units: length of the song.
-        stream: its random numbers.
-        given (int64 [units · tokens per unit], *optional*): tokens to keep as they are, and −1 elsewhere.
-        flat (int64 [n]): the tokens so far, frame by frame.
+        frames: length of the song.
+        random: its random numbers.
+        given (int64 [Q, T], *optional*): codes to keep as they are, and −1 elsewhere.
+        codes (int64 [Q, n], *optional*): the codes so far.
     """
 
-    units: int
-    stream: RandomStream
+    frames: int
+    random: RandomStream
     given: torch.Tensor | None = None
-    flat: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    codes: torch.Tensor | None = None
+
+    @property
+    def done(self) -> int:
+        """Frames that have been generated so far."""
+        return 0 if self.codes is None else self.codes.shape[1]
+
+    def append(self, codes: torch.Tensor) -> None:
+        """Adds the next frames, int64 [Q, n]."""
+        self.codes = codes if self.codes is None else torch.cat([self.codes.to(codes.device), codes], dim=1)
+
+    def append_given(self, stop: int) -> None:
+        """Adds given codes up to frame `stop`, where windows were skipped because all their codes are given."""
+        if self.given is not None and self.done < stop:
+            codes = self.given[:, self.done : stop]
+            self.append(codes if self.codes is None else codes.to(self.codes.device))
 
     def forced(self, first: int, count: int) -> torch.Tensor:
-        """Given tokens at positions [first, first + count), −1 where there are none: int64 [count], on the CPU."""
-        given = self.flat.new_empty(0) if self.given is None else self.given[first : first + count]
-        return torch.nn.functional.pad(given.cpu(), (0, count - len(given)), value=FREE)
+        """Given codes of the frames [first, first + count), −1 where there are none: int64 [Q, count], on the CPU."""
+        assert self.given is not None
+        given = self.given[:, first : first + count].cpu()
+        return F.pad(given, (0, count - given.shape[1]), value=FREE)
+
+    def is_given(self, window: Window) -> bool:
+        """Whether all codes that a window adds are given."""
+        if self.given is None:
+            return False
+        return bool((self.given[:, window.start + window.known : window.stop] != FREE).all())
 
 
 class StageRun:
@@ -202,225 +171,215 @@ class StageRun:
     Args:
         stage: the stage to run.
         rows: the songs.
-        seconds_per_unit: length of a unit (see the module).
-        options: how to decode.
-        independent: whether windows are generated independently, from their own conditioning only, as in the fine
-            stage. One batch may then hold several windows of a song, and each window generates its overlap with the
-            one before again, from the same random numbers.
-        at_once: batch size; if windows are independent, that of the first batch.
-        report: called with 1 after each step.
+        config: the stage's `decoding_config`.
+        decoding: "fast" for our loop, "reference" for GenerationMixin's; the codes are the same up to rounding.
+        compile: whether the fast loop replays its steps as CUDA graphs.
+        batch_size: largest number of windows in a batch; if they are independent, in the first batch.
+        report: called with 1 after each step, and with 0 during longer passes.
         sound: maps codes (int64 [n, Q]) to vectors that represent their sound, float [n, D]. If given, an independent
             window takes over from the one before where the sound changes least, rather than where that one ends.
+
+    If `config.independent_windows`, as in the fine stage, windows are generated from their own conditioning only. One
+    batch may then hold several windows of a song, and each window generates its overlap with the one before again,
+    from the same random numbers.
+
+    Raises:
+        ValueError: `compile` on a device other than CUDA or with the reference, or a stage or a setting that the fast
+            loop does not support.
     """
 
     def __init__(
         self,
         stage: HAFMStageForCausalLM,
         rows: list[SongRow],
-        seconds_per_unit: float,
-        options: DecodingOptions,
-        independent: bool = False,
-        at_once: int = ROWS_AT_ONCE,
-        report: Callable[[int], None] | None = None,
+        config: GenerationConfig,
+        decoding: str = "fast",
+        compile: bool = False,
+        batch_size: int = ROWS_AT_ONCE,
+        report: StepReport | None = None,
         sound: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        self.stage, self.rows, self.options, self.report = stage, rows, options, report
+        if compile and decoding != "fast":
+            raise ValueError(f"compile=True needs the fast loop, but decoding is {decoding!r}; leave it out.")
+        if compile and stage.device.type != "cuda":
+            raise ValueError(f"compile=True needs CUDA, but the model is on {stage.device}; leave it out.")
+        self.stage = stage
+        self.rows = rows
+        self.config = config
+        self.report = report
         # shared by all windows, so that matrices are packed once
-        self.decoder = options.decoder(stage) if options.decoding == "fast" else None
-        self.independent = independent
-        self.sound = sound if independent else None
-        config = stage.config
-        self.unit_conditioning = round(config.conditioning_frame_rate * seconds_per_unit)
-        self.unit_tokens = round(config.frame_rate * seconds_per_unit) * config.num_codebooks
-        window, overlap = window_units(stage, seconds_per_unit)
-        # units at the end of a window that the next window may still replace
-        self.held = 0 if self.sound is None else math.ceil(JOINED_SHARE * overlap)
-        cut = [each for row, song in enumerate(rows) for each in song_windows(song.units, window, overlap, row)]
-        windows = [each for each in cut if not self._is_given(each)]
-        self.batches = self._independent_batches(windows, at_once) if independent else self._batches(windows, at_once)
+        self.decoder = FastDecoder(stage, config, compile) if decoding == "fast" else None
+        self.independent: bool = config.independent_windows
+        self.sound = sound if self.independent else None
+        window, overlap = window_frames(stage.config, config)
+        # frames that are compared on either side of a join
+        self.side = max(round(SIDE_SECONDS * stage.config.frame_rate), 1)
+        # frames at the end of a window that the next window may still replace
+        self.replaceable = 0
+        if self.sound is not None:
+            self.replaceable = math.ceil(JOINED_SHARE * overlap / self.side) * self.side
+        windows: list[Window] = []
+        for number, song in enumerate(rows):
+            cut = song_windows(song.frames, window, overlap, number)
+            windows.extend(part for part in cut if not song.is_given(part))
+        if self.independent:
+            self.batches = self._independent_batches(windows, batch_size)
+        else:
+            self.batches = self._batches(windows, batch_size)
         self.done = 0
-        # iterator over the current batch's tokens, once it has started
-        self.parts: Iterator[torch.Tensor] | None = None
+        # the frames of the current batch that are still to come, once it has started, and their number
+        self.coming: Iterator[torch.Tensor] | None = None
+        self.left = 0
 
     @property
     def steps(self) -> int:
         """Total number of steps; a step decodes one slot of each row of a batch."""
-        frames = self.unit_tokens // self.stage.config.num_codebooks
-        known = [0 if self.independent else batch[0].known * frames for batch in self.batches]
-        new = [self._new_units(batch) * frames for batch in self.batches]
-        return sum(self.stage.pattern.new_slots(*each) for each in zip(known, new, strict=True))
+        return sum(self.stage.pattern.new_slots(self._known(batch), self._new(batch)) for batch in self.batches)
 
     @property
-    def needs(self) -> int | None:
-        """Units of conditioning that the next batch needs; None if there is none left."""
-        if self.done == len(self.batches):
-            return None
-        return max(window.stop for window in self.batches[self.done])
+    def finished(self) -> bool:
+        """Whether all windows have been generated."""
+        return self.done == len(self.batches)
+
+    @property
+    def needs(self) -> int:
+        """Frames of conditioning that the next batch needs, 0 if there is none left."""
+        if self.finished:
+            return 0
+        return self._conditioning_frames(max(window.stop for window in self.batches[self.done]))
 
     def run(self, conditioning: list[torch.Tensor]) -> list[torch.Tensor]:
         """Generates everything that is left; returns the codes int64 [Q, T] of each row."""
-        while self.needs is not None:
+        while not self.finished:
             self.advance(conditioning)
         return [self.codes(row) for row in range(len(self.rows))]
 
-    def advance(self, conditioning: list[torch.Tensor]) -> None:
-        """Generates the next part of a batch from the conditioning so far (int64 [K, T_c] for each row).
+    def advance(self, conditioning: list[torch.Tensor], frames: int | None = None) -> None:
+        """Generates the rest of a batch of windows, or its frames before `frames`, if its windows depend on others.
 
-        A part is `PART` slots if the fast loop decodes dependent windows, else a whole batch.
+        Args:
+            conditioning (int64 [K, T_c] for each row): as far as there is any; see `needs`.
+            frames: where to stop in the song, after the frames that exist.
         """
         batch = self.batches[self.done]
-        known_units = 0 if self.independent else batch[0].known
-        if self.parts is None:
-            self.parts = self._decode(batch, conditioning, known_units)
-        tokens = next(self.parts)
-        width = self.stage.config.num_codebooks
-        for window, new in zip(batch, tokens, strict=True):
-            row = self.rows[window.row]
-            self._extend(row, window.start + window.known)
-            first = (window.start + known_units) * self.unit_tokens
-            border = self._border(row.flat, window, new)
-            length = (window.stop - window.start - known_units) * self.unit_tokens
-            row.flat = torch.cat([row.flat[: border * width].to(new.device), new[border * width - first : length]])
-        if tokens.shape[1] == self._new_units(batch) * self.unit_tokens:
-            self.done, self.parts = self.done + 1, None
+        if self.coming is None:
+            if not self.independent:
+                for window in batch:
+                    self.rows[window.row].append_given(window.start + window.known)
+            self.coming = self._decode(self._window_batch(batch, conditioning))
+            self.left = self._new(batch)
+        count = self.left
+        if frames is not None and not self.independent:
+            count = min(count, frames - self.rows[batch[0].row].done)
+        codes = torch.stack(list(itertools.islice(self.coming, count)), dim=2)  # [B, Q, count]
+        self.left -= count
+        for window, new in zip(batch, codes, strict=True):
+            if self.independent:
+                self._join(window, new)
+            else:
+                row = self.rows[window.row]
+                row.append(new[:, : window.stop - row.done])
+        if not self.left:
+            self.done += 1
+            self.coming = None
 
-    def final_units(self, row: int) -> int:
-        """Number of units of a row that are final."""
+    def final_frames(self, row: int) -> int:
+        """Number of frames of a row that are final."""
         song = self.rows[row]
-        units = len(song.flat) // self.unit_tokens
-        return units if self.needs is None or units == song.units else max(units - self.held, 0)
+        if self.finished:
+            return song.frames
+        return song.done if song.done == song.frames else max(song.done - self.replaceable, 0)
 
     def codes(self, row: int) -> torch.Tensor:
         """The final codes of a row so far: int64 [Q, T]."""
-        if self.needs is None:
-            self._extend(self.rows[row], self.rows[row].units)
-        final = self.rows[row].flat[: self.final_units(row) * self.unit_tokens]
-        return final.unflatten(0, (-1, self.stage.config.num_codebooks)).t()
+        song = self.rows[row]
+        if self.finished:
+            song.append_given(song.frames)
+        if song.codes is None:
+            return torch.empty(self.stage.config.num_codebooks, 0, dtype=torch.long)
+        return song.codes[:, : self.final_frames(row)]
 
-    def _border(self, flat: torch.Tensor, window: Window, new: torch.Tensor) -> int:
-        """Frame of the song, 0 for the first window, at which a window's `new` tokens (int64 [m]) replace `flat`
-        (int64 [n]), the row's tokens so far. For independent windows, `new` begins at the start of the window."""
-        width = self.stage.config.num_codebooks
-        start, known = (units * self.unit_tokens // width for units in (window.start, window.known))
-        if self.sound is None or not known:
-            return start + known
-        rate = self.stage.config.frame_rate
-        side, held = max(round(SIDE_SECONDS * rate), 1), self.held * self.unit_tokens // width
-        before = self.sound(flat[start * width : (start + known) * width].to(new.device).view(-1, width))
-        after = self.sound(new[: (known + side) * width].view(-1, width))
-        return start + steadiest_frame(before, after, known - held, side)
+    def _join(self, window: Window, new: torch.Tensor) -> None:
+        """Replaces the end of a row's codes by an independent window's, int64 [Q, n] from its first frame on."""
+        row = self.rows[window.row]
+        row.append_given(window.start + window.known)
+        join = window.known
+        if self.sound is not None and window.known:
+            assert row.codes is not None
+            before = row.codes[:, window.start : window.start + window.known].to(new.device)
+            after = new[:, : window.known + self.side]
+            earliest = window.known - self.replaceable
+            join = steadiest_frame(self.sound(before.t()), self.sound(after.t()), earliest, self.side)
+        if row.codes is not None:
+            row.codes = row.codes[:, : window.start + join]
+        row.append(new[:, join : window.stop - window.start])
 
-    def _decode(
-        self, batch: list[Window], conditioning: list[torch.Tensor], known_units: int
-    ) -> Iterator[torch.Tensor]:
-        """Yields the new tokens of a batch so far, int64 [B, n]; finally, shorter rows are padded at the end."""
-        new_tokens = self._new_units(batch) * self.unit_tokens
-        cut, known, numbers, forced = [], [], [], []
+    def _window_batch(self, batch: list[Window], conditioning: list[torch.Tensor]) -> WindowBatch:
+        known_frames = self._known(batch)
+        frames = self._new(batch)
+        cut = []
+        known = []
+        uniforms = []
+        forced = []
         for window in batch:
             row = self.rows[window.row]
-            frames = slice(window.start * self.unit_conditioning, window.stop * self.unit_conditioning)
-            cut.append(conditioning[window.row][:, frames].t())
-            begin = window.start * self.unit_tokens
-            start = begin + known_units * self.unit_tokens
-            if known_units:
-                self._extend(row, window.start + known_units)
-            known.append(row.flat[begin:start].to(cut[-1].device))
-            numbers.append(row.stream.uniforms(start, new_tokens))
-            forced.append(row.forced(start, new_tokens))
-        lengths = torch.tensor([len(frames) for frames in cut])
-        padded = pad_sequence(cut, batch_first=True).transpose(1, 2)
-        mask = torch.arange(padded.shape[-1]) < lengths[:, None]
-        given = torch.stack(forced) if any(self.rows[each.row].given is not None for each in batch) else None
-        conditioning_mask = None if bool(mask.all()) else mask.to(padded.device)
-        rest = (torch.stack(known), given, conditioning_mask, self.report)
+            streams = conditioning[window.row]  # [K, T_c]
+            cut.append(
+                streams[:, self._conditioning_frames(window.start) : self._conditioning_frames(window.stop)].t()
+            )
+            first = window.start + known_frames
+            uniforms.append(row.random.of_frames(first, frames, self.stage.config.num_codebooks))
+            if known_frames:
+                assert row.codes is not None
+                known.append(row.codes[:, window.start : first].to(streams.device))
+            if row.given is not None:
+                forced.append(row.forced(first, frames))
+        lengths = torch.tensor([len(streams) for streams in cut])
+        conditioning_ids = pad_sequence(cut, batch_first=True).transpose(1, 2)  # [B, K, T_c]
+        mask = torch.arange(conditioning_ids.shape[-1]) < lengths[:, None]
+        return WindowBatch(
+            conditioning_ids,
+            frames,
+            torch.stack(uniforms),
+            torch.stack(known) if known else None,
+            torch.stack(forced) if forced else None,
+            None if bool(mask.all()) else mask.to(conditioning_ids.device),
+        )
+
+    def _decode(self, batch: WindowBatch) -> Iterator[torch.Tensor]:
+        """Yields the codes of each new frame, int64 [B, Q]; shorter rows are padded at the end."""
         if self.decoder is not None:
-            every = None if self.independent else PART
-            return self.decoder.stream(padded, new_tokens, torch.stack(numbers), *rest, every=every)
-        return iter([decode_window(self.stage, padded, new_tokens, torch.stack(numbers), self.options, *rest)])
+            return self.decoder.frames(batch, self.report)
+        return iter(self.stage.continue_batch(batch, self.config, self.report).unbind(2))
 
-    def _new_units(self, batch: list[Window]) -> int:
-        return max(each.stop - each.start - (0 if self.independent else each.known) for each in batch)
+    def _known(self, batch: list[Window]) -> int:
+        """Frames before those that a batch generates, which are the same number in all its windows."""
+        return 0 if self.independent else batch[0].known
 
-    def _extend(self, row: SongRow, units: int) -> None:
-        """Appends given tokens up to `units`, where windows were skipped because all their tokens are given."""
-        there, wanted = len(row.flat), units * self.unit_tokens
-        if row.given is not None and there < wanted:
-            row.flat = torch.cat([row.flat, row.given[there:wanted].to(row.flat.device)])
+    def _new(self, batch: list[Window]) -> int:
+        """Frames that a batch generates."""
+        return max(window.stop - window.start for window in batch) - self._known(batch)
 
-    def _is_given(self, window: Window) -> bool:
-        given = self.rows[window.row].given
-        if given is None:
-            return False
-        new = given[(window.start + window.known) * self.unit_tokens : window.stop * self.unit_tokens]
-        return bool((new != FREE).all())
+    def _conditioning_frames(self, frames: int) -> int:
+        return frames * self.stage.config.conditioning_frame_rate // self.stage.config.frame_rate
 
     @staticmethod
-    def _batches(windows: list[Window], at_once: int) -> list[list[Window]]:
+    def _batches(windows: list[Window], batch_size: int) -> list[list[Window]]:
         """Batches windows of different songs at the same position; those of one song come one after another."""
         groups: dict[tuple[int, int], list[Window]] = defaultdict(list)
         for window in windows:
             groups[window.start + window.known, window.known].append(window)
         ordered = [groups[key] for key in sorted(groups)]
-        return [group[i : i + at_once] for group in ordered for i in range(0, len(group), at_once)]
+        return [group[i : i + batch_size] for group in ordered for i in range(0, len(group), batch_size)]
 
     @staticmethod
-    def _independent_batches(windows: list[Window], at_once: int) -> list[list[Window]]:
+    def _independent_batches(windows: list[Window], batch_size: int) -> list[list[Window]]:
         """Batches windows in order of time, in batches that double in size: a stream starts early, then keeps up."""
         ordered = sorted(windows, key=lambda window: (window.stop, window.row))
-        batches, first = [], 0
+        batches = []
+        first = 0
         while first < len(ordered):
-            batches.append(ordered[first : first + at_once])
-            first, at_once = first + at_once, max(at_once, min(2 * at_once, ROWS_AT_ONCE))
+            batches.append(ordered[first : first + batch_size])
+            first += batch_size
+            batch_size = max(batch_size, min(2 * batch_size, ROWS_AT_ONCE))
         return batches
-
-
-def decode_window(
-    stage: HAFMStageForCausalLM,
-    conditioning_ids: torch.Tensor,
-    new_tokens: int,
-    uniforms: torch.Tensor,
-    options: DecodingOptions,
-    known: torch.Tensor,
-    forced: torch.Tensor | None = None,
-    conditioning_mask: torch.Tensor | None = None,
-    report: Callable[[int], None] | None = None,
-) -> torch.Tensor:
-    """Continues rows with equally many known tokens, with the loop that the options name.
-
-    Args:
-        stage: the stage to run.
-        conditioning_ids (int64 [B, K, T_c]): conditioning streams.
-        new_tokens: number of tokens to generate; under the delay pattern, both these and the known are whole frames.
-        uniforms (float32 [B, new_tokens]): the rows' random numbers.
-        options: how to decode.
-        known (int64 [B, P]): tokens that come before, without BOS.
-        forced (int64 [B, new_tokens], *optional*): tokens to use instead of sampling, −1 where to sample.
-        conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
-        report: called with 1 after each step.
-
-    Returns:
-        int64 [B, new_tokens].
-    """
-    if options.decoding == "fast":
-        decoder = options.decoder(stage)
-        return decoder.generate(conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report)
-    bos = stage.config.codebook_size
-    frames = None if conditioning_mask is None else stage.target_frames(conditioning_mask)
-    plan = stage.pattern.plan(known, new_tokens, bos, uniforms.to(conditioning_ids.device), forced, frames)
-    assert plan.uniforms is not None
-    sampled = StreamSampling(plan.uniforms, plan.known.shape[1] + 1, plan.forced, report)
-    generated = stage.generate(
-        input_ids=torch.nn.functional.pad(plan.known, (1, 0), value=bos),
-        conditioning_ids=conditioning_ids,
-        conditioning_mask=conditioning_mask,
-        max_new_tokens=plan.slots,
-        num_return_sequences=1,
-        return_dict_in_generate=False,
-        max_time=math.inf,
-        target_frames=(known.shape[1] + new_tokens) // stage.config.num_codebooks,
-        logits_processor=LogitsProcessorList([sampled]),
-        # greedy decoding is expressed as top-k 1 by `sampling`
-        do_sample=True,
-        **options.sampling(stage),
-    )
-    return stage.pattern.tokens(generated[:, 1:])[:, known.shape[1] :]

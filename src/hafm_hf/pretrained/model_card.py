@@ -83,7 +83,6 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
         license=facts.license,
         datasets=_hub_ids(facts.datasets),
         base_model=_hub_ids(facts.base_models),
-        metrics=sorted({result["metric_type"] for result in facts.results}) or None,
         model_name=title,
         eval_results=[_eval_result(result) for result in facts.results] or None,
     )
@@ -98,7 +97,7 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
         parts=parts,
         total=total,
         sampling_rate=model.sampling_rate if composite else None,
-        stereo=composite and model.config.codec_format.channels == 2,
+        stereo=composite and model.config.codec_format.output_channels == 2,
         styles=model.styles if composite else (),
         sounds={name: STYLE_SOUND.format(quote(name)) for name in model.style_sounds} if composite else {},
         facts=facts,

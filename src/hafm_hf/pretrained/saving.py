@@ -28,7 +28,7 @@ SHIM = (
 REPOSITORY_FILES = {
     f"{SHIM_NAME}.py": SHIM,
     "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.hub.endpoint import EndpointHandler  # noqa: F401\n',
-    "requirements.txt": "# not on PyPI yet: replace hafm-hf with hafm-hf @ git+URL\nhafm-hf\n",
+    "requirements.txt": "# not on PyPI yet: replace hafm-hf with hafm-hf @ git+https://example.org/hafm_hf\nhafm-hf\n",
 }
 # a web page loads all style examples, and those of an untrusted repository could be of any size
 STYLE_SOUND_BYTES = 300_000
@@ -132,7 +132,9 @@ class HAFMHubMixin(SafeLoadingMixin):
             return None
         # the folder of a part's composite has the composite's card
         kind = PreTrainedConfig.get_config_dict(local.parent)[0].get("model_type")
-        return renamed(ModelCard.load(local), repo_id) if kind == self.config.model_type else None
+        if kind == self.config.model_type:
+            return renamed(ModelCard.load(local), repo_id)
+        return None
 
 
 def renamed(card: ModelCard, repo_id: str) -> ModelCard:

@@ -22,20 +22,25 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..lead_sheet.lead_sheet import BEATS_PER_MINUTE, beat_points, wrapped
+from .stopping import CheckStop, checked
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 # classes into which the network divides a beat, and numbers that encode a beat phase
-BEAT_PARTS, BEAT_NUMBERS = 8, 4
+BEAT_PARTS = 8
+BEAT_NUMBERS = 4
 KERNEL = 5
 # mean of the tempo prior in beats a minute, and its standard deviation in octaves
-LIKELIEST_TEMPO, TEMPO_OCTAVES = 115.0, 0.6
+LIKELIEST_TEMPO = 115.0
+TEMPO_OCTAVES = 0.6
 # a constant tempo is chosen if its evidence is at least this fraction of the likeliest path's
 STEADY_SHARE = 0.8
 # longest take that is tried with a constant tempo; the spectrum of a longer one would take over 0.1 s
 LONGEST_STEADY_SECONDS = 900.0
 # initial phases tried for a constant tempo; zero padding of the spectrum (a factor), and its shortest length
-STEADY_PLACES, SPECTRUM_PADDING, SHORTEST_SPECTRUM = 64, 8, 1024
+STEADY_PLACES = 64
+SPECTRUM_PADDING = 8
+SHORTEST_SPECTRUM = 1024
 # loss in log-probability if a beat is twice as long as the one before
 CHANGE_PENALTY = 200.0
 # steps per frame: at 50 frames a second they resolve a beat's length to 10 ms
@@ -96,27 +101,27 @@ class HAFMRhythmNetwork(nn.Module):
         return self(descriptors).float().softmax(-1) @ beat_points(middles)
 
 
-class HAFMBeatLine(nn.Module):
-    """Tracks the beat through a song. It has no weights, but is a module so that hooks run between stretches.
+class HAFMBeatLine:
+    """Tracks the beat through a song.
 
     Args:
         frame_rate: in Hz.
     """
 
     def __init__(self, frame_rate: int) -> None:
-        super().__init__()
         self.frame_rate = frame_rate
         self._set_tempi(BEATS_PER_MINUTE)
 
     def near(self, tempo: float) -> "HAFMBeatLine":
-        """A copy, hooks included, that is limited to tempi near `tempo` (beats a minute)."""
+        """A copy that is limited to tempi near `tempo` (beats a minute)."""
         line = copy.copy(self)
         slowest, fastest = (float(np.clip(tempo * (1 + by), *BEATS_PER_MINUTE)) for by in (-TEMPO_RANGE, TEMPO_RANGE))
         line._set_tempi((slowest, fastest))
         return line
 
     def _set_tempi(self, tempi: tuple[float, float]) -> None:
-        self.tempi, rate = tempi, self.frame_rate * STATES_A_FRAME
+        self.tempi = tempi
+        rate = self.frame_rate * STATES_A_FRAME
         slowest, fastest = (rate * 60 / tempo for tempo in tempi)
         lengths: Indices = np.arange(int(np.ceil(fastest)), int(slowest) + 1, dtype=np.int64)
         self.last: Indices = np.cumsum(lengths, dtype=np.int64) - 1
@@ -128,13 +133,16 @@ class HAFMBeatLine(nn.Module):
         self.change = change - np.log(np.exp(change).sum(axis=0))
         self.prior = np.repeat(tempo_prior(rate * 60 / lengths), lengths)
 
-    def follow(self, places: torch.Tensor, tempo: float | None = None) -> torch.Tensor:
+    def follow(
+        self, places: torch.Tensor, tempo: float | None = None, check_stop: CheckStop | None = None
+    ) -> torch.Tensor:
         """Tracks the beat phase through a song.
 
         Args:
             places (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, scaled by certainty
                 (`HAFMRhythmNetwork.place`).
             tempo: beats a minute of a take recorded to a click; the track keeps to it exactly.
+            check_stop: called before each stretch of the song.
 
         Returns:
             float32 [T], 0 on a beat and rising towards 1 before the next, on the CPU.
@@ -144,20 +152,21 @@ class HAFMBeatLine(nn.Module):
             return torch.zeros(0)
         if tempo is not None:
             return wrapped(self.steady(evidence, tempo))
-        path = self._path(evidence)
+        path = self._path(evidence, check_stop)
         if len(evidence) > LONGEST_STEADY_SECONDS * self.frame_rate:
             return wrapped(path)
         steady = self.steady(evidence)
         speaks = [float((evidence * beat_points(wrapped(line)).numpy()).sum()) for line in (path, steady)]
         return wrapped(steady if speaks[1] > STEADY_SHARE * speaks[0] else path)
 
-    def _path(self, evidence: Array) -> Array:
+    def _path(self, evidence: Array, check_stop: CheckStop | None) -> Array:
         """Beat phases along the likeliest path, float64 [T]."""
         fine = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STATES_A_FRAME + 1)
         evidence = np.stack([np.interp(fine, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
-        score, before = self.prior, []
-        for start in range(0, len(evidence), STRETCH):
-            score, stretch = self(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
+        score = self.prior
+        before = []
+        for start in checked(range(0, len(evidence), STRETCH), check_stop):
+            score, stretch = self._stretch(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
             before.append(stretch)
         return self._trace_back(int(score.argmax()), np.concatenate(before))[::STATES_A_FRAME]
 
@@ -170,13 +179,15 @@ class HAFMBeatLine(nn.Module):
         if tempo is not None:
             speeds = np.array([tempo / 60 / self.frame_rate])
             turned = np.exp(-2j * np.pi * speeds * np.arange(len(evidence)))
-            once, twice = np.array([once @ turned]), np.array([twice @ turned**2])
+            once = np.array([once @ turned])
+            twice = np.array([twice @ turned**2])
         else:
             size = 1 << max(SPECTRUM_PADDING * len(evidence), SHORTEST_SPECTRUM).bit_length()
             first, last = (round(each / 60 / self.frame_rate * size) for each in self.tempi)
             bins = np.arange(first, last + 1)
             speeds = bins / size
-            once, twice = np.fft.fft(once, size)[bins], np.fft.fft(twice, size)[2 * bins]
+            once = np.fft.fft(once, size)[bins]
+            twice = np.fft.fft(twice, size)[2 * bins]
         phases = np.arange(STEADY_PLACES) / STEADY_PLACES
         turn = np.exp(-2j * np.pi * phases)[:, None]
         speaks = (once * turn + twice * turn**2).real + tempo_prior(speeds * 60 * self.frame_rate)
@@ -184,7 +195,7 @@ class HAFMBeatLine(nn.Module):
         line: Array = phases[place] + speeds[at] * np.arange(len(evidence), dtype=np.float64)
         return line
 
-    def forward(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
+    def _stretch(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
         """Runs the Viterbi recursion over one stretch.
 
         Args:
@@ -194,9 +205,11 @@ class HAFMBeatLine(nn.Module):
         Returns:
             the score at the end, and for beats of each length from each step the length index before: int16 [T, L].
         """
-        score, before = score.copy(), np.zeros((len(evidence), len(self.first)), np.int16)
+        score = score.copy()
+        before = np.zeros((len(evidence), len(self.first)), np.int16)
         # two buffers used in turn, for few passes over all states
-        following, lengths = np.empty_like(score), np.arange(len(self.first))
+        following = np.empty_like(score)
+        lengths = np.arange(len(self.first))
         for step, frame in enumerate(evidence):
             arriving = self.change + score[self.last]
             best = arriving.argmax(axis=1)
@@ -210,7 +223,9 @@ class HAFMBeatLine(nn.Module):
 
     def _trace_back(self, state: int, before: NDArray[np.int16]) -> Array:
         """Beat phases of the path that ends in `state`, traced back beat by beat: float64 [T]."""
-        path, end, length = np.zeros(len(before)), len(before), int(np.searchsorted(self.last, state))
+        path = np.zeros(len(before))
+        end = len(before)
+        length = int(np.searchsorted(self.last, state))
         while end > 0:
             begin = end - 1 - (state - int(self.first[length]))
             beat = self.phase[self.first[length] : state + 1]

@@ -10,7 +10,7 @@ Dimensions: B batch, C channels, N samples, Q codebooks, T frames, D width of th
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import Any, ClassVar
 
@@ -22,9 +22,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..pretrained.loading import HUB_OPTIONS, load_strictly
 from .configuration_codec import check_codec_config, codec_format
 from .modeling_spectral_codec import HAFMSpectralModel
+from .stopping import CheckStop, checked
 
-# decoded at a time: each layer of hafm-tiny's codec then takes a CPU under 0.1 s, so that a job can be cancelled
-STRETCH_SECONDS = 5.0
+# decoded at a time, which takes a CPU under half a second; a job can be ended between two stretches
+STRETCH_SECONDS = 2.0
 # upper bound on the receptive field of EnCodec's convolutions, in frames to each side
 CONTEXT_FRAMES = 16
 # receptive field, in samples to each side, of DAC's residual units after a stride: kernels of 7, dilated by 1, 3, 9
@@ -52,7 +53,7 @@ class Codec(ABC):
         """Vectors of a codebook's codes in the space of the decoder's input: [codes, D]."""
 
     @abstractmethod
-    def _encode(self, audio: torch.Tensor, num_codebooks: int) -> torch.Tensor:
+    def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
         """Codes int64 [B, Q, T] of audio [B, C, N], (T − 1) · hop < N ≤ T · hop."""
 
     @abstractmethod
@@ -60,12 +61,15 @@ class Codec(ABC):
         """A new streaming decoder for one song, which keeps its own state between stretches."""
 
     @torch.no_grad()
-    def encode(self, audio: torch.Tensor, num_codebooks: int | None = None) -> torch.Tensor:
+    def encode(
+        self, audio: torch.Tensor, num_codebooks: int | None = None, check_stop: CheckStop | None = None
+    ) -> torch.Tensor:
         """Encodes audio (float [B, C, N] at the codec's rate) as codes int64 [B, Q, ⌈N / hop⌉].
 
         Args:
             audio: float [B, C, N].
             num_codebooks: Q, how many of the codec's codebooks to use, from the first; all of them if None.
+            check_stop: called between pieces of the work, where the family has any; an exception ends it.
 
         Raises:
             ValueError: on another shape, no samples, or more codebooks than the codec has.
@@ -77,10 +81,12 @@ class Codec(ABC):
             )
         if not 1 <= wanted <= self.format.num_codebooks:
             raise ValueError(f"num_codebooks is {wanted}; this codec has 1 to {self.format.num_codebooks}.")
-        return self._encode(audio.to(self.model.dtype), wanted)
+        return self._encode(audio.to(self.model.dtype), wanted, check_stop)
 
     @torch.no_grad()
-    def decode(self, codes: torch.Tensor, length: int | None = None) -> torch.Tensor:
+    def decode(
+        self, codes: torch.Tensor, length: int | None = None, check_stop: CheckStop | None = None
+    ) -> torch.Tensor:
         """Decodes codes int64 [B, Q, T] to audio float [B, C, length] at the codec's output rate and channels.
 
         Q may be below the codec's number of codebooks.
@@ -90,6 +96,7 @@ class Codec(ABC):
         Args:
             codes: int64 [B, Q, T].
             length: samples to return, at most output hop · T; all of them if None.
+            check_stop: called before each stretch; an exception that it raises ends the decoding.
 
         Raises:
             ValueError: on another shape, codes out of range, or a length beyond the codes.
@@ -97,13 +104,10 @@ class Codec(ABC):
         samples = codes.shape[-1] * self.format.output_hop_length
         if length is not None and not 0 <= length <= samples:
             raise ValueError(f"length is {length}; {codes.shape[-1]} frames hold {samples} samples.")
-        stream = CodecStream(self)
         shape = (len(codes), self.format.output_channels, samples)
         audio = torch.empty(shape, dtype=torch.promote_types(self.model.dtype, torch.float32), device=codes.device)
         done = 0
-        parts = codes.split(max(round(STRETCH_SECONDS * self.format.frame_rate), CONTEXT_FRAMES), dim=-1)
-        for number, part in enumerate(parts, start=1):
-            decoded = stream.decode(part, last=number == len(parts))
+        for decoded in CodecStream(self).stretches(codes, True, check_stop):
             audio[..., done : done + decoded.shape[-1]] = decoded
             done += decoded.shape[-1]
         return audio[..., :length]
@@ -142,9 +146,12 @@ class EncodecCodec(Codec):
     def codebook(self, index: int) -> torch.Tensor:
         return self.model.quantizer.layers[index].codebook.embed
 
-    def _encode(self, audio: torch.Tensor, num_codebooks: int) -> torch.Tensor:
-        codes, embeddings = [], self.model.encoder(audio)
-        for layer in self.model.quantizer.layers[:num_codebooks]:
+    def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
+        codes = []
+        embeddings = audio
+        for layer in checked(self.model.encoder.layers, check_stop):
+            embeddings = layer(embeddings)
+        for layer in checked(self.model.quantizer.layers[:num_codebooks], check_stop):
             codes.append(layer.encode(embeddings))
             embeddings = embeddings - layer.decode(codes[-1])
         return torch.stack(codes, dim=1)
@@ -163,14 +170,17 @@ class DacCodec(Codec):
         quantizer = self.model.quantizer.quantizers[index]
         return quantizer.out_proj(quantizer.codebook.weight.t()[None])[0].t()
 
-    def _encode(self, audio: torch.Tensor, num_codebooks: int) -> torch.Tensor:
+    def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
         padded = F.pad(audio, (0, -audio.shape[-1] % self.format.hop_length))
         return self.model.encode(padded, num_codebooks).audio_codes[:, :num_codebooks]
 
     def _decoder(self) -> StretchDecoder:
-        hop, rate, reach = self.format.hop_length, 1, self.model.decoder.conv1.kernel_size[0] / 2
+        hop = self.format.hop_length
+        rate = 1
+        reach = self.model.decoder.conv1.kernel_size[0] / 2
         for ratio in self.model.config.upsampling_ratios:
-            reach, rate = reach + 1 / rate, rate * ratio
+            reach += 1 / rate
+            rate *= ratio
             reach += DAC_UNIT_REACH / rate
 
         def decode(frames: torch.Tensor, first: int) -> torch.Tensor:
@@ -192,7 +202,7 @@ class SpectralCodec(Codec):
     def codebook(self, index: int) -> torch.Tensor:
         return self.model.quantizer.codebooks[index]
 
-    def _encode(self, audio: torch.Tensor, num_codebooks: int) -> torch.Tensor:
+    def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
         return self.model.quantizer.encode(self.model.encoder(audio), num_codebooks)
 
     def _decoder(self) -> StretchDecoder:
@@ -211,10 +221,11 @@ class CodecStream:
     """
 
     def __init__(self, codec: Codec) -> None:
-        self.codec, self._decode = codec, codec._decoder()
+        self.codec = codec
+        self._decode = codec._decoder()
 
     @torch.no_grad()
-    def decode(self, codes: torch.Tensor, last: bool = False) -> torch.Tensor:
+    def decode(self, codes: torch.Tensor, last: bool = False, check_stop: CheckStop | None = None) -> torch.Tensor:
         """Decodes the next codes: the audio float [B, C, n] that has become final.
 
         Unless it is the only one, the first stretch must have at least 7 frames, the size of the first convolution's
@@ -223,14 +234,23 @@ class CodecStream:
         Args:
             codes: int64 [B, Q, T], T > 0.
             last: whether the song ends with these codes.
+            check_stop: called before each stretch; an exception that it raises ends the decoding.
 
         Raises:
             ValueError: on another shape, or codes out of range.
         """
-        audio = self._decode(self.codec.embed(codes), last)
-        if audio is None:
-            return codes.new_zeros((len(codes), self.codec.format.output_channels, 0), dtype=self.codec.model.dtype)
-        return audio
+        return torch.cat(list(self.stretches(codes, last, check_stop)), dim=-1)
+
+    def stretches(self, codes: torch.Tensor, last: bool, check_stop: CheckStop | None) -> Iterator[torch.Tensor]:
+        """Like `decode`, stretch by stretch."""
+        frames = max(round(STRETCH_SECONDS * self.codec.format.frame_rate), CONTEXT_FRAMES)
+        parts = codes.split(frames, dim=-1)
+        for number, part in enumerate(checked(parts, check_stop), start=1):
+            audio = self._decode(self.codec.embed(part), last and number == len(parts))
+            if audio is None:
+                shape = (len(codes), self.codec.format.output_channels, 0)
+                audio = codes.new_zeros(shape, dtype=self.codec.model.dtype)
+            yield audio
 
 
 class Stretches:
@@ -245,10 +265,14 @@ class Stretches:
     def __init__(
         self, function: Callable[[torch.Tensor, int], torch.Tensor], past: int, future: int, hop: int = 1
     ) -> None:
-        self.function, self.past, self.future, self.hop = function, past, future, hop
+        self.function = function
+        self.past = past
+        self.future = future
+        self.hop = hop
         self.frames: torch.Tensor | None = None
         # index of the first frame kept as context; how many of the kept frames have been output
-        self.start, self.done = 0, 0
+        self.start = 0
+        self.done = 0
 
     def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
         """Output for all new frames whose context is complete; None if there are none yet."""
@@ -258,7 +282,9 @@ class Stretches:
             return None
         result = self.function(frames, self.start)[..., self.done * self.hop : final * self.hop]
         dropped = max(final - self.past, 0)
-        self.frames, self.start, self.done = frames[..., dropped:], self.start + dropped, final - dropped
+        self.frames = frames[..., dropped:]
+        self.start += dropped
+        self.done = final - dropped
         return result
 
 

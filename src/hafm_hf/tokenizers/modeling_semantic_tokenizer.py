@@ -23,8 +23,11 @@ from ..pretrained.saving import HAFMHubMixin
 from .beat_line import BEAT_NUMBERS, HAFMBeatLine, HAFMRhythmNetwork
 from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from .pitch_line import DESCRIPTORS, HAFMVocalDescriptors, PitchLine, pitch_line
+from .stopping import CheckStop, checked
 
 NORMALIZATION_EPSILON = 1e-7
+# frames, four seconds of them, that go through the convolutions at once
+CONVOLVED_FRAMES = 200
 
 
 @dataclass
@@ -81,9 +84,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         # weight of the beat phase against the projected features
         if config.rhythm_channels:
             self.register_buffer("rhythm_scale", torch.ones(()))
-            # in ModuleLists, whose members `song.Heartbeat` hooks, so that a job can be cancelled between their calls
-            self.descriptors = nn.ModuleList([HAFMVocalDescriptors(config.sampling_rate, config.frame_rate)])
-            self.line = nn.ModuleList([HAFMBeatLine(config.frame_rate)])
+            self.descriptors = HAFMVocalDescriptors(config.sampling_rate, config.frame_rate)
+            self.line = HAFMBeatLine(config.frame_rate)
             if config.beat_line:
                 # radius of the track's points in the unit disc, where the network's own lie further in if uncertain
                 self.register_buffer("line_scale", torch.ones(()))
@@ -115,6 +117,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         vocal: bool | None = None,
         lead_sheet: LeadSheet | None = None,
         phase: torch.Tensor | None = None,
+        check_stop: CheckStop | None = None,
     ) -> HAFMSemanticTokenizerOutput:
         """Tokenises a batch of waveforms of the same length; up to rounding, rows do not depend on each other.
 
@@ -127,6 +130,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             lead_sheet: tempo or beats of the vocals, if known; otherwise they are estimated.
             phase (float [T_v] or [B, T_v]): beat phase of each frame, from 0 to 1, if the beats have already been
                 estimated (`beat_phase`).
+            check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Raises:
             ValueError: another shape, samples that are not finite, no centroids, or a lead sheet with tempo or beats,
@@ -136,27 +140,37 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
         seeds = seed if isinstance(seed, Sequence) else [seed] * len(input_values)
         rows = [self._prepare(row, noise, own) for row, own in zip(input_values, seeds, strict=True)]
-        features = self._iterate_features(torch.stack(rows), self.num_frames(input_values.shape[1]))
-        tokens = self._tokens(features, input_values, noise if vocal is None else vocal, lead_sheet, phase)
+        features = self._iterate_features(torch.stack(rows), self.num_frames(input_values.shape[1]), check_stop)
+        vocal = noise if vocal is None else vocal
+        tokens = self._tokens(features, input_values, vocal, lead_sheet, phase, check_stop)
         return HAFMSemanticTokenizerOutput(ids=tokens)
 
     def encode(self, waveform: torch.Tensor, **options: Any) -> torch.Tensor:
         """Tokens int64 [T_v] of one mono waveform (float [N] at 16 kHz, any length), in bounded memory.
 
         Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks. `options` are those of
-        `forward`: `noise`, `seed`, `vocal`, `lead_sheet` and `phase`.
+        `forward`: `noise`, `seed`, `vocal`, `lead_sheet`, `phase` and `check_stop`.
         """
         return self(waveform[None], **options, return_dict=True).ids[0]
 
     @torch.no_grad()
-    def extract_features(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
+    def extract_features(
+        self,
+        waveform: torch.Tensor,
+        noise: bool = False,
+        seed: int | None = None,
+        check_stop: CheckStop | None = None,
+    ) -> torch.Tensor:
         """Hidden states float32 [T_v, D] of one mono waveform (float [N] at 16 kHz), to which k-means is fitted."""
         prepared = self._prepare(waveform, noise, seed)
-        parts = [part[0] for part in self._iterate_features(prepared[None], self.num_frames(len(waveform)))]
-        return torch.cat(parts) if parts else torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
+        chunks = self._iterate_features(prepared[None], self.num_frames(len(waveform)), check_stop)
+        parts = [chunk[0] for chunk in chunks]
+        if parts:
+            return torch.cat(parts)
+        return torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
 
     @torch.no_grad()
-    def describe(self, waveform: torch.Tensor) -> torch.Tensor:
+    def describe(self, waveform: torch.Tensor, check_stop: CheckStop | None = None) -> torch.Tensor:
         """Input of the rhythm network for a mono vocal (float [N] at 16 kHz): `HAFMVocalDescriptors.described`.
 
         Returns:
@@ -165,11 +179,11 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
-        descriptors, measured = self._measured(waveform)
-        return torch.from_numpy(descriptors.described(*measured)).to(waveform.device)
+        measured = self._measured(waveform, check_stop)
+        return torch.from_numpy(self.descriptors.described(*measured)).to(waveform.device)
 
     @torch.no_grad()
-    def listen(self, waveform: torch.Tensor) -> tuple[PitchLine, torch.Tensor]:
+    def listen(self, waveform: torch.Tensor, check_stop: CheckStop | None = None) -> tuple[PitchLine, torch.Tensor]:
         """The pitch contour of a mono vocal (float [N] at 16 kHz), and the rhythm network's beat phases.
 
         Returns:
@@ -178,17 +192,16 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
-        descriptors, measured = self._measured(waveform)
-        weight, described = self.rhythm.head.weight, torch.from_numpy(descriptors.described(*measured))
+        measured = self._measured(waveform, check_stop)
+        weight = self.rhythm.head.weight
+        described = torch.from_numpy(self.descriptors.described(*measured))
         return pitch_line(*measured), self.rhythm.place(described[None].to(weight.device, weight.dtype))[0]
 
-    def _measured(self, waveform: torch.Tensor) -> tuple[HAFMVocalDescriptors, tuple[np.ndarray, ...]]:
-        """The descriptor module, and what its `measured` returns for the T_v frames of a mono vocal (float [N])."""
+    def _measured(self, waveform: torch.Tensor, check_stop: CheckStop | None) -> tuple[np.ndarray, ...]:
+        """`HAFMVocalDescriptors.measured` of the T_v frames of a mono vocal (float [N])."""
         self._check_rhythm()
-        descriptors = self.descriptors[0]
-        assert isinstance(descriptors, HAFMVocalDescriptors)
         samples = waveform.detach().float().cpu().numpy()
-        return descriptors, descriptors.measured(samples, self.num_frames(len(samples)))
+        return self.descriptors.measured(samples, self.num_frames(len(samples)), check_stop)
 
     @torch.no_grad()
     def quantize(
@@ -216,10 +229,16 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         Without a projection, these are the features themselves. `descriptors` is as for `quantize`.
         """
         projected = self._projected(features)
-        return self._with_place(projected, self._place(descriptors)) if self.config.rhythm_channels else projected
+        if self.config.rhythm_channels:
+            return self._with_place(projected, self._place(descriptors))
+        return projected
 
     def beat_phase(
-        self, places: torch.Tensor, lead_sheet: LeadSheet | None = None, near: float | None = None
+        self,
+        places: torch.Tensor,
+        lead_sheet: LeadSheet | None = None,
+        near: float | None = None,
+        check_stop: CheckStop | None = None,
     ) -> torch.Tensor:
         """Beat phase of each frame along one beat track, estimated from `places` (float [T, 4]): float32 [T], 0 to 1.
 
@@ -230,29 +249,36 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             ValueError: the tokenizer has no rhythm network.
         """
         self._check_rhythm()
-        line = self.line[0]
-        assert isinstance(line, HAFMBeatLine)
         known = LeadSheet() if lead_sheet is None else lead_sheet
         phase = known.phase(len(places), self.config.frame_rate)
         if phase is not None:
             return phase
-        return (line if near is None else line.near(near)).follow(places, known.tempo)
+        line = self.line if near is None else self.line.near(near)
+        return line.follow(places, known.tempo, check_stop)
 
     def _check_rhythm(self) -> None:
         if not self.config.rhythm_channels:
             raise ValueError("This tokenizer has no rhythm network; fit one with recipes/fit_vocal_space.py.")
 
     def _projected(self, features: torch.Tensor) -> torch.Tensor:
-        return features.float() @ self.vocal_projection.float() if self.config.vocal_projection_size else features
+        if self.config.vocal_projection_size:
+            return features.float() @ self.vocal_projection.float()
+        return features
 
-    def _place(self, descriptors: torch.Tensor | None, lead_sheet: LeadSheet | None = None) -> torch.Tensor:
+    def _place(
+        self,
+        descriptors: torch.Tensor | None,
+        lead_sheet: LeadSheet | None = None,
+        check_stop: CheckStop | None = None,
+    ) -> torch.Tensor:
         """Beat phases of descriptors (float [..., T, 10]) as points in the unit disc: float32 [rows, T, 4]."""
         if descriptors is None:
             raise ValueError("This tokenizer estimates the beat from descriptors of the vocal; pass `describe`'s.")
         rows = descriptors.view(-1, *descriptors.shape[-2:])
         place = self.rhythm.place(rows.to(self.rhythm.head.weight.dtype))
         if self.config.beat_line and place.numel():
-            place = torch.stack([self._on_line(self.beat_phase(row, lead_sheet)).to(place) for row in place])
+            phases = [self.beat_phase(row, lead_sheet, check_stop=check_stop) for row in place]
+            place = torch.stack([self._on_line(phase).to(place) for phase in phases])
         return place
 
     def _on_line(self, phase: torch.Tensor) -> torch.Tensor:
@@ -277,8 +303,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         parts: Iterable[torch.Tensor],
         waveforms: torch.Tensor,
         vocal: bool,
-        lead_sheet: LeadSheet | None = None,
-        phase: torch.Tensor | None = None,
+        lead_sheet: LeadSheet | None,
+        phase: torch.Tensor | None,
+        check_stop: CheckStop | None,
     ) -> torch.Tensor:
         """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D] each) come in parts."""
         given = phase is not None or (lead_sheet is not None and lead_sheet.has_beats)
@@ -296,7 +323,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         if phase is None and lead_sheet is not None:
             phase = lead_sheet.phase(joined.shape[1], self.config.frame_rate)
         if phase is None:
-            place = self._place(torch.stack([self.describe(waveform) for waveform in waveforms]), lead_sheet)
+            descriptors = torch.stack([self.describe(waveform, check_stop) for waveform in waveforms])
+            place = self._place(descriptors, lead_sheet, check_stop)
         else:
             place = self._on_line(phase).expand(len(joined), -1, -1)
         return self._nearest(self._with_place(joined, place), vocal)
@@ -311,7 +339,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         prepared = torch.zeros(left + len(values) + right + -len(values) % self.hop, dtype=torch.float32)
         if noise:
             # drawn on the CPU and for the whole clip, so that neither device nor chunking changes it
-            generator = None if seed is None else torch.Generator().manual_seed(int(seed))
+            generator = None
+            if seed is not None:
+                generator = torch.Generator().manual_seed(int(seed))
             prepared[left : left + len(values)].normal_(generator=generator).mul_(self.config.noise_std)
         prepared = prepared.to(values.device)
         inner = prepared[left : left + len(values)].add_(values)
@@ -320,7 +350,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             inner.sub_(mean).div_(deviation)
         return prepared
 
-    def _iterate_features(self, prepared: torch.Tensor, frames: int) -> Iterator[torch.Tensor]:
+    def _iterate_features(
+        self, prepared: torch.Tensor, frames: int, check_stop: CheckStop | None
+    ) -> Iterator[torch.Tensor]:
         """Hidden states float32 [B, ≤ chunk, D] of prepared waveforms (float32 [B, M]), chunk after chunk."""
         config = self.config
         config.validate_sizes()
@@ -328,14 +360,43 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         chunk = round(config.chunk_seconds * config.frame_rate)
         core = chunk - 2 * context
         if frames <= chunk:
-            core, context = max(frames, 1), 0
+            core = max(frames, 1)
+            context = 0
         for start in range(0, frames, core):
             end = min(start + core, frames)
             first, last = max(start - context, 0), min(end + context, frames)
             # frames at a chunk's edge see the samples beyond it; they see zeros only at the ends of the clip
             samples = prepared[:, first * self.hop : last * self.hop + sum(self.padding)]
-            hidden = self.hubert(samples.to(self.hubert.dtype), return_dict=True).last_hidden_state.float()
-            yield hidden[:, start - first : end - first]
+            hidden = self._hidden_states(samples.to(self.hubert.dtype), check_stop)
+            yield hidden[:, start - first : end - first].float()
+
+    def _hidden_states(self, samples: torch.Tensor, check_stop: CheckStop | None) -> torch.Tensor:
+        """Hidden states [B, T, D] of samples (float [B, pad + hop · T + pad]).
+
+        As `self.hubert` computes them, but piece by piece, so that it can be ended between two of them: a chunk of
+        HuBERT-Large takes seconds.
+        """
+        encoder = self.hubert.encoder
+        context = sum(self.padding)
+        frames = (samples.shape[1] - context) // self.hop
+        # group normalisation is over all frames
+        size = frames
+        if self.hubert.config.feat_extract_norm == "layer":
+            size = CONVOLVED_FRAMES
+        convolved = []
+        for first in range(0, frames, size):
+            last = min(first + size, frames)
+            hidden = samples[:, None, first * self.hop : last * self.hop + context]
+            for layer in checked(self.hubert.feature_extractor.conv_layers, check_stop):
+                hidden = layer(hidden)
+            convolved.append(hidden)
+        hidden = self.hubert.feature_projection(torch.cat(convolved, dim=2).transpose(1, 2))
+        hidden = hidden + encoder.pos_conv_embed(hidden)
+        if not self.hubert.config.do_stable_layer_norm:
+            hidden = encoder.layer_norm(hidden)
+        for layer in checked(encoder.layers, check_stop):
+            hidden = layer(hidden)
+        return hidden
 
 
 def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:
@@ -358,7 +419,9 @@ def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:
 
 def receptive_field(config: HubertConfig) -> int:
     """Receptive field in samples of HuBERT's convolutions: 400 for the published models."""
-    field, step = 1, 1
+    field = 1
+    step = 1
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
-        field, step = field + (kernel - 1) * step, step * stride
+        field += (kernel - 1) * step
+        step *= stride
     return field

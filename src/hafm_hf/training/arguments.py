@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Typed training arguments, parsed by `HfArgumentParser` from a YAML file, flags, or both (flags take precedence)."""
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -11,26 +12,24 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..accompaniment.parts import stage_parts
-from ..corpus.tokens import TokenCorpusInfo
 from ..lead_sheet.lead_sheet import MAX_STYLES, STREAM_SIZES
+from ..lead_sheet.style_choice import StyleRange
 from ..modeling.codebook_patterns import PATTERNS
-from ..modeling.configuration_hafm import HAFMStageConfig
 
-# options fixed by a stage's weights, and dropouts that may change when continuing from a stage
-SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")
-ARCHITECTURE = (*SHAPE, "codebook_pattern", "position_scheme", "conditioning_fusion")
-STREAMS = ("lead_sheet_streams", "styles")
-DROPOUTS = ("conditioning_dropout", "attention_dropout")
-CODEBOOKS = 4
-SHARES = (
-    "history_dropout", "history_dropout_end", "history_swap", "lead_sheet_dropout", "lead_sheet_dropout_all",
-    "lead_sheet_half_beat", "lead_sheet_octave", "lead_sheet_other_voice",
-)  # fmt: skip
-NOT_BELOW_0 = ("learning_rate", "final_learning_rate", "warmup_steps", "weight_decay")
-COUNTS = (
-    "max_steps", "global_batch", "accumulation", "save_steps", "keep_checkpoints", "logging_steps", "validation_steps",
-    "validation_crops", "validation_batch",
-)  # fmt: skip
+
+def at_least(least: float, **values: float) -> None:
+    """Raises ValueError if a value, given by its name, is below `least`."""
+    for name, value in values.items():
+        # written so that NaN fails
+        if not value >= least:
+            raise ValueError(f"{name} is {value}; it must be at least {least:g}.")
+
+
+def shares(**values: float | None) -> None:
+    """Raises ValueError if a value, given by its name, is no share or probability; None is allowed."""
+    for name, value in values.items():
+        if value is not None and not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name} is {value}; it is a share, from 0 to 1.")
 
 
 @dataclass
@@ -58,6 +57,9 @@ class StageArguments:
         default_factory=list, metadata={"help": f"streams to read: {', '.join(STREAM_SIZES)} (the paper: none)"}
     )
     styles: list[str] = field(default_factory=list, metadata={"help": "style names for the stream style"})
+    style_ranges: str = field(
+        default="", metadata={"help": 'songs that styles suit, as JSON: {"folk": {"metres": [4], "tempo": [62, 122]}}'}
+    )
     conditioning_dropout: float | None = field(
         default=None, metadata={"help": "fraction of samples trained without conditioning (the paper: 0.1)"}
     )
@@ -70,19 +72,51 @@ class StageArguments:
 
     def __post_init__(self) -> None:
         """Rejects unknown names, too many styles, and options that would have no effect."""
-        for what, names, known in (
+        for what, names, choices in (
             ("stage", [self.stage], list(stage_parts())),
             ("codebook pattern", [self.codebook_pattern or "flat"], list(PATTERNS)),
             ("lead sheet stream", self.lead_sheet_streams, list(STREAM_SIZES)),
         ):
-            if unknown := [name for name in names if name not in known]:
-                raise ValueError(f"{unknown[0]!r} is not a {what}; choose from {', '.join(known)}.")
+            if unknown := [name for name in names if name not in choices]:
+                raise ValueError(f"{unknown[0]!r} is not a {what}; choose from {', '.join(choices)}.")
         if len(self.styles) > MAX_STYLES:
             raise ValueError(f"{len(self.styles)} styles are given; a stage supports at most {MAX_STYLES}.")
         if self.styles and not self.init_from and "style" not in self.lead_sheet_streams:
             raise ValueError("--styles need the stream style: name it among --lead_sheet_streams.")
+        self.ranges_by_style()
         if not self.lora_rank and (self.lora_alpha, self.lora_dropout) != (32, 0.0):
             raise ValueError("--lora_alpha and --lora_dropout only affect adapters: give them a --lora_rank.")
+
+    def ranges_by_style(self) -> dict[str, Any]:
+        """`style_ranges` as `HAFMStageConfig` takes them; raises ValueError if they are none."""
+        try:
+            ranges = json.loads(self.style_ranges or "{}")
+            for each in ranges.values():
+                StyleRange.given(each)
+        except (AttributeError, TypeError, ValueError) as error:
+            said = f"--style_ranges cannot be read ({error}); give metres, tempo and density by style."
+            raise ValueError(said) from error
+        return dict(ranges)
+
+    def architecture(self) -> dict[str, Any]:
+        """Values of the configuration that a stage's weights determine, as far as they are given."""
+        return _given(
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            head_dim=self.head_dim,
+            codebook_pattern=self.codebook_pattern,
+            position_scheme=self.position_scheme,
+            conditioning_fusion=self.conditioning_fusion,
+        )
+
+    def dropouts(self) -> dict[str, Any]:
+        """Values of the configuration that may change when a stage is trained on, as far as they are given."""
+        return _given(conditioning_dropout=self.conditioning_dropout, attention_dropout=self.attention_dropout)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass
@@ -99,12 +133,58 @@ class DataArguments:
     cache_dir: str | None = field(default=None, metadata={"help": "cache folder of the datasets library"})
     dataloader_workers: int = 0
 
+    def __post_init__(self) -> None:
+        """Rejects values out of range."""
+        at_least(1, validation_crops=self.validation_crops, validation_batch=self.validation_batch)
+
 
 @dataclass
-class RunArguments:
-    """Optimisation, history and lead sheet corruption, checkpoints and logs."""
+class CorruptionArguments:
+    """How training samples differ from their songs, so that the stage listens to the voice and recovers from mistakes.
 
-    output_dir: str = field(default="", metadata={"help": "for checkpoints, metrics.jsonl and the finished stage"})
+    History is the target tokens before a slot; a lead sheet is that of the accompaniment.
+    """
+
+    history_dropout: float = field(default=0.0, metadata={"help": "expected share of hidden history at the start"})
+    history_dropout_end: float | None = field(default=None, metadata={"help": "share at the end; default: constant"})
+    history_span_seconds: float = field(default=0.5, metadata={"help": "mean length of a hidden span"})
+    history_swap: float = field(default=0.0, metadata={"help": "expected share of history taken from another track"})
+    history_swap_span_seconds: float = field(default=2.0, metadata={"help": "mean length of a swapped span"})
+    lead_sheet_dropout: float = field(default=0.0, metadata={"help": "probability of dropping a stream, for each"})
+    lead_sheet_dropout_all: float = field(default=0.0, metadata={"help": "probability of dropping all streams"})
+    lead_sheet_half_beat: float = field(default=0.0, metadata={"help": "probability of beats half a beat late"})
+    lead_sheet_octave: float = field(default=0.0, metadata={"help": "probability of double or half the tempo"})
+    lead_sheet_other_voice: float = field(default=0.0, metadata={"help": "probability of another vocal over chords"})
+
+    def __post_init__(self) -> None:
+        """Rejects values out of range."""
+        shares(
+            history_dropout=self.history_dropout,
+            history_dropout_end=self.history_dropout_end,
+            history_swap=self.history_swap,
+            lead_sheet_dropout=self.lead_sheet_dropout,
+            lead_sheet_dropout_all=self.lead_sheet_dropout_all,
+            lead_sheet_half_beat=self.lead_sheet_half_beat,
+            lead_sheet_octave=self.lead_sheet_octave,
+            lead_sheet_other_voice=self.lead_sheet_other_voice,
+        )
+
+    @property
+    def corrupts_lead_sheets(self) -> bool:
+        """Whether any probability that concerns lead sheets is above 0."""
+        return any(value for name, value in vars(self).items() if name.startswith("lead_sheet_"))
+
+    def history_dropout_at(self, fraction: float) -> float:
+        """Expected share of hidden history after the given fraction of the run."""
+        if self.history_dropout_end is None:
+            return self.history_dropout
+        return self.history_dropout + (self.history_dropout_end - self.history_dropout) * fraction
+
+
+@dataclass
+class OptimizationArguments:
+    """Length of the run, batch, optimiser and learning rate."""
+
     max_steps: int = 100_000
     max_hours: float | None = field(default=None, metadata={"help": "end the schedule here if max_steps takes longer"})
     global_batch: int = field(default=210, metadata={"help": "crops per optimiser step, over all processes"})
@@ -121,16 +201,27 @@ class RunArguments:
         default=20, metadata={"help": "stop after this many consecutive steps without a finite gradient"}
     )
     mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16; accelerate's is not used"})
-    history_dropout: float = field(default=0.0, metadata={"help": "expected share of hidden history at the start"})
-    history_dropout_end: float | None = field(default=None, metadata={"help": "share at the end; default: constant"})
-    history_span_seconds: float = field(default=0.5, metadata={"help": "mean length of a hidden span"})
-    history_swap: float = field(default=0.0, metadata={"help": "expected share of history taken from another track"})
-    history_swap_span_seconds: float = field(default=2.0, metadata={"help": "mean length of a swapped span"})
-    lead_sheet_dropout: float = field(default=0.0, metadata={"help": "probability of dropping a stream, for each"})
-    lead_sheet_dropout_all: float = field(default=0.0, metadata={"help": "probability of dropping all streams"})
-    lead_sheet_half_beat: float = field(default=0.0, metadata={"help": "probability of beats half a beat late"})
-    lead_sheet_octave: float = field(default=0.0, metadata={"help": "probability of double or half the tempo"})
-    lead_sheet_other_voice: float = field(default=0.0, metadata={"help": "probability of another vocal over chords"})
+
+    def __post_init__(self) -> None:
+        """Rejects values out of range and unknown choices."""
+        at_least(1, max_steps=self.max_steps, global_batch=self.global_batch, accumulation=self.accumulation)
+        at_least(0, learning_rate=self.learning_rate, final_learning_rate=self.final_learning_rate)
+        at_least(0, warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+        if self.mixed_precision not in ("no", "fp16", "bf16"):
+            raise ValueError(f"mixed_precision is {self.mixed_precision!r}; choose no, fp16 or bf16.")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer is {self.optimizer!r}; choose adamw or muon.")
+        if self.optimizer == "muon" and self.mixed_precision == "fp16":
+            raise ValueError("muon and AdamW cannot share a loss scale: train in bf16, or without mixed precision.")
+        if self.max_hours is not None and self.max_hours <= 0:
+            raise ValueError(f"max_hours is {self.max_hours}; it must be above 0.")
+
+
+@dataclass
+class RunArguments:
+    """Output folder, seed, checkpoints, logs, and how the machine computes."""
+
+    output_dir: str = field(default="", metadata={"help": "for checkpoints, metrics.jsonl and the finished stage"})
     seed: int = 0
     resume: str = field(
         default="auto", metadata={"help": "auto, none (deletes all checkpoints and best/), or a checkpoint's folder"}
@@ -144,21 +235,9 @@ class RunArguments:
     report_to: str = field(default="none", metadata={"help": "none, or a tracker supported by accelerate"})
 
     def __post_init__(self) -> None:
-        """Rejects out-of-range values and unknown choices before anything is loaded."""
-        if self.mixed_precision not in ("no", "fp16", "bf16"):
-            raise ValueError(f"mixed_precision is {self.mixed_precision!r}; choose no, fp16 or bf16.")
-        if self.optimizer not in ("adamw", "muon"):
-            raise ValueError(f"optimizer is {self.optimizer!r}; choose adamw or muon.")
-        if self.optimizer == "muon" and self.mixed_precision == "fp16":
-            raise ValueError("muon and AdamW cannot share a loss scale: train in bf16, or without mixed precision.")
-        for name in NOT_BELOW_0:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it can't be below 0.")
-        for name in SHARES:
-            if not 0.0 <= (getattr(self, name) or 0.0) <= 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
-        if self.max_hours is not None and self.max_hours <= 0:
-            raise ValueError(f"max_hours is {self.max_hours}; it must be above 0.")
+        """Rejects values out of range."""
+        at_least(1, save_steps=self.save_steps, keep_checkpoints=self.keep_checkpoints)
+        at_least(1, logging_steps=self.logging_steps, validation_steps=self.validation_steps)
 
 
 def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -185,70 +264,17 @@ def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None =
     return parser.parse_args_into_dataclasses(args=words)
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[StageArguments, DataArguments, RunArguments]:
+def parse_arguments(
+    arguments: Sequence[str] | None = None,
+) -> tuple[StageArguments, DataArguments, CorruptionArguments, OptimizationArguments, RunArguments]:
     """Parses the arguments of a stage's training run.
 
     Raises:
-        ValueError: for an unknown key in the YAML file, a missing corpus or output folder, or a count below 1.
+        ValueError: for an unknown key in the YAML file, a value out of range, or a missing corpus or output folder.
     """
-    stage, data, run = parse_dataclasses((StageArguments, DataArguments, RunArguments), arguments)
+    classes = (StageArguments, DataArguments, CorruptionArguments, OptimizationArguments, RunArguments)
+    stage, data, corruption, optimization, run = parse_dataclasses(classes, arguments)
     for name, value in (("corpus", data.corpus), ("output_dir", run.output_dir)):
         if not value:
             raise ValueError(f"Name the {name} in the YAML file or with --{name}.")
-    for name, value in {**vars(data), **vars(run)}.items():
-        if name in COUNTS and value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1.")
-    return stage, data, run
-
-
-def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: float | None) -> HAFMStageConfig:
-    """Configuration of a new stage: vocabularies and rates from the corpus, attention distances from the crop length.
-
-    Without `crop_seconds`, crops are as long as the paper's window for the stage.
-
-    Raises:
-        ValueError: when the stage needs more codebooks than the corpus has.
-    """
-    kind = stage_parts()[stage.stage]
-    codebooks = {"coarse": stage.coarse_codebooks or CODEBOOKS, "fine": stage.fine_codebooks or CODEBOOKS}
-    needed = sum(codebooks.get(stream, 0) for stream in {*kind.reads, kind.writes})
-    if needed > info.num_codebooks:
-        raise ValueError(f"The stage needs {needed} codebooks; the corpus has {info.num_codebooks} (--num-codebooks).")
-
-    def sizes(stream: str) -> list[int]:
-        return [info.codebook_size] * codebooks[stream] if stream in codebooks else [info.num_clusters]
-
-    conditioning, target = [sizes(stream) for stream in kind.reads], sizes(kind.writes)
-    rates = [
-        info.acoustic_frame_rate if stream in codebooks else info.semantic_frame_rate
-        for stream in (kind.reads[0], kind.writes)
-    ]
-    config_class = kind.model_class.config_class
-    seconds = config_class().window_seconds if crop_seconds is None else crop_seconds
-    conditioning_frames = round(seconds * rates[0])
-    pattern = PATTERNS[stage.codebook_pattern or "flat"](len(target))
-    prepended = 0 if stage.conditioning_fusion == "sum" else len(conditioning) * conditioning_frames
-    sequence = prepended + pattern.slots(round(seconds * rates[1]))
-    return config_class(
-        conditioning_codebook_sizes=conditioning,
-        codebook_sizes=target,
-        conditioning_frame_rate=rates[0],
-        frame_rate=rates[1],
-        window_seconds=seconds,
-        lead_sheet_streams={name: STREAM_SIZES[name] for name in stage.lead_sheet_streams},
-        styles=list(stage.styles),
-        tokenizers=known_tokenizers(stage, info),
-        relative_attention_max_distance=max(sequence, 32),
-        time_attention_max_distance=max(conditioning_frames, 64),
-        **asked(stage, (*ARCHITECTURE, *DROPOUTS)),
-    )
-
-
-def known_tokenizers(stage: StageArguments, info: TokenCorpusInfo) -> dict[str, str]:
-    """Fingerprints of the tokenizers that made the tokens a stage learns; unknown ones are omitted."""
-    return {name: made for name in stage_parts()[stage.stage].tokenizers if (made := getattr(info, name))}
-
-
-def asked(stage: StageArguments, names: Sequence[str]) -> dict[str, Any]:
-    """The named arguments that were given, that is, are not None."""
-    return {name: value for name in names if (value := getattr(stage, name)) is not None}
+    return stage, data, corruption, optimization, run

@@ -22,10 +22,11 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.utils import logging
 
-from ..accompaniment.parts import stage_of
+from ..accompaniment.parts import VOCAL, stage_of, tokenizer_of
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
 from ..modeling.configuration_hafm import HAFMStageConfig
-from .lead_sheets import LeadSheetNoise, crop_streams
+from .arguments import CorruptionArguments
+from .lead_sheets import crop_streams
 
 logger = logging.get_logger(__name__)
 # the columns that training reads, plus the lead sheets of shards that have them
@@ -34,68 +35,65 @@ LEAD_SHEET = "lead_sheet"
 
 
 @dataclass(frozen=True)
-class Stream:
+class StreamSlice:
     """A block of tokens: codebooks `first` to `last` (exclusive) of a corpus column; 0 to 1 for semantic tokens."""
 
     column: str
     first: int
     last: int
 
-
-@dataclass(frozen=True)
-class StageStreams:
-    """The streams that a stage reads (`conditioning`, all at one frame rate) and the one it predicts (`target`)."""
-
-    conditioning: tuple[Stream, ...]
-    target: Stream
+    def in_corpus(self, info: TokenCorpusInfo) -> tuple[int, int, int]:
+        """Vocabulary size, frame rate in Hz and number of codebooks of its column."""
+        if self.column == "acoustic":
+            return info.codebook_size, info.acoustic_frame_rate, info.num_codebooks
+        return info.num_clusters, info.semantic_frame_rate, 1
 
 
-def stage_streams(config: HAFMStageConfig) -> StageStreams:
-    """The corpus streams that a stage reads and predicts (paper, "Stages").
+def stage_streams(config: HAFMStageConfig) -> list[StreamSlice]:
+    """The corpus streams that a stage reads, in the order of its sources, and last the one that it predicts.
 
     Raises:
-        ValueError: for a model type that is not one of the three stages.
+        ValueError: for a model type that is not a stage.
     """
     stage = stage_of(config.model_type)
-    coarse = config.num_codebooks if stage.writes == "coarse" else config.num_token_streams
-    fine = Stream("acoustic", coarse, coarse + config.num_codebooks)
-    acoustic = {"coarse": Stream("acoustic", 0, coarse), "fine": fine}
-    *reads, writes = [acoustic.get(name) or Stream(name, 0, 1) for name in (*stage.reads, stage.writes)]
-    return StageStreams(tuple(reads), writes)
-
-
-def _in_corpus(stream: Stream, info: TokenCorpusInfo) -> tuple[int, int, int]:
-    """Vocabulary size, frame rate in Hz and number of codebooks of a stream in the corpus."""
-    if stream.column == "acoustic":
-        return info.codebook_size, info.acoustic_frame_rate, info.num_codebooks
-    return info.num_clusters, info.semantic_frame_rate, 1
+    slices = []
+    for stream, sizes in zip(stage.reads, config.conditioning_codebook_sizes, strict=True):
+        if tokenizer_of(stream) == "codec":
+            # codes that a stage reads are the codec's first
+            slices.append(StreamSlice("acoustic", 0, len(sizes)))
+        else:
+            slices.append(StreamSlice(stream, 0, 1))
+    if stage.acoustic:
+        slices.append(StreamSlice("acoustic", config.first_codebook, config.first_codebook + config.num_codebooks))
+    else:
+        slices.append(StreamSlice(stage.writes, 0, 1))
+    return slices
 
 
 def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
     """Raises ValueError when a stage's vocabularies, codebooks, frame rates or tokenizers differ from the corpus's."""
     for name, learnt in config.tokenizers.items():
-        made = getattr(info, name, "")
-        if made and made != learnt:
+        corpus_tokenizer = getattr(info, name, "")
+        if corpus_tokenizer and corpus_tokenizer != learnt:
             raise ValueError(
                 f"The stage was trained on tokens of the {name.replace('_', ' ')} {learnt}, the corpus holds those of "
-                f"{made}: tokenise the corpus with the tokenizers of the stage's model, or let the stage learn the "
-                "corpus's tokens (--new_tokens true)."
+                f"{corpus_tokenizer}: tokenise the corpus with the tokenizers of the stage's model, or let the stage "
+                "learn the corpus's tokens (--new_tokens true)."
             )
     streams = stage_streams(config)
-    blocks = [*streams.conditioning, streams.target]
     expected = [*config.conditioning_codebook_sizes, config.codebook_sizes]
-    rates = [config.conditioning_frame_rate] * len(streams.conditioning) + [config.frame_rate]
-    for block, rate, vocabularies in zip(blocks, rates, expected, strict=True):
-        size, corpus_rate, codebooks = _in_corpus(block, info)
+    rates = [config.conditioning_frame_rate] * (len(streams) - 1) + [config.frame_rate]
+    for stream, rate, vocabularies in zip(streams, rates, expected, strict=True):
+        size, corpus_rate, codebooks = stream.in_corpus(info)
         if any(vocabulary != size for vocabulary in vocabularies) or rate != corpus_rate:
             raise ValueError(
-                f"The stage expects {block.column} of {vocabularies} tokens at {rate} Hz, the corpus holds {size} at "
+                f"The stage expects {stream.column} of {vocabularies} tokens at {rate} Hz, the corpus holds {size} at "
                 f"{corpus_rate} Hz: change the stage's configuration or tokenise the corpus again."
             )
-        if block.last > codebooks:
+        if stream.last > codebooks:
             raise ValueError(
-                f"The stage needs codebook {block.last} of {block.column}; the corpus has {info.num_codebooks}: "
-                f"prepare it with --num-codebooks {block.last}."
+                f"The stage needs codebook {stream.last} of {stream.column}; the corpus has {info.num_codebooks}: "
+                f"prepare it with --num-codebooks {stream.last}."
             )
 
 
@@ -132,8 +130,10 @@ def load_token_corpus(
             f"({error.__cause__ or error}): free some disk space there or name another --cache_dir."
         ) from error
     if len(infos) > 1:
-        known = f"The {split} shards of {folder} were made with different tokenizers: {infos}"
-        raise ValueError(f"{known}; prepare all songs again into one new folder.")
+        raise ValueError(
+            f"The {split} shards of {folder} were made with different tokenizers: {infos}; prepare all songs again "
+            "into one new folder."
+        )
     return corpus.with_format("arrow"), infos.pop()
 
 
@@ -155,16 +155,12 @@ def read_stream(corpus: datasets.Dataset, row: int, column: str) -> np.ndarray:
     return values.to_numpy(zero_copy_only=False).reshape(streams, -1)
 
 
-@dataclass(frozen=True)
-class Crop:
-    """A crop that starts at grid cell `start` of row `row`."""
-
-    row: int
-    start: int
+# where a crop starts: row of the corpus, and cell of the grid in it
+Crop = tuple[int, int]
 
 
 class TokenCrops(Dataset[dict[str, torch.Tensor]]):
-    """Crops of a token corpus for one stage, addressed by sample number or by `Crop`.
+    """Crops of a token corpus for one stage, addressed by sample number or by where they start (`Crop`).
 
     Args:
         corpus (datasets.Dataset): rows of the shard format, in "arrow" format.
@@ -172,12 +168,12 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         config (HAFMStageConfig): the stage's, which determines the streams.
         crop_seconds (float, *optional*): crop length, rounded down to the common grid; the stage's window if None.
         seed (int): sample n depends on (seed, n) alone.
-        strangers (bool): whether samples also contain the targets of a crop of another track.
-        noise (LeadSheetNoise, *optional*): corruption of the samples' lead sheets.
+        corruption (CorruptionArguments, *optional*): of the samples' lead sheets; with `history_swap`, samples also
+            contain the targets of a crop of another track.
 
     Raises:
-        ValueError: when no row is as long as a crop, the stage's vocabularies differ from the corpus's, `strangers` or
-            `noise.voice` need a second track, or the stage reads lead sheets and the corpus has none.
+        ValueError: when no row is as long as a crop, the stage's vocabularies differ from the corpus's, `history_swap`
+            or `lead_sheet_other_voice` need a second track, or the stage reads lead sheets and the corpus has none.
     """
 
     def __init__(
@@ -187,22 +183,27 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         config: HAFMStageConfig,
         crop_seconds: float | None,
         seed: int = 0,
-        strangers: bool = False,
-        noise: LeadSheetNoise | None = None,
+        corruption: CorruptionArguments | None = None,
     ) -> None:
         check_vocabularies(config, info)
-        self.config, self.noise = config, noise
+        self.config = config
+        self.corruption = corruption
         if config.lead_sheet_streams and LEAD_SHEET not in corpus.column_names:
             names = ", ".join(config.lead_sheet_streams)
             raise ValueError(f"The stage reads {names}, but the corpus has no lead sheets: prepare it again.")
-        self.corpus, self.info, self.streams, self.seed = corpus, info, stage_streams(config), seed
+        self.corpus = corpus
+        self.info = info
+        self.seed = seed
+        *self.sources, self.target = stage_streams(config)
         seconds = config.window_seconds if crop_seconds is None else crop_seconds
         self.frames = math.floor(Fraction(seconds).limit_denominator(10**6) / info.grid)
         durations = np.asarray(corpus.data.column("duration").to_numpy(), dtype=np.float64)
         if corpus._indices is not None:  # select() keeps the whole table and indexes into it
             durations = durations[np.asarray(corpus._indices.column(0).to_numpy())]
         self.cells = np.rint(durations / float(info.grid)).astype(np.int64)
-        counts = self.cells // self.frames if self.frames else np.zeros_like(self.cells)
+        counts = np.zeros_like(self.cells)
+        if self.frames:
+            counts = self.cells // self.frames
         if not counts.sum():
             longest = self.cells.max(initial=0) * float(info.grid)
             said = f"No {corpus.split} excerpt fills a crop of {seconds} s; the longest is {longest:.2f} s"
@@ -215,12 +216,16 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         # a slot for every crop that fits without overlap, so excerpts are visited in proportion to their length
         self.slots = np.repeat(np.arange(len(corpus)), counts)
         self._epoch: tuple[int, np.ndarray] | None = None
-        self.strangers = strangers
+        self.strangers = corruption is not None and corruption.history_swap > 0
+        self.other_voice = 0.0
         # only a stage that reads the vocal can have it swapped
-        self.other_voice = noise.voice if noise and self.streams.conditioning[0].column == "vocal_semantic" else 0.0
-        self.track_of_row = np.asarray(corpus.with_format(None)["track"]) if strangers or self.other_voice else None
-        if self.track_of_row is not None and len(set(self.track_of_row[self.slots])) < 2:
-            raise ValueError("History or a vocal of another track needs crops of two tracks; the corpus has one.")
+        if corruption is not None and self.sources[0].column == VOCAL:
+            self.other_voice = corruption.lead_sheet_other_voice
+        self.track_of_row = None
+        if self.strangers or self.other_voice:
+            self.track_of_row = np.asarray(corpus.with_format(None)["track"])
+            if len(set(self.track_of_row[self.slots])) < 2:
+                raise ValueError("History or a vocal of another track needs crops of two tracks; the corpus has one.")
 
     @property
     def seconds(self) -> float:
@@ -239,12 +244,13 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return self._crop_of(int(self._epoch[1][place]), np.random.default_rng((self.seed, 1, number)))
 
     def _crop_of(self, row: int, generator: np.random.Generator) -> Crop:
-        return Crop(row, int(generator.integers(0, self.cells[row] - self.frames + 1)))
+        return row, int(generator.integers(0, self.cells[row] - self.frames + 1))
 
     def crop_of_other_track(self, number: int, purpose: int = 2) -> Crop:
         """A crop of a different track than crop `number`'s, determined by (seed, purpose, number)."""
         assert self.track_of_row is not None
-        generator, row = np.random.default_rng((self.seed, purpose, number)), self.crop_at(number).row
+        generator = np.random.default_rng((self.seed, purpose, number))
+        row, _ = self.crop_at(number)
         while True:
             other = int(generator.choice(self.slots))
             if self.track_of_row[other] != self.track_of_row[row]:
@@ -253,14 +259,14 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
     def fixed_crops(self, limit: int | None = None) -> list[Crop]:
         """Validation crops: consecutive, as many as fit in each excerpt, evenly subsampled to at most `limit`."""
         counts = self.cells // self.frames
-        crops = [Crop(row, i * self.frames) for row, count in enumerate(counts) for i in range(count)]
+        crops = [(row, i * self.frames) for row, count in enumerate(counts) for i in range(count)]
         if limit is None or len(crops) <= limit:
             return crops
         return [crops[i * len(crops) // limit] for i in range(limit)]
 
     def tracks(self, crops: Sequence[Crop]) -> list[str]:
         """The track name of each crop."""
-        return [str(self.corpus[crop.row].column("track")[0]) for crop in crops]
+        return [str(self.corpus[row].column("track")[0]) for row, _ in crops]
 
     def read(self, crop: Crop, generator: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
         """Tokens of one crop, and the streams of its lead sheet.
@@ -272,27 +278,29 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         Returns:
             `conditioning_ids` (int64 [K, T_c]) and `labels` (int64 [T·Q], frame by frame, all codebooks of a frame).
         """
-        conditioning = torch.cat([self._cut(stream, crop) for stream in self.streams.conditioning])
+        conditioning = torch.cat([self._cut(source, crop) for source in self.sources])
         if self.config.lead_sheet_streams:
-            text = str(self.corpus[crop.row].column(LEAD_SHEET)[0])
-            start = float(crop.start * self.info.grid)
-            streams = crop_streams(text, self.config, start, conditioning.shape[1], self.noise, generator)
+            row, cell = crop
+            text = str(self.corpus[row].column(LEAD_SHEET)[0])
+            start = float(cell * self.info.grid)
+            streams = crop_streams(text, self.config, start, conditioning.shape[1], self.corruption, generator)
             conditioning = torch.cat([conditioning, streams])
         return {"conditioning_ids": conditioning, "labels": self._targets(crop)}
 
     def _targets(self, crop: Crop) -> torch.Tensor:
-        return self._cut(self.streams.target, crop).transpose(0, 1).flatten()
+        return self._cut(self.target, crop).transpose(0, 1).flatten()
 
-    def _cut(self, stream: Stream, crop: Crop) -> torch.Tensor:
+    def _cut(self, stream: StreamSlice, crop: Crop) -> torch.Tensor:
         """A stream's tokens in a crop, int64 [codebooks, T]; raises ValueError if the corpus is corrupt."""
-        tokens = read_stream(self.corpus, crop.row, stream.column)[stream.first : stream.last]
-        size, frame_rate, _ = _in_corpus(stream, self.info)
+        row, cell = crop
+        tokens = read_stream(self.corpus, row, stream.column)[stream.first : stream.last]
+        size, frame_rate, _ = stream.in_corpus(self.info)
         per_cell = int(frame_rate * self.info.grid)
-        cut = tokens[:, crop.start * per_cell : (crop.start + self.frames) * per_cell]
+        cut = tokens[:, cell * per_cell : (cell + self.frames) * per_cell]
         if cut.shape[1] != self.frames * per_cell or cut.min() < 0 or cut.max() >= size:
             raise ValueError(
-                f"Row {crop.row} of the corpus is corrupt: {stream.column} has {tokens.shape[1]} frames with values "
-                f"{cut.min(initial=0)}..{cut.max(initial=0)} at crop {crop.start}; expected 0..{size - 1}."
+                f"Row {row} of the corpus is corrupt: {stream.column} has {tokens.shape[1]} frames with values "
+                f"{cut.min(initial=0)}..{cut.max(initial=0)} at crop {cell}; expected 0..{size - 1}."
             )
         return torch.from_numpy(cut.astype(np.int64))
 
@@ -300,12 +308,12 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         """Swaps another track's vocal into `ids` [K, T_c] if most of it has chords, so that they learn to prevail."""
         streams = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
         if "chord" in streams and (streams["chord"] > 0).float().mean() > 0.5:
-            ids[:1] = self._cut(self.streams.conditioning[0], self.crop_of_other_track(number, purpose=4))
+            ids[:1] = self._cut(self.sources[0], self.crop_of_other_track(number, purpose=4))
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """Sample `number` of the endless sequence, with the number itself (int64 scalar) as `sample`.
 
-        With `strangers`, it also has the targets of another track's crop as `strangers` (int64 [T·Q]).
+        With `history_swap`, it also has the targets of another track's crop as `strangers` (int64 [T·Q]).
         """
         generator = np.random.default_rng((self.seed, 3, number))
         sample = {**self.read(self.crop_at(number), generator), "sample": torch.tensor(number)}
@@ -345,9 +353,12 @@ class GlobalBatchSampler(Sampler[list[int]]):
                 f"A global batch of {global_batch} cannot be divided over {world_size} processes: take at least "
                 f"--global_batch {world_size}, or fewer processes."
             )
-        self.accumulation, self.rank = min(accumulation, global_batch // world_size), rank
-        self.global_batch, self.parts = global_batch, self.accumulation * world_size
-        self.first_step, self.last_step = first_step, last_step
+        self.accumulation = min(accumulation, global_batch // world_size)
+        self.rank = rank
+        self.global_batch = global_batch
+        self.parts = self.accumulation * world_size
+        self.first_step = first_step
+        self.last_step = last_step
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yields the sample numbers of each micro-batch of this process."""
@@ -364,8 +375,3 @@ class GlobalBatchSampler(Sampler[list[int]]):
     def largest(self) -> int:
         """Number of samples in the largest micro-batch."""
         return -(-self.global_batch // self.parts)
-
-
-def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Stacks samples of equal length: `conditioning_ids` [B, K, T_c], `labels` [B, T·Q]."""
-    return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}

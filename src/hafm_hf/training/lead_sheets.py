@@ -9,65 +9,58 @@ another song: a stage that never saw one plays the chords implied by the vocal r
 
 import functools
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from ..lead_sheet.lead_sheet import LEAST_BEAT_SECONDS, LeadSheet, lead_sheet_streams
 from ..modeling.configuration_hafm import HAFMStageConfig
+from .arguments import CorruptionArguments
 
 # number of parsed lead sheets to cache
 SHEETS_KEPT = 4096
 
 
-@dataclass(frozen=True)
-class LeadSheetNoise:
-    """How often a training sample's lead sheet differs from the song's.
+def misheard(sheet: LeadSheet, corruption: CorruptionArguments, generator: np.random.Generator) -> LeadSheet:
+    """The lead sheet as a listener might estimate it: beats half a beat late, the tempo doubled or halved."""
+    half_beat, octave, which = generator.random(3)
+    beats = np.asarray(sheet.beats or (), dtype=np.float64)
+    changes: dict[str, object] = {}
+    if len(beats) > 1 and half_beat < corruption.lead_sheet_half_beat:
+        beats = beats + 0.5 * np.diff(beats, append=2 * beats[-1] - beats[-2])
+    if len(beats) > 3 and octave < corruption.lead_sheet_octave:
+        # positions in the bar are meaningless at another tempo
+        changes["beats_per_bar"] = None
+        places = np.arange(len(beats))
+        # beats too fast to be doubled are halved: no listener estimates a faster tempo
+        if which < 0.5 or np.diff(beats).min() < 2 * LEAST_BEAT_SECONDS:
+            beats = beats[::2]
+        else:
+            beats = np.interp(np.arange(0, len(beats) - 0.5, 0.5), places, beats)
+    if len(beats):
+        changes["beats"] = beats.tolist()
+    return replace(sheet, **changes)  # type: ignore[arg-type]
 
-    Attributes:
-        drop: probability of dropping a stream, independently for each.
-        drop_all: probability of dropping all streams.
-        half_beat: probability that the beats are half a beat late.
-        octave: probability that the tempo is doubled or halved, equally often.
-        voice: probability of another track's vocal, in crops with chords for more than half of their length.
-    """
 
-    drop: float = 0.0
-    drop_all: float = 0.0
-    half_beat: float = 0.0
-    octave: float = 0.0
-    voice: float = 0.0
-
-    def disturb(self, sheet: LeadSheet, generator: np.random.Generator) -> LeadSheet:
-        """The lead sheet as a listener with these error rates might estimate it."""
-        half_beat, octave, which = generator.random(3)
-        beats = np.asarray(sheet.beats or (), dtype=np.float64)
-        changes: dict[str, object] = {}
-        if len(beats) > 1 and half_beat < self.half_beat:
-            beats = beats + 0.5 * np.diff(beats, append=2 * beats[-1] - beats[-2])
-        if len(beats) > 3 and octave < self.octave:
-            # positions in the bar are meaningless at another tempo
-            changes["beats_per_bar"] = None
-            places = np.arange(len(beats))
-            # beats too fast to be doubled are halved: no listener estimates a faster tempo
-            halved = which < 0.5 or np.diff(beats).min() < 2 * LEAST_BEAT_SECONDS
-            beats = beats[::2] if halved else np.interp(np.arange(0, len(beats) - 0.5, 0.5), places, beats)
-        if len(beats):
-            changes["beats"] = beats.tolist()
-        return replace(sheet, **changes)  # type: ignore[arg-type]
-
-    def omit(self, streams: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-        """Streams (int64 [S, T]) with some or all of them dropped, that is, set to 0 (unknown)."""
-        every, *each = generator.random(1 + len(streams))
-        omitted = (np.array(each) < self.drop) | (every < self.drop_all)
-        return streams.masked_fill(torch.from_numpy(omitted)[:, None], 0)
+def with_streams_dropped(
+    streams: torch.Tensor, corruption: CorruptionArguments, generator: np.random.Generator
+) -> torch.Tensor:
+    """Streams (int64 [S, T]) with some or all of them dropped, that is, set to 0 (unknown)."""
+    all_streams, *single_streams = generator.random(1 + len(streams))
+    omitted = np.array(single_streams) < corruption.lead_sheet_dropout
+    omitted |= all_streams < corruption.lead_sheet_dropout_all
+    return streams.masked_fill(torch.from_numpy(omitted)[:, None], 0)
 
 
 def crop_streams(
-    text: str, config: HAFMStageConfig, start: float, frames: int, noise: LeadSheetNoise | None = None,
+    text: str,
+    config: HAFMStageConfig,
+    start: float,
+    frames: int,
+    corruption: CorruptionArguments | None = None,
     generator: np.random.Generator | None = None,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """The lead sheet streams that a stage reads, for one crop.
 
     Args:
@@ -75,22 +68,29 @@ def crop_streams(
         config: the stage's; styles that it does not list are ignored.
         start: start of the crop within the excerpt, in seconds.
         frames: number of conditioning frames T.
-        noise, generator: corrupt a training sample's lead sheet; without both, it is left unchanged.
+        corruption, generator: of a training sample's lead sheet; without both, it is left unchanged.
 
     Returns:
         int64 [S, T].
     """
     sheet = _parsed(text, tuple(config.styles))
-    if noise is not None and generator is not None:
-        sheet = noise.disturb(sheet, generator)
-    names, rate = list(config.lead_sheet_streams), config.conditioning_frame_rate
+    names = list(config.lead_sheet_streams)
+    rate = config.conditioning_frame_rate
+    if corruption is None or generator is None:
+        return lead_sheet_streams(sheet.moved(-start), names, frames, rate, config.styles)
+    sheet = misheard(sheet, corruption, generator)
     streams = lead_sheet_streams(sheet.moved(-start), names, frames, rate, config.styles)
-    return streams if noise is None or generator is None else noise.omit(streams, generator)
+    return with_streams_dropped(streams, corruption, generator)
 
 
 @functools.lru_cache(SHEETS_KEPT)
 def _parsed(text: str, styles: tuple[str, ...]) -> LeadSheet:
-    sheet = LeadSheet.given(json.loads(text)) if text else LeadSheet()
+    if text:
+        sheet = LeadSheet.given(json.loads(text))
+    else:
+        sheet = LeadSheet()
     if isinstance(sheet.style, str):
-        return sheet if sheet.style in styles else replace(sheet, style=None)
+        if sheet.style in styles:
+            return sheet
+        return replace(sheet, style=None)
     return replace(sheet, style=[span for span in sheet.style or () if span[2] in styles] or None)

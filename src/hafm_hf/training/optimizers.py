@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .arguments import RunArguments
+from .arguments import OptimizationArguments
 
 MUON_MOMENTUM = 0.95
 
@@ -26,8 +26,10 @@ class FullPrecisionMuon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Performs one step; returns the loss that `closure` returns, if given."""
-        with torch.enable_grad():
-            loss = None if closure is None else closure()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -52,40 +54,51 @@ def orthogonal(update: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
     Returns:
         float [m, n] with the update's singular vectors and singular values around 1.
     """
-    tall = update.shape[0] > update.shape[1]
-    found = update.T if tall else update
-    found = found / found.norm().clamp(min=group["eps"])
+    if update.shape[0] > update.shape[1]:
+        return orthogonal(update.T, group).T
+    matrix = update / update.norm().clamp(min=group["eps"])
     first, second, third = group["ns_coefficients"]
     for _ in range(group["ns_steps"]):
-        gram = found @ found.T
-        found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=second, alpha=third), found, beta=first)
-    return found.T if tall else found
+        gram = matrix @ matrix.T
+        polynomial = torch.addmm(gram, gram, gram, beta=second, alpha=third)
+        matrix = torch.addmm(matrix, polynomial, matrix, beta=first)
+    return matrix
 
 
-def make_optimizers(model: nn.Module, run: RunArguments) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, arguments: OptimizationArguments) -> list[torch.optim.Optimizer]:
     """Optimizers that between them cover every trainable parameter of a stage once, with one learning rate.
 
     Args:
         model: a stage.
-        run: `optimizer`, learning rate, betas and weight decay.
+        arguments: `optimizer`, learning rate, betas and weight decay.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     matrices = {
         name: parameter
         for name, parameter in trained.items()
-        if run.optimizer == "muon" and ".layers." in name and parameter.ndim == 2
+        if arguments.optimizer == "muon" and ".layers." in name and parameter.ndim == 2
     }
     others = [parameter for name, parameter in trained.items() if name not in matrices]
-    betas = (run.adam_beta1, run.adam_beta2)
+    betas = (arguments.adam_beta1, arguments.adam_beta2)
     optimizers: list[torch.optim.Optimizer] = []
     if others:
-        optimizers.append(torch.optim.AdamW(others, run.learning_rate, betas, weight_decay=run.weight_decay))
+        optimizers.append(
+            torch.optim.AdamW(others, arguments.learning_rate, betas, weight_decay=arguments.weight_decay)
+        )
     if matrices:
+        muon = torch.optim.Muon
         on_cpu = next(iter(matrices.values())).device.type == "cpu"
         # training in bf16 implies a CPU that supports it natively
-        muon = FullPrecisionMuon if on_cpu and run.mixed_precision != "bf16" else torch.optim.Muon
+        if on_cpu and arguments.mixed_precision != "bf16":
+            muon = FullPrecisionMuon
         optimizers.append(
-            muon(matrices.values(), run.learning_rate, run.weight_decay, MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw")
+            muon(
+                matrices.values(),
+                arguments.learning_rate,
+                arguments.weight_decay,
+                MUON_MOMENTUM,
+                adjust_lr_fn="match_rms_adamw",
+            )
         )
     return optimizers
 

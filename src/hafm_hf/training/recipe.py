@@ -15,9 +15,15 @@ from transformers.utils import logging
 
 from ..corpus.locks import locked
 from ..modeling.configuration_hafm import HAFMStageConfig
-from .arguments import DataArguments, RunArguments, StageArguments, parse_arguments
+from .arguments import (
+    CorruptionArguments,
+    DataArguments,
+    OptimizationArguments,
+    RunArguments,
+    StageArguments,
+    parse_arguments,
+)
 from .data import LEAD_SHEET, TokenCrops, load_token_corpus
-from .lead_sheets import LeadSheetNoise
 from .stages import make_stage
 from .trainer import StageTrainer
 
@@ -38,13 +44,14 @@ def train_stage(
         OSError: when something can't be read or written.
         FloatingPointError: when gradients are no longer finite.
     """
-    stage, data, run = parse_arguments(arguments)
+    stage, data, corruption, optimization, run = parse_arguments(arguments)
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     set_seed(run.seed)
-    trainer = make_trainer(stage, data, run, start)
+    trainer = make_trainer(stage, data, corruption, optimization, run, start)
     # two runs in one folder would overwrite each other's checkpoints
-    with locked(Path(run.output_dir)) if trainer.accelerator.is_main_process else nullcontext():
+    lock = locked(Path(run.output_dir)) if trainer.accelerator.is_main_process else nullcontext()
+    with lock:
         trainer.train()
     if trainer.accelerator.is_main_process:
         logger.info("The finished stage is in %s.", trainer.folder.path / "final")
@@ -79,6 +86,8 @@ def validation_crops(data: DataArguments, config: HAFMStageConfig) -> TokenCrops
 def make_trainer(
     stage: StageArguments,
     data: DataArguments,
+    corruption: CorruptionArguments,
+    optimization: OptimizationArguments,
     run: RunArguments,
     start: Callable[[PreTrainedModel], object] | None = None,
 ) -> StageTrainer:
@@ -87,18 +96,13 @@ def make_trainer(
     model = make_stage(stage, info, data.crop_seconds)
     if start and not stage.init_from:
         start(model)
-    noise = LeadSheetNoise(
-        run.lead_sheet_dropout, run.lead_sheet_dropout_all, run.lead_sheet_half_beat, run.lead_sheet_octave,
-        run.lead_sheet_other_voice,
-    )  # fmt: skip
-    if noise != LeadSheetNoise() and not model.config.lead_sheet_streams:
+    if corruption.corrupts_lead_sheets and not model.config.lead_sheet_streams:
         raise ValueError("A stage without --lead_sheet_streams has no lead sheet: drop the options that corrupt it.")
-    seed, swaps = run.seed, run.history_swap > 0
-    crops = TokenCrops(corpus, info, model.config, data.crop_seconds, seed, swaps, noise)
+    crops = TokenCrops(corpus, info, model.config, data.crop_seconds, run.seed, corruption)
     if stage.styles and not stage.init_from:
         check_styles(stage.styles, corpus, data.corpus)
     validation = validation_crops(data, model.config)
-    trainer = StageTrainer(model, crops, validation, data, run)
+    trainer = StageTrainer(model, crops, validation, data, corruption, optimization, run)
     if trainer.accelerator.is_main_process:
         batches = trainer.batch_sampler(0)
         logger.info(

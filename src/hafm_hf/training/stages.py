@@ -12,9 +12,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..accompaniment.parts import stage_parts
 from ..corpus.tokens import TokenCorpusInfo
+from ..lead_sheet.lead_sheet import STREAM_SIZES
+from ..modeling.codebook_patterns import PATTERNS
+from ..modeling.configuration_hafm import HAFMStageConfig
 from ..pretrained.loading import load_strictly
-from .arguments import ARCHITECTURE, DROPOUTS, STREAMS, StageArguments, asked, known_tokenizers, stage_config
+from .arguments import StageArguments
 
+# codebooks of the paper's coarse stage, and as many of its fine stage
+CODEBOOKS = 4
 # every linear layer of the decoder; embeddings, heads and the relative bias stay frozen
 TARGETS = ["qkv_proj", "o_proj", "up_proj", "down_proj"]
 
@@ -30,19 +35,8 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
     """
     model: PreTrainedModel
     if arguments.init_from:
-        model = published_stage(arguments.stage, arguments.init_from, **asked(arguments, DROPOUTS))
-        kind, config = stage_parts()[arguments.stage], model.config
-        sizes = zip(
-            (*kind.reads, kind.writes), (*config.conditioning_codebook_sizes, config.codebook_sizes), strict=True
-        )
-        fixed = {name: getattr(config, name, None) for name in (*ARCHITECTURE, *STREAMS)}
-        for name, own in (fixed | {f"{stream}_codebooks": len(each) for stream, each in sizes}).items():
-            value = getattr(arguments, name, None)
-            if value and value != own and (name != "lead_sheet_streams" or set(value) - set(own or ())):
-                raise ValueError(
-                    f"{arguments.init_from} cannot continue with {name} {value!r}: its weights need {own!r}; leave "
-                    f"out --{name}, or train a stage from scratch."
-                )
+        model = published_stage(arguments.stage, arguments.init_from, **arguments.dropouts())
+        _check_continues(arguments, model.config)
         if arguments.new_tokens:
             model.config.tokenizers = known_tokenizers(arguments, info)
     else:
@@ -50,6 +44,80 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
     if arguments.lora_rank:
         model = add_adapters(model, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout)
     return model
+
+
+def _check_continues(arguments: StageArguments, config: HAFMStageConfig) -> None:
+    """Refuses arguments that contradict the weights of `init_from`, whose configuration is `config`."""
+    kind = stage_parts()[arguments.stage]
+    sizes = (*config.conditioning_codebook_sizes, config.codebook_sizes)
+    streams = (*kind.reads, kind.writes)
+    codebooks = {stream: len(vocabularies) for stream, vocabularies in zip(streams, sizes, strict=True)}
+    fixed = {name: (value, getattr(config, name)) for name, value in arguments.architecture().items()}
+    if set(arguments.lead_sheet_streams) - set(config.lead_sheet_streams):
+        fixed["lead_sheet_streams"] = (arguments.lead_sheet_streams, list(config.lead_sheet_streams))
+    if arguments.styles:
+        fixed["styles"] = (arguments.styles, config.styles)
+    for stream, value in (("coarse", arguments.coarse_codebooks), ("fine", arguments.fine_codebooks)):
+        if value and stream in codebooks:
+            fixed[f"{stream}_codebooks"] = (value, codebooks[stream])
+    for name, (value, needed) in fixed.items():
+        if value != needed:
+            raise ValueError(
+                f"{arguments.init_from} cannot continue with {name} {value!r}: its weights need {needed!r}; leave "
+                f"out --{name}, or train a stage from scratch."
+            )
+
+
+def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: float | None) -> HAFMStageConfig:
+    """Configuration of a new stage: vocabularies and rates from the corpus, attention distances from the crop length.
+
+    Without `crop_seconds`, crops are as long as the paper's window for the stage.
+
+    Raises:
+        ValueError: when the stage needs more codebooks than the corpus has.
+    """
+    kind = stage_parts()[stage.stage]
+    codebooks = {"coarse": stage.coarse_codebooks or CODEBOOKS, "fine": stage.fine_codebooks or CODEBOOKS}
+    needed = sum(codebooks.get(stream, 0) for stream in {*kind.reads, kind.writes})
+    if needed > info.num_codebooks:
+        raise ValueError(f"The stage needs {needed} codebooks; the corpus has {info.num_codebooks} (--num-codebooks).")
+
+    def sizes_and_rate(stream: str) -> tuple[list[int], int]:
+        if stream in codebooks:
+            return [info.codebook_size] * codebooks[stream], info.acoustic_frame_rate
+        return [info.num_clusters], info.semantic_frame_rate
+
+    conditioning = [sizes_and_rate(stream)[0] for stream in kind.reads]
+    _, conditioning_rate = sizes_and_rate(kind.reads[0])
+    target, target_rate = sizes_and_rate(kind.writes)
+    config_class = kind.model_class.config_class
+    seconds = config_class().window_seconds if crop_seconds is None else crop_seconds
+    conditioning_frames = round(seconds * conditioning_rate)
+    pattern = PATTERNS[stage.codebook_pattern or "flat"](len(target))
+    sequence = pattern.slots(round(seconds * target_rate))
+    if stage.conditioning_fusion != "sum":
+        sequence += len(conditioning) * conditioning_frames
+    return config_class(
+        conditioning_codebook_sizes=conditioning,
+        codebook_sizes=target,
+        conditioning_frame_rate=conditioning_rate,
+        frame_rate=target_rate,
+        window_seconds=seconds,
+        lead_sheet_streams={name: STREAM_SIZES[name] for name in stage.lead_sheet_streams},
+        styles=list(stage.styles),
+        style_ranges=stage.ranges_by_style(),
+        tokenizers=known_tokenizers(stage, info),
+        relative_attention_max_distance=max(sequence, 32),
+        time_attention_max_distance=max(conditioning_frames, 64),
+        **stage.architecture(),
+        **stage.dropouts(),
+    )
+
+
+def known_tokenizers(stage: StageArguments, info: TokenCorpusInfo) -> dict[str, str]:
+    """Fingerprints of the tokenizers that made the tokens a stage learns; unknown ones are omitted."""
+    fingerprints = {name: getattr(info, name) for name in stage_parts()[stage.stage].tokenizers}
+    return {name: fingerprint for name, fingerprint in fingerprints.items() if fingerprint}
 
 
 def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:

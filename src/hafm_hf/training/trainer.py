@@ -8,9 +8,8 @@ that neither the number of processes nor stopping and resuming changes the sampl
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,12 +19,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..modeling.codebook_patterns import codebook_pattern
-from ..modeling.configuration_hafm import HAFMStageConfig
-from .arguments import DataArguments, RunArguments
+from .arguments import CorruptionArguments, DataArguments, OptimizationArguments, RunArguments
 from .checkpoints import RunFolder, RunProgress
-from .data import GlobalBatchSampler, TokenCrops, collate
-from .objective import draw_seeds, drawn_frames, drop_history, null_rows
+from .data import GlobalBatchSampler, TokenCrops
+from .inputs import history_inputs, unconditioned_rows
 from .optimizers import make_optimizers, scheduled_rate
 from .stages import plain_stage
 from .validation import Metrics, validate_stage
@@ -34,48 +31,12 @@ logger = logging.get_logger(__name__)
 Batch = dict[str, torch.Tensor]
 
 
-def teacher_forcing(batch: Batch, config: HAFMStageConfig, run: RunArguments, dropout: float) -> torch.Tensor:
-    """Input ids of a micro-batch: the history with swapped and hidden spans, shifted right behind BOS.
-
-    Args:
-        batch: `labels` and `sample` of `TokenCrops`, and `strangers` when history is swapped.
-        config, run: frame rate, codebooks, swap rate, span lengths and seed.
-        dropout (float): expected share of hidden frames.
-    """
-    history, codebooks, hidden = batch["labels"], config.num_codebooks, config.bos_token_id
-    assert hidden is not None
-    if "strangers" in batch:
-        span = run.history_swap_span_seconds * config.frame_rate
-        seeds = draw_seeds(run.seed, batch["sample"], "swap")
-        swapped = drawn_frames(history, codebooks, run.history_swap, span, seeds)
-        history = torch.where(swapped, batch["strangers"], history)
-    span, seeds = run.history_span_seconds * config.frame_rate, draw_seeds(run.seed, batch["sample"], "dropout")
-    return drop_history(history, hidden, codebook_pattern(config), dropout, span, seeds)
-
-
-@dataclass
-class LossWindow:
-    """Accumulates metrics since the last log line; tensors stay on the device until it is written."""
-
-    begin: float = field(default_factory=time.monotonic)
-    losses: list[torch.Tensor] = field(default_factory=list)
-    tokens: int = 0
-    learning_rate: float = 0.0
-    gradient_norm: torch.Tensor | float = 0.0
-
-    def metrics(self, accelerator: Accelerator) -> Metrics:
-        """Metrics since the window began, with the mean loss over all processes; NaN if no loss was finite."""
-        elapsed = max(time.monotonic() - self.begin, 1e-9)
-        losses = torch.stack(self.losses)
-        finite = torch.isfinite(losses)
-        sums = torch.stack([torch.where(finite, losses, 0.0).sum(), finite.sum().to(losses.dtype)])
-        total, count = accelerator.reduce(sums, "sum").tolist()
-        return {
-            "loss": total / count if count else math.nan,
-            "learning_rate": self.learning_rate,
-            "gradient_norm": float(self.gradient_norm),
-            "tokens_per_second": self.tokens / elapsed,
-        }
+def finite_mean(losses: torch.Tensor, accelerator: Accelerator) -> float:
+    """Mean of the finite losses (float [N]) of all processes; NaN if there are none."""
+    finite = torch.isfinite(losses)
+    sums = torch.stack([torch.where(finite, losses, 0.0).sum(), finite.sum().to(losses.dtype)])
+    total, count = accelerator.reduce(sums, "sum").tolist()
+    return total / count if count else math.nan
 
 
 class StageTrainer:
@@ -85,7 +46,7 @@ class StageTrainer:
         model: a stage, with or without adapters.
         crops (TokenCrops): training crops.
         validation (TokenCrops or None): validation crops; None turns validation off.
-        data (DataArguments), run (RunArguments): arguments of the run.
+        data, corruption, optimization, run: arguments of the run.
 
     Raises:
         ValueError: when the global batch cannot be divided over processes and accumulation, or is larger than the
@@ -98,11 +59,18 @@ class StageTrainer:
         crops: TokenCrops,
         validation: TokenCrops | None,
         data: DataArguments,
+        corruption: CorruptionArguments,
+        optimization: OptimizationArguments,
         run: RunArguments,
     ) -> None:
-        self.data, self.run, self.crops, self.validation = data, run, crops, validation
+        self.crops = crops
+        self.validation = validation
+        self.data = data
+        self.corruption = corruption
+        self.optimization = optimization
+        self.run = run
         self.accelerator = Accelerator(
-            mixed_precision=run.mixed_precision,
+            mixed_precision=optimization.mixed_precision,
             log_with=None if run.report_to == "none" else run.report_to,
             project_dir=run.output_dir,
         )
@@ -110,15 +78,15 @@ class StageTrainer:
             raise ValueError(f"{run.report_to} is not installed, so nothing would be reported: install it first.")
         # rejects a batch that is too small before the model is moved to the device
         self.accelerator.gradient_accumulation_steps = self.batch_sampler(0).accumulation
-        if len(crops) < run.global_batch:
+        if len(crops) < optimization.global_batch:
             raise ValueError(
                 f"The corpus holds {len(crops)} crops of {crops.seconds:g} s, fewer than a global batch of "
-                f"{run.global_batch}: add tracks, shorten crop_seconds or lower global_batch."
+                f"{optimization.global_batch}: add tracks, shorten crop_seconds or lower global_batch."
             )
         self.config = model.config
         if run.activation_checkpointing:
             model.activation_checkpointing_enable()
-        optimizers = make_optimizers(model.to(self.accelerator.device), run)
+        optimizers = make_optimizers(model.to(self.accelerator.device), optimization)
         if run.compile:
             model.compile(dynamic=False)
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
@@ -126,6 +94,9 @@ class StageTrainer:
         self.progress = RunProgress()
         self.skipped_in_a_row = 0
         self._began = time.monotonic()
+        self.learning_rate = 0.0
+        self.gradient_norm: torch.Tensor | float = 0.0
+        self.start_window()
 
     @property
     def finished_stage(self) -> PreTrainedModel:
@@ -134,35 +105,42 @@ class StageTrainer:
 
     def batch_sampler(self, first_step: int) -> GlobalBatchSampler:
         """Sampler of this process's micro-batches from `first_step` on."""
-        run, state = self.run, self.accelerator
         return GlobalBatchSampler(
-            run.global_batch, run.accumulation, state.process_index, state.num_processes, first_step, run.max_steps
+            self.optimization.global_batch,
+            self.optimization.accumulation,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            first_step,
+            self.optimization.max_steps,
         )
 
     def batches(self) -> Iterator[list[Batch]]:
         """Yields the micro-batches of each remaining step, on this process's device."""
         sampler = self.batch_sampler(self.progress.step)
-        # its own generator: a loader draws a seed from torch's global one, whose state resuming has just restored
-        own, workers = torch.Generator(), self.data.dataloader_workers
-        # forked workers would inherit the threads of Arrow and CUDA, and have crashed
+        workers = self.data.dataloader_workers
         loader = DataLoader(
-            self.crops, batch_sampler=sampler, collate_fn=collate, generator=own, num_workers=workers,
+            self.crops,
+            batch_sampler=sampler,
+            # its own: a loader draws a seed from torch's global generator, whose state resuming has just restored
+            generator=torch.Generator(),
+            num_workers=workers,
+            # forked workers would inherit the threads of Arrow and CUDA, and have crashed
             multiprocessing_context="spawn" if workers else None,
-        )  # fmt: skip
-        device, parts = self.accelerator.device, []
+        )
+        parts = []
         for batch in loader:
-            parts.append({key: value.to(device, non_blocking=True) for key, value in batch.items()})
+            parts.append({key: value.to(self.accelerator.device, non_blocking=True) for key, value in batch.items()})
             if len(parts) == sampler.accumulation:
                 yield parts
                 parts = []
 
     def fraction(self) -> float:
         """Fraction of the run that has passed, by steps or by hours, whichever is larger; equal on all processes."""
-        steps = self.progress.step / self.run.max_steps
-        if self.run.max_hours is None:
+        steps = self.progress.step / self.optimization.max_steps
+        if self.optimization.max_hours is None:
             return steps
         hours = torch.tensor([self.seconds() / 3600], dtype=torch.float64, device=self.accelerator.device)
-        return min(1.0, max(steps, float(broadcast(hours)) / self.run.max_hours))
+        return min(1.0, max(steps, float(broadcast(hours)) / self.optimization.max_hours))
 
     def seconds(self) -> float:
         """Training time in seconds, over all sessions of the run."""
@@ -179,31 +157,37 @@ class StageTrainer:
         self.folder.require_shared()
         self.progress = self.folder.load_checkpoint(self.run.resume, self.config)
         self.init_trackers()
-        self._began, first = time.monotonic(), self.progress.step
-        show = self.accelerator.is_local_main_process
-        bar = tqdm(total=self.run.max_steps, initial=self.progress.step, disable=not show, mininterval=30, unit="step")
-        if self.progress.step == 0:
+        self._began = time.monotonic()
+        first = self.progress.step
+        bar = tqdm(
+            total=self.optimization.max_steps,
+            initial=first,
+            disable=not self.accelerator.is_local_main_process,
+            mininterval=30,
+            unit="step",
+        )
+        if first == 0:
             self.validate()
-        window = LossWindow()
+        self.start_window()
         for parts in self.batches():
             fraction = self.fraction()
             if fraction >= 1.0:
                 break
-            self.step(parts, fraction, window)
+            self.step(parts, fraction)
             bar.update()
             logged = self.due(self.run.logging_steps) or self.progress.step == 1
             if logged:
-                self.log_window(window, fraction)
+                self.log_window(fraction)
             if self.due(self.run.validation_steps):
                 self.validate()
             if self.due(self.run.save_steps):
                 self.save_checkpoint()
             if logged:
                 # validation and checkpointing must not count towards the next window's speed
-                window = LossWindow()
+                self.start_window()
         bar.close()
         if self.progress.step > first:
-            self.finish(window)
+            self.finish()
         self.folder.save_stage(self.finished_stage, "final")
         self.accelerator.end_training()
 
@@ -211,79 +195,97 @@ class StageTrainer:
         """Whether something that happens every `every` steps is due after this step."""
         return self.progress.step % every == 0
 
-    def step(self, parts: list[Batch], fraction: float, window: LossWindow) -> None:
-        """One optimiser step over the micro-batches of this process."""
-        progress, run = self.progress, self.run
-        if run.max_hours is None or progress.step <= run.warmup_steps:
-            progress.warm_up_end = fraction if run.max_hours else run.warmup_steps / run.max_steps
-        passed = (fraction - progress.warm_up_end) / max(1.0 - progress.warm_up_end, 1e-9)
-        rate = scheduled_rate(progress.step, run.warmup_steps, passed, run.learning_rate, run.final_learning_rate)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-        self.model.train()
-        sampler = self.batch_sampler(progress.step)
-        for batch in parts:
-            with self.accelerator.accumulate(self.model):
-                output = self.forward(batch, fraction)
-                loss = output.loss * sampler.weight(len(batch["labels"]))
-                self.accelerator.backward(loss)
-                if self.accelerator.sync_gradients:
-                    self.update(window)
-            window.losses.append(loss.detach())
-            window.tokens += batch["labels"].numel() * self.accelerator.num_processes
-        window.learning_rate = rate
-        progress.step += 1
+    def step(self, parts: list[Batch], fraction: float) -> None:
+        """One optimiser step over the micro-batches of this process, after the given fraction of the run.
 
-    def update(self, window: LossWindow) -> None:
-        """Clips the (unscaled) gradients and steps; a gradient that is not finite leaves the weights unchanged.
+        A gradient that is not finite leaves the weights unchanged.
 
         Raises:
             FloatingPointError: after `max_skipped_steps` such steps in a row.
         """
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.run.max_grad_norm)
-        finite = bool(torch.isfinite(torch.as_tensor(norm)))
-        # in fp16 the scaler skips such steps itself, and must see every step to adjust its scale
+        self.learning_rate = self.learning_rate_at(fraction)
         for optimizer in self.optimizers:
-            if finite or self.run.mixed_precision == "fp16":
-                optimizer.step()
-            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate
+        dropout = self.corruption.history_dropout_at(fraction)
+        sampler = self.batch_sampler(self.progress.step)
+        finite = True
+        self.model.train()
+        for batch in parts:
+            with self.accelerator.accumulate(self.model):
+                output = self.model(
+                    input_ids=history_inputs(batch, self.config, self.corruption, dropout, self.run.seed),
+                    conditioning_ids=batch["conditioning_ids"],
+                    null_conditioning=unconditioned_rows(
+                        self.config.conditioning_dropout, self.run.seed, batch["sample"]
+                    ),
+                    labels=batch["labels"],
+                    use_cache=False,
+                )
+                loss = output.loss * sampler.weight(len(batch["labels"]))
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimization.max_grad_norm)
+                    finite = math.isfinite(norm)
+                    if finite:
+                        self.gradient_norm = norm
+                    for optimizer in self.optimizers:
+                        # in fp16 the scaler itself skips such steps, and must see every step to adjust its scale
+                        if finite or self.optimization.mixed_precision == "fp16":
+                            optimizer.step()
+                        optimizer.zero_grad()
+            self.losses.append(loss.detach())
+            self.tokens += batch["labels"].numel() * self.accelerator.num_processes
+        self.progress.step += 1
         if finite:
-            window.gradient_norm = norm
             self.skipped_in_a_row = 0
-            return
+        else:
+            self.count_skipped_step()
+
+    def learning_rate_at(self, fraction: float) -> float:
+        """Rate of the next step: warm-up counts steps, and the cosine spans what is left of the run then."""
+        arguments = self.optimization
+        progress = self.progress
+        if arguments.max_hours is None:
+            progress.warm_up_end = arguments.warmup_steps / arguments.max_steps
+        elif progress.step <= arguments.warmup_steps:
+            # how much of the hours warm-up takes is known when it ends; later steps find it in the progress
+            progress.warm_up_end = fraction
+        passed = (fraction - progress.warm_up_end) / max(1.0 - progress.warm_up_end, 1e-9)
+        return scheduled_rate(
+            progress.step, arguments.warmup_steps, passed, arguments.learning_rate, arguments.final_learning_rate
+        )
+
+    def count_skipped_step(self) -> None:
+        """Counts a step whose gradient was not finite; raises FloatingPointError when there are too many in a row."""
         self.progress.skipped += 1
         self.skipped_in_a_row += 1
-        if self.skipped_in_a_row >= self.run.max_skipped_steps:
+        if self.skipped_in_a_row >= self.optimization.max_skipped_steps:
             raise FloatingPointError(
                 f"The gradient was not finite in {self.skipped_in_a_row} steps in a row, up to step "
-                f"{self.progress.step + 1}: lower the learning rate or train in fp32 or bf16; the last checkpoint in "
+                f"{self.progress.step}: lower the learning rate or train in fp32 or bf16; the last checkpoint in "
                 f"{self.folder.path} is intact."
             )
 
-    def forward(self, batch: Batch, fraction: float) -> Any:
-        """Loss and logits of a micro-batch, with guidance dropout and history dropout drawn per sample."""
-        null = null_rows(self.config.conditioning_dropout, draw_seeds(self.run.seed, batch["sample"], "guidance"))
-        return self.model(
-            input_ids=teacher_forcing(batch, self.config, self.run, self.history_dropout(fraction)),
-            conditioning_ids=batch["conditioning_ids"],
-            labels=batch["labels"],
-            null_conditioning=null.to(batch["labels"].device),
-            use_cache=False,
-        )
+    def start_window(self) -> None:
+        """Begins to gather what the next line of training metrics sums up."""
+        self.window_began = time.monotonic()
+        # of each micro-batch; on the device, so that nothing waits for them
+        self.losses: list[torch.Tensor] = []
+        self.tokens = 0
+        self.gradient_norm = 0.0
 
-    def history_dropout(self, fraction: float) -> float:
-        """History dropout rate after the given fraction of the run."""
-        start, end = self.run.history_dropout, self.run.history_dropout_end
-        return start if end is None else start + (end - start) * fraction
-
-    def log_window(self, window: LossWindow, fraction: float) -> None:
-        """Writes one line of training metrics."""
+    def log_window(self, fraction: float) -> None:
+        """Writes one line of training metrics; its loss is a mean over all processes, NaN if none was finite."""
+        elapsed = max(time.monotonic() - self.window_began, 1e-9)
         self.write(
             {
-                **window.metrics(self.accelerator),
-                "history_dropout": self.history_dropout(fraction),
-                "hours_of_audio": self.progress.step * self.run.global_batch * self.crops.seconds / 3600,
+                "loss": finite_mean(torch.stack(self.losses), self.accelerator),
+                "learning_rate": self.learning_rate,
+                "gradient_norm": float(self.gradient_norm),
+                "tokens_per_second": self.tokens / elapsed,
+                "history_dropout": self.corruption.history_dropout_at(fraction),
+                "hours_of_audio": self.progress.step * self.optimization.global_batch * self.crops.seconds / 3600,
                 "skipped_steps": float(self.progress.skipped),
                 "seconds": self.seconds(),
             }
@@ -302,7 +304,8 @@ class StageTrainer:
 
     def init_trackers(self) -> None:
         """Records the run's arguments and configuration in run.json and in the trackers."""
-        asked = {**asdict(self.data), **asdict(self.run)}
+        groups = (self.data, self.corruption, self.optimization, self.run)
+        asked = {name: value for group in groups for name, value in asdict(group).items()}
         self.folder.write_run(
             {
                 "arguments": asked,
@@ -331,10 +334,10 @@ class StageTrainer:
             progress = RunProgress(**asdict(self.progress) | {"seconds": self.seconds()})
             self.folder.save_checkpoint(progress)
 
-    def finish(self, window: LossWindow) -> None:
+    def finish(self) -> None:
         """Writes the last metrics, validates and saves a checkpoint, unless the last step already did."""
-        if window.losses:
-            self.log_window(window, self.fraction())
+        if self.losses:
+            self.log_window(self.fraction())
         if not self.due(self.run.validation_steps):
             self.validate()
         if not self.due(self.run.save_steps):

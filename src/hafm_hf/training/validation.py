@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation of a stage: losses of the same targets under the right conditioning, another clip's, and none."""
+"""Validation of a stage: losses of the same targets under the right conditioning, another clip's, and none.
+
+The paired difference, the loss with another clip's conditioning minus the loss with the right one, tells whether the
+model uses the vocal.
+"""
+
+import math
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from transformers import PreTrainedModel
+from torch.utils.data import default_collate
 
+from ..modeling.codebook_patterns import codebook_pattern
+from ..modeling.modeling_hafm import IGNORE_INDEX, HAFMStageForCausalLM
 from .arguments import DataArguments
-from .data import TokenCrops, collate
-from .objective import clustered_mean, other_tracks, paired_losses
+from .data import TokenCrops
 
 Metrics = dict[str, float | list[float]]
 
 
 def validate_stage(
-    model: PreTrainedModel, validation: TokenCrops, data: DataArguments, accelerator: Accelerator
+    model: HAFMStageForCausalLM, validation: TokenCrops, data: DataArguments, accelerator: Accelerator
 ) -> Metrics:
     """Validation losses of a stage in nats per token; leaves the stage in evaluation mode.
 
@@ -28,17 +35,21 @@ def validate_stage(
     tracks = validation.tracks(crops)
     partners = other_tracks(tracks)
     share = list(range(len(crops)))[accelerator.process_index :: accelerator.num_processes]
-    found: list[tuple[int, dict[str, torch.Tensor]]] = []
+    losses_of_clips: list[tuple[int, dict[str, torch.Tensor]]] = []
     for begin in range(0, len(share), data.validation_batch):
         chosen = share[begin : begin + data.validation_batch]
-        batch = collate([validation.read(crops[clip]) for clip in chosen])
-        right, labels = (batch[name].to(accelerator.device) for name in ("conditioning_ids", "labels"))
-        other = [validation.read(crops[partners[clip]])["conditioning_ids"] for clip in chosen] if partners else []
+        batch = default_collate([validation.read(crops[clip]) for clip in chosen])
+        right = batch["conditioning_ids"].to(accelerator.device)
+        labels = batch["labels"].to(accelerator.device)
+        other = None
+        if partners:
+            others = [validation.read(crops[partners[clip]])["conditioning_ids"] for clip in chosen]
+            other = torch.stack(others).to(accelerator.device)
         with accelerator.autocast():
-            losses = paired_losses(model, right, torch.stack(other).to(right.device) if other else None, labels)
+            losses = paired_losses(model, right, other, labels)
         for place, clip in enumerate(chosen):
-            found.append((clip, {name: value[place].cpu() for name, value in losses.items()}))
-    gathered = dict(gather_object(found))
+            losses_of_clips.append((clip, {name: value[place].cpu() for name, value in losses.items()}))
+    gathered = dict(gather_object(losses_of_clips))
     rows = {
         name: torch.stack([gathered[clip][name] for clip in range(len(crops))])
         for name in next(iter(gathered.values()))
@@ -48,3 +59,72 @@ def validate_stage(
         difference, error = clustered_mean((rows["shuffled"] - rows["matched"]).mean(dim=1), tracks)
         metrics |= {"paired_difference": difference, "paired_difference_error": error}
     return {**metrics, "codebooks": rows["matched"].mean(dim=0).tolist(), "clips": float(len(crops))}
+
+
+@torch.no_grad()
+def paired_losses(
+    model: HAFMStageForCausalLM,
+    conditioning_ids: torch.Tensor,
+    shuffled_ids: torch.Tensor | None,
+    labels: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Losses of the same targets under the right conditioning, another clip's, and none.
+
+    Args:
+        model: a stage, in evaluation mode.
+        conditioning_ids, shuffled_ids (int64 [B, K, T_c]): the clips' own conditioning, and that of other clips; if
+            `shuffled_ids` is None, `shuffled` is omitted.
+        labels (int64 [B, T·Q]): target tokens; −100 is ignored.
+
+    Returns:
+        `matched`, `shuffled`, `none` (float32 [B, Q]) in nats, averaged over the frames that are not ignored.
+    """
+    pattern = codebook_pattern(model.config)
+    assert model.config.bos_token_id is not None
+    input_ids = pattern.inputs(labels, model.config.bos_token_id)
+    null = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+    cases = {"matched": (conditioning_ids, None), "shuffled": (shuffled_ids, None), "none": (conditioning_ids, null)}
+    if shuffled_ids is None:
+        del cases["shuffled"]
+    counts = (labels != IGNORE_INDEX).unflatten(1, (-1, pattern.num_codebooks)).sum(dim=1).clamp(min=1)
+    losses = {}
+    for name, (ids, mask) in cases.items():
+        # forward, not the call: these shapes would make a compiled training graph recompile
+        output = model.forward(input_ids=input_ids, conditioning_ids=ids, null_conditioning=mask, use_cache=False)
+        losses[name] = model.token_losses(output.logits, labels).sum(dim=1) / counts
+    return losses
+
+
+def clustered_mean(values: torch.Tensor, clusters: list[str]) -> tuple[float, float]:
+    """Mean over clips and its standard error over tracks: clips of one track are not independent.
+
+    Args:
+        values (float [N]): one value per clip.
+        clusters (list of N strings): the track of each clip.
+    """
+    names = sorted(set(clusters))
+    index = torch.tensor([names.index(name) for name in clusters])
+    totals = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, values.double())
+    counts = torch.bincount(index, minlength=len(names)).double()
+    mean = totals.sum() / counts.sum()
+    if len(names) < 2:
+        return float(mean), math.nan
+    # linearised variance of the ratio of totals to counts: exact for clusters of equal size
+    residuals = (totals - mean * counts) / counts.mean()
+    return float(mean), float(residuals.std(correction=1) / math.sqrt(len(names)))
+
+
+def other_tracks(tracks: list[str]) -> list[int] | None:
+    """For each clip, the index of a clip of another track, whose conditioning it is paired with.
+
+    Clips are sorted by track and rotated by half their number, so that each clip's conditioning is used exactly once.
+    None if one track has more than half of the clips, since no such pairing exists then.
+    """
+    order = sorted(range(len(tracks)), key=lambda clip: (tracks[clip], clip))
+    largest = max(tracks.count(name) for name in set(tracks))
+    if 2 * largest > len(tracks):
+        return None
+    partners = [0] * len(tracks)
+    for place, clip in enumerate(order):
+        partners[clip] = order[(place + len(tracks) // 2) % len(tracks)]
+    return partners

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the chain of stages over a batch of songs, to the end or window by window.
+
+What the stages read of a voice is made before, by listening; the codes that they write are decoded after.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+
+from ..listening.encoder import HAFMEncoderOutput
+from ..modeling.generation_hafm import RandomStream
+from ..modeling.modeling_hafm import HAFMStageForCausalLM
+from ..modeling.windows import ROWS_AT_ONCE, SongRow, StageRun, default_decoding
+from ..tokenizers.codecs import Codec
+from .options import GenerationOptions
+from .parts import VOCAL, stage_parts
+
+# called with (stage, steps done, total steps); an exception raised in it ends the generation
+Progress = Callable[[str, int, int], None]
+
+
+class ProgressReports:
+    """Passes the stages' progress on, and repeats the last report during other computations.
+
+    Args:
+        progress: called with (stage, steps done, total steps); an exception raised in it ends the computation.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.progress = progress
+        self.last = ("", 0, 0)
+
+    def expect(self, stage: str, total: int) -> None:
+        """Sets what is reported while the vocals are listened to: no step of the first stage, of `total`."""
+        self.last = (stage, 0, total)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self.last = (stage, done, total)
+        self.check_stop()
+
+    def check_stop(self) -> None:
+        """Repeats the last report, between pieces of a computation that is not a stage's."""
+        if self.progress is not None:
+            self.progress(*self.last)
+
+
+class StageChain:
+    """Runs the stages over the songs of a batch; every song is a row of every stage.
+
+    Args:
+        stages: the stages to run, by name and in order.
+        songs: what they read.
+        options: of which guidance scale, temperature, top-k, decoding and compile are used.
+        codec: embeds the codes of independent windows, to join them where the sound changes least; without it, a
+            window takes over where the previous one ends.
+        kept: given codes of a stage for every song, int64 [Q, T], −1 where they are to be generated, by its name.
+        progress: called after every step, and with the same values again during long passes.
+        batch_size: largest batch of windows; for a stage whose windows are independent, that of the first batch.
+
+    Raises:
+        ValueError: the stages do not support the options.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, HAFMStageForCausalLM],
+        songs: Sequence[HAFMEncoderOutput],
+        options: GenerationOptions,
+        *,
+        codec: Codec | None = None,
+        kept: Mapping[str, torch.Tensor] | None = None,
+        progress: Progress | None = None,
+        batch_size: int = ROWS_AT_ONCE,
+    ) -> None:
+        self.songs = songs
+        self.runs: dict[str, StageRun] = {}
+        self.table = stage_parts()
+        # the stage that writes each stream
+        self.writers = {self.table[name].writes: name for name in stages}
+        frames = {VOCAL: [len(song.tokens) for song in songs]}
+        decoding = options.decoding or default_decoding(stages.values())
+        first_codebook = 0
+        for number, (name, stage) in enumerate(stages.items()):
+            config = stage.decoding_config(
+                guidance_scale=options.guidance_scale, temperature=options.temperature, top_k=options.top_k
+            )
+            row = self.table[name]
+            frames[row.writes] = [stage.config.target_frames(length) for length in frames[row.reads[0]]]
+            given = (kept or {}).get(name)
+            rows = [
+                SongRow(length, RandomStream(song.seed, number, song.sample), given)
+                for length, song in zip(frames[row.writes], songs, strict=True)
+            ]
+            sound = None
+            if codec is not None and row.acoustic:
+                sound = partial(codec.code_vectors, first_codebook=first_codebook)
+                first_codebook += stage.config.num_codebooks
+            run = StageRun(stage, rows, config, decoding, bool(options.compile), batch_size, sound=sound)
+            if progress is not None:
+                run.report = _counting(name, run.steps, progress)
+            self.runs[name] = run
+
+    def run(self) -> None:
+        """Runs every stage to its end, one after the other."""
+        for name, run in self.runs.items():
+            run.run(self._conditioning(name))
+
+    def advance(self) -> torch.Tensor:
+        """Generates the next batch of windows of the last stage, and what it needs of the others, for a single song.
+
+        Returns:
+            The codes of the song that are final, int64 [Q, T].
+        """
+        *_, last = self.runs
+        self._advance(last)
+        return self.codes(0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage has reached the end of its songs."""
+        return all(run.finished for run in self.runs.values())
+
+    def codes(self, song: int) -> torch.Tensor:
+        """The codec codes of a song generated so far: int64 [Q, T_a]."""
+        acoustic = [self.table[name].writes for name in self.runs if self.table[name].acoustic]
+        return _together([self.tokens(stream, song) for stream in acoustic])
+
+    def tokens(self, stream: str, song: int) -> torch.Tensor:
+        """The tokens of a song that a stage reads or writes (by the names in `PARTS`), so far: int64 [Q, T]."""
+        if stream in self.writers:
+            return self.runs[self.writers[stream]].codes(song)
+        return self.songs[song].tokens[None]
+
+    def _advance(self, name: str, frames: int | None = None) -> None:
+        """Runs a stage on, to `frames` or to the end of its batch of windows, and those before as far as it needs."""
+        run = self.runs[name]
+        for stream in self.table[name].reads:
+            if stream in self.writers:
+                writer = self.runs[self.writers[stream]]
+                while not writer.finished and writer.final_frames(0) < run.needs:
+                    self._advance(self.writers[stream], run.needs)
+        if not run.finished:
+            run.advance(self._conditioning(name), frames)
+
+    def _conditioning(self, name: str) -> list[torch.Tensor]:
+        """The conditioning of a stage that exists so far: int64 [K, T_c] for each row."""
+        conditioning = []
+        for number, song in enumerate(self.songs):
+            streams = [self.tokens(read, number) for read in self.table[name].reads]
+            if name in song.streams:
+                streams.append(song.streams[name])
+            conditioning.append(_together(streams))
+        return conditioning
+
+
+def first_steps(stages: Mapping[str, HAFMStageForCausalLM], tokens: Sequence[int]) -> tuple[str, int]:
+    """The name of the first stage, and its number of steps for a batch of songs.
+
+    Args:
+        stages: the stages to run, by name and in order.
+        tokens: number of vocal semantic tokens of each song.
+    """
+    name, stage = next(iter(stages.items()))
+    rows = [SongRow(stage.config.target_frames(length), RandomStream(0)) for length in tokens]
+    # either loop takes the same steps; this one is prepared faster
+    return name, StageRun(stage, rows, stage.decoding_config(), decoding="reference").steps
+
+
+def _together(streams: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stacks streams (int64 [Q, T] each), cut to the shortest."""
+    length = min(stream.shape[1] for stream in streams)
+    return torch.cat([stream[:, :length] for stream in streams])
+
+
+def _counting(name: str, total: int, progress: Progress) -> Callable[[int], None]:
+    """A callback that counts a stage's steps and reports them to `progress`."""
+    done = 0
+
+    def report(steps: int) -> None:
+        nonlocal done
+        done += steps
+        progress(name, done, total)
+
+    return report

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A song's metre, estimated from its chords and notes.
+
+Dimensions: N beats, E events.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .lead_sheet import LeadSheet
+from .vocabulary import METRES, USUAL_METRE
+
+# an event belongs to a beat if it is at most this share of a beat away from it
+NEAR_BEAT = 0.3
+# beats after which a bar may begin anew, as estimated beats can slip, and shortest end that counts as well
+STRETCH_BEATS = 96
+LEAST_BEATS = 24
+# nats by which three must be more probable than four
+MARGIN = 4.0
+
+
+def song_metre(sheet: LeadSheet, notes: Sequence[Sequence[float]] = ()) -> int:
+    """Beats per bar of a lead sheet with beats: as it says, or else as its chords and the notes sung recur."""
+    if sheet.beats_per_bar is not None:
+        return sheet.beats_per_bar
+    beats = sheet.beats or ()
+    chords = sorted(sheet.chords)
+    changes = [start for (*_, before), (start, _, label) in pairwise(chords) if label != before]
+    return estimate_metre(beats, changes, [note[0] for note in notes], long_notes(notes, beats))
+
+
+def estimate_metre(
+    beats: Sequence[float],
+    chords: Sequence[float],
+    notes: Sequence[float] = (),
+    long_notes: Sequence[float] = (),
+) -> int:
+    """Estimates whether bars have three or four beats, from what recurs every three or four of them.
+
+    Chords change, and long notes begin, mostly at the same places of each bar. For each metre, the probability of an
+    event at each place of the bar is fitted to the song; three wins if it makes the events more probable by a margin,
+    although four has one place more to fit: where unsure, the answer is four.
+
+    Args:
+        beats: times of all beats in seconds, in order.
+        chords: times of chord changes in seconds.
+        notes: times in seconds at which notes begin.
+        long_notes: those of them that last longer than a beat.
+
+    Returns:
+        3 or 4.
+    """
+    times = np.asarray(beats, np.float64)
+    if len(times) < LEAST_BEATS:
+        return USUAL_METRE
+    evidence = sum(
+        _log_likelihood(events, 3) - _log_likelihood(events, USUAL_METRE)
+        for events in (_on_beats(times, kind) for kind in (chords, notes, long_notes))
+        if events.any()
+    )
+    return 3 if evidence > MARGIN else USUAL_METRE
+
+
+def long_notes(notes: Sequence[Sequence[float]], beats: Sequence[float]) -> list[float]:
+    """Starts in seconds of the notes (start s, end s, ...) that last longer than a beat."""
+    if len(beats) < 2:
+        return []
+    beat = float(np.median(np.diff(beats)))
+    return [float(note[0]) for note in notes if note[1] - note[0] > beat]
+
+
+def _on_beats(beats: NDArray[np.float64], events: ArrayLike) -> NDArray[np.bool_]:
+    """Which beats an event falls on: bool [N]."""
+    at = np.interp(np.asarray(events, np.float64), beats, np.arange(len(beats)), left=-1, right=-1)
+    nearest = np.round(at)
+    on = np.zeros(len(beats), bool)
+    on[nearest[(at >= 0) & (np.abs(at - nearest) <= NEAR_BEAT)].astype(int)] = True
+    return on
+
+
+def _log_likelihood(events: NDArray[np.bool_], metre: int) -> float:
+    """Log-likelihood in nats of events on beats (bool [N]) with a fitted probability at each place of a bar."""
+    assert metre in METRES
+    total = 0.0
+    for start in range(0, len(events), STRETCH_BEATS):
+        stretch = events[start : start + STRETCH_BEATS]
+        if start and len(stretch) < LEAST_BEATS:
+            continue
+        for place in range(metre):
+            here = stretch[place::metre]
+            # one event and one beat without are added, so that a place that never had one still may
+            share = (here.sum() + 0.5) / (len(here) + 1)
+            total += float(here.sum() * math.log(share) + (len(here) - here.sum()) * math.log(1 - share))
+    return total

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The torch state in which a long computation runs: random numbers and threads, restored afterwards."""
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+# matrices of at least this many elements (4 MB in float32) take longer to read than threads take to synchronise
+THREADED_MATRIX = 1 << 20
+_threads_lock = threading.Lock()
+# for each thread inside a `torch_threads` block, torch's thread count before it
+_inside: dict[int, int] = {}
+
+
+@contextmanager
+def computing(device: torch.device, seed: int, threads: int | None) -> Iterator[None]:
+    """Seeds torch and sets its number of threads inside the block; the caller's state is restored outside, for
+    instance between the chunks of a stream.
+
+    Args:
+        device: on which the computation runs.
+        seed: of torch's random generators.
+        threads: number of threads; None keeps torch's.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch_threads(threads):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Sets torch's number of threads inside the block and restores it afterwards; None changes nothing."""
+    me = threading.get_ident()
+    with _threads_lock:
+        nested = me in _inside
+        # a thread that enters while another is inside would otherwise save that one's setting as the original
+        before = torch.get_num_threads() if nested or not _inside else next(iter(_inside.values()))
+        _inside.setdefault(me, before)
+        torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        with _threads_lock:
+            torch.set_num_threads(before)
+            if not nested:
+                del _inside[me]
+
+
+def suitable_threads(models: Iterable[nn.Module]) -> int | None:
+    """1 for models on the CPU whose matrices are all small; None to keep torch's own number of threads.
+
+    Threads synchronise after every matrix product. Where products take microseconds a second thread gains little, and
+    if another process competes for its core, a step takes three times as long. OMP_NUM_THREADS takes precedence.
+    """
+    parameters = [parameter for model in models for parameter in model.parameters()]
+    if os.environ.get("OMP_NUM_THREADS") or any(parameter.device.type != "cpu" for parameter in parameters):
+        return None
+    # output heads and embedding tables hold one matrix per codebook
+    largest = max((matrix.shape[-2] * matrix.shape[-1] for matrix in parameters if matrix.ndim > 1), default=0)
+    return 1 if largest < THREADED_MATRIX else None

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ending a long computation between its pieces."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+# called between the pieces of a long computation, which an exception that it raises ends
+CheckStop = Callable[[], None]
+Piece = TypeVar("Piece")
+
+
+def checked(pieces: Iterable[Piece], check_stop: CheckStop | None) -> Iterator[Piece]:
+    """Iterates over pieces of work, and calls `check_stop`, if there is one, before each."""
+    for piece in pieces:
+        if check_stop is not None:
+            check_stop()
+        yield piece

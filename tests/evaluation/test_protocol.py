@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompt adherence of whole sets of clips, and scores of other tools, on embeddings with known answers."""
+
+import numpy as np
+import pytest
+
+from hafm_hf.evaluation.measuring import REFERENCE, SHUFFLED, Candidate, Measurement
+from hafm_hf.evaluation.protocol import ScoringOptions, set_distances
+
+WIDTH = 4
+OPTIONS = ScoringOptions(frechet_resamples=50)
+
+
+def clips(measured: list[tuple], systems: dict[str, float], count: int = 40) -> list[Measurement]:
+    """Two clips a song, whose mixes' embeddings lie at the offset of their system."""
+    voice, band = measured[0]
+    generator = np.random.default_rng(3)
+    made = []
+    for number in range(count):
+        candidates = {}
+        for name, offset in systems.items():
+            mixes = (generator.standard_normal((20, WIDTH)) + offset).astype(np.float32)
+            candidates[name] = Candidate(band, {"embedder": mixes}, {"embedder": mixes})
+        made.append(Measurement(f"clip {number}", f"song {number // 2}", voice, band, candidates))
+    return made
+
+
+def test_systems_stand_between_the_reference_and_strangers_in_order(measured: list[tuple]) -> None:
+    offsets = {REFERENCE: 0.0, SHUFFLED: 2.0, "near": 0.5, "far": 1.5}
+    measurements = clips(measured, offsets)
+    stated = {name: set_distances(measurements, name, OPTIONS)["embedder"] for name in offsets}
+    adherence = {name: each["adherence"] for name, each in stated.items()}
+    assert adherence[REFERENCE] == pytest.approx(1.0, abs=0.02)
+    assert adherence["near"] == pytest.approx(0.75, abs=0.05)
+    assert adherence["far"] == pytest.approx(0.25, abs=0.05)
+    assert adherence[SHUFFLED] == pytest.approx(0.0, abs=0.02)
+    for each in stated.values():
+        low, high = each["adherence_interval"]
+        assert low <= each["adherence"] <= high
+    assert stated["near"]["adherence_interval"][0] > stated["far"]["adherence_interval"][1]
+    assert stated[REFERENCE]["coverage"] == 1.0
+    assert stated["far"]["coverage"] < stated["near"]["coverage"]
+
+
+def test_candidates_are_compared_with_references_of_other_songs(measured: list[tuple]) -> None:
+    # each song has its own place: only with itself would the reference be perfect
+    generator = np.random.default_rng(5)
+    places = generator.standard_normal((10, WIDTH))
+    measurements = clips(measured, {REFERENCE: 0.0, SHUFFLED: 1.0}, count=20)
+    for number, each in enumerate(measurements):
+        for candidate in each.candidates.values():
+            candidate.mixes["embedder"] += places[number // 2].astype(np.float32)
+    stated = set_distances(measurements, REFERENCE, OPTIONS)["embedder"]
+    assert 0.5 < stated["adherence"] < 1.0
+
+
+def test_too_few_clips_for_adherence_say_so(measured: list[tuple]) -> None:
+    measurements = clips(measured, {REFERENCE: 0.0, SHUFFLED: 1.0}, count=4)
+    for each in measurements:
+        for candidate in each.candidates.values():
+            candidate.mixes["embedder"] = candidate.mixes["embedder"][:1]
+    stated = set_distances(measurements, REFERENCE, OPTIONS)["embedder"]
+    assert "2 embeddings of width 4 are too few" in stated["adherence_refused"]
+    assert "adherence" not in stated
