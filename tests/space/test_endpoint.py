@@ -49,7 +49,7 @@ def test_the_documented_example_works(space: Space, tmp_path: Path, monkeypatch:
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
     scope: dict[str, Any] = {}
     exec(code.replace("http://127.0.0.1:7860", space.url), scope)
-    assert soundfile.info(scope["mix"]).frames == 24_000 and scope["report"]["seed"] == 1
+    assert soundfile.info(scope["mix"]).frames == 44_100 and scope["report"]["seed"] == 1
 
 
 def test_songs_are_as_long_as_the_vocal_and_reproducible_by_seed(client: Any, voices: Path) -> None:
