@@ -45,7 +45,9 @@ def find_lags(clips: Sequence[Clip]) -> dict[str, float]:
     lags: dict[str, float] = {}
     for members in songs.values():
         curves = {clip.name: _agreement(clip.vocal, clip.reference) for clip in members if clip.reference is not None}
-        for name in curves if len(curves) > 1 else ():
+        if len(curves) < 2:
+            continue
+        for name in curves:
             others = np.mean([curve for other, curve in curves.items() if other != name], axis=0)
             lags[name] = smallest_lag(others)
     return lags
@@ -73,7 +75,9 @@ def _agreement(vocal: Part, reference: Part) -> NDArray[np.float64]:
 
 def moved(samples: Samples, frames: int) -> Samples:
     """Moves float32 [N] earlier by `frames` samples, or later behind silence if negative."""
-    return samples[frames:] if frames >= 0 else np.pad(samples, (-frames, 0))
+    if frames < 0:
+        return np.pad(samples, (-frames, 0))
+    return samples[frames:]
 
 
 def main(

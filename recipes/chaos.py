@@ -90,8 +90,8 @@ def torment(start: Callable[[Path], Work], folder: Path, digest: Digest, kills: 
         output = _output_in(place)
         code = _until_done(start, output, report, kills, moments)
         report.outputs += 1
-        found = digest(output)
-        differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        digests = digest(output)
+        differing = sorted(name for name in wanted.keys() | digests.keys() if wanted.get(name) != digests.get(name))
         if code is None:
             report.lost.append(f"{place.name} hangs after kills.")
         elif code != 0:
@@ -116,8 +116,10 @@ def _until_done(
     while True:
         work = start(output)
         spared = report.kills >= kills or killed >= KILLS_PER_OUTPUT
-        patience = max(LEAST_PATIENCE, PATIENCE * report.seconds)
-        code = work.wait(patience if spared else moments.uniform(0.0, report.seconds))
+        if spared:
+            code = work.wait(max(LEAST_PATIENCE, PATIENCE * report.seconds))
+        else:
+            code = work.wait(moments.uniform(0.0, report.seconds))
         if code is not None:
             return code
         work.kill()
@@ -162,12 +164,12 @@ def digest_files(
     folder: Path, compared: Sequence[str] = ("*",), ignored: Sequence[str] = ("*.lock",)
 ) -> dict[str, str]:
     """SHA-256 of a folder's files whose relative path matches a pattern in `compared` and none in `ignored`."""
-    found = {}
+    digests = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and _fits(name, compared) and not _fits(name, ignored):
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:

@@ -90,17 +90,20 @@ def convert(
         raise ValueError(
             "Give either --pairs FOLDER, a few real songs whose voice and band are apart, or --assume-paper."
         )
-    said: dict[str, Any] = {} if mapping is None else yaml.safe_load(mapping.read_text(encoding="utf-8")) or {}
+    said: dict[str, Any] = {}
+    if mapping is not None:
+        said = yaml.safe_load(mapping.read_text(encoding="utf-8")) or {}
     files = published_files(original, revision)
     typer.echo(_about(files))
     kmeans = read_kmeans(files.kmeans)
     huberts = huberts or [proposed_hubert(kmeans)]
+    layers = layers or list(LAYERS)
     segments = [] if pairs is None else read_pairs(pairs)
     if assume_paper:
-        model = tokenizer_of(kmeans, huberts[0], layers[0] if layers else LAYERS[0])
+        model = tokenizer_of(kmeans, huberts[0], layers[0])
         tokenizer = ChosenTokenizer(model, huberts[0], [], decided=False)
     else:
-        tokenizer = choose_tokenizer(kmeans, huberts, layers or LAYERS, segments, typer.echo)
+        tokenizer = choose_tokenizer(kmeans, huberts, layers, segments, typer.echo)
     typer.echo(f"semantic tokenizer: {tokenizer.description}")
     checkpoints = {}
     stages = {}
@@ -164,10 +167,12 @@ def card_facts(
     files: Files, checkpoints: dict[str, Checkpoint], tokenizer: ChosenTokenizer, verdict: Verdict, assume_paper: bool
 ) -> CardFacts:
     """What the card says about the weights, the choices and what is not known."""
-    steps = {name: each.step for name, each in checkpoints.items() if each.step}
+    steps = {name: checkpoint.step for name, checkpoint in checkpoints.items() if checkpoint.step}
     training: dict[str, Any] = {f"{name.capitalize()} stage": f"{step:,} steps" for name, step in steps.items()}
     training["Converted from"] = f"{files.source}; {_about(files)}"
-    training["Semantic tokenizer"] = tokenizer.description + ("" if tokenizer.decided else " (*undetermined*)")
+    training["Semantic tokenizer"] = tokenizer.description
+    if not tokenizer.decided:
+        training["Semantic tokenizer"] += " (*undetermined*)"
     sections = {"State": f"{STATE} Nobody has listened to it here."}
     if assume_paper:
         sections["Choices"] = "All as in the paper, without evidence (`--assume-paper`)."

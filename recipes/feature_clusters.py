@@ -133,7 +133,9 @@ def sample_features(
         before = vocals.seen
         for waveform, seed in _segments(tokenizer, audio, reader, track, options, filter_options):
             features = tokenizer.extract_features(waveform.to(tokenizer.device), noise=seed is not None, seed=seed)
-            (instrumentals if seed is None else vocals).add(features.cpu().numpy())
+            # only vocals have noise, and with it a seed
+            reservoir = instrumentals if seed is None else vocals
+            reservoir.add(features.cpu().numpy())
         used += vocals.seen > before
         if progress:
             progress(number, len(tracks))
@@ -144,21 +146,24 @@ def sample_features(
 
 
 def _save_sample(state: Path, identity: str, reservoirs: Sequence[Reservoir], done: int, used: int) -> None:
-    parts = [(f"{at}_{name}", value) for at, each in enumerate(reservoirs) for name, value in each.state().items()]
+    arrays = {"identity": np.array(identity), "tracks": np.array([done, used])}
+    for index, reservoir in enumerate(reservoirs):
+        for name, value in reservoir.state().items():
+            arrays[f"{index}_{name}"] = value
     with replacing(state) as file:
-        np.savez(file, identity=np.array(identity), tracks=np.array([done, used]), **dict(parts))  # type: ignore[arg-type]
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _load_sample(state: Path | None, identity: str, reservoirs: Sequence[Reservoir]) -> tuple[int, int]:
     """Restores the reservoirs; returns the number of finished tracks, and of those that contributed frames."""
     if state is None or not state.is_file():
         return 0, 0
-    with np.load(state, allow_pickle=False) as found:
-        if str(found["identity"]) != identity:
+    with np.load(state, allow_pickle=False) as arrays:
+        if str(arrays["identity"]) != identity:
             raise HAFMCorpusError(f"{state} was begun with other songs, options or weights; delete it to begin again.")
         for index, reservoir in enumerate(reservoirs):
-            reservoir.load_state({name: found[f"{index}_{name}"] for name in ("rows", "seen", "generator")})
-        done, used = found["tracks"].tolist()
+            reservoir.load_state({name: arrays[f"{index}_{name}"] for name in ("rows", "seen", "generator")})
+        done, used = arrays["tracks"].tolist()
     return done, used
 
 

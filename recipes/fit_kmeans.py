@@ -94,12 +94,14 @@ def main(
     fitted = [fit_clusters(reservoir.rows, clusters, seed) for reservoir in reservoirs]
     model.centroids.copy_(torch.stack([torch.from_numpy(centroids) for centroids, _ in fitted]).squeeze(0))
     names = ("vocal_", "instrumental_") if separate else ("",)
-    figures = {
-        f"{name}{key}": value
-        for name, (_, found), reservoir in zip(names, fitted, reservoirs, strict=True)
-        for key, value in {**found, "frames_seen": reservoir.seen}.items()
-    } | {"tracks": tracks}
-    (model.half() if half else model).save_pretrained(tokenizer)
+    figures: dict[str, Any] = {}
+    for name, (_, quality), reservoir in zip(names, fitted, reservoirs, strict=True):
+        figures |= {f"{name}{key}": value for key, value in quality.items()}
+        figures[f"{name}frames_seen"] = reservoir.seen
+    figures["tracks"] = tracks
+    if half:
+        model.half()
+    model.save_pretrained(tokenizer)
     (tokenizer / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     sample.unlink(missing_ok=True)
     typer.echo(json.dumps(figures))

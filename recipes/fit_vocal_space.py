@@ -86,7 +86,9 @@ def main() -> None:
         training, validation = (list(read_songs(tokenizer, run, *split)) for split in splits.items())
         fitted, figures = fit_vocal_space(tokenizer.cpu(), training, validation, arguments, words.frames)
     out = Path(run.out) / "semantic_tokenizer"
-    (fitted.half() if words.half else fitted).save_pretrained(out)
+    if words.half:
+        fitted.half()
+    fitted.save_pretrained(out)
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     logger.info("%s is in %s", json.dumps(figures), out)
 

@@ -72,7 +72,9 @@ class Check:
         kind = stage_parts()[name].model_class
         sizes: dict[str, Any] = dict(TINY) if self.tiny else {}
         torch.manual_seed(0)
-        chosen = {"codebook_pattern": pattern} if stage_parts()[name].acoustic else {}
+        chosen = {}
+        if stage_parts()[name].acoustic:
+            chosen = {"codebook_pattern": pattern}
         return kind(kind.config_class(**sizes, **chosen)).eval().to(self.device)
 
     def wait(self) -> None:
@@ -104,7 +106,7 @@ def decoder(stage: Any, compiled: bool) -> FastDecoder:
 
 def check_logits(check: Check) -> Any:
     """The largest difference between this device's and the CPU's float32 logits, by stage and pattern."""
-    found: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
         config = stage.config
@@ -121,43 +123,49 @@ def check_logits(check: Check) -> Any:
         with torch.inference_mode():
             here = stage(**{key: value.to(check.device) for key, value in given.items()}).logits.float().cpu()
             there = stage.cpu()(**given).logits.float()
-        found[f"{name}, {pattern}"] = float((here - there).abs().max())
-    found["failed"] = not max(found.values()) <= LOGITS_TOLERANCE
-    return found
+        differences[f"{name}, {pattern}"] = float((here - there).abs().max())
+    differences["failed"] = not max(differences.values()) <= LOGITS_TOLERANCE
+    return differences
 
 
 def check_tokens(check: Check) -> Any:
     """Whether decoding with a CUDA graph gives the same tokens as without, for every stage and pattern."""
     if not check.graphs:
         return "not measured: CUDA graphs need a GPU"
-    found: dict[str, Any] = {}
+    comparisons: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
         eager, graph = (
             as_tokens(decoder(stage, compiled).codes(window(stage, 4, check.slots))) for compiled in (False, True)
         )
         differing = (eager != graph).any(0).nonzero()
-        first = int(differing[0]) if len(differing) else None
-        found[f"{name}, {pattern}"] = {"identical": first is None, "first_difference": first, "tokens": eager.numel()}
-    found["failed"] = not all(each["identical"] for each in found.values())
-    return found
+        comparisons[f"{name}, {pattern}"] = {
+            "identical": not len(differing),
+            "first_difference": int(differing[0]) if len(differing) else None,
+            "tokens": eager.numel(),
+        }
+    comparisons["failed"] = not all(comparison["identical"] for comparison in comparisons.values())
+    return comparisons
 
 
 def check_steps(check: Check) -> Any:
     """Milliseconds per step of the coarse stage, by pattern, batch size and decoding loop."""
-    found: dict[str, Any] = {}
+    loops = {"eager": False}
+    if check.graphs:
+        loops["graph"] = True
+    milliseconds: dict[str, Any] = {}
     for pattern in CODEBOOK_PATTERNS:
         stage = check.stage("coarse", pattern)
         for rows in check.rows:
             runs: dict[str, Callable[[int], Any]] = {}
-            for name, compiled in (("eager", False), *([("graph", True)] if check.graphs else [])):
+            for name, compiled in loops.items():
                 loop = partial(decoder(stage, compiled).codes, window(stage, rows, check.slots))
                 runs[name] = partial(check.finish, loop)
                 runs[name](1)
             for name, turns in take_turns(runs, check.slots, 2).items():
                 value = step_milliseconds(turns[1], turns[check.slots], check.slots, min)
-                found.setdefault(f"coarse, {pattern}, {rows} rows", {})[name] = value
-    return found
+                milliseconds.setdefault(f"coarse, {pattern}, {rows} rows", {})[name] = value
+    return milliseconds
 
 
 def composite(check: Check, pattern: str) -> HAFMForVocalAccompaniment:
@@ -165,7 +173,9 @@ def composite(check: Check, pattern: str) -> HAFMForVocalAccompaniment:
     sizes: dict[str, Any] = dict(TINY) if check.tiny else {}
     parts: dict[str, Any] = {}
     for name in stage_parts():
-        chosen = {"codebook_pattern": pattern} if stage_parts()[name].acoustic else {}
+        chosen = {}
+        if stage_parts()[name].acoustic:
+            chosen = {"codebook_pattern": pattern}
         parts[f"{name}_config"] = stage_parts()[name].model_class.config_class(**sizes, **chosen)
     if check.tiny:
         hubert = HubertConfig(
@@ -222,12 +232,12 @@ def check_training(check: Check) -> Any:
         words += f"--mixed_precision {precision} --max_steps {check.training_steps} --warmup_steps 2 --crop_seconds 5 "
         words += "--global_batch 4 --validation_split none --logging_steps 5 --save_steps 100000"
         if check.tiny:
-            sizes = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
-        else:
-            sizes = []
-        trainer = make_trainer(*parse_arguments([*words.split(), *sizes]))
-        # train() ends the process group, too
-        backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
+            words += "".join(f" --{name} {value}" for name, value in TINY.items())
+        trainer = make_trainer(*parse_arguments(words.split()))
+        backend = None
+        # asked now, because train() ends the process group, too
+        if torch.distributed.is_initialized():
+            backend = torch.distributed.get_backend()
         began = time.perf_counter()
         trainer.train()
         elapsed = time.perf_counter() - began
@@ -256,33 +266,36 @@ def run_part(part: Callable[[], Any], end: float) -> Any:
         return "not measured: out of time"
     began = time.perf_counter()
     try:
-        found = part()
+        figures = part()
     except TimeoutError as error:
         return f"not measured: {error}"
     except Exception as error:
         return {"failed": True, "error": f"{type(error).__name__}: {error}"}
-    if isinstance(found, str):
-        return found
-    return {**found, "took_seconds": time.perf_counter() - began}
+    if isinstance(figures, str):
+        return figures
+    return {**figures, "took_seconds": time.perf_counter() - began}
 
 
 def table(report: Mapping[str, Any]) -> str:
     """The results as a Markdown table: a row per part with its result and its figures."""
     rows = ["| part | result | figures |", "|---|---|---|"]
-    for name, found in report.items():
-        if isinstance(found, str):
-            rows.append(f"| {name} | {found} | |")
+    for name, result in report.items():
+        if isinstance(result, str):
+            rows.append(f"| {name} | {result} | |")
             continue
-        figures = {key: value for key, value in found.items() if key not in ("failed", "losses", "skipped_steps")}
+        figures = {key: value for key, value in result.items() if key not in ("failed", "losses", "skipped_steps")}
         columns = "; ".join(f"{key} {_short(value)}" for key, value in figures.items() if value is not None)
-        rows.append(f"| {name} | {'**failed**' if found.get('failed') else 'ok'} | {columns} |")
+        state = "**failed**" if result.get("failed") else "ok"
+        rows.append(f"| {name} | {state} | {columns} |")
     return "\n".join(rows)
 
 
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items() if inner is not None)
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value)
 
 
 def main(
@@ -317,10 +330,11 @@ def main(
         print(f"{key}: done", file=sys.stderr)
         # after each part, so that a crash keeps the results of earlier parts
         out.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"hafm_hf {hafm_hf.__version__}, torch {torch.__version__}, {name}{', tiny sizes' if tiny else ''}\n")
+    sizes = ", tiny sizes" if tiny else ""
+    print(f"hafm_hf {hafm_hf.__version__}, torch {torch.__version__}, {name}{sizes}\n")
     print(table({key: report[key] for key in parts}))
     print(f"\nTo report it, paste the table into an issue and attach {out}.", file=sys.stderr)
-    failed = any(isinstance(each, dict) and each.get("failed") for each in report.values())
+    failed = any(isinstance(result, dict) and result.get("failed") for result in report.values())
     raise typer.Exit(1 if failed else 0)
 
 

@@ -62,7 +62,9 @@ def page(
         read = {code: soundfile.read(folders[name] / song, dtype="float32") for name, code in codes.items()}
         level = min([LEVEL_DBFS, *(highest_level(samples) for samples, _ in read.values() if samples.any())])
         for code, (samples, rate) in read.items():
-            gain = 10 ** ((level - audio.rms_dbfs(samples)) / 20) if samples.any() else 1.0
+            gain = 1.0
+            if samples.any():
+                gain = 10 ** ((level - audio.rms_dbfs(samples)) / 20)
             soundfile.write(sounds / f"{code}.flac", np.float32(gain) * samples, rate)
         key[song] = {code: name for name, code in codes.items()}
         shown: dict[str, Any] = {"song": song, "sounds": sorted(codes.values())}
@@ -74,9 +76,8 @@ def page(
         trials.append(shown)
     content = TEMPLATE.read_text().replace("/* TRIALS */", json.dumps(trials))
     (test / "page" / "index.html").write_text(content)
-    (test / "key.json").write_text(
-        json.dumps({"reference": named[-1][0] if reference else "", "songs": key}, indent=2)
-    )
+    hidden = named[-1][0] if reference else ""
+    (test / "key.json").write_text(json.dumps({"reference": hidden, "songs": key}, indent=2))
     print(f"wrote {test / 'page' / 'index.html'}: {len(songs)} songs in {len(folders)} versions")
 
 
@@ -89,8 +90,8 @@ def highest_level(samples: np.ndarray) -> float:
 def score(test: Folder, answers: Annotated[list[Path], typer.Argument(dir_okay=False, exists=True)]) -> None:
     """Prints the mean score of each version, with its interval over songs."""
     key = json.loads((test / "key.json").read_text())
-    for name, found in scores(key, [json.loads(path.read_text()) for path in answers]).items():
-        print(f"{name}: {found.value:.1f} [{found.low:.1f}, {found.high:.1f}], {found.n} answers, {found.songs} songs")
+    for name, mean in scores(key, [json.loads(path.read_text()) for path in answers]).items():
+        print(f"{name}: {mean.value:.1f} [{mean.low:.1f}, {mean.high:.1f}], {mean.n} answers, {mean.songs} songs")
 
 
 def scores(key: dict[str, Any], answers: list[dict[str, Any]]) -> dict[str, Interval]:
@@ -103,7 +104,7 @@ def scores(key: dict[str, Any], answers: list[dict[str, Any]]) -> dict[str, Inte
     Raises:
         ValueError: answers belong to another test, or no listener recognised the reference.
     """
-    found: dict[str, list[tuple[float, str]]] = {}
+    rated: dict[str, list[tuple[float, str]]] = {}
     for answer in answers:
         named = {
             song: {key["songs"][song][code]: value for code, value in given.items()}
@@ -117,12 +118,12 @@ def scores(key: dict[str, Any], answers: list[dict[str, Any]]) -> dict[str, Inte
             continue
         for song, given in named.items():
             for name, value in given.items():
-                found.setdefault(name, []).append((float(value), song))
-    if not found:
+                rated.setdefault(name, []).append((float(value), song))
+    if not rated:
         raise ValueError("No listener recognised the reference.")
     return {
         name: bootstrap_mean([value for value, _ in rows], [song for _, song in rows])
-        for name, rows in sorted(found.items())
+        for name, rows in sorted(rated.items())
     }
 
 

@@ -27,9 +27,9 @@ def make_card(
     repo_id: Annotated[str, typer.Option(help="Hub id to use in examples; default: the folder.")] = "",
 ) -> None:
     """Writes a README.md with the card of the model or corpus in FOLDER."""
-    known = None if facts is None else load_facts(facts)
+    stated = None if facts is None else load_facts(facts)
     if not (folder / "config.json").is_file():
-        card: RepoCard = dataset_card(folder, known, repo_id)
+        card: RepoCard = dataset_card(folder, stated, repo_id)
     else:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         # on the meta device, parameters can be counted without allocating memory
@@ -37,7 +37,7 @@ def make_card(
             model = AutoModel.from_config(config)
         if config.model_type == "hafm":
             model.style_sounds = read_style_sounds(folder, model.styles)
-        card = model_card(model, repo_id or str(folder), known)
+        card = model_card(model, repo_id or str(folder), stated)
     card.save(folder / "README.md")
 
 
@@ -49,13 +49,12 @@ def load_facts(path: str | Path) -> CardFacts:
     """
     # every JSON file is a YAML file too
     content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    known = [each.name for each in fields(CardFacts)]
-    if not isinstance(content, dict) or set(content) - set(known):
-        if isinstance(content, dict):
-            unknown = ", ".join(sorted(map(str, set(content) - set(known))))
-        else:
-            unknown = "no mapping"
-        raise ValueError(f"{path} is not a file of facts ({unknown}); it may hold {', '.join(known)}.")
+    names = [field.name for field in fields(CardFacts)]
+    unknown = "no mapping"
+    if isinstance(content, dict):
+        unknown = ", ".join(sorted(map(str, set(content) - set(names))))
+    if unknown:
+        raise ValueError(f"{path} is not a file of facts ({unknown}); it may hold {', '.join(names)}.")
     return CardFacts(**content)
 
 

@@ -17,8 +17,9 @@ NOISY = ("httpx", "datasets", "filelock", "fsspec", "torch", "accelerate")
 def check_sizes(config: PretrainedConfig, sizes: Mapping[str, int | None]) -> None:
     """Raises ValueError if a model to continue from has another size than requested; None accepts any."""
     for name, size in sizes.items():
-        if size not in (None, own := getattr(config, name)):
-            raise ValueError(f"{name} is {own} in the model to continue from, not {size}; leave it out.")
+        size_before = getattr(config, name)
+        if size not in (None, size_before):
+            raise ValueError(f"{name} is {size_before} in the model to continue from, not {size}; leave it out.")
 
 
 def run_recipe(recipe: Callable[[], object]) -> None:
@@ -35,7 +36,10 @@ def run_recipe(recipe: Callable[[], object]) -> None:
         if os.environ.get("HAFM_DEBUG"):
             raise
         expected = isinstance(error, (ValueError, OSError, FloatingPointError, ImportError))
-        kind = "" if expected else f" ({type(error).__name__}; HAFM_DEBUG=1 shows more)"
-        said = f"{first_line(error)}{kind}"
-        report_error(missing_package(error) or HAFMCommandError(said if said.endswith((".", "?")) else f"{said}."))
+        sentence = first_line(error)
+        if not expected:
+            sentence += f" ({type(error).__name__}; HAFM_DEBUG=1 shows more)"
+        if not sentence.endswith((".", "?")):
+            sentence += "."
+        report_error(missing_package(error) or HAFMCommandError(sentence))
         sys.exit(1)

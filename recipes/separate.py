@@ -59,22 +59,22 @@ def main(
         raise ValueError(f"{stems} is inside {songs}, and stems would be separated again; choose another folder.")
     model_dir, model = os.path.split(separation_model)
     options = SeparatorOptions(separation, model, model_dir, device, max_minutes * 60)
-    found = find_audio(songs)[0]
-    missing = [song for song in found if not (stems / display_name(song) / "accompaniment.flac").is_file()]
+    paths = find_audio(songs)[0]
+    missing = [song for song in paths if not (stems / display_name(song) / "accompaniment.flac").is_file()]
     failed = []
     what = Separation(options, songs.resolve(), stems.resolve())
-    made = run_on(
+    separated = run_on(
         make=separate,
         options=what,
         jobs=missing,
         gpus=int(torch_device(device) == "cuda"),
         **engine_arguments(engine, workers),
     )
-    for name, reason in tqdm(made, total=len(found), initial=len(found) - len(missing), unit="song"):
+    for name, reason in tqdm(separated, total=len(paths), initial=len(paths) - len(missing), unit="song"):
         if reason:
             failed.append(name)
             tqdm.write(f"{name}: {reason}", file=sys.stderr)
-    print(f"{len(found) - len(failed)} of {len(found)} songs have stems in {stems}")
+    print(f"{len(paths) - len(failed)} of {len(paths)} songs have stems in {stems}")
 
 
 if __name__ == "__main__":

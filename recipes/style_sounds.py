@@ -26,8 +26,8 @@ def write_style_sounds(folder: Path, vocal: Path) -> list[Path]:
     samples, rate = audio.read_audio(vocal, seconds=SECONDS)
     paths = [folder / "styles" / f"{style}.ogg" for style in model.styles]
     for path in paths:
-        (made,) = model.generate(samples, rate, style=path.stem, seed=SEED).audio
-        band = audio.limit_peak(audio.fade_edges(made.numpy().T, model.sampling_rate))
+        (instrumental,) = model.generate(samples, rate, style=path.stem, seed=SEED).audio
+        band = audio.limit_peak(audio.fade_edges(instrumental.numpy().T, model.sampling_rate))
         path.parent.mkdir(exist_ok=True)
         soundfile.write(path, band, model.sampling_rate, format="OGG", subtype="VORBIS", compression_level=COMPRESSION)
     return paths

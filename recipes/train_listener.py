@@ -81,8 +81,12 @@ class Folders:
 def new_listener(folders: Folders, ear: HAFMSemanticTokenizerModel | None) -> HAFMListenerModel:
     """The initial listener: an existing one, or an untrained one."""
     sizes = {name: getattr(folders, name) for name in ("harmony_channels", "time_channels")}
-    sizes["ear_size"] = 0 if ear is None else ear.config.hubert_config.hidden_size
-    changes = {} if folders.dropout is None else {"dropout": folders.dropout}
+    sizes["ear_size"] = 0
+    if ear is not None:
+        sizes["ear_size"] = ear.config.hubert_config.hidden_size
+    changes = {}
+    if folders.dropout is not None:
+        changes["dropout"] = folders.dropout
     if folders.init_from:
         model = HAFMListenerModel.from_pretrained(folders.init_from, dtype=torch.float32, **changes)
         check_sizes(model.config, sizes)
@@ -94,11 +98,10 @@ def main() -> None:
     """Trains the two towers in turn, scores the listener and saves it."""
     folders, arguments = parse_dataclasses((Folders, ListenerArguments))
     tunes = load_tunes(folders.songs, folders.sheets, folders.corpus, folders.validation_songs, folders.test_songs)
-    logger.info("%s", {split: f"{len(found)} songs" for split, found in tunes.items()})
+    logger.info("%s", {split: f"{len(songs)} songs" for split, songs in tunes.items()})
+    ear = None
     if folders.ear:
         ear = tokenizer_from_hubert(folders.ear, layer=folders.ear_layer, num_clusters=1)
-    else:
-        ear = None
     torch.manual_seed(arguments.seed)
     model = new_listener(folders, ear).to(folders.device)
     rng = np.random.default_rng(arguments.seed)

@@ -83,12 +83,11 @@ def read_records(
     folder: str, sampling_rate: int, held_out: bool = False, stereo_rate: int | None = None
 ) -> list[Song]:
     """The recordings below a folder, in mono and, at `stereo_rate`, in stereo; every eighth is held out for tests."""
+    if not folder:
+        return []
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".flac", ".ogg", ".wav"))
-    if folder:
-        chosen = [path for index, path in enumerate(paths) if (index % 8 == 7) == held_out]
-    else:
-        chosen = []
-    if folder and not chosen:
+    chosen = [path for index, path in enumerate(paths) if (index % 8 == 7) == held_out]
+    if not chosen:
         raise ValueError(f"{folder} holds no recordings to train on: every eighth .flac, .ogg or .wav is for tests.")
     sounds = [read_mono(path, sampling_rate) for path in chosen]
     both = [read_stereo(path, stereo_rate) if stereo_rate else None for path in chosen]
@@ -107,7 +106,9 @@ def main() -> None:
     codec = wider(trained, model).to(run.device).train()
     codec.config.phase_jitter = 0.0
     output = codec.config.output_format
-    stereo_rate = output.sampling_rate if output != codec.config.input_format else None
+    stereo_rate = None
+    if output != codec.config.input_format:
+        stereo_rate = output.sampling_rate
     pool = run.songs("train", codec.config.sampling_rate, stereo_rate=stereo_rate)
     for folder in filter(None, model.further.split(",")):
         further = replace(run, corpus=folder).songs("train", codec.config.sampling_rate, stereo_rate=stereo_rate)

@@ -105,7 +105,8 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
 def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.components.Component:
     """The input of an option; `known` are properties that depend on the model."""
     option = FIELDS[name]
-    usual = option.label, option.help.rstrip("."), "auto" if option.default is None else f"{option.default:g}"
+    is_number = option.default is not None and not isinstance(option.default, str)
+    usual = (option.label, option.help.rstrip("."), f"{option.default:g}" if is_number else "auto")
     label, info, empty = OPTION_WORDS.get(name, usual)
     shown = {"label": label, "info": info, "elem_id": name, "min_width": 140, **(known or {})}
     if option.kind is bool:

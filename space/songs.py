@@ -51,9 +51,9 @@ ENDS = {name: described(MixOptions)[name] for name in ("intro_bars", "outro_bars
 # The types of a request's values.
 KINDS: dict[str, type] = {"model": str, **{name: option.kind for name, option in OPTIONS.items()}}
 KINDS |= {"seconds": float, "tempo": float, **{name: option.kind for name, option in ENDS.items()}}
-# Their defaults, which links leave out; the default for stems depends on the model.
+# Their defaults, which links leave out; the default for stems depends on the model, and no style is chosen.
 USUAL: dict[str, Any] = {"model": OFFERED[0], **{name: option.default for name, option in OPTIONS.items()}}
-USUAL |= {"stems": None, "seconds": 0, "tempo": 0, **dict.fromkeys(ENDS, 0)}
+USUAL |= {"style": None, "stems": None, "seconds": 0, "tempo": 0, **dict.fromkeys(ENDS, 0)}
 MOST_WHOLE = 2**53  # JavaScript cannot represent larger integers exactly
 # Interval at which a run checks whether it has been cancelled.
 REPORT_SECONDS = 0.05

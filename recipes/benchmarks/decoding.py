@@ -112,12 +112,12 @@ class _Enough(Exception):
 
 def first_steps(loop: Callable[[StepReport], Any], steps: int) -> None:
     """Runs a decoding loop, which is given a callback to report its steps to, until it has made `steps` of them."""
-    made = 0
+    done = 0
 
     def report(new: int) -> None:
-        nonlocal made
-        made += new
-        if made >= steps:
+        nonlocal done
+        done += new
+        if done >= steps:
             raise _Enough
 
     with suppress(_Enough):
@@ -155,8 +155,8 @@ def step_milliseconds(
     Returns:
         None where that is not above zero, which tells nothing of a step.
     """
-    found = 1e3 * (typical(long) - typical(short)) / (steps - 1)
-    return found if found > 0 else None
+    milliseconds = 1e3 * (typical(long) - typical(short)) / (steps - 1)
+    return milliseconds if milliseconds > 0 else None
 
 
 def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> dict[str, float | None]:
@@ -179,8 +179,8 @@ def _stage(options: DecodingBenchmark) -> Any:
             return stage
         return untrained(stage, options.pattern)
     torch.manual_seed(0)
-    made = stage_parts()[options.stage].model_class
-    return made(made.config_class(codebook_pattern=options.pattern or "flat")).eval()
+    stage_class = stage_parts()[options.stage].model_class
+    return stage_class(stage_class.config_class(codebook_pattern=options.pattern or "flat")).eval()
 
 
 def untrained(stage: Any, pattern: str, fusion: str | None = None) -> Any:
@@ -188,12 +188,14 @@ def untrained(stage: Any, pattern: str, fusion: str | None = None) -> Any:
 
     `fusion` of the conditioning is the other one's if None.
     """
-    kept = {name: value for name, value in stage.config.to_dict().items() if name != "dtype"}
-    changed = {"codebook_pattern": pattern} | ({} if fusion is None else {"conditioning_fusion": fusion})
+    values = {name: value for name, value in stage.config.to_dict().items() if name != "dtype"}
+    values["codebook_pattern"] = pattern
+    if fusion is not None:
+        values["conditioning_fusion"] = fusion
     torch.manual_seed(0)
-    made = type(stage)(type(stage.config)(**kept | changed)).eval()
-    made.generation_config = copy.deepcopy(stage.generation_config)
-    return made
+    random_stage = type(stage)(type(stage.config)(**values)).eval()
+    random_stage.generation_config = copy.deepcopy(stage.generation_config)
+    return random_stage
 
 
 def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], Any]]:

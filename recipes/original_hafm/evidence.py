@@ -430,14 +430,14 @@ class Search:
         joined = {value: np.concatenate(list(by_stage.values())) for value, by_stage in scores.items()}
         best = min(values, key=lambda value: float(joined[value].mean()))
         weak = [value for value in values if value != best and not significant(joined[value] - joined[best])]
-        chosen = values[0] if values[0] in weak else best
+        chosen = best
+        if values[0] in weak:
+            chosen = values[0]
         rivals = [value for value in values if value != chosen]
         if rivals:
             rival = min(rivals, key=lambda value: float(joined[value].mean()))
-            parts = [words] if words else []
-            words = "; ".join(
-                [*parts, f"without a voice {in_words(joined[rival] - joined[chosen])} better than {rival}"]
-            )
+            likelier = f"without a voice {in_words(joined[rival] - joined[chosen])} better than {rival}"
+            words = "; ".join(filter(None, (words, likelier)))
         verdict.layout = replace(verdict.layout, null=chosen)
         verdict.decisions.append(Decision("null", chosen, words, decided=not weak))
 
@@ -454,8 +454,9 @@ class Search:
             verdict.yardsticks[name] = (
                 f"{own.mean():.3f} nats per token; {in_words(bigram - own)} better than a bigram of the same tokens; "
                 f"{in_words(shuffled - own)} better than with other songs' conditioning"
-                f"{'' if significant(shuffled - own, YARDSTICK_ERRORS) else ', so it does not measurably listen'}"
             )
+            if not significant(shuffled - own, YARDSTICK_ERRORS):
+                verdict.yardsticks[name] += ", so it does not measurably listen"
             if not significant(bigram - own, YARDSTICK_ERRORS):
                 verdict.faults.append(
                     f"the {name} stage predicts real songs no better than a bigram of their tokens ({own.mean():.2f} "

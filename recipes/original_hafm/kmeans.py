@@ -47,8 +47,7 @@ class _Dtype:
         self.dtype = np.dtype(str(name))
 
     def __setstate__(self, state: Any) -> None:
-        order = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
-        if order == ">":
+        if isinstance(state, tuple) and len(state) > 1 and state[1] == ">":
             self.dtype = self.dtype.newbyteorder(">")
 
 
@@ -206,7 +205,9 @@ def read_kmeans(path: Path) -> KMeans:
         raise ValueError(f"{path} holds no fitted k-means: it has no cluster_centers_ of finite numbers.")
     labels = said.get("labels_")
     inertia = said.get("inertia_")
-    frames = len(labels.values) if isinstance(labels, _Array) else None
+    frames = None
+    if isinstance(labels, _Array):
+        frames = len(labels.values)
     if frames and isinstance(inertia, (float, np.floating)):
         distance = float(inertia) / frames
     else:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-TABLES, TARGETS, QUANTIZER, SEGMENTS = (
-    "model.conditioning_embedding.weight", "model.target_embedding.weight", "model.quantizer_embedding.weight",
-    "model.segment_embedding.weight",
-)  # fmt: skip
+TABLES = "model.conditioning_embedding.weight"
+TARGETS = "model.target_embedding.weight"
+QUANTIZER = "model.quantizer_embedding.weight"
+SEGMENTS = "model.segment_embedding.weight"
 # the numbers of the segments of the first source, the second and the target; with one source, its and the target's
 SEGMENT_ORDERS = {
     "sources, then target": (0, 1, 2),

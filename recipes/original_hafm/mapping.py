@@ -29,10 +29,10 @@ NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
 LAYER = re.compile(r"layers\.(\d+)\.")
 STACKED = ("conditioning_embedding.weight", "target_embedding.weight", "heads.weight", "heads.bias")
 # matrices of a layer, by our names
-QKV, OUTPUT, UP, DOWN = (
-    "attention.qkv_proj.weight", "attention.o_proj.weight", "feed_forward.up_proj.weight",
-    "feed_forward.down_proj.weight",
-)  # fmt: skip
+QKV = "attention.qkv_proj.weight"
+OUTPUT = "attention.o_proj.weight"
+UP = "feed_forward.up_proj.weight"
+DOWN = "feed_forward.down_proj.weight"
 # words in the key of a table, by stage: those of conditioning streams, and those of the target
 CONDITIONING_WORDS = re.compile(r"cond|ctx|context|source|src|vocal|voice|encoder|prefix|memory")
 TARGET_WORDS = re.compile(r"target|tgt|output|decoder|tok_emb")
@@ -98,7 +98,9 @@ def map_keys(stage: str, tensors: dict[str, torch.Tensor], said: dict[str, Any] 
     left = [f"  {key} {shape}" for key, shape in shapes.items() if key not in used]
     problems += [f"{key} is used twice" for key in twice]
     if missing or left or problems:
-        table = [*problems, *(["our weights that nothing fills:", *missing] if missing else [])]
+        table = list(problems)
+        if missing:
+            table += ["our weights that nothing fills:", *missing]
         if left:
             table += ["tensors of the checkpoint that are left over:", *left]
         raise ValueError(f"The checkpoint does not fit the {stage} stage; write a --mapping.\n" + "\n".join(table))
@@ -150,10 +152,12 @@ def assembled(stage: str, mapping: Mapping, tensors: dict[str, torch.Tensor]) ->
         if name not in mapping.keys:
             state[name] = torch.zeros(shape)
             continue
-        found = [tensors[key].float() for key in mapping.keys[name]]
-        found = [each if tuple(each.shape) == _one(name, shape) else each.t() for each in found]
-        stacked = name.endswith(STACKED) and len(found) == shape[0]
-        state[name] = torch.stack(found) if stacked else found[0].contiguous()
+        parts = [tensors[key].float() for key in mapping.keys[name]]
+        parts = [part if tuple(part.shape) == _one(name, shape) else part.t() for part in parts]
+        if name.endswith(STACKED) and len(parts) == shape[0]:
+            state[name] = torch.stack(parts)
+        else:
+            state[name] = parts[0].contiguous()
     return state
 
 
@@ -181,10 +185,10 @@ def _overrule(mapping: Mapping, shapes: dict[str, Shape], said: dict[str, str]) 
         numbers = sorted(layers, key=int) if "{}" in name else [""]
         for number in numbers:
             key = pattern.replace("{}", number)
-            books = [
-                key.replace("[]", str(book)) for book in range(len(shapes)) if key.replace("[]", str(book)) in shapes
-            ]
-            keys = books if "[]" in pattern else [key]
+            keys = [key]
+            if "[]" in pattern:
+                numbered = [key.replace("[]", str(book)) for book in range(len(shapes))]
+                keys = [numbered_key for numbered_key in numbered if numbered_key in shapes]
             # a layer that does not exist is no fault of the pattern
             if keys and (number == "" or keys[0] in shapes):
                 stated[name.replace("{}", number)] = keys

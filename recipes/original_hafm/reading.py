@@ -61,7 +61,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             weights that are not finite, two keys that differ in prefixes only, or fewer weights than the optimiser.
     """
     content = _load(path)
-    state = content.get(STATE) if isinstance(content, dict) else None
+    state = None
+    if isinstance(content, dict):
+        state = content.get(STATE)
     if not isinstance(state, dict) or not state or not all(isinstance(each, torch.Tensor) for each in state.values()):
         raise ValueError(f"{path} has no {STATE!r} of tensors, which is where the originals keep their weights.")
     tensors = {WRAPPERS.sub("", key): value for key, value in state.items()}

@@ -73,7 +73,9 @@ def tokenizer_of(kmeans: KMeans, hubert: str, layer: int, normalize: bool | None
         OSError: it cannot be loaded.
     """
     clusters, width = kmeans.centroids.shape
-    fields = {} if normalize is None else {"do_normalize": normalize}
+    fields = {}
+    if normalize is not None:
+        fields = {"do_normalize": normalize}
     model = tokenizer_from_hubert(hubert, layer=layer, num_clusters=clusters, noise_std=NOISE, **fields)
     if model.centroids.shape[1] != width:
         raise ValueError(
@@ -118,7 +120,9 @@ def choose_tokenizer(
     # the preferred one among those that cannot be distinguished from the best
     hubert, layer, normalize, distances = same[0]
     expected = kmeans.distance
-    wanted = "" if expected is None else f", {expected:.4g} expected"
+    wanted = ""
+    if expected is not None:
+        wanted = f", {expected:.4g} expected"
     evidence = [
         f"{name}, layer {number}, {_input(how)}: {found.share.mean():.1%} of the variance is left "
         f"({found.squared.mean():.4g} per frame{wanted})"

@@ -92,4 +92,6 @@ def licence(source: str) -> str | None:
     if source in LICENCES:
         return LICENCES[source]
     card = Path(source) / "README.md"
-    return ModelCard.load(card).data.get("license") if card.is_file() else None
+    if card.is_file():
+        return ModelCard.load(card).data.get("license")
+    return None

@@ -64,7 +64,8 @@ def test_without_a_seed_one_draw_from_the_global_generator_decides_the_song(comp
         set_seed(seed)
         torch.randint(2**31, ())
         assert torch.equal(torch.random.get_rng_state(), state), "exactly one number is drawn"
-    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
     set_seed(7)
     streamed = torch.cat(list(composite.stream(voice(0.5), CODEC_RATE)))
     set_seed(7)
@@ -81,7 +82,8 @@ def test_padding_is_removed_on_either_side(composite: Composite, left: int, monk
     output = composite.generate(batch, CODEC_RATE, seed=4, padding_mask=mask)
     heard = [call.args[0] for call in extract.call_args_list]
     assert [len(audio) for audio in output.audio] == [12_000, 24_000]
-    assert np.array_equal(heard[0], voice(0.5)) and np.array_equal(heard[1], voice(1, pitch=300))
+    assert np.array_equal(heard[0], voice(0.5))
+    assert np.array_equal(heard[1], voice(1, pitch=300))
 
 
 def test_one_mono_vocal_is_accepted_in_any_layout_with_or_without_a_mask(composite: Composite) -> None:
@@ -125,7 +127,8 @@ def test_samples_differ_and_are_grouped_by_vocal(composite: Composite) -> None:
 def test_skip_fine_decodes_the_same_coarse_codes_only(composite: Composite) -> None:
     full = composite.generate(voice(0.5), CODEC_RATE, seed=1)
     coarse = composite.generate(voice(0.5), CODEC_RATE, seed=1, skip_fine=True)
-    assert coarse.codes[0].shape[0] == 4 and torch.equal(coarse.codes[0], full.codes[0][:4])
+    assert coarse.codes[0].shape[0] == 4
+    assert torch.equal(coarse.codes[0], full.codes[0][:4])
     assert not torch.equal(coarse.audio[0], full.audio[0])
 
 
@@ -158,7 +161,8 @@ def test_top_k_and_guidance_scale_reach_the_stages(composite: Composite, monkeyp
 def test_saved_and_loaded_composite_gives_identical_logits_and_audio(composite: Composite, tmp_path: Path) -> None:
     composite.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path)
-    assert isinstance(loaded, HAFMForVocalAccompaniment) and not loaded.training
+    assert isinstance(loaded, HAFMForVocalAccompaniment)
+    assert not loaded.training
     expected, found = composite.state_dict(), loaded.state_dict()
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[key], value) for key, value in expected.items())
@@ -212,8 +216,10 @@ def test_a_composite_with_every_part_generates_in_half_precision(dtype: torch.dt
     parts: dict[str, Any] = {"semantic_tokenizer": tiny_rhythmic_tokenizer(), "listener": tiny_listener()}
     model = tiny_band(codec=tiny_spectral_codec(), **parts).to(dtype)
     song = model.generate(voice(0.6), CODEC_RATE, seed=1, instrumental=voice(0.6), keep=[(0.0, 0.2)], stems=True)
-    assert song.audio[0].dtype == torch.float32 and bool(song.audio[0].isfinite().all())
-    assert song.audio[0].shape == (14_400,) and song.lead_sheets[0].chords
+    assert song.audio[0].dtype == torch.float32
+    assert bool(song.audio[0].isfinite().all())
+    assert song.audio[0].shape == (14_400,)
+    assert song.lead_sheets[0].chords
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -234,7 +240,8 @@ def test_generating_in_training_mode_leaves_the_codec_unchanged() -> None:
     model = tiny_band(codec=tiny_spectral_codec()).train()
     before = {name: values.clone() for name, values in model.codec.state_dict().items()}
     model.generate(voice(0.6), CODEC_RATE, seed=1)
-    assert model.coarse.training and all(torch.equal(before[name], v) for name, v in model.codec.state_dict().items())
+    assert model.coarse.training
+    assert all(torch.equal(before[name], v) for name, v in model.codec.state_dict().items())
 
 
 @pytest.mark.parametrize("device_map", ["cpu", *STRATEGIES, {"": "cpu"}, {"": torch.device("cpu")}])
@@ -270,7 +277,8 @@ def test_configuration_overrides_apply_or_are_refused_by_name(composite: Composi
     def attention(**given: Any) -> list[str]:
         return [each.config._attn_implementation for each in kind.from_pretrained(tmp_path, **given).stages.values()]
 
-    assert attention() == ["sdpa"] * 3 and attention(attn_implementation="eager") == ["eager"] * 3
+    assert attention() == ["sdpa"] * 3
+    assert attention(attn_implementation="eager") == ["eager"] * 3
     with pytest.raises(ValueError, match='attn_implementation="nonsense"'):
         kind.from_pretrained(tmp_path, attn_implementation="nonsense")
     loaded = kind.from_pretrained(tmp_path, semantic_config={"conditioning_dropout": 0.5})
@@ -278,7 +286,8 @@ def test_configuration_overrides_apply_or_are_refused_by_name(composite: Composi
     config = HAFMConfig.from_pretrained(tmp_path)
     config.coarse_config.conditioning_dropout = 0.3
     loaded = kind.from_pretrained(tmp_path, config=config)
-    assert loaded.coarse.config.conditioning_dropout == 0.3 and loaded.fine.config.conditioning_dropout == 0.1
+    assert loaded.coarse.config.conditioning_dropout == 0.3
+    assert loaded.fine.config.conditioning_dropout == 0.1
     for given, said in (({"semantic_config": {"num_hidden_layers": 1}}, "layers.1"), ({"colour": 1}, "'colour'")):
         with pytest.raises((TypeError, ValueError), match=said):
             kind.from_pretrained(tmp_path, **given)
@@ -287,7 +296,8 @@ def test_configuration_overrides_apply_or_are_refused_by_name(composite: Composi
 def test_a_two_stage_composite_is_built_saved_loaded_and_run(composite: Composite, tmp_path: Path) -> None:
     parts = {name: getattr(composite, name) for name in ("semantic_tokenizer", "semantic", "coarse", "codec")}
     model = HAFMForVocalAccompaniment.from_parts(**parts)
-    assert list(model.stages) == ["semantic", "coarse"] and "fine" not in model.parameter_counts()
+    assert list(model.stages) == ["semantic", "coarse"]
+    assert "fine" not in model.parameter_counts()
     model.save_pretrained(tmp_path)
     assert not (tmp_path / "fine").exists()
     loaded = AutoModel.from_pretrained(tmp_path)
@@ -296,7 +306,8 @@ def test_a_two_stage_composite_is_built_saved_loaded_and_run(composite: Composit
     expected = composite.generate(voice(1), CODEC_RATE, seed=3, skip_fine=True)
     for skip_fine in (False, True):
         found = loaded.generate(voice(1), CODEC_RATE, seed=3, skip_fine=skip_fine)
-        assert torch.equal(found.codes[0], expected.codes[0]) and torch.equal(found.audio[0], expected.audio[0])
+        assert torch.equal(found.codes[0], expected.codes[0])
+        assert torch.equal(found.audio[0], expected.audio[0])
     streamed = torch.cat(list(loaded.stream(voice(1), CODEC_RATE, seed=3)))
     torch.testing.assert_close(streamed, expected.audio[0], atol=1e-5, rtol=0)
     kept = loaded.generate(voice(1), CODEC_RATE, seed=4, instrumental=expected.audio[0].numpy(), keep=[(0.0, 0.5)])

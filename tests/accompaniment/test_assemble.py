@@ -62,7 +62,8 @@ def test_an_empty_folder_or_older_composite_is_replaced_and_its_siblings_kept(
     (model / "README.md").write_text("mine")
     assemble_composite(parts, model, "float32")
     assert HAFMForVocalAccompaniment.from_pretrained(model).config.model_type == "hafm"
-    assert not (model / "stale.txt").exists() and (model / "README.md").read_text() == "mine"
+    assert not (model / "stale.txt").exists()
+    assert (model / "README.md").read_text() == "mine"
     assert sorted(path.name for path in model.parent.iterdir()) == ["model", "model.old", "model.part"]
     assert (model.parent / "model.old" / "notes.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()
@@ -199,7 +200,8 @@ def test_parts_with_unequal_vocabularies_are_refused_and_write_nothing(parts: di
     named = {**parts, "semantic": tmp_path / "semantic"}
     words = [f"--{name.replace('_', '-')}={folder}" for name, folder in named.items()]
     done = hafm("assemble", tmp_path / "model", *words)
-    assert done.exit_code == 1 and "do not fit" in str(done.exception)
+    assert done.exit_code == 1
+    assert "do not fit" in str(done.exception)
     assert not (tmp_path / "model").exists()
 
 
@@ -211,7 +213,8 @@ def test_the_recipe_renders_each_style_and_saving_keeps_the_sounds(tmp_path: Pat
     assert [path.relative_to(model).as_posix() for path in written] == ["styles/folk.ogg", "styles/rock.ogg"]
     folk, rock = (audio.read_audio(path) for path in written)
     assert (len(folk[0]), len(rock[0]), folk[1]) == (round(1.3 * CODEC_RATE),) * 2 + (CODEC_RATE,)
-    assert not audio.is_silent(folk[0]) and np.abs(folk[0] - rock[0]).max() > 0.01
+    assert not audio.is_silent(folk[0])
+    assert np.abs(folk[0] - rock[0]).max() > 0.01
     loaded = HAFMForVocalAccompaniment.from_pretrained(model)
     assert list(loaded.style_sounds) == ["folk", "rock"]
     loaded.save_pretrained(tmp_path / "again")

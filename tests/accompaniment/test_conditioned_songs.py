@@ -80,15 +80,22 @@ def test_a_drawn_style_reaches_every_stage() -> None:
 def test_missing_parts_of_a_lead_sheet_are_estimated_where_the_model_can() -> None:
     model = reading_composite(semantic_tokenizer=tiny_rhythmic_tokenizer(), listener=tiny_listener())
     estimate = model.complete_lead_sheet(voice(2), 24_000)
-    assert estimate.beats and estimate.chords and estimate.estimated == ["beats", "chords", "key"]
+    assert estimate.beats
+    assert estimate.chords
+    assert estimate.estimated == ["beats", "chords", "key"]
     chord, beat, bar, style = encoded(model, voice(2), 24_000).streams["semantic"]
-    assert bool((chord > 0).all()) and bool((beat > 0).all()) and not bar.any() and not style.any()
+    assert bool((chord > 0).all())
+    assert bool((beat > 0).all())
+    assert not bar.any()
+    assert not style.any()
     given = LeadSheet(tempo=100.0, chords=[(0.0, 2.0, "E")], style="folk")
     chord, beat, bar, style = encoded(model, voice(2), 24_000, given).streams["coarse"]
-    assert chord.unique().tolist() == [1 + 5] and style.unique().tolist() == [1]
+    assert chord.unique().tolist() == [1 + 5]
+    assert style.unique().tolist() == [1]
     partly = LeadSheet(chords=[(0.0, 2.0, "E"), (4.5, 5.0, "F")])
     chords = encoded(model, voice(7), 24_000, partly).lead_sheet.chords
-    assert {*partly.chords} < {*chords} and all(a[1] <= b[0] for a, b in zip(chords, chords[1:], strict=False))
+    assert {*partly.chords} < {*chords}
+    assert all(a[1] <= b[0] for a, b in zip(chords, chords[1:], strict=False))
     assert sum(stop - start for start, stop, _ in chords) == pytest.approx(7, abs=0.05)
     almost = LeadSheet(chords=[(0.0, 4.0, "E")])
     assert encoded(model, voice(5), 24_000, almost).lead_sheet.chords == almost.chords

@@ -37,11 +37,15 @@ def test_added_bars_follow_the_songs_grid_and_its_first_and_last_chords() -> Non
     sheet = LeadSheet(beats=[0.0, 0.5], beats_per_bar=4, chords=chords, key="C:maj")
     ends = add_bars(sheet, sung(), 1000, intro=3, outro=3)
     made = ends.sheet
-    assert made is not None and list(made.chords) == sorted(made.chords) and len(made.chords) == 4 + 3 + 3
+    assert made is not None
+    assert list(made.chords) == sorted(made.chords)
+    assert len(made.chords) == 4 + 3 + 3
     assert ends.before == pytest.approx(3 * BAR + LEAD_SECONDS)
     # the last note lasts half a second into the fifth bar, where the outro begins
-    assert ends.after == pytest.approx(4 * BAR + 2 * BAR + RING_SECONDS - 8.5) and ends.fade == RING_SECONDS
-    assert np.allclose(np.diff(made.beats or ()), 0.5) and np.allclose(np.diff(made.downbeats), BAR)
+    assert ends.after == pytest.approx(4 * BAR + 2 * BAR + RING_SECONDS - 8.5)
+    assert ends.fade == RING_SECONDS
+    assert np.allclose(np.diff(made.beats or ()), 0.5)
+    assert np.allclose(np.diff(made.downbeats), BAR)
     assert labels(made, LEAD_SECONDS, 3) == ["C", "F", "G"]
     assert labels(made, ends.before, 4) == ["C", "F", "G", "Am"]
     assert labels(made, ends.before + 4 * BAR, 3) == ["G", "Am", "C:maj"]
@@ -56,7 +60,8 @@ def test_a_pickup_overlaps_the_intro_and_leading_silence_counts_towards_it(start
     assert ends.before == pytest.approx(before + LEAD_SECONDS if before else 0.0)
     silent = replace(sheet, chords=[(0.0, 4.0, "N"), (4.0, 6.0, "C"), (6.0, 8.0, "G")])
     made = add_bars(silent, sung(4.0, 8.0), 1000, intro=2, outro=0).sheet
-    assert made is not None and labels(made, LEAD_SECONDS, 4) == ["C", "G", "C", "G"]
+    assert made is not None
+    assert labels(made, LEAD_SECONDS, 4) == ["C", "G", "C", "G"]
 
 
 def test_a_bar_cut_by_the_recording_has_its_chord_for_the_whole_bar() -> None:
@@ -69,15 +74,19 @@ def test_a_bar_cut_by_the_recording_has_its_chord_for_the_whole_bar() -> None:
     cut = replace(sheet, chords=[(0.0, 1.2, "C"), (1.2, 2.9, "G")], key="C:maj")
     made, held = add_bars(cut, sung(0.0, 2.9), 1000, intro=0, outro=2).sheet, Ends(0.1, sheet=cut).with_tail(2.8, 4.0)
     # likewise to the end of the last bar, or through a tail
-    assert made is not None and [(round(b, 2), label) for _, b, label in made.chords[1:3]] == [(3.2, "G"), (5.2, "G")]
-    assert held.sheet is not None and held.sheet.chords[1] == (1.2, pytest.approx(6.9), "G")
+    assert made is not None
+    assert [(round(b, 2), label) for _, b, label in made.chords[1:3]] == [(3.2, "G"), (5.2, "G")]
+    assert held.sheet is not None
+    assert held.sheet.chords[1] == (1.2, pytest.approx(6.9), "G")
 
 
 def test_three_four_bars_keep_their_metre_and_a_short_song_repeats_its_chords() -> None:
     sheet = LeadSheet(tempo=None, beats=[0.5, 1.0, 1.5], beats_per_bar=3, downbeat=1, chords=[(1.0, 2.5, "Dm")])
     ends = add_bars(sheet, sung(1.0, 2.5), 1000, intro=4, outro=2)
     made = ends.sheet
-    assert made is not None and made.beats_per_bar == 3 and np.allclose(np.diff(made.downbeats), 1.5)
+    assert made is not None
+    assert made.beats_per_bar == 3
+    assert np.allclose(np.diff(made.downbeats), 1.5)
     assert labels(made, LEAD_SECONDS, 4, 1.5) == ["Dm"] * 4
     assert min(abs(np.array(made.downbeats) - (ends.before + 1.0))) < 1e-6
 
@@ -102,17 +111,21 @@ def test_added_bars_lengthen_the_song_in_calls_streams_batches_and_the_command(b
     assert song["vocal_start"] == pytest.approx(1.2 + LEAD_SECONDS)
     assert len(song["audio"]) == len(song["mix"]) == round((1.3 + 1.2 + RING_SECONDS) * CODEC_RATE)
     assert np.array_equal(song["vocals"][start : start + len(voice)], voice)
-    assert not song["vocals"][:start].any() and not song["vocals"][start + len(voice) :].any()
-    assert song["audio"][:start].any() and audio.rms_dbfs(song["audio"][-CODEC_RATE // 20 :]) < -50
+    assert not song["vocals"][:start].any()
+    assert not song["vocals"][start + len(voice) :].any()
+    assert song["audio"][:start].any()
+    assert audio.rms_dbfs(song["audio"][-CODEC_RATE // 20 :]) < -50
     chunks = list(accompany.stream(voice, **options))
     joined = accompany.join(iter(chunks))
-    assert np.allclose(joined["audio"], song["audio"], atol=1e-5) and joined["vocal_start"] == song["vocal_start"]
+    assert np.allclose(joined["audio"], song["audio"], atol=1e-5)
+    assert joined["vocal_start"] == song["vocal_start"]
     assert chunks[0]["seconds"] == len(song["audio"]) / CODEC_RATE
     with pytest.raises(TypeError, match="tail is of no use any more; give it to the stream"):
         accompany.join(chunks, tail=1.0)
     # the song's own sheet, for the vocal
     repeated = accompany(voice, **options | {"lead_sheet": song["lead_sheet"].moved(-song["vocal_start"])})
-    assert len(repeated["audio"]) == len(song["audio"]) and repeated["vocal_start"] == pytest.approx(1.3)
+    assert len(repeated["audio"]) == len(song["audio"])
+    assert repeated["vocal_start"] == pytest.approx(1.3)
     assert [name for *_, name in repeated["lead_sheet"].form] == ["Intro", "Outro"]
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
@@ -120,7 +133,8 @@ def test_added_bars_lengthen_the_song_in_calls_streams_batches_and_the_command(b
     assert torch.equal(torch.random.get_rng_state(), before), "with a seed, the global generator is untouched"
     assert again["vocal_start"] > 1.0
     pair = accompany([voice, voice[:-600]], batch_size=2, **options)
-    assert np.allclose(pair[0]["audio"], song["audio"], atol=1e-4) and pair[1]["vocal_start"] == song["vocal_start"]
+    assert np.allclose(pair[0]["audio"], song["audio"], atol=1e-4)
+    assert pair[1]["vocal_start"] == song["vocal_start"]
 
     path = tmp_path / "voice.wav"
     path.write_bytes(file_bytes(voice))
@@ -128,7 +142,8 @@ def test_added_bars_lengthen_the_song_in_calls_streams_batches_and_the_command(b
     beats.write_text("0.0 1\n0.4 2\n0.8 3\n1.2 1\n")
     words = ["--model", band, "--out", tmp_path, "--intro-bars", 2, "--beats", beats, "--chords", "C | G", "--seed", 1]
     done = hafm("accompany", path, *words)
-    assert done.exit_code == 0 and "the voice begins at 2.50 s" in done.output, done.output
+    assert done.exit_code == 0, done.output
+    assert "the voice begins at 2.50 s" in done.output, done.output
 
 
 def test_a_model_without_beats_refuses_extra_bars(tiny_model: Path) -> None:

@@ -44,7 +44,8 @@ def test_rows_columns_and_data_sets_are_read_without_torchcodec(accompany: Any, 
     songs_one_by_one = (KeyDataset(undecoded, "audio"), (row for row in undecoded.to_iterable_dataset()))
     for given in (list(undecoded), undecoded, undecoded["audio"], *songs_one_by_one):
         found = vocals_of(accompany, given)
-        assert len(found) == 2 and np.array_equal(found[1], wanted), type(given)
+        assert len(found) == 2, type(given)
+        assert np.array_equal(found[1], wanted), type(given)
 
 
 def test_decoders_are_decoded_and_their_failure_is_one_sentence(accompany: Any) -> None:
@@ -140,11 +141,13 @@ def test_keyword_options_override_those_of_the_object_and_none_is_ignored() -> N
 def test_numpy_and_torch_numbers_are_accepted() -> None:
     given = {"seed": np.int64(3), "temperature": np.float32(0.5), "top_k": torch.tensor(7), "stems": np.True_}
     options = GenerationOptions.of(given=given)
-    assert options == GenerationOptions(seed=3, temperature=0.5, top_k=7, stems=True) and type(options.seed) is int
+    assert options == GenerationOptions(seed=3, temperature=0.5, top_k=7, stems=True)
+    assert type(options.seed) is int
 
 
 def test_an_option_takes_a_word_for_a_number_only_where_the_table_allows_it() -> None:
-    assert MixOptions(balance="auto").balance == "auto" and MixOptions.of(given={"balance": 3}).balance == 3
+    assert MixOptions(balance="auto").balance == "auto"
+    assert MixOptions.of(given={"balance": 3}).balance == 3
     for wrong, said in (({"balance": "loud"}, "must be a number or 'auto'"), ({"tail": "2"}, "tail is '2'")):
         with pytest.raises(ValueError, match=said):
             MixOptions.of(given=wrong)

@@ -25,7 +25,8 @@ def song(accompany: Any) -> dict[str, Any]:
 def test_song_is_as_long_as_the_vocal_and_does_not_clip(song: dict[str, Any]) -> None:
     assert song["sampling_rate"] == CODEC_RATE
     for key in ("audio", "mix", "vocals"):
-        assert song[key].dtype == np.float32 and song[key].shape == glide().shape
+        assert song[key].dtype == np.float32
+        assert song[key].shape == glide().shape
         assert 0.0 < np.abs(song[key]).max() < 1.0
     assert np.array_equal(song["vocals"], glide())
 
@@ -41,7 +42,8 @@ def test_song_output_has_input_length_at_any_rate(accompany: Any, length: int, r
     song = accompany({"array": np.stack([vocal, vocal], axis=1), "sampling_rate": rate}, seed=1, skip_fine=True)
     # at the vocal's own rate, or the model's if that is higher
     expected = max(length, round(length * 24_000 / rate))
-    assert song["audio"].shape == (expected,) and song["mix"].shape == song["vocals"].shape == (expected, 2)
+    assert song["audio"].shape == (expected,)
+    assert song["mix"].shape == song["vocals"].shape == (expected, 2)
     assert song["sampling_rate"] == max(rate, 24_000)
 
 
@@ -100,7 +102,8 @@ def test_options_of_a_call_take_precedence_over_those_of_the_pipeline(tiny_model
     defaults = {"seed": 1, "vocal_gain_db": -12.0}
     own = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu", **defaults)
     vocal = {"array": glide(), "sampling_rate": CODEC_RATE}
-    assert np.array_equal(own(vocal)["audio"], song["audio"]) and not np.allclose(own(vocal)["mix"], song["mix"])
+    assert np.array_equal(own(vocal)["audio"], song["audio"])
+    assert not np.allclose(own(vocal)["mix"], song["mix"])
     assert np.array_equal(own(vocal, vocal_gain_db=0.0)["mix"], song["mix"])
     assert not np.array_equal(own(vocal, seed=2)["audio"], song["audio"])
 
@@ -166,10 +169,12 @@ def test_the_bundled_model_is_the_default_and_loads_without_warning_or_progress_
     accompany = transformers.pipeline("vocal-accompaniment", device="cpu")
     assert Path(accompany.model.name_or_path) == bundled_model
     song = accompany(glide(), sampling_rate=CODEC_RATE, seed=1)
-    assert song["audio"].shape == glide().shape and audio.rms_dbfs(song["audio"]) > -40.0
+    assert song["audio"].shape == glide().shape
+    assert audio.rms_dbfs(song["audio"]) > -40.0
     script = "import hafm_hf, transformers; transformers.pipeline('vocal-accompaniment', device='cpu')"
     done = run_program([sys.executable, "-c", script], fresh=True, check=True)
-    assert "No model was supplied" not in done.stderr and "Loading weights" not in done.stderr, done.stderr
+    assert "No model was supplied" not in done.stderr, done.stderr
+    assert "Loading weights" not in done.stderr, done.stderr
 
 
 def test_streamed_chunks_are_the_song(accompany: Any) -> None:

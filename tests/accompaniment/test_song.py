@@ -93,7 +93,8 @@ def test_an_exception_in_progress_stops_the_generation_at_once(composite: HAFMFo
 
     with pytest.raises(InterruptedError):
         composite.generate(voice(2), CODEC_RATE, seed=1, progress=cancel)
-    assert len(calls) == 130 and calls[-1] == "coarse"
+    assert len(calls) == 130
+    assert calls[-1] == "coarse"
 
 
 def test_kept_spans_are_unchanged_and_the_rest_is_new(composite: HAFMForVocalAccompaniment) -> None:
@@ -119,13 +120,15 @@ def test_kept_spans_use_only_the_models_codebooks_of_a_codec_with_more() -> None
     model = HAFMForVocalAccompaniment.from_parts(
         semantic_tokenizer=tiny_semantic_tokenizer(), codec=CODECS["24 kbps"](), **stages
     ).eval()
-    assert model.config.codec_format.num_codebooks == 32 and model.fine.config.num_codebooks == 4
+    assert model.config.codec_format.num_codebooks == 32
+    assert model.fine.config.num_codebooks == 4
     old = model.generate(voice(1), CODEC_RATE, seed=1).audio[0].numpy()
     new = model.generate(voice(1), CODEC_RATE, seed=2, instrumental=old, keep=[(0.0, 0.6)])
     assert new.codes[0].shape == (8, 75)
     assert np.abs(new.audio[0].numpy() - old)[:13_000].max() < 1e-6
     whole = as_codec(model.codec).encode(torch.from_numpy(old)[None, None])[0]
-    assert len(whole) == 32 and torch.equal(new.codes[0][:, :45], whole[:8, :45])
+    assert len(whole) == 32
+    assert torch.equal(new.codes[0][:, :45], whole[:8, :45])
 
 
 @pytest.mark.parametrize(
@@ -138,7 +141,8 @@ def test_spans_that_touch_or_overlap_are_merged(composite: HAFMForVocalAccompani
         for keep in ([(0.0, 1.0)], spans)
     )
     assert np.array_equal(apart.audio[0][:23_000], instrumental[:23_000])
-    assert torch.equal(apart.audio[0], together.audio[0]) and torch.equal(apart.codes[0], together.codes[0])
+    assert torch.equal(apart.audio[0], together.audio[0])
+    assert torch.equal(apart.codes[0], together.codes[0])
 
 
 def test_spans_that_cannot_be_kept_are_refused(composite: HAFMForVocalAccompaniment) -> None:

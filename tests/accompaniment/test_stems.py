@@ -47,9 +47,11 @@ def test_stems_add_up_to_the_same_instrumental_whole_and_streamed(model: Any) ->
     vocals = [voice(0.6), voice(0.4, pitch=300)]
     whole = model.generate(vocals, CODEC_RATE, seed=1, num_samples=2)
     split = model.generate(vocals, CODEC_RATE, seed=1, num_samples=2, stems=True)
-    assert whole.stems is None and model.stems == STEMS
+    assert whole.stems is None
+    assert model.stems == STEMS
     for number, stems in enumerate(split.stems):
-        assert list(stems) == NAMES and torch.equal(split.codes[number], whole.codes[number])
+        assert list(stems) == NAMES
+        assert torch.equal(split.codes[number], whole.codes[number])
         assert torch.equal(split.audio[number], whole.audio[number])
         torch.testing.assert_close(sum(stems.values()), split.audio[number], atol=1e-6, rtol=0)
         assert all(sound.abs().max() > 1e-4 for sound in stems.values())
@@ -62,7 +64,8 @@ def test_stems_of_kept_spans_add_up_to_the_kept_audio(model: Any) -> None:
     old = model.generate(voice(0.8), CODEC_RATE, seed=1).audio[0]
     kept = {"instrumental": old, "keep": [(0.0, 0.4)]}
     whole, split = (model.generate(voice(0.8), CODEC_RATE, seed=2, stems=stems, **kept) for stems in (False, True))
-    assert torch.equal(split.audio[0], whole.audio[0]) and torch.equal(split.audio[0][:9_000], old[:9_000])
+    assert torch.equal(split.audio[0], whole.audio[0])
+    assert torch.equal(split.audio[0][:9_000], old[:9_000])
     torch.testing.assert_close(sum(split.stems[0].values()), split.audio[0], atol=1e-6, rtol=0)
 
 
@@ -95,7 +98,8 @@ def test_style_and_energy_are_added_to_the_lead_sheet(model: Any) -> None:
     given = model.generate(voice(0.6), CODEC_RATE, seed=1, lead_sheet=named, skip_fine=True)
     assert torch.equal(given.codes[0], output.codes[0])
     (estimated,) = model.generate(voice(0.6), CODEC_RATE, seed=1, energy="auto", skip_fine=True).lead_sheets
-    assert estimated.sections == ((0.0, 0.6, "normal"),) and list(estimated.estimated) == ["sections", "style"]
+    assert estimated.sections == ((0.0, 0.6, "normal"),)
+    assert list(estimated.estimated) == ["sections", "style"]
     kept = model.generate(voice(0.6), CODEC_RATE, seed=1, energy="auto", lead_sheet=named, skip_fine=True).lead_sheets
     assert kept == [named]
     swelling = np.concatenate([0.05 * voice(8), voice(8)]).astype(np.float32)
@@ -106,7 +110,8 @@ def test_style_and_energy_are_added_to_the_lead_sheet(model: Any) -> None:
 def test_the_pipeline_returns_and_streams_stems(accompany: Any) -> None:
     vocal = {"array": voice(1), "sampling_rate": CODEC_RATE}
     song = accompany(vocal, seed=1, stems=True, style="folk")
-    assert list(song["stems"]) == NAMES and song["lead_sheet"].style == "folk"
+    assert list(song["stems"]) == NAMES
+    assert song["lead_sheet"].style == "folk"
     assert np.allclose(sum(song["stems"].values()), song["audio"], atol=1e-6)
     edge = CODEC_RATE * 5 // 1000
     for stem in song["stems"].values():
@@ -115,7 +120,8 @@ def test_the_pipeline_returns_and_streams_stems(accompany: Any) -> None:
     assert np.allclose(both[0]["stems"]["pads"], song["stems"]["pads"], atol=1e-5)
     pieces = list(accompany.stream(vocal, seed=1, stems=True, style="folk", output_rate=32_000))
     joined = accompany.join(pieces)
-    assert list(joined["stems"]) == NAMES and joined["sampling_rate"] == 32_000
+    assert list(joined["stems"]) == NAMES
+    assert joined["sampling_rate"] == 32_000
     earlier = {"instrumental": {**vocal, "array": song["audio"]}, "keep": [(0.0, 0.5)]}
     kept = accompany(vocal, seed=2, stems=True, output_rate=32_000, **earlier)
     assert np.allclose(sum(kept["stems"].values()), kept["audio"], atol=1e-6)
@@ -147,4 +153,5 @@ def test_command_and_endpoint_write_stems(folder: Path, tmp_path: Path) -> None:
 def test_the_command_refuses_stems_if_the_model_has_none(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
     done = hafm("accompany", folder.parent / "v.wav", "--model", tiny_model, "--out", tmp_path, "--stems")
     assert "stems is True, which this model does not support; leave stems out." in str(done.exception)
-    assert type(done.exception).__name__ == "HAFMCommandError" and not list(tmp_path.iterdir())
+    assert type(done.exception).__name__ == "HAFMCommandError"
+    assert not list(tmp_path.iterdir())

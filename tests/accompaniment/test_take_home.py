@@ -48,7 +48,8 @@ def assert_ends_are_quiet(samples: np.ndarray, rate: int = RATE) -> None:
 def test_a_stereo_voice_keeps_its_rate_its_channels_and_every_sample(accompany: Any, voice_file: Path) -> None:
     song = accompany(str(voice_file), seed=1, skip_fine=True, instrumental_gain_db=-96.0)
     assert song["sampling_rate"] == RATE
-    assert song["mix"].shape == song["vocals"].shape == stereo().shape and song["audio"].shape == (len(stereo()),)
+    assert song["mix"].shape == song["vocals"].shape == stereo().shape
+    assert song["audio"].shape == (len(stereo()),)
     # the band is practically silent: the residual is below −90 dBFS
     assert audio.peak_dbfs(song["mix"] - stereo()) < -90.0
     assert audio.peak_dbfs(song["vocals"] - stereo()) < -90.0
@@ -68,7 +69,8 @@ def test_arrays_lists_and_batches_keep_rates_and_channels_too(accompany: Any) ->
         assert [song["sampling_rate"] for song in songs] == [RATE, CODEC_RATE, 48_000]
         assert [song["mix"].shape for song in songs] == [(round(1.1 * RATE), 2), (28_800,), (48_000,)]
     (song,) = accompany(vocals[:1], seed=1, skip_fine=True, output_rate=32_000)
-    assert song["sampling_rate"] == 32_000 and song["mix"].shape == (round(1.1 * 32_000), 2)
+    assert song["sampling_rate"] == 32_000
+    assert song["mix"].shape == (round(1.1 * 32_000), 2)
 
 
 def test_the_band_is_the_models_output_resampled(accompany: Any) -> None:
@@ -91,7 +93,8 @@ def test_a_mix_has_the_requested_loudness_and_balance_and_quiet_ends(
     chunks = list(pipeline.stream(glide(3.0, RATE), sampling_rate=RATE, seed=1, skip_fine=True))
     song = pipeline.join(chunks, balance="auto", loudness=-16)
     assert audio.loudness(song["mix"], RATE) == pytest.approx(-16.0, abs=0.5)
-    assert audio.true_peak_dbtp(song["mix"]) <= -1.0 + 1e-3 and not caplog.messages
+    assert audio.true_peak_dbtp(song["mix"]) <= -1.0 + 1e-3
+    assert not caplog.messages
     assert_ends_are_quiet(song["mix"])
     # clicks leave no way to be as loud below the ceiling
     clicks = [{**chunk, "audio": 0 * chunk["audio"], "vocals": impulses(len(chunk["vocals"]))} for chunk in chunks]
@@ -110,10 +113,12 @@ def test_a_mix_has_the_requested_loudness_and_balance_and_quiet_ends(
 def test_the_band_continues_after_the_voice_and_fades_out(accompany: Any) -> None:
     song = accompany(stereo(), sampling_rate=RATE, seed=1, skip_fine=True, tail=0.8)
     total = len(stereo()) + round(0.8 * RATE)
-    assert song["mix"].shape == (total, 2) and song["audio"].shape == (total,)
+    assert song["mix"].shape == (total, 2)
+    assert song["audio"].shape == (total,)
     assert not song["vocals"][len(stereo()) :].any()
     levels = [audio.rms_dbfs(part) for part in np.array_split(song["audio"][len(stereo()) :], 4)]
-    assert levels == sorted(levels, reverse=True) and levels[0] - levels[3] > 12.0
+    assert levels == sorted(levels, reverse=True)
+    assert levels[0] - levels[3] > 12.0
     assert_ends_are_quiet(song["mix"])
 
 
@@ -128,7 +133,8 @@ def test_kept_spans_of_an_instrumental_at_the_voices_rate_are_sample_exact(accom
     again = again["audio"]
     kept = slice(0, round(0.67 * RATE))
     gain = float(again[kept] @ old[kept]) / float(old[kept] @ old[kept])
-    assert np.allclose(again[kept], gain * old[kept], atol=1e-6) and gain <= 1.0 + 1e-6
+    assert np.allclose(again[kept], gain * old[kept], atol=1e-6)
+    assert gain <= 1.0 + 1e-6
     assert not np.allclose(again[RATE:], gain * old[RATE:], atol=1e-3)
 
 
@@ -138,8 +144,11 @@ def test_a_song_returns_its_lead_sheet_given_and_estimated(accompany: Any, bundl
     given = {"tempo": 96, "beats_per_bar": 3, "chords": [[0, 1, "F#dim"]]}
     song = pipeline(glide(2.5), sampling_rate=CODEC_RATE, seed=1, skip_fine=True, lead_sheet=given)
     sheet = song["lead_sheet"]
-    assert isinstance(sheet, LeadSheet) and list(sheet.chords) == [(0, 1, "F#dim")] and sheet.beats_per_bar == 3
-    assert sheet.beats is not None and np.allclose(np.diff(sheet.beats), 60 / 96, atol=0.002)
+    assert isinstance(sheet, LeadSheet)
+    assert list(sheet.chords) == [(0, 1, "F#dim")]
+    assert sheet.beats_per_bar == 3
+    assert sheet.beats is not None
+    assert np.allclose(np.diff(sheet.beats), 60 / 96, atol=0.002)
     assert sheet.estimated == ["beats", "style"]
 
 
@@ -150,7 +159,8 @@ def test_the_command_writes_each_format_at_the_voices_rate(
     words = ("--model", tiny_model, "--skip-fine", "--seed", 1, "--out", tmp_path, "--format", file_format, "--json")
     done = hafm("accompany", voice_file, *words, "--tail", 0.5, check=True)
     result = json.loads(done.stdout)
-    assert result["sampling_rate"] == RATE and result["seconds"] == pytest.approx(2.0)
+    assert result["sampling_rate"] == RATE
+    assert result["seconds"] == pytest.approx(2.0)
     for part, channels in (("instrumental", 1), ("mix", 2)):
         info = soundfile.info(result[part])
         assert result[part] == str(tmp_path / f"voice_{part}.{file_format}")
@@ -171,4 +181,5 @@ def test_the_command_writes_each_format_at_the_voices_rate(
 )
 def test_invalid_options_are_refused_before_anything_is_read(words: tuple[str, ...], said: str) -> None:
     done = hafm("accompany", "missing.wav", *words)
-    assert done.exit_code == 2 and said in " ".join(done.output.replace("│", " ").split())
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.replace("│", " ").split())

@@ -37,7 +37,9 @@ def test_every_format_reads_back_as_written(tmp_path: Path, file_format: str, su
     path = tmp_path / f"vocal.{file_format.lower()}"
     path.write_bytes(file_bytes(tone(), RATE, format=file_format, subtype=subtype))
     samples, rate = audio.read_audio(path)
-    assert rate == RATE and samples.dtype == np.float32 and samples.shape == tone().shape
+    assert rate == RATE
+    assert samples.dtype == np.float32
+    assert samples.shape == tone().shape
     middle = slice(5000, -5000)
     assert np.abs(samples - tone())[middle].max() < tolerance
 
@@ -45,7 +47,8 @@ def test_every_format_reads_back_as_written(tmp_path: Path, file_format: str, su
 @pytest.mark.parametrize("rate", [8_000, 16_000, 24_000, 44_100, 48_000, 96_000])
 def test_any_rate_keeps_the_pitch_and_the_duration(rate: int) -> None:
     samples, target = audio.read_audio(file_bytes(tone(rate=rate), rate), sampling_rate=24_000)
-    assert target == 24_000 and samples.shape == (36_000,)
+    assert target == 24_000
+    assert samples.shape == (36_000,)
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(samples.size)))
     assert abs(np.argmax(spectrum) * 24_000 / samples.size - 440.0) < 1.0
     assert abs(np.abs(samples[6_000:-6_000]).max() - 0.5) < 0.01
@@ -104,7 +107,8 @@ def test_bad_sources_are_refused_in_one_sentence_that_names_them(tmp_path: Path)
             audio.read_audio(source)  # type: ignore[arg-type]
         message = str(caught.value)
         assert said in message, (case, message)
-        assert message.endswith(".") and "\n" not in message, (case, message)
+        assert message.endswith("."), (case, message)
+        assert "\n" not in message, (case, message)
 
 
 def test_an_unreadable_file_is_not_called_damaged_or_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +143,8 @@ def test_levels_are_decibels_below_full_scale() -> None:
     assert audio.peak_dbfs(tone(amplitude=0.5)) == pytest.approx(-6.02, abs=0.01)
     assert audio.rms_dbfs(tone(amplitude=0.5)) == pytest.approx(-9.03, abs=0.01)
     assert audio.rms_dbfs(np.zeros(7, dtype=np.float32)) == -np.inf
-    assert audio.is_silent(np.zeros(7, dtype=np.float32)) and audio.is_silent(tone(amplitude=1e-4))
+    assert audio.is_silent(np.zeros(7, dtype=np.float32))
+    assert audio.is_silent(tone(amplitude=1e-4))
     assert not audio.is_silent(tone(amplitude=0.01))
 
 
@@ -180,6 +185,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     before = path.read_bytes()
     with pytest.raises(HAFMAudioError, match="cannot be written"):
         audio.write_audio(path, tone(), -1)
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(HAFMAudioError, match="cannot be written"):
         audio.write_audio(path / "song.wav", tone(), RATE)

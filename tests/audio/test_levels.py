@@ -46,7 +46,8 @@ def test_the_true_peak_lies_between_samples_and_does_not_depend_on_blocks() -> N
 def test_a_mix_has_the_requested_loudness_and_no_true_peak_above_the_ceiling(sound: np.ndarray, target: float) -> None:
     pytest.importorskip("pyloudnorm")
     mix = audio.to_loudness(sound, RATE, target)
-    assert mix.dtype == np.float32 and mix.shape == sound.shape
+    assert mix.dtype == np.float32
+    assert mix.shape == sound.shape
     assert audio.loudness(mix, RATE) == pytest.approx(target, abs=0.5)
     assert audio.true_peak_dbtp(mix) <= -1.0 + 1e-3
 
@@ -88,7 +89,8 @@ def test_a_band_fades_the_same_in_pieces_and_as_a_whole(tail: float) -> None:
     for piece in np.split(band.copy(), [100, 20_000, 43_500, 44_000]):
         pieces.append(audio.fade_band(piece, RATE, done, len(band), tail))
         done += len(piece)
-    assert np.array_equal(np.concatenate(pieces), whole) and audio.peak_dbfs(whole[-220:]) < -50.0
+    assert np.array_equal(np.concatenate(pieces), whole)
+    assert audio.peak_dbfs(whole[-220:]) < -50.0
     middle = round((1.0 - tail / 2) * RATE)
     if tail:
         assert audio.rms_dbfs(whole[middle - 500 : middle + 500]) - audio.rms_dbfs(

@@ -64,7 +64,8 @@ def quiet_run(vocals: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathF
 def test_names_and_lengths_are_kept_and_a_bad_vocal_does_not_stop_others(quiet_run: QuietRun) -> None:
     out, outcomes = quiet_run
     errors = {outcome.vocal: outcome.error for outcome in outcomes if outcome.error}
-    assert list(errors) == ["verse/notes.wav"] and "notes.wav is not audio" in errors["verse/notes.wav"]
+    assert list(errors) == ["verse/notes.wav"]
+    assert "notes.wav is not audio" in errors["verse/notes.wav"]
     names = {"a.wav": "a", "verse/b.flac": "verse/b"}
     # two vocals that differ only in their suffix
     names |= {"verse/deep/a.flac": "verse/deep/a_flac", "verse/deep/a.wav": "verse/deep/a_wav"}
@@ -85,12 +86,14 @@ def test_a_killed_run_leaves_only_complete_files_and_resumes_to_the_same_bytes(
     until(lambda: contents(tmp_path) or run.poll() is not None)
     os.kill(run.pid, signal.SIGKILL)
     survived = contents(tmp_path)
-    assert survived and survived.items() <= wanted.items()
+    assert survived
+    assert survived.items() <= wanted.items()
     written = {name: (tmp_path / name).stat().st_mtime_ns for name in survived}
     # workers end with the killed command
     until(lambda: not group_lives(run.pid))
     outcomes = accompany(request(vocals, tmp_path, tiny_model), 2)
-    assert contents(tmp_path) == wanted and outcomes[0].files
+    assert contents(tmp_path) == wanted
+    assert outcomes[0].files
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in survived} == written
     assert not list(tmp_path.rglob("*.part"))
 
@@ -119,7 +122,8 @@ def test_only_a_changed_vocal_is_accompanied_again(tiny_model: Path, tmp_path: P
     accompany(asked, 1)
     after = contents(tmp_path / "out")
     assert soundfile.info(tmp_path / "out" / "one_mix.wav").frames == round(1.2 * CODEC_RATE)
-    assert after["two_mix.wav"] == before["two_mix.wav"] and after.keys() == before.keys()
+    assert after["two_mix.wav"] == before["two_mix.wav"]
+    assert after.keys() == before.keys()
 
 
 def test_a_vocal_is_accompanied_with_the_lead_sheet_next_to_it(bundled_model: Path, tmp_path: Path) -> None:
@@ -134,7 +138,8 @@ def test_a_vocal_is_accompanied_with_the_lead_sheet_next_to_it(bundled_model: Pa
     asked = request(vocals, tmp_path / "out", bundled_model, seed=3, skip_fine=True, tempo=100.0)
     outcomes = {outcome.vocal: outcome for outcome in accompany(asked)}
     assert "bad_chords.lab, line 2" in outcomes["bad.wav"].error
-    assert not outcomes["one.wav"].error and not outcomes["two.wav"].error
+    assert not outcomes["one.wav"].error
+    assert not outcomes["two.wav"].error
     made = contents(tmp_path / "out")
 
     # lead sheets from files equal those given to the pipeline
@@ -150,7 +155,8 @@ def test_a_vocal_is_accompanied_with_the_lead_sheet_next_to_it(bundled_model: Pa
     (vocals / "bad_chords.lab").unlink()
     assert not any(outcome.error for outcome in accompany(asked))
     again = contents(tmp_path / "out")
-    assert again["two_mix.wav"] == made["two_mix.wav"] and again["one_mix.wav"] != made["one_mix.wav"]
+    assert again["two_mix.wav"] == made["two_mix.wav"]
+    assert again["one_mix.wav"] != made["one_mix.wav"]
 
 
 def test_changed_options_a_second_run_and_bad_folders_are_refused(
@@ -198,8 +204,10 @@ def test_the_command_exits_with_1_and_names_what_was_left_out(
     # invalid options are refused before anything is planned
     fresh = ["accompany", str(vocals), "--model", str(tiny_model), "--out", str(tmp_path / "out")]
     for wrong, code in ((["--style", "jazz"], 1), (["--tempo", "20"], 2)):
-        assert hafm(*fresh, *wrong).exit_code == code and not (tmp_path / "out").exists()
+        assert hafm(*fresh, *wrong).exit_code == code
+        assert not (tmp_path / "out").exists()
     done = run_program(command, {**os.environ, "NO_COLOR": "1"})
     assert done.returncode == 1
-    assert "hafm: verse/notes.wav is not audio that HAFM can read" in done.stderr and "Traceback" not in done.stderr
+    assert "hafm: verse/notes.wav is not audio that HAFM can read" in done.stderr
+    assert "Traceback" not in done.stderr
     assert done.stdout == f"4 vocals accompanied in {quiet_run[0]}, 1 left out\n"

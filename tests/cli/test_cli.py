@@ -49,16 +49,20 @@ def test_vocabularies_rates_positions_and_patterns_are_described(tiny_model: Pat
     assert parts["coarse"]["rates"] == "50 → 75 frames/s (300 tokens/s)"
     assert parts["fine"]["vocabulary"] == f"4 × {CODES} → 4 × {CODES}"
     for stage in ("semantic", "coarse", "fine"):
-        assert parts[stage]["position_scheme"] == "index" and "index" in parts[stage]["architecture"]
+        assert parts[stage]["position_scheme"] == "index"
+        assert "index" in parts[stage]["architecture"]
         assert parts[stage]["codebook_pattern"] == "flat"
     delayed = tiny_stage("fine", codebook_pattern="delay").config.describe()
-    assert delayed["codebook_pattern"] == "delay" and "codebook pattern delay" in delayed["architecture"]
+    assert delayed["codebook_pattern"] == "delay"
+    assert "codebook pattern delay" in delayed["architecture"]
 
 
 def test_the_bundled_model_is_the_default_small_and_lists_its_styles(bundled_model: Path) -> None:
     described = describe_model(None)
-    assert described["model"] == str(bundled_model) and described["bytes"] <= 75_000_000
-    assert described["sampling_rate"] == 44_100 and "folk" in described["styles"]
+    assert described["model"] == str(bundled_model)
+    assert described["bytes"] <= 75_000_000
+    assert described["sampling_rate"] == 44_100
+    assert "folk" in described["styles"]
     shown = " ".join(CliRunner().invoke(app, ["info"]).output.split())
     assert shown.endswith(f"styles: {', '.join(described['styles'])}")
 

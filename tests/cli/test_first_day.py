@@ -32,17 +32,20 @@ def test_an_earlier_take_is_not_overwritten_and_its_drawn_seed_reproduces_it(
     assert hafm(*words).exit_code == 0
     first = (tmp_path / "voice_mix.wav").read_bytes()
     again = hafm(*words)
-    assert again.exit_code == 2 and "voice_instrumental.wav exists already; add --overwrite" in said(again)
+    assert again.exit_code == 2
+    assert "voice_instrumental.wav exists already; add --overwrite" in said(again)
     assert (tmp_path / "voice_mix.wav").read_bytes() == first
     take = json.loads((tmp_path / "voice_take_wav.json").read_text())
     assert hafm(*words, "--seconds", 1, "--format", "flac").exit_code == 0
     other = json.loads((tmp_path / "voice_take_flac.json").read_text())
-    assert (other["seconds"], other["lead_sheet"]) == (1, None) and other["seed"] != take["seed"]
+    assert (other["seconds"], other["lead_sheet"]) == (1, None)
+    assert other["seed"] != take["seed"]
     assert json.loads((tmp_path / "voice_take_wav.json").read_text()) == take
     assert hafm(*words, "--overwrite").exit_code == 0
     assert (tmp_path / "voice_mix.wav").read_bytes() != first
     assert hafm(*words, "--overwrite", "--seed", take["seed"]).exit_code == 0
-    assert (tmp_path / "voice_mix.wav").read_bytes() == first and take["skip_fine"] is True
+    assert (tmp_path / "voice_mix.wav").read_bytes() == first
+    assert take["skip_fine"] is True
     assert not (tmp_path / "voice_take_wav.json").exists(), "it would describe another song"
 
 
@@ -52,10 +55,12 @@ def test_an_unwritable_folder_is_reported_before_a_model_is_loaded(
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(accompany_module, "load_pipeline", lambda *_: pytest.fail("a model was loaded"))
     result = hafm("accompany", voice, "--out", tmp_path / "file" / "songs")
-    assert result.exit_code == 2 and "file is a file; name a folder" in said(result)
+    assert result.exit_code == 2
+    assert "file is a file; name a folder" in said(result)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     result = hafm("accompany", voice, "--out", tmp_path / "songs")
-    assert result.exit_code == 1 and "songs cannot be written to; choose another" in str(result.exception)
+    assert result.exit_code == 1
+    assert "songs cannot be written to; choose another" in str(result.exception)
 
 
 def test_a_vocal_may_come_from_standard_input(voice: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -70,7 +75,8 @@ def test_a_name_that_is_not_utf8_is_read_written_and_printed(voice: Path, tiny_m
     vocal.write_bytes(voice.read_bytes())
     for words in (("--out", tmp_path), ("--out", tmp_path / "json", "--json")):
         result = hafm("accompany", vocal, "--model", tiny_model, "--skip-fine", "--seed", 1, *words)
-        assert result.exit_code == 0 and r"caf\udce9_mix.wav" in result.stdout, result.output
+        assert result.exit_code == 0, result.output
+        assert r"caf\udce9_mix.wav" in result.stdout, result.output
 
 
 def test_a_file_and_a_folder_print_the_same_json_and_file_names(voice: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -102,12 +108,15 @@ def test_lead_sheets_for_one_vocal_or_many(bundled_model: Path, voice: Path, tmp
     made = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
     names = {"file": ["one"], "folder": ["one", "verse/two"], "files": ["one", "two"]}[source]
     assert made == {f"{name}_{part}" for name in names for part in ("beats.txt", "chords.lab", "click.wav")}
-    assert done.exit_code == (source != "file") and (source == "file" or "bad.wav is not audio" in said(done))
+    assert done.exit_code == (source != "file")
+    assert source == "file" or "bad.wav is not audio" in said(done)
     lines = [json.loads(line) for line in hafm(*words, "--json").stdout.splitlines()]
-    assert sum("beats" in line for line in lines) == len(names) and all("vocal" in line for line in lines)
+    assert sum("beats" in line for line in lines) == len(names)
+    assert all("vocal" in line for line in lines)
     assert hafm("lead-sheet", songs, "--chords", "C | F").exit_code == 2
     twice = hafm("lead-sheet", voice, voice)
-    assert twice.exit_code == 2 and "have the same name, voice;" in said(twice)
+    assert twice.exit_code == 2
+    assert "have the same name, voice;" in said(twice)
 
 
 def test_chords_given_per_bar_change_at_bar_lines(bundled_model: Path, tmp_path: Path) -> None:
@@ -115,7 +124,8 @@ def test_chords_given_per_bar_change_at_bar_lines(bundled_model: Path, tmp_path:
     words = ("--tempo", 96, "--metre", "3/4", "--chords", "C | G", "--json")
     sheet = json.loads(hafm("lead-sheet", tmp_path / "song.wav", *words).stdout)
     changes, bars = [start for start, *_ in sheet["chords"][1:]], sheet["beats"][sheet["downbeat"] :: 3]
-    assert len(changes) > 1 and all(min(abs(change - bar) for bar in bars) < 0.03 for change in changes)
+    assert len(changes) > 1
+    assert all(min(abs(change - bar) for bar in bars) < 0.03 for change in changes)
 
 
 def test_a_folder_of_vocals_needs_only_the_core(
@@ -133,7 +143,8 @@ def test_ctrl_c_names_the_seed(voice: Path, tiny_model: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(accompany_module, "accompany_one", interrupt)
     result = hafm("accompany", voice, "--model", tiny_model, "--seed", 5, "--out", tmp_path)
-    assert result.exit_code == 130 and "--seed 5 makes the same song" in said(result)
+    assert result.exit_code == 130
+    assert "--seed 5 makes the same song" in said(result)
 
 
 def test_a_corrected_lead_sheet_is_not_overwritten_and_json_is_printed(
@@ -144,10 +155,13 @@ def test_a_corrected_lead_sheet_is_not_overwritten_and_json_is_printed(
     chords = tmp_path / "voice_chords.lab"
     chords.write_text("0 1 C\n")
     refused = hafm(*words)
-    assert refused.exit_code == 2 and "exists already; add --overwrite" in said(refused)
+    assert refused.exit_code == 2
+    assert "exists already; add --overwrite" in said(refused)
     assert chords.read_text() == "0 1 C\n"
     sheet = json.loads(hafm("lead-sheet", "-", "--tempo", 120, "--json", input=voice.read_bytes()).stdout)
-    assert len(sheet["beats"]) >= 2 and sheet["estimated"] and sheet["chords"][0][0] == 0.0
+    assert len(sheet["beats"]) >= 2
+    assert sheet["estimated"]
+    assert sheet["chords"][0][0] == 0.0
 
 
 def test_every_option_has_a_panel_and_help() -> None:
@@ -156,4 +170,5 @@ def test_every_option_has_a_panel_and_help() -> None:
     options = [each for command in commands.values() for each in command.params if each.param_type_name == "option"]
     for each in options:
         assert each.rich_help_panel in ("Basic", "Lead sheet", "Mix", "Folder", "Advanced"), each.name
-        assert each.opts[0].startswith("--") and each.help.endswith("."), each.name
+        assert each.opts[0].startswith("--"), each.name
+        assert each.help.endswith("."), each.name

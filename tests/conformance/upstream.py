@@ -26,7 +26,8 @@ def _package(name: str, **contents: Any) -> None:
 
 def _load(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"{PACKAGE}.{name}", TESTS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -32,7 +32,8 @@ def parent(options: Any, job: int) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are spawned")
 def test_workers_of_several_runs_are_forked_from_one_server() -> None:
     servers = {*run_on("local", parent, None, range(4), workers=2), *run_on("local", parent, None, [0, 1], workers=2)}
-    assert len(servers) == 1 and os.getpid() not in servers
+    assert len(servers) == 1
+    assert os.getpid() not in servers
 
 
 def gpu(options: Any, job: int) -> tuple[int, str]:

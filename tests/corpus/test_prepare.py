@@ -62,7 +62,8 @@ def whole(songs: Path, tokenizers: dict[str, Any], tmp_path_factory: pytest.Temp
 
 def test_every_track_and_segment_is_counted_and_loads(whole: Path, tmp_path: Path) -> None:
     manifest = json.loads((whole / "manifest.json").read_text())
-    assert manifest["complete"] and manifest["tracks"] == {"found": 9, "kept": 9, "dropped": {}}
+    assert manifest["complete"]
+    assert manifest["tracks"] == {"found": 9, "kept": 9, "dropped": {}}
     # 3.0 to 3.9 s are two segments each
     assert manifest["segments"] == {"found": 18, "kept": 18, "dropped": {}}
     assert sum(split["rows"] for split in manifest["splits"].values()) == 18
@@ -74,17 +75,23 @@ def test_every_track_and_segment_is_counted_and_loads(whole: Path, tmp_path: Pat
     for name, split in loaded.items():
         for row in split:
             split_of.setdefault(row["track"], set()).add(name)
-            assert row["split"] == name and row["licence"] == "CC0" and row["source"].startswith("songs")
+            assert row["split"] == name
+            assert row["licence"] == "CC0"
+            assert row["source"].startswith("songs")
             assert len(row["vocal_semantic"]) == len(row["instrumental_semantic"]) == round(50 * row["duration"])
             assert [len(codes) for codes in row["acoustic"]] == [round(75 * row["duration"])] * 5
             assert len(row["content_hash"]) == 64
-    assert len(split_of) == 9 and all(len(splits) == 1 for splits in split_of.values())
+    assert len(split_of) == 9
+    assert all(len(splits) == 1 for splits in split_of.values())
     corpus, info = load_token_corpus(whole, "train", cache_dir=tmp_path / "cache")
-    assert len(corpus) == len(loaded["train"]) and info.num_codebooks == 5
+    assert len(corpus) == len(loaded["train"])
+    assert info.num_codebooks == 5
     card = (whole / "README.md").read_text()
     for name, split in manifest["splits"].items():
         assert f"| {name} | {split['rows']} | {split['tracks']} | 0.0" in card
-    assert "| num_codebooks | 5 |" in card and "`acoustic`" in card and "CC0" in card
+    assert "| num_codebooks | 5 |" in card
+    assert "`acoustic`" in card
+    assert "CC0" in card
     with pytest.raises(ValueError, match="token corpus"):
         make_card(tmp_path)
 
@@ -184,7 +191,8 @@ def test_new_songs_go_into_new_shards(songs: Path, tokenizers: dict[str, Any], t
     assert prepare(options)["tracks"]["kept"] == 6
     after = digest_files(tmp_path / "corpus", ignored=(".lock",))
     changed = {name for name in after if before.get(name) != after[name]}
-    assert len([name for name in changed if name.endswith(".parquet")]) == 1 and before.keys() < after.keys()
+    assert len([name for name in changed if name.endswith(".parquet")]) == 1
+    assert before.keys() < after.keys()
 
 
 def bad_songs(folder: Path) -> dict[str, str]:
@@ -219,7 +227,8 @@ def test_bad_input_is_counted_named_and_skipped(tokenizers: dict[str, Any], tmp_
     expected = bad_songs(tmp_path / "songs")
     manifest = prepare(options_for(tmp_path / "songs", tmp_path / "corpus", tokenizers, segment_seconds=4.0))
     assert {drop["track"]: drop["reason"] for drop in manifest["dropped"]} == expected
-    assert manifest["tracks"]["kept"] == 2 and manifest["tracks"]["found"] == 2 + len(expected)
+    assert manifest["tracks"]["kept"] == 2
+    assert manifest["tracks"]["found"] == 2 + len(expected)
     assert sum(manifest["tracks"]["dropped"].values()) == len(expected)
     rows = datasets.load_dataset("parquet", data_files=str(tmp_path / "corpus/*.parquet"), split="train")
     assert set(rows["track"]) == {"000.wav", "odd\\n\\xff.wav"}

@@ -48,12 +48,15 @@ def sheets(corpus: Path) -> dict[tuple[str, float], LeadSheet]:
 
 def test_labels_override_the_folders_style_and_nothing_is_estimated(songs: Path, tokenizers: dict[str, Any]) -> None:
     manifest = prepare(options_of(songs, tokenizers, style_from="folder"))
-    assert manifest["options"]["lead_sheet"] == "labels" and manifest["options"]["beats"] == ""
+    assert manifest["options"]["lead_sheet"] == "labels"
+    assert manifest["options"]["beats"] == ""
     rows = datasets.load_dataset("parquet", data_files=str(songs.parent / "corpus/*.parquet"), split="train")
     assert [{name: row[name] for name in TAGS} for row in rows if row["track"] == "folk/first"] == [TAGS, TAGS]
     found = sheets(songs.parent / "corpus")
     first = found["folk/first", 2.0]
-    assert first.style == "ballad" and first.beats_per_bar == 4 and not first.estimated
+    assert first.style == "ballad"
+    assert first.beats_per_bar == 4
+    assert not first.estimated
     np.testing.assert_allclose(first.beats or (), np.array(BEATS) - 2.0, atol=1e-6)
     assert found["rock/third", 0.0] == LeadSheet(style="rock")
 
@@ -93,5 +96,7 @@ def test_estimates_cover_the_whole_song_and_are_marked(songs: Path, tokenizers: 
     found = sheets(songs.parent / "corpus")
     first, second = (found["folk/first", start] for start in (0.0, 2.0))
     # its labels are ignored, including their style
-    assert first.style == "folk" and {"chords", "sections"} <= set(first.estimated)
-    assert second == first.moved(-2.0) and first.chords[-1][1] == pytest.approx(4.0, abs=0.1)
+    assert first.style == "folk"
+    assert {"chords", "sections"} <= set(first.estimated)
+    assert second == first.moved(-2.0)
+    assert first.chords[-1][1] == pytest.approx(4.0, abs=0.1)

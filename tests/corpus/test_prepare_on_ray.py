@@ -43,8 +43,10 @@ def test_a_node_that_dies_midway_does_not_change_the_corpus(tmp_path: Path, monk
     finally:
         ray.shutdown()
         cluster.shutdown()
-    assert nodes and nodes[0] > 0
-    assert manifest["complete"] and manifest["tracks"] == {"found": 8, "kept": 8, "dropped": {}}
+    assert nodes
+    assert nodes[0] > 0
+    assert manifest["complete"]
+    assert manifest["tracks"] == {"found": 8, "kept": 8, "dropped": {}}
     assert shards(tmp_path / "there") == shards(tmp_path / "here")
     here = json.loads((tmp_path / "here/manifest.json").read_text())
     assert manifest == here

@@ -166,7 +166,8 @@ def test_stems_are_resampled_to_one_rate_and_unequal_lengths_are_refused(tmp_pat
     write(tmp_path, song_vocals=tone)
     soundfile.write(tmp_path / "song_accompaniment.wav", np.sin(2 * np.pi * 220 * np.arange(88_200) / 44_100), 44_100)
     stems = read(tmp_path, "song")
-    assert stems.sampling_rate == RATE and len(stems.vocal) == len(stems.instrumental) == 2 * RATE
+    assert stems.sampling_rate == RATE
+    assert len(stems.vocal) == len(stems.instrumental) == 2 * RATE
     assert np.abs(stems.vocal - stems.instrumental)[1000:-1000].max() < 1e-3
     write(tmp_path, song_vocals=np.tile(tone, 2))
     with pytest.raises(TrackError, match="vocal 4.00 s, instrumental 2.00 s"):

@@ -33,11 +33,13 @@ def test_frames_of_both_rates_align_every_40_ms() -> None:
 @pytest.mark.parametrize("duration", [12.0, 59.99, 90.0, 90.04, 200.123])
 def test_excerpts_are_on_the_grid_inside_the_track_and_within_the_limits(duration: float) -> None:
     bounds = excerpt_bounds(duration, longest=90.0, shortest=12.0, grid=INFO.grid)
-    assert bounds and bounds[-1][0] + bounds[-1][1] <= duration + 1e-9
+    assert bounds
+    assert bounds[-1][0] + bounds[-1][1] <= duration + 1e-9
     assert sum(length for _, length in bounds) > duration - 0.04 * (len(bounds) + 1)
     for start, length in bounds:
         assert 12.0 - 0.04 <= length <= 90.0
-        assert start * 25 == pytest.approx(round(start * 25)) and length * 25 == pytest.approx(round(length * 25))
+        assert start * 25 == pytest.approx(round(start * 25))
+        assert length * 25 == pytest.approx(round(length * 25))
 
 
 def test_a_track_shorter_than_the_shortest_excerpt_gives_none() -> None:
@@ -52,7 +54,8 @@ def test_a_shard_reads_back_through_datasets_as_written(tmp_path: Path) -> None:
     loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "c"))
     assert loaded.features["acoustic"] == datasets.List(datasets.List(datasets.Value("int16")))
     for row, read in zip(rows, loaded, strict=True):
-        assert read["track"] == row.track and read["duration"] == pytest.approx(row.duration)
+        assert read["track"] == row.track
+        assert read["duration"] == pytest.approx(row.duration)
         assert read["vocal_semantic"] == row.vocal_semantic.tolist()
         assert read["instrumental_semantic"] == row.instrumental_semantic.tolist()
         assert read["acoustic"] == row.acoustic.tolist()

@@ -93,7 +93,8 @@ def test_artists_and_tracks_stay_in_one_split_and_shares_are_kept() -> None:
         splits[artist or number].add(split)
         counts[split] += 1
     assert all(len(found) == 1 for found in splits.values())
-    assert 0.15 < counts["validation"] / 3000 < 0.25 and 0.06 < counts["test"] / 3000 < 0.14
+    assert 0.15 < counts["validation"] / 3000 < 0.25
+    assert 0.06 < counts["test"] / 3000 < 0.14
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
@@ -101,7 +102,8 @@ def test_with_two_or_more_songs_one_goes_to_validation(tmp_path: Path, count: in
     write_karaoke(tmp_path, count)
     tracks, _ = scan(tmp_path)
     splits = [track.split for track in tracks]
-    assert splits.count("validation") == (count > 1) and splits.count("train") == count - (count > 1)
+    assert splits.count("validation") == (count > 1)
+    assert splits.count("train") == count - (count > 1)
     # a song that is already planned is not moved, and a validation share of 0 takes none
     planned = {track.name: replace(track, split="train") for track in tracks}
     groupings, _ = KARAOKE.group(list(planned))
@@ -114,7 +116,8 @@ def test_an_artists_songs_go_to_validation_together_if_others_remain() -> None:
     for known in ([], [Track("old", {}, "0", "train")]):
         moved = [each for each in planning.filled_splits(tracks, known, SplitOptions()) if each.split == "validation"]
         artists = [track.artist for track in tracks]
-        assert len({track.artist for track in moved}) == 1 and len(moved) == artists.count(moved[0].artist)
+        assert len({track.artist for track in moved}) == 1
+        assert len(moved) == artists.count(moved[0].artist)
     assert planning.filled_splits([replace(tracks[0], split="test")], [], SplitOptions())[0].split == "train"
     alone = planning.filled_splits([replace(track, artist="a") for track in tracks], [], SplitOptions())
     assert sorted(track.split for track in alone) == ["train", "train", "validation"]
@@ -185,7 +188,8 @@ def test_of_two_identical_files_the_planned_one_is_kept(tmp_path: Path) -> None:
     (tmp_path / "!first.wav").write_bytes((tmp_path / "000.wav").read_bytes())
     groupings, _ = KARAOKE.group(find_audio(tmp_path)[0])
     again, drops = identify_tracks(tmp_path, groupings, {"000.wav": tracks[0]}, SplitOptions())
-    assert again == tracks and drops == [Drop("!first.wav", Reason.DUPLICATE, "same bytes as 000.wav")]
+    assert again == tracks
+    assert drops == [Drop("!first.wav", Reason.DUPLICATE, "same bytes as 000.wav")]
 
 
 def test_display_names_of_different_paths_differ() -> None:

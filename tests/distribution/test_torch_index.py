@@ -40,14 +40,17 @@ def test_torch_comes_from_the_cpu_index_if_it_answers(
 ) -> None:
     url = index + page
     found, where = torch_index(system, chosen, url)
-    assert found == options.format(url=url) and said.format(url=url) in where
+    assert found == options.format(url=url)
+    assert said.format(url=url) in where
 
 
 def test_set_up_continues_without_the_cpu_index() -> None:
     options, where = torch_index("Linux", None, "http://127.0.0.1:1/whl/cpu/")
-    assert options == "" and "can't be reached" in where
+    assert options == ""
+    assert "can't be reached" in where
 
 
 def test_make_asks_for_the_index_before_it_installs_torch() -> None:
     recipe = (REPOSITORY / "Makefile").read_text().split("/.core: ")[1].split("\n\n")[0]
-    assert "requirements/torch_index.py) torch" in recipe and "(CPU)" not in recipe
+    assert "requirements/torch_index.py) torch" in recipe
+    assert "(CPU)" not in recipe

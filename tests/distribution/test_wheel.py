@@ -73,7 +73,8 @@ def test_the_wheel_holds_the_bundled_model_and_is_under_80_megabytes(wheel: Path
         for path in files:
             name = f"hafm_hf/checkpoints/hafm-tiny/{path.relative_to(BUNDLED_MODEL)}"
             assert archive.getinfo(name).file_size == path.stat().st_size
-        assert len(held) == len(files) and any(name.endswith("NOTICE") for name in archive.namelist())
+        assert len(held) == len(files)
+        assert any(name.endswith("NOTICE") for name in archive.namelist())
         tops = {name.split("/")[0] for name in archive.namelist() if not name.startswith("hafm_hf-")}
         assert tops == {"hafm_hf", "hafm_command.py"}
 
@@ -121,7 +122,8 @@ def test_commands_that_need_an_extra_name_it(core: Environment, tmp_path: Path) 
     script = EACH.format(commands=[[str(word) for word in words] for words in commands])
     run = core.run("python", "-c", script, cwd=tmp_path)
     refusals = run.stderr.splitlines()
-    assert run.stdout.split() == ["1"] * len(commands) and len(refusals) == len(commands), run.stderr
+    assert run.stdout.split() == ["1"] * len(commands), run.stderr
+    assert len(refusals) == len(commands), run.stderr
     for refusal in refusals:
         assert re.search(r"^hafm: .*: pip install 'hafm-hf\[\w+\]'\.$", refusal), refusal
     assert not list(tmp_path.iterdir())

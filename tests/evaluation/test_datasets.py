@@ -120,7 +120,8 @@ def test_the_karaoke_channels_are_vocal_and_reference(tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     soundfile.write(tmp_path / "more" / "anna_3_07.wav", sound, RATE)
     assert {each.name for each in datasets.load_karaoke(tmp_path)} == {"anna_3_07", "more__anna_3_07"}
-    assert clip.reference is not None and clip.vocal.read()[0].mean() == pytest.approx(-0.5, abs=1e-3)
+    assert clip.reference is not None
+    assert clip.vocal.read()[0].mean() == pytest.approx(-0.5, abs=1e-3)
     assert clip.reference.read()[0].mean() == pytest.approx(0.25, abs=1e-3)
     soundfile.write(tmp_path / "anna_3_07.flac", sound, RATE)
     with pytest.raises(HAFMEvaluationError, match=r"1 names are of two files each \(anna_3_07"):
@@ -167,7 +168,8 @@ def test_outputs_are_found_by_clip_or_by_song_and_missing_ones_counted(tmp_path:
         datasets.find_outputs(tmp_path / "out", clips)
     write(tmp_path / "out" / "b@2" / "instrumental.wav", 2)
     found = datasets.find_outputs(tmp_path / "out", clips)
-    assert (found["a@2"].start, found["a@2"].path.name) == (2.0, "a.wav") and found["b@0"].start == 0.0
+    assert (found["a@2"].start, found["a@2"].path.name) == (2.0, "a.wav")
+    assert found["b@0"].start == 0.0
 
 
 @pytest.mark.parametrize("name", ["reference", "random retrieval", "silence", "hafm-tiny"])

@@ -123,7 +123,8 @@ def test_intervals_of_distances_contain_them_and_resample_songs() -> None:
     songs = [f"song {number // 4}" for number in range(24)]
     by_clip = frechet_audio_distance(reference, evaluated, one_each(24), resamples=100)
     by_song = frechet_audio_distance(reference, evaluated, songs, resamples=100)
-    assert by_song.value == by_clip.value and by_song.low < by_song.value < by_song.high
+    assert by_song.value == by_clip.value
+    assert by_song.low < by_song.value < by_song.high
     assert by_song == frechet_audio_distance(reference, evaluated, songs, resamples=100)
     assert by_song.high - by_song.low > 1.3 * (by_clip.high - by_clip.low)
 
@@ -167,7 +168,8 @@ class TestVGGish:
                 features = port.features(torch.from_numpy(np.concatenate(examples)).float()[:, None])
                 expected = before_relu(features.permute(0, 2, 3, 1).flatten(1)).numpy()
             found[level] = original.embed(samples)
-            assert found[level].shape == (5, 128) and (found[level] < 0).any()
+            assert found[level].shape == (5, 128)
+            assert (found[level] < 0).any()
             assert np.abs(found[level] - expected).max() < 1e-4
         assert np.abs(found[1.0] - found[0.001]).max() > 1e-3  # quiet sounds stay quiet
         assert "before the last ReLU" in original.name

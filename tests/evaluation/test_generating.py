@@ -30,11 +30,13 @@ def test_renderings_are_reused_until_the_model_changes(tiny_model: Path, tmp_pat
 
     first = rendered()
     first.write_bytes(b"kept")
-    assert rendered() == first and first.read_bytes() == b"kept"
+    assert rendered() == first
+    assert first.read_bytes() == b"kept"
     config = model / "coarse" / "generation_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"history_free_guidance": 1.5}))
     second = rendered()
-    assert second != first and len(soundfile.read(second)[0]) == RATE // 2
+    assert second != first
+    assert len(soundfile.read(second)[0]) == RATE // 2
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "歌" * 100, "deep__" * 60])
@@ -63,9 +65,11 @@ def test_a_model_gets_only_the_chosen_labels_of_a_clip(tmp_path: Path) -> None:
 
     samples, rate = clip.vocal.read()
     sheet = RenderingOptions(given=("chords",)).sheet_of(clip)
-    assert sheet is not None and sheet.beats is None
+    assert sheet is not None
+    assert sheet.beats is None
     # times are relative to the start of the clip
-    assert [label for *_, label in sheet.chords] == ["C:maj", "A:min"] and sheet.chords[1][0] == pytest.approx(0.8)
+    assert [label for *_, label in sheet.chords] == ["C:maj", "A:min"]
+    assert sheet.chords[1][0] == pytest.approx(0.8)
     expected = model.generate(samples, rate, seed=0, lead_sheet=sheet).audio[0].numpy()
     assert played("chords") == pytest.approx(expected, abs=1e-4)
     assert not np.allclose(played(), expected, atol=1e-4)

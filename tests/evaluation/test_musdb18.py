@@ -35,7 +35,9 @@ def test_stems_are_summed_and_vocals_are_separated_once(tmp_path: Path) -> None:
     save_demucs(tmp_path)
     command = f"demucs {{mix}} -n tiny --repo '{tmp_path}' -d cpu --shifts 0 --two-stems vocals -o {{folder}}"
     (clip,) = load_musdb18(tmp_path / "MUSDB18", tmp_path / "out", command)
-    assert clip.name == "Band - Song" and clip.reference is not None and clip.separated is not None
+    assert clip.name == "Band - Song"
+    assert clip.reference is not None
+    assert clip.separated is not None
     wanted = (stems["drums"] + stems["bass"] + stems["other"]).mean(axis=1)
     np.testing.assert_allclose(clip.reference.read()[0], wanted, atol=1e-4)
     np.testing.assert_allclose(clip.vocal.read()[0], stems["vocals"].mean(axis=1), atol=1e-4)
@@ -57,7 +59,8 @@ def test_stem_files_with_five_streams_are_unpacked(tmp_path: Path) -> None:
     packed = tmp_path / "test/Band - Song.stem.mp4"
     subprocess.run(["ffmpeg", "-v", "error", *inputs, *streams, "-c:a", "aac", "-f", "mp4", packed], check=True)
     (clip,) = load_musdb18(tmp_path, tmp_path / "out", "none")
-    assert clip.separated is None and clip.reference is not None
+    assert clip.separated is None
+    assert clip.reference is not None
     for part, names in ((clip.vocal, ["vocals"]), (clip.reference, ["drums", "bass", "other"])):
         wanted = sum(stems[name] for name in names).mean(axis=1)  # type: ignore[union-attr]
         found = part.read()[0]
@@ -76,4 +79,5 @@ def test_incomplete_sets_and_failed_separation_are_refused_in_one_sentence(tmp_p
     (tmp_path / "test/Band - Song/bass.wav").unlink()
     with pytest.raises(HAFMEvaluationError, match="bass.wav is missing"):
         load_musdb18(tmp_path, tmp_path / "out", "none")
-    assert PUBLISHED["HAFM-Base"] == (2.08, 2.30, 0.33) and PUBLISHED["SingSong-XL"] == (1.28, 0.96, 0.32)
+    assert PUBLISHED["HAFM-Base"] == (2.08, 2.30, 0.33)
+    assert PUBLISHED["SingSong-XL"] == (1.28, 0.96, 0.32)

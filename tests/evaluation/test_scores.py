@@ -50,8 +50,10 @@ def test_onsets_are_found_where_they_sound_and_each_beat_is_matched_once() -> No
     # two beats near each reference beat: half of them are false positives
     doubled = np.sort(np.concatenate([wanted - 0.03, wanted + 0.03]))
     assert beat_f_measure(wanted, doubled) == pytest.approx(2 / 3)
-    assert beat_f_measure(wanted, wanted + 0.06) == 1.0 and beat_f_measure(wanted, wanted + 0.08) == 0.0
-    assert math.isnan(beat_f_measure(wanted[:0], wanted)) and beat_f_measure(wanted, wanted[:0]) == 0.0
+    assert beat_f_measure(wanted, wanted + 0.06) == 1.0
+    assert beat_f_measure(wanted, wanted + 0.08) == 0.0
+    assert math.isnan(beat_f_measure(wanted[:0], wanted))
+    assert beat_f_measure(wanted, wanted[:0]) == 0.0
 
 
 def test_half_and_double_tempo_count_only_in_octave_tolerant_scores(measured: list) -> None:
@@ -62,17 +64,21 @@ def test_half_and_double_tempo_count_only_in_octave_tolerant_scores(measured: li
         assert beat_agreement(steady, other) == pytest.approx(2 / 3, abs=0.02)
         assert beat_agreement(steady, other, octaves=True) == pytest.approx(1.0, abs=0.02)
         assert (tempo_agreement(steady, other), tempo_agreement(steady, other, octaves=True)) == (0.0, 1.0)
-    assert beat_agreement(steady, off) == 0.0 and beat_agreement(steady, off, octaves=True) < 0.7
-    assert tempo_agreement(steady, off) == 1.0 and tempo_agreement(steady, faster, octaves=True) == 0.0
+    assert beat_agreement(steady, off) == 0.0
+    assert beat_agreement(steady, off, octaves=True) < 0.7
+    assert tempo_agreement(steady, off) == 1.0
+    assert tempo_agreement(steady, faster, octaves=True) == 0.0
     nothing = replace(steady, beats=steady.beats[:0])
-    assert math.isnan(tempo_agreement(nothing, steady)) and tempo_agreement(steady, nothing, octaves=True) == 0.0
+    assert math.isnan(tempo_agreement(nothing, steady))
+    assert tempo_agreement(steady, nothing, octaves=True) == 0.0
 
 
 def test_known_beats_and_chords_score_high_if_followed_and_low_if_not(measured: list) -> None:
     voice, band = measured[0]
     beats = np.array(voice.lead_sheet.beats)
     on, off = (score_pair(voice, band, replace(band, beats=beats + late))["followed_beats"] for late in (0.06, 0.2))
-    assert on == 1.0 and off < 0.1
+    assert on == 1.0
+    assert off < 0.1
     half = replace(band, beats=beats[::2])
     assert score_pair(voice, band, half)["followed_beats"] == pytest.approx(2 / 3, abs=0.02)
     right, wrong = (
@@ -81,7 +87,8 @@ def test_known_beats_and_chords_score_high_if_followed_and_low_if_not(measured: 
     )
     assert right > 0.4 > 0.1 > wrong
     unknown = score_pair(replace(voice, lead_sheet=None), band, band)
-    assert math.isnan(unknown["followed_beats"]) and math.isnan(unknown["followed_chords"])
+    assert math.isnan(unknown["followed_beats"])
+    assert math.isnan(unknown["followed_chords"])
 
 
 def test_transposing_by_a_semitone_lowers_every_harmony_score(measured: list) -> None:
@@ -97,7 +104,8 @@ def test_transposing_by_a_semitone_lowers_every_harmony_score(measured: list) ->
 def test_copying_the_voice_scores_low_on_what_is_shared_with_the_reference(measured: list, songs: list) -> None:
     for (voice, band), (vocal, _) in zip(measured, songs, strict=True):
         scores = score_pair(voice, band, extract(vocal))
-        assert abs(scores["chord_changes_shared"]) < 0.05 and scores["onsets_shared"] < 0.3
+        assert abs(scores["chord_changes_shared"]) < 0.05
+        assert scores["onsets_shared"] < 0.3
 
 
 @pytest.mark.parametrize("fool", FOOLS)
@@ -134,7 +142,8 @@ def test_the_retrieval_bank_is_limited_and_spread_evenly(tmp_path: Path, monkeyp
     monkeypatch.setattr(retrieval, "BANK_SIZE", 2)
     monkeypatch.setattr(retrieval, "BANK_SECONDS", 1.5)
     bank = build_bank(clips, [])
-    assert [item.song for item in bank] == ["0", "2"] and {item.part.seconds for item in bank} == {1.5}
+    assert [item.song for item in bank] == ["0", "2"]
+    assert {item.part.seconds for item in bank} == {1.5}
 
 
 @pytest.mark.parametrize("entry", [0.3, 2.3, 3.0, 4.4, 9.0])
@@ -161,4 +170,5 @@ def test_loading_librosa_waits_for_the_lock_of_its_compile_cache() -> None:
         loader.join(timeout=0.5)
         waits = loader.is_alive()
     loader.join(timeout=600)
-    assert waits and not loader.is_alive()
+    assert waits
+    assert not loader.is_alive()

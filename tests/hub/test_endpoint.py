@@ -22,7 +22,8 @@ from vocals import CODEC_RATE, file_bytes, glide
 def handler(tiny_model: Path) -> Any:
     """The EndpointHandler of the repository's own handler.py."""
     spec = importlib.util.spec_from_file_location("handler", tiny_model / "handler.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.EndpointHandler(str(tiny_model))
@@ -61,7 +62,8 @@ def test_samples_are_numbered_and_the_format_can_be_chosen(handler: Any) -> None
     answer = handler({"inputs": file_bytes(glide()), "parameters": parameters})
     labels = "instrumental 1, mix 1, instrumental 2, mix 2, lead sheet 1, lead sheet 2".split(", ")
     assert [each["label"] for each in answer] == labels
-    assert answer[0]["content-type"] == "audio/wav" and decode(answer[0]).shape == (24_000,)
+    assert answer[0]["content-type"] == "audio/wav"
+    assert decode(answer[0]).shape == (24_000,)
 
 
 @pytest.mark.parametrize(
@@ -119,4 +121,5 @@ def test_the_hubs_own_client_receives_the_song(endpoint: str, monkeypatch: pytes
     instrumental, mix = InferenceClient(model=endpoint, token="hf_nothing").audio_to_audio(file_bytes(glide()))
     assert (instrumental.label, mix.label) == ("instrumental", "mix")
     samples, rate = soundfile.read(io.BytesIO(mix.blob))
-    assert rate == CODEC_RATE and samples.shape == glide().shape
+    assert rate == CODEC_RATE
+    assert samples.shape == glide().shape

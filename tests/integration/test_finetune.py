@@ -46,5 +46,6 @@ def test_adapters_change_only_the_linear_layers_and_are_merged(tiny_model: Path,
     tuned = load_strictly(HAFMCoarseForCausalLM, run / "final")
     before = HAFMCoarseForCausalLM.from_pretrained(tiny_model, subfolder="coarse").state_dict()
     changed = {name for name, value in tuned.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed and all(name.split(".")[-2] in ("qkv_proj", "o_proj", "up_proj", "down_proj") for name in changed)
+    assert changed
+    assert all(name.split(".")[-2] in ("qkv_proj", "o_proj", "up_proj", "down_proj") for name in changed)
     assert len(changed) == 4 * tuned.config.num_hidden_layers

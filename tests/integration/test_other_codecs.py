@@ -76,7 +76,8 @@ def test_a_corpus_holds_the_codecs_codes_of_the_band(made: dict[str, Any]) -> No
     _, info = load_token_corpus(made["folder"] / "corpus", "train", made["folder"] / "cache")
     files = str(made["folder"] / "corpus" / "*.parquet")
     form, rows = made["format"], datasets.load_dataset("parquet", data_files=files, split="train")
-    assert len(rows) == 2 and (info.acoustic_frame_rate, info.num_codebooks) == (form.frame_rate, form.num_codebooks)
+    assert len(rows) == 2
+    assert (info.acoustic_frame_rate, info.num_codebooks) == (form.frame_rate, form.num_codebooks)
     codec = load_codec(made["folder"] / "codec")
     for row in rows:
         band, _ = soundfile.read(made["folder"] / "songs" / row["track"] / "instrumental.wav", dtype="float32")
@@ -99,8 +100,10 @@ def test_a_song_has_the_rate_codebooks_and_channels_of_its_codec(
     length = round(len(vocal) * form.sampling_rate / VOCAL_RATE)
     for audio, codes in zip(output.audio, output.codes, strict=True):
         assert audio.shape == ((length,) if form.channels == 1 else (form.channels, length))
-        assert codes.shape[0] == form.num_codebooks and codes.shape[1] * form.hop_length >= length
-        assert len(codes.unique()) > CODES // 2 and float(audio.std()) > 1e-5
+        assert codes.shape[0] == form.num_codebooks
+        assert codes.shape[1] * form.hop_length >= length
+        assert len(codes.unique()) > CODES // 2
+        assert float(audio.std()) > 1e-5
         torch.testing.assert_close(as_codec(model.codec).decode(codes[None], length)[0].reshape(audio.shape), audio)
     if form.channels == 2:
         assert not torch.allclose(output.audio[0][0], output.audio[0][1], atol=1e-4)
@@ -115,7 +118,8 @@ def test_the_pipeline_mixes_streams_and_keeps_all_channels(made: dict[str, Any],
     length = round(1.0 * form.sampling_rate)
     shape = (length,) if form.channels == 1 else (length, form.channels)
     assert song["sampling_rate"] == form.sampling_rate
-    assert song["audio"].shape == song["mix"].shape == shape and song["vocals"].shape == (length,)
+    assert song["audio"].shape == song["mix"].shape == shape
+    assert song["vocals"].shape == (length,)
     vocals = song["vocals"] if form.channels == 1 else song["vocals"][:, None]
     # the vocal sounds at both ends, so both are faded
     mix = fade_edges(vocals + song["audio"], form.sampling_rate)

@@ -74,10 +74,12 @@ def test_two_killed_and_restarted_workers_give_the_bytes_of_one(tokenizers: dict
     made = {path: path.stat().st_mtime_ns for path in reports.glob("*.json")}
     assert len(made) < 16
     again = hafm_prepare(*words, check=True)
-    assert "tracks and segments" in again.stdout and "kept" in again.stdout
+    assert "tracks and segments" in again.stdout
+    assert "kept" in again.stdout
     write_karaoke(tmp_path / "one", 1, seconds=6.0)
     alone = hafm_prepare(tmp_path / "one", tmp_path / "alone", *words[2:])
-    assert "Only two or more validation tracks" in alone.stderr and "this corpus has 0" not in again.stderr
+    assert "Only two or more validation tracks" in alone.stderr
+    assert "this corpus has 0" not in again.stderr
     assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
     assert made == {path: path.stat().st_mtime_ns for path in made}, "finished work is not repeated"
     # workers end with the killed command
@@ -87,5 +89,6 @@ def test_two_killed_and_restarted_workers_give_the_bytes_of_one(tokenizers: dict
 def test_usage_errors_exit_with_2_and_others_with_1(tmp_path: Path) -> None:
     assert hafm_prepare(tmp_path).returncode == 2
     run = hafm_prepare(tmp_path / "missing", tmp_path / "corpus")
-    assert run.returncode == 1 and run.stdout == ""
+    assert run.returncode == 1
+    assert run.stdout == ""
     assert run.stderr.splitlines()[-1].endswith("is not a folder; name one that holds songs.")

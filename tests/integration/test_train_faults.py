@@ -43,8 +43,10 @@ def test_machines_without_a_shared_output_folder_are_refused_at_once(corpus: Pat
     assert [each.wait(120) for each in nodes] == [1, 1]
     for each in nodes:
         (said,) = set(each.said())
-        assert "do not see the main process" in said and "disk that all machines share" in said
-    assert not list(tmp_path.glob("disk*/checkpoint-*")) and not list(tmp_path.glob("disk*/metrics.jsonl"))
+        assert "do not see the main process" in said
+        assert "disk that all machines share" in said
+    assert not list(tmp_path.glob("disk*/checkpoint-*"))
+    assert not list(tmp_path.glob("disk*/metrics.jsonl"))
 
 
 @contextmanager
@@ -106,7 +108,8 @@ def test_a_corpus_without_a_validation_split_trains_with_one_warning(
     (corpus / "validation-00000.parquet").unlink()
     with caplog.at_level("WARNING"):
         lines = train_here(corpus, tmp_path / "run", **{**QUICK, "validation_split": "validation"})
-    assert list(losses(lines)) == list(range(1, 7)) and not any("validation_matched" in line for line in lines)
+    assert list(losses(lines)) == list(range(1, 7))
+    assert not any("validation_matched" in line for line in lines)
     (notice,) = [record.getMessage() for record in caplog.records if "validat" in record.getMessage()]
     assert notice.endswith(
         "has no validation split, so the run is not validated; prepare more songs to hold some out."
@@ -122,14 +125,18 @@ def test_a_single_validation_song_is_used_without_shuffled_scores(corpus: Path, 
     assert [line["step"] for line in validated] == [0, 6]
     assert not any("shuffled" in name or "paired" in name for name in validated[-1])
     facts = json.loads((tmp_path / "run/run.json").read_text())
-    assert facts["processes"] == 1 and facts["arguments"]["max_steps"] == 6 and lines[-2]["skipped_steps"] == 0
+    assert facts["processes"] == 1
+    assert facts["arguments"]["max_steps"] == 6
+    assert lines[-2]["skipped_steps"] == 0
 
 
 def test_the_command_line_prints_one_sentence_and_exits_with_1(corpus: Path, tmp_path: Path) -> None:
     run = run_program([sys.executable, RECIPE, *words(corpus, tmp_path / "run", global_batch=64)])
-    assert run.returncode == 1 and run.stdout == ""
+    assert run.returncode == 1
+    assert run.stdout == ""
     assert "hafm: The corpus holds 40 crops of 1.2 s, fewer than a global batch of 64" in run.stderr
-    assert "Traceback" not in run.stderr and not (tmp_path / "run/metrics.jsonl").exists()
+    assert "Traceback" not in run.stderr
+    assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
 def test_ineffective_options_are_refused_and_leave_the_run_unchanged(corpus: Path, tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def assert_same_run(one: Path, other: Path, killed: int) -> None:
 def test_accelerate_launch_trains_a_stage_and_its_loss_falls(whole_run: Path) -> None:
     lines = read_metrics(whole_run)
     found = losses(lines)
-    assert list(found) == list(range(1, 31)) and found[30] < found[1] - 0.5
+    assert list(found) == list(range(1, 31))
+    assert found[30] < found[1] - 0.5
     validations = [line for line in lines if "validation_matched" in line]
     assert [line["step"] for line in validations] == [0, 15, 30]
     assert validations[-1]["validation_matched"] < validations[0]["validation_matched"] - 0.5
@@ -69,7 +70,8 @@ def test_every_log_line_has_the_metrics_to_watch(whole_run: Path) -> None:
 
 def test_the_finished_stage_loads_and_only_the_newest_checkpoints_are_kept(whole_run: Path) -> None:
     model = HAFMSemanticForCausalLM.from_pretrained(whole_run / "final")
-    assert model.config.window_seconds == 1.2 and model.config.codebook_sizes == [40]
+    assert model.config.window_seconds == 1.2
+    assert model.config.codebook_sizes == [40]
     assert model.generation_config.top_k == 250
     kept = sorted(path.name for path in whole_run.iterdir() if path.is_dir())
     assert kept == ["best", "checkpoint-0000025", "checkpoint-0000030", "final"]

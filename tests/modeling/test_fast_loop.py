@@ -57,7 +57,7 @@ def test_scores_from_a_large_cache_equal_the_forward(
     steps = stage.config.target_length(48)
     decoder = TokenDecoder(stage, scale, 0.9, 6)
     tokens = decoder.generate(conditioning, steps, uniforms_for(2, steps), conditioning_mask=mask)
-    assert all(layer.large for layer in decoder.layers)
+    assert decoder.large
     conditional, unconditional = both_scores(stage, conditioning, labels=tokens, conditioning_mask=mask)
     expected = unconditional + scale * (conditional - unconditional)
     # the second row ends before the first; the forward does not know that
@@ -125,7 +125,8 @@ def test_a_prefix_is_continued_and_forced_tokens_are_kept(pattern: str) -> None:
     for decoding in ("fast", "reference"):
         steered = decode(decoding, stage, settings, conditioning, steps, numbers, forced=forced)
         # under the delay pattern a slot predicts codes of four frames, so codes before a change may depend on it
-        assert torch.equal(steered[0], whole[0]) and (pattern == "delay" or torch.equal(steered[1, :3], whole[1, :3]))
+        assert torch.equal(steered[0], whole[0])
+        assert pattern == "delay" or torch.equal(steered[1, :3], whole[1, :3])
         assert torch.equal(steered[1, 3:9], forced[1, 3:9])
 
 
@@ -162,7 +163,9 @@ def test_compiled_steps_give_equal_tokens_in_every_window(name: str, pattern: st
         seen.append(compiled.graphs[0])
     # where conditioning has no slots of its own, padding does not change the bias
     padded = seen[0] if scheme == "sum" else seen[2]
-    assert seen[0] is seen[1] and seen[2] is padded and seen[3] is seen[4], "compiled once per window shape"
+    assert seen[0] is seen[1], "compiled once per window shape"
+    assert seen[2] is padded, "compiled once per window shape"
+    assert seen[3] is seen[4], "compiled once per window shape"
     assert not plain.graphs
 
 
@@ -189,7 +192,8 @@ def test_graphs_that_fail_or_differ_fall_back_to_the_plain_loop_with_a_warning(
     decoder = TokenDecoder(stage, 3.0, 0.9, 9, compile=True)
     for _ in range(2):
         assert torch.equal(decoder.generate(conditioning, 24, numbers), expected)
-    assert caplog.text.count("compile=True is off for this stage") == 1 and reason in caplog.text
+    assert caplog.text.count("compile=True is off for this stage") == 1
+    assert reason in caplog.text
 
 
 def adapted(stage: Any) -> Any:

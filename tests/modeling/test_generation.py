@@ -38,7 +38,8 @@ def test_generate_equals_a_guidance_loop_written_by_hand(name: str, scheme: str,
     expected = guided_loop(stage, conditioning, steps, scale=3.0, temperature=0.9, top_k=6)
     torch.manual_seed(3)
     tokens = stage.generate(conditioning_ids=conditioning, top_k=6, cache_implementation=cache)
-    assert tokens.tolist() == expected.tolist() and len(tokens[:, 1:].unique()) > 3
+    assert tokens.tolist() == expected.tolist()
+    assert len(tokens[:, 1:].unique()) > 3
 
 
 def test_generation_config_has_the_papers_defaults() -> None:
@@ -127,7 +128,8 @@ def test_a_position_has_the_same_number_wherever_reading_starts() -> None:
     whole = stream.uniforms(0, 101)
     for start, count in ((0, 1), (3, 5), (4, 4), (17, 60), (100, 1)):
         assert torch.equal(stream.uniforms(start, count), whole[start : start + count])
-    assert float(whole.min()) > 0 and float(whole.max()) <= 1
+    assert float(whole.min()) > 0
+    assert float(whole.max()) <= 1
 
 
 @pytest.mark.parametrize("other", [RandomStream(8, 2, 3), RandomStream(7, 1, 3), RandomStream(7, 2, 4)])

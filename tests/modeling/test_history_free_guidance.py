@@ -45,12 +45,14 @@ def test_both_loops_equal_the_formula(name: str, scheme: str, scale: float) -> N
     fast = TokenDecoder(stage, scale, history_free_guidance=WEIGHT).generate(conditioning, steps, None)
     greedy = {"conditioning_ids": conditioning, "max_new_tokens": steps, "do_sample": False, "guidance_scale": scale}
     reference = stage.generate(**greedy)
-    assert torch.equal(fast, expected) and torch.equal(reference[:, 1:], expected)
+    assert torch.equal(fast, expected)
+    assert torch.equal(reference[:, 1:], expected)
     for nothing in (0.0, None):
         stage.generation_config.history_free_guidance = nothing
         without = stage.generate(**greedy)
         fast = decode("fast", stage, (scale, None, None), conditioning, steps)
-        assert not torch.equal(without, reference) and torch.equal(fast, without[:, 1:]), "tokens change"
+        assert not torch.equal(without, reference), "tokens change"
+        assert torch.equal(fast, without[:, 1:]), "tokens change"
 
 
 @pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
@@ -62,7 +64,8 @@ def test_both_loops_and_compiled_steps_sample_the_same_tokens(name: str, pattern
     numbers, known = uniforms_for(3, steps), torch.ones(3, 4, dtype=torch.long)
     arguments = (stage, (2.0, 0.8, 7), conditioning, steps - 4, numbers[:, 4:], known)
     fast, reference = (decode(how, *arguments, conditioning_mask=mask) for how in ("fast", "reference"))
-    assert fast.tolist() == reference.tolist() and len(fast.unique()) > 2
+    assert fast.tolist() == reference.tolist()
+    assert len(fast.unique()) > 2
     compiled = TokenDecoder(stage, 2.0, 0.8, 7, history_free_guidance=WEIGHT, compile=True)
     assert torch.equal(compiled.generate(conditioning, steps - 4, numbers[:, 4:], known, None, mask), fast)
     # a second window reuses the compiled steps, but not the scores

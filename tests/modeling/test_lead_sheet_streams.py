@@ -55,7 +55,8 @@ def test_generation_uses_and_checkpoints_keep_the_streams(pattern: str, tmp_path
     stage = with_streams("coarse", codebook_pattern=pattern, styles=["folk", "rock"]).eval()
     stage.save_pretrained(tmp_path)
     again = type(stage).from_pretrained(tmp_path).eval()
-    assert again.config.lead_sheet_streams == STREAMS and again.config.styles == ["folk", "rock"]
+    assert again.config.lead_sheet_streams == STREAMS
+    assert again.config.styles == ["folk", "rock"]
     ids = conditioning_with(stage, torch.ones(2, FRAMES, dtype=torch.long))
     codes = [model.generate(conditioning_ids=ids, do_sample=False, guidance_scale=3.0) for model in (stage, again)]
     assert torch.equal(*codes)

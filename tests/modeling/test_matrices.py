@@ -20,7 +20,8 @@ def relative_error(rows: int, weight: torch.Tensor, bias: torch.Tensor | None = 
     if bias is not None:
         expected = expected + bias.double()
     found = packed_linear(weight, rows, bias)(x)
-    assert found.dtype == torch.float32 and found.shape == expected.shape
+    assert found.dtype == torch.float32
+    assert found.shape == expected.shape
     return float((found.double() - expected).norm() / expected.norm())
 
 
@@ -50,7 +51,8 @@ def test_a_bfloat16_matrix_is_multiplied_exactly_for_few_rows(shape: tuple[int, 
     """Trained models are stored in bfloat16; inputs are rounded only for more rows, where it pays off."""
     stored = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert relative_error(FEW_ROWS, stored.float()) < 1e-6
-    assert relative_error(FEW_ROWS, stored) < 1e-6 and relative_error(FEW_ROWS + 1, stored) < 0.01
+    assert relative_error(FEW_ROWS, stored) < 1e-6
+    assert relative_error(FEW_ROWS + 1, stored) < 0.01
     assert relative_error(HALF_ROWS + 1, stored) < 0.01
 
 

@@ -72,7 +72,8 @@ def test_target_never_sees_its_future(name: str, scheme: str) -> None:
     middle = logits.shape[1] // 2
     (gradient,) = torch.autograd.grad(logits[:, middle].sum(), embedded)
     reach = gradient.abs().amax(dim=(0, 2))
-    assert (reach[: middle + 1] > 0).all() and (reach[middle + 1 :] == 0).all()
+    assert (reach[: middle + 1] > 0).all()
+    assert (reach[middle + 1 :] == 0).all()
 
 
 @pytest.mark.parametrize(("scheme", "sees_future"), [("index", False), ("time", True)])
@@ -186,7 +187,8 @@ def test_loss_without_any_label_is_zero_and_has_no_gradient() -> None:
     labels = torch.full_like(targets_for(stage), -100)
     loss = stage(labels=labels, conditioning_ids=conditioning_for(stage)).loss
     loss.backward()
-    assert loss.item() == 0.0 and not any(p.grad.any() for p in stage.parameters())
+    assert loss.item() == 0.0
+    assert not any(p.grad.any() for p in stage.parameters())
 
 
 @pytest.mark.parametrize("name", STAGES)

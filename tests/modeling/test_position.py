@@ -18,8 +18,10 @@ def coarse_config(**options: Any) -> HAFMCoarseConfig:
 
 def test_causal_buckets_are_exact_up_to_16_then_logarithmic_up_to_the_maximum() -> None:
     bucket = causal_bucket(torch.arange(3000), 32, 1000)
-    assert bucket[:16].tolist() == list(range(16)) and (bucket.diff() >= 0).all()
-    assert bucket.unique().tolist() == list(range(32)) and bucket[1000:].unique().tolist() == [31]
+    assert bucket[:16].tolist() == list(range(16))
+    assert (bucket.diff() >= 0).all()
+    assert bucket.unique().tolist() == list(range(32))
+    assert bucket[1000:].unique().tolist() == [31]
     # T5: the logarithmic half splits 16 … 1000 into 16 equal ratios
     assert bucket[round(16 * (1000 / 16) ** 0.5)].item() in (23, 24)
 
@@ -31,7 +33,8 @@ def test_signed_buckets_distinguish_past_from_future() -> None:
     assert not set(past.tolist()) & set(future.tolist())
     assert bucket[distance == 0].item() == 0
     assert bucket[(distance >= 0) & (distance < 16)].tolist() == list(range(16))
-    assert bucket.min() == 0 and bucket.max() == 63
+    assert bucket.min() == 0
+    assert bucket.max() == 63
 
 
 def test_target_slots_are_aligned_with_the_conditioning_frame_of_their_time() -> None:
@@ -63,7 +66,8 @@ def test_time_scheme_is_initialised_with_heads_that_prefer_the_same_time() -> No
     target, voice, band = locality.split([32, 64, 64])
     assert torch.equal(voice, band)
     for table in (target, voice[:32], voice[32:]):
-        assert (table[:, 0].diff() <= 0).all() and table[0].abs().max() == 0
+        assert (table[:, 0].diff() <= 0).all()
+        assert table[0].abs().max() == 0
         assert torch.equal(table[:, 2], torch.zeros(len(table)))
     # one conditioning frame of distance costs the sharpest head as much as one frame (six tokens) of history
     assert voice[1, 0] == target[6, 0] == -3.0

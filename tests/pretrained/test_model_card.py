@@ -40,20 +40,26 @@ def test_a_card_has_the_facts_in_the_hubs_format() -> None:
     model = tiny_composite()
     read = ModelCard(str(model_card(model, "org/tiny", CardFacts(**FACTS))))
     data = read.data.to_dict()
-    assert data["pipeline_tag"] == "audio-to-audio" and data["library_name"] == "transformers"
+    assert data["pipeline_tag"] == "audio-to-audio"
+    assert data["library_name"] == "transformers"
     # POP909 is a name and not a hub id, so it appears only in the text: the hub would link it
-    assert data["license"] == "cc-by-4.0" and data["datasets"] == ["org/songs"]
+    assert data["license"] == "cc-by-4.0"
+    assert data["datasets"] == ["org/songs"]
     assert data["base_model"] == FACTS["base_models"]
     (index,) = data["model-index"]
     (result,) = index["results"]
-    assert index["name"] == "tiny" and result["task"]["type"] == "audio-to-audio"
-    assert result["dataset"]["name"] == "Rendered songs" and result["dataset"]["split"] == "test"
-    assert result["metrics"][0]["type"] == "frechet-distance" and result["metrics"][0]["value"] == 2.5
+    assert index["name"] == "tiny"
+    assert result["task"]["type"] == "audio-to-audio"
+    assert result["dataset"]["name"] == "Rendered songs"
+    assert result["dataset"]["split"] == "test"
+    assert result["metrics"][0]["type"] == "frechet-distance"
+    assert result["metrics"][0]["value"] == 2.5
     for said in ("4 h", *FACTS["limits"], *FACTS["attribution"], "n = 40", "org/songs, POP909", 'model="org/tiny"'):
         assert said in read.text
     assert "## By ear\n\nNobody listened." in read.text
     counts = model.parameter_counts()
-    assert f"{counts['total']:,}" in read.text and f"| coarse | {counts['coarse']:,} |" in read.text
+    assert f"{counts['total']:,}" in read.text
+    assert f"| coarse | {counts['coarse']:,} |" in read.text
 
 
 @pytest.mark.parametrize("make", [tiny_composite, lambda: tiny_stage("coarse")])
@@ -72,7 +78,8 @@ def test_a_card_without_facts_says_so_and_invents_nothing() -> None:
 
 def test_the_card_of_a_stage_shows_how_to_load_it() -> None:
     text = model_card(tiny_stage("fine"), "org/fine").text
-    assert 'HAFMFineForCausalLM.from_pretrained("org/fine")' in text and "the fine stage" in text
+    assert 'HAFMFineForCausalLM.from_pretrained("org/fine")' in text
+    assert "the fine stage" in text
 
 
 @pytest.mark.parametrize(
@@ -101,6 +108,8 @@ def test_the_bundled_models_card_matches_its_facts_and_credits_everybody(bundled
     assert relinked == (REPOSITORY / "MODEL_CARD.md").read_text(), "run the commands at the top of the facts"
     notice = (REPOSITORY / "NOTICE").read_text()
     for named in ("POP909", 'Voice "iona"', "SCOTTPOID by Scott", "ErithacusVB", "Frank Wen", "S. Christian Collins"):
-        assert named in notice and named.replace('"', "") in text
+        assert named in notice
+        assert named.replace('"', "") in text
     metadata = ModelCard(text).data.to_dict()
-    assert metadata["license"] == "apache-2.0" and not {"datasets", "base_model"} & set(metadata)
+    assert metadata["license"] == "apache-2.0"
+    assert not {"datasets", "base_model"} & set(metadata)

@@ -49,7 +49,9 @@ def test_without_a_network_commands_fail_without_retries(command: str, tmp_path:
     words = [str(EXAMPLE), "--out", str(tmp_path), "--model"] if command == "accompany" else []
     done = run("-m", "hafm_hf", command, *words, "nobody/nothing", folder=tmp_path, **UNREACHABLE)
     said = "The model 'nobody/nothing' cannot be loaded (there is no folder nobody/nothing"
-    assert done.returncode == 1 and said in done.stderr and "Retry" not in done.stderr, done.stderr
+    assert done.returncode == 1, done.stderr
+    assert said in done.stderr, done.stderr
+    assert "Retry" not in done.stderr, done.stderr
 
 
 def test_without_a_network_earlier_downloads_load(tmp_path: Path) -> None:
@@ -62,9 +64,11 @@ def test_without_a_network_earlier_downloads_load(tmp_path: Path) -> None:
         )
         reached = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
         done = run("-c", pushed, str(Path(__file__).parents[1]), TOKEN, folder=tmp_path, **reached)
-        assert done.returncode == 0 and done.stdout == "24\n", done.stderr
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "24\n", done.stderr
     done = run("-c", script, folder=tmp_path, **UNREACHABLE)
-    assert done.stdout == "24\n" and "Retry" not in done.stderr, done.stderr
+    assert done.stdout == "24\n", done.stderr
+    assert "Retry" not in done.stderr, done.stderr
 
 
 def without(model: Any, folder: Path, names: list[str]) -> Any:

@@ -57,12 +57,15 @@ def test_the_lag_of_each_song_is_found_and_removed(recordings: Path, tmp_path: P
     lags = find_lags(before)
     for old, new in zip(before, after, strict=True):
         assert np.allclose(new.vocal.read()[0], old.vocal.read()[0], atol=1e-6)
-        assert old.reference is not None and new.reference is not None
+        assert old.reference is not None
+        assert new.reference is not None
         assert lags.get(old.name, 0.0) == pytest.approx(LATE.get(old.song, 0.0), abs=0.03)
         late, whole = round(lags.get(old.name, 0.0) * RATE), old.reference.read()[0]
         expected = whole[late:] if late >= 0 else np.concatenate([np.zeros(-late), whole])
         assert np.allclose(new.reference.read()[0], expected, atol=1e-6)
-        assert (sheet := new.lead_sheet()) is not None and bool(sheet.beats and sheet.chords) == estimated
+        sheet = new.lead_sheet()
+        assert sheet is not None
+        assert bool(sheet.beats and sheet.chords) == estimated
 
 
 def test_labels_move_with_their_band(recordings: Path, tmp_path: Path) -> None:
@@ -74,7 +77,9 @@ def test_labels_move_with_their_band(recordings: Path, tmp_path: Path) -> None:
             soundfile.write(folder / f"{name}.flac", part.read()[0], RATE)
     main(tmp_path, tmp_path / "aligned")
     for clip in load_pairs(tmp_path / "aligned"):
-        assert (sheet := clip.lead_sheet()) is not None and sheet.downbeat == 1
+        sheet = clip.lead_sheet()
+        assert sheet is not None
+        assert sheet.downbeat == 1
         assert sheet.beats == pytest.approx(np.arange(1, 3.1, 0.5) - find_lags(clips).get(clip.name, 0.0), abs=0.011)
 
 

@@ -25,7 +25,9 @@ def test_the_reservoir_samples_a_long_stream_evenly_within_its_size() -> None:
         reservoir = Reservoir(8, seed)
         for begin in range(0, 40, 7):
             reservoir.add(np.arange(begin, min(begin + 7, 40), dtype=np.float32)[:, None])
-        assert reservoir.rows.shape == (8, 1) and len(set(reservoir.rows[:, 0])) == 8 and reservoir.seen == 40
+        assert reservoir.rows.shape == (8, 1)
+        assert len(set(reservoir.rows[:, 0])) == 8
+        assert reservoir.seen == 40
         counts[reservoir.rows[:, 0].astype(int)] += 1
     # 8 of 40 is a fifth, so 120 of 600; 4 standard deviations are 39
     assert np.abs(counts - 120).max() < 40
@@ -50,19 +52,22 @@ def test_the_recipe_fits_a_tokenizer_to_the_training_songs_only(
     groupings, _ = StemReader(StemOptions("right")).group([p.name for p in songs.iterdir()])
     tracks = identify_tracks(songs, groupings, {}, splits)[0]
     training = {track.name for track in tracks if track.split == "train"}
-    assert 0 < len(training) < 8 and all(len([name for name in training if name[0] == a]) in (0, 2) for a in "abcd")
+    assert 0 < len(training) < 8
+    assert all(len([name for name in training if name[0] == a]) in (0, 2) for a in "abcd")
     fit_kmeans.main(
         songs, tmp_path / "out", str(tmp_path / "hubert"), layer=1, clusters=9, vocal_channel="right", frames=300,
         validation=0.3, test=0.2, artist_pattern="^(.)_", separate=separate,
     )  # fmt: skip
     figures = json.loads(capsys.readouterr().out)
     assert figures == json.loads((tmp_path / "out/figures.json").read_text())
-    assert figures["tracks"] == len(training) and not list(tmp_path.glob("out/sample*"))
+    assert figures["tracks"] == len(training)
+    assert not list(tmp_path.glob("out/sample*"))
     for name in ("vocal_", "instrumental_") if separate else ("",):
         assert figures[f"{name}frames"] == 300 < figures[f"{name}frames_seen"]
         assert figures[f"{name}used_clusters"] > 4
     tokenizer = HAFMSemanticTokenizerModel.from_pretrained(tmp_path / "out")
-    assert tokenizer.config.num_clusters == 9 and bool(tokenizer.centroids.any())
+    assert tokenizer.config.num_clusters == 9
+    assert bool(tokenizer.centroids.any())
     assert tokenizer.config.separate_centroids == separate
 
 

@@ -44,7 +44,8 @@ def answer(key: dict[str, Any], **given: int) -> dict[str, Any]:
 
 def test_sounds_have_one_level_and_the_page_does_not_reveal_versions(folders: dict[str, Path], tmp_path: Path) -> None:
     key = write_test(folders, tmp_path / "test")
-    assert key["songs"].keys() == {"a.wav", "b.wav"} and key["reference"] == "band"
+    assert key["songs"].keys() == {"a.wav", "b.wav"}
+    assert key["reference"] == "band"
     sounds = list((tmp_path / "test" / "page" / "sounds").iterdir())
     assert len(sounds) == 2 * 4
     assert all(abs(audio.rms_dbfs(soundfile.read(sound)[0]) - LEVEL_DBFS) < 0.1 for sound in sounds)

@@ -26,9 +26,11 @@ def test_demucs_separates_equal_mixes_equally_and_names_a_missing_model(demucs_m
     soundfile.write(tmp_path / "mix.wav", sing(3.0, 0), 22_050)
     options = SeparatorOptions("demucs", "tiny", str(demucs_models), "cpu")
     first, second = (make_separator(options).separate(tmp_path / "mix.wav") for _ in range(2))
-    assert first.sampling_rate == RATE and abs(len(first.vocal) - 3 * RATE * RATE / 22_050) < 20
+    assert first.sampling_rate == RATE
+    assert abs(len(first.vocal) - 3 * RATE * RATE / 22_050) < 20
     np.testing.assert_array_equal(first.vocal, second.vocal)
-    assert np.abs(first.vocal).max() > 0 and np.abs(first.vocal - first.instrumental).max() > 0
+    assert np.abs(first.vocal).max() > 0
+    assert np.abs(first.vocal - first.instrumental).max() > 0
     with pytest.raises(HAFMCorpusError, match="model large can't be loaded from .*put its"):
         make_separator(SeparatorOptions("demucs", model="large", model_dir=str(demucs_models)))
     with pytest.raises(HAFMCorpusError, match="is not a folder"):
@@ -72,7 +74,8 @@ def test_audio_separator_splits_a_mix_into_stems_that_add_up_to_it(mdx_models: P
     first, second = (make_separator(options).separate(tmp_path / "mix.wav") for _ in range(2))
     np.testing.assert_array_equal(first.vocal, second.vocal)
     np.testing.assert_allclose(first.vocal + first.instrumental, mix.mean(axis=1), atol=1e-3)
-    assert len(first.vocal) == len(mix) and np.abs(first.vocal).max() > 0.01
+    assert len(first.vocal) == len(mix)
+    assert np.abs(first.vocal).max() > 0.01
 
 
 def test_audio_separator_uses_the_given_device_and_names_a_missing_model(mdx_models: Path) -> None:

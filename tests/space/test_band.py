@@ -116,7 +116,8 @@ def test_style_and_energy_are_in_the_lead_sheet_and_stems_are_mixed(page: Page, 
     sheet = read_lead_sheet(studio.downloaded(page, "Save lead sheet"))
     ((start, stop, energy),) = sheet.sections
     assert (sheet.style, energy, sheet.form) == ("rock", "sparse", ((start, stop, "Verse"),))
-    assert stop - start == pytest.approx(2.0, abs=0.02) and "sections" not in sheet.estimated
+    assert stop - start == pytest.approx(2.0, abs=0.02)
+    assert "sections" not in sheet.estimated
     studio.press(page, "Undo")
     expect(page.locator("#timeline .sections")).not_to_be_visible()
     (tmp_path / "sheet.json").write_text(json.dumps(sheet.to_dict()))
@@ -125,7 +126,8 @@ def test_style_and_energy_are_in_the_lead_sheet_and_stems_are_mixed(page: Page, 
     expect(studio.summary(page)).to_contain_text("rock (given)")
     page.get_by_role("radio", name="Full").check()
     whole = read_lead_sheet(studio.downloaded(page, "Save lead sheet"))
-    assert whole.sections == ((0.0, 4.0, "full"),) and whole.form == sheet.form
+    assert whole.sections == ((0.0, 4.0, "full"),)
+    assert whole.form == sheet.form
 
     expect(page.get_by_label("Separate instruments")).to_be_checked()
     studio.generated(page)
@@ -143,7 +145,8 @@ def test_style_and_energy_are_in_the_lead_sheet_and_stems_are_mixed(page: Page, 
     page.get_by_role("button", name="Mute drums").click()
     studio.keep_screenshot(page, "stems mixed")
     gains = gains_of(studio.downloaded(page, "Download mix"), sounds)
-    assert gains[2] / gains[3] == pytest.approx(10 ** (-12 / 20), rel=0.01) and abs(gains[1]) < 1e-3 * gains[3]
+    assert gains[2] / gains[3] == pytest.approx(10 ** (-12 / 20), rel=0.01)
+    assert abs(gains[1]) < 1e-3 * gains[3]
     page.get_by_role("button", name="Solo pads").click()
     *others, alone = gains_of(studio.downloaded(page, "Download mix"), sounds)
     assert np.abs(others).max() < 1e-3 * alone

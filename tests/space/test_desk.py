@@ -101,7 +101,8 @@ def test_an_example_plays_before_gradio_has_built_the_page_and_continues(browser
     expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
     expect(studio.summary(page)).to_contain_text("folk (given)")
     # playback continues without a jump
-    assert held and page.evaluate("desk.zero") == pytest.approx(zero, abs=1e-3)
+    assert held
+    assert page.evaluate("desk.zero") == pytest.approx(zero, abs=1e-3)
     page.close()
 
 
@@ -189,14 +190,18 @@ def test_an_intro_and_an_outro_lengthen_the_time_axis_and_every_file(ready: Page
     longer = f"{end - begin - len(voice) / rate:.1f} s longer than the voice, which begins at {-begin:.1f} s."
     expect(studio.announced(ready)).to_contain_text(f"The song is {longer}")
     # two bars of 2.5 s and up to one that the voice joins midway, after a moment for the first attack
-    assert 5.0 < -begin < 7.5 and beats[0] == [pytest.approx(begin + LEAD_SECONDS, abs=0.01), 0]
+    assert 5.0 < -begin < 7.5
+    assert beats[0] == [pytest.approx(begin + LEAD_SECONDS, abs=0.01), 0]
     assert np.ptp(np.diff([second for second, _ in beats])) < 0.05
     first, last = round(-begin * rate), round(-begin * rate) + len(voice)
     before = studio.sounds_in(studio.downloaded(ready, "(zip)"))
     mix, _ = audio.read_audio(studio.downloaded(ready, "Download mix"))
     assert {len(mix), *(len(sound) for sound, _ in before.values())} == {round((end - begin) * rate)}
     (sung, _), (band, _) = before["vocal"], before["instrumental"]
-    assert not sung[:first].any() and not sung[last:].any() and band[: first // 2].any() and band[last + rate :].any()
+    assert not sung[:first].any()
+    assert not sung[last:].any()
+    assert band[: first // 2].any()
+    assert band[last + rate :].any()
     # the lanes begin with the intro, which can be played
     ready.evaluate("desk.stop()")
     ready.locator("#timeline .sung canvas").click(position={"x": 1, "y": 20})
@@ -215,7 +220,9 @@ def test_an_intro_and_an_outro_lengthen_the_time_axis_and_every_file(ready: Page
     expect(studio.announced(ready)).to_contain_text(longer)
     after, _ = studio.sounds_in(studio.downloaded(ready, "(zip)"))["instrumental"]
     changed = np.flatnonzero(band != after) / rate + begin
-    assert start <= changed.min() and changed.max() < stop and len(changed) > 0.5 * (stop - start) * rate
+    assert start <= changed.min()
+    assert changed.max() < stop
+    assert len(changed) > 0.5 * (stop - start) * rate
 
 
 def test_sounds_are_fetched_once_and_only_those_used_last_are_kept(page: Page) -> None:
@@ -230,4 +237,6 @@ def test_sounds_are_fetched_once_and_only_those_used_last_are_kept(page: Page) -
         page.evaluate(load, [address, names[:count]])
     assert len(fetched) == len(set(fetched)) == 101
     page.evaluate(load, [address, [names[0], *names[101:], *names[:2]]])
-    assert len(fetched) == 161 and len(set(fetched)) == 160 and fetched[-1] == "/piece_1"
+    assert len(fetched) == 161
+    assert len(set(fetched)) == 160
+    assert fetched[-1] == "/piece_1"

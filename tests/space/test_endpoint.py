@@ -33,11 +33,14 @@ def accompany(client: Any, vocal: Path, **options: object) -> tuple[str, str, st
 
 def test_the_endpoint_is_documented_and_takes_the_pipelines_options(client: Any) -> None:
     (name, endpoint), *others = client.view_api(return_format="dict")["named_endpoints"].items()
-    assert name == "/accompany" and not others and "singing voice" in endpoint["description"]
+    assert name == "/accompany"
+    assert not others
+    assert "singing voice" in endpoint["description"]
     names = [each["parameter_name"] for each in endpoint["parameters"]]
     rows = described(GenerationOptions).items()
     options = [name for name, option in rows if not option.internal and name != "num_samples"]
-    assert names[:2] == ["vocal", "model"] and names[2 : 2 + len(options)] == options
+    assert names[:2] == ["vocal", "model"]
+    assert names[2 : 2 + len(options)] == options
     ends = ["intro_bars", "outro_bars", "tail"]
     assert names[2 + len(options) :] == ["seconds", "tempo", *ends, "lead_sheet", "instrumental_gain_db"]
     assert [each["parameter_has_default"] for each in endpoint["parameters"]] == [name != "vocal" for name in names]
@@ -49,7 +52,8 @@ def test_the_documented_example_works(space: Space, tmp_path: Path, monkeypatch:
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
     scope: dict[str, Any] = {}
     exec(code.replace("http://127.0.0.1:7860", space.url), scope)
-    assert soundfile.info(scope["mix"]).frames == 44_100 and scope["report"]["seed"] == 1
+    assert soundfile.info(scope["mix"]).frames == 44_100
+    assert scope["report"]["seed"] == 1
 
 
 def test_songs_are_as_long_as_the_vocal_and_reproducible_by_seed(client: Any, voices: Path) -> None:
@@ -62,7 +66,8 @@ def test_songs_are_as_long_as_the_vocal_and_reproducible_by_seed(client: Any, vo
         first = archive.read("song_instrumental.wav")
         assert archive.namelist() == ["song_vocal.wav", *(f"song_{part}.wav" for part in parts)]
         assert first == Path(instrumental).read_bytes()
-    assert report["seed"] == 3 and report["elapsed"] > 0
+    assert report["seed"] == 3
+    assert report["elapsed"] > 0
     again = accompany(client, voices / "song.wav", **options, instrumental_gain_db=-12)
     assert Path(again[1]).read_bytes() == first
     quieter, louder = (audio.read_audio(each)[0] for each in (again[0], mix))

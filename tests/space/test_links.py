@@ -39,7 +39,8 @@ def test_a_link_is_parsed_into_settings() -> None:
 def test_an_invalid_link_is_refused_in_one_sentence(query: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
         songs.read_link(query)
-    assert "not used" in str(refused.value) and "\n" not in str(refused.value)
+    assert "not used" in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_link_opens_the_page_with_its_settings(

@@ -57,7 +57,8 @@ def test_takes_are_generated_mixed_and_downloaded(page: Page, voices: Path) -> N
     assert names == ["song_mix.wav", "song_mix.flac", "song_instrumental.wav"]
     mix, rate = audio.read_audio(mixes["wav"])
     # at the voice's own rate
-    assert (len(mix), rate) == (round(1.2 * 44_100), 44_100) and not audio.is_silent(mix)
+    assert (len(mix), rate) == (round(1.2 * 44_100), 44_100)
+    assert not audio.is_silent(mix)
     # libsndfile rounds to 16 bits in one format and truncates in the other
     np.testing.assert_allclose(mix, audio.read_audio(mixes["flac"])[0], atol=1.01 / 2**15)
     with zipfile.ZipFile(studio.downloaded(page, "(zip)")) as stems:
@@ -193,7 +194,8 @@ def test_the_microphone_is_recorded_and_accompanied(page: Page) -> None:
     studio.generated(page)
     # the microphone's input, not silence
     recording, rate = studio.sounds_in(studio.downloaded(page, "(zip)"))["vocal"]
-    assert len(recording) == rate and not audio.is_silent(recording)
+    assert len(recording) == rate
+    assert not audio.is_silent(recording)
 
 
 def test_recording_survives_closing_its_panel_playback_and_a_failed_upload(page: Page, voices: Path) -> None:

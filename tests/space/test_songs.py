@@ -88,7 +88,8 @@ def test_closing_stops_the_running_stage_and_leaves_no_file(voices: Path) -> Non
     (worker,) = [thread for thread in threading.enumerate() if "(work)" in thread.name]
     steps.close()
     worker.join(timeout=30)
-    assert not worker.is_alive() and set(takes.JOBS.iterdir()) == before
+    assert not worker.is_alive()
+    assert set(takes.JOBS.iterdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,9 @@ def test_only_the_selected_seconds_are_replaced(
     voice, rate = old.read("vocal")
     first, last = round(intro * rate), round((intro + 5) * rate)
     assert (old.stems, round(old.intro, 3), len(voice)) == (parts, intro, round((5 + added) * rate))
-    assert old.added == pytest.approx(added) and not voice[:first].any() and not voice[last:].any()
+    assert old.added == pytest.approx(added)
+    assert not voice[:first].any()
+    assert not voice[last:].any()
     # the page's settings may have changed since
     other = request(voices / "patience.wav", seed=2, seconds=5)
     start, stop = intro + 2.0, intro + 3.5
@@ -121,7 +124,9 @@ def test_only_the_selected_seconds_are_replaced(
     for part in ("instrumental", *parts):
         (before, _), (after, _) = old.read(part), new.read(part)
         changed = np.flatnonzero(before != after) / rate
-        assert len(changed) > 0.5 * 1.5 * rate and changed.min() >= start and changed.max() < stop, part
+        assert len(changed) > 0.5 * 1.5 * rate, part
+        assert changed.min() >= start, part
+        assert changed.max() < stop, part
         # no discontinuity at the joins
         edges = np.abs(np.diff(after))[[round(start * rate) - 1, round(stop * rate) - 1]]
         assert edges.max() <= 2 * np.abs(np.diff(before)).max()
@@ -155,7 +160,8 @@ def test_repacked_projects_and_those_of_newer_versions_are_read(voices: Path, tm
     assert state["path"].read_bytes() == (voices / "song.wav").read_bytes()
     assert [path.name for path in (takes.JOBS / state["takes"][0]).iterdir()] == ["job.json"]
     newer, odd = (takes.read_job(name, "song.wav") for name in state["takes"])
-    assert newer is not None and (newer.name, newer.seed, odd) == ("_a", 3, None)
+    assert newer is not None
+    assert (newer.name, newer.seed, odd) == ("_a", 3, None)
 
 
 @pytest.mark.fault("paths and addresses sent to a Space")
@@ -190,7 +196,8 @@ def test_a_limit_in_seconds_admits_a_long_vocal(tmp_path: Path, monkeypatch: pyt
         songs.read_vocal(str(path), 0)
     before = path.stat().st_ctime_ns
     time.sleep(0.1)
-    assert len(songs.read_vocal(str(path), 1.5)[0]) == 36_000 and path.stat().st_ctime_ns > before
+    assert len(songs.read_vocal(str(path), 1.5)[0]) == 36_000
+    assert path.stat().st_ctime_ns > before
 
 
 def test_the_page_says_what_is_odd_about_a_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +239,8 @@ def test_streamed_pieces_are_the_take_and_stopping_keeps_them(tmp_path: Path, mo
     updates = [step for step in steps if isinstance(step, dict)]
     pieces = [audio.read_audio(Path(path), min_seconds=0.0)[0] for path in updates[-1]["files"]["band"]]
     band, rate = job.read("instrumental")
-    assert len(updates) == len(pieces) > 1 and updates[-1]["until"] == updates[-1]["seconds"] == 12
+    assert len(updates) == len(pieces) > 1
+    assert updates[-1]["until"] == updates[-1]["seconds"] == 12
     assert [round(at * rate) for at in updates[-1]["at"]] == [sum(map(len, pieces[:n])) for n in range(len(pieces))]
     np.testing.assert_array_equal(np.concatenate(pieces), band)
     assert updates[-1]["balance"] == pytest.approx(job.balance, abs=0.01)
@@ -247,4 +255,5 @@ def test_streamed_pieces_are_the_take_and_stopping_keeps_them(tmp_path: Path, mo
     # but not if the voice has not begun
     early = replace(wanted, ends={"intro_bars": 4}, lead_sheet=LeadSheet(beats=[0.0, 1.0], beats_per_bar=4))
     made = list(songs.make_job(early, live := takes.LiveTake(), lambda: bool(live.pieces)))
-    assert live.pieces and not any(isinstance(each, takes.Job) for each in made)
+    assert live.pieces
+    assert not any(isinstance(each, takes.Job) for each in made)

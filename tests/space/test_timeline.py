@@ -29,7 +29,8 @@ def saved(page: Page) -> LeadSheet:
 
 def test_estimates_are_corrected_undone_saved_and_loaded(ready: Page, tmp_path: Path) -> None:
     estimate = saved(ready)
-    assert estimate.beats is not None and estimate.key == "F:maj"
+    assert estimate.beats is not None
+    assert estimate.key == "F:maj"
     assert set(estimate.estimated) == {"beats", "beats_per_bar", "chords", "key"}
     # recorded to a 96 BPM click from 0.2 s on; the beats cover the song
     nearest = np.abs(np.subtract.outer(0.2 + 0.625 * np.arange(17), estimate.beats)).min(axis=1)
@@ -83,7 +84,8 @@ def test_lead_sheets_are_saved_for_musicians_and_printed(ready: Page, tmp_path: 
     for kind, content in {"musicxml": "<fifths>-1</fifths>", "midi": "MThd"}.items():
         ready.get_by_label("Format of the lead sheet").select_option(kind)
         path = downloaded(ready, "Save lead sheet")
-        assert path.name.startswith("vocal") and content.encode() in path.read_bytes()
+        assert path.name.startswith("vocal")
+        assert content.encode() in path.read_bytes()
     press(ready, "Bar 2")
     ready.get_by_label("Chord", exact=True).fill("F#dim")
     press(ready, "Set")
@@ -142,11 +144,13 @@ def test_the_keyboard_alone_selects_edits_taps_and_plays(ready: Page) -> None:
     ready.keyboard.press("Enter")
     expect(summary(ready)).to_contain_text("beats per minute (given)")
     beats = saved(ready).beats
-    assert beats is not None and 60 / np.diff(beats).mean() == pytest.approx(60 * 6 / (taps[-1] - taps[0]), abs=6)
+    assert beats is not None
+    assert 60 / np.diff(beats).mean() == pytest.approx(60 * 6 / (taps[-1] - taps[0]), abs=6)
     ready.get_by_label("Metre", exact=True).select_option("3/4")
     ready.get_by_label("Key", exact=True).select_option("D minor")
     sheet = saved(ready)
-    assert (sheet.beats_per_bar, sheet.key) == (3, "D:min") and not sheet.estimated
+    assert (sheet.beats_per_bar, sheet.key) == (3, "D:min")
+    assert not sheet.estimated
 
 
 def test_a_song_follows_the_lead_sheet_on_the_timeline(ready: Page, space: Space, tmp_path: Path) -> None:
@@ -183,11 +187,13 @@ def test_a_stereo_voice_is_analysed_with_its_pitch(bundled_model: Path, tmp_path
     voice, rate = audio.read_audio(EXAMPLE)
     path = audio.write_audio(tmp_path / "stereo.wav", np.stack([voice, 0 * voice], axis=1), rate)
     ready = listening.listen(str(path), "hafm-tiny", 4.0, LeadSheet(tempo=96))
-    assert ready["seconds"] == 4.0 and "beats" not in ready["sheet"]["estimated"]
+    assert ready["seconds"] == 4.0
+    assert "beats" not in ready["sheet"]["estimated"]
     np.testing.assert_allclose(np.diff(ready["sheet"]["beats"]), 0.625, atol=0.02)
     notes = [note for note in ready["pitch"] if note is not None]
     # A4 is the first note
-    assert len(ready["pitch"]) == pytest.approx(100, abs=1) and abs(np.median(notes[:10]) - 69) < 1
+    assert len(ready["pitch"]) == pytest.approx(100, abs=1)
+    assert abs(np.median(notes[:10]) - 69) < 1
 
 
 def test_a_timeline_counts_only_for_its_own_voice() -> None:

@@ -85,7 +85,8 @@ def test_every_control_works_and_every_style_can_be_generated(page: Page, option
         count += 1
         if page.locator("dialog").is_visible():
             page.keyboard.press("Escape")
-    assert count > 60 and not errors
+    assert count > 60
+    assert not errors
     expect(page.get_by_role("alert").filter(has_text=re.compile(r"\w"))).to_have_count(0)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     if options["has_touch"]:

@@ -38,7 +38,8 @@ def distance(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 def test_the_beat_is_found_despite_noise_and_rests(tempo: float) -> None:
     true = sung_beats([tempo], 12.0)
     found = LINE.follow(noisy_places(true, noise=1.0, silent=0.4))
-    assert found.dtype == torch.float32 and found.shape == true.shape
+    assert found.dtype == torch.float32
+    assert found.shape == true.shape
     assert float(distance(found, true)[RATE:].mean()) < 0.06
 
 
@@ -71,4 +72,5 @@ def test_a_known_tempo_is_kept_whatever_the_estimates(tempo: float) -> None:
 def test_the_shortest_vocals_and_silence_have_a_phase(frames: int) -> None:
     for places in (torch.zeros(frames, 4), torch.randn(frames, 4)):
         found = LINE.follow(places)
-        assert found.shape == (frames,) and bool(((found >= 0) & (found < 1)).all())
+        assert found.shape == (frames,)
+        assert bool(((found >= 0) & (found < 1)).all())

@@ -72,7 +72,9 @@ def test_a_checkpoint_of_the_original_package_gives_the_same_codes_and_audio(ori
         assert torch.equal(codec.model.encoder(waveform), reference.encoder(waveform))
         codes = reference.encode(waveform)[0][0]
         ours = codec.encode(waveform, 8)
-        assert ours.shape == (2, 8, 22) and torch.equal(ours, codes) and len(codes.unique()) > 20
+        assert ours.shape == (2, 8, 22)
+        assert torch.equal(ours, codes)
+        assert len(codes.unique()) > 20
         audio = reference.decode([(codes, None)])[:, 0]
         assert torch.equal(codec.decode(codes)[:, 0], audio)
 
@@ -87,7 +89,8 @@ def test_files_that_are_not_original_checkpoints_are_refused(state: Any, tmp_pat
 def test_codes_equal_transformers_own_encode(codec: Codec) -> None:
     waveform = 0.3 * torch.randn(2, 1, 2_400)
     codes = codec.model.encode(waveform, bandwidth=18.0).audio_codes[0]
-    assert torch.equal(codec.encode(waveform, 3), codes) and len(codes.unique()) > 10
+    assert torch.equal(codec.encode(waveform, 3), codes)
+    assert len(codes.unique()) > 10
     with torch.no_grad():
         audio = codec.model.decode(codes[None], [None]).audio_values
     assert torch.equal(codec.decode(codes, 2_400), audio)
@@ -129,10 +132,13 @@ def test_every_family_encodes_whole_frames_and_decodes_to_the_given_length(other
     samples = round(2.3 * form.sampling_rate)
     audio = 0.3 * torch.randn(2, form.channels, samples)
     codes = other.encode(audio)
-    assert codes.shape == (2, form.num_codebooks, -(-samples // form.hop_length)) and codes.dtype == torch.int64
-    assert len(codes.unique()) > CODES // 4 and torch.equal(other.encode(audio, 2), codes[:, :2])
+    assert codes.shape == (2, form.num_codebooks, -(-samples // form.hop_length))
+    assert codes.dtype == torch.int64
+    assert len(codes.unique()) > CODES // 4
+    assert torch.equal(other.encode(audio, 2), codes[:, :2])
     decoded = other.decode(codes, samples)
-    assert decoded.shape == audio.shape and float(decoded.std()) > 1e-4
+    assert decoded.shape == audio.shape
+    assert float(decoded.std()) > 1e-4
     assert not torch.allclose(other.decode(codes[:, :4], samples), decoded, atol=1e-4)
 
 
@@ -169,7 +175,8 @@ def test_dac_codes_equal_those_of_transformers(kind: str) -> None:
     audio = 0.3 * torch.randn(2, 1, 40 * codec.format.hop_length)
     with torch.no_grad():
         wanted = codec.model.encode(audio, 5).audio_codes
-    assert wanted.shape == (2, 5, 40) and len(wanted.unique()) > 8
+    assert wanted.shape == (2, 5, 40)
+    assert len(wanted.unique()) > 8
     assert torch.equal(codec.encode(audio, 5), wanted)
     # a partial frame counts as a whole one
     assert codec.encode(audio[..., :-3], 5).shape == wanted.shape
@@ -189,7 +196,8 @@ def test_fractional_frame_rates_are_adjusted_or_refused() -> None:
 def test_every_family_is_saved_and_loaded_by_its_own_class(other: Codec, tmp_path: Path) -> None:
     other.model.save_pretrained(tmp_path)
     loaded = load_codec(tmp_path)
-    assert type(loaded) is type(other) and type(loaded.model) is type(other.model)
+    assert type(loaded) is type(other)
+    assert type(loaded.model) is type(other.model)
     codes = torch.randint(other.format.codebook_size, (1, other.format.num_codebooks, 30))
     assert torch.equal(loaded.decode(codes), other.decode(codes))
     vectors = other.code_vectors(codes[0].t())

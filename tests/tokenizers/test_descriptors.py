@@ -30,17 +30,25 @@ def sung(*notes: tuple[float, float, float]) -> Samples:
 
 def test_pitch_voicing_and_onsets_are_found_where_they_are_sung() -> None:
     found = measure(sung((220.0, 0.5, 1.5), (330.0, 1.5, 2.0), (247.0, 2.4, 2.9)))
-    assert found.shape == (150, DESCRIPTORS) and found.dtype == np.float32
+    assert found.shape == (150, DESCRIPTORS)
+    assert found.dtype == np.float32
     voiced, level, rise, glide, size, interval = found[:, :6].T
-    assert voiced[30:70].all() and not voiced[103:117].any() and not voiced[:23].any()
-    assert level[30:98].min() > 0.8 and level[103:117].max() < -1.0
+    assert voiced[30:70].all()
+    assert not voiced[103:117].any()
+    assert not voiced[:23].any()
+    assert level[30:98].min() > 0.8
+    assert level[103:117].max() < -1.0
     # a fifth upwards at 1.5 s, and nothing in the middle of a note
-    assert 74 <= glide.argmax() <= 76 and glide.max() == pytest.approx(2.0, abs=0.3)
-    assert np.abs(glide[35:70]).max() < 0.1 and (size == np.abs(glide)).all()
+    assert 74 <= glide.argmax() <= 76
+    assert glide.max() == pytest.approx(2.0, abs=0.3)
+    assert np.abs(glide[35:70]).max() < 0.1
+    assert (size == np.abs(glide)).all()
     assert 6 * (interval[85] - interval[50]) == pytest.approx(12 * np.log2(330 / 220), abs=0.2)
-    assert rise[:40].argmax() in (24, 25) and rise[110:].argmax() + 110 in (119, 120)
+    assert rise[:40].argmax() in (24, 25)
+    assert rise[110:].argmax() + 110 in (119, 120)
     for flux in found[:, 6:].T:
-        assert abs(int(flux[10:60].argmax()) + 10 - 25) <= 1 and abs(int(flux[110:140].argmax()) + 110 - 120) <= 1
+        assert abs(int(flux[10:60].argmax()) + 10 - 25) <= 1
+        assert abs(int(flux[110:140].argmax()) + 110 - 120) <= 1
 
 
 def test_gain_and_block_size_do_not_change_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +64,8 @@ def test_descriptors_are_finite_in_silence_and_complete_for_short_clips() -> Non
     assert measure(np.zeros(0, np.float32)).shape == (0, DESCRIPTORS)
     for length in (1, 319, 321, 1600):
         found = measure(sung((220.0, 0.0, 3.0))[:length])
-        assert found.shape == (-(-length // 320), DESCRIPTORS) and np.isfinite(found).all()
+        assert found.shape == (-(-length // 320), DESCRIPTORS)
+        assert np.isfinite(found).all()
     # noise far below any singing is not normalised to a high level
     assert measure(1e-5 * np.random.default_rng(1).normal(size=RATE).astype(np.float32))[:, 1].max() < 0.0
 
@@ -73,7 +82,8 @@ def test_pitch_of_a_glide_is_found_within_a_quarter_of_a_semitone(rate: int) -> 
     true = 220.0 * 2.0 ** (time / 2.0) * (1.0 + 0.01 * np.sin(2 * np.pi * 5.5 * time))
     inner = slice(5, -5)
     cents = 1200.0 * np.log2(pitch[inner] / true[inner])
-    assert len(pitch) == 201 and np.abs(cents).max() < 25.0
+    assert len(pitch) == 201
+    assert np.abs(cents).max() < 25.0
 
 
 def test_a_tone_without_its_fundamental_is_not_an_octave_too_high() -> None:

@@ -97,7 +97,8 @@ def test_input_is_normalised_to_zero_mean_and_unit_variance(folder: Path) -> Non
 @pytest.mark.parametrize("samples", [0, 1, 319, 320, 321, 16_001, 33_333])
 def test_there_are_fifty_frames_per_second(tokenizer: HAFMSemanticTokenizerModel, samples: int) -> None:
     tokens = tokenizer.encode(waveform(3.0)[:samples])
-    assert tokens.shape == (-(-samples // HOP),) and tokens.dtype == torch.int64
+    assert tokens.shape == (-(-samples // HOP),)
+    assert tokens.dtype == torch.int64
     assert bool(torch.isfinite(tokenizer.extract_features(torch.zeros(samples))).all()), "also for silence"
 
 

@@ -39,7 +39,8 @@ class Reader:
         return answer
 
     def _answer(self, patience: float) -> str:
-        assert self.process is not None and self.process.stdout is not None
+        assert self.process is not None
+        assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], patience)[0]:
             return f"lost: no answer for {patience:g} s"
         line = self.process.stdout.readline()

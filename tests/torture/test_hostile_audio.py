@@ -140,7 +140,8 @@ def test_bombs_are_refused_by_their_header_before_allocation(bomb: str, reader: 
     content, said = BOMBS[bomb]
     (tmp_path / "vocal.wav").write_bytes(content)
     outcome = reader.outcome(tmp_path / "vocal.wav")
-    assert outcome.startswith("refused: ") and said in outcome, outcome
+    assert outcome.startswith("refused: "), outcome
+    assert said in outcome, outcome
 
 
 @pytest.mark.fault("unusual but harmless audio")
@@ -160,7 +161,8 @@ def test_unusual_audio_is_read_about_as_fast_as_a_voice(sound: str) -> None:
         read, rate = audio.read_audio(content)
         features = extractor(read, rate)["input_values"][0].numpy()
         costs[name] = time.process_time() - began
-        assert np.isfinite(features).all() and features.shape == (64_000,)
+        assert np.isfinite(features).all()
+        assert features.shape == (64_000,)
     assert costs[sound] < 20 * costs["voice"] + 0.05, costs
     assert audio.is_silent(read) == (sound == "constant")
 

@@ -104,7 +104,9 @@ def test_a_second_process_in_one_folder_is_refused(name: str, jobs: dict[str, Jo
         second = jobs[name].start(output, tmp_path / "log.txt")
         assert second.wait(None) == 1
     (said,) = second.said()
-    assert str(output) in said and "another process" in said and digest_files(output) == before
+    assert str(output) in said
+    assert "another process" in said
+    assert digest_files(output) == before
 
 
 @pytest.fixture
@@ -129,7 +131,8 @@ def test_an_unwritable_folder_is_named_in_one_sentence(
     work = jobs[name].start(read_only, tmp_path / "log.txt")
     assert work.wait(None) == 1
     (said,) = work.said()
-    assert str(read_only) in said and ("ead-only" in said or "written" in said), said
+    assert str(read_only) in said, said
+    assert "ead-only" in said or "written" in said, said
 
 
 def limited(function: Callable[[list[str]], None], arguments: list[str], size: int) -> None:

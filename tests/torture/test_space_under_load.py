@@ -133,7 +133,8 @@ def test_fifty_clients_get_their_own_songs_in_turn(tally: Tally, space: Space, t
         for client in served_clients:
             complaint = client.complaint(space.url)
             tally.lose(complaint) if complaint else tally.survived()
-        assert failing.answer is not None and not failing.answer["success"]
+        assert failing.answer is not None
+        assert not failing.answer["success"]
         assert "no centroids" in failing.answer["output"]["error"]
         tally.survived()
         if not tally.lost:
@@ -171,5 +172,6 @@ def test_files_and_internal_addresses_of_the_server_cannot_be_read(path: str, sp
             continue
         client.answer = None
         client.listen(space.url)
-        assert client.answer is not None and not client.answer["success"]
+        assert client.answer is not None
+        assert not client.answer["success"]
         assert "root:" not in json.dumps(client.answer)

@@ -74,7 +74,8 @@ def test_an_epoch_samples_excerpts_by_length_and_is_reproducible(corpus: Path) -
     rows = [crops.crop_at(number)[0] for number in range(len(crops))]
     assert np.bincount(rows).tolist() == (crops.cells // crops.frames).tolist()
     second = [crops.crop_at(number)[0] for number in range(len(crops), 2 * len(crops))]
-    assert sorted(second) == sorted(rows) and second != rows
+    assert sorted(second) == sorted(rows)
+    assert second != rows
     again, other = make_crops(corpus, "semantic"), make_crops(corpus, "semantic", seed=4)
     _ = again[0]
     assert all(torch.equal(crops[n]["labels"], again[n]["labels"]) for n in (31, 2, 90))
@@ -96,8 +97,10 @@ def test_any_division_of_the_global_batch_has_the_same_samples_per_step() -> Non
     # also for unequal parts: sizes differ by one, and mean losses are weighted by size
     assert step_samples(1, 8) == step_samples(1, 5) == step_samples(3, 3) == whole
     sampler = GlobalBatchSampler(12, 1, 2, 5, last_step=1)
-    assert [len(samples) for samples in sampler] == [3] and sampler.largest == 3
-    assert sampler.weight(3) == 3 * 5 / 12 and GlobalBatchSampler(12, 2, 0, 3).weight(2) == 1.0
+    assert [len(samples) for samples in sampler] == [3]
+    assert sampler.largest == 3
+    assert sampler.weight(3) == 3 * 5 / 12
+    assert GlobalBatchSampler(12, 2, 0, 3).weight(2) == 1.0
 
 
 SWAPPED = CorruptionArguments(history_swap=0.25)
@@ -153,7 +156,8 @@ def test_a_stage_continues_with_its_own_codebooks_and_window(corpus: Path, tmp_p
     info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=CODES, num_codebooks=8)
     loaded = make_stage(StageArguments("coarse", init_from=str(tiny_model)), info, 5.0).state_dict()
     published = stage_parts()["coarse"].model_class.from_pretrained(tiny_model, subfolder="coarse").state_dict()
-    assert loaded.keys() == published.keys() and all(torch.equal(loaded[name], published[name]) for name in loaded)
+    assert loaded.keys() == published.keys()
+    assert all(torch.equal(loaded[name], published[name]) for name in loaded)
 
 
 def test_a_trained_stage_accepts_other_dropouts_but_no_other_shape(tmp_path: Path) -> None:
@@ -185,7 +189,8 @@ def test_shards_with_and_without_extra_columns_are_read_together(tmp_path: Path)
     more = more.append_column("mood", [["bright"] * len(more)])
     parquet.write_table(more, tmp_path / "train-00001.parquet")
     crops = make_crops(tmp_path, "coarse")
-    assert len(crops.corpus) == 12 and crops[3]["labels"].shape == (360,)
+    assert len(crops.corpus) == 12
+    assert crops[3]["labels"].shape == (360,)
 
 
 def test_a_full_cache_disk_is_not_reported_as_damaged_shards(corpus: Path, tmp_path: Path) -> None:
@@ -272,7 +277,8 @@ def test_voices_are_swapped_only_with_a_lead_sheet_and_a_stage_that_reads_voices
     swapped = []
     for number in range(60):
         ids_read, ids = crops[number]["conditioning_ids"], own[number]["conditioning_ids"]
-        assert torch.equal(ids_read[1:], ids[1:]) and torch.equal(crops[number]["labels"], own[number]["labels"])
+        assert torch.equal(ids_read[1:], ids[1:])
+        assert torch.equal(crops[number]["labels"], own[number]["labels"])
         swapped.append((crops.crop_at(number)[0] > 0, not torch.equal(ids_read[0], ids[0])))
     assert np.mean([other for has_sheet, other in swapped if has_sheet]) == pytest.approx(0.5, abs=0.2)
     assert not any(other for has_sheet, other in swapped if not has_sheet)
@@ -286,4 +292,5 @@ def test_excerpts_shorter_than_a_crop_are_named_and_refused_if_all_are(
     crops = make_crops(corpus, "semantic", seconds=4.0)
     (message,) = [record.getMessage() for record in caplog.records if "shorter" in record.getMessage()]
     said = "4 of 12 excerpts are shorter than a crop of 4 s and are not used: train_0_0, train_0_3,"
-    assert message.startswith(said) and len(crops.cells) == 12
+    assert message.startswith(said)
+    assert len(crops.cells) == 12

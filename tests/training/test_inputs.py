@@ -24,7 +24,8 @@ def test_dropped_history_is_bos_in_whole_frames_and_labels_are_unchanged() -> No
     dropped = inputs.history_inputs(batch, config, corruption, 0.5, seed=0)
     hidden = dropped != CodebookPattern(3).inputs(labels, 30)
     assert torch.equal(labels, before)
-    assert (dropped[hidden] == 30).all() and 0.05 < hidden.float().mean() < 0.95
+    assert (dropped[hidden] == 30).all()
+    assert 0.05 < hidden.float().mean() < 0.95
     frames = hidden[:, 1:].unfold(1, 3, 3)  # slot 0 is always BOS; slots 1–3 hold frame 0
     assert (frames.all(dim=-1) == frames.any(dim=-1)).all()
 
@@ -33,7 +34,8 @@ def test_dropped_history_is_bos_in_whole_frames_and_labels_are_unchanged() -> No
 def test_the_expected_dropped_share_is_p_and_rates_differ_between_samples(p: float) -> None:
     rates = inputs.drawn_frames(torch.zeros(1000, 1000), 1, p, 7.0, range(1000)).float().mean(dim=1)
     # with one rate for all, samples of some 143 segments would deviate by 0.06 at most
-    assert rates.mean() == pytest.approx(p, abs=0.02) and rates.std() > 0.063
+    assert rates.mean() == pytest.approx(p, abs=0.02)
+    assert rates.std() > 0.063
 
 
 def test_spans_have_the_requested_length_and_do_not_depend_on_the_batch() -> None:
@@ -61,7 +63,8 @@ def test_swapping_and_dropping_history_are_independent() -> None:
 def test_seeds_differ_by_run_sample_and_purpose_in_their_low_32_bits() -> None:
     samples, purposes = torch.tensor([0, 1, 2**31, 2**48]), ("swap", "dropout", "guidance")
     seeds = [seed for run in (0, 1) for purpose in purposes for seed in inputs.draw_seeds(run, samples, purpose)]
-    assert len({seed % 2**32 for seed in seeds}) == len(seeds) and max(seeds) < 2**32
+    assert len({seed % 2**32 for seed in seeds}) == len(seeds)
+    assert max(seeds) < 2**32
 
 
 def test_paired_losses_differ_only_by_conditioning() -> None:
@@ -72,7 +75,8 @@ def test_paired_losses_differ_only_by_conditioning() -> None:
     losses = validation.paired_losses(model, conditioning, other, labels)
     swapped = validation.paired_losses(model, other, conditioning, labels)
     assert losses["matched"].shape == (4, 3)
-    assert torch.allclose(losses["matched"], swapped["shuffled"]) and torch.allclose(losses["none"], swapped["none"])
+    assert torch.allclose(losses["matched"], swapped["shuffled"])
+    assert torch.allclose(losses["none"], swapped["none"])
     assert (losses["matched"] - losses["shuffled"]).abs().max() > 1e-3
     loss = model(conditioning_ids=conditioning, labels=labels, use_cache=False).loss
     assert losses["matched"].mean().item() == pytest.approx(loss.item(), abs=1e-5)
@@ -81,7 +85,8 @@ def test_paired_losses_differ_only_by_conditioning() -> None:
 def test_every_clip_is_paired_with_another_track_and_used_once() -> None:
     tracks = ["b", "a", "a", "c", "b", "c", "d"]
     partners = validation.other_tracks(tracks)
-    assert partners is not None and sorted(partners) == list(range(7))
+    assert partners is not None
+    assert sorted(partners) == list(range(7))
     assert all(tracks[clip] != tracks[partner] for clip, partner in enumerate(partners))
     assert validation.other_tracks(["a", "a", "b"]) is None
 
@@ -90,7 +95,8 @@ def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:
     values, tracks = torch.tensor([1.0, 2.0, 4.0, 7.0]), list("abcd")
     once = validation.clustered_mean(values, tracks)
     repeated = validation.clustered_mean(values.repeat(10), tracks * 10)
-    assert once == pytest.approx((3.5, values.std().item() / 2)) and repeated == pytest.approx(once)
+    assert once == pytest.approx((3.5, values.std().item() / 2))
+    assert repeated == pytest.approx(once)
 
 
 @pytest.mark.parametrize("pattern", ["flat", "delay"])

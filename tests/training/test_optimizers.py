@@ -23,7 +23,8 @@ def test_every_trainable_weight_has_one_optimizer_and_muon_the_layers_matrices(o
     adamw, *muon = optimizers = make_optimizers(stage, OptimizationArguments(optimizer=optimizer))
     owned = [id(parameter) for each in optimizers for group in each.param_groups for parameter in group["params"]]
     trained = [id(parameter) for parameter in stage.parameters() if parameter.requires_grad]
-    assert sorted(owned) == sorted(trained) and isinstance(adamw, torch.optim.AdamW)
+    assert sorted(owned) == sorted(trained)
+    assert isinstance(adamw, torch.optim.AdamW)
     muon_ids = {id(parameter) for each in muon for parameter in each.param_groups[0]["params"]}
     names = {name for name, parameter in stage.named_parameters() if id(parameter) in muon_ids}
     assert all(".layers." in name and name.endswith("proj.weight") for name in names)

@@ -47,13 +47,15 @@ def test_the_papers_configurations_match_table_1_under_both_schemes(name: str, s
     stage, data, corruption, run, config = read(f"{name}.yaml" if scheme == "index" else f"{name}-time.yaml")
     frames = round(config.window_seconds * config.conditioning_frame_rate)
     slots = config.num_conditioning_sources * frames + config.target_length(frames)
-    assert stage.stage == name and config.position_scheme == scheme
+    assert stage.stage == name
+    assert config.position_scheme == scheme
     assert (run.global_batch, data.crop_seconds, run.max_steps, run.accumulation, slots) == TABLE_1[name]
     shape = (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.head_dim)
     assert shape == (12, 512, 8, 64)
     assert (run.learning_rate, run.final_learning_rate, run.warmup_steps) == (3e-4, 1e-6, 4000)
     assert (run.adam_beta1, run.adam_beta2, run.weight_decay, run.max_grad_norm) == (0.9, 0.98, 0.01, 1.0)
-    assert run.mixed_precision == "fp16" and corruption.history_dropout == 0.0
+    assert run.mixed_precision == "fp16"
+    assert corruption.history_dropout == 0.0
     assert run.global_batch % (7 * run.accumulation) == 0, "the batch divides evenly over the paper's seven GPUs"
 
 
@@ -113,7 +115,8 @@ def test_unknown_keys_and_arguments_out_of_range_are_refused_before_anything_is_
         parse_arguments(["--corpus", "CORPUS", "--output_dir", "RUN", *flags])
     (tmp_path / "one.yaml").write_text("lead_sheet_streams: chord\nmixed_precision: no\ncrop_seconds: 2\n")
     stage, _, _, run, _ = parse_arguments([str(tmp_path / "one.yaml"), "--corpus", "CORPUS", "--output_dir", "RUN"])
-    assert stage.lead_sheet_streams == ["chord"] and run.mixed_precision == "no"
+    assert stage.lead_sheet_streams == ["chord"]
+    assert run.mixed_precision == "no"
     (tmp_path / "wrong.yaml").write_text("learing_rate: 1.0\n")
     with pytest.raises(ValueError, match="learing_rate"):
         parse_arguments([str(tmp_path / "wrong.yaml"), "--corpus", "CORPUS", "--output_dir", "RUN"])

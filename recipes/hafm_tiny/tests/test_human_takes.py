@@ -28,14 +28,18 @@ def test_takes_keep_melody_and_timing_but_are_less_exact() -> None:
     takes = [human_take(own, NOTES, np.random.default_rng(seed)) for seed in range(12)]
     sung = np.isfinite(own[0])
     wrong = [1200 * np.abs(np.log2(pitch / own[0]))[sung & np.isfinite(pitch)] for pitch, _, _ in takes]
-    assert all(np.median(each) < 60 for each in wrong) and np.median(np.concatenate(wrong)) > 5
+    assert all(np.median(each) < 60 for each in wrong)
+    assert np.median(np.concatenate(wrong)) > 5
     shares = [np.isfinite(pitch)[sung].mean() for pitch, _, _ in takes]
-    assert min(shares) > 0.6 and max(np.isfinite(pitch)[~sung].mean() for pitch, _, _ in takes) < 0.2
+    assert min(shares) > 0.6
+    assert max(np.isfinite(pitch)[~sung].mean() for pitch, _, _ in takes) < 0.2
     starts = np.array([round(start * FRAME_RATE) for start, stop, _ in NOTES if stop - start > 0.1])
     for _, level, bands in takes:
-        assert level.shape == (FRAMES,) and bands.shape == (FRAMES, MEL_BANDS)
+        assert level.shape == (FRAMES,)
+        assert bands.shape == (FRAMES, MEL_BANDS)
         # louder in notes than between them, where there is room noise now
-        assert level[sung].mean() > level[~sung].mean() + 10 and level[~sung].min() > -100
+        assert level[sung].mean() > level[~sung].mean() + 10
+        assert level[~sung].min() > -100
         rise = np.maximum(np.diff(bands.mean(axis=1), prepend=bands[0].mean()), 0)
         near = np.zeros(FRAMES, bool)
         near[(starts[:, None] + np.arange(-14, 12)).clip(0, FRAMES - 1)] = True
@@ -49,7 +53,8 @@ def test_a_take_depends_only_on_its_seed_and_a_silent_voice_is_unchanged() -> No
     )
     for mine, again, changed, before in zip(first, same, other, own, strict=True):
         np.testing.assert_array_equal(mine, again)
-        assert not np.array_equal(mine, changed, equal_nan=True) and mine.dtype == before.dtype
+        assert not np.array_equal(mine, changed, equal_nan=True)
+        assert mine.dtype == before.dtype
     describe = HAFMVocalDescriptors(16_000, 50).described
     assert np.isfinite(describe(*first)).all()
     silent = (np.full(100, np.nan, np.float32), *rendered()[1:])

@@ -52,8 +52,10 @@ def tune_of_roots(seed: int = 0) -> Tune:
 
 def test_labels_in_seconds_become_a_tune_in_beats() -> None:
     tune = tune_of_roots()
-    assert np.allclose(tune.notes[:, 0], np.arange(96)) and np.allclose(tune.notes[:, 1], 0.9)
-    assert np.allclose(tune.chords[:, 0], np.arange(0, 96, 4)) and {*tune.chords[:, 2]} <= {1, 6, 8, 10}
+    assert np.allclose(tune.notes[:, 0], np.arange(96))
+    assert np.allclose(tune.notes[:, 1], 0.9)
+    assert np.allclose(tune.chords[:, 0], np.arange(0, 96, 4))
+    assert {*tune.chords[:, 2]} <= {1, 6, 8, 10}
     assert (tune.tempo, tune.metre, tune.downbeat) == (pytest.approx(120), 4, 0)
     assert labelled_tune("short", "train", SONGS, {"beats": [0.5], "notes": [], "chords": []}) is None
 
@@ -69,8 +71,11 @@ def write_sheets(path: Path, count: int = 3) -> Path:
 
 def test_a_lead_sheet_is_repeated_to_a_full_song(tmp_path: Path) -> None:
     tunes = list(lead_sheet_tunes(write_sheets(tmp_path / "sheets.jsonl.gz"), test=1))
-    assert [tune.split for tune in tunes].count("test") == 1 and {tune.source for tune in tunes} == {SHEETS}
-    assert tunes[0].metre == 3 and tunes[0].beats >= 360 and tunes[0].beats % 48 == 0
+    assert [tune.split for tune in tunes].count("test") == 1
+    assert {tune.source for tune in tunes} == {SHEETS}
+    assert tunes[0].metre == 3
+    assert tunes[0].beats >= 360
+    assert tunes[0].beats % 48 == 0
     assert np.allclose(tunes[0].notes[48:96] - tunes[0].notes[:48], [48, 0, 0])
 
 
@@ -99,7 +104,8 @@ def test_training_improves_both_towers() -> None:
         assert take_steps(trained, trainer.loss, replace(arguments, learning_rate=1e-2)) < before - 0.2
     assert HarmonyTrainer(model, tunes, arguments)._crop(25).prior.exp().sum() == pytest.approx(1)
     targets = tempo_targets(model, torch.tensor([60.0, 120.0]))
-    assert torch.allclose(targets.sum(1), torch.ones(2)) and targets[1].argmax() > targets[0].argmax()
+    assert torch.allclose(targets.sum(1), torch.ones(2))
+    assert targets[1].argmax() > targets[0].argmax()
     for kind in (HarmonyTrainer, TimeTrainer):
         with pytest.raises(ValueError, match="no tunes"):
             kind(model, [], arguments)
@@ -107,12 +113,15 @@ def test_training_improves_both_towers() -> None:
 
 def test_a_listener_is_scored_against_the_simulated_singing() -> None:
     found = simulated_scores(tiny_listener(), simulated([tune_of_roots(seed) for seed in range(2)], 20.0))
-    assert found.keys() == {"chords", "beyond", "tempo"} and all(-1 <= value <= 1 for value in found.values())
+    assert found.keys() == {"chords", "beyond", "tempo"}
+    assert all(-1 <= value <= 1 for value in found.values())
     bins, wrong = reliability(torch.tensor([0.1, 0.4, 0.4]), torch.tensor([0.0, 1.0, 0.0]))
-    assert [each.right for each in bins] == [0.0, 0.5] and wrong == pytest.approx((0.1 + 2 * 0.1) / 3)
+    assert [each.right for each in bins] == [0.0, 0.5]
+    assert wrong == pytest.approx((0.1 + 2 * 0.1) / 3)
     lines = [simulated([tune_of_roots(0)], 20.0, singer)[0].line.midi for singer in ("exact", "faithful")]
     exact, faithful = (np.nanmean(np.abs(midi - np.round(midi))) for midi in lines)
-    assert exact < 1e-4 and faithful > 0.1
+    assert exact < 1e-4
+    assert faithful > 0.1
 
 
 def test_scores_of_recordings_are_corrected_for_chance() -> None:
@@ -126,7 +135,8 @@ def test_scores_of_recordings_are_corrected_for_chance() -> None:
     right = score(sheets, recordings)
     wrong = score([*sheets[1:], sheets[0]], recordings)
     assert right.chords.value == right.chords_matched == right.key.value == right.tempo == right.beats_matched == 1.0
-    assert wrong.chords.value < 0 and right.beats.value > 0.5 > 0.1 > wrong.beats.value
+    assert wrong.chords.value < 0
+    assert right.beats.value > 0.5 > 0.1 > wrong.beats.value
     with pytest.raises(ValueError, match="they need two songs"):
         score(sheets[:1], recordings[:1])
 
@@ -138,7 +148,9 @@ def test_chords_keys_and_tempi_are_compared_as_by_mir_eval() -> None:
     assert [key_score(key, "C:maj") for key in ("C:maj", "G:maj", "A:min", "C:min", "D:maj", None)] == [
         1.0, 0.5, 0.3, 0.2, 0.0, 0.0
     ]  # fmt: skip
-    assert tempo_is_right(62, 60) and not tempo_is_right(63, 60) and tempo_is_right(120, 60, (1, 2))
+    assert tempo_is_right(62, 60)
+    assert not tempo_is_right(63, 60)
+    assert tempo_is_right(120, 60, (1, 2))
 
 
 def test_the_recipe_trains_on_all_songs_but_those_held_out(songs: Path, tmp_path: Path) -> None:
@@ -156,9 +168,11 @@ def test_the_recipe_trains_on_all_songs_but_those_held_out(songs: Path, tmp_path
     done = run_program([*words, "--out", tmp_path / "on"])
     assert HAFMListenerModel.from_pretrained(tmp_path / "on" / "listener").config.harmony_channels == 4, done.stderr
     done = run_program([*words, "--harmony_channels", 8, "--out", tmp_path / "other"])
-    assert done.returncode == 1 and "harmony_channels" in done.stderr
+    assert done.returncode == 1
+    assert "harmony_channels" in done.stderr
     done = run_program([RECIPES / "train_listener.py", "--out", tmp_path])
-    assert done.returncode == 1 and "--songs, --corpus or --sheets" in done.stderr
+    assert done.returncode == 1
+    assert "--songs, --corpus or --sheets" in done.stderr
 
 
 def test_listening_to_rendered_voices_is_evaluated_with_and_without_known_tempo(tmp_path: Path) -> None:
@@ -178,7 +192,9 @@ def test_listening_to_rendered_voices_is_evaluated_with_and_without_known_tempo(
     assert figures.keys() == {f"rendered{each}" for each in (*conditions, ", sureness")}
     assert sum(each["share"] for each in figures["rendered, sureness"]["bins"]) == pytest.approx(1)
     known_tempo = figures["rendered, tempo given"]
-    assert known_tempo["tempo"] == 1.0 and known_tempo["beats"]["songs"] == 3 and known_tempo["chords"]["n"] == 3
+    assert known_tempo["tempo"] == 1.0
+    assert known_tempo["beats"]["songs"] == 3
+    assert known_tempo["chords"]["n"] == 3
 
 
 def test_overlapping_notes_become_one_voice() -> None:
@@ -189,9 +205,12 @@ def test_overlapping_notes_become_one_voice() -> None:
 
 def test_a_song_is_read_with_all_its_parts(songs: Path) -> None:
     song = read_song(list_songs(songs)[2])
-    assert song.name == "003" and set(song.tracks) == {"BRIDGE", "PIANO"}
-    assert len(song.melody) == 16 * 4 - 8 and song.tempo == pytest.approx(100)
-    assert song.key == "C:maj" and song.downbeats[1] == pytest.approx(2.4)
+    assert song.name == "003"
+    assert set(song.tracks) == {"BRIDGE", "PIANO"}
+    assert len(song.melody) == 16 * 4 - 8
+    assert song.tempo == pytest.approx(100)
+    assert song.key == "C:maj"
+    assert song.downbeats[1] == pytest.approx(2.4)
     assert [chord.label for chord in song.chords[:4]] == ["C:maj", "A:min", "F:maj", "G:maj"]
 
 

@@ -91,11 +91,14 @@ def test_targets_are_the_labels_at_the_middle_of_each_frame() -> None:
     }
     times = (np.arange(50) + 0.5) / 50
     notes = note_targets(labels, times, shift=2)
-    assert notes["pitch"][4] == 0 and notes["pitch"][5] == 62 - LOWEST_NOTE + 1
-    assert notes["pitch"][25] == 64 - LOWEST_NOTE + 1 and notes["pitch"][40] == 0
+    assert notes["pitch"][4] == 0
+    assert notes["pitch"][5] == 62 - LOWEST_NOTE + 1
+    assert notes["pitch"][25] == 64 - LOWEST_NOTE + 1
+    assert notes["pitch"][40] == 0
     assert notes["onset"][[4, 5, 8, 20, 25]].tolist() == [0, 1, 2, 3, 1]
     chords = chord_targets(labels, times, shift=2)
-    assert set(chords["chord"][:25]) == {1 + 11 + 12} and set(chords["chord"][25:]) == {0}
+    assert set(chords["chord"][:25]) == {1 + 11 + 12}
+    assert set(chords["chord"][25:]) == {0}
     assert chords["beat"][[0, 5, 10, 15, 20]].tolist() == [0, 1, 2, 3, 0]
     assert set(chords["beat"][40:]) == {IGNORED}
 
@@ -110,7 +113,8 @@ def test_transposed_crops_have_transposed_labels(pool: SongPool) -> None:
     agreed = total = 0
     for _ in range(20):
         samples, targets = draw_crop(pool, options, rng, 1.0, 0, 320)
-        assert len(samples) == RATE and len(targets["pitch"]) == 50
+        assert len(samples) == RATE
+        assert len(targets["pitch"]) == 50
         for frame in range(4, 46):
             steady = targets["pitch"][frame - 3 : frame + 4]
             if steady[0] == 0 or len(set(steady)) > 1:
@@ -121,7 +125,8 @@ def test_transposed_crops_have_transposed_labels(pool: SongPool) -> None:
             pitch = 69 + 12 * np.log2(int(spectrum.argmax()) / 440)
             total += 1
             agreed += abs(pitch - (steady[0] + LOWEST_NOTE - 1)) < 0.5
-    assert total > 100 and agreed / total > 0.9
+    assert total > 100
+    assert agreed / total > 0.9
 
 
 def test_the_recipe_trains_and_resumes_from_the_command_line(pool: SongPool, tmp_path: Path) -> None:
@@ -133,5 +138,6 @@ def test_the_recipe_trains_and_resumes_from_the_command_line(pool: SongPool, tmp
         run_program([RECIPES / "pretrain_semantic.py", *words], check=True)
         return [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
-    assert run(1) == [1] and run(2) == [1, 2]
+    assert run(1) == [1]
+    assert run(2) == [1, 2]
     assert HubertModel.from_pretrained(tmp_path / "hubert").config.hidden_size == 32

@@ -57,7 +57,8 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(options: Song
     for run, workers in ((options, 1), (again, 2), (other, 1)):
         assert all(seconds > 5 for _, seconds in build_corpus(run, tasks, workers))
     first, same, different = (digest_files(run.output, ignored=()) for run in (options, again, other))
-    assert first == same and len(first) == 2 * len(FILES | STEM_FILES)
+    assert first == same
+    assert len(first) == 2 * len(FILES | STEM_FILES)
     assert all(different[name] != digest for name, digest in first.items())
 
 
@@ -71,8 +72,11 @@ def test_items_are_complete_labelled_and_within_the_level_range(options: SongCor
         labels = json.loads((folder / "labels.json").read_text())
         vocal, rate = soundfile.read(folder / "vocal.flac")
         instrumental, _ = soundfile.read(folder / "instrumental.flac")
-        assert rate == 24000 and vocal.shape == instrumental.shape == (round(labels["duration"] * rate),)
-        assert labels["voice"] == voice and labels["song"] == task.folder.name and labels["split"] == task.split
+        assert rate == 24000
+        assert vocal.shape == instrumental.shape == (round(labels["duration"] * rate),)
+        assert labels["voice"] == voice
+        assert labels["song"] == task.folder.name
+        assert labels["split"] == task.split
         assert all(0 <= start < end <= labels["duration"] + 0.1 for start, end, _ in labels["notes"])
         for audio in (vocal, instrumental):
             assert np.abs(audio).max() < 0.995
@@ -81,7 +85,11 @@ def test_items_are_complete_labelled_and_within_the_level_range(options: SongCor
         # each of four stems is rounded to 16 bits
         assert np.abs(np.sum(stems, axis=0) - instrumental).max() < 4 / 32768
         sheet = labelled_lead_sheet(labels)
-        assert sheet.style in STYLES and sheet.beats_per_bar == 4 and sheet.sections and sheet.chords and sheet.key
+        assert sheet.style in STYLES
+        assert sheet.beats_per_bar == 4
+        assert sheet.sections
+        assert sheet.chords
+        assert sheet.key
 
 
 def test_reharmonised_songs_have_the_same_singer_and_other_chords(options: SongCorpusOptions) -> None:
@@ -89,9 +97,12 @@ def test_reharmonised_songs_have_the_same_singer_and_other_chords(options: SongC
     long = dataclasses.replace(options, seconds=(25.0, 30.0))
     task = list_tasks(long, 0)[1]
     plain, moved = (render_item(task, dataclasses.replace(long, reharmonised=share)) for share in (0.0, 1.0))
-    assert np.array_equal(plain.vocal, moved.vocal) and plain.labels["notes"] == moved.labels["notes"]
-    assert plain.labels["chords"] != moved.labels["chords"] and plain.labels["beats"] == moved.labels["beats"]
-    assert not plain.labels["reharmonised"] and moved.labels["reharmonised"]
+    assert np.array_equal(plain.vocal, moved.vocal)
+    assert plain.labels["notes"] == moved.labels["notes"]
+    assert plain.labels["chords"] != moved.labels["chords"]
+    assert plain.labels["beats"] == moved.labels["beats"]
+    assert not plain.labels["reharmonised"]
+    assert moved.labels["reharmonised"]
     correlations = {stem: np.corrcoef(plain.stems[stem], moved.stems[stem])[0, 1] for stem in ("drums", "bass")}
     assert correlations["drums"] > 0.95 > 0.8 > correlations["bass"], correlations
 
@@ -105,10 +116,12 @@ def test_a_killed_recipe_leaves_whole_items_and_resumes(options: SongCorpusOptio
     process.kill()
     process.wait()
     finished = sorted(path for path in options.output.glob("*/*_0"))
-    assert finished and all({file.name for file in folder.iterdir()} == FILES | STEM_FILES for folder in finished)
+    assert finished
+    assert all({file.name for file in folder.iterdir()} == FILES | STEM_FILES for folder in finished)
     before = {folder: (folder / "vocal.flac").stat().st_mtime_ns for folder in finished}
     assert run_program(command).returncode == 0
-    assert len(list(options.output.glob("*/*_0"))) == 3 and not list(options.output.rglob("*.partial"))
+    assert len(list(options.output.glob("*/*_0"))) == 3
+    assert not list(options.output.rglob("*.partial"))
     assert {folder: (folder / "vocal.flac").stat().st_mtime_ns for folder in finished} == before
 
 

@@ -50,9 +50,11 @@ def test_a_codec_learns_before_and_after_quantisation_starts(pool: SongPool) -> 
     errors = [report["spectral"] for report in reports]
     assert np.mean(errors[20:30]) < 0.9 * np.mean(errors[:5])
     assert np.mean(errors[70:]) < np.mean(errors[30:36])
-    assert "commitment" not in reports[29] and "commitment" in reports[30]
+    assert "commitment" not in reports[29]
+    assert "commitment" in reports[30]
     codec = trainer.settle(20)
-    assert not codec.training and float(codec.decoder.mean.abs().max()) > 0
+    assert not codec.training
+    assert float(codec.decoder.mean.abs().max()) > 0
     figures = evaluate_codec(codec, pool, depths=(4, 1), seconds=1.0, clips=6)
     assert figures["si_sdr_db"][4] > figures["si_sdr_db"][1]
     assert all(1.0 < perplexity <= CODES for perplexity in figures["perplexity"])
@@ -89,9 +91,11 @@ def test_the_pool_takes_only_finished_songs(tmp_path: Path) -> None:
     write_song(tmp_path / "train" / "one", RATE, seconds=2.0, seed=0)
     write_song(tmp_path / "train" / "two.partial", RATE, seconds=2.0, seed=1)
     pool = SongPool(tmp_path, "train", RATE)
-    assert pool.refresh() == 1 and pool.refresh() == 0
+    assert pool.refresh() == 1
+    assert pool.refresh() == 0
     (tmp_path / "train" / "two.partial").rename(tmp_path / "train" / "two")
-    assert pool.refresh() == 1 and {song.name for song in pool.songs} == {"one", "two"}
+    assert pool.refresh() == 1
+    assert {song.name for song in pool.songs} == {"one", "two"}
     assert pool.hours == pytest.approx(4 / 3600, rel=1e-3)
     with pytest.raises(ValueError, match="high <= 0"):
         pool.draw(np.random.default_rng(0), 3 * RATE)

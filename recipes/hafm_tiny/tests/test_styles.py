@@ -126,7 +126,8 @@ def test_notes_start_on_half_frames_and_fit_the_chords(style: Style, song: Song)
             continue
         assert part.notes
         for note in part.notes:
-            assert 0 < note.velocity <= 127 and note.end > note.start
+            assert 0 < note.velocity <= 127
+            assert note.end > note.start
             at = note.start + 0.05
             chord = next(c for c in reversed(played.chords) if c.start <= at)
             assert note.pitch % 12 in chord.pitch_classes, (name, note, chord)
@@ -146,7 +147,8 @@ def test_repeated_bars_sound_alike_and_energies_differ_in_level(
         assert level(first) > -60, name
         assert level(second - first) < level(first) - 20, name
     sparse, full = (np.concatenate([of_bar(mix, bar, style) for bar in range(*span)]) for span in ((3, 5), (7, 9)))
-    assert level(full) > level(sparse) + 3 and np.abs(mix).max() < 1.0
+    assert level(full) > level(sparse) + 3
+    assert np.abs(mix).max() < 1.0
 
 
 @styles
@@ -174,7 +176,8 @@ def test_energies_follow_the_melody_and_nobody_sings_in_the_intro(song: Song) ->
     for seed in range(20):
         form = sections(lifted, np.random.default_rng(seed))
         assert [section.first for section in form[1:]] == [section.end for section in form[:-1]]
-        assert form[0].name == "intro" and form[-1] == dataclasses.replace(form[-1], name="ending", end=16)
+        assert form[0].name == "intro"
+        assert form[-1] == dataclasses.replace(form[-1], name="ending", end=16)
         lifted_sections.append(next(section for section in form if section.first <= 6 < section.end).energy)
         formed = with_form(lifted, form)
         assert min(note.start for note in formed.melody) > bars(slow)[form[0].end][0] - 0.11
@@ -198,7 +201,8 @@ def test_line_ups_change_instruments_and_timing_but_no_notes(style: Style, one_c
     for name, part in written.items():
         played = list(hands[name].play(part.notes, np.random.default_rng(2)))
         late = np.array([b.start - a.start for a, b in zip(part.notes, played, strict=True)])
-        assert np.abs(late).max(initial=0.0) < 0.05 and (len(late) < 2 or late.std() > 0.002), name
+        assert np.abs(late).max(initial=0.0) < 0.05, name
+        assert len(late) < 2 or late.std() > 0.002, name
         assert [note.pitch for note in played] == [note.pitch for note in part.notes]
 
 
@@ -207,10 +211,15 @@ def test_the_lead_sheet_is_complete_and_stems_are_as_long_as_the_song(song: Song
     short = excerpt(song, 0.0, 12.0)
     found = style_song(short, style, fonts(soundfont, style), RATE, np.random.default_rng(1))
     sheet = found.lead_sheet
-    assert set(found.stems) == set(STEMS) and {stem.size for stem in found.stems.values()} == {12 * RATE}
-    assert sheet["style"] == "folk" and sheet["metre"] == 4 and sheet["key"] == found.song.key
+    assert set(found.stems) == set(STEMS)
+    assert {stem.size for stem in found.stems.values()} == {12 * RATE}
+    assert sheet["style"] == "folk"
+    assert sheet["metre"] == 4
+    assert sheet["key"] == found.song.key
     spans = sheet["sections"]
-    assert isinstance(spans, list) and spans[0][0] == 0.0 and spans[-1][1] == 12.0
+    assert isinstance(spans, list)
+    assert spans[0][0] == 0.0
+    assert spans[-1][1] == 12.0
     assert all(left[1] == right[0] for left, right in zip(spans[:-1], spans[1:], strict=True))
     assert set(sheet["downbeats"]) <= set(sheet["beats"])  # type: ignore[call-overload]
 

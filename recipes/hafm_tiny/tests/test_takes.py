@@ -54,10 +54,12 @@ def tune_of(corpus: Path) -> Tune:
 def test_crops_of_takes_keep_the_beat_at_another_speed(corpus: Path) -> None:
     rng = np.random.default_rng(0)
     takes = list(sung_takes(corpus, rng))
-    assert len(takes) == 2 and all(take.tempo == 100 and len(take.line) == 30 * LINE_RATE for take in takes)
+    assert len(takes) == 2
+    assert all(take.tempo == 100 and len(take.line) == 30 * LINE_RATE for take in takes)
     for octave in (-0.5, 0.0, 0.5):
         crop = crop_of_takes(takes, 12.0, [octave, octave], rng)
-        assert len(crop.line) == 12 * LINE_RATE and crop.tempo == pytest.approx(100 * 2**octave)
+        assert len(crop.line) == 12 * LINE_RATE
+        assert crop.tempo == pytest.approx(100 * 2**octave)
         passed = (np.diff(crop.parts, prepend=crop.parts[0]) < 0).sum()
         assert passed == pytest.approx(12 / 60 * crop.tempo, abs=2)
         # louder in the first half of a beat, where the notes are
@@ -73,20 +75,23 @@ def test_a_listener_learns_from_takes_and_keeps_its_harmony_weights(corpus: Path
     for share, has_bars in ((0.0, True), (1.0, False)):
         trainer = TimeTrainer(model, [tune], ListenerArguments(takes_share=share), takes)
         trainer.loss().backward()
-        assert trainer.beat_head.weight.grad is not None and bool(trainer.beat_head.weight.grad.any())
+        assert trainer.beat_head.weight.grad is not None
+        assert bool(trainer.beat_head.weight.grad.any())
         assert trainer.bar_head.weight.grad is not None
         assert bool(trainer.bar_head.weight.grad.any()) == has_bars, "takes have no bar labels"
     model.zero_grad()
     model.save_pretrained(tmp_path / "before")
     words = [RECIPES / "train_listener.py", "--corpus", corpus, "--only_time", "true", "--steps", 2]
     done = run_program([*words, "--out", tmp_path])
-    assert done.returncode == 1 and "name the listener that has it with --init_from" in done.stderr
+    assert done.returncode == 1
+    assert "name the listener that has it with --init_from" in done.stderr
     words += ["--time_batch", 20, "--learning_rate", 0.1, "--warmup_steps", 0, "--init_from", tmp_path / "before"]
     run_program([*words, "--out", tmp_path], check=True)
     after, before = (HAFMListenerModel.from_pretrained(tmp_path / name) for name in ("listener", "before"))
     pairs = {name: (values, after.state_dict()[name]) for name, values in before.half().state_dict().items()}
     kept = {name: bool((one == other.half()).all()) for name, (one, other) in pairs.items()}
-    assert all(kept[name] for name in kept if name.startswith(("harmony", "chord"))) and not kept["time.input.weight"]
+    assert all(kept[name] for name in kept if name.startswith(("harmony", "chord")))
+    assert not kept["time.input.weight"]
 
 
 def test_a_listener_learns_what_only_its_ear_hears(corpus: Path) -> None:
@@ -121,7 +126,8 @@ def test_a_pretrained_ear_becomes_part_of_the_model(corpus: Path, tmp_path: Path
     (vocal,) = model.feature_extractor().vocals(voice, RATE)
     line = model.encoder.listen(vocal).line
     phase = torch.arange(1500) % 30 / 30
-    assert line.heard.shape == (1500, 12) and model.complete_lead_sheet(voice.numpy(), RATE).chords
+    assert line.heard.shape == (1500, 12)
+    assert model.complete_lead_sheet(voice.numpy(), RATE).chords
     other = replace(line, heard=line.heard[::-1])
     assert not torch.allclose(model.listener.chords(line, phase), model.listener.chords(other, phase))
     assert not torch.allclose(model.listener.tempo_of(line), model.listener.tempo_of(other))

@@ -72,15 +72,18 @@ def test_every_part_is_trained_after_those_it_needs(corpus: Path, tmp_path: Path
 def test_stages_read_the_lead_sheet_parts_that_the_songs_have(corpus: Path, tmp_path: Path) -> None:
     options = WholeModelOptions(corpus, tmp_path / "out", RECIPES)
     commands = part_commands(options, {"codec": 1000, "hubert": 500})
-    assert set(options.styles) <= {"folk", "pop"} and options.styles
+    assert set(options.styles) <= {"folk", "pop"}
+    assert options.styles
     for stage, acoustic in (("semantic", False), ("coarse", True), ("fine", True)):
         words = commands[stage][1:]
         architecture, _, _, optimization, _ = parse_arguments(words[: words.index("--codec")] if acoustic else words)
         assert ("energy" in architecture.lead_sheet_streams) == (stage != "fine")
-        assert "style" in architecture.lead_sheet_streams and architecture.styles == options.styles
+        assert "style" in architecture.lead_sheet_streams
+        assert architecture.styles == options.styles
         assert architecture.ranges_by_style()["pop"] == {"metres": [4], "tempo": [70.0, 134.0], "density": [1.8, 5.0]}
         assert (architecture.codebook_pattern == "delay") == acoustic, "one codebook has no pattern"
-        assert architecture.conditioning_fusion == "sum" and optimization.optimizer == "muon"
+        assert architecture.conditioning_fusion == "sum"
+        assert optimization.optimizer == "muon"
     assert "--separator" in commands["model"]
 
 
@@ -92,7 +95,8 @@ def test_songs_without_sections_and_styles_give_neither_stream_values(tmp_path: 
     for stage in ("semantic", "coarse"):
         words = commands[stage][1:]
         architecture, *_ = parse_arguments(words[: words.index("--codec")] if stage == "coarse" else words)
-        assert architecture.lead_sheet_streams == ["chord", "beat", "bar", "style"] and not architecture.styles
+        assert architecture.lead_sheet_streams == ["chord", "beat", "bar", "style"]
+        assert not architecture.styles
     assert "separator" not in commands
 
 
@@ -137,7 +141,8 @@ def test_one_command_makes_a_model_that_accompanies_and_a_second_run_has_nothing
     vocal = next((tmp_path / "songs/test").glob("*/vocal.flac"))
     samples, rate = read_audio(vocal, seconds=1.2)
     played = model.generate(samples, rate, seed=1, style=model.coarse.config.styles[0])
-    assert len(played.audio[0]) == round(1.2 * model.sampling_rate) and model.separator is not None
+    assert len(played.audio[0]) == round(1.2 * model.sampling_rate)
+    assert model.separator is not None
     assert json.loads((tmp_path / "out/decoder/figures.json").read_text())["clips"] > 1
     trained, kept = (load_codec(tmp_path / "out" / part / "codec").model for part in ("decoder", "codec"))
     assert codec_fingerprint(trained) == codec_fingerprint(kept) == codec_fingerprint(model.codec)
@@ -148,4 +153,5 @@ def test_one_command_makes_a_model_that_accompanies_and_a_second_run_has_nothing
     run_program(command, check=True)
     assert logs == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.log")}
     other = run_program([*command, "--preset", "tiny"])
-    assert other.returncode == 1 and "begun with other options" in other.stderr
+    assert other.returncode == 1
+    assert "begun with other options" in other.stderr

@@ -70,14 +70,16 @@ class SingerFollowing(evaluate.Metric):
         if len(predictions) != len(vocals) or (references is not None and len(references) != len(vocals)):
             raise HAFMEvaluationError(f"{len(predictions)} accompaniments do not fit {len(vocals)} vocals.")
         names = [f"{index:06d}" for index in range(len(vocals))]
-        wanted = [None] * len(vocals) if references is None else _analysed(references, sampling_rate)
+        wanted: list[Any] = [None] * len(vocals)
+        if references is not None:
+            wanted = _analysed(references, sampling_rate)
         sounds = zip(_analysed(vocals, sampling_rate), _analysed(predictions, sampling_rate), wanted, strict=True)
         measured = []
         for name, song, (sung, played, reference) in zip(names, songs or names, sounds, strict=True):
             sound = as_long_as(Sound(played, ANALYSIS_RATE), len(sung) / ANALYSIS_RATE, f"Accompaniment {int(name)}")
             candidate = Candidate(extract(sound.samples), {})
-            own = None if reference is None else extract(reference)
-            measured.append(Measurement(name, song, extract(sung, voice=True), own, {"predictions": candidate}))
+            features = None if reference is None else extract(reference)
+            measured.append(Measurement(name, song, extract(sung, voice=True), features, {"predictions": candidate}))
         options = ScoringOptions(partners, seed)
         return as_json(describe_system(score_clips(measured, options), options)["scores"])
 

@@ -153,12 +153,12 @@ def _check_output(output: Path) -> None:
 def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
     """Refuses a tokenizer or codec whose weights (centroids, codebooks) differ from those a stage was trained on."""
     tokenizer, codec = parts["semantic_tokenizer"], parts["codec"]
-    made = {"semantic_tokenizer": tokenizer_fingerprint(tokenizer), "codec": codec_fingerprint(codec)}
+    fingerprints = {"semantic_tokenizer": tokenizer_fingerprint(tokenizer), "codec": codec_fingerprint(codec)}
     wanted = {f"the {name} stage": parts[name].config.tokenizers for name in stage_parts() if name in parts}
     for part, tokenizers in wanted.items():
         for name, learnt in tokenizers.items():
-            if made[name] != learnt:
+            if fingerprints[name] != learnt:
                 raise ValueError(
                     f"The parts do not fit: {part} was trained on tokens of the {name.replace('_', ' ')} "
-                    f"{learnt}, but this one is {made[name]}; name the one that tokenised its corpus."
+                    f"{learnt}, but this one is {fingerprints[name]}; name the one that tokenised its corpus."
                 )

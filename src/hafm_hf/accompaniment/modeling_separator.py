@@ -158,5 +158,7 @@ class SeparatorStream:
         band = band if self._rest is None else torch.cat([self._rest, band], dim=-1)
         whole = band.shape[-1] - (0 if last else band.shape[-1] % self.hop_length)
         self._rest = band[:, whole:]
-        found = self._stretches(band[:, :whole], last)
-        return band.new_zeros(NUM_STEMS, len(band), 0).cpu() if found is None else found
+        stems = self._stretches(band[:, :whole], last)
+        if stems is None:
+            return band.new_zeros(NUM_STEMS, len(band), 0).cpu()
+        return stems

@@ -104,7 +104,9 @@ def find_sections(file: BinaryIO) -> list[Section]:
     magic = read_at(file, start, 16)
     layout = next((layout for layout in LAYOUTS if layout.begins(magic)), None)
     if layout is not None:
-        return list(_chunked_sounds(file, size, layout)) if start == 0 else whole
+        if start == 0:
+            return list(_chunked_sounds(file, size, layout))
+        return whole
     if magic.startswith(b".snd"):
         return list(_au_sounds(file, size))
     if magic.startswith(b"fLaC"):
@@ -242,7 +244,9 @@ def _stated_size(file: BinaryIO, start: int, place: int, layout: Layout) -> int 
         # the sizes of 64 bits are in the first chunk: RIFF, data, samples
         _, stated = struct.unpack("<QQ", read_at(file, start + 20, 16).ljust(16, b"\0"))
         return stated or None
-    return stated if 0 < stated < UNKNOWN_SIZES[struct.calcsize(layout.size)] else None
+    if 0 < stated < UNKNOWN_SIZES[struct.calcsize(layout.size)]:
+        return stated
+    return None
 
 
 def _end_of_data(file: BinaryIO, first: int, stated: int | None, size: int, layout: Layout) -> tuple[int, int]:
@@ -296,10 +300,15 @@ def _find_sound(file: BinaryIO, start: int, size: int, magic: re.Pattern[bytes])
 def _corrected(head: bytes, size: int, layout: Layout) -> bytes:
     """The bytes of a file up to its samples, with their actual size in bytes."""
     field = struct.calcsize(layout.size)
-    most = (1 << 8 * field - 1) - 1 if layout.size.islower() else (1 << 8 * field) - 1
+    if layout.size.islower():
+        most = (1 << 8 * field - 1) - 1
+    else:
+        most = (1 << 8 * field) - 1
     head = head[:-field] + struct.pack(layout.size, min(size + layout.counted, most))
     # otherwise the wrong size would be that of the chunk ds64
-    return b"RIFF" + head[4:] if head[:4] in (b"RF64", b"BW64") else head
+    if head[:4] in (b"RF64", b"BW64"):
+        return b"RIFF" + head[4:]
+    return head
 
 
 # offset of the samples, their size and encoding
@@ -321,7 +330,9 @@ def _au_sounds(file: BinaryIO, size: int) -> Iterator[Section]:
         there = max(end - first, 0)
         # with a size that is not known, libsndfile reads everything
         head = head[:8] + struct.pack(">I", AU_UNKNOWN) + head[12:]
-        claimed = stated / there if 0 < stated < AU_UNKNOWN and there else 1.0
+        claimed = 1.0
+        if 0 < stated < AU_UNKNOWN and there:
+            claimed = stated / there
         yield Section(((start + AU_HEADER, end),), head, claimed)
         start = end
 

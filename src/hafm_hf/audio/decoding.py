@@ -265,7 +265,9 @@ class Sound:
 
     def tags(self) -> dict[str, str]:
         """Title, artist, licence and so on of the first part, as far as libsndfile knows them."""
-        return self._part.tags() if isinstance(self._part, SndfilePart) else {}
+        if isinstance(self._part, SndfilePart):
+            return self._part.tags()
+        return {}
 
     def close(self) -> None:
         """Ends the decoder."""
@@ -274,7 +276,9 @@ class Sound:
 
 def _added(frames: int | None, others: int | None, scale: float) -> int | None:
     """The sum of two lengths; None if one is not known."""
-    return None if frames is None or others is None else frames + round(others * scale)
+    if frames is None or others is None:
+        return None
+    return frames + round(others * scale)
 
 
 def _read_all(source: "Part | Sound", expected: int | None, most: int | None = None) -> Samples:

@@ -70,7 +70,9 @@ def recognised(head: bytes) -> Format | None:
             return file_format
     if head[:4] == b"RIFF" and head[8:16] == b"WAVEfmt ":
         codec = WAV_CODECS.get(int.from_bytes(head[20:22], "little"))
-        return None if codec is None else Format("wav", f"WAV with {codec}")
+        if codec is None:
+            return None
+        return Format("wav", f"WAV with {codec}")
     return None
 
 

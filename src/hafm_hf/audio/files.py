@@ -162,7 +162,9 @@ def read_recording(
         source = fetch(source)
     elif hasattr(source, "read"):
         source = rewound(source, name)
-    longest = max_seconds if seconds is None else min(seconds, max_seconds)
+    longest = max_seconds
+    if seconds is not None:
+        longest = min(seconds, max_seconds)
     # a second more than allowed, to notice a longer sound
     with opened(source, name, seconds=start + longest + 1.0) as sound:
         rate = sound.sampling_rate
@@ -180,7 +182,9 @@ def read_recording(
             wrong = (sound.claimed - length) / rate
         remarks += sound.remarks
     if abs(wrong) > LOST_SECONDS:
-        rest = "what is missing is lost" if wrong > 0 else "all of it is used"
+        rest = "all of it is used"
+        if wrong > 0:
+            rest = "what is missing is lost"
         remarks.append(
             f"{name} is {length / rate:.1f} s long, though its header says {length / rate + wrong:.1f} s; {rest}."
         )
@@ -195,7 +199,9 @@ def _frames_to_read(sound: Sound, first: int, seconds: float | None, max_seconds
     """At most how many frames to read from frame `first` on; raises HAFMAudioError if there are too many."""
     name = sound.name
     rate = sound.sampling_rate
-    there = math.inf if sound.refused is None else max(sound.refused - first, 0)
+    there = math.inf
+    if sound.refused is not None:
+        there = max(sound.refused - first, 0)
     most = math.inf
     if seconds is None or seconds > max_seconds:
         if there < math.inf:
@@ -329,7 +335,9 @@ def source_name(source: object) -> str:
     if isinstance(source, (str, os.PathLike)):
         return Path(source).name or str(source)
     name = getattr(source, "name", None)
-    return Path(name).name if isinstance(name, str) else "the vocal"
+    if isinstance(name, str):
+        return Path(name).name
+    return "the vocal"
 
 
 def is_url(source: str) -> bool:

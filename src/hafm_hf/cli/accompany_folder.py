@@ -237,12 +237,16 @@ def own_lead_sheet(source: Path, vocal: str, tempo: float | None = None) -> Lead
         return None
     from ..lead_sheet.files import known_lead_sheet, read_lead_sheet
 
-    from_file = read_lead_sheet(files[SHEET]) if SHEET in files else None
+    from_file = None
+    if SHEET in files:
+        from_file = read_lead_sheet(files[SHEET])
     combined = known_lead_sheet(
         from_file, beats=files.get(BEATS), chords=str(files[CHORDS]) if CHORDS in files else None
     )
     assert combined is not None
-    return combined if tempo is None or combined.has_beats else replace(combined, tempo=tempo)
+    if tempo is None or combined.has_beats:
+        return combined
+    return replace(combined, tempo=tempo)
 
 
 # the one pipeline of this process

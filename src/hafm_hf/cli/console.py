@@ -93,7 +93,9 @@ def missing_package(error: BaseException) -> HAFMCommandError | None:
     extras = sorted({extra for name, extra in listed if name.replace("_", "-") == package} - {"all", "dev"})
     if not extras:
         return None
-    which = "the extra" if len(extras) == 1 else "each of the extras"
+    which = "each of the extras"
+    if len(extras) == 1:
+        which = "the extra"
     # extras may contain each other: suggest the smallest
     smallest = min(extras, key=[extra for _, extra in listed].count)
     return HAFMCommandError(
@@ -118,7 +120,9 @@ def loading(model: str | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        shown = "The bundled model" if model is None else f"The model {model!r}"
+        shown = "The bundled model"
+        if model is not None:
+            shown = f"The model {model!r}"
         raise HAFMCommandError(
             f"{shown} cannot be loaded ({first_line(error)}); "
             "name a folder written by save_pretrained, or the id of a hub repository."

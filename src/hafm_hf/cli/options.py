@@ -62,7 +62,9 @@ def described_flag(flag: str) -> dict[str, Any]:
     """Help and limits of a flag of an option of a generation or a mix, from the option's field."""
     name = flag.removeprefix("--").replace("-", "_")
     option = (described(GenerationOptions) | described(MixOptions))[name]
-    limits = {} if option.least is None else {"min": option.least, "max": option.most}
+    limits = {}
+    if option.least is not None:
+        limits = {"min": option.least, "max": option.most}
     return {"help": option.help, **limits}
 
 
@@ -128,7 +130,10 @@ class Request:
     def files(self, name: str) -> list[dict[str, Path]]:
         """The output files of a vocal: for each sample, paths by part."""
         samples = self.parameters.get("num_samples") or 1
-        songs = [name] if samples == 1 else [f"{name}_{number}" for number in range(1, samples + 1)]
+        if samples == 1:
+            songs = [name]
+        else:
+            songs = [f"{name}_{number}" for number in range(1, samples + 1)]
         parts = ("instrumental", "mix", *(STEMS if self.parameters.get("stems") else ()))
         return [{part: Path(self.out, f"{song}_{part}.{self.file_format}") for part in parts} for song in songs]
 
@@ -205,7 +210,9 @@ def read_lead_sheet(
 
 def vocal_name(vocal: str) -> str:
     """The base name of a vocal's output files."""
-    return "stdin" if vocal == "-" else possible_name(Path(audio.source_name(vocal)).stem)
+    if vocal == "-":
+        return "stdin"
+    return possible_name(Path(audio.source_name(vocal)).stem)
 
 
 def read_vocal(vocal: str, as_json: bool, **how: Any) -> tuple[audio.Samples, int] | None:

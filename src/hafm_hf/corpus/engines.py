@@ -162,8 +162,9 @@ def _map_on_ray(
             running += [task.remote(pickle.dumps(job)) for job in islice(left, 1)]
             yield pickle.loads(ray.get(done))
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, ValueError) else None
-        raise cause or HAFMJobError(f"A task of Ray failed ({str(error).splitlines()[-1]}); {AGAIN}.") from error
+        if isinstance(error.cause, ValueError):
+            raise error.cause from error
+        raise HAFMJobError(f"A task of Ray failed ({str(error).splitlines()[-1]}); {AGAIN}.") from error
     except ray.exceptions.RayError as error:
         raise HAFMJobError(f"Ray failed ({first_line(error)}); {AGAIN}.") from error
     finally:

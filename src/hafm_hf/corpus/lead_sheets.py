@@ -42,4 +42,6 @@ def song_lead_sheet(labels: Mapping[str, object], style: str) -> LeadSheet:
 
 def styled(sheet: LeadSheet, style: str) -> LeadSheet:
     """The lead sheet with `style` if it has none of its own."""
-    return sheet if sheet.style or not style else replace(sheet, style=style)
+    if sheet.style or not style:
+        return sheet
+    return replace(sheet, style=style)

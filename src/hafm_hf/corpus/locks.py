@@ -30,7 +30,10 @@ def locked(folder: Path) -> Iterator[None]:
         with filelock.FileLock(folder / LOCK_FILE, timeout=0):
             for partial in folder.rglob(f".*{PARTIAL_SUFFIX}"):
                 # left by a process that was killed while writing
-                shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+                if partial.is_dir():
+                    shutil.rmtree(partial)
+                else:
+                    partial.unlink(missing_ok=True)
             yield
     except filelock.Timeout as error:
         raise HAFMBusyError(f"{folder} is in use by another process; wait for it, stop it or name another.") from error

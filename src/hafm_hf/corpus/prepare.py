@@ -85,13 +85,19 @@ def _resolved(options: PrepareOptions) -> PrepareOptions:
     """Options with absolute folders, and with the defaults of source, beat tracker and device filled in."""
     shards = options.shards
     audio = Path(shards.audio).resolve()
+    keep_audio = shards.keep_audio
+    if keep_audio:
+        keep_audio = str(Path(keep_audio).resolve())
+    beats = shards.beats
+    if not beats and shards.lead_sheet == ESTIMATE:
+        beats = find_beat_tracker()
     shards = dataclasses.replace(
         shards,
         audio=str(audio),
         corpus=str(Path(shards.corpus).resolve()),
-        keep_audio=str(Path(shards.keep_audio).resolve()) if shards.keep_audio else "",
+        keep_audio=keep_audio,
         source=shards.source or display_name(audio.name),
-        beats=shards.beats or (find_beat_tracker() if shards.lead_sheet == ESTIMATE else ""),
+        beats=beats,
         # resolved once: workers with and without a GPU must not share a corpus
         tokenizer=dataclasses.replace(shards.tokenizer, device=torch_device(shards.tokenizer.device)),
     )
@@ -168,11 +174,11 @@ def _facts(options: PrepareOptions) -> CardFacts:
     models = sorted(Path(name).name if Path(name).is_dir() else name for name in named)
     licence = options.shards.licence
     # a card's metadata only takes the hub's licence identifiers; rows keep any name
+    identifier = None
+    terms = []
     if IDENTIFIER.fullmatch(licence):
-        known = licence
+        identifier = licence
     elif licence:
-        known = "other"
-    else:
-        known = None
-    terms = [f"The tracks are under {licence}."] if known == "other" else []
-    return CardFacts(known, [options.shards.source], models, attribution=terms)
+        identifier = "other"
+        terms = [f"The tracks are under {licence}."]
+    return CardFacts(identifier, [options.shards.source], models, attribution=terms)

@@ -120,7 +120,10 @@ class ShardMaker:
         try:
             stems = self._read(track)
             bounds = self._bounds(stems, counted)
-            sheet = song_lead_sheet(stems.labels if self.options.lead_sheet == LABELS else {}, track.style)
+            labels: dict[str, Any] = {}
+            if self.options.lead_sheet == LABELS:
+                labels = stems.labels
+            sheet = song_lead_sheet(labels, track.style)
         except TrackError as error:
             report.drops.append(Drop(track.name, error.reason, error.detail))
             return []
@@ -211,7 +214,9 @@ def text(labels: dict[str, Any], name: str) -> str:
 def number(labels: dict[str, Any], name: str) -> float:
     """A label as a number; NaN if it is missing or not a number."""
     value = labels.get(name)
-    return float(value) if isinstance(value, int | float) else math.nan
+    if isinstance(value, int | float):
+        return float(value)
+    return math.nan
 
 
 def make_shard(options: ShardOptions, job: Job) -> ShardReport:

@@ -64,9 +64,9 @@ class StemName:
 def stem_names(path: str) -> list[StemName]:
     """All readings of a file's name, the most likely first; empty if it is not named like a stem."""
     whole = posixpath.splitext(posixpath.basename(path))[0]
-    numbered = _COPY.fullmatch(whole)
-    name, copy = (numbered["name"], numbered["copy"]) if numbered else (whole, "")
-    return list(dict.fromkeys(_readings(name, copy)))
+    if numbered := _COPY.fullmatch(whole):
+        return list(dict.fromkeys(_readings(numbered["name"], numbered["copy"])))
+    return list(dict.fromkeys(_readings(whole, "")))
 
 
 def _readings(name: str, copy: str) -> Iterator[StemName]:
@@ -88,7 +88,9 @@ def _readings(name: str, copy: str) -> Iterator[StemName]:
 
 def _role(word: str) -> str:
     word = re.sub(r"[ -]", "_", word.lower())
-    return ROLES[word] if word in ROLES else BRACKETED[word]
+    if word in ROLES:
+        return ROLES[word]
+    return BRACKETED[word]
 
 
 @dataclass
@@ -154,8 +156,10 @@ def outside_stem_folders(found: StemSongs, paths: Sequence[str] | None = None) -
 
     The mixture and single instruments in such a folder need no report.
     """
+    if paths is None:
+        paths = found.others
     folders = {song.name for song in found.songs}
-    return [path for path in (found.others if paths is None else paths) if posixpath.dirname(path) not in folders]
+    return [path for path in paths if posixpath.dirname(path) not in folders]
 
 
 def songs_of(path: str) -> list[tuple[str, str]]:

@@ -79,7 +79,7 @@ class StemReader:
             groupings += [Grouping(display_name(path), {"karaoke": path}) for path in stereo]
             return groupings, drops
         for song in found.incomplete:
-            missing = "a vocal" if "vocal" not in song.files else "an instrumental"
+            missing = "an instrumental" if "vocal" in song.files else "a vocal"
             detail = f"{', '.join(sorted(song.files))} without {missing}"
             drops.append(Drop(display_name(song.name or "."), Reason.INCOMPLETE, detail))
         for path in outside_stem_folders(found):
@@ -99,17 +99,17 @@ class StemReader:
         vocal_sound, vocal_rate = decode(files["vocal"], self.options.max_seconds)
         sounds = {role: decode(files[role], self.options.max_seconds) for role in sorted(files) if role != "vocal"}
         if "instrumental" in sounds:
-            whole = [sounds["instrumental"]]
+            parts = [sounds["instrumental"]]
         else:
-            whole = [sounds[role] for role in sorted(BAND_NAMES)]
-        band, band_rate = add_up(whole, self.options.channels)
+            parts = [sounds[role] for role in sorted(BAND_NAMES)]
+        band, band_rate = add_up(parts, self.options.channels)
         return align(vocal_sound, vocal_rate, band, band_rate, labels, self.options.channels)
 
 
 def chosen_stems(files: Mapping[str, str]) -> dict[str, str]:
     """The vocal, and the instrumental or else drums, bass and other, of a complete song."""
-    roles = ("vocal", "instrumental") if "instrumental" in files else ("vocal", *BAND_NAMES)
-    return {role: files[role] for role in roles}
+    band = ("instrumental",) if "instrumental" in files else BAND_NAMES
+    return {role: files[role] for role in ("vocal", *band)}
 
 
 def add_up(parts: Sequence[tuple[Samples, int]], channels: int = 1) -> tuple[Samples, int]:

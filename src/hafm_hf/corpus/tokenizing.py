@@ -32,7 +32,9 @@ DEFAULT_CODEBOOKS = HAFMCoarseConfig().num_codebooks + HAFMFineConfig().num_code
 
 def torch_device(wanted: str) -> str:
     """Resolves `auto` to cuda if available, else cpu; other names are returned unchanged."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,11 @@ class Tokenizers:
             mono = [with_channels(band, 1) for band in instrumentals[part]]
             bands = self._batch(mono, sampling_rate, self.semantic.config.sampling_rate, seconds)
             sounds = self._batch(instrumentals[part], sampling_rate, self.codec.format.sampling_rate, seconds)
+            channels_first = sounds.mT if sounds.ndim == 3 else sounds[:, None]
             streams = (
                 self.semantic(voices, noise=True, seed=list(seeds[part]), phase=self._beat_phases(voices)).ids,
                 self.semantic(bands).ids,
-                self.codec.encode(sounds.mT if sounds.ndim == 3 else sounds[:, None], self.info.num_codebooks),
+                self.codec.encode(channels_first, self.info.num_codebooks),
             )
             for vocal, instrumental, acoustic in zip(
                 *(stream.cpu().numpy().astype(np.int16) for stream in streams), strict=True
@@ -168,14 +171,15 @@ def _listening_parts(
     if options.semantic_tokenizer:
         return None, None
     where = options.model or BUNDLED_MODEL
-    parts: list[Any] = []
+    parts: dict[str, Any] = {"listener": None, "ear": None}
     for name, kind in (("listener", HAFMListenerModel), ("ear", HAFMSemanticTokenizerModel)):
-        there = find_file(where, CONFIG_NAME, {"subfolder": name}) is not None
-        parts.append(kind.from_pretrained(where, subfolder=name, dtype=torch.float32) if there else None)
-    listener, ear = parts
-    return listener, ear
+        if find_file(where, CONFIG_NAME, {"subfolder": name}) is not None:
+            parts[name] = kind.from_pretrained(where, subfolder=name, dtype=torch.float32)
+    return parts["listener"], parts["ear"]
 
 
-def _source(options: TokenizerOptions, own: str, part: str) -> tuple[str | Path, str]:
-    """Folder or hub id of a part and the subfolder in it: the part's own, or the composite's."""
-    return (own, "") if own else (options.model or BUNDLED_MODEL, part)
+def _source(options: TokenizerOptions, separate: str, part: str) -> tuple[str | Path, str]:
+    """Folder or hub id of a part and the subfolder in it: `separate` if it is named, or else the composite's."""
+    if separate:
+        return separate, ""
+    return options.model or BUNDLED_MODEL, part

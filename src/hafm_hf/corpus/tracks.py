@@ -198,20 +198,20 @@ def hash_files(root: Path, files: dict[str, str]) -> str:
 def stamp_files(root: Path, files: dict[str, str]) -> list[list[int]]:
     """Size in bytes and modification time in ns of a track's files; empty if one is missing."""
     try:
-        found = [os.stat(os.path.join(root, files[role])) for role in sorted(files)]
+        statuses = [os.stat(os.path.join(root, files[role])) for role in sorted(files)]
     except OSError:
         return []
-    return [[status.st_size, status.st_mtime_ns] for status in found]
+    return [[status.st_size, status.st_mtime_ns] for status in statuses]
 
 
 def read_tags(path: Path) -> dict[str, str]:
     """Tags `artist` and `license` of an audio file, stripped; empty if libsndfile finds none or can't read them."""
     try:
         with opened(path, path.name) as sound:
-            found = sound.tags()
+            file_tags = sound.tags()
     except HAFMAudioError:
         return {}
-    tags = {key: found.get(key, "").strip() for key in ("artist", "license", "copyright")}
+    tags = {key: file_tags.get(key, "").strip() for key in ("artist", "license", "copyright")}
     return {"artist": tags["artist"], "license": tags["license"] or tags["copyright"]}
 
 
@@ -244,10 +244,14 @@ def read_styles(root: Path, source: str, tracks: Sequence[Track]) -> list[Track]
             return "" if parent in SPLITS else parent
         return next((named[key] for key in (track.name, *track.files.values()) if key in named), "")
 
-    found = [track if track.style else replace(track, style=display_name(style(track))) for track in tracks]
-    if tracks and not any(track.style for track in found):
+    styled = []
+    for track in tracks:
+        if not track.style:
+            track = replace(track, style=display_name(style(track)))
+        styled.append(track)
+    if tracks and not any(track.style for track in styled):
         raise HAFMCorpusError(f"{source} gives no song a style; it should name one for {tracks[0].name}, for example.")
-    return found
+    return styled
 
 
 def choose_split(track: str, artist: str, content_hash: str, options: SplitOptions) -> str:
@@ -266,12 +270,17 @@ def choose_split(track: str, artist: str, content_hash: str, options: SplitOptio
     share = hash_share(artist, content_hash)
     if share < options.test:
         return "test"
-    return "validation" if share < options.test + options.validation else "train"
+    if share < options.test + options.validation:
+        return "validation"
+    return "train"
 
 
 def hash_share(artist: str, content_hash: str) -> float:
     """Hashes a track to a number between 0 and 1: by its artist if known, else by its content."""
-    key = f"artist/{artist.casefold()}" if artist else f"track/{content_hash}"
+    if artist:
+        key = f"artist/{artist.casefold()}"
+    else:
+        key = f"track/{content_hash}"
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
@@ -295,11 +304,15 @@ def filled_splits(tracks: Sequence[Track], known: Sequence[Track], options: Spli
         moved[line.pop().content_hash] = "train"
     trains = splits.count("train") + len(moved)
     # the tracks that a larger share of validation would take first, from either side
-    donors = [track for track in line if track.split == ("train" if trains > 1 else "test")]
+    if trains > 1:
+        donors = [track for track in line if track.split == "train"]
+    else:
+        donors = [track for track in reversed(line) if track.split == "test"]
     if donors and options.validation and "validation" not in splits:
-        chosen = donors[0 if trains > 1 else -1]
-        artist = [track for track in donors if track.artist.casefold() == chosen.artist.casefold() != ""]
-        together = artist if 0 < len(artist) < trains else [chosen]
+        chosen = donors[0]
+        together = [track for track in donors if track.artist.casefold() == chosen.artist.casefold() != ""]
+        if not 0 < len(together) < trains:
+            together = [chosen]
         moved |= {track.content_hash: "validation" for track in together}
     return [replace(track, split=moved.get(track.content_hash, track.split)) for track in tracks]
 
@@ -332,25 +345,31 @@ def identify_tracks(
         if before is not None and before.content_hash != content:
             raise HAFMCorpusError(f"{grouping.name} has changed since the corpus was begun; prepare another one.")
         tags = read_tags(root / grouping.files[min(grouping.files)])
-        matched = re.search(splits.artist_pattern, grouping.name) if splits.artist_pattern else None
-        artist = display_name(tags.get("artist") or (matched.group(1) if matched else "") or "")
-        return Track(grouping.name, grouping.files, content, "", artist, display_name(tags.get("license", "")), stamps)
+        artist = tags.get("artist", "")
+        if not artist and splits.artist_pattern:
+            if matched := re.search(splits.artist_pattern, grouping.name):
+                artist = matched.group(1) or ""
+        licence = display_name(tags.get("license", ""))
+        return Track(grouping.name, grouping.files, content, "", display_name(artist), licence, stamps)
 
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
-        found = list(pool.map(identify, groupings))
-    drops = [each for each in found if isinstance(each, Drop)]
+        identified = list(pool.map(identify, groupings))
+    drops = [drop for drop in identified if isinstance(drop, Drop)]
     tracks = []
     owners = {track.content_hash: track.name for track in known.values()}
-    for each in found:
-        if isinstance(each, Track):
-            if owners.setdefault(each.content_hash, each.name) == each.name:
-                tracks.append(each)
-            else:
-                drops.append(Drop(each.name, Reason.DUPLICATE, f"same bytes as {owners[each.content_hash]}"))
+    for track in identified:
+        if isinstance(track, Drop):
+            continue
+        if owners.setdefault(track.content_hash, track.name) == track.name:
+            tracks.append(track)
+        else:
+            drops.append(Drop(track.name, Reason.DUPLICATE, f"same bytes as {owners[track.content_hash]}"))
     # the songs of a single artist would all be in one split
     artists = len({track.artist.casefold() for track in (*tracks, *known.values())}) > 1
     new = [track for track in tracks if track.name not in known]
-    shares = [choose_split(each.name, each.artist if artists else "", each.content_hash, splits) for each in new]
-    placed = [replace(track, split=split) for track, split in zip(new, shares, strict=True)]
+    placed = []
+    for track in new:
+        artist = track.artist if artists else ""
+        placed.append(replace(track, split=choose_split(track.name, artist, track.content_hash, splits)))
     new = filled_splits(placed, list(known.values()), splits)
     return [*(track for track in tracks if track.name in known), *new], drops

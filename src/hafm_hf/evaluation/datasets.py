@@ -89,7 +89,9 @@ class Part:
         """
         with opened(self.path, self.path.name) as sound:
             whole = sound.length() / sound.sampling_rate - self.start
-        return whole if self.seconds is None else min(self.seconds, whole)
+        if self.seconds is None:
+            return whole
+        return min(self.seconds, whole)
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,8 @@ def load_pairs(folder: Path) -> list[Clip]:
             "move these vocals away."
         )
     if left_out:
-        count = f"{len(left_out)} file" if len(left_out) == 1 else f"{len(left_out)} files"
-        logger.warning(f"{count} of {folder} left out: {_listed(left_out)}.")
+        files = "file" if len(left_out) == 1 else "files"
+        logger.warning(f"{len(left_out)} {files} of {folder} left out: {_listed(left_out)}.")
     return [_pair(folder, song) for song in sorted(sung, key=lambda song: song.name)]
 
 
@@ -173,19 +175,19 @@ def _listed(left_out: Mapping[str, str]) -> str:
 def _pair(folder: Path, song: Song) -> Clip:
     """A clip from the stems of a song; labels.json in its folder may give its title."""
     name = song.name or "."
-    labels = folder / name / LABELS_FILE
+    labels = None
     title = flat(name)
-    known = labels if labels.is_file() else None
-    if known is not None:
+    if (folder / name / LABELS_FILE).is_file():
+        labels = folder / name / LABELS_FILE
         try:
-            title = str(json.loads(known.read_text(encoding="utf-8")).get("song", title))
+            title = str(json.loads(labels.read_text(encoding="utf-8")).get("song", title))
         except (ValueError, AttributeError) as error:
-            raise HAFMEvaluationError(f"{known} is not a JSON object ({error}).") from error
+            raise HAFMEvaluationError(f"{labels} is not a JSON object ({error}).") from error
     parts = {role: Part(folder / path) for role, path in song.files.items()}
     if "instrumental" not in parts and song.complete:
         drums, *others = (parts[name].path for name in BAND_NAMES)
         parts["instrumental"] = Part(drums, also=tuple(others))
-    return Clip(flat(name), title, parts["vocal"], parts.get("instrumental"), parts.get("separated"), known)
+    return Clip(flat(name), title, parts["vocal"], parts.get("instrumental"), parts.get("separated"), labels)
 
 
 def load_karaoke(folder: Path) -> list[Clip]:

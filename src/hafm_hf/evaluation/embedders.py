@@ -172,9 +172,13 @@ class TransformersEmbedder(Embedder):
     def _states(self, inputs: Any) -> torch.Tensor:
         if hasattr(self.network, "get_audio_features"):
             output = self.network.get_audio_features(**inputs)
-            return output if isinstance(output, torch.Tensor) else output.pooler_output
+            if isinstance(output, torch.Tensor):
+                return output
+            return output.pooler_output
         states = self.network(**inputs).last_hidden_state
-        return states.flatten(2).mean(dim=2) if states.ndim > 3 else states.mean(dim=1)
+        if states.ndim > 3:
+            return states.flatten(2).mean(dim=2)
+        return states.mean(dim=1)
 
 
 def cut_windows(samples: Samples, rate: int) -> list[Samples]:

@@ -62,8 +62,8 @@ class Features:
     @classmethod
     def of(cls, measured: Mapping[str, Any]) -> "Features":
         """Features from `measured()`; numbers may be 0-dimensional arrays, as loaded from a cache."""
-        values: dict[str, Any] = {name: x if np.ndim(x) else float(x) for name, x in measured.items()}
-        return cls(**values)
+        numbers = {name: float(value) for name, value in measured.items() if not np.ndim(value)}
+        return cls(**{**measured, **numbers})
 
 
 def extract(samples: Samples, *, voice: bool = False) -> Features:
@@ -74,7 +74,9 @@ def extract(samples: Samples, *, voice: bool = False) -> Features:
         voice: whether it is a vocal, whose pitch is extracted as well.
     """
     onsets = onset_strength(samples)
-    pitch = fundamental_frequency(samples, ANALYSIS_RATE) if voice else np.empty(0)
+    pitch = np.empty(0)
+    if voice:
+        pitch = fundamental_frequency(samples, ANALYSIS_RATE)
     return Features(
         seconds=len(samples) / ANALYSIS_RATE,
         chroma=chroma(samples),

@@ -55,7 +55,9 @@ class RenderingOptions:
     def asked(self) -> dict[str, Any]:
         """The options that were given, by name; all others are left to the model."""
         asked = {name: value for name, value in asdict(self.options).items() if value is not None}
-        return asked | ({"given": self.given} if self.given else {})
+        if self.given:
+            asked["given"] = self.given
+        return asked
 
     def sheet_of(self, clip: Clip) -> LeadSheet | None:
         """The parts of a clip's lead sheet given to the model; None if `given` is empty.
@@ -65,11 +67,11 @@ class RenderingOptions:
         """
         if not self.given:
             return None
-        known = clip.lead_sheet() or LeadSheet()
+        labelled = clip.lead_sheet() or LeadSheet()
         for part in self.given:
-            if not getattr(known, GIVEN[part][0]):
+            if not getattr(labelled, GIVEN[part][0]):
                 raise HAFMEvaluationError(f"{clip.name} has no labels.json with its {part}; leave --given {part} out.")
-        return LeadSheet(**{name: getattr(known, name) for part in self.given for name in GIVEN[part]})
+        return LeadSheet(**{name: getattr(labelled, name) for part in self.given for name in GIVEN[part]})
 
 
 def render(
@@ -106,8 +108,10 @@ def render(
         for clip, sheet in zip(tqdm(clips, desc=f"accompanying, seed {seed}", unit="clip"), sheets, strict=True):
             sound = clip.parts()[role]
             samples, rate = sound.read()
-            known = [] if sheet is None else [asdict(sheet)]
-            described = json.dumps([identity, options.asked, seed, rate, *known], sort_keys=True).encode()
+            facts = [identity, options.asked, seed, rate]
+            if sheet is not None:
+                facts.append(asdict(sheet))
+            described = json.dumps(facts, sort_keys=True).encode()
             key = hashlib.sha256(described + samples.tobytes()).hexdigest()[:KEY_DIGITS]
             ending = f"-{key}.wav"
             name = shortened(clip.name, MOST_NAME_LENGTH - len(ending))

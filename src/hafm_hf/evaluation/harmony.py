@@ -110,13 +110,15 @@ def followed_chords(voice: Features, candidate: Features) -> float:
     """
     played = candidate.chroma.astype(np.float64)
     wanted = np.zeros_like(played)
-    for start, stop, label in () if voice.lead_sheet is None else voice.lead_sheet.chords:
+    if voice.lead_sheet is None:
+        return math.nan
+    for start, stop, label in voice.lead_sheet.chords:
         first, last = (max(round(second * CHROMA_RATE), 0) for second in (start, stop))
         wanted[:, first:last] = np.isin(np.arange(PITCH_CLASSES), chord_tones(label))[:, None]
-    known = np.flatnonzero(wanted.any(axis=0))
-    if not len(known):
+    labelled = np.flatnonzero(wanted.any(axis=0))
+    if not len(labelled):
         return math.nan
-    return float(np.mean([correlation(wanted[:, frame], played[:, frame]) for frame in known]))
+    return float(np.mean([correlation(wanted[:, frame], played[:, frame]) for frame in labelled]))
 
 
 def unexplained(values: Array, explained: Array) -> Array:
@@ -132,4 +134,6 @@ def correlation(first: Array, second: Array) -> float:
     second = second - second.mean()
     length = float(np.linalg.norm(first) * np.linalg.norm(second))
     # rounding errors of a constant must not count as changes
-    return float(first @ second) / length if length > 1e-9 else 0.0
+    if length <= 1e-9:
+        return 0.0
+    return float(first @ second) / length

@@ -98,8 +98,8 @@ class Measurer:
     @cached_property
     def embedders(self) -> dict[str, Embedder]:
         """Embedders by name, loaded on first use."""
-        made = [make_embedder(options) for options in self.options.embedders]
-        return {embedder.name: embedder for embedder in made}
+        embedders = [make_embedder(options) for options in self.options.embedders]
+        return {embedder.name: embedder for embedder in embedders}
 
     def measure(self, job: ClipJob) -> Measurement:
         """Reads a clip and measures its voice and all its candidates.
@@ -112,7 +112,11 @@ class Measurer:
         vocal, rate = clip.vocal.read()
         voice_sound = Sound(without_offset(vocal), rate)
         voice = replace(self.features(voice_sound, voice=True), lead_sheet=clip.lead_sheet())
-        reference = None if clip.reference is None else Sound(*clip.reference.read())
+        reference = None
+        reference_features = None
+        if clip.reference is not None:
+            reference = Sound(*clip.reference.read())
+            reference_features = self.features(reference)
         candidates = {}
         for system, sound in self._candidates(job, voice_sound, voice, reference):
             embeddings = {name: self._embedding(sound, embedder) for name, embedder in self.embedders.items()}
@@ -121,8 +125,7 @@ class Measurer:
                 mix = mixed(voice_sound, sound, reference)
                 mixes = {name: self._embedding(mix, embedder) for name, embedder in self.embedders.items()}
             candidates[system] = Candidate(self.features(sound), embeddings, mixes)
-        measured = None if reference is None else self.features(reference)
-        return Measurement(clip.name, clip.song, voice, measured, candidates)
+        return Measurement(clip.name, clip.song, voice, reference_features, candidates)
 
     def _candidates(
         self, job: ClipJob, vocal: Sound, voice: Features, reference: Sound | None
@@ -140,10 +143,10 @@ class Measurer:
         if self.options.bank:
             yield RETRIEVAL, Sound(retrieved(self.options.bank, voice, length), ANALYSIS_RATE)
             yield RANDOM, Sound(random_retrieved(self.options.bank, job.clip.name, length), ANALYSIS_RATE)
+        reference_samples = None if reference is None else reference.analysed
         for name, fool in FOOLS.items():
             if name not in NEEDS_REFERENCE or reference is not None:
-                sound = fool(vocal.analysed, voice, None if reference is None else reference.analysed)
-                yield name, Sound(sound, ANALYSIS_RATE)
+                yield name, Sound(fool(vocal.analysed, voice, reference_samples), ANALYSIS_RATE)
 
     def features(self, sound: Sound, voice: bool = False) -> Features:
         """Features of a sound, cached."""
@@ -160,9 +163,9 @@ class Measurer:
             return make()
         path = self.options.cache / f"{name}.npz"
         if not path.exists():
-            made = make()
+            arrays = make()
             with replacing(path) as file:
-                np.savez(file, **made)
+                np.savez(file, **arrays)
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
 
@@ -211,13 +214,17 @@ def mixed(vocal: Sound, accompaniment: Sound, reference: Sound) -> Sound:
     band = accompaniment.at(rate)
     length = min(len(voice), len(band))
     level = rms(band)
-    gain = rms(reference.samples) / level if level > 0.0 else 0.0
+    gain = 0.0
+    if level > 0.0:
+        gain = rms(reference.samples) / level
     return Sound(voice[:length] + np.float32(gain) * band[:length], rate)
 
 
 def rms(samples: Samples) -> float:
     """Root of the mean square of float32 [N]."""
-    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
+    if not len(samples):
+        return 0.0
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
 
 
 def measure(options: MeasuringOptions, job: ClipJob) -> Measurement:

@@ -47,13 +47,14 @@ def load_musdb18(folder: Path, out: Path, separation: str) -> list[Clip]:
     Raises:
         HAFMEvaluationError: no songs, a missing stem, or a failing program.
     """
-    root = folder / "test" if (folder / "test").is_dir() else folder
+    root = folder
+    if (folder / "test").is_dir():
+        root = folder / "test"
     packed = {path.name.removesuffix(".stem.mp4"): path for path in root.glob("*.stem.mp4")}
     clips = []
     for name in sorted({path.parent.name for path in root.glob("*/vocals.wav")} | packed.keys()):
-        if name not in packed:
-            place = root / name
-        else:
+        place = root / name
+        if name in packed:
             place = _made(out / "stems" / name, UNPACK, packed[name])
         vocal, mix, *band = (place / f"{stem}.wav" for stem in ("vocals", "mixture", *BAND_NAMES))
         if missing := [path for path in (vocal, mix, *band) if not path.is_file()]:
@@ -61,10 +62,10 @@ def load_musdb18(folder: Path, out: Path, separation: str) -> list[Clip]:
         apart = None
         if separation != "none":
             place = _made(out / "separated" / name, SEPARATIONS.get(separation, separation), mix)
-            found = [path for path in place.rglob("*ocals*") if "no_vocals" not in path.name]
-            if len(found) != 1:
-                raise HAFMEvaluationError(f"{place} should hold one file of vocals, not {len(found)}; delete it.")
-            apart = Part(found[0])
+            vocals = [path for path in place.rglob("*ocals*") if "no_vocals" not in path.name]
+            if len(vocals) != 1:
+                raise HAFMEvaluationError(f"{place} should hold one file of vocals, not {len(vocals)}; delete it.")
+            apart = Part(vocals[0])
         clips.append(Clip(flat(name), flat(name), Part(vocal), Part(band[0], also=tuple(band[1:])), apart))
     if not clips:
         raise HAFMEvaluationError(f"{root} holds no song of MUSDB18: neither SONG/vocals.wav nor SONG.stem.mp4.")
@@ -77,7 +78,8 @@ def _made(place: Path, command: str, mix: Path) -> Path:
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
-        os.mkdir(made := f"{folder}/made")
+        made = f"{folder}/made"
+        os.mkdir(made)
         name, *words = (word.replace("{mix}", str(mix)).replace("{folder}", made) for word in shlex.split(command))
         # also look in this environment, which may not be activated
         program = shutil.which(name, path=os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])))

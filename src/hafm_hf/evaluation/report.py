@@ -104,7 +104,9 @@ def protocol_rows(report: dict[str, Any]) -> list[list[str]]:
     rows = [[f"this model, {name}", *(_number(pair.get(key)) for key in columns)] for name, pair in ours.items()]
     published = [row for row in report.get("published", {}).items() if row[0] != "note"]
     rows += [[f"{name} (published, VGGish)", *map(_number, row)] for name, row in published]
-    return [["system", "FAD_i", "FAD_s", "Δ"], *rows] if rows else []
+    if not rows:
+        return []
+    return [["system", "FAD_i", "FAD_s", "Δ"], *rows]
 
 
 def _rows(
@@ -118,11 +120,13 @@ def score_rows(report: dict[str, Any]) -> list[list[str]]:
     """Matched minus shuffled pairs for each system and score; the first row is the header."""
     names = [score.name for score in scores_of(report)]
 
-    def cell(found: dict[str, Any] | None) -> str:
-        if found is None:
+    def cell(stated: dict[str, Any] | None) -> str:
+        if stated is None:
             return "–"
-        text = f"{found['difference']:+.2f} [{_number(found['low'])}, {_number(found['high'])}]"
-        return f"{text} *" if found["follows"] else text
+        text = f"{stated['difference']:+.2f} [{_number(stated['low'])}, {_number(stated['high'])}]"
+        if stated["follows"]:
+            text += " *"
+        return text
 
     return _rows(report, names, lambda system: [cell(system["scores"].get(name)) for name in names])
 

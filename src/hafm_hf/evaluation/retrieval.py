@@ -80,7 +80,9 @@ def _measure(clip: Clip) -> BankItem | None:
 
 def estimate_tempo(features: Features) -> float:
     """Tempo in BPM from the median beat interval; 100 if there are fewer than three beats."""
-    return tempo_of(features.beats) if len(features.beats) > 2 else DEFAULT_TEMPO
+    if len(features.beats) <= 2:
+        return DEFAULT_TEMPO
+    return tempo_of(features.beats)
 
 
 def semitones_between(source: int, target: int) -> int:
@@ -156,4 +158,6 @@ def random_retrieved(bank: Sequence[BankItem], name: str, length: int) -> Sample
 
 def fill(samples: Samples, length: int) -> Samples:
     """Cuts float32 [N] to `length`, or repeats it up to that length."""
-    return np.resize(samples, length) if len(samples) else np.zeros(length, np.float32)
+    if len(samples):
+        return np.resize(samples, length)
+    return np.zeros(length, np.float32)

@@ -133,5 +133,9 @@ def as_json(value: Any) -> Any:
         return [as_json(inner) for inner in value]
     if isinstance(value, float | np.floating):
         number = float(value)
-        return float(f"{number:.9g}") if np.isfinite(number) else None
-    return int(value) if isinstance(value, np.integer) else value
+        if np.isfinite(number):
+            return float(f"{number:.9g}")
+        return None
+    if isinstance(value, np.integer):
+        return int(value)
+    return value

@@ -60,7 +60,9 @@ def onsets_shared(voice: Features, reference: Features, candidate: Features) -> 
         explained = np.stack([np.roll(sung, lag) for lag in near], axis=1)
         wanted = unexplained(wanted, explained)
         played = unexplained(played, explained)
-    return float(lag_curve(wanted, played, TOLERANCE_FRAMES).max()) if wanted.any() else math.nan
+    if not wanted.any():
+        return math.nan
+    return float(lag_curve(wanted, played, TOLERANCE_FRAMES).max())
 
 
 def beat_agreement(reference: Features, candidate: Features, octaves: bool = False) -> float:
@@ -72,11 +74,13 @@ def beat_agreement(reference: Features, candidate: Features, octaves: bool = Fal
         the score; NaN if the reference has no beats.
     """
     seconds = min(reference.seconds, candidate.seconds)
-    wanted, played = (each.beats[each.beats < seconds] for each in (reference, candidate))
+    wanted = reference.beats[reference.beats < seconds]
+    played = candidate.beats[candidate.beats < seconds]
     if not octaves or len(wanted) < 2:
         return beat_f_measure(wanted, played)
     doubled = np.interp(np.arange(2 * len(wanted) - 1) / 2, np.arange(len(wanted)), wanted)
-    return max(beat_f_measure(each, played) for each in (wanted, wanted[::2], wanted[1::2], doubled))
+    metrical_levels = (wanted, wanted[::2], wanted[1::2], doubled)
+    return max(beat_f_measure(beats, played) for beats in metrical_levels)
 
 
 def tempo_agreement(reference: Features, candidate: Features, octaves: bool = False) -> float:
@@ -84,16 +88,18 @@ def tempo_agreement(reference: Features, candidate: Features, octaves: bool = Fa
 
     NaN if the reference has no tempo.
     """
-    known = tempo_of(reference.beats)
-    factors = OCTAVES if octaves else (1.0,)
-    if math.isnan(known):
+    tempo = tempo_of(reference.beats)
+    if math.isnan(tempo):
         return math.nan
-    return float(tempo_is_right(tempo_of(candidate.beats), known, factors))
+    factors = OCTAVES if octaves else (1.0,)
+    return float(tempo_is_right(tempo_of(candidate.beats), tempo, factors))
 
 
 def tempo_of(beats: NDArray[Any]) -> float:
     """Tempo in BPM from the median interval of beats (seconds, [K]); NaN if there are fewer than two."""
-    return 60.0 / float(np.median(np.diff(beats))) if len(beats) > 1 else math.nan
+    if len(beats) < 2:
+        return math.nan
+    return 60.0 / float(np.median(np.diff(beats)))
 
 
 def tempo_is_right(estimated: float, known: float, factors: Sequence[float] = (1.0,)) -> bool:
@@ -118,8 +124,10 @@ def followed_beats(voice: Features, candidate: Features) -> float:
     Fooled by: a click track at the song's beats.
     """
     seconds = min(voice.seconds, candidate.seconds)
-    known = () if voice.lead_sheet is None else voice.lead_sheet.beats or ()
-    wanted = np.array([beat for beat in known if 0 <= beat < seconds])
+    labelled: Sequence[float] = ()
+    if voice.lead_sheet is not None:
+        labelled = voice.lead_sheet.beats or ()
+    wanted = np.array([beat for beat in labelled if 0 <= beat < seconds])
     return beat_f_measure(wanted, candidate.beats[candidate.beats < seconds])
 
 

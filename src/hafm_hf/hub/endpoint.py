@@ -69,7 +69,10 @@ class EndpointHandler:
         songs = self.pipeline(_audio_bytes(data.get("inputs")), **parameters, files=False)
         if not isinstance(songs, list):
             songs = [songs]
-        labels = [""] if len(songs) == 1 else [f" {number}" for number in range(1, len(songs) + 1)]
+        if len(songs) == 1:
+            labels = [""]
+        else:
+            labels = [f" {number}" for number in range(1, len(songs) + 1)]
         answer = [
             _element(name + label, FILE_FORMATS[encoding], encode_audio(sound, song["sampling_rate"], encoding))
             for song, label in zip(songs, labels, strict=True)

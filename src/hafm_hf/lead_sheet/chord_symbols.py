@@ -105,10 +105,12 @@ def read_chord(label: str) -> ChordSymbol | None:
     Raises:
         ValueError: the label is not a chord, or may mean more than one.
     """
-    written = label.strip().translate(PLAIN_SIGNS) if isinstance(label, str) else None
-    if written is not None and NO_CHORD.fullmatch(written):
-        return None
-    chord = None if written is None else _read(re.sub(r",\s+", ",", written))
+    chord = None
+    if isinstance(label, str):
+        written = label.strip().translate(PLAIN_SIGNS)
+        if NO_CHORD.fullmatch(written):
+            return None
+        chord = _read(re.sub(r",\s+", ",", written))
     if chord is None:
         raise ValueError(f"{label!r} is not a chord; write A:min7, Am7, Bb or N, for example.")
     return chord

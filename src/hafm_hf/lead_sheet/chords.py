@@ -52,7 +52,9 @@ def chord_index(label: str) -> int:
         ValueError: the label is not a chord.
     """
     nearest = root_and_quality(label)
-    return 0 if nearest is None else 1 + nearest[0] + PITCH_CLASSES * QUALITIES.index(nearest[1])
+    if nearest is None:
+        return 0
+    return 1 + nearest[0] + PITCH_CLASSES * QUALITIES.index(nearest[1])
 
 
 def chord_label(chord: int) -> str:
@@ -69,7 +71,9 @@ def key_fit(profile: NDArray[np.float64]) -> NDArray[np.float64]:
     """Correlation of a pitch-class profile (float64 [12]) with 24 keys: float64 [24], C major first, then minor."""
     centred = profile - profile.mean()
     length = float(np.linalg.norm(centred))
-    return KEYS @ centred / length if length > 1e-9 else np.zeros(len(KEYS))
+    if length > 1e-9:
+        return KEYS @ centred / length
+    return np.zeros(len(KEYS))
 
 
 def root_and_quality(label: str) -> tuple[int, str] | None:
@@ -79,7 +83,9 @@ def root_and_quality(label: str) -> tuple[int, str] | None:
         ValueError: the label is not a chord.
     """
     chord = read_chord(label)
-    return None if chord is None else (pitch_class(chord.root), nearest_quality(chord.degrees))
+    if chord is None:
+        return None
+    return pitch_class(chord.root), nearest_quality(chord.degrees)
 
 
 def pitch_classes(label: str) -> tuple[int, ...]:

@@ -200,7 +200,9 @@ def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
         # at the same position, notes end before others begin
         for place, _, kind, values in sorted(events, key=lambda event: event[:2]):
             tick = round(place * TICKS_A_QUARTER)
-            message = mido.Message if kind.startswith("note") else mido.MetaMessage
+            message = mido.MetaMessage
+            if kind.startswith("note"):
+                message = mido.Message
             track.append(message(kind, time=tick - now, **values))
             now = tick
     content = io.BytesIO()
@@ -219,7 +221,10 @@ def _places(chart: Chart) -> Places:
     beats = np.asarray(chart.beats)
     first = float(beats[0])
     # the beginning of the recording may lie between two beats
-    start = first * chart.tempo / 60 if first > 0 else -float(beats_passed(beats, np.zeros(1))[0])
+    if first > 0:
+        start = first * chart.tempo / 60
+    else:
+        start = -float(beats_passed(beats, np.zeros(1))[0])
 
     def place_of(second: float) -> float:
         if second < first:
@@ -279,7 +284,9 @@ def _click_events(chart: Chart, place_of: Places) -> list[Event]:
     """A wood block on each beat, a higher one on downbeats."""
     events: list[Event] = []
     for number, second in enumerate(chart.beats):
-        pitch = ACCENT if (number - chart.sheet.downbeat) % chart.metre == 0 else CLICK
+        pitch = CLICK
+        if (number - chart.sheet.downbeat) % chart.metre == 0:
+            pitch = ACCENT
         if second >= 0:
             place = place_of(second)
             events += _sounding(place, place + CLICK_QUARTERS, pitch, DRUM_CHANNEL, CHORD_VELOCITY)

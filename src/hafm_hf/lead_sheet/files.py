@@ -76,7 +76,9 @@ def known_lead_sheet(
     if new_fields.keys() & {"tempo", "beats"}:
         # its downbeat refers to the beats that are replaced; chords by the bar keep their metre
         metre = sheet.beats_per_bar if sheet.bars else None
-        counted = {} if sheet.beats is None else {"downbeat": 0, "beats_per_bar": metre}
+        counted = {}
+        if sheet.beats is not None:
+            counted = {"downbeat": 0, "beats_per_bar": metre}
         new_fields = {"tempo": None, "beats": None, **counted, **new_fields}
     return replace(sheet, **new_fields, estimated=[name for name in sheet.estimated if name not in new_fields] or ())
 

@@ -108,7 +108,9 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         form += [(start_of(first - intro), start_of(first), "Intro")]
     if outro:
         form += [(start_of(end), finish, "Outro")]
-    before = max(LEAD_SECONDS - start_of(first - intro), 0.0) if intro else 0.0
+    before = 0.0
+    if intro:
+        before = max(LEAD_SECONDS - start_of(first - intro), 0.0)
     after = finish - seconds if outro else 0.0
     longer = replace(whole, chords=sorted((*whole.chords, *chords)), form=sorted(form)).moved(before)
     return Ends(before, after, RING_SECONDS if outro else 0.0, completed(longer, before + seconds + after))

@@ -299,7 +299,9 @@ def song_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def _mask(cells: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """The mask (float [B, T], all ones if None) as [B, T, 1] in the cells' dtype."""
-    return cells.new_ones(*cells.shape[:2], 1) if mask is None else mask[..., None].to(cells.dtype)
+    if mask is None:
+        return cells.new_ones(*cells.shape[:2], 1)
+    return mask[..., None].to(cells.dtype)
 
 
 def chords_of_beats(

@@ -61,5 +61,5 @@ def suitable_threads(models: Iterable[nn.Module]) -> int | None:
     if os.environ.get("OMP_NUM_THREADS") or any(parameter.device.type != "cpu" for parameter in parameters):
         return None
     # output heads and embedding tables hold one matrix per codebook
-    largest = max((each.shape[-2] * each.shape[-1] for each in parameters if each.ndim > 1), default=0)
+    largest = max((matrix.shape[-2] * matrix.shape[-1] for matrix in parameters if matrix.ndim > 1), default=0)
     return 1 if largest < THREADED_MATRIX else None

@@ -19,8 +19,10 @@ pattern the codebook that it predicts, under the delay pattern 0.
 """
 
 import math
+import platform
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -141,7 +143,7 @@ def _packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -
     bias = None if bias is None else bias.to(dtype)
     if dtype not in (torch.float32, torch.bfloat16) or not _packs(dtype):
         return lambda x: F.linear(x.to(dtype), weight, bias).float()
-    if dtype == torch.float32 and rows == PAIR:
+    if dtype == torch.float32 and rows == PAIR and _is_amd():
         # as a product with two columns, the matrix is read almost twice as fast, and needs no packed copy
         if bias is None:
             return lambda x: torch.mm(weight, x.contiguous().t()).t()
@@ -152,6 +154,15 @@ def _packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -
     if dtype == torch.float32:
         return lambda x: product(x, packed, bias, "none", [], "")
     return lambda x: product(x.to(dtype), packed, bias, "none", [], "").float()
+
+
+@cache
+def _is_amd() -> bool:
+    """Whether the CPU is AMD's; on Intel's, oneDNN is the fastest for few rows."""
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "AuthenticAMD" in platform.processor()
 
 
 @cache
@@ -191,13 +202,102 @@ class _Norm:
         return norm.hypot_(self.offset)
 
 
-class _Layer:
-    """One decoder layer's matrices and, after `open`, its keys and values, [R, H, L, d] each.
+class _Cache:
+    """Keys and values of a layer, as PyTorch's fused attention reads them: [2, R, H, L, d].
 
-    Attention over a *large* cache on a CPU is limited by memory, which PyTorch's fused attention reads at two thirds
-    of its speed for a single query. Its keys lie in memory as [R, H, n, d], its values as [R, H, d, n], without gaps,
-    so that both are read in order, by products of a matrix and a column. It grows with each block of steps.
+    Args:
+        projected (float [R, 3, H, d]): query, key and value of a slot, for their shape and dtype.
+        slots: L.
     """
+
+    def __init__(self, projected: torch.Tensor, slots: int) -> None:
+        rows, _, heads, head_dim = projected.shape
+        # empty slots are read as well, masked by the lowest number as their bias, so they must not be NaN
+        self.stored = projected.new_zeros(2, rows, heads, slots, head_dim)
+        self.slots = self.stored.unbind(3)
+
+    def clear(self) -> None:
+        """Empties all slots, at the same addresses."""
+        self.stored.zero_()
+
+    def fill(self, rows: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Copies the keys and values of the first slots, float [n rows, H, n, d]."""
+        self.stored[0, rows, :, : keys.shape[2]] = keys
+        self.stored[1, rows, :, : values.shape[2]] = values
+
+    def slot(self, slot: int) -> torch.Tensor:
+        """A copy of the key and value of a slot, float [2, R, H, d]."""
+        return self.slots[slot].clone()
+
+    def write(self, slot: int | torch.Tensor, key_and_value: torch.Tensor) -> None:
+        """Writes the key and value, float [2, R, H, d], of a slot (an int, or int64 [1])."""
+        if isinstance(slot, int):
+            self.slots[slot].copy_(key_and_value)
+        else:
+            self.stored.index_copy_(3, slot, key_and_value.unsqueeze(3))
+
+    def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of the first `slots` keys and values for `attend`."""
+        keys, values = self.stored[:, :, :, :slots]
+        return keys, values
+
+    @staticmethod
+    def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Attention of a slot: query float [R, H, 1, d], bias [1 or R, H, 1, n] → float [R, H, 1, d]."""
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+
+
+class _LargeCache(_Cache):
+    """A cache on a CPU that is read at the speed of memory, which fused attention of a single query is far from.
+
+    Both of its products are of a matrix and a column, and read memory in order: keys lie as [R·H, L, d]; values lie
+    transposed, in blocks of slots, as [L / BLOCK, R·H, d, BLOCK], so that those in use have no gaps between them. L is
+    a multiple of BLOCK, and so is the number of slots to attend to.
+    """
+
+    def __init__(self, projected: torch.Tensor, slots: int) -> None:
+        rows, _, heads, head_dim = projected.shape
+        self.keys = projected.new_zeros(rows * heads, slots, head_dim)
+        self.values = projected.new_zeros(slots // BLOCK, rows * heads, head_dim, BLOCK)
+        keys = self.keys.unflatten(0, (rows, heads)).unbind(2)
+        values = self.values.unflatten(1, (rows, heads)).permute(0, 4, 1, 2, 3)
+        self.places = list(zip(keys, (value for block in values.unbind() for value in block.unbind()), strict=True))
+
+    def clear(self) -> None:
+        self.keys.zero_()
+        self.values.zero_()
+
+    def fill(self, rows: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
+        _, heads, slots, _ = keys.shape
+        self.keys.unflatten(0, (-1, heads))[rows, :, :slots] = keys
+        blocks = F.pad(values, (0, 0, 0, -slots % BLOCK)).unflatten(2, (-1, BLOCK))  # [n rows, H, n / BLOCK, BLOCK, d]
+        self.values.unflatten(1, (-1, heads))[: blocks.shape[2], rows] = blocks.permute(2, 0, 1, 4, 3)
+
+    def slot(self, slot: int) -> torch.Tensor:
+        return torch.stack(self.places[slot])
+
+    def write(self, slot: int | torch.Tensor, key_and_value: torch.Tensor) -> None:
+        assert isinstance(slot, int)
+        key_place, value_place = self.places[slot]
+        key_place.copy_(key_and_value[0])
+        value_place.copy_(key_and_value[1])
+
+    def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.keys[:, :slots], self.values[: slots // BLOCK].flatten(0, 1)
+
+    @staticmethod
+    def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        rows, heads, _, head_dim = query.shape
+        # a column that is a transposed row: MKL takes four times as long for one that is a contiguous matrix
+        column = query.reshape(rows * heads, 1, head_dim).transpose(1, 2)
+        scores = torch.bmm(keys, column).view(rows, heads, 1, -1).add_(bias)
+        weights = scores.softmax(dim=-1).view(rows * heads, -1, BLOCK).transpose(0, 1)  # [n / BLOCK, R·H, BLOCK]
+        columns = weights.reshape(-1, 1, BLOCK).transpose(1, 2)
+        return torch.bmm(values, columns).view(-1, rows, heads, 1, head_dim).sum(0)
+
+
+class _Layer:
+    """One decoder layer's matrices and, after `open`, its cache of keys and values."""
 
     def __init__(self, weights: LayerWeights, rows: int, head_dim: int, eps: float) -> None:
         # whole, so that a weight that this loop does not know is an error
@@ -206,8 +306,7 @@ class _Layer:
         )
         width = len(attention_norm)
         self.rows = rows
-        self.head_dim = head_dim
-        self.heads = output.shape[1] // head_dim
+        heads = output.shape[1] // head_dim
         self.qkv = packed_linear(qkv, rows)
         self.output = packed_linear(output, rows)
         # both halves of `up` are multiplied by √½ (below); its bias is not covered by the norm's factor
@@ -220,61 +319,31 @@ class _Layer:
         # on a CPU float32 costs no more, because PyTorch's attention has no fast half-precision kernel there
         dtype = torch.float32 if qkv.device.type == "cpu" else qkv.dtype
         # query, key and value of the slot, written by `step`; the other attributes are views of it
-        self.projected = torch.empty(rows, 3, self.heads, head_dim, dtype=dtype, device=qkv.device)
+        self.projected = torch.empty(rows, 3, heads, head_dim, dtype=dtype, device=qkv.device)
         self.projected_flat = self.projected.view(rows, -1)
         self.query_and_key = self.projected[:, :2]
         self.query = self.projected[:, 0, :, None]  # [R, H, 1, d]
-        self.key = self.projected[:, 1, :, None]  # [R, H, 1, d]
-        self.value = self.projected[:, 2, :, None]  # [R, H, 1, d]
-        self.keys = self.projected.new_empty(0)
-        self.values = self.projected.new_empty(0)
-        self.large = False
+        self.key_and_value = self.projected[:, 1:].transpose(0, 1)  # [2, R, H, d]
+        self.cache = _Cache(self.projected, 0)
+        self.slots = 0
 
     def open(self, slots: int, large: bool) -> bool:
-        """Allocates caches for `slots`, or clears those of the same size, which keep their addresses.
+        """Makes a cache for `slots`, or clears that of the same size, which keeps its address.
 
         Args:
-            slots: of the whole sequence, or of what comes before the loop if `large`.
-            large: whether the caches are to grow.
+            slots: of the whole sequence; whole blocks if `large`.
+            large: whether to make a `_LargeCache`.
 
         Returns:
-            Whether new ones were allocated.
+            Whether a new one was made.
         """
-        self.large = large
-        # empty slots are read as well, masked by the lowest number as their bias, so they must not be NaN
-        if not large and self.keys.ndim > 1 and self.keys.shape[2] == slots:
-            self.keys.zero_()
-            self.values.zero_()
+        kind = _LargeCache if large else _Cache
+        if self.slots == slots and type(self.cache) is kind:
+            self.cache.clear()
             return False
-        self.keys = self.projected.new_empty(self.rows, self.heads, 0, self.head_dim)
-        self.values = self.keys
-        self._grow(slots)
+        self.slots = slots
+        self.cache = kind(self.projected, slots)
         return True
-
-    def _grow(self, slots: int) -> None:
-        """Makes room for `slots`."""
-        before = self.keys.shape[2]
-        shape = (self.rows, self.heads, slots, self.head_dim)
-        keys = self.projected.new_zeros(shape)
-        if self.large:
-            values = self.projected.new_zeros(self.rows, self.heads, self.head_dim, slots).transpose(2, 3)
-        else:
-            values = self.projected.new_zeros(shape)
-        keys[:, :, :before] = self.keys
-        values[:, :, :before] = self.values
-        self.keys = keys
-        self.values = values
-
-    def fill(self, rows: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Copies the keys and values of the slots before the loop, float [n rows, H, n, d], into the caches."""
-        self.keys[rows, :, : keys.shape[2]] = keys
-        self.values[rows, :, : values.shape[2]] = values
-
-    def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The first `slots` keys and values, [R, H, slots, d] each, of which there may not have been as many yet."""
-        if self.keys.shape[2] < slots:
-            self._grow(slots)
-        return self.keys[:, :, :slots], self.values[:, :, :slots]
 
     def step(
         self, x: torch.Tensor, slot: int | torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
@@ -283,27 +352,12 @@ class _Layer:
         [1 or R, H, 1, n] is for the n keys and values."""
         self.projected_flat.copy_(self.qkv(self.attention_norm(x)))
         self.head_norm.apply_(self.query_and_key)
-        if isinstance(slot, int):
-            self.keys[:, :, slot : slot + 1] = self.key
-            self.values[:, :, slot : slot + 1] = self.value
-        else:
-            self.keys.index_copy_(2, slot, self.key)
-            self.values.index_copy_(2, slot, self.value)
-        x.add_(self.output(self._attend(keys, values, bias).reshape(self.rows, -1).float()))
+        self.cache.write(slot, self.key_and_value)
+        attended = self.cache.attend(self.query, keys, values, bias)
+        x.add_(self.output(attended.reshape(self.rows, -1).float()))
         gate, up = self.up(self.feed_forward_norm(x)).chunk(2, dim=-1)
         product = gate * up
         return x.add_(self.down(product.addcmul_(product, gate.erf_())))
-
-    def _attend(self, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Attention of the slot: float [R, H, 1, d]."""
-        if not self.large:
-            return F.scaled_dot_product_attention(self.query, keys, values, attn_mask=bias, scale=1.0)
-        rows, heads, slots, width = keys.shape
-        # columns that are transposed rows: the same column as a contiguous matrix takes four times as long
-        query = self.query.reshape(rows * heads, 1, width).transpose(1, 2)
-        scores = torch.bmm(keys.view(rows * heads, slots, width), query).view(rows, heads, 1, slots)
-        weights = scores.add_(bias).softmax(dim=-1).view(rows * heads, 1, slots).transpose(1, 2)
-        return torch.bmm(values.transpose(2, 3).view(rows * heads, width, slots), weights).view(rows, heads, 1, width)
 
 
 class CudaGraphed:
@@ -325,7 +379,7 @@ class CudaGraphed:
 
     def fits(self, *arguments: torch.Tensor) -> bool:
         """Whether the arguments have the shapes of earlier ones."""
-        return not self.arguments or [each.shape for each in arguments] == [each.shape for each in self.arguments]
+        return not self.arguments or [new.shape for new in arguments] == [old.shape for old in self.arguments]
 
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
         if not self.arguments:
@@ -378,6 +432,8 @@ class FastDecoder:
         # rows of the step per row of the batch
         self.rows_per_sequence = 1 if self.guidance_scale == 1.0 else 2
         self.rows = 0
+        # whether keys and values are in a `_LargeCache`
+        self.large = False
         # added to the input of each slot, [L, R, D], if the conditioning has no slots of its own
         self.added_conditioning: torch.Tensor | None = None
         self.compile = compile
@@ -459,21 +515,22 @@ class FastDecoder:
         report: StepReport | None,
     ) -> torch.Tensor:
         """Scores of the first new slot; conditioning, BOS and known slots go through the stage's own forward."""
-        config, scale = self.config, self.guidance_scale
+        config = self.config
+        scale = self.guidance_scale
         conditioning = for_guidance(conditioning_ids, scale)  # [R, K, T_c]
         null = null_rows(conditioning_ids, scale)
         mask = None if mask is None else for_guidance(mask, scale)
         bos = plan.known.new_full((len(plan.known), 1), config.codebook_size)
         known = torch.cat([bos, plan.known], dim=1)  # [B·C, 1 + known slots]
         if self.rows != len(conditioning):
-            self._pack(len(conditioning))
+            self._pack(len(conditioning), report)
         # index in the sequence of the target's slot 0
         self.first_slot = config.num_prepended_sources * conditioning.shape[-1]
         slots = self.first_slot + plan.known.shape[1] + plan.slots
-        cache = len(conditioning) * slots * config.num_attention_heads * config.head_dim
-        large = conditioning.device.type == "cpu" and not self.compile and cache >= LARGE_CACHE
-        before = self.first_slot + known.shape[1]
-        allocated = [layer.open(before if large else slots, large) for layer in self.layers]
+        numbers = len(conditioning) * slots * config.num_attention_heads * config.head_dim
+        self.large = conditioning.device.type == "cpu" and not self.compile and numbers >= LARGE_CACHE
+        places = math.ceil(slots / BLOCK) * BLOCK if self.large else slots
+        allocated = [layer.open(places, self.large) for layer in self.layers]
         if any(allocated):
             self.graphs = {}
         states = self._fill(for_guidance(known, scale), conditioning, null, mask, report)
@@ -521,9 +578,13 @@ class FastDecoder:
                 target_only=True,
                 report=report,
             )
+            if report is not None:
+                report(0)
             for layer, cached in zip(self.layers, outputs.cache.layers, strict=True):
-                layer.fill(rows, cached.keys, cached.values)
+                layer.cache.fill(rows, cached.keys, cached.values)
             states.append(outputs.last_hidden_state[:, -1].float())
+            if report is not None:
+                report(0)
         return torch.cat(states)
 
     def _check_agreement(self, ids: torch.Tensor, target: int, states: torch.Tensor) -> None:
@@ -539,7 +600,7 @@ class FastDecoder:
         targets = torch.tensor([target], device=ids.device)
         expected = self.stage.heads(states[:, None].to(self.stage.dtype), targets)[:, 0].float()  # [B·C, V]
         slot = self.first_slot + target
-        computed = [(layer.keys[:, :, slot].clone(), layer.values[:, :, slot].clone()) for layer in self.layers]
+        computed = [layer.cache.slot(slot) for layer in self.layers]
         self._make_block(slot)
         scores = self.slot_scores(target % self.pattern.slots_per_frame, ids, slot, self.biases[0])
         apart = float((scores - expected).pow(2).mean().sqrt() / expected.std().clamp(min=1e-6))
@@ -549,9 +610,8 @@ class FastDecoder:
                 'the model: a hook changes what a module computes. Remove it, or choose decoding="reference".'
             )
         # the loop goes on from what the forward has computed, and with blocks from the first new slot
-        for layer, (key, value) in zip(self.layers, computed, strict=True):
-            layer.keys[:, :, slot] = key
-            layer.values[:, :, slot] = value
+        for layer, key_and_value in zip(self.layers, computed, strict=True):
+            layer.cache.write(slot, key_and_value)
         self.biases = ()
         self.agrees = True
 
@@ -564,14 +624,18 @@ class FastDecoder:
         else:
             self.added_conditioning.copy_(at_slots)
 
-    def _pack(self, rows: int) -> None:
-        """Prepares layers, embedding tables and heads for a number of rows."""
-        self.rows = rows
+    def _pack(self, rows: int, report: StepReport | None) -> None:
+        """Prepares layers, embedding tables and heads for a number of rows; calls `report` before each layer."""
         batch = rows // self.rows_per_sequence
         # whole, so that a weight that this loop does not know is an error
         tables, layers, norm, heads, head_biases = self.stage.slot_weights()
-        head_dim, eps = self.config.head_dim, self.config.rms_norm_eps
-        self.layers = [_Layer(layer, rows, head_dim, eps) for layer in layers]
+        head_dim = self.config.head_dim
+        eps = self.config.rms_norm_eps
+        self.layers = []
+        for layer in layers:
+            if report is not None:
+                report(0)
+            self.layers.append(_Layer(layer, rows, head_dim, eps))
         self.tables = tables
         self.norm = _Norm(norm, len(norm), eps)
         self.heads = [packed_linear(head.detach(), batch, bias) for head, bias in zip(heads, head_biases, strict=True)]
@@ -581,6 +645,8 @@ class FastDecoder:
         self.offsets = (books * (len(tables[0]) // codes)).repeat(batch)
         self.graphs = {}
         self.agrees = False
+        # last: a stop between layers leaves nothing packed
+        self.rows = rows
 
     def _step(self, ids: torch.Tensor, target: int) -> torch.Tensor:
         """Scores [B·C, V] of slot `target` of the target, whose input is the previous codes (int64 [B·C])."""
@@ -653,13 +719,18 @@ class FastDecoder:
     def _make_block(self, slot: int) -> None:
         """Computes the bias rows of the next slots, [1 or R, H, 1, n], and views of the n keys and values."""
         slots = len(self.layout.slot)
-        stop = min(slot + BLOCK, slots)
+        # a large cache is read in whole blocks
+        stop = min(slot + BLOCK - (slot % BLOCK if self.large else 0), slots)
         # a graph reads the whole cache at every step
         last = slots if self.compile else stop
         query = torch.arange(slot, stop, device=self.layout.slot.device)
         layout = self.layout.select(self.layout.slot[:last])
         block = self.stage.model.attention_bias(layout, query).detach()
-        self.keys_and_values = [layer.until(last) for layer in self.layers]
+        if self.large:
+            empty = -last % BLOCK
+            block = F.pad(block, (0, empty), value=torch.finfo(block.dtype).min)
+            last += empty
+        self.keys_and_values = [layer.cache.until(last) for layer in self.layers]
         self.biases = block.to(self.layers[0].projected.dtype).split(1, dim=2)
         self.block_start = slot
         if block.device.type == "cuda":

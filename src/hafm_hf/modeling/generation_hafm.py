@@ -123,9 +123,9 @@ def draw(
         scores = scores.masked_fill(scores < _largest(scores, top_k), -float("inf"))
     cumulative = scores.softmax(-1).cumsum(-1)
     # codes of zero probability are never chosen, because numbers are above 0 and at most 1
-    found = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:])[:, 0]
+    drawn = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:])[:, 0]
     # for NaN scores the search ends after the last code
-    return found.clamp_(max=scores.shape[-1] - 1)
+    return drawn.clamp_(max=scores.shape[-1] - 1)
 
 
 def _largest(scores: torch.Tensor, count: int) -> torch.Tensor:
@@ -292,10 +292,12 @@ class HAFMGenerationMixin(GenerationMixin):
 
     def slot_plan(self, batch: WindowBatch) -> SlotPlan:
         """The slots that continue a batch, on the device of its conditioning."""
-        device, row_frames, uniforms = batch.conditioning_ids.device, None, batch.uniforms
+        device = batch.conditioning_ids.device
+        uniforms = batch.uniforms
         known = batch.known
         if known is None:
             known = batch.conditioning_ids.new_empty(len(batch.conditioning_ids), self.config.num_codebooks, 0)
+        row_frames = None
         if batch.conditioning_mask is not None:
             row_frames = self.target_frames(batch.conditioning_mask)
         if uniforms is not None:
@@ -473,11 +475,12 @@ class HAFMGenerationMixin(GenerationMixin):
         ours: list[LogitsProcessor] = [] if scale == 1.0 else [ClassifierFreeGuidance(scale)]
         weight = getattr(generation_config, "history_free_guidance", None) or 0.0
         if weight != 0.0:
-            known, given = kwargs["input_ids_seq_length"], kwargs["model_kwargs"]
-            count = generation_config.max_length - known
+            slots = kwargs["input_ids_seq_length"]
+            given = kwargs["model_kwargs"]
+            count = generation_config.max_length - slots
             conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
-            scores = weight * self.history_free_scores(*conditioning, known - 1, count)
-            ours.append(HistoryFreeGuidance(scores, known, self.pattern.rows))
+            scores = weight * self.history_free_scores(*conditioning, slots - 1, count)
+            ours.append(HistoryFreeGuidance(scores, slots, self.pattern.rows))
         # sampling comes after every processor that changes the scores
         others.sort(key=lambda processor: isinstance(processor, StreamSampling))
         return LogitsProcessorList([*ours, *others])

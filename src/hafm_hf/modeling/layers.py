@@ -87,7 +87,8 @@ def token_layout(
     """
     sources = config.num_prepended_sources
     if not sources:
-        conditioning_frames, conditioning_mask = 0, None
+        conditioning_frames = 0
+        conditioning_mask = None
     cond_frame = torch.arange(conditioning_frames, device=device)[None]
     if conditioning_mask is not None:
         # the target starts at the row's first real frame, which padding may precede
@@ -593,7 +594,8 @@ class HAFMConditioningMixer(nn.Module):
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__()
-        width, context = config.hidden_size, config.conditioning_context
+        width = config.hidden_size
+        context = config.conditioning_context
         self.in_proj = nn.Linear(width, width, bias=False)
         self.around = nn.Conv1d(width, width, 2 * context + 1, padding=context, groups=width, bias=False)
         self.out_proj = nn.Linear(width, width, bias=False)

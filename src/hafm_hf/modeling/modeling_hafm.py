@@ -151,15 +151,16 @@ class HAFMDecoder(HAFMPreTrainedModel):
         Returns:
             float [B, S · T_c, D], or [B, T_c, D] with the fusion "sum".
         """
-        ids, tokens = conditioning_ids.transpose(1, 2), self.config.num_token_streams
-        ids, known = ids[..., :tokens], ids[..., tokens:]
-        embedded = self.conditioning_embedding(ids, torch.arange(tokens, device=ids.device))
+        ids = conditioning_ids.transpose(1, 2)
+        tokens = self.config.num_token_streams
+        lead_sheet = ids[..., tokens:]
+        embedded = self.conditioning_embedding(ids[..., :tokens], torch.arange(tokens, device=ids.device))
         if null is not None:
             embedded = embedded.masked_fill(null[:, None, None, None], 0.0)
         widths = [len(source) for source in self.config.conditioning_codebook_sizes]
         sources = [part.sum(dim=2) for part in embedded.split(widths, dim=2)]
         if self.config.lead_sheet_streams:
-            sources[-1] = sources[-1] + self._embed_lead_sheet(known, null)
+            sources[-1] = sources[-1] + self._embed_lead_sheet(lead_sheet, null)
         if self.config.conditioning_fusion == "sum":
             return torch.stack(sources).sum(dim=0)
         ordered = [sources[i] + self._segment(i, ids.device) for i in self.config.prepended_sources]
@@ -207,7 +208,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
         Returns:
             float [B, L, D].
         """
-        num_codebooks, last = self.config.num_codebooks, self.segment_embedding.num_embeddings - 1
+        num_codebooks = self.config.num_codebooks
+        last = self.segment_embedding.num_embeddings - 1
         if self.pattern.rows > 1:
             ids = input_ids.reshape(input_ids.shape[0] // num_codebooks, num_codebooks, -1).transpose(1, 2)
             books = torch.arange(num_codebooks, device=ids.device)
@@ -222,7 +224,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
 
     def input_tables(self) -> list[torch.Tensor]:
         """What `embed_target` gives for each input of each kind of slot: the `tables` of `SlotWeights`, float32."""
-        target, segment = self.target_embedding.weight.float(), self.segment_embedding.weight[-1]
+        target = self.target_embedding.weight.float()
+        segment = self.segment_embedding.weight[-1]
         if self.pattern.rows > 1:
             # the target's segment embedding is added once, to the first codebook's
             return [torch.cat([target[:1] + segment.float(), target[1:]]).flatten(0, 1)]
@@ -274,7 +277,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
         # a static cache returns its own counter, which the first layer's update would advance
         past = past.clone() if isinstance(past, torch.Tensor) else past
         conditioning_is_cached = bool(past > 0) if conditioning_is_cached is None else conditioning_is_cached
-        frames, masks = conditioning_ids.shape[-1], (conditioning_mask, attention_mask)
+        frames = conditioning_ids.shape[-1]
+        masks = (conditioning_mask, attention_mask)
         conditioning_slots = self.config.num_prepended_sources * frames
         new_slots = input_ids.shape[1] + (0 if conditioning_is_cached else conditioning_slots)
         key_slots = new_slots if cache is None else cache.get_mask_sizes(new_slots, 0)[0]
@@ -377,13 +381,13 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             "input_ids": input_ids, "conditioning_ids": conditioning_ids, "conditioning_mask": conditioning_mask,
             "attention_mask": attention_mask, "null_conditioning": null_conditioning,
         }  # fmt: skip
-        known: dict[str, Any] = {"cache": cache, "conditioning_is_cached": conditioning_is_cached}
-        targets = self._checked_targets({**inputs, "labels": labels}, **known, **kwargs)
+        cached: dict[str, Any] = {"cache": cache, "conditioning_is_cached": conditioning_is_cached}
+        targets = self._checked_targets({**inputs, "labels": labels}, **cached, **kwargs)
         if null_conditioning is None and self.training and self.config.conditioning_dropout > 0:
             ids = inputs["conditioning_ids"]
             rates = torch.full((len(ids),), self.config.conditioning_dropout, device=ids.device)
             inputs["null_conditioning"] = torch.bernoulli(rates).bool()
-        outputs = self.model(**inputs, **known, use_cache=use_cache, **kwargs)
+        outputs = self.model(**inputs, **cached, use_cache=use_cache, **kwargs)
         logits = self.heads(outputs.last_hidden_state[:, -logits_to_keep:], targets[-logits_to_keep:])
         loss = None if labels is None else self.codebook_loss(logits, labels)
         return CausalLMOutputWithPast(loss, logits, outputs.cache, outputs.hidden_states, outputs.attentions)
@@ -406,7 +410,9 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         input_ids, conditioning_ids = inputs["input_ids"], inputs["conditioning_ids"]
         if input_ids is None:
             raise ValueError("Give input_ids, labels, or both.")
-        config, rows, attention_mask = self.config, self.model.pattern.rows, inputs["attention_mask"]
+        config = self.config
+        rows = self.model.pattern.rows
+        attention_mask = inputs["attention_mask"]
         past = 0 if cache is None else cache.get_seq_length()
         cached = bool(past > 0) if conditioning_is_cached is None else conditioning_is_cached
         self._check_conditioning(inputs, cached)
@@ -426,7 +432,8 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
     def _check_labels(self, labels: torch.Tensor) -> None:
         """Refuses labels that are not whole frames, or whose ids are out of their codebooks' range."""
-        shape, num_codebooks = tuple(labels.shape), self.config.num_codebooks
+        shape = tuple(labels.shape)
+        num_codebooks = self.config.num_codebooks
         if len(shape) != 2 or shape[1] % num_codebooks:
             raise ValueError(f"labels has shape {shape}; this stage needs [B, T · {num_codebooks}], whole frames.")
         books = torch.arange(shape[1], device=labels.device) % num_codebooks
@@ -434,8 +441,10 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
     def _check_conditioning(self, inputs: dict[str, Any], cached: bool = False) -> None:
         """Refuses inputs (by name) that differ in rows, or unfit conditioning; ids are checked unless `cached`."""
-        conditioning_ids, mask = inputs["conditioning_ids"], inputs["conditioning_mask"]
-        streams, shape = self.config.num_conditioning_streams, tuple(getattr(conditioning_ids, "shape", ()))
+        conditioning_ids = inputs["conditioning_ids"]
+        mask = inputs["conditioning_mask"]
+        streams = self.config.num_conditioning_streams
+        shape = tuple(getattr(conditioning_ids, "shape", ()))
         if len(shape) != 3 or shape[1] != streams or not shape[2]:
             raise ValueError(f"conditioning_ids has shape {shape}; this stage needs [B, {streams}, T_c], T_c > 0.")
         rows = {"input_ids": self.model.pattern.rows}
@@ -510,10 +519,10 @@ def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.T
         return
     # a plain number if possible, which needs no copy to the device
     limits = sizes[0] if len(set(sizes)) == 1 else torch.tensor(sizes, device=ids.device)[codebooks]
-    known = (ids >= 0) & (ids < limits)
+    valid = (ids >= 0) & (ids < limits)
     if ids.device.type == "cuda":
-        torch._assert_async(known.all(), f"{name} holds an id that its codebook does not have.")
-    elif not bool(known.all()):
-        worst = tuple((~known).nonzero()[0])
+        torch._assert_async(valid.all(), f"{name} holds an id that its codebook does not have.")
+    elif not bool(valid.all()):
+        worst = tuple((~valid).nonzero()[0])
         largest = sizes[int(codebooks.expand_as(ids)[worst])] - 1
         raise ValueError(f"{name} holds {int(ids[worst])}; the ids of that codebook are 0 to {largest}.")

@@ -218,8 +218,10 @@ class StageRun:
         self.replaceable = 0
         if self.sound is not None:
             self.replaceable = math.ceil(JOINED_SHARE * overlap / self.side) * self.side
-        cut = [each for row, song in enumerate(rows) for each in song_windows(song.frames, window, overlap, row)]
-        windows = [each for each in cut if not rows[each.row].is_given(each)]
+        windows: list[Window] = []
+        for number, song in enumerate(rows):
+            cut = song_windows(song.frames, window, overlap, number)
+            windows.extend(part for part in cut if not song.is_given(part))
         if self.independent:
             self.batches = self._independent_batches(windows, batch_size)
         else:
@@ -315,7 +317,10 @@ class StageRun:
     def _window_batch(self, batch: list[Window], conditioning: list[torch.Tensor]) -> WindowBatch:
         known_frames = self._known(batch)
         frames = self._new(batch)
-        cut, known, uniforms, forced = [], [], [], []
+        cut = []
+        known = []
+        uniforms = []
+        forced = []
         for window in batch:
             row = self.rows[window.row]
             streams = conditioning[window.row]  # [K, T_c]
@@ -371,7 +376,8 @@ class StageRun:
     def _independent_batches(windows: list[Window], batch_size: int) -> list[list[Window]]:
         """Batches windows in order of time, in batches that double in size: a stream starts early, then keeps up."""
         ordered = sorted(windows, key=lambda window: (window.stop, window.row))
-        batches, first = [], 0
+        batches = []
+        first = 0
         while first < len(ordered):
             batches.append(ordered[first : first + batch_size])
             first += batch_size

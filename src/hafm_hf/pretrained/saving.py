@@ -132,7 +132,9 @@ class HAFMHubMixin(SafeLoadingMixin):
             return None
         # the folder of a part's composite has the composite's card
         kind = PreTrainedConfig.get_config_dict(local.parent)[0].get("model_type")
-        return renamed(ModelCard.load(local), repo_id) if kind == self.config.model_type else None
+        if kind == self.config.model_type:
+            return renamed(ModelCard.load(local), repo_id)
+        return None
 
 
 def renamed(card: ModelCard, repo_id: str) -> ModelCard:

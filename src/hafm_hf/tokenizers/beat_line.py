@@ -27,16 +27,20 @@ from .stopping import CheckStop, checked
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 # classes into which the network divides a beat, and numbers that encode a beat phase
-BEAT_PARTS, BEAT_NUMBERS = 8, 4
+BEAT_PARTS = 8
+BEAT_NUMBERS = 4
 KERNEL = 5
 # mean of the tempo prior in beats a minute, and its standard deviation in octaves
-LIKELIEST_TEMPO, TEMPO_OCTAVES = 115.0, 0.6
+LIKELIEST_TEMPO = 115.0
+TEMPO_OCTAVES = 0.6
 # a constant tempo is chosen if its evidence is at least this fraction of the likeliest path's
 STEADY_SHARE = 0.8
 # longest take that is tried with a constant tempo; the spectrum of a longer one would take over 0.1 s
 LONGEST_STEADY_SECONDS = 900.0
 # initial phases tried for a constant tempo; zero padding of the spectrum (a factor), and its shortest length
-STEADY_PLACES, SPECTRUM_PADDING, SHORTEST_SPECTRUM = 64, 8, 1024
+STEADY_PLACES = 64
+SPECTRUM_PADDING = 8
+SHORTEST_SPECTRUM = 1024
 # loss in log-probability if a beat is twice as long as the one before
 CHANGE_PENALTY = 200.0
 # steps per frame: at 50 frames a second they resolve a beat's length to 10 ms
@@ -116,7 +120,8 @@ class HAFMBeatLine:
         return line
 
     def _set_tempi(self, tempi: tuple[float, float]) -> None:
-        self.tempi, rate = tempi, self.frame_rate * STATES_A_FRAME
+        self.tempi = tempi
+        rate = self.frame_rate * STATES_A_FRAME
         slowest, fastest = (rate * 60 / tempo for tempo in tempi)
         lengths: Indices = np.arange(int(np.ceil(fastest)), int(slowest) + 1, dtype=np.int64)
         self.last: Indices = np.cumsum(lengths, dtype=np.int64) - 1
@@ -158,7 +163,8 @@ class HAFMBeatLine:
         """Beat phases along the likeliest path, float64 [T]."""
         fine = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STATES_A_FRAME + 1)
         evidence = np.stack([np.interp(fine, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
-        score, before = self.prior, []
+        score = self.prior
+        before = []
         for start in checked(range(0, len(evidence), STRETCH), check_stop):
             score, stretch = self._stretch(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
             before.append(stretch)
@@ -173,13 +179,15 @@ class HAFMBeatLine:
         if tempo is not None:
             speeds = np.array([tempo / 60 / self.frame_rate])
             turned = np.exp(-2j * np.pi * speeds * np.arange(len(evidence)))
-            once, twice = np.array([once @ turned]), np.array([twice @ turned**2])
+            once = np.array([once @ turned])
+            twice = np.array([twice @ turned**2])
         else:
             size = 1 << max(SPECTRUM_PADDING * len(evidence), SHORTEST_SPECTRUM).bit_length()
             first, last = (round(each / 60 / self.frame_rate * size) for each in self.tempi)
             bins = np.arange(first, last + 1)
             speeds = bins / size
-            once, twice = np.fft.fft(once, size)[bins], np.fft.fft(twice, size)[2 * bins]
+            once = np.fft.fft(once, size)[bins]
+            twice = np.fft.fft(twice, size)[2 * bins]
         phases = np.arange(STEADY_PLACES) / STEADY_PLACES
         turn = np.exp(-2j * np.pi * phases)[:, None]
         speaks = (once * turn + twice * turn**2).real + tempo_prior(speeds * 60 * self.frame_rate)
@@ -197,9 +205,11 @@ class HAFMBeatLine:
         Returns:
             the score at the end, and for beats of each length from each step the length index before: int16 [T, L].
         """
-        score, before = score.copy(), np.zeros((len(evidence), len(self.first)), np.int16)
+        score = score.copy()
+        before = np.zeros((len(evidence), len(self.first)), np.int16)
         # two buffers used in turn, for few passes over all states
-        following, lengths = np.empty_like(score), np.arange(len(self.first))
+        following = np.empty_like(score)
+        lengths = np.arange(len(self.first))
         for step, frame in enumerate(evidence):
             arriving = self.change + score[self.last]
             best = arriving.argmax(axis=1)
@@ -213,7 +223,9 @@ class HAFMBeatLine:
 
     def _trace_back(self, state: int, before: NDArray[np.int16]) -> Array:
         """Beat phases of the path that ends in `state`, traced back beat by beat: float64 [T]."""
-        path, end, length = np.zeros(len(before)), len(before), int(np.searchsorted(self.last, state))
+        path = np.zeros(len(before))
+        end = len(before)
+        length = int(np.searchsorted(self.last, state))
         while end > 0:
             begin = end - 1 - (state - int(self.first[length]))
             beat = self.phase[self.first[length] : state + 1]

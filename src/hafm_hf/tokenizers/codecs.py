@@ -175,9 +175,12 @@ class DacCodec(Codec):
         return self.model.encode(padded, num_codebooks).audio_codes[:, :num_codebooks]
 
     def _decoder(self) -> StretchDecoder:
-        hop, rate, reach = self.format.hop_length, 1, self.model.decoder.conv1.kernel_size[0] / 2
+        hop = self.format.hop_length
+        rate = 1
+        reach = self.model.decoder.conv1.kernel_size[0] / 2
         for ratio in self.model.config.upsampling_ratios:
-            reach, rate = reach + 1 / rate, rate * ratio
+            reach += 1 / rate
+            rate *= ratio
             reach += DAC_UNIT_REACH / rate
 
         def decode(frames: torch.Tensor, first: int) -> torch.Tensor:
@@ -218,7 +221,8 @@ class CodecStream:
     """
 
     def __init__(self, codec: Codec) -> None:
-        self.codec, self._decode = codec, codec._decoder()
+        self.codec = codec
+        self._decode = codec._decoder()
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, last: bool = False, check_stop: CheckStop | None = None) -> torch.Tensor:
@@ -261,10 +265,14 @@ class Stretches:
     def __init__(
         self, function: Callable[[torch.Tensor, int], torch.Tensor], past: int, future: int, hop: int = 1
     ) -> None:
-        self.function, self.past, self.future, self.hop = function, past, future, hop
+        self.function = function
+        self.past = past
+        self.future = future
+        self.hop = hop
         self.frames: torch.Tensor | None = None
         # index of the first frame kept as context; how many of the kept frames have been output
-        self.start, self.done = 0, 0
+        self.start = 0
+        self.done = 0
 
     def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
         """Output for all new frames whose context is complete; None if there are none yet."""
@@ -274,7 +282,9 @@ class Stretches:
             return None
         result = self.function(frames, self.start)[..., self.done * self.hop : final * self.hop]
         dropped = max(final - self.past, 0)
-        self.frames, self.start, self.done = frames[..., dropped:], self.start + dropped, final - dropped
+        self.frames = frames[..., dropped:]
+        self.start += dropped
+        self.done = final - dropped
         return result
 
 

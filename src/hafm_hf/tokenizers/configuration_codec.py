@@ -125,7 +125,8 @@ class HAFMSpectralConfig(PreTrainedConfig):
 
     def _validate_output(self) -> None:
         """Refuses an output whose rate is not above zero, or at which hop and window are not whole numbers."""
-        rate, channels = self.output_sampling_rate, self.output_audio_channels
+        rate = self.output_sampling_rate
+        channels = self.output_audio_channels
         if channels is not None:
             check_range("codec output_audio_channels", channels, 2)
         if rate is None:
@@ -221,9 +222,12 @@ def codec_format(config: PreTrainedConfig) -> CodecFormat:
     """
     _check_codec_family(config)
     if isinstance(config, HAFMSpectralConfig):
-        codebooks, channels, hop = config.num_codebooks, config.audio_channels, config.hop_length
+        codebooks = config.num_codebooks
+        channels = config.audio_channels
+        hop = config.hop_length
     else:
-        encodec, hop = isinstance(config, EncodecConfig), math.prod(config.upsampling_ratios)
+        encodec = isinstance(config, EncodecConfig)
+        hop = math.prod(config.upsampling_ratios)
         codebooks, channels = (config.num_quantizers, config.audio_channels) if encodec else (config.n_codebooks, 1)
     if isinstance(config, HAFMSpectralConfig) and config.output_format != config.input_format:
         output = (config.output_format.sampling_rate, config.output_format.channels)
@@ -258,7 +262,10 @@ def check_codec_config(config: PreTrainedConfig) -> None:
         for name in ("encoder_hidden_size", "decoder_hidden_size"):
             check_range(f"codec {name}", getattr(config, name), MAX_WIDTH)
     # the encoder doubles its width at each ratio
-    filters = config.num_filters if isinstance(config, EncodecConfig) else config.encoder_hidden_size
+    if isinstance(config, EncodecConfig):
+        filters = config.num_filters
+    else:
+        filters = config.encoder_hidden_size
     if filters * 2 ** len(config.upsampling_ratios) > MAX_WIDTH:
         raise ValueError(f"The codec's {filters} filters, doubled at each upsampling ratio, exceed {MAX_WIDTH}.")
     check_range("codec number of codebooks", codec_format(config).num_codebooks, MAX_LAYERS)
@@ -292,7 +299,10 @@ def describe_codec(config: PreTrainedConfig) -> dict[str, str]:
         name = f"spectral codec, ConvNeXt blocks {blocks}"
     else:
         encodec = isinstance(config, EncodecConfig)
-        name = f"EnCodec, {config.num_filters} filters" if encodec else f"DAC, {config.encoder_hidden_size} filters"
+        if encodec:
+            name = f"EnCodec, {config.num_filters} filters"
+        else:
+            name = f"DAC, {config.encoder_hidden_size} filters"
     return {
         "rates": f"{read} → {codec.frame_rate} frames/s" + ("" if played == read else f" → {played}"),
         "vocabulary": f"up to {codec.num_codebooks} × {codec.codebook_size}",

@@ -72,7 +72,8 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
 
     def describe(self) -> dict[str, str]:
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
-        space, beat = self.vocal_projection_size, " and the beat phase" if self.rhythm_channels else ""
+        space = self.vocal_projection_size
+        beat = " and the beat phase" if self.rhythm_channels else ""
         vocals = f" (vocals: of a {space}-dimensional projection{beat})" if space else ""
         width = self.hubert_config.hidden_size
         return {

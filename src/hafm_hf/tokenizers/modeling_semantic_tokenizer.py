@@ -165,7 +165,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         prepared = self._prepare(waveform, noise, seed)
         chunks = self._iterate_features(prepared[None], self.num_frames(len(waveform)), check_stop)
         parts = [chunk[0] for chunk in chunks]
-        return torch.cat(parts) if parts else torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
+        if parts:
+            return torch.cat(parts)
+        return torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
 
     @torch.no_grad()
     def describe(self, waveform: torch.Tensor, check_stop: CheckStop | None = None) -> torch.Tensor:
@@ -191,7 +193,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             ValueError: the tokenizer has no rhythm network.
         """
         measured = self._measured(waveform, check_stop)
-        weight, described = self.rhythm.head.weight, torch.from_numpy(self.descriptors.described(*measured))
+        weight = self.rhythm.head.weight
+        described = torch.from_numpy(self.descriptors.described(*measured))
         return pitch_line(*measured), self.rhythm.place(described[None].to(weight.device, weight.dtype))[0]
 
     def _measured(self, waveform: torch.Tensor, check_stop: CheckStop | None) -> tuple[np.ndarray, ...]:
@@ -226,7 +229,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         Without a projection, these are the features themselves. `descriptors` is as for `quantize`.
         """
         projected = self._projected(features)
-        return self._with_place(projected, self._place(descriptors)) if self.config.rhythm_channels else projected
+        if self.config.rhythm_channels:
+            return self._with_place(projected, self._place(descriptors))
+        return projected
 
     def beat_phase(
         self,
@@ -256,7 +261,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             raise ValueError("This tokenizer has no rhythm network; fit one with recipes/fit_vocal_space.py.")
 
     def _projected(self, features: torch.Tensor) -> torch.Tensor:
-        return features.float() @ self.vocal_projection.float() if self.config.vocal_projection_size else features
+        if self.config.vocal_projection_size:
+            return features.float() @ self.vocal_projection.float()
+        return features
 
     def _place(
         self,
@@ -332,7 +339,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         prepared = torch.zeros(left + len(values) + right + -len(values) % self.hop, dtype=torch.float32)
         if noise:
             # drawn on the CPU and for the whole clip, so that neither device nor chunking changes it
-            generator = None if seed is None else torch.Generator().manual_seed(int(seed))
+            generator = None
+            if seed is not None:
+                generator = torch.Generator().manual_seed(int(seed))
             prepared[left : left + len(values)].normal_(generator=generator).mul_(self.config.noise_std)
         prepared = prepared.to(values.device)
         inner = prepared[left : left + len(values)].add_(values)
@@ -351,7 +360,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         chunk = round(config.chunk_seconds * config.frame_rate)
         core = chunk - 2 * context
         if frames <= chunk:
-            core, context = max(frames, 1), 0
+            core = max(frames, 1)
+            context = 0
         for start in range(0, frames, core):
             end = min(start + core, frames)
             first, last = max(start - context, 0), min(end + context, frames)
@@ -366,10 +376,13 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         As `self.hubert` computes them, but piece by piece, so that it can be ended between two of them: a chunk of
         HuBERT-Large takes seconds.
         """
-        encoder, context = self.hubert.encoder, sum(self.padding)
+        encoder = self.hubert.encoder
+        context = sum(self.padding)
         frames = (samples.shape[1] - context) // self.hop
         # group normalisation is over all frames
-        size = CONVOLVED_FRAMES if self.hubert.config.feat_extract_norm == "layer" else frames
+        size = frames
+        if self.hubert.config.feat_extract_norm == "layer":
+            size = CONVOLVED_FRAMES
         convolved = []
         for first in range(0, frames, size):
             last = min(first + size, frames)
@@ -406,7 +419,9 @@ def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:
 
 def receptive_field(config: HubertConfig) -> int:
     """Receptive field in samples of HuBERT's convolutions: 400 for the published models."""
-    field, step = 1, 1
+    field = 1
+    step = 1
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
-        field, step = field + (kernel - 1) * step, step * stride
+        field += (kernel - 1) * step
+        step *= stride
     return field

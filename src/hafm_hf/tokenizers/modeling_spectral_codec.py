@@ -27,9 +27,11 @@ MEAN_MOMENTUM = 0.01
 # frames after which the noise repeats: long enough that its spectral lines are too close together to be resolved
 NOISE_PERIOD = 1021
 # Hz from which phases are jittered, and from which they are jittered fully
-JITTER_FROM, JITTER_FULL = 2000.0, 4000.0
+JITTER_FROM = 2000.0
+JITTER_FULL = 4000.0
 # log amplitude of the noise relative to each frequency's typical magnitude: at initialisation, and at most
-FIRST_NOISE_LEVEL, LOUDEST_NOISE = -4.0, 3.0
+FIRST_NOISE_LEVEL = -4.0
+LOUDEST_NOISE = 3.0
 SMALLEST = 1e-7
 
 
@@ -49,7 +51,8 @@ class SpectralBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, config.expansion * width)
         self.down = nn.Linear(config.expansion * width, width)
-        self.layers, self.scale = layers, nn.Parameter(torch.empty(width))
+        self.layers = layers
+        self.scale = nn.Parameter(torch.empty(width))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float [B, T, D] → [B, T, D]."""
@@ -71,21 +74,27 @@ class Spectrum(nn.Module):
 
     def __init__(self, sound: SpectralFormat, compression: float) -> None:
         super().__init__()
-        self.format, self.compression = sound, compression
+        self.format = sound
+        self.compression = compression
         self.register_buffer("usual", torch.ones(sound.channels * sound.num_bins))
 
     def analyse(self, audio: torch.Tensor) -> torch.Tensor:
         """Complex spectra [B, T, C · F] of audio [B, C, N]; T = ⌈N / hop⌉."""
-        hop, size = self.format.hop_length, self.format.window_length
-        margin, audio = (size - hop) // 2, _mid_and_side(_at_least_single(audio)) / self.format.channels
+        hop = self.format.hop_length
+        size = self.format.window_length
+        margin = (size - hop) // 2
+        audio = _mid_and_side(_at_least_single(audio)) / self.format.channels
         padded = F.pad(audio, (margin, margin + -audio.shape[-1] % hop))
         window = torch.hann_window(size, dtype=audio.dtype, device=audio.device)
         return torch.fft.rfft(padded.unfold(-1, size, hop) * window).transpose(1, 2).flatten(2)
 
     def synthesise(self, spectra: torch.Tensor) -> torch.Tensor:
         """Audio [B, C, T · hop] of complex spectra [B, T, C · F], by overlap-add."""
-        hop, size, channels = self.format.hop_length, self.format.window_length, self.format.channels
-        frames, margin = spectra.shape[1], (size - hop) // 2
+        hop = self.format.hop_length
+        size = self.format.window_length
+        channels = self.format.channels
+        frames = spectra.shape[1]
+        margin = (size - hop) // 2
         pieces = torch.fft.irfft(spectra.unflatten(2, (channels, -1)), size).transpose(1, 2)
         window = torch.hann_window(size, dtype=pieces.dtype, device=pieces.device)
         both = (_overlap_added(x, hop) for x in (pieces * window, window.square().expand(frames, size)))
@@ -131,7 +140,8 @@ class SpectralEncoder(nn.Module):
     def __init__(self, config: HAFMSpectralConfig) -> None:
         super().__init__()
         self.spectrum = Spectrum(config.input_format, config.compression)
-        width, layers = config.encoder_width, config.encoder_layers
+        width = config.encoder_width
+        layers = config.encoder_layers
         self.first = nn.Linear(2 * config.audio_channels * config.num_bins, width)
         self.blocks = nn.ModuleList(SpectralBlock(width, config, layers) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -158,7 +168,8 @@ class ResidualQuantizer(nn.Module):
 
     def encode(self, latents: torch.Tensor, num_codebooks: int | None = None) -> torch.Tensor:
         """Codes int64 [B, Q, T] of latent vectors [B, D, T], in the first `num_codebooks` codebooks."""
-        residual, codes = latents.transpose(1, 2), []
+        residual = latents.transpose(1, 2)
+        codes = []
         for codebook in self.codebooks[:num_codebooks]:
             nearest = (codebook.square().sum(1) - 2 * residual @ codebook.t()).argmin(-1)
             residual = residual - F.embedding(nearest, codebook)
@@ -184,8 +195,11 @@ class SpectralDecoder(nn.Module):
         output = config.output_format
         self.spectrum = Spectrum(output, config.compression)
         self.config = config
-        width, layers, size = config.decoder_width, config.decoder_layers, config.kernel_size
-        bins, bands = output.channels * output.num_bins, output.channels * config.num_noise_bands
+        width = config.decoder_width
+        layers = config.decoder_layers
+        size = config.kernel_size
+        bins = output.channels * output.num_bins
+        bands = output.channels * config.num_noise_bands
         self.first = nn.Conv1d(config.codebook_dim, width, size, padding=size // 2)
         self.blocks = nn.ModuleList(SpectralBlock(width, config, layers) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -211,7 +225,8 @@ class SpectralDecoder(nn.Module):
 
     def sound(self, hidden: torch.Tensor, first_frame: int | torch.Tensor = 0) -> torch.Tensor:
         """Audio [B, C, T · hop] of hidden states [B, T, width]."""
-        config, spectra = self.config, self._centred(self.spectrum.expand(self.last(hidden)))
+        config = self.config
+        spectra = self._centred(self.spectrum.expand(self.last(hidden)))
         drawn = self._drawn(spectra, first_frame)
         if config.phase_jitter:
             # generated codes hardly determine phases at high frequencies; unjittered, these sound as a comb
@@ -241,7 +256,8 @@ class SpectralDecoder(nn.Module):
 
     def _noise_amplitudes(self, levels: torch.Tensor) -> torch.Tensor:
         """Noise amplitudes [B, T, C · F] from log levels [B, T, C · bands]."""
-        config, output = self.config, self.config.output_format
+        config = self.config
+        output = self.config.output_format
         bands = _band_weights(
             config.num_noise_bands, output.num_bins, output.sampling_rate / 2, config.noise_bands,
             config.sampling_rate / 2,
@@ -255,7 +271,8 @@ def _noise_table(bins: int) -> torch.Tensor:
     """White noise complex64 [NOISE_PERIOD, bins], unit variance in the real and imaginary parts, always the same."""
     # the cache may be filled under inference_mode, but later calls may record gradients
     with torch.inference_mode(False):
-        size, drawn = (NOISE_PERIOD, bins, 2), torch.Generator().manual_seed(0)
+        size = (NOISE_PERIOD, bins, 2)
+        drawn = torch.Generator().manual_seed(0)
         return torch.view_as_complex(torch.randn(size, generator=drawn, dtype=torch.float32, device="cpu"))
 
 

@@ -36,32 +36,46 @@ F0_APERIODICITY = 0.15
 F0_FLOOR_DBFS = -50.0
 F0_FRAMES_AT_ONCE = 1000
 # frames on both sides over which pitch is smoothed for notes, and the shortest note in frames
-NOTE_SMOOTHING, SHORTEST_NOTE = 8, 8
+NOTE_SMOOTHING = 8
+SHORTEST_NOTE = 8
 # voicing, level and its rise, signed and absolute change of pitch, pitch; spectral flux of four ranges of bands
 DESCRIPTORS = 10
-WINDOW_SECONDS, MEL_BANDS, LOWEST_HZ = 0.032, 40, 60.0
+WINDOW_SECONDS = 0.032
+MEL_BANDS = 40
+LOWEST_HZ = 60.0
 FLUX_BANDS = (slice(0, 8), slice(8, 18), slice(18, 28), slice(28, 40))
 # distances over which rises of bands (in analysis frames) and changes of pitch (in the tokenizer's) are measured
-RISE_FRAMES, CHANGE_FRAMES = 3, 4
+RISE_FRAMES = 3
+CHANGE_FRAMES = 4
 # levels are relative to a clip's 95th percentile, clipped to a floor; quiet clips are amplified, silent ones are not
-LOUD_QUANTILE, QUIET_DBFS, SILENT_DBFS, FLOOR_DB, BAND_FLOOR_DB = 0.95, -21.0, -60.0, -50.0, -36.0
+LOUD_QUANTILE = 0.95
+QUIET_DBFS = -21.0
+SILENT_DBFS = -60.0
+FLOOR_DB = -50.0
+BAND_FLOOR_DB = -36.0
 # frames analysed per call, some 20 ms of computing, and their context on both sides
-BLOCK_FRAMES, MARGIN_FRAMES = 500, 10
+BLOCK_FRAMES = 500
+MARGIN_FRAMES = 10
 LINE_RATE = 50
 # length in frames of the median filter that removes outliers from the pitch line
 VOTES = 5
 # ranges of mel bands for onset strength: vowels, consonants
 FLUX_RANGES = (slice(0, 18), slice(18, 40))
 # parts of a harmony cell, features per pitch class and part, and further features per part
-HARMONY_PARTS, CLASS_NUMBERS, PART_NUMBERS = 2, 2, 3
+HARMONY_PARTS = 2
+CLASS_NUMBERS = 2
+PART_NUMBERS = 3
 TIME_NUMBERS = 10
 A4_HZ = 440.0
 # weight of the prior that a voice is in tune with A4_HZ; it counts more the less its pitches agree
 IN_TUNE = 0.4
 # a held pitch moves by less than STILL semitones over HELD frames; exponent that assigns pitches to semitones
-HELD, STILL, SHARPNESS = 9, 0.6, 3
+HELD = 9
+STILL = 0.6
+SHARPNESS = 3
 GLIDE_FRAMES = 3
-LARGEST_GLIDE, LARGEST_INTERVAL = 4.0, 18.0
+LARGEST_GLIDE = 4.0
+LARGEST_INTERVAL = 18.0
 
 
 def fundamental_frequency(samples: Samples, sampling_rate: int) -> Pitches:
@@ -138,7 +152,8 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
         steady = np.where(np.isfinite(pitch), np.nanmedian(around, axis=1), np.nan)
     rounded = np.where(np.isfinite(steady), np.round(steady), -1).astype(int)
     borders = [0, *(np.flatnonzero(np.diff(rounded)) + 1), len(rounded)]
-    spans, frame = zip(borders, borders[1:], strict=False), sampling_rate // FRAME_RATE / sampling_rate
+    spans = zip(borders, borders[1:], strict=False)
+    frame = sampling_rate // FRAME_RATE / sampling_rate
     return [
         (first * frame, last * frame, int(rounded[first]))
         for first, last in spans
@@ -175,8 +190,10 @@ class HAFMVocalDescriptors:
     def __init__(self, sampling_rate: int, frame_rate: int) -> None:
         if FRAME_RATE % frame_rate:
             raise ValueError(f"frame_rate is {frame_rate}; it must divide the {FRAME_RATE} analysis frames a second.")
-        self.sampling_rate, self.frame_rate = sampling_rate, frame_rate
-        self.hop, self.size = sampling_rate // FRAME_RATE, round(WINDOW_SECONDS * sampling_rate)
+        self.sampling_rate = sampling_rate
+        self.frame_rate = frame_rate
+        self.hop = sampling_rate // FRAME_RATE
+        self.size = round(WINDOW_SECONDS * sampling_rate)
 
     def described(self, pitch: Array, level: Array, bands: Array) -> Array:
         """Input of the rhythm network, computed from the output of `measured`.
@@ -213,7 +230,8 @@ class HAFMVocalDescriptors:
     ) -> tuple[Array, Array, Array]:
         """Analyses a mono vocal (float32 [N]), padded with silence, over `frames` frames of the tokenizer, T: float32
         [S], [S], [S, 40], as from `block`; `check_stop` is called before each block."""
-        samples, count = _audible(samples, self.hop), frames * (FRAME_RATE // self.frame_rate)
+        samples = _audible(samples, self.hop)
+        count = frames * (FRAME_RATE // self.frame_rate)
         pitch, level = np.empty((2, count), np.float32)
         bands = np.empty((count, MEL_BANDS), np.float32)
         for start in checked(range(0, count, BLOCK_FRAMES), check_stop):
@@ -278,7 +296,10 @@ class PitchLine:
     def tuning(self) -> float:
         """Tuning relative to 440 Hz in semitones, -0.5 to 0.5; drawn towards 0 the less the pitches agree."""
         held = self.held[np.isfinite(self.held)]
-        sung = held if len(held) else self.midi[np.isfinite(self.midi)]
+        if len(held):
+            sung = held
+        else:
+            sung = self.midi[np.isfinite(self.midi)]
         mean = np.exp(2j * np.pi * sung).mean() if len(sung) else 0.0
         return float(np.angle(mean + IN_TUNE * (1 - np.abs(mean))) / (2 * np.pi))
 
@@ -297,7 +318,8 @@ class PitchLine:
             fraction, the largest onset strength, and the mean pitch relative to the voice's median; then `heard`.
         """
         part = each // HARMONY_PARTS
-        sung, height = np.isfinite(self.midi), self._intervals() / LARGEST_INTERVAL
+        sung = np.isfinite(self.midi)
+        height = self._intervals() / LARGEST_INTERVAL
         classes = np.stack([self._classes(pitch, part) for pitch in (self.held, self.midi)], axis=2)
         whole = [_cells(sung, part).mean(1), _cells(self.flux.mean(1), part).max(1), _cells(height, part).mean(1)]
         extras = np.stack(whole, axis=1)
@@ -310,7 +332,10 @@ class PitchLine:
 
     def _with_heard(self, cells: Array, each: int) -> Array:
         """Cells of `each` frames (float [P, F]), followed by the mean of `heard`, if there is any: float32."""
-        parts = [cells] if self.heard is None else [cells, _cells(self.heard.astype(np.float32), each).mean(1)]
+        if self.heard is None:
+            parts = [cells]
+        else:
+            parts = [cells, _cells(self.heard.astype(np.float32), each).mean(1)]
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def _classes(self, pitch: Array, each: int) -> NDArray[np.float64]:
@@ -321,7 +346,8 @@ class PitchLine:
         # a pitch between two semitones counts for both, mostly for the nearer
         odds = (above - below) / np.maximum(1 - (above - below), 1e-6)
         share = sounds * odds**SHARPNESS / (1 + odds**SHARPNESS)
-        cell, found = np.arange(len(self)) // each, np.zeros((-(-len(self) // each), PITCH_CLASSES))
+        cell = np.arange(len(self)) // each
+        found = np.zeros((-(-len(self) // each), PITCH_CLASSES))
         np.add.at(found, (cell, below % PITCH_CLASSES), sounds - share)
         np.add.at(found, (cell, (below + 1) % PITCH_CLASSES), share)
         return found / each
@@ -362,9 +388,13 @@ def _audible(samples: Samples, size: int) -> Samples:
     """Amplifies a quiet vocal (float32 [N]) to the level of one sung closer to the microphone, but not silence."""
     windows = samples[: len(samples) // size * size].reshape(-1, size)
     power = (windows.astype(np.float64) ** 2).mean(axis=1)
-    loud = float(np.quantile(power, LOUD_QUANTILE)) ** 0.5 if len(power) else 0.0
+    loud = 0.0
+    if len(power):
+        loud = float(np.quantile(power, LOUD_QUANTILE)) ** 0.5
     quiet = 10 ** (SILENT_DBFS / 20) < loud < 10 ** (QUIET_DBFS / 20)
-    return samples * np.float32(10 ** (QUIET_DBFS / 20) / loud) if quiet else samples
+    if quiet:
+        return samples * np.float32(10 ** (QUIET_DBFS / 20) / loud)
+    return samples
 
 
 def pitch_line(pitch: Array, level: Array, bands: Array) -> PitchLine:

@@ -72,13 +72,13 @@ class StageArguments:
 
     def __post_init__(self) -> None:
         """Rejects unknown names, too many styles, and options that would have no effect."""
-        for what, names, known in (
+        for what, names, choices in (
             ("stage", [self.stage], list(stage_parts())),
             ("codebook pattern", [self.codebook_pattern or "flat"], list(PATTERNS)),
             ("lead sheet stream", self.lead_sheet_streams, list(STREAM_SIZES)),
         ):
-            if unknown := [name for name in names if name not in known]:
-                raise ValueError(f"{unknown[0]!r} is not a {what}; choose from {', '.join(known)}.")
+            if unknown := [name for name in names if name not in choices]:
+                raise ValueError(f"{unknown[0]!r} is not a {what}; choose from {', '.join(choices)}.")
         if len(self.styles) > MAX_STYLES:
             raise ValueError(f"{len(self.styles)} styles are given; a stage supports at most {MAX_STYLES}.")
         if self.styles and not self.init_from and "style" not in self.lead_sheet_streams:

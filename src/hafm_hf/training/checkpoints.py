@@ -78,8 +78,8 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints of the run, oldest first."""
-        found = [path.parent for path in self.path.glob(f"checkpoint-*/{PROGRESS}")]
-        return sorted(path for path in found if path.suffix != ".part")
+        complete = [path.parent for path in self.path.glob(f"checkpoint-*/{PROGRESS}")]
+        return sorted(path for path in complete if path.suffix != ".part")
 
     def save_checkpoint(self, progress: RunProgress) -> None:
         """Saves everything needed to resume, and deletes the oldest checkpoints.
@@ -128,16 +128,18 @@ class RunFolder:
             FileNotFoundError: when a named checkpoint is missing or incomplete.
             ValueError: when it belongs to another stage or optimizer, or to other tokenizers or styles than `config`.
         """
-        found = {"auto": self.checkpoints(), "none": []}.get(named, [Path(named)])
+        choices = {"auto": self.checkpoints(), "none": []}.get(named, [Path(named)])
         progress = RunProgress()
-        if found:
-            folder = found[-1]
+        if choices:
+            folder = choices[-1]
             if not all(gather_object([(folder / PROGRESS).is_file()])):
                 raise FileNotFoundError(
                     f"{folder} is not a complete checkpoint on every machine of the run: {PROGRESS} is missing."
                 )
             facts = folder.parent / RUN
-            old = json.loads(facts.read_text(encoding="utf-8"))["config"] if facts.is_file() else {}
+            old: dict[str, Any] = {}
+            if facts.is_file():
+                old = json.loads(facts.read_text(encoding="utf-8"))["config"]
             for name in ("tokenizers", "styles"):
                 if name in old and old[name] != getattr(config, name):
                     raise ValueError(f"{folder} has other {name}: name another --output_dir, or --resume none.")
@@ -155,7 +157,7 @@ class RunFolder:
         # delete nothing before all processes have loaded their state
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self._drop_behind(progress.step if found else -1)
+            self._drop_behind(progress.step if choices else -1)
         return progress
 
     def _drop_behind(self, step: int) -> None:
@@ -168,11 +170,9 @@ class RunFolder:
         log = self.path / METRICS
         if log.is_file():
             # a killed process may have left the last line half written
-            lines = (
-                [line for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-                if step >= 0
-                else []
-            )
+            lines = []
+            if step >= 0:
+                lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
             with replacing(log) as file:
                 file.writelines(f"{line}\n".encode() for line in lines if json.loads(line)["step"] <= step)
 

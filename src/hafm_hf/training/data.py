@@ -73,12 +73,12 @@ def stage_streams(config: HAFMStageConfig) -> list[StreamSlice]:
 def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
     """Raises ValueError when a stage's vocabularies, codebooks, frame rates or tokenizers differ from the corpus's."""
     for name, learnt in config.tokenizers.items():
-        made = getattr(info, name, "")
-        if made and made != learnt:
+        corpus_tokenizer = getattr(info, name, "")
+        if corpus_tokenizer and corpus_tokenizer != learnt:
             raise ValueError(
                 f"The stage was trained on tokens of the {name.replace('_', ' ')} {learnt}, the corpus holds those of "
-                f"{made}: tokenise the corpus with the tokenizers of the stage's model, or let the stage learn the "
-                "corpus's tokens (--new_tokens true)."
+                f"{corpus_tokenizer}: tokenise the corpus with the tokenizers of the stage's model, or let the stage "
+                "learn the corpus's tokens (--new_tokens true)."
             )
     streams = stage_streams(config)
     expected = [*config.conditioning_codebook_sizes, config.codebook_sizes]
@@ -130,8 +130,10 @@ def load_token_corpus(
             f"({error.__cause__ or error}): free some disk space there or name another --cache_dir."
         ) from error
     if len(infos) > 1:
-        known = f"The {split} shards of {folder} were made with different tokenizers: {infos}"
-        raise ValueError(f"{known}; prepare all songs again into one new folder.")
+        raise ValueError(
+            f"The {split} shards of {folder} were made with different tokenizers: {infos}; prepare all songs again "
+            "into one new folder."
+        )
     return corpus.with_format("arrow"), infos.pop()
 
 
@@ -199,7 +201,9 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         if corpus._indices is not None:  # select() keeps the whole table and indexes into it
             durations = durations[np.asarray(corpus._indices.column(0).to_numpy())]
         self.cells = np.rint(durations / float(info.grid)).astype(np.int64)
-        counts = self.cells // self.frames if self.frames else np.zeros_like(self.cells)
+        counts = np.zeros_like(self.cells)
+        if self.frames:
+            counts = self.cells // self.frames
         if not counts.sum():
             longest = self.cells.max(initial=0) * float(info.grid)
             said = f"No {corpus.split} excerpt fills a crop of {seconds} s; the longest is {longest:.2f} s"

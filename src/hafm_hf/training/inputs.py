@@ -83,5 +83,5 @@ def history_inputs(
 def unconditioned_rows(p: float, seed: int, samples: torch.Tensor) -> torch.Tensor:
     """Which samples are trained without conditioning (guidance dropout, paper §3.5): bool [B], on their device."""
     seeds = draw_seeds(seed, samples, "guidance")
-    draws = [torch.rand(1, generator=torch.Generator().manual_seed(each)) for each in seeds]
+    draws = [torch.rand(1, generator=torch.Generator().manual_seed(sample_seed)) for sample_seed in seeds]
     return (torch.cat(draws) < p).to(samples.device)

@@ -34,8 +34,7 @@ def misheard(sheet: LeadSheet, corruption: CorruptionArguments, generator: np.ra
         changes["beats_per_bar"] = None
         places = np.arange(len(beats))
         # beats too fast to be doubled are halved: no listener estimates a faster tempo
-        halved = which < 0.5 or np.diff(beats).min() < 2 * LEAST_BEAT_SECONDS
-        if halved:
+        if which < 0.5 or np.diff(beats).min() < 2 * LEAST_BEAT_SECONDS:
             beats = beats[::2]
         else:
             beats = np.interp(np.arange(0, len(beats) - 0.5, 0.5), places, beats)
@@ -48,8 +47,9 @@ def with_streams_dropped(
     streams: torch.Tensor, corruption: CorruptionArguments, generator: np.random.Generator
 ) -> torch.Tensor:
     """Streams (int64 [S, T]) with some or all of them dropped, that is, set to 0 (unknown)."""
-    every, *each = generator.random(1 + len(streams))
-    omitted = (np.array(each) < corruption.lead_sheet_dropout) | (every < corruption.lead_sheet_dropout_all)
+    all_streams, *single_streams = generator.random(1 + len(streams))
+    omitted = np.array(single_streams) < corruption.lead_sheet_dropout
+    omitted |= all_streams < corruption.lead_sheet_dropout_all
     return streams.masked_fill(torch.from_numpy(omitted)[:, None], 0)
 
 
@@ -85,7 +85,12 @@ def crop_streams(
 
 @functools.lru_cache(SHEETS_KEPT)
 def _parsed(text: str, styles: tuple[str, ...]) -> LeadSheet:
-    sheet = LeadSheet.given(json.loads(text)) if text else LeadSheet()
+    if text:
+        sheet = LeadSheet.given(json.loads(text))
+    else:
+        sheet = LeadSheet()
     if isinstance(sheet.style, str):
-        return sheet if sheet.style in styles else replace(sheet, style=None)
+        if sheet.style in styles:
+            return sheet
+        return replace(sheet, style=None)
     return replace(sheet, style=[span for span in sheet.style or () if span[2] in styles] or None)

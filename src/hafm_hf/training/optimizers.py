@@ -26,8 +26,10 @@ class FullPrecisionMuon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Performs one step; returns the loss that `closure` returns, if given."""
-        with torch.enable_grad():
-            loss = None if closure is None else closure()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -52,14 +54,15 @@ def orthogonal(update: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
     Returns:
         float [m, n] with the update's singular vectors and singular values around 1.
     """
-    tall = update.shape[0] > update.shape[1]
-    found = update.T if tall else update
-    found = found / found.norm().clamp(min=group["eps"])
+    if update.shape[0] > update.shape[1]:
+        return orthogonal(update.T, group).T
+    matrix = update / update.norm().clamp(min=group["eps"])
     first, second, third = group["ns_coefficients"]
     for _ in range(group["ns_steps"]):
-        gram = found @ found.T
-        found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=second, alpha=third), found, beta=first)
-    return found.T if tall else found
+        gram = matrix @ matrix.T
+        polynomial = torch.addmm(gram, gram, gram, beta=second, alpha=third)
+        matrix = torch.addmm(matrix, polynomial, matrix, beta=first)
+    return matrix
 
 
 def make_optimizers(model: nn.Module, arguments: OptimizationArguments) -> list[torch.optim.Optimizer]:
@@ -83,10 +86,11 @@ def make_optimizers(model: nn.Module, arguments: OptimizationArguments) -> list[
             torch.optim.AdamW(others, arguments.learning_rate, betas, weight_decay=arguments.weight_decay)
         )
     if matrices:
+        muon = torch.optim.Muon
         on_cpu = next(iter(matrices.values())).device.type == "cpu"
         # training in bf16 implies a CPU that supports it natively
-        emulated = on_cpu and arguments.mixed_precision != "bf16"
-        muon = FullPrecisionMuon if emulated else torch.optim.Muon
+        if on_cpu and arguments.mixed_precision != "bf16":
+            muon = FullPrecisionMuon
         optimizers.append(
             muon(
                 matrices.values(),

@@ -50,7 +50,8 @@ def train_stage(
     set_seed(run.seed)
     trainer = make_trainer(stage, data, corruption, optimization, run, start)
     # two runs in one folder would overwrite each other's checkpoints
-    with locked(Path(run.output_dir)) if trainer.accelerator.is_main_process else nullcontext():
+    lock = locked(Path(run.output_dir)) if trainer.accelerator.is_main_process else nullcontext()
+    with lock:
         trainer.train()
     if trainer.accelerator.is_main_process:
         logger.info("The finished stage is in %s.", trainer.folder.path / "final")

@@ -50,7 +50,8 @@ def _check_continues(arguments: StageArguments, config: HAFMStageConfig) -> None
     """Refuses arguments that contradict the weights of `init_from`, whose configuration is `config`."""
     kind = stage_parts()[arguments.stage]
     sizes = (*config.conditioning_codebook_sizes, config.codebook_sizes)
-    codebooks = {stream: len(each) for stream, each in zip((*kind.reads, kind.writes), sizes, strict=True)}
+    streams = (*kind.reads, kind.writes)
+    codebooks = {stream: len(vocabularies) for stream, vocabularies in zip(streams, sizes, strict=True)}
     fixed = {name: (value, getattr(config, name)) for name, value in arguments.architecture().items()}
     if set(arguments.lead_sheet_streams) - set(config.lead_sheet_streams):
         fixed["lead_sheet_streams"] = (arguments.lead_sheet_streams, list(config.lead_sheet_streams))
@@ -81,28 +82,26 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
     if needed > info.num_codebooks:
         raise ValueError(f"The stage needs {needed} codebooks; the corpus has {info.num_codebooks} (--num-codebooks).")
 
-    def sizes(stream: str) -> list[int]:
+    def sizes_and_rate(stream: str) -> tuple[list[int], int]:
         if stream in codebooks:
-            return [info.codebook_size] * codebooks[stream]
-        return [info.num_clusters]
+            return [info.codebook_size] * codebooks[stream], info.acoustic_frame_rate
+        return [info.num_clusters], info.semantic_frame_rate
 
-    conditioning = [sizes(stream) for stream in kind.reads]
-    target = sizes(kind.writes)
-    rates = [
-        info.acoustic_frame_rate if stream in codebooks else info.semantic_frame_rate
-        for stream in (kind.reads[0], kind.writes)
-    ]
+    conditioning = [sizes_and_rate(stream)[0] for stream in kind.reads]
+    _, conditioning_rate = sizes_and_rate(kind.reads[0])
+    target, target_rate = sizes_and_rate(kind.writes)
     config_class = kind.model_class.config_class
     seconds = config_class().window_seconds if crop_seconds is None else crop_seconds
-    conditioning_frames = round(seconds * rates[0])
+    conditioning_frames = round(seconds * conditioning_rate)
     pattern = PATTERNS[stage.codebook_pattern or "flat"](len(target))
-    prepended = 0 if stage.conditioning_fusion == "sum" else len(conditioning) * conditioning_frames
-    sequence = prepended + pattern.slots(round(seconds * rates[1]))
+    sequence = pattern.slots(round(seconds * target_rate))
+    if stage.conditioning_fusion != "sum":
+        sequence += len(conditioning) * conditioning_frames
     return config_class(
         conditioning_codebook_sizes=conditioning,
         codebook_sizes=target,
-        conditioning_frame_rate=rates[0],
-        frame_rate=rates[1],
+        conditioning_frame_rate=conditioning_rate,
+        frame_rate=target_rate,
         window_seconds=seconds,
         lead_sheet_streams={name: STREAM_SIZES[name] for name in stage.lead_sheet_streams},
         styles=list(stage.styles),
@@ -117,7 +116,8 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
 
 def known_tokenizers(stage: StageArguments, info: TokenCorpusInfo) -> dict[str, str]:
     """Fingerprints of the tokenizers that made the tokens a stage learns; unknown ones are omitted."""
-    return {name: made for name in stage_parts()[stage.stage].tokenizers if (made := getattr(info, name))}
+    fingerprints = {name: getattr(info, name) for name in stage_parts()[stage.stage].tokenizers}
+    return {name: fingerprint for name, fingerprint in fingerprints.items() if fingerprint}
 
 
 def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:

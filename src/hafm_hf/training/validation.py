@@ -35,20 +35,21 @@ def validate_stage(
     tracks = validation.tracks(crops)
     partners = other_tracks(tracks)
     share = list(range(len(crops)))[accelerator.process_index :: accelerator.num_processes]
-    found: list[tuple[int, dict[str, torch.Tensor]]] = []
+    losses_of_clips: list[tuple[int, dict[str, torch.Tensor]]] = []
     for begin in range(0, len(share), data.validation_batch):
         chosen = share[begin : begin + data.validation_batch]
         batch = default_collate([validation.read(crops[clip]) for clip in chosen])
-        right, labels = (batch[name].to(accelerator.device) for name in ("conditioning_ids", "labels"))
+        right = batch["conditioning_ids"].to(accelerator.device)
+        labels = batch["labels"].to(accelerator.device)
+        other = None
         if partners:
-            other = [validation.read(crops[partners[clip]])["conditioning_ids"] for clip in chosen]
-        else:
-            other = []
+            others = [validation.read(crops[partners[clip]])["conditioning_ids"] for clip in chosen]
+            other = torch.stack(others).to(accelerator.device)
         with accelerator.autocast():
-            losses = paired_losses(model, right, torch.stack(other).to(right.device) if other else None, labels)
+            losses = paired_losses(model, right, other, labels)
         for place, clip in enumerate(chosen):
-            found.append((clip, {name: value[place].cpu() for name, value in losses.items()}))
-    gathered = dict(gather_object(found))
+            losses_of_clips.append((clip, {name: value[place].cpu() for name, value in losses.items()}))
+    gathered = dict(gather_object(losses_of_clips))
     rows = {
         name: torch.stack([gathered[clip][name] for clip in range(len(crops))])
         for name in next(iter(gathered.values()))
