@@ -11,8 +11,8 @@ import soundfile
 import soxr
 
 from hafm_hf import HAFMForVocalAccompaniment
-from hafm_hf.evaluation.features import Features, extract
 from hafm_hf.audio import resample
+from hafm_hf.evaluation.features import Features, extract
 from hafm_hf.evaluation.timing import onset_curve
 from programs import REPOSITORY
 
