@@ -11,6 +11,7 @@ import soundfile
 import soxr
 
 from hafm_hf import HAFMForVocalAccompaniment
+from hafm_hf.audio import resample
 from hafm_hf.evaluation.features import Features, extract
 from hafm_hf.evaluation.timing import onset_curve
 from programs import REPOSITORY
@@ -20,13 +21,13 @@ TAKES, STYLES = 3, ("ballad", "folk", "pop", "rock")
 
 @pytest.fixture(scope="module")
 def play(bundled: HAFMForVocalAccompaniment) -> Callable[..., np.ndarray]:
-    """Generates float32 [TAKES, N]: takes for the first 6 s of an example voice."""
+    """Generates float32 [TAKES, N]: takes for the first 6 s of an example voice, in mono at 24 kHz."""
 
     @lru_cache
     def generate(voice: str = "vocal.wav", seed: int = 1, **controls: Any) -> np.ndarray:
         samples, rate = soundfile.read(REPOSITORY / "examples" / voice, dtype="float32", stop=6 * 24_000)
         takes = bundled.generate(samples, rate, num_samples=TAKES, seed=seed, skip_fine=True, **controls).audio
-        return np.stack([take.numpy() for take in takes])
+        return np.stack([resample(take.mean(0).numpy(), bundled.sampling_rate, 24_000) for take in takes])
 
     return generate
 

@@ -60,8 +60,8 @@ def test_vocabularies_rates_positions_and_patterns_are_described(tiny_model: Pat
 def test_the_bundled_model_is_the_default_small_and_lists_its_styles(bundled_model: Path) -> None:
     described = describe_model(None)
     assert described["model"] == str(bundled_model)
-    assert described["bytes"] <= 60_000_000
-    assert described["sampling_rate"] == 24_000
+    assert described["bytes"] <= 75_000_000
+    assert described["sampling_rate"] == 44_100
     assert "folk" in described["styles"]
     shown = " ".join(CliRunner().invoke(app, ["info"]).output.split())
     assert shown.endswith(f"styles: {', '.join(described['styles'])}")

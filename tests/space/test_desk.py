@@ -193,9 +193,10 @@ def test_an_intro_and_an_outro_lengthen_the_time_axis_and_every_file(ready: Page
     assert 5.0 < -begin < 7.5
     assert beats[0] == [pytest.approx(begin + LEAD_SECONDS, abs=0.01), 0]
     assert np.ptp(np.diff([second for second, _ in beats])) < 0.05
-    first, last = round(-begin * rate), round(-begin * rate) + len(voice)
+    sung_seconds = len(voice) / rate
     before = studio.sounds_in(studio.downloaded(ready, "(zip)"))
-    mix, _ = audio.read_audio(studio.downloaded(ready, "Download mix"))
+    mix, rate = audio.read_audio(studio.downloaded(ready, "Download mix"))
+    first, last = round(-begin * rate), round((sung_seconds - begin) * rate)
     assert {len(mix), *(len(sound) for sound, _ in before.values())} == {round((end - begin) * rate)}
     (sung, _), (band, _) = before["vocal"], before["instrumental"]
     assert not sung[:first].any()

@@ -52,7 +52,7 @@ def test_the_documented_example_works(space: Space, tmp_path: Path, monkeypatch:
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
     scope: dict[str, Any] = {}
     exec(code.replace("http://127.0.0.1:7860", space.url), scope)
-    assert soundfile.info(scope["mix"]).frames == 24_000
+    assert soundfile.info(scope["mix"]).frames == 44_100
     assert scope["report"]["seed"] == 1
 
 
