@@ -86,10 +86,10 @@ def generate(page: Page) -> None:
     page.get_by_role("button", name="Play a band").click()
 
 
-def generated(page: Page) -> None:
-    """Generates, and waits until it is done."""
+def generated(page: Page, seconds: float = 120.0) -> None:
+    """Generates, and waits until it is done, for at most `seconds`."""
     generate(page)
-    expect(announced(page)).to_contain_text("Done")
+    expect(announced(page)).to_contain_text("Done", timeout=1000 * seconds)
 
 
 def announced(page: Page) -> Locator:

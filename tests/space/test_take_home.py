@@ -39,8 +39,8 @@ def test_examples_play_with_their_bands_at_once_and_a_take_can_be_added(page: Pa
     names = ["Intro", "Verse, sparse", "Chorus, normal", *2 * ["Verse, normal", "Chorus, full"], "Outro"]
     expect(page.locator("#timeline .sections").get_by_role("button")).to_have_text(names)
     expect(page.locator("#timeline .clock")).to_contain_text("/ 2:08.8")
-    # while it plays
-    studio.generated(page)
+    # while it plays; two minutes of song, on a machine that may be busy
+    studio.generated(page, seconds=400.0)
     expect(page.locator("#mixer .takes").get_by_role("radio")).to_have_count(2)
 
 
