@@ -17,9 +17,9 @@ const LEAST_TAPS = 4;
 const DRAG_PIXELS = 5;
 // chords with a lower probability than this, relative to the runner-up, are drawn pale
 const SURE = 0.6;
-// tempi (beats a minute) that can be halved and doubled
+// tempi (beats a minute) that can be halved, and doubled: up to the fastest that a lead sheet may state
 const LEAST_HALVED = 60;
-const MOST_DOUBLED = 300;
+const MOST_DOUBLED = 185;
 
 export function mount(element, props, watch, trigger) {
   const timeline = new Timeline(element.querySelector(".hafm-timeline"), props, trigger);
