@@ -25,8 +25,8 @@ def tempo_menu(page: Page) -> None:
 
 
 def beats_of(sheet: LeadSheet) -> np.ndarray:
-    assert beats_of(sheet) is not None
-    return beats_of(sheet)
+    assert sheet.beats is not None
+    return np.array(sheet.beats)
 
 
 def set_chord(page: Page, bar: str, chord: str) -> None:

@@ -59,6 +59,7 @@ def test_estimates_are_corrected_undone_saved_and_loaded(ready: Page, tmp_path: 
     ready.locator("#timeline .tempo").click()
     press(ready, "Double tempo")
     expect(summary(ready)).to_contain_text("191.9 beats per minute (given)")
+    expect(ready.get_by_role("button", name="Double tempo")).to_be_disabled()
     press(ready, "Or is it 88 bpm?")
     expect(summary(ready)).to_contain_text("87.8 beats per minute (given)")
     ready.keyboard.press("Control+z")

@@ -160,7 +160,7 @@ def _packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -
 def _is_amd() -> bool:
     """Whether the CPU is AMD's; on Intel's, oneDNN is the fastest for few rows."""
     try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return "AuthenticAMD" in platform.processor()
 
