@@ -415,7 +415,9 @@ class Remake:
         """A file of the old take with the selected seconds taken from a new sound (float32 [N] or [N, C])."""
         old, rate = self.job.read(part)
         new = audio.with_channels(audio.resample(sound, sound_rate, rate), 1 if old.ndim == 1 else old.shape[1])
-        first, last = max(round(self.start * rate), 0), min(round(self.stop * rate), len(old), len(new))
+        # whole samples inside the selection, so that nothing before or after it changes
+        first = max(math.ceil(self.start * rate - 1e-6), 0)
+        last = min(math.floor(self.stop * rate + 1e-6), len(old), len(new))
         return audio.paste(old, new, rate, first, last)
 
 
