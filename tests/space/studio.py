@@ -7,6 +7,7 @@ Every test leaves a screenshot in build/test-artefacts/space (`HAFM_TEST_ARTEFAC
 import re
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hafm_hf import audio
 from space.serving import ARTEFACTS, CHROMIUM, PATIENCE_SECONDS, Space
 
 pytest.importorskip("playwright", reason="needs playwright, of the extra `dev`")
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Download, Locator, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 if CHROMIUM is None:
@@ -98,16 +99,21 @@ def announced(page: Page) -> Locator:
 
 
 def downloaded(page: Page, button: str) -> Path:
-    """The file that a button downloads; clicks again, since a click just while the link changes is lost."""
+    """The file that a button downloads."""
+    download = download_of(page, lambda: page.get_by_role("button", name=button).click(), button)
+    return download.path().rename(download.path().with_name(download.suggested_filename))
+
+
+def download_of(page: Page, press: Callable[[], None], name: str) -> Download:
+    """The download that a press starts; presses again, since a press just while the link changes is lost."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             with page.expect_download(timeout=10_000) as download:
-                page.get_by_role("button", name=button).click()
-            break
+                press()
+            return download.value
         except PlaywrightTimeout:
-            assert time.monotonic() < deadline, f"{button} downloads nothing"
-    return download.value.path().rename(download.value.path().with_name(download.value.suggested_filename))
+            assert time.monotonic() < deadline, f"{name} downloads nothing"
 
 
 def sounds_in(stems: Path) -> dict[str, tuple[np.ndarray, int]]:
