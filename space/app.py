@@ -61,6 +61,7 @@ CANCELLED: deque[str] = deque(maxlen=1000)
 WAITS = "Too many people are waiting. Your band starts automatically as soon as there is a place in the queue."
 # Path of Gradio's HTML.
 GRADIO, INDEX = str(gr.routes.STATIC_TEMPLATE_LIB), "frontend/index.html"
+INTERRUPTED = "The band has been interrupted; “Play a band” plays it from the beginning."
 UNEXPECTED = "Something went wrong on the server; try again, or reload the page."
 Values = dict[str, Any]
 
@@ -147,7 +148,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     """Takes a voice that was recorded, uploaded or chosen: [announced, voice, jobs, mixer, tempo, options …].
 
     A voice has its "path", the "sheet" known of it, the "state" to restore (from a project, or from before the page
-    was reloaded), and "shown", whether its estimates are on the timeline. A voice that can't be used changes nothing.
+    was reloaded), "shown", whether its estimates are on the timeline, and the "seed" of a band that was interrupted. A
+    voice that can't be used changes nothing.
     """
     example = {voice_name(path): path for path in EXAMPLES}.get(str(sent.get("example")))
     path = example or uploaded(sent.get("path"), EXAMPLES)
@@ -160,6 +162,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     known = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
     sheet = takes.stored_sheet(example) if example else LeadSheet.given(state.get("sheet") or known)
     voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False}
+    running = state.get("running")
+    voice["seed"] = running.get("seed") if isinstance(running, dict) else None
     names = map(str, state.get("takes", []))
     jobs = [job for job in jobs if job.folder.exists()]  # the others have expired
     old = next((job for job in jobs if not job.elapsed and job.source == str(path)), None)
@@ -171,6 +175,9 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     # before there is a voice, the page has no Seconds field
     if len(samples) >= MAX_SECONDS * rate and not (seconds or settings[2].get("value")):
         said, settings[2] = announcement(f"The first {MAX_SECONDS:g} s of {path.name} are used."), MAX_SECONDS
+    if state.get("kept") or running:
+        back = "The server has been restarted; the song is here again." if state.get("kept") else ""
+        said = announcement(f"{back} {INTERRUPTED if running else ''}".strip())
     if recording.remarks:
         said = announcement(" ".join(recording.remarks))
     return [said, voice, *brought, *settings]
@@ -207,6 +214,9 @@ def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None,
     own = [job for job in jobs if job.source == request.vocal]
     if len(own) - len(not_kept(own, mixer)) >= MOST_JOBS:
         raise ValueError(f"All {MOST_JOBS} takes are kept (★) or named; unmark one to make room for a new one.")
+    if inputs[0] and request.options.seed is None:
+        # a band that was interrupted is the same when it is generated again
+        request = replace(request, options=replace(request.options, seed=inputs[0].pop("seed", None)))
     if inputs[0] and (timeline or {}).get("vocal") != request.vocal:
         timeline = {"vocal": request.vocal, "sheet": inputs[0]["sheet"].to_dict()}
     return replace(request, lead_sheet=lead_sheet_of(timeline, request.vocal))

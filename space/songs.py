@@ -251,6 +251,8 @@ def make_job(
     samples, rate = remake.job.read("vocal") if remake else read_vocal(request.vocal, request.seconds)
     parameters = request.parameters()
     songs: list[dict[str, Any]] = []
+    if live is not None:
+        live.seed = parameters["seed"]
     with closing(generate_song(request.model, samples, rate, parameters)) as reports:
         for part in reports:
             if stopped():

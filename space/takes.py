@@ -94,11 +94,13 @@ class Job:
         """The files of vocal, instrumental and stems."""
         return [self.path(part) for part in ("vocal", "instrumental", *self.stems)]
 
+    def about(self) -> dict[str, Any]:
+        """What `read_job` needs besides the files."""
+        return {**asdict(self), "folder": "", "source": "", "played": {}}
+
     def save(self) -> None:
         """Saves the job next to its files, for `read_job`."""
-        (self.folder / ABOUT).write_text(
-            json.dumps({**asdict(self), "folder": "", "source": "", "played": {}}), encoding="utf-8"
-        )
+        (self.folder / ABOUT).write_text(json.dumps(self.about()), encoding="utf-8")
 
     def read(self, part: str) -> tuple[audio.Samples, int]:
         """Reads the vocal, the instrumental or a stem: float32 [N] or [N, 2], rate in Hz; a HAFMAudioError if gone."""
@@ -227,6 +229,7 @@ class LiveTake:
     def __init__(self) -> None:
         self.pieces: list[dict[str, Any]] = []
         self.seconds = 0.0
+        self.seed: int | None = None
         self.written: Pieces | None = None
 
     @property
@@ -240,7 +243,7 @@ class LiveTake:
         """Adds the next chunk of a pipeline's stream. None if no piece has become ready.
 
         Otherwise, in seconds: "seconds" (final length), "until" (so far), "intro" and "at" (where the files start);
-        also "files" of each channel, "source", and "balance" with the vocal.
+        also "files" of each channel, "source", "seed", and "balance" with the vocal.
         """
         self.written = self.written or Pieces(Path(tempfile.mkdtemp(dir=JOBS)))
         self.pieces.append(piece)
@@ -253,6 +256,7 @@ class LiveTake:
         voice = audio.resample(vocal, vocal_rate, rate)
         return {
             "source": source,
+            "seed": self.seed,
             "balance": audio.balance_gain_db(voice, band, rate, MEDIAN_BALANCE),
             "seconds": piece["seconds"],
             "intro": piece["vocal_start"],
@@ -431,6 +435,8 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
             "seconds": soundfile.info(job.path("vocal")).duration,
             **job.pieces(),
             "balance": job.balance - job.excess,
+            "folder": str(job.folder),
+            "about": job.about(),
         }
         for job in sorted(jobs, key=lambda each: each.number)
         if job.path("vocal").exists() and job.path("instrumental").exists()

@@ -2,14 +2,18 @@
 // The page as a whole: announcements to screen readers, one sound at a time, downloads, links, and the buttons that
 // play an example of each style.
 import { desk } from "./desk.js";
+import { keepProject, refused } from "./keep.js";
 import { fileAddress } from "./sound.js";
 
 const player = new Audio();
 // delay before a run that found the queue full tries again (ms)
 const AGAIN = 2000;
+// how often the browser keeps a changed project (ms)
+const KEPT = 1000;
 // longest wait for estimates that the user has asked for, before a band is generated (ms)
 const SETTLED = 10000;
 let query = "";
+let keptLast = "";
 const waiting = {};
 // the state of this tab before a reload, with its settings unless a new link has others
 const kept = JSON.parse(sessionStorage.getItem("hafm") ?? "{}");
@@ -24,8 +28,9 @@ export function mount() {
   sessionStorage.removeItem("hafm");
   desk.state = state;
   loaded();
-  addEventListener("beforeunload", (event) => { if (desk.recorder?.running || document.querySelector("#run:disabled")) event.preventDefault(); });
+  addEventListener("beforeunload", (event) => { if (desk.recorder?.running || (isRunning() && !isLost())) event.preventDefault(); });
   for (const event of ["pagehide", "visibilitychange"]) addEventListener(event, () => sessionStorage.setItem("hafm", JSON.stringify({ ...(desk.vocal ? state() : kept), search: location.search })));
+  setInterval(keep, KEPT);
   desk.join({ start: () => player.pause(), stop: () => player.pause() });
   document.addEventListener("click", ({ target, isTrusted }) => {
     const button = target.closest?.("#style_sounds button");
@@ -69,7 +74,23 @@ export function download(path) {
 /** The state of the page: voice, lead sheet, takes and settings (projects.py). */
 function state() {
   const { own, chosen, marks, channels } = desk.mixer ?? { own: [] };
-  return { query, path: desk.vocal, ...desk.sheet?.written(), takes: own.map(({ id }) => id), chosen, marks, levels: structuredClone(channels) };
+  return { query, path: desk.vocal, ...desk.sheet?.written(), takes: own.map(({ id }) => id), chosen, marks, levels: structuredClone(channels), running: isRunning() ? { seed: desk.mixer.coming?.seed ?? null } : null };
+}
+
+const isRunning = () => Boolean(document.querySelector("#run:disabled"));
+/** Whether Gradio has lost the server; it reloads the page when there is one again. */
+const isLost = () => [...document.querySelectorAll("[data-testid=toast-body]")].some((toast) => toast.textContent.includes("Connection to the server was lost"));
+
+/** Keeps a changed project in the browser. */
+async function keep() {
+  if (!desk.vocal || !desk.mixer) return;
+  const takes = desk.mixer.own.map(({ id, folder, about, files, at }) => ({ id, folder, about, files, at }));
+  const project = [state(), takes, Object.values(desk.mixer.coming?.files ?? {}).flat()];
+  const text = JSON.stringify(project);
+  if (text === keptLast) return;
+  keptLast = text;
+  await keepProject(...project);
+  desk.mixer.find(".kept").textContent = refused;
 }
 
 let loaded;

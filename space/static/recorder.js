@@ -4,6 +4,7 @@
 // the latency of output and microphone: the browser's estimate, or the user's. A take is cut to start half a beat before its first.
 
 import { desk, mark } from "./desk.js";
+import { isThere, latest, packed } from "./keep.js";
 import { Player } from "./mixer.js";
 import { before } from "./page.js";
 import { click, context, load, remember } from "./sound.js";
@@ -41,7 +42,8 @@ export function mount(element, props, watch, trigger, upload) {
   early?.remove();
   before.then((state) => {
     if (early?.asked) recorder.act(early.asked.dataset.do, early.asked.value);
-    else if (state) recorder.hand(recorder.lost = state);
+    else if (state) recorder.act("back", recorder.lost = state);
+    else latest().then((project) => recorder.offer(project));
   });
 }
 
@@ -82,7 +84,8 @@ class Recorder {
       if (name === "sing" || name === "record") return await (this.pressed ??= this.press(name === "sing").finally(() => { this.pressed = null; this.rest(); }));
       // choosing another voice discards the current recording
       if (this.running) { this.close(); this.say(""); }
-      if (name === "last") this.hand(this.last);
+      if (name === "last") await this.bring(this.last);
+      else if (name === "back") await this.bring(what);
       else if (name === "file") await this.take(what);
       else this.hand({ example: what });
     } catch (error) {
@@ -113,9 +116,23 @@ class Recorder {
     if (value.example) desk.mixer.preview(examples[value.example]);
   }
 
+  /** Shows a voice that was here before: a server that has been restarted gets it from what the browser keeps. */
+  async bring(state) {
+    const project = (await isThere(state)) ? null : await packed(state);
+    if (project) await this.take(project, "Sending the song again …");
+    else this.hand(state);
+  }
+
+  /** Offers a project of an earlier visit. */
+  offer(project) {
+    if (desk.vocal || !project) return;
+    this.last = project;
+    this.find("[data-do=last]").hidden = false;
+  }
+
   /** Takes a user's file: a project, or a recording; phone formats (M4A, 3GP, WebM) are decoded here. */
-  async take(file) {
-    this.say("Sending the voice …");
+  async take(file, saying = "Sending the voice …") {
+    this.say(saying);
     let sent = file;
     if (!READ_THERE.test(file.name)) {
       const buffer = await context().decodeAudioData(await file.arrayBuffer()).catch(() => null);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Audio shared by timeline, recorder and mixer: one AudioContext, files as buffers, clicks.
+import { keepSound, unpacked } from "./keep.js";
 
 const CLICK_SECONDS = 0.03;
 // of sounds in memory, at some 190 kB each; a take of four minutes has 1,200
@@ -20,7 +21,10 @@ export const fileAddress = (path) =>
   new URL(`gradio_api/file=${encodeURI(path).replace(/#/g, "%23").replace(/\?/g, "%3F")}`, document.baseURI).href;
 
 /** Keeps the file of a recording that has been sent to the server as `path`. */
-export function remember(path, file) { sent.set(path, file); }
+export function remember(path, file) {
+  sent.set(path, file);
+  keepSound(path, file);
+}
 
 /** Whether the browser decodes Opus in Ogg. */
 function decodesOpus() {
@@ -32,10 +36,12 @@ function decodesOpus() {
 /** The bytes of a file: of one that was sent from here, or from the server. */
 async function bytesOf(path) {
   if (sent.has(path)) return sent.get(path).arrayBuffer();
-  const readable = path.endsWith(".opus") && !(await decodesOpus()) ? path.replace(/opus$/, "flac") : path;
+  const readable = path.endsWith(".opus") && !(await decodesOpus()) ? unpacked(path) : path;
   const reply = await fetch(fileAddress(readable));
   if (!reply.ok) throw new Error("This sound has been removed from the server.");
-  return reply.arrayBuffer();
+  const bytes = await reply.arrayBuffer();
+  keepSound(readable, bytes);
+  return bytes;
 }
 
 /** A file as an AudioBuffer; each is fetched and decoded once. */
