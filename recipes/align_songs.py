@@ -28,7 +28,7 @@ from hafm_hf.evaluation.datasets import Clip, Part, load_karaoke, load_pairs
 from hafm_hf.evaluation.features import ANALYSIS_RATE, onset_strength
 from hafm_hf.evaluation.timing import lag_curve, onset_curve
 from hafm_hf.listening.transcription import Transcriber
-from hafm_hf.tokenizers.pitch_line import FRAME_RATE
+from hafm_hf.tokenizers.pitch_contour import FRAME_RATE
 from running import run_recipe
 
 # largest lag considered, in either direction; beyond half a beat, the next beat fits as well

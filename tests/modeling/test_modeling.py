@@ -29,7 +29,7 @@ def conditioning_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed:
 
 @torch.no_grad()
 def both_scores(stage: Any, conditioning: torch.Tensor, **tokens: torch.Tensor) -> torch.Tensor:
-    """Scores with the conditioning and without it: float [2, B·R, L, V]."""
+    """Scores with the conditioning and without it: float [2, B·C, L, V]."""
     null = torch.ones(len(conditioning), dtype=torch.bool)
     passes = [stage(conditioning_ids=conditioning, null_conditioning=rows, **tokens) for rows in (~null, null)]
     return torch.stack([output.logits for output in passes])
@@ -115,7 +115,7 @@ def test_cached_and_static_logits_equal_uncached(name: str, pattern: str, scheme
 def test_a_padded_row_equals_the_row_alone(name: str, pattern: str, scheme: str, there: slice) -> None:
     stage = tiny_stage(name, codebook_pattern=pattern, position_scheme=scheme)
     conditioning, targets = conditioning_for(stage), targets_for(stage)
-    length, rows = stage.config.target_length(4), stage.pattern.rows
+    length, rows = stage.config.target_length(4), stage.pattern.codes_per_slot
     alone = stage(labels=targets[:1, :length], conditioning_ids=conditioning[:1, :, there])
     conditioning_mask = torch.ones(BATCH, FRAMES, dtype=torch.bool)
     conditioning_mask[0] = False

@@ -23,9 +23,9 @@ from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
 from ..listening.encoder import HAFMEncoderOutput
 from ..pretrained.redaction import first_line
-from .generation_accompaniment import one_vocal, samples_of
+from .generation_accompaniment import one_vocal, variations_of
 from .kept import KeptInstrumental
-from .options import MEDIAN_BALANCE, GenerationOptions, MixOptions, described
+from .options import MEDIAN_BALANCE, GenerationOptions, MixOptions, options_by_name
 
 logger = logging.get_logger(__name__)
 
@@ -57,8 +57,8 @@ class HAFMPipeline(Pipeline):
     _load_feature_extractor = False
     # what clients of a server may set
     public_parameters = (
-        *(name for name, option in described(GenerationOptions).items() if not option.internal),
-        *described(MixOptions),
+        *(name for name, option in options_by_name(GenerationOptions).items() if not option.internal),
+        *options_by_name(MixOptions),
         *("seconds", "lead_sheet", "tempo", "beats", "chords", "key"),
     )
 
@@ -144,7 +144,7 @@ class HAFMPipeline(Pipeline):
             TypeError: for any other parameter.
             ValueError: as for a call.
         """
-        useless = {*described(MixOptions), "instrumental", "keep"} - {*LENGTH_OPTIONS}
+        useless = {*options_by_name(MixOptions), "instrumental", "keep"} - {*LENGTH_OPTIONS}
         if found := sorted(useless & {*kwargs, *self._preprocess_params, *self._forward_params}):
             raise TypeError(f"A stream has no use for {found[0]!r}; a call has.")
         read, forward, _ = self._sanitize_parameters(**kwargs)
@@ -154,7 +154,7 @@ class HAFMPipeline(Pipeline):
         how = {**self._forward_params, **forward}
         options = how["options"]
         (encoded,) = self._encode(features, options, how["mix"], how.get("lead_sheet"), how.get("progress"))
-        encoded = samples_of(self.model.encoder, encoded, options)[0]
+        encoded = variations_of(self.model.encoder, encoded, options)[0]
         chunks = self.model.stream(encoder_outputs=[encoded], options=options, progress=how.get("progress"))
 
         model_rate = self.model.sampling_rate
@@ -216,16 +216,17 @@ class HAFMPipeline(Pipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Checks all options before any vocal is read; those of a call take precedence over the pipeline's own."""
         # none yet while the pipeline itself is created
-        own_read = getattr(self, "_preprocess_params", {})
-        own = getattr(self, "_forward_params", {})
-        mix = MixOptions.of(own.get("mix"), {name: given.pop(name) for name in described(MixOptions) if name in given})
-        options = GenerationOptions.of(options or own.get("options"), given)
+        default_read = getattr(self, "_preprocess_params", {})
+        defaults = getattr(self, "_forward_params", {})
+        mix_options = {name: given.pop(name) for name in options_by_name(MixOptions) if name in given}
+        mix = MixOptions.of(defaults.get("mix"), mix_options)
+        options = GenerationOptions.of(options or defaults.get("options"), given)
         if isinstance(lead_sheet, (list, tuple)):
             raise ValueError("lead_sheet is a list; give a LeadSheet or a dict, which holds for all vocals of a call.")
         if lead_sheet is None:
-            lead_sheet = own.get("lead_sheet")
+            lead_sheet = defaults.get("lead_sheet")
         if files is None:
-            files = own_read.get("files", True)
+            files = default_read.get("files", True)
         sheet = known_lead_sheet(lead_sheet, tempo, beats, chords, key, files=files)
         if isinstance(instrumental, Mapping) and "mix" in instrumental:
             # a song that a call has returned; its "vocals" would be read first

@@ -84,8 +84,8 @@ class SndfilePart:
             return len(self._file.read(out=out))
         except (soundfile.LibsndfileError, RuntimeError) as error:
             # of a sound without its end, everything before is used
-            place = self._bytes.tell()
-            if place < self._bytes.seek(0, io.SEEK_END):
+            position = self._bytes.tell()
+            if position < self._bytes.seek(0, io.SEEK_END):
                 raise damaged(self._name, error) from error
             return max(self._file.tell() - before, 0)
 
@@ -145,16 +145,16 @@ class Sound:
         except TooLargeError as error:
             raise HAFMAudioError(f"{self.name} holds {error}; cut it first.") from error
 
-    def _open(self, place: int) -> Part:
+    def _open(self, section_number: int) -> Part:
         """Opens a part; raises HAFMAudioError if it is no sound."""
         try:
-            part = SndfilePart(self._file, self._sections[place], self.name)
+            part = SndfilePart(self._file, self._sections[section_number], self.name)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
             whole = len(self._sections) == 1
             if whole:
                 file = self._file
             else:
-                file = io.BufferedReader(SectionFile(self._file, self._sections[place]))
+                file = io.BufferedReader(SectionFile(self._file, self._sections[section_number]))
             file_format = ffmpeg.recognised(read_at(file, 0, ffmpeg.MAGIC_BYTES))
             if file_format is None:
                 raise not_audio(self.name) from error
@@ -173,14 +173,14 @@ class Sound:
                 f"{self.name} holds {len(self._sections)} sounds; HAFM reads at most {MAX_SOUNDS} of a file."
             )
         sections = self._sections[:1]
-        for place in range(1, len(self._sections)):
+        for section_number in range(1, len(self._sections)):
             try:
-                part = self._open(place)
+                part = self._open(section_number)
             except HAFMAudioError:
-                size = sum(end - start for start, end in self._sections[place].extents)
+                size = sum(end - start for start, end in self._sections[section_number].extents)
                 self.remarks.append(f"{self.name} holds {size} bytes that are no sound; they are left out.")
                 continue
-            sections.append(self._sections[place])
+            sections.append(self._sections[section_number])
             scale = self.sampling_rate / part.sampling_rate
             self.frames = _added(self.frames, part.frames, scale)
             self.claimed = _added(self.claimed, part.claimed, scale)

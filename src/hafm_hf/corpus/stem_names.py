@@ -185,5 +185,6 @@ def _songs(readings: dict[str, StemName], by_copy: bool) -> list[tuple[Song, lis
 def _name(folder: str, read: StemName) -> str:
     """The name of a song: its folder, title, and what tells it from other versions."""
     title = "_".join(filter(None, (read.track, read.rest)))
-    place = posixpath.join(folder, title) if title else folder
-    return " ".join(filter(None, (place, read.copy)))
+    if title:
+        folder = posixpath.join(folder, title)
+    return " ".join(filter(None, (folder, read.copy)))

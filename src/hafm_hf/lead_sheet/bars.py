@@ -79,7 +79,7 @@ class Chart:
         return max(self.lead_in + float(beats_passed(self.beats, np.array([second]))[0]), 0.0)
 
 
-def completed(
+def with_bars_throughout(
     sheet: LeadSheet,
     seconds: float,
     metre: int | None = None,
@@ -204,7 +204,7 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
     Chord changes are rounded to the nearest half beat; if two chords then begin together, the later one counts.
     """
     if not (sheet.beats and sheet.beats_per_bar):
-        sheet = completed(sheet, seconds)
+        sheet = with_bars_throughout(sheet, seconds)
     beats = sheet.beats or ()
     metre = sheet.beats_per_bar or USUAL_METRE
     period = beats[1] - beats[0]

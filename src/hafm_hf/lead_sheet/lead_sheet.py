@@ -310,9 +310,9 @@ class LeadSheet:
             downbeat = (first - int(np.floor(passed[0])) - 1) % metre
         bars = [label.split() for label in self.bars]
         shares = np.array([len(labels) for labels in bars])
-        places = (passed - first) / metre
-        numbers = np.floor(places).astype(int)
-        parts = np.floor((places - numbers) * shares[numbers % len(bars)]).astype(int)
+        bar_positions = (passed - first) / metre
+        numbers = np.floor(bar_positions).astype(int)
+        parts = np.floor((bar_positions - numbers) * shares[numbers % len(bars)]).astype(int)
         spans = _runs(torch.from_numpy(numbers * shares.max() + parts), frame_rate)
         placed = [(start, stop, *divmod(index, int(shares.max()))) for start, stop, index in spans]
         chords: list[Span] = []
@@ -327,7 +327,7 @@ class LeadSheet:
                 chords[-1] = (begun, stop, held)
         return replace(self, bars=(), chords=(*chords, *self.chords), downbeat=downbeat, beats_per_bar=metre)
 
-    def phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
+    def beat_phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
         """Beat phase at the middle of each frame: float32 [T], 0 to 1; None without `beats`."""
         passed = self.beats_passed(frames, frame_rate)
         return None if passed is None else wrapped(passed)
@@ -439,7 +439,7 @@ def lead_sheet_streams(
             whole = sheet.styles
             if isinstance(sheet.style, str):
                 whole = [(0.0, frames / frame_rate, sheet.style)]
-            _fill(row, [(start, stop, place_of(label, styles)) for start, stop, label in whole], frame_rate)
+            _fill(row, [(start, stop, index_of_style(label, styles)) for start, stop, label in whole], frame_rate)
         elif name == "beat" and passed is not None:
             row[:] = 1 + np.floor(passed % 1 * BEAT_SLICES).astype(np.int64).clip(0, BEAT_SLICES - 1)
         elif name == "bar" and passed is not None and sheet.beats_per_bar is not None:
@@ -448,7 +448,7 @@ def lead_sheet_streams(
     return torch.from_numpy(streams)
 
 
-def place_of(style: str, styles: Sequence[str]) -> int:
+def index_of_style(style: str, styles: Sequence[str]) -> int:
     """Index of a style among those of a model; raises ValueError if it is not one of them."""
     if style not in styles:
         raise ValueError(f"This model has no style {style!r}; it has {', '.join(styles) or 'none'}.")

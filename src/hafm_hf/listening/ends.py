@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..audio import Samples
-from ..lead_sheet.bars import USUAL_METRE, completed
+from ..lead_sheet.bars import USUAL_METRE, with_bars_throughout
 from ..lead_sheet.lead_sheet import LeadSheet, Span, beats_passed, seconds_at
 
 # the last chord dies away within this time
@@ -66,7 +66,7 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         The silence, and the lead sheet of the longer song: its beats cover intro and outro, and `form` names both.
     """
     seconds = len(vocal) / rate
-    whole = completed(sheet, seconds)
+    whole = with_bars_throughout(sheet, seconds)
     beats = list(whole.beats or ())
     metre = whole.beats_per_bar or USUAL_METRE
 
@@ -113,4 +113,4 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         before = max(LEAD_SECONDS - start_of(first - intro), 0.0)
     after = finish - seconds if outro else 0.0
     longer = replace(whole, chords=sorted((*whole.chords, *chords)), form=sorted(form)).moved(before)
-    return Ends(before, after, RING_SECONDS if outro else 0.0, completed(longer, before + seconds + after))
+    return Ends(before, after, RING_SECONDS if outro else 0.0, with_bars_throughout(longer, before + seconds + after))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The listener: a network that estimates chords and tempo from the pitch line of a whole song.
+"""The listener: a network that estimates chords and tempo from the pitch contour of a whole song.
 
-It is an optional part of the composite, and reads the output of `pitch_line`. It estimates the tempo only; the beats
-themselves come from the tokenizer's rhythm network (`beat_line`). Each beat has one chord. The network has two towers
+It is an optional part of the composite, and reads the output of `pitch_contour`. It estimates the tempo only; the
+beats themselves come from the tokenizer's rhythm network (`beat_tracker`). Each beat has one chord. Two towers are
 of dilated convolutions whose layers also see the mean over the song. The harmony tower's weights are tied across the
 twelve pitch classes, so that transposing a song transposes its chords. The key is the one that fits the chords best
 (`lead_sheet.bars`), which was more accurate than a head of its own.
@@ -29,7 +29,14 @@ from ..lead_sheet.bars import chord_prior
 from ..lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES, chord_class, chord_label
 from ..lead_sheet.lead_sheet import LeadSheet, begins_beat
 from ..pretrained.saving import HAFMHubMixin
-from ..tokenizers.pitch_line import CLASS_NUMBERS, HARMONY_PARTS, LINE_RATE, PART_NUMBERS, TIME_NUMBERS, PitchLine
+from ..tokenizers.pitch_contour import (
+    CLASS_NUMBERS,
+    CONTOUR_RATE,
+    HARMONY_PARTS,
+    PART_NUMBERS,
+    TIME_NUMBERS,
+    PitchContour,
+)
 from .configuration_listener import HAFMListenerConfig
 
 # triads per root: without and with a minor third
@@ -184,7 +191,7 @@ class HAFMTempoHead(nn.Module):
 
 
 class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
-    """Pitch lines → chords and tempo."""
+    """Pitch contours → chords and tempo."""
 
     config_class = HAFMListenerConfig
     config: HAFMListenerConfig
@@ -242,8 +249,8 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         """Estimates chords and tempo of songs.
 
         Args:
-            harmony_cells (float [B, H, 54 + D]), time_cells (float [B, T, 10 + D]): as from `PitchLine`'s methods of
-                these names; D is `config.ear_size`.
+            harmony_cells (float [B, H, 54 + D]), time_cells (float [B, T, 10 + D]): as from `PitchContour`'s methods
+                of these names; D is `config.ear_size`.
             harmony_mask (float [B, H]), time_mask (float [B, T], *optional*): 0 after the end of a song.
         """
         chords = self.chord_logits(harmony_cells, _mask(harmony_cells, harmony_mask))
@@ -259,31 +266,31 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
     def tempo_logits(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Tempo logits [B, K] for the time tower's output (float [B, T, C], mask [B, T, 1])."""
         # in beats per cell
-        speeds = self.tempi.float() / 60 * self.config.time_frames / LINE_RATE
+        speeds = self.tempi.float() / 60 * self.config.time_frames / CONTOUR_RATE
         return self.tempo_head(hidden, mask, speeds)
 
     @torch.no_grad()
-    def tempo_of(self, line: PitchLine) -> torch.Tensor:
+    def tempo_of(self, contour: PitchContour) -> torch.Tensor:
         """Tempo logits of a song, float [K]."""
-        cells = self._batch(line.time_cells(self.config.time_frames))
+        cells = self._batch(contour.time_cells(self.config.time_frames))
         mask = _mask(cells)
         return self.tempo_logits(self.time(cells, mask), mask)[0]
 
     @torch.no_grad()
-    def chords(self, line: PitchLine, phase: torch.Tensor, known: LeadSheet | None = None) -> torch.Tensor:
+    def chords(self, contour: PitchContour, phase: torch.Tensor, known: LeadSheet | None = None) -> torch.Tensor:
         """Probability of each chord at each frame of a song.
 
         Args:
-            line: pitch line of the vocal.
+            contour: pitch contour of the vocal.
             phase (float [T_v]): beat phase of each frame, from 0 to 1; each beat has one chord.
             known: chords of parts of the song, and its key, from which the others are estimated too.
 
         Returns:
             float32 [T_v, 25]: no chord, 12 roots without a minor third, 12 with one.
         """
-        if not len(line) or not len(phase):
+        if not len(contour) or not len(phase):
             return torch.zeros(len(phase), NUM_CHORDS)
-        cells = self._batch(line.harmony_cells(self.config.harmony_frames))
+        cells = self._batch(contour.harmony_cells(self.config.harmony_frames))
         chords = self.chord_logits(cells, _mask(cells))[0].cpu()
         return chords_of_beats(chords, phase.cpu(), self.config.harmony_frames, known)
 
@@ -323,7 +330,7 @@ def chords_of_beats(
     sheet = known or LeadSheet()
     frames += torch.from_numpy(chord_prior(sheet))
     for start, stop, label in sheet.chords:
-        inside = frames[max(round(start * LINE_RATE), 0) : max(round(stop * LINE_RATE), 0)]
+        inside = frames[max(round(start * CONTOUR_RATE), 0) : max(round(stop * CONTOUR_RATE), 0)]
         inside -= CERTAIN * (torch.arange(NUM_CHORDS) != chord_class(label))
     beat = F.pad(begins_beat(phase).cumsum(0), (1, 0))
     count = torch.bincount(beat)

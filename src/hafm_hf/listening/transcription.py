@@ -16,7 +16,7 @@ import numpy as np
 
 from ..audio import Samples, is_silent, resample
 from ..audio.librosa_loading import load_librosa
-from ..lead_sheet.bars import bars_from_downbeats, completed
+from ..lead_sheet.bars import bars_from_downbeats, with_bars_throughout
 from ..lead_sheet.lead_sheet import LeadSheet, Span
 
 CHORD_RATE = 22_050
@@ -130,7 +130,7 @@ class Transcriber:
         names = sorted(estimates.keys() - {"downbeat"})
         sheet = LeadSheet(**estimates, estimated=names)
         if "beats" in estimates:
-            sheet = completed(sheet, seconds)
+            sheet = with_bars_throughout(sheet, seconds)
         sections = energies(samples, sampling_rate, sheet.downbeats)
         if not sections:
             return sheet
@@ -155,8 +155,8 @@ def energies(samples: Samples, sampling_rate: int, bars: Sequence[float] = ()) -
     begins = [bar for bar in bars if least < bar < seconds - least] or list(usual)
     edges = [0.0, *(round(float(bar), 3) for bar in begins), round(seconds, 3)]
     power = samples.astype(np.float64) ** 2
-    places = [round(edge * sampling_rate) for edge in edges]
-    means = [power[first:last].mean() if last > first else 0.0 for first, last in itertools.pairwise(places)]
+    samples_at = [round(edge * sampling_rate) for edge in edges]
+    means = [power[first:last].mean() if last > first else 0.0 for first, last in itertools.pairwise(samples_at)]
     levels = 10 * np.log10(np.maximum(means, 1e-12) / power.mean())
     around = np.pad(levels, BARS_TOGETHER // 2, mode="edge")
     steady = np.median(np.lib.stride_tricks.sliding_window_view(around, BARS_TOGETHER), axis=1)

@@ -104,7 +104,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
     """Decoder-only transformer over [conditioning | target] (paper, §3.3), from ids to normalised hidden states.
 
     Inputs:
-        input_ids (int64 [B·R, L]): input of the slots: BOS, then the prediction of the slot before, arranged by the
+        input_ids (int64 [B·C, L]): input of the slots: BOS, then the prediction of the slot before, arranged by the
             codebook pattern (`codebook_patterns`).
         conditioning_ids (int64 [B, K, T_c]): conditioning streams, all at `config.conditioning_frame_rate`.
         conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
@@ -127,7 +127,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         if sizes := list(config.lead_sheet_streams.values()):
             self.lead_sheet_embedding = HAFMCodebookEmbedding(sizes, config.hidden_size)
         self.target_embedding = HAFMCodebookEmbedding(config.codebook_sizes, config.hidden_size)
-        if self.pattern.rows == 1:
+        if self.pattern.codes_per_slot == 1:
             # tells slots which codebook they predict; under the delay pattern each predicts all of them
             self.quantizer_embedding = nn.Embedding(config.num_codebooks, config.hidden_size)
         self.segment_embedding = nn.Embedding(config.num_prepended_sources + 1, config.hidden_size)
@@ -183,8 +183,9 @@ class HAFMDecoder(HAFMPreTrainedModel):
             float [B, L, D].
         """
         frames = self.conditioning_mixer(self.embed_conditioning(conditioning_ids, null), mask)
-        places = self.pattern.frame_of(targets) * self.config.conditioning_frame_rate // self.config.frame_rate
-        return at_slots(frames, places, mask)
+        config = self.config
+        slot_frames = self.pattern.frame_of(targets) * config.conditioning_frame_rate // config.frame_rate
+        return at_slots(frames, slot_frames, mask)
 
     def _segment(self, number: int, device: torch.device) -> torch.Tensor:
         """Segment embedding of source `number`, or of the target, which follows the last source: float [D]."""
@@ -201,7 +202,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """Embeds slots of the target.
 
         Args:
-            input_ids (int64 [B·R, L]): under the flat pattern slot t reads a token of codebook (t − 1) mod Q; under
+            input_ids (int64 [B·C, L]): under the flat pattern slot t reads a token of codebook (t − 1) mod Q; under
                 the delay pattern a slot sums the embeddings of one token per codebook.
             targets (int64 [L]): indices t of the slots in the target.
 
@@ -210,7 +211,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """
         num_codebooks = self.config.num_codebooks
         last = self.segment_embedding.num_embeddings - 1
-        if self.pattern.rows > 1:
+        if self.pattern.codes_per_slot > 1:
             ids = input_ids.reshape(input_ids.shape[0] // num_codebooks, num_codebooks, -1).transpose(1, 2)
             books = torch.arange(num_codebooks, device=ids.device)
             return self.target_embedding(ids, books).sum(dim=2) + self._segment(last, ids.device)
@@ -226,7 +227,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """What `embed_target` gives for each input of each kind of slot: the `tables` of `SlotWeights`, float32."""
         target = self.target_embedding.weight.float()
         segment = self.segment_embedding.weight[-1]
-        if self.pattern.rows > 1:
+        if self.pattern.codes_per_slot > 1:
             # the target's segment embedding is added once, to the first codebook's
             return [torch.cat([target[:1] + segment.float(), target[1:]]).flatten(0, 1)]
         kinds = self.quantizer_embedding.weight + segment
@@ -329,7 +330,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         """What `forward` computes with for a slot whose conditioning is cached or added."""
         weight: torch.Tensor = self.heads.weight
         bias: torch.Tensor | None = self.heads.bias
-        if self.model.pattern.rows > 1:
+        if self.model.pattern.codes_per_slot > 1:
             weight = weight.flatten(0, 1)[None]
             bias = None if bias is None else bias.flatten()[None]
         return SlotWeights(
@@ -367,7 +368,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             logits_to_keep (`int`): number of last slots to compute logits for; 0 means all.
 
         Returns:
-            `CausalLMOutputWithPast` with `loss` (see `codebook_loss`) and `logits` (float [B·R, L, V] in the order of
+            `CausalLMOutputWithPast` with `loss` (see `codebook_loss`) and `logits` (float [B·C, L, V] in the order of
             slots; `pattern.tokens` puts them into that of the labels). The last of `hidden_states`, after the final
             norm, covers the target's slots only; the others cover all slots.
 
@@ -411,7 +412,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         if input_ids is None:
             raise ValueError("Give input_ids, labels, or both.")
         config = self.config
-        rows = self.model.pattern.rows
+        rows = self.model.pattern.codes_per_slot
         attention_mask = inputs["attention_mask"]
         past = 0 if cache is None else cache.get_seq_length()
         cached = bool(past > 0) if conditioning_is_cached is None else conditioning_is_cached
@@ -447,7 +448,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         shape = tuple(getattr(conditioning_ids, "shape", ()))
         if len(shape) != 3 or shape[1] != streams or not shape[2]:
             raise ValueError(f"conditioning_ids has shape {shape}; this stage needs [B, {streams}, T_c], T_c > 0.")
-        rows = {"input_ids": self.model.pattern.rows}
+        rows = {"input_ids": self.model.pattern.codes_per_slot}
         counts = {name: len(each) // rows.get(name, 1) for name, each in inputs.items() if each is not None}
         if len(set(counts.values())) > 1:
             counted = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -462,14 +463,14 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         """Cross-entropy of each target token, in nats.
 
         Args:
-            logits (float [B·R, L, V]): of all slots, from the first.
+            logits (float [B·C, L, V]): of all slots, from the first.
             labels (int64 [B, T·Q]): target tokens; −100 is ignored.
 
         Returns:
             float32 [B, T, Q], 0 where a label is ignored.
         """
         pattern = self.model.pattern
-        wanted = pattern.arrange(labels, IGNORE_INDEX)  # [B·R, L]
+        wanted = pattern.arrange(labels, IGNORE_INDEX)  # [B·C, L]
         # over all slots at once: the gradient of each slice of the logits would be as large as all logits
         nats = F.cross_entropy(
             logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORE_INDEX, reduction="none"

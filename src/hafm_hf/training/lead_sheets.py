@@ -32,12 +32,12 @@ def misheard(sheet: LeadSheet, corruption: CorruptionArguments, generator: np.ra
     if len(beats) > 3 and octave < corruption.lead_sheet_octave:
         # positions in the bar are meaningless at another tempo
         changes["beats_per_bar"] = None
-        places = np.arange(len(beats))
         # beats too fast to be doubled are halved: no listener estimates a faster tempo
         if which < 0.5 or np.diff(beats).min() < 2 * LEAST_BEAT_SECONDS:
             beats = beats[::2]
         else:
-            beats = np.interp(np.arange(0, len(beats) - 0.5, 0.5), places, beats)
+            half_beats = np.arange(0, len(beats) - 0.5, 0.5)
+            beats = np.interp(half_beats, np.arange(len(beats)), beats)
     if len(beats):
         changes["beats"] = beats.tolist()
     return replace(sheet, **changes)  # type: ignore[arg-type]

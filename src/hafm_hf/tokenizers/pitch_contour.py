@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signal-processing features of a vocal: pitch, level and onsets; its notes; its pitch line. Nothing here is learnt.
+"""Signal-processing features of a vocal: pitch, level and onsets; notes; its pitch contour. Nothing here is learnt.
 
 `HAFMVocalDescriptors` measures 100 times a second. Its descriptors are the input of the rhythm network, because
 features learnt from a few voices transfer poorly to others, while pitch, level and spectral flux hardly depend on the
-voice. The listener reads the pitch line: pitch, level and onset strength, 50 times a second.
+voice. The listener reads the pitch contour: pitch, level and onset strength, 50 times a second.
 
 Pitch is estimated by YIN in plain NumPy, because libraries for it depend on a JIT compiler whose start-up every call
 would wait for. Where it and SwiftF0 both find a pitch, they agree within half a semitone in 98 % of the frames of real
@@ -56,8 +56,8 @@ BAND_FLOOR_DB = -36.0
 # frames analysed per call, some 20 ms of computing, and their context on both sides
 BLOCK_FRAMES = 500
 MARGIN_FRAMES = 10
-LINE_RATE = 50
-# length in frames of the median filter that removes outliers from the pitch line
+CONTOUR_RATE = 50
+# length in frames of the median filter that removes outliers from the pitch contour
 VOTES = 5
 # ranges of mel bands for onset strength: vowels, consonants
 FLUX_RANGES = (slice(0, 18), slice(18, 40))
@@ -265,7 +265,7 @@ def _decibels(power: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class PitchLine:
+class PitchContour:
     """Pitch, level and onset strength of a vocal, at 50 Hz.
 
     Attributes:
@@ -397,17 +397,17 @@ def _audible(samples: Samples, size: int) -> Samples:
     return samples
 
 
-def pitch_line(pitch: Array, level: Array, bands: Array) -> PitchLine:
-    """The pitch line of a vocal at 50 Hz, from the output of `HAFMVocalDescriptors.measured` at 100 Hz."""
-    each = FRAME_RATE // LINE_RATE
+def pitch_contour(pitch: Array, level: Array, bands: Array) -> PitchContour:
+    """The pitch contour of a vocal at 50 Hz, from the output of `HAFMVocalDescriptors.measured` at 100 Hz."""
+    each = FRAME_RATE // CONTOUR_RATE
     if not len(pitch):
-        return PitchLine(*(np.zeros(shape, np.float32) for shape in (0, 0, (0, len(FLUX_RANGES)))))
+        return PitchContour(*(np.zeros(shape, np.float32) for shape in (0, 0, (0, len(FLUX_RANGES)))))
     reference = float(np.quantile(level, LOUD_QUANTILE))
     audible = np.maximum(bands - reference, BAND_FLOOR_DB)
     rise = np.maximum(np.diff(audible, axis=0, prepend=audible[:1]), 0.0)
     flux = np.stack([_cells(rise[:, part].mean(1), each).max(1) for part in FLUX_RANGES], axis=1)
     loudness = np.maximum(_cells(level, each).max(1) - reference, FLOOR_DB)
-    return PitchLine(_steady(pitch, each), loudness.astype(np.float32), normalised(flux))
+    return PitchContour(_steady(pitch, each), loudness.astype(np.float32), normalised(flux))
 
 
 def normalised(flux: NDArray[Any]) -> Array:
