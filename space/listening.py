@@ -92,7 +92,7 @@ def estimate(
     frame_rate = encoder.semantic_tokenizer.config.frame_rate
     if not encoder.semantic_tokenizer.config.beat_line:
         return known, {}
-    vocal = pipeline.feature_extractor.resampled(samples, rate)
+    vocal = pipeline.feature_extractor.prepared(samples, rate)
     heard = encoder.listen(vocal)
     sheet = encoder.lead_sheet(vocal, known, heard)
     seconds = len(samples) / rate
@@ -226,7 +226,7 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
     kind, sheet = (timeline.get("ask") or {}).get("format"), lead_sheet_of(timeline, request.vocal)
     samples, rate = read_vocal(request.vocal, request.seconds)
     samples = audio.with_channels(samples, 1)
-    vocal = load_pipeline(request.model).feature_extractor.resampled(samples, rate)
+    vocal = load_pipeline(request.model).feature_extractor.prepared(samples, rate)
     style, energy = request.options.style, request.options.energy
     if sheet is not None or style != AUTO_STYLE or energy:
         sheet = with_style_and_energy(sheet or LeadSheet(), style, energy, vocal.samples, LISTENING_RATE)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading, checking, resampling and writing audio.
+"""Reading, checking and writing audio.
 
-HAFM works in float32 throughout; only this file deals with file formats and integer samples. Audio is validated here,
-on entry (`read_audio`, `check_sound`), and trusted from then on. Shapes: `[N]` is one channel of N samples.
+HAFM works in float32 throughout; only this file deals with integer samples. Audio is validated here, on entry
+(`read_audio`, `check_sound`), and trusted from then on. Formats of files are read by `decoding` (with `containers` and
+`ffmpeg`), and rates converted by `resampling`. Shapes: `[N]` is one channel of N samples.
 """
 
 import io
