@@ -22,6 +22,7 @@ BACKENDS = ("sdpa", "eager")
 
 
 def conditioning_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed: int = 1) -> torch.Tensor:
+    """Random conditioning of a stage: int64 [B, K, T_c]."""
     vocabulary = CLUSTERS if stage.config.conditioning_frame_rate == 50 else CODES
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(vocabulary, (batch, stage.config.num_conditioning_streams, frames), generator=generator)
@@ -36,6 +37,7 @@ def both_scores(stage: Any, conditioning: torch.Tensor, **tokens: torch.Tensor) 
 
 
 def targets_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed: int = 2) -> torch.Tensor:
+    """Random target tokens for `frames` frames of conditioning: int64 [B, T · Q]."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, stage.config.target_length(frames))
     return torch.randint(min(stage.config.codebook_sizes), shape, generator=generator)

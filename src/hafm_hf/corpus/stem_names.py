@@ -70,6 +70,7 @@ def stem_names(path: str) -> list[StemName]:
 
 
 def _readings(name: str, copy: str) -> Iterator[StemName]:
+    """All readings of a name without extension and copy number, the most likely first."""
     if match := _END.fullmatch(name):
         yield StemName(match["track"] or "", _role(match["role"]), copy=copy)
     if match := _BRACKETS.fullmatch(name):
@@ -87,6 +88,7 @@ def _readings(name: str, copy: str) -> Iterator[StemName]:
 
 
 def _role(word: str) -> str:
+    """The role that a word of a file's name stands for, in any case and with any of the usual separators."""
     word = re.sub(r"[ -]", "_", word.lower())
     if word in ROLES:
         return ROLES[word]

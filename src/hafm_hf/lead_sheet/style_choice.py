@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .vocabulary import METRES, USUAL_METRE
 
 # how far outside its ranges a style still suits: standard deviations in octaves of tempo and of density
@@ -104,12 +102,6 @@ def weigh_styles(
     weights = {name: weight if weight >= LEAST_SHARE * best else 0.0 for name, weight in weights.items()}
     total = sum(weights.values())
     return {name: weight / total for name, weight in weights.items()}
-
-
-def draw_style(weights: Mapping[str, float], generator: np.random.Generator) -> str:
-    """Draws a style by its probability, from `weigh_styles`."""
-    names = list(weights)
-    return names[int(generator.choice(len(names), p=list(weights.values())))]
 
 
 def styles_in_order(weights: Mapping[str, float], seed: int) -> tuple[str, ...]:

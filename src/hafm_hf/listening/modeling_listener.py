@@ -70,7 +70,12 @@ class HAFMListenerOutput(ModelOutput):
 
 
 class HAFMTiedLayer(nn.Module):
-    """A linear layer or dilated convolution over R · C channels, equivariant to rotations of the R roots."""
+    """A linear layer or dilated convolution over R · C channels, equivariant to rotations of the R roots.
+
+    Args:
+        roots, inputs, outputs: R, and the channels per root before and after the layer, I and O.
+        kernel, dilation: k and the dilation, in cells; a kernel of 1 is a linear layer.
+    """
 
     def __init__(self, roots: int, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -89,13 +94,15 @@ class HAFMTiedLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, T, R · C] → [B, T, R · outputs]."""
+        # for each root of the output the weights [O, I, R, k], by the root of the input rather than by the interval;
         # rolled rather than indexed: a list of intervals would be copied to the GPU at each call
-        rows = [self.weight.flip(2).roll(row + 1, 2) for row in range(self.roots)]
-        dense = torch.stack(rows).transpose(2, 3).flatten(2, 3).flatten(0, 1)
+        by_root = [self.weight.flip(2).roll(root + 1, 2) for root in range(self.roots)]
+        dense = torch.stack(by_root).transpose(2, 3)  # [R, O, R, I, k]
+        matrix = dense.flatten(2, 3).flatten(0, 1)  # [R · O, R · I, k]
         bias = self.bias.repeat(self.roots)
-        if dense.shape[-1] == 1:
-            return F.linear(x, dense[..., 0], bias)
-        return F.conv1d(x.transpose(1, 2), dense, bias, 1, self.padding, self.dilation).transpose(1, 2)
+        if matrix.shape[-1] == 1:
+            return F.linear(x, matrix[..., 0], bias)
+        return F.conv1d(x.transpose(1, 2), matrix, bias, 1, self.padding, self.dilation).transpose(1, 2)
 
 
 class HAFMTiedNorm(nn.Module):
@@ -154,8 +161,8 @@ class HAFMListenerTower(nn.Module):
 
     def forward(self, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """float [B, T, R · numbers + extras + ear] → [B, T, R · C]."""
-        own, extras, heard = cells.split(self.split, dim=2)
-        hidden = self.input(own)
+        by_root, extras, heard = cells.split(self.split, dim=2)
+        hidden = self.input(by_root)
         if self.extra is not None:
             hidden = hidden + self.extra(extras).repeat(1, 1, PITCH_CLASSES)
         if self.ear is not None:
@@ -176,18 +183,22 @@ class HAFMTempoHead(nn.Module):
         self.prior = nn.Parameter(torch.zeros(bins))
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, speeds: torch.Tensor) -> torch.Tensor:
-        """Hidden states float [B, T, C] and tempi in beats per cell (float [K]) → logits [B, K]."""
-        pulses = self.pulses(hidden)
+        """Hidden states float [B, T, C] and tempi in beats per cell (float [K]) → logits [B, K].
+
+        P pulse curves are compared with waves at each of the K tempi and its M multiples.
+        """
+        pulses = self.pulses(hidden)  # [B, T, P]
         pulses = ((pulses - song_mean(pulses, mask)) * mask).float()
         turns = 2 * math.pi * torch.arange(hidden.shape[1], dtype=torch.float32, device=hidden.device)
-        turns = turns[:, None] * (speeds[:, None] * speeds.new_tensor(MULTIPLES)).flatten()
-        # [B, P, K · M]
-        real, imaginary = (pulses.transpose(1, 2) @ wave for wave in (turns.cos(), turns.sin()))
+        turns = turns[:, None] * (speeds[:, None] * speeds.new_tensor(MULTIPLES)).flatten()  # [T, K · M]
+        real = pulses.transpose(1, 2) @ turns.cos()  # [B, P, K · M]
+        imaginary = pulses.transpose(1, 2) @ turns.sin()
         energy = pulses.pow(2).sum(1)[..., None] * mask.float().sum(1, keepdim=True).clamp_min(1) + 1e-3
-        power = ((real**2 + imaginary**2) / energy).clamp_min(1e-9).sqrt()
-        seen = power.unflatten(2, (len(speeds), len(MULTIPLES))).permute(0, 2, 1, 3).flatten(2).to(hidden.dtype)
-        song = song_mean(hidden, mask).expand(-1, len(speeds), -1)
-        return self.output(F.gelu(self.hidden(torch.cat([seen, song], dim=2))))[..., 0] + self.prior
+        strength = ((real**2 + imaginary**2) / energy).clamp_min(1e-9).sqrt()
+        by_tempo = strength.unflatten(2, (len(speeds), len(MULTIPLES))).permute(0, 2, 1, 3).flatten(2)  # [B, K, P · M]
+        song = song_mean(hidden, mask).expand(-1, len(speeds), -1)  # [B, K, C]
+        inputs = torch.cat([by_tempo.to(hidden.dtype), song], dim=2)
+        return self.output(F.gelu(self.hidden(inputs)))[..., 0] + self.prior
 
 
 class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
@@ -295,6 +306,7 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         return chords_of_beats(chords, phase.cpu(), self.config.harmony_frames, known)
 
     def _batch(self, cells: np.ndarray) -> torch.Tensor:
+        """Cells of one song (float [n, F]) as a batch on the model's device: float [1, n, F]."""
         weight = self.tempo_head.prior
         return torch.from_numpy(cells)[None].to(weight.device, weight.dtype)
 
@@ -312,33 +324,35 @@ def _mask(cells: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor
 
 
 def chords_of_beats(
-    chords: torch.Tensor, phase: torch.Tensor, each: int, known: LeadSheet | None = None
+    chords: torch.Tensor, phase: torch.Tensor, frames_per_cell: int, known: LeadSheet | None = None
 ) -> torch.Tensor:
     """Probability of each chord in the beat of each frame, on the likeliest path through the song.
 
     Args:
-        chords (float [H, 25]): logits in cells of `each` frames.
+        chords (float [H, 25]): logits of cells.
         phase (float [T]): beat phase of each frame, from 0 to 1.
+        frames_per_cell: length of a cell.
         known: its chords are certain; they and the key make others more or less likely (`chord_prior`).
 
     Returns:
         float32 [T, 25].
     """
-    cells = (torch.arange(len(phase)) // each).clamp_max(len(chords) - 1)
-    frames = chords.float().log_softmax(-1)[cells]
+    cells = (torch.arange(len(phase)) // frames_per_cell).clamp_max(len(chords) - 1)
+    frames = chords.float().log_softmax(-1)[cells]  # [T, 25]
     frames[:, 0] -= NO_CHORD_COST
     sheet = known or LeadSheet()
     frames += torch.from_numpy(chord_prior(sheet))
     for start, stop, label in sheet.chords:
         inside = frames[max(round(start * CONTOUR_RATE), 0) : max(round(stop * CONTOUR_RATE), 0)]
         inside -= CERTAIN * (torch.arange(NUM_CHORDS) != chord_class(label))
-    beat = F.pad(begins_beat(phase).cumsum(0), (1, 0))
+    beat = F.pad(begins_beat(phase).cumsum(0), (1, 0))  # [T], the number of each frame's beat
     count = torch.bincount(beat)
     means = frames.new_zeros(len(count), frames.shape[1]).index_add_(0, beat, frames) / count[:, None]
-    return (_passed(means) + _passed(means.flip(0)).flip(0) - means).softmax(-1)[beat]
+    best = _forward_scores(means) + _forward_scores(means.flip(0)).flip(0) - means  # of the path through each chord
+    return best.softmax(-1)[beat]
 
 
-def _passed(beats: torch.Tensor) -> torch.Tensor:
+def _forward_scores(beats: torch.Tensor) -> torch.Tensor:
     """The Viterbi algorithm's forward scores for log-likelihoods of chords by beat (float [B, 25]): float [B, 25]."""
     return torch.stack([*accumulate(beats, lambda way, beat: beat + torch.maximum(way, way.max() - CHANGE_COST))])
 
