@@ -70,16 +70,19 @@ def crop_of_takes(
     while True:
         take = takes[int(rng.integers(len(takes)))]
         speed = 2 ** rng.uniform(octaves[0], octaves[1])
-        whole = int((len(take.contour) - 2) / speed)
-        frames = min(round(seconds * CONTOUR_RATE), whole)
+        most = int((len(take.contour) - 2) / speed)
+        frames = min(round(seconds * CONTOUR_RATE), most)
         if frames >= LEAST_SECONDS * CONTOUR_RATE:
             break
-    points = max(frames // WOBBLE_FRAMES, 2)
-    late = np.interp(np.arange(frames), np.linspace(0, frames - 1, points), rng.normal(0, WOBBLE, points))
+    # a singer is late, or early, by a number of frames that changes slowly
+    wobbles = max(frames // WOBBLE_FRAMES, 2)
+    late = np.interp(np.arange(frames), np.linspace(0, frames - 1, wobbles), rng.normal(0, WOBBLE, wobbles))
     exact = rng.uniform(0, len(take.contour) - frames * speed - 1) + speed * np.arange(frames)
-    sung, played = (
-        np.clip(np.round(at), 0, len(take.contour) - 1).astype(int) for at in (exact + speed * late, exact)
-    )
-    heard = None if take.contour.heard is None else take.contour.heard[sung]
+    last = len(take.contour) - 1
+    played = np.clip(np.round(exact), 0, last).astype(int)
+    sung = np.clip(np.round(exact + speed * late), 0, last).astype(int)
+    heard = take.contour.heard
+    if heard is not None:
+        heard = heard[sung]
     contour = PitchContour(take.contour.midi[sung], take.contour.level[sung], take.contour.flux[sung], heard)
     return TimedContour(contour, take.parts[played], take.bars[played], take.tempo * speed, take.chords[played])

@@ -118,10 +118,8 @@ def find_sections(file: BinaryIO) -> list[Section]:
         return _mpeg4_files(file, size)
     if start == 0 and mpeg_audio.first_frame(read_at(file, 0, CUT_BYTES), 0) is None:
         return whole
-    data = _searched(file, size)
-    return [
-        Section(sound.extents, sound.head, missing=sound.missing) for sound in mpeg_audio.find_sounds(data, start)
-    ] or whole
+    sounds = mpeg_audio.find_sounds(_searched(file, size), start)
+    return [Section(sound.extents, sound.head, missing=sound.missing) for sound in sounds] or whole
 
 
 def read_at(file: BinaryIO, start: int, size: int) -> bytes:
@@ -136,6 +134,7 @@ def after_id3(head: bytes) -> int:
 
 
 def _searched(file: BinaryIO, size: int) -> bytes:
+    """All bytes of a file of `size`; raises TooLargeError."""
     if size > MAX_SEARCHED_BYTES:
         raise TooLargeError(f"{size / 1e6:.0f} MB of compressed sound; the limit is {MAX_SEARCHED_BYTES / 1e6:.0f} MB")
     return read_at(file, 0, size)
@@ -216,13 +215,15 @@ def _chunked_sounds(file: BinaryIO, size: int, layout: Layout) -> Iterator[Secti
         first = position + layout.overhead
         stated = _stated_size(file, start, position, layout)
         end, following = _end_of_data(file, first, stated, size, layout)
-        there = max(end - first, 0)
-        head = b""
-        claimed = 1.0
-        if stated is None or stated != there:
-            head = _corrected(read_at(file, start, first - start), there, layout)
-            claimed = stated / there if stated and there else 1.0
-        yield Section(((first, end),), head, claimed) if head else Section(((start, following),))
+        size_there = max(end - first, 0)
+        if stated == size_there:
+            yield Section(((start, following),))
+        else:
+            head = _corrected(read_at(file, start, first - start), size_there, layout)
+            claimed = 1.0
+            if stated and size_there:
+                claimed = stated / size_there
+            yield Section(((first, end),), head, claimed)
         start = following
 
 
@@ -281,10 +282,12 @@ def _after_chunks(file: BinaryIO, start: int, size: int, layout: Layout) -> int:
         name, length = layout.chunk(file, position)
         is_name = name[:4].isascii() and name[:4].decode("ascii", "replace").isprintable()
         if not is_name or length < 0 or position + layout.overhead + length > size:
-            # what follows chunks is not sound
-            return size if position > start else start
+            break
         position += -(-(layout.overhead + length) // layout.padding) * layout.padding
-    return size if position > start else start
+    if position == start:
+        return start
+    # what follows chunks is not sound
+    return size
 
 
 def _find_sound(file: BinaryIO, start: int, size: int, magic: re.Pattern[bytes]) -> int:
@@ -326,14 +329,16 @@ def _au_sounds(file: BinaryIO, size: int) -> Iterator[Section]:
         offset, stated = struct.unpack(">II", head[4:12])
         first = start + offset
         end = first + stated
-        if stated == AU_UNKNOWN or not AU.match(read_at(file, end, AU_HEADER)):
-            end = _find_sound(file, min(end if stated != AU_UNKNOWN else first, size), size, AU)
-        there = max(end - first, 0)
+        if stated == AU_UNKNOWN:
+            end = _find_sound(file, min(first, size), size, AU)
+        elif not AU.match(read_at(file, end, AU_HEADER)):
+            end = _find_sound(file, min(end, size), size, AU)
+        size_there = max(end - first, 0)
         # with a size that is not known, libsndfile reads everything
         head = head[:8] + struct.pack(">I", AU_UNKNOWN) + head[12:]
         claimed = 1.0
-        if 0 < stated < AU_UNKNOWN and there:
-            claimed = stated / there
+        if 0 < stated < AU_UNKNOWN and size_there:
+            claimed = stated / size_there
         yield Section(((start + AU_HEADER, end),), head, claimed)
         start = end
 
@@ -341,29 +346,30 @@ def _au_sounds(file: BinaryIO, size: int) -> Iterator[Section]:
 def _ogg_links(data: bytes) -> list[Section]:
     """The links of a chained Ogg file: each begins with its first pages, after the pages of the one before."""
     links: list[Section] = []
+    # the latest sample at which a page of the link has ended, and whether the page before was a first one
     latest = 0
     opening = False
-    position = data.find(b"OggS")
-    while 0 <= position <= len(data) - OGG_HEADER:
-        header = data[position : position + OGG_HEADER]
-        lengths = data[position + OGG_HEADER : position + OGG_HEADER + header[26]]
-        end = min(position + OGG_HEADER + len(lengths) + sum(lengths), len(data))
-        position = int.from_bytes(header[6:14], "little", signed=True)
+    page = data.find(b"OggS")
+    while 0 <= page <= len(data) - OGG_HEADER:
+        header = data[page : page + OGG_HEADER]
+        lengths = data[page + OGG_HEADER : page + OGG_HEADER + header[26]]
+        end = min(page + OGG_HEADER + len(lengths) + sum(lengths), len(data))
+        sample = int.from_bytes(header[6:14], "little", signed=True)
         if header[5] & 2 and not opening:
-            links.append(Section(((position, end),)))
+            links.append(Section(((page, end),)))
             latest = 0
         opening = bool(header[5] & 2)
-        # libsndfile takes the last page's position for the length, even if it lies before those of other pages
-        if links and (position >= latest or position == OGG_NO_POSITION):
-            latest = max(latest, position)
+        # libsndfile takes the last page's sample for the length, even if it lies before those of other pages
+        if links and (sample >= latest or sample == OGG_NO_SAMPLE):
+            latest = max(latest, sample)
             links[-1] = Section(((links[-1].extents[0][0], end),))
-        position = data.find(b"OggS", end)
+        page = data.find(b"OggS", end)
     return links
 
 
-# bytes of a page before the lengths of its segments; position of a page on which no packet ends
+# bytes of a page before the lengths of its segments; sample of a page on which no packet ends
 OGG_HEADER = 27
-OGG_NO_POSITION = -1
+OGG_NO_SAMPLE = -1
 
 
 def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:
@@ -377,8 +383,10 @@ def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:
         length = int.from_bytes(header[:4], "big")
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
-        # 0: to the end of the file
-        position = position + length if length >= 8 else size
+        if length < 8:
+            # 0: to the end of the file
+            break
+        position += length
     return [Section((extent,)) for extent in zip(starts, [*starts[1:], size], strict=True)]
 
 
@@ -417,7 +425,10 @@ def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
     if before < stated <= total or total == 0:
         return Section(((start, end),))
     corrected = head[:18] + (packed + total - stated).to_bytes(8, "big") + head[26:]
-    return Section(((start + 42, end),), corrected, missing=stated - total if stated else 0)
+    missing = 0
+    if stated:
+        missing = stated - total
+    return Section(((start + 42, end),), corrected, missing=missing)
 
 
 def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:

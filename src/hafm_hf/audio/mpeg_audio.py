@@ -77,7 +77,9 @@ def _samples(version: int, layer: int) -> int:
     """Samples of a frame."""
     if layer == 1:
         return 384
-    return 1152 if layer == 2 or version == 3 else 576
+    if layer == 2 or version == 3:
+        return 1152
+    return 576
 
 
 FRAME_LENGTHS = _frame_lengths()
@@ -105,6 +107,7 @@ def find_sounds(data: bytes, start: int = 0) -> list[MpegSound]:
     sounds: list[MpegSound] = []
     kind = -1
     position = start
+    # begin and end of the latest frames that follow one another
     row: list[int] = []
     while True:
         if sounds:
@@ -196,16 +199,16 @@ def _kind(data: bytes, position: int) -> int:
 
 
 def _tag_frames(data: bytes) -> set[int]:
-    """Places of the frames without sound that say how many frames follow."""
+    """Positions of the frames without sound that say how many frames follow."""
     frames = set()
     for tag in TAGS:
-        tag_place = data.find(tag)
-        while tag_place >= 0:
+        tag_position = data.find(tag)
+        while tag_position >= 0:
             for offset in TAG_OFFSETS:
-                position = tag_place - offset
+                position = tag_position - offset
                 if position >= 0 and _length(data, position) and _tag_offset(data, position, tag) == offset:
                     frames.add(position)
-            tag_place = data.find(tag, tag_place + 1)
+            tag_position = data.find(tag, tag_position + 1)
     return frames
 
 
@@ -217,11 +220,12 @@ def _tag_offset(data: bytes, position: int, tag: bytes) -> int:
     mono = data[position + 3] >> 6 == 3
     if first_version:
         side = 17 if mono else 32
-    elif mono:
-        side = 9
     else:
-        side = 17
-    return 4 + side + (0 if data[position + 1] & 1 else 2)
+        side = 9 if mono else 17
+    checksum = 2
+    if data[position + 1] & 1:
+        checksum = 0
+    return 4 + side + checksum
 
 
 def _finish(data: bytes, sound: MpegSound, tagged: int) -> None:
