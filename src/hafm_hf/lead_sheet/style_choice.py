@@ -13,7 +13,7 @@ TEMPO_OCTAVES = 0.2
 DENSITY_OCTAVES = 0.4
 # styles below this share of the best one's weight are not drawn
 LEAST_SHARE = 0.02
-# places of a cycle in which consecutive seeds get styles, each as often as it weighs; a multiple of 1 to 8
+# steps of a cycle in which consecutive seeds get styles, each as often as it weighs; a multiple of 1 to 8
 CYCLE = 840
 
 
@@ -105,7 +105,7 @@ def weigh_styles(
 
 
 def styles_in_order(weights: Mapping[str, float], seed: int) -> tuple[str, ...]:
-    """The styles that weigh anything, in the order in which the samples of a seed get them.
+    """The styles that weigh anything, in the order in which the variations of a seed get them.
 
     Over many seeds, each style comes first as often as it weighs; between two that weigh the same, consecutive seeds
     take turns.

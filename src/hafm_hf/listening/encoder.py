@@ -275,7 +275,7 @@ class HAFMVocalEncoder:
         return replace(song, lead_sheet=sheet, streams=self.streams(len(song.tokens), sheet))
 
     def _suiting_styles(self, vocal: Vocal, sheet: LeadSheet, seed: int) -> tuple[str, ...]:
-        """Styles that suit a vocal and its lead sheet, in the order in which the samples of a seed get them."""
+        """Styles that suit a vocal and its lead sheet, in the order in which the variations of a seed get them."""
         ranges = self.style_ranges
         if not ranges:
             return ()
