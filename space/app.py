@@ -46,6 +46,7 @@ from hafm_hf.pretrained.redaction import without_secrets
 from listening import at_tempo, lead_sheet_of, listen, set_chords, uploaded, write_sheet
 from parts import EXAMPLES, NEEDING_STREAMS, PAGE_OPTIONS, STATIC, announcement, band_properties, imported, voice_name
 from projects import read_project, write_project
+from shared_song import write_song
 from takes import Channel, Job
 
 QUEUE_SIZE = int(takes.setting("QUEUE_SIZE", "20"))
@@ -315,8 +316,11 @@ def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
 
 def answer(mixer: Values, jobs: list[Job]) -> list[Any]:
     """[announced, the path of the file requested by the mixer]."""
-    if (mixer.get("ask") or {}).get("file") == "project":
+    file = (mixer.get("ask") or {}).get("file")
+    if file == "project":
         return [gr.skip(), str(write_project(jobs, mixer["ask"].get("state")))]
+    if file == "song":
+        return [gr.skip(), str(write_song(takes.find(jobs, mixer.get("chosen")), mixer))]
     return [gr.skip(), str(takes.write_file(takes.find(jobs, mixer.get("chosen")), mixer))]
 
 
@@ -343,6 +347,17 @@ def restore(query: str | None) -> list[Any]:
     for name, value in (empty | inputs).items():
         properties[name]["value"] = value
     return [said, *(gr.update(**each) for each in properties.values())]
+
+
+def open_link(query: str | None) -> list[Any]:
+    """Restores the settings of the page's address when it opens: the outputs of `restore`.
+
+    Before there is a voice, settings can only come from a link.
+    """
+    said, *settings = restore(query)
+    if said == "" and query and read_link(query):
+        said = announcement("The link holds settings only, no voice and no song: these settings are chosen for yours.")
+    return [said, *settings]
 
 
 def accompany(vocal: Any, model: str, *values: Any) -> tuple[str, str, str, Values]:
@@ -446,11 +461,11 @@ def connect_settings(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
     needing = [page.options[name] for name in (*NEEDING_STREAMS, "sounds")]
     offer = {"fn": lambda name: [gr.update(**each) for each in band_properties(name).values()], "inputs": model}
     model.input(outputs=needing, **offer, **quick)  # type: ignore[attr-defined]
-    blocks.load(restore, page.link, page.restored(), js=f"() => {PAGE}.then(page => page.opening())", **quick)
+    blocks.load(open_link, page.link, page.restored(), js=f"() => {PAGE}.then(page => page.opening())", **quick)
     settings = page.inputs()[1:]
     note = f"(...values) => {{ {PAGE}.then(page => page.note({json.dumps(USUAL)}, values)); }}"
     gr.on([blocks.load, *(each.change for each in settings)], None, settings, None, js=note)  # type: ignore[attr-defined]
-    said = "The link to these settings is copied, and is in the address bar."
+    said = "The link to these settings is copied, and is in the address bar; to send the song itself, use Share."
     copy = f"() => {{ {PAGE}.then(page => page.copyLink()); }}"
     page.copy.click(lambda: announcement(said), None, page.announced, js=copy, **quick)
 

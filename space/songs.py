@@ -24,7 +24,7 @@ import torch
 import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing hafm_hf registers the task
-from hafm_hf.accompaniment.options import GenerationOptions, MixOptions, described
+from hafm_hf.accompaniment.options import GenerationOptions, MixOptions, options_by_name
 from hafm_hf.pretrained.redaction import first_line, without_secrets
 from takes import Job, LiveTake, Remake, setting, write_job
 
@@ -43,11 +43,11 @@ OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if nam
 # Options of a generation. A request makes one song, which becomes a take.
 OPTIONS = {
     name: option
-    for name, option in described(GenerationOptions).items()
+    for name, option in options_by_name(GenerationOptions).items()
     if not option.internal and name != "num_samples"
 }
 # Options of the mix that make a song longer than the voice; 0 by default.
-ENDS = {name: described(MixOptions)[name] for name in ("intro_bars", "outro_bars", "tail")}
+ENDS = {name: options_by_name(MixOptions)[name] for name in ("intro_bars", "outro_bars", "tail")}
 # The types of a request's values.
 KINDS: dict[str, type] = {"model": str, **{name: option.kind for name, option in OPTIONS.items()}}
 KINDS |= {"seconds": float, "tempo": float, **{name: option.kind for name, option in ENDS.items()}}

@@ -349,24 +349,43 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
 
-def mix_job(job: Job, channels: Mapping[str, Channel], suffix: str = "wav", lufs: float | None = None) -> Path:
-    """Mixes the channels of a job into one file; a HAFMAudioError if the job has expired."""
-    placed = {}
+def placed(job: Job, channels: Mapping[str, Channel]) -> tuple[audio.Samples, audio.Samples, int]:
+    """Voice and band of a job by the mixer's channels (float32 [N] or [N, 2]), and their rate in Hz.
+
+    A HAFMAudioError if the job has expired.
+    """
+    sounds = {}
     for name, part in job.channels.items():
         sound, rate = job.read(part)
-        placed[name] = channels[name].place(sound)
-    width = max(sound.ndim for sound in placed.values())
-    voice, *band = (audio.with_channels(sound, width) for sound in placed.values())
-    mix = audio.mix_audio(voice, reduce(np.add, band))
+        sounds[name] = channels[name].place(sound)
+    width = max(sound.ndim for sound in sounds.values())
+    voice, *band = (audio.with_channels(sound, width) for sound in sounds.values())
+    return voice, reduce(np.add, band), rate
+
+
+def mix_job(job: Job, channels: Mapping[str, Channel], suffix: str = "wav", lufs: float | None = None) -> Path:
+    """Mixes the channels of a job into one file; a HAFMAudioError if the job has expired."""
+    voice, band, rate = placed(job, channels)
+    mix = audio.mix_audio(voice, band)
     mix = mix if lufs is None else audio.to_loudness(mix, rate, lufs)
     return audio.write_audio(job.path("mix", suffix), audio.fade_edges(mix, rate), rate)
+
+
+def channels_of(job: Job, mixer: dict[str, Any]) -> dict[str, Channel]:
+    """A job's channels as the mixer has set them, where 0 dB is the level of `Job.balance`."""
+    sent = mixer.get("channels")
+    sent = sent if isinstance(sent, dict) else {}
+    channels = {name: Channel.of(sent.get(name)) for name in job.channels}
+    for name in channels.keys() - {"voice"}:
+        channels[name] = replace(channels[name], db=channels[name].db + job.balance)
+    return channels
 
 
 def write_file(job: Job, mixer: dict[str, Any]) -> Path:
     """Writes the file that the mixer requests by {"ask": {"file", "format"}}.
 
-    "mix" or "instrumental" in one of `FORMATS`, or "stems", a zip. The mix uses the mixer's "channels", where 0 dB is
-    the level of `Job.balance`, and "loudness" (LUFS). A ValueError if there is no such file, or it has expired.
+    "mix" or "instrumental" in one of `FORMATS`, or "stems", a zip. The mix uses the mixer's "channels"
+    (`channels_of`) and "loudness" (LUFS). A ValueError if there is no such file, or it has expired.
     """
     ask = mixer.get("ask") or {}
     part, suffix = ask.get("file"), ask.get("format")
@@ -376,12 +395,7 @@ def write_file(job: Job, mixer: dict[str, Any]) -> Path:
         raise ValueError(f"There is no {part!r} as {suffix!r}; the formats are {', '.join(FORMATS)}.")
     if part == "mix":
         options = MixOptions.of(given={"loudness": mixer.get("loudness")})
-        sent = mixer.get("channels")
-        sent = sent if isinstance(sent, dict) else {}
-        channels = {name: Channel.of(sent.get(name)) for name in job.channels}
-        for name in channels.keys() - {"voice"}:
-            channels[name] = replace(channels[name], db=channels[name].db + job.balance)
-        return mix_job(job, channels, suffix, options.loudness)
+        return mix_job(job, channels_of(job, mixer), suffix, options.loudness)
     path = job.path("instrumental", suffix)
     return path if path.exists() else audio.write_audio(path, *job.read("instrumental"))
 

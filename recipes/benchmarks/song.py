@@ -117,8 +117,8 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Seconds of whole songs, part by part."""
-    results = [benchmark_song(model, each, num_samples, threads, pattern) for each in seconds or [10.0]]
+    """Measures how long each part of a composite takes for whole songs."""
+    results = [benchmark_song(model, length, num_samples, threads, pattern) for length in seconds or [10.0]]
     if as_json:
         typer.echo(json.dumps(results))
         return

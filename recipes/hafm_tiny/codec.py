@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hafm_hf.tokenizers.codecs import Codec, as_codec
 from hafm_hf.tokenizers.configuration_codec import codec_format
-from hafm_hf.tokenizers.pitch_line import mel_filters
+from hafm_hf.tokenizers.pitch_contour import mel_filters
 
 from .figures import log_mel, scale_invariant_sdr
 from .song_pool import PCM_SCALE, SongPool

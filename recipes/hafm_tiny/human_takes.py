@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import lfilter
 
-from hafm_hf.tokenizers.pitch_line import FRAME_RATE, LOUD_QUANTILE, MEL_BANDS, SILENT_DBFS
+from hafm_hf.tokenizers.pitch_contour import FRAME_RATE, LOUD_QUANTILE, MEL_BANDS, SILENT_DBFS
 
 Measured = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 # silence in dB; length of the shortest note to modify, in frames

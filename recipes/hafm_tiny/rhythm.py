@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from hafm_hf.tokenizers.beat_line import BEAT_PARTS, HAFMRhythmNetwork
+from hafm_hf.tokenizers.beat_tracker import BEAT_PARTS, HAFMRhythmNetwork
 
 from .steps import StepArguments, take_steps
 from .targets import IGNORED
@@ -161,13 +161,13 @@ def rhythm_scores(network: HAFMRhythmNetwork, songs: Sequence[tuple[Array, Beats
                 continue
             logits = network(crop[None].to(device))[0].float().cpu()[torch.from_numpy(known)]
             nats.append(float(F.cross_entropy(logits, torch.from_numpy(wanted[known]))))
-            found.append(network.place(crop[None].to(device))[0].cpu().numpy()[known])
+            found.append(network.expected_points(crop[None].to(device))[0].cpu().numpy()[known])
             true.append((wanted[known] + 0.5) * (2 * math.pi / BEAT_PARTS))
-    place = np.concatenate(found)
+    points = np.concatenate(found)
     phase = np.concatenate(true)
     scores = {"beat_nats": float(np.mean(nats))}
     for name, times, columns in (("beat_agreement", 1, slice(0, 2)), ("half_beat_agreement", 2, slice(2, 4))):
         wanted = np.stack([np.cos(times * phase), np.sin(times * phase)], axis=1)
-        surety = np.linalg.norm(place[:, columns], axis=1).sum()
-        scores[name] = float((place[:, columns] * wanted).sum() / surety)
+        surety = np.linalg.norm(points[:, columns], axis=1).sum()
+        scores[name] = float((points[:, columns] * wanted).sum() / surety)
     return scores

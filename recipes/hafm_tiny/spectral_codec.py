@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel, Spectrum
-from hafm_hf.tokenizers.pitch_line import mel_filters
+from hafm_hf.tokenizers.pitch_contour import mel_filters
 
 from .clusters import kmeans, nearest
 from .codec import mel_distance, relative_error, spectral_distance, view_spectra

@@ -3,8 +3,14 @@
 // Python sends the takes (takes.shelf) as {takes, chosen} and the pieces of one that is being generated (takes.LiveTake) as {live};
 // the user's settings go back as {chosen, channels}. Files are requested with {ask: {file, format}} and the event "submit".
 
+<<<<<<< HEAD
 import { blank, desk, drawWave, mark } from "./desk.js";
 import { load, outline, startBuffer } from "./sound.js";
+=======
+import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
+import { songOf } from "./share.js";
+import { load, startBuffer } from "./sound.js";
+>>>>>>> main
 
 // sounds are decoded so far before and after the playback position, and after the beginning of a loop (s)
 const BEHIND = 2;
@@ -282,6 +288,12 @@ class Mixer extends Player {
     desk.draw();
   }
 
+  /** What is shared beside the sound: the take's name, or else that of the voice, and what the timeline shows. */
+  song() {
+    const voice = desk.vocal.split("/").at(-1).replace(/\.\w+$/, "").replaceAll("_", " ");
+    return songOf(this.marks[this.chosen]?.title ?? voice, desk.sheet, desk.sheet.keyName);
+  }
+
   /** Toggles mute or solo of an element's channel, or else of the voice. */
   toggle(name, element) {
     const channel = this.channels[element.closest("[data-channel]")?.dataset.channel ?? "voice"];
@@ -316,6 +328,7 @@ class Mixer extends Player {
     if (button.closest("[data-channel]")) this.toggle(name, button);
     else if (name === "keep") this.mark(row.dataset.take, { kept: button.ariaPressed !== "true" });
     else if (name === "name") { row.classList.add("named"); row.querySelector("[type=text]").select(); }
+    else if (button.dataset.file === "song") this.send({ file: "song", song: this.song() });
     else if (name === "file") this.send({ file: button.dataset.file, format: this.find("[data-set=format]").value, state: desk.state() });
     else if (name === "save") desk.sheet.save(this.find("[data-set=sheet]").value);
     else if (name === "load") this.find("input[type=file]").click();

@@ -372,6 +372,12 @@ class Timeline {
     else if (name === "undo" && this.past.length) this.undo();
   }
 
+  /** The key as it is written: “F major”; "" without one. */
+  get keyName() {
+    const keys = this.find("[data-set=key]");
+    return keys.value && keys.selectedOptions[0].text;
+  }
+
   press(name, on) { this.find(`[data-do=${name}]`).setAttribute("aria-pressed", String(on)); return on; }
 
   tryTo(change) { try { change(); } catch (error) { this.refuse(error); } }

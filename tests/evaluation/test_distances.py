@@ -143,20 +143,24 @@ def test_partners_are_from_other_songs_and_similar_in_length() -> None:
 
 class TestVGGish:
     @pytest.fixture(scope="class")
-    def port(self) -> Any:
+    def torchvggish_network(self) -> Any:
+        """The port of VGGish to torch by the package torchvggish, with random weights."""
         torchvggish = pytest.importorskip("torchvggish.torchvggish")
         torch.manual_seed(7)
-        return torchvggish.VGG(torchvggish.make_layers(), False).eval()
+        layers = torchvggish.make_layers()
+        return torchvggish.VGG(layers, postprocess=False).eval()
 
     @pytest.fixture(scope="class")
     def sound(self) -> NDArray[np.float32]:
         return (np.random.default_rng(8).standard_normal(16000 * 3) * 0.1).astype(np.float32)
 
-    def test_embeddings_equal_the_original_tools(self, port: Any, sound: NDArray[np.float32], tmp_path: Path) -> None:
+    def test_embeddings_equal_the_original_tools(
+        self, torchvggish_network: Any, sound: NDArray[np.float32], tmp_path: Path
+    ) -> None:
         frontend = pytest.importorskip("torchvggish.vggish_input")
-        torch.save(port.state_dict(), tmp_path / "weights.pth")
+        torch.save(torchvggish_network.state_dict(), tmp_path / "weights.pth")
         network = vggish.load_vggish(tmp_path / "weights.pth")
-        before_relu = torch.nn.Sequential(*list(port.embeddings)[:-1])
+        before_relu = torch.nn.Sequential(*list(torchvggish_network.embeddings)[:-1])
         original, found = VGGishEmbedder(network), {}
         # google-research's create_embeddings: sound / max(0.1, peak), 16,000 samples every 8,000, raw embeddings
         for level in (1.0, 0.001):
@@ -165,7 +169,7 @@ class TestVGGish:
             windows = [scaled[start : start + 16_000] for start in range(0, len(scaled) - 16_000 + 1, 8_000)]
             examples = [frontend.waveform_to_examples(window, 16_000, False)[:1] for window in windows]
             with torch.no_grad():
-                features = port.features(torch.from_numpy(np.concatenate(examples)).float()[:, None])
+                features = torchvggish_network.features(torch.from_numpy(np.concatenate(examples)).float()[:, None])
                 expected = before_relu(features.permute(0, 2, 3, 1).flatten(1)).numpy()
             found[level] = original.embed(samples)
             assert found[level].shape == (5, 128)

@@ -76,10 +76,6 @@ def test_readme_shows_the_commands_of_a_fresh_machine_side_by_side() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_and_options_in_running_text_exist(document: str) -> None:
     text = re.sub(r"^```.*?^```", "", (REPOSITORY / document).read_text(), flags=re.MULTILINE | re.DOTALL)
-    if document == "CHANGELOG.md":
-        # it names what was renamed or removed, and older versions have the names of their time
-        text = "\n## ".join(text.split("\n## ")[:2])
-        text = re.sub(r"^### (?:Renamed|Removed)\n(?:(?!#).*\n)*", "", text, flags=re.MULTILINE)
     known = options_of_hafm() | options_of_recipes()
     for words in map(shlex.split, re.findall(r"(?<!`)`((?:hafm |--)[^`]*)`(?!`)", text)):
         if words[0] == "hafm" and words[1].islower() and not words[1].startswith("-"):

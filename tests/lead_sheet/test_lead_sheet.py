@@ -15,11 +15,11 @@ import torch
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.audio import resample
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract, onset_strength
-from hafm_hf.lead_sheet.bars import completed
+from hafm_hf.lead_sheet.bars import with_bars_throughout
 from hafm_hf.lead_sheet.chords import IN_KEY, NUM_CHORDS, QUALITIES, chord_class, chord_index, chord_label
 from hafm_hf.lead_sheet.files import read_beats, read_chords, read_lead_sheet, write_lead_sheet
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, beat_points, beats_passed, lead_sheet_streams
-from hafm_hf.tokenizers.pitch_line import FRAME_RATE
+from hafm_hf.tokenizers.pitch_contour import FRAME_RATE
 from tiny_models import encoded, tiny_composite
 from vocals import CODEC_RATE, EXAMPLE
 
@@ -77,18 +77,18 @@ def test_invalid_lead_sheets_are_refused(known: dict[str, Any], said: str) -> No
     ],
 )  # fmt: skip
 def test_a_key_is_understood_however_it_is_written(said: str, key: str) -> None:
-    assert LeadSheet(key=said).key == key == completed(LeadSheet(tempo=90), 2.0, key=said).key
+    assert LeadSheet(key=said).key == key == with_bars_throughout(LeadSheet(tempo=90), 2.0, key=said).key
 
 
 def test_beats_are_extrapolated_evenly_before_and_after_the_known_ones() -> None:
-    phase = LeadSheet(beats=[1.0, 1.5, 2.5]).phase(250, 50)
+    phase = LeadSheet(beats=[1.0, 1.5, 2.5]).beat_phase(250, 50)
     assert phase is not None
     assert phase.dtype == torch.float32
     assert 0 <= float(phase.min()) < float(phase.max()) < 1
     middles = (torch.arange(250) + 0.5) / 50
     starts = middles[1:][phase.diff() < 0]
     assert torch.allclose(starts, torch.tensor([0.5, 1.0, 1.5, 2.5, 3.5, 4.5]), atol=0.011)
-    assert LeadSheet(tempo=90.0).phase(10, 50) is None
+    assert LeadSheet(tempo=90.0).beat_phase(10, 50) is None
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.25])
@@ -97,7 +97,7 @@ def test_vocal_tokens_follow_known_beats(
 ) -> None:
     sheet = LeadSheet(beats=list(np.arange(shift, 12.0, 0.6)))
     tokens = encoded(bundled, *vocal, sheet).tokens
-    phase = sheet.phase(len(tokens), 50)
+    phase = sheet.beat_phase(len(tokens), 50)
     assert phase is not None
     # after the projected features, a centroid holds its position within the beat
     first = bundled.semantic_tokenizer.config.vocal_projection_size
@@ -303,4 +303,4 @@ def test_duplicate_beats_are_refused_with_their_time() -> None:
     assert LeadSheet(beats=[0.5, 0.65]).has_beats
     # in an estimate, which users cannot fix, such a pair is tolerated and its chart stays short
     estimate = LeadSheet(beats=[0.5, 0.5004, 1.0], estimated=["beats"])
-    assert len(completed(estimate, 3.0).beats or ()) < 20
+    assert len(with_bars_throughout(estimate, 3.0).beats or ()) < 20

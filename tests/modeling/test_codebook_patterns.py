@@ -41,7 +41,7 @@ def test_each_codebook_is_delayed_by_one_slot() -> None:
 def test_tokens_are_recovered_from_their_slots(pattern: Any, frames: int) -> None:
     tokens = torch.arange(2 * frames * pattern.num_codebooks).view(2, -1)
     slots = pattern.arrange(tokens, BOS)
-    assert slots.shape == (2 * pattern.rows, pattern.slots(frames))
+    assert slots.shape == (2 * pattern.codes_per_slot, pattern.slots(frames))
     assert torch.equal(pattern.tokens(slots), tokens)
     assert torch.equal(pattern.tokens(torch.stack([slots, -slots], dim=-1))[..., 1], -tokens)
     assert pattern.frames(pattern.slots(frames)) == frames == pattern.frames(pattern.slots(frames + 1) - 1)
@@ -50,7 +50,7 @@ def test_tokens_are_recovered_from_their_slots(pattern: Any, frames: int) -> Non
 
 def hidden(pattern: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Mask of the input slots that hold no code."""
-    if pattern.rows == 1 and pattern.num_codebooks > 1:
+    if pattern.codes_per_slot == 1 and pattern.num_codebooks > 1:
         return torch.zeros_like(tokens, dtype=torch.bool)
     return pattern.inputs(tokens, BOS) == BOS
 

@@ -63,7 +63,7 @@ def test_scores_from_a_large_cache_equal_the_forward(
     # the second row ends before the first; the forward does not know that
     ended = stage.config.target_frames(36) * stage.pattern.slots_per_frame
     scores = torch.stack(decoder.scores, dim=1)
-    codes = stage.pattern.rows
+    codes = stage.pattern.codes_per_slot
     assert float((scores - expected)[:codes].abs().max()) <= 1e-3
     assert float((scores - expected)[codes:, :ended].abs().max()) <= 1e-3
     # the next window reuses the layers

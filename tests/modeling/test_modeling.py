@@ -22,6 +22,7 @@ BACKENDS = ("sdpa", "eager")
 
 
 def conditioning_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed: int = 1) -> torch.Tensor:
+    """Random conditioning of a stage: int64 [B, K, T_c]."""
     vocabulary = CLUSTERS if stage.config.conditioning_frame_rate == 50 else CODES
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(vocabulary, (batch, stage.config.num_conditioning_streams, frames), generator=generator)
@@ -29,13 +30,14 @@ def conditioning_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed:
 
 @torch.no_grad()
 def both_scores(stage: Any, conditioning: torch.Tensor, **tokens: torch.Tensor) -> torch.Tensor:
-    """Scores with the conditioning and without it: float [2, B·R, L, V]."""
+    """Scores with the conditioning and without it: float [2, B·C, L, V]."""
     null = torch.ones(len(conditioning), dtype=torch.bool)
     passes = [stage(conditioning_ids=conditioning, null_conditioning=rows, **tokens) for rows in (~null, null)]
     return torch.stack([output.logits for output in passes])
 
 
 def targets_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed: int = 2) -> torch.Tensor:
+    """Random target tokens for `frames` frames of conditioning: int64 [B, T · Q]."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, stage.config.target_length(frames))
     return torch.randint(min(stage.config.codebook_sizes), shape, generator=generator)
@@ -115,7 +117,7 @@ def test_cached_and_static_logits_equal_uncached(name: str, pattern: str, scheme
 def test_a_padded_row_equals_the_row_alone(name: str, pattern: str, scheme: str, there: slice) -> None:
     stage = tiny_stage(name, codebook_pattern=pattern, position_scheme=scheme)
     conditioning, targets = conditioning_for(stage), targets_for(stage)
-    length, rows = stage.config.target_length(4), stage.pattern.rows
+    length, rows = stage.config.target_length(4), stage.pattern.codes_per_slot
     alone = stage(labels=targets[:1, :length], conditioning_ids=conditioning[:1, :, there])
     conditioning_mask = torch.ones(BATCH, FRAMES, dtype=torch.bool)
     conditioning_mask[0] = False

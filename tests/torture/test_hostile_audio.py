@@ -136,7 +136,7 @@ BOMBS = {
 
 @pytest.mark.fault("bombs and impossible headers")
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_bombs_are_refused_by_their_header_before_allocation(bomb: str, reader: Reader, tmp_path: Path) -> None:
+def test_bombs_are_refused_with_the_reason(bomb: str, reader: Reader, tmp_path: Path) -> None:
     content, said = BOMBS[bomb]
     (tmp_path / "vocal.wav").write_bytes(content)
     outcome = reader.outcome(tmp_path / "vocal.wav")

@@ -102,11 +102,11 @@ def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
 def test_losses_are_in_nats_by_token(pattern: str) -> None:
     stage = HAFMCoarseForCausalLM(toy_config("coarse", codebook_pattern=pattern))
-    tokens = torch.zeros(2, 6, 30)
-    tokens[1, 0::3, 5] = 50.0  # the first of three codebooks
-    logits = torch.stack([stage.pattern.arrange(tokens[..., code], 0.0) for code in range(30)], dim=-1)
+    token_logits = torch.zeros(2, 6, 30)  # [B, T · Q, V]
+    token_logits[1, 0::3, 5] = 50.0  # the first of three codebooks
+    logits = torch.stack([stage.pattern.arrange(token_logits[..., code], 0.0) for code in range(30)], dim=-1)
     labels = torch.full((2, 6), 5)
-    labels[0, 4] = -100
+    labels[0, 4] = -100  # frame 1, codebook 1
     losses = stage.token_losses(logits, labels)
     expected = torch.full((2, 2, 3), math.log(30))
     expected[1, :, 0] = 0.0

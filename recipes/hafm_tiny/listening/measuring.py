@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.audio import Samples
-from hafm_hf.lead_sheet.bars import completed
+from hafm_hf.lead_sheet.bars import with_bars_throughout
 from hafm_hf.lead_sheet.lead_sheet import BEATS_PER_MINUTE, LeadSheet
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.tokenizers.beat_line import likeliest_tempo
-from hafm_hf.tokenizers.pitch_line import PitchLine
+from hafm_hf.tokenizers.beat_tracker import likeliest_tempo
+from hafm_hf.tokenizers.pitch_contour import PitchContour
 
 from .references import Recording
 from .scores import beyond_shuffled, chord_cells, chord_overlap, tempo_is_right
@@ -57,7 +57,7 @@ def find_composite(model: str = "", listener: str = "") -> HAFMForVocalAccompani
 def estimate(composite: HAFMForVocalAccompaniment, voice: Samples, known: LeadSheet | None = None) -> LeadSheet:
     """The lead sheet with bars estimated from a voice (float32 [N] at 16 kHz), given what is known of the song."""
     sheet = composite.complete_lead_sheet(voice, VOICE_RATE, known)
-    return completed(sheet, len(voice) / VOICE_RATE)
+    return with_bars_throughout(sheet, len(voice) / VOICE_RATE)
 
 
 def given_tempo(tempo: float) -> LeadSheet | None:
@@ -107,11 +107,11 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
     rate = tokenizer.config.frame_rate
     sheet = composite.complete_lead_sheet(voice, VOICE_RATE)
     (vocal,) = composite.feature_extractor().vocals(voice, VOICE_RATE)
-    line = composite.encoder.listen(vocal).line
-    phase = sheet.phase(len(line), rate)
+    contour = composite.encoder.listen(vocal).contour
+    phase = sheet.beat_phase(len(contour), rate)
     if phase is None:
         return torch.zeros(0), torch.zeros(0)
-    likely, chosen = listener.chords(line, phase).max(1)
+    likely, chosen = listener.chords(contour, phase).max(1)
     played = torch.from_numpy(chord_cells(recording.chords, len(likely) / rate, 1 / rate))
     return likely[played > 0], (chosen == played)[played > 0].float()
 
@@ -126,14 +126,14 @@ def reliability(sure: torch.Tensor, right: torch.Tensor) -> tuple[list[Reliabili
     return found, sum(each.share * abs(each.sure - each.right) for each in found)
 
 
-def unheard(line: PitchLine, ear_size: int) -> PitchLine:
-    """The pitch line of a simulated singer, with features of 0 for a listener with an ear of this width."""
-    return replace(line, heard=np.zeros((len(line), ear_size), np.float16)) if ear_size else line
+def unheard(contour: PitchContour, ear_size: int) -> PitchContour:
+    """The pitch contour of a simulated singer, with features of 0 for a listener with an ear of this width."""
+    return replace(contour, heard=np.zeros((len(contour), ear_size), np.float16)) if ear_size else contour
 
 
 @torch.no_grad()
 def simulated_scores(model: HAFMListenerModel, performances: Sequence[Performance]) -> dict[str, float]:
-    """Scores a listener on simulated singers: chords from pitch lines and known beats, tempo from pitch lines alone.
+    """Scores a listener on simulated singers: chords from pitch contours and the beats, tempo from the contours alone.
 
     Returns:
         `chords`: share of frames with the right chord; `beyond`: the same minus the agreement of different songs;
@@ -143,11 +143,11 @@ def simulated_scores(model: HAFMListenerModel, performances: Sequence[Performanc
     found: dict[str, list[float]] = {"chords": [], "tempo": []}
     heard: list[NDArray[np.int64]] = []
     for sung in performances:
-        line = unheard(sung.line, model.config.ear_size)
-        chords = model.chords(line, torch.from_numpy(sung.beats % 1))
+        contour = unheard(sung.contour, model.config.ear_size)
+        chords = model.chords(contour, torch.from_numpy(sung.beats % 1))
         there = sung.chords > 0
         found["chords"].append(float((chords.argmax(1).numpy() == sung.chords)[there].mean()))
-        tempo = likeliest_tempo(model.tempi, model.tempo_of(line))
+        tempo = likeliest_tempo(model.tempi, model.tempo_of(contour))
         found["tempo"].append(float(tempo_is_right(tempo, sung.tempo)))
         heard.append(chords.argmax(1).numpy())
     names = [str(number) for number in range(len(heard))]

@@ -22,7 +22,7 @@ from hafm_hf.audio import Samples, resample
 from hafm_hf.evaluation.datasets import Clip, load_karaoke
 from hafm_hf.evaluation.features import ANALYSIS_RATE, beats, onset_strength
 from hafm_hf.evaluation.timing import tempo_of
-from hafm_hf.lead_sheet.bars import completed
+from hafm_hf.lead_sheet.bars import with_bars_throughout
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet, Span
 from hafm_hf.listening.transcription import ChordRecogniser
 
@@ -115,5 +115,5 @@ def _sounds(clip: Clip, lag: float) -> tuple[Samples, Samples]:
 def _estimated(played: Samples, recogniser: ChordRecogniser) -> dict[str, Any]:
     seconds = len(played) / ANALYSIS_RATE
     chords = recogniser.chords(played, ANALYSIS_RATE)
-    key = completed(LeadSheet(chords=chords), seconds).key if chords else None
+    key = with_bars_throughout(LeadSheet(chords=chords), seconds).key if chords else None
     return {"chords": chords, "key": key, "beats": [float(beat) for beat in beats(onset_strength(played))]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated singer: a symbolic melody → the pitch line that would be measured from somebody singing it.
+"""A simulated singer: a symbolic melody → the pitch contour that would be measured from somebody singing it.
 
 It replaces recordings in training listeners. It slides into notes, scoops, sings vibrato and falls off notes; misses,
 replaces, ornaments and joins notes; breathes; is out of tune, late and early; its tempo drifts; and its pitch tracker
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hafm_hf.lead_sheet.chords import PITCH_CLASSES
-from hafm_hf.tokenizers.pitch_line import FLOOR_DB, LINE_RATE, PitchLine, normalised
+from hafm_hf.tokenizers.pitch_contour import CONTOUR_RATE, FLOOR_DB, PitchContour, normalised
 
 from ..targets import transposed_chords
 from .tunes import Tune
@@ -33,7 +33,7 @@ class Performance:
     """A crop as a listener's input, with its targets.
 
     Attributes:
-        line (PitchLine): the singer's pitch line.
+        line (PitchContour): the singer's pitch contour.
         beats (float64 [T]): position in beats since the song's first beat.
         chords (int64 [T]): triad.
         tempo (float): tempo in BPM.
@@ -41,7 +41,7 @@ class Performance:
         downbeat (int): index of a beat that starts a bar.
     """
 
-    line: PitchLine
+    contour: PitchContour
     beats: Array
     chords: NDArray[np.int64]
     tempo: float
@@ -90,10 +90,10 @@ class SimulatedSinger:
         seconds_of_beats = self._clock(tune, tempo)
         sung = self._sung(tune, seconds_of_beats, semitones)
         times = self._times(sung, seconds_of_beats, min(seconds, seconds_of_beats[1][-1]))
-        line = self._line(sung, times)
+        contour = self._line(sung, times)
         beats = np.interp(times, seconds_of_beats[1], seconds_of_beats[0])
         chords = transposed_chords(chords_at(tune, beats), semitones)
-        return Performance(line, beats, chords, tempo, tune.metre, tune.downbeat)
+        return Performance(contour, beats, chords, tempo, tune.metre, tune.downbeat)
 
     def _tempo(self, tune: Tune) -> float:
         for _ in range(20):
@@ -188,10 +188,10 @@ class SimulatedSinger:
                 inside = np.minimum(sung.end, start + length) - np.maximum(sung.onset, start)
                 if np.maximum(inside, 0).sum() > LEAST_SUNG * length:
                     break
-            found.append(start + (np.arange(round(length * LINE_RATE)) + 0.5) / LINE_RATE)
+            found.append(start + (np.arange(round(length * CONTOUR_RATE)) + 0.5) / CONTOUR_RATE)
         return np.concatenate(found)
 
-    def _line(self, sung: Sung, times: Array) -> PitchLine:
+    def _line(self, sung: Sung, times: Array) -> PitchContour:
         rng = self.rng
         count = len(times)
         note = np.clip(np.searchsorted(sung.onset, times, side="right") - 1, 0, None)
@@ -215,7 +215,7 @@ class SimulatedSinger:
         high = sung.aspirate[note] * (np.exp(-((age / 0.025) ** 2)) + 0.6 * np.exp(-((vowel / 0.03) ** 2))) * near
         flux = np.stack([low, high], axis=1)
         flux += self._noise(count, rng.uniform(0.03, 0.15))
-        return PitchLine(
+        return PitchContour(
             np.where(voiced, pitch, np.nan).astype(np.float32), level.astype(np.float32), normalised(flux)
         )
 

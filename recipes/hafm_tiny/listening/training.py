@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from hafm_hf.lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.tokenizers.beat_line import BEAT_PARTS
-from hafm_hf.tokenizers.pitch_line import CLASS_NUMBERS, HARMONY_PARTS, PitchLine
+from hafm_hf.tokenizers.beat_tracker import BEAT_PARTS
+from hafm_hf.tokenizers.pitch_contour import CLASS_NUMBERS, HARMONY_PARTS, PitchContour
 
 from ..steps import StepArguments, in_half, take_steps
 from .simulated_singer import SimulatedSinger
-from .takes import TimedLine, crop_of_takes
+from .takes import TimedContour, crop_of_takes
 from .tunes import SHEETS, SONGS, Tune, of_source
 
 IGNORED = -100
@@ -117,12 +117,12 @@ class HarmonyTrainer:
         model: HAFMListenerModel,
         tunes: Sequence[Tune],
         arguments: ListenerArguments,
-        takes: Sequence[TimedLine] = (),
+        takes: Sequence[TimedContour] = (),
     ) -> None:
         self.model = model
         self.arguments = arguments
         if model.config.ear_size:
-            self.takes = [self._cells_of(take.line, take.chords) for take in takes]
+            self.takes = [self._cells_of(take.contour, take.chords) for take in takes]
         else:
             self.takes = []
         self.rng = np.random.default_rng(arguments.seed)
@@ -153,12 +153,12 @@ class HarmonyTrainer:
 
     def _sung(self) -> SungSong:
         sung = self.singer.sing(self.tunes.draw(), WHOLE)
-        return self._cells_of(sung.line, sung.chords)
+        return self._cells_of(sung.contour, sung.chords)
 
-    def _cells_of(self, line: PitchLine, chords: np.ndarray) -> SungSong:
+    def _cells_of(self, contour: PitchContour, chords: np.ndarray) -> SungSong:
         each = self.model.config.harmony_frames
-        cells = torch.from_numpy(line.harmony_cells(each)).half()
-        return SungSong(cells, torch.from_numpy(chords[_middles(line, each)]))
+        cells = torch.from_numpy(contour.harmony_cells(each)).half()
+        return SungSong(cells, torch.from_numpy(chords[_middles(contour, each)]))
 
     def _crop(self, length: int) -> SungSong:
         """A random crop of up to `length` cells of a song: one part, or several joined."""
@@ -197,7 +197,7 @@ class TimeTrainer(nn.Module):
         model: HAFMListenerModel,
         tunes: Sequence[Tune],
         arguments: ListenerArguments,
-        takes: Sequence[TimedLine] = (),
+        takes: Sequence[TimedContour] = (),
     ) -> None:
         super().__init__()
         self.takes = takes
@@ -216,11 +216,11 @@ class TimeTrainer(nn.Module):
         rows = max(round(self.arguments.time_batch / seconds), 1)
         taken = bool(self.takes) and self.rng.random() < self.arguments.takes_share
         batch = [self._take(seconds) if taken else self._sung(seconds) for _ in range(rows)]
-        cells, mask = stacked([sung.line.time_cells(each) for sung in batch])
+        cells, mask = stacked([sung.contour.time_cells(each) for sung in batch])
         if not taken:
             cells = F.pad(cells, (0, self.model.config.ear_size))
-        parts, _ = stacked([sung.parts[_middles(sung.line, each)] for sung in batch], IGNORED)
-        bars, _ = stacked([sung.bars[_middles(sung.line, each)] for sung in batch], np.nan)
+        parts, _ = stacked([sung.parts[_middles(sung.contour, each)] for sung in batch], IGNORED)
+        bars, _ = stacked([sung.bars[_middles(sung.contour, each)] for sung in batch], np.nan)
         known = bars.isfinite()
         bars = bars.nan_to_num()
         hidden = self.model.time(cells, mask)
@@ -231,18 +231,18 @@ class TimeTrainer(nn.Module):
         wrong = tempo_targets(self.model, tempi) * self.model.tempo_logits(hidden, mask).log_softmax(-1)
         return loss - self.arguments.tempo_weight * wrong.sum(-1).mean()
 
-    def _take(self, seconds: float) -> TimedLine:
+    def _take(self, seconds: float) -> TimedContour:
         """A random crop of a take of a rendered song."""
         return crop_of_takes(self.takes, seconds, self.arguments.takes_octaves, self.rng)
 
-    def _sung(self, seconds: float) -> TimedLine:
+    def _sung(self, seconds: float) -> TimedContour:
         """A random crop of a tune, sung by the simulated singer."""
         sung = self.singer.sing(self.tunes.draw(), seconds)
         first = ((np.floor(sung.beats) - sung.downbeat) % sung.metre == 0).astype(np.float32)
         # in POP909, beats of songs in 6/8 are eighths: their bars are not used
         bars = first if sung.metre in (3, 4) else np.full_like(first, np.nan)
         parts = np.floor(sung.beats % 1 * BEAT_PARTS).astype(np.int64)
-        return TimedLine(sung.line, parts, bars, sung.tempo, sung.chords)
+        return TimedContour(sung.contour, parts, bars, sung.tempo, sung.chords)
 
 
 class TuneDraw:
@@ -267,7 +267,7 @@ def train_listener(
     model: HAFMListenerModel,
     tunes: Sequence[Tune],
     arguments: ListenerArguments,
-    takes: Sequence[TimedLine] = (),
+    takes: Sequence[TimedContour] = (),
     only_time: bool = False,
 ) -> dict[str, float]:
     """Trains the harmony tower, unless `only_time`, and then the time tower, on the CPU; returns the mean loss of each
@@ -288,9 +288,9 @@ def tempo_targets(model: HAFMListenerModel, tempi: torch.Tensor) -> torch.Tensor
     return torch.softmax(-0.5 * away**2, dim=-1)
 
 
-def _middles(line: PitchLine, step: int) -> np.ndarray:
+def _middles(contour: PitchContour, step: int) -> np.ndarray:
     """Index of the middle frame of each cell."""
-    return np.minimum(np.arange(-(-len(line) // step)) * step + step // 2, len(line) - 1)
+    return np.minimum(np.arange(-(-len(contour) // step)) * step + step // 2, len(contour) - 1)
 
 
 def stacked(rows: Sequence[np.ndarray], fill: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:

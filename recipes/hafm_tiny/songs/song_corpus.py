@@ -13,14 +13,14 @@ import logging
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from hafm_hf.lead_sheet.style_choice import draw_style, sung_density, weigh_styles
+from hafm_hf.lead_sheet.style_choice import sung_density, weigh_styles
 
 from ..song_pool import STEREO
 from . import singer
@@ -177,6 +177,12 @@ def soundfont_of(name: str, soundfonts: Sequence[Path]) -> Path:
         given = ", ".join(path.name for path in soundfonts)
         raise ValueError(f"No SoundFont's name contains {name!r} ({given}); give the file with --soundfont.")
     return found[0]
+
+
+def draw_style(weights: Mapping[str, float], generator: np.random.Generator) -> str:
+    """Draws a style by its probability, from `weigh_styles`."""
+    names = list(weights)
+    return names[int(generator.choice(len(names), p=list(weights.values())))]
 
 
 def song_weights(song: Song, styles: Sequence[str]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from transformers.configuration_utils import SubConfigSpec
 from ..modeling.configuration_hafm import HAFMFineConfig
 from ..pretrained.checks import check_range
 from ..tokenizers.configuration_codec import CodecFormat, check_codec_config, codec_format, describe_codec
-from ..tokenizers.pitch_line import LINE_RATE
+from ..tokenizers.pitch_contour import CONTOUR_RATE
 from .parts import PARTS, VOCAL, Stage, stage_parts
 
 
@@ -110,11 +110,11 @@ class HAFMConfig(PreTrainedConfig):
             for samples in (separator.n_fft, separator.hop_length):
                 separator.at_rate(samples, codec.output_sampling_rate)
         if self.listener_config is not None:
-            _check_equal("semantic tokenizer frame rate", tokenizer.frame_rate, LINE_RATE)
+            _check_equal("semantic tokenizer frame rate", tokenizer.frame_rate, CONTOUR_RATE)
             if not tokenizer.beat_line:
                 raise ValueError("The listener needs a semantic tokenizer with a beat line; set beat_line.")
         if (ear := self.ear_config) is not None:
-            _check_equal("ear", (ear.sampling_rate, ear.frame_rate), (tokenizer.sampling_rate, LINE_RATE))
+            _check_equal("ear", (ear.sampling_rate, ear.frame_rate), (tokenizer.sampling_rate, CONTOUR_RATE))
         heard = 0 if self.listener_config is None else self.listener_config.ear_size
         _check_equal("ear_size of the listener", heard, 0 if ear is None else ear.hubert_config.hidden_size)
 

@@ -238,7 +238,7 @@ class MixOptions:
         return with_values(cls() if options is None else options, given or {})
 
 
-def described(options: type[GenerationOptions] | type[MixOptions]) -> dict[str, Option]:
+def options_by_name(options: type[GenerationOptions] | type[MixOptions]) -> dict[str, Option]:
     """The options of a class by name."""
     return {each.name: each.metadata["option"] for each in fields(options)}
 
@@ -249,7 +249,7 @@ def check_values(options: GenerationOptions | MixOptions) -> None:
     Raises:
         ValueError: naming the option.
     """
-    for name, option in described(type(options)).items():
+    for name, option in options_by_name(type(options)).items():
         value = getattr(options, name)
         if getattr(value, "ndim", None) == 0:
             value = value.item()
@@ -264,7 +264,7 @@ def with_values(options: Options, given: Mapping[str, Any]) -> Options:
     Raises:
         TypeError: there is no option of that name.
     """
-    names = list(described(type(options)))
+    names = list(options_by_name(type(options)))
     given = {name: value for name, value in given.items() if value is not None}
     if unknown := sorted(set(given) - set(names)):
         raise TypeError(f"There is no option {unknown[0]!r}; a generation takes {', '.join(names)}.")

@@ -154,9 +154,9 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
         HAFMCommandError: if there are no beats to count bars by, or the options contradict each other.
     """
     from ..audio.click import click_track
-    from ..lead_sheet.bars import chart, completed
+    from ..lead_sheet.bars import chart, with_bars_throughout
     from ..lead_sheet.files import IN_BARS, write_lead_sheet
-    from ..tokenizers.pitch_line import sung_notes
+    from ..tokenizers.pitch_contour import sung_notes
 
     if audio.is_silent(samples):
         shown = name if vocal == "-" else audio.source_name(vocal)
@@ -166,7 +166,7 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
     try:
         whole_sheet = composite.complete_lead_sheet(samples, rate, asked.given)
         if whole_sheet.has_beats:
-            whole_sheet = completed(whole_sheet, length, asked.metre, notes=melody)
+            whole_sheet = with_bars_throughout(whole_sheet, length, asked.metre, notes=melody)
         elif asked.click or set(asked.formats).intersection(IN_BARS):
             raise HAFMCommandError("There are no beats to count bars by; give them with --tempo or --beats.")
     except ValueError as error:

@@ -70,6 +70,7 @@ def stem_names(path: str) -> list[StemName]:
 
 
 def _readings(name: str, copy: str) -> Iterator[StemName]:
+    """All readings of a name without extension and copy number, the most likely first."""
     if match := _END.fullmatch(name):
         yield StemName(match["track"] or "", _role(match["role"]), copy=copy)
     if match := _BRACKETS.fullmatch(name):
@@ -87,6 +88,7 @@ def _readings(name: str, copy: str) -> Iterator[StemName]:
 
 
 def _role(word: str) -> str:
+    """The role that a word of a file's name stands for, in any case and with any of the usual separators."""
     word = re.sub(r"[ -]", "_", word.lower())
     if word in ROLES:
         return ROLES[word]
@@ -185,5 +187,6 @@ def _songs(readings: dict[str, StemName], by_copy: bool) -> list[tuple[Song, lis
 def _name(folder: str, read: StemName) -> str:
     """The name of a song: its folder, title, and what tells it from other versions."""
     title = "_".join(filter(None, (read.track, read.rest)))
-    place = posixpath.join(folder, title) if title else folder
-    return " ".join(filter(None, (place, read.copy)))
+    if title:
+        folder = posixpath.join(folder, title)
+    return " ".join(filter(None, (folder, read.copy)))

@@ -17,7 +17,7 @@ from ..audio import Samples, pad_end, rms_dbfs
 from ..audio.librosa_loading import load_librosa
 from ..lead_sheet.chords import PITCH_CLASSES
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..tokenizers.pitch_line import FRAME_RATE, fundamental_frequency, midi_pitch
+from ..tokenizers.pitch_contour import FRAME_RATE, fundamental_frequency, midi_pitch
 
 # increase it when features change, so that cached ones are not used
 FEATURES_VERSION = 4

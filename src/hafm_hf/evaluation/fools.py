@@ -8,7 +8,7 @@ import numpy as np
 from ..audio import Samples, click
 from ..audio.librosa_loading import load_librosa
 from ..lead_sheet.chords import PITCH_CLASSES
-from ..tokenizers.pitch_line import A4_HZ, FRAME_RATE
+from ..tokenizers.pitch_contour import A4_HZ, FRAME_RATE
 from .features import ANALYSIS_RATE, Features, pitch_classes
 
 CLICKS_PER_MINUTE = 120

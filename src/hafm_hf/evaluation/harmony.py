@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..lead_sheet.chords import PITCH_CLASSES, key_fit
 from ..lead_sheet.chords import pitch_classes as chord_tones
-from ..tokenizers.pitch_line import FRAME_RATE
+from ..tokenizers.pitch_contour import FRAME_RATE
 from .features import CHROMA_RATE, Features, pitch_classes
 
 # length of the Hann window that chroma is smoothed with, and hop between chords, in chroma frames

@@ -221,7 +221,7 @@ def _adherence(
     """
     names = sorted({each.song for each in measurements})
     order = np.random.default_rng(options.seed).permutation(len(names))
-    half_of = {names[int(index)]: place % 2 for place, index in enumerate(order)}
+    half_of = {names[int(index)]: position % 2 for position, index in enumerate(order)}
     halves = [[each for each in measurements if half_of[each.song] == half] for half in (0, 1)]
 
     def fitted(half: list[Measurement], candidate: str) -> Gaussian:

@@ -554,14 +554,14 @@ class HAFMCodebookHeads(nn.Module):
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__()
-        self.rows = codebook_pattern(config).rows
+        self.codes_per_slot = codebook_pattern(config).codes_per_slot
         self.weight = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size, config.hidden_size))
         self.bias = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size)) if config.head_bias else None
 
     def forward(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """hidden_states [B, L, D] of consecutive slots (their numbers `targets`, int64 [L]) → logits [B·R, L, V]."""
         num_codebooks = self.weight.shape[0]
-        if self.rows > 1:
+        if self.codes_per_slot > 1:
             bias = None if self.bias is None else self.bias.flatten()
             logits = F.linear(hidden_states, self.weight.flatten(0, 1), bias).unflatten(2, (num_codebooks, -1))
             return logits.transpose(1, 2).flatten(0, 1)
@@ -623,6 +623,7 @@ def at_slots(frames: torch.Tensor, slot_frames: torch.Tensor, mask: torch.Tensor
     if mask is None:
         return frames.index_select(1, slot_frames.clamp(max=frames.shape[1] - 1))
     present = mask.long()
-    first = present.argmax(dim=1, keepdim=True)
-    places = torch.minimum(first + slot_frames, first + present.sum(dim=1, keepdim=True) - 1).clamp(min=0)
-    return frames.gather(1, places[..., None].expand(-1, -1, frames.shape[2]))
+    first = present.argmax(dim=1, keepdim=True)  # [B, 1]
+    last = first + present.sum(dim=1, keepdim=True) - 1
+    indices = torch.minimum(first + slot_frames, last).clamp(min=0)  # [B, L]
+    return frames.gather(1, indices[..., None].expand(-1, -1, frames.shape[2]))

@@ -238,10 +238,10 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
 
     def crop_at(self, number: int) -> Crop:
         """Crop `number` of the endless sequence: every epoch shuffles the slots and draws new starts."""
-        epoch, place = divmod(number, len(self.slots))
+        epoch, song_row = divmod(number, len(self.slots))
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(self.slots))
-        return self._crop_of(int(self._epoch[1][place]), np.random.default_rng((self.seed, 1, number)))
+        return self._crop_of(int(self._epoch[1][song_row]), np.random.default_rng((self.seed, 1, number)))
 
     def _crop_of(self, row: int, generator: np.random.Generator) -> Crop:
         return row, int(generator.integers(0, self.cells[row] - self.frames + 1))

@@ -47,8 +47,8 @@ def validate_stage(
             other = torch.stack(others).to(accelerator.device)
         with accelerator.autocast():
             losses = paired_losses(model, right, other, labels)
-        for place, clip in enumerate(chosen):
-            losses_of_clips.append((clip, {name: value[place].cpu() for name, value in losses.items()}))
+        for position, clip in enumerate(chosen):
+            losses_of_clips.append((clip, {name: value[position].cpu() for name, value in losses.items()}))
     gathered = dict(gather_object(losses_of_clips))
     rows = {
         name: torch.stack([gathered[clip][name] for clip in range(len(crops))])
@@ -125,6 +125,6 @@ def other_tracks(tracks: list[str]) -> list[int] | None:
     if 2 * largest > len(tracks):
         return None
     partners = [0] * len(tracks)
-    for place, clip in enumerate(order):
-        partners[clip] = order[(place + len(tracks) // 2) % len(tracks)]
+    for position, clip in enumerate(order):
+        partners[clip] = order[(position + len(tracks) // 2) % len(tracks)]
     return partners

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A song in one HTML file that plays without a network: voice and band as a track each, bars and chords.
+
+The file holds each track twice: as Ogg Opus, and as a smaller MP3 for browsers that do not decode that. Rates are
+constant, so that a minute takes at most 1.5 MB in base64. Its content is in shared/: song.html, song.css, song.js.
+"""
+
+import html
+import io
+import json
+import math
+import tempfile
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from hafm_hf import audio
+from hafm_hf.audio.levels import CEILING_DBFS
+from opus_pieces import RATE
+from takes import JOBS, Job, channels_of, placed
+
+SHARED = Path(__file__).parent / "shared"
+# kbit/s
+OPUS_RATES = {"voice": 28, "band": 60}
+MP3_KILOBITS = 24
+MP3_RATE = 22_050
+# libsndfile's compression levels from 0 to 1 are these kbit/s a channel, in equal steps, of Opus and of MP3 at 22 kHz
+OPUS_RANGE = (256, 6)
+MP3_RANGE = (160, 8)
+
+
+def write_song(job: Job, mixer: dict[str, Any]) -> Path:
+    """Writes the file for the mixer's "ask": its "song" has the title, bars and chords (static/share.js).
+
+    Levels are the mixer's. What is muted is left out; a ValueError if that is everything.
+    """
+    about = (mixer.get("ask") or {}).get("song")
+    about = about if isinstance(about, dict) else {}
+    voice, band, rate = placed(job, channels_of(job, mixer))
+    tracks = {name: sound for name, sound in {"voice": voice, "band": band}.items() if not audio.is_silent(sound)}
+    if not tracks:
+        raise ValueError("Voice and band are muted; turn one of them on to share the song.")
+    gain = together(voice, band, rate, mixer.get("loudness"))
+    with ThreadPoolExecutor() as pool:
+        files = pool.map(lambda name: encode(name, tracks[name] * gain, rate), tracks)
+    encoded = dict(zip(tracks, files, strict=True))
+    path = Path(tempfile.mkdtemp(dir=JOBS)) / f"{job.name}_song.html"
+    path.write_text(page({**about, "seconds": len(voice) / rate}, encoded), encoding="utf-8")
+    return path
+
+
+def together(voice: audio.Samples, band: audio.Samples, rate: int, lufs: Any) -> np.float32:
+    """One gain for both tracks, with which their sum is as loud as asked (LUFS or None) and does not clip."""
+    mix = voice + band
+    room = CEILING_DBFS - audio.true_peak_dbtp(mix)
+    gain = lufs - audio.loudness(mix, rate) if isinstance(lufs, int | float) else 0.0
+    # shorter sounds have no loudness
+    gain = gain if math.isfinite(gain) else 0.0
+    return np.float32(audio.decibels_to_gain(min(gain, room)))
+
+
+def encode(name: str, sound: audio.Samples, rate: int) -> dict[str, bytes]:
+    """A track (float32 [N] or [N, 2]) as {"opus", "mp3"}."""
+    mono = audio.with_channels(sound, 1)
+    # a voice in the middle needs no second channel
+    if sound.ndim > 1 and np.allclose(sound, mono[:, None], atol=1e-4):
+        sound = mono
+    opus = audio.resample(sound, rate, RATE)
+    mp3 = audio.resample(mono, rate, MP3_RATE)
+    return {
+        "opus": file_of(opus, RATE, OPUS_RANGE, OPUS_RATES[name], format="OGG", subtype="OPUS"),
+        "mp3": file_of(
+            mp3, MP3_RATE, MP3_RANGE, MP3_KILOBITS, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="CONSTANT"
+        ),
+    }
+
+
+def file_of(sound: audio.Samples, rate: int, levels: tuple[int, int], kilobits: int, **kind: Any) -> bytes:
+    """A file of `kilobits` a second."""
+    most, least = levels
+    file = io.BytesIO()
+    channels = 1 if sound.ndim == 1 else sound.shape[1]
+    level = (most - kilobits / channels) / (most - least)
+    with soundfile.SoundFile(file, "w", rate, channels, compression_level=level, **kind) as encoder:
+        # libsndfile takes a few seconds at a time
+        for start in range(0, len(sound), rate):
+            encoder.write(sound[start : start + rate])
+    return file.getvalue()
+
+
+def page(about: dict[str, Any], tracks: dict[str, dict[str, bytes]]) -> str:
+    """The HTML of a song. Names are data: nothing in them is read as HTML, and only our own script may run."""
+    style, script = ((SHARED / name).read_text(encoding="utf-8") for name in ("song.css", "song.js"))
+    sounds = "".join(
+        f"<script type='application/octet-stream' id='{name}-{kind}'>{b64encode(content).decode()}</script>\n"
+        for name, files in tracks.items()
+        for kind, content in files.items()
+    )
+    parts = {
+        "TITLE": html.escape(str(about.get("title") or "Song")),
+        "STYLE": style,
+        "SCRIPT": script,
+        "SONG": json.dumps(about).replace("<", "\\u003c"),
+        "SOUNDS": sounds,
+        "POLICY": f"default-src 'none'; script-src {digest(script)}; style-src {digest(style)}",
+    }
+    # split once, so that a title cannot hold the name of another part
+    pieces = (SHARED / "song.html").read_text(encoding="utf-8").split("%")
+    return "".join(parts.get(piece, piece) for piece in pieces)
+
+
+def digest(text: str) -> str:
+    """What a content security policy calls a script or style."""
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
