@@ -3,14 +3,9 @@
 // Python sends the takes (takes.shelf) as {takes, chosen} and the pieces of one that is being generated (takes.LiveTake) as {live};
 // the user's settings go back as {chosen, channels}. Files are requested with {ask: {file, format}} and the event "submit".
 
-<<<<<<< HEAD
 import { blank, desk, drawWave, mark } from "./desk.js";
-import { load, outline, startBuffer } from "./sound.js";
-=======
-import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
 import { songOf } from "./share.js";
-import { load, startBuffer } from "./sound.js";
->>>>>>> main
+import { load, outline, startBuffer } from "./sound.js";
 
 // sounds are decoded so far before and after the playback position, and after the beginning of a loop (s)
 const BEHIND = 2;
