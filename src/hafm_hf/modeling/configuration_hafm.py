@@ -195,7 +195,7 @@ class HAFMStageConfig(PreTrainedConfig):
     def describe(self) -> dict[str, str]:
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
         sources = " and ".join(_vocabulary(sizes) for sizes in self.conditioning_codebook_sizes)
-        pattern = f", pattern {self.codebook_pattern}" if self.num_codebooks > 1 else ""
+        pattern = f", codebook pattern {self.codebook_pattern}" if self.num_codebooks > 1 else ""
         pattern += ", fusion sum" if self.conditioning_fusion == "sum" else ""
         return {
             "rates": f"{self.conditioning_frame_rate} → {self.frame_rate} frames/s "
