@@ -59,9 +59,13 @@ BUSY, IDLE = ([gr.update(interactive=on) for on in each] for each in ((False, Tr
 # stops and then shows an error on components, so a run checks these instead and ends by itself.
 BEGUN: deque[str] = deque(maxlen=1000)
 CANCELLED: deque[str] = deque(maxlen=1000)
+# Tickets of runs that were told their place in the queue, and how long the last runs took, in seconds.
+TOLD: deque[str] = deque(maxlen=1000)
+DURATIONS: deque[float] = deque(maxlen=10)
 WAITS = "Too many people are waiting. Your band starts automatically as soon as there is a place in the queue."
 # Path of Gradio's HTML.
 GRADIO, INDEX = str(gr.routes.STATIC_TEMPLATE_LIB), "frontend/index.html"
+COMING = "The band is on its way …"
 INTERRUPTED = "The band has been interrupted; “Play a band” plays it from the beginning."
 UNEXPECTED = "Something went wrong on the server; try again, or reload the page."
 Values = dict[str, Any]
@@ -249,6 +253,7 @@ def run(
         yield [*still, gr.skip(), gr.skip()]
         for step in () if begun or stopped() else make_job(request(jobs, mixer, *wanted), live, stopped):
             if isinstance(step, Job):
+                DURATIONS.append(step.elapsed)
                 yield [*still, (ticket, step), gr.skip()]
             elif step is not None and not stopped():
                 yield [*still, gr.skip(), {"live": {**step, "run": ticket}, "play": True}]
@@ -271,6 +276,23 @@ def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], 
     # after stopping this run, the user may have started another
     status = [gr.skip()] * 4 if ticket in CANCELLED else [announcement(said + gone), *IDLE]
     return [*status, None, jobs, value | {"live": None}]
+
+
+def place_in_queue(tickets: list[Any], ticket: str) -> str:
+    """What a run is told while it waits, given the tickets of all that wait, and once it has begun; "" otherwise."""
+    if ticket not in tickets:
+        begun = ticket in TOLD and ticket in BEGUN and ticket not in CANCELLED
+        if begun:
+            TOLD.remove(ticket)
+        return announcement(COMING) if begun else ""
+    if ticket not in TOLD:
+        TOLD.append(ticket)
+    place = tickets.index(ticket) + 1
+    said = f"Number {place} in the queue."
+    if DURATIONS:
+        # the one that is running may have just begun
+        said += f" Your band begins in about {place * sum(DURATIONS) / len(DURATIONS):.0f} s at the latest."
+    return announcement(said)
 
 
 def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
@@ -472,6 +494,15 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
             made.then(shelve, ended, [*status, *ended[:1], *ended[2:]], queue=False, **QUIET)
             asked = made.failure(outputs=[*status, page.waiting], **waits)
             asked.then(None, page.waiting, None, js=f"again => {{ {PAGE}.then(page => page.again(again)); }}")
+
+    def place(ticket: str) -> str:
+        waiting = blocks._queue.event_queue_per_concurrency_id[ONE_AT_A_TIME["concurrency_id"]].queue
+        said = place_in_queue([event.data.data[0] for event in waiting if event.data and event.data.data], ticket)
+        return said or gr.skip()
+
+    # static/page.js presses it while a run has not begun
+    asked = gr.Button("Place", visible="hidden", elem_id="place")
+    asked.click(place, page.ticket, page.announced, queue=False, **QUIET)
     page.stop.click(stop_run, page.ticket, status, queue=False, **QUIET)
 
 

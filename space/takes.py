@@ -53,7 +53,7 @@ LEAST_KEPT_SECONDS = 0.2
 # Seed of the bands stored with the example voices.
 STORED_SEED = 1
 # Length of the pieces in which a band is sent to the page, unless less of it has been generated.
-PIECE_SECONDS = 5.0
+PIECE_SECONDS = 10.0
 EXPIRED = "This take has been removed from the server; generate it again."
 
 

@@ -10,6 +10,8 @@ const player = new Audio();
 const AGAIN = 2000;
 // how often the browser keeps a changed project (ms)
 const KEPT = 1000;
+// when, and how often, a band that has not begun asks for its place in the queue (ms)
+const PLACE = 1900;
 // longest wait for estimates that the user has asked for, before a band is generated (ms)
 const SETTLED = 10000;
 let query = "";
@@ -122,7 +124,15 @@ export async function begin() {
   for (const name of desk.sheet.unset) desk.sheet.act(name);
   // chords that follow a new key or tempo may still be on their way
   await Promise.race([desk.sheet.settled, new Promise((late) => setTimeout(late, SETTLED))]);
+  setTimeout(askPlace, PLACE);
   return ["<p class='hafm-status' role='status'>The band is on its way …</p>", ...[false, true, false].map((interactive) => ({ __type__: "update", interactive })), crypto.getRandomValues(new Uint32Array(4)).join("-")];
+}
+
+/** Asks for the place in the queue until the band begins, and once more then. */
+function askPlace() {
+  if (!isRunning()) return;
+  document.querySelector("#place").click();
+  if (!desk.mixer.coming) setTimeout(askPlace, PLACE);
 }
 
 /** Presses a button again after a while. */

@@ -107,6 +107,7 @@ def test_an_interrupted_band_goes_on_with_one_click(restarted: Restarted) -> Non
 def test_a_browser_that_keeps_nothing_says_so_and_works(page: Page, name: str, said: str) -> None:
     page.add_init_script(REFUSED.replace("NAME", name))
     page.reload()
+    studio.wait_for_page(page)
     studio.upload(page, EXAMPLE)
     expect(page.locator("#mixer .kept")).to_contain_text(said)
 

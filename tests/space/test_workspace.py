@@ -50,7 +50,7 @@ def operate(page: Page, kind: str, touch: bool) -> None:
     elif kind in ("number", "text"):
         control.press("Tab")
     elif control.get_attribute("data-do") in ("file", "save"):
-        studio.download_of(page, press, str(control.get_attribute("data-do")))
+        studio.download_of(page, press)
     else:
         press()
 
