@@ -19,7 +19,7 @@ export function mount(element, props, watch, trigger) {
 export class Player {
   constructor() {
     // the band of an example may already be playing
-    Object.assign(this, { takes: [], chosen: null, live: desk.mixer?.live ?? null, channels: {}, sounds: {}, marks: {}, asked: 0, shown: 0, run: null, reach: Infinity });
+    Object.assign(this, { takes: [], chosen: null, live: desk.mixer?.live ?? null, channels: {}, sounds: {}, marks: {}, asked: 0, shown: 0, run: null, reach: Infinity, hushed: false, sung: null });
     desk.join(this, desk.mixer);
     desk.mixer = this;
   }
@@ -69,6 +69,8 @@ export class Player {
   }
 
   silent(name) {
+    // the singer sings it again
+    if (name === "voice" && this.hushed) return true;
     const solo = Object.keys(this.sounds).some((each) => this.channels[each].solo);
     return this.channels[name].muted || (solo && !this.channels[name].solo);
   }
@@ -77,7 +79,9 @@ export class Player {
   start(out, zero, from) {
     const ctx = out.context;
     this.nodes = {};
-    for (const [name, pieces] of Object.entries(this.sounds)) {
+    for (const [name, loaded] of Object.entries(this.sounds)) {
+      // a voice that was sung again, and is not kept yet
+      const pieces = name === "voice" && this.sung ? [{ buffer: this.sung, at: 0 }] : loaded;
       const [gain, panner] = [new GainNode(ctx, { gain: 0 }), new StereoPannerNode(ctx)];
       gain.connect(panner).connect(out);
       // a panner attenuates centred mono by 3 dB, which takes.Channel does not

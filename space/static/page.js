@@ -24,7 +24,7 @@ export function mount() {
   sessionStorage.removeItem("hafm");
   desk.state = state;
   loaded();
-  addEventListener("beforeunload", (event) => { if (desk.recorder?.running || document.querySelector("#run:disabled")) event.preventDefault(); });
+  addEventListener("beforeunload", (event) => { if (desk.recorder?.running || desk.recorder?.choice || document.querySelector("#run:disabled")) event.preventDefault(); });
   for (const event of ["pagehide", "visibilitychange"]) addEventListener(event, () => sessionStorage.setItem("hafm", JSON.stringify({ ...(desk.vocal ? state() : kept), search: location.search })));
   desk.join({ start: () => player.pause(), stop: () => player.pause() });
   document.addEventListener("click", ({ target, isTrusted }) => {
