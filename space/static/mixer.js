@@ -30,7 +30,7 @@ export function mount(element, props, watch, trigger) {
 export class Player {
   constructor() {
     // the band of an example may already be playing
-    Object.assign(this, { takes: [], chosen: null, live: desk.mixer?.live ?? null, channels: {}, sounds: {}, marks: {}, asked: 0, shown: 0, run: null, reach: Infinity, arrivals: [] });
+    Object.assign(this, { takes: [], chosen: null, live: desk.mixer?.live ?? null, channels: {}, sounds: {}, marks: {}, asked: 0, shown: 0, run: null, reach: Infinity, arrivals: [], hushed: false, sung: null });
     desk.join(this, desk.mixer);
     desk.mixer = this;
   }
@@ -141,6 +141,8 @@ export class Player {
   }
 
   silent(name) {
+    // the singer sings it again
+    if (name === "voice" && this.hushed) return true;
     const solo = Object.keys(this.sounds).some((each) => this.channels[each].solo);
     return this.channels[name].muted || (solo && !this.channels[name].solo);
   }
@@ -149,12 +151,16 @@ export class Player {
   start(out, zero, from) {
     const ctx = out.context;
     this.nodes = {};
-    for (const [name, pieces] of Object.entries(this.sounds)) {
+    for (const [name, loaded] of Object.entries(this.sounds)) {
+      // a voice that was sung again, and is not kept yet
+      const again = name === "voice" ? this.sung : null;
       const [gain, panner] = [new GainNode(ctx, { gain: 0 }), new StereoPannerNode(ctx)];
       gain.connect(panner).connect(out);
       // a panner attenuates centred mono by 3 dB, which takes.Channel does not
-      const middle = pieces[0].outline.channels > 1 ? 1 : Math.SQRT2;
-      this.nodes[name] = { gain, panner, middle, zero, from, started: new Set() };
+      const middle = (again?.numberOfChannels ?? loaded[0].outline.channels) > 1 ? 1 : Math.SQRT2;
+      const started = new Set(again ? loaded.map(({ path }) => path) : []);
+      this.nodes[name] = { gain, panner, middle, zero, from, started };
+      if (again) startBuffer(gain, again, zero, Math.max(from, ctx.currentTime - zero));
     }
     this.startDecoded(this.nodes);
     this.settle(true);

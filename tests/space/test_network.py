@@ -52,8 +52,10 @@ STREAM = """([pieces, period]) => {
     const send = (number) => {
         const until = pieces[number].stop;
         const part = pieces.slice(0, number + 1);
-        const files = Object.fromEntries(Object.keys(last.files).map((name) => [name, part.map((piece) => piece.files[name])]));
-        const live = { source: desk.vocal, seconds: last.stop, balance: 0, run: 'r', until, at: part.map(({ start }) => start), files };
+        const names = Object.keys(last.files);
+        const files = Object.fromEntries(names.map((name) => [name, part.map((piece) => piece.files[name])]));
+        const at = part.map(({ start }) => start);
+        const live = { source: desk.vocal, seconds: last.stop, balance: 0, run: 'r', until, at, files };
         show({ live, play: true });
         if (number + 1 < pieces.length) setTimeout(() => send(number + 1), period);
     };
@@ -94,7 +96,8 @@ def band_of(space: Space, seconds: float, size: float) -> tuple[list[dict], Path
     """Pieces of four stereo stems as the server writes them, when `size` seconds are generated at a time."""
     folder = Path(tempfile.mkdtemp(dir=next(space.temporary.glob("hafm_space_*"))))
     pieces = takes.Pieces(folder)
-    stems = {name: np.tile(stereo_stem(name), (int(seconds // 10) + 1, 1))[: round(seconds * RATE_48)] for name in STEMS}
+    repeats = (int(seconds // 10) + 1, 1)
+    stems = {name: np.tile(stereo_stem(name), repeats)[: round(seconds * RATE_48)] for name in STEMS}
     step = round(size * RATE_48)
     count = len(stems["bass"])
     for first in range(0, count, step):
