@@ -354,6 +354,7 @@ def read_clip_scores(folder: Path, clips: Sequence[Clip]) -> dict[str, dict[str,
 
 
 def _audio_files(folder: Path) -> list[str]:
+    """The audio files in and below a folder; raises HAFMEvaluationError if it is none."""
     if not folder.is_dir():
         raise HAFMEvaluationError(f"{folder} is not a folder; check the path.")
     return find_audio(folder)[0]

@@ -132,6 +132,8 @@ def score_rows(report: dict[str, Any]) -> list[list[str]]:
 
 
 def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
+    """Distances of each system by one embedder; the first row is the header."""
+
     def cells(system: dict[str, Any]) -> list[str]:
         stated = system["distances"].get(embedder)
         if stated is None:
@@ -147,6 +149,8 @@ def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
 
 
 def _other_rows(report: dict[str, Any], names: Sequence[str]) -> list[list[str]]:
+    """Scores of other tools for each system; the first row is the header."""
+
     def cells(system: dict[str, Any]) -> list[str]:
         texts = []
         for name in names:
@@ -161,6 +165,7 @@ def _other_rows(report: dict[str, Any], names: Sequence[str]) -> list[list[str]]
 
 
 def _with_interval(stated: dict[str, Any], name: str) -> str:
+    """A value and its interval, if there is one, as text."""
     text = _number(stated.get(name))
     if f"{name}_interval" in stated:
         text += " [{}, {}]".format(*map(_number, stated[f"{name}_interval"]))
@@ -168,6 +173,7 @@ def _with_interval(stated: dict[str, Any], name: str) -> str:
 
 
 def _number(value: float | None) -> str:
+    """A number with about three digits; a dash for one that is missing or not finite."""
     if value is None or not math.isfinite(value):
         return "–"
     if abs(value) >= 100:
