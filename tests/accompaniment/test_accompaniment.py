@@ -77,8 +77,8 @@ def test_padding_is_removed_on_either_side(composite: Composite, left: int, monk
     batch, mask = torch.zeros(2, 24_000), torch.zeros(2, 24_000, dtype=torch.long)
     batch[0, left : left + 12_000], mask[0, left : left + 12_000] = torch.from_numpy(voice(0.5)), 1
     batch[1], mask[1] = torch.from_numpy(voice(1, pitch=300)), 1
-    extract = Mock(wraps=HAFMFeatureExtractor.resampled, side_effect=HAFMFeatureExtractor().resampled)
-    monkeypatch.setattr(HAFMFeatureExtractor, "resampled", extract)
+    extract = Mock(wraps=HAFMFeatureExtractor.prepared, side_effect=HAFMFeatureExtractor().prepared)
+    monkeypatch.setattr(HAFMFeatureExtractor, "prepared", extract)
     output = composite.generate(batch, CODEC_RATE, seed=4, padding_mask=mask)
     heard = [call.args[0] for call in extract.call_args_list]
     assert [len(audio) for audio in output.audio] == [12_000, 24_000]
