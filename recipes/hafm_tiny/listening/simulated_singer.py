@@ -90,12 +90,13 @@ class SimulatedSinger:
         seconds_of_beats = self._clock(tune, tempo)
         sung = self._sung(tune, seconds_of_beats, semitones)
         times = self._times(sung, seconds_of_beats, min(seconds, seconds_of_beats[1][-1]))
-        contour = self._line(sung, times)
+        contour = self._contour(sung, times)
         beats = np.interp(times, seconds_of_beats[1], seconds_of_beats[0])
         chords = transposed_chords(chords_at(tune, beats), semitones)
         return Performance(contour, beats, chords, tempo, tune.metre, tune.downbeat)
 
     def _tempo(self, tune: Tune) -> float:
+        """A tempo near the tune's own or any other, at which its notes can be sung; in beats a minute."""
         for _ in range(20):
             if tune.tempo is not None and self.rng.random() < self.own_tempo:
                 tempo = tune.tempo * 2 ** self.rng.normal(0.0, 0.2)
@@ -115,6 +116,7 @@ class SimulatedSinger:
         return np.arange(count + 1, dtype=np.float64), seconds
 
     def _sung(self, tune: Tune, clock: tuple[Array, Array], semitones: int) -> Sung:
+        """The notes of a tune as they are sung: in the given key, late or early, out of tune, slurred."""
         rng = self.rng
         notes = self._changed(tune.notes)
         count = len(notes)
@@ -191,7 +193,8 @@ class SimulatedSinger:
             found.append(start + (np.arange(round(length * CONTOUR_RATE)) + 0.5) / CONTOUR_RATE)
         return np.concatenate(found)
 
-    def _line(self, sung: Sung, times: Array) -> PitchContour:
+    def _contour(self, sung: Sung, times: Array) -> PitchContour:
+        """The pitch contour that would be measured from sung notes at frames with these times (float64 [T])."""
         rng = self.rng
         count = len(times)
         note = np.clip(np.searchsorted(sung.onset, times, side="right") - 1, 0, None)
@@ -259,6 +262,7 @@ class ExactSinger(FaithfulSinger):
     """A singer without any errors, and with a perfect pitch tracker."""
 
     def _sung(self, tune: Tune, clock: tuple[Array, Array], semitones: int) -> Sung:
+        """The notes of a tune as they are written: in time and in tune, without slides or consonants."""
         notes = tune.notes
         none = np.zeros(len(tune.notes))
         starts, ends = (np.interp(notes[:, 0] + part * notes[:, 1], *clock) for part in (0, 1))

@@ -156,6 +156,7 @@ class HarmonyTrainer:
         return self._cells_of(sung.contour, sung.chords)
 
     def _cells_of(self, contour: PitchContour, chords: np.ndarray) -> SungSong:
+        """Features and chords of the cells of a song, from its contour and the chord of each frame (int64 [T])."""
         each = self.model.config.harmony_frames
         cells = torch.from_numpy(contour.harmony_cells(each)).half()
         return SungSong(cells, torch.from_numpy(chords[_middles(contour, each)]))
