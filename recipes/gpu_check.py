@@ -291,6 +291,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
+    """A result as text that fits into a cell of the table."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items() if inner is not None)
     if isinstance(value, float):

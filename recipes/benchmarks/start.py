@@ -62,6 +62,7 @@ def benchmark_start(model: str | None = None, seconds: float = 10.0, repeats: in
 
 
 def _measured(words: list[str]) -> dict[str, Any]:
+    """What a run of `hafm` with these words in a process of its own has printed, and its wall time."""
     began = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(

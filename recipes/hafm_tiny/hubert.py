@@ -176,6 +176,7 @@ class SemanticTrainer:
 
     @torch.no_grad()
     def _cluster_targets(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Clusters of the descriptors of the batch's frames by name, int64 [B, T]; ignored outside of the mask."""
         found = {}
         for name, values in descriptors(self.responses).items():
             codes = nearest(values.flatten(0, 1), self.centroids[name]).view(values.shape[:2])[:, : mask.shape[1]]
@@ -219,6 +220,7 @@ class SemanticTrainer:
         return {**report, "learning_rate": rate}
 
     def _loss(self, features: torch.Tensor, targets: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+        """The weighted sum of all losses of features (float [B, T, D]), and each of them."""
         weights = self.arguments.weights
         activation = features.pow(2).mean()
         loss = weights["activation"] * activation

@@ -97,6 +97,7 @@ def too_long(path: str | os.PathLike[str]) -> str:
 
 
 def _length(name: str) -> int:
+    """Length of a name in the units in which the system limits it."""
     if ON_WINDOWS:
         return len(name.encode("utf-16-le", "surrogatepass")) // 2
     return len(os.fsencode(name))

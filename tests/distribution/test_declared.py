@@ -92,7 +92,8 @@ def test_locked_versions_satisfy_the_declared_requirements() -> None:
 
 def test_the_oldest_declared_python_can_install_the_locked_versions() -> None:
     (oldest,) = re.findall(r"^>=(\d+\.\d+)$", PROJECT["requires-python"])
-    found, installed_names = [], set()
+    found = []
+    installed_names = set()
     for name in locked_versions():
         try:
             wanted = metadata.metadata(name)["Requires-Python"]

@@ -113,6 +113,7 @@ def _sounds(clip: Clip, lag: float) -> tuple[Samples, Samples]:
 
 
 def _estimated(played: Samples, recogniser: ChordRecogniser) -> dict[str, Any]:
+    """Chords, key and beats of an accompaniment (float32 [N]), as far as they can be estimated."""
     seconds = len(played) / ANALYSIS_RATE
     chords = recogniser.chords(played, ANALYSIS_RATE)
     key = with_bars_throughout(LeadSheet(chords=chords), seconds).key if chords else None

@@ -150,6 +150,7 @@ def _sung_range(song: Song, comfort: float) -> tuple[Note, ...]:
 def _render_vocal(
     song: Song, voice: singer.Voice, options: SongCorpusOptions, generator: np.random.Generator
 ) -> tuple[np.ndarray, tuple[Note, ...], singer.Manner]:
+    """Sings a song's melody: samples float64 [N] at the voice's rate, the notes as sung, and the manner."""
     formant = float(generator.uniform(*WARPS.get(voice.name, DEFAULT_WARP)))
     manner = singer.random_manner(generator, formant)
     comfort = COMFORT.get(voice.name, voice.pitch) + 12 * np.log2(formant) + generator.uniform(-3, 3)

@@ -136,6 +136,7 @@ def make_plan(options: PrepareOptions) -> tuple[Plan, list[Drop], int]:
 
 
 def _make_missing(plan: Plan, options: PrepareOptions, progress: Callable[[int, int], None] | None) -> None:
+    """Makes the shards of the plan that have no report; `progress` gets the numbers of finished and of all shards."""
     corpus = Path(options.shards.corpus)
     jobs = [(name, tuple(plan.tracks[track] for track in tracks)) for name, tracks in plan.shards.items()]
     missing = [job for job in jobs if read_report(corpus, job[0]) is None]

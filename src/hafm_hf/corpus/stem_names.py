@@ -127,10 +127,12 @@ class StemSongs:
 
 def group_stems(paths: Sequence[str]) -> StemSongs:
     """Groups files into songs by their names; of two files with the same role, the first is used."""
+    # all readings of each name, the most likely first
     names = {path: stem_names(path) for path in paths}
     found = StemSongs()
     left = list(paths)
-    for rank in range(max((len(readings) for readings in names.values()), default=0)):
+    most_readings = max((len(readings) for readings in names.values()), default=0)
+    for rank in range(most_readings):
         for by_copy in (True, False):
             readings = {path: names[path][rank] for path in left if len(names[path]) > rank}
             for song, repeated in _songs(readings, by_copy):
@@ -138,7 +140,9 @@ def group_stems(paths: Sequence[str]) -> StemSongs:
                 if song.complete and (by_copy or not repeated):
                     found.songs.append(song)
                     found.repeated += repeated
-            used = {path for song in found.songs for path in song.files.values()} | dict(found.repeated).keys()
+            used = set(dict(found.repeated))
+            for song in found.songs:
+                used.update(song.files.values())
             left = [path for path in left if path not in used]
     certain = {path: names[path][0] for path in left if names[path] and names[path][0].certain}
     for song, repeated in _songs(certain, by_copy=True):

@@ -64,8 +64,11 @@ class StemReader:
     def group(self, paths: Sequence[str]) -> tuple[list[Grouping], list[Drop]]:
         """Groups files into tracks: pairs and stem folders first, then, given a vocal channel, stereo files."""
         found = group_stems(paths)
-        groupings = [Grouping(display_name(song.name or "."), chosen_stems(song.files)) for song in found.songs]
-        of_songs = {path for song in found.songs for path in song.files.values()}
+        groupings = []
+        of_songs: set[str] = set()
+        for song in found.songs:
+            groupings.append(Grouping(display_name(song.name or "."), chosen_stems(song.files)))
+            of_songs.update(song.files.values())
         drops = []
         for path, first in found.repeated:
             if first in of_songs or not self.options.vocal_channel:
@@ -73,10 +76,12 @@ class StemReader:
                 drops.append(Drop(display_name(path), Reason.NO_STEMS, detail))
         if self.options.vocal_channel:
             # "Song - Karaoke" and the like are stereo files, not stems
-            lone = [path for song in found.incomplete for path in song.files.values()]
-            lone += [path for path, first in found.repeated if first not in of_songs]
-            stereo = outside_stem_folders(found, sorted([*lone, *found.others]))
-            groupings += [Grouping(display_name(path), {"karaoke": path}) for path in stereo]
+            stereo = list(found.others)
+            for song in found.incomplete:
+                stereo += song.files.values()
+            stereo += [path for path, first in found.repeated if first not in of_songs]
+            for path in outside_stem_folders(found, sorted(stereo)):
+                groupings.append(Grouping(display_name(path), {"karaoke": path}))
             return groupings, drops
         for song in found.incomplete:
             missing = "an instrumental" if "vocal" in song.files else "a vocal"

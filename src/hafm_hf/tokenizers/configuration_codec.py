@@ -277,6 +277,7 @@ def _check_codec_family(config: PreTrainedConfig) -> None:
 
 
 def _check_encodec(config: EncodecConfig) -> None:
+    """Refuses sizes of an EnCodec that are out of range, and the kind that normalises chunks."""
     for name in ("hidden_size", "num_filters", "kernel_size", "last_kernel_size", "residual_kernel_size", "compress"):
         check_range(f"codec {name}", getattr(config, name), MAX_WIDTH)
     for name in ("num_lstm_layers", "num_residual_layers", "dilation_growth_rate"):

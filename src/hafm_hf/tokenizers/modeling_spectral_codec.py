@@ -322,6 +322,7 @@ class HAFMSpectralModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
+        """Initialises a layer; an untrained decoder's output has about the typical level."""
         super()._init_weights(module)
         if isinstance(module, nn.Linear | nn.Conv1d):
             initialization.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
