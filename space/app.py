@@ -39,7 +39,7 @@ from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader
 
 import parts
 import takes
-from hafm_hf import LeadSheet
+from hafm_hf import LeadSheet, audio
 from hafm_hf.accompaniment.generation_accompaniment import check_supported
 from hafm_hf.accompaniment.options import GenerationOptions, MixOptions
 from hafm_hf.pretrained.redaction import without_secrets
@@ -52,6 +52,8 @@ from takes import Channel, Job
 
 QUEUE_SIZE = int(takes.setting("QUEUE_SIZE", "20"))
 MAX_UPLOAD = takes.setting("MAX_UPLOAD", "300mb")
+# Files that browsers play; others, such as AIFF, are sent to them as FLAC.
+PLAYED = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".webm")
 # Takes of a voice that a page keeps.
 MOST_JOBS = 4
 # Generate, Stop, and the button of the selected bars.
@@ -162,6 +164,9 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     if path.suffix == ".zip":
         sent = read_project(path)
         path = sent["path"]
+    if path.suffix.lower() not in PLAYED:
+        whole = read_recording(str(path), MAX_SECONDS)
+        path = audio.write_audio(path.with_suffix(".flac"), whole.samples, whole.sampling_rate)
     if sent.get("again"):
         sent = with_new_voice(sent, path)
     recording = read_recording(str(path), seconds or MAX_SECONDS)
@@ -272,6 +277,10 @@ def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], 
     before, (jobs, value) = jobs, shelved([job], jobs, mixer)
     gone = "".join(f" Take {old.number} has made room for it; ★ keeps a take." for old in before if old not in jobs)
     said = f"Done in {job.elapsed:.0f} s; seed {job.seed} gives the same music again."
+    if job.remade:
+        said = f"Done in {job.elapsed:.0f} s; all other bars are as they were."
+    elif job.style:
+        said += f" Style: {job.style}."
     if job.added > 0.05:
         said += f" The song is {job.added:.1f} s longer than the voice, which begins at {job.intro:.1f} s."
     if voice and voice["path"] != job.source:

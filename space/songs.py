@@ -260,6 +260,7 @@ def make_job(
             if isinstance(part, list):
                 songs = part
             yield live.add(part, request.vocal, samples, rate) if live and isinstance(part, dict) else None
+    complete = bool(songs)
     if not songs and live is not None and live.pieces and live.seconds > live.pieces[0]["vocal_start"]:
         songs = [pipeline.join(live.pieces)]
     if not songs:
@@ -271,6 +272,7 @@ def make_job(
     style = style if isinstance(style, str) else ""
     added = remake.job.added if remake else len(song["vocals"]) / song["sampling_rate"] - len(samples) / rate
     about = {"name": name, "style": style, "seed": parameters["seed"], "source": str(request.vocal), "added": added}
+    about |= {"stopped": not complete, "remade": remake is not None}
     # the pieces that have been played are the take
     folder, excess = (live.folder, live.finish(song)) if live else (None, 0.0)
     yield write_job(song, folder, elapsed=time.monotonic() - began, excess=excess, **about)

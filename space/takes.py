@@ -62,7 +62,8 @@ class Job:
     """A song generated for the vocal `source`: files in `folder`, which disappears when the job expires.
 
     `balance` is the gain (dB) that makes the band as loud relative to the voice as in the median song. The song is
-    `added` seconds longer than the voice, which begins after `intro` seconds. A page numbers its takes. It plays the
+    `added` seconds longer than the voice, which begins after `intro` seconds. It was `stopped` before its end, or some of
+    its bars were `remade`, so that its seed does not give it again. A page numbers its takes. It plays the
     pieces in `folder` (`Pieces`), which are louder than its other files by `excess` dB, or the files that are named in
     `played`, by channel.
     """
@@ -79,6 +80,8 @@ class Job:
     style: str = ""
     number: int = 0
     excess: float = 0.0
+    stopped: bool = False
+    remade: bool = False
     played: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -444,8 +447,8 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
     return [
         {
             "id": job.folder.name,
-            "name": f"Take {job.number}",
-            **{name: getattr(job, name) for name in ("seed", "style", "source", "intro")},
+            "name": f"Take {job.number}{' (partial)' if job.stopped else ''}",
+            **{name: getattr(job, name) for name in ("seed", "style", "source", "intro", "remade")},
             "seconds": soundfile.info(job.path("vocal")).duration,
             **job.pieces(),
             "balance": job.balance - job.excess,

@@ -260,13 +260,13 @@ class Mixer extends Player {
     const before = [...list.children];
     const rows = own.map(({ id }) => before.find(({ dataset }) => dataset.take === id) ?? this.find("template.take").content.firstElementChild.cloneNode(true));
     if (rows.length !== before.length || rows.some((row, at) => row !== before[at])) list.replaceChildren(...rows);
-    for (const [at, { id, name, style, seed }] of own.entries()) {
+    for (const [at, { id, name, style, seed, remade }] of own.entries()) {
       const row = rows[at];
       row.classList.remove("named");
       const [radio, text, pencil, star] = row.querySelectorAll("input, button");
       const { title = name, kept = false } = this.marks[id] ?? {};
       Object.assign(radio, { value: id, checked: id === this.chosen && !this.coming });
-      row.title = row.querySelector("span").textContent = [title, style, `seed ${seed}`].filter(Boolean).join(" · ");
+      row.title = row.querySelector("span").textContent = [title, style, remade ? "regenerated bars" : `seed ${seed}`].filter(Boolean).join(" · ");
       row.dataset.take = id;
       Object.assign(text, { value: title, defaultValue: title });
       pencil.ariaLabel = `Name ${title}`;

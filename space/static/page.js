@@ -48,9 +48,18 @@ export function mount() {
   // the second click of a double click would start another band, or stop this one
   addEventListener("click", (event) => {
     // after the mouse has pressed a button, Space plays instead of pressing it again; a timer would be too late for fast keys
-    if (event.pointerType === "mouse") event.target.closest("#workspace :is(button, summary):not([data-do=tap])")?.blur();
+    const mouse = event.pointerType === "mouse";
+    if (mouse) event.target.closest("#workspace :is(button, summary):not([data-do=tap])")?.blur();
+    pressed = mouse ? null : event.target.closest?.("#run, #stop") ?? pressed;
     if (event.detail > 1 && event.target.closest?.("#run, #stop, #remake")) event.stopPropagation();
   }, true);
+  // a button that is pressed by keyboard passes the focus to the one that takes its place
+  let pressed = null;
+  new MutationObserver(() => {
+    if (!pressed?.disabled || ![document.body, pressed].includes(document.activeElement)) return;
+    pressed = document.querySelector(pressed.id === "run" ? "#stop" : "#run");
+    pressed.focus();
+  }).observe(document.querySelector("#generate"), { attributes: true, subtree: true });
   // the button whose example is playing is pressed
   for (const event of ["play", "pause", "ended"]) player.addEventListener(event, () => document.querySelectorAll("#style_sounds button")
     .forEach((each) => { each.ariaPressed = String(!player.paused && player.src === each.dataset.sound); }));

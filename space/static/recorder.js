@@ -19,6 +19,11 @@ const TICK = 0.1;
 const QUIET_PEAK = 0.045;
 const QUIET_SECONDS = 3;
 const CLIPPED_PEAK = 0.999;
+const REFUSALS = {
+  NotAllowedError: "The browser does not let this page use the microphone.",
+  NotFoundError: "There is no microphone; connect one, or open a file.",
+  NotReadableError: "Another program is using the microphone; close it, and record again.",
+};
 const LISTENING = "Listening to the voice …";
 // time until a count-in or the clicks of a measurement begin (s)
 const SOON = 0.3;
@@ -103,7 +108,7 @@ class Recorder {
       else this.hand({ example: what });
     } catch (error) {
       this.stop(); this.say("");
-      this.find(".wrong").textContent = error.name === "NotAllowedError" ? "The browser does not let this page use the microphone." : error.message;
+      this.find(".wrong").textContent = REFUSALS[error.name] ?? error.message;
     }
   }
 
@@ -147,6 +152,11 @@ class Recorder {
 
   /** Takes a user's file: a project, or a recording; phone formats (M4A, 3GP, WebM) are decoded here. */
   async take(file, saying = "Sending the voice …") {
+    const most = window.gradio_config?.max_file_size ?? Infinity;
+    if (file.size > most) {
+      const [size, limit] = [file.size, most].map((bytes) => Math.ceil(bytes / 2 ** 20));
+      throw new Error(`${file.name} has ${size} MB; at most ${limit} MB can be sent. Save it as FLAC or MP3, or cut it.`);
+    }
     this.say(saying);
     let sent = file;
     if (!READ_THERE.test(file.name)) {
