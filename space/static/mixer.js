@@ -289,10 +289,12 @@ class Mixer extends Player {
     desk.draw();
   }
 
-  /** What is shared beside the sound: the take's name, or else that of the voice, and what the timeline shows. */
-  song() {
+  /** Asks for the song as one file: its title is the name of the take, or else of the voice. */
+  share() {
     const voice = desk.vocal.split("/").at(-1).replace(/\.\w+$/, "").replaceAll("_", " ");
-    return songOf(this.marks[this.chosen]?.title ?? voice, desk.sheet, desk.sheet.keyName);
+    try {
+      this.send({ file: "song", song: songOf(this.marks[this.chosen]?.title ?? voice, desk.sheet.shown()) });
+    } catch (error) { this.refuse(error.message); }
   }
 
   /** Toggles mute or solo of an element's channel, or else of the voice. */
@@ -329,7 +331,7 @@ class Mixer extends Player {
     if (button.closest("[data-channel]")) this.toggle(name, button);
     else if (name === "keep") this.mark(row.dataset.take, { kept: button.ariaPressed !== "true" });
     else if (name === "name") { row.classList.add("named"); row.querySelector("[type=text]").select(); }
-    else if (button.dataset.file === "song") this.send({ file: "song", song: this.song() });
+    else if (button.dataset.file === "song") this.share();
     else if (name === "file") this.send({ file: button.dataset.file, format: this.find("[data-set=format]").value, state: desk.state() });
     else if (name === "save") desk.sheet.save(this.find("[data-set=sheet]").value);
     else if (name === "load") this.find("input[type=file]").click();

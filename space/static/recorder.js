@@ -81,8 +81,7 @@ class Recorder {
       if (this.left && this.left.path !== desk.vocal) this.last = this.left;
       this.find("[data-do=last]").hidden = !this.last || this.last.path === desk.vocal;
     };
-    for (const pop of root.querySelectorAll("details")) pop.addEventListener("toggle", () => this.rest());
-    this.find(".again").addEventListener("toggle", () => this.suggestBar());
+    this.find("details").addEventListener("toggle", () => { this.rest(); this.suggestBar(); });
     desk.join({ start: (out, zero) => this.moved(zero), stop: () => this.moved(null) });
   }
 
@@ -201,8 +200,8 @@ class Recorder {
     this.find("meter").value = 0;
   }
 
-  /** Closes the microphone when the panels are closed, except during a take or while one starts. */
-  rest() { if (!this.running && !this.pressed && !this.find("details[open]")) this.close(); }
+  /** Closes the microphone when the click's panel is closed, except during a take or while one starts. */
+  rest() { if (!this.running && !this.pressed && !this.find("details").open) this.close(); }
 
   hear({ frame, samples }) {
     const peak = samples.reduce((most, sample) => Math.max(most, Math.abs(sample)), 0);
@@ -235,7 +234,7 @@ class Recorder {
   async startAgain() {
     desk.stop();
     await desk.ready();
-    const { sheet, seconds } = desk.sheet;
+    const { sheet, seconds } = desk.sheet.shown();
     const { start, beats, from } = countIn(sheet, seconds, this.number("bar"));
     const zero = context().currentTime + SOON - from;
     this.begin({ name: "again", start, beats, zero, begins: zero + start, loops: desk.loops });
@@ -251,11 +250,16 @@ class Recorder {
     this.out.connect(context().destination);
     this.running = { ...run, peak: 0 };
     this.timer = setInterval(() => this.tick(), TICK * 1000);
-    for (const name of [...Object.keys(RECORD), "measure"]) if (name !== run.name) this.enable(name, false);
+    // singing to the band, one needs to see its lanes: the menu is closed, and the button beside it ends the recording
+    this.ending = this.find(`[data-do=${run.name === "record" ? "record" : "sing"}]`);
+    for (const button of this.buttons) button.disabled = button !== this.ending;
     this.tick();
+    if (run.name !== "again") return;
+    this.ending.focus();
+    this.find("details").open = false;
   }
 
-  enable(name, on) { for (const button of this.root.querySelectorAll(`[data-do=${name}]`)) button.disabled = !on; }
+  get buttons() { return [...Object.keys(RECORD), "measure"].map((name) => this.find(`[data-do=${name}]`)); }
 
   tick() {
     const run = this.running;
@@ -263,7 +267,7 @@ class Recorder {
     const seconds = Math.max(now - run.begins, 0);
     const place = this.place(run, now, seconds);
     this.say(place + this.warning(seconds));
-    this.find(`[data-do=${run.name}]`).textContent = run.name === "sing" ? "■ Stop" : `■ Stop · ${place}`;
+    this.ending.textContent = run.name === "record" ? `■ Stop · ${place}` : "■ Stop";
     for (; run.name === "record" && run.next * run.period < now + AHEAD; run.next += 1) {
       click(this.out, run.next * run.period, (run.next - run.first) % run.metre === 0);
     }
@@ -290,7 +294,7 @@ class Recorder {
     }
     this.out = this.running = null;
     for (const [name, text] of Object.entries(RECORD)) this.find(`[data-do=${name}]`).textContent = text;
-    for (const name of [...Object.keys(RECORD), "measure"]) this.enable(name, true);
+    for (const button of this.buttons) button.disabled = false;
   }
 
   /** Called by the desk: if the band stops or is played from elsewhere, singing to it ends, once the last of it has arrived. */
@@ -304,7 +308,7 @@ class Recorder {
 
   /** The bar in which the selection begins. */
   suggestBar() {
-    if (!this.find(".again").open || !desk.span) return;
+    if (!this.find("details").open || !desk.span) return;
     const bar = barsOf(desk.sheet.sheet, desk.sheet.seconds).findLast(({ start }) => start <= desk.span.start + 0.02);
     if (bar) this.find("[data-set=bar]").value = String(Math.max(bar.number, 1));
   }
