@@ -186,15 +186,17 @@ class SemanticTrainer:
     @torch.no_grad()
     def start_clusters(self) -> None:
         """Fit the descriptors' clusters to crops that are not drawn in training."""
-        kept: dict[str, list[torch.Tensor]] = {name: [] for name in self.arguments.clusters}
+        vectors: dict[str, list[torch.Tensor]] = {name: [] for name in self.arguments.clusters}
         for index in range(self.arguments.start_batches):
+            # steps that training never reaches
             values, _, _ = self.draw_batch(10_000_000 + index)
+            # a hook keeps the responses of the first layer
             self.hubert.feature_extractor.conv_layers[0].conv(values.unsqueeze(1))
-            for name, found in descriptors(self.responses).items():
-                kept[name].append(found.flatten(0, 1))
+            for name, values_of_frames in descriptors(self.responses).items():
+                vectors[name].append(values_of_frames.flatten(0, 1))
         generator = torch.Generator().manual_seed(self.arguments.seed)
         for name, size in self.arguments.clusters.items():
-            self.centroids[name] = kmeans(torch.cat(kept[name]), size, 20, generator)
+            self.centroids[name] = kmeans(torch.cat(vectors[name]), size, 20, generator)
 
     def train_step(self) -> dict[str, float]:
         """Take one step; returns losses (nats) and the accuracy of the label targets."""
