@@ -120,9 +120,9 @@ def check_logits(check: Check) -> Any:
             ),
         }
         with torch.inference_mode():
-            here = stage(**{key: value.to(check.device) for key, value in given.items()}).logits.float().cpu()
-            there = stage.cpu()(**given).logits.float()
-        differences[f"{name}, {pattern}"] = float((here - there).abs().max())
+            on_device = stage(**{key: value.to(check.device) for key, value in given.items()}).logits.float().cpu()
+            on_cpu = stage.cpu()(**given).logits.float()
+        differences[f"{name}, {pattern}"] = float((on_device - on_cpu).abs().max())
     differences["failed"] = not max(differences.values()) <= LOGITS_TOLERANCE
     return differences
 

@@ -177,11 +177,11 @@ class SemanticTrainer:
     @torch.no_grad()
     def _cluster_targets(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Clusters of the descriptors of the batch's frames by name, int64 [B, T]; ignored outside of the mask."""
-        found = {}
+        targets = {}
         for name, values in descriptors(self.responses).items():
             codes = nearest(values.flatten(0, 1), self.centroids[name]).view(values.shape[:2])[:, : mask.shape[1]]
-            found[name] = torch.where(mask, codes, torch.full_like(codes, IGNORED))
-        return found
+            targets[name] = torch.where(mask, codes, torch.full_like(codes, IGNORED))
+        return targets
 
     @torch.no_grad()
     def start_clusters(self) -> None:
@@ -228,16 +228,16 @@ class SemanticTrainer:
         loss = weights["activation"] * activation
         report = {"activation": float(activation.detach())}
         for name, head in self.heads.items():
-            known = targets[name] != IGNORED
-            if not bool(known.any()):
+            labelled = targets[name] != IGNORED
+            if not bool(labelled.any()):
                 continue
-            logits = head(features[known])
-            wanted = targets[name][known]
-            part = nn.functional.cross_entropy(logits, wanted)
+            logits = head(features[labelled])
+            labels = targets[name][labelled]
+            part = nn.functional.cross_entropy(logits, labels)
             loss = loss + weights[name] * part
             report[name] = float(part.detach())
             if name in NUM_TARGETS:
-                report[name + "_accuracy"] = float((logits.detach().argmax(-1) == wanted).float().mean())
+                report[name + "_accuracy"] = float((logits.detach().argmax(-1) == labels).float().mean())
         return loss, report
 
     def save_hubert(self, folder: Path) -> None:
