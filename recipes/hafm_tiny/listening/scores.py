@@ -89,9 +89,9 @@ def key_score(estimated: str | None, known: str | None) -> float:
 def chord_overlap(estimated: Cells, wanted: Cells) -> float:
     """Share of cells in which two sequences of majmin classes agree; cells that are -1 in `wanted` are ignored."""
     length = min(len(estimated), len(wanted))
-    there = wanted[:length] >= 0
-    if there.any():
-        return float((estimated[:length] == wanted[:length])[there].mean())
+    counted = wanted[:length] >= 0
+    if counted.any():
+        return float((estimated[:length] == wanted[:length])[counted].mean())
     return float("nan")
 
 

@@ -306,8 +306,8 @@ def _middles(contour: PitchContour, step: int) -> np.ndarray:
 def stacked(rows: Sequence[np.ndarray], fill: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Pads rows with `fill` to [B, longest, …]; also returns a mask, float [B, longest, 1], 1 where not padded."""
     longest = max(map(len, rows))
-    found = np.stack(
+    padded = np.stack(
         [np.pad(r, [(0, longest - len(r))] + [(0, 0)] * (r.ndim - 1), constant_values=fill) for r in rows]
     )
     mask = np.arange(longest)[None] < np.array([len(row) for row in rows])[:, None]
-    return torch.from_numpy(found), torch.from_numpy(mask.astype(np.float32))[..., None]
+    return torch.from_numpy(padded), torch.from_numpy(mask.astype(np.float32))[..., None]

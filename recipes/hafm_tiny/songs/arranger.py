@@ -123,19 +123,22 @@ def _in_bar(bar: np.ndarray, beat: float) -> float:
 
 def hits(song: Song, grid: Grid, bar: np.ndarray, number: int, pattern: str) -> list[Hit]:
     """A pattern's hits in a bar; a hit held over a chord change is played again with the new chord."""
-    found: list[Hit] = []
+    hits_of_bar: list[Hit] = []
     sounding = False
     for symbol, start, end in _steps(bar, number, pattern, grid):
         chord = chord_at(song, start)
         if chord is None or symbol == REST:
             sounding = False
-        elif symbol == HOLD and sounding and found[-1].chord is chord:
-            found[-1] = dataclasses.replace(found[-1], end=end)
+        elif symbol == HOLD and sounding and hits_of_bar[-1].chord is chord:
+            hits_of_bar[-1] = dataclasses.replace(hits_of_bar[-1], end=end)
         elif symbol != HOLD or sounding:
             ring = min(chord.end, float(bar[-1]))
-            found.append(Hit(found[-1].symbol if symbol == HOLD else symbol, start, end, max(end, ring), chord))
+            if symbol == HOLD:
+                # held over a change of chord: struck again
+                symbol = hits_of_bar[-1].symbol
+            hits_of_bar.append(Hit(symbol, start, end, max(end, ring), chord))
             sounding = True
-    return found
+    return hits_of_bar
 
 
 def voicing(chord: Chord, kind: str, low: int) -> list[int]:
@@ -159,10 +162,10 @@ def voicing(chord: Chord, kind: str, low: int) -> list[int]:
 
 def _in_sections(song: Song, form: Sequence[Section]) -> Iterator[tuple[np.ndarray, int, Section]]:
     """Yields bars (their beats in seconds), their index in the section, and the section."""
-    found = bars(song)
+    all_bars = bars(song)
     for section in form:
         for number in range(section.first, section.end):
-            yield found[number], number - section.first, section
+            yield all_bars[number], number - section.first, section
 
 
 def _pattern(player: Player, section: Section, chosen: dict[str, int]) -> str | Groove | None:
@@ -280,9 +283,9 @@ def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, ch
 
 def _line(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
     """The song's second voice, moved by octaves into the player's range; silent at energies without patterns."""
-    found = bars(song)
+    all_bars = bars(song)
     # from start to end in seconds: the sections in which the player has patterns
-    spans = [(found[s.first][0], found[s.end - 1][-1]) for s in form if s.energy in player.patterns]
+    spans = [(all_bars[s.first][0], all_bars[s.end - 1][-1]) for s in form if s.energy in player.patterns]
     line = []
     for note in one_voice(song.tracks.get("BRIDGE", ())):
         if any(start <= note.start < end - 0.1 for start, end in spans):

@@ -86,9 +86,9 @@ def _lift(song: Song, start: float, end: float) -> float:
 
 def with_form(song: Song, form: tuple[Section, ...]) -> Song:
     """Applies a form to a song: no voice in the intro, one held chord in the last bar."""
-    found = bars(song)
-    begin = found[form[0].end][0] if form[0].name == "intro" else 0.0
-    last = float(found[form[-1].first][0])
+    all_bars = bars(song)
+    begin = all_bars[form[0].end][0] if form[0].name == "intro" else 0.0
+    last = float(all_bars[form[-1].first][0])
     chords = [chord for chord in song.chords if chord.start <= last + 0.05]
     chords[-1:] = [dataclasses.replace(chord, end=song.duration) for chord in chords[-1:]]
 

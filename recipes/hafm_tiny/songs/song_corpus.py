@@ -173,11 +173,11 @@ def soundfont_of(name: str, soundfonts: Sequence[Path]) -> Path:
     Raises:
         ValueError: there are several, and none matches.
     """
-    found = [path for path in soundfonts if len(soundfonts) == 1 or name in path.name.lower()]
-    if not found:
+    matching = [path for path in soundfonts if len(soundfonts) == 1 or name in path.name.lower()]
+    if not matching:
         given = ", ".join(path.name for path in soundfonts)
         raise ValueError(f"No SoundFont's name contains {name!r} ({given}); give the file with --soundfont.")
-    return found[0]
+    return matching[0]
 
 
 def draw_style(weights: Mapping[str, float], generator: np.random.Generator) -> str:

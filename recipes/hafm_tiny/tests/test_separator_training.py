@@ -60,9 +60,9 @@ def codec() -> EncodecModel:
 
 def pool(root: Path, split: str) -> SongPool:
     """The songs of a split, with their stems."""
-    found = SongPool(root, split, RATE, stems=True)
-    found.refresh()
-    return found
+    pool_of_split = SongPool(root, split, RATE, stems=True)
+    pool_of_split.refresh()
+    return pool_of_split
 
 
 def test_the_network_learns_to_separate_bands(songs: Path, codec: EncodecModel) -> None:

@@ -143,14 +143,14 @@ def load_pairs(folder: Path) -> list[Clip]:
     Raises:
         HAFMEvaluationError: no vocals, or some without an instrumental while others have one.
     """
-    found = group_stems(_audio_files(folder))
+    stem_songs = group_stems(_audio_files(folder))
     # without its instrumental, a vocal can still be accompanied
-    sung = [song for song in (*found.songs, *found.incomplete) if "vocal" in song.files]
-    left_out = dict.fromkeys(outside_stem_folders(found), "is not named as a vocal or an instrumental")
-    for song in found.incomplete:
+    sung = [song for song in (*stem_songs.songs, *stem_songs.incomplete) if "vocal" in song.files]
+    left_out = dict.fromkeys(outside_stem_folders(stem_songs), "is not named as a vocal or an instrumental")
+    for song in stem_songs.incomplete:
         if "vocal" not in song.files:
             left_out |= dict.fromkeys(song.files.values(), "has no vocal beside it")
-    left_out |= {path: f"has the same role as {first}" for path, first in found.repeated}
+    left_out |= {path: f"has the same role as {first}" for path, first in stem_songs.repeated}
     if not sung:
         listed = f" ({_listed(left_out)})" if left_out else ""
         raise HAFMEvaluationError(

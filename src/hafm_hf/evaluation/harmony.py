@@ -37,7 +37,9 @@ def pitch_class_share(voice: Features, candidate: Features) -> float:
     sung = np.flatnonzero(np.isfinite(voice.pitch))
     # the chroma frame at the time of each voiced frame
     frames = np.round(sung * CHROMA_RATE / FRAME_RATE).astype(np.int64)
-    sung, frames = (each[frames < candidate.chroma.shape[1]] for each in (sung, frames))
+    inside = frames < candidate.chroma.shape[1]
+    sung = sung[inside]
+    frames = frames[inside]
     classes = pitch_classes(voice.pitch[sung])
     if len(classes) < LEAST_VOICED_SECONDS * FRAME_RATE:
         return math.nan

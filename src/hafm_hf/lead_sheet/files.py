@@ -155,7 +155,7 @@ def read_chords(path: str | os.PathLike[str]) -> list[Span]:
 
 def lead_sheet_files(name: str, formats: Iterable[str] = ("lab", "json")) -> list[str]:
     """Names of the files of a song's lead sheet in the given formats."""
-    return list(dict.fromkeys(name + suffix for each in formats for suffix in FORMATS[each]))
+    return list(dict.fromkeys(name + suffix for file_format in formats for suffix in FORMATS[file_format]))
 
 
 def write_lead_sheet(

@@ -124,11 +124,12 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
     if not issubclass(model_class, SafeLoadingMixin):
         check_checkpoint(model_class, source, **options)
     model, info = model_class.from_pretrained(source, output_loading_info=True, **{**options, "use_safetensors": True})
-    for kind in LOADING_FAULTS:
-        if info.get(kind):
-            keys = ", ".join(sorted(map(str, info[kind])))
-            found = f"{kind.replace('_', ' ')} {keys}"
-            raise ValueError(f"{_where(source, options)} is not a {model_class.__name__}: {found}.")
+    for fault in LOADING_FAULTS:
+        if info.get(fault):
+            keys = ", ".join(sorted(map(str, info[fault])))
+            raise ValueError(
+                f"{_where(source, options)} is not a {model_class.__name__}: {fault.replace('_', ' ')} {keys}."
+            )
     return model
 
 

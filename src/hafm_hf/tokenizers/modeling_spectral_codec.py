@@ -208,6 +208,7 @@ class SpectralDecoder(nn.Module):
         width = config.decoder_width
         layers = config.decoder_layers
         size = config.kernel_size
+        # of all channels
         bins = output.channels * output.num_bins
         bands = output.channels * config.num_noise_bands
         self.first = nn.Conv1d(config.codebook_dim, width, size, padding=size // 2)
