@@ -10,7 +10,7 @@ import pytest
 from hafm_hf import audio
 from space import studio
 from space.serving import served
-from space.studio import Browser, Page, expect
+from space.studio import Browser, Dialog, Page, expect
 from space.test_desk import STATIC
 from space.test_network import DESK
 from vocals import EXAMPLE
@@ -58,7 +58,12 @@ def restarted(
         expect(page.get_by_text("Connection to the server was lost").first).to_be_attached()
         # nobody is asked whether to leave a page whose band is lost anyway
         asked: list[str] = []
-        page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+
+        def dismiss(dialog: Dialog) -> None:
+            asked.append(dialog.type)
+            dialog.dismiss()
+
+        page.on("dialog", dismiss)
         with page.expect_navigation():
             space.start()
         expect(page.locator("#mixer .takes")).to_contain_text("Mine")
