@@ -47,6 +47,7 @@ from listening import at_tempo, lead_sheet_of, listen, set_chords, uploaded, wri
 from parts import EXAMPLES, NEEDING_STREAMS, PAGE_OPTIONS, STATIC, announcement, band_properties, imported, voice_name
 from projects import read_project, write_project
 from shared_song import write_song
+from singing_again import with_new_voice
 from takes import Channel, Job
 
 QUEUE_SIZE = int(takes.setting("QUEUE_SIZE", "20"))
@@ -166,6 +167,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     if path.suffix.lower() not in PLAYED:
         whole = read_recording(str(path), MAX_SECONDS)
         path = audio.write_audio(path.with_suffix(".flac"), whole.samples, whole.sampling_rate)
+    if sent.get("again"):
+        sent = with_new_voice(sent, path)
     recording = read_recording(str(path), seconds or MAX_SECONDS)
     samples, rate = recording.samples, recording.sampling_rate
     state = sent if "takes" in sent else {}

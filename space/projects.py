@@ -65,8 +65,8 @@ def read_project(path: Path) -> dict[str, Any]:
         known = {name: state.get(name) for name in ("takes", "chosen", "marks")}
         moved = re.sub(r'"(\w+)"', lambda id: f'"{now[id[1]].name}"' if id[1] in now else id[0], json.dumps(known))
         voice = now[""] / Path(state["path"]).name
-        for folder in now.values():
-            job = read_job(folder.name, str(voice))
+        for brought in now.values():
+            job = read_job(brought.name, str(voice))
             if job is not None and not job.path("instrumental").exists():
                 write_sounds(job)
         return {**state, **json.loads(moved), "path": voice}

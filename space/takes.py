@@ -62,8 +62,8 @@ class Job:
     """A song generated for the vocal `source`: files in `folder`, which disappears when the job expires.
 
     `balance` is the gain (dB) that makes the band as loud relative to the voice as in the median song. The song is
-    `added` seconds longer than the voice, which begins after `intro` seconds. It was `stopped` before its end, or some of
-    its bars were `remade`, so that its seed does not give it again. A page numbers its takes. It plays the
+    `added` seconds longer than the voice, which begins after `intro` seconds. It was `stopped` before its end, or some
+    of its bars were `remade`, so that its seed does not give it again. A page numbers its takes. It plays the
     pieces in `folder` (`Pieces`), which are louder than its other files by `excess` dB, or the files that are named in
     `played`, by channel.
     """

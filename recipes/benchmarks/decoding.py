@@ -173,6 +173,7 @@ def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> di
 
 
 def _stage(options: DecodingBenchmark) -> Any:
+    """The stage to measure: a model's, or an untrained one of that size if the model's has another pattern."""
     if options.model is not None:
         stage = getattr(HAFMForVocalAccompaniment.from_pretrained(options.model or None), options.stage)
         if options.pattern in (None, stage.config.codebook_pattern):

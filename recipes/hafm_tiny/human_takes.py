@@ -144,6 +144,7 @@ class HumanTake:
         self._noise(begin, level, level[:, None] - 6 + colour)
 
     def _noise(self, begin: int, level: NDArray[Any], bands: NDArray[Any]) -> None:
+        """Adds noise from frame `begin` on: its levels (float [n], dB) and those of its mel bands ([n, 40])."""
         part = slice(begin, begin + len(level))
         self.air[part] = np.maximum(self.air[part], level)
         self.airy[part] = np.maximum(self.airy[part], bands)

@@ -118,6 +118,7 @@ def _reconstruct(*args: Any) -> _Array:
 
 
 def _scalar(dtype: Any, data: Any = b"") -> Any:
+    """numpy's scalar."""
     array = _Array()
     array.__setstate__((1, (), dtype, False, data))
     return array.values[()]

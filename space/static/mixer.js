@@ -30,7 +30,7 @@ export function mount(element, props, watch, trigger) {
 export class Player {
   constructor() {
     // the band of an example may already be playing
-    Object.assign(this, { takes: [], chosen: null, live: desk.mixer?.live ?? null, channels: {}, sounds: {}, marks: {}, asked: 0, shown: 0, run: null, reach: Infinity, arrivals: [] });
+    Object.assign(this, { takes: [], chosen: null, live: desk.mixer?.live ?? null, channels: {}, sounds: {}, marks: {}, asked: 0, shown: 0, run: null, reach: Infinity, arrivals: [], hushed: false, sung: null });
     desk.join(this, desk.mixer);
     desk.mixer = this;
   }
@@ -141,6 +141,8 @@ export class Player {
   }
 
   silent(name) {
+    // the singer sings it again
+    if (name === "voice" && this.hushed) return true;
     const solo = Object.keys(this.sounds).some((each) => this.channels[each].solo);
     return this.channels[name].muted || (solo && !this.channels[name].solo);
   }
@@ -149,12 +151,16 @@ export class Player {
   start(out, zero, from) {
     const ctx = out.context;
     this.nodes = {};
-    for (const [name, pieces] of Object.entries(this.sounds)) {
+    for (const [name, loaded] of Object.entries(this.sounds)) {
+      // a voice that was sung again, and is not kept yet
+      const again = name === "voice" ? this.sung : null;
       const [gain, panner] = [new GainNode(ctx, { gain: 0 }), new StereoPannerNode(ctx)];
       gain.connect(panner).connect(out);
       // a panner attenuates centred mono by 3 dB, which takes.Channel does not
-      const middle = pieces[0].outline.channels > 1 ? 1 : Math.SQRT2;
-      this.nodes[name] = { gain, panner, middle, zero, from, started: new Set() };
+      const middle = (again?.numberOfChannels ?? loaded[0].outline.channels) > 1 ? 1 : Math.SQRT2;
+      const started = new Set(again ? loaded.map(({ path }) => path) : []);
+      this.nodes[name] = { gain, panner, middle, zero, from, started };
+      if (again) startBuffer(gain, again, zero, Math.max(from, ctx.currentTime - zero));
     }
     this.startDecoded(this.nodes);
     this.settle(true);
@@ -283,10 +289,12 @@ class Mixer extends Player {
     desk.draw();
   }
 
-  /** What is shared beside the sound: the take's name, or else that of the voice, and what the timeline shows. */
-  song() {
+  /** Asks for the song as one file: its title is the name of the take, or else of the voice. */
+  share() {
     const voice = desk.vocal.split("/").at(-1).replace(/\.\w+$/, "").replaceAll("_", " ");
-    return songOf(this.marks[this.chosen]?.title ?? voice, desk.sheet, desk.sheet.keyName);
+    try {
+      this.send({ file: "song", song: songOf(this.marks[this.chosen]?.title ?? voice, desk.sheet.shown()) });
+    } catch (error) { this.refuse(error.message); }
   }
 
   /** Toggles mute or solo of an element's channel, or else of the voice. */
@@ -323,7 +331,7 @@ class Mixer extends Player {
     if (button.closest("[data-channel]")) this.toggle(name, button);
     else if (name === "keep") this.mark(row.dataset.take, { kept: button.ariaPressed !== "true" });
     else if (name === "name") { row.classList.add("named"); row.querySelector("[type=text]").select(); }
-    else if (button.dataset.file === "song") this.send({ file: "song", song: this.song() });
+    else if (button.dataset.file === "song") this.share();
     else if (name === "file") this.send({ file: button.dataset.file, format: this.find("[data-set=format]").value, state: desk.state() });
     else if (name === "save") desk.sheet.save(this.find("[data-set=sheet]").value);
     else if (name === "load") this.find("input[type=file]").click();

@@ -30,7 +30,7 @@ export function mount() {
   sessionStorage.removeItem("hafm");
   desk.state = state;
   loaded();
-  addEventListener("beforeunload", (event) => { if (desk.recorder?.running || (isRunning() && !isLost())) event.preventDefault(); });
+  addEventListener("beforeunload", (event) => { if (desk.recorder?.running || desk.recorder?.choice || (isRunning() && !isLost())) event.preventDefault(); });
   for (const event of ["pagehide", "visibilitychange"]) addEventListener(event, () => sessionStorage.setItem("hafm", JSON.stringify({ ...(desk.vocal ? state() : kept), search: location.search })));
   setInterval(keep, KEPT);
   desk.join({ start: () => player.pause(), stop: () => player.pause() });

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Input of a voice: recorded, with or without a click, dropped or opened as a file, or an example.
+// Input of a voice: recorded, with or without a click or again to a take, dropped or opened as a file, or an example.
 // The page knows the beats of a take to the click: clicks and recording share the clock of one AudioContext. Singing arrives late by
-// the latency of output and microphone: the browser's estimate, or the user's. A take is cut to start half a beat before its first.
+// the latency of output and microphone: the browser's estimate, or what was measured (latency.js). A take is cut to start half a beat before its first.
 
+import { countIn, monoOf, replaced } from "./again.js";
 import { desk, mark } from "./desk.js";
 import { isThere, latest, packed } from "./keep.js";
+import { delayIn, LISTENED, playChirps } from "./latency.js";
 import { Player } from "./mixer.js";
 import { before } from "./page.js";
+import { barsOf, placeOf } from "./sheet.js";
 import { click, context, load, remember } from "./sound.js";
 
 // how far in advance clicks are scheduled, and how often (s)
@@ -22,6 +25,11 @@ const REFUSALS = {
   NotReadableError: "Another program is using the microphone; close it, and record again.",
 };
 const LISTENING = "Listening to the voice …";
+// time until a count-in or the clicks of a measurement begin (s)
+const SOON = 0.3;
+const TOO_SOON = "Nothing was recorded: stop after the count-in, not before it.";
+// the buttons that start a recording, and end it
+const RECORD = { sing: "● Record", record: "Record to the click", again: "Sing to the band" };
 // Formats that the server reads; others are decoded here if possible.
 const READ_THERE = /\.(wav|flac|ogg|mp3|zip)$/i;
 
@@ -73,7 +81,8 @@ class Recorder {
       if (this.left && this.left.path !== desk.vocal) this.last = this.left;
       this.find("[data-do=last]").hidden = !this.last || this.last.path === desk.vocal;
     };
-    this.find("details").addEventListener("toggle", () => this.rest());
+    this.find("details").addEventListener("toggle", () => { this.rest(); this.suggestBar(); });
+    desk.join({ start: (out, zero) => this.moved(zero), stop: () => this.moved(null) });
   }
 
   number(name) { return Number(this.find(`[data-set=${name}]`).value); }
@@ -86,7 +95,10 @@ class Recorder {
     if (name === "new") return this.choose(this.find("[data-do=new]").ariaExpanded !== "true");
     if (name === "open") return this.find("input[type=file]").click();
     try {
-      if (name === "sing" || name === "record") return await (this.pressed ??= this.press(name === "sing").finally(() => { this.pressed = null; this.rest(); }));
+      if (name in RECORD || name === "measure") return await (this.pressed ??= this.press(name).finally(() => { this.pressed = null; this.rest(); }));
+      if (name === "hear") return await this.listen(what);
+      if (name === "keep") return await this.keep();
+      if (this.choice) throw new Error("Keep one of the two voices first.");
       // choosing another voice discards the current recording
       if (this.running) { this.close(); this.say(""); }
       if (name === "last") await this.bring(this.last);
@@ -99,11 +111,13 @@ class Recorder {
     }
   }
 
-  /** Starts or ends a take. */
-  async press(plain) {
+  /** Starts or ends a recording, or measures the latency. */
+  async press(name) {
     if (this.running) return this.finish();
     await this.open();
-    this.start(plain);
+    if (name === "measure") await this.measure();
+    else if (name === "again") await this.startAgain();
+    else this.start(name);
   }
 
   /** Shows or hides the sources of a voice. */
@@ -194,6 +208,8 @@ class Recorder {
     this.find("meter").value = peak;
     if (!this.running) return;
     this.chunks.push([frame, samples]);
+    // the level counts from the end of the count-in
+    if (frame < this.running.begins * context().sampleRate) return;
     this.running.peak = Math.max(this.running.peak, peak);
   }
 
@@ -206,39 +222,125 @@ class Recorder {
   }
 
   /** Starts recording: a plain take, or one with clicks on whole beats of the context's clock after a bar of count-in. */
-  start(plain) {
+  start(name) {
     desk.stop();
     const [ctx, { period, metre }] = [context(), this];
-    const first = Math.ceil((ctx.currentTime + 0.3) / period);
-    [this.chunks, this.out] = [[], new GainNode(ctx, { gain: 1 })];
-    this.out.connect(ctx.destination);
-    this.running = { plain, period, metre, first, next: first, peak: 0 };
-    this.timer = setInterval(() => this.tick(), TICK * 1000);
-    this.find(`[data-do=${plain ? "record" : "sing"}]`).disabled = true;
-    this.tick();
+    const first = Math.ceil((ctx.currentTime + SOON) / period);
+    const begins = name === "sing" ? ctx.currentTime : (first + metre) * period;
+    this.begin({ name, period, metre, first, next: first, begins });
   }
+
+  /** Starts recording the voice again, to the band of the take. */
+  async startAgain() {
+    desk.stop();
+    await desk.ready();
+    const { sheet, seconds } = desk.sheet.shown();
+    const { start, beats, from } = countIn(sheet, seconds, this.number("bar"));
+    const zero = context().currentTime + SOON - from;
+    this.begin({ name: "again", start, beats, zero, begins: zero + start, loops: desk.loops });
+    desk.loops = false;
+    desk.mixer.hushed = true;
+    for (const [second, place] of beats) click(this.out, zero + second, place === 0);
+    const first = Math.max(from, desk.begin);
+    desk.cut(first, zero + first);
+  }
+
+  begin(run) {
+    [this.chunks, this.out] = [[], new GainNode(context(), { gain: 1 })];
+    this.out.connect(context().destination);
+    this.running = { ...run, peak: 0 };
+    this.timer = setInterval(() => this.tick(), TICK * 1000);
+    // singing to the band, one needs to see its lanes: the menu is closed, and the button beside it ends the recording
+    this.ending = this.find(`[data-do=${run.name === "record" ? "record" : "sing"}]`);
+    for (const button of this.buttons) button.disabled = button !== this.ending;
+    this.tick();
+    if (run.name !== "again") return;
+    this.ending.focus();
+    this.find("details").open = false;
+  }
+
+  get buttons() { return [...Object.keys(RECORD), "measure"].map((name) => this.find(`[data-do=${name}]`)); }
 
   tick() {
     const run = this.running;
     const now = context().currentTime;
-    const seconds = (this.chunks.length * this.chunks[0]?.[1].length || 0) / context().sampleRate;
-    const beat = Math.floor(now / run.period) - run.first;
-    let place = `Recording: ${seconds.toFixed(0)} s`;
-    if (!run.plain) place = beat < run.metre ? `Count-in: ${Math.max(beat + 1, 1)}` : `Recording: bar ${Math.floor(beat / run.metre)}`;
+    const seconds = Math.max(now - run.begins, 0);
+    const place = this.place(run, now, seconds);
     this.say(place + this.warning(seconds));
-    this.find(`[data-do=${run.plain ? "sing" : "record"}]`).textContent = run.plain ? "■ Stop" : `■ Stop · ${place}`;
-    for (; !run.plain && run.next * run.period < now + AHEAD; run.next += 1) {
+    this.ending.textContent = run.name === "record" ? `■ Stop · ${place}` : "■ Stop";
+    for (; run.name === "record" && run.next * run.period < now + AHEAD; run.next += 1) {
       click(this.out, run.next * run.period, (run.next - run.first) % run.metre === 0);
     }
-    if (seconds - (run.plain ? 0 : run.metre * run.period) > this.props.limit - 1) this.act(run.plain ? "sing" : "record");
+    if (seconds > this.props.limit - 1) this.act(run.name);
+  }
+
+  /** Where a recording is: “Count-in: 2”, “Recording: bar 3”. */
+  place(run, now, seconds) {
+    if (run.name === "sing") return `Recording: ${seconds.toFixed(0)} s`;
+    if (run.name === "again") {
+      const second = now - run.zero;
+      if (second < run.start) return `Count-in: ${Math.max(run.beats.filter(([beat]) => beat <= second).length, 1)}`;
+      return `Recording: ${placeOf(desk.sheet.sheet, desk.sheet.seconds, second)}`;
+    }
+    const beat = Math.floor(now / run.period) - run.first;
+    return beat < run.metre ? `Count-in: ${Math.max(beat + 1, 1)}` : `Recording: bar ${Math.floor(beat / run.metre)}`;
   }
 
   stop() {
     clearInterval(this.timer); this.out?.disconnect();
-    this.out = this.running = null;
-    for (const [name, text] of [["record", "Record to the click"], ["sing", "● Record"]]) {
-      Object.assign(this.find(`[data-do=${name}]`), { textContent: text, disabled: false });
+    if (this.running?.name === "again") {
+      desk.mixer.hushed = false;
+      desk.loops = this.running.loops;
     }
+    this.out = this.running = null;
+    for (const [name, text] of Object.entries(RECORD)) this.find(`[data-do=${name}]`).textContent = text;
+    for (const button of this.buttons) button.disabled = false;
+  }
+
+  /** Called by the desk: if the band stops or is played from elsewhere, singing to it ends, once the last of it has arrived. */
+  moved(zero) {
+    const run = this.running;
+    if (run?.name !== "again" || run.ends || (zero !== null && Math.abs(zero - run.zero) < 0.001)) return;
+    run.ends = true;
+    const arrived = zero === null ? this.latency() : 0;
+    setTimeout(() => { if (this.running === run) this.act("again"); }, 1000 * arrived);
+  }
+
+  /** The bar in which the selection begins. */
+  suggestBar() {
+    if (!this.find("details").open || !desk.span) return;
+    const bar = barsOf(desk.sheet.sheet, desk.sheet.seconds).findLast(({ start }) => start <= desk.span.start + 0.02);
+    if (bar) this.find("[data-set=bar]").value = String(Math.max(bar.number, 1));
+  }
+
+  /** Measures the delay of a recording after the context's clock, with headphones or a loudspeaker near the microphone. */
+  async measure() {
+    desk.stop();
+    this.say("Measuring: hold the microphone to the headphones …");
+    const ctx = context();
+    this.chunks = [];
+    this.running = { name: "measure", peak: 0, begins: Infinity };
+    const time = ctx.currentTime + SOON;
+    playChirps(ctx, time);
+    await new Promise((done) => setTimeout(done, 1000 * (SOON + LISTENED)));
+    // another voice was chosen meanwhile
+    if (!this.running) return;
+    const { samples, begin } = this.whole();
+    this.stop();
+    this.say("");
+    const delay = delayIn(samples, Math.round(time * ctx.sampleRate) - begin, ctx.sampleRate);
+    this.find("[data-set=latency]").value = String(Math.round(1000 * delay));
+    this.say(`The latency is ${Math.round(1000 * delay)} ms.`);
+  }
+
+  /** What has been recorded, and the context's frame at which it begins. */
+  whole() {
+    const { chunks } = this;
+    // gaps left by a busy machine are silent, and the rest stays in place
+    const [[begin] = [0], [last, end] = [0, []]] = [chunks[0], chunks.at(-1)];
+    const samples = new Float32Array(Math.max(last + end.length - begin, 0));
+    for (const [frame, part] of chunks) samples.set(part, frame - begin);
+    return { samples, begin };
   }
 
   /** Delay of the recording after the context's clock (s): the user's setting, or the browser's estimate. */
@@ -251,32 +353,83 @@ class Recorder {
 
   /** Ends the take, aligns it with its beats if it has any, and passes it to the page. */
   async finish() {
-    const { running: run, chunks } = this;
+    const { running: run } = this;
     this.stop();
-    const [{ sampleRate }, { plain }] = [context(), run];
+    if (run.name === "again") return this.finishAgain(run);
+    const [{ sampleRate }, plain] = [context(), run.name === "sing"];
     const [latency, lead] = [this.latency(), run.period / 2];
-    const start = plain ? 0 : Math.round(((run.first + run.metre) * run.period + latency - lead) * sampleRate);
-    // gaps left by a busy machine are silent, and the rest stays in place
-    const [[begin] = [0], [last, end] = [0, []]] = [chunks[0], chunks.at(-1)];
-    const whole = new Float32Array(Math.max(last + end.length - begin, 0));
-    for (const [frame, samples] of chunks) whole.set(samples, frame - begin);
+    const start = plain ? 0 : Math.round((run.begins + latency - lead) * sampleRate);
+    const { samples: whole, begin } = this.whole();
     const samples = whole.subarray(Math.max(start - begin, 0));
     const seconds = samples.length / sampleRate;
     // between takes to the click the microphone stays open, so that its latency does not change
     if (plain) this.close();
-    if (seconds < 1) throw new Error(plain ? "Nothing was recorded." : "Nothing was recorded: stop after the count-in, not before it.");
+    if (seconds < 1) throw new Error(plain ? "Nothing was recorded." : TOO_SOON);
     const beats = [];
     for (let beat = lead; beat < seconds; beat += run.period) beats.push(beat);
+    const path = await this.send(samples, plain ? "take" : `take_${Math.round(60 / run.period)}_bpm`);
+    this.say(`Recorded ${seconds.toFixed(1)} s${plain ? "" : "; the beats are those of the click"}.`);
+    this.hand(plain ? { path } : { path, beats, beats_per_bar: run.metre, downbeat: 0, latency });
+  }
+
+  /** Sends a recording; its path on the server. */
+  async send(samples, name) {
     this.say("Sending the take …");
     const now = new Date().toISOString().slice(11, 19).replaceAll(":", "");
-    const file = wavOf(samples, sampleRate, plain ? `take_${now}` : `take_${Math.round(60 / run.period)}_bpm_${now}`);
+    const file = wavOf(samples, context().sampleRate, `${name}_${now}`);
     const { path } = await this.upload(file).catch((error) => {
       Object.assign(document.createElement("a"), { href: URL.createObjectURL(file), download: file.name }).click();
       throw new Error(`${error.message}. The take is among your downloads; open it when the server is back.`);
     });
     remember(path, file);
-    this.say(`Recorded ${seconds.toFixed(1)} s${plain ? "" : "; the beats are those of the click"}.`);
-    this.hand(plain ? { path } : { path, beats, beats_per_bar: run.metre, downbeat: 0, latency });
+    return path;
+  }
+
+  /** Puts what was sung again into the voice, and lets the singer hear both. */
+  async finishAgain(run) {
+    desk.stop();
+    this.say("");
+    const { sampleRate } = context();
+    const { samples, begin } = this.whole();
+    const sung = samples.subarray(Math.max(Math.round((run.begins + this.latency()) * sampleRate) - begin, 0));
+    if (sung.length < sampleRate) throw new Error(TOO_SOON);
+    const buffer = await load(desk.vocal);
+    const old = monoOf(buffer, Math.round(desk.sheet.seconds * sampleRate));
+    const voice = replaced(old, sung, Math.round(run.start * sampleRate), sampleRate);
+    const heard = new AudioBuffer({ length: voice.length, sampleRate });
+    heard.copyToChannel(voice, 0);
+    this.choice = { samples: voice, old: buffer, new: heard, start: run.start };
+    this.choosing(true);
+    await this.listen("new");
+    desk.play(Math.max(run.start - 1, desk.begin));
+  }
+
+  choosing(on) {
+    this.find(".choice").hidden = !on;
+    this.root.toggleAttribute("data-choosing", on);
+    if (on) this.find("[data-do=keep]").focus();
+  }
+
+  /** Plays and shows the "new" or the "old" voice, at the same position. */
+  async listen(which) {
+    this.choice.which = which;
+    for (const button of this.root.querySelectorAll("[data-do=hear]")) button.ariaPressed = String(button.value === which);
+    desk.mixer.sung = which === "new" ? this.choice.new : null;
+    desk.sheet.buffer = this.choice[which];
+    await desk.refresh();
+  }
+
+  /** Keeps the voice that is heard; a new one is another voice with the same lead sheet and takes. */
+  async keep() {
+    const { which, samples } = this.choice;
+    desk.stop();
+    if (which === "new") {
+      const path = await this.send(samples, "take_again");
+      this.say("");
+      this.hand({ ...desk.state(), path, again: true });
+    }
+    desk.mixer.sung = this.choice = null;
+    this.choosing(false);
   }
 }
 

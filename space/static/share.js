@@ -4,8 +4,8 @@
 import { desk } from "./desk.js";
 import { allBeats, barsOf, filledChords, metreOf, pretty, sectionsOf, tempoOf, written } from "./sheet.js";
 
-/** The song of a take with this title. */
-export function songOf(title, { sheet, value }, key) {
+/** What is shared of a song with this title, which a timeline shows. */
+export function songOf(title, { sheet, value, keyName }) {
   const { begin, length } = desk;
   const beats = allBeats(sheet, begin, desk.seconds);
   const whole = { ...sheet, beats: beats.map(([second]) => second - begin), downbeat: beats.findIndex(([, place]) => place === 0) };
@@ -19,6 +19,6 @@ export function songOf(title, { sheet, value }, key) {
     return { number, start, stop, chords: named, section: begins?.name ?? "" };
   });
   const tempo = tempoOf(sheet);
-  const about = [key, tempo && `${Math.round(tempo)} beats a minute`, tempo && `${metreOf(sheet)}/4`];
+  const about = [keyName, tempo && `${Math.round(tempo)} beats a minute`, tempo && `${metreOf(sheet)}/4`];
   return { title, about: about.filter(Boolean).join(" · "), bars };
 }

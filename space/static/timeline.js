@@ -372,6 +372,12 @@ class Timeline {
     else if (name === "undo" && this.past.length) this.undo();
   }
 
+  /** This timeline, once it shows the voice that is played. */
+  shown() {
+    if (this.value?.vocal !== desk.vocal) throw new Error("The chords of this voice are on their way; try again in a moment.");
+    return this;
+  }
+
   /** The key as it is written: “F major”; "" without one. */
   get keyName() {
     const keys = this.find("[data-set=key]");

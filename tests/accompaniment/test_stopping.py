@@ -91,7 +91,7 @@ def test_tracking_beats_of_a_long_song_can_be_stopped_midway(bundled: Any, near:
     assert time.process_time() - began < whole / 2
 
 
-@pytest.mark.parametrize("call", ["encode", "extract_features", "describe", "listen"])
+@pytest.mark.parametrize("call", ["encode", "extract_features", "describe", "measure_pitch_and_beats"])
 def test_every_call_of_the_tokenizer_can_be_stopped(call: str) -> None:
     tokenizer = tiny_rhythmic_tokenizer()
     waveform = torch.from_numpy(glide(25.0, 16_000))

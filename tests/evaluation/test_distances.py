@@ -26,7 +26,8 @@ from hafm_hf.evaluation.statistics import HAFMEvaluationError, bootstrap_mean, o
 def test_frechet_distance_of_known_gaussians_is_exact() -> None:
     # commuting covariances: |μ|² + Σ (σ₁ − σ₂)²
     rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))
-    first, second = np.array([1.0, 2.0, 3.0, 4.0, 0.5]), np.array([2.0, 2.0, 1.0, 0.1, 0.5])
+    first = np.array([1.0, 2.0, 3.0, 4.0, 0.5])
+    second = np.array([2.0, 2.0, 1.0, 0.1, 0.5])
     shift = np.array([0.3, -0.2, 0.0, 1.0, 0.0])
     gaussians = [
         (mean, rotation @ np.diag(scale**2) @ rotation.T) for mean, scale in ((np.zeros(5), first), (shift, second))
@@ -46,7 +47,8 @@ def test_too_few_nan_and_unequal_embeddings_are_refused() -> None:
 
 def test_kernel_distance_equals_the_unbiased_estimator() -> None:
     generator = np.random.default_rng(4)
-    first, second = generator.standard_normal((7, 3)), generator.standard_normal((5, 3)) + 0.5
+    first = generator.standard_normal((7, 3))
+    second = generator.standard_normal((5, 3)) + 0.5
 
     def kernel(x: np.ndarray, y: np.ndarray) -> float:
         return float(np.exp(-((x - y) ** 2).sum() / (2 * 1.3**2)))
@@ -134,9 +136,10 @@ def test_partners_are_from_other_songs_and_similar_in_length() -> None:
     songs = [f"song{i // 4}" for i in range(40)]
     seconds = [float(5 + i) for i in range(40)]
     partners = other_song_partners(names, songs, seconds, 3)
-    assert all(songs[j] != songs[i] for i, each in enumerate(partners) for j in each)
-    assert all(len(set(each)) == 3 for each in partners)
-    assert max(abs(seconds[j] - seconds[i]) for i, each in enumerate(partners) for j in each) <= 30
+    for clip, partners_of_clip in enumerate(partners):
+        assert len(set(partners_of_clip)) == 3
+        assert all(songs[partner] != songs[clip] for partner in partners_of_clip)
+        assert max(abs(seconds[partner] - seconds[clip]) for partner in partners_of_clip) <= 30
     with pytest.raises(HAFMEvaluationError, match="at least 2 songs"):
         other_song_partners(["a", "b"], ["one", "one"], [1.0, 1.0], 2)
 
@@ -161,7 +164,8 @@ class TestVGGish:
         torch.save(torchvggish_network.state_dict(), tmp_path / "weights.pth")
         network = vggish.load_vggish(tmp_path / "weights.pth")
         before_relu = torch.nn.Sequential(*list(torchvggish_network.embeddings)[:-1])
-        original, found = VGGishEmbedder(network), {}
+        original = VGGishEmbedder(network)
+        found = {}
         # google-research's create_embeddings: sound / max(0.1, peak), 16,000 samples every 8,000, raw embeddings
         for level in (1.0, 0.001):
             samples = (level * sound / np.abs(sound).max()).astype(np.float32)

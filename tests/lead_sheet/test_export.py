@@ -109,11 +109,14 @@ def test_musicxml_has_the_chords_measures_key_and_metre() -> None:
     song = chart(with_bars_throughout(SHEET, 5.2), 5.2)
     score = music21.converter.parse(to_musicxml(song, "a <song> & more").decode(), format="musicxml")
     measures = list(score.parts[0].getElementsByClass("Measure"))
-    assert [(each.number, each.duration.quarterLength) for each in measures] == [(n, 3.0) for n in (1, 2, 3, 4)]
+    numbered = [(measure.number, measure.duration.quarterLength) for measure in measures]
+    assert numbered == [(1, 3.0), (2, 3.0), (3, 3.0), (4, 3.0)]
     chords = list(score.recurse().getElementsByClass("Harmony"))
-    places = [(each.getOffsetInHierarchy(score), set(each.pitchClasses)) for each in chords]
-    written = [(bar.start + place, label) for bar in song.bars for place, label in bar.chords]
-    assert places == [(place, set(pitch_classes(label))) for place, label in written]
+    written = [(chord.getOffsetInHierarchy(score), set(chord.pitchClasses)) for chord in chords]
+    expected = []
+    for bar in song.bars:
+        expected += [(bar.start + position, set(pitch_classes(label))) for position, label in bar.chords]
+    assert written == expected
     (key,) = score.recurse().getElementsByClass("KeySignature")
     (time,) = score.recurse().getElementsByClass("TimeSignature")
     assert (key.sharps, time.ratioString) == (-2, "3/4")
@@ -126,8 +129,9 @@ def test_musicxml_keeps_the_bass_and_the_spelling_of_chords() -> None:
     chords = [(2.0 * number, 2.0 * number + 2.0, label) for number, label in enumerate(labels)]
     song = chart(with_bars_throughout(LeadSheet(tempo=120, chords=chords), 12.0), 12.0)
     score = music21.converter.parse(to_musicxml(song, "x").decode(), format="musicxml")
-    found = [(each.bass().name, each.chordKindStr) for each in score.recurse().getElementsByClass("Harmony")]
-    assert found[:6] == [("F#", ""), ("C", "sus2"), ("C", "9"), ("G", "m7"), ("E", "maj"), ("C", "m/maj7")]
+    symbols = score.recurse().getElementsByClass("Harmony")
+    written = [(symbol.bass().name, symbol.chordKindStr) for symbol in symbols]
+    assert written[:6] == [("F#", ""), ("C", "sus2"), ("C", "9"), ("G", "m7"), ("E", "maj"), ("C", "m/maj7")]
 
 
 def test_given_chords_are_exported_as_they_are() -> None:
@@ -173,15 +177,16 @@ def test_every_chord_and_key_survives_musicxml() -> None:
     chords = [(2.0 * number, 2.0 * number + 2.0, label) for number, label in enumerate(labels)]
     song = chart(with_bars_throughout(LeadSheet(tempo=120, chords=chords), 168.0), 168.0)
     score = music21.converter.parse(to_musicxml(song, "all").decode(), format="musicxml")
-    found = [set(each.pitchClasses) for each in score.recurse().getElementsByClass("Harmony")]
+    written = [set(symbol.pitchClasses) for symbol in score.recurse().getElementsByClass("Harmony")]
     # the last bar starts at the end of the song
-    assert found[: len(labels)] == [set(pitch_classes(label)) for label in labels]
+    assert written[: len(labels)] == [set(pitch_classes(label)) for label in labels]
     for key in SPELLING:
         root, _, mode = key.partition(":")
         sheet = with_bars_throughout(LeadSheet(tempo=120, key=key), 2.0)
         score = music21.converter.parse(to_musicxml(chart(sheet, 2.0), "x").decode(), format="musicxml")
-        (found_key,) = score.recurse().getElementsByClass("KeySignature")
-        assert found_key.asKey("minor" if mode == "min" else "major").tonic.name == root.replace("b", "-")
+        (signature,) = score.recurse().getElementsByClass("KeySignature")
+        written_key = signature.asKey("minor" if mode == "min" else "major")
+        assert written_key.tonic.name == root.replace("b", "-")
 
 
 def test_a_pickup_is_a_short_measure() -> None:
@@ -190,7 +195,7 @@ def test_a_pickup_is_a_short_measure() -> None:
     assert [(bar.number, bar.length) for bar in song.bars] == [(0, 1), (1, 4)]
     score = music21.converter.parse(to_musicxml(song, "x").decode(), format="musicxml")
     measures = score.parts[0].getElementsByClass("Measure")
-    assert [(each.number, each.duration.quarterLength) for each in measures] == [(0, 1.0), (1, 4.0)]
+    assert [(measure.number, measure.duration.quarterLength) for measure in measures] == [(0, 1.0), (1, 4.0)]
 
 
 @pytest.mark.parametrize(("downbeat", "metre", "pickup"), [(1, 4, True), (2, 3, True), (3, 4, True), (0, 4, False)])
@@ -252,14 +257,15 @@ def test_a_sung_melody_is_transcribed_to_its_notes() -> None:
     time = np.arange(round(0.6 * RATE)) / RATE
     notes = [60, 64, 67]
     vibrato = 0.3 * np.sin(2 * np.pi * 5.5 * time)
-    sound = np.concatenate(
-        [0.3 * np.sin(2 * np.pi * np.cumsum(440 * 2 ** ((note + vibrato - 69) / 12)) / RATE) for note in notes]
-        + [np.zeros(RATE // 2)]
-    ).astype(np.float32)
-    found = sung_notes(sound, RATE)
-    assert [pitch for *_, pitch in found] == notes
-    assert [start for start, *_ in found] == pytest.approx([0.0, 0.6, 1.2], abs=0.1)
-    assert found[-1][1] == pytest.approx(1.8, abs=0.1)
+    tones = []
+    for note in notes:
+        hertz = 440 * 2 ** ((note + vibrato - 69) / 12)
+        tones.append(0.3 * np.sin(2 * np.pi * np.cumsum(hertz) / RATE))
+    sound = np.concatenate([*tones, np.zeros(RATE // 2)]).astype(np.float32)
+    transcribed = sung_notes(sound, RATE)
+    assert [pitch for *_, pitch in transcribed] == notes
+    assert [start for start, *_ in transcribed] == pytest.approx([0.0, 0.6, 1.2], abs=0.1)
+    assert transcribed[-1][1] == pytest.approx(1.8, abs=0.1)
     assert sung_notes(np.pad(sound[::4], (441_000, 0)), 11_025)[0][0] == pytest.approx(40, abs=0.03)
     assert sung_notes(np.zeros(RATE, np.float32), RATE) == []
 

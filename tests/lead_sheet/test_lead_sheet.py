@@ -120,7 +120,8 @@ def test_the_accompaniment_plays_known_chords(
 
     The margin must exceed 0.05. The goal is 0.15, which the current codec blurs; missing it is an expected failure.
     """
-    samples, rate = vocal[0][: 2 * vocal[1]], vocal[1]
+    samples = vocal[0][: 2 * vocal[1]]
+    rate = vocal[1]
     shares = []
     for label in ("C", "F#"):
         sheet = LeadSheet(chords=[(0.0, 2.0, label)])
@@ -135,7 +136,8 @@ def test_the_accompaniment_plays_known_chords(
 
 def test_the_band_is_on_known_beats(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:
     """Onsets lie on the half beats of each of two beat tracks that are a sixteenth apart."""
-    samples, rate = vocal[0][: 6 * vocal[1]], vocal[1]
+    samples = vocal[0][: 6 * vocal[1]]
+    rate = vocal[1]
     for shift in (0.0, 0.15):
         beats = np.arange(shift, 6.0, 0.6)
         sheet = LeadSheet(beats=list(beats))
@@ -160,7 +162,8 @@ def test_an_estimate_can_be_given_back(bundled: HAFMForVocalAccompaniment, vocal
     assert again.key == estimate.key
     assert again.beats == estimate.beats
     for key in ("F#:maj", "C:min"):
-        other, fits = bundled.complete_lead_sheet(*vocal, LeadSheet(key=key)), IN_KEY[chord_class(key) - 1]
+        other = bundled.complete_lead_sheet(*vocal, LeadSheet(key=key))
+        fits = IN_KEY[chord_class(key) - 1]
         shares = [np.mean([fits[chord_class(label) - 1] for *_, label in each.chords]) for each in (estimate, other)]
         assert other.key == key
         assert "key" not in other.estimated
@@ -276,7 +279,8 @@ def test_streams_encode_the_lead_sheet_frame_by_frame() -> None:
 @pytest.mark.parametrize("streams", [(), ("energy",)])
 def test_beats_and_chords_are_refused_by_models_that_cannot_read_them(streams: tuple[str, ...]) -> None:
     model = tiny_composite(lead_sheet_streams={name: STREAM_SIZES[name] for name in streams})
-    samples, chords = np.zeros(24000, np.float32), [(0.0, 1.0, "C")]
+    samples = np.zeros(24000, np.float32)
+    chords = [(0.0, 1.0, "C")]
     for sheet in (LeadSheet(tempo=90.0), LeadSheet(beats=[0.1, 0.7])):
         with pytest.raises(ValueError, match="no beat line"):
             model.generate(samples, CODEC_RATE, lead_sheet=sheet)
@@ -288,7 +292,8 @@ def test_beats_and_chords_are_refused_by_models_that_cannot_read_them(streams: t
 
 
 def test_models_that_read_the_voice_only_say_so() -> None:
-    model, samples = tiny_composite(), np.zeros(24000, np.float32)
+    model = tiny_composite()
+    samples = np.zeros(24000, np.float32)
     for sheet in (LeadSheet(tempo=90.0), LeadSheet(chords=[(0.0, 1.0, "C")]), LeadSheet(style="folk")):
         with pytest.raises(ValueError, match=r"leave .* out\. This model reads the voice only\."):
             model.generate(samples, CODEC_RATE, lead_sheet=sheet)

@@ -32,8 +32,11 @@ def sung(notes: list[float], seconds: float = 0.5) -> np.ndarray:
     """A sequence of MIDI notes with gaps between them: float32 [N] at 16 kHz."""
     time = np.arange(round(seconds * RATE)) / RATE
     rise = np.clip(np.minimum(time / 0.02, (seconds - 0.06 - time) / 0.02), 0, 1)
-    tones = [sum(np.sin(2 * np.pi * k * 440 * 2 ** ((n - 69) / 12) * time) / k for k in (1, 2, 3)) for n in notes]
-    return np.concatenate([0.2 * rise * tone for tone in tones]).astype(np.float32)
+    tones = []
+    for note in notes:
+        phase = 2 * np.pi * 440 * 2 ** ((note - 69) / 12) * time
+        tones.append(0.2 * rise * sum(np.sin(harmonic * phase) / harmonic for harmonic in (1, 2, 3)))
+    return np.concatenate(tones).astype(np.float32)
 
 
 def drawn_line(frames: int = 600, higher: float = 0.0) -> PitchContour:
@@ -41,7 +44,8 @@ def drawn_line(frames: int = 600, higher: float = 0.0) -> PitchContour:
     rng = np.random.default_rng(0)
     midi = np.repeat(rng.integers(55, 75, frames // 12 + 1), 12)[:frames] + 0.1 + higher
     midi[rng.random(frames) < 0.1] = np.nan
-    level, flux = rng.uniform(-30, 0, frames), rng.random((frames, 2))
+    level = rng.uniform(-30, 0, frames)
+    flux = rng.random((frames, 2))
     return PitchContour(midi.astype(np.float32), level.astype(np.float32), flux.astype(np.float32))
 
 
@@ -78,7 +82,8 @@ def test_a_quiet_voice_has_the_same_pitch_contour_as_a_loud_one() -> None:
 
 @pytest.mark.parametrize("samples", [np.zeros(0, np.float32), np.zeros(200, np.float32), np.zeros(RATE, np.float32)])
 def test_silence_and_very_short_input_have_a_tempo_and_chords(samples: np.ndarray) -> None:
-    contour, model = line_of(samples), tiny_listener()
+    contour = line_of(samples)
+    model = tiny_listener()
     assert len(contour) == -(-len(samples) * CONTOUR_RATE // RATE)
     assert not np.isfinite(contour.midi).any()
     chords = model.chords(contour, torch.zeros(len(contour)))
@@ -88,7 +93,8 @@ def test_silence_and_very_short_input_have_a_tempo_and_chords(samples: np.ndarra
 
 @pytest.mark.parametrize("semitones", [1, 5, 11])
 def test_chord_estimates_transpose_with_the_song(semitones: int) -> None:
-    model, phase = tiny_listener(), torch.arange(600) / 25 % 1
+    model = tiny_listener()
+    phase = torch.arange(600) / 25 % 1
     chords = model.chords(drawn_line(), phase)
     moved = model.chords(drawn_line(higher=semitones), phase)
     for before, after in ((chords[:, 1:13], moved[:, 1:13]), (chords[:, 13:], moved[:, 13:])):
@@ -98,28 +104,37 @@ def test_chord_estimates_transpose_with_the_song(semitones: int) -> None:
 
 
 def test_known_chords_and_key_shift_the_estimates_of_the_others() -> None:
-    foreign, own = chord_class("F#"), chord_class("E")
-    key, opening = LeadSheet(key="Am"), LeadSheet(chords=[(0.0, 3.0, "F#7"), (3.0, 4.0, "Bm")])
-    assert not any(chord_prior(each).any() for each in (LeadSheet(tempo=90), LeadSheet(key="Am", estimated=["key"])))
+    foreign = chord_class("F#")
+    in_key = chord_class("E")
+    key = LeadSheet(key="Am")
+    opening = LeadSheet(chords=[(0.0, 3.0, "F#7"), (3.0, 4.0, "Bm")])
+    assert not chord_prior(LeadSheet(tempo=90)).any()
+    assert not chord_prior(LeadSheet(key="Am", estimated=["key"])).any()
     assert chord_prior(key)[0] == 0
-    assert chord_prior(key)[own] == chord_prior(key).max()
+    assert chord_prior(key)[in_key] == chord_prior(key).max()
     assert chord_prior(key)[foreign] < -0.5
     assert chord_prior(opening).argmax() == foreign
     assert chord_prior(opening)[chord_class("B")] > 0
-    contour, phase, model = drawn_line(), torch.arange(600) / 25 % 1, tiny_listener()
-    alone, given, keyed = (model.chords(contour, phase, known) for known in (None, opening, key))
-    assert given[:200].argmax(1).tolist() == [foreign] * 150 + [chord_class("Bm")] * 50
-    assert all(each[200:, to].mean() > 1.2 * alone[200:, to].mean() for each, to in ((given, foreign), (keyed, own)))
+    contour = drawn_line()
+    phase = torch.arange(600) / 25 % 1
+    model = tiny_listener()
+    alone = model.chords(contour, phase)
+    with_opening = model.chords(contour, phase, opening)
+    with_key = model.chords(contour, phase, key)
+    assert with_opening[:200].argmax(1).tolist() == [foreign] * 150 + [chord_class("Bm")] * 50
+    # after the opening, its chord is likelier, and so is one in the key
+    assert with_opening[200:, foreign].mean() > 1.2 * alone[200:, foreign].mean()
+    assert with_key[200:, in_key].mean() > 1.2 * alone[200:, in_key].mean()
 
 
 def test_masked_padding_does_not_change_the_estimates() -> None:
     model = tiny_listener()
-    harmony, time = torch.rand(1, 9, 54), torch.rand(1, 40, pitch_contour.TIME_NUMBERS)
+    harmony = torch.rand(1, 9, 54)
+    time = torch.rand(1, 40, pitch_contour.TIME_NUMBERS)
     alone = model(harmony, time)
     masks = {"harmony_mask": torch.ones(1, 14), "time_mask": torch.ones(1, 61)}
     masks["harmony_mask"][:, 9:], masks["time_mask"][:, 40:] = 0, 0
-    padded = [F.pad(each, (0, 0, 0, more), value=9.0) for each, more in ((harmony, 5), (time, 21))]
-    masked = model(*padded, **masks)
+    masked = model(F.pad(harmony, (0, 0, 0, 5), value=9.0), F.pad(time, (0, 0, 0, 21), value=9.0), **masks)
     torch.testing.assert_close(masked.chords[:, :9], alone.chords)
     torch.testing.assert_close(masked.tempo, alone.tempo)
 
@@ -130,7 +145,8 @@ def test_the_listener_sets_the_tempo_and_the_tokenizer_the_phase_of_beats(level:
     angle = 2 * np.pi * torch.arange(800) * 1.5 / CONTOUR_RATE
     points = torch.stack([0.3 * angle.cos(), 0.3 * angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=1)
     if level == 180:
-        points[:, :2], points[:, 2:] = points[:, 2:].clone(), 0.0
+        points[:, :2] = points[:, 2:].clone()
+        points[:, 2:] = 0.0
     phase = (
         HAFMBeatTracker(CONTOUR_RATE)
         .near(likeliest_tempo(TEMPI, torch.where(TEMPI == level, 0.0, -50)))

@@ -95,6 +95,7 @@ def guided_loop(stage: Any, conditioning: torch.Tensor, scale: float, history_fr
     codes = torch.full((len(conditioning), books, frames), bos)
 
     def guided(history: torch.Tensor, weight: float) -> torch.Tensor:
+        """Scores under guidance, computed from two passes over a history (int64 [B, Q, T])."""
         ids = stage.pattern.inputs(history.transpose(1, 2).flatten(1), stage.config.bos_token_id)
         with_voice, without = both_scores(stage, conditioning, input_ids=ids)
         return (without if weight else 0) + (weight or 1.0) * (with_voice - without)
@@ -125,7 +126,8 @@ def test_generate_equals_a_guidance_loop_written_by_hand(
 
 def test_prefixes_samples_and_stopping_criteria_keep_rows_and_frames_whole() -> None:
     stage = delayed(initializer_range=0.1)
-    books, conditioning = stage.config.num_codebooks, conditioning_for(stage, batch=2)
+    books = stage.config.num_codebooks
+    conditioning = conditioning_for(stage, batch=2)
     whole = stage.generate(conditioning_ids=conditioning, do_sample=False)
     assert whole.shape == (2 * books, 1 + 9 + books - 1)
     for known in (1, 4, 6):

@@ -137,12 +137,14 @@ def test_independent_windows_are_joined_where_the_sound_changes_least(monkeypatc
     for row in range(2):
         (batch,) = run.batches
         windows = [new for job, new in zip(batch, torch.stack(decoded, dim=1), strict=True) if job.row == row]
-        song, borders = windows[0], []
+        song = windows[0]
+        borders = []
         for start, window in zip(starts[1:], windows[1:], strict=True):
             end = len(song)
             changes = {}
             for at in range(end - 6, end + 1):
-                begins, ends = sound(window[at - start : at - start + 3]), sound(song[at - 3 : at])
+                begins = sound(window[at - start : at - start + 3])
+                ends = sound(song[at - 3 : at])
                 changes[at] = float((begins.mean(0) - ends.mean(0)).norm())
             borders.append(min(changes, key=changes.__getitem__))
             changed += borders[-1] != end

@@ -10,7 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ class Space:
     url: str
     temporary: Path
     settings: dict[str, str]
-    process: "subprocess.Popen[bytes] | None" = None
+    process: subprocess.Popen[bytes] = field(init=False)
 
     def start(self) -> None:
         # in a new interpreter: a fork of the tests would share their imported modules
@@ -52,9 +52,8 @@ class Space:
         wait_until_served(self)
 
     def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
+        self.process.wait()
 
 
 @contextmanager
@@ -90,12 +89,13 @@ def served(models: str, temporary: Path, **settings: str) -> Iterator[Space]:
         space.start()
         yield space
     finally:
-        space.kill()
+        if hasattr(space, "process"):
+            space.kill()
 
 
 def wait_until_served(space: Space) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline and space.process is not None and space.process.poll() is None:
+    while time.monotonic() < deadline and space.process.poll() is None:
         try:
             urllib.request.urlopen(space.url, timeout=5).close()
             return

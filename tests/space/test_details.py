@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the page says and shows at the edges: refusals, partial takes, formats that browsers don't play, high contrast."""
+"""What the page says and shows at the edges: refusals, partial takes, formats not played, high contrast."""
 
 from pathlib import Path
 

@@ -53,8 +53,10 @@ STREAM = """([pieces, period]) => {
     const send = (number) => {
         const until = pieces[number].stop;
         const part = pieces.slice(0, number + 1);
-        const files = Object.fromEntries(Object.keys(last.files).map((name) => [name, part.map((piece) => piece.files[name])]));
-        const live = { source: desk.vocal, seconds: last.stop, balance: 0, run: 'r', until, at: part.map(({ start }) => start), files };
+        const names = Object.keys(last.files);
+        const files = Object.fromEntries(names.map((name) => [name, part.map((piece) => piece.files[name])]));
+        const at = part.map(({ start }) => start);
+        const live = { source: desk.vocal, seconds: last.stop, balance: 0, run: 'r', until, at, files };
         show({ live, play: true });
         if (number + 1 < pieces.length) setTimeout(() => send(number + 1), period);
     };
@@ -117,8 +119,9 @@ def test_once_begun_a_band_is_silent_for_no_longer_than_the_connection_must(
     studio.upload(page, EXAMPLE)
     expect(studio.summary(page)).to_contain_text("chords (estimated)")
     page.evaluate(DESK, STATIC)
-    if LATENCY[connection]:
-        limit(page, *LATENCY[connection])
+    link = LATENCY[connection]
+    if link is not None:
+        limit(page, *link)
     page.evaluate(STREAM, [band_of(space, 12.0, 0.7)[0], 450])
     page.wait_for_function("notes.at(-1)?.[0] === 'stops' && notes.length > 2")
     notes = page.evaluate("notes")

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,12 @@ def restarted(
         expect(page.get_by_text("Connection to the server was lost").first).to_be_attached()
         # nobody is asked whether to leave a page whose band is lost anyway
         asked: list[str] = []
-        page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+
+        def dismiss(dialog: Any) -> None:
+            asked.append(dialog.type)
+            dialog.dismiss()
+
+        page.on("dialog", dismiss)
         with page.expect_navigation():
             space.start()
         expect(page.locator("#mixer .takes")).to_contain_text("Mine")

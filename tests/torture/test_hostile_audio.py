@@ -35,6 +35,7 @@ HEADER = 120
 
 @pytest.fixture(scope="module")
 def reader() -> Iterator[Reader]:
+    """A process that reads files, so that a crash ends that process only."""
     reader = Reader()
     yield reader
     reader.stop()
@@ -86,6 +87,7 @@ def test_mutated_files_are_read_or_refused(tally: Tally, reader: Reader, tmp_pat
     @settings(max_examples=tally.tries, derandomize=True, database=None, deadline=None, suppress_health_check=checks)
     @given(mutated_files(seeds()))
     def survives(content: bytes) -> None:
+        """Checks that a file is either read or refused."""
         path.write_bytes(content)
         outcome = reader.outcome(path)
         assert outcome == "read" or outcome.startswith("refused: "), outcome

@@ -61,7 +61,8 @@ def test_swapping_and_dropping_history_are_independent() -> None:
 
 
 def test_seeds_differ_by_run_sample_and_purpose_in_their_low_32_bits() -> None:
-    samples, purposes = torch.tensor([0, 1, 2**31, 2**48]), ("swap", "dropout", "guidance")
+    samples = torch.tensor([0, 1, 2**31, 2**48])
+    purposes = ("swap", "dropout", "guidance")
     seeds = [seed for run in (0, 1) for purpose in purposes for seed in inputs.draw_seeds(run, samples, purpose)]
     assert len({seed % 2**32 for seed in seeds}) == len(seeds)
     assert max(seeds) < 2**32
@@ -92,7 +93,8 @@ def test_every_clip_is_paired_with_another_track_and_used_once() -> None:
 
 
 def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:
-    values, tracks = torch.tensor([1.0, 2.0, 4.0, 7.0]), list("abcd")
+    values = torch.tensor([1.0, 2.0, 4.0, 7.0])
+    tracks = list("abcd")
     once = validation.clustered_mean(values, tracks)
     repeated = validation.clustered_mean(values.repeat(10), tracks * 10)
     assert once == pytest.approx((3.5, values.std().item() / 2))

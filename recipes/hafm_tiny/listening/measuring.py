@@ -119,16 +119,23 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
 def reliability(sure: torch.Tensor, right: torch.Tensor) -> tuple[list[Reliability], float]:
     """Calibration in the bins of `SURENESS` that occur, and the expected calibration error (inputs: float32 [T])."""
     bins = torch.bucketize(sure, torch.tensor(SURENESS))
-    found = []
+    reliabilities = []
+    error = 0.0
     for number in bins.unique():
-        there = bins == number
-        found.append(Reliability(*(float(each.mean()) for each in (there.float(), sure[there], right[there]))))
-    return found, sum(each.share * abs(each.sure - each.right) for each in found)
+        inside = bins == number
+        share = float(inside.float().mean())
+        mean_sure = float(sure[inside].mean())
+        mean_right = float(right[inside].mean())
+        reliabilities.append(Reliability(share, mean_sure, mean_right))
+        error += share * abs(mean_sure - mean_right)
+    return reliabilities, error
 
 
 def unheard(contour: PitchContour, ear_size: int) -> PitchContour:
     """The pitch contour of a simulated singer, with features of 0 for a listener with an ear of this width."""
-    return replace(contour, heard=np.zeros((len(contour), ear_size), np.float16)) if ear_size else contour
+    if not ear_size:
+        return contour
+    return replace(contour, heard=np.zeros((len(contour), ear_size), np.float16))
 
 
 @torch.no_grad()
@@ -140,16 +147,17 @@ def simulated_scores(model: HAFMListenerModel, performances: Sequence[Performanc
         `tempo`: share of performances with a tempo within 4 %.
     """
     model = model.float().eval()
-    found: dict[str, list[float]] = {"chords": [], "tempo": []}
-    heard: list[NDArray[np.int64]] = []
+    scores: dict[str, list[float]] = {"chords": [], "tempo": []}
+    estimated: list[NDArray[np.int64]] = []
     for sung in performances:
         contour = unheard(sung.contour, model.config.ear_size)
-        chords = model.chords(contour, torch.from_numpy(sung.beats % 1))
-        there = sung.chords > 0
-        found["chords"].append(float((chords.argmax(1).numpy() == sung.chords)[there].mean()))
+        chords = model.chords(contour, torch.from_numpy(sung.beats % 1)).argmax(1).numpy()
+        labelled = sung.chords > 0
+        scores["chords"].append(float((chords == sung.chords)[labelled].mean()))
         tempo = likeliest_tempo(model.tempi, model.tempo_of(contour))
-        found["tempo"].append(float(tempo_is_right(tempo, sung.tempo)))
-        heard.append(chords.argmax(1).numpy())
-    names = [str(number) for number in range(len(heard))]
-    found["beyond"] = beyond_shuffled(heard, [sung.chords for sung in performances], names, chord_overlap)[1]
-    return {name: float(np.nanmean(values)) for name, values in found.items()}
+        scores["tempo"].append(float(tempo_is_right(tempo, sung.tempo)))
+        estimated.append(chords)
+    names = [str(number) for number in range(len(estimated))]
+    true = [sung.chords for sung in performances]
+    _, scores["beyond"] = beyond_shuffled(estimated, true, names, chord_overlap)
+    return {name: float(np.nanmean(values)) for name, values in scores.items()}

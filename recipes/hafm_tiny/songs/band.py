@@ -16,7 +16,7 @@ FRAME_RATE = 75
 DRUM_NOTE = 0.1
 # a chord that begins within this time counts already
 LOOK_AHEAD_SECONDS = 0.05
-SHORTEST_FRAMES = 4
+LEAST_NOTE_FRAMES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +57,11 @@ def chord_at(song: Song, seconds: float) -> Chord | None:
 
 
 def on_frames(notes: list[Note]) -> tuple[Note, ...]:
-    """Rounds starts and ends of notes to frames; notes are at least `SHORTEST_FRAMES` long."""
+    """Rounds starts and ends of notes to frames; notes are at least `LEAST_NOTE_FRAMES` long."""
 
     def moved(note: Note) -> Note:
         start = round(note.start * FRAME_RATE)
-        end = max(start + SHORTEST_FRAMES, round(note.end * FRAME_RATE))
+        end = max(start + LEAST_NOTE_FRAMES, round(note.end * FRAME_RATE))
         return dataclasses.replace(note, start=start / FRAME_RATE, end=end / FRAME_RATE)
 
     return tuple(map(moved, notes))

@@ -45,6 +45,7 @@ def labels_of_roots(seed: int = 0, beats: int = 96, beat: float = 0.5) -> dict[s
 
 
 def tune_of_roots(seed: int = 0) -> Tune:
+    """A tune of which each note is the root of its chord."""
     tune = labelled_tune(str(seed), "train", SONGS, labels_of_roots(seed))
     assert tune is not None
     return tune

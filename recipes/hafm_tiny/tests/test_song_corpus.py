@@ -29,6 +29,7 @@ STEM_FILES = {f"{stem}.flac" for stem in STEMS}
 
 @pytest.fixture()
 def options(songs: Path, voices: Path, soundfont: Path, tmp_path: Path) -> SongCorpusOptions:
+    """Options of a small corpus with one voice in training and another in the test."""
     return SongCorpusOptions(
         songs=songs,
         voices=voices,

@@ -46,6 +46,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tune_of(corpus: Path) -> Tune:
+    """The tune of a corpus's training song."""
     tune = labelled_tune("song", "train", SONGS, json.loads(next(corpus.glob("train/*/labels.json")).read_text()))
     assert tune is not None
     return tune

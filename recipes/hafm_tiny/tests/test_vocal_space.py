@@ -59,6 +59,7 @@ def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrame
 
 
 def tokenizer_with_centroids(separate: bool = True, clusters: int = CLUSTERS) -> HAFMSemanticTokenizerModel:
+    """A tiny tokenizer with random centroids."""
     plain = tiny_semantic_tokenizer()
     config = copy.deepcopy(plain.config)
     config.num_clusters = clusters
@@ -79,6 +80,7 @@ def fitted() -> Fitted:
 def fit(
     tokenizer: HAFMSemanticTokenizerModel, how: VocalSpaceArguments
 ) -> tuple[HAFMSemanticTokenizerModel, dict[str, float]]:
+    """Fits a vocal space to six sung songs; two more are for the figures."""
     songs = [sung_song(seed, width=tokenizer.centroids.shape[-1]) for seed in range(8)]
     return fit_vocal_space(tokenizer, songs[:6], songs[6:], how, frames=5000)
 

@@ -294,9 +294,9 @@ def _find_sound(file: BinaryIO, start: int, size: int, magic: re.Pattern[bytes])
     """Where the next file begins in the bytes from `start` on; `size` if there is none."""
     while start < size:
         # it may begin in one block and end in the next
-        found = magic.search(read_at(file, start, BLOCK + 16))
-        if found is not None:
-            return start + found.start()
+        next_file = magic.search(read_at(file, start, BLOCK + 16))
+        if next_file is not None:
+            return start + next_file.start()
         start += BLOCK
     return size
 
@@ -405,11 +405,11 @@ def _flac_streams(file: BinaryIO, start: int, size: int) -> list[Section]:
     for position in range(start, size, BLOCK):
         # a stream's begin may lie across two blocks
         block = read_at(file, position, BLOCK + 8)
-        found = block.find(b"fLaC")
-        while 0 <= found < BLOCK:
-            if FLAC_STREAM.match(block, found):
-                starts.append(position + found)
-            found = block.find(b"fLaC", found + 1)
+        offset = block.find(b"fLaC")
+        while 0 <= offset < BLOCK:
+            if FLAC_STREAM.match(block, offset):
+                starts.append(position + offset)
+            offset = block.find(b"fLaC", offset + 1)
     if not starts:
         return [Section(((0, size),))]
     return [_flac_section(file, *extent) for extent in zip(starts, [*starts[1:], size], strict=True)]

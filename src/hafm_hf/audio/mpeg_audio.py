@@ -118,10 +118,10 @@ def find_sounds(data: bytes, start: int = 0) -> list[MpegSound]:
         if skipped:
             position += skipped
             continue
-        found = first_frame(data, position, kind)
-        if found is None:
+        next_frame = first_frame(data, position, kind)
+        if next_frame is None:
             break
-        position = found
+        position = next_frame
         if position in tags or _kind(data, position) != kind:
             kind = _kind(data, position)
             sounds.append(MpegSound(kind))

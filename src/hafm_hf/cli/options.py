@@ -198,7 +198,7 @@ def read_lead_sheet(
     Raises:
         typer.BadParameter: if a file cannot be read, naming the line, or the lead sheet is not valid.
     """
-    if all(each is None for each in (tempo, beats, chords, key)):
+    if all(value is None for value in (tempo, beats, chords, key)):
         return None
     from ..lead_sheet.files import known_lead_sheet
 

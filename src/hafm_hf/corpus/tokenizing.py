@@ -154,7 +154,7 @@ class Tokenizers:
 
     def _batch(self, sounds: Sequence[Samples], rate: int, target_rate: int, seconds: float) -> torch.Tensor:
         """Resamples and stacks float32 [N] (or [N, C]) each to float32 [B, seconds · target_rate] (or [B, …, C])."""
-        fitted = np.stack([fit_rate(each, rate, target_rate, seconds) for each in sounds])
+        fitted = np.stack([fit_rate(sound, rate, target_rate, seconds) for sound in sounds])
         return torch.from_numpy(fitted).to(self.device)
 
 

@@ -80,9 +80,9 @@ def _made(folder: Path, command: str, mix: Path) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
-        made = f"{unfinished}/made"
-        os.mkdir(made)
-        name, *words = (word.replace("{mix}", str(mix)).replace("{folder}", made) for word in shlex.split(command))
+        finished = f"{unfinished}/made"
+        os.mkdir(finished)
+        name, *words = (word.replace("{mix}", str(mix)).replace("{folder}", finished) for word in shlex.split(command))
         # also look in this environment, which may not be activated
         program = shutil.which(name, path=os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])))
         if program is None:
@@ -90,5 +90,5 @@ def _made(folder: Path, command: str, mix: Path) -> Path:
         done = subprocess.run([program, *words], capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             raise HAFMEvaluationError(f"{name} failed on {mix} ({' '.join(done.stderr.split())[-300:]}).")
-        os.replace(made, folder)
+        os.replace(finished, folder)
     return folder

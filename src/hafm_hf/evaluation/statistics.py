@@ -45,16 +45,18 @@ def bootstrap_mean(
         the interval; its value is NaN without any values, its ends are infinite with fewer than two songs.
     """
     array = np.asarray(values, np.float64)
-    there = np.isfinite(array)
-    array = array[there]
-    names, song = np.unique(np.asarray(songs)[there], return_inverse=True)
+    defined = np.isfinite(array)
+    array = array[defined]
+    names, song_of_clip = np.unique(np.asarray(songs)[defined], return_inverse=True)
     value = float(array.mean()) if len(array) else float("nan")
     if len(names) < 2:
         return Interval(value, float("-inf"), float("inf"), len(array), len(names))
-    sums = np.bincount(song, array)
-    counts = np.bincount(song)
-    drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
-    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), _tails(len(names)))
+    # by song
+    sums = np.bincount(song_of_clip, array)
+    counts = np.bincount(song_of_clip)
+    drawn_songs = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
+    means = sums[drawn_songs].sum(axis=1) / counts[drawn_songs].sum(axis=1)
+    low, high = np.quantile(means, _tails(len(names)))
     return Interval(value, float(low), float(high), len(array), len(names))
 
 

@@ -316,8 +316,8 @@ class StageRun:
         join = window.known_frames
         if self.code_vectors is not None and window.known_frames:
             assert row.codes is not None
-            before = row.codes[:, window.start : window.start + window.known_frames].to(new.device)
-            after = new[:, : window.known_frames + self.side]
+            before = row.codes[:, window.start : window.start + window.known_frames].to(new.device)  # [Q, overlap]
+            after = new[:, : window.known_frames + self.side]  # [Q, overlap + side]
             earliest = window.known_frames - self.replaceable
             join = steadiest_frame(self.code_vectors(before.t()), self.code_vectors(after.t()), earliest, self.side)
         if row.codes is not None:

@@ -152,6 +152,7 @@ class EncodecCodec(Codec):
         return self.model.quantizer.layers[index].codebook.embed
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
+        """The quantiser's codes, layer by layer, so that they can be ended between two."""
         codes = []
         embeddings = audio
         for layer in checked(self.model.encoder.layers, check_stop):

@@ -208,6 +208,7 @@ class SpectralDecoder(nn.Module):
         width = config.decoder_width
         layers = config.decoder_layers
         size = config.kernel_size
+        # of all channels
         bins = output.channels * output.num_bins
         bands = output.channels * config.num_noise_bands
         self.first = nn.Conv1d(config.codebook_dim, width, size, padding=size // 2)
@@ -322,6 +323,7 @@ class HAFMSpectralModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
+        """Initialises a layer; an untrained decoder's output has about the typical level."""
         super()._init_weights(module)
         if isinstance(module, nn.Linear | nn.Conv1d):
             initialization.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
