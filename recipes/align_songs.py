@@ -28,13 +28,15 @@ from hafm_hf.evaluation.datasets import Clip, Part, load_karaoke, load_pairs
 from hafm_hf.evaluation.features import ANALYSIS_RATE, onset_strength
 from hafm_hf.evaluation.timing import lag_curve, onset_curve
 from hafm_hf.listening.transcription import Transcriber
-from hafm_hf.tokenizers.pitch_line import FRAME_RATE
+from hafm_hf.tokenizers.pitch_contour import FRAME_RATE
 from running import run_recipe
 
 # largest lag considered, in either direction; beyond half a beat, the next beat fits as well
 LONGEST_SECONDS = 0.25
 # correlations within this share of the highest count as equal
 AS_HIGH = 0.05
+# frames on both sides that a peak exceeds
+PEAK_FRAMES = 5
 
 
 def find_lags(clips: Sequence[Clip]) -> dict[str, float]:
@@ -54,23 +56,36 @@ def find_lags(clips: Sequence[Clip]) -> dict[str, float]:
 
 
 def smallest_lag(curve: NDArray[np.float64]) -> float:
-    """Lag in seconds of a curve's highest peak (float64 [2 · L + 1]); of nearly equal peaks, the one nearest to 0.
+    """Lag in seconds of a curve's highest peak; of nearly equal peaks, the one nearest to 0.
 
     Repetitive music correlates with itself a beat later, too.
+
+    Args:
+        curve (float64 [2 · L + 1]): correlations at the lags −L to L, in frames at `FRAME_RATE`.
     """
-    longest = len(curve) // 2
-    # peaks only: lags next to the best one are nearly as good
-    tops = [at for at, value in enumerate(curve) if value == curve[max(at - 5, 0) : at + 6].max()]
-    high = [at - longest for at in tops if curve[at] >= curve.max() - AS_HIGH * abs(curve.max())]
-    return min(high, key=abs) / FRAME_RATE
+    no_lag = len(curve) // 2
+    highest = curve.max()
+    enough = highest - AS_HIGH * abs(highest)
+    lags = []
+    for index, value in enumerate(curve):
+        # peaks only: lags next to the best one are nearly as good
+        around = curve[max(index - PEAK_FRAMES, 0) : index + PEAK_FRAMES + 1]
+        if value == around.max() and value >= enough:
+            lags.append(index - no_lag)
+    return min(lags, key=abs) / FRAME_RATE
 
 
 def _agreement(vocal: Part, reference: Part) -> NDArray[np.float64]:
     """Correlation of the onsets of voice and reference at each lag of the reference: float64 [2 · L + 1]."""
-    sounds = (resample(*part.read(), ANALYSIS_RATE) for part in (vocal, reference))
-    sung, played = (onset_curve(onset_strength(sound)) for sound in sounds)
+    sung = _onsets(vocal)
+    played = _onsets(reference)
     frames = min(len(sung), len(played))
     return lag_curve(sung[:frames], played[:frames], round(LONGEST_SECONDS * FRAME_RATE))
+
+
+def _onsets(part: Part) -> NDArray[np.float64]:
+    """The onset curve of a part of a clip, at `FRAME_RATE`."""
+    return onset_curve(onset_strength(resample(*part.read(), ANALYSIS_RATE)))
 
 
 def moved(samples: Samples, frames: int) -> Samples:

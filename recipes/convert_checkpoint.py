@@ -188,6 +188,7 @@ def card_facts(
 
 
 def _about(files: Files) -> str:
+    """Says whether the files are those of the known revision."""
     if not files.differing:
         return "the files are those of the known revision"
     return f"not those of the known revision: {', '.join(files.differing)}"

@@ -48,6 +48,7 @@ def convert(checkpoint: Path) -> EncodecModel:
 
 
 def _renamed(key: str) -> str:
+    """A key of the original checkpoint by transformers' name."""
     for pattern, replacement in RENAMED:
         key = re.sub(pattern, replacement, key)
     return key

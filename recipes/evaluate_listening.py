@@ -73,16 +73,16 @@ def conditions(
     name: str, recordings: list[Recording], given: bool
 ) -> dict[str, tuple[list[Recording], list[LeadSheet | None]]]:
     """By name: recordings to estimate, and what is given of each; if `given`, also with parts of the lead sheet."""
-    found: dict[str, tuple[list[Recording], list[LeadSheet | None]]] = {name: (recordings, [None] * len(recordings))}
+    by_name: dict[str, tuple[list[Recording], list[LeadSheet | None]]] = {name: (recordings, [None] * len(recordings))}
     if given:
-        found[f"{name}, tempo given"] = recordings, [given_tempo(each.tempo) for each in recordings]
-        found[f"{name}, beats given"] = recordings, [given_beats(each.beats) for each in recordings]
-        found[f"{name}, key given"] = recordings, [LeadSheet(key=each.key) for each in recordings]
+        by_name[f"{name}, tempo given"] = recordings, [given_tempo(each.tempo) for each in recordings]
+        by_name[f"{name}, beats given"] = recordings, [given_beats(each.beats) for each in recordings]
+        by_name[f"{name}, key given"] = recordings, [LeadSheet(key=each.key) for each in recordings]
         rest, opening = given_opening(recordings)
         if rest:
-            found[f"{name}, after {OPENING:g} s"] = rest, [None] * len(rest)
-            found[f"{name}, after {OPENING:g} s, chords before given"] = rest, opening
-    return found
+            by_name[f"{name}, after {OPENING:g} s"] = rest, [None] * len(rest)
+            by_name[f"{name}, after {OPENING:g} s, chords before given"] = rest, opening
+    return by_name
 
 
 def main() -> None:

@@ -146,6 +146,7 @@ def sample_features(
 
 
 def _save_sample(state: Path, identity: str, reservoirs: Sequence[Reservoir], done: int, used: int) -> None:
+    """Writes the reservoirs and how far they are, so that an interrupted run can go on."""
     arrays = {"identity": np.array(identity), "tracks": np.array([done, used])}
     for index, reservoir in enumerate(reservoirs):
         for name, value in reservoir.state().items():

@@ -152,8 +152,8 @@ def check_loading(name: str, info: dict[str, Any], layer: int) -> None:
     later = re.compile(r"^(hubert\.)?encoder\.layers\.(\d+)\.")
 
     def dropped(key: str) -> bool:
-        found = later.match(key)
-        return bool(KNOWN_EXTRA_KEYS.match(key) or (found and int(found.group(2)) >= layer))
+        matched = later.match(key)
+        return bool(KNOWN_EXTRA_KEYS.match(key) or (matched and int(matched.group(2)) >= layer))
 
     problems = [f"missing {key}" for key in info["missing_keys"]]
     problems += [f"unexpected {key}" for key in info["unexpected_keys"] if not dropped(key)]

@@ -69,13 +69,12 @@ class Check:
 
     def stage(self, name: str, pattern: str) -> Any:
         """A stage with random weights."""
-        kind = stage_parts()[name].model_class
-        sizes: dict[str, Any] = dict(TINY) if self.tiny else {}
-        torch.manual_seed(0)
-        chosen = {}
+        stage_class = stage_parts()[name].model_class
+        options: dict[str, Any] = dict(TINY) if self.tiny else {}
         if stage_parts()[name].acoustic:
-            chosen = {"codebook_pattern": pattern}
-        return kind(kind.config_class(**sizes, **chosen)).eval().to(self.device)
+            options["codebook_pattern"] = pattern
+        torch.manual_seed(0)
+        return stage_class(stage_class.config_class(**options)).eval().to(self.device)
 
     def wait(self) -> None:
         """Waits until the device has finished all its work."""
@@ -121,9 +120,9 @@ def check_logits(check: Check) -> Any:
             ),
         }
         with torch.inference_mode():
-            here = stage(**{key: value.to(check.device) for key, value in given.items()}).logits.float().cpu()
-            there = stage.cpu()(**given).logits.float()
-        differences[f"{name}, {pattern}"] = float((here - there).abs().max())
+            on_device = stage(**{key: value.to(check.device) for key, value in given.items()}).logits.float().cpu()
+            on_cpu = stage.cpu()(**given).logits.float()
+        differences[f"{name}, {pattern}"] = float((on_device - on_cpu).abs().max())
     differences["failed"] = not max(differences.values()) <= LOGITS_TOLERANCE
     return differences
 
@@ -291,6 +290,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
+    """A result as text that fits into a cell of the table."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items() if inner is not None)
     if isinstance(value, float):

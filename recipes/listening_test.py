@@ -43,10 +43,13 @@ def page(
     reference: Annotated[str, typer.Option(help="NAME=FOLDER of the reference.")] = "",
 ) -> None:
     """Writes the page, its sounds and the key."""
-    named = [version.partition("=")[::2] for version in [*versions, *filter(None, [reference])]]
-    folders = {name: Path(folder) for name, folder in named}
-    if len(folders) < len(named) or not all(folder and Path(folder).is_dir() for _, folder in named):
-        raise ValueError("Give each version as NAME=FOLDER, with a name of its own and a folder that exists.")
+    folders = {}
+    for version in [*versions, *filter(None, [reference])]:
+        name, _, folder = version.partition("=")
+        if name in folders or not folder or not Path(folder).is_dir():
+            raise ValueError("Give each version as NAME=FOLDER, with a name of its own and a folder that exists.")
+        folders[name] = Path(folder)
+    reference_name = reference.partition("=")[0]
     files = [{path.name for path in folder.iterdir()} for folder in folders.values()]
     songs = sorted(name for name in set.intersection(*files) if name.lower().endswith(AUDIO_SUFFIXES))
     if len(folders) < 2 or not songs:
@@ -58,27 +61,31 @@ def page(
     key: dict[str, dict[str, str]] = {}
     trials: list[dict[str, Any]] = []
     for song in songs:
-        codes = {name: hashlib.sha256(f"{test.resolve()}/{song}/{name}".encode()).hexdigest()[:12] for name in folders}
-        read = {code: soundfile.read(folders[name] / song, dtype="float32") for name, code in codes.items()}
-        level = min([LEVEL_DBFS, *(highest_level(samples) for samples, _ in read.values() if samples.any())])
-        for code, (samples, rate) in read.items():
+        codes = {name: _digest(f"{test.resolve()}/{song}/{name}") for name in folders}
+        sounds_read = {code: soundfile.read(folders[name] / song, dtype="float32") for name, code in codes.items()}
+        level = min([LEVEL_DBFS, *(highest_level(samples) for samples, _ in sounds_read.values() if samples.any())])
+        for code, (samples, rate) in sounds_read.items():
             gain = 1.0
             if samples.any():
                 gain = 10 ** ((level - audio.rms_dbfs(samples)) / 20)
             soundfile.write(sounds / f"{code}.flac", np.float32(gain) * samples, rate)
         key[song] = {code: name for name, code in codes.items()}
-        shown: dict[str, Any] = {"song": song, "sounds": sorted(codes.values())}
+        trial: dict[str, Any] = {"song": song, "sounds": sorted(codes.values())}
         if reference:
             # under a name of its own, so that it does not reveal the hidden reference
-            code = hashlib.sha256(f"open {codes[named[-1][0]]}".encode()).hexdigest()[:12]
-            shutil.copy(sounds / f"{codes[named[-1][0]]}.flac", sounds / f"{code}.flac")
-            shown["reference"] = code
-        trials.append(shown)
+            hidden = codes[reference_name]
+            trial["reference"] = _digest(f"open {hidden}")
+            shutil.copy(sounds / f"{hidden}.flac", sounds / f"{trial['reference']}.flac")
+        trials.append(trial)
     content = TEMPLATE.read_text().replace("/* TRIALS */", json.dumps(trials))
     (test / "page" / "index.html").write_text(content)
-    hidden = named[-1][0] if reference else ""
-    (test / "key.json").write_text(json.dumps({"reference": hidden, "songs": key}, indent=2))
+    (test / "key.json").write_text(json.dumps({"reference": reference_name, "songs": key}, indent=2))
     print(f"wrote {test / 'page' / 'index.html'}: {len(songs)} songs in {len(folders)} versions")
+
+
+def _digest(text: str) -> str:
+    """A name that reveals nothing of what it stands for, always the same for the same text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def highest_level(samples: np.ndarray) -> float:

@@ -24,9 +24,9 @@ from style_sounds import write_style_sounds
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SEED = 1
-RATE = 24_000
-# libsndfile's compression level, 0 to 1: about 50 kbit/s
-COMPRESSION = 0.7
+RATE = 44_100
+# libsndfile's compression level, 0 to 1: about 80 kbit/s in stereo
+COMPRESSION = 0.8
 # name of the tune, vocal file, style, tempo, chords, and number of verses in the long version
 PLAYED = (
     ("vocal", "vocal.wav", "folk", 96, "F | Dm | Bb | C F", 3),
@@ -42,9 +42,10 @@ FORM = (("sparse", "normal"), ("normal", "full"), ("normal", "full"))
 
 
 def write(path: Path, sound: Any, rate: int) -> None:
-    """Writes a sound (float32 [N]) as OGG Vorbis at 24 kHz."""
+    """Writes a sound (float32 [N] or [N, C]) as OGG Vorbis at 44.1 kHz."""
     sound = audio.limit_peak(audio.resample(sound, rate, RATE))
-    with soundfile.SoundFile(path, "w", RATE, 1, "VORBIS", format="OGG", compression_level=COMPRESSION) as file:
+    channels = 1 if sound.ndim == 1 else sound.shape[1]
+    with soundfile.SoundFile(path, "w", RATE, channels, "VORBIS", format="OGG", compression_level=COMPRESSION) as file:
         # in pieces of a second: libsndfile crashes on minutes of Vorbis in one call
         for start in range(0, len(sound), RATE):
             file.write(sound[start : start + RATE])

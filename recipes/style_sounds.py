@@ -4,6 +4,7 @@
 python recipes/style_sounds.py MODEL examples/vocal.wav
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import soundfile
 import typer
 
 from hafm_hf import HAFMForVocalAccompaniment, audio
+from hafm_hf.lead_sheet.vocabulary import USUAL_METRE
 from running import run_recipe
 
 # long enough for a pattern and a change of chords
@@ -21,12 +23,21 @@ COMPRESSION = 0.85
 
 
 def write_style_sounds(folder: Path, vocal: Path) -> list[Path]:
-    """Writes the first 8 s of a vocal's accompaniment in each style beside the model; returns the paths."""
+    """Writes the first 8 s of a vocal's accompaniment in each style beside the model; returns the paths.
+
+    A style that does not suit the vocal's metre counts the vocal's beats in its own.
+    """
     model = HAFMForVocalAccompaniment.from_pretrained(folder)
     samples, rate = audio.read_audio(vocal, seconds=SECONDS)
+    estimate = model.complete_lead_sheet(samples, rate)
+    metre = estimate.beats_per_bar or USUAL_METRE
     paths = [folder / "styles" / f"{style}.ogg" for style in model.styles]
     for path in paths:
-        (instrumental,) = model.generate(samples, rate, style=path.stem, seed=SEED).audio
+        sheet = None
+        metres = model.encoder.style_ranges[path.stem].metres
+        if metre not in metres:
+            sheet = replace(estimate, beats_per_bar=metres[0])
+        (instrumental,) = model.generate(samples, rate, lead_sheet=sheet, style=path.stem, seed=SEED).audio
         band = audio.limit_peak(audio.fade_edges(instrumental.numpy().T, model.sampling_rate))
         path.parent.mkdir(exist_ok=True)
         soundfile.write(path, band, model.sampling_rate, format="OGG", subtype="VORBIS", compression_level=COMPRESSION)

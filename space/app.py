@@ -39,7 +39,7 @@ from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader
 
 import parts
 import takes
-from hafm_hf import LeadSheet
+from hafm_hf import LeadSheet, audio
 from hafm_hf.accompaniment.generation_accompaniment import check_supported
 from hafm_hf.accompaniment.options import GenerationOptions, MixOptions
 from hafm_hf.pretrained.redaction import without_secrets
@@ -52,6 +52,8 @@ from takes import Channel, Job
 
 QUEUE_SIZE = int(takes.setting("QUEUE_SIZE", "20"))
 MAX_UPLOAD = takes.setting("MAX_UPLOAD", "300mb")
+# Files that browsers play; others, such as AIFF, are sent to them as FLAC.
+PLAYED = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".webm")
 # Takes of a voice that a page keeps.
 MOST_JOBS = 4
 # Generate, Stop, and the button of the selected bars.
@@ -60,9 +62,14 @@ BUSY, IDLE = ([gr.update(interactive=on) for on in each] for each in ((False, Tr
 # stops and then shows an error on components, so a run checks these instead and ends by itself.
 BEGUN: deque[str] = deque(maxlen=1000)
 CANCELLED: deque[str] = deque(maxlen=1000)
+# Tickets of runs that were told their place in the queue, and how long the last runs took, in seconds.
+TOLD: deque[str] = deque(maxlen=1000)
+DURATIONS: deque[float] = deque(maxlen=10)
 WAITS = "Too many people are waiting. Your band starts automatically as soon as there is a place in the queue."
 # Path of Gradio's HTML.
 GRADIO, INDEX = str(gr.routes.STATIC_TEMPLATE_LIB), "frontend/index.html"
+COMING = "The band is on its way …"
+INTERRUPTED = "The band has been interrupted; “Play a band” plays it from the beginning."
 UNEXPECTED = "Something went wrong on the server; try again, or reload the page."
 Values = dict[str, Any]
 
@@ -149,13 +156,17 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     """Takes a voice that was recorded, uploaded or chosen: [announced, voice, jobs, mixer, tempo, options …].
 
     A voice has its "path", the "sheet" known of it, the "state" to restore (from a project, or from before the page
-    was reloaded), and "shown", whether its estimates are on the timeline. A voice that can't be used changes nothing.
+    was reloaded), "shown", whether its estimates are on the timeline, and the "seed" of a band that was interrupted. A
+    voice that can't be used changes nothing.
     """
     example = {voice_name(path): path for path in EXAMPLES}.get(str(sent.get("example")))
     path = example or uploaded(sent.get("path"), EXAMPLES)
     if path.suffix == ".zip":
         sent = read_project(path)
         path = sent["path"]
+    if path.suffix.lower() not in PLAYED:
+        whole = read_recording(str(path), MAX_SECONDS)
+        path = audio.write_audio(path.with_suffix(".flac"), whole.samples, whole.sampling_rate)
     if sent.get("again"):
         sent = with_new_voice(sent, path)
     recording = read_recording(str(path), seconds or MAX_SECONDS)
@@ -164,6 +175,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     known = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
     sheet = takes.stored_sheet(example) if example else LeadSheet.given(state.get("sheet") or known)
     voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False}
+    running = state.get("running")
+    voice["seed"] = running.get("seed") if isinstance(running, dict) else None
     names = map(str, state.get("takes", []))
     jobs = [job for job in jobs if job.folder.exists()]  # the others have expired
     old = next((job for job in jobs if not job.elapsed and job.source == str(path)), None)
@@ -175,6 +188,9 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     # before there is a voice, the page has no Seconds field
     if len(samples) >= MAX_SECONDS * rate and not (seconds or settings[2].get("value")):
         said, settings[2] = announcement(f"The first {MAX_SECONDS:g} s of {path.name} are used."), MAX_SECONDS
+    if state.get("kept") or running:
+        back = "The server has been restarted; the song is here again." if state.get("kept") else ""
+        said = announcement(f"{back} {INTERRUPTED if running else ''}".strip())
     if recording.remarks:
         said = announcement(" ".join(recording.remarks))
     return [said, voice, *brought, *settings]
@@ -211,6 +227,9 @@ def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None,
     own = [job for job in jobs if job.source == request.vocal]
     if len(own) - len(not_kept(own, mixer)) >= MOST_JOBS:
         raise ValueError(f"All {MOST_JOBS} takes are kept (★) or named; unmark one to make room for a new one.")
+    if inputs[0] and request.options.seed is None:
+        # a band that was interrupted is the same when it is generated again
+        request = replace(request, options=replace(request.options, seed=inputs[0].pop("seed", None)))
     if inputs[0] and (timeline or {}).get("vocal") != request.vocal:
         timeline = {"vocal": request.vocal, "sheet": inputs[0]["sheet"].to_dict()}
     return replace(request, lead_sheet=lead_sheet_of(timeline, request.vocal))
@@ -242,6 +261,7 @@ def run(
         yield [*still, gr.skip(), gr.skip()]
         for step in () if begun or stopped() else make_job(request(jobs, mixer, *wanted), live, stopped):
             if isinstance(step, Job):
+                DURATIONS.append(step.elapsed)
                 yield [*still, (ticket, step), gr.skip()]
             elif step is not None and not stopped():
                 yield [*still, gr.skip(), {"live": {**step, "run": ticket}, "play": True}]
@@ -257,6 +277,10 @@ def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], 
     before, (jobs, value) = jobs, shelved([job], jobs, mixer)
     gone = "".join(f" Take {old.number} has made room for it; ★ keeps a take." for old in before if old not in jobs)
     said = f"Done in {job.elapsed:.0f} s; seed {job.seed} gives the same music again."
+    if job.remade:
+        said = f"Done in {job.elapsed:.0f} s; all other bars are as they were."
+    elif job.style:
+        said += f" Style: {job.style}."
     if job.added > 0.05:
         said += f" The song is {job.added:.1f} s longer than the voice, which begins at {job.intro:.1f} s."
     if voice and voice["path"] != job.source:
@@ -264,6 +288,23 @@ def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], 
     # after stopping this run, the user may have started another
     status = [gr.skip()] * 4 if ticket in CANCELLED else [announcement(said + gone), *IDLE]
     return [*status, None, jobs, value | {"live": None}]
+
+
+def place_in_queue(tickets: list[Any], ticket: str) -> str:
+    """What a run is told while it waits, given the tickets of all that wait, and once it has begun; "" otherwise."""
+    if ticket not in tickets:
+        begun = ticket in TOLD and ticket in BEGUN and ticket not in CANCELLED
+        if begun:
+            TOLD.remove(ticket)
+        return announcement(COMING) if begun else ""
+    if ticket not in TOLD:
+        TOLD.append(ticket)
+    place = tickets.index(ticket) + 1
+    said = f"Number {place} in the queue."
+    if DURATIONS:
+        # the one that is running may have just begun
+        said += f" Your band begins in about {place * sum(DURATIONS) / len(DURATIONS):.0f} s at the latest."
+    return announcement(said)
 
 
 def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
@@ -465,6 +506,15 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
             made.then(shelve, ended, [*status, *ended[:1], *ended[2:]], queue=False, **QUIET)
             asked = made.failure(outputs=[*status, page.waiting], **waits)
             asked.then(None, page.waiting, None, js=f"again => {{ {PAGE}.then(page => page.again(again)); }}")
+
+    def place(ticket: str) -> str:
+        waiting = blocks._queue.event_queue_per_concurrency_id[ONE_AT_A_TIME["concurrency_id"]].queue
+        said = place_in_queue([event.data.data[0] for event in waiting if event.data and event.data.data], ticket)
+        return said or gr.skip()
+
+    # static/page.js presses it while a run has not begun
+    asked = gr.Button("Place", visible="hidden", elem_id="place")
+    asked.click(place, page.ticket, page.announced, queue=False, **QUIET)
     page.stop.click(stop_run, page.ticket, status, queue=False, **QUIET)
 
 

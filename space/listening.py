@@ -17,7 +17,7 @@ import torch
 
 from hafm_hf import LeadSheet, audio
 from hafm_hf.audio.feature_extraction_hafm import LISTENING_RATE
-from hafm_hf.lead_sheet.bars import KEY_SHARPNESS, USUAL_METRE, chart, completed, note_seconds, on_the_beat
+from hafm_hf.lead_sheet.bars import KEY_SHARPNESS, USUAL_METRE, chart, note_seconds, on_the_beat, with_bars_throughout
 from hafm_hf.lead_sheet.chords import key_fit
 from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
 from hafm_hf.lead_sheet.lead_sheet import Span, beats_passed
@@ -25,8 +25,8 @@ from hafm_hf.lead_sheet.spelling import key_name
 from hafm_hf.lead_sheet.vocabulary import AUTO_STYLE, ENERGIES
 from hafm_hf.listening.encoder import HAFMVocalEncoder, Heard, with_style_and_energy
 from hafm_hf.listening.modeling_listener import chord_choices
-from hafm_hf.tokenizers.beat_line import TEMPO_RANGE, likeliest_tempo, tempo_prior
-from hafm_hf.tokenizers.pitch_line import FRAME_RATE, fundamental_frequency, midi_pitch, sung_notes
+from hafm_hf.tokenizers.beat_tracker import TEMPO_RANGE, likeliest_tempo, tempo_prior
+from hafm_hf.tokenizers.pitch_contour import FRAME_RATE, fundamental_frequency, midi_pitch, sung_notes
 from songs import Request, load_pipeline, on_gpu, read_recording, read_vocal
 from takes import JOBS
 from voice_check import remarks
@@ -92,18 +92,18 @@ def estimate(
     frame_rate = encoder.semantic_tokenizer.config.frame_rate
     if not encoder.semantic_tokenizer.config.beat_line:
         return known, {}
-    vocal = pipeline.feature_extractor.resampled(samples, rate)
+    vocal = pipeline.feature_extractor.prepared(samples, rate)
     heard = encoder.listen(vocal)
     sheet = encoder.lead_sheet(vocal, known, heard)
     seconds = len(samples) / rate
     if known.chords and encoder.listener is not None:
-        phase = sheet.phase(len(heard.line), frame_rate)
+        phase = sheet.beat_phase(len(heard.contour), frame_rate)
         if phase is not None:
-            likely = encoder.listener.chords(heard.line, phase, known)
+            likely = encoder.listener.chords(heard.contour, phase, known)
             estimates = LeadSheet.from_estimates(phase, likely, frame_rate).spelled(known.key)
             sheet = replace(sheet, chords=known.chords).with_chords_in_gaps(estimates, gaps_between(known.chords))
     if sheet.has_beats:
-        sheet = on_the_beat(completed(sheet, seconds, metre, notes=sung_notes(samples, rate)), seconds)
+        sheet = on_the_beat(with_bars_throughout(sheet, seconds, metre, notes=sung_notes(samples, rate)), seconds)
     if known.has_beats and "beats" not in known.estimated:
         sheet = replace(sheet, estimated=[name for name in sheet.estimated if name != "beats"])
     return sheet, doubts(encoder, heard, sheet, known, seconds)
@@ -133,10 +133,10 @@ def doubts(
     unsure = []
     if "beats" in sheet.estimated:
         tempo = 60 / float(np.diff(sheet.beats).mean())
-        logits = listener.tempo_of(heard.line)
+        logits = listener.tempo_of(heard.contour)
         near = likeliest_tempo(listener.tempi, logits, tempo)
-        phase = tokenizer.beat_phase(heard.places, near=near)
-        other = completed(LeadSheet.from_estimates(phase, None, frame_rate), seconds)
+        phase = tokenizer.beat_phase(heard.beat_points, near=near)
+        other = with_bars_throughout(LeadSheet.from_estimates(phase, None, frame_rate), seconds)
         alternatives["others"] = other.beats or []
         if tempo_probability(listener.tempi, logits, tempo) < SURE_TEMPO:
             unsure.append("beats")
@@ -147,9 +147,9 @@ def doubts(
         if probability < SURE_KEY:
             unsure.append("key")
     if "chords" in sheet.estimated or known.chords:
-        listed = sheet.phase(len(heard.line), frame_rate)
+        listed = sheet.beat_phase(len(heard.contour), frame_rate)
         assert listed is not None
-        likely = listener.chords(heard.line, listed, replace(sheet, chords=known.chords))
+        likely = listener.chords(heard.contour, listed, replace(sheet, chords=known.chords))
         alternatives["choices"] = chord_choices(likely, sheet.chords, frame_rate)
     return alternatives | {"unsure": unsure}
 
@@ -226,7 +226,7 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
     kind, sheet = (timeline.get("ask") or {}).get("format"), lead_sheet_of(timeline, request.vocal)
     samples, rate = read_vocal(request.vocal, request.seconds)
     samples = audio.with_channels(samples, 1)
-    vocal = load_pipeline(request.model).feature_extractor.resampled(samples, rate)
+    vocal = load_pipeline(request.model).feature_extractor.prepared(samples, rate)
     style, energy = request.options.style, request.options.energy
     if sheet is not None or style != AUTO_STYLE or energy:
         sheet = with_style_and_energy(sheet or LeadSheet(), style, energy, vocal.samples, LISTENING_RATE)

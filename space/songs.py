@@ -24,7 +24,7 @@ import torch
 import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing hafm_hf registers the task
-from hafm_hf.accompaniment.options import GenerationOptions, MixOptions, described
+from hafm_hf.accompaniment.options import GenerationOptions, MixOptions, options_by_name
 from hafm_hf.pretrained.redaction import first_line, without_secrets
 from takes import Job, LiveTake, Remake, setting, write_job
 
@@ -43,11 +43,11 @@ OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if nam
 # Options of a generation. A request makes one song, which becomes a take.
 OPTIONS = {
     name: option
-    for name, option in described(GenerationOptions).items()
+    for name, option in options_by_name(GenerationOptions).items()
     if not option.internal and name != "num_samples"
 }
 # Options of the mix that make a song longer than the voice; 0 by default.
-ENDS = {name: described(MixOptions)[name] for name in ("intro_bars", "outro_bars", "tail")}
+ENDS = {name: options_by_name(MixOptions)[name] for name in ("intro_bars", "outro_bars", "tail")}
 # The types of a request's values.
 KINDS: dict[str, type] = {"model": str, **{name: option.kind for name, option in OPTIONS.items()}}
 KINDS |= {"seconds": float, "tempo": float, **{name: option.kind for name, option in ENDS.items()}}
@@ -251,6 +251,8 @@ def make_job(
     samples, rate = remake.job.read("vocal") if remake else read_vocal(request.vocal, request.seconds)
     parameters = request.parameters()
     songs: list[dict[str, Any]] = []
+    if live is not None:
+        live.seed = parameters["seed"]
     with closing(generate_song(request.model, samples, rate, parameters)) as reports:
         for part in reports:
             if stopped():
@@ -258,6 +260,7 @@ def make_job(
             if isinstance(part, list):
                 songs = part
             yield live.add(part, request.vocal, samples, rate) if live and isinstance(part, dict) else None
+    complete = bool(songs)
     if not songs and live is not None and live.pieces and live.seconds > live.pieces[0]["vocal_start"]:
         songs = [pipeline.join(live.pieces)]
     if not songs:
@@ -269,6 +272,7 @@ def make_job(
     style = style if isinstance(style, str) else ""
     added = remake.job.added if remake else len(song["vocals"]) / song["sampling_rate"] - len(samples) / rate
     about = {"name": name, "style": style, "seed": parameters["seed"], "source": str(request.vocal), "added": added}
+    about |= {"stopped": not complete, "remade": remake is not None}
     # the pieces that have been played are the take
     folder, excess = (live.folder, live.finish(song)) if live else (None, 0.0)
     yield write_job(song, folder, elapsed=time.monotonic() - began, excess=excess, **about)

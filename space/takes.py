@@ -53,7 +53,7 @@ LEAST_KEPT_SECONDS = 0.2
 # Seed of the bands stored with the example voices.
 STORED_SEED = 1
 # Length of the pieces in which a band is sent to the page, unless less of it has been generated.
-PIECE_SECONDS = 5.0
+PIECE_SECONDS = 10.0
 EXPIRED = "This take has been removed from the server; generate it again."
 
 
@@ -62,7 +62,8 @@ class Job:
     """A song generated for the vocal `source`: files in `folder`, which disappears when the job expires.
 
     `balance` is the gain (dB) that makes the band as loud relative to the voice as in the median song. The song is
-    `added` seconds longer than the voice, which begins after `intro` seconds. A page numbers its takes. It plays the
+    `added` seconds longer than the voice, which begins after `intro` seconds. It was `stopped` before its end, or some of
+    its bars were `remade`, so that its seed does not give it again. A page numbers its takes. It plays the
     pieces in `folder` (`Pieces`), which are louder than its other files by `excess` dB, or the files that are named in
     `played`, by channel.
     """
@@ -79,6 +80,8 @@ class Job:
     style: str = ""
     number: int = 0
     excess: float = 0.0
+    stopped: bool = False
+    remade: bool = False
     played: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -94,11 +97,13 @@ class Job:
         """The files of vocal, instrumental and stems."""
         return [self.path(part) for part in ("vocal", "instrumental", *self.stems)]
 
+    def about(self) -> dict[str, Any]:
+        """What `read_job` needs besides the files."""
+        return {**asdict(self), "folder": "", "source": "", "played": {}}
+
     def save(self) -> None:
         """Saves the job next to its files, for `read_job`."""
-        (self.folder / ABOUT).write_text(
-            json.dumps({**asdict(self), "folder": "", "source": "", "played": {}}), encoding="utf-8"
-        )
+        (self.folder / ABOUT).write_text(json.dumps(self.about()), encoding="utf-8")
 
     def read(self, part: str) -> tuple[audio.Samples, int]:
         """Reads the vocal, the instrumental or a stem: float32 [N] or [N, 2], rate in Hz; a HAFMAudioError if gone."""
@@ -227,6 +232,7 @@ class LiveTake:
     def __init__(self) -> None:
         self.pieces: list[dict[str, Any]] = []
         self.seconds = 0.0
+        self.seed: int | None = None
         self.written: Pieces | None = None
 
     @property
@@ -240,7 +246,7 @@ class LiveTake:
         """Adds the next chunk of a pipeline's stream. None if no piece has become ready.
 
         Otherwise, in seconds: "seconds" (final length), "until" (so far), "intro" and "at" (where the files start);
-        also "files" of each channel, "source", and "balance" with the vocal.
+        also "files" of each channel, "source", "seed", and "balance" with the vocal.
         """
         self.written = self.written or Pieces(Path(tempfile.mkdtemp(dir=JOBS)))
         self.pieces.append(piece)
@@ -253,6 +259,7 @@ class LiveTake:
         voice = audio.resample(vocal, vocal_rate, rate)
         return {
             "source": source,
+            "seed": self.seed,
             "balance": audio.balance_gain_db(voice, band, rate, MEDIAN_BALANCE),
             "seconds": piece["seconds"],
             "intro": piece["vocal_start"],
@@ -440,11 +447,13 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
     return [
         {
             "id": job.folder.name,
-            "name": f"Take {job.number}",
-            **{name: getattr(job, name) for name in ("seed", "style", "source", "intro")},
+            "name": f"Take {job.number}{' (partial)' if job.stopped else ''}",
+            **{name: getattr(job, name) for name in ("seed", "style", "source", "intro", "remade")},
             "seconds": soundfile.info(job.path("vocal")).duration,
             **job.pieces(),
             "balance": job.balance - job.excess,
+            "folder": str(job.folder),
+            "about": job.about(),
         }
         for job in sorted(jobs, key=lambda each: each.number)
         if job.path("vocal").exists() and job.path("instrumental").exists()

@@ -12,7 +12,7 @@ from hafm_hf.modeling.generation_hafm import RandomStream, WindowBatch
 
 def uniforms_for(batch: int, count: int, seed: int = 5) -> torch.Tensor:
     """Random numbers of `count` tokens for each row."""
-    return torch.stack([RandomStream(seed, sample=row).uniforms(0, count) for row in range(batch)])
+    return torch.stack([RandomStream(seed, variation=row).uniforms(0, count) for row in range(batch)])
 
 
 def batch_of(

@@ -63,6 +63,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints tries and losses of each fault."""
     rows = fault_rows([report for reports in terminalreporter.stats.values() for report in reports])
     if not rows:
         return

@@ -16,9 +16,11 @@ Samples = NDArray[np.float32]
 def tone(semitone: float, seconds: float, harmonics: int = 4) -> NDArray[np.float64]:
     """A decaying tone, `semitone` above middle C."""
     time = np.arange(round(seconds * RATE)) / RATE
-    hertz = 261.63 * 2 ** (semitone / 12)
-    waves = sum(np.sin(2 * np.pi * hertz * k * time) / k for k in range(1, harmonics + 1))
-    return np.asarray(waves) * np.exp(-1.5 * time / seconds) * np.minimum(time / 0.01, 1.0)
+    phase = 2 * np.pi * 261.63 * 2 ** (semitone / 12) * time
+    waves = sum(np.sin(harmonic * phase) / harmonic for harmonic in range(1, harmonics + 1))
+    attack = np.minimum(time / 0.01, 1.0)
+    decay = np.exp(-1.5 * time / seconds)
+    return np.asarray(waves) * decay * attack
 
 
 def song(seed: int, seconds: float = 12.0, transpose: int = 0, tempo: float = 1.0) -> tuple[Samples, Samples]:
@@ -33,9 +35,11 @@ def given_song(
     generator = np.random.default_rng(seed)
     key = int(generator.integers(12)) + transpose
     size = round(seconds * RATE)
-    voice, band = np.zeros(size + 4 * RATE), np.zeros(size + 4 * RATE)
+    voice = np.zeros(size + 4 * RATE)
+    band = np.zeros(size + 4 * RATE)
     at, beat = 0.2, 0
-    beats, labels = [], []
+    beats = []
+    labels = []
     order = generator.permutation(4)
     while at < seconds - 0.6:
         chord = [(pitch + key) % 12 for pitch in CHORDS[order[beat // 2 % 4]]]

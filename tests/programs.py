@@ -131,7 +131,8 @@ def run_program(
         done = subprocess.run(command, env=env, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            out, err = Path(folder, "out"), Path(folder, "err")
+            out = Path(folder, "out")
+            err = Path(folder, "err")
             program = Program(words, out, err, env, cwd)
             code = program.wait(timeout)
             program.kill()
@@ -191,7 +192,8 @@ def _apart(out: Path, err: Path, function: Callable[..., object], *arguments: An
     os.setsid()
     for path, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+    sys.stdout = open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", closefd=False)
     # a shell that runs the tests in the background makes them and their children ignore SIGINT
     signal.signal(signal.SIGINT, signal.default_int_handler)
     function(*arguments)

@@ -48,7 +48,8 @@ def blocks(document: str) -> list[Block]:
             raise ValueError(f"{document}: ```{language} {mark} is neither run nor checked.")
         headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text[: match.start()], flags=re.M | re.S), re.M)
         if language:
-            run, heading = not mark and document not in CHECKED_ONLY, headings[-1] if headings else ""
+            run = not mark and document not in CHECKED_ONLY
+            heading = headings[-1] if headings else ""
             found.append(Block(document, heading, language, run, content))
     return found
 

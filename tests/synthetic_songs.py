@@ -19,10 +19,13 @@ def write_song(folder: Path, sampling_rate: int, seconds: float, seed: int) -> N
     """Writes half-second notes over one-second major chords, with a click on each beat."""
     rng = np.random.default_rng(seed)
     time = np.arange(int(seconds * sampling_rate)) / sampling_rate
-    vocal, band = np.zeros_like(time), np.zeros_like(time)
-    notes, chords = [], []
+    vocal = np.zeros_like(time)
+    band = np.zeros_like(time)
+    notes = []
+    chords = []
     for index in range(int(seconds * 2)):
-        pitch, start = int(rng.integers(55, 68)), index / 2
+        pitch = int(rng.integers(55, 68))
+        start = index / 2
         inside = (time >= start) & (time < start + 0.4)
         vocal[inside] = 0.1 * tone(pitch, time[inside], 6)
         notes.append([start, start + 0.4, pitch])

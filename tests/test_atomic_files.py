@@ -29,6 +29,7 @@ def closed_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.open
 
     def refusing(path: Any, flags: int, *more: Any, **how: Any) -> int:
+        """Opens files but no folders, as on some systems."""
         if os.path.isdir(path):
             raise PermissionError(13, "Permission denied", path)
         return real(path, flags, *more, **how)
@@ -48,6 +49,7 @@ def test_a_rename_that_cannot_be_synced_is_an_error(tmp_path: Path, monkeypatch:
     synced: list[int] = []
 
     def full(descriptor: int) -> None:
+        """Fails at the second call, as on a full disk."""
         synced.append(descriptor)
         if len(synced) == 2:
             raise OSError(28, "No space left on device")

@@ -15,8 +15,10 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "vocal.wav"
 def glide(seconds: float = 1.2, rate: int = CODEC_RATE, amplitude: float = 0.4) -> np.ndarray:
     """float32 [seconds * rate]: a tone with vibrato that rises from 220 to 440 Hz."""
     time = np.arange(round(seconds * rate)) / rate
-    frequency = 220.0 * 2.0 ** (time / max(seconds, 1e-6)) * (1.0 + 0.01 * np.sin(2 * np.pi * 5.5 * time))
-    return (amplitude * np.sin(2 * np.pi * np.cumsum(frequency) / rate)).astype(np.float32)
+    glide_hertz = 220.0 * 2.0 ** (time / max(seconds, 1e-6))
+    vibrato = 1.0 + 0.01 * np.sin(2 * np.pi * 5.5 * time)
+    phase = 2 * np.pi * np.cumsum(glide_hertz * vibrato) / rate
+    return (amplitude * np.sin(phase)).astype(np.float32)
 
 
 def file_bytes(samples: np.ndarray, rate: int = CODEC_RATE, **format_options: Any) -> bytes:

@@ -90,7 +90,7 @@ def benchmark_decoding(options: DecodingBenchmark) -> dict[str, Any]:
     """
     stage = _stage(options)
     turns = take_turns(_runs(stage, options), options.steps, options.repeats)
-    codes = options.rows // 2 * stage.pattern.rows
+    codes = options.rows // 2 * stage.pattern.codes_per_slot
     variants = {name: _figures(taken, options.steps, codes) for name, taken in turns.items()}
     fastest = {name: figures["milliseconds_per_step"] for name, figures in variants.items()}
     musicgen = fastest.pop("musicgen")
@@ -173,6 +173,7 @@ def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> di
 
 
 def _stage(options: DecodingBenchmark) -> Any:
+    """The stage to measure: a model's, or an untrained one of that size if the model's has another pattern."""
     if options.model is not None:
         stage = getattr(HAFMForVocalAccompaniment.from_pretrained(options.model or None), options.stage)
         if options.pattern in (None, stage.config.codebook_pattern):
@@ -213,7 +214,7 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
     known_frames = max(options.context - sources * frames - 1, 0) // stage.pattern.slots_per_frame
     known = torch.randint(min(config.codebook_sizes), (batch, config.num_codebooks, known_frames), generator=generator)
     new = math.ceil(options.steps / stage.pattern.slots_per_frame)
-    uniforms = [RandomStream(1, sample=row).of_frames(0, new, config.num_codebooks) for row in range(batch)]
+    uniforms = [RandomStream(1, variation=row).of_frames(0, new, config.num_codebooks) for row in range(batch)]
     window = WindowBatch(conditioning, new, torch.stack(uniforms), known)
 
     def fast(model: Any) -> Callable[[int], Any]:
@@ -233,7 +234,7 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
         # weights that bfloat16 can hold, computed with in bfloat16 and in float32
         for name, dtype in (("fast_bfloat16", torch.bfloat16), ("fast_stored_in_bfloat16", torch.float32)):
             runs[name] = fast(copy.deepcopy(stage).bfloat16().to(dtype))
-    codes = stage.pattern.rows
+    codes = stage.pattern.codes_per_slot
     context = torch.randint(config.codebook_size, (batch * codes, options.context), generator=generator)
     runs["musicgen"] = musicgen_run(musicgen_decoder(stage, options.context + options.steps + 8).eval(), context)
     return runs
@@ -254,7 +255,7 @@ def musicgen_decoder(stage: Any, slots: int) -> PreTrainedModel:
             ffn_dim=4 * config.hidden_size,
             num_attention_heads=config.num_attention_heads,
             hidden_size=config.hidden_size,
-            num_codebooks=stage.pattern.rows,
+            num_codebooks=stage.pattern.codes_per_slot,
             dropout=0.0,
             attention_dropout=0.0,
             activation_dropout=0.0,

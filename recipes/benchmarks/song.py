@@ -102,10 +102,14 @@ def glide(seconds: float, rate: int) -> np.ndarray:
 
     It repeats itself, so that an hour of it takes no more memory than an hour of sound.
     """
-    moment = np.arange(round(GLIDE_SECONDS * rate)) / rate
-    pitch = 220.0 * 2 ** (0.5 * np.sin(2 * np.pi * moment / 8.0) + 0.02 * np.sin(2 * np.pi * 5.5 * moment))
-    tone = sum(np.sin(k * 2 * np.pi * np.cumsum(pitch) / rate) / k for k in range(1, 6))
-    once = (0.2 * tone * (np.sin(2 * np.pi * moment / 3.0) > -0.6)).astype(np.float32)
+    time_axis = np.arange(round(GLIDE_SECONDS * rate)) / rate
+    glide_octaves = 0.5 * np.sin(2 * np.pi * time_axis / 8.0)
+    vibrato_octaves = 0.02 * np.sin(2 * np.pi * 5.5 * time_axis)
+    hertz = 220.0 * 2 ** (glide_octaves + vibrato_octaves)
+    phase = 2 * np.pi * np.cumsum(hertz) / rate
+    tone = sum(np.sin(harmonic * phase) / harmonic for harmonic in range(1, 6))
+    sings = np.sin(2 * np.pi * time_axis / 3.0) > -0.6
+    once = (0.2 * tone * sings).astype(np.float32)
     return np.resize(once, round(seconds * rate))
 
 
@@ -117,8 +121,8 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Seconds of whole songs, part by part."""
-    results = [benchmark_song(model, each, num_samples, threads, pattern) for each in seconds or [10.0]]
+    """Measures how long each part of a composite takes for whole songs."""
+    results = [benchmark_song(model, length, num_samples, threads, pattern) for length in seconds or [10.0]]
     if as_json:
         typer.echo(json.dumps(results))
         return

@@ -62,6 +62,7 @@ def benchmark_start(model: str | None = None, seconds: float = 10.0, repeats: in
 
 
 def _measured(words: list[str]) -> dict[str, Any]:
+    """What a run of `hafm` with these words in a process of its own has printed, and its wall time."""
     began = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
@@ -87,17 +88,17 @@ def _measure(words: list[str]) -> None:
     for name in CLASSES:
         getattr(transformers, name)
     moments.append(time.process_time())
-    there = set(sys.modules)
+    modules_before = set(sys.modules)
 
     def load_pipeline(*args: Any, **kwargs: Any) -> Any:
         from hafm_hf.modeling import fast_loop
 
         moments.append(time.process_time())
-        made = load(*args, **kwargs)
+        pipeline = load(*args, **kwargs)
         moments.append(time.process_time())
         loop: Any = fast_loop
         loop.draw = stop
-        return made
+        return pipeline
 
     def stop(*_: Any) -> Any:
         raise _FirstStep
@@ -112,7 +113,7 @@ def _measure(words: list[str]) -> None:
     except _FirstStep:
         moments.append(time.process_time())
     parts = {name: after - before for name, (before, after) in zip(PARTS, pairwise(moments), strict=True)}
-    packages = {name.partition(".")[0] for name in set(sys.modules) - there}
+    packages = {name.partition(".")[0] for name in set(sys.modules) - modules_before}
     sys.stdout.write(json.dumps({"parts": parts, "packages": sorted(packages)}) + "\n")
 
 

@@ -6,12 +6,15 @@ occurrences of its code. But codebooks and centroids already show which tokens a
 with another codec, co-occurrences show which of its codes a new code corresponds to.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from hafm_hf.lead_sheet.style_choice import StyleRange
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_hf.training.data import StreamSlice, load_token_corpus, read_stream, stage_streams
@@ -126,3 +129,29 @@ def carry_over(model: PreTrainedModel, together: torch.Tensor) -> None:
         away, was = (each - each.mean(1, keepdim=True) for each in (rows, old))
         scale = was.std((1, 2), keepdim=True) / away.std((1, 2), keepdim=True) if spread else 1.0
         weight[:, : together.shape[1]] = rows - away + away * scale
+
+
+@torch.no_grad()
+def add_styles(model: PreTrainedModel, styles: Mapping[str, StyleRange]) -> None:
+    """Adds styles to a stage: names and the songs that they suit; each embedding is the mean of the present ones.
+
+    Raises:
+        ValueError: the stage knows no styles, has one of these already, or has no room for them.
+    """
+    config = model.config
+    present = list(config.styles)
+    if not present:
+        raise ValueError("The stage has no styles to begin from: train one with --styles.")
+    if known := set(present) & set(styles):
+        raise ValueError(f"The stage has the styles {', '.join(sorted(known))} already.")
+    # 0 stands for an unknown style
+    room = config.lead_sheet_streams["style"] - 1
+    if len(present) + len(styles) > room:
+        raise ValueError(f"{len(present) + len(styles)} styles are too many: the stage has room for {room}.")
+    stream = list(config.lead_sheet_streams).index("style")
+    table = model.model.lead_sheet_embedding.weight[stream]
+    first = 1 + len(present)
+    table[first : first + len(styles)] = table[1:first].mean(dim=0)
+    config.styles = [*present, *styles]
+    ranges = {name: dataclasses.asdict(suits) for name, suits in styles.items()}
+    config.style_ranges = {**config.style_ranges, **ranges}

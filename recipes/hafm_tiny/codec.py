@@ -11,10 +11,13 @@ from transformers import PreTrainedModel
 
 from hafm_hf.tokenizers.codecs import Codec, as_codec
 from hafm_hf.tokenizers.configuration_codec import codec_format
-from hafm_hf.tokenizers.pitch_line import mel_filters
+from hafm_hf.tokenizers.pitch_contour import mel_filters
 
 from .figures import log_mel, scale_invariant_sdr
 from .song_pool import PCM_SCALE, SongPool
+
+# of 16-bit samples: a clip that is no louder is silent
+LEAST_PEAK = 300
 
 
 def relative_error(target: torch.Tensor, output: torch.Tensor, floor: float = 0.25) -> torch.Tensor:
@@ -103,25 +106,32 @@ def evaluate_codec(
     codec.eval()
     form = codec_format(codec.config)
     counts = torch.zeros(form.num_codebooks, form.codebook_size)
-    found: dict[str, list[dict[str, float]]] = {}
+    # of each clip, by style
+    figures: dict[str, list[dict[str, float]]] = {}
     # at most as many clips as the songs contain, or a small pool would be drawn repeatedly
-    for _ in range(min(clips, math.ceil(sum(song.num_samples for song in pool.songs) / num_samples))):
+    clips_in_all = math.ceil(sum(song.num_samples for song in pool.songs) / num_samples)
+    for _ in range(min(clips, clips_in_all)):
         song, start = pool.draw(rng, num_samples)
-        if np.abs(song.instrumental[start : start + num_samples]).max() < 300:
+        if np.abs(song.instrumental[start : start + num_samples]).max() < LEAST_PEAK:
             continue
         style = str(song.labels.get("style", ""))
-        bands = {style: [song.instrumental]} | ({f"{style}/stems": list(song.stems.values())} if song.stems else {})
+        bands = {style: [song.instrumental]}
+        if song.stems:
+            bands[f"{style}/stems"] = list(song.stems.values())
         for name, band in bands.items():
             parts = np.stack([part[start : start + num_samples] for part in band]) / np.float32(PCM_SCALE)
-            figures = _decoded_again(codec, parts, depths, counts if name == style else None)
-            found.setdefault(name, []).append(figures)
+            clip_figures = _decoded_again(codec, parts, depths, counts if name == style else None)
+            figures.setdefault(name, []).append(clip_figures)
     codec.train()
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
     entropy = -(shares * shares.clamp_min(1e-12).log()).sum(1)
-    every = [row for name, rows in found.items() if not name.endswith("/stems") for row in rows]
+    without_stems = []
+    for name, figures_of_style in figures.items():
+        if not name.endswith("/stems"):
+            without_stems += figures_of_style
     return {
-        **_mean_figures(every, depths),
-        "styles": {name: _mean_figures(rows, depths) for name, rows in sorted(found.items())},
+        **_mean_figures(without_stems, depths),
+        "styles": {name: _mean_figures(rows, depths) for name, rows in sorted(figures.items())},
         "perplexity": [round(value, 1) for value in entropy.exp().tolist()],
     }
 
@@ -134,25 +144,27 @@ def _decoded_again(
     size = parts.shape[1]
     target = parts.sum(axis=0)
     audio = torch.from_numpy(parts).to(device)[:, None]
-    whole = as_codec(codec)
-    codes = whole.encode(audio)
+    wrapped = as_codec(codec)
+    codes = wrapped.encode(audio)  # [P, Q, T]
     if counts is not None:
-        for index, row in enumerate(codes.unbind(1)):
-            counts[index] += torch.bincount(row.flatten().cpu(), minlength=counts.shape[1])
-    outputs = {depth: whole.decode(codes[:, :depth]) for depth in depths}
+        for index, codes_of_book in enumerate(codes.unbind(1)):
+            counts[index] += torch.bincount(codes_of_book.flatten().cpu(), minlength=counts.shape[1])
+    # by the number of codebooks; 0 stands for latents that are not quantised
+    outputs = {depth: wrapped.decode(codes[:, :depth]) for depth in depths}
     outputs[0] = codec.decoder(codec.encoder(audio))
-    sums = {depth: middle_of(whole, output, size).sum(dim=0, keepdim=True) for depth, output in outputs.items()}
-    wanted = torch.from_numpy(target)[None]
-    figures = {str(depth): scale_invariant_sdr(wanted, output).item() for depth, output in sums.items()}
-    mels = [log_mel(x, codec.config.sampling_rate) for x in (target, sums[max(depths)][0].numpy())]
-    return figures | {"log_mel": float(np.abs(mels[0] - mels[1]).mean())}
+    sums = {depth: middle_of(wrapped, output, size).sum(dim=0, keepdim=True) for depth, output in outputs.items()}
+    reference = torch.from_numpy(target)[None]
+    figures = {str(depth): scale_invariant_sdr(reference, output).item() for depth, output in sums.items()}
+    true_mel = log_mel(target, codec.config.sampling_rate)
+    mel = log_mel(sums[max(depths)][0].numpy(), codec.config.sampling_rate)
+    return figures | {"log_mel": float(np.abs(true_mel - mel).mean())}
 
 
 def _mean_figures(rows: list[dict[str, float]], depths: tuple[int, ...]) -> dict[str, Any]:
+    """The means of the figures of clips, as `evaluate_codec` returns them; None where there are no clips."""
+    means = {}
     if rows:
         means = {name: round(float(np.mean([row[name] for row in rows])), 2) for name in rows[0]}
-    else:
-        means = {}
     return {
         "si_sdr_db": {depth: means.get(str(depth)) for depth in depths},
         "si_sdr_db_unquantized": means.get("0"),

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from transformers.audio_utils import spectrogram, window_function
 
 from hafm_hf.audio import Samples
-from hafm_hf.tokenizers.pitch_line import FRAME_RATE, mel_filters
+from hafm_hf.tokenizers.pitch_contour import FRAME_RATE, mel_filters
 
 MEL_BANDS = 80
 LOWEST_MEL_HZ = 40.0

@@ -176,24 +176,27 @@ class SemanticTrainer:
 
     @torch.no_grad()
     def _cluster_targets(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        found = {}
+        """Clusters of the descriptors of the batch's frames by name, int64 [B, T]; ignored outside of the mask."""
+        targets = {}
         for name, values in descriptors(self.responses).items():
             codes = nearest(values.flatten(0, 1), self.centroids[name]).view(values.shape[:2])[:, : mask.shape[1]]
-            found[name] = torch.where(mask, codes, torch.full_like(codes, IGNORED))
-        return found
+            targets[name] = torch.where(mask, codes, torch.full_like(codes, IGNORED))
+        return targets
 
     @torch.no_grad()
     def start_clusters(self) -> None:
         """Fit the descriptors' clusters to crops that are not drawn in training."""
-        kept: dict[str, list[torch.Tensor]] = {name: [] for name in self.arguments.clusters}
+        vectors: dict[str, list[torch.Tensor]] = {name: [] for name in self.arguments.clusters}
         for index in range(self.arguments.start_batches):
+            # steps that training never reaches
             values, _, _ = self.draw_batch(10_000_000 + index)
+            # a hook keeps the responses of the first layer
             self.hubert.feature_extractor.conv_layers[0].conv(values.unsqueeze(1))
-            for name, found in descriptors(self.responses).items():
-                kept[name].append(found.flatten(0, 1))
+            for name, values_of_frames in descriptors(self.responses).items():
+                vectors[name].append(values_of_frames.flatten(0, 1))
         generator = torch.Generator().manual_seed(self.arguments.seed)
         for name, size in self.arguments.clusters.items():
-            self.centroids[name] = kmeans(torch.cat(kept[name]), size, 20, generator)
+            self.centroids[name] = kmeans(torch.cat(vectors[name]), size, 20, generator)
 
     def train_step(self) -> dict[str, float]:
         """Take one step; returns losses (nats) and the accuracy of the label targets."""
@@ -219,21 +222,22 @@ class SemanticTrainer:
         return {**report, "learning_rate": rate}
 
     def _loss(self, features: torch.Tensor, targets: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+        """The weighted sum of all losses of features (float [B, T, D]), and each of them."""
         weights = self.arguments.weights
         activation = features.pow(2).mean()
         loss = weights["activation"] * activation
         report = {"activation": float(activation.detach())}
         for name, head in self.heads.items():
-            known = targets[name] != IGNORED
-            if not bool(known.any()):
+            labelled = targets[name] != IGNORED
+            if not bool(labelled.any()):
                 continue
-            logits = head(features[known])
-            wanted = targets[name][known]
-            part = nn.functional.cross_entropy(logits, wanted)
+            logits = head(features[labelled])
+            labels = targets[name][labelled]
+            part = nn.functional.cross_entropy(logits, labels)
             loss = loss + weights[name] * part
             report[name] = float(part.detach())
             if name in NUM_TARGETS:
-                report[name + "_accuracy"] = float((logits.detach().argmax(-1) == wanted).float().mean())
+                report[name + "_accuracy"] = float((logits.detach().argmax(-1) == labels).float().mean())
         return loss, report
 
     def save_hubert(self, folder: Path) -> None:

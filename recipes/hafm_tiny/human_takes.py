@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import lfilter
 
-from hafm_hf.tokenizers.pitch_line import FRAME_RATE, LOUD_QUANTILE, MEL_BANDS, SILENT_DBFS
+from hafm_hf.tokenizers.pitch_contour import FRAME_RATE, LOUD_QUANTILE, MEL_BANDS, SILENT_DBFS
 
 Measured = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 # silence in dB; length of the shortest note to modify, in frames
@@ -144,6 +144,7 @@ class HumanTake:
         self._noise(begin, level, level[:, None] - 6 + colour)
 
     def _noise(self, begin: int, level: NDArray[Any], bands: NDArray[Any]) -> None:
+        """Adds noise from frame `begin` on: its levels (float [n], dB) and those of its mel bands ([n, 40])."""
         part = slice(begin, begin + len(level))
         self.air[part] = np.maximum(self.air[part], level)
         self.airy[part] = np.maximum(self.airy[part], bands)

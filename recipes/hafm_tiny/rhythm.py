@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from hafm_hf.tokenizers.beat_line import BEAT_PARTS, HAFMRhythmNetwork
+from hafm_hf.tokenizers.beat_tracker import BEAT_PARTS, HAFMRhythmNetwork
 
 from .steps import StepArguments, take_steps
 from .targets import IGNORED
@@ -102,6 +102,7 @@ class RhythmTrainer:
         return take_steps(self.network, self._loss, self.arguments)
 
     def _loss(self) -> torch.Tensor:
+        """Cross-entropy of the part of the beat in a random batch of crops."""
         frames = int(self.rng.choice(list(self.songs)))
         rows = max(round(self.arguments.batch_seconds * self.frame_rate / frames), 1)
         crops = [self._crop(frames) for _ in range(rows)]
@@ -150,24 +151,24 @@ def rhythm_scores(network: HAFMRhythmNetwork, songs: Sequence[tuple[Array, Beats
     """
     device = network.head.weight.device
     nats = []
-    found = []
-    true = []
+    points_of_crops = []
+    angles_of_crops = []
     for features, beats in songs:
         for start in range(0, len(features) - frames + 1, frames):
-            crop = torch.from_numpy(features[start : start + frames])
-            wanted = beats[start : start + frames]
-            known = wanted != IGNORED
-            if not known.any():
+            crop = torch.from_numpy(features[start : start + frames])[None].to(device)
+            parts = beats[start : start + frames]
+            labelled = parts != IGNORED
+            if not labelled.any():
                 continue
-            logits = network(crop[None].to(device))[0].float().cpu()[torch.from_numpy(known)]
-            nats.append(float(F.cross_entropy(logits, torch.from_numpy(wanted[known]))))
-            found.append(network.place(crop[None].to(device))[0].cpu().numpy()[known])
-            true.append((wanted[known] + 0.5) * (2 * math.pi / BEAT_PARTS))
-    place = np.concatenate(found)
-    phase = np.concatenate(true)
+            logits = network(crop)[0].float().cpu()[torch.from_numpy(labelled)]
+            nats.append(float(F.cross_entropy(logits, torch.from_numpy(parts[labelled]))))
+            points_of_crops.append(network.expected_points(crop)[0].cpu().numpy()[labelled])
+            angles_of_crops.append((parts[labelled] + 0.5) * (2 * math.pi / BEAT_PARTS))
+    points = np.concatenate(points_of_crops)  # [T, 4]
+    angles = np.concatenate(angles_of_crops)  # [T]
     scores = {"beat_nats": float(np.mean(nats))}
     for name, times, columns in (("beat_agreement", 1, slice(0, 2)), ("half_beat_agreement", 2, slice(2, 4))):
-        wanted = np.stack([np.cos(times * phase), np.sin(times * phase)], axis=1)
-        surety = np.linalg.norm(place[:, columns], axis=1).sum()
-        scores[name] = float((place[:, columns] * wanted).sum() / surety)
+        true = np.stack([np.cos(times * angles), np.sin(times * angles)], axis=1)
+        confidence = np.linalg.norm(points[:, columns], axis=1).sum()
+        scores[name] = float((points[:, columns] * true).sum() / confidence)
     return scores

@@ -90,13 +90,13 @@ class SeparatorTrainer:
         """L1 distance of estimated and true stem magnitudes, relative to the mixture's magnitudes."""
         crops = [self._crop() for _ in range(self.arguments.batch_size)]
         device = self.model.head.weight.device
-        band, stems = (torch.from_numpy(np.stack(each)).to(device) for each in zip(*crops, strict=True))
-        magnitudes = self.model.spectrogram(band).abs()
-        wanted = self.model.spectrogram(stems).abs()
+        bands, stems = zip(*crops, strict=True)
+        magnitudes = self.model.spectrogram(torch.from_numpy(np.stack(bands)).to(device)).abs()
+        true = self.model.spectrogram(torch.from_numpy(np.stack(stems)).to(device)).abs()
         with in_half(device):
             masks = self.model.masks(magnitudes)
-        found = masks * magnitudes[:, None]
-        return (found - wanted).abs().sum(1).mean() / magnitudes.mean()
+        estimated = masks * magnitudes[:, None]
+        return (estimated - true).abs().sum(1).mean() / magnitudes.mean()
 
     def _crop(self) -> tuple[np.ndarray, np.ndarray]:
         """A random crop of a mixture and its stems, float32 [N] and [S, N]."""
@@ -136,7 +136,7 @@ def separator_scores(model: HAFMSeparatorModel, songs: Sequence[Song], codec: Co
     Raises:
         ValueError: no song is long enough.
     """
-    found: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {}
     count = round(SCORED_SECONDS * model.config.sampling_rate)
     for song in songs:
         start = (song.num_samples - count) // 2
@@ -155,7 +155,7 @@ def separator_scores(model: HAFMSeparatorModel, songs: Sequence[Song], codec: Co
                 "coded_si_sdr": (coded_stems[number], coded_apart[number]),
             }
             for score, (target, output) in pairs.items():
-                found.setdefault(f"{name}_{score}", []).append(float(scale_invariant_sdr(target, output)))
-    if not found:
+                scores.setdefault(f"{name}_{score}", []).append(float(scale_invariant_sdr(target, output)))
+    if not scores:
         raise ValueError(f"No validation song is at least {SCORED_SECONDS:g} s long and has a stem that plays.")
-    return {name: float(np.mean(values)) for name, values in found.items()}
+    return {name: float(np.mean(values)) for name, values in scores.items()}

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel, Spectrum
-from hafm_hf.tokenizers.pitch_line import mel_filters
+from hafm_hf.tokenizers.pitch_contour import mel_filters
 
 from .clusters import kmeans, nearest
 from .codec import mel_distance, relative_error, spectral_distance, view_spectra
@@ -349,6 +349,7 @@ class SpectralTrainer:
         return (sound * np.float32(level / max(float(np.sqrt(np.mean(sound**2))), 1e-4))).clip(-1, 1)
 
     def _loss(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        """The weighted loss of a batch, and its terms for the log."""
         arguments = self.arguments
         report: dict[str, float] = {}
         with in_half(self.codec.device), torch.set_grad_enabled(not arguments.decoder_only):
@@ -467,6 +468,7 @@ class SpectralTrainer:
         return (vectors - residual).unflatten(0, (len(latents), -1)).transpose(1, 2)
 
     def _move(self, index: int, vectors: torch.Tensor, codes: torch.Tensor, generator: torch.Generator) -> None:
+        """Moves a codebook towards the vectors (float [n, D]) that chose its codes, and replaces unused codes."""
         codebook = self.codec.quantizer.codebooks[index]
         counts = self.counts[index]
         sums = self.sums[index]

@@ -45,8 +45,8 @@ class StepArguments:
 
 def in_half(device: torch.device) -> torch.autocast:
     """bfloat16 autocast on a GPU, and on a CPU that supports it natively; elsewhere no effect."""
-    known = torch.cpu.get_capabilities()
-    computes = device.type == "cuda" or known.get("amx_bf16", False) or known.get("avx512_bf16", False)
+    capabilities = torch.cpu.get_capabilities()
+    computes = device.type == "cuda" or capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
     return torch.autocast(device.type, torch.bfloat16, enabled=computes)
 
 
@@ -76,13 +76,13 @@ def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], how: StepArgu
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        found = loss()
-        found.backward()
+        value = loss()
+        value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), LONGEST_GRADIENT)
         optimizer.step()
         if average is not None:
             average.update_parameters(model)
-        losses.append(float(found.detach()))
+        losses.append(float(value.detach()))
         if (number + 1) % LINE_EVERY == 0:
             recent = float(np.mean(losses[-LINE_EVERY:]))
             logger.info("step %d, loss %.3f, %.0f s", number + 1, recent, time.monotonic() - began)

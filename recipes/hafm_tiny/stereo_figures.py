@@ -42,7 +42,10 @@ def played(codec: Codec, codes: torch.Tensor, size: int, sampling_rate: int) -> 
     sound = codec.decode(codes)[0].double().cpu().numpy()
     if codec.format.output_sampling_rate != sampling_rate:
         sound = soxr.resample(sound.T, codec.format.output_sampling_rate, sampling_rate).T
-    return np.repeat(sound[:, :size], 2, axis=0) if len(sound) == 1 else sound[:, :size]
+    sound = sound[:, :size]
+    if len(sound) == 1:
+        sound = np.repeat(sound, 2, axis=0)
+    return sound
 
 
 @torch.no_grad()
@@ -86,6 +89,7 @@ def evaluate_in_stereo(
 def _figures(
     codec: Codec, codes: torch.Tensor, depths: tuple[int, ...], mono: np.ndarray, stereo: np.ndarray, rate: int
 ) -> dict[str, Any]:
+    """Figures of one clip: mono float32 [N] at the codec's rate, stereo float [2, N'] at `rate` Hz."""
     figures: dict[str, Any] = {}
     for depth in depths:
         sound = played(codec, codes[:, :depth], stereo.shape[1], rate)
@@ -101,20 +105,22 @@ def _figures(
 
 
 def _together(rows: list[dict[str, Any]], depths: tuple[int, ...]) -> dict[str, Any]:
+    """The figures of all clips together, as `evaluate_in_stereo` returns them."""
     figures: dict[str, Any] = {
         "si_sdr_db": {depth: round(float(np.mean([row[str(depth)] for row in rows])), 2) for depth in depths},
         "lsd_db": round(float(np.mean([row["lsd"] for row in rows])), 2),
         "clips": len(rows),
     }
     for part in ("mid", "side"):
-        true, out = (
-            10 * np.log10(np.mean([row[f"{part}_{name}"] for row in rows], axis=0)) for name in ("true", "out")
-        )
-        figures[f"{part}_db"] = {
-            octave: round(float(after - before), 1) if before > AUDIBLE_DB else None
-            for octave, before, after in zip(OCTAVES, true, out, strict=True)
-        }
-        figures[f"{part}_true_db"] = {
-            octave: round(float(level), 1) for octave, level in zip(OCTAVES, true, strict=True)
-        }
+        true_levels = 10 * np.log10(np.mean([row[f"{part}_true"] for row in rows], axis=0))
+        output_levels = 10 * np.log10(np.mean([row[f"{part}_out"] for row in rows], axis=0))
+        differences: dict[int, float | None] = {}
+        levels: dict[int, float] = {}
+        for octave, true, output in zip(OCTAVES, true_levels, output_levels, strict=True):
+            differences[octave] = None
+            if true > AUDIBLE_DB:
+                differences[octave] = round(float(output - true), 1)
+            levels[octave] = round(float(true), 1)
+        figures[f"{part}_db"] = differences
+        figures[f"{part}_true_db"] = levels
     return figures

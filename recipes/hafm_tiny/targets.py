@@ -156,17 +156,17 @@ def beat_phases(labels: dict[str, Any], times: np.ndarray) -> np.ndarray:
 def beat_parts(labels: dict[str, Any], times: np.ndarray, parts: int) -> np.ndarray:
     """Which of `parts` equal parts of the beat each time (s, [T]) is in: int64 [T], IGNORED outside all beats."""
     phase = beat_phases(labels, times)
-    found = np.full(len(times), IGNORED, np.int64)
+    part_numbers = np.full(len(times), IGNORED, np.int64)
     inside = np.isfinite(phase)
-    found[inside] = np.clip(phase[inside] * parts, 0, parts - 1).astype(np.int64)
-    return found
+    part_numbers[inside] = np.clip(phase[inside] * parts, 0, parts - 1).astype(np.int64)
+    return part_numbers
 
 
 def frame_targets(song: Song, times: np.ndarray, shift: int, is_vocal: bool) -> dict[str, np.ndarray]:
     """All label targets of a crop, int64 [T] each; those that only the other kind of audio has are IGNORED."""
     if is_vocal:
-        found = note_targets(song.labels, times, shift)
+        targets = note_targets(song.labels, times, shift)
     else:
-        found = chord_targets(song.labels, times, shift)
+        targets = chord_targets(song.labels, times, shift)
     nothing = np.full(len(times), IGNORED, np.int64)
-    return {name: found.get(name, nothing) for name in NUM_TARGETS}
+    return {name: targets.get(name, nothing) for name in NUM_TARGETS}

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from feature_clusters import Reservoir, fit_clusters
-from hafm_hf.tokenizers.beat_line import BEAT_PARTS
+from hafm_hf.tokenizers.beat_tracker import BEAT_PARTS
 from hafm_hf.tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from hafm_hf.tokenizers.pitch_line import HAFMVocalDescriptors
+from hafm_hf.tokenizers.pitch_contour import HAFMVocalDescriptors
 
 from .human_takes import human_take
 from .rhythm import SCORED_SECONDS, RhythmArguments, RhythmTrainer, rhythm_scores

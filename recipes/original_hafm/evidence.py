@@ -222,14 +222,14 @@ def nats(model: HAFMStageForCausalLM, crops: Crops, null: bool = False) -> np.nd
     Returns:
         float64 [2, N]: of all tokens, and of the first frame's.
     """
-    found = []
+    losses = []
     first = model.config.num_codebooks
     for conditioning, labels in zip(crops.conditioning.split(BATCH), crops.labels.split(BATCH), strict=True):
         rows = torch.full((len(labels),), null)
         logits = model(conditioning_ids=conditioning, labels=labels, null_conditioning=rows).logits
         each = F.cross_entropy(logits.mT, labels, reduction="none").double()
-        found.append(torch.stack([each.mean(1), each[:, :first].mean(1)]))
-    return torch.cat(found, dim=1).numpy()
+        losses.append(torch.stack([each.mean(1), each[:, :first].mean(1)]))
+    return torch.cat(losses, dim=1).numpy()
 
 
 def bigram_nats(crops: Crops, codebooks: int, size: int) -> np.ndarray:

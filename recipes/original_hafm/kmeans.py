@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -39,14 +39,16 @@ class KMeans:
 
 
 class _Dtype:
-    """numpy's dtype, of plain numbers only."""
+    """numpy's dtype, of plain numbers only, in place of the class that a pickle names."""
 
     def __init__(self, name: Any, *flags: Any) -> None:
+        """Takes what numpy.dtype does: the name, and two flags for aligned fields and copying, without effect here."""
         if re.fullmatch(PLAIN, str(name)) is None:
             raise ValueError(f"an array of {name}")
         self.dtype = np.dtype(str(name))
 
     def __setstate__(self, state: Any) -> None:
+        """Takes numpy's state of a dtype, (version, byte order, …)."""
         if isinstance(state, tuple) and len(state) > 1 and state[1] == ">":
             self.dtype = self.dtype.newbyteorder(">")
 
@@ -60,12 +62,14 @@ class _Array:
         pass
 
     def __setstate__(self, state: Any) -> None:
+        """Takes numpy's state of an array, (version, shape, dtype, whether by columns, bytes)."""
         _, shape, dtype, by_columns, data = state
         if isinstance(data, str):
             data = data.encode("latin1")
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
             raise ValueError("an array of objects")
-        self.values = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if by_columns else "C")
+        order: Literal["F", "C"] = "F" if by_columns else "C"
+        self.values = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
 
 
 class _Stored:
@@ -114,6 +118,7 @@ def _reconstruct(*args: Any) -> _Array:
 
 
 def _scalar(dtype: Any, data: Any = b"") -> Any:
+    """numpy's scalar."""
     array = _Array()
     array.__setstate__((1, (), dtype, False, data))
     return array.values[()]

@@ -261,6 +261,7 @@ def _layer_roles(shapes: dict[str, Shape], sizes: set[int]) -> dict[str, str]:
     matrices = [name for name, shape in shapes.items() if len(shape) == 2]
     vectors = [name for name, shape in shapes.items() if len(shape) == 1]
     biases = {_sibling(name) for name in matrices if _sibling(name) in shapes}
+    # each assignment that fits: minus how well the names agree, its number, the matrices, the norms of the heads
     fitting: list[tuple[int, int, tuple[str, ...], list[str]]] = []
     for qkv, output, up, down in permutations(matrices):
         width, inner = shapes[output]
@@ -306,8 +307,9 @@ def _map_outside(stage: str, shapes: dict[str, Shape], width: int, mapping: Mapp
         mapping.keys["model.relative_attention_bias.weight"] = others
     if len(norms) == 1:
         mapping.keys["model.norm.weight"] = norms
-    rows = sorted(set(tables.values()), reverse=True)
-    sizes = [count - 1 for count in rows if count - 1 in rows]
+    # a codebook has a head with a row for each code, and a table with one more, for BOS
+    row_counts = sorted(set(tables.values()), reverse=True)
+    sizes = [count - 1 for count in row_counts if count - 1 in row_counts]
     by_size = {size: [key for key, count in tables.items() if count == size] for size in sizes}
     # heads come with biases, or are called so; otherwise the largest size is meant
     sizes.sort(key=lambda size: -sum(_sibling(key) in biases or "head" in key for key in by_size[size]))

@@ -85,6 +85,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _load(path: Path) -> Any:
+    """Reads a checkpoint without running code; raises ValueError if it holds more than weights and plain values."""
     try:
         named = get_unsafe_globals_in_checkpoint(str(path))
         if refused := sorted(name for name in named if not LEFT_BESIDE.fullmatch(name)):

@@ -115,10 +115,14 @@ def choose_tokenizer(
             for normalize in (usual, not usual):
                 model.config.do_normalize = normalize
                 candidates.append((hubert, layer, normalize, _distances(model, chosen)))
-    best = min((distances for *_, distances in candidates), key=lambda each: float(each.share.mean()))
-    same = [each for each in candidates if each[-1] is best or not _differ(each[-1].share - best.share)]
-    # the preferred one among those that cannot be distinguished from the best
-    hubert, layer, normalize, distances = same[0]
+    best = min((distances for *_, distances in candidates), key=lambda distances: float(distances.share.mean()))
+    # those that cannot be distinguished from the best; the first is preferred
+    indistinct = []
+    for candidate in candidates:
+        *_, distances = candidate
+        if distances is best or not _differ(distances.share - best.share):
+            indistinct.append(candidate)
+    hubert, layer, normalize, distances = indistinct[0]
     expected = kmeans.distance
     wanted = ""
     if expected is not None:
@@ -135,7 +139,7 @@ def choose_tokenizer(
             "--layer.\n" + "\n".join(evidence)
         )
     model = tokenizer_of(kmeans, hubert, layer, normalize)
-    return ChosenTokenizer(model, hubert, evidence, decided=len(same) == 1)
+    return ChosenTokenizer(model, hubert, evidence, decided=len(indistinct) == 1)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ class Desk {
     [this.voice, this.stems] = ["voice", "stems"].map((name) => Object.assign(document.createElement("div"), { className: name }));
   }
 
-  /** A part: {begin, seconds, until, ready(), start(out, zero, from), stop(), follow(position), draw()}, all optional; it may replace another part. */
+  /** A part: {begin, seconds, until, lasts(from), ready(), start(out, zero, from), stop(), follow(position), draw()}, all optional; it may replace another part. */
   join(part, instead) { this.parts = [...this.parts.filter((each) => each !== instead), part]; }
 
   get playing() { return this.out !== null; }
@@ -25,12 +25,21 @@ class Desk {
   /** The second up to which there are sounds here: less than `seconds` while a band is generated or downloaded. */
   get until() { return Math.min(this.seconds, ...this.parts.map((part) => part.until ?? Infinity)); }
 
+  /** Whether the sounds that are here last from a second on until more come. */
+  lasts(from) { return this.parts.every((part) => part.lasts?.(from) ?? true); }
+
   /** The playback position in seconds, as heard. */
   get position() {
     if (!this.playing) return Math.min(Math.max(this.began, this.begin), this.seconds);
     const ctx = this.out.context;
     const heard = ctx.currentTime - (ctx.outputLatency || ctx.baseLatency || 0);
     return Math.min(Math.max(heard - (heard < this.since ? this.before : this.zero), this.begin), this.seconds);
+  }
+
+  /** The second from which playback goes on: at the end of the song, that is its beginning. */
+  get next() {
+    if (this.wanted === null) return this.position;
+    return this.wanted >= this.seconds - 0.1 ? START : this.wanted;
   }
 
   toggle() { this.playing || this.waits ? this.stop() : this.play(); }
@@ -61,9 +70,8 @@ class Desk {
     await ctx.resume();
     if (!this.playing && !this.waits) return; // stopped in the meantime
     const soon = ctx.currentTime + SOON; // read once, since the clock advances
-    let from = this.wanted;
-    if (from === null) from = this.playing ? soon - this.zero : this.began;
-    else if (from >= this.seconds - 0.1) from = START;
+    let from = this.next;
+    if (this.wanted === null) from = this.playing ? soon - this.zero : this.began;
     this.wanted = null;
     this.cut(from, soon);
   }
@@ -71,7 +79,7 @@ class Desk {
   /** Switches playback, at a time of the context, to the song from second `from`. */
   cut(wanted, time) {
     const from = Math.max(wanted, this.begin);
-    if (from >= this.until - 0.05) { this.hold(from); return; }
+    if (from >= this.until - 0.05 || !(this.playing || this.lasts(from))) { this.hold(from); return; }
     const [ctx, old] = [context(), this.out];
     clearTimeout(this.timer);
     this.out = new GainNode(ctx, { gain: 0 });
@@ -161,23 +169,14 @@ export function blank(canvas) {
   return [paint, height];
 }
 
-/** Draws the peaks of a sound that begins at second `at`, pixel by pixel, scaled so that `loudest` fills the lane. */
-export function drawWave(paint, buffer, at, height, loudest, colour) {
-  const samples = buffer.getChannelData(0);
-  const each = buffer.sampleRate / desk.scale;
+/** Draws the outline of a sound (sound.js) that begins at second `at`, pixel by pixel, scaled so that `loudest` fills the lane. */
+export function drawWave(paint, { peaks, rate }, at, height, loudest, colour) {
+  const each = rate / desk.scale;
   const left = Math.round(at * desk.scale);
   paint.fillStyle = colour;
-  for (let x = 0; x * each < samples.length; x += 1) {
-    let peak = 0;
-    const stop = Math.min((x + 1) * each, samples.length);
-    for (let next = Math.floor(x * each); next < stop; next += 8) peak = Math.max(peak, Math.abs(samples[next]));
+  for (let x = 0; x * each < peaks.length; x += 1) {
+    const peak = Math.max(...peaks.subarray(Math.floor(x * each), Math.max((x + 1) * each, Math.floor(x * each) + 1)));
     const half = Math.max(Math.min(peak / loudest, 1) * (height / 2 - 3), 0.5);
     paint.fillRect(left + x, height / 2 - half, 1, 2 * half);
   }
-}
-
-/** The peak of a sound. */
-export function loudestOf(buffer) {
-  buffer.loudest ??= buffer.getChannelData(0).reduce((most, sample) => Math.max(most, Math.abs(sample)), 0.01);
-  return buffer.loudest;
 }

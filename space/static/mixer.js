@@ -3,10 +3,21 @@
 // Python sends the takes (takes.shelf) as {takes, chosen} and the pieces of one that is being generated (takes.LiveTake) as {live};
 // the user's settings go back as {chosen, channels}. Files are requested with {ask: {file, format}} and the event "submit".
 
-import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
+import { blank, desk, drawWave, mark } from "./desk.js";
 import { songOf } from "./share.js";
-import { load, startBuffer } from "./sound.js";
+import { load, outline, startBuffer } from "./sound.js";
 
+// sounds are decoded so far before and after the playback position, and after the beginning of a loop (s)
+const BEHIND = 2;
+const AHEAD = 30;
+const LOOP_AHEAD = 12;
+// how often the next ones are decoded (ms); in hidden windows, browsers wait a second or more
+const NEXT = 1000;
+// a piece may come so much later than the last ones did (times, and s)
+const LATER = 1.3;
+const LATE = 0.2;
+// most that is loaded before playback begins if a band is generated more slowly than it plays (s)
+const MOST_AHEAD = 8;
 const USUAL = { db: 0, pan: 0, muted: false, solo: false };
 
 export function mount(element, props, watch, trigger) {
@@ -19,7 +30,7 @@ export function mount(element, props, watch, trigger) {
 export class Player {
   constructor() {
     // the band of an example may already be playing
-    Object.assign(this, { takes: [], chosen: null, live: desk.mixer?.live ?? null, channels: {}, sounds: {}, marks: {}, asked: 0, shown: 0, run: null, reach: Infinity, hushed: false, sung: null });
+    Object.assign(this, { takes: [], chosen: null, live: desk.mixer?.live ?? null, channels: {}, sounds: {}, marks: {}, asked: 0, shown: 0, run: null, reach: Infinity, arrivals: [], hushed: false, sung: null });
     desk.join(this, desk.mixer);
     desk.mixer = this;
   }
@@ -57,15 +68,76 @@ export class Player {
   async ready() {
     const { run = null, until = Infinity } = this.coming ?? {};
     const [asked, call, reach] = [Object.entries(this.files), ++this.asked, until + this.begin];
-    const held = new Map(Object.values(this.sounds).flat().map(({ path, buffer }) => [path, buffer]));
     try {
       const found = await Promise.all(asked.map(async ([name, pieces]) =>
-        [name, await Promise.all(pieces.map(async ([path, at]) => ({ path, at, buffer: held.get(path) ?? await load(path) })))]));
+        [name, await Promise.all(pieces.map(async ([path, at]) => ({ path, at, outline: await outline(path) })))]));
       if (call < this.shown) return;
+      const held = new Map(Object.values(this.sounds).flat().map(({ path, buffer }) => [path, buffer]));
+      for (const piece of found.flatMap(([, pieces]) => pieces)) piece.buffer = held.get(piece.path) ?? null;
+      this.measure(run, reach);
       [this.sounds, this.shown, this.run, this.reach] = [Object.fromEntries(found), call, run, reach];
       this.refuse?.("");
       for (const name of Object.keys(this.sounds)) this.channels[name] ??= { ...USUAL };
+      await this.decode();
     } catch (error) { this.refuse?.(error.message); }
+  }
+
+  /** Notes when a band that is being generated reaches how far here. */
+  measure(run, reach) {
+    if (run !== this.run) this.arrivals = [];
+    if (reach > (this.arrivals.at(-1)?.reach ?? -Infinity)) this.arrivals.push({ time: performance.now() / 1000, reach });
+  }
+
+  /** Whether the sounds from a second on last until the next piece is here, as far as the last ones can tell. */
+  lasts(from) {
+    if (!this.coming || this.reach >= this.seconds) return true;
+    if (this.coming.run !== this.run || this.arrivals.length < 2) return false;
+    const [first, ...rest] = this.arrivals;
+    const last = rest.at(-1);
+    const rate = (last.reach - first.reach) / (last.time - first.time);
+    const gaps = rest.map(({ time }, at) => time - this.arrivals[at].time);
+    const wait = Math.max(...gaps.slice(-3)) * LATER + LATE;
+    const lag = Math.min((this.seconds - from) * (1 - rate), MOST_AHEAD);
+    return this.reach - from >= Math.max(wait, lag);
+  }
+
+  /** Decodes what is played next, and forgets what has been played. */
+  async decode() {
+    const from = desk.next;
+    const spans = [[from - BEHIND, Math.max(from, this.begin) + AHEAD]];
+    const again = desk.span?.start ?? this.begin;
+    if (desk.loops) spans.push([again - BEHIND, again + LOOP_AHEAD]);
+    const pieces = Object.values(this.sounds).flat();
+    const near = ({ at, outline: { seconds } }) => spans.some(([start, stop]) => at < stop && at + seconds > start);
+    for (const piece of pieces) if (!near(piece)) piece.buffer = null;
+    await Promise.all(pieces.filter(near).map(async (piece) => { piece.buffer ??= await load(piece.path); }));
+  }
+
+  /** Decodes and starts what follows what is playing. */
+  async more() {
+    const { nodes } = this;
+    await this.decode();
+    if (nodes === this.nodes) this.startDecoded(nodes);
+  }
+
+  /** Starts the decoded sounds that have not been started yet. */
+  startDecoded(nodes) {
+    for (const [name, pieces] of Object.entries(this.sounds)) {
+      if (!nodes[name]) continue;
+      const { gain, zero, from, started } = nodes[name];
+      const now = Math.max(from, gain.context.currentTime - zero);
+      for (const piece of pieces) {
+        if (!piece.buffer || started.has(piece.path)) continue;
+        started.add(piece.path);
+        startBuffer(gain, piece.buffer, zero + piece.at, now - piece.at);
+      }
+    }
+  }
+
+  /** Called by the desk. */
+  stop() {
+    clearInterval(this.timer);
+    this.nodes = {};
   }
 
   silent(name) {
@@ -81,14 +153,20 @@ export class Player {
     this.nodes = {};
     for (const [name, loaded] of Object.entries(this.sounds)) {
       // a voice that was sung again, and is not kept yet
-      const pieces = name === "voice" && this.sung ? [{ buffer: this.sung, at: 0 }] : loaded;
+      const again = name === "voice" ? this.sung : null;
       const [gain, panner] = [new GainNode(ctx, { gain: 0 }), new StereoPannerNode(ctx)];
       gain.connect(panner).connect(out);
       // a panner attenuates centred mono by 3 dB, which takes.Channel does not
-      this.nodes[name] = { gain, panner, middle: pieces[0].buffer.numberOfChannels > 1 ? 1 : Math.SQRT2 };
-      for (const { buffer, at } of pieces) startBuffer(gain, buffer, zero + at, from - at);
+      const middle = (again?.numberOfChannels ?? loaded[0].outline.channels) > 1 ? 1 : Math.SQRT2;
+      const started = new Set(again ? loaded.map(({ path }) => path) : []);
+      this.nodes[name] = { gain, panner, middle, zero, from, started };
+      if (again) startBuffer(gain, again, zero, Math.max(from, ctx.currentTime - zero));
     }
+    this.startDecoded(this.nodes);
     this.settle(true);
+    clearInterval(this.timer);
+    this.timer = setInterval(() => this.more(), NEXT);
+    this.more();
   }
 
   /** Applies levels and pans, at once or smoothly. */
@@ -169,7 +247,7 @@ class Mixer extends Player {
       this.drawn = names.join();
     }
     const loudest = Math.max(0.01, ...Object.entries(this.sounds).filter(([name]) => name !== "voice")
-      .flatMap(([, pieces]) => pieces.map(({ buffer }) => loudestOf(buffer))));
+      .flatMap(([, pieces]) => pieces.map((piece) => piece.outline.loudest)));
     for (const name of names) this.drawChannel(name, loudest);
   }
 
@@ -182,13 +260,13 @@ class Mixer extends Player {
     const before = [...list.children];
     const rows = own.map(({ id }) => before.find(({ dataset }) => dataset.take === id) ?? this.find("template.take").content.firstElementChild.cloneNode(true));
     if (rows.length !== before.length || rows.some((row, at) => row !== before[at])) list.replaceChildren(...rows);
-    for (const [at, { id, name, style, seed }] of own.entries()) {
+    for (const [at, { id, name, style, seed, remade }] of own.entries()) {
       const row = rows[at];
       row.classList.remove("named");
       const [radio, text, pencil, star] = row.querySelectorAll("input, button");
       const { title = name, kept = false } = this.marks[id] ?? {};
       Object.assign(radio, { value: id, checked: id === this.chosen && !this.coming });
-      row.title = row.querySelector("span").textContent = [title, style, `seed ${seed}`].filter(Boolean).join(" · ");
+      row.title = row.querySelector("span").textContent = [title, style, remade ? "regenerated bars" : `seed ${seed}`].filter(Boolean).join(" · ");
       row.dataset.take = id;
       Object.assign(text, { value: title, defaultValue: title });
       pencil.ariaLabel = `Name ${title}`;
@@ -240,7 +318,7 @@ class Mixer extends Player {
     const [paint, height] = blank(part.nextElementSibling);
     desk.grid(paint, height);
     const colour = getComputedStyle(part).getPropertyValue("--hafm-wave").trim();
-    for (const { buffer, at } of this.sounds[name]) drawWave(paint, buffer, at, height, loudest, colour);
+    for (const piece of this.sounds[name]) drawWave(paint, piece.outline, piece.at, height, loudest, colour);
   }
 
   clicked(event) {

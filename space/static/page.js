@@ -2,14 +2,20 @@
 // The page as a whole: announcements to screen readers, one sound at a time, downloads, links, and the buttons that
 // play an example of each style.
 import { desk } from "./desk.js";
+import { keepProject, refused } from "./keep.js";
 import { fileAddress } from "./sound.js";
 
 const player = new Audio();
 // delay before a run that found the queue full tries again (ms)
 const AGAIN = 2000;
+// how often the browser keeps a changed project (ms)
+const KEPT = 1000;
+// when, and how often, a band that has not begun asks for its place in the queue (ms)
+const PLACE = 1900;
 // longest wait for estimates that the user has asked for, before a band is generated (ms)
 const SETTLED = 10000;
 let query = "";
+let keptLast = "";
 const waiting = {};
 // the state of this tab before a reload, with its settings unless a new link has others
 const kept = JSON.parse(sessionStorage.getItem("hafm") ?? "{}");
@@ -24,8 +30,9 @@ export function mount() {
   sessionStorage.removeItem("hafm");
   desk.state = state;
   loaded();
-  addEventListener("beforeunload", (event) => { if (desk.recorder?.running || desk.recorder?.choice || document.querySelector("#run:disabled")) event.preventDefault(); });
+  addEventListener("beforeunload", (event) => { if (desk.recorder?.running || desk.recorder?.choice || (isRunning() && !isLost())) event.preventDefault(); });
   for (const event of ["pagehide", "visibilitychange"]) addEventListener(event, () => sessionStorage.setItem("hafm", JSON.stringify({ ...(desk.vocal ? state() : kept), search: location.search })));
+  setInterval(keep, KEPT);
   desk.join({ start: () => player.pause(), stop: () => player.pause() });
   document.addEventListener("click", ({ target, isTrusted }) => {
     const button = target.closest?.("#style_sounds button");
@@ -41,9 +48,18 @@ export function mount() {
   // the second click of a double click would start another band, or stop this one
   addEventListener("click", (event) => {
     // after the mouse has pressed a button, Space plays instead of pressing it again; a timer would be too late for fast keys
-    if (event.pointerType === "mouse") event.target.closest("#workspace :is(button, summary):not([data-do=tap])")?.blur();
+    const mouse = event.pointerType === "mouse";
+    if (mouse) event.target.closest("#workspace :is(button, summary):not([data-do=tap])")?.blur();
+    pressed = mouse ? null : event.target.closest?.("#run, #stop") ?? pressed;
     if (event.detail > 1 && event.target.closest?.("#run, #stop, #remake")) event.stopPropagation();
   }, true);
+  // a button that is pressed by keyboard passes the focus to the one that takes its place
+  let pressed = null;
+  new MutationObserver(() => {
+    if (!pressed?.disabled || ![document.body, pressed].includes(document.activeElement)) return;
+    pressed = document.querySelector(pressed.id === "run" ? "#stop" : "#run");
+    pressed.focus();
+  }).observe(document.querySelector("#generate"), { attributes: true, subtree: true });
   // the button whose example is playing is pressed
   for (const event of ["play", "pause", "ended"]) player.addEventListener(event, () => document.querySelectorAll("#style_sounds button")
     .forEach((each) => { each.ariaPressed = String(!player.paused && player.src === each.dataset.sound); }));
@@ -69,7 +85,23 @@ export function download(path) {
 /** The state of the page: voice, lead sheet, takes and settings (projects.py). */
 function state() {
   const { own, chosen, marks, channels } = desk.mixer ?? { own: [] };
-  return { query, path: desk.vocal, ...desk.sheet?.written(), takes: own.map(({ id }) => id), chosen, marks, levels: structuredClone(channels) };
+  return { query, path: desk.vocal, ...desk.sheet?.written(), takes: own.map(({ id }) => id), chosen, marks, levels: structuredClone(channels), running: isRunning() ? { seed: desk.mixer.coming?.seed ?? null } : null };
+}
+
+const isRunning = () => Boolean(document.querySelector("#run:disabled"));
+/** Whether Gradio has lost the server; it reloads the page when there is one again. */
+const isLost = () => [...document.querySelectorAll("[data-testid=toast-body]")].some((toast) => toast.textContent.includes("Connection to the server was lost"));
+
+/** Keeps a changed project in the browser. */
+async function keep() {
+  if (!desk.vocal || !desk.mixer) return;
+  const takes = desk.mixer.own.map(({ id, folder, about, files, at }) => ({ id, folder, about, files, at }));
+  const project = [state(), takes, Object.values(desk.mixer.coming?.files ?? {}).flat()];
+  const text = JSON.stringify(project);
+  if (text === keptLast) return;
+  keptLast = text;
+  await keepProject(...project);
+  desk.mixer.find(".kept").textContent = refused;
 }
 
 let loaded;
@@ -101,7 +133,15 @@ export async function begin() {
   for (const name of desk.sheet.unset) desk.sheet.act(name);
   // chords that follow a new key or tempo may still be on their way
   await Promise.race([desk.sheet.settled, new Promise((late) => setTimeout(late, SETTLED))]);
+  setTimeout(askPlace, PLACE);
   return ["<p class='hafm-status' role='status'>The band is on its way …</p>", ...[false, true, false].map((interactive) => ({ __type__: "update", interactive })), crypto.getRandomValues(new Uint32Array(4)).join("-")];
+}
+
+/** Asks for the place in the queue until the band begins, and once more then. */
+function askPlace() {
+  if (!isRunning()) return;
+  document.querySelector("#place").click();
+  if (!desk.mixer.coming) setTimeout(askPlace, PLACE);
 }
 
 /** Presses a button again after a while. */

@@ -5,11 +5,12 @@
 
 import { countIn, monoOf, replaced } from "./again.js";
 import { desk, mark } from "./desk.js";
+import { isThere, latest, packed } from "./keep.js";
 import { delayIn, LISTENED, playChirps } from "./latency.js";
 import { Player } from "./mixer.js";
 import { before } from "./page.js";
 import { barsOf, placeOf } from "./sheet.js";
-import { click, context, load, remember } from "./sound.js";
+import { click, context, load, outlineOf, remember } from "./sound.js";
 
 // how far in advance clicks are scheduled, and how often (s)
 const AHEAD = 0.6;
@@ -18,6 +19,11 @@ const TICK = 0.1;
 const QUIET_PEAK = 0.045;
 const QUIET_SECONDS = 3;
 const CLIPPED_PEAK = 0.999;
+const REFUSALS = {
+  NotAllowedError: "The browser does not let this page use the microphone.",
+  NotFoundError: "There is no microphone; connect one, or open a file.",
+  NotReadableError: "Another program is using the microphone; close it, and record again.",
+};
 const LISTENING = "Listening to the voice …";
 // time until a count-in or the clicks of a measurement begin (s)
 const SOON = 0.3;
@@ -49,7 +55,8 @@ export function mount(element, props, watch, trigger, upload) {
   early?.remove();
   before.then((state) => {
     if (early?.asked) recorder.act(early.asked.dataset.do, early.asked.value);
-    else if (state) recorder.hand(recorder.lost = state);
+    else if (state) recorder.act("back", recorder.lost = state);
+    else latest().then((project) => recorder.offer(project));
   });
 }
 
@@ -94,12 +101,13 @@ class Recorder {
       if (this.choice) throw new Error("Keep one of the two voices first.");
       // choosing another voice discards the current recording
       if (this.running) { this.close(); this.say(""); }
-      if (name === "last") this.hand(this.last);
+      if (name === "last") await this.bring(this.last);
+      else if (name === "back") await this.bring(what);
       else if (name === "file") await this.take(what);
       else this.hand({ example: what });
     } catch (error) {
       this.stop(); this.say("");
-      this.find(".wrong").textContent = error.name === "NotAllowedError" ? "The browser does not let this page use the microphone." : error.message;
+      this.find(".wrong").textContent = REFUSALS[error.name] ?? error.message;
     }
   }
 
@@ -127,9 +135,28 @@ class Recorder {
     if (value.example) desk.mixer.preview(examples[value.example]);
   }
 
+  /** Shows a voice that was here before: a server that has been restarted gets it from what the browser keeps. */
+  async bring(state) {
+    const project = (await isThere(state)) ? null : await packed(state);
+    if (project) await this.take(project, "Sending the song again …");
+    else this.hand(state);
+  }
+
+  /** Offers a project of an earlier visit. */
+  offer(project) {
+    if (desk.vocal || !project) return;
+    this.last = project;
+    this.find("[data-do=last]").hidden = false;
+  }
+
   /** Takes a user's file: a project, or a recording; phone formats (M4A, 3GP, WebM) are decoded here. */
-  async take(file) {
-    this.say("Sending the voice …");
+  async take(file, saying = "Sending the voice …") {
+    const most = window.gradio_config?.max_file_size ?? Infinity;
+    if (file.size > most) {
+      const [size, limit] = [file.size, most].map((bytes) => Math.ceil(bytes / 2 ** 20));
+      throw new Error(`${file.name} has ${size} MB; at most ${limit} MB can be sent. Save it as FLAC or MP3, or cut it.`);
+    }
+    this.say(saying);
     let sent = file;
     if (!READ_THERE.test(file.name)) {
       const buffer = await context().decodeAudioData(await file.arrayBuffer()).catch(() => null);
@@ -206,9 +233,10 @@ class Recorder {
   /** Starts recording the voice again, to the band of the take. */
   async startAgain() {
     desk.stop();
-    await desk.ready();
     const { sheet, seconds } = desk.sheet.shown();
     const { start, beats, from } = countIn(sheet, seconds, this.number("bar"));
+    desk.seek(from);
+    await desk.ready();
     const zero = context().currentTime + SOON - from;
     this.begin({ name: "again", start, beats, zero, begins: zero + start, loops: desk.loops });
     desk.loops = false;
@@ -366,12 +394,11 @@ class Recorder {
     const { samples, begin } = this.whole();
     const sung = samples.subarray(Math.max(Math.round((run.begins + this.latency()) * sampleRate) - begin, 0));
     if (sung.length < sampleRate) throw new Error(TOO_SOON);
-    const buffer = await load(desk.vocal);
-    const old = monoOf(buffer, Math.round(desk.sheet.seconds * sampleRate));
+    const old = monoOf(await load(desk.vocal), Math.round(desk.sheet.seconds * sampleRate));
     const voice = replaced(old, sung, Math.round(run.start * sampleRate), sampleRate);
     const heard = new AudioBuffer({ length: voice.length, sampleRate });
     heard.copyToChannel(voice, 0);
-    this.choice = { samples: voice, old: buffer, new: heard, start: run.start };
+    this.choice = { samples: voice, buffer: heard, old: desk.sheet.outline, new: outlineOf(heard) };
     this.choosing(true);
     await this.listen("new");
     desk.play(Math.max(run.start - 1, desk.begin));
@@ -387,8 +414,8 @@ class Recorder {
   async listen(which) {
     this.choice.which = which;
     for (const button of this.root.querySelectorAll("[data-do=hear]")) button.ariaPressed = String(button.value === which);
-    desk.mixer.sung = which === "new" ? this.choice.new : null;
-    desk.sheet.buffer = this.choice[which];
+    desk.mixer.sung = which === "new" ? this.choice.buffer : null;
+    desk.sheet.outline = this.choice[which];
     await desk.refresh();
   }
 

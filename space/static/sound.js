@@ -1,16 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // Audio shared by timeline, recorder and mixer: one AudioContext, files as buffers, clicks.
+import { keepSound, unpacked } from "./keep.js";
 
 const CLICK_SECONDS = 0.03;
-// of sounds in memory, at some 190 kB each; a take of four minutes has 1,200
-const MOST_SECONDS = 1500;
+// of decoded sounds that are not being played, in bytes; the rest is decoded again when it is needed
+const MOST_DECODED = 48e6;
+// of files as they travelled; what does not fit is fetched again
+const MOST_FETCHED = 100e6;
+// decoding takes memory for each sound at once
+const MOST_AT_ONCE = 4;
+// of an outline, per second
+const PEAKS = 200;
 // 20 ms of silence in Opus: a browser that decodes it gets Opus, others get FLAC
 const SILENCE = "T2dnUwACAAAAAAAAAAA8LPZWAAAAAH8jVrkBE09wdXNIZWFkAQE4AYC7AAAAAABPZ2dTAAAAAAAAAAAAADws9lYBAAAAjcr1oQT///8aT3B1c1RhZ3MLAAAAbGlib3B1cyAxLjQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABPZ2dTAAT4BAAAAAAAADws9lYCAAAAEttUGgIDA/j//vD//g==";
 let shared = null;
 let opus = null;
+// by path, the last used come last: files, among them recordings that this browser has sent, and decoded sounds
+const files = new Map();
 const buffers = new Map();
-// recordings that this browser has sent: they need not come back
-const sent = new Map();
+const outlines = new Map();
+let busy = 0;
+const queued = [];
 
 /** The page's one AudioContext; browsers let it play only after a click or a key press. */
 export const context = () => (shared ??= new AudioContext({ latencyHint: "interactive" }));
@@ -19,8 +29,11 @@ export const context = () => (shared ??= new AudioContext({ latencyHint: "intera
 export const fileAddress = (path) =>
   new URL(`gradio_api/file=${encodeURI(path).replace(/#/g, "%23").replace(/\?/g, "%3F")}`, document.baseURI).href;
 
-/** Keeps the file of a recording that has been sent to the server as `path`. */
-export function remember(path, file) { sent.set(path, file); }
+/** Keeps the file of a recording that has been sent to the server as `path`: it need not come back. */
+export function remember(path, file) {
+  files.set(path, Promise.resolve(file));
+  keepSound(path, file);
+}
 
 /** Whether the browser decodes Opus in Ogg. */
 function decodesOpus() {
@@ -29,31 +42,80 @@ function decodesOpus() {
   return opus;
 }
 
-/** The bytes of a file: of one that was sent from here, or from the server. */
-async function bytesOf(path) {
-  if (sent.has(path)) return sent.get(path).arrayBuffer();
-  const readable = path.endsWith(".opus") && !(await decodesOpus()) ? path.replace(/opus$/, "flac") : path;
+/** A file as it travels, as a Blob. */
+async function fetched(path) {
+  const readable = path.endsWith(".opus") && !(await decodesOpus()) ? unpacked(path) : path;
   const reply = await fetch(fileAddress(readable));
   if (!reply.ok) throw new Error("This sound has been removed from the server.");
-  return reply.arrayBuffer();
+  const file = await reply.blob();
+  keepSound(readable, file);
+  return file;
 }
 
-/** A file as an AudioBuffer; each is fetched and decoded once. */
+/** What a map holds for a path, made on first use; the last used come last. */
+function once(map, path, make) {
+  const held = map.get(path) ?? make(path);
+  map.delete(path);
+  map.set(path, held);
+  held.catch(() => { if (map.get(path) === held) map.delete(path); });
+  return held;
+}
+
+/** Forgets what was not used for longest, if the rest is too large. */
+function forget(map, most) {
+  let total = [...map.values()].reduce((sum, { size = 0 }) => sum + size, 0);
+  for (const [path, { size = 0 }] of map) if (total > most) { total -= size; map.delete(path); }
+}
+
+/** A file as an AudioBuffer. */
 export function load(path) {
-  if (!buffers.has(path)) {
-    const loading = bytesOf(path).then((bytes) => context().decodeAudioData(bytes));
-    loading.then(({ duration }) => { loading.seconds = duration; forget(); }, () => buffers.delete(path));
-    buffers.set(path, loading);
-  }
-  const found = buffers.get(path);
-  buffers.delete(path); buffers.set(path, found); // the last used come last
-  return found;
+  const loading = once(buffers, path, async () => {
+    const coming = once(files, path, fetched);
+    const file = await coming;
+    Object.assign(coming, { size: file.size });
+    forget(files, MOST_FETCHED);
+    return decoded(file);
+  });
+  loading.then((buffer) => {
+    loading.size = sizeOf(buffer);
+    outlines.set(path, outlines.get(path) ?? outlineOf(buffer));
+    forget(buffers, MOST_DECODED);
+  }, () => {});
+  return loading;
 }
 
-/** In a long session, only the sounds used last stay in memory. */
-function forget() {
-  let total = [...buffers.values()].reduce((sum, { seconds = 0 }) => sum + seconds, 0);
-  for (const [path, { seconds = 0 }] of buffers) if (total > MOST_SECONDS) { total -= seconds; buffers.delete(path); }
+/** Decodes a file, a few at a time. */
+async function decoded(file) {
+  while (busy >= MOST_AT_ONCE) await new Promise((free) => queued.push(free));
+  busy += 1;
+  try {
+    return await context().decodeAudioData(await file.arrayBuffer());
+  } finally {
+    busy -= 1;
+    queued.shift()?.();
+  }
+}
+
+/** Bytes of a decoded sound. */
+export const sizeOf = (buffer) => 4 * buffer.length * buffer.numberOfChannels;
+
+/** What is drawn of a file, and stays when its samples are forgotten: seconds, channels, peaks (200 a second), the loudest. */
+export async function outline(path) {
+  if (!outlines.has(path)) await load(path);
+  return outlines.get(path);
+}
+
+/** What is drawn of a decoded sound. */
+export function outlineOf(buffer) {
+  const samples = buffer.getChannelData(0);
+  const each = buffer.sampleRate / PEAKS;
+  const peaks = Float32Array.from({ length: Math.ceil(samples.length / each) }, (_, at) => {
+    let peak = 0;
+    const stop = Math.min((at + 1) * each, samples.length);
+    for (let next = Math.floor(at * each); next < stop; next += 4) peak = Math.max(peak, Math.abs(samples[next]));
+    return peak;
+  });
+  return { seconds: buffer.duration, channels: buffer.numberOfChannels, peaks, rate: PEAKS, loudest: Math.max(0.01, ...peaks) };
 }
 
 /** Schedules a metronome click at a time of the context. */

@@ -7,8 +7,8 @@ import {
   allBeats, barsOf, doubleTempo, filledChords, halfTempo, likelyChords, metreOf, moveBeats, moveHalfBeat,
   parseChord, placeOf, pretty, readSheet, sameKey, sectionsOf, setChord, setDownbeat, setKey, setMetre, setSection, spell, tappedBeats, tempoOf, withBeats, written,
 } from "./sheet.js";
-import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
-import { context, load, startClicks } from "./sound.js";
+import { blank, desk, drawWave, mark } from "./desk.js";
+import { context, outline, startClicks } from "./sound.js";
 
 // narrower spans are left out of the lists over the lanes until one zooms in
 const LEAST_PIXELS = 24;
@@ -69,10 +69,10 @@ class Timeline {
     const chords = sheet.estimated?.includes("chords") ? [] : sheet.chords ?? [];
     this.sheet = { ...sheet, set: set ?? chords.map(([start, stop]) => [start, stop, "set"]) };
     this.doubts = { choices, others, unsure, other_key };
-    if (!same) this.buffer = null;
+    if (!same) this.outline = null;
     if (desk.vocal !== value.vocal) { desk.stop(); desk.seek(-Infinity); } // the band of an example may already be playing
     desk.vocal = value.vocal;
-    load(value.vocal).then((buffer) => { this.buffer = buffer; desk.draw(); }, (error) => this.refuse(error));
+    outline(value.vocal).then((drawn) => { this.outline = drawn; desk.draw(); }, (error) => this.refuse(error));
     desk.refresh();
   }
 
@@ -254,7 +254,7 @@ class Timeline {
   drawCanvas() {
     const [paint, height] = blank(this.find(".sung canvas"));
     this.drawGrid(paint, height);
-    if (this.buffer) drawWave(paint, this.buffer, 0, height, loudestOf(this.buffer), this.styled("--hafm-wave"));
+    if (this.outline) drawWave(paint, this.outline, 0, height, this.outline.loudest, this.styled("--hafm-wave"));
     this.drawPitch(paint, height, this.styled("--hafm-accent"));
   }
 
@@ -546,8 +546,8 @@ class Timeline {
     const range = this.find("[data-set=position]");
     if (!range.matches(":active")) range.value = String(position); // a drag is not overruled
     const second = position - desk.begin, x = second * desk.scale;
-    range.setAttribute("aria-valuetext", `${second.toFixed(1)} s`);
-    this.write(".clock", `${clock(second)} / ${clock(desk.length)}`);
+    range.setAttribute("aria-valuetext", desk.waits && !desk.playing ? "Loading" : `${second.toFixed(1)} s`);
+    this.write(".clock", desk.waits && !desk.playing ? "Loading …" : `${clock(second)} / ${clock(desk.length)}`);
     this.find(".playhead").style.transform = `translateX(${(desk.head ?? 0) + x}px)`;
     const strip = this.find(".strip"), room = strip.clientWidth - (desk.head ?? 0);
     const hidden = x < strip.scrollLeft || x > strip.scrollLeft + 0.9 * room;

@@ -78,10 +78,10 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
 def too_long(path: str | os.PathLike[str]) -> str:
     """Why a file can't be created because of its name's length, as the end of a sentence; empty if it can."""
     path = Path(path)
-    there = next(folder for folder in path.absolute().parents if os.path.isdir(folder))
+    existing = next(folder for folder in path.absolute().parents if os.path.isdir(folder))
     try:
-        most_name = os.pathconf(there, "PC_NAME_MAX")
-        most_path = os.pathconf(there, "PC_PATH_MAX")
+        most_name = os.pathconf(existing, "PC_NAME_MAX")
+        most_path = os.pathconf(existing, "PC_PATH_MAX")
     except (AttributeError, OSError, ValueError):
         # Windows has no pathconf, and its own limit on paths depends on a setting
         most_name = MOST_NAME_LENGTH
@@ -97,6 +97,7 @@ def too_long(path: str | os.PathLike[str]) -> str:
 
 
 def _length(name: str) -> int:
+    """Length of a name in the units in which the system limits it."""
     if ON_WINDOWS:
         return len(name.encode("utf-16-le", "surrogatepass")) // 2
     return len(os.fsencode(name))

@@ -23,14 +23,14 @@ def register() -> None:
     for name, part in PARTS.items():
         # of the codecs, one is ours
         model_class: Any = HAFMSpectralModel if name == "codec" else part.model_class
-        config_class = _installed(model_class.config_class)
+        config_class = _without_code_copies(model_class.config_class)
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        AutoModel.register(config_class, _installed(model_class), exist_ok=True)
+        AutoModel.register(config_class, _without_code_copies(model_class), exist_ok=True)
         if isinstance(part, Stage):
             AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
-    AutoConfig.register(HAFMConfig.model_type, _installed(HAFMConfig), exist_ok=True)
-    AutoModel.register(HAFMConfig, _installed(HAFMForVocalAccompaniment), exist_ok=True)
-    AutoFeatureExtractor.register(HAFMConfig, _installed(HAFMFeatureExtractor), exist_ok=True)
+    AutoConfig.register(HAFMConfig.model_type, _without_code_copies(HAFMConfig), exist_ok=True)
+    AutoModel.register(HAFMConfig, _without_code_copies(HAFMForVocalAccompaniment), exist_ok=True)
+    AutoFeatureExtractor.register(HAFMConfig, _without_code_copies(HAFMFeatureExtractor), exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(
             TASK,
@@ -43,7 +43,7 @@ def register() -> None:
         logging.getLogger("transformers.pipelines").addFilter(lambda said: str(BUNDLED_MODEL) not in said.getMessage())
 
 
-def _installed(kind: Any) -> Any:
+def _without_code_copies(kind: Any) -> Any:
     """Disables `register_for_auto_class`: transformers must not copy the code of our classes next to saved weights."""
     kind.register_for_auto_class = classmethod(lambda cls, auto_class=None: None)
     return kind

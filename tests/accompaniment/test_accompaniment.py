@@ -32,6 +32,7 @@ def voice(seconds: float, rate: int = 24_000, pitch: float = 220.0) -> np.ndarra
 
 @pytest.fixture(scope="module")
 def composite() -> HAFMForVocalAccompaniment:
+    """A tiny composite that cuts a vocal of a second into several windows."""
     model = tiny_composite()
     for stage, window in ((model.semantic, 0.8), (model.coarse, 0.4), (model.fine, 0.4)):
         stage.generation_config.update(window_seconds=window, overlap_seconds=0.08)
@@ -45,7 +46,8 @@ def test_a_seed_fixes_the_tokens_whatever_the_batch_and_the_global_generator(com
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(99)
     batch = torch.zeros(2, 24_000)
-    batch[0], batch[1, :12_000] = torch.from_numpy(voice(1, pitch=300)), torch.from_numpy(voice(0.5))
+    batch[0] = torch.from_numpy(voice(1, pitch=300))
+    batch[1, :12_000] = torch.from_numpy(voice(0.5))
     mask = torch.ones(2, 24_000, dtype=torch.bool)
     mask[1, 12_000:] = False
     together = composite.generate(batch, CODEC_RATE, seed=4, padding_mask=mask)
@@ -74,11 +76,14 @@ def test_without_a_seed_one_draw_from_the_global_generator_decides_the_song(comp
 
 @pytest.mark.parametrize("left", [0, 3_000, 12_000])
 def test_padding_is_removed_on_either_side(composite: Composite, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch, mask = torch.zeros(2, 24_000), torch.zeros(2, 24_000, dtype=torch.long)
-    batch[0, left : left + 12_000], mask[0, left : left + 12_000] = torch.from_numpy(voice(0.5)), 1
-    batch[1], mask[1] = torch.from_numpy(voice(1, pitch=300)), 1
-    extract = Mock(wraps=HAFMFeatureExtractor.resampled, side_effect=HAFMFeatureExtractor().resampled)
-    monkeypatch.setattr(HAFMFeatureExtractor, "resampled", extract)
+    batch = torch.zeros(2, 24_000)
+    mask = torch.zeros(2, 24_000, dtype=torch.long)
+    batch[0, left : left + 12_000] = torch.from_numpy(voice(0.5))
+    mask[0, left : left + 12_000] = 1
+    batch[1] = torch.from_numpy(voice(1, pitch=300))
+    mask[1] = 1
+    extract = Mock(wraps=HAFMFeatureExtractor.prepared, side_effect=HAFMFeatureExtractor().prepared)
+    monkeypatch.setattr(HAFMFeatureExtractor, "prepared", extract)
     output = composite.generate(batch, CODEC_RATE, seed=4, padding_mask=mask)
     heard = [call.args[0] for call in extract.call_args_list]
     assert [len(audio) for audio in output.audio] == [12_000, 24_000]
@@ -163,7 +168,8 @@ def test_saved_and_loaded_composite_gives_identical_logits_and_audio(composite: 
     loaded = AutoModel.from_pretrained(tmp_path)
     assert isinstance(loaded, HAFMForVocalAccompaniment)
     assert not loaded.training
-    expected, found = composite.state_dict(), loaded.state_dict()
+    expected = composite.state_dict()
+    found = loaded.state_dict()
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[key], value) for key, value in expected.items())
     ids = torch.randint(CODES, (3, 4, 6))

@@ -76,7 +76,8 @@ def test_a_codec_in_half_precision_keeps_its_sound_and_its_fingerprint(parts: di
     whole, halved = (load_codec(str(tmp_path / dtype / "codec")) for dtype in ("float32", "bfloat16"))
     assert codec_fingerprint(halved.model) == codec_fingerprint(whole.model)
     codes = torch.randint(16, (1, 8, 75), generator=torch.Generator().manual_seed(0))
-    expected, found = whole.decode(codes), halved.decode(codes)
+    expected = whole.decode(codes)
+    found = halved.decode(codes)
     assert found.dtype == torch.float32
     assert 0 < float((found - expected).square().mean() / expected.square().mean()) < 1e-5
     stored = load_file(tmp_path / "bfloat16" / "codec" / "model.safetensors")
@@ -92,7 +93,8 @@ def test_a_composite_may_have_two_stages_but_missing_parts_are_named(parts: dict
 
 
 def test_parts_that_are_not_named_come_from_another_model(tmp_path: Path) -> None:
-    base, model = tmp_path / "base", tmp_path / "model"
+    base = tmp_path / "base"
+    model = tmp_path / "model"
     tiny_band().save_pretrained(base)
     (base / "styles").mkdir()
     (base / "styles" / "rock.ogg").write_bytes(b"a sound")
@@ -126,6 +128,7 @@ def test_a_failed_assembly_leaves_the_older_composite_unchanged(
     rename = Path.rename
 
     def fail_on_last_step(path: Path, target: Path) -> Path:
+        """Fails where the finished folder replaces the old one."""
         if target == model and path.name == "new":
             raise OSError(28, "No space left on device")
         return rename(path, target)
@@ -206,7 +209,8 @@ def test_parts_with_unequal_vocabularies_are_refused_and_write_nothing(parts: di
 
 
 def test_the_recipe_renders_each_style_and_saving_keeps_the_sounds(tmp_path: Path) -> None:
-    vocal, model = tmp_path / "vocal.wav", tmp_path / "model"
+    vocal = tmp_path / "vocal.wav"
+    model = tmp_path / "model"
     vocal.write_bytes(file_bytes(glide(1.3)))
     tiny_band().save_pretrained(model)
     written = write_style_sounds(model, vocal)

@@ -107,6 +107,7 @@ RANGES = {"folk": {"tempo": [55, 90], "metres": [4]}, "rock": {"tempo": [110, 18
 
 
 def styles_at(model: Any, tempo: float, **how: Any) -> set[Any]:
+    """The styles that some seeds choose for a voice at a tempo."""
     outputs = [
         model.generate(voice(0.4), CODEC_RATE, seed=seed, tempo=tempo, skip_fine=True, **how) for seed in range(3)
     ]

@@ -72,7 +72,8 @@ def test_a_bar_cut_by_the_recording_has_its_chord_for_the_whole_bar() -> None:
     spans = [(round(a, 2), round(b, 2), label) for a, b, label in made.chords]
     assert spans == [(0.1, 2.1, "C"), (2.1, 4.1, "G"), (4.1, 6.1, "C"), (6.1, 8.1, "G")]
     cut = replace(sheet, chords=[(0.0, 1.2, "C"), (1.2, 2.9, "G")], key="C:maj")
-    made, held = add_bars(cut, sung(0.0, 2.9), 1000, intro=0, outro=2).sheet, Ends(0.1, sheet=cut).with_tail(2.8, 4.0)
+    made = add_bars(cut, sung(0.0, 2.9), 1000, intro=0, outro=2).sheet
+    held = Ends(0.1, sheet=cut).with_tail(2.8, 4.0)
     # likewise to the end of the last bar, or through a tail
     assert made is not None
     assert [(round(b, 2), label) for _, b, label in made.chords[1:3]] == [(3.2, "G"), (5.2, "G")]
@@ -155,7 +156,8 @@ def test_a_model_without_beats_refuses_extra_bars(tiny_model: Path) -> None:
 
 
 def test_each_vocal_of_a_batch_may_have_its_own_lead_sheet() -> None:
-    model, voices = reading_composite(), [glide(1.5), glide(1.2)]
+    model = reading_composite()
+    voices = [glide(1.5), glide(1.2)]
     how: dict[str, Any] = {"seed": 1, "skip_fine": True}
     sheets: list[Any] = [{"chords": [[0, 1, "C"]], "beats": [0.0, 0.4]}, LeadSheet(style="rock", beats=[0.1, 0.5])]
     both = model.generate(voices, CODEC_RATE, lead_sheet=sheets, **how)

@@ -17,8 +17,8 @@ from commands import hafm
 from hafm_hf import HAFMFeatureExtractor, LeadSheet, audio
 from hafm_hf.audio import feature_extraction_hafm
 from hafm_hf.corpus.tokenizing import TokenizerOptions, Tokenizers
-from hafm_hf.lead_sheet.bars import completed, on_the_beat
-from hafm_hf.tokenizers.pitch_line import HAFMVocalDescriptors
+from hafm_hf.lead_sheet.bars import on_the_beat, with_bars_throughout
+from hafm_hf.tokenizers.pitch_contour import HAFMVocalDescriptors
 from tiny_models import encoded, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer
 from vocals import CODEC_RATE, glide
 
@@ -39,7 +39,7 @@ def test_a_real_voice_has_one_lead_sheet_in_command_pipeline_and_space(
     path = shared_data / "real" / name
     song = accompany(str(path), seconds=SECONDS, seed=1, skip_fine=True, top_k=1, guidance_scale=1.0)
     seconds = len(song["vocals"]) / song["sampling_rate"]
-    sheet = completed(song["lead_sheet"], seconds)
+    sheet = with_bars_throughout(song["lead_sheet"], seconds)
     shown = json.loads(hafm("lead-sheet", path, "--seconds", SECONDS, "--json", check=True).stdout)
     assert shown["beats"] == list(sheet.beats or ())
     assert [tuple(span) for span in shown["chords"]] == list(sheet.chords)

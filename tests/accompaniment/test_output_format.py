@@ -36,6 +36,7 @@ def model() -> HAFMForVocalAccompaniment:
 
 @pytest.fixture(scope="module")
 def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The saved model."""
     path = tmp_path_factory.mktemp("wide") / "model"
     model.save_pretrained(path)
     return path

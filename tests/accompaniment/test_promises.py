@@ -25,6 +25,7 @@ def play(bundled: HAFMForVocalAccompaniment) -> Callable[..., np.ndarray]:
 
     @lru_cache
     def generate(voice: str = "vocal.wav", seed: int = 1, **controls: Any) -> np.ndarray:
+        """Several takes for six seconds of an example voice: float32 [takes, N], mono at 24 kHz."""
         samples, rate = soundfile.read(REPOSITORY / "examples" / voice, dtype="float32", stop=6 * 24_000)
         takes = bundled.generate(samples, rate, num_samples=TAKES, seed=seed, skip_fine=True, **controls).audio
         return np.stack([resample(take.mean(0).numpy(), bundled.sampling_rate, 24_000) for take in takes])
@@ -71,7 +72,9 @@ def test_bands_for_different_voices_differ_twice_as_much_as_takes_do(play: Calla
     def unlike(a: Features, b: Features) -> float:
         return 1 - float(np.corrcoef(a.chroma.mean(1), b.chroma.mean(1))[0, 1])
 
-    voices, takes, names = [], [], ("vocal.wav", "low_ballad.flac")
+    voices = []
+    takes = []
+    names = ("vocal.wav", "low_ballad.flac")
     for seed in (1, 2, 3):
         ours, others = ([features(take) for take in play(each, seed=seed)] for each in names)
         voices += [unlike(a, b) for a in ours for b in others]

@@ -34,7 +34,8 @@ def test_stems_differ_and_add_up_to_the_band_at_any_length(samples: int) -> None
 
 
 def test_masks_depend_on_no_more_than_the_context_on_each_side() -> None:
-    model, band = tiny_separator(), noise(48_000)
+    model = tiny_separator()
+    band = noise(48_000)
     changed = band.clone()
     changed[:, 24_000] += 1.0
     with torch.no_grad():
@@ -49,10 +50,12 @@ def test_masks_depend_on_no_more_than_the_context_on_each_side() -> None:
 def test_streamed_separation_equals_separation_of_the_whole(
     channels: int, rate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, band = tiny_separator(), noise(60_123, channels)
+    model = tiny_separator()
+    band = noise(60_123, channels)
     with torch.no_grad():
         whole = model(band[None], rate)[0]
-    stream, ends = SeparatorStream(model, rate), [100, 9_000, 9_001, 40_000, 60_123]
+    stream = SeparatorStream(model, rate)
+    ends = [100, 9_000, 9_001, 40_000, 60_123]
     pieces = [
         stream.separate(band[:, start:end], last=end == ends[-1])
         for start, end in zip([0, *ends[:-1]], ends, strict=True)

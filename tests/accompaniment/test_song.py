@@ -17,6 +17,7 @@ from vocals import CODEC_RATE
 
 @pytest.fixture(scope="module", params=["flat", "delay"])
 def composite(request: pytest.FixtureRequest) -> HAFMForVocalAccompaniment:
+    """A tiny composite that cuts a song into several windows, in either codebook pattern."""
     model = tiny_composite(codebook_pattern=request.param)
     for stage, window in ((model.semantic, 1.2), (model.coarse, 0.6), (model.fine, 0.4)):
         stage.generation_config.update(window_seconds=window, overlap_seconds=0.12, independent_windows=None)
@@ -67,7 +68,8 @@ def test_the_first_chunk_needs_only_its_own_windows(composite: HAFMForVocalAccom
 
 
 def test_independent_coarse_windows_form_one_batch(composite: HAFMForVocalAccompaniment, monkeypatch: Any) -> None:
-    vocal, steps = voice(3), Steps()
+    vocal = voice(3)
+    steps = Steps()
     sequential = composite.generate(vocal, CODEC_RATE, seed=3, progress=steps)
     # 225 frames in six windows of 45; all but the first start with 9 known frames
     pattern = composite.coarse.pattern
@@ -87,6 +89,7 @@ def test_an_exception_in_progress_stops_the_generation_at_once(composite: HAFMFo
     calls = []
 
     def cancel(stage: str, done: int, total: int) -> None:
+        """Ends the generation at its 130th report."""
         calls.append(stage)
         if len(calls) == 130:
             raise InterruptedError

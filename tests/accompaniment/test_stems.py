@@ -32,6 +32,7 @@ def model() -> HAFMForVocalAccompaniment:
 
 @pytest.fixture(scope="module")
 def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The saved model, beside a voice in v.wav."""
     path = tmp_path_factory.mktemp("band") / "model"
     model.save_pretrained(path)
     (path.parent / "v.wav").write_bytes(file_bytes(voice(1), CODEC_RATE))
@@ -70,7 +71,8 @@ def test_stems_of_kept_spans_add_up_to_the_kept_audio(model: Any) -> None:
 
 
 def test_unsupported_controls_are_refused_and_empty_streams_change_nothing() -> None:
-    plain, reading = tiny_band(plain=True), tiny_band()
+    plain = tiny_band(plain=True)
+    reading = tiny_band()
     for controls, said in (
         ({"stems": True}, "stems is True, which this model does not support; leave stems out"),
         ({"style": "folk"}, "style is 'folk', which this model does not support; leave style out"),
@@ -125,12 +127,14 @@ def test_the_pipeline_returns_and_streams_stems(accompany: Any) -> None:
     earlier = {"instrumental": {**vocal, "array": song["audio"]}, "keep": [(0.0, 0.5)]}
     kept = accompany(vocal, seed=2, stems=True, output_rate=32_000, **earlier)
     assert np.allclose(sum(kept["stems"].values()), kept["audio"], atol=1e-6)
-    new, old = kept["audio"][1_300:14_000], audio.resample(song["audio"], CODEC_RATE, 32_000)[1_300:14_000]
+    new = kept["audio"][1_300:14_000]
+    old = audio.resample(song["audio"], CODEC_RATE, 32_000)[1_300:14_000]
     assert np.allclose(new, old * (new @ old) / (old @ old), atol=1e-5), "equal up to the gain that prevents clipping"
 
 
 def test_command_and_endpoint_write_stems(folder: Path, tmp_path: Path) -> None:
-    vocal, words = folder.parent / "v.wav", ["--model", folder, "--seed", 1, "--skip-fine"]
+    vocal = folder.parent / "v.wav"
+    words = ["--model", folder, "--seed", 1, "--skip-fine"]
     flags = ("--stems", "--style", "rock")
     done = hafm("accompany", vocal, *words, "--out", tmp_path, *flags, "--energy", "sparse", "--json", check=True)
     written = json.loads(done.stdout)

@@ -79,19 +79,19 @@ def test_tokenizer_and_codec_can_be_stopped_midway() -> None:
 
 @pytest.mark.parametrize("near", [None, 100.0])
 def test_tracking_beats_of_a_long_song_can_be_stopped_midway(bundled: Any, near: float | None) -> None:
-    places = torch.zeros(50 * 240, 4)
+    points = torch.zeros(50 * 240, 4)
     called_at = [time.process_time()]
-    bundled.semantic_tokenizer.beat_phase(places, near=near, check_stop=partial(_note, called_at))
+    bundled.semantic_tokenizer.beat_phase(points, near=near, check_stop=partial(_note, called_at))
     whole = time.process_time() - called_at[0]
     assert max(b - a for a, b in zip(called_at, called_at[1:], strict=False)) < max(LONGEST_SECONDS, whole / 4)
 
     began = time.process_time()
     with pytest.raises(Stop):
-        bundled.semantic_tokenizer.beat_phase(places, near=near, check_stop=StopAt(1))
+        bundled.semantic_tokenizer.beat_phase(points, near=near, check_stop=StopAt(1))
     assert time.process_time() - began < whole / 2
 
 
-@pytest.mark.parametrize("call", ["encode", "extract_features", "describe", "listen"])
+@pytest.mark.parametrize("call", ["encode", "extract_features", "describe", "measure_pitch_and_beats"])
 def test_every_call_of_the_tokenizer_can_be_stopped(call: str) -> None:
     tokenizer = tiny_rhythmic_tokenizer()
     waveform = torch.from_numpy(glide(25.0, 16_000))
@@ -125,14 +125,14 @@ def test_a_stage_of_the_papers_size_can_be_stopped_within_half_a_second(model_cl
     frames = round(config.window_seconds * config.conditioning_frame_rate)
     conditioning = torch.zeros(1, config.num_conditioning_streams, frames, dtype=torch.long)
     # the longest first pass: a window of which all but a little is given
-    known = torch.zeros(1, config.num_codebooks, config.target_frames(frames) - 3, dtype=torch.long)
+    known_codes = torch.zeros(1, config.num_codebooks, config.target_frames(frames) - 3, dtype=torch.long)
     gaps = []
     # processor time, and the best of a few runs, so that a busy machine does not fail the test
     for _ in range(3):
         decoder = FastDecoder(stage, stage.decoding_config())
         called_at = [time.process_time()]
         with torch_threads(1):
-            decoder.codes(WindowBatch(conditioning, 3, known=known), partial(_note, called_at))
+            decoder.codes(WindowBatch(conditioning, 3, known_codes=known_codes), partial(_note, called_at))
         gaps.append(max(after - before for before, after in zip(called_at, called_at[1:], strict=False)))
         if gaps[-1] < 0.5:
             break

@@ -35,6 +35,7 @@ def impulses(samples: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def voice_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stereo voice as a file of 24 bits."""
     path = tmp_path_factory.mktemp("voices") / "voice.wav"
     path.write_bytes(file_bytes(stereo(), RATE, subtype="PCM_24"))
     return path
@@ -101,7 +102,8 @@ def test_a_mix_has_the_requested_loudness_and_balance_and_quiet_ends(
     pipeline.join(clicks, loudness=-6)
     assert "LUFS instead of -6" in caplog.text
     inside = slice(EDGE * 4, -EDGE * 4)
-    voice, band = song["vocals"][inside], song["audio"][inside]
+    voice = song["vocals"][inside]
+    band = song["audio"][inside]
     parts = np.stack([voice, band.mean(axis=1)], axis=1).astype(np.float64)
     for balance, expected in (("auto", -2.5), (6, 6.0)):
         mix = pipeline.join(chunks, balance=balance)["mix"][inside].mean(axis=1).astype(np.float64)

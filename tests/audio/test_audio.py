@@ -149,7 +149,8 @@ def test_levels_are_decibels_below_full_scale() -> None:
 
 
 def test_mix_adds_after_the_gains() -> None:
-    vocal, instrumental = tone(amplitude=0.2), tone(frequency=300.0, amplitude=0.1)
+    vocal = tone(amplitude=0.2)
+    instrumental = tone(frequency=300.0, amplitude=0.1)
     mixed = audio.mix_audio(vocal, instrumental, vocal_gain_db=-6.0206, instrumental_gain_db=6.0206)
     assert np.allclose(mixed, 0.5 * vocal + 2.0 * instrumental, atol=1e-5)
     with pytest.raises(HAFMAudioError, match="33075 samples and the instrumental 33074"):
@@ -158,7 +159,8 @@ def test_mix_adds_after_the_gains() -> None:
 
 @pytest.mark.parametrize("gain", [0.0, 12.0, 60.0])
 def test_mix_never_clips_and_keeps_the_balance(gain: float) -> None:
-    vocal, instrumental = tone(amplitude=0.9), tone(frequency=300.0, amplitude=0.9)
+    vocal = tone(amplitude=0.9)
+    instrumental = tone(frequency=300.0, amplitude=0.9)
     mixed = audio.mix_audio(vocal, instrumental, vocal_gain_db=gain, instrumental_gain_db=gain)
     assert audio.true_peak_dbtp(mixed) == pytest.approx(-1.0, abs=1e-3)
     wanted = vocal + instrumental

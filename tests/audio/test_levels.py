@@ -63,7 +63,8 @@ def test_a_mix_that_needs_no_limiting_is_only_scaled_and_silence_is_unchanged() 
 
 def test_a_balance_is_the_difference_in_loudness_in_the_mix() -> None:
     pytest.importorskip("pyloudnorm")
-    voice, band = noise(level=0.05, channels=2), noise(level=0.2, seed=1)
+    voice = noise(level=0.05, channels=2)
+    band = noise(level=0.2, seed=1)
     gain = audio.balance_gain_db(voice, band, RATE, -2.5)
     scaled = audio.with_channels(band, 2) * np.float32(audio.decibels_to_gain(gain))
     assert audio.loudness(voice, RATE) - audio.loudness(scaled, RATE) == pytest.approx(-2.5, abs=0.01)
@@ -73,7 +74,9 @@ def test_a_balance_is_the_difference_in_loudness_in_the_mix() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_faded_ends_are_below_minus_50_decibels_and_the_middle_is_unchanged(channels: int) -> None:
-    sound, edge, fade = noise(1.0, 0.2, channels=channels), RATE * 5 // 1000, RATE * 20 // 1000
+    sound = noise(1.0, 0.2, channels=channels)
+    edge = RATE * 5 // 1000
+    fade = RATE * 20 // 1000
     faded = audio.fade_edges(sound, RATE)
     assert max(audio.peak_dbfs(faded[:edge]), audio.peak_dbfs(faded[-edge:])) < -50.0
     assert np.array_equal(faded[fade:-fade], sound[fade:-fade])
@@ -86,7 +89,8 @@ def test_faded_ends_are_below_minus_50_decibels_and_the_middle_is_unchanged(chan
 def test_a_band_fades_the_same_in_pieces_and_as_a_whole(tail: float) -> None:
     band = noise(1.0, 0.2)
     whole = audio.fade_band(band.copy(), RATE, 0, len(band), tail)
-    pieces, done = [], 0
+    pieces = []
+    done = 0
     for piece in np.split(band.copy(), [100, 20_000, 43_500, 44_000]):
         pieces.append(audio.fade_band(piece, RATE, done, len(band), tail))
         done += len(piece)
@@ -136,7 +140,7 @@ def test_a_voice_of_usual_level_and_silence_are_left_as_they_are(level: float) -
 
 def test_a_quiet_voice_is_heard_like_a_louder_one() -> None:
     voice = glide(1.5, RATE)
-    quiet = HAFMFeatureExtractor().resampled(voice * np.float32(0.01), RATE).samples
-    usual = HAFMFeatureExtractor().resampled(voice, RATE).samples
+    quiet = HAFMFeatureExtractor().prepared(voice * np.float32(0.01), RATE).samples
+    usual = HAFMFeatureExtractor().prepared(voice, RATE).samples
     assert audio.rms_dbfs(quiet) == pytest.approx(-21, abs=0.5)
     assert np.corrcoef(quiet, usual)[0, 1] > 0.9999

@@ -82,6 +82,7 @@ def _check_readers(path: Path, length: int, accompany: Any) -> None:
 
 
 def _command(path: Path) -> audio.Samples:
+    """The samples that the command line reads."""
     read = read_vocal(str(path), False)
     assert read is not None
     return read[0]
@@ -344,7 +345,8 @@ def test_arrays_and_stereo_that_cancel_are_heard_by_their_louder_channel(kind: s
 
 
 def test_channels_that_do_not_cancel_are_averaged_without_a_word(warnings_of: Callable[[], str]) -> None:
-    left, right = glide(3.0, RATE), glide(3.0, RATE)[::-1]
+    left = glide(3.0, RATE)
+    right = glide(3.0, RATE)[::-1]
     for sound in ([left, 0 * left], [left, right], [left, -0.3 * left], [left, left]):
         stereo = np.stack(sound, axis=1)
         samples, _ = audio.read_audio(file_bytes(stereo, RATE, subtype="FLOAT"))

@@ -26,12 +26,14 @@ WAV = file_bytes(SOUND, subtype="FLOAT")
 
 
 def at_its_end(_: Path) -> Any:
+    """An open file whose end has been reached."""
     file = io.BytesIO()
     file.write(WAV)
     return file
 
 
 def after_its_magic(_: Path) -> Any:
+    """An open file of which the first bytes have been read."""
     file = io.BytesIO(WAV)
     assert file.read(4) == b"RIFF"
     return file

@@ -20,6 +20,7 @@ accompany_module = sys.modules["hafm_hf.cli.accompany"]
 
 @pytest.fixture(scope="module")
 def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a voice of about a second."""
     folder = tmp_path_factory.mktemp("voices")
     (folder / "voice.wav").write_bytes(file_bytes(glide(1.1, 24_000), 24_000))
     return folder / "voice.wav"
@@ -123,7 +124,8 @@ def test_chords_given_per_bar_change_at_bar_lines(bundled_model: Path, tmp_path:
     (tmp_path / "song.wav").write_bytes(file_bytes(glide(8.0, 24_000), 24_000))
     words = ("--tempo", 96, "--metre", "3/4", "--chords", "C | G", "--json")
     sheet = json.loads(hafm("lead-sheet", tmp_path / "song.wav", *words).stdout)
-    changes, bars = [start for start, *_ in sheet["chords"][1:]], sheet["beats"][sheet["downbeat"] :: 3]
+    changes = [start for start, *_ in sheet["chords"][1:]]
+    bars = sheet["beats"][sheet["downbeat"] :: 3]
     assert len(changes) > 1
     assert all(min(abs(change - bar) for bar in bars) < 0.03 for change in changes)
 

@@ -16,7 +16,7 @@ import hafm_hf
 import tiny_models
 from conformance.reasons import REASONS
 from conformance.upstream import ConfigTester, GenerationStandIn, ModelTesterMixin, TrainingTesterMixin
-from hafm_hf.tokenizers.pitch_line import TIME_NUMBERS
+from hafm_hf.tokenizers.pitch_contour import TIME_NUMBERS
 from tiny_models import SIZES, STAGES, VOCABULARIES
 
 BATCH, FRAMES = 3, 6
@@ -229,7 +229,7 @@ class SemanticTokenizerTest(PartCase, Reasoned):
 
 
 class ListenerTest(PartCase, Reasoned):
-    """Cells of a pitch line → chords and tempo."""
+    """Cells of a pitch contour → chords and tempo."""
 
     config_class, model_class = hafm_hf.HAFMListenerConfig, hafm_hf.HAFMListenerModel
     config_arguments = {"num_clusters": 7, "harmony_channels": 5, "harmony_layers": 2}

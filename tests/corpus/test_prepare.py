@@ -31,6 +31,7 @@ from make_card import make_card
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of nine karaoke songs of three seconds."""
     folder = tmp_path_factory.mktemp("songs")
     write_karaoke(folder, 9, seconds=3.0)
     return folder
@@ -241,6 +242,7 @@ def test_a_song_that_changes_during_the_run_is_dropped(tokenizers: dict[str, Any
     planned: list[str] = []
 
     def change_the_last(done: int, total: int) -> None:
+        """Changes the first track of the last shard, and deletes its last, once they are planned."""
         if done == 0 and not planned:
             plan = json.loads((tmp_path / "corpus/plan.json").read_text())
             planned.extend(next(reversed(plan["shards"].values())))

@@ -25,7 +25,8 @@ def paths(folder: Path) -> list[str]:
 
 def read(folder: Path, track: str, **options: Any) -> Stems:
     reader = StemReader(StemOptions(**options))
-    grouping = next(each for each in reader.group(paths(folder))[0] if each.name == track)
+    groupings, _ = reader.group(paths(folder))
+    grouping = next(grouping for grouping in groupings if grouping.name == track)
     return reader.read({role: folder / path for role, path in grouping.files.items()})
 
 

@@ -15,7 +15,8 @@ INFO = TokenCorpusInfo(50, 75, num_clusters=11, codebook_size=13, num_codebooks=
 
 def make_excerpt(seconds: float, track: str) -> TokenExcerpt:
     rng = np.random.default_rng(0)
-    frames, codes = round(seconds * 50), round(seconds * 75)
+    frames = round(seconds * 50)
+    codes = round(seconds * 75)
     return TokenExcerpt(
         track=track,
         start=0.0,

@@ -26,7 +26,8 @@ from hafm_hf.evaluation.statistics import HAFMEvaluationError, bootstrap_mean, o
 def test_frechet_distance_of_known_gaussians_is_exact() -> None:
     # commuting covariances: |μ|² + Σ (σ₁ − σ₂)²
     rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))
-    first, second = np.array([1.0, 2.0, 3.0, 4.0, 0.5]), np.array([2.0, 2.0, 1.0, 0.1, 0.5])
+    first = np.array([1.0, 2.0, 3.0, 4.0, 0.5])
+    second = np.array([2.0, 2.0, 1.0, 0.1, 0.5])
     shift = np.array([0.3, -0.2, 0.0, 1.0, 0.0])
     gaussians = [
         (mean, rotation @ np.diag(scale**2) @ rotation.T) for mean, scale in ((np.zeros(5), first), (shift, second))
@@ -46,7 +47,8 @@ def test_too_few_nan_and_unequal_embeddings_are_refused() -> None:
 
 def test_kernel_distance_equals_the_unbiased_estimator() -> None:
     generator = np.random.default_rng(4)
-    first, second = generator.standard_normal((7, 3)), generator.standard_normal((5, 3)) + 0.5
+    first = generator.standard_normal((7, 3))
+    second = generator.standard_normal((5, 3)) + 0.5
 
     def kernel(x: np.ndarray, y: np.ndarray) -> float:
         return float(np.exp(-((x - y) ** 2).sum() / (2 * 1.3**2)))
@@ -134,30 +136,36 @@ def test_partners_are_from_other_songs_and_similar_in_length() -> None:
     songs = [f"song{i // 4}" for i in range(40)]
     seconds = [float(5 + i) for i in range(40)]
     partners = other_song_partners(names, songs, seconds, 3)
-    assert all(songs[j] != songs[i] for i, each in enumerate(partners) for j in each)
-    assert all(len(set(each)) == 3 for each in partners)
-    assert max(abs(seconds[j] - seconds[i]) for i, each in enumerate(partners) for j in each) <= 30
+    for clip, partners_of_clip in enumerate(partners):
+        assert len(set(partners_of_clip)) == 3
+        assert all(songs[partner] != songs[clip] for partner in partners_of_clip)
+        assert max(abs(seconds[partner] - seconds[clip]) for partner in partners_of_clip) <= 30
     with pytest.raises(HAFMEvaluationError, match="at least 2 songs"):
         other_song_partners(["a", "b"], ["one", "one"], [1.0, 1.0], 2)
 
 
 class TestVGGish:
     @pytest.fixture(scope="class")
-    def port(self) -> Any:
+    def torchvggish_network(self) -> Any:
+        """The port of VGGish to torch by the package torchvggish, with random weights."""
         torchvggish = pytest.importorskip("torchvggish.torchvggish")
         torch.manual_seed(7)
-        return torchvggish.VGG(torchvggish.make_layers(), False).eval()
+        layers = torchvggish.make_layers()
+        return torchvggish.VGG(layers, postprocess=False).eval()
 
     @pytest.fixture(scope="class")
     def sound(self) -> NDArray[np.float32]:
         return (np.random.default_rng(8).standard_normal(16000 * 3) * 0.1).astype(np.float32)
 
-    def test_embeddings_equal_the_original_tools(self, port: Any, sound: NDArray[np.float32], tmp_path: Path) -> None:
+    def test_embeddings_equal_the_original_tools(
+        self, torchvggish_network: Any, sound: NDArray[np.float32], tmp_path: Path
+    ) -> None:
         frontend = pytest.importorskip("torchvggish.vggish_input")
-        torch.save(port.state_dict(), tmp_path / "weights.pth")
+        torch.save(torchvggish_network.state_dict(), tmp_path / "weights.pth")
         network = vggish.load_vggish(tmp_path / "weights.pth")
-        before_relu = torch.nn.Sequential(*list(port.embeddings)[:-1])
-        original, found = VGGishEmbedder(network), {}
+        before_relu = torch.nn.Sequential(*list(torchvggish_network.embeddings)[:-1])
+        original = VGGishEmbedder(network)
+        found = {}
         # google-research's create_embeddings: sound / max(0.1, peak), 16,000 samples every 8,000, raw embeddings
         for level in (1.0, 0.001):
             samples = (level * sound / np.abs(sound).max()).astype(np.float32)
@@ -165,7 +173,7 @@ class TestVGGish:
             windows = [scaled[start : start + 16_000] for start in range(0, len(scaled) - 16_000 + 1, 8_000)]
             examples = [frontend.waveform_to_examples(window, 16_000, False)[:1] for window in windows]
             with torch.no_grad():
-                features = port.features(torch.from_numpy(np.concatenate(examples)).float()[:, None])
+                features = torchvggish_network.features(torch.from_numpy(np.concatenate(examples)).float()[:, None])
                 expected = before_relu(features.permute(0, 2, 3, 1).flatten(1)).numpy()
             found[level] = original.embed(samples)
             assert found[level].shape == (5, 128)

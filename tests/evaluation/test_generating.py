@@ -22,7 +22,8 @@ def test_renderings_are_reused_until_the_model_changes(tiny_model: Path, tmp_pat
     """The generation config counts as part of the model, as the weights do."""
     vocal = tmp_path / "vocal.wav"
     soundfile.write(vocal, 0.3 * np.sin(np.arange(RATE // 2) * 0.06), RATE)
-    model, clips = tmp_path / "model", [Clip("song", "song", Part(vocal))]
+    model = tmp_path / "model"
+    clips = [Clip("song", "song", Part(vocal))]
     shutil.copytree(tiny_model, model)
 
     def rendered() -> Path:
@@ -51,7 +52,8 @@ def test_a_clip_with_a_long_name_is_rendered_under_a_shorter_one(tiny_model: Pat
 
 
 def test_a_model_gets_only_the_chosen_labels_of_a_clip(tmp_path: Path) -> None:
-    vocal, labels = tmp_path / "vocal.wav", tmp_path / "labels.json"
+    vocal = tmp_path / "vocal.wav"
+    labels = tmp_path / "labels.json"
     soundfile.write(vocal, 0.3 * np.sin(np.arange(2 * RATE) * 0.06), RATE)
     known = {"beats": [0.1, 0.7, 1.3, 1.9], "chords": [[0.1, 1.3, "C:maj"], [1.3, 2.5, "A:min"]], "key": "C:maj"}
     labels.write_text(json.dumps(known))

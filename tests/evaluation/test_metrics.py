@@ -22,7 +22,8 @@ def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def test_singer_following_prefers_the_true_bands(songs: list) -> None:
     metric = evaluate.load(str(REPOSITORY / "recipes/metrics/singer_following"))
-    voices, bands = [voice for voice, _ in songs], [band for _, band in songs]
+    voices = [voice for voice, _ in songs]
+    bands = [band for _, band in songs]
     found = metric.compute(predictions=bands, vocals=voices, references=bands, sampling_rate=RATE)
     assert found["pitch_class_share"]["low"] > 0
     assert found["onsets_shared"]["low"] > 0

@@ -22,8 +22,9 @@ def report(shared_data: Path) -> dict[str, Any]:
     if not folder.is_dir():
         pytest.skip(f"no karaoke clips at {folder}")
     clips = spread(sung_clips(cut_clips(load_karaoke(folder), None)), CLIPS)
-    measured = [measure(MeasuringOptions(embedders=()), ClipJob(clip, {})) for clip in clips]
-    return make_report(measured, {}, ScoringOptions(), {})[0]
+    measured = [measure(MeasuringOptions(embedders=()), ClipJob(clip, outputs={})) for clip in clips]
+    report, _ = make_report(measured, evaluated={}, options=ScoringOptions(), protocol={})
+    return report
 
 
 def test_true_accompaniments_beat_shuffled_ones_on_every_score(report: dict[str, Any]) -> None:

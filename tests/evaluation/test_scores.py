@@ -38,7 +38,8 @@ def test_every_score_prefers_the_true_band_to_that_of_another_song(measured: lis
 
 
 def test_onsets_are_found_where_they_sound_and_each_beat_is_matched_once() -> None:
-    clicks, ticks = np.zeros(6 * RATE, np.float32), np.arange(1, 11) / 2
+    clicks = np.zeros(6 * RATE, np.float32)
+    ticks = np.arange(1, 11) / 2
     for tick in ticks:
         clicks[round(tick * RATE) :][:200] = np.sin(np.arange(200)) * np.exp(-np.arange(200) / 40)
     curve = onset_strength(clicks)
@@ -59,7 +60,8 @@ def test_onsets_are_found_where_they_sound_and_each_beat_is_matched_once() -> No
 def test_half_and_double_tempo_count_only_in_octave_tolerant_scores(measured: list) -> None:
     steady = replace(measured[0][1], beats=np.arange(0.2, 11.5, 0.5))
     half, double = (replace(steady, beats=np.arange(start, 11.5, step)) for start, step in ((0.7, 1.0), (0.2, 0.25)))
-    off, faster = replace(steady, beats=steady.beats + 0.25), replace(steady, beats=np.arange(0.2, 11.5, 0.45))
+    off = replace(steady, beats=steady.beats + 0.25)
+    faster = replace(steady, beats=np.arange(0.2, 11.5, 0.45))
     for other in (half, double):
         assert beat_agreement(steady, other) == pytest.approx(2 / 3, abs=0.02)
         assert beat_agreement(steady, other, octaves=True) == pytest.approx(1.0, abs=0.02)
@@ -120,7 +122,8 @@ def test_each_fool_fails_some_score(songs: list, measured: list, fool: str) -> N
 
 def test_the_reference_scores_one_silence_zero_and_a_silent_voice_nan(songs: list, measured: list) -> None:
     voice, band = measured[0]
-    names, itself = ("chord_changes_shared", "onsets_shared", "beat_agreement"), score_pair(voice, band, band)
+    names = ("chord_changes_shared", "onsets_shared", "beat_agreement")
+    itself = score_pair(voice, band, band)
     assert [itself[name] for name in names] == pytest.approx([1.0] * 3)
     scores = score_pair(voice, band, extract(np.zeros_like(songs[0][0])))
     assert scores == pytest.approx(dict.fromkeys(scores, 0.0), abs=1e-9)
@@ -151,7 +154,8 @@ def test_the_retrieval_bank_is_limited_and_spread_evenly(tmp_path: Path, monkeyp
 def test_retrieved_audio_is_aligned_to_the_voices_beats_wherever_it_enters(
     tmp_path: Path, entry: float, distance: float, smear: float
 ) -> None:
-    clicks, times = np.zeros(round(8.0 * RATE), np.float32), np.arange(400)
+    clicks = np.zeros(round(8.0 * RATE), np.float32)
+    times = np.arange(400)
     for start in np.round(np.arange(0.1, 7.9, 0.6) * RATE).astype(int):
         clicks[start : start + 400] = np.sin(times / 4) * np.exp(-times / 80)
     soundfile.write(tmp_path / "clicks.wav", clicks, RATE)

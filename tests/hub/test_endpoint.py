@@ -30,6 +30,7 @@ def handler(tiny_model: Path) -> Any:
 
 
 def decode(element: dict[str, str]) -> np.ndarray:
+    """The samples in an element of an answer."""
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(element["blob"])), dtype="float32")
     assert rate == CODEC_RATE
     return samples

@@ -40,6 +40,7 @@ def files_in(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def vocal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a voice of about a second, 24 bits at 44.1 kHz."""
     path = tmp_path_factory.mktemp("vocals") / "vocal.wav"
     path.write_bytes(file_bytes(glide(1.1, 44_100), 44_100, subtype="PCM_24"))
     return path
@@ -212,7 +213,8 @@ def test_incomplete_and_unknown_commands_are_usage_errors(words: tuple[object, .
 
 
 def test_unreadable_beats_and_chords_are_named_with_file_and_line(tmp_path: Path) -> None:
-    beats, chords = tmp_path / "beats.txt", tmp_path / "chords.lab"
+    beats = tmp_path / "beats.txt"
+    chords = tmp_path / "chords.lab"
     beats.write_text("0.5\n1.0\n# late\n0.9\n")
     chords.write_text("0 1 C\n\n1 2 H7\n2 3 C\n")
     for options, said in (
@@ -240,7 +242,9 @@ def processor_seconds(process: int) -> float:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_ctrl_c_ends_a_generation_at_once_without_partial_file(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
-    patience, out, log = tmp_path / "patience.wav", tmp_path / "out", tmp_path / "log"
+    patience = tmp_path / "patience.wav"
+    out = tmp_path / "out"
+    log = tmp_path / "log"
     patience.write_bytes(file_bytes(glide(90.0, 8_000), 8_000))
     run = Program([HAFM, "accompany", vocal, patience, "--model", tiny_model, "--out", out, "--seed", 1], log, log)
     # wait until the first song is written, and the second has been generating for a while

@@ -76,10 +76,6 @@ def test_readme_shows_the_commands_of_a_fresh_machine_side_by_side() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_and_options_in_running_text_exist(document: str) -> None:
     text = re.sub(r"^```.*?^```", "", (REPOSITORY / document).read_text(), flags=re.MULTILINE | re.DOTALL)
-    if document == "CHANGELOG.md":
-        # it names what was renamed or removed, and older versions have the names of their time
-        text = "\n## ".join(text.split("\n## ")[:2])
-        text = re.sub(r"^### (?:Renamed|Removed)\n(?:(?!#).*\n)*", "", text, flags=re.MULTILINE)
     known = options_of_hafm() | options_of_recipes()
     for words in map(shlex.split, re.findall(r"(?<!`)`((?:hafm |--)[^`]*)`(?!`)", text)):
         if words[0] == "hafm" and words[1].islower() and not words[1].startswith("-"):
@@ -108,7 +104,8 @@ def options_of_recipes() -> set[str]:
 @lru_cache
 def options_of_hafm() -> set[str]:
     """Options of all `hafm` commands and subcommands."""
-    names, commands = {"version"}, [typer.main.get_command(app)]
+    names = {"version"}
+    commands = [typer.main.get_command(app)]
     while commands:
         command = commands.pop()
         commands += getattr(command, "commands", {}).values()
@@ -147,6 +144,7 @@ def test_architecture_describes_the_folders_in_the_order_of_their_imports() -> N
 
 
 def check_hafm(words: list[str]) -> None:
+    """Raises what the command line does for words that it does not understand."""
     command = typer.main.get_command(app)
     context = command.make_context("hafm", words[1:])
     while hasattr(command, "resolve_command"):
@@ -155,6 +153,7 @@ def check_hafm(words: list[str]) -> None:
 
 
 def check_pip(words: list[str]) -> None:
+    """Refuses extras that the package does not have."""
     project = (REPOSITORY / "pyproject.toml").read_text()
     for word in words:
         for extra in found[1].split(",") if (found := re.search(r"\[(.*)\]", word)) else []:
@@ -213,6 +212,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def run(words: list[str], folder: Path) -> None:
+    """Runs the words of a document in a folder, with smaller sizes where training takes long."""
     if words[0] in ("hafm", "accelerate"):
         smaller = next((more for script, more in SMALLER.items() if script in words), "")
         run_command([*words, *smaller.split()], folder)

@@ -21,7 +21,8 @@ from programs import ForkedWork, hafm, until
 
 def run(*arguments: object) -> tuple[int, str, str]:
     """Runs `hafm evaluate` in this process: its exit code, stdout, and the messages on stderr."""
-    out, err = io.StringIO(), io.StringIO()
+    out = io.StringIO()
+    err = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["hafm", "evaluate", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:

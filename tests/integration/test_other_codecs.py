@@ -75,7 +75,8 @@ def model(made: dict[str, Any]) -> HAFMForVocalAccompaniment:
 def test_a_corpus_holds_the_codecs_codes_of_the_band(made: dict[str, Any]) -> None:
     _, info = load_token_corpus(made["folder"] / "corpus", "train", made["folder"] / "cache")
     files = str(made["folder"] / "corpus" / "*.parquet")
-    form, rows = made["format"], datasets.load_dataset("parquet", data_files=files, split="train")
+    form = made["format"]
+    rows = datasets.load_dataset("parquet", data_files=files, split="train")
     assert len(rows) == 2
     assert (info.acoustic_frame_rate, info.num_codebooks) == (form.frame_rate, form.num_codebooks)
     codec = load_codec(made["folder"] / "codec")
@@ -94,7 +95,8 @@ def test_a_corpus_holds_the_codecs_codes_of_the_band(made: dict[str, Any]) -> No
 def test_a_song_has_the_rate_codebooks_and_channels_of_its_codec(
     model: HAFMForVocalAccompaniment, made: dict[str, Any]
 ) -> None:
-    form, vocal = made["format"], glide(1.0, VOCAL_RATE)
+    form = made["format"]
+    vocal = glide(1.0, VOCAL_RATE)
     output = model.generate(vocal, VOCAL_RATE, seed=1, num_samples=2)
     assert output.sampling_rate == model.sampling_rate == form.sampling_rate
     length = round(len(vocal) * form.sampling_rate / VOCAL_RATE)
@@ -141,7 +143,8 @@ def test_the_pipeline_mixes_streams_and_keeps_all_channels(made: dict[str, Any],
 
 
 def test_info_and_accompany_follow_the_codec(made: dict[str, Any], tmp_path: Path) -> None:
-    form, folder = made["format"], made["folder"] / "model"
+    form = made["format"]
+    folder = made["folder"] / "model"
     described = describe_model(str(folder))
     assert described["sampling_rate"] == form.sampling_rate
     codec = described["parts"]["codec"]

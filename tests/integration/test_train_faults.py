@@ -40,9 +40,9 @@ def test_machines_without_a_shared_output_folder_are_refused_at_once(corpus: Pat
     runs = [words(corpus, tmp_path / f"disk{rank}", **QUICK)[:-1] + [str(tmp_path / f"c{rank}")] for rank in (0, 1)]
     logs = [tmp_path / f"log{rank}.txt" for rank in (0, 1)]
     nodes = [ForkedWork(node, world, *how, log=log) for world, log, *how in zip(ranks(2), logs, runs, strict=True)]
-    assert [each.wait(120) for each in nodes] == [1, 1]
-    for each in nodes:
-        (said,) = set(each.said())
+    assert [node.wait(120) for node in nodes] == [1, 1]
+    for node in nodes:
+        (said,) = set(node.said())
         assert "do not see the main process" in said
         assert "disk that all machines share" in said
     assert not list(tmp_path.glob("disk*/checkpoint-*"))

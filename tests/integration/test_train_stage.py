@@ -17,6 +17,7 @@ WATCHED = {"gradient_norm", "learning_rate", "tokens_per_second", "hours_of_audi
 
 @pytest.fixture(scope="module")
 def whole_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was not interrupted."""
     output = tmp_path_factory.mktemp("whole")
     launch(corpus, output)
     return output
@@ -24,6 +25,7 @@ def whole_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_processes(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same run by two processes."""
     output = tmp_path_factory.mktemp("two")
     launch(corpus, output, processes=2)
     return output
@@ -39,7 +41,8 @@ def kill_and_resume(corpus: Path, output: Path, processes: int) -> tuple[int, li
 
 def assert_same_run(one: Path, other: Path, killed: int) -> None:
     """Asserts that all losses, validations and weights are bit-identical."""
-    first, second = read_metrics(one), read_metrics(other)
+    first = read_metrics(one)
+    second = read_metrics(other)
     assert [line["step"] for line in first] == [line["step"] for line in second], f"killed at step {killed}"
     for line, same in zip(first, second, strict=True):
         for name in ("loss", "validation_matched", "validation_codebooks", "gradient_norm"):

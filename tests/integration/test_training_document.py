@@ -43,7 +43,8 @@ SMALLER = {
 def workspace(tmp_path: Path) -> Path:
     """Mixes in one folder per artist, songs in MUSDB18-HQ's layout, and models under their names on the hub."""
     (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
-    wanted, number = {"train": 4, "validation": 2}, 0
+    wanted = {"train": 4, "validation": 2}
+    number = 0
     while any(wanted.values()):
         number += 1
         split = choose_split("", f"artist{number}", "", SplitOptions())

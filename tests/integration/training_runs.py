@@ -76,7 +76,8 @@ def train(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> lis
 
 def kill_after(runs: list[Program], output: Path, step: int) -> int:
     """Kills all processes of a run once it has logged `step`; returns the last step in its metrics."""
-    log, deadline = output / "metrics.jsonl", time.monotonic() + 240
+    log = output / "metrics.jsonl"
+    deadline = time.monotonic() + 240
     while not log.is_file() or len(log.read_text().splitlines()) <= step:
         ended = any(run.poll() is not None for run in runs)
         assert not ended, f"the run ended before it could be killed: {(output / 'stderr.txt').read_text()}"

@@ -12,11 +12,11 @@ import pytest
 
 from commands import hafm
 from hafm_hf import LeadSheet, audio
-from hafm_hf.lead_sheet.bars import chart, completed
+from hafm_hf.lead_sheet.bars import chart, with_bars_throughout
 from hafm_hf.lead_sheet.chords import QUALITIES, chord_label, pitch_classes
 from hafm_hf.lead_sheet.export import to_midi, to_musicxml
 from hafm_hf.lead_sheet.files import read_beats, read_chords
-from hafm_hf.tokenizers.pitch_line import sung_notes
+from hafm_hf.tokenizers.pitch_contour import sung_notes
 from lead_sheet.golden import READ, SPELLING
 from vocals import EXAMPLE
 
@@ -30,7 +30,7 @@ SHEET = LeadSheet(
 
 
 def test_bars_follow_beats_metre_and_downbeat_and_have_their_chords() -> None:
-    bars = chart(completed(SHEET, 5.2), 5.2).bars
+    bars = chart(with_bars_throughout(SHEET, 5.2), 5.2).bars
     # one and a half beats before the first beat become two quarters, so the pickup fills a bar: bar 1
     assert [(bar.number, bar.start, bar.length) for bar in bars] == [(1, 0, 3), (2, 3, 3), (3, 6, 3), (4, 9, 3)]
     chords = [((0.0, "Bb"),), ((0.0, "Gm7"),), ((0.0, "C#dim"), (2.5, "F:7")), ((0.0, "N"),)]
@@ -40,28 +40,28 @@ def test_bars_follow_beats_metre_and_downbeat_and_have_their_chords() -> None:
 def test_unknown_metre_and_key_are_estimated_from_the_chords() -> None:
     labels = ("Am", "F", "C", "G", "Am", "Dm", "E7", "Am")
     chords = [(0.5 + 2 * n, 2.5 + 2 * n, label) for n, label in enumerate(labels)]
-    sheet = completed(LeadSheet(beats=[0.0, 0.5], chords=chords), 16.5)
+    sheet = with_bars_throughout(LeadSheet(beats=[0.0, 0.5], chords=chords), 16.5)
     assert sheet.beats is not None
     assert len(sheet.beats) == 34
     assert sheet.beats[-1] == pytest.approx(16.5)
     assert (sheet.beats_per_bar, sheet.downbeat, sheet.key) == (4, 1, "A:min")
     assert set(sheet.estimated) == {"beats_per_bar", "key"}
-    given = completed(LeadSheet(tempo=120, chords=chords), 16.5, metre=3, key="C:maj")
+    given = with_bars_throughout(LeadSheet(tempo=120, chords=chords), 16.5, metre=3, key="C:maj")
     assert (given.beats_per_bar, given.key, given.estimated) == (3, "C:maj", [])
-    shifted = completed(LeadSheet(beats=[2.1, 2.6], beats_per_bar=4, downbeat=1), 4.0)
+    shifted = with_bars_throughout(LeadSheet(beats=[2.1, 2.6], beats_per_bar=4, downbeat=1), 4.0)
     # four beats are added before the first given one; the downbeat stays at the same time
     assert shifted.beats is not None
     assert shifted.beats[0] == pytest.approx(0.1)
     assert shifted.beats[shifted.downbeat] == pytest.approx(0.6)
-    assert chart(completed(LeadSheet(), 3.0), 3.0).tempo == 120
+    assert chart(with_bars_throughout(LeadSheet(), 3.0), 3.0).tempo == 120
     with pytest.raises(ValueError, match="write C:maj"):
-        completed(SHEET, 5.2, key="C:dim")
+        with_bars_throughout(SHEET, 5.2, key="C:dim")
 
 
 def test_midi_has_the_beats_bars_chords_and_melody_at_their_seconds() -> None:
     pretty_midi = pytest.importorskip("pretty_midi")
     pytest.importorskip("mido")
-    song = chart(completed(SHEET, 5.2), 5.2)
+    song = chart(with_bars_throughout(SHEET, 5.2), 5.2)
     melody = [(0.4, 0.9, 62), (1.32, 1.8, 67)]
     midi = pretty_midi.PrettyMIDI(io.BytesIO(to_midi(song, melody)))
     tracks = {track.name: track for track in midi.instruments}
@@ -96,24 +96,27 @@ def test_of_overlapping_chords_the_later_one_counts() -> None:
 def test_flat_and_sharp_signs_are_ascii_in_midi() -> None:
     mido = pytest.importorskip("mido")
     chords = [(0.0, 0.5, "B♭m7"), (0.5, 1.0, "F♯−/A♭"), (1.0, 2.0, "CΔ/E♭")]
-    song = chart(completed(LeadSheet(tempo=120, key="E♭m", chords=chords), 2.0), 2.0)
+    song = chart(with_bars_throughout(LeadSheet(tempo=120, key="E♭m", chords=chords), 2.0), 2.0)
     events = [event for track in mido.MidiFile(file=io.BytesIO(to_midi(song))).tracks for event in track]
     assert [event.text for event in events if event.type == "text"] == ["Bbm7", "F#-/Ab", "C^/Eb"]
     assert [event.key for event in events if event.type == "key_signature"] == ["Ebm"]
     with pytest.raises(ValueError, match="may last from 1.0 to 20.0 s; add beats between"):
-        to_midi(chart(completed(LeadSheet(beats=[0.5, 1.0, 20.0, 20.5]), 21.0), 21.0))
+        to_midi(chart(with_bars_throughout(LeadSheet(beats=[0.5, 1.0, 20.0, 20.5]), 21.0), 21.0))
 
 
 def test_musicxml_has_the_chords_measures_key_and_metre() -> None:
     music21 = pytest.importorskip("music21")
-    song = chart(completed(SHEET, 5.2), 5.2)
+    song = chart(with_bars_throughout(SHEET, 5.2), 5.2)
     score = music21.converter.parse(to_musicxml(song, "a <song> & more").decode(), format="musicxml")
     measures = list(score.parts[0].getElementsByClass("Measure"))
-    assert [(each.number, each.duration.quarterLength) for each in measures] == [(n, 3.0) for n in (1, 2, 3, 4)]
+    numbered = [(measure.number, measure.duration.quarterLength) for measure in measures]
+    assert numbered == [(1, 3.0), (2, 3.0), (3, 3.0), (4, 3.0)]
     chords = list(score.recurse().getElementsByClass("Harmony"))
-    places = [(each.getOffsetInHierarchy(score), set(each.pitchClasses)) for each in chords]
-    written = [(bar.start + place, label) for bar in song.bars for place, label in bar.chords]
-    assert places == [(place, set(pitch_classes(label))) for place, label in written]
+    written = [(chord.getOffsetInHierarchy(score), set(chord.pitchClasses)) for chord in chords]
+    expected = []
+    for bar in song.bars:
+        expected += [(bar.start + position, set(pitch_classes(label))) for position, label in bar.chords]
+    assert written == expected
     (key,) = score.recurse().getElementsByClass("KeySignature")
     (time,) = score.recurse().getElementsByClass("TimeSignature")
     assert (key.sharps, time.ratioString) == (-2, "3/4")
@@ -124,10 +127,11 @@ def test_musicxml_keeps_the_bass_and_the_spelling_of_chords() -> None:
     music21 = pytest.importorskip("music21")
     labels = ["D/F#", "Csus2", "C9", "Am7/G", "C:maj/3", "Cm/maj7"]
     chords = [(2.0 * number, 2.0 * number + 2.0, label) for number, label in enumerate(labels)]
-    song = chart(completed(LeadSheet(tempo=120, chords=chords), 12.0), 12.0)
+    song = chart(with_bars_throughout(LeadSheet(tempo=120, chords=chords), 12.0), 12.0)
     score = music21.converter.parse(to_musicxml(song, "x").decode(), format="musicxml")
-    found = [(each.bass().name, each.chordKindStr) for each in score.recurse().getElementsByClass("Harmony")]
-    assert found[:6] == [("F#", ""), ("C", "sus2"), ("C", "9"), ("G", "m7"), ("E", "maj"), ("C", "m/maj7")]
+    symbols = score.recurse().getElementsByClass("Harmony")
+    written = [(symbol.bass().name, symbol.chordKindStr) for symbol in symbols]
+    assert written[:6] == [("F#", ""), ("C", "sus2"), ("C", "9"), ("G", "m7"), ("E", "maj"), ("C", "m/maj7")]
 
 
 def test_given_chords_are_exported_as_they_are() -> None:
@@ -136,7 +140,7 @@ def test_given_chords_are_exported_as_they_are() -> None:
     labels = list(READ)
     chords = [(2.0 * number, 2.0 * number + 2.0, label) for number, label in enumerate(labels)]
     length = 2.0 * len(labels)
-    song = chart(completed(LeadSheet(tempo=120, beats_per_bar=4, chords=chords), length), length)
+    song = chart(with_bars_throughout(LeadSheet(tempo=120, beats_per_bar=4, chords=chords), length), length)
     score = music21.converter.parse(to_musicxml(song, "x").decode(), format="musicxml")
     symbols = list(score.recurse().getElementsByClass("Harmony"))
     for label, symbol in zip(labels, symbols, strict=False):
@@ -159,7 +163,7 @@ def test_given_chords_are_exported_as_they_are() -> None:
 )  # fmt: skip
 def test_musicxml_has_the_kind_of_a_chord(label: str, kind: str) -> None:
     music21 = pytest.importorskip("music21")
-    song = chart(completed(LeadSheet(tempo=120, chords=[(0.0, 2.0, label)]), 2.0), 2.0)
+    song = chart(with_bars_throughout(LeadSheet(tempo=120, chords=[(0.0, 2.0, label)]), 2.0), 2.0)
     written = to_musicxml(song, "x").decode()
     score = music21.converter.parse(written, format="musicxml")
     assert next(score.recurse().getElementsByClass("ChordSymbol")).chordKind == kind
@@ -171,17 +175,18 @@ def test_every_chord_and_key_survives_musicxml() -> None:
     music21 = pytest.importorskip("music21")
     labels = [chord_label(number) for number in range(1, 1 + 12 * len(QUALITIES))]
     chords = [(2.0 * number, 2.0 * number + 2.0, label) for number, label in enumerate(labels)]
-    song = chart(completed(LeadSheet(tempo=120, chords=chords), 168.0), 168.0)
+    song = chart(with_bars_throughout(LeadSheet(tempo=120, chords=chords), 168.0), 168.0)
     score = music21.converter.parse(to_musicxml(song, "all").decode(), format="musicxml")
-    found = [set(each.pitchClasses) for each in score.recurse().getElementsByClass("Harmony")]
+    written = [set(symbol.pitchClasses) for symbol in score.recurse().getElementsByClass("Harmony")]
     # the last bar starts at the end of the song
-    assert found[: len(labels)] == [set(pitch_classes(label)) for label in labels]
+    assert written[: len(labels)] == [set(pitch_classes(label)) for label in labels]
     for key in SPELLING:
         root, _, mode = key.partition(":")
-        sheet = completed(LeadSheet(tempo=120, key=key), 2.0)
+        sheet = with_bars_throughout(LeadSheet(tempo=120, key=key), 2.0)
         score = music21.converter.parse(to_musicxml(chart(sheet, 2.0), "x").decode(), format="musicxml")
-        (found_key,) = score.recurse().getElementsByClass("KeySignature")
-        assert found_key.asKey("minor" if mode == "min" else "major").tonic.name == root.replace("b", "-")
+        (signature,) = score.recurse().getElementsByClass("KeySignature")
+        written_key = signature.asKey("minor" if mode == "min" else "major")
+        assert written_key.tonic.name == root.replace("b", "-")
 
 
 def test_a_pickup_is_a_short_measure() -> None:
@@ -190,7 +195,7 @@ def test_a_pickup_is_a_short_measure() -> None:
     assert [(bar.number, bar.length) for bar in song.bars] == [(0, 1), (1, 4)]
     score = music21.converter.parse(to_musicxml(song, "x").decode(), format="musicxml")
     measures = score.parts[0].getElementsByClass("Measure")
-    assert [(each.number, each.duration.quarterLength) for each in measures] == [(0, 1.0), (1, 4.0)]
+    assert [(measure.number, measure.duration.quarterLength) for measure in measures] == [(0, 1.0), (1, 4.0)]
 
 
 @pytest.mark.parametrize(("downbeat", "metre", "pickup"), [(1, 4, True), (2, 3, True), (3, 4, True), (0, 4, False)])
@@ -211,7 +216,7 @@ def test_a_key_of_more_than_seven_accidentals_is_exported_as_its_enharmonic_one(
 ) -> None:
     pytest.importorskip("music21")
     mido = pytest.importorskip("mido")
-    song = chart(completed(LeadSheet(tempo=120, key=key), 2.0), 2.0)
+    song = chart(with_bars_throughout(LeadSheet(tempo=120, key=key), 2.0), 2.0)
     assert f"<fifths>{fifths}</fifths>" in to_musicxml(song, "x").decode()
     events = [event for track in mido.MidiFile(file=io.BytesIO(to_midi(song))).tracks for event in track]
     assert [event.key for event in events if event.type == "key_signature"] == [name]
@@ -243,7 +248,7 @@ def test_the_tempo_of_a_midi_file_is_the_songs_from_the_start(first: float, down
 
 def test_a_free_singer_begins_at_the_songs_median_tempo() -> None:
     mido = pytest.importorskip("mido")
-    song = chart(completed(SHEET, 5.2), 5.2)
+    song = chart(with_bars_throughout(SHEET, 5.2), 5.2)
     tempi = [event for event in mido.MidiFile(file=io.BytesIO(to_midi(song))).tracks[0] if event.type == "set_tempo"]
     assert 60e6 / tempi[0].tempo == pytest.approx(song.tempo, abs=0.01)
 
@@ -252,14 +257,15 @@ def test_a_sung_melody_is_transcribed_to_its_notes() -> None:
     time = np.arange(round(0.6 * RATE)) / RATE
     notes = [60, 64, 67]
     vibrato = 0.3 * np.sin(2 * np.pi * 5.5 * time)
-    sound = np.concatenate(
-        [0.3 * np.sin(2 * np.pi * np.cumsum(440 * 2 ** ((note + vibrato - 69) / 12)) / RATE) for note in notes]
-        + [np.zeros(RATE // 2)]
-    ).astype(np.float32)
-    found = sung_notes(sound, RATE)
-    assert [pitch for *_, pitch in found] == notes
-    assert [start for start, *_ in found] == pytest.approx([0.0, 0.6, 1.2], abs=0.1)
-    assert found[-1][1] == pytest.approx(1.8, abs=0.1)
+    tones = []
+    for note in notes:
+        hertz = 440 * 2 ** ((note + vibrato - 69) / 12)
+        tones.append(0.3 * np.sin(2 * np.pi * np.cumsum(hertz) / RATE))
+    sound = np.concatenate([*tones, np.zeros(RATE // 2)]).astype(np.float32)
+    transcribed = sung_notes(sound, RATE)
+    assert [pitch for *_, pitch in transcribed] == notes
+    assert [start for start, *_ in transcribed] == pytest.approx([0.0, 0.6, 1.2], abs=0.1)
+    assert transcribed[-1][1] == pytest.approx(1.8, abs=0.1)
     assert sung_notes(np.pad(sound[::4], (441_000, 0)), 11_025)[0][0] == pytest.approx(40, abs=0.03)
     assert sung_notes(np.zeros(RATE, np.float32), RATE) == []
 

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from hafm_hf.lead_sheet.bars import completed
+from hafm_hf.lead_sheet.bars import with_bars_throughout
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.lead_sheet.metre import estimate_metre, long_notes, song_metre
 
@@ -58,7 +58,7 @@ def test_without_evidence_the_metre_is_four() -> None:
 @pytest.mark.parametrize("metre", [3, 4])
 def test_a_lead_sheet_without_a_metre_gets_that_of_its_chords(metre: int) -> None:
     sheet = LeadSheet(beats=beats(30 * metre), chords=chords_by_bar(metre))
-    whole = completed(sheet, 30 * metre * BEAT)
+    whole = with_bars_throughout(sheet, 30 * metre * BEAT)
     assert whole.beats_per_bar == metre
     assert whole.downbeat == 0
     assert "beats_per_bar" in whole.estimated
@@ -67,11 +67,11 @@ def test_a_lead_sheet_without_a_metre_gets_that_of_its_chords(metre: int) -> Non
 def test_a_metre_that_is_given_is_not_estimated() -> None:
     sheet = LeadSheet(beats=beats(90), chords=chords_by_bar(3), beats_per_bar=4)
     assert song_metre(sheet) == 4
-    assert completed(sheet, 45.0).beats_per_bar == 4
-    assert completed(LeadSheet(beats=beats(90), chords=chords_by_bar(3)), 45.0, metre=4).beats_per_bar == 4
+    assert with_bars_throughout(sheet, 45.0).beats_per_bar == 4
+    assert with_bars_throughout(LeadSheet(beats=beats(90), chords=chords_by_bar(3)), 45.0, metre=4).beats_per_bar == 4
 
 
 def test_the_melody_tells_the_metre_where_there_are_no_chords() -> None:
     notes = [(BEAT * beat, BEAT * (beat + (2 if beat % 3 == 0 else 0.5)), 60) for beat in range(96) if beat % 3 < 2]
-    assert completed(LeadSheet(beats=beats(96)), 48.0, notes=notes).beats_per_bar == 3
-    assert completed(LeadSheet(beats=beats(96)), 48.0).beats_per_bar == 4
+    assert with_bars_throughout(LeadSheet(beats=beats(96)), 48.0, notes=notes).beats_per_bar == 3
+    assert with_bars_throughout(LeadSheet(beats=beats(96)), 48.0).beats_per_bar == 4

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
-from hafm_hf.lead_sheet.bars import chart, completed
+from hafm_hf.lead_sheet.bars import chart, with_bars_throughout
 from hafm_hf.lead_sheet.export import to_midi, to_musicxml
 from hafm_hf.lead_sheet.files import write_lead_sheet
 from hafm_hf.lead_sheet.spelling import root_name, spelled, usual_key
@@ -76,7 +76,7 @@ def test_estimated_chords_are_spelled_in_every_file_and_given_ones_are_kept(tmp_
         (given, ["Ebm", "Ab:min7", "B", "C5"]),
         (estimated, ["D#m", "G#:min7", "B", "C5"]),
     ):
-        sheet = completed(sheet, 8.0)
+        sheet = with_bars_throughout(sheet, 8.0)
         song = chart(sheet, 8.0)
         assert [label for *_, label in sheet.chords] == labels
         lab, *_ = write_lead_sheet(sheet, tmp_path, "song", ["lab"])[1:]

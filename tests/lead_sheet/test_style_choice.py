@@ -3,12 +3,10 @@
 
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from hafm_hf.lead_sheet.style_choice import (
     StyleRange,
-    draw_style,
     styles_in_order,
     sung_density,
     weigh_styles,
@@ -51,13 +49,6 @@ def test_a_song_that_suits_nobody_gets_any_style_of_its_metre() -> None:
 def test_no_styles_are_refused() -> None:
     with pytest.raises(ValueError, match="no styles"):
         weigh_styles({})
-
-
-def test_styles_are_drawn_as_often_as_they_weigh() -> None:
-    weights = {"a": 0.75, "b": 0.25, "c": 0.0}
-    drawn = Counter(draw_style(weights, np.random.default_rng(seed)) for seed in range(400))
-    assert set(drawn) == {"a", "b"}
-    assert drawn["a"] == pytest.approx(300, abs=30)
 
 
 def test_density_counts_notes_by_the_time_that_is_sung() -> None:

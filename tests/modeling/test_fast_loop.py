@@ -63,7 +63,7 @@ def test_scores_from_a_large_cache_equal_the_forward(
     # the second row ends before the first; the forward does not know that
     ended = stage.config.target_frames(36) * stage.pattern.slots_per_frame
     scores = torch.stack(decoder.scores, dim=1)
-    codes = stage.pattern.rows
+    codes = stage.pattern.codes_per_slot
     assert float((scores - expected)[:codes].abs().max()) <= 1e-3
     assert float((scores - expected)[codes:, :ended].abs().max()) <= 1e-3
     # the next window reuses the layers
@@ -91,7 +91,8 @@ def test_fast_and_reference_draw_the_same_tokens(name: str, pattern: str, scheme
 def test_rows_of_different_lengths_generate_the_same_as_alone(pattern: str, scheme: str, padding: str) -> None:
     stage = tiny_stage("coarse", codebook_pattern=pattern, **placed(scheme))
     conditioning = conditioning_for(stage, batch=3, frames=12)
-    lengths, numbers = (12, 6, 8), uniforms_for(3, 72)
+    lengths = (12, 6, 8)
+    numbers = uniforms_for(3, 72)
     mask = torch.arange(12) < torch.tensor(lengths)[:, None]
     mask = mask if padding == "behind" else mask.flip(1)
     settings = (3.0, 0.9, 9)
@@ -145,7 +146,8 @@ def test_compiled_steps_give_equal_tokens_in_every_window(name: str, pattern: st
     steps = stage.config.target_length(frames)
     assert stage.pattern.slots(steps // stage.config.num_codebooks) > BLOCK or name == "semantic"
     mask = (torch.arange(frames) < frames // 12 * torch.tensor((12, 6, 10))[:, None]).to(device)
-    numbers, forced = uniforms_for(3, steps), torch.full((3, steps), -1)
+    numbers = uniforms_for(3, steps)
+    forced = torch.full((3, steps), -1)
     forced[1, 3:9] = 2
     plain, compiled = (TokenDecoder(stage, 3.0, 0.9, 9, compile=each) for each in (False, True))
     seen = []
@@ -185,7 +187,8 @@ def test_graphs_that_fail_or_differ_fall_back_to_the_plain_loop_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     stage = tiny_stage("coarse")
-    conditioning, numbers = conditioning_for(stage, batch=2), uniforms_for(2, 24)
+    conditioning = conditioning_for(stage, batch=2)
+    numbers = uniforms_for(2, 24)
     expected = TokenDecoder(stage, 3.0, 0.9, 9).generate(conditioning, 24, numbers)
     monkeypatch.setattr(CudaGraphed, "__call__", compute)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)

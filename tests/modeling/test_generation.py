@@ -75,7 +75,7 @@ def test_generation_modes_that_a_stage_lacks_are_refused(pattern: str) -> None:
     for options in ({"num_beams": 2}, {"prompt_lookup_num_tokens": 3}, other, {"prefill_chunk_size": 2}):
         with pytest.raises(ValueError, match="A stage supports sampling and greedy search only"):
             stage.generate(conditioning_ids=conditioning, **options)
-    prefix = torch.zeros(stage.pattern.rows, 2, dtype=torch.long)
+    prefix = torch.zeros(stage.pattern.codes_per_slot, 2, dtype=torch.long)
     with pytest.raises(ValueError, match="the same length"):
         stage.generate(prefix, conditioning_ids=conditioning, attention_mask=torch.tensor([[0, 1]]).expand_as(prefix))
     before = stage.generate(conditioning_ids=conditioning, max_new_tokens=4, return_dict_in_generate=True)
@@ -124,7 +124,7 @@ def test_every_cache_gives_the_same_tokens(name: str, scale: float) -> None:
 
 
 def test_a_position_has_the_same_number_wherever_reading_starts() -> None:
-    stream = RandomStream(seed=7, stage=2, sample=3)
+    stream = RandomStream(seed=7, stage=2, variation=3)
     whole = stream.uniforms(0, 101)
     for start, count in ((0, 1), (3, 5), (4, 4), (17, 60), (100, 1)):
         assert torch.equal(stream.uniforms(start, count), whole[start : start + count])
@@ -134,7 +134,8 @@ def test_a_position_has_the_same_number_wherever_reading_starts() -> None:
 
 @pytest.mark.parametrize("other", [RandomStream(8, 2, 3), RandomStream(7, 1, 3), RandomStream(7, 2, 4)])
 def test_seed_stage_and_sample_each_change_the_stream(other: RandomStream) -> None:
-    ours, theirs = RandomStream(7, 2, 3).uniforms(0, 4000).double(), other.uniforms(0, 4000).double()
+    ours = RandomStream(7, 2, 3).uniforms(0, 4000).double()
+    theirs = other.uniforms(0, 4000).double()
     assert abs(float(torch.corrcoef(torch.stack([ours, theirs]))[0, 1])) < 0.06
     assert abs(float(ours.mean()) - 0.5) < 0.02
 

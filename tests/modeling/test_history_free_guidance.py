@@ -23,7 +23,8 @@ def listening_stage(name: str, **options: Any) -> Any:
 
 def guided_by_hand(stage: Any, conditioning: torch.Tensor, steps: int, scale: float) -> torch.Tensor:
     """Greedy tokens int64 [B, steps] from full forward passes: scale λ with the history, weight w without it."""
-    batch, bos = len(conditioning), stage.config.bos_token_id
+    batch = len(conditioning)
+    bos = stage.config.bos_token_id
     size = stage.config.codebook_size
     ids = torch.full((batch, 1), bos)
     for _ in range(steps):
@@ -61,7 +62,8 @@ def test_both_loops_and_compiled_steps_sample_the_same_tokens(name: str, pattern
     conditioning = conditioning_for(stage, batch=3, frames=24)
     steps = stage.config.target_length(24)
     mask = torch.arange(24) < torch.tensor((24, 12, 20))[:, None]
-    numbers, known = uniforms_for(3, steps), torch.ones(3, 4, dtype=torch.long)
+    numbers = uniforms_for(3, steps)
+    known = torch.ones(3, 4, dtype=torch.long)
     arguments = (stage, (2.0, 0.8, 7), conditioning, steps - 4, numbers[:, 4:], known)
     fast, reference = (decode(how, *arguments, conditioning_mask=mask) for how in ("fast", "reference"))
     assert fast.tolist() == reference.tolist()

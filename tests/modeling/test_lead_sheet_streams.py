@@ -26,7 +26,8 @@ def conditioning_with(stage: Any, streams: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_streams_add_only_their_own_embedding(name: str) -> None:
-    plain, reading = tiny_stage(name), with_streams(name)
+    plain = tiny_stage(name)
+    reading = with_streams(name)
     added = {key for key, _ in reading.named_parameters()} - {key for key, _ in plain.named_parameters()}
     assert added == {"model.lead_sheet_embedding.weight"}
 

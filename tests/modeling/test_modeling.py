@@ -22,6 +22,7 @@ BACKENDS = ("sdpa", "eager")
 
 
 def conditioning_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed: int = 1) -> torch.Tensor:
+    """Random conditioning of a stage: int64 [B, K, T_c]."""
     vocabulary = CLUSTERS if stage.config.conditioning_frame_rate == 50 else CODES
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(vocabulary, (batch, stage.config.num_conditioning_streams, frames), generator=generator)
@@ -29,13 +30,14 @@ def conditioning_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed:
 
 @torch.no_grad()
 def both_scores(stage: Any, conditioning: torch.Tensor, **tokens: torch.Tensor) -> torch.Tensor:
-    """Scores with the conditioning and without it: float [2, B·R, L, V]."""
+    """Scores with the conditioning and without it: float [2, B·C, L, V]."""
     null = torch.ones(len(conditioning), dtype=torch.bool)
     passes = [stage(conditioning_ids=conditioning, null_conditioning=rows, **tokens) for rows in (~null, null)]
     return torch.stack([output.logits for output in passes])
 
 
 def targets_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed: int = 2) -> torch.Tensor:
+    """Random target tokens for `frames` frames of conditioning: int64 [B, T · Q]."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, stage.config.target_length(frames))
     return torch.randint(min(stage.config.codebook_sizes), shape, generator=generator)
@@ -96,7 +98,8 @@ def test_conditioning_sees_its_future_under_the_time_scheme_only(scheme: str, se
 def test_cached_and_static_logits_equal_uncached(name: str, pattern: str, scheme: str, backend: str) -> None:
     stage = tiny_stage(name, codebook_pattern=pattern, position_scheme=scheme, attn_implementation=backend)
     assert stage.config._attn_implementation == backend
-    conditioning, input_ids = conditioning_for(stage), shifted(stage, targets_for(stage))
+    conditioning = conditioning_for(stage)
+    input_ids = shifted(stage, targets_for(stage))
     slots = stage.config.num_conditioning_sources * FRAMES + input_ids.shape[1]
     with torch.no_grad():
         whole = stage(input_ids=input_ids, conditioning_ids=conditioning).logits
@@ -114,8 +117,10 @@ def test_cached_and_static_logits_equal_uncached(name: str, pattern: str, scheme
 @pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
 def test_a_padded_row_equals_the_row_alone(name: str, pattern: str, scheme: str, there: slice) -> None:
     stage = tiny_stage(name, codebook_pattern=pattern, position_scheme=scheme)
-    conditioning, targets = conditioning_for(stage), targets_for(stage)
-    length, rows = stage.config.target_length(4), stage.pattern.rows
+    conditioning = conditioning_for(stage)
+    targets = targets_for(stage)
+    length = stage.config.target_length(4)
+    rows = stage.pattern.codes_per_slot
     alone = stage(labels=targets[:1, :length], conditioning_ids=conditioning[:1, :, there])
     conditioning_mask = torch.ones(BATCH, FRAMES, dtype=torch.bool)
     conditioning_mask[0] = False
@@ -134,7 +139,8 @@ def test_a_padded_row_equals_the_row_alone(name: str, pattern: str, scheme: str,
 
 def test_heads_and_embedding_of_a_position_equal_separate_linear_layers() -> None:
     config = HAFMCoarseConfig(**SIZES, codebook_sizes=[7, 7, 7], conditioning_codebook_sizes=[[5], [5]])
-    heads, embedding = HAFMCodebookHeads(config), HAFMCodebookEmbedding([7, 7, 7], 24)
+    heads = HAFMCodebookHeads(config)
+    embedding = HAFMCodebookEmbedding([7, 7, 7], 24)
     for module in (heads, embedding):
         torch.nn.init.normal_(module.weight)
     hidden_states = torch.randn(2, 8, 24)
@@ -157,7 +163,8 @@ def test_loss_is_the_mean_of_the_codebooks_cross_entropies(pattern: str) -> None
     labels = torch.randint(7, (2, 12))
     labels[0, 6:] = -100
     output = stage(labels=labels, conditioning_ids=torch.randint(5, (2, 2, 4)))
-    logits, losses = stage.pattern.tokens(output.logits), []
+    logits = stage.pattern.tokens(output.logits)
+    losses = []
     for codebook in range(3):
         there = [(b, t) for b in range(2) for t in range(codebook, 12, 3) if labels[b, t] >= 0]
         losses.append(torch.stack([-logits[at].log_softmax(-1)[labels[at]] for at in there]).mean())
@@ -210,7 +217,8 @@ def test_conditioning_dropout_acts_at_its_rate_and_only_in_training() -> None:
     stage.model.register_forward_pre_hook(
         lambda module, args, kwargs: drawn.append(kwargs["null_conditioning"]), with_kwargs=True
     )
-    ids, labels = conditioning_for(stage, batch=400, frames=2), targets_for(stage, batch=400, frames=2)
+    ids = conditioning_for(stage, batch=400, frames=2)
+    labels = targets_for(stage, batch=400, frames=2)
     stage(labels=labels, conditioning_ids=ids)
     assert drawn == [None]
     torch.manual_seed(0)
@@ -224,7 +232,8 @@ def test_conditioning_dropout_acts_at_its_rate_and_only_in_training() -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_half_precisions_run_close_to_float32(name: str, dtype: torch.dtype) -> None:
     stage = tiny_stage(name, initializer_range=0.1)
-    ids, labels = conditioning_for(stage), targets_for(stage)
+    ids = conditioning_for(stage)
+    labels = targets_for(stage)
     exact = stage(labels=labels, conditioning_ids=ids)
     half = stage.to(dtype)(labels=labels, conditioning_ids=ids)
     assert half.logits.dtype == dtype
@@ -246,7 +255,8 @@ def test_target_padding_before_tokens_is_refused() -> None:
 def test_ids_outside_the_codebooks_are_refused() -> None:
     for name in STAGES:
         stage = tiny_stage(name)
-        conditioning, ids = conditioning_for(stage), shifted(stage, targets_for(stage))
+        conditioning = conditioning_for(stage)
+        ids = shifted(stage, targets_for(stage))
         bos = stage.config.bos_token_id
         for wrong in (-1, bos + 1):
             changed = ids.clone()

@@ -29,7 +29,8 @@ def test_causal_buckets_are_exact_up_to_16_then_logarithmic_up_to_the_maximum() 
 def test_signed_buckets_distinguish_past_from_future() -> None:
     distance = torch.arange(-600, 601)
     bucket = signed_bucket(distance, 64, 500)
-    past, future = bucket[distance > 0], bucket[distance < 0]
+    past = bucket[distance > 0]
+    future = bucket[distance < 0]
     assert not set(past.tolist()) & set(future.tolist())
     assert bucket[distance == 0].item() == 0
     assert bucket[(distance >= 0) & (distance < 16)].tolist() == list(range(16))

@@ -32,7 +32,8 @@ def exchanged(stage: Any) -> Any:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_sources_stand_in_the_stated_order(scheme: str) -> None:
     stage = tiny_stage("coarse", source_order=[1, 0], position_scheme=scheme)
-    conditioning, labels = conditioning_for(stage), targets_for(stage)
+    conditioning = conditioning_for(stage)
+    labels = targets_for(stage)
     logits = stage(conditioning_ids=conditioning, labels=labels).logits
     expected = exchanged(stage)(conditioning_ids=conditioning.flip(1), labels=labels).logits
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
@@ -40,7 +41,8 @@ def test_sources_stand_in_the_stated_order(scheme: str) -> None:
 
 def test_the_papers_order_is_another_function() -> None:
     stage = tiny_stage("coarse")
-    conditioning, labels = conditioning_for(stage), targets_for(stage)
+    conditioning = conditioning_for(stage)
+    labels = targets_for(stage)
     logits = stage(conditioning_ids=conditioning, labels=labels).logits
     stage.config.source_order = [1, 0]
     assert float((stage(conditioning_ids=conditioning, labels=labels).logits - logits).abs().max()) > 1e-2

@@ -50,7 +50,8 @@ def test_generate_and_stream_set_their_threads_and_restore_the_callers(asked: in
 
 
 def test_overlapping_blocks_of_several_threads_restore_torchs_number() -> None:
-    before, other = torch.get_num_threads(), torch_threads(3)
+    before = torch.get_num_threads()
+    other = torch_threads(3)
     with ThreadPoolExecutor(1) as pool:
         with torch_threads(2):
             pool.submit(other.__enter__).result()

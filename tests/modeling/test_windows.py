@@ -19,10 +19,10 @@ from tiny_models import tiny_stage
 @pytest.mark.parametrize("frames", [1, 9, 10, 11, 25, 40])
 def test_song_windows_cover_every_frame_once(frames: int) -> None:
     cut = song_windows(frames, window=10, overlap=3)
-    covered = [frame for w in cut for frame in range(w.start + w.known, w.stop)]
+    covered = [frame for w in cut for frame in range(w.start + w.known_frames, w.stop)]
     assert covered == list(range(frames))
     assert all(w.stop - w.start == min(10, frames) for w in cut)
-    assert all(w.known >= 3 for w in cut[1:])
+    assert all(w.known_frames >= 3 for w in cut[1:])
 
 
 def test_one_window_fits_exactly_and_too_long_an_overlap_is_refused() -> None:
@@ -49,7 +49,7 @@ def windowed(name: str, pattern: str = "flat", **settings: Any) -> Any:
 
 
 def rows_of(*frames: int) -> list[SongRow]:
-    return [SongRow(length, RandomStream(3, sample=row)) for row, length in enumerate(frames)]
+    return [SongRow(length, RandomStream(3, variation=row)) for row, length in enumerate(frames)]
 
 
 def run_of(stage: Any, rows: list[SongRow], decoding: str = "fast", **options: Any) -> StageRun:
@@ -99,7 +99,7 @@ def test_songs_of_different_lengths_generate_the_same_batched_and_alone(
     together = run_of(stage, rows_of(*frames), decoding).run(conditioning)
     for row, length in enumerate(frames):
         for batch_size in (1, 5):
-            song = SongRow(length, RandomStream(3, sample=row))
+            song = SongRow(length, RandomStream(3, variation=row))
             alone = run_of(stage, [song], decoding, batch_size=batch_size)
             assert torch.equal(alone.run([conditioning[row]])[0], together[row])
 
@@ -123,7 +123,7 @@ def test_independent_windows_are_joined_where_the_sound_changes_least(monkeypatc
     def sound(codes: torch.Tensor) -> torch.Tensor:
         return vectors[codes].sum(1)
 
-    run = run_of(stage, rows_of(45, 45), sound=sound)
+    run = run_of(stage, rows_of(45, 45), code_vectors=sound)
     decoded: list[torch.Tensor] = []
 
     def recorded(*args: Any) -> Iterator[torch.Tensor]:
@@ -137,12 +137,14 @@ def test_independent_windows_are_joined_where_the_sound_changes_least(monkeypatc
     for row in range(2):
         (batch,) = run.batches
         windows = [new for job, new in zip(batch, torch.stack(decoded, dim=1), strict=True) if job.row == row]
-        song, borders = windows[0], []
+        song = windows[0]
+        borders = []
         for start, window in zip(starts[1:], windows[1:], strict=True):
             end = len(song)
             changes = {}
             for at in range(end - 6, end + 1):
-                begins, ends = sound(window[at - start : at - start + 3]), sound(song[at - 3 : at])
+                begins = sound(window[at - start : at - start + 3])
+                ends = sound(song[at - 3 : at])
                 changes[at] = float((begins.mean(0) - ends.mean(0)).norm())
             borders.append(min(changes, key=changes.__getitem__))
             changed += borders[-1] != end
@@ -154,7 +156,7 @@ def test_independent_windows_are_joined_where_the_sound_changes_least(monkeypatc
 def test_frames_that_the_next_window_may_replace_are_not_final() -> None:
     stage = windowed("fine")
     conditioning = list(conditioning_for(stage, batch=1, frames=45))
-    run = run_of(stage, rows_of(45), batch_size=1, sound=lambda codes: codes.float())
+    run = run_of(stage, rows_of(45), batch_size=1, code_vectors=lambda codes: codes.float())
     seen = torch.empty(4, 0, dtype=torch.long)
     while not run.finished:
         run.advance(conditioning)

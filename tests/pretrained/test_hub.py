@@ -79,7 +79,8 @@ def saved_again(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(tiny_model: Path, saved_again: Path) -> Iterator[StandIn]:
     """The stand-in after all pushes."""
     with stand_in() as started:
-        band, folder = tiny_band(), saved_again.with_name("band")
+        band = tiny_band()
+        folder = saved_again.with_name("band")
         band.style_sounds = {"folk": b"a sound"}
         band.save_pretrained(folder)
         run_online(PUSH, started, saved_again.parent, str(tiny_model), str(saved_again), str(folder))

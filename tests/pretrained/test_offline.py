@@ -81,7 +81,9 @@ def without(model: Any, folder: Path, names: list[str]) -> Any:
 
 
 def test_buffers_missing_from_a_checkpoint_get_neutral_values(tmp_path: Path) -> None:
-    model, zeros, ones = tiny_rhythmic_tokenizer(), ["centroids", "vocal_projection"], ["rhythm_scale", "line_scale"]
+    model = tiny_rhythmic_tokenizer()
+    zeros = ["centroids", "vocal_projection"]
+    ones = ["rhythm_scale", "line_scale"]
     for name in (*zeros, *ones):
         # so that reused memory is not zero by chance
         model.get_buffer(name).fill_(7.0)

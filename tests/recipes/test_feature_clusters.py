@@ -73,10 +73,14 @@ def test_the_recipe_fits_a_tokenizer_to_the_training_songs_only(
 
 def test_interrupted_sampling_resumes_exactly(songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_clusters, "SAVE_SECONDS", 0.0)
-    tokenizer, separator = tiny_semantic_tokenizer(), StemReader(StemOptions("right"))
+    tokenizer = tiny_semantic_tokenizer()
+    separator = StemReader(StemOptions("right"))
 
     def sample(seed: int, state: Path | None, stop_after: int = 99) -> tuple[list[np.ndarray], list[int]]:
-        vocals, bands, seen = Reservoir(100, seed), Reservoir(100, seed), list[int]()
+        """The sampled features of both kinds, and the reported progress; stops after a number of tracks."""
+        vocals = Reservoir(100, seed)
+        bands = Reservoir(100, seed)
+        seen = list[int]()
 
         def progress(done: int, total: int) -> None:
             seen.append(done)

@@ -32,6 +32,7 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 
 def write_test(folders: dict[str, Path], test: Path) -> dict[str, Any]:
+    """Makes a listening test of three folders and returns its key."""
     page(test, [f"{name}={folders[name]}" for name in ("old", "new")], f"band={folders['band']}")
     key: dict[str, Any] = json.loads((test / "key.json").read_text())
     return key

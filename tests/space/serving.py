@@ -37,11 +37,24 @@ BROWSER_FLAGS = (
 
 @dataclass
 class Space:
-    """A running Space: its URL, its folder of temporary files, and its process."""
+    """A Space: its URL, its folder of temporary files, its settings, and its process while it runs."""
 
     url: str
     temporary: Path
-    process: "subprocess.Popen[bytes]"
+    settings: dict[str, str]
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        # in a new interpreter: a fork of the tests would share their imported modules
+        with (self.temporary / "log.txt").open("ab") as log:
+            command = [sys.executable, str(REPOSITORY / "space" / "app.py")]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **self.settings})
+        wait_until_served(self)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
 
 @contextmanager
@@ -72,22 +85,17 @@ def served(models: str, temporary: Path, **settings: str) -> Iterator[Space]:
         "TMPDIR": str(temporary),
         **settings,
     }
-    # in a new interpreter: a fork of the tests would share their imported modules
-    with (temporary / "log.txt").open("ab") as log:
-        command = [sys.executable, str(REPOSITORY / "space" / "app.py")]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **settings})
-    space = Space(f"http://127.0.0.1:{port}", temporary, process)
+    space = Space(f"http://127.0.0.1:{port}", temporary, settings)
     try:
-        wait_until_served(space)
+        space.start()
         yield space
     finally:
-        process.kill()
-        process.wait()
+        space.kill()
 
 
 def wait_until_served(space: Space) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline and space.process.poll() is None:
+    while time.monotonic() < deadline and space.process is not None and space.process.poll() is None:
         try:
             urllib.request.urlopen(space.url, timeout=5).close()
             return

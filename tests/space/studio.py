@@ -5,8 +5,8 @@ Every test leaves a screenshot in build/test-artefacts/space (`HAFM_TEST_ARTEFAC
 """
 
 import re
-import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from hafm_hf import audio
 from space.serving import ARTEFACTS, CHROMIUM, PATIENCE_SECONDS, Space
 
 pytest.importorskip("playwright", reason="needs playwright, of the extra `dev`")
-from playwright.sync_api import Browser, Locator, Page, expect
-from playwright.sync_api import TimeoutError as PlaywrightTimeout
+from playwright.sync_api import Browser, Download, Locator, Page, expect
 
 if CHROMIUM is None:
     pytest.skip("no chromium; install Debian's package of that name", allow_module_level=True)
@@ -32,9 +31,14 @@ def open_page(browser: Browser, space: Space, query: str = "", /, **options: obj
     context.set_default_timeout(1000 * PATIENCE_SECONDS)
     page = context.new_page()
     page.goto(space.url + query)
+    wait_for_page(page)
+    return page
+
+
+def wait_for_page(page: Page) -> None:
+    """Waits until Gradio has built the page: what is sent earlier is lost."""
     expect(page.locator(".early")).to_have_count(0)
     expect(page.locator("#timeline .clock")).to_have_text(re.compile("0:00"))
-    return page
 
 
 def keep_screenshot(page: Page, name: str) -> None:
@@ -98,16 +102,16 @@ def announced(page: Page) -> Locator:
 
 
 def downloaded(page: Page, button: str) -> Path:
-    """The file that a button downloads; clicks again, since a click just while the link changes is lost."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            with page.expect_download(timeout=10_000) as download:
-                page.get_by_role("button", name=button).click()
-            break
-        except PlaywrightTimeout:
-            assert time.monotonic() < deadline, f"{button} downloads nothing"
-    return download.value.path().rename(download.value.path().with_name(download.value.suggested_filename))
+    """The file that a button downloads."""
+    download = download_of(page, lambda: page.get_by_role("button", name=button).click())
+    return download.path().rename(download.path().with_name(download.suggested_filename))
+
+
+def download_of(page: Page, press: Callable[[], None]) -> Download:
+    """The download that a press starts."""
+    with page.expect_download() as download:
+        press()
+    return download.value
 
 
 def sounds_in(stems: Path) -> dict[str, tuple[np.ndarray, int]]:

@@ -55,7 +55,8 @@ AXIS = """async (folder) => {
 PLACED = """async ([channels, pan]) => {
     const ctx = new OfflineAudioContext(2, 128, 48000), buffer = ctx.createBuffer(channels.length, 128, 48000);
     channels.forEach((level, side) => buffer.getChannelData(side).fill(level));
-    Object.assign(desk.mixer, { sounds: { band: [{ buffer, at: 0 }] }, channels: { band: { db: 0, pan } } });
+    const sounds = { band: [{ buffer, at: 0, outline: { channels: channels.length } }] };
+    Object.assign(desk.mixer, { sounds, channels: { band: { db: 0, pan } } });
     desk.mixer.start(ctx.destination, 0, 0);
     return ctx.startRendering().then((heard) => [0, 1].map((side) => heard.getChannelData(side)[64]));
 }"""

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from hafm_hf import audio
-from hafm_hf.accompaniment.options import GenerationOptions, described
+from hafm_hf.accompaniment.options import GenerationOptions, options_by_name
 from hafm_hf.lead_sheet.vocabulary import STEMS
 from readme import blocks
 from space.serving import MAX_SECONDS, PATIENCE_SECONDS, Space, served
@@ -37,7 +37,7 @@ def test_the_endpoint_is_documented_and_takes_the_pipelines_options(client: Any)
     assert not others
     assert "singing voice" in endpoint["description"]
     names = [each["parameter_name"] for each in endpoint["parameters"]]
-    rows = described(GenerationOptions).items()
+    rows = options_by_name(GenerationOptions).items()
     options = [name for name, option in rows if not option.internal and name != "num_samples"]
     assert names[:2] == ["vocal", "model"]
     assert names[2 : 2 + len(options)] == options

@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The studio over an ordinary connection: what is announced is not yet downloaded, and playback waits for it."""
 
+import tempfile
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+import takes
+from opus_pieces import RATE as RATE_48
 from space import studio
+from space.serving import Space
 from space.studio import Page, expect
 from space.test_desk import RATE, STATIC
+from space.test_pieces import STEMS, stereo_stem
 from vocals import EXAMPLE, file_bytes, glide
 
 # Mbit/s and ms of a connection at home, and of one on the road
@@ -23,8 +31,8 @@ DELAY = """(late) => {
     window.fetch = (address, ...more) => new Promise((done) => setTimeout(done, wait(address)))
         .then(() => fetched(address, ...more));
 }"""
-# a band of 6 s in three pieces, of which the second and third are announced half a second after the first, and which
-# is a finished take half a second later
+# a band of 6 s in three pieces, of which the second is announced a tenth of a second after the first and the third
+# half a second, and which is a finished take half a second later
 GENERATE = """([voice, finished]) => {
     const band = [0, 1, 2].map((number) => `/piece_${number}.wav`);
     const about = { source: desk.vocal, seconds: 6, balance: 0 };
@@ -33,9 +41,116 @@ GENERATE = """([voice, finished]) => {
         files: { voice, band: band.slice(0, pieces) } }, play: true });
     const take = { ...about, id: 'a', name: 'a', seed: 1, style: '', files: { voice, band: '/whole.wav' } };
     show(live(1, 2));
+    setTimeout(() => show(live(2, 4)), 100);
     setTimeout(() => show(live(3, 6)), 500);
     if (finished) setTimeout(() => show({ live: null, takes: [take], chosen: 'a' }), 1000);
 }"""
+# a band whose pieces are announced one by one, so many milliseconds after each other; notes when it plays and waits
+STREAM = """([pieces, period]) => {
+    const show = (value) => { desk.mixer.props.value = { ...desk.mixer.props.value, ...value }; desk.mixer.show(); };
+    const last = pieces.at(-1);
+    const send = (number) => {
+        const until = pieces[number].stop;
+        const part = pieces.slice(0, number + 1);
+        const names = Object.keys(last.files);
+        const files = Object.fromEntries(names.map((name) => [name, part.map((piece) => piece.files[name])]));
+        const at = part.map(({ start }) => start);
+        const live = { source: desk.vocal, seconds: last.stop, balance: 0, run: 'r', until, at, files };
+        show({ live, play: true });
+        if (number + 1 < pieces.length) setTimeout(() => send(number + 1), period);
+    };
+    window.notes = [];
+    window.began = performance.now();
+    setInterval(() => {
+        const now = desk.playing ? 'plays' : desk.waits ? 'waits' : 'stops';
+        const clock = document.querySelector('#timeline .clock').textContent;
+        if (now !== notes.at(-1)?.[0]) notes.push([now, performance.now() - began, clock]);
+    }, 10);
+    send(0);
+}"""
+# `held` counts the bytes of decoded sounds that have not been collected
+COUNT = """() => {
+    const decode = BaseAudioContext.prototype.decodeAudioData;
+    const all = [];
+    BaseAudioContext.prototype.decodeAudioData = async function (bytes) {
+        const buffer = await decode.call(this, bytes);
+        all.push([new WeakRef(buffer), 4 * buffer.length * buffer.numberOfChannels]);
+        return buffer;
+    };
+    window.held = () => all.filter(([buffer]) => buffer.deref()).reduce((sum, [, size]) => sum + size, 0);
+}"""
+LATENCY = {"none": None, "20 Mbit/s": (20.0, 150), "6 Mbit/s": (6.0, 150), "1.6 Mbit/s": (1.6, 300)}
+# seconds that playback may wait after it has begun
+MOST_SILENCE = {"none": 0.0, "20 Mbit/s": 0.0, "6 Mbit/s": 0.0, "1.6 Mbit/s": 5.0}
+
+
+def limit(page: Page, speed: float, latency: int) -> None:
+    """Limits the page's connection to so many Mbit/s, with a latency in ms."""
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    limits = {"downloadThroughput": speed * 1e6 / 8, "uploadThroughput": speed * 1e6 / 8}
+    session.send("Network.emulateNetworkConditions", {"offline": False, "latency": latency, **limits})
+
+
+def band_of(space: Space, seconds: float, size: float) -> tuple[list[dict], Path]:
+    """Pieces of four stereo stems as the server writes them, when `size` seconds are generated at a time."""
+    folder = Path(tempfile.mkdtemp(dir=next(space.temporary.glob("hafm_space_*"))))
+    pieces = takes.Pieces(folder)
+    repeats = (int(seconds // 10) + 1, 1)
+    stems = {name: np.tile(stereo_stem(name), repeats)[: round(seconds * RATE_48)] for name in STEMS}
+    step = round(size * RATE_48)
+    count = len(stems["bass"])
+    for first in range(0, count, step):
+        part = {name: sound[first : first + step] for name, sound in stems.items()}
+        pieces.add(part, RATE_48, ends=first + step >= count)
+    stops = [*pieces.at[1:], pieces.until]
+    names = {name: [str(path) for path in paths] for name, paths in pieces.files.items()}
+    listed = [
+        {"start": start, "stop": stop, "files": {name: names[name][number] for name in STEMS}}
+        for number, (start, stop) in enumerate(zip(pieces.at, stops, strict=True))
+    ]
+    return listed, folder
+
+
+@pytest.mark.parametrize("connection", LATENCY)
+def test_once_begun_a_band_is_silent_for_no_longer_than_the_connection_must(
+    page: Page, space: Space, connection: str
+) -> None:
+    studio.upload(page, EXAMPLE)
+    expect(studio.summary(page)).to_contain_text("chords (estimated)")
+    page.evaluate(DESK, STATIC)
+    if LATENCY[connection]:
+        limit(page, *LATENCY[connection])
+    page.evaluate(STREAM, [band_of(space, 12.0, 0.7)[0], 450])
+    page.wait_for_function("notes.at(-1)?.[0] === 'stops' && notes.length > 2")
+    notes = page.evaluate("notes")
+    begin = next(number for number, (state, *_) in enumerate(notes) if state == "plays")
+    waits = [(number, at, clock) for number, (state, at, clock) in enumerate(notes) if state == "waits"]
+    silent = sum(notes[number + 1][1] - at for number, at, _ in waits if number > begin) / 1000
+    print(f"{connection}: first sound after {notes[begin][1] / 1000:.1f} s, then silent for {silent:.1f} s")
+    assert silent <= MOST_SILENCE[connection]
+    assert {clock for *_, clock in waits} == {"Loading …"}
+
+
+def test_four_minutes_are_at_most_20_megabytes_and_250_in_memory(page: Page, space: Space) -> None:
+    studio.upload(page, EXAMPLE)
+    expect(studio.summary(page)).to_contain_text("chords (estimated)")
+    page.evaluate(DESK, STATIC)
+    page.evaluate(COUNT)
+    pieces, folder = band_of(space, 240.0, 5.0)
+    assert sum(path.stat().st_size for path in folder.glob("*.opus")) < 20e6
+    page.evaluate(STREAM, [pieces, 20])
+    page.wait_for_function("desk.playing && desk.mixer.reach >= 240")
+    for second in (60, 200, 120):
+        page.evaluate("second => desk.seek(second)", second)
+        page.wait_for_function("second => desk.playing && desk.position > second + 1", arg=second)
+    session = page.context.new_cdp_session(page)
+    for _ in range(3):
+        session.send("HeapProfiler.collectGarbage")
+        page.wait_for_timeout(100)
+    held = page.evaluate("held()")
+    print(f"{held / 1e6:.0f} MB of decoded sound")
+    assert held < 250e6
 
 
 @pytest.mark.parametrize("connection", CONNECTIONS)
@@ -45,11 +160,7 @@ def test_a_band_plays_to_the_end_over_an_ordinary_connection(page: Page, connect
     page.evaluate(DESK, STATIC)
     page.evaluate(WATCH)
     studio.skip_fine(page)
-    speed, latency = CONNECTIONS[connection]
-    limits = {"downloadThroughput": speed * 1e6 / 8, "uploadThroughput": speed * 1e6 / 8}
-    session = page.context.new_cdp_session(page)
-    session.send("Network.enable")
-    session.send("Network.emulateNetworkConditions", {"offline": False, "latency": latency, **limits})
+    limit(page, *CONNECTIONS[connection])
     studio.generated(page)
     page.wait_for_function("desk.playing || heard > 0")
     # the end of the song, where the playhead returns to the beginning

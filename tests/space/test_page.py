@@ -131,6 +131,25 @@ def test_a_run_plays_early_and_can_always_be_stopped(page: Page, space: Space, v
     assert soundfile.info(studio.downloaded(page, "Download mix")).frames == 44_100
 
 
+def test_a_run_that_waits_is_told_its_place_and_time(page: Page, browser: Browser, space: Space, voices: Path) -> None:
+    studio.upload(page, voices / "song.wav")
+    studio.skip_fine(page, 1)
+    # how long a run takes is known from the first one on
+    studio.generated(page)
+    another = studio.open_page(browser, space)
+    studio.upload(another, voices / "patience.wav")
+    studio.generate(another)
+    expect(another.locator("#bar progress")).to_be_visible()
+    expect(another.locator(".stems canvas")).not_to_have_count(0)
+    studio.generate(page)
+    began = time.monotonic()
+    expect(studio.announced(page)).to_have_text(re.compile(r"Number 1 in the queue. Your band begins in about \d+ s"))
+    print(f"told after {time.monotonic() - began:.1f} s")
+    another.get_by_role("button", name="Stop the band").click()
+    expect(studio.announced(page)).to_contain_text("Done")
+    another.context.close()
+
+
 @pytest.mark.fault("full queue of the Space")
 def test_a_full_queue_is_announced_and_the_run_waits_its_turn(
     page: Page, browser: Browser, space: Space, voices: Path, tmp_path: Path

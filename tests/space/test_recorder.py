@@ -16,7 +16,7 @@ import soundfile
 from hafm_hf import LeadSheet, audio
 from hafm_hf.audio.librosa_loading import load_librosa
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
-from hafm_hf.tokenizers.pitch_line import FRAME_RATE
+from hafm_hf.tokenizers.pitch_contour import FRAME_RATE
 from space.serving import Space, chromium
 from space.studio import PHONE, Browser, announced, expect, keep_screenshot, open_page, sounds_in, summary, tab_to
 from vocals import EXAMPLE

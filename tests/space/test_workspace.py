@@ -16,8 +16,8 @@ from vocals import EXAMPLE
 SIZES = {"wide": (1440, 900), "narrow": (1024, 768), "phone": (390, 844)}
 OPTIONS = [{"viewport": {"width": wide, "height": high}, "has_touch": wide < 500} for wide, high in SIZES.values()]
 # these need a microphone, a file, another voice or a new song, which other tests cover
-ELSEWHERE = "[data-do=sing], [data-do=record], [data-do=measure], [data-do=open], [data-do=load], [data-do=new]"
-ELSEWHERE += ", [data-do=again], #run, #stop, #remake, #model input, #style input, .voices *, dialog *, :disabled"
+ELSEWHERE = "[data-do=sing], [data-do=record], [data-do=again], [data-do=measure], [data-do=open], [data-do=load]"
+ELSEWHERE += ", [data-do=new], #run, #stop, #remake, #model input, #style input, .voices *, dialog *, :disabled"
 # marks the first visible control that has not been operated yet
 NEXT = """(elsewhere) => {
     const done = window.operated ??= new Set();
@@ -50,8 +50,7 @@ def operate(page: Page, kind: str, touch: bool) -> None:
     elif kind in ("number", "text"):
         control.press("Tab")
     elif control.get_attribute("data-do") in ("file", "save"):
-        with page.expect_download():
-            press()
+        studio.download_of(page, press)
     else:
         press()
 

@@ -22,8 +22,10 @@ HOP = 24
 
 @torch.no_grad()
 def fill_codebooks(codec: EncodecModel) -> None:
+    """Spreads the codes over the encoder's output, so that different sounds get different codes."""
     embeddings = codec.encoder(0.3 * torch.randn(1, 1, 2_400))
-    mean, spread = embeddings.mean((0, 2)), embeddings.std((0, 2))
+    mean = embeddings.mean((0, 2))
+    spread = embeddings.std((0, 2))
     for index, layer in enumerate(codec.quantizer.layers):
         scattered = spread / 2**index * torch.randn(64, len(spread))
         layer.codebook.embed.copy_(scattered + mean if index == 0 else scattered)
@@ -147,7 +149,8 @@ def test_streamed_decoding_equals_decoding_at_once(other: Codec, frames: list[in
     form = other.format
     codes = torch.randint(form.codebook_size, (1, form.num_codebooks, sum(frames)))
     whole = other.decode(codes)
-    stream, parts = CodecStream(other), codes.split(frames, dim=-1)
+    stream = CodecStream(other)
+    parts = codes.split(frames, dim=-1)
     pieces = [stream.decode(part, last=number == len(parts)) for number, part in enumerate(parts, start=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=-1), whole, atol=1e-5, rtol=1e-4)
     # all final samples have been returned: no more than the context is held back

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from hafm_hf.audio import Samples
-from hafm_hf.tokenizers import pitch_line
-from hafm_hf.tokenizers.pitch_line import DESCRIPTORS, HAFMVocalDescriptors, fundamental_frequency
+from hafm_hf.tokenizers import pitch_contour
+from hafm_hf.tokenizers.pitch_contour import DESCRIPTORS, HAFMVocalDescriptors, fundamental_frequency
 from vocals import CODEC_RATE, glide
 
 RATE, FRAME_RATE = 16_000, 50
@@ -55,7 +55,7 @@ def test_gain_and_block_size_do_not_change_the_descriptors(monkeypatch: pytest.M
     voice = sung((220.0, 0.3, 1.0), (262.0, 1.2, 2.8))
     whole = measure(voice)
     assert np.allclose(measure(0.25 * voice), whole, atol=2e-3)
-    monkeypatch.setattr(pitch_line, "BLOCK_FRAMES", 70)
+    monkeypatch.setattr(pitch_contour, "BLOCK_FRAMES", 70)
     assert np.allclose(measure(voice), whole, atol=1e-5)
 
 
@@ -78,7 +78,7 @@ def test_frame_rates_that_do_not_divide_the_descriptor_rate_are_refused() -> Non
 @pytest.mark.parametrize("rate", [16_000, 24_000, 44_100])
 def test_pitch_of_a_glide_is_found_within_a_quarter_of_a_semitone(rate: int) -> None:
     pitch = fundamental_frequency(glide(2.0, rate), rate)
-    time = np.arange(len(pitch)) / pitch_line.FRAME_RATE
+    time = np.arange(len(pitch)) / pitch_contour.FRAME_RATE
     true = 220.0 * 2.0 ** (time / 2.0) * (1.0 + 0.01 * np.sin(2 * np.pi * 5.5 * time))
     inner = slice(5, -5)
     cents = 1200.0 * np.log2(pitch[inner] / true[inner])

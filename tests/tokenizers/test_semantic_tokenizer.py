@@ -22,6 +22,7 @@ RATE, HOP, WIDTH, CLUSTERS, LAYER, LAYERS = 16_000, 320, 24, 37, 2, 5
 
 
 def tiny_hubert_config(stable: bool = True) -> HubertConfig:
+    """A tiny HuBERT in the layer-norm variant, or else with group norm."""
     return HubertConfig(
         conv_dim=[6, 8, 10, 10, 8, 8, 12],
         hidden_size=WIDTH,
@@ -59,6 +60,7 @@ def waveform(seconds: float, seed: int = 1) -> torch.Tensor:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["layer-norm", "group-norm"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random HuBERT of either variant."""
     path = tmp_path_factory.mktemp("hubert")
     random_hubert(request.param).save_pretrained(path)
     return path
@@ -114,7 +116,8 @@ def test_tokens_equal_those_of_scikit_learns_kmeans(folder: Path) -> None:
 
 
 def test_noise_is_seeded_optional_and_has_the_configured_level(tokenizer: HAFMSemanticTokenizerModel) -> None:
-    samples, before = waveform(2.0), torch.get_rng_state()
+    samples = waveform(2.0)
+    before = torch.get_rng_state()
     clean = tokenizer.extract_features(samples)
     noisy = tokenizer.extract_features(samples, noise=True, seed=3)
     assert torch.equal(noisy, tokenizer.extract_features(samples, noise=True, seed=3))

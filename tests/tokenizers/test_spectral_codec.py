@@ -28,6 +28,7 @@ def line_excess(audio: torch.Tensor, sampling_rate: int, spacing: float) -> floa
     step = sampling_rate / (4 * size)
 
     def excess(frequencies: np.ndarray) -> float:
+        """How far, in dB, the spectrum rises at these frequencies above what is around them."""
         found = []
         for frequency in frequencies:
             index = np.arange(int((frequency - 40) / step), int((frequency + 40) / step))
@@ -91,7 +92,8 @@ def test_noise_depends_only_on_the_frames_position_in_the_song() -> None:
     torch.nn.init.constant_(model.decoder.noise.bias, 3.0)
     latents = torch.randn(1, model.config.codebook_dim, 60)
     with torch.no_grad():
-        audio, again = model.decoder(latents), model.decoder(latents)
+        audio = model.decoder(latents)
+        again = model.decoder(latents)
         later = model.decoder(latents, first_frame=5)
         rows = model.decoder(latents.repeat(2, 1, 1), first_frame=torch.tensor([0, 5]))
     assert torch.equal(audio, again)
@@ -228,7 +230,8 @@ def test_phase_jitter_leaves_an_instrument_at_its_side() -> None:
 
 
 def test_noise_bands_are_as_wide_above_the_inputs_bandwidth() -> None:
-    narrow, wide = HAFMSpectralConfig(noise_bands=32), HAFMSpectralConfig(noise_bands=32, **WIDE)
+    narrow = HAFMSpectralConfig(noise_bands=32)
+    wide = HAFMSpectralConfig(noise_bands=32, **WIDE)
     assert (narrow.num_noise_bands, wide.num_noise_bands) == (32, 39)
     below, all_bands = (
         _band_weights(config.num_noise_bands, config.output_format.num_bins, rate / 2, 32, 12_000.0)

@@ -39,6 +39,7 @@ class Reader:
         return answer
 
     def _answer(self, patience: float) -> str:
+        """The child's next line; a loss if none comes in time."""
         assert self.process is not None
         assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], patience)[0]:

@@ -15,6 +15,7 @@ from vocals import CODEC_RATE, glide
 
 @pytest.fixture(scope="module")
 def composite() -> HAFMForVocalAccompaniment:
+    """A tiny composite that cuts a voice into several windows."""
     model = tiny_composite(num_hidden_layers=1)
     for stage, window in ((model.semantic, 0.8), (model.coarse, 0.4), (model.fine, 0.4)):
         stage.generation_config.update(window_seconds=window, overlap_seconds=0.08)

@@ -17,6 +17,7 @@ class Handler(Quiet):
     """Serves /here, redirects to whatever follows /to/, an endless /huge body, and a slow /drip of bytes."""
 
     def do_GET(self) -> None:
+        """Redirects, answers, drips, or sends without end, by the path."""
         if self.path.startswith("/to/"):
             self.send_response(302)
             self.send_header("Location", self.path[len("/to/") :])

@@ -149,7 +149,8 @@ def limited(function: Callable[[list[str]], None], arguments: list[str], size: i
 def test_a_full_disk_gives_one_sentence_and_the_same_command_resumes(
     name: str, size: int, jobs: dict[str, Job], tmp_path: Path
 ) -> None:
-    job, output = jobs[name], tmp_path / "output"
+    job = jobs[name]
+    output = tmp_path / "output"
     work = ForkedWork(limited, job.function, job.words(output), size, log=tmp_path / "log.txt")
     assert work.wait(None) == 1, work.said()
     assert len(work.said()) == 1, work.said()

@@ -95,6 +95,7 @@ class Visited(Quiet):
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the example in formats of browsers and telephones."""
     needs_ffmpeg()
     folder = tmp_path_factory.mktemp("recordings")
     encode(EXAMPLE, {folder / "song.m4a": [], folder / "song.webm": ["-c:a", "libopus"], folder / "song.aac": []})

@@ -41,6 +41,7 @@ class Parrot(Quiet):
     received: list[str] = []
 
     def answer(self) -> None:
+        """Refuses every request, and repeats its credentials in all places of the answer."""
         said = self.headers.get("Authorization", "")
         self.received.append(said)
         body = f'{{"error": "refused: {said}"}}'.encode()

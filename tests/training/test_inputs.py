@@ -61,7 +61,8 @@ def test_swapping_and_dropping_history_are_independent() -> None:
 
 
 def test_seeds_differ_by_run_sample_and_purpose_in_their_low_32_bits() -> None:
-    samples, purposes = torch.tensor([0, 1, 2**31, 2**48]), ("swap", "dropout", "guidance")
+    samples = torch.tensor([0, 1, 2**31, 2**48])
+    purposes = ("swap", "dropout", "guidance")
     seeds = [seed for run in (0, 1) for purpose in purposes for seed in inputs.draw_seeds(run, samples, purpose)]
     assert len({seed % 2**32 for seed in seeds}) == len(seeds)
     assert max(seeds) < 2**32
@@ -92,7 +93,8 @@ def test_every_clip_is_paired_with_another_track_and_used_once() -> None:
 
 
 def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:
-    values, tracks = torch.tensor([1.0, 2.0, 4.0, 7.0]), list("abcd")
+    values = torch.tensor([1.0, 2.0, 4.0, 7.0])
+    tracks = list("abcd")
     once = validation.clustered_mean(values, tracks)
     repeated = validation.clustered_mean(values.repeat(10), tracks * 10)
     assert once == pytest.approx((3.5, values.std().item() / 2))
@@ -102,11 +104,11 @@ def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
 def test_losses_are_in_nats_by_token(pattern: str) -> None:
     stage = HAFMCoarseForCausalLM(toy_config("coarse", codebook_pattern=pattern))
-    tokens = torch.zeros(2, 6, 30)
-    tokens[1, 0::3, 5] = 50.0  # the first of three codebooks
-    logits = torch.stack([stage.pattern.arrange(tokens[..., code], 0.0) for code in range(30)], dim=-1)
+    token_logits = torch.zeros(2, 6, 30)  # [B, T · Q, V]
+    token_logits[1, 0::3, 5] = 50.0  # the first of three codebooks
+    logits = torch.stack([stage.pattern.arrange(token_logits[..., code], 0.0) for code in range(30)], dim=-1)
     labels = torch.full((2, 6), 5)
-    labels[0, 4] = -100
+    labels[0, 4] = -100  # frame 1, codebook 1
     losses = stage.token_losses(logits, labels)
     expected = torch.full((2, 2, 3), math.log(30))
     expected[1, :, 0] = 0.0

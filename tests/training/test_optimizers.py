@@ -33,7 +33,8 @@ def test_every_trainable_weight_has_one_optimizer_and_muon_the_layers_matrices(o
 
 @pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
 def test_full_precision_muon_matches_torchs_half_precision_muon(shape: tuple[int, int]) -> None:
-    start, gradients = torch.randn(shape), torch.randn(3, *shape)
+    start = torch.randn(shape)
+    gradients = torch.randn(3, *shape)
     ends = []
     for muon in (torch.optim.Muon, FullPrecisionMuon):
         weight = torch.nn.Parameter(start.clone())

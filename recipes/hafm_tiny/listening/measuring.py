@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.audio import Samples
-from hafm_hf.lead_sheet.bars import completed
+from hafm_hf.lead_sheet.bars import with_bars_throughout
 from hafm_hf.lead_sheet.lead_sheet import BEATS_PER_MINUTE, LeadSheet
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.tokenizers.beat_line import likeliest_tempo
-from hafm_hf.tokenizers.pitch_line import PitchLine
+from hafm_hf.tokenizers.beat_tracker import likeliest_tempo
+from hafm_hf.tokenizers.pitch_contour import PitchContour
 
 from .references import Recording
 from .scores import beyond_shuffled, chord_cells, chord_overlap, tempo_is_right
@@ -57,7 +57,7 @@ def find_composite(model: str = "", listener: str = "") -> HAFMForVocalAccompani
 def estimate(composite: HAFMForVocalAccompaniment, voice: Samples, known: LeadSheet | None = None) -> LeadSheet:
     """The lead sheet with bars estimated from a voice (float32 [N] at 16 kHz), given what is known of the song."""
     sheet = composite.complete_lead_sheet(voice, VOICE_RATE, known)
-    return completed(sheet, len(voice) / VOICE_RATE)
+    return with_bars_throughout(sheet, len(voice) / VOICE_RATE)
 
 
 def given_tempo(tempo: float) -> LeadSheet | None:
@@ -107,11 +107,11 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
     rate = tokenizer.config.frame_rate
     sheet = composite.complete_lead_sheet(voice, VOICE_RATE)
     (vocal,) = composite.feature_extractor().vocals(voice, VOICE_RATE)
-    line = composite.encoder.listen(vocal).line
-    phase = sheet.phase(len(line), rate)
+    contour = composite.encoder.listen(vocal).contour
+    phase = sheet.beat_phase(len(contour), rate)
     if phase is None:
         return torch.zeros(0), torch.zeros(0)
-    likely, chosen = listener.chords(line, phase).max(1)
+    likely, chosen = listener.chords(contour, phase).max(1)
     played = torch.from_numpy(chord_cells(recording.chords, len(likely) / rate, 1 / rate))
     return likely[played > 0], (chosen == played)[played > 0].float()
 
@@ -119,37 +119,45 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
 def reliability(sure: torch.Tensor, right: torch.Tensor) -> tuple[list[Reliability], float]:
     """Calibration in the bins of `SURENESS` that occur, and the expected calibration error (inputs: float32 [T])."""
     bins = torch.bucketize(sure, torch.tensor(SURENESS))
-    found = []
+    reliabilities = []
+    error = 0.0
     for number in bins.unique():
-        there = bins == number
-        found.append(Reliability(*(float(each.mean()) for each in (there.float(), sure[there], right[there]))))
-    return found, sum(each.share * abs(each.sure - each.right) for each in found)
+        inside = bins == number
+        share = float(inside.float().mean())
+        mean_sure = float(sure[inside].mean())
+        mean_right = float(right[inside].mean())
+        reliabilities.append(Reliability(share, mean_sure, mean_right))
+        error += share * abs(mean_sure - mean_right)
+    return reliabilities, error
 
 
-def unheard(line: PitchLine, ear_size: int) -> PitchLine:
-    """The pitch line of a simulated singer, with features of 0 for a listener with an ear of this width."""
-    return replace(line, heard=np.zeros((len(line), ear_size), np.float16)) if ear_size else line
+def unheard(contour: PitchContour, ear_size: int) -> PitchContour:
+    """The pitch contour of a simulated singer, with features of 0 for a listener with an ear of this width."""
+    if not ear_size:
+        return contour
+    return replace(contour, heard=np.zeros((len(contour), ear_size), np.float16))
 
 
 @torch.no_grad()
 def simulated_scores(model: HAFMListenerModel, performances: Sequence[Performance]) -> dict[str, float]:
-    """Scores a listener on simulated singers: chords from pitch lines and known beats, tempo from pitch lines alone.
+    """Scores a listener on simulated singers: chords from pitch contours and the beats, tempo from the contours alone.
 
     Returns:
         `chords`: share of frames with the right chord; `beyond`: the same minus the agreement of different songs;
         `tempo`: share of performances with a tempo within 4 %.
     """
     model = model.float().eval()
-    found: dict[str, list[float]] = {"chords": [], "tempo": []}
-    heard: list[NDArray[np.int64]] = []
+    scores: dict[str, list[float]] = {"chords": [], "tempo": []}
+    estimated: list[NDArray[np.int64]] = []
     for sung in performances:
-        line = unheard(sung.line, model.config.ear_size)
-        chords = model.chords(line, torch.from_numpy(sung.beats % 1))
-        there = sung.chords > 0
-        found["chords"].append(float((chords.argmax(1).numpy() == sung.chords)[there].mean()))
-        tempo = likeliest_tempo(model.tempi, model.tempo_of(line))
-        found["tempo"].append(float(tempo_is_right(tempo, sung.tempo)))
-        heard.append(chords.argmax(1).numpy())
-    names = [str(number) for number in range(len(heard))]
-    found["beyond"] = beyond_shuffled(heard, [sung.chords for sung in performances], names, chord_overlap)[1]
-    return {name: float(np.nanmean(values)) for name, values in found.items()}
+        contour = unheard(sung.contour, model.config.ear_size)
+        chords = model.chords(contour, torch.from_numpy(sung.beats % 1)).argmax(1).numpy()
+        labelled = sung.chords > 0
+        scores["chords"].append(float((chords == sung.chords)[labelled].mean()))
+        tempo = likeliest_tempo(model.tempi, model.tempo_of(contour))
+        scores["tempo"].append(float(tempo_is_right(tempo, sung.tempo)))
+        estimated.append(chords)
+    names = [str(number) for number in range(len(estimated))]
+    true = [sung.chords for sung in performances]
+    _, scores["beyond"] = beyond_shuffled(estimated, true, names, chord_overlap)
+    return {name: float(np.nanmean(values)) for name, values in scores.items()}

@@ -22,7 +22,7 @@ from hafm_hf.audio import Samples, resample
 from hafm_hf.evaluation.datasets import Clip, load_karaoke
 from hafm_hf.evaluation.features import ANALYSIS_RATE, beats, onset_strength
 from hafm_hf.evaluation.timing import tempo_of
-from hafm_hf.lead_sheet.bars import completed
+from hafm_hf.lead_sheet.bars import with_bars_throughout
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet, Span
 from hafm_hf.listening.transcription import ChordRecogniser
 
@@ -68,7 +68,7 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
     """
     clips = load_karaoke(folder)
     lags = find_lags(clips)
-    known: dict[str, Any] = json.loads(cache.read_text()) if cache.is_file() else {}
+    estimates: dict[str, Any] = json.loads(cache.read_text()) if cache.is_file() else {}
     recogniser = functools.cache(ChordRecogniser)
     parts: dict[str, list[tuple[Clip, Samples, Samples]]] = defaultdict(list)
     for clip in sorted(clips, key=lambda each: each.name):
@@ -79,28 +79,28 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
         sounds = [(clip.name, voice, played) for clip, voice, played in members]
         voices, bands = ([sound[part] for sound in sounds] for part in (1, 2))
         for name, voice, band in [*sounds, (song, np.concatenate(voices), np.concatenate(bands))]:
-            of_sound = hashlib.sha256(band.tobytes()).hexdigest()
-            if of_sound not in known:
-                known[of_sound] = _estimated(band, recogniser())
-                logger.info("%s: %d chords, %s", name, len(known[of_sound]["chords"]), known[of_sound]["key"])
+            digest = hashlib.sha256(band.tobytes()).hexdigest()
+            if digest not in estimates:
+                estimates[digest] = _estimated(band, recogniser())
+                logger.info("%s: %d chords, %s", name, len(estimates[digest]["chords"]), estimates[digest]["key"])
                 cache.parent.mkdir(parents=True, exist_ok=True)
-                cache.write_text(json.dumps(known))
-            single.append(Recording(name, song, voice, **known[of_sound]))
+                cache.write_text(json.dumps(estimates))
+            single.append(Recording(name, song, voice, **estimates[digest]))
         joined.append(single.pop())
     return single, joined
 
 
 def rendered_recordings(corpus: Path, seconds: float) -> list[Recording]:
     """The first `seconds` of the test vocals of a rendered corpus, with chords, key and beats from the labels."""
-    found = []
+    recordings = []
     for name, labels in load_labels(corpus, "test").items():
         samples = read_mono(corpus / "test" / name / "vocal.flac", ANALYSIS_RATE)[: round(seconds * ANALYSIS_RATE)]
         voice: Samples = samples.astype(np.float32) / np.float32(PCM_SCALE)
         song = str(labels.get("song", name))
-        found.append(Recording(name, song, voice, labels["chords"], labels.get("key"), labels["beats"]))
-    if not found:
+        recordings.append(Recording(name, song, voice, labels["chords"], labels.get("key"), labels["beats"]))
+    if not recordings:
         raise ValueError(f"{corpus / 'test'} holds no songs; name the output of recipes/build_song_corpus.py.")
-    return found
+    return recordings
 
 
 def _sounds(clip: Clip, lag: float) -> tuple[Samples, Samples]:
@@ -113,7 +113,8 @@ def _sounds(clip: Clip, lag: float) -> tuple[Samples, Samples]:
 
 
 def _estimated(played: Samples, recogniser: ChordRecogniser) -> dict[str, Any]:
+    """Chords, key and beats of an accompaniment (float32 [N]), as far as they can be estimated."""
     seconds = len(played) / ANALYSIS_RATE
     chords = recogniser.chords(played, ANALYSIS_RATE)
-    key = completed(LeadSheet(chords=chords), seconds).key if chords else None
+    key = with_bars_throughout(LeadSheet(chords=chords), seconds).key if chords else None
     return {"chords": chords, "key": key, "beats": [float(beat) for beat in beats(onset_strength(played))]}

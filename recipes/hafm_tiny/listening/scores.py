@@ -47,24 +47,28 @@ def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> Liste
     songs = [recording.song for recording in recordings]
     if len(set(songs)) < 2:
         raise ValueError(f"Scores are matched minus shuffled songs, so they need two songs; there is only {songs}.")
-    estimated = [chord_cells(sheet.chords, each.seconds) for sheet, each in zip(sheets, recordings, strict=True)]
-    wanted = [chord_cells(each.chords, each.seconds) for each in recordings]
-    beats = [np.array([b for b in sheet.beats or () if b >= 0]) for sheet in sheets]
-    known = [np.asarray(each.beats) for each in recordings]
-    found = {
-        "chords": beyond_shuffled(estimated, wanted, songs, chord_overlap),
-        "beats": beyond_shuffled(beats, known, songs, _f_measure),
-        "lag": beyond_shuffled(beats, known, songs, _f_measure_with_lag),
-    }
-    keys = [key_score(sheet.key, each.key) for sheet, each in zip(sheets, recordings, strict=True)]
-    tempos = [(tempo_of(found), each.tempo) for found, each in zip(beats, recordings, strict=True)]
+    estimated_chords = []
+    estimated_beats = []
+    keys = []
+    tempos = []
+    for sheet, recording in zip(sheets, recordings, strict=True):
+        estimated_chords.append(chord_cells(sheet.chords, recording.seconds))
+        beats = np.array([beat for beat in sheet.beats or () if beat >= 0])
+        estimated_beats.append(beats)
+        keys.append(key_score(sheet.key, recording.key))
+        tempos.append((tempo_of(beats), recording.tempo))
+    true_chords = [chord_cells(recording.chords, recording.seconds) for recording in recordings]
+    true_beats = [np.asarray(recording.beats) for recording in recordings]
+    chords_matched, chords = beyond_shuffled(estimated_chords, true_chords, songs, chord_overlap)
+    beats_matched, beats_beyond = beyond_shuffled(estimated_beats, true_beats, songs, _f_measure)
+    _, beats_with_lag = beyond_shuffled(estimated_beats, true_beats, songs, _f_measure_with_lag)
     return ListeningScores(
-        chords=bootstrap_mean(found["chords"][1], songs),
-        chords_matched=float(np.nanmean(found["chords"][0])),
+        chords=bootstrap_mean(chords, songs),
+        chords_matched=float(np.nanmean(chords_matched)),
         key=bootstrap_mean(keys, songs),
-        beats=bootstrap_mean(found["beats"][1], songs),
-        beats_matched=float(np.nanmean(found["beats"][0])),
-        beats_lag_forgiven=bootstrap_mean(found["lag"][1], songs),
+        beats=bootstrap_mean(beats_beyond, songs),
+        beats_matched=float(np.nanmean(beats_matched)),
+        beats_lag_forgiven=bootstrap_mean(beats_with_lag, songs),
         tempo=float(np.mean([tempo_is_right(*pair) for pair in tempos])),
         tempo_octaves=float(np.mean([tempo_is_right(*pair, OCTAVES) for pair in tempos])),
     )
@@ -85,17 +89,17 @@ def key_score(estimated: str | None, known: str | None) -> float:
 def chord_overlap(estimated: Cells, wanted: Cells) -> float:
     """Share of cells in which two sequences of majmin classes agree; cells that are -1 in `wanted` are ignored."""
     length = min(len(estimated), len(wanted))
-    there = wanted[:length] >= 0
-    if there.any():
-        return float((estimated[:length] == wanted[:length])[there].mean())
+    counted = wanted[:length] >= 0
+    if counted.any():
+        return float((estimated[:length] == wanted[:length])[counted].mean())
     return float("nan")
 
 
-def chord_cells(chords: Sequence[Span], seconds: float, each: float = CELL_SECONDS) -> Cells:
-    """`mir_eval.chord.majmin`'s class of each cell of `each` seconds: int64 [T]."""
-    cells = np.full(int(seconds / each + 1e-6), 0, np.int64)
+def chord_cells(chords: Sequence[Span], seconds: float, cell_seconds: float = CELL_SECONDS) -> Cells:
+    """`mir_eval.chord.majmin`'s class of each cell of a song of `seconds`: int64 [T]."""
+    cells = np.full(int(seconds / cell_seconds + 1e-6), 0, np.int64)
     for start, stop, label in chords:
-        cells[round(start / each) : round(stop / each)] = majmin(label)
+        cells[round(start / cell_seconds) : round(stop / cell_seconds)] = majmin(label)
     return cells
 
 
@@ -104,8 +108,8 @@ def majmin(label: str) -> int:
     """Class of a chord: 0 for none, 1 to 12 major, 13 to 24 minor; -1 for chords that mir_eval's majmin ignores."""
     import mir_eval
 
-    found = root_and_quality(label)
-    if found is None:
+    root_quality = root_and_quality(label)
+    if root_quality is None:
         return -1 if label == "X" else 0
     try:
         _, tones, _ = mir_eval.chord.encode(label)
@@ -113,13 +117,18 @@ def majmin(label: str) -> int:
         # not in Harte's notation, but as in lead sheets, such as Am7
         return chord_class(label)
     triads: dict[tuple[int, ...], int] = {(1, 0, 0, 0, 1, 0, 0, 1): 0, (1, 0, 0, 1, 0, 0, 0, 1): 12}
-    triad = triads.get(tuple(int(tone) for tone in tones[:8]))
-    return -1 if triad is None else 1 + found[0] + triad
+    first_class = triads.get(tuple(int(tone) for tone in tones[:8]))
+    if first_class is None:
+        return -1
+    return 1 + root_quality[0] + first_class
 
 
 def _f_measure(estimated: Beats, wanted: Beats) -> float:
-    if not len(wanted) or not len(estimated):
-        return float("nan") if not len(wanted) else 0.0
+    """F-measure of beats in seconds ([K] each), up to where the shorter of the two ends."""
+    if not len(wanted):
+        return float("nan")
+    if not len(estimated):
+        return 0.0
     end = min(estimated[-1], wanted[-1]) + 0.1
     return beat_f_measure(wanted[wanted < end], estimated[estimated < end])
 
@@ -138,8 +147,9 @@ def beyond_shuffled(
     matched = [agree(*pair) for pair in zip(estimated, wanted, strict=True)]
     rng = np.random.default_rng(0)
     beyond = []
-    for at, each in enumerate(estimated):
-        others = [number for number, song in enumerate(songs) if song != songs[at]]
+    for number, estimate in enumerate(estimated):
+        others = [other for other, song in enumerate(songs) if song != songs[number]]
         drawn = rng.choice(others, min(len(others), CONTROLS), replace=False)
-        beyond.append(matched[at] - float(np.nanmean([agree(each, wanted[other]) for other in drawn])))
+        control = float(np.nanmean([agree(estimate, wanted[other]) for other in drawn]))
+        beyond.append(matched[number] - control)
     return matched, beyond

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated singer: a symbolic melody → the pitch line that would be measured from somebody singing it.
+"""A simulated singer: a symbolic melody → the pitch contour that would be measured from somebody singing it.
 
 It replaces recordings in training listeners. It slides into notes, scoops, sings vibrato and falls off notes; misses,
 replaces, ornaments and joins notes; breathes; is out of tune, late and early; its tempo drifts; and its pitch tracker
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hafm_hf.lead_sheet.chords import PITCH_CLASSES
-from hafm_hf.tokenizers.pitch_line import FLOOR_DB, LINE_RATE, PitchLine, normalised
+from hafm_hf.tokenizers.pitch_contour import CONTOUR_RATE, FLOOR_DB, PitchContour, normalised
 
 from ..targets import transposed_chords
 from .tunes import Tune
@@ -33,7 +33,7 @@ class Performance:
     """A crop as a listener's input, with its targets.
 
     Attributes:
-        line (PitchLine): the singer's pitch line.
+        line (PitchContour): the singer's pitch contour.
         beats (float64 [T]): position in beats since the song's first beat.
         chords (int64 [T]): triad.
         tempo (float): tempo in BPM.
@@ -41,7 +41,7 @@ class Performance:
         downbeat (int): index of a beat that starts a bar.
     """
 
-    line: PitchLine
+    contour: PitchContour
     beats: Array
     chords: NDArray[np.int64]
     tempo: float
@@ -90,12 +90,13 @@ class SimulatedSinger:
         seconds_of_beats = self._clock(tune, tempo)
         sung = self._sung(tune, seconds_of_beats, semitones)
         times = self._times(sung, seconds_of_beats, min(seconds, seconds_of_beats[1][-1]))
-        line = self._line(sung, times)
+        contour = self._contour(sung, times)
         beats = np.interp(times, seconds_of_beats[1], seconds_of_beats[0])
         chords = transposed_chords(chords_at(tune, beats), semitones)
-        return Performance(line, beats, chords, tempo, tune.metre, tune.downbeat)
+        return Performance(contour, beats, chords, tempo, tune.metre, tune.downbeat)
 
     def _tempo(self, tune: Tune) -> float:
+        """A tempo near the tune's own or any other, at which its notes can be sung; in beats a minute."""
         for _ in range(20):
             if tune.tempo is not None and self.rng.random() < self.own_tempo:
                 tempo = tune.tempo * 2 ** self.rng.normal(0.0, 0.2)
@@ -115,10 +116,13 @@ class SimulatedSinger:
         return np.arange(count + 1, dtype=np.float64), seconds
 
     def _sung(self, tune: Tune, clock: tuple[Array, Array], semitones: int) -> Sung:
+        """The notes of a tune as they are sung: in the given key, late or early, out of tune, slurred."""
         rng = self.rng
         notes = self._changed(tune.notes)
         count = len(notes)
-        starts, ends = (np.interp(notes[:, 0] + part * notes[:, 1], *clock) for part in (0, 1))
+        # in seconds; all arrays have an entry for each note
+        starts = np.interp(notes[:, 0], *clock)
+        ends = np.interp(notes[:, 0] + notes[:, 1], *clock)
         plosive = rng.random(count) < rng.uniform(0.2, 0.7)
         consonant = np.minimum(np.where(plosive, rng.uniform(0.02, 0.14, count), 0.0), 0.4 * (ends - starts))
         # vowels, not consonants, are on the beat
@@ -158,20 +162,23 @@ class SimulatedSinger:
         rng = self.rng
         missed, wrong, joined, turned = rng.uniform(0, [0.08, 0.15, 0.1, 0.1])
         notes = notes[rng.random(len(notes)) >= missed]
+        # start and length in beats, and pitch
         notes = notes.copy()
-        which = rng.random(len(notes)) < wrong
-        notes[which, 2] += rng.choice([-3, -2, -1, 1, 2, 3, 4, 5, -5], which.sum())
-        # join two notes
-        which = np.append(False, (rng.random(len(notes) - 1) < joined) & (notes[1:, 0] - notes[:-1, :2].sum(1) < 0.2))
-        notes[:-1][which[1:], 1] += notes[1:][which[1:], 1]
-        notes = notes[~which]
-        # split a note into two
-        which = (rng.random(len(notes)) < turned) & (notes[:, 1] > 0.4)
-        second = notes[which].copy()
+        replaced = rng.random(len(notes)) < wrong
+        notes[replaced, 2] += rng.choice([-3, -2, -1, 1, 2, 3, 4, 5, -5], replaced.sum())
+        # a note that is joined to the one before it
+        chosen = rng.random(len(notes) - 1) < joined
+        follows = notes[1:, 0] - notes[:-1, :2].sum(1) < 0.2
+        dropped = np.append(False, chosen & follows)
+        notes[:-1][dropped[1:], 1] += notes[1:][dropped[1:], 1]
+        notes = notes[~dropped]
+        # a note that is split into two
+        split = (rng.random(len(notes)) < turned) & (notes[:, 1] > 0.4)
+        second = notes[split].copy()
         second[:, 0] += second[:, 1] / 2
         second[:, 1] /= 2
-        notes[which, 2] += rng.choice([-2, -1, 1, 2], which.sum())
-        notes[which, 1] /= 2
+        notes[split, 2] += rng.choice([-2, -1, 1, 2], split.sum())
+        notes[split, 1] /= 2
         notes = np.concatenate([notes, second])
         return notes[np.argsort(notes[:, 0], kind="stable")]
 
@@ -179,19 +186,22 @@ class SimulatedSinger:
         """Times of the crop's frames: one part of the song with enough singing, or several joined, float64 [T]."""
         rng = self.rng
         whole = clock[1][-1]
-        pieces = int(rng.integers(2, 6)) if rng.random() < self.joined and seconds > 12 else 1
+        pieces = 1
+        if rng.random() < self.joined and seconds > 12:
+            pieces = int(rng.integers(2, 6))
         lengths = rng.dirichlet(np.full(pieces, 6.0)) * seconds
-        found = []
+        times = []
         for length in lengths:
             for _ in range(8):
                 start = rng.uniform(0, max(whole - length, 1e-3))
                 inside = np.minimum(sung.end, start + length) - np.maximum(sung.onset, start)
                 if np.maximum(inside, 0).sum() > LEAST_SUNG * length:
                     break
-            found.append(start + (np.arange(round(length * LINE_RATE)) + 0.5) / LINE_RATE)
-        return np.concatenate(found)
+            times.append(start + (np.arange(round(length * CONTOUR_RATE)) + 0.5) / CONTOUR_RATE)
+        return np.concatenate(times)
 
-    def _line(self, sung: Sung, times: Array) -> PitchLine:
+    def _contour(self, sung: Sung, times: Array) -> PitchContour:
+        """The pitch contour that would be measured from sung notes at frames with these times (float64 [T])."""
         rng = self.rng
         count = len(times)
         note = np.clip(np.searchsorted(sung.onset, times, side="right") - 1, 0, None)
@@ -215,7 +225,7 @@ class SimulatedSinger:
         high = sung.aspirate[note] * (np.exp(-((age / 0.025) ** 2)) + 0.6 * np.exp(-((vowel / 0.03) ** 2))) * near
         flux = np.stack([low, high], axis=1)
         flux += self._noise(count, rng.uniform(0.03, 0.15))
-        return PitchLine(
+        return PitchContour(
             np.where(voiced, pitch, np.nan).astype(np.float32), level.astype(np.float32), normalised(flux)
         )
 
@@ -259,9 +269,11 @@ class ExactSinger(FaithfulSinger):
     """A singer without any errors, and with a perfect pitch tracker."""
 
     def _sung(self, tune: Tune, clock: tuple[Array, Array], semitones: int) -> Sung:
+        """The notes of a tune as they are written: in time and in tune, without slides or consonants."""
         notes = tune.notes
         none = np.zeros(len(tune.notes))
-        starts, ends = (np.interp(notes[:, 0] + part * notes[:, 1], *clock) for part in (0, 1))
+        starts = np.interp(notes[:, 0], *clock)
+        ends = np.interp(notes[:, 0] + notes[:, 1], *clock)
         pitch = notes[:, 2] + semitones
         slides = {"glide": none + 0.01, "scoop": none, "fall": none, "vibrato": none, "vibrato_rate": none + 5}
         sounds = {"consonant": none, "accent": none, "strength": none + 1, "aspirate": none + 0.1}
@@ -276,6 +288,6 @@ class ExactSinger(FaithfulSinger):
 
 def chords_at(tune: Tune, beats: Array) -> NDArray[np.int64]:
     """The triad at each position in beats (float64 [T]): int64 [T]."""
-    at = np.clip(np.searchsorted(tune.chords[:, 0], beats, side="right") - 1, 0, None)
-    inside = (beats >= tune.chords[at, 0]) & (beats < tune.chords[at, 1])
-    return np.where(inside, tune.chords[at, 2], 0).astype(np.int64)
+    latest = np.clip(np.searchsorted(tune.chords[:, 0], beats, side="right") - 1, 0, None)
+    inside = (beats >= tune.chords[latest, 0]) & (beats < tune.chords[latest, 1])
+    return np.where(inside, tune.chords[latest, 2], 0).astype(np.int64)

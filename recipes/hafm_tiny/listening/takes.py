@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hafm_hf.tokenizers.beat_line import BEAT_PARTS
+from hafm_hf.tokenizers.beat_tracker import BEAT_PARTS
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from hafm_hf.tokenizers.pitch_line import LINE_RATE, HAFMVocalDescriptors, PitchLine, pitch_line
+from hafm_hf.tokenizers.pitch_contour import CONTOUR_RATE, HAFMVocalDescriptors, PitchContour, pitch_contour
 
 from ..human_takes import human_take
 from ..song_pool import PCM_SCALE, finished_songs, load_song
@@ -32,11 +32,11 @@ LEAST_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
-class TimedLine:
-    """A pitch line, the part of the beat of each frame (int64 [T]), downbeats (float32 [T], 1 in the first beat of a
-    bar, NaN if unknown), the tempo in BPM, and the chord of each frame (int64 [T])."""
+class TimedContour:
+    """A pitch contour, the part of the beat of each frame (int64 [T]), downbeats (float32 [T], 1 in the first beat of
+    a bar, NaN if unknown), the tempo in BPM, and the chord of each frame (int64 [T])."""
 
-    line: PitchLine
+    contour: PitchContour
     parts: NDArray[np.int64]
     bars: NDArray[np.float32]
     tempo: float
@@ -45,39 +45,44 @@ class TimedLine:
 
 def sung_takes(
     corpus: Path, rng: np.random.Generator, ear: HAFMSemanticTokenizerModel | None = None
-) -> Iterator[TimedLine]:
+) -> Iterator[TimedContour]:
     """Yields one take of each training song of a rendered corpus; with an ear, as it was rendered."""
     for folder in finished_songs(corpus / "train"):
         song = load_song(folder, RATE)
         vocal = (song.vocal / PCM_SCALE).astype(np.float32)
-        measured = HAFMVocalDescriptors(RATE, LINE_RATE).measured(vocal, len(vocal) * LINE_RATE // RATE)
+        measured = HAFMVocalDescriptors(RATE, CONTOUR_RATE).measured(vocal, len(vocal) * CONTOUR_RATE // RATE)
         if ear is None and rng.random() >= RENDERED:
             measured = human_take(measured, song.labels["notes"], rng)
-        line = pitch_line(*measured)
+        contour = pitch_contour(*measured)
         if ear is not None:
-            line = replace(line, heard=ear.extract_features(torch.from_numpy(vocal)).half().numpy())
-        times = (np.arange(len(line)) + 0.5) / LINE_RATE
-        unknown = np.full(len(line), np.nan, np.float32)
+            contour = replace(contour, heard=ear.extract_features(torch.from_numpy(vocal)).half().numpy())
+        times = (np.arange(len(contour)) + 0.5) / CONTOUR_RATE
+        unknown = np.full(len(contour), np.nan, np.float32)
         parts = beat_parts(song.labels, times, BEAT_PARTS)
         chords = chord_targets(song.labels, times, 0)["chord"]
-        yield TimedLine(line, parts, unknown, float(song.labels["tempo"]), chords)
+        yield TimedContour(contour, parts, unknown, float(song.labels["tempo"]), chords)
 
 
 def crop_of_takes(
-    takes: Sequence[TimedLine], seconds: float, octaves: Sequence[float], rng: np.random.Generator
-) -> TimedLine:
+    takes: Sequence[TimedContour], seconds: float, octaves: Sequence[float], rng: np.random.Generator
+) -> TimedContour:
     """A random crop of `seconds` (or a whole shorter take), sped up by a random number of octaves within `octaves`."""
     while True:
         take = takes[int(rng.integers(len(takes)))]
         speed = 2 ** rng.uniform(octaves[0], octaves[1])
-        whole = int((len(take.line) - 2) / speed)
-        frames = min(round(seconds * LINE_RATE), whole)
-        if frames >= LEAST_SECONDS * LINE_RATE:
+        most = int((len(take.contour) - 2) / speed)
+        frames = min(round(seconds * CONTOUR_RATE), most)
+        if frames >= LEAST_SECONDS * CONTOUR_RATE:
             break
-    points = max(frames // WOBBLE_FRAMES, 2)
-    late = np.interp(np.arange(frames), np.linspace(0, frames - 1, points), rng.normal(0, WOBBLE, points))
-    exact = rng.uniform(0, len(take.line) - frames * speed - 1) + speed * np.arange(frames)
-    sung, played = (np.clip(np.round(at), 0, len(take.line) - 1).astype(int) for at in (exact + speed * late, exact))
-    heard = None if take.line.heard is None else take.line.heard[sung]
-    line = PitchLine(take.line.midi[sung], take.line.level[sung], take.line.flux[sung], heard)
-    return TimedLine(line, take.parts[played], take.bars[played], take.tempo * speed, take.chords[played])
+    # a singer is late, or early, by a number of frames that changes slowly
+    wobbles = max(frames // WOBBLE_FRAMES, 2)
+    late = np.interp(np.arange(frames), np.linspace(0, frames - 1, wobbles), rng.normal(0, WOBBLE, wobbles))
+    exact = rng.uniform(0, len(take.contour) - frames * speed - 1) + speed * np.arange(frames)
+    last = len(take.contour) - 1
+    played = np.clip(np.round(exact), 0, last).astype(int)
+    sung = np.clip(np.round(exact + speed * late), 0, last).astype(int)
+    heard = take.contour.heard
+    if heard is not None:
+        heard = heard[sung]
+    contour = PitchContour(take.contour.midi[sung], take.contour.level[sung], take.contour.flux[sung], heard)
+    return TimedContour(contour, take.parts[played], take.bars[played], take.tempo * speed, take.chords[played])

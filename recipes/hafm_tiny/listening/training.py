@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from hafm_hf.lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.tokenizers.beat_line import BEAT_PARTS
-from hafm_hf.tokenizers.pitch_line import CLASS_NUMBERS, HARMONY_PARTS, PitchLine
+from hafm_hf.tokenizers.beat_tracker import BEAT_PARTS
+from hafm_hf.tokenizers.pitch_contour import CLASS_NUMBERS, HARMONY_PARTS, PitchContour
 
 from ..steps import StepArguments, in_half, take_steps
 from .simulated_singer import SimulatedSinger
-from .takes import TimedLine, crop_of_takes
+from .takes import TimedContour, crop_of_takes
 from .tunes import SHEETS, SONGS, Tune, of_source
 
 IGNORED = -100
@@ -117,12 +117,12 @@ class HarmonyTrainer:
         model: HAFMListenerModel,
         tunes: Sequence[Tune],
         arguments: ListenerArguments,
-        takes: Sequence[TimedLine] = (),
+        takes: Sequence[TimedContour] = (),
     ) -> None:
         self.model = model
         self.arguments = arguments
         if model.config.ear_size:
-            self.takes = [self._cells_of(take.line, take.chords) for take in takes]
+            self.takes = [self._cells_of(take.contour, take.chords) for take in takes]
         else:
             self.takes = []
         self.rng = np.random.default_rng(arguments.seed)
@@ -134,49 +134,57 @@ class HarmonyTrainer:
         """Cross-entropy of the cells' chords in a random batch."""
         length = int(self.rng.choice(self.arguments.harmony_cells))
         crops = [self._crop(length) for _ in range(max(self.arguments.harmony_batch // length, 1))]
-        for place in self.rng.integers(len(self.pool), size=self.arguments.sung_a_step):
-            self.pool[int(place)] = self._sung()
+        for index in self.rng.integers(len(self.pool), size=self.arguments.sung_a_step):
+            self.pool[int(index)] = self._sung()
         cells, mask = stacked([self._lacking(crop.cells.float()).numpy() for crop in crops])
-        wanted, _ = stacked([crop.chords.numpy() for crop in crops], IGNORED)
+        chords, _ = stacked([crop.chords.numpy() for crop in crops], IGNORED)
         device = self.model.device
         with in_half(device):
-            chords = self.model.chord_logits(cells.to(device), mask.to(device))
-        chords = chords.float().cpu() + self.arguments.prior_weight * torch.stack([c.prior for c in crops])[:, None]
-        return F.cross_entropy(chords.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
+            logits = self.model.chord_logits(cells.to(device), mask.to(device))
+        priors = torch.stack([crop.prior for crop in crops])[:, None]
+        logits = logits.float().cpu() + self.arguments.prior_weight * priors
+        return F.cross_entropy(logits.flatten(0, 1), chords.flatten(), ignore_index=IGNORED)
 
     def _lacking(self, cells: torch.Tensor) -> torch.Tensor:
         """Cells (float [H, 54]), in a share of crops with one feature set to 0 for all pitch classes."""
         if self.rng.random() < self.arguments.left_out:
-            each = HARMONY_PARTS * CLASS_NUMBERS
-            cells[:, int(self.rng.integers(each)) : PITCH_CLASSES * each : each] = 0.0
+            numbers = HARMONY_PARTS * CLASS_NUMBERS  # features of a pitch class
+            cells[:, int(self.rng.integers(numbers)) : PITCH_CLASSES * numbers : numbers] = 0.0
         return cells
 
     def _sung(self) -> SungSong:
+        """A whole tune, sung by the simulated singer."""
         sung = self.singer.sing(self.tunes.draw(), WHOLE)
-        return self._cells_of(sung.line, sung.chords)
+        return self._cells_of(sung.contour, sung.chords)
 
-    def _cells_of(self, line: PitchLine, chords: np.ndarray) -> SungSong:
-        each = self.model.config.harmony_frames
-        cells = torch.from_numpy(line.harmony_cells(each)).half()
-        return SungSong(cells, torch.from_numpy(chords[_middles(line, each)]))
+    def _cells_of(self, contour: PitchContour, chords: np.ndarray) -> SungSong:
+        """Features and chords of the cells of a song, from its contour and the chord of each frame (int64 [T])."""
+        size = self.model.config.harmony_frames
+        cells = torch.from_numpy(contour.harmony_cells(size)).half()
+        return SungSong(cells, torch.from_numpy(chords[_middles(contour, size)]))
 
     def _crop(self, length: int) -> SungSong:
         """A random crop of up to `length` cells of a song: one part, or several joined."""
         rng = self.rng
-        heard = bool(self.takes) and rng.random() < self.arguments.takes_share
-        songs = self.takes if heard else self.pool
+        from_take = bool(self.takes) and rng.random() < self.arguments.takes_share
+        songs = self.takes if from_take else self.pool
         song = songs[int(rng.integers(len(songs)))]
+        # the features that follow the pitch classes start with the share of voiced frames
+        voiced_share = PITCH_CLASSES * HARMONY_PARTS * CLASS_NUMBERS
         for _ in range(TRIES):
-            several = length >= JOINED_CELLS and rng.random() < self.arguments.joined
-            pieces = int(rng.integers(2, PIECES + 1)) if several else 1
-            each = min(length // pieces, len(song.cells))
-            starts = rng.integers(len(song.cells) - each + 1, size=pieces)
-            at = torch.from_numpy((starts[:, None] + np.arange(each)).ravel())
-            # the features that follow the pitch classes start with the share of voiced frames
-            if float(song.cells[at, PITCH_CLASSES * HARMONY_PARTS * CLASS_NUMBERS].float().mean()) > LEAST_SUNG:
+            pieces = 1
+            if length >= JOINED_CELLS and rng.random() < self.arguments.joined:
+                pieces = int(rng.integers(2, PIECES + 1))
+            piece_length = min(length // pieces, len(song.cells))
+            starts = rng.integers(len(song.cells) - piece_length + 1, size=pieces)
+            indices = torch.from_numpy((starts[:, None] + np.arange(piece_length)).ravel())
+            if float(song.cells[indices, voiced_share].float().mean()) > LEAST_SUNG:
                 break
-        cells = song.cells[at]
-        return SungSong(cells if heard else F.pad(cells, (0, self.model.config.ear_size)), song.chords[at])
+        cells = song.cells[indices]
+        if not from_take:
+            # the simulated singer has no features of the ear
+            cells = F.pad(cells, (0, self.model.config.ear_size))
+        return SungSong(cells, song.chords[indices])
 
 
 class TimeTrainer(nn.Module):
@@ -197,7 +205,7 @@ class TimeTrainer(nn.Module):
         model: HAFMListenerModel,
         tunes: Sequence[Tune],
         arguments: ListenerArguments,
-        takes: Sequence[TimedLine] = (),
+        takes: Sequence[TimedContour] = (),
     ) -> None:
         super().__init__()
         self.takes = takes
@@ -212,37 +220,39 @@ class TimeTrainer(nn.Module):
     def loss(self) -> torch.Tensor:
         """Weighted cross-entropies of the part of the beat, of downbeats, and of the tempo, in a random batch."""
         seconds = float(self.rng.choice(self.arguments.time_seconds))
-        each = self.model.config.time_frames
+        size = self.model.config.time_frames
         rows = max(round(self.arguments.time_batch / seconds), 1)
-        taken = bool(self.takes) and self.rng.random() < self.arguments.takes_share
-        batch = [self._take(seconds) if taken else self._sung(seconds) for _ in range(rows)]
-        cells, mask = stacked([sung.line.time_cells(each) for sung in batch])
-        if not taken:
+        from_takes = bool(self.takes) and self.rng.random() < self.arguments.takes_share
+        draw = self._take if from_takes else self._sung
+        batch = [draw(seconds) for _ in range(rows)]
+        cells, mask = stacked([sung.contour.time_cells(size) for sung in batch])
+        if not from_takes:
+            # the simulated singer has no features of the ear
             cells = F.pad(cells, (0, self.model.config.ear_size))
-        parts, _ = stacked([sung.parts[_middles(sung.line, each)] for sung in batch], IGNORED)
-        bars, _ = stacked([sung.bars[_middles(sung.line, each)] for sung in batch], np.nan)
-        known = bars.isfinite()
+        parts, _ = stacked([sung.parts[_middles(sung.contour, size)] for sung in batch], IGNORED)
+        bars, _ = stacked([sung.bars[_middles(sung.contour, size)] for sung in batch], np.nan)
+        known_bars = bars.isfinite()
         bars = bars.nan_to_num()
         hidden = self.model.time(cells, mask)
         loss = F.cross_entropy(self.beat_head(hidden).flatten(0, 1), parts.flatten(), ignore_index=IGNORED)
         binary = F.binary_cross_entropy_with_logits(self.bar_head(hidden)[..., 0], bars, reduction="none")
-        loss = loss + self.arguments.bar_weight * (binary * known).sum() / known.sum().clamp_min(1)
+        loss = loss + self.arguments.bar_weight * (binary * known_bars).sum() / known_bars.sum().clamp_min(1)
         tempi = torch.tensor([sung.tempo for sung in batch], dtype=torch.float32)
-        wrong = tempo_targets(self.model, tempi) * self.model.tempo_logits(hidden, mask).log_softmax(-1)
-        return loss - self.arguments.tempo_weight * wrong.sum(-1).mean()
+        agreement = tempo_targets(self.model, tempi) * self.model.tempo_logits(hidden, mask).log_softmax(-1)
+        return loss - self.arguments.tempo_weight * agreement.sum(-1).mean()
 
-    def _take(self, seconds: float) -> TimedLine:
+    def _take(self, seconds: float) -> TimedContour:
         """A random crop of a take of a rendered song."""
         return crop_of_takes(self.takes, seconds, self.arguments.takes_octaves, self.rng)
 
-    def _sung(self, seconds: float) -> TimedLine:
+    def _sung(self, seconds: float) -> TimedContour:
         """A random crop of a tune, sung by the simulated singer."""
         sung = self.singer.sing(self.tunes.draw(), seconds)
         first = ((np.floor(sung.beats) - sung.downbeat) % sung.metre == 0).astype(np.float32)
         # in POP909, beats of songs in 6/8 are eighths: their bars are not used
         bars = first if sung.metre in (3, 4) else np.full_like(first, np.nan)
         parts = np.floor(sung.beats % 1 * BEAT_PARTS).astype(np.int64)
-        return TimedLine(sung.line, parts, bars, sung.tempo, sung.chords)
+        return TimedContour(sung.contour, parts, bars, sung.tempo, sung.chords)
 
 
 class TuneDraw:
@@ -267,7 +277,7 @@ def train_listener(
     model: HAFMListenerModel,
     tunes: Sequence[Tune],
     arguments: ListenerArguments,
-    takes: Sequence[TimedLine] = (),
+    takes: Sequence[TimedContour] = (),
     only_time: bool = False,
 ) -> dict[str, float]:
     """Trains the harmony tower, unless `only_time`, and then the time tower, on the CPU; returns the mean loss of each
@@ -288,16 +298,16 @@ def tempo_targets(model: HAFMListenerModel, tempi: torch.Tensor) -> torch.Tensor
     return torch.softmax(-0.5 * away**2, dim=-1)
 
 
-def _middles(line: PitchLine, step: int) -> np.ndarray:
+def _middles(contour: PitchContour, step: int) -> np.ndarray:
     """Index of the middle frame of each cell."""
-    return np.minimum(np.arange(-(-len(line) // step)) * step + step // 2, len(line) - 1)
+    return np.minimum(np.arange(-(-len(contour) // step)) * step + step // 2, len(contour) - 1)
 
 
 def stacked(rows: Sequence[np.ndarray], fill: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Pads rows with `fill` to [B, longest, …]; also returns a mask, float [B, longest, 1], 1 where not padded."""
     longest = max(map(len, rows))
-    found = np.stack(
+    padded = np.stack(
         [np.pad(r, [(0, longest - len(r))] + [(0, 0)] * (r.ndim - 1), constant_values=fill) for r in rows]
     )
     mask = np.arange(longest)[None] < np.array([len(row) for row in rows])[:, None]
-    return torch.from_numpy(found), torch.from_numpy(mask.astype(np.float32))[..., None]
+    return torch.from_numpy(padded), torch.from_numpy(mask.astype(np.float32))[..., None]

@@ -164,15 +164,15 @@ def load_tunes(
         corpus: folder of rendered songs, used if `songs` is not given.
         validation, test: number of `songs` in these splits.
     """
-    found: dict[str, list[Tune]] = {"train": [], "validation": [], "test": []}
+    by_split: dict[str, list[Tune]] = {"train": [], "validation": [], "test": []}
     whole: Iterable[Tune] = ()
     if songs:
         whole = pop909_tunes(Path(songs), validation, test)
     elif corpus:
         whole = rendered_tunes(Path(corpus))
     for tune in [*whole, *(lead_sheet_tunes(Path(sheets), min(TEST_TUNES, 2 * test)) if sheets else ())]:
-        found[tune.split].append(tune)
-    return found
+        by_split[tune.split].append(tune)
+    return by_split
 
 
 def of_source(tunes: Sequence[Tune], source: str) -> list[Tune]:

@@ -123,19 +123,22 @@ def _in_bar(bar: np.ndarray, beat: float) -> float:
 
 def hits(song: Song, grid: Grid, bar: np.ndarray, number: int, pattern: str) -> list[Hit]:
     """A pattern's hits in a bar; a hit held over a chord change is played again with the new chord."""
-    found: list[Hit] = []
+    hits_of_bar: list[Hit] = []
     sounding = False
     for symbol, start, end in _steps(bar, number, pattern, grid):
         chord = chord_at(song, start)
         if chord is None or symbol == REST:
             sounding = False
-        elif symbol == HOLD and sounding and found[-1].chord is chord:
-            found[-1] = dataclasses.replace(found[-1], end=end)
+        elif symbol == HOLD and sounding and hits_of_bar[-1].chord is chord:
+            hits_of_bar[-1] = dataclasses.replace(hits_of_bar[-1], end=end)
         elif symbol != HOLD or sounding:
             ring = min(chord.end, float(bar[-1]))
-            found.append(Hit(found[-1].symbol if symbol == HOLD else symbol, start, end, max(end, ring), chord))
+            if symbol == HOLD:
+                # held over a change of chord: struck again
+                symbol = hits_of_bar[-1].symbol
+            hits_of_bar.append(Hit(symbol, start, end, max(end, ring), chord))
             sounding = True
-    return found
+    return hits_of_bar
 
 
 def voicing(chord: Chord, kind: str, low: int) -> list[int]:
@@ -159,13 +162,14 @@ def voicing(chord: Chord, kind: str, low: int) -> list[int]:
 
 def _in_sections(song: Song, form: Sequence[Section]) -> Iterator[tuple[np.ndarray, int, Section]]:
     """Yields bars (their beats in seconds), their index in the section, and the section."""
-    found = bars(song)
+    all_bars = bars(song)
     for section in form:
         for number in range(section.first, section.end):
-            yield found[number], number - section.first, section
+            yield all_bars[number], number - section.first, section
 
 
 def _pattern(player: Player, section: Section, chosen: dict[str, int]) -> str | Groove | None:
+    """A drawn pattern for the energy of each section."""
     if section.energy not in chosen:
         return None
     return player.patterns[section.energy][chosen[section.energy]]
@@ -175,8 +179,10 @@ def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
     """The notes of one hit of a chord player."""
     pitches = voicing(hit.chord, player.voicing, player.low)
     symbol = hit.symbol.upper()
-    loud = player.velocity + ENERGY_VELOCITY[energy]
-    velocity = loud if hit.symbol == symbol else loud - SOFTER
+    velocity = player.velocity + ENERGY_VELOCITY[energy]
+    if hit.symbol != symbol:
+        # a small letter is played more softly
+        velocity -= SOFTER
     delays = [0.0] * len(pitches)
     if symbol == "L":
         root = hit.chord.pitch_classes[0]
@@ -191,9 +197,9 @@ def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
             pitches = pitches[-STRUMMED_UP:][::-1]
         delays = [i * STRUM_FRAMES / FRAME_RATE for i in range(len(pitches))]
     elif symbol.isdigit():
-        place = int(symbol) - 1
         # past the highest note, continue with the lowest, an octave higher
-        pitches = [pitches[place % len(pitches)] + 12 * (place // len(pitches))]
+        octave, index = divmod(int(symbol) - 1, len(pitches))
+        pitches = [pitches[index] + 12 * octave]
     end = hit.ring if player.ring else hit.start + player.length * (hit.end - hit.start)
     for pitch, delay in zip(pitches, delays, strict=False):
         start = hit.start + delay
@@ -201,6 +207,7 @@ def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
 
 
 def _chords(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
+    """The notes of a player of chords."""
     notes: list[Note] = []
     grid = _grid(song, style)
     for bar, number, section in _in_sections(song, form):
@@ -216,6 +223,7 @@ def _chords(song: Song, form: Sequence[Section], style: Style, player: Player, c
 
 
 def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
+    """The notes of the bass."""
     notes: list[Note] = []
     grid = _grid(song, style)
     for bar, number, section in _in_sections(song, form):
@@ -231,13 +239,16 @@ def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, cho
             if (lowest + interval) % 12 not in {lowest, *hit.chord.pitch_classes}:
                 interval = 0
             pitch = player.low + (lowest - player.low) % 12 + interval
-            velocity = player.velocity + ENERGY_VELOCITY[section.energy] - (0 if hit.symbol != "r" else SOFTER)
+            velocity = player.velocity + ENERGY_VELOCITY[section.energy]
+            if hit.symbol == "r":
+                velocity -= SOFTER
             end = max(hit.start + player.length * (hit.end - hit.start), hit.start + SHORTEST_FRAMES / FRAME_RATE)
             notes.append(Note(hit.start, _snapped(end), pitch, velocity))
     return notes
 
 
 def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
+    """The notes of the drums, with fills at the ends of sections."""
     notes: list[Note] = []
     grid = _grid(song, style)
 
@@ -272,9 +283,13 @@ def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, ch
 
 def _line(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
     """The song's second voice, moved by octaves into the player's range; silent at energies without patterns."""
-    found = bars(song)
-    spans = [(found[s.first][0], found[s.end - 1][-1]) for s in form if s.energy in player.patterns]
-    line = [n for n in one_voice(song.tracks.get("BRIDGE", ())) if any(a <= n.start < b - 0.1 for a, b in spans)]
+    all_bars = bars(song)
+    # from start to end in seconds: the sections in which the player has patterns
+    spans = [(all_bars[s.first][0], all_bars[s.end - 1][-1]) for s in form if s.energy in player.patterns]
+    line = []
+    for note in one_voice(song.tracks.get("BRIDGE", ())):
+        if any(start <= note.start < end - 0.1 for start, end in spans):
+            line.append(note)
     if not line:
         return []
     middle = float(np.median([note.pitch for note in line]))

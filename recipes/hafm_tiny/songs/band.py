@@ -14,6 +14,9 @@ from .midi_song import Chord, Note, Song
 # the codec's
 FRAME_RATE = 75
 DRUM_NOTE = 0.1
+# a chord that begins within this time counts already
+LOOK_AHEAD_SECONDS = 0.05
+LEAST_NOTE_FRAMES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +33,13 @@ def bars(song: Song) -> list[np.ndarray]:
     beats = np.array(song.beats)
     starts = [at for at in song.downbeats if at < song.duration]
     ends = [*starts[1:], song.duration + 10]
-    found = []
+    beats_of_bars = []
     for start, end in zip(starts, ends, strict=True):
         inside = beats[(beats >= start - 1e-6) & (beats < end - 1e-6)]
-        step = float(np.median(np.diff(beats)))
-        found.append(np.append(inside, end if end <= song.duration else inside[-1] + step))
-    return found
+        if end > song.duration:
+            end = inside[-1] + float(np.median(np.diff(beats)))
+        beats_of_bars.append(np.append(inside, end))
+    return beats_of_bars
 
 
 def time_of(bar: np.ndarray, beat: float) -> float:
@@ -44,19 +48,20 @@ def time_of(bar: np.ndarray, beat: float) -> float:
 
 
 def chord_at(song: Song, seconds: float) -> Chord | None:
-    """The chord at a time in seconds, looking 0.05 s ahead; None if there is none."""
+    """The chord at a time in seconds, or which begins just after it; None if there is none."""
     for chord in reversed(song.chords):
-        if chord.start <= seconds + 0.05:
-            return chord if chord.bass is not None else None
+        if chord.start <= seconds + LOOK_AHEAD_SECONDS:
+            # "N", no chord, has no bass
+            return None if chord.bass is None else chord
     return None
 
 
 def on_frames(notes: list[Note]) -> tuple[Note, ...]:
-    """Rounds starts and ends of notes to frames; notes are at least four frames long."""
+    """Rounds starts and ends of notes to frames; notes are at least `LEAST_NOTE_FRAMES` long."""
 
     def moved(note: Note) -> Note:
         start = round(note.start * FRAME_RATE)
-        end = max(start + 4, round(note.end * FRAME_RATE))
+        end = max(start + LEAST_NOTE_FRAMES, round(note.end * FRAME_RATE))
         return dataclasses.replace(note, start=start / FRAME_RATE, end=end / FRAME_RATE)
 
     return tuple(map(moved, notes))

@@ -48,25 +48,31 @@ def steps_a_beat(song: Song) -> int:
 def sections(song: Song, generator: np.random.Generator) -> tuple[Section, ...]:
     """Divide a song into an intro, sections of four bars (eight in fast songs), and its last bar as an ending."""
     # a last bar that is cut short is not used
-    found = [bar for bar in bars(song) if bar[0] + WHOLE_BAR * (bar[-1] - bar[0]) <= song.duration]
+    whole_bars = [bar for bar in bars(song) if bar[0] + WHOLE_BAR * (bar[-1] - bar[0]) <= song.duration]
     scale = 4 // steps_a_beat(song)
-    intro = min(INTRO_BARS * scale, len(found) // 4)
-    last = len(found) - 1
+    intro = min(INTRO_BARS * scale, len(whole_bars) // 4)
+    last = len(whole_bars) - 1
     edges = [*range(intro, last, SECTION_BARS * scale), last]
     # a remainder of less than half a section is added to the previous one
     if len(edges) > 2 and edges[-1] - edges[-2] < SECTION_BARS * scale / 2:
         del edges[-2]
     spans = list(zip(edges[:-1], edges[1:], strict=True))
-    lift = [_lift(song, found[first][0], found[end][0]) + generator.normal(0, 0.5) for first, end in spans]
-    rank = (np.argsort(np.argsort(lift)) + 0.5) / len(spans)
-    levels = [ENERGIES[int(np.digitize(place, SHARES))] for place in rank]
+    lifts = []
+    for first, end in spans:
+        lifts.append(_lift(song, whole_bars[first][0], whole_bars[end][0]) + generator.normal(0, 0.5))
+    # of each section, the share of sections in which the melody stands out less
+    ranks = (np.argsort(np.argsort(lifts)) + 0.5) / len(spans)
+    energies = [ENERGIES[int(np.digitize(rank, SHARES))] for rank in ranks]
     names = {"sparse": "verse", "normal": "verse", "full": "chorus"}
-    start = ENERGIES[int(generator.integers(2))]
-    return (
-        *([Section("intro", start, 0, intro)] if intro else []),
-        *(Section(names[level], level, first, end) for level, (first, end) in zip(levels, spans, strict=True)),
-        Section("ending", levels[-1] if levels else "normal", last, last + 1),
-    )
+    first_energy = ENERGIES[int(generator.integers(2))]
+    form = []
+    if intro:
+        form.append(Section("intro", first_energy, 0, intro))
+    for energy, (first, end) in zip(energies, spans, strict=True):
+        form.append(Section(names[energy], energy, first, end))
+    last_energy = energies[-1] if energies else "normal"
+    form.append(Section("ending", last_energy, last, last + 1))
+    return tuple(form)
 
 
 def _lift(song: Song, start: float, end: float) -> float:
@@ -80,9 +86,9 @@ def _lift(song: Song, start: float, end: float) -> float:
 
 def with_form(song: Song, form: tuple[Section, ...]) -> Song:
     """Applies a form to a song: no voice in the intro, one held chord in the last bar."""
-    found = bars(song)
-    begin = found[form[0].end][0] if form[0].name == "intro" else 0.0
-    last = float(found[form[-1].first][0])
+    all_bars = bars(song)
+    begin = all_bars[form[0].end][0] if form[0].name == "intro" else 0.0
+    last = float(all_bars[form[-1].first][0])
     chords = [chord for chord in song.chords if chord.start <= last + 0.05]
     chords[-1:] = [dataclasses.replace(chord, end=song.duration) for chord in chords[-1:]]
 

@@ -46,37 +46,38 @@ def lead_sheet_songs(path: Path, metre: str = "3/4", tempo: tuple[float, float] 
 
 
 def _song(sheet: dict[str, Any], metre: int, tempo: tuple[float, float]) -> Song:
+    """A lead sheet as a song, repeated up to `LEAST_SECONDS`, at a tempo that its title determines."""
     name = f"{sheet['source']}/{sheet['title']}"
     digest = hashlib.sha256(name.encode()).digest()
     generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
     beat = 60 / float(generator.uniform(*tempo))
-    bars = int(np.ceil(max(start + length for start, length, _ in sheet["notes"] + sheet["chords"]) / metre - 0.01))
-    times = int(np.ceil(LEAST_SECONDS / (bars * metre * beat)))
-    starts = [repeat * bars * metre for repeat in range(times)]
-    notes = [
-        Note((at + start) * beat, (at + start + length) * beat, int(pitch))
-        for at in starts
-        for start, length, pitch in sheet["notes"]
-    ]
-    chords = [
-        Chord((at + start) * beat, (at + start + length) * beat, label)
-        for at in starts
-        for start, length, label in sorted(sheet["chords"])
-        if _is_chord(label)
-    ]
-    total = times * bars * metre
+    # starts and lengths are in beats
+    last = max(start + length for start, length, _ in sheet["notes"] + sheet["chords"])
+    bars = int(np.ceil(last / metre - 0.01))
+    repeats = int(np.ceil(LEAST_SECONDS / (bars * metre * beat)))
+    notes = []
+    chords = []
+    for repeat in range(repeats):
+        first = repeat * bars * metre
+        for start, length, pitch in sheet["notes"]:
+            notes.append(Note((first + start) * beat, (first + start + length) * beat, int(pitch)))
+        for start, length, label in sorted(sheet["chords"]):
+            if _is_chord(label):
+                chords.append(Chord((first + start) * beat, (first + start + length) * beat, label))
+    total = repeats * bars * metre
     return Song(
         name,
-        one_voice(notes),
-        {},
-        tuple(i * beat for i in range(total)),
-        tuple(i * beat for i in range(0, total, metre)),
-        tuple(chords),
-        total * beat,
+        melody=one_voice(notes),
+        tracks={},
+        beats=tuple(number * beat for number in range(total)),
+        downbeats=tuple(number * beat for number in range(0, total, metre)),
+        chords=tuple(chords),
+        duration=total * beat,
     )
 
 
 def _is_chord(label: str) -> bool:
+    """Whether mir_eval can read a chord label."""
     try:
         mir_eval.chord.encode(label)
     except mir_eval.chord.InvalidChordException:

@@ -123,22 +123,32 @@ def read_song(folder: Path) -> Song:
 
 
 def _read_song(folder: Path) -> Song:
+    """Reads a song; raises SongError or whatever its files cause."""
     midi = pretty_midi.PrettyMIDI(str(folder / f"{folder.name}.mid"))
-    tracks = {
-        instrument.name.upper(): tuple(Note(n.start, n.end, n.pitch, n.velocity) for n in instrument.notes)
-        for instrument in midi.instruments
-    }
+    tracks = {}
+    for instrument in midi.instruments:
+        notes = tuple(Note(note.start, note.end, note.pitch, note.velocity) for note in instrument.notes)
+        tracks[instrument.name.upper()] = notes
     melody = one_voice(tracks.pop("MELODY", ()))
-    beat_lines, chord_lines = ((folder / f"{what}_midi.txt").read_text().splitlines() for what in ("beat", "chord"))
-    beat_rows = [[float(field) for field in line.split()] for line in beat_lines]
-    chord_rows = [line.split("\t") for line in chord_lines]
-    chords = tuple(Chord(float(r[0]), float(r[1]), r[2].strip()) for r in chord_rows if len(r) == CHORD_FIELDS)
-    beats = tuple(row[0] for row in beat_rows if row)
-    downbeats = tuple(row[0] for row in beat_rows if row and row[2] == 1)
-    missing = [n for n, part in (("MELODY track", melody), ("beats", downbeats), ("chords", chords)) if not part]
+    beats = []
+    downbeats = []
+    for line in (folder / "beat_midi.txt").read_text().splitlines():
+        fields = [float(field) for field in line.split()]
+        if fields:
+            beats.append(fields[0])
+            # the third is 1 on a downbeat
+            if fields[2] == 1:
+                downbeats.append(fields[0])
+    chords = []
+    for line in (folder / "chord_midi.txt").read_text().splitlines():
+        words = line.split("\t")
+        if len(words) == CHORD_FIELDS:
+            chords.append(Chord(float(words[0]), float(words[1]), words[2].strip()))
+    parts = {"MELODY track": melody, "beats": downbeats, "chords": chords}
+    missing = [name for name, part in parts.items() if not part]
     if missing:
         raise SongError(f"{folder} has no {', '.join(missing)}; a song needs a sung melody, beats and chords.")
-    return Song(folder.name, melody, tracks, beats, downbeats, chords, midi.get_end_time())
+    return Song(folder.name, melody, tracks, tuple(beats), tuple(downbeats), tuple(chords), midi.get_end_time())
 
 
 def list_songs(folder: Path) -> list[Path]:
@@ -217,9 +227,10 @@ def change(song: Song, semitones: int = 0, stretch: float = 1.0, lead_in: float 
 
 def dense_excerpt(song: Song, seconds: float, generator: np.random.Generator) -> Song:
     """An excerpt of up to `seconds` from a downbeat, drawn from those with at least 85 % of the most singing."""
-    covered = [
-        sum(max(0.0, min(n.end, at + seconds) - max(n.start, at)) for n in song.melody) for at in song.downbeats
-    ]
+    covered = []
+    for start in song.downbeats:
+        sung = [min(note.end, start + seconds) - max(note.start, start) for note in song.melody]
+        covered.append(sum(max(0.0, length) for length in sung))
     candidates = [at for at, amount in zip(song.downbeats, covered, strict=True) if amount >= 0.85 * max(covered)]
     start = candidates[int(generator.integers(len(candidates)))]
     return excerpt(song, start, min(start + seconds, song.duration))

@@ -94,6 +94,7 @@ def _frames(seconds: float) -> int:
 
 
 def _analyse(audio: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """WORLD's pitch in Hz [T], spectra [T, F] and aperiodicity [T, F] of a recording (float64 [N])."""
     import pyworld  # needs a C++ compiler to install: only for analysing and singing, not for a recipe's --help
 
     f0, times = pyworld.harvest(audio, sampling_rate, frame_period=1000 * FRAME_SECONDS)
@@ -212,6 +213,7 @@ def _unit_frames(unit: np.ndarray, before: int, length: int) -> np.ndarray:
 
 
 def _plan(voice: Voice, notes: Sequence[Note], total: int, manner: Manner, generator: np.random.Generator) -> _Plan:
+    """Chooses the frames of the voice's bank that sing the notes, one unit for each syllable."""
     frame = np.full(total, -1)
     previous = np.full(total, -1)
     mix = np.ones(total)

@@ -13,14 +13,14 @@ import logging
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from hafm_hf.lead_sheet.style_choice import draw_style, sung_density, weigh_styles
+from hafm_hf.lead_sheet.style_choice import sung_density, weigh_styles
 
 from ..song_pool import STEREO
 from . import singer
@@ -150,6 +150,7 @@ def _sung_range(song: Song, comfort: float) -> tuple[Note, ...]:
 def _render_vocal(
     song: Song, voice: singer.Voice, options: SongCorpusOptions, generator: np.random.Generator
 ) -> tuple[np.ndarray, tuple[Note, ...], singer.Manner]:
+    """Sings a song's melody: samples float64 [N] at the voice's rate, the notes as sung, and the manner."""
     formant = float(generator.uniform(*WARPS.get(voice.name, DEFAULT_WARP)))
     manner = singer.random_manner(generator, formant)
     comfort = COMFORT.get(voice.name, voice.pitch) + 12 * np.log2(formant) + generator.uniform(-3, 3)
@@ -172,11 +173,17 @@ def soundfont_of(name: str, soundfonts: Sequence[Path]) -> Path:
     Raises:
         ValueError: there are several, and none matches.
     """
-    found = [path for path in soundfonts if len(soundfonts) == 1 or name in path.name.lower()]
-    if not found:
+    matching = [path for path in soundfonts if len(soundfonts) == 1 or name in path.name.lower()]
+    if not matching:
         given = ", ".join(path.name for path in soundfonts)
         raise ValueError(f"No SoundFont's name contains {name!r} ({given}); give the file with --soundfont.")
-    return found[0]
+    return matching[0]
+
+
+def draw_style(weights: Mapping[str, float], generator: np.random.Generator) -> str:
+    """Draws a style by its probability, from `weigh_styles`."""
+    names = list(weights)
+    return names[int(generator.choice(len(names), p=list(weights.values())))]
 
 
 def song_weights(song: Song, styles: Sequence[str]) -> dict[str, float]:

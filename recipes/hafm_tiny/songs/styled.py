@@ -35,16 +35,16 @@ class StyledSong:
 
 def lead_sheet(song: Song, form: tuple[Section, ...], style: str) -> dict[str, object]:
     """The complete lead sheet of a song, as in labels.json: seconds, Harte's chords, sections (start, end, energy)."""
-    found = bars(song)
-    beats = sorted({float(beat) for bar in found for beat in bar[:-1]})
+    all_bars = bars(song)
+    beats = sorted({float(beat) for bar in all_bars for beat in bar[:-1]})
     return {
         "tempo": song.tempo,
         "beats": beats,
-        "downbeats": [float(bar[0]) for bar in found],
-        "metre": int(np.median([bar.size - 1 for bar in found])),
+        "downbeats": [float(bar[0]) for bar in all_bars],
+        "metre": int(np.median([bar.size - 1 for bar in all_bars])),
         "chords": [[chord.start, chord.end, chord.label] for chord in song.chords],
         "key": song.key,
-        "sections": [[float(found[s.first][0]), _end(song, found[s.end - 1]), s.energy] for s in form],
+        "sections": [[float(all_bars[s.first][0]), _end(song, all_bars[s.end - 1]), s.energy] for s in form],
         "section_names": [section.name for section in form],
         "style": style,
     }  # fmt: skip
@@ -104,13 +104,13 @@ def style_song(
     """
     form = sections(song, generator)
     formed = with_form(song, form)
-    known: dict[str, object] = {}
+    drawn: dict[str, object] = {}
     hands = None
     if line_up_generator is not None:
         style = draw_line_up(style, soundfonts, line_up_generator)
-        known["players"] = {name: [player.soundfont, player.program] for name, player in style.players.items()}
+        drawn["players"] = {name: [player.soundfont, player.program] for name, player in style.players.items()}
         hands = draw_hands(style, line_up_generator)
-    parts, known["variants"] = arrange(formed, form, style, generator, hands)
+    parts, drawn["variants"] = arrange(formed, form, style, generator, hands)
     rate = OVERSAMPLING * sampling_rate
     # mono and stereo share the synthesiser's run: its blocks are whole frames at this rate, and at no audible one
     dry = synthesised(parts, style, soundfonts, song.duration, rate)
@@ -120,4 +120,4 @@ def style_song(
         stereo = mixed_in_stereo(dry, style, rate, sampling_rate, stereo_rate, ducks)
     else:
         stereo = {}
-    return StyledSong(formed, stems, lead_sheet(formed, form, style.name) | known, stereo)
+    return StyledSong(formed, stems, lead_sheet(formed, form, style.name) | drawn, stereo)

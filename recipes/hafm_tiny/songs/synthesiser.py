@@ -26,6 +26,7 @@ FAILED = -1
 
 @cache
 def _library() -> ctypes.CDLL:
+    """FluidSynth's library with the types of its functions."""
     name = ctypes.util.find_library("fluidsynth")
     if name is None:
         raise RuntimeError("libfluidsynth is not installed; install it (Debian: apt install fluidsynth).")

@@ -32,10 +32,10 @@ def soundfont() -> Path:
     """A General MIDI SoundFont; skips if there is none, or no fluidsynth to play it."""
     if shutil.which("fluidsynth") is None:
         pytest.skip("fluidsynth is not installed")
-    found = [Path(path) for path in SOUNDFONTS if Path(path).is_file()]
-    if not found:
+    installed = [Path(path) for path in SOUNDFONTS if Path(path).is_file()]
+    if not installed:
         pytest.skip(f"none of these SoundFonts is installed: {', '.join(SOUNDFONTS)}")
-    return found[0]
+    return installed[0]
 
 
 def _syllable(vowel: str, generator: np.random.Generator) -> np.ndarray:

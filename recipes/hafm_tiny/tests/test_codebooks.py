@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from hafm_hf.corpus.tokens import write_shard
+from hafm_hf.lead_sheet.style_choice import StyleRange
 from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM
-from hafm_tiny.codebooks import carry_over, count_together, initialise_from_codebooks
+from hafm_hf.pretrained.loading import BUNDLED_MODEL
+from hafm_hf.training.stages import published_stage
+from hafm_tiny.codebooks import add_styles, carry_over, count_together, initialise_from_codebooks
 from programs import RECIPES, run_program
 from training.toy_corpus import INFO, toy_config, toy_excerpt
 
@@ -55,3 +58,19 @@ def test_a_stage_is_mapped_to_the_codes_of_another_codec(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="not tokens of the same songs"):
         write_shard(tmp_path / "before" / "train-00001.parquet", rows, INFO)
         count_together(tmp_path / "before", tmp_path / "now")
+
+
+def test_a_style_that_a_stage_learns_begins_as_the_mean_of_those_that_it_has(tmp_path: Path) -> None:
+    bundled = published_stage("fine", str(BUNDLED_MODEL))
+    words = [BUNDLED_MODEL, "fine", tmp_path / "out", "--style", "waltz", "--style", "soul"]
+    run_program([RECIPES / "add_styles.py", *words], check=True)
+    extended = HAFMFineForCausalLM.from_pretrained(tmp_path / "out")
+    assert extended.config.styles == [*bundled.config.styles, "waltz", "soul"]
+    assert extended.config.style_ranges["waltz"]["metres"] == [3]
+    table = extended.model.lead_sheet_embedding.weight[list(extended.config.lead_sheet_streams).index("style")]
+    before = len(bundled.config.styles)
+    mean = table[1 : before + 1].mean(dim=0)
+    assert torch.allclose(table[before + 1], mean, atol=1e-3)
+    assert torch.allclose(table[before + 2], mean, atol=1e-3)
+    with pytest.raises(ValueError, match="has the styles soul already"):
+        add_styles(extended, {"soul": StyleRange()})

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from hafm_hf.tokenizers.pitch_line import FRAME_RATE, MEL_BANDS, HAFMVocalDescriptors
+from hafm_hf.tokenizers.pitch_contour import FRAME_RATE, MEL_BANDS, HAFMVocalDescriptors
 from hafm_tiny.human_takes import Measured, human_take
 
 # start s, stop s, pitch; at the end a note too short to change, and one cut off by the recording

@@ -16,7 +16,7 @@ pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
 from hafm_hf import LeadSheet
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.tokenizers.pitch_line import LINE_RATE
+from hafm_hf.tokenizers.pitch_contour import CONTOUR_RATE
 from hafm_tiny.listening.measuring import reliability, simulated, simulated_scores
 from hafm_tiny.listening.references import Recording
 from hafm_tiny.listening.scores import key_score, majmin, score, tempo_is_right
@@ -45,6 +45,7 @@ def labels_of_roots(seed: int = 0, beats: int = 96, beat: float = 0.5) -> dict[s
 
 
 def tune_of_roots(seed: int = 0) -> Tune:
+    """A tune of which each note is the root of its chord."""
     tune = labelled_tune(str(seed), "train", SONGS, labels_of_roots(seed))
     assert tune is not None
     return tune
@@ -81,13 +82,13 @@ def test_a_lead_sheet_is_repeated_to_a_full_song(tmp_path: Path) -> None:
 
 def test_simulated_singing_matches_its_labels() -> None:
     sung = SimulatedSinger(np.random.default_rng(0), own_tempo=1.0, joined=0.0).sing(tune_of_roots(), 30.0)
-    assert len(sung.line) == 30 * LINE_RATE == len(sung.beats) == len(sung.chords)
-    assert np.diff(sung.beats).mean() * LINE_RATE == pytest.approx(sung.tempo / 60, rel=0.1)
-    held = np.isfinite(sung.line.held)
-    classes = np.round(sung.line.held[held] - sung.line.tuning).astype(int) % 12
+    assert len(sung.contour) == 30 * CONTOUR_RATE == len(sung.beats) == len(sung.chords)
+    assert np.diff(sung.beats).mean() * CONTOUR_RATE == pytest.approx(sung.tempo / 60, rel=0.1)
+    held = np.isfinite(sung.contour.held)
+    classes = np.round(sung.contour.held[held] - sung.contour.tuning).astype(int) % 12
     # the root of the chord, except for wrong and late notes
     assert np.mean(classes == (sung.chords[held] - 1) % 12) > 0.7
-    assert 0.3 < np.isfinite(sung.line.midi).mean() < 0.95
+    assert 0.3 < np.isfinite(sung.contour.midi).mean() < 0.95
 
 
 def test_training_improves_both_towers() -> None:
@@ -118,7 +119,7 @@ def test_a_listener_is_scored_against_the_simulated_singing() -> None:
     bins, wrong = reliability(torch.tensor([0.1, 0.4, 0.4]), torch.tensor([0.0, 1.0, 0.0]))
     assert [each.right for each in bins] == [0.0, 0.5]
     assert wrong == pytest.approx((0.1 + 2 * 0.1) / 3)
-    lines = [simulated([tune_of_roots(0)], 20.0, singer)[0].line.midi for singer in ("exact", "faithful")]
+    lines = [simulated([tune_of_roots(0)], 20.0, singer)[0].contour.midi for singer in ("exact", "faithful")]
     exact, faithful = (np.nanmean(np.abs(midi - np.round(midi))) for midi in lines)
     assert exact < 1e-4
     assert faithful > 0.1

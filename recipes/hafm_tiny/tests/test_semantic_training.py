@@ -22,6 +22,7 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> SongPool:
+    """Two rendered songs of five seconds."""
     root = tmp_path_factory.mktemp("songs")
     for index in range(2):
         write_song(root / "train" / f"song_{index}", RATE, seconds=5.0, seed=index)
@@ -31,6 +32,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> SongPool:
 
 
 def tiny_hubert() -> HubertModel:
+    """A tiny HuBERT with the front end as at the start of its training."""
     torch.manual_seed(0)
     hubert = HubertModel(tiny_hubert_config(hidden_size=32, num_hidden_layers=2))
     start_front_end(hubert, RATE)
@@ -38,6 +40,7 @@ def tiny_hubert() -> HubertModel:
 
 
 def arguments() -> SemanticTrainingArguments:
+    """Arguments of a training of a few seconds."""
     return SemanticTrainingArguments(
         steps=40,
         batch_seconds=4.0,
@@ -131,6 +134,7 @@ def test_transposed_crops_have_transposed_labels(pool: SongPool) -> None:
 
 def test_the_recipe_trains_and_resumes_from_the_command_line(pool: SongPool, tmp_path: Path) -> None:
     def run(steps: int) -> list[int]:
+        """Runs the recipe up to a number of steps; returns the logged ones."""
         flags = {"corpus": pool.folder.parent, "out": tmp_path, "steps": steps, "sampling_rate": RATE, "log_every": 1}
         flags |= {"hidden_size": 32, "num_hidden_layers": 1, "batch_seconds": 2.0, "start_batches": 8}
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]

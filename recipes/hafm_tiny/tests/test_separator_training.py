@@ -45,6 +45,7 @@ def write_band(folder: Path, seconds: float, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three songs with stems, two for training and one for validation."""
     root = tmp_path_factory.mktemp("bands")
     for split, seed in (("train", 0), ("train", 1), ("validation", 2)):
         write_band(root / split / f"song_{seed}", 11.0, seed)
@@ -58,9 +59,10 @@ def codec() -> EncodecModel:
 
 
 def pool(root: Path, split: str) -> SongPool:
-    found = SongPool(root, split, RATE, stems=True)
-    found.refresh()
-    return found
+    """The songs of a split, with their stems."""
+    pool_of_split = SongPool(root, split, RATE, stems=True)
+    pool_of_split.refresh()
+    return pool_of_split
 
 
 def test_the_network_learns_to_separate_bands(songs: Path, codec: EncodecModel) -> None:

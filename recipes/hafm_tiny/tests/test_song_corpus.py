@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from typing import Any
 from chaos import digest_files
 from hafm_hf.corpus.lead_sheets import labelled_lead_sheet
 from hafm_tiny.song_pool import load_song
-from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks, render_item
+from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, draw_style, list_tasks, render_item
 from hafm_tiny.songs.styles import STEMS, STYLES
 from programs import RECIPES, Program, run_program, until
 
@@ -28,6 +29,7 @@ STEM_FILES = {f"{stem}.flac" for stem in STEMS}
 
 @pytest.fixture()
 def options(songs: Path, voices: Path, soundfont: Path, tmp_path: Path) -> SongCorpusOptions:
+    """Options of a small corpus with one voice in training and another in the test."""
     return SongCorpusOptions(
         songs=songs,
         voices=voices,
@@ -143,3 +145,10 @@ def test_a_corpus_in_stereo_has_the_same_mono_files_and_the_band_as_left_and_rig
     correlation = np.corrcoef(middle, song.instrumental[: middle.size])[0, 1]
     assert correlation > 0.99
     assert np.std(middle) == pytest.approx(np.std(song.instrumental), rel=0.1)
+
+
+def test_styles_are_drawn_as_often_as_they_weigh() -> None:
+    weights = {"a": 0.75, "b": 0.25, "c": 0.0}
+    drawn = Counter(draw_style(weights, np.random.default_rng(seed)) for seed in range(400))
+    assert set(drawn) == {"a", "b"}
+    assert drawn["a"] == pytest.approx(300, abs=30)

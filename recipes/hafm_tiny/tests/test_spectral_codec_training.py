@@ -28,6 +28,7 @@ CODES = 32
 
 
 def tiny_codec(**changes: int) -> HAFMSpectralModel:
+    """A tiny codec with random weights."""
     torch.manual_seed(0)
     sizes = {"encoder_width": 16, "encoder_layers": 2, "decoder_width": 24, "decoder_layers": 2, "codebook_dim": 10}
     sizes |= {"sampling_rate": RATE, "hop_length": HOP, "window_length": 4 * HOP, "codebook_size": CODES}
@@ -38,6 +39,7 @@ def tiny_codec(**changes: int) -> HAFMSpectralModel:
 
 
 def arguments(**changes: float | str) -> SpectralTrainingArguments:
+    """Arguments of a training of a few seconds."""
     fields = {"steps": 80, "batch_size": 4, "crop_frames": 20, "warmup_steps": 5, "learning_rate": 5e-3}
     fields |= {"quantize_from": 30, "start_batches": 8, "averaging": 0.9}
     return SpectralTrainingArguments(**{**fields, **changes})  # type: ignore[arg-type]
@@ -140,6 +142,7 @@ def test_the_recipe_trains_and_resumes_from_the_command_line(tmp_path: Path) -> 
         write_song(tmp_path / "songs" / split / "song", 24_000, seconds=6.0, seed=4)
 
     def run(steps: int, **more: object) -> list[dict]:
+        """Runs the recipe up to a number of steps; returns the logged metrics."""
         flags = {"corpus": tmp_path / "songs", "out": tmp_path / "run", "steps": steps}
         flags |= {"batch_size": 2, "crop_frames": 20, "log_every": 1, "start_batches": 1}
         flags |= {"encoder_width": 8, "decoder_width": 8, **more}

@@ -75,6 +75,7 @@ def level(audio: np.ndarray) -> float:
 
 
 def below(audio: np.ndarray, sampling_rate: int, hertz: float) -> np.ndarray:
+    """Audio without what lies above a frequency."""
     spectrum = np.fft.rfft(audio)
     spectrum[..., np.fft.rfftfreq(audio.shape[-1], 1 / sampling_rate) > hertz] = 0
     return np.fft.irfft(spectrum, audio.shape[-1])
@@ -88,6 +89,7 @@ def in_both(song: Song, style: Style, soundfont: Path) -> StyledSong:
 
 
 def one_player(sound: Sound) -> Style:
+    """A style in which one player sounds like this, and the others are plain."""
     player = Player("chords", "chords", 0, "fluid", {}, sound)
     others = {stem: Player(stem, "chords", 0, "fluid", {}) for stem in STEMS if stem != "chords"}
     return Style("test", {"player": player} | others, {}, room_seconds=0.3)

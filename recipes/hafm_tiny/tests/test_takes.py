@@ -16,7 +16,7 @@ pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import assemble_composite
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.tokenizers.pitch_line import LINE_RATE
+from hafm_hf.tokenizers.pitch_contour import CONTOUR_RATE
 from hafm_tiny.listening.takes import RATE, crop_of_takes, sung_takes
 from hafm_tiny.listening.training import HarmonyTrainer, ListenerArguments, TimeTrainer
 from hafm_tiny.listening.tunes import SONGS, Tune, labelled_tune
@@ -46,6 +46,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tune_of(corpus: Path) -> Tune:
+    """The tune of a corpus's training song."""
     tune = labelled_tune("song", "train", SONGS, json.loads(next(corpus.glob("train/*/labels.json")).read_text()))
     assert tune is not None
     return tune
@@ -55,17 +56,17 @@ def test_crops_of_takes_keep_the_beat_at_another_speed(corpus: Path) -> None:
     rng = np.random.default_rng(0)
     takes = list(sung_takes(corpus, rng))
     assert len(takes) == 2
-    assert all(take.tempo == 100 and len(take.line) == 30 * LINE_RATE for take in takes)
+    assert all(take.tempo == 100 and len(take.contour) == 30 * CONTOUR_RATE for take in takes)
     for octave in (-0.5, 0.0, 0.5):
         crop = crop_of_takes(takes, 12.0, [octave, octave], rng)
-        assert len(crop.line) == 12 * LINE_RATE
+        assert len(crop.contour) == 12 * CONTOUR_RATE
         assert crop.tempo == pytest.approx(100 * 2**octave)
         passed = (np.diff(crop.parts, prepend=crop.parts[0]) < 0).sum()
         assert passed == pytest.approx(12 / 60 * crop.tempo, abs=2)
         # louder in the first half of a beat, where the notes are
         first = np.isin(crop.parts, (1, 2, 3))
-        assert crop.line.level[first].mean() > crop.line.level[crop.parts == 7].mean() + 3
-    assert len(crop_of_takes(takes, 90.0, [0.0, 0.0], rng).line) < 30 * LINE_RATE, "the whole of a shorter song"
+        assert crop.contour.level[first].mean() > crop.contour.level[crop.parts == 7].mean() + 3
+    assert len(crop_of_takes(takes, 90.0, [0.0, 0.0], rng).contour) < 30 * CONTOUR_RATE, "the whole of a shorter song"
 
 
 def test_a_listener_learns_from_takes_and_keeps_its_harmony_weights(corpus: Path, tmp_path: Path) -> None:
@@ -99,14 +100,14 @@ def test_a_listener_learns_what_only_its_ear_hears(corpus: Path) -> None:
     phase = torch.arange(1500) % 25 / 25
     take = next(sung_takes(corpus, rng))
     chords = np.repeat(rng.integers(1, 25, 60), 25)
-    line = replace(take.line, heard=(heard := np.eye(25, dtype=np.float32)[chords]))
+    contour = replace(take.contour, heard=(heard := np.eye(25, dtype=np.float32)[chords]))
     arguments = ListenerArguments(steps=80, pool=1, warmup_steps=5, takes_share=0.8, learning_rate=1e-2)
     trainer = HarmonyTrainer(
-        tiny_listener(ear_size=25), [tune_of(corpus)], arguments, [replace(take, line=line, chords=chords)]
+        tiny_listener(ear_size=25), [tune_of(corpus)], arguments, [replace(take, contour=contour, chords=chords)]
     )
     take_steps(trainer.model, trainer.loss, arguments)
     for level, least, most in ((1.0, 0.8, 1.0), (0.0, 0.0, 0.3)):
-        found = trainer.model.chords(replace(line, heard=level * heard), phase).argmax(1).numpy()
+        found = trainer.model.chords(replace(contour, heard=level * heard), phase).argmax(1).numpy()
         assert least <= (found == chords).mean() <= most
 
 
@@ -124,10 +125,10 @@ def test_a_pretrained_ear_becomes_part_of_the_model(corpus: Path, tmp_path: Path
     model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     voice = torch.from_numpy(soundfile.read(next(corpus.glob("train/*/vocal.flac")), dtype="float32")[0])
     (vocal,) = model.feature_extractor().vocals(voice, RATE)
-    line = model.encoder.listen(vocal).line
+    contour = model.encoder.listen(vocal).contour
     phase = torch.arange(1500) % 30 / 30
-    assert line.heard.shape == (1500, 12)
+    assert contour.heard.shape == (1500, 12)
     assert model.complete_lead_sheet(voice.numpy(), RATE).chords
-    other = replace(line, heard=line.heard[::-1])
-    assert not torch.allclose(model.listener.chords(line, phase), model.listener.chords(other, phase))
-    assert not torch.allclose(model.listener.tempo_of(line), model.listener.tempo_of(other))
+    other = replace(contour, heard=contour.heard[::-1])
+    assert not torch.allclose(model.listener.chords(contour, phase), model.listener.chords(other, phase))
+    assert not torch.allclose(model.listener.tempo_of(contour), model.listener.tempo_of(other))

@@ -11,9 +11,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from hafm_hf.lead_sheet.lead_sheet import beat_points
-from hafm_hf.tokenizers.beat_line import BEAT_PARTS, HAFMRhythmNetwork
+from hafm_hf.tokenizers.beat_tracker import BEAT_PARTS, HAFMRhythmNetwork
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from hafm_hf.tokenizers.pitch_line import DESCRIPTORS
+from hafm_hf.tokenizers.pitch_contour import DESCRIPTORS
 from hafm_tiny.rhythm import RhythmTrainer, rhythm_scores
 from hafm_tiny.targets import IGNORED
 from hafm_tiny.vocal_space import RhythmicFrames, SungFrames, VocalSpaceArguments, fit_vocal_space
@@ -59,6 +59,7 @@ def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrame
 
 
 def tokenizer_with_centroids(separate: bool = True, clusters: int = CLUSTERS) -> HAFMSemanticTokenizerModel:
+    """A tiny tokenizer with random centroids."""
     plain = tiny_semantic_tokenizer()
     config = copy.deepcopy(plain.config)
     config.num_clusters = clusters
@@ -79,6 +80,7 @@ def fitted() -> Fitted:
 def fit(
     tokenizer: HAFMSemanticTokenizerModel, how: VocalSpaceArguments
 ) -> tuple[HAFMSemanticTokenizerModel, dict[str, float]]:
+    """Fits a vocal space to six sung songs; two more are for the figures."""
     songs = [sung_song(seed, width=tokenizer.centroids.shape[-1]) for seed in range(8)]
     return fit_vocal_space(tokenizer, songs[:6], songs[6:], how, frames=5000)
 
@@ -132,7 +134,7 @@ def test_tokens_follow_one_beat_track(fitted: Fitted) -> None:
     features = torch.from_numpy(song.features).float()
     descriptors = torch.from_numpy(song.rhythm.descriptors)
     rhythm = after.vocal_space(features, descriptors)[:, -4:] / after.rhythm_scale
-    line = beat_points(after.beat_phase(after.rhythm.place(descriptors[None])[0]))
+    line = beat_points(after.beat_phase(after.rhythm.expected_points(descriptors[None])[0]))
     assert torch.allclose(rhythm, after.line_scale * line, atol=1e-5)
     # without the beat track, frames keep the network's own estimates, which have a smaller radius
     config = copy.deepcopy(after.config)

@@ -25,6 +25,7 @@ from programs import RECIPES, run_program
 
 @pytest.fixture(scope="module")
 def corpus(songs: Path, voices: Path, soundfont: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small rendered corpus in two styles."""
     folder = tmp_path_factory.mktemp("rendered")
     options = SongCorpusOptions(
         songs=songs, voices=voices, soundfonts=(soundfont,), output=folder, training_voices=("alto",),

@@ -44,6 +44,7 @@ class SingerFollowing(evaluate.Metric):
     """Measures each sound once and scores matched and shuffled pairs."""
 
     def _info(self) -> evaluate.MetricInfo:
+        """Describes the metric for `evaluate`."""
         sequence = datasets.Sequence(datasets.Value("float32"))
         return evaluate.MetricInfo(
             description=DESCRIPTION,
@@ -67,6 +68,7 @@ class SingerFollowing(evaluate.Metric):
         partners: int = 4,
         seed: int = 0,
     ) -> dict[str, Any]:
+        """Scores accompaniments; the arguments are those of INPUTS_DESCRIPTION."""
         if len(predictions) != len(vocals) or (references is not None and len(references) != len(vocals)):
             raise HAFMEvaluationError(f"{len(predictions)} accompaniments do not fit {len(vocals)} vocals.")
         names = [f"{index:06d}" for index in range(len(vocals))]

@@ -78,8 +78,11 @@ def assemble_composite(
         write_checksums(temporary)
         # a strict load proves the files good before they replace anything
         HAFMForVocalAccompaniment.from_pretrained(temporary)
-        for own in filter(Path.exists, (output / "README.md", output / "styles")):
-            (shutil.copytree if own.is_dir() else shutil.copy2)(own, temporary / own.name)
+        # what has been added to an existing composite stays
+        if (output / "README.md").exists():
+            shutil.copy2(output / "README.md", temporary / "README.md")
+        if (output / "styles").exists():
+            shutil.copytree(output / "styles", temporary / "styles")
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()) / 1e6
         replace_folder(temporary, output)
     return size
@@ -119,9 +122,11 @@ def _load(sources: Mapping[str, PartSource], stage_dtype: str) -> dict[str, PreT
 
 def _halve_decoder(weights: Path) -> None:
     """Converts a codec's decoder to half precision on disk; its codes do not depend on the decoder."""
-    stored = load_file(weights)
-    halved = {name: each.half() if name.startswith("decoder.") else each for name, each in stored.items()}
-    save_file(halved, weights, metadata={"format": "pt"})
+    tensors = load_file(weights)
+    for name, tensor in tensors.items():
+        if name.startswith("decoder."):
+            tensors[name] = tensor.half()
+    save_file(tensors, weights, metadata={"format": "pt"})
 
 
 def _choose_settings(parts: Mapping[str, PreTrainedModel]) -> None:
@@ -152,13 +157,16 @@ def _check_output(output: Path) -> None:
 
 def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
     """Refuses a tokenizer or codec whose weights (centroids, codebooks) differ from those a stage was trained on."""
-    tokenizer, codec = parts["semantic_tokenizer"], parts["codec"]
-    fingerprints = {"semantic_tokenizer": tokenizer_fingerprint(tokenizer), "codec": codec_fingerprint(codec)}
-    wanted = {f"the {name} stage": parts[name].config.tokenizers for name in stage_parts() if name in parts}
-    for part, tokenizers in wanted.items():
-        for name, learnt in tokenizers.items():
+    fingerprints = {
+        "semantic_tokenizer": tokenizer_fingerprint(parts["semantic_tokenizer"]),
+        "codec": codec_fingerprint(parts["codec"]),
+    }
+    for stage in stage_parts():
+        if stage not in parts:
+            continue
+        for name, learnt in parts[stage].config.tokenizers.items():
             if fingerprints[name] != learnt:
                 raise ValueError(
-                    f"The parts do not fit: {part} was trained on tokens of the {name.replace('_', ' ')} "
+                    f"The parts do not fit: the {stage} stage was trained on tokens of the {name.replace('_', ' ')} "
                     f"{learnt}, but this one is {fingerprints[name]}; name the one that tokenised its corpus."
                 )

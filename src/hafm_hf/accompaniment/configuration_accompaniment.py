@@ -11,7 +11,7 @@ from transformers.configuration_utils import SubConfigSpec
 from ..modeling.configuration_hafm import HAFMFineConfig
 from ..pretrained.checks import check_range
 from ..tokenizers.configuration_codec import CodecFormat, check_codec_config, codec_format, describe_codec
-from ..tokenizers.pitch_line import LINE_RATE
+from ..tokenizers.pitch_contour import CONTOUR_RATE
 from .parts import PARTS, VOCAL, Stage, stage_parts
 
 
@@ -80,27 +80,27 @@ class HAFMConfig(PreTrainedConfig):
         check_codec_config(self.codec_config)
         tokenizer = self.semantic_tokenizer_config
         codec = self.codec_format
-        clusters = ([tokenizer.num_clusters], tokenizer.frame_rate)
         configs = {name: getattr(self, f"{name}_config") for name in stage_parts()}
         configs = {name: config for name, config in configs.items() if config is not None}
-        # sizes of the codebooks and frame rate of each token stream
-        streams = {VOCAL: clusters}
+        # codebook sizes and frame rate of each token stream
+        sizes = {VOCAL: [tokenizer.num_clusters]}
+        rates = {VOCAL: tokenizer.frame_rate}
         for name, config in configs.items():
             stage = stage_parts()[name]
-            streams[stage.writes] = (config.codebook_sizes, codec.frame_rate) if stage.acoustic else clusters
+            sizes[stage.writes] = config.codebook_sizes if stage.acoustic else sizes[VOCAL]
+            rates[stage.writes] = codec.frame_rate if stage.acoustic else rates[VOCAL]
         for name, config in configs.items():
             stage = stage_parts()[name]
-            read = [streams[stream] for stream in stage.reads]
-            sizes, rate = streams[stage.writes]
-            _check_equal(f"{name} conditioning", config.conditioning_codebook_sizes, [sizes for sizes, _ in read])
-            _check_equal(f"{name} target", config.codebook_sizes, sizes)
-            rates = (config.conditioning_frame_rate, config.frame_rate)
-            _check_equal(f"{name} frame rates", rates, (read[0][1], rate))
-        acoustic = [config for name, config in configs.items() if stage_parts()[name].acoustic]
+            sizes_read = [sizes[stream] for stream in stage.reads]
+            _check_equal(f"{name} conditioning", config.conditioning_codebook_sizes, sizes_read)
+            _check_equal(f"{name} target", config.codebook_sizes, sizes[stage.writes])
+            stage_rates = (config.conditioning_frame_rate, config.frame_rate)
+            _check_equal(f"{name} frame rates", stage_rates, (rates[stage.reads[0]], rates[stage.writes]))
         codebooks: list[int] = []
-        for config in acoustic:
-            _check_equal(f"first_codebook of {config.model_type}", config.first_codebook, len(codebooks))
-            codebooks += config.codebook_sizes
+        for name, config in configs.items():
+            if stage_parts()[name].acoustic:
+                _check_equal(f"first_codebook of {config.model_type}", config.first_codebook, len(codebooks))
+                codebooks += config.codebook_sizes
         _check_equal("codec codebooks", set(codebooks), {codec.codebook_size})
         check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
         if self.separator_config is not None:
@@ -110,18 +110,24 @@ class HAFMConfig(PreTrainedConfig):
             for samples in (separator.n_fft, separator.hop_length):
                 separator.at_rate(samples, codec.output_sampling_rate)
         if self.listener_config is not None:
-            _check_equal("semantic tokenizer frame rate", tokenizer.frame_rate, LINE_RATE)
+            _check_equal("semantic tokenizer frame rate", tokenizer.frame_rate, CONTOUR_RATE)
             if not tokenizer.beat_line:
                 raise ValueError("The listener needs a semantic tokenizer with a beat line; set beat_line.")
-        if (ear := self.ear_config) is not None:
-            _check_equal("ear", (ear.sampling_rate, ear.frame_rate), (tokenizer.sampling_rate, LINE_RATE))
-        heard = 0 if self.listener_config is None else self.listener_config.ear_size
-        _check_equal("ear_size of the listener", heard, 0 if ear is None else ear.hubert_config.hidden_size)
+        ear_width = 0
+        if self.ear_config is not None:
+            ear = self.ear_config
+            _check_equal("ear", (ear.sampling_rate, ear.frame_rate), (tokenizer.sampling_rate, CONTOUR_RATE))
+            ear_width = ear.hubert_config.hidden_size
+        width_read = 0
+        if self.listener_config is not None:
+            width_read = self.listener_config.ear_size
+        _check_equal("ear_size of the listener", width_read, ear_width)
 
 
-def _check_equal(name: str, found: Any, wanted: Any) -> None:
-    if found != wanted:
-        raise ValueError(f"The parts do not fit: {name} is {found}, but the other parts need {wanted}.")
+def _check_equal(name: str, value: Any, needed: Any) -> None:
+    """Raises ValueError if a value of one part is not what the others need."""
+    if value != needed:
+        raise ValueError(f"The parts do not fit: {name} is {value}, but the other parts need {needed}.")
 
 
 def add_stage(name: str, stage: Stage) -> None:

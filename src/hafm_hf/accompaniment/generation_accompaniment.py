@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 from ..audio import check_sampling_rate
 from ..audio.feature_extraction_hafm import Vocal, channels_first
 from ..lead_sheet.files import FileName, known_lead_sheet
-from ..lead_sheet.lead_sheet import LeadSheet, Span, place_of
+from ..lead_sheet.lead_sheet import LeadSheet, Span, index_of_style
 from ..lead_sheet.vocabulary import AUTO_STYLE
 from ..listening.encoder import HAFMEncoderOutput, HAFMVocalEncoder
 from ..modeling.computing import computing, suitable_threads
@@ -23,7 +23,7 @@ from ..tokenizers.codecs import CodecStream, as_codec
 from . import parts
 from .kept import KeptInstrumental, Spans
 from .modeling_separator import SeparatorStream
-from .options import GenerationOptions, described
+from .options import GenerationOptions, options_by_name
 from .stages import Progress, ProgressReports, StageChain, first_steps
 
 # float [N], or [C, N] with several channels
@@ -64,7 +64,8 @@ class HAFMAccompanimentGenerationMixin:
             `padding_mask` ([B, N] or [N]) may also mark padding of `vocals`, on either side.
         lead_sheet, tempo, beats, chords, key: what is known of the song (`lead_sheet.files.known_lead_sheet`), for one
             vocal; for several, `lead_sheet` may be a list with a lead sheet or None for each.
-        encoder_outputs: what `encode` has returned, instead of vocals and lead sheets.
+        encoder_outputs: what `encode` has returned, tokens and a lead sheet for each vocal rather than hidden states;
+            instead of vocals and lead sheets.
         instrumental (float [N] or [C, N]): accompaniment of a single vocal, with spans to keep.
         keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated with their
             tokens as given, and joined to them by a short cross-fade.
@@ -165,20 +166,20 @@ class HAFMAccompanimentGenerationMixin:
             heard = self._vocals(vocals, sampling_rate, *features)
             sheets = lead_sheets_of(len(heard), lead_sheet, tempo, beats, chords, key)
             encoder_outputs = self.encode(heard, sheets, options, progress=reports)
-        self._expect(reports, [len(song.tokens) for song in encoder_outputs], options)
+        self._expect(reports, [len(encoded.tokens) for encoded in encoder_outputs], options)
         kept = self._kept(instrumental, sampling_rate, keep, encoder_outputs)
 
         generated: list[dict[str, Any]] = []
         vocals_at_once = self._vocals_at_once(options)
         for first in range(0, len(encoder_outputs), vocals_at_once):
-            songs = []
+            variations: list[HAFMEncoderOutput] = []
             for encoded in encoder_outputs[first : first + vocals_at_once]:
-                songs += samples_of(self.encoder, encoded, options, kept is not None)
-            with self._computing(options, songs[0].seed):
-                chain = self._chain(songs, options, reports, kept)
+                variations += variations_of(self.encoder, encoded, options, keeps_spans=kept is not None)
+            with self._computing(options, variations[0].seed):
+                chain = self._chain(variations, options, reports, kept)
                 chain.run()
-                for number, song in enumerate(songs):
-                    generated.append(self._decoded(chain, number, song, options, kept, reports))
+                for number, encoded in enumerate(variations):
+                    generated.append(self._decoded(chain, number, encoded, options, kept, reports))
         lists = {name: [song[name] for song in generated] for name in generated[0]}
         return HAFMAccompanimentOutput(sampling_rate=self.sampling_rate, **lists)
 
@@ -223,10 +224,10 @@ class HAFMAccompanimentGenerationMixin:
             heard = [one_vocal(self._vocals(vocal, sampling_rate, *features))]
             sheets = lead_sheets_of(1, lead_sheet, tempo, beats, chords, key)
             encoder_outputs = self.encode(heard, sheets, options, progress=reports)
-        song = samples_of(self.encoder, one_vocal(encoder_outputs), options)[0]
-        self._expect(reports, [len(song.tokens)], options)
+        encoded = variations_of(self.encoder, one_vocal(encoder_outputs), options)[0]
+        self._expect(reports, [len(encoded.tokens)], options)
 
-        length = song.length(self.sampling_rate)
+        length = encoded.length(self.sampling_rate)
         decoder = CodecStream(as_codec(self.codec))
         separator = SeparatorStream(self.separator, self.sampling_rate) if options.stems else None
         chain: StageChain | None = None
@@ -236,9 +237,9 @@ class HAFMAccompanimentGenerationMixin:
         while sent < length:
             audio = torch.zeros(1, 0)
             # not around `yield`: the caller's random state and threads are its own between two chunks
-            with self._computing(options, song.seed):
+            with self._computing(options, encoded.seed):
                 if chain is None:
-                    chain = self._chain([song], options, reports, batch_size=1)
+                    chain = self._chain([encoded], options, reports, batch_size=1)
                 codes = chain.advance()
                 if codes.shape[1] > done:
                     samples = decoder.decode(codes[None, :, done:], chain.finished, reports.check_stop)[0]
@@ -269,18 +270,22 @@ class HAFMAccompanimentGenerationMixin:
         return extractor.unpadded(input_values, padding_mask, original_lengths, original_rates)
 
     def _kept(
-        self: Any, instrumental: Any, sampling_rate: int | None, keep: Spans, songs: Sequence[HAFMEncoderOutput]
+        self: Any,
+        instrumental: Any,
+        sampling_rate: int | None,
+        keep: Spans,
+        encoder_outputs: Sequence[HAFMEncoderOutput],
     ) -> KeptInstrumental | None:
         """The spans of an instrumental to keep; None if there is no instrumental."""
         if instrumental is None:
             if len(keep):
                 raise ValueError("keep names spans of an instrumental; give the instrumental as well.")
             return None
-        if len(songs) != 1:
-            raise ValueError(f"An instrumental belongs to one vocal, and {len(songs)} were given.")
+        if len(encoder_outputs) != 1:
+            raise ValueError(f"An instrumental belongs to one vocal, and {len(encoder_outputs)} were given.")
         rate = check_sampling_rate(sampling_rate or self.sampling_rate)
         audio = channels_first(instrumental, as_codec(self.codec).format.output_channels)
-        return KeptInstrumental(audio, rate, keep, songs[0].length(rate) / rate)
+        return KeptInstrumental(audio, rate, keep, encoder_outputs[0].length(rate) / rate)
 
     def _vocals_at_once(self, options: GenerationOptions) -> int:
         """Number of vocals whose samples are generated together."""
@@ -297,48 +302,54 @@ class HAFMAccompanimentGenerationMixin:
 
     def _chain(
         self: Any,
-        songs: Sequence[HAFMEncoderOutput],
+        encoder_outputs: Sequence[HAFMEncoderOutput],
         options: GenerationOptions,
         reports: ProgressReports,
         kept: KeptInstrumental | None = None,
         batch_size: int = ROWS_AT_ONCE,
     ) -> StageChain:
-        """The chain of stages over songs, each of which is a sample of a vocal."""
+        """The chain of stages over encoder outputs, each of which is a variation of a vocal."""
         stages = self.stages
         codec = as_codec(self.codec)
         kept_codes = None
         if kept is not None:
             grid = self.encoder.grid
-            frames = len(songs[0].tokens) * grid // self.semantic_tokenizer.config.frame_rate
+            frames = len(encoder_outputs[0].tokens) * grid // self.semantic_tokenizer.config.frame_rate
             kept_codes = kept.tokens(self.semantic_tokenizer, codec, stages, frames, grid, reports.check_stop)
         if options.skip_fine:
             stages = without_stage("fine", stages)
         return StageChain(
-            stages, songs, options, codec=codec, kept=kept_codes, progress=reports, batch_size=batch_size
+            stages,
+            encoder_outputs,
+            options,
+            codec=codec,
+            kept_codes=kept_codes,
+            progress=reports,
+            batch_size=batch_size,
         )
 
     def _decoded(
         self: Any,
         chain: StageChain,
         number: int,
-        song: HAFMEncoderOutput,
+        encoded: HAFMEncoderOutput,
         options: GenerationOptions,
         kept: KeptInstrumental | None,
         reports: ProgressReports,
     ) -> dict[str, Any]:
         """One song of a finished chain as the fields of `HAFMAccompanimentOutput`."""
         codes = chain.codes(number)
-        length = song.length(self.sampling_rate)
+        length = encoded.length(self.sampling_rate)
         # not as a batch: memory use grows with the length of a song
         audio = as_codec(self.codec).decode(codes[None], length, reports.check_stop)[0].float().cpu()
         if kept is not None:
             audio = torch.from_numpy(kept.paste_into(audio.t().numpy(), self.sampling_rate)).t().contiguous()
         decoded = {
             "audio": without_one_channel(audio),
-            "vocal_semantic": song.tokens.cpu(),
+            "vocal_semantic": encoded.tokens.cpu(),
             "instrumental_semantic": chain.tokens("instrumental_semantic", number)[0].cpu(),
             "codes": codes.cpu(),
-            "lead_sheets": song.lead_sheet,
+            "lead_sheets": encoded.lead_sheet,
         }
         if options.stems:
             separated = self.separator.separate(audio, self.sampling_rate, reports.check_stop)
@@ -361,7 +372,7 @@ def lead_sheets_of(
         ValueError: there are several vocals, and not a lead sheet or None for each.
     """
     several = lead_sheet if isinstance(lead_sheet, (list, tuple)) else [lead_sheet]
-    sheets = [known_lead_sheet(each, tempo, beats, chords, key) for each in several]
+    sheets = [known_lead_sheet(given, tempo, beats, chords, key) for given in several]
     if len(sheets) == vocals:
         return sheets
     if any(sheets):
@@ -371,27 +382,30 @@ def lead_sheets_of(
 
 def without_stage(skipped: str, stages: Mapping[str, HAFMStageForCausalLM]) -> dict[str, HAFMStageForCausalLM]:
     """Stages by name, in order, without one of them and those that read what it writes."""
-    rows = parts.stage_parts()
+    table = parts.stage_parts()
     streams = {parts.VOCAL}
-    kept = {}
+    remaining = {}
     for name, stage in stages.items():
-        if name != skipped and streams.issuperset(rows[name].reads):
-            kept[name] = stage
-            streams.add(rows[name].writes)
-    return kept
+        if name != skipped and streams.issuperset(table[name].reads):
+            remaining[name] = stage
+            streams.add(table[name].writes)
+    return remaining
 
 
-def samples_of(
-    encoder: HAFMVocalEncoder, song: HAFMEncoderOutput, options: GenerationOptions, kept: bool = False
+def variations_of(
+    encoder: HAFMVocalEncoder, encoded: HAFMEncoderOutput, options: GenerationOptions, keeps_spans: bool = False
 ) -> list[HAFMEncoderOutput]:
-    """The samples of a song, each in a style that suits it if none is given, unless spans to keep determine it."""
-    samples = []
+    """What the stages read for each of the `num_samples` accompaniments of a vocal.
+
+    If no style is given, each gets one of those that suit the song, unless spans to keep determine it.
+    """
+    variations = []
     for number in range(options.num_samples):
-        sample = replace(song, sample=number)
-        if song.styles and not kept:
-            sample = encoder.in_style(sample, song.styles[number % len(song.styles)])
-        samples.append(sample)
-    return samples
+        variation = replace(encoded, variation=number)
+        if encoded.styles and not keeps_spans:
+            variation = encoder.in_style(variation, encoded.styles[number % len(encoded.styles)])
+        variations.append(variation)
+    return variations
 
 
 def one_vocal(vocals: Sequence[Any]) -> Any:
@@ -417,13 +431,13 @@ def check_supported(options: GenerationOptions, model: Any) -> None:
         ValueError: naming the option, or the available styles.
     """
     supported = supported_streams(model)
-    for name, option in described(GenerationOptions).items():
+    for name, option in options_by_name(GenerationOptions).items():
         value = getattr(options, name)
         if option.streams and value not in (None, option.default) and supported.isdisjoint(option.streams):
             why = " This model reads the voice only." if model.encoder.reads_voice_only else ""
             raise ValueError(f"{name} is {value!r}, which this model does not support; leave {name} out.{why}")
     if options.style not in (None, AUTO_STYLE):
-        place_of(options.style, model.styles)
+        index_of_style(options.style, model.styles)
 
 
 def supported_streams(model: Any) -> set[str]:

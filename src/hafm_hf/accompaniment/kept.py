@@ -69,29 +69,31 @@ class KeptInstrumental:
         Returns:
             int64 [Q, T] by the name of the stage, −1 where the stage is to generate.
         """
-        inside = torch.zeros(frames, dtype=torch.bool)
+        inside = torch.zeros(frames, dtype=torch.bool)  # of each step, whether it is kept
         for start, stop in self.spans:
             inside[math.ceil(start * grid - 1e-6) : int(stop * grid + 1e-6)] = True
 
         rate = codec.format.sampling_rate
-        audio = torch.zeros(codec.format.channels, frames * rate // grid)
-        # what it reads may have other channels than what it plays
-        read = with_channels(self.audio.T, codec.format.channels).reshape(-1, codec.format.channels).T
-        instrumental = _resampled(read, self.rate, rate)[:, : audio.shape[1]]
-        audio[:, : instrumental.shape[1]] = instrumental
+        channels = codec.format.channels
+        # as long as the song, float32 [C, N]
+        audio = torch.zeros(channels, frames * rate // grid)
+        # what the codec reads may have other channels than what it plays
+        instrumental = with_channels(self.audio.T, channels).reshape(-1, channels).T
+        resampled = _resampled(instrumental, self.rate, rate)[:, : audio.shape[1]]
+        audio[:, : resampled.shape[1]] = resampled
         mono = resample(audio.mean(0).numpy(), rate, semantic_tokenizer.config.sampling_rate)
         waveform = torch.from_numpy(mono).to(semantic_tokenizer.device)
         semantic = semantic_tokenizer.encode(waveform, check_stop=check_stop)
 
-        stage_rows = parts.stage_parts()
-        codebooks = {name: stage.config.num_codebooks for name, stage in stages.items() if stage_rows[name].acoustic}
+        table = parts.stage_parts()
+        codebooks = {name: stage.config.num_codebooks for name, stage in stages.items() if table[name].acoustic}
         codes = codec.encode(audio[None].to(codec.model.device), sum(codebooks.values()), check_stop)[0]
         tokens = {"semantic": semantic[None]}
         tokens |= dict(zip(codebooks, codes.split(list(codebooks.values())), strict=True))
         kept = {}
-        for name, rows in tokens.items():
-            by_frame = inside.repeat_interleave(rows.shape[1] // frames)
-            kept[name] = torch.where(by_frame, rows.cpu(), FREE)
+        for name, stage_tokens in tokens.items():
+            inside_by_frame = inside.repeat_interleave(stage_tokens.shape[1] // frames)
+            kept[name] = torch.where(inside_by_frame, stage_tokens.cpu(), FREE)
         return kept
 
     def paste_into(self, band: np.ndarray, rate: int) -> np.ndarray:

@@ -38,29 +38,35 @@ def load_parts(
     options = dict(options)
     subfolder = hub.pop("subfolder", "")
     dtype = options.pop("dtype", None)
-    dtype = options.pop("torch_dtype", None) if dtype is None else dtype
-    # pipeline() always passes "auto"; weights stored in half precision are still meant to be used in float32
-    dtype = torch.float32 if dtype in (None, "auto") else dtype
+    torch_dtype = options.pop("torch_dtype", None)
+    if dtype is None:
+        dtype = torch_dtype
+    if dtype in (None, "auto"):
+        # pipeline() always passes "auto"; weights stored in half precision are still meant to be used in float32
+        dtype = torch.float32
     config, attention = _pop_config(stored, options)
-    for name, each in (("dtype", dtype), ("attn_implementation", attention)):
-        if isinstance(each, dict):
-            raise ValueError(f"{name} is {each}; all stages have one {name}.")
+    for name, value in (("dtype", dtype), ("attn_implementation", attention)):
+        if isinstance(value, dict):
+            raise ValueError(f"{name} is {value}; all stages have one {name}.")
     parts: dict[str, PreTrainedModel] = {}
     for name, part_class in part_classes(config).items():
-        own: dict[str, Any] = {"dtype": dtype if name in stage_parts() else torch.float32}
-        if name in stage_parts() and attention is not None:
-            own["attn_implementation"] = attention
-        asked, there = (getattr(each, f"{name}_config") for each in (config, stored))
+        part_options: dict[str, Any] = {"dtype": torch.float32}
+        if name in stage_parts():
+            part_options["dtype"] = dtype
+            if attention is not None:
+                part_options["attn_implementation"] = attention
+        part_config = getattr(config, f"{name}_config")
+        stored_config = getattr(stored, f"{name}_config")
         # unless it is overridden, let the part read the config that is stored with it
-        if there is None or asked.to_dict() != there.to_dict():
-            own["config"] = asked
-        where = {**hub, "subfolder": "/".join(filter(None, (subfolder, name)))}
+        if stored_config is None or part_config.to_dict() != stored_config.to_dict():
+            part_options["config"] = part_config
+        part_folder = "/".join(filter(None, (subfolder, name)))
         with ExitStack() as quietly:
             # each part would show a progress bar
             if logging.is_progress_bar_enabled():
                 logging.disable_progress_bar()
                 quietly.callback(logging.enable_progress_bar)
-            parts[name] = load_strictly(part_class, source, **options, **where, **own)
+            parts[name] = load_strictly(part_class, source, **options, **hub, subfolder=part_folder, **part_options)
     return parts
 
 
@@ -71,7 +77,8 @@ def _pop_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig
     if given is not None and not isinstance(given, HAFMConfig):
         given = HAFMConfig.from_pretrained(given)
     overrides = {name: options.pop(name) for name in HAFMConfig.sub_configs if name in options}
-    config = HAFMConfig.from_dict((stored if given is None else given).to_dict(), **overrides)
+    base = stored if given is None else given
+    config = HAFMConfig.from_dict(base.to_dict(), **overrides)
     if attention is None and given is not None:
         # AutoModel and pipeline() put it into the configuration that they pass
         attention = given.semantic_config._attn_implementation
@@ -82,7 +89,12 @@ def config_json(config: HAFMConfig) -> str:
     """A configuration as JSON, without the parts' origins (`_name_or_path`, `auto_map`)."""
 
     def portable(values: dict[str, Any]) -> dict[str, Any]:
-        kept = {name: value for name, value in values.items() if name not in ("_name_or_path", "auto_map")}
-        return {name: portable(value) if isinstance(value, dict) else value for name, value in kept.items()}
+        kept: dict[str, Any] = {}
+        for name, value in values.items():
+            if isinstance(value, dict):
+                value = portable(value)
+            if name not in ("_name_or_path", "auto_map"):
+                kept[name] = value
+        return kept
 
     return json.dumps(portable(config.to_dict()), indent=2, sort_keys=True) + "\n"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The composite of all parts, from vocal to accompaniment: making, loading and saving it.
 
-`parts` loads its parts, and `generation_accompaniment` generates with them.
+`loading_parts` loads its parts (`parts` is their table), and `generation_accompaniment` generates with them.
 """
 
 import os
@@ -147,8 +147,12 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
         if find_file(source, FEATURE_EXTRACTOR_NAME, hub):
             model.feature_extractor_config = HAFMFeatureExtractor.get_feature_extractor_dict(source, **hub)[0]
         model.style_sounds = read_style_sounds(source, model.styles, **hub)
-        model = model.eval() if device is None else model.eval().to(device)
-        return (model, {kind: set() for kind in LOADING_FAULTS}) if with_info else model
+        model.eval()
+        if device is not None:
+            model.to(device)
+        if with_info:
+            return model, {fault: set() for fault in LOADING_FAULTS}
+        return model
 
     def _save_files(self, folder: Path, is_main_process: bool = True, **kwargs: Any) -> None:
         """Writes config.json, feature extractor, style examples, the files of a hub repository, and each part into
@@ -195,8 +199,8 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
     @property
     def encoder(self) -> HAFMVocalEncoder:
         """The parts that listen to the vocal."""
-        stages = {name: stage.config for name, stage in self.stages.items()}
-        return HAFMVocalEncoder(self.semantic_tokenizer, self.listener, self.ear, stages)
+        stage_configs = {name: stage.config for name, stage in self.stages.items()}
+        return HAFMVocalEncoder(self.semantic_tokenizer, self.listener, self.ear, stage_configs)
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -229,5 +233,8 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
         Raises:
             ValueError: if the vocal is empty or not mono, or chords are given by the bar and there are no beats.
         """
-        (heard,) = self.feature_extractor().vocals(vocal, sampling_rate)
-        return self.encoder.lead_sheet(heard, None if lead_sheet is None else LeadSheet.given(lead_sheet))
+        (checked,) = self.feature_extractor().vocals(vocal, sampling_rate)
+        given = None
+        if lead_sheet is not None:
+            given = LeadSheet.given(lead_sheet)
+        return self.encoder.lead_sheet(checked, given)

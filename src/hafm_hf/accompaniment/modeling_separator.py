@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from ..lead_sheet.vocabulary import STEMS
 from ..pretrained.saving import HAFMHubMixin
-from ..tokenizers.beat_line import KERNEL, HAFMDilatedLayer
+from ..tokenizers.beat_tracker import KERNEL, HAFMDilatedLayer
 from ..tokenizers.codecs import Stretches
 from ..tokenizers.stopping import CheckStop, checked
 from .configuration_separator import HAFMSeparatorConfig

@@ -75,6 +75,7 @@ class Option:
             self._check_limits(name, value)
 
     def _check_type(self, name: str, value: Any) -> None:
+        """Raises ValueError for a value of another type."""
         accepted, wanted = KINDS[self.kind]
         if self.word:
             wanted += f" or {self.word!r}"
@@ -83,13 +84,18 @@ class Option:
             raise ValueError(f"{name} is {value!r}; it must be {wanted}.")
 
     def _check_limits(self, name: str, value: Any) -> None:
+        """Raises ValueError for a number out of range."""
         least = -math.inf if self.least is None else self.least
         most = math.inf if self.most is None else self.most
         # written so that NaN fails
         if least <= value <= most and abs(value) < math.inf:
             return
-        low, high = (f"{limit:g}" if isinstance(limit, float) else limit for limit in (least, most))
-        limits = f"{low} or more" if most == math.inf else f"between {low} and {high}"
+        # 30 rather than 30.0
+        low = f"{least:g}" if isinstance(least, float) else least
+        high = f"{most:g}" if isinstance(most, float) else most
+        limits = f"between {low} and {high}"
+        if most == math.inf:
+            limits = f"{low} or more"
         raise ValueError(f"{name} is {value}; it must be {limits}.")
 
 
@@ -238,9 +244,9 @@ class MixOptions:
         return with_values(cls() if options is None else options, given or {})
 
 
-def described(options: type[GenerationOptions] | type[MixOptions]) -> dict[str, Option]:
+def options_by_name(options: type[GenerationOptions] | type[MixOptions]) -> dict[str, Option]:
     """The options of a class by name."""
-    return {each.name: each.metadata["option"] for each in fields(options)}
+    return {field.name: field.metadata["option"] for field in fields(options)}
 
 
 def check_values(options: GenerationOptions | MixOptions) -> None:
@@ -249,7 +255,7 @@ def check_values(options: GenerationOptions | MixOptions) -> None:
     Raises:
         ValueError: naming the option.
     """
-    for name, option in described(type(options)).items():
+    for name, option in options_by_name(type(options)).items():
         value = getattr(options, name)
         if getattr(value, "ndim", None) == 0:
             value = value.item()
@@ -264,8 +270,10 @@ def with_values(options: Options, given: Mapping[str, Any]) -> Options:
     Raises:
         TypeError: there is no option of that name.
     """
-    names = list(described(type(options)))
+    names = list(options_by_name(type(options)))
     given = {name: value for name, value in given.items() if value is not None}
     if unknown := sorted(set(given) - set(names)):
         raise TypeError(f"There is no option {unknown[0]!r}; a generation takes {', '.join(names)}.")
-    return replace(options, **given) if given else options
+    if not given:
+        return options
+    return replace(options, **given)

@@ -23,14 +23,16 @@ from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
 from ..listening.encoder import HAFMEncoderOutput
 from ..pretrained.redaction import first_line
-from .generation_accompaniment import one_vocal, samples_of
+from .generation_accompaniment import one_vocal, variations_of
 from .kept import KeptInstrumental
-from .options import MEDIAN_BALANCE, GenerationOptions, MixOptions, described
+from .options import MEDIAN_BALANCE, GenerationOptions, MixOptions, options_by_name
 
 logger = logging.get_logger(__name__)
 
 # mix options that change the length or the sampling rate of a song; a stream takes these only
 LENGTH_OPTIONS = ("output_rate", "tail", "intro_bars", "outro_bars")
+# a mix further below the requested loudness than this is worth a warning
+TOO_QUIET_LU = 0.5
 # usual names of the audio column of a dataset row
 COLUMN_NAMES = ("vocal", "vocals", "audio")
 
@@ -57,8 +59,8 @@ class HAFMPipeline(Pipeline):
     _load_feature_extractor = False
     # what clients of a server may set
     public_parameters = (
-        *(name for name, option in described(GenerationOptions).items() if not option.internal),
-        *described(MixOptions),
+        *(name for name, option in options_by_name(GenerationOptions).items() if not option.internal),
+        *options_by_name(MixOptions),
         *("seconds", "lead_sheet", "tempo", "beats", "chords", "key"),
     )
 
@@ -67,11 +69,12 @@ class HAFMPipeline(Pipeline):
             raise ValueError(f"{type(model).__name__} is not a whole model; load the composite that it is a part of.")
         if isinstance(feature_extractor, (str, os.PathLike)):
             feature_extractor = HAFMFeatureExtractor.from_pretrained(feature_extractor)
-        own = model.feature_extractor()
+        extractor = model.feature_extractor()
         if feature_extractor is not None:
-            # of an early version, it is at the codec's rate
-            own = HAFMFeatureExtractor(**{**feature_extractor.to_dict(), "sampling_rate": own.sampling_rate})
-        super().__init__(model, feature_extractor=own, **kwargs)
+            # one that an early version has saved is at the codec's rate
+            settings = {**feature_extractor.to_dict(), "sampling_rate": extractor.sampling_rate}
+            extractor = HAFMFeatureExtractor(**settings)
+        super().__init__(model, feature_extractor=extractor, **kwargs)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Generates an instrumental for one vocal or each of several.
@@ -144,21 +147,23 @@ class HAFMPipeline(Pipeline):
             TypeError: for any other parameter.
             ValueError: as for a call.
         """
-        useless = {*described(MixOptions), "instrumental", "keep"} - {*LENGTH_OPTIONS}
-        if found := sorted(useless & {*kwargs, *self._preprocess_params, *self._forward_params}):
-            raise TypeError(f"A stream has no use for {found[0]!r}; a call has.")
+        useless = {*options_by_name(MixOptions), "instrumental", "keep"} - {*LENGTH_OPTIONS}
+        if given := sorted(useless & {*kwargs, *self._preprocess_params, *self._forward_params}):
+            raise TypeError(f"A stream has no use for {given[0]!r}; a call has.")
+        if are_several(vocal):
+            vocal = one_vocal(vocal)
         read, forward, _ = self._sanitize_parameters(**kwargs)
-        features = self.preprocess(
-            one_vocal(vocal) if are_several(vocal) else vocal, **{**self._preprocess_params, **read}
-        )
-        how = {**self._forward_params, **forward}
-        options = how["options"]
-        (encoded,) = self._encode(features, options, how["mix"], how.get("lead_sheet"), how.get("progress"))
-        encoded = samples_of(self.model.encoder, encoded, options)[0]
-        chunks = self.model.stream(encoder_outputs=[encoded], options=options, progress=how.get("progress"))
+        features = self.preprocess(vocal, **{**self._preprocess_params, **read})
+        forward = {**self._forward_params, **forward}
+        options = forward["options"]
+        mix = forward["mix"]
+        progress = forward.get("progress")
+        (encoded,) = self._encode(features, options, mix, forward.get("lead_sheet"), progress)
+        encoded = variations_of(self.model.encoder, encoded, options)[0]
+        chunks = self.model.stream(encoder_outputs=[encoded], options=options, progress=progress)
 
         model_rate = self.model.sampling_rate
-        rate = self._output_rate(features["vocal_rate"], how["mix"])
+        rate = self._output_rate(features["vocal_rate"], mix)
         voice = self._voice(features["vocal"], features["vocal_rate"], rate, encoded)
         done = 0
         for band in audio.resample_pieces(map(side_by_side, chunks), model_rate, rate):
@@ -188,10 +193,11 @@ class HAFMPipeline(Pipeline):
         Raises:
             TypeError: for an option of the stream, such as tail.
         """
-        if found := sorted({*LENGTH_OPTIONS} & {*options}):
-            raise TypeError(f"{found[0]} is of no use any more; give it to the stream.")
+        if given := sorted({*LENGTH_OPTIONS} & {*options}):
+            raise TypeError(f"{given[0]} is of no use any more; give it to the stream.")
         chunks = list(chunks)
-        band, voice = (np.concatenate([chunk[key] for chunk in chunks]) for key in ("audio", "vocals"))
+        band = np.concatenate([chunk["audio"] for chunk in chunks])
+        voice = np.concatenate([chunk["vocals"] for chunk in chunks])
         names = chunks[0].get("stems", ())
         mix = MixOptions.of(self._postprocess_params.get("mix"), options)
         stems = {name: np.concatenate([chunk["stems"][name] for chunk in chunks]) for name in names}
@@ -216,16 +222,17 @@ class HAFMPipeline(Pipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Checks all options before any vocal is read; those of a call take precedence over the pipeline's own."""
         # none yet while the pipeline itself is created
-        own_read = getattr(self, "_preprocess_params", {})
-        own = getattr(self, "_forward_params", {})
-        mix = MixOptions.of(own.get("mix"), {name: given.pop(name) for name in described(MixOptions) if name in given})
-        options = GenerationOptions.of(options or own.get("options"), given)
+        default_read = getattr(self, "_preprocess_params", {})
+        defaults = getattr(self, "_forward_params", {})
+        mix_options = {name: given.pop(name) for name in options_by_name(MixOptions) if name in given}
+        mix = MixOptions.of(defaults.get("mix"), mix_options)
+        options = GenerationOptions.of(options or defaults.get("options"), given)
         if isinstance(lead_sheet, (list, tuple)):
             raise ValueError("lead_sheet is a list; give a LeadSheet or a dict, which holds for all vocals of a call.")
         if lead_sheet is None:
-            lead_sheet = own.get("lead_sheet")
+            lead_sheet = defaults.get("lead_sheet")
         if files is None:
-            files = own_read.get("files", True)
+            files = default_read.get("files", True)
         sheet = known_lead_sheet(lead_sheet, tempo, beats, chords, key, files=files)
         if isinstance(instrumental, Mapping) and "mix" in instrumental:
             # a song that a call has returned; its "vocals" would be read first
@@ -306,12 +313,15 @@ class HAFMPipeline(Pipeline):
         """
         extractor = self.feature_extractor
         source, rate, name = as_sound(input_, sampling_rate)
-        is_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(source, "read")
-        read = audio.read_audio if is_file else audio.check_sound
-        given = {} if is_file else {"sampling_rate": rate}
-        limits = {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
-        samples, rate = read(source, **given, seconds=seconds, name=name, mono=False, **limits)
-        return samples if samples.ndim == 1 or samples.shape[1] == 2 else audio.with_channels(samples, 1), rate, name
+        how: dict[str, Any] = {"seconds": seconds, "name": name, "mono": False}
+        how |= {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
+        if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(source, "read"):
+            samples, rate = audio.read_audio(source, **how)
+        else:
+            samples, rate = audio.check_sound(source, sampling_rate=rate, **how)
+        if samples.ndim > 1 and samples.shape[1] != 2:
+            samples = audio.with_channels(samples, 1)
+        return samples, rate, name
 
     def _forward(
         self,
@@ -322,10 +332,10 @@ class HAFMPipeline(Pipeline):
         keep: Sequence[tuple[float, float]] = (),
         progress: Any = None,
     ) -> dict[str, Any]:
-        """Generates the samples of each vocal.
+        """Generates the `num_samples` accompaniments of each vocal.
 
         Returns:
-            "generated" (for several vocals, a list of these): "samples", for each its "audio" and, if requested,
+            "generated" (for several vocals, a list of these): "variations", for each its "audio" and, if requested,
             "stems" (float32 [N] or [C, N]), and its "lead_sheet"; "encoded" (`HAFMEncoderOutput`); "kept", the spans
             to keep, or None; and the vocal itself, "vocal" and "vocal_rate".
         """
@@ -355,18 +365,18 @@ class HAFMPipeline(Pipeline):
         kept = None
         if instrumental is not None:
             kept = KeptInstrumental(instrumental, rate, keep, encoded[0].length(rate) / rate)
-        samples = []
+        variations = []
         for number, sound in enumerate(output.audio):
-            sample = {"audio": sound, "lead_sheet": output.lead_sheets[number]}
+            variation = {"audio": sound, "lead_sheet": output.lead_sheets[number]}
             if output.stems is not None:
-                sample["stems"] = output.stems[number]
-            samples.append(sample)
+                variation["stems"] = output.stems[number]
+            variations.append(variation)
         generated = []
         for number, (vocal, vocal_rate) in enumerate(zip(vocals, rates, strict=True)):
             first = number * options.num_samples
             generated.append(
                 {
-                    "samples": samples[first : first + options.num_samples],
+                    "variations": variations[first : first + options.num_samples],
                     "encoded": encoded[number],
                     "kept": kept,
                     "vocal": vocal,
@@ -384,21 +394,25 @@ class HAFMPipeline(Pipeline):
         rate = self._output_rate(generated["vocal_rate"], mix)
         voice = self._voice(generated["vocal"], generated["vocal_rate"], rate, encoded)
         songs = []
-        for sample in generated["samples"]:
-            parts = []
-            for sound in sample.get("stems", {"": sample["audio"]}).values():
-                part = audio.resample(np.ascontiguousarray(sound.numpy().T), model_rate, rate)
-                part = audio.pad_end(part[: len(voice)], len(voice))
-                parts.append(audio.fade_band(part, rate, 0, len(voice), encoded.fade))
-            band = reduce(np.add, parts)
+        for variation in generated["variations"]:
+            # all stems, or the instrumental as the only one
+            stems_or_band = []
+            for sound in variation.get("stems", {"": variation["audio"]}).values():
+                samples = audio.resample(np.ascontiguousarray(sound.numpy().T), model_rate, rate)
+                samples = audio.pad_end(samples[: len(voice)], len(voice))
+                stems_or_band.append(audio.fade_band(samples, rate, 0, len(voice), encoded.fade))
+            band = reduce(np.add, stems_or_band)
             if kept is not None:
                 # at the rate of the song, which may hold more than the codec's; stems still sum to the instrumental
                 pasted = kept.paste_into(band, rate)
-                parts = [part + (pasted - band) / np.float32(len(parts)) for part in parts]
+                difference = (pasted - band) / np.float32(len(stems_or_band))
+                stems_or_band = [samples + difference for samples in stems_or_band]
                 band = pasted
-            stems = dict(zip(STEMS, parts, strict=True)) if "stems" in sample else {}
+            stems = {}
+            if "stems" in variation:
+                stems = dict(zip(STEMS, stems_or_band, strict=True))
             song = _song(voice, band, rate, mix, stems)
-            songs.append(song | {"lead_sheet": sample["lead_sheet"], "vocal_start": encoded.before})
+            songs.append(song | {"lead_sheet": variation["lead_sheet"], "vocal_start": encoded.before})
         return songs[0] if len(songs) == 1 else songs
 
     def _output_rate(self, vocal_rate: int, mix: MixOptions) -> int:
@@ -407,9 +421,11 @@ class HAFMPipeline(Pipeline):
 
     def _voice(self, vocal: audio.Samples, vocal_rate: int, rate: int, encoded: HAFMEncoderOutput) -> audio.Samples:
         """A vocal (float32 [N] or [N, 2]) at `rate` (Hz), with the silence around it in which the band plays."""
-        sound = audio.resample(vocal, vocal_rate, rate)
-        around = (round(encoded.before * rate), round(encoded.after * rate))
-        return np.pad(sound, [around] + [(0, 0)] * (sound.ndim - 1)) if any(around) else sound
+        samples = audio.resample(vocal, vocal_rate, rate)
+        silence = (round(encoded.before * rate), round(encoded.after * rate))
+        if not any(silence):
+            return samples
+        return np.pad(samples, [silence] + [(0, 0)] * (samples.ndim - 1))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Saves model and feature extractor as one repository.
@@ -427,9 +443,13 @@ class HAFMPipeline(Pipeline):
 
 
 def side_by_side(chunk: torch.Tensor) -> np.ndarray:
-    """A chunk of a stream (float32 [N], [C, N], [S, N] or [S, C, N]) with all channels of all stems side by side.
+    """Arranges a chunk of a stream for resampling, all channels of all stems at once.
 
-    They are resampled together: [N] or [N, S · C].
+    Args:
+        chunk (float32 [N], [C, N], [S, N] or [S, C, N]): C channels, or S stems.
+
+    Returns:
+        float32 [N] or [N, S · C].
     """
     if chunk.ndim > 1:
         chunk = chunk.flatten(0, -2)
@@ -451,23 +471,26 @@ def _song(
     # the instrumental is limited before mixing, so that the mix is made from the "audio" returned
     limited = audio.limit_peak(band)
     if stems and limited is not band:
-        turned_down = np.abs(limited).max() / np.abs(band).max()
-        stems = {name: stem * turned_down for name, stem in stems.items()}
+        gain = np.abs(limited).max() / np.abs(band).max()
+        stems = {name: stem * gain for name, stem in stems.items()}
     band = limited
-    gain = options.instrumental_gain_db
+    band_db = options.instrumental_gain_db
     # a quiet voice is raised, rather than the band lowered until nothing can be heard
-    raised = audio.quiet_gain_db(voice, rate)
+    raised_db = audio.quiet_gain_db(voice, rate)
     if options.balance is not None:
         balance = MEDIAN_BALANCE if isinstance(options.balance, str) else options.balance
-        gain += audio.balance_gain_db(voice, band, rate, balance) + raised
-    vocal_gain = options.vocal_gain_db + raised
-    mix = audio.mix_audio(voice, band, vocal_gain_db=vocal_gain, instrumental_gain_db=gain)
+        band_db += audio.balance_gain_db(voice, band, rate, balance) + raised_db
+    vocal_db = options.vocal_gain_db + raised_db
+    mix = audio.mix_audio(voice, band, vocal_gain_db=vocal_db, instrumental_gain_db=band_db)
     if options.loudness is not None:
         mix = audio.to_loudness(mix, rate, options.loudness)
-        if options.loudness - (reached := audio.loudness(mix, rate)) > 0.5:
+        reached = audio.loudness(mix, rate)
+        if options.loudness - reached > TOO_QUIET_LU:
             logger.warning(f"The mix has {reached:.1f} LUFS instead of {options.loudness:g}: its peaks are limited.")
     song = {"audio": band, "mix": audio.fade_edges(mix, rate), "vocals": voice, "sampling_rate": rate}
-    return song | ({"stems": stems} if stems else {})
+    if stems:
+        song["stems"] = stems
+    return song
 
 
 def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:

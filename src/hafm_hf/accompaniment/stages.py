@@ -51,11 +51,11 @@ class StageChain:
 
     Args:
         stages: the stages to run, by name and in order.
-        songs: what they read.
+        encoder_outputs: what they read of each song.
         options: of which guidance scale, temperature, top-k, decoding and compile are used.
         codec: embeds the codes of independent windows, to join them where the sound changes least; without it, a
             window takes over where the previous one ends.
-        kept: given codes of a stage for every song, int64 [Q, T], −1 where they are to be generated, by its name.
+        kept_codes: by the name of a stage, its given codes for every song, int64 [Q, T], −1 where to generate them.
         progress: called after every step, and with the same values again during long passes.
         batch_size: largest batch of windows; for a stage whose windows are independent, that of the first batch.
 
@@ -66,38 +66,38 @@ class StageChain:
     def __init__(
         self,
         stages: Mapping[str, HAFMStageForCausalLM],
-        songs: Sequence[HAFMEncoderOutput],
+        encoder_outputs: Sequence[HAFMEncoderOutput],
         options: GenerationOptions,
         *,
         codec: Codec | None = None,
-        kept: Mapping[str, torch.Tensor] | None = None,
+        kept_codes: Mapping[str, torch.Tensor] | None = None,
         progress: Progress | None = None,
         batch_size: int = ROWS_AT_ONCE,
     ) -> None:
-        self.songs = songs
+        self.encoder_outputs = encoder_outputs
         self.runs: dict[str, StageRun] = {}
         self.table = stage_parts()
         # the stage that writes each stream
         self.writers = {self.table[name].writes: name for name in stages}
-        frames = {VOCAL: [len(song.tokens) for song in songs]}
+        frames = {VOCAL: [len(encoded.tokens) for encoded in encoder_outputs]}
         decoding = options.decoding or default_decoding(stages.values())
         first_codebook = 0
         for number, (name, stage) in enumerate(stages.items()):
             config = stage.decoding_config(
                 guidance_scale=options.guidance_scale, temperature=options.temperature, top_k=options.top_k
             )
-            row = self.table[name]
-            frames[row.writes] = [stage.config.target_frames(length) for length in frames[row.reads[0]]]
-            given = (kept or {}).get(name)
+            entry = self.table[name]
+            frames[entry.writes] = [stage.config.target_frames(length) for length in frames[entry.reads[0]]]
+            given = (kept_codes or {}).get(name)
             rows = [
-                SongRow(length, RandomStream(song.seed, number, song.sample), given)
-                for length, song in zip(frames[row.writes], songs, strict=True)
+                SongRow(length, RandomStream(encoded.seed, number, encoded.variation), given)
+                for length, encoded in zip(frames[entry.writes], encoder_outputs, strict=True)
             ]
-            sound = None
-            if codec is not None and row.acoustic:
-                sound = partial(codec.code_vectors, first_codebook=first_codebook)
+            code_vectors = None
+            if codec is not None and entry.acoustic:
+                code_vectors = partial(codec.code_vectors, first_codebook=first_codebook)
                 first_codebook += stage.config.num_codebooks
-            run = StageRun(stage, rows, config, decoding, bool(options.compile), batch_size, sound=sound)
+            run = StageRun(stage, rows, config, decoding, bool(options.compile), batch_size, code_vectors=code_vectors)
             if progress is not None:
                 run.report = _counting(name, run.steps, progress)
             self.runs[name] = run
@@ -122,16 +122,16 @@ class StageChain:
         """Whether every stage has reached the end of its songs."""
         return all(run.finished for run in self.runs.values())
 
-    def codes(self, song: int) -> torch.Tensor:
+    def codes(self, number: int) -> torch.Tensor:
         """The codec codes of a song generated so far: int64 [Q, T_a]."""
         acoustic = [self.table[name].writes for name in self.runs if self.table[name].acoustic]
-        return _together([self.tokens(stream, song) for stream in acoustic])
+        return _together([self.tokens(stream, number) for stream in acoustic])
 
-    def tokens(self, stream: str, song: int) -> torch.Tensor:
+    def tokens(self, stream: str, number: int) -> torch.Tensor:
         """The tokens of a song that a stage reads or writes (by the names in `PARTS`), so far: int64 [Q, T]."""
         if stream in self.writers:
-            return self.runs[self.writers[stream]].codes(song)
-        return self.songs[song].tokens[None]
+            return self.runs[self.writers[stream]].codes(number)
+        return self.encoder_outputs[number].tokens[None]
 
     def _advance(self, name: str, frames: int | None = None) -> None:
         """Runs a stage on, to `frames` or to the end of its batch of windows, and those before as far as it needs."""
@@ -147,10 +147,10 @@ class StageChain:
     def _conditioning(self, name: str) -> list[torch.Tensor]:
         """The conditioning of a stage that exists so far: int64 [K, T_c] for each row."""
         conditioning = []
-        for number, song in enumerate(self.songs):
-            streams = [self.tokens(read, number) for read in self.table[name].reads]
-            if name in song.streams:
-                streams.append(song.streams[name])
+        for number, encoded in enumerate(self.encoder_outputs):
+            streams = [self.tokens(stream, number) for stream in self.table[name].reads]
+            if name in encoded.streams:
+                streams.append(encoded.streams[name])
             conditioning.append(_together(streams))
         return conditioning
 

@@ -64,7 +64,10 @@ def channel_levels(samples: Samples) -> ChannelLevels:
 def to_mono(samples: Samples) -> Samples:
     """The mean of the channels of float32 [N, C], or the loudest of channels that cancel each other: float32 [N]."""
     channel = channel_levels(samples).followed()
-    mono = mean_of_channels(samples) if channel is None else samples[:, channel]
+    if channel is None:
+        mono = mean_of_channels(samples)
+    else:
+        mono = samples[:, channel]
     return np.ascontiguousarray(mono)
 
 

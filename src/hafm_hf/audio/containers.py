@@ -77,15 +77,16 @@ class SectionFile(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Reads bytes up to the end of the current extent."""
-        place = bisect_right(self._ends, self._position)
-        if place == len(self._ends):
+        # 0 is the section's own head, n its extent n - 1
+        extent = bisect_right(self._ends, self._position)
+        if extent == len(self._ends):
             return 0
-        left = self._ends[place] - self._position
+        left = self._ends[extent] - self._position
         count = min(len(buffer), left)
-        if place == 0:
+        if extent == 0:
             block = self._section.head[self._position : self._position + count]
         else:
-            block = read_at(self._file, self._section.extents[place - 1][1] - left, count)
+            block = read_at(self._file, self._section.extents[extent - 1][1] - left, count)
         buffer[: len(block)] = block
         self._position += len(block)
         return len(block)
@@ -117,10 +118,8 @@ def find_sections(file: BinaryIO) -> list[Section]:
         return _mpeg4_files(file, size)
     if start == 0 and mpeg_audio.first_frame(read_at(file, 0, CUT_BYTES), 0) is None:
         return whole
-    data = _searched(file, size)
-    return [
-        Section(sound.extents, sound.head, missing=sound.missing) for sound in mpeg_audio.find_sounds(data, start)
-    ] or whole
+    sounds = mpeg_audio.find_sounds(_searched(file, size), start)
+    return [Section(sound.extents, sound.head, missing=sound.missing) for sound in sounds] or whole
 
 
 def read_at(file: BinaryIO, start: int, size: int) -> bytes:
@@ -135,6 +134,7 @@ def after_id3(head: bytes) -> int:
 
 
 def _searched(file: BinaryIO, size: int) -> bytes:
+    """All bytes of a file of `size`; raises TooLargeError."""
     if size > MAX_SEARCHED_BYTES:
         raise TooLargeError(f"{size / 1e6:.0f} MB of compressed sound; the limit is {MAX_SEARCHED_BYTES / 1e6:.0f} MB")
     return read_at(file, 0, size)
@@ -208,20 +208,22 @@ def _chunked_sounds(file: BinaryIO, size: int, layout: Layout) -> Iterator[Secti
     """The sounds in a file of one or more WAV, AIFF, CAF or W64 files."""
     start = 0
     while start < size:
-        place = _find_chunk(file, start + layout.head, size, layout)
-        if place is None:
+        position = _find_chunk(file, start + layout.head, size, layout)
+        if position is None:
             yield Section(((start, size),))
             return
-        first = place + layout.overhead
-        stated = _stated_size(file, start, place, layout)
+        first = position + layout.overhead
+        stated = _stated_size(file, start, position, layout)
         end, following = _end_of_data(file, first, stated, size, layout)
-        there = max(end - first, 0)
-        head = b""
-        claimed = 1.0
-        if stated is None or stated != there:
-            head = _corrected(read_at(file, start, first - start), there, layout)
-            claimed = stated / there if stated and there else 1.0
-        yield Section(((first, end),), head, claimed) if head else Section(((start, following),))
+        size_there = max(end - first, 0)
+        if stated == size_there:
+            yield Section(((start, following),))
+        else:
+            head = _corrected(read_at(file, start, first - start), size_there, layout)
+            claimed = 1.0
+            if stated and size_there:
+                claimed = stated / size_there
+            yield Section(((first, end),), head, claimed)
         start = following
 
 
@@ -237,9 +239,9 @@ def _find_chunk(file: BinaryIO, start: int, size: int, layout: Layout) -> int | 
     return None
 
 
-def _stated_size(file: BinaryIO, start: int, place: int, layout: Layout) -> int | None:
-    """The size of the samples according to the chunk at `place`; None if it says that it does not know."""
-    _, stated = layout.chunk(file, place)
+def _stated_size(file: BinaryIO, start: int, position: int, layout: Layout) -> int | None:
+    """The size of the samples according to the chunk at `position`; None if it says that it does not know."""
+    _, stated = layout.chunk(file, position)
     if read_at(file, start, 4) in (b"RF64", b"BW64"):
         # the sizes of 64 bits are in the first chunk: RIFF, data, samples
         _, stated = struct.unpack("<QQ", read_at(file, start + 20, 16).ljust(16, b"\0"))
@@ -273,26 +275,28 @@ def _end_of_data(file: BinaryIO, first: int, stated: int | None, size: int, layo
 
 def _after_chunks(file: BinaryIO, start: int, size: int, layout: Layout) -> int:
     """Where the chunks that begin at byte `start` end: at another sound, or at the end; `start` if they are none."""
-    place = start
-    while size - place >= layout.overhead:
-        if layout.begins(read_at(file, place, 16)):
-            return place
-        name, length = layout.chunk(file, place)
+    position = start
+    while size - position >= layout.overhead:
+        if layout.begins(read_at(file, position, 16)):
+            return position
+        name, length = layout.chunk(file, position)
         is_name = name[:4].isascii() and name[:4].decode("ascii", "replace").isprintable()
-        if not is_name or length < 0 or place + layout.overhead + length > size:
-            # what follows chunks is not sound
-            return size if place > start else start
-        place += -(-(layout.overhead + length) // layout.padding) * layout.padding
-    return size if place > start else start
+        if not is_name or length < 0 or position + layout.overhead + length > size:
+            break
+        position += -(-(layout.overhead + length) // layout.padding) * layout.padding
+    if position == start:
+        return start
+    # what follows chunks is not sound
+    return size
 
 
 def _find_sound(file: BinaryIO, start: int, size: int, magic: re.Pattern[bytes]) -> int:
     """Where the next file begins in the bytes from `start` on; `size` if there is none."""
     while start < size:
         # it may begin in one block and end in the next
-        found = magic.search(read_at(file, start, BLOCK + 16))
-        if found is not None:
-            return start + found.start()
+        next_file = magic.search(read_at(file, start, BLOCK + 16))
+        if next_file is not None:
+            return start + next_file.start()
         start += BLOCK
     return size
 
@@ -325,14 +329,16 @@ def _au_sounds(file: BinaryIO, size: int) -> Iterator[Section]:
         offset, stated = struct.unpack(">II", head[4:12])
         first = start + offset
         end = first + stated
-        if stated == AU_UNKNOWN or not AU.match(read_at(file, end, AU_HEADER)):
-            end = _find_sound(file, min(end if stated != AU_UNKNOWN else first, size), size, AU)
-        there = max(end - first, 0)
+        if stated == AU_UNKNOWN:
+            end = _find_sound(file, min(first, size), size, AU)
+        elif not AU.match(read_at(file, end, AU_HEADER)):
+            end = _find_sound(file, min(end, size), size, AU)
+        size_there = max(end - first, 0)
         # with a size that is not known, libsndfile reads everything
         head = head[:8] + struct.pack(">I", AU_UNKNOWN) + head[12:]
         claimed = 1.0
-        if 0 < stated < AU_UNKNOWN and there:
-            claimed = stated / there
+        if 0 < stated < AU_UNKNOWN and size_there:
+            claimed = stated / size_there
         yield Section(((start + AU_HEADER, end),), head, claimed)
         start = end
 
@@ -340,44 +346,47 @@ def _au_sounds(file: BinaryIO, size: int) -> Iterator[Section]:
 def _ogg_links(data: bytes) -> list[Section]:
     """The links of a chained Ogg file: each begins with its first pages, after the pages of the one before."""
     links: list[Section] = []
+    # the latest sample at which a page of the link has ended, and whether the page before was a first one
     latest = 0
     opening = False
-    place = data.find(b"OggS")
-    while 0 <= place <= len(data) - OGG_HEADER:
-        header = data[place : place + OGG_HEADER]
-        lengths = data[place + OGG_HEADER : place + OGG_HEADER + header[26]]
-        end = min(place + OGG_HEADER + len(lengths) + sum(lengths), len(data))
-        position = int.from_bytes(header[6:14], "little", signed=True)
+    page = data.find(b"OggS")
+    while 0 <= page <= len(data) - OGG_HEADER:
+        header = data[page : page + OGG_HEADER]
+        lengths = data[page + OGG_HEADER : page + OGG_HEADER + header[26]]
+        end = min(page + OGG_HEADER + len(lengths) + sum(lengths), len(data))
+        sample = int.from_bytes(header[6:14], "little", signed=True)
         if header[5] & 2 and not opening:
-            links.append(Section(((place, end),)))
+            links.append(Section(((page, end),)))
             latest = 0
         opening = bool(header[5] & 2)
-        # libsndfile takes the last page's position for the length, even if it lies before those of other pages
-        if links and (position >= latest or position == OGG_NO_POSITION):
-            latest = max(latest, position)
+        # libsndfile takes the last page's sample for the length, even if it lies before those of other pages
+        if links and (sample >= latest or sample == OGG_NO_SAMPLE):
+            latest = max(latest, sample)
             links[-1] = Section(((links[-1].extents[0][0], end),))
-        place = data.find(b"OggS", end)
+        page = data.find(b"OggS", end)
     return links
 
 
-# bytes of a page before the lengths of its segments; position of a page on which no packet ends
+# bytes of a page before the lengths of its segments; sample of a page on which no packet ends
 OGG_HEADER = 27
-OGG_NO_POSITION = -1
+OGG_NO_SAMPLE = -1
 
 
 def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:
     """The files in a row of MP4 files: each begins with its type."""
     starts = []
-    place = 0
-    while place < size:
-        header = read_at(file, place, 16)
+    position = 0
+    while position < size:
+        header = read_at(file, position, 16)
         if header[4:8] == b"ftyp":
-            starts.append(place)
+            starts.append(position)
         length = int.from_bytes(header[:4], "big")
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
-        # 0: to the end of the file
-        place = place + length if length >= 8 else size
+        if length < 8:
+            # 0: to the end of the file
+            break
+        position += length
     return [Section((extent,)) for extent in zip(starts, [*starts[1:], size], strict=True)]
 
 
@@ -393,14 +402,14 @@ FLAC_SIZES = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}, **{code
 def _flac_streams(file: BinaryIO, start: int, size: int) -> list[Section]:
     """The FLAC streams in a file."""
     starts: list[int] = []
-    for place in range(start, size, BLOCK):
+    for position in range(start, size, BLOCK):
         # a stream's begin may lie across two blocks
-        block = read_at(file, place, BLOCK + 8)
-        found = block.find(b"fLaC")
-        while 0 <= found < BLOCK:
-            if FLAC_STREAM.match(block, found):
-                starts.append(place + found)
-            found = block.find(b"fLaC", found + 1)
+        block = read_at(file, position, BLOCK + 8)
+        offset = block.find(b"fLaC")
+        while 0 <= offset < BLOCK:
+            if FLAC_STREAM.match(block, offset):
+                starts.append(position + offset)
+            offset = block.find(b"fLaC", offset + 1)
     if not starts:
         return [Section(((0, size),))]
     return [_flac_section(file, *extent) for extent in zip(starts, [*starts[1:], size], strict=True)]
@@ -416,7 +425,10 @@ def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
     if before < stated <= total or total == 0:
         return Section(((start, end),))
     corrected = head[:18] + (packed + total - stated).to_bytes(8, "big") + head[26:]
-    return Section(((start + 42, end),), corrected, missing=stated - total if stated else 0)
+    missing = 0
+    if stated:
+        missing = stated - total
+    return Section(((start + 42, end),), corrected, missing=missing)
 
 
 def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:
@@ -444,18 +456,18 @@ def _flac_frame(header: bytes, block_size: int) -> tuple[int, int]:
     if ones == 1 or ones == 8:
         return 0, 0
     number = header[4] & 0x7F >> ones
-    place = 5
+    position = 5
     for byte in header[5 : 4 + max(ones, 1)]:
         number = number << 6 | byte & 0x3F
-        place += 1
+        position += 1
     code = header[2] >> 4
     samples = FLAC_SIZES.get(code, 0)
     if code in (6, 7):
-        samples = int.from_bytes(header[place : place + code - 5], "big") + 1
-        place += code - 5
+        samples = int.from_bytes(header[position : position + code - 5], "big") + 1
+        position += code - 5
     # a rate that is no usual one follows, in kHz, Hz or tens of Hz
-    place += {12: 1, 13: 2, 14: 2}.get(header[2] & 0xF, 0)
-    if not samples or _crc8(header[:place]) != header[place]:
+    position += {12: 1, 13: 2, 14: 2}.get(header[2] & 0xF, 0)
+    if not samples or _crc8(header[:position]) != header[position]:
         return 0, 0
     first = number if header[1] & 1 else number * block_size
     return first, first + samples

@@ -64,14 +64,17 @@ class SndfilePart:
         self.format: str = self._file.format
         # libsndfile's value for an unknown length
         has_length = self._file.frames < 2**62
-        self.frames: int | None = self._file.frames if has_length else None
+        self.frames: int | None = None
         self.claimed: int | None = None
         if has_length:
+            self.frames = self._file.frames
             self.claimed = round(self._file.frames * section.claimed) + section.missing
 
     def seek(self, frame: int) -> None:
         """Moves to a frame, at most to the end."""
-        self._file.seek(frame if self.frames is None else min(frame, self.frames))
+        if self.frames is not None:
+            frame = min(frame, self.frames)
+        self._file.seek(frame)
 
     def read_into(self, out: Samples) -> int:
         """Reads up to len(out) frames into float32 [n, C] and returns their number, which is less at the end.
@@ -84,8 +87,8 @@ class SndfilePart:
             return len(self._file.read(out=out))
         except (soundfile.LibsndfileError, RuntimeError) as error:
             # of a sound without its end, everything before is used
-            place = self._bytes.tell()
-            if place < self._bytes.seek(0, io.SEEK_END):
+            position = self._bytes.tell()
+            if position < self._bytes.seek(0, io.SEEK_END):
                 raise damaged(self._name, error) from error
             return max(self._file.tell() - before, 0)
 
@@ -125,7 +128,8 @@ class Sound:
         self._path = path
         self._seconds = seconds
         self._sections = self._find()
-        self._place = 0
+        # of the current part
+        self._section_number = 0
         self._part: Part = self._open(0)
         self.sampling_rate = self._part.sampling_rate
         self.channels = self._part.channels
@@ -140,21 +144,22 @@ class Sound:
             self._add_others()
 
     def _find(self) -> list[Section]:
+        """The sections of the file; raises HAFMAudioError if it is too large to be searched."""
         try:
             return find_sections(self._file)
         except TooLargeError as error:
             raise HAFMAudioError(f"{self.name} holds {error}; cut it first.") from error
 
-    def _open(self, place: int) -> Part:
+    def _open(self, section_number: int) -> Part:
         """Opens a part; raises HAFMAudioError if it is no sound."""
         try:
-            part = SndfilePart(self._file, self._sections[place], self.name)
+            part = SndfilePart(self._file, self._sections[section_number], self.name)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
             whole = len(self._sections) == 1
             if whole:
                 file = self._file
             else:
-                file = io.BufferedReader(SectionFile(self._file, self._sections[place]))
+                file = io.BufferedReader(SectionFile(self._file, self._sections[section_number]))
             file_format = ffmpeg.recognised(read_at(file, 0, ffmpeg.MAGIC_BYTES))
             if file_format is None:
                 raise not_audio(self.name) from error
@@ -173,14 +178,14 @@ class Sound:
                 f"{self.name} holds {len(self._sections)} sounds; HAFM reads at most {MAX_SOUNDS} of a file."
             )
         sections = self._sections[:1]
-        for place in range(1, len(self._sections)):
+        for section_number in range(1, len(self._sections)):
             try:
-                part = self._open(place)
+                part = self._open(section_number)
             except HAFMAudioError:
-                size = sum(end - start for start, end in self._sections[place].extents)
+                size = sum(end - start for start, end in self._sections[section_number].extents)
                 self.remarks.append(f"{self.name} holds {size} bytes that are no sound; they are left out.")
                 continue
-            sections.append(self._sections[place])
+            sections.append(self._sections[section_number])
             scale = self.sampling_rate / part.sampling_rate
             self.frames = _added(self.frames, part.frames, scale)
             self.claimed = _added(self.claimed, part.claimed, scale)
@@ -193,7 +198,7 @@ class Sound:
     def rewind(self) -> None:
         """Goes back to the start."""
         self._part.close()
-        self._place = 0
+        self._section_number = 0
         self._part = self._open(0)
         self._pending = None
 
@@ -206,11 +211,11 @@ class Sound:
         done = 0
         while done < len(out):
             done += self._read_part(out[done:])
-            if done == len(out) or self._place + 1 == len(self._sections):
+            if done == len(out) or self._section_number + 1 == len(self._sections):
                 break
-            self._place += 1
+            self._section_number += 1
             self._part.close()
-            self._part = self._open(self._place)
+            self._part = self._open(self._section_number)
             self._pending = None
         if done < len(out) and len(self._sections) == 1 and isinstance(self._part, ffmpeg.FFmpegSound):
             self.claimed = self._part.claimed
@@ -286,10 +291,10 @@ def _read_all(source: "Part | Sound", expected: int | None, most: int | None = N
 
     A length that a header overstates costs no memory: pages that are never written are never allocated.
     """
-    size = _FIRST_FRAMES if expected is None else expected
+    first_length = _FIRST_FRAMES if expected is None else expected
     if most is not None:
-        size = min(size, most)
-    samples = np.empty((size, source.channels), dtype=np.float32)
+        first_length = min(first_length, most)
+    samples = np.empty((first_length, source.channels), dtype=np.float32)
     done = 0
     while True:
         wanted = len(samples) - done
@@ -297,8 +302,10 @@ def _read_all(source: "Part | Sound", expected: int | None, most: int | None = N
         done += count
         if count < wanted or done == most or expected is not None:
             break
-        larger = 2 * len(samples)
-        samples.resize((larger if most is None else min(larger, most), source.channels), refcheck=False)
+        length = 2 * len(samples)
+        if most is not None:
+            length = min(length, most)
+        samples.resize((length, source.channels), refcheck=False)
     if done < len(samples):
         samples.resize((done, source.channels), refcheck=False)
     return samples
@@ -349,6 +356,7 @@ def opened(
 
 
 def _opened_file(path: str, name: str, stack: ExitStack) -> BinaryIO:
+    """A file, open until the stack is left; raises UnreadableAudioError."""
     try:
         return stack.enter_context(open(path, "rb"))
     except OSError as error:

@@ -107,7 +107,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
 
     def batch(self, vocals: list[files.Samples], rate: int, return_tensors: str | None = "pt") -> BatchFeature:
         """Like `__call__`, for vocals (float32 [N] each, at `rate` Hz) that have already been checked."""
-        prepared = [self.resampled(samples, rate).samples for samples in vocals]
+        prepared = [self.prepared(samples, rate).samples for samples in vocals]
         lengths = np.array([len(samples) for samples in prepared])
         mask = np.arange(lengths.max()) < lengths[:, None]
         if len(prepared) == 1:
@@ -121,12 +121,18 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             "original_rates": np.full(len(vocals), rate),
         }
         features = BatchFeature({"input_values": values, "padding_mask": mask, **originals})
-        return features if return_tensors is None else features.convert_to_tensors(return_tensors)
+        if return_tensors is None:
+            return features
+        return features.convert_to_tensors(return_tensors)
 
-    def resampled(self, samples: files.Samples, rate: int) -> Vocal:
-        """One mono vocal (float32 [N] at `rate` Hz), checked, at the extractor's rate."""
-        level = raised(without_offset(samples), rate)
-        return Vocal(files.resample(level, rate, self.sampling_rate), Fraction(len(samples), rate))
+    def prepared(self, samples: files.Samples, rate: int) -> Vocal:
+        """One mono vocal (float32 [N] at `rate` Hz), checked, in the form in which the model listens to it.
+
+        Its DC offset is removed, it is turned up if it is too quiet to be listened to, and resampled to the
+        extractor's rate.
+        """
+        audible = raised(without_offset(samples), rate)
+        return Vocal(files.resample(audible, rate, self.sampling_rate), Fraction(len(samples), rate))
 
     def vocals(self, vocals: Any, sampling_rate: Any, padding_mask: Any = None) -> list[Vocal]:
         """Like `__call__`, without padding, and for vocals of any length.
@@ -143,7 +149,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         """
         rows = _mono_vocals(vocals, padding_mask)
         rate = files.check_sampling_rate(sampling_rate)
-        return [self.resampled(row, rate) for row in rows]
+        return [self.prepared(row, rate) for row in rows]
 
     def unpadded(
         self, input_values: Any, padding_mask: Any = None, original_lengths: Any = None, original_rates: Any = None
@@ -213,12 +219,10 @@ def _mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
     shape: Sequence[int] = getattr(vocals, "shape", ())
     if len(shape) == 2 and shape[1] <= files.MAX_CHANNELS < shape[0]:
         raise ValueError(f"vocals have shape {list(shape)}, samples by channels rather than a batch; {MIX_DOWN}.")
-    vocals, masks = (
-        [given] if isinstance(given, torch.Tensor | np.ndarray) and given.ndim <= 1 else given
-        for given in (vocals, padding_mask)
-    )
-    if masks is None:
-        masks = [None] * len(vocals)
+    vocals = _rows(vocals)
+    masks = [None] * len(vocals)
+    if padding_mask is not None:
+        masks = _rows(padding_mask)
     if len(masks) != len(vocals):
         raise ValueError(f"padding_mask has {len(masks)} rows for {len(vocals)} vocals; give one row per vocal.")
     if not len(vocals):
@@ -239,7 +243,16 @@ def channels_first(sound: Any, channels: int) -> np.ndarray:
     waveform = np.atleast_2d(files.to_samples(sound, name="An instrumental", mono=False).T)
     if waveform.shape[0] not in (1, channels):
         raise ValueError(f"An instrumental has shape {list(np.shape(sound))}; give [N] or [{channels}, N].")
-    return np.repeat(waveform, channels, axis=0) if len(waveform) < channels else waveform
+    if len(waveform) < channels:
+        waveform = np.repeat(waveform, channels, axis=0)
+    return waveform
+
+
+def _rows(values: Any) -> Any:
+    """A batch of rows: a list of the only row if the values are a single one ([N])."""
+    if isinstance(values, torch.Tensor | np.ndarray) and values.ndim <= 1:
+        return [values]
+    return values
 
 
 def _mono_vocal(vocal: Any, mask: Any) -> np.ndarray:

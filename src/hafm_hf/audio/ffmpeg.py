@@ -139,6 +139,7 @@ class FFmpegSound:
         self._process.kill()
 
     def _read_header(self) -> None:
+        """Reads rate and number of channels from the header of what ffmpeg writes."""
         header = self._bytes(AU_HEADER.size)
         if len(header) < AU_HEADER.size:
             self._check()

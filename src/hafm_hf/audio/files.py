@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading, checking, resampling and writing audio.
+"""Reading, checking and writing audio.
 
-HAFM works in float32 throughout; only this file deals with file formats and integer samples. Audio is validated here,
-on entry (`read_audio`, `check_sound`), and trusted from then on. Shapes: `[N]` is one channel of N samples.
+HAFM works in float32 throughout; only this file deals with integer samples. Audio is validated here, on entry
+(`read_audio`, `check_sound`), and trusted from then on. Formats of files are read by `decoding` (with `containers` and
+`ffmpeg`), and rates converted by `resampling`. Shapes: `[N]` is one channel of N samples.
 """
 
 import io
@@ -177,45 +178,49 @@ def read_recording(
         most = _frames_to_read(sound, first, seconds, max_seconds)
         samples, remarks = _read_channels(sound, first, most, keep)
         length = first + len(samples)
-        wrong = 0.0
+        # negative if there is more than the header says
+        missing_seconds = 0.0
         if sound.claimed is not None and len(samples) < most:
-            wrong = (sound.claimed - length) / rate
+            missing_seconds = (sound.claimed - length) / rate
         remarks += sound.remarks
-    if abs(wrong) > LOST_SECONDS:
-        rest = "all of it is used"
-        if wrong > 0:
-            rest = "what is missing is lost"
+    if abs(missing_seconds) > LOST_SECONDS:
+        consequence = "all of it is used"
+        if missing_seconds > 0:
+            consequence = "what is missing is lost"
         remarks.append(
-            f"{name} is {length / rate:.1f} s long, though its header says {length / rate + wrong:.1f} s; {rest}."
+            f"{name} is {length / rate:.1f} s long, though its header says {length / rate + missing_seconds:.1f} s; "
+            f"{consequence}."
         )
     samples = _scaled(samples, name, remarks)
     if len(samples) > MAX_SAMPLES:
         raise _too_many(len(samples), rate, name)
     check_duration(len(samples), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
-    return Recording(samples, rate, tuple(remarks), max(wrong, 0.0))
+    return Recording(samples, rate, tuple(remarks), max(missing_seconds, 0.0))
 
 
 def _frames_to_read(sound: Sound, first: int, seconds: float | None, max_seconds: float) -> int:
     """At most how many frames to read from frame `first` on; raises HAFMAudioError if there are too many."""
     name = sound.name
     rate = sound.sampling_rate
-    there = math.inf
+    # as far as it counts for limits
+    available = math.inf
     if sound.refused is not None:
-        there = max(sound.refused - first, 0)
+        available = max(sound.refused - first, 0)
     most = math.inf
     if seconds is None or seconds > max_seconds:
-        if there < math.inf:
-            check_duration(round(there), rate, name, min_seconds=0.0, max_seconds=max_seconds)
+        if available < math.inf:
+            check_duration(round(available), rate, name, min_seconds=0.0, max_seconds=max_seconds)
         if max_seconds < math.inf:
             most = math.floor(max_seconds * rate) + 1
     else:
         most = round(seconds * rate)
-    if there < math.inf and min(most, there) > MAX_SAMPLES:
-        raise _too_many(round(min(most, there)), rate, name)
+    if available < math.inf and min(most, available) > MAX_SAMPLES:
+        raise _too_many(round(min(most, available)), rate, name)
     return round(min(most, MAX_SAMPLES + 1))
 
 
 def _too_many(frames: int, rate: int, name: str) -> LongAudioError:
+    """The error for a sound of too many frames at its rate in Hz."""
     return LongAudioError(
         f"{name} declares {frames / rate:.0f} s at {rate} Hz; HAFM reads at most "
         f"{MAX_SAMPLES / rate:.0f} s at that rate, so save it at a lower one or cut it."
@@ -255,8 +260,11 @@ def cancelling(name: str, levels: ChannelLevels, channel: int) -> str:
 def _read_mixed(sound: Sound, most: int, levels: ChannelLevels | None, channel: int | None = None) -> Samples:
     """Reads up to `most` frames as the mean of all channels, or as one of them: float32 [N]; adds to `levels`."""
     block = np.empty((max(_BLOCK // sound.channels, 1), sound.channels), dtype=np.float32)
-    # a header that overstates the length costs no memory: untouched pages are never allocated
-    mono = np.empty(len(block) if sound.frames is None else min(sound.frames, most), dtype=np.float32)
+    first_length = len(block)
+    if sound.frames is not None:
+        # a header that overstates the length costs no memory: untouched pages are never allocated
+        first_length = min(sound.frames, most)
+    mono = np.empty(first_length, dtype=np.float32)
     done = 0
     while done < most:
         wanted = min(len(block), most - done)
@@ -461,8 +469,10 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
     check_is_array(samples, name)
     if hasattr(samples, "detach"):
         samples = samples.detach().cpu()
-        # NumPy has no bfloat16; integers must keep their type, which sets their scale.
-        samples = (samples.float() if samples.is_floating_point() else samples).numpy()
+        if samples.is_floating_point():
+            # NumPy has no bfloat16; integers must keep their type, which sets their scale
+            samples = samples.float()
+        samples = samples.numpy()
     try:
         array = np.asarray(samples)
     except ValueError as error:
@@ -473,7 +483,8 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
     if array.dtype.kind in "iu" and array.dtype.itemsize < 8:
         info = np.iinfo(array.dtype)
         scale = (int(info.max) - int(info.min) + 1) / 2
-        array = (array - (scale if array.dtype.kind == "u" else 0.0)) / scale
+        middle = scale if array.dtype.kind == "u" else 0.0
+        array = (array - middle) / scale
     elif array.dtype.kind != "f":
         raise HAFMAudioError(f"{name} holds {array.dtype}; HAFM takes floats up to 1 or integers of 8 to 32 bits.")
     if array.ndim == 2:
@@ -498,6 +509,7 @@ def _check_values(samples: Samples, name: str) -> None:
 
 
 def _peak(samples: Samples) -> float:
+    """Largest absolute sample; NaN or infinite if one is."""
     return max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
 
 

@@ -9,7 +9,6 @@ import functools
 import math
 import warnings
 from collections.abc import Iterator
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -54,20 +53,27 @@ def decibels_to_gain(decibels: float) -> float:
 
 
 def peak_dbfs(samples: Samples) -> float:
-    """Largest absolute sample of float32 [N], in dBFS; -inf for silence."""
-    return _to_decibels(max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0))))
+    """Largest absolute sample of float32 [N] or [N, C], in dBFS; -inf for silence."""
+    highest = float(samples.max(initial=0.0))
+    lowest = float(samples.min(initial=0.0))
+    return _to_decibels(max(highest, -lowest))
 
 
 def rms_dbfs(samples: Samples) -> float:
-    """Root mean square of float32 [N], in dBFS; -inf for silence."""
+    """Root mean square of float32 [N] or [N, C], in dBFS; -inf for silence."""
     # block by block: squares of an hour in float64 would take a gigabyte
     blocks = (samples[start : start + BLOCK] for start in range(0, samples.size, BLOCK))
     total = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks)
-    return _to_decibels(math.sqrt(total / samples.size) if samples.size else 0.0)
+    if not samples.size:
+        return -math.inf
+    return _to_decibels(math.sqrt(total / samples.size))
 
 
 def _to_decibels(amplitude: float) -> float:
-    return 20.0 * math.log10(amplitude) if amplitude > 0.0 else -math.inf
+    """Decibels relative to an amplitude of 1; -inf for 0."""
+    if amplitude <= 0.0:
+        return -math.inf
+    return 20.0 * math.log10(amplitude)
 
 
 def is_silent(samples: Samples) -> bool:
@@ -83,7 +89,9 @@ def quiet_gain_db(samples: Samples, sampling_rate: int) -> float:
     size = max(round(LEVEL_SECONDS * sampling_rate), 1)
     blocks = [samples[start : start + size] for start in range(0, len(samples), size)]
     levels = [rms_dbfs(block) for block in blocks]
-    loud = float(np.quantile(levels, LOUD_QUANTILE, method="lower")) if levels else -math.inf
+    if not levels:
+        return 0.0
+    loud = float(np.quantile(levels, LOUD_QUANTILE, method="lower"))
     if not SILENCE_DBFS < loud < QUIET_DBFS:
         return 0.0
     return max(min(USUAL_DBFS - loud, CEILING_DBFS - peak_dbfs(samples)), 0.0)
@@ -91,14 +99,18 @@ def quiet_gain_db(samples: Samples, sampling_rate: int) -> float:
 
 def raised(samples: Samples, sampling_rate: int) -> Samples:
     """A voice (float32 [N] or [N, C]), turned up if it is too quiet to be listened to (`quiet_gain_db`)."""
-    gain = quiet_gain_db(samples, sampling_rate)
-    return samples * np.float32(decibels_to_gain(gain)) if gain else samples
+    gain_db = quiet_gain_db(samples, sampling_rate)
+    if not gain_db:
+        return samples
+    return samples * np.float32(decibels_to_gain(gain_db))
 
 
 def limit_peak(samples: Samples) -> Samples:
-    """Turns float32 [N] down as a whole until its peak is at most −1 dBFS; quieter sound is left as it is."""
-    excess = peak_dbfs(samples) - CEILING_DBFS
-    return samples if excess <= 0.0 else samples * np.float32(decibels_to_gain(-excess))
+    """Turns float32 [N] or [N, C] down as a whole to a peak of at most −1 dBFS; quieter sound is left as it is."""
+    excess_db = peak_dbfs(samples) - CEILING_DBFS
+    if excess_db <= 0.0:
+        return samples
+    return samples * np.float32(decibels_to_gain(-excess_db))
 
 
 def loudness(samples: Samples, sampling_rate: int) -> float:
@@ -113,6 +125,7 @@ def loudness(samples: Samples, sampling_rate: int) -> float:
 
 @functools.cache
 def _meter(sampling_rate: int) -> Any:
+    """pyloudnorm's meter for a sampling rate in Hz."""
     import pyloudnorm
 
     return pyloudnorm.Meter(sampling_rate)
@@ -154,6 +167,7 @@ def mix_audio(
             f"The vocal has {vocal.shape[0]} samples and the instrumental {instrumental.shape[0]}; "
             "bring them to one rate and length first."
         )
+    # the product of no channel axis is 1
     channels = max(math.prod(sound.shape[1:]) for sound in (vocal, instrumental))
     mixed: Samples = with_channels(vocal, channels) * np.float32(decibels_to_gain(vocal_gain_db))
     gain = np.float32(decibels_to_gain(instrumental_gain_db))
@@ -173,9 +187,12 @@ def balance_gain_db(vocal: Samples, instrumental: Samples, sampling_rate: int, b
         ModuleNotFoundError: without pyloudnorm.
     """
     channels = max(math.prod(sound.shape[1:]) for sound in (vocal, instrumental))
-    voice, band = (loudness(with_channels(sound, channels), sampling_rate) for sound in (vocal, instrumental))
-    gain = voice - band - balance
-    return min(gain, LARGEST_GAIN_DB) if math.isfinite(gain) else 0.0
+    vocal_lufs = loudness(with_channels(vocal, channels), sampling_rate)
+    instrumental_lufs = loudness(with_channels(instrumental, channels), sampling_rate)
+    gain_db = vocal_lufs - instrumental_lufs - balance
+    if not math.isfinite(gain_db):
+        return 0.0
+    return min(gain_db, LARGEST_GAIN_DB)
 
 
 def to_loudness(samples: Samples, sampling_rate: int, lufs: float) -> Samples:
@@ -216,14 +233,14 @@ def _limited(samples: Samples, sampling_rate: int) -> Samples:
     return limited * np.float32(decibels_to_gain(min(CEILING_DBFS - true_peak_dbtp(limited), 0.0)))
 
 
-def fade_band(piece: Samples, sampling_rate: int, first: int, total: int, tail: float = 0.0) -> Samples:
+def fade_band(piece: Samples, sampling_rate: int, first: int, total: int, fade_seconds: float = 0.0) -> Samples:
     """Fades a piece of an instrumental in and out, as far as the song begins and ends in it.
 
     Args:
         piece (float32 [n] or [n, C]): part of a song; changed in place.
         first: index in the song of the piece's first sample.
         total: number of samples in the song.
-        tail: length in seconds of an additional, gentler fade-out at the end of the song.
+        fade_seconds: length of an additional, gentler fade-out at the end of the song.
 
     Returns:
         the piece; the song's first and last 5 ms are attenuated by at least 50 dB.
@@ -231,15 +248,18 @@ def fade_band(piece: Samples, sampling_rate: int, first: int, total: int, tail: 
     for seconds, power, at_end in (
         (FADE_SECONDS, FADE_POWER, False),
         (FADE_SECONDS, FADE_POWER, True),
-        (tail, TAIL_POWER, True),
+        (fade_seconds, TAIL_POWER, True),
     ):
         length = min(round(seconds * sampling_rate), total)
         start = total - length if at_end else 0
+        # the part of the fade that lies in the piece, in samples of the song
         low = max(start, first)
         high = min(start + length, first + len(piece))
         if low < high:
-            place = np.arange(low - start, high - start)
-            slope = np.sin(np.pi / 2 * (length - 1 - place if at_end else place) / length) ** power
+            distance = np.arange(low - start, high - start)
+            if at_end:
+                distance = length - 1 - distance
+            slope = np.sin(np.pi / 2 * distance / length) ** power
             piece[low - first : high - first].T[:] *= slope.astype(np.float32)
     return piece
 
@@ -248,13 +268,17 @@ def fade_edges(samples: Samples, sampling_rate: int) -> Samples:
     """Fades float32 [N] or [N, C] over 20 ms at each end whose outermost 5 ms peak above −50 dBFS."""
     edge = round(EDGE_SECONDS * sampling_rate)
     length = min(round(FADE_SECONDS * sampling_rate), len(samples))
-    loud = [peak_dbfs(part) > EDGE_DBFS for part in (samples[:edge], samples[len(samples) - edge :])]
-    if any(loud):
-        samples = samples.copy()
-    for view in compress((samples, samples[::-1]), loud):
-        slope = np.sin(np.pi / 2 * np.arange(length) / length) ** FADE_POWER
-        view[:length].T[:] *= slope.astype(np.float32)
-    return samples
+    starts_loud = peak_dbfs(samples[:edge]) > EDGE_DBFS
+    ends_loud = peak_dbfs(samples[len(samples) - edge :]) > EDGE_DBFS
+    if not (starts_loud or ends_loud):
+        return samples
+    faded = samples.copy()
+    slope = np.sin(np.pi / 2 * np.arange(length) / length) ** FADE_POWER
+    if starts_loud:
+        faded[:length].T[:] *= slope.astype(np.float32)
+    if ends_loud:
+        faded[::-1][:length].T[:] *= slope.astype(np.float32)
+    return faded
 
 
 def paste(sound: Samples, part: Samples, sampling_rate: int, first: int, last: int) -> Samples:

@@ -43,7 +43,7 @@ class MpegSound:
 
     Attributes:
         kind: what the headers of the frames share.
-        header: place of the frame with the tag, or None.
+        header: position of the frame with the tag, or None.
         extents: ranges of bytes (start, end) of the frames; bytes between them are none of MPEG audio.
         frames: number of frames, without that of the tag.
         head, missing: as of `containers.Section`.
@@ -77,15 +77,17 @@ def _samples(version: int, layer: int) -> int:
     """Samples of a frame."""
     if layer == 1:
         return 384
-    return 1152 if layer == 2 or version == 3 else 576
+    if layer == 2 or version == 3:
+        return 1152
+    return 576
 
 
 FRAME_LENGTHS = _frame_lengths()
 
 
-def id3_length(data: bytes, place: int) -> int:
-    """Bytes of the ID3v2 tag at `place`; 0 if there is none."""
-    header = data[place : place + 10]
+def id3_length(data: bytes, position: int) -> int:
+    """Bytes of the ID3v2 tag at `position`; 0 if there is none."""
+    header = data[position : position + 10]
     if header[:3] != b"ID3" or len(header) < 10 or max(header[6:]) > 0x7F:
         return 0
     size = 0
@@ -104,29 +106,30 @@ def find_sounds(data: bytes, start: int = 0) -> list[MpegSound]:
     tags = _tag_frames(data)
     sounds: list[MpegSound] = []
     kind = -1
-    place = start
+    position = start
+    # begin and end of the latest frames that follow one another
     row: list[int] = []
     while True:
         if sounds:
-            place, count = _follow(data, place, kind, tags)
+            position, count = _follow(data, position, kind, tags)
             sounds[-1].frames += count
-            row[1] = place
-        skipped = id3_length(data, place)
+            row[1] = position
+        skipped = id3_length(data, position)
         if skipped:
-            place += skipped
+            position += skipped
             continue
-        found = first_frame(data, place, kind)
-        if found is None:
+        next_frame = first_frame(data, position, kind)
+        if next_frame is None:
             break
-        place = found
-        if place in tags or _kind(data, place) != kind:
-            kind = _kind(data, place)
+        position = next_frame
+        if position in tags or _kind(data, position) != kind:
+            kind = _kind(data, position)
             sounds.append(MpegSound(kind))
-        row = [place, place]
+        row = [position, position]
         sounds[-1].rows.append(row)
-        if place in tags:
-            sounds[-1].header = place
-            row[0] = row[1] = place = place + _length(data, place)
+        if position in tags:
+            sounds[-1].header = position
+            row[0] = row[1] = position = position + _length(data, position)
     sounds = [sound for sound in sounds if sound.frames]
     for number, sound in enumerate(sounds):
         _finish(data, sound, start if number == 0 else 0)
@@ -141,11 +144,11 @@ def first_frame(data: bytes, start: int, kind: int = -1) -> int | None:
         start: where to begin.
         kind: kind of the sound that may go on; one more frame of it is enough.
     """
-    place = data.find(b"\xff", start)
-    while place >= 0:
-        following = place
+    position = data.find(b"\xff", start)
+    while position >= 0:
+        following = position
         count = 0
-        wanted = _kind(data, place)
+        wanted = _kind(data, position)
         while (length := _length(data, following)) and _kind(data, following) == wanted:
             following += length
             count += 1
@@ -153,75 +156,76 @@ def first_frame(data: bytes, start: int, kind: int = -1) -> int | None:
                 break
         ended = following == len(data) or data[following : following + 3] in (b"TAG", b"ID3")
         if count >= FRAMES_TO_TRUST or (count and (ended or (count > 1 and wanted == kind))):
-            return place
-        place = data.find(b"\xff", place + 1)
+            return position
+        position = data.find(b"\xff", position + 1)
     return None
 
 
-def _follow(data: bytes, place: int, kind: int, tags: set[int]) -> tuple[int, int]:
-    """Where a row of frames ends that begins at `place`, and how many there are; an hour has 140,000."""
+def _follow(data: bytes, position: int, kind: int, tags: set[int]) -> tuple[int, int]:
+    """Where a row of frames ends that begins at `position`, and how many there are; an hour has 140,000."""
     wanted = kind >> 8 << 8
     mono = kind & 1
     mask = KIND_MASKS[kind >> 17 & 3]
     last = len(data) - 4
     count = 0
-    while place <= last and place not in tags:
-        (header,) = HEADER.unpack_from(data, place)
+    while position <= last and position not in tags:
+        (header,) = HEADER.unpack_from(data, position)
         if header & mask != wanted or (header >> 6 & 3 == 3) != mono:
             break
         length = FRAME_LENGTHS[header >> 8 & 0xFFFF]
-        if not length or place + length > len(data):
+        if not length or position + length > len(data):
             break
-        place += length
+        position += length
         count += 1
-    return place, count
+    return position, count
 
 
-def _length(data: bytes, place: int) -> int:
-    """Bytes of the frame at `place`; 0 if there is none."""
-    if place + 4 > len(data) or data[place] != 0xFF:
+def _length(data: bytes, position: int) -> int:
+    """Bytes of the frame at `position`; 0 if there is none."""
+    if position + 4 > len(data) or data[position] != 0xFF:
         return 0
-    return FRAME_LENGTHS[data[place + 1] << 8 | data[place + 2]]
+    return FRAME_LENGTHS[data[position + 1] << 8 | data[position + 2]]
 
 
-def _kind(data: bytes, place: int) -> int:
+def _kind(data: bytes, position: int) -> int:
     """What the headers of a sound's frames share: sync word, version, layer, sampling rate, and 1 if it is mono.
 
     Of layers I and II the bit rate, too: from that libsndfile computes their length.
     """
-    if place + 4 > len(data):
+    if position + 4 > len(data):
         return -1
-    (header,) = HEADER.unpack_from(data, place)
+    (header,) = HEADER.unpack_from(data, position)
     return (header & KIND_MASKS[header >> 17 & 3]) | (header >> 6 & 3 == 3)
 
 
 def _tag_frames(data: bytes) -> set[int]:
-    """Places of the frames without sound that say how many frames follow."""
+    """Positions of the frames without sound that say how many frames follow."""
     frames = set()
     for tag in TAGS:
-        tag_place = data.find(tag)
-        while tag_place >= 0:
+        tag_position = data.find(tag)
+        while tag_position >= 0:
             for offset in TAG_OFFSETS:
-                place = tag_place - offset
-                if place >= 0 and _length(data, place) and _tag_offset(data, place, tag) == offset:
-                    frames.add(place)
-            tag_place = data.find(tag, tag_place + 1)
+                position = tag_position - offset
+                if position >= 0 and _length(data, position) and _tag_offset(data, position, tag) == offset:
+                    frames.add(position)
+            tag_position = data.find(tag, tag_position + 1)
     return frames
 
 
-def _tag_offset(data: bytes, place: int, tag: bytes) -> int:
+def _tag_offset(data: bytes, position: int, tag: bytes) -> int:
     """Bytes between the begin of a frame and its tag, if it has one: header and side information."""
     if tag == b"VBRI":
         return 36
-    first_version = data[place + 1] & 8
-    mono = data[place + 3] >> 6 == 3
+    first_version = data[position + 1] & 8
+    mono = data[position + 3] >> 6 == 3
     if first_version:
         side = 17 if mono else 32
-    elif mono:
-        side = 9
     else:
-        side = 17
-    return 4 + side + (0 if data[place + 1] & 1 else 2)
+        side = 9 if mono else 17
+    checksum = 2
+    if data[position + 1] & 1:
+        checksum = 0
+    return 4 + side + checksum
 
 
 def _finish(data: bytes, sound: MpegSound, tagged: int) -> None:
@@ -237,8 +241,8 @@ def _finish(data: bytes, sound: MpegSound, tagged: int) -> None:
     if layer < 3:
         sound.head = data[:tagged]
         return
-    place = sound.extents[0][0]
-    frame = _silent_frame(data[place : place + 4], sound.frames)
+    position = sound.extents[0][0]
+    frame = _silent_frame(data[position : position + 4], sound.frames)
     if sound.header is not None:
         tag = data[sound.header : sound.header + _length(data, sound.header)]
         # libsndfile takes it for a frame with sound otherwise

@@ -126,7 +126,7 @@ def accompany(
         raise typer.BadParameter(ONE_VOCAL)
     sheet = read_lead_sheet(tempo, beats, chords, key)
     # the plan of a folder holds plain values only, no LeadSheet
-    known = {"tempo": tempo} if many else {"lead_sheet": sheet}
+    sheet_parameters = {"tempo": tempo} if many else {"lead_sheet": sheet}
     parameters = {
         "num_samples": num_samples,
         "seed": seed,
@@ -148,7 +148,7 @@ def accompany(
         "outro_bars": outro_bars,
         "output_rate": output_rate,
         "seconds": seconds,
-        **known,
+        **sheet_parameters,
     }
     request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, as_json)
     check_request(request, vocals, many)
@@ -197,7 +197,9 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
             pipeline = load_pipeline(request.model, request.device, request.dtype)
             request.check(pipeline.model)
         try:
-            made = accompany_one(pipeline, request, vocal, {"array": sound, "sampling_rate": rate, "path": vocal})
+            accompanied = accompany_one(
+                pipeline, request, vocal, {"array": sound, "sampling_rate": rate, "path": vocal}
+            )
         except KeyboardInterrupt:
             stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.")
             raise
@@ -206,17 +208,17 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
         record.unlink(missing_ok=True)
         if drawn:
             sheet = request.parameters["lead_sheet"]
-            known = {**request.parameters, "lead_sheet": sheet and sheet.to_dict()}
+            parameters = {**request.parameters, "lead_sheet": sheet and sheet.to_dict()}
             loaded = {"model": request.model, "device": request.device, "dtype": request.dtype}
-            write_json(record, {"vocal": vocal, **loaded, **known})
+            write_json(record, {"vocal": vocal, **loaded, **parameters})
         # words last: whatever becomes of them, the files are there
-        report_song(request, made)
+        report_song(request, accompanied)
     raise typer.Exit(1 if failed else 0)
 
 
 @dataclass(frozen=True)
-class Made:
-    """The songs of a vocal, one per sample, their files, and the seconds that they took."""
+class Accompanied:
+    """The songs of a vocal, one per variation, their files, and the seconds that they took."""
 
     outcome: Outcome
     songs: list[dict[str, Any]]
@@ -224,7 +226,7 @@ class Made:
     elapsed: float
 
 
-def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: dict[str, Any]) -> Made:
+def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: dict[str, Any]) -> Accompanied:
     """Generates and writes the songs of one vocal."""
     # imports transformers, which the pipeline has already imported
     from ..accompaniment.parts import stage_parts
@@ -242,18 +244,20 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
     elapsed = time.perf_counter() - began
     outcome = Outcome(vocal, request.files(vocal_name(vocal)))
     written = outcome.write(songs)
-    return Made(outcome, songs if isinstance(songs, list) else [songs], written, elapsed)
+    if not isinstance(songs, list):
+        songs = [songs]
+    return Accompanied(outcome, songs, written, elapsed)
 
 
-def report_song(request: Request, accompanied: Made) -> None:
+def report_song(request: Request, accompanied: Accompanied) -> None:
     """Prints the files of a vocal's songs, and how long they took."""
     lines = accompanied.outcome.lines(request.parameters["seed"])
     seconds = lines[0]["seconds"]
     timing = {"elapsed_seconds": accompanied.elapsed, "real_time_factor": accompanied.elapsed / (seconds * len(lines))}
     if request.as_json:
         for line, song in zip(lines, accompanied.songs, strict=True):
-            known = {"vocal_start": song["vocal_start"], "style": song["lead_sheet"].style}
-            say(json.dumps(line | known | timing))
+            facts = {"vocal_start": song["vocal_start"], "style": song["lead_sheet"].style}
+            say(json.dumps(line | facts | timing))
         return
     for path in accompanied.written:
         say(f"wrote {path}")

@@ -17,7 +17,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +67,9 @@ def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any
             for outcome, total, seed in accompany_all(request, batch_size, engine):
                 done += 1
                 bars.update(task, description="vocals", completed=done, total=total)
-                for line in outcome.lines(seed) if request.as_json else []:
-                    say(json.dumps(line))
+                if request.as_json:
+                    for line in outcome.lines(seed):
+                        say(json.dumps(line))
                 if outcome.error:
                     errors[outcome.vocal] = outcome.error
         except KeyboardInterrupt:
@@ -100,19 +101,29 @@ def accompany_all(
     """
     request = _resolved(request)
     with locked(Path(request.out)):
-        batches, bad, seed, names = _make_plan(request, batch_size)
+        plan = _make_plan(request, batch_size)
+        seed = plan.seed
         request = replace(request, parameters={**request.parameters, "seed": seed})
-        total = len(names) + len(bad)
-        outcomes = [Outcome(vocal, request.files(name)) for vocal, name in names.items()]
-        there = {outcome.vocal: outcome for outcome in outcomes if outcome.exists()}
-        for known in (*(Outcome(vocal, error=error) for vocal, error in bad.items()), *there.values()):
-            yield known, total, seed
-        jobs = [[(vocal, names[vocal]) for vocal in batch] for batch in batches if not there.keys() >= {*batch}]
+        total = len(plan.names) + len(plan.errors)
+        for vocal, error in plan.errors.items():
+            yield Outcome(vocal, error=error), total, seed
+        finished = set()
+        for vocal, name in plan.names.items():
+            outcome = Outcome(vocal, request.files(name))
+            if outcome.exists():
+                finished.add(vocal)
+                yield outcome, total, seed
+        jobs = []
+        for batch in plan.batches:
+            if not finished.issuperset(batch):
+                jobs.append([(vocal, plan.names[vocal]) for vocal in batch])
         needs = {"threads": request.parameters["threads"], "gpus": int(request.device == "cuda")}
-        by = {"engine": "local", **(engine or {}), **needs}
-        for finished in run_on(make=accompany_batch, options=request, jobs=jobs, **by):
-            # some of a batch that is made again were finished before
-            yield from ((outcome, total, seed) for outcome in finished if outcome.vocal not in there)
+        resources = {"engine": "local", **(engine or {}), **needs}
+        for outcomes in run_on(make=accompany_batch, options=request, jobs=jobs, **resources):
+            for outcome in outcomes:
+                # some of a batch that is made again were finished before
+                if outcome.vocal not in finished:
+                    yield outcome, total, seed
 
 
 def _resolved(request: Request) -> Request:
@@ -125,8 +136,9 @@ def _resolved(request: Request) -> Request:
     out = Path(request.out).resolve()
     if out.is_relative_to(source):
         raise HAFMCorpusError(f"{out} is inside {source}; choose a folder outside of it.")
+    parameters = {name: value for name, value in request.parameters.items() if value is not None}
     # several workers on one machine would compete for its cores
-    parameters = {"threads": 1, **{name: value for name, value in request.parameters.items() if value is not None}}
+    parameters = {"threads": 1, **parameters}
     # resolved now: a worker without a GPU must not continue a run that began on one
     device = torch_device(request.device)
     return replace(request, source=str(source), out=str(out), device=device, parameters=parameters)
@@ -142,8 +154,29 @@ def _names(vocals: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict[str, str], int, dict[str, str]]:
-    """Makes or extends the plan: batches of vocals; errors of unusable ones; the seed; base names of the files."""
+@dataclass(frozen=True)
+class Plan:
+    """What a run makes.
+
+    Args:
+        batches: vocals that are generated together.
+        errors: why a vocal cannot be used, by vocal.
+        seed: of the generation.
+        names: base name of the files of each vocal in the batches.
+    """
+
+    batches: list[list[str]]
+    errors: dict[str, str]
+    seed: int
+    names: dict[str, str]
+
+
+def _make_plan(request: Request, batch_size: int) -> Plan:
+    """Makes the plan, or extends that of an earlier run; deletes what is out of date.
+
+    Raises:
+        HAFMCorpusError: the earlier run had other options, or there are no vocals.
+    """
     path = Path(request.out, PLAN_FILE)
     source = Path(request.source)
     before: dict[str, Any] = {"format": PLAN_FORMAT}
@@ -156,30 +189,41 @@ def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict
     content.setdefault("seed", before.get("options", {}).get("seed", secrets.randbits(31)))
     check_same_options(Path(request.out), before.get("options", content), content)
     vocals, drops, _ = find_audio(source)
-    bad = {drop.track: f"{drop.track}: {drop.reason.value}; fix or remove it." for drop in drops}
-    if not vocals and not bad:
+    errors = {drop.track: f"{drop.track}: {drop.reason.value}; fix or remove it." for drop in drops}
+    if not vocals and not errors:
         raise HAFMCorpusError(f"{request.source} contains no vocals; name a folder with audio files.")
     names = _names(vocals)
-    problems = {vocal: request.name_problem(display_name(vocal), name) for vocal, name in names.items()}
-    bad |= {vocal: problem for vocal, problem in problems.items() if problem}
-    vocals = [vocal for vocal in vocals if not problems[vocal]]
+    for vocal, name in names.items():
+        if problem := request.name_problem(display_name(vocal), name):
+            errors[vocal] = problem
+            vocals.remove(vocal)
     stamps = {vocal: stamp_files(source, {"vocal": vocal, **_sheet_files(source, vocal)}) for vocal in vocals}
     earlier = before.get("stamps", {})
-    kept = {vocal for vocal in vocals if earlier.get(vocal) == stamps[vocal]}
-    batches = [left for batch in before.get("batches", []) if (left := [vocal for vocal in batch if vocal in kept])]
-    new = [vocal for vocal in vocals if vocal not in kept]
+    unchanged = {vocal for vocal in vocals if earlier.get(vocal) == stamps[vocal]}
+    batches = []
+    for batch in before.get("batches", []):
+        if left := [vocal for vocal in batch if vocal in unchanged]:
+            batches.append(left)
+    new = [vocal for vocal in vocals if vocal not in unchanged]
+    lengths: dict[str, float] = {}
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
-        read = pool.map(functools.partial(_read, source, request.parameters.get("seconds")), new)
-        lengths = dict(zip(new, read, strict=True))
-    bad |= {vocal: length for vocal, length in lengths.items() if isinstance(length, str)}
-    batches += _batched(source, {key: long for key, long in lengths.items() if not isinstance(long, str)}, batch_size)
+        results = pool.map(functools.partial(_read, source, request.parameters.get("seconds")), new)
+        for vocal, length_or_error in zip(new, results, strict=True):
+            if isinstance(length_or_error, str):
+                errors[vocal] = length_or_error
+            else:
+                lengths[vocal] = length_or_error
+    batches += _batched(source, lengths, batch_size)
     # files made from a vocal that has changed since are out of date
-    for files in (request.files(names[vocal]) for vocal in new if vocal in earlier):
-        for path_made in itertools.chain.from_iterable(each.values() for each in files):
-            path_made.unlink(missing_ok=True)
-    stamps = {vocal: stamps[vocal] for vocal in itertools.chain.from_iterable(batches)}
+    for vocal in new:
+        if vocal in earlier:
+            for files in request.files(names[vocal]):
+                for outdated in files.values():
+                    outdated.unlink(missing_ok=True)
+    planned = list(itertools.chain.from_iterable(batches))
+    stamps = {vocal: stamps[vocal] for vocal in planned}
     write_json(path, {"format": PLAN_FORMAT, "options": content, "stamps": stamps, "batches": batches})
-    return batches, bad, content["seed"], {vocal: names[vocal] for batch in batches for vocal in batch}
+    return Plan(batches, errors, content["seed"], {vocal: names[vocal] for vocal in planned})
 
 
 def _read(source: Path, seconds: float | None, vocal: str) -> float | str:
@@ -198,9 +242,9 @@ def _batched(source: Path, lengths: Mapping[str, float], batch_size: int) -> lis
     for vocal in sorted(lengths, key=lambda vocal: (-lengths[vocal], vocal)):
         batch = batches[-1] if batches else []
         fits = 0 < len(batch) < batch_size and lengths[vocal] >= LEAST_SHARE * lengths[batch[0]]
-        fits = fits and sum(lengths[each] for each in (*batch, vocal)) <= LONGEST_BATCH_SECONDS
+        fits = fits and sum(lengths[member] for member in (*batch, vocal)) <= LONGEST_BATCH_SECONDS
         # a batch shares its parameters, so a vocal with a lead sheet is a batch of its own
-        if fits and not any(_sheet_files(source, each) for each in (batch[0], vocal)):
+        if fits and not _sheet_files(source, batch[0]) and not _sheet_files(source, vocal):
             batch.append(vocal)
         else:
             batches.append([vocal])
@@ -240,9 +284,10 @@ def own_lead_sheet(source: Path, vocal: str, tempo: float | None = None) -> Lead
     from_file = None
     if SHEET in files:
         from_file = read_lead_sheet(files[SHEET])
-    combined = known_lead_sheet(
-        from_file, beats=files.get(BEATS), chords=str(files[CHORDS]) if CHORDS in files else None
-    )
+    chords = None
+    if CHORDS in files:
+        chords = str(files[CHORDS])
+    combined = known_lead_sheet(from_file, beats=files.get(BEATS), chords=chords)
     assert combined is not None
     if tempo is None or combined.has_beats:
         return combined
@@ -267,8 +312,8 @@ def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[
     for vocal, _ in batch:
         try:
             samples, rate = audio.read_audio(source / vocal, seconds=seconds, name=vocal, mono=False)
-            if own := own_lead_sheet(source, vocal, parameters.get("tempo")):
-                parameters |= {"lead_sheet": own, "tempo": None}
+            if sheet := own_lead_sheet(source, vocal, parameters.get("tempo")):
+                parameters |= {"lead_sheet": sheet, "tempo": None}
             sounds[vocal] = {"array": samples, "sampling_rate": rate, "path": vocal}
         except ValueError as error:
             outcomes.append(Outcome(vocal, error=str(error)))

@@ -29,6 +29,9 @@ from .options import (
     torch_device,
 )
 
+# digits of a hash that name a cache
+CACHE_DIGITS = 12
+
 
 @dataclass
 class EvaluationSet:
@@ -168,29 +171,39 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
 def clip_set(flags: EvaluationSet, out: Path) -> dict[str, Any]:
     """The fields `clips` and `data` of `Evaluation`: the clips, and their description for the report.
 
+    Args:
+        flags: the options that name the set and say how to cut it.
+        out: folder for what a protocol unpacks and separates.
+
     Raises:
         typer.BadParameter: if not exactly one set is named.
         HAFMEvaluationError: if the set does not have the form that its option requires.
     """
     from ..evaluation import datasets, musdb18
 
-    name, packed = flags.protocol or ("", None)
-    folders = [folder for folder in (flags.pairs, flags.karaoke, packed) if folder is not None]
-    if len(folders) != 1 or name not in ("", "musdb18"):
-        raise typer.BadParameter("name one set of vocals: --pairs, --karaoke or --protocol musdb18 FOLDER.")
-    if flags.separation and not name:
+    protocol, protocol_folder = flags.protocol or ("", None)
+    folders = [folder for folder in (flags.pairs, flags.karaoke, protocol_folder) if folder is not None]
+    one_set = "name one set of vocals: --pairs, --karaoke or --protocol musdb18 FOLDER."
+    if len(folders) != 1:
+        raise typer.BadParameter(one_set)
+    if protocol not in ("", "musdb18"):
+        raise typer.BadParameter(one_set)
+    if flags.separation and not protocol:
         raise typer.BadParameter("--separation is only for --protocol; other sets are already separated.")
     separation = flags.separation or "audio-separator"
     seconds = flags.clip_seconds
-    data = {"set": folders[0].name}
-    if name:
+    folder = folders[0]
+    data = {"set": folder.name}
+    if protocol:
         # a cache of its own for each separator and folder, so that none is mistaken for another
-        at = out / hashlib.sha256(f"{separation} {folders[0].resolve()}".encode()).hexdigest()[:12]
-        clips = musdb18.load_musdb18(folders[0], at, separation)
+        digest = hashlib.sha256(f"{separation} {folder.resolve()}".encode()).hexdigest()
+        clips = musdb18.load_musdb18(folder, out / digest[:CACHE_DIGITS], separation)
         seconds = seconds or musdb18.CLIP_SECONDS
-        data |= {"protocol": name, "separation": separation}
+        data |= {"protocol": protocol, "separation": separation}
+    elif flags.karaoke:
+        clips = datasets.load_karaoke(folder)
     else:
-        clips = (datasets.load_karaoke if flags.karaoke else datasets.load_pairs)(folders[0])
+        clips = datasets.load_pairs(folder)
     sung = datasets.sung_clips(datasets.cut_clips(clips, seconds, flags.hop_seconds))
     about = {"clip seconds": seconds, "hop seconds": flags.hop_seconds, "sung clips in all": len(sung)}
     return {"clips": tuple(datasets.spread(sung, flags.limit)), "data": data | about}

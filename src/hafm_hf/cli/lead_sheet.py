@@ -96,21 +96,32 @@ def lead_sheet(
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise typer.BadParameter(f"two vocals have the same name, {twice}; name each by itself, with another --out.")
     sheet_given = read_lead_sheet(tempo, beats, chords, key)
-    wanted = [kind.value for kind in formats or [Format.lab]]
-    require_packages(*(IN_BARS[kind] for kind in wanted if kind in IN_BARS))
+    wanted = [file_format.value for file_format in formats or [Format.lab]]
+    require_packages(*(IN_BARS[file_format] for file_format in wanted if file_format in IN_BARS))
     planned: dict[str, list[Path]] = {}
     problems: dict[str, str] = {}
     for name, vocal in named:
-        files = [*lead_sheet_files(name, wanted), *([name + CLICK_FILE] if click else [])]
+        files = list(lead_sheet_files(name, wanted))
+        if click:
+            files.append(name + CLICK_FILE)
         planned[name] = [out / file for file in files]
-        problems[name] = "" if as_json else name_problem(vocal, planned[name])
+        problems[name] = ""
+        if not as_json:
+            problems[name] = name_problem(vocal, planned[name])
     if not as_json:
-        fitting = [path for name in names if not problems[name] for path in planned[name]]
-        check_output(out, [] if overwrite else fitting)
-    bar = None if metre is None else int(metre[0])
-    if sheet_given and sheet_given.bars and bar:
-        sheet_given = replace(sheet_given, beats_per_bar=bar)
-    asked = Sheets(out, wanted, click, as_json, sheet_given, bar)
+        # files that must not exist yet
+        new_files: list[Path] = []
+        if not overwrite:
+            for name in names:
+                if not problems[name]:
+                    new_files += planned[name]
+        check_output(out, new_files)
+    beats_per_bar = None
+    if metre is not None:
+        beats_per_bar = int(metre[0])
+    if sheet_given and sheet_given.bars and beats_per_bar:
+        sheet_given = replace(sheet_given, beats_per_bar=beats_per_bar)
+    asked = Sheets(out, wanted, click, as_json, sheet_given, beats_per_bar)
     composite = None
     failed = False
     for name, vocal in named:
@@ -154,9 +165,9 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
         HAFMCommandError: if there are no beats to count bars by, or the options contradict each other.
     """
     from ..audio.click import click_track
-    from ..lead_sheet.bars import chart, completed
+    from ..lead_sheet.bars import chart, with_bars_throughout
     from ..lead_sheet.files import IN_BARS, write_lead_sheet
-    from ..tokenizers.pitch_line import sung_notes
+    from ..tokenizers.pitch_contour import sung_notes
 
     if audio.is_silent(samples):
         shown = name if vocal == "-" else audio.source_name(vocal)
@@ -166,7 +177,7 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
     try:
         whole_sheet = composite.complete_lead_sheet(samples, rate, asked.given)
         if whole_sheet.has_beats:
-            whole_sheet = completed(whole_sheet, length, asked.metre, notes=melody)
+            whole_sheet = with_bars_throughout(whole_sheet, length, asked.metre, notes=melody)
         elif asked.click or set(asked.formats).intersection(IN_BARS):
             raise HAFMCommandError("There are no beats to count bars by; give them with --tempo or --beats.")
     except ValueError as error:
@@ -174,7 +185,9 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
     if asked.as_json:
         say(json.dumps({"vocal": vocal, **whole_sheet.to_dict()}))
         return
-    song = chart(whole_sheet, length) if whole_sheet.has_beats else None
+    song = None
+    if whole_sheet.has_beats:
+        song = chart(whole_sheet, length)
     written = write_lead_sheet(whole_sheet, (asked.out / name).parent, Path(name).name, asked.formats, song, melody)
     if asked.click and song is not None:
         track = click_track(song.beats, whole_sheet.downbeats, length, rate)
@@ -182,7 +195,9 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
     # words last: whatever becomes of them, the files are there
     if song is not None:
         about = f"{name}: {len(song.beats)} beats, {song.tempo:.1f} BPM, {len(song.bars)} bars of {song.metre}/4"
-        say(about + (f", key {whole_sheet.key}" if whole_sheet.key else ""))
+        if whole_sheet.key:
+            about += f", key {whole_sheet.key}"
+        say(about)
     if whole_sheet.chords:
         say(f"chords: {' '.join(label for *_, label in whole_sheet.chords)}")
     for path in written:

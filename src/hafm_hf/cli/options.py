@@ -16,7 +16,7 @@ import soundfile
 import typer
 
 from .. import audio
-from ..accompaniment.options import GenerationOptions, MixOptions, described
+from ..accompaniment.options import GenerationOptions, MixOptions, options_by_name
 from ..atomic_files import possible_name, too_long
 from ..lead_sheet.vocabulary import STEMS
 from .console import HAFMCommandError, loading, report_error, say
@@ -61,7 +61,7 @@ Workers = Annotated[
 def described_flag(flag: str) -> dict[str, Any]:
     """Help and limits of a flag of an option of a generation or a mix, from the option's field."""
     name = flag.removeprefix("--").replace("-", "_")
-    option = (described(GenerationOptions) | described(MixOptions))[name]
+    option = (options_by_name(GenerationOptions) | options_by_name(MixOptions))[name]
     limits = {}
     if option.least is not None:
         limits = {"min": option.least, "max": option.most}
@@ -150,7 +150,7 @@ class Request:
         """Raises HAFMCommandError if the model does not support the options; it may be without weights."""
         from ..accompaniment.generation_accompaniment import check_supported
 
-        asked = {name: self.parameters.get(name) for name in described(GenerationOptions)}
+        asked = {name: self.parameters.get(name) for name in options_by_name(GenerationOptions)}
         try:
             check_supported(GenerationOptions.of(given=asked), model)
         except ValueError as error:
@@ -198,7 +198,7 @@ def read_lead_sheet(
     Raises:
         typer.BadParameter: if a file cannot be read, naming the line, or the lead sheet is not valid.
     """
-    if all(each is None for each in (tempo, beats, chords, key)):
+    if all(value is None for value in (tempo, beats, chords, key)):
         return None
     from ..lead_sheet.files import known_lead_sheet
 

@@ -135,8 +135,9 @@ def print_summary(manifest: dict[str, Any]) -> None:
     for name in ("found", "kept"):
         rows.append((name, str(tracks[name]), str(segments[name]), f"{hours[name]:.2f}"))
     for reason in sorted({*tracks["dropped"], *segments["dropped"]}):
-        counts = [str(kind["dropped"].get(reason, 0)) for kind in (tracks, segments)]
-        rows.append((f"dropped: {reason}", *counts, ""))
+        dropped_tracks = tracks["dropped"].get(reason, 0)
+        dropped_segments = segments["dropped"].get(reason, 0)
+        rows.append((f"dropped: {reason}", str(dropped_tracks), str(dropped_segments), ""))
     numbers = ("tracks", "segments", "rows", "hours", "shards")
     print_table("tracks and segments", ("", "tracks", "segments", "hours"), rows, numbers)
     splits = [

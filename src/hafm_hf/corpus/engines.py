@@ -70,6 +70,7 @@ def run_on(
 
 
 def _run_in_processes(make: Make, options: Any, jobs: Sequence[Any], workers: int) -> Iterator[Any]:
+    """`run_on` in worker processes of this machine."""
     # a fork of this process would inherit torch's threads and CUDA's context; a fork server that has imported what
     # `make` needs, and nothing else, saves each worker the import time and shares the imported memory
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -146,6 +147,8 @@ def _cluster(address: str) -> Iterator[Any]:
 def _map_on_ray(
     ray: Any, make: Make, options: Any, jobs: Sequence[Any], workers: int, threads: int, gpus: int
 ) -> Iterator[Any]:
+    """`run_on` by tasks of Ray."""
+
     def perform(job: bytes) -> bytes:
         return pickle.dumps(make(options, pickle.loads(job)))
 
@@ -168,5 +171,5 @@ def _map_on_ray(
     except ray.exceptions.RayError as error:
         raise HAFMJobError(f"Ray failed ({first_line(error)}); {AGAIN}.") from error
     finally:
-        for one in running:
-            ray.cancel(one)
+        for task_left in running:
+            ray.cancel(task_left)

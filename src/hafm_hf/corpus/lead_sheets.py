@@ -20,12 +20,12 @@ def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:
         ValueError: the labels are invalid.
     """
     names = ("beats", "beats_per_bar", "downbeat", "chords", "key", "sections", "style")
-    known = {name: labels[name] for name in names if labels.get(name)}
-    beats = known.get("beats")
+    labelled = {name: labels[name] for name in names if labels.get(name)}
+    beats = labelled.get("beats")
     downbeats = labels.get("downbeats")
     if isinstance(beats, Sequence) and isinstance(downbeats, Sequence):
-        known |= bars_from_downbeats(beats, downbeats)
-    return LeadSheet.given(known)
+        labelled |= bars_from_downbeats(beats, downbeats)
+    return LeadSheet.given(labelled)
 
 
 def song_lead_sheet(labels: Mapping[str, object], style: str) -> LeadSheet:

@@ -75,27 +75,35 @@ def make_manifest(
     Returns:
         the contents of manifest.json.
     """
-    tracks = {name: track for report in reports for name, track in report.tracks.items()}
-    drops = [*scan_drops, *(drop for report in reports for drop in report.drops)]
-    whole = Counter(drop.reason.value for drop in drops if drop.start is None)
-    parts = Counter(drop.reason.value for drop in drops if drop.start is not None)
+    tracks: dict[str, TrackReport] = {}
+    drops = list(scan_drops)
+    for report in reports:
+        tracks |= report.tracks
+        drops += report.drops
+    # a dropped segment has a start, a dropped track has none
+    dropped_tracks = Counter(drop.reason.value for drop in drops if drop.start is None)
+    dropped_segments = Counter(drop.reason.value for drop in drops if drop.start is not None)
     # a track with all segments dropped counts once, under the reason of the first
     lost = {name for name, track in tracks.items() if track.segments and not track.kept}
     for drop in drops:
         if drop.track in lost and drop.start is not None:
             lost.remove(drop.track)
-            whole[drop.reason.value] += 1
+            dropped_tracks[drop.reason.value] += 1
     kept = sum(track.kept > 0 for track in tracks.values())
     segments = sum(track.segments for track in tracks.values())
     return {
         "options": plan.options,
         "tokenizers": tokenizers,
         "complete": len(reports) == len(plan.shards),
-        "tracks": {"found": kept + sum(whole.values()), "kept": kept, "dropped": dict(sorted(whole.items()))},
+        "tracks": {
+            "found": kept + sum(dropped_tracks.values()),
+            "kept": kept,
+            "dropped": dict(sorted(dropped_tracks.items())),
+        },
         "segments": {
             "found": segments,
             "kept": sum(track.kept for track in tracks.values()),
-            "dropped": dict(sorted(parts.items())),
+            "dropped": dict(sorted(dropped_segments.items())),
         },
         "hours": {
             "found": round(sum(track.seconds for track in tracks.values()) / 3600, 4),
@@ -108,16 +116,18 @@ def make_manifest(
 
 
 def _count_split(split: str, reports: Sequence[ShardReport]) -> dict[str, Any]:
-    own = [report for report in reports if report.name.startswith(f"{split}-")]
-    tracks = [track for report in own for track in report.tracks.values()]
+    """What a split holds."""
+    shards = [report for report in reports if report.name.startswith(f"{split}-")]
+    tracks = [track for shard in shards for track in shard.tracks.values()]
     return {
         "tracks": sum(track.kept > 0 for track in tracks),
-        "rows": sum(report.rows for report in own),
+        "rows": sum(shard.rows for shard in shards),
         "hours": round(sum(track.kept_seconds for track in tracks) / 3600, 4),
-        "shards": sum(report.rows > 0 for report in own),
+        "shards": sum(shard.rows > 0 for shard in shards),
     }
 
 
 def _listed(drop: Drop) -> dict[str, Any]:
-    known = {"track": drop.track, "reason": drop.reason.value, "start": drop.start, "detail": drop.detail or None}
-    return {name: value for name, value in known.items() if value is not None}
+    """What the manifest says of a dropped track or segment."""
+    facts = {"track": drop.track, "reason": drop.reason.value, "start": drop.start, "detail": drop.detail or None}
+    return {name: value for name, value in facts.items() if value is not None}

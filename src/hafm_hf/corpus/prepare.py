@@ -124,7 +124,9 @@ def make_plan(options: PrepareOptions) -> tuple[Plan, list[Drop], int]:
     paths, drops, others = find_audio(audio)
     groupings, ungrouped = shard_maker(options.shards).reader.group(paths)
     if not groupings and not plan.tracks:
-        first = "".join(f", such as {each.track}: {each.detail}" for each in drops[:1])
+        first = ""
+        if drops:
+            first = f", such as {drops[0].track}: {drops[0].detail}"
         raise HAFMCorpusError(
             f"{audio} holds no tracks with stems ({len(paths)} audio files, {len(drops)} that can't be used{first}); "
             "name the right folder, a vocal channel, or separate mixes first (recipes/separate.py)."
@@ -136,6 +138,7 @@ def make_plan(options: PrepareOptions) -> tuple[Plan, list[Drop], int]:
 
 
 def _make_missing(plan: Plan, options: PrepareOptions, progress: Callable[[int, int], None] | None) -> None:
+    """Makes the shards of the plan that have no report; `progress` gets the numbers of finished and of all shards."""
     corpus = Path(options.shards.corpus)
     jobs = [(name, tuple(plan.tracks[track] for track in tracks)) for name, tracks in plan.shards.items()]
     missing = [job for job in jobs if read_report(corpus, job[0]) is None]
@@ -156,8 +159,8 @@ def _make_missing(plan: Plan, options: PrepareOptions, progress: Callable[[int, 
 def _finish(plan: Plan, options: PrepareOptions, drops: list[Drop], others: int) -> dict[str, Any]:
     """Writes the manifest and the dataset card; returns the manifest."""
     corpus = Path(options.shards.corpus)
-    found = (read_report(corpus, name) for name in plan.shards)
-    reports = [report for report in found if report is not None]
+    all_reports = [read_report(corpus, name) for name in plan.shards]
+    reports = [report for report in all_reports if report is not None]
     info = shard_maker(options.shards).tokenizers.info
     manifest = make_manifest(plan, reports, drops, others, dataclasses.asdict(info))
     write_json(corpus / MANIFEST_FILE, manifest)

@@ -64,6 +64,7 @@ class ShardOptions:
     threads: int = 1
 
     def __post_init__(self) -> None:
+        """Refuses segments that cannot be as long as they must."""
         if self.segment_seconds < self.min_seconds:
             raise HAFMCorpusError(
                 f"Segments of at most {self.segment_seconds:g} s can't last {self.min_seconds:g} s; change one."
@@ -116,10 +117,11 @@ class ShardMaker:
 
     def _rows(self, track: Track, report: ShardReport) -> list[TokenExcerpt]:
         """Rows of a track in temporal order; none if it can't be used, with the reason added to the report."""
-        counted = report.tracks[track.name] = TrackReport()
+        track_report = TrackReport()
+        report.tracks[track.name] = track_report
         try:
             stems = self._read(track)
-            bounds = self._bounds(stems, counted)
+            bounds = self._bounds(stems, track_report)
             labels: dict[str, Any] = {}
             if self.options.lead_sheet == LABELS:
                 labels = stems.labels
@@ -127,22 +129,30 @@ class ShardMaker:
         except TrackError as error:
             report.drops.append(Drop(track.name, error.reason, error.detail))
             return []
-        kept = []
+        rate = stems.sampling_rate
+        starts = []
+        vocals = []
+        instrumentals = []
         for start, length in bounds:
-            sounds = [cut(sound, stems.sampling_rate, start, length) for sound in (stems.vocal, stems.instrumental)]
-            found = reason_to_drop(sounds[0], with_channels(sounds[1], 1), self.options.filter)
-            if found is None:
-                kept.append((start, *sounds))
-            else:
-                report.drops.append(Drop(track.name, *found, start=round(start, 3)))
-        counted.segments = len(bounds)
-        counted.kept = len(kept)
-        counted.kept_seconds = round(len(kept) * bounds[0][1], 6)
-        if not kept:
+            vocal = cut(stems.vocal, rate, start, length)
+            instrumental = cut(stems.instrumental, rate, start, length)
+            reason = reason_to_drop(vocal, with_channels(instrumental, 1), self.options.filter)
+            if reason is not None:
+                report.drops.append(Drop(track.name, *reason, start=round(start, 3)))
+                continue
+            starts.append(start)
+            vocals.append(vocal)
+            instrumentals.append(instrumental)
+        # all segments are equally long
+        _, seconds = bounds[0]
+        track_report.segments = len(bounds)
+        track_report.kept = len(starts)
+        track_report.kept_seconds = round(len(starts) * seconds, 6)
+        if not starts:
             return []
         if self.transcriber is not None:
-            heard = self.transcriber.lead_sheet(with_channels(stems.instrumental, 1), stems.sampling_rate)
-            sheet = styled(heard, track.style)
+            estimated = self.transcriber.lead_sheet(with_channels(stems.instrumental, 1), rate)
+            sheet = styled(estimated, track.style)
         if self.options.keep_audio:
             # flat names: a track's folder may contain another track
             folder = track.name.replace("/", "__").removeprefix(".") or "track"
@@ -151,13 +161,12 @@ class ShardMaker:
             if short != folder or "__" in track.name:
                 folder = f"{short}__{track.content_hash[:6]}"
             write_stems(Path(self.options.keep_audio, track.split, folder), stems)
-        starts, vocals, instrumentals = zip(*kept, strict=True)
-        seconds = bounds[0][1]
-        rate = stems.sampling_rate
         seeds = [noise_seed(track.content_hash, start) for start in starts]
-        tokens = list(self.tokenizers.encode(vocals, instrumentals, rate, seconds, seeds))
-        rows = zip(starts, tokens, strict=True)
-        return [self._row(track, stems.labels, sheet, start, seconds, streams) for start, streams in rows]
+        segments = self.tokenizers.encode(vocals, instrumentals, rate, seconds, seeds)
+        return [
+            self._row(track, stems.labels, sheet, start, seconds, tokens)
+            for start, tokens in zip(starts, segments, strict=True)
+        ]
 
     def _read(self, track: Track) -> Stems:
         """The stems of a track; raises TrackError if they have changed since planning or can't be used."""
@@ -165,11 +174,11 @@ class ShardMaker:
             raise TrackError(Reason.CHANGED, "its bytes differ from those that were planned")
         return self.reader.read({role: Path(self.options.audio, path) for role, path in track.files.items()})
 
-    def _bounds(self, stems: Stems, counted: TrackReport) -> list[tuple[float, float]]:
+    def _bounds(self, stems: Stems, track_report: TrackReport) -> list[tuple[float, float]]:
         """Start and length in seconds of a track's segments; raises TrackError if it is too short for one."""
         duration = len(stems.vocal) / stems.sampling_rate
         shortest = self.options.min_seconds
-        counted.seconds = round(duration, 6)
+        track_report.seconds = round(duration, 6)
         bounds = excerpt_bounds(duration, self.options.segment_seconds, shortest, self.tokenizers.info.grid)
         if not bounds:
             raise TrackError(Reason.TOO_SHORT, f"{duration:.2f} s, at least {shortest:g}")
@@ -184,12 +193,13 @@ class ShardMaker:
         seconds: float,
         tokens: SegmentTokens,
     ) -> TokenExcerpt:
-        known = sheet.moved(-start).to_dict()
+        """The row of a segment that begins at `start` (s) and lasts `seconds`."""
+        fields = sheet.moved(-start).to_dict()
         return TokenExcerpt(
             track=track.name, start=start, duration=seconds, **vars(tokens),
             source=self.options.source, split=track.split, content_hash=track.content_hash,
             licence=text(labels, "licence") or track.licence or self.options.licence,
-            tempo=number(labels, "tempo"), key=text(labels, "key"), lead_sheet=json.dumps(known) if known else "",
+            tempo=number(labels, "tempo"), key=text(labels, "key"), lead_sheet=json.dumps(fields) if fields else "",
         )  # fmt: skip
 
 

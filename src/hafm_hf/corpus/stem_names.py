@@ -70,6 +70,7 @@ def stem_names(path: str) -> list[StemName]:
 
 
 def _readings(name: str, copy: str) -> Iterator[StemName]:
+    """All readings of a name without extension and copy number, the most likely first."""
     if match := _END.fullmatch(name):
         yield StemName(match["track"] or "", _role(match["role"]), copy=copy)
     if match := _BRACKETS.fullmatch(name):
@@ -87,6 +88,7 @@ def _readings(name: str, copy: str) -> Iterator[StemName]:
 
 
 def _role(word: str) -> str:
+    """The role that a word of a file's name stands for, in any case and with any of the usual separators."""
     word = re.sub(r"[ -]", "_", word.lower())
     if word in ROLES:
         return ROLES[word]
@@ -125,40 +127,44 @@ class StemSongs:
 
 def group_stems(paths: Sequence[str]) -> StemSongs:
     """Groups files into songs by their names; of two files with the same role, the first is used."""
+    # all readings of each name, the most likely first
     names = {path: stem_names(path) for path in paths}
-    found = StemSongs()
+    stem_songs = StemSongs()
     left = list(paths)
-    for rank in range(max((len(readings) for readings in names.values()), default=0)):
+    most_readings = max((len(readings) for readings in names.values()), default=0)
+    for rank in range(most_readings):
         for by_copy in (True, False):
             readings = {path: names[path][rank] for path in left if len(names[path]) > rank}
             for song, repeated in _songs(readings, by_copy):
                 # without the numbers of copies, only what is beyond doubt
                 if song.complete and (by_copy or not repeated):
-                    found.songs.append(song)
-                    found.repeated += repeated
-            used = {path for song in found.songs for path in song.files.values()} | dict(found.repeated).keys()
+                    stem_songs.songs.append(song)
+                    stem_songs.repeated += repeated
+            used = set(dict(stem_songs.repeated))
+            for song in stem_songs.songs:
+                used.update(song.files.values())
             left = [path for path in left if path not in used]
     certain = {path: names[path][0] for path in left if names[path] and names[path][0].certain}
     for song, repeated in _songs(certain, by_copy=True):
-        found.incomplete.append(song)
-        found.repeated += repeated
-    found.others = [path for path in left if path not in certain]
+        stem_songs.incomplete.append(song)
+        stem_songs.repeated += repeated
+    stem_songs.others = [path for path in left if path not in certain]
     taken: set[str] = set()
-    for song in (*found.songs, *found.incomplete):
+    for song in (*stem_songs.songs, *stem_songs.incomplete):
         if song.name in taken:
             song.name = posixpath.splitext(next(iter(song.files.values())))[0]
         taken.add(song.name)
-    return found
+    return stem_songs
 
 
-def outside_stem_folders(found: StemSongs, paths: Sequence[str] | None = None) -> list[str]:
-    """Files (`found.others` by default) that are not in a folder of stems.
+def outside_stem_folders(stem_songs: StemSongs, paths: Sequence[str] | None = None) -> list[str]:
+    """Files (`stem_songs.others` by default) that are not in a folder of stems.
 
     The mixture and single instruments in such a folder need no report.
     """
     if paths is None:
-        paths = found.others
-    folders = {song.name for song in found.songs}
+        paths = stem_songs.others
+    folders = {song.name for song in stem_songs.songs}
     return [path for path in paths if posixpath.dirname(path) not in folders]
 
 
@@ -185,5 +191,6 @@ def _songs(readings: dict[str, StemName], by_copy: bool) -> list[tuple[Song, lis
 def _name(folder: str, read: StemName) -> str:
     """The name of a song: its folder, title, and what tells it from other versions."""
     title = "_".join(filter(None, (read.track, read.rest)))
-    place = posixpath.join(folder, title) if title else folder
-    return " ".join(filter(None, (place, read.copy)))
+    if title:
+        folder = posixpath.join(folder, title)
+    return " ".join(filter(None, (folder, read.copy)))

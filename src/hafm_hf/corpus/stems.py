@@ -63,26 +63,31 @@ class StemReader:
 
     def group(self, paths: Sequence[str]) -> tuple[list[Grouping], list[Drop]]:
         """Groups files into tracks: pairs and stem folders first, then, given a vocal channel, stereo files."""
-        found = group_stems(paths)
-        groupings = [Grouping(display_name(song.name or "."), chosen_stems(song.files)) for song in found.songs]
-        of_songs = {path for song in found.songs for path in song.files.values()}
+        stem_songs = group_stems(paths)
+        groupings = []
+        of_songs: set[str] = set()
+        for song in stem_songs.songs:
+            groupings.append(Grouping(display_name(song.name or "."), chosen_stems(song.files)))
+            of_songs.update(song.files.values())
         drops = []
-        for path, first in found.repeated:
+        for path, first in stem_songs.repeated:
             if first in of_songs or not self.options.vocal_channel:
                 detail = f"{display_name(first)} has the same role in this song"
                 drops.append(Drop(display_name(path), Reason.NO_STEMS, detail))
         if self.options.vocal_channel:
             # "Song - Karaoke" and the like are stereo files, not stems
-            lone = [path for song in found.incomplete for path in song.files.values()]
-            lone += [path for path, first in found.repeated if first not in of_songs]
-            stereo = outside_stem_folders(found, sorted([*lone, *found.others]))
-            groupings += [Grouping(display_name(path), {"karaoke": path}) for path in stereo]
+            stereo = list(stem_songs.others)
+            for song in stem_songs.incomplete:
+                stereo += song.files.values()
+            stereo += [path for path, first in stem_songs.repeated if first not in of_songs]
+            for path in outside_stem_folders(stem_songs, sorted(stereo)):
+                groupings.append(Grouping(display_name(path), {"karaoke": path}))
             return groupings, drops
-        for song in found.incomplete:
+        for song in stem_songs.incomplete:
             missing = "an instrumental" if "vocal" in song.files else "a vocal"
             detail = f"{', '.join(sorted(song.files))} without {missing}"
             drops.append(Drop(display_name(song.name or "."), Reason.INCOMPLETE, detail))
-        for path in outside_stem_folders(found):
+        for path in outside_stem_folders(stem_songs):
             detail = "name a vocal channel, or separate mixes first"
             drops.append(Drop(display_name(path), Reason.NO_STEMS, detail))
         return groupings, drops

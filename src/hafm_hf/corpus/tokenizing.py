@@ -132,7 +132,7 @@ class Tokenizers:
             sounds = self._batch(instrumentals[part], sampling_rate, self.codec.format.sampling_rate, seconds)
             channels_first = sounds.mT if sounds.ndim == 3 else sounds[:, None]
             streams = (
-                self.semantic(voices, noise=True, seed=list(seeds[part]), phase=self._beat_phases(voices)).ids,
+                self.semantic(voices, noise=True, seed=list(seeds[part]), beat_phase=self._beat_phases(voices)).ids,
                 self.semantic(bands).ids,
                 self.codec.encode(channels_first, self.info.num_codebooks),
             )
@@ -146,15 +146,15 @@ class Tokenizers:
         rate = self.semantic.config.sampling_rate
         phases = []
         for voice in voices.cpu().numpy():
-            phase = self.encoder.beat_phase(Vocal(voice, Fraction(len(voice), rate)))
-            if phase is None:
+            beat_phase = self.encoder.beat_phase(Vocal(voice, Fraction(len(voice), rate)))
+            if beat_phase is None:
                 return None
-            phases.append(phase.cpu())
+            phases.append(beat_phase.cpu())
         return torch.stack(phases)
 
     def _batch(self, sounds: Sequence[Samples], rate: int, target_rate: int, seconds: float) -> torch.Tensor:
         """Resamples and stacks float32 [N] (or [N, C]) each to float32 [B, seconds · target_rate] (or [B, …, C])."""
-        fitted = np.stack([fit_rate(each, rate, target_rate, seconds) for each in sounds])
+        fitted = np.stack([fit_rate(sound, rate, target_rate, seconds) for sound in sounds])
         return torch.from_numpy(fitted).to(self.device)
 
 

@@ -297,17 +297,18 @@ def filled_splits(tracks: Sequence[Track], known: Sequence[Track], options: Spli
     """
     if options.by == "folder" or not tracks:
         return list(tracks)
-    line = sorted(tracks, key=lambda track: (hash_share(track.artist, track.content_hash), track.content_hash))
+    # by their shares, from validation over test to train
+    ordered = sorted(tracks, key=lambda track: (hash_share(track.artist, track.content_hash), track.content_hash))
     splits = [track.split for track in (*tracks, *known)]
     moved: dict[str, str] = {}
     if "train" not in splits and options.validation + options.test < 1:
-        moved[line.pop().content_hash] = "train"
+        moved[ordered.pop().content_hash] = "train"
     trains = splits.count("train") + len(moved)
     # the tracks that a larger share of validation would take first, from either side
     if trains > 1:
-        donors = [track for track in line if track.split == "train"]
+        donors = [track for track in ordered if track.split == "train"]
     else:
-        donors = [track for track in reversed(line) if track.split == "test"]
+        donors = [track for track in reversed(ordered) if track.split == "test"]
     if donors and options.validation and "validation" not in splits:
         chosen = donors[0]
         together = [track for track in donors if track.artist.casefold() == chosen.artist.casefold() != ""]
@@ -364,12 +365,14 @@ def identify_tracks(
             tracks.append(track)
         else:
             drops.append(Drop(track.name, Reason.DUPLICATE, f"same bytes as {owners[track.content_hash]}"))
+    earlier = []
+    new = []
     # the songs of a single artist would all be in one split
-    artists = len({track.artist.casefold() for track in (*tracks, *known.values())}) > 1
-    new = [track for track in tracks if track.name not in known]
-    placed = []
-    for track in new:
-        artist = track.artist if artists else ""
-        placed.append(replace(track, split=choose_split(track.name, artist, track.content_hash, splits)))
-    new = filled_splits(placed, list(known.values()), splits)
-    return [*(track for track in tracks if track.name in known), *new], drops
+    several_artists = len({track.artist.casefold() for track in (*tracks, *known.values())}) > 1
+    for track in tracks:
+        if track.name in known:
+            earlier.append(track)
+        else:
+            artist = track.artist if several_artists else ""
+            new.append(replace(track, split=choose_split(track.name, artist, track.content_hash, splits)))
+    return earlier + filled_splits(new, list(known.values()), splits), drops

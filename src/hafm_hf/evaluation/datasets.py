@@ -29,6 +29,7 @@ logger = logging.get_logger(__name__)
 # a clip counts as sung if at least this share of its frames is above this level
 SUNG_DBFS = -45.0
 SUNG_SHARE = 0.3
+SUNG_FRAMES_A_SECOND = 10
 LEAST_SECONDS = 1.0
 CLIP_SCORES_FILE = "scores.jsonl"
 
@@ -142,14 +143,14 @@ def load_pairs(folder: Path) -> list[Clip]:
     Raises:
         HAFMEvaluationError: no vocals, or some without an instrumental while others have one.
     """
-    found = group_stems(_audio_files(folder))
+    stem_songs = group_stems(_audio_files(folder))
     # without its instrumental, a vocal can still be accompanied
-    sung = [song for song in (*found.songs, *found.incomplete) if "vocal" in song.files]
-    left_out = dict.fromkeys(outside_stem_folders(found), "is not named as a vocal or an instrumental")
-    for song in found.incomplete:
+    sung = [song for song in (*stem_songs.songs, *stem_songs.incomplete) if "vocal" in song.files]
+    left_out = dict.fromkeys(outside_stem_folders(stem_songs), "is not named as a vocal or an instrumental")
+    for song in stem_songs.incomplete:
         if "vocal" not in song.files:
             left_out |= dict.fromkeys(song.files.values(), "has no vocal beside it")
-    left_out |= {path: f"has the same role as {first}" for path, first in found.repeated}
+    left_out |= {path: f"has the same role as {first}" for path, first in stem_songs.repeated}
     if not sung:
         listed = f" ({_listed(left_out)})" if left_out else ""
         raise HAFMEvaluationError(
@@ -239,6 +240,11 @@ def cut_clips(clips: Sequence[Clip], seconds: float | None, hop: float | None = 
 
 
 def _common_seconds(clip: Clip) -> float:
+    """Length in s of a clip's shortest sound.
+
+    Raises:
+        HAFMEvaluationError: the lengths differ too much, or it is shorter than 1 s.
+    """
     lengths = {role: part.duration() for role, part in clip.parts().items()}
     if max(lengths.values()) - min(lengths.values()) > LONGEST_DIFFERENCE_SECONDS:
         shown = ", ".join(f"{role} {seconds:.2f} s" for role, seconds in lengths.items())
@@ -249,6 +255,7 @@ def _common_seconds(clip: Clip) -> float:
 
 
 def _cut(clip: Clip, start: float, seconds: float) -> Clip:
+    """A part of a clip, from `start` (s) on."""
     parts: dict[str, Any] = {
         role: replace(part, start=part.start + start, seconds=seconds) for role, part in clip.parts().items()
     }
@@ -261,11 +268,13 @@ def sung_clips(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def _is_sung(clip: Clip) -> bool:
+    """Whether enough frames of a clip's vocal are loud enough."""
     samples, rate = clip.vocal.read()
-    size = rate // 10
+    size = rate // SUNG_FRAMES_A_SECOND
     frames = samples[: len(samples) // size * size].reshape(-1, size)
-    loud = (np.square(frames, dtype=np.float64).mean(axis=1) >= 10 ** (SUNG_DBFS / 10)).mean()
-    return bool(loud >= SUNG_SHARE)
+    power = np.square(frames, dtype=np.float64).mean(axis=1)
+    loud_share = (power >= 10 ** (SUNG_DBFS / 10)).mean()
+    return bool(loud_share >= SUNG_SHARE)
 
 
 def spread(clips: Sequence[Clip], count: int | None) -> list[Clip]:
@@ -345,6 +354,7 @@ def read_clip_scores(folder: Path, clips: Sequence[Clip]) -> dict[str, dict[str,
 
 
 def _audio_files(folder: Path) -> list[str]:
+    """The audio files in and below a folder; raises HAFMEvaluationError if it is none."""
     if not folder.is_dir():
         raise HAFMEvaluationError(f"{folder} is not a folder; check the path.")
     return find_audio(folder)[0]

@@ -55,13 +55,15 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
         raise HAFMEvaluationError(
             f"The embeddings are of width {len(first[0])} and {len(second[0])}; use one embedder for both sets."
         )
-    values, vectors = np.linalg.eigh(first[1])
+    first_mean, first_covariance = first
+    second_mean, second_covariance = second
+    values, vectors = np.linalg.eigh(first_covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    product = root @ second[1] @ root
+    product = root @ second_covariance @ root
     eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
-    shared = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
-    difference = first[0] - second[0]
-    total = difference @ difference + np.trace(first[1]) + np.trace(second[1]) - 2 * shared
+    trace_of_root = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
+    difference = first_mean - second_mean
+    total = difference @ difference + np.trace(first_covariance) + np.trace(second_covariance) - 2 * trace_of_root
     return max(float(total), 0.0)
 
 
@@ -86,8 +88,8 @@ def frechet_audio_distance(
     Raises:
         HAFMEvaluationError: too few embeddings in either set.
     """
-    wanted = fit_gaussian(np.concatenate(list(reference)))
-    distance = frechet_distance(wanted, fit_gaussian(np.concatenate(list(evaluated))))
+    fitted = fit_gaussian(np.concatenate(list(reference)))
+    distance = frechet_distance(fitted, fit_gaussian(np.concatenate(list(evaluated))))
     low = float("nan")
     high = float("nan")
     count = len(set(songs))
@@ -97,10 +99,11 @@ def frechet_audio_distance(
         def statistic(drawn: list[Array]) -> float:
             # without fit_gaussian's check of n: a resampled set repeats clips, and only the spread matters
             values = np.concatenate(drawn)
-            return frechet_distance(wanted, (values.mean(axis=0), np.cov(values, rowvar=False)))
+            return frechet_distance(fitted, (values.mean(axis=0), np.cov(values, rowvar=False)))
 
-        *ends, median = bootstrap_statistic(clips, songs, statistic, seed, resamples)
-        low, high = (max(end - median + distance, 0.0) for end in ends)
+        low, high, median = bootstrap_statistic(clips, songs, statistic, seed, resamples)
+        low = max(low - median + distance, 0.0)
+        high = max(high - median + distance, 0.0)
     return Interval(distance, low, high, len(evaluated), count)
 
 
@@ -125,7 +128,11 @@ def kernel_audio_distance(reference: NDArray[np.floating], evaluated: NDArray[np
     """
     first = np.asarray(reference, np.float64)
     second = np.asarray(evaluated, np.float64)
-    within = sum((_kernel_sum(x, x, bandwidth) - len(x)) / (len(x) * (len(x) - 1)) for x in (first, second))
+    within = 0.0
+    for values in (first, second):
+        # without the pairs of an embedding with itself, whose kernel is 1
+        others = _kernel_sum(values, values, bandwidth) - len(values)
+        within += others / (len(values) * (len(values) - 1))
     between = _kernel_sum(first, second, bandwidth) / (len(first) * len(second))
     return SCALE * float(within - 2 * between)
 

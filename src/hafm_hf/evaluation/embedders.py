@@ -101,7 +101,8 @@ class VGGishEmbedder(Embedder):
         windows = cut_windows(samples, self.sampling_rate)
         empty = np.empty((0, vggish.EXAMPLE_FRAMES, vggish.MEL_BANDS), np.float32)
         examples = np.concatenate([empty, *(vggish.log_mel_examples(window)[:1] for window in windows)])
-        return torch.cat([self.network(batch) for batch in torch.from_numpy(examples).split(WINDOWS_AT_ONCE)]).numpy()
+        batches = torch.from_numpy(examples).split(WINDOWS_AT_ONCE)
+        return torch.cat([self.network(batch) for batch in batches]).numpy()
 
 
 class TokenizerEmbedder(Embedder):
@@ -170,6 +171,7 @@ class TransformersEmbedder(Embedder):
         return np.concatenate(parts)
 
     def _states(self, inputs: Any) -> torch.Tensor:
+        """One embedding for each window of a batch: float [B, D]."""
         if hasattr(self.network, "get_audio_features"):
             output = self.network.get_audio_features(**inputs)
             if isinstance(output, torch.Tensor):

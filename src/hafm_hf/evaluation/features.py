@@ -17,7 +17,7 @@ from ..audio import Samples, pad_end, rms_dbfs
 from ..audio.librosa_loading import load_librosa
 from ..lead_sheet.chords import PITCH_CLASSES
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..tokenizers.pitch_line import FRAME_RATE, fundamental_frequency, midi_pitch
+from ..tokenizers.pitch_contour import FRAME_RATE, fundamental_frequency, midi_pitch
 
 # increase it when features change, so that cached ones are not used
 FEATURES_VERSION = 4
@@ -98,12 +98,15 @@ def chroma(samples: Samples) -> Array:
     magnitude = np.abs(librosa.stft(pad_end(samples, CHROMA_WINDOW), n_fft=CHROMA_WINDOW, hop_length=hop))
     folded = (_chroma_filters() @ magnitude)[:, : 1 + len(samples) // hop]
     total = folded.sum(axis=0)
-    floor = max(total.max(initial=0.0) * 10 ** (-CHROMA_FLOOR_DB / 20), 10 ** (SILENT_DBFS / 20) * CHROMA_WINDOW / 4)
+    # a quarter of the window: the magnitude of a sine of that level under a Hann window
+    silent = 10 ** (SILENT_DBFS / 20) * CHROMA_WINDOW / 4
+    floor = max(total.max(initial=0.0) * 10 ** (-CHROMA_FLOOR_DB / 20), silent)
     return np.where(total >= floor, folded, 0.0).astype(np.float32)
 
 
 @cache
 def _chroma_filters() -> Array:
+    """From magnitudes of the spectrum to pitch classes: float32 [12, frequencies]."""
     librosa = load_librosa()
     return librosa.filters.chroma(sr=ANALYSIS_RATE, n_fft=CHROMA_WINDOW, tuning=0.0).astype(np.float32)
 

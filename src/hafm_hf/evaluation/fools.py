@@ -8,7 +8,7 @@ import numpy as np
 from ..audio import Samples, click
 from ..audio.librosa_loading import load_librosa
 from ..lead_sheet.chords import PITCH_CLASSES
-from ..tokenizers.pitch_line import A4_HZ, FRAME_RATE
+from ..tokenizers.pitch_contour import A4_HZ, FRAME_RATE
 from .features import ANALYSIS_RATE, Features, pitch_classes
 
 CLICKS_PER_MINUTE = 120
@@ -26,18 +26,20 @@ def doubling_sine(vocal: Samples, voice: Features, reference: Samples | None) ->
     sung = np.isfinite(voice.pitch)
     if not sung.any():
         return np.zeros_like(vocal)
-    at = np.arange(len(vocal)) * FRAME_RATE / ANALYSIS_RATE
+    # of each sample, in frames
+    times = np.arange(len(vocal)) * FRAME_RATE / ANALYSIS_RATE
     frames = np.arange(len(sung))
-    hertz = np.interp(at, frames[sung], voice.pitch[sung])
-    gain = np.interp(at, frames, sung.astype(np.float64))
+    hertz = np.interp(times, frames[sung], voice.pitch[sung])
+    gain = np.interp(times, frames, sung.astype(np.float64))
     return (LEVEL * gain * np.sin(2 * np.pi * np.cumsum(hertz) / ANALYSIS_RATE)).astype(np.float32)
 
 
 def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
     """The vocal's most frequent pitch class and its fifth, held throughout."""
     classes = pitch_classes(voice.pitch[np.isfinite(voice.pitch)])
-    longest = int(np.bincount(classes, minlength=PITCH_CLASSES).argmax())
-    root = A4_HZ / 2 * 2 ** ((longest - 9) / 12)
+    most_frequent = int(np.bincount(classes, minlength=PITCH_CLASSES).argmax())
+    # from C3 to B3; A is pitch class 9
+    root = A4_HZ / 2 * 2 ** ((most_frequent - 9) / 12)
     time = np.arange(len(vocal)) / ANALYSIS_RATE
     tones = sum(np.sin(2 * np.pi * hertz * time) for hertz in (root, 1.5 * root, 2 * root))
     return (LEVEL * np.asarray(tones)).astype(np.float32)

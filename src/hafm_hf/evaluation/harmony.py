@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..lead_sheet.chords import PITCH_CLASSES, key_fit
 from ..lead_sheet.chords import pitch_classes as chord_tones
-from ..tokenizers.pitch_line import FRAME_RATE
+from ..tokenizers.pitch_contour import FRAME_RATE
 from .features import CHROMA_RATE, Features, pitch_classes
 
 # length of the Hann window that chroma is smoothed with, and hop between chords, in chroma frames
@@ -37,7 +37,9 @@ def pitch_class_share(voice: Features, candidate: Features) -> float:
     sung = np.flatnonzero(np.isfinite(voice.pitch))
     # the chroma frame at the time of each voiced frame
     frames = np.round(sung * CHROMA_RATE / FRAME_RATE).astype(np.int64)
-    sung, frames = (each[frames < candidate.chroma.shape[1]] for each in (sung, frames))
+    inside = frames < candidate.chroma.shape[1]
+    sung = sung[inside]
+    frames = frames[inside]
     classes = pitch_classes(voice.pitch[sung])
     if len(classes) < LEAST_VOICED_SECONDS * FRAME_RATE:
         return math.nan
@@ -84,17 +86,22 @@ def chord_changes_shared(voice: Features, reference: Features, candidate: Featur
         the score; 0 if the accompaniment's chroma is constant, NaN if the reference's is.
     """
     frames = min(features.chroma.shape[1] for features in (voice, reference, candidate))
-    sung, wanted, played = (chords(each.chroma[:, :frames]) for each in (voice, reference, candidate))
-    if not wanted.any():
+    sung = chords(voice.chroma[:, :frames])
+    expected = chords(reference.chroma[:, :frames])
+    played = chords(candidate.chroma[:, :frames])
+    if not expected.any():
         return math.nan
     # the same 12 coefficients, one for each interval, for every pitch class: intervals are the same in any key
     explained = np.stack([np.roll(sung, interval, axis=0).ravel() for interval in range(PITCH_CLASSES)], axis=1)
-    return correlation(unexplained(wanted.ravel(), explained), unexplained(played.ravel(), explained))
+    return correlation(unexplained(expected.ravel(), explained), unexplained(played.ravel(), explained))
 
 
 def chords(chroma: NDArray[np.float32]) -> Array:
-    """Chroma (float32 [12, T_c]) smoothed over a chord's length, with unit columns and then zero-mean rows:
-    float64 [12, T_c / 4], that is, 4 columns per second."""
+    """Smooths chroma (float32 [12, T_c]) over a chord's length, with unit columns and then zero-mean rows.
+
+    Returns:
+        float64 [12, T_c / 4], that is, 4 columns per second.
+    """
     window = np.hanning(CHORD_FRAMES + 2)[1:-1]
     window /= window.sum()
     smooth = np.stack([np.convolve(row, window, "same") for row in chroma.astype(np.float64)])[:, ::CHORD_STEP]
@@ -109,23 +116,27 @@ def followed_chords(voice: Features, candidate: Features) -> float:
     Fooled by: a drone on the tonic chord.
     """
     played = candidate.chroma.astype(np.float64)
-    wanted = np.zeros_like(played)
+    notes = np.zeros_like(played)
     if voice.lead_sheet is None:
         return math.nan
     for start, stop, label in voice.lead_sheet.chords:
-        first, last = (max(round(second * CHROMA_RATE), 0) for second in (start, stop))
-        wanted[:, first:last] = np.isin(np.arange(PITCH_CLASSES), chord_tones(label))[:, None]
-    labelled = np.flatnonzero(wanted.any(axis=0))
+        first = max(round(start * CHROMA_RATE), 0)
+        last = max(round(stop * CHROMA_RATE), 0)
+        notes[:, first:last] = np.isin(np.arange(PITCH_CLASSES), chord_tones(label))[:, None]
+    labelled = np.flatnonzero(notes.any(axis=0))
     if not len(labelled):
         return math.nan
-    return float(np.mean([correlation(wanted[:, frame], played[:, frame]) for frame in labelled]))
+    return float(np.mean([correlation(notes[:, frame], played[:, frame]) for frame in labelled]))
 
 
 def unexplained(values: Array, explained: Array) -> Array:
     """Residual of float64 [N] after least-squares regression on the columns of float64 [N, K]."""
     gram = explained.T @ explained
     scale = max(float(np.trace(gram)) / len(gram), 1e-12)
-    return values - explained @ np.linalg.solve(gram + 1e-6 * scale * np.eye(len(gram)), explained.T @ values)
+    # a little of the identity, so that columns may depend on each other
+    regular = gram + 1e-6 * scale * np.eye(len(gram))
+    coefficients = np.linalg.solve(regular, explained.T @ values)
+    return values - explained @ coefficients
 
 
 def correlation(first: Array, second: Array) -> float:

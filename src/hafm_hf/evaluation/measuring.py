@@ -130,6 +130,7 @@ class Measurer:
     def _candidates(
         self, job: ClipJob, vocal: Sound, voice: Features, reference: Sound | None
     ) -> Iterator[tuple[str, Sound]]:
+        """The system outputs, reference and baselines of a clip by name, one after another."""
         seconds = len(vocal.samples) / vocal.rate
         for system, part in job.outputs.items():
             yield system, as_long_as(Sound(*part.read()), seconds, f"The {system} accompaniment of {job.clip.name}")

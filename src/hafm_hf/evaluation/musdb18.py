@@ -53,18 +53,20 @@ def load_musdb18(folder: Path, out: Path, separation: str) -> list[Clip]:
     packed = {path.name.removesuffix(".stem.mp4"): path for path in root.glob("*.stem.mp4")}
     clips = []
     for name in sorted({path.parent.name for path in root.glob("*/vocals.wav")} | packed.keys()):
-        place = root / name
+        folder_of_song = root / name
         if name in packed:
-            place = _made(out / "stems" / name, UNPACK, packed[name])
-        vocal, mix, *band = (place / f"{stem}.wav" for stem in ("vocals", "mixture", *BAND_NAMES))
+            folder_of_song = _made(out / "stems" / name, UNPACK, packed[name])
+        vocal, mix, *band = (folder_of_song / f"{stem}.wav" for stem in ("vocals", "mixture", *BAND_NAMES))
         if missing := [path for path in (vocal, mix, *band) if not path.is_file()]:
             raise HAFMEvaluationError(f"{missing[0]} is missing; a song of MUSDB18 has {', '.join(STEMS)}.")
         apart = None
         if separation != "none":
-            place = _made(out / "separated" / name, SEPARATIONS.get(separation, separation), mix)
-            vocals = [path for path in place.rglob("*ocals*") if "no_vocals" not in path.name]
+            folder_of_song = _made(out / "separated" / name, SEPARATIONS.get(separation, separation), mix)
+            vocals = [path for path in folder_of_song.rglob("*ocals*") if "no_vocals" not in path.name]
             if len(vocals) != 1:
-                raise HAFMEvaluationError(f"{place} should hold one file of vocals, not {len(vocals)}; delete it.")
+                raise HAFMEvaluationError(
+                    f"{folder_of_song} should hold one file of vocals, not {len(vocals)}; delete it."
+                )
             apart = Part(vocals[0])
         clips.append(Clip(flat(name), flat(name), Part(vocal), Part(band[0], also=tuple(band[1:])), apart))
     if not clips:
@@ -72,15 +74,15 @@ def load_musdb18(folder: Path, out: Path, separation: str) -> list[Clip]:
     return clips
 
 
-def _made(place: Path, command: str, mix: Path) -> Path:
-    """The folder `place`; if it is missing, a command writes its files, atomically."""
-    if place.is_dir():
-        return place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent) as folder:
-        made = f"{folder}/made"
-        os.mkdir(made)
-        name, *words = (word.replace("{mix}", str(mix)).replace("{folder}", made) for word in shlex.split(command))
+def _made(folder: Path, command: str, mix: Path) -> Path:
+    """The folder itself; if it is missing, a command writes its files, atomically."""
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+        finished = f"{unfinished}/made"
+        os.mkdir(finished)
+        name, *words = (word.replace("{mix}", str(mix)).replace("{folder}", finished) for word in shlex.split(command))
         # also look in this environment, which may not be activated
         program = shutil.which(name, path=os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])))
         if program is None:
@@ -88,5 +90,5 @@ def _made(place: Path, command: str, mix: Path) -> Path:
         done = subprocess.run([program, *words], capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             raise HAFMEvaluationError(f"{name} failed on {mix} ({' '.join(done.stderr.split())[-300:]}).")
-        os.replace(made, place)
-    return place
+        os.replace(finished, folder)
+    return folder

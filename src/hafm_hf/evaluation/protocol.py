@@ -7,6 +7,7 @@ The report is a dictionary, written as JSON and HTML by `report.py`.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,9 @@ def score_clips(measurements: Sequence[Measurement], options: ScoringOptions) ->
     the two scores differ in the candidate only. Each score is computed over the shorter length.
     """
     partners = other_song_partners(
-        [each.name for each in measurements],
-        [each.song for each in measurements],
-        [each.voice.seconds for each in measurements],
+        [measurement.name for measurement in measurements],
+        [measurement.song for measurement in measurements],
+        [measurement.voice.seconds for measurement in measurements],
         options.partners,
         options.seed,
     )
@@ -75,11 +76,11 @@ def score_clips(measurements: Sequence[Measurement], options: ScoringOptions) ->
     for measured, others in zip(measurements, partners, strict=True):
         for system, candidate in measured.candidates.items():
             matched = score_pair(measured.voice, measured.reference, candidate.features)
-            shuffled = [
-                score_pair(measured.voice, measured.reference, measurements[other].candidates[system].features)
-                for other in others
-            ]
-            control = {name: _mean_of_known([each[name] for each in shuffled]) for name in SCORE_NAMES}
+            shuffled = []
+            for other in others:
+                features = measurements[other].candidates[system].features
+                shuffled.append(score_pair(measured.voice, measured.reference, features))
+            control = {name: _mean_of_known([scores[name] for scores in shuffled]) for name in SCORE_NAMES}
             scored.append(ClipScores(measured.name, measured.song, system, matched, control))
     return scored
 
@@ -106,17 +107,20 @@ def make_report(
     Raises:
         HAFMEvaluationError: fewer than 2 songs, or measurements with different candidates.
     """
-    names = [tuple(each.candidates) for each in measurements]
-    if len(set(names)) > 1:
+    candidates = list(measurements[0].candidates)
+    if any(list(measurement.candidates) != candidates for measurement in measurements):
         raise HAFMEvaluationError("The clips do not all have the same accompaniments; render the missing ones.")
     scored = score_clips(measurements, options)
-    candidates = list(names[0])
-    rows = {name: [each for each in scored if each.system == name] for name in candidates}
+    scores_of = {name: [scores for scores in scored if scores.system == name] for name in candidates}
+    # the candidates of each system, one per seed; a baseline is a system of one candidate
     groups = dict(evaluated)
-    groups |= {name: [name] for name in candidates if not any(name in seeds for seeds in evaluated.values())}
+    for name in candidates:
+        if not any(name in seeds for seeds in evaluated.values()):
+            groups[name] = [name]
     systems = {}
     for name, seeds in groups.items():
-        averaged = [_over_seeds(list(each)) for each in zip(*(rows[seed] for seed in seeds), strict=True)]
+        clips = zip(*(scores_of[seed] for seed in seeds), strict=True)
+        averaged = [_over_seeds(list(scores)) for scores in clips]
         distances = set_distances(measurements, seeds[0], options)
         systems[name] = describe_system(averaged, options) | {"distances": distances, "seeds": len(seeds)}
         if clip_scores and name in clip_scores:
@@ -125,20 +129,26 @@ def make_report(
     return report, scored
 
 
-def describe_system(rows: Sequence[ClipScores], options: ScoringOptions) -> dict[str, Any]:
-    """Summarises each score: matched, control, and their difference with its interval."""
+def describe_system(clips: Sequence[ClipScores], options: ScoringOptions) -> dict[str, Any]:
+    """Summarises each score of a system over its clips: matched, control, and their difference with its interval."""
     scores: dict[str, Any] = {}
+    songs = [clip.song for clip in clips]
     for name in SCORE_NAMES:
-        matched = np.array([row.matched[name] for row in rows])
-        control = np.array([row.control[name] for row in rows])
-        interval = bootstrap_mean(matched - control, [row.song for row in rows], options.seed, options.resamples)
+        matched = np.array([clip.matched[name] for clip in clips])
+        control = np.array([clip.control[name] for clip in clips])
+        interval = bootstrap_mean(matched - control, songs, options.seed, options.resamples)
         if interval.n:
-            there = np.isfinite(matched - control)
-            means = {"matched": float(matched[there].mean()), "control": float(control[there].mean())}
-            scores[name] = means | {
-                "difference": interval.value, "low": interval.low, "high": interval.high, "n": interval.n,
-                "songs": interval.songs, "follows": interval.low > 0.0,
-            }  # fmt: skip
+            defined = np.isfinite(matched - control)
+            scores[name] = {
+                "matched": float(matched[defined].mean()),
+                "control": float(control[defined].mean()),
+                "difference": interval.value,
+                "low": interval.low,
+                "high": interval.high,
+                "n": interval.n,
+                "songs": interval.songs,
+                "follows": interval.low > 0.0,
+            }
     return {"scores": scores}
 
 
@@ -148,25 +158,26 @@ def _other_scores(
     options: ScoringOptions,
 ) -> dict[str, Any]:
     """Means of other tools' scores, with intervals over songs; a clip's value is its mean over seeds."""
-    songs = [each.song for each in measurements]
-    described = {}
+    songs = [measurement.song for measurement in measurements]
+    means = {}
     for score in dict.fromkeys(score for scores in seeds for score in scores):
-        values = [
-            _mean_of_known([scores.get(score, {}).get(each.name, math.nan) for scores in seeds])
-            for each in measurements
-        ]
+        values = []
+        for measurement in measurements:
+            by_seed = [scores.get(score, {}).get(measurement.name, math.nan) for scores in seeds]
+            values.append(_mean_of_known(by_seed))
         interval = bootstrap_mean(values, songs, options.seed, options.resamples)
-        described[score] = asdict(interval)
-    return described
+        means[score] = asdict(interval)
+    return means
 
 
-def _over_seeds(rows: list[ClipScores]) -> ClipScores:
-    """The mean of one clip over seeds: intervals are over songs, and seeds are not independent clips."""
-
-    def mean(values: list[dict[str, float]]) -> dict[str, float]:
-        return {name: _mean_of_known([each[name] for each in values]) for name in values[0]}
-
-    return replace(rows[0], matched=mean([row.matched for row in rows]), control=mean([row.control for row in rows]))
+def _over_seeds(seeds: list[ClipScores]) -> ClipScores:
+    """The mean of one clip's scores over seeds: intervals are over songs, and seeds are not independent clips."""
+    matched = {}
+    control = {}
+    for name in seeds[0].matched:
+        matched[name] = _mean_of_known([scores.matched[name] for scores in seeds])
+        control[name] = _mean_of_known([scores.control[name] for scores in seeds])
+    return replace(seeds[0], matched=matched, control=control)
 
 
 def _mean_of_known(values: Sequence[float]) -> float:
@@ -180,19 +191,20 @@ def set_distances(measurements: Sequence[Measurement], system: str, options: Sco
     Fréchet and kernel distance, density and coverage compare accompaniments; prompt adherence compares mixes with the
     voice.
     """
-    if any(each.reference is None for each in measurements):
+    if any(measurement.reference is None for measurement in measurements):
         return {}
     by_embedder: dict[str, Any] = {}
-    songs = [each.song for each in measurements]
+    songs = [measurement.song for measurement in measurements]
     for name in measurements[0].candidates[system].embeddings:
-        wanted = [each.candidates[REFERENCE].embeddings[name] for each in measurements]
-        evaluated = [each.candidates[system].embeddings[name] for each in measurements]
-        joined = np.concatenate(wanted)
+        # of each clip, float [n_i, D], and of all clips
+        references = [measurement.candidates[REFERENCE].embeddings[name] for measurement in measurements]
+        evaluated = [measurement.candidates[system].embeddings[name] for measurement in measurements]
+        joined = np.concatenate(references)
         joined_evaluated = np.concatenate(evaluated)
         stated: dict[str, Any] = {"n": len(joined_evaluated), "n_reference": len(joined), "width": joined.shape[1]}
         try:
             frechet = frechet_audio_distance(
-                wanted, evaluated, songs, seed=options.seed, resamples=options.frechet_resamples
+                references, evaluated, songs, seed=options.seed, resamples=options.frechet_resamples
             )
             stated["frechet"] = frechet.value
             if math.isfinite(frechet.low):
@@ -219,59 +231,73 @@ def _adherence(
     The songs are dealt into two halves, and each half's candidates are compared with the other half's references:
     compared with itself, a reference would be perfect by definition. The value is the mean of the two.
     """
-    names = sorted({each.song for each in measurements})
-    order = np.random.default_rng(options.seed).permutation(len(names))
-    half_of = {names[int(index)]: place % 2 for place, index in enumerate(order)}
-    halves = [[each for each in measurements if half_of[each.song] == half] for half in (0, 1)]
+    halves = _dealt(measurements, options.seed)
 
     def fitted(half: list[Measurement], candidate: str) -> Gaussian:
-        return fit_gaussian(np.concatenate([each.candidates[candidate].mixes[embedder] for each in half]))
+        return fit_gaussian(np.concatenate([clip.candidates[candidate].mixes[embedder] for clip in half]))
 
+    # for each half, that of the other
     try:
-        matched = [fitted(half, REFERENCE) for half in halves]
-        shuffled = [fitted(half, SHUFFLED) for half in halves]
-        value = np.mean(
-            [prompt_adherence(fitted(halves[half], system), matched[1 - half], shuffled[1 - half]) for half in (0, 1)]
-        )
+        matched = [fitted(half, REFERENCE) for half in reversed(halves)]
+        shuffled = [fitted(half, SHUFFLED) for half in reversed(halves)]
+        evaluated = [fitted(half, system) for half in halves]
+        adherence = float(np.mean(list(map(prompt_adherence, evaluated, matched, shuffled))))
     except HAFMEvaluationError as error:
         return {"adherence_refused": str(error)}
-    stated: dict[str, Any] = {"adherence": float(value)}
-    if options.frechet_resamples and all(len({each.song for each in half}) > 1 for half in halves):
-        ends = []
-        for half in (0, 1):
-
-            def statistic(drawn: list[Any], other: int = 1 - half) -> float:
-                values = np.concatenate(drawn)
-                resampled = (values.mean(axis=0), np.cov(values, rowvar=False))
-                return prompt_adherence(resampled, matched[other], shuffled[other])
-
-            mixes = [np.asarray(each.candidates[system].mixes[embedder], np.float64) for each in halves[half]]
-            songs = [each.song for each in halves[half]]
-            ends.append(bootstrap_statistic(mixes, songs, statistic, options.seed, options.frechet_resamples))
+    stated: dict[str, Any] = {"adherence": adherence}
+    if options.frechet_resamples and all(len({clip.song for clip in half}) > 1 for half in halves):
+        below = []
+        above = []
+        for half, other_matched, other_shuffled in zip(halves, matched, shuffled, strict=True):
+            mixes = [np.asarray(clip.candidates[system].mixes[embedder], np.float64) for clip in half]
+            songs = [clip.song for clip in half]
+            statistic = partial(_resampled_adherence, matched=other_matched, shuffled=other_shuffled)
+            low, high, median = bootstrap_statistic(mixes, songs, statistic, options.seed, options.frechet_resamples)
+            below.append(median - low)
+            above.append(high - median)
         # the halves are independent: the variance of their mean is a quarter of the sum
-        below = math.hypot(*(median - low for low, _, median in ends)) / 2
-        above = math.hypot(*(high - median for _, high, median in ends)) / 2
-        stated["adherence_interval"] = [max(float(value) - below, 0.0), min(float(value) + above, 1.0)]
+        low = adherence - math.hypot(*below) / 2
+        high = adherence + math.hypot(*above) / 2
+        stated["adherence_interval"] = [max(low, 0.0), min(high, 1.0)]
     return stated
+
+
+def _dealt(measurements: Sequence[Measurement], seed: int) -> list[list[Measurement]]:
+    """Two halves of the clips, without a song in common: the songs are shuffled and dealt in turn."""
+    songs = sorted({measurement.song for measurement in measurements})
+    order = np.random.default_rng(seed).permutation(len(songs))
+    half_of = {songs[int(index)]: position % 2 for position, index in enumerate(order)}
+    return [[measurement for measurement in measurements if half_of[measurement.song] == half] for half in (0, 1)]
+
+
+def _resampled_adherence(drawn: list[Any], matched: Gaussian, shuffled: Gaussian) -> float:
+    """Prompt adherence of drawn clips (embeddings float [n_i, D] of each), however few."""
+    values = np.concatenate(drawn)
+    resampled = (values.mean(axis=0), np.cov(values, rowvar=False))
+    return prompt_adherence(resampled, matched, shuffled)
 
 
 def isolated_and_separated(report: dict[str, Any], isolated: str, separated: str) -> dict[str, Any]:
     """The paper's FAD_i and, with separated vocals, FAD_s and Δ = FAD_i − FAD_s, by embedder."""
-    found = {}
-    others = report["systems"].get(separated, {"distances": {}})["distances"]
-    for embedder, stated in report["systems"][isolated]["distances"].items():
-        if "frechet" in stated:
-            found[embedder] = {"fad_i": stated["frechet"]}
-            if "frechet" in (other := others.get(embedder, {})):
-                found[embedder] |= {"fad_s": other["frechet"], "delta": stated["frechet"] - other["frechet"]}
-    return found
+    by_embedder = {}
+    separated_distances = report["systems"].get(separated, {"distances": {}})["distances"]
+    for embedder, distances in report["systems"][isolated]["distances"].items():
+        if "frechet" not in distances:
+            continue
+        fad_i = distances["frechet"]
+        by_embedder[embedder] = {"fad_i": fad_i}
+        fad_s = separated_distances.get(embedder, {}).get("frechet")
+        if fad_s is not None:
+            by_embedder[embedder] |= {"fad_s": fad_s, "delta": fad_i - fad_s}
+    return by_embedder
 
 
 def _stated(measurements: Sequence[Measurement], options: ScoringOptions) -> dict[str, Any]:
-    lengths = [each.voice.seconds for each in measurements]
+    """What the report says of the clips, and how they were scored."""
+    lengths = [measurement.voice.seconds for measurement in measurements]
     return {
         "clips": len(measurements),
-        "songs": len({each.song for each in measurements}),
+        "songs": len({measurement.song for measurement in measurements}),
         "seconds": float(sum(lengths)),
         "clip_seconds": [float(min(lengths)), float(np.median(lengths)), float(max(lengths))],
         "scoring": asdict(options),
@@ -282,13 +308,12 @@ def _fools(systems: dict[str, Any]) -> dict[str, list[str]]:
     """The scores that catch each fool."""
     if REFERENCE not in systems:
         return {}
-    reached = systems[REFERENCE]["scores"]
-    return {
-        fool: [
-            name
-            for name, found in reached.items()
-            if systems[fool]["scores"][name]["high"] < CAUGHT_SHARE * found["difference"]
-        ]
-        for fool in FOOLS
-        if fool in systems
-    }
+    caught_by: dict[str, list[str]] = {}
+    for fool in FOOLS:
+        if fool in systems:
+            scores = systems[fool]["scores"]
+            caught_by[fool] = []
+            for name, reference in systems[REFERENCE]["scores"].items():
+                if scores[name]["high"] < CAUGHT_SHARE * reference["difference"]:
+                    caught_by[fool].append(name)
+    return caught_by

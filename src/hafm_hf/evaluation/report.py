@@ -60,7 +60,7 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
 
 def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     """Title, note and rows of every table of the report; the first row is the header."""
-    found = [
+    tables = [
         (
             "Following the singer",
             "Matched minus shuffled pairs, with the interval; a star marks intervals above zero. 0 is chance. "
@@ -76,25 +76,24 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
             "voice are as coherent as real ones, 0 where they are as those with accompaniments of other songs; "
             "candidates and references are of different songs."
         )
-        found.append((f"Distance to the references: {embedder}", note, _distance_rows(report, embedder)))
+        tables.append((f"Distance to the references: {embedder}", note, _distance_rows(report, embedder)))
     if names := list(dict.fromkeys(name for system in systems for name in system.get("other_scores", {}))):
         note = "Means over clips, with intervals over songs, from scores.jsonl beside the outputs."
-        found.append(("Scores of other tools", note, _other_rows(report, names)))
+        tables.append(("Scores of other tools", note, _other_rows(report, names)))
     if rows := protocol_rows(report):
         note = f"The paper's FAD_i, FAD_s and Δ = FAD_i − FAD_s. {report.get('published', {}).get('note', '')}"
-        found.append(("Isolated and separated vocals", note, rows))
+        tables.append(("Isolated and separated vocals", note, rows))
     if report["fools"]:
         rows = [["baseline", "exposed by"]]
         rows += [[name, ", ".join(caught) or "nothing"] for name, caught in report["fools"].items()]
         note = "A score exposes a baseline if its whole interval is below a quarter of the reference's value."
-        found.append(("Baselines that ignore the singer", note, rows))
+        tables.append(("Baselines that ignore the singer", note, rows))
     rows = [["score", "aspect", "needs", "fooled by"]]
-    rows += [
-        [score.name, score.aspect, "reference" if score.needs_reference else "voice only", score.fooled_by]
-        for score in scores_of(report)
-    ]
-    found.append(("The scores", "What fools each score; the docstrings in hafm_hf.evaluation define them.", rows))
-    return found
+    for score in scores_of(report):
+        needs = "reference" if score.needs_reference else "voice only"
+        rows.append([score.name, score.aspect, needs, score.fooled_by])
+    tables.append(("The scores", "What fools each score; the docstrings in hafm_hf.evaluation define them.", rows))
+    return tables
 
 
 def protocol_rows(report: dict[str, Any]) -> list[list[str]]:
@@ -102,8 +101,9 @@ def protocol_rows(report: dict[str, Any]) -> list[list[str]]:
     ours = report.get("isolated_and_separated", {})
     columns = ("fad_i", "fad_s", "delta")
     rows = [[f"this model, {name}", *(_number(pair.get(key)) for key in columns)] for name, pair in ours.items()]
-    published = [row for row in report.get("published", {}).items() if row[0] != "note"]
-    rows += [[f"{name} (published, VGGish)", *map(_number, row)] for name, row in published]
+    for name, values in report.get("published", {}).items():
+        if name != "note":
+            rows.append([f"{name} (published, VGGish)", *map(_number, values)])
     if not rows:
         return []
     return [["system", "FAD_i", "FAD_s", "Δ"], *rows]
@@ -132,6 +132,8 @@ def score_rows(report: dict[str, Any]) -> list[list[str]]:
 
 
 def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
+    """Distances of each system by one embedder; the first row is the header."""
+
     def cells(system: dict[str, Any]) -> list[str]:
         stated = system["distances"].get(embedder)
         if stated is None:
@@ -147,6 +149,8 @@ def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
 
 
 def _other_rows(report: dict[str, Any], names: Sequence[str]) -> list[list[str]]:
+    """Scores of other tools for each system; the first row is the header."""
+
     def cells(system: dict[str, Any]) -> list[str]:
         texts = []
         for name in names:
@@ -161,6 +165,7 @@ def _other_rows(report: dict[str, Any], names: Sequence[str]) -> list[list[str]]
 
 
 def _with_interval(stated: dict[str, Any], name: str) -> str:
+    """A value and its interval, if there is one, as text."""
     text = _number(stated.get(name))
     if f"{name}_interval" in stated:
         text += " [{}, {}]".format(*map(_number, stated[f"{name}_interval"]))
@@ -168,6 +173,7 @@ def _with_interval(stated: dict[str, Any], name: str) -> str:
 
 
 def _number(value: float | None) -> str:
+    """A number with about three digits; a dash for one that is missing or not finite."""
     if value is None or not math.isfinite(value):
         return "–"
     if abs(value) >= 100:

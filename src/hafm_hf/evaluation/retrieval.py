@@ -9,11 +9,13 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from ..audio import Samples, resample
 from ..audio.librosa_loading import load_librosa
+from ..lead_sheet.chords import PITCH_CLASSES
 from .datasets import Clip, Part, spread
 from .features import ANALYSIS_RATE, Features, extract
 from .harmony import fit_of_keys
@@ -52,9 +54,7 @@ def build_bank(clips: Sequence[Clip], evaluated: Sequence[Clip]) -> list[BankIte
         HAFMEvaluationError: the bank contains an evaluated song or file, or no instrumental that is not silent.
     """
     songs = {clip.song for clip in evaluated} & {clip.song for clip in clips}
-    sets = (evaluated, clips)
-    tested, trained = ({clip.reference.path.resolve() for clip in each if clip.reference} for each in sets)
-    files = tested & trained
+    files = _reference_files(evaluated) & _reference_files(clips)
     if files or songs:
         shared = sorted(songs) or sorted(map(str, files))
         raise HAFMEvaluationError(
@@ -67,7 +67,13 @@ def build_bank(clips: Sequence[Clip], evaluated: Sequence[Clip]) -> list[BankIte
     return bank
 
 
+def _reference_files(clips: Sequence[Clip]) -> set[Path]:
+    """The files of the clips' references."""
+    return {clip.reference.path.resolve() for clip in clips if clip.reference is not None}
+
+
 def _measure(clip: Clip) -> BankItem | None:
+    """Measures the instrumental of a clip for the bank; None if it is silent."""
     assert clip.reference is not None
     part = replace(clip.reference, seconds=BANK_SECONDS)
     samples, rate = part.read()
@@ -87,9 +93,17 @@ def estimate_tempo(features: Features) -> float:
 
 def semitones_between(source: int, target: int) -> int:
     """Semitones (−5 … 6) from key `source` to `target`; a minor key is equivalent to its relative major."""
-    tonic_source, tonic_target = ((key % 12 + 3 * (key >= 12)) % 12 for key in (source, target))
-    shift = (tonic_target - tonic_source) % 12
-    return shift - 12 if shift > 6 else shift
+    shift = (_major_tonic(target) - _major_tonic(source)) % PITCH_CLASSES
+    if shift > PITCH_CLASSES // 2:
+        shift -= PITCH_CLASSES
+    return shift
+
+
+def _major_tonic(key: int) -> int:
+    """Tonic of a key (0 to 11 major, 12 to 23 minor) or of its relative major, three semitones higher."""
+    if key >= PITCH_CLASSES:
+        return (key + 3) % PITCH_CLASSES
+    return key
 
 
 def stretch_between(source: float, target: float) -> float:

@@ -82,7 +82,9 @@ def evaluate(
         raise HAFMEvaluationError("No clip contains singing; check the folder and the clip lengths.")
     # two runs in one folder would render the same clips twice
     with locked(evaluation.out):
-        bank = tuple(build_bank(evaluation.bank, evaluation.clips)) if evaluation.bank else ()
+        bank: tuple[BankItem, ...] = ()
+        if evaluation.bank:
+            bank = tuple(build_bank(evaluation.bank, evaluation.clips))
         systems = _systems(evaluation)
         candidates: System = {}
         for system in systems.values():
@@ -92,8 +94,11 @@ def evaluate(
         jobs = _jobs(evaluation, candidates)
         options = replace(evaluation.measuring, bank=bank, cache=evaluation.out / "cache")
         measured = run_on(evaluation.engine, measure, options, jobs, evaluation.workers, evaluation.address)
-        found = {each.name: each for each in (progress(jobs, measured) if progress else measured)}
-        measurements = [found[clip.name] for clip in evaluation.clips]
+        if progress is not None:
+            measured = iter(progress(jobs, measured))
+        # they are finished in any order
+        by_name = {measurement.name: measurement for measurement in measured}
+        measurements = [by_name[clip.name] for clip in evaluation.clips]
         evaluated = {name: list(system) for name, system in systems.items()}
         clip_scores = {
             name: [read_clip_scores(folder, evaluation.clips) for folder in folders]
@@ -103,16 +108,19 @@ def evaluate(
         report, scored = make_report(measurements, evaluated, evaluation.scoring, protocol, clip_scores)
         model = _model_name(evaluation)
         published = "protocol" in evaluation.data
-        names = [f"{model}, {kind}" for kind in (ISOLATED, SEPARATED)]
-        if names[1] in systems or (published and model in systems):
-            isolated = names[0] if names[0] in systems else model
-            report["isolated_and_separated"] = isolated_and_separated(report, isolated, names[1])
+        isolated = f"{model}, {ISOLATED}"
+        separated = f"{model}, {SEPARATED}"
+        if isolated not in systems:
+            # without separated vocals the model is one system
+            isolated = model
+        if separated in systems or (published and model in systems):
+            report["isolated_and_separated"] = isolated_and_separated(report, isolated, separated)
         if published:
             report["published"] = PUBLISHED
         report = as_json(report)
         # one JSON object per clip and candidate: the scores that the report averages
         with replacing(evaluation.out / CLIPS_FILE) as file:
-            file.writelines((json.dumps(as_json(asdict(row))) + "\n").encode() for row in scored)
+            file.writelines((json.dumps(as_json(asdict(scores))) + "\n").encode() for scores in scored)
         write_report(evaluation.out, report)
     return report
 
@@ -144,36 +152,38 @@ def _systems(evaluation: Evaluation) -> dict[str, System]:
     for other, folders in evaluation.outputs.items():
         if other in (name, REFERENCE, SHUFFLED, RETRIEVAL, RANDOM, *FOOLS):
             raise HAFMEvaluationError(f"{other!r} is the model's name or a baseline's: call these outputs otherwise.")
-        many = len(folders) > 1
-        given[other] = {
-            f"{other} ({number})" if many else other: find_outputs(folder, evaluation.clips)
-            for number, folder in enumerate(folders, start=1)
-        }
+        given[other] = {}
+        for number, folder in enumerate(folders, start=1):
+            candidate = other if len(folders) == 1 else f"{other} ({number})"
+            given[other][candidate] = find_outputs(folder, evaluation.clips)
     if evaluation.generation is not None:
         # fail before hours of rendering
         check_songs([clip.song for clip in evaluation.clips])
         for embedder in evaluation.measuring.embedders:
             make_embedder(embedder)
-        both = {f"{name}, {ISOLATED}": "vocal", f"{name}, {SEPARATED}": "separated"}
+        # the role of the vocals from which a system makes its accompaniments
+        roles = {f"{name}, {ISOLATED}": "vocal", f"{name}, {SEPARATED}": "separated"}
         if any(clip.separated is None for clip in evaluation.clips):
-            conditions = {name: "vocal"}
-        else:
-            conditions = both
-        for shown, role in conditions.items():
-            folder = evaluation.out / "rendered" / (shown.replace(", ", "_").replace(" ", "_"))
+            roles = {name: "vocal"}
+        for system, role in roles.items():
+            folder = evaluation.out / "rendered" / (system.replace(", ", "_").replace(" ", "_"))
             rendered = render(evaluation.clips, folder, evaluation.generation, role)
-            many = len(rendered) > 1
-            systems[shown] = {f"{shown} (seed {seed})" if many else shown: parts for seed, parts in rendered.items()}
+            systems[system] = {}
+            for seed, parts in rendered.items():
+                candidate = system if len(rendered) == 1 else f"{system} (seed {seed})"
+                systems[system][candidate] = parts
     return systems | given
 
 
 def _model_name(evaluation: Evaluation) -> str:
+    """The model's name in the report: the last part of its path; empty if nothing is generated."""
     if evaluation.generation is None:
         return ""
     return os.path.basename(os.path.abspath(evaluation.generation.model or "hafm-tiny"))
 
 
 def _protocol(evaluation: Evaluation, options: MeasuringOptions, bank: Sequence[BankItem]) -> dict[str, Any]:
+    """What the report says of data, generation, embedders and the retrieval bank."""
     generation = None
     if evaluation.generation is not None:
         asked = evaluation.generation

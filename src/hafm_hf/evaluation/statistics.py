@@ -45,16 +45,18 @@ def bootstrap_mean(
         the interval; its value is NaN without any values, its ends are infinite with fewer than two songs.
     """
     array = np.asarray(values, np.float64)
-    there = np.isfinite(array)
-    array = array[there]
-    names, song = np.unique(np.asarray(songs)[there], return_inverse=True)
+    defined = np.isfinite(array)
+    array = array[defined]
+    names, song_of_clip = np.unique(np.asarray(songs)[defined], return_inverse=True)
     value = float(array.mean()) if len(array) else float("nan")
     if len(names) < 2:
         return Interval(value, float("-inf"), float("inf"), len(array), len(names))
-    sums = np.bincount(song, array)
-    counts = np.bincount(song)
-    drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
-    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), _tails(len(names)))
+    # by song
+    sums = np.bincount(song_of_clip, array)
+    counts = np.bincount(song_of_clip)
+    drawn_songs = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
+    means = sums[drawn_songs].sum(axis=1) / counts[drawn_songs].sum(axis=1)
+    low, high = np.quantile(means, _tails(len(names)))
     return Interval(value, float(low), float(high), len(array), len(names))
 
 
@@ -72,21 +74,31 @@ def bootstrap_statistic(
         songs: the song of each clip; at least two songs.
         statistic: computes the statistic from a list of clips.
     """
-    names, song = np.unique(np.asarray(songs), return_inverse=True)
-    members = [[clips[int(index)] for index in np.flatnonzero(song == number)] for number in range(len(names))]
-    drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
-    values = [statistic([clip for number in row for clip in members[number]]) for row in drawn]
+    names, song_of_clip = np.unique(np.asarray(songs), return_inverse=True)
+    clips_of_song = [
+        [clips[int(index)] for index in np.flatnonzero(song_of_clip == number)] for number in range(len(names))
+    ]
+    drawn_songs = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
+    values = []
+    for drawn in drawn_songs:
+        values.append(statistic([clip for number in drawn for clip in clips_of_song[number]]))
     low, high = np.quantile(values, _tails(len(names)))
     return float(low), float(high), float(np.median(values))
 
 
 def _tails(count: int) -> tuple[float, float]:
-    """Bootstrap quantiles for `count` songs: wider than 2.5 and 97.5 %, which give too narrow intervals for few songs
-    (Hesterberg 2015, "expanded percentile interval").
+    """Quantiles (low, high; between 0 and 1) to take of the bootstrap's values for `count` songs, two or more.
+
+    They are wider than 2.5 and 97.5 %, which give too narrow intervals for few songs (Hesterberg 2015, "expanded
+    percentile interval").
     """
     from scipy.special import ndtr, stdtrit
 
-    tail = float(ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - CONFIDENCE) / 2)))
+    # instead of the normal distribution's quantile
+    student = stdtrit(count - 1, (1 - CONFIDENCE) / 2)
+    # the bootstrap's variance is too small by (n - 1) / n
+    widened = student * np.sqrt(count / (count - 1))
+    tail = float(ndtr(widened))
     return tail, 1 - tail
 
 

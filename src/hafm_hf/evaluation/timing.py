@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..tokenizers.pitch_line import FRAME_RATE
+from ..tokenizers.pitch_contour import FRAME_RATE
 from .features import Features
 from .harmony import correlation, unexplained
 

@@ -85,6 +85,7 @@ class EndpointHandler:
 
 
 def _audio_bytes(inputs: Any) -> bytes:
+    """The bytes of an audio file in a request, plain or in base64; raises HAFMAudioError for anything else."""
     # a string is never a path or URL here: a request must not make the server read its files or network
     if isinstance(inputs, str):
         try:

@@ -22,6 +22,8 @@ from .vocabulary import METRES, USUAL_METRE
 USUAL_TEMPO = 120.0
 # in beats: chord changes of a chart are rounded to it
 GRID = 0.5
+# less time than this before the first beat is negligible
+LEAST_LEAD_IN_SECONDS = 0.05
 # of `chord_prior`: how much it counts, and, in it, how long the key's chords are assumed to sound, how much likelier
 # each note in the key makes a chord, and how sharply the known chords decide on a key
 PRIOR_WEIGHT = 0.5
@@ -79,7 +81,7 @@ class Chart:
         return max(self.lead_in + float(beats_passed(self.beats, np.array([second]))[0]), 0.0)
 
 
-def completed(
+def with_bars_throughout(
     sheet: LeadSheet,
     seconds: float,
     metre: int | None = None,
@@ -103,9 +105,11 @@ def completed(
     """
     period = 60 / (sheet.tempo or USUAL_TEMPO)
     given = [0.0, period] if sheet.beats is None else list(sheet.beats)
-    opening, closing = (max(given[at + 1] - given[at], LEAST_BEAT_SECONDS) for at in (0, -2))
+    # beats go on before the first and after the last as far apart as these are from their neighbours
+    opening = max(given[1] - given[0], LEAST_BEAT_SECONDS)
     before = int(max(given[0], 0.0) / opening + 1e-6)
     first = [given[0] - number * opening for number in range(before, 0, -1)]
+    closing = max(given[-1] - given[-2], LEAST_BEAT_SECONDS)
     after = max(int((seconds - given[-1]) / closing + 1e-6), 0)
     last = [given[-1] + number * closing for number in range(1, after + 1)]
     beats = [*first, *given, *last]
@@ -130,10 +134,11 @@ def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:
     beats = np.asarray(sheet.beats)
     edges = np.array([0.0, *beats[(beats > 0.0) & (beats < seconds)], seconds])
     chords = []
-    for *span, label in sheet.chords:
-        start, stop = (float(edges[np.abs(edges - edge).argmin()]) for edge in span)
-        if start < stop:
-            chords.append((start, stop, label))
+    for start, stop, label in sheet.chords:
+        first = float(edges[np.abs(edges - start).argmin()])
+        last = float(edges[np.abs(edges - stop).argmin()])
+        if first < last:
+            chords.append((first, last, label))
     return replace(sheet, chords=chords)
 
 
@@ -144,9 +149,11 @@ def bars_from_downbeats(beats: Instants, downbeats: Instants) -> dict[str, int]:
     """
     if len(beats) < 2 or len(downbeats) < 2:
         return {}
-    places = np.abs(np.asarray(beats)[:, None] - np.asarray(downbeats)[None]).argmin(axis=0)
-    metre = int(np.median(np.diff(places)))
-    return {"beats_per_bar": metre, "downbeat": int(places[0])} if metre in METRES else {}
+    nearest = np.abs(np.asarray(beats)[:, None] - np.asarray(downbeats)[None]).argmin(axis=0)  # beat of each downbeat
+    metre = int(np.median(np.diff(nearest)))
+    if metre not in METRES:
+        return {}
+    return {"beats_per_bar": metre, "downbeat": int(nearest[0])}
 
 
 def _likeliest_downbeat(sheet: LeadSheet, metre: int) -> int:
@@ -154,14 +161,16 @@ def _likeliest_downbeat(sheet: LeadSheet, metre: int) -> int:
     starts = np.array([start for (start, *_), before in zip(sheet.chords[1:], sheet.chords, strict=False)])
     if not len(starts) or sheet.beats is None:
         return 0
-    places = np.round(beats_passed(sheet.beats, starts)).astype(int) % metre
-    return int(np.bincount(places, minlength=metre).argmax())
+    positions = np.round(beats_passed(sheet.beats, starts)).astype(int) % metre
+    return int(np.bincount(positions, minlength=metre).argmax())
 
 
 def likeliest_key(sheet: LeadSheet) -> str | None:
     """The key ("A:min") that fits the chords best, their notes weighted by duration; None without chords."""
     profile = note_seconds(sheet)
-    return key_name(int(key_fit(profile).argmax())) if profile.any() else None
+    if not profile.any():
+        return None
+    return key_name(int(key_fit(profile).argmax()))
 
 
 def chord_prior(sheet: LeadSheet) -> NDArray[np.float64]:
@@ -204,12 +213,14 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
     Chord changes are rounded to the nearest half beat; if two chords then begin together, the later one counts.
     """
     if not (sheet.beats and sheet.beats_per_bar):
-        sheet = completed(sheet, seconds)
+        sheet = with_bars_throughout(sheet, seconds)
     beats = sheet.beats or ()
     metre = sheet.beats_per_bar or USUAL_METRE
     period = beats[1] - beats[0]
-    # the time before the first beat gets quarters of its own, unless it is negligible
-    lead_in = max(round(beats[0] / period), 1) if beats[0] > 0.05 else 0
+    lead_in = 0
+    if beats[0] > LEAST_LEAD_IN_SECONDS:
+        # the time before the first beat gets quarters of its own
+        lead_in = max(round(beats[0] / period), 1)
     empty = Chart(sheet, lead_in, ())
     changes = _changes(empty)
     length = max(math.ceil(max([empty.quarters(seconds) - GRID / 2, *changes], default=0.0)), 1)
@@ -219,24 +230,37 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
     running = "N"
     for number, start in enumerate(starts, start=0 if pickup else 1):
         size = pickup if pickup and start == 0 else metre
-        inside = {0.0: running} | {place - start: changes[place] for place in changes if start <= place < start + size}
-        running = list(inside.values())[-1]
-        bars.append(Bar(number, start, size, tuple(inside.items())))
+        # the chord of the bar before goes on, unless another begins with the bar
+        chords = {0.0: running}
+        for position, label in changes.items():
+            if start <= position < start + size:
+                chords[position - start] = label
+        running = list(chords.values())[-1]
+        bars.append(Bar(number, start, size, tuple(chords.items())))
     return Chart(sheet, lead_in, bars)
 
 
 def _changes(song: Chart) -> dict[float, str]:
-    """Positions in order at which the chord changes, and the new chords."""
+    """Positions in order at which the chord changes, rounded to the grid, and the new chords."""
+
+    def rounded(second: float) -> float:
+        return max(round(song.quarters(second) / GRID) * GRID, 0.0)
+
+    # the chord from each position on; where chords overlap, the later one counts
     chord_at: dict[float, str] = {}
     for start, stop, label in song.sheet.chords:
-        place, end = (max(round(song.quarters(second) / GRID) * GRID, 0.0) for second in (start, stop))
-        if end > place:
-            # where chords overlap, the later one counts
-            after = next((chord_at[at] for at in sorted(chord_at, reverse=True) if at <= end), "N")
-            chord_at = {at: name for at, name in chord_at.items() if not place <= at < end} | {
-                place: label,
-                end: after,
-            }
-    places = sorted(chord_at)
-    before = ["N", *(chord_at[place] for place in places)]
-    return {place: chord_at[place] for place, label in zip(places, before, strict=False) if chord_at[place] != label}
+        first = rounded(start)
+        last = rounded(stop)
+        if last <= first:
+            continue
+        earlier = [position for position in chord_at if position <= last]
+        after = chord_at[max(earlier)] if earlier else "N"
+        chord_at = {position: name for position, name in chord_at.items() if not first <= position < last}
+        chord_at |= {first: label, last: after}
+    changes = {}
+    before = "N"
+    for position in sorted(chord_at):
+        if chord_at[position] != before:
+            changes[position] = chord_at[position]
+        before = chord_at[position]
+    return changes

@@ -129,17 +129,21 @@ def _read(written: str) -> ChordSymbol | None:
         return None
     tail = written[head.end() :]
     plain = head[0] + WORD.sub(lambda word: WORDS[(word.lastindex or 1) - 1][1], tail)
-    found = HARTE.fullmatch(plain)
+    matched = HARTE.fullmatch(plain)
     # a bare root with a slash and a tension is common notation, not Harte's
-    if found is None or found[2] is None and SLASHED_TENSION.search(plain):
-        found = COMMON.fullmatch(plain)
-    if found is None:
+    if matched is None or matched[2] is None and SLASHED_TENSION.search(plain):
+        matched = COMMON.fullmatch(plain)
+    if matched is None:
         return None
-    root, spoken, bass = found.groups()
-    quality = tail[: len(tail) - len(bass) - 1] if bass else tail
-    if bass and bass[0] not in NOTE_NAMES:
-        bass = _note_at(root, bass)
-    return ChordSymbol(root, quality, _degrees(spoken or "", head[0][-1] == ":"), None if bass == root else bass)
+    root, spoken, bass = matched.groups()
+    quality = tail
+    if bass:
+        quality = tail[: len(tail) - len(bass) - 1]
+        if bass[0] not in NOTE_NAMES:
+            bass = _note_at(root, bass)
+        if bass == root:
+            bass = None
+    return ChordSymbol(root, quality, _degrees(spoken or "", head[0][-1] == ":"), bass)
 
 
 def _degrees(quality: str, harte: bool) -> Degrees:

@@ -30,7 +30,7 @@ KEYS /= np.linalg.norm(KEYS, axis=1, keepdims=True)
 SCALES = ((1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1), (1, 0, 1, 1, 0, 1, 0, 1, 1, 0, 1, 1))
 SCALES_OF_KEYS = np.stack([np.roll(mode, tonic) for mode in SCALES for tonic in range(len(mode))])
 # share of the notes of 24 triads (12 major, 12 minor) that are in each of 24 keys: float64 [24 keys, 24 triads]
-IN_KEY = np.hstack([sum(np.roll(SCALES_OF_KEYS, -n, 1) for n in INTERVALS[each]) / 3 for each in ("maj", "min")])
+IN_KEY = np.hstack([sum(np.roll(SCALES_OF_KEYS, -n, 1) for n in INTERVALS[mode]) / 3 for mode in ("maj", "min")])
 
 
 def chord_class(label: str) -> int:

@@ -95,10 +95,10 @@ def to_musicxml(chart: Chart, title: str) -> bytes:
         if bar.number == 0:
             # a pickup is not counted
             measure.showNumber = ShowNumber.NEVER
-        stops = [*(place for place, _ in bar.chords[1:]), bar.length]
-        for (place, label), stop in zip(bar.chords, stops, strict=True):
-            measure.insert(place, _chord_symbol(label))
-            measure.insert(place, note.Rest(quarterLength=stop - place))
+        stops = [*(position for position, _ in bar.chords[1:]), bar.length]
+        for (position, label), stop in zip(bar.chords, stops, strict=True):
+            measure.insert(position, _chord_symbol(label))
+            measure.insert(position, note.Rest(quarterLength=stop - position))
         part.append(measure)
     score = stream.Score([part])
     # music21 would otherwise name itself as the composer
@@ -112,10 +112,11 @@ def _signatures(chart: Chart) -> list[Any]:
     from music21 import clef, key, meter, tempo
 
     root = midi_key(chart)
-    if root:
-        keys = [key.Key(_accidentals(root.removesuffix("m")), "minor" if root.endswith("m") else "major")]
-    else:
-        keys = []
+    keys = []
+    if root.endswith("m"):
+        keys.append(key.Key(_accidentals(root.removesuffix("m")), "minor"))
+    elif root:
+        keys.append(key.Key(_accidentals(root), "major"))
     metre = meter.TimeSignature(f"{chart.metre}/4")
     return [clef.TrebleClef(), *keys, metre, tempo.MetronomeMark(number=round(chart.tempo, 2))]
 
@@ -128,7 +129,9 @@ def _chord_symbol(label: str) -> Any:
     if chord is None:
         return harmony.NoChord("N.C.")
     kind, changes = _kind(chord.degrees)
-    bass: dict[str, Any] = {} if chord.bass is None else {"bass": _accidentals(chord.bass)}
+    bass: dict[str, Any] = {}
+    if chord.bass is not None:
+        bass["bass"] = _accidentals(chord.bass)
     symbol = harmony.ChordSymbol(root=_accidentals(chord.root), kind=kind, **bass)
     for how, degree, semitones in changes:
         symbol.addChordStepModification(harmony.ChordStepModification(how, degree, semitones), updatePitches=False)
@@ -181,25 +184,23 @@ def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
     """
     import mido
 
-    place_of = _places(chart)
+    quarters_at = _quarters_in_song(chart)
     tracks = {
-        "Conductor": _conductor(chart, place_of),
-        "Chords": _chord_events(chart, place_of),
-        "Beats": _click_events(chart, place_of),
+        "Conductor": _conductor(chart, quarters_at),
+        "Chords": _chord_events(chart, quarters_at),
+        "Beats": _click_events(chart, quarters_at),
     }
     if melody:
-        tracks["Melody"] = [
-            event
-            for start, stop, pitch in melody
-            for event in _sounding(place_of(start), place_of(stop), pitch, 1, MELODY_VELOCITY)
-        ]
+        tracks["Melody"] = []
+        for start, stop, pitch in melody:
+            tracks["Melody"] += _sounding(quarters_at(start), quarters_at(stop), pitch, 1, MELODY_VELOCITY)
     file = mido.MidiFile(ticks_per_beat=TICKS_A_QUARTER)
     for name, events in tracks.items():
         track = file.add_track(name)
         now = 0
         # at the same position, notes end before others begin
-        for place, _, kind, values in sorted(events, key=lambda event: event[:2]):
-            tick = round(place * TICKS_A_QUARTER)
+        for position, _, kind, values in sorted(events, key=lambda event: event[:2]):
+            tick = round(position * TICKS_A_QUARTER)
             message = mido.MetaMessage
             if kind.startswith("note"):
                 message = mido.Message
@@ -213,10 +214,10 @@ def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
 # position in quarters, order among events at the same position, kind and values
 Event = tuple[float, int, str, dict[str, Any]]
 # from seconds in the recording to quarters in the MIDI file
-Places = Callable[[float], float]
+QuartersAt = Callable[[float], float]
 
 
-def _places(chart: Chart) -> Places:
+def _quarters_in_song(chart: Chart) -> QuartersAt:
     """Where times in seconds lie, in quarters; before the first beat at the song's tempo."""
     beats = np.asarray(chart.beats)
     first = float(beats[0])
@@ -226,15 +227,15 @@ def _places(chart: Chart) -> Places:
     else:
         start = -float(beats_passed(beats, np.zeros(1))[0])
 
-    def place_of(second: float) -> float:
+    def quarters_at(second: float) -> float:
         if second < first:
             return second * chart.tempo / 60
         return start + float(beats_passed(beats, np.array([second]))[0])
 
-    return place_of
+    return quarters_at
 
 
-def _conductor(chart: Chart, place_of: Places) -> list[Event]:
+def _conductor(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
     """Events of the conductor track: tempi, metres and the key."""
     events: list[Event] = []
     if chart.beats[0] > 0:
@@ -243,8 +244,10 @@ def _conductor(chart: Chart, place_of: Places) -> list[Event]:
         if after - before > LONGEST_BEAT:
             raise ValueError(f"No beat of a MIDI file may last from {before:.1f} to {after:.1f} s; add beats between.")
         if after > 0:
-            events.append((max(place_of(before), 0.0), 0, "set_tempo", {"tempo": round(1e6 * (after - before))}))
-    events += [(place, 0, "time_signature", values) for place, values in _metres(chart, place_of(chart.beats[0]))]
+            events.append((max(quarters_at(before), 0.0), 0, "set_tempo", {"tempo": round(1e6 * (after - before))}))
+    events += [
+        (position, 0, "time_signature", values) for position, values in _metres(chart, quarters_at(chart.beats[0]))
+    ]
     if midi_key(chart):
         events.append((0, 0, "key_signature", {"key": midi_key(chart)}))
     return events
@@ -264,13 +267,16 @@ def _metres(chart: Chart, first_beat: float) -> list[tuple[float, dict[str, int]
     return [*metres, (rest + pickup, {"numerator": chart.metre, "denominator": 4})]
 
 
-def _chord_events(chart: Chart, place_of: Places) -> list[Event]:
+def _chord_events(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
     """The notes of every chord, held throughout it over its bass, and its label as a text event."""
     events: list[Event] = []
     chords = chart.sheet.chords
     later = [*(start for start, *_ in chart.sheet.chords[1:]), math.inf]
     for (start, stop, label), after in zip(chords, later, strict=False):
-        first, last = (max(place_of(second), 0.0) for second in (start, min(stop, after) if after > start else stop))
+        if after > start:
+            stop = min(stop, after)
+        first = max(quarters_at(start), 0.0)
+        last = max(quarters_at(stop), 0.0)
         events.append((first, 1, "text", {"text": label.translate(PLAIN_SIGNS)}))
         chord = read_chord(label)
         if chord is None:
@@ -280,7 +286,7 @@ def _chord_events(chart: Chart, place_of: Places) -> list[Event]:
     return events
 
 
-def _click_events(chart: Chart, place_of: Places) -> list[Event]:
+def _click_events(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
     """A wood block on each beat, a higher one on downbeats."""
     events: list[Event] = []
     for number, second in enumerate(chart.beats):
@@ -288,8 +294,8 @@ def _click_events(chart: Chart, place_of: Places) -> list[Event]:
         if (number - chart.sheet.downbeat) % chart.metre == 0:
             pitch = ACCENT
         if second >= 0:
-            place = place_of(second)
-            events += _sounding(place, place + CLICK_QUARTERS, pitch, DRUM_CHANNEL, CHORD_VELOCITY)
+            position = quarters_at(second)
+            events += _sounding(position, position + CLICK_QUARTERS, pitch, DRUM_CHANNEL, CHORD_VELOCITY)
     return events
 
 

@@ -155,7 +155,7 @@ def read_chords(path: str | os.PathLike[str]) -> list[Span]:
 
 def lead_sheet_files(name: str, formats: Iterable[str] = ("lab", "json")) -> list[str]:
     """Names of the files of a song's lead sheet in the given formats."""
-    return list(dict.fromkeys(name + suffix for each in formats for suffix in FORMATS[each]))
+    return list(dict.fromkeys(name + suffix for file_format in formats for suffix in FORMATS[file_format]))
 
 
 def write_lead_sheet(
@@ -202,6 +202,7 @@ def write_lead_sheet(
 
 
 def _beat_lines(sheet: LeadSheet) -> str:
+    """The lines of a beat file."""
     metre = sheet.beats_per_bar
     beats = sheet.beats or ()
     if metre is None:
@@ -240,6 +241,7 @@ def _read(
 
 
 def _text(path: Path, wanted: str) -> str:
+    """The text of a file; raises ValueError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

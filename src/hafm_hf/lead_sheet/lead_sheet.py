@@ -27,6 +27,8 @@ from .vocabulary import METRES as METRES
 
 # slowest and fastest tempo
 BEATS_PER_MINUTE = (55.0, 185.0)
+# an estimated chord that reaches no further than this into a gap is left out
+LEAST_OVERLAP_SECONDS = 1e-3
 # about a bar: shorter gaps between chords are not filled with estimates
 BAR_SECONDS = 2.0
 # taps closer together than this count as one
@@ -102,8 +104,10 @@ class LeadSheet:
     bars: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            object.__setattr__(self, each.name, _plain(getattr(self, each.name)))
+        """Converts what was given to plain types and one notation, and refuses what is invalid."""
+        # the class is frozen
+        for field in fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         if isinstance(self.chords, str):
             object.__setattr__(self, "bars", _as_bars(self.chords))
             object.__setattr__(self, "chords", ())
@@ -113,12 +117,12 @@ class LeadSheet:
                 object.__setattr__(self, name, _as_spans(name, spans))
         self._check_beats()
         self._check_bars()
-        kinds = {"chord": self.chords, "section": self.sections, "style": self.styles, "form": self.form}
-        for kind, spans in kinds.items():
+        all_spans = {"chord": self.chords, "section": self.sections, "style": self.styles, "form": self.form}
+        for name, spans in all_spans.items():
             for start, stop, label in spans:
                 if not -math.inf < start < stop < math.inf:
                     span = f"from {start:g} to {stop:g} s"
-                    raise ValueError(f"The {kind} {label} {span} is invalid; give finite times, start before stop.")
+                    raise ValueError(f"The {name} {label} {span} is invalid; give finite times, start before stop.")
         for *_, label in self.chords:
             read_chord(label)
         for *_, energy in self.sections:
@@ -131,6 +135,7 @@ class LeadSheet:
             raise ValueError(f"A lead sheet has no field {unknown[0]!r}; it has {', '.join(sorted(names))}.")
 
     def _check_bars(self) -> None:
+        """Raises ValueError for bars of chords that cannot be counted or placed."""
         if self.bars and not self.has_beats:
             raise ValueError("Chords by the bar need a beat to count bars by; give a tempo or beats as well.")
         for number, label in enumerate(self.bars, start=1):
@@ -148,6 +153,7 @@ class LeadSheet:
                 raise ValueError(f"Bar {number} of the chords, {label!r}, has {len(chords)} beats instead of {metre}.")
 
     def _check_beats(self) -> None:
+        """Raises ValueError for an invalid tempo, beats, metre or downbeat."""
         slowest, fastest = BEATS_PER_MINUTE
         if self.tempo is not None and not isinstance(self.tempo, Real):
             raise ValueError(f"tempo is {self.tempo!r}; it must be a number of beats a minute.")
@@ -209,10 +215,13 @@ class LeadSheet:
         before = phase[wraps].double()
         after = phase[wraps + 1].double()
         beats = (wraps + 0.5 + (1 - before) / (1 - before + after)) / frame_rate
-        runs = [] if chords is None else _runs(chords.argmax(-1), frame_rate)
-        found = [(start, stop, chord_label(chord)) for start, stop, chord in runs]
-        estimated = [name for name, there in (("beats", len(beats) > 1), ("chords", found)) if there]
-        return cls(beats=beats.tolist() if len(beats) > 1 else None, chords=found, estimated=estimated)
+        estimates: dict[str, Any] = {}
+        if len(beats) > 1:
+            estimates["beats"] = beats.tolist()
+        if chords is not None and len(chords):
+            runs = _runs(chords.argmax(-1), frame_rate)
+            estimates["chords"] = [(start, stop, chord_label(chord)) for start, stop, chord in runs]
+        return cls(**estimates, estimated=list(estimates))
 
     def to_dict(self) -> dict[str, Any]:
         """The known fields as a JSON-serialisable dict, the inverse of `LeadSheet.given`."""
@@ -221,13 +230,15 @@ class LeadSheet:
 
     def moved(self, seconds: float) -> "LeadSheet":
         """The lead sheet with all times moved later by `seconds`."""
-        spans: dict[str, Any] = {
-            name: [(start + seconds, stop + seconds, label) for start, stop, label in value]
-            for name in ("chords", "sections", "style", "form")
-            if (value := self.styles if name == "style" else getattr(self, name))
-        }
-        beats = None if self.beats is None else [beat + seconds for beat in self.beats]
-        return replace(self, beats=beats, **spans)
+        changes: dict[str, Any] = {}
+        if self.beats is not None:
+            changes["beats"] = [beat + seconds for beat in self.beats]
+        all_spans = {"chords": self.chords, "sections": self.sections, "style": self.styles, "form": self.form}
+        for name, spans in all_spans.items():
+            # a style that holds for the whole song is not a span
+            if spans:
+                changes[name] = [(start + seconds, stop + seconds, label) for start, stop, label in spans]
+        return replace(self, **changes)
 
     def completed_by(self, estimate: "LeadSheet") -> "LeadSheet":
         """Fills in missing fields from another lead sheet; tempo, beats and downbeat are only taken together."""
@@ -246,18 +257,19 @@ class LeadSheet:
         end = 0.0
         for start, stop, _ in sorted(self.chords):
             if start - end >= BAR_SECONDS:
-                gaps += [(end, start)]
+                gaps.append((end, start))
             end = max(end, stop)
-        return [*gaps, (end, math.inf)] if not self.chords or seconds - end >= BAR_SECONDS else gaps
+        if not self.chords or seconds - end >= BAR_SECONDS:
+            gaps.append((end, math.inf))
+        return gaps
 
     def with_chords_in_gaps(self, estimate: "LeadSheet", gaps: Sequence[tuple[float, float]]) -> "LeadSheet":
         """This lead sheet with the chords of an estimate added in `gaps`."""
-        between = [
-            (max(start, first), min(stop, last), label)
-            for first, last in gaps
-            for start, stop, label in estimate.chords
-            if last - start > 1e-3 and stop - first > 1e-3
-        ]
+        between = []
+        for first, last in gaps:
+            for start, stop, label in estimate.chords:
+                if last - start > LEAST_OVERLAP_SECONDS and stop - first > LEAST_OVERLAP_SECONDS:
+                    between.append((max(start, first), min(stop, last), label))
         return replace(self, chords=sorted((*between, *self.chords), key=lambda span: span[0]))
 
     def spelled(self, key: str | None) -> "LeadSheet":
@@ -277,12 +289,14 @@ class LeadSheet:
         metre = self.beats_per_bar
         if metre is None:
             return ()
-        return [b for n, b in enumerate(self.beats or ()) if (n - self.downbeat) % metre == 0]
+        return [beat for number, beat in enumerate(self.beats or ()) if (number - self.downbeat) % metre == 0]
 
     @property
     def styles(self) -> Sequence[Span]:
         """Styles given as spans; empty if one style holds for the whole song."""
-        return () if self.style is None or isinstance(self.style, str) else self.style
+        if self.style is None or isinstance(self.style, str):
+            return ()
+        return self.style
 
     def with_bars_placed(self, phase: torch.Tensor, frame_rate: int) -> "LeadSheet":
         """Converts `bars` to timed `chords`.
@@ -310,9 +324,9 @@ class LeadSheet:
             downbeat = (first - int(np.floor(passed[0])) - 1) % metre
         bars = [label.split() for label in self.bars]
         shares = np.array([len(labels) for labels in bars])
-        places = (passed - first) / metre
-        numbers = np.floor(places).astype(int)
-        parts = np.floor((places - numbers) * shares[numbers % len(bars)]).astype(int)
+        bar_positions = (passed - first) / metre
+        numbers = np.floor(bar_positions).astype(int)
+        parts = np.floor((bar_positions - numbers) * shares[numbers % len(bars)]).astype(int)
         spans = _runs(torch.from_numpy(numbers * shares.max() + parts), frame_rate)
         placed = [(start, stop, *divmod(index, int(shares.max()))) for start, stop, index in spans]
         chords: list[Span] = []
@@ -327,10 +341,12 @@ class LeadSheet:
                 chords[-1] = (begun, stop, held)
         return replace(self, bars=(), chords=(*chords, *self.chords), downbeat=downbeat, beats_per_bar=metre)
 
-    def phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
+    def beat_phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
         """Beat phase at the middle of each frame: float32 [T], 0 to 1; None without `beats`."""
         passed = self.beats_passed(frames, frame_rate)
-        return None if passed is None else wrapped(passed)
+        if passed is None:
+            return None
+        return wrapped(passed)
 
     def beats_passed(self, frames: int, frame_rate: int) -> np.ndarray | None:
         """Beats since `beats[0]` at the middle of each frame: float64 [T]; None without `beats`."""
@@ -343,8 +359,11 @@ def _plain(value: Any) -> Any:
     """A field's value with arrays, tensors and their scalars converted to JSON-serialisable Python types."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    kind = list if isinstance(value, range) else type(value)
-    return kind(map(_plain, value)) if kind in (list, tuple) else value
+    if isinstance(value, range):
+        return list(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value
 
 
 def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:
@@ -357,10 +376,10 @@ def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:
         is_span = isinstance(span, Sequence) and not isinstance(span, str) and len(span) == 3
         times = span[:2] if is_span else ()
         if not times or not all(isinstance(second, Real) for second in times):
-            raise ValueError(
-                f"{name} must be [start s, stop s, label] each, not {span!r}"
-                + ("; chords without times are a string, by the bar: 'C | G'." if name == "chords" else ".")
-            )
+            way_out = ""
+            if name == "chords":
+                way_out = "; chords without times are a string, by the bar: 'C | G'"
+            raise ValueError(f"{name} must be [start s, stop s, label] each, not {span!r}{way_out}.")
     return tuple(tuple(span) for span in spans)
 
 
@@ -387,8 +406,11 @@ def _as_bars(text: str) -> list[str]:
         if bar.startswith(REPEAT):
             first = len(bars)
             open_repeat = True
-        label = bar.removeprefix(REPEAT).removesuffix(REPEAT_END).strip()
-        bars.append(bars[-1] if label == "%" and bars else label)
+        chords_of_bar = bar.removeprefix(REPEAT).removesuffix(REPEAT_END).strip()
+        if chords_of_bar == "%" and bars:
+            # as in the bar before
+            chords_of_bar = bars[-1]
+        bars.append(chords_of_bar)
         if bar.endswith(REPEAT_END):
             bars += bars[first:]
             first = len(bars)
@@ -439,7 +461,7 @@ def lead_sheet_streams(
             whole = sheet.styles
             if isinstance(sheet.style, str):
                 whole = [(0.0, frames / frame_rate, sheet.style)]
-            _fill(row, [(start, stop, place_of(label, styles)) for start, stop, label in whole], frame_rate)
+            _fill(row, [(start, stop, index_of_style(label, styles)) for start, stop, label in whole], frame_rate)
         elif name == "beat" and passed is not None:
             row[:] = 1 + np.floor(passed % 1 * BEAT_SLICES).astype(np.int64).clip(0, BEAT_SLICES - 1)
         elif name == "bar" and passed is not None and sheet.beats_per_bar is not None:
@@ -448,7 +470,7 @@ def lead_sheet_streams(
     return torch.from_numpy(streams)
 
 
-def place_of(style: str, styles: Sequence[str]) -> int:
+def index_of_style(style: str, styles: Sequence[str]) -> int:
     """Index of a style among those of a model; raises ValueError if it is not one of them."""
     if style not in styles:
         raise ValueError(f"This model has no style {style!r}; it has {', '.join(styles) or 'none'}.")

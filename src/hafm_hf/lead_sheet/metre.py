@@ -57,11 +57,11 @@ def estimate_metre(
     times = np.asarray(beats, np.float64)
     if len(times) < LEAST_BEATS:
         return USUAL_METRE
-    evidence = sum(
-        _log_likelihood(events, 3) - _log_likelihood(events, USUAL_METRE)
-        for events in (_on_beats(times, kind) for kind in (chords, notes, long_notes))
-        if events.any()
-    )
+    evidence = 0.0
+    for seconds in (chords, notes, long_notes):
+        on_beats = _on_beats(times, seconds)
+        if on_beats.any():
+            evidence += _log_likelihood(on_beats, 3) - _log_likelihood(on_beats, USUAL_METRE)
     return 3 if evidence > MARGIN else USUAL_METRE
 
 
@@ -75,11 +75,12 @@ def long_notes(notes: Sequence[Sequence[float]], beats: Sequence[float]) -> list
 
 def _on_beats(beats: NDArray[np.float64], events: ArrayLike) -> NDArray[np.bool_]:
     """Which beats an event falls on: bool [N]."""
-    at = np.interp(np.asarray(events, np.float64), beats, np.arange(len(beats)), left=-1, right=-1)
-    nearest = np.round(at)
-    on = np.zeros(len(beats), bool)
-    on[nearest[(at >= 0) & (np.abs(at - nearest) <= NEAR_BEAT)].astype(int)] = True
-    return on
+    positions = np.interp(np.asarray(events, np.float64), beats, np.arange(len(beats)), left=-1, right=-1)
+    nearest = np.round(positions)
+    near = (positions >= 0) & (np.abs(positions - nearest) <= NEAR_BEAT)
+    on_beat = np.zeros(len(beats), bool)
+    on_beat[nearest[near].astype(int)] = True
+    return on_beat
 
 
 def _log_likelihood(events: NDArray[np.bool_], metre: int) -> float:
@@ -90,8 +91,8 @@ def _log_likelihood(events: NDArray[np.bool_], metre: int) -> float:
         stretch = events[start : start + STRETCH_BEATS]
         if start and len(stretch) < LEAST_BEATS:
             continue
-        for place in range(metre):
-            here = stretch[place::metre]
+        for beat in range(metre):
+            here = stretch[beat::metre]
             # one event and one beat without are added, so that a place that never had one still may
             share = (here.sum() + 0.5) / (len(here) + 1)
             total += float(here.sum() * math.log(share) + (len(here) - here.sum()) * math.log(1 - share))

@@ -89,7 +89,7 @@ def root_name(pitch: int, third: str, key: str) -> str:
         if 7 * fifths % PITCH_CLASSES == pitch:
             return note_name(fifths)
     lowest = home + LOWEST[mode][third]
-    fifths = next(each for each in range(lowest, lowest + PITCH_CLASSES) if 7 * each % PITCH_CLASSES == pitch)
+    fifths = next(number for number in range(lowest, lowest + PITCH_CLASSES) if 7 * number % PITCH_CLASSES == pitch)
     name = note_name(fifths)
     leads = mode == "min" and third == "dim" and fifths == home + LEADING_NOTE
     if len(name) > 2 or name in ("E#", "B#", "Fb", "Cb") and not leads:

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .vocabulary import METRES, USUAL_METRE
 
 # how far outside its ranges a style still suits: standard deviations in octaves of tempo and of density
@@ -15,7 +13,7 @@ TEMPO_OCTAVES = 0.2
 DENSITY_OCTAVES = 0.4
 # styles below this share of the best one's weight are not drawn
 LEAST_SHARE = 0.02
-# places of a cycle in which consecutive seeds get styles, each as often as it weighs; a multiple of 1 to 8
+# steps of a cycle in which consecutive seeds get styles, each as often as it weighs; a multiple of 1 to 8
 CYCLE = 840
 
 
@@ -106,14 +104,8 @@ def weigh_styles(
     return {name: weight / total for name, weight in weights.items()}
 
 
-def draw_style(weights: Mapping[str, float], generator: np.random.Generator) -> str:
-    """Draws a style by its probability, from `weigh_styles`."""
-    names = list(weights)
-    return names[int(generator.choice(len(names), p=list(weights.values())))]
-
-
 def styles_in_order(weights: Mapping[str, float], seed: int) -> tuple[str, ...]:
-    """The styles that weigh anything, in the order in which the samples of a seed get them.
+    """The styles that weigh anything, in the order in which the variations of a seed get them.
 
     Over many seeds, each style comes first as often as it weighs; between two that weigh the same, consecutive seeds
     take turns.

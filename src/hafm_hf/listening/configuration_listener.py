@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of the listener: the sizes of its towers, and of the cells into which they divide the pitch line."""
+"""Configuration of the listener: the sizes of its towers, and of the cells into which they cut the pitch contour."""
 
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ class HAFMListenerConfig(PreTrainedConfig):
         harmony_channels (`int`): Channels per pitch class of the harmony tower, which estimates chords.
         harmony_layers (`int`): Its number of convolutions, with dilations of 1, 2, 4 … cells.
         time_channels, time_layers (`int`): Channels and layers of the time tower, which estimates the tempo.
-        harmony_frames, time_frames (`int`): Frames of the pitch line, at 50 Hz, per cell of each tower.
+        harmony_frames, time_frames (`int`): Frames of the pitch contour, at 50 Hz, per cell of each tower.
         slowest_tempo, fastest_tempo (`float`): Range of tempi in beats a minute.
         tempo_bins (`int`): Number of tempo classes.
         dropout (`float`): Dropout in training.
@@ -47,7 +47,7 @@ class HAFMListenerConfig(PreTrainedConfig):
         towers = ((self.harmony_layers, f"12 × {self.harmony_channels}"), (self.time_layers, f"{self.time_channels}"))
         return {
             "rates": f"{50 / self.harmony_frames:g} chords/s, one tempo",
-            "vocabulary": f"pitch line → 25 chords, {self.tempo_bins} tempi",
+            "vocabulary": f"pitch contour → 25 chords, {self.tempo_bins} tempi",
             "architecture": " and ".join(f"{layers} × {width}" for layers, width in towers) + " dilated convolutions",
         }
 

@@ -17,9 +17,9 @@ from ..lead_sheet.metre import song_metre
 from ..lead_sheet.style_choice import StyleRange, styles_in_order, sung_density, weigh_styles
 from ..lead_sheet.vocabulary import AUTO_STYLE, ENERGIES
 from ..modeling.configuration_hafm import HAFMStageConfig
-from ..tokenizers.beat_line import likeliest_tempo
+from ..tokenizers.beat_tracker import likeliest_tempo
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from ..tokenizers.pitch_line import PitchLine, sung_notes
+from ..tokenizers.pitch_contour import PitchContour, sung_notes
 from ..tokenizers.stopping import CheckStop
 from .ends import Ends, add_bars
 from .modeling_listener import HAFMListenerModel
@@ -35,17 +35,17 @@ class Heard:
     """What is heard of a vocal, before any of it is given or decided.
 
     Args:
-        line: its pitch line.
-        places (float32 [T_v, 4]): where in the beat each frame is, as a point in the unit disc (`HAFMRhythmNetwork`).
+        contour: its pitch contour.
+        beat_points (float32 [T_v, 4]): where in the beat each frame is (`HAFMRhythmNetwork.expected_points`).
     """
 
-    line: PitchLine
-    places: torch.Tensor
+    contour: PitchContour
+    beat_points: torch.Tensor
 
 
 @dataclass(frozen=True)
 class HAFMEncoderOutput:
-    """What the stages read of one song.
+    """What the stages read of one song: not hidden states, but tokens and a lead sheet.
 
     Args:
         tokens (int64 [T_v]): vocal semantic tokens of the whole song.
@@ -54,9 +54,9 @@ class HAFMEncoderOutput:
         duration: exact length of the vocal in seconds.
         before, after: silence around the vocal in seconds, in which the band plays alone.
         fade: length of the fade-out at the end, in seconds.
-        styles: styles that suit the song, in the order in which its samples get them; empty if one is known.
+        styles: styles that suit the song, in the order in which its variations get them; empty if one is known.
         seed: seed of the noise in the tokens, and of the random numbers of the stages.
-        sample: number of the accompaniment among those of its vocal, which selects its random numbers.
+        variation: number of the accompaniment among those of its vocal, which selects its random numbers.
     """
 
     tokens: torch.Tensor
@@ -68,7 +68,7 @@ class HAFMEncoderOutput:
     fade: float = 0.0
     styles: tuple[str, ...] = ()
     seed: int = 0
-    sample: int = 0
+    variation: int = 0
 
     def length(self, rate: int) -> int:
         """Length of the song in samples at `rate` Hz."""
@@ -79,10 +79,10 @@ class HAFMVocalEncoder:
     """The parts of a composite that listen to the vocal: semantic tokenizer, and listener and ear if there are any.
 
     Args:
-        semantic_tokenizer: makes the tokens, and estimates the beats if it has a beat line.
+        semantic_tokenizer: makes the tokens, and estimates the beats if it tracks beats (`beat_line`).
         listener: estimates chords and tempo.
         ear: a pretrained network whose features the listener reads.
-        stages: configurations of the stages that read what the encoder returns, by name.
+        stage_configs: configurations of the stages that read what the encoder returns, by name.
     """
 
     def __init__(
@@ -90,28 +90,31 @@ class HAFMVocalEncoder:
         semantic_tokenizer: HAFMSemanticTokenizerModel,
         listener: HAFMListenerModel | None = None,
         ear: HAFMSemanticTokenizerModel | None = None,
-        stages: Mapping[str, HAFMStageConfig] | None = None,
+        stage_configs: Mapping[str, HAFMStageConfig] | None = None,
     ) -> None:
         self.semantic_tokenizer = semantic_tokenizer
         self.listener = listener
         self.ear = ear
-        self.stages = dict(stages or {})
-        self.reading_stages = {name: config for name, config in self.stages.items() if config.lead_sheet_streams}
+        self.stage_configs = dict(stage_configs or {})
+        # of the stages that read a lead sheet
+        self.reading_configs = {
+            name: config for name, config in self.stage_configs.items() if config.lead_sheet_streams
+        }
 
     @property
     def lead_sheet_streams(self) -> set[str]:
         """The lead sheet streams that any stage reads."""
-        return {stream for config in self.reading_stages.values() for stream in config.lead_sheet_streams}
+        return {stream for config in self.reading_configs.values() for stream in config.lead_sheet_streams}
 
     @property
     def reads_voice_only(self) -> bool:
         """Whether nothing but the voice can be given: no stage reads a lead sheet, and the tokenizer no beats."""
-        return not self.reading_stages and not self.semantic_tokenizer.config.beat_line
+        return not self.reading_configs and not self.semantic_tokenizer.config.beat_line
 
     @property
     def styles(self) -> tuple[str, ...]:
         """Names of the styles that the stages can play."""
-        for config in self.reading_stages.values():
+        for config in self.reading_configs.values():
             if "style" in config.lead_sheet_streams:
                 return tuple(config.styles)
         return ()
@@ -119,7 +122,7 @@ class HAFMVocalEncoder:
     @property
     def style_ranges(self) -> dict[str, StyleRange]:
         """The songs that each of `styles` suits."""
-        for config in self.reading_stages.values():
+        for config in self.reading_configs.values():
             if "style" in config.lead_sheet_streams:
                 return {name: StyleRange.given(config.style_ranges.get(name, {})) for name in config.styles}
         return {}
@@ -127,7 +130,7 @@ class HAFMVocalEncoder:
     @property
     def grid(self) -> int:
         """How often a second frames of all stages begin together: 25 times for 50 and 75 Hz."""
-        rates = [config.frame_rate for config in self.stages.values()]
+        rates = [config.frame_rate for config in self.stage_configs.values()]
         return math.gcd(self.semantic_tokenizer.config.frame_rate, *rates)
 
     @torch.no_grad()
@@ -163,12 +166,12 @@ class HAFMVocalEncoder:
         seconds = float(vocal.duration)
         rate = self.semantic_tokenizer.config.sampling_rate
 
-        sheet, phase = self._completed(vocal, sheet, check_stop=check_stop)
-        listened = sheet
+        sheet, beat_phase = self._with_estimates(vocal, sheet, check_stop=check_stop)
+        vocal_sheet = sheet
         ends = Ends(sheet=sheet)
         if intro_bars or outro_bars:
             ends = add_bars(sheet, vocal.samples, rate, intro_bars, outro_bars)
-        if not outro_bars:
+        if tail and not outro_bars:
             ends = ends.with_tail(seconds, tail)
         waveform = self._waveform(vocal, ends.before, ends.after)
 
@@ -176,11 +179,15 @@ class HAFMVocalEncoder:
         # without the padding to whole frames
         song = waveform[: round(float(ends.before + seconds + ends.after) * rate)]
         sheet = with_style_and_energy(sheet, style, energy, song.cpu().numpy(), rate)
-        styles = self._suiting_styles(vocal, listened, seed) if sheet.style is None else ()
+        styles: tuple[str, ...] = ()
+        if sheet.style is None:
+            styles = self._suiting_styles(vocal, vocal_sheet, seed)
 
-        if phase is not None:
-            phase = self._phase_of_song(phase, sheet, self.semantic_tokenizer.num_frames(len(waveform)))
-        tokens = self.semantic_tokenizer.encode(waveform, noise=True, seed=seed, phase=phase, check_stop=check_stop)
+        if beat_phase is not None:
+            beat_phase = self._phase_of_song(beat_phase, sheet, self.semantic_tokenizer.num_frames(len(waveform)))
+        tokens = self.semantic_tokenizer.encode(
+            waveform, noise=True, seed=seed, beat_phase=beat_phase, check_stop=check_stop
+        )
         return HAFMEncoderOutput(
             tokens=tokens,
             lead_sheet=sheet,
@@ -214,7 +221,7 @@ class HAFMVocalEncoder:
         Raises:
             ValueError: chords are given by the bar and there are no beats.
         """
-        return self._completed(vocal, LeadSheet() if given is None else given, heard, check_stop)[0]
+        return self._with_estimates(vocal, LeadSheet() if given is None else given, heard, check_stop)[0]
 
     @torch.no_grad()
     def listen(self, vocal: Vocal, check_stop: CheckStop | None = None) -> Heard:
@@ -224,21 +231,21 @@ class HAFMVocalEncoder:
             ValueError: the tokenizer has no rhythm network.
         """
         waveform = self._waveform(vocal)
-        line, places = self.semantic_tokenizer.listen(waveform, check_stop)
+        contour, beat_points = self.semantic_tokenizer.measure_pitch_and_beats(waveform, check_stop)
         if self.ear is not None:
             features = self.ear.extract_features(waveform.to(self.ear.device), check_stop=check_stop)
-            line = replace(line, heard=features.cpu().numpy())
-        return Heard(line, places)
+            contour = replace(contour, heard=features.cpu().numpy())
+        return Heard(contour, beat_points)
 
     def beat_phase(self, vocal: Vocal) -> torch.Tensor | None:
         """The beat phase of each frame (float [T_v]) that the tokenizer reads if no beats are given.
 
-        None if it has no beat line.
+        None if it tracks no beats.
         """
         if not self.semantic_tokenizer.config.beat_line:
             return None
-        phase = self._beat_track(self.listen(vocal), LeadSheet())
-        return with_beats(LeadSheet(), phase, self.semantic_tokenizer.config.frame_rate)[1]
+        beat_phase = self._beat_track(self.listen(vocal), LeadSheet())
+        return with_beats(LeadSheet(), beat_phase, self.semantic_tokenizer.config.frame_rate)[1]
 
     def streams(self, frames: int, sheet: LeadSheet) -> dict[str, torch.Tensor]:
         """A lead sheet by frame, for the stages that read it.
@@ -254,7 +261,7 @@ class HAFMVocalEncoder:
             ValueError: for a style that the model does not have.
         """
         streams = {}
-        for name, config in self.reading_stages.items():
+        for name, config in self.reading_configs.items():
             rate = config.conditioning_frame_rate
             count = frames * rate // self.semantic_tokenizer.config.frame_rate
             rows = lead_sheet_streams(sheet, list(config.lead_sheet_streams), count, rate, config.styles)
@@ -268,7 +275,7 @@ class HAFMVocalEncoder:
         return replace(song, lead_sheet=sheet, streams=self.streams(len(song.tokens), sheet))
 
     def _suiting_styles(self, vocal: Vocal, sheet: LeadSheet, seed: int) -> tuple[str, ...]:
-        """Styles that suit a vocal and its lead sheet, in the order in which the samples of a seed get them."""
+        """Styles that suit a vocal and its lead sheet, in the order in which the variations of a seed get them."""
         ranges = self.style_ranges
         if not ranges:
             return ()
@@ -294,14 +301,14 @@ class HAFMVocalEncoder:
         if bars and not read & {"beat", "bar"}:
             raise ValueError("This model cannot follow beats; leave intro_bars and outro_bars out.")
 
-    def _completed(
+    def _with_estimates(
         self,
         vocal: Vocal,
         sheet: LeadSheet,
         heard: Heard | None = None,
         check_stop: CheckStop | None = None,
     ) -> tuple[LeadSheet, torch.Tensor | None]:
-        """Completes a lead sheet by estimates; returns it with the beat phase of each frame (float [T_v], or None).
+        """Adds estimates to a lead sheet; returns it with the beat phase of each frame (float [T_v], or None).
 
         The vocal is listened to at most once, and only if beats or chords are missing.
         """
@@ -311,41 +318,41 @@ class HAFMVocalEncoder:
         if self.listener is None and sheet.key and "key" not in sheet.estimated and gaps:
             logger.warning("The key changes no chords, since this model has no listener; give chords instead.")
 
-        phase = sheet.phase(tokenizer.num_frames(self._samples(float(vocal.duration))), rate)
-        if tokenizer.config.beat_line and heard is None and (phase is None or gaps):
+        beat_phase = sheet.beat_phase(tokenizer.num_frames(self._samples(float(vocal.duration))), rate)
+        if tokenizer.config.beat_line and heard is None and (beat_phase is None or gaps):
             heard = self.listen(vocal, check_stop)
-        if phase is None and heard is not None:
-            phase = self._beat_track(heard, sheet, check_stop)
-        if phase is None:
+        if beat_phase is None and heard is not None:
+            beat_phase = self._beat_track(heard, sheet, check_stop)
+        if beat_phase is None:
             if sheet.bars:
                 raise ValueError(
                     "Chords by the bar need beats, which this model does not estimate; give beats as well."
                 )
             return sheet, None
-        sheet, phase = with_beats(sheet, phase, rate)
+        sheet, beat_phase = with_beats(sheet, beat_phase, rate)
         if self.listener is not None and heard is not None and gaps:
             if check_stop is not None:
                 check_stop()
-            chords = self.listener.chords(heard.line, phase, sheet)
-            sheet = with_chords(sheet, LeadSheet.from_estimates(phase, chords, rate), gaps)
-        return sheet, phase
+            chords = self.listener.chords(heard.contour, beat_phase, sheet)
+            sheet = with_chords(sheet, LeadSheet.from_estimates(beat_phase, chords, rate), gaps)
+        return sheet, beat_phase
 
     def _beat_track(self, heard: Heard, sheet: LeadSheet, check_stop: CheckStop | None = None) -> torch.Tensor:
         """Beat phase of each frame along one beat track (float [T_v]), near the tempo that the listener estimates."""
         tempo = None
         if self.listener is not None and sheet.tempo is None:
-            tempo = likeliest_tempo(self.listener.tempi, self.listener.tempo_of(heard.line))
-        return self.semantic_tokenizer.beat_phase(heard.places, sheet, tempo, check_stop)
+            tempo = likeliest_tempo(self.listener.tempi, self.listener.tempo_of(heard.contour))
+        return self.semantic_tokenizer.beat_phase(heard.beat_points, sheet, tempo, check_stop)
 
-    def _phase_of_song(self, phase: torch.Tensor, sheet: LeadSheet, frames: int) -> torch.Tensor | None:
+    def _phase_of_song(self, beat_phase: torch.Tensor, sheet: LeadSheet, frames: int) -> torch.Tensor | None:
         """The beat phase (float [T_v]) of a song with its ends, which the tokenizer reads; None if it reads none."""
         if not self.semantic_tokenizer.config.beat_line:
             return None
-        listed = sheet.phase(frames, self.semantic_tokenizer.config.frame_rate)
+        listed = sheet.beat_phase(frames, self.semantic_tokenizer.config.frame_rate)
         if listed is not None:
             return listed
         # too short for two beats
-        return torch.cat([phase, phase[-1:].expand(frames - len(phase))])
+        return torch.cat([beat_phase, beat_phase[-1:].expand(frames - len(beat_phase))])
 
     def num_tokens(self, seconds: float) -> int:
         """Number of tokens of a song of `seconds`, rounded up to whole frames of all stages."""
@@ -368,28 +375,28 @@ class HAFMVocalEncoder:
         return torch.from_numpy(waveform).to(self.semantic_tokenizer.device)
 
 
-def with_beats(sheet: LeadSheet, phase: torch.Tensor, frame_rate: int) -> tuple[LeadSheet, torch.Tensor]:
+def with_beats(sheet: LeadSheet, beat_phase: torch.Tensor, frame_rate: int) -> tuple[LeadSheet, torch.Tensor]:
     """Adds the beats of a beat track to a lead sheet, and places chords that are given by the bar.
 
     A given tempo fixes how far apart the estimated beats are; where they are is the estimate.
 
     Args:
         sheet: the lead sheet, as far as it is known.
-        phase (float [T]): beat phase of each frame.
+        beat_phase (float [T]): beat phase of each frame.
         frame_rate: in Hz.
 
     Returns:
-        The lead sheet, and the phase that follows from its beats (float [T]).
+        The lead sheet, and the beat phase that follows from its beats (float [T]).
     """
-    sheet = sheet.with_bars_placed(phase, frame_rate)
-    estimate = replace(LeadSheet.from_estimates(phase, None, frame_rate), downbeat=sheet.downbeat)
+    sheet = sheet.with_bars_placed(beat_phase, frame_rate)
+    estimate = replace(LeadSheet.from_estimates(beat_phase, None, frame_rate), downbeat=sheet.downbeat)
     if estimate.beats:
         sheet = replace(sheet, tempo=None)
     sheet = sheet.completed_by(estimate)
-    listed = sheet.phase(len(phase), frame_rate)
+    listed = sheet.beat_phase(len(beat_phase), frame_rate)
     # too few beats to list
     if listed is None:
-        return sheet, phase
+        return sheet, beat_phase
     return sheet, listed
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..audio import Samples
-from ..lead_sheet.bars import USUAL_METRE, completed
+from ..lead_sheet.bars import USUAL_METRE, with_bars_throughout
 from ..lead_sheet.lead_sheet import LeadSheet, Span, beats_passed, seconds_at
 
 # the last chord dies away within this time
@@ -41,13 +41,22 @@ class Ends:
     def with_tail(self, seconds: float, tail: float) -> "Ends":
         """Adds `tail` seconds after a vocal that is `seconds` long; its last chord is held through them."""
         end = self.before + seconds
-        return replace(self, after=tail, fade=tail, sheet=self.sheet and _held(self.sheet, end, end + tail))
+        sheet = self.sheet
+        if sheet is not None:
+            sheet = _held(sheet, end, end + tail)
+        return replace(self, after=tail, fade=tail, sheet=sheet)
 
 
 def _held(sheet: LeadSheet, end: float, until: float) -> LeadSheet:
     """Extends the chord that sounds at the `end` of a vocal `until` a later time, both in seconds."""
-    spans = [(a, max(b, until) if b > end - LEAD_SECONDS else b, label) for a, b, label in sheet.chords]
-    return replace(sheet, chords=spans) if until > end else sheet
+    if until <= end:
+        return sheet
+    spans = []
+    for start, stop, label in sheet.chords:
+        if stop > end - LEAD_SECONDS:
+            stop = max(stop, until)
+        spans.append((start, stop, label))
+    return replace(sheet, chords=spans)
 
 
 def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int) -> Ends:
@@ -66,10 +75,11 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         The silence, and the lead sheet of the longer song: its beats cover intro and outro, and `form` names both.
     """
     seconds = len(vocal) / rate
-    whole = completed(sheet, seconds)
+    whole = with_bars_throughout(sheet, seconds)
     beats = list(whole.beats or ())
     metre = whole.beats_per_bar or USUAL_METRE
 
+    # bars are counted from the first downbeat; before it their numbers are negative
     def bar_at(second: float) -> float:
         return float(beats_passed(beats, np.array([second]))[0] - whole.downbeat) / metre
 
@@ -77,10 +87,14 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         return seconds_at(beats, whole.downbeat + bar * metre)
 
     def copied(bar: int, source: int) -> list[Span]:
-        """Copies the chords of the bar `source` into `bar`."""
-        inside = [(max(bar_at(a), source), min(bar_at(b), source + 1), label) for a, b, label in whole.chords]
-        moved = ((a + bar - source, b + bar - source, label) for a, b, label in inside if b - a > LEAST_BARS)
-        return [(start_of(a), start_of(b), label) for a, b, label in moved]
+        """The chords of the bar `source`, moved to `bar`."""
+        spans = []
+        for start, stop, label in whole.chords:
+            first = max(bar_at(start), source)
+            last = min(bar_at(stop), source + 1)
+            if last - first > LEAST_BARS:
+                spans.append((start_of(first + bar - source), start_of(last + bar - source), label))
+        return spans
 
     level = np.abs(vocal)
     onset = int(np.argmax(level >= level.max() * 10 ** (ONSET_DB / 20)))
@@ -89,8 +103,13 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         # until the voice begins, the intro's chords count; a recording may begin in the middle of a chord
         begin = min(start_of(first), onset / rate)
         opening = start_of(first - intro)
-        spans = [(begin if opening <= a < max(begin, LEAD_SECONDS) else a, b, label) for a, b, label in whole.chords]
-        whole = replace(whole, chords=[span for span in spans if span[0] < span[1]])
+        spans = []
+        for start, stop, label in whole.chords:
+            if opening <= start < max(begin, LEAD_SECONDS):
+                start = begin
+            if start < stop:
+                spans.append((start, stop, label))
+        whole = replace(whole, chords=spans)
     # a last note that spills less than a beat into a bar does not use up that bar
     end = max(math.ceil(bar_at(seconds) - 1 / metre), first + 1)
     if outro:
@@ -98,8 +117,11 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         whole = _held(whole, seconds, start_of(end))
     count = end - first
     finish = start_of(end + outro - 1) + RING_SECONDS
-    chords = [span for n in range(intro) for span in copied(first - intro + n, first + n % count)]
-    chords += [span for n in range(outro - 1) for span in copied(end + n, first + (n - outro + 1) % count)]
+    chords = list(whole.chords)
+    for number in range(intro):
+        chords += copied(first - intro + number, first + number % count)
+    for number in range(outro - 1):
+        chords += copied(end + number, first + (number - outro + 1) % count)
     if outro and whole.key:
         chords.append((start_of(end + outro - 1), finish, whole.key))
     # the sheet of an earlier song names both already
@@ -111,6 +133,10 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     before = 0.0
     if intro:
         before = max(LEAD_SECONDS - start_of(first - intro), 0.0)
-    after = finish - seconds if outro else 0.0
-    longer = replace(whole, chords=sorted((*whole.chords, *chords)), form=sorted(form)).moved(before)
-    return Ends(before, after, RING_SECONDS if outro else 0.0, completed(longer, before + seconds + after))
+    after = 0.0
+    fade = 0.0
+    if outro:
+        after = finish - seconds
+        fade = RING_SECONDS
+    longer = replace(whole, chords=sorted(chords), form=sorted(form)).moved(before)
+    return Ends(before, after, fade, with_bars_throughout(longer, before + seconds + after))

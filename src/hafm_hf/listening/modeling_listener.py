@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The listener: a network that estimates chords and tempo from the pitch line of a whole song.
+"""The listener: a network that estimates chords and tempo from the pitch contour of a whole song.
 
-It is an optional part of the composite, and reads the output of `pitch_line`. It estimates the tempo only; the beats
-themselves come from the tokenizer's rhythm network (`beat_line`). Each beat has one chord. The network has two towers
+It is an optional part of the composite, and reads the output of `pitch_contour`. It estimates the tempo only; the
+beats themselves come from the tokenizer's rhythm network (`beat_tracker`). Each beat has one chord. Two towers are
 of dilated convolutions whose layers also see the mean over the song. The harmony tower's weights are tied across the
 twelve pitch classes, so that transposing a song transposes its chords. The key is the one that fits the chords best
 (`lead_sheet.bars`), which was more accurate than a head of its own.
@@ -29,7 +29,14 @@ from ..lead_sheet.bars import chord_prior
 from ..lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES, chord_class, chord_label
 from ..lead_sheet.lead_sheet import LeadSheet, begins_beat
 from ..pretrained.saving import HAFMHubMixin
-from ..tokenizers.pitch_line import CLASS_NUMBERS, HARMONY_PARTS, LINE_RATE, PART_NUMBERS, TIME_NUMBERS, PitchLine
+from ..tokenizers.pitch_contour import (
+    CLASS_NUMBERS,
+    CONTOUR_RATE,
+    HARMONY_PARTS,
+    PART_NUMBERS,
+    TIME_NUMBERS,
+    PitchContour,
+)
 from .configuration_listener import HAFMListenerConfig
 
 # triads per root: without and with a minor third
@@ -63,7 +70,12 @@ class HAFMListenerOutput(ModelOutput):
 
 
 class HAFMTiedLayer(nn.Module):
-    """A linear layer or dilated convolution over R · C channels, equivariant to rotations of the R roots."""
+    """A linear layer or dilated convolution over R · C channels, equivariant to rotations of the R roots.
+
+    Args:
+        roots, inputs, outputs: R, and the channels per root before and after the layer, I and O.
+        kernel, dilation: k and the dilation, in cells; a kernel of 1 is a linear layer.
+    """
 
     def __init__(self, roots: int, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -82,13 +94,15 @@ class HAFMTiedLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, T, R · C] → [B, T, R · outputs]."""
+        # for each root of the output the weights [O, I, R, k], by the root of the input rather than by the interval;
         # rolled rather than indexed: a list of intervals would be copied to the GPU at each call
-        rows = [self.weight.flip(2).roll(row + 1, 2) for row in range(self.roots)]
-        dense = torch.stack(rows).transpose(2, 3).flatten(2, 3).flatten(0, 1)
+        by_root = [self.weight.flip(2).roll(root + 1, 2) for root in range(self.roots)]
+        dense = torch.stack(by_root).transpose(2, 3)  # [R, O, R, I, k]
+        matrix = dense.flatten(2, 3).flatten(0, 1)  # [R · O, R · I, k]
         bias = self.bias.repeat(self.roots)
-        if dense.shape[-1] == 1:
-            return F.linear(x, dense[..., 0], bias)
-        return F.conv1d(x.transpose(1, 2), dense, bias, 1, self.padding, self.dilation).transpose(1, 2)
+        if matrix.shape[-1] == 1:
+            return F.linear(x, matrix[..., 0], bias)
+        return F.conv1d(x.transpose(1, 2), matrix, bias, 1, self.padding, self.dilation).transpose(1, 2)
 
 
 class HAFMTiedNorm(nn.Module):
@@ -147,8 +161,8 @@ class HAFMListenerTower(nn.Module):
 
     def forward(self, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """float [B, T, R · numbers + extras + ear] → [B, T, R · C]."""
-        own, extras, heard = cells.split(self.split, dim=2)
-        hidden = self.input(own)
+        by_root, extras, heard = cells.split(self.split, dim=2)
+        hidden = self.input(by_root)
         if self.extra is not None:
             hidden = hidden + self.extra(extras).repeat(1, 1, PITCH_CLASSES)
         if self.ear is not None:
@@ -169,22 +183,26 @@ class HAFMTempoHead(nn.Module):
         self.prior = nn.Parameter(torch.zeros(bins))
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, speeds: torch.Tensor) -> torch.Tensor:
-        """Hidden states float [B, T, C] and tempi in beats per cell (float [K]) → logits [B, K]."""
-        pulses = self.pulses(hidden)
+        """Hidden states float [B, T, C] and tempi in beats per cell (float [K]) → logits [B, K].
+
+        P pulse curves are compared with waves at each of the K tempi and its M multiples.
+        """
+        pulses = self.pulses(hidden)  # [B, T, P]
         pulses = ((pulses - song_mean(pulses, mask)) * mask).float()
         turns = 2 * math.pi * torch.arange(hidden.shape[1], dtype=torch.float32, device=hidden.device)
-        turns = turns[:, None] * (speeds[:, None] * speeds.new_tensor(MULTIPLES)).flatten()
-        # [B, P, K · M]
-        real, imaginary = (pulses.transpose(1, 2) @ wave for wave in (turns.cos(), turns.sin()))
+        turns = turns[:, None] * (speeds[:, None] * speeds.new_tensor(MULTIPLES)).flatten()  # [T, K · M]
+        real = pulses.transpose(1, 2) @ turns.cos()  # [B, P, K · M]
+        imaginary = pulses.transpose(1, 2) @ turns.sin()
         energy = pulses.pow(2).sum(1)[..., None] * mask.float().sum(1, keepdim=True).clamp_min(1) + 1e-3
-        power = ((real**2 + imaginary**2) / energy).clamp_min(1e-9).sqrt()
-        seen = power.unflatten(2, (len(speeds), len(MULTIPLES))).permute(0, 2, 1, 3).flatten(2).to(hidden.dtype)
-        song = song_mean(hidden, mask).expand(-1, len(speeds), -1)
-        return self.output(F.gelu(self.hidden(torch.cat([seen, song], dim=2))))[..., 0] + self.prior
+        strength = ((real**2 + imaginary**2) / energy).clamp_min(1e-9).sqrt()
+        by_tempo = strength.unflatten(2, (len(speeds), len(MULTIPLES))).permute(0, 2, 1, 3).flatten(2)  # [B, K, P · M]
+        song = song_mean(hidden, mask).expand(-1, len(speeds), -1)  # [B, K, C]
+        inputs = torch.cat([by_tempo.to(hidden.dtype), song], dim=2)
+        return self.output(F.gelu(self.hidden(inputs)))[..., 0] + self.prior
 
 
 class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
-    """Pitch lines → chords and tempo."""
+    """Pitch contours → chords and tempo."""
 
     config_class = HAFMListenerConfig
     config: HAFMListenerConfig
@@ -242,8 +260,8 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         """Estimates chords and tempo of songs.
 
         Args:
-            harmony_cells (float [B, H, 54 + D]), time_cells (float [B, T, 10 + D]): as from `PitchLine`'s methods of
-                these names; D is `config.ear_size`.
+            harmony_cells (float [B, H, 54 + D]), time_cells (float [B, T, 10 + D]): as from `PitchContour`'s methods
+                of these names; D is `config.ear_size`.
             harmony_mask (float [B, H]), time_mask (float [B, T], *optional*): 0 after the end of a song.
         """
         chords = self.chord_logits(harmony_cells, _mask(harmony_cells, harmony_mask))
@@ -259,35 +277,36 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
     def tempo_logits(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Tempo logits [B, K] for the time tower's output (float [B, T, C], mask [B, T, 1])."""
         # in beats per cell
-        speeds = self.tempi.float() / 60 * self.config.time_frames / LINE_RATE
+        speeds = self.tempi.float() / 60 * self.config.time_frames / CONTOUR_RATE
         return self.tempo_head(hidden, mask, speeds)
 
     @torch.no_grad()
-    def tempo_of(self, line: PitchLine) -> torch.Tensor:
+    def tempo_of(self, contour: PitchContour) -> torch.Tensor:
         """Tempo logits of a song, float [K]."""
-        cells = self._batch(line.time_cells(self.config.time_frames))
+        cells = self._batch(contour.time_cells(self.config.time_frames))
         mask = _mask(cells)
         return self.tempo_logits(self.time(cells, mask), mask)[0]
 
     @torch.no_grad()
-    def chords(self, line: PitchLine, phase: torch.Tensor, known: LeadSheet | None = None) -> torch.Tensor:
+    def chords(self, contour: PitchContour, phase: torch.Tensor, known: LeadSheet | None = None) -> torch.Tensor:
         """Probability of each chord at each frame of a song.
 
         Args:
-            line: pitch line of the vocal.
+            contour: pitch contour of the vocal.
             phase (float [T_v]): beat phase of each frame, from 0 to 1; each beat has one chord.
             known: chords of parts of the song, and its key, from which the others are estimated too.
 
         Returns:
             float32 [T_v, 25]: no chord, 12 roots without a minor third, 12 with one.
         """
-        if not len(line) or not len(phase):
+        if not len(contour) or not len(phase):
             return torch.zeros(len(phase), NUM_CHORDS)
-        cells = self._batch(line.harmony_cells(self.config.harmony_frames))
+        cells = self._batch(contour.harmony_cells(self.config.harmony_frames))
         chords = self.chord_logits(cells, _mask(cells))[0].cpu()
         return chords_of_beats(chords, phase.cpu(), self.config.harmony_frames, known)
 
     def _batch(self, cells: np.ndarray) -> torch.Tensor:
+        """Cells of one song (float [n, F]) as a batch on the model's device: float [1, n, F]."""
         weight = self.tempo_head.prior
         return torch.from_numpy(cells)[None].to(weight.device, weight.dtype)
 
@@ -305,33 +324,35 @@ def _mask(cells: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor
 
 
 def chords_of_beats(
-    chords: torch.Tensor, phase: torch.Tensor, each: int, known: LeadSheet | None = None
+    chords: torch.Tensor, phase: torch.Tensor, frames_per_cell: int, known: LeadSheet | None = None
 ) -> torch.Tensor:
     """Probability of each chord in the beat of each frame, on the likeliest path through the song.
 
     Args:
-        chords (float [H, 25]): logits in cells of `each` frames.
+        chords (float [H, 25]): logits of cells.
         phase (float [T]): beat phase of each frame, from 0 to 1.
+        frames_per_cell: length of a cell.
         known: its chords are certain; they and the key make others more or less likely (`chord_prior`).
 
     Returns:
         float32 [T, 25].
     """
-    cells = (torch.arange(len(phase)) // each).clamp_max(len(chords) - 1)
-    frames = chords.float().log_softmax(-1)[cells]
+    cells = (torch.arange(len(phase)) // frames_per_cell).clamp_max(len(chords) - 1)
+    frames = chords.float().log_softmax(-1)[cells]  # [T, 25]
     frames[:, 0] -= NO_CHORD_COST
     sheet = known or LeadSheet()
     frames += torch.from_numpy(chord_prior(sheet))
     for start, stop, label in sheet.chords:
-        inside = frames[max(round(start * LINE_RATE), 0) : max(round(stop * LINE_RATE), 0)]
+        inside = frames[max(round(start * CONTOUR_RATE), 0) : max(round(stop * CONTOUR_RATE), 0)]
         inside -= CERTAIN * (torch.arange(NUM_CHORDS) != chord_class(label))
-    beat = F.pad(begins_beat(phase).cumsum(0), (1, 0))
+    beat = F.pad(begins_beat(phase).cumsum(0), (1, 0))  # [T], the number of each frame's beat
     count = torch.bincount(beat)
     means = frames.new_zeros(len(count), frames.shape[1]).index_add_(0, beat, frames) / count[:, None]
-    return (_passed(means) + _passed(means.flip(0)).flip(0) - means).softmax(-1)[beat]
+    best = _forward_scores(means) + _forward_scores(means.flip(0)).flip(0) - means  # of the path through each chord
+    return best.softmax(-1)[beat]
 
 
-def _passed(beats: torch.Tensor) -> torch.Tensor:
+def _forward_scores(beats: torch.Tensor) -> torch.Tensor:
     """The Viterbi algorithm's forward scores for log-likelihoods of chords by beat (float [B, 25]): float [B, 25]."""
     return torch.stack([*accumulate(beats, lambda way, beat: beat + torch.maximum(way, way.max() - CHANGE_COST))])
 

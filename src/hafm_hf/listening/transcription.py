@@ -16,7 +16,7 @@ import numpy as np
 
 from ..audio import Samples, is_silent, resample
 from ..audio.librosa_loading import load_librosa
-from ..lead_sheet.bars import bars_from_downbeats, completed
+from ..lead_sheet.bars import bars_from_downbeats, with_bars_throughout
 from ..lead_sheet.lead_sheet import LeadSheet, Span
 
 CHORD_RATE = 22_050
@@ -76,15 +76,22 @@ class ChordRecogniser:
         entry = SimpleNamespace(prop=SimpleNamespace(sr=CHORD_RATE, hop_length=CHORD_HOP), music=sound)
         spectrum = self.spectrum.extract(entry)
         pieces = np.array_split(spectrum, int(np.ceil(len(sound) / (CHORD_SECONDS * CHORD_RATE))))
-        likely = zip(*(self.network.inference(piece) for piece in pieces), strict=True)
-        found = self.decoder.decode_to_chordlab(entry, [np.concatenate(parts) for parts in likely], False)
-        runs = itertools.groupby(found, key=lambda span: span[2].partition("/")[0])
-        spans = [(label, list(run)) for label, run in runs]
-        return [(round(float(run[0][0]), 3), round(float(run[-1][1]), 3), label) for label, run in spans]
+        # the network has several outputs for each piece, which are joined over the pieces
+        outputs = zip(*(self.network.inference(piece) for piece in pieces), strict=True)
+        decoded = self.decoder.decode_to_chordlab(entry, [np.concatenate(parts) for parts in outputs], False)
+        chords = []
+        for label, run in itertools.groupby(decoded, key=lambda span: span[2].partition("/")[0]):
+            spans = list(run)
+            start, stop = spans[0][0], spans[-1][1]
+            chords.append((round(float(start), 3), round(float(stop), 3), label))
+        return chords
 
 
 def find_beat_tracker() -> str:
-    """The best available beat tracker: beat-this, whose weights are downloaded on first use, else librosa's onsets."""
+    """The name of the best available beat tracker.
+
+    That is beat-this, whose weights are downloaded on first use, else librosa's onsets.
+    """
     try:
         _beat_this("cpu")
     # covers all that may be missing: the package, a compatible torchaudio, the network connection
@@ -94,14 +101,17 @@ def find_beat_tracker() -> str:
 
 
 def _beat_this(device: str) -> BeatTracker:
+    """The network of beat-this."""
     from beat_this.inference import Audio2Beats
 
     return Audio2Beats(device=device)
 
 
 def _by_onsets(samples: Samples, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Beats of a recording (float32 [N]) in seconds, by librosa, and no downbeats."""
     sound = resample(samples, sampling_rate, CHORD_RATE)
-    return load_librosa().beat.beat_track(y=sound, sr=CHORD_RATE, units="time", trim=False)[1], np.empty(0)
+    _, beats = load_librosa().beat.beat_track(y=sound, sr=CHORD_RATE, units="time", trim=False)
+    return beats, np.empty(0)
 
 
 class Transcriber:
@@ -124,13 +134,15 @@ class Transcriber:
         seconds = len(samples) / sampling_rate
         chords = self.recogniser.chords(samples, sampling_rate)
         beats, downbeats = self.track(samples, sampling_rate)
-        estimates: dict[str, Any] = {"chords": chords} if chords else {}
+        estimates: dict[str, Any] = {}
+        if chords:
+            estimates["chords"] = chords
         if len(beats) > 1:
             estimates |= {"beats": [float(beat) for beat in beats], **bars_from_downbeats(beats, downbeats)}
         names = sorted(estimates.keys() - {"downbeat"})
         sheet = LeadSheet(**estimates, estimated=names)
         if "beats" in estimates:
-            sheet = completed(sheet, seconds)
+            sheet = with_bars_throughout(sheet, seconds)
         sections = energies(samples, sampling_rate, sheet.downbeats)
         if not sections:
             return sheet
@@ -155,11 +167,24 @@ def energies(samples: Samples, sampling_rate: int, bars: Sequence[float] = ()) -
     begins = [bar for bar in bars if least < bar < seconds - least] or list(usual)
     edges = [0.0, *(round(float(bar), 3) for bar in begins), round(seconds, 3)]
     power = samples.astype(np.float64) ** 2
-    places = [round(edge * sampling_rate) for edge in edges]
-    means = [power[first:last].mean() if last > first else 0.0 for first, last in itertools.pairwise(places)]
+    means = []
+    for first, last in itertools.pairwise(round(edge * sampling_rate) for edge in edges):
+        means.append(power[first:last].mean() if last > first else 0.0)
     levels = 10 * np.log10(np.maximum(means, 1e-12) / power.mean())
     around = np.pad(levels, BARS_TOGETHER // 2, mode="edge")
     steady = np.median(np.lib.stride_tricks.sliding_window_view(around, BARS_TOGETHER), axis=1)
-    names = ["sparse" if level < SPARSE_DB else "full" if level > FULL_DB else "normal" for level in steady]
-    runs = [(name, list(run)) for name, run in itertools.groupby(range(len(names)), key=names.__getitem__)]
-    return [(edges[run[0]], edges[run[-1] + 1], name) for name, run in runs]
+    names = [_energy(level) for level in steady]
+    sections = []
+    for name, run in itertools.groupby(range(len(names)), key=names.__getitem__):
+        numbers = list(run)
+        sections.append((edges[numbers[0]], edges[numbers[-1] + 1], name))
+    return sections
+
+
+def _energy(level: float) -> str:
+    """The energy of a bar whose level lies `level` dB above that of the whole recording."""
+    if level < SPARSE_DB:
+        return "sparse"
+    if level > FULL_DB:
+        return "full"
+    return "normal"

@@ -3,18 +3,18 @@
 
 *Codes* are int64 [B, Q, T]. *Tokens* are the same frame by frame, all codebooks of frame 0, then of frame 1 …: int64
 [B, T·Q], the form of corpora and labels. A *slot* is a position in the decoder's sequence: slot s predicts some codes,
-and slot s + 1 reads them; slot 0 reads BOS. A batch of slots has R rows per sequence, int64 [B·R, L], so that
+and slot s + 1 reads them; slot 0 reads BOS. A batch of slots has C rows per sequence, int64 [B·C, L], so that
 `generate()` sees a batch of plain sequences:
 
-    flat   (the paper)               R = 1, L = T·Q        slot s predicts codebook s mod Q of frame ⌊s / Q⌋
-    delay  (MusicGen, Copet et al.   R = Q, L = T + Q − 1  slot s predicts, in row q, codebook q of frame s − q
+    flat   (the paper)               C = 1, L = T·Q        slot s predicts codebook s mod Q of frame ⌊s / Q⌋
+    delay  (MusicGen, Copet et al.   C = Q, L = T + Q − 1  slot s predicts, in row q, codebook q of frame s − q
            2023, arXiv 2306.05284)
 
 Under "delay" the embeddings of a slot's Q rows are summed on input, and Q heads predict all rows at once. Codebook q
 of a frame still sees all lower codebooks of its frame, since they are in earlier slots. BOS fills the slots of a row
 before its first frame and after its last.
 
-Dimensions: B sequences, T frames, Q codebooks, R rows per sequence, L slots, P known frames, V vocabulary.
+Dimensions: B sequences, T frames, Q codebooks, C codes per slot, L slots, P known frames, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -35,16 +35,16 @@ def as_tokens(codes: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """Known and forced predictions and random numbers of the slots of one generation.
+    """Given and forced predictions, and random numbers, of the slots of one generation.
 
     Args:
-        known (int64 [B·R, p]): predictions of the first slots, which are given.
-        uniforms (float32 [B·R, n], *optional*): random numbers of the n slots to generate.
-        forced (int64 [B·R, n], *optional*): predictions to use instead of sampling, −1 where to sample.
+        prefix (int64 [B·C, p]): predictions of the first slots, which are given.
+        uniforms (float32 [B·C, n], *optional*): random numbers of the n slots to generate.
+        forced (int64 [B·C, n], *optional*): predictions to use instead of sampling, −1 where to sample.
         slots: n.
     """
 
-    known: torch.Tensor
+    prefix: torch.Tensor
     uniforms: torch.Tensor | None
     forced: torch.Tensor | None
     slots: int
@@ -61,22 +61,22 @@ class CodebookPattern:
     num_codebooks: int
 
     @property
-    def rows(self) -> int:
-        """R, the rows of slots per sequence: the number of codes that a slot predicts."""
+    def codes_per_slot(self) -> int:
+        """C, the number of codes that a slot predicts, each in a row of its own."""
         return 1
 
     @property
     def slots_per_frame(self) -> int:
         """Slots from the first codebook of a frame to that of the next: the period of the pattern."""
-        return self.num_codebooks // self.rows
+        return self.num_codebooks // self.codes_per_slot
 
     def slots(self, frames: int) -> int:
         """L, the slots that predict all codes of the first `frames` frames."""
-        return frames * self.slots_per_frame + self.rows - 1 if frames else 0
+        return frames * self.slots_per_frame + self.codes_per_slot - 1 if frames else 0
 
     def frames(self, slots: int) -> int:
         """Frames that are complete when `slots` slots have been predicted."""
-        return max(slots - self.rows + 1, 0) // self.slots_per_frame
+        return max(slots - self.codes_per_slot + 1, 0) // self.slots_per_frame
 
     def new_slots(self, known_frames: int, frames: int) -> int:
         """Decoding steps needed to generate `frames` frames after `known_frames`."""
@@ -87,19 +87,19 @@ class CodebookPattern:
         return slot // self.slots_per_frame
 
     def arrange(self, tokens: torch.Tensor, fill: float) -> torch.Tensor:
-        """Values of tokens [B, T·Q] as slots [B·R, L], with `fill` where a slot has no frame."""
+        """Values of tokens [B, T·Q] as slots [B·C, L], with `fill` where a slot has no frame."""
         return tokens
 
     def codebook(self, slots: torch.Tensor, codebook: int) -> torch.Tensor:
-        """One codebook of slots [B·R, L, …], frame by frame: a view [B, T, …]."""
+        """One codebook of slots [B·C, L, …], frame by frame: a view [B, T, …]."""
         return slots[:, codebook :: self.num_codebooks]
 
     def tokens(self, slots: torch.Tensor) -> torch.Tensor:
-        """Slots [B·R, L, …] as tokens [B, T·Q, …], the inverse of `arrange`; "flat" slots may end within a frame."""
+        """Slots [B·C, L, …] as tokens [B, T·Q, …], the inverse of `arrange`; "flat" slots may end within a frame."""
         return slots
 
     def inputs(self, tokens: torch.Tensor, bos_token_id: int) -> torch.Tensor:
-        """Decoder inputs for teacher forcing: int64 [B·R, L] for tokens (int64 [B, T·Q]), BOS first.
+        """Decoder inputs for teacher forcing: int64 [B·C, L] for tokens (int64 [B, T·Q]), BOS first.
 
         BOS also replaces negative ids: ignored labels (−100) have no embedding.
         """
@@ -107,16 +107,16 @@ class CodebookPattern:
         return shifted.masked_fill(shifted < 0, bos_token_id)
 
     def hide(self, input_ids: torch.Tensor, frames: int | torch.Tensor, bos_token_id: int) -> torch.Tensor:
-        """Puts BOS into input slots (int64 [B·R, L]) where a row has no frame; `frames` is T, or int64 [B]."""
+        """Puts BOS into input slots (int64 [B·C, L]) where a row has no frame; `frames` is T, or int64 [B]."""
         return input_ids
 
     def frame(self, slots: torch.Tensor, number: int) -> torch.Tensor:
-        """The codes of a frame, [B, Q], in slots [B·R, L] that begin with frame 0."""
+        """The codes of a frame, [B, Q], in slots [B·C, L] that begin with frame 0."""
         return slots[:, number * self.num_codebooks : (number + 1) * self.num_codebooks]
 
     def plan(
         self,
-        known: torch.Tensor,
+        known_codes: torch.Tensor,
         frames: int,
         bos_token_id: int,
         uniforms: torch.Tensor | None = None,
@@ -126,7 +126,7 @@ class CodebookPattern:
         """Plans the slots that generate `frames` frames after the known ones.
 
         Args:
-            known (int64 [B, Q, P]): codes that come before.
+            known_codes (int64 [B, Q, P]): codes that come before.
             frames: T, the number of frames to generate for each sequence.
             bos_token_id: BOS.
             uniforms (float32 [B, Q, T], *optional*): the codes' random numbers.
@@ -134,16 +134,18 @@ class CodebookPattern:
             row_frames (int64 [B], *optional*): length of each sequence in frames, known ones included, if some end
                 before others; codes generated past a sequence's end are meaningless.
         """
-        numbers = None if uniforms is None else as_tokens(uniforms)
-        wanted = None if forced is None else as_tokens(forced)
-        return SlotPlan(as_tokens(known), numbers, wanted, frames * self.num_codebooks)
+        if uniforms is not None:
+            uniforms = as_tokens(uniforms)
+        if forced is not None:
+            forced = as_tokens(forced)
+        return SlotPlan(as_tokens(known_codes), uniforms, forced, frames * self.num_codebooks)
 
 
 class DelayPattern(CodebookPattern):
     """All codebooks in each slot, each delayed by one slot against the one before it."""
 
     @property
-    def rows(self) -> int:
+    def codes_per_slot(self) -> int:
         """One for each codebook."""
         return self.num_codebooks
 
@@ -177,7 +179,7 @@ class DelayPattern(CodebookPattern):
 
     def plan(
         self,
-        known: torch.Tensor,
+        known_codes: torch.Tensor,
         frames: int,
         bos_token_id: int,
         uniforms: torch.Tensor | None = None,
@@ -185,16 +187,17 @@ class DelayPattern(CodebookPattern):
         row_frames: torch.Tensor | None = None,
     ) -> SlotPlan:
         """As in the base class; partly known slots are generated again, with the known part forced."""
-        batch, _, before = known.shape
+        batch, _, before = known_codes.shape
         if forced is None:
-            forced = known.new_full((batch, self.num_codebooks, frames), FREE)
-        codes = torch.cat([known, forced.to(known.device)], dim=2)
+            forced = known_codes.new_full((batch, self.num_codebooks, frames), FREE)
+        codes = torch.cat([known_codes, forced.to(known_codes.device)], dim=2)  # [B, Q, P + T]
         if row_frames is not None:
             ended = torch.arange(codes.shape[2], device=codes.device) >= row_frames.to(codes.device)[:, None]
             codes = codes.masked_fill(ended[:, None], bos_token_id)
-        slots = self.arrange(as_tokens(codes), bos_token_id)
+        slots = self.arrange(as_tokens(codes), bos_token_id)  # [B·C, L]
         if uniforms is not None:
-            uniforms = self.arrange(as_tokens(F.pad(uniforms, (before, 0), value=1.0)), 1.0)[:, before:]
+            numbers = F.pad(uniforms, (before, 0), value=1.0)  # [B, Q, P + T]
+            uniforms = self.arrange(as_tokens(numbers), 1.0)[:, before:]
         return SlotPlan(slots[:, :before], uniforms, slots[:, before:], slots.shape[1] - before)
 
 

@@ -196,13 +196,13 @@ class HAFMStageConfig(PreTrainedConfig):
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
         sources = " and ".join(_vocabulary(sizes) for sizes in self.conditioning_codebook_sizes)
         pattern = f", codebook pattern {self.codebook_pattern}" if self.num_codebooks > 1 else ""
-        pattern += ", conditioning fusion sum" if self.conditioning_fusion == "sum" else ""
+        pattern += ", fusion sum" if self.conditioning_fusion == "sum" else ""
         return {
             "rates": f"{self.conditioning_frame_rate} → {self.frame_rate} frames/s "
             f"({self.frame_rate * self.num_codebooks} tokens/s)",
             "vocabulary": f"{sources} → {_vocabulary(self.codebook_sizes)}",
             "architecture": f"{self.num_hidden_layers} layers × {self.hidden_size}, {self.num_attention_heads} × "
-            f"{self.head_dim} heads, position scheme {self.position_scheme}{pattern}, "
+            f"{self.head_dim} heads, positions {self.position_scheme}{pattern}, "
             f"windows of {self.window_seconds:g} s",
             "position_scheme": self.position_scheme,
             "codebook_pattern": self.codebook_pattern,

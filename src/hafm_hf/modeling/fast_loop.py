@@ -120,19 +120,27 @@ def packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None = N
         bias (float [O], *optional*): b.
     """
     weight = weight.detach().contiguous()
-    bias = None if bias is None else bias.detach().contiguous()
+    if bias is not None:
+        bias = bias.detach().contiguous()
     if weight.device.type != "cpu":
-        bias = None if bias is None else bias.to(weight.dtype)
+        bias = _as_dtype(bias, weight.dtype)
         return lambda x: F.linear(x.to(weight.dtype), weight, bias).float()
-    # oneDNN's bfloat16 product is faster for many rows; it rounds the input too, as is usual in bfloat16
-    rounds_inputs = weight.dtype == torch.bfloat16 and _packs(torch.bfloat16)
+    most_rows = HALF_ROWS
+    if weight.dtype == torch.bfloat16 and _packs(torch.bfloat16):
+        # oneDNN's bfloat16 product is faster for many rows; it rounds the input too, as is usual in bfloat16
+        most_rows = FEW_ROWS
     has_fbgemm = torch.backends.quantized.engine in ("x86", "fbgemm")
-    if rows <= (FEW_ROWS if rounds_inputs else HALF_ROWS) and has_fbgemm and _fits_half(weight):
+    if rows <= most_rows and has_fbgemm and _fits_half(weight):
         # half the bytes to read; weights are widened before they are multiplied, and sums accumulate in float32
-        packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None if bias is None else bias.float())
+        packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), _as_dtype(bias, torch.float32))
         product = torch.ops.quantized.linear_dynamic_fp16
         return lambda x: product(x, packed)
     return _packed_linear(weight, rows, bias)
+
+
+def _as_dtype(bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """The bias, if there is one, in another precision."""
+    return None if bias is None else bias.to(dtype)
 
 
 def _packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -> Linear:
@@ -140,7 +148,7 @@ def _packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -
     if weight.dtype == torch.bfloat16 and not _packs(torch.bfloat16):
         weight = weight.float()
     dtype = weight.dtype
-    bias = None if bias is None else bias.to(dtype)
+    bias = _as_dtype(bias, dtype)
     if dtype not in (torch.float32, torch.bfloat16) or not _packs(dtype):
         return lambda x: F.linear(x.to(dtype), weight, bias).float()
     if dtype == torch.float32 and rows == PAIR and _is_amd():
@@ -198,6 +206,7 @@ class _Norm:
         x.div_(self._root(x)).mul_(self.scale)
 
     def _root(self, x: torch.Tensor) -> torch.Tensor:
+        """√(‖x‖² + D·ε), float32 [..., 1]."""
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         return norm.hypot_(self.offset)
 
@@ -261,7 +270,9 @@ class _LargeCache(_Cache):
         self.values = projected.new_zeros(slots // BLOCK, rows * heads, head_dim, BLOCK)
         keys = self.keys.unflatten(0, (rows, heads)).unbind(2)
         values = self.values.unflatten(1, (rows, heads)).permute(0, 4, 1, 2, 3)
-        self.places = list(zip(keys, (value for block in values.unbind() for value in block.unbind()), strict=True))
+        # the views of each slot, float [R, H, d]
+        value_slots = [value for block in values.unbind() for value in block.unbind()]
+        self.cache_slots = list(zip(keys, value_slots, strict=True))
 
     def clear(self) -> None:
         self.keys.zero_()
@@ -274,13 +285,13 @@ class _LargeCache(_Cache):
         self.values.unflatten(1, (-1, heads))[: blocks.shape[2], rows] = blocks.permute(2, 0, 1, 4, 3)
 
     def slot(self, slot: int) -> torch.Tensor:
-        return torch.stack(self.places[slot])
+        return torch.stack(self.cache_slots[slot])
 
     def write(self, slot: int | torch.Tensor, key_and_value: torch.Tensor) -> None:
         assert isinstance(slot, int)
-        key_place, value_place = self.places[slot]
-        key_place.copy_(key_and_value[0])
-        value_place.copy_(key_and_value[1])
+        key_slot, value_slot = self.cache_slots[slot]
+        key_slot.copy_(key_and_value[0])
+        value_slot.copy_(key_and_value[1])
 
     def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.keys[:, :slots], self.values[: slots // BLOCK].flatten(0, 1)
@@ -309,15 +320,19 @@ class _Layer:
         heads = output.shape[1] // head_dim
         self.qkv = packed_linear(qkv, rows)
         self.output = packed_linear(output, rows)
-        # both halves of `up` are multiplied by √½ (below); its bias is not covered by the norm's factor
-        self.up = packed_linear(up, rows, None if up_bias is None else up_bias * math.sqrt(0.5))
+        if up_bias is not None:
+            # both halves of `up` are multiplied by √½ (below); its bias is not covered by the norm's factor
+            up_bias = up_bias * math.sqrt(0.5)
+        self.up = packed_linear(up, rows, up_bias)
         self.down = packed_linear(down, rows, down_bias)
         self.attention_norm = _Norm(attention_norm, width, eps)
         # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) with g′ = g / √2, u′ = u / √2: three kernels that start fast
         self.feed_forward_norm = _Norm(feed_forward_norm, width, eps, math.sqrt(0.5))
         self.head_norm = _Norm(torch.stack([query_norm * scaling, key_norm])[:, None], head_dim, eps)
-        # on a CPU float32 costs no more, because PyTorch's attention has no fast half-precision kernel there
-        dtype = torch.float32 if qkv.device.type == "cpu" else qkv.dtype
+        dtype = qkv.dtype
+        if qkv.device.type == "cpu":
+            # float32 costs no more, because PyTorch's attention has no fast half-precision kernel there
+            dtype = torch.float32
         # query, key and value of the slot, written by `step`; the other attributes are views of it
         self.projected = torch.empty(rows, 3, heads, head_dim, dtype=dtype, device=qkv.device)
         self.projected_flat = self.projected.view(rows, -1)
@@ -337,12 +352,12 @@ class _Layer:
         Returns:
             Whether a new one was made.
         """
-        kind = _LargeCache if large else _Cache
-        if self.slots == slots and type(self.cache) is kind:
+        cache_class = _LargeCache if large else _Cache
+        if self.slots == slots and type(self.cache) is cache_class:
             self.cache.clear()
             return False
         self.slots = slots
-        self.cache = kind(self.projected, slots)
+        self.cache = cache_class(self.projected, slots)
         return True
 
     def step(
@@ -394,6 +409,7 @@ class CudaGraphed:
         return self.result
 
     def _captured(self) -> torch.cuda.CUDAGraph:
+        """A graph of the function, which reads `arguments` and writes `result`."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -464,7 +480,7 @@ class FastDecoder:
         added = None
         if self.history_free_guidance != 0.0:
             conditioning = (batch.conditioning_ids, batch.conditioning_mask)
-            evidence = self.stage.history_free_scores(*conditioning, plan.known.shape[1], plan.slots, report)
+            evidence = self.stage.history_free_scores(*conditioning, plan.prefix.shape[1], plan.slots, report)
             added = self.history_free_guidance * evidence
         complete = 0
         for number, slots in enumerate(self._continue(scores, plan, added, report), start=1):
@@ -482,15 +498,17 @@ class FastDecoder:
             scores (float [B·C, V]): of the first new slot.
             added (float [B·C, slots, V], *optional*): added to the scores.
         """
-        rows, first = plan.known.shape
-        slots = plan.known.new_empty(rows, plan.slots)
+        rows, first = plan.prefix.shape
+        slots = plan.prefix.new_empty(rows, plan.slots)
         for step in range(plan.slots):
             if step > 0:
                 scores = self._step(slots[:, step - 1], first + step)
             if added is not None:
                 scores = scores + added[:, step]
-            numbers = None if plan.uniforms is None else plan.uniforms[:, step]
-            slots[:, step] = force(self.draw(scores, numbers), plan.forced, step)
+            uniforms = None
+            if plan.uniforms is not None:
+                uniforms = plan.uniforms[:, step]
+            slots[:, step] = force(self.draw(scores, uniforms), plan.forced, step)
             if report is not None:
                 report(1)
             yield slots
@@ -514,27 +532,39 @@ class FastDecoder:
         plan: SlotPlan,
         report: StepReport | None,
     ) -> torch.Tensor:
-        """Scores of the first new slot; conditioning, BOS and known slots go through the stage's own forward."""
+        """Prepares the loop for a batch: what comes before the first new slot goes through the stage's own forward.
+
+        Args:
+            conditioning_ids (int64 [B, K, T_c]), mask (bool [B, T_c] or None): of the batch.
+            plan: the slots, of which BOS and `prefix` come before.
+            report: called with 0 between layers.
+
+        Returns:
+            Scores of the first new slot, float [B·C, V].
+        """
         config = self.config
         scale = self.guidance_scale
         conditioning = for_guidance(conditioning_ids, scale)  # [R, K, T_c]
         null = null_rows(conditioning_ids, scale)
-        mask = None if mask is None else for_guidance(mask, scale)
-        bos = plan.known.new_full((len(plan.known), 1), config.codebook_size)
-        known = torch.cat([bos, plan.known], dim=1)  # [B·C, 1 + known slots]
+        if mask is not None:
+            mask = for_guidance(mask, scale)
+        bos = plan.prefix.new_full((len(plan.prefix), 1), config.codebook_size)
+        input_ids = torch.cat([bos, plan.prefix], dim=1)  # [B·C, 1 + prefix]
         if self.rows != len(conditioning):
             self._pack(len(conditioning), report)
         # index in the sequence of the target's slot 0
         self.first_slot = config.num_prepended_sources * conditioning.shape[-1]
-        slots = self.first_slot + plan.known.shape[1] + plan.slots
-        numbers = len(conditioning) * slots * config.num_attention_heads * config.head_dim
-        self.large = conditioning.device.type == "cpu" and not self.compile and numbers >= LARGE_CACHE
-        places = math.ceil(slots / BLOCK) * BLOCK if self.large else slots
-        allocated = [layer.open(places, self.large) for layer in self.layers]
+        slots = self.first_slot + plan.prefix.shape[1] + plan.slots
+        key_numbers = len(conditioning) * slots * config.num_attention_heads * config.head_dim
+        self.large = conditioning.device.type == "cpu" and not self.compile and key_numbers >= LARGE_CACHE
+        cache_length = slots
+        if self.large:
+            cache_length = math.ceil(slots / BLOCK) * BLOCK
+        allocated = [layer.open(cache_length, self.large) for layer in self.layers]
         if any(allocated):
             self.graphs = {}
-        states = self._fill(for_guidance(known, scale), conditioning, null, mask, report)
-        device = known.device
+        states = self._fill(for_guidance(input_ids, scale), conditioning, null, mask, report)
+        device = input_ids.device
         self.layout = token_layout(config, conditioning.shape[-1], slots - self.first_slot, mask, device=device)
         self.biases: tuple[torch.Tensor, ...] = ()
         self.block_start = 0
@@ -543,8 +573,8 @@ class FastDecoder:
             self._add_conditioning(self.stage.model.conditioning_of(targets, conditioning, null, mask))
         states = self._guide(states)
         if not self.agrees:
-            self._check_agreement(known[:, -1], plan.known.shape[1], states)
-        return self._scores(states, plan.known.shape[1] % self.pattern.slots_per_frame)
+            self._check_agreement(input_ids[:, -1], plan.prefix.shape[1], states)
+        return self._scores(states, plan.prefix.shape[1] % self.pattern.slots_per_frame)
 
     def _fill(
         self,
@@ -564,8 +594,9 @@ class FastDecoder:
         Returns:
             The normalised states of the last slot, float32 [R, D].
         """
-        codes = self.pattern.rows
+        codes = self.pattern.codes_per_slot
         states = []
+        # rows of the step
         at_once = max(PREFILL_SLOTS // (self.first_slot + input_ids.shape[1]), 1)
         for first in range(0, self.rows, at_once):
             rows = slice(first, first + at_once)
@@ -640,7 +671,7 @@ class FastDecoder:
         self.norm = _Norm(norm, len(norm), eps)
         self.heads = [packed_linear(head.detach(), batch, bias) for head, bias in zip(heads, head_biases, strict=True)]
         # for each code of a step, where its codebook begins in the table
-        codes = self.pattern.rows
+        codes = self.pattern.codes_per_slot
         books = torch.arange(codes, device=norm.device)
         self.offsets = (books * (len(tables[0]) // codes)).repeat(batch)
         self.graphs = {}
@@ -649,7 +680,15 @@ class FastDecoder:
         self.rows = rows
 
     def _step(self, ids: torch.Tensor, target: int) -> torch.Tensor:
-        """Scores [B·C, V] of slot `target` of the target, whose input is the previous codes (int64 [B·C])."""
+        """Scores of a slot.
+
+        Args:
+            ids (int64 [B·C]): codes of the slot before.
+            target: index of the slot in the target, whose slot 0 reads BOS.
+
+        Returns:
+            float [B·C, V].
+        """
         slot = self.first_slot + target
         kind = target % self.pattern.slots_per_frame
         if not 0 <= slot - self.block_start < len(self.biases):
@@ -657,6 +696,7 @@ class FastDecoder:
         bias = self.biases[slot - self.block_start]
         if self.compile:
             scores = self._graphed_scores(kind, ids, slot, bias)
+            # None: graphs have just been turned off
             if scores is not None:
                 return scores
         return self.slot_scores(kind, ids, slot, bias)
@@ -701,26 +741,33 @@ class FastDecoder:
         Returns:
             float [B·C, V].
         """
-        x = self.tables[kind].index_select(0, ids if self.pattern.rows == 1 else ids + self.offsets)
-        if self.pattern.rows > 1:
-            x = x.unflatten(0, (-1, self.pattern.rows)).sum(1)
+        if self.pattern.codes_per_slot == 1:
+            x = self.tables[kind].index_select(0, ids)
+        else:
+            x = self.tables[kind].index_select(0, ids + self.offsets)
+            x = x.unflatten(0, (-1, self.pattern.codes_per_slot)).sum(1)
         x = for_guidance(x, self.guidance_scale)  # [R, D]
         if self.added_conditioning is not None:
-            added = self.added_conditioning
-            x = x + (added[slot] if isinstance(slot, int) else added.index_select(0, slot)[0])
+            if isinstance(slot, int):
+                x = x + self.added_conditioning[slot]
+            else:
+                x = x + self.added_conditioning.index_select(0, slot)[0]
         for layer, (keys, values) in zip(self.layers, self.keys_and_values, strict=True):
             x = layer.step(x, slot, keys, values, bias)
         return self._scores(self._guide(self.norm(x)), kind)
 
     def _scores(self, states: torch.Tensor, kind: int) -> torch.Tensor:
         """Output of the heads of a kind of slot for guided states (float [B, D]): float [B·C, V]."""
-        return self.heads[kind](states).reshape(len(states) * self.pattern.rows, -1)
+        return self.heads[kind](states).reshape(len(states) * self.pattern.codes_per_slot, -1)
 
     def _make_block(self, slot: int) -> None:
         """Computes the bias rows of the next slots, [1 or R, H, 1, n], and views of the n keys and values."""
         slots = len(self.layout.slot)
-        # a large cache is read in whole blocks
-        stop = min(slot + BLOCK - (slot % BLOCK if self.large else 0), slots)
+        stop = slot + BLOCK
+        if self.large:
+            # it is read in whole blocks
+            stop -= slot % BLOCK
+        stop = min(stop, slots)
         # a graph reads the whole cache at every step
         last = slots if self.compile else stop
         query = torch.arange(slot, stop, device=self.layout.slot.device)

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling, and `generate()` of a stage: guidance, random numbers, conditioning, progress.
+"""Sampling, and `generate()` of a stage: not the loop that runs by default on CPU and CUDA, which is `fast_loop`.
 
-`HAFMGenerationMixin`, from which the stages inherit, is the reference for decoding; `fast_loop` is the fast loop. Both
-continue a `WindowBatch` with the settings of a generation config, and sample with a stream of random numbers per row.
-A random number depends on (seed, stage, sample, codebook and frame in the song) only, so a row's codes do not depend
-on the other rows of the batch, on how the song is cut into windows, on the order in which windows are generated, or on
-which loop generates them.
+`HAFMGenerationMixin`, from which the stages inherit, is the reference for the fast loop: guidance, random numbers,
+conditioning, progress. Both loops continue a `WindowBatch` with the settings of a generation config, and sample with a
+stream of random numbers per row. A random number depends on (seed, stage, variation, codebook and frame in the song)
+only, so a row's codes do not depend on the other rows of the batch, on how the song is cut into windows, on the order
+in which windows are generated, or on which loop generates them.
 
-Dimensions: B sequences, R rows per sequence, Q codebooks, T frames to generate, P frames before them, V codes.
+Dimensions: B sequences, C codes per slot (rows per sequence), Q codebooks, T frames to generate, P frames before them,
+V codes of a codebook.
 """
 
 import copy
@@ -61,12 +62,12 @@ class RandomStream:
     Args:
         seed: of the whole generation.
         stage: index of the stage, in the order in which they run.
-        sample: index of the accompaniment among those of one vocal.
+        variation: index of the accompaniment among those of one vocal.
     """
 
     seed: int
     stage: int = 0
-    sample: int = 0
+    variation: int = 0
 
     def of_frames(self, first: int, frames: int, num_codebooks: int) -> torch.Tensor:
         """Numbers for the codes of the frames [first, first + frames): float32 [Q, frames]."""
@@ -75,7 +76,7 @@ class RandomStream:
     def uniforms(self, start: int, count: int) -> torch.Tensor:
         """Numbers for the flat positions [start, start + count): float32 [count], above 0 and at most 1."""
         first, skipped = divmod(start, NUMBERS_PER_COUNT)
-        key = np.array([self.seed % 2**64, self.stage << 32 | self.sample], dtype=np.uint64)
+        key = np.array([self.seed % 2**64, self.stage << 32 | self.variation], dtype=np.uint64)
         generator = np.random.Philox(key=key, counter=np.array([first, 0, 0, 0], dtype=np.uint64))
         raw = generator.random_raw(skipped + count)[skipped:] >> np.uint64(64 - BITS)
         return torch.from_numpy(((raw + np.uint64(1)) * 2.0**-BITS).astype(np.float32))
@@ -89,7 +90,7 @@ class WindowBatch:
         conditioning_ids (int64 [B, K, T_c]): conditioning streams.
         frames: T, the number of frames to generate for each row.
         uniforms (float32 [B, Q, T], *optional*): the codes' random numbers; None to take the likeliest codes.
-        known (int64 [B, Q, P], *optional*): codes that come before.
+        known_codes (int64 [B, Q, P], *optional*): codes that come before.
         forced (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
         conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
     """
@@ -97,7 +98,7 @@ class WindowBatch:
     conditioning_ids: torch.Tensor
     frames: int
     uniforms: torch.Tensor | None = None
-    known: torch.Tensor | None = None
+    known_codes: torch.Tensor | None = None
     forced: torch.Tensor | None = None
     conditioning_mask: torch.Tensor | None = None
 
@@ -152,19 +153,19 @@ class StreamSampling(LogitsProcessor):
 
     Args:
         uniforms (float32 [B, n]): one number for each row and token to be generated.
-        known (int): tokens in `input_ids`, including BOS, when generation begins.
+        prefix_length (int): tokens in `input_ids`, including BOS, when generation begins.
         forced (int64 [B, n], *optional*): tokens to use instead of sampling, −1 where to sample.
         report: called after each step.
     """
 
     uniforms: torch.Tensor
-    known: int
+    prefix_length: int
     forced: torch.Tensor | None = None
     report: StepReport | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores (float [B, V]) → float [B, V], −inf for all but one code per row."""
-        step = input_ids.shape[1] - self.known
+        step = input_ids.shape[1] - self.prefix_length
         chosen = force(draw(scores, self.uniforms[:, step]), self.forced, step)
         # BOS is forced where a slot has no frame, but has no logit; `CodebookPattern.hide` puts it back
         chosen = chosen.clamp(max=scores.shape[1] - 1)
@@ -205,20 +206,21 @@ class HistoryFreeGuidance(LogitsProcessor):
     does not depend on generated tokens, so it is computed before generation begins.
 
     Args:
-        scores (`torch.Tensor`): w (h_cond − h_uncond), float [B·R, n, V], of the n slots to generate.
-        known (`int`): slots in `input_ids`, including BOS, when generation begins.
-        rows (`int`): R, rows per sequence.
+        scores (`torch.Tensor`): w (h_cond − h_uncond), float [B·C, n, V], of the n slots to generate.
+        prefix_length (`int`): slots in `input_ids`, including BOS, when generation begins.
+        codes_per_slot (`int`): C, rows per sequence.
     """
 
-    def __init__(self, scores: torch.Tensor, known: int, rows: int = 1) -> None:
+    def __init__(self, scores: torch.Tensor, prefix_length: int, codes_per_slot: int = 1) -> None:
         self.scores = scores
-        self.known = known
-        self.rows = rows
+        self.prefix_length = prefix_length
+        self.codes_per_slot = codes_per_slot
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """scores (float [B·R or B·samples·R, V]) → the same shape."""
-        added = self.scores[:, input_ids.shape[1] - self.known].unflatten(0, (-1, self.rows))
-        samples = len(scores) // self.rows // len(added)
+        """scores (float [B·C or B·samples·C, V]) → the same shape."""
+        step = input_ids.shape[1] - self.prefix_length
+        added = self.scores[:, step].unflatten(0, (-1, self.codes_per_slot))  # [B, C, V]
+        samples = len(scores) // self.codes_per_slot // len(added)
         return scores + added.repeat_interleave(samples, dim=0).flatten(0, 1)
 
 
@@ -242,7 +244,7 @@ class HAFMGenerationMixin(GenerationMixin):
         return codebook_pattern(self.config)
 
     def codes_of(self, sequences: torch.Tensor) -> torch.Tensor:
-        """Converts the sequences that `generate()` returns (int64 [B·R, 1 + L]) to codes of whole frames [B, Q, T]."""
+        """Converts the sequences that `generate()` returns (int64 [B·C, 1 + L]) to codes of whole frames [B, Q, T]."""
         slots = sequences[:, 1:]
         whole = slots[:, : self.pattern.slots(self.pattern.frames(slots.shape[1]))]
         return self.pattern.tokens(whole).unflatten(1, (-1, self.config.num_codebooks)).transpose(1, 2)
@@ -292,23 +294,23 @@ class HAFMGenerationMixin(GenerationMixin):
 
     def slot_plan(self, batch: WindowBatch) -> SlotPlan:
         """The slots that continue a batch, on the device of its conditioning."""
-        device = batch.conditioning_ids.device
+        ids = batch.conditioning_ids
+        known_codes = batch.known_codes
+        if known_codes is None:
+            known_codes = ids.new_empty(len(ids), self.config.num_codebooks, 0)
         uniforms = batch.uniforms
-        known = batch.known
-        if known is None:
-            known = batch.conditioning_ids.new_empty(len(batch.conditioning_ids), self.config.num_codebooks, 0)
+        if uniforms is not None:
+            uniforms = uniforms.to(ids.device)
         row_frames = None
         if batch.conditioning_mask is not None:
             row_frames = self.target_frames(batch.conditioning_mask)
-        if uniforms is not None:
-            uniforms = uniforms.to(device)
         bos = self.config.codebook_size
-        return self.pattern.plan(known, batch.frames, bos, uniforms, batch.forced, row_frames)
+        return self.pattern.plan(known_codes, batch.frames, bos, uniforms, batch.forced, row_frames)
 
     def continue_batch(
         self, batch: WindowBatch, config: GenerationConfig, report: StepReport | None = None
     ) -> torch.Tensor:
-        """Continues a batch with `generate`, the reference for the fast loop.
+        """Continues a batch with `generate`, the reference for the fast loop (`fast_loop.FastDecoder`).
 
         Args:
             batch: with random numbers.
@@ -321,15 +323,17 @@ class HAFMGenerationMixin(GenerationMixin):
         plan = self.slot_plan(batch)
         if plan.uniforms is None:
             raise ValueError("There are no random numbers; for the likeliest codes, give any and top_k=1.")
-        before = 0 if batch.known is None else batch.known.shape[2]
+        before = 0
+        if batch.known_codes is not None:
+            before = batch.known_codes.shape[2]
         config = copy.deepcopy(config)
         # whatever it says of the length and the form of the result
         config.update(
             max_new_tokens=plan.slots, max_time=math.inf, num_return_sequences=1, return_dict_in_generate=False
         )
-        sampling = StreamSampling(plan.uniforms, plan.known.shape[1] + 1, plan.forced, report)
+        sampling = StreamSampling(plan.uniforms, plan.prefix.shape[1] + 1, plan.forced, report)
         generated = self.generate(
-            input_ids=torch.nn.functional.pad(plan.known, (1, 0), value=self.config.codebook_size),
+            input_ids=torch.nn.functional.pad(plan.prefix, (1, 0), value=self.config.codebook_size),
             conditioning_ids=batch.conditioning_ids,
             conditioning_mask=batch.conditioning_mask,
             target_frames=before + batch.frames,
@@ -362,12 +366,14 @@ class HAFMGenerationMixin(GenerationMixin):
             report: called between layers.
 
         Returns:
-            float32 [B·R, count, V].
+            float32 [B·C, count, V].
         """
 
         def scores(ids: torch.Tensor, mask: torch.Tensor | None, null: bool) -> torch.Tensor:
             outputs = self.forward(
-                input_ids=ids.new_full((len(ids) * self.pattern.rows, first + count), self.config.codebook_size),
+                input_ids=ids.new_full(
+                    (len(ids) * self.pattern.codes_per_slot, first + count), self.config.codebook_size
+                ),
                 conditioning_ids=ids,
                 conditioning_mask=mask,
                 null_conditioning=torch.full((len(ids),), null, device=ids.device),
@@ -382,15 +388,22 @@ class HAFMGenerationMixin(GenerationMixin):
         if conditioning_mask is None:
             # without conditioning, rows of the same length are the same
             nulled = scores(conditioning_ids[:1], None, True)
-        # one by one on a CPU: no slower, and a job can be cancelled between the shorter layers
-        size = 1 if conditioning_ids.device.type == "cpu" else len(conditioning_ids)
+        size = len(conditioning_ids)
+        if conditioning_ids.device.type == "cpu":
+            # one by one: no slower, and a job can be cancelled between the shorter layers
+            size = 1
         differences = []
         for begin in range(0, len(conditioning_ids), size):
             part = slice(begin, begin + size)
             ids = conditioning_ids[part]
-            mask = None if conditioning_mask is None else conditioning_mask[part]
-            without = scores(ids, mask, True) if nulled is None else nulled.repeat(len(ids), 1, 1)
-            differences.append(scores(ids, mask, False) - without)
+            mask = None
+            if conditioning_mask is not None:
+                mask = conditioning_mask[part]
+            if nulled is None:
+                unconditional = scores(ids, mask, True)
+            else:
+                unconditional = nulled.repeat(len(ids), 1, 1)
+            differences.append(scores(ids, mask, False) - unconditional)
         return torch.cat(differences)
 
     def _prepare_generation_config(
@@ -422,7 +435,7 @@ class HAFMGenerationMixin(GenerationMixin):
         self, inputs: torch.Tensor | None, bos_token_id: Any, model_kwargs: dict[str, Any]
     ) -> tuple[torch.Tensor, str | None, dict[str, Any]]:
         ids = model_kwargs["conditioning_ids"]
-        rows = len(ids) * self.pattern.rows
+        rows = len(ids) * self.pattern.codes_per_slot
         if inputs is None and model_kwargs.get("input_ids") is None:
             inputs = ids.new_full((rows, 1), self.config.codebook_size)
         inputs, name, model_kwargs = super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
@@ -448,11 +461,14 @@ class HAFMGenerationMixin(GenerationMixin):
         **model_kwargs: Any,
     ) -> tuple[torch.Tensor | None, dict[str, Any]]:
         """Repeats whole sequences rather than single rows."""
-        sequences = None if input_ids is None else input_ids.unflatten(0, (-1, self.pattern.rows))
-        sequences, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, sequences, **model_kwargs
+        if input_ids is not None:
+            input_ids = input_ids.unflatten(0, (-1, self.pattern.codes_per_slot))  # [B, C, L]
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
-        return None if sequences is None else sequences.flatten(0, 1), model_kwargs
+        if input_ids is not None:
+            input_ids = input_ids.flatten(0, 1)
+        return input_ids, model_kwargs
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict, generation_mode: Any, batch_size: int, max_cache_length: int
@@ -472,7 +488,9 @@ class HAFMGenerationMixin(GenerationMixin):
         generation_config.guidance_scale = None  # the stock processor must not be added as well
         others = super()._get_logits_processor(generation_config, *args, **kwargs)
         generation_config.guidance_scale = scale
-        ours: list[LogitsProcessor] = [] if scale == 1.0 else [ClassifierFreeGuidance(scale)]
+        ours: list[LogitsProcessor] = []
+        if scale != 1.0:
+            ours.append(ClassifierFreeGuidance(scale))
         weight = getattr(generation_config, "history_free_guidance", None) or 0.0
         if weight != 0.0:
             slots = kwargs["input_ids_seq_length"]
@@ -480,7 +498,7 @@ class HAFMGenerationMixin(GenerationMixin):
             count = generation_config.max_length - slots
             conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
             scores = weight * self.history_free_scores(*conditioning, slots - 1, count)
-            ours.append(HistoryFreeGuidance(scores, slots, self.pattern.rows))
+            ours.append(HistoryFreeGuidance(scores, slots, self.pattern.codes_per_slot))
         # sampling comes after every processor that changes the scores
         others.sort(key=lambda processor: isinstance(processor, StreamSampling))
         return LogitsProcessorList([*ours, *others])
@@ -509,7 +527,7 @@ class HAFMGenerationMixin(GenerationMixin):
             raise ValueError("generate() needs target prefixes of the same length; pad the conditioning instead.")
         frames: int | torch.Tensor = target_frames
         mask = kwargs.get("conditioning_mask")
-        if mask is not None and self.pattern.rows > 1:
+        if mask is not None and self.pattern.codes_per_slot > 1:
             frames = self.target_frames(mask).clamp(max=target_frames)
         if is_first_iteration and cache is not None and int(cache.get_seq_length()) > 0:
             raise ValueError("The cache is not empty; leave it out and pass the sequence as input_ids.")
@@ -523,9 +541,10 @@ class HAFMGenerationMixin(GenerationMixin):
         inputs["conditioning_is_cached"] = cache is not None and not is_first_iteration
         inputs["logits_to_keep"] = 1
         ids = inputs["conditioning_ids"]
-        # all False rather than None, with which `forward` would apply conditioning dropout in training mode
-        none = ids.new_zeros(len(ids), dtype=torch.bool) if self.training else None
-        inputs["null_conditioning"] = none if guidance_scale == 1.0 else null_rows(ids, guidance_scale)
+        inputs["null_conditioning"] = null_rows(ids, guidance_scale)
+        if self.training and guidance_scale == 1.0:
+            # all False rather than None, with which `forward` would apply conditioning dropout in training mode
+            inputs["null_conditioning"] = ids.new_zeros(len(ids), dtype=torch.bool)
         for name in ("input_ids", "conditioning_ids", "conditioning_mask"):
             if inputs.get(name) is not None:
                 inputs[name] = for_guidance(inputs[name], guidance_scale)

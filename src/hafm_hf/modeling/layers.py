@@ -10,7 +10,7 @@ conditioning token at 50 Hz and the target tokens at 75 Hz × 4 of the same inst
 length. Scheme "time" biases conditioning keys by the signed difference in time instead, in conditioning frames, with
 one table per source; the difference is 0 for simultaneous tokens, wherever they are in the clip.
 
-Dimensions: B batch, R rows per sequence, L slots, m query slots, n keys, H heads of d, D width, T_c conditioning
+Dimensions: B batch, C codes per slot, L slots, m query slots, n keys, H heads of d, D width, T_c conditioning
 frames, V size of a target codebook.
 """
 
@@ -282,10 +282,12 @@ def _attend(
     reach: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
+    """`chunked_attention` with the fields of its bias."""
     output = _slots_first(query)
     for queries, keys in _chunks(reach):
         for head in range(query.shape[1]):
-            q, k = query[:, head, queries], key[:, head, keys]
+            q = query[:, head, queries]
+            k = key[:, head, keys]
             weights = _chunk_weights(q, k, bias[:, head, queries, keys], scaling)  # [B, chunk, keys]
             output[:, queries, head] = weights @ value[:, head, keys]
     return output
@@ -304,16 +306,26 @@ def _gradients(
     reach: torch.Tensor,
     scaling: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of query, key and value, each [B, slots, H, d], and of the table, [H, buckets + 1]."""
-    grad_query, grad_key, grad_value = _slots_first(query), _slots_first(key), _slots_first(value)
+    """Gradients of `_attend`: of query, key and value, each [B, slots, H, d], and of the table, [H, buckets + 1].
+
+    Args:
+        upstream, output (float [B, m, H, d]): the output's gradient, and the output.
+        query, key, value, table, bias, buckets, reach, scaling: as for `_attend`.
+    """
+    grad_query = _slots_first(query)
+    grad_key = _slots_first(key)
+    grad_value = _slots_first(value)
     grad_table = table.new_zeros(query.shape[1], len(table) * LANES)
     # a score's gradient is its weight · (the weight's gradient − the mean of these over the keys)
     minus_mean = -(upstream * output).sum(dim=-1, keepdim=True)
     for queries, keys in _chunks(reach):
         pairs = buckets[:, queries, keys]  # [1 or B, chunk, keys]
+        # of each pair, the partial sum to which its gradient is added
         sums = (pairs * LANES + torch.arange(keys.stop) % LANES).flatten()
         for head in range(query.shape[1]):
-            q, k, v = query[:, head, queries], key[:, head, keys], value[:, head, keys]
+            q = query[:, head, queries]
+            k = key[:, head, keys]
+            v = value[:, head, keys]
             grad = upstream[:, queries, head]
             weights = _chunk_weights(q, k, bias[:, head, queries, keys], scaling)  # [B, chunk, keys]
             grad_scores = torch.baddbmm(minus_mean[:, queries, head], grad, v.mT).mul_(weights)
@@ -325,9 +337,13 @@ def _gradients(
 
 
 def _chunks(reach: torch.Tensor) -> list[tuple[slice, slice]]:
-    """Slices of the queries, each with that of the keys which any of them may see."""
-    queries = [slice(begin, begin + CHUNK) for begin in range(0, len(reach), CHUNK)]
-    return [(chunk, slice(0, int(reach[chunk].max()))) for chunk in queries]
+    """Slices of the queries, each with that of the keys which any of them may see (`BucketedBias.reach`)."""
+    chunks = []
+    for begin in range(0, len(reach), CHUNK):
+        queries = slice(begin, begin + CHUNK)
+        keys = slice(0, int(reach[queries].max()))
+        chunks.append((queries, keys))
+    return chunks
 
 
 def _chunk_weights(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor, scaling: float) -> torch.Tensor:
@@ -342,11 +358,13 @@ def _slots_first(heads: torch.Tensor) -> torch.Tensor:
 
 
 def _save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    """Keeps what `_backward` reads."""
     *tensors, ctx.scaling = inputs
     ctx.save_for_backward(output, *tensors)
 
 
 def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """The gradient of each argument of `_attend`, for that of its output (float [B, m, H, d])."""
     grad_query, grad_key, grad_value, grad_table = _gradients(upstream, *ctx.saved_tensors, ctx.scaling)
     by_head = [grad.transpose(1, 2) for grad in (grad_query, grad_key, grad_value)]
     return (*by_head, grad_table.T, None, None, None, None)
@@ -421,7 +439,8 @@ class HAFMAttention(nn.Module):
             query = query[:, length - queries :]
         # normalised in their memory layout; heads come to the second axis only in the view
         query = self.q_norm(query).transpose(1, 2)
-        key, value = self.k_norm(key).transpose(1, 2), value.transpose(1, 2)
+        key = self.k_norm(key).transpose(1, 2)
+        value = value.transpose(1, 2)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         if isinstance(position_bias, BucketedBias):
@@ -459,11 +478,13 @@ class HAFMGatedFeedForward(nn.Module):
         # pads the inner width (1365 in the paper) with zeros for faster matrix kernels; GELU(0) · 0 adds nothing
         inner = self.down_proj.in_features
         fill = -inner % KERNEL_WIDTH
-        biases = (None, None) if self.up_proj.bias is None else F.pad(self.up_proj.bias.view(2, inner), (0, fill))
-        gate, up = (
-            F.linear(hidden_states, F.pad(weight, (0, 0, 0, fill)), bias)
-            for weight, bias in zip(self.up_proj.weight.chunk(2), biases, strict=True)
-        )
+        gate_weight, up_weight = self.up_proj.weight.chunk(2)
+        gate_bias = None
+        up_bias = None
+        if self.up_proj.bias is not None:
+            gate_bias, up_bias = F.pad(self.up_proj.bias.view(2, inner), (0, fill))
+        gate = F.linear(hidden_states, F.pad(gate_weight, (0, 0, 0, fill)), gate_bias)
+        up = F.linear(hidden_states, F.pad(up_weight, (0, 0, 0, fill)), up_bias)
         return F.linear(F.gelu(gate) * up, F.pad(self.down_proj.weight, (0, fill)), self.down_proj.bias)
 
 
@@ -554,23 +575,28 @@ class HAFMCodebookHeads(nn.Module):
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__()
-        self.rows = codebook_pattern(config).rows
+        self.codes_per_slot = codebook_pattern(config).codes_per_slot
         self.weight = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size, config.hidden_size))
         self.bias = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size)) if config.head_bias else None
 
     def forward(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """hidden_states [B, L, D] of consecutive slots (their numbers `targets`, int64 [L]) → logits [B·R, L, V]."""
+        """hidden_states [B, L, D] of consecutive slots (their numbers `targets`, int64 [L]) → logits [B·C, L, V]."""
         num_codebooks = self.weight.shape[0]
-        if self.rows > 1:
-            bias = None if self.bias is None else self.bias.flatten()
+        bias = None
+        if self.codes_per_slot > 1:
+            if self.bias is not None:
+                bias = self.bias.flatten()
             logits = F.linear(hidden_states, self.weight.flatten(0, 1), bias).unflatten(2, (num_codebooks, -1))
             return logits.transpose(1, 2).flatten(0, 1)
         if num_codebooks == 1:
-            return F.linear(hidden_states, self.weight[0], None if self.bias is None else self.bias[0])
+            if self.bias is not None:
+                bias = self.bias[0]
+            return F.linear(hidden_states, self.weight[0], bias)
         length = hidden_states.shape[1]
         if length == 1:
             book = targets % num_codebooks
-            bias = None if self.bias is None else self.bias.index_select(0, book)[0]
+            if self.bias is not None:
+                bias = self.bias.index_select(0, book)[0]
             return F.linear(hidden_states, self.weight.index_select(0, book)[0], bias)
         # slots are grouped by Q from the first target on, so its head comes first
         order = torch.arange(num_codebooks, device=targets.device) + targets[0]
@@ -623,6 +649,7 @@ def at_slots(frames: torch.Tensor, slot_frames: torch.Tensor, mask: torch.Tensor
     if mask is None:
         return frames.index_select(1, slot_frames.clamp(max=frames.shape[1] - 1))
     present = mask.long()
-    first = present.argmax(dim=1, keepdim=True)
-    places = torch.minimum(first + slot_frames, first + present.sum(dim=1, keepdim=True) - 1).clamp(min=0)
-    return frames.gather(1, places[..., None].expand(-1, -1, frames.shape[2]))
+    first = present.argmax(dim=1, keepdim=True)  # [B, 1]
+    last = first + present.sum(dim=1, keepdim=True) - 1
+    indices = torch.minimum(first + slot_frames, last).clamp(min=0)  # [B, L]
+    return frames.gather(1, indices[..., None].expand(-1, -1, frames.shape[2]))

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shared decoder and the three stages: semantic, coarse, fine.
 
-A stage models target tokens, arranged in slots by its codebook pattern, given conditioning streams at one frame rate;
-its sequence is [source 0 | … | source S−1 | target].
+A stage models target tokens, arranged in slots by its codebook pattern, given conditioning streams at one frame rate.
+With the fusion "sum", that of all bundled stages, its sequence is the target's slots, and the conditioning of a slot's
+instant is added to its input; with "prepend", the paper's, the sequence is [source 0 | … | source S−1 | target].
 
-Dimensions: B batch, L target slots (BOS first), Q target codebooks, R rows of slots per sequence (1 under the flat
-pattern, Q under the delay pattern), T target frames, K conditioning streams, S conditioning sources, T_c conditioning
-frames, D width, H heads, V size of a target codebook.
+Dimensions: B batch, L target slots (BOS first), Q target codebooks, C codes per slot (1 under the flat pattern, Q
+under the delay pattern), T target frames, K conditioning streams, S conditioning sources, T_c conditioning frames,
+D width, H heads, V size of a target codebook.
 """
 
 from typing import Any, NamedTuple
@@ -86,6 +87,7 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        """Initialises a layer: weights normal, biases zero; the relative bias of "time" prefers what is near."""
         std = self.config.initializer_range
         tables = (HAFMCodebookEmbedding, HAFMCodebookHeads, RelativeAttentionBias)
         if isinstance(module, (nn.Linear, nn.Embedding, *tables)):
@@ -101,10 +103,10 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
 
 
 class HAFMDecoder(HAFMPreTrainedModel):
-    """Decoder-only transformer over [conditioning | target] (paper, §3.3), from ids to normalised hidden states.
+    """Decoder-only transformer over conditioning and target (paper, §3.3), from ids to normalised hidden states.
 
     Inputs:
-        input_ids (int64 [B·R, L]): input of the slots: BOS, then the prediction of the slot before, arranged by the
+        input_ids (int64 [B·C, L]): input of the slots: BOS, then the prediction of the slot before, arranged by the
             codebook pattern (`codebook_patterns`).
         conditioning_ids (int64 [B, K, T_c]): conditioning streams, all at `config.conditioning_frame_rate`.
         conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
@@ -127,7 +129,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         if sizes := list(config.lead_sheet_streams.values()):
             self.lead_sheet_embedding = HAFMCodebookEmbedding(sizes, config.hidden_size)
         self.target_embedding = HAFMCodebookEmbedding(config.codebook_sizes, config.hidden_size)
-        if self.pattern.rows == 1:
+        if self.pattern.codes_per_slot == 1:
             # tells slots which codebook they predict; under the delay pattern each predicts all of them
             self.quantizer_embedding = nn.Embedding(config.num_codebooks, config.hidden_size)
         self.segment_embedding = nn.Embedding(config.num_prepended_sources + 1, config.hidden_size)
@@ -183,8 +185,9 @@ class HAFMDecoder(HAFMPreTrainedModel):
             float [B, L, D].
         """
         frames = self.conditioning_mixer(self.embed_conditioning(conditioning_ids, null), mask)
-        places = self.pattern.frame_of(targets) * self.config.conditioning_frame_rate // self.config.frame_rate
-        return at_slots(frames, places, mask)
+        config = self.config
+        slot_frames = self.pattern.frame_of(targets) * config.conditioning_frame_rate // config.frame_rate
+        return at_slots(frames, slot_frames, mask)
 
     def _segment(self, number: int, device: torch.device) -> torch.Tensor:
         """Segment embedding of source `number`, or of the target, which follows the last source: float [D]."""
@@ -195,13 +198,15 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """Embeds lead-sheet streams (int64 [B, T_c, K], 0 where unknown) → float [B, T_c, D]; zeros for null rows."""
         numbers = torch.arange(streams.shape[-1], device=streams.device)
         embedded = self.lead_sheet_embedding(streams, numbers).sum(dim=2)
-        return embedded if null is None else embedded.masked_fill(null[:, None, None], 0.0)
+        if null is not None:
+            embedded = embedded.masked_fill(null[:, None, None], 0.0)
+        return embedded
 
     def embed_target(self, input_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Embeds slots of the target.
 
         Args:
-            input_ids (int64 [B·R, L]): under the flat pattern slot t reads a token of codebook (t − 1) mod Q; under
+            input_ids (int64 [B·C, L]): under the flat pattern slot t reads a token of codebook (t − 1) mod Q; under
                 the delay pattern a slot sums the embeddings of one token per codebook.
             targets (int64 [L]): indices t of the slots in the target.
 
@@ -210,7 +215,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """
         num_codebooks = self.config.num_codebooks
         last = self.segment_embedding.num_embeddings - 1
-        if self.pattern.rows > 1:
+        if self.pattern.codes_per_slot > 1:
             ids = input_ids.reshape(input_ids.shape[0] // num_codebooks, num_codebooks, -1).transpose(1, 2)
             books = torch.arange(num_codebooks, device=ids.device)
             return self.target_embedding(ids, books).sum(dim=2) + self._segment(last, ids.device)
@@ -226,7 +231,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """What `embed_target` gives for each input of each kind of slot: the `tables` of `SlotWeights`, float32."""
         target = self.target_embedding.weight.float()
         segment = self.segment_embedding.weight[-1]
-        if self.pattern.rows > 1:
+        if self.pattern.codes_per_slot > 1:
             # the target's segment embedding is added once, to the first codebook's
             return [torch.cat([target[:1] + segment.float(), target[1:]]).flatten(0, 1)]
         kinds = self.quantizer_embedding.weight + segment
@@ -273,24 +278,32 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
-        past = 0 if cache is None else cache.get_seq_length()
-        # a static cache returns its own counter, which the first layer's update would advance
-        past = past.clone() if isinstance(past, torch.Tensor) else past
-        conditioning_is_cached = bool(past > 0) if conditioning_is_cached is None else conditioning_is_cached
+        past: int | torch.Tensor = 0
+        if cache is not None:
+            past = cache.get_seq_length()
+            if isinstance(past, torch.Tensor):
+                # a static cache returns its own counter, which the first layer's update would advance
+                past = past.clone()
+        if conditioning_is_cached is None:
+            conditioning_is_cached = bool(past > 0)
         frames = conditioning_ids.shape[-1]
         masks = (conditioning_mask, attention_mask)
         conditioning_slots = self.config.num_prepended_sources * frames
-        new_slots = input_ids.shape[1] + (0 if conditioning_is_cached else conditioning_slots)
-        key_slots = new_slots if cache is None else cache.get_mask_sizes(new_slots, 0)[0]
-        query = torch.arange(new_slots, device=input_ids.device) + past
-        targets = query[-input_ids.shape[1] :] - conditioning_slots
-        hidden_states = self.embed_target(input_ids, targets)
+        new_slots = input_ids.shape[1]
+        if not conditioning_is_cached:
+            new_slots += conditioning_slots
+        key_slots = new_slots
+        if cache is not None:
+            key_slots = cache.get_mask_sizes(new_slots, 0)[0]
+        query = torch.arange(new_slots, device=input_ids.device) + past  # of the whole sequence
+        targets = query[-input_ids.shape[1] :] - conditioning_slots  # [L], of the target
+        hidden_states = self.embed_target(input_ids, targets)  # [B, L, D]
         if self.config.conditioning_fusion == "sum":
             added = self.conditioning_of(targets, conditioning_ids, null_conditioning, conditioning_mask)
             hidden_states = hidden_states + added
         elif not conditioning_is_cached:
             prefix = self.embed_conditioning(conditioning_ids, null_conditioning)
-            hidden_states = torch.cat([prefix, hidden_states], dim=1)
+            hidden_states = torch.cat([prefix, hidden_states], dim=1)  # [B, S · T_c + L, D]
         target_slots = key_slots - conditioning_slots
         layout = token_layout(self.config, frames, target_slots, *masks, device=input_ids.device)
         position_bias: torch.Tensor | BucketedBias
@@ -329,15 +342,19 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         """What `forward` computes with for a slot whose conditioning is cached or added."""
         weight: torch.Tensor = self.heads.weight
         bias: torch.Tensor | None = self.heads.bias
-        if self.model.pattern.rows > 1:
+        if self.model.pattern.codes_per_slot > 1:
             weight = weight.flatten(0, 1)[None]
-            bias = None if bias is None else bias.flatten()[None]
+            if bias is not None:
+                bias = bias.flatten()[None]
+        head_biases: list[torch.Tensor | None] = [None] * len(weight)
+        if bias is not None:
+            head_biases = list(bias)
         return SlotWeights(
             tables=self.model.input_tables(),
             layers=self.model.layer_weights(),
             norm=self.model.norm.weight,
             heads=list(weight),
-            head_biases=[None] * len(weight) if bias is None else list(bias),
+            head_biases=head_biases,
         )
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
@@ -367,7 +384,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             logits_to_keep (`int`): number of last slots to compute logits for; 0 means all.
 
         Returns:
-            `CausalLMOutputWithPast` with `loss` (see `codebook_loss`) and `logits` (float [B·R, L, V] in the order of
+            `CausalLMOutputWithPast` with `loss` (see `codebook_loss`) and `logits` (float [B·C, L, V] in the order of
             slots; `pattern.tokens` puts them into that of the labels). The last of `hidden_states`, after the final
             norm, covers the target's slots only; the others cover all slots.
 
@@ -376,7 +393,8 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         """
         if labels is not None:
             self._check_labels(labels)
-            input_ids = self.pattern.inputs(labels, self.config.codebook_size) if input_ids is None else input_ids
+            if input_ids is None:
+                input_ids = self.pattern.inputs(labels, self.config.codebook_size)
         inputs: dict[str, Any] = {
             "input_ids": input_ids, "conditioning_ids": conditioning_ids, "conditioning_mask": conditioning_mask,
             "attention_mask": attention_mask, "null_conditioning": null_conditioning,
@@ -389,7 +407,9 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             inputs["null_conditioning"] = torch.bernoulli(rates).bool()
         outputs = self.model(**inputs, **cached, use_cache=use_cache, **kwargs)
         logits = self.heads(outputs.last_hidden_state[:, -logits_to_keep:], targets[-logits_to_keep:])
-        loss = None if labels is None else self.codebook_loss(logits, labels)
+        loss = None
+        if labels is not None:
+            loss = self.codebook_loss(logits, labels)
         return CausalLMOutputWithPast(loss, logits, outputs.cache, outputs.hidden_states, outputs.attentions)
 
     def _checked_targets(
@@ -407,19 +427,24 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         """
         if inputs_embeds is not None:
             raise ValueError("A stage embeds its tokens itself, by codebook; give input_ids instead of inputs_embeds.")
-        input_ids, conditioning_ids = inputs["input_ids"], inputs["conditioning_ids"]
+        input_ids = inputs["input_ids"]
+        conditioning_ids = inputs["conditioning_ids"]
         if input_ids is None:
             raise ValueError("Give input_ids, labels, or both.")
         config = self.config
-        rows = self.model.pattern.rows
         attention_mask = inputs["attention_mask"]
         past = 0 if cache is None else cache.get_seq_length()
-        cached = bool(past > 0) if conditioning_is_cached is None else conditioning_is_cached
-        self._check_conditioning(inputs, cached)
+        if conditioning_is_cached is None:
+            conditioning_is_cached = bool(past > 0)
+        self._check_conditioning(inputs, conditioning_is_cached)
         targets = torch.arange(input_ids.shape[1], device=input_ids.device)
-        if cached:
+        if conditioning_is_cached:
             targets = targets + past - config.num_prepended_sources * conditioning_ids.shape[2]
-        books = targets - 1 if rows == 1 else torch.arange(len(input_ids), device=input_ids.device)[:, None]
+        # the codebook that a slot reads: that of the token before, or under the delay pattern that of its row
+        if self.model.pattern.codes_per_slot == 1:
+            books = targets - 1
+        else:
+            books = torch.arange(len(input_ids), device=input_ids.device)[:, None]
         # BOS is allowed in every codebook
         ids = input_ids.masked_fill(input_ids == config.codebook_size, 0)
         check_ids("input_ids", ids, config.codebook_sizes, books % config.num_codebooks)
@@ -447,8 +472,9 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         shape = tuple(getattr(conditioning_ids, "shape", ()))
         if len(shape) != 3 or shape[1] != streams or not shape[2]:
             raise ValueError(f"conditioning_ids has shape {shape}; this stage needs [B, {streams}, T_c], T_c > 0.")
-        rows = {"input_ids": self.model.pattern.rows}
-        counts = {name: len(each) // rows.get(name, 1) for name, each in inputs.items() if each is not None}
+        counts = {name: len(value) for name, value in inputs.items() if value is not None}
+        if "input_ids" in counts:
+            counts["input_ids"] //= self.model.pattern.codes_per_slot
         if len(set(counts.values())) > 1:
             counted = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise ValueError(f"The inputs have different numbers of sequences: {counted}.")
@@ -462,14 +488,14 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         """Cross-entropy of each target token, in nats.
 
         Args:
-            logits (float [B·R, L, V]): of all slots, from the first.
+            logits (float [B·C, L, V]): of all slots, from the first.
             labels (int64 [B, T·Q]): target tokens; −100 is ignored.
 
         Returns:
             float32 [B, T, Q], 0 where a label is ignored.
         """
         pattern = self.model.pattern
-        wanted = pattern.arrange(labels, IGNORE_INDEX)  # [B·R, L]
+        wanted = pattern.arrange(labels, IGNORE_INDEX)  # [B·C, L]
         # over all slots at once: the gradient of each slice of the logits would be as large as all logits
         nats = F.cross_entropy(
             logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
@@ -489,19 +515,28 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
 
 class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
-    """Stage 1: instrumental semantic tokens at 50 Hz from vocal semantic tokens (K = 1)."""
+    """Stage 1: instrumental semantic tokens from vocal semantic tokens; by the paper's defaults at 50 Hz, K = 1.
+
+    Lead-sheet streams add to K.
+    """
 
     config_class = HAFMSemanticConfig
 
 
 class HAFMCoarseForCausalLM(HAFMStageForCausalLM):
-    """Stage 2: EnCodec codebooks 1–4 at 75 Hz from vocal and instrumental semantic tokens (K = 2)."""
+    """Stage 2: the codec's first codebooks from vocal and instrumental semantic tokens.
+
+    By the paper's defaults EnCodec's codebooks 1–4 at 75 Hz, and K = 2; lead-sheet streams add to K.
+    """
 
     config_class = HAFMCoarseConfig
 
 
 class HAFMFineForCausalLM(HAFMStageForCausalLM):
-    """Stage 3: EnCodec codebooks 5–8 at 75 Hz from codebooks 1–4 (K = 4, summed)."""
+    """Stage 3: the codec's further codebooks from its first.
+
+    By the paper's defaults EnCodec's codebooks 5–8 at 75 Hz from 1–4, and K = 4, summed; lead-sheet streams add to K.
+    """
 
     config_class = HAFMFineConfig
 
@@ -517,8 +552,12 @@ def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.T
     """
     if torch.compiler.is_compiling() or ids.device.type not in ("cpu", "cuda"):
         return
-    # a plain number if possible, which needs no copy to the device
-    limits = sizes[0] if len(set(sizes)) == 1 else torch.tensor(sizes, device=ids.device)[codebooks]
+    limits: int | torch.Tensor
+    if len(set(sizes)) == 1:
+        # a plain number needs no copy to the device
+        limits = sizes[0]
+    else:
+        limits = torch.tensor(sizes, device=ids.device)[codebooks]
     valid = (ids >= 0) & (ids < limits)
     if ids.device.type == "cuda":
         torch._assert_async(valid.all(), f"{name} holds an id that its codebook does not have.")

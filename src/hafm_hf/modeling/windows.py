@@ -48,13 +48,13 @@ class Window:
 
     Args:
         start, stop: its frames, [start, stop).
-        known: number of its first frames that the window before has generated already.
+        known_frames: number of its first frames that the window before has generated already.
         row: index of the song in the batch.
     """
 
     start: int
     stop: int
-    known: int
+    known_frames: int
     row: int = 0
 
 
@@ -140,17 +140,23 @@ class SongRow:
     @property
     def done(self) -> int:
         """Frames that have been generated so far."""
-        return 0 if self.codes is None else self.codes.shape[1]
+        if self.codes is None:
+            return 0
+        return self.codes.shape[1]
 
     def append(self, codes: torch.Tensor) -> None:
         """Adds the next frames, int64 [Q, n]."""
-        self.codes = codes if self.codes is None else torch.cat([self.codes.to(codes.device), codes], dim=1)
+        if self.codes is not None:
+            codes = torch.cat([self.codes.to(codes.device), codes], dim=1)
+        self.codes = codes
 
     def append_given(self, stop: int) -> None:
         """Adds given codes up to frame `stop`, where windows were skipped because all their codes are given."""
         if self.given is not None and self.done < stop:
             codes = self.given[:, self.done : stop]
-            self.append(codes if self.codes is None else codes.to(self.codes.device))
+            if self.codes is not None:
+                codes = codes.to(self.codes.device)
+            self.append(codes)
 
     def forced(self, first: int, count: int) -> torch.Tensor:
         """Given codes of the frames [first, first + count), −1 where there are none: int64 [Q, count], on the CPU."""
@@ -162,7 +168,7 @@ class SongRow:
         """Whether all codes that a window adds are given."""
         if self.given is None:
             return False
-        return bool((self.given[:, window.start + window.known : window.stop] != FREE).all())
+        return bool((self.given[:, window.start + window.known_frames : window.stop] != FREE).all())
 
 
 class StageRun:
@@ -176,8 +182,9 @@ class StageRun:
         compile: whether the fast loop replays its steps as CUDA graphs.
         batch_size: largest number of windows in a batch; if they are independent, in the first batch.
         report: called with 1 after each step, and with 0 during longer passes.
-        sound: maps codes (int64 [n, Q]) to vectors that represent their sound, float [n, D]. If given, an independent
-            window takes over from the one before where the sound changes least, rather than where that one ends.
+        code_vectors: function of codes (int64 [n, Q]) that returns vectors that represent their sound, float [n, D].
+            If given, an independent window takes over from the one before where the sound changes least, rather than
+            where that one ends.
 
     If `config.independent_windows`, as in the fine stage, windows are generated from their own conditioning only. One
     batch may then hold several windows of a song, and each window generates its overlap with the one before again,
@@ -197,7 +204,7 @@ class StageRun:
         compile: bool = False,
         batch_size: int = ROWS_AT_ONCE,
         report: StepReport | None = None,
-        sound: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        code_vectors: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         if compile and decoding != "fast":
             raise ValueError(f"compile=True needs the fast loop, but decoding is {decoding!r}; leave it out.")
@@ -208,15 +215,17 @@ class StageRun:
         self.config = config
         self.report = report
         # shared by all windows, so that matrices are packed once
-        self.decoder = FastDecoder(stage, config, compile) if decoding == "fast" else None
+        self.fast_loop: FastDecoder | None = None
+        if decoding == "fast":
+            self.fast_loop = FastDecoder(stage, config, compile)
         self.independent: bool = config.independent_windows
-        self.sound = sound if self.independent else None
+        self.code_vectors = code_vectors if self.independent else None
         window, overlap = window_frames(stage.config, config)
         # frames that are compared on either side of a join
         self.side = max(round(SIDE_SECONDS * stage.config.frame_rate), 1)
         # frames at the end of a window that the next window may still replace
         self.replaceable = 0
-        if self.sound is not None:
+        if self.code_vectors is not None:
             self.replaceable = math.ceil(JOINED_SHARE * overlap / self.side) * self.side
         windows: list[Window] = []
         for number, song in enumerate(rows):
@@ -234,7 +243,8 @@ class StageRun:
     @property
     def steps(self) -> int:
         """Total number of steps; a step decodes one slot of each row of a batch."""
-        return sum(self.stage.pattern.new_slots(self._known(batch), self._new(batch)) for batch in self.batches)
+        new_slots = self.stage.pattern.new_slots
+        return sum(new_slots(self._known_frames(batch), self._new_frames(batch)) for batch in self.batches)
 
     @property
     def finished(self) -> bool:
@@ -265,9 +275,9 @@ class StageRun:
         if self.coming is None:
             if not self.independent:
                 for window in batch:
-                    self.rows[window.row].append_given(window.start + window.known)
+                    self.rows[window.row].append_given(window.start + window.known_frames)
             self.coming = self._decode(self._window_batch(batch, conditioning))
-            self.left = self._new(batch)
+            self.left = self._new_frames(batch)
         count = self.left
         if frames is not None and not self.independent:
             count = min(count, frames - self.rows[batch[0].row].done)
@@ -285,82 +295,89 @@ class StageRun:
 
     def final_frames(self, row: int) -> int:
         """Number of frames of a row that are final."""
-        song = self.rows[row]
-        if self.finished:
-            return song.frames
-        return song.done if song.done == song.frames else max(song.done - self.replaceable, 0)
+        song_row = self.rows[row]
+        if self.finished or song_row.done == song_row.frames:
+            return song_row.frames
+        return max(song_row.done - self.replaceable, 0)
 
     def codes(self, row: int) -> torch.Tensor:
         """The final codes of a row so far: int64 [Q, T]."""
-        song = self.rows[row]
+        song_row = self.rows[row]
         if self.finished:
-            song.append_given(song.frames)
-        if song.codes is None:
+            song_row.append_given(song_row.frames)
+        if song_row.codes is None:
             return torch.empty(self.stage.config.num_codebooks, 0, dtype=torch.long)
-        return song.codes[:, : self.final_frames(row)]
+        return song_row.codes[:, : self.final_frames(row)]
 
     def _join(self, window: Window, new: torch.Tensor) -> None:
         """Replaces the end of a row's codes by an independent window's, int64 [Q, n] from its first frame on."""
         row = self.rows[window.row]
-        row.append_given(window.start + window.known)
-        join = window.known
-        if self.sound is not None and window.known:
+        row.append_given(window.start + window.known_frames)
+        join = window.known_frames
+        if self.code_vectors is not None and window.known_frames:
             assert row.codes is not None
-            before = row.codes[:, window.start : window.start + window.known].to(new.device)
-            after = new[:, : window.known + self.side]
-            earliest = window.known - self.replaceable
-            join = steadiest_frame(self.sound(before.t()), self.sound(after.t()), earliest, self.side)
+            before = row.codes[:, window.start : window.start + window.known_frames].to(new.device)  # [Q, overlap]
+            after = new[:, : window.known_frames + self.side]  # [Q, overlap + side]
+            earliest = window.known_frames - self.replaceable
+            join = steadiest_frame(self.code_vectors(before.t()), self.code_vectors(after.t()), earliest, self.side)
         if row.codes is not None:
             row.codes = row.codes[:, : window.start + join]
         row.append(new[:, join : window.stop - window.start])
 
     def _window_batch(self, batch: list[Window], conditioning: list[torch.Tensor]) -> WindowBatch:
-        known_frames = self._known(batch)
-        frames = self._new(batch)
-        cut = []
-        known = []
+        """What a decoding loop needs of a batch of windows; conditioning is int64 [K, T_c] for each row."""
+        known_frames = self._known_frames(batch)
+        frames = self._new_frames(batch)
+        conditioning_windows = []
+        known_codes = []
         uniforms = []
         forced = []
         for window in batch:
             row = self.rows[window.row]
             streams = conditioning[window.row]  # [K, T_c]
-            cut.append(
-                streams[:, self._conditioning_frames(window.start) : self._conditioning_frames(window.stop)].t()
-            )
+            begin = self._conditioning_frames(window.start)
+            end = self._conditioning_frames(window.stop)
+            conditioning_windows.append(streams[:, begin:end].t())
             first = window.start + known_frames
             uniforms.append(row.random.of_frames(first, frames, self.stage.config.num_codebooks))
             if known_frames:
                 assert row.codes is not None
-                known.append(row.codes[:, window.start : first].to(streams.device))
+                known_codes.append(row.codes[:, window.start : first].to(streams.device))
             if row.given is not None:
                 forced.append(row.forced(first, frames))
-        lengths = torch.tensor([len(streams) for streams in cut])
-        conditioning_ids = pad_sequence(cut, batch_first=True).transpose(1, 2)  # [B, K, T_c]
-        mask = torch.arange(conditioning_ids.shape[-1]) < lengths[:, None]
+        lengths = torch.tensor([len(streams) for streams in conditioning_windows])
+        conditioning_ids = pad_sequence(conditioning_windows, batch_first=True).transpose(1, 2)  # [B, K, T_c]
+        conditioning_mask = None
+        if len(set(lengths.tolist())) > 1:
+            within = torch.arange(conditioning_ids.shape[-1]) < lengths[:, None]  # [B, T_c]
+            conditioning_mask = within.to(conditioning_ids.device)
         return WindowBatch(
             conditioning_ids,
             frames,
             torch.stack(uniforms),
-            torch.stack(known) if known else None,
+            torch.stack(known_codes) if known_codes else None,
             torch.stack(forced) if forced else None,
-            None if bool(mask.all()) else mask.to(conditioning_ids.device),
+            conditioning_mask,
         )
 
     def _decode(self, batch: WindowBatch) -> Iterator[torch.Tensor]:
         """Yields the codes of each new frame, int64 [B, Q]; shorter rows are padded at the end."""
-        if self.decoder is not None:
-            return self.decoder.frames(batch, self.report)
+        if self.fast_loop is not None:
+            return self.fast_loop.frames(batch, self.report)
         return iter(self.stage.continue_batch(batch, self.config, self.report).unbind(2))
 
-    def _known(self, batch: list[Window]) -> int:
+    def _known_frames(self, batch: list[Window]) -> int:
         """Frames before those that a batch generates, which are the same number in all its windows."""
-        return 0 if self.independent else batch[0].known
+        if self.independent:
+            return 0
+        return batch[0].known_frames
 
-    def _new(self, batch: list[Window]) -> int:
+    def _new_frames(self, batch: list[Window]) -> int:
         """Frames that a batch generates."""
-        return max(window.stop - window.start for window in batch) - self._known(batch)
+        return max(window.stop - window.start for window in batch) - self._known_frames(batch)
 
     def _conditioning_frames(self, frames: int) -> int:
+        """Frames of the conditioning that last as long as `frames` of the stage."""
         return frames * self.stage.config.conditioning_frame_rate // self.stage.config.frame_rate
 
     @staticmethod
@@ -368,7 +385,7 @@ class StageRun:
         """Batches windows of different songs at the same position; those of one song come one after another."""
         groups: dict[tuple[int, int], list[Window]] = defaultdict(list)
         for window in windows:
-            groups[window.start + window.known, window.known].append(window)
+            groups[window.start + window.known_frames, window.known_frames].append(window)
         ordered = [groups[key] for key in sorted(groups)]
         return [group[i : i + batch_size] for group in ordered for i in range(0, len(group), batch_size)]
 

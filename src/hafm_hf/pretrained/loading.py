@@ -124,11 +124,12 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
     if not issubclass(model_class, SafeLoadingMixin):
         check_checkpoint(model_class, source, **options)
     model, info = model_class.from_pretrained(source, output_loading_info=True, **{**options, "use_safetensors": True})
-    for kind in LOADING_FAULTS:
-        if info.get(kind):
-            keys = ", ".join(sorted(map(str, info[kind])))
-            found = f"{kind.replace('_', ' ')} {keys}"
-            raise ValueError(f"{_where(source, options)} is not a {model_class.__name__}: {found}.")
+    for fault in LOADING_FAULTS:
+        if info.get(fault):
+            keys = ", ".join(sorted(map(str, info[fault])))
+            raise ValueError(
+                f"{_where(source, options)} is not a {model_class.__name__}: {fault.replace('_', ' ')} {keys}."
+            )
     return model
 
 
@@ -169,10 +170,10 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
 
 def write_checksums(folder: str | os.PathLike[str], only_again: bool = False) -> None:
     """Writes SHA256SUMS next to all safetensors files in and below `folder`; `only_again` only updates existing."""
-    for place in sorted({file.parent for file in Path(folder).rglob("*.safetensors")}):
-        if not only_again or (place / SUMS_FILE).exists():
-            lines = [f"{_sha256(file)}  {file.name}\n" for file in sorted(place.glob("*.safetensors"))]
-            (place / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
+    for subfolder in sorted({file.parent for file in Path(folder).rglob("*.safetensors")}):
+        if not only_again or (subfolder / SUMS_FILE).exists():
+            lines = [f"{_sha256(file)}  {file.name}\n" for file in sorted(subfolder.glob("*.safetensors"))]
+            (subfolder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def tokenizer_fingerprint(tokenizer: torch.nn.Module) -> str:
@@ -219,6 +220,7 @@ def find_file(source: str | os.PathLike[str], name: str, hub: Mapping[str, Any])
 
 
 def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[Path]:
+    """The safetensors files of a model, downloaded if necessary; none if it has no such weights."""
     if (single := find_file(source, SAFE_WEIGHTS_NAME, hub)) is not None:
         return [single]
     if (index := find_file(source, SAFE_WEIGHTS_INDEX_NAME, hub)) is None:

@@ -72,10 +72,21 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
     facts = facts or CardFacts()
     composite = model.config.model_type == "hafm"
     title = Path(repo_id).resolve().name
-    names = model.parameter_counts() if composite else {title: model.num_parameters()}
-    total = names.pop("total", None)
-    described = {name: model.config.describe_part(name) if composite else model.config.describe() for name in names}
-    parts = [{"name": name, "parameters": names[name], **described[name]} for name in names]
+    facts_of_composite: dict[str, Any] = {
+        "total": None, "sampling_rate": None, "stereo": False, "styles": (), "sounds": {}
+    }  # fmt: skip
+    if composite:
+        counts = model.parameter_counts()
+        facts_of_composite = {
+            "total": counts.pop("total"),
+            "sampling_rate": model.sampling_rate,
+            "stereo": model.config.codec_format.output_channels == 2,
+            "styles": model.styles,
+            "sounds": {name: STYLE_SOUND.format(quote(name)) for name in model.style_sounds},
+        }
+        parts = [{"name": name, "parameters": n, **model.config.describe_part(name)} for name, n in counts.items()]
+    else:
+        parts = [{"name": title, "parameters": model.num_parameters(), **model.config.describe()}]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag=PIPELINE_TAG,
@@ -95,12 +106,8 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
         composite=composite,
         role=getattr(model.config, "role", ""),
         parts=parts,
-        total=total,
-        sampling_rate=model.sampling_rate if composite else None,
-        stereo=composite and model.config.codec_format.output_channels == 2,
-        styles=model.styles if composite else (),
-        sounds={name: STYLE_SOUND.format(quote(name)) for name in model.style_sounds} if composite else {},
         facts=facts,
+        **facts_of_composite,
     )
 
 
@@ -110,6 +117,7 @@ def _hub_ids(names: list[str]) -> list[str] | None:
 
 
 def _is_hub_id(name: str) -> bool:
+    """Whether a name has the form "org/name" of a hub id."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -118,7 +126,10 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _eval_result(result: dict[str, Any]) -> EvalResult:
+    """A result of `CardFacts` as the card's metadata hold it."""
     given = {key: value for key, value in result.items() if key != "how"}
     given.setdefault("dataset_type", re.sub(r"[^a-z0-9]+", "-", given["dataset_name"].lower()).strip("-"))
-    metric_args = {"how": result["how"]} if result.get("how") else None
+    metric_args = None
+    if result.get("how"):
+        metric_args = {"how": result["how"]}
     return EvalResult(task_type=PIPELINE_TAG, task_name="Vocal accompaniment", metric_args=metric_args, **given)

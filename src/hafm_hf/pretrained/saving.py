@@ -38,7 +38,7 @@ UPLOAD_OPTIONS = ("token", "private", "commit_message", "commit_description", "r
 
 
 class HAFMHubMixin(SafeLoadingMixin):
-    """Loading that checks the files first; `push_to_hub` of whole folders, with a model card."""
+    """`push_to_hub` of whole folders, with a model card; loading by `loading.SafeLoadingMixin`, which checks files."""
 
     config: Any
 

@@ -74,14 +74,15 @@ class Codec(ABC):
         Raises:
             ValueError: on another shape, no samples, or more codebooks than the codec has.
         """
-        wanted = self.format.num_codebooks if num_codebooks is None else num_codebooks
+        if num_codebooks is None:
+            num_codebooks = self.format.num_codebooks
         if audio.ndim != 3 or audio.shape[1] != self.format.channels or audio.shape[2] == 0:
             raise ValueError(
                 f"audio has shape {list(audio.shape)}; it must be [batch, {self.format.channels}, samples], not empty."
             )
-        if not 1 <= wanted <= self.format.num_codebooks:
-            raise ValueError(f"num_codebooks is {wanted}; this codec has 1 to {self.format.num_codebooks}.")
-        return self._encode(audio.to(self.model.dtype), wanted, check_stop)
+        if not 1 <= num_codebooks <= self.format.num_codebooks:
+            raise ValueError(f"num_codebooks is {num_codebooks}; this codec has 1 to {self.format.num_codebooks}.")
+        return self._encode(audio.to(self.model.dtype), num_codebooks, check_stop)
 
     @torch.no_grad()
     def decode(
@@ -120,8 +121,10 @@ class Codec(ABC):
             codes (int64 [T, Q]): of consecutive codebooks.
             first_codebook: index in the codec of the first of these codebooks.
         """
-        columns = enumerate(codes.t(), start=first_codebook)
-        return torch.stack([F.embedding(column, self.codebook(index)) for index, column in columns]).float().sum(0)
+        vectors = []
+        for index, codes_of_book in enumerate(codes.t(), start=first_codebook):
+            vectors.append(F.embedding(codes_of_book, self.codebook(index)))  # [T, D]
+        return torch.stack(vectors).float().sum(0)
 
     def embed(self, codes: torch.Tensor) -> torch.Tensor:
         """The decoder's input [B, D, T] for codes int64 [B, Q, T].
@@ -134,8 +137,10 @@ class Codec(ABC):
             raise ValueError(f"codes have shape {list(codes.shape)}; they must be [batch, 1 to {codebooks}, frames].")
         if int(codes.min()) < 0 or int(codes.max()) >= self.format.codebook_size:
             raise ValueError(f"codes must lie between 0 and {self.format.codebook_size - 1}.")
-        embedded = [F.embedding(each, self.codebook(index)) for index, each in enumerate(codes.unbind(1))]
-        return reduce(torch.add, embedded).transpose(1, 2)
+        vectors = []
+        for index, codes_of_book in enumerate(codes.unbind(1)):
+            vectors.append(F.embedding(codes_of_book, self.codebook(index)))  # [B, T, D]
+        return reduce(torch.add, vectors).transpose(1, 2)
 
 
 class EncodecCodec(Codec):
@@ -147,6 +152,7 @@ class EncodecCodec(Codec):
         return self.model.quantizer.layers[index].codebook.embed
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
+        """The quantiser's codes, layer by layer, so that they can be ended between two."""
         codes = []
         embeddings = audio
         for layer in checked(self.model.encoder.layers, check_stop):
@@ -276,8 +282,12 @@ class Stretches:
 
     def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
         """Output for all new frames whose context is complete; None if there are none yet."""
-        self.frames = frames = frames if self.frames is None else torch.cat([self.frames, frames], dim=-1)
-        final = frames.shape[-1] - (0 if last else self.future)
+        if self.frames is not None:
+            frames = torch.cat([self.frames, frames], dim=-1)
+        self.frames = frames
+        final = frames.shape[-1]
+        if not last:
+            final -= self.future
         if final <= self.done:
             return None
         result = self.function(frames, self.start)[..., self.done * self.hop : final * self.hop]
@@ -326,11 +336,13 @@ def codec_class(config: PreTrainedConfig | dict[str, Any]) -> type[PreTrainedMod
     Raises:
         ValueError: an unknown family.
     """
-    kind = config.get("model_type") if isinstance(config, dict) else config.model_type
-    if kind not in FAMILIES:
-        raise ValueError(f"{kind} is not a supported codec; choose from {', '.join(FAMILIES)}.")
-    model_class = FAMILIES[kind].model_class
-    return getattr(transformers, model_class) if isinstance(model_class, str) else model_class
+    family = config.get("model_type") if isinstance(config, dict) else config.model_type
+    if family not in FAMILIES:
+        raise ValueError(f"{family} is not a supported codec; choose from {', '.join(FAMILIES)}.")
+    model_class = FAMILIES[family].model_class
+    if isinstance(model_class, str):
+        return getattr(transformers, model_class)
+    return model_class
 
 
 def load_codec(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Codec:

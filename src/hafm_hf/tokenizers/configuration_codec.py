@@ -277,12 +277,13 @@ def _check_codec_family(config: PreTrainedConfig) -> None:
 
 
 def _check_encodec(config: EncodecConfig) -> None:
+    """Refuses sizes of an EnCodec that are out of range, and the kind that normalises chunks."""
     for name in ("hidden_size", "num_filters", "kernel_size", "last_kernel_size", "residual_kernel_size", "compress"):
         check_range(f"codec {name}", getattr(config, name), MAX_WIDTH)
     for name in ("num_lstm_layers", "num_residual_layers", "dilation_growth_rate"):
         check_range(f"codec {name}", getattr(config, name), MAX_STREAMS)
     check_range("codec audio_channels", config.audio_channels, 2)
-    if not config.target_bandwidths or not all(0 < each < math.inf for each in config.target_bandwidths):
+    if not config.target_bandwidths or not all(0 < bandwidth < math.inf for bandwidth in config.target_bandwidths):
         raise ValueError(f"The codec's target_bandwidths are {config.target_bandwidths}; they must be positive.")
     if config.chunk_length_s is not None or config.normalize or config.norm_type != "weight_norm":
         raise ValueError("The codec normalises chunks, as EnCodec at 48 kHz does; use EnCodec at 24 or 32 kHz.")

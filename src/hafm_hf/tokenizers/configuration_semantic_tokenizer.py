@@ -72,14 +72,11 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
 
     def describe(self) -> dict[str, str]:
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
-        space = self.vocal_projection_size
-        beat = " and the beat phase" if self.rhythm_channels else ""
-        vocals = f" (vocals: of a {space}-dimensional projection{beat})" if space else ""
         width = self.hubert_config.hidden_size
         return {
             "rates": f"{self.sampling_rate} Hz → {self.frame_rate} tokens/s",
             "vocabulary": f"{self.num_clusters}",
-            "architecture": f"HuBERT, layer {self.layer} of width {width}, k-means{vocals}",
+            "architecture": f"HuBERT, layer {self.layer} of width {width}, k-means",
         }
 
     def validate_sizes(self) -> None:

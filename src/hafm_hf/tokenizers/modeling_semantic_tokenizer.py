@@ -9,6 +9,7 @@ N samples, T_v frames at 50 Hz, D width of HuBERT.
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from ..lead_sheet.lead_sheet import LeadSheet, beat_points
 from ..pretrained.saving import HAFMHubMixin
-from .beat_line import BEAT_NUMBERS, HAFMBeatLine, HAFMRhythmNetwork
+from .beat_tracker import BEAT_NUMBERS, HAFMBeatTracker, HAFMRhythmNetwork
 from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
-from .pitch_line import DESCRIPTORS, HAFMVocalDescriptors, PitchLine, pitch_line
+from .pitch_contour import DESCRIPTORS, HAFMVocalDescriptors, PitchContour, pitch_contour
 from .stopping import CheckStop, checked
 
 NORMALIZATION_EPSILON = 1e-7
@@ -85,13 +86,14 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         if config.rhythm_channels:
             self.register_buffer("rhythm_scale", torch.ones(()))
             self.descriptors = HAFMVocalDescriptors(config.sampling_rate, config.frame_rate)
-            self.line = HAFMBeatLine(config.frame_rate)
+            self.beat_tracker = HAFMBeatTracker(config.frame_rate)
             if config.beat_line:
                 # radius of the track's points in the unit disc, where the network's own lie further in if uncertain
                 self.register_buffer("line_scale", torch.ones(()))
             self.rhythm = HAFMRhythmNetwork(DESCRIPTORS, config.rhythm_channels, config.rhythm_layers)
-        total = receptive_field(cut) - hop
-        self.padding = (total // 2, total - total // 2)
+        # samples of context that a frame needs beyond its hop, on its left and on its right
+        context = receptive_field(cut) - hop
+        self.padding = (context // 2, context - context // 2)
         self.post_init()
 
     @torch.no_grad()
@@ -116,7 +118,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         seed: int | Sequence[int] | None = None,
         vocal: bool | None = None,
         lead_sheet: LeadSheet | None = None,
-        phase: torch.Tensor | None = None,
+        beat_phase: torch.Tensor | None = None,
         check_stop: CheckStop | None = None,
     ) -> HAFMSemanticTokenizerOutput:
         """Tokenises a batch of waveforms of the same length; up to rounding, rows do not depend on each other.
@@ -128,28 +130,28 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
                 generator.
             vocal: whether to use the vocal centroids, where they are separate; defaults to `noise`.
             lead_sheet: tempo or beats of the vocals, if known; otherwise they are estimated.
-            phase (float [T_v] or [B, T_v]): beat phase of each frame, from 0 to 1, if the beats have already been
-                estimated (`beat_phase`).
+            beat_phase (float [T_v] or [B, T_v]): beat phase of each frame, from 0 to 1, if the beats have already been
+                estimated (by the method of that name).
             check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Raises:
             ValueError: another shape, samples that are not finite, no centroids, or a lead sheet with tempo or beats,
-                or a phase, for a tokenizer without `beat_line`.
+                or a beat phase, for a tokenizer without `beat_line`.
         """
         if input_values.ndim != 2:
             raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
         seeds = seed if isinstance(seed, Sequence) else [seed] * len(input_values)
-        rows = [self._prepare(row, noise, own) for row, own in zip(input_values, seeds, strict=True)]
+        rows = [self._prepare(row, noise, row_seed) for row, row_seed in zip(input_values, seeds, strict=True)]
         features = self._iterate_features(torch.stack(rows), self.num_frames(input_values.shape[1]), check_stop)
         vocal = noise if vocal is None else vocal
-        tokens = self._tokens(features, input_values, vocal, lead_sheet, phase, check_stop)
+        tokens = self._tokens(features, input_values, vocal, lead_sheet, beat_phase, check_stop)
         return HAFMSemanticTokenizerOutput(ids=tokens)
 
     def encode(self, waveform: torch.Tensor, **options: Any) -> torch.Tensor:
         """Tokens int64 [T_v] of one mono waveform (float [N] at 16 kHz, any length), in bounded memory.
 
         Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks. `options` are those of
-        `forward`: `noise`, `seed`, `vocal`, `lead_sheet`, `phase` and `check_stop`.
+        `forward`: `noise`, `seed`, `vocal`, `lead_sheet`, `beat_phase` and `check_stop`.
         """
         return self(waveform[None], **options, return_dict=True).ids[0]
 
@@ -183,19 +185,21 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         return torch.from_numpy(self.descriptors.described(*measured)).to(waveform.device)
 
     @torch.no_grad()
-    def listen(self, waveform: torch.Tensor, check_stop: CheckStop | None = None) -> tuple[PitchLine, torch.Tensor]:
+    def measure_pitch_and_beats(
+        self, waveform: torch.Tensor, check_stop: CheckStop | None = None
+    ) -> tuple[PitchContour, torch.Tensor]:
         """The pitch contour of a mono vocal (float [N] at 16 kHz), and the rhythm network's beat phases.
 
         Returns:
-            a `PitchLine` of T_v frames, and float32 [T_v, 4] (`HAFMRhythmNetwork.place`).
+            a `PitchContour` of T_v frames, and float32 [T_v, 4] (`HAFMRhythmNetwork.expected_points`).
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
         measured = self._measured(waveform, check_stop)
         weight = self.rhythm.head.weight
-        described = torch.from_numpy(self.descriptors.described(*measured))
-        return pitch_line(*measured), self.rhythm.place(described[None].to(weight.device, weight.dtype))[0]
+        descriptors = torch.from_numpy(self.descriptors.described(*measured)).to(weight.device, weight.dtype)
+        return pitch_contour(*measured), self.rhythm.expected_points(descriptors[None])[0]
 
     def _measured(self, waveform: torch.Tensor, check_stop: CheckStop | None) -> tuple[np.ndarray, ...]:
         """`HAFMVocalDescriptors.measured` of the T_v frames of a mono vocal (float [N])."""
@@ -230,17 +234,17 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         """
         projected = self._projected(features)
         if self.config.rhythm_channels:
-            return self._with_place(projected, self._place(descriptors))
+            return self._with_points(projected, self._points(descriptors))
         return projected
 
     def beat_phase(
         self,
-        places: torch.Tensor,
+        points: torch.Tensor,
         lead_sheet: LeadSheet | None = None,
         near: float | None = None,
         check_stop: CheckStop | None = None,
     ) -> torch.Tensor:
-        """Beat phase of each frame along one beat track, estimated from `places` (float [T, 4]): float32 [T], 0 to 1.
+        """Beat phase of each frame along one beat track, estimated from `points` (float [T, 4]): float32 [T], 0 to 1.
 
         Beats of a lead sheet take precedence, and its tempo is kept to exactly; `near` is a tempo in beats a minute
         to which the track stays close.
@@ -249,23 +253,26 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             ValueError: the tokenizer has no rhythm network.
         """
         self._check_rhythm()
-        known = LeadSheet() if lead_sheet is None else lead_sheet
-        phase = known.phase(len(places), self.config.frame_rate)
-        if phase is not None:
-            return phase
-        line = self.line if near is None else self.line.near(near)
-        return line.follow(places, known.tempo, check_stop)
+        if lead_sheet is None:
+            lead_sheet = LeadSheet()
+        beat_phase = lead_sheet.beat_phase(len(points), self.config.frame_rate)
+        if beat_phase is not None:
+            return beat_phase
+        tracker = self.beat_tracker if near is None else self.beat_tracker.near(near)
+        return tracker.follow(points, lead_sheet.tempo, check_stop)
 
     def _check_rhythm(self) -> None:
+        """Raises ValueError if there is no rhythm network."""
         if not self.config.rhythm_channels:
             raise ValueError("This tokenizer has no rhythm network; fit one with recipes/fit_vocal_space.py.")
 
     def _projected(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (float [..., D]) by the vocal projection, if there is one: float [..., P]."""
         if self.config.vocal_projection_size:
             return features.float() @ self.vocal_projection.float()
         return features
 
-    def _place(
+    def _points(
         self,
         descriptors: torch.Tensor | None,
         lead_sheet: LeadSheet | None = None,
@@ -275,59 +282,62 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         if descriptors is None:
             raise ValueError("This tokenizer estimates the beat from descriptors of the vocal; pass `describe`'s.")
         rows = descriptors.view(-1, *descriptors.shape[-2:])
-        place = self.rhythm.place(rows.to(self.rhythm.head.weight.dtype))
-        if self.config.beat_line and place.numel():
-            phases = [self.beat_phase(row, lead_sheet, check_stop=check_stop) for row in place]
-            place = torch.stack([self._on_line(phase).to(place) for phase in phases])
-        return place
+        points = self.rhythm.expected_points(rows.to(self.rhythm.head.weight.dtype))
+        if self.config.beat_line and points.numel():
+            phases = [self.beat_phase(row, lead_sheet, check_stop=check_stop) for row in points]
+            points = torch.stack([self._on_track(phase).to(points) for phase in phases])
+        return points
 
-    def _on_line(self, phase: torch.Tensor) -> torch.Tensor:
+    def _on_track(self, phase: torch.Tensor) -> torch.Tensor:
         """Phases (float [T]) as points on a circle of radius `line_scale`, float32 [T, 4]."""
         return self.line_scale.float() * beat_points(phase).to(self.line_scale.device)
 
-    def _with_place(self, projected: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        return torch.cat([projected, self.rhythm_scale.float() * place.view(*projected.shape[:-1], -1)], dim=-1)
+    def _with_points(self, projected: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        """Projected features (float [..., T, P]) followed by their scaled beat points: float [..., T, P + 4]."""
+        return torch.cat([projected, self.rhythm_scale.float() * points.view(*projected.shape[:-1], -1)], dim=-1)
 
-    def _nearest(self, points: torch.Tensor, vocal: bool) -> torch.Tensor:
+    def _nearest(self, vectors: torch.Tensor, vocal: bool) -> torch.Tensor:
+        """Index of the centroid nearest to each vector (float [..., P]): int64 [...]."""
         centroids = self.centroids.float()
         if not bool(centroids.any()):
             raise ValueError("This tokenizer has no centroids: fit them with recipes/fit_kmeans.py.")
         if self.config.separate_centroids:
             centroids = centroids[0 if vocal else 1]
-        centroids = centroids[:, : points.shape[-1]]
+        centroids = centroids[:, : vectors.shape[-1]]
         # the squared norm of the feature is the same for all centroids and is left out
-        return torch.argmin(centroids.pow(2).sum(1) - 2 * points.float() @ centroids.T, dim=-1)
+        return torch.argmin(centroids.pow(2).sum(1) - 2 * vectors.float() @ centroids.T, dim=-1)
 
     def _tokens(
         self,
-        parts: Iterable[torch.Tensor],
+        feature_chunks: Iterable[torch.Tensor],
         waveforms: torch.Tensor,
         vocal: bool,
         lead_sheet: LeadSheet | None,
-        phase: torch.Tensor | None,
+        beat_phase: torch.Tensor | None,
         check_stop: CheckStop | None,
     ) -> torch.Tensor:
-        """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D] each) come in parts."""
-        given = phase is not None or (lead_sheet is not None and lead_sheet.has_beats)
+        """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D]) come in chunks."""
+        given = beat_phase is not None or (lead_sheet is not None and lead_sheet.has_beats)
         if given and not self.config.beat_line:
             raise ValueError("This tokenizer has no beat line; leave tempo and beats of a lead sheet out.")
-        # the beat is estimated over the whole clip, so only the projections of its parts are kept until then
-        whole = vocal and self.config.rhythm_channels > 0
-        found = [self._projected(features) if whole else self.quantize(features, vocal) for features in parts]
-        if not found:
+        needs_beat = vocal and self.config.rhythm_channels > 0
+        # the beat is estimated over the whole clip, so only the projections of its chunks are kept until then
+        chunk_of = self._projected if needs_beat else partial(self.quantize, vocal=vocal)
+        chunks = [chunk_of(features) for features in feature_chunks]
+        if not chunks:
             return torch.zeros(len(waveforms), 0, dtype=torch.int64)
-        joined = torch.cat(found, dim=1)
-        if not whole:
+        joined = torch.cat(chunks, dim=1)
+        if not needs_beat:
             return joined
         # known beats need no estimate
-        if phase is None and lead_sheet is not None:
-            phase = lead_sheet.phase(joined.shape[1], self.config.frame_rate)
-        if phase is None:
+        if beat_phase is None and lead_sheet is not None:
+            beat_phase = lead_sheet.beat_phase(joined.shape[1], self.config.frame_rate)
+        if beat_phase is None:
             descriptors = torch.stack([self.describe(waveform, check_stop) for waveform in waveforms])
-            place = self._place(descriptors, lead_sheet, check_stop)
+            points = self._points(descriptors, lead_sheet, check_stop)
         else:
-            place = self._on_line(phase).expand(len(joined), -1, -1)
-        return self._nearest(self._with_place(joined, place), vocal)
+            points = self._on_track(beat_phase).expand(len(joined), -1, -1)
+        return self._nearest(self._with_points(joined, points), vocal)
 
     def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:
         """Adds noise, normalises the whole clip, and pads it with zeros: float32 [pad + hop · T_v + pad]."""
@@ -346,7 +356,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         prepared = prepared.to(values.device)
         inner = prepared[left : left + len(values)].add_(values)
         if self.config.do_normalize and len(values):
-            mean, deviation = inner.mean(), torch.sqrt(inner.var(unbiased=False) + NORMALIZATION_EPSILON)
+            mean = inner.mean()
+            deviation = torch.sqrt(inner.var(unbiased=False) + NORMALIZATION_EPSILON)
             inner.sub_(mean).div_(deviation)
         return prepared
 
@@ -364,7 +375,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             context = 0
         for start in range(0, frames, core):
             end = min(start + core, frames)
-            first, last = max(start - context, 0), min(end + context, frames)
+            first = max(start - context, 0)
+            last = min(end + context, frames)
             # frames at a chunk's edge see the samples beyond it; they see zeros only at the ends of the clip
             samples = prepared[:, first * self.hop : last * self.hop + sum(self.padding)]
             hidden = self._hidden_states(samples.to(self.hubert.dtype), check_stop)

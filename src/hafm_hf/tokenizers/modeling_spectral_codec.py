@@ -41,17 +41,18 @@ class SpectralBlock(nn.Module):
     Args:
         width: D.
         config: gives kernel size and expansion.
-        layers: number of blocks in the network; each residual branch is initialised with a scale of 1 / layers.
+        num_blocks: number of blocks in the network. Each residual branch is scaled by a learnt factor per channel,
+            which `HAFMSpectralModel._init_weights` sets to 1 / num_blocks.
     """
 
-    def __init__(self, width: int, config: HAFMSpectralConfig, layers: int) -> None:
+    def __init__(self, width: int, config: HAFMSpectralConfig, num_blocks: int) -> None:
         super().__init__()
         size = config.kernel_size
         self.convolution = nn.Conv1d(width, width, size, padding=size // 2, groups=width)
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, config.expansion * width)
         self.down = nn.Linear(config.expansion * width, width)
-        self.layers = layers
+        self.num_blocks = num_blocks
         self.scale = nn.Parameter(torch.empty(width))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -97,22 +98,27 @@ class Spectrum(nn.Module):
         margin = (size - hop) // 2
         pieces = torch.fft.irfft(spectra.unflatten(2, (channels, -1)), size).transpose(1, 2)
         window = torch.hann_window(size, dtype=pieces.dtype, device=pieces.device)
-        both = (_overlap_added(x, hop) for x in (pieces * window, window.square().expand(frames, size)))
-        sound, weight = (x[..., margin : margin + frames * hop] for x in both)
+        inside = slice(margin, margin + frames * hop)
+        sound = _overlap_added(pieces * window, hop)[..., inside]
+        weight = _overlap_added(window.square().expand(frames, size), hop)[..., inside]
         return _mid_and_side(sound / weight)
 
     def compress(self, spectra: torch.Tensor) -> torch.Tensor:
         """Compresses magnitudes: complex [B, T, C · F] → float [B, T, 2 · C · F] of about unit variance."""
         magnitudes = spectra.abs().clamp_min(SMALLEST)
-        compressed = spectra * (magnitudes ** (self.compression - 1) / self.usual)
+        # phases stay; relative to each frequency's typical compressed magnitude
+        factors = magnitudes ** (self.compression - 1) / self.usual
+        compressed = spectra * factors
         return torch.cat([compressed.real, compressed.imag], dim=-1)
 
     def expand(self, compressed: torch.Tensor) -> torch.Tensor:
         """Inverse of `compress`: float [B, T, 2 · C · F] → complex [B, T, C · F]."""
-        real, imaginary = (part * self.usual for part in _at_least_single(compressed).chunk(2, dim=-1))
+        real, imaginary = _at_least_single(compressed).chunk(2, dim=-1)
+        real = real * self.usual
+        imaginary = imaginary * self.usual
         magnitudes = (real.square() + imaginary.square() + SMALLEST**2).sqrt()
-        powers = magnitudes ** (1 / self.compression - 1)
-        return torch.complex(real * powers, imaginary * powers)
+        factors = magnitudes ** (1 / self.compression - 1)
+        return torch.complex(real * factors, imaginary * factors)
 
 
 def _overlap_added(pieces: torch.Tensor, hop: int) -> torch.Tensor:
@@ -177,8 +183,12 @@ class ResidualQuantizer(nn.Module):
         return torch.stack(codes, dim=1)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Latent vectors [B, D, T] of codes int64 [B, Q, T] of the first Q codebooks."""
-        vectors = [F.embedding(each, book) for each, book in zip(codes.unbind(1), self.codebooks, strict=False)]
+        """Latent vectors [B, D, T] of codes int64 [B, Q, T] of the first Q codebooks.
+
+        Generation takes them from `Codec.embed`, which all codecs have; this is for the codec as a model by itself.
+        """
+        books = zip(codes.unbind(1), self.codebooks, strict=False)
+        vectors = [F.embedding(codes_of_book, book) for codes_of_book, book in books]
         return torch.stack(vectors).sum(0).transpose(1, 2)
 
 
@@ -198,6 +208,7 @@ class SpectralDecoder(nn.Module):
         width = config.decoder_width
         layers = config.decoder_layers
         size = config.kernel_size
+        # of all channels
         bins = output.channels * output.num_bins
         bands = output.channels * config.num_noise_bands
         self.first = nn.Conv1d(config.codebook_dim, width, size, padding=size // 2)
@@ -251,8 +262,8 @@ class SpectralDecoder(nn.Module):
     def _drawn(self, spectra: torch.Tensor, first_frame: int | torch.Tensor) -> torch.Tensor:
         """Complex white noise shaped like `spectra` [B, T, C · F], a function of the frames' positions in the song."""
         first = torch.as_tensor(first_frame, device=spectra.device).reshape(-1, 1)
-        at = (first + torch.arange(spectra.shape[1], device=spectra.device)) % NOISE_PERIOD
-        return _noise_table(spectra.shape[-1]).to(spectra.device)[at]
+        rows = (first + torch.arange(spectra.shape[1], device=spectra.device)) % NOISE_PERIOD  # [1 or B, T]
+        return _noise_table(spectra.shape[-1]).to(spectra.device)[rows]
 
     def _noise_amplitudes(self, levels: torch.Tensor) -> torch.Tensor:
         """Noise amplitudes [B, T, C · F] from log levels [B, T, C · bands]."""
@@ -287,8 +298,9 @@ def _band_weights(bands: int, bins: int, highest: float, bands_below: int, edge:
     """
     with torch.inference_mode(False):
         mels = (1 + torch.linspace(0, highest, bins, dtype=torch.float32, device="cpu") / 700).log()
-        places = mels / (1 + torch.tensor(edge) / 700).log() * (bands_below - 1)
-        return (1 - (places - torch.arange(bands, device="cpu")[:, None]).abs()).clamp_min(0)
+        mel_of_edge = (1 + torch.tensor(edge) / 700).log()
+        band_of_bin = mels / mel_of_edge * (bands_below - 1)  # fractional, [bins]
+        return (1 - (band_of_bin - torch.arange(bands, device="cpu")[:, None]).abs()).clamp_min(0)
 
 
 class HAFMSpectralModel(HAFMHubMixin, PreTrainedModel):
@@ -311,12 +323,13 @@ class HAFMSpectralModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
+        """Initialises a layer; an untrained decoder's output has about the typical level."""
         super()._init_weights(module)
         if isinstance(module, nn.Linear | nn.Conv1d):
             initialization.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
             initialization.zeros_(module.bias)
         elif isinstance(module, SpectralBlock):
-            initialization.constant_(module.scale, 1 / module.layers)
+            initialization.constant_(module.scale, 1 / module.num_blocks)
         elif isinstance(module, Spectrum):
             initialization.ones_(module.usual)
         elif isinstance(module, ResidualQuantizer):

@@ -91,8 +91,8 @@ class StageArguments:
         """`style_ranges` as `HAFMStageConfig` takes them; raises ValueError if they are none."""
         try:
             ranges = json.loads(self.style_ranges or "{}")
-            for each in ranges.values():
-                StyleRange.given(each)
+            for bounds in ranges.values():
+                StyleRange.given(bounds)
         except (AttributeError, TypeError, ValueError) as error:
             said = f"--style_ranges cannot be read ({error}); give metres, tempo and density by style."
             raise ValueError(said) from error

@@ -157,10 +157,10 @@ class RunFolder:
         # delete nothing before all processes have loaded their state
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self._drop_behind(progress.step if choices else -1)
+            self._delete_after(progress.step if choices else -1)
         return progress
 
-    def _drop_behind(self, step: int) -> None:
+    def _delete_after(self, step: int) -> None:
         """Deletes checkpoints and metrics of later steps; for a negative step, all of them and the best stage."""
         for path in self.checkpoints():
             if json.loads((path / PROGRESS).read_text(encoding="utf-8"))["step"] > step:

@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from ..accompaniment.parts import VOCAL, stage_of, tokenizer_of
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
+from ..lead_sheet.lead_sheet import UNKNOWN
 from ..modeling.configuration_hafm import HAFMStageConfig
 from .arguments import CorruptionArguments
 from .lead_sheets import crop_streams
@@ -213,8 +214,9 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
                 "%d of %d excerpts are shorter than a crop of %g s and are not used: %s%s.",
                 len(unused), len(counts), seconds, ", ".join(unused[:5]), " …" if len(unused) > 5 else "",
             )  # fmt: skip
-        # a slot for every crop that fits without overlap, so excerpts are visited in proportion to their length
+        # a slot for every crop that fits without overlap, which holds its row: excerpts are visited by their length
         self.slots = np.repeat(np.arange(len(corpus)), counts)
+        # number of the latest epoch, and its slots in their order
         self._epoch: tuple[int, np.ndarray] | None = None
         self.strangers = corruption is not None and corruption.history_swap > 0
         self.other_voice = 0.0
@@ -238,12 +240,14 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
 
     def crop_at(self, number: int) -> Crop:
         """Crop `number` of the endless sequence: every epoch shuffles the slots and draws new starts."""
-        epoch, place = divmod(number, len(self.slots))
+        epoch, slot = divmod(number, len(self.slots))
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(self.slots))
-        return self._crop_of(int(self._epoch[1][place]), np.random.default_rng((self.seed, 1, number)))
+        _, shuffled = self._epoch
+        return self._crop_of(int(shuffled[slot]), np.random.default_rng((self.seed, 1, number)))
 
     def _crop_of(self, row: int, generator: np.random.Generator) -> Crop:
+        """A crop of a row of the corpus, with a start that is drawn."""
         return row, int(generator.integers(0, self.cells[row] - self.frames + 1))
 
     def crop_of_other_track(self, number: int, purpose: int = 2) -> Crop:
@@ -259,10 +263,12 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
     def fixed_crops(self, limit: int | None = None) -> list[Crop]:
         """Validation crops: consecutive, as many as fit in each excerpt, evenly subsampled to at most `limit`."""
         counts = self.cells // self.frames
-        crops = [(row, i * self.frames) for row, count in enumerate(counts) for i in range(count)]
+        crops = []
+        for row, count in enumerate(counts):
+            crops += [(row, number * self.frames) for number in range(count)]
         if limit is None or len(crops) <= limit:
             return crops
-        return [crops[i * len(crops) // limit] for i in range(limit)]
+        return [crops[number * len(crops) // limit] for number in range(limit)]
 
     def tracks(self, crops: Sequence[Crop]) -> list[str]:
         """The track name of each crop."""
@@ -288,6 +294,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return {"conditioning_ids": conditioning, "labels": self._targets(crop)}
 
     def _targets(self, crop: Crop) -> torch.Tensor:
+        """The target's tokens in a crop, frame by frame: int64 [T·Q]."""
         return self._cut(self.target, crop).transpose(0, 1).flatten()
 
     def _cut(self, stream: StreamSlice, crop: Crop) -> torch.Tensor:
@@ -307,7 +314,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
     def _swap_voice(self, ids: torch.Tensor, number: int) -> None:
         """Swaps another track's vocal into `ids` [K, T_c] if most of it has chords, so that they learn to prevail."""
         streams = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
-        if "chord" in streams and (streams["chord"] > 0).float().mean() > 0.5:
+        if "chord" in streams and (streams["chord"] != UNKNOWN).float().mean() > 0.5:
             ids[:1] = self._cut(self.sources[0], self.crop_of_other_track(number, purpose=4))
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
@@ -364,8 +371,10 @@ class GlobalBatchSampler(Sampler[list[int]]):
         """Yields the sample numbers of each micro-batch of this process."""
         for step in range(self.first_step, self.last_step):
             for part in range(self.rank * self.accumulation, (self.rank + 1) * self.accumulation):
-                begin, end = (at * self.global_batch // self.parts for at in (part, part + 1))
-                yield list(range(step * self.global_batch + begin, step * self.global_batch + end))
+                first_sample = step * self.global_batch
+                begin = first_sample + part * self.global_batch // self.parts
+                end = first_sample + (part + 1) * self.global_batch // self.parts
+                yield list(range(begin, end))
 
     def weight(self, samples: int) -> float:
         """Weight of the mean loss of a micro-batch of `samples` samples; 1 if all micro-batches are equal."""

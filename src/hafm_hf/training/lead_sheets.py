@@ -24,20 +24,20 @@ SHEETS_KEPT = 4096
 
 def misheard(sheet: LeadSheet, corruption: CorruptionArguments, generator: np.random.Generator) -> LeadSheet:
     """The lead sheet as a listener might estimate it: beats half a beat late, the tempo doubled or halved."""
-    half_beat, octave, which = generator.random(3)
+    half_beat_draw, octave_draw, halving_draw = generator.random(3)
     beats = np.asarray(sheet.beats or (), dtype=np.float64)
     changes: dict[str, object] = {}
-    if len(beats) > 1 and half_beat < corruption.lead_sheet_half_beat:
+    if len(beats) > 1 and half_beat_draw < corruption.lead_sheet_half_beat:
         beats = beats + 0.5 * np.diff(beats, append=2 * beats[-1] - beats[-2])
-    if len(beats) > 3 and octave < corruption.lead_sheet_octave:
+    if len(beats) > 3 and octave_draw < corruption.lead_sheet_octave:
         # positions in the bar are meaningless at another tempo
         changes["beats_per_bar"] = None
-        places = np.arange(len(beats))
         # beats too fast to be doubled are halved: no listener estimates a faster tempo
-        if which < 0.5 or np.diff(beats).min() < 2 * LEAST_BEAT_SECONDS:
+        if halving_draw < 0.5 or np.diff(beats).min() < 2 * LEAST_BEAT_SECONDS:
             beats = beats[::2]
         else:
-            beats = np.interp(np.arange(0, len(beats) - 0.5, 0.5), places, beats)
+            half_beats = np.arange(0, len(beats) - 0.5, 0.5)
+            beats = np.interp(half_beats, np.arange(len(beats)), beats)
     if len(beats):
         changes["beats"] = beats.tolist()
     return replace(sheet, **changes)  # type: ignore[arg-type]
@@ -47,10 +47,10 @@ def with_streams_dropped(
     streams: torch.Tensor, corruption: CorruptionArguments, generator: np.random.Generator
 ) -> torch.Tensor:
     """Streams (int64 [S, T]) with some or all of them dropped, that is, set to 0 (unknown)."""
-    all_streams, *single_streams = generator.random(1 + len(streams))
-    omitted = np.array(single_streams) < corruption.lead_sheet_dropout
-    omitted |= all_streams < corruption.lead_sheet_dropout_all
-    return streams.masked_fill(torch.from_numpy(omitted)[:, None], 0)
+    draw_for_all, *draws = generator.random(1 + len(streams))
+    dropped = np.array(draws) < corruption.lead_sheet_dropout
+    dropped |= draw_for_all < corruption.lead_sheet_dropout_all
+    return streams.masked_fill(torch.from_numpy(dropped)[:, None], 0)
 
 
 def crop_streams(
@@ -85,6 +85,7 @@ def crop_streams(
 
 @functools.lru_cache(SHEETS_KEPT)
 def _parsed(text: str, styles: tuple[str, ...]) -> LeadSheet:
+    """A lead sheet from JSON, without styles other than these; empty for an empty text."""
     if text:
         sheet = LeadSheet.given(json.loads(text))
     else:

@@ -76,9 +76,9 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
     Raises:
         ValueError: when the stage needs more codebooks than the corpus has.
     """
-    kind = stage_parts()[stage.stage]
+    entry = stage_parts()[stage.stage]
     codebooks = {"coarse": stage.coarse_codebooks or CODEBOOKS, "fine": stage.fine_codebooks or CODEBOOKS}
-    needed = sum(codebooks.get(stream, 0) for stream in {*kind.reads, kind.writes})
+    needed = sum(codebooks.get(stream, 0) for stream in {*entry.reads, entry.writes})
     if needed > info.num_codebooks:
         raise ValueError(f"The stage needs {needed} codebooks; the corpus has {info.num_codebooks} (--num-codebooks).")
 
@@ -87,11 +87,13 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
             return [info.codebook_size] * codebooks[stream], info.acoustic_frame_rate
         return [info.num_clusters], info.semantic_frame_rate
 
-    conditioning = [sizes_and_rate(stream)[0] for stream in kind.reads]
-    _, conditioning_rate = sizes_and_rate(kind.reads[0])
-    target, target_rate = sizes_and_rate(kind.writes)
-    config_class = kind.model_class.config_class
-    seconds = config_class().window_seconds if crop_seconds is None else crop_seconds
+    conditioning = [sizes_and_rate(stream)[0] for stream in entry.reads]
+    _, conditioning_rate = sizes_and_rate(entry.reads[0])
+    target, target_rate = sizes_and_rate(entry.writes)
+    config_class = entry.model_class.config_class
+    seconds = crop_seconds
+    if seconds is None:
+        seconds = config_class().window_seconds
     conditioning_frames = round(seconds * conditioning_rate)
     pattern = PATTERNS[stage.codebook_pattern or "flat"](len(target))
     sequence = pattern.slots(round(seconds * target_rate))
@@ -129,13 +131,16 @@ def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:
         ValueError: when the model is another stage, or lacks weights.
         OSError: when there is no model.
     """
-    kind, _ = PreTrainedConfig.get_config_dict(name)
-    composite = kind.get("model_type") == "hafm"
-    found = f"hafm_{stage}" if composite else kind.get("model_type")
-    if found != f"hafm_{stage}":
-        raise ValueError(f"{name} is of type {found}, but the run trains the {stage} stage: name another init_from.")
+    stored, _ = PreTrainedConfig.get_config_dict(name)
+    model_type = stored.get("model_type")
+    options = changes
+    if model_type == "hafm":
+        options = {"subfolder": stage, **changes}
+    elif model_type != f"hafm_{stage}":
+        raise ValueError(
+            f"{name} is of type {model_type}, but the run trains the {stage} stage: name another init_from."
+        )
     # weights may be stored in half precision to save space; the optimiser's small steps need full precision
-    options = {"subfolder": stage, **changes} if composite else changes
     return load_strictly(stage_parts()[stage].model_class, name, dtype=torch.float32, **options)
 
 

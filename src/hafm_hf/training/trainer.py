@@ -299,7 +299,7 @@ class StageTrainer:
             logger.info("step %d %s", self.progress.step, {key: round(value, 5) for key, value in numbers.items()})
         for key, values in metrics.items():
             if isinstance(values, list):
-                numbers |= {f"{key}/{place + 1}": value for place, value in enumerate(values)}
+                numbers |= {f"{key}/{position + 1}": value for position, value in enumerate(values)}
         self.accelerator.log(numbers, step=self.progress.step)
 
     def init_trackers(self) -> None:

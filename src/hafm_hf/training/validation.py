@@ -34,31 +34,33 @@ def validate_stage(
     crops = validation.fixed_crops(data.validation_crops)
     tracks = validation.tracks(crops)
     partners = other_tracks(tracks)
-    share = list(range(len(crops)))[accelerator.process_index :: accelerator.num_processes]
+    # the clips of this process
+    clips = list(range(len(crops)))[accelerator.process_index :: accelerator.num_processes]
     losses_of_clips: list[tuple[int, dict[str, torch.Tensor]]] = []
-    for begin in range(0, len(share), data.validation_batch):
-        chosen = share[begin : begin + data.validation_batch]
-        batch = default_collate([validation.read(crops[clip]) for clip in chosen])
-        right = batch["conditioning_ids"].to(accelerator.device)
+    for begin in range(0, len(clips), data.validation_batch):
+        batch_clips = clips[begin : begin + data.validation_batch]
+        batch = default_collate([validation.read(crops[clip]) for clip in batch_clips])
+        conditioning = batch["conditioning_ids"].to(accelerator.device)
         labels = batch["labels"].to(accelerator.device)
-        other = None
+        shuffled = None
         if partners:
-            others = [validation.read(crops[partners[clip]])["conditioning_ids"] for clip in chosen]
-            other = torch.stack(others).to(accelerator.device)
+            others = [validation.read(crops[partners[clip]])["conditioning_ids"] for clip in batch_clips]
+            shuffled = torch.stack(others).to(accelerator.device)
         with accelerator.autocast():
-            losses = paired_losses(model, right, other, labels)
-        for place, clip in enumerate(chosen):
-            losses_of_clips.append((clip, {name: value[place].cpu() for name, value in losses.items()}))
+            losses = paired_losses(model, conditioning, shuffled, labels)
+        for position, clip in enumerate(batch_clips):
+            losses_of_clips.append((clip, {name: value[position].cpu() for name, value in losses.items()}))
     gathered = dict(gather_object(losses_of_clips))
-    rows = {
-        name: torch.stack([gathered[clip][name] for clip in range(len(crops))])
-        for name in next(iter(gathered.values()))
-    }
-    metrics: Metrics = {name: value.mean().item() for name, value in rows.items()}
+    # of all clips by name, float32 [N, Q]
+    all_losses = {}
+    for name in gathered[0]:
+        all_losses[name] = torch.stack([gathered[clip][name] for clip in range(len(crops))])
+    metrics: Metrics = {name: value.mean().item() for name, value in all_losses.items()}
     if partners:
-        difference, error = clustered_mean((rows["shuffled"] - rows["matched"]).mean(dim=1), tracks)
+        differences = (all_losses["shuffled"] - all_losses["matched"]).mean(dim=1)
+        difference, error = clustered_mean(differences, tracks)
         metrics |= {"paired_difference": difference, "paired_difference_error": error}
-    return {**metrics, "codebooks": rows["matched"].mean(dim=0).tolist(), "clips": float(len(crops))}
+    return {**metrics, "codebooks": all_losses["matched"].mean(dim=0).tolist(), "clips": float(len(crops))}
 
 
 @torch.no_grad()
@@ -125,6 +127,6 @@ def other_tracks(tracks: list[str]) -> list[int] | None:
     if 2 * largest > len(tracks):
         return None
     partners = [0] * len(tracks)
-    for place, clip in enumerate(order):
-        partners[clip] = order[(place + len(tracks) // 2) % len(tracks)]
+    for position, clip in enumerate(order):
+        partners[clip] = order[(position + len(tracks) // 2) % len(tracks)]
     return partners

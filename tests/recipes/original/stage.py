@@ -85,9 +85,11 @@ class Block(nn.Module):
         self.norm1 = Norm(WIDTH, drawn)
         self.qkv = nn.Linear(WIDTH, 3 * HEADS * HEAD, bias=False)
         self.out_proj = nn.Linear(HEADS * HEAD, WIDTH, bias=False)
-        self.q_norm, self.k_norm = Norm(HEAD, drawn), Norm(HEAD, drawn)
+        self.q_norm = Norm(HEAD, drawn)
+        self.k_norm = Norm(HEAD, drawn)
         self.norm2 = Norm(WIDTH, drawn)
-        self.w_in, self.w_out = nn.Linear(WIDTH, 2 * INNER), nn.Linear(INNER, WIDTH)
+        self.w_in = nn.Linear(WIDTH, 2 * INNER)
+        self.w_out = nn.Linear(INNER, WIDTH)
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         fused = self.qkv(self.norm1(x))
@@ -129,7 +131,8 @@ class OriginalStage(nn.Module):
         """Logits [B, L, V] of tokens (int64 [B, L]) from streams (int64 [B, K, T]); null (bool [B])."""
         drawn, books = self.drawn, self.books
         numbers = drawn.numbers(len(SOURCES[self.name]))
-        parts, place = [], 0
+        parts = []
+        place = 0
         for source, streams in enumerate(SOURCES[self.name]):
             ids = [conditioning[:, place + number] for number in range(len(streams))]
             place += len(streams)
@@ -189,7 +192,8 @@ def trained(stage: OriginalStage, songs: list[Any], steps: int, seed: int = 0) -
     read, written = (round(SECONDS[stage.name] * rate) for rate in RATES[stage.name])
     unit = 25 if RATES[stage.name] == (50, 75) else RATES[stage.name][0]
     for _ in range(steps):
-        conditioning, tokens = [], []
+        conditioning = []
+        tokens = []
         for _ in range(BATCH):
             song = songs[int(torch.randint(len(songs), (), generator=draw))]
             streams, target = streams_of(stage.name, song)

@@ -38,7 +38,7 @@ STEADY_SHARE = 0.8
 # longest take that is tried with a constant tempo; the spectrum of a longer one would take over 0.1 s
 LONGEST_STEADY_SECONDS = 900.0
 # initial phases tried for a constant tempo; zero padding of the spectrum (a factor), and its shortest length
-STEADY_PLACES = 64
+STEADY_PHASES = 64
 SPECTRUM_PADDING = 8
 SHORTEST_SPECTRUM = 1024
 # loss in log-probability if a beat is twice as long as the one before
@@ -91,7 +91,7 @@ class HAFMRhythmNetwork(nn.Module):
             hidden = layer(hidden)
         return self.head(hidden)
 
-    def place(self, descriptors: torch.Tensor) -> torch.Tensor:
+    def expected_points(self, descriptors: torch.Tensor) -> torch.Tensor:
         """Expected phase in the beat and in the half beat, as points in the unit disc, further out if more certain.
 
         Returns:
@@ -101,7 +101,7 @@ class HAFMRhythmNetwork(nn.Module):
         return self(descriptors).float().softmax(-1) @ beat_points(middles)
 
 
-class HAFMBeatLine:
+class HAFMBeatTracker:
     """Tracks the beat through a song.
 
     Args:
@@ -112,14 +112,19 @@ class HAFMBeatLine:
         self.frame_rate = frame_rate
         self._set_tempi(BEATS_PER_MINUTE)
 
-    def near(self, tempo: float) -> "HAFMBeatLine":
+    def near(self, tempo: float) -> "HAFMBeatTracker":
         """A copy that is limited to tempi near `tempo` (beats a minute)."""
-        line = copy.copy(self)
-        slowest, fastest = (float(np.clip(tempo * (1 + by), *BEATS_PER_MINUTE)) for by in (-TEMPO_RANGE, TEMPO_RANGE))
-        line._set_tempi((slowest, fastest))
-        return line
+        limited = copy.copy(self)
+        slowest, fastest = np.clip([tempo * (1 - TEMPO_RANGE), tempo * (1 + TEMPO_RANGE)], *BEATS_PER_MINUTE)
+        limited._set_tempi((float(slowest), float(fastest)))
+        return limited
 
     def _set_tempi(self, tempi: tuple[float, float]) -> None:
+        """Sets the slowest and the fastest tempo (beats a minute), and the states of beats from the one to the other.
+
+        All arrays have one entry for each of the N states, those of the shortest beat first, but for `first` and
+        `last` (int64 [L], the first and the last state of each beat length) and `change` (float64 [L, L]).
+        """
         self.tempi = tempi
         rate = self.frame_rate * STATES_A_FRAME
         slowest, fastest = (rate * 60 / tempo for tempo in tempi)
@@ -127,27 +132,27 @@ class HAFMBeatLine:
         self.last: Indices = np.cumsum(lengths, dtype=np.int64) - 1
         self.first: Indices = self.last - lengths + 1
         self.phase = np.concatenate([np.arange(length) / length for length in lengths])
-        self.directions = beat_points(torch.from_numpy(self.phase)).numpy().T
+        self.directions = beat_points(torch.from_numpy(self.phase)).numpy().T  # [4, N]
         # log-probability of a change from the column's beat length to the row's
         change = -CHANGE_PENALTY * np.abs(lengths[:, None] / lengths - 1)
         self.change = change - np.log(np.exp(change).sum(axis=0))
         self.prior = np.repeat(tempo_prior(rate * 60 / lengths), lengths)
 
     def follow(
-        self, places: torch.Tensor, tempo: float | None = None, check_stop: CheckStop | None = None
+        self, points: torch.Tensor, tempo: float | None = None, check_stop: CheckStop | None = None
     ) -> torch.Tensor:
         """Tracks the beat phase through a song.
 
         Args:
-            places (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, scaled by certainty
-                (`HAFMRhythmNetwork.place`).
+            points (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, scaled by certainty
+                (`HAFMRhythmNetwork.expected_points`).
             tempo: beats a minute of a take recorded to a click; the track keeps to it exactly.
             check_stop: called before each stretch of the song.
 
         Returns:
             float32 [T], 0 on a beat and rising towards 1 before the next, on the CPU.
         """
-        evidence = places.detach().cpu().double().numpy()
+        evidence = points.detach().cpu().double().numpy()
         if not len(evidence):
             return torch.zeros(0)
         if tempo is not None:
@@ -156,8 +161,9 @@ class HAFMBeatLine:
         if len(evidence) > LONGEST_STEADY_SECONDS * self.frame_rate:
             return wrapped(path)
         steady = self.steady(evidence)
-        speaks = [float((evidence * beat_points(wrapped(line)).numpy()).sum()) for line in (path, steady)]
-        return wrapped(steady if speaks[1] > STEADY_SHARE * speaks[0] else path)
+        if _support(steady, evidence) > STEADY_SHARE * _support(path, evidence):
+            return wrapped(steady)
+        return wrapped(path)
 
     def _path(self, evidence: Array, check_stop: CheckStop | None) -> Array:
         """Beat phases along the likeliest path, float64 [T]."""
@@ -173,9 +179,11 @@ class HAFMBeatLine:
     def steady(self, evidence: Array, tempo: float | None = None) -> Array:
         """Beats passed at the likeliest constant tempo, or at `tempo` (beats a minute) if given: float64 [T].
 
-        The evidence for a tempo and an initial phase is one bin of the spectrum of the places, rotated by that phase.
+        The evidence for a tempo and an initial phase is one bin of the spectrum of the points, rotated by that phase.
         """
-        once, twice = (evidence[:, at] + 1j * evidence[:, at + 1] for at in (0, 2))
+        # as complex numbers: points of the beat's phase, and of twice that phase
+        once = evidence[:, 0] + 1j * evidence[:, 1]
+        twice = evidence[:, 2] + 1j * evidence[:, 3]
         if tempo is not None:
             speeds = np.array([tempo / 60 / self.frame_rate])
             turned = np.exp(-2j * np.pi * speeds * np.arange(len(evidence)))
@@ -183,17 +191,17 @@ class HAFMBeatLine:
             twice = np.array([twice @ turned**2])
         else:
             size = 1 << max(SPECTRUM_PADDING * len(evidence), SHORTEST_SPECTRUM).bit_length()
-            first, last = (round(each / 60 / self.frame_rate * size) for each in self.tempi)
+            first, last = (round(tempo / 60 / self.frame_rate * size) for tempo in self.tempi)
             bins = np.arange(first, last + 1)
             speeds = bins / size
             once = np.fft.fft(once, size)[bins]
             twice = np.fft.fft(twice, size)[2 * bins]
-        phases = np.arange(STEADY_PLACES) / STEADY_PLACES
+        phases = np.arange(STEADY_PHASES) / STEADY_PHASES
         turn = np.exp(-2j * np.pi * phases)[:, None]
-        speaks = (once * turn + twice * turn**2).real + tempo_prior(speeds * 60 * self.frame_rate)
-        place, at = np.unravel_index(int(speaks.argmax()), speaks.shape)
-        line: Array = phases[place] + speeds[at] * np.arange(len(evidence), dtype=np.float64)
-        return line
+        support = (once * turn + twice * turn**2).real + tempo_prior(speeds * 60 * self.frame_rate)  # [phases, speeds]
+        best_phase, best_speed = np.unravel_index(int(support.argmax()), support.shape)
+        beats: Array = phases[best_phase] + speeds[best_speed] * np.arange(len(evidence), dtype=np.float64)
+        return beats
 
     def _stretch(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
         """Runs the Viterbi recursion over one stretch.
@@ -214,9 +222,9 @@ class HAFMBeatLine:
             arriving = self.change + score[self.last]
             best = arriving.argmax(axis=1)
             before[step] = best
-            speaks = frame @ self.directions
-            np.add(score[:-1], speaks[1:], out=following[1:])
-            following[self.first] = arriving[lengths, best] + speaks[self.first]
+            support = frame @ self.directions
+            np.add(score[:-1], support[1:], out=following[1:])
+            following[self.first] = arriving[lengths, best] + support[self.first]
             following -= following.max()
             score, following = following, score
         return score, before
@@ -237,6 +245,11 @@ class HAFMBeatLine:
         return path
 
 
+def _support(beats: Array, evidence: Array) -> float:
+    """How well a beat track (beats passed, float64 [T]) agrees with the evidence (float64 [T, 4])."""
+    return float((evidence * beat_points(wrapped(beats)).numpy()).sum())
+
+
 def tempo_prior(tempos: Array) -> Array:
     """Prior log-probability, up to a constant, of tempi (float64 [K], beats a minute)."""
     return -0.5 * (np.log2(tempos / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
@@ -247,12 +260,13 @@ def likeliest_tempo(tempi: torch.Tensor, tempo: torch.Tensor, apart_from: float 
 
     `apart_from` excludes a tempo, its half and its double.
     """
-    known, heard = (each.cpu().double().numpy() for each in (tempi, tempo))
-    likely = heard + tempo_prior(known)
-    likely[(known < BEATS_PER_MINUTE[0]) | (known > BEATS_PER_MINUTE[1])] = -np.inf
+    candidates = tempi.cpu().double().numpy()
+    likely = tempo.cpu().double().numpy() + tempo_prior(candidates)
+    likely[(candidates < BEATS_PER_MINUTE[0]) | (candidates > BEATS_PER_MINUTE[1])] = -np.inf
     if apart_from is not None:
-        away = np.abs(known / (apart_from * np.array([[0.5], [1.0], [2.0]])) - 1)
+        excluded = apart_from * np.array([[0.5], [1.0], [2.0]])
+        away = np.abs(candidates / excluded - 1)  # [3, K]
         # the slopes of the excluded peak are not another tempo
         likely[(likely < np.roll(likely, 1)) | (likely < np.roll(likely, -1))] -= NO_PEAK
         likely[(away < TEMPO_RANGE).any(axis=0)] = -np.inf
-    return float(known[likely.argmax()])
+    return float(candidates[likely.argmax()])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signal-processing features of a vocal: pitch, level and onsets; its notes; its pitch line. Nothing here is learnt.
+"""Signal-processing features of a vocal: pitch, level and onsets; notes; its pitch contour. Nothing here is learnt.
 
 `HAFMVocalDescriptors` measures 100 times a second. Its descriptors are the input of the rhythm network, because
 features learnt from a few voices transfer poorly to others, while pitch, level and spectral flux hardly depend on the
-voice. The listener reads the pitch line: pitch, level and onset strength, 50 times a second.
+voice. The listener reads the pitch contour: pitch, level and onset strength, 50 times a second.
 
 Pitch is estimated by YIN in plain NumPy, because libraries for it depend on a JIT compiler whose start-up every call
 would wait for. Where it and SwiftF0 both find a pitch, they agree within half a semitone in 98 % of the frames of real
@@ -56,8 +56,8 @@ BAND_FLOOR_DB = -36.0
 # frames analysed per call, some 20 ms of computing, and their context on both sides
 BLOCK_FRAMES = 500
 MARGIN_FRAMES = 10
-LINE_RATE = 50
-# length in frames of the median filter that removes outliers from the pitch line
+CONTOUR_RATE = 50
+# length in frames of the median filter that removes outliers from the pitch contour
 VOTES = 5
 # ranges of mel bands for onset strength: vowels, consonants
 FLUX_RANGES = (slice(0, 18), slice(18, 40))
@@ -104,12 +104,14 @@ def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
     """Pitch in Hz of each frame (float64 [T, window + longest lag]): float64 [T], NaN if unvoiced."""
     shortest = int(sampling_rate / F0_RANGE_HZ[1])
     longest = frames.shape[1] - window
+    # of the frame's first window with that at each lag, [T, longest]
     size = 1 << (frames.shape[1] + window - 1).bit_length()
     spectra = np.fft.rfft(frames, size)
     kernels = np.fft.rfft(frames[:, :window], size)
     correlation = np.fft.irfft(spectra * np.conj(kernels), size)[:, :longest]
-    energy = np.concatenate([np.zeros((len(frames), 1)), np.cumsum(frames**2, axis=1)], axis=1)
-    energy = energy[:, window : window + longest] - energy[:, :longest]
+    # of the window at each lag, [T, longest]
+    until = np.concatenate([np.zeros((len(frames), 1)), np.cumsum(frames**2, axis=1)], axis=1)
+    energy = until[:, window : window + longest] - until[:, :longest]
     difference = np.maximum(energy[:, :1] + energy - 2.0 * correlation, 0.0)
     # cumulative mean normalised difference, equation 8 of the paper
     lags = np.arange(1, longest)
@@ -121,9 +123,12 @@ def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
     falling = np.append(normalised[:, 1:] < normalised[:, :-1], np.zeros((len(frames), 1), bool), axis=1)
     lag = np.argmax(below & ~falling, axis=1)
     rows = np.arange(len(frames))
-    before, at, after = (normalised[rows, np.clip(lag + step, 0, longest - 1)] for step in (-1, 0, 1))
+    before = normalised[rows, np.clip(lag - 1, 0, longest - 1)]
+    lowest = normalised[rows, lag]
+    after = normalised[rows, np.clip(lag + 1, 0, longest - 1)]
+    # the vertex of a parabola through the three
     with np.errstate(invalid="ignore", divide="ignore"):
-        shift = 0.5 * (before - after) / (before - 2.0 * at + after)
+        shift = 0.5 * (before - after) / (before - 2.0 * lowest + after)
     shift = np.where(np.isfinite(shift) & (np.abs(shift) <= 1.0), shift, 0.0)
     loud = energy[:, 0] / window > 10.0 ** (F0_FLOOR_DBFS / 10.0)
     with np.errstate(divide="ignore"):
@@ -152,19 +157,21 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
         steady = np.where(np.isfinite(pitch), np.nanmedian(around, axis=1), np.nan)
     rounded = np.where(np.isfinite(steady), np.round(steady), -1).astype(int)
     borders = [0, *(np.flatnonzero(np.diff(rounded)) + 1), len(rounded)]
-    spans = zip(borders, borders[1:], strict=False)
-    frame = sampling_rate // FRAME_RATE / sampling_rate
-    return [
-        (first * frame, last * frame, int(rounded[first]))
-        for first, last in spans
-        if last - first >= SHORTEST_NOTE and rounded[first] >= 0
-    ]
+    frame_seconds = sampling_rate // FRAME_RATE / sampling_rate
+    notes = []
+    for first, last in zip(borders, borders[1:], strict=False):
+        if last - first >= SHORTEST_NOTE and rounded[first] >= 0:
+            notes.append((first * frame_seconds, last * frame_seconds, int(rounded[first])))
+    return notes
 
 
 @cache
 def mel_filters(size: int, sampling_rate: int, bands: int, lowest_hz: float) -> Pitches:
-    """Slaney's mel filters up to the Nyquist frequency, for power spectra of windows of `size` samples: float64
-    [1 + size // 2, bands]."""
+    """Slaney's mel filters up to the Nyquist frequency, for power spectra of windows of `size` samples.
+
+    Returns:
+        float64 [1 + size // 2, bands].
+    """
     return mel_filter_bank(
         num_frequency_bins=size // 2 + 1,
         num_mel_filters=bands,
@@ -205,13 +212,14 @@ class HAFMVocalDescriptors:
         """
         if not len(pitch):
             return np.zeros((0, DESCRIPTORS), np.float32)
-        each = FRAME_RATE // self.frame_rate
+        size = FRAME_RATE // self.frame_rate
         reference = max(float(np.quantile(level, LOUD_QUANTILE)), SILENT_DBFS)
-        flux = _cells(_flux(bands, reference), each).max(axis=1)
-        loudness = np.maximum(_cells(level, each).max(axis=1) - reference, FLOOR_DB)
-        voiced = _cells(np.isfinite(pitch), each).mean(axis=1)
-        sung = _mean_pitch(_cells(pitch, each))
-        interval = sung - (np.nanmedian(sung) if voiced.any() else 0.0)
+        flux = _cells(_flux(bands, reference), size).max(axis=1)
+        loudness = np.maximum(_cells(level, size).max(axis=1) - reference, FLOOR_DB)
+        voiced = _cells(np.isfinite(pitch), size).mean(axis=1)
+        sung = _mean_pitch(_cells(pitch, size))
+        median = np.nanmedian(sung) if voiced.any() else 0.0
+        interval = sung - median
         glide = np.clip(_change(sung, CHANGE_FRAMES // 2), -LARGEST_GLIDE, LARGEST_GLIDE)
         columns = [
             voiced,
@@ -228,8 +236,16 @@ class HAFMVocalDescriptors:
     def measured(
         self, samples: Samples, frames: int, check_stop: CheckStop | None = None
     ) -> tuple[Array, Array, Array]:
-        """Analyses a mono vocal (float32 [N]), padded with silence, over `frames` frames of the tokenizer, T: float32
-        [S], [S], [S, 40], as from `block`; `check_stop` is called before each block."""
+        """Analyses a mono vocal, padded with silence.
+
+        Args:
+            samples (float32 [N]): the vocal.
+            frames: T, the tokenizer's frames to cover.
+            check_stop: called before each block; an exception that it raises ends the analysis.
+
+        Returns:
+            pitches, levels and mel bands as from `block`: float32 [S], [S], [S, 40].
+        """
         samples = _audible(samples, self.hop)
         count = frames * (FRAME_RATE // self.frame_rate)
         pitch, level = np.empty((2, count), np.float32)
@@ -255,17 +271,19 @@ class HAFMVocalDescriptors:
 
     def _cut(self, samples: Samples, start: int, stop: int, margin: int) -> Samples:
         """The samples of these analysis frames and `margin` more on both sides, padded with silence at the ends."""
-        first, last = start * self.hop - margin, stop * self.hop + margin
+        first = start * self.hop - margin
+        last = stop * self.hop + margin
         inside = samples[max(first, 0) : max(last, 0)].astype(np.float32, copy=False)
         return np.pad(inside, (max(-first, 0), last - max(first, 0) - len(inside)))
 
 
 def _decibels(power: Array) -> Array:
+    """Powers in dB relative to 1, at least −100."""
     return 10 * np.log10(np.maximum(power, 1e-10)).astype(np.float32)
 
 
 @dataclass(frozen=True)
-class PitchLine:
+class PitchContour:
     """Pitch, level and onset strength of a vocal, at 50 Hz.
 
     Attributes:
@@ -288,72 +306,73 @@ class PitchLine:
         """Smoothed pitch where a note is held, NaN where the voice slides or is silent: float32 [T]."""
         around = np.lib.stride_tricks.sliding_window_view(np.pad(self.midi, HELD // 2, constant_values=np.nan), HELD)
         still = around.max(axis=1) - around.min(axis=1) < STILL
-        found = np.full(len(self), np.nan, np.float32)
-        found[still] = np.median(around[still][:, 1:-1], axis=1)
-        return found
+        held = np.full(len(self), np.nan, np.float32)
+        held[still] = np.median(around[still][:, 1:-1], axis=1)
+        return held
 
     @cached_property
     def tuning(self) -> float:
         """Tuning relative to 440 Hz in semitones, -0.5 to 0.5; drawn towards 0 the less the pitches agree."""
-        held = self.held[np.isfinite(self.held)]
-        if len(held):
-            sung = held
-        else:
-            sung = self.midi[np.isfinite(self.midi)]
-        mean = np.exp(2j * np.pi * sung).mean() if len(sung) else 0.0
+        pitches = self.held[np.isfinite(self.held)]
+        if not len(pitches):
+            pitches = self.midi[np.isfinite(self.midi)]
+        # of the pitches' distances from semitones, as points on a circle
+        mean = np.exp(2j * np.pi * pitches).mean() if len(pitches) else 0.0
         return float(np.angle(mean + IN_TUNE * (1 - np.abs(mean))) / (2 * np.pi))
 
-    def harmony_cells(self, each: int) -> Array:
-        """Pitch-class features, corrected for the voice's tuning, in cells of `each` frames.
+    def harmony_cells(self, size: int) -> Array:
+        """Pitch-class features, corrected for the voice's tuning, in cells of `size` frames.
 
         For real singers 52 % of held pitches, but only 42 % of all pitches, belong to the current chord, so both kinds
         are features.
 
         Args:
-            each: frames per cell, an even number.
+            size: frames per cell, an even number.
 
         Returns:
             float32 [P, 12 · 4 + 6 + D]: for each pitch class from C, the fractions of the cell's first half in which
             it is held and in which it is sung, then those of the second half; after these, for each half, the voiced
             fraction, the largest onset strength, and the mean pitch relative to the voice's median; then `heard`.
         """
-        part = each // HARMONY_PARTS
+        # features of parts of cells: H of these, each `part` frames long
+        part = size // HARMONY_PARTS
         sung = np.isfinite(self.midi)
         height = self._intervals() / LARGEST_INTERVAL
-        classes = np.stack([self._classes(pitch, part) for pitch in (self.held, self.midi)], axis=2)
-        whole = [_cells(sung, part).mean(1), _cells(self.flux.mean(1), part).max(1), _cells(height, part).mean(1)]
-        extras = np.stack(whole, axis=1)
+        classes = np.stack([self._classes(pitch, part) for pitch in (self.held, self.midi)], axis=2)  # [H, 12, 2]
+        extras = np.stack(
+            [_cells(sung, part).mean(1), _cells(self.flux.mean(1), part).max(1), _cells(height, part).mean(1)], axis=1
+        )  # [H, 3]
+        # parts beyond the end are 0
         count = -(-len(extras) // HARMONY_PARTS)
         missing = (0, count * HARMONY_PARTS - len(extras))
         classes = np.pad(classes, (missing, (0, 0), (0, 0))).reshape(count, HARMONY_PARTS, PITCH_CLASSES, -1)
         extras = np.pad(extras, (missing, (0, 0))).reshape(count, -1)
-        cells = [classes.transpose(0, 2, 1, 3).reshape(count, -1), extras]
-        return self._with_heard(np.concatenate(cells, axis=1), each)
+        by_class = classes.transpose(0, 2, 1, 3).reshape(count, -1)  # [P, 12 · 4]
+        return self._with_heard(np.concatenate([by_class, extras], axis=1), size)
 
-    def _with_heard(self, cells: Array, each: int) -> Array:
-        """Cells of `each` frames (float [P, F]), followed by the mean of `heard`, if there is any: float32."""
-        if self.heard is None:
-            parts = [cells]
-        else:
-            parts = [cells, _cells(self.heard.astype(np.float32), each).mean(1)]
-        return np.concatenate(parts, axis=1).astype(np.float32)
+    def _with_heard(self, cells: Array, size: int) -> Array:
+        """Cells of `size` frames (float [P, F]), followed by the mean of `heard`, if there is any: float32."""
+        if self.heard is not None:
+            heard = _cells(self.heard.astype(np.float32), size).mean(1)
+            cells = np.concatenate([cells, heard], axis=1)
+        return cells.astype(np.float32)
 
-    def _classes(self, pitch: Array, each: int) -> NDArray[np.float64]:
-        """Fractions of cells in which each pitch class sounds: float64 [P, 12]."""
+    def _classes(self, pitch: Array, size: int) -> NDArray[np.float64]:
+        """Fractions of cells of `size` frames in which each pitch class sounds: float64 [P, 12]."""
         sounds = np.isfinite(pitch)
         above = np.where(sounds, pitch, 0.0).astype(np.float64) - self.tuning
         below = np.floor(above).astype(np.int64)
         # a pitch between two semitones counts for both, mostly for the nearer
         odds = (above - below) / np.maximum(1 - (above - below), 1e-6)
         share = sounds * odds**SHARPNESS / (1 + odds**SHARPNESS)
-        cell = np.arange(len(self)) // each
-        found = np.zeros((-(-len(self) // each), PITCH_CLASSES))
-        np.add.at(found, (cell, below % PITCH_CLASSES), sounds - share)
-        np.add.at(found, (cell, (below + 1) % PITCH_CLASSES), share)
-        return found / each
+        cell = np.arange(len(self)) // size
+        frames = np.zeros((-(-len(self) // size), PITCH_CLASSES))
+        np.add.at(frames, (cell, below % PITCH_CLASSES), sounds - share)
+        np.add.at(frames, (cell, (below + 1) % PITCH_CLASSES), share)
+        return frames / size
 
-    def time_cells(self, each: int) -> Array:
-        """Rhythmic features, in cells of `each` frames: float32 [P, 10 + D], of the order of 1.
+    def time_cells(self, size: int) -> Array:
+        """Rhythmic features, in cells of `size` frames: float32 [P, 10 + D], of the order of 1.
 
         They are the voiced fraction; start and end of singing; signed and absolute change of pitch; pitch relative to
         the voice's median; level; rise of the level; onset strengths of vowels and of consonants; then `heard`.
@@ -374,40 +393,48 @@ class PitchLine:
             (self.flux[:, 0], "max"),
             (self.flux[:, 1], "max"),
         ]
-        found = np.stack([getattr(_cells(values, each), how)(1) for values, how in columns], axis=1)
-        return self._with_heard(found, each)
+        # `how` is the method that reduces the frames of a cell to a number
+        features = np.stack([getattr(_cells(values, size), how)(1) for values, how in columns], axis=1)
+        return self._with_heard(features, size)
 
     def _intervals(self) -> Array:
         """Semitones above the voice's median, 0 in unvoiced frames: float32 [T]."""
         sung = np.isfinite(self.midi)
-        above = np.where(sung, self.midi - (np.median(self.midi[sung]) if sung.any() else 0.0), 0.0)
+        median = np.median(self.midi[sung]) if sung.any() else 0.0
+        above = np.where(sung, self.midi - median, 0.0)
         return np.clip(above, -LARGEST_INTERVAL, LARGEST_INTERVAL)
 
 
 def _audible(samples: Samples, size: int) -> Samples:
-    """Amplifies a quiet vocal (float32 [N]) to the level of one sung closer to the microphone, but not silence."""
+    """Amplifies a quiet vocal to the level of one sung closer to the microphone, but not silence.
+
+    Args:
+        samples (float32 [N]): the vocal.
+        size: samples in the windows whose levels are measured.
+    """
     windows = samples[: len(samples) // size * size].reshape(-1, size)
     power = (windows.astype(np.float64) ** 2).mean(axis=1)
-    loud = 0.0
-    if len(power):
-        loud = float(np.quantile(power, LOUD_QUANTILE)) ** 0.5
-    quiet = 10 ** (SILENT_DBFS / 20) < loud < 10 ** (QUIET_DBFS / 20)
-    if quiet:
-        return samples * np.float32(10 ** (QUIET_DBFS / 20) / loud)
+    if not len(power):
+        return samples
+    loud = float(np.quantile(power, LOUD_QUANTILE)) ** 0.5
+    usual = 10 ** (QUIET_DBFS / 20)
+    if 10 ** (SILENT_DBFS / 20) < loud < usual:
+        return samples * np.float32(usual / loud)
     return samples
 
 
-def pitch_line(pitch: Array, level: Array, bands: Array) -> PitchLine:
-    """The pitch line of a vocal at 50 Hz, from the output of `HAFMVocalDescriptors.measured` at 100 Hz."""
-    each = FRAME_RATE // LINE_RATE
+def pitch_contour(pitch: Array, level: Array, bands: Array) -> PitchContour:
+    """The pitch contour of a vocal at 50 Hz, from the output of `HAFMVocalDescriptors.measured` at 100 Hz."""
     if not len(pitch):
-        return PitchLine(*(np.zeros(shape, np.float32) for shape in (0, 0, (0, len(FLUX_RANGES)))))
+        empty = np.zeros(0, np.float32)
+        return PitchContour(empty, empty, np.zeros((0, len(FLUX_RANGES)), np.float32))
+    size = FRAME_RATE // CONTOUR_RATE
     reference = float(np.quantile(level, LOUD_QUANTILE))
     audible = np.maximum(bands - reference, BAND_FLOOR_DB)
     rise = np.maximum(np.diff(audible, axis=0, prepend=audible[:1]), 0.0)
-    flux = np.stack([_cells(rise[:, part].mean(1), each).max(1) for part in FLUX_RANGES], axis=1)
-    loudness = np.maximum(_cells(level, each).max(1) - reference, FLOOR_DB)
-    return PitchLine(_steady(pitch, each), loudness.astype(np.float32), normalised(flux))
+    flux = np.stack([_cells(rise[:, part].mean(1), size).max(1) for part in FLUX_RANGES], axis=1)
+    loudness = np.maximum(_cells(level, size).max(1) - reference, FLOOR_DB)
+    return PitchContour(_steady(pitch, size), loudness.astype(np.float32), normalised(flux))
 
 
 def normalised(flux: NDArray[Any]) -> Array:
@@ -415,13 +442,13 @@ def normalised(flux: NDArray[Any]) -> Array:
     return (flux / (flux.std(axis=0) + 1e-6)).astype(np.float32)
 
 
-def _steady(pitch: Array, each: int) -> Array:
-    """Converts pitches in Hz to semitones, averaged over `each` frames and median-filtered: [T · each] → [T]."""
-    midi = midi_pitch(_cells(pitch, each))
-    found = np.full(len(midi), np.nan, np.float32)
+def _steady(pitch: Array, size: int) -> Array:
+    """Converts pitches in Hz to semitones, averaged over `size` frames and median-filtered: [T · size] → [T]."""
+    midi = midi_pitch(_cells(pitch, size))
+    means = np.full(len(midi), np.nan, np.float32)
     sung = np.isfinite(midi).any(axis=1)
-    found[sung] = np.nanmean(midi[sung], axis=1)
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(found, VOTES // 2, constant_values=np.nan), VOTES)
+    means[sung] = np.nanmean(midi[sung], axis=1)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(means, VOTES // 2, constant_values=np.nan), VOTES)
     several = sung & (np.isfinite(around).sum(axis=1) > 1)
     steady = np.full(len(midi), np.nan, np.float32)
     steady[several] = np.nanmedian(around[several], axis=1)
@@ -441,10 +468,10 @@ def _flux(bands: Array, reference: float) -> Array:
 
 def _mean_pitch(pitch: NDArray[np.float32]) -> NDArray[np.float64]:
     """Mean of the voiced pitches in Hz ([T, n]) of each frame, in semitones above 440 Hz: float64 [T], or NaN."""
-    sung = np.full(len(pitch), np.nan)
-    found = np.isfinite(pitch).any(axis=1)
-    sung[found] = np.nanmean(12 * np.log2(pitch[found] / 440.0), axis=1)
-    return sung
+    means = np.full(len(pitch), np.nan)
+    voiced = np.isfinite(pitch).any(axis=1)
+    means[voiced] = np.nanmean(12 * np.log2(pitch[voiced] / A4_HZ), axis=1)
+    return means
 
 
 def _filled(midi: Array) -> Array:
@@ -456,13 +483,13 @@ def _filled(midi: Array) -> Array:
     return midi[last]
 
 
-def _cells(values: np.ndarray, each: int) -> np.ndarray:
-    """[T, …] → [⌈T / each⌉, each, …], padded by repeating the last value."""
-    missing = [(0, -len(values) % each)] + [(0, 0)] * (values.ndim - 1)
-    return np.pad(values, missing, mode="edge").reshape(-1, each, *values.shape[1:])
+def _cells(values: np.ndarray, size: int) -> np.ndarray:
+    """Cuts values into cells of `size` frames, padded by the last value: [T, …] → [⌈T / size⌉, size, …]."""
+    missing = [(0, -len(values) % size)] + [(0, 0)] * (values.ndim - 1)
+    return np.pad(values, missing, mode="edge").reshape(-1, size, *values.shape[1:])
 
 
 def _change(values: np.ndarray, frames: int) -> np.ndarray:
     """Change of values ([T]) from `frames` before to `frames` after each, over shorter distances at the ends."""
-    at = np.arange(len(values))
-    return values[np.minimum(at + frames, len(values) - 1)] - values[np.maximum(at - frames, 0)]
+    index = np.arange(len(values))
+    return values[np.minimum(index + frames, len(values) - 1)] - values[np.maximum(index - frames, 0)]

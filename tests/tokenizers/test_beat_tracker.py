@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from hafm_hf.tokenizers.beat_line import HAFMBeatLine
+from hafm_hf.tokenizers.beat_tracker import HAFMBeatTracker
 
 RATE = 50
-LINE = HAFMBeatLine(RATE)
+LINE = HAFMBeatTracker(RATE)
 
 
 def sung_beats(tempos: list[float], seconds: float, seed: int = 0) -> torch.Tensor:
@@ -19,7 +19,7 @@ def sung_beats(tempos: list[float], seconds: float, seed: int = 0) -> torch.Tens
     return torch.from_numpy((np.cumsum(per_frame) + np.random.default_rng(seed).random()) % 1)
 
 
-def noisy_places(phase: torch.Tensor, noise: float, silent: float = 0.0, seed: int = 0) -> torch.Tensor:
+def noisy_points(phase: torch.Tensor, noise: float, silent: float = 0.0, seed: int = 0) -> torch.Tensor:
     """Noisy estimates per frame of the position within the beat; a share `silent` of them is zero."""
     angle = 2 * math.pi * phase
     points = torch.stack([angle.cos(), angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=1)
@@ -37,7 +37,7 @@ def distance(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("tempo", [63.0, 96.4, 118.3, 171.0])
 def test_the_beat_is_found_despite_noise_and_rests(tempo: float) -> None:
     true = sung_beats([tempo], 12.0)
-    found = LINE.follow(noisy_places(true, noise=1.0, silent=0.4))
+    found = LINE.follow(noisy_points(true, noise=1.0, silent=0.4))
     assert found.dtype == torch.float32
     assert found.shape == true.shape
     assert float(distance(found, true)[RATE:].mean()) < 0.06
@@ -45,32 +45,32 @@ def test_the_beat_is_found_despite_noise_and_rests(tempo: float) -> None:
 
 def test_a_singer_who_slows_down_is_followed() -> None:
     true = sung_beats([120.0, 114.0, 108.0], 6.0)
-    assert float(distance(LINE.follow(noisy_places(true, noise=0.5)), true)[2 * RATE :].mean()) < 0.08
+    assert float(distance(LINE.follow(noisy_points(true, noise=0.5)), true)[2 * RATE :].mean()) < 0.08
 
 
 def test_an_off_beat_phrase_does_not_shift_a_steady_beat() -> None:
     true = sung_beats([100.0], 36.0)
     leaning = true.clone()
     leaning[12 * RATE : 18 * RATE] += 0.5
-    places = noisy_places(leaning, noise=0.5)
-    slips = LINE._path(places.numpy(), None)
+    points = noisy_points(leaning, noise=0.5)
+    slips = LINE._path(points.numpy(), None)
     assert float(distance(torch.from_numpy(slips), true)[14 * RATE : 16 * RATE].mean()) > 0.3, "the path is misled"
-    assert float(distance(LINE.follow(places), true).mean()) < 0.05
+    assert float(distance(LINE.follow(points), true).mean()) < 0.05
 
 
 @pytest.mark.parametrize("tempo", [80.0, 100.0, 160.0])
 def test_a_known_tempo_is_kept_whatever_the_estimates(tempo: float) -> None:
-    places = noisy_places(sung_beats([100.0], 12.0), noise=0.5)
-    found = LINE.follow(places, tempo)
+    points = noisy_points(sung_beats([100.0], 12.0), noise=0.5)
+    found = LINE.follow(points, tempo)
     beats = float((found.double().diff() % 1).sum())
     assert beats / (len(found) - 1) * RATE * 60 == pytest.approx(tempo, rel=1e-4), "exact, even after hours"
     if tempo == 100.0:
-        assert float(distance(found, LINE.follow(places).double()).max()) < 0.03
+        assert float(distance(found, LINE.follow(points).double()).max()) < 0.03
 
 
 @pytest.mark.parametrize("frames", [0, 1, 2, 30])
 def test_the_shortest_vocals_and_silence_have_a_phase(frames: int) -> None:
-    for places in (torch.zeros(frames, 4), torch.randn(frames, 4)):
-        found = LINE.follow(places)
+    for points in (torch.zeros(frames, 4), torch.randn(frames, 4)):
+        found = LINE.follow(points)
         assert found.shape == (frames,)
         assert bool(((found >= 0) & (found < 1)).all())
