@@ -17,7 +17,8 @@ SIZES = {"wide": (1440, 900), "narrow": (1024, 768), "phone": (390, 844)}
 OPTIONS = [{"viewport": {"width": wide, "height": high}, "has_touch": wide < 500} for wide, high in SIZES.values()]
 # these need a microphone, a file, another voice or a new song, which other tests cover
 ELSEWHERE = "[data-do=sing], [data-do=record], [data-do=again], [data-do=measure], [data-do=open], [data-do=load]"
-ELSEWHERE += ", [data-do=new], #run, #stop, #remake, #model input, #style input, .voices *, dialog *, :disabled"
+# a song whose lanes have all been muted by then is not shared
+ELSEWHERE += ", [data-file=song], [data-do=new], #run, #stop, #remake, #model input, #style input, .voices *, dialog *, :disabled"
 # marks the first visible control that has not been operated yet
 NEXT = """(elsewhere) => {
     const done = window.operated ??= new Set();
