@@ -10,7 +10,7 @@ import { delayIn, LISTENED, playChirps } from "./latency.js";
 import { Player } from "./mixer.js";
 import { before } from "./page.js";
 import { barsOf, placeOf } from "./sheet.js";
-import { click, context, load, remember } from "./sound.js";
+import { click, context, load, outlineOf, remember } from "./sound.js";
 
 // how far in advance clicks are scheduled, and how often (s)
 const AHEAD = 0.6;
@@ -233,9 +233,10 @@ class Recorder {
   /** Starts recording the voice again, to the band of the take. */
   async startAgain() {
     desk.stop();
-    await desk.ready();
     const { sheet, seconds } = desk.sheet.shown();
     const { start, beats, from } = countIn(sheet, seconds, this.number("bar"));
+    desk.seek(from);
+    await desk.ready();
     const zero = context().currentTime + SOON - from;
     this.begin({ name: "again", start, beats, zero, begins: zero + start, loops: desk.loops });
     desk.loops = false;
@@ -393,12 +394,11 @@ class Recorder {
     const { samples, begin } = this.whole();
     const sung = samples.subarray(Math.max(Math.round((run.begins + this.latency()) * sampleRate) - begin, 0));
     if (sung.length < sampleRate) throw new Error(TOO_SOON);
-    const buffer = await load(desk.vocal);
-    const old = monoOf(buffer, Math.round(desk.sheet.seconds * sampleRate));
+    const old = monoOf(await load(desk.vocal), Math.round(desk.sheet.seconds * sampleRate));
     const voice = replaced(old, sung, Math.round(run.start * sampleRate), sampleRate);
     const heard = new AudioBuffer({ length: voice.length, sampleRate });
     heard.copyToChannel(voice, 0);
-    this.choice = { samples: voice, old: buffer, new: heard, start: run.start };
+    this.choice = { samples: voice, buffer: heard, old: desk.sheet.outline, new: outlineOf(heard) };
     this.choosing(true);
     await this.listen("new");
     desk.play(Math.max(run.start - 1, desk.begin));
@@ -414,8 +414,8 @@ class Recorder {
   async listen(which) {
     this.choice.which = which;
     for (const button of this.root.querySelectorAll("[data-do=hear]")) button.ariaPressed = String(button.value === which);
-    desk.mixer.sung = which === "new" ? this.choice.new : null;
-    desk.sheet.buffer = this.choice[which];
+    desk.mixer.sung = which === "new" ? this.choice.buffer : null;
+    desk.sheet.outline = this.choice[which];
     await desk.refresh();
   }
 

@@ -105,7 +105,8 @@ export async function outline(path) {
   return outlines.get(path);
 }
 
-function outlineOf(buffer) {
+/** What is drawn of a decoded sound. */
+export function outlineOf(buffer) {
   const samples = buffer.getChannelData(0);
   const each = buffer.sampleRate / PEAKS;
   const peaks = Float32Array.from({ length: Math.ceil(samples.length / each) }, (_, at) => {

@@ -169,9 +169,9 @@ def test_saved_and_loaded_composite_gives_identical_logits_and_audio(composite: 
     assert isinstance(loaded, HAFMForVocalAccompaniment)
     assert not loaded.training
     expected = composite.state_dict()
-    found = loaded.state_dict()
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    weights = loaded.state_dict()
+    assert expected.keys() == weights.keys()
+    assert all(torch.equal(weights[key], value) for key, value in expected.items())
     ids = torch.randint(CODES, (3, 4, 6))
     labels = torch.randint(CODES, (3, 24))
     for model in (composite, loaded):
@@ -311,9 +311,9 @@ def test_a_two_stage_composite_is_built_saved_loaded_and_run(composite: Composit
     assert HAFMForVocalAccompaniment(loaded.config).stages.keys() == loaded.stages.keys()
     expected = composite.generate(voice(1), CODEC_RATE, seed=3, skip_fine=True)
     for skip_fine in (False, True):
-        found = loaded.generate(voice(1), CODEC_RATE, seed=3, skip_fine=skip_fine)
-        assert torch.equal(found.codes[0], expected.codes[0])
-        assert torch.equal(found.audio[0], expected.audio[0])
+        again = loaded.generate(voice(1), CODEC_RATE, seed=3, skip_fine=skip_fine)
+        assert torch.equal(again.codes[0], expected.codes[0])
+        assert torch.equal(again.audio[0], expected.audio[0])
     streamed = torch.cat(list(loaded.stream(voice(1), CODEC_RATE, seed=3)))
     torch.testing.assert_close(streamed, expected.audio[0], atol=1e-5, rtol=0)
     kept = loaded.generate(voice(1), CODEC_RATE, seed=4, instrumental=expected.audio[0].numpy(), keep=[(0.0, 0.5)])

@@ -77,9 +77,9 @@ def test_a_codec_in_half_precision_keeps_its_sound_and_its_fingerprint(parts: di
     assert codec_fingerprint(halved.model) == codec_fingerprint(whole.model)
     codes = torch.randint(16, (1, 8, 75), generator=torch.Generator().manual_seed(0))
     expected = whole.decode(codes)
-    found = halved.decode(codes)
-    assert found.dtype == torch.float32
-    assert 0 < float((found - expected).square().mean() / expected.square().mean()) < 1e-5
+    decoded = halved.decode(codes)
+    assert decoded.dtype == torch.float32
+    assert 0 < float((decoded - expected).square().mean() / expected.square().mean()) < 1e-5
     stored = load_file(tmp_path / "bfloat16" / "codec" / "model.safetensors")
     assert {each.dtype for name, each in stored.items() if name.startswith("decoder.")} == {torch.float16}
 
@@ -104,13 +104,13 @@ def test_parts_that_are_not_named_come_from_another_model(tmp_path: Path) -> Non
     coarse.save_pretrained(tmp_path / "coarse")
     done = hafm("assemble", model, "--from", base, "--coarse", tmp_path / "coarse", "--dtype", "float32")
     assert done.exit_code == 0, done.output
-    made = HAFMForVocalAccompaniment.from_pretrained(model)
-    sources = {name: base / name for name in part_classes(made.config)} | {"coarse": tmp_path / "coarse"}
+    assembled = HAFMForVocalAccompaniment.from_pretrained(model)
+    sources = {name: base / name for name in part_classes(assembled.config)} | {"coarse": tmp_path / "coarse"}
     for name, source in sources.items():
         stored, expected = (load_file(folder / "model.safetensors") for folder in (model / name, source))
         assert stored.keys() == expected.keys(), name
         assert all(torch.equal(stored[key], expected[key]) for key in stored), name
-    assert made.style_sounds == {"rock": b"a sound"}
+    assert assembled.style_sounds == {"rock": b"a sound"}
 
 
 def test_without_another_model_the_missing_parts_are_named(parts: dict[str, str], tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_stages_that_read_a_lead_sheet_get_default_settings_unless_some_were_cho
     model.coarse.generation_config.temperature = 0.7
     model.save_pretrained(tmp_path / "parts")
     assemble_composite(parts_of(tmp_path / "parts"), tmp_path / "model")
-    made = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
-    semantic, coarse, fine = (stage.generation_config for stage in made.stages.values())
+    assembled = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
+    semantic, coarse, fine = (stage.generation_config for stage in assembled.stages.values())
     for key, value in LEAD_SHEET_SETTINGS["semantic"].items():
         assert getattr(semantic, key) == value
     assert (coarse.temperature, coarse.guidance_scale, coarse.history_free_guidance) == (0.7, 3.0, 0.0)
@@ -188,13 +188,13 @@ def test_a_tokenizers_beat_head_may_change_but_its_tokens_may_not(parts: dict[st
 def test_a_tokenizers_fingerprint_does_not_depend_on_its_dtype(tmp_path: Path) -> None:
     tokenizer = tiny_semantic_tokenizer().half()
     tokenizer.save_pretrained(tmp_path)
-    found = {fingerprint(tokenizer)}
+    fingerprints = {fingerprint(tokenizer)}
     for dtype in (torch.float16, torch.float32, "auto"):
-        found.add(fingerprint(HAFMSemanticTokenizerModel.from_pretrained(tmp_path, dtype=dtype)))
-    assert len(found) == 1
+        fingerprints.add(fingerprint(HAFMSemanticTokenizerModel.from_pretrained(tmp_path, dtype=dtype)))
+    assert len(fingerprints) == 1
     with torch.no_grad():
         tokenizer.centroids[0, 0] += 1
-    assert fingerprint(tokenizer) not in found
+    assert fingerprint(tokenizer) not in fingerprints
 
 
 def test_parts_with_unequal_vocabularies_are_refused_and_write_nothing(parts: dict[str, str], tmp_path: Path) -> None:

@@ -36,20 +36,20 @@ def test_added_bars_follow_the_songs_grid_and_its_first_and_last_chords() -> Non
     chords = [(start, stop + 0.005, label) for start, stop, label in CHORDS]
     sheet = LeadSheet(beats=[0.0, 0.5], beats_per_bar=4, chords=chords, key="C:maj")
     ends = add_bars(sheet, sung(), 1000, intro=3, outro=3)
-    made = ends.sheet
-    assert made is not None
-    assert list(made.chords) == sorted(made.chords)
-    assert len(made.chords) == 4 + 3 + 3
+    longer = ends.sheet
+    assert longer is not None
+    assert list(longer.chords) == sorted(longer.chords)
+    assert len(longer.chords) == 4 + 3 + 3
     assert ends.before == pytest.approx(3 * BAR + LEAD_SECONDS)
     # the last note lasts half a second into the fifth bar, where the outro begins
     assert ends.after == pytest.approx(4 * BAR + 2 * BAR + RING_SECONDS - 8.5)
     assert ends.fade == RING_SECONDS
-    assert np.allclose(np.diff(made.beats or ()), 0.5)
-    assert np.allclose(np.diff(made.downbeats), BAR)
-    assert labels(made, LEAD_SECONDS, 3) == ["C", "F", "G"]
-    assert labels(made, ends.before, 4) == ["C", "F", "G", "Am"]
-    assert labels(made, ends.before + 4 * BAR, 3) == ["G", "Am", "C:maj"]
-    assert [name for *_, name in made.form] == ["Intro", "Outro"]
+    assert np.allclose(np.diff(longer.beats or ()), 0.5)
+    assert np.allclose(np.diff(longer.downbeats), BAR)
+    assert labels(longer, LEAD_SECONDS, 3) == ["C", "F", "G"]
+    assert labels(longer, ends.before, 4) == ["C", "F", "G", "Am"]
+    assert labels(longer, ends.before + 4 * BAR, 3) == ["G", "Am", "C:maj"]
+    assert [name for *_, name in longer.form] == ["Intro", "Outro"]
     assert add_bars(sheet, sung(), 1000, 1, 0).after == 0 == add_bars(sheet, sung(), 1000, 0, 1).before
 
 
@@ -59,24 +59,24 @@ def test_a_pickup_overlaps_the_intro_and_leading_silence_counts_towards_it(start
     ends = add_bars(sheet, sung(start, 12.0), 1000, intro=2, outro=0)
     assert ends.before == pytest.approx(before + LEAD_SECONDS if before else 0.0)
     silent = replace(sheet, chords=[(0.0, 4.0, "N"), (4.0, 6.0, "C"), (6.0, 8.0, "G")])
-    made = add_bars(silent, sung(4.0, 8.0), 1000, intro=2, outro=0).sheet
-    assert made is not None
-    assert labels(made, LEAD_SECONDS, 4) == ["C", "G", "C", "G"]
+    longer = add_bars(silent, sung(4.0, 8.0), 1000, intro=2, outro=0).sheet
+    assert longer is not None
+    assert labels(longer, LEAD_SECONDS, 4) == ["C", "G", "C", "G"]
 
 
 def test_a_bar_cut_by_the_recording_has_its_chord_for_the_whole_bar() -> None:
     sheet = LeadSheet(beats=[0.2, 0.7, 1.2], beats_per_bar=4, downbeat=2, chords=[(0.0, 1.2, "C"), (1.2, 3.2, "G")])
-    made = add_bars(sheet, sung(0.0, 3.2), 1000, intro=2, outro=0).sheet
+    longer = add_bars(sheet, sung(0.0, 3.2), 1000, intro=2, outro=0).sheet
     # the first bar began 0.8 s before the recording
-    assert made is not None
-    spans = [(round(a, 2), round(b, 2), label) for a, b, label in made.chords]
+    assert longer is not None
+    spans = [(round(a, 2), round(b, 2), label) for a, b, label in longer.chords]
     assert spans == [(0.1, 2.1, "C"), (2.1, 4.1, "G"), (4.1, 6.1, "C"), (6.1, 8.1, "G")]
     cut = replace(sheet, chords=[(0.0, 1.2, "C"), (1.2, 2.9, "G")], key="C:maj")
-    made = add_bars(cut, sung(0.0, 2.9), 1000, intro=0, outro=2).sheet
+    longer = add_bars(cut, sung(0.0, 2.9), 1000, intro=0, outro=2).sheet
     held = Ends(0.1, sheet=cut).with_tail(2.8, 4.0)
     # likewise to the end of the last bar, or through a tail
-    assert made is not None
-    assert [(round(b, 2), label) for _, b, label in made.chords[1:3]] == [(3.2, "G"), (5.2, "G")]
+    assert longer is not None
+    assert [(round(b, 2), label) for _, b, label in longer.chords[1:3]] == [(3.2, "G"), (5.2, "G")]
     assert held.sheet is not None
     assert held.sheet.chords[1] == (1.2, pytest.approx(6.9), "G")
 
@@ -84,12 +84,12 @@ def test_a_bar_cut_by_the_recording_has_its_chord_for_the_whole_bar() -> None:
 def test_three_four_bars_keep_their_metre_and_a_short_song_repeats_its_chords() -> None:
     sheet = LeadSheet(tempo=None, beats=[0.5, 1.0, 1.5], beats_per_bar=3, downbeat=1, chords=[(1.0, 2.5, "Dm")])
     ends = add_bars(sheet, sung(1.0, 2.5), 1000, intro=4, outro=2)
-    made = ends.sheet
-    assert made is not None
-    assert made.beats_per_bar == 3
-    assert np.allclose(np.diff(made.downbeats), 1.5)
-    assert labels(made, LEAD_SECONDS, 4, 1.5) == ["Dm"] * 4
-    assert min(abs(np.array(made.downbeats) - (ends.before + 1.0))) < 1e-6
+    longer = ends.sheet
+    assert longer is not None
+    assert longer.beats_per_bar == 3
+    assert np.allclose(np.diff(longer.downbeats), 1.5)
+    assert labels(longer, LEAD_SECONDS, 4, 1.5) == ["Dm"] * 4
+    assert min(abs(np.array(longer.downbeats) - (ends.before + 1.0))) < 1e-6
 
 
 @pytest.fixture(scope="module")

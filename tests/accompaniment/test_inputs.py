@@ -35,17 +35,17 @@ def vocals_of(accompany: Any, inputs: Any, **options: Any) -> list[np.ndarray]:
 
 
 def test_rows_columns_and_data_sets_are_read_without_torchcodec(accompany: Any, rows: datasets.Dataset) -> None:
-    wanted = SIXTEEN_BIT / np.float32(32768)
+    expected = SIXTEEN_BIT / np.float32(32768)
     assert importlib.util.find_spec("torchcodec") is None
     undecoded = rows.cast_column("audio", datasets.Audio(decode=False))
-    decoded = {"text": "la", "audio": {"array": wanted, "sampling_rate": torch.tensor(24_000)}}
-    for given in (undecoded[0], undecoded[0]["audio"], decoded, wanted.tolist()):
-        assert np.array_equal(vocals_of(accompany, given, sampling_rate=24_000)[0], wanted)
+    decoded = {"text": "la", "audio": {"array": expected, "sampling_rate": torch.tensor(24_000)}}
+    for given in (undecoded[0], undecoded[0]["audio"], decoded, expected.tolist()):
+        assert np.array_equal(vocals_of(accompany, given, sampling_rate=24_000)[0], expected)
     songs_one_by_one = (KeyDataset(undecoded, "audio"), (row for row in undecoded.to_iterable_dataset()))
     for given in (list(undecoded), undecoded, undecoded["audio"], *songs_one_by_one):
-        found = vocals_of(accompany, given)
-        assert len(found) == 2, type(given)
-        assert np.array_equal(found[1], wanted), type(given)
+        read = vocals_of(accompany, given)
+        assert len(read) == 2, type(given)
+        assert np.array_equal(read[1], expected), type(given)
 
 
 def test_decoders_are_decoded_and_their_failure_is_one_sentence(accompany: Any) -> None:

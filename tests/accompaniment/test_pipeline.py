@@ -50,8 +50,8 @@ def test_song_output_has_input_length_at_any_rate(accompany: Any, length: int, r
 def test_every_kind_of_input_is_the_same_vocal(accompany: Any, tmp_path: Path) -> None:
     sixteen_bit = np.round(glide() * 32768).astype(np.int16)
     (path := tmp_path / "vocal.wav").write_bytes(content := file_bytes(sixteen_bit))
-    wanted = accompany.preprocess(path)["input_values"]
-    assert np.allclose(wanted[0], audio.resample(glide(), CODEC_RATE, 16_000), atol=1e-4)
+    expected = accompany.preprocess(path)["input_values"]
+    assert np.allclose(expected[0], audio.resample(glide(), CODEC_RATE, 16_000), atol=1e-4)
     kinds: list[Any] = [
         str(path),
         content,
@@ -62,11 +62,11 @@ def test_every_kind_of_input_is_the_same_vocal(accompany: Any, tmp_path: Path) -
         {"bytes": None, "path": str(path)},
     ]
     for kind in kinds:
-        assert torch.equal(accompany.preprocess(kind)["input_values"], wanted), kind
+        assert torch.equal(accompany.preprocess(kind)["input_values"], expected), kind
     with path.open("rb") as file:
-        assert torch.equal(accompany.preprocess(file)["input_values"], wanted)
+        assert torch.equal(accompany.preprocess(file)["input_values"], expected)
     for array in (sixteen_bit, torch.from_numpy(sixteen_bit), (sixteen_bit / 32768).tolist()):
-        assert torch.equal(accompany.preprocess(array, sampling_rate=CODEC_RATE)["input_values"], wanted)
+        assert torch.equal(accompany.preprocess(array, sampling_rate=CODEC_RATE)["input_values"], expected)
 
 
 def test_a_list_gives_the_same_songs_as_single_calls_at_any_batch_size(accompany: Any, song: dict[str, Any]) -> None:
@@ -100,34 +100,38 @@ def test_unknown_and_useless_parameters_are_refused(accompany: Any) -> None:
 
 def test_options_of_a_call_take_precedence_over_those_of_the_pipeline(tiny_model: Path, song: dict[str, Any]) -> None:
     defaults = {"seed": 1, "vocal_gain_db": -12.0}
-    own = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu", **defaults)
+    with_defaults = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu", **defaults)
     vocal = {"array": glide(), "sampling_rate": CODEC_RATE}
-    assert np.array_equal(own(vocal)["audio"], song["audio"])
-    assert not np.allclose(own(vocal)["mix"], song["mix"])
-    assert np.array_equal(own(vocal, vocal_gain_db=0.0)["mix"], song["mix"])
-    assert not np.array_equal(own(vocal, seed=2)["audio"], song["audio"])
+    assert np.array_equal(with_defaults(vocal)["audio"], song["audio"])
+    assert not np.allclose(with_defaults(vocal)["mix"], song["mix"])
+    assert np.array_equal(with_defaults(vocal, vocal_gain_db=0.0)["mix"], song["mix"])
+    assert not np.array_equal(with_defaults(vocal, seed=2)["audio"], song["audio"])
 
 
 def test_a_stream_obeys_options_of_the_pipeline_and_of_the_call(tiny_model: Path) -> None:
     defaults = {"seed": 1, "skip_fine": True, "seconds": 1.0, "sampling_rate": CODEC_RATE, "tail": 0.5}
-    own = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu", balance=3.0, **defaults)
+    with_defaults = transformers.pipeline(
+        "vocal-accompaniment", model=str(tiny_model), device="cpu", balance=3.0, **defaults
+    )
     for given in ({}, {"seed": 2, "tail": 0.0, "files": False}):
-        streamed = np.concatenate([chunk["audio"] for chunk in own.stream(glide(), **given)])
-        whole = own(glide(), balance=0.0, **given)["audio"]
+        streamed = np.concatenate([chunk["audio"] for chunk in with_defaults.stream(glide(), **given)])
+        whole = with_defaults(glide(), balance=0.0, **given)["audio"]
         assert np.allclose(audio.limit_peak(streamed), whole, atol=1e-5), given
-    assert np.allclose(own.join(list(own.stream(glide())))["mix"], own(glide())["mix"], atol=1e-4)
+    assert np.allclose(
+        with_defaults.join(list(with_defaults.stream(glide())))["mix"], with_defaults(glide())["mix"], atol=1e-4
+    )
     with pytest.raises(ValueError, match="beats is 'absent.txt'; give seconds"):
-        next(own.stream(glide(), beats="absent.txt", files=False))
+        next(with_defaults.stream(glide(), beats="absent.txt", files=False))
     for useless in ({"loudness": -16.0}, {"keep": [(0.0, 0.5)]}):
         with pytest.raises(TypeError, match=f"A stream has no use for '{next(iter(useless))}'"):
-            next(own.stream(glide(), **useless))
+            next(with_defaults.stream(glide(), **useless))
 
 
 def test_lead_sheet_options_of_a_call_join_the_pipelines(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
-    own = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), lead_sheet={"key": "Am"})
-    _, known, _ = own._sanitize_parameters(tempo=np.float32(92))
+    with_defaults = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), lead_sheet={"key": "Am"})
+    _, known, _ = with_defaults._sanitize_parameters(tempo=np.float32(92))
     assert known["lead_sheet"] == hafm_hf.LeadSheet(tempo=92.0, key="A:min")
-    own(glide(), sampling_rate=CODEC_RATE)
+    with_defaults(glide(), sampling_rate=CODEC_RATE)
     assert "The key changes no chords" in caplog.text
     closed = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), files=False)
     with pytest.raises(ValueError, match="beats is 'absent.txt'; give seconds"):

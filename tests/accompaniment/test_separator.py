@@ -109,8 +109,8 @@ def test_a_saved_checkpoint_includes_its_separator(tmp_path: Path) -> None:
     again = HAFMForVocalAccompaniment.from_pretrained(tmp_path)
     outputs = [each.generate(voice(0.4), CODEC_RATE, seed=1, stems=True) for each in (again, model)]
     assert "separator" in again.parameter_counts()
-    found, expected = (output["stems"][0]["drums"] for output in outputs)
-    torch.testing.assert_close(found, expected)
+    drums, expected = (output["stems"][0]["drums"] for output in outputs)
+    torch.testing.assert_close(drums, expected)
     part = transformers.AutoModel.from_pretrained(tmp_path, subfolder="separator")
     assert isinstance(part.config, HAFMSeparatorConfig)
 

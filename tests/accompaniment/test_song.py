@@ -114,8 +114,8 @@ def test_kept_spans_are_unchanged_and_the_rest_is_new(composite: HAFMForVocalAcc
     # input_values are at the rate at which the model listens; sampling_rate is that of the instrumental
     how: dict[str, Any] = {"instrumental": voice(2, 48_000, 330.0), "keep": [(0.0, 0.8)]}
     heard = voice(2, 16_000)
-    found = composite.generate(input_values=heard, sampling_rate=48_000, seed=2, **how).audio[0].numpy()
-    assert np.abs(found - voice(2, pitch=330.0))[1_000:18_000].max() < 1e-3
+    regenerated = composite.generate(input_values=heard, sampling_rate=48_000, seed=2, **how).audio[0].numpy()
+    assert np.abs(regenerated - voice(2, pitch=330.0))[1_000:18_000].max() < 1e-3
 
 
 def test_kept_spans_use_only_the_models_codebooks_of_a_codec_with_more() -> None:

@@ -163,8 +163,8 @@ def test_mix_never_clips_and_keeps_the_balance(gain: float) -> None:
     instrumental = tone(frequency=300.0, amplitude=0.9)
     mixed = audio.mix_audio(vocal, instrumental, vocal_gain_db=gain, instrumental_gain_db=gain)
     assert audio.true_peak_dbtp(mixed) == pytest.approx(-1.0, abs=1e-3)
-    wanted = vocal + instrumental
-    assert np.allclose(mixed / np.abs(mixed).max(), wanted / np.abs(wanted).max(), atol=1e-5)
+    expected = vocal + instrumental
+    assert np.allclose(mixed / np.abs(mixed).max(), expected / np.abs(expected).max(), atol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])

@@ -117,9 +117,9 @@ def test_mp3_is_written_at_the_audios_rate_or_the_highest_it_supports(tmp_path: 
         info = soundfile.info(audio.write_audio(tmp_path / f"{rate}.mp3", sound, rate))
         assert (info.format, info.samplerate, info.channels) == ("MP3", written, channels)
         assert info.frames == pytest.approx(written, abs=2)
-        found, _ = audio.read_audio(tmp_path / f"{rate}.mp3", min_seconds=0.9)
+        decoded, _ = audio.read_audio(tmp_path / f"{rate}.mp3", min_seconds=0.9)
         expected = audio.resample(glide(1.0, rate), rate, written)
-        assert audio.rms_dbfs(found[: len(expected)] - expected[: len(found)]) < -35.0
+        assert audio.rms_dbfs(decoded[: len(expected)] - expected[: len(decoded)]) < -35.0
     with pytest.raises(audio.HAFMAudioError, match=r"end it in \.wav, \.flac or \.mp3"):
         audio.write_audio(tmp_path / "song.ogg", glide(), 24_000)
 

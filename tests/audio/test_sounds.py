@@ -276,11 +276,11 @@ def test_no_sound_in_a_folder_is_ignored(phone: Path) -> None:
 
 
 def test_phone_recordings_keep_their_voice(phone: Path) -> None:
-    wanted, _ = audio.read_audio(EXAMPLE, sampling_rate=16_000)
+    expected, _ = audio.read_audio(EXAMPLE, sampling_rate=16_000)
     for name in ("song.m4a", "song.webm", "alac.caf"):
         read, _ = audio.read_audio(phone / name, sampling_rate=16_000)
-        length = min(len(read), len(wanted))
-        assert np.corrcoef(read[:length], wanted[:length])[0, 1] > 0.95, name
+        length = min(len(read), len(expected))
+        assert np.corrcoef(read[:length], expected[:length])[0, 1] > 0.95, name
 
 
 def test_mp4_files_in_a_row_are_joined(phone: Path) -> None:
@@ -327,11 +327,11 @@ def cancelling(rate: int = RATE) -> dict[str, audio.Samples]:
 def test_channels_that_cancel_leave_the_louder_one_and_a_warning(kind: str, warnings_of: Callable[[], str]) -> None:
     sound = cancelling()[kind]
     loudest = 2 if kind == "louder on the right" else 1
-    wanted = glide(3.0, RATE)
+    expected = glide(3.0, RATE)
     samples, _ = audio.read_audio(file_bytes(sound, RATE, subtype="FLOAT"))
     samples = audio.without_offset(samples)
-    assert np.abs(np.corrcoef(samples, wanted)[0, 1]) > 0.99
-    assert audio.rms_dbfs(samples) == pytest.approx(audio.rms_dbfs(wanted), abs=0.1)
+    assert np.abs(np.corrcoef(samples, expected)[0, 1]) > 0.99
+    assert audio.rms_dbfs(samples) == pytest.approx(audio.rms_dbfs(expected), abs=0.1)
     assert "cancel each other" in warnings_of()
     assert f"HAFM follows channel {loudest}." in warnings_of() or kind in ("almost", "four")
 

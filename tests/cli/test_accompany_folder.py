@@ -79,7 +79,7 @@ def test_names_and_lengths_are_kept_and_a_bad_vocal_does_not_stop_others(quiet_r
 def test_a_killed_run_leaves_only_complete_files_and_resumes_to_the_same_bytes(
     vocals: Path, tiny_model: Path, quiet_run: QuietRun, tmp_path: Path
 ) -> None:
-    wanted = contents(quiet_run[0])
+    expected = contents(quiet_run[0])
     words = ["accompany", vocals, "--out", tmp_path, "--model", tiny_model, "--seed", 3, "--skip-fine"]
     command = [str(HAFM), *map(str, [*words, "--workers", 2, "--batch-size", 2])]
     run = Program(command, Path(os.devnull), Path(os.devnull))
@@ -87,12 +87,12 @@ def test_a_killed_run_leaves_only_complete_files_and_resumes_to_the_same_bytes(
     os.kill(run.pid, signal.SIGKILL)
     survived = contents(tmp_path)
     assert survived
-    assert survived.items() <= wanted.items()
+    assert survived.items() <= expected.items()
     written = {name: (tmp_path / name).stat().st_mtime_ns for name in survived}
     # workers end with the killed command
     until(lambda: not group_lives(run.pid))
     outcomes = accompany(request(vocals, tmp_path, tiny_model), 2)
-    assert contents(tmp_path) == wanted
+    assert contents(tmp_path) == expected
     assert outcomes[0].files
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in survived} == written
     assert not list(tmp_path.rglob("*.part"))
@@ -140,23 +140,23 @@ def test_a_vocal_is_accompanied_with_the_lead_sheet_next_to_it(bundled_model: Pa
     assert "bad_chords.lab, line 2" in outcomes["bad.wav"].error
     assert not outcomes["one.wav"].error
     assert not outcomes["two.wav"].error
-    made = contents(tmp_path / "out")
+    written = contents(tmp_path / "out")
 
     # lead sheets from files equal those given to the pipeline
     pipeline = transformers.pipeline("vocal-accompaniment", model=str(bundled_model))
     given = {"beats": [0.2, 0.7, 1.2], "chords": [(0.0, 1.5, "Gm")]}
     for name, known in (("one", given), ("two", {"tempo": 100.0})):
         song = pipeline(str(vocals / f"{name}.wav"), seed=3, skip_fine=True, **known)
-        wanted = audio.write_audio(tmp_path / f"{name}.wav", song["audio"], song["sampling_rate"]).read_bytes()
-        assert made[f"{name}_instrumental.wav"] == wanted
-    assert made["one_instrumental.wav"] != made["two_instrumental.wav"]
+        expected = audio.write_audio(tmp_path / f"{name}.wav", song["audio"], song["sampling_rate"]).read_bytes()
+        assert written[f"{name}_instrumental.wav"] == expected
+    assert written["one_instrumental.wav"] != written["two_instrumental.wav"]
 
     (vocals / "one_chords.lab").unlink()
     (vocals / "bad_chords.lab").unlink()
     assert not any(outcome.error for outcome in accompany(asked))
     again = contents(tmp_path / "out")
-    assert again["two_mix.wav"] == made["two_mix.wav"]
-    assert again["one_mix.wav"] != made["one_mix.wav"]
+    assert again["two_mix.wav"] == written["two_mix.wav"]
+    assert again["one_mix.wav"] != written["one_mix.wav"]
 
 
 def test_changed_options_a_second_run_and_bad_folders_are_refused(
@@ -183,12 +183,12 @@ def test_changed_options_a_second_run_and_bad_folders_are_refused(
 
 def test_batches_have_similar_lengths_and_the_longest_come_first(tmp_path: Path) -> None:
     lengths = {f"{seconds}.wav": seconds for seconds in (1.0, 30.0, 9.0, 28.0, 8.0, 27.0)}
-    wanted = [["30.0.wav", "28.0.wav"], ["27.0.wav"], ["9.0.wav", "8.0.wav"], ["1.0.wav"]]
-    assert _batched(tmp_path, lengths, 2) == wanted
-    wanted[:2] = [["30.0.wav"], ["28.0.wav"], ["27.0.wav"]]
+    expected = [["30.0.wav", "28.0.wav"], ["27.0.wav"], ["9.0.wav", "8.0.wav"], ["1.0.wav"]]
+    assert _batched(tmp_path, lengths, 2) == expected
+    expected[:2] = [["30.0.wav"], ["28.0.wav"], ["27.0.wav"]]
     # a vocal with its own lead sheet shares no batch
     (tmp_path / "28.0_beats.txt").write_text("0 0.5")
-    assert _batched(tmp_path, lengths, 3) == wanted
+    assert _batched(tmp_path, lengths, 3) == expected
 
 
 def test_the_command_exits_with_1_and_names_what_was_left_out(

@@ -106,9 +106,9 @@ def test_lead_sheets_for_one_vocal_or_many(bundled_model: Path, voice: Path, tmp
     named = {"file": files[:1], "folder": [songs], "files": files}
     words = ("lead-sheet", *named[source], "--tempo", 120, "--click")
     done = hafm(*words, "--out", tmp_path / "out")
-    made = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
     names = {"file": ["one"], "folder": ["one", "verse/two"], "files": ["one", "two"]}[source]
-    assert made == {f"{name}_{part}" for name in names for part in ("beats.txt", "chords.lab", "click.wav")}
+    assert written == {f"{name}_{part}" for name in names for part in ("beats.txt", "chords.lab", "click.wav")}
     assert done.exit_code == (source != "file")
     assert source == "file" or "bad.wav is not audio" in said(done)
     lines = [json.loads(line) for line in hafm(*words, "--json").stdout.splitlines()]

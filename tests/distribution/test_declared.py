@@ -92,7 +92,7 @@ def test_locked_versions_satisfy_the_declared_requirements() -> None:
 
 def test_the_oldest_declared_python_can_install_the_locked_versions() -> None:
     (oldest,) = re.findall(r"^>=(\d+\.\d+)$", PROJECT["requires-python"])
-    found = []
+    unfit = []
     installed_names = set()
     for name in locked_versions():
         try:
@@ -101,8 +101,8 @@ def test_the_oldest_declared_python_can_install_the_locked_versions() -> None:
             continue
         installed_names.add(name)
         if wanted and not SpecifierSet(wanted).contains(f"{oldest}.0"):
-            found.append(f"{name} needs Python {wanted}")
-    assert not found
+            unfit.append(f"{name} needs Python {wanted}")
+    assert not unfit
     assert names(PROJECT["dependencies"]) <= installed_names
     declared = {text.rpartition(" ")[2] for text in PROJECT["classifiers"] if "Python :: 3." in text}
     (job,) = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text())["jobs"].values()

@@ -106,8 +106,8 @@ def test_outputs_are_found_as_separators_name_them(tmp_path: Path) -> None:
     with pytest.raises(HAFMEvaluationError, match="lacks 1 of 3 accompaniments, c.wav first"):
         datasets.find_outputs(tmp_path / "out", clips)
     write(tmp_path / "out" / "c" / "no_vocals.wav", 2)
-    found = datasets.find_outputs(tmp_path / "out", clips)
-    assert {name: part.path.name for name, part in found.items()} == {
+    outputs = datasets.find_outputs(tmp_path / "out", clips)
+    assert {name: part.path.name for name, part in outputs.items()} == {
         "a": "a_(Instrumental).wav", "b": "Instrumental - b.wav", "c": "no_vocals.wav"
     }  # fmt: skip
 
@@ -167,9 +167,9 @@ def test_outputs_are_found_by_clip_or_by_song_and_missing_ones_counted(tmp_path:
     with pytest.raises(HAFMEvaluationError, match="lacks 1 of 4 accompaniments, b@2.wav"):
         datasets.find_outputs(tmp_path / "out", clips)
     write(tmp_path / "out" / "b@2" / "instrumental.wav", 2)
-    found = datasets.find_outputs(tmp_path / "out", clips)
-    assert (found["a@2"].start, found["a@2"].path.name) == (2.0, "a.wav")
-    assert found["b@0"].start == 0.0
+    outputs = datasets.find_outputs(tmp_path / "out", clips)
+    assert (outputs["a@2"].start, outputs["a@2"].path.name) == (2.0, "a.wav")
+    assert outputs["b@0"].start == 0.0
 
 
 @pytest.mark.parametrize("name", ["reference", "random retrieval", "silence", "hafm-tiny"])

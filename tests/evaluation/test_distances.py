@@ -165,7 +165,7 @@ class TestVGGish:
         network = vggish.load_vggish(tmp_path / "weights.pth")
         before_relu = torch.nn.Sequential(*list(torchvggish_network.embeddings)[:-1])
         original = VGGishEmbedder(network)
-        found = {}
+        embeddings = {}
         # google-research's create_embeddings: sound / max(0.1, peak), 16,000 samples every 8,000, raw embeddings
         for level in (1.0, 0.001):
             samples = (level * sound / np.abs(sound).max()).astype(np.float32)
@@ -175,11 +175,11 @@ class TestVGGish:
             with torch.no_grad():
                 features = torchvggish_network.features(torch.from_numpy(np.concatenate(examples)).float()[:, None])
                 expected = before_relu(features.permute(0, 2, 3, 1).flatten(1)).numpy()
-            found[level] = original.embed(samples)
-            assert found[level].shape == (5, 128)
-            assert (found[level] < 0).any()
-            assert np.abs(found[level] - expected).max() < 1e-4
-        assert np.abs(found[1.0] - found[0.001]).max() > 1e-3  # quiet sounds stay quiet
+            embeddings[level] = original.embed(samples)
+            assert embeddings[level].shape == (5, 128)
+            assert (embeddings[level] < 0).any()
+            assert np.abs(embeddings[level] - expected).max() < 1e-4
+        assert np.abs(embeddings[1.0] - embeddings[0.001]).max() > 1e-3  # quiet sounds stay quiet
         assert "before the last ReLU" in original.name
 
     def test_missing_or_damaged_weights_are_refused_with_a_remedy(self, tmp_path: Path) -> None:

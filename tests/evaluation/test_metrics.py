@@ -24,11 +24,11 @@ def test_singer_following_prefers_the_true_bands(songs: list) -> None:
     metric = evaluate.load(str(REPOSITORY / "recipes/metrics/singer_following"))
     voices = [voice for voice, _ in songs]
     bands = [band for _, band in songs]
-    found = metric.compute(predictions=bands, vocals=voices, references=bands, sampling_rate=RATE)
-    assert found["pitch_class_share"]["low"] > 0
-    assert found["onsets_shared"]["low"] > 0
+    result = metric.compute(predictions=bands, vocals=voices, references=bands, sampling_rate=RATE)
+    assert result["pitch_class_share"]["low"] > 0
+    assert result["onsets_shared"]["low"] > 0
     wrong = metric.compute(predictions=bands[1:] + bands[:1], vocals=voices, sampling_rate=RATE)
-    assert wrong["pitch_class_share"]["difference"] < found["pitch_class_share"]["difference"]
+    assert wrong["pitch_class_share"]["difference"] < result["pitch_class_share"]["difference"]
     assert "onsets_shared" not in wrong
     with pytest.raises(HAFMEvaluationError, match="Accompaniment 0 is 1.00 s long"):
         metric.compute(predictions=[band[:RATE] for band in bands], vocals=voices, sampling_rate=RATE)

@@ -38,8 +38,8 @@ def test_stems_are_summed_and_vocals_are_separated_once(tmp_path: Path) -> None:
     assert clip.name == "Band - Song"
     assert clip.reference is not None
     assert clip.separated is not None
-    wanted = (stems["drums"] + stems["bass"] + stems["other"]).mean(axis=1)
-    np.testing.assert_allclose(clip.reference.read()[0], wanted, atol=1e-4)
+    instrumental = (stems["drums"] + stems["bass"] + stems["other"]).mean(axis=1)
+    np.testing.assert_allclose(clip.reference.read()[0], instrumental, atol=1e-4)
     np.testing.assert_allclose(clip.vocal.read()[0], stems["vocals"].mean(axis=1), atol=1e-4)
     separated = clip.separated.read()[0]
     assert np.abs(separated).max() > 0

@@ -15,14 +15,14 @@ def clips(measured: list[tuple], systems: dict[str, float], count: int = 40) -> 
     """Two clips a song, whose mixes' embeddings lie at the offset of their system."""
     voice, band = measured[0]
     generator = np.random.default_rng(3)
-    made = []
+    measurements = []
     for number in range(count):
         candidates = {}
         for name, offset in systems.items():
             mixes = (generator.standard_normal((20, WIDTH)) + offset).astype(np.float32)
             candidates[name] = Candidate(band, {"embedder": mixes}, {"embedder": mixes})
-        made.append(Measurement(f"clip {number}", f"song {number // 2}", voice, band, candidates))
-    return made
+        measurements.append(Measurement(f"clip {number}", f"song {number // 2}", voice, band, candidates))
+    return measurements
 
 
 def test_systems_stand_between_the_reference_and_strangers_in_order(measured: list[tuple]) -> None:

@@ -67,8 +67,8 @@ def test_known_beats_and_chords_are_scored_where_labels_exist(pairs: Path, outpu
     options = ["--pairs", tmp_path / "songs", "--outputs", f"late={outputs}", "--no-model", "--no-baselines"]
     code, printed, error = run(*options, "--out", tmp_path / "out", "--json")
     assert code == 0, error
-    found = json.loads(printed)
-    reference, late = (found["systems"][name]["scores"] for name in ("reference", "late"))
+    printed_report = json.loads(printed)
+    reference, late = (printed_report["systems"][name]["scores"] for name in ("reference", "late"))
     assert reference["followed_chords"]["matched"] > reference["followed_chords"]["control"] + 0.1
     assert reference["followed_beats"]["matched"] > late["followed_beats"]["matched"]
 
@@ -90,19 +90,19 @@ def report(pairs: Path, outputs: Path, tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_the_report_has_the_system_baselines_and_fools(report: Path) -> None:
-    found = json.loads((report / "report.json").read_text())
-    assert list(found["systems"]) == [
+    written_report = json.loads((report / "report.json").read_text())
+    assert list(written_report["systems"]) == [
         "late", "reference", "shuffled reference", "retrieval", "random retrieval", "silence", "click track",
         "sine doubling the voice", "the voice itself", "drone", "reference a semitone high",
     ]  # fmt: skip
-    assert found["systems"]["late"]["scores"]["chord_changes_shared"]["follows"]
-    assert found["systems"]["silence"]["scores"]["onsets_shared"]["matched"] == 0.0
-    assert all(found["fools"].values())
-    assert found["protocol"]["clips"] == 6
-    assert found["protocol"]["generation"] is None
+    assert written_report["systems"]["late"]["scores"]["chord_changes_shared"]["follows"]
+    assert written_report["systems"]["silence"]["scores"]["onsets_shared"]["matched"] == 0.0
+    assert all(written_report["fools"].values())
+    assert written_report["protocol"]["clips"] == 6
+    assert written_report["protocol"]["generation"] is None
     assert not (report / "rendered").exists()
-    assert found["protocol"]["retrieval_bank"] == {"used": 3, "of": 3, "seconds": 40.0}
-    distances = next(iter(found["systems"]["late"]["distances"].values()))
+    assert written_report["protocol"]["retrieval_bank"] == {"used": 3, "of": 3, "seconds": 40.0}
+    distances = next(iter(written_report["systems"]["late"]["distances"].values()))
     # 6 clips of 9 windows each
     assert "54 embeddings of width 192 are too few" in distances["refused"]
     assert distances["kernel"] < 50.0
@@ -151,8 +151,8 @@ def test_the_means_are_those_of_the_clip_scores(report: Path) -> None:
     rows = [json.loads(line) for line in (report / "clips.jsonl").read_text().splitlines()]
     assert len(rows) == 6 * 11
     drone = [row["matched"]["key_agreement"] for row in rows if row["system"] == "drone"]
-    found = json.loads((report / "report.json").read_text())["systems"]["drone"]["scores"]["key_agreement"]
-    assert np.mean(drone) == pytest.approx(found["matched"], abs=1e-6)
+    reported = json.loads((report / "report.json").read_text())["systems"]["drone"]["scores"]["key_agreement"]
+    assert np.mean(drone) == pytest.approx(reported["matched"], abs=1e-6)
 
 
 @pytest.mark.fault("killed evaluate")

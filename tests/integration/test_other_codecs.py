@@ -87,9 +87,9 @@ def test_a_corpus_holds_the_codecs_codes_of_the_band(made: dict[str, Any]) -> No
         codes = torch.tensor(row["acoustic"])
         assert codes.shape == (form.num_codebooks, frames)
         sound = torch.from_numpy(soxr.resample(band, RATE, form.sampling_rate, quality="HQ"))
-        wanted = codec.encode(sound.T[None, :, : frames * form.hop_length].float())[0]
+        expected = codec.encode(sound.T[None, :, : frames * form.hop_length].float())[0]
         # resampling to another length may change a frame at the end
-        assert float((codes == wanted[:, :frames])[:, :-2].float().mean()) > 0.99
+        assert float((codes == expected[:, :frames])[:, :-2].float().mean()) > 0.99
 
 
 def test_a_song_has_the_rate_codebooks_and_channels_of_its_codec(

@@ -71,8 +71,8 @@ def test_two_killed_and_restarted_workers_give_the_bytes_of_one(tokenizers: dict
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     (tmp_path / "killed/audio/.song.part").mkdir(parents=True)
-    made = {path: path.stat().st_mtime_ns for path in reports.glob("*.json")}
-    assert len(made) < 16
+    times_before = {path: path.stat().st_mtime_ns for path in reports.glob("*.json")}
+    assert len(times_before) < 16
     again = hafm_prepare(*words, check=True)
     assert "tracks and segments" in again.stdout
     assert "kept" in again.stdout
@@ -81,7 +81,7 @@ def test_two_killed_and_restarted_workers_give_the_bytes_of_one(tokenizers: dict
     assert "Only two or more validation tracks" in alone.stderr
     assert "this corpus has 0" not in again.stderr
     assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
-    assert made == {path: path.stat().st_mtime_ns for path in made}, "finished work is not repeated"
+    assert times_before == {path: path.stat().st_mtime_ns for path in times_before}, "finished work is not repeated"
     # workers end with the killed command
     assert until(lambda: not group_lives(killed.pid), 20)
 

@@ -54,9 +54,9 @@ def assert_same_run(one: Path, other: Path, killed: int) -> None:
 
 def test_accelerate_launch_trains_a_stage_and_its_loss_falls(whole_run: Path) -> None:
     lines = read_metrics(whole_run)
-    found = losses(lines)
-    assert list(found) == list(range(1, 31))
-    assert found[30] < found[1] - 0.5
+    resumed_losses = losses(lines)
+    assert list(resumed_losses) == list(range(1, 31))
+    assert resumed_losses[30] < resumed_losses[1] - 0.5
     validations = [line for line in lines if "validation_matched" in line]
     assert [line["step"] for line in validations] == [0, 15, 30]
     assert validations[-1]["validation_matched"] < validations[0]["validation_matched"] - 0.5

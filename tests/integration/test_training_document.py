@@ -43,13 +43,13 @@ SMALLER = {
 def workspace(tmp_path: Path) -> Path:
     """Mixes in one folder per artist, songs in MUSDB18-HQ's layout, and models under their names on the hub."""
     (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
-    wanted = {"train": 4, "validation": 2}
+    songs_of_split = {"train": 4, "validation": 2}
     number = 0
-    while any(wanted.values()):
+    while any(songs_of_split.values()):
         number += 1
         split = choose_split("", f"artist{number}", "", SplitOptions())
-        if wanted.get(split):
-            wanted[split] -= 1
+        if songs_of_split.get(split):
+            songs_of_split[split] -= 1
             folder = tmp_path / "FMA" / f"artist{number}"
             folder.mkdir(parents=True)
             soundfile.write(folder / "song.wav", sing(3.0, number, 0.2), RATE)

@@ -300,12 +300,12 @@ def test_a_click_track_clicks_on_the_beats_of_its_file(bundled_model: Path, tmp_
     words = ("--seconds", 5, "--tempo", 96, "--metre", "3/4", "--click", "--out", tmp_path)
     hafm("lead-sheet", EXAMPLE, *words, check=True)
     samples, rate = audio.read_audio(tmp_path / "vocal_click.wav")
-    known = read_beats(tmp_path / "vocal_beats.txt")
+    beat_file = read_beats(tmp_path / "vocal_beats.txt")
     assert len(samples) == 5 * rate
-    assert known["beats_per_bar"] == 3
+    assert beat_file["beats_per_bar"] == 3
     # where the sound starts after silence, and its level there
     loud = np.abs(samples) > 0.01
     onsets = [n for n in np.flatnonzero(loud) if not loud[max(n - rate // 10, 0) : n].any()]
-    assert np.array(onsets) / rate == pytest.approx(known["beats"], abs=0.001)
+    assert np.array(onsets) / rate == pytest.approx(beat_file["beats"], abs=0.001)
     peaks = [float(np.abs(samples[n : n + rate // 20]).max()) for n in onsets]
-    assert all((peak > 0.45) == ((number - known["downbeat"]) % 3 == 0) for number, peak in enumerate(peaks))
+    assert all((peak > 0.45) == ((number - beat_file["downbeat"]) % 3 == 0) for number, peak in enumerate(peaks))

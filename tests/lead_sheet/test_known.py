@@ -23,17 +23,19 @@ from vocals import EXAMPLE
 def test_files_lists_and_texts_give_the_same_lead_sheet(tmp_path: Path) -> None:
     (tmp_path / "beats.txt").write_text("0.5\n1.0\n", encoding="utf-8-sig")
     (tmp_path / "chords.lab").write_text("0 1 C\n1 2 Am\n")
-    wanted = LeadSheet(beats=[0.5, 1.0], chords=[(0.0, 1.0, "C"), (1.0, 2.0, "Am")])
-    assert known_lead_sheet(beats=tmp_path / "beats.txt", chords=str(tmp_path / "chords.lab")) == wanted
-    assert known_lead_sheet(beats=[0.5, 1.0], chords=[(0.0, 1.0, "C"), (1.0, 2.0, "Am")]) == wanted
-    assert known_lead_sheet(wanted, chords=[(0.0, 2.0, "G")]) == LeadSheet(beats=[0.5, 1.0], chords=[(0.0, 2.0, "G")])
+    expected = LeadSheet(beats=[0.5, 1.0], chords=[(0.0, 1.0, "C"), (1.0, 2.0, "Am")])
+    assert known_lead_sheet(beats=tmp_path / "beats.txt", chords=str(tmp_path / "chords.lab")) == expected
+    assert known_lead_sheet(beats=[0.5, 1.0], chords=[(0.0, 1.0, "C"), (1.0, 2.0, "Am")]) == expected
+    assert known_lead_sheet(expected, chords=[(0.0, 2.0, "G")]) == LeadSheet(
+        beats=[0.5, 1.0], chords=[(0.0, 2.0, "G")]
+    )
     assert known_lead_sheet(tempo=96, chords="| C | Am |") == LeadSheet(tempo=96, bars=("C", "Am"))
     assert known_lead_sheet(tempo=96, chords="C | Am") == LeadSheet.given({"tempo": 96, "chords": "C | Am"})
     assert known_lead_sheet(tempo=96, chords="Am") == LeadSheet(tempo=96, bars=("Am",))
     assert known_lead_sheet() is None
     (tmp_path / "Chords.lab").write_text("0 1 C\n1 2 Am\n")
     given: dict[str, Any] = {"beats": np.array([0.5, 1]), "chords": tmp_path / "Chords.lab"}
-    assert known_lead_sheet(**given) == wanted
+    assert known_lead_sheet(**given) == expected
     given = {"beats": torch.tensor([0.5, 1]), "downbeat": np.int64(1), "chords": np.array([(0, 1, "C")], object)}
     written = json.dumps(LeadSheet(**given).to_dict())
     assert json.loads(written) == {"beats": [0.5, 1], "downbeat": 1, "chords": [[0, 1, "C"]]}

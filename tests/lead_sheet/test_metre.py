@@ -30,12 +30,12 @@ def test_the_metre_is_what_chords_recur_in(metre: int, downbeat: int) -> None:
 
 def test_the_metre_survives_missing_and_misplaced_chords() -> None:
     generator = np.random.default_rng(0)
-    found = []
+    metres = []
     for _ in range(20):
         chords = [BEAT * 3 * bar for bar in range(30) if generator.random() < 0.7]
         stray = BEAT * generator.integers(0, 90, 6)
-        found.append(estimate_metre(beats(96), sorted([*chords, *stray])))
-    assert found.count(3) >= 18
+        metres.append(estimate_metre(beats(96), sorted([*chords, *stray])))
+    assert metres.count(3) >= 18
 
 
 def test_long_notes_tell_the_metre_without_chords() -> None:

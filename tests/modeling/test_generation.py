@@ -145,8 +145,8 @@ def test_draws_follow_temperature_and_top_k() -> None:
     temperature, top_k, count = 0.7, 3, 20_000
     drawn = draw(scores.expand(count, -1), RandomStream(1).uniforms(0, count), temperature, top_k)
     expected = (scores[0] / temperature).masked_fill(torch.tensor([0, 1, 0, 0, 1]).bool(), -float("inf")).softmax(-1)
-    found = torch.bincount(drawn, minlength=5) / count
-    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
+    frequencies = torch.bincount(drawn, minlength=5) / count
+    torch.testing.assert_close(frequencies, expected, atol=0.01, rtol=0)
 
 
 def test_a_code_without_probability_is_never_drawn() -> None:

@@ -19,10 +19,10 @@ def relative_error(rows: int, weight: torch.Tensor, bias: torch.Tensor | None = 
     expected = x.double() @ weight.double().t()
     if bias is not None:
         expected = expected + bias.double()
-    found = packed_linear(weight, rows, bias)(x)
-    assert found.dtype == torch.float32
-    assert found.shape == expected.shape
-    return float((found.double() - expected).norm() / expected.norm())
+    product = packed_linear(weight, rows, bias)(x)
+    assert product.dtype == torch.float32
+    assert product.shape == expected.shape
+    return float((product.double() - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1, HALF_ROWS + 1])

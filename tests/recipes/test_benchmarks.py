@@ -85,9 +85,9 @@ def test_every_part_that_a_cpu_can_run_runs(tmp_path: Path) -> None:
     assert training["losses"]
     assert all(map(math.isfinite, training["losses"]))
     for pattern in ("flat", "delay"):
-        made = report[f"song, {pattern}"]
-        assert not made["failed"]
-        assert made["real_time_factor"] == made["wall_seconds"] / made["seconds"] > 0
+        song_report = report[f"song, {pattern}"]
+        assert not song_report["failed"]
+        assert song_report["real_time_factor"] == song_report["wall_seconds"] / song_report["seconds"] > 0
 
 
 def test_without_a_gpu_it_fails_with_one_sentence(tmp_path: Path) -> None:

@@ -361,10 +361,10 @@ def test_kmeans_are_read_as_scikit_learn_holds_them(tmp_path: Path, how: str) ->
         file.write_bytes(pickle.dumps(means))
     else:
         file.write_bytes(pickle.dumps(means, protocol=2).replace(b"numpy._core.", b"numpy.core."))
-    found = read_kmeans(file)
-    assert np.array_equal(found.centroids, means.cluster_centers_)
-    assert found.distance == pytest.approx(means.inertia_ / 300)
-    assert found.frames == 300
+    kmeans = read_kmeans(file)
+    assert np.array_equal(kmeans.centroids, means.cluster_centers_)
+    assert kmeans.distance == pytest.approx(means.inertia_ / 300)
+    assert kmeans.frames == 300
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04.", b"x\x9c", zlib.compress(b"no"), pickle.dumps({"a": 1})])

@@ -65,8 +65,8 @@ def test_only_listeners_who_recognised_the_reference_are_scored(
     key = write_test(folders, tmp_path / "test")
     given = ((30, 60, 100), (40, 80, 95), (99, 1, 5))
     answers = [answer(key, old=old, new=new, band=band) for old, new, band in given]
-    found = scores(key, answers)
-    assert {name: each.value for name, each in found.items()} == {"band": 97.5, "new": 70.0, "old": 35.0}
+    means = scores(key, answers)
+    assert {name: each.value for name, each in means.items()} == {"band": 97.5, "new": 70.0, "old": 35.0}
     (tmp_path / "one.json").write_text(json.dumps(answers[0]))
     score(tmp_path / "test", [tmp_path / "one.json"])
     assert "new: 60.0" in capsys.readouterr().out

@@ -37,10 +37,10 @@ def distance(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("tempo", [63.0, 96.4, 118.3, 171.0])
 def test_the_beat_is_found_despite_noise_and_rests(tempo: float) -> None:
     true = sung_beats([tempo], 12.0)
-    found = LINE.follow(noisy_points(true, noise=1.0, silent=0.4))
-    assert found.dtype == torch.float32
-    assert found.shape == true.shape
-    assert float(distance(found, true)[RATE:].mean()) < 0.06
+    tracked = LINE.follow(noisy_points(true, noise=1.0, silent=0.4))
+    assert tracked.dtype == torch.float32
+    assert tracked.shape == true.shape
+    assert float(distance(tracked, true)[RATE:].mean()) < 0.06
 
 
 def test_a_singer_who_slows_down_is_followed() -> None:
@@ -61,16 +61,16 @@ def test_an_off_beat_phrase_does_not_shift_a_steady_beat() -> None:
 @pytest.mark.parametrize("tempo", [80.0, 100.0, 160.0])
 def test_a_known_tempo_is_kept_whatever_the_estimates(tempo: float) -> None:
     points = noisy_points(sung_beats([100.0], 12.0), noise=0.5)
-    found = LINE.follow(points, tempo)
-    beats = float((found.double().diff() % 1).sum())
-    assert beats / (len(found) - 1) * RATE * 60 == pytest.approx(tempo, rel=1e-4), "exact, even after hours"
+    tracked = LINE.follow(points, tempo)
+    beats = float((tracked.double().diff() % 1).sum())
+    assert beats / (len(tracked) - 1) * RATE * 60 == pytest.approx(tempo, rel=1e-4), "exact, even after hours"
     if tempo == 100.0:
-        assert float(distance(found, LINE.follow(points).double()).max()) < 0.03
+        assert float(distance(tracked, LINE.follow(points).double()).max()) < 0.03
 
 
 @pytest.mark.parametrize("frames", [0, 1, 2, 30])
 def test_the_shortest_vocals_and_silence_have_a_phase(frames: int) -> None:
     for points in (torch.zeros(frames, 4), torch.randn(frames, 4)):
-        found = LINE.follow(points)
-        assert found.shape == (frames,)
-        assert bool(((found >= 0) & (found < 1)).all())
+        tracked = LINE.follow(points)
+        assert tracked.shape == (frames,)
+        assert bool(((tracked >= 0) & (tracked < 1)).all())

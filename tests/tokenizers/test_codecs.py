@@ -101,9 +101,9 @@ def test_codes_equal_transformers_own_encode(codec: Codec) -> None:
 def test_a_saved_codec_loads_strictly_from_folder_and_subfolder(codec: Codec, tmp_path: Path) -> None:
     codec.model.save_pretrained(tmp_path / "codec")
     waveform = 0.3 * torch.randn(1, 1, 1_200)
-    wanted = codec.encode(waveform, 3)
-    assert torch.equal(load_codec(tmp_path / "codec").encode(waveform, 3), wanted)
-    assert torch.equal(load_codec(tmp_path, subfolder="codec").encode(waveform, 3), wanted)
+    expected = codec.encode(waveform, 3)
+    assert torch.equal(load_codec(tmp_path / "codec").encode(waveform, 3), expected)
+    assert torch.equal(load_codec(tmp_path, subfolder="codec").encode(waveform, 3), expected)
     path = tmp_path / "codec" / "model.safetensors"
     state = load_file(path)
     del state["quantizer.layers.1.codebook.embed"]
@@ -164,12 +164,12 @@ def test_decoding_in_sections_equals_transformers_decoding_at_once(kind: str) ->
     codes = torch.randint(codec.format.codebook_size, (2, 8, round(12.4 * codec.format.frame_rate)))
     with torch.no_grad():
         if codec.model.config.model_type == "dac":
-            wanted = codec.model.decode(audio_codes=codes).audio_values[:, None]
+            expected = codec.model.decode(audio_codes=codes).audio_values[:, None]
         else:
-            wanted = codec.model.decode(codes[None], [None]).audio_values
+            expected = codec.model.decode(codes[None], [None]).audio_values
     # odd strides give transformers' DAC a few samples less
-    assert 0 <= codes.shape[-1] * codec.format.hop_length - wanted.shape[-1] < 16
-    torch.testing.assert_close(codec.decode(codes, wanted.shape[-1]), wanted, atol=1e-5, rtol=1e-4)
+    assert 0 <= codes.shape[-1] * codec.format.hop_length - expected.shape[-1] < 16
+    torch.testing.assert_close(codec.decode(codes, expected.shape[-1]), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["dac", "dac 44.1 kHz"])
@@ -177,12 +177,12 @@ def test_dac_codes_equal_those_of_transformers(kind: str) -> None:
     codec = as_codec(CODECS[kind]())
     audio = 0.3 * torch.randn(2, 1, 40 * codec.format.hop_length)
     with torch.no_grad():
-        wanted = codec.model.encode(audio, 5).audio_codes
-    assert wanted.shape == (2, 5, 40)
-    assert len(wanted.unique()) > 8
-    assert torch.equal(codec.encode(audio, 5), wanted)
+        expected = codec.model.encode(audio, 5).audio_codes
+    assert expected.shape == (2, 5, 40)
+    assert len(expected.unique()) > 8
+    assert torch.equal(codec.encode(audio, 5), expected)
     # a partial frame counts as a whole one
-    assert codec.encode(audio[..., :-3], 5).shape == wanted.shape
+    assert codec.encode(audio[..., :-3], 5).shape == expected.shape
 
 
 def test_fractional_frame_rates_are_adjusted_or_refused() -> None:

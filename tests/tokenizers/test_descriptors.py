@@ -29,10 +29,10 @@ def sung(*notes: tuple[float, float, float]) -> Samples:
 
 
 def test_pitch_voicing_and_onsets_are_found_where_they_are_sung() -> None:
-    found = measure(sung((220.0, 0.5, 1.5), (330.0, 1.5, 2.0), (247.0, 2.4, 2.9)))
-    assert found.shape == (150, DESCRIPTORS)
-    assert found.dtype == np.float32
-    voiced, level, rise, glide, size, interval = found[:, :6].T
+    descriptors = measure(sung((220.0, 0.5, 1.5), (330.0, 1.5, 2.0), (247.0, 2.4, 2.9)))
+    assert descriptors.shape == (150, DESCRIPTORS)
+    assert descriptors.dtype == np.float32
+    voiced, level, rise, glide, size, interval = descriptors[:, :6].T
     assert voiced[30:70].all()
     assert not voiced[103:117].any()
     assert not voiced[:23].any()
@@ -46,7 +46,7 @@ def test_pitch_voicing_and_onsets_are_found_where_they_are_sung() -> None:
     assert 6 * (interval[85] - interval[50]) == pytest.approx(12 * np.log2(330 / 220), abs=0.2)
     assert rise[:40].argmax() in (24, 25)
     assert rise[110:].argmax() + 110 in (119, 120)
-    for flux in found[:, 6:].T:
+    for flux in descriptors[:, 6:].T:
         assert abs(int(flux[10:60].argmax()) + 10 - 25) <= 1
         assert abs(int(flux[110:140].argmax()) + 110 - 120) <= 1
 
@@ -63,9 +63,9 @@ def test_descriptors_are_finite_in_silence_and_complete_for_short_clips() -> Non
     assert np.isfinite(measure(np.zeros(RATE, np.float32))).all()
     assert measure(np.zeros(0, np.float32)).shape == (0, DESCRIPTORS)
     for length in (1, 319, 321, 1600):
-        found = measure(sung((220.0, 0.0, 3.0))[:length])
-        assert found.shape == (-(-length // 320), DESCRIPTORS)
-        assert np.isfinite(found).all()
+        descriptors = measure(sung((220.0, 0.0, 3.0))[:length])
+        assert descriptors.shape == (-(-length // 320), DESCRIPTORS)
+        assert np.isfinite(descriptors).all()
     # noise far below any singing is not normalised to a high level
     assert measure(1e-5 * np.random.default_rng(1).normal(size=RATE).astype(np.float32))[:, 1].max() < 0.0
 

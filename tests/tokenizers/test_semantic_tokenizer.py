@@ -82,8 +82,8 @@ def test_a_truncated_hubert_equals_that_layer_of_the_whole(folder: Path) -> None
         cut = tokenizer_from_hubert(folder, layer=layer, do_normalize=False)
         with torch.no_grad():
             padded = torch.nn.functional.pad(samples, (40, 40))[None]
-            wanted = whole(padded, output_hidden_states=True).hidden_states[layer][0]
-        torch.testing.assert_close(cut.extract_features(samples), wanted, atol=1e-5, rtol=1e-5)
+            expected = whole(padded, output_hidden_states=True).hidden_states[layer][0]
+        torch.testing.assert_close(cut.extract_features(samples), expected, atol=1e-5, rtol=1e-5)
         assert len(cut.hubert.encoder.layers) == layer
         assert cut.hubert.config._attn_implementation == "sdpa"
 

@@ -29,13 +29,13 @@ def line_excess(audio: torch.Tensor, sampling_rate: int, spacing: float) -> floa
 
     def excess(frequencies: np.ndarray) -> float:
         """How far, in dB, the spectrum rises at these frequencies above what is around them."""
-        found = []
+        excesses = []
         for frequency in frequencies:
             index = np.arange(int((frequency - 40) / step), int((frequency + 40) / step))
             away = np.abs(index * step - frequency)
             around = levels[index[(away >= 10) & (away <= 37)]]
-            found.append(levels[index[away <= 4]].max() - np.median(around))
-        return float(np.mean(found))
+            excesses.append(levels[index[away <= 4]].max() - np.median(around))
+        return float(np.mean(excesses))
 
     top = 0.45 * sampling_rate
     return excess(np.arange(LOWEST_LINE_HZ, top, spacing)) - excess(np.arange(LOWEST_LINE_HZ + 29.3, top, spacing))

@@ -214,8 +214,8 @@ def sheets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sheets")
     rows = [toy_excerpt(f"song_{at}", 8.0, at) for at in range(3)]
     text = json.dumps(SHEET.to_dict())
-    known = [dataclasses.replace(row, lead_sheet=text) for row in rows[1:]]
-    write_shard(folder / "train-00000.parquet", [rows[0], *known], INFO)
+    with_sheets = [dataclasses.replace(row, lead_sheet=text) for row in rows[1:]]
+    write_shard(folder / "train-00000.parquet", [rows[0], *with_sheets], INFO)
     return folder
 
 

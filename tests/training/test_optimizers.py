@@ -48,8 +48,8 @@ def test_full_precision_muon_matches_torchs_half_precision_muon(shape: tuple[int
 def test_a_run_with_muon_learns_and_resumes_to_equal_weights(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     write_toy_corpus(corpus)
-    found = losses(train_here(corpus, tmp_path / "whole", **MUON))
-    assert found[12] < found[1] - 0.3
+    whole_losses = losses(train_here(corpus, tmp_path / "whole", **MUON))
+    assert whole_losses[12] < whole_losses[1] - 0.3
     # resume from the first of its two checkpoints
     (tmp_path / "half").mkdir()
     (tmp_path / "whole/checkpoint-0000006").rename(tmp_path / "half/checkpoint-0000006")
