@@ -25,6 +25,7 @@ from style_sounds import write_style_sounds
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SEED = 1
 RATE = 44_100
+VOCAL_RATE = 24_000
 # libsndfile's compression level, 0 to 1: about 80 kbit/s in stereo
 COMPRESSION = 0.8
 # name of the tune, vocal file, style, tempo, chords, and number of verses in the long version
@@ -79,7 +80,8 @@ def play_whole_song(accompany: Any) -> None:
         song = accompany(str(vocal), lead_sheet=sheet, chords=chords, style="pop", seed=SEED, **options)
     write(EXAMPLES / "whole_song_accompanied_pop.ogg", song["mix"], song["sampling_rate"])
     write_band("whole_song", song)
-    soundfile.write(EXAMPLES / "whole_song.flac", song["vocals"], song["sampling_rate"])
+    padded = audio.resample(song["vocals"], song["sampling_rate"], VOCAL_RATE)
+    soundfile.write(EXAMPLES / "whole_song.flac", padded, VOCAL_RATE)
     (EXAMPLES / "bands" / "whole_song.json").write_text(json.dumps(song["lead_sheet"].to_dict()) + "\n")
 
 

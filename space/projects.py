@@ -67,7 +67,7 @@ def read_project(path: Path) -> dict[str, Any]:
         voice = now[""] / Path(state["path"]).name
         for brought in now.values():
             job = read_job(brought.name, str(voice))
-            if job is not None and not job.path("instrumental").exists():
+            if job is not None and not job.path("instrumental").exists() and any(brought.glob("[0-9]*_*")):
                 write_sounds(job)
         return {**state, **json.loads(moved), "path": voice}
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:

@@ -21,6 +21,7 @@ KARAOKE = StemReader(StemOptions(vocal_channel="right"))
 
 
 def scan(folder: Path, splits: SplitOptions | None = None) -> tuple[list[Track], dict[str, Reason]]:
+    """The tracks of a karaoke folder, and why the others were dropped."""
     paths, drops, _ = find_audio(folder)
     groupings, _ = KARAOKE.group(paths)
     tracks, unidentified = identify_tracks(folder, groupings, {}, splits or SplitOptions())

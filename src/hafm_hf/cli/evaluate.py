@@ -133,11 +133,11 @@ def evaluate(
     folders = named_folders(outputs or [])
     clips = EvaluationSet(protocol, separation, pairs, karaoke, clip_seconds, hop_seconds, limit)
     references = References(retrieval_bank, embedder, vggish_weights, no_baselines)
-    asked = GenerationOptions(guidance_scale=guidance_scale, skip_fine=skip_fine)
-    numbers = tuple(range(seed, seed + seeds))
-    if no_model and (model is not None or given or seeds > 1 or asked != GenerationOptions()):
+    generation_options = GenerationOptions(guidance_scale=guidance_scale, skip_fine=skip_fine)
+    seed_numbers = tuple(range(seed, seed + seeds))
+    if no_model and (model is not None or given or seeds > 1 or generation_options != GenerationOptions()):
         raise typer.BadParameter("--no-model and options that only a model takes contradict each other.")
-    generation = RenderingOptions(model, numbers, torch_device(device), asked, tuple(given or ()))
+    generation = RenderingOptions(model, seed_numbers, torch_device(device), generation_options, tuple(given or ()))
     evaluation = run.Evaluation(
         **clip_set(clips, out), **references.asked("vggish" if clips.protocol else "tokenizer"),
         **engine_arguments(engine, workers),

@@ -146,6 +146,7 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
     others = 0
 
     def unreadable(error: OSError) -> None:
+        """Notes a folder that cannot be listed; the root itself must be listable."""
         if error.filename == os.fspath(root):
             raise HAFMCorpusError(f"{root} can't be listed: {error.strerror}.") from error
         drops.append(Drop(display_name(_relative(error.filename, root)), Reason.UNREADABLE, error.strerror or ""))

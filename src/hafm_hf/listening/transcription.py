@@ -161,23 +161,23 @@ def energies(samples: Samples, sampling_rate: int, bars: Sequence[float] = ()) -
     if is_silent(samples):
         return []
     seconds = len(samples) / sampling_rate
-    usual = np.arange(USUAL_BAR_SECONDS, seconds, USUAL_BAR_SECONDS)
+    usual_starts = np.arange(USUAL_BAR_SECONDS, seconds, USUAL_BAR_SECONDS)
     # remainders shorter than half a bar before the first bar and after the last are merged into these
-    least = USUAL_BAR_SECONDS / 2
-    begins = [bar for bar in bars if least < bar < seconds - least] or list(usual)
-    edges = [0.0, *(round(float(bar), 3) for bar in begins), round(seconds, 3)]
+    least_seconds = USUAL_BAR_SECONDS / 2
+    bar_starts = [bar for bar in bars if least_seconds < bar < seconds - least_seconds] or list(usual_starts)
+    edges = [0.0, *(round(float(bar), 3) for bar in bar_starts), round(seconds, 3)]
     power = samples.astype(np.float64) ** 2
     means = []
     for first, last in itertools.pairwise(round(edge * sampling_rate) for edge in edges):
         means.append(power[first:last].mean() if last > first else 0.0)
     levels = 10 * np.log10(np.maximum(means, 1e-12) / power.mean())
-    around = np.pad(levels, BARS_TOGETHER // 2, mode="edge")
-    steady = np.median(np.lib.stride_tricks.sliding_window_view(around, BARS_TOGETHER), axis=1)
-    names = [_energy(level) for level in steady]
+    padded_levels = np.pad(levels, BARS_TOGETHER // 2, mode="edge")
+    smooth_levels = np.median(np.lib.stride_tricks.sliding_window_view(padded_levels, BARS_TOGETHER), axis=1)
+    bar_energies = [_energy(level) for level in smooth_levels]
     sections = []
-    for name, run in itertools.groupby(range(len(names)), key=names.__getitem__):
-        numbers = list(run)
-        sections.append((edges[numbers[0]], edges[numbers[-1] + 1], name))
+    for energy, run in itertools.groupby(range(len(bar_energies)), key=bar_energies.__getitem__):
+        run_of_bars = list(run)
+        sections.append((edges[run_of_bars[0]], edges[run_of_bars[-1] + 1], energy))
     return sections
 
 

@@ -62,10 +62,10 @@ def check_styles(styles: Sequence[str], corpus: datasets.Dataset, name: str) -> 
     sheets = corpus.data.column(LEAD_SHEET)
     missing = [style for style in styles if not pc.any(pc.match_substring(sheets, json.dumps(style))).as_py()]
     if missing:
-        said = f"No song of {name} has the style {', '.join(missing)}: use the names of styles in its lead sheets."
+        message = f"No song of {name} has the style {', '.join(missing)}: use the names of styles in its lead sheets."
         if len(missing) == len(styles):
-            raise ValueError(said)
-        logger.warning(said)
+            raise ValueError(message)
+        logger.warning(message)
 
 
 def validation_crops(data: DataArguments, config: HAFMStageConfig) -> TokenCrops | None:
