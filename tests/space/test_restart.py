@@ -53,7 +53,7 @@ def restarted(
         studio.use_only(page, 0)
         page.get_by_label("Quick draft").uncheck()
         studio.generate(page)
-        page.wait_for_function("desk.mixer.coming && desk.playing")
+        page.wait_for_function("desk.mixer.coming")
         seed = page.evaluate("desk.mixer.coming.seed")
         space.kill()
         expect(page.get_by_text("Connection to the server was lost").first).to_be_attached()
