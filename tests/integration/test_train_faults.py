@@ -39,10 +39,10 @@ def test_machines_without_a_shared_output_folder_are_refused_at_once(corpus: Pat
     # a cache for each, since they read the corpus at the same time
     runs = [words(corpus, tmp_path / f"disk{rank}", **QUICK)[:-1] + [str(tmp_path / f"c{rank}")] for rank in (0, 1)]
     logs = [tmp_path / f"log{rank}.txt" for rank in (0, 1)]
-    nodes = [ForkedWork(node, world, *how, log=log) for world, log, *how in zip(ranks(2), logs, runs, strict=True)]
-    assert [node.wait(120) for node in nodes] == [1, 1]
-    for node in nodes:
-        (said,) = set(node.said())
+    machines = [ForkedWork(node, world, *how, log=log) for world, log, *how in zip(ranks(2), logs, runs, strict=True)]
+    assert [machine.wait(120) for machine in machines] == [1, 1]
+    for machine in machines:
+        (said,) = set(machine.said())
         assert "do not see the main process" in said
         assert "disk that all machines share" in said
     assert not list(tmp_path.glob("disk*/checkpoint-*"))

@@ -227,7 +227,7 @@ def test_an_intro_and_an_outro_lengthen_the_time_axis_and_every_file(ready: Page
     assert len(changed) > 0.5 * (stop - start) * rate
 
 
-def test_sounds_are_fetched_once_and_only_those_used_last_are_kept(page: Page) -> None:
+def test_sounds_are_fetched_once_even_where_they_are_decoded_again(page: Page) -> None:
     fetched: list[str] = []
     page.on("request", lambda request: fetched.extend(re.findall(r"/piece_\d+", request.url)))
     page.route("**/piece_*.wav", lambda route: route.fulfill(body=tone(440.0)))
@@ -239,6 +239,4 @@ def test_sounds_are_fetched_once_and_only_those_used_last_are_kept(page: Page) -
         page.evaluate(load, [address, names[:count]])
     assert len(fetched) == len(set(fetched)) == 101
     page.evaluate(load, [address, [names[0], *names[101:], *names[:2]]])
-    assert len(fetched) == 161
-    assert len(set(fetched)) == 160
-    assert fetched[-1] == "/piece_1"
+    assert len(fetched) == len(set(fetched)) == 160
