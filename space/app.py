@@ -63,12 +63,13 @@ BUSY, IDLE = ([gr.update(interactive=on) for on in each] for each in ((False, Tr
 BEGUN: deque[str] = deque(maxlen=1000)
 CANCELLED: deque[str] = deque(maxlen=1000)
 # Tickets of runs that were told their place in the queue, and how long the last runs took, in seconds.
-TOLD: deque[str] = deque(maxlen=1000)
+QUEUED: deque[str] = deque(maxlen=1000)
 DURATIONS: deque[float] = deque(maxlen=10)
 WAITS = "Too many people are waiting. Your band starts automatically as soon as there is a place in the queue."
 # Path of Gradio's HTML.
 GRADIO, INDEX = str(gr.routes.STATIC_TEMPLATE_LIB), "frontend/index.html"
 COMING = "The band is on its way …"
+RESTARTED = "The server has been restarted; the song is here again."
 INTERRUPTED = "The band has been interrupted; “Play a band” plays it from the beginning."
 UNEXPECTED = "Something went wrong on the server; try again, or reload the page."
 Values = dict[str, Any]
@@ -188,9 +189,13 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     # before there is a voice, the page has no Seconds field
     if len(samples) >= MAX_SECONDS * rate and not (seconds or settings[2].get("value")):
         said, settings[2] = announcement(f"The first {MAX_SECONDS:g} s of {path.name} are used."), MAX_SECONDS
-    if state.get("kept") or running:
-        back = "The server has been restarted; the song is here again." if state.get("kept") else ""
-        said = announcement(f"{back} {INTERRUPTED if running else ''}".strip())
+    news = []
+    if state.get("kept"):
+        news.append(RESTARTED)
+    if running:
+        news.append(INTERRUPTED)
+    if news:
+        said = announcement(" ".join(news))
     if recording.remarks:
         said = announcement(" ".join(recording.remarks))
     return [said, voice, *brought, *settings]
@@ -293,17 +298,17 @@ def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], 
 def place_in_queue(tickets: list[Any], ticket: str) -> str:
     """What a run is told while it waits, given the tickets of all that wait, and once it has begun; "" otherwise."""
     if ticket not in tickets:
-        begun = ticket in TOLD and ticket in BEGUN and ticket not in CANCELLED
+        begun = ticket in QUEUED and ticket in BEGUN and ticket not in CANCELLED
         if begun:
-            TOLD.remove(ticket)
+            QUEUED.remove(ticket)
         return announcement(COMING) if begun else ""
-    if ticket not in TOLD:
-        TOLD.append(ticket)
+    if ticket not in QUEUED:
+        QUEUED.append(ticket)
     place = tickets.index(ticket) + 1
     said = f"Number {place} in the queue."
     if DURATIONS:
         # the one that is running may have just begun
-        said += f" Your band begins in about {place * sum(DURATIONS) / len(DURATIONS):.0f} s at the latest."
+        said += f" Your band begins in about {place * sum(DURATIONS) / len(DURATIONS):.0f} s, or sooner."
     return announcement(said)
 
 

@@ -444,20 +444,30 @@ class Remake:
 
 def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
     """The mixer's description of the takes that still exist, oldest first."""
-    return [
-        {
-            "id": job.folder.name,
-            "name": f"Take {job.number}{' (partial)' if job.stopped else ''}",
-            **{name: getattr(job, name) for name in ("seed", "style", "source", "intro", "remade")},
-            "seconds": soundfile.info(job.path("vocal")).duration,
-            **job.pieces(),
-            "balance": job.balance - job.excess,
-            "folder": str(job.folder),
-            "about": job.about(),
-        }
-        for job in sorted(jobs, key=lambda each: each.number)
-        if job.path("vocal").exists() and job.path("instrumental").exists()
-    ]
+    shown = []
+    for job in sorted(jobs, key=lambda each: each.number):
+        if job.path("vocal").exists() and job.path("instrumental").exists():
+            shown.append(_on_shelf(job))
+    return shown
+
+
+def _on_shelf(job: Job) -> dict[str, Any]:
+    """What the mixer needs to know of a take: its files, and all that `read_job` reads."""
+    name = f"Take {job.number}"
+    if job.stopped:
+        name += " (partial)"
+    # first: pieces that are written now are as loud as the files, and set `excess` to 0
+    pieces = job.pieces()
+    return {
+        "id": job.folder.name,
+        "name": name,
+        **{field: getattr(job, field) for field in ("seed", "style", "source", "intro", "remade")},
+        "seconds": soundfile.info(job.path("vocal")).duration,
+        **pieces,
+        "balance": job.balance - job.excess,
+        "folder": str(job.folder),
+        "about": job.about(),
+    }
 
 
 def find(jobs: list[Job], take: Any) -> Job:

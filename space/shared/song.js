@@ -88,7 +88,11 @@ let shown = null;
 /** Shows the position, continuously while the song plays. */
 function show() {
   const second = position();
-  if (playing() && second >= song.seconds) { stop(); stopped = 0; return show(); }
+  if (playing() && second >= song.seconds) {
+    stop();
+    stopped = 0;
+    return show();
+  }
   if (!find("position").matches(":active")) find("position").value = String(second);
   find("position").setAttribute("aria-valuetext", clock(second));
   find("clock").textContent = `${clock(second)} / ${clock(song.seconds)}`;

@@ -108,7 +108,8 @@ export async function packed(state) {
 
 /** A zip of [name, text or bytes] each, not compressed. */
 async function zipOf(entries, name) {
-  const [parts, directory] = [[], []];
+  const parts = [];
+  const directory = [];
   let at = 0;
   for (const [path, content] of entries) {
     const bytes = new Uint8Array(await new Blob([content]).arrayBuffer());

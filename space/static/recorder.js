@@ -247,7 +247,8 @@ class Recorder {
   }
 
   begin(run) {
-    [this.chunks, this.out] = [[], new GainNode(context(), { gain: 1 })];
+    this.chunks = [];
+    this.out = new GainNode(context(), { gain: 1 });
     this.out.connect(context().destination);
     this.running = { ...run, peak: 0 };
     this.timer = setInterval(() => this.tick(), TICK * 1000);
@@ -293,7 +294,8 @@ class Recorder {
       desk.mixer.hushed = false;
       desk.loops = this.running.loops;
     }
-    this.out = this.running = null;
+    this.out = null;
+    this.running = null;
     for (const [name, text] of Object.entries(RECORD)) this.find(`[data-do=${name}]`).textContent = text;
     for (const button of this.buttons) button.disabled = false;
   }
@@ -428,7 +430,8 @@ class Recorder {
       this.say("");
       this.hand({ ...desk.state(), path, again: true });
     }
-    desk.mixer.sung = this.choice = null;
+    desk.mixer.sung = null;
+    this.choice = null;
     this.choosing(false);
   }
 }

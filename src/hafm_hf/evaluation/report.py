@@ -60,7 +60,7 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
 
 def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     """Title, note and rows of every table of the report; the first row is the header."""
-    tables = [
+    shown = [
         (
             "Following the singer",
             "Matched minus shuffled pairs, with the interval; a star marks intervals above zero. 0 is chance. "
@@ -76,24 +76,24 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
             "voice are as coherent as real ones, 0 where they are as those with accompaniments of other songs; "
             "candidates and references are of different songs."
         )
-        tables.append((f"Distance to the references: {embedder}", note, _distance_rows(report, embedder)))
+        shown.append((f"Distance to the references: {embedder}", note, _distance_rows(report, embedder)))
     if names := list(dict.fromkeys(name for system in systems for name in system.get("other_scores", {}))):
         note = "Means over clips, with intervals over songs, from scores.jsonl beside the outputs."
-        tables.append(("Scores of other tools", note, _other_rows(report, names)))
+        shown.append(("Scores of other tools", note, _other_rows(report, names)))
     if rows := protocol_rows(report):
         note = f"The paper's FAD_i, FAD_s and Δ = FAD_i − FAD_s. {report.get('published', {}).get('note', '')}"
-        tables.append(("Isolated and separated vocals", note, rows))
+        shown.append(("Isolated and separated vocals", note, rows))
     if report["fools"]:
         rows = [["baseline", "exposed by"]]
         rows += [[name, ", ".join(caught) or "nothing"] for name, caught in report["fools"].items()]
         note = "A score exposes a baseline if its whole interval is below a quarter of the reference's value."
-        tables.append(("Baselines that ignore the singer", note, rows))
+        shown.append(("Baselines that ignore the singer", note, rows))
     rows = [["score", "aspect", "needs", "fooled by"]]
     for score in scores_of(report):
         needs = "reference" if score.needs_reference else "voice only"
         rows.append([score.name, score.aspect, needs, score.fooled_by])
-    tables.append(("The scores", "What fools each score; the docstrings in hafm_hf.evaluation define them.", rows))
-    return tables
+    shown.append(("The scores", "What fools each score; the docstrings in hafm_hf.evaluation define them.", rows))
+    return shown
 
 
 def protocol_rows(report: dict[str, Any]) -> list[list[str]]:

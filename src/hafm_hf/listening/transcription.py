@@ -82,7 +82,8 @@ class ChordRecogniser:
         chords = []
         for label, run in itertools.groupby(decoded, key=lambda span: span[2].partition("/")[0]):
             spans = list(run)
-            start, stop = spans[0][0], spans[-1][1]
+            start, *_ = spans[0]
+            _, stop, _ = spans[-1]
             chords.append((round(float(start), 3), round(float(stop), 3), label))
         return chords
 

@@ -191,7 +191,9 @@ class HAFMBeatTracker:
             twice = np.array([twice @ turned**2])
         else:
             size = 1 << max(SPECTRUM_PADDING * len(evidence), SHORTEST_SPECTRUM).bit_length()
-            first, last = (round(tempo / 60 / self.frame_rate * size) for tempo in self.tempi)
+            slowest, fastest = self.tempi
+            first = round(slowest / 60 / self.frame_rate * size)
+            last = round(fastest / 60 / self.frame_rate * size)
             bins = np.arange(first, last + 1)
             speeds = bins / size
             once = np.fft.fft(once, size)[bins]
