@@ -50,7 +50,7 @@ BLOCK = 64
 # slots of all rows that go through the stage's forward at a time, unless a single row has more: a layer takes less
 # than half a second on a CPU, also of the paper's size
 PREFILL_SLOTS = 2048
-# numbers in a layer's keys from which they exceed a core's cache on a CPU: two megabytes in float32
+# numbers in a layer's keys from which they exceed a core's cache on an AMD CPU: two megabytes in float32
 LARGE_CACHE = 1 << 19
 # runs of a step before it is captured, in which libraries allocate their workspaces
 WARM_UPS = 3
@@ -166,7 +166,7 @@ def _packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -
 
 @cache
 def _is_amd() -> bool:
-    """Whether the CPU is AMD's; on Intel's, oneDNN is the fastest for few rows."""
+    """Whether the CPU is AMD's; on Intel's, oneDNN's products and fused attention reach the speed of memory."""
     try:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -257,7 +257,7 @@ class _Cache:
 
 
 class _LargeCache(_Cache):
-    """A cache on a CPU that is read at the speed of memory, which fused attention of a single query is far from.
+    """A cache on an AMD CPU that is read at the speed of memory, which fused attention is far from there.
 
     Both of its products are of a matrix and a column, and read memory in order: keys lie as [R·H, L, d]; values lie
     transposed, in blocks of slots, as [L / BLOCK, R·H, d, BLOCK], so that those in use have no gaps between them. L is
@@ -330,7 +330,7 @@ class _Layer:
         self.feed_forward_norm = _Norm(feed_forward_norm, width, eps, math.sqrt(0.5))
         self.head_norm = _Norm(torch.stack([query_norm * scaling, key_norm])[:, None], head_dim, eps)
         dtype = qkv.dtype
-        if qkv.device.type == "cpu":
+        if qkv.device.type == "cpu" and (_is_amd() or not _packs(dtype)):
             # float32 costs no more, because PyTorch's attention has no fast half-precision kernel there
             dtype = torch.float32
         # query, key and value of the slot, written by `step`; the other attributes are views of it
@@ -556,7 +556,8 @@ class FastDecoder:
         self.first_slot = config.num_prepended_sources * conditioning.shape[-1]
         slots = self.first_slot + plan.prefix.shape[1] + plan.slots
         key_numbers = len(conditioning) * slots * config.num_attention_heads * config.head_dim
-        self.large = conditioning.device.type == "cpu" and not self.compile and key_numbers >= LARGE_CACHE
+        on_amd = conditioning.device.type == "cpu" and _is_amd()
+        self.large = on_amd and not self.compile and key_numbers >= LARGE_CACHE
         cache_length = slots
         if self.large:
             cache_length = math.ceil(slots / BLOCK) * BLOCK
