@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .accompaniment.modeling_separator import HAFMSeparatorModel as HAFMSeparatorModel
     from .accompaniment.options import GenerationOptions as GenerationOptions
     from .accompaniment.pipeline_hafm import HAFMPipeline as HAFMPipeline
+    from .audio.errors import HAFMAudioError as HAFMAudioError
     from .audio.feature_extraction_hafm import HAFMFeatureExtractor as HAFMFeatureExtractor
-    from .audio.files import HAFMAudioError as HAFMAudioError
     from .lead_sheet.lead_sheet import LeadSheet as LeadSheet
     from .listening.configuration_listener import HAFMListenerConfig as HAFMListenerConfig
     from .listening.modeling_listener import HAFMListenerModel as HAFMListenerModel
@@ -45,8 +45,8 @@ _NAMES = {
     "accompaniment.options": ("GenerationOptions",),
     "accompaniment.pipeline_hafm": ("HAFMPipeline",),
     "accompaniment.generation_accompaniment": ("HAFMAccompanimentOutput",),
+    "audio.errors": ("HAFMAudioError",),
     "audio.feature_extraction_hafm": ("HAFMFeatureExtractor",),
-    "audio.files": ("HAFMAudioError",),
     "lead_sheet.lead_sheet": ("LeadSheet",),
     "listening.configuration_listener": ("HAFMListenerConfig",),
     "listening.modeling_listener": ("HAFMListenerModel",),

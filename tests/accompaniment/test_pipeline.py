@@ -116,7 +116,7 @@ def test_a_stream_obeys_options_of_the_pipeline_and_of_the_call(tiny_model: Path
     for given in ({}, {"seed": 2, "tail": 0.0, "files": False}):
         streamed = np.concatenate([chunk["audio"] for chunk in with_defaults.stream(glide(), **given)])
         whole = with_defaults(glide(), balance=0.0, **given)["audio"]
-        assert np.allclose(audio.limit_peak(streamed), whole, atol=1e-5), given
+        assert np.allclose(audio.turned_down(streamed), whole, atol=1e-5), given
     assert np.allclose(
         with_defaults.join(list(with_defaults.stream(glide())))["mix"], with_defaults(glide())["mix"], atol=1e-4
     )
@@ -188,7 +188,7 @@ def test_streamed_chunks_are_the_song(accompany: Any) -> None:
     whole = accompany(vocal, seed=1)
     assert np.array_equal(np.concatenate([chunk["vocals"] for chunk in chunks]), whole["vocals"])
     together = np.concatenate([chunk["audio"] for chunk in chunks])
-    assert np.allclose(audio.limit_peak(together), whole["audio"], atol=1e-5)
+    assert np.allclose(audio.turned_down(together), whole["audio"], atol=1e-5)
     with pytest.raises(ValueError, match="num_samples is 2; a stream is one sample"):
         next(accompany.stream(vocal, num_samples=2))
     with pytest.raises(ValueError, match="A stream takes one vocal, and 2 were given"):

@@ -126,16 +126,16 @@ def test_mp3_is_written_at_the_audios_rate_or_the_highest_it_supports(tmp_path: 
 
 def test_a_quiet_voice_is_raised_as_far_as_its_peak_allows() -> None:
     voice = glide(2.0, RATE, amplitude=10 ** (-42 / 20))
-    assert audio.rms_dbfs(audio.raised(voice, RATE)) == pytest.approx(-21, abs=0.5)
+    assert audio.rms_dbfs(audio.turned_up(voice, RATE)) == pytest.approx(-21, abs=0.5)
     knock = voice.copy()
     knock[1000] = 0.5
-    assert audio.peak_dbfs(audio.raised(knock, RATE)) == pytest.approx(-1, abs=0.01)
+    assert audio.peak_dbfs(audio.turned_up(knock, RATE)) == pytest.approx(-1, abs=0.01)
 
 
 @pytest.mark.parametrize("level", [-30, -90], ids=["usual", "silent"])
 def test_a_voice_of_usual_level_and_silence_are_left_as_they_are(level: float) -> None:
     voice = glide(2.0, RATE, amplitude=10 ** (level / 20))
-    assert audio.raised(voice, RATE) is voice
+    assert audio.turned_up(voice, RATE) is voice
 
 
 def test_a_quiet_voice_is_heard_like_a_louder_one() -> None:

@@ -18,7 +18,7 @@ from hafm_hf.evaluation.features import ANALYSIS_RATE, extract, onset_strength
 from hafm_hf.lead_sheet.bars import with_bars_throughout
 from hafm_hf.lead_sheet.chords import IN_KEY, NUM_CHORDS, QUALITIES, chord_class, chord_index, chord_label
 from hafm_hf.lead_sheet.files import read_beats, read_chords, read_lead_sheet, write_lead_sheet
-from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, beat_points, beats_passed, lead_sheet_streams
+from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, beats_passed, lead_sheet_streams, phase_vectors
 from hafm_hf.tokenizers.pitch_contour import FRAME_RATE
 from tiny_models import encoded, tiny_composite
 from vocals import CODEC_RATE, EXAMPLE
@@ -102,7 +102,7 @@ def test_vocal_tokens_follow_known_beats(
     # after the projected features, a centroid holds its position within the beat
     first = bundled.semantic_tokenizer.config.vocal_projection_size
     places = bundled.semantic_tokenizer.centroids[0, :, first : first + 2].float()[tokens]
-    assert float(torch.nn.functional.cosine_similarity(places, beat_points(phase)[:, :2], dim=1).mean()) > 0.7
+    assert float(torch.nn.functional.cosine_similarity(places, phase_vectors(phase)[:, :2], dim=1).mean()) > 0.7
 
 
 def test_a_known_tempo_is_kept(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:

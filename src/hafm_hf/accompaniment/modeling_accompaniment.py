@@ -27,6 +27,7 @@ from ..pretrained.saving import (
     write_repository_files,
     write_style_sounds,
 )
+from ..tokenizers.codecs import Codec, as_codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .configuration_accompaniment import HAFMConfig
 from .generation_accompaniment import HAFMAccompanimentGenerationMixin, Waveform
@@ -190,6 +191,11 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
     def sampling_rate(self) -> int:
         """Sampling rate of what the codec plays, and thus of the output, in Hz."""
         return self.config.codec_format.output_sampling_rate
+
+    @property
+    def codec_interface(self) -> Codec:
+        """The codec behind the interface that codecs of all families share."""
+        return as_codec(self.codec)
 
     @property
     def stages(self) -> dict[str, HAFMStageForCausalLM]:

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from ..lead_sheet.vocabulary import STEMS
 from ..pretrained.saving import HAFMHubMixin
 from ..tokenizers.beat_tracker import KERNEL, HAFMDilatedLayer
-from ..tokenizers.codecs import Stretches
-from ..tokenizers.stopping import CheckStop, checked
+from ..tokenizers.codecs import Piecewise
+from ..tokenizers.stopping import CheckStop, stoppable
 from .configuration_separator import HAFMSeparatorConfig
 
 NUM_STEMS = len(STEMS)
@@ -124,7 +124,7 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         pieces = band.split(STRETCH_SECONDS * (sampling_rate or self.config.sampling_rate), dim=-1)
         stems = [
             stream.separate(piece, last=number == len(pieces))
-            for number, piece in enumerate(checked(pieces, check_stop), start=1)
+            for number, piece in enumerate(stoppable(pieces, check_stop), start=1)
         ]
         return torch.cat(stems, dim=-1)
 
@@ -142,7 +142,7 @@ class SeparatorStream:
     def __init__(self, model: HAFMSeparatorModel, sampling_rate: int | None = None) -> None:
         context = model.config.at_rate(model.context, sampling_rate)
         self.hop_length = model.config.at_rate(model.config.hop_length, sampling_rate)
-        self._stretches = Stretches(
+        self._stretches = Piecewise(
             lambda band, _: model(band[None].to(model.device), sampling_rate)[0].cpu(), context, context
         )
         # samples after the last whole hop, held back to keep windows aligned with those of the whole song

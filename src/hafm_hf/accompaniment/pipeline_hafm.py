@@ -2,6 +2,8 @@
 """`pipeline("vocal-accompaniment")`: files, URLs, bytes or arrays in, instrumental and mix out.
 
 It wraps `HAFMForVocalAccompaniment.generate` with what users need: reading, checking and resampling audio, and mixing.
+A call goes through `preprocess` (read a vocal), `_forward` (listen to a batch of vocals, and generate) and
+`postprocess` (resample, and mix).
 """
 
 import os
@@ -201,7 +203,7 @@ class HAFMPipeline(Pipeline):
         names = chunks[0].get("stems", ())
         mix = MixOptions.of(self._postprocess_params.get("mix"), options)
         stems = {name: np.concatenate([chunk["stems"][name] for chunk in chunks]) for name in names}
-        song = _song(voice[: len(band)], band, chunks[0]["sampling_rate"], mix, stems)
+        song = _mixed(voice[: len(band)], band, chunks[0]["sampling_rate"], mix, stems)
         return song | {name: chunks[0][name] for name in ("lead_sheet", "vocal_start")}
 
     def _sanitize_parameters(
@@ -312,7 +314,7 @@ class HAFMPipeline(Pipeline):
             HAFMAudioError: if it cannot be used.
         """
         extractor = self.feature_extractor
-        source, rate, name = as_sound(input_, sampling_rate)
+        source, rate, name = unwrapped(input_, sampling_rate)
         how: dict[str, Any] = {"seconds": seconds, "name": name, "mono": False}
         how |= {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
         if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(source, "read"):
@@ -342,20 +344,20 @@ class HAFMPipeline(Pipeline):
         vocals = input_tensors["vocal"]
         rates = input_tensors["vocal_rate"]
         instrumental = input_tensors["instrumental"]
-        rate = input_tensors["instrumental_rate"]
+        instrumental_rate = input_tensors["instrumental_rate"]
         # the collation of a batch makes lists of what is not a tensor
         several = isinstance(vocals, list)
         if several:
             if any(band is not None for band in instrumental):
                 raise ValueError(f"An instrumental belongs to one vocal, and {len(vocals)} were given.")
             instrumental = None
-            rate = None
+            instrumental_rate = None
         else:
             vocals = [vocals]
             rates = [rates]
         encoded = self._encode(input_tensors, options, mix, lead_sheet, progress)
         output = self.model.generate(
-            sampling_rate=rate,
+            sampling_rate=instrumental_rate,
             encoder_outputs=encoded,
             instrumental=instrumental,
             keep=keep,
@@ -364,7 +366,8 @@ class HAFMPipeline(Pipeline):
         )
         kept = None
         if instrumental is not None:
-            kept = KeptInstrumental(instrumental, rate, keep, encoded[0].length(rate) / rate)
+            seconds = encoded[0].length(instrumental_rate) / instrumental_rate
+            kept = KeptInstrumental(instrumental, instrumental_rate, keep, seconds)
         variations = []
         for number, sound in enumerate(output.audio):
             variation = {"audio": sound, "lead_sheet": output.lead_sheets[number]}
@@ -411,7 +414,7 @@ class HAFMPipeline(Pipeline):
             stems = {}
             if "stems" in variation:
                 stems = dict(zip(STEMS, stems_or_band, strict=True))
-            song = _song(voice, band, rate, mix, stems)
+            song = _mixed(voice, band, rate, mix, stems)
             songs.append(song | {"lead_sheet": variation["lead_sheet"], "vocal_start": encoded.before})
         return songs[0] if len(songs) == 1 else songs
 
@@ -464,23 +467,23 @@ def stems_of(piece: audio.Samples) -> dict[str, audio.Samples]:
     return stems
 
 
-def _song(
+def _mixed(
     voice: audio.Samples, band: audio.Samples, rate: int, options: MixOptions, stems: dict[str, audio.Samples]
 ) -> dict[str, Any]:
     """Mixes a vocal and a band (float32 [N] or [N, C] each, at `rate` Hz) into a song; `stems` may be empty."""
-    # the instrumental is limited before mixing, so that the mix is made from the "audio" returned
-    limited = audio.limit_peak(band)
-    if stems and limited is not band:
-        gain = np.abs(limited).max() / np.abs(band).max()
+    # the instrumental is turned down before mixing, so that the mix is made from the "audio" returned
+    turned_down = audio.turned_down(band)
+    if stems and turned_down is not band:
+        gain = np.abs(turned_down).max() / np.abs(band).max()
         stems = {name: stem * gain for name, stem in stems.items()}
-    band = limited
+    band = turned_down
     band_db = options.instrumental_gain_db
-    # a quiet voice is raised, rather than the band lowered until nothing can be heard
-    raised_db = audio.quiet_gain_db(voice, rate)
+    # a quiet voice is turned up, rather than the band lowered until nothing can be heard
+    turned_up_db = audio.quiet_gain_db(voice, rate)
     if options.balance is not None:
         balance = MEDIAN_BALANCE if isinstance(options.balance, str) else options.balance
-        band_db += audio.balance_gain_db(voice, band, rate, balance) + raised_db
-    vocal_db = options.vocal_gain_db + raised_db
+        band_db += audio.balance_gain_db(voice, band, rate, balance) + turned_up_db
+    vocal_db = options.vocal_gain_db + turned_up_db
     mix = audio.mix_audio(voice, band, vocal_gain_db=vocal_db, instrumental_gain_db=band_db)
     if options.loudness is not None:
         mix = audio.to_loudness(mix, rate, options.loudness)
@@ -493,7 +496,7 @@ def _song(
     return song
 
 
-def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
+def unwrapped(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
     """The file or the samples of a vocal, the samples' rate if known (Hz), and a name for error messages.
 
     Args:
@@ -513,7 +516,7 @@ def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
             return vocal[key], vocal.get("sampling_rate", sampling_rate), name
     for column in COLUMN_NAMES:
         if vocal.get(column) is not None:
-            return as_sound(vocal[column], sampling_rate)
+            return unwrapped(vocal[column], sampling_rate)
     for key in ("bytes", "path"):
         if vocal.get(key) is not None:
             return vocal[key], None, name

@@ -27,14 +27,9 @@ from numpy.typing import NDArray
 
 from ..atomic_files import replacing
 from .channels import ChannelLevels, Samples, channel_levels, mean_of_channels, to_mono
-from .channels import with_channels as with_channels
-from .decoding import LOST_SECONDS as LOST_SECONDS
-from .decoding import Sound, opened
-from .errors import HAFMAudioError as HAFMAudioError
-from .errors import LongAudioError, NotFiniteAudioError
-from .resampling import pad_end as pad_end
+from .decoding import LOST_SECONDS, Sound, opened
+from .errors import HAFMAudioError, LongAudioError, NotFiniteAudioError
 from .resampling import resample
-from .resampling import resample_pieces as resample_pieces
 
 logger = logging.getLogger(__name__)
 

@@ -132,7 +132,7 @@ class Tokenizers:
             sounds = self._batch(instrumentals[part], sampling_rate, self.codec.format.sampling_rate, seconds)
             channels_first = sounds.mT if sounds.ndim == 3 else sounds[:, None]
             streams = (
-                self.semantic(voices, noise=True, seed=list(seeds[part]), beat_phase=self._beat_phases(voices)).ids,
+                self.semantic(voices, vocal=True, seed=list(seeds[part]), beat_phase=self._beat_phases(voices)).ids,
                 self.semantic(bands).ids,
                 self.codec.encode(channels_first, self.info.num_codebooks),
             )
@@ -146,7 +146,7 @@ class Tokenizers:
         rate = self.semantic.config.sampling_rate
         phases = []
         for voice in voices.cpu().numpy():
-            beat_phase = self.encoder.beat_phase(Vocal(voice, Fraction(len(voice), rate)))
+            beat_phase = self.encoder.tracked_beat_phase(Vocal(voice, Fraction(len(voice), rate)))
             if beat_phase is None:
                 return None
             phases.append(beat_phase.cpu())

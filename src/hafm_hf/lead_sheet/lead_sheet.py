@@ -516,7 +516,7 @@ def begins_beat(phase: torch.Tensor) -> torch.Tensor:
     return phase.diff() < -0.5
 
 
-def beat_points(phase: torch.Tensor) -> torch.Tensor:
-    """Cosine and sine of the beat's phase (float [T], 0..1) and of twice that phase: float32 [T, 4]."""
+def phase_vectors(phase: torch.Tensor) -> torch.Tensor:
+    """Cosine and sine of the beat's phase (float [..., T], 0..1) and of twice that phase: float32 [..., T, 4]."""
     angle = 2 * math.pi * phase.float()
     return torch.stack([angle.cos(), angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=-1)

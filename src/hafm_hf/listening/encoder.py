@@ -21,7 +21,7 @@ from ..tokenizers.beat_tracker import likeliest_tempo
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from ..tokenizers.pitch_contour import PitchContour, sung_notes
 from ..tokenizers.stopping import CheckStop
-from .ends import Ends, add_bars
+from .ends import IntroAndOutro, add_bars
 from .modeling_listener import HAFMListenerModel
 from .transcription import energies
 
@@ -36,11 +36,12 @@ class Heard:
 
     Args:
         contour: its pitch contour.
-        beat_points (float32 [T_v, 4]): where in the beat each frame is (`HAFMRhythmNetwork.expected_points`).
+        phase_vectors (float32 [T_v, 4]): where in the beat each frame is
+            (`HAFMRhythmNetwork.expected_phase_vectors`).
     """
 
     contour: PitchContour
-    beat_points: torch.Tensor
+    phase_vectors: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class HAFMVocalEncoder:
         return {}
 
     @property
-    def grid(self) -> int:
+    def common_frame_rate(self) -> int:
         """How often a second frames of all stages begin together: 25 times for 50 and 75 Hz."""
         rates = [config.frame_rate for config in self.stage_configs.values()]
         return math.gcd(self.semantic_tokenizer.config.frame_rate, *rates)
@@ -168,14 +169,14 @@ class HAFMVocalEncoder:
 
         sheet, beat_phase = self._with_estimates(vocal, sheet, check_stop=check_stop)
         vocal_sheet = sheet
-        ends = Ends(sheet=sheet)
+        ends = IntroAndOutro(sheet)
         if intro_bars or outro_bars:
             ends = add_bars(sheet, vocal.samples, rate, intro_bars, outro_bars)
         if tail and not outro_bars:
             ends = ends.with_tail(seconds, tail)
         waveform = self._waveform(vocal, ends.before, ends.after)
 
-        sheet = ends.sheet or sheet
+        sheet = ends.sheet
         # without the padding to whole frames
         song = waveform[: round(float(ends.before + seconds + ends.after) * rate)]
         sheet = with_style_and_energy(sheet, style, energy, song.cpu().numpy(), rate)
@@ -186,7 +187,7 @@ class HAFMVocalEncoder:
         if beat_phase is not None:
             beat_phase = self._phase_of_song(beat_phase, sheet, self.semantic_tokenizer.num_frames(len(waveform)))
         tokens = self.semantic_tokenizer.encode(
-            waveform, noise=True, seed=seed, beat_phase=beat_phase, check_stop=check_stop
+            waveform, vocal=True, seed=seed, beat_phase=beat_phase, check_stop=check_stop
         )
         return HAFMEncoderOutput(
             tokens=tokens,
@@ -231,13 +232,13 @@ class HAFMVocalEncoder:
             ValueError: the tokenizer has no rhythm network.
         """
         waveform = self._waveform(vocal)
-        contour, beat_points = self.semantic_tokenizer.measure_pitch_and_beats(waveform, check_stop)
+        contour, phase_vectors = self.semantic_tokenizer.measure_pitch_and_beats(waveform, check_stop)
         if self.ear is not None:
             features = self.ear.extract_features(waveform.to(self.ear.device), check_stop=check_stop)
-            contour = replace(contour, heard=features.cpu().numpy())
-        return Heard(contour, beat_points)
+            contour = replace(contour, ear_features=features.cpu().numpy())
+        return Heard(contour, phase_vectors)
 
-    def beat_phase(self, vocal: Vocal) -> torch.Tensor | None:
+    def tracked_beat_phase(self, vocal: Vocal) -> torch.Tensor | None:
         """The beat phase of each frame (float [T_v]) that the tokenizer reads if no beats are given.
 
         None if it tracks no beats.
@@ -339,10 +340,10 @@ class HAFMVocalEncoder:
 
     def _beat_track(self, heard: Heard, sheet: LeadSheet, check_stop: CheckStop | None = None) -> torch.Tensor:
         """Beat phase of each frame along one beat track (float [T_v]), near the tempo that the listener estimates."""
-        tempo = None
+        near = None
         if self.listener is not None and sheet.tempo is None:
-            tempo = likeliest_tempo(self.listener.tempi, self.listener.tempo_of(heard.contour))
-        return self.semantic_tokenizer.beat_phase(heard.beat_points, sheet, tempo, check_stop)
+            near = likeliest_tempo(self.listener.tempi, self.listener.tempo_of(heard.contour))
+        return self.semantic_tokenizer.track_beats(heard.phase_vectors, sheet.tempo, near, check_stop)
 
     def _phase_of_song(self, beat_phase: torch.Tensor, sheet: LeadSheet, frames: int) -> torch.Tensor | None:
         """The beat phase (float [T_v]) of a song with its ends, which the tokenizer reads; None if it reads none."""
@@ -356,15 +357,15 @@ class HAFMVocalEncoder:
 
     def num_tokens(self, seconds: float) -> int:
         """Number of tokens of a song of `seconds`, rounded up to whole frames of all stages."""
-        return self._steps(seconds) * self.semantic_tokenizer.config.frame_rate // self.grid
+        return self._steps(seconds) * self.semantic_tokenizer.config.frame_rate // self.common_frame_rate
 
     def _samples(self, seconds: float) -> int:
         """Number of samples of a vocal of `seconds`, rounded up to whole frames of all stages."""
-        return self._steps(seconds) * self.semantic_tokenizer.config.sampling_rate // self.grid
+        return self._steps(seconds) * self.semantic_tokenizer.config.sampling_rate // self.common_frame_rate
 
     def _steps(self, seconds: float) -> int:
-        """Number of steps of the grid that cover `seconds`."""
-        return math.ceil(round(seconds * self.grid, 6))
+        """Number of frames at the common frame rate that cover `seconds`."""
+        return math.ceil(round(seconds * self.common_frame_rate, 6))
 
     def _waveform(self, vocal: Vocal, before: float = 0.0, after: float = 0.0) -> torch.Tensor:
         """The vocal with silence around it (in s), padded to whole frames: float32 [N] on the tokenizer's device."""

@@ -35,18 +35,18 @@ def as_tokens(codes: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """Given and forced predictions, and random numbers, of the slots of one generation.
+    """Given and kept predictions, and random numbers, of the slots of one generation.
 
     Args:
-        prefix (int64 [B·C, p]): predictions of the first slots, which are given.
+        known (int64 [B·C, p]): predictions of the first slots, which are given.
         uniforms (float32 [B·C, n], *optional*): random numbers of the n slots to generate.
-        forced (int64 [B·C, n], *optional*): predictions to use instead of sampling, −1 where to sample.
+        kept (int64 [B·C, n], *optional*): predictions to use instead of sampling, −1 where to sample.
         slots: n.
     """
 
-    prefix: torch.Tensor
+    known: torch.Tensor
     uniforms: torch.Tensor | None
-    forced: torch.Tensor | None
+    kept: torch.Tensor | None
     slots: int
 
 
@@ -116,29 +116,29 @@ class CodebookPattern:
 
     def plan(
         self,
-        known_codes: torch.Tensor,
+        known: torch.Tensor,
         frames: int,
         bos_token_id: int,
         uniforms: torch.Tensor | None = None,
-        forced: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
         row_frames: torch.Tensor | None = None,
     ) -> SlotPlan:
         """Plans the slots that generate `frames` frames after the known ones.
 
         Args:
-            known_codes (int64 [B, Q, P]): codes that come before.
+            known (int64 [B, Q, P]): codes that come before.
             frames: T, the number of frames to generate for each sequence.
             bos_token_id: BOS.
             uniforms (float32 [B, Q, T], *optional*): the codes' random numbers.
-            forced (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
+            kept (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
             row_frames (int64 [B], *optional*): length of each sequence in frames, known ones included, if some end
                 before others; codes generated past a sequence's end are meaningless.
         """
         if uniforms is not None:
             uniforms = as_tokens(uniforms)
-        if forced is not None:
-            forced = as_tokens(forced)
-        return SlotPlan(as_tokens(known_codes), uniforms, forced, frames * self.num_codebooks)
+        if kept is not None:
+            kept = as_tokens(kept)
+        return SlotPlan(as_tokens(known), uniforms, kept, frames * self.num_codebooks)
 
 
 class DelayPattern(CodebookPattern):
@@ -179,18 +179,18 @@ class DelayPattern(CodebookPattern):
 
     def plan(
         self,
-        known_codes: torch.Tensor,
+        known: torch.Tensor,
         frames: int,
         bos_token_id: int,
         uniforms: torch.Tensor | None = None,
-        forced: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
         row_frames: torch.Tensor | None = None,
     ) -> SlotPlan:
-        """As in the base class; partly known slots are generated again, with the known part forced."""
-        batch, _, before = known_codes.shape
-        if forced is None:
-            forced = known_codes.new_full((batch, self.num_codebooks, frames), FREE)
-        codes = torch.cat([known_codes, forced.to(known_codes.device)], dim=2)  # [B, Q, P + T]
+        """As in the base class; partly known slots are generated again, with the known part kept."""
+        batch, _, before = known.shape
+        if kept is None:
+            kept = known.new_full((batch, self.num_codebooks, frames), FREE)
+        codes = torch.cat([known, kept.to(known.device)], dim=2)  # [B, Q, P + T]
         if row_frames is not None:
             ended = torch.arange(codes.shape[2], device=codes.device) >= row_frames.to(codes.device)[:, None]
             codes = codes.masked_fill(ended[:, None], bos_token_id)

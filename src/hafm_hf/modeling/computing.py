@@ -17,7 +17,7 @@ _inside: dict[int, int] = {}
 
 
 @contextmanager
-def computing(device: torch.device, seed: int, threads: int | None) -> Iterator[None]:
+def seeded_torch(device: torch.device, seed: int, threads: int | None) -> Iterator[None]:
     """Seeds torch and sets its number of threads inside the block; the caller's state is restored outside, for
     instance between the chunks of a stream.
 

@@ -30,7 +30,7 @@ from transformers import GenerationConfig
 from transformers.utils import logging
 
 from .codebook_patterns import SlotPlan
-from .generation_hafm import StepReport, WindowBatch, draw, for_guidance, force, null_rows
+from .generation_hafm import StepReport, WindowBatch, draw, for_guidance, null_rows, with_kept
 from .layers import LayerWeights, token_layout
 from .modeling_hafm import HAFMStageForCausalLM
 
@@ -458,7 +458,7 @@ class FastDecoder:
         self.graphs_checked = False
 
     def codes(self, batch: WindowBatch, report: StepReport | None = None) -> torch.Tensor:
-        """Like `frames`, but returns all new codes at once: int64 [B, Q, T]."""
+        """Like `frames`, but returns all new codes at once, for tests and benchmarks: int64 [B, Q, T]."""
         return torch.stack(list(self.frames(batch, report)), dim=2)
 
     @torch.no_grad()
@@ -480,7 +480,7 @@ class FastDecoder:
         added = None
         if self.history_free_guidance != 0.0:
             conditioning = (batch.conditioning_ids, batch.conditioning_mask)
-            evidence = self.stage.history_free_scores(*conditioning, plan.prefix.shape[1], plan.slots, report)
+            evidence = self.stage.history_free_scores(*conditioning, plan.known.shape[1], plan.slots, report)
             added = self.history_free_guidance * evidence
         complete = 0
         for number, slots in enumerate(self._continue(scores, plan, added, report), start=1):
@@ -498,8 +498,8 @@ class FastDecoder:
             scores (float [B·C, V]): of the first new slot.
             added (float [B·C, slots, V], *optional*): added to the scores.
         """
-        rows, first = plan.prefix.shape
-        slots = plan.prefix.new_empty(rows, plan.slots)
+        rows, first = plan.known.shape
+        slots = plan.known.new_empty(rows, plan.slots)
         for step in range(plan.slots):
             if step > 0:
                 scores = self._step(slots[:, step - 1], first + step)
@@ -508,7 +508,7 @@ class FastDecoder:
             uniforms = None
             if plan.uniforms is not None:
                 uniforms = plan.uniforms[:, step]
-            slots[:, step] = force(self.draw(scores, uniforms), plan.forced, step)
+            slots[:, step] = with_kept(self.draw(scores, uniforms), plan.kept, step)
             if report is not None:
                 report(1)
             yield slots
@@ -536,7 +536,7 @@ class FastDecoder:
 
         Args:
             conditioning_ids (int64 [B, K, T_c]), mask (bool [B, T_c] or None): of the batch.
-            plan: the slots, of which BOS and `prefix` come before.
+            plan: the slots, of which BOS and `known` come before.
             report: called with 0 between layers.
 
         Returns:
@@ -548,13 +548,13 @@ class FastDecoder:
         null = null_rows(conditioning_ids, scale)
         if mask is not None:
             mask = for_guidance(mask, scale)
-        bos = plan.prefix.new_full((len(plan.prefix), 1), config.codebook_size)
-        input_ids = torch.cat([bos, plan.prefix], dim=1)  # [B·C, 1 + prefix]
+        bos = plan.known.new_full((len(plan.known), 1), config.codebook_size)
+        input_ids = torch.cat([bos, plan.known], dim=1)  # [B·C, 1 + known]
         if self.rows != len(conditioning):
             self._pack(len(conditioning), report)
         # index in the sequence of the target's slot 0
         self.first_slot = config.num_prepended_sources * conditioning.shape[-1]
-        slots = self.first_slot + plan.prefix.shape[1] + plan.slots
+        slots = self.first_slot + plan.known.shape[1] + plan.slots
         key_numbers = len(conditioning) * slots * config.num_attention_heads * config.head_dim
         on_amd = conditioning.device.type == "cpu" and _is_amd()
         self.large = on_amd and not self.compile and key_numbers >= LARGE_CACHE
@@ -574,8 +574,8 @@ class FastDecoder:
             self._add_conditioning(self.stage.model.conditioning_of(targets, conditioning, null, mask))
         states = self._guide(states)
         if not self.agrees:
-            self._check_agreement(input_ids[:, -1], plan.prefix.shape[1], states)
-        return self._scores(states, plan.prefix.shape[1] % self.pattern.slots_per_frame)
+            self._check_agreement(input_ids[:, -1], plan.known.shape[1], states)
+        return self._scores(states, plan.known.shape[1] % self.pattern.slots_per_frame)
 
     def _fill(
         self,

@@ -90,16 +90,16 @@ class WindowBatch:
         conditioning_ids (int64 [B, K, T_c]): conditioning streams.
         frames: T, the number of frames to generate for each row.
         uniforms (float32 [B, Q, T], *optional*): the codes' random numbers; None to take the likeliest codes.
-        known_codes (int64 [B, Q, P], *optional*): codes that come before.
-        forced (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
+        known (int64 [B, Q, P], *optional*): codes that come before.
+        kept (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
         conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
     """
 
     conditioning_ids: torch.Tensor
     frames: int
     uniforms: torch.Tensor | None = None
-    known_codes: torch.Tensor | None = None
-    forced: torch.Tensor | None = None
+    known: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
     conditioning_mask: torch.Tensor | None = None
 
 
@@ -137,11 +137,11 @@ def _largest(scores: torch.Tensor, count: int) -> torch.Tensor:
     return torch.from_numpy(np.partition(scores.detach().numpy(), -count, axis=-1)[:, -count, None])
 
 
-def force(drawn: torch.Tensor, forced: torch.Tensor | None, step: int) -> torch.Tensor:
-    """Replaces sampled tokens (int64 [B]) by those of `forced` (int64 [B, n]) for `step`, where these are not −1."""
-    if forced is None:
+def with_kept(drawn: torch.Tensor, kept: torch.Tensor | None, step: int) -> torch.Tensor:
+    """Replaces sampled tokens (int64 [B]) by those of `kept` (int64 [B, n]) for `step`, where these are not −1."""
+    if kept is None:
         return drawn
-    wanted = forced[:, step].to(drawn.device)
+    wanted = kept[:, step].to(drawn.device)
     return torch.where(wanted < 0, drawn, wanted)
 
 
@@ -154,20 +154,20 @@ class StreamSampling(LogitsProcessor):
     Args:
         uniforms (float32 [B, n]): one number for each row and token to be generated.
         prefix_length (int): tokens in `input_ids`, including BOS, when generation begins.
-        forced (int64 [B, n], *optional*): tokens to use instead of sampling, −1 where to sample.
+        kept (int64 [B, n], *optional*): tokens to use instead of sampling, −1 where to sample.
         report: called after each step.
     """
 
     uniforms: torch.Tensor
     prefix_length: int
-    forced: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
     report: StepReport | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores (float [B, V]) → float [B, V], −inf for all but one code per row."""
         step = input_ids.shape[1] - self.prefix_length
-        chosen = force(draw(scores, self.uniforms[:, step]), self.forced, step)
-        # BOS is forced where a slot has no frame, but has no logit; `CodebookPattern.hide` puts it back
+        chosen = with_kept(draw(scores, self.uniforms[:, step]), self.kept, step)
+        # BOS is in `kept` where a slot has no frame, but has no logit; `CodebookPattern.hide` puts it back
         chosen = chosen.clamp(max=scores.shape[1] - 1)
         if self.report is not None:
             self.report(1)
@@ -295,9 +295,9 @@ class HAFMGenerationMixin(GenerationMixin):
     def slot_plan(self, batch: WindowBatch) -> SlotPlan:
         """The slots that continue a batch, on the device of its conditioning."""
         ids = batch.conditioning_ids
-        known_codes = batch.known_codes
-        if known_codes is None:
-            known_codes = ids.new_empty(len(ids), self.config.num_codebooks, 0)
+        known = batch.known
+        if known is None:
+            known = ids.new_empty(len(ids), self.config.num_codebooks, 0)
         uniforms = batch.uniforms
         if uniforms is not None:
             uniforms = uniforms.to(ids.device)
@@ -305,7 +305,7 @@ class HAFMGenerationMixin(GenerationMixin):
         if batch.conditioning_mask is not None:
             row_frames = self.target_frames(batch.conditioning_mask)
         bos = self.config.codebook_size
-        return self.pattern.plan(known_codes, batch.frames, bos, uniforms, batch.forced, row_frames)
+        return self.pattern.plan(known, batch.frames, bos, uniforms, batch.kept, row_frames)
 
     def continue_batch(
         self, batch: WindowBatch, config: GenerationConfig, report: StepReport | None = None
@@ -324,16 +324,16 @@ class HAFMGenerationMixin(GenerationMixin):
         if plan.uniforms is None:
             raise ValueError("There are no random numbers; for the likeliest codes, give any and top_k=1.")
         before = 0
-        if batch.known_codes is not None:
-            before = batch.known_codes.shape[2]
+        if batch.known is not None:
+            before = batch.known.shape[2]
         config = copy.deepcopy(config)
         # whatever it says of the length and the form of the result
         config.update(
             max_new_tokens=plan.slots, max_time=math.inf, num_return_sequences=1, return_dict_in_generate=False
         )
-        sampling = StreamSampling(plan.uniforms, plan.prefix.shape[1] + 1, plan.forced, report)
+        sampling = StreamSampling(plan.uniforms, plan.known.shape[1] + 1, plan.kept, report)
         generated = self.generate(
-            input_ids=torch.nn.functional.pad(plan.prefix, (1, 0), value=self.config.codebook_size),
+            input_ids=torch.nn.functional.pad(plan.known, (1, 0), value=self.config.codebook_size),
             conditioning_ids=batch.conditioning_ids,
             conditioning_mask=batch.conditioning_mask,
             target_frames=before + batch.frames,

@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..pretrained.loading import HUB_OPTIONS, load_strictly
 from .configuration_codec import check_codec_config, codec_format
 from .modeling_spectral_codec import HAFMSpectralModel
-from .stopping import CheckStop, checked
+from .stopping import CheckStop, stoppable
 
 # decoded at a time, which takes a CPU under half a second; a job can be ended between two stretches
 STRETCH_SECONDS = 2.0
@@ -57,7 +57,7 @@ class Codec(ABC):
         """Codes int64 [B, Q, T] of audio [B, C, N], (T − 1) · hop < N ≤ T · hop."""
 
     @abstractmethod
-    def _decoder(self) -> StretchDecoder:
+    def new_decoder(self) -> StretchDecoder:
         """A new streaming decoder for one song, which keeps its own state between stretches."""
 
     @torch.no_grad()
@@ -121,13 +121,14 @@ class Codec(ABC):
             codes (int64 [T, Q]): of consecutive codebooks.
             first_codebook: index in the codec of the first of these codebooks.
         """
-        vectors = []
-        for index, codes_of_book in enumerate(codes.t(), start=first_codebook):
-            vectors.append(F.embedding(codes_of_book, self.codebook(index)))  # [T, D]
-        return torch.stack(vectors).float().sum(0)
+        return self.embed(codes.t()[None], first_codebook)[0].t().float()
 
-    def embed(self, codes: torch.Tensor) -> torch.Tensor:
-        """The decoder's input [B, D, T] for codes int64 [B, Q, T].
+    def embed(self, codes: torch.Tensor, first_codebook: int = 0) -> torch.Tensor:
+        """The decoder's input [B, D, T], the sum of the codes' vectors, for codes int64 [B, Q, T].
+
+        Args:
+            codes (int64 [B, Q, T]): of consecutive codebooks.
+            first_codebook: index in the codec of the first of these codebooks.
 
         Raises:
             ValueError: on another shape, or codes out of range.
@@ -138,7 +139,7 @@ class Codec(ABC):
         if int(codes.min()) < 0 or int(codes.max()) >= self.format.codebook_size:
             raise ValueError(f"codes must lie between 0 and {self.format.codebook_size - 1}.")
         vectors = []
-        for index, codes_of_book in enumerate(codes.unbind(1)):
+        for index, codes_of_book in enumerate(codes.unbind(1), start=first_codebook):
             vectors.append(F.embedding(codes_of_book, self.codebook(index)))  # [B, T, D]
         return reduce(torch.add, vectors).transpose(1, 2)
 
@@ -155,14 +156,14 @@ class EncodecCodec(Codec):
         """The quantiser's codes, layer by layer, so that they can be ended between two."""
         codes = []
         embeddings = audio
-        for layer in checked(self.model.encoder.layers, check_stop):
+        for layer in stoppable(self.model.encoder.layers, check_stop):
             embeddings = layer(embeddings)
-        for layer in checked(self.model.quantizer.layers[:num_codebooks], check_stop):
+        for layer in stoppable(self.model.quantizer.layers[:num_codebooks], check_stop):
             codes.append(layer.encode(embeddings))
             embeddings = embeddings - layer.decode(codes[-1])
         return torch.stack(codes, dim=1)
 
-    def _decoder(self) -> StretchDecoder:
+    def new_decoder(self) -> StretchDecoder:
         future = 0 if self.model.config.use_causal_conv else CONTEXT_FRAMES
         return _RecurrentDecoder(self.model.decoder, future, self.format.hop_length)
 
@@ -180,7 +181,7 @@ class DacCodec(Codec):
         padded = F.pad(audio, (0, -audio.shape[-1] % self.format.hop_length))
         return self.model.encode(padded, num_codebooks).audio_codes[:, :num_codebooks]
 
-    def _decoder(self) -> StretchDecoder:
+    def new_decoder(self) -> StretchDecoder:
         hop = self.format.hop_length
         rate = 1
         reach = self.model.decoder.conv1.kernel_size[0] / 2
@@ -194,7 +195,7 @@ class DacCodec(Codec):
             # odd strides lose a few samples
             return F.pad(audio, (0, frames.shape[-1] * hop - audio.shape[-1]))
 
-        return Stretches(decode, math.ceil(reach) + 1, math.ceil(reach) + 1, hop)
+        return Piecewise(decode, math.ceil(reach) + 1, math.ceil(reach) + 1, hop)
 
 
 class SpectralCodec(Codec):
@@ -211,10 +212,10 @@ class SpectralCodec(Codec):
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
         return self.model.quantizer.encode(self.model.encoder(audio), num_codebooks)
 
-    def _decoder(self) -> StretchDecoder:
+    def new_decoder(self) -> StretchDecoder:
         reach = self.model.config.decoder_reach()
         # unlike DAC's, this decoder takes the first frame's position in the song, which selects the noise
-        return Stretches(self.model.decoder, reach, reach, self.format.output_hop_length)
+        return Piecewise(self.model.decoder, reach, reach, self.format.output_hop_length)
 
 
 class CodecStream:
@@ -228,7 +229,7 @@ class CodecStream:
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
-        self._decode = codec._decoder()
+        self._decode = codec.new_decoder()
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, last: bool = False, check_stop: CheckStop | None = None) -> torch.Tensor:
@@ -251,7 +252,7 @@ class CodecStream:
         """Like `decode`, stretch by stretch."""
         frames = max(round(STRETCH_SECONDS * self.codec.format.frame_rate), CONTEXT_FRAMES)
         parts = codes.split(frames, dim=-1)
-        for number, part in enumerate(checked(parts, check_stop), start=1):
+        for number, part in enumerate(stoppable(parts, check_stop), start=1):
             audio = self._decode(self.codec.embed(part), last and number == len(parts))
             if audio is None:
                 shape = (len(codes), self.codec.format.output_channels, 0)
@@ -259,7 +260,7 @@ class CodecStream:
             yield audio
 
 
-class Stretches:
+class Piecewise:
     """Applies a function with limited context, such as a stack of convolutions, to frames that arrive in stretches.
 
     Args:
@@ -304,8 +305,8 @@ class _RecurrentDecoder:
     def __init__(self, decoder: Any, future: int, hop: int) -> None:
         first, self.lstm, *others = decoder.layers
         rest = torch.nn.Sequential(*others)
-        self.first = Stretches(lambda frames, _: first(frames), CONTEXT_FRAMES, future)
-        self.rest = Stretches(lambda frames, _: rest(frames), CONTEXT_FRAMES, future, hop)
+        self.first = Piecewise(lambda frames, _: first(frames), CONTEXT_FRAMES, future)
+        self.rest = Piecewise(lambda frames, _: rest(frames), CONTEXT_FRAMES, future, hop)
         self.state: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:

@@ -22,7 +22,7 @@ from transformers.audio_utils import mel_filter_bank, window_function
 
 from ..audio import Samples
 from ..lead_sheet.chords import PITCH_CLASSES
-from .stopping import CheckStop, checked
+from .stopping import CheckStop, stoppable
 
 Array = NDArray[np.float32]
 Pitches = NDArray[np.float64]
@@ -250,7 +250,7 @@ class HAFMVocalDescriptors:
         count = frames * (FRAME_RATE // self.frame_rate)
         pitch, level = np.empty((2, count), np.float32)
         bands = np.empty((count, MEL_BANDS), np.float32)
-        for start in checked(range(0, count, BLOCK_FRAMES), check_stop):
+        for start in stoppable(range(0, count, BLOCK_FRAMES), check_stop):
             stop = min(start + BLOCK_FRAMES, count)
             pitch[start:stop], level[start:stop], bands[start:stop] = self.block(samples, start, stop)
         return pitch, level, bands
@@ -290,13 +290,13 @@ class PitchContour:
         midi (float32 [T]): pitch in semitones (69 is 440 Hz), NaN in unvoiced frames.
         level (float32 [T]): dB relative to the voice's 95th percentile, at least -50.
         flux (float32 [T, 2]): onset strengths of vowels and of consonants.
-        heard (float32 or float16 [T, D], *optional*): features of a pretrained network, the composite's `ear`.
+        ear_features (float32 or float16 [T, D], *optional*): features of a pretrained network, the composite's `ear`.
     """
 
     midi: Array
     level: Array
     flux: Array
-    heard: Array | None = None
+    ear_features: Array | None = None
 
     def __len__(self) -> int:
         return len(self.midi)
@@ -332,7 +332,8 @@ class PitchContour:
         Returns:
             float32 [P, 12 · 4 + 6 + D]: for each pitch class from C, the fractions of the cell's first half in which
             it is held and in which it is sung, then those of the second half; after these, for each half, the voiced
-            fraction, the largest onset strength, and the mean pitch relative to the voice's median; then `heard`.
+            fraction, the largest onset strength, and the mean pitch relative to the voice's median; then
+            `ear_features`.
         """
         # features of parts of cells: H of these, each `part` frames long
         part = size // HARMONY_PARTS
@@ -348,13 +349,13 @@ class PitchContour:
         classes = np.pad(classes, (missing, (0, 0), (0, 0))).reshape(count, HARMONY_PARTS, PITCH_CLASSES, -1)
         extras = np.pad(extras, (missing, (0, 0))).reshape(count, -1)
         by_class = classes.transpose(0, 2, 1, 3).reshape(count, -1)  # [P, 12 · 4]
-        return self._with_heard(np.concatenate([by_class, extras], axis=1), size)
+        return self._with_ear_features(np.concatenate([by_class, extras], axis=1), size)
 
-    def _with_heard(self, cells: Array, size: int) -> Array:
-        """Cells of `size` frames (float [P, F]), followed by the mean of `heard`, if there is any: float32."""
-        if self.heard is not None:
-            heard = _cells(self.heard.astype(np.float32), size).mean(1)
-            cells = np.concatenate([cells, heard], axis=1)
+    def _with_ear_features(self, cells: Array, size: int) -> Array:
+        """Cells of `size` frames (float [P, F]), followed by the mean of `ear_features`, if there is any: float32."""
+        if self.ear_features is not None:
+            ear_cells = _cells(self.ear_features.astype(np.float32), size).mean(1)
+            cells = np.concatenate([cells, ear_cells], axis=1)
         return cells.astype(np.float32)
 
     def _classes(self, pitch: Array, size: int) -> NDArray[np.float64]:
@@ -375,7 +376,7 @@ class PitchContour:
         """Rhythmic features, in cells of `size` frames: float32 [P, 10 + D], of the order of 1.
 
         They are the voiced fraction; start and end of singing; signed and absolute change of pitch; pitch relative to
-        the voice's median; level; rise of the level; onset strengths of vowels and of consonants; then `heard`.
+        the voice's median; level; rise of the level; onset strengths of vowels and of consonants; then `ear_features`.
         """
         sung = np.isfinite(self.midi).astype(np.float32)
         filled = _filled(self.midi)
@@ -395,7 +396,7 @@ class PitchContour:
         ]
         # `how` is the method that reduces the frames of a cell to a number
         features = np.stack([getattr(_cells(values, size), how)(1) for values, how in columns], axis=1)
-        return self._with_heard(features, size)
+        return self._with_ear_features(features, size)
 
     def _intervals(self) -> Array:
         """Semitones above the voice's median, 0 in unvoiced frames: float32 [T]."""
