@@ -19,7 +19,7 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 from .. import audio
-from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, are_several
+from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, Vocal, are_several
 from ..lead_sheet.files import known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
@@ -155,18 +155,18 @@ class HAFMPipeline(Pipeline):
         if are_several(vocal):
             vocal = one_vocal(vocal)
         read, forward, _ = self._sanitize_parameters(**kwargs)
-        features = self.preprocess(vocal, **{**self._preprocess_params, **read})
+        sounds = self.preprocess(vocal, **{**self._preprocess_params, **read})
         forward = {**self._forward_params, **forward}
         options = forward["options"]
         mix = forward["mix"]
         progress = forward.get("progress")
-        (encoded,) = self._encode(features, options, mix, forward.get("lead_sheet"), progress)
+        (encoded,) = self._encode([sounds["prepared"]], options, mix, forward.get("lead_sheet"), progress)
         encoded = variations_of(self.model.encoder, encoded, options)[0]
         chunks = self.model.stream(encoder_outputs=[encoded], options=options, progress=progress)
 
         model_rate = self.model.sampling_rate
-        rate = self._output_rate(features["vocal_rate"], mix)
-        voice = self._voice(features["vocal"], features["vocal_rate"], rate, encoded)
+        rate = self._output_rate(sounds["vocal_rate"], mix)
+        voice = self._voice(sounds["vocal"], sounds["vocal_rate"], rate, encoded)
         done = 0
         for band in audio.resample_pieces(map(side_by_side, chunks), model_rate, rate):
             piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), encoded.fade)
@@ -261,13 +261,14 @@ class HAFMPipeline(Pipeline):
             files: unused here; `_sanitize_parameters` has applied it.
 
         Returns:
-            What the feature extractor returns, and the vocal itself: "vocal" (float32 [N] or [N, 2]) and "vocal_rate"
-            (Hz); "instrumental" (float32 [C, N]) and "instrumental_rate" (Hz), or None.
+            "prepared" (`Vocal`), the form in which the model listens to the vocal, and the vocal itself, "vocal"
+            (float32 [N] or [N, 2]) and "vocal_rate" (Hz); "instrumental" (float32 [C, N]) and "instrumental_rate"
+            (Hz), or None.
         """
         vocal, rate, name = self._read(input_, sampling_rate, seconds)
         vocal = audio.without_offset(vocal)
-        features = self.feature_extractor.batch([audio.with_channels(vocal, 1)], rate)
-        if audio.is_silent(features["input_values"][0].numpy()):
+        prepared = self.feature_extractor.prepared(audio.with_channels(vocal, 1), rate)
+        if audio.is_silent(prepared.samples):
             logger.warning(f"{name} is silent; the instrumental has no voice to follow.")
         band = None
         band_rate = None
@@ -275,20 +276,28 @@ class HAFMPipeline(Pipeline):
             band, band_rate, _ = self._read(instrumental, sampling_rate)
             band = audio.with_channels(band, self.model.config.codec_format.output_channels)
             band = band.reshape(len(band), -1).T
-        sounds = {"vocal": vocal, "vocal_rate": rate, "instrumental": band, "instrumental_rate": band_rate}
-        return {**features, **sounds}
+        return {
+            "prepared": prepared,
+            "vocal": vocal,
+            "vocal_rate": rate,
+            "instrumental": band,
+            "instrumental_rate": band_rate,
+        }
 
     def _encode(
         self,
-        features: dict[str, Any],
+        vocals: list[Vocal],
         options: GenerationOptions,
         mix: MixOptions,
         lead_sheet: LeadSheet | None = None,
         progress: Any = None,
     ) -> list[HAFMEncoderOutput]:
-        """Listens to the vocals in a batch of features."""
-        names = ("input_values", "padding_mask", "original_lengths", "original_rates")
-        vocals = self.feature_extractor.unpadded(*(features[name] for name in names))
+        """Listens to vocals, as `preprocess` has prepared them.
+
+        Raises:
+            HAFMAudioError: one is too long with its intro and outro.
+            ValueError: as for `HAFMForVocalAccompaniment.encode`.
+        """
         encoded = self.model.encode(
             vocals,
             [lead_sheet] * len(vocals),
@@ -341,21 +350,23 @@ class HAFMPipeline(Pipeline):
             "stems" (float32 [N] or [C, N]), and its "lead_sheet"; "encoded" (`HAFMEncoderOutput`); "kept", the spans
             to keep, or None; and the vocal itself, "vocal" and "vocal_rate".
         """
+        prepared = input_tensors["prepared"]
         vocals = input_tensors["vocal"]
         rates = input_tensors["vocal_rate"]
         instrumental = input_tensors["instrumental"]
         instrumental_rate = input_tensors["instrumental_rate"]
-        # the collation of a batch makes lists of what is not a tensor
-        several = isinstance(vocals, list)
+        # with batch_size > 1, transformers collates what is not a tensor to lists
+        several = isinstance(prepared, list)
         if several:
             if any(band is not None for band in instrumental):
                 raise ValueError(f"An instrumental belongs to one vocal, and {len(vocals)} were given.")
             instrumental = None
             instrumental_rate = None
         else:
+            prepared = [prepared]
             vocals = [vocals]
             rates = [rates]
-        encoded = self._encode(input_tensors, options, mix, lead_sheet, progress)
+        encoded = self._encode(prepared, options, mix, lead_sheet, progress)
         output = self.model.generate(
             sampling_rate=instrumental_rate,
             encoder_outputs=encoded,

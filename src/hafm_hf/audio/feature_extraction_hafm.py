@@ -105,10 +105,10 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             names = [f"the vocal number {i + 1}" for i in range(len(vocals))]
         limits: dict[str, Any] = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
         checked = [files.check_sound(v, sampling_rate, name=n, **limits) for v, n in zip(vocals, names, strict=True)]
-        return self.batch([samples for samples, _ in checked], checked[0][1], return_tensors)
+        return self._batch([samples for samples, _ in checked], checked[0][1], return_tensors)
 
-    def batch(self, vocals: list[Samples], rate: int, return_tensors: str | None = "pt") -> BatchFeature:
-        """Like `__call__`, for vocals (float32 [N] each, at `rate` Hz) that have already been checked."""
+    def _batch(self, vocals: list[Samples], rate: int, return_tensors: str | None) -> BatchFeature:
+        """The result of `__call__` for vocals (float32 [N] each, at `rate` Hz) that have already been checked."""
         prepared = [self.prepared(samples, rate).samples for samples in vocals]
         lengths = np.array([len(samples) for samples in prepared])
         mask = np.arange(lengths.max()) < lengths[:, None]
