@@ -29,9 +29,9 @@ from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderC
 
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.parts import stage_parts
-from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
+from hafm_hf.modeling.configuration_stage import HAFMStageConfig
 from hafm_hf.modeling.fast_loop import FastDecoder
-from hafm_hf.modeling.generation_hafm import RandomStream, StepReport, WindowBatch
+from hafm_hf.modeling.generation_stage import RandomStream, StepReport, WindowBatch
 
 GUIDANCE_SCALE = 3.0
 TEMPERATURE = 0.9

@@ -10,8 +10,8 @@ import torch
 
 from hafm_hf.modeling.computing import torch_threads
 from hafm_hf.modeling.fast_loop import FastDecoder
-from hafm_hf.modeling.generation_hafm import WindowBatch
-from hafm_hf.modeling.modeling_hafm import (
+from hafm_hf.modeling.generation_stage import WindowBatch
+from hafm_hf.modeling.modeling_stage import (
     HAFMCoarseForCausalLM,
     HAFMFineForCausalLM,
     HAFMSemanticForCausalLM,

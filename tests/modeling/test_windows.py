@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from hafm_hf.modeling.fast_loop import FastDecoder
-from hafm_hf.modeling.generation_hafm import RandomStream
+from hafm_hf.modeling.generation_stage import RandomStream
 from hafm_hf.modeling.windows import SongRow, StageRun, Window, default_decoding, song_windows, window_frames
 from modeling.test_modeling import conditioning_for
 from tiny_models import tiny_stage

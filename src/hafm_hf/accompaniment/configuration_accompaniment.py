@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from ..modeling.configuration_hafm import HAFMFineConfig
+from ..modeling.configuration_stage import HAFMFineConfig
 from ..pretrained.checks import check_range
 from ..tokenizers.configuration_codec import CodecFormat, check_codec_config, codec_format, describe_codec
 from ..tokenizers.pitch_contour import CONTOUR_RATE

@@ -9,7 +9,7 @@ import torch
 
 from ..audio import paste, resample, with_channels
 from ..modeling.codebook_patterns import FREE
-from ..modeling.modeling_hafm import HAFMStageForCausalLM
+from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..tokenizers.codecs import Codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from ..tokenizers.stopping import CheckStop

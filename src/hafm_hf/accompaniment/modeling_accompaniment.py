@@ -18,7 +18,7 @@ from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
 from ..listening.encoder import HAFMVocalEncoder
 from ..listening.modeling_listener import HAFMListenerModel
-from ..modeling.modeling_hafm import HAFMStageForCausalLM
+from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..pretrained.loading import HUB_OPTIONS, LOADING_FAULTS, find_file, model_source, write_checksums
 from ..pretrained.saving import (
     HAFMHubMixin,

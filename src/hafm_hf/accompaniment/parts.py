@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..listening.modeling_listener import HAFMListenerModel
-from ..modeling.modeling_hafm import (
+from ..modeling.modeling_stage import (
     HAFMCoarseForCausalLM,
     HAFMFineForCausalLM,
     HAFMSemanticForCausalLM,

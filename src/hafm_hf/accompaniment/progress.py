@@ -3,8 +3,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ..modeling.generation_hafm import RandomStream
-from ..modeling.modeling_hafm import HAFMStageForCausalLM
+from ..modeling.generation_stage import RandomStream
+from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..modeling.windows import SongRow, StageRun
 
 # called with (stage, steps done, total steps); an exception raised in it ends the generation

@@ -18,7 +18,7 @@ from ..audio import Samples, pad_end, resample, with_channels
 from ..audio.feature_extraction_hafm import Vocal
 from ..listening.encoder import HAFMVocalEncoder
 from ..listening.modeling_listener import HAFMListenerModel
-from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
+from ..modeling.configuration_stage import HAFMCoarseConfig, HAFMFineConfig
 from ..pretrained.loading import BUNDLED_MODEL, codec_fingerprint, find_file, tokenizer_fingerprint
 from ..pretrained.redaction import first_line
 from ..tokenizers.codecs import load_codec

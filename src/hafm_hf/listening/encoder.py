@@ -16,7 +16,7 @@ from ..lead_sheet.lead_sheet import LeadSheet, lead_sheet_streams
 from ..lead_sheet.metre import song_metre
 from ..lead_sheet.style_choice import StyleRange, styles_in_order, sung_density, weigh_styles
 from ..lead_sheet.vocabulary import AUTO_STYLE, ENERGIES
-from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.configuration_stage import HAFMStageConfig
 from ..tokenizers.beat_tracker import likeliest_tempo
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from ..tokenizers.pitch_contour import PitchContour, sung_notes

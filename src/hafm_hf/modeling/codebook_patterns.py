@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from .configuration_hafm import HAFMStageConfig
+from .configuration_stage import HAFMStageConfig
 
 # marks a code to be generated rather than given
 FREE = -1

@@ -30,9 +30,9 @@ from transformers import GenerationConfig
 from transformers.utils import logging
 
 from .codebook_patterns import SlotPlan
-from .generation_hafm import StepReport, WindowBatch, draw, for_guidance, null_rows, with_kept
+from .generation_stage import StepReport, WindowBatch, draw, for_guidance, null_rows, with_kept
 from .layers import LayerWeights, token_layout
-from .modeling_hafm import HAFMStageForCausalLM
+from .modeling_stage import HAFMStageForCausalLM
 
 logger = logging.get_logger(__name__)
 
@@ -514,7 +514,7 @@ class FastDecoder:
             yield slots
 
     def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
-        """`generation_hafm.draw` with the loop's temperature and top-k."""
+        """`generation_stage.draw` with the loop's temperature and top-k."""
         return draw(scores, uniforms, self.temperature, self.top_k)
 
     def _guide(self, states: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .codebook_patterns import codebook_pattern
-from .configuration_hafm import HAFMStageConfig
+from .configuration_stage import HAFMStageConfig
 
 # inner widths are padded to a multiple of this for vector and tensor units: 8 numbers in half, 16 in full precision
 KERNEL_WIDTH = 16

@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
 from .codebook_patterns import FREE
-from .configuration_hafm import HAFMStageConfig
+from .configuration_stage import HAFMStageConfig
 from .fast_loop import FastDecoder
-from .generation_hafm import RandomStream, StepReport, WindowBatch
-from .modeling_hafm import HAFMStageForCausalLM
+from .generation_stage import RandomStream, StepReport, WindowBatch
+from .modeling_stage import HAFMStageForCausalLM
 
 # largest batch size, before guidance doubles it
 ROWS_AT_ONCE = 16

@@ -25,7 +25,7 @@ from transformers.utils import logging
 from ..accompaniment.parts import VOCAL, stage_of, tokenizer_of
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
 from ..lead_sheet.lead_sheet import UNKNOWN
-from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.configuration_stage import HAFMStageConfig
 from .arguments import CorruptionArguments
 from .lead_sheets import crop_streams
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..modeling.codebook_patterns import codebook_pattern
-from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.configuration_stage import HAFMStageConfig
 from .arguments import CorruptionArguments
 
 

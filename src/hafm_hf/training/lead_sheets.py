@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..lead_sheet.lead_sheet import LEAST_BEAT_SECONDS, LeadSheet, lead_sheet_streams
-from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.configuration_stage import HAFMStageConfig
 from .arguments import CorruptionArguments
 
 # number of parsed lead sheets to cache

@@ -14,7 +14,7 @@ from ..accompaniment.parts import stage_parts
 from ..corpus.tokens import TokenCorpusInfo
 from ..lead_sheet.lead_sheet import STREAM_SIZES
 from ..modeling.codebook_patterns import PATTERNS
-from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.configuration_stage import HAFMStageConfig
 from ..pretrained.loading import load_strictly
 from .arguments import StageArguments
 

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import default_collate
 
 from ..modeling.codebook_patterns import codebook_pattern
-from ..modeling.modeling_hafm import IGNORE_INDEX, HAFMStageForCausalLM
+from ..modeling.modeling_stage import IGNORE_INDEX, HAFMStageForCausalLM
 from .arguments import DataArguments
 from .data import TokenCrops
 

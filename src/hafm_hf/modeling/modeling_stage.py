@@ -26,8 +26,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..pretrained.saving import HAFMHubMixin
 from .codebook_patterns import codebook_pattern
-from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
-from .generation_hafm import HAFMGenerationMixin, StepReport
+from .configuration_stage import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
+from .generation_stage import HAFMGenerationMixin, StepReport
 from .layers import (
     BucketedBias,
     HAFMAttention,

@@ -10,8 +10,8 @@ from functools import partial
 import torch
 
 from ..listening.encoder import HAFMEncoderOutput
-from ..modeling.generation_hafm import RandomStream
-from ..modeling.modeling_hafm import HAFMStageForCausalLM
+from ..modeling.generation_stage import RandomStream
+from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..modeling.windows import ROWS_AT_ONCE, SongRow, StageRun, default_decoding
 from ..tokenizers.codecs import Codec
 from .options import GenerationOptions

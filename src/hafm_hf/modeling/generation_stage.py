@@ -25,7 +25,7 @@ from transformers.generation import LogitsProcessor, LogitsProcessorList
 from transformers.generation.configuration_utils import GenerationMode
 
 from .codebook_patterns import CodebookPattern, SlotPlan, codebook_pattern
-from .configuration_hafm import HAFMStageConfig
+from .configuration_stage import HAFMStageConfig
 
 # Paper, "Inference"
 TEMPERATURE = 0.9
