@@ -65,7 +65,7 @@ def listen(
         sheet, unsure = estimate(model, samples, rate, known, metre)
         pitch = pitch_line(samples, rate)
     line = [None if np.isnan(note) else round(float(note), 2) for note in pitch[:: FRAME_RATE // LINE_RATE]]
-    energies = ENERGIES if "energy" in load_pipeline(model).model.encoder.lead_sheet_streams else ()
+    energies = ENERGIES if "energy" in load_pipeline(model).model.encoder.lead_sheet_fields_read else ()
     return {
         "vocal": vocal,
         "seconds": len(samples) / rate,

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from ..listening.encoder import HAFMEncoderOutput
-from ..modeling.generation_stage import RandomStream
+from ..modeling.generation_stage import RandomNumbers
 from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..modeling.windows import ROWS_AT_ONCE, SongRow, StageRun, default_decoding
 from ..tokenizers.codecs import Codec
@@ -63,7 +63,7 @@ class StageChain:
             frames[entry.writes] = [stage.config.target_frames(length) for length in frames[entry.reads[0]]]
             kept = (kept_codes or {}).get(name)
             rows = [
-                SongRow(length, RandomStream(encoded.seed, number, encoded.variation), kept)
+                SongRow(length, RandomNumbers(encoded.seed, number, encoded.variation), kept)
                 for length, encoded in zip(frames[entry.writes], encoder_outputs, strict=True)
             ]
             code_vectors = None
@@ -122,8 +122,8 @@ class StageChain:
         conditioning = []
         for number, encoded in enumerate(self.encoder_outputs):
             streams = [self.tokens(stream, number) for stream in self.table[name].reads]
-            if name in encoded.streams:
-                streams.append(encoded.streams[name])
+            if name in encoded.lead_sheet_rows:
+                streams.append(encoded.lead_sheet_rows[name])
             conditioning.append(_together(streams))
         return conditioning
 

@@ -446,17 +446,17 @@ def check_supported(options: GenerationOptions, model: Any) -> None:
     Raises:
         ValueError: naming the option, or the available styles.
     """
-    supported = supported_streams(model)
+    supported = supported_fields(model)
     for name, option in options_by_name(GenerationOptions).items():
         value = getattr(options, name)
-        if option.streams and value not in (None, option.default) and supported.isdisjoint(option.streams):
+        if option.fields and value not in (None, option.default) and supported.isdisjoint(option.fields):
             why = " This model reads the voice only." if model.encoder.reads_voice_only else ""
             raise ValueError(f"{name} is {value!r}, which this model does not support; leave {name} out.{why}")
     if options.style not in (None, AUTO_STYLE):
         index_of_style(options.style, model.styles)
 
 
-def supported_streams(model: Any) -> set[str]:
-    """The lead sheet streams that the stages of a model read, and "stem" if it has a separator."""
-    streams = model.encoder.lead_sheet_streams
-    return streams if model.separator is None else streams | {"stem"}
+def supported_fields(model: Any) -> set[str]:
+    """What the stages of a model read of a lead sheet, and "stem" if it has a separator."""
+    fields = model.encoder.lead_sheet_fields_read
+    return fields if model.separator is None else fields | {"stem"}

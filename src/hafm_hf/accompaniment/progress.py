@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ..modeling.generation_stage import RandomStream
+from ..modeling.generation_stage import RandomNumbers
 from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..modeling.windows import SongRow, StageRun
 
@@ -56,6 +56,6 @@ def steps_of_first_stage(stages: Mapping[str, HAFMStageForCausalLM], tokens: Seq
         tokens: number of vocal semantic tokens of each song.
     """
     name, stage = next(iter(stages.items()))
-    rows = [SongRow(stage.config.target_frames(length), RandomStream(0)) for length in tokens]
+    rows = [SongRow(stage.config.target_frames(length), RandomNumbers(0)) for length in tokens]
     # either loop takes the same steps; this one is prepared faster
     return name, StageRun(stage, rows, stage.sampling_settings(), decoding="reference").steps

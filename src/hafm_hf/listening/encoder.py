@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from ..audio.feature_extraction_hafm import Vocal
 from ..lead_sheet.bars import likeliest_key
-from ..lead_sheet.lead_sheet import LeadSheet, lead_sheet_streams
+from ..lead_sheet.lead_sheet import LeadSheet, rows_by_frame
 from ..lead_sheet.metre import song_metre
 from ..lead_sheet.style_choice import StyleRange, styles_in_order, sung_density, weigh_styles
 from ..lead_sheet.vocabulary import AUTO_STYLE, ENERGIES
@@ -26,8 +26,8 @@ from .modeling_listener import HAFMListenerModel
 from .transcription import energies
 
 logger = logging.get_logger(__name__)
-# lead sheet streams that depend on the beats
-BEAT_STREAMS = frozenset(("chord", "beat", "bar"))
+# what stages read of a lead sheet that depends on the beats
+BEAT_FIELDS = frozenset(("chord", "beat", "bar"))
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class HAFMEncoderOutput:
     Args:
         tokens (int64 [T_v]): vocal semantic tokens of the whole song.
         lead_sheet: lead sheet of the song, as far as it was given or estimated.
-        streams: the lead sheet by frame (int64 [S, T_c]), by the name of the stage that reads it.
+        lead_sheet_rows: the lead sheet by frame (int64 [S, T_c]), by the name of the stage that reads it.
         duration: exact length of the vocal in seconds.
         before, after: silence around the vocal in seconds, in which the band plays alone.
         fade: length of the fade-out at the end, in seconds.
@@ -62,7 +62,7 @@ class HAFMEncoderOutput:
 
     tokens: torch.Tensor
     lead_sheet: LeadSheet = field(default_factory=LeadSheet)
-    streams: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    lead_sheet_rows: Mapping[str, torch.Tensor] = field(default_factory=dict)
     duration: Fraction = Fraction(0)
     before: float = 0.0
     after: float = 0.0
@@ -103,9 +103,9 @@ class HAFMVocalEncoder:
         }
 
     @property
-    def lead_sheet_streams(self) -> set[str]:
-        """The lead sheet streams that any stage reads."""
-        return {stream for config in self.reading_configs.values() for stream in config.lead_sheet_streams}
+    def lead_sheet_fields_read(self) -> set[str]:
+        """What the stages read of a lead sheet: the names of its rows (`rows_by_frame`) that any of them reads."""
+        return {name for config in self.reading_configs.values() for name in config.lead_sheet_streams}
 
     @property
     def reads_voice_only(self) -> bool:
@@ -192,7 +192,7 @@ class HAFMVocalEncoder:
         return HAFMEncoderOutput(
             tokens=tokens,
             lead_sheet=sheet,
-            streams=self.streams(len(tokens), sheet),
+            lead_sheet_rows=self.lead_sheet_rows(len(tokens), sheet),
             duration=vocal.duration,
             before=ends.before,
             after=ends.after,
@@ -248,7 +248,7 @@ class HAFMVocalEncoder:
         beat_phase = self._beat_track(self.listen(vocal), LeadSheet())
         return with_beats(LeadSheet(), beat_phase, self.semantic_tokenizer.config.frame_rate)[1]
 
-    def streams(self, frames: int, sheet: LeadSheet) -> dict[str, torch.Tensor]:
+    def lead_sheet_rows(self, frames: int, sheet: LeadSheet) -> dict[str, torch.Tensor]:
         """A lead sheet by frame, for the stages that read it.
 
         Args:
@@ -261,19 +261,19 @@ class HAFMVocalEncoder:
         Raises:
             ValueError: for a style that the model does not have.
         """
-        streams = {}
+        rows = {}
         for name, config in self.reading_configs.items():
             rate = config.conditioning_frame_rate
             count = frames * rate // self.semantic_tokenizer.config.frame_rate
-            rows = lead_sheet_streams(sheet, list(config.lead_sheet_streams), count, rate, config.styles)
-            streams[name] = rows.to(self.semantic_tokenizer.device)
-        return streams
+            stage_rows = rows_by_frame(sheet, list(config.lead_sheet_streams), count, rate, config.styles)
+            rows[name] = stage_rows.to(self.semantic_tokenizer.device)
+        return rows
 
     def in_style(self, song: HAFMEncoderOutput, style: str) -> HAFMEncoderOutput:
         """The same song with a style that the model has chosen."""
         estimated = sorted({*song.lead_sheet.estimated, "style"})
         sheet = replace(song.lead_sheet, style=style, estimated=estimated)
-        return replace(song, lead_sheet=sheet, streams=self.streams(len(song.tokens), sheet))
+        return replace(song, lead_sheet=sheet, lead_sheet_rows=self.lead_sheet_rows(len(song.tokens), sheet))
 
     def _suiting_styles(self, vocal: Vocal, sheet: LeadSheet, seed: int) -> tuple[str, ...]:
         """Styles that suit a vocal and its lead sheet, in the order in which the variations of a seed get them."""
@@ -290,11 +290,11 @@ class HAFMVocalEncoder:
 
     def _check(self, sheet: LeadSheet, bars: int) -> None:
         """Refuses parts of a lead sheet, and bars, that neither the stages nor the tokenizer follow."""
-        read = self.lead_sheet_streams
+        read = self.lead_sheet_fields_read
         why = " This model reads the voice only." if self.reads_voice_only else ""
         if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in read:
             raise ValueError(f"Chords are given, but no stage of this model reads any; leave chords out.{why}")
-        if sheet.has_beats and not self.semantic_tokenizer.config.beat_line and not read & BEAT_STREAMS:
+        if sheet.has_beats and not self.semantic_tokenizer.config.beat_line and not read & BEAT_FIELDS:
             raise ValueError(f"This model has no beat line; leave tempo and beats of a lead sheet out.{why}")
         stated = sheet.to_dict().keys() - {*sheet.estimated, "estimated", "key"}
         if self.reads_voice_only and stated:

@@ -2,10 +2,10 @@
 """Sampling, and `generate()` of a stage: not the loop that runs by default on CPU and CUDA, which is `fast_loop`.
 
 `HAFMGenerationMixin`, from which the stages inherit, is the reference for the fast loop: guidance, random numbers,
-conditioning, progress. Both loops continue a `WindowBatch` with the settings of a generation config, and sample with a
-stream of random numbers per row. A random number depends on (seed, stage, variation, codebook and frame in the song)
-only, so a row's codes do not depend on the other rows of the batch, on how the song is cut into windows, on the order
-in which windows are generated, or on which loop generates them.
+conditioning, progress. Both loops continue a `WindowBatch` with the settings of a generation config, and sample with
+random numbers of each row's own. A number depends on (seed, stage, variation, codebook and frame in the song) only, so
+a row's codes do not depend on the other rows of the batch, on how the song is cut into windows, on the order in which
+windows are generated, or on which loop generates them.
 
 Dimensions: B sequences, C codes per slot (rows per sequence), Q codebooks, T frames to generate, P frames before them,
 V codes of a codebook.
@@ -56,7 +56,7 @@ def null_rows(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor | Non
 
 
 @dataclass(frozen=True)
-class RandomStream:
+class RandomNumbers:
     """Random access to the random numbers of one row, by a counter-based generator (Philox; Salmon et al. 2011).
 
     Args:

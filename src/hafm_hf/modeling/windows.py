@@ -19,7 +19,7 @@ from transformers import GenerationConfig
 from .codebook_patterns import FREE
 from .configuration_stage import HAFMStageConfig
 from .fast_loop import FastDecoder
-from .generation_stage import RandomStream, StepReport, WindowBatch
+from .generation_stage import RandomNumbers, StepReport, WindowBatch
 from .modeling_stage import HAFMStageForCausalLM
 
 # largest batch size, before guidance doubles it
@@ -133,7 +133,7 @@ class SongRow:
     """
 
     frames: int
-    random: RandomStream
+    random: RandomNumbers
     kept: torch.Tensor | None = None
     codes: torch.Tensor | None = None
 
@@ -335,18 +335,18 @@ class StageRun:
         kept = []
         for window in batch:
             row = self.rows[window.row]
-            streams = conditioning[window.row]  # [K, T_c]
+            song_conditioning = conditioning[window.row]  # [K, T_c]
             begin = self._conditioning_frames(window.start)
             end = self._conditioning_frames(window.stop)
-            conditioning_windows.append(streams[:, begin:end].t())
+            conditioning_windows.append(song_conditioning[:, begin:end].t())
             first = window.start + known_frames
             uniforms.append(row.random.of_frames(first, frames, self.stage.config.num_codebooks))
             if known_frames:
                 assert row.codes is not None
-                known.append(row.codes[:, window.start : first].to(streams.device))
+                known.append(row.codes[:, window.start : first].to(song_conditioning.device))
             if row.kept is not None:
                 kept.append(row.kept_frames(first, frames))
-        lengths = torch.tensor([len(streams) for streams in conditioning_windows])
+        lengths = torch.tensor([len(window) for window in conditioning_windows])
         conditioning_ids = pad_sequence(conditioning_windows, batch_first=True).transpose(1, 2)  # [B, K, T_c]
         conditioning_mask = None
         if len(set(lengths.tolist())) > 1:

@@ -27,7 +27,7 @@ from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
 from ..lead_sheet.lead_sheet import UNKNOWN
 from ..modeling.configuration_stage import HAFMStageConfig
 from .arguments import CorruptionArguments
-from .lead_sheets import crop_streams
+from .lead_sheets import crop_rows
 
 logger = logging.get_logger(__name__)
 # the columns that training reads, plus the lead sheets of shards that have them
@@ -275,7 +275,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return [str(self.corpus[row].column("track")[0]) for row, _ in crops]
 
     def read(self, crop: Crop, generator: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
-        """Tokens of one crop, and the streams of its lead sheet.
+        """Tokens of one crop, and the rows of its lead sheet.
 
         Args:
             crop: the crop to read.
@@ -289,8 +289,8 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
             row, cell = crop
             text = str(self.corpus[row].column(LEAD_SHEET)[0])
             start = float(cell * self.info.grid)
-            streams = crop_streams(text, self.config, start, conditioning.shape[1], self.corruption, generator)
-            conditioning = torch.cat([conditioning, streams])
+            rows = crop_rows(text, self.config, start, conditioning.shape[1], self.corruption, generator)
+            conditioning = torch.cat([conditioning, rows])
         return {"conditioning_ids": conditioning, "labels": self._targets(crop)}
 
     def _targets(self, crop: Crop) -> torch.Tensor:
@@ -313,8 +313,8 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
 
     def _swap_voice(self, ids: torch.Tensor, number: int) -> None:
         """Swaps another track's vocal into `ids` [K, T_c] if most of it has chords, so that they learn to prevail."""
-        streams = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
-        if "chord" in streams and (streams["chord"] != UNKNOWN).float().mean() > 0.5:
+        rows = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
+        if "chord" in rows and (rows["chord"] != UNKNOWN).float().mean() > 0.5:
             ids[:1] = self._cut(self.sources[0], self.crop_of_other_track(number, purpose=4))
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
