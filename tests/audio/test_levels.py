@@ -88,11 +88,11 @@ def test_faded_ends_are_below_minus_50_decibels_and_the_middle_is_unchanged(chan
 @pytest.mark.parametrize("tail", [0.0, 0.5])
 def test_a_band_fades_the_same_in_pieces_and_as_a_whole(tail: float) -> None:
     band = noise(1.0, 0.2)
-    whole = audio.fade_band(band.copy(), RATE, 0, len(band), tail)
+    whole = audio.fade_instrumental(band.copy(), RATE, 0, len(band), tail)
     pieces = []
     done = 0
     for piece in np.split(band.copy(), [100, 20_000, 43_500, 44_000]):
-        pieces.append(audio.fade_band(piece, RATE, done, len(band), tail))
+        pieces.append(audio.fade_instrumental(piece, RATE, done, len(band), tail))
         done += len(piece)
     assert np.array_equal(np.concatenate(pieces), whole)
     assert audio.peak_dbfs(whole[-220:]) < -50.0

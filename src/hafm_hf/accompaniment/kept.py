@@ -96,14 +96,14 @@ class KeptInstrumental:
             kept[name] = torch.where(inside_by_frame, stage_tokens.cpu(), FREE)
         return kept
 
-    def paste_into(self, band: np.ndarray, rate: int) -> np.ndarray:
-        """Pastes the kept spans into a band (float32 [N] or [N, C] at `rate` Hz), cross-faded at the joins."""
-        pasted = band.reshape(len(band), -1)
+    def paste_into(self, instrumental: np.ndarray, rate: int) -> np.ndarray:
+        """An instrumental (float32 [N] or [N, C] at `rate` Hz) with the kept spans, cross-faded at the joins."""
+        pasted = instrumental.reshape(len(instrumental), -1)
         audio = _resampled(self.audio, self.rate, rate).t().numpy()
         for start, stop in self.spans:
-            last = min(round(stop * rate), len(band), len(audio))
+            last = min(round(stop * rate), len(instrumental), len(audio))
             pasted = paste(pasted, audio, rate, round(start * rate), last)
-        return pasted.reshape(band.shape)
+        return pasted.reshape(instrumental.shape)
 
 
 def _resampled(audio: np.ndarray, rate: int, wanted: int) -> torch.Tensor:

@@ -114,14 +114,14 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def separate(
-        self, band: torch.Tensor, sampling_rate: int | None = None, check_stop: CheckStop | None = None
+        self, instrumental: torch.Tensor, sampling_rate: int | None = None, check_stop: CheckStop | None = None
     ) -> torch.Tensor:
         """A whole instrumental (float32 [C, N], any length) in bounded memory → float32 [S, C, N] on the CPU.
 
         `check_stop` is called before each piece; an exception that it raises ends the separation.
         """
         stream = SeparatorStream(self, sampling_rate)
-        pieces = band.split(STRETCH_SECONDS * (sampling_rate or self.config.sampling_rate), dim=-1)
+        pieces = instrumental.split(STRETCH_SECONDS * (sampling_rate or self.config.sampling_rate), dim=-1)
         stems = [
             stream.separate(piece, last=number == len(pieces))
             for number, piece in enumerate(stoppable(pieces, check_stop), start=1)
@@ -142,23 +142,23 @@ class SeparatorStream:
     def __init__(self, model: HAFMSeparatorModel, sampling_rate: int | None = None) -> None:
         context = model.config.at_rate(model.context, sampling_rate)
         self.hop_length = model.config.at_rate(model.config.hop_length, sampling_rate)
-        self._stretches = Piecewise(
-            lambda band, _: model(band[None].to(model.device), sampling_rate)[0].cpu(), context, context
+        self._separate = Piecewise(
+            lambda samples, _: model(samples[None].to(model.device), sampling_rate)[0].cpu(), context, context
         )
         # samples after the last whole hop, held back to keep windows aligned with those of the whole song
         self._rest: torch.Tensor | None = None
 
-    def separate(self, band: torch.Tensor, last: bool = False) -> torch.Tensor:
+    def separate(self, instrumental: torch.Tensor, last: bool = False) -> torch.Tensor:
         """Takes the next samples and returns the stems that are final now: float32 [S, C, n] on the CPU.
 
         Args:
-            band (float [C, N]): the next samples, N > 0.
+            instrumental (float [C, N]): the next samples, N > 0.
             last: whether the song ends with them.
         """
-        band = band if self._rest is None else torch.cat([self._rest, band], dim=-1)
-        whole = band.shape[-1] - (0 if last else band.shape[-1] % self.hop_length)
-        self._rest = band[:, whole:]
-        stems = self._stretches(band[:, :whole], last)
+        instrumental = instrumental if self._rest is None else torch.cat([self._rest, instrumental], dim=-1)
+        whole = instrumental.shape[-1] - (0 if last else instrumental.shape[-1] % self.hop_length)
+        self._rest = instrumental[:, whole:]
+        stems = self._separate(instrumental[:, :whole], last)
         if stems is None:
-            return band.new_zeros(NUM_STEMS, len(band), 0).cpu()
+            return instrumental.new_zeros(NUM_STEMS, len(instrumental), 0).cpu()
         return stems

@@ -166,23 +166,25 @@ class HAFMPipeline(Pipeline):
 
         model_rate = self.model.sampling_rate
         rate = self._output_rate(sounds["vocal_rate"], mix)
-        voice = self._voice(sounds["vocal"], sounds["vocal_rate"], rate, encoded)
+        whole_vocal = self._padded(sounds["vocal"], sounds["vocal_rate"], rate, encoded)
         done = 0
-        for band in audio.resample_pieces(map(side_by_side, chunks), model_rate, rate):
-            piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), encoded.fade)
-            song: dict[str, Any] = {
+        for instrumental in audio.resample_pieces(map(side_by_side, chunks), model_rate, rate):
+            piece = audio.fade_instrumental(
+                instrumental[: len(whole_vocal) - done], rate, done, len(whole_vocal), encoded.fade
+            )
+            chunk: dict[str, Any] = {
                 "audio": piece,
-                "vocals": voice[done : done + len(piece)],
+                "vocals": whole_vocal[done : done + len(piece)],
                 "sampling_rate": rate,
                 "vocal_start": encoded.before,
                 "lead_sheet": encoded.lead_sheet,
-                "seconds": len(voice) / rate,
+                "seconds": len(whole_vocal) / rate,
             }
             if options.stems:
-                song["stems"] = stems_of(piece)
-                song["audio"] = reduce(np.add, song["stems"].values())
+                chunk["stems"] = stems_of(piece)
+                chunk["audio"] = reduce(np.add, chunk["stems"].values())
             if len(piece):
-                yield song
+                yield chunk
             done += len(piece)
 
     def join(self, chunks: Iterable[dict[str, Any]], **options: Any) -> dict[str, Any]:
@@ -198,12 +200,12 @@ class HAFMPipeline(Pipeline):
         if given := sorted({*LENGTH_OPTIONS} & {*options}):
             raise TypeError(f"{given[0]} is of no use any more; give it to the stream.")
         chunks = list(chunks)
-        band = np.concatenate([chunk["audio"] for chunk in chunks])
-        voice = np.concatenate([chunk["vocals"] for chunk in chunks])
+        instrumental = np.concatenate([chunk["audio"] for chunk in chunks])
+        vocal = np.concatenate([chunk["vocals"] for chunk in chunks])
         names = chunks[0].get("stems", ())
         mix = MixOptions.of(self._postprocess_params.get("mix"), options)
         stems = {name: np.concatenate([chunk["stems"][name] for chunk in chunks]) for name in names}
-        song = _mixed(voice[: len(band)], band, chunks[0]["sampling_rate"], mix, stems)
+        song = _mixed(vocal[: len(instrumental)], instrumental, chunks[0]["sampling_rate"], mix, stems)
         return song | {name: chunks[0][name] for name in ("lead_sheet", "vocal_start")}
 
     def _sanitize_parameters(
@@ -270,18 +272,18 @@ class HAFMPipeline(Pipeline):
         prepared = self.feature_extractor.prepared(audio.with_channels(vocal, 1), rate)
         if audio.is_silent(prepared.samples):
             logger.warning(f"{name} is silent; the instrumental has no voice to follow.")
-        band = None
-        band_rate = None
+        instrumental_samples = None
+        instrumental_rate = None
         if instrumental is not None:
-            band, band_rate, _ = self._read(instrumental, sampling_rate)
-            band = audio.with_channels(band, self.model.config.codec_format.output_channels)
-            band = band.reshape(len(band), -1).T
+            read, instrumental_rate, _ = self._read(instrumental, sampling_rate)
+            read = audio.with_channels(read, self.model.config.codec_format.output_channels)
+            instrumental_samples = read.reshape(len(read), -1).T
         return {
             "prepared": prepared,
             "vocal": vocal,
             "vocal_rate": rate,
-            "instrumental": band,
-            "instrumental_rate": band_rate,
+            "instrumental": instrumental_samples,
+            "instrumental_rate": instrumental_rate,
         }
 
     def _encode(
@@ -358,7 +360,7 @@ class HAFMPipeline(Pipeline):
         # with batch_size > 1, transformers collates what is not a tensor to lists
         several = isinstance(prepared, list)
         if several:
-            if any(band is not None for band in instrumental):
+            if any(each is not None for each in instrumental):
                 raise ValueError(f"An instrumental belongs to one vocal, and {len(vocals)} were given.")
             instrumental = None
             instrumental_rate = None
@@ -380,8 +382,8 @@ class HAFMPipeline(Pipeline):
             seconds = encoded[0].length(instrumental_rate) / instrumental_rate
             kept = KeptInstrumental(instrumental, instrumental_rate, keep, seconds)
         variations = []
-        for number, sound in enumerate(output.audio):
-            variation = {"audio": sound, "lead_sheet": output.lead_sheets[number]}
+        for number, generated_audio in enumerate(output.audio):
+            variation = {"audio": generated_audio, "lead_sheet": output.lead_sheets[number]}
             if output.stems is not None:
                 variation["stems"] = output.stems[number]
             variations.append(variation)
@@ -406,26 +408,26 @@ class HAFMPipeline(Pipeline):
         kept = generated["kept"]
         model_rate = self.model.sampling_rate
         rate = self._output_rate(generated["vocal_rate"], mix)
-        voice = self._voice(generated["vocal"], generated["vocal_rate"], rate, encoded)
+        vocal = self._padded(generated["vocal"], generated["vocal_rate"], rate, encoded)
         songs = []
         for variation in generated["variations"]:
-            # all stems, or the instrumental as the only one
-            stems_or_band = []
-            for sound in variation.get("stems", {"": variation["audio"]}).values():
-                samples = audio.resample(np.ascontiguousarray(sound.numpy().T), model_rate, rate)
-                samples = audio.pad_end(samples[: len(voice)], len(voice))
-                stems_or_band.append(audio.fade_band(samples, rate, 0, len(voice), encoded.fade))
-            band = reduce(np.add, stems_or_band)
+            # the stems, or the instrumental as the only track
+            tracks = []
+            for track in variation.get("stems", {"": variation["audio"]}).values():
+                samples = audio.resample(np.ascontiguousarray(track.numpy().T), model_rate, rate)
+                samples = audio.pad_end(samples[: len(vocal)], len(vocal))
+                tracks.append(audio.fade_instrumental(samples, rate, 0, len(vocal), encoded.fade))
+            instrumental = reduce(np.add, tracks)
             if kept is not None:
                 # at the rate of the song, which may hold more than the codec's; stems still sum to the instrumental
-                pasted = kept.paste_into(band, rate)
-                difference = (pasted - band) / np.float32(len(stems_or_band))
-                stems_or_band = [samples + difference for samples in stems_or_band]
-                band = pasted
+                pasted = kept.paste_into(instrumental, rate)
+                difference = (pasted - instrumental) / np.float32(len(tracks))
+                tracks = [samples + difference for samples in tracks]
+                instrumental = pasted
             stems = {}
             if "stems" in variation:
-                stems = dict(zip(STEMS, stems_or_band, strict=True))
-            song = _mixed(voice, band, rate, mix, stems)
+                stems = dict(zip(STEMS, tracks, strict=True))
+            song = _mixed(vocal, instrumental, rate, mix, stems)
             songs.append(song | {"lead_sheet": variation["lead_sheet"], "vocal_start": encoded.before})
         return songs[0] if len(songs) == 1 else songs
 
@@ -433,7 +435,7 @@ class HAFMPipeline(Pipeline):
         """Sampling rate of the songs for a vocal at `vocal_rate`, in Hz."""
         return mix.output_rate or max(vocal_rate, self.model.sampling_rate)
 
-    def _voice(self, vocal: audio.Samples, vocal_rate: int, rate: int, encoded: HAFMEncoderOutput) -> audio.Samples:
+    def _padded(self, vocal: audio.Samples, vocal_rate: int, rate: int, encoded: HAFMEncoderOutput) -> audio.Samples:
         """A vocal (float32 [N] or [N, 2]) at `rate` (Hz), with the silence around it in which the band plays."""
         samples = audio.resample(vocal, vocal_rate, rate)
         silence = (round(encoded.before * rate), round(encoded.after * rate))
@@ -479,29 +481,36 @@ def stems_of(piece: audio.Samples) -> dict[str, audio.Samples]:
 
 
 def _mixed(
-    voice: audio.Samples, band: audio.Samples, rate: int, options: MixOptions, stems: dict[str, audio.Samples]
+    vocal: audio.Samples, instrumental: audio.Samples, rate: int, options: MixOptions, stems: dict[str, audio.Samples]
 ) -> dict[str, Any]:
-    """Mixes a vocal and a band (float32 [N] or [N, C] each, at `rate` Hz) into a song; `stems` may be empty."""
+    """Mixes a vocal and an instrumental into a song, the result of a call.
+
+    Args:
+        vocal, instrumental (float32 [N] or [N, C] each): of one length.
+        rate (Hz): of both.
+        options: gains, balance and loudness.
+        stems: the instrumental's, by name; may be empty.
+    """
     # the instrumental is turned down before mixing, so that the mix is made from the "audio" returned
-    turned_down = audio.turned_down(band)
-    if stems and turned_down is not band:
-        gain = np.abs(turned_down).max() / np.abs(band).max()
+    turned_down = audio.turned_down(instrumental)
+    if stems and turned_down is not instrumental:
+        gain = np.abs(turned_down).max() / np.abs(instrumental).max()
         stems = {name: stem * gain for name, stem in stems.items()}
-    band = turned_down
-    band_db = options.instrumental_gain_db
-    # a quiet voice is turned up, rather than the band lowered until nothing can be heard
-    turned_up_db = audio.quiet_gain_db(voice, rate)
+    instrumental = turned_down
+    instrumental_db = options.instrumental_gain_db
+    # a quiet vocal is turned up, rather than the instrumental lowered until nothing can be heard
+    turned_up_db = audio.quiet_gain_db(vocal, rate)
     if options.balance is not None:
         balance = MEDIAN_BALANCE if isinstance(options.balance, str) else options.balance
-        band_db += audio.balance_gain_db(voice, band, rate, balance) + turned_up_db
+        instrumental_db += audio.balance_gain_db(vocal, instrumental, rate, balance) + turned_up_db
     vocal_db = options.vocal_gain_db + turned_up_db
-    mix = audio.mix_audio(voice, band, vocal_gain_db=vocal_db, instrumental_gain_db=band_db)
+    mix = audio.mix_audio(vocal, instrumental, vocal_gain_db=vocal_db, instrumental_gain_db=instrumental_db)
     if options.loudness is not None:
         mix = audio.to_loudness(mix, rate, options.loudness)
         reached = audio.loudness(mix, rate)
         if options.loudness - reached > TOO_QUIET_LU:
             logger.warning(f"The mix has {reached:.1f} LUFS instead of {options.loudness:g}: its peaks are limited.")
-    song = {"audio": band, "mix": audio.fade_edges(mix, rate), "vocals": voice, "sampling_rate": rate}
+    song = {"audio": instrumental, "mix": audio.fade_edges(mix, rate), "vocals": vocal, "sampling_rate": rate}
     if stems:
         song["stems"] = stems
     return song

@@ -27,8 +27,8 @@ from .files import (
 from .levels import (
     balance_gain_db,
     decibels_to_gain,
-    fade_band,
     fade_edges,
+    fade_instrumental,
     is_silent,
     loudness,
     mix_audio,

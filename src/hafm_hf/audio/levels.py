@@ -233,7 +233,9 @@ def _limited(samples: Samples, sampling_rate: int) -> Samples:
     return limited * np.float32(decibels_to_gain(min(CEILING_DBFS - true_peak_dbtp(limited), 0.0)))
 
 
-def fade_band(piece: Samples, sampling_rate: int, first: int, total: int, fade_seconds: float = 0.0) -> Samples:
+def fade_instrumental(
+    piece: Samples, sampling_rate: int, first: int, total: int, fade_seconds: float = 0.0
+) -> Samples:
     """Fades a piece of an instrumental in and out, as far as the song begins and ends in it.
 
     Args:
