@@ -245,7 +245,7 @@ def _finish(data: bytes, sound: MpegSound, tagged: int) -> None:
     frame = _silent_frame(data[position : position + 4], sound.frames)
     if sound.header is not None:
         tag = data[sound.header : sound.header + _length(data, sound.header)]
-        # libsndfile takes it for a frame with sound otherwise
+        # silenced: libsndfile takes it for a frame with sound otherwise
         silence = next(found for name in TAGS if (found := tag.find(name)) >= 0) - 4
         tag = tag[:4] + bytes(silence) + tag[4 + silence :]
         stated, corrected = _restated(tag, sound)
@@ -259,10 +259,21 @@ def _finish(data: bytes, sound: MpegSound, tagged: int) -> None:
 
 
 def _restated(tag: bytes, sound: MpegSound) -> tuple[int, bytes]:
-    """The number of frames that a tag's frame states, 0 for none, and the frame with the actual number, if it can."""
+    """Corrects the number of frames that a tag states.
+
+    Args:
+        tag: the frame with the tag, Xing, Info or VBRI.
+        sound: whose frames have been counted.
+
+    Returns:
+        The number stated, 0 if there is none, and the frame with the number of `sound` instead; empty for VBRI, and for
+        a tag without that field.
+    """
     vbri = tag.find(b"VBRI")
     if vbri >= 0:
+        # name, version, delay, quality, bytes, frames
         return int.from_bytes(tag[vbri + 14 : vbri + 18], "big"), b""
+    # name, which fields follow, frames, bytes; the name that is not there is found at −1
     start = 8 + max(tag.find(b"Xing"), tag.find(b"Info"))
     fields = int.from_bytes(tag[start - 4 : start], "big")
     if not fields & FRAMES_FIELD or len(tag) < start + 8:

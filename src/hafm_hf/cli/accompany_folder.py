@@ -52,12 +52,17 @@ DEFAULTS = {
 def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any]) -> None:
     """Accompanies all vocals of a folder; exit code 1 if any of them cannot be used.
 
+    Args:
+        request: the options, with the folder as its source.
+        batch_size: vocals generated together.
+        engine: `engine`, `workers` and `address` of `corpus.engines.run_on`.
+
     Raises:
         HAFMCorpusError, HAFMJobError: if the run cannot start or go on; finished files are kept.
     """
     with loading(request.model):
         bare = without_weights(model_folder(request.model))
-    # before the options are stored for the next run
+    # refused before `accompany_all` stores the options for the next run
     request.check(bare)
     done = 0
     errors = {}
@@ -255,7 +260,8 @@ def model_fingerprint(model: str | None) -> str:
     """SHA-256 of the configurations and weights of a model: folder or hub id, the bundled hafm-tiny if None."""
     with loading(model):
         folder = model_folder(model)
-        files = [str(one.relative_to(folder)) for one in folder.rglob("*") if one.suffix in (".json", ".safetensors")]
+        paths = [path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")]
+        files = [str(path.relative_to(folder)) for path in paths]
         return hash_files(folder, dict(zip(files, files, strict=True)))
 
 

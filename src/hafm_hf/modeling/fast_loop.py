@@ -198,11 +198,11 @@ class _Norm:
         self.offset = torch.tensor(math.sqrt(width * eps), device=weight.device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 [..., D] → float32 [..., D]."""
+        """The norm of x (float32 [..., D]): float32 [..., D]."""
         return torch.div(x, self._root(x)).mul_(self.scale)
 
     def apply_(self, x: torch.Tensor) -> None:
-        """Normalises x, float [..., D], in place."""
+        """Like `__call__`, but changes x (float [..., D]) in place."""
         x.div_(self._root(x)).mul_(self.scale)
 
     def _root(self, x: torch.Tensor) -> torch.Tensor:
@@ -343,14 +343,16 @@ class _Layer:
         self.slots = 0
 
     def open(self, slots: int, large: bool) -> bool:
-        """Makes a cache for `slots`, or clears that of the same size, which keeps its address.
+        """Makes a cache for a sequence, or clears the one there is if it fits.
+
+        A cleared cache keeps its addresses, so that CUDA graphs that read it stay valid.
 
         Args:
-            slots: of the whole sequence; whole blocks if `large`.
-            large: whether to make a `_LargeCache`.
+            slots: length of the whole sequence; a multiple of BLOCK if `large`.
+            large: whether to make a `_LargeCache`, for many keys on an AMD CPU.
 
         Returns:
-            Whether a new one was made.
+            Whether a new one was made, so that graphs must be recorded again.
         """
         cache_class = _LargeCache if large else _Cache
         if self.slots == slots and type(self.cache) is cache_class:
@@ -363,8 +365,17 @@ class _Layer:
     def step(
         self, x: torch.Tensor, slot: int | torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        """Runs the layer on one slot (an int, or int64 [1]): x [R, D] is changed in place and returned; bias
-        [1 or R, H, 1, n] is for the n keys and values."""
+        """Runs the layer on one slot, and writes the slot's key and value to the cache.
+
+        Args:
+            x (float32 [R, D]): the slot's input; changed in place.
+            slot: its index in the sequence, an int or int64 [1].
+            keys, values: the first n of the cache (`_Cache.until`).
+            bias (float [1 or R, H, 1, n]): for these keys.
+
+        Returns:
+            x.
+        """
         self.projected_flat.copy_(self.qkv(self.attention_norm(x)))
         self.head_norm.apply_(self.query_and_key)
         self.cache.write(slot, self.key_and_value)

@@ -50,7 +50,7 @@ STRETCH = 500
 # relative deviation from a given tempo that the track may have
 TEMPO_RANGE = 0.1
 # loss in log-probability of a tempo that is not a local maximum
-NO_PEAK = 100.0
+OFF_PEAK_COST = 100.0
 
 
 class HAFMDilatedLayer(nn.Module):
@@ -64,7 +64,7 @@ class HAFMDilatedLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, T, C] → [B, T, C]."""
+        """Adds the local context to each frame: float [B, T, C] → [B, T, C]."""
         hidden = self.conv(self.norm(x).transpose(1, 2)).transpose(1, 2)
         return x + self.output(self.dropout(F.gelu(hidden)))
 
@@ -166,7 +166,7 @@ class HAFMBeatTracker:
         return wrapped(path)
 
     def _path(self, evidence: Array, check_stop: CheckStop | None) -> Array:
-        """Beat phases along the likeliest path, float64 [T]."""
+        """Beat phases along the likeliest path, float64 [T], for the evidence of each frame (float64 [T, 4])."""
         fine = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STATES_A_FRAME + 1)
         evidence = np.stack([np.interp(fine, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
         score = self.prior
@@ -257,18 +257,21 @@ def tempo_prior(tempos: Array) -> Array:
     return -0.5 * (np.log2(tempos / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
 
 
-def likeliest_tempo(tempi: torch.Tensor, tempo: torch.Tensor, apart_from: float | None = None) -> float:
-    """The likeliest tempo in beats a minute, by a listener's logits `tempo` (float [K], for `tempi`) and the prior.
+def likeliest_tempo(tempi: torch.Tensor, logits: torch.Tensor, apart_from: float | None = None) -> float:
+    """The likeliest tempo by a listener's logits and the prior, in beats a minute.
 
-    `apart_from` excludes a tempo, its half and its double.
+    Args:
+        tempi (float [K]): the candidates, in beats a minute.
+        logits (float [K]): of each candidate.
+        apart_from: a tempo that is excluded, with its half and its double.
     """
     candidates = tempi.cpu().double().numpy()
-    likely = tempo.cpu().double().numpy() + tempo_prior(candidates)
+    likely = logits.cpu().double().numpy() + tempo_prior(candidates)
     likely[(candidates < BEATS_PER_MINUTE[0]) | (candidates > BEATS_PER_MINUTE[1])] = -np.inf
     if apart_from is not None:
         excluded = apart_from * np.array([[0.5], [1.0], [2.0]])
         away = np.abs(candidates / excluded - 1)  # [3, K]
-        # the slopes of the excluded peak are not another tempo
-        likely[(likely < np.roll(likely, 1)) | (likely < np.roll(likely, -1))] -= NO_PEAK
+        # the slopes of the excluded peak are not another tempo; finite, so that one remains without another peak
+        likely[(likely < np.roll(likely, 1)) | (likely < np.roll(likely, -1))] -= OFF_PEAK_COST
         likely[(away < TEMPO_RANGE).any(axis=0)] = -np.inf
     return float(candidates[likely.argmax()])

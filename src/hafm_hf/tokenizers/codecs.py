@@ -235,13 +235,14 @@ class CodecStream:
     def decode(self, codes: torch.Tensor, last: bool = False, check_stop: CheckStop | None = None) -> torch.Tensor:
         """Decodes the next codes: the audio float [B, C, n] that has become final.
 
-        Unless it is the only one, the first stretch must have at least 7 frames, the size of the first convolution's
-        kernel: EnCodec pads the beginning of a song by reflection.
+        The codes of the first call must be at least 7 frames, or the whole song: EnCodec pads the beginning of a song
+        by reflection, by the kernel of its first convolution.
 
         Args:
             codes: int64 [B, Q, T], T > 0.
             last: whether the song ends with these codes.
-            check_stop: called before each stretch; an exception that it raises ends the decoding.
+            check_stop: called before each piece of some STRETCH_SECONDS that the codes are cut into; an exception that
+                it raises ends the decoding.
 
         Raises:
             ValueError: on another shape, or codes out of range.
@@ -249,11 +250,11 @@ class CodecStream:
         return torch.cat(list(self.stretches(codes, last, check_stop)), dim=-1)
 
     def stretches(self, codes: torch.Tensor, last: bool, check_stop: CheckStop | None) -> Iterator[torch.Tensor]:
-        """Like `decode`, stretch by stretch."""
+        """Like `decode`, yielding the audio of each piece: float [B, C, n], n = 0 while none is final."""
         frames = max(round(STRETCH_SECONDS * self.codec.format.frame_rate), CONTEXT_FRAMES)
-        parts = codes.split(frames, dim=-1)
-        for number, part in enumerate(stoppable(parts, check_stop), start=1):
-            audio = self._decode(self.codec.embed(part), last and number == len(parts))
+        pieces = codes.split(frames, dim=-1)
+        for number, piece in enumerate(stoppable(pieces, check_stop), start=1):
+            audio = self._decode(self.codec.embed(piece), last and number == len(pieces))
             if audio is None:
                 shape = (len(codes), self.codec.format.output_channels, 0)
                 audio = codes.new_zeros(shape, dtype=self.codec.model.dtype)
