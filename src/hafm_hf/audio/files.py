@@ -223,7 +223,11 @@ def _too_many(frames: int, rate: int, name: str) -> LongAudioError:
 
 
 def _read_channels(sound: Sound, first: int, most: int, keep: int) -> tuple[Samples, list[str]]:
-    """Reads up to `most` frames from frame `first` on: float32 [N], or [N, C] with C up to `keep`; and remarks."""
+    """Reads up to `most` frames from frame `first` on.
+
+    Returns:
+        float32 [N], or [N, C] if the sound has up to `keep` channels, and remarks.
+    """
     sound.skip(first)
     if sound.channels == 1:
         return sound.read(most)[:, 0], []
@@ -253,7 +257,14 @@ def cancelling(name: str, levels: ChannelLevels, channel: int) -> str:
 
 
 def _read_mixed(sound: Sound, most: int, levels: ChannelLevels | None, channel: int | None = None) -> Samples:
-    """Reads up to `most` frames as the mean of all channels, or as one of them: float32 [N]; adds to `levels`."""
+    """Reads up to `most` frames as mono: float32 [N].
+
+    Args:
+        sound: read on from where it is.
+        most: frames to read at most.
+        levels: to which the blocks read are added, if given.
+        channel: the one to return; the mean of all if None.
+    """
     block = np.empty((max(_BLOCK // sound.channels, 1), sound.channels), dtype=np.float32)
     first_length = len(block)
     if sound.frames is not None:
@@ -280,7 +291,11 @@ def _read_mixed(sound: Sound, most: int, levels: ChannelLevels | None, channel: 
 
 
 def _scaled(samples: Samples, name: str, remarks: list[str]) -> Samples:
-    """Turns down a file's samples (changed in place) far above full scale; raises HAFMAudioError if unusable."""
+    """Turns down a file's samples far above full scale, in place, and adds that to `remarks`.
+
+    Raises:
+        HAFMAudioError: they are not finite, or above what integers of 32 bits can hold.
+    """
     peak = _peak(samples)
     if HEADROOM < peak <= LARGEST_SAMPLE:
         samples /= np.float32(peak)
@@ -307,6 +322,9 @@ def check_sound(
         samples, name, mono: as for `to_samples`.
         sampling_rate: in Hz.
         seconds, min_seconds, max_seconds: as for `read_audio`.
+
+    Returns:
+        samples (float32 [N], or [N, C] with `mono=False`) and their rate in Hz.
 
     Raises:
         HAFMAudioError: as for `to_samples`; a missing or unsupported sampling rate; too short or too long.

@@ -266,8 +266,8 @@ def _restated(tag: bytes, sound: MpegSound) -> tuple[int, bytes]:
         sound: whose frames have been counted.
 
     Returns:
-        The number stated, 0 if there is none, and the frame with the number of `sound` instead; empty for VBRI, and for
-        a tag without that field.
+        The number stated, 0 if there is none, and the frame with the number of `sound` instead; empty for VBRI, and
+        for a tag without that field.
     """
     vbri = tag.find(b"VBRI")
     if vbri >= 0:

@@ -252,7 +252,10 @@ class LeadSheet:
         return replace(self, **missing, estimated=sorted(estimated))
 
     def chord_gaps(self, seconds: float) -> list[tuple[float, float]]:
-        """Stretches without known chords, about a bar or longer, in a song of `seconds`: (start s, stop s)."""
+        """Gaps between known chords, about a bar or longer, in a song of `seconds`: (start s, stop s).
+
+        The last one, if there is one after the chords, stops at infinity.
+        """
         gaps = []
         end = 0.0
         for start, stop, _ in sorted(self.chords):
@@ -264,7 +267,7 @@ class LeadSheet:
         return gaps
 
     def with_chords_in_gaps(self, estimate: "LeadSheet", gaps: Sequence[tuple[float, float]]) -> "LeadSheet":
-        """This lead sheet with the chords of an estimate added in `gaps`."""
+        """This lead sheet with the chords of an estimate added, cut to `gaps` ((start s, stop s) each)."""
         between = []
         for first, last in gaps:
             for start, stop, label in estimate.chords:

@@ -24,7 +24,10 @@ MARGIN = 4.0
 
 
 def song_metre(sheet: LeadSheet, notes: Sequence[Sequence[float]] = ()) -> int:
-    """Beats per bar of a lead sheet with beats: as it says, or else as its chords and the notes sung recur."""
+    """Beats per bar of a lead sheet with beats: as it says, or else as its chords and the notes sung recur.
+
+    `notes` are (start s, stop s, …) each.
+    """
     if sheet.beats_per_bar is not None:
         return sheet.beats_per_bar
     beats = sheet.beats or ()

@@ -56,7 +56,7 @@ class SpectralBlock(nn.Module):
         self.scale = nn.Parameter(torch.empty(width))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Float [B, T, D] → [B, T, D]."""
+        """Adds the local context to each frame: float [B, T, D] → [B, T, D]."""
         mixed = self.norm(self.convolution(hidden.transpose(1, 2)).transpose(1, 2))
         return torch.addcmul(hidden, self.scale, self.down(F.gelu(self.up(mixed))))
 

@@ -126,11 +126,12 @@ def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
     before = normalised[rows, np.clip(lag - 1, 0, longest - 1)]
     lowest = normalised[rows, lag]
     after = normalised[rows, np.clip(lag + 1, 0, longest - 1)]
-    # the vertex of a parabola through the three
+    # the vertex of a parabola through the three; where there is none, for equal or infinite values, the lag stays
     with np.errstate(invalid="ignore", divide="ignore"):
         shift = 0.5 * (before - after) / (before - 2.0 * lowest + after)
     shift = np.where(np.isfinite(shift) & (np.abs(shift) <= 1.0), shift, 0.0)
     loud = energy[:, 0] / window > 10.0 ** (F0_FLOOR_DBFS / 10.0)
+    # lag 0 stands for no dip, and is replaced
     with np.errstate(divide="ignore"):
         return np.where(loud & (lag >= shortest), sampling_rate / (lag + shift), np.nan)
 
@@ -146,6 +147,7 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
     Args:
         samples (float32 [N], at `sampling_rate` Hz).
     """
+    # unvoiced frames are NaN
     with np.errstate(invalid="ignore"):
         pitch = midi_pitch(fundamental_frequency(samples, sampling_rate))
     # the median over a sixth of a second makes vibrato and slides round to the notes around them
@@ -153,6 +155,7 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
         np.pad(pitch, NOTE_SMOOTHING, constant_values=np.nan), 2 * NOTE_SMOOTHING + 1
     )
     with warnings.catch_warnings():
+        # of frames with no voiced one around them, whose median is NaN
         warnings.simplefilter("ignore", RuntimeWarning)
         steady = np.where(np.isfinite(pitch), np.nanmedian(around, axis=1), np.nan)
     rounded = np.where(np.isfinite(steady), np.round(steady), -1).astype(int)
@@ -204,6 +207,11 @@ class HAFMVocalDescriptors:
 
     def described(self, pitch: Array, level: Array, bands: Array) -> Array:
         """Input of the rhythm network, computed from the output of `measured`.
+
+        Args:
+            pitch (float32 [S]): in Hz, NaN if unvoiced.
+            level (float32 [S]): in dBFS.
+            bands (float32 [S, 40]): mel bands in dB.
 
         Returns:
             float32 [T, 10], of the order of 1: voiced fraction of the frame; level; rise of the level; signed and
@@ -359,7 +367,10 @@ class PitchContour:
         return cells.astype(np.float32)
 
     def _classes(self, pitch: Array, size: int) -> NDArray[np.float64]:
-        """Fractions of cells of `size` frames in which each pitch class sounds: float64 [P, 12]."""
+        """Fractions of cells of `size` frames in which each pitch class sounds: float64 [P, 12].
+
+        `pitch` (float32 [T]) is in semitones, NaN where nothing sounds.
+        """
         sounds = np.isfinite(pitch)
         above = np.where(sounds, pitch, 0.0).astype(np.float64) - self.tuning
         below = np.floor(above).astype(np.int64)
@@ -394,8 +405,8 @@ class PitchContour:
             (self.flux[:, 0], "max"),
             (self.flux[:, 1], "max"),
         ]
-        # `how` is the method that reduces the frames of a cell to a number
-        features = np.stack([getattr(_cells(values, size), how)(1) for values, how in columns], axis=1)
+        # `reduction` is the method that makes one number of the frames of a cell
+        features = np.stack([getattr(_cells(values, size), reduction)(1) for values, reduction in columns], axis=1)
         return self._with_ear_features(features, size)
 
     def _intervals(self) -> Array:
@@ -425,7 +436,13 @@ def _audible(samples: Samples, size: int) -> Samples:
 
 
 def pitch_contour(pitch: Array, level: Array, bands: Array) -> PitchContour:
-    """The pitch contour of a vocal at 50 Hz, from the output of `HAFMVocalDescriptors.measured` at 100 Hz."""
+    """The pitch contour of a vocal at 50 Hz, from what `HAFMVocalDescriptors.measured` returns at 100 Hz.
+
+    Args:
+        pitch (float32 [S]): in Hz, NaN if unvoiced.
+        level (float32 [S]): in dBFS.
+        bands (float32 [S, 40]): mel bands in dB.
+    """
     if not len(pitch):
         empty = np.zeros(0, np.float32)
         return PitchContour(empty, empty, np.zeros((0, len(FLUX_RANGES)), np.float32))
@@ -439,7 +456,7 @@ def pitch_contour(pitch: Array, level: Array, bands: Array) -> PitchContour:
 
 
 def normalised(flux: NDArray[Any]) -> Array:
-    """Onset strengths (float [T, 2]) in units of their standard deviations."""
+    """Onset strengths (float [T, 2]) in units of their standard deviations: float32 [T, 2]."""
     return (flux / (flux.std(axis=0) + 1e-6)).astype(np.float32)
 
 
@@ -457,13 +474,18 @@ def _steady(pitch: Array, size: int) -> Array:
 
 
 def _flux(bands: Array, reference: float) -> Array:
-    """Spectral flux: mean rise of the audible part of each range of bands (dB, float32 [S, 40]): float32 [S, 4].
-    Rises over three frames are assigned to one between them."""
+    """Spectral flux of four ranges of mel bands: the mean rise of their audible part, float32 [S, 4].
+
+    Args:
+        bands (float32 [S, 40]): in dB.
+        reference: level of the vocal's loud parts in dB, above which bands are measured.
+    """
     audible = np.maximum(bands - reference, BAND_FLOOR_DB)
     rise = np.maximum(audible[RISE_FRAMES:] - audible[:-RISE_FRAMES], 0.0)
     flux = np.zeros((len(bands), len(FLUX_BANDS)), np.float32)
-    for number, part in enumerate(FLUX_BANDS):
-        flux[RISE_FRAMES - 1 : RISE_FRAMES - 1 + len(rise), number] = rise[:, part].mean(axis=1)
+    # a rise over three frames is assigned to one between them
+    for number, bands_together in enumerate(FLUX_BANDS):
+        flux[RISE_FRAMES - 1 : RISE_FRAMES - 1 + len(rise), number] = rise[:, bands_together].mean(axis=1)
     return flux
 
 
@@ -476,7 +498,7 @@ def _mean_pitch(pitch: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _filled(midi: Array) -> Array:
-    """Pitches with unvoiced frames filled from the last voiced one."""
+    """Pitches (float32 [T]) with unvoiced frames filled from the last voiced one, the first from the first."""
     sung = np.isfinite(midi)
     if not sung.any():
         return np.zeros_like(midi)
