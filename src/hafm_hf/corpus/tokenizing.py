@@ -121,8 +121,12 @@ class Tokenizers:
         Args:
             vocals, instrumentals (float32 [N] each; instrumentals [N, C] for a codec with C channels): one per
                 segment, `seconds` long at `sampling_rate` Hz.
+            sampling_rate: in Hz.
             seconds: length of the segments, a multiple of the common grid.
             seeds: seeds of the noise added to each vocal (paper, "Tokens").
+
+        Yields:
+            The tokens of each segment, in order.
         """
         for begin in range(0, len(vocals), self.options.batch_size):
             part = slice(begin, begin + self.options.batch_size)

@@ -155,11 +155,12 @@ class Measurer:
         return Features.of(self._kept(name, lambda: extract(sound.analysed, voice=voice).measured()))
 
     def _embedding(self, sound: Sound, embedder: Embedder) -> Embeddings:
+        """Embeddings (float32 [n, D]) of a sound, cached."""
         name = f"embeddings/{embedder.identity}/{sound.key}"
         return self._kept(name, lambda: {"embeddings": embedder.embed(sound.at(embedder.sampling_rate))})["embeddings"]
 
     def _kept(self, name: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """The arrays that `make` returns, cached under `name`."""
+        """The arrays that `make` returns, cached in the file `name`.npz; it is called only if that does not exist."""
         if self.options.cache is None:
             return make()
         path = self.options.cache / f"{name}.npz"

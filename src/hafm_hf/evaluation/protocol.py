@@ -271,7 +271,10 @@ def _dealt(measurements: Sequence[Measurement], seed: int) -> list[list[Measurem
 
 
 def _resampled_adherence(drawn: list[Any], matched: Gaussian, shuffled: Gaussian) -> float:
-    """Prompt adherence of drawn clips (embeddings float [n_i, D] of each), however few."""
+    """Prompt adherence of the mixes of drawn clips (embeddings float [n_i, D] each), however few.
+
+    `matched` and `shuffled` are as for `prompt_adherence`.
+    """
     values = np.concatenate(drawn)
     resampled = (values.mean(axis=0), np.cov(values, rowvar=False))
     return prompt_adherence(resampled, matched, shuffled)

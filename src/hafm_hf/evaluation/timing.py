@@ -147,6 +147,7 @@ def lag_curve(wanted: Array, played: Array, longest: int) -> Array:
 
 
 def _aligned(*sounds: Features) -> list[Array]:
+    """The onset curve of each sound, float64 [T − 40], of as many frames as the shortest has."""
     frames = min(len(sound.onsets) for sound in sounds)
     return [onset_curve(sound.onsets[:frames]) for sound in sounds]
 
