@@ -58,4 +58,4 @@ def steps_of_first_stage(stages: Mapping[str, HAFMStageForCausalLM], tokens: Seq
     name, stage = next(iter(stages.items()))
     rows = [SongRow(stage.config.target_frames(length), RandomNumbers(0)) for length in tokens]
     # either loop takes the same steps; this one is prepared faster
-    return name, StageRun(stage, rows, stage.sampling_settings(), decoding="reference").steps
+    return name, StageRun(stage, rows, stage.decoding_config(), decoding="reference").steps
