@@ -72,7 +72,7 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         return torch.stft(rows, **windows, pad_mode="constant", return_complex=True).unflatten(0, samples.shape[:-1])
 
     def _windows(self, device: torch.device, sampling_rate: int | None = None) -> dict[str, Any]:
-        """Window and hop at a rate, the network's own by default."""
+        """Keyword arguments of torch's STFT: window and hop at a rate in Hz, the network's own by default."""
         n_fft = self.config.at_rate(self.config.n_fft, sampling_rate)
         hop_length = self.config.at_rate(self.config.hop_length, sampling_rate)
         return {"n_fft": n_fft, "hop_length": hop_length, "window": torch.hann_window(n_fft, device=device)}

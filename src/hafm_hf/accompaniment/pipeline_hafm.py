@@ -326,12 +326,12 @@ class HAFMPipeline(Pipeline):
         """
         extractor = self.feature_extractor
         source, rate, name = unwrapped(input_, sampling_rate)
-        how: dict[str, Any] = {"seconds": seconds, "name": name, "mono": False}
-        how |= {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
+        reading: dict[str, Any] = {"seconds": seconds, "name": name, "mono": False}
+        reading |= {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
         if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(source, "read"):
-            samples, rate = audio.read_audio(source, **how)
+            samples, rate = audio.read_audio(source, **reading)
         else:
-            samples, rate = audio.check_sound(source, sampling_rate=rate, **how)
+            samples, rate = audio.check_sound(source, sampling_rate=rate, **reading)
         if samples.ndim > 1 and samples.shape[1] != 2:
             samples = audio.with_channels(samples, 1)
         return samples, rate, name
@@ -360,7 +360,7 @@ class HAFMPipeline(Pipeline):
         # with batch_size > 1, transformers collates what is not a tensor to lists
         several = isinstance(prepared, list)
         if several:
-            if any(each is not None for each in instrumental):
+            if any(samples is not None for samples in instrumental):
                 raise ValueError(f"An instrumental belongs to one vocal, and {len(vocals)} were given.")
             instrumental = None
             instrumental_rate = None

@@ -65,8 +65,8 @@ WAV_CODECS = {0x20: "Yamaha ADPCM", 0x45: "G.726", 0x160: "WMA", 0x161: "WMA", 0
 
 def recognised(head: bytes) -> Format | None:
     """The format of a file by its first `MAGIC_BYTES`, if ffmpeg is to read it, else None."""
-    for place, magic, file_format in FORMATS:
-        if head.startswith(magic, place):
+    for offset, magic, file_format in FORMATS:
+        if head.startswith(magic, offset):
             return file_format
     if head[:4] == b"RIFF" and head[8:16] == b"WAVEfmt ":
         codec = WAV_CODECS.get(int.from_bytes(head[20:22], "little"))

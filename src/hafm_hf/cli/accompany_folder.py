@@ -319,6 +319,7 @@ def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[
         try:
             samples, rate = audio.read_audio(source / vocal, seconds=seconds, name=vocal, mono=False)
             if sheet := own_lead_sheet(source, vocal, parameters.get("tempo")):
+                # of the whole batch: `_batched` puts such a vocal into one of its own
                 parameters |= {"lead_sheet": sheet, "tempo": None}
             sounds[vocal] = {"array": samples, "sampling_rate": rate, "path": vocal}
         except ValueError as error:

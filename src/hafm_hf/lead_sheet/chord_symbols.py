@@ -163,32 +163,32 @@ def _degrees(quality: str, harte: bool) -> Degrees:
         assert core is not None
         steps = _core(*core.groups())
         changes = quality[core.end() :]
-    for sus, how, major, signs, number in PART.findall(changes):
+    for sus, action, major, signs, number in PART.findall(changes):
         if number:
-            _change(steps, how, bool(major), sum(SHIFTS[sign] for sign in signs), int(number))
+            _change(steps, action, bool(major), sum(SHIFTS[sign] for sign in signs), int(number))
         else:
             _suspend(steps, sus)
     return frozenset(steps)
 
 
-def _change(steps: set[tuple[int, int]], how: str, major: bool, shift: int, degree: int) -> None:
+def _change(steps: set[tuple[int, int]], action: str, major: bool, shift: int, degree: int) -> None:
     """Adds, alters or leaves out a degree, in place.
 
     Args:
         steps: (degree, semitones above the root) of the chord so far.
-        how: "add", "omit", "*" (Harte's omission) or "".
+        action: "add", "omit", "*" (Harte's omission) or "".
         major: whether the change is to a major seventh, as in maj7, or brings one, as in maj9.
         shift: semitones by which accidentals alter the degree.
         degree: 1 to 13.
     """
-    if how in ("omit", "*"):
+    if action in ("omit", "*"):
         _leave_out(steps, degree)
     elif major:
         _leave_out(steps, 7)
         steps |= {(7, 11), (degree, NATURAL[degree])}
     else:
         # an altered fifth or tension replaces the natural one
-        if shift and how != "add" and degree in (5, 9, 11, 13):
+        if shift and action != "add" and degree in (5, 9, 11, 13):
             steps.discard((degree, NATURAL[degree]))
         steps.add((degree, NATURAL[degree] + shift))
 

@@ -133,8 +133,8 @@ def _chord_symbol(label: str) -> Any:
     if chord.bass is not None:
         bass["bass"] = _accidentals(chord.bass)
     symbol = harmony.ChordSymbol(root=_accidentals(chord.root), kind=kind, **bass)
-    for how, degree, semitones in changes:
-        symbol.addChordStepModification(harmony.ChordStepModification(how, degree, semitones), updatePitches=False)
+    for action, degree, semitones in changes:
+        symbol.addChordStepModification(harmony.ChordStepModification(action, degree, semitones), updatePitches=False)
     symbol.chordKindStr = chord.quality
     return symbol
 
@@ -147,7 +147,7 @@ def _kind(degrees: Degrees) -> tuple[str, list[tuple[str, int, int]]]:
     """
     changes = {kind: _changes(KINDS[kind], degrees) for kind in KINDS}
     # programs disagree on whether an added seventh is a minor or a major one
-    unclear = {kind: any(how == "add" and degree == 7 for how, degree, _ in changes[kind]) for kind in KINDS}
+    unclear = {kind: any(action == "add" and degree == 7 for action, degree, _ in changes[kind]) for kind in KINDS}
     kind = min(KINDS, key=lambda kind: (unclear[kind], len(changes[kind])))
     return kind, changes[kind]
 

@@ -129,8 +129,8 @@ class HAFMStageConfig(PreTrainedConfig):
             self.intermediate_size = (2 * 4 * self.hidden_size) // 3
         if self.bos_token_id is None:
             self.bos_token_id = self.codebook_size
-        places = {name: place for place, name in enumerate(STREAMS)}
-        ordered = sorted(self.lead_sheet_streams, key=lambda name: (places.get(name, len(places)), name))
+        positions = {name: position for position, name in enumerate(STREAMS)}
+        ordered = sorted(self.lead_sheet_streams, key=lambda name: (positions.get(name, len(positions)), name))
         self.lead_sheet_streams = {name: self.lead_sheet_streams[name] for name in ordered}
         super().__post_init__(**kwargs)
 

@@ -275,29 +275,39 @@ class _LargeCache(_Cache):
         self.cache_slots = list(zip(keys, value_slots, strict=True))
 
     def clear(self) -> None:
+        """As in `_Cache`."""
         self.keys.zero_()
         self.values.zero_()
 
     def fill(self, rows: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """As in `_Cache`; the last block is filled up with zeros."""
         _, heads, slots, _ = keys.shape
         self.keys.unflatten(0, (-1, heads))[rows, :, :slots] = keys
         blocks = F.pad(values, (0, 0, 0, -slots % BLOCK)).unflatten(2, (-1, BLOCK))  # [n rows, H, n / BLOCK, BLOCK, d]
         self.values.unflatten(1, (-1, heads))[: blocks.shape[2], rows] = blocks.permute(2, 0, 1, 4, 3)
 
     def slot(self, slot: int) -> torch.Tensor:
+        """As in `_Cache`."""
         return torch.stack(self.cache_slots[slot])
 
     def write(self, slot: int | torch.Tensor, key_and_value: torch.Tensor) -> None:
+        """As in `_Cache`, but `slot` is an int: with `compile`, which passes a tensor, no cache is a large one."""
         assert isinstance(slot, int)
         key_slot, value_slot = self.cache_slots[slot]
         key_slot.copy_(key_and_value[0])
         value_slot.copy_(key_and_value[1])
 
     def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of the first `slots`, n in whole blocks, for `attend`.
+
+        Returns:
+            Keys [R·H, n, d] and values [n / BLOCK · R·H, d, BLOCK].
+        """
         return self.keys[:, :slots], self.values[: slots // BLOCK].flatten(0, 1)
 
     @staticmethod
     def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """As in `_Cache`, with keys and values of `until`; the sum over the blocks is that over their slots."""
         rows, heads, _, head_dim = query.shape
         # a column that is a transposed row: MKL takes four times as long for one that is a contiguous matrix
         column = query.reshape(rows * heads, 1, head_dim).transpose(1, 2)

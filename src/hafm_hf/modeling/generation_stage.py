@@ -409,6 +409,11 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict[str, Any]]:
+        """Checks the conditioning, and adds what the later hooks need to the config and to the model's arguments.
+
+        Raises:
+            ValueError: conditioning is missing or does not fit the stage, or `null_conditioning` is given.
+        """
         config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         conditioning_ids = model_kwargs.get("conditioning_ids")
         if not isinstance(conditioning_ids, torch.Tensor):
@@ -426,6 +431,7 @@ class HAFMGenerationMixin(GenerationMixin):
         return config, model_kwargs
 
     def _prepare_generated_length(self, generation_config: Any, **kwargs: Any) -> Any:
+        """Generates as long as the conditioning lasts, unless a length is given."""
         if kwargs["has_default_max_length"] and generation_config.max_new_tokens is None:
             slots = self.pattern.slots(generation_config._target_frames)
             generation_config.max_new_tokens = slots - (kwargs["input_ids_length"] - 1)
@@ -434,6 +440,7 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_model_inputs(
         self, inputs: torch.Tensor | None, bos_token_id: Any, model_kwargs: dict[str, Any]
     ) -> tuple[torch.Tensor, str | None, dict[str, Any]]:
+        """Begins with BOS in every row, unless `input_ids` are given, whose number of rows it checks."""
         ids = model_kwargs["conditioning_ids"]
         rows = len(ids) * self.pattern.codes_per_slot
         if inputs is None and model_kwargs.get("input_ids") is None:
@@ -445,6 +452,7 @@ class HAFMGenerationMixin(GenerationMixin):
         return inputs, name, model_kwargs
 
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, mode_kwargs: Any) -> None:
+        """Raises ValueError for anything but sampling and greedy search."""
         super()._validate_generation_mode(generation_mode, generation_config, mode_kwargs)
         simple = generation_mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
         if not simple or generation_config.prefill_chunk_size is not None:
@@ -473,6 +481,7 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict, generation_mode: Any, batch_size: int, max_cache_length: int
     ) -> Any:
+        """Makes the cache as long as the conditioning and the target together, and notes the target's frames."""
         # max_length counts slots, the first being BOS; a target that is continued later may end after this call's
         if not model_kwargs.get("target_frames"):
             frames = self.pattern.frames(generation_config.max_length - 1)
@@ -484,6 +493,7 @@ class HAFMGenerationMixin(GenerationMixin):
         )
 
     def _get_logits_processor(self, generation_config: Any, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        """Our guidance first, then the stock processors, and `StreamSampling` last."""
         scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
         generation_config.guidance_scale = None  # the stock processor must not be added as well
         others = super()._get_logits_processor(generation_config, *args, **kwargs)
@@ -494,9 +504,9 @@ class HAFMGenerationMixin(GenerationMixin):
         weight = getattr(generation_config, "history_free_guidance", None) or 0.0
         if weight != 0.0:
             slots = kwargs["input_ids_seq_length"]
-            given = kwargs["model_kwargs"]
+            inputs = kwargs["model_kwargs"]
             count = generation_config.max_length - slots
-            conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
+            conditioning = (inputs["conditioning_ids"], inputs.get("conditioning_mask"))
             scores = weight * self.history_free_scores(*conditioning, slots - 1, count)
             ours.append(HistoryFreeGuidance(scores, slots, self.pattern.codes_per_slot))
         # sampling comes after every processor that changes the scores

@@ -247,7 +247,15 @@ class HAFMDecoder(HAFMPreTrainedModel):
         return list((target.roll(1, dims=0) + kinds.float()[:, None]).unbind())
 
     def attention_bias(self, layout: TokenLayout, query: torch.Tensor) -> torch.Tensor:
-        """Attention bias of query slots (int64 [n]) on all slots; the lowest number where attention is masked."""
+        """Attention bias of query slots on all slots; the lowest number where attention is masked.
+
+        Args:
+            layout: of the sequence's slots.
+            query (int64 [n]): indices of the query slots in the sequence.
+
+        Returns:
+            float [1 or B, H, n, slots].
+        """
         queries = layout.select(query)
         return self.relative_attention_bias(queries, layout, visible(self.config, queries, layout))
 

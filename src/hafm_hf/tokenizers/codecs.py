@@ -150,6 +150,7 @@ class EncodecCodec(Codec):
     model_class = "EncodecModel"
 
     def codebook(self, index: int) -> torch.Tensor:
+        """A codebook's vectors as they are: [codes, D]."""
         return self.model.quantizer.layers[index].codebook.embed
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
@@ -164,6 +165,7 @@ class EncodecCodec(Codec):
         return torch.stack(codes, dim=1)
 
     def new_decoder(self) -> StretchDecoder:
+        """The decoder, whose convolutions look ahead unless they are causal."""
         future = 0 if self.model.config.use_causal_conv else CONTEXT_FRAMES
         return _RecurrentDecoder(self.model.decoder, future, self.format.hop_length)
 
@@ -174,15 +176,19 @@ class DacCodec(Codec):
     model_class = "DacModel"
 
     def codebook(self, index: int) -> torch.Tensor:
+        """A codebook's vectors, projected to the decoder's width: [codes, D]."""
         quantizer = self.model.quantizer.quantizers[index]
         return quantizer.out_proj(quantizer.codebook.weight.t()[None])[0].t()
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
+        """The model's own codes, of the audio padded to whole frames."""
         padded = F.pad(audio, (0, -audio.shape[-1] % self.format.hop_length))
         return self.model.encode(padded, num_codebooks).audio_codes[:, :num_codebooks]
 
     def new_decoder(self) -> StretchDecoder:
+        """The decoder, with the reach of its convolutions in frames as context."""
         hop = self.format.hop_length
+        # samples per frame, and frames to each side, up to the layer that is being added up
         rate = 1
         reach = self.model.decoder.conv1.kernel_size[0] / 2
         for ratio in self.model.config.upsampling_ratios:
@@ -207,12 +213,15 @@ class SpectralCodec(Codec):
     model_class = HAFMSpectralModel
 
     def codebook(self, index: int) -> torch.Tensor:
+        """A codebook's vectors as they are: [codes, D]."""
         return self.model.quantizer.codebooks[index]
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
+        """The quantiser's codes of the encoder's latent vectors."""
         return self.model.quantizer.encode(self.model.encoder(audio), num_codebooks)
 
     def new_decoder(self) -> StretchDecoder:
+        """The decoder, with its reach in frames as context."""
         reach = self.model.config.decoder_reach()
         # unlike DAC's, this decoder takes the first frame's position in the song, which selects the noise
         return Piecewise(self.model.decoder, reach, reach, self.format.output_hop_length)

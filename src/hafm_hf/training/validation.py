@@ -90,9 +90,9 @@ def paired_losses(
         del cases["shuffled"]
     counts = (labels != IGNORE_INDEX).unflatten(1, (-1, pattern.num_codebooks)).sum(dim=1).clamp(min=1)
     losses = {}
-    for name, (ids, mask) in cases.items():
+    for name, (ids, without) in cases.items():
         # forward, not the call: these shapes would make a compiled training graph recompile
-        output = model.forward(input_ids=input_ids, conditioning_ids=ids, null_conditioning=mask, use_cache=False)
+        output = model.forward(input_ids=input_ids, conditioning_ids=ids, null_conditioning=without, use_cache=False)
         losses[name] = model.token_losses(output.logits, labels).sum(dim=1) / counts
     return losses
 
