@@ -323,7 +323,14 @@ class HAFMAccompanimentGenerationMixin:
         kept: KeptInstrumental | None = None,
         batch_size: int = ROWS_AT_ONCE,
     ) -> StageChain:
-        """The chain of stages over encoder outputs, each of which is a variation of a vocal."""
+        """The chain of stages over encoder outputs, each of which is a variation of a vocal.
+
+        Args:
+            encoder_outputs, options: what the stages read, and the generation options.
+            reports: called with the stages' progress.
+            kept: the spans to keep, if there are any; they are tokenised here.
+            batch_size: largest batch of windows.
+        """
         stages = self.stages
         codec = self.codec_interface
         kept_codes = None
@@ -352,7 +359,15 @@ class HAFMAccompanimentGenerationMixin:
         kept: KeptInstrumental | None,
         reports: ProgressReports,
     ) -> dict[str, Any]:
-        """One song of a finished chain as the fields of `HAFMAccompanimentOutput`."""
+        """One song of a finished chain as the fields of `HAFMAccompanimentOutput`.
+
+        Args:
+            chain: the chain, and `number`, the song's in it.
+            encoded: what its stages have read.
+            options: of which `stems` is used.
+            kept: the spans to keep, if there are any.
+            reports: repeats the last report between pieces of the work.
+        """
         codes = chain.codes(number)
         length = encoded.length(self.sampling_rate)
         # not as a batch: memory use grows with the length of a song
@@ -384,6 +399,10 @@ def lead_sheets_of(
 ) -> list[LeadSheet | None]:
     """What is known of the song of each of several vocals, from the arguments of a call.
 
+    Args:
+        vocals: their number.
+        lead_sheet, tempo, beats, chords, key: as for `generate`.
+
     Raises:
         ValueError: there are several vocals, and not a lead sheet or None for each.
     """
@@ -397,7 +416,7 @@ def lead_sheets_of(
 
 
 def without_stage(skipped: str, stages: Mapping[str, HAFMStageForCausalLM]) -> dict[str, HAFMStageForCausalLM]:
-    """Stages by name, in order, without one of them and those that read what it writes."""
+    """Stages by name, in order, without the `skipped` one, and without those that read what a skipped one writes."""
     table = parts.stage_parts()
     streams = {parts.VOCAL}
     remaining = {}
@@ -413,7 +432,12 @@ def variations_of(
 ) -> list[HAFMEncoderOutput]:
     """What the stages read for each of the `num_samples` accompaniments of a vocal.
 
-    If no style is given, each gets one of those that suit the song, unless spans to keep determine it.
+    Args:
+        encoder: that of the model.
+        encoded: what it has returned for the vocal.
+        options: the generation options.
+        keeps_spans: whether spans of an instrumental are kept. Otherwise, if no style is given, each accompaniment
+            gets one of those that suit the song.
     """
     variations = []
     for number in range(options.num_samples):

@@ -224,7 +224,11 @@ class HAFMPipeline(Pipeline):
         options: GenerationOptions | None = None,
         **given: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Checks all options before any vocal is read; those of a call take precedence over the pipeline's own."""
+        """Checks all options before any vocal is read; those of a call take precedence over the pipeline's own.
+
+        Returns:
+            The arguments of `preprocess`, `_forward` and `postprocess`, in this order, as far as they are given.
+        """
         # none yet while the pipeline itself is created
         default_read = getattr(self, "_preprocess_params", {})
         defaults = getattr(self, "_forward_params", {})

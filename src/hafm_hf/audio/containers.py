@@ -293,7 +293,10 @@ def _end_of_data(file: BinaryIO, first: int, stated: int | None, size: int, layo
 
 
 def _after_chunks(file: BinaryIO, start: int, size: int, layout: Layout) -> int:
-    """Where the chunks that begin at byte `start` end: at another sound, or at the end; `start` if they are none."""
+    """Where the chunks that begin at byte `start` of a file (of `size` bytes) end: at another sound, or at the end.
+
+    It is `start` if they are none.
+    """
     position = start
     while size - position >= layout.overhead:
         if layout.begins(read_at(file, position, 16)):
@@ -436,7 +439,10 @@ def _flac_streams(file: BinaryIO, start: int, size: int) -> list[Section]:
 
 
 def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
-    """A FLAC stream, with a corrected header if that states another number of samples than the last frame."""
+    """The FLAC stream from byte `start` to `end` of a file.
+
+    Its header is corrected if that states another number of samples than the last frame.
+    """
     # the marker, the block's header, and STREAMINFO (RFC 9639, 8.2): from byte 8 the least block size, from byte 18
     # rate, channels, bits a sample and, in the last 36 bits, the number of samples
     head = read_at(file, start, 42)

@@ -55,7 +55,11 @@ class SndfilePart:
     """A sound decoded by libsndfile; attributes as of `ffmpeg.FFmpegSound`."""
 
     def __init__(self, file: BinaryIO, section: Section, name: str) -> None:
-        """Opens the sound; raises soundfile.LibsndfileError or TypeError if it is none that libsndfile reads."""
+        """Opens a section of a file, whose name in messages is `name`.
+
+        Raises:
+            soundfile.LibsndfileError, TypeError: it is no sound that libsndfile reads.
+        """
         self._name = name
         self._bytes = io.BufferedReader(SectionFile(file, section), _BUFFER)
         self._file = soundfile.SoundFile(self._bytes)

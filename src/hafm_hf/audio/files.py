@@ -194,7 +194,16 @@ def read_recording(
 
 
 def _frames_to_read(sound: Sound, first: int, seconds: float | None, max_seconds: float) -> int:
-    """At most how many frames to read from frame `first` on; raises HAFMAudioError if there are too many."""
+    """At most how many frames to read of a sound.
+
+    Args:
+        sound: the open sound.
+        first: frame to begin with.
+        seconds, max_seconds: as for `read_audio`.
+
+    Raises:
+        HAFMAudioError: by its header the sound is longer than allowed.
+    """
     name = sound.name
     rate = sound.sampling_rate
     # as far as it counts for limits
@@ -249,7 +258,7 @@ def _read_channels(sound: Sound, first: int, most: int, keep: int) -> tuple[Samp
 
 
 def cancelling(name: str, levels: ChannelLevels, channel: int) -> str:
-    """The remark on channels that cancel each other."""
+    """The remark on channels that cancel each other, of which `channel`, an index, is used."""
     return (
         f"The channels of {name} cancel each other (their mean is {levels.below():.0f} dB below channel "
         f"{channel + 1}); HAFM follows channel {channel + 1}."

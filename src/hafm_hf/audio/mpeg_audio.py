@@ -162,7 +162,17 @@ def first_frame(data: bytes, start: int, kind: int = -1) -> int | None:
 
 
 def _follow(data: bytes, position: int, kind: int, tags: set[int]) -> tuple[int, int]:
-    """Where a row of frames ends that begins at `position`, and how many there are; an hour has 140,000."""
+    """Follows a row of frames that begins at `position`; an hour has 140,000.
+
+    Args:
+        data: the bytes of the file.
+        position: where the first frame begins.
+        kind: of the frames (`_kind`).
+        tags: positions of frames with tags, which begin another sound.
+
+    Returns:
+        Where the row ends, and the number of its frames.
+    """
     wanted = kind >> 8 << 8
     mono = kind & 1
     mask = KIND_MASKS[kind >> 17 & 3]

@@ -242,7 +242,7 @@ def _read(source: Path, seconds: float | None, vocal: str) -> float | str:
 
 
 def _batched(source: Path, lengths: Mapping[str, float], batch_size: int) -> list[list[str]]:
-    """Batches vocals of similar length, the longest first."""
+    """Batches vocals of similar length (seconds by vocal), the longest first; `source` is their folder."""
     batches: list[list[str]] = []
     for vocal in sorted(lengths, key=lambda vocal: (-lengths[vocal], vocal)):
         batch = batches[-1] if batches else []

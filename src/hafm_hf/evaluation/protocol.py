@@ -226,7 +226,7 @@ def set_distances(measurements: Sequence[Measurement], system: str, options: Sco
 def _adherence(
     measurements: Sequence[Measurement], system: str, embedder: str, options: ScoringOptions
 ) -> dict[str, Any]:
-    """Prompt adherence with its interval over songs, or why it can't be computed.
+    """Prompt adherence of a system by one embedder, with its interval over songs, or why it can't be computed.
 
     The songs are dealt into two halves, and each half's candidates are compared with the other half's references:
     compared with itself, a reference would be perfect by definition. The value is the mean of the two.

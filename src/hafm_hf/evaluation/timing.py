@@ -160,7 +160,7 @@ def onset_curve(onsets: NDArray[np.float32]) -> Array:
 
 
 def _smooth(values: Array, frames: int) -> Array:
-    """Moving average with a Hann window, normalised by the available frames at the edges."""
+    """Moving average of float64 [T] with a Hann window of `frames`, normalised at the edges by those there are."""
     window = np.hanning(frames + 2)[1:-1]
     if len(values) < frames:
         return np.full_like(values, values.mean())

@@ -307,7 +307,7 @@ def _click_events(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
 
 
 def _sounding(start: float, stop: float, pitch: int, channel: int, velocity: int) -> list[Event]:
-    """Note-on and note-off events between two positions in quarters."""
+    """The events of a note (`pitch` in MIDI) from `start` to `stop`, in quarters; it lasts at least a tick."""
     on = {"note": pitch, "velocity": velocity, "channel": channel}
     stop = max(stop, start + 1 / TICKS_A_QUARTER)
     return [(start, 2, "note_on", on), (stop, 1, "note_off", {**on, "velocity": 0})]

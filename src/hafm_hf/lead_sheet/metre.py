@@ -77,7 +77,7 @@ def long_notes(notes: Sequence[Sequence[float]], beats: Sequence[float]) -> list
 
 
 def _on_beats(beats: NDArray[np.float64], events: ArrayLike) -> NDArray[np.bool_]:
-    """Which beats an event falls on: bool [N]."""
+    """Which beats (float64 [N]) an event (E of them) falls on, all in seconds: bool [N]."""
     positions = np.interp(np.asarray(events, np.float64), beats, np.arange(len(beats)), left=-1, right=-1)
     nearest = np.round(positions)
     near = (positions >= 0) & (np.abs(positions - nearest) <= NEAR_BEAT)

@@ -402,9 +402,12 @@ def with_beats(sheet: LeadSheet, beat_phase: torch.Tensor, frame_rate: int) -> t
 
 
 def with_chords(sheet: LeadSheet, estimate: LeadSheet, gaps: Sequence[tuple[float, float]]) -> LeadSheet:
-    """Adds estimated chords where none are given ((start s, stop s) each), and the key that fits all chords best.
+    """Adds estimated chords where none are given, and the key that fits all chords best.
 
-    The estimated chords are spelled as in that key.
+    Args:
+        sheet: the lead sheet, as far as it is known.
+        estimate: a lead sheet with estimated chords, which are spelled as in that key.
+        gaps: where no chords are given, (start s, stop s) each.
     """
     key = sheet.key or likeliest_key(sheet.with_chords_in_gaps(estimate, gaps))
     estimate = estimate.spelled(key)

@@ -119,7 +119,13 @@ class HAFMTiedNorm(nn.Module):
 
 
 class HAFMListenerLayer(nn.Module):
-    """Pre-norm dilated convolution, and the mean over the song, with a residual."""
+    """Pre-norm dilated convolution, and the mean over the song, with a residual.
+
+    Args:
+        roots, channels: R and C.
+        kernel, dilation: of the convolution, in cells.
+        dropout: before the last linear layer.
+    """
 
     def __init__(self, roots: int, channels: int, kernel: int, dilation: int, dropout: float) -> None:
         super().__init__()

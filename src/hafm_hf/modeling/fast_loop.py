@@ -318,7 +318,14 @@ class _LargeCache(_Cache):
 
 
 class _Layer:
-    """One decoder layer's matrices and, after `open`, its cache of keys and values."""
+    """One decoder layer's matrices and, after `open`, its cache of keys and values.
+
+    Args:
+        weights: what the layer computes with.
+        rows: R.
+        head_dim: d.
+        eps: added to mean squares by the norms.
+    """
 
     def __init__(self, weights: LayerWeights, rows: int, head_dim: int, eps: float) -> None:
         # whole, so that a weight that this loop does not know is an error

@@ -130,7 +130,7 @@ def draw(
 
 
 def _largest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """The `count`-th largest of each row, float32 [B, V] → [B, 1]."""
+    """The `count`-th largest score of each row (float32 [B, V]): float32 [B, 1]."""
     if scores.device.type != "cpu":
         return scores.topk(count).values[:, -1:]
     # NumPy's partition takes a third of the time of torch's topk for 12 rows of 1,024

@@ -311,7 +311,11 @@ class StageRun:
         return song_row.codes[:, : self.final_frames(row)]
 
     def _join(self, window: Window, new: torch.Tensor) -> None:
-        """Replaces the end of a row's codes by an independent window's, int64 [Q, n] from its first frame on."""
+        """Replaces the end of a row's codes by those of an independent window.
+
+        Args:
+            window: the window, and `new` (int64 [Q, n]), its codes from its first frame on.
+        """
         row = self.rows[window.row]
         row.append_kept(window.start + window.known_frames)
         join = window.known_frames

@@ -232,7 +232,10 @@ class HAFMBeatTracker:
         return score, before
 
     def _trace_back(self, state: int, before: NDArray[np.int16]) -> Array:
-        """Beat phases of the path that ends in `state`, traced back beat by beat: float64 [T]."""
+        """Beat phases of the path that ends in `state`, traced back beat by beat: float64 [T].
+
+        `before` (int16 [T, L]) has, for beats of each length from each step, the length index before (`_stretch`).
+        """
         path = np.zeros(len(before))
         end = len(before)
         length = int(np.searchsorted(self.last, state))

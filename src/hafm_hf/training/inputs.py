@@ -20,6 +20,11 @@ from .arguments import CorruptionArguments
 def draw_seeds(seed: int, samples: Iterable[int] | torch.Tensor, purpose: str) -> list[int]:
     """One seed per sample, for random draws of a given purpose; different purposes give independent draws.
 
+    Args:
+        seed: the run's.
+        samples: numbers of the samples.
+        purpose: any word.
+
     Hashed to 32 bits: torch's CPU generator ignores higher bits, so seeds that differ only there would draw alike.
     """
     words = int.from_bytes(purpose.encode(), "big")

@@ -25,6 +25,12 @@ def validate_stage(
 ) -> Metrics:
     """Validation losses of a stage in nats per token; leaves the stage in evaluation mode.
 
+    Args:
+        model: the stage.
+        validation: the validation crops.
+        data: of which the number of crops and the batch size are used.
+        accelerator: the run's; each process computes a part of the clips.
+
     Returns:
         `matched`, `shuffled`, `none` (means over clips and codebooks); `codebooks` (matched, per codebook);
         `paired_difference` (shuffled − matched, same targets) and `paired_difference_error`, its standard error over
