@@ -29,8 +29,8 @@ NUM_STEMS = len(STEMS)
 QUIET = 1e-2
 # width in Hz of the band at the top of the network's bandwidth whose mean mask holds for all frequencies above
 TOP_BAND = 1500.0
-# segment length in which a long instrumental is split
-STRETCH_SECONDS = 30
+# pieces into which a long instrumental is split
+PIECE_SECONDS = 30
 
 
 class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
@@ -121,7 +121,7 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         `check_stop` is called before each piece; an exception that it raises ends the separation.
         """
         stream = SeparatorStream(self, sampling_rate)
-        pieces = instrumental.split(STRETCH_SECONDS * (sampling_rate or self.config.sampling_rate), dim=-1)
+        pieces = instrumental.split(PIECE_SECONDS * (sampling_rate or self.config.sampling_rate), dim=-1)
         stems = [
             stream.separate(piece, last=number == len(pieces))
             for number, piece in enumerate(stoppable(pieces, check_stop), start=1)
@@ -130,7 +130,7 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
 
 
 class SeparatorStream:
-    """Splits an instrumental segment by segment; up to rounding, the stems equal those of the whole.
+    """Splits an instrumental piece by piece; up to rounding, the stems equal those of the whole.
 
     Samples whose future context is still missing are held back until more samples follow or the song ends.
 

@@ -367,7 +367,7 @@ def chords_of_beats(
 
 
 def _forward_scores(beats: torch.Tensor) -> torch.Tensor:
-    """The Viterbi algorithm's forward scores for log-likelihoods of chords by beat (float [B, 25]): float [B, 25]."""
+    """The Viterbi algorithm's forward scores for log-likelihoods of chords (float [beats, 25]): float [beats, 25]."""
     scores = [beats[0]]
     for beat in beats[1:]:
         # the chord of the beat before goes on, or another, the best, changes to this one

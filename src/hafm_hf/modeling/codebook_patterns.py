@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from .configuration_stage import HAFMStageConfig
 
-# marks a code to be generated rather than given
+# marks a code to be generated rather than kept
 FREE = -1
 
 
@@ -35,10 +35,10 @@ def as_tokens(codes: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """Given and kept predictions, and random numbers, of the slots of one generation.
+    """Known and kept predictions, and random numbers, of the slots of one generation.
 
     Args:
-        known (int64 [B·C, p]): predictions of the first slots, which are given.
+        known (int64 [B·C, p]): predictions of the first slots, which come before.
         uniforms (float32 [B·C, n], *optional*): random numbers of the n slots to generate.
         kept (int64 [B·C, n], *optional*): predictions to use instead of sampling, −1 where to sample.
         slots: n.

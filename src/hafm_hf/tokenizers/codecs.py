@@ -24,14 +24,14 @@ from .configuration_codec import check_codec_config, codec_format
 from .modeling_spectral_codec import HAFMSpectralModel
 from .stopping import CheckStop, stoppable
 
-# decoded at a time, which takes a CPU under half a second; a job can be ended between two stretches
-STRETCH_SECONDS = 2.0
+# decoded at a time, which takes a CPU under half a second; a job can be ended between two pieces
+PIECE_SECONDS = 2.0
 # upper bound on the receptive field of EnCodec's convolutions, in frames to each side
 CONTEXT_FRAMES = 16
 # receptive field, in samples to each side, of DAC's residual units after a stride: kernels of 7, dilated by 1, 3, 9
 DAC_UNIT_REACH = 39
-# decodes one stretch: (frames [B, D, n], whether they are the last) → [B, C, samples], or None if none are final yet
-StretchDecoder = Callable[[torch.Tensor, bool], torch.Tensor | None]
+# decodes one piece: (frames [B, D, n], whether they are the last) → [B, C, samples], or None if none are final yet
+PieceDecoder = Callable[[torch.Tensor, bool], torch.Tensor | None]
 
 
 class Codec(ABC):
@@ -57,8 +57,8 @@ class Codec(ABC):
         """Codes int64 [B, Q, T] of audio [B, C, N], (T − 1) · hop < N ≤ T · hop."""
 
     @abstractmethod
-    def new_decoder(self) -> StretchDecoder:
-        """A new streaming decoder for one song, which keeps its own state between stretches."""
+    def new_decoder(self) -> PieceDecoder:
+        """A new streaming decoder for one song, which keeps its own state between pieces."""
 
     @torch.no_grad()
     def encode(
@@ -92,12 +92,12 @@ class Codec(ABC):
 
         Q may be below the codec's number of codebooks.
 
-        Decoding goes stretch by stretch, so that memory, apart from the result, does not grow with T.
+        Decoding goes piece by piece, so that memory, apart from the result, does not grow with T.
 
         Args:
             codes: int64 [B, Q, T].
             length: samples to return, at most output hop · T; all of them if None.
-            check_stop: called before each stretch; an exception that it raises ends the decoding.
+            check_stop: called before each piece; an exception that it raises ends the decoding.
 
         Raises:
             ValueError: on another shape, codes out of range, or a length beyond the codes.
@@ -108,7 +108,7 @@ class Codec(ABC):
         shape = (len(codes), self.format.output_channels, samples)
         audio = torch.empty(shape, dtype=torch.promote_types(self.model.dtype, torch.float32), device=codes.device)
         done = 0
-        for decoded in CodecStream(self).stretches(codes, True, check_stop):
+        for decoded in CodecStream(self).pieces(codes, True, check_stop):
             audio[..., done : done + decoded.shape[-1]] = decoded
             done += decoded.shape[-1]
         return audio[..., :length]
@@ -164,7 +164,7 @@ class EncodecCodec(Codec):
             embeddings = embeddings - layer.decode(codes[-1])
         return torch.stack(codes, dim=1)
 
-    def new_decoder(self) -> StretchDecoder:
+    def new_decoder(self) -> PieceDecoder:
         """The decoder, whose convolutions look ahead unless they are causal."""
         future = 0 if self.model.config.use_causal_conv else CONTEXT_FRAMES
         return _RecurrentDecoder(self.model.decoder, future, self.format.hop_length)
@@ -185,7 +185,7 @@ class DacCodec(Codec):
         padded = F.pad(audio, (0, -audio.shape[-1] % self.format.hop_length))
         return self.model.encode(padded, num_codebooks).audio_codes[:, :num_codebooks]
 
-    def new_decoder(self) -> StretchDecoder:
+    def new_decoder(self) -> PieceDecoder:
         """The decoder, with the reach of its convolutions in frames as context."""
         hop = self.format.hop_length
         # samples per frame, and frames to each side, up to the layer that is being added up
@@ -220,7 +220,7 @@ class SpectralCodec(Codec):
         """The quantiser's codes of the encoder's latent vectors."""
         return self.model.quantizer.encode(self.model.encoder(audio), num_codebooks)
 
-    def new_decoder(self) -> StretchDecoder:
+    def new_decoder(self) -> PieceDecoder:
         """The decoder, with its reach in frames as context."""
         reach = self.model.config.decoder_reach()
         # unlike DAC's, this decoder takes the first frame's position in the song, which selects the noise
@@ -228,7 +228,7 @@ class SpectralCodec(Codec):
 
 
 class CodecStream:
-    """Decodes the codes of a song stretch by stretch; up to rounding, the audio is that of decoding them all at once.
+    """Decodes the codes of a song piece by piece; up to rounding, the audio is that of decoding them all at once.
 
     A non-causal codec holds the last frames back until their right context has arrived or the song has ended.
 
@@ -250,20 +250,20 @@ class CodecStream:
         Args:
             codes: int64 [B, Q, T], T > 0.
             last: whether the song ends with these codes.
-            check_stop: called before each piece of some STRETCH_SECONDS that the codes are cut into; an exception that
+            check_stop: called before each piece of some PIECE_SECONDS that the codes are cut into; an exception that
                 it raises ends the decoding.
 
         Raises:
             ValueError: on another shape, or codes out of range.
         """
-        return torch.cat(list(self.stretches(codes, last, check_stop)), dim=-1)
+        return torch.cat(list(self.pieces(codes, last, check_stop)), dim=-1)
 
-    def stretches(self, codes: torch.Tensor, last: bool, check_stop: CheckStop | None) -> Iterator[torch.Tensor]:
+    def pieces(self, codes: torch.Tensor, last: bool, check_stop: CheckStop | None) -> Iterator[torch.Tensor]:
         """Like `decode`, yielding the audio of each piece: float [B, C, n], n = 0 while none is final."""
-        frames = max(round(STRETCH_SECONDS * self.codec.format.frame_rate), CONTEXT_FRAMES)
-        pieces = codes.split(frames, dim=-1)
-        for number, piece in enumerate(stoppable(pieces, check_stop), start=1):
-            audio = self._decode(self.codec.embed(piece), last and number == len(pieces))
+        frames = max(round(PIECE_SECONDS * self.codec.format.frame_rate), CONTEXT_FRAMES)
+        cut_codes = codes.split(frames, dim=-1)
+        for number, piece in enumerate(stoppable(cut_codes, check_stop), start=1):
+            audio = self._decode(self.codec.embed(piece), last and number == len(cut_codes))
             if audio is None:
                 shape = (len(codes), self.codec.format.output_channels, 0)
                 audio = codes.new_zeros(shape, dtype=self.codec.model.dtype)
@@ -271,7 +271,7 @@ class CodecStream:
 
 
 class Piecewise:
-    """Applies a function with limited context, such as a stack of convolutions, to frames that arrive in stretches.
+    """Applies a function with limited context, such as a stack of convolutions, to frames that arrive piece by piece.
 
     Args:
         function: [B, D, n] and the index in the song of the first frame → [B, D', n · hop].
@@ -310,7 +310,7 @@ class Piecewise:
 
 
 class _RecurrentDecoder:
-    """EnCodec's decoder in stretches: a convolution, an LSTM whose state is carried over, and upsampling layers."""
+    """EnCodec's decoder, piece by piece: a convolution, an LSTM whose state is carried over, and upsampling layers."""
 
     def __init__(self, decoder: Any, future: int, hop: int) -> None:
         first, self.lstm, *others = decoder.layers

@@ -3,7 +3,7 @@
 
 It produces the vocal semantic tokens (from the noisy vocal, as in SingSong) that condition the semantic stage, and
 the instrumental semantic tokens that the stage learns to predict (paper, section "Tokens"). Dimensions: B batch,
-N samples, T_v frames at 50 Hz, D width of HuBERT.
+N samples, T_v frames at 50 Hz, D width of HuBERT, P dimensions of the vocal centroids' space.
 """
 
 import copy
