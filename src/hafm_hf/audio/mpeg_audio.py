@@ -223,9 +223,10 @@ def _tag_frames(data: bytes) -> set[int]:
 
 
 def _tag_offset(data: bytes, position: int, tag: bytes) -> int:
-    """Bytes between the begin of a frame and its tag, if it has one: header and side information."""
+    """Bytes between the begin of a frame and its tag, if it has one: header, checksum and side information."""
     if tag == b"VBRI":
         return 36
+    # in a header, bit 3 of byte 1: MPEG-1; bit 0: no checksum; bits 6 and 7 of byte 3: channels
     first_version = data[position + 1] & 8
     mono = data[position + 3] >> 6 == 3
     if first_version:

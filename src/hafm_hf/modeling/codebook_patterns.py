@@ -150,19 +150,19 @@ class DelayPattern(CodebookPattern):
         return self.num_codebooks
 
     def arrange(self, tokens: torch.Tensor, fill: float) -> torch.Tensor:
-        """Delays row q of a sequence by q slots."""
+        """Delays row q of a sequence by q slots: [B, T·Q] → [B·Q, L], with `fill` in the gaps."""
         books = tokens.unflatten(1, (-1, self.num_codebooks)).transpose(1, 2)
         # rows are padded by Q, flattened, and cut again one shorter, so that each starts one later than the one before
         padded = F.pad(books, (0, self.num_codebooks), value=fill).flatten(1)
         return padded[:, : -self.num_codebooks].unflatten(1, (self.num_codebooks, -1)).flatten(0, 1)
 
     def codebook(self, slots: torch.Tensor, codebook: int) -> torch.Tensor:
-        """Row `codebook` without its delay."""
+        """Row `codebook` of slots [B·Q, L, …] without its delay: [B, T, …]."""
         frames = self.frames(slots.shape[1])
         return slots[codebook :: self.num_codebooks, codebook : codebook + frames]
 
     def tokens(self, slots: torch.Tensor) -> torch.Tensor:
-        """All rows without their delays, frame by frame."""
+        """All rows of slots [B·Q, L, …] without their delays, frame by frame: [B, T·Q, …]."""
         return torch.stack([self.codebook(slots, book) for book in range(self.num_codebooks)], dim=2).flatten(1, 2)
 
     def hide(self, input_ids: torch.Tensor, frames: int | torch.Tensor, bos_token_id: int) -> torch.Tensor:

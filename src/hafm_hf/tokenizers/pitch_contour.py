@@ -101,15 +101,21 @@ def fundamental_frequency(samples: Samples, sampling_rate: int) -> Pitches:
 
 
 def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
-    """Pitch in Hz of each frame (float64 [T, window + longest lag]): float64 [T], NaN if unvoiced."""
+    """Pitch in Hz of each frame, by YIN: float64 [T], NaN if unvoiced.
+
+    Args:
+        frames (float64 [T, window + longest lag]): samples.
+        window: number of samples that are compared with those at each lag.
+        sampling_rate: in Hz.
+    """
     shortest = int(sampling_rate / F0_RANGE_HZ[1])
     longest = frames.shape[1] - window
-    # of the frame's first window with that at each lag, [T, longest]
+    # correlation of the frame's first window with the one at each lag, [T, longest]
     size = 1 << (frames.shape[1] + window - 1).bit_length()
     spectra = np.fft.rfft(frames, size)
     kernels = np.fft.rfft(frames[:, :window], size)
     correlation = np.fft.irfft(spectra * np.conj(kernels), size)[:, :longest]
-    # of the window at each lag, [T, longest]
+    # energy of the window at each lag, [T, longest]
     until = np.concatenate([np.zeros((len(frames), 1)), np.cumsum(frames**2, axis=1)], axis=1)
     energy = until[:, window : window + longest] - until[:, :longest]
     difference = np.maximum(energy[:, :1] + energy - 2.0 * correlation, 0.0)
