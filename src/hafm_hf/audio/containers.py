@@ -460,9 +460,14 @@ def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
 
 
 def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:
-    """First sample of the last frame in the last bytes of a FLAC stream, and the next one; zeros if there is none.
+    """Finds the last frame in the last bytes of a FLAC stream.
 
-    `block_size` is that of streams whose frames all have the same.
+    Args:
+        tail: these bytes.
+        block_size: samples of a frame, in streams whose frames all have the same number.
+
+    Returns:
+        The frame's first sample, and the one after its last; zeros if there is no frame.
     """
     last = (0, 0)
     ends = {0}

@@ -225,7 +225,7 @@ class HAFMStageConfig(PreTrainedConfig):
             raise ValueError(f"codebook_sizes are {self.codebook_sizes}; target codebooks must have the same size.")
 
     def validate_style_ranges(self) -> None:
-        """Refuses ranges of a style that the stage does not have, or that are none."""
+        """Refuses ranges of a style that the stage does not have, and invalid ones."""
         for name, ranges in self.style_ranges.items():
             if name not in self.styles:
                 raise ValueError(f"style_ranges has {name!r}, which is not among the styles.")

@@ -243,7 +243,7 @@ class BucketedBias:
 
 
 def last_rows(bias: torch.Tensor | BucketedBias, queries: int) -> torch.Tensor | BucketedBias:
-    """The bias of the last queries."""
+    """The bias (its shape is [1 or B, H, m, n]) of the last `queries` of its m queries."""
     if isinstance(bias, torch.Tensor):
         return bias[:, :, -queries:]
     return BucketedBias(bias.values[:, :, -queries:], bias.table, bias.buckets[:, -queries:], bias.reach[-queries:])

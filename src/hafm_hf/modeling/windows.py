@@ -302,7 +302,7 @@ class StageRun:
         return max(song_row.done - self.replaceable, 0)
 
     def codes(self, row: int) -> torch.Tensor:
-        """The final codes of a row so far: int64 [Q, T]."""
+        """The final codes of a row so far, int64 [Q, T]; at the end, kept ones fill the windows that were skipped."""
         song_row = self.rows[row]
         if self.finished:
             song_row.append_kept(song_row.frames)

@@ -179,7 +179,8 @@ class HAFMBeatTracker:
     def steady(self, evidence: Array, tempo: float | None = None) -> Array:
         """Beats passed at the likeliest constant tempo, or at `tempo` (beats a minute) if given: float64 [T].
 
-        `evidence` (float64 [T, 4]) are the phase vectors of `follow`. The evidence for a tempo and an initial phase is one bin of the vectors' spectrum, rotated by that phase.
+        `evidence` (float64 [T, 4]) are the phase vectors of `follow`. The evidence for a tempo and an initial phase is
+        one bin of their spectrum, rotated by that phase.
         """
         # as complex numbers: vectors of the beat's phase, and of twice that phase
         once = evidence[:, 0] + 1j * evidence[:, 1]
