@@ -167,6 +167,9 @@ def density_and_coverage(
         reference, evaluated: float [n, D] and [m, D].
         neighbours: k.
 
+    Returns:
+        Density, and coverage (0 to 1).
+
     Raises:
         HAFMEvaluationError: n ≤ `neighbours`, or nothing is evaluated.
     """

@@ -234,12 +234,14 @@ def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[P
     return [file for file in shards if file is not None]
 
 
-def _check_sum(file: Path, path: Path) -> None:
-    """Raises ValueError if a weights file does not match the SHA256SUMS at `path`; it may be missing in them."""
-    lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+def _check_sum(file: Path, sums_path: Path) -> None:
+    """Raises ValueError if a weights file does not match the SHA256SUMS at `sums_path`; it may be missing in them."""
+    lines = sums_path.read_text(encoding="ascii", errors="replace").splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in sums.values()):
-        raise ValueError(f"{path} is damaged; download it again, or delete it if you trust the weights without it.")
+        raise ValueError(
+            f"{sums_path} is damaged; download it again, or delete it if you trust the weights without it."
+        )
     if sums.get(file.name) in (None, _sha256(file)):
         return
     raise ValueError(
