@@ -34,9 +34,9 @@ from benchmarks.training import write_random_corpus
 from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig
 from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.modeling.codebook_patterns import as_tokens
-from hafm_hf.modeling.configuration_hafm import CODEBOOK_PATTERNS
+from hafm_hf.modeling.configuration_stage import CODEBOOK_PATTERNS
 from hafm_hf.modeling.fast_loop import FastDecoder
-from hafm_hf.modeling.generation_hafm import StepReport, WindowBatch
+from hafm_hf.modeling.generation_stage import StepReport, WindowBatch
 from hafm_hf.training.arguments import parse_arguments
 from hafm_hf.training.recipe import make_trainer
 

@@ -44,7 +44,7 @@ FORM = (("sparse", "normal"), ("normal", "full"), ("normal", "full"))
 
 def write(path: Path, sound: Any, rate: int) -> None:
     """Writes a sound (float32 [N] or [N, C]) as OGG Vorbis at 44.1 kHz."""
-    sound = audio.limit_peak(audio.resample(sound, rate, RATE))
+    sound = audio.turned_down(audio.resample(sound, rate, RATE))
     channels = 1 if sound.ndim == 1 else sound.shape[1]
     with soundfile.SoundFile(path, "w", RATE, channels, "VORBIS", format="OGG", compression_level=COMPRESSION) as file:
         # in pieces of a second: libsndfile crashes on minutes of Vorbis in one call

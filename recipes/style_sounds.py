@@ -38,7 +38,7 @@ def write_style_sounds(folder: Path, vocal: Path) -> list[Path]:
         if metre not in metres:
             sheet = replace(estimate, beats_per_bar=metres[0])
         (instrumental,) = model.generate(samples, rate, lead_sheet=sheet, style=path.stem, seed=SEED).audio
-        band = audio.limit_peak(audio.fade_edges(instrumental.numpy().T, model.sampling_rate))
+        band = audio.turned_down(audio.fade_edges(instrumental.numpy().T, model.sampling_rate))
         path.parent.mkdir(exist_ok=True)
         soundfile.write(path, band, model.sampling_rate, format="OGG", subtype="VORBIS", compression_level=COMPRESSION)
     return paths

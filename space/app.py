@@ -44,7 +44,7 @@ from hafm_hf.accompaniment.generation_accompaniment import check_supported
 from hafm_hf.accompaniment.options import GenerationOptions, MixOptions
 from hafm_hf.pretrained.redaction import without_secrets
 from listening import at_tempo, lead_sheet_of, listen, set_chords, uploaded, write_sheet
-from parts import EXAMPLES, NEEDING_STREAMS, PAGE_OPTIONS, STATIC, announcement, band_properties, imported, voice_name
+from parts import EXAMPLES, NEEDING_FIELDS, PAGE_OPTIONS, STATIC, announcement, band_properties, imported, voice_name
 from projects import read_project, write_project
 from shared_song import write_song
 from singing_again import with_new_voice
@@ -475,7 +475,7 @@ def connect_settings(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
     """Connects the options that depend on the chosen model, and links to the settings."""
     quick, model = {"queue": False, **QUIET}, page.options["model"]
     gr.Timer(takes.KEEP_SECONDS / 60).tick(renew, [page.voice, jobs], None, **quick)
-    needing = [page.options[name] for name in (*NEEDING_STREAMS, "sounds")]
+    needing = [page.options[name] for name in (*NEEDING_FIELDS, "sounds")]
     offer = {"fn": lambda name: [gr.update(**each) for each in band_properties(name).values()], "inputs": model}
     model.input(outputs=needing, **offer, **quick)  # type: ignore[attr-defined]
     blocks.load(open_link, page.link, page.restored(), js=f"() => {PAGE}.then(page => page.opening())", **quick)

@@ -60,12 +60,12 @@ def listen(
     recording = read_recording(vocal, seconds)
     rate = recording.sampling_rate
     plain = audio.with_channels(recording.samples, 1)
-    samples = audio.raised(plain, rate)
+    samples = audio.turned_up(plain, rate)
     with LISTENING:
         sheet, unsure = estimate(model, samples, rate, known, metre)
         pitch = pitch_line(samples, rate)
     line = [None if np.isnan(note) else round(float(note), 2) for note in pitch[:: FRAME_RATE // LINE_RATE]]
-    energies = ENERGIES if "energy" in load_pipeline(model).model.encoder.lead_sheet_streams else ()
+    energies = ENERGIES if "energy" in load_pipeline(model).model.encoder.lead_sheet_fields_read else ()
     return {
         "vocal": vocal,
         "seconds": len(samples) / rate,
@@ -135,7 +135,7 @@ def doubts(
         tempo = 60 / float(np.diff(sheet.beats).mean())
         logits = listener.tempo_of(heard.contour)
         near = likeliest_tempo(listener.tempi, logits, tempo)
-        phase = tokenizer.beat_phase(heard.beat_points, near=near)
+        phase = tokenizer.track_beats(heard.phase_vectors, near=near)
         other = with_bars_throughout(LeadSheet.from_estimates(phase, None, frame_rate), seconds)
         alternatives["others"] = other.beats or []
         if tempo_probability(listener.tempi, logits, tempo) < SURE_TEMPO:

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from hafm_hf.accompaniment.generation_accompaniment import supported_streams
+from hafm_hf.accompaniment.generation_accompaniment import supported_fields
 from songs import ENDS, OFFERED, OPTIONS, load_pipeline
 from takes import stored_band
 
@@ -24,7 +24,7 @@ EXAMPLES = [
 ]
 # Options with an input each; those that some models do not support.
 FIELDS = ENDS | OPTIONS
-NEEDING_STREAMS = [name for name, option in FIELDS.items() if option.streams]
+NEEDING_FIELDS = [name for name, option in FIELDS.items() if option.fields]
 # The inputs of the band, in the order in which `restore` updates them; "sounds" are audio examples of the styles.
 PAGE_OPTIONS = ["model", "seconds", *FIELDS, "sounds"]
 # Labels and help texts of the options in singers' words, and the placeholder of an empty number.
@@ -89,10 +89,10 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
         composite = load_pipeline(model).model
     except ValueError:
         # the reason is given when something is generated
-        return {name: {"visible": False} for name in [*NEEDING_STREAMS, "sounds"]}
-    supported = supported_streams(composite)
+        return {name: {"visible": False} for name in [*NEEDING_FIELDS, "sounds"]}
+    supported = supported_fields(composite)
     known: dict[str, dict[str, Any]] = {
-        name: {"visible": not supported.isdisjoint(FIELDS[name].streams)} for name in NEEDING_STREAMS
+        name: {"visible": not supported.isdisjoint(FIELDS[name].fields)} for name in NEEDING_FIELDS
     }
     known["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
     sounds = composite.style_sounds

@@ -150,7 +150,7 @@ def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, 
     A voice that is too quiet is raised.
     """
     recording = read_recording(path, seconds)
-    return audio.raised(recording.samples, recording.sampling_rate), recording.sampling_rate
+    return audio.turned_up(recording.samples, recording.sampling_rate), recording.sampling_rate
 
 
 def read_recording(path: str | None, seconds: float | None) -> audio.Recording:

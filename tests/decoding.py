@@ -7,12 +7,12 @@ import torch
 
 from hafm_hf.modeling.codebook_patterns import as_tokens
 from hafm_hf.modeling.fast_loop import FastDecoder
-from hafm_hf.modeling.generation_hafm import RandomStream, WindowBatch
+from hafm_hf.modeling.generation_stage import RandomNumbers, WindowBatch
 
 
 def uniforms_for(batch: int, count: int, seed: int = 5) -> torch.Tensor:
     """Random numbers of `count` tokens for each row."""
-    return torch.stack([RandomStream(seed, variation=row).uniforms(0, count) for row in range(batch)])
+    return torch.stack([RandomNumbers(seed, variation=row).uniforms(0, count) for row in range(batch)])
 
 
 def batch_of(

@@ -61,7 +61,7 @@ def test_dir_shows_only_public_names() -> None:
     [
         "import hafm_hf; from transformers import pipeline",
         "from transformers import pipeline; import hafm_hf",
-        "from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM",
+        "from hafm_hf.modeling.modeling_stage import HAFMCoarseForCausalLM",
     ],
 )
 def test_everything_is_registered_whatever_is_imported_first(first: str) -> None:

@@ -29,9 +29,9 @@ from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderC
 
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.parts import stage_parts
-from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
+from hafm_hf.modeling.configuration_stage import HAFMStageConfig
 from hafm_hf.modeling.fast_loop import FastDecoder
-from hafm_hf.modeling.generation_hafm import RandomStream, StepReport, WindowBatch
+from hafm_hf.modeling.generation_stage import RandomNumbers, StepReport, WindowBatch
 
 GUIDANCE_SCALE = 3.0
 TEMPERATURE = 0.9
@@ -214,7 +214,7 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
     known_frames = max(options.context - sources * frames - 1, 0) // stage.pattern.slots_per_frame
     known = torch.randint(min(config.codebook_sizes), (batch, config.num_codebooks, known_frames), generator=generator)
     new = math.ceil(options.steps / stage.pattern.slots_per_frame)
-    uniforms = [RandomStream(1, variation=row).of_frames(0, new, config.num_codebooks) for row in range(batch)]
+    uniforms = [RandomNumbers(1, variation=row).of_frames(0, new, config.num_codebooks) for row in range(batch)]
     window = WindowBatch(conditioning, new, torch.stack(uniforms), known)
 
     def fast(model: Any) -> Callable[[int], Any]:

@@ -30,9 +30,9 @@ from transformers import PreTrainedModel
 from benchmarks.decoding import musicgen_decoder
 from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from hafm_hf.modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
+from hafm_hf.modeling.configuration_stage import HAFMCoarseConfig, HAFMFineConfig
 from hafm_hf.modeling.layers import HAFMAttention
-from hafm_hf.modeling.modeling_hafm import HAFMStageForCausalLM
+from hafm_hf.modeling.modeling_stage import HAFMStageForCausalLM
 from hafm_hf.training.arguments import StageArguments
 from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, load_token_corpus
 from hafm_hf.training.stages import stage_config

@@ -162,7 +162,7 @@ def rhythm_scores(network: HAFMRhythmNetwork, songs: Sequence[tuple[Array, Beats
                 continue
             logits = network(crop)[0].float().cpu()[torch.from_numpy(labelled)]
             nats.append(float(F.cross_entropy(logits, torch.from_numpy(parts[labelled]))))
-            points_of_crops.append(network.expected_points(crop)[0].cpu().numpy()[labelled])
+            points_of_crops.append(network.expected_phase_vectors(crop)[0].cpu().numpy()[labelled])
             angles_of_crops.append((parts[labelled] + 0.5) * (2 * math.pi / BEAT_PARTS))
     points = np.concatenate(points_of_crops)  # [T, 4]
     angles = np.concatenate(angles_of_crops)  # [T]

@@ -23,7 +23,7 @@ from hafm_hf.corpus.filtering import FilterOptions, reason_to_drop
 from hafm_hf.corpus.stems import StemOptions, StemReader
 from hafm_hf.corpus.tokenizing import Tokenizers
 from hafm_hf.corpus.tracks import TrackError, find_audio
-from hafm_hf.modeling.modeling_hafm import HAFMStageForCausalLM
+from hafm_hf.modeling.modeling_stage import HAFMStageForCausalLM
 
 from .layout import CHOICES, LENGTH, PAPER, TABLES, TARGETS, TITLES, Layout, folded, layout_config
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from hafm_hf.accompaniment.parts import stage_parts
-from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
+from hafm_hf.modeling.configuration_stage import HAFMStageConfig
 
 Shape = tuple[int, ...]
 # a number that stands alone in a key: layers.3.norm1.weight has the number 3

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel
 
 from hafm_hf.accompaniment.assemble import assemble_composite
 from hafm_hf.accompaniment.parts import stage_parts
-from hafm_hf.modeling.modeling_hafm import HAFMStageForCausalLM
+from hafm_hf.modeling.modeling_stage import HAFMStageForCausalLM
 from hafm_hf.pretrained.loading import codec_fingerprint, tokenizer_fingerprint
 from hafm_hf.pretrained.model_card import CardFacts, model_card
 from hafm_hf.tokenizers.codecs import load_codec

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from .accompaniment.modeling_separator import HAFMSeparatorModel as HAFMSeparatorModel
     from .accompaniment.options import GenerationOptions as GenerationOptions
     from .accompaniment.pipeline_hafm import HAFMPipeline as HAFMPipeline
+    from .audio.errors import HAFMAudioError as HAFMAudioError
     from .audio.feature_extraction_hafm import HAFMFeatureExtractor as HAFMFeatureExtractor
-    from .audio.files import HAFMAudioError as HAFMAudioError
     from .lead_sheet.lead_sheet import LeadSheet as LeadSheet
     from .listening.configuration_listener import HAFMListenerConfig as HAFMListenerConfig
     from .listening.modeling_listener import HAFMListenerModel as HAFMListenerModel
-    from .modeling.configuration_hafm import HAFMCoarseConfig as HAFMCoarseConfig
-    from .modeling.configuration_hafm import HAFMFineConfig as HAFMFineConfig
-    from .modeling.configuration_hafm import HAFMSemanticConfig as HAFMSemanticConfig
-    from .modeling.modeling_hafm import HAFMCoarseForCausalLM as HAFMCoarseForCausalLM
-    from .modeling.modeling_hafm import HAFMFineForCausalLM as HAFMFineForCausalLM
-    from .modeling.modeling_hafm import HAFMSemanticForCausalLM as HAFMSemanticForCausalLM
+    from .modeling.configuration_stage import HAFMCoarseConfig as HAFMCoarseConfig
+    from .modeling.configuration_stage import HAFMFineConfig as HAFMFineConfig
+    from .modeling.configuration_stage import HAFMSemanticConfig as HAFMSemanticConfig
+    from .modeling.modeling_stage import HAFMCoarseForCausalLM as HAFMCoarseForCausalLM
+    from .modeling.modeling_stage import HAFMFineForCausalLM as HAFMFineForCausalLM
+    from .modeling.modeling_stage import HAFMSemanticForCausalLM as HAFMSemanticForCausalLM
     from .pretrained.loading import BUNDLED_MODEL as BUNDLED_MODEL
     from .tokenizers.configuration_codec import HAFMSpectralConfig as HAFMSpectralConfig
     from .tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig as HAFMSemanticTokenizerConfig
@@ -45,13 +45,13 @@ _NAMES = {
     "accompaniment.options": ("GenerationOptions",),
     "accompaniment.pipeline_hafm": ("HAFMPipeline",),
     "accompaniment.generation_accompaniment": ("HAFMAccompanimentOutput",),
+    "audio.errors": ("HAFMAudioError",),
     "audio.feature_extraction_hafm": ("HAFMFeatureExtractor",),
-    "audio.files": ("HAFMAudioError",),
     "lead_sheet.lead_sheet": ("LeadSheet",),
     "listening.configuration_listener": ("HAFMListenerConfig",),
     "listening.modeling_listener": ("HAFMListenerModel",),
-    "modeling.configuration_hafm": ("HAFMCoarseConfig", "HAFMFineConfig", "HAFMSemanticConfig"),
-    "modeling.modeling_hafm": ("HAFMCoarseForCausalLM", "HAFMFineForCausalLM", "HAFMSemanticForCausalLM"),
+    "modeling.configuration_stage": ("HAFMCoarseConfig", "HAFMFineConfig", "HAFMSemanticConfig"),
+    "modeling.modeling_stage": ("HAFMCoarseForCausalLM", "HAFMFineForCausalLM", "HAFMSemanticForCausalLM"),
     "pretrained.loading": ("BUNDLED_MODEL",),
     "tokenizers.configuration_semantic_tokenizer": ("HAFMSemanticTokenizerConfig",),
     "tokenizers.configuration_codec": ("HAFMSpectralConfig",),

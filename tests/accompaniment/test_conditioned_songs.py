@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.accompaniment.pipeline_hafm import HAFMPipeline
-from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, lead_sheet_streams
+from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, rows_by_frame
 from tiny_models import STAGES, encoded, first_read, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 
@@ -42,7 +42,7 @@ def test_every_stage_reads_the_lead_sheet_at_its_own_rate(pattern: str) -> None:
         whole = model.generate(voice(2), CODEC_RATE, seed=1, lead_sheet=SHEET, decoding="reference")
     for name in STAGES:
         rate = getattr(model, name).config.conditioning_frame_rate
-        expected = lead_sheet_streams(SHEET, NAMES, 2 * rate, rate, ["folk", "rock"])
+        expected = rows_by_frame(SHEET, NAMES, 2 * rate, rate, ["folk", "rock"])
         assert torch.equal(read[name], expected[:, : read[name].shape[1]]), name
     chunks = torch.cat(list(model.stream(voice(2), CODEC_RATE, seed=1, lead_sheet=SHEET)))
     torch.testing.assert_close(chunks, whole.audio[0], atol=1e-5, rtol=0)
@@ -83,13 +83,13 @@ def test_missing_parts_of_a_lead_sheet_are_estimated_where_the_model_can() -> No
     assert estimate.beats
     assert estimate.chords
     assert estimate.estimated == ["beats", "chords", "key"]
-    chord, beat, bar, style = encoded(model, voice(2), 24_000).streams["semantic"]
+    chord, beat, bar, style = encoded(model, voice(2), 24_000).lead_sheet_rows["semantic"]
     assert bool((chord > 0).all())
     assert bool((beat > 0).all())
     assert not bar.any()
     assert not style.any()
     given = LeadSheet(tempo=100.0, chords=[(0.0, 2.0, "E")], style="folk")
-    chord, beat, bar, style = encoded(model, voice(2), 24_000, given).streams["coarse"]
+    chord, beat, bar, style = encoded(model, voice(2), 24_000, given).lead_sheet_rows["coarse"]
     assert chord.unique().tolist() == [1 + 5]
     assert style.unique().tolist() == [1]
     partly = LeadSheet(chords=[(0.0, 2.0, "E"), (4.5, 5.0, "F")])
@@ -100,7 +100,7 @@ def test_missing_parts_of_a_lead_sheet_are_estimated_where_the_model_can() -> No
     almost = LeadSheet(chords=[(0.0, 4.0, "E")])
     assert encoded(model, voice(5), 24_000, almost).lead_sheet.chords == almost.chords
     assert (beat.diff() < 0).nonzero().flatten().diff().float().mean() == pytest.approx(30, abs=1.5)
-    assert not encoded(reading_composite(), voice(2), 24_000).streams["fine"].any()
+    assert not encoded(reading_composite(), voice(2), 24_000).lead_sheet_rows["fine"].any()
 
 
 RANGES = {"folk": {"tempo": [55, 90], "metres": [4]}, "rock": {"tempo": [110, 180], "metres": [4]}}

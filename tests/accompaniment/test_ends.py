@@ -14,7 +14,7 @@ import hafm_hf  # noqa: F401  (registers the task)
 from accompaniment.test_conditioned_songs import reading_composite
 from commands import hafm
 from hafm_hf import LeadSheet, audio
-from hafm_hf.listening.ends import LEAD_SECONDS, RING_SECONDS, Ends, add_bars
+from hafm_hf.listening.ends import LEAD_SECONDS, RING_SECONDS, IntroAndOutro, add_bars
 from vocals import CODEC_RATE, file_bytes, glide
 
 BAR = 2.0
@@ -73,7 +73,7 @@ def test_a_bar_cut_by_the_recording_has_its_chord_for_the_whole_bar() -> None:
     assert spans == [(0.1, 2.1, "C"), (2.1, 4.1, "G"), (4.1, 6.1, "C"), (6.1, 8.1, "G")]
     cut = replace(sheet, chords=[(0.0, 1.2, "C"), (1.2, 2.9, "G")], key="C:maj")
     longer = add_bars(cut, sung(0.0, 2.9), 1000, intro=0, outro=2).sheet
-    held = Ends(0.1, sheet=cut).with_tail(2.8, 4.0)
+    held = IntroAndOutro(cut, before=0.1).with_tail(2.8, 4.0)
     # likewise to the end of the last bar, or through a tail
     assert longer is not None
     assert [(round(b, 2), label) for _, b, label in longer.chords[1:3]] == [(3.2, "G"), (5.2, "G")]

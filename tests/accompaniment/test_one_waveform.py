@@ -68,8 +68,8 @@ def test_a_voice_is_listened_to_and_resampled_once_a_call(monkeypatch: pytest.Mo
     band = transformers.pipeline("vocal-accompaniment", model=reading_composite(**BEATS), device="cpu")
     measured = Mock(side_effect=HAFMVocalDescriptors.measured)
     monkeypatch.setattr(HAFMVocalDescriptors, "measured", lambda *given, **how: measured(*given, **how))
-    resampled = Mock(side_effect=feature_extraction_hafm.files.resample)
-    monkeypatch.setattr(feature_extraction_hafm.files, "resample", resampled)
+    resampled = Mock(side_effect=feature_extraction_hafm.resample)
+    monkeypatch.setattr(feature_extraction_hafm, "resample", resampled)
     band(glide(2.0, 44_100), sampling_rate=44_100, seed=1, skip_fine=True, **bars)
     assert measured.call_count == 1
     assert [call.args[2] for call in resampled.call_args_list] == [16_000]

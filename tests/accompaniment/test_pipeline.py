@@ -50,8 +50,8 @@ def test_song_output_has_input_length_at_any_rate(accompany: Any, length: int, r
 def test_every_kind_of_input_is_the_same_vocal(accompany: Any, tmp_path: Path) -> None:
     sixteen_bit = np.round(glide() * 32768).astype(np.int16)
     (path := tmp_path / "vocal.wav").write_bytes(content := file_bytes(sixteen_bit))
-    expected = accompany.preprocess(path)["input_values"]
-    assert np.allclose(expected[0], audio.resample(glide(), CODEC_RATE, 16_000), atol=1e-4)
+    expected = accompany.preprocess(path)["prepared"].samples
+    assert np.allclose(expected, audio.resample(glide(), CODEC_RATE, 16_000), atol=1e-4)
     kinds: list[Any] = [
         str(path),
         content,
@@ -62,11 +62,11 @@ def test_every_kind_of_input_is_the_same_vocal(accompany: Any, tmp_path: Path) -
         {"bytes": None, "path": str(path)},
     ]
     for kind in kinds:
-        assert torch.equal(accompany.preprocess(kind)["input_values"], expected), kind
+        assert np.array_equal(accompany.preprocess(kind)["prepared"].samples, expected), kind
     with path.open("rb") as file:
-        assert torch.equal(accompany.preprocess(file)["input_values"], expected)
+        assert np.array_equal(accompany.preprocess(file)["prepared"].samples, expected)
     for array in (sixteen_bit, torch.from_numpy(sixteen_bit), (sixteen_bit / 32768).tolist()):
-        assert torch.equal(accompany.preprocess(array, sampling_rate=CODEC_RATE)["input_values"], expected)
+        assert np.array_equal(accompany.preprocess(array, sampling_rate=CODEC_RATE)["prepared"].samples, expected)
 
 
 def test_a_list_gives_the_same_songs_as_single_calls_at_any_batch_size(accompany: Any, song: dict[str, Any]) -> None:
@@ -86,9 +86,9 @@ def test_the_instrumental_of_an_earlier_song_is_kept(accompany: Any, song: dict[
 
 
 def test_seconds_limits_the_vocal_to_its_start(accompany: Any) -> None:
-    features = accompany.preprocess(file_bytes(glide(3.0), subtype="FLOAT"), seconds=1.1)
-    assert np.array_equal(features["vocal"], glide(3.0)[:26_400])
-    assert features["input_values"].shape == (1, 17_600)
+    sounds = accompany.preprocess(file_bytes(glide(3.0), subtype="FLOAT"), seconds=1.1)
+    assert np.array_equal(sounds["vocal"], glide(3.0)[:26_400])
+    assert sounds["prepared"].samples.shape == (17_600,)
 
 
 def test_unknown_and_useless_parameters_are_refused(accompany: Any) -> None:
@@ -116,7 +116,7 @@ def test_a_stream_obeys_options_of_the_pipeline_and_of_the_call(tiny_model: Path
     for given in ({}, {"seed": 2, "tail": 0.0, "files": False}):
         streamed = np.concatenate([chunk["audio"] for chunk in with_defaults.stream(glide(), **given)])
         whole = with_defaults(glide(), balance=0.0, **given)["audio"]
-        assert np.allclose(audio.limit_peak(streamed), whole, atol=1e-5), given
+        assert np.allclose(audio.turned_down(streamed), whole, atol=1e-5), given
     assert np.allclose(
         with_defaults.join(list(with_defaults.stream(glide())))["mix"], with_defaults(glide())["mix"], atol=1e-4
     )
@@ -188,7 +188,7 @@ def test_streamed_chunks_are_the_song(accompany: Any) -> None:
     whole = accompany(vocal, seed=1)
     assert np.array_equal(np.concatenate([chunk["vocals"] for chunk in chunks]), whole["vocals"])
     together = np.concatenate([chunk["audio"] for chunk in chunks])
-    assert np.allclose(audio.limit_peak(together), whole["audio"], atol=1e-5)
+    assert np.allclose(audio.turned_down(together), whole["audio"], atol=1e-5)
     with pytest.raises(ValueError, match="num_samples is 2; a stream is one sample"):
         next(accompany.stream(vocal, num_samples=2))
     with pytest.raises(ValueError, match="A stream takes one vocal, and 2 were given"):

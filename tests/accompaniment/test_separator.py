@@ -63,7 +63,7 @@ def test_streamed_separation_equals_separation_of_the_whole(
     torch.testing.assert_close(torch.cat(pieces, dim=-1), whole, atol=1e-5, rtol=0)
     # final samples are returned at once
     assert [piece.shape[-1] > 0 for piece in pieces] == [False, True, False, True, True]
-    monkeypatch.setattr("hafm_hf.accompaniment.modeling_separator.STRETCH_SECONDS", 1)
+    monkeypatch.setattr("hafm_hf.accompaniment.modeling_separator.PIECE_SECONDS", 1)
     torch.testing.assert_close(model.separate(band, rate), whole, atol=1e-5, rtol=0)
 
 

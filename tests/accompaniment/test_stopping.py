@@ -10,8 +10,8 @@ import torch
 
 from hafm_hf.modeling.computing import torch_threads
 from hafm_hf.modeling.fast_loop import FastDecoder
-from hafm_hf.modeling.generation_hafm import WindowBatch
-from hafm_hf.modeling.modeling_hafm import (
+from hafm_hf.modeling.generation_stage import WindowBatch
+from hafm_hf.modeling.modeling_stage import (
     HAFMCoarseForCausalLM,
     HAFMFineForCausalLM,
     HAFMSemanticForCausalLM,
@@ -81,13 +81,13 @@ def test_tokenizer_and_codec_can_be_stopped_midway() -> None:
 def test_tracking_beats_of_a_long_song_can_be_stopped_midway(bundled: Any, near: float | None) -> None:
     points = torch.zeros(50 * 240, 4)
     called_at = [time.process_time()]
-    bundled.semantic_tokenizer.beat_phase(points, near=near, check_stop=partial(_note, called_at))
+    bundled.semantic_tokenizer.track_beats(points, near=near, check_stop=partial(_note, called_at))
     whole = time.process_time() - called_at[0]
     assert max(b - a for a, b in zip(called_at, called_at[1:], strict=False)) < max(LONGEST_SECONDS, whole / 4)
 
     began = time.process_time()
     with pytest.raises(Stop):
-        bundled.semantic_tokenizer.beat_phase(points, near=near, check_stop=StopAt(1))
+        bundled.semantic_tokenizer.track_beats(points, near=near, check_stop=StopAt(1))
     assert time.process_time() - began < whole / 2
 
 
@@ -132,7 +132,7 @@ def test_a_stage_of_the_papers_size_can_be_stopped_within_half_a_second(model_cl
         decoder = FastDecoder(stage, stage.decoding_config())
         called_at = [time.process_time()]
         with torch_threads(1):
-            decoder.codes(WindowBatch(conditioning, 3, known_codes=known_codes), partial(_note, called_at))
+            decoder.codes(WindowBatch(conditioning, 3, known=known_codes), partial(_note, called_at))
         gaps.append(max(after - before for before, after in zip(called_at, called_at[1:], strict=False)))
         if gaps[-1] < 0.5:
             break

@@ -88,11 +88,11 @@ def test_faded_ends_are_below_minus_50_decibels_and_the_middle_is_unchanged(chan
 @pytest.mark.parametrize("tail", [0.0, 0.5])
 def test_a_band_fades_the_same_in_pieces_and_as_a_whole(tail: float) -> None:
     band = noise(1.0, 0.2)
-    whole = audio.fade_band(band.copy(), RATE, 0, len(band), tail)
+    whole = audio.fade_instrumental(band.copy(), RATE, 0, len(band), tail)
     pieces = []
     done = 0
     for piece in np.split(band.copy(), [100, 20_000, 43_500, 44_000]):
-        pieces.append(audio.fade_band(piece, RATE, done, len(band), tail))
+        pieces.append(audio.fade_instrumental(piece, RATE, done, len(band), tail))
         done += len(piece)
     assert np.array_equal(np.concatenate(pieces), whole)
     assert audio.peak_dbfs(whole[-220:]) < -50.0
@@ -126,16 +126,16 @@ def test_mp3_is_written_at_the_audios_rate_or_the_highest_it_supports(tmp_path: 
 
 def test_a_quiet_voice_is_raised_as_far_as_its_peak_allows() -> None:
     voice = glide(2.0, RATE, amplitude=10 ** (-42 / 20))
-    assert audio.rms_dbfs(audio.raised(voice, RATE)) == pytest.approx(-21, abs=0.5)
+    assert audio.rms_dbfs(audio.turned_up(voice, RATE)) == pytest.approx(-21, abs=0.5)
     knock = voice.copy()
     knock[1000] = 0.5
-    assert audio.peak_dbfs(audio.raised(knock, RATE)) == pytest.approx(-1, abs=0.01)
+    assert audio.peak_dbfs(audio.turned_up(knock, RATE)) == pytest.approx(-1, abs=0.01)
 
 
 @pytest.mark.parametrize("level", [-30, -90], ids=["usual", "silent"])
 def test_a_voice_of_usual_level_and_silence_are_left_as_they_are(level: float) -> None:
     voice = glide(2.0, RATE, amplitude=10 ** (level / 20))
-    assert audio.raised(voice, RATE) is voice
+    assert audio.turned_up(voice, RATE) is voice
 
 
 def test_a_quiet_voice_is_heard_like_a_louder_one() -> None:

@@ -72,8 +72,7 @@ def _check_readers(path: Path, length: int, accompany: Any) -> None:
     rate = soundfile.info(path).samplerate
     lengths = {"command": len(_command(path))}
     for name, source in (("pipeline, path", str(path)), ("pipeline, bytes", path.read_bytes())):
-        mask = accompany.preprocess(source)["padding_mask"]
-        lengths[name] = int(mask.sum()) * rate / accompany.feature_extractor.sampling_rate
+        lengths[name] = accompany.preprocess(source)["prepared"].duration * rate
     lengths["corpus"] = len(decode(path, 60.0)[0])
     lengths["evaluation"] = len(Part(path).read()[0])
     lengths["evaluation, length"] = Part(path).duration() * rate
@@ -340,7 +339,7 @@ def test_channels_that_cancel_leave_the_louder_one_and_a_warning(kind: str, warn
 def test_arrays_and_stereo_that_cancel_are_heard_by_their_louder_channel(kind: str, accompany: Any) -> None:
     sound = cancelling()[kind]
     for given in ({"array": sound, "sampling_rate": RATE}, file_bytes(sound, RATE, subtype="FLOAT")):
-        read = accompany.preprocess(given)["input_values"][0].numpy()
+        read = accompany.preprocess(given)["prepared"].samples
         assert audio.rms_dbfs(read) == pytest.approx(audio.rms_dbfs(glide(3.0, RATE)), abs=0.2)
 
 

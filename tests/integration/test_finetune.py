@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.modeling.modeling_stage import HAFMCoarseForCausalLM
 from hafm_hf.pretrained.loading import load_strictly
 from integration.training_runs import train_here
 from tiny_models import CLUSTERS, CODES

@@ -43,7 +43,7 @@ def corpora(shared_data: Path, bundled_model: Path, tmp_path_factory: pytest.Tem
     for number, file in enumerate(files):
         stereo, rate = soundfile.read(file, start=16_000, frames=16_000, dtype="float32")
         band, voice = stereo.T
-        semantic = [tokenizer.encode(torch.from_numpy(np.ascontiguousarray(x)), noise=False) for x in (voice, band)]
+        semantic = [tokenizer.encode(torch.from_numpy(np.ascontiguousarray(x))) for x in (voice, band)]
         at_codec_rate = torch.from_numpy(soxr.resample(band, rate, codec.format.sampling_rate))[None]
         codes = codec.encode(at_codec_rate[:, None], info.num_codebooks)[0]
         for stage, seconds in SECONDS.items():

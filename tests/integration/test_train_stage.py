@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from hafm_hf.modeling.modeling_hafm import HAFMSemanticForCausalLM
+from hafm_hf.modeling.modeling_stage import HAFMSemanticForCausalLM
 from integration.training_runs import kill_after, launch, losses, read_metrics, start, train
 
 WATCHED = {"gradient_norm", "learning_rate", "tokens_per_second", "hours_of_audio"}

@@ -18,7 +18,7 @@ from hafm_hf.evaluation.features import ANALYSIS_RATE, extract, onset_strength
 from hafm_hf.lead_sheet.bars import with_bars_throughout
 from hafm_hf.lead_sheet.chords import IN_KEY, NUM_CHORDS, QUALITIES, chord_class, chord_index, chord_label
 from hafm_hf.lead_sheet.files import read_beats, read_chords, read_lead_sheet, write_lead_sheet
-from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, beat_points, beats_passed, lead_sheet_streams
+from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, beats_passed, phase_vectors, rows_by_frame
 from hafm_hf.tokenizers.pitch_contour import FRAME_RATE
 from tiny_models import encoded, tiny_composite
 from vocals import CODEC_RATE, EXAMPLE
@@ -102,7 +102,7 @@ def test_vocal_tokens_follow_known_beats(
     # after the projected features, a centroid holds its position within the beat
     first = bundled.semantic_tokenizer.config.vocal_projection_size
     places = bundled.semantic_tokenizer.centroids[0, :, first : first + 2].float()[tokens]
-    assert float(torch.nn.functional.cosine_similarity(places, beat_points(phase)[:, :2], dim=1).mean()) > 0.7
+    assert float(torch.nn.functional.cosine_similarity(places, phase_vectors(phase)[:, :2], dim=1).mean()) > 0.7
 
 
 def test_a_known_tempo_is_kept(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:
@@ -248,7 +248,7 @@ def test_given_parts_override_the_estimate_which_fills_the_rest() -> None:
 
 def test_streams_encode_the_lead_sheet_frame_by_frame() -> None:
     names = ["chord", "beat", "bar", "energy", "style"]
-    streams = lead_sheet_streams(FULL, names, 200, 50, styles=["pop", "folk", "rock"])
+    streams = rows_by_frame(FULL, names, 200, 50, styles=["pop", "folk", "rock"])
     chord, beat, bar, energy, style = streams
     assert all(
         0 <= int(row.min()) and int(row.max()) < STREAM_SIZES[name] for name, row in zip(names, streams, strict=True)
@@ -269,11 +269,11 @@ def test_streams_encode_the_lead_sheet_frame_by_frame() -> None:
     assert energy[150] == 0
     assert style[:75].unique().tolist() == [2]
     assert style[75:150].unique().tolist() == [3]
-    assert not lead_sheet_streams(LeadSheet(), names, 10, 50).any()
+    assert not rows_by_frame(LeadSheet(), names, 10, 50).any()
     with pytest.raises(ValueError, match="no style 'folk'; it has pop"):
-        lead_sheet_streams(FULL, ["style"], 10, 50, styles=["pop"])
+        rows_by_frame(FULL, ["style"], 10, 50, styles=["pop"])
     with pytest.raises(ValueError, match="no stream 'mood'"):
-        lead_sheet_streams(FULL, ["mood"], 10, 50)
+        rows_by_frame(FULL, ["mood"], 10, 50)
 
 
 @pytest.mark.parametrize("streams", [(), ("energy",)])

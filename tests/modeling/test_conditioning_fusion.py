@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hafm_hf.modeling.modeling_hafm import HAFMStageForCausalLM
+from hafm_hf.modeling.modeling_stage import HAFMStageForCausalLM
 from modeling.test_modeling import conditioning_for, targets_for
 from tiny_models import STAGES, placed, tiny_stage
 

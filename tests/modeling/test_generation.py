@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hafm_hf.modeling.generation_hafm import ClassifierFreeGuidance, RandomStream, draw
+from hafm_hf.modeling.generation_stage import ClassifierFreeGuidance, RandomNumbers, draw
 from modeling.test_modeling import BATCH, FRAMES, both_scores, conditioning_for
 from tiny_models import STAGES, tiny_stage
 
@@ -124,7 +124,7 @@ def test_every_cache_gives_the_same_tokens(name: str, scale: float) -> None:
 
 
 def test_a_position_has_the_same_number_wherever_reading_starts() -> None:
-    stream = RandomStream(seed=7, stage=2, variation=3)
+    stream = RandomNumbers(seed=7, stage=2, variation=3)
     whole = stream.uniforms(0, 101)
     for start, count in ((0, 1), (3, 5), (4, 4), (17, 60), (100, 1)):
         assert torch.equal(stream.uniforms(start, count), whole[start : start + count])
@@ -132,9 +132,9 @@ def test_a_position_has_the_same_number_wherever_reading_starts() -> None:
     assert float(whole.max()) <= 1
 
 
-@pytest.mark.parametrize("other", [RandomStream(8, 2, 3), RandomStream(7, 1, 3), RandomStream(7, 2, 4)])
-def test_seed_stage_and_sample_each_change_the_stream(other: RandomStream) -> None:
-    ours = RandomStream(7, 2, 3).uniforms(0, 4000).double()
+@pytest.mark.parametrize("other", [RandomNumbers(8, 2, 3), RandomNumbers(7, 1, 3), RandomNumbers(7, 2, 4)])
+def test_seed_stage_and_sample_each_change_the_stream(other: RandomNumbers) -> None:
+    ours = RandomNumbers(7, 2, 3).uniforms(0, 4000).double()
     theirs = other.uniforms(0, 4000).double()
     assert abs(float(torch.corrcoef(torch.stack([ours, theirs]))[0, 1])) < 0.06
     assert abs(float(ours.mean()) - 0.5) < 0.02
@@ -143,7 +143,7 @@ def test_seed_stage_and_sample_each_change_the_stream(other: RandomStream) -> No
 def test_draws_follow_temperature_and_top_k() -> None:
     scores = torch.tensor([[2.0, -1.0, 0.5, 1.0, -3.0]])
     temperature, top_k, count = 0.7, 3, 20_000
-    drawn = draw(scores.expand(count, -1), RandomStream(1).uniforms(0, count), temperature, top_k)
+    drawn = draw(scores.expand(count, -1), RandomNumbers(1).uniforms(0, count), temperature, top_k)
     expected = (scores[0] / temperature).masked_fill(torch.tensor([0, 1, 0, 0, 1]).bool(), -float("inf")).softmax(-1)
     frequencies = torch.bincount(drawn, minlength=5) / count
     torch.testing.assert_close(frequencies, expected, atol=0.01, rtol=0)

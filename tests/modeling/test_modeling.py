@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache, StaticCache
 
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
-from hafm_hf.modeling.modeling_hafm import HAFMCodebookEmbedding, HAFMCodebookHeads
+from hafm_hf.modeling.modeling_stage import HAFMCodebookEmbedding, HAFMCodebookHeads
 from tiny_models import CLUSTERS, CODES, SIZES, STAGES, tiny_stage
 
 BATCH = 5

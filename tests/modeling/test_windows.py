@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from hafm_hf.modeling.fast_loop import FastDecoder
-from hafm_hf.modeling.generation_hafm import RandomStream
+from hafm_hf.modeling.generation_stage import RandomNumbers
 from hafm_hf.modeling.windows import SongRow, StageRun, Window, default_decoding, song_windows, window_frames
 from modeling.test_modeling import conditioning_for
 from tiny_models import tiny_stage
@@ -49,7 +49,7 @@ def windowed(name: str, pattern: str = "flat", **settings: Any) -> Any:
 
 
 def rows_of(*frames: int) -> list[SongRow]:
-    return [SongRow(length, RandomStream(3, variation=row)) for row, length in enumerate(frames)]
+    return [SongRow(length, RandomNumbers(3, variation=row)) for row, length in enumerate(frames)]
 
 
 def run_of(stage: Any, rows: list[SongRow], decoding: str = "fast", **options: Any) -> StageRun:
@@ -99,7 +99,7 @@ def test_songs_of_different_lengths_generate_the_same_batched_and_alone(
     together = run_of(stage, rows_of(*frames), decoding).run(conditioning)
     for row, length in enumerate(frames):
         for batch_size in (1, 5):
-            song = SongRow(length, RandomStream(3, variation=row))
+            song = SongRow(length, RandomNumbers(3, variation=row))
             alone = run_of(stage, [song], decoding, batch_size=batch_size)
             assert torch.equal(alone.run([conditioning[row]])[0], together[row])
 
@@ -174,7 +174,7 @@ def test_given_spans_are_kept_and_fully_known_windows_are_skipped(pattern: str, 
     first = run_of(stage, rows_of(45)).run(list(conditioning))[0]
     given = first.clone()
     given[:, 21:30] = -1
-    run = run_of(stage, [SongRow(45, RandomStream(9), given)])
+    run = run_of(stage, [SongRow(45, RandomNumbers(9), given)])
     again = run.run(list(conditioning))[0]
     assert torch.equal(again[:, :21], first[:, :21])
     assert torch.equal(again[:, 30:], first[:, 30:])

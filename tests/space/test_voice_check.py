@@ -20,7 +20,7 @@ KARAOKE = ("Ani_1_01", "Kenshin_2_01", "titon_1_05")
 
 
 def sentences(samples: np.ndarray, rate: int) -> list[str]:
-    pitch = listening.pitch_line(audio.raised(samples, rate), rate)
+    pitch = listening.pitch_line(audio.turned_up(samples, rate), rate)
     return voice_check.remarks(samples, rate, pitch)
 
 

@@ -233,5 +233,4 @@ def test_vocals_and_instrumentals_can_have_separate_centroids(tokenizer: HAFMSem
     waveform = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(3))
     last = config.num_clusters - 1
     assert torch.equal(apart.encode(waveform), last - shared.encode(waveform))
-    assert torch.equal(apart.encode(waveform, vocal=True), shared.encode(waveform))
-    assert torch.equal(apart.encode(waveform, noise=True, seed=1), shared.encode(waveform, noise=True, seed=1))
+    assert torch.equal(apart.encode(waveform, vocal=True, seed=1), shared.encode(waveform, vocal=True, seed=1))

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from hafm_hf.audio.files import HAFMAudioError, download
+from hafm_hf.audio.errors import HAFMAudioError
+from hafm_hf.audio.files import download
 from loopback import Quiet, serving
 
 LIMITS: dict[str, Any] = {"max_bytes": 100_000, "timeout": 5.0}

@@ -12,10 +12,10 @@ import torch
 
 from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.corpus.tokens import TokenCorpusInfo, write_shard
-from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, LeadSheet, lead_sheet_streams
+from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, LeadSheet, rows_by_frame
 from hafm_hf.training.arguments import CorruptionArguments, StageArguments
 from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, check_vocabularies, load_token_corpus, read_stream
-from hafm_hf.training.lead_sheets import _parsed, misheard, with_streams_dropped
+from hafm_hf.training.lead_sheets import _parsed, misheard, with_rows_dropped
 from hafm_hf.training.stages import make_stage
 from integration.test_train_faults import full_disk
 from pretrained.test_offline import without
@@ -227,7 +227,7 @@ def sheet_crops(folder: Path, corruption: CorruptionArguments | None = None, sta
 def test_crops_have_the_lead_sheet_of_their_own_time_and_require_one(sheets_folder: Path) -> None:
     crops = sheet_crops(sheets_folder)
     assert _parsed('{"style": [[0, 5, "jazz"], [5, 9, "folk"]]}', ("folk",)).styles == ((5, 9, "folk"),)
-    whole = lead_sheet_streams(SHEET, list(STREAMS), 400, 50)
+    whole = rows_by_frame(SHEET, list(STREAMS), 400, 50)
     rows = set()
     for number in range(12):
         row, cell = crops.crop_at(number)
@@ -261,9 +261,9 @@ def test_lead_sheets_are_corrupted_and_dropped_at_the_configured_rates(sheets_fo
     assert np.mean(np.isclose(spacings, 1.0)) == pytest.approx(0.1, abs=0.025), "the tempo halved"
     fast = LeadSheet(beats=np.arange(0.0, 3.0, 0.15).tolist())
     assert all(misheard(fast, corruption, generator).has_beats for generator in generators)
-    streams = lead_sheet_streams(SHEET, list(STREAMS), 80, 50)
+    streams = rows_by_frame(SHEET, list(STREAMS), 80, 50)
     dropped = torch.stack(
-        [~with_streams_dropped(streams, corruption, generator).any(dim=1) for generator in generators]
+        [~with_rows_dropped(streams, corruption, generator).any(dim=1) for generator in generators]
     ).double()  # [samples, streams]
     assert dropped.mean(dim=0).tolist() == pytest.approx([0.28, 0.28], abs=0.04)
     assert float(dropped.all(dim=1).double().mean()) == pytest.approx(0.1 + 0.9 * 0.2**2, abs=0.03)

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from hafm_hf.modeling.codebook_patterns import CodebookPattern
-from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.modeling.modeling_stage import HAFMCoarseForCausalLM
 from hafm_hf.training import inputs, validation
 from hafm_hf.training.arguments import CorruptionArguments
 from hafm_hf.training.trainer import finite_mean

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from hafm_hf.corpus.tokens import TokenCorpusInfo
-from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
+from hafm_hf.modeling.configuration_stage import HAFMStageConfig
 from hafm_hf.training.arguments import (
     CorruptionArguments,
     DataArguments,

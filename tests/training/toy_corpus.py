@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from hafm_hf.modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
+from hafm_hf.modeling.configuration_stage import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 
 INFO = TokenCorpusInfo(50, 75, num_clusters=40, codebook_size=30, num_codebooks=5)
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 8, "position_scheme": "time"}

@@ -135,7 +135,7 @@ def unheard(contour: PitchContour, ear_size: int) -> PitchContour:
     """The pitch contour of a simulated singer, with features of 0 for a listener with an ear of this width."""
     if not ear_size:
         return contour
-    return replace(contour, heard=np.zeros((len(contour), ear_size), np.float16))
+    return replace(contour, ear_features=np.zeros((len(contour), ear_size), np.float16))
 
 
 @torch.no_grad()

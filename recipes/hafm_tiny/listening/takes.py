@@ -55,7 +55,7 @@ def sung_takes(
             measured = human_take(measured, song.labels["notes"], rng)
         contour = pitch_contour(*measured)
         if ear is not None:
-            contour = replace(contour, heard=ear.extract_features(torch.from_numpy(vocal)).half().numpy())
+            contour = replace(contour, ear_features=ear.extract_features(torch.from_numpy(vocal)).half().numpy())
         times = (np.arange(len(contour)) + 0.5) / CONTOUR_RATE
         unknown = np.full(len(contour), np.nan, np.float32)
         parts = beat_parts(song.labels, times, BEAT_PARTS)
@@ -81,8 +81,8 @@ def crop_of_takes(
     last = len(take.contour) - 1
     played = np.clip(np.round(exact), 0, last).astype(int)
     sung = np.clip(np.round(exact + speed * late), 0, last).astype(int)
-    heard = take.contour.heard
-    if heard is not None:
-        heard = heard[sung]
-    contour = PitchContour(take.contour.midi[sung], take.contour.level[sung], take.contour.flux[sung], heard)
+    ear_features = take.contour.ear_features
+    if ear_features is not None:
+        ear_features = ear_features[sung]
+    contour = PitchContour(take.contour.midi[sung], take.contour.level[sung], take.contour.flux[sung], ear_features)
     return TimedContour(contour, take.parts[played], take.bars[played], take.tempo * speed, take.chords[played])

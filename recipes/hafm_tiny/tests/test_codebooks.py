@@ -9,7 +9,7 @@ import torch
 
 from hafm_hf.corpus.tokens import write_shard
 from hafm_hf.lead_sheet.style_choice import StyleRange
-from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM
+from hafm_hf.modeling.modeling_stage import HAFMCoarseForCausalLM, HAFMFineForCausalLM
 from hafm_hf.pretrained.loading import BUNDLED_MODEL
 from hafm_hf.training.stages import published_stage
 from hafm_tiny.codebooks import add_styles, carry_over, count_together, initialise_from_codebooks

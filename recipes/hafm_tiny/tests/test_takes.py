@@ -100,14 +100,14 @@ def test_a_listener_learns_what_only_its_ear_hears(corpus: Path) -> None:
     phase = torch.arange(1500) % 25 / 25
     take = next(sung_takes(corpus, rng))
     chords = np.repeat(rng.integers(1, 25, 60), 25)
-    contour = replace(take.contour, heard=(heard := np.eye(25, dtype=np.float32)[chords]))
+    contour = replace(take.contour, ear_features=(heard := np.eye(25, dtype=np.float32)[chords]))
     arguments = ListenerArguments(steps=80, pool=1, warmup_steps=5, takes_share=0.8, learning_rate=1e-2)
     trainer = HarmonyTrainer(
         tiny_listener(ear_size=25), [tune_of(corpus)], arguments, [replace(take, contour=contour, chords=chords)]
     )
     take_steps(trainer.model, trainer.loss, arguments)
     for level, least, most in ((1.0, 0.8, 1.0), (0.0, 0.0, 0.3)):
-        found = trainer.model.chords(replace(contour, heard=level * heard), phase).argmax(1).numpy()
+        found = trainer.model.chords(replace(contour, ear_features=level * heard), phase).argmax(1).numpy()
         assert least <= (found == chords).mean() <= most
 
 
@@ -127,8 +127,8 @@ def test_a_pretrained_ear_becomes_part_of_the_model(corpus: Path, tmp_path: Path
     (vocal,) = model.feature_extractor().vocals(voice, RATE)
     contour = model.encoder.listen(vocal).contour
     phase = torch.arange(1500) % 30 / 30
-    assert contour.heard.shape == (1500, 12)
+    assert contour.ear_features.shape == (1500, 12)
     assert model.complete_lead_sheet(voice.numpy(), RATE).chords
-    other = replace(contour, heard=contour.heard[::-1])
+    other = replace(contour, ear_features=contour.ear_features[::-1])
     assert not torch.allclose(model.listener.chords(contour, phase), model.listener.chords(other, phase))
     assert not torch.allclose(model.listener.tempo_of(contour), model.listener.tempo_of(other))

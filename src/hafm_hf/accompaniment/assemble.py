@@ -41,8 +41,8 @@ def assemble_composite(
     The tokenizer and the codec's encoder keep their precision: tokens must not depend on how a composite is stored.
 
     Args:
-        parts: folder or hub id of each part, by its name in the composite; `OPTIONAL_PARTS` may be missing, and with
-            a `base`, so may any other.
+        parts: folder or hub id of each part, by its name in the composite; optional ones may be missing, and with a
+            `base`, so may any other.
         output: folder for the composite; an existing composite is replaced, other files never are.
         stage_dtype: precision in which the stages are stored, one of STAGE_DTYPES; unless it is float32, the codec's
             decoder is stored in float16, which changes its samples by about a thousandth of their level.

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation by the composite, in three steps: listen to the vocals, run the stages, decode their codes."""
 
+# a mixin may not say that `self` is the class that it is mixed into; here it always is
+# mypy: disable-error-code=misc
+
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,15 +19,19 @@ from ..lead_sheet.files import FileName, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet, Span, index_of_style
 from ..lead_sheet.vocabulary import AUTO_STYLE
 from ..listening.encoder import HAFMEncoderOutput, HAFMVocalEncoder
-from ..modeling.computing import computing, suitable_threads
-from ..modeling.modeling_hafm import HAFMStageForCausalLM
+from ..modeling.computing import seeded_torch, suitable_threads
+from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..modeling.windows import ROWS_AT_ONCE
-from ..tokenizers.codecs import CodecStream, as_codec
+from ..tokenizers.codecs import CodecStream
 from . import parts
+from .chain import StageChain
 from .kept import KeptInstrumental, Spans
 from .modeling_separator import SeparatorStream
 from .options import GenerationOptions, options_by_name
-from .stages import Progress, ProgressReports, StageChain, first_steps
+from .progress import Progress, ProgressReports, steps_of_first_stage
+
+if TYPE_CHECKING:
+    from .modeling_accompaniment import HAFMForVocalAccompaniment
 
 # float [N], or [C, N] with several channels
 Waveform = torch.Tensor | np.ndarray
@@ -77,7 +84,7 @@ class HAFMAccompanimentGenerationMixin:
 
     @torch.no_grad()
     def encode(
-        self: Any,
+        self: "HAFMForVocalAccompaniment",
         vocals: Sequence[Vocal],
         lead_sheets: Sequence[LeadSheet | None],
         options: GenerationOptions,
@@ -108,8 +115,8 @@ class HAFMAccompanimentGenerationMixin:
         reports = progress if isinstance(progress, ProgressReports) else ProgressReports(progress)
         # bars cannot be counted before the beats are known
         after = 0.0 if outro_bars else tail
-        self._expect(reports, [encoder.num_tokens(float(vocal.duration) + after) for vocal in vocals], options)
-        with self._computing(options, seed):
+        self._announce_total(reports, [encoder.num_tokens(float(vocal.duration) + after) for vocal in vocals], options)
+        with self._seeded_torch(options, seed):
             return [
                 encoder(
                     vocal,
@@ -127,7 +134,7 @@ class HAFMAccompanimentGenerationMixin:
 
     @torch.no_grad()
     def generate(
-        self: Any,
+        self: "HAFMForVocalAccompaniment",
         vocals: Waveform | Sequence[Waveform] | None = None,
         sampling_rate: int | None = None,
         *,
@@ -163,10 +170,10 @@ class HAFMAccompanimentGenerationMixin:
         reports = ProgressReports(progress)
         if encoder_outputs is None:
             features = (input_values, padding_mask, original_lengths, original_rates)
-            heard = self._vocals(vocals, sampling_rate, *features)
-            sheets = lead_sheets_of(len(heard), lead_sheet, tempo, beats, chords, key)
-            encoder_outputs = self.encode(heard, sheets, options, progress=reports)
-        self._expect(reports, [len(encoded.tokens) for encoded in encoder_outputs], options)
+            prepared_vocals = self._vocals(vocals, sampling_rate, *features)
+            sheets = lead_sheets_of(len(prepared_vocals), lead_sheet, tempo, beats, chords, key)
+            encoder_outputs = self.encode(prepared_vocals, sheets, options, progress=reports)
+        self._announce_total(reports, [len(encoded.tokens) for encoded in encoder_outputs], options)
         kept = self._kept(instrumental, sampling_rate, keep, encoder_outputs)
 
         generated: list[dict[str, Any]] = []
@@ -175,7 +182,7 @@ class HAFMAccompanimentGenerationMixin:
             variations: list[HAFMEncoderOutput] = []
             for encoded in encoder_outputs[first : first + vocals_at_once]:
                 variations += variations_of(self.encoder, encoded, options, keeps_spans=kept is not None)
-            with self._computing(options, variations[0].seed):
+            with self._seeded_torch(options, variations[0].seed):
                 chain = self._chain(variations, options, reports, kept)
                 chain.run()
                 for number, encoded in enumerate(variations):
@@ -185,7 +192,7 @@ class HAFMAccompanimentGenerationMixin:
 
     @torch.no_grad()
     def stream(
-        self: Any,
+        self: "HAFMForVocalAccompaniment",
         vocal: Waveform | None = None,
         sampling_rate: int | None = None,
         *,
@@ -221,15 +228,18 @@ class HAFMAccompanimentGenerationMixin:
         reports = ProgressReports(progress)
         if encoder_outputs is None:
             features = (input_values, padding_mask, original_lengths, original_rates)
-            heard = [one_vocal(self._vocals(vocal, sampling_rate, *features))]
+            prepared_vocals = [one_vocal(self._vocals(vocal, sampling_rate, *features))]
             sheets = lead_sheets_of(1, lead_sheet, tempo, beats, chords, key)
-            encoder_outputs = self.encode(heard, sheets, options, progress=reports)
+            encoder_outputs = self.encode(prepared_vocals, sheets, options, progress=reports)
         encoded = variations_of(self.encoder, one_vocal(encoder_outputs), options)[0]
-        self._expect(reports, [len(encoded.tokens)], options)
+        self._announce_total(reports, [len(encoded.tokens)], options)
 
         length = encoded.length(self.sampling_rate)
-        decoder = CodecStream(as_codec(self.codec))
-        separator = SeparatorStream(self.separator, self.sampling_rate) if options.stems else None
+        decoder = CodecStream(self.codec_interface)
+        separator = None
+        if options.stems:
+            assert self.separator is not None
+            separator = SeparatorStream(self.separator, self.sampling_rate)
         chain: StageChain | None = None
         decoded = 0
         sent = 0
@@ -237,7 +247,7 @@ class HAFMAccompanimentGenerationMixin:
         while sent < length:
             audio = torch.zeros(1, 0)
             # not around `yield`: the caller's random state and threads are its own between two chunks
-            with self._computing(options, encoded.seed):
+            with self._seeded_torch(options, encoded.seed):
                 if chain is None:
                     chain = self._chain([encoded], options, reports, batch_size=1)
                 codes = chain.advance()
@@ -253,7 +263,7 @@ class HAFMAccompanimentGenerationMixin:
                 yield without_one_channel(audio)
 
     def _vocals(
-        self: Any,
+        self: "HAFMForVocalAccompaniment",
         vocals: Any,
         sampling_rate: int | None,
         input_values: Any,
@@ -270,7 +280,7 @@ class HAFMAccompanimentGenerationMixin:
         return extractor.unpadded(input_values, padding_mask, original_lengths, original_rates)
 
     def _kept(
-        self: Any,
+        self: "HAFMForVocalAccompaniment",
         instrumental: Any,
         sampling_rate: int | None,
         keep: Spans,
@@ -284,38 +294,50 @@ class HAFMAccompanimentGenerationMixin:
         if len(encoder_outputs) != 1:
             raise ValueError(f"An instrumental belongs to one vocal, and {len(encoder_outputs)} were given.")
         rate = check_sampling_rate(sampling_rate or self.sampling_rate)
-        audio = channels_first(instrumental, as_codec(self.codec).format.output_channels)
+        audio = channels_first(instrumental, self.config.codec_format.output_channels)
         return KeptInstrumental(audio, rate, keep, encoder_outputs[0].length(rate) / rate)
 
     def _vocals_at_once(self, options: GenerationOptions) -> int:
         """Number of vocals whose samples are generated together."""
         return max(ROWS_AT_ONCE // options.num_samples, 1)
 
-    def _expect(self: Any, reports: ProgressReports, tokens: Sequence[int], options: GenerationOptions) -> None:
+    def _announce_total(
+        self: "HAFMForVocalAccompaniment", reports: ProgressReports, tokens: Sequence[int], options: GenerationOptions
+    ) -> None:
         """Sets what is reported before the first step, from the number of semantic tokens of each vocal."""
         together = tokens[: self._vocals_at_once(options)]
-        reports.expect(*first_steps(self.stages, [count for count in together for _ in range(options.num_samples)]))
+        songs = [count for count in together for _ in range(options.num_samples)]
+        reports.expect(*steps_of_first_stage(self.stages, songs))
 
-    def _computing(self: Any, options: GenerationOptions, seed: int) -> AbstractContextManager[None]:
-        """The torch state of long computations: `computing`."""
-        return computing(self.device, seed, options.threads or suitable_threads(self.stages.values()))
+    def _seeded_torch(
+        self: "HAFMForVocalAccompaniment", options: GenerationOptions, seed: int
+    ) -> AbstractContextManager[None]:
+        """The torch state in which the parts compute: `seeded_torch`, with as many threads as suit the stages."""
+        return seeded_torch(self.device, seed, options.threads or suitable_threads(self.stages.values()))
 
     def _chain(
-        self: Any,
+        self: "HAFMForVocalAccompaniment",
         encoder_outputs: Sequence[HAFMEncoderOutput],
         options: GenerationOptions,
         reports: ProgressReports,
         kept: KeptInstrumental | None = None,
         batch_size: int = ROWS_AT_ONCE,
     ) -> StageChain:
-        """The chain of stages over encoder outputs, each of which is a variation of a vocal."""
+        """The chain of stages over encoder outputs, each of which is a variation of a vocal.
+
+        Args:
+            encoder_outputs, options: what the stages read, and the generation options.
+            reports: called with the stages' progress.
+            kept: the spans to keep, if there are any; they are tokenised here.
+            batch_size: largest batch of windows.
+        """
         stages = self.stages
-        codec = as_codec(self.codec)
+        codec = self.codec_interface
         kept_codes = None
         if kept is not None:
-            grid = self.encoder.grid
-            frames = len(encoder_outputs[0].tokens) * grid // self.semantic_tokenizer.config.frame_rate
-            kept_codes = kept.tokens(self.semantic_tokenizer, codec, stages, frames, grid, reports.check_stop)
+            rate = self.encoder.common_frame_rate
+            frames = len(encoder_outputs[0].tokens) * rate // self.semantic_tokenizer.config.frame_rate
+            kept_codes = kept.tokens(self.semantic_tokenizer, codec, stages, frames, rate, reports.check_stop)
         if options.skip_fine:
             stages = without_stage("fine", stages)
         return StageChain(
@@ -329,7 +351,7 @@ class HAFMAccompanimentGenerationMixin:
         )
 
     def _decoded(
-        self: Any,
+        self: "HAFMForVocalAccompaniment",
         chain: StageChain,
         number: int,
         encoded: HAFMEncoderOutput,
@@ -337,11 +359,19 @@ class HAFMAccompanimentGenerationMixin:
         kept: KeptInstrumental | None,
         reports: ProgressReports,
     ) -> dict[str, Any]:
-        """One song of a finished chain as the fields of `HAFMAccompanimentOutput`."""
+        """One song of a finished chain as the fields of `HAFMAccompanimentOutput`.
+
+        Args:
+            chain: the chain, and `number`, the song's in it.
+            encoded: what its stages have read.
+            options: of which `stems` is used.
+            kept: the spans to keep, if there are any.
+            reports: repeats the last report between pieces of the work.
+        """
         codes = chain.codes(number)
         length = encoded.length(self.sampling_rate)
         # not as a batch: memory use grows with the length of a song
-        audio = as_codec(self.codec).decode(codes[None], length, reports.check_stop)[0].float().cpu()
+        audio = self.codec_interface.decode(codes[None], length, reports.check_stop)[0].float().cpu()
         if kept is not None:
             audio = torch.from_numpy(kept.paste_into(audio.t().numpy(), self.sampling_rate)).t().contiguous()
         decoded = {
@@ -352,6 +382,7 @@ class HAFMAccompanimentGenerationMixin:
             "lead_sheets": encoded.lead_sheet,
         }
         if options.stems:
+            assert self.separator is not None
             separated = self.separator.separate(audio, self.sampling_rate, reports.check_stop)
             stems = zip(self.stems, separated, strict=True)
             decoded["stems"] = {name: without_one_channel(stem) for name, stem in stems}
@@ -368,6 +399,10 @@ def lead_sheets_of(
 ) -> list[LeadSheet | None]:
     """What is known of the song of each of several vocals, from the arguments of a call.
 
+    Args:
+        vocals: their number.
+        lead_sheet, tempo, beats, chords, key: as for `generate`.
+
     Raises:
         ValueError: there are several vocals, and not a lead sheet or None for each.
     """
@@ -381,7 +416,7 @@ def lead_sheets_of(
 
 
 def without_stage(skipped: str, stages: Mapping[str, HAFMStageForCausalLM]) -> dict[str, HAFMStageForCausalLM]:
-    """Stages by name, in order, without one of them and those that read what it writes."""
+    """Stages by name, in order, without the `skipped` one, and without those that read what a skipped one writes."""
     table = parts.stage_parts()
     streams = {parts.VOCAL}
     remaining = {}
@@ -397,7 +432,12 @@ def variations_of(
 ) -> list[HAFMEncoderOutput]:
     """What the stages read for each of the `num_samples` accompaniments of a vocal.
 
-    If no style is given, each gets one of those that suit the song, unless spans to keep determine it.
+    Args:
+        encoder: that of the model.
+        encoded: what it has returned for the vocal.
+        options: the generation options.
+        keeps_spans: whether spans of an instrumental are kept. Otherwise, if no style is given, each accompaniment
+            gets one of those that suit the song.
     """
     variations = []
     for number in range(options.num_samples):
@@ -430,17 +470,17 @@ def check_supported(options: GenerationOptions, model: Any) -> None:
     Raises:
         ValueError: naming the option, or the available styles.
     """
-    supported = supported_streams(model)
+    supported = supported_fields(model)
     for name, option in options_by_name(GenerationOptions).items():
         value = getattr(options, name)
-        if option.streams and value not in (None, option.default) and supported.isdisjoint(option.streams):
+        if option.fields and value not in (None, option.default) and supported.isdisjoint(option.fields):
             why = " This model reads the voice only." if model.encoder.reads_voice_only else ""
             raise ValueError(f"{name} is {value!r}, which this model does not support; leave {name} out.{why}")
     if options.style not in (None, AUTO_STYLE):
         index_of_style(options.style, model.styles)
 
 
-def supported_streams(model: Any) -> set[str]:
-    """The lead sheet streams that the stages of a model read, and "stem" if it has a separator."""
-    streams = model.encoder.lead_sheet_streams
-    return streams if model.separator is None else streams | {"stem"}
+def supported_fields(model: Any) -> set[str]:
+    """What the stages of a model read of a lead sheet, and "stem" if it has a separator."""
+    fields = model.encoder.lead_sheet_fields_read
+    return fields if model.separator is None else fields | {"stem"}

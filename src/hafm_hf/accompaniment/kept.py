@@ -9,7 +9,7 @@ import torch
 
 from ..audio import paste, resample, with_channels
 from ..modeling.codebook_patterns import FREE
-from ..modeling.modeling_hafm import HAFMStageForCausalLM
+from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..tokenizers.codecs import Codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from ..tokenizers.stopping import CheckStop
@@ -54,7 +54,7 @@ class KeptInstrumental:
         codec: Codec,
         stages: Mapping[str, HAFMStageForCausalLM],
         frames: int,
-        grid: int,
+        frame_rate: int,
         check_stop: CheckStop | None = None,
     ) -> dict[str, torch.Tensor]:
         """Tokenises the kept spans for each stage.
@@ -62,21 +62,21 @@ class KeptInstrumental:
         Args:
             semantic_tokenizer, codec: the parts that make the tokens.
             stages: the stages that generate such tokens, by name.
-            frames: length of the song in steps of the `grid`. Only steps that lie entirely within a span are kept.
-            grid: steps a second, at which frames of all stages begin together.
+            frames: length of the song at `frame_rate`. Only frames that lie entirely within a span are kept.
+            frame_rate (Hz): at which frames of all stages begin together.
             check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Returns:
             int64 [Q, T] by the name of the stage, −1 where the stage is to generate.
         """
-        inside = torch.zeros(frames, dtype=torch.bool)  # of each step, whether it is kept
+        inside = torch.zeros(frames, dtype=torch.bool)  # of each frame, whether it is kept
         for start, stop in self.spans:
-            inside[math.ceil(start * grid - 1e-6) : int(stop * grid + 1e-6)] = True
+            inside[math.ceil(start * frame_rate - 1e-6) : int(stop * frame_rate + 1e-6)] = True
 
         rate = codec.format.sampling_rate
         channels = codec.format.channels
         # as long as the song, float32 [C, N]
-        audio = torch.zeros(channels, frames * rate // grid)
+        audio = torch.zeros(channels, frames * rate // frame_rate)
         # what the codec reads may have other channels than what it plays
         instrumental = with_channels(self.audio.T, channels).reshape(-1, channels).T
         resampled = _resampled(instrumental, self.rate, rate)[:, : audio.shape[1]]
@@ -96,14 +96,14 @@ class KeptInstrumental:
             kept[name] = torch.where(inside_by_frame, stage_tokens.cpu(), FREE)
         return kept
 
-    def paste_into(self, band: np.ndarray, rate: int) -> np.ndarray:
-        """Pastes the kept spans into a band (float32 [N] or [N, C] at `rate` Hz), cross-faded at the joins."""
-        pasted = band.reshape(len(band), -1)
+    def paste_into(self, instrumental: np.ndarray, rate: int) -> np.ndarray:
+        """An instrumental (float32 [N] or [N, C] at `rate` Hz) with the kept spans, cross-faded at the joins."""
+        pasted = instrumental.reshape(len(instrumental), -1)
         audio = _resampled(self.audio, self.rate, rate).t().numpy()
         for start, stop in self.spans:
-            last = min(round(stop * rate), len(band), len(audio))
+            last = min(round(stop * rate), len(instrumental), len(audio))
             pasted = paste(pasted, audio, rate, round(start * rate), last)
-        return pasted.reshape(band.shape)
+        return pasted.reshape(instrumental.shape)
 
 
 def _resampled(audio: np.ndarray, rate: int, wanted: int) -> torch.Tensor:

@@ -71,7 +71,12 @@ def load_parts(
 
 
 def _pop_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, str | None]:
-    """Pops the configuration and the stages' attention implementation from `options`."""
+    """Pops from `options` what concerns the configuration.
+
+    Returns:
+        The configuration given, or else the `stored` one, with the overrides of parts; and the stages' attention
+        implementation, None if it is not given.
+    """
     given = options.pop("config", None)
     attention = options.pop("attn_implementation", None)
     if given is not None and not isinstance(given, HAFMConfig):

@@ -18,7 +18,7 @@ from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
 from ..listening.encoder import HAFMVocalEncoder
 from ..listening.modeling_listener import HAFMListenerModel
-from ..modeling.modeling_hafm import HAFMStageForCausalLM
+from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..pretrained.loading import HUB_OPTIONS, LOADING_FAULTS, find_file, model_source, write_checksums
 from ..pretrained.saving import (
     HAFMHubMixin,
@@ -27,6 +27,7 @@ from ..pretrained.saving import (
     write_repository_files,
     write_style_sounds,
 )
+from ..tokenizers.codecs import Codec, as_codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .configuration_accompaniment import HAFMConfig
 from .generation_accompaniment import HAFMAccompanimentGenerationMixin, Waveform
@@ -190,6 +191,11 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
     def sampling_rate(self) -> int:
         """Sampling rate of what the codec plays, and thus of the output, in Hz."""
         return self.config.codec_format.output_sampling_rate
+
+    @property
+    def codec_interface(self) -> Codec:
+        """The codec behind the interface that codecs of all families share."""
+        return as_codec(self.codec)
 
     @property
     def stages(self) -> dict[str, HAFMStageForCausalLM]:

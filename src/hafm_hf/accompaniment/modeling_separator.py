@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from ..lead_sheet.vocabulary import STEMS
 from ..pretrained.saving import HAFMHubMixin
 from ..tokenizers.beat_tracker import KERNEL, HAFMDilatedLayer
-from ..tokenizers.codecs import Stretches
-from ..tokenizers.stopping import CheckStop, checked
+from ..tokenizers.codecs import Piecewise
+from ..tokenizers.stopping import CheckStop, stoppable
 from .configuration_separator import HAFMSeparatorConfig
 
 NUM_STEMS = len(STEMS)
@@ -29,8 +29,8 @@ NUM_STEMS = len(STEMS)
 QUIET = 1e-2
 # width in Hz of the band at the top of the network's bandwidth whose mean mask holds for all frequencies above
 TOP_BAND = 1500.0
-# segment length in which a long instrumental is split
-STRETCH_SECONDS = 30
+# pieces into which a long instrumental is split
+PIECE_SECONDS = 30
 
 
 class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
@@ -72,7 +72,7 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         return torch.stft(rows, **windows, pad_mode="constant", return_complex=True).unflatten(0, samples.shape[:-1])
 
     def _windows(self, device: torch.device, sampling_rate: int | None = None) -> dict[str, Any]:
-        """Window and hop at a rate, the network's own by default."""
+        """Keyword arguments of torch's STFT: window and hop at a rate in Hz, the network's own by default."""
         n_fft = self.config.at_rate(self.config.n_fft, sampling_rate)
         hop_length = self.config.at_rate(self.config.hop_length, sampling_rate)
         return {"n_fft": n_fft, "hop_length": hop_length, "window": torch.hann_window(n_fft, device=device)}
@@ -114,23 +114,23 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def separate(
-        self, band: torch.Tensor, sampling_rate: int | None = None, check_stop: CheckStop | None = None
+        self, instrumental: torch.Tensor, sampling_rate: int | None = None, check_stop: CheckStop | None = None
     ) -> torch.Tensor:
         """A whole instrumental (float32 [C, N], any length) in bounded memory → float32 [S, C, N] on the CPU.
 
         `check_stop` is called before each piece; an exception that it raises ends the separation.
         """
         stream = SeparatorStream(self, sampling_rate)
-        pieces = band.split(STRETCH_SECONDS * (sampling_rate or self.config.sampling_rate), dim=-1)
+        pieces = instrumental.split(PIECE_SECONDS * (sampling_rate or self.config.sampling_rate), dim=-1)
         stems = [
             stream.separate(piece, last=number == len(pieces))
-            for number, piece in enumerate(checked(pieces, check_stop), start=1)
+            for number, piece in enumerate(stoppable(pieces, check_stop), start=1)
         ]
         return torch.cat(stems, dim=-1)
 
 
 class SeparatorStream:
-    """Splits an instrumental segment by segment; up to rounding, the stems equal those of the whole.
+    """Splits an instrumental piece by piece; up to rounding, the stems equal those of the whole.
 
     Samples whose future context is still missing are held back until more samples follow or the song ends.
 
@@ -142,23 +142,23 @@ class SeparatorStream:
     def __init__(self, model: HAFMSeparatorModel, sampling_rate: int | None = None) -> None:
         context = model.config.at_rate(model.context, sampling_rate)
         self.hop_length = model.config.at_rate(model.config.hop_length, sampling_rate)
-        self._stretches = Stretches(
-            lambda band, _: model(band[None].to(model.device), sampling_rate)[0].cpu(), context, context
+        self._separate = Piecewise(
+            lambda samples, _: model(samples[None].to(model.device), sampling_rate)[0].cpu(), context, context
         )
         # samples after the last whole hop, held back to keep windows aligned with those of the whole song
         self._rest: torch.Tensor | None = None
 
-    def separate(self, band: torch.Tensor, last: bool = False) -> torch.Tensor:
+    def separate(self, instrumental: torch.Tensor, last: bool = False) -> torch.Tensor:
         """Takes the next samples and returns the stems that are final now: float32 [S, C, n] on the CPU.
 
         Args:
-            band (float [C, N]): the next samples, N > 0.
+            instrumental (float [C, N]): the next samples, N > 0.
             last: whether the song ends with them.
         """
-        band = band if self._rest is None else torch.cat([self._rest, band], dim=-1)
-        whole = band.shape[-1] - (0 if last else band.shape[-1] % self.hop_length)
-        self._rest = band[:, whole:]
-        stems = self._stretches(band[:, :whole], last)
+        instrumental = instrumental if self._rest is None else torch.cat([self._rest, instrumental], dim=-1)
+        whole = instrumental.shape[-1] - (0 if last else instrumental.shape[-1] % self.hop_length)
+        self._rest = instrumental[:, whole:]
+        stems = self._separate(instrumental[:, :whole], last)
         if stems is None:
-            return band.new_zeros(NUM_STEMS, len(band), 0).cpu()
+            return instrumental.new_zeros(NUM_STEMS, len(instrumental), 0).cpu()
         return stems

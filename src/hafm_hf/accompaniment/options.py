@@ -44,7 +44,7 @@ class Option:
         choices: the values that a string accepts.
         word: a string that a number accepts as well.
         internal: whether it controls how the machine computes, which clients of a server must not choose.
-        streams: lead sheet streams, one of which a stage of the model must read; "stem" requires a separator.
+        fields: of a lead sheet, one of which a stage of the model must read; "stem" requires a separator.
     """
 
     kind: type
@@ -56,7 +56,7 @@ class Option:
     choices: tuple[str, ...] = ()
     word: str = ""
     internal: bool = False
-    streams: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
 
     def check(self, name: str, value: Any) -> None:
         """Refuses a value of the wrong type or out of range.
@@ -128,7 +128,7 @@ class GenerationOptions:
         str,
         "Style, e.g. folk (see `hafm info`); auto: drawn by the seed among those that suit metre, tempo and density.",
         "Style",
-        streams=("style",),
+        fields=("style",),
     )
     energy: str | None = option(
         None,
@@ -136,10 +136,10 @@ class GenerationOptions:
         "How busily the band plays; auto: by the lead sheet's sections, or else the loudness of the voice.",
         "Energy",
         choices=("auto", *ENERGIES),
-        streams=("energy",),
+        fields=("energy",),
     )
     stems: bool = option(
-        False, bool, "Also drums, bass, chords and pads (pads …); they sum to the whole.", "Stems", streams=("stem",)
+        False, bool, "Also drums, bass, chords and pads (pads …); they sum to the whole.", "Stems", fields=("stem",)
     )
     skip_fine: bool = option(False, bool, "Decode the coarse codebooks only: faster, rougher.", "Skip the fine stage")
     decoding: str | None = option(
@@ -216,10 +216,10 @@ class MixOptions:
         most=30.0,
     )
     intro_bars: int = option(
-        0, int, "Bars that the band plays before the voice.", "Intro", least=0, most=16, streams=("beat", "bar")
+        0, int, "Bars that the band plays before the voice.", "Intro", least=0, most=16, fields=("beat", "bar")
     )
     outro_bars: int = option(
-        0, int, "Bars after the voice, ending on the tonic chord.", "Outro", least=0, most=16, streams=("beat", "bar")
+        0, int, "Bars after the voice, ending on the tonic chord.", "Outro", least=0, most=16, fields=("beat", "bar")
     )
     output_rate: int | None = option(
         None,

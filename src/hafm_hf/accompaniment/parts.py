@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..listening.modeling_listener import HAFMListenerModel
-from ..modeling.modeling_hafm import (
+from ..modeling.modeling_stage import (
     HAFMCoarseForCausalLM,
     HAFMFineForCausalLM,
     HAFMSemanticForCausalLM,
@@ -26,8 +26,8 @@ VOCAL = "vocal_semantic"
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of the composite.
+class PartRow:
+    """A part's row in the table.
 
     Args:
         model_class: its class.
@@ -39,8 +39,8 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage(Part):
-    """A part that generates tokens.
+class StageRow(PartRow):
+    """The row of a stage, a part that generates tokens.
 
     Args:
         model_class, optional: as for every part.
@@ -67,23 +67,23 @@ class Stage(Part):
 
 
 # stages in the order in which they run
-PARTS: dict[str, Part] = {
-    "semantic_tokenizer": Part(HAFMSemanticTokenizerModel),
-    "semantic": Stage(
+PARTS: dict[str, PartRow] = {
+    "semantic_tokenizer": PartRow(HAFMSemanticTokenizerModel),
+    "semantic": StageRow(
         HAFMSemanticForCausalLM,
         title="semantic tokens",
         reads=(VOCAL,),
         writes="instrumental_semantic",
         tokenizer="semantic_tokenizer",
     ),
-    "coarse": Stage(
+    "coarse": StageRow(
         HAFMCoarseForCausalLM,
         title="coarse codebooks",
         reads=(VOCAL, "instrumental_semantic"),
         writes="coarse",
         tokenizer="codec",
     ),
-    "fine": Stage(
+    "fine": StageRow(
         HAFMFineForCausalLM,
         title="fine codebooks",
         reads=("coarse",),
@@ -92,19 +92,19 @@ PARTS: dict[str, Part] = {
         optional=True,
     ),
     # its class depends on its configuration (`part_classes`)
-    "codec": Part(PreTrainedModel),
-    "listener": Part(HAFMListenerModel, optional=True),
-    "ear": Part(HAFMSemanticTokenizerModel, optional=True),
-    "separator": Part(HAFMSeparatorModel, optional=True),
+    "codec": PartRow(PreTrainedModel),
+    "listener": PartRow(HAFMListenerModel, optional=True),
+    "ear": PartRow(HAFMSemanticTokenizerModel, optional=True),
+    "separator": PartRow(HAFMSeparatorModel, optional=True),
 }
 
 
-def stage_parts() -> dict[str, Stage]:
+def stage_parts() -> dict[str, StageRow]:
     """The parts that generate tokens, in the order in which they run."""
-    return {name: part for name, part in PARTS.items() if isinstance(part, Stage)}
+    return {name: part for name, part in PARTS.items() if isinstance(part, StageRow)}
 
 
-def stage_of(model_type: str) -> Stage:
+def stage_of(model_type: str) -> StageRow:
     """The stage of a configuration's `model_type`.
 
     Raises:

@@ -2,6 +2,8 @@
 """`pipeline("vocal-accompaniment")`: files, URLs, bytes or arrays in, instrumental and mix out.
 
 It wraps `HAFMForVocalAccompaniment.generate` with what users need: reading, checking and resampling audio, and mixing.
+A call goes through `preprocess` (read a vocal), `_forward` (listen to a batch of vocals, and generate) and
+`postprocess` (resample, and mix).
 """
 
 import os
@@ -17,7 +19,7 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 from .. import audio
-from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, are_several
+from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, Vocal, are_several
 from ..lead_sheet.files import known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
@@ -153,34 +155,36 @@ class HAFMPipeline(Pipeline):
         if are_several(vocal):
             vocal = one_vocal(vocal)
         read, forward, _ = self._sanitize_parameters(**kwargs)
-        features = self.preprocess(vocal, **{**self._preprocess_params, **read})
+        sounds = self.preprocess(vocal, **{**self._preprocess_params, **read})
         forward = {**self._forward_params, **forward}
         options = forward["options"]
         mix = forward["mix"]
         progress = forward.get("progress")
-        (encoded,) = self._encode(features, options, mix, forward.get("lead_sheet"), progress)
+        (encoded,) = self._encode([sounds["prepared"]], options, mix, forward.get("lead_sheet"), progress)
         encoded = variations_of(self.model.encoder, encoded, options)[0]
         chunks = self.model.stream(encoder_outputs=[encoded], options=options, progress=progress)
 
         model_rate = self.model.sampling_rate
-        rate = self._output_rate(features["vocal_rate"], mix)
-        voice = self._voice(features["vocal"], features["vocal_rate"], rate, encoded)
+        rate = self._output_rate(sounds["vocal_rate"], mix)
+        whole_vocal = self._padded(sounds["vocal"], sounds["vocal_rate"], rate, encoded)
         done = 0
-        for band in audio.resample_pieces(map(side_by_side, chunks), model_rate, rate):
-            piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), encoded.fade)
-            song: dict[str, Any] = {
+        for instrumental in audio.resample_pieces(map(side_by_side, chunks), model_rate, rate):
+            piece = audio.fade_instrumental(
+                instrumental[: len(whole_vocal) - done], rate, done, len(whole_vocal), encoded.fade
+            )
+            chunk: dict[str, Any] = {
                 "audio": piece,
-                "vocals": voice[done : done + len(piece)],
+                "vocals": whole_vocal[done : done + len(piece)],
                 "sampling_rate": rate,
                 "vocal_start": encoded.before,
                 "lead_sheet": encoded.lead_sheet,
-                "seconds": len(voice) / rate,
+                "seconds": len(whole_vocal) / rate,
             }
             if options.stems:
-                song["stems"] = stems_of(piece)
-                song["audio"] = reduce(np.add, song["stems"].values())
+                chunk["stems"] = stems_of(piece)
+                chunk["audio"] = reduce(np.add, chunk["stems"].values())
             if len(piece):
-                yield song
+                yield chunk
             done += len(piece)
 
     def join(self, chunks: Iterable[dict[str, Any]], **options: Any) -> dict[str, Any]:
@@ -196,12 +200,12 @@ class HAFMPipeline(Pipeline):
         if given := sorted({*LENGTH_OPTIONS} & {*options}):
             raise TypeError(f"{given[0]} is of no use any more; give it to the stream.")
         chunks = list(chunks)
-        band = np.concatenate([chunk["audio"] for chunk in chunks])
-        voice = np.concatenate([chunk["vocals"] for chunk in chunks])
+        instrumental = np.concatenate([chunk["audio"] for chunk in chunks])
+        vocal = np.concatenate([chunk["vocals"] for chunk in chunks])
         names = chunks[0].get("stems", ())
         mix = MixOptions.of(self._postprocess_params.get("mix"), options)
         stems = {name: np.concatenate([chunk["stems"][name] for chunk in chunks]) for name in names}
-        song = _song(voice[: len(band)], band, chunks[0]["sampling_rate"], mix, stems)
+        song = _mixed(vocal[: len(instrumental)], instrumental, chunks[0]["sampling_rate"], mix, stems)
         return song | {name: chunks[0][name] for name in ("lead_sheet", "vocal_start")}
 
     def _sanitize_parameters(
@@ -220,7 +224,11 @@ class HAFMPipeline(Pipeline):
         options: GenerationOptions | None = None,
         **given: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Checks all options before any vocal is read; those of a call take precedence over the pipeline's own."""
+        """Checks all options before any vocal is read; those of a call take precedence over the pipeline's own.
+
+        Returns:
+            The arguments of `preprocess`, `_forward` and `postprocess`, in this order, as far as they are given.
+        """
         # none yet while the pipeline itself is created
         default_read = getattr(self, "_preprocess_params", {})
         defaults = getattr(self, "_forward_params", {})
@@ -259,34 +267,43 @@ class HAFMPipeline(Pipeline):
             files: unused here; `_sanitize_parameters` has applied it.
 
         Returns:
-            What the feature extractor returns, and the vocal itself: "vocal" (float32 [N] or [N, 2]) and "vocal_rate"
-            (Hz); "instrumental" (float32 [C, N]) and "instrumental_rate" (Hz), or None.
+            "prepared" (`Vocal`), the form in which the model listens to the vocal, and the vocal itself, "vocal"
+            (float32 [N] or [N, 2]) and "vocal_rate" (Hz); "instrumental" (float32 [C, N]) and "instrumental_rate"
+            (Hz), or None.
         """
         vocal, rate, name = self._read(input_, sampling_rate, seconds)
         vocal = audio.without_offset(vocal)
-        features = self.feature_extractor.batch([audio.with_channels(vocal, 1)], rate)
-        if audio.is_silent(features["input_values"][0].numpy()):
+        prepared = self.feature_extractor.prepared(audio.with_channels(vocal, 1), rate)
+        if audio.is_silent(prepared.samples):
             logger.warning(f"{name} is silent; the instrumental has no voice to follow.")
-        band = None
-        band_rate = None
+        instrumental_samples = None
+        instrumental_rate = None
         if instrumental is not None:
-            band, band_rate, _ = self._read(instrumental, sampling_rate)
-            band = audio.with_channels(band, self.model.config.codec_format.output_channels)
-            band = band.reshape(len(band), -1).T
-        sounds = {"vocal": vocal, "vocal_rate": rate, "instrumental": band, "instrumental_rate": band_rate}
-        return {**features, **sounds}
+            read, instrumental_rate, _ = self._read(instrumental, sampling_rate)
+            read = audio.with_channels(read, self.model.config.codec_format.output_channels)
+            instrumental_samples = read.reshape(len(read), -1).T
+        return {
+            "prepared": prepared,
+            "vocal": vocal,
+            "vocal_rate": rate,
+            "instrumental": instrumental_samples,
+            "instrumental_rate": instrumental_rate,
+        }
 
     def _encode(
         self,
-        features: dict[str, Any],
+        vocals: list[Vocal],
         options: GenerationOptions,
         mix: MixOptions,
         lead_sheet: LeadSheet | None = None,
         progress: Any = None,
     ) -> list[HAFMEncoderOutput]:
-        """Listens to the vocals in a batch of features."""
-        names = ("input_values", "padding_mask", "original_lengths", "original_rates")
-        vocals = self.feature_extractor.unpadded(*(features[name] for name in names))
+        """Listens to vocals, as `preprocess` has prepared them.
+
+        Raises:
+            HAFMAudioError: one is too long with its intro and outro.
+            ValueError: as for `HAFMForVocalAccompaniment.encode`.
+        """
         encoded = self.model.encode(
             vocals,
             [lead_sheet] * len(vocals),
@@ -312,13 +329,13 @@ class HAFMPipeline(Pipeline):
             HAFMAudioError: if it cannot be used.
         """
         extractor = self.feature_extractor
-        source, rate, name = as_sound(input_, sampling_rate)
-        how: dict[str, Any] = {"seconds": seconds, "name": name, "mono": False}
-        how |= {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
+        source, rate, name = unwrapped(input_, sampling_rate)
+        reading: dict[str, Any] = {"seconds": seconds, "name": name, "mono": False}
+        reading |= {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
         if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(source, "read"):
-            samples, rate = audio.read_audio(source, **how)
+            samples, rate = audio.read_audio(source, **reading)
         else:
-            samples, rate = audio.check_sound(source, sampling_rate=rate, **how)
+            samples, rate = audio.check_sound(source, sampling_rate=rate, **reading)
         if samples.ndim > 1 and samples.shape[1] != 2:
             samples = audio.with_channels(samples, 1)
         return samples, rate, name
@@ -339,23 +356,25 @@ class HAFMPipeline(Pipeline):
             "stems" (float32 [N] or [C, N]), and its "lead_sheet"; "encoded" (`HAFMEncoderOutput`); "kept", the spans
             to keep, or None; and the vocal itself, "vocal" and "vocal_rate".
         """
+        prepared = input_tensors["prepared"]
         vocals = input_tensors["vocal"]
         rates = input_tensors["vocal_rate"]
         instrumental = input_tensors["instrumental"]
-        rate = input_tensors["instrumental_rate"]
-        # the collation of a batch makes lists of what is not a tensor
-        several = isinstance(vocals, list)
+        instrumental_rate = input_tensors["instrumental_rate"]
+        # with batch_size > 1, transformers collates what is not a tensor to lists
+        several = isinstance(prepared, list)
         if several:
-            if any(band is not None for band in instrumental):
+            if any(samples is not None for samples in instrumental):
                 raise ValueError(f"An instrumental belongs to one vocal, and {len(vocals)} were given.")
             instrumental = None
-            rate = None
+            instrumental_rate = None
         else:
+            prepared = [prepared]
             vocals = [vocals]
             rates = [rates]
-        encoded = self._encode(input_tensors, options, mix, lead_sheet, progress)
+        encoded = self._encode(prepared, options, mix, lead_sheet, progress)
         output = self.model.generate(
-            sampling_rate=rate,
+            sampling_rate=instrumental_rate,
             encoder_outputs=encoded,
             instrumental=instrumental,
             keep=keep,
@@ -364,10 +383,11 @@ class HAFMPipeline(Pipeline):
         )
         kept = None
         if instrumental is not None:
-            kept = KeptInstrumental(instrumental, rate, keep, encoded[0].length(rate) / rate)
+            seconds = encoded[0].length(instrumental_rate) / instrumental_rate
+            kept = KeptInstrumental(instrumental, instrumental_rate, keep, seconds)
         variations = []
-        for number, sound in enumerate(output.audio):
-            variation = {"audio": sound, "lead_sheet": output.lead_sheets[number]}
+        for number, generated_audio in enumerate(output.audio):
+            variation = {"audio": generated_audio, "lead_sheet": output.lead_sheets[number]}
             if output.stems is not None:
                 variation["stems"] = output.stems[number]
             variations.append(variation)
@@ -392,26 +412,26 @@ class HAFMPipeline(Pipeline):
         kept = generated["kept"]
         model_rate = self.model.sampling_rate
         rate = self._output_rate(generated["vocal_rate"], mix)
-        voice = self._voice(generated["vocal"], generated["vocal_rate"], rate, encoded)
+        vocal = self._padded(generated["vocal"], generated["vocal_rate"], rate, encoded)
         songs = []
         for variation in generated["variations"]:
-            # all stems, or the instrumental as the only one
-            stems_or_band = []
-            for sound in variation.get("stems", {"": variation["audio"]}).values():
-                samples = audio.resample(np.ascontiguousarray(sound.numpy().T), model_rate, rate)
-                samples = audio.pad_end(samples[: len(voice)], len(voice))
-                stems_or_band.append(audio.fade_band(samples, rate, 0, len(voice), encoded.fade))
-            band = reduce(np.add, stems_or_band)
+            # the stems, or the instrumental as the only track
+            tracks = []
+            for track in variation.get("stems", {"": variation["audio"]}).values():
+                samples = audio.resample(np.ascontiguousarray(track.numpy().T), model_rate, rate)
+                samples = audio.pad_end(samples[: len(vocal)], len(vocal))
+                tracks.append(audio.fade_instrumental(samples, rate, 0, len(vocal), encoded.fade))
+            instrumental = reduce(np.add, tracks)
             if kept is not None:
                 # at the rate of the song, which may hold more than the codec's; stems still sum to the instrumental
-                pasted = kept.paste_into(band, rate)
-                difference = (pasted - band) / np.float32(len(stems_or_band))
-                stems_or_band = [samples + difference for samples in stems_or_band]
-                band = pasted
+                pasted = kept.paste_into(instrumental, rate)
+                difference = (pasted - instrumental) / np.float32(len(tracks))
+                tracks = [samples + difference for samples in tracks]
+                instrumental = pasted
             stems = {}
             if "stems" in variation:
-                stems = dict(zip(STEMS, stems_or_band, strict=True))
-            song = _song(voice, band, rate, mix, stems)
+                stems = dict(zip(STEMS, tracks, strict=True))
+            song = _mixed(vocal, instrumental, rate, mix, stems)
             songs.append(song | {"lead_sheet": variation["lead_sheet"], "vocal_start": encoded.before})
         return songs[0] if len(songs) == 1 else songs
 
@@ -419,7 +439,7 @@ class HAFMPipeline(Pipeline):
         """Sampling rate of the songs for a vocal at `vocal_rate`, in Hz."""
         return mix.output_rate or max(vocal_rate, self.model.sampling_rate)
 
-    def _voice(self, vocal: audio.Samples, vocal_rate: int, rate: int, encoded: HAFMEncoderOutput) -> audio.Samples:
+    def _padded(self, vocal: audio.Samples, vocal_rate: int, rate: int, encoded: HAFMEncoderOutput) -> audio.Samples:
         """A vocal (float32 [N] or [N, 2]) at `rate` (Hz), with the silence around it in which the band plays."""
         samples = audio.resample(vocal, vocal_rate, rate)
         silence = (round(encoded.before * rate), round(encoded.after * rate))
@@ -464,36 +484,43 @@ def stems_of(piece: audio.Samples) -> dict[str, audio.Samples]:
     return stems
 
 
-def _song(
-    voice: audio.Samples, band: audio.Samples, rate: int, options: MixOptions, stems: dict[str, audio.Samples]
+def _mixed(
+    vocal: audio.Samples, instrumental: audio.Samples, rate: int, options: MixOptions, stems: dict[str, audio.Samples]
 ) -> dict[str, Any]:
-    """Mixes a vocal and a band (float32 [N] or [N, C] each, at `rate` Hz) into a song; `stems` may be empty."""
-    # the instrumental is limited before mixing, so that the mix is made from the "audio" returned
-    limited = audio.limit_peak(band)
-    if stems and limited is not band:
-        gain = np.abs(limited).max() / np.abs(band).max()
+    """Mixes a vocal and an instrumental into a song, the result of a call.
+
+    Args:
+        vocal, instrumental (float32 [N] or [N, C] each): of one length.
+        rate (Hz): of both.
+        options: gains, balance and loudness.
+        stems: the instrumental's, by name; may be empty.
+    """
+    # the instrumental is turned down before mixing, so that the mix is made from the "audio" returned
+    turned_down = audio.turned_down(instrumental)
+    if stems and turned_down is not instrumental:
+        gain = np.abs(turned_down).max() / np.abs(instrumental).max()
         stems = {name: stem * gain for name, stem in stems.items()}
-    band = limited
-    band_db = options.instrumental_gain_db
-    # a quiet voice is raised, rather than the band lowered until nothing can be heard
-    raised_db = audio.quiet_gain_db(voice, rate)
+    instrumental = turned_down
+    instrumental_db = options.instrumental_gain_db
+    # a quiet vocal is turned up, rather than the instrumental lowered until nothing can be heard
+    turned_up_db = audio.quiet_gain_db(vocal, rate)
     if options.balance is not None:
         balance = MEDIAN_BALANCE if isinstance(options.balance, str) else options.balance
-        band_db += audio.balance_gain_db(voice, band, rate, balance) + raised_db
-    vocal_db = options.vocal_gain_db + raised_db
-    mix = audio.mix_audio(voice, band, vocal_gain_db=vocal_db, instrumental_gain_db=band_db)
+        instrumental_db += audio.balance_gain_db(vocal, instrumental, rate, balance) + turned_up_db
+    vocal_db = options.vocal_gain_db + turned_up_db
+    mix = audio.mix_audio(vocal, instrumental, vocal_gain_db=vocal_db, instrumental_gain_db=instrumental_db)
     if options.loudness is not None:
         mix = audio.to_loudness(mix, rate, options.loudness)
         reached = audio.loudness(mix, rate)
         if options.loudness - reached > TOO_QUIET_LU:
             logger.warning(f"The mix has {reached:.1f} LUFS instead of {options.loudness:g}: its peaks are limited.")
-    song = {"audio": band, "mix": audio.fade_edges(mix, rate), "vocals": voice, "sampling_rate": rate}
+    song = {"audio": instrumental, "mix": audio.fade_edges(mix, rate), "vocals": vocal, "sampling_rate": rate}
     if stems:
         song["stems"] = stems
     return song
 
 
-def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
+def unwrapped(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
     """The file or the samples of a vocal, the samples' rate if known (Hz), and a name for error messages.
 
     Args:
@@ -513,7 +540,7 @@ def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
             return vocal[key], vocal.get("sampling_rate", sampling_rate), name
     for column in COLUMN_NAMES:
         if vocal.get(column) is not None:
-            return as_sound(vocal[column], sampling_rate)
+            return unwrapped(vocal[column], sampling_rate)
     for key in ("bytes", "path"):
         if vocal.get(key) is not None:
             return vocal[key], None, name

@@ -2,12 +2,11 @@
 """Audio: reading and writing files, resampling, levels, and mixing."""
 
 from .channels import Samples, to_mono, with_channels, without_offset
-from .decoding import is_sound_file, opened
+from .decoding import LOST_SECONDS, is_sound_file, opened
 from .errors import DamagedAudioError, HAFMAudioError, LongAudioError, NotFiniteAudioError, UnreadableAudioError
 from .files import (
     AUDIO_SUFFIXES,
     FILE_FORMATS,
-    LOST_SECONDS,
     MAX_CHANNELS,
     MAX_SAMPLING_RATE,
     MIN_SAMPLING_RATE,
@@ -28,18 +27,18 @@ from .files import (
 from .levels import (
     balance_gain_db,
     decibels_to_gain,
-    fade_band,
     fade_edges,
+    fade_instrumental,
     is_silent,
-    limit_peak,
     loudness,
     mix_audio,
     paste,
     peak_dbfs,
     quiet_gain_db,
-    raised,
     rms_dbfs,
     to_loudness,
     true_peak_dbtp,
+    turned_down,
+    turned_up,
 )
 from .resampling import pad_end, resample, resample_pieces

@@ -31,6 +31,7 @@ class ChannelLevels:
 
     def add(self, block: Samples) -> None:
         """Adds the next samples, float32 [n, C]."""
+        # samples that overflow, or are not finite, are reported when they are checked
         with np.errstate(over="ignore", invalid="ignore"):
             self._sums += np.ones(len(block), dtype=np.float32) @ block
             self._products += block.T @ block
@@ -40,6 +41,7 @@ class ChannelLevels:
         """The channel to use instead of the mean of all: the loudest if the mean lies 12 dB below it, else None."""
         if self.channels == 1 or not self.count:
             return None
+        # as in `add`
         with np.errstate(over="ignore", invalid="ignore"):
             powers = self._products - np.outer(self._sums, self._sums) / self.count
             loudest = int(np.argmax(np.diag(powers)))
@@ -73,6 +75,7 @@ def to_mono(samples: Samples) -> Samples:
 
 def mean_of_channels(samples: Samples) -> Samples:
     """The mean of float32 [N, C] over its channels: float32 [N]."""
+    # samples that overflow, or are not finite, are reported when they are checked
     with np.errstate(over="ignore", invalid="ignore"):
         if samples.shape[1] == 2:
             # five times as fast as the mean over an axis of two
@@ -86,11 +89,12 @@ def without_offset(samples: Samples) -> Samples:
     """Float32 [N] or [N, C] without a constant offset (DC) of its channels, which cannot be heard."""
     if not len(samples):
         return samples
+    # samples that overflow, or are not finite, are reported when they are checked
     with np.errstate(over="ignore", invalid="ignore"):
         # column by column: ten times as fast as the mean over the first axis
         columns = samples.reshape(len(samples), -1).T
         offset = np.array([column.mean(dtype=np.float64) for column in columns])
-        # NaN is reported later
+        # so written, NaN passes
         if not np.abs(offset).max() > LEAST_OFFSET:
             return samples
         return samples - offset.astype(np.float32).reshape(samples.shape[1:])

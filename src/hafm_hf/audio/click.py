@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from .files import Samples
+from .channels import Samples
 
 # for downbeats and for all other beats
 ACCENT_HZ = 1500.0
@@ -32,6 +32,6 @@ def click_track(beats: Sequence[float], downbeats: Collection[float], seconds: f
         sound = level * np.sin(2 * np.pi * hertz * time) * np.exp(-8 * time / CLICK_SECONDS)
         first = round(beat * sampling_rate)
         if first >= 0:
-            place = track[first:][: len(sound)]
-            place += sound[: len(place)].astype(np.float32)
+            span = track[first:][: len(sound)]
+            span += sound[: len(span)].astype(np.float32)
     return track

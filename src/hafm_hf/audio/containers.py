@@ -205,7 +205,7 @@ UNKNOWN_SIZES = {4: 0x7FFF_0000, 8: 1 << 48}
 
 
 def _chunked_sounds(file: BinaryIO, size: int, layout: Layout) -> Iterator[Section]:
-    """The sounds in a file of one or more WAV, AIFF, CAF or W64 files."""
+    """The sounds in a file (of `size` bytes) of one or more WAV, AIFF, CAF or W64 files."""
     start = 0
     while start < size:
         position = _find_chunk(file, start + layout.head, size, layout)
@@ -228,7 +228,10 @@ def _chunked_sounds(file: BinaryIO, size: int, layout: Layout) -> Iterator[Secti
 
 
 def _find_chunk(file: BinaryIO, start: int, size: int, layout: Layout) -> int | None:
-    """Where the chunk with the samples begins; None if there is none."""
+    """Where the chunk with the samples begins, if the first chunk is at `start`; None if there is none.
+
+    `size` is the file's, here and below.
+    """
     while start < size:
         name, length = layout.chunk(file, start)
         if name == layout.data:
@@ -240,7 +243,13 @@ def _find_chunk(file: BinaryIO, start: int, size: int, layout: Layout) -> int | 
 
 
 def _stated_size(file: BinaryIO, start: int, position: int, layout: Layout) -> int | None:
-    """The size of the samples according to the chunk at `position`; None if it says that it does not know."""
+    """The size of the samples in bytes by the header of their chunk; None if it says that it does not know.
+
+    Args:
+        file, layout: the file and its format.
+        start: where the sound begins in the file.
+        position: where its chunk with the samples begins.
+    """
     _, stated = layout.chunk(file, position)
     if read_at(file, start, 4) in (b"RF64", b"BW64"):
         # the sizes of 64 bits are in the first chunk: RIFF, data, samples
@@ -252,7 +261,17 @@ def _stated_size(file: BinaryIO, start: int, position: int, layout: Layout) -> i
 
 
 def _end_of_data(file: BinaryIO, first: int, stated: int | None, size: int, layout: Layout) -> tuple[int, int]:
-    """Where samples that begin at byte `first` end, and where the next sound begins, or the file ends."""
+    """Finds the end of the samples of a sound.
+
+    Args:
+        file, layout: the file and its format.
+        first: where the samples begin.
+        stated: their size in bytes by the chunk's header, if it knows.
+        size: of the file.
+
+    Returns:
+        Where they end, and where the next sound begins, or else the file ends.
+    """
     if stated is None:
         # chunks directly after an empty one: there are no samples
         rest = _after_chunks(file, first, size, layout)
@@ -274,7 +293,10 @@ def _end_of_data(file: BinaryIO, first: int, stated: int | None, size: int, layo
 
 
 def _after_chunks(file: BinaryIO, start: int, size: int, layout: Layout) -> int:
-    """Where the chunks that begin at byte `start` end: at another sound, or at the end; `start` if they are none."""
+    """Where the chunks that begin at byte `start` of a file (of `size` bytes) end: at another sound, or at the end.
+
+    It is `start` if they are none.
+    """
     position = start
     while size - position >= layout.overhead:
         if layout.begins(read_at(file, position, 16)):
@@ -302,7 +324,7 @@ def _find_sound(file: BinaryIO, start: int, size: int, magic: re.Pattern[bytes])
 
 
 def _corrected(head: bytes, size: int, layout: Layout) -> bytes:
-    """The bytes of a file up to its samples, with their actual size in bytes."""
+    """The bytes of a sound up to its samples (`head`), with the actual size of the samples in bytes (`size`)."""
     field = struct.calcsize(layout.size)
     if layout.size.islower():
         most = (1 << 8 * field - 1) - 1
@@ -351,6 +373,7 @@ def _ogg_links(data: bytes) -> list[Section]:
     opening = False
     page = data.find(b"OggS")
     while 0 <= page <= len(data) - OGG_HEADER:
+        # byte 5: flags, 2 for a first page; 6 to 13: sample at the page's end; 26: number of segments
         header = data[page : page + OGG_HEADER]
         lengths = data[page + OGG_HEADER : page + OGG_HEADER + header[26]]
         end = min(page + OGG_HEADER + len(lengths) + sum(lengths), len(data))
@@ -400,7 +423,7 @@ FLAC_SIZES = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}, **{code
 
 
 def _flac_streams(file: BinaryIO, start: int, size: int) -> list[Section]:
-    """The FLAC streams in a file."""
+    """The FLAC streams in a file of `size` bytes, of which the first may begin at byte `start`."""
     starts: list[int] = []
     for position in range(start, size, BLOCK):
         # a stream's begin may lie across two blocks
@@ -416,7 +439,12 @@ def _flac_streams(file: BinaryIO, start: int, size: int) -> list[Section]:
 
 
 def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
-    """A FLAC stream, with a corrected header if that states another number of samples than the last frame."""
+    """The FLAC stream from byte `start` to `end` of a file.
+
+    Its header is corrected if that states another number of samples than the last frame.
+    """
+    # the marker, the block's header, and STREAMINFO (RFC 9639, 8.2): from byte 8 the least block size, from byte 18
+    # rate, channels, bits a sample and, in the last 36 bits, the number of samples
     head = read_at(file, start, 42)
     packed = int.from_bytes(head[18:26], "big")
     stated = packed & (1 << 36) - 1
@@ -432,9 +460,14 @@ def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
 
 
 def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:
-    """First sample of the last frame in the last bytes of a FLAC stream, and the next one; zeros if there is none.
+    """Finds the last frame in the last bytes of a FLAC stream.
 
-    `block_size` is that of streams whose frames all have the same.
+    Args:
+        tail: these bytes.
+        block_size: samples of a frame, in streams whose frames all have the same number.
+
+    Returns:
+        The frame's first sample, and the one after its last; zeros if there is no frame.
     """
     last = (0, 0)
     ends = {0}

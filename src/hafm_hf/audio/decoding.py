@@ -55,7 +55,11 @@ class SndfilePart:
     """A sound decoded by libsndfile; attributes as of `ffmpeg.FFmpegSound`."""
 
     def __init__(self, file: BinaryIO, section: Section, name: str) -> None:
-        """Opens the sound; raises soundfile.LibsndfileError or TypeError if it is none that libsndfile reads."""
+        """Opens a section of a file, whose name in messages is `name`.
+
+        Raises:
+            soundfile.LibsndfileError, TypeError: it is no sound that libsndfile reads.
+        """
         self._name = name
         self._bytes = io.BufferedReader(SectionFile(file, section), _BUFFER)
         self._file = soundfile.SoundFile(self._bytes)
@@ -144,7 +148,7 @@ class Sound:
             self._add_others()
 
     def _find(self) -> list[Section]:
-        """The sections of the file; raises HAFMAudioError if it is too large to be searched."""
+        """The sections of the file, one for each sound; raises HAFMAudioError if it is too large to be searched."""
         try:
             return find_sections(self._file)
         except TooLargeError as error:
@@ -222,7 +226,7 @@ class Sound:
         return done
 
     def _read_part(self, out: Samples) -> int:
-        """Reads from the current part up to its end."""
+        """Like `read_into`, but from the current part only, brought to the rate and channels of the first."""
         part = self._part
         if part.sampling_rate == self.sampling_rate and part.channels == self.channels:
             return part.read_into(out)
@@ -259,7 +263,7 @@ class Sound:
         return _read_all(self, expected, frames)
 
     def length(self) -> int:
-        """Number of frames; a sound whose header doesn't say that is decoded."""
+        """Number of frames; a sound whose header doesn't say that is decoded to its end, and rewound."""
         if self.frames is None:
             block = np.empty((_FIRST_FRAMES // self.channels, self.channels), dtype=np.float32)
             self.frames = 0
@@ -280,7 +284,7 @@ class Sound:
 
 
 def _added(frames: int | None, others: int | None, scale: float) -> int | None:
-    """The sum of two lengths; None if one is not known."""
+    """The sum of two lengths in frames, the second of them scaled to the rate of the first; None if one is unknown."""
     if frames is None or others is None:
         return None
     return frames + round(others * scale)
@@ -289,7 +293,8 @@ def _added(frames: int | None, others: int | None, scale: float) -> int | None:
 def _read_all(source: "Part | Sound", expected: int | None, most: int | None = None) -> Samples:
     """Reads a sound to its end, or up to `most` frames: float32 [N, C].
 
-    A length that a header overstates costs no memory: pages that are never written are never allocated.
+    `expected` is the number of frames by the header, None if it says none; no more than that are read. A length that a
+    header overstates costs no memory: pages that are never written are never allocated.
     """
     first_length = _FIRST_FRAMES if expected is None else expected
     if most is not None:
@@ -346,6 +351,7 @@ def opened(
                 path = None
             if file.seek(0, io.SEEK_END) == 0:
                 raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
+            # ffmpeg takes no infinite length
             sound = Sound(file, path, name, seconds if math.isfinite(seconds) else 1e6)
             stack.callback(sound.close)
             yield sound

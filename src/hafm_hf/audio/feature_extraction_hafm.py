@@ -16,8 +16,10 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 
 from . import files
-from .channels import without_offset
-from .levels import raised
+from .channels import Samples, without_offset
+from .errors import HAFMAudioError
+from .levels import turned_up
+from .resampling import resample
 
 # sampling rate of HuBERT, and so of the semantic tokenizer, in Hz
 LISTENING_RATE = 16_000
@@ -66,9 +68,9 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         files.check_sampling_rate(sampling_rate, "the feature extractor")
         if self.padding_side != "right":
-            raise files.HAFMAudioError(f"padding_side is {self.padding_side!r}; vocals are padded on the right.")
+            raise HAFMAudioError(f"padding_side is {self.padding_side!r}; vocals are padded on the right.")
         if not 0.0 <= min_seconds <= max_seconds:
-            raise files.HAFMAudioError(f"The feature extractor needs 0 <= {min_seconds} <= {max_seconds} seconds.")
+            raise HAFMAudioError(f"The feature extractor needs 0 <= {min_seconds} <= {max_seconds} seconds.")
         # lets AutoFeatureExtractor find the class, in the file of that name, before hafm_hf has been imported
         self.auto_map = {"AutoFeatureExtractor": f"hafm_auto.{type(self).__name__}"}
         self.min_seconds = min_seconds
@@ -95,7 +97,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             HAFMAudioError: not samples, too short or long, not finite, no or an unsupported rate, or other padding.
         """
         if padding not in (True, "longest"):
-            raise files.HAFMAudioError(f"padding is {padding!r}; vocals can only be padded to the longest, by True.")
+            raise HAFMAudioError(f"padding is {padding!r}; vocals can only be padded to the longest, by True.")
         vocals = list(raw_speech) if are_several(raw_speech) and len(raw_speech) else [raw_speech]
         if len(vocals) == 1:
             names = ["the vocal"]
@@ -103,10 +105,10 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             names = [f"the vocal number {i + 1}" for i in range(len(vocals))]
         limits: dict[str, Any] = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
         checked = [files.check_sound(v, sampling_rate, name=n, **limits) for v, n in zip(vocals, names, strict=True)]
-        return self.batch([samples for samples, _ in checked], checked[0][1], return_tensors)
+        return self._batch([samples for samples, _ in checked], checked[0][1], return_tensors)
 
-    def batch(self, vocals: list[files.Samples], rate: int, return_tensors: str | None = "pt") -> BatchFeature:
-        """Like `__call__`, for vocals (float32 [N] each, at `rate` Hz) that have already been checked."""
+    def _batch(self, vocals: list[Samples], rate: int, return_tensors: str | None) -> BatchFeature:
+        """The result of `__call__` for vocals (float32 [N] each, at `rate` Hz) that have already been checked."""
         prepared = [self.prepared(samples, rate).samples for samples in vocals]
         lengths = np.array([len(samples) for samples in prepared])
         mask = np.arange(lengths.max()) < lengths[:, None]
@@ -125,14 +127,14 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             return features
         return features.convert_to_tensors(return_tensors)
 
-    def prepared(self, samples: files.Samples, rate: int) -> Vocal:
-        """One mono vocal (float32 [N] at `rate` Hz), checked, in the form in which the model listens to it.
+    def prepared(self, samples: Samples, rate: int) -> Vocal:
+        """One mono vocal (float32 [N] at `rate` Hz), already checked, in the form in which the model listens to it.
 
         Its DC offset is removed, it is turned up if it is too quiet to be listened to, and resampled to the
         extractor's rate.
         """
-        audible = raised(without_offset(samples), rate)
-        return Vocal(files.resample(audible, rate, self.sampling_rate), Fraction(len(samples), rate))
+        audible = turned_up(without_offset(samples), rate)
+        return Vocal(resample(audible, rate, self.sampling_rate), Fraction(len(samples), rate))
 
     def vocals(self, vocals: Any, sampling_rate: Any, padding_mask: Any = None) -> list[Vocal]:
         """Like `__call__`, without padding, and for vocals of any length.

@@ -65,8 +65,8 @@ WAV_CODECS = {0x20: "Yamaha ADPCM", 0x45: "G.726", 0x160: "WMA", 0x161: "WMA", 0
 
 def recognised(head: bytes) -> Format | None:
     """The format of a file by its first `MAGIC_BYTES`, if ffmpeg is to read it, else None."""
-    for place, magic, file_format in FORMATS:
-        if head.startswith(magic, place):
+    for offset, magic, file_format in FORMATS:
+        if head.startswith(magic, offset):
             return file_format
     if head[:4] == b"RIFF" and head[8:16] == b"WAVEfmt ":
         codec = WAV_CODECS.get(int.from_bytes(head[20:22], "little"))
@@ -135,22 +135,30 @@ class FFmpegSound:
             raise
 
     def _give_up(self) -> None:
+        """Ends ffmpeg because it takes too long; called by the timer."""
         self._late.set()
         self._process.kill()
 
     def _read_header(self) -> None:
-        """Reads rate and number of channels from the header of what ffmpeg writes."""
+        """Reads rate and number of channels from the header of the AU file that ffmpeg writes.
+
+        Raises:
+            HAFMAudioError: ffmpeg has failed, or has written nothing.
+        """
         header = self._bytes(AU_HEADER.size)
         if len(header) < AU_HEADER.size:
-            self._check()
+            # ffmpeg's own error, if it has one
+            self._finish()
             raise DamagedAudioError(f"{self._name} holds no sound; check what it is.")
         _, offset, _, encoding, rate, channels = AU_HEADER.unpack(header)
         assert encoding == AU_FLOAT
+        # the header may be longer, by a comment
         self._bytes(offset - AU_HEADER.size)
         self.sampling_rate = rate
         self.channels = channels
 
     def _bytes(self, count: int) -> bytes:
+        """The next `count` bytes that ffmpeg writes, or fewer at the end; waits for them."""
         assert self._process.stdout is not None
         return self._process.stdout.read(count)
 
@@ -166,11 +174,15 @@ class FFmpegSound:
         out[:count] = np.frombuffer(block[: count * frame], dtype=">f4").reshape(count, self.channels)
         self._done += count
         if count < len(out):
-            self._check()
+            self._finish()
         return count
 
-    def _check(self) -> None:
-        """At the end of what ffmpeg writes: sets `claimed`, and raises HAFMAudioError if it has failed."""
+    def _finish(self) -> None:
+        """Waits for ffmpeg to end once it writes no more, and sets `claimed`.
+
+        Raises:
+            HAFMAudioError: it has failed, has taken too long, or has found no sound.
+        """
         code = self._process.wait()
         if self._late.is_set():
             raise HAFMAudioError(f"{self._name} takes ffmpeg longer than {MAX_SECONDS:g} s; convert it to WAV first.")

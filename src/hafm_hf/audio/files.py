@@ -27,14 +27,9 @@ from numpy.typing import NDArray
 
 from ..atomic_files import replacing
 from .channels import ChannelLevels, Samples, channel_levels, mean_of_channels, to_mono
-from .channels import with_channels as with_channels
-from .decoding import LOST_SECONDS as LOST_SECONDS
-from .decoding import Sound, opened
-from .errors import HAFMAudioError as HAFMAudioError
-from .errors import LongAudioError, NotFiniteAudioError
-from .resampling import pad_end as pad_end
+from .decoding import LOST_SECONDS, Sound, opened
+from .errors import HAFMAudioError, LongAudioError, NotFiniteAudioError
 from .resampling import resample
-from .resampling import resample_pieces as resample_pieces
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +194,16 @@ def read_recording(
 
 
 def _frames_to_read(sound: Sound, first: int, seconds: float | None, max_seconds: float) -> int:
-    """At most how many frames to read from frame `first` on; raises HAFMAudioError if there are too many."""
+    """At most how many frames to read of a sound.
+
+    Args:
+        sound: the open sound.
+        first: frame to begin with.
+        seconds, max_seconds: as for `read_audio`.
+
+    Raises:
+        HAFMAudioError: by its header the sound is longer than allowed.
+    """
     name = sound.name
     rate = sound.sampling_rate
     # as far as it counts for limits
@@ -228,7 +232,11 @@ def _too_many(frames: int, rate: int, name: str) -> LongAudioError:
 
 
 def _read_channels(sound: Sound, first: int, most: int, keep: int) -> tuple[Samples, list[str]]:
-    """Reads up to `most` frames from frame `first` on: float32 [N], or [N, C] with C up to `keep`; and remarks."""
+    """Reads up to `most` frames from frame `first` on.
+
+    Returns:
+        float32 [N], or [N, C] if the sound has up to `keep` channels, and remarks.
+    """
     sound.skip(first)
     if sound.channels == 1:
         return sound.read(most)[:, 0], []
@@ -250,7 +258,7 @@ def _read_channels(sound: Sound, first: int, most: int, keep: int) -> tuple[Samp
 
 
 def cancelling(name: str, levels: ChannelLevels, channel: int) -> str:
-    """The remark on channels that cancel each other."""
+    """The remark on channels that cancel each other, of which `channel`, an index, is used."""
     return (
         f"The channels of {name} cancel each other (their mean is {levels.below():.0f} dB below channel "
         f"{channel + 1}); HAFM follows channel {channel + 1}."
@@ -258,7 +266,14 @@ def cancelling(name: str, levels: ChannelLevels, channel: int) -> str:
 
 
 def _read_mixed(sound: Sound, most: int, levels: ChannelLevels | None, channel: int | None = None) -> Samples:
-    """Reads up to `most` frames as the mean of all channels, or as one of them: float32 [N]; adds to `levels`."""
+    """Reads up to `most` frames as mono: float32 [N].
+
+    Args:
+        sound: read on from where it is.
+        most: frames to read at most.
+        levels: to which the blocks read are added, if given.
+        channel: the one to return; the mean of all if None.
+    """
     block = np.empty((max(_BLOCK // sound.channels, 1), sound.channels), dtype=np.float32)
     first_length = len(block)
     if sound.frames is not None:
@@ -285,7 +300,11 @@ def _read_mixed(sound: Sound, most: int, levels: ChannelLevels | None, channel: 
 
 
 def _scaled(samples: Samples, name: str, remarks: list[str]) -> Samples:
-    """Turns down a file's samples (changed in place) far above full scale; raises HAFMAudioError if unusable."""
+    """Turns down a file's samples far above full scale, in place, and adds that to `remarks`.
+
+    Raises:
+        HAFMAudioError: they are not finite, or above what integers of 32 bits can hold.
+    """
     peak = _peak(samples)
     if HEADROOM < peak <= LARGEST_SAMPLE:
         samples /= np.float32(peak)
@@ -312,6 +331,9 @@ def check_sound(
         samples, name, mono: as for `to_samples`.
         sampling_rate: in Hz.
         seconds, min_seconds, max_seconds: as for `read_audio`.
+
+    Returns:
+        samples (float32 [N], or [N, C] with `mono=False`) and their rate in Hz.
 
     Raises:
         HAFMAudioError: as for `to_samples`; a missing or unsupported sampling rate; too short or too long.

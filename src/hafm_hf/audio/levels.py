@@ -39,8 +39,8 @@ FADE_POWER = 6
 TAIL_POWER = 2
 # long enough to hide a splice
 JOIN_SECONDS = 0.02
-# a voice whose loud parts lie below the first level is raised to the second, as far as its peak allows; the loud parts
-# are the 95th percentile of the levels of short blocks
+# a voice whose loud parts lie below the first level is turned up to the second, as far as its peak allows; the loud
+# parts are the 95th percentile of the levels of short blocks
 QUIET_DBFS = -33.0
 USUAL_DBFS = -21.0
 LOUD_QUANTILE = 0.95
@@ -97,7 +97,7 @@ def quiet_gain_db(samples: Samples, sampling_rate: int) -> float:
     return max(min(USUAL_DBFS - loud, CEILING_DBFS - peak_dbfs(samples)), 0.0)
 
 
-def raised(samples: Samples, sampling_rate: int) -> Samples:
+def turned_up(samples: Samples, sampling_rate: int) -> Samples:
     """A voice (float32 [N] or [N, C]), turned up if it is too quiet to be listened to (`quiet_gain_db`)."""
     gain_db = quiet_gain_db(samples, sampling_rate)
     if not gain_db:
@@ -105,8 +105,8 @@ def raised(samples: Samples, sampling_rate: int) -> Samples:
     return samples * np.float32(decibels_to_gain(gain_db))
 
 
-def limit_peak(samples: Samples) -> Samples:
-    """Turns float32 [N] or [N, C] down as a whole to a peak of at most −1 dBFS; quieter sound is left as it is."""
+def turned_down(samples: Samples) -> Samples:
+    """Float32 [N] or [N, C], turned down as a whole to a peak of at most −1 dBFS; quieter sound as it is."""
     excess_db = peak_dbfs(samples) - CEILING_DBFS
     if excess_db <= 0.0:
         return samples
@@ -233,7 +233,9 @@ def _limited(samples: Samples, sampling_rate: int) -> Samples:
     return limited * np.float32(decibels_to_gain(min(CEILING_DBFS - true_peak_dbtp(limited), 0.0)))
 
 
-def fade_band(piece: Samples, sampling_rate: int, first: int, total: int, fade_seconds: float = 0.0) -> Samples:
+def fade_instrumental(
+    piece: Samples, sampling_rate: int, first: int, total: int, fade_seconds: float = 0.0
+) -> Samples:
     """Fades a piece of an instrumental in and out, as far as the song begins and ends in it.
 
     Args:

@@ -162,7 +162,17 @@ def first_frame(data: bytes, start: int, kind: int = -1) -> int | None:
 
 
 def _follow(data: bytes, position: int, kind: int, tags: set[int]) -> tuple[int, int]:
-    """Where a row of frames ends that begins at `position`, and how many there are; an hour has 140,000."""
+    """Follows a row of frames that begins at `position`; an hour has 140,000.
+
+    Args:
+        data: the bytes of the file.
+        position: where the first frame begins.
+        kind: of the frames (`_kind`).
+        tags: positions of frames with tags, which begin another sound.
+
+    Returns:
+        Where the row ends, and the number of its frames.
+    """
     wanted = kind >> 8 << 8
     mono = kind & 1
     mask = KIND_MASKS[kind >> 17 & 3]
@@ -213,9 +223,10 @@ def _tag_frames(data: bytes) -> set[int]:
 
 
 def _tag_offset(data: bytes, position: int, tag: bytes) -> int:
-    """Bytes between the begin of a frame and its tag, if it has one: header and side information."""
+    """Bytes between the begin of a frame and its tag, if it has one: header, checksum and side information."""
     if tag == b"VBRI":
         return 36
+    # in a header, bit 3 of byte 1: MPEG-1; bit 0: no checksum; bits 6 and 7 of byte 3: channels
     first_version = data[position + 1] & 8
     mono = data[position + 3] >> 6 == 3
     if first_version:
@@ -245,7 +256,7 @@ def _finish(data: bytes, sound: MpegSound, tagged: int) -> None:
     frame = _silent_frame(data[position : position + 4], sound.frames)
     if sound.header is not None:
         tag = data[sound.header : sound.header + _length(data, sound.header)]
-        # libsndfile takes it for a frame with sound otherwise
+        # silenced: libsndfile takes it for a frame with sound otherwise
         silence = next(found for name in TAGS if (found := tag.find(name)) >= 0) - 4
         tag = tag[:4] + bytes(silence) + tag[4 + silence :]
         stated, corrected = _restated(tag, sound)
@@ -259,10 +270,21 @@ def _finish(data: bytes, sound: MpegSound, tagged: int) -> None:
 
 
 def _restated(tag: bytes, sound: MpegSound) -> tuple[int, bytes]:
-    """The number of frames that a tag's frame states, 0 for none, and the frame with the actual number, if it can."""
+    """Corrects the number of frames that a tag states.
+
+    Args:
+        tag: the frame with the tag, Xing, Info or VBRI.
+        sound: whose frames have been counted.
+
+    Returns:
+        The number stated, 0 if there is none, and the frame with the number of `sound` instead; empty for VBRI, and
+        for a tag without that field.
+    """
     vbri = tag.find(b"VBRI")
     if vbri >= 0:
+        # name, version, delay, quality, bytes, frames
         return int.from_bytes(tag[vbri + 14 : vbri + 18], "big"), b""
+    # name, which fields follow, frames, bytes; the name that is not there is found at −1
     start = 8 + max(tag.find(b"Xing"), tag.find(b"Info"))
     fields = int.from_bytes(tag[start - 4 : start], "big")
     if not fields & FRAMES_FIELD or len(tag) < start + 8:

@@ -23,7 +23,10 @@ def resample(samples: Samples, sampling_rate: int, target_rate: int) -> Samples:
 
 
 def resample_pieces(pieces: Iterable[Samples], sampling_rate: int, target_rate: int) -> Iterator[Samples]:
-    """Resamples audio that arrives in pieces (float32 [n] or [n, C]); the output's pieces differ in length."""
+    """Resamples audio that arrives in pieces (float32 [n] or [n, C]) from `sampling_rate` to `target_rate` Hz.
+
+    The output's pieces have lengths of their own.
+    """
     if sampling_rate == target_rate:
         yield from pieces
         return

@@ -52,12 +52,17 @@ DEFAULTS = {
 def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any]) -> None:
     """Accompanies all vocals of a folder; exit code 1 if any of them cannot be used.
 
+    Args:
+        request: the options, with the folder as its source.
+        batch_size: vocals generated together.
+        engine: `engine`, `workers` and `address` of `corpus.engines.run_on`.
+
     Raises:
         HAFMCorpusError, HAFMJobError: if the run cannot start or go on; finished files are kept.
     """
     with loading(request.model):
         bare = without_weights(model_folder(request.model))
-    # before the options are stored for the next run
+    # refused before `accompany_all` stores the options for the next run
     request.check(bare)
     done = 0
     errors = {}
@@ -237,7 +242,7 @@ def _read(source: Path, seconds: float | None, vocal: str) -> float | str:
 
 
 def _batched(source: Path, lengths: Mapping[str, float], batch_size: int) -> list[list[str]]:
-    """Batches vocals of similar length, the longest first."""
+    """Batches vocals of similar length (seconds by vocal), the longest first; `source` is their folder."""
     batches: list[list[str]] = []
     for vocal in sorted(lengths, key=lambda vocal: (-lengths[vocal], vocal)):
         batch = batches[-1] if batches else []
@@ -255,7 +260,8 @@ def model_fingerprint(model: str | None) -> str:
     """SHA-256 of the configurations and weights of a model: folder or hub id, the bundled hafm-tiny if None."""
     with loading(model):
         folder = model_folder(model)
-        files = [str(one.relative_to(folder)) for one in folder.rglob("*") if one.suffix in (".json", ".safetensors")]
+        paths = [path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")]
+        files = [str(path.relative_to(folder)) for path in paths]
         return hash_files(folder, dict(zip(files, files, strict=True)))
 
 
@@ -313,6 +319,7 @@ def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[
         try:
             samples, rate = audio.read_audio(source / vocal, seconds=seconds, name=vocal, mono=False)
             if sheet := own_lead_sheet(source, vocal, parameters.get("tempo")):
+                # of the whole batch: `_batched` puts such a vocal into one of its own
                 parameters |= {"lead_sheet": sheet, "tempo": None}
             sounds[vocal] = {"array": samples, "sampling_rate": rate, "path": vocal}
         except ValueError as error:

@@ -77,4 +77,5 @@ def without_weights(folder: Path) -> Any:
 
 
 def _bytes_in(folder: Path) -> int:
+    """Size of all files in and below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

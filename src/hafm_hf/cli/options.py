@@ -215,10 +215,13 @@ def vocal_name(vocal: str) -> str:
     return possible_name(Path(audio.source_name(vocal)).stem)
 
 
-def read_vocal(vocal: str, as_json: bool, **how: Any) -> tuple[audio.Samples, int] | None:
-    """Reads a vocal and its rate in Hz with `audio.read_audio`; if that fails, reports the error and returns None."""
+def read_vocal(vocal: str, as_json: bool, **options: Any) -> tuple[audio.Samples, int] | None:
+    """Reads a vocal and its rate in Hz with `audio.read_audio`; if that fails, reports the error and returns None.
+
+    `options` are those of `audio.read_audio`.
+    """
     try:
-        return audio.read_audio(sys.stdin.buffer.read() if vocal == "-" else vocal, **how)
+        return audio.read_audio(sys.stdin.buffer.read() if vocal == "-" else vocal, **options)
     except audio.HAFMAudioError as error:
         # one bad vocal must not stop the others
         report_vocal(vocal, error, as_json)
@@ -267,12 +270,12 @@ def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeli
     from ..registration import TASK, register
 
     register()
-    place = torch_device(device)
+    device_name = torch_device(device)
     precision = getattr(torch, dtype, "auto")
     with loading(model):
         # transformers.pipeline would bury the reason why a file cannot be used in a traceback
         loaded = HAFMForVocalAccompaniment.from_pretrained(model_source(model), dtype=precision)
-        return HAFMPipeline(loaded, task=TASK, device=place)
+        return HAFMPipeline(loaded, task=TASK, device=device_name)
 
 
 def torch_device(wanted: Device) -> Device:

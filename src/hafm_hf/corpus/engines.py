@@ -97,12 +97,17 @@ def visible_gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _start_worker(numbers: Any, gpus: list[str]) -> None:
-    """Initialises a worker: makes the next GPU the only visible one, and ties the worker's life to its parent's."""
+def _start_worker(turn: Any, gpus: list[str]) -> None:
+    """Initialises a worker: makes the next GPU the only visible one, and ties the worker's life to its parent's.
+
+    Args:
+        turn: number of workers started before, a counter that all of them share.
+        gpus: from `visible_gpus`.
+    """
     if gpus:
-        with numbers.get_lock():
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[numbers.value % len(gpus)]
-            numbers.value += 1
+        with turn.get_lock():
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[turn.value % len(gpus)]
+            turn.value += 1
     _end_with_parent()
 
 

@@ -64,9 +64,9 @@ def prepare(options: PrepareOptions, progress: Callable[[int, int], None] | None
     options = _resolved(options)
     audio = Path(options.shards.audio)
     corpus = Path(options.shards.corpus)
-    for made in filter(None, (str(corpus), options.shards.keep_audio)):
-        if Path(made).is_relative_to(audio):
-            raise HAFMCorpusError(f"{made} is inside {audio}; choose a folder outside of it.")
+    for output in filter(None, (str(corpus), options.shards.keep_audio)):
+        if Path(output).is_relative_to(audio):
+            raise HAFMCorpusError(f"{output} is inside {audio}; choose a folder outside of it.")
     if not audio.is_dir():
         # before models are loaded
         raise HAFMCorpusError(f"{audio} is not a folder; name one that holds songs.")

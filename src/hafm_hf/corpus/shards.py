@@ -175,7 +175,11 @@ class ShardMaker:
         return self.reader.read({role: Path(self.options.audio, path) for role, path in track.files.items()})
 
     def _bounds(self, stems: Stems, track_report: TrackReport) -> list[tuple[float, float]]:
-        """Start and length in seconds of a track's segments; raises TrackError if it is too short for one."""
+        """Start and length in seconds of a track's segments; sets the track's seconds in its report.
+
+        Raises:
+            TrackError: it is too short for a segment.
+        """
         duration = len(stems.vocal) / stems.sampling_rate
         shortest = self.options.min_seconds
         track_report.seconds = round(duration, 6)

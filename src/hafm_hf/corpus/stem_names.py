@@ -25,19 +25,21 @@ ROLES |= {name: name for name in BAND_NAMES}
 ROLES |= dict.fromkeys(("vocal_separated", "vocals_separated"), "separated")
 # words that mean a stem only in brackets
 BRACKETED = {"music": "instrumental"}
+ALL_ROLES = ROLES | BRACKETED
 # words that are also part of titles: at the start or in the middle of a name they mean a stem only if it has a partner
 TITLE_WORDS = {"voice", "karaoke", "backing", *BAND_NAMES}
 
 
 def _words(names: Sequence[str]) -> str:
-    # longest first: no_vocals ends in vocals; the words of a name may be joined by any separator
+    """A pattern for any of the names, whose words may be joined by any separator."""
+    # longest first: no_vocals ends in vocals
     return "|".join(re.escape(name).replace("_", "[ _-]") for name in sorted(names, key=len, reverse=True))
 
 
 _ROLE = rf"(?P<role>{_words([*ROLES])})"
 _COPY = re.compile(r"(?P<name>.*?)[ _]*(?P<copy>\(\d{1,3}\))")
 _END = re.compile(rf"(?:(?P<track>.+?)[ _.-])??{_ROLE}", re.IGNORECASE)
-_BRACKETS = re.compile(rf"(?P<track>.*)[(\[{{] *(?P<role>{_words([*ROLES, *BRACKETED])}) *[)\]}}](?P<rest>.*)", re.I)
+_BRACKETS = re.compile(rf"(?P<track>.*)[(\[{{] *(?P<role>{_words([*ALL_ROLES])}) *[)\]}}](?P<rest>.*)", re.I)
 _START = re.compile(rf"{_ROLE}[ _.-]+(?P<track>.+)", re.IGNORECASE)
 _FIELD = re.compile(rf"(?<=[ _.-]){_ROLE}(?=[ _.-])", re.IGNORECASE)
 
@@ -88,11 +90,8 @@ def _readings(name: str, copy: str) -> Iterator[StemName]:
 
 
 def _role(word: str) -> str:
-    """The role that a word of a file's name stands for, in any case and with any of the usual separators."""
-    word = re.sub(r"[ -]", "_", word.lower())
-    if word in ROLES:
-        return ROLES[word]
-    return BRACKETED[word]
+    """The role ("vocal", "drums" …) of a word that a pattern has matched, in any case and with any separator."""
+    return ALL_ROLES[re.sub(r"[ -]", "_", word.lower())]
 
 
 @dataclass

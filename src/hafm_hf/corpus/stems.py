@@ -93,7 +93,14 @@ class StemReader:
         return groupings, drops
 
     def read(self, files: Mapping[str, Path]) -> Stems:
-        """Reads and aligns the stems of a track; without an instrumental, drums, bass and other are summed."""
+        """Reads and aligns the stems of a track; without an instrumental, drums, bass and other are summed.
+
+        Args:
+            files: path of each role, as in a `Grouping`.
+
+        Raises:
+            TrackError: a file cannot be used, or the files are not of one recording.
+        """
         if "karaoke" in files:
             samples, rate = decode(files["karaoke"], self.options.max_seconds)
             if samples.shape[1] != len(CHANNELS):
@@ -183,6 +190,9 @@ def align(
         vocal_rate, instrumental_rate: in Hz; the stem with the higher rate is resampled to the lower one.
         labels: labels of the track.
         channels: channels of the instrumental.
+
+    Returns:
+        Vocal (float32 [N]) and instrumental ([N], or [N, channels]), cut to the shorter.
 
     Raises:
         TrackError: lengths differ by more than a second, so the stems can't be of one recording.

@@ -18,7 +18,7 @@ from ..audio import Samples, pad_end, resample, with_channels
 from ..audio.feature_extraction_hafm import Vocal
 from ..listening.encoder import HAFMVocalEncoder
 from ..listening.modeling_listener import HAFMListenerModel
-from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
+from ..modeling.configuration_stage import HAFMCoarseConfig, HAFMFineConfig
 from ..pretrained.loading import BUNDLED_MODEL, codec_fingerprint, find_file, tokenizer_fingerprint
 from ..pretrained.redaction import first_line
 from ..tokenizers.codecs import load_codec
@@ -121,8 +121,12 @@ class Tokenizers:
         Args:
             vocals, instrumentals (float32 [N] each; instrumentals [N, C] for a codec with C channels): one per
                 segment, `seconds` long at `sampling_rate` Hz.
+            sampling_rate: in Hz.
             seconds: length of the segments, a multiple of the common grid.
             seeds: seeds of the noise added to each vocal (paper, "Tokens").
+
+        Yields:
+            The tokens of each segment, in order.
         """
         for begin in range(0, len(vocals), self.options.batch_size):
             part = slice(begin, begin + self.options.batch_size)
@@ -132,7 +136,7 @@ class Tokenizers:
             sounds = self._batch(instrumentals[part], sampling_rate, self.codec.format.sampling_rate, seconds)
             channels_first = sounds.mT if sounds.ndim == 3 else sounds[:, None]
             streams = (
-                self.semantic(voices, noise=True, seed=list(seeds[part]), beat_phase=self._beat_phases(voices)).ids,
+                self.semantic(voices, vocal=True, seed=list(seeds[part]), beat_phase=self._beat_phases(voices)).ids,
                 self.semantic(bands).ids,
                 self.codec.encode(channels_first, self.info.num_codebooks),
             )
@@ -146,7 +150,7 @@ class Tokenizers:
         rate = self.semantic.config.sampling_rate
         phases = []
         for voice in voices.cpu().numpy():
-            beat_phase = self.encoder.beat_phase(Vocal(voice, Fraction(len(voice), rate)))
+            beat_phase = self.encoder.tracked_beat_phase(Vocal(voice, Fraction(len(voice), rate)))
             if beat_phase is None:
                 return None
             phases.append(beat_phase.cpu())

@@ -170,6 +170,7 @@ def load_pairs(folder: Path) -> list[Clip]:
 
 
 def _listed(left_out: Mapping[str, str]) -> str:
+    """Files and why each is left out, as the middle of a sentence."""
     return ", ".join(f"{display_name(path)} {why}" for path, why in sorted(left_out.items()))
 
 

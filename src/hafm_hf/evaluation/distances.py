@@ -108,12 +108,18 @@ def frechet_audio_distance(
 
 
 def median_bandwidth(reference: NDArray[np.floating], seed: int = 0) -> float:
-    """Median distance between reference embeddings (float [n, D], at most 2000 are used), the usual choice of σ."""
+    """The usual bandwidth σ for `kernel_audio_distance`: the median distance between reference embeddings.
+
+    Args:
+        reference: float [n, D].
+        seed: selects 2000 of them, if there are more.
+    """
     from scipy.spatial.distance import pdist
 
     values = np.asarray(reference, np.float64)
     if len(values) > BANDWIDTH_SAMPLES:
         values = values[np.random.default_rng(seed).choice(len(values), BANDWIDTH_SAMPLES, replace=False)]
+    # the kernel divides by it, and equal embeddings have no distance
     return max(float(np.median(pdist(values))), 1e-6)
 
 
@@ -131,14 +137,17 @@ def kernel_audio_distance(reference: NDArray[np.floating], evaluated: NDArray[np
     within = 0.0
     for values in (first, second):
         # without the pairs of an embedding with itself, whose kernel is 1
-        others = _kernel_sum(values, values, bandwidth) - len(values)
-        within += others / (len(values) * (len(values) - 1))
+        pairs = _kernel_sum(values, values, bandwidth) - len(values)
+        within += pairs / (len(values) * (len(values) - 1))
     between = _kernel_sum(first, second, bandwidth) / (len(first) * len(second))
     return SCALE * float(within - 2 * between)
 
 
 def _kernel_sum(first: Array, second: Array, sigma: float) -> float:
-    """Sum of the kernel over all pairs, block by block, so that memory grows with n, not with n²."""
+    """Sum of the Gaussian kernel of bandwidth `sigma` over all pairs of embeddings (float64 [n, D] and [m, D]).
+
+    It goes block by block, so that memory grows with n, not with n².
+    """
     from sklearn.metrics import pairwise_distances_chunked
 
     blocks = pairwise_distances_chunked(first, second, metric="sqeuclidean", working_memory=64)
@@ -157,6 +166,9 @@ def density_and_coverage(
     Args:
         reference, evaluated: float [n, D] and [m, D].
         neighbours: k.
+
+    Returns:
+        Density, and coverage (0 to 1).
 
     Raises:
         HAFMEvaluationError: n ≤ `neighbours`, or nothing is evaluated.

@@ -171,13 +171,14 @@ class TransformersEmbedder(Embedder):
         return np.concatenate(parts)
 
     def _states(self, inputs: Any) -> torch.Tensor:
-        """One embedding for each window of a batch: float [B, D]."""
+        """One embedding for each window of a batch, as the extractor prepares it: float [B, D]."""
         if hasattr(self.network, "get_audio_features"):
             output = self.network.get_audio_features(**inputs)
             if isinstance(output, torch.Tensor):
                 return output
             return output.pooler_output
         states = self.network(**inputs).last_hidden_state
+        # [B, D, …] of a network over spectrograms; otherwise [B, T, D]
         if states.ndim > 3:
             return states.flatten(2).mean(dim=2)
         return states.mean(dim=1)

@@ -13,16 +13,18 @@ from .features import ANALYSIS_RATE, Features, pitch_classes
 
 CLICKS_PER_MINUTE = 120
 LEVEL = 0.1
+# (vocal, its features, reference or None) → a candidate; all sounds are float32 [N] at 16 kHz
+Fool = Callable[[Samples, Features, Samples | None], Samples]
 
 
 def click_track(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
-    """A metronome at 120 BPM, whatever is sung."""
+    """A metronome at 120 BPM, whatever is sung: a `Fool`."""
     seconds = len(vocal) / ANALYSIS_RATE
     return click.click_track(np.arange(0.0, seconds, 60 / CLICKS_PER_MINUTE).tolist(), (), seconds, ANALYSIS_RATE)
 
 
 def doubling_sine(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
-    """A sine at the pitch of the vocal, silent where nothing is sung."""
+    """A sine at the pitch of the vocal, silent where nothing is sung: a `Fool`."""
     sung = np.isfinite(voice.pitch)
     if not sung.any():
         return np.zeros_like(vocal)
@@ -35,7 +37,7 @@ def doubling_sine(vocal: Samples, voice: Features, reference: Samples | None) ->
 
 
 def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
-    """The vocal's most frequent pitch class and its fifth, held throughout."""
+    """The vocal's most frequent pitch class and its fifth, held throughout: a `Fool`."""
     classes = pitch_classes(voice.pitch[np.isfinite(voice.pitch)])
     most_frequent = int(np.bincount(classes, minlength=PITCH_CLASSES).argmax())
     # from C3 to B3; A is pitch class 9
@@ -46,13 +48,11 @@ def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples
 
 
 def semitone_high(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
-    """The reference accompaniment shifted up by a semitone: in time, but out of key."""
+    """The reference accompaniment a semitone higher, in time but out of key: a `Fool` that needs a reference."""
     assert reference is not None, "see NEEDS_REFERENCE"
     return np.asarray(load_librosa().effects.pitch_shift(reference, sr=ANALYSIS_RATE, n_steps=1), np.float32)
 
 
-Fool = Callable[[Samples, Features, Samples | None], Samples]
-# vocal and reference (float32 [N] at 16 kHz) → a candidate (float32 [N] at 16 kHz)
 FOOLS: dict[str, Fool] = {
     "silence": lambda vocal, *_: np.zeros_like(vocal),
     "click track": click_track,

@@ -152,14 +152,16 @@ class Measurer:
     def features(self, sound: Sound, voice: bool = False) -> Features:
         """Features of a sound, cached."""
         name = f"features/{sound.key}-{int(voice)}-{FEATURES_VERSION}"
-        return Features.of(self._kept(name, lambda: extract(sound.analysed, voice=voice).measured()))
+        return Features.of(self._cached(name, lambda: extract(sound.analysed, voice=voice).measured()))
 
     def _embedding(self, sound: Sound, embedder: Embedder) -> Embeddings:
+        """Embeddings (float32 [n, D]) of a sound, cached."""
         name = f"embeddings/{embedder.identity}/{sound.key}"
-        return self._kept(name, lambda: {"embeddings": embedder.embed(sound.at(embedder.sampling_rate))})["embeddings"]
+        arrays = self._cached(name, lambda: {"embeddings": embedder.embed(sound.at(embedder.sampling_rate))})
+        return arrays["embeddings"]
 
-    def _kept(self, name: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """The arrays that `make` returns, cached under `name`."""
+    def _cached(self, name: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """The arrays that `make` returns, cached in the file `name`.npz; it is called only if that does not exist."""
         if self.options.cache is None:
             return make()
         path = self.options.cache / f"{name}.npz"

@@ -75,7 +75,16 @@ def load_musdb18(folder: Path, out: Path, separation: str) -> list[Clip]:
 
 
 def _made(folder: Path, command: str, mix: Path) -> Path:
-    """The folder itself; if it is missing, a command writes its files, atomically."""
+    """The folder itself; if it is missing, a command writes its files, atomically.
+
+    Args:
+        folder: of the files, which are reused.
+        command: with {mix} for the mix, and {folder} for where to write.
+        mix: the file that it reads.
+
+    Raises:
+        HAFMEvaluationError: the program is not installed, or fails.
+    """
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

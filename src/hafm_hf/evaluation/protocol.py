@@ -226,7 +226,7 @@ def set_distances(measurements: Sequence[Measurement], system: str, options: Sco
 def _adherence(
     measurements: Sequence[Measurement], system: str, embedder: str, options: ScoringOptions
 ) -> dict[str, Any]:
-    """Prompt adherence with its interval over songs, or why it can't be computed.
+    """Prompt adherence of a system by one embedder, with its interval over songs, or why it can't be computed.
 
     The songs are dealt into two halves, and each half's candidates are compared with the other half's references:
     compared with itself, a reference would be perfect by definition. The value is the mean of the two.
@@ -271,7 +271,10 @@ def _dealt(measurements: Sequence[Measurement], seed: int) -> list[list[Measurem
 
 
 def _resampled_adherence(drawn: list[Any], matched: Gaussian, shuffled: Gaussian) -> float:
-    """Prompt adherence of drawn clips (embeddings float [n_i, D] of each), however few."""
+    """Prompt adherence of the mixes of drawn clips (embeddings float [n_i, D] each), however few.
+
+    `matched` and `shuffled` are as for `prompt_adherence`.
+    """
     values = np.concatenate(drawn)
     resampled = (values.mean(axis=0), np.cov(values, rowvar=False))
     return prompt_adherence(resampled, matched, shuffled)

@@ -113,7 +113,11 @@ def stretch_between(source: float, target: float) -> float:
 
 
 def retrieve(bank: Sequence[BankItem], voice: Features) -> tuple[BankItem, int, float]:
-    """The item closest to the voice's key and tempo, with the shift in semitones and the rate to match them."""
+    """Finds the item closest to the voice's key and tempo.
+
+    Returns:
+        The item, by how many semitones to shift it, and the rate by which to play it faster, to match the voice.
+    """
     key = int(np.argmax(fit_of_keys(voice)))
     tempo = estimate_tempo(voice)
 

@@ -50,9 +50,13 @@ SCORE_NAMES = tuple(score.name for score in SCORES)
 
 def score_pair(voice: Features, reference: Features | None, candidate: Features) -> dict[str, float]:
     """All scores of one accompaniment with one voice; NaN if a score needs a reference and there is none."""
-    nowhere = float("nan")
-    return {
-        score.name: nowhere if reference is None and score.needs_reference
-        else score.function(voice, reference if reference is not None else voice, candidate)
-        for score in SCORES
-    }  # fmt: skip
+    scores = {}
+    for score in SCORES:
+        if reference is not None:
+            scores[score.name] = score.function(voice, reference, candidate)
+        elif score.needs_reference:
+            scores[score.name] = float("nan")
+        else:
+            # a score of the voice only does not look at the reference
+            scores[score.name] = score.function(voice, voice, candidate)
+    return scores

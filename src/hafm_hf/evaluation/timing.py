@@ -147,6 +147,7 @@ def lag_curve(wanted: Array, played: Array, longest: int) -> Array:
 
 
 def _aligned(*sounds: Features) -> list[Array]:
+    """The onset curve of each sound, float64 [T − 40], of as many frames as the shortest has."""
     frames = min(len(sound.onsets) for sound in sounds)
     return [onset_curve(sound.onsets[:frames]) for sound in sounds]
 
@@ -159,7 +160,7 @@ def onset_curve(onsets: NDArray[np.float32]) -> Array:
 
 
 def _smooth(values: Array, frames: int) -> Array:
-    """Moving average with a Hann window, normalised by the available frames at the edges."""
+    """Moving average of float64 [T] with a Hann window of `frames`, normalised at the edges by those there are."""
     window = np.hanning(frames + 2)[1:-1]
     if len(values) < frames:
         return np.full_like(values, values.mean())

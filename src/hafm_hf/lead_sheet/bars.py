@@ -158,7 +158,8 @@ def bars_from_downbeats(beats: Instants, downbeats: Instants) -> dict[str, int]:
 
 def _likeliest_downbeat(sheet: LeadSheet, metre: int) -> int:
     """The beat of the bar (0 to metre − 1, counted from the first beat) on which most chords begin."""
-    starts = np.array([start for (start, *_), before in zip(sheet.chords[1:], sheet.chords, strict=False)])
+    # the first chord begins with the song, on whichever beat that is
+    starts = np.array([start for start, *_ in sheet.chords[1:]])
     if not len(starts) or sheet.beats is None:
         return 0
     positions = np.round(beats_passed(sheet.beats, starts)).astype(int) % metre
@@ -241,7 +242,10 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
 
 
 def _changes(song: Chart) -> dict[float, str]:
-    """Positions in order at which the chord changes, rounded to the grid, and the new chords."""
+    """The chord changes of a song: the new chord by its position.
+
+    Positions, in quarters from the beginning, are in order and rounded to the grid.
+    """
 
     def rounded(second: float) -> float:
         return max(round(song.quarters(second) / GRID) * GRID, 0.0)

@@ -147,7 +147,7 @@ def _read(written: str) -> ChordSymbol | None:
 
 
 def _degrees(quality: str, harte: bool) -> Degrees:
-    """The degrees of a quality that the grammar has accepted."""
+    """The degrees of a quality that the grammar has accepted; `harte` says whether it followed a colon."""
     if "alt" in quality:
         return ALTERED
     if harte and quality == "1":
@@ -163,30 +163,38 @@ def _degrees(quality: str, harte: bool) -> Degrees:
         assert core is not None
         steps = _core(*core.groups())
         changes = quality[core.end() :]
-    for sus, how, major, signs, number in PART.findall(changes):
+    for sus, action, major, signs, number in PART.findall(changes):
         if number:
-            _change(steps, how, bool(major), sum(SHIFTS[sign] for sign in signs), int(number))
+            _change(steps, action, bool(major), sum(SHIFTS[sign] for sign in signs), int(number))
         else:
             _suspend(steps, sus)
     return frozenset(steps)
 
 
-def _change(steps: set[tuple[int, int]], how: str, major: bool, shift: int, degree: int) -> None:
-    """Adds, alters or leaves out a degree; `major` is of a seventh, or of the seventh of a ninth."""
-    if how in ("omit", "*"):
+def _change(steps: set[tuple[int, int]], action: str, major: bool, shift: int, degree: int) -> None:
+    """Adds, alters or leaves out a degree, in place.
+
+    Args:
+        steps: (degree, semitones above the root) of the chord so far.
+        action: "add", "omit", "*" (Harte's omission) or "".
+        major: whether the change is to a major seventh, as in maj7, or brings one, as in maj9.
+        shift: semitones by which accidentals alter the degree.
+        degree: 1 to 13.
+    """
+    if action in ("omit", "*"):
         _leave_out(steps, degree)
     elif major:
         _leave_out(steps, 7)
         steps |= {(7, 11), (degree, NATURAL[degree])}
     else:
         # an altered fifth or tension replaces the natural one
-        if shift and how != "add" and degree in (5, 9, 11, 13):
+        if shift and action != "add" and degree in (5, 9, 11, 13):
             steps.discard((degree, NATURAL[degree]))
         steps.add((degree, NATURAL[degree] + shift))
 
 
 def _suspend(steps: set[tuple[int, int]], number: str) -> None:
-    """Replaces the third: by the fourth, the second, or both; Csus9 is C9sus4."""
+    """Replaces the third, in place: by the fourth, the second, or both, as `number` says; Csus9 is C9sus4."""
     _leave_out(steps, 3)
     if "2" in number:
         steps.add((2, 2))
@@ -198,11 +206,19 @@ def _suspend(steps: set[tuple[int, int]], number: str) -> None:
 
 
 def _leave_out(steps: set[tuple[int, int]], degree: int) -> None:
+    """Removes a degree from `steps`, in place, however it is altered."""
     steps -= {step for step in steps if step[0] == degree}
 
 
 def _core(third: str | None, major: str | None, number: str | None, after: str | None) -> set[tuple[int, int]]:
-    """The degrees of a triad with its sixth or seventh."""
+    """The degrees of a triad with its sixth or seventh, from the groups of `TRIAD`.
+
+    Args:
+        third: the sign of the triad, such as "m", "dim" or "+"; None for major.
+        major: the sign of a major seventh, before its number.
+        number: "6", "7", "9" and so on; None without a sixth or seventh.
+        after: the sign of a major seventh behind the number, as in 7M.
+    """
     steps = {1: 0, 3: 4, 5: 7}
     if third in ("m", "-", "h", "ø", "dim", "°", "o"):
         steps[3] = 3

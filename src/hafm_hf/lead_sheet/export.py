@@ -108,7 +108,7 @@ def to_musicxml(chart: Chart, title: str) -> bytes:
 
 
 def _signatures(chart: Chart) -> list[Any]:
-    """Clef, key, metre and tempo."""
+    """Clef, key, metre and tempo of a chart, as elements of music21."""
     from music21 import clef, key, meter, tempo
 
     root = midi_key(chart)
@@ -133,8 +133,8 @@ def _chord_symbol(label: str) -> Any:
     if chord.bass is not None:
         bass["bass"] = _accidentals(chord.bass)
     symbol = harmony.ChordSymbol(root=_accidentals(chord.root), kind=kind, **bass)
-    for how, degree, semitones in changes:
-        symbol.addChordStepModification(harmony.ChordStepModification(how, degree, semitones), updatePitches=False)
+    for action, degree, semitones in changes:
+        symbol.addChordStepModification(harmony.ChordStepModification(action, degree, semitones), updatePitches=False)
     symbol.chordKindStr = chord.quality
     return symbol
 
@@ -147,13 +147,13 @@ def _kind(degrees: Degrees) -> tuple[str, list[tuple[str, int, int]]]:
     """
     changes = {kind: _changes(KINDS[kind], degrees) for kind in KINDS}
     # programs disagree on whether an added seventh is a minor or a major one
-    unclear = {kind: any(how == "add" and degree == 7 for how, degree, _ in changes[kind]) for kind in KINDS}
+    unclear = {kind: any(action == "add" and degree == 7 for action, degree, _ in changes[kind]) for kind in KINDS}
     kind = min(KINDS, key=lambda kind: (unclear[kind], len(changes[kind])))
     return kind, changes[kind]
 
 
 def _changes(before: Degrees, after: Degrees) -> list[tuple[str, int, int]]:
-    """What makes the degrees of one chord those of another."""
+    """The changes, as in `_kind`, that turn the degrees `before` into those `after`."""
     gone = dict(before - after)
     changes = []
     for degree, semitones in sorted(after - before):
@@ -218,7 +218,10 @@ QuartersAt = Callable[[float], float]
 
 
 def _quarters_in_song(chart: Chart) -> QuartersAt:
-    """Where times in seconds lie, in quarters; before the first beat at the song's tempo."""
+    """A function that maps seconds in the recording to quarters in the MIDI file.
+
+    Before the first beat it counts at the song's tempo.
+    """
     beats = np.asarray(chart.beats)
     first = float(beats[0])
     # the beginning of the recording may lie between two beats
@@ -254,7 +257,11 @@ def _conductor(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
 
 
 def _metres(chart: Chart, first_beat: float) -> list[tuple[float, dict[str, int]]]:
-    """Where metres begin, in quarters: of what is left before whole quarters, of a pickup, and of the bars."""
+    """Where each metre begins, in quarters, and its time signature.
+
+    They are those of what is left before whole quarters, of a pickup, and of the bars. `first_beat` is the position of
+    the first beat in quarters.
+    """
     quarters, ticks = divmod(round(first_beat * TICKS_A_QUARTER), TICKS_A_QUARTER)
     pickup = (quarters + chart.sheet.downbeat) % chart.metre
     rest = ticks / TICKS_A_QUARTER
@@ -300,7 +307,7 @@ def _click_events(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
 
 
 def _sounding(start: float, stop: float, pitch: int, channel: int, velocity: int) -> list[Event]:
-    """Note-on and note-off events between two positions in quarters."""
+    """The events of a note (`pitch` in MIDI) from `start` to `stop`, in quarters; it lasts at least a tick."""
     on = {"note": pitch, "velocity": velocity, "channel": channel}
     stop = max(stop, start + 1 / TICKS_A_QUARTER)
     return [(start, 2, "note_on", on), (stop, 1, "note_off", {**on, "velocity": 0})]

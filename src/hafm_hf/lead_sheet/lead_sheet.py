@@ -2,8 +2,8 @@
 """The lead sheet: what is known about a song besides the vocal (beats, bars, chords, key, sections, style).
 
 The listener estimates it from the vocal, the user may give or correct any part, and the stages are conditioned on it
-through streams, one small integer per frame for each kind of information, 0 where unknown. A stage's configuration
-names the streams that it reads. Dimensions: T frames, C chords, S streams.
+through rows, one small integer per frame for each kind of information, 0 where unknown. A stage's configuration
+names the rows that it reads. Dimensions: T frames, C chords, S rows.
 """
 
 import math
@@ -252,7 +252,10 @@ class LeadSheet:
         return replace(self, **missing, estimated=sorted(estimated))
 
     def chord_gaps(self, seconds: float) -> list[tuple[float, float]]:
-        """Stretches without known chords, about a bar or longer, in a song of `seconds`: (start s, stop s)."""
+        """Gaps between known chords, about a bar or longer, in a song of `seconds`: (start s, stop s).
+
+        The last one, if there is one after the chords, stops at infinity.
+        """
         gaps = []
         end = 0.0
         for start, stop, _ in sorted(self.chords):
@@ -264,7 +267,7 @@ class LeadSheet:
         return gaps
 
     def with_chords_in_gaps(self, estimate: "LeadSheet", gaps: Sequence[tuple[float, float]]) -> "LeadSheet":
-        """This lead sheet with the chords of an estimate added in `gaps`."""
+        """This lead sheet with the chords of an estimate added, cut to `gaps` ((start s, stop s) each)."""
         between = []
         for first, last in gaps:
             for start, stop, label in estimate.chords:
@@ -430,28 +433,28 @@ def _runs(values: torch.Tensor, frame_rate: int) -> list[tuple[float, float, int
     ]
 
 
-def lead_sheet_streams(
+def rows_by_frame(
     sheet: LeadSheet, names: Sequence[str], frames: int, frame_rate: int, styles: Sequence[str] = ()
 ) -> torch.Tensor:
-    """Converts a lead sheet to the conditioning streams of a song.
+    """Converts a lead sheet to rows of integers, one for each frame, which condition the stages.
 
     Args:
         sheet: the lead sheet.
-        names: of the streams, in the order of the result.
+        names: the rows to make, by the names in `STREAM_SIZES`, in the order of the result.
         frames, frame_rate (Hz): of the result.
         styles: names of the model's styles, in order.
 
     Returns:
-        int64 [S, T], each stream below its entry in `STREAM_SIZES`; 0 where unknown.
+        int64 [S, T], each row below its entry in `STREAM_SIZES`; 0 where unknown.
 
     Raises:
-        ValueError: an unknown stream or style.
+        ValueError: an unknown name or style.
     """
     if unknown := [name for name in names if name not in STREAM_SIZES]:
         raise ValueError(f"There is no stream {unknown[0]!r}; choose from {', '.join(STREAM_SIZES)}.")
     passed = sheet.beats_passed(frames, frame_rate)
-    streams = np.full((len(names), frames), UNKNOWN, dtype=np.int64)
-    for row, name in zip(streams, names, strict=True):
+    rows = np.full((len(names), frames), UNKNOWN, dtype=np.int64)
+    for row, name in zip(rows, names, strict=True):
         if name == "chord":
             _fill(row, [(start, stop, chord_index(label)) for start, stop, label in sheet.chords], frame_rate)
         elif name == "energy":
@@ -467,7 +470,7 @@ def lead_sheet_streams(
         elif name == "bar" and passed is not None and sheet.beats_per_bar is not None:
             before = sum(metre for metre in METRES if metre < sheet.beats_per_bar)
             row[:] = 1 + before + (np.floor(passed).astype(np.int64) - sheet.downbeat) % sheet.beats_per_bar
-    return torch.from_numpy(streams)
+    return torch.from_numpy(rows)
 
 
 def index_of_style(style: str, styles: Sequence[str]) -> int:
@@ -478,7 +481,7 @@ def index_of_style(style: str, styles: Sequence[str]) -> int:
 
 
 def _fill(row: np.ndarray, spans: Sequence[tuple[float, float, int]], frame_rate: int) -> None:
-    """Writes spans (start s, stop s, number) into a stream as 1 + number, since 0 means unknown."""
+    """Writes spans (start s, stop s, number) into a row as 1 + number, since 0 means unknown."""
     for start, stop, number in spans:
         row[max(round(start * frame_rate), 0) : max(round(stop * frame_rate), 0)] = 1 + number
 
@@ -516,7 +519,7 @@ def begins_beat(phase: torch.Tensor) -> torch.Tensor:
     return phase.diff() < -0.5
 
 
-def beat_points(phase: torch.Tensor) -> torch.Tensor:
-    """Cosine and sine of the beat's phase (float [T], 0..1) and of twice that phase: float32 [T, 4]."""
+def phase_vectors(phase: torch.Tensor) -> torch.Tensor:
+    """Cosine and sine of the beat's phase (float [..., T], 0..1) and of twice that phase: float32 [..., T, 4]."""
     angle = 2 * math.pi * phase.float()
     return torch.stack([angle.cos(), angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=-1)

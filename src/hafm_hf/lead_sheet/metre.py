@@ -24,7 +24,10 @@ MARGIN = 4.0
 
 
 def song_metre(sheet: LeadSheet, notes: Sequence[Sequence[float]] = ()) -> int:
-    """Beats per bar of a lead sheet with beats: as it says, or else as its chords and the notes sung recur."""
+    """Beats per bar of a lead sheet with beats: as it says, or else as its chords and the notes sung recur.
+
+    `notes` are (start s, stop s, …) each.
+    """
     if sheet.beats_per_bar is not None:
         return sheet.beats_per_bar
     beats = sheet.beats or ()
@@ -74,7 +77,7 @@ def long_notes(notes: Sequence[Sequence[float]], beats: Sequence[float]) -> list
 
 
 def _on_beats(beats: NDArray[np.float64], events: ArrayLike) -> NDArray[np.bool_]:
-    """Which beats an event falls on: bool [N]."""
+    """Which beats (float64 [N]) an event (E of them) falls on, all in seconds: bool [N]."""
     positions = np.interp(np.asarray(events, np.float64), beats, np.arange(len(beats)), left=-1, right=-1)
     nearest = np.round(positions)
     near = (positions >= 0) & (np.abs(positions - nearest) <= NEAR_BEAT)

@@ -86,6 +86,7 @@ def root_name(pitch: int, third: str, key: str) -> str:
     home = in_fifths(tonic)
     first, last = SCALE[mode]
     for fifths in range(home + first, home + last + 1):
+        # a fifth is seven semitones
         if 7 * fifths % PITCH_CLASSES == pitch:
             return note_name(fifths)
     lowest = home + LOWEST[mode][third]

@@ -64,8 +64,13 @@ class StyleRange:
 
 
 def _octaves_outside(value: float, bounds: tuple[float, float]) -> float:
+    """How many octaves (factors of two) a value above 0 lies below or above (least, most); 0 within."""
     low, high = bounds
-    return max(math.log2(low / value) if low > value else 0.0, math.log2(value / high) if value > high else 0.0)
+    if value < low:
+        return math.log2(low / value)
+    if value > high:
+        return math.log2(value / high)
+    return 0.0
 
 
 def weigh_styles(

@@ -12,22 +12,22 @@ from transformers.utils import logging
 
 from ..audio.feature_extraction_hafm import Vocal
 from ..lead_sheet.bars import likeliest_key
-from ..lead_sheet.lead_sheet import LeadSheet, lead_sheet_streams
+from ..lead_sheet.lead_sheet import LeadSheet, rows_by_frame
 from ..lead_sheet.metre import song_metre
 from ..lead_sheet.style_choice import StyleRange, styles_in_order, sung_density, weigh_styles
 from ..lead_sheet.vocabulary import AUTO_STYLE, ENERGIES
-from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.configuration_stage import HAFMStageConfig
 from ..tokenizers.beat_tracker import likeliest_tempo
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from ..tokenizers.pitch_contour import PitchContour, sung_notes
 from ..tokenizers.stopping import CheckStop
-from .ends import Ends, add_bars
+from .ends import IntroAndOutro, add_bars
 from .modeling_listener import HAFMListenerModel
 from .transcription import energies
 
 logger = logging.get_logger(__name__)
-# lead sheet streams that depend on the beats
-BEAT_STREAMS = frozenset(("chord", "beat", "bar"))
+# what stages read of a lead sheet that depends on the beats
+BEAT_FIELDS = frozenset(("chord", "beat", "bar"))
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ class Heard:
 
     Args:
         contour: its pitch contour.
-        beat_points (float32 [T_v, 4]): where in the beat each frame is (`HAFMRhythmNetwork.expected_points`).
+        phase_vectors (float32 [T_v, 4]): where in the beat each frame is
+            (`HAFMRhythmNetwork.expected_phase_vectors`).
     """
 
     contour: PitchContour
-    beat_points: torch.Tensor
+    phase_vectors: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class HAFMEncoderOutput:
     Args:
         tokens (int64 [T_v]): vocal semantic tokens of the whole song.
         lead_sheet: lead sheet of the song, as far as it was given or estimated.
-        streams: the lead sheet by frame (int64 [S, T_c]), by the name of the stage that reads it.
+        lead_sheet_rows: the lead sheet by frame (int64 [S, T_c]), by the name of the stage that reads it.
         duration: exact length of the vocal in seconds.
         before, after: silence around the vocal in seconds, in which the band plays alone.
         fade: length of the fade-out at the end, in seconds.
@@ -61,7 +62,7 @@ class HAFMEncoderOutput:
 
     tokens: torch.Tensor
     lead_sheet: LeadSheet = field(default_factory=LeadSheet)
-    streams: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    lead_sheet_rows: Mapping[str, torch.Tensor] = field(default_factory=dict)
     duration: Fraction = Fraction(0)
     before: float = 0.0
     after: float = 0.0
@@ -102,9 +103,9 @@ class HAFMVocalEncoder:
         }
 
     @property
-    def lead_sheet_streams(self) -> set[str]:
-        """The lead sheet streams that any stage reads."""
-        return {stream for config in self.reading_configs.values() for stream in config.lead_sheet_streams}
+    def lead_sheet_fields_read(self) -> set[str]:
+        """What the stages read of a lead sheet: the names of its rows (`rows_by_frame`) that any of them reads."""
+        return {name for config in self.reading_configs.values() for name in config.lead_sheet_streams}
 
     @property
     def reads_voice_only(self) -> bool:
@@ -128,7 +129,7 @@ class HAFMVocalEncoder:
         return {}
 
     @property
-    def grid(self) -> int:
+    def common_frame_rate(self) -> int:
         """How often a second frames of all stages begin together: 25 times for 50 and 75 Hz."""
         rates = [config.frame_rate for config in self.stage_configs.values()]
         return math.gcd(self.semantic_tokenizer.config.frame_rate, *rates)
@@ -168,14 +169,14 @@ class HAFMVocalEncoder:
 
         sheet, beat_phase = self._with_estimates(vocal, sheet, check_stop=check_stop)
         vocal_sheet = sheet
-        ends = Ends(sheet=sheet)
+        ends = IntroAndOutro(sheet)
         if intro_bars or outro_bars:
             ends = add_bars(sheet, vocal.samples, rate, intro_bars, outro_bars)
         if tail and not outro_bars:
             ends = ends.with_tail(seconds, tail)
         waveform = self._waveform(vocal, ends.before, ends.after)
 
-        sheet = ends.sheet or sheet
+        sheet = ends.sheet
         # without the padding to whole frames
         song = waveform[: round(float(ends.before + seconds + ends.after) * rate)]
         sheet = with_style_and_energy(sheet, style, energy, song.cpu().numpy(), rate)
@@ -186,12 +187,12 @@ class HAFMVocalEncoder:
         if beat_phase is not None:
             beat_phase = self._phase_of_song(beat_phase, sheet, self.semantic_tokenizer.num_frames(len(waveform)))
         tokens = self.semantic_tokenizer.encode(
-            waveform, noise=True, seed=seed, beat_phase=beat_phase, check_stop=check_stop
+            waveform, vocal=True, seed=seed, beat_phase=beat_phase, check_stop=check_stop
         )
         return HAFMEncoderOutput(
             tokens=tokens,
             lead_sheet=sheet,
-            streams=self.streams(len(tokens), sheet),
+            lead_sheet_rows=self.lead_sheet_rows(len(tokens), sheet),
             duration=vocal.duration,
             before=ends.before,
             after=ends.after,
@@ -231,13 +232,13 @@ class HAFMVocalEncoder:
             ValueError: the tokenizer has no rhythm network.
         """
         waveform = self._waveform(vocal)
-        contour, beat_points = self.semantic_tokenizer.measure_pitch_and_beats(waveform, check_stop)
+        contour, phase_vectors = self.semantic_tokenizer.measure_pitch_and_beats(waveform, check_stop)
         if self.ear is not None:
             features = self.ear.extract_features(waveform.to(self.ear.device), check_stop=check_stop)
-            contour = replace(contour, heard=features.cpu().numpy())
-        return Heard(contour, beat_points)
+            contour = replace(contour, ear_features=features.cpu().numpy())
+        return Heard(contour, phase_vectors)
 
-    def beat_phase(self, vocal: Vocal) -> torch.Tensor | None:
+    def tracked_beat_phase(self, vocal: Vocal) -> torch.Tensor | None:
         """The beat phase of each frame (float [T_v]) that the tokenizer reads if no beats are given.
 
         None if it tracks no beats.
@@ -247,7 +248,7 @@ class HAFMVocalEncoder:
         beat_phase = self._beat_track(self.listen(vocal), LeadSheet())
         return with_beats(LeadSheet(), beat_phase, self.semantic_tokenizer.config.frame_rate)[1]
 
-    def streams(self, frames: int, sheet: LeadSheet) -> dict[str, torch.Tensor]:
+    def lead_sheet_rows(self, frames: int, sheet: LeadSheet) -> dict[str, torch.Tensor]:
         """A lead sheet by frame, for the stages that read it.
 
         Args:
@@ -260,19 +261,19 @@ class HAFMVocalEncoder:
         Raises:
             ValueError: for a style that the model does not have.
         """
-        streams = {}
+        rows = {}
         for name, config in self.reading_configs.items():
             rate = config.conditioning_frame_rate
             count = frames * rate // self.semantic_tokenizer.config.frame_rate
-            rows = lead_sheet_streams(sheet, list(config.lead_sheet_streams), count, rate, config.styles)
-            streams[name] = rows.to(self.semantic_tokenizer.device)
-        return streams
+            stage_rows = rows_by_frame(sheet, list(config.lead_sheet_streams), count, rate, config.styles)
+            rows[name] = stage_rows.to(self.semantic_tokenizer.device)
+        return rows
 
     def in_style(self, song: HAFMEncoderOutput, style: str) -> HAFMEncoderOutput:
         """The same song with a style that the model has chosen."""
         estimated = sorted({*song.lead_sheet.estimated, "style"})
         sheet = replace(song.lead_sheet, style=style, estimated=estimated)
-        return replace(song, lead_sheet=sheet, streams=self.streams(len(song.tokens), sheet))
+        return replace(song, lead_sheet=sheet, lead_sheet_rows=self.lead_sheet_rows(len(song.tokens), sheet))
 
     def _suiting_styles(self, vocal: Vocal, sheet: LeadSheet, seed: int) -> tuple[str, ...]:
         """Styles that suit a vocal and its lead sheet, in the order in which the variations of a seed get them."""
@@ -289,11 +290,11 @@ class HAFMVocalEncoder:
 
     def _check(self, sheet: LeadSheet, bars: int) -> None:
         """Refuses parts of a lead sheet, and bars, that neither the stages nor the tokenizer follow."""
-        read = self.lead_sheet_streams
+        read = self.lead_sheet_fields_read
         why = " This model reads the voice only." if self.reads_voice_only else ""
         if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in read:
             raise ValueError(f"Chords are given, but no stage of this model reads any; leave chords out.{why}")
-        if sheet.has_beats and not self.semantic_tokenizer.config.beat_line and not read & BEAT_STREAMS:
+        if sheet.has_beats and not self.semantic_tokenizer.config.beat_line and not read & BEAT_FIELDS:
             raise ValueError(f"This model has no beat line; leave tempo and beats of a lead sheet out.{why}")
         stated = sheet.to_dict().keys() - {*sheet.estimated, "estimated", "key"}
         if self.reads_voice_only and stated:
@@ -339,10 +340,10 @@ class HAFMVocalEncoder:
 
     def _beat_track(self, heard: Heard, sheet: LeadSheet, check_stop: CheckStop | None = None) -> torch.Tensor:
         """Beat phase of each frame along one beat track (float [T_v]), near the tempo that the listener estimates."""
-        tempo = None
+        near = None
         if self.listener is not None and sheet.tempo is None:
-            tempo = likeliest_tempo(self.listener.tempi, self.listener.tempo_of(heard.contour))
-        return self.semantic_tokenizer.beat_phase(heard.beat_points, sheet, tempo, check_stop)
+            near = likeliest_tempo(self.listener.tempi, self.listener.tempo_of(heard.contour))
+        return self.semantic_tokenizer.track_beats(heard.phase_vectors, sheet.tempo, near, check_stop)
 
     def _phase_of_song(self, beat_phase: torch.Tensor, sheet: LeadSheet, frames: int) -> torch.Tensor | None:
         """The beat phase (float [T_v]) of a song with its ends, which the tokenizer reads; None if it reads none."""
@@ -356,15 +357,15 @@ class HAFMVocalEncoder:
 
     def num_tokens(self, seconds: float) -> int:
         """Number of tokens of a song of `seconds`, rounded up to whole frames of all stages."""
-        return self._steps(seconds) * self.semantic_tokenizer.config.frame_rate // self.grid
+        return self._steps(seconds) * self.semantic_tokenizer.config.frame_rate // self.common_frame_rate
 
     def _samples(self, seconds: float) -> int:
         """Number of samples of a vocal of `seconds`, rounded up to whole frames of all stages."""
-        return self._steps(seconds) * self.semantic_tokenizer.config.sampling_rate // self.grid
+        return self._steps(seconds) * self.semantic_tokenizer.config.sampling_rate // self.common_frame_rate
 
     def _steps(self, seconds: float) -> int:
-        """Number of steps of the grid that cover `seconds`."""
-        return math.ceil(round(seconds * self.grid, 6))
+        """Number of frames at the common frame rate that cover `seconds`."""
+        return math.ceil(round(seconds * self.common_frame_rate, 6))
 
     def _waveform(self, vocal: Vocal, before: float = 0.0, after: float = 0.0) -> torch.Tensor:
         """The vocal with silence around it (in s), padded to whole frames: float32 [N] on the tokenizer's device."""
@@ -401,9 +402,12 @@ def with_beats(sheet: LeadSheet, beat_phase: torch.Tensor, frame_rate: int) -> t
 
 
 def with_chords(sheet: LeadSheet, estimate: LeadSheet, gaps: Sequence[tuple[float, float]]) -> LeadSheet:
-    """Adds estimated chords where none are given ((start s, stop s) each), and the key that fits all chords best.
+    """Adds estimated chords where none are given, and the key that fits all chords best.
 
-    The estimated chords are spelled as in that key.
+    Args:
+        sheet: the lead sheet, as far as it is known.
+        estimate: a lead sheet with estimated chords, which are spelled as in that key.
+        gaps: where no chords are given, (start s, stop s) each.
     """
     key = sheet.key or likeliest_key(sheet.with_chords_in_gaps(estimate, gaps))
     estimate = estimate.spelled(key)

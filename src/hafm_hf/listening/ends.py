@@ -23,28 +23,25 @@ LEAST_BARS = 0.05
 
 
 @dataclass(frozen=True)
-class Ends:
-    """Silence around a vocal for the band to fill, in seconds.
+class IntroAndOutro:
+    """Silence around a vocal for the band to fill, in seconds; nothing by default.
 
     Args:
-        before: before the vocal.
-        after: after it.
-        fade: length of the fade-out at the end.
         sheet: lead sheet of the longer song, as far as it is known.
+        before: silence before the vocal.
+        after: silence after it.
+        fade: length of the fade-out at the end.
     """
 
+    sheet: LeadSheet
     before: float = 0.0
     after: float = 0.0
     fade: float = 0.0
-    sheet: LeadSheet | None = None
 
-    def with_tail(self, seconds: float, tail: float) -> "Ends":
+    def with_tail(self, seconds: float, tail: float) -> "IntroAndOutro":
         """Adds `tail` seconds after a vocal that is `seconds` long; its last chord is held through them."""
         end = self.before + seconds
-        sheet = self.sheet
-        if sheet is not None:
-            sheet = _held(sheet, end, end + tail)
-        return replace(self, after=tail, fade=tail, sheet=sheet)
+        return replace(self, after=tail, fade=tail, sheet=_held(self.sheet, end, end + tail))
 
 
 def _held(sheet: LeadSheet, end: float, until: float) -> LeadSheet:
@@ -59,7 +56,7 @@ def _held(sheet: LeadSheet, end: float, until: float) -> LeadSheet:
     return replace(sheet, chords=spans)
 
 
-def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int) -> Ends:
+def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int) -> IntroAndOutro:
     """Makes room for an intro and an outro.
 
     The intro repeats the chords of the first bars, the outro those of the last bars; it ends with the tonic chord, if
@@ -139,4 +136,4 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         after = finish - seconds
         fade = RING_SECONDS
     longer = replace(whole, chords=sorted(chords), form=sorted(form)).moved(before)
-    return Ends(before, after, fade, with_bars_throughout(longer, before + seconds + after))
+    return IntroAndOutro(with_bars_throughout(longer, before + seconds + after), before, after, fade)

@@ -14,7 +14,6 @@ per root, K tempi.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -93,7 +92,7 @@ class HAFMTiedLayer(nn.Module):
         init.zeros_(self.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, T, R · C] → [B, T, R · outputs]."""
+        """Applies the layer: float [B, T, R · inputs] → [B, T, R · outputs]."""
         # for each root of the output the weights [O, I, R, k], by the root of the input rather than by the interval;
         # rolled rather than indexed: a list of intervals would be copied to the GPU at each call
         by_root = [self.weight.flip(2).roll(root + 1, 2) for root in range(self.roots)]
@@ -115,12 +114,18 @@ class HAFMTiedNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, T, R · C] → [B, T, R · C]."""
+        """Normalises each cell: float [B, T, R · C] → [B, T, R · C]."""
         return F.layer_norm(x, x.shape[-1:], self.weight.repeat(self.roots), self.bias.repeat(self.roots))
 
 
 class HAFMListenerLayer(nn.Module):
-    """Pre-norm dilated convolution, and the mean over the song, with a residual."""
+    """Pre-norm dilated convolution, and the mean over the song, with a residual.
+
+    Args:
+        roots, channels: R and C.
+        kernel, dilation: of the convolution, in cells.
+        dropout: before the last linear layer.
+    """
 
     def __init__(self, roots: int, channels: int, kernel: int, dilation: int, dropout: float) -> None:
         super().__init__()
@@ -131,7 +136,10 @@ class HAFMListenerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """[B, T, R · C] → [B, T, R · C]; the mask (float [B, T, 1]) is 0 after the end of a song."""
+        """Adds the context of each cell: float [B, T, R · C] → [B, T, R · C].
+
+        `mask` (float [B, T, 1]) is 0 after the end of a song.
+        """
         normed = self.norm(x) * mask
         return x + self.output(self.dropout(F.gelu(self.conv(normed) + self.song(song_mean(normed, mask)))))
 
@@ -160,13 +168,18 @@ class HAFMListenerTower(nn.Module):
         self.norm = HAFMTiedNorm(roots, channels)
 
     def forward(self, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """float [B, T, R · numbers + extras + ear] → [B, T, R · C]."""
-        by_root, extras, heard = cells.split(self.split, dim=2)
+        """Hidden states float [B, T, R · C] of the cells of songs.
+
+        Args:
+            cells (float [B, T, R · numbers + extras + ear]): the three kinds of features, in this order.
+            mask (float [B, T, 1]): 0 after the end of a song.
+        """
+        by_root, extras, ear_features = cells.split(self.split, dim=2)
         hidden = self.input(by_root)
         if self.extra is not None:
             hidden = hidden + self.extra(extras).repeat(1, 1, PITCH_CLASSES)
         if self.ear is not None:
-            hidden = hidden + self.ear(F.layer_norm(heard, heard.shape[-1:]))
+            hidden = hidden + self.ear(F.layer_norm(ear_features, ear_features.shape[-1:]))
         for layer in self.layers:
             hidden = layer(hidden, mask)
         return self.norm(hidden)
@@ -185,7 +198,8 @@ class HAFMTempoHead(nn.Module):
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, speeds: torch.Tensor) -> torch.Tensor:
         """Hidden states float [B, T, C] and tempi in beats per cell (float [K]) → logits [B, K].
 
-        P pulse curves are compared with waves at each of the K tempi and its M multiples.
+        P pulse curves are compared with waves at each of the K tempi and its M multiples. `mask` (float [B, T, 1]) is
+        0 after the end of a song.
         """
         pulses = self.pulses(hidden)  # [B, T, P]
         pulses = ((pulses - song_mean(pulses, mask)) * mask).float()
@@ -282,7 +296,7 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def tempo_of(self, contour: PitchContour) -> torch.Tensor:
-        """Tempo logits of a song, float [K]."""
+        """Tempo logits of a song, float [K], for the candidates `tempi`."""
         cells = self._batch(contour.time_cells(self.config.time_frames))
         mask = _mask(cells)
         return self.tempo_logits(self.time(cells, mask), mask)[0]
@@ -353,8 +367,12 @@ def chords_of_beats(
 
 
 def _forward_scores(beats: torch.Tensor) -> torch.Tensor:
-    """The Viterbi algorithm's forward scores for log-likelihoods of chords by beat (float [B, 25]): float [B, 25]."""
-    return torch.stack([*accumulate(beats, lambda way, beat: beat + torch.maximum(way, way.max() - CHANGE_COST))])
+    """The Viterbi algorithm's forward scores for log-likelihoods of chords (float [beats, 25]): float [beats, 25]."""
+    scores = [beats[0]]
+    for beat in beats[1:]:
+        # the chord of the beat before goes on, or another, the best, changes to this one
+        scores.append(beat + torch.maximum(scores[-1], scores[-1].max() - CHANGE_COST))
+    return torch.stack(scores)
 
 
 def chord_choices(

@@ -102,7 +102,7 @@ def find_beat_tracker() -> str:
 
 
 def _beat_this(device: str) -> BeatTracker:
-    """The network of beat-this."""
+    """The network of beat-this on a device, cpu or cuda, which `Audio2Beats` downloads on first use."""
     from beat_this.inference import Audio2Beats
 
     return Audio2Beats(device=device)
@@ -154,6 +154,7 @@ def energies(samples: Samples, sampling_rate: int, bars: Sequence[float] = ()) -
     """Sections of a recording (float32 [N]), from the level of each bar relative to the whole.
 
     Args:
+        samples (float32 [N]), sampling_rate (Hz): the recording.
         bars: times in seconds at which bars begin; every 2 s if none are known.
 
     Returns:
@@ -170,6 +171,7 @@ def energies(samples: Samples, sampling_rate: int, bars: Sequence[float] = ()) -
     power = samples.astype(np.float64) ** 2
     means = []
     for first, last in itertools.pairwise(round(edge * sampling_rate) for edge in edges):
+        # two downbeats may round to one sample
         means.append(power[first:last].mean() if last > first else 0.0)
     levels = 10 * np.log10(np.maximum(means, 1e-12) / power.mean())
     padded_levels = np.pad(levels, BARS_TOGETHER // 2, mode="edge")

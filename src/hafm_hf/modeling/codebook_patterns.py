@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from .configuration_hafm import HAFMStageConfig
+from .configuration_stage import HAFMStageConfig
 
-# marks a code to be generated rather than given
+# marks a code to be generated rather than kept
 FREE = -1
 
 
@@ -35,18 +35,18 @@ def as_tokens(codes: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """Given and forced predictions, and random numbers, of the slots of one generation.
+    """Known and kept predictions, and random numbers, of the slots of one generation.
 
     Args:
-        prefix (int64 [B·C, p]): predictions of the first slots, which are given.
+        known (int64 [B·C, p]): predictions of the first slots, which come before.
         uniforms (float32 [B·C, n], *optional*): random numbers of the n slots to generate.
-        forced (int64 [B·C, n], *optional*): predictions to use instead of sampling, −1 where to sample.
+        kept (int64 [B·C, n], *optional*): predictions to use instead of sampling, −1 where to sample.
         slots: n.
     """
 
-    prefix: torch.Tensor
+    known: torch.Tensor
     uniforms: torch.Tensor | None
-    forced: torch.Tensor | None
+    kept: torch.Tensor | None
     slots: int
 
 
@@ -116,29 +116,29 @@ class CodebookPattern:
 
     def plan(
         self,
-        known_codes: torch.Tensor,
+        known: torch.Tensor,
         frames: int,
         bos_token_id: int,
         uniforms: torch.Tensor | None = None,
-        forced: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
         row_frames: torch.Tensor | None = None,
     ) -> SlotPlan:
         """Plans the slots that generate `frames` frames after the known ones.
 
         Args:
-            known_codes (int64 [B, Q, P]): codes that come before.
+            known (int64 [B, Q, P]): codes that come before.
             frames: T, the number of frames to generate for each sequence.
             bos_token_id: BOS.
             uniforms (float32 [B, Q, T], *optional*): the codes' random numbers.
-            forced (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
+            kept (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
             row_frames (int64 [B], *optional*): length of each sequence in frames, known ones included, if some end
                 before others; codes generated past a sequence's end are meaningless.
         """
         if uniforms is not None:
             uniforms = as_tokens(uniforms)
-        if forced is not None:
-            forced = as_tokens(forced)
-        return SlotPlan(as_tokens(known_codes), uniforms, forced, frames * self.num_codebooks)
+        if kept is not None:
+            kept = as_tokens(kept)
+        return SlotPlan(as_tokens(known), uniforms, kept, frames * self.num_codebooks)
 
 
 class DelayPattern(CodebookPattern):
@@ -150,19 +150,19 @@ class DelayPattern(CodebookPattern):
         return self.num_codebooks
 
     def arrange(self, tokens: torch.Tensor, fill: float) -> torch.Tensor:
-        """Delays row q of a sequence by q slots."""
+        """Delays row q of a sequence by q slots: [B, T·Q] → [B·Q, L], with `fill` in the gaps."""
         books = tokens.unflatten(1, (-1, self.num_codebooks)).transpose(1, 2)
         # rows are padded by Q, flattened, and cut again one shorter, so that each starts one later than the one before
         padded = F.pad(books, (0, self.num_codebooks), value=fill).flatten(1)
         return padded[:, : -self.num_codebooks].unflatten(1, (self.num_codebooks, -1)).flatten(0, 1)
 
     def codebook(self, slots: torch.Tensor, codebook: int) -> torch.Tensor:
-        """Row `codebook` without its delay."""
+        """Row `codebook` of slots [B·Q, L, …] without its delay: [B, T, …]."""
         frames = self.frames(slots.shape[1])
         return slots[codebook :: self.num_codebooks, codebook : codebook + frames]
 
     def tokens(self, slots: torch.Tensor) -> torch.Tensor:
-        """All rows without their delays, frame by frame."""
+        """All rows of slots [B·Q, L, …] without their delays, frame by frame: [B, T·Q, …]."""
         return torch.stack([self.codebook(slots, book) for book in range(self.num_codebooks)], dim=2).flatten(1, 2)
 
     def hide(self, input_ids: torch.Tensor, frames: int | torch.Tensor, bos_token_id: int) -> torch.Tensor:
@@ -179,18 +179,18 @@ class DelayPattern(CodebookPattern):
 
     def plan(
         self,
-        known_codes: torch.Tensor,
+        known: torch.Tensor,
         frames: int,
         bos_token_id: int,
         uniforms: torch.Tensor | None = None,
-        forced: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
         row_frames: torch.Tensor | None = None,
     ) -> SlotPlan:
-        """As in the base class; partly known slots are generated again, with the known part forced."""
-        batch, _, before = known_codes.shape
-        if forced is None:
-            forced = known_codes.new_full((batch, self.num_codebooks, frames), FREE)
-        codes = torch.cat([known_codes, forced.to(known_codes.device)], dim=2)  # [B, Q, P + T]
+        """As in the base class; partly known slots are generated again, with the known part kept."""
+        batch, _, before = known.shape
+        if kept is None:
+            kept = known.new_full((batch, self.num_codebooks, frames), FREE)
+        codes = torch.cat([known, kept.to(known.device)], dim=2)  # [B, Q, P + T]
         if row_frames is not None:
             ended = torch.arange(codes.shape[2], device=codes.device) >= row_frames.to(codes.device)[:, None]
             codes = codes.masked_fill(ended[:, None], bos_token_id)

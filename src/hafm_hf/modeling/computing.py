@@ -12,12 +12,12 @@ from torch import nn
 # matrices of at least this many elements (4 MB in float32) take longer to read than threads take to synchronise
 THREADED_MATRIX = 1 << 20
 _threads_lock = threading.Lock()
-# for each thread inside a `torch_threads` block, torch's thread count before it
-_inside: dict[int, int] = {}
+# torch's number of threads before a `torch_threads` block, for each Python thread inside one
+_counts_before: dict[int, int] = {}
 
 
 @contextmanager
-def computing(device: torch.device, seed: int, threads: int | None) -> Iterator[None]:
+def seeded_torch(device: torch.device, seed: int, threads: int | None) -> Iterator[None]:
     """Seeds torch and sets its number of threads inside the block; the caller's state is restored outside, for
     instance between the chunks of a stream.
 
@@ -34,13 +34,20 @@ def computing(device: torch.device, seed: int, threads: int | None) -> Iterator[
 
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
-    """Sets torch's number of threads inside the block and restores it afterwards; None changes nothing."""
+    """Sets torch's number of threads inside the block and restores it afterwards; None keeps it.
+
+    Each Python thread has a number of its own, but when it first uses torch, it takes the last one that any thread has
+    set. So blocks of several threads may overlap, and each restores what held outside of all of them.
+    """
     me = threading.get_ident()
     with _threads_lock:
-        nested = me in _inside
-        # a thread that enters while another is inside would otherwise save that one's setting as the original
-        before = torch.get_num_threads() if nested or not _inside else next(iter(_inside.values()))
-        _inside.setdefault(me, before)
+        nested = me in _counts_before
+        if nested or not _counts_before:
+            before = torch.get_num_threads()
+        else:
+            # this thread may just have taken the number of a block that another thread is in
+            before = next(iter(_counts_before.values()))
+        _counts_before.setdefault(me, before)
         torch.set_num_threads(threads or before)
     try:
         yield
@@ -48,7 +55,7 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         with _threads_lock:
             torch.set_num_threads(before)
             if not nested:
-                del _inside[me]
+                del _counts_before[me]
 
 
 def suitable_threads(models: Iterable[nn.Module]) -> int | None:

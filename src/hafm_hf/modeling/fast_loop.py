@@ -30,9 +30,9 @@ from transformers import GenerationConfig
 from transformers.utils import logging
 
 from .codebook_patterns import SlotPlan
-from .generation_hafm import StepReport, WindowBatch, draw, for_guidance, force, null_rows
+from .generation_stage import StepReport, WindowBatch, draw, for_guidance, null_rows, with_kept
 from .layers import LayerWeights, token_layout
-from .modeling_hafm import HAFMStageForCausalLM
+from .modeling_stage import HAFMStageForCausalLM
 
 logger = logging.get_logger(__name__)
 
@@ -198,11 +198,11 @@ class _Norm:
         self.offset = torch.tensor(math.sqrt(width * eps), device=weight.device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 [..., D] → float32 [..., D]."""
+        """The norm of x (float32 [..., D]): float32 [..., D]."""
         return torch.div(x, self._root(x)).mul_(self.scale)
 
     def apply_(self, x: torch.Tensor) -> None:
-        """Normalises x, float [..., D], in place."""
+        """Like `__call__`, but changes x (float [..., D]) in place."""
         x.div_(self._root(x)).mul_(self.scale)
 
     def _root(self, x: torch.Tensor) -> torch.Tensor:
@@ -275,29 +275,39 @@ class _LargeCache(_Cache):
         self.cache_slots = list(zip(keys, value_slots, strict=True))
 
     def clear(self) -> None:
+        """As in `_Cache`."""
         self.keys.zero_()
         self.values.zero_()
 
     def fill(self, rows: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """As in `_Cache`; the last block is filled up with zeros."""
         _, heads, slots, _ = keys.shape
         self.keys.unflatten(0, (-1, heads))[rows, :, :slots] = keys
         blocks = F.pad(values, (0, 0, 0, -slots % BLOCK)).unflatten(2, (-1, BLOCK))  # [n rows, H, n / BLOCK, BLOCK, d]
         self.values.unflatten(1, (-1, heads))[: blocks.shape[2], rows] = blocks.permute(2, 0, 1, 4, 3)
 
     def slot(self, slot: int) -> torch.Tensor:
+        """As in `_Cache`."""
         return torch.stack(self.cache_slots[slot])
 
     def write(self, slot: int | torch.Tensor, key_and_value: torch.Tensor) -> None:
+        """As in `_Cache`, but `slot` is an int: with `compile`, which passes a tensor, no cache is a large one."""
         assert isinstance(slot, int)
         key_slot, value_slot = self.cache_slots[slot]
         key_slot.copy_(key_and_value[0])
         value_slot.copy_(key_and_value[1])
 
     def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of the first `slots`, n in whole blocks, for `attend`.
+
+        Returns:
+            Keys [R·H, n, d] and values [n / BLOCK · R·H, d, BLOCK].
+        """
         return self.keys[:, :slots], self.values[: slots // BLOCK].flatten(0, 1)
 
     @staticmethod
     def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """As in `_Cache`, with keys and values of `until`; the sum over the blocks is that over their slots."""
         rows, heads, _, head_dim = query.shape
         # a column that is a transposed row: MKL takes four times as long for one that is a contiguous matrix
         column = query.reshape(rows * heads, 1, head_dim).transpose(1, 2)
@@ -308,7 +318,14 @@ class _LargeCache(_Cache):
 
 
 class _Layer:
-    """One decoder layer's matrices and, after `open`, its cache of keys and values."""
+    """One decoder layer's matrices and, after `open`, its cache of keys and values.
+
+    Args:
+        weights: what the layer computes with.
+        rows: R.
+        head_dim: d.
+        eps: added to mean squares by the norms.
+    """
 
     def __init__(self, weights: LayerWeights, rows: int, head_dim: int, eps: float) -> None:
         # whole, so that a weight that this loop does not know is an error
@@ -343,14 +360,16 @@ class _Layer:
         self.slots = 0
 
     def open(self, slots: int, large: bool) -> bool:
-        """Makes a cache for `slots`, or clears that of the same size, which keeps its address.
+        """Makes a cache for a sequence, or clears the one there is if it fits.
+
+        A cleared cache keeps its addresses, so that CUDA graphs that read it stay valid.
 
         Args:
-            slots: of the whole sequence; whole blocks if `large`.
-            large: whether to make a `_LargeCache`.
+            slots: length of the whole sequence; a multiple of BLOCK if `large`.
+            large: whether to make a `_LargeCache`, for many keys on an AMD CPU.
 
         Returns:
-            Whether a new one was made.
+            Whether a new one was made, so that graphs must be recorded again.
         """
         cache_class = _LargeCache if large else _Cache
         if self.slots == slots and type(self.cache) is cache_class:
@@ -363,8 +382,17 @@ class _Layer:
     def step(
         self, x: torch.Tensor, slot: int | torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        """Runs the layer on one slot (an int, or int64 [1]): x [R, D] is changed in place and returned; bias
-        [1 or R, H, 1, n] is for the n keys and values."""
+        """Runs the layer on one slot, and writes the slot's key and value to the cache.
+
+        Args:
+            x (float32 [R, D]): the slot's input; changed in place.
+            slot: its index in the sequence, an int or int64 [1].
+            keys, values: the first n of the cache (`_Cache.until`).
+            bias (float [1 or R, H, 1, n]): for these keys.
+
+        Returns:
+            x.
+        """
         self.projected_flat.copy_(self.qkv(self.attention_norm(x)))
         self.head_norm.apply_(self.query_and_key)
         self.cache.write(slot, self.key_and_value)
@@ -458,7 +486,7 @@ class FastDecoder:
         self.graphs_checked = False
 
     def codes(self, batch: WindowBatch, report: StepReport | None = None) -> torch.Tensor:
-        """Like `frames`, but returns all new codes at once: int64 [B, Q, T]."""
+        """Like `frames`, but returns all new codes at once, for tests and benchmarks: int64 [B, Q, T]."""
         return torch.stack(list(self.frames(batch, report)), dim=2)
 
     @torch.no_grad()
@@ -480,7 +508,7 @@ class FastDecoder:
         added = None
         if self.history_free_guidance != 0.0:
             conditioning = (batch.conditioning_ids, batch.conditioning_mask)
-            evidence = self.stage.history_free_scores(*conditioning, plan.prefix.shape[1], plan.slots, report)
+            evidence = self.stage.history_free_scores(*conditioning, plan.known.shape[1], plan.slots, report)
             added = self.history_free_guidance * evidence
         complete = 0
         for number, slots in enumerate(self._continue(scores, plan, added, report), start=1):
@@ -498,8 +526,8 @@ class FastDecoder:
             scores (float [B·C, V]): of the first new slot.
             added (float [B·C, slots, V], *optional*): added to the scores.
         """
-        rows, first = plan.prefix.shape
-        slots = plan.prefix.new_empty(rows, plan.slots)
+        rows, first = plan.known.shape
+        slots = plan.known.new_empty(rows, plan.slots)
         for step in range(plan.slots):
             if step > 0:
                 scores = self._step(slots[:, step - 1], first + step)
@@ -508,13 +536,13 @@ class FastDecoder:
             uniforms = None
             if plan.uniforms is not None:
                 uniforms = plan.uniforms[:, step]
-            slots[:, step] = force(self.draw(scores, uniforms), plan.forced, step)
+            slots[:, step] = with_kept(self.draw(scores, uniforms), plan.kept, step)
             if report is not None:
                 report(1)
             yield slots
 
     def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
-        """`generation_hafm.draw` with the loop's temperature and top-k."""
+        """`generation_stage.draw` with the loop's temperature and top-k."""
         return draw(scores, uniforms, self.temperature, self.top_k)
 
     def _guide(self, states: torch.Tensor) -> torch.Tensor:
@@ -536,7 +564,7 @@ class FastDecoder:
 
         Args:
             conditioning_ids (int64 [B, K, T_c]), mask (bool [B, T_c] or None): of the batch.
-            plan: the slots, of which BOS and `prefix` come before.
+            plan: the slots, of which BOS and `known` come before.
             report: called with 0 between layers.
 
         Returns:
@@ -548,13 +576,13 @@ class FastDecoder:
         null = null_rows(conditioning_ids, scale)
         if mask is not None:
             mask = for_guidance(mask, scale)
-        bos = plan.prefix.new_full((len(plan.prefix), 1), config.codebook_size)
-        input_ids = torch.cat([bos, plan.prefix], dim=1)  # [B·C, 1 + prefix]
+        bos = plan.known.new_full((len(plan.known), 1), config.codebook_size)
+        input_ids = torch.cat([bos, plan.known], dim=1)  # [B·C, 1 + known]
         if self.rows != len(conditioning):
             self._pack(len(conditioning), report)
         # index in the sequence of the target's slot 0
         self.first_slot = config.num_prepended_sources * conditioning.shape[-1]
-        slots = self.first_slot + plan.prefix.shape[1] + plan.slots
+        slots = self.first_slot + plan.known.shape[1] + plan.slots
         key_numbers = len(conditioning) * slots * config.num_attention_heads * config.head_dim
         on_amd = conditioning.device.type == "cpu" and _is_amd()
         self.large = on_amd and not self.compile and key_numbers >= LARGE_CACHE
@@ -574,8 +602,8 @@ class FastDecoder:
             self._add_conditioning(self.stage.model.conditioning_of(targets, conditioning, null, mask))
         states = self._guide(states)
         if not self.agrees:
-            self._check_agreement(input_ids[:, -1], plan.prefix.shape[1], states)
-        return self._scores(states, plan.prefix.shape[1] % self.pattern.slots_per_frame)
+            self._check_agreement(input_ids[:, -1], plan.known.shape[1], states)
+        return self._scores(states, plan.known.shape[1] % self.pattern.slots_per_frame)
 
     def _fill(
         self,

@@ -26,7 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .codebook_patterns import codebook_pattern
-from .configuration_hafm import HAFMStageConfig
+from .configuration_stage import HAFMStageConfig
 
 # inner widths are padded to a multiple of this for vector and tensor units: 8 numbers in half, 16 in full precision
 KERNEL_WIDTH = 16
@@ -243,7 +243,7 @@ class BucketedBias:
 
 
 def last_rows(bias: torch.Tensor | BucketedBias, queries: int) -> torch.Tensor | BucketedBias:
-    """The bias of the last queries."""
+    """The bias (its shape is [1 or B, H, m, n]) of the last `queries` of its m queries."""
     if isinstance(bias, torch.Tensor):
         return bias[:, :, -queries:]
     return BucketedBias(bias.values[:, :, -queries:], bias.table, bias.buckets[:, -queries:], bias.reach[-queries:])
@@ -471,7 +471,9 @@ class HAFMGatedFeedForward(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """[B, L, D] → [B, L, D]."""
+        """The feed-forward of each slot: float [B, L, D] → [B, L, D]."""
+        # plainly in inference, whose few rows are not worth a padded copy of the weights, and for layers that stand in
+        # for linear ones, such as adapters, which compute more than their weights say
         if not self.training or type(self.up_proj) is not nn.Linear or type(self.down_proj) is not nn.Linear:
             gate, up = self.up_proj(hidden_states).chunk(2, dim=-1)
             return self.down_proj(F.gelu(gate) * up)
@@ -527,7 +529,7 @@ class HAFMDecoderLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: torch.Tensor, position_bias: torch.Tensor | BucketedBias, **kwargs: Any
     ) -> torch.Tensor:
-        """[B, L, D] → [B, m, D]: the last m slots, those with rows in the bias [1 or B, H, m, n]."""
+        """Runs the layer on the last m slots: float [B, L, D] → [B, m, D], for a bias [1 or B, H, m, n]."""
         attended, _ = self.attention(self.attention_norm(hidden_states), position_bias, **kwargs)
         if attended.shape[1] < hidden_states.shape[1]:
             hidden_states = hidden_states[:, -attended.shape[1] :]

@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
 from .codebook_patterns import FREE
-from .configuration_hafm import HAFMStageConfig
+from .configuration_stage import HAFMStageConfig
 from .fast_loop import FastDecoder
-from .generation_hafm import RandomStream, StepReport, WindowBatch
-from .modeling_hafm import HAFMStageForCausalLM
+from .generation_stage import RandomNumbers, StepReport, WindowBatch
+from .modeling_stage import HAFMStageForCausalLM
 
 # largest batch size, before guidance doubles it
 ROWS_AT_ONCE = 16
@@ -128,13 +128,13 @@ class SongRow:
     Args:
         frames: length of the song.
         random: its random numbers.
-        given (int64 [Q, T], *optional*): codes to keep as they are, and −1 elsewhere.
+        kept (int64 [Q, T], *optional*): codes to keep as they are, and −1 elsewhere.
         codes (int64 [Q, n], *optional*): the codes so far.
     """
 
     frames: int
-    random: RandomStream
-    given: torch.Tensor | None = None
+    random: RandomNumbers
+    kept: torch.Tensor | None = None
     codes: torch.Tensor | None = None
 
     @property
@@ -150,25 +150,25 @@ class SongRow:
             codes = torch.cat([self.codes.to(codes.device), codes], dim=1)
         self.codes = codes
 
-    def append_given(self, stop: int) -> None:
-        """Adds given codes up to frame `stop`, where windows were skipped because all their codes are given."""
-        if self.given is not None and self.done < stop:
-            codes = self.given[:, self.done : stop]
+    def append_kept(self, stop: int) -> None:
+        """Adds the kept codes up to frame `stop`, where windows were skipped because all their codes are kept."""
+        if self.kept is not None and self.done < stop:
+            codes = self.kept[:, self.done : stop]
             if self.codes is not None:
                 codes = codes.to(self.codes.device)
             self.append(codes)
 
-    def forced(self, first: int, count: int) -> torch.Tensor:
-        """Given codes of the frames [first, first + count), −1 where there are none: int64 [Q, count], on the CPU."""
-        assert self.given is not None
-        given = self.given[:, first : first + count].cpu()
-        return F.pad(given, (0, count - given.shape[1]), value=FREE)
+    def kept_frames(self, first: int, count: int) -> torch.Tensor:
+        """Kept codes of the frames [first, first + count), −1 where there are none: int64 [Q, count], on the CPU."""
+        assert self.kept is not None
+        kept = self.kept[:, first : first + count].cpu()
+        return F.pad(kept, (0, count - kept.shape[1]), value=FREE)
 
-    def is_given(self, window: Window) -> bool:
-        """Whether all codes that a window adds are given."""
-        if self.given is None:
+    def is_kept(self, window: Window) -> bool:
+        """Whether all codes that a window adds are kept."""
+        if self.kept is None:
             return False
-        return bool((self.given[:, window.start + window.known_frames : window.stop] != FREE).all())
+        return bool((self.kept[:, window.start + window.known_frames : window.stop] != FREE).all())
 
 
 class StageRun:
@@ -230,15 +230,16 @@ class StageRun:
         windows: list[Window] = []
         for number, song in enumerate(rows):
             cut = song_windows(song.frames, window, overlap, number)
-            windows.extend(part for part in cut if not song.is_given(part))
+            windows.extend(part for part in cut if not song.is_kept(part))
         if self.independent:
             self.batches = self._independent_batches(windows, batch_size)
         else:
             self.batches = self._batches(windows, batch_size)
-        self.done = 0
-        # the frames of the current batch that are still to come, once it has started, and their number
-        self.coming: Iterator[torch.Tensor] | None = None
-        self.left = 0
+        # index of the batch to run, or to go on with
+        self.next_batch = 0
+        # the frames of that batch that are still to come, once it has started, and their number
+        self.frames_to_come: Iterator[torch.Tensor] | None = None
+        self.num_to_come = 0
 
     @property
     def steps(self) -> int:
@@ -249,14 +250,14 @@ class StageRun:
     @property
     def finished(self) -> bool:
         """Whether all windows have been generated."""
-        return self.done == len(self.batches)
+        return self.next_batch == len(self.batches)
 
     @property
     def needs(self) -> int:
         """Frames of conditioning that the next batch needs, 0 if there is none left."""
         if self.finished:
             return 0
-        return self._conditioning_frames(max(window.stop for window in self.batches[self.done]))
+        return self._conditioning_frames(max(window.stop for window in self.batches[self.next_batch]))
 
     def run(self, conditioning: list[torch.Tensor]) -> list[torch.Tensor]:
         """Generates everything that is left; returns the codes int64 [Q, T] of each row."""
@@ -271,27 +272,27 @@ class StageRun:
             conditioning (int64 [K, T_c] for each row): as far as there is any; see `needs`.
             frames: where to stop in the song, after the frames that exist.
         """
-        batch = self.batches[self.done]
-        if self.coming is None:
+        batch = self.batches[self.next_batch]
+        if self.frames_to_come is None:
             if not self.independent:
                 for window in batch:
-                    self.rows[window.row].append_given(window.start + window.known_frames)
-            self.coming = self._decode(self._window_batch(batch, conditioning))
-            self.left = self._new_frames(batch)
-        count = self.left
+                    self.rows[window.row].append_kept(window.start + window.known_frames)
+            self.frames_to_come = self._decode(self._window_batch(batch, conditioning))
+            self.num_to_come = self._new_frames(batch)
+        count = self.num_to_come
         if frames is not None and not self.independent:
             count = min(count, frames - self.rows[batch[0].row].done)
-        codes = torch.stack(list(itertools.islice(self.coming, count)), dim=2)  # [B, Q, count]
-        self.left -= count
+        codes = torch.stack(list(itertools.islice(self.frames_to_come, count)), dim=2)  # [B, Q, count]
+        self.num_to_come -= count
         for window, new in zip(batch, codes, strict=True):
             if self.independent:
                 self._join(window, new)
             else:
                 row = self.rows[window.row]
                 row.append(new[:, : window.stop - row.done])
-        if not self.left:
-            self.done += 1
-            self.coming = None
+        if not self.num_to_come:
+            self.next_batch += 1
+            self.frames_to_come = None
 
     def final_frames(self, row: int) -> int:
         """Number of frames of a row that are final."""
@@ -301,18 +302,22 @@ class StageRun:
         return max(song_row.done - self.replaceable, 0)
 
     def codes(self, row: int) -> torch.Tensor:
-        """The final codes of a row so far: int64 [Q, T]."""
+        """The final codes of a row so far, int64 [Q, T]; at the end, kept ones fill the windows that were skipped."""
         song_row = self.rows[row]
         if self.finished:
-            song_row.append_given(song_row.frames)
+            song_row.append_kept(song_row.frames)
         if song_row.codes is None:
             return torch.empty(self.stage.config.num_codebooks, 0, dtype=torch.long)
         return song_row.codes[:, : self.final_frames(row)]
 
     def _join(self, window: Window, new: torch.Tensor) -> None:
-        """Replaces the end of a row's codes by an independent window's, int64 [Q, n] from its first frame on."""
+        """Replaces the end of a row's codes by those of an independent window.
+
+        Args:
+            window: the window, and `new` (int64 [Q, n]), its codes from its first frame on.
+        """
         row = self.rows[window.row]
-        row.append_given(window.start + window.known_frames)
+        row.append_kept(window.start + window.known_frames)
         join = window.known_frames
         if self.code_vectors is not None and window.known_frames:
             assert row.codes is not None
@@ -329,23 +334,23 @@ class StageRun:
         known_frames = self._known_frames(batch)
         frames = self._new_frames(batch)
         conditioning_windows = []
-        known_codes = []
+        known = []
         uniforms = []
-        forced = []
+        kept = []
         for window in batch:
             row = self.rows[window.row]
-            streams = conditioning[window.row]  # [K, T_c]
+            song_conditioning = conditioning[window.row]  # [K, T_c]
             begin = self._conditioning_frames(window.start)
             end = self._conditioning_frames(window.stop)
-            conditioning_windows.append(streams[:, begin:end].t())
+            conditioning_windows.append(song_conditioning[:, begin:end].t())
             first = window.start + known_frames
             uniforms.append(row.random.of_frames(first, frames, self.stage.config.num_codebooks))
             if known_frames:
                 assert row.codes is not None
-                known_codes.append(row.codes[:, window.start : first].to(streams.device))
-            if row.given is not None:
-                forced.append(row.forced(first, frames))
-        lengths = torch.tensor([len(streams) for streams in conditioning_windows])
+                known.append(row.codes[:, window.start : first].to(song_conditioning.device))
+            if row.kept is not None:
+                kept.append(row.kept_frames(first, frames))
+        lengths = torch.tensor([len(window) for window in conditioning_windows])
         conditioning_ids = pad_sequence(conditioning_windows, batch_first=True).transpose(1, 2)  # [B, K, T_c]
         conditioning_mask = None
         if len(set(lengths.tolist())) > 1:
@@ -355,8 +360,8 @@ class StageRun:
             conditioning_ids,
             frames,
             torch.stack(uniforms),
-            torch.stack(known_codes) if known_codes else None,
-            torch.stack(forced) if forced else None,
+            torch.stack(known) if known else None,
+            torch.stack(kept) if kept else None,
             conditioning_mask,
         )
 

@@ -209,6 +209,7 @@ def fingerprint(model: torch.nn.Module, without: str | None = None) -> str:
 
 
 def _where(source: str | os.PathLike[str], options: dict[str, Any]) -> str:
+    """A model's folder or hub id, with the subfolder among the options of its loading if there is one."""
     return "/".join(filter(None, (str(source), options.get("subfolder"))))
 
 
@@ -233,12 +234,14 @@ def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[P
     return [file for file in shards if file is not None]
 
 
-def _check_sum(file: Path, path: Path) -> None:
-    """Refuses a weights file that does not match the SHA256SUMS at `path`."""
-    lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+def _check_sum(file: Path, sums_path: Path) -> None:
+    """Raises ValueError if a weights file does not match the SHA256SUMS at `sums_path`; it may be missing in them."""
+    lines = sums_path.read_text(encoding="ascii", errors="replace").splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in sums.values()):
-        raise ValueError(f"{path} is damaged; download it again, or delete it if you trust the weights without it.")
+        raise ValueError(
+            f"{sums_path} is damaged; download it again, or delete it if you trust the weights without it."
+        )
     if sums.get(file.name) in (None, _sha256(file)):
         return
     raise ValueError(
@@ -248,12 +251,19 @@ def _check_sum(file: Path, path: Path) -> None:
 
 
 def _sha256(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _checked_values(file: Path, sums: Path | None) -> int:
-    """Checks that a safetensors file is undamaged and its values are finite; returns their number."""
+    """Number of values in a safetensors file, after checking that it is undamaged and they are finite.
+
+    `sums` is its SHA256SUMS, if there is one.
+
+    Raises:
+        ValueError: naming the file.
+    """
     if sums is not None:
         _check_sum(file, sums)
     count = 0

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from ..lead_sheet.lead_sheet import BEATS_PER_MINUTE, beat_points, wrapped
-from .stopping import CheckStop, checked
+from ..lead_sheet.lead_sheet import BEATS_PER_MINUTE, phase_vectors, wrapped
+from .stopping import CheckStop, stoppable
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -50,7 +50,7 @@ STRETCH = 500
 # relative deviation from a given tempo that the track may have
 TEMPO_RANGE = 0.1
 # loss in log-probability of a tempo that is not a local maximum
-NO_PEAK = 100.0
+OFF_PEAK_COST = 100.0
 
 
 class HAFMDilatedLayer(nn.Module):
@@ -64,7 +64,7 @@ class HAFMDilatedLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, T, C] → [B, T, C]."""
+        """Adds the local context to each frame: float [B, T, C] → [B, T, C]."""
         hidden = self.conv(self.norm(x).transpose(1, 2)).transpose(1, 2)
         return x + self.output(self.dropout(F.gelu(hidden)))
 
@@ -91,14 +91,14 @@ class HAFMRhythmNetwork(nn.Module):
             hidden = layer(hidden)
         return self.head(hidden)
 
-    def expected_points(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Expected phase in the beat and in the half beat, as points in the unit disc, further out if more certain.
+    def expected_phase_vectors(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Expected phase in the beat and in the half beat, as vectors that are the shorter, the less certain it is.
 
         Returns:
             float [B, T, 4]: cosine and sine of the beat's phase, cosine and sine of twice that phase.
         """
         middles = torch.arange(0.5, BEAT_PARTS, dtype=torch.float32, device=descriptors.device) / BEAT_PARTS
-        return self(descriptors).float().softmax(-1) @ beat_points(middles)
+        return self(descriptors).float().softmax(-1) @ phase_vectors(middles)
 
 
 class HAFMBeatTracker:
@@ -132,27 +132,27 @@ class HAFMBeatTracker:
         self.last: Indices = np.cumsum(lengths, dtype=np.int64) - 1
         self.first: Indices = self.last - lengths + 1
         self.phase = np.concatenate([np.arange(length) / length for length in lengths])
-        self.directions = beat_points(torch.from_numpy(self.phase)).numpy().T  # [4, N]
+        self.directions = phase_vectors(torch.from_numpy(self.phase)).numpy().T  # [4, N]
         # log-probability of a change from the column's beat length to the row's
         change = -CHANGE_PENALTY * np.abs(lengths[:, None] / lengths - 1)
         self.change = change - np.log(np.exp(change).sum(axis=0))
         self.prior = np.repeat(tempo_prior(rate * 60 / lengths), lengths)
 
     def follow(
-        self, points: torch.Tensor, tempo: float | None = None, check_stop: CheckStop | None = None
+        self, vectors: torch.Tensor, tempo: float | None = None, check_stop: CheckStop | None = None
     ) -> torch.Tensor:
         """Tracks the beat phase through a song.
 
         Args:
-            points (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, scaled by certainty
-                (`HAFMRhythmNetwork.expected_points`).
+            vectors (float [T, 4]): phase vectors of the beat, the shorter the less certain
+                (`HAFMRhythmNetwork.expected_phase_vectors`).
             tempo: beats a minute of a take recorded to a click; the track keeps to it exactly.
             check_stop: called before each stretch of the song.
 
         Returns:
             float32 [T], 0 on a beat and rising towards 1 before the next, on the CPU.
         """
-        evidence = points.detach().cpu().double().numpy()
+        evidence = vectors.detach().cpu().double().numpy()
         if not len(evidence):
             return torch.zeros(0)
         if tempo is not None:
@@ -166,12 +166,12 @@ class HAFMBeatTracker:
         return wrapped(path)
 
     def _path(self, evidence: Array, check_stop: CheckStop | None) -> Array:
-        """Beat phases along the likeliest path, float64 [T]."""
+        """Beat phases along the likeliest path, float64 [T], for the evidence of each frame (float64 [T, 4])."""
         fine = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STATES_A_FRAME + 1)
         evidence = np.stack([np.interp(fine, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
         score = self.prior
         before = []
-        for start in checked(range(0, len(evidence), STRETCH), check_stop):
+        for start in stoppable(range(0, len(evidence), STRETCH), check_stop):
             score, stretch = self._stretch(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
             before.append(stretch)
         return self._trace_back(int(score.argmax()), np.concatenate(before))[::STATES_A_FRAME]
@@ -179,9 +179,10 @@ class HAFMBeatTracker:
     def steady(self, evidence: Array, tempo: float | None = None) -> Array:
         """Beats passed at the likeliest constant tempo, or at `tempo` (beats a minute) if given: float64 [T].
 
-        The evidence for a tempo and an initial phase is one bin of the spectrum of the points, rotated by that phase.
+        `evidence` (float64 [T, 4]) are the phase vectors of `follow`. The evidence for a tempo and an initial phase is
+        one bin of their spectrum, rotated by that phase.
         """
-        # as complex numbers: points of the beat's phase, and of twice that phase
+        # as complex numbers: vectors of the beat's phase, and of twice that phase
         once = evidence[:, 0] + 1j * evidence[:, 1]
         twice = evidence[:, 2] + 1j * evidence[:, 3]
         if tempo is not None:
@@ -210,7 +211,7 @@ class HAFMBeatTracker:
 
         Args:
             score (float64 [N]): of the likeliest path to each state, one step before the stretch.
-            evidence (float64 [T, 4]): evidence for each component of the phase (`beat_points`).
+            evidence (float64 [T, 4]): evidence for each component of the phase (`phase_vectors`).
 
         Returns:
             the score at the end, and for beats of each length from each step the length index before: int16 [T, L].
@@ -232,7 +233,10 @@ class HAFMBeatTracker:
         return score, before
 
     def _trace_back(self, state: int, before: NDArray[np.int16]) -> Array:
-        """Beat phases of the path that ends in `state`, traced back beat by beat: float64 [T]."""
+        """Beat phases of the path that ends in `state`, traced back beat by beat: float64 [T].
+
+        `before` (int16 [T, L]) has, for beats of each length from each step, the length index before (`_stretch`).
+        """
         path = np.zeros(len(before))
         end = len(before)
         length = int(np.searchsorted(self.last, state))
@@ -249,7 +253,7 @@ class HAFMBeatTracker:
 
 def _support(beats: Array, evidence: Array) -> float:
     """How well a beat track (beats passed, float64 [T]) agrees with the evidence (float64 [T, 4])."""
-    return float((evidence * beat_points(wrapped(beats)).numpy()).sum())
+    return float((evidence * phase_vectors(wrapped(beats)).numpy()).sum())
 
 
 def tempo_prior(tempos: Array) -> Array:
@@ -257,18 +261,21 @@ def tempo_prior(tempos: Array) -> Array:
     return -0.5 * (np.log2(tempos / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
 
 
-def likeliest_tempo(tempi: torch.Tensor, tempo: torch.Tensor, apart_from: float | None = None) -> float:
-    """The likeliest tempo in beats a minute, by a listener's logits `tempo` (float [K], for `tempi`) and the prior.
+def likeliest_tempo(tempi: torch.Tensor, logits: torch.Tensor, apart_from: float | None = None) -> float:
+    """The likeliest tempo by a listener's logits and the prior, in beats a minute.
 
-    `apart_from` excludes a tempo, its half and its double.
+    Args:
+        tempi (float [K]): the candidates, in beats a minute.
+        logits (float [K]): of each candidate.
+        apart_from: a tempo that is excluded, with its half and its double.
     """
     candidates = tempi.cpu().double().numpy()
-    likely = tempo.cpu().double().numpy() + tempo_prior(candidates)
+    likely = logits.cpu().double().numpy() + tempo_prior(candidates)
     likely[(candidates < BEATS_PER_MINUTE[0]) | (candidates > BEATS_PER_MINUTE[1])] = -np.inf
     if apart_from is not None:
         excluded = apart_from * np.array([[0.5], [1.0], [2.0]])
         away = np.abs(candidates / excluded - 1)  # [3, K]
-        # the slopes of the excluded peak are not another tempo
-        likely[(likely < np.roll(likely, 1)) | (likely < np.roll(likely, -1))] -= NO_PEAK
+        # the slopes of the excluded peak are not another tempo; finite, so that one remains without another peak
+        likely[(likely < np.roll(likely, 1)) | (likely < np.roll(likely, -1))] -= OFF_PEAK_COST
         likely[(away < TEMPO_RANGE).any(axis=0)] = -np.inf
     return float(candidates[likely.argmax()])

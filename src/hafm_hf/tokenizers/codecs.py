@@ -22,16 +22,16 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..pretrained.loading import HUB_OPTIONS, load_strictly
 from .configuration_codec import check_codec_config, codec_format
 from .modeling_spectral_codec import HAFMSpectralModel
-from .stopping import CheckStop, checked
+from .stopping import CheckStop, stoppable
 
-# decoded at a time, which takes a CPU under half a second; a job can be ended between two stretches
-STRETCH_SECONDS = 2.0
+# decoded at a time, which takes a CPU under half a second; a job can be ended between two pieces
+PIECE_SECONDS = 2.0
 # upper bound on the receptive field of EnCodec's convolutions, in frames to each side
 CONTEXT_FRAMES = 16
 # receptive field, in samples to each side, of DAC's residual units after a stride: kernels of 7, dilated by 1, 3, 9
 DAC_UNIT_REACH = 39
-# decodes one stretch: (frames [B, D, n], whether they are the last) → [B, C, samples], or None if none are final yet
-StretchDecoder = Callable[[torch.Tensor, bool], torch.Tensor | None]
+# decodes one piece: (frames [B, D, n], whether they are the last) → [B, C, samples], or None if none are final yet
+PieceDecoder = Callable[[torch.Tensor, bool], torch.Tensor | None]
 
 
 class Codec(ABC):
@@ -57,8 +57,8 @@ class Codec(ABC):
         """Codes int64 [B, Q, T] of audio [B, C, N], (T − 1) · hop < N ≤ T · hop."""
 
     @abstractmethod
-    def _decoder(self) -> StretchDecoder:
-        """A new streaming decoder for one song, which keeps its own state between stretches."""
+    def new_decoder(self) -> PieceDecoder:
+        """A new streaming decoder for one song, which keeps its own state between pieces."""
 
     @torch.no_grad()
     def encode(
@@ -92,12 +92,12 @@ class Codec(ABC):
 
         Q may be below the codec's number of codebooks.
 
-        Decoding goes stretch by stretch, so that memory, apart from the result, does not grow with T.
+        Decoding goes piece by piece, so that memory, apart from the result, does not grow with T.
 
         Args:
             codes: int64 [B, Q, T].
             length: samples to return, at most output hop · T; all of them if None.
-            check_stop: called before each stretch; an exception that it raises ends the decoding.
+            check_stop: called before each piece; an exception that it raises ends the decoding.
 
         Raises:
             ValueError: on another shape, codes out of range, or a length beyond the codes.
@@ -108,7 +108,7 @@ class Codec(ABC):
         shape = (len(codes), self.format.output_channels, samples)
         audio = torch.empty(shape, dtype=torch.promote_types(self.model.dtype, torch.float32), device=codes.device)
         done = 0
-        for decoded in CodecStream(self).stretches(codes, True, check_stop):
+        for decoded in CodecStream(self).pieces(codes, True, check_stop):
             audio[..., done : done + decoded.shape[-1]] = decoded
             done += decoded.shape[-1]
         return audio[..., :length]
@@ -121,13 +121,14 @@ class Codec(ABC):
             codes (int64 [T, Q]): of consecutive codebooks.
             first_codebook: index in the codec of the first of these codebooks.
         """
-        vectors = []
-        for index, codes_of_book in enumerate(codes.t(), start=first_codebook):
-            vectors.append(F.embedding(codes_of_book, self.codebook(index)))  # [T, D]
-        return torch.stack(vectors).float().sum(0)
+        return self.embed(codes.t()[None], first_codebook)[0].t().float()
 
-    def embed(self, codes: torch.Tensor) -> torch.Tensor:
-        """The decoder's input [B, D, T] for codes int64 [B, Q, T].
+    def embed(self, codes: torch.Tensor, first_codebook: int = 0) -> torch.Tensor:
+        """The decoder's input [B, D, T], the sum of the codes' vectors, for codes int64 [B, Q, T].
+
+        Args:
+            codes (int64 [B, Q, T]): of consecutive codebooks.
+            first_codebook: index in the codec of the first of these codebooks.
 
         Raises:
             ValueError: on another shape, or codes out of range.
@@ -138,7 +139,7 @@ class Codec(ABC):
         if int(codes.min()) < 0 or int(codes.max()) >= self.format.codebook_size:
             raise ValueError(f"codes must lie between 0 and {self.format.codebook_size - 1}.")
         vectors = []
-        for index, codes_of_book in enumerate(codes.unbind(1)):
+        for index, codes_of_book in enumerate(codes.unbind(1), start=first_codebook):
             vectors.append(F.embedding(codes_of_book, self.codebook(index)))  # [B, T, D]
         return reduce(torch.add, vectors).transpose(1, 2)
 
@@ -149,20 +150,22 @@ class EncodecCodec(Codec):
     model_class = "EncodecModel"
 
     def codebook(self, index: int) -> torch.Tensor:
+        """A codebook's vectors as they are: [codes, D]."""
         return self.model.quantizer.layers[index].codebook.embed
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
         """The quantiser's codes, layer by layer, so that they can be ended between two."""
         codes = []
         embeddings = audio
-        for layer in checked(self.model.encoder.layers, check_stop):
+        for layer in stoppable(self.model.encoder.layers, check_stop):
             embeddings = layer(embeddings)
-        for layer in checked(self.model.quantizer.layers[:num_codebooks], check_stop):
+        for layer in stoppable(self.model.quantizer.layers[:num_codebooks], check_stop):
             codes.append(layer.encode(embeddings))
             embeddings = embeddings - layer.decode(codes[-1])
         return torch.stack(codes, dim=1)
 
-    def _decoder(self) -> StretchDecoder:
+    def new_decoder(self) -> PieceDecoder:
+        """The decoder, whose convolutions look ahead unless they are causal."""
         future = 0 if self.model.config.use_causal_conv else CONTEXT_FRAMES
         return _RecurrentDecoder(self.model.decoder, future, self.format.hop_length)
 
@@ -173,15 +176,19 @@ class DacCodec(Codec):
     model_class = "DacModel"
 
     def codebook(self, index: int) -> torch.Tensor:
+        """A codebook's vectors, projected to the decoder's width: [codes, D]."""
         quantizer = self.model.quantizer.quantizers[index]
         return quantizer.out_proj(quantizer.codebook.weight.t()[None])[0].t()
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
+        """The model's own codes, of the audio padded to whole frames."""
         padded = F.pad(audio, (0, -audio.shape[-1] % self.format.hop_length))
         return self.model.encode(padded, num_codebooks).audio_codes[:, :num_codebooks]
 
-    def _decoder(self) -> StretchDecoder:
+    def new_decoder(self) -> PieceDecoder:
+        """The decoder, with the reach of its convolutions in frames as context."""
         hop = self.format.hop_length
+        # samples per frame, and frames to each side, up to the layer that is being added up
         rate = 1
         reach = self.model.decoder.conv1.kernel_size[0] / 2
         for ratio in self.model.config.upsampling_ratios:
@@ -194,7 +201,7 @@ class DacCodec(Codec):
             # odd strides lose a few samples
             return F.pad(audio, (0, frames.shape[-1] * hop - audio.shape[-1]))
 
-        return Stretches(decode, math.ceil(reach) + 1, math.ceil(reach) + 1, hop)
+        return Piecewise(decode, math.ceil(reach) + 1, math.ceil(reach) + 1, hop)
 
 
 class SpectralCodec(Codec):
@@ -206,19 +213,22 @@ class SpectralCodec(Codec):
     model_class = HAFMSpectralModel
 
     def codebook(self, index: int) -> torch.Tensor:
+        """A codebook's vectors as they are: [codes, D]."""
         return self.model.quantizer.codebooks[index]
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
+        """The quantiser's codes of the encoder's latent vectors."""
         return self.model.quantizer.encode(self.model.encoder(audio), num_codebooks)
 
-    def _decoder(self) -> StretchDecoder:
+    def new_decoder(self) -> PieceDecoder:
+        """The decoder, with its reach in frames as context."""
         reach = self.model.config.decoder_reach()
         # unlike DAC's, this decoder takes the first frame's position in the song, which selects the noise
-        return Stretches(self.model.decoder, reach, reach, self.format.output_hop_length)
+        return Piecewise(self.model.decoder, reach, reach, self.format.output_hop_length)
 
 
 class CodecStream:
-    """Decodes the codes of a song stretch by stretch; up to rounding, the audio is that of decoding them all at once.
+    """Decodes the codes of a song piece by piece; up to rounding, the audio is that of decoding them all at once.
 
     A non-causal codec holds the last frames back until their right context has arrived or the song has ended.
 
@@ -228,39 +238,40 @@ class CodecStream:
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
-        self._decode = codec._decoder()
+        self._decode = codec.new_decoder()
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, last: bool = False, check_stop: CheckStop | None = None) -> torch.Tensor:
         """Decodes the next codes: the audio float [B, C, n] that has become final.
 
-        Unless it is the only one, the first stretch must have at least 7 frames, the size of the first convolution's
-        kernel: EnCodec pads the beginning of a song by reflection.
+        The codes of the first call must be at least 7 frames, or the whole song: EnCodec pads the beginning of a song
+        by reflection, by the kernel of its first convolution.
 
         Args:
             codes: int64 [B, Q, T], T > 0.
             last: whether the song ends with these codes.
-            check_stop: called before each stretch; an exception that it raises ends the decoding.
+            check_stop: called before each piece of some PIECE_SECONDS that the codes are cut into; an exception that
+                it raises ends the decoding.
 
         Raises:
             ValueError: on another shape, or codes out of range.
         """
-        return torch.cat(list(self.stretches(codes, last, check_stop)), dim=-1)
+        return torch.cat(list(self.pieces(codes, last, check_stop)), dim=-1)
 
-    def stretches(self, codes: torch.Tensor, last: bool, check_stop: CheckStop | None) -> Iterator[torch.Tensor]:
-        """Like `decode`, stretch by stretch."""
-        frames = max(round(STRETCH_SECONDS * self.codec.format.frame_rate), CONTEXT_FRAMES)
-        parts = codes.split(frames, dim=-1)
-        for number, part in enumerate(checked(parts, check_stop), start=1):
-            audio = self._decode(self.codec.embed(part), last and number == len(parts))
+    def pieces(self, codes: torch.Tensor, last: bool, check_stop: CheckStop | None) -> Iterator[torch.Tensor]:
+        """Like `decode`, yielding the audio of each piece: float [B, C, n], n = 0 while none is final."""
+        frames = max(round(PIECE_SECONDS * self.codec.format.frame_rate), CONTEXT_FRAMES)
+        cut_codes = codes.split(frames, dim=-1)
+        for number, piece in enumerate(stoppable(cut_codes, check_stop), start=1):
+            audio = self._decode(self.codec.embed(piece), last and number == len(cut_codes))
             if audio is None:
                 shape = (len(codes), self.codec.format.output_channels, 0)
                 audio = codes.new_zeros(shape, dtype=self.codec.model.dtype)
             yield audio
 
 
-class Stretches:
-    """Applies a function with limited context, such as a stack of convolutions, to frames that arrive in stretches.
+class Piecewise:
+    """Applies a function with limited context, such as a stack of convolutions, to frames that arrive piece by piece.
 
     Args:
         function: [B, D, n] and the index in the song of the first frame → [B, D', n · hop].
@@ -299,13 +310,13 @@ class Stretches:
 
 
 class _RecurrentDecoder:
-    """EnCodec's decoder in stretches: a convolution, an LSTM whose state is carried over, and upsampling layers."""
+    """EnCodec's decoder, piece by piece: a convolution, an LSTM whose state is carried over, and upsampling layers."""
 
     def __init__(self, decoder: Any, future: int, hop: int) -> None:
         first, self.lstm, *others = decoder.layers
         rest = torch.nn.Sequential(*others)
-        self.first = Stretches(lambda frames, _: first(frames), CONTEXT_FRAMES, future)
-        self.rest = Stretches(lambda frames, _: rest(frames), CONTEXT_FRAMES, future, hop)
+        self.first = Piecewise(lambda frames, _: first(frames), CONTEXT_FRAMES, future)
+        self.rest = Piecewise(lambda frames, _: rest(frames), CONTEXT_FRAMES, future, hop)
         self.state: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:

@@ -115,6 +115,7 @@ class HAFMSpectralConfig(PreTrainedConfig):
         self._validate_output()
         if not 0 <= self.phase_jitter <= 3:
             raise ValueError(f"codec phase_jitter is {self.phase_jitter}; it must lie between 0 and 3.")
+        # again, now that hop_length is known to be in range
         check_range("codec window_length", self.window_length, MAX_WIDTH, least=2 * self.hop_length)
         if (self.window_length - self.hop_length) % 2 or self.kernel_size % 2 == 0 or not 0 < self.compression <= 1:
             raise ValueError(
@@ -272,6 +273,7 @@ def check_codec_config(config: PreTrainedConfig) -> None:
 
 
 def _check_codec_family(config: PreTrainedConfig) -> None:
+    """Raises ValueError for a configuration of an unknown family."""
     if not isinstance(config, EncodecConfig | DacConfig | HAFMSpectralConfig):
         raise ValueError(f"A codec of type {config.model_type!r} is not known; choose encodec, dac or hafm_spectral.")
 
@@ -312,6 +314,7 @@ def describe_codec(config: PreTrainedConfig) -> dict[str, str]:
 
 
 def _rate_in_words(sampling_rate: int, channels: int) -> str:
+    """A sampling rate in Hz and a number of channels as `describe` shows them."""
     return f"{sampling_rate} Hz" + ("" if channels == 1 else f" × {channels} channels")
 
 

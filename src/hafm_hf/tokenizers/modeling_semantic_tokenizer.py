@@ -3,14 +3,13 @@
 
 It produces the vocal semantic tokens (from the noisy vocal, as in SingSong) that condition the semantic stage, and
 the instrumental semantic tokens that the stage learns to predict (paper, section "Tokens"). Dimensions: B batch,
-N samples, T_v frames at 50 Hz, D width of HuBERT.
+N samples, T_v frames at 50 Hz, D width of HuBERT, P dimensions of the vocal centroids' space.
 """
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +18,12 @@ from transformers import HubertConfig, HubertModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
-from ..lead_sheet.lead_sheet import LeadSheet, beat_points
+from ..lead_sheet.lead_sheet import phase_vectors
 from ..pretrained.saving import HAFMHubMixin
 from .beat_tracker import BEAT_NUMBERS, HAFMBeatTracker, HAFMRhythmNetwork
 from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from .pitch_contour import DESCRIPTORS, HAFMVocalDescriptors, PitchContour, pitch_contour
-from .stopping import CheckStop, checked
+from .stopping import CheckStop, stoppable
 
 NORMALIZATION_EPSILON = 1e-7
 # frames, four seconds of them, that go through the convolutions at once
@@ -88,7 +87,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             self.descriptors = HAFMVocalDescriptors(config.sampling_rate, config.frame_rate)
             self.beat_tracker = HAFMBeatTracker(config.frame_rate)
             if config.beat_line:
-                # radius of the track's points in the unit disc, where the network's own lie further in if uncertain
+                # length of the track's phase vectors; the network's own are the shorter, the less certain it is
                 self.register_buffer("line_scale", torch.ones(()))
             self.rhythm = HAFMRhythmNetwork(DESCRIPTORS, config.rhythm_channels, config.rhythm_layers)
         # samples of context that a frame needs beyond its hop, on its left and on its right
@@ -114,10 +113,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
     def forward(
         self,
         input_values: torch.Tensor,
-        noise: bool = False,
+        vocal: bool = False,
         seed: int | Sequence[int] | None = None,
-        vocal: bool | None = None,
-        lead_sheet: LeadSheet | None = None,
         beat_phase: torch.Tensor | None = None,
         check_stop: CheckStop | None = None,
     ) -> HAFMSemanticTokenizerOutput:
@@ -125,34 +122,40 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
 
         Args:
             input_values (float [B, N]): mono audio at 16 kHz, without padding.
-            noise: whether to add Gaussian noise of `config.noise_std`, as for vocals.
+            vocal: whether they are vocals: Gaussian noise of `config.noise_std` is added to them, and their tokens are
+                those of the vocal centroids and of the beat, if the tokenizer has either.
             seed: of the noise, one for all rows or one each; without it the noise is drawn from torch's global
                 generator.
-            vocal: whether to use the vocal centroids, where they are separate; defaults to `noise`.
-            lead_sheet: tempo or beats of the vocals, if known; otherwise they are estimated.
-            beat_phase (float [T_v] or [B, T_v]): beat phase of each frame, from 0 to 1, if the beats have already been
-                estimated (by the method of that name).
+            beat_phase (float [T_v] or [B, T_v]): beat phase of each frame of a vocal, from 0 to 1, if the beats are
+                known or have already been estimated (`track_beats`); otherwise they are estimated.
             check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Raises:
-            ValueError: another shape, samples that are not finite, no centroids, or a lead sheet with tempo or beats,
-                or a beat phase, for a tokenizer without `beat_line`.
+            ValueError: another shape, samples that are not finite, no centroids, or a beat phase for a tokenizer
+                without `beat_line`.
         """
         if input_values.ndim != 2:
             raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
         seeds = seed if isinstance(seed, Sequence) else [seed] * len(input_values)
-        rows = [self._prepare(row, noise, row_seed) for row, row_seed in zip(input_values, seeds, strict=True)]
+        rows = [self._prepare(row, vocal, row_seed) for row, row_seed in zip(input_values, seeds, strict=True)]
         features = self._iterate_features(torch.stack(rows), self.num_frames(input_values.shape[1]), check_stop)
-        vocal = noise if vocal is None else vocal
-        tokens = self._tokens(features, input_values, vocal, lead_sheet, beat_phase, check_stop)
+        tokens = self._tokens(features, input_values, vocal, beat_phase, check_stop)
         return HAFMSemanticTokenizerOutput(ids=tokens)
 
-    def encode(self, waveform: torch.Tensor, **options: Any) -> torch.Tensor:
+    def encode(
+        self,
+        waveform: torch.Tensor,
+        vocal: bool = False,
+        seed: int | None = None,
+        beat_phase: torch.Tensor | None = None,
+        check_stop: CheckStop | None = None,
+    ) -> torch.Tensor:
         """Tokens int64 [T_v] of one mono waveform (float [N] at 16 kHz, any length), in bounded memory.
 
-        Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks. `options` are those of
-        `forward`: `noise`, `seed`, `vocal`, `lead_sheet`, `beat_phase` and `check_stop`.
+        Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks. The other arguments are
+        those of `forward`.
         """
+        options = {"vocal": vocal, "seed": seed, "beat_phase": beat_phase, "check_stop": check_stop}
         return self(waveform[None], **options, return_dict=True).ids[0]
 
     @torch.no_grad()
@@ -163,7 +166,10 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         seed: int | None = None,
         check_stop: CheckStop | None = None,
     ) -> torch.Tensor:
-        """Hidden states float32 [T_v, D] of one mono waveform (float [N] at 16 kHz), to which k-means is fitted."""
+        """Hidden states float32 [T_v, D] of one mono waveform (float [N] at 16 kHz), to which k-means is fitted.
+
+        `noise` adds that of vocals, drawn from `seed`; `check_stop` is as for `forward`.
+        """
         prepared = self._prepare(waveform, noise, seed)
         chunks = self._iterate_features(prepared[None], self.num_frames(len(waveform)), check_stop)
         parts = [chunk[0] for chunk in chunks]
@@ -191,7 +197,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         """The pitch contour of a mono vocal (float [N] at 16 kHz), and the rhythm network's beat phases.
 
         Returns:
-            a `PitchContour` of T_v frames, and float32 [T_v, 4] (`HAFMRhythmNetwork.expected_points`).
+            a `PitchContour` of T_v frames, and float32 [T_v, 4] (`HAFMRhythmNetwork.expected_phase_vectors`).
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -199,7 +205,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         measured = self._measured(waveform, check_stop)
         weight = self.rhythm.head.weight
         descriptors = torch.from_numpy(self.descriptors.described(*measured)).to(weight.device, weight.dtype)
-        return pitch_contour(*measured), self.rhythm.expected_points(descriptors[None])[0]
+        return pitch_contour(*measured), self.rhythm.expected_phase_vectors(descriptors[None])[0]
 
     def _measured(self, waveform: torch.Tensor, check_stop: CheckStop | None) -> tuple[np.ndarray, ...]:
         """`HAFMVocalDescriptors.measured` of the T_v frames of a mono vocal (float [N])."""
@@ -234,32 +240,30 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         """
         projected = self._projected(features)
         if self.config.rhythm_channels:
-            return self._with_points(projected, self._points(descriptors))
+            return self._with_beat(projected, self._phase_vectors(descriptors))
         return projected
 
-    def beat_phase(
+    def track_beats(
         self,
-        points: torch.Tensor,
-        lead_sheet: LeadSheet | None = None,
+        phase_vectors: torch.Tensor,
+        tempo: float | None = None,
         near: float | None = None,
         check_stop: CheckStop | None = None,
     ) -> torch.Tensor:
-        """Beat phase of each frame along one beat track, estimated from `points` (float [T, 4]): float32 [T], 0 to 1.
+        """Follows the beat through a vocal: the beat phase of each frame along one beat track, float32 [T], 0 to 1.
 
-        Beats of a lead sheet take precedence, and its tempo is kept to exactly; `near` is a tempo in beats a minute
-        to which the track stays close.
+        Args:
+            phase_vectors (float [T, 4]): of the rhythm network (`measure_pitch_and_beats`).
+            tempo (BPM): tempo that the track keeps to exactly.
+            near (BPM): tempo to which it stays close.
+            check_stop: as for `forward`.
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
         self._check_rhythm()
-        if lead_sheet is None:
-            lead_sheet = LeadSheet()
-        beat_phase = lead_sheet.beat_phase(len(points), self.config.frame_rate)
-        if beat_phase is not None:
-            return beat_phase
         tracker = self.beat_tracker if near is None else self.beat_tracker.near(near)
-        return tracker.follow(points, lead_sheet.tempo, check_stop)
+        return tracker.follow(phase_vectors, tempo, check_stop)
 
     def _check_rhythm(self) -> None:
         """Raises ValueError if there is no rhythm network."""
@@ -272,29 +276,28 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             return features.float() @ self.vocal_projection.float()
         return features
 
-    def _points(
-        self,
-        descriptors: torch.Tensor | None,
-        lead_sheet: LeadSheet | None = None,
-        check_stop: CheckStop | None = None,
-    ) -> torch.Tensor:
-        """Beat phases of descriptors (float [..., T, 10]) as points in the unit disc: float32 [rows, T, 4]."""
+    def _phase_vectors(self, descriptors: torch.Tensor | None, check_stop: CheckStop | None = None) -> torch.Tensor:
+        """Phase vectors of the beat, estimated from descriptors (float [..., T, 10]): float32 [rows, T, 4]."""
         if descriptors is None:
             raise ValueError("This tokenizer estimates the beat from descriptors of the vocal; pass `describe`'s.")
         rows = descriptors.view(-1, *descriptors.shape[-2:])
-        points = self.rhythm.expected_points(rows.to(self.rhythm.head.weight.dtype))
-        if self.config.beat_line and points.numel():
-            phases = [self.beat_phase(row, lead_sheet, check_stop=check_stop) for row in points]
-            points = torch.stack([self._on_track(phase).to(points) for phase in phases])
-        return points
+        vectors = self.rhythm.expected_phase_vectors(rows.to(self.rhythm.head.weight.dtype))
+        if self.config.beat_line and vectors.numel():
+            phases = [self.track_beats(row, check_stop=check_stop) for row in vectors]
+            vectors = torch.stack([self._track_vectors(phase).to(vectors) for phase in phases])
+        return vectors
 
-    def _on_track(self, phase: torch.Tensor) -> torch.Tensor:
-        """Phases (float [T]) as points on a circle of radius `line_scale`, float32 [T, 4]."""
-        return self.line_scale.float() * beat_points(phase).to(self.line_scale.device)
+    def _track_vectors(self, beat_phase: torch.Tensor) -> torch.Tensor:
+        """Phase vectors along a beat track (float [..., T]), of length `line_scale`: float32 [..., T, 4]."""
+        return self.line_scale.float() * phase_vectors(beat_phase).to(self.line_scale.device)
 
-    def _with_points(self, projected: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """Projected features (float [..., T, P]) followed by their scaled beat points: float [..., T, P + 4]."""
-        return torch.cat([projected, self.rhythm_scale.float() * points.view(*projected.shape[:-1], -1)], dim=-1)
+    def _with_beat(self, projected: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """Projected features (float [..., T, P]) followed by their scaled phase vectors (as many [T, 4]).
+
+        Returns:
+            float [..., T, P + 4].
+        """
+        return torch.cat([projected, self.rhythm_scale.float() * vectors.view(*projected.shape[:-1], -1)], dim=-1)
 
     def _nearest(self, vectors: torch.Tensor, vocal: bool) -> torch.Tensor:
         """Index of the centroid nearest to each vector (float [..., P]): int64 [...]."""
@@ -312,14 +315,15 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         feature_chunks: Iterable[torch.Tensor],
         waveforms: torch.Tensor,
         vocal: bool,
-        lead_sheet: LeadSheet | None,
         beat_phase: torch.Tensor | None,
         check_stop: CheckStop | None,
     ) -> torch.Tensor:
-        """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D]) come in chunks."""
-        given = beat_phase is not None or (lead_sheet is not None and lead_sheet.has_beats)
-        if given and not self.config.beat_line:
-            raise ValueError("This tokenizer has no beat line; leave tempo and beats of a lead sheet out.")
+        """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D]) come in chunks.
+
+        The other arguments, and errors, are those of `forward`.
+        """
+        if beat_phase is not None and not self.config.beat_line:
+            raise ValueError("This tokenizer has no beat line; leave beat_phase out.")
         needs_beat = vocal and self.config.rhythm_channels > 0
         # the beat is estimated over the whole clip, so only the projections of its chunks are kept until then
         chunk_of = self._projected if needs_beat else partial(self.quantize, vocal=vocal)
@@ -329,15 +333,12 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         joined = torch.cat(chunks, dim=1)
         if not needs_beat:
             return joined
-        # known beats need no estimate
-        if beat_phase is None and lead_sheet is not None:
-            beat_phase = lead_sheet.beat_phase(joined.shape[1], self.config.frame_rate)
         if beat_phase is None:
             descriptors = torch.stack([self.describe(waveform, check_stop) for waveform in waveforms])
-            points = self._points(descriptors, lead_sheet, check_stop)
+            vectors = self._phase_vectors(descriptors, check_stop)
         else:
-            points = self._on_track(beat_phase).expand(len(joined), -1, -1)
-        return self._nearest(self._with_points(joined, points), vocal)
+            vectors = self._track_vectors(beat_phase).expand(len(joined), -1, -1)
+        return self._nearest(self._with_beat(joined, vectors), vocal)
 
     def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:
         """Adds noise, normalises the whole clip, and pads it with zeros: float32 [pad + hop · T_v + pad]."""
@@ -364,8 +365,15 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
     def _iterate_features(
         self, prepared: torch.Tensor, frames: int, check_stop: CheckStop | None
     ) -> Iterator[torch.Tensor]:
-        """Hidden states float32 [B, ≤ chunk, D] of prepared waveforms (float32 [B, M]), chunk after chunk."""
+        """Hidden states float32 [B, ≤ chunk, D], chunk after chunk.
+
+        Args:
+            prepared (float32 [B, pad + hop · T_v + pad]): waveforms, normalised and padded by `_prepare`.
+            frames: T_v.
+            check_stop: as for `forward`.
+        """
         config = self.config
+        # settings that were changed after loading could leave no frame between the contexts of a chunk
         config.validate_sizes()
         context = round(config.context_seconds * config.frame_rate)
         chunk = round(config.chunk_seconds * config.frame_rate)
@@ -399,14 +407,14 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         for first in range(0, frames, size):
             last = min(first + size, frames)
             hidden = samples[:, None, first * self.hop : last * self.hop + context]
-            for layer in checked(self.hubert.feature_extractor.conv_layers, check_stop):
+            for layer in stoppable(self.hubert.feature_extractor.conv_layers, check_stop):
                 hidden = layer(hidden)
             convolved.append(hidden)
         hidden = self.hubert.feature_projection(torch.cat(convolved, dim=2).transpose(1, 2))
         hidden = hidden + encoder.pos_conv_embed(hidden)
         if not self.hubert.config.do_stable_layer_norm:
             hidden = encoder.layer_norm(hidden)
-        for layer in checked(encoder.layers, check_stop):
+        for layer in stoppable(encoder.layers, check_stop):
             hidden = layer(hidden)
         return hidden
 

@@ -56,7 +56,7 @@ class SpectralBlock(nn.Module):
         self.scale = nn.Parameter(torch.empty(width))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Float [B, T, D] → [B, T, D]."""
+        """Adds the local context to each frame: float [B, T, D] → [B, T, D]."""
         mixed = self.norm(self.convolution(hidden.transpose(1, 2)).transpose(1, 2))
         return torch.addcmul(hidden, self.scale, self.down(F.gelu(self.up(mixed))))
 
@@ -296,6 +296,7 @@ def _band_weights(bands: int, bins: int, highest: float, bands_below: int, edge:
         highest: frequency of the last bin in Hz.
         bands_below, edge: how many of the bands lie between 0 and `edge` Hz.
     """
+    # as in `_noise_table`
     with torch.inference_mode(False):
         mels = (1 + torch.linspace(0, highest, bins, dtype=torch.float32, device="cpu") / 700).log()
         mel_of_edge = (1 + torch.tensor(edge) / 700).log()

@@ -22,7 +22,7 @@ from transformers.audio_utils import mel_filter_bank, window_function
 
 from ..audio import Samples
 from ..lead_sheet.chords import PITCH_CLASSES
-from .stopping import CheckStop, checked
+from .stopping import CheckStop, stoppable
 
 Array = NDArray[np.float32]
 Pitches = NDArray[np.float64]
@@ -101,15 +101,21 @@ def fundamental_frequency(samples: Samples, sampling_rate: int) -> Pitches:
 
 
 def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
-    """Pitch in Hz of each frame (float64 [T, window + longest lag]): float64 [T], NaN if unvoiced."""
+    """Pitch in Hz of each frame, by YIN: float64 [T], NaN if unvoiced.
+
+    Args:
+        frames (float64 [T, window + longest lag]): samples.
+        window: number of samples that are compared with those at each lag.
+        sampling_rate: in Hz.
+    """
     shortest = int(sampling_rate / F0_RANGE_HZ[1])
     longest = frames.shape[1] - window
-    # of the frame's first window with that at each lag, [T, longest]
+    # correlation of the frame's first window with the one at each lag, [T, longest]
     size = 1 << (frames.shape[1] + window - 1).bit_length()
     spectra = np.fft.rfft(frames, size)
     kernels = np.fft.rfft(frames[:, :window], size)
     correlation = np.fft.irfft(spectra * np.conj(kernels), size)[:, :longest]
-    # of the window at each lag, [T, longest]
+    # energy of the window at each lag, [T, longest]
     until = np.concatenate([np.zeros((len(frames), 1)), np.cumsum(frames**2, axis=1)], axis=1)
     energy = until[:, window : window + longest] - until[:, :longest]
     difference = np.maximum(energy[:, :1] + energy - 2.0 * correlation, 0.0)
@@ -126,11 +132,12 @@ def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
     before = normalised[rows, np.clip(lag - 1, 0, longest - 1)]
     lowest = normalised[rows, lag]
     after = normalised[rows, np.clip(lag + 1, 0, longest - 1)]
-    # the vertex of a parabola through the three
+    # the vertex of a parabola through the three; where there is none, for equal or infinite values, the lag stays
     with np.errstate(invalid="ignore", divide="ignore"):
         shift = 0.5 * (before - after) / (before - 2.0 * lowest + after)
     shift = np.where(np.isfinite(shift) & (np.abs(shift) <= 1.0), shift, 0.0)
     loud = energy[:, 0] / window > 10.0 ** (F0_FLOOR_DBFS / 10.0)
+    # lag 0 stands for no dip, and is replaced
     with np.errstate(divide="ignore"):
         return np.where(loud & (lag >= shortest), sampling_rate / (lag + shift), np.nan)
 
@@ -146,6 +153,7 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
     Args:
         samples (float32 [N], at `sampling_rate` Hz).
     """
+    # unvoiced frames are NaN
     with np.errstate(invalid="ignore"):
         pitch = midi_pitch(fundamental_frequency(samples, sampling_rate))
     # the median over a sixth of a second makes vibrato and slides round to the notes around them
@@ -153,6 +161,7 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
         np.pad(pitch, NOTE_SMOOTHING, constant_values=np.nan), 2 * NOTE_SMOOTHING + 1
     )
     with warnings.catch_warnings():
+        # of frames with no voiced one around them, whose median is NaN
         warnings.simplefilter("ignore", RuntimeWarning)
         steady = np.where(np.isfinite(pitch), np.nanmedian(around, axis=1), np.nan)
     rounded = np.where(np.isfinite(steady), np.round(steady), -1).astype(int)
@@ -205,6 +214,11 @@ class HAFMVocalDescriptors:
     def described(self, pitch: Array, level: Array, bands: Array) -> Array:
         """Input of the rhythm network, computed from the output of `measured`.
 
+        Args:
+            pitch (float32 [S]): in Hz, NaN if unvoiced.
+            level (float32 [S]): in dBFS.
+            bands (float32 [S, 40]): mel bands in dB.
+
         Returns:
             float32 [T, 10], of the order of 1: voiced fraction of the frame; level; rise of the level; signed and
             absolute change of pitch around the frame; pitch relative to the clip's median; spectral flux of four
@@ -250,7 +264,7 @@ class HAFMVocalDescriptors:
         count = frames * (FRAME_RATE // self.frame_rate)
         pitch, level = np.empty((2, count), np.float32)
         bands = np.empty((count, MEL_BANDS), np.float32)
-        for start in checked(range(0, count, BLOCK_FRAMES), check_stop):
+        for start in stoppable(range(0, count, BLOCK_FRAMES), check_stop):
             stop = min(start + BLOCK_FRAMES, count)
             pitch[start:stop], level[start:stop], bands[start:stop] = self.block(samples, start, stop)
         return pitch, level, bands
@@ -290,13 +304,13 @@ class PitchContour:
         midi (float32 [T]): pitch in semitones (69 is 440 Hz), NaN in unvoiced frames.
         level (float32 [T]): dB relative to the voice's 95th percentile, at least -50.
         flux (float32 [T, 2]): onset strengths of vowels and of consonants.
-        heard (float32 or float16 [T, D], *optional*): features of a pretrained network, the composite's `ear`.
+        ear_features (float32 or float16 [T, D], *optional*): features of a pretrained network, the composite's `ear`.
     """
 
     midi: Array
     level: Array
     flux: Array
-    heard: Array | None = None
+    ear_features: Array | None = None
 
     def __len__(self) -> int:
         return len(self.midi)
@@ -332,7 +346,8 @@ class PitchContour:
         Returns:
             float32 [P, 12 · 4 + 6 + D]: for each pitch class from C, the fractions of the cell's first half in which
             it is held and in which it is sung, then those of the second half; after these, for each half, the voiced
-            fraction, the largest onset strength, and the mean pitch relative to the voice's median; then `heard`.
+            fraction, the largest onset strength, and the mean pitch relative to the voice's median; then
+            `ear_features`.
         """
         # features of parts of cells: H of these, each `part` frames long
         part = size // HARMONY_PARTS
@@ -348,17 +363,20 @@ class PitchContour:
         classes = np.pad(classes, (missing, (0, 0), (0, 0))).reshape(count, HARMONY_PARTS, PITCH_CLASSES, -1)
         extras = np.pad(extras, (missing, (0, 0))).reshape(count, -1)
         by_class = classes.transpose(0, 2, 1, 3).reshape(count, -1)  # [P, 12 · 4]
-        return self._with_heard(np.concatenate([by_class, extras], axis=1), size)
+        return self._with_ear_features(np.concatenate([by_class, extras], axis=1), size)
 
-    def _with_heard(self, cells: Array, size: int) -> Array:
-        """Cells of `size` frames (float [P, F]), followed by the mean of `heard`, if there is any: float32."""
-        if self.heard is not None:
-            heard = _cells(self.heard.astype(np.float32), size).mean(1)
-            cells = np.concatenate([cells, heard], axis=1)
+    def _with_ear_features(self, cells: Array, size: int) -> Array:
+        """Cells of `size` frames (float [P, F]), followed by the mean of `ear_features`, if there is any: float32."""
+        if self.ear_features is not None:
+            ear_cells = _cells(self.ear_features.astype(np.float32), size).mean(1)
+            cells = np.concatenate([cells, ear_cells], axis=1)
         return cells.astype(np.float32)
 
     def _classes(self, pitch: Array, size: int) -> NDArray[np.float64]:
-        """Fractions of cells of `size` frames in which each pitch class sounds: float64 [P, 12]."""
+        """Fractions of cells of `size` frames in which each pitch class sounds: float64 [P, 12].
+
+        `pitch` (float32 [T]) is in semitones, NaN where nothing sounds.
+        """
         sounds = np.isfinite(pitch)
         above = np.where(sounds, pitch, 0.0).astype(np.float64) - self.tuning
         below = np.floor(above).astype(np.int64)
@@ -375,7 +393,7 @@ class PitchContour:
         """Rhythmic features, in cells of `size` frames: float32 [P, 10 + D], of the order of 1.
 
         They are the voiced fraction; start and end of singing; signed and absolute change of pitch; pitch relative to
-        the voice's median; level; rise of the level; onset strengths of vowels and of consonants; then `heard`.
+        the voice's median; level; rise of the level; onset strengths of vowels and of consonants; then `ear_features`.
         """
         sung = np.isfinite(self.midi).astype(np.float32)
         filled = _filled(self.midi)
@@ -393,9 +411,9 @@ class PitchContour:
             (self.flux[:, 0], "max"),
             (self.flux[:, 1], "max"),
         ]
-        # `how` is the method that reduces the frames of a cell to a number
-        features = np.stack([getattr(_cells(values, size), how)(1) for values, how in columns], axis=1)
-        return self._with_heard(features, size)
+        # `reduction` is the method that makes one number of the frames of a cell
+        features = np.stack([getattr(_cells(values, size), reduction)(1) for values, reduction in columns], axis=1)
+        return self._with_ear_features(features, size)
 
     def _intervals(self) -> Array:
         """Semitones above the voice's median, 0 in unvoiced frames: float32 [T]."""
@@ -424,7 +442,13 @@ def _audible(samples: Samples, size: int) -> Samples:
 
 
 def pitch_contour(pitch: Array, level: Array, bands: Array) -> PitchContour:
-    """The pitch contour of a vocal at 50 Hz, from the output of `HAFMVocalDescriptors.measured` at 100 Hz."""
+    """The pitch contour of a vocal at 50 Hz, from what `HAFMVocalDescriptors.measured` returns at 100 Hz.
+
+    Args:
+        pitch (float32 [S]): in Hz, NaN if unvoiced.
+        level (float32 [S]): in dBFS.
+        bands (float32 [S, 40]): mel bands in dB.
+    """
     if not len(pitch):
         empty = np.zeros(0, np.float32)
         return PitchContour(empty, empty, np.zeros((0, len(FLUX_RANGES)), np.float32))
@@ -438,7 +462,7 @@ def pitch_contour(pitch: Array, level: Array, bands: Array) -> PitchContour:
 
 
 def normalised(flux: NDArray[Any]) -> Array:
-    """Onset strengths (float [T, 2]) in units of their standard deviations."""
+    """Onset strengths (float [T, 2]) in units of their standard deviations: float32 [T, 2]."""
     return (flux / (flux.std(axis=0) + 1e-6)).astype(np.float32)
 
 
@@ -456,13 +480,18 @@ def _steady(pitch: Array, size: int) -> Array:
 
 
 def _flux(bands: Array, reference: float) -> Array:
-    """Spectral flux: mean rise of the audible part of each range of bands (dB, float32 [S, 40]): float32 [S, 4].
-    Rises over three frames are assigned to one between them."""
+    """Spectral flux of four ranges of mel bands: the mean rise of their audible part, float32 [S, 4].
+
+    Args:
+        bands (float32 [S, 40]): in dB.
+        reference: level of the vocal's loud parts in dB, above which bands are measured.
+    """
     audible = np.maximum(bands - reference, BAND_FLOOR_DB)
     rise = np.maximum(audible[RISE_FRAMES:] - audible[:-RISE_FRAMES], 0.0)
     flux = np.zeros((len(bands), len(FLUX_BANDS)), np.float32)
-    for number, part in enumerate(FLUX_BANDS):
-        flux[RISE_FRAMES - 1 : RISE_FRAMES - 1 + len(rise), number] = rise[:, part].mean(axis=1)
+    # a rise over three frames is assigned to one between them
+    for number, bands_together in enumerate(FLUX_BANDS):
+        flux[RISE_FRAMES - 1 : RISE_FRAMES - 1 + len(rise), number] = rise[:, bands_together].mean(axis=1)
     return flux
 
 
@@ -475,7 +504,7 @@ def _mean_pitch(pitch: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _filled(midi: Array) -> Array:
-    """Pitches with unvoiced frames filled from the last voiced one."""
+    """Pitches (float32 [T]) with unvoiced frames filled from the last voiced one, the first from the first."""
     sung = np.isfinite(midi)
     if not sung.any():
         return np.zeros_like(midi)

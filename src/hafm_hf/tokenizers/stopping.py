@@ -4,12 +4,12 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-# called between the pieces of a long computation, which an exception that it raises ends
+# called between the pieces of a long computation; raises to end it, and returns nothing
 CheckStop = Callable[[], None]
 Piece = TypeVar("Piece")
 
 
-def checked(pieces: Iterable[Piece], check_stop: CheckStop | None) -> Iterator[Piece]:
+def stoppable(pieces: Iterable[Piece], check_stop: CheckStop | None) -> Iterator[Piece]:
     """Iterates over pieces of work, and calls `check_stop`, if there is one, before each."""
     for piece in pieces:
         if check_stop is not None:

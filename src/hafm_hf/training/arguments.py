@@ -72,13 +72,13 @@ class StageArguments:
 
     def __post_init__(self) -> None:
         """Rejects unknown names, too many styles, and options that would have no effect."""
-        for what, names, choices in (
+        for kind, names, choices in (
             ("stage", [self.stage], list(stage_parts())),
             ("codebook pattern", [self.codebook_pattern or "flat"], list(PATTERNS)),
             ("lead sheet stream", self.lead_sheet_streams, list(STREAM_SIZES)),
         ):
             if unknown := [name for name in names if name not in choices]:
-                raise ValueError(f"{unknown[0]!r} is not a {what}; choose from {', '.join(choices)}.")
+                raise ValueError(f"{unknown[0]!r} is not a {kind}; choose from {', '.join(choices)}.")
         if len(self.styles) > MAX_STYLES:
             raise ValueError(f"{len(self.styles)} styles are given; a stage supports at most {MAX_STYLES}.")
         if self.styles and not self.init_from and "style" not in self.lead_sheet_streams:
@@ -116,6 +116,7 @@ class StageArguments:
 
 
 def _given(**values: Any) -> dict[str, Any]:
+    """The values by name that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -259,8 +260,10 @@ def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None =
         if unknown := set(values) - set(types):
             raise ValueError(f"The configuration holds unknown keys: {', '.join(sorted(unknown))}.")
         # YAML may give a single word where an argument takes a list
-        one = {name: [word] for name, word in values.items() if isinstance(word, str) and "list" in types[name]}
-        parser.set_defaults(**values | one)
+        lists_of_one = {
+            name: [word] for name, word in values.items() if isinstance(word, str) and "list" in types[name]
+        }
+        parser.set_defaults(**values | lists_of_one)
     return parser.parse_args_into_dataclasses(args=words)
 
 
@@ -268,6 +271,9 @@ def parse_arguments(
     arguments: Sequence[str] | None = None,
 ) -> tuple[StageArguments, DataArguments, CorruptionArguments, OptimizationArguments, RunArguments]:
     """Parses the arguments of a stage's training run.
+
+    Args:
+        arguments: command-line arguments; `sys.argv[1:]` if None.
 
     Raises:
         ValueError: for an unknown key in the YAML file, a value out of range, or a missing corpus or output folder.

@@ -59,7 +59,9 @@ class RunFolder:
         self.keep = keep
 
     def require_shared(self) -> None:
-        """Checks that all processes see the main process's lock file; otherwise some would start over, others resume.
+        """Creates the folder with the main process's lock file, and checks that all processes see it.
+
+        Otherwise some would start over, and others resume.
 
         Raises:
             ValueError: on every process, when any of them does not see it.
@@ -69,7 +71,7 @@ class RunFolder:
             (self.path / LOCK_FILE).touch()
         self.accelerator.wait_for_everyone()
         sees = (self.path / LOCK_FILE).is_file()
-        blind = sorted({place for place, seen in gather_object([(platform.node(), sees)]) if not seen})
+        blind = sorted({machine for machine, seen in gather_object([(platform.node(), sees)]) if not seen})
         if blind:
             raise ValueError(
                 f"Processes of the run (on {', '.join(blind)}) do not see the main process's {self.path}: name an "

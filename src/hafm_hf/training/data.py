@@ -25,9 +25,9 @@ from transformers.utils import logging
 from ..accompaniment.parts import VOCAL, stage_of, tokenizer_of
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
 from ..lead_sheet.lead_sheet import UNKNOWN
-from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.configuration_stage import HAFMStageConfig
 from .arguments import CorruptionArguments
-from .lead_sheets import crop_streams
+from .lead_sheets import crop_rows
 
 logger = logging.get_logger(__name__)
 # the columns that training reads, plus the lead sheets of shards that have them
@@ -150,10 +150,11 @@ def _can_be_read(path: Path) -> bool:
 def read_stream(corpus: datasets.Dataset, row: int, column: str) -> np.ndarray:
     """One column of one row as int16 [Q, T], without going through Python lists."""
     values = corpus[row].column(column).combine_chunks()
-    streams = len(values[0]) if column == "acoustic" else 1
+    codebooks = len(values[0]) if column == "acoustic" else 1
+    # down to the numbers, through the list of the row and, for codes, those of the codebooks
     while hasattr(values, "flatten") and values.type.num_fields:
         values = values.flatten()
-    return values.to_numpy(zero_copy_only=False).reshape(streams, -1)
+    return values.to_numpy(zero_copy_only=False).reshape(codebooks, -1)
 
 
 # where a crop starts: row of the corpus, and cell of the grid in it
@@ -251,7 +252,10 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return row, int(generator.integers(0, self.cells[row] - self.frames + 1))
 
     def crop_of_other_track(self, number: int, purpose: int = 2) -> Crop:
-        """A crop of a different track than crop `number`'s, determined by (seed, purpose, number)."""
+        """A crop of a different track than crop `number`'s, drawn by (seed, purpose, number).
+
+        `purpose` makes draws independent of each other: 2 for the history, 4 for the vocal of another track.
+        """
         assert self.track_of_row is not None
         generator = np.random.default_rng((self.seed, purpose, number))
         row, _ = self.crop_at(number)
@@ -275,7 +279,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return [str(self.corpus[row].column("track")[0]) for row, _ in crops]
 
     def read(self, crop: Crop, generator: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
-        """Tokens of one crop, and the streams of its lead sheet.
+        """Tokens of one crop, and the rows of its lead sheet.
 
         Args:
             crop: the crop to read.
@@ -289,8 +293,8 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
             row, cell = crop
             text = str(self.corpus[row].column(LEAD_SHEET)[0])
             start = float(cell * self.info.grid)
-            streams = crop_streams(text, self.config, start, conditioning.shape[1], self.corruption, generator)
-            conditioning = torch.cat([conditioning, streams])
+            rows = crop_rows(text, self.config, start, conditioning.shape[1], self.corruption, generator)
+            conditioning = torch.cat([conditioning, rows])
         return {"conditioning_ids": conditioning, "labels": self._targets(crop)}
 
     def _targets(self, crop: Crop) -> torch.Tensor:
@@ -312,9 +316,12 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return torch.from_numpy(cut.astype(np.int64))
 
     def _swap_voice(self, ids: torch.Tensor, number: int) -> None:
-        """Swaps another track's vocal into `ids` [K, T_c] if most of it has chords, so that they learn to prevail."""
-        streams = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
-        if "chord" in streams and (streams["chord"] != UNKNOWN).float().mean() > 0.5:
+        """Puts another track's vocal into the conditioning of sample `number`, if most of it has chords.
+
+        So the stage learns that chords prevail. `ids` (int64 [K, T_c]) are changed in place.
+        """
+        rows = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
+        if "chord" in rows and (rows["chord"] != UNKNOWN).float().mean() > 0.5:
             ids[:1] = self._cut(self.sources[0], self.crop_of_other_track(number, purpose=4))
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
@@ -363,6 +370,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
         self.accumulation = min(accumulation, global_batch // world_size)
         self.rank = rank
         self.global_batch = global_batch
+        # micro-batches of a step, over all processes
         self.parts = self.accumulation * world_size
         self.first_step = first_step
         self.last_step = last_step

@@ -13,12 +13,17 @@ import numpy as np
 import torch
 
 from ..modeling.codebook_patterns import codebook_pattern
-from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.configuration_stage import HAFMStageConfig
 from .arguments import CorruptionArguments
 
 
 def draw_seeds(seed: int, samples: Iterable[int] | torch.Tensor, purpose: str) -> list[int]:
     """One seed per sample, for random draws of a given purpose; different purposes give independent draws.
+
+    Args:
+        seed: the run's.
+        samples: numbers of the samples.
+        purpose: any word.
 
     Hashed to 32 bits: torch's CPU generator ignores higher bits, so seeds that differ only there would draw alike.
     """
@@ -29,7 +34,14 @@ def draw_seeds(seed: int, samples: Iterable[int] | torch.Tensor, purpose: str) -
 def drawn_frames(
     labels: torch.Tensor, num_codebooks: int, p: float, mean_span: float, seeds: Iterable[int]
 ) -> torch.Tensor:
-    """Draws spans of whole frames: a bool mask shaped like `labels` (int64 [B, T·Q]), True for a share p on average.
+    """Draws spans of whole frames: a bool mask shaped like `labels`, True for a share p on average.
+
+    Args:
+        labels (int64 [B, T·Q]): for their shape and device only.
+        num_codebooks: Q.
+        p: expected share of drawn frames, 0..1.
+        mean_span: mean length of a span, in frames.
+        seeds: one for each of the B samples.
 
     Each sample draws its own rate, uniform on the widest interval around p within [0, 1], and is cut into segments of
     geometrically distributed length (in frames; a mean below 1 counts as 1), each of which is drawn at that rate. Its
@@ -56,14 +68,16 @@ def history_inputs(
     """Input ids of a micro-batch: the history with swapped and hidden spans of whole frames.
 
     Args:
-        batch: `labels` and `sample` of `TokenCrops`, and `strangers` when history is swapped.
+        batch: of `TokenCrops`, `labels` (int64 [B, T·Q]), `sample` (int64 [B], the samples' numbers) and, when history
+            is swapped, `strangers` (like the labels, but of other tracks).
         config: the stage's.
         corruption: share of swapped history, and mean lengths of spans.
         dropout (float): expected share of hidden frames, 0..1.
         seed: the run's.
 
     Returns:
-        int64 [B·R, L], shifted right by one slot, starting with BOS (paper, "Training").
+        int64 [B·C, L], C rows a sequence by the codebook pattern, shifted right by one slot, starting with BOS (paper,
+        "Training").
     """
     history = batch["labels"]
     assert config.bos_token_id is not None
@@ -81,7 +95,13 @@ def history_inputs(
 
 
 def unconditioned_rows(p: float, seed: int, samples: torch.Tensor) -> torch.Tensor:
-    """Which samples are trained without conditioning (guidance dropout, paper §3.5): bool [B], on their device."""
+    """Which samples are trained without conditioning (guidance dropout, paper §3.5): bool [B], on their device.
+
+    Args:
+        p: share of these samples.
+        seed: the run's.
+        samples (int64 [B]): their numbers.
+    """
     seeds = draw_seeds(seed, samples, "guidance")
     draws = [torch.rand(1, generator=torch.Generator().manual_seed(sample_seed)) for sample_seed in seeds]
     return (torch.cat(draws) < p).to(samples.device)

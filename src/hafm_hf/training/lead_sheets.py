@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ..lead_sheet.lead_sheet import LEAST_BEAT_SECONDS, LeadSheet, lead_sheet_streams
-from ..modeling.configuration_hafm import HAFMStageConfig
+from ..lead_sheet.lead_sheet import LEAST_BEAT_SECONDS, LeadSheet, rows_by_frame
+from ..modeling.configuration_stage import HAFMStageConfig
 from .arguments import CorruptionArguments
 
 # number of parsed lead sheets to cache
@@ -43,17 +43,17 @@ def misheard(sheet: LeadSheet, corruption: CorruptionArguments, generator: np.ra
     return replace(sheet, **changes)  # type: ignore[arg-type]
 
 
-def with_streams_dropped(
-    streams: torch.Tensor, corruption: CorruptionArguments, generator: np.random.Generator
+def with_rows_dropped(
+    rows: torch.Tensor, corruption: CorruptionArguments, generator: np.random.Generator
 ) -> torch.Tensor:
-    """Streams (int64 [S, T]) with some or all of them dropped, that is, set to 0 (unknown)."""
-    draw_for_all, *draws = generator.random(1 + len(streams))
+    """Rows of a lead sheet (int64 [S, T]), some or all of them dropped, that is, set to 0 (unknown)."""
+    draw_for_all, *draws = generator.random(1 + len(rows))
     dropped = np.array(draws) < corruption.lead_sheet_dropout
     dropped |= draw_for_all < corruption.lead_sheet_dropout_all
-    return streams.masked_fill(torch.from_numpy(dropped)[:, None], 0)
+    return rows.masked_fill(torch.from_numpy(dropped)[:, None], 0)
 
 
-def crop_streams(
+def crop_rows(
     text: str,
     config: HAFMStageConfig,
     start: float,
@@ -61,10 +61,10 @@ def crop_streams(
     corruption: CorruptionArguments | None = None,
     generator: np.random.Generator | None = None,
 ) -> torch.Tensor:
-    """The lead sheet streams that a stage reads, for one crop.
+    """The rows of a lead sheet that a stage reads, for one crop.
 
     Args:
-        text: the excerpt's lead sheet as JSON; if empty, all streams are unknown.
+        text: the excerpt's lead sheet as JSON; if empty, all rows are unknown.
         config: the stage's; styles that it does not list are ignored.
         start: start of the crop within the excerpt, in seconds.
         frames: number of conditioning frames T.
@@ -77,10 +77,10 @@ def crop_streams(
     names = list(config.lead_sheet_streams)
     rate = config.conditioning_frame_rate
     if corruption is None or generator is None:
-        return lead_sheet_streams(sheet.moved(-start), names, frames, rate, config.styles)
+        return rows_by_frame(sheet.moved(-start), names, frames, rate, config.styles)
     sheet = misheard(sheet, corruption, generator)
-    streams = lead_sheet_streams(sheet.moved(-start), names, frames, rate, config.styles)
-    return with_streams_dropped(streams, corruption, generator)
+    rows = rows_by_frame(sheet.moved(-start), names, frames, rate, config.styles)
+    return with_rows_dropped(rows, corruption, generator)
 
 
 @functools.lru_cache(SHEETS_KEPT)

@@ -40,6 +40,7 @@ class FullPrecisionMuon(torch.optim.Muon):
                 momentum = state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
                 update = orthogonal(weight.grad.lerp(momentum, group["momentum"]), group)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
+                # 0.2 is the usual RMS of AdamW's updates, to which Liu et al. scale Muon's
                 weight.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(weight.shape)))
         return loss
 
@@ -54,6 +55,7 @@ def orthogonal(update: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
     Returns:
         float [m, n] with the update's singular vectors and singular values around 1.
     """
+    # of the two Gram matrices, the smaller
     if update.shape[0] > update.shape[1]:
         return orthogonal(update.T, group).T
     matrix = update / update.norm().clamp(min=group["eps"])

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from ..corpus.locks import locked
-from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.configuration_stage import HAFMStageConfig
 from .arguments import (
     CorruptionArguments,
     DataArguments,

@@ -14,7 +14,7 @@ from ..accompaniment.parts import stage_parts
 from ..corpus.tokens import TokenCorpusInfo
 from ..lead_sheet.lead_sheet import STREAM_SIZES
 from ..modeling.codebook_patterns import PATTERNS
-from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.configuration_stage import HAFMStageConfig
 from ..pretrained.loading import load_strictly
 from .arguments import StageArguments
 
@@ -27,7 +27,10 @@ TARGETS = ["qkv_proj", "o_proj", "up_proj", "down_proj"]
 def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: float | None) -> PreTrainedModel:
     """Builds or loads the stage to train.
 
-    `init_from` is the folder or hub id of a stage, or of a composite model that contains it.
+    Args:
+        arguments: of which `init_from` is the folder or hub id of a stage, or of a composite model that contains it.
+        info: frame rates and vocabularies of the corpus.
+        crop_seconds: length of the training crops; None for the paper's window.
 
     Raises:
         ValueError: for a stage of another kind or shape, or a new one with more codebooks than the corpus has.
@@ -145,7 +148,9 @@ def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:
 
 
 def add_adapters(model: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0) -> Any:
-    """Adds LoRA adapters of rank `rank` to a stage's linear layers and freezes everything else.
+    """Adds LoRA adapters of rank `rank`, scaled by `alpha` / `rank`, to a stage's linear layers.
+
+    `dropout` is that of the adapters' inputs; everything else of the stage is frozen.
 
     Raises:
         ModuleNotFoundError: without `peft`.

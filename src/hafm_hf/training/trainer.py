@@ -127,12 +127,13 @@ class StageTrainer:
             # forked workers would inherit the threads of Arrow and CUDA, and have crashed
             multiprocessing_context="spawn" if workers else None,
         )
-        parts = []
+        micro_batches = []
         for batch in loader:
-            parts.append({key: value.to(self.accelerator.device, non_blocking=True) for key, value in batch.items()})
-            if len(parts) == sampler.accumulation:
-                yield parts
-                parts = []
+            device = self.accelerator.device
+            micro_batches.append({key: value.to(device, non_blocking=True) for key, value in batch.items()})
+            if len(micro_batches) == sampler.accumulation:
+                yield micro_batches
+                micro_batches = []
 
     def fraction(self) -> float:
         """Fraction of the run that has passed, by steps or by hours, whichever is larger; equal on all processes."""
@@ -169,11 +170,11 @@ class StageTrainer:
         if first == 0:
             self.validate()
         self.start_window()
-        for parts in self.batches():
+        for micro_batches in self.batches():
             fraction = self.fraction()
             if fraction >= 1.0:
                 break
-            self.step(parts, fraction)
+            self.step(micro_batches, fraction)
             bar.update()
             logged = self.due(self.run.logging_steps) or self.progress.step == 1
             if logged:
@@ -195,7 +196,7 @@ class StageTrainer:
         """Whether something that happens every `every` steps is due after this step."""
         return self.progress.step % every == 0
 
-    def step(self, parts: list[Batch], fraction: float) -> None:
+    def step(self, micro_batches: list[Batch], fraction: float) -> None:
         """One optimiser step over the micro-batches of this process, after the given fraction of the run.
 
         A gradient that is not finite leaves the weights unchanged.
@@ -211,7 +212,7 @@ class StageTrainer:
         sampler = self.batch_sampler(self.progress.step)
         finite = True
         self.model.train()
-        for batch in parts:
+        for batch in micro_batches:
             with self.accelerator.accumulate(self.model):
                 output = self.model(
                     input_ids=history_inputs(batch, self.config, self.corruption, dropout, self.run.seed),

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import default_collate
 
 from ..modeling.codebook_patterns import codebook_pattern
-from ..modeling.modeling_hafm import IGNORE_INDEX, HAFMStageForCausalLM
+from ..modeling.modeling_stage import IGNORE_INDEX, HAFMStageForCausalLM
 from .arguments import DataArguments
 from .data import TokenCrops
 
@@ -24,6 +24,12 @@ def validate_stage(
     model: HAFMStageForCausalLM, validation: TokenCrops, data: DataArguments, accelerator: Accelerator
 ) -> Metrics:
     """Validation losses of a stage in nats per token; leaves the stage in evaluation mode.
+
+    Args:
+        model: the stage.
+        validation: the validation crops.
+        data: of which the number of crops and the batch size are used.
+        accelerator: the run's; each process computes a part of the clips.
 
     Returns:
         `matched`, `shuffled`, `none` (means over clips and codebooks); `codebooks` (matched, per codebook);
@@ -90,9 +96,9 @@ def paired_losses(
         del cases["shuffled"]
     counts = (labels != IGNORE_INDEX).unflatten(1, (-1, pattern.num_codebooks)).sum(dim=1).clamp(min=1)
     losses = {}
-    for name, (ids, mask) in cases.items():
+    for name, (ids, without) in cases.items():
         # forward, not the call: these shapes would make a compiled training graph recompile
-        output = model.forward(input_ids=input_ids, conditioning_ids=ids, null_conditioning=mask, use_cache=False)
+        output = model.forward(input_ids=input_ids, conditioning_ids=ids, null_conditioning=without, use_cache=False)
         losses[name] = model.token_losses(output.logits, labels).sum(dim=1) / counts
     return losses
 

@@ -4,46 +4,19 @@
 What the stages read of a voice is made before, by listening; the codes that they write are decoded after.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
 
 from ..listening.encoder import HAFMEncoderOutput
-from ..modeling.generation_hafm import RandomStream
-from ..modeling.modeling_hafm import HAFMStageForCausalLM
+from ..modeling.generation_stage import RandomNumbers
+from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..modeling.windows import ROWS_AT_ONCE, SongRow, StageRun, default_decoding
 from ..tokenizers.codecs import Codec
 from .options import GenerationOptions
 from .parts import VOCAL, stage_parts
-
-# called with (stage, steps done, total steps); an exception raised in it ends the generation
-Progress = Callable[[str, int, int], None]
-
-
-class ProgressReports:
-    """Passes the stages' progress on, and repeats the last report during other computations.
-
-    Args:
-        progress: called with (stage, steps done, total steps); an exception raised in it ends the computation.
-    """
-
-    def __init__(self, progress: Progress | None = None) -> None:
-        self.progress = progress
-        self.last = ("", 0, 0)
-
-    def expect(self, stage: str, total: int) -> None:
-        """Sets what is reported while the vocals are listened to: no step of the first stage, of `total`."""
-        self.last = (stage, 0, total)
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        self.last = (stage, done, total)
-        self.check_stop()
-
-    def check_stop(self) -> None:
-        """Repeats the last report, between pieces of a computation that is not a stage's."""
-        if self.progress is not None:
-            self.progress(*self.last)
+from .progress import Progress, counting
 
 
 class StageChain:
@@ -55,7 +28,7 @@ class StageChain:
         options: of which guidance scale, temperature, top-k, decoding and compile are used.
         codec: embeds the codes of independent windows, to join them where the sound changes least; without it, a
             window takes over where the previous one ends.
-        kept_codes: by the name of a stage, its given codes for every song, int64 [Q, T], −1 where to generate them.
+        kept_codes: by the name of a stage, its codes to keep for every song, int64 [Q, T], −1 where to generate them.
         progress: called after every step, and with the same values again during long passes.
         batch_size: largest batch of windows; for a stage whose windows are independent, that of the first batch.
 
@@ -88,9 +61,9 @@ class StageChain:
             )
             entry = self.table[name]
             frames[entry.writes] = [stage.config.target_frames(length) for length in frames[entry.reads[0]]]
-            given = (kept_codes or {}).get(name)
+            kept = (kept_codes or {}).get(name)
             rows = [
-                SongRow(length, RandomStream(encoded.seed, number, encoded.variation), given)
+                SongRow(length, RandomNumbers(encoded.seed, number, encoded.variation), kept)
                 for length, encoded in zip(frames[entry.writes], encoder_outputs, strict=True)
             ]
             code_vectors = None
@@ -99,7 +72,7 @@ class StageChain:
                 first_codebook += stage.config.num_codebooks
             run = StageRun(stage, rows, config, decoding, bool(options.compile), batch_size, code_vectors=code_vectors)
             if progress is not None:
-                run.report = _counting(name, run.steps, progress)
+                run.report = counting(name, run.steps, progress)
             self.runs[name] = run
 
     def run(self) -> None:
@@ -149,38 +122,13 @@ class StageChain:
         conditioning = []
         for number, encoded in enumerate(self.encoder_outputs):
             streams = [self.tokens(stream, number) for stream in self.table[name].reads]
-            if name in encoded.streams:
-                streams.append(encoded.streams[name])
+            if name in encoded.lead_sheet_rows:
+                streams.append(encoded.lead_sheet_rows[name])
             conditioning.append(_together(streams))
         return conditioning
-
-
-def first_steps(stages: Mapping[str, HAFMStageForCausalLM], tokens: Sequence[int]) -> tuple[str, int]:
-    """The name of the first stage, and its number of steps for a batch of songs.
-
-    Args:
-        stages: the stages to run, by name and in order.
-        tokens: number of vocal semantic tokens of each song.
-    """
-    name, stage = next(iter(stages.items()))
-    rows = [SongRow(stage.config.target_frames(length), RandomStream(0)) for length in tokens]
-    # either loop takes the same steps; this one is prepared faster
-    return name, StageRun(stage, rows, stage.decoding_config(), decoding="reference").steps
 
 
 def _together(streams: Sequence[torch.Tensor]) -> torch.Tensor:
     """Stacks streams (int64 [Q, T] each), cut to the shortest."""
     length = min(stream.shape[1] for stream in streams)
     return torch.cat([stream[:, :length] for stream in streams])
-
-
-def _counting(name: str, total: int, progress: Progress) -> Callable[[int], None]:
-    """A callback that counts a stage's steps and reports them to `progress`."""
-    done = 0
-
-    def report(steps: int) -> None:
-        nonlocal done
-        done += steps
-        progress(name, done, total)
-
-    return report

@@ -26,8 +26,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..pretrained.saving import HAFMHubMixin
 from .codebook_patterns import codebook_pattern
-from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
-from .generation_hafm import HAFMGenerationMixin, StepReport
+from .configuration_stage import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
+from .generation_stage import HAFMGenerationMixin, StepReport
 from .layers import (
     BucketedBias,
     HAFMAttention,
@@ -194,10 +194,18 @@ class HAFMDecoder(HAFMPreTrainedModel):
         # calls the module rather than indexing its weights, which may be offloaded
         return self.segment_embedding(torch.full((), number, device=device))
 
-    def _embed_lead_sheet(self, streams: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
-        """Embeds lead-sheet streams (int64 [B, T_c, K], 0 where unknown) → float [B, T_c, D]; zeros for null rows."""
-        numbers = torch.arange(streams.shape[-1], device=streams.device)
-        embedded = self.lead_sheet_embedding(streams, numbers).sum(dim=2)
+    def _embed_lead_sheet(self, rows: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
+        """Embeds a lead sheet by frame, and leaves it out for the sequences in `null` (bool [B]).
+
+        Args:
+            rows (int64 [B, T_c, rows of the lead sheet]): 0 where unknown.
+            null (bool [B], *optional*): sequences without conditioning.
+
+        Returns:
+            float [B, T_c, D], zeros in the sequences of `null`.
+        """
+        numbers = torch.arange(rows.shape[-1], device=rows.device)
+        embedded = self.lead_sheet_embedding(rows, numbers).sum(dim=2)
         if null is not None:
             embedded = embedded.masked_fill(null[:, None, None], 0.0)
         return embedded
@@ -239,7 +247,15 @@ class HAFMDecoder(HAFMPreTrainedModel):
         return list((target.roll(1, dims=0) + kinds.float()[:, None]).unbind())
 
     def attention_bias(self, layout: TokenLayout, query: torch.Tensor) -> torch.Tensor:
-        """Attention bias of query slots (int64 [n]) on all slots; the lowest number where attention is masked."""
+        """Attention bias of query slots on all slots; the lowest number where attention is masked.
+
+        Args:
+            layout: of the sequence's slots.
+            query (int64 [n]): indices of the query slots in the sequence.
+
+        Returns:
+            float [1 or B, H, n, slots].
+        """
         queries = layout.select(query)
         return self.relative_attention_bias(queries, layout, visible(self.config, queries, layout))
 

@@ -129,8 +129,8 @@ class HAFMStageConfig(PreTrainedConfig):
             self.intermediate_size = (2 * 4 * self.hidden_size) // 3
         if self.bos_token_id is None:
             self.bos_token_id = self.codebook_size
-        places = {name: place for place, name in enumerate(STREAMS)}
-        ordered = sorted(self.lead_sheet_streams, key=lambda name: (places.get(name, len(places)), name))
+        positions = {name: position for position, name in enumerate(STREAMS)}
+        ordered = sorted(self.lead_sheet_streams, key=lambda name: (positions.get(name, len(positions)), name))
         self.lead_sheet_streams = {name: self.lead_sheet_streams[name] for name in ordered}
         super().__post_init__(**kwargs)
 
@@ -225,7 +225,7 @@ class HAFMStageConfig(PreTrainedConfig):
             raise ValueError(f"codebook_sizes are {self.codebook_sizes}; target codebooks must have the same size.")
 
     def validate_style_ranges(self) -> None:
-        """Refuses ranges of a style that the stage does not have, or that are none."""
+        """Refuses ranges of a style that the stage does not have, and invalid ones."""
         for name, ranges in self.style_ranges.items():
             if name not in self.styles:
                 raise ValueError(f"style_ranges has {name!r}, which is not among the styles.")

@@ -2,10 +2,10 @@
 """Sampling, and `generate()` of a stage: not the loop that runs by default on CPU and CUDA, which is `fast_loop`.
 
 `HAFMGenerationMixin`, from which the stages inherit, is the reference for the fast loop: guidance, random numbers,
-conditioning, progress. Both loops continue a `WindowBatch` with the settings of a generation config, and sample with a
-stream of random numbers per row. A random number depends on (seed, stage, variation, codebook and frame in the song)
-only, so a row's codes do not depend on the other rows of the batch, on how the song is cut into windows, on the order
-in which windows are generated, or on which loop generates them.
+conditioning, progress. Both loops continue a `WindowBatch` with the settings of a generation config, and sample with
+random numbers of each row's own. A number depends on (seed, stage, variation, codebook and frame in the song) only, so
+a row's codes do not depend on the other rows of the batch, on how the song is cut into windows, on the order in which
+windows are generated, or on which loop generates them.
 
 Dimensions: B sequences, C codes per slot (rows per sequence), Q codebooks, T frames to generate, P frames before them,
 V codes of a codebook.
@@ -25,7 +25,7 @@ from transformers.generation import LogitsProcessor, LogitsProcessorList
 from transformers.generation.configuration_utils import GenerationMode
 
 from .codebook_patterns import CodebookPattern, SlotPlan, codebook_pattern
-from .configuration_hafm import HAFMStageConfig
+from .configuration_stage import HAFMStageConfig
 
 # Paper, "Inference"
 TEMPERATURE = 0.9
@@ -56,7 +56,7 @@ def null_rows(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor | Non
 
 
 @dataclass(frozen=True)
-class RandomStream:
+class RandomNumbers:
     """Random access to the random numbers of one row, by a counter-based generator (Philox; Salmon et al. 2011).
 
     Args:
@@ -90,16 +90,16 @@ class WindowBatch:
         conditioning_ids (int64 [B, K, T_c]): conditioning streams.
         frames: T, the number of frames to generate for each row.
         uniforms (float32 [B, Q, T], *optional*): the codes' random numbers; None to take the likeliest codes.
-        known_codes (int64 [B, Q, P], *optional*): codes that come before.
-        forced (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
+        known (int64 [B, Q, P], *optional*): codes that come before.
+        kept (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
         conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
     """
 
     conditioning_ids: torch.Tensor
     frames: int
     uniforms: torch.Tensor | None = None
-    known_codes: torch.Tensor | None = None
-    forced: torch.Tensor | None = None
+    known: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
     conditioning_mask: torch.Tensor | None = None
 
 
@@ -130,18 +130,18 @@ def draw(
 
 
 def _largest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """The `count`-th largest of each row, float32 [B, V] → [B, 1]."""
+    """The `count`-th largest score of each row (float32 [B, V]): float32 [B, 1]."""
     if scores.device.type != "cpu":
         return scores.topk(count).values[:, -1:]
     # NumPy's partition takes a third of the time of torch's topk for 12 rows of 1,024
     return torch.from_numpy(np.partition(scores.detach().numpy(), -count, axis=-1)[:, -count, None])
 
 
-def force(drawn: torch.Tensor, forced: torch.Tensor | None, step: int) -> torch.Tensor:
-    """Replaces sampled tokens (int64 [B]) by those of `forced` (int64 [B, n]) for `step`, where these are not −1."""
-    if forced is None:
+def with_kept(drawn: torch.Tensor, kept: torch.Tensor | None, step: int) -> torch.Tensor:
+    """Replaces sampled tokens (int64 [B]) by those of `kept` (int64 [B, n]) for `step`, where these are not −1."""
+    if kept is None:
         return drawn
-    wanted = forced[:, step].to(drawn.device)
+    wanted = kept[:, step].to(drawn.device)
     return torch.where(wanted < 0, drawn, wanted)
 
 
@@ -154,20 +154,20 @@ class StreamSampling(LogitsProcessor):
     Args:
         uniforms (float32 [B, n]): one number for each row and token to be generated.
         prefix_length (int): tokens in `input_ids`, including BOS, when generation begins.
-        forced (int64 [B, n], *optional*): tokens to use instead of sampling, −1 where to sample.
+        kept (int64 [B, n], *optional*): tokens to use instead of sampling, −1 where to sample.
         report: called after each step.
     """
 
     uniforms: torch.Tensor
     prefix_length: int
-    forced: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
     report: StepReport | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores (float [B, V]) → float [B, V], −inf for all but one code per row."""
         step = input_ids.shape[1] - self.prefix_length
-        chosen = force(draw(scores, self.uniforms[:, step]), self.forced, step)
-        # BOS is forced where a slot has no frame, but has no logit; `CodebookPattern.hide` puts it back
+        chosen = with_kept(draw(scores, self.uniforms[:, step]), self.kept, step)
+        # BOS is in `kept` where a slot has no frame, but has no logit; `CodebookPattern.hide` puts it back
         chosen = chosen.clamp(max=scores.shape[1] - 1)
         if self.report is not None:
             self.report(1)
@@ -295,9 +295,9 @@ class HAFMGenerationMixin(GenerationMixin):
     def slot_plan(self, batch: WindowBatch) -> SlotPlan:
         """The slots that continue a batch, on the device of its conditioning."""
         ids = batch.conditioning_ids
-        known_codes = batch.known_codes
-        if known_codes is None:
-            known_codes = ids.new_empty(len(ids), self.config.num_codebooks, 0)
+        known = batch.known
+        if known is None:
+            known = ids.new_empty(len(ids), self.config.num_codebooks, 0)
         uniforms = batch.uniforms
         if uniforms is not None:
             uniforms = uniforms.to(ids.device)
@@ -305,7 +305,7 @@ class HAFMGenerationMixin(GenerationMixin):
         if batch.conditioning_mask is not None:
             row_frames = self.target_frames(batch.conditioning_mask)
         bos = self.config.codebook_size
-        return self.pattern.plan(known_codes, batch.frames, bos, uniforms, batch.forced, row_frames)
+        return self.pattern.plan(known, batch.frames, bos, uniforms, batch.kept, row_frames)
 
     def continue_batch(
         self, batch: WindowBatch, config: GenerationConfig, report: StepReport | None = None
@@ -324,16 +324,16 @@ class HAFMGenerationMixin(GenerationMixin):
         if plan.uniforms is None:
             raise ValueError("There are no random numbers; for the likeliest codes, give any and top_k=1.")
         before = 0
-        if batch.known_codes is not None:
-            before = batch.known_codes.shape[2]
+        if batch.known is not None:
+            before = batch.known.shape[2]
         config = copy.deepcopy(config)
         # whatever it says of the length and the form of the result
         config.update(
             max_new_tokens=plan.slots, max_time=math.inf, num_return_sequences=1, return_dict_in_generate=False
         )
-        sampling = StreamSampling(plan.uniforms, plan.prefix.shape[1] + 1, plan.forced, report)
+        sampling = StreamSampling(plan.uniforms, plan.known.shape[1] + 1, plan.kept, report)
         generated = self.generate(
-            input_ids=torch.nn.functional.pad(plan.prefix, (1, 0), value=self.config.codebook_size),
+            input_ids=torch.nn.functional.pad(plan.known, (1, 0), value=self.config.codebook_size),
             conditioning_ids=batch.conditioning_ids,
             conditioning_mask=batch.conditioning_mask,
             target_frames=before + batch.frames,
@@ -409,6 +409,11 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict[str, Any]]:
+        """Checks the conditioning, and adds what the later hooks need to the config and to the model's arguments.
+
+        Raises:
+            ValueError: conditioning is missing or does not fit the stage, or `null_conditioning` is given.
+        """
         config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         conditioning_ids = model_kwargs.get("conditioning_ids")
         if not isinstance(conditioning_ids, torch.Tensor):
@@ -426,6 +431,7 @@ class HAFMGenerationMixin(GenerationMixin):
         return config, model_kwargs
 
     def _prepare_generated_length(self, generation_config: Any, **kwargs: Any) -> Any:
+        """Generates as long as the conditioning lasts, unless a length is given."""
         if kwargs["has_default_max_length"] and generation_config.max_new_tokens is None:
             slots = self.pattern.slots(generation_config._target_frames)
             generation_config.max_new_tokens = slots - (kwargs["input_ids_length"] - 1)
@@ -434,6 +440,7 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_model_inputs(
         self, inputs: torch.Tensor | None, bos_token_id: Any, model_kwargs: dict[str, Any]
     ) -> tuple[torch.Tensor, str | None, dict[str, Any]]:
+        """Begins with BOS in every row, unless `input_ids` are given, whose number of rows it checks."""
         ids = model_kwargs["conditioning_ids"]
         rows = len(ids) * self.pattern.codes_per_slot
         if inputs is None and model_kwargs.get("input_ids") is None:
@@ -445,6 +452,7 @@ class HAFMGenerationMixin(GenerationMixin):
         return inputs, name, model_kwargs
 
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, mode_kwargs: Any) -> None:
+        """Raises ValueError for anything but sampling and greedy search."""
         super()._validate_generation_mode(generation_mode, generation_config, mode_kwargs)
         simple = generation_mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
         if not simple or generation_config.prefill_chunk_size is not None:
@@ -473,6 +481,7 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict, generation_mode: Any, batch_size: int, max_cache_length: int
     ) -> Any:
+        """Makes the cache as long as the conditioning and the target together, and notes the target's frames."""
         # max_length counts slots, the first being BOS; a target that is continued later may end after this call's
         if not model_kwargs.get("target_frames"):
             frames = self.pattern.frames(generation_config.max_length - 1)
@@ -484,6 +493,7 @@ class HAFMGenerationMixin(GenerationMixin):
         )
 
     def _get_logits_processor(self, generation_config: Any, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        """Our guidance first, then the stock processors, and `StreamSampling` last."""
         scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
         generation_config.guidance_scale = None  # the stock processor must not be added as well
         others = super()._get_logits_processor(generation_config, *args, **kwargs)
@@ -494,9 +504,9 @@ class HAFMGenerationMixin(GenerationMixin):
         weight = getattr(generation_config, "history_free_guidance", None) or 0.0
         if weight != 0.0:
             slots = kwargs["input_ids_seq_length"]
-            given = kwargs["model_kwargs"]
+            inputs = kwargs["model_kwargs"]
             count = generation_config.max_length - slots
-            conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
+            conditioning = (inputs["conditioning_ids"], inputs.get("conditioning_mask"))
             scores = weight * self.history_free_scores(*conditioning, slots - 1, count)
             ours.append(HistoryFreeGuidance(scores, slots, self.pattern.codes_per_slot))
         # sampling comes after every processor that changes the scores
