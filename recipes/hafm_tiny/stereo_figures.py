@@ -77,7 +77,7 @@ def evaluate_in_stereo(
         assert song.stereo is not None
         mono = song.instrumental[start : start + size] / np.float32(PCM_SCALE)
         first = start * rate // pool.sampling_rate
-        stereo = song.stereo[:, first : first + size * rate // pool.sampling_rate] * (song.stereo_gain / PCM_SCALE)
+        stereo = song.stereo[:, first : first + size * rate // pool.sampling_rate] * (song.stereo_scale / PCM_SCALE)
         if np.abs(mono).max() < 0.01:
             continue
         codes = next(iter(wrapped.values())).encode(torch.from_numpy(mono)[None, None])
