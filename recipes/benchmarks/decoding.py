@@ -128,7 +128,16 @@ def first_steps(loop: Callable[[StepReport], Any], steps: int) -> None:
 def take_turns(
     runs: Mapping[str, Callable[[int], Any]], steps: int, repeats: int
 ) -> dict[str, dict[int, list[float]]]:
-    """Seconds of every turn, for each variant and number of steps: one, and all. A run of all goes before, untimed."""
+    """Times the variants in turns.
+
+    Args:
+        runs: each runs a number of steps.
+        steps: of a long turn; one runs before, untimed.
+        repeats: number of turns.
+
+    Returns:
+        By variant and number of steps (1 and `steps`): the seconds of every turn.
+    """
     for run in runs.values():
         run(steps)
     turns: dict[str, dict[int, list[float]]] = {name: {1: [], steps: []} for name in runs}

@@ -148,7 +148,7 @@ def _f_measure(estimated: Beats, wanted: Beats) -> float:
         return float("nan")
     if not len(estimated):
         return 0.0
-    # more than the last beat's tolerance
+    # after the last beat, which counts
     end = min(estimated[-1], wanted[-1]) + 0.1
     return beat_f_measure(wanted[wanted < end], estimated[estimated < end])
 

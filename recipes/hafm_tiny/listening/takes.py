@@ -90,7 +90,6 @@ def crop_of_takes(
     while True:
         take = takes[int(rng.integers(len(takes)))]
         speed = 2 ** rng.uniform(octaves[0], octaves[1])
-        # the last position is rounded
         most = int((len(take.contour) - 2) / speed)
         frames = min(round(seconds * CONTOUR_RATE), most)
         if frames >= LEAST_SECONDS * CONTOUR_RATE:

@@ -217,7 +217,13 @@ def _pattern(player: Player, section: Section, chosen: dict[str, int]) -> str | 
 
 
 def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
-    """The notes of one hit of a chord player."""
+    """The notes of one hit of a chord player; `styles` says what the symbols mean.
+
+    Args:
+        hit: of a pattern.
+        player: voicing, range, velocity and length of notes.
+        energy: of the section.
+    """
     pitches = voicing(hit.chord, player.voicing, player.low)
     symbol = hit.symbol.upper()
     velocity = player.velocity + ENERGY_VELOCITY[energy]
@@ -248,7 +254,7 @@ def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
 
 
 def _chords(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
-    """The notes of a player of chords."""
+    """The notes of a player of chords; arguments as for `arrange`, and `chosen`, the drawn variant by energy."""
     notes: list[Note] = []
     grid = _grid(song, style)
     for bar, number, section in _in_sections(song, form):
@@ -265,7 +271,7 @@ def _chords(song: Song, form: Sequence[Section], style: Style, player: Player, c
 
 
 def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
-    """The notes of the bass."""
+    """The notes of the bass; arguments as for `_chords`."""
     notes: list[Note] = []
     grid = _grid(song, style)
     for bar, number, section in _in_sections(song, form):
@@ -290,7 +296,7 @@ def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, cho
 
 
 def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
-    """The notes of the drums, with fills at the ends of sections."""
+    """The notes of the drums, with fills at the ends of sections; arguments as for `_chords`."""
     notes: list[Note] = []
     grid = _grid(song, style)
 

@@ -118,7 +118,6 @@ def _at_home_in(player: Player, family: Family) -> Player:
         return player
     sound = player.sound
     if sound.drive_db:
-        # the equaliser belongs to the amplifier
         sound = replace(sound, drive_db=0.0, curve=())
     return replace(player, voicing=family.voicing, low=family.low, sound=sound)
 

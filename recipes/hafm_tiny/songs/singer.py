@@ -172,7 +172,7 @@ def load_voice(folder: Path, syllables: int | None = None) -> Voice:
 
 
 def sung_notes(notes: Sequence[Note], manner: Manner, generator: np.random.Generator) -> tuple[Note, ...]:
-    """Applies the manner's onset jitter and lag to notes, which stay monophonic."""
+    """Applies the manner's onset jitter and lag to notes, which stay monophonic and last at least 50 ms."""
     starts: list[float] = []
     for note in notes:
         start = note.start + manner.lag + float(np.clip(generator.normal(0, 1), -2, 2)) * manner.onset_jitter
@@ -202,7 +202,10 @@ class _Plan:
 
 
 def _syllables(notes: Sequence[Note], manner: Manner, generator: np.random.Generator) -> list[tuple[float, float]]:
-    """Start and end of each syllable: one note, or several consecutive notes for a melisma."""
+    """Start and end (s) of each syllable: of one note, or of several consecutive notes for a melisma.
+
+    Only notes of one phrase that are at most five semitones apart share a syllable.
+    """
     spans: list[tuple[float, float]] = []
     pitch = 0
     for note in notes:
