@@ -104,7 +104,8 @@ def _renamed(state: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
         return f'"{names.get(quoted[1], quoted[1])}"'
 
     entries = {name: state.get(name) for name in ("takes", "chosen", "marks")}
-    return json.loads(re.sub(r'"(\w+)"', new_name, json.dumps(entries)))  # type: ignore[no-any-return]
+    renamed: dict[str, Any] = json.loads(re.sub(r'"(\w+)"', new_name, json.dumps(entries)))
+    return renamed
 
 
 def write_sounds(job: Job) -> None:
