@@ -186,7 +186,7 @@ def _load_sample(state: Path | None, identity: str, reservoirs: Sequence[Reservo
 
 def shuffled_tracks(audio: Path, reader: StemReader, splits: SplitOptions, options: SamplingOptions) -> list[Track]:
     """Tracks of the split, shuffled by the seed, at most `options.max_tracks`."""
-    files, _ = find_audio(audio)
+    files, *_ = find_audio(audio)
     groupings, _ = reader.group(files)
     identified, _ = identify_tracks(audio, groupings, {}, splits)
     tracks = [track for track in identified if track.split == options.split]

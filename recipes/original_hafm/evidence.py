@@ -177,7 +177,7 @@ def read_pairs(folder: Path) -> list[tuple[str, np.ndarray, np.ndarray, int]]:
         ValueError: there are fewer than two songs.
     """
     reader = StemReader(StemOptions())
-    files, _ = find_audio(folder)
+    files, *_ = find_audio(folder)
     songs, _ = reader.group(files)
     segments = []
     for song in songs:
