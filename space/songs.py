@@ -140,9 +140,9 @@ class Request:
         parameters |= {name: chosen[name] for name in OPTIONS if chosen[name] is not None}
         if known != LeadSheet():
             parameters["lead_sheet"] = known
-        if self.remake is None:
-            return parameters | self.ends
-        return parameters | self.remake.parameters()
+        if self.remake is not None:
+            return {**parameters, **self.remake.parameters()}
+        return {**parameters, **self.ends}
 
 
 def read_link(query: str) -> dict[str, Any]:
