@@ -120,6 +120,7 @@ def main(
             band = moved(band, round(lag * rate))
             soundfile.write(folder / "instrumental.flac", band, rate, subtype="PCM_24")
             labels |= labelled_lead_sheet(labels).moved(-lag).to_dict()
+            # not moved: the lead sheet says by "downbeat" which beats they are
             labels.pop("downbeats", None)
             if transcriber is not None:
                 labels |= transcriber.lead_sheet(band, rate).to_dict()

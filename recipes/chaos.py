@@ -86,32 +86,44 @@ def torment(start: Callable[[Path], Work], folder: Path, digest: Digest, kills: 
     if not wanted:
         raise HAFMChaosError(f"The job leaves nothing in {whole} to compare; check --compare and --ignore.")
     while report.kills < kills:
-        place = folder / f"killed-{report.outputs:04d}"
-        output = _output_in(place)
+        killed_folder = folder / f"killed-{report.outputs:04d}"
+        output = _output_in(killed_folder)
         code = _until_done(start, output, report, kills, moments)
         report.outputs += 1
         digests = digest(output)
         differing = sorted(name for name in wanted.keys() | digests.keys() if wanted.get(name) != digests.get(name))
         if code is None:
-            report.lost.append(f"{place.name} hangs after kills.")
+            report.lost.append(f"{killed_folder.name} hangs after kills.")
         elif code != 0:
-            report.lost.append(f"{place.name} exits with {code} after kills.")
+            report.lost.append(f"{killed_folder.name} exits with {code} after kills.")
         elif differing:
-            report.lost.append(f"{place.name} differs in {', '.join(differing)}.")
+            report.lost.append(f"{killed_folder.name} differs in {', '.join(differing)}.")
         else:
-            shutil.rmtree(place)
+            shutil.rmtree(killed_folder)
     return report
 
 
-def _output_in(place: Path) -> Path:
-    place.mkdir(parents=True)
-    return place / "output"
+def _output_in(folder: Path) -> Path:
+    """Makes a folder, and returns the path of an output in it."""
+    folder.mkdir(parents=True)
+    return folder / "output"
 
 
 def _until_done(
     start: Callable[[Path], Work], output: Path, report: ChaosReport, kills: int, moments: random.Random
 ) -> int | None:
-    """Starts and kills the job until it exits; returns its exit code, or None if it hangs without being killed."""
+    """Starts and kills the job at random moments until it exits.
+
+    Args:
+        start: starts the job with its output in a folder.
+        output: the folder.
+        report: its kills are counted.
+        kills: after so many in the report, it is not killed any more.
+        moments: draws the moments.
+
+    Returns:
+        The job's exit code, or None if it hangs without being killed.
+    """
     killed = 0
     while True:
         work = start(output)
@@ -173,6 +185,7 @@ def digest_files(
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name matches one of the patterns."""
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 

@@ -136,6 +136,11 @@ def convert(
 def candidate(name: str, checkpoint: Checkpoint, said: dict[str, Any] | None = None) -> Candidate:
     """A stage whose weights are mapped, and not yet laid out.
 
+    Args:
+        name: semantic, coarse or fine.
+        checkpoint: the stage's.
+        said: the stage's part of a mapping file.
+
     Raises:
         ValueError: a tensor is left over, or a weight is not filled.
     """
@@ -143,11 +148,12 @@ def candidate(name: str, checkpoint: Checkpoint, said: dict[str, Any] | None = N
     shapes = {key: tuple(value.shape) for key, value in checkpoint.tensors.items()}
     model = stage_parts()[name].model_class(stage_config(name, mapping, shapes)).eval()
     moments = checkpoint.second_moments
-    trained = {
-        table: [bool(moments[key][-1].any()) for key in mapping.keys[table]]
-        for table in (TABLES, TARGETS)
-        if all(key in moments for key in mapping.keys[table])
-    }
+    # whether the last row of each table, the mask or BOS, was trained
+    trained = {}
+    for tables in (TABLES, TARGETS):
+        keys = mapping.keys[tables]
+        if all(key in moments for key in keys):
+            trained[tables] = [bool(moments[key][-1].any()) for key in keys]
     return Candidate(model, assembled(name, mapping, checkpoint.tensors), trained, mapping.guessed)
 
 
@@ -166,7 +172,7 @@ def settle(stages: dict[str, Candidate], tokenizer: ChosenTokenizer, codec: str,
 def card_facts(
     files: Files, checkpoints: dict[str, Checkpoint], tokenizer: ChosenTokenizer, verdict: Verdict, assume_paper: bool
 ) -> CardFacts:
-    """What the card says about the weights, the choices and what is not known."""
+    """What the card says about the weights, the choices of the checkpoint's layout, and what is not known."""
     steps = {name: checkpoint.step for name, checkpoint in checkpoints.items() if checkpoint.step}
     training: dict[str, Any] = {f"{name.capitalize()} stage": f"{step:,} steps" for name, step in steps.items()}
     training["Converted from"] = f"{files.source}; {_about(files)}"

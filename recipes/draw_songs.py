@@ -37,11 +37,17 @@ def envelope(samples: np.ndarray, count: int) -> np.ndarray:
 
 
 def lane(name: str, samples: np.ndarray, top: int) -> str:
-    """A path that fills the envelope of float32 [N], mirrored about the middle of the lane."""
+    """An SVG path that fills the envelope of a sound, mirrored about the middle of its lane.
+
+    Args:
+        name: of the voice or stem.
+        samples (float32 [N]): the sound.
+        top: of the lane, in pixels.
+    """
     levels = envelope(samples, WIDTH // STEP) * (LANE / 2 - 2)
     middle = top + LANE / 2
-    upper = [f"{STEP * place} {middle - level:.1f}" for place, level in enumerate(levels)]
-    lower = [f"{STEP * place} {middle + level:.1f}" for place, level in enumerate(levels)]
+    upper = [f"{STEP * column} {middle - level:.1f}" for column, level in enumerate(levels)]
+    lower = [f"{STEP * column} {middle + level:.1f}" for column, level in enumerate(levels)]
     return f'<path fill="{COLOURS[name]}" d="M{" L".join(upper + lower[::-1])}Z"><title>{name}</title></path>'
 
 
@@ -55,12 +61,13 @@ def drawing(folder: Path, name: str) -> str:
         band, band_rate = read_audio(folder / "bands" / f"{name}_{stem}.ogg")
         sounds[stem] = band[: round(seconds * band_rate)]
     parts = []
+    # from where on the next label does not overlap the last one, in pixels
     free = 0.0
     for start, _, label in json.loads((folder / "bands" / f"{name}.json").read_text())["chords"]:
-        place = WIDTH * start / seconds
-        if start < seconds and free <= place <= WIDTH - LEAST_GAP / 2:
-            free = place + LEAST_GAP
-            parts.append(f'<text x="{place:.0f}" y="14" font-size="12" fill="#868e96">{escape(label)}</text>')
+        left = WIDTH * start / seconds
+        if start < seconds and free <= left <= WIDTH - LEAST_GAP / 2:
+            free = left + LEAST_GAP
+            parts.append(f'<text x="{left:.0f}" y="14" font-size="12" fill="#868e96">{escape(label)}</text>')
     parts += [lane(stem, sound, TOP + number * LANE) for number, (stem, sound) in enumerate(sounds.items())]
     height = TOP + LANE * len(sounds)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">'

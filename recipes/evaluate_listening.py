@@ -72,12 +72,22 @@ class Arguments:
 def conditions(
     name: str, recordings: list[Recording], given: bool
 ) -> dict[str, tuple[list[Recording], list[LeadSheet | None]]]:
-    """By name: recordings to estimate, and what is given of each; if `given`, also with parts of the lead sheet."""
+    """The conditions under which a data set is evaluated.
+
+    Args:
+        name: of the data set.
+        recordings: of the data set.
+        given: whether to evaluate with parts of the lead sheet given, too.
+
+    Returns:
+        By the condition's name: the recordings to estimate, and what is given of each.
+    """
     by_name: dict[str, tuple[list[Recording], list[LeadSheet | None]]] = {name: (recordings, [None] * len(recordings))}
     if given:
-        by_name[f"{name}, tempo given"] = recordings, [given_tempo(each.tempo) for each in recordings]
-        by_name[f"{name}, beats given"] = recordings, [given_beats(each.beats) for each in recordings]
-        by_name[f"{name}, key given"] = recordings, [LeadSheet(key=each.key) for each in recordings]
+        by_name[f"{name}, tempo given"] = recordings, [given_tempo(recording.tempo) for recording in recordings]
+        by_name[f"{name}, beats given"] = recordings, [given_beats(recording.beats) for recording in recordings]
+        by_name[f"{name}, key given"] = recordings, [LeadSheet(key=recording.key) for recording in recordings]
+        # both start after the opening, so that they can be compared
         rest, opening = given_opening(recordings)
         if rest:
             by_name[f"{name}, after {OPENING:g} s"] = rest, [None] * len(rest)
@@ -86,7 +96,10 @@ def conditions(
 
 
 def main() -> None:
-    """Evaluates, and logs one line per data set."""
+    """Scores lead sheets estimated from recordings, under each condition, and from simulated singers.
+
+    Logs the scores of each, and how sure the listener is of its chords in recordings; writes all to `--out`.
+    """
     arguments: Arguments
     (arguments,) = parse_dataclasses((Arguments,))
     torch.set_num_threads(1)
@@ -98,14 +111,17 @@ def main() -> None:
     if arguments.rendered:
         sets["rendered"] = rendered_recordings(Path(arguments.rendered), arguments.seconds)
     for name, recordings in sets.items():
-        for place, (those, sheets_given) in conditions(name, recordings, arguments.given).items():
-            sheets = [estimate(composite, each.voice, sheet) for each, sheet in zip(those, sheets_given, strict=True)]
-            figures[place] = asdict(score(sheets, those))
-            logger.info("%s: %s", place, json.dumps(figures[place]))
+        for condition, (chosen, sheets_given) in conditions(name, recordings, arguments.given).items():
+            sheets = [
+                estimate(composite, recording.voice, sheet)
+                for recording, sheet in zip(chosen, sheets_given, strict=True)
+            ]
+            figures[condition] = asdict(score(sheets, chosen))
+            logger.info("%s: %s", condition, json.dumps(figures[condition]))
         if composite.listener is not None:
-            pairs = zip(*(sureness(composite, recording) for recording in recordings), strict=True)
-            bins, wrong = reliability(*map(torch.cat, pairs))
-            figures[f"{name}, sureness"] = {"bins": [asdict(each) for each in bins], "wrong_by": wrong}
+            sure, right = zip(*(sureness(composite, recording) for recording in recordings), strict=True)
+            bins, error = reliability(torch.cat(sure), torch.cat(right))
+            figures[f"{name}, sureness"] = {"bins": [asdict(reliable) for reliable in bins], "wrong_by": error}
             logger.info("%s, sureness: %s", name, json.dumps(figures[f"{name}, sureness"]))
     if arguments.songs:
         if composite.listener is None:
@@ -114,9 +130,9 @@ def main() -> None:
         for source, count in ((SONGS, arguments.held_out), (SHEETS, 2 * arguments.held_out)):
             for singer in SINGERS:
                 sung = simulated(of_source(tunes, source)[:count], arguments.seconds, singer)
-                place = f"{source}, simulated, {singer}"
-                figures[place] = simulated_scores(composite.listener, sung)
-                logger.info("%s: %s", place, json.dumps(figures[place]))
+                condition = f"{source}, simulated, {singer}"
+                figures[condition] = simulated_scores(composite.listener, sung)
+                logger.info("%s: %s", condition, json.dumps(figures[condition]))
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(figures, indent=2) + "\n")
 

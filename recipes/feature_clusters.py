@@ -124,9 +124,10 @@ def sample_features(
     """
     tracks = shuffled_tracks(audio, reader, splits, options)
     reservoirs = [vocals] if vocals is instrumentals else [vocals, instrumentals]
-    what = [fingerprint(tokenizer), repr((options, filter_options, reader.options))]
-    what += [str(vocals.capacity), *(track.content_hash for track in tracks)]
-    identity = hashlib.sha256("\n".join(what).encode()).hexdigest()
+    # all that decides which frames are sampled
+    inputs = [fingerprint(tokenizer), repr((options, filter_options, reader.options))]
+    inputs += [str(vocals.capacity), *(track.content_hash for track in tracks)]
+    identity = hashlib.sha256("\n".join(inputs).encode()).hexdigest()
     done, used = _load_sample(state, identity, reservoirs)
     saved = time.monotonic()
     for number, track in enumerate(tracks[done:], start=done + 1):
@@ -146,7 +147,15 @@ def sample_features(
 
 
 def _save_sample(state: Path, identity: str, reservoirs: Sequence[Reservoir], done: int, used: int) -> None:
-    """Writes the reservoirs and how far they are, so that an interrupted run can go on."""
+    """Writes the reservoirs and how far they are, so that an interrupted run can go on.
+
+    Args:
+        state: the file.
+        identity: hash of all that decides which frames are sampled.
+        reservoirs: one or two.
+        done: number of finished tracks.
+        used: number of those that contributed frames.
+    """
     arrays = {"identity": np.array(identity), "tracks": np.array([done, used])}
     for index, reservoir in enumerate(reservoirs):
         for name, value in reservoir.state().items():
@@ -156,7 +165,14 @@ def _save_sample(state: Path, identity: str, reservoirs: Sequence[Reservoir], do
 
 
 def _load_sample(state: Path | None, identity: str, reservoirs: Sequence[Reservoir]) -> tuple[int, int]:
-    """Restores the reservoirs; returns the number of finished tracks, and of those that contributed frames."""
+    """Restores the reservoirs from a file of `_save_sample`, if there is one.
+
+    Returns:
+        The number of finished tracks, and of those that contributed frames; (0, 0) without a file.
+
+    Raises:
+        HAFMCorpusError: the file has another identity.
+    """
     if state is None or not state.is_file():
         return 0, 0
     with np.load(state, allow_pickle=False) as arrays:
@@ -170,8 +186,10 @@ def _load_sample(state: Path | None, identity: str, reservoirs: Sequence[Reservo
 
 def shuffled_tracks(audio: Path, reader: StemReader, splits: SplitOptions, options: SamplingOptions) -> list[Track]:
     """Tracks of the split, shuffled by the seed, at most `options.max_tracks`."""
-    groupings, _ = reader.group(find_audio(audio)[0])
-    tracks = [track for track in identify_tracks(audio, groupings, {}, splits)[0] if track.split == options.split]
+    files, *_ = find_audio(audio)
+    groupings, _ = reader.group(files)
+    identified, _ = identify_tracks(audio, groupings, {}, splits)
+    tracks = [track for track in identified if track.split == options.split]
     order = np.random.default_rng(options.seed).permutation(len(tracks))
     return [tracks[index] for index in order][: options.max_tracks or None]
 
@@ -184,7 +202,19 @@ def _segments(
     options: SamplingOptions,
     filter_options: FilterOptions,
 ) -> Iterator[tuple[torch.Tensor, int | None]]:
-    """Yields a track's waveforms (float32 [N] at the tokenizer's rate), with a noise seed for vocals, else None."""
+    """Yields the vocal and the instrumental of each segment of a track in which both are usable.
+
+    Args:
+        tokenizer: for its rates.
+        audio: folder of the songs.
+        reader: reads the track's files.
+        track: nothing is yielded if it cannot be read.
+        options: length of the segments.
+        filter_options: which segments are usable.
+
+    Yields:
+        A waveform (float32 [N] at the tokenizer's rate), and the seed of its noise; None for instrumentals.
+    """
     try:
         stems = reader.read({role: Path(os.path.join(audio, path)) for role, path in track.files.items()})
     except TrackError:
@@ -193,7 +223,8 @@ def _segments(
     duration = len(stems.vocal) / stems.sampling_rate
     bounds = excerpt_bounds(duration, options.segment_seconds, SHORTEST_SECONDS, Fraction(1, config.frame_rate))
     for number, (start, length) in enumerate(bounds):
-        vocal, instrumental = (cut(s, stems.sampling_rate, start, length) for s in (stems.vocal, stems.instrumental))
+        vocal = cut(stems.vocal, stems.sampling_rate, start, length)
+        instrumental = cut(stems.instrumental, stems.sampling_rate, start, length)
         if reason_to_drop(vocal, instrumental, filter_options) is not None:
             continue
         for sound, seed in ((vocal, options.seed + number), (instrumental, None)):

@@ -50,7 +50,14 @@ class TokenizerArguments:
 def read_songs(
     tokenizer: HAFMSemanticTokenizerModel, run: SongRunArguments, split: str, takes: int
 ) -> Iterator[SungFrames]:
-    """Yields the songs of a split, with features from RUN/features if an earlier run has saved them."""
+    """Yields the songs of a split; features that are not in RUN/features from an earlier run are saved there.
+
+    Args:
+        tokenizer: extracts the features.
+        run: folders of the run.
+        split: "train" or "validation".
+        takes: number of simulated human takes of each song.
+    """
     # one cache per tokenizer: features depend on it
     folder = Path(run.out) / "features" / fingerprint(tokenizer) / split
     pool = run.songs(split, tokenizer.config.sampling_rate)
@@ -77,11 +84,11 @@ def main() -> None:
     splits = {"train": arguments.takes, "validation": 0}
     if words.rhythm_only:
         config = tokenizer.config
-        heard, asked = (
+        training_rhythm, validation_rhythm = (
             [rhythmic_frames(song, config, takes) for song in run.songs(split, config.sampling_rate).songs]
             for split, takes in splits.items()
         )
-        fitted, figures = fit_rhythm(tokenizer.cpu(), heard, asked, arguments)
+        fitted, figures = fit_rhythm(tokenizer.cpu(), training_rhythm, validation_rhythm, arguments)
     else:
         training, validation = (list(read_songs(tokenizer, run, *split)) for split in splits.items())
         fitted, figures = fit_vocal_space(tokenizer.cpu(), training, validation, arguments, words.frames)

@@ -52,7 +52,17 @@ TINY_CODEC = {"num_filters": 4, "hidden_size": 8, "codebook_dim": 8, "num_lstm_l
 
 @dataclass(frozen=True)
 class Check:
-    """The device and sizes to check; models have the paper's size unless `tiny`."""
+    """The device and sizes to check.
+
+    Args:
+        device: torch's.
+        tiny: whether models are tiny instead of the paper's size.
+        rows: batch sizes of timed steps, rows of guidance included.
+        slots: to decode.
+        song_seconds: length of a song.
+        training_steps: of the trainer.
+        end: time (`time.monotonic`) after which no part starts and songs stop.
+    """
 
     device: torch.device
     tiny: bool
@@ -88,7 +98,13 @@ class Check:
 
 
 def window(stage: Any, rows: int, slots: int) -> WindowBatch:
-    """At least `slots` slots to decode greedily with a batch of `rows` rows, half of them for guidance."""
+    """A window with random conditioning, to decode greedily.
+
+    Args:
+        stage: decodes it.
+        rows: of a step, half of them for guidance.
+        slots: at least so many are decoded.
+    """
     config = stage.config
     batch = rows // 2
     generator = torch.Generator().manual_seed(1)
@@ -253,6 +269,7 @@ def check_training(check: Check) -> Any:
         "losses": losses,
         "skipped_steps": trainer.progress.skipped,
         "steps_per_second": check.training_steps / elapsed,
+        # a GPU's process is not wrapped
         "failed": not all(map(math.isfinite, losses))
         or backend is None
         or not (check.graphs or wrapped == "DistributedDataParallel"),

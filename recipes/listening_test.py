@@ -63,6 +63,7 @@ def page(
     for song in songs:
         codes = {name: _digest(f"{test.resolve()}/{song}/{name}") for name in folders}
         sounds_read = {code: soundfile.read(folders[name] / song, dtype="float32") for name, code in codes.items()}
+        # all versions of a song are equally loud, at a level at which none clips; silence has none
         level = min([LEVEL_DBFS, *(highest_level(samples) for samples, _ in sounds_read.values() if samples.any())])
         for code, (samples, rate) in sounds_read.items():
             gain = 1.0
@@ -120,6 +121,7 @@ def scores(key: dict[str, Any], answers: list[dict[str, Any]]) -> dict[str, Inte
         }
         if named.keys() != answer["scores"].keys():
             raise ValueError(f"The answers of {answer.get('listener') or 'a listener'} belong to another test.")
+        # without a reference, nobody can miss it
         missed = [given.get(key["reference"], 100) < LEAST_SCORE for given in named.values()]
         if np.mean(missed) > MISSED:
             continue

@@ -34,11 +34,19 @@ class Separation:
     stems: Path
 
 
-def separate(what: Separation, song: str) -> tuple[str, str]:
-    """Separates one song, given by its path below the folder; returns the path, and the error if there is one."""
-    folder = what.stems / display_name(song)
+def separate(separation: Separation, song: str) -> tuple[str, str]:
+    """Separates one song, and writes its stems.
+
+    Args:
+        separation: separator and folders.
+        song: its path below the folder of songs.
+
+    Returns:
+        The path, and why it could not be separated; "" if it was.
+    """
+    folder = separation.stems / display_name(song)
     try:
-        write_stems(folder, make_separator(what.separator).separate(what.songs / song))
+        write_stems(folder, make_separator(separation.separator).separate(separation.songs / song))
     except TrackError as error:
         return song, str(error)
     return song, ""
@@ -62,10 +70,10 @@ def main(
     paths = find_audio(songs)[0]
     missing = [song for song in paths if not (stems / display_name(song) / "accompaniment.flac").is_file()]
     failed = []
-    what = Separation(options, songs.resolve(), stems.resolve())
+    of_workers = Separation(options, songs.resolve(), stems.resolve())
     separated = run_on(
         make=separate,
-        options=what,
+        options=of_workers,
         jobs=missing,
         gpus=int(torch_device(device) == "cuda"),
         **engine_arguments(engine, workers),

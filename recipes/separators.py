@@ -115,7 +115,18 @@ class AudioSeparator:
 
 
 def _written(paths: Sequence[str], role: str) -> tuple[Samples, int]:
-    """The stem that audio-separator wrote as NAME_(Role)_MODEL.wav."""
+    """Reads the stem that audio-separator wrote as NAME_(Role)_MODEL.wav.
+
+    Args:
+        paths: all files that it wrote.
+        role: "vocals" or "instrumental".
+
+    Returns:
+        Samples (float32 [N, C]) and rate in Hz.
+
+    Raises:
+        HAFMCorpusError: there is none.
+    """
     for path in paths:
         if f"({role})" in os.path.basename(path).lower():
             return decode(path, np.inf)

@@ -52,7 +52,17 @@ class Folders:
 
 
 def songs_of(folders: Folders, split: str, sampling_rate: int, max_hours: float) -> SongPool:
-    """The songs of a split, with their stems."""
+    """Loads the songs of a split, with their stems.
+
+    Args:
+        folders: of the corpus.
+        split: "train" or "validation".
+        sampling_rate: in Hz.
+        max_hours: of songs, at most.
+
+    Raises:
+        ValueError: a song lacks a stem.
+    """
     pool = SongPool(Path(folders.corpus), split, sampling_rate, max_hours, stems=True)
     pool.refresh()
     for song in pool.songs:
@@ -69,8 +79,8 @@ def main() -> None:
     hop = codec.format.hop_length
     songs = songs_of(folders, "train", rate, arguments.max_hours)
     songs.require(arguments.crop_seconds)
-    unheard = songs_of(folders, "validation", rate, arguments.max_hours)
-    unheard.require(SCORED_SECONDS)
+    held_out = songs_of(folders, "validation", rate, arguments.max_hours)
+    held_out.require(SCORED_SECONDS)
     torch.manual_seed(arguments.seed)
     config = HAFMSeparatorConfig(
         sampling_rate=rate, n_fft=WINDOW_FRAMES * hop, hop_length=hop,
@@ -86,7 +96,7 @@ def main() -> None:
     trainer = SeparatorTrainer(model.to(device), songs, codec, arguments)
     logger.info("%d songs, %.2f h", len(songs.songs), songs.hours)
     figures = {"loss": trainer.train()}
-    figures |= separator_scores(model.cpu(), unheard.songs, codec)
+    figures |= separator_scores(model.cpu(), held_out.songs, codec)
     out = Path(folders.out) / "separator"
     model.half().save_pretrained(out)
     write_checksums(out)

@@ -59,7 +59,11 @@ class SpectralCodecArguments:
 
 
 def load_or_create(arguments: SpectralCodecArguments) -> HAFMSpectralModel:
-    """The codec to start from, in float32, or a new one."""
+    """The codec to start from, in float32, or a new one.
+
+    Raises:
+        ValueError: the codec to start from has other sizes than the arguments say.
+    """
     sizes = {name: size for name in SIZES if (size := getattr(arguments, name)) is not None}
     if arguments.codec:
         codec: HAFMSpectralModel = HAFMSpectralModel.from_pretrained(arguments.codec, dtype=torch.float32)
@@ -82,19 +86,34 @@ def wider(codec: HAFMSpectralModel, arguments: SpectralCodecArguments) -> HAFMSp
 def read_records(
     folder: str, sampling_rate: int, held_out: bool = False, stereo_rate: int | None = None
 ) -> list[Song]:
-    """The recordings below a folder, in mono and, at `stereo_rate`, in stereo; every eighth is held out for tests."""
+    """Reads the recordings below a folder, of which every eighth is held out for tests.
+
+    Args:
+        folder: "" for none.
+        sampling_rate: in Hz, of the recordings in mono.
+        held_out: whether to read those for tests instead of the others.
+        stereo_rate: in Hz, of the recordings in stereo; None: without these.
+
+    Returns:
+        Songs without labels, whose vocal and instrumental are the recording.
+
+    Raises:
+        ValueError: the folder has none.
+    """
     if not folder:
         return []
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".flac", ".ogg", ".wav"))
     chosen = [path for index, path in enumerate(paths) if (index % 8 == 7) == held_out]
     if not chosen:
         raise ValueError(f"{folder} holds no recordings to train on: every eighth .flac, .ogg or .wav is for tests.")
-    sounds = [read_mono(path, sampling_rate) for path in chosen]
-    both = [read_stereo(path, stereo_rate) if stereo_rate else None for path in chosen]
-    return [
-        Song(path.stem, sound, sound, {}, stereo=stereo)
-        for path, sound, stereo in zip(chosen, sounds, both, strict=True)
-    ]
+    records = []
+    for path in chosen:
+        sound = read_mono(path, sampling_rate)
+        stereo = None
+        if stereo_rate:
+            stereo = read_stereo(path, stereo_rate)
+        records.append(Song(path.stem, sound, sound, {}, stereo=stereo))
+    return records
 
 
 def main() -> None:

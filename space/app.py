@@ -56,8 +56,11 @@ MAX_UPLOAD = takes.setting("MAX_UPLOAD", "300mb")
 PLAYED = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".webm")
 # Takes of a voice that a page keeps.
 MOST_JOBS = 4
-# Generate, Stop, and the button of the selected bars.
-BUSY, IDLE = ([gr.update(interactive=on) for on in each] for each in ((False, True, False), (True, False, True)))
+# Songs that are longer than their voice by less are announced without it.
+NOTICED_SECONDS = 0.05
+# Whether Generate, Stop, and the button of the selected bars can be pressed, during a run and at other times.
+BUSY = [gr.update(interactive=enabled) for enabled in (False, True, False)]
+IDLE = [gr.update(interactive=enabled) for enabled in (True, False, True)]
 # Tickets of runs that have begun, and of those that were cancelled. Gradio's own `cancels` races with the run that it
 # stops and then shows an error on components, so a run checks these instead and ends by itself.
 BEGUN: deque[str] = deque(maxlen=1000)
@@ -66,8 +69,9 @@ CANCELLED: deque[str] = deque(maxlen=1000)
 QUEUED: deque[str] = deque(maxlen=1000)
 DURATIONS: deque[float] = deque(maxlen=10)
 WAITS = "Too many people are waiting. Your band starts automatically as soon as there is a place in the queue."
-# Path of Gradio's HTML.
-GRADIO, INDEX = str(gr.routes.STATIC_TEMPLATE_LIB), "frontend/index.html"
+# Gradio's HTML: its folder, and its path there.
+GRADIO = str(gr.routes.STATIC_TEMPLATE_LIB)
+INDEX = "frontend/index.html"
 COMING = "The band is on its way …"
 RESTARTED = "The server has been restarted; the song is here again."
 INTERRUPTED = "The band has been interrupted; “Play a band” plays it from the beginning."
@@ -84,9 +88,13 @@ def explain(error: Exception) -> str:
 
 
 def showing_errors(action: Callable[..., list[Any]], *otherwise: Any) -> Callable[..., list[Any]]:
-    """Wraps an action whose first output is the announcement: on failure, that is the error, and `otherwise` the rest.
+    """Wraps an action whose first output is the announcement, so that an error is announced.
 
     Gradio itself shows no error for an event without a progress display.
+
+    Args:
+        action: handler of an event.
+        otherwise: its other outputs if it fails.
     """
 
     def act(*inputs: Any) -> list[Any]:
@@ -98,8 +106,17 @@ def showing_errors(action: Callable[..., list[Any]], *otherwise: Any) -> Callabl
     return act
 
 
-def show_first_estimates(timeline: Values | None, voice: Values | None, *inputs: Any) -> Values | None:
-    """The timeline's value for a new voice: its estimates, None without a voice, or {"wrong": error}."""
+def show_first_estimates(voice: Values | None, *inputs: Any) -> Values | None:
+    """Estimates beats, chords and key of a new voice for the timeline, and notes in the voice that they are "shown".
+
+    Args:
+        voice: as `take_voice` returns it; None if there is none.
+        inputs: the other values of `Request.of`.
+
+    Returns:
+        The timeline's value: the estimates (`listen`), or {"wrong": error}; None, which empties it, without a voice.
+        A voice that is shown already leaves the timeline as it is.
+    """
     if voice is None:
         return None
     if voice["shown"]:
@@ -107,14 +124,14 @@ def show_first_estimates(timeline: Values | None, voice: Values | None, *inputs:
     voice["shown"] = True
     try:
         request = Request.of(voice, *inputs)
-        known = with_tempo(voice["sheet"], request.tempo)
-        shown = listen(request.vocal, request.model, request.seconds, known)
+        sheet = with_tempo(voice["sheet"], request.tempo)
+        estimates = listen(request.vocal, request.model, request.seconds, sheet)
     except Exception as error:
         return {"wrong": explain(error)}
     if voice["state"]:
         # parts of a restored sheet that were estimated remain marked as such
-        shown |= {"sheet": known.to_dict(), "set": voice["state"].get("set")}
-    return shown
+        estimates |= {"sheet": sheet.to_dict(), "set": voice["state"].get("set")}
+    return estimates
 
 
 def estimate_again(timeline: Values | None, voice: Values | None, *inputs: Any) -> Values | None:
@@ -134,9 +151,11 @@ def estimate_again(timeline: Values | None, voice: Values | None, *inputs: Any) 
             known = replace(seen, chords=set_chords(seen, timeline.get("set")))
         elif ask.get("again") == "tempo":
             known = at_tempo(seen, ask.get("tempo"), timeline.get("set"))
-            metre = None if "beats_per_bar" in seen.estimated else seen.beats_per_bar
+            if "beats_per_bar" not in seen.estimated:
+                metre = seen.beats_per_bar
         else:
             known = voice["sheet"]
+            # a restored sheet whose beats are estimates
             if "beats" in known.estimated:
                 known = LeadSheet()
             known = with_tempo(known, request.tempo)
@@ -150,15 +169,28 @@ def estimate_again(timeline: Values | None, voice: Values | None, *inputs: Any) 
 
 def with_tempo(known: LeadSheet, tempo: float) -> LeadSheet:
     """What is known of a voice, with the tempo that the user has entered (0: none), unless its beats are known."""
-    return known if known.has_beats or not tempo else replace(known, tempo=tempo)
+    if known.has_beats or not tempo:
+        return known
+    return replace(known, tempo=tempo)
 
 
 def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: float | None) -> list[Any]:
-    """Takes a voice that was recorded, uploaded or chosen: [announced, voice, jobs, mixer, tempo, options …].
+    """Takes a voice that was recorded, uploaded or chosen.
 
-    A voice has its "path", the "sheet" known of it, the "state" to restore (from a project, or from before the page
-    was reloaded), "shown", whether its estimates are on the timeline, and the "seed" of a band that was interrupted. A
-    voice that can't be used changes nothing.
+    Args:
+        sent: the recorder's value: {"example": name}, {"path": uploaded file} with the "beats", "beats_per_bar" and
+            "downbeat" of a click, or a state of static/page.js; "again" if its takes get this voice instead of theirs.
+        jobs: the takes of the page.
+        mixer: the mixer's value.
+        seconds: how much of the voice is used; None or 0: all, up to MAX_SECONDS.
+
+    Returns:
+        [announced, voice, jobs, mixer, tempo, options …]. The voice has its "path", the "sheet" known of it, the
+        "state" to restore (from a project, or from before the page was reloaded), "shown", whether its estimates are
+        on the timeline, and the "seed" of a band that was interrupted.
+
+    Raises:
+        ValueError: the voice can't be used.
     """
     example = {voice_name(path): path for path in EXAMPLES}.get(str(sent.get("example")))
     path = example or uploaded(sent.get("path"), EXAMPLES)
@@ -173,22 +205,32 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     recording = read_recording(str(path), seconds or MAX_SECONDS)
     samples, rate = recording.samples, recording.sampling_rate
     state = sent if "takes" in sent else {}
-    known = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
-    sheet = takes.stored_sheet(example) if example else LeadSheet.given(state.get("sheet") or known)
-    voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False}
+    if example:
+        sheet = takes.stored_sheet(example)
+    else:
+        of_click = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
+        sheet = LeadSheet.given(state.get("sheet") or of_click)
+    voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False, "seed": None}
     running = state.get("running")
-    voice["seed"] = running.get("seed") if isinstance(running, dict) else None
-    names = map(str, state.get("takes", []))
+    if isinstance(running, dict):
+        voice["seed"] = running.get("seed")
     jobs = [job for job in jobs if job.folder.exists()]  # the others have expired
-    old = next((job for job in jobs if not job.elapsed and job.source == str(path)), None)
-    found = [old or takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in names]
+    found: list[Job | None] = []
+    if example:
+        # only a stored band took no time
+        on_page = next((job for job in jobs if not job.elapsed and job.source == str(path)), None)
+        found.append(on_page or takes.stored_job(example))
+    else:
+        found += [takes.read_job(str(name), str(path)) for name in state.get("takes", [])]
     # a band may have been finished while the page showed another voice
     found += [job for job in jobs if state and job.source == str(path)]
     brought = bring_takes([job for job in found if job is not None], state, jobs, mixer)
     said, *settings = restore(state.get("query") if state else "")
+    at_seconds = PAGE_OPTIONS.index("seconds") + 1  # after the tempo
     # before there is a voice, the page has no Seconds field
-    if len(samples) >= MAX_SECONDS * rate and not (seconds or settings[2].get("value")):
-        said, settings[2] = announcement(f"The first {MAX_SECONDS:g} s of {path.name} are used."), MAX_SECONDS
+    if len(samples) >= MAX_SECONDS * rate and not (seconds or settings[at_seconds].get("value")):
+        said = announcement(f"The first {MAX_SECONDS:g} s of {path.name} are used.")
+        settings[at_seconds] = MAX_SECONDS
     news = []
     if state.get("kept"):
         news.append(RESTARTED)
@@ -202,41 +244,67 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
 
 
 def bring_takes(found: list[Job], state: Values, jobs: list[Job], mixer: Values | None) -> list[Any]:
-    """[jobs, mixer] with the take of an example, which plays at once, or the takes of a restored state."""
+    """Adds the take of an example, which plays at once, or the takes of a restored state, which wait.
+
+    Args:
+        found: the takes.
+        state: the state of static/page.js that is restored; empty for an example.
+        jobs: the takes of the page.
+        mixer: the mixer's value.
+
+    Returns:
+        [jobs, mixer], neither of which changes if nothing was found.
+    """
     if not found:
         return [gr.skip()] * 2
-    brought, value = shelved(found, jobs, mixer)
+    all_jobs, value = add_takes(found, jobs, mixer)
     if not state:
-        return [brought, value | {"live": None}]
-    known = state.get("chosen") in [each["id"] for each in value["takes"]]
+        return [all_jobs, value | {"live": None}]
     value |= {"marks": {**value.get("marks", {}), **(state.get("marks") or {})}, "levels": state.get("levels")}
-    return [brought, value | {"play": False, "chosen": state["chosen"] if known else value["chosen"]}]
+    if state.get("chosen") in [take["id"] for take in value["takes"]]:
+        value["chosen"] = state["chosen"]
+    return [all_jobs, value | {"play": False}]
 
 
 def renew(voice: Values | None, jobs: list[Job]) -> None:
-    """Protects the files of an open page from being swept away."""
-    for path in [voice and voice["path"], *(each for job in jobs for each in (job.source, *job.folder.glob("*")))]:
+    """Renews the times of an open page's files, so that they are not swept away."""
+    paths = [voice and voice["path"]]
+    for job in jobs:
+        paths += [job.source, *job.folder.glob("*")]
+    for path in paths:
         with suppress(OSError, ValueError):  # gone already, or not of this page
             os.utime(uploaded(path))
 
 
 def stop_run(ticket: str) -> list[Any]:
-    """Handles the stop button: [announced, run, stop, remake]."""
+    """Marks the run of a ticket as cancelled, which ends it: [announced, run, stop, remake]."""
     CANCELLED.append(ticket)
     return [announcement("Stopped."), *IDLE]
 
 
 def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None, *inputs: Any) -> Request:
-    """The request of the Play a band button: options, and the timeline's lead sheet, or the voice's until it shows."""
+    """The request of the Play a band button, with the lead sheet of the timeline, or until that shows, of the voice.
+
+    Args:
+        jobs: the takes of the page.
+        mixer: the mixer's value.
+        timeline: the timeline's value.
+        inputs: the values of `Request.of`. The first is the voice; a band that was interrupted takes the "seed" out of
+            it, which the request then has.
+
+    Raises:
+        ValueError: a value is wrong, or there is no room for another take.
+    """
     request = Request.of(*inputs)
+    voice = inputs[0]
     own = [job for job in jobs if job.source == request.vocal]
     if len(own) - len(not_kept(own, mixer)) >= MOST_JOBS:
         raise ValueError(f"All {MOST_JOBS} takes are kept (★) or named; unmark one to make room for a new one.")
-    if inputs[0] and request.options.seed is None:
+    if voice and request.options.seed is None:
         # a band that was interrupted is the same when it is generated again
-        request = replace(request, options=replace(request.options, seed=inputs[0].pop("seed", None)))
-    if inputs[0] and (timeline or {}).get("vocal") != request.vocal:
-        timeline = {"vocal": request.vocal, "sheet": inputs[0]["sheet"].to_dict()}
+        request = replace(request, options=replace(request.options, seed=voice.pop("seed", None)))
+    if voice and (timeline or {}).get("vocal") != request.vocal:
+        timeline = {"vocal": request.vocal, "sheet": voice["sheet"].to_dict()}
     return replace(request, lead_sheet=lead_sheet_of(timeline, request.vocal))
 
 
@@ -247,46 +315,72 @@ def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | Non
     selection = (timeline or {}).get("selection")
     if job.source != request.vocal or not isinstance(selection, list):
         raise ValueError("Nothing is selected to replace; choose a take of this voice and select some of its bars.")
-    return replace(request, remake=takes.Remake(job, *(float(each) + job.intro for each in selection)))
+    # the timeline counts from the beginning of the voice, a take from that of its intro
+    start, stop = (float(second) + job.intro for second in selection)
+    return replace(request, remake=takes.Remake(job, start, stop))
 
 
 def run(
     request: Callable[..., Request], ticket: str, jobs: list[Job], mixer: Values | None, *wanted: Any
 ) -> Iterator[list[Any]]:
-    """Runs a request for either button: yields [announced, run, stop, remake, made, mixer]; `finish` adds the take.
+    """Runs a request for either button; `finish` adds the take that it makes.
 
     A run is stopped by putting its `ticket` into CANCELLED; what has been generated by then becomes a take.
+
+    Args:
+        request: makes the request: `song_request` or `remake_request`.
+        ticket: the run's name, which static/page.js has drawn.
+        jobs: the takes of the page.
+        mixer: the mixer's value.
+        wanted: the other arguments of `request`.
+
+    Yields:
+        [announced, run, stop, remake, made, mixer]; "made" is (ticket, job) at the end.
     """
-    still, live = [gr.skip()] * 4, takes.LiveTake()
+    still = [gr.skip()] * 4
+    live = takes.LiveTake()
     # a run that was retried because the queue was full may arrive twice
-    begun, stopped = ticket in BEGUN, partial(CANCELLED.__contains__, ticket)
+    begun = ticket in BEGUN
+    stopped = partial(CANCELLED.__contains__, ticket)
     BEGUN.append(ticket)
     try:
         # if a run yields nothing, Gradio empties every component
         yield [*still, gr.skip(), gr.skip()]
-        for step in () if begun or stopped() else make_job(request(jobs, mixer, *wanted), live, stopped):
+        if begun or stopped():
+            return
+        for step in make_job(request(jobs, mixer, *wanted), live, stopped):
             if isinstance(step, Job):
                 DURATIONS.append(step.elapsed)
                 yield [*still, (ticket, step), gr.skip()]
             elif step is not None and not stopped():
                 yield [*still, gr.skip(), {"live": {**step, "run": ticket}, "play": True}]
     except Exception as error:
-        yield [announcement(explain(error), "alert"), *IDLE, gr.skip(), {"live": None} if live.pieces else gr.skip()]
+        # a band that has begun to play disappears
+        value = {"live": None} if live.pieces else gr.skip()
+        yield [announcement(explain(error), "alert"), *IDLE, gr.skip(), value]
 
 
 def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], mixer: Values | None) -> list[Any]:
-    """Ends a run, given the page's current state: [announced, run, stop, remake, made, jobs, mixer]."""
+    """Adds the take that a run has made to the page: [announced, run, stop, remake, made, jobs, mixer].
+
+    Args:
+        made: the run's ticket and take; None, which changes nothing, if it made none.
+        voice: the one that the page shows now, perhaps another than the run's.
+        jobs: the takes of the page now.
+        mixer: the mixer's value now.
+    """
     if made is None:
         return [gr.skip()] * 7
     ticket, job = made
-    before, (jobs, value) = jobs, shelved([job], jobs, mixer)
+    before = jobs
+    jobs, value = add_takes([job], jobs, mixer)
     gone = "".join(f" Take {old.number} has made room for it; ★ keeps a take." for old in before if old not in jobs)
     said = f"Done in {job.elapsed:.0f} s; seed {job.seed} gives the same music again."
     if job.remade:
         said = f"Done in {job.elapsed:.0f} s; all other bars are as they were."
     elif job.style:
         said += f" Style: {job.style}."
-    if job.added > 0.05:
+    if job.added > NOTICED_SECONDS:
         said += f" The song is {job.added:.1f} s longer than the voice, which begins at {job.intro:.1f} s."
     if voice and voice["path"] != job.source:
         value |= {"play": False, "chosen": (mixer or {}).get("chosen")}
@@ -296,12 +390,19 @@ def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], 
 
 
 def place_in_queue(tickets: list[Any], ticket: str) -> str:
-    """What a run is told while it waits, given the tickets of all that wait, and once it has begun; "" otherwise."""
+    """The announcement for a run that waits (its number in the queue), or that has begun after waiting; "" for others.
+
+    QUEUED notes which runs were told their number, because only these are told that they have begun, once.
+
+    Args:
+        tickets: of all runs that wait, in the order of the queue.
+        ticket: of the run.
+    """
     if ticket not in tickets:
-        begun = ticket in QUEUED and ticket in BEGUN and ticket not in CANCELLED
-        if begun:
+        if ticket in QUEUED and ticket in BEGUN and ticket not in CANCELLED:
             QUEUED.remove(ticket)
-        return announcement(COMING) if begun else ""
+            return announcement(COMING)
+        return ""
     if ticket not in QUEUED:
         QUEUED.append(ticket)
     place = tickets.index(ticket) + 1
@@ -318,52 +419,73 @@ def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
     return [job for job in jobs if not any((marks.get(job.folder.name) or {}).values())]
 
 
-def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
-    """[jobs, mixer] with new jobs; the last one plays. If a voice has too many, the oldest not kept go."""
+def add_takes(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
+    """Numbers and saves new takes and adds them to the page's; if a voice has too many, the oldest not kept go.
+
+    Args:
+        new: the takes; one that the page has already replaces itself.
+        jobs: the takes of the page.
+        mixer: the mixer's value.
+
+    Returns:
+        [jobs, mixer]; the mixer plays the last new take.
+    """
     for job in new:
-        jobs = [each for each in jobs if each.folder != job.folder]
-        own = [each for each in jobs if each.source == job.source]
+        jobs = [other for other in jobs if other.folder != job.folder]
+        own = [other for other in jobs if other.source == job.source]
         old = not_kept(own, mixer)[: max(len(own) + 1 - MOST_JOBS, 0)]
-        jobs = [each for each in jobs if each not in old]
-        jobs = [*jobs, replace(job, number=job.number or 1 + max((old.number for old in jobs), default=0))]
+        jobs = [other for other in jobs if other not in old]
+        highest = max((other.number for other in jobs), default=0)
+        jobs = [*jobs, replace(job, number=job.number or highest + 1)]
         jobs[-1].save()
     value = {**(mixer or {}), "takes": takes.shelf(jobs), "chosen": jobs[-1].folder.name, "ask": None}
     return [jobs, value | {"formats": takes.FORMATS, "play": True}]
 
 
 def answer(mixer: Values, jobs: list[Job]) -> list[Any]:
-    """[announced, the path of the file requested by the mixer]."""
+    """Writes the file that the mixer requests by its "ask": [announced, the file's path]."""
     file = (mixer.get("ask") or {}).get("file")
     if file == "project":
         return [gr.skip(), str(write_project(jobs, mixer["ask"].get("state")))]
-    if file == "song":
-        return [gr.skip(), str(write_song(takes.find(jobs, mixer.get("chosen")), mixer))]
-    return [gr.skip(), str(takes.write_file(takes.find(jobs, mixer.get("chosen")), mixer))]
+    job = takes.find(jobs, mixer.get("chosen"))
+    write = write_song if file == "song" else takes.write_file
+    return [gr.skip(), str(write(job, mixer))]
 
 
 def save_sheet(timeline: Values, *inputs: Any) -> list[Any]:
-    """[announced, the path of the lead sheet requested by the timeline, with the chosen style and energy]."""
+    """Writes the lead sheet that the timeline requests, with the chosen style and energy: [announced, its path]."""
     return [gr.skip(), str(write_sheet(timeline, Request.of(*inputs)))]
 
 
 def restore(query: str | None) -> list[Any]:
-    """Restores the page from a link's query: [announced, tempo, options …]; "" only clears the announcement."""
+    """The settings of a link, or an announcement of why they are not used and the default settings.
+
+    Args:
+        query: of the link. "" only clears the announcement; None changes nothing.
+
+    Returns:
+        [announced, tempo, options …]: updates of Gradio's components, the options in the order of PAGE_OPTIONS.
+    """
     if not query:
-        return ["" if query == "" else gr.skip(), *[gr.skip()] * (1 + len(PAGE_OPTIONS))]
-    said, inputs = "", dict[str, Any]()
+        said = "" if query == "" else gr.skip()
+        return [said, *[gr.skip()] * (1 + len(PAGE_OPTIONS))]
+    said = ""
+    inputs: Values = {}
     try:
         inputs = read_link(query)
         asked = GenerationOptions.of(given={name: inputs[name] for name in parts.CARDS if name in inputs})
         if asked != GenerationOptions():
             check_supported(asked, load_pipeline(inputs.get("model", OFFERED[0])).model)
     except ValueError as error:
-        said, inputs = announcement(explain(error), "alert"), {}
+        said = announcement(explain(error), "alert")
+        inputs = {}
+    # stems are by default what the model can do, as `band_properties` says
     empty: Values = {**dict.fromkeys(USUAL.keys() - {"stems"}, ""), "model": OFFERED[0], "skip_fine": False}
     properties: Values = {"tempo": {}, **{name: {} for name in PAGE_OPTIONS}}
     properties |= band_properties(inputs.get("model", OFFERED[0]))
     for name, value in (empty | inputs).items():
         properties[name]["value"] = value
-    return [said, *(gr.update(**each) for each in properties.values())]
+    return [said, *(gr.update(**changes) for changes in properties.values())]
 
 
 def open_link(query: str | None) -> list[Any]:
@@ -394,7 +516,8 @@ def accompany(vocal: Any, model: str, *values: Any) -> tuple[str, str, str, Valu
         gain = MixOptions.of(given={"instrumental_gain_db": instrumental_gain_db}).instrumental_gain_db
         *_, job = make_job(request)
         assert isinstance(job, Job)
-        mix = takes.mix_job(job, {name: Channel(0.0 if name == "voice" else gain) for name in job.channels})
+        channels = {name: Channel(db=gain) for name in job.channels} | {"voice": Channel()}
+        mix = takes.mix_job(job, channels)
     except Exception as error:
         raise gr.Error(explain(error), print_exception=False) from error
     report = {"seed": job.seed, "elapsed": job.elapsed, "model": model, "vocal_start": job.intro}
@@ -416,7 +539,8 @@ class Page:
 
     def __init__(self) -> None:
         with gr.Column(elem_id="workspace"):
-            self.voice, self.made = gr.State(None), gr.State(None)
+            self.voice = gr.State(None)
+            self.made = gr.State(None)
             self.recorder = parts.studio_part("recorder", limit=MAX_SECONDS)
             self.timeline = parts.studio_part("timeline")
             self.remake = gr.Button("Regenerate these bars", elem_id="remake", size="sm")
@@ -440,7 +564,8 @@ class Page:
 
     def inputs(self) -> list[gr.components.Component]:
         """The inputs of `Request.of`, in its order."""
-        return [self.voice, *({**self.options, "tempo": self.tempo}[name] for name in KINDS)]
+        by_name = {**self.options, "tempo": self.tempo}
+        return [self.voice, *(by_name[name] for name in KINDS)]
 
     def restored(self) -> list[gr.components.Component]:
         """The outputs of `restore`."""
@@ -461,27 +586,34 @@ def connect_listening(page: Page, jobs: gr.State) -> None:
     quick: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **QUIET}
     sent = [page.recorder, jobs, page.mixer, page.options["seconds"]]
     chosen = page.recorder.submit(showing_errors(take_voice, *[gr.skip()] * len(outputs[1:])), sent, outputs, **quick)
-    looked_at = [page.timeline, *page.inputs()]
     heard = f"() => {imported('desk')}.then(({{ desk }}) => desk.heard())"
-    chosen.then(show_first_estimates, looked_at, page.timeline, **quick).then(None, js=heard)
-    page.listen.click(estimate_again, looked_at, page.timeline, **quick).then(None, js=heard)
-    file, every = [page.announced, page.file], {"concurrency_limit": 4, "trigger_mode": "multiple", **QUIET}
+    chosen.then(show_first_estimates, page.inputs(), page.timeline, **quick).then(None, js=heard)
+    estimated = page.listen.click(estimate_again, [page.timeline, *page.inputs()], page.timeline, **quick)
+    estimated.then(None, js=heard)
+    file = [page.announced, page.file]
+    # several files may be requested at once
+    every: dict[str, Any] = {"concurrency_limit": 4, "trigger_mode": "multiple", **QUIET}
     for part, action, others in ((page.timeline, save_sheet, page.inputs()), (page.mixer, answer, [jobs])):
-        asked = part.submit(showing_errors(action, ""), [part, *others], file, **every)
-        asked.then(None, page.file, None, js=DOWNLOAD)
+        written = part.submit(showing_errors(action, ""), [part, *others], file, **every)
+        written.then(None, page.file, None, js=DOWNLOAD)
 
 
 def connect_settings(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
     """Connects the options that depend on the chosen model, and links to the settings."""
-    quick, model = {"queue": False, **QUIET}, page.options["model"]
+    quick: dict[str, Any] = {"queue": False, **QUIET}
+    model = page.options["model"]
     gr.Timer(takes.KEEP_SECONDS / 60).tick(renew, [page.voice, jobs], None, **quick)
     needing = [page.options[name] for name in (*NEEDING_FIELDS, "sounds")]
-    offer = {"fn": lambda name: [gr.update(**each) for each in band_properties(name).values()], "inputs": model}
-    model.input(outputs=needing, **offer, **quick)  # type: ignore[attr-defined]
+
+    def offer(name: str) -> list[Any]:
+        return [gr.update(**changes) for changes in band_properties(name).values()]
+
+    model.input(offer, model, needing, **quick)  # type: ignore[attr-defined]
     blocks.load(open_link, page.link, page.restored(), js=f"() => {PAGE}.then(page => page.opening())", **quick)
     settings = page.inputs()[1:]
     note = f"(...values) => {{ {PAGE}.then(page => page.note({json.dumps(USUAL)}, values)); }}"
-    gr.on([blocks.load, *(each.change for each in settings)], None, settings, None, js=note)  # type: ignore[attr-defined]
+    changes = [setting.change for setting in settings]  # type: ignore[attr-defined]
+    gr.on([blocks.load, *changes], None, settings, None, js=note)
     said = "The link to these settings is copied, and is in the address bar; to send the song itself, use Share."
     copy = f"() => {{ {PAGE}.then(page => page.copyLink()); }}"
     page.copy.click(lambda: announcement(said), None, page.announced, js=copy, **quick)
@@ -490,9 +622,11 @@ def connect_settings(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
 def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
     """Connects generating, stopping, and regenerating the selected bars."""
     status = [page.announced, page.run, page.stop, page.remake]
-    outputs, ended = [*status, page.made, page.mixer], [page.made, page.voice, jobs, page.mixer]
-    shelve = showing_errors(finish, *IDLE, None, gr.skip(), {"live": None})
     wanted = [page.ticket, jobs, page.mixer, page.timeline, *page.inputs()]
+    while_running = [*status, page.made, page.mixer]
+    ended = [page.made, page.voice, jobs, page.mixer]
+    at_the_end = [*status, page.made, jobs, page.mixer]
+    finish_or_say_why = showing_errors(finish, *IDLE, None, gr.skip(), {"live": None})
 
     def failed(again: str, ticket: str) -> list[Any]:
         # `run` reports its own errors, so either the queue was full, or Gradio failed before or after it
@@ -507,32 +641,37 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
         # a stopped run may still be ending, or waiting, when the next one starts
         waits = {"fn": partial(failed, f"#{again.elem_id}"), "inputs": page.ticket, "queue": False, **QUIET}
         for start in (begun.then, again.click):
-            made = start(partial(run, request), wanted, outputs, trigger_mode="multiple", **QUIET, **ONE_AT_A_TIME)
-            made.then(shelve, ended, [*status, *ended[:1], *ended[2:]], queue=False, **QUIET)
-            asked = made.failure(outputs=[*status, page.waiting], **waits)
-            asked.then(None, page.waiting, None, js=f"again => {{ {PAGE}.then(page => page.again(again)); }}")
+            made = start(
+                partial(run, request), wanted, while_running, trigger_mode="multiple", **QUIET, **ONE_AT_A_TIME
+            )
+            made.then(finish_or_say_why, ended, at_the_end, queue=False, **QUIET)
+            waiting = made.failure(outputs=[*status, page.waiting], **waits)
+            waiting.then(None, page.waiting, None, js=f"again => {{ {PAGE}.then(page => page.again(again)); }}")
 
     def place(ticket: str) -> str:
-        waiting = blocks._queue.event_queue_per_concurrency_id[ONE_AT_A_TIME["concurrency_id"]].queue
-        said = place_in_queue([event.data.data[0] for event in waiting if event.data and event.data.data], ticket)
-        return said or gr.skip()
+        queued = blocks._queue.event_queue_per_concurrency_id[ONE_AT_A_TIME["concurrency_id"]].queue
+        # the first value of `wanted` is the ticket
+        tickets = [event.data.data[0] for event in queued if event.data and event.data.data]
+        return place_in_queue(tickets, ticket) or gr.skip()
 
     # static/page.js presses it while a run has not begun
-    asked = gr.Button("Place", visible="hidden", elem_id="place")
-    asked.click(place, page.ticket, page.announced, queue=False, **QUIET)
+    ask = gr.Button("Place", visible="hidden", elem_id="place")
+    ask.click(place, page.ticket, page.announced, queue=False, **QUIET)
     page.stop.click(stop_run, page.ticket, status, queue=False, **QUIET)
 
 
 def connect_endpoint(page: Page) -> None:
     """Connects `/accompany` to hidden components."""
-    hidden, report = gr.Button(visible=False), gr.JSON(label="Report", visible=False)
-    sheet, gain = gr.JSON(label="Lead sheet", visible=False), gr.Number(0, label="Instrumental, dB", visible=False)
+    hidden = gr.Button(visible=False)
+    report = gr.JSON(label="Report", visible=False)
+    sheet = gr.JSON(label="Lead sheet", visible=False)
+    gain = gr.Number(0, label="Instrumental, dB", visible=False)
     sounds = [gr.Audio(label=name, type="filepath", visible=False) for name in ("Mix", "Instrumental")]
     outputs = [*sounds, gr.File(label="Stems", visible=False), report]
     # the page's own style component lists the styles of one model only
     own: dict[Any, Any] = {page.options["style"]: gr.Textbox(visible=False, label="Style")}
     own[page.voice] = gr.Audio(label="Voice", type="filepath", visible=False)
-    inputs = [own.get(each, each) for each in page.inputs()]
+    inputs = [own.get(component, component) for component in page.inputs()]
     endpoint = {"api_name": "accompany", "preprocess": False, **ONE_AT_A_TIME}
     hidden.click(accompany, [*inputs, sheet, gain], outputs, **endpoint)
 

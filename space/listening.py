@@ -41,7 +41,7 @@ LINE_RATE = 25
 SURE_TEMPO = 0.75
 SURE_METRE = 0.85
 SURE_KEY = 0.7
-# Metres before anything is heard, and how often chords begin with a bar.
+# Prior probability of each number of beats in a bar, and how often chords begin with a bar.
 METRE_PRIOR = {3: 0.2, 4: 0.8}
 ON_FIRST = 0.7
 
@@ -49,13 +49,23 @@ ON_FIRST = 0.7
 def listen(
     vocal: str | None, model: str, seconds: float | None, known: LeadSheet, metre: int | None = None
 ) -> dict[str, Any]:
-    """Analyses a voice for the timeline; `known` may hold its tempo or beats, chords of parts of it, and its key.
+    """Analyses a voice for the timeline.
+
+    Args:
+        vocal: the file; None if there is none, which is an error.
+        model: one of OFFERED.
+        seconds: how much of the vocal is used; None or 0: all.
+        known: may hold the tempo or the beats, chords of parts of the voice, and its key.
+        metre: beats in a bar; None: estimated.
 
     Returns:
         "vocal" (the file), "seconds", "pitch" (MIDI note numbers at 25 Hz, None where nothing is sung), "energies"
         that the model can play, "sheet", whose beats and chords cover the voice from start to end (without beats if
         the model estimates none), "gain" (dB by which a quiet voice is raised), "remarks" (sentences for the singer),
-        and the entries of `doubts`. A ValueError says what cannot be used.
+        and the entries of `doubts`.
+
+    Raises:
+        ValueError: says what cannot be used.
     """
     recording = read_recording(vocal, seconds)
     rate = recording.sampling_rate
@@ -64,8 +74,11 @@ def listen(
     with LISTENING:
         sheet, unsure = estimate(model, samples, rate, known, metre)
         pitch = pitch_line(samples, rate)
+    # JSON has no NaN
     line = [None if np.isnan(note) else round(float(note), 2) for note in pitch[:: FRAME_RATE // LINE_RATE]]
-    energies = ENERGIES if "energy" in load_pipeline(model).model.encoder.lead_sheet_fields_read else ()
+    energies: tuple[str, ...] = ()
+    if "energy" in load_pipeline(model).model.encoder.lead_sheet_fields_read:
+        energies = ENERGIES
     return {
         "vocal": vocal,
         "seconds": len(samples) / rate,
@@ -82,10 +95,17 @@ def listen(
 def estimate(
     model: str, samples: audio.Samples, rate: int, known: LeadSheet, metre: int | None = None
 ) -> tuple[LeadSheet, dict[str, Any]]:
-    """Listens to a voice (float32 [N] at `rate` Hz): what is known completed by estimates, and `doubts` about these.
+    """Completes what is known of a voice by estimates.
 
-    Known chords stay, and those around them are estimated to suit them and the key. What is known is returned
-    unchanged if the model estimates no beats.
+    Args:
+        model: one of OFFERED.
+        samples (float32 [N]): the voice.
+        rate: in Hz.
+        known: its chords stay, and those around them are estimated to suit them and the key.
+        metre: beats in a bar; None: estimated.
+
+    Returns:
+        The lead sheet, and `doubts` about its estimates; `known` and {} if the model estimates no beats.
     """
     pipeline = load_pipeline(model)
     encoder = pipeline.model.encoder
@@ -98,19 +118,22 @@ def estimate(
     seconds = len(samples) / rate
     if known.chords and encoder.listener is not None:
         phase = sheet.beat_phase(len(heard.contour), frame_rate)
+        # without beats there are no chords
         if phase is not None:
-            likely = encoder.listener.chords(heard.contour, phase, known)
+            likely = encoder.listener.chords(heard.contour, phase, known)  # float [T, 25]
             estimates = LeadSheet.from_estimates(phase, likely, frame_rate).spelled(known.key)
             sheet = replace(sheet, chords=known.chords).with_chords_in_gaps(estimates, gaps_between(known.chords))
     if sheet.has_beats:
-        sheet = on_the_beat(with_bars_throughout(sheet, seconds, metre, notes=sung_notes(samples, rate)), seconds)
+        sheet = with_bars_throughout(sheet, seconds, metre, notes=sung_notes(samples, rate))
+        sheet = on_the_beat(sheet, seconds)
     if known.has_beats and "beats" not in known.estimated:
+        # given beats were only continued to the end
         sheet = replace(sheet, estimated=[name for name in sheet.estimated if name != "beats"])
     return sheet, doubts(encoder, heard, sheet, known, seconds)
 
 
 def gaps_between(chords: Sequence[Span]) -> list[tuple[float, float]]:
-    """All spans (start s, stop s) without a chord, the last one without an end."""
+    """The spans (start s, stop s) without a chord; the last one, after all chords, stops at infinity."""
     gaps = []
     end = 0.0
     for start, stop, _ in sorted(chords):
@@ -123,9 +146,22 @@ def gaps_between(chords: Sequence[Span]) -> list[tuple[float, float]]:
 def doubts(
     encoder: HAFMVocalEncoder, heard: Heard, sheet: LeadSheet, known: LeadSheet, seconds: float
 ) -> dict[str, Any]:
-    """Alternatives to estimates: "choices" (`chord_choices`), "others", beats at the second likeliest tempo, "unsure",
-    names of the fields that may well be wrong, and "other_key", the runner-up of an estimated key."""
-    tokenizer, listener = encoder.semantic_tokenizer, encoder.listener
+    """Finds the estimates of a lead sheet that may well be wrong, and alternatives to them.
+
+    Args:
+        encoder: the model's.
+        heard: what it hears of the voice.
+        sheet: `known`, completed by estimates.
+        known: what was given.
+        seconds: length of the voice.
+
+    Returns:
+        "unsure", names of the fields that may well be wrong; "others", beats (s) at the likeliest other tempo, if the
+        beats are estimates; "other_key", the runner-up of an estimated key; "choices" (`chord_choices`) of chords.
+        {} if the model has no listener or there are no beats.
+    """
+    tokenizer = encoder.semantic_tokenizer
+    listener = encoder.listener
     if listener is None or sheet.beats is None:
         return {}
     frame_rate = tokenizer.config.frame_rate
@@ -134,8 +170,9 @@ def doubts(
     if "beats" in sheet.estimated:
         tempo = 60 / float(np.diff(sheet.beats).mean())
         logits = listener.tempo_of(heard.contour)
-        near = likeliest_tempo(listener.tempi, logits, tempo)
-        phase = tokenizer.track_beats(heard.phase_vectors, near=near)
+        # another one than `tempo`
+        second_tempo = likeliest_tempo(listener.tempi, logits, tempo)
+        phase = tokenizer.track_beats(heard.phase_vectors, near=second_tempo)
         other = with_bars_throughout(LeadSheet.from_estimates(phase, None, frame_rate), seconds)
         alternatives["others"] = other.beats or []
         if tempo_probability(listener.tempi, logits, tempo) < SURE_TEMPO:
@@ -147,38 +184,52 @@ def doubts(
         if probability < SURE_KEY:
             unsure.append("key")
     if "chords" in sheet.estimated or known.chords:
-        listed = sheet.beat_phase(len(heard.contour), frame_rate)
-        assert listed is not None
-        likely = listener.chords(heard.contour, listed, replace(sheet, chords=known.chords))
+        phase_of_sheet = sheet.beat_phase(len(heard.contour), frame_rate)
+        assert phase_of_sheet is not None  # it has beats
+        likely = listener.chords(heard.contour, phase_of_sheet, replace(sheet, chords=known.chords))
         alternatives["choices"] = chord_choices(likely, sheet.chords, frame_rate)
     return alternatives | {"unsure": unsure}
 
 
 def tempo_probability(tempi: torch.Tensor, logits: torch.Tensor, tempo: float) -> float:
-    """How probable it is that a song's tempo is within 10 % of `tempo` (beats a minute), by a listener's logits."""
-    known = tempi.cpu().double().numpy()
-    likely = logits.cpu().double().numpy() + tempo_prior(known)
-    shares = np.exp(likely - likely.max())
-    return float(shares[np.abs(known / tempo - 1) < TEMPO_RANGE].sum() / shares.sum())
+    """How probable it is that a song's tempo is within 10 % of a given one.
+
+    Args:
+        tempi (float [K]): the listener's, in beats a minute.
+        logits (float [K]): of these tempi, by the listener (`tempo_of`).
+        tempo: in beats a minute.
+    """
+    candidates = tempi.cpu().double().numpy()
+    log_weights = logits.cpu().double().numpy() + tempo_prior(candidates)
+    # less the highest, so that exp does not overflow
+    weights = np.exp(log_weights - log_weights.max())
+    near = np.abs(candidates / tempo - 1) < TEMPO_RANGE
+    return float(weights[near].sum() / weights.sum())
 
 
 def metre_probability(sheet: LeadSheet) -> float:
     """How probable a lead sheet's metre is, by how many of its chords begin on a first beat of a bar, 3 or 4 long."""
+    # the first chord begins with the song, whichever beat that is
     starts = np.array([start for start, *_ in sheet.chords[1:]])
-    places = np.round(beats_passed(sheet.beats or (), starts)).astype(int)
-    likely = {}
+    beat_numbers = np.round(beats_passed(sheet.beats or (), starts)).astype(int)
+    weights = {}
     for metre, prior in METRE_PRIOR.items():
-        on_first = int(np.bincount(places % metre, minlength=metre).max())
+        # first beats of bars are those on which most chords begin
+        on_first = int(np.bincount(beat_numbers % metre, minlength=metre).max())
         elsewhere = (1 - ON_FIRST) / (metre - 1)
-        likely[metre] = prior * ON_FIRST**on_first * elsewhere ** (len(places) - on_first)
-    return likely[sheet.beats_per_bar or USUAL_METRE] / sum(likely.values())
+        weights[metre] = prior * ON_FIRST**on_first * elsewhere ** (len(beat_numbers) - on_first)
+    return weights[sheet.beats_per_bar or USUAL_METRE] / sum(weights.values())
 
 
 def key_probability(sheet: LeadSheet) -> tuple[float, str]:
-    """The probability of the likeliest key if it is either that one or the runner-up, and the runner-up ("D:min")."""
-    fit = np.exp(KEY_SHARPNESS * key_fit(note_seconds(sheet)))
-    second, first = np.argsort(fit)[-2:]
-    return float(fit[first] / (fit[first] + fit[second])), key_name(int(second))
+    """How sure the likeliest key of a lead sheet's chords is.
+
+    Returns:
+        Its probability if the key is either that one or the runner-up, and the runner-up's name ("D:min").
+    """
+    weights = np.exp(KEY_SHARPNESS * key_fit(note_seconds(sheet)))
+    second, first = np.argsort(weights)[-2:]
+    return float(weights[first] / (weights[first] + weights[second])), key_name(int(second))
 
 
 def pitch_line(samples: audio.Samples, rate: int) -> np.ndarray:
@@ -191,14 +242,18 @@ def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadShe
     if not timeline or not vocal or timeline.get("vocal") != vocal:
         return None
     sheet = LeadSheet.given(timeline.get("sheet") or {})
-    return sheet if sheet.has_beats or sheet.chords or sheet.sections or sheet.style else None
+    if sheet.has_beats or sheet.chords or sheet.sections or sheet.style:
+        return sheet
+    return None
 
 
 def set_chords(sheet: LeadSheet, spans: Any) -> list[Span]:
-    """The chords of a lead sheet that the user has set.
+    """Finds the chords of a lead sheet that the user has set.
 
-    `spans` are those that the timeline has noted ([start s, stop s] each); without them, estimates are no chords of
-    the user's, and all others are.
+    Args:
+        sheet: of the timeline.
+        spans: in which the user has set chords, as the timeline has noted them ([start s, stop s] each). Without a
+            list, chords that are estimates are not the user's, and all others are.
     """
     if not isinstance(spans, list):
         return [] if "chords" in sheet.estimated else [*sheet.chords]
@@ -213,7 +268,13 @@ def set_chords(sheet: LeadSheet, spans: Any) -> list[Span]:
 
 
 def at_tempo(sheet: LeadSheet, tempo: Any, spans: Any) -> LeadSheet:
-    """A lead sheet of which only what the user has set remains, for beats at another tempo (beats a minute)."""
+    """A lead sheet without its beats and all chords and keys that are estimates, and with a tempo for other beats.
+
+    Args:
+        sheet: of the timeline.
+        tempo: in beats a minute.
+        spans: in which the user has set chords, as for `set_chords`.
+    """
     key = None if "key" in sheet.estimated else sheet.key
     estimated = [name for name in sheet.estimated if name in ("sections", "style")]
     chords = set_chords(sheet, spans)
@@ -222,27 +283,40 @@ def at_tempo(sheet: LeadSheet, tempo: Any, spans: Any) -> LeadSheet:
 
 
 def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
-    """Writes the lead sheet for a generation in the format of the timeline's "ask"; a ValueError if it is empty."""
-    kind, sheet = (timeline.get("ask") or {}).get("format"), lead_sheet_of(timeline, request.vocal)
+    """Writes the lead sheet for a generation, with the style and energy of its request.
+
+    Args:
+        timeline: the timeline's value; its "ask" has the "format", "json" or one with bars.
+        request: of the generation.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: the lead sheet is empty, or there is no such format.
+    """
+    kind = (timeline.get("ask") or {}).get("format")
+    sheet = lead_sheet_of(timeline, request.vocal)
     samples, rate = read_vocal(request.vocal, request.seconds)
     samples = audio.with_channels(samples, 1)
     vocal = load_pipeline(request.model).feature_extractor.prepared(samples, rate)
-    style, energy = request.options.style, request.options.energy
+    style = request.options.style
+    energy = request.options.energy
     if sheet is not None or style != AUTO_STYLE or energy:
         sheet = with_style_and_energy(sheet or LeadSheet(), style, energy, vocal.samples, LISTENING_RATE)
     if sheet is None or kind not in {*IN_BARS, "json"}:
         raise ValueError("There are no beats or chords to write yet; listen to a voice, or tap along.")
     melody = sung_notes(samples, rate) if kind == "midi" else []
-    song = chart(sheet, len(samples) / rate) if kind in IN_BARS else None
+    bars = chart(sheet, len(samples) / rate) if kind in IN_BARS else None
     folder = Path(tempfile.mkdtemp(dir=JOBS))
-    (path,) = write_lead_sheet(sheet, folder, Path(str(request.vocal)).stem, [kind], song, melody)
+    (path,) = write_lead_sheet(sheet, folder, Path(str(request.vocal)).stem, [kind], bars, melody)
     return path
 
 
 def uploaded(path: Any, known: Sequence[Path] = ()) -> Path:
     """The path of an uploaded or known file; a ValueError for any other: clients must not read arbitrary files."""
     found = Path(str(path)).resolve()
-    there = found.is_relative_to(JOBS.resolve()) or found in [each.resolve() for each in known]
-    if not there or not found.is_file():
+    allowed = found.is_relative_to(JOBS.resolve()) or found in [example.resolve() for example in known]
+    if not allowed or not found.is_file():
         raise ValueError("This recording has been removed from the server; record it again.")
     return found

@@ -8,6 +8,7 @@ Times are exact: a piece decodes to as many samples as it stands for. Dimensions
 """
 
 import io
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -27,12 +28,21 @@ PACKET = 960
 WARM_UP = 8
 # pieces begin at multiples of this many samples: 0.1 s, a whole number of samples at 44.1 kHz too
 GRID = 4_800
-# of an Ogg page: lacing values, at most
+# of an Ogg page (RFC 3533): bytes before its lacing values (the sizes of its packets' parts), and before their number
+PAGE_HEAD = 27
+LACE_COUNT = 26
+# the most lacing values of a page, and the largest one; a packet ends with the first that is smaller
 MOST_LACES = 255
+LARGEST_LACE = 255
+# bytes of the checksum
+CHECKSUM = slice(22, 26)
+# flags of the first and the last page of a stream
 FIRST_PAGE = 2
 LAST_PAGE = 4
-PRE_SKIP = slice(10, 12)
+# of the stream; any number
 SERIAL = 1
+# bytes of an Opus head that say how many samples are not played
+PRE_SKIP = slice(10, 12)
 REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -51,6 +61,14 @@ class OpusPieces:
     Args:
         sampling_rate: of the sound, in Hz.
         channels: C.
+
+    Attributes:
+        packets: the encoder's: head, comments, then sound, PACKET samples each.
+        parsed: up to which byte `file` has been read.
+        open_packet: the beginning of a packet that ends on the next page.
+        written: samples at 48 kHz that the encoder has got.
+        sent: sample at which the next piece begins.
+        finished: whether the sound has ended.
     """
 
     def __init__(self, sampling_rate: int, channels: int) -> None:
@@ -62,7 +80,6 @@ class OpusPieces:
         self.file = io.BytesIO()
         self.encoder = soundfile.SoundFile(self.file, "w", RATE, channels, "OPUS", format="OGG")
         self.parsed = 0
-        # head and comments, then sound
         self.packets: list[bytes] = []
         self.open_packet = b""
         self.written = 0
@@ -74,7 +91,7 @@ class OpusPieces:
         self._encode(audio.with_channels(samples, self.channels))
 
     def finish(self) -> None:
-        """Ends the sound."""
+        """Ends the sound, after which all of it is ready."""
         nothing = np.zeros((0, self.channels) if self.channels > 1 else 0, dtype=np.float32)
         self._encode(nothing, last=True)
         self.encoder.close()
@@ -82,6 +99,7 @@ class OpusPieces:
         self._read_pages()
 
     def _encode(self, samples: audio.Samples, last: bool = False) -> None:
+        """Encodes samples (float32 [N] or [N, C]); the `last` ones flush the resampler."""
         if self.resampler is not None:
             samples = self.resampler.resample_chunk(samples, last=last)
         self.encoder.write(samples)
@@ -90,12 +108,14 @@ class OpusPieces:
 
     @property
     def ready(self) -> int:
-        """Up to which sample pieces can be made; the encoder holds back about a second."""
+        """Up to which sample, at 48 kHz, pieces can be made; the encoder holds back about a second."""
         if self.finished:
             return self.written
-        # the last packet is complete only with the one after it
+        # without head and comments; and the last packet is complete only with the one after it
         count = len(self.packets) - 3
-        return max(count * PACKET - self.pre_skip, 0) // GRID * GRID if count > 0 else 0
+        if count <= 0:
+            return 0
+        return max(count * PACKET - self.pre_skip, 0) // GRID * GRID
 
     @property
     def pre_skip(self) -> int:
@@ -105,63 +125,88 @@ class OpusPieces:
     def _read_pages(self) -> None:
         """Takes the packets from the pages that the encoder has written since the last call."""
         content = self.file.getbuffer()
-        while self.parsed + 27 <= len(content):
-            count = content[self.parsed + 26]
-            laces = bytes(content[self.parsed + 27 : self.parsed + 27 + count])
-            end = self.parsed + 27 + count + sum(laces)
+        while self.parsed + PAGE_HEAD <= len(content):
+            first_lace = self.parsed + PAGE_HEAD
+            at = first_lace + content[self.parsed + LACE_COUNT]
+            laces = bytes(content[first_lace:at])
+            end = at + sum(laces)
             if end > len(content):
                 break
-            at = self.parsed + 27 + count
             for lace in laces:
                 self.open_packet += bytes(content[at : at + lace])
                 at += lace
-                if lace < MOST_LACES:
+                if lace < LARGEST_LACE:
                     self.packets.append(self.open_packet)
                     self.open_packet = b""
             self.parsed = end
+        # the encoder cannot write to the file while its content is viewed
         content.release()
 
     def piece(self, stop: int) -> Piece:
-        """The piece from the end of the last one up to sample `stop`, which must be `ready`."""
+        """Makes the next piece, from the end of the last one up to sample `stop` (at 48 kHz), at most `ready`."""
         start = self.sent
-        sound = self.packets[2:]
+        own_head, comments, *sound = self.packets
         # the decoder's output of packet n begins at sample n · PACKET − pre_skip
         first = max((start + self.pre_skip) // PACKET - WARM_UP, 0)
-        last = -(-(stop + self.pre_skip) // PACKET)
+        last = math.ceil((stop + self.pre_skip) / PACKET)
         skipped = start + self.pre_skip - first * PACKET
-        head = bytearray(self.packets[0])
+        head = bytearray(own_head)
         head[PRE_SKIP] = struct.pack("<H", skipped)
-        packets = sound[first:last]
-        pages = [page([bytes(head)], 0, 0, FIRST_PAGE), page([self.packets[1]], 0, 1)]
-        pages += sound_pages(packets, skipped + stop - start)
+        pages = [
+            page([bytes(head)], granule=0, number=0, flags=FIRST_PAGE),
+            page([comments], granule=0, number=1),
+            *sound_pages(sound[first:last], samples=skipped + stop - start),
+        ]
         self.sent = stop
         return Piece(b"".join(pages), start, stop)
 
 
 def sound_pages(packets: list[bytes], samples: int) -> Iterator[bytes]:
-    """Pages with the packets of a file that ends after so many samples, its pre-skip included."""
+    """Ogg pages of sound, after those of head and comments.
+
+    Args:
+        packets: of the sound, PACKET samples each.
+        samples: after how many the file ends, its pre-skip included.
+    """
     rest = packets
     number = 2
     done = 0
     while rest:
+        # as many whole packets as a page has room for
         count = 0
         laces = 0
-        while count < len(rest) and laces + len(rest[count]) // MOST_LACES + 1 <= MOST_LACES:
-            laces += len(rest[count]) // MOST_LACES + 1
+        while count < len(rest) and laces + len(lacing(rest[count])) <= MOST_LACES:
+            laces += len(lacing(rest[count]))
             count += 1
         done += count * PACKET
-        last = count == len(rest)
-        yield page(rest[:count], samples if last else done, number, LAST_PAGE if last else 0)
+        if count == len(rest):
+            # the last packet may be longer than the sound
+            yield page(rest, granule=samples, number=number, flags=LAST_PAGE)
+        else:
+            yield page(rest[:count], granule=done, number=number)
         rest = rest[count:]
         number += 1
 
 
-def page(packets: list[bytes], granule: int, number: int, kind: int = 0) -> bytes:
-    """An Ogg page of whole packets."""
-    laces = b"".join(b"\xff" * (len(packet) // MOST_LACES) + bytes([len(packet) % MOST_LACES]) for packet in packets)
-    head = struct.pack("<4sBBqIIIB", b"OggS", 0, kind, granule, SERIAL, number, 0, len(laces))
+def lacing(packet: bytes) -> bytes:
+    """A packet's size as Ogg's lacing values: their sum."""
+    return bytes([LARGEST_LACE]) * (len(packet) // LARGEST_LACE) + bytes([len(packet) % LARGEST_LACE])
+
+
+def page(packets: list[bytes], *, granule: int, number: int, flags: int = 0) -> bytes:
+    """An Ogg page of whole packets.
+
+    Args:
+        packets: at least one.
+        granule: samples of the stream up to the page's end, its pre-skip included.
+        number: of the page in the stream, from 0.
+        flags: FIRST_PAGE, LAST_PAGE or 0.
+    """
+    laces = b"".join(lacing(packet) for packet in packets)
+    # version 0, and a checksum of 0 until the true one is known
+    head = struct.pack("<4sBBqIIIB", b"OggS", 0, flags, granule, SERIAL, number, 0, len(laces))
     content = bytearray(head + laces + b"".join(packets))
-    content[22:26] = struct.pack("<I", checksum(bytes(content)))
+    content[CHECKSUM] = struct.pack("<I", checksum(bytes(content)))
     return bytes(content)
 
 

@@ -38,15 +38,19 @@ OPTION_WORDS = {
     "energy": ("Energy", "How busily the band plays; use the timeline to set it for single sections", ""),
     "stems": ("Separate instruments", "Drums, bass, chords and pads, each with its own channel in the mixer", ""),
 }
-# The choice that leaves an option to the model or the lead sheet; the label of "auto", energy that follows the voice.
-AUTOMATIC, CHOICE_WORDS = ("Automatic", ""), {"auto": "As sung"}
+# The choice (label, value) that leaves an option to the model or the lead sheet.
+AUTOMATIC = ("Automatic", "")
+# Labels of choices that are not their names: "auto" is an energy that follows the voice.
+CHOICE_WORDS = {"auto": "As sung"}
 # Options shown above the numbers, if the model supports them.
 CARDS = ("style", "energy", "stems")
 
 
 def announcement(text: str, kind: str = "status") -> str:
-    """HTML of the status line, which screen readers announce; `kind` is "alert" for errors."""
-    return f"<p class='hafm-{kind}' role='{kind}'>{html.escape(text)}</p>" if text else ""
+    """HTML of the status line, which screen readers announce; `kind` is "alert" for errors. "" for no text."""
+    if not text:
+        return ""
+    return f"<p class='hafm-{kind}' role='{kind}'>{html.escape(text)}</p>"
 
 
 def voice_name(path: Path) -> str:
@@ -55,15 +59,25 @@ def voice_name(path: Path) -> str:
 
 
 def style_players(styles: Iterable[str], sounds: Mapping[str, bytes]) -> str:
-    """HTML with a button for each style of which the model has an audio example (OGG); static/page.js plays it."""
-    buttons = "".join(
-        f"<button type='button' aria-pressed='false' aria-label='Hear {html.escape(style)}' "
-        f"data-sound='data:audio/ogg;base64,{b64encode(sounds[style]).decode()}'>{html.escape(style)}</button>"
-        if style in sounds
-        else "<span></span>"
-        for style in styles
-    )
-    return f"<div class='hafm-studio'><div class='row' role='group' aria-label='Style examples'>{buttons}</div></div>"
+    """HTML with a button for each style that has an audio example; static/page.js plays it.
+
+    Args:
+        styles: of the model.
+        sounds: the examples by style, OGG files; styles may lack one.
+    """
+    buttons = []
+    for style in styles:
+        if style not in sounds:
+            buttons.append("<span></span>")  # keeps the next ones on the choices of their styles
+            continue
+        name = html.escape(style)
+        sound = b64encode(sounds[style]).decode()
+        buttons.append(
+            f"<button type='button' aria-pressed='false' aria-label='Hear {name}' "
+            f"data-sound='data:audio/ogg;base64,{sound}'>{name}</button>"
+        )
+    row = f"<div class='row' role='group' aria-label='Style examples'>{''.join(buttons)}</div>"
+    return f"<div class='hafm-studio'>{row}</div>"
 
 
 def option_components() -> dict[str, gr.components.Component]:
@@ -84,30 +98,38 @@ def more_components() -> dict[str, gr.components.Component]:
 
 
 def band_properties(model: str) -> dict[str, dict[str, Any]]:
-    """Properties of the inputs that depend on the model: whether they are shown, and their choices."""
+    """Properties of the inputs that depend on the model: whether they are shown, and their choices.
+
+    Args:
+        model: one of OFFERED.
+
+    Returns:
+        By the names of NEEDING_FIELDS and "sounds", in this order; all are hidden if the model cannot be loaded.
+    """
     try:
         composite = load_pipeline(model).model
     except ValueError:
         # the reason is given when something is generated
         return {name: {"visible": False} for name in [*NEEDING_FIELDS, "sounds"]}
     supported = supported_fields(composite)
-    known: dict[str, dict[str, Any]] = {
-        name: {"visible": not supported.isdisjoint(FIELDS[name].fields)} for name in NEEDING_FIELDS
-    }
-    known["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
+    properties: dict[str, dict[str, Any]] = {}
+    for name in NEEDING_FIELDS:
+        properties[name] = {"visible": not supported.isdisjoint(FIELDS[name].fields)}
+    properties["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
     sounds = composite.style_sounds
-    known["sounds"] = {"visible": bool(sounds), "value": style_players(composite.styles, sounds)}
+    properties["sounds"] = {"visible": bool(sounds), "value": style_players(composite.styles, sounds)}
     # on by default: splitting a band costs next to nothing
-    known["stems"] |= {"value": bool(composite.stems)}
-    return known
+    properties["stems"] |= {"value": bool(composite.stems)}
+    return properties
 
 
 def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.components.Component:
     """The input of an option; `known` are properties that depend on the model."""
     option = FIELDS[name]
-    is_number = option.default is not None and not isinstance(option.default, str)
-    usual = (option.label, option.help.rstrip("."), f"{option.default:g}" if is_number else "auto")
-    label, info, empty = OPTION_WORDS.get(name, usual)
+    placeholder = "auto"
+    if option.default is not None and not isinstance(option.default, str):
+        placeholder = f"{option.default:g}"
+    label, info, empty = OPTION_WORDS.get(name, (option.label, option.help.rstrip("."), placeholder))
     shown = {"label": label, "info": info, "elem_id": name, "min_width": 140, **(known or {})}
     if option.kind is bool:
         return gr.Checkbox(**{"value": bool(option.default), **shown})
@@ -117,7 +139,15 @@ def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.co
 
 
 def number(name: str, label: str, info: str, empty: str, **properties: Any) -> gr.Number:
-    """A number field, empty at first; the placeholder `empty` says what that means."""
+    """A number field, empty at first.
+
+    Args:
+        name: its id.
+        label: above it.
+        info: help below the label.
+        empty: placeholder, which says what an empty field means.
+        properties: more of Gradio's.
+    """
     shown = {"label": label, "info": info, "placeholder": empty, "elem_id": name, "min_width": 140}
     # Gradio's page turns None into 0; a field that the user empties arrives as None
     return gr.Number("", **shown, **properties)  # type: ignore[arg-type]

@@ -29,25 +29,47 @@ LEAST_RATE = 44_100
 
 
 def write_project(jobs: list[Job], state: Any) -> Path:
-    """Writes a project from a state of static/page.js, without expired jobs; a ValueError if the voice is gone."""
+    """Writes a project.
+
+    Args:
+        jobs: the takes of the page, of which the state names those of the project; without those that have expired.
+        state: of static/page.js.
+
+    Returns:
+        The zip's path.
+
+    Raises:
+        ValueError: the voice is gone.
+    """
     voice = uploaded(state.get("path") if isinstance(state, dict) else None, EXAMPLES)
     path = Path(tempfile.mkdtemp(dir=JOBS)) / f"{voice.stem}_project.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("project.json", json.dumps({**state, "path": voice.name}))
         archive.write(voice, voice.name)
         for job in jobs:
-            files = [job.folder / ABOUT, *job.sounds()]
-            if job.folder.name in state.get("takes", []) and all(file.exists() for file in files):
-                archive.write(files[0], f"{job.folder.name}/{ABOUT}")
-                for file in files[1:]:  # as WAV, two takes of a long song would be more than can be uploaded
-                    soundfile.write(packed := file.with_suffix(".flac"), *soundfile.read(file, dtype="int16"))
+            about = job.folder / ABOUT
+            is_there = all(file.exists() for file in (about, *job.sounds()))
+            if job.folder.name in state.get("takes", []) and is_there:
+                archive.write(about, f"{job.folder.name}/{ABOUT}")
+                for file in job.sounds():
+                    # as WAV, two takes of a long song would be more than can be uploaded
+                    packed = file.with_suffix(".flac")
+                    soundfile.write(packed, *soundfile.read(file, dtype="int16"))
                     archive.write(packed, f"{job.folder.name}/{packed.name}")
     return path
 
 
 def read_project(path: Path) -> dict[str, Any]:
-    """Unpacks a project; its state's "path" (a Path) and "takes" then name files here. ValueError if it is not one."""
-    now: dict[str, Path] = {}
+    """Unpacks a project into new folders, and writes files of takes of which it has only pieces.
+
+    Returns:
+        Its state, of which "path" (a Path), "takes", "chosen" and "marks" name what has been unpacked here.
+
+    Raises:
+        ValueError: the file is no project, is too large, or lacks a part.
+    """
+    # by the project's own names; "" is the folder of the voice
+    folders: dict[str, Path] = {}
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
@@ -55,29 +77,46 @@ def read_project(path: Path) -> dict[str, Any]:
             state = json.loads(archive.read("project.json"))
             for member in archive.namelist():
                 folder, _, name = member.rpartition("/")
-                # the entry of a folder has no file name
-                if re.fullmatch(r"\w*", folder) and name and name == Path(name).name:
-                    now.setdefault(folder, Path(tempfile.mkdtemp(dir=JOBS)))
-                    (to := now[folder] / name).write_bytes(archive.read(member))
-                    if folder and to.suffix == ".flac":
-                        soundfile.write(to.with_suffix(".wav"), *soundfile.read(to, dtype="int16"))
-        # replaces ids of takes wherever they occur
-        known = {name: state.get(name) for name in ("takes", "chosen", "marks")}
-        moved = re.sub(r'"(\w+)"', lambda id: f'"{now[id[1]].name}"' if id[1] in now else id[0], json.dumps(known))
-        voice = now[""] / Path(state["path"]).name
-        for brought in now.values():
-            job = read_job(brought.name, str(voice))
-            if job is not None and not job.path("instrumental").exists() and any(brought.glob("[0-9]*_*")):
+                # no file may leave its folder; the entry of a folder has no file name
+                if not re.fullmatch(r"\w*", folder) or not name or name != Path(name).name:
+                    continue
+                if folder not in folders:
+                    folders[folder] = Path(tempfile.mkdtemp(dir=JOBS))
+                file = folders[folder] / name
+                file.write_bytes(archive.read(member))
+                # takes are read as WAV
+                if folder and file.suffix == ".flac":
+                    soundfile.write(file.with_suffix(".wav"), *soundfile.read(file, dtype="int16"))
+        voice = folders[""] / Path(state["path"]).name
+        for folder_here in folders.values():
+            job = read_job(folder_here.name, str(voice))
+            if job is not None and not job.path("instrumental").exists() and any(folder_here.glob("[0-9]*_*")):
                 write_sounds(job)
-        return {**state, **json.loads(moved), "path": voice}
+        return {**state, **_renamed(state, {name: folder.name for name, folder in folders.items()}), "path": voice}
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path.name} is not a project of this page, or a part of it is missing.") from error
 
 
+def _renamed(state: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """The entries of a state that name takes, with new names of these wherever they occur."""
+
+    def new_name(quoted: re.Match[str]) -> str:
+        return f'"{names.get(quoted[1], quoted[1])}"'
+
+    entries = {name: state.get(name) for name in ("takes", "chosen", "marks")}
+    renamed: dict[str, Any] = json.loads(re.sub(r'"(\w+)"', new_name, json.dumps(entries)))
+    return renamed
+
+
 def write_sounds(job: Job) -> None:
-    """Writes the files of a job of which there are only pieces; a ValueError if they don't fit together."""
+    """Writes the vocal, instrumental and stems of a job of which there are only pieces, at least at LEAST_RATE.
+
+    Raises:
+        ValueError: the pieces don't fit together.
+    """
     vocal, vocal_rate = read_vocal(job.source, MAX_SECONDS)
     rate = max(vocal_rate, LEAST_RATE)
+    # as loud as the lossless files were
     gain = np.float32(audio.decibels_to_gain(-job.excess))
     band = {}
     for channel, part in job.channels.items():

@@ -25,10 +25,12 @@ from opus_pieces import RATE
 from takes import JOBS, Job, channels_of, placed
 
 SHARED = Path(__file__).parent / "shared"
-# kbit/s
-OPUS_RATES = {"voice": 28, "band": 60}
+# kbit/s of each track
+OPUS_KILOBITS = {"voice": 28, "band": 60}
 MP3_KILOBITS = 24
 MP3_RATE = 22_050
+# Two channels are one if no sample of either is further from their mean.
+SAME_CHANNEL = 1e-4
 # libsndfile's compression levels from 0 to 1 are these kbit/s a channel, in equal steps, of Opus and of MP3 at 22 kHz
 OPUS_RANGE = (256, 6)
 MP3_RANGE = (160, 8)
@@ -40,9 +42,11 @@ def write_song(job: Job, mixer: dict[str, Any]) -> Path:
     Levels are the mixer's. What is muted is left out; a ValueError if that is everything.
     """
     about = (mixer.get("ask") or {}).get("song")
-    about = about if isinstance(about, dict) else {}
+    if not isinstance(about, dict):
+        about = {}
     voice, band, rate = placed(job, channels_of(job, mixer))
-    tracks = {name: sound for name, sound in {"voice": voice, "band": band}.items() if not audio.is_silent(sound)}
+    tracks = {"voice": voice, "band": band}
+    tracks = {name: sound for name, sound in tracks.items() if not audio.is_silent(sound)}
     if not tracks:
         raise ValueError("Voice and band are muted; turn one of them on to share the song.")
     gain = together(voice, band, rate, mixer.get("loudness"))
@@ -55,25 +59,44 @@ def write_song(job: Job, mixer: dict[str, Any]) -> Path:
 
 
 def together(voice: audio.Samples, band: audio.Samples, rate: int, lufs: Any) -> np.float32:
-    """One gain for both tracks, with which their sum is as loud as asked (LUFS or None) and does not clip."""
+    """One factor for both tracks, with which their sum is as loud as asked and does not clip.
+
+    Args:
+        voice (float32 [N] or [N, 2]): the voice.
+        band (like it): the band.
+        rate: in Hz.
+        lufs: loudness asked for; anything but a number: as it is.
+    """
     mix = voice + band
-    room = CEILING_DBFS - audio.true_peak_dbtp(mix)
-    gain = lufs - audio.loudness(mix, rate) if isinstance(lufs, int | float) else 0.0
-    # shorter sounds have no loudness
-    gain = gain if math.isfinite(gain) else 0.0
-    return np.float32(audio.decibels_to_gain(min(gain, room)))
+    room_db = CEILING_DBFS - audio.true_peak_dbtp(mix)
+    gain_db = 0.0
+    if isinstance(lufs, int | float):
+        gain_db = lufs - audio.loudness(mix, rate)
+    # the loudness of a sound that is too short or silent is not finite
+    if not math.isfinite(gain_db):
+        gain_db = 0.0
+    return np.float32(audio.decibels_to_gain(min(gain_db, room_db)))
 
 
 def encode(name: str, sound: audio.Samples, rate: int) -> dict[str, bytes]:
-    """A track (float32 [N] or [N, 2]) as {"opus", "mp3"}."""
+    """Encodes a track twice.
+
+    Args:
+        name: of the track: "voice" or "band".
+        sound (float32 [N] or [N, 2]): its samples.
+        rate: in Hz.
+
+    Returns:
+        {"opus": an Ogg file, "mp3": a mono file}.
+    """
     mono = audio.with_channels(sound, 1)
     # a voice in the middle needs no second channel
-    if sound.ndim > 1 and np.allclose(sound, mono[:, None], atol=1e-4):
+    if sound.ndim > 1 and np.allclose(sound, mono[:, None], atol=SAME_CHANNEL):
         sound = mono
     opus = audio.resample(sound, rate, RATE)
     mp3 = audio.resample(mono, rate, MP3_RATE)
     return {
-        "opus": file_of(opus, RATE, OPUS_RANGE, OPUS_RATES[name], format="OGG", subtype="OPUS"),
+        "opus": file_of(opus, RATE, OPUS_RANGE, OPUS_KILOBITS[name], format="OGG", subtype="OPUS"),
         "mp3": file_of(
             mp3, MP3_RATE, MP3_RANGE, MP3_KILOBITS, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="CONSTANT"
         ),
@@ -81,7 +104,15 @@ def encode(name: str, sound: audio.Samples, rate: int) -> dict[str, bytes]:
 
 
 def file_of(sound: audio.Samples, rate: int, levels: tuple[int, int], kilobits: int, **kind: Any) -> bytes:
-    """A file of `kilobits` a second."""
+    """Encodes a sound at a constant bit rate.
+
+    Args:
+        sound (float32 [N] or [N, C]): its samples.
+        rate: in Hz.
+        levels: kbit/s a channel of libsndfile's compression levels 0 and 1.
+        kilobits: a second, of all channels.
+        kind: libsndfile's names of the format.
+    """
     most, least = levels
     file = io.BytesIO()
     channels = 1 if sound.ndim == 1 else sound.shape[1]
@@ -94,8 +125,14 @@ def file_of(sound: audio.Samples, rate: int, levels: tuple[int, int], kilobits: 
 
 
 def page(about: dict[str, Any], tracks: dict[str, dict[str, bytes]]) -> str:
-    """The HTML of a song. Names are data: nothing in them is read as HTML, and only our own script may run."""
-    style, script = ((SHARED / name).read_text(encoding="utf-8") for name in ("song.css", "song.js"))
+    """The HTML of a song. Names are data: nothing in them is read as HTML, and only our own script may run.
+
+    Args:
+        about: title, bars and chords (static/share.js), and "seconds", the song's length.
+        tracks: files by kind (`encode`), by track.
+    """
+    style = (SHARED / "song.css").read_text(encoding="utf-8")
+    script = (SHARED / "song.js").read_text(encoding="utf-8")
     sounds = "".join(
         f"<script type='application/octet-stream' id='{name}-{kind}'>{b64encode(content).decode()}</script>\n"
         for name, files in tracks.items()
@@ -105,6 +142,7 @@ def page(about: dict[str, Any], tracks: dict[str, dict[str, bytes]]) -> str:
         "TITLE": html.escape(str(about.get("title") or "Song")),
         "STYLE": style,
         "SCRIPT": script,
+        # no name can end the script
         "SONG": json.dumps(about).replace("<", "\\u003c"),
         "SOUNDS": sounds,
         "POLICY": f"default-src 'none'; script-src {digest(script)}; style-src {digest(style)}",

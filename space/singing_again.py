@@ -16,9 +16,20 @@ from takes import JOBS, Job, read_job
 
 
 def with_new_voice(state: dict[str, Any], voice: Path) -> dict[str, Any]:
-    """A state of static/page.js whose takes have the voice of a file; takes that have expired are left out."""
-    jobs = {str(name): read_job(str(name), str(voice)) for name in state.get("takes") or []}
-    renamed = {name: sung_again(job, voice).folder.name for name, job in jobs.items() if job is not None}
+    """Makes takes with a new voice from those of a state of static/page.js.
+
+    Args:
+        state: whose takes are copied; those that have expired are left out.
+        voice: the file.
+
+    Returns:
+        The state, which names the new takes.
+    """
+    renamed = {}
+    for name in state.get("takes") or []:
+        job = read_job(str(name), str(voice))
+        if job is not None:
+            renamed[str(name)] = sung_again(job, voice).folder.name
     marks = state.get("marks") or {}
     return {
         **state,
@@ -29,11 +40,16 @@ def with_new_voice(state: dict[str, Any], voice: Path) -> dict[str, Any]:
 
 
 def sung_again(job: Job, voice: Path) -> Job:
-    """A new job with the band of another, and the voice of a file; a HAFMAudioError if the band has expired."""
+    """Writes a new job with the band of another, and the voice of a file as long as the other's, cut or padded.
+
+    Raises:
+        HAFMAudioError: the band has expired, or the voice is unusable.
+    """
     band, rate = job.read("instrumental")
     old, _ = job.read("vocal")
     samples, voice_rate = read_vocal(str(voice), None)
-    sung = audio.with_channels(audio.resample(samples, voice_rate, rate), 1 if old.ndim == 1 else old.shape[1])
+    channels = 1 if old.ndim == 1 else old.shape[1]
+    sung = audio.with_channels(audio.resample(samples, voice_rate, rate), channels)
     vocal = np.zeros_like(old)
     start = round(job.intro * rate)
     count = min(len(sung), len(vocal) - start)
@@ -41,7 +57,8 @@ def sung_again(job: Job, voice: Path) -> Job:
     folder = Path(tempfile.mkdtemp(dir=JOBS))
     # what the page plays, and the lossless files; a mix or zip would have the old voice
     pieces = [path for path in job.folder.iterdir() if path.suffix in (".opus", ".flac")]
-    for path in {*job.sounds()[1:], *pieces}:
+    _, *of_band = job.sounds()
+    for path in {*of_band, *pieces}:
         os.link(path, folder / path.name)
     balance = audio.balance_gain_db(vocal, band, rate, MEDIAN_BALANCE)
     new = replace(job, folder=folder, balance=balance)

@@ -57,6 +57,8 @@ USUAL |= {"style": None, "stems": None, "seconds": 0, "tempo": 0, **dict.fromkey
 MOST_WHOLE = 2**53  # JavaScript cannot represent larger integers exactly
 # Interval at which a run checks whether it has been cancelled.
 REPORT_SECONDS = 0.05
+# Most characters of a voice's name in the names of a take's files.
+LONGEST_NAME = 60
 # Concurrent runs would share torch's random state and break reproducibility, so songs are generated one at a time.
 GENERATING = threading.Lock()
 # M_ARENA_MAX = 2: otherwise glibc keeps an arena, with memory for another song, for every thread that has ended
@@ -70,10 +72,17 @@ class Cancelled(Exception):
 
 @dataclass
 class Request:
-    """A request from the page or the endpoint, with the pipeline's names for options; 0 counts as not given.
+    """A request from the page or the endpoint, with the pipeline's names for options.
 
-    `vocal` is a file, of which the first `seconds` are used; `model` is one of OFFERED; `ends` are values of ENDS.
-    With a `remake`, only part of an earlier take is generated again.
+    Args:
+        vocal: the file; None if there is none yet.
+        model: one of OFFERED.
+        options: of the generation.
+        seconds: how much of the vocal is used; 0: all.
+        tempo: in beats a minute; 0: unknown.
+        ends: what the band plays before and after the voice, by the names of ENDS; without those that are 0.
+        lead_sheet: what is known of the voice.
+        remake: replaces part of an earlier take; None: a new one.
     """
 
     vocal: str | None
@@ -87,35 +96,53 @@ class Request:
 
     @classmethod
     def of(cls, vocal: Any, *values: Any) -> "Request":
-        """Makes a request from values in the order of KINDS, as Gradio's components send them.
+        """Makes a request from values as Gradio's components send them.
 
-        A ValueError says which value is wrong. Gradio does not check them, because it would refuse without saying why.
+        Gradio does not check them, because it would refuse without saying why.
+
+        Args:
+            vocal: {"path": file, …}, or None.
+            values: in the order of KINDS; "" and None count as not given.
+
+        Raises:
+            ValueError: says which value is wrong.
         """
         given: dict[str, Any] = {}
         for (name, kind), value in zip(KINDS.items(), values, strict=True):
+            if value == "":
+                value = None
             # browsers do not distinguish 2.0 from 2
-            whole = kind is int and isinstance(value, float) and value.is_integer()
-            given[name] = int(value) if whole else None if value == "" else value
+            if kind is int and isinstance(value, float) and value.is_integer():
+                value = int(value)
+            given[name] = value
         model, seconds, tempo = (given.pop(name) for name in ("model", "seconds", "tempo"))
         for name, value in {"seconds": seconds, "tempo": tempo}.items():
             if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
                 raise ValueError(f"{name} is {value!r}; it must be 0 or more.")
-        path, ends = (vocal or {}).get("path"), {name: value for name in ENDS if (value := given.pop(name))}
-        MixOptions.of(given=ends)
+        ends = {name: given.pop(name) for name in ENDS}
+        ends = {name: value for name, value in ends.items() if value}
+        MixOptions.of(given=ends)  # checks them
+        path = (vocal or {}).get("path")
         return cls(path, str(model), GenerationOptions.of(given=given), seconds or 0.0, tempo or 0.0, ends)
 
     def parameters(self) -> dict[str, Any]:
-        """The arguments of the pipeline; if there is no seed, one is drawn here."""
-        chosen, known = asdict(self.options), self.lead_sheet or LeadSheet()
+        """The arguments of the pipeline besides the vocal; if there is no seed, one is drawn here."""
+        chosen = asdict(self.options)
+        known = self.lead_sheet or LeadSheet()
         if self.remake is not None:
             # the kept part of a take determines the style; naming it as well makes the model ignore a new chord
-            chosen["style"] = None if chosen["style"] == self.remake.job.style else chosen["style"]
+            if chosen["style"] == self.remake.job.style:
+                chosen["style"] = None
             known = replace(known, style=None).moved(self.remake.job.intro)
-        parameters = {name: chosen[name] for name in OPTIONS if chosen[name] is not None}
-        known = replace(known, tempo=self.tempo) if self.tempo and not known.has_beats else known
-        parameters |= {"lead_sheet": known} if known != LeadSheet() else {}
-        parameters |= self.ends if self.remake is None else self.remake.parameters()
-        return {"seed": secrets.randbelow(10**6), **parameters}
+        if self.tempo and not known.has_beats:
+            known = replace(known, tempo=self.tempo)
+        parameters: dict[str, Any] = {"seed": secrets.randbelow(10**6)}
+        parameters |= {name: chosen[name] for name in OPTIONS if chosen[name] is not None}
+        if known != LeadSheet():
+            parameters["lead_sheet"] = known
+        if self.remake is not None:
+            return {**parameters, **self.remake.parameters()}
+        return {**parameters, **self.ends}
 
 
 def read_link(query: str) -> dict[str, Any]:
@@ -123,6 +150,7 @@ def read_link(query: str) -> dict[str, Any]:
     try:
         sent = dict(parse_qsl(query.removeprefix("?"), keep_blank_values=True, max_num_fields=50))
         found = {name: _value(name, sent[name].strip(), kind) for name, kind in KINDS.items() if name in sent}
+        # raises for values out of range
         Request.of(None, *{**USUAL, **found}.values()).parameters()
         if found.get("model", OFFERED[0]) not in OFFERED:
             raise ValueError("model is not one that this page offers.")
@@ -132,29 +160,41 @@ def read_link(query: str) -> dict[str, Any]:
 
 
 def _value(name: str, text: str, kind: type) -> Any:
-    """Converts the text of a link's parameter to a value of type `kind`."""
+    """Converts the text of a link's parameter to a value of type `kind`; a ValueError with its name if it can't be."""
     if kind is str:
         return text
+    if kind is bool:
+        if text not in ("0", "1"):
+            raise ValueError(f"{name} is {text!r}; it must be 1 or 0.")
+        return text == "1"
     try:
-        number = {"1": True, "0": False}[text] if kind is bool else kind(text)
-    except (KeyError, ValueError):
-        raise ValueError(f"{name} is {text!r}; it must be {'1 or 0' if kind is bool else 'a number'}.") from None
+        number = kind(text)
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}; it must be a number.") from None
     if not abs(number) < MOST_WHOLE:  # written so that NaN fails
         raise ValueError(f"{name} is {text!r}; it must be a finite number below 2^53.")
     return number
 
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
-    """Reads the first `seconds` (0: all): samples (float32 [N] or [N, 2]) and rate; a HAFMAudioError if unusable.
+    """Reads the samples of a voice; one that is too quiet is raised.
 
-    A voice that is too quiet is raised.
+    Args:
+        path: of the file; None if there is none, which is an error.
+        seconds: how much of it is read; 0 or None: all.
+
+    Returns:
+        float32 [N] or [N, 2], and their rate in Hz.
+
+    Raises:
+        HAFMAudioError: it is unusable, for instance silent or longer than MAX_SECONDS.
     """
     recording = read_recording(path, seconds)
     return audio.turned_up(recording.samples, recording.sampling_rate), recording.sampling_rate
 
 
 def read_recording(path: str | None, seconds: float | None) -> audio.Recording:
-    """Reads a voice like `read_vocal`, with what the singer should know of it."""
+    """Reads a voice like `read_vocal`, as loud as it is, with "remarks" that the singer should know."""
     if path is None:
         raise audio.HAFMAudioError("There is no voice yet: record one, upload a file or choose an example.")
     if not Path(path).exists():
@@ -177,7 +217,11 @@ def read_recording(path: str | None, seconds: float | None) -> audio.Recording:
 
 @lru_cache(maxsize=2)
 def load_pipeline(model: str) -> Any:
-    """Loads the pipeline of an offered model or hafm-tiny; the last two are cached. A ValueError says why not."""
+    """Loads the pipeline of an offered model or hafm-tiny; the two that were used last are kept.
+
+    Raises:
+        ValueError: the model is not offered, or cannot be loaded.
+    """
     if model not in (*OFFERED, BUNDLED_MODEL.name):
         raise ValueError(f"There is no model {model!r}; choose one of {', '.join(OFFERED)}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -191,15 +235,23 @@ def load_pipeline(model: str) -> Any:
 
 def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
     """On ZeroGPU, allocates a GPU while `function` runs; elsewhere returns the function unchanged."""
-    return function if spaces is None else spaces.GPU(duration=GPU_SECONDS)(function)
+    if spaces is None:
+        return function
+    return spaces.GPU(duration=GPU_SECONDS)(function)
 
 
 @on_gpu
 def generate_song(model: str, samples: audio.Samples, rate: int, parameters: dict[str, Any]) -> Iterator[Any]:
-    """Runs the pipeline in a thread; yields reports as they come, and the song last.
+    """Runs the pipeline in a thread. Closing this generator stops the pipeline at its next token.
 
-    Reports are the chunks of `HAFMPipeline.stream`, None while there is nothing new, and finally [song]. Closing this
-    generator stops the pipeline at its next token.
+    Args:
+        model: one of OFFERED.
+        samples (float32 [N] or [N, 2]): the vocal.
+        rate: in Hz.
+        parameters: of the pipeline. With "keep", the song comes whole, without chunks.
+
+    Yields:
+        The chunks of `HAFMPipeline.stream`, None while there is nothing new, and finally [song].
     """
     reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
     closed = threading.Event()
@@ -211,7 +263,8 @@ def generate_song(model: str, samples: audio.Samples, rate: int, parameters: dic
     def work() -> None:
         try:
             with GENERATING:
-                sound, pipeline = {"array": samples, "sampling_rate": rate}, load_pipeline(model)
+                sound = {"array": samples, "sampling_rate": rate}
+                pipeline = load_pipeline(model)
                 if "keep" in parameters:
                     reports.put([pipeline(sound, progress=progress, **parameters)])
                     return
@@ -242,13 +295,26 @@ def generate_song(model: str, samples: audio.Samples, rate: int, parameters: dic
 def make_job(
     request: Request, live: LiveTake | None = None, stopped: Callable[[], bool] = lambda: False
 ) -> Generator[dict[str, Any] | Job | None, None, None]:
-    """Reads, generates and writes: yields the song so far, None while there is nothing new, and finally the job.
+    """Reads the vocal of a request, generates its song, and writes that.
 
-    If it is stopped, the pieces in `live` become the job if they reach the voice. ValueErrors are for the user.
+    Args:
+        request: the request.
+        live: gets the chunks as they come; None if nobody plays them before the end.
+        stopped: says whether to stop. What `live` has by then becomes the job, if it reaches the voice.
+
+    Yields:
+        The song so far (`LiveTake.add`), None while there is nothing new, and finally the job, if there is one.
+
+    Raises:
+        ValueError: with a message for the user.
     """
     began = time.monotonic()
-    remake, pipeline = request.remake, load_pipeline(request.model)
-    samples, rate = remake.job.read("vocal") if remake else read_vocal(request.vocal, request.seconds)
+    pipeline = load_pipeline(request.model)
+    remake = request.remake
+    if remake is None:
+        samples, rate = read_vocal(request.vocal, request.seconds)
+    else:
+        samples, rate = remake.job.read("vocal")
     parameters = request.parameters()
     songs: list[dict[str, Any]] = []
     if live is not None:
@@ -259,20 +325,41 @@ def make_job(
                 break
             if isinstance(part, list):
                 songs = part
-            yield live.add(part, request.vocal, samples, rate) if live and isinstance(part, dict) else None
+            if live is not None and isinstance(part, dict):
+                yield live.add(part, request.vocal, samples, rate)
+            else:
+                yield None
     complete = bool(songs)
     if not songs and live is not None and live.pieces and live.seconds > live.pieces[0]["vocal_start"]:
         songs = [pipeline.join(live.pieces)]
     if not songs:
         return
-    song = songs[0] if remake is None else remake.paste(songs[0])
-    name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
-    # kept spans of a take have its style; one that changes within a song has no name
-    style = songs[0]["lead_sheet"].style or (remake.job.style if remake else "")
-    style = style if isinstance(style, str) else ""
-    added = remake.job.added if remake else len(song["vocals"]) / song["sampling_rate"] - len(samples) / rate
-    about = {"name": name, "style": style, "seed": parameters["seed"], "source": str(request.vocal), "added": added}
-    about |= {"stopped": not complete, "remade": remake is not None}
-    # the pieces that have been played are the take
-    folder, excess = (live.folder, live.finish(song)) if live else (None, 0.0)
-    yield write_job(song, folder, elapsed=time.monotonic() - began, excess=excess, **about)
+    song = songs[0]
+    style = song["lead_sheet"].style
+    if remake is None:
+        added = len(song["vocals"]) / song["sampling_rate"] - len(samples) / rate
+    else:
+        song = remake.paste(song)
+        # the kept part determined it
+        style = style or remake.job.style
+        added = remake.job.added
+    folder = None
+    excess = 0.0
+    if live is not None:
+        # the pieces that have been played are the take's
+        folder = live.folder
+        excess = live.finish(song)
+    yield write_job(
+        song,
+        folder,
+        name=re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:LONGEST_NAME] or "vocal",
+        seed=parameters["seed"],
+        elapsed=time.monotonic() - began,
+        source=str(request.vocal),
+        added=added,
+        # one that changes within a song has no name
+        style=style if isinstance(style, str) else "",
+        excess=excess,
+        stopped=not complete,
+        remade=remake is not None,
+    )

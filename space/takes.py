@@ -34,7 +34,7 @@ from opus_pieces import OpusPieces
 
 
 def setting(name: str, default: str) -> str:
-    """The environment variable HAFM_SPACE_NAME."""
+    """The value of the environment variable HAFM_SPACE_NAME, or the default."""
     return os.environ.get(f"HAFM_SPACE_{name}", default)
 
 
@@ -50,6 +50,8 @@ ABOUT = "job.json"
 LEVELS_DB = (-60.0, 24.0)
 # The model cannot continue from shorter pieces of an old take.
 LEAST_KEPT_SECONDS = 0.2
+# Parts of a sample that are errors of float arithmetic.
+ROUNDING = 1e-6
 # Seed of the bands stored with the example voices.
 STORED_SEED = 1
 # Length of the pieces in which a band is sent to the page, unless less of it has been generated.
@@ -59,13 +61,24 @@ EXPIRED = "This take has been removed from the server; generate it again."
 
 @dataclass
 class Job:
-    """A song generated for the vocal `source`: files in `folder`, which disappears when the job expires.
+    """A song generated for a vocal, which becomes a take of the page.
 
-    `balance` is the gain (dB) that makes the band as loud relative to the voice as in the median song. The song is
-    `added` seconds longer than the voice, which begins after `intro` seconds. It was `stopped` before its end, or some
-    of its bars were `remade`, so that its seed does not give it again. A page numbers its takes. It plays the
-    pieces in `folder` (`Pieces`), which are louder than its other files by `excess` dB, or the files that are named in
-    `played`, by channel.
+    Attributes:
+        folder: of its files; it disappears when the job expires.
+        name: with which the names of its files begin.
+        seed: of the generation.
+        elapsed: seconds that the generation took; 0 for a band stored with an example.
+        source: the vocal file.
+        balance: gain (dB) that makes the band as loud relative to the voice as in the median song.
+        intro: seconds of the song before the voice begins.
+        added: by how many seconds the song is longer than the voice.
+        stems: names of the stems; empty if the band has none.
+        style: the band's; "" if unknown.
+        number: of the take on its page; 0 until it has one.
+        excess: by how many dB the pieces that the page plays (`Pieces`) are louder than the other files.
+        stopped: whether it was stopped before its end.
+        remade: whether some of its bars were regenerated, so that its seed does not give it again.
+        played: files that the page plays instead of pieces, by channel; empty if it plays those.
     """
 
     folder: Path
@@ -90,7 +103,12 @@ class Job:
         return {"voice": "vocal", **({stem: stem for stem in self.stems} or {"band": "instrumental"})}
 
     def path(self, part: str, suffix: str = "wav") -> Path:
-        """The path of a file; its name is also that of the download."""
+        """The path of a file; its name is also that of the download.
+
+        Args:
+            part: "vocal", "instrumental", "mix", "stems" (a zip) or the name of a stem.
+            suffix: of the file's name, without a dot.
+        """
         return self.folder / f"{self.name}_{part}.{suffix}"
 
     def sounds(self) -> list[Path]:
@@ -99,6 +117,7 @@ class Job:
 
     def about(self) -> dict[str, Any]:
         """What `read_job` needs besides the files."""
+        # paths of this process are no use to another one, and it is told folder and source
         return {**asdict(self), "folder": "", "source": "", "played": {}}
 
     def save(self) -> None:
@@ -112,20 +131,31 @@ class Job:
             raise audio.HAFMAudioError(EXPIRED)
         return audio.read_audio(path, min_seconds=0.0, mono=False)
 
-    def pieces(self) -> dict[str, Any]:
-        """The "files" of the band that the page plays, by channel, and the second "at" which each begins."""
+    def files_to_play(self) -> dict[str, Any]:
+        """Finds the files of the band that the page plays.
+
+        Pieces that are missing are written from the lossless files; they are as loud as those, so `excess` becomes 0.
+
+        Returns:
+            {"files": paths by channel, "at": second at which each of a channel's files begins}; without "at" if a
+            channel has one file.
+        """
         if self.played:
             return {"files": self.played}
         names = [name for name in self.channels if name != "voice"]
         if not self._pieces_of(names[0]):
-            pieces = Pieces(self.folder)
-            sounds = {name: self.read(self.channels[name]) for name in names}
-            pieces.add({name: sound for name, (sound, _) in sounds.items()}, sounds[names[0]][1], ends=True)
+            sounds = {}
+            for name in names:
+                sounds[name], rate = self.read(self.channels[name])
+            Pieces(self.folder).add(sounds, rate, ends=True)
             self.excess = 0.0
-        files = {name: [str(path) for path in self._pieces_of(name)] for name in names}
-        return {"files": files, "at": [int(Path(path).name.split("_")[0]) / 1000 for path in files[names[0]]]}
+        files = {name: self._pieces_of(name) for name in names}
+        # as `Pieces` has named them
+        begins = [int(path.name.split("_")[0]) / 1000 for path in files[names[0]]]
+        return {"files": {name: [*map(str, paths)] for name, paths in files.items()}, "at": begins}
 
     def _pieces_of(self, channel: str) -> list[Path]:
+        """The pieces of a channel, in the order in which they are played; empty if none has been written."""
         return sorted(self.folder.glob(f"[0-9]*_{channel}.opus"))
 
 
@@ -133,6 +163,14 @@ class Pieces:
     """Writes the stems of a band as pieces that a page plays while more is generated: `MILLISECONDS_STEM.opus`.
 
     Each is there as FLAC too, for browsers that do not decode Opus.
+
+    Args:
+        folder: where they are written.
+
+    Attributes:
+        files: paths of the pieces that have been written, by stem.
+        at: second at which each of a stem's pieces begins.
+        until: second at which the last one ends.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -146,9 +184,15 @@ class Pieces:
         self.until = 0.0
 
     def add(self, sounds: Mapping[str, audio.Samples], rate: int, ends: bool = False) -> bool:
-        """Adds the next samples of each stem (float32 [N] or [N, C]); whether a piece has become ready.
+        """Adds the next samples of each stem, and writes the pieces that are ready.
 
-        The encoders hold back about a second, except when the song `ends`.
+        Args:
+            sounds (float32 [N] or [N, C]): by stem, always the same stems.
+            rate: in Hz.
+            ends: whether they are the last ones; otherwise the encoders hold back about a second.
+
+        Returns:
+            Whether a piece was written.
         """
         self.rate = rate
         for name, sound in sounds.items():
@@ -167,12 +211,13 @@ class Pieces:
         self._write()
 
     def _end(self) -> None:
+        """Ends the encoders, after which all that was added is ready."""
         for encoder in self.encoders.values():
             if not encoder.finished:
                 encoder.finish()
 
     def _write(self) -> bool:
-        """Writes all that is ready in every stem; whether there is any."""
+        """Writes all that is ready in every stem, in pieces of up to PIECE_SECONDS; returns whether there was any."""
         ready = min((encoder.ready for encoder in self.encoders.values()), default=0)
         start = round(self.until * OPUS_RATE)
         if ready <= start:
@@ -183,6 +228,7 @@ class Pieces:
             for name, encoder in self.encoders.items():
                 path = self.folder / f"{round(1000 * first / OPUS_RATE):07d}_{name}.opus"
                 path.write_bytes(encoder.piece(stop).content)
+                # at the stem's own rate, in whole samples that add up
                 count = round(stop * self.rate / OPUS_RATE) - round(first * self.rate / OPUS_RATE)
                 audio.write_audio(path.with_suffix(".flac"), self.rest[name][:count], self.rate)
                 self.rest[name] = self.rest[name][count:]
@@ -192,22 +238,42 @@ class Pieces:
 
 
 def read_job(name: str, source: str) -> Job | None:
-    """The job in the folder `name`, for the vocal file `source`; None if it has expired or can't be read."""
+    """Reads a job that has been saved.
+
+    Args:
+        name: of its folder in JOBS.
+        source: the vocal file.
+
+    Returns:
+        The job; None if it has expired or can't be read.
+    """
+    if not re.fullmatch(r"\w+", name):
+        return None
     path = JOBS / name / ABOUT
     try:
-        about = json.loads(path.read_text(encoding="utf-8") if re.fullmatch(r"\w+", name) else "{}")
+        about = json.loads(path.read_text(encoding="utf-8"))
         about |= {"folder": path.parent, "source": source, "played": {}}
-        job = Job(**{each: kind(about[each]) for each, kind in get_type_hints(Job).items() if each in about})
+        kinds = get_type_hints(Job)
+        # values of an untrusted project may be of any type
+        job = Job(**{field_name: kind(about[field_name]) for field_name, kind in kinds.items() if field_name in about})
     except (OSError, OverflowError, TypeError, ValueError):
         return None
-    # it may come from an untrusted project: no name may lead out of the folder
-    safe, stems = re.sub(r"[^\w-]+", "_", job.name), tuple(stem for stem in STEMS if stem in job.stems)
+    # nor may a name lead out of the folder
+    safe = re.sub(r"[^\w-]+", "_", job.name)
+    stems = tuple(stem for stem in STEMS if stem in job.stems)
     return replace(job, name=safe, stems=stems)
 
 
 def write_job(song: dict[str, Any], folder: Path | None = None, **about: Any) -> Job:
-    """Writes vocal, instrumental and stems, which `sweep` removes when they expire, to a new folder or a given one."""
-    stems, rate = song.get("stems", {}), song["sampling_rate"]
+    """Writes the vocal, instrumental and stems of a song; `sweep` removes them when they expire.
+
+    Args:
+        song: as from the pipeline.
+        folder: None: a new one.
+        about: the fields of `Job` that the song does not give.
+    """
+    stems = song.get("stems", {})
+    rate = song["sampling_rate"]
     balance = audio.balance_gain_db(song["vocals"], song["audio"], rate, MEDIAN_BALANCE)
     folder = folder or Path(tempfile.mkdtemp(dir=JOBS))
     job = Job(folder, balance=balance, stems=(*stems,), intro=song["vocal_start"], **about)
@@ -227,7 +293,14 @@ def zip_stems(job: Job) -> Path:
 
 
 class LiveTake:
-    """A take while it is generated: its chunks, and files of them for the page to play."""
+    """A take while it is generated: its chunks, and files of them for the page to play.
+
+    Attributes:
+        pieces: the chunks of `HAFMPipeline.stream` so far.
+        seconds: their length.
+        seed: of the generation, which whoever starts it sets.
+        written: writes the files; None before the first chunk.
+    """
 
     def __init__(self) -> None:
         self.pieces: list[dict[str, Any]] = []
@@ -243,19 +316,29 @@ class LiveTake:
     def add(
         self, piece: dict[str, Any], source: str | None, vocal: audio.Samples, vocal_rate: int
     ) -> dict[str, Any] | None:
-        """Adds the next chunk of a pipeline's stream. None if no piece has become ready.
+        """Adds the next chunk of a song, and writes the files that are ready.
 
-        Otherwise, in seconds: "seconds" (final length), "until" (so far), "intro" and "at" (where the files start);
-        also "files" of each channel, "source", "seed", and "balance" with the vocal.
+        Args:
+            piece: a chunk of `HAFMPipeline.stream`.
+            source: the vocal file.
+            vocal (float32 [N] or [N, 2]): its samples.
+            vocal_rate: their rate in Hz.
+
+        Returns:
+            None if no file has become ready. Otherwise what the mixer needs to play the song so far: "source", "seed",
+            "balance" (dB, of the band so far with the vocal), "files" (paths by channel), and in seconds "at" (where
+            each of a channel's files starts), "until" (where the last one ends), "intro", and "seconds" (the song's
+            final length).
         """
         self.written = self.written or Pieces(Path(tempfile.mkdtemp(dir=JOBS)))
         self.pieces.append(piece)
         rate = piece["sampling_rate"]
         self.seconds += len(piece["audio"]) / rate
+        # within half a sample
         ends = self.seconds >= piece["seconds"] - 0.5 / rate
         if not self.written.add(piece.get("stems") or {"band": piece["audio"]}, rate, ends):
             return None
-        band = np.concatenate([each["audio"] for each in self.pieces])
+        band = np.concatenate([added["audio"] for added in self.pieces])
         voice = audio.resample(vocal, vocal_rate, rate)
         return {
             "source": source,
@@ -269,12 +352,17 @@ class LiveTake:
         }
 
     def finish(self, song: dict[str, Any]) -> float:
-        """Writes the last pieces; returns by how many dB they are louder than the song, which may be turned down."""
+        """Writes the last files.
+
+        Returns:
+            By how many dB they are louder than the song, which may have been turned down when it was complete.
+        """
         if self.written is None:
             return 0.0
         self.written.finish()
-        loud = max(audio.peak_dbfs(each["audio"]) for each in self.pieces)
+        loud = max(audio.peak_dbfs(piece["audio"]) for piece in self.pieces)
         excess = loud - audio.peak_dbfs(song["audio"])
+        # of silence it is not finite
         return excess if math.isfinite(excess) else 0.0
 
 
@@ -286,7 +374,11 @@ def stored_sheet(voice: Path) -> LeadSheet:
 
 @cache
 def stored_song(voice: Path) -> dict[str, Any]:
-    """The band stored for an example voice, in bands/NAME_STEM.ogg ("files") next to it; empty if there is none."""
+    """The song of an example voice with the band stored for it, in bands/NAME_STEM.ogg next to it.
+
+    Returns:
+        A song as from the pipeline, at the voice's rate, with "files" (paths by channel); empty if there is no band.
+    """
     vocal, rate = audio.read_audio(voice)
     paths = {stem: voice.parent / "bands" / f"{voice.stem}_{stem}.ogg" for stem in STEMS}
     if not all(path.exists() for path in paths.values()):
@@ -294,27 +386,49 @@ def stored_song(voice: Path) -> dict[str, Any]:
     sounds = {stem: audio.resample(*audio.read_audio(path, min_seconds=0.0), rate) for stem, path in paths.items()}
     frames = max(map(len, sounds.values()))
     stems = {stem: np.pad(sound, (0, frames - len(sound))) for stem, sound in sounds.items()}
-    song = {"audio": reduce(np.add, stems.values()), "vocals": np.pad(vocal, (0, frames))[:frames], "stems": stems}
-    files = {"voice": str(voice), **{stem: str(path) for stem, path in paths.items()}}
-    return song | {"sampling_rate": rate, "files": files, "vocal_start": 0.0}
+    return {
+        "audio": reduce(np.add, stems.values()),
+        "vocals": np.pad(vocal, (0, frames))[:frames],
+        "stems": stems,
+        "sampling_rate": rate,
+        "vocal_start": 0.0,
+        "files": {"voice": str(voice), **{stem: str(path) for stem, path in paths.items()}},
+    }
 
 
 def stored_band(voice: Path) -> dict[str, Any]:
-    """The band that the page plays for an example until `stored_job` has made a take of it, as from `LiveTake.add`."""
+    """What the mixer needs to play an example's band until `stored_job` has made a take of it; empty without a band.
+
+    Its entries are those of `LiveTake.add`, and "run", a name like a run's ticket.
+    """
     song = stored_song(voice)
     if not song:
         return {}
     seconds = len(song["audio"]) / song["sampling_rate"]
-    balance = audio.balance_gain_db(song["vocals"], song["audio"], song["sampling_rate"], MEDIAN_BALANCE)
-    found = {"seconds": seconds, "until": seconds, "files": song["files"], "balance": balance}
-    return found | {"run": str(voice), "source": str(voice)}
+    return {
+        "seconds": seconds,
+        "until": seconds,
+        "files": song["files"],
+        "balance": audio.balance_gain_db(song["vocals"], song["audio"], song["sampling_rate"], MEDIAN_BALANCE),
+        "run": str(voice),
+        "source": str(voice),
+    }
 
 
 def stored_job(voice: Path) -> Job | None:
     """Makes a take of the band stored for an example voice; None if there is none."""
-    song, style = stored_song(voice), stored_sheet(voice).style
-    about = {"name": voice.stem, "seed": STORED_SEED, "elapsed": 0.0, "source": str(voice), "style": str(style or "")}
-    return write_job(song, None, played=song["files"], **about) if song else None
+    song = stored_song(voice)
+    if not song:
+        return None
+    return write_job(
+        song,
+        name=voice.stem,
+        seed=STORED_SEED,
+        elapsed=0.0,
+        source=str(voice),
+        style=str(stored_sheet(voice).style or ""),
+        played=song["files"],
+    )
 
 
 @dataclass(frozen=True)
@@ -328,13 +442,17 @@ class Channel:
     @classmethod
     def of(cls, asked: Any) -> "Channel":
         """A channel as sent by the mixer, clamped to the limits; missing or non-numeric values become 0."""
-        asked = asked if isinstance(asked, dict) else {}
-        db, pan = (_number(asked.get(name)) for name in ("db", "pan"))
-        return cls(min(max(db, LEVELS_DB[0]), LEVELS_DB[1]), min(max(pan, -1.0), 1.0), bool(asked.get("muted")))
+        if not isinstance(asked, dict):
+            asked = {}
+        lowest, highest = LEVELS_DB
+        db = min(max(_number(asked.get("db")), lowest), highest)
+        pan = min(max(_number(asked.get("pan")), -1.0), 1.0)
+        return cls(db, pan, muted=bool(asked.get("muted")))
 
     def place(self, samples: audio.Samples) -> audio.Samples:
         """Applies level and pan to samples (float32 [N] or [N, 2]); the result is [N, 2] unless the pan is 0."""
-        loud = samples * np.float32(0.0 if self.muted else audio.decibels_to_gain(self.db))
+        gain = 0.0 if self.muted else audio.decibels_to_gain(self.db)
+        loud = samples * np.float32(gain)
         if not self.pan:
             return loud
         if loud.ndim == 1:
@@ -344,11 +462,15 @@ class Channel:
             return audio.with_channels(loud, 2) * sides
         # the far channel is mixed into the near one, like Web Audio's StereoPannerNode, which the page uses
         angle = abs(self.pan) * math.pi / 2
-        right = np.array([[math.cos(angle), math.sin(angle)], [0, 1]], dtype=np.float32)
-        return audio.with_channels(loud, 2) @ (right if self.pan > 0 else right[::-1, ::-1])
+        # from rows (left, right) to columns (left, right), for a pan to the right
+        matrix = np.array([[math.cos(angle), math.sin(angle)], [0, 1]], dtype=np.float32)
+        if self.pan < 0:
+            matrix = matrix[::-1, ::-1]
+        return audio.with_channels(loud, 2) @ matrix
 
 
 def _number(value: Any) -> float:
+    """A value that a page has sent as a number; 0 if it is none, or not finite."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
 
@@ -367,17 +489,31 @@ def placed(job: Job, channels: Mapping[str, Channel]) -> tuple[audio.Samples, au
 
 
 def mix_job(job: Job, channels: Mapping[str, Channel], suffix: str = "wav", lufs: float | None = None) -> Path:
-    """Mixes the channels of a job into one file; a HAFMAudioError if the job has expired."""
+    """Mixes the channels of a job into one file.
+
+    Args:
+        channels: by name, one for each of `Job.channels`.
+        suffix: of the file, one of FORMATS.
+        lufs: loudness of the mix in LUFS; None: as it is.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        HAFMAudioError: the job has expired.
+    """
     voice, band, rate = placed(job, channels)
     mix = audio.mix_audio(voice, band)
-    mix = mix if lufs is None else audio.to_loudness(mix, rate, lufs)
+    if lufs is not None:
+        mix = audio.to_loudness(mix, rate, lufs)
     return audio.write_audio(job.path("mix", suffix), audio.fade_edges(mix, rate), rate)
 
 
 def channels_of(job: Job, mixer: dict[str, Any]) -> dict[str, Channel]:
     """A job's channels as the mixer has set them, where 0 dB is the level of `Job.balance`."""
     sent = mixer.get("channels")
-    sent = sent if isinstance(sent, dict) else {}
+    if not isinstance(sent, dict):
+        sent = {}
     channels = {name: Channel.of(sent.get(name)) for name in job.channels}
     for name in channels.keys() - {"voice"}:
         channels[name] = replace(channels[name], db=channels[name].db + job.balance)
@@ -391,7 +527,8 @@ def write_file(job: Job, mixer: dict[str, Any]) -> Path:
     (`channels_of`) and "loudness" (LUFS). A ValueError if there is no such file, or it has expired.
     """
     ask = mixer.get("ask") or {}
-    part, suffix = ask.get("file"), ask.get("format")
+    part = ask.get("file")
+    suffix = ask.get("format")
     if part == "stems":
         return zip_stems(job)
     if part not in ("mix", "instrumental") or suffix not in FORMATS:
@@ -400,7 +537,9 @@ def write_file(job: Job, mixer: dict[str, Any]) -> Path:
         options = MixOptions.of(given={"loudness": mixer.get("loudness")})
         return mix_job(job, channels_of(job, mixer), suffix, options.loudness)
     path = job.path("instrumental", suffix)
-    return path if path.exists() else audio.write_audio(path, *job.read("instrumental"))
+    if not path.exists():
+        audio.write_audio(path, *job.read("instrumental"))
+    return path
 
 
 @dataclass(frozen=True)
@@ -412,7 +551,11 @@ class Remake:
     stop: float
 
     def parameters(self) -> dict[str, Any]:
-        """Arguments for the pipeline to keep the rest; a ValueError if nothing is kept, or nothing is replaced."""
+        """Arguments for the pipeline to keep the rest.
+
+        Raises:
+            ValueError: nothing is kept, or nothing is replaced.
+        """
         band, rate = self.job.read("instrumental")
         seconds = len(band) / rate
         around = [(0.0, max(self.start, 0.0)), (min(self.stop, seconds), seconds)]
@@ -421,49 +564,81 @@ class Remake:
             raise ValueError("This take ends before the selected bars.")
         if not keep or self.start >= self.stop:
             raise ValueError("The selected bars are the whole song; generate a new one instead.")
-        known = {"instrumental": {"array": band, "sampling_rate": rate}, "keep": keep}
-        return {**known, "stems": bool(self.job.stems)}
+        return {
+            "instrumental": {"array": band, "sampling_rate": rate},
+            "keep": keep,
+            "stems": bool(self.job.stems),
+        }
 
     def paste(self, song: dict[str, Any]) -> dict[str, Any]:
-        """The old take with the selected seconds taken from a new song, cross-faded inside the selection."""
+        """The old take with the selected seconds taken from a new song, cross-faded inside the selection.
+
+        Args:
+            song: as from the pipeline, which has generated it with `parameters`.
+
+        Returns:
+            A song like it, at the rate of the old take.
+        """
         vocal, rate = self.job.read("vocal")
         stems = {stem: self._pasted(stem, song["stems"][stem], song["sampling_rate"]) for stem in self.job.stems}
         band = self._pasted("instrumental", song["audio"], song["sampling_rate"])
-        about = {"vocal_start": self.job.intro, "sampling_rate": rate}
-        return {**song, **about, "audio": band, "stems": stems, "vocals": vocal}
+        return {
+            **song,
+            "audio": band,
+            "stems": stems,
+            "vocals": vocal,
+            "vocal_start": self.job.intro,
+            "sampling_rate": rate,
+        }
 
     def _pasted(self, part: str, sound: audio.Samples, sound_rate: int) -> audio.Samples:
-        """A file of the old take with the selected seconds taken from a new sound (float32 [N] or [N, C])."""
+        """A sound of the old take with the selected seconds taken from a new one.
+
+        Args:
+            part: "instrumental" or the name of a stem.
+            sound (float32 [N] or [N, C]): of the new song.
+            sound_rate: its rate in Hz.
+
+        Returns:
+            float32, with the channels and at the rate of the old take.
+        """
         old, rate = self.job.read(part)
-        new = audio.with_channels(audio.resample(sound, sound_rate, rate), 1 if old.ndim == 1 else old.shape[1])
+        channels = 1 if old.ndim == 1 else old.shape[1]
+        new = audio.with_channels(audio.resample(sound, sound_rate, rate), channels)
         # whole samples inside the selection, so that nothing before or after it changes
-        first = max(math.ceil(self.start * rate - 1e-6), 0)
-        last = min(math.floor(self.stop * rate + 1e-6), len(old), len(new))
+        first = max(math.ceil(self.start * rate - ROUNDING), 0)
+        last = min(math.floor(self.stop * rate + ROUNDING), len(old), len(new))
         return audio.paste(old, new, rate, first, last)
 
 
 def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
     """The mixer's description of the takes that still exist, oldest first."""
     shown = []
-    for job in sorted(jobs, key=lambda each: each.number):
+    for job in sorted(jobs, key=lambda job: job.number):
         if job.path("vocal").exists() and job.path("instrumental").exists():
-            shown.append(_on_shelf(job))
+            shown.append(_take_for_page(job))
     return shown
 
 
-def _on_shelf(job: Job) -> dict[str, Any]:
-    """What the mixer needs to know of a take: its files, and all that `read_job` reads."""
+def _take_for_page(job: Job) -> dict[str, Any]:
+    """What the mixer needs to know of a take.
+
+    Returns:
+        "id", the name of its folder; "name", its title; "seconds", its length; "seed", "style", "source", "intro" and
+        "remade" of the job; "files" and "at" (`Job.files_to_play`); "balance", the gain (dB) of these files; "folder"
+        and "about", which the browser keeps, so that `read_job` can read the take on a server that was restarted.
+    """
     name = f"Take {job.number}"
     if job.stopped:
         name += " (partial)"
-    # first: pieces that are written now are as loud as the files, and set `excess` to 0
-    pieces = job.pieces()
+    # before "balance" is computed: if this writes the pieces, they are as loud as the other files, and `excess` is 0
+    to_play = job.files_to_play()
     return {
         "id": job.folder.name,
         "name": name,
         **{field: getattr(job, field) for field in ("seed", "style", "source", "intro", "remade")},
         "seconds": soundfile.info(job.path("vocal")).duration,
-        **pieces,
+        **to_play,
         "balance": job.balance - job.excess,
         "folder": str(job.folder),
         "about": job.about(),
@@ -484,13 +659,18 @@ def sweep(folder: Path, age: float) -> None:
     oldest = time.time() - age
     old: list[Path] = []
     # finds all before removing any, because removing a file changes its folder's time
-    for place, folders, names in os.walk(folder):
-        for path in (Path(place, name) for name in (*folders, *names)):
+    for parent, folders, names in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *names)):
             with suppress(OSError):  # gone already
-                old += [path] if path.stat().st_ctime <= oldest else []
+                if path.stat().st_ctime <= oldest:
+                    old.append(path)
+    # files before the folders that they are in
     for path in sorted(old, reverse=True):
         with suppress(OSError):  # gone already, or not empty
-            path.unlink() if path.is_file() else path.rmdir()
+            if path.is_file():
+                path.unlink()
+            else:
+                path.rmdir()
 
 
 def keep_sweeping() -> None:

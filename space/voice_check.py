@@ -27,11 +27,11 @@ WITH_PAUSES = 0.93
 # loud parts and blocks as in `audio.quiet_gain_db`
 LOUD_QUANTILE = 0.95
 BLOCK_SECONDS = 0.05
-# clipped: this near the peak, at least three equal samples in a row (within a step of 16 bits) in so many places
+# clipped: this near the peak, at least three equal samples in a row (within a step of 16 bits), so often
 NEAR_PEAK = 0.98
 EQUAL = 5e-5
 CLIPPED_SAMPLES = 3
-CLIPPED_PLACES = 10
+CLIPPED_RUNS = 10
 
 NO_SINGING = "No singing was found in this recording; check the microphone, or choose another one."
 SPEECH = "This sounds like speech; a band follows held notes, so sing."
@@ -47,16 +47,14 @@ def remarks(samples: audio.Samples, rate: int, pitch: Array) -> list[str]:
         rate: in Hz.
         pitch (float64 [T]): MIDI note numbers at 100 frames a second, NaN where there is no pitch.
     """
-    sentences = [
-        sentence for sentence in (about_singing(samples, rate, pitch), about_level(samples, rate)) if sentence
-    ]
+    sentences = [about_singing(samples, rate, pitch), about_level(samples, rate)]
     if is_clipped(samples):
         sentences.append(CLIPPED)
-    return sentences
+    return [sentence for sentence in sentences if sentence]
 
 
 def about_singing(samples: audio.Samples, rate: int, pitch: Array) -> str:
-    """A sentence if this is not a voice that sings alone; "" if it is."""
+    """A sentence if this is not a voice that sings alone; "" if it is. The arguments are those of `remarks`."""
     sounding = is_sounding(samples, rate, len(pitch))
     if not sounding.any():
         return NO_SINGING
@@ -64,6 +62,7 @@ def about_singing(samples: audio.Samples, rate: int, pitch: Array) -> str:
     if pitched.sum() / sounding.sum() < LEAST_PITCHED:
         return NO_SINGING
     held = (is_held(pitch) & sounding).sum() / sounding.sum()
+    # of those who hold few notes, speakers pause and bands do not
     if sounding.mean() < WITH_PAUSES:
         return SPEECH if held < LEAST_HELD_WITH_PAUSES else ""
     return MIX if held < LEAST_HELD else ""
@@ -78,16 +77,25 @@ def about_level(samples: audio.Samples, rate: int) -> str:
 
 
 def is_sounding(samples: audio.Samples, rate: int, frames: int) -> NDArray[np.bool_]:
-    """Whether each of `frames` over the recording is at most `RANGE_DB` below its loud parts: bool [frames]."""
+    """Which parts of a recording are no pauses.
+
+    Args:
+        samples (float32 [N]): the recording.
+        rate: in Hz.
+        frames: number of equal parts that it is divided into.
+
+    Returns:
+        bool [frames]: less than `RANGE_DB` below the loud parts.
+    """
     size = max(round(BLOCK_SECONDS * rate), 1)
     levels = [audio.rms_dbfs(samples[start : start + size]) for start in range(0, len(samples), size)]
     loud = float(np.quantile(levels, LOUD_QUANTILE, method="lower"))
-    places = np.arange(frames) * len(levels) // frames
-    return np.array(levels)[places] > loud - RANGE_DB
+    block_of_frame = np.arange(frames) * len(levels) // frames
+    return np.array(levels)[block_of_frame] > loud - RANGE_DB
 
 
 def is_held(pitch: Array) -> NDArray[np.bool_]:
-    """Whether each frame is part of a held note: bool [T]."""
+    """Whether each frame of a pitch (float64 [T], MIDI note numbers or NaN) is part of a held note: bool [T]."""
     held = np.zeros(len(pitch), dtype=bool)
     if len(pitch) < HELD_FRAMES:
         return held
@@ -100,14 +108,17 @@ def is_held(pitch: Array) -> NDArray[np.bool_]:
 
 
 def is_clipped(samples: audio.Samples) -> bool:
-    """Whether the peaks of many waves are cut off."""
+    """Whether the peaks of many waves are cut off in samples (float32 [N])."""
     peak = float(np.abs(samples).max(initial=0.0))
     near = np.abs(samples) >= NEAR_PEAK * peak
     equal = np.abs(np.diff(samples)) <= EQUAL * peak
+    # a sample that the next one equals
     flat = near[:-1] & equal
+    # with which at least CLIPPED_SAMPLES equal ones begin
     runs = flat.copy()
     for offset in range(1, CLIPPED_SAMPLES - 1):
         runs[:-offset] &= flat[offset:]
         runs[-offset:] = False
+    # a longer run counts once
     begins = runs[1:] & ~runs[:-1]
-    return peak > 0.0 and int(begins.sum()) >= CLIPPED_PLACES
+    return peak > 0.0 and int(begins.sum()) >= CLIPPED_RUNS

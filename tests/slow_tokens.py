@@ -10,7 +10,10 @@ SEMANTIC_RATE, ACOUSTIC_RATE = 2, 3
 
 
 def slow_token_composite() -> HAFMForVocalAccompaniment:
-    """Random weights; 2 semantic and 3 acoustic frames per second instead of 50 and 75, at the usual 16 and 24 kHz."""
+    """Random weights; 2 semantic and 3 acoustic frames per second instead of 50 and 75, at the usual 16 and 24 kHz.
+
+    So a test can generate a long song of few tokens.
+    """
     torch.manual_seed(0)
     strides = (5, 5, 5, 4, 4, 4)
     hubert = tiny_hubert(conv_dim=(4,) * len(strides), conv_stride=strides, conv_kernel=strides)

@@ -81,12 +81,13 @@ class DecodingBenchmark:
 
 @torch.no_grad()
 def benchmark_decoding(options: DecodingBenchmark) -> dict[str, Any]:
-    """Milliseconds a step: {"options", "threads", "variants", "ratios", "bound_milliseconds", "bandwidth_gb_s"}.
+    """Times the decoding loops of a stage, and MusicGen's.
 
-    For a variant: "milliseconds_per_step" and "tokens_per_second" of the fastest turn, "median_milliseconds_per_step",
-    and "window_start_milliseconds", what a window costs before its second token.
-
-    Ratios say how many times faster than MusicGen a variant is. A figure that no turn could tell is None.
+    Returns:
+        "options" and "threads"; "variants", for each loop "milliseconds_per_step" and "tokens_per_second" of the
+        fastest turn, "median_milliseconds_per_step", and "window_start_milliseconds", what a window costs before its
+        second token; "ratios", how many times faster than MusicGen a loop is; "bandwidth_gb_s" of the memory; and
+        "bound_milliseconds", in which a step's weights can be read. A figure that no turn could tell is None.
     """
     stage = _stage(options)
     turns = take_turns(_runs(stage, options), options.steps, options.repeats)
@@ -127,7 +128,16 @@ def first_steps(loop: Callable[[StepReport], Any], steps: int) -> None:
 def take_turns(
     runs: Mapping[str, Callable[[int], Any]], steps: int, repeats: int
 ) -> dict[str, dict[int, list[float]]]:
-    """Seconds of every turn, for each variant and number of steps: one, and all. A run of all goes before, untimed."""
+    """Times the variants in turns.
+
+    Args:
+        runs: each runs a number of steps.
+        steps: of a long turn; one runs before, untimed.
+        repeats: number of turns.
+
+    Returns:
+        By variant and number of steps (1 and `steps`): the seconds of every turn.
+    """
     for run in runs.values():
         run(steps)
     turns: dict[str, dict[int, list[float]]] = {name: {1: [], steps: []} for name in runs}
@@ -160,7 +170,13 @@ def step_milliseconds(
 
 
 def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> dict[str, float | None]:
-    """What is reported of a variant, from the seconds of its turns by number of steps, and the codes of a step."""
+    """What is reported of a variant.
+
+    Args:
+        taken: seconds of its turns, by number of steps: 1 and `steps`.
+        steps: of a long turn.
+        codes: that a step generates.
+    """
     short = taken[1]
     long = taken[steps]
     fastest, median = (step_milliseconds(short, long, steps, typical) for typical in (min, statistics.median))
@@ -185,9 +201,12 @@ def _stage(options: DecodingBenchmark) -> Any:
 
 
 def untrained(stage: Any, pattern: str, fusion: str | None = None) -> Any:
-    """A stage with random weights of another one's size, rates and generation, in a codebook pattern.
+    """A stage with random weights, in the size, at the rates and with the generation settings of another.
 
-    `fusion` of the conditioning is the other one's if None.
+    Args:
+        stage: the other one.
+        pattern: codebook pattern of the new one.
+        fusion: of its conditioning; None: the other one's.
     """
     values = {name: value for name, value in stage.config.to_dict().items() if name != "dtype"}
     values["codebook_pattern"] = pattern
@@ -200,14 +219,14 @@ def untrained(stage: Any, pattern: str, fusion: str | None = None) -> Any:
 
 
 def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], Any]]:
-    """Each variant as a function of the number of steps."""
+    """Each variant by name, as a function that runs so many steps with random conditioning and context."""
     config: HAFMStageConfig = stage.config
     batch = options.rows // 2
     generator = torch.Generator().manual_seed(1)
     sources = config.num_prepended_sources
-    frames = max(
-        min(options.context // max(sources, 1), round(config.window_seconds * config.conditioning_frame_rate)), 1
-    )
+    # of the conditioning, which takes slots of the context if it is prepended; the rest of these are known frames
+    whole_window = round(config.window_seconds * config.conditioning_frame_rate)
+    frames = max(min(options.context // max(sources, 1), whole_window), 1)
     conditioning = torch.randint(
         min(config.conditioning_sizes), (batch, config.num_conditioning_streams, frames), generator=generator
     )
@@ -241,6 +260,7 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
 
 
 def _settings(stage: Any) -> GenerationConfig:
+    """How all loops of this module sample."""
     return stage.decoding_config(guidance_scale=GUIDANCE_SCALE, temperature=TEMPERATURE, top_k=TOP_K)
 
 
@@ -322,11 +342,11 @@ def main(
     """Decoding speed of a stage against MusicGen's decoder and the bound set by memory."""
     torch.set_num_threads(threads)
     wanted = [
-        DecodingBenchmark(stage, model, each, wide, context, steps, repeats)
-        for each in pattern or (None,)
-        for wide in rows or [2]
+        DecodingBenchmark(stage, model, one_pattern, number, context, steps, repeats)
+        for one_pattern in pattern or (None,)
+        for number in rows or [2]
     ]
-    results = [benchmark_decoding(each) for each in wanted]
+    results = [benchmark_decoding(options) for options in wanted]
     if as_json:
         typer.echo(json.dumps(results))
         return
@@ -354,6 +374,7 @@ def show_decoding(result: dict[str, Any]) -> None:
 
 
 def _figure(value: float | None, digits: str) -> str:
+    """A figure in a format; a dash for None."""
     return "–" if value is None else format(value, digits)
 
 

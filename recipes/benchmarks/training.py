@@ -119,7 +119,12 @@ def without_bias(stage: HAFMStageForCausalLM) -> HAFMStageForCausalLM:
 
 
 def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
-    """Measures and returns {"options", "clock", "variants", "ratios", "data_loading"}; times in seconds.
+    """Times training steps of a stage, of the stage without bias, and of MusicGen's decoder.
+
+    Returns:
+        "options"; "clock", what times are taken by; "variants", for each the "step_seconds" of the fastest step,
+        "tokens_per_second" and "parameters"; "ratios" of the stage's speed to the others'; and "data_loading", the
+        "seconds_per_step" of the loader and their "share_of_step".
 
     Raises:
         ValueError: for an unknown stage or dtype.
@@ -167,7 +172,18 @@ def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
 def training_steps(
     config: Any, frames: int, options: TrainingBenchmark, device: torch.device
 ) -> tuple[dict[str, Callable[[], None]], int, dict[str, int]]:
-    """The variants' steps over one fixed batch, the target tokens of a step, and the variants' parameter counts."""
+    """Makes the variants and one fixed batch of random tokens.
+
+    Args:
+        config: the stage's.
+        frames: of the conditioning.
+        options: what is measured.
+        device: for models and batch.
+
+    Returns:
+        A function for each variant that takes a training step; the target tokens of a step; and the variants'
+        numbers of parameters.
+    """
     torch.manual_seed(0)
     stage_class = stage_parts()[options.stage].model_class
     rows = options.batch
@@ -180,6 +196,7 @@ def training_steps(
     before = config.num_prepended_sources * frames
     null = torch.zeros(rows, dtype=torch.bool, device=device)
     ours = {"conditioning_ids": conditioning, "labels": labels, "null_conditioning": null}
+    # as many slots as the stage's, but of one kind
     whole = torch.randint(config.codebook_size, (rows, before + labels.shape[1]), device=device)
     theirs = {"input_ids": whole, "labels": F.pad(labels, (before, 0), value=-100)[..., None]}
     stage = stage_class(config)
@@ -229,7 +246,14 @@ def timed(step: Callable[[], object], device: torch.device) -> float:
 
 
 def loading_seconds(config: Any, seconds: float, batch: int, repeats: int) -> float:
-    """Fastest reading of one batch from Parquet shards of random tokens, by the loader that training uses."""
+    """Seconds of the fastest reading of one batch, by the loader that training uses, from shards of random tokens.
+
+    Args:
+        config: the stage's.
+        seconds: length of a crop.
+        batch: crops in a batch.
+        repeats: number of batches that are timed.
+    """
     with tempfile.TemporaryDirectory() as name:
         write_random_corpus(Path(name))
         corpus, info = load_token_corpus(name, "train", Path(name) / "cache")

@@ -87,20 +87,27 @@ def initialise_from_codebooks(model: PreTrainedModel, semantic: torch.Tensor, ac
 def count_together(before: Path, now: Path) -> torch.Tensor:
     """Co-occurrence counts of the new codec's codes with the old codec's, on training songs: float32 [Q, V, old V].
 
+    Args:
+        before: folder of the songs' tokens with the old codec.
+        now: the same with the new one.
+
     Raises:
         ValueError: the two corpora are not of the same songs.
     """
-    (old, was), (new, info) = (load_token_corpus(str(folder), "train") for folder in (before, now))
-    rows = [[*zip(corpus["track"], corpus["duration"], strict=True)] for corpus in (old, new)]
-    if rows[0] != rows[1]:
+    old, old_info = load_token_corpus(str(before), "train")
+    new, new_info = load_token_corpus(str(now), "train")
+    if [*zip(old["track"], old["duration"], strict=True)] != [*zip(new["track"], new["duration"], strict=True)]:
         raise ValueError(f"{before} and {now} are not tokens of the same songs; prepare both from one folder.")
-    books = min(was.num_codebooks, info.num_codebooks)
-    counts = np.zeros((books, info.codebook_size * was.codebook_size), np.float32)
+    books = min(old_info.num_codebooks, new_info.num_codebooks)
+    old_size = old_info.codebook_size
+    counts = np.zeros((books, new_info.codebook_size * old_size), np.float32)
     for row in range(len(new)):
-        codes, stood = (read_stream(corpus, row, "acoustic").astype(np.int64) for corpus in (new, old))
-        for book, pairs in enumerate(codes[:books] * was.codebook_size + stood[:books]):
+        new_codes = read_stream(new, row, "acoustic").astype(np.int64)
+        old_codes = read_stream(old, row, "acoustic").astype(np.int64)
+        # a number for each pair of a new and an old code
+        for book, pairs in enumerate(new_codes[:books] * old_size + old_codes[:books]):
             counts[book] += np.bincount(pairs, minlength=counts.shape[1])
-    return torch.from_numpy(counts).view(books, info.codebook_size, was.codebook_size)
+    return torch.from_numpy(counts).view(books, new_info.codebook_size, old_size)
 
 
 @torch.no_grad()
@@ -108,6 +115,10 @@ def carry_over(model: PreTrainedModel, together: torch.Tensor) -> None:
     """Sets each code's embedding and head to the mean over old codes, weighted by co-occurrence (`count_together`).
 
     Embeddings are rescaled to their former spread; heads are not, so a code that replaces many stays as uncertain.
+
+    Args:
+        model: a stage, changed in place.
+        together (float32 [Q, V, old V]): counts.
 
     Raises:
         ValueError: the counts have fewer codebooks than the stage, or another codebook size.
@@ -117,18 +128,24 @@ def carry_over(model: PreTrainedModel, together: torch.Tensor) -> None:
     last = writes.last
     if len(together) < last or {*together.shape[1:]} != {size}:
         raise ValueError(f"The stage needs {last} codebooks of {size} codes; the corpora have {[*together.shape]}.")
-    usual = together.sum(1, keepdim=True) / together.sum((1, 2), keepdim=True)
-    shares = (together + BELIEF * usual) / (together.sum(2, keepdim=True) + BELIEF)
+    # of the old codes, overall; and for each new code, smoothed by it
+    frequencies = together.sum(1, keepdim=True) / together.sum((1, 2), keepdim=True)
+    shares = (together + BELIEF * frequencies) / (together.sum(2, keepdim=True) + BELIEF)
     decoder = model.model
+    # weights, the stream whose codes their rows stand for, and whether they are rescaled
     tables = [(model.heads.weight, writes, False), (decoder.target_embedding.weight, writes, True)]
     if reads.column == "acoustic":
         tables += [(decoder.conditioning_embedding.weight, reads, True)]
-    for weight, stream, spread in tables:
-        old = weight[:, : together.shape[2]]
-        rows = shares[stream.first : stream.last].to(old) @ old
-        away, was = (each - each.mean(1, keepdim=True) for each in (rows, old))
-        scale = was.std((1, 2), keepdim=True) / away.std((1, 2), keepdim=True) if spread else 1.0
-        weight[:, : together.shape[1]] = rows - away + away * scale
+    for weight, stream, is_rescaled in tables:
+        old_rows = weight[:, : together.shape[2]]
+        new_rows = shares[stream.first : stream.last].to(old_rows) @ old_rows
+        # from the mean of each codebook
+        new_away = new_rows - new_rows.mean(1, keepdim=True)
+        old_away = old_rows - old_rows.mean(1, keepdim=True)
+        scale: torch.Tensor | float = 1.0
+        if is_rescaled:
+            scale = old_away.std((1, 2), keepdim=True) / new_away.std((1, 2), keepdim=True)
+        weight[:, : together.shape[1]] = new_rows - new_away + new_away * scale
 
 
 @torch.no_grad()

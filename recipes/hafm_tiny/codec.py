@@ -42,12 +42,12 @@ def spectral_distance(
     total = target.new_zeros(())
     sizes = tuple(size for size in sizes if size <= target.shape[-1])
     for size in sizes:
-        magnitudes = [view_spectra(x, size).abs() for x in (target, output)]
+        true = view_spectra(target, size).abs()
+        heard = view_spectra(output, size).abs()
         # the floor is relative to the clip's peak: noise 60 dB below it is not worth any bits
-        floor = 1e-3 * magnitudes[0].amax(dim=(1, 2), keepdim=True) + 1e-5
-        logs = [torch.log(magnitude + floor) for magnitude in magnitudes]
-        linear = (magnitudes[0] - magnitudes[1]).abs().mean() / (magnitudes[0].mean() + 1e-5)
-        total = total + linear + (logs[0] - logs[1]).abs().mean()
+        floor = 1e-3 * true.amax(dim=(1, 2), keepdim=True) + 1e-5
+        linear = (true - heard).abs().mean() / (true.mean() + 1e-5)
+        total = total + linear + (torch.log(true + floor) - torch.log(heard + floor)).abs().mean()
     return total / len(sizes)
 
 
@@ -72,9 +72,12 @@ def mel_distance(
     total = target.new_zeros(())
     for size in sizes:
         filters = torch.from_numpy(mel_filters(size, sampling_rate, size // 32, 0.0)).to(target)
-        energies = [torch.einsum("fm,bft->bmt", filters, view_spectra(x, size).abs().pow(2)) for x in (target, output)]
-        floor = 1e-6 * energies[0].amax(dim=(1, 2), keepdim=True) + 1e-8
-        total = total + 0.5 * ((energies[0] + floor).log() - (energies[1] + floor).log()).abs().mean()
+        true = torch.einsum("fm,bft->bmt", filters, view_spectra(target, size).abs().pow(2))
+        heard = torch.einsum("fm,bft->bmt", filters, view_spectra(output, size).abs().pow(2))
+        # 60 dB below the clip's loudest band
+        floor = 1e-6 * true.amax(dim=(1, 2), keepdim=True) + 1e-8
+        # 0.5: of powers
+        total = total + 0.5 * ((true + floor).log() - (heard + floor).log()).abs().mean()
     return total / len(sizes)
 
 
@@ -139,7 +142,17 @@ def evaluate_codec(
 def _decoded_again(
     codec: Any, parts: np.ndarray, depths: tuple[int, ...], counts: torch.Tensor | None
 ) -> dict[str, float]:
-    """Scores of the sum of parts (float32 [P, N]), each coded separately; counts the codes in `counts`."""
+    """Scores the sum of sounds, each coded separately.
+
+    Args:
+        codec: the model.
+        parts (float32 [P, N]): an instrumental alone, or its stems.
+        depths: numbers of codebooks to decode.
+        counts (float32 [Q, codebook size]): the codes are added to it; None: they are not counted.
+
+    Returns:
+        SI-SDR in dB by the number of codebooks ("0": latents that are not quantised), and "log_mel" in dB.
+    """
     device = next(codec.parameters()).device
     size = parts.shape[1]
     target = parts.sum(axis=0)
@@ -149,7 +162,7 @@ def _decoded_again(
     if counts is not None:
         for index, codes_of_book in enumerate(codes.unbind(1)):
             counts[index] += torch.bincount(codes_of_book.flatten().cpu(), minlength=counts.shape[1])
-    # by the number of codebooks; 0 stands for latents that are not quantised
+    # by the number of codebooks
     outputs = {depth: wrapped.decode(codes[:, :depth]) for depth in depths}
     outputs[0] = codec.decoder(codec.encoder(audio))
     sums = {depth: middle_of(wrapped, output, size).sum(dim=0, keepdim=True) for depth, output in outputs.items()}

@@ -59,24 +59,33 @@ class MultiScaleDiscriminator(nn.Module):
         self.scales = nn.ModuleList(SpectrogramDiscriminator(size) for size in sizes)
 
     def loss(self, real: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
-        """The discriminators' loss: hinge losses of real and generated audio (float [B, 1, N])."""
-        losses = [
-            F.relu(1 - scale(real)[0]).mean() + F.relu(1 + scale(generated.detach())[0]).mean()
-            for scale in self.scales
-        ]
+        """The discriminators' loss: hinge losses of real and generated audio (float [B, 1, N]), mean over scales."""
+        losses = []
+        for scale in self.scales:
+            real_logits, _ = scale(real)
+            generated_logits, _ = scale(generated.detach())
+            losses.append(F.relu(1 - real_logits).mean() + F.relu(1 + generated_logits).mean())
         return torch.stack(losses).mean()
 
     def judge(self, real: torch.Tensor, generated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The codec's losses: hinge loss of being recognised as generated, and relative feature distance."""
+        """The codec's losses.
+
+        Args:
+            real (float [B, 1, N]): audio.
+            generated (float [B, 1, N]): what the codec makes of it.
+
+        Returns:
+            The hinge loss of being recognised as generated, and the distance of the layers' features, relative to
+            those of real audio: two scalars, means over all scales.
+        """
         hinges = []
         distances = []
         for scale in self.scales:
             with torch.no_grad():
-                wanted = scale(real)[1]
-            verdict, features = scale(generated)
-            hinges.append(F.relu(1 - verdict).mean())
-            distances += [
-                (one - other).abs().mean() / other.abs().mean().clamp_min(1e-6)
-                for one, other in zip(features, wanted, strict=True)
-            ]
+                _, real_features = scale(real)
+            logits, generated_features = scale(generated)
+            hinges.append(F.relu(1 - logits).mean())
+            for generated_feature, real_feature in zip(generated_features, real_features, strict=True):
+                distance = (generated_feature - real_feature).abs().mean()
+                distances.append(distance / real_feature.abs().mean().clamp_min(1e-6))
         return torch.stack(hinges).mean(), torch.stack(distances).mean()

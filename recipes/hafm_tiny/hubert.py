@@ -26,7 +26,20 @@ from .targets import IGNORED, NUM_TARGETS, descriptors, frame_targets
 
 @dataclass
 class SemanticTrainingArguments:
-    """How a semantic tokenizer's HuBERT is trained; `crop_seconds` are drawn with probabilities `crop_shares`."""
+    """How a semantic tokenizer's HuBERT is trained.
+
+    Attributes:
+        batch_seconds: total length of the crops in a step.
+        crop_seconds, crop_shares: crop lengths, and the probabilities with which one is drawn per step.
+        vocal_share: share of crops that are vocals.
+        noise_std: deviation of the noise added to vocals at generation.
+        max_shift: largest transposition in semitones.
+        vocal_cents, band_cents: largest further change of pitch in cents, of vocals and of instrumentals.
+        mask_share, mask_frames: share of frames that are masked, and length of a span of them.
+        start_batches: batches to which the clusters are fitted.
+        clusters: number of clusters of each descriptor.
+        weights: of the losses.
+    """
 
     steps: int = 3000
     batch_seconds: float = 32.0
@@ -68,15 +81,19 @@ def resample_linear(samples: np.ndarray, num_samples: int) -> np.ndarray:
 
 def add_room(samples: np.ndarray, rng: np.random.Generator, sampling_rate: int) -> np.ndarray:
     """Adds a random room to float32 [N]: convolution with exponentially decaying noise."""
-    decay = rng.uniform(0.1, 0.5)
+    decay = rng.uniform(0.1, 0.5)  # seconds
     time = np.arange(int(decay * sampling_rate)) / sampling_rate
+    # 6.9 nepers are 60 dB
     tail = rng.normal(size=len(time)) * np.exp(-6.9 * time / decay)
     tail *= rng.uniform(0.05, 0.4) / np.sqrt(np.sum(tail**2))
     return (samples + fftconvolve(samples, tail)[: len(samples)]).astype(np.float32)
 
 
 def vocal_noise(rng: np.random.Generator, num_samples: int, noise_std: float) -> np.ndarray:
-    """Noise for a vocal crop: at the level of generation for 60 % of crops, none for 15 %, random for the rest."""
+    """Noise for a vocal crop: float32 [`num_samples`].
+
+    60 % of crops have that of generation, of deviation `noise_std`, 15 % none, and the rest noise of a random level.
+    """
     kind = rng.random()
     if kind < 0.6:
         level = noise_std
@@ -90,15 +107,28 @@ def vocal_noise(rng: np.random.Generator, num_samples: int, noise_std: float) ->
 def draw_crop(
     pool: SongPool, arguments: SemanticTrainingArguments, rng: np.random.Generator, seconds: float, pad: int, hop: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """One augmented, normalised crop with `pad` zeros on both sides, float32 [N + 2 · pad], and targets, int64 [T]."""
+    """Draws a crop of a vocal or an instrumental, and augments and normalises it.
+
+    Args:
+        pool: songs.
+        arguments: see `SemanticTrainingArguments`.
+        rng: draws everything.
+        seconds: length of the crop.
+        pad: zeros on both sides, in samples.
+        hop: samples per frame.
+
+    Returns:
+        The crop (float32 [N + 2 · pad]), and its targets by name (`frame_targets`, int64 [T] each).
+    """
     num_samples = int(seconds * pool.sampling_rate)
     is_vocal = bool(rng.random() < arguments.vocal_share)
     shift = int(rng.integers(-arguments.max_shift, arguments.max_shift + 1))
     cents = rng.uniform(-1, 1) * (arguments.vocal_cents if is_vocal else arguments.band_cents)
     ratio = 2 ** ((shift + cents / 100) / 12)
-    song, start = pool.draw(rng, int(np.ceil(num_samples * ratio)) + 1)
+    num_read = int(np.ceil(num_samples * ratio)) + 1
+    song, start = pool.draw(rng, num_read)
     stem = song.vocal if is_vocal else song.instrumental
-    samples = stem[start : start + int(np.ceil(num_samples * ratio)) + 1] / np.float32(PCM_SCALE)
+    samples = stem[start : start + num_read] / np.float32(PCM_SCALE)
     samples = resample_linear(samples, num_samples)
     if rng.random() < 0.3:
         samples = add_room(samples, rng, pool.sampling_rate)
@@ -106,12 +136,13 @@ def draw_crop(
     if is_vocal:
         samples = samples + vocal_noise(rng, num_samples, arguments.noise_std)
     samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+    # of the middles of the frames in the song, in seconds
     times = start / pool.sampling_rate + (np.arange(num_samples // hop) + 0.5) * hop / pool.sampling_rate * ratio
     return np.pad(samples, pad), frame_targets(song, times, shift, is_vocal)
 
 
 def draw_mask(rng: np.random.Generator, rows: int, frames: int, share: float, span: int) -> torch.Tensor:
-    """Bool mask [B, T] with spans of `span` frames set, about `share` of all frames."""
+    """Bool mask [`rows`, `frames`] with spans of `span` frames set, about `share` of all frames."""
     starts = rng.random((rows, frames)) < share / span
     mask = np.zeros((rows, frames), dtype=bool)
     for row, frame in zip(*np.nonzero(starts), strict=True):
@@ -152,6 +183,7 @@ class SemanticTrainer:
         self.step = 0
 
     def _keep_responses(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        """Keeps what the filter bank returned last, for the descriptors; a forward hook."""
         self.responses = output.detach()
 
     @property

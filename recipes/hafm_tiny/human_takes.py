@@ -54,30 +54,45 @@ def human_take(measured: Measured, notes: Sequence[Sequence[float]], rng: np.ran
 
 
 class HumanTake:
-    """One take, sung note by note and then measured; the singer's habits are drawn once per take."""
+    """One take, sung note by note and then measured; the singer's habits are drawn once per take.
+
+    Args:
+        measured: measurements of the rendered voice, as for `human_take`; at least one frame has a pitch.
+        rng: draws how the take is sung.
+    """
 
     def __init__(self, measured: Measured, rng: np.random.Generator) -> None:
-        pitch, self.level, self.bands = (each.astype(np.float64) for each in measured)
+        pitch, level, bands = measured
+        pitch = pitch.astype(np.float64)
+        self.level = level.astype(np.float64)
+        self.bands = bands.astype(np.float64)
         self.rng = rng
         frames = len(pitch)
         self.loud = max(float(np.quantile(self.level, LOUD_QUANTILE)), SILENT_DBFS)
         self.voiced = np.isfinite(pitch)
+        # frames without a pitch have that of the last one before them, or of the first
         last = np.maximum.accumulate(np.where(self.voiced, np.arange(frames), int(self.voiced.argmax())))
         self.semitones = 12 * np.log2(pitch[last] / 440)
         # semitones and dB to add to the voice; level of consonants and breaths in dB, and their mel bands
         self.bend = np.zeros(frames)
         self.gain = np.zeros(frames)
-        self.air = np.full(frames, NOTHING)
-        self.airy = np.full((frames, MEL_BANDS), NOTHING)
+        self.noise_level = np.full(frames, NOTHING)
+        self.noise_bands = np.full((frames, MEL_BANDS), NOTHING)
         draw = rng.uniform
+        # depth in semitones
         self.vibrato = draw(0, 0.6)
         self.vibrato_hz = draw(4.5, 7)
+        # share of notes with a scoop
         self.scoops = draw(0, 0.7)
+        # deviation of pitch errors in semitones
         self.off = draw(0, 0.4)
+        # deviation of accents, and largest loss of level per second, in dB
         self.accents = draw(0, 4)
         self.fades = draw(0, 12)
+        # shares of notes with a consonant, and of rests with a breath
         self.consonants = draw(0.2, 0.9)
         self.breaths = draw(0.3, 1)
+        # largest share of a note that is released early
         self.shortened = draw(0, 0.5)
 
     def sing(self, start: int, stop: int, rest: int) -> None:
@@ -145,9 +160,9 @@ class HumanTake:
 
     def _noise(self, begin: int, level: NDArray[Any], bands: NDArray[Any]) -> None:
         """Adds noise from frame `begin` on: its levels (float [n], dB) and those of its mel bands ([n, 40])."""
-        part = slice(begin, begin + len(level))
-        self.air[part] = np.maximum(self.air[part], level)
-        self.airy[part] = np.maximum(self.airy[part], bands)
+        frames = slice(begin, begin + len(level))
+        self.noise_level[frames] = np.maximum(self.noise_level[frames], level)
+        self.noise_bands[frames] = np.maximum(self.noise_bands[frames], bands)
 
     def measured(self) -> Measured:
         """The measurements of the take, in a random room with background noise."""
@@ -156,7 +171,8 @@ class HumanTake:
         self.gain = gaussian_filter1d(self.gain, rng.uniform(0.8, 3)) + self._wander(150, rng.uniform(0, 3))
         level = _power(self.level + self.gain)
         bands = _power(self.bands + self.gain[:, None])
-        sounds = [level + _power(self.air), bands + _power(self.airy)]
+        sounds = [level + _power(self.noise_level), bands + _power(self.noise_bands)]
+        # by which a room's power falls in a frame: 60 dB in 0.08 to 0.7 s
         decay = 10 ** (-6 / (rng.uniform(0.08, 0.7) * FRAME_RATE))
         wet = 3 * _power(-rng.uniform(4, 16))
         floor = self.loud - rng.uniform(22, 60)
@@ -181,8 +197,10 @@ class HumanTake:
 
 
 def _power(decibels: Any) -> Any:
+    """The power at a level in dB, without a limit."""
     return 10 ** (decibels / 10)
 
 
 def _decibels(power: NDArray[Any]) -> NDArray[Any]:
+    """The level of a power in dB, at least −100."""
     return 10 * np.log10(power + 1e-10)

@@ -24,6 +24,8 @@ Beats = NDArray[np.int64]
 # interval between random timing errors, and length of the crops used for scoring, in seconds
 WOBBLE_SECONDS = 0.7
 SCORED_SECONDS = 12.0
+# a position is interpolated between its frame and the next one, so the last position is so far from a song's end
+EDGE_FRAMES = 2
 
 
 @dataclass
@@ -60,7 +62,7 @@ class RhythmTrainer:
     """Trains a rhythm network; it ends with the average of its weights.
 
     Args:
-        network: takes float [B, T, P].
+        network: takes float [B, T, P], P descriptors of each frame.
         songs: descriptors (float32 [T, P]) and parts of the beat (int64 [T]) of each song.
         arguments: see `RhythmArguments`.
         frame_rate: frame rate of the descriptors, in Hz.
@@ -79,20 +81,22 @@ class RhythmTrainer:
         self.network = network
         self.arguments = arguments
         self.frame_rate = frame_rate
+        # by crop length in frames: the least length of a song in seconds, also at the fastest tempo
         needed = {
-            round(seconds * frame_rate): seconds * 2**arguments.stretch_octaves + 2 / frame_rate
+            round(seconds * frame_rate): seconds * 2**arguments.stretch_octaves + EDGE_FRAMES / frame_rate
             for seconds in arguments.crop_seconds
         }
-        # the songs that are long enough for each crop length
-        self.songs = {
-            frames: long
-            for frames, least in needed.items()
-            if (long := [song for song in songs if len(song[0]) > least * frame_rate])
-        }
+        # by crop length in frames: the songs that are long enough; lengths that no song has are left out
+        self.songs: dict[int, list[tuple[Array, Beats]]] = {}
+        for frames, seconds in needed.items():
+            long = [song for song in songs if len(song[0]) > seconds * frame_rate]
+            if long:
+                self.songs[frames] = long
         if not self.songs:
             least = min(needed.values())
             raise ValueError(f"No song is longer than {least:.1f} s; add longer songs or lower crop_seconds.")
         most = self.songs[min(self.songs)]
+        # of each descriptor, to scale the noise
         self.deviation = torch.from_numpy(np.concatenate([features for features, _ in most]).std(0))
         self.rng = np.random.default_rng(arguments.seed)
         self.generator = torch.Generator().manual_seed(arguments.seed)
@@ -113,26 +117,39 @@ class RhythmTrainer:
         return F.cross_entropy(logits.flatten(0, 1), wanted.to(device).flatten(), ignore_index=IGNORED)
 
     def _crop(self, frames: int) -> tuple[Array, Beats]:
-        """A crop of a song with random tempo and timing errors: float32 [T, P], int64 [T]."""
-        features, beats = self.songs[frames][int(self.rng.integers(len(self.songs[frames])))]
+        """A crop of a random song at a random tempo, sung early or late.
+
+        Args:
+            frames: T, one of the lengths in `songs`.
+
+        Returns:
+            The voice's descriptors (float32 [T, P]), interpolated where it sings, and the part of the beat of each
+            frame of the band (int64 [T]).
+        """
+        songs = self.songs[frames]  # long enough for it
+        features, beats = songs[int(self.rng.integers(len(songs)))]
         speed = 2 ** self.rng.uniform(-self.arguments.stretch_octaves, self.arguments.stretch_octaves)
-        start = self.rng.uniform(0, len(features) - frames * speed - 2)
+        start = self.rng.uniform(0, len(features) - frames * speed - EDGE_FRAMES)
+        # positions in the song, in frames: of the band, and of the singer
         played = start + speed * np.arange(frames)
-        sung = np.clip(played - speed * self._lateness(frames), 0, len(features) - 2)
+        sung = np.clip(played - speed * self._lateness(frames), 0, len(features) - EDGE_FRAMES)
         before = sung.astype(np.int64)
         share = (sung - before).astype(np.float32)[:, None]
         mixed = features[before] * (1 - share) + features[before + 1] * share
         return mixed, beats[np.round(played).astype(np.int64)]
 
     def _lateness(self, frames: int) -> NDArray[np.float64]:
-        """The singer's timing error in frames, positive if late: float64 [T]."""
+        """The singer's timing error in frames of a crop of T = `frames`, positive if late: float64 [T]."""
         points = math.ceil(frames / (WOBBLE_SECONDS * self.frame_rate)) + 1
         wobble = self.rng.normal(0.0, self.arguments.wobble_seconds, points)
         late = self.rng.normal(0.0, self.arguments.late_seconds)
         return self.frame_rate * (late + np.interp(np.arange(frames), np.linspace(0, frames - 1, points), wobble))
 
     def _disturbed(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Adds noise per frame and per crop and drops dimensions, to simulate other voices and rooms."""
+        """Adds noise per frame and per crop to descriptors (float32 [B, T, P]), and drops dimensions of each crop.
+
+        This simulates other voices and rooms.
+        """
         arguments = self.arguments
         rows, frames, width = inputs.shape
         noise = arguments.noise * torch.randn(rows, frames, width, generator=self.generator)
@@ -143,7 +160,12 @@ class RhythmTrainer:
 
 @torch.no_grad()
 def rhythm_scores(network: HAFMRhythmNetwork, songs: Sequence[tuple[Array, Beats]], frames: int) -> dict[str, float]:
-    """Scores a network's beat estimates on separate crops of `frames` frames.
+    """Scores a network's beat estimates on separate crops.
+
+    Args:
+        network: takes float [B, T, P].
+        songs: descriptors (float32 [T, P]) and parts of the beat (int64 [T]) of each song.
+        frames: length of a crop; the rest of a song is left out.
 
     Returns:
         `beat_nats`: cross-entropy of the parts of the beat (2.08 is chance); `beat_agreement`, `half_beat_agreement`:
@@ -170,5 +192,6 @@ def rhythm_scores(network: HAFMRhythmNetwork, songs: Sequence[tuple[Array, Beats
     for name, times, columns in (("beat_agreement", 1, slice(0, 2)), ("half_beat_agreement", 2, slice(2, 4))):
         true = np.stack([np.cos(times * angles), np.sin(times * angles)], axis=1)
         confidence = np.linalg.norm(points[:, columns], axis=1).sum()
+        # a point's length is the confidence
         scores[name] = float((points[:, columns] * true).sum() / confidence)
     return scores

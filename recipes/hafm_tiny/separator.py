@@ -107,11 +107,12 @@ class SeparatorTrainer:
         if rng.random() < self.arguments.coded_share:
             band = self.coded[song.name][start : start + count].astype(np.float32)
         else:
-            gain = 10 ** (rng.uniform(-STEM_GAIN, STEM_GAIN, len(stems)) / 20) * (rng.random(len(stems)) >= SILENT)
-            stems = stems * gain[:, None].astype(np.float32)
+            gains = 10 ** (rng.uniform(-STEM_GAIN, STEM_GAIN, len(stems)) / 20)
+            gains *= rng.random(len(stems)) >= SILENT
+            stems = stems * gains[:, None].astype(np.float32)
             band = stems.sum(0)
-        whole = np.float32(10 ** (rng.uniform(-GAIN, GAIN) / 20))
-        return band * whole, stems * whole
+        gain = np.float32(10 ** (rng.uniform(-GAIN, GAIN) / 20))
+        return band * gain, stems * gain
 
 
 def band_of(song: Song) -> np.ndarray:
@@ -145,14 +146,15 @@ def separator_scores(model: HAFMSeparatorModel, songs: Sequence[Song], codec: Co
         sounds = np.vstack([band_of(song)[None], stems_of(song)])[:, start : start + count]
         band, *stems = torch.from_numpy(sounds)
         coded_band, *coded_stems = torch.from_numpy(coded(codec, sounds))
-        apart, coded_apart = (model.separate(each[None])[:, 0] for each in (band, coded_band))
+        separated = model.separate(band[None])[:, 0]
+        separated_coded = model.separate(coded_band[None])[:, 0]
         for number, name in enumerate(STEMS):
             if float(stems[number].square().mean().sqrt()) < LEAST_LEVEL:
                 continue
             pairs = {
-                "si_sdr": (stems[number], apart[number]),
+                "si_sdr": (stems[number], separated[number]),
                 "band_si_sdr": (stems[number], band),
-                "coded_si_sdr": (coded_stems[number], coded_apart[number]),
+                "coded_si_sdr": (coded_stems[number], separated_coded[number]),
             }
             for score, (target, output) in pairs.items():
                 scores.setdefault(f"{name}_{score}", []).append(float(scale_invariant_sdr(target, output)))

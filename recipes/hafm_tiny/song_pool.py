@@ -26,10 +26,15 @@ STEREO = "stereo"
 
 @dataclass(frozen=True)
 class Song:
-    """One rendered song: vocal, instrumental, optionally stems (int16 [N], mono, at the pool's rate), and labels.
+    """One rendered song.
 
-    `stereo` is the instrumental as left and right, int16 [2, N'] at the pool's stereo rate; times `stereo_gain`, its
-    mean has the instrumental's level.
+    Args:
+        name: of its folder.
+        vocal, instrumental (int16 [N]): mono, at the pool's rate.
+        labels: see `songs.song_corpus.render_item`.
+        stems: like them, by name; empty if they were not loaded.
+        stereo (int16 [2, N']): the instrumental as left and right, at the pool's stereo rate; None if not loaded.
+        stereo_scale: factor that brings the mean of `stereo` to the instrumental's level.
     """
 
     name: str
@@ -38,7 +43,7 @@ class Song:
     labels: dict[str, Any]
     stems: dict[str, np.ndarray] = field(default_factory=dict)
     stereo: np.ndarray | None = None
-    stereo_gain: float = 1.0
+    stereo_scale: float = 1.0
 
     @property
     def num_samples(self) -> int:
@@ -69,25 +74,44 @@ def read_stereo(path: Path, sampling_rate: int) -> np.ndarray:
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     if rate != sampling_rate:
         samples = soxr.resample(samples, rate, sampling_rate)
-    both = np.broadcast_to(samples.T, (2, len(samples))) if samples.shape[1] == 1 else samples.T[:2]
+    if samples.shape[1] == 1:
+        both = np.broadcast_to(samples.T, (2, len(samples)))
+    else:
+        both = samples.T[:2]
     return np.clip(np.round(both * PCM_SCALE), -32768, 32767).astype(np.int16)
 
 
 def load_song(folder: Path, sampling_rate: int, stems: bool = False, stereo_rate: int | None = None) -> Song:
-    """Read one song folder, optionally with stems and in stereo; mono sounds are cut to the shortest one."""
+    """Read one song.
+
+    Args:
+        folder: of the song.
+        sampling_rate: of vocal, instrumental and stems, in Hz; these are cut to the shortest one.
+        stems: whether to read the stems.
+        stereo_rate: in Hz of the instrumental in stereo, which is not cut; None leaves it out.
+    """
     labels = json.loads((folder / "labels.json").read_text())
     vocal = read_mono(folder / "vocal.flac", sampling_rate)
     instrumental = read_mono(folder / "instrumental.flac", sampling_rate)
-    band = {
-        path.stem: read_mono(path, sampling_rate)
-        for path in sorted(folder.glob("*.flac") if stems else ())
-        if path.stem not in ("vocal", "instrumental", STEREO)
-    }
+    band = {}
+    if stems:
+        for path in sorted(folder.glob("*.flac")):
+            if path.stem not in ("vocal", "instrumental", STEREO):
+                band[path.stem] = read_mono(path, sampling_rate)
     length = min(map(len, (vocal, instrumental, *band.values())))
-    cut = {name: stem[:length] for name, stem in band.items()}
-    stereo = read_stereo(folder / f"{STEREO}.flac", stereo_rate) if stereo_rate else None
-    gain = 1 / float(labels.get("stereo_gain", 1.0))
-    return Song(folder.name, vocal[:length], instrumental[:length], labels, cut, stereo, gain)
+    stereo = None
+    if stereo_rate is not None:
+        stereo = read_stereo(folder / f"{STEREO}.flac", stereo_rate)
+    return Song(
+        folder.name,
+        vocal[:length],
+        instrumental[:length],
+        labels,
+        stems={name: stem[:length] for name, stem in band.items()},
+        stereo=stereo,
+        # the corpus has attenuated the stereo file by this gain, against clipping
+        stereo_scale=1 / float(labels.get("stereo_gain", 1.0)),
+    )
 
 
 class SongPool:

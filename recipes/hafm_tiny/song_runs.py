@@ -47,9 +47,17 @@ class SongRunArguments:
     ) -> SongPool:
         """Loads the finished songs of a split into memory.
 
+        Args:
+            split: "train", "validation" or "test".
+            sampling_rate: in Hz.
+            max_hours: instead of the argument of the run; None: that one.
+            stems: whether to load the stems, too.
+            stereo_rate: in Hz of the instrumental in stereo; None: without it.
+
         Raises:
             ValueError: corpus or output folder are not given.
         """
+        # the output folder, too: a run without one must fail before hours of songs are loaded
         for name in ("corpus", "out"):
             if not getattr(self, name):
                 raise ValueError(f"Name the folder --{name}.")
@@ -98,6 +106,7 @@ def train_on_songs(
     out = Path(run.out)
 
     def save() -> None:
+        """Saves the state and the model."""
         save_state(out / "state.pt", trainer.state_dict())
         save_model(out)
 
@@ -119,6 +128,7 @@ def train_on_songs(
         if time.monotonic() - saved > 60 * run.save_minutes:
             save()
             trainer.pool.refresh()
+            # steps per second are counted without the time of saving and loading
             saved = since = time.monotonic()
             first = trainer.step
             logger.info("saved at step %d; %.2f h of songs", trainer.step, trainer.pool.hours)

@@ -31,6 +31,13 @@ LEVEL_BANDS = 32
 LEVEL_SECONDS = 1024 / 24_000
 # entries of a trainer's state that have no state_dict of their own
 PLAIN = ("step", "quantized", "counts", "sums")
+# steps that training never reaches, whose batches are drawn before it and after it
+START_STEP = 10_000_000
+SETTLING_STEP = 20_000_000
+# RMS of the quietest crops that are used
+LEAST_RMS = 3e-3
+# RMS in dBFS of crops with another level
+LEVELS_DBFS = (-30, -14)
 
 
 @dataclass
@@ -82,18 +89,30 @@ class SpectralTrainingArguments:
 def level_distance(
     target: torch.Tensor, output: torch.Tensor, sampling_rate: int, size: int = 1024, side_weight: float = 1.0
 ) -> torch.Tensor:
-    """Mean distance of mel band levels over whole crops (float [B, C, N]), in nepers.
+    """Mean distance of mel band levels over whole crops, in nepers.
 
     Of stereo, it is the mean over mid, side (times `side_weight`), left and right: what the codes don't say about the
     side is best left to noise at the right level, and a waveform error would rather have silence.
     With all other losses, output that is too quiet is better than output that is wrong.
+
+    Args:
+        target (float [B, C, N]): crops.
+        output (like it): what the codec makes of them.
+        sampling_rate: in Hz.
+        size: window of the STFT in samples (`level_window`).
+        side_weight: of the side's level, relative to the mid's.
     """
-    powers = [band_powers(x, sampling_rate, size) for x in (target, output)]
-    floor = 1e-5 * powers[0].amax(dim=1, keepdim=True) + 1e-8
-    distances = 0.5 * ((powers[0] + floor).log() - (powers[1] + floor).log()).abs().mean(dim=1)
+    true = band_powers(target, sampling_rate, size)
+    heard = band_powers(output, sampling_rate, size)
+    # bands 50 dB below the loudest one hardly count
+    floor = 1e-5 * true.amax(dim=1, keepdim=True) + 1e-8
+    # 0.5: of powers
+    distances = 0.5 * ((true + floor).log() - (heard + floor).log()).abs().mean(dim=1)
     if target.shape[1] == 1:
         return distances.mean()
-    return (distances.unflatten(0, (len(target), -1)) * distances.new_tensor([1, side_weight, 1, 1])).mean()
+    # mid, side, left, right
+    weights = distances.new_tensor([1, side_weight, 1, 1])
+    return (distances.unflatten(0, (len(target), -1)) * weights).mean()
 
 
 def band_powers(audio: torch.Tensor, sampling_rate: int, size: int = 1024) -> torch.Tensor:
@@ -117,7 +136,13 @@ def level_window(sampling_rate: int) -> int:
 
 
 class Batch(NamedTuple):
-    """Crops to encode float [B, C, N], the first frame of each, int64 [B], and what to decode float [B, C', N']."""
+    """A batch of crops.
+
+    Args:
+        audio (float [B, C, N]): crops to encode.
+        first (int64 [B]): the first frame of each, counted from the beginning of its song.
+        target (float [B, C', N']): what to decode.
+    """
 
     audio: torch.Tensor
     first: torch.Tensor
@@ -125,7 +150,7 @@ class Batch(NamedTuple):
 
 
 def _usual_levels(spectrum: Spectrum, sounds: list[torch.Tensor]) -> torch.Tensor:
-    """Typical compressed magnitude of each frequency of sounds [B, C, N]: float [C · F]."""
+    """Typical compressed magnitude of each frequency of sounds (float [B, C, N] each): float [C · F]."""
     spectra = torch.cat([spectrum.analyse(sound).flatten(0, 1) for sound in sounds])
     usual = spectra.abs().pow(2 * spectrum.compression).mean(0).div(2).sqrt()
     # bins above a lowpass are almost silent, and must not be amplified
@@ -133,17 +158,29 @@ def _usual_levels(spectrum: Spectrum, sounds: list[torch.Tensor]) -> torch.Tenso
 
 
 def _stereo_crop(song: Song, start: int, size: int) -> np.ndarray:
-    """A crop of a song in stereo, float32 [2, at most `size`], at the level of its mono instrumental."""
+    """A crop of a song in stereo, float32 [2, at most `size`], at the level of its mono instrumental.
+
+    Args:
+        song: the song.
+        start: first sample, at the rate of the stereo.
+        size: number of samples; fewer at the end of the song.
+
+    Raises:
+        ValueError: the song has no stereo.
+    """
     if song.stereo is None:
         raise ValueError(f"{song.name} has no stereo.flac; render the corpus with --stereo-rate.")
-    return song.stereo[:, start : start + size] * np.float32(song.stereo_gain / PCM_SCALE)
+    return song.stereo[:, start : start + size] * np.float32(song.stereo_scale / PCM_SCALE)
 
 
 def _random_curve(rng: np.random.Generator, bins: int) -> np.ndarray:
-    """Gain of each bin of a smooth random equaliser."""
-    places = np.log2(np.arange(bins) + 20.0)
-    curve = np.interp(places, np.linspace(places[0], places[-1], 8), rng.normal(0, 5, 8))
-    return 10 ** (curve / 20)
+    """Gain of each bin of a smooth random equaliser: float64 [bins].
+
+    It is drawn at 8 points, evenly over log frequency, with a deviation of 5 dB.
+    """
+    octaves = np.log2(np.arange(bins) + 20.0)
+    decibels = np.interp(octaves, np.linspace(octaves[0], octaves[-1], 8), rng.normal(0, 5, 8))
+    return 10 ** (decibels / 20)
 
 
 class SpectralTrainer:
@@ -174,7 +211,9 @@ class SpectralTrainer:
         self.counts = torch.ones(codec.quantizer.codebooks.shape[:2], device=codec.device)
         self.sums = codec.quantizer.codebooks.clone()
         decoder = codec.decoder
-        output = [*decoder.last.parameters(), *(decoder.noise.parameters() if decoder.noise else ())]
+        output = [*decoder.last.parameters()]
+        if decoder.noise:
+            output += decoder.noise.parameters()
         listed = {id(parameter) for parameter in output}
         others = [held for held in codec.parameters() if held.requires_grad and id(held) not in listed]
         self.optimizer = torch.optim.AdamW(
@@ -189,8 +228,8 @@ class SpectralTrainer:
         )
 
     def start(self) -> None:
-        """Measures the usual level of each frequency, for a new codec."""
-        batches = [self._draw(10_000_000 + index) for index in range(self.arguments.start_batches)]
+        """Measures the usual level of each frequency, for a new codec, and sets it in encoder and decoder."""
+        batches = [self._draw(START_STEP + index) for index in range(self.arguments.start_batches)]
         encoder = self.codec.encoder
         decoder = self.codec.decoder
         encoder.spectrum.usual.copy_(_usual_levels(encoder.spectrum, [batch.audio for batch in batches]))
@@ -198,12 +237,12 @@ class SpectralTrainer:
         self.average.load_state_dict(self.codec.state_dict())
 
     def start_wider(self, trained_bins: int) -> None:
-        """Measures the usual level of each frequency that a codec from `wider_codec.widened` newly plays.
+        """Measures the usual level of each frequency that a codec from `wider_codec.widened` newly plays, and sets it.
 
         Args:
             trained_bins: number of frequencies that the codec played before, whose levels stay.
         """
-        batches = [self._draw(10_000_000 + index) for index in range(self.arguments.start_batches)]
+        batches = [self._draw(START_STEP + index) for index in range(self.arguments.start_batches)]
         spectrum = self.codec.decoder.spectrum
         channels = spectrum.format.channels
         usual = _usual_levels(spectrum, [batch.target for batch in batches]).unflatten(0, (channels, -1))
@@ -230,13 +269,22 @@ class SpectralTrainer:
         norm = nn.utils.clip_grad_norm_(self.codec.parameters(), 5.0)
         if torch.isfinite(norm):
             self.optimizer.step()
-            with torch.no_grad():
-                decay = min(arguments.averaging, (1 + step) / (10 + step))
-                both = zip(self.average.parameters(), self.codec.parameters(), strict=True)
-                held, now = zip(*((one, other) for one, other in both if other.requires_grad), strict=True)
-                torch._foreach_lerp_(held, now, 1 - decay)
+            self._update_average()
         self.step += 1
         return {**report, "gradient_norm": float(norm), "learning_rate": rate}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Moves the averages of the trained weights towards their values."""
+        # over fewer steps at first, which would otherwise keep the initial weights
+        decay = min(self.arguments.averaging, (1 + self.step) / (10 + self.step))
+        averages = []
+        values = []
+        for average, value in zip(self.average.parameters(), self.codec.parameters(), strict=True):
+            if value.requires_grad:
+                averages.append(average)
+                values.append(value)
+        torch._foreach_lerp_(averages, values, 1 - decay)
 
     def averaged(self) -> HAFMSpectralModel:
         """The codec with its weights averaged over the last steps, and its current codebooks and running mean."""
@@ -249,7 +297,7 @@ class SpectralTrainer:
         """`averaged`, with the running mean of its output re-estimated for the averaged weights."""
         codec = self.averaged().train()
         for index in range(batches):
-            batch = self._draw(20_000_000 + index)
+            batch = self._draw(SETTLING_STEP + index)
             latents = codec.encoder(batch.audio)
             codec.decoder(codec.quantizer.decode(codec.quantizer.encode(latents)), batch.first)
         return codec.eval()
@@ -268,18 +316,22 @@ class SpectralTrainer:
             song, start = self._draw_crop(rng, (frames + 1) * hop)
             # anywhere: rendered notes begin at multiples of 64 samples, which the decoder must not rely on
             crop = song.instrumental[start : start + frames * hop] / np.float32(PCM_SCALE)
-            if np.sqrt(np.mean(crop**2)) < 3e-3:
+            if np.sqrt(np.mean(crop**2)) < LEAST_RMS:
                 continue
             audio.append(torch.from_numpy(crop))
             first.append(start // hop)
         audio += [torch.from_numpy(self._varied(rng, frames * hop)) for _ in range(self.arguments.varied_rows)]
-        first += [int(place) for place in rng.integers(1000, size=self.arguments.varied_rows)]
+        # varied crops are from nowhere in a song, so their first frame is random
+        first += [int(frame) for frame in rng.integers(1000, size=self.arguments.varied_rows)]
         device = self.codec.device
         crops = torch.stack(audio)[:, None].to(device)
         return Batch(crops, torch.tensor(first, device=device), crops)
 
     def _draw_both(self, step: int) -> Batch:
-        """The batch of a step for a codec that plays another format than it reads."""
+        """The batch of a step for a codec that plays another format than it reads.
+
+        In the varied rows, which come last, the target has another equaliser and level, and the crop is its mean.
+        """
         rng = np.random.default_rng([self.arguments.seed, step])
         config = self.codec.config
         read = config.input_format
@@ -297,14 +349,17 @@ class SpectralTrainer:
             start -= start % grid
             crop = song.instrumental[start : start + frames * read.hop_length] / np.float32(PCM_SCALE)
             target = _stereo_crop(song, start * played.sampling_rate // read.sampling_rate, frames * played.hop_length)
-            if np.sqrt(np.mean(crop**2)) < 3e-3 or target.shape[-1] < frames * played.hop_length:
+            if np.sqrt(np.mean(crop**2)) < LEAST_RMS or target.shape[-1] < frames * played.hop_length:
                 continue
             if len(crops) >= plain:
                 target = self._equalised_anew(rng, target)
                 crop = soxr.resample(target.mean(axis=0), played.sampling_rate, read.sampling_rate)
+                # a resampled crop may be a sample longer or shorter
                 crop = np.resize(crop, frames * read.hop_length)
+            if played.channels == 1:
+                target = target.mean(axis=0, keepdims=True)
             crops.append(crop)
-            targets.append(target if played.channels == 2 else target.mean(axis=0, keepdims=True))
+            targets.append(target)
             first.append(start // read.hop_length)
         device = self.codec.device
         return Batch(
@@ -314,10 +369,10 @@ class SpectralTrainer:
         )
 
     def _equalised_anew(self, rng: np.random.Generator, target: np.ndarray) -> np.ndarray:
-        """A stereo crop [2, N] with another equaliser and level."""
+        """A stereo crop (float [2, N]) with another equaliser and level: float64 [2, N]."""
         spectrum = np.fft.rfft(target) * _random_curve(rng, target.shape[-1] // 2 + 1)
         sound = np.fft.irfft(spectrum, target.shape[-1])
-        level = 10 ** (rng.uniform(-30, -14) / 20)
+        level = 10 ** (rng.uniform(*LEVELS_DBFS) / 20)
         return sound * level / max(float(np.sqrt(np.mean(sound**2))), 1e-4)
 
     def _draw_crop(self, rng: np.random.Generator, size: int) -> tuple[Song, int]:
@@ -329,27 +384,36 @@ class SpectralTrainer:
         return record, int(rng.integers(record.num_samples - size))
 
     def _varied(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """A more varied crop, float32 [N]: at another speed, mixed with another song or vocal, and equalised."""
+        """A more varied crop, float32 [`size`]: at another speed, equalised, perhaps with another song or vocal."""
         speed = 2 ** rng.uniform(-0.5, 0.5)
         needed = int(size * speed) + 2
         sound = np.zeros(size, np.float32)
-        for source in range(1 + int(rng.random() < 0.4)):
+        sources = 1 + int(rng.random() < 0.4)
+        for source in range(sources):
             song, start = self._draw_crop(rng, needed)
-            track = song.vocal if source and rng.random() < 0.6 else song.instrumental
+            track = song.instrumental
+            # only the second source may be a vocal
+            if source and rng.random() < 0.6:
+                track = song.vocal
             crop = track[start : start + needed].astype(np.float32)
             crop = np.interp(np.arange(size) * speed, np.arange(needed), crop).astype(np.float32)
-            sound += crop / max(float(np.sqrt(np.mean(crop**2))), 100.0) * np.float32(10 ** rng.uniform(-0.4, 0.0))
+            # as loud as the other source, or up to 8 dB quieter; 100 of 16 bits: silence is not amplified
+            rms = max(float(np.sqrt(np.mean(crop**2))), 100.0)
+            sound += crop / rms * np.float32(10 ** rng.uniform(-0.4, 0.0))
         spectrum = np.fft.rfft(sound)
         spectrum *= _random_curve(rng, len(spectrum))
         if rng.random() < 0.3:
             # simulates a lower sampling rate
             spectrum[int(len(spectrum) * rng.uniform(0.3, 0.8)) :] = 0
         sound = np.fft.irfft(spectrum, size).astype(np.float32)
-        level = 10 ** (rng.uniform(-30, -14) / 20)
+        level = 10 ** (rng.uniform(*LEVELS_DBFS) / 20)
         return (sound * np.float32(level / max(float(np.sqrt(np.mean(sound**2))), 1e-4))).clip(-1, 1)
 
     def _loss(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """The weighted loss of a batch, and its terms for the log."""
+        """The weighted loss of a batch, and its terms for the log.
+
+        Also updates the codebooks and, in some steps, the discriminators, which are not trained by this loss.
+        """
         arguments = self.arguments
         report: dict[str, float] = {}
         with in_half(self.codec.device), torch.set_grad_enabled(not arguments.decoder_only):
@@ -388,12 +452,17 @@ class SpectralTrainer:
         """`relative_error` of mono; of stereo, that of mid plus, with a weight of its own, that of side."""
         if target.shape[1] == 1:
             return relative_error(target, output)
-        (mid, side), (other_mid, other_side) = (mid_and_side(audio) for audio in (target, output))
+        mid, side = mid_and_side(target)
+        output_mid, output_side = mid_and_side(output)
         # relative to its own power: the side is often 20 dB below the middle
-        return relative_error(mid, other_mid) + self.arguments.side_weight * relative_error(side, other_side)
+        return relative_error(mid, output_mid) + self.arguments.side_weight * relative_error(side, output_side)
 
     def _decoder_input(self, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """The decoder's input for latents [B, D, T]: unchanged, or quantised with straight-through gradients."""
+        """The decoder's input for latents (float [B, D, T]), of the same shape.
+
+        Unchanged before quantisation has started; then quantised with straight-through gradients, which also updates
+        the codebooks, unless only the decoder is trained.
+        """
         if not self.quantized:
             return latents
         depth = self._draw_depth(len(latents), generator).to(latents.device)
@@ -403,37 +472,49 @@ class SpectralTrainer:
         return latents + (quantized - latents).detach()
 
     def _to_depth(self, codes: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
-        """Decodes codes [B, Q, T] to vectors [B, D, T], using the first depth[b] codebooks of row b."""
-        rows = [self.codec.quantizer.decode(codes[row : row + 1, : int(n)]) for row, n in enumerate(depth)]
+        """Decodes codes (int64 [B, Q, T]) to vectors (float [B, D, T]), of row b by the first depth[b] codebooks."""
+        rows = []
+        for row, codebooks in enumerate(depth):
+            rows.append(self.codec.quantizer.decode(codes[row : row + 1, : int(codebooks)]))
         return torch.cat(rows)
 
     def _draw_depth(self, rows: int, generator: torch.Generator) -> torch.Tensor:
-        """Codebook dropout: 60 % of the rows use all codebooks, 20 % the first half, the others a random number."""
+        """How many codebooks each row uses, for codebook dropout: int64 [rows].
+
+        60 % of the rows use all codebooks, 20 % the first half, the others a random number.
+        """
         total = len(self.codec.quantizer.codebooks)
-        choice, anything = (
-            torch.rand(rows, generator=generator),
-            torch.randint(1, total + 1, (rows,), generator=generator),
-        )
-        half = torch.full_like(anything, (total + 1) // 2)
-        return torch.where(choice < 0.6, torch.full_like(anything, total), torch.where(choice < 0.8, half, anything))
+        choice = torch.rand(rows, generator=generator)
+        depth = torch.randint(1, total + 1, (rows,), generator=generator)
+        depth[choice < 0.8] = (total + 1) // 2
+        depth[choice < 0.6] = total
+        return depth
 
     def _adversarial_loss(
         self, target: torch.Tensor, output: torch.Tensor, generator: torch.Generator, report: dict[str, float]
     ) -> torch.Tensor:
-        """Adversarial loss of decoded crops [B, C, N]; updates the discriminators in a share of the steps."""
-        judge = self.discriminator
+        """Adversarial loss of decoded crops; first updates the discriminators in a share of the steps.
+
+        Args:
+            target (float [B, C, N]): crops.
+            output (like it): what the codec makes of them.
+            generator: decides whether the discriminators are updated.
+            report: gets the terms for the log.
+        """
+        discriminator = self.discriminator
         arguments = self.arguments
         if float(torch.rand(1, generator=generator)) < arguments.discriminator_share:
             with in_half(self.codec.device):
-                judged = judge.loss(target, output)
+                discriminator_loss = discriminator.loss(target, output)
             self.judging.zero_grad(set_to_none=True)
-            judged.float().backward()
+            discriminator_loss.float().backward()
             self.judging.step()
-            report["discriminator"] = float(judged.detach())
-        judge.requires_grad_(False)
+            report["discriminator"] = float(discriminator_loss.detach())
+        # the codec's loss has no gradients for the discriminators
+        discriminator.requires_grad_(False)
         with in_half(self.codec.device):
-            hinge, matching = judge.judge(target, output)
-        judge.requires_grad_(True)
+            hinge, matching = discriminator.judge(target, output)
+        discriminator.requires_grad_(True)
         report |= {"adversarial": float(hinge.detach()), "matching": float(matching.detach())}
         loss = arguments.adversarial_weight * hinge + arguments.matching_weight * matching
         since = self.step + 1 - arguments.adversarial_from
@@ -441,9 +522,12 @@ class SpectralTrainer:
 
     @torch.no_grad()
     def _start_codebooks(self, generator: torch.Generator) -> None:
-        """Initialises each codebook with k-means on the residual of the previous ones."""
-        batches = [self._draw(10_000_000 + index).audio for index in range(self.arguments.start_batches)]
-        residual = torch.cat([self.codec.encoder(each).transpose(1, 2).flatten(0, 1) for each in batches])
+        """Initialises each codebook with k-means on the residual of the previous ones; quantisation starts."""
+        latents = []
+        for index in range(self.arguments.start_batches):
+            batch = self._draw(START_STEP + index)
+            latents.append(self.codec.encoder(batch.audio).transpose(1, 2).flatten(0, 1))
+        residual = torch.cat(latents)  # [M, D]
         for codebook in self.codec.quantizer.codebooks:
             codebook.copy_(kmeans(residual, len(codebook), 8, generator))
             residual = residual - codebook[nearest(residual, codebook)]
@@ -453,22 +537,34 @@ class SpectralTrainer:
 
     @torch.no_grad()
     def _learn_codes(self, latents: torch.Tensor, depth: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Quantises latents [B, D, T], row b with depth[b] codebooks, and updates these codebooks."""
-        vectors = latents.transpose(1, 2).flatten(0, 1)
+        """Quantises latents (float [B, D, T]), row b with depth[b] codebooks, and updates these codebooks.
+
+        Returns:
+            The quantised latents, float [B, D, T].
+        """
+        vectors = latents.transpose(1, 2).flatten(0, 1)  # [B · T, D]
         residual = vectors.clone()
-        deep = depth.repeat_interleave(latents.shape[-1])
+        depth_of_vector = depth.repeat_interleave(latents.shape[-1])
         for index, codebook in enumerate(self.codec.quantizer.codebooks):
-            rows = (deep > index).nonzero().squeeze(1)
+            rows = (depth_of_vector > index).nonzero().squeeze(1)
             if len(rows) == 0:
                 break
             active = residual[rows]
             codes = nearest(active, codebook)
+            # before the codebook moves
             residual[rows] -= codebook[codes]
             self._move(index, active, codes, generator)
         return (vectors - residual).unflatten(0, (len(latents), -1)).transpose(1, 2)
 
     def _move(self, index: int, vectors: torch.Tensor, codes: torch.Tensor, generator: torch.Generator) -> None:
-        """Moves a codebook towards the vectors (float [n, D]) that chose its codes, and replaces unused codes."""
+        """Moves a codebook towards the vectors that chose its codes, and replaces unused codes by random vectors.
+
+        Args:
+            index: of the codebook.
+            vectors (float [n, D]): residuals of the previous codebooks.
+            codes (int64 [n]): what they chose.
+            generator: draws the replacements.
+        """
         codebook = self.codec.quantizer.codebooks[index]
         counts = self.counts[index]
         sums = self.sums[index]

@@ -50,29 +50,27 @@ def in_half(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=computes)
 
 
-def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], how: StepArguments) -> float:
+def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], arguments: StepArguments) -> float:
     """Trains a model; it ends with the average of its weights, in evaluation mode.
 
     Args:
         model: the model to train.
         loss: draws a batch and returns the model's loss on it.
-        how: see `StepArguments`.
+        arguments: see `StepArguments`.
 
     Returns:
         the mean loss of the last tenth of the steps.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-    if how.ema_decay:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(how.ema_decay))
-    else:
-        average = None
+    peak = arguments.learning_rate
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=arguments.weight_decay)
+    average = None
+    if arguments.ema_decay:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(arguments.ema_decay))
     losses = []
     began = time.monotonic()
     model.train()
-    for number in range(how.steps):
-        rate = cosine_learning_rate(
-            number, how.steps, how.learning_rate, FINAL_SHARE * how.learning_rate, how.warmup_steps
-        )
+    for number in range(arguments.steps):
+        rate = cosine_learning_rate(number, arguments.steps, peak, FINAL_SHARE * peak, arguments.warmup_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
@@ -89,4 +87,4 @@ def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], how: StepArgu
     if average is not None:
         model.load_state_dict(average.module.state_dict())
     model.eval()
-    return float(np.mean(losses[-max(1, how.steps // 10) :]))
+    return float(np.mean(losses[-max(1, arguments.steps // 10) :]))

@@ -38,7 +38,14 @@ def log_spectral_distance(target: np.ndarray, output: np.ndarray) -> float:
 
 
 def played(codec: Codec, codes: torch.Tensor, size: int, sampling_rate: int) -> np.ndarray:
-    """Codes int64 [1, Q, T] decoded as left and right at a rate, float64 [2, `size`]."""
+    """What a codec plays as left and right: float64 [2, at most `size`]; mono is on both.
+
+    Args:
+        codec: decodes the codes.
+        codes (int64 [1, Q, T]): of one clip.
+        size: number of samples.
+        sampling_rate: of the result in Hz.
+    """
     sound = codec.decode(codes)[0].double().cpu().numpy()
     if codec.format.output_sampling_rate != sampling_rate:
         sound = soxr.resample(sound.T, codec.format.output_sampling_rate, sampling_rate).T
@@ -77,7 +84,7 @@ def evaluate_in_stereo(
         assert song.stereo is not None
         mono = song.instrumental[start : start + size] / np.float32(PCM_SCALE)
         first = start * rate // pool.sampling_rate
-        stereo = song.stereo[:, first : first + size * rate // pool.sampling_rate] * (song.stereo_gain / PCM_SCALE)
+        stereo = song.stereo[:, first : first + size * rate // pool.sampling_rate] * (song.stereo_scale / PCM_SCALE)
         if np.abs(mono).max() < 0.01:
             continue
         codes = next(iter(wrapped.values())).encode(torch.from_numpy(mono)[None, None])
@@ -89,7 +96,16 @@ def evaluate_in_stereo(
 def _figures(
     codec: Codec, codes: torch.Tensor, depths: tuple[int, ...], mono: np.ndarray, stereo: np.ndarray, rate: int
 ) -> dict[str, Any]:
-    """Figures of one clip: mono float32 [N] at the codec's rate, stereo float [2, N'] at `rate` Hz."""
+    """Figures of one clip, for `_together`.
+
+    Args:
+        codec: decodes the codes.
+        codes (int64 [1, Q, T]): of the clip.
+        depths: numbers of codebooks to decode.
+        mono (float32 [N]): the clip at the codec's input rate.
+        stereo (float [2, N']): the clip as left and right.
+        rate: of `stereo` in Hz.
+    """
     figures: dict[str, Any] = {}
     for depth in depths:
         sound = played(codec, codes[:, :depth], stereo.shape[1], rate)

@@ -87,10 +87,15 @@ def start_front_end(hubert: HubertModel, sampling_rate: int) -> None:
 
 
 def descriptors(responses: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Self-supervised descriptors of the first convolution's output float [B, 3 · F, 2 · T (+1)] at 100 Hz.
+    """Self-supervised descriptors of sound.
 
-    Returns "harmony" [B, T, 24] (chroma of the middle and of the low range) and "texture" [B, T, 10] (loudness, onset
-    strength, levels of 8 bands), both scaled so that their parts contribute evenly to Euclidean distance.
+    Args:
+        responses (float [B, 3 · F, 2 · T (+1)]): the first convolution's output, at 100 Hz.
+
+    Returns:
+        "harmony" (float [B, T, 24]), chroma of the middle and of the low range; and "texture" (float [B, T, 10]),
+        loudness, onset strength and levels of 8 bands. Both are scaled so that their parts contribute evenly to
+        Euclidean distance.
     """
     bank = responses.unflatten(1, (-1, PHASES)).pow(2).sum(2)
     even = bank.shape[-1] // 2 * 2
@@ -116,7 +121,17 @@ def descriptors(responses: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def note_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[str, np.ndarray]:
-    """Targets at `times` (s, [T]): "pitch" (0 none, else MIDI note + `shift` − 35) and "onset" (0 none, 1 to 3)."""
+    """Targets of a vocal.
+
+    Args:
+        labels: of the song; "notes" are start and end in seconds, and MIDI pitch.
+        times ([T]): in seconds.
+        shift: semitones by which the vocal is transposed.
+
+    Returns:
+        int64 [T] each: "pitch", 0 for none, otherwise the transposed MIDI pitch − 35, within the range from 36 to 96;
+        and "onset", 0 for none, otherwise the part of the note, from 1, its onset, to 3.
+    """
     pitch = np.zeros(len(times), np.int64)
     onset = np.zeros(len(times), np.int64)
     if not labels["notes"]:
@@ -132,7 +147,11 @@ def note_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[
 
 
 def chord_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[str, np.ndarray]:
-    """Targets at `times` (s, [T]): "chord" (chord_class, transposed by `shift`) and "beat" (quarter of the beat)."""
+    """Targets of an instrumental at `times` (s, [T]), transposed by `shift` semitones.
+
+    Returns:
+        int64 [T] each: "chord" (`chord_class`), and "beat", the quarter of the beat.
+    """
     chord = np.zeros(len(times), np.int64)
     for start, end, label in labels["chords"]:
         chord[(times >= start) & (times < end)] = chord_class(label)
@@ -163,7 +182,14 @@ def beat_parts(labels: dict[str, Any], times: np.ndarray, parts: int) -> np.ndar
 
 
 def frame_targets(song: Song, times: np.ndarray, shift: int, is_vocal: bool) -> dict[str, np.ndarray]:
-    """All label targets of a crop, int64 [T] each; those that only the other kind of audio has are IGNORED."""
+    """All label targets of a crop, int64 [T] each; those that only the other kind of audio has are IGNORED.
+
+    Args:
+        song: with labels.
+        times ([T]): in seconds.
+        shift: semitones by which the crop is transposed.
+        is_vocal: whether it is of the vocal; otherwise it is of the instrumental.
+    """
     if is_vocal:
         targets = note_targets(song.labels, times, shift)
     else:

@@ -42,7 +42,13 @@ SMALLEST_CLASS = 50
 
 @dataclass
 class VocalSpaceArguments(RhythmArguments):
-    """How the space is made and its rhythm network trained; weights scale dimensions of unit variance."""
+    """How the space is made and its rhythm network trained.
+
+    Attributes:
+        note_dimensions: number of discriminants of the sung note.
+        onset_weight, rhythm_weight: scale these dimensions, which otherwise have unit variance like those of the note.
+        beat_line: whether the tokenizer tracks beats through the whole vocal, rather than frame by frame.
+    """
 
     note_dimensions: int = 24
     onset_weight: float = 1.2
@@ -81,14 +87,27 @@ def vocal_features(tokenizer: HAFMSemanticTokenizerModel, song: Song, seed: int)
 def sung_frames(
     features: NDArray[np.float16], song: Song, config: HAFMSemanticTokenizerConfig, takes: int = 0
 ) -> SungFrames:
-    """Combines the features of a song's vocal (at the tokenizer's sampling rate) with its labels and rhythm."""
+    """Combines the features of a song's vocal with its labels and rhythm.
+
+    Args:
+        features (float16 [T, D]): of the vocal (`vocal_features`).
+        song: at the tokenizer's sampling rate.
+        config: the tokenizer's.
+        takes: number of simulated human takes.
+    """
     times = (np.arange(len(features)) + 0.5) / config.frame_rate
     notes = note_targets(song.labels, times, 0)
     return SungFrames(features, notes["pitch"], notes["onset"] == 1, rhythmic_frames(song, config, takes))
 
 
 def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig, takes: int = 0) -> RhythmicFrames:
-    """Descriptors and beats of a song's vocal (at the tokenizer's sampling rate), and of simulated human takes."""
+    """Descriptors and beats of a song's vocal, and descriptors of simulated human takes, which its name determines.
+
+    Args:
+        song: at the tokenizer's sampling rate.
+        config: the tokenizer's.
+        takes: number of takes.
+    """
     vocal = (song.vocal / PCM_SCALE).astype(np.float32)
     rate = config.frame_rate
     frames = -(-len(vocal) * rate // config.sampling_rate)
@@ -127,6 +146,7 @@ def discriminants(features: Array, classes: NDArray[np.int64], dimensions: int) 
     within /= len(features)
     within += SHRINKAGE * np.trace(within) / width * np.eye(width)
     whitening = np.linalg.inv(np.linalg.cholesky(within))
+    # eigenvalues are in ascending order
     _, vectors = np.linalg.eigh(whitening @ between @ whitening.T)
     found = whitening.T @ vectors[:, ::-1][:, :dimensions]
     return (found / (features @ found).std(0)).astype(np.float32)
@@ -170,8 +190,9 @@ def fit_vocal_space(
     if not tokenizer.config.separate_centroids or not training or not validation:
         raise ValueError("This needs a tokenizer with separate centroids, and songs for training and validation.")
     fitted = _with_vocal_space(tokenizer, vocal_projection(training, arguments), arguments)
-    heard, asked = ([song.rhythm for song in songs] for songs in (training, validation))
-    figures = _train_rhythm(fitted, heard, asked, arguments)
+    training_rhythm = [song.rhythm for song in training]
+    validation_rhythm = [song.rhythm for song in validation]
+    figures = _train_rhythm(fitted, training_rhythm, validation_rhythm, arguments)
     figures |= _fit_vocal_centroids(fitted, training, frames, arguments.seed)
     return fitted, figures
 
@@ -228,16 +249,16 @@ def _train_rhythm(
 ) -> dict[str, float]:
     """Trains the tokenizer's rhythm network in place; returns figures of beats."""
     rate = tokenizer.config.frame_rate
-    known = [(take, song.beat) for song in training for take in (song.descriptors, *song.takes)]
-    asked = [(song.descriptors, song.beat) for song in validation]
-    figures = {"beat_nats_in_training": RhythmTrainer(tokenizer.rhythm, known, arguments, rate).train()}
-    return figures | rhythm_scores(tokenizer.rhythm, asked, round(SCORED_SECONDS * rate))
+    sung = [(take, song.beat) for song in training for take in (song.descriptors, *song.takes)]
+    held_out = [(song.descriptors, song.beat) for song in validation]
+    figures = {"beat_nats_in_training": RhythmTrainer(tokenizer.rhythm, sung, arguments, rate).train()}
+    return figures | rhythm_scores(tokenizer.rhythm, held_out, round(SCORED_SECONDS * rate))
 
 
 def _with_vocal_space(
     tokenizer: HAFMSemanticTokenizerModel, projection: Array, arguments: VocalSpaceArguments
 ) -> HAFMSemanticTokenizerModel:
-    """The tokenizer with a projection, an untrained rhythm network, and no vocal centroids yet."""
+    """The tokenizer with a projection (float32 [D, P]), an untrained rhythm network, and no vocal centroids yet."""
     fitted = _untrained(tokenizer, arguments, vocal_projection_size=projection.shape[1], beat_line=arguments.beat_line)
     fitted.hubert.load_state_dict(tokenizer.hubert.state_dict())
     fitted.centroids.copy_(tokenizer.centroids)

@@ -79,8 +79,14 @@ SEPARATOR_STEPS = 10_000
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes of the parts: (width, layers) of the codec's encoder and decoder and of HuBERT, (width, layers, heads) of
-    each stage; and further options of the codec's recipe."""
+    """Sizes of the parts.
+
+    Attributes:
+        encoder, decoder: (width, layers) of the codec's.
+        hubert: (width, layers).
+        semantic, coarse, fine: (width, layers, heads) of the stages.
+        codec: further options of the codec's recipe.
+    """
 
     encoder: tuple[int, int]
     decoder: tuple[int, int]
@@ -156,12 +162,13 @@ class WholeModelOptions:
     @property
     def styles(self) -> list[str]:
         """Styles of the training songs, sorted."""
-        return sorted({str(each["style"]) for each in self.labels if each.get("style")})
+        return sorted({str(labels["style"]) for labels in self.labels if labels.get("style")})
 
     def streams(self, config: Path) -> list[str]:
         """The lead sheet streams of a stage's configuration; without energy if no song has sections."""
         streams = yaml.safe_load(config.read_text())["lead_sheet_streams"]
-        return [name for name in streams if name != "energy" or any(each.get("sections") for each in self.labels)]
+        has_sections = any(labels.get("sections") for labels in self.labels)
+        return [name for name in streams if name != "energy" or has_sections]
 
 
 def train_whole_model(options: WholeModelOptions) -> Path:
@@ -277,9 +284,12 @@ def _stage_command(options: WholeModelOptions, stage: str) -> list[object]:
 
 
 def _codec_commands(options: WholeModelOptions, steps: int) -> dict[str, list[object]]:
-    """Commands of the codec and of its decoder alone, which together take about as long as `steps` steps with
-    discriminators."""
-    whole, alone = (max(LEAST_STEPS, round(share * steps)) for share in (CODEC_STEPS, DECODER_STEPS))
+    """Commands of the codec and of its decoder alone, by part.
+
+    Together they take about as long as `steps` steps with discriminators.
+    """
+    whole = max(LEAST_STEPS, round(CODEC_STEPS * steps))
+    alone = max(LEAST_STEPS, round(DECODER_STEPS * steps))
     recipe, sizes = _sizes(options)["codec"]
     schedule = ["--warmup_steps", min(100, whole), "--quantize_from", round(QUANTIZE_FROM * whole)]
     schedule += ["--adversarial_from", whole // 2, "--figures", "false"]
@@ -308,11 +318,19 @@ def _share_of_time(options: WholeModelOptions) -> float:
 
 
 def _run_words(options: WholeModelOptions, part: str, steps: int) -> list[object]:
+    """Options of all recipes that train on the corpus."""
     return ["--corpus", options.corpus, "--out", options.out / part, "--steps", steps]
 
 
 def _plan(options: WholeModelOptions) -> dict[str, int]:
-    """Steps of codec and HuBERT that fit into their hours; measured once and saved in OUT/plan.json."""
+    """Steps of codec and HuBERT that fit into their hours.
+
+    The first call measures them by short runs, and writes OUT/plan.json and OUT/facts.yaml; later ones read the plan.
+
+    Raises:
+        ValueError: the folder was begun with other options.
+        RuntimeError: a short run failed.
+    """
     path = options.out / "plan.json"
     asked = {key: str(value) for key, value in asdict(options).items() if key not in ("out", "recipes", "workers")}
     if path.exists():

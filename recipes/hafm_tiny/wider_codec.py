@@ -42,11 +42,12 @@ def widened(codec: HAFMSpectralModel, sampling_rate: int, channels: int) -> HAFM
 
 
 def _belongs_to_output(name: str) -> bool:
+    """Whether the weight of this name depends on the decoder's output format."""
     return name.startswith(("decoder.last.", "decoder.noise.", "decoder.mean", "decoder.spectrum."))
 
 
 def _copy_output(old: SpectralDecoder, new: SpectralDecoder) -> None:
-    """Copies the rows of what both decoders play: the middle, up to the old bandwidth."""
+    """Copies the rows of what both decoders play, the middle up to the old bandwidth, and makes the others quieter."""
     channels = new.spectrum.format.channels
     bins = old.spectrum.format.num_bins
     # magnitudes of spectra are proportional to the window's length

@@ -51,6 +51,9 @@ OF_STAGES = {
 }  # fmt: skip
 # choices about the first slot, which show in the first frame
 OF_THE_START = ("first_table",)
+# rows of `nats`
+ALL_TOKENS = 0
+FIRST_FRAME = 1
 # those that are tried only if names say nothing
 BY_NAME = ("tables", "streams")
 
@@ -71,7 +74,12 @@ class Song:
     codes: torch.Tensor
 
     def stream(self, name: str, coarse: int) -> torch.Tensor:
-        """A stream that stages read or write: int64 [K, T]."""
+        """A stream that stages read or write: int64 [K, T].
+
+        Args:
+            name: of the stream.
+            coarse: how many codebooks are coarse; the others are fine.
+        """
         streams = {
             "vocal_semantic": self.vocal[None],
             "instrumental_semantic": self.instrumental[None],
@@ -86,8 +94,8 @@ class Crops:
     """What a stage is given and should predict.
 
     Args:
-        conditioning (int64 [N, K, T_c]).
-        labels (int64 [N, T·Q]): tokens frame by frame.
+        conditioning (int64 [N, K, T_c]): tokens of the streams that it reads.
+        labels (int64 [N, T·Q]): tokens that it writes, frame by frame.
         songs (int64 [N]): number of each crop's song.
     """
 
@@ -115,7 +123,14 @@ class Decision:
 
 @dataclass
 class Verdict:
-    """The layout, with the evidence for each choice, and what the yardsticks say of each stage."""
+    """The outcome of a `Search`.
+
+    Args:
+        layout: the layout chosen.
+        decisions: with the evidence, for each choice of which several values were tried.
+        yardsticks: what a comparison with them says of each stage, by its name.
+        faults: why the checkpoint can't be what it should be, one sentence each.
+    """
 
     layout: Layout
     decisions: list[Decision] = field(default_factory=list)
@@ -141,7 +156,7 @@ class Candidate:
     guessed: set[str] = field(default_factory=set)
 
     def lay_out(self, layout: Layout) -> HAFMStageForCausalLM:
-        """The model with the weights that a layout gives."""
+        """Gives the model the weights and the configuration of a layout, and returns it."""
         self.model.load_state_dict(folded(self.state, self.model.config, layout))
         for name, value in layout_config(self.model.config, layout).items():
             setattr(self.model.config, name, value)
@@ -149,23 +164,31 @@ class Candidate:
 
 
 def read_pairs(folder: Path) -> list[tuple[str, np.ndarray, np.ndarray, int]]:
-    """Segments of the real pairs in a folder, laid out as for `hafm prepare`: name, vocal, instrumental [N], rate.
+    """Reads real pairs, and cuts them into segments of `SEGMENT_SECONDS`.
+
+    Args:
+        folder: laid out as for `hafm prepare`.
+
+    Returns:
+        The song's name, vocal and instrumental (float32 [N] each) and their rate in Hz, of each segment that
+        `hafm prepare` would keep.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are fewer than two songs.
     """
     reader = StemReader(StemOptions())
+    files, *_ = find_audio(folder)
+    songs, _ = reader.group(files)
     segments = []
-    for song in reader.group(find_audio(folder)[0])[0]:
+    for song in songs:
         try:
             stems = reader.read({role: folder / path for role, path in song.files.items()})
         except TrackError:
             continue
         size = round(SEGMENT_SECONDS * stems.sampling_rate)
         for start in range(0, len(stems.vocal) - size + 1, size):
-            part = slice(start, start + size)
-            vocal = stems.vocal[part]
-            instrumental = stems.instrumental[part]
+            vocal = stems.vocal[start : start + size]
+            instrumental = stems.instrumental[start : start + size]
             if reason_to_drop(vocal, instrumental, FilterOptions()) is None:
                 segments.append((song.name, vocal, instrumental, stems.sampling_rate))
     if len({name for name, *_ in segments}) < 2:
@@ -177,25 +200,39 @@ def read_pairs(folder: Path) -> list[tuple[str, np.ndarray, np.ndarray, int]]:
 
 
 def tokenized(segments: Sequence[tuple[str, np.ndarray, np.ndarray, int]], tokenizers: Tokenizers) -> list[Song]:
-    """The tokens of segments of real pairs; vocals get their noise."""
+    """The tokens of segments of real pairs (`read_pairs`).
+
+    Vocals get the noise that they have in training; the number of the segment is its seed.
+    """
     songs = []
     for number, (name, vocal, instrumental, rate) in enumerate(segments):
         tokens = next(tokenizers.encode([vocal], [instrumental], rate, SEGMENT_SECONDS, [number]))
-        streams = (
-            torch.from_numpy(np.asarray(each)).long()
-            for each in (tokens.vocal_semantic, tokens.instrumental_semantic, tokens.acoustic)
+        songs.append(
+            Song(
+                name,
+                vocal=torch.from_numpy(np.asarray(tokens.vocal_semantic)).long(),
+                instrumental=torch.from_numpy(np.asarray(tokens.instrumental_semantic)).long(),
+                codes=torch.from_numpy(np.asarray(tokens.acoustic)).long(),
+            )
         )
-        songs.append(Song(name, *streams))
     return songs
 
 
 def crops_of(stage: str, songs: Sequence[Song], model: HAFMStageForCausalLM, seconds: float) -> Crops:
-    """Up to `MOST_CROPS` crops, evenly over the songs; conditioning and target start at the same time."""
+    """Cuts up to `MOST_CROPS` crops, evenly over the songs; conditioning and target start at the same time.
+
+    Args:
+        stage: the stage's name.
+        songs: the tokens of the segments.
+        model: the stage, for its rates and codebooks.
+        seconds: length of a crop.
+    """
     config = model.config
     kind = stage_parts()[stage]
+    # the fine stage reads all coarse codebooks
     coarse = config.num_codebooks if stage == "coarse" else config.num_token_streams
-    read = round(seconds * config.conditioning_frame_rate)
-    written = round(seconds * config.frame_rate)
+    frames_read = round(seconds * config.conditioning_frame_rate)
+    frames_written = round(seconds * config.frame_rate)
     names = sorted({song.name for song in songs})
     conditioning = []
     labels = []
@@ -203,9 +240,9 @@ def crops_of(stage: str, songs: Sequence[Song], model: HAFMStageForCausalLM, sec
     for song in songs:
         sources = torch.cat([song.stream(name, coarse) for name in kind.reads])
         target = song.stream(kind.writes, coarse)[: config.num_codebooks]
-        for start in range(min(sources.shape[1] // read, target.shape[1] // written)):
-            conditioning.append(sources[:, start * read : (start + 1) * read])
-            labels.append(target[:, start * written : (start + 1) * written].t().flatten())
+        for number in range(min(sources.shape[1] // frames_read, target.shape[1] // frames_written)):
+            conditioning.append(sources[:, number * frames_read : (number + 1) * frames_read])
+            labels.append(target[:, number * frames_written : (number + 1) * frames_written].t().flatten())
             numbers.append(names.index(song.name))
     chosen = torch.linspace(0, len(labels) - 1, min(MOST_CROPS, len(labels))).long().tolist()
     return Crops(
@@ -217,53 +254,70 @@ def crops_of(stage: str, songs: Sequence[Song], model: HAFMStageForCausalLM, sec
 
 @torch.no_grad()
 def nats(model: HAFMStageForCausalLM, crops: Crops, null: bool = False) -> np.ndarray:
-    """Cross-entropy of each crop in nats per token, with its conditioning or without.
+    """Cross-entropy of each crop in nats per token.
+
+    Args:
+        model: the stage.
+        crops: N crops.
+        null: whether to give null conditioning instead of the crops'.
 
     Returns:
-        float64 [2, N]: of all tokens, and of the first frame's.
+        float64 [2, N]: of all tokens (row `ALL_TOKENS`), and of the first frame's (`FIRST_FRAME`).
     """
     losses = []
-    first = model.config.num_codebooks
+    codebooks = model.config.num_codebooks
     for conditioning, labels in zip(crops.conditioning.split(BATCH), crops.labels.split(BATCH), strict=True):
-        rows = torch.full((len(labels),), null)
-        logits = model(conditioning_ids=conditioning, labels=labels, null_conditioning=rows).logits
-        each = F.cross_entropy(logits.mT, labels, reduction="none").double()
-        losses.append(torch.stack([each.mean(1), each[:, :first].mean(1)]))
+        is_null = torch.full((len(labels),), null)
+        logits = model(conditioning_ids=conditioning, labels=labels, null_conditioning=is_null).logits
+        token_nats = F.cross_entropy(logits.mT, labels, reduction="none").double()  # [B, T·Q]
+        losses.append(torch.stack([token_nats.mean(1), token_nats[:, :codebooks].mean(1)]))
     return torch.cat(losses, dim=1).numpy()
 
 
 def bigram_nats(crops: Crops, codebooks: int, size: int) -> np.ndarray:
-    """Cross-entropy of each crop under a bigram of its codebooks, counted in the other songs: float64 [N].
+    """Cross-entropy of each crop, in nats per token, under a bigram of its codebooks: float64 [N].
 
-    A token is predicted from the one before it in its codebook; the estimate falls back on the unigram.
+    A token is predicted from the one before it in its codebook, by counts in the crops of other songs; where these are
+    few, the estimate falls back on the unigram.
+
+    Args:
+        crops: N crops.
+        codebooks: Q.
+        size: number of codes of a codebook.
     """
-    frames = crops.labels.unflatten(1, (-1, codebooks))
+    frames = crops.labels.unflatten(1, (-1, codebooks))  # [N, T, Q]
     total = np.zeros(len(frames))
     for book in range(codebooks):
-        rows = frames[:, :, book]
+        codes = frames[:, :, book]
         for song in crops.songs.unique():
-            others = rows[crops.songs != song]
-            single = (torch.bincount(others.flatten(), minlength=size).double() + 1) / (others.numel() + size)
+            others = codes[crops.songs != song]
+            # each code counts once more, so that none is impossible
+            unigram = (torch.bincount(others.flatten(), minlength=size).double() + 1) / (others.numel() + size)
             pairs = torch.bincount((others[:, :-1] * size + others[:, 1:]).flatten(), minlength=size * size)
-            pairs = pairs.view(size, size).double()
+            counts = pairs.view(size, size).double()  # by code before, and code
             for number in (crops.songs == song).nonzero()[:, 0].tolist():
-                before = rows[number, :-1]
-                after = rows[number, 1:]
-                seen = pairs[before, after] + BIGRAM_PRIOR * single[after]
-                likelihood = seen / (pairs.sum(1)[before] + BIGRAM_PRIOR)
-                first = -single[rows[number, 0]].log()
-                total[number] += float((first - likelihood.log().sum()) / rows.shape[1])
+                before = codes[number, :-1]
+                after = codes[number, 1:]
+                seen = counts[before, after] + BIGRAM_PRIOR * unigram[after]
+                likelihood = seen / (counts.sum(1)[before] + BIGRAM_PRIOR)
+                first_nats = -unigram[codes[number, 0]].log()
+                total[number] += float((first_nats - likelihood.log().sum()) / codes.shape[1])
     return total / codebooks
 
 
 def significant(differences: np.ndarray, errors: float = STANDARD_ERRORS) -> bool:
-    """Whether paired differences in nats per token are above zero by so many standard errors, and by `LEAST_NATS`."""
+    """Whether the mean of paired differences is above `LEAST_NATS`, and above so many standard errors.
+
+    Args:
+        differences (float64 [N]): in nats per token.
+        errors: number of standard errors.
+    """
     error = differences.std(ddof=1) / math.sqrt(len(differences))
     return bool(differences.mean() > max(errors * error, LEAST_NATS))
 
 
 def in_words(differences: np.ndarray) -> str:
-    """Mean and standard error of paired differences."""
+    """Mean and standard error of paired differences (float64 [N], nats per token), such as "+0.031 ± 0.004 nats …"."""
     error = differences.std(ddof=1) / math.sqrt(len(differences))
     return f"{differences.mean():+.3f} ± {error:.3f} nats per token"
 
@@ -295,10 +349,18 @@ class Search:
         return self.scored[stage, layout]
 
     def difference(self, choice: str, better: Layout, worse: Layout) -> np.ndarray:
-        """By how many nats per token `better` is better, for each crop of the stages that a choice concerns."""
-        part = int(choice in OF_THE_START)
-        stages = self.concerned(choice)
-        return np.concatenate([(self.score(stage, worse) - self.score(stage, better))[part] for stage in stages])
+        """Nats per token that one layout saves, crop by crop, of the stages that a choice concerns: float64 [crops].
+
+        Args:
+            choice: name in `CHOICES`; if it is about the first slot, only the first frame's tokens count.
+            better: the layout that saves them, if positive.
+            worse: the other one.
+        """
+        row = FIRST_FRAME if choice in OF_THE_START else ALL_TOKENS
+        savings = []
+        for stage in self.concerned(choice):
+            savings.append(self.score(stage, worse)[row] - self.score(stage, better)[row])
+        return np.concatenate(savings)
 
     def concerned(self, choice: str) -> list[str]:
         """The stages that a choice concerns."""
@@ -335,17 +397,25 @@ class Search:
         return verdict
 
     def joint(self, layout: Layout) -> Layout:
-        """The best values of `JOINT` together, on the first stage."""
+        """The layout with the best values of `JOINT` together, on the first stage; unchanged if none is better."""
         stage = next(iter(self.stages))
         crops = self.crops[stage]
-        some = Crops(*(each[::JOINT_STEP] for each in (crops.conditioning, crops.labels, crops.songs)))
+        some_crops = Crops(
+            crops.conditioning[::JOINT_STEP],
+            crops.labels[::JOINT_STEP],
+            crops.songs[::JOINT_STEP],
+        )
+
+        def mean_nats(tried: Layout) -> float:
+            return float(nats(self.stages[stage].lay_out(tried), some_crops)[ALL_TOKENS].mean())
+
         names = [name for name in JOINT if stage in self.concerned(name)]
-        tried = [
+        layouts = [
             replace(layout, **dict(zip(names, values, strict=True)))
             for values in product(*(self.values(name) for name in names))
         ]
-        best = min(tried, key=lambda each: float(nats(self.stages[stage].lay_out(each), some)[0].mean()))
-        if significant((self.score(stage, layout) - self.score(stage, best))[0]):
+        best = min(layouts, key=mean_nats)
+        if significant(self.score(stage, layout)[ALL_TOKENS] - self.score(stage, best)[ALL_TOKENS]):
             return best
         return layout
 
@@ -356,7 +426,7 @@ class Search:
         ]
         if not others:
             return layout
-        best = max(others, key=lambda each: float(self.difference(choice, each, layout).mean()))
+        best = max(others, key=lambda other: float(self.difference(choice, other, layout).mean()))
         if significant(self.difference(choice, best, layout)):
             return best
         paper = replace(layout, **{choice: getattr(PAPER, choice)})
@@ -365,7 +435,7 @@ class Search:
         return layout
 
     def decision(self, verdict: Verdict, choice: str) -> Decision:
-        """What speaks for the value chosen: its smallest advantage over another."""
+        """What speaks for the value chosen: its smallest advantage over another value."""
         value = getattr(verdict.layout, choice)
         margins = {
             other: self.difference(choice, verdict.layout, replace(verdict.layout, **{choice: other}))
@@ -380,77 +450,102 @@ class Search:
         return Decision(choice, value, words, decided=not weak)
 
     def first_table(self, verdict: Verdict) -> None:
-        """Lets AdamW's second moments say which table's BOS was trained, where exactly one was."""
+        """Decides the choice "first_table" by AdamW's second moments, if they say which table's BOS was trained.
+
+        Changes the verdict's layout, decisions and faults. Nothing is decided if not exactly one BOS was trained in
+        each stage, or if the stages differ.
+        """
         layout = verdict.layout
         concerned = self.concerned("first_table")
         if not concerned or layout.input_table != PAPER.input_table:
             # a slot that reads its own codebook's table reads BOS from the first
-            verdict.decisions = [each for each in verdict.decisions if each.choice != "first_table"]
+            verdict.decisions = [decision for decision in verdict.decisions if decision.choice != "first_table"]
             return
-        trained = {name: np.flatnonzero(self.last_rows(name, TARGETS, layout)).tolist() for name in concerned}
-        ends = [(name, rows[0]) for name, rows in trained.items() if len(rows) == 1]
-        for name, row in ends:
+        # by stage, the one table whose BOS was trained
+        tables: dict[str, int] = {}
+        for name in concerned:
+            trained = np.flatnonzero(self.last_rows(name, TARGETS, layout)).tolist()
+            if len(trained) == 1:
+                tables[name] = trained[0]
+        for name, table in tables.items():
             last = self.stages[name].model.config.num_codebooks - 1
-            if row not in (0, last):
+            if table not in (0, last):
                 verdict.faults.append(
-                    f"{name}: BOS of table {row} was trained, which is neither the first nor the last"
+                    f"{name}: BOS of table {table} was trained, which is neither the first nor the last"
                 )
-        if len(ends) == len(concerned) and len({row == 0 for _, row in ends}) == 1:
-            value = CHOICES["first_table"][1 if ends[0][1] == 0 else 0]
-            verdict.layout = replace(layout, first_table=value)
-            said = Decision("first_table", value, "the only BOS whose second moments in AdamW are not exactly 0")
-            verdict.decisions = [said if each.choice == "first_table" else each for each in verdict.decisions]
+        if len(tables) < len(concerned) or len({table == 0 for table in tables.values()}) > 1:
+            return
+        last_codebooks, first_codebooks = CHOICES["first_table"]
+        value = first_codebooks if tables[concerned[0]] == 0 else last_codebooks
+        verdict.layout = replace(layout, first_table=value)
+        by_moments = Decision("first_table", value, "the only BOS whose second moments in AdamW are not exactly 0")
+        verdict.decisions = [
+            by_moments if decision.choice == "first_table" else decision for decision in verdict.decisions
+        ]
 
     def last_rows(self, stage: str, tables: str, layout: Layout) -> list[bool]:
-        """Which tables' last rows were trained, the conditioning's (`TABLES`) or the target's (`TARGETS`)."""
+        """Which tables' last rows were trained; empty if the file does not say.
+
+        Args:
+            stage: the stage's name.
+            tables: `TABLES` for the conditioning's, whose last rows are the mask; `TARGETS` for the target's (BOS).
+            layout: may exchange them.
+        """
         if layout.tables != PAPER.tables and stage in OF_STAGES["tables"]:
             tables = TABLES if tables == TARGETS else TARGETS
         return self.stages[stage].trained.get(tables, [])
 
     def null(self, verdict: Verdict) -> None:
-        """Chooses what null conditioning is: by AdamW's moments of the mask rows, then by the likelihood without."""
-        rows = {row for name in self.stages for row in self.last_rows(name, TABLES, verdict.layout)}
-        trained = rows.pop() if len(rows) == 1 else None
+        """Decides what null conditioning is, and notes it in the verdict.
+
+        By AdamW's moments of the mask rows if all tables agree, and then by how likely the tokens are without
+        conditioning.
+        """
         values = list(CHOICES["null"])
-        if trained is not None:
-            values = [value for value in values if (value == CHOICES["null"][2]) == trained]
-        said = {
-            None: "",
-            True: "the mask rows were trained, by AdamW's second moments",
-            False: "the mask rows never were",
-        }
-        words = said[trained]
-        scores = {
-            value: {
-                name: nats(stage.lay_out(replace(verdict.layout, null=value)), self.crops[name], null=True)[0]
+        *without_mask, mask_row = values
+        reasons = []
+        trained = {row for name in self.stages for row in self.last_rows(name, TABLES, verdict.layout)}
+        if trained == {True}:
+            values = [mask_row]
+            reasons.append("the mask rows were trained, by AdamW's second moments")
+        elif trained == {False}:
+            values = without_mask
+            reasons.append("the mask rows never were")
+        scores: dict[str, np.ndarray] = {}  # of the crops of all stages
+        for value in values:
+            layout = replace(verdict.layout, null=value)
+            of_stages = [
+                nats(stage.lay_out(layout), self.crops[name], null=True)[ALL_TOKENS]
                 for name, stage in self.stages.items()
-            }
-            for value in values
-        }
-        joined = {value: np.concatenate(list(by_stage.values())) for value, by_stage in scores.items()}
-        best = min(values, key=lambda value: float(joined[value].mean()))
-        weak = [value for value in values if value != best and not significant(joined[value] - joined[best])]
+            ]
+            scores[value] = np.concatenate(of_stages)
+        best = min(values, key=lambda value: float(scores[value].mean()))
+        weak = [value for value in values if value != best and not significant(scores[value] - scores[best])]
         chosen = best
         if values[0] in weak:
             chosen = values[0]
         rivals = [value for value in values if value != chosen]
         if rivals:
-            rival = min(rivals, key=lambda value: float(joined[value].mean()))
-            likelier = f"without a voice {in_words(joined[rival] - joined[chosen])} better than {rival}"
-            words = "; ".join(filter(None, (words, likelier)))
+            rival = min(rivals, key=lambda value: float(scores[value].mean()))
+            reasons.append(f"without a voice {in_words(scores[rival] - scores[chosen])} better than {rival}")
+        words = "; ".join(reasons)
         verdict.layout = replace(verdict.layout, null=chosen)
         verdict.decisions.append(Decision("null", chosen, words, decided=not weak))
 
     def measure(self, verdict: Verdict) -> None:
-        """Measures each stage against a bigram of the same tokens, and against other songs' conditioning."""
+        """Notes in the verdict by how much each stage is better than a bigram, and than with other conditioning.
+
+        A stage that is no better than a bigram of the same tokens is a fault; one that is no better than with other
+        songs' conditioning is not.
+        """
         for name, stage in self.stages.items():
             crops = self.crops[name]
             config = stage.model.config
-            own = self.score(name, verdict.layout)[0]
+            own = self.score(name, verdict.layout)[ALL_TOKENS]
             model = stage.lay_out(verdict.layout)
             bigram = bigram_nats(crops, config.num_codebooks, config.codebook_size)
             order = _of_other_songs(crops.songs)
-            shuffled = nats(model, replace(crops, conditioning=crops.conditioning[order]))[0]
+            shuffled = nats(model, replace(crops, conditioning=crops.conditioning[order]))[ALL_TOKENS]
             verdict.yardsticks[name] = (
                 f"{own.mean():.3f} nats per token; {in_words(bigram - own)} better than a bigram of the same tokens; "
                 f"{in_words(shuffled - own)} better than with other songs' conditioning"
@@ -465,23 +560,31 @@ class Search:
 
 
 def _of_other_songs(songs: torch.Tensor) -> torch.Tensor:
-    """For each crop, a crop of another song: int64 [N]."""
+    """For each crop, the index of a crop of another song: int64 [N].
+
+    Args:
+        songs (int64 [N]): number of each crop's song; at least two songs.
+    """
     count = len(songs)
+    # every crop once, if a shift allows that
     for shift in range(count // 2, count):
         order = (torch.arange(count) + shift) % count
         if bool((songs[order] != songs).all()):
             return order
-    return torch.stack([(songs != song).nonzero()[i % int((songs != song).sum()), 0] for i, song in enumerate(songs)])
+    chosen = []
+    for number, song in enumerate(songs):
+        others = (songs != song).nonzero()[:, 0]
+        chosen.append(others[number % len(others)])
+    return torch.stack(chosen)
 
 
 def described(verdict: Verdict) -> str:
     """The choices as a table in Markdown."""
     lines = ["| choice | value | evidence |", "|---|---|---|"]
-    for each in verdict.decisions:
-        if each.choice != "distance" or each.value == LENGTH:
-            value = each.value
-        else:
-            value = f"{each.value} tokens"
-        state = "" if each.decided else "*undetermined*; "
-        lines.append(f"| {TITLES[each.choice]} | {value} | {state}{each.evidence} |")
+    for decision in verdict.decisions:
+        value = decision.value
+        if decision.choice == "distance" and value != LENGTH:
+            value = f"{value} tokens"
+        state = "" if decision.decided else "*undetermined*; "
+        lines.append(f"| {TITLES[decision.choice]} | {value} | {state}{decision.evidence} |")
     return "\n".join(lines)

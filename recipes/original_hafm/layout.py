@@ -113,7 +113,13 @@ def layout_config(config: PreTrainedConfig, layout: Layout) -> dict[str, Any]:
 
 
 def _fused(weight: torch.Tensor, layout: Layout, heads: int) -> torch.Tensor:
-    """The fused projection ([3 · H · d, D]) in the order q, k, v, each by heads."""
+    """The weight of a fused projection, rearranged to the order q, k, v, each by heads: [3 · H · d, D].
+
+    Args:
+        weight ([3 · H · d, D]): in the layout's order and split.
+        layout: that of the original.
+        heads: H.
+    """
     if layout.split == PAPER.split:
         parts = weight.unflatten(0, (3, heads, -1))
     else:
@@ -122,7 +128,15 @@ def _fused(weight: torch.Tensor, layout: Layout, heads: int) -> torch.Tensor:
 
 
 def _fold_tables(out: dict[str, torch.Tensor], config: PreTrainedConfig, layout: Layout) -> None:
-    """Folds the choices about embeddings into the tables of the conditioning and the target, quantizer, segments."""
+    """Changes embeddings so that our module, which reads them as the paper does, computes what the original did.
+
+    Args:
+        out: weights by our names, changed in place: the tables of the conditioning ([K, V + 1, D], K streams of all
+            sources) and of the target ([Q, V + 1, D]), whose last rows are the mask and BOS, the quantizer embedding
+            ([Q, D]), and that of the segments ([sources + 1, D]).
+        config: the stage's configuration.
+        layout: that of the original.
+    """
     conditioning = out[TABLES].clone()
     target = out[TARGETS].clone()
     quantizer = out[QUANTIZER]
@@ -135,25 +149,30 @@ def _fold_tables(out: dict[str, torch.Tensor], config: PreTrainedConfig, layout:
         conditioning = conditioning.flip(0)
     # our slot t reads a token of codebook t − 1 from that codebook's table, and BOS from the last one's
     if layout.input_table != PAPER.input_table:
+        # the first slot's own table, with its BOS, becomes the last one
         target = target.roll(-1, dims=0)
     elif layout.first_table != PAPER.first_table:
         target[-1, bos] = target[0, bos]
     if layout.quantizer != PAPER.quantizer:
         quantizer = quantizer.roll(1, dims=0)
-    numbers = list(SEGMENT_ORDERS[layout.segments])
+    order = list(SEGMENT_ORDERS[layout.segments])
     if sources == 1:
-        numbers = [0, 1] if numbers[0] < numbers[2] else [1, 0]
-    segments = segments[numbers].clone()
+        # without the second source, only the order of the first one and the target is left
+        of_source, _, of_target = order
+        order = [0, 1] if of_source < of_target else [1, 0]
+    segments = segments[order].clone()
     first = 0
-    for source, streams in enumerate(config.conditioning_codebook_sizes):
-        own = slice(first, first + len(streams))
-        first += len(streams)
+    # our null conditioning is zeros in place of the sum of a source's tables, and its segment
+    for source, sizes in enumerate(config.conditioning_codebook_sizes):
+        own_tables = slice(first, first + len(sizes))
         if layout.null == "zeros":
-            # nothing at all: the segment moves into the table, so that it vanishes with it
-            conditioning[own.start] += segments[source]
+            # the segment moves into one of the tables, so that it vanishes with it
+            conditioning[first] += segments[source]
             segments[source] = 0
         elif layout.null == "the mask row":
-            mask = conditioning[own, streams[0]].clone()
-            conditioning[own] -= mask[:, None]
+            # the mask rows move into the segment, so that they stay when the tables vanish
+            mask = conditioning[own_tables, sizes[0]].clone()
+            conditioning[own_tables] -= mask[:, None]
             segments[source] += mask.sum(0)
+        first += len(sizes)
     out.update({TABLES: conditioning, TARGETS: target, QUANTIZER: quantizer, SEGMENTS: segments})

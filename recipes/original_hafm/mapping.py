@@ -43,6 +43,11 @@ STREAM_WORDS = {
 }
 ATTENTION_WORDS = re.compile(r"att|norm_?1|ln_?1|pre_?norm_?a")
 FEED_FORWARD_WORDS = re.compile(r"ff|mlp|feed|norm_?2|ln_?2")
+# larger sizes are no number of heads
+MOST_HEADS = 64
+# tensors of a layer, at least: four matrices, and norms of the block and of the heads
+LEAST_TENSORS = 8
+LAYER_MATRICES = 4
 
 
 @dataclass
@@ -77,10 +82,9 @@ def map_keys(stage: str, tensors: dict[str, torch.Tensor], said: dict[str, Any] 
         raise ValueError(
             f"The mapping of {stage} holds {', '.join(sorted(unknown))}; it may hold config, keys, leave_out."
         )
-    problems = [
-        f"{key} is to be left out, but does not exist" for key in said.get("leave_out", []) if key not in tensors
-    ]
-    shapes = {key: tuple(value.shape) for key, value in tensors.items() if key not in said.get("leave_out", [])}
+    left_out = said.get("leave_out", [])
+    problems = [f"{key} is to be left out, but does not exist" for key in left_out if key not in tensors]
+    shapes = {key: tuple(value.shape) for key, value in tensors.items() if key not in left_out}
     mapping, gaps = _propose(stage, shapes)
     mapping.config = dict(said.get("config", {}))
     problems += gaps
@@ -90,10 +94,13 @@ def map_keys(stage: str, tensors: dict[str, torch.Tensor], said: dict[str, Any] 
     used = [key for keys in mapping.keys.values() for key in keys]
     twice = sorted({key for key in used if used.count(key) > 1})
     for name, keys in mapping.keys.items():
+        if name not in wanted:
+            continue
+        shape = _one(name, wanted[name])
         for key in keys:
-            fits = shapes.get(key) in (_one(name, wanted.get(name, ())), _one(name, wanted.get(name, ()))[::-1])
-            if name in wanted and not fits:
-                problems.append(f"{name} {_one(name, wanted[name])} does not fit {key} {shapes.get(key)}")
+            # a matrix may be transposed
+            if shapes.get(key) not in (shape, shape[::-1]):
+                problems.append(f"{name} {shape} does not fit {key} {shapes.get(key)}")
     missing = [f"  {name} {shape}" for name, shape in wanted.items() if name not in mapping.keys]
     left = [f"  {key} {shape}" for key, shape in shapes.items() if key not in used]
     problems += [f"{key} is used twice" for key in twice]
@@ -134,11 +141,13 @@ def stage_config(stage: str, mapping: Mapping, shapes: dict[str, Shape]) -> HAFM
     if head_shape := shape("heads.weight"):
         sizes["codebook_sizes"] = [head_shape[0]] * len(mapping.keys["heads.weight"])
     if tables := mapping.keys.get("model.conditioning_embedding.weight"):
-        rows = [shapes[key][0] - 1 for key in tables if key in shapes]
-        if stage != "fine":
-            sizes["conditioning_codebook_sizes"] = [[size] for size in rows]
+        # the last row is the mask
+        codes = [shapes[key][0] - 1 for key in tables if key in shapes]
+        if stage == "fine":
+            # one source of several codebooks, not several sources
+            sizes["conditioning_codebook_sizes"] = [codes]
         else:
-            sizes["conditioning_codebook_sizes"] = [rows]
+            sizes["conditioning_codebook_sizes"] = [[size] for size in codes]
     sizes["feed_forward_bias"] = f"model.layers.0.{UP.replace('weight', 'bias')}" in mapping.keys
     sizes["head_bias"] = "heads.bias" in mapping.keys
     return kind(**{**sizes, **mapping.config})
@@ -153,6 +162,7 @@ def assembled(stage: str, mapping: Mapping, tensors: dict[str, torch.Tensor]) ->
             state[name] = torch.zeros(shape)
             continue
         parts = [tensors[key].float() for key in mapping.keys[name]]
+        # of two shapes that fit (`map_keys`), the other one is transposed
         parts = [part if tuple(part.shape) == _one(name, shape) else part.t() for part in parts]
         if name.endswith(STACKED) and len(parts) == shape[0]:
             state[name] = torch.stack(parts)
@@ -178,11 +188,18 @@ def _one(name: str, shape: Shape) -> Shape:
 
 
 def _overrule(mapping: Mapping, shapes: dict[str, Shape], said: dict[str, str]) -> None:
-    """Replaces what was proposed by what the mapping file says, and drops proposals for the same tensors."""
+    """Replaces proposed keys by those that the mapping file says, and drops proposals for the same tensors.
+
+    Args:
+        mapping: the proposal, changed in place.
+        shapes: of the checkpoint's tensors.
+        said: patterns of keys by patterns of our names, with `{}` for a layer and `[]` for a codebook.
+    """
     stated: dict[str, list[str]] = {}
-    layers = {found[0] for key in shapes for found in NUMBER.finditer(key)}
+    # any number in a key may be a layer's
+    all_numbers = {found[0] for key in shapes for found in NUMBER.finditer(key)}
     for name, pattern in said.items():
-        numbers = sorted(layers, key=int) if "{}" in name else [""]
+        numbers = sorted(all_numbers, key=int) if "{}" in name else [""]
         for number in numbers:
             key = pattern.replace("{}", number)
             keys = [key]
@@ -198,7 +215,11 @@ def _overrule(mapping: Mapping, shapes: dict[str, Shape], said: dict[str, str]) 
 
 
 def _propose(stage: str, shapes: dict[str, Shape]) -> tuple[Mapping, list[str]]:
-    """What the checkpoint itself says, as far as it says it, and what its layers lack."""
+    """Maps what the checkpoint's own keys and shapes show.
+
+    Returns:
+        The mapping, which may lack weights, and a sentence for each tensor or layer that is missing from the stack.
+    """
     mapping = Mapping({})
     prefix, layers = _layers(shapes)
     if not layers:
@@ -209,20 +230,22 @@ def _propose(stage: str, shapes: dict[str, Shape]) -> tuple[Mapping, list[str]]:
         for number in range(max(layers) + 1)
         if number not in layers
     ]  # fmt: skip
-    everything = {suffix: key for each in layers.values() for suffix, key in each.items()}
+    # once each, in the order of the file
+    all_suffixes = dict.fromkeys(suffix for layer in layers.values() for suffix in layer)
     gaps += [
         f"{prefix}{number}{suffix} is missing, which other layers have"
-        for number, each in layers.items()
-        for suffix in everything
-        if suffix not in each
+        for number, layer in layers.items()
+        for suffix in all_suffixes
+        if suffix not in layer
     ]
-    heads_of = {size for key, shape in shapes.items() if len(shape) == 2 for size in shape if size < 65}
-    roles = _layer_roles({suffix: shapes[key] for suffix, key in first.items()}, heads_of)
+    # T5's bias of positions has a row or column for each head
+    head_counts = {size for shape in shapes.values() if len(shape) == 2 for size in shape if size <= MOST_HEADS}
+    roles = _layer_roles({suffix: shapes[key] for suffix, key in first.items()}, head_counts)
     for number, own in layers.items():
         for name, suffix in roles.items():
             if suffix in own:
                 mapping.keys[f"model.layers.{number}.{name}"] = [own[suffix]]
-    inside = {key for each in layers.values() for key in each.values()}
+    inside = {key for layer in layers.values() for key in layer.values()}
     outside = {key: shape for key, shape in shapes.items() if key not in inside}
     if roles:
         width = shapes[first[roles[OUTPUT]]][0]
@@ -231,7 +254,13 @@ def _propose(stage: str, shapes: dict[str, Shape]) -> tuple[Mapping, list[str]]:
 
 
 def _layers(shapes: dict[str, Shape]) -> tuple[str, dict[int, dict[str, str]]]:
-    """The stack of layers: the text before their number, and by number each layer's keys by the text after it."""
+    """Finds the stack of layers among the keys.
+
+    Returns:
+        The text before the layers' numbers ("" if there is no stack), and by number the keys of each layer, by the
+        text after the number (its suffix).
+    """
+    # a number in a key may be a layer's or not: every text before one may be the stack's
     stacks: dict[str, dict[int, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for key in shapes:
         for found in NUMBER.finditer(key):
@@ -243,11 +272,11 @@ def _layers(shapes: dict[str, Shape]) -> tuple[str, dict[int, dict[str, str]]]:
     whole = {
         prefix: stack
         for prefix, stack in stacks.items()
-        if max(map(len, stack.values())) >= 8 and max(map(matrices, stack.values())) == 4
+        if max(map(len, stack.values())) >= LEAST_TENSORS and max(map(matrices, stack.values())) == LAYER_MATRICES
     }
     if not whole:
         return "", {}
-    prefix = max(whole, key=lambda each: len(whole[each]))
+    prefix = max(whole, key=lambda text: len(whole[text]))
     return prefix, {number: dict(layer) for number, layer in sorted(whole[prefix].items())}
 
 
@@ -257,11 +286,20 @@ def _sibling(key: str) -> str:
 
 
 def _layer_roles(shapes: dict[str, Shape], sizes: set[int]) -> dict[str, str]:
-    """The tensors of a layer by our names; `sizes` are those that the number of heads may be among."""
+    """Finds which of a layer's tensors is which, by shapes, and where these leave it open by words.
+
+    Args:
+        shapes: of the layer's tensors, by suffix.
+        sizes: numbers that the number of heads may be.
+
+    Returns:
+        Suffixes by our names; empty if no assignment fits.
+    """
     matrices = [name for name, shape in shapes.items() if len(shape) == 2]
     vectors = [name for name, shape in shapes.items() if len(shape) == 1]
     biases = {_sibling(name) for name in matrices if _sibling(name) in shapes}
-    # each assignment that fits: minus how well the names agree, its number, the matrices, the norms of the heads
+    # each assignment that fits: minus how well the names agree, its number, the matrices, the norms of the heads; the
+    # smallest agrees best, and is the first of those that do
     fitting: list[tuple[int, int, tuple[str, ...], list[str]]] = []
     for qkv, output, up, down in permutations(matrices):
         width, inner = shapes[output]
@@ -297,7 +335,15 @@ def _layer_roles(shapes: dict[str, Shape], sizes: set[int]) -> dict[str, str]:
 
 
 def _map_outside(stage: str, shapes: dict[str, Shape], width: int, mapping: Mapping) -> None:
-    """Maps what belongs to no layer: tables, heads, the bias of positions, the last norm."""
+    """Maps what belongs to no layer: tables, heads, the bias of positions, the last norm.
+
+    Args:
+        stage: semantic, coarse or fine.
+        shapes: of the tensors outside the layers.
+        width: D.
+        mapping: gets what is found.
+    """
+    # by key, the number of rows
     tables = {key: shape[0] for key, shape in shapes.items() if len(shape) == 2 and shape[1] == width}
     # T5's bias is the only other table: buckets by heads
     others = [key for key, shape in shapes.items() if len(shape) == 2 and key not in tables]
@@ -337,26 +383,40 @@ def _map_outside(stage: str, shapes: dict[str, Shape], width: int, mapping: Mapp
 
 
 def _map_tables(stage: str, keys: list[str], rows: dict[str, int], size: int, streams: int, mapping: Mapping) -> None:
-    """Divides the tables into those of the conditioning's streams and those of the target's codebooks."""
+    """Divides the tables into those of the conditioning's streams and those of the target's codebooks.
+
+    Args:
+        stage: semantic, coarse or fine.
+        keys: of the tables, in the order of the file.
+        rows: number of each table's rows.
+        size: number of codes of a target's codebook.
+        streams: number of the conditioning's tables.
+        mapping: gets both, and "guessed" if only the order in the file divides them.
+    """
     reads, writes = (re.compile(words) for words in STREAM_WORDS[stage])
 
     def conditioning(key: str) -> int:
-        said = bool(CONDITIONING_WORDS.search(key)) - bool(TARGET_WORDS.search(key))
-        return said or bool(reads.search(key)) - bool(writes.search(key))
+        """1 if words say that a table is the conditioning's, −1 if the target's, 0 if they say nothing."""
+        side = bool(CONDITIONING_WORDS.search(key)) - bool(TARGET_WORDS.search(key))
+        return side or bool(reads.search(key)) - bool(writes.search(key))
 
     ordered = sorted(keys, key=lambda key: (rows[key] == size + 1, -conditioning(key)))
     if {rows[key] for key in keys} == {size + 1}:
-        last = conditioning(ordered[streams - 1])
-        first = conditioning(ordered[streams])
-        if last <= first:
+        # all tables are alike: words must distinguish the last of one side from the first of the other
+        last_source = conditioning(ordered[streams - 1])
+        first_target = conditioning(ordered[streams])
+        if last_source <= first_target:
             mapping.guessed.add("tables")
             ordered = keys
     sources = _in_order(ordered[:streams])
     if stage == "coarse":
-        names = [bool(re.search("vocal|voice", key)) - bool(re.search("inst", key)) for key in sources]
-        if names[0] == names[1]:
+
+        def instrumental(key: str) -> int:
+            return bool(re.search("inst", key)) - bool(re.search("vocal|voice", key))
+
+        if instrumental(sources[0]) == instrumental(sources[1]):
             mapping.guessed.add("streams")
-        sources.sort(key=lambda key: bool(re.search("inst", key)) - bool(re.search("vocal|voice", key)))
+        sources.sort(key=instrumental)  # the vocal's first
     mapping.keys["model.conditioning_embedding.weight"] = sources
     mapping.keys["model.target_embedding.weight"] = _in_order(ordered[streams:])
 

@@ -64,7 +64,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = None
     if isinstance(content, dict):
         state = content.get(STATE)
-    if not isinstance(state, dict) or not state or not all(isinstance(each, torch.Tensor) for each in state.values()):
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(value, torch.Tensor) for value in state.values())
+    ):
         raise ValueError(f"{path} has no {STATE!r} of tensors, which is where the originals keep their weights.")
     tensors = {WRAPPERS.sub("", key): value for key, value in state.items()}
     if len(tensors) != len(state):
@@ -76,7 +80,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     precisions = {str(value.dtype).removeprefix("torch.") for value in tensors.values() if value.is_floating_point()}
     if precisions != {"float32"}:
         checkpoint.remarks.append(f"Its weights are stored in {' and '.join(sorted(precisions))}.")
-    optimizer = next((each for each in content.values() if _is_optimizer(each)), None)
+    optimizer = next((value for value in content.values() if _is_optimizer(value)), None)
     if optimizer is None:
         checkpoint.remarks.append("It has no optimiser's state, which would show which rows were trained.")
     else:
@@ -102,16 +106,28 @@ def _load(path: Path) -> Any:
 
 
 def _step(content: dict[str, Any]) -> int | None:
+    """The number of training steps, if a checkpoint's content says it."""
     step = content.get("global_step")
     return step if isinstance(step, int) else None
 
 
 def _is_optimizer(value: Any) -> bool:
+    """Whether a value of a checkpoint has the form of an optimiser's `state_dict`."""
     return isinstance(value, dict) and "state" in value and isinstance(value.get("param_groups"), list)
 
 
 def _read_moments(checkpoint: Checkpoint, optimizer: dict[str, Any]) -> None:
-    """Finds each weight's second moments: the optimiser numbers its parameters by group, and names none."""
+    """Finds each weight's second moments for the checkpoint, or adds a remark that they are in no known order.
+
+    The optimiser numbers its parameters by group, and names none, so an order fits if all shapes do.
+
+    Args:
+        checkpoint: gets them.
+        optimizer: its `state_dict`.
+
+    Raises:
+        ValueError: the optimiser has trained more weights than there are.
+    """
     numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
     weights = {key: value for key, value in checkpoint.tensors.items() if value.is_floating_point()}
     if len(numbers) > len(weights):

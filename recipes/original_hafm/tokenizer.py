@@ -66,7 +66,13 @@ def proposed_hubert(kmeans: KMeans) -> str:
 
 
 def tokenizer_of(kmeans: KMeans, hubert: str, layer: int, normalize: bool | None = None) -> HAFMSemanticTokenizerModel:
-    """The tokenizer of a HuBERT's layer and the centroids; input is normalised as the HuBERT was trained, or as said.
+    """The tokenizer of a HuBERT's layer and the centroids.
+
+    Args:
+        kmeans: the k-means.
+        hubert: hub id or folder.
+        layer: number of the hidden state.
+        normalize: whether input is normalised; None: as the HuBERT was trained.
 
     Raises:
         ValueError: the HuBERT has another width, or lacks the layer.
@@ -128,9 +134,9 @@ def choose_tokenizer(
     if expected is not None:
         wanted = f", {expected:.4g} expected"
     evidence = [
-        f"{name}, layer {number}, {_input(how)}: {found.share.mean():.1%} of the variance is left "
+        f"{name}, layer {number}, {_input(normalized)}: {found.share.mean():.1%} of the variance is left "
         f"({found.squared.mean():.4g} per frame{wanted})"
-        for name, number, how, found in candidates
+        for name, number, normalized, found in candidates
     ]
     if expected is not None and abs(math.log(float(distances.squared.mean()) / expected)) > math.log(MOST_RATIO):
         raise ValueError(
@@ -158,7 +164,7 @@ class Distances:
 def _distances(
     model: HAFMSemanticTokenizerModel, segments: Sequence[tuple[str, np.ndarray, np.ndarray, int]]
 ) -> Distances:
-    """Measures each vocal and each instrumental of the segments."""
+    """Distances to the model's centroids of each vocal, with its noise, and of each instrumental of the segments."""
     squared = []
     share = []
     for number, (_, vocal, instrumental, rate) in enumerate(segments):
@@ -171,6 +177,7 @@ def _distances(
 
 
 def _differ(differences: np.ndarray) -> bool:
+    """Whether the mean of paired differences (float64 [N]) is more than `STANDARD_ERRORS` from zero."""
     error = differences.std(ddof=1) / math.sqrt(len(differences))
     return bool(abs(differences.mean()) > STANDARD_ERRORS * error)
 

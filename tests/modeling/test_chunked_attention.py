@@ -47,12 +47,12 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("how", ["index", "time", "sum"])
-@pytest.mark.parametrize(("name", "pattern"), [(name, "flat") for name in VOCABULARIES] + [("coarse", "delay")])
+@pytest.mark.parametrize("positions", ["index", "time", "sum"])
+@pytest.mark.parametrize(("stage_name", "pattern"), [(name, "flat") for name in VOCABULARIES] + [("coarse", "delay")])
 def test_losses_and_gradients_equal_pytorchs(
-    name: str, pattern: str, how: str, masked: bool, small_chunks: None, monkeypatch: pytest.MonkeyPatch
+    stage_name: str, pattern: str, positions: str, masked: bool, small_chunks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = tiny_stage(name, num_hidden_layers=3, codebook_pattern=pattern, **placed(how)).double().train()
+    stage = tiny_stage(stage_name, num_hidden_layers=3, codebook_pattern=pattern, **placed(positions)).double().train()
     inputs = training_inputs(stage, masked)
     loss, gradients = loss_and_gradients(stage, inputs)
     monkeypatch.setattr(stage.model, "_attends_in_chunks", lambda: False)

@@ -42,8 +42,8 @@ def test_a_card_has_the_facts_in_the_hubs_format() -> None:
     data = read.data.to_dict()
     assert data["pipeline_tag"] == "audio-to-audio"
     assert data["library_name"] == "transformers"
-    # POP909 is a name and not a hub id, so it appears only in the text: the hub would link it
     assert data["license"] == "cc-by-4.0"
+    # POP909 is a name and not a hub id, so it appears only in the text: the hub would link it
     assert data["datasets"] == ["org/songs"]
     assert data["base_model"] == FACTS["base_models"]
     (index,) = data["model-index"]

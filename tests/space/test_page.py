@@ -28,8 +28,8 @@ MICROPHONES = """() => {
         constructor(...all) { super(...all); recorders.push(this); }
     }];
 }"""
-# chunks that the first recorder still sends in a second
-LATE = """async () => {
+# chunks of sound that the first recorder still sends in a second
+CHUNKS_AFTER_STOP = """async () => {
     const port = recorders[0].port, wait = (ms) => new Promise((done) => setTimeout(done, ms));
     let late = 0;
     await wait(500);
@@ -219,32 +219,41 @@ def test_the_microphone_is_recorded_and_accompanied(page: Page) -> None:
 
 
 def test_recording_survives_closing_its_panel_playback_and_a_failed_upload(page: Page, voices: Path) -> None:
-    status, sheet, record = (page.locator(f"#recorder {each}") for each in (".status", "summary", "[data-do=record]"))
+    status = page.locator("#recorder .status")
+    click_panel = page.locator("#recorder summary")
+    record = page.locator("#recorder [data-do=record]")
     page.evaluate(MICROPHONES)
-    sheet.click()
+
+    # a press outside closes the panel of the click, and stops no recording
+    click_panel.click()
     page.locator("#recorder [data-set=tempo]").fill("185")
     record.click()
     expect(status).to_have_text(re.compile("Recording: bar [2-9]"))
     page.locator("#recorder h1").click()
     expect(record).not_to_be_visible()
-    sheet.click()
+    click_panel.click()
     record.click()
     expect(status).to_contain_text("the beats are those of the click")
     page.locator("#timeline .summary").click()
     expect(record).not_to_be_visible()
     page.wait_for_function("microphones.length === 1 && !microphones[0].active")
-    # or its silence would be written over the next take
-    assert page.evaluate(LATE) == 0
+    # a stopped recorder that still sends would write silence over the next take
+    assert page.evaluate(CHUNKS_AFTER_STOP) == 0
+
+    # a band that arrives during a recording does not play, and the recording goes on
     studio.upload(page, voices / "patience.wav")
     expect(page.get_by_role("button", name="Previous voice")).to_be_visible()
     studio.generate(page)
     sing = page.locator("#recorder [data-do=sing]")
     sing.click()
     expect(page.locator(".stems canvas")).to_have_count(4)
+    # within which it would begin to play
     page.wait_for_timeout(1000)
     expect(page.locator("#timeline [data-do=play]")).to_have_accessible_name("Play")
     expect(status).to_contain_text("Recording")
     page.get_by_role("button", name="Stop the band").click()
+
+    # a take that cannot be sent becomes a download
     page.route("**/upload*", lambda route: route.abort())
     with page.expect_download() as download:
         sing.click()

@@ -67,7 +67,9 @@ def given_tempo(tempo: float) -> LeadSheet | None:
         tempo /= 2
     while tempo < slowest:
         tempo *= 2
-    return LeadSheet(tempo=tempo) if tempo == tempo else None
+    if np.isnan(tempo):
+        return None
+    return LeadSheet(tempo=tempo)
 
 
 def given_beats(beats: Sequence[float]) -> LeadSheet | None:
@@ -76,30 +78,51 @@ def given_beats(beats: Sequence[float]) -> LeadSheet | None:
 
 
 def given_opening(recordings: Sequence[Recording]) -> tuple[list[Recording], list[LeadSheet | None]]:
-    """For recordings at least twice as long as `OPENING`: the rest of each, to score, and the chords before it."""
-    rest = list[Recording]()
-    sheets = list[LeadSheet | None]()
-    for each in recordings:
-        if each.seconds >= 2 * OPENING:
-            opening = [(start, min(stop, OPENING), label) for start, stop, label in each.chords if start < OPENING]
-            later = [(max(start, OPENING), stop, label) for start, stop, label in each.chords if stop > OPENING]
-            # mir_eval ignores X
-            rest.append(replace(each, chords=[(0.0, OPENING, "X"), *later]))
-            sheets.append(LeadSheet(chords=opening))
-    return rest, sheets
+    """Gives the chords of the first `OPENING` seconds of recordings that are at least twice as long.
+
+    Returns:
+        The recordings, with chords to score after the opening only; and a lead sheet of each with the chords of the
+        opening.
+    """
+    scored: list[Recording] = []
+    sheets: list[LeadSheet | None] = []
+    for recording in recordings:
+        if recording.seconds < 2 * OPENING:
+            continue
+        opening = [(start, min(stop, OPENING), label) for start, stop, label in recording.chords if start < OPENING]
+        later = [(max(start, OPENING), stop, label) for start, stop, label in recording.chords if stop > OPENING]
+        # mir_eval ignores X
+        scored.append(replace(recording, chords=[(0.0, OPENING, "X"), *later]))
+        sheets.append(LeadSheet(chords=opening))
+    return scored, sheets
 
 
 def simulated(tunes: Sequence[Tune], seconds: float, singer: str = "like people") -> list[Performance]:
-    """Each tune sung by one of `SINGERS`, near its original tempo if that is known."""
-    return [
-        SINGERS[singer](np.random.default_rng([SEED, number]), own_tempo=1.0, joined=0.0).sing(tune, seconds)
-        for number, tune in enumerate(tunes)
-    ]
+    """Has tunes sung, near their original tempo if that is known.
+
+    Args:
+        tunes: what to sing.
+        seconds: how much of each.
+        singer: one of `SINGERS`.
+    """
+    performances = []
+    for number, tune in enumerate(tunes):
+        rng = np.random.default_rng([SEED, number])
+        performances.append(SINGERS[singer](rng, own_tempo=1.0, joined=0.0).sing(tune, seconds))
+    return performances
 
 
 def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tuple[torch.Tensor, torch.Tensor]:
-    """For all frames in which a recording's accompaniment plays a chord: the probability that a composite gives its
-    own estimate, and whether that is right; float32 [T] each."""
+    """How sure a composite is of its chords in a recording, and whether it is right.
+
+    Args:
+        composite: with a listener.
+        recording: with the true chords.
+
+    Returns:
+        For the T frames in which the accompaniment plays a chord: the probability that the listener gives to its
+        likeliest chord, and whether that is the true one (1 or 0); float32 [T] each. T is 0 if no beat is found.
+    """
     tokenizer = composite.semantic_tokenizer
     listener = composite.listener
     voice = recording.voice
@@ -111,13 +134,22 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
     phase = sheet.beat_phase(len(contour), rate)
     if phase is None:
         return torch.zeros(0), torch.zeros(0)
-    likely, chosen = listener.chords(contour, phase).max(1)
-    played = torch.from_numpy(chord_cells(recording.chords, len(likely) / rate, 1 / rate))
-    return likely[played > 0], (chosen == played)[played > 0].float()
+    sure, chosen = listener.chords(contour, phase).max(1)
+    true = torch.from_numpy(chord_cells(recording.chords, len(sure) / rate, cell_seconds=1 / rate))
+    has_chord = true > 0
+    return sure[has_chord], (chosen == true)[has_chord].float()
 
 
 def reliability(sure: torch.Tensor, right: torch.Tensor) -> tuple[list[Reliability], float]:
-    """Calibration in the bins of `SURENESS` that occur, and the expected calibration error (inputs: float32 [T])."""
+    """Calibration of a listener, from `sureness`.
+
+    Args:
+        sure (float32 [T]): probability that it gives to its chord.
+        right (float32 [T]): whether that is the true one.
+
+    Returns:
+        The calibration in each bin of `SURENESS` that occurs, and the expected calibration error, from 0 to 1.
+    """
     bins = torch.bucketize(sure, torch.tensor(SURENESS))
     reliabilities = []
     error = 0.0
@@ -132,7 +164,12 @@ def reliability(sure: torch.Tensor, right: torch.Tensor) -> tuple[list[Reliabili
 
 
 def unheard(contour: PitchContour, ear_size: int) -> PitchContour:
-    """The pitch contour of a simulated singer, with features of 0 for a listener with an ear of this width."""
+    """The pitch contour of a simulated singer, with features of 0 for a listener with an ear.
+
+    Args:
+        contour: as simulated, without these features.
+        ear_size: their number; 0 if the listener has no ear.
+    """
     if not ear_size:
         return contour
     return replace(contour, ear_features=np.zeros((len(contour), ear_size), np.float16))

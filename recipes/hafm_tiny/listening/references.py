@@ -60,33 +60,42 @@ class Recording:
 
 
 def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list[Recording]]:
-    """Single clips, and clips concatenated to songs, from a folder in MIR-1K's layout.
+    """Reads karaoke recordings, and estimates chords, key and beats of their accompaniments.
 
     Args:
-        folder: stereo files with the accompaniment on the left and the voice on the right.
-        cache: file that caches the estimates of the accompaniments.
+        folder: in MIR-1K's layout: stereo files with the accompaniment on the left and the voice on the right.
+        cache: file that caches the estimates.
+
+    Returns:
+        The clips; and the songs, each of all its clips concatenated.
     """
     clips = load_karaoke(folder)
     lags = find_lags(clips)
-    estimates: dict[str, Any] = json.loads(cache.read_text()) if cache.is_file() else {}
-    recogniser = functools.cache(ChordRecogniser)
-    parts: dict[str, list[tuple[Clip, Samples, Samples]]] = defaultdict(list)
-    for clip in sorted(clips, key=lambda each: each.name):
-        parts[clip.song].append((clip, *_sounds(clip, lags.get(clip.name, 0.0))))
+    # by the accompaniment's hash
+    estimates: dict[str, Any] = {}
+    if cache.is_file():
+        estimates = json.loads(cache.read_text())
+    recogniser = functools.cache(ChordRecogniser)  # loaded only if something is not in the cache
+
+    def recording(name: str, song: str, voice: Samples, band: Samples) -> Recording:
+        digest = hashlib.sha256(band.tobytes()).hexdigest()
+        if digest not in estimates:
+            estimates[digest] = _estimated(band, recogniser())
+            logger.info("%s: %d chords, %s", name, len(estimates[digest]["chords"]), estimates[digest]["key"])
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            cache.write_text(json.dumps(estimates))
+        return Recording(name, song, voice, **estimates[digest])
+
+    # names, voices and accompaniments by song
+    sounds: dict[str, list[tuple[str, Samples, Samples]]] = defaultdict(list)
+    for clip in sorted(clips, key=lambda clip: clip.name):
+        sounds[clip.song].append((clip.name, *_sounds(clip, lags.get(clip.name, 0.0))))
     single = []
     joined = []
-    for song, members in parts.items():
-        sounds = [(clip.name, voice, played) for clip, voice, played in members]
-        voices, bands = ([sound[part] for sound in sounds] for part in (1, 2))
-        for name, voice, band in [*sounds, (song, np.concatenate(voices), np.concatenate(bands))]:
-            digest = hashlib.sha256(band.tobytes()).hexdigest()
-            if digest not in estimates:
-                estimates[digest] = _estimated(band, recogniser())
-                logger.info("%s: %d chords, %s", name, len(estimates[digest]["chords"]), estimates[digest]["key"])
-                cache.parent.mkdir(parents=True, exist_ok=True)
-                cache.write_text(json.dumps(estimates))
-            single.append(Recording(name, song, voice, **estimates[digest]))
-        joined.append(single.pop())
+    for song, sounds_of_song in sounds.items():
+        single += [recording(name, song, voice, band) for name, voice, band in sounds_of_song]
+        _, voices, bands = zip(*sounds_of_song, strict=True)
+        joined.append(recording(song, song, np.concatenate(voices), np.concatenate(bands)))
     return single, joined
 
 
@@ -104,17 +113,20 @@ def rendered_recordings(corpus: Path, seconds: float) -> list[Recording]:
 
 
 def _sounds(clip: Clip, lag: float) -> tuple[Samples, Samples]:
-    """Voice and accompaniment at 16 kHz and of equal length, with the accompaniment's lag (in seconds) removed."""
+    """Voice and accompaniment of a clip, float32 [N] each at 16 kHz, with the accompaniment's lag (s) removed."""
     assert clip.reference is not None
-    voice, played = (resample(*part.read(), ANALYSIS_RATE) for part in (clip.vocal, clip.reference))
+    voice = resample(*clip.vocal.read(), ANALYSIS_RATE)
+    played = resample(*clip.reference.read(), ANALYSIS_RATE)
     played = moved(played, round(lag * ANALYSIS_RATE))
     shortest = min(len(voice), len(played))
     return voice[:shortest], played[:shortest]
 
 
 def _estimated(played: Samples, recogniser: ChordRecogniser) -> dict[str, Any]:
-    """Chords, key and beats of an accompaniment (float32 [N]), as far as they can be estimated."""
+    """Estimates "chords" (spans), "key" (None without chords) and "beats" (s) of an accompaniment (float32 [N])."""
     seconds = len(played) / ANALYSIS_RATE
     chords = recogniser.chords(played, ANALYSIS_RATE)
-    key = with_bars_throughout(LeadSheet(chords=chords), seconds).key if chords else None
+    key = None
+    if chords:
+        key = with_bars_throughout(LeadSheet(chords=chords), seconds).key
     return {"chords": chords, "key": key, "beats": [float(beat) for beat in beats(onset_strength(played))]}

@@ -30,7 +30,18 @@ LAGS = np.arange(-0.2, 0.2001, 0.02)
 
 @dataclass(frozen=True)
 class ListeningScores:
-    """Means over recordings; `chords` and `beats` are relative to pairs of different songs, `*_matched` are not."""
+    """Means over recordings.
+
+    Attributes:
+        chords: chord overlap minus its mean with other songs, with an interval.
+        chords_matched: the overlap itself.
+        key: mir_eval's weighted score.
+        beats: F-measure of beats minus its mean with other songs.
+        beats_matched: the F-measure itself.
+        beats_lag_forgiven: like `beats`, each with the constant lag of `LAGS` that suits it best.
+        tempo: share of tempi within 4 %.
+        tempo_octaves: the same, half and double the tempo counting as right.
+    """
 
     chords: Interval
     chords_matched: float
@@ -96,7 +107,14 @@ def chord_overlap(estimated: Cells, wanted: Cells) -> float:
 
 
 def chord_cells(chords: Sequence[Span], seconds: float, cell_seconds: float = CELL_SECONDS) -> Cells:
-    """`mir_eval.chord.majmin`'s class of each cell of a song of `seconds`: int64 [T]."""
+    """Class (`majmin`) of the chord in each cell of a song: int64 [T], 0 where there is none.
+
+    Args:
+        chords: of the song.
+        seconds: length of the song.
+        cell_seconds: length of a cell.
+    """
+    # 1e-6: a whole number of cells may be a little less in floats
     cells = np.full(int(seconds / cell_seconds + 1e-6), 0, np.int64)
     for start, stop, label in chords:
         cells[round(start / cell_seconds) : round(stop / cell_seconds)] = majmin(label)
@@ -116,6 +134,7 @@ def majmin(label: str) -> int:
     except mir_eval.chord.InvalidChordException:
         # not in Harte's notation, but as in lead sheets, such as Am7
         return chord_class(label)
+    # the tones from the root up to the fifth: major and minor triads, by the classes before theirs
     triads: dict[tuple[int, ...], int] = {(1, 0, 0, 0, 1, 0, 0, 1): 0, (1, 0, 0, 1, 0, 0, 0, 1): 12}
     first_class = triads.get(tuple(int(tone) for tone in tones[:8]))
     if first_class is None:
@@ -124,16 +143,18 @@ def majmin(label: str) -> int:
 
 
 def _f_measure(estimated: Beats, wanted: Beats) -> float:
-    """F-measure of beats in seconds ([K] each), up to where the shorter of the two ends."""
+    """F-measure of beats in seconds ([K] each), up to where the shorter of the two ends; NaN without a reference."""
     if not len(wanted):
         return float("nan")
     if not len(estimated):
         return 0.0
+    # after the last beat, which counts
     end = min(estimated[-1], wanted[-1]) + 0.1
     return beat_f_measure(wanted[wanted < end], estimated[estimated < end])
 
 
 def _f_measure_with_lag(estimated: Beats, wanted: Beats) -> float:
+    """`_f_measure` with the constant lag of `LAGS` that makes it highest."""
     return max(_f_measure(estimated + lag, wanted) for lag in LAGS)
 
 
@@ -143,7 +164,18 @@ def beyond_shuffled(
     songs: Sequence[str],
     agree: Callable[[NDArray[Any], NDArray[Any]], float],
 ) -> tuple[list[float], list[float]]:
-    """Agreement of each estimate with its own reference, and the same minus its mean agreement with other songs'."""
+    """Compares estimates with their own references and, as a control, with those of other songs.
+
+    Args:
+        estimated: of each recording.
+        wanted: the references, in the same order.
+        songs: the song of each recording.
+        agree: agreement of an estimate and a reference.
+
+    Returns:
+        For each recording, the agreement with its own reference, and the same minus the mean agreement with
+        references of other songs (up to `CONTROLS`).
+    """
     matched = [agree(*pair) for pair in zip(estimated, wanted, strict=True)]
     rng = np.random.default_rng(0)
     beyond = []

@@ -33,7 +33,7 @@ class Performance:
     """A crop as a listener's input, with its targets.
 
     Attributes:
-        line (PitchContour): the singer's pitch contour.
+        contour (PitchContour): the singer's pitch contour.
         beats (float64 [T]): position in beats since the song's first beat.
         chords (int64 [T]): triad.
         tempo (float): tempo in BPM.
@@ -51,7 +51,19 @@ class Performance:
 
 @dataclass
 class Sung:
-    """Notes as sung, float64 [N] each: times in seconds, pitches in semitones, and parameters of expression."""
+    """Notes as sung, float64 [N] each.
+
+    Attributes:
+        onset, end: in seconds.
+        pitch: in semitones (MIDI).
+        before: pitch from which the note is reached.
+        glide: time constant of that, in seconds.
+        scoop, fall: depths of a scoop at the start and of a fall at the end, in semitones.
+        vibrato, vibrato_rate: depth in semitones, and rate in Hz.
+        consonant: length of the consonant before the vowel, in seconds.
+        accent: level in dB, relative to other notes.
+        strength, aspirate: strength of the onset in the lower and in the upper bands.
+    """
 
     onset: Array
     end: Array
@@ -108,7 +120,7 @@ class SimulatedSinger:
         return 90.0
 
     def _clock(self, tune: Tune, tempo: float) -> tuple[Array, Array]:
-        """Beat numbers and their times in seconds."""
+        """Numbers of the tune's beats, and their times in seconds at a tempo (BPM) that drifts: float64 [K] each."""
         count = int(np.ceil(tune.beats)) + 2
         points = self.rng.normal(0.0, DRIFT * self.rng.uniform(0, 2), int(count / DRIFT_BEATS) + 2)
         drift = np.interp(np.arange(count), np.arange(len(points)) * DRIFT_BEATS, points)
@@ -116,7 +128,13 @@ class SimulatedSinger:
         return np.arange(count + 1, dtype=np.float64), seconds
 
     def _sung(self, tune: Tune, clock: tuple[Array, Array], semitones: int) -> Sung:
-        """The notes of a tune as they are sung: in the given key, late or early, out of tune, slurred."""
+        """The notes of a tune as they are sung: late or early, out of tune, slurred.
+
+        Args:
+            tune: the tune.
+            clock: numbers and times of its beats (`_clock`).
+            semitones: by which it is transposed.
+        """
         rng = self.rng
         notes = self._changed(tune.notes)
         count = len(notes)
@@ -158,12 +176,18 @@ class SimulatedSinger:
         )
 
     def _changed(self, notes: Array) -> Array:
-        """Notes (float64 [N, 3]), some of them missed, replaced, joined and ornamented."""
+        """A tune's notes, some of them missed, replaced, joined and ornamented.
+
+        Args:
+            notes (float64 [N, 3]): start and length in beats, and pitch.
+
+        Returns:
+            The notes in the same form, mostly another number of them.
+        """
         rng = self.rng
+        # shares of notes
         missed, wrong, joined, turned = rng.uniform(0, [0.08, 0.15, 0.1, 0.1])
-        notes = notes[rng.random(len(notes)) >= missed]
-        # start and length in beats, and pitch
-        notes = notes.copy()
+        notes = notes[rng.random(len(notes)) >= missed].copy()
         replaced = rng.random(len(notes)) < wrong
         notes[replaced, 2] += rng.choice([-3, -2, -1, 1, 2, 3, 4, 5, -5], replaced.sum())
         # a note that is joined to the one before it
@@ -183,9 +207,19 @@ class SimulatedSinger:
         return notes[np.argsort(notes[:, 0], kind="stable")]
 
     def _times(self, sung: Sung, clock: tuple[Array, Array], seconds: float) -> Array:
-        """Times of the crop's frames: one part of the song with enough singing, or several joined, float64 [T]."""
+        """Times in seconds of a crop's frames: one part of the song with enough singing, or several joined.
+
+        Args:
+            sung: the notes.
+            clock: numbers and times of the tune's beats (`_clock`).
+            seconds: length of the crop.
+
+        Returns:
+            float64 [T].
+        """
         rng = self.rng
-        whole = clock[1][-1]
+        _, times_of_beats = clock
+        whole = times_of_beats[-1]
         pieces = 1
         if rng.random() < self.joined and seconds > 12:
             pieces = int(rng.integers(2, 6))
@@ -204,6 +238,7 @@ class SimulatedSinger:
         """The pitch contour that would be measured from sung notes at frames with these times (float64 [T])."""
         rng = self.rng
         count = len(times)
+        # of each frame: the latest note, the time since its onset and until its end, and since its vowel
         note = np.clip(np.searchsorted(sung.onset, times, side="right") - 1, 0, None)
         age = times - sung.onset[note]
         left = sung.end[note] - times
@@ -230,7 +265,13 @@ class SimulatedSinger:
         )
 
     def _pitch(self, sung: Sung, note: NDArray[np.int64], age: Array, left: Array) -> Array:
-        """Pitch of each frame in semitones, whether it is sung or not: float64 [T]."""
+        """Pitch of each frame in semitones, whether it is sung or not: float64 [T].
+
+        Args:
+            sung: the notes.
+            note (int64 [T]): the latest note of each frame.
+            age, left (float64 [T]): seconds since its onset and until its end, at least 0.
+        """
         rng = self.rng
         count = len(note)
         pitch = sung.pitch[note] + (sung.before - sung.pitch)[note] * np.exp(-age / sung.glide[note])
@@ -247,12 +288,18 @@ class SimulatedSinger:
         return pitch
 
     def _kept(self, count: int) -> NDArray[np.bool_]:
-        """Frames in which the tracker finds a pitch: it loses it in some spans of about a tenth of a second."""
+        """In which of `count` frames the tracker finds a pitch: bool [count].
+
+        It loses the pitch in some spans of about a tenth of a second.
+        """
         lost = self.rng.random(count) < self.rng.uniform(0.0, 0.02)
         return np.convolve(lost, np.ones(int(self.rng.integers(2, 7))))[:count] < 0.5
 
     def _noise(self, count: int, amount: float) -> Array:
-        """False onsets: weak ones in all frames, and some as strong as a note's."""
+        """False onsets in the lower and the upper bands: float64 [count, 2].
+
+        Weak ones, of deviation `amount`, in all frames, and some as strong as a note's.
+        """
         rng = self.rng
         bumps = (rng.random((count, 2)) < 0.012) * np.exp(rng.normal(-0.8, 0.6, (count, 2)))
         return np.abs(rng.normal(0.0, amount, (count, 2))) + bumps

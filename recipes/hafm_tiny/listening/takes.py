@@ -33,8 +33,15 @@ LEAST_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class TimedContour:
-    """A pitch contour, the part of the beat of each frame (int64 [T]), downbeats (float32 [T], 1 in the first beat of
-    a bar, NaN if unknown), the tempo in BPM, and the chord of each frame (int64 [T])."""
+    """A pitch contour with its targets.
+
+    Args:
+        contour: of T frames.
+        parts (int64 [T]): part of the beat of each frame.
+        bars (float32 [T]): 1 in the first beat of a bar, 0 in others, NaN if unknown.
+        tempo: in BPM.
+        chords (int64 [T]): chord class of each frame.
+    """
 
     contour: PitchContour
     parts: NDArray[np.int64]
@@ -46,7 +53,13 @@ class TimedContour:
 def sung_takes(
     corpus: Path, rng: np.random.Generator, ear: HAFMSemanticTokenizerModel | None = None
 ) -> Iterator[TimedContour]:
-    """Yields one take of each training song of a rendered corpus; with an ear, as it was rendered."""
+    """Yields one take of each training song of a rendered corpus.
+
+    Args:
+        corpus: output folder of recipes/build_song_corpus.py.
+        rng: draws how the takes are sung.
+        ear: adds its features of the rendered voice, which the take then is as it was rendered; None: without.
+    """
     for folder in finished_songs(corpus / "train"):
         song = load_song(folder, RATE)
         vocal = (song.vocal / PCM_SCALE).astype(np.float32)
@@ -66,7 +79,14 @@ def sung_takes(
 def crop_of_takes(
     takes: Sequence[TimedContour], seconds: float, octaves: Sequence[float], rng: np.random.Generator
 ) -> TimedContour:
-    """A random crop of `seconds` (or a whole shorter take), sped up by a random number of octaves within `octaves`."""
+    """A random crop of a take at another speed, sung early or late.
+
+    Args:
+        takes: at least one of them must be long enough at every speed.
+        seconds: length of the crop; shorter takes are used whole, from `LEAST_SECONDS` on.
+        octaves: range of the change of speed, in octaves.
+        rng: draws all of this.
+    """
     while True:
         take = takes[int(rng.integers(len(takes)))]
         speed = 2 ** rng.uniform(octaves[0], octaves[1])
@@ -77,6 +97,7 @@ def crop_of_takes(
     # a singer is late, or early, by a number of frames that changes slowly
     wobbles = max(frames // WOBBLE_FRAMES, 2)
     late = np.interp(np.arange(frames), np.linspace(0, frames - 1, wobbles), rng.normal(0, WOBBLE, wobbles))
+    # positions in the take: of the band, and of the singer
     exact = rng.uniform(0, len(take.contour) - frames * speed - 1) + speed * np.arange(frames)
     last = len(take.contour) - 1
     played = np.clip(np.round(exact), 0, last).astype(int)

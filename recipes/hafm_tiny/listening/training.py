@@ -26,6 +26,7 @@ from .tunes import SHEETS, SONGS, Tune, of_source
 IGNORED = -100
 # smoothing of a song's chord frequencies
 RARE = 0.02
+# seconds to sing of a tune: all of it
 WHOLE = 1e9
 # attempts to draw a crop with at least this share of singing
 TRIES = 6
@@ -87,7 +88,12 @@ class ListenerArguments(StepArguments):
 
 @dataclass(frozen=True)
 class SungSong:
-    """A performance for training harmony: cells (float16 [H, 54]), and the chord of each (int64 [H])."""
+    """A performance for training harmony.
+
+    Args:
+        cells (float16 [H, 54], or [H, 54 + features of the ear]): features of harmony cells.
+        chords (int64 [H]): chord class of each cell.
+    """
 
     cells: torch.Tensor
     chords: torch.Tensor
@@ -136,7 +142,7 @@ class HarmonyTrainer:
         crops = [self._crop(length) for _ in range(max(self.arguments.harmony_batch // length, 1))]
         for index in self.rng.integers(len(self.pool), size=self.arguments.sung_a_step):
             self.pool[int(index)] = self._sung()
-        cells, mask = stacked([self._lacking(crop.cells.float()).numpy() for crop in crops])
+        cells, mask = stacked([self._without_a_feature(crop.cells.float()).numpy() for crop in crops])
         chords, _ = stacked([crop.chords.numpy() for crop in crops], IGNORED)
         device = self.model.device
         with in_half(device):
@@ -145,11 +151,19 @@ class HarmonyTrainer:
         logits = logits.float().cpu() + self.arguments.prior_weight * priors
         return F.cross_entropy(logits.flatten(0, 1), chords.flatten(), ignore_index=IGNORED)
 
-    def _lacking(self, cells: torch.Tensor) -> torch.Tensor:
-        """Cells (float [H, 54]), in a share of crops with one feature set to 0 for all pitch classes."""
+    def _without_a_feature(self, cells: torch.Tensor) -> torch.Tensor:
+        """Sets one feature of all pitch classes to 0 in a share `left_out` of crops, against depending on any one.
+
+        Args:
+            cells (float [H, 54 + features of the ear]): changed in place; those of the pitch classes come first.
+
+        Returns:
+            `cells`.
+        """
         if self.rng.random() < self.arguments.left_out:
             numbers = HARMONY_PARTS * CLASS_NUMBERS  # features of a pitch class
-            cells[:, int(self.rng.integers(numbers)) : PITCH_CLASSES * numbers : numbers] = 0.0
+            feature = int(self.rng.integers(numbers))
+            cells[:, feature : PITCH_CLASSES * numbers : numbers] = 0.0
         return cells
 
     def _sung(self) -> SungSong:
@@ -164,7 +178,10 @@ class HarmonyTrainer:
         return SungSong(cells, torch.from_numpy(chords[_middles(contour, size)]))
 
     def _crop(self, length: int) -> SungSong:
-        """A random crop of up to `length` cells of a song: one part, or several joined."""
+        """A random crop of up to `length` cells of a song: one piece, or several joined.
+
+        Of `TRIES`, the first with enough singing is taken, or the last.
+        """
         rng = self.rng
         from_take = bool(self.takes) and rng.random() < self.arguments.takes_share
         songs = self.takes if from_take else self.pool
@@ -218,7 +235,10 @@ class TimeTrainer(nn.Module):
         self.tunes = TuneDraw(tunes, arguments.time_sheet_share, self.rng)
 
     def loss(self) -> torch.Tensor:
-        """Weighted cross-entropies of the part of the beat, of downbeats, and of the tempo, in a random batch."""
+        """The sum of the weighted cross-entropies of the part of the beat, of downbeats, and of the tempo.
+
+        Of a batch of random crops, which are all taken from takes or all sung by the simulated singer.
+        """
         seconds = float(self.rng.choice(self.arguments.time_seconds))
         size = self.model.config.time_frames
         rows = max(round(self.arguments.time_batch / seconds), 1)
@@ -234,12 +254,13 @@ class TimeTrainer(nn.Module):
         known_bars = bars.isfinite()
         bars = bars.nan_to_num()
         hidden = self.model.time(cells, mask)
-        loss = F.cross_entropy(self.beat_head(hidden).flatten(0, 1), parts.flatten(), ignore_index=IGNORED)
+        beat_loss = F.cross_entropy(self.beat_head(hidden).flatten(0, 1), parts.flatten(), ignore_index=IGNORED)
         binary = F.binary_cross_entropy_with_logits(self.bar_head(hidden)[..., 0], bars, reduction="none")
-        loss = loss + self.arguments.bar_weight * (binary * known_bars).sum() / known_bars.sum().clamp_min(1)
+        bar_loss = (binary * known_bars).sum() / known_bars.sum().clamp_min(1)
         tempi = torch.tensor([sung.tempo for sung in batch], dtype=torch.float32)
         agreement = tempo_targets(self.model, tempi) * self.model.tempo_logits(hidden, mask).log_softmax(-1)
-        return loss - self.arguments.tempo_weight * agreement.sum(-1).mean()
+        tempo_loss = -agreement.sum(-1).mean()
+        return beat_loss + self.arguments.bar_weight * bar_loss + self.arguments.tempo_weight * tempo_loss
 
     def _take(self, seconds: float) -> TimedContour:
         """A random crop of a take of a rendered song."""
@@ -248,9 +269,11 @@ class TimeTrainer(nn.Module):
     def _sung(self, seconds: float) -> TimedContour:
         """A random crop of a tune, sung by the simulated singer."""
         sung = self.singer.sing(self.tunes.draw(), seconds)
-        first = ((np.floor(sung.beats) - sung.downbeat) % sung.metre == 0).astype(np.float32)
+        # 1 in the first beat of a bar
+        bars = ((np.floor(sung.beats) - sung.downbeat) % sung.metre == 0).astype(np.float32)
         # in POP909, beats of songs in 6/8 are eighths: their bars are not used
-        bars = first if sung.metre in (3, 4) else np.full_like(first, np.nan)
+        if sung.metre not in (3, 4):
+            bars = np.full_like(bars, np.nan)
         parts = np.floor(sung.beats % 1 * BEAT_PARTS).astype(np.int64)
         return TimedContour(sung.contour, parts, bars, sung.tempo, sung.chords)
 
@@ -268,8 +291,10 @@ class TuneDraw:
 
     def draw(self) -> Tune:
         """Draws one tune."""
-        sheet = not self.songs or bool(self.sheets) and self.rng.random() < self.sheet_share
-        tunes = self.sheets if sheet else self.songs
+        if self.songs and self.sheets:
+            tunes = self.sheets if self.rng.random() < self.sheet_share else self.songs
+        else:
+            tunes = self.songs or self.sheets
         return tunes[int(self.rng.integers(len(tunes)))]
 
 
@@ -280,8 +305,19 @@ def train_listener(
     takes: Sequence[TimedContour] = (),
     only_time: bool = False,
 ) -> dict[str, float]:
-    """Trains the harmony tower, unless `only_time`, and then the time tower, on the CPU; returns the mean loss of each
-    tower over the last tenth of its steps."""
+    """Trains the harmony tower, unless `only_time`, and then the time tower, on the CPU.
+
+    Args:
+        model: the listener; it ends with the averages of its weights, on the CPU.
+        tunes: training tunes.
+        arguments: see `ListenerArguments`.
+        takes: takes of rendered songs with chords.
+        only_time: whether the harmony tower stays as it is.
+
+    Returns:
+        `harmony_nats`, if it was trained, and `time_nats`: the mean loss of each tower over the last tenth of its
+        steps.
+    """
     figures = {}
     if not only_time:
         harmony = HarmonyTrainer(model, tunes, arguments, takes)
@@ -299,15 +335,25 @@ def tempo_targets(model: HAFMListenerModel, tempi: torch.Tensor) -> torch.Tensor
 
 
 def _middles(contour: PitchContour, step: int) -> np.ndarray:
-    """Index of the middle frame of each cell."""
-    return np.minimum(np.arange(-(-len(contour) // step)) * step + step // 2, len(contour) - 1)
+    """Index of the middle frame of each cell of `step` frames, of which the last may be shorter: int64 [cells]."""
+    cells = -(-len(contour) // step)
+    return np.minimum(np.arange(cells) * step + step // 2, len(contour) - 1)
 
 
 def stacked(rows: Sequence[np.ndarray], fill: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pads rows with `fill` to [B, longest, …]; also returns a mask, float [B, longest, 1], 1 where not padded."""
+    """Pads rows to the longest one.
+
+    Args:
+        rows ([length, …] each): their number is B.
+        fill: value of the padding.
+
+    Returns:
+        The rows ([B, longest, …]), and a mask (float32 [B, longest, 1]), 1 where they are not padded.
+    """
     longest = max(map(len, rows))
-    padded = np.stack(
-        [np.pad(r, [(0, longest - len(r))] + [(0, 0)] * (r.ndim - 1), constant_values=fill) for r in rows]
-    )
+    padded = []
+    for row in rows:
+        widths = [(0, longest - len(row))] + [(0, 0)] * (row.ndim - 1)
+        padded.append(np.pad(row, widths, constant_values=fill))
     mask = np.arange(longest)[None] < np.array([len(row) for row in rows])[:, None]
-    return torch.from_numpy(padded), torch.from_numpy(mask.astype(np.float32))[..., None]
+    return torch.from_numpy(np.stack(padded)), torch.from_numpy(mask.astype(np.float32))[..., None]

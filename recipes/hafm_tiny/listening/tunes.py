@@ -7,7 +7,7 @@ Dimensions: N notes, C chords.
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,24 +67,46 @@ class Tune:
 
 
 def labelled_tune(name: str, split: str, source: str, labels: Mapping[str, Any]) -> Tune | None:
-    """A tune from labels in seconds: `notes` (start, end, pitch), `chords` (start, end, label), `beats`, and possibly
-    `downbeats`. None if it has too few beats or notes, or no chords."""
+    """Makes a tune of labels, counting in beats.
+
+    Args:
+        name: of the song.
+        split: train, validation or test.
+        source: songs or sheets.
+        labels: `notes` (start, end, pitch), `chords` (start, end, label), `beats`, and possibly `downbeats`; times in
+            seconds.
+
+    Returns:
+        None if there are too few beats or notes, or no chords.
+    """
     beats = np.asarray(labels["beats"], np.float64)
     if len(beats) < 2 or len(labels["notes"]) < LEAST_NOTES or not labels["chords"]:
         return None
-    spans = [(*span[:2], chord_class(span[2])) for span in labels["chords"]]
-    notes, chords = (np.array(rows, np.float64) for rows in (labels["notes"], spans))
-    for rows in (notes, chords):
-        rows[:, :2] = beats_passed(beats, rows[:, :2].ravel()).reshape(-1, 2)
+    notes = np.array(labels["notes"], np.float64)
+    chords = np.array([(start, end, chord_class(label)) for start, end, label, *_ in labels["chords"]], np.float64)
+    for spans in (notes, chords):
+        # starts and ends, from seconds to beats
+        spans[:, :2] = beats_passed(beats, spans[:, :2].ravel()).reshape(-1, 2)
     notes[:, 1] -= notes[:, 0]
     bars = np.round(beats_passed(beats, np.asarray(labels.get("downbeats") or (), np.float64))).astype(int)
-    metre = int(np.median(np.diff(bars))) if len(bars) > 1 else 0
-    downbeat = int(bars[len(bars) // 2]) % metre if metre else 0
-    return Tune(name, split, source, notes, chords, 60 / float(np.median(np.diff(beats))), metre, downbeat)
+    metre = 0
+    downbeat = 0
+    if len(bars) > 1:
+        metre = int(np.median(np.diff(bars)))
+    if metre:
+        # by a bar in the middle of the song
+        downbeat = int(bars[len(bars) // 2]) % metre
+    tempo = 60 / float(np.median(np.diff(beats)))
+    return Tune(name, split, source, notes, chords, tempo, metre, downbeat)
 
 
 def pop909_tunes(folder: Path, validation: int, test: int) -> Iterator[Tune]:
-    """Yields the songs of POP909 (`…/NNN/NNN.mid`), in the same splits as in rendered corpora."""
+    """Yields the songs of POP909 (`…/NNN/NNN.mid`), in the same splits as in rendered corpora.
+
+    Args:
+        folder: of the songs.
+        validation, test: number of songs in these splits.
+    """
     from ..songs.midi_song import SongError, list_songs, read_song
     from ..songs.song_corpus import split_songs
 
@@ -143,7 +165,14 @@ def _one_voice(notes: Array) -> Array:
 
 
 def _repeated(notes: Array, chords: Array, metre: int) -> tuple[Array, Array]:
-    """A tune repeated up to at least `LEAST_BEATS`, each time starting at a bar line."""
+    """A tune repeated up to at least `LEAST_BEATS`, each time starting at a bar line.
+
+    Args:
+        notes (float64 [N, 3]): onset and length in beats, pitch.
+        chords (float64 [C, 3]): start and end in beats, triad.
+        metre: beats in a bar.
+    """
+    # in beats; 0.01: an end just after a bar line belongs to the bar before it
     length = np.ceil(max(notes[-1, :2].sum(), chords[-1, 1]) / metre - 0.01) * metre
     times = max(int(np.ceil(LEAST_BEATS / length)), 1)
     shifts = np.arange(times) * length
@@ -165,12 +194,14 @@ def load_tunes(
         validation, test: number of `songs` in these splits.
     """
     by_split: dict[str, list[Tune]] = {"train": [], "validation": [], "test": []}
-    whole: Iterable[Tune] = ()
+    tunes: list[Tune] = []
     if songs:
-        whole = pop909_tunes(Path(songs), validation, test)
+        tunes += pop909_tunes(Path(songs), validation, test)
     elif corpus:
-        whole = rendered_tunes(Path(corpus))
-    for tune in [*whole, *(lead_sheet_tunes(Path(sheets), min(TEST_TUNES, 2 * test)) if sheets else ())]:
+        tunes += rendered_tunes(Path(corpus))
+    if sheets:
+        tunes += lead_sheet_tunes(Path(sheets), test=min(TEST_TUNES, 2 * test))
+    for tune in tunes:
         by_split[tune.split].append(tune)
     return by_split
 

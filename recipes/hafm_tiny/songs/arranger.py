@@ -34,7 +34,14 @@ LINE_RANGE = 7
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """A symbol of a pattern with start and end in seconds, the latest end if notes ring on, and the chord."""
+    """A symbol of a pattern that is played.
+
+    Attributes:
+        symbol: see `styles`.
+        start, end: in seconds.
+        ring: when the notes end, in seconds, if they ring on.
+        chord: what they are of.
+    """
 
     symbol: str
     start: float
@@ -65,7 +72,11 @@ def arrange(
     parts = {}
     drawn = {}
     for name, player in style.players.items():
-        chosen = {e: int(generator.integers(len(v))) for e in ENERGIES if (v := player.patterns.get(e))}
+        # by energy, the number of a variant
+        chosen = {}
+        for energy in ENERGIES:
+            if variants := player.patterns.get(energy):
+                chosen[energy] = int(generator.integers(len(variants)))
         notes = _PLAYED[player.role](song, form, style, player, chosen)
         if hands is not None:
             notes = list(hands[name].play(notes, np.random.default_rng(generator.integers(2**32))))
@@ -99,19 +110,31 @@ class Grid:
 
 
 def _grid(song: Song, style: Style) -> Grid:
+    """The grid of a style for a song, whose tempo decides if the style does not."""
     return Grid(style.steps_a_beat or steps_a_beat(song), style.metre, style.swing)
 
 
 def _steps(bar: np.ndarray, number: int, pattern: str, grid: Grid) -> list[tuple[str, float, float]]:
-    """Symbols of a pattern in a bar (given by its beats in seconds), with start and end of each step, incl. rests."""
-    whole = grid.metre * grid.per_beat
-    offset = number % max(1, len(pattern) // whole) * whole
-    times = [_in_bar(bar, grid.beat(i)) for i in range((bar.size - 1) * grid.per_beat + 1)]
-    symbols = (pattern[(offset + i) % len(pattern)] for i in range(len(times) - 1))
+    """The steps of a bar, also those at rest.
+
+    Args:
+        bar (float64 [beats + 1]): times of the bar's beats in seconds, and of the next downbeat.
+        number: of the bar in its section, which decides what of a pattern of several bars is played.
+        pattern: its symbols.
+        grid: how bars are divided.
+
+    Returns:
+        Symbol, start and end in seconds of each step.
+    """
+    steps_of_bar = grid.metre * grid.per_beat
+    offset = number % max(1, len(pattern) // steps_of_bar) * steps_of_bar
+    times = [_in_bar(bar, grid.beat(step)) for step in range((bar.size - 1) * grid.per_beat + 1)]
+    symbols = (pattern[(offset + step) % len(pattern)] for step in range(len(times) - 1))
     return list(zip(symbols, times[:-1], times[1:], strict=True))
 
 
 def _snapped(seconds: float) -> float:
+    """A time rounded to a frame of the codec."""
     return round(seconds * FRAME_RATE) / FRAME_RATE
 
 
@@ -122,7 +145,12 @@ def _in_bar(bar: np.ndarray, beat: float) -> float:
 
 
 def hits(song: Song, grid: Grid, bar: np.ndarray, number: int, pattern: str) -> list[Hit]:
-    """A pattern's hits in a bar; a hit held over a chord change is played again with the new chord."""
+    """A pattern's hits in a bar; a hit held over a chord change is played again with the new chord.
+
+    Args:
+        song: with the chords.
+        grid, bar, number, pattern: as for `_steps`.
+    """
     hits_of_bar: list[Hit] = []
     sounding = False
     for symbol, start, end in _steps(bar, number, pattern, grid):
@@ -142,10 +170,17 @@ def hits(song: Song, grid: Grid, bar: np.ndarray, number: int, pattern: str) -> 
 
 
 def voicing(chord: Chord, kind: str, low: int) -> list[int]:
-    """MIDI pitches of a chord, ascending, the lowest within an octave above `low`; for `kind`, see `styles.Player`."""
+    """MIDI pitches of a chord, ascending, the lowest within an octave above `low`.
+
+    Args:
+        chord: not "N".
+        kind: "close", "open", "power" or "guitar".
+        low: MIDI pitch.
+    """
     classes = chord.pitch_classes[:4]
     root = low + (classes[0] - low) % 12
-    fifth = next((i for i in (7, 6, 8) if (classes[0] + i) % 12 in classes), 7)
+    # perfect, diminished or augmented; perfect if the chord has none
+    fifth = next((interval for interval in (7, 6, 8) if (classes[0] + interval) % 12 in classes), 7)
     if kind == "power":
         return [root, root + fifth, root + 12]
     if kind == "guitar":
@@ -169,14 +204,26 @@ def _in_sections(song: Song, form: Sequence[Section]) -> Iterator[tuple[np.ndarr
 
 
 def _pattern(player: Player, section: Section, chosen: dict[str, int]) -> str | Groove | None:
-    """A drawn pattern for the energy of each section."""
+    """The pattern of a player for a section's energy; None if it is silent.
+
+    Args:
+        player: the player.
+        section: the section.
+        chosen: number of the drawn variant by energy.
+    """
     if section.energy not in chosen:
         return None
     return player.patterns[section.energy][chosen[section.energy]]
 
 
 def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
-    """The notes of one hit of a chord player."""
+    """The notes of one hit of a chord player; `styles` says what the symbols mean.
+
+    Args:
+        hit: of a pattern.
+        player: voicing, range, velocity and length of notes.
+        energy: of the section.
+    """
     pitches = voicing(hit.chord, player.voicing, player.low)
     symbol = hit.symbol.upper()
     velocity = player.velocity + ENERGY_VELOCITY[energy]
@@ -207,7 +254,7 @@ def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
 
 
 def _chords(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
-    """The notes of a player of chords."""
+    """The notes of a player of chords; arguments as for `arrange`, and `chosen`, the drawn variant by energy."""
     notes: list[Note] = []
     grid = _grid(song, style)
     for bar, number, section in _in_sections(song, form):
@@ -215,7 +262,8 @@ def _chords(song: Song, form: Sequence[Section], style: Style, player: Player, c
         if not isinstance(pattern, str):
             continue
         if section.name == "ending":
-            first = next((s for s in pattern if s not in (REST, HOLD)), "C")
+            # one chord, held: the first symbol, or the whole chord instead of single notes
+            first = next((symbol for symbol in pattern if symbol not in (REST, HOLD)), "C")
             pattern = first.upper().translate(str.maketrans("H123456", "CCCCCCC")) + HOLD * (len(pattern) - 1)
         for hit in hits(song, grid, bar, number, pattern):
             notes += _chord_notes(hit, player, section.energy)
@@ -223,7 +271,7 @@ def _chords(song: Song, form: Sequence[Section], style: Style, player: Player, c
 
 
 def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
-    """The notes of the bass."""
+    """The notes of the bass; arguments as for `_chords`."""
     notes: list[Note] = []
     grid = _grid(song, style)
     for bar, number, section in _in_sections(song, form):
@@ -248,11 +296,12 @@ def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, cho
 
 
 def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
-    """The notes of the drums, with fills at the ends of sections."""
+    """The notes of the drums, with fills at the ends of sections; arguments as for `_chords`."""
     notes: list[Note] = []
     grid = _grid(song, style)
 
     def hit(drum: str, at: float, symbol: str, section: Section) -> None:
+        """Adds a note for a symbol at a time in seconds."""
         velocity = player.velocity + DRUM_VELOCITY[symbol] + ENERGY_VELOCITY[section.energy] // 2
         notes.append(Note(at, at + DRUM_NOTE, DRUMS[drum], int(np.clip(velocity, 20, 127))))
 
@@ -266,18 +315,23 @@ def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, ch
             continue
         if number == 0 and section.energy == "full":
             hit("crash", _in_bar(bar, 0), "x", section)
-        size = (bar.size - 1) * grid.per_beat
-        fill_from = size
+        steps = (bar.size - 1) * grid.per_beat
+        # the step from which the fill replaces the groove
+        fill_from = steps
         if number == section.end - section.first - 1 and section.energy != "sparse":
-            fill_from = max(0, size - len(next(iter(style.fill.values()))))
+            fill_from = max(0, steps - len(next(iter(style.fill.values()))))
         for drum, pattern in groove.items():
-            for i, (symbol, start, _) in enumerate(_steps(bar, number, pattern, grid)):
-                if symbol != REST and (i < fill_from or drum == "kick" and drum not in style.fill):
+            # the kick goes on through a fill without kicks
+            until = steps if drum == "kick" and drum not in style.fill else fill_from
+            for symbol, start, _ in _steps(bar, number, pattern, grid)[:until]:
+                if symbol != REST:
                     hit(drum, start, symbol, section)
         for drum, pattern in style.fill.items():
-            for i in range(fill_from, size):
-                if (symbol := pattern[i - size]) != REST:
-                    hit(drum, _in_bar(bar, grid.beat(i)), symbol, section)
+            for step in range(fill_from, steps):
+                # fills end with the bar
+                symbol = pattern[step - steps]
+                if symbol != REST:
+                    hit(drum, _in_bar(bar, grid.beat(step)), symbol, section)
     return notes
 
 
@@ -285,7 +339,10 @@ def _line(song: Song, form: Sequence[Section], style: Style, player: Player, cho
     """The song's second voice, moved by octaves into the player's range; silent at energies without patterns."""
     all_bars = bars(song)
     # from start to end in seconds: the sections in which the player has patterns
-    spans = [(all_bars[s.first][0], all_bars[s.end - 1][-1]) for s in form if s.energy in player.patterns]
+    spans = []
+    for section in form:
+        if section.energy in player.patterns:
+            spans.append((all_bars[section.first][0], all_bars[section.end - 1][-1]))
     line = []
     for note in one_voice(song.tracks.get("BRIDGE", ())):
         if any(start <= note.start < end - 0.1 for start, end in spans):
@@ -293,8 +350,9 @@ def _line(song: Song, form: Sequence[Section], style: Style, player: Player, cho
     if not line:
         return []
     middle = float(np.median([note.pitch for note in line]))
-    octaves = 12 * round((player.low + LINE_RANGE - middle) / 12)
-    return list(on_frames([dataclasses.replace(n, pitch=n.pitch + octaves, velocity=player.velocity) for n in line]))
+    semitones = 12 * round((player.low + LINE_RANGE - middle) / 12)
+    moved = [dataclasses.replace(note, pitch=note.pitch + semitones, velocity=player.velocity) for note in line]
+    return list(on_frames(moved))
 
 
 _PLAYED = {"chords": _chords, "bass": _bass, "drums": _drums, "line": _line}

@@ -95,8 +95,12 @@ def draw_line_up(style: Style, soundfonts: Collection[str], generator: np.random
     leader = next(name for name, player in style.players.items() if player.stem == "chords")
     players = {}
     for name, player in style.players.items():
-        new = _at_home_in(player, family) if name == leader else player
-        programs = family.programs if name == leader else _programs(player, kits)
+        if name == leader:
+            new = _at_home_in(player, family)
+            programs = family.programs
+        else:
+            new = player
+            programs = _programs(player, kits)
         new = replace(
             new, program=int(generator.choice(programs)), soundfont=str(generator.choice(sorted(soundfonts)))
         )
@@ -112,7 +116,9 @@ def _at_home_in(player: Player, family: Family) -> Player:
     """Adapts a chord player to a family: keeps an amplifier if that suits it, else takes the family's voicing."""
     if player.sound.drive_db and family.amplified:
         return player
-    sound = replace(player.sound, drive_db=0.0, curve=()) if player.sound.drive_db else player.sound
+    sound = player.sound
+    if sound.drive_db:
+        sound = replace(sound, drive_db=0.0, curve=())
     return replace(player, voicing=family.voicing, low=family.low, sound=sound)
 
 

@@ -62,7 +62,16 @@ class Chord:
 
 @dataclasses.dataclass(frozen=True)
 class Song:
-    """A symbolic song; its melody is sorted and monophonic."""
+    """A symbolic song.
+
+    Attributes:
+        name: of its folder.
+        melody: the sung line, sorted and monophonic.
+        tracks: other notes by the tracks' names in capitals.
+        beats, downbeats: in seconds.
+        chords: sorted.
+        duration: in seconds.
+    """
 
     name: str
     melody: tuple[Note, ...]

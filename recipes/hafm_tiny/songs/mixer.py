@@ -15,8 +15,9 @@ from scipy.signal import fftconvolve, resample_poly
 
 from .styles import STEMS, Curve, Sound, Style
 
+# of a room: seconds before it sets in, and decay of its low frequencies, as a share of the high ones'
 PREDELAY = 0.012
-BRIGHT_DECAY = 0.35
+LOW_DECAY = 0.35
 # the room above the mono path's bandwidth, where the response is drawn anew: crossfade in Hz around its Nyquist
 # frequency, and decay, as a share of the room's; and the frequencies in Hz over which the room's width sets in
 CROSSFADE = 500.0
@@ -34,9 +35,10 @@ CABINET: Curve = ((50, -18), (110, 0), (400, -2), (2200, 4), (4200, 0), (5500, -
 def equalised(audio: np.ndarray, sampling_rate: int, curve: Curve) -> np.ndarray:
     """Equalises audio [N] with a curve of (Hz, dB), interpolated linearly over log frequency."""
     length = next_fast_len(audio.size, real=True)
+    # log of 0 Hz would be −∞
     frequency = np.maximum(rfftfreq(length, 1 / sampling_rate), 1.0)
-    at, level = zip(*curve, strict=True)
-    gain = 10 ** (np.interp(np.log(frequency), np.log(at), level) / 20)
+    hertz, decibels = zip(*curve, strict=True)
+    gain = 10 ** (np.interp(np.log(frequency), np.log(hertz), decibels) / 20)
     return irfft(rfft(audio, length) * gain, length)[: audio.size]
 
 
@@ -48,24 +50,27 @@ def overdriven(audio: np.ndarray, sampling_rate: int, drive_db: float) -> np.nda
 
 @cache
 def _room(name: str, seconds: float, sampling_rate: int) -> np.ndarray:
-    """Impulse response of a style's room, [seconds * sampling_rate], with energy 1; high frequencies decay faster."""
+    """Impulse response of a style's room, [seconds * sampling_rate], with energy 1 before its low cut."""
     response = _reverberation(np.random.default_rng(list(name.encode())), seconds, sampling_rate)
     return np.asarray(_low_cut(response, sampling_rate) / np.sqrt(np.sum(response**2)))
 
 
 def _reverberation(generator: np.random.Generator, seconds: float, sampling_rate: int) -> np.ndarray:
-    """Decaying noise [seconds * sampling_rate], silent before the predelay."""
+    """Decaying noise [seconds * sampling_rate], silent before the predelay; it decays faster below about 3 kHz."""
     times = np.arange(int(seconds * sampling_rate)) / sampling_rate
     noise = generator.standard_normal((2, times.size))
+    high = equalised(noise[0], sampling_rate, ((1500.0, -24), (4500.0, 0)))
+    low = equalised(noise[1], sampling_rate, ((1500.0, 0), (4500.0, -24)))
+    # by 60 dB within the reverberation time
     response = np.zeros(times.size)
-    for part, decay, edge in ((noise[0], seconds, -1), (noise[1], seconds * BRIGHT_DECAY, 1)):
-        curve = ((1500.0, min(0, 24 * edge)), (4500.0, min(0, -24 * edge)))
-        response += equalised(part, sampling_rate, curve) * 10 ** (-3 * times / decay)
+    response += high * 10 ** (-3 * times / seconds)
+    response += low * 10 ** (-3 * times / (seconds * LOW_DECAY))
     response[: int(PREDELAY * sampling_rate)] = 0.0
     return response
 
 
 def _low_cut(response: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """A response [N], lowered below 250 Hz, by 24 dB at 60 Hz."""
     return equalised(response, sampling_rate, ((60, -24), (250, 0)))
 
 
@@ -74,6 +79,13 @@ def _stereo_room(name: str, seconds: float, width: float, mono_rate: int, sampli
     """Impulse responses [2, N] of a style's room, for the mean of left and right and for half their difference.
 
     Below the mono path's Nyquist frequency the first is the mono room's, resampled; above, it is drawn anew.
+
+    Args:
+        name: of the style, which seeds the responses.
+        seconds: reverberation time.
+        width: level of the second response, relative to the first.
+        mono_rate: of the mono path in Hz.
+        sampling_rate: of the responses in Hz.
     """
     common = math.gcd(mono_rate, sampling_rate)
     # a convolution sums over samples, so a response of more samples is lower
@@ -82,16 +94,28 @@ def _stereo_room(name: str, seconds: float, width: float, mono_rate: int, sampli
     drawn = _reverberation(np.random.default_rng(list(name.encode())), seconds, mono_rate)
     level = np.sqrt(mono_rate / sampling_rate / np.sum(drawn**2))
     generator = np.random.default_rng([*name.encode(), sampling_rate])
-    fresh, other = (level * _reverberation(generator, seconds, sampling_rate)[: mid.size] for _ in range(2))
-    _, air = _parted(fresh, seconds, mono_rate / 2, sampling_rate)
-    below, above = _parted(other, seconds, mono_rate / 2, sampling_rate)
-    below = equalised(_low_cut(below, sampling_rate), sampling_rate, ((NARROW, -24), (WIDE, 0)))
-    size = min(mid.size, air.size)
-    return np.stack([(mid[:size] + air[:size]), width * (below + above)[:size]])
+    new_mid = level * _reverberation(generator, seconds, sampling_rate)[: mid.size]
+    side = level * _reverberation(generator, seconds, sampling_rate)[: mid.size]
+    _, mid_above = _parted(new_mid, seconds, mono_rate / 2, sampling_rate)
+    side_below, side_above = _parted(side, seconds, mono_rate / 2, sampling_rate)
+    # low frequencies are the same on both sides
+    side_below = equalised(_low_cut(side_below, sampling_rate), sampling_rate, ((NARROW, -24), (WIDE, 0)))
+    size = min(mid.size, mid_above.size)
+    return np.stack([mid[:size] + mid_above[:size], width * (side_below + side_above)[:size]])
 
 
 def _parted(response: np.ndarray, seconds: float, hertz: float, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """A response [N] below and above a frequency; what lies above decays faster, as air absorbs it."""
+    """Divides a room's response at a frequency; what lies above decays faster, as air absorbs it.
+
+    Args:
+        response ([N]): of the room.
+        seconds: its reverberation time.
+        hertz: the frequency.
+        sampling_rate: in Hz.
+
+    Returns:
+        The parts below and above it, [N] each.
+    """
     decay = 10 ** (-3 * np.arange(response.size) / sampling_rate * (1 / AIRY_DECAY - 1) / seconds)
     edges = (hertz - CROSSFADE, hertz + CROSSFADE)
     below = equalised(response, sampling_rate, ((edges[0], 0), (edges[1], -90)))
@@ -192,7 +216,10 @@ def mixed_in_stereo(
 
 
 def _amplified(audio: np.ndarray, sampling_rate: int, sound: Sound) -> np.ndarray:
-    return overdriven(audio, sampling_rate, sound.drive_db) if sound.drive_db else audio
+    """Audio [N] through a player's amplifier, if it has one."""
+    if not sound.drive_db:
+        return audio
+    return overdriven(audio, sampling_rate, sound.drive_db)
 
 
 def _ducked(kicks: Sequence[float], depth_db: float, size: int, sampling_rate: int) -> np.ndarray:

@@ -90,6 +90,7 @@ def random_manner(generator: np.random.Generator, formant: float = 1.0) -> Manne
 
 
 def _frames(seconds: float) -> int:
+    """A time in frames of WORLD's analysis."""
     return round(seconds / FRAME_SECONDS)
 
 
@@ -103,7 +104,16 @@ def _analyse(audio: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndar
 
 
 def _unit_bounds(loudness: np.ndarray, vowel: int, fixed: int) -> list[int]:
-    """First frame of the consonant, the vowel and the stretchable part, and the end, from loudness in dB [N]."""
+    """Finds the parts of a recorded syllable.
+
+    Args:
+        loudness (float [T]): in dB.
+        vowel: frame in which the vowel begins, by the voice's list.
+        fixed: frame before which a syllable must not be stretched, by the list.
+
+    Returns:
+        First frame of the consonant, of the vowel and of the stretchable part, and the end.
+    """
     vowel = min(vowel, loudness.size - 30)
     steady = np.median(loudness[vowel + 10 : vowel + 60])
     loud_before = np.flatnonzero(loudness[:vowel] > steady - 45)
@@ -142,8 +152,9 @@ def load_voice(folder: Path, syllables: int | None = None) -> Voice:
         f0, spectrum, noise = _analyse(audio[: int(LONGEST_UNIT * sampling_rate)], sampling_rate)
         loudness = 10 * np.log10(spectrum.mean(axis=1) + SILENCE)
         bounds = _unit_bounds(loudness, _frames(float(vowel_ms) / 1000), _frames(float(fixed_ms) / 1000))
+        _, _, stretch, end = bounds
         # all vowels at the same level, so that loudness does not depend on the recording
-        spectra.append(spectrum / np.mean(spectrum[bounds[2] : bounds[3]]))
+        spectra.append(spectrum / np.mean(spectrum[stretch:end]))
         aperiodicity.append(noise)
         pitches.append(f0)
         units.append([first + bound for bound in bounds])
@@ -161,7 +172,7 @@ def load_voice(folder: Path, syllables: int | None = None) -> Voice:
 
 
 def sung_notes(notes: Sequence[Note], manner: Manner, generator: np.random.Generator) -> tuple[Note, ...]:
-    """Applies the manner's onset jitter and lag to notes, which stay monophonic."""
+    """Applies the manner's onset jitter and lag to notes, which stay monophonic and last at least 50 ms."""
     starts: list[float] = []
     for note in notes:
         start = note.start + manner.lag + float(np.clip(generator.normal(0, 1), -2, 2)) * manner.onset_jitter
@@ -175,7 +186,14 @@ def sung_notes(notes: Sequence[Note], manner: Manner, generator: np.random.Gener
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """Frames of the bank to play: `frame`, `previous` (int [T], -1: silent), crossfade between them, gain in dB."""
+    """What to play of the voice's bank in each of T frames.
+
+    Attributes:
+        frame (int [T]): number of the bank's frame; -1: silence.
+        previous (int [T]): the one from which it is crossfaded; -1: none.
+        mix (float [T]): share of `frame`, from 0 to 1.
+        gain_db (float [T]): level.
+    """
 
     frame: np.ndarray
     previous: np.ndarray
@@ -184,7 +202,10 @@ class _Plan:
 
 
 def _syllables(notes: Sequence[Note], manner: Manner, generator: np.random.Generator) -> list[tuple[float, float]]:
-    """Start and end of each syllable: one note, or several consecutive notes for a melisma."""
+    """Start and end (s) of each syllable: of one note, or of several consecutive notes for a melisma.
+
+    Only notes of one phrase that are at most five semitones apart share a syllable.
+    """
     spans: list[tuple[float, float]] = []
     pitch = 0
     for note in notes:
@@ -198,9 +219,14 @@ def _syllables(notes: Sequence[Note], manner: Manner, generator: np.random.Gener
 
 
 def _unit_frames(unit: np.ndarray, before: int, length: int) -> np.ndarray:
-    """Bank frames (int [before + length]) of a unit, with the vowel starting after `before` frames.
+    """Bank frames of a unit: int [before + length].
 
-    If too short, the stretchable part is read back and forth at half speed, which keeps long notes alive.
+    If it is too short, the stretchable part is read back and forth at half speed, which keeps long notes alive.
+
+    Args:
+        unit (int [4]): first frame of the consonant, of the vowel and of the stretchable part, and the end.
+        before: frames of the consonant to use.
+        length: frames from the vowel on.
     """
     _, vowel, stretch, end = (int(bound) for bound in unit)
     head = np.arange(vowel - before, stretch)
@@ -213,7 +239,15 @@ def _unit_frames(unit: np.ndarray, before: int, length: int) -> np.ndarray:
 
 
 def _plan(voice: Voice, notes: Sequence[Note], total: int, manner: Manner, generator: np.random.Generator) -> _Plan:
-    """Chooses the frames of the voice's bank that sing the notes, one unit for each syllable."""
+    """Chooses the frames of the voice's bank that sing notes, a random unit for each syllable.
+
+    Args:
+        voice: the bank.
+        notes: sorted and monophonic.
+        total: T, number of frames.
+        manner: melismas and dynamics.
+        generator: draws units, melismas and levels.
+    """
     frame = np.full(total, -1)
     previous = np.full(total, -1)
     mix = np.ones(total)
@@ -251,7 +285,7 @@ def _plan(voice: Voice, notes: Sequence[Note], total: int, manner: Manner, gener
 
 
 def _pitch_curve(notes: Sequence[Note], total: int, manner: Manner, generator: np.random.Generator) -> np.ndarray:
-    """Pitch curve in MIDI units (float [T]): smoothed note steps, with scoop, vibrato, errors and drift."""
+    """Pitch curve in MIDI units (float [T], T = `total`): smoothed note steps, with scoop, vibrato, errors, drift."""
     curve = np.zeros(total)
     wobble = np.zeros(total)
     edges = [0, *(_frames(note.start) for note in notes[1:]), total]
@@ -296,7 +330,15 @@ def _warp(frames: np.ndarray, factor: float) -> np.ndarray:
 def _breaths(
     notes: Sequence[Note], size: int, rate: int, level_db: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """Breath noise [size] before phrases that follow a rest, relative to singing with an RMS of 1."""
+    """Breath noise before phrases that follow a rest: float64 [size].
+
+    Args:
+        notes: what is sung.
+        size: number of samples.
+        rate: in Hz.
+        level_db: of a breath, relative to singing with an RMS of 1; −∞: no breaths.
+        generator: draws which rests have one, and the noise.
+    """
     breaths = np.zeros(size)
     if level_db == -np.inf:
         return breaths
@@ -315,7 +357,11 @@ def _breaths(
 
 
 def _stretches(sounding: np.ndarray) -> list[tuple[int, int]]:
-    """First frame and end of each phrase to synthesise; rests, where WORLD is slowest (500 pulses/s), are skipped."""
+    """First frame and end of each phrase to synthesise; rests, where WORLD is slowest (500 pulses/s), are skipped.
+
+    Args:
+        sounding (bool [T]): frames in which the voice sounds.
+    """
     frames = np.flatnonzero(sounding)
     if frames.size == 0:
         return []

@@ -36,6 +36,14 @@ logger = logging.getLogger(__name__)
 LEAD_IN = 0.3
 LOUDEST = 0.98
 PARTIAL_SUFFIX = ".partial"
+# Share of singers in a room, its reverberation time in s, and its level relative to the dry sound in dB; level of the
+# background noise of every singer in dBFS.
+ROOM_SHARE = 0.6
+ROOM_SECONDS = (0.12, 0.7)
+ROOM_DB = (-24, -9)
+NOISE_DBFS = (-85, -52)
+# Semitones that a singer's comfortable pitch is from the voice's, at most.
+COMFORT_RANGE = 3
 # Range of formant factors for which a voice sounds natural, and its comfortable pitch (MIDI).
 WARPS = {"iona": (0.84, 1.08), "scott": (0.84, 1.2), "erith": (0.92, 1.15)}
 COMFORT = {"iona": 65.0, "scott": 57.0, "erith": 53.0}
@@ -92,6 +100,7 @@ class Task:
 
 
 def _rank(name: str, purpose: str) -> str:
+    """A key that sorts songs by name as if shuffled, in another order for each purpose."""
     return hashlib.sha256(f"{purpose}/{name}".encode()).hexdigest()
 
 
@@ -113,15 +122,20 @@ def list_tasks(options: SongCorpusOptions, number: int) -> list[Task]:
     """The items of one pass, shuffled by hash; every prefix of the list has all splits in proportion."""
     folders = {folder.name: folder for folder in list_songs(options.songs)}
     splits = split_songs(list(folders), options.validation_songs, options.test_songs)
+    # each task with its place in its split, from 0 to 1, which spreads every split over the list
     placed: list[tuple[float, Task]] = []
     for split in ("train", "validation", TEST_SPLIT):
-        names = sorted((n for n in folders if splits[n] == split), key=lambda name: _rank(name, f"order {number}"))
-        placed += [((i + 0.5) / len(names), Task(folders[n], split, number)) for i, n in enumerate(names)]
-    return [task for _, task in sorted(placed, key=lambda pair: (pair[0], pair[1].name))]
+        names = [name for name in folders if splits[name] == split]
+        names.sort(key=lambda name: _rank(name, f"order {number}"))
+        for index, name in enumerate(names):
+            placed.append(((index + 0.5) / len(names), Task(folders[name], split, number)))
+    placed.sort(key=lambda pair: (pair[0], pair[1].name))
+    return [task for _, task in placed]
 
 
 @cache
 def _voice(folder: Path, syllables: int | None) -> singer.Voice:
+    """`singer.load_voice`, once per process."""
     return singer.load_voice(folder, syllables)
 
 
@@ -129,8 +143,8 @@ def _voice(folder: Path, syllables: int | None) -> singer.Voice:
 class Item:
     """Time-aligned audio of one item (float64 [N] each) and its labels.
 
-    `stereo` is the instrumental as left and right, float64 [2, N'] at a rate of its own, times `stereo_gain` in the
-    labels; or None.
+    `stereo` is the instrumental as left and right, float64 [2, N'] at a rate of its own, which has been attenuated by
+    the factor `stereo_gain` in the labels; or None.
     """
 
     vocal: np.ndarray
@@ -140,31 +154,38 @@ class Item:
     stereo: np.ndarray | None = None
 
 
-def _sung_range(song: Song, comfort: float) -> tuple[Note, ...]:
-    """The melody, moved by octaves into the voice's comfortable range."""
-    middle = float(np.median([note.pitch for note in song.melody]))
-    octaves = 12 * round((comfort - middle) / 12)
-    return tuple(dataclasses.replace(note, pitch=note.pitch + octaves) for note in song.melody)
+def _in_range(melody: Sequence[Note], comfortable_pitch: float) -> tuple[Note, ...]:
+    """A melody, moved by octaves so that its median is as near as possible to a pitch (MIDI)."""
+    middle = float(np.median([note.pitch for note in melody]))
+    semitones = 12 * round((comfortable_pitch - middle) / 12)
+    return tuple(dataclasses.replace(note, pitch=note.pitch + semitones) for note in melody)
 
 
 def _render_vocal(
     song: Song, voice: singer.Voice, options: SongCorpusOptions, generator: np.random.Generator
 ) -> tuple[np.ndarray, tuple[Note, ...], singer.Manner]:
-    """Sings a song's melody: samples float64 [N] at the voice's rate, the notes as sung, and the manner."""
+    """Sings a song's melody in a random manner, recorded with a random microphone, room and noise.
+
+    Returns:
+        Samples (float64 [N] at the voice's rate), the notes as sung, and the manner.
+    """
+    rate = voice.sampling_rate
     formant = float(generator.uniform(*WARPS.get(voice.name, DEFAULT_WARP)))
     manner = singer.random_manner(generator, formant)
-    comfort = COMFORT.get(voice.name, voice.pitch) + 12 * np.log2(formant) + generator.uniform(-3, 3)
-    notes = singer.sung_notes(_sung_range(song, comfort), manner, generator)
-    audio = singer.sing(voice, notes, song.duration, manner, int(generator.integers(2**32)))
-    audio = equalise(audio, voice.sampling_rate, generator)
-    if generator.random() < 0.6:
-        audio = room(audio, voice.sampling_rate, generator.uniform(0.12, 0.7), generator.uniform(-24, -9), generator)
+    comfortable_pitch = COMFORT.get(voice.name, voice.pitch) + 12 * np.log2(formant)
+    comfortable_pitch += generator.uniform(-COMFORT_RANGE, COMFORT_RANGE)
+    notes = singer.sung_notes(_in_range(song.melody, comfortable_pitch), manner, generator)
+    audio = singer.sing(voice, notes, song.duration, manner, seed=int(generator.integers(2**32)))
+    audio = equalise(audio, rate, generator)
+    if generator.random() < ROOM_SHARE:
+        seconds = generator.uniform(*ROOM_SECONDS)
+        audio = room(audio, rate, seconds=seconds, wet_db=generator.uniform(*ROOM_DB), generator=generator)
     active = np.zeros(audio.size, dtype=bool)
     for note in notes:
-        active[int(note.start * voice.sampling_rate) : int(note.end * voice.sampling_rate)] = True
+        active[int(note.start * rate) : int(note.end * rate)] = True
     audio = to_level(audio, generator.uniform(*options.level_db), active)
-    floor = 10 ** (generator.uniform(-85, -52) / 20) * generator.standard_normal(audio.size)
-    return np.clip(audio + floor, -0.99, 0.99), notes, manner
+    noise = 10 ** (generator.uniform(*NOISE_DBFS) / 20) * generator.standard_normal(audio.size)
+    return np.clip(audio + noise, -0.99, 0.99), notes, manner
 
 
 def soundfont_of(name: str, soundfonts: Sequence[Path]) -> Path:
@@ -197,7 +218,14 @@ def song_weights(song: Song, styles: Sequence[str]) -> dict[str, float]:
 def _render_band(
     song: Song, options: SongCorpusOptions, generator: np.random.Generator, line_up: np.random.Generator
 ) -> StyledSong:
-    """A song played in one of the options' styles; attenuated if it would clip."""
+    """Plays a song in one of the options' styles; attenuated if it would clip.
+
+    Args:
+        song: an excerpt that starts at a bar line.
+        options: what to render.
+        generator: draws the style, energies and pattern variants.
+        line_up: draws instruments and human timing, if the options say so.
+    """
     if options.suited:
         name = draw_style(song_weights(song, options.styles), generator)
     else:
@@ -206,10 +234,16 @@ def _render_band(
     files = {soundfont: soundfont_of(soundfont, options.soundfonts) for soundfont in named}
     drawn = line_up if options.line_ups else None
     played = style_song(song, STYLES[name], files, options.sampling_rate, generator, drawn, options.stereo_rate)
-    peak = float(np.abs(sum(played.stems.values())).max())
-    gain = min(1.0, LOUDEST / max(peak, LOUDEST))
-    stems, stereo = ({name: gain * stem for name, stem in band.items()} for band in (played.stems, played.stereo))
+    gain = _attenuation(np.asarray(sum(played.stems.values())))
+    stems = {name: gain * stem for name, stem in played.stems.items()}
+    stereo = {name: gain * stem for name, stem in played.stereo.items()}
     return dataclasses.replace(played, stems=stems, stereo=stereo)
+
+
+def _attenuation(audio: np.ndarray) -> float:
+    """The factor, at most 1, that brings a sound's peak down to `LOUDEST`."""
+    peak = float(np.abs(audio).max())
+    return LOUDEST / max(peak, LOUDEST)
 
 
 def render_item(task: Task, options: SongCorpusOptions) -> Item:
@@ -234,8 +268,8 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     band_generator, chord_generator, line_up_generator = (
         np.random.default_rng([*np.frombuffer(digest, dtype=np.uint32), stream]) for stream in (1, 2, 3)
     )
-    moved = bool(chord_generator.random() < options.reharmonised)
-    if moved:
+    is_reharmonised = bool(chord_generator.random() < options.reharmonised)
+    if is_reharmonised:
         song = reharmonised(song, chord_generator)
     voice = _voice(options.voices / str(generator.choice(names)), options.syllables)
     if voice.sampling_rate != options.sampling_rate:
@@ -248,19 +282,18 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     stems = {name: stem[:size] for name, stem in played.stems.items()}
     labels: dict[str, object] = {
         "song": task.folder.name, "pass": task.number, "split": task.split, "seed": options.seed,
-        "voice": voice.name, "transpose": semitones, "stretch": stretch, "reharmonised": moved,
+        "voice": voice.name, "transpose": semitones, "stretch": stretch, "reharmonised": is_reharmonised,
         **played.lead_sheet, "key": change(whole, semitones).key, "duration": size / options.sampling_rate,
-        "manner": {n: value for n, value in dataclasses.asdict(manner).items() if np.isfinite(value)},
+        "manner": {name: value for name, value in dataclasses.asdict(manner).items() if np.isfinite(value)},
         "notes": [[note.start, note.end, note.pitch] for note in notes],
         "licence": options.licence,
     }  # fmt: skip
     stereo = None
     if options.stereo_rate:
-        channels = np.sum(list(played.stereo.values()), axis=0)[
-            :, : size * options.stereo_rate // options.sampling_rate
-        ]
+        channels = np.sum(list(played.stereo.values()), axis=0)
+        channels = channels[:, : size * options.stereo_rate // options.sampling_rate]
         # one channel can be louder than their mean, which sets the level of the mono band
-        gain = min(1.0, LOUDEST / max(float(np.abs(channels).max()), LOUDEST))
+        gain = _attenuation(channels)
         stereo = gain * channels
         labels["stereo_gain"] = gain
     return Item(vocal[:size], np.sum(list(stems.values()), axis=0), stems, labels, stereo)
@@ -272,7 +305,9 @@ def _rounded(value: object) -> object:
         return round(value, 6)
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
-    return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return value
 
 
 def write_item(item: Item, folder: Path, sampling_rate: int, stereo_rate: int | None = None) -> None:
@@ -290,7 +325,11 @@ def write_item(item: Item, folder: Path, sampling_rate: int, stereo_rate: int | 
 
 
 def _run(task: Task, options: SongCorpusOptions) -> tuple[str, float]:
-    """Render and write one item unless it exists; returns its name and seconds of audio (0 if it exists or failed)."""
+    """Render and write one item unless it exists.
+
+    Returns:
+        Its name, and its seconds of audio; 0 if it exists already or could not be rendered.
+    """
     folder = options.output / task.split / task.name
     if folder.exists():
         return task.name, 0.0

@@ -51,6 +51,7 @@ def lead_sheet(song: Song, form: tuple[Section, ...], style: str) -> dict[str, o
 
 
 def _end(song: Song, bar: np.ndarray) -> float:
+    """The end of a bar in seconds, at most that of the song."""
     return float(min(bar[-1], song.duration))
 
 

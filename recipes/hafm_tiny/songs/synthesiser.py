@@ -69,8 +69,10 @@ class Synthesiser:
         self.settings = self.library.new_fluid_settings()
         self.library.fluid_settings_setnum(self.settings, b"synth.sample-rate", float(sampling_rate))
         for name, value in SETTINGS.items():
-            setter = self.library.fluid_settings_setnum if isinstance(value, float) else None
-            (setter or self.library.fluid_settings_setint)(self.settings, name.encode(), value)
+            if isinstance(value, float):
+                self.library.fluid_settings_setnum(self.settings, name.encode(), value)
+            else:
+                self.library.fluid_settings_setint(self.settings, name.encode(), value)
         # never plays: it owns the SoundFonts and lends them to the synths that do
         self.owner = self.library.new_fluid_synth(self.settings)
         self.loaded: dict[Path, int] = {}
@@ -85,7 +87,17 @@ class Synthesiser:
         return self.loaded[path]
 
     def play(self, notes: tuple[Note, ...], program: int, soundfont: Path, seconds: float, drums: bool) -> np.ndarray:
-        """Renders one player's notes, float32 [left and right, seconds * sampling_rate]; sound after that is cut off.
+        """Renders one player's notes.
+
+        Args:
+            notes: in any order.
+            program: General MIDI program; of drums, the kit.
+            soundfont: file.
+            seconds: length; sound after that is cut off.
+            drums: whether notes are drums.
+
+        Returns:
+            float32 [2, seconds * sampling_rate]: left and right.
 
         Raises:
             ValueError: the file is not a SoundFont, or does not have the program.
@@ -105,13 +117,15 @@ class Synthesiser:
     def _played(self, synth: int, channel: int, notes: tuple[Note, ...], size: int) -> np.ndarray:
         """Renders notes with a new synth, float32 [2, size]."""
         blocks = -(-size // BLOCK)
-        # at the same time, note-offs are sorted before note-ons
+        # block, 1 for note-on or 0 for note-off, pitch, velocity; at the same time, note-offs are sorted first
         events = [(self._block(note.start), 1, note.pitch, note.velocity) for note in notes]
         events += [(max(self._block(note.end), self._block(note.start) + 1), 0, note.pitch, 0) for note in notes]
         stereo = np.zeros((2, blocks * BLOCK), dtype=np.float32)
         at = 0
+        # the last event only lets the rest be written
         for block, on, pitch, velocity in [*sorted(events), (blocks, 0, 0, 0)]:
-            if (until := min(block, blocks)) > at:
+            until = min(block, blocks)
+            if until > at:
                 left, right = (side[at * BLOCK :].ctypes.data_as(ctypes.c_void_p) for side in stereo)
                 self.library.fluid_synth_write_float(synth, (until - at) * BLOCK, left, 0, 1, right, 0, 1)
                 at = until
@@ -122,6 +136,7 @@ class Synthesiser:
         return stereo[:, :size]
 
     def _block(self, seconds: float) -> int:
+        """The block that begins nearest to a time."""
         return round(seconds * self.sampling_rate / BLOCK)
 
 

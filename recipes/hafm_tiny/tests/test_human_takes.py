@@ -12,7 +12,7 @@ NOTES = [(0.5 + n * 0.6, 0.5 + n * 0.6 + 0.45, 57 + n % 5) for n in range(48)] +
 FRAMES = 30 * FRAME_RATE
 
 
-def rendered() -> Measured:
+def exact_voice() -> Measured:
     """A voice that holds every note exactly and is silent between notes."""
     pitch = np.full(FRAMES, np.nan, np.float32)
     level = np.full(FRAMES, -100.0, np.float32)
@@ -24,7 +24,7 @@ def rendered() -> Measured:
 
 
 def test_takes_keep_melody_and_timing_but_are_less_exact() -> None:
-    own = rendered()
+    own = exact_voice()
     takes = [human_take(own, NOTES, np.random.default_rng(seed)) for seed in range(12)]
     sung = np.isfinite(own[0])
     wrong = [1200 * np.abs(np.log2(pitch / own[0]))[sung & np.isfinite(pitch)] for pitch, _, _ in takes]
@@ -48,8 +48,8 @@ def test_takes_keep_melody_and_timing_but_are_less_exact() -> None:
 
 def test_a_take_depends_only_on_its_seed_and_a_silent_voice_is_unchanged() -> None:
     own, (first, same, other) = (
-        rendered(),
-        [human_take(rendered(), NOTES, np.random.default_rng(seed)) for seed in (1, 1, 2)],
+        exact_voice(),
+        [human_take(exact_voice(), NOTES, np.random.default_rng(seed)) for seed in (1, 1, 2)],
     )
     for mine, again, changed, before in zip(first, same, other, own, strict=True):
         np.testing.assert_array_equal(mine, again)
@@ -57,10 +57,10 @@ def test_a_take_depends_only_on_its_seed_and_a_silent_voice_is_unchanged() -> No
         assert mine.dtype == before.dtype
     describe = HAFMVocalDescriptors(16_000, 50).described
     assert np.isfinite(describe(*first)).all()
-    silent = (np.full(100, np.nan, np.float32), *rendered()[1:])
+    silent = (np.full(100, np.nan, np.float32), *exact_voice()[1:])
     assert human_take(silent, NOTES, np.random.default_rng(0)) is silent
 
 
 @pytest.mark.parametrize("notes", [[], [(0.0, 0.02)], [(29.9, 90.0)]])
 def test_songs_without_complete_notes_have_takes_too(notes: list[tuple[float, float]]) -> None:
-    assert all(np.isfinite(each).any() for each in human_take(rendered(), notes, np.random.default_rng(0)))
+    assert all(np.isfinite(each).any() for each in human_take(exact_voice(), notes, np.random.default_rng(0)))

@@ -76,7 +76,7 @@ def test_a_saved_hubert_becomes_a_tokenizer_with_the_trained_features(pool: Song
     trainer = SemanticTrainer(tiny_hubert(), pool, arguments())
     trainer.train_step()
     trainer.save_hubert(tmp_path)
-    tokenizer = tokenizer_from_hubert(tmp_path, layer=2)
+    tokenizer = tokenizer_from_hubert(tmp_path, layer=2)  # the last one
     samples = torch.from_numpy(tone(60, np.arange(RATE) / RATE, 4)).float()
     normalised = (samples - samples.mean()) / samples.std(correction=0)
     padded = torch.nn.functional.pad(normalised, (trainer.pad, trainer.pad))

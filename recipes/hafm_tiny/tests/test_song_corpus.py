@@ -141,7 +141,7 @@ def test_a_corpus_in_stereo_has_the_same_mono_files_and_the_band_as_left_and_rig
     song = load_song(folder, 24_000, stereo_rate=44_100)
     assert song.stereo is not None
     assert song.stereo.shape == (2, song.num_samples * 44_100 // 24_000)
-    middle = resample_poly(song.stereo_gain * song.stereo.mean(axis=0), 80, 147)[: song.num_samples]
+    middle = resample_poly(song.stereo_scale * song.stereo.mean(axis=0), 80, 147)[: song.num_samples]
     correlation = np.corrcoef(middle, song.instrumental[: middle.size])[0, 1]
     assert correlation > 0.99
     assert np.std(middle) == pytest.approx(np.std(song.instrumental), rel=0.1)
