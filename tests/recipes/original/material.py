@@ -11,6 +11,7 @@ import torch
 from sklearn.cluster import MiniBatchKMeans
 from transformers import HubertModel
 
+from hafm_hf.audio import resample
 from hafm_hf.corpus.tokenizing import TokenizerOptions, Tokenizers, fit_rate
 from original_hafm.evidence import Song, read_pairs, tokenized
 from original_hafm.kmeans import read_kmeans
@@ -29,7 +30,8 @@ def write_pairs(folder: Path) -> None:
     for voice in sorted([examples / "vocal.wav", *examples.glob("*.flac")]):
         sung, rate = soundfile.read(voice, dtype="float32")
         stems = sorted((examples / "bands").glob(f"{voice.stem}_*.ogg"))
-        band = sum(soundfile.read(stem, dtype="float32")[0] for stem in stems)
+        stereo = sum(soundfile.read(stem, dtype="float32")[0] for stem in stems)
+        band = resample(stereo.mean(axis=1), soundfile.info(stems[0]).samplerate, rate)
         length = min(len(sung), len(band))
         pieces = PIECES if voice.stem == "whole_song" else 1
         for piece in range(pieces):
