@@ -35,7 +35,7 @@ from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment, HAFMSemanticTokenizer
 from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.modeling.codebook_patterns import as_tokens
 from hafm_hf.modeling.configuration_stage import CODEBOOK_PATTERNS
-from hafm_hf.modeling.fast_loop import FastDecoder
+from hafm_hf.modeling.fast_loop import FastGenerator
 from hafm_hf.modeling.generation_stage import StepReport, WindowBatch
 from hafm_hf.training.arguments import parse_arguments
 from hafm_hf.training.recipe import make_trainer
@@ -114,9 +114,9 @@ def window(stage: Any, rows: int, slots: int) -> WindowBatch:
     return WindowBatch(conditioning, math.ceil(slots / stage.pattern.slots_per_frame))
 
 
-def decoder(stage: Any, compiled: bool) -> FastDecoder:
+def decoder(stage: Any, compiled: bool) -> FastGenerator:
     """The fast loop with guidance, as CUDA graphs or not."""
-    return FastDecoder(stage, stage.decoding_config(guidance_scale=GUIDANCE_SCALE), compiled)
+    return FastGenerator(stage, stage.decoding_config(guidance_scale=GUIDANCE_SCALE), compiled)
 
 
 def check_logits(check: Check) -> Any:

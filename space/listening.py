@@ -208,7 +208,10 @@ def tempo_probability(tempi: torch.Tensor, logits: torch.Tensor, tempo: float) -
 
 
 def metre_probability(sheet: LeadSheet) -> float:
-    """How probable a lead sheet's metre is, by how many of its chords begin on a first beat of a bar, 3 or 4 long."""
+    """Probability of a lead sheet's metre, 0 to 1, of those in METRE_PRIOR: chords tend to begin with a bar.
+
+    It has two beats or more, or at most one chord.
+    """
     # the first chord begins with the song, whichever beat that is
     starts = np.array([start for start, *_ in sheet.chords[1:]])
     beat_numbers = np.round(beats_passed(sheet.beats or (), starts)).astype(int)
@@ -216,6 +219,7 @@ def metre_probability(sheet: LeadSheet) -> float:
     for metre, prior in METRE_PRIOR.items():
         # first beats of bars are those on which most chords begin
         on_first = int(np.bincount(beat_numbers % metre, minlength=metre).max())
+        # the other beats are equally likely
         elsewhere = (1 - ON_FIRST) / (metre - 1)
         weights[metre] = prior * ON_FIRST**on_first * elsewhere ** (len(beat_numbers) - on_first)
     return weights[sheet.beats_per_bar or USUAL_METRE] / sum(weights.values())

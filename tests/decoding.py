@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from hafm_hf.modeling.codebook_patterns import as_tokens
-from hafm_hf.modeling.fast_loop import FastDecoder
+from hafm_hf.modeling.fast_loop import FastGenerator
 from hafm_hf.modeling.generation_stage import RandomNumbers, WindowBatch
 
 
@@ -34,7 +34,7 @@ def batch_of(
     return WindowBatch(conditioning, steps // books, codes(uniforms), codes(known), codes(forced), conditioning_mask)
 
 
-class TokenDecoder(FastDecoder):
+class TokenDecoder(FastGenerator):
     """The fast loop with settings of its own, which gives tokens and records the guided scores of every step.
 
     `scores` has float [B·C, V] for each.
@@ -76,5 +76,5 @@ def decode(
     config = stage.decoding_config(guidance_scale=scale, temperature=temperature, top_k=top_k)
     batch = batch_of(stage, *args, **kwargs)
     if decoding == "fast":
-        return as_tokens(FastDecoder(stage, config).codes(batch))
+        return as_tokens(FastGenerator(stage, config).codes(batch))
     return as_tokens(stage.continue_batch(batch, config))

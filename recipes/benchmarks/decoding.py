@@ -30,7 +30,7 @@ from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderC
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.modeling.configuration_stage import HAFMStageConfig
-from hafm_hf.modeling.fast_loop import FastDecoder
+from hafm_hf.modeling.fast_loop import FastGenerator
 from hafm_hf.modeling.generation_stage import RandomNumbers, StepReport, WindowBatch
 
 GUIDANCE_SCALE = 3.0
@@ -189,8 +189,12 @@ def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> di
 
 
 def _stage(options: DecodingBenchmark) -> Any:
-    """The stage to measure: a model's, or an untrained one of that size if the model's has another pattern."""
+    """The stage to measure: a model's, or an untrained one of that size if the model's has another pattern.
+
+    Without a model it is untrained, in the paper's size.
+    """
     if options.model is not None:
+        # "" is the bundled model
         stage = getattr(HAFMForVocalAccompaniment.from_pretrained(options.model or None), options.stage)
         if options.pattern in (None, stage.config.codebook_pattern):
             return stage
@@ -239,7 +243,7 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
     def fast(model: Any) -> Callable[[int], Any]:
         # a new decoder each time, as for each song: packing its weights is part of a window's start
         def loop(report: StepReport) -> torch.Tensor:
-            return FastDecoder(model, _settings(model)).codes(window, report)
+            return FastGenerator(model, _settings(model)).codes(window, report)
 
         return partial(first_steps, loop)
 

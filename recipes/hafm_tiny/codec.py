@@ -123,7 +123,7 @@ def evaluate_codec(
             bands[f"{style}/stems"] = list(song.stems.values())
         for name, band in bands.items():
             parts = np.stack([part[start : start + num_samples] for part in band]) / np.float32(PCM_SCALE)
-            clip_figures = _decoded_again(codec, parts, depths, counts if name == style else None)
+            clip_figures = _scores_of_coding(codec, parts, depths, counts if name == style else None)
             figures.setdefault(name, []).append(clip_figures)
     codec.train()
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
@@ -139,7 +139,7 @@ def evaluate_codec(
     }
 
 
-def _decoded_again(
+def _scores_of_coding(
     codec: Any, parts: np.ndarray, depths: tuple[int, ...], counts: torch.Tensor | None
 ) -> dict[str, float]:
     """Scores the sum of sounds, each coded separately.

@@ -14,7 +14,7 @@ def register() -> None:
 
     from .accompaniment.configuration_accompaniment import HAFMConfig
     from .accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-    from .accompaniment.parts import PARTS, StageRow
+    from .accompaniment.parts import PARTS, StageEntry
     from .accompaniment.pipeline_hafm import HAFMPipeline
     from .audio.feature_extraction_hafm import HAFMFeatureExtractor
     from .pretrained.loading import BUNDLED_MODEL
@@ -26,7 +26,7 @@ def register() -> None:
         config_class = _without_code_copies(model_class.config_class)
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         AutoModel.register(config_class, _without_code_copies(model_class), exist_ok=True)
-        if isinstance(part, StageRow):
+        if isinstance(part, StageEntry):
             AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
     AutoConfig.register(HAFMConfig.model_type, _without_code_copies(HAFMConfig), exist_ok=True)
     AutoModel.register(HAFMConfig, _without_code_copies(HAFMForVocalAccompaniment), exist_ok=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hafm_hf.modeling.computing import torch_threads
-from hafm_hf.modeling.fast_loop import FastDecoder
+from hafm_hf.modeling.fast_loop import FastGenerator
 from hafm_hf.modeling.generation_stage import WindowBatch
 from hafm_hf.modeling.modeling_stage import (
     HAFMCoarseForCausalLM,
@@ -129,7 +129,7 @@ def test_a_stage_of_the_papers_size_can_be_stopped_within_half_a_second(model_cl
     gaps = []
     # processor time, and the best of a few runs, so that a busy machine does not fail the test
     for _ in range(3):
-        decoder = FastDecoder(stage, stage.decoding_config())
+        decoder = FastGenerator(stage, stage.decoding_config())
         called_at = [time.process_time()]
         with torch_threads(1):
             decoder.codes(WindowBatch(conditioning, 3, known=known_codes), partial(_note, called_at))

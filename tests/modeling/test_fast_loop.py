@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from decoding import TokenDecoder, batch_of, decode, uniforms_for
-from hafm_hf.modeling.fast_loop import BLOCK, CudaGraphed, FastDecoder
+from hafm_hf.modeling.fast_loop import BLOCK, CudaGraphed, FastGenerator
 from hafm_hf.modeling.layers import HAFMGatedFeedForward
 from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_scores, conditioning_for
 from tiny_models import placed, tiny_stage
@@ -219,7 +219,7 @@ def test_stages_with_adapters_or_changed_layers_are_refused(change: Callable[[An
     stage = tiny_stage("coarse")
     change(stage)
     with pytest.raises(ValueError, match=r'reads weights only, and model.* or choose decoding="reference"'):
-        FastDecoder(stage, stage.decoding_config())
+        FastGenerator(stage, stage.decoding_config())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -229,10 +229,10 @@ def test_hooks_that_change_a_result_are_refused(place: str, pattern: str, dtype:
     stage = tiny_stage("coarse", codebook_pattern=pattern, initializer_range=0.1).to(dtype)
     batch = batch_of(stage, conditioning_for(stage), 8)
     config = stage.decoding_config()
-    FastDecoder(stage, config).codes(batch)
+    FastGenerator(stage, config).codes(batch)
     stage.get_submodule(place).register_forward_hook(lambda module, args, output: output.flip(-1))
     with pytest.raises(ValueError, match=r'a hook changes what .* or choose decoding="reference"'):
-        FastDecoder(stage, config).codes(batch)
+        FastGenerator(stage, config).codes(batch)
 
 
 def test_a_stage_whose_forward_changes_without_the_fast_loop_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,14 +240,14 @@ def test_a_stage_whose_forward_changes_without_the_fast_loop_is_refused(monkeypa
     plain = HAFMGatedFeedForward.forward
     monkeypatch.setattr(HAFMGatedFeedForward, "forward", lambda self, x: plain(self, x).relu())
     with pytest.raises(ValueError, match="standard deviations from those of the model"):
-        FastDecoder(stage, stage.decoding_config()).codes(batch_of(stage, conditioning_for(stage), 8))
+        FastGenerator(stage, stage.decoding_config()).codes(batch_of(stage, conditioning_for(stage), 8))
 
 
 def test_a_layer_with_a_parameter_that_the_fast_loop_does_not_read_is_refused() -> None:
     stage = tiny_stage("coarse")
     stage.model.layers[1].attention.register_parameter("gain", nn.Parameter(torch.ones(3)))
     with pytest.raises(ValueError, match=r"model\.layers\.1\.attention\.gain is quantised"):
-        FastDecoder(stage, stage.decoding_config())
+        FastGenerator(stage, stage.decoding_config())
 
 
 def test_merged_adapters_and_recorded_outputs_are_accepted() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from hafm_hf.modeling.fast_loop import FastDecoder
+from hafm_hf.modeling.fast_loop import FastGenerator
 from hafm_hf.modeling.generation_stage import RandomNumbers
 from hafm_hf.modeling.windows import SongRow, StageRun, Window, default_decoding, song_windows, window_frames
 from modeling.test_modeling import conditioning_for
@@ -269,4 +269,4 @@ def test_the_fast_loop_is_the_default_only_on_cpu_and_cuda(device: str, offloade
 
 def test_graphs_are_off_by_default() -> None:
     stage = tiny_stage("fine")
-    assert FastDecoder(stage, stage.decoding_config()).compile is False
+    assert FastGenerator(stage, stage.decoding_config()).compile is False

@@ -8,7 +8,7 @@ import torch
 
 from faults import Tally
 from hafm_hf import HAFMForVocalAccompaniment
-from hafm_hf.modeling.fast_loop import FastDecoder
+from hafm_hf.modeling.fast_loop import FastGenerator
 from tiny_models import STAGES, tiny_composite
 from vocals import CODEC_RATE, glide
 
@@ -53,13 +53,13 @@ def test_half_precision_stays_finite(
     for name in STAGES:
         getattr(halves, name).to(dtype)
     finite = []
-    draw = FastDecoder.draw
+    draw = FastGenerator.draw
 
-    def watched(decoder: FastDecoder, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
+    def watched(decoder: FastGenerator, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
         finite.append(bool(torch.isfinite(scores).all()))
         return draw(decoder, scores, uniforms)
 
-    monkeypatch.setattr(FastDecoder, "draw", watched)
+    monkeypatch.setattr(FastGenerator, "draw", watched)
     seconds = tally.tries
     audio = halves.generate(torch.from_numpy(glide(seconds)), halves.sampling_rate, seed=1, decoding="fast").audio[0]
     assert len(finite) > 100 * seconds

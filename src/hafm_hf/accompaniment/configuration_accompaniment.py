@@ -12,7 +12,7 @@ from ..modeling.configuration_stage import HAFMFineConfig
 from ..pretrained.checks import check_range
 from ..tokenizers.configuration_codec import CodecFormat, check_codec_config, codec_format, describe_codec
 from ..tokenizers.pitch_contour import CONTOUR_RATE
-from .parts import PARTS, VOCAL, StageRow, stage_parts
+from .parts import PARTS, VOCAL, StageEntry, stage_parts
 
 
 def _default_config(name: str) -> SubConfigSpec:
@@ -130,7 +130,7 @@ def _check_equal(name: str, value: Any, needed: Any) -> None:
         raise ValueError(f"The parts do not fit: {name} is {value}, but the other parts need {needed}.")
 
 
-def add_stage(name: str, stage: StageRow) -> None:
+def add_stage(name: str, stage: StageEntry) -> None:
     """Adds an optional stage to the table of parts, as a user of the package; it runs after those before it.
 
     Args:

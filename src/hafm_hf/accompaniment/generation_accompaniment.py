@@ -186,7 +186,7 @@ class HAFMAccompanimentGenerationMixin:
                 chain = self._chain(variations, options, reports, kept)
                 chain.run()
                 for number, encoded in enumerate(variations):
-                    generated.append(self._decoded(chain, number, encoded, options, kept, reports))
+                    generated.append(self._song_of_codes(chain, number, encoded, options, kept, reports))
         lists = {name: [song[name] for song in generated] for name in generated[0]}
         return HAFMAccompanimentOutput(sampling_rate=self.sampling_rate, **lists)
 
@@ -350,7 +350,7 @@ class HAFMAccompanimentGenerationMixin:
             batch_size=batch_size,
         )
 
-    def _decoded(
+    def _song_of_codes(
         self: "HAFMForVocalAccompaniment",
         chain: StageChain,
         number: int,

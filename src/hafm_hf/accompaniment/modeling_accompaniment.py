@@ -40,7 +40,8 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
     """Semantic tokenizer, semantic, coarse and fine stage, and codec, as one model that takes and returns audio.
 
     Without a `fine` stage only the coarse codebooks are decoded. A `listener`, which estimates tempo, chords and
-    key, the `ear` that it was trained with, and a `separator`, which splits the instrumental into stems, are optional.
+    key, the `ear`, a HuBERT whose features it was trained to read as well, and a `separator`, which splits the
+    instrumental into stems, are optional.
     `generate` and `stream` are those of `HAFMAccompanimentGenerationMixin`.
 
     Args:

@@ -26,8 +26,8 @@ VOCAL = "vocal_semantic"
 
 
 @dataclass(frozen=True)
-class PartRow:
-    """A part's row in the table.
+class PartEntry:
+    """A part's entry in the table.
 
     Args:
         model_class: its class.
@@ -39,8 +39,8 @@ class PartRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageRow(PartRow):
-    """The row of a stage, a part that generates tokens.
+class StageEntry(PartEntry):
+    """The entry of a stage, a part that generates tokens.
 
     Args:
         model_class, optional: as for every part.
@@ -67,23 +67,23 @@ class StageRow(PartRow):
 
 
 # stages in the order in which they run
-PARTS: dict[str, PartRow] = {
-    "semantic_tokenizer": PartRow(HAFMSemanticTokenizerModel),
-    "semantic": StageRow(
+PARTS: dict[str, PartEntry] = {
+    "semantic_tokenizer": PartEntry(HAFMSemanticTokenizerModel),
+    "semantic": StageEntry(
         HAFMSemanticForCausalLM,
         title="semantic tokens",
         reads=(VOCAL,),
         writes="instrumental_semantic",
         tokenizer="semantic_tokenizer",
     ),
-    "coarse": StageRow(
+    "coarse": StageEntry(
         HAFMCoarseForCausalLM,
         title="coarse codebooks",
         reads=(VOCAL, "instrumental_semantic"),
         writes="coarse",
         tokenizer="codec",
     ),
-    "fine": StageRow(
+    "fine": StageEntry(
         HAFMFineForCausalLM,
         title="fine codebooks",
         reads=("coarse",),
@@ -92,19 +92,19 @@ PARTS: dict[str, PartRow] = {
         optional=True,
     ),
     # its class depends on its configuration (`part_classes`)
-    "codec": PartRow(PreTrainedModel),
-    "listener": PartRow(HAFMListenerModel, optional=True),
-    "ear": PartRow(HAFMSemanticTokenizerModel, optional=True),
-    "separator": PartRow(HAFMSeparatorModel, optional=True),
+    "codec": PartEntry(PreTrainedModel),
+    "listener": PartEntry(HAFMListenerModel, optional=True),
+    "ear": PartEntry(HAFMSemanticTokenizerModel, optional=True),
+    "separator": PartEntry(HAFMSeparatorModel, optional=True),
 }
 
 
-def stage_parts() -> dict[str, StageRow]:
+def stage_parts() -> dict[str, StageEntry]:
     """The parts that generate tokens, in the order in which they run."""
-    return {name: part for name, part in PARTS.items() if isinstance(part, StageRow)}
+    return {name: part for name, part in PARTS.items() if isinstance(part, StageEntry)}
 
 
-def stage_of(model_type: str) -> StageRow:
+def stage_of(model_type: str) -> StageEntry:
     """The stage of a configuration's `model_type`.
 
     Raises:

@@ -166,7 +166,7 @@ class HAFMPipeline(Pipeline):
 
         model_rate = self.model.sampling_rate
         rate = self._output_rate(sounds["vocal_rate"], mix)
-        whole_vocal = self._padded(sounds["vocal"], sounds["vocal_rate"], rate, encoded)
+        whole_vocal = self._vocal_for_mix(sounds["vocal"], sounds["vocal_rate"], rate, encoded)
         done = 0
         for instrumental in audio.resample_pieces(map(side_by_side, chunks), model_rate, rate):
             piece = audio.fade_instrumental(
@@ -412,7 +412,7 @@ class HAFMPipeline(Pipeline):
         kept = generated["kept"]
         model_rate = self.model.sampling_rate
         rate = self._output_rate(generated["vocal_rate"], mix)
-        vocal = self._padded(generated["vocal"], generated["vocal_rate"], rate, encoded)
+        vocal = self._vocal_for_mix(generated["vocal"], generated["vocal_rate"], rate, encoded)
         songs = []
         for variation in generated["variations"]:
             # the stems, or the instrumental as the only track
@@ -439,8 +439,10 @@ class HAFMPipeline(Pipeline):
         """Sampling rate of the songs for a vocal at `vocal_rate`, in Hz."""
         return mix.output_rate or max(vocal_rate, self.model.sampling_rate)
 
-    def _padded(self, vocal: audio.Samples, vocal_rate: int, rate: int, encoded: HAFMEncoderOutput) -> audio.Samples:
-        """A vocal (float32 [N] or [N, 2]) at `rate` (Hz), with the silence around it in which the band plays."""
+    def _vocal_for_mix(
+        self, vocal: audio.Samples, vocal_rate: int, rate: int, encoded: HAFMEncoderOutput
+    ) -> audio.Samples:
+        """A vocal (float32 [N] or [N, 2]) at `rate` (Hz), with silence where the band plays alone around it."""
         samples = audio.resample(vocal, vocal_rate, rate)
         silence = (round(encoded.before * rate), round(encoded.after * rate))
         if not any(silence):
@@ -531,7 +533,7 @@ def unwrapped(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
         HAFMAudioError: for a dict without audio, or if decoding fails.
     """
     if hasattr(vocal, "get_all_samples"):
-        return _decoded(vocal)
+        return _read_torchcodec(vocal)
     if not isinstance(vocal, Mapping):
         return vocal, sampling_rate, audio.source_name(vocal)
     name = audio.source_name(vocal.get("path"))
@@ -549,7 +551,7 @@ def unwrapped(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
     )
 
 
-def _decoded(decoder: Any) -> tuple[np.ndarray, int, str]:
+def _read_torchcodec(decoder: Any) -> tuple[np.ndarray, int, str]:
     """Samples of a torchcodec AudioDecoder (float32 [C, N]), their rate, and a name."""
     name = audio.source_name(getattr(getattr(decoder, "metadata", None), "path", None))
     try:

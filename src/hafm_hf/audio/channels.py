@@ -37,8 +37,8 @@ class ChannelLevels:
             self._products += block.T @ block
         self.count += len(block)
 
-    def followed(self) -> int | None:
-        """The channel to use instead of the mean of all: the loudest if the mean lies 12 dB below it, else None."""
+    def channel_instead_of_mean(self) -> int | None:
+        """The channel to use instead of the mean: the loudest if the mean lies 12 dB below it, else None."""
         if self.channels == 1 or not self.count:
             return None
         # as in `add`
@@ -65,7 +65,7 @@ def channel_levels(samples: Samples) -> ChannelLevels:
 
 def to_mono(samples: Samples) -> Samples:
     """The mean of the channels of float32 [N, C], or the loudest of channels that cancel each other: float32 [N]."""
-    channel = channel_levels(samples).followed()
+    channel = channel_levels(samples).channel_instead_of_mean()
     if channel is None:
         mono = mean_of_channels(samples)
     else:

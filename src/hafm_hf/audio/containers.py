@@ -396,7 +396,7 @@ OGG_NO_SAMPLE = -1
 
 
 def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:
-    """The files in a row of MP4 files: each begins with its type."""
+    """Splits MP4 files that lie one behind the other, `size` bytes in all: each begins with a box of the type ftyp."""
     starts = []
     position = 0
     while position < size:
@@ -405,9 +405,10 @@ def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:
             starts.append(position)
         length = int.from_bytes(header[:4], "big")
         if length == 1:
+            # it is in the next eight bytes
             length = int.from_bytes(header[8:16], "big")
         if length < 8:
-            # 0: to the end of the file
+            # 0: the box reaches to the end of the file; 2 to 7: it is damaged
             break
         position += length
     return [Section((extent,)) for extent in zip(starts, [*starts[1:], size], strict=True)]

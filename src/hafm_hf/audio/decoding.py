@@ -263,7 +263,7 @@ class Sound:
         return _read_all(self, expected, frames)
 
     def length(self) -> int:
-        """Number of frames; a sound whose header doesn't say that is decoded to its end, and rewound."""
+        """Number of frames. If the header doesn't say it, the sound is decoded from where it stands, and rewound."""
         if self.frames is None:
             block = np.empty((_FIRST_FRAMES // self.channels, self.channels), dtype=np.float32)
             self.frames = 0

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The feature extractor: the one place where a vocal gets the form in which the model listens to it, mono at 16 kHz.
+"""The feature extractor: a vocal gets the form in which the model listens to it, mono at 16 kHz, in its `prepared`.
+
+The pipeline calls `prepared` with the mean of the channels, and keeps the original vocal for the mix.
 
 `audio.read_audio` reads files, URLs and bytes; this class is saved next to a model's weights
 (preprocessor_config.json), so that the sampling rate and the accepted lengths travel with them.

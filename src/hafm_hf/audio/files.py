@@ -246,7 +246,7 @@ def _read_channels(sound: Sound, first: int, most: int, keep: int) -> tuple[Samp
     else:
         levels = ChannelLevels(sound.channels)
         samples = _read_mixed(sound, most, levels)
-    channel = levels.followed()
+    channel = levels.channel_instead_of_mean()
     if channel is None:
         return samples, []
     if sound.channels > keep:

@@ -166,7 +166,7 @@ def load_pairs(folder: Path) -> list[Clip]:
     if left_out:
         files = "file" if len(left_out) == 1 else "files"
         logger.warning(f"{len(left_out)} {files} of {folder} left out: {_listed(left_out)}.")
-    return [_pair(folder, song) for song in sorted(sung, key=lambda song: song.name)]
+    return [_clip_of(folder, song) for song in sorted(sung, key=lambda song: song.name)]
 
 
 def _listed(left_out: Mapping[str, str]) -> str:
@@ -174,8 +174,9 @@ def _listed(left_out: Mapping[str, str]) -> str:
     return ", ".join(f"{display_name(path)} {why}" for path, why in sorted(left_out.items()))
 
 
-def _pair(folder: Path, song: Song) -> Clip:
+def _clip_of(folder: Path, song: Song) -> Clip:
     """A clip from the stems of a song; labels.json in its folder may give its title."""
+    # without a name, the files lie in `folder` itself
     name = song.name or "."
     labels = None
     title = flat(name)
@@ -187,7 +188,8 @@ def _pair(folder: Path, song: Song) -> Clip:
             raise HAFMEvaluationError(f"{labels} is not a JSON object ({error}).") from error
     parts = {role: Part(folder / path) for role, path in song.files.items()}
     if "instrumental" not in parts and song.complete:
-        drums, *others = (parts[name].path for name in BAND_NAMES)
+        # the sum of its stems
+        drums, *others = (parts[stem].path for stem in BAND_NAMES)
         parts["instrumental"] = Part(drums, also=tuple(others))
     return Clip(flat(name), title, parts["vocal"], parts.get("instrumental"), parts.get("separated"), labels)
 

@@ -160,7 +160,11 @@ def onset_curve(onsets: NDArray[np.float32]) -> Array:
 
 
 def _smooth(values: Array, frames: int) -> Array:
-    """Moving average of float64 [T] with a Hann window of `frames`, normalised at the edges by those there are."""
+    """Moving average of float64 [T] with a Hann window of `frames`; near the edges, of the values that exist.
+
+    Fewer values than `frames` are all replaced by their mean.
+    """
+    # without the zeros at its ends
     window = np.hanning(frames + 2)[1:-1]
     if len(values) < frames:
         return np.full_like(values, values.mean())

@@ -52,7 +52,13 @@ class StyleRange:
         return cls(metres, **bounds)
 
     def suits(self, metre: int | None = None, tempo: float | None = None, density: float | None = None) -> float:
-        """How well the style suits a song, 0 to 1: 1 inside all ranges, less outside; what is None does not count."""
+        """How well the style suits a song: 1 inside all ranges, less the further outside, 0 in another metre.
+
+        Args:
+            metre: beats per bar; None, here and below: not known, and does not count.
+            tempo: beats a minute.
+            density: notes per second of singing.
+        """
         if metre is not None and metre not in self.metres:
             return 0.0
         away = 0.0

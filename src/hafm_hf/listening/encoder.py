@@ -246,7 +246,9 @@ class HAFMVocalEncoder:
         if not self.semantic_tokenizer.config.beat_line:
             return None
         beat_phase = self._beat_track(self.listen(vocal), LeadSheet())
-        return with_beats(LeadSheet(), beat_phase, self.semantic_tokenizer.config.frame_rate)[1]
+        # a lead sheet has the times of beats, and the tokenizer reads the phase between these
+        _, phase_between_beats = with_beats(LeadSheet(), beat_phase, self.semantic_tokenizer.config.frame_rate)
+        return phase_between_beats
 
     def lead_sheet_rows(self, frames: int, sheet: LeadSheet) -> dict[str, torch.Tensor]:
         """A lead sheet by frame, for the stages that read it.

@@ -99,7 +99,7 @@ class CodebookPattern:
         return slots
 
     def inputs(self, tokens: torch.Tensor, bos_token_id: int) -> torch.Tensor:
-        """Decoder inputs for teacher forcing: int64 [B·C, L] for tokens (int64 [B, T·Q]), BOS first.
+        """Decoder inputs for teacher forcing: the slots of tokens (int64 [B, T·Q]) behind BOS, int64 [B·C, L].
 
         BOS also replaces negative ids: ignored labels (−100) have no embedding.
         """

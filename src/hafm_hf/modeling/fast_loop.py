@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fast decoding loop: decodes slot by slot with minimal overhead.
+"""The fast loop: generates a window's codes slot by slot with minimal overhead.
 
 It computes what a stage's forward computes, from the same weights, which the stage gives as `SlotWeights`, without
 modules or masks: keys and values are kept in preallocated buffers, constant factors are folded into the norms,
@@ -450,7 +450,7 @@ class CudaGraphed:
         return graph
 
 
-class FastDecoder:
+class FastGenerator:
     """Continues the codes of a batch, slot by slot.
 
     Args:

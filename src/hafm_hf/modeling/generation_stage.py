@@ -310,7 +310,7 @@ class HAFMGenerationMixin(GenerationMixin):
     def continue_batch(
         self, batch: WindowBatch, config: GenerationConfig, report: StepReport | None = None
     ) -> torch.Tensor:
-        """Continues a batch with `generate`, the reference for the fast loop (`fast_loop.FastDecoder`).
+        """Continues a batch with `generate`, the reference for the fast loop (`fast_loop.FastGenerator`).
 
         Args:
             batch: with random numbers.
@@ -493,11 +493,13 @@ class HAFMGenerationMixin(GenerationMixin):
         )
 
     def _get_logits_processor(self, generation_config: Any, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        """Our guidance first, then the stock processors, and `StreamSampling` last."""
+        """Our guidance first, since it combines raw scores, then the stock processors, and `StreamSampling` last."""
         scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
         generation_config.guidance_scale = None  # the stock processor must not be added as well
-        others = super()._get_logits_processor(generation_config, *args, **kwargs)
-        generation_config.guidance_scale = scale
+        try:
+            others = super()._get_logits_processor(generation_config, *args, **kwargs)
+        finally:
+            generation_config.guidance_scale = scale
         ours: list[LogitsProcessor] = []
         if scale != 1.0:
             ours.append(ClassifierFreeGuidance(scale))
@@ -505,9 +507,10 @@ class HAFMGenerationMixin(GenerationMixin):
         if weight != 0.0:
             slots = kwargs["input_ids_seq_length"]
             inputs = kwargs["model_kwargs"]
-            count = generation_config.max_length - slots
+            new_slots = generation_config.max_length - slots
             conditioning = (inputs["conditioning_ids"], inputs.get("conditioning_mask"))
-            scores = weight * self.history_free_scores(*conditioning, slots - 1, count)
+            # the first slot is BOS
+            scores = weight * self.history_free_scores(*conditioning, slots - 1, new_slots)
             ours.append(HistoryFreeGuidance(scores, slots, self.pattern.codes_per_slot))
         # sampling comes after every processor that changes the scores
         others.sort(key=lambda processor: isinstance(processor, StreamSampling))

@@ -582,7 +582,10 @@ class HAFMCodebookHeads(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size)) if config.head_bias else None
 
     def forward(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """hidden_states [B, L, D] of consecutive slots (their numbers `targets`, int64 [L]) → logits [B·C, L, V]."""
+        """hidden_states [B, L, D] of consecutive slots (their numbers `targets`, int64 [L]) → logits [B·C, L, V].
+
+        With C = Q codes per slot, every head reads every slot; with C = 1, head s mod Q reads slot s.
+        """
         num_codebooks = self.weight.shape[0]
         bias = None
         if self.codes_per_slot > 1:
@@ -600,7 +603,7 @@ class HAFMCodebookHeads(nn.Module):
             if self.bias is not None:
                 bias = self.bias.index_select(0, book)[0]
             return F.linear(hidden_states, self.weight.index_select(0, book)[0], bias)
-        # slots are grouped by Q from the first target on, so its head comes first
+        # the slots lie in groups of Q, of which each needs the heads in this order: that of the first slot comes first
         order = torch.arange(num_codebooks, device=targets.device) + targets[0]
         weight = self.weight.index_select(0, order % num_codebooks)
         count = (length + num_codebooks - 1) // num_codebooks

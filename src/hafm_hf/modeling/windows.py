@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 
 from .codebook_patterns import FREE
 from .configuration_stage import HAFMStageConfig
-from .fast_loop import FastDecoder
+from .fast_loop import FastGenerator
 from .generation_stage import RandomNumbers, StepReport, WindowBatch
 from .modeling_stage import HAFMStageForCausalLM
 
@@ -215,9 +215,9 @@ class StageRun:
         self.config = config
         self.report = report
         # shared by all windows, so that matrices are packed once
-        self.fast_loop: FastDecoder | None = None
+        self.fast_loop: FastGenerator | None = None
         if decoding == "fast":
-            self.fast_loop = FastDecoder(stage, config, compile)
+            self.fast_loop = FastGenerator(stage, config, compile)
         self.independent: bool = config.independent_windows
         self.code_vectors = code_vectors if self.independent else None
         window, overlap = window_frames(stage.config, config)

@@ -296,8 +296,9 @@ def _band_weights(bands: int, bins: int, highest: float, bands_below: int, edge:
         highest: frequency of the last bin in Hz.
         bands_below, edge: how many of the bands lie between 0 and `edge` Hz.
     """
-    # as in `_noise_table`
+    # the cache may be filled under inference_mode, but later calls may record gradients
     with torch.inference_mode(False):
+        # band 0 lies at 0 Hz, band `bands_below` − 1 at `edge`
         mels = (1 + torch.linspace(0, highest, bins, dtype=torch.float32, device="cpu") / 700).log()
         mel_of_edge = (1 + torch.tensor(edge) / 700).log()
         band_of_bin = mels / mel_of_edge * (bands_below - 1)  # fractional, [bins]

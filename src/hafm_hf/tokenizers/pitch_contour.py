@@ -435,9 +435,9 @@ def _audible(samples: Samples, size: int) -> Samples:
     if not len(power):
         return samples
     loud = float(np.quantile(power, LOUD_QUANTILE)) ** 0.5
-    usual = 10 ** (QUIET_DBFS / 20)
-    if 10 ** (SILENT_DBFS / 20) < loud < usual:
-        return samples * np.float32(usual / loud)
+    least = 10 ** (QUIET_DBFS / 20)
+    if 10 ** (SILENT_DBFS / 20) < loud < least:
+        return samples * np.float32(least / loud)
     return samples
 
 
@@ -504,7 +504,10 @@ def _mean_pitch(pitch: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _filled(midi: Array) -> Array:
-    """Pitches (float32 [T]) with unvoiced frames filled from the last voiced one, the first from the first."""
+    """Pitches (float32 [T], NaN where unvoiced) with each gap filled by the pitch before it.
+
+    A gap at the start is filled by the first pitch; all are 0 if nothing is voiced.
+    """
     sung = np.isfinite(midi)
     if not sung.any():
         return np.zeros_like(midi)

@@ -88,10 +88,15 @@ class StageArguments:
             raise ValueError("--lora_alpha and --lora_dropout only affect adapters: give them a --lora_rank.")
 
     def ranges_by_style(self) -> dict[str, Any]:
-        """`style_ranges` as `HAFMStageConfig` takes them; raises ValueError if they are none."""
+        """`style_ranges` (JSON) as a dict by style, as `HAFMStageConfig` takes it.
+
+        Raises:
+            ValueError: it is not JSON, or not of ranges.
+        """
         try:
             ranges = json.loads(self.style_ranges or "{}")
             for bounds in ranges.values():
+                # checks them
                 StyleRange.given(bounds)
         except (AttributeError, TypeError, ValueError) as error:
             said = f"--style_ranges cannot be read ({error}); give metres, tempo and density by style."
