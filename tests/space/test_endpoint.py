@@ -98,7 +98,7 @@ def test_invalid_requests_are_refused_in_a_sentence_not_a_traceback(space: Space
 
 @pytest.mark.fault("files left behind by a Space")
 def test_songs_expire_and_a_terminated_process_leaves_no_file(tiny_model: Path, voices: Path, tmp_path: Path) -> None:
-    with served(str(tiny_model), tmp_path, HAFM_SPACE_KEEP_SECONDS="10") as space:
+    with served(str(tiny_model), tmp_path, HAFM_SPACE_KEEP_SECONDS="20") as space:
         client = gradio_client.Client(space.url, verbose=False, download_files=tmp_path / "downloads")
         accompany(client, voices / "song.wav", seconds=1.0)
         (folder,) = tmp_path.glob("hafm_space_*")
