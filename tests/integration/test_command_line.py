@@ -31,7 +31,10 @@ def run_hafm(*words: object, check: bool = False, **environment: str) -> subproc
 def test_samples_have_different_styles_which_are_printed(tmp_path: Path) -> None:
     words = ("--num-samples", 4, "--seed", 1, "--seconds", 2, "--skip-fine", "--out", tmp_path)
     said = run_hafm("accompany", EXAMPLE, *words).stdout.strip().rpartition("seed 1, ")[2]
-    assert sorted(said.split(", ")) == ["ballad", "folk", "pop", "rock"]
+    styles = set(said.split(", "))
+    assert len(styles) == 4
+    # the voice counts in four
+    assert styles < {"ballad", "folk", "pop", "rock", "soul", "electronic"}
 
 
 def files_in(folder: Path) -> list[str]:
