@@ -96,7 +96,7 @@ def test_every_call_of_the_tokenizer_can_be_stopped(call: str) -> None:
     tokenizer = tiny_rhythmic_tokenizer()
     waveform = torch.from_numpy(glide(25.0, 16_000))
     counting = StopAt(0)
-    how: dict[str, Any] = {"noise": True} if call == "encode" else {}
+    how: dict[str, Any] = {"vocal": True} if call == "encode" else {}
     getattr(tokenizer, call)(waveform, check_stop=counting, **how)
     assert counting.calls > 2
     for moment in (1, counting.calls):

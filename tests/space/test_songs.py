@@ -232,10 +232,13 @@ def test_only_offered_models_are_loaded(model: str) -> None:
 
 
 def test_streamed_pieces_are_the_take_and_stopping_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = request(audio.write_audio(tmp_path / "quiet.wav", np.float32(0.2) * glide(12.0), CODEC_RATE))
+    # a band that is not turned down when it is complete
+    quiet_vocal = audio.write_audio(tmp_path / "quiet.wav", np.float32(0.2) * glide(12.0), CODEC_RATE)
+    wanted = request(quiet_vocal, style="ballad")
     live = takes.LiveTake()
     *steps, job = songs.make_job(wanted, live)
     assert isinstance(job, takes.Job)
+    assert job.excess == 0
     updates = [step for step in steps if isinstance(step, dict)]
     # as they are for browsers that do not decode Opus
     paths = [Path(path).with_suffix(".flac") for path in updates[-1]["files"]["band"]]
