@@ -61,14 +61,18 @@ def test_a_stage_is_mapped_to_the_codes_of_another_codec(tmp_path: Path) -> None
 
 
 def test_a_style_that_a_stage_learns_begins_as_the_mean_of_those_that_it_has(tmp_path: Path) -> None:
-    bundled = published_stage("fine", str(BUNDLED_MODEL))
-    words = [BUNDLED_MODEL, "fine", tmp_path / "out", "--style", "waltz", "--style", "soul"]
+    # a stage that has learnt the first four of the bundled one's styles
+    stage = published_stage("fine", str(BUNDLED_MODEL))
+    stage.config.styles = stage.config.styles[:4]
+    stage.config.style_ranges = {name: stage.config.style_ranges[name] for name in stage.config.styles}
+    stage.save_pretrained(tmp_path / "stage")
+    words = [tmp_path / "stage", "fine", tmp_path / "out", "--style", "waltz", "--style", "soul"]
     run_program([RECIPES / "add_styles.py", *words], check=True)
     extended = HAFMFineForCausalLM.from_pretrained(tmp_path / "out")
-    assert extended.config.styles == [*bundled.config.styles, "waltz", "soul"]
+    assert extended.config.styles == [*stage.config.styles, "waltz", "soul"]
     assert extended.config.style_ranges["waltz"]["metres"] == [3]
     table = extended.model.lead_sheet_embedding.weight[list(extended.config.lead_sheet_streams).index("style")]
-    before = len(bundled.config.styles)
+    before = len(stage.config.styles)
     mean = table[1 : before + 1].mean(dim=0)
     assert torch.allclose(table[before + 1], mean, atol=1e-3)
     assert torch.allclose(table[before + 2], mean, atol=1e-3)
