@@ -10,8 +10,10 @@ import {
 import { blank, desk, drawWave, mark } from "./desk.js";
 import { context, outline, startClicks } from "./sound.js";
 
-// narrower spans are left out of the lists over the lanes until one zooms in
+// narrower spans of the lists over the lanes have no name and cannot be pressed until one zooms in (px)
 const LEAST_PIXELS = 24;
+// the narrowest intro or outro that is named (px)
+const LEAST_LABELLED = 48;
 const ZOOM = 1.5;
 const LEAST_TAPS = 4;
 const DRAG_PIXELS = 5;
@@ -158,7 +160,9 @@ class Timeline {
     if (own) parts.push(`${own.text} (${how("key")})`);
     this.write(".summary", `${parts.join(", ")}. The band follows what is shown here.`);
     this.write(".tempo", tempo ? `${Math.round(tempo)} bpm${this.isUnsure("beats") ? " ?" : ""}` : "no beats");
-    const able = { half: tempo >= LEAST_HALVED, double: tempo && tempo <= MOST_DOUBLED, earlier: tempo, later: tempo, downbeat: tempo };
+    // of a voice of a second, one beat would be left, which is no tempo
+    const halves = tempo >= LEAST_HALVED && halfTempo(sheet).beats.length > 1;
+    const able = { half: halves, double: tempo && tempo <= MOST_DOUBLED, earlier: tempo, later: tempo, downbeat: tempo };
     for (const [name, on] of Object.entries(able)) this.find(`[data-do=${name}]`).disabled = !on;
     this.find("[data-set=nudge]").disabled = !tempo;
     const bpm = this.find("[data-set=bpm]");
@@ -200,6 +204,16 @@ class Timeline {
     this.fillList(".bars", barsOf(this.sheet, this.value.seconds), ({ number }, button) => {
       [button.textContent, button.ariaLabel] = number < 1 ? ["↑", "Upbeat"] : [String(number), `Bar ${number}`];
     });
+    this.drawAround("intro", desk.begin, 0);
+    this.drawAround("outro", this.value.seconds, desk.seconds);
+  }
+
+  /** The bars before or after the voice, which have no numbers and no chords of the lead sheet. */
+  drawAround(name, start, stop) {
+    const label = this.find(`.${name}`);
+    const wide = (stop - start) * desk.scale;
+    label.hidden = wide < LEAST_LABELLED;
+    Object.assign(label.style, { left: `${desk.head + (start - desk.begin) * desk.scale}px`, width: `${wide}px` });
   }
 
   drawChords() {
@@ -222,9 +236,8 @@ class Timeline {
     return this.doubts.choices?.find(([from, to, own]) => same(own) && from < start + 0.02 && start < to);
   }
 
-  /** Buttons over the lane, with one tab stop for all; elements are reused, so the focus stays. */
-  fillList(selector, all, fill) {
-    const spans = all.filter(({ start, stop }) => (stop - start) * desk.scale >= LEAST_PIXELS);
+  /** Buttons over the lane, with one tab stop for all; elements are reused, so the focus stays. Narrow ones are seen, but cannot be pressed. */
+  fillList(selector, spans, fill) {
     const list = this.find(selector);
     const focused = list.contains(document.activeElement) ? document.activeElement.parentElement : null;
     const place = focused ? Number(focused.dataset.start) : null;
@@ -233,12 +246,15 @@ class Timeline {
     for (const [at, span] of spans.entries()) {
       const item = list.children[at];
       Object.assign(item.dataset, { start: span.start, stop: span.stop });
-      const [left, wide] = [span.start * desk.scale, (span.stop - span.start) * desk.scale - 2];
+      const left = span.start * desk.scale;
+      const wide = Math.max((span.stop - span.start) * desk.scale - 2, 1);
       Object.assign(item.style, { left: `${left}px`, width: `${wide}px` });
       const ariaPressed = String(this.isSelected(span.start, span.stop));
       fill(span, Object.assign(item.firstChild, { tabIndex: -1, ariaPressed }));
+      item.inert = wide < LEAST_PIXELS;
+      if (item.inert) item.firstChild.textContent = "";
     }
-    const items = [...list.children];
+    const items = [...list.children].filter((item) => !item.inert);
     const selected = items.find((item) => item.firstChild.getAttribute("aria-pressed") === "true");
     const stop = (place !== null && items.findLast((item) => Number(item.dataset.start) <= place + 0.02)) || selected || items[0];
     if (!stop) return;
@@ -436,7 +452,8 @@ class Timeline {
       if (!event.repeat) this.tap(event);
     } else if (item && step) {
       event.preventDefault();
-      const next = step > 0 ? item.nextElementSibling : item.previousElementSibling;
+      const items = [...item.parentElement.children].filter(({ inert }) => !inert);
+      const next = items[items.indexOf(item) + step];
       if (!next) return;
       item.firstChild.tabIndex = -1;
       next.firstChild.tabIndex = 0;

@@ -207,6 +207,8 @@ def test_an_intro_and_an_outro_lengthen_the_time_axis_and_every_file(ready: Page
     assert not sung[last:].any()
     assert band[: first // 2].any()
     assert band[last + rate :].any()
+    expect(ready.locator("#timeline .intro")).to_be_visible()
+    expect(ready.locator("#timeline .outro")).to_be_visible()
     # the lanes begin with the intro, which can be played
     ready.evaluate("desk.stop()")
     ready.locator("#timeline .sung canvas").click(position={"x": 1, "y": 20})

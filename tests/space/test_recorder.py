@@ -88,6 +88,25 @@ def latency_of_take(space: Space) -> float:
     return float(late[len(late) // 2])
 
 
+# the upper edges of the transport's visible controls
+TOPS = """() => [...document.querySelectorAll('.transport > :not(.doubt, .clock)')]
+    .map((each) => each.getBoundingClientRect()).filter(({ width }) => width).map(({ top }) => top)"""
+
+
+def test_beside_what_the_recorder_says_the_toolbar_keeps_one_line(singer: Browser, space: Space) -> None:
+    page = open_page(singer, space, viewport={"width": 1440, "height": 900})
+    page.get_by_text("Record to a click").click()
+    page.get_by_role("button", name="Record to the click").click()
+    expect(page.locator("#recorder .status")).to_have_text("Recording: bar 2")
+    page.get_by_role("button", name="Stop").first.click()
+    expect(page.locator("#recorder .status")).to_contain_text("Recorded")
+    expect(summary(page)).to_contain_text("(given), chords (estimated)")
+    tops = page.evaluate(TOPS)
+    keep_screenshot(page, "what the recorder says")
+    assert np.ptp(tops) < 20
+    page.context.close()
+
+
 def test_a_take_recorded_to_the_click_by_keyboard_gets_drums_on_its_beats(singer: Browser, space: Space) -> None:
     page = open_page(singer, space, "/?seed=1", viewport=PHONE, color_scheme="dark")
     status, press = page.locator("#recorder .status"), page.keyboard.press

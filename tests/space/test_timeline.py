@@ -80,6 +80,34 @@ def test_estimates_are_corrected_undone_saved_and_loaded(ready: Page, tmp_path: 
         expect(ready.locator("#timeline").get_by_role("alert")).to_contain_text(said)
 
 
+def test_a_tempo_is_not_halved_when_one_beat_would_be_left(ready: Page) -> None:
+    half = ready.get_by_role("button", name="Half tempo")
+    ready.locator("#timeline .tempo").click()
+    expect(half).to_be_enabled()
+    for beats, enabled in (([0.1, 0.7], False), ([0.1, 0.7, 1.3], True)):
+        ready.evaluate("beats => desk.sheet.edit({ ...desk.sheet.sheet, beats, downbeat: 0 })", beats)
+        expect(half).to_be_enabled(enabled=enabled)
+
+
+def test_chords_too_narrow_for_a_name_are_seen_and_named_when_one_zooms_in(ready: Page) -> None:
+    press(ready, "Bar 2")
+    ready.get_by_label("Chord", exact=True).fill("Bb C Dm C Bb C Dm C Bb C Dm Am")
+    press(ready, "Set")
+    narrow = ready.locator("#timeline .chords li[inert]")
+    expect(narrow).to_have_count(12)
+    expect(narrow.first).to_be_visible()
+    assert chords(ready).count("") == 12
+    # the arrow keys pass over them
+    first = ready.locator("#timeline .chords li:not([inert]) button").first
+    first.focus()
+    ready.keyboard.press("ArrowRight")
+    assert ready.evaluate("document.activeElement.closest('li').inert") is False
+    for _ in range(4):
+        press(ready, "Zoom in")
+    expect(narrow).to_have_count(0)
+    assert chords(ready).count("Dm") >= 3
+
+
 def test_lead_sheets_are_saved_for_musicians_and_printed(ready: Page, tmp_path: Path) -> None:
     for kind, content in {"musicxml": "<fifths>-1</fifths>", "midi": "MThd"}.items():
         ready.get_by_label("Format of the lead sheet").select_option(kind)
