@@ -16,6 +16,8 @@ from hafm_hf.lead_sheet.files import read_lead_sheet
 from lead_sheet.golden import READ, REFUSED, SPELLING
 from space.serving import Space
 from space.studio import Page, chords, downloaded, expect, generated, press, skip_fine, summary
+from space.test_desk import STATIC
+from space.test_network import DESK
 from vocals import EXAMPLE
 
 # however they are written
@@ -81,6 +83,7 @@ def test_estimates_are_corrected_undone_saved_and_loaded(ready: Page, tmp_path: 
 
 
 def test_a_tempo_is_not_halved_when_one_beat_would_be_left(ready: Page) -> None:
+    ready.evaluate(DESK, STATIC)
     half = ready.get_by_role("button", name="Half tempo")
     ready.locator("#timeline .tempo").click()
     expect(half).to_be_enabled()
