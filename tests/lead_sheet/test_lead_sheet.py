@@ -113,7 +113,7 @@ def test_a_known_tempo_is_kept(bundled: HAFMForVocalAccompaniment, vocal: tuple[
 
 
 def margin_of_known_chords(
-    model: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int], style: str, seed: int, **options: Any
+    model: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int], seed: int, **options: Any
 ) -> float:
     """How much more of the energy the notes of C and of F# have where that chord is given than where the other is.
 
@@ -124,7 +124,7 @@ def margin_of_known_chords(
     shares = []
     for label in ("C", "F#"):
         sheet = LeadSheet(chords=[(0.0, 2.0, label)])
-        draft = {"seed": seed, "style": style, "skip_fine": True, "lead_sheet": sheet, **options}
+        draft = {"seed": seed, "skip_fine": True, "lead_sheet": sheet, **options}
         (sound,) = model.generate(samples[: 2 * rate], rate, **draft).audio
         chroma = extract(resample(sound.mean(0).numpy(), model.sampling_rate, 16_000)).chroma
         shares.append([chroma[list(notes)].sum() / chroma.sum() for notes in ((0, 4, 7), (6, 10, 1))])
@@ -132,22 +132,29 @@ def margin_of_known_chords(
     return float(min(in_c[0] - in_f_sharp[0], in_f_sharp[1] - in_c[1]))
 
 
-def test_the_accompaniment_plays_known_chords_whatever_the_voice(
-    bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]
+@pytest.mark.parametrize("how", [{}, {"decoding": "reference"}])
+def test_the_accompaniment_plays_known_chords(
+    bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int], how: dict[str, Any]
 ) -> None:
-    margins = {
-        style: np.mean([margin_of_known_chords(bundled, vocal, style, seed) for seed in range(3)])
-        for style in bundled.styles
-    }
-    # what a style plays around its chords differs: 0.29 in ballads, 0.04 in folk songs
-    assert min(margins.values()) > 0.01, margins
+    """In the style that is drawn for the voice, folk. 0.15 is wanted; missing it is an expected failure."""
+    margin = margin_of_known_chords(bundled, vocal, 0, **how)
+    assert margin > 0.05
+    if margin <= 0.15:
+        pytest.xfail(f"known chords stand out by {margin:.2f}, and 0.15 is wanted")
+
+
+def test_every_style_plays_known_chords(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:
+    margins = {}
+    for style in bundled.styles:
+        margins[style] = np.mean([margin_of_known_chords(bundled, vocal, seed, style=style) for seed in range(3)])
+    assert min(margins.values()) > 0.05, margins
     assert np.mean(list(margins.values())) > 0.15, margins
 
 
 def test_the_reference_loop_plays_known_chords_too(
     bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]
 ) -> None:
-    assert margin_of_known_chords(bundled, vocal, "ballad", 0, decoding="reference") > 0.15
+    assert margin_of_known_chords(bundled, vocal, 0, style="ballad", decoding="reference") > 0.15
 
 
 def test_the_band_is_on_known_beats(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:

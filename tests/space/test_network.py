@@ -142,6 +142,7 @@ def test_once_begun_a_band_is_silent_for_no_longer_than_the_connection_must(
     page.evaluate(NOTE)
     page.evaluate(STREAM, [band_of(space, 12.0, 0.7)[0], 450])
     page.wait_for_function("notes.at(-1)?.[0] === 'stops' && notes.length > 2")
+    assert "waits" in [state for state, *_ in page.evaluate("notes")]
     first, silent = silence(page)
     print(f"{link}: first sound after {first:.1f} s, then silent for {silent:.1f} s")
     assert silent <= MOST_SILENCE[link]
