@@ -145,7 +145,7 @@ def _read_song(folder: Path) -> Song:
         fields = [float(field) for field in line.split()]
         if fields:
             beats.append(fields[0])
-            # the third is 1 on a downbeat
+            # the third field is 1 on a downbeat
             if fields[2] == 1:
                 downbeats.append(fields[0])
     chords = []
@@ -195,12 +195,13 @@ def in_threes(song: Song) -> Song:
     """A song whose bars have six beats, as POP909 counts its waltzes, with bars of three; other songs as they are."""
     beats = np.array(song.beats)
     downbeats = np.array(song.downbeats)
-    first = np.searchsorted(beats, downbeats - 1e-6)
-    if len(first) < 2 or np.median(np.diff(first)) != SIX_BEATS:
+    # number of each bar's first beat; 1e-6: times may differ by rounding
+    firsts = np.searchsorted(beats, downbeats - 1e-6)
+    if len(firsts) < 2 or np.median(np.diff(firsts)) != SIX_BEATS:
         return song
-    halves = first + SIX_BEATS // 2
+    halves = firsts + SIX_BEATS // 2
     # a bar that is cut short or begins anew before its second half is left whole
-    ends = np.append(first[1:], len(beats))
+    ends = np.append(firsts[1:], len(beats))
     halves = halves[halves + 1 < ends]
     return dataclasses.replace(song, downbeats=tuple(sorted({*downbeats.tolist(), *beats[halves].tolist()})))
 
