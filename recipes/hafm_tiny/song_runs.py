@@ -111,9 +111,10 @@ def train_on_songs(
         save_model(out)
 
     logger.info("%d songs, %.2f h", len(trainer.pool.songs), trainer.pool.hours)
+    # when and at which step the steps per second begin to be counted; when the state was saved
     since = saved = time.monotonic()
     first = trainer.step
-    window: dict[str, list[float]] = {}
+    window: dict[str, list[float]] = {}  # metrics of the steps since the last line
     while trainer.step < steps:
         for name, value in trainer.train_step().items():
             window.setdefault(name, []).append(value)

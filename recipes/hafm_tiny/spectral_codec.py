@@ -103,11 +103,11 @@ def level_distance(
         side_weight: of the side's level, relative to the mid's.
     """
     true = band_powers(target, sampling_rate, size)
-    heard = band_powers(output, sampling_rate, size)
+    decoded = band_powers(output, sampling_rate, size)
     # bands 50 dB below the loudest one hardly count
     floor = 1e-5 * true.amax(dim=1, keepdim=True) + 1e-8
-    # 0.5: of powers
-    distances = 0.5 * ((true + floor).log() - (heard + floor).log()).abs().mean(dim=1)
+    # 0.5: the logarithm of a power is twice that of a magnitude
+    distances = 0.5 * ((true + floor).log() - (decoded + floor).log()).abs().mean(dim=1)
     if target.shape[1] == 1:
         return distances.mean()
     # mid, side, left, right
@@ -211,13 +211,14 @@ class SpectralTrainer:
         self.counts = torch.ones(codec.quantizer.codebooks.shape[:2], device=codec.device)
         self.sums = codec.quantizer.codebooks.clone()
         decoder = codec.decoder
-        output = [*decoder.last.parameters()]
+        output_parameters = [*decoder.last.parameters()]
         if decoder.noise:
-            output += decoder.noise.parameters()
-        listed = {id(parameter) for parameter in output}
-        others = [held for held in codec.parameters() if held.requires_grad and id(held) not in listed]
+            output_parameters += decoder.noise.parameters()
+        output_ids = {id(parameter) for parameter in output_parameters}
+        others = [held for held in codec.parameters() if held.requires_grad and id(held) not in output_ids]
+        # "factor" is this class's: of the scheduled learning rate
         self.optimizer = torch.optim.AdamW(
-            [{"params": others, "factor": 1.0}, {"params": output, "factor": arguments.output_rate_factor}],
+            [{"params": others, "factor": 1.0}, {"params": output_parameters, "factor": arguments.output_rate_factor}],
             arguments.learning_rate,
             (0.8, 0.99),
             weight_decay=0.01,
@@ -252,7 +253,7 @@ class SpectralTrainer:
         self.average.load_state_dict(self.codec.state_dict())
 
     def train_step(self) -> dict[str, float]:
-        """Takes one step and returns its losses."""
+        """Takes one step, unless a gradient is not finite; returns its losses, gradient norm and learning rate."""
         arguments = self.arguments
         step = self.step
         rate = cosine_learning_rate(
@@ -288,13 +289,13 @@ class SpectralTrainer:
 
     def averaged(self) -> HAFMSpectralModel:
         """The codec with its weights averaged over the last steps, and its current codebooks and running mean."""
-        for held, now in zip(self.average.buffers(), self.codec.buffers(), strict=True):
-            held.copy_(now)
+        for average, current in zip(self.average.buffers(), self.codec.buffers(), strict=True):
+            average.copy_(current)
         return self.average
 
     @torch.no_grad()
     def settle(self, batches: int = 300) -> HAFMSpectralModel:
-        """`averaged`, with the running mean of its output re-estimated for the averaged weights."""
+        """`averaged`, with its decoder's running mean estimated again on `batches` batches, in evaluation mode."""
         codec = self.averaged().train()
         for index in range(batches):
             batch = self._draw(SETTLING_STEP + index)
@@ -343,7 +344,6 @@ class SpectralTrainer:
         targets: list[np.ndarray] = []
         first: list[int] = []
         rows = self.arguments.batch_size + self.arguments.varied_rows
-        plain = self.arguments.batch_size
         while len(crops) < rows:
             song, start = self._draw_crop(rng, (frames + 1) * read.hop_length)
             start -= start % grid
@@ -351,7 +351,7 @@ class SpectralTrainer:
             target = _stereo_crop(song, start * played.sampling_rate // read.sampling_rate, frames * played.hop_length)
             if np.sqrt(np.mean(crop**2)) < LEAST_RMS or target.shape[-1] < frames * played.hop_length:
                 continue
-            if len(crops) >= plain:
+            if len(crops) >= self.arguments.batch_size:
                 target = self._equalised_anew(rng, target)
                 crop = soxr.resample(target.mean(axis=0), played.sampling_rate, read.sampling_rate)
                 # a resampled crop may be a sample longer or shorter

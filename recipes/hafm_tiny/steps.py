@@ -46,8 +46,8 @@ class StepArguments:
 def in_half(device: torch.device) -> torch.autocast:
     """bfloat16 autocast on a GPU, and on a CPU that supports it natively; elsewhere no effect."""
     capabilities = torch.cpu.get_capabilities()
-    computes = device.type == "cuda" or capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=computes)
+    is_native = device.type == "cuda" or capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_native)
 
 
 def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], arguments: StepArguments) -> float:

@@ -65,6 +65,13 @@ def evaluate_in_stereo(
 ) -> dict[str, dict[str, Any]]:
     """Figures of codecs of the same codes on the same clips of songs in stereo.
 
+    Args:
+        codecs: by name; the first one encodes the clips.
+        pool: songs with stereo.
+        depths: numbers of codebooks to decode.
+        seconds: length of a clip.
+        clips: their number; silent ones are left out.
+
     Returns:
         for each codec: `si_sdr_db` of the middle in the input's bandwidth at each number of codebooks, `lsd_db` (log
         spectral distance of both channels with the most), and `mid_db` and `side_db`, decoded − true by octave. Levels
@@ -75,6 +82,7 @@ def evaluate_in_stereo(
     rate = pool.stereo_rate
     wrapped = {name: as_codec(model.eval()) for name, model in codecs.items()}
     form = next(iter(wrapped.values())).format
+    # both rates have whole samples at multiples of this many samples of the mono song
     grid = form.sampling_rate // np.gcd(form.sampling_rate, rate)
     size = int(seconds * pool.sampling_rate)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in codecs}
@@ -96,7 +104,7 @@ def evaluate_in_stereo(
 def _figures(
     codec: Codec, codes: torch.Tensor, depths: tuple[int, ...], mono: np.ndarray, stereo: np.ndarray, rate: int
 ) -> dict[str, Any]:
-    """Figures of one clip, for `_together`.
+    """Figures of one clip, for `_together`: SI-SDR by depth, "lsd", and powers by octave of mid and side.
 
     Args:
         codec: decodes the codes.

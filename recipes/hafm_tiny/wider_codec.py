@@ -47,7 +47,12 @@ def _belongs_to_output(name: str) -> bool:
 
 
 def _copy_output(old: SpectralDecoder, new: SpectralDecoder) -> None:
-    """Copies the rows of what both decoders play, the middle up to the old bandwidth, and makes the others quieter."""
+    """Copies the rows of what both decoders play, the middle up to the old bandwidth, and makes the others quieter.
+
+    Args:
+        old: plays mono.
+        new: changed in place.
+    """
     channels = new.spectrum.format.channels
     bins = old.spectrum.format.num_bins
     # magnitudes of spectra are proportional to the window's length

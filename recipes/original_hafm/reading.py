@@ -54,7 +54,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a stage's checkpoint; weights are mapped into memory rather than read, so the moments take none.
+    """Reads a stage's checkpoint, without running code; tensors are mapped into memory, and read when they are used.
 
     Raises:
         ValueError: the file is damaged, names code beyond what `LEFT_BESIDE` lists, has no `model_state` of tensors,
@@ -89,7 +89,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _load(path: Path) -> Any:
-    """Reads a checkpoint without running code; raises ValueError if it holds more than weights and plain values."""
+    """Reads a checkpoint without running code; objects that `LEFT_BESIDE` lists become `Inert`.
+
+    Raises:
+        ValueError: it is damaged, or holds more than weights, plain values and such objects.
+    """
     try:
         named = get_unsafe_globals_in_checkpoint(str(path))
         if refused := sorted(name for name in named if not LEFT_BESIDE.fullmatch(name)):
@@ -128,6 +132,7 @@ def _read_moments(checkpoint: Checkpoint, optimizer: dict[str, Any]) -> None:
     Raises:
         ValueError: the optimiser has trained more weights than there are.
     """
+    # of the parameters that were trained, in the optimiser's order
     numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
     weights = {key: value for key, value in checkpoint.tensors.items() if value.is_floating_point()}
     if len(numbers) > len(weights):

@@ -100,7 +100,11 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
 
 
 def rendered_recordings(corpus: Path, seconds: float) -> list[Recording]:
-    """The first `seconds` of the test vocals of a rendered corpus, with chords, key and beats from the labels."""
+    """The first `seconds` of the test vocals of a rendered corpus, with chords, key and beats from the labels.
+
+    Raises:
+        ValueError: the corpus has no test songs.
+    """
     recordings = []
     for name, labels in load_labels(corpus, "test").items():
         samples = read_mono(corpus / "test" / name / "vocal.flac", ANALYSIS_RATE)[: round(seconds * ANALYSIS_RATE)]

@@ -54,7 +54,11 @@ class ListeningScores:
 
 
 def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> ListeningScores:
-    """Scores of estimated lead sheets, one for each recording, in the same order; at least two songs."""
+    """Scores of estimated lead sheets, one for each recording, in the same order.
+
+    Raises:
+        ValueError: the recordings are of fewer than two songs.
+    """
     songs = [recording.song for recording in recordings]
     if len(set(songs)) < 2:
         raise ValueError(f"Scores are matched minus shuffled songs, so they need two songs; there is only {songs}.")
@@ -86,7 +90,10 @@ def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> Liste
 
 
 def key_score(estimated: str | None, known: str | None) -> float:
-    """mir_eval's weighted score of a key such as "A:min": 1 equal, 0.5 fifth, 0.3 relative, 0.2 parallel, else 0."""
+    """mir_eval's weighted score of a key such as "A:min": 1 equal, 0.5 fifth, 0.3 relative, 0.2 parallel, else 0.
+
+    0 without an estimate, NaN without a reference.
+    """
     import mir_eval
 
     if known is None:
