@@ -189,7 +189,14 @@ def _load_sample(state: Path | None, identity: str, reservoirs: Sequence[Reservo
 
 
 def shuffled_tracks(audio: Path, reader: StemReader, splits: SplitOptions, options: SamplingOptions) -> list[Track]:
-    """Tracks of the split, shuffled by the seed, at most `options.max_tracks`."""
+    """The tracks to sample.
+
+    Args:
+        audio: folder of songs, as for `hafm prepare`.
+        reader: groups its files into tracks.
+        splits: how tracks are divided into splits.
+        options: the split, the seed of the order, and the largest number of tracks (0: all).
+    """
     files, *_ = find_audio(audio)
     groupings, _ = reader.group(files)
     identified, _ = identify_tracks(audio, groupings, {}, splits)

@@ -78,7 +78,7 @@ class Check:
         return self.device.type == "cuda"
 
     def stage(self, name: str, pattern: str) -> Any:
-        """A stage with random weights."""
+        """The stage `name` (semantic, coarse, fine) with random weights; `pattern` is of its codebooks, if several."""
         stage_class = stage_parts()[name].model_class
         options: dict[str, Any] = dict(TINY) if self.tiny else {}
         if stage_parts()[name].acoustic:

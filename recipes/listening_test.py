@@ -105,7 +105,7 @@ def highest_level(samples: np.ndarray) -> float:
 
 @app.command()
 def score(test: Folder, answers: Annotated[list[Path], typer.Argument(dir_okay=False, exists=True)]) -> None:
-    """Prints the mean score of each version, with its interval over songs."""
+    """Prints the mean score of each version, with its interval over songs, from the files saved by the page."""
     key = json.loads((test / "key.json").read_text())
     for name, mean in scores(key, [json.loads(path.read_text()) for path in answers]).items():
         print(f"{name}: {mean.value:.1f} [{mean.low:.1f}, {mean.high:.1f}], {mean.n} answers, {mean.songs} songs")

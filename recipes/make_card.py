@@ -28,6 +28,7 @@ def make_card(
 ) -> None:
     """Writes FOLDER/README.md, the card of the model in FOLDER, or of the corpus if there is no config.json."""
     stated = None if facts is None else load_facts(facts)
+    # corpora have no configuration of a model
     if not (folder / "config.json").is_file():
         card: RepoCard = dataset_card(folder, stated, repo_id)
     else:

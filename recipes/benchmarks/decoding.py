@@ -121,6 +121,7 @@ def first_steps(loop: Callable[[StepReport], Any], steps: int) -> None:
     done = 0
 
     def report(new: int) -> None:
+        """Counts new steps."""
         nonlocal done
         done += new
         if done >= steps:

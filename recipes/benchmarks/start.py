@@ -104,6 +104,7 @@ def _measure(words: list[str]) -> None:
     modules_before = set(sys.modules)
 
     def load_pipeline(*args: Any, **kwargs: Any) -> Any:
+        """The command's `load_pipeline`, timed; afterwards, drawing the first token ends the command."""
         from hafm_hf.modeling import fast_loop
 
         moments.append(time.process_time())

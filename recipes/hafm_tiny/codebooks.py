@@ -26,7 +26,12 @@ BELIEF = 20.0
 
 
 def start_stage(model: PreTrainedModel, codec: str, semantic_tokenizer: str) -> None:
-    """Initialises a new stage's embeddings and heads from a codec's codebooks and a tokenizer's centroids."""
+    """Initialises a new stage's embeddings and heads from a codec's codebooks and a tokenizer's centroids.
+
+    Args:
+        model: a stage, changed in place.
+        codec, semantic_tokenizer: folders or hub ids.
+    """
     loaded = load_codec(codec)
     centroids = HAFMSemanticTokenizerModel.from_pretrained(semantic_tokenizer).centroids
     acoustic = [loaded.codebook(index).detach() for index in range(loaded.format.num_codebooks)]

@@ -42,10 +42,14 @@ def relative_error(target: torch.Tensor, output: torch.Tensor, floor: float = 0.
 def spectral_distance(
     target: torch.Tensor, output: torch.Tensor, sizes: tuple[int, ...] = (256, 1024, 4096)
 ) -> torch.Tensor:
-    """STFT distance of float [B, C, N]: relative L1 of magnitudes plus L1 of log magnitudes, mean over `sizes`.
+    """STFT distance: relative L1 of magnitudes plus L1 of log magnitudes, mean over `sizes`; a scalar.
 
-    Of stereo, it compares mid, side, left and right. Windows longer than the audio are skipped; at 24 kHz, the longest
-    one resolves semitones above 400 Hz.
+    Of stereo, it compares mid, side, left and right. At 24 kHz, the longest window resolves semitones above 400 Hz.
+
+    Args:
+        target (float [B, C, N]): audio.
+        output (like it): what the codec makes of it.
+        sizes: windows in samples; those longer than the audio are skipped.
     """
     total = target.new_zeros(())
     sizes = tuple(size for size in sizes if size <= target.shape[-1])
@@ -61,7 +65,10 @@ def spectral_distance(
 
 
 def view_spectra(audio: torch.Tensor, size: int) -> torch.Tensor:
-    """STFT of mono float [B, 1, N], complex [B, F, T]; of stereo, of mid, side, left and right: [4 · B, F, T]."""
+    """STFT of mono float [B, 1, N], complex [B, F, T]; of stereo, of mid, side, left and right: [4 · B, F, T].
+
+    The window is `size` samples long, the hop a quarter of it.
+    """
     window = torch.hann_window(size, device=audio.device)
     spectra = torch.stft(audio.flatten(0, 1), size, size // 4, window=window, return_complex=True)
     if audio.shape[1] == 1:
@@ -73,10 +80,16 @@ def view_spectra(audio: torch.Tensor, size: int) -> torch.Tensor:
 def mel_distance(
     target: torch.Tensor, output: torch.Tensor, sampling_rate: int, sizes: tuple[int, ...] = (256, 512, 1024, 2048)
 ) -> torch.Tensor:
-    """L1 of log-mel energies of float [B, C, N] at several scales (Défossez et al. 2022, section 3.4).
+    """L1 of log-mel energies, mean over scales (Défossez et al. 2022, section 3.4); a scalar.
 
     Of stereo, it compares mid, side, left and right. A mel band sums many bins, so that the level of noise counts
     rather than its exact waveform.
+
+    Args:
+        target (float [B, C, N]): audio.
+        output (like it): what the codec makes of it.
+        sampling_rate: in Hz.
+        sizes: windows in samples; each has a mel band for every 32 of them.
     """
     total = target.new_zeros(())
     for size in sizes:
@@ -190,7 +203,12 @@ def _scores_of_coding(
 
 
 def _mean_figures(rows: list[dict[str, float]], depths: tuple[int, ...]) -> dict[str, Any]:
-    """The means of the figures of clips, as `evaluate_codec` returns them; None where there are no clips."""
+    """The means of the figures of clips, as `evaluate_codec` returns them; None where there are no clips.
+
+    Args:
+        rows: figures of each clip (`_scores_of_coding`).
+        depths: numbers of codebooks that were decoded.
+    """
     means = {}
     if rows:
         means = {name: round(float(np.mean([row[name] for row in rows])), 2) for name in rows[0]}

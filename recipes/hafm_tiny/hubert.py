@@ -80,7 +80,7 @@ def resample_linear(samples: np.ndarray, num_samples: int) -> np.ndarray:
 
 
 def add_room(samples: np.ndarray, rng: np.random.Generator, sampling_rate: int) -> np.ndarray:
-    """Adds a random room to float32 [N]: convolution with exponentially decaying noise."""
+    """Adds a random room to samples (float32 [N] at `sampling_rate` Hz): convolution with decaying noise."""
     decay = rng.uniform(0.1, 0.5)  # seconds
     time = np.arange(int(decay * sampling_rate)) / sampling_rate
     # 6.9 nepers are 60 dB

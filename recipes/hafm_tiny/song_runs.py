@@ -84,7 +84,15 @@ class SongTrainer(Protocol):
 
 
 def resume(trainer: SongTrainer, run: SongRunArguments) -> bool:
-    """Resumes from RUN/state.pt if there is one; returns whether there was."""
+    """Loads the state that an earlier run saved in state.pt of the output folder, if there is one.
+
+    Args:
+        trainer: gets the state.
+        run: folders of the run.
+
+    Returns:
+        Whether there was one.
+    """
     state = Path(run.out) / "state.pt"
     if state.exists():
         trainer.load_state_dict(load_state(state, run.device))

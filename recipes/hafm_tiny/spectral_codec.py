@@ -118,7 +118,7 @@ def level_distance(
 def band_powers(audio: torch.Tensor, sampling_rate: int, size: int = 1024) -> torch.Tensor:
     """Power of `LEVEL_BANDS` mel bands over whole crops: float [B, 1, N] → [B, bands].
 
-    Of stereo [B, 2, N], those of mid, side, left and right: [4 · B, bands].
+    Of stereo [B, 2, N], those of mid, side, left and right: [4 · B, bands]. `size` is the window in samples.
     """
     filters = torch.from_numpy(mel_filters(size, sampling_rate, LEVEL_BANDS, 0.0)).to(audio)
     return view_spectra(audio, size).abs().square().mean(-1) @ filters

@@ -28,7 +28,7 @@ def octave_levels(sound: np.ndarray, sampling_rate: int) -> np.ndarray:
 
 
 def log_spectral_distance(target: np.ndarray, output: np.ndarray) -> float:
-    """Log spectral distance in dB of sounds [C, N]: RMS over frequencies, mean over frames and channels."""
+    """Log spectral distance in dB of sounds (float [C, N]): RMS over frequencies, mean over frames and channels."""
     window = torch.hann_window(WINDOW, dtype=torch.float64)
     levels = []
     for sound in (target, output):
@@ -129,7 +129,12 @@ def _figures(
 
 
 def _together(rows: list[dict[str, Any]], depths: tuple[int, ...]) -> dict[str, Any]:
-    """The figures of all clips together, as `evaluate_in_stereo` returns them."""
+    """The figures of all clips together, as `evaluate_in_stereo` returns them.
+
+    Args:
+        rows: figures of each clip (`_figures`).
+        depths: numbers of codebooks that were decoded.
+    """
     figures: dict[str, Any] = {
         "si_sdr_db": {depth: round(float(np.mean([row[str(depth)] for row in rows])), 2) for depth in depths},
         "lsd_db": round(float(np.mean([row["lsd"] for row in rows])), 2),

@@ -59,7 +59,10 @@ def constant_q_filters(frequencies: np.ndarray, sampling_rate: int, kernel: int,
 
 
 def tiny_hubert_config(hidden_size: int = 192, num_hidden_layers: int = 5) -> HubertConfig:
-    """A small HuBERT with layer norm; its two convolutions have a stride of 160 · 2 = 320, like HuBERT's seven."""
+    """A small HuBERT with layer norm; its two convolutions have a stride of 160 · 2 = 320, like HuBERT's seven.
+
+    The first one is the bank of constant-Q filters, with a kernel of 3072 samples (0.19 s at 16 kHz).
+    """
     return HubertConfig(
         conv_dim=[PHASES * len(filter_frequencies()), 256],
         conv_kernel=[3072, 3],
@@ -82,7 +85,12 @@ def tiny_hubert_config(hidden_size: int = 192, num_hidden_layers: int = 5) -> Hu
 
 @torch.no_grad()
 def start_front_end(hubert: HubertModel, sampling_rate: int) -> None:
-    """Set the first convolution to the filter bank and freeze it; initialise the second to sum over phases."""
+    """Set the first convolution to the filter bank and freeze it; initialise the second to sum over phases.
+
+    Args:
+        hubert: of `tiny_hubert_config`, changed in place.
+        sampling_rate: in Hz.
+    """
     first, second = hubert.feature_extractor.conv_layers[:2]
     frequencies = filter_frequencies()
     filters = constant_q_filters(frequencies, sampling_rate, first.conv.kernel_size[0])

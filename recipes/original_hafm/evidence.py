@@ -436,7 +436,7 @@ class Search:
         return layout
 
     def decision(self, verdict: Verdict, choice: str) -> Decision:
-        """What speaks for the value chosen: its smallest advantage over another value."""
+        """What speaks for the verdict's value of a choice: its smallest advantage over another value."""
         value = getattr(verdict.layout, choice)
         margins = {
             other: self.difference(choice, verdict.layout, replace(verdict.layout, **{choice: other}))

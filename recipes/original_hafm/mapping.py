@@ -164,7 +164,13 @@ def stage_config(stage: str, mapping: Mapping, shapes: dict[str, Shape]) -> HAFM
 
 
 def assembled(stage: str, mapping: Mapping, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors by our names, float32, stacked where we stack; a quantizer embedding that is missing is zeros."""
+    """A stage's weights: float32 by our names, stacked where we stack; a missing quantizer embedding is zeros.
+
+    Args:
+        stage: semantic, coarse or fine.
+        mapping: the keys of each weight.
+        tensors: of the checkpoint by key.
+    """
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     state = {}
     for name, shape in _our_shapes(stage, stage_config(stage, mapping, shapes), optional=True).items():
@@ -182,7 +188,10 @@ def assembled(stage: str, mapping: Mapping, tensors: dict[str, torch.Tensor]) ->
 
 
 def _our_shapes(stage: str, config: HAFMStageConfig, optional: bool = False) -> dict[str, Shape]:
-    """Shapes of our weights by name; with `optional`, also that of a quantizer embedding with a single row."""
+    """Shapes of a stage's weights by our names, for its configuration.
+
+    With `optional`, also that of a quantizer embedding with a single row, which the original may lack.
+    """
     with torch.device("meta"):
         state = stage_parts()[stage].model_class(config).state_dict()
     shapes = {name: tuple(value.shape) for name, value in state.items()}

@@ -78,6 +78,7 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
     recogniser = functools.cache(ChordRecogniser)  # loaded only if something is not in the cache
 
     def recording(name: str, song: str, voice: Samples, band: Samples) -> Recording:
+        """A recording with estimates from the cache; missing ones are made and cached."""
         digest = hashlib.sha256(band.tobytes()).hexdigest()
         if digest not in estimates:
             estimates[digest] = _estimated(band, recogniser())

@@ -104,12 +104,12 @@ def key_score(estimated: str | None, known: str | None) -> float:
     return float(mir_eval.key.weighted_score(*names))
 
 
-def chord_overlap(estimated: Cells, wanted: Cells) -> float:
-    """Share of cells in which two sequences of majmin classes agree; cells that are -1 in `wanted` are ignored."""
-    length = min(len(estimated), len(wanted))
-    counted = wanted[:length] >= 0
+def chord_overlap(estimated: Cells, reference: Cells) -> float:
+    """Share of cells in which two sequences of majmin classes agree; cells that are -1 in `reference` are ignored."""
+    length = min(len(estimated), len(reference))
+    counted = reference[:length] >= 0
     if counted.any():
-        return float((estimated[:length] == wanted[:length])[counted].mean())
+        return float((estimated[:length] == reference[:length])[counted].mean())
     return float("nan")
 
 
@@ -175,7 +175,7 @@ def beyond_shuffled(
 
     Args:
         estimated: of each recording.
-        wanted: the references, in the same order.
+        references: of the same recordings, in the same order.
         songs: the song of each recording.
         agree: agreement of an estimate and a reference.
 

@@ -208,7 +208,7 @@ def voicing(chord: Chord, kind: str, low: int) -> list[int]:
 
 
 def _in_sections(song: Song, form: Sequence[Section]) -> Iterator[tuple[np.ndarray, int, Section]]:
-    """Yields bars (their beats in seconds), their index in the section, and the section."""
+    """Yields the bars of a form: beats and next downbeat in seconds (float64), index in the section, section."""
     all_bars = bars(song)
     for section in form:
         for number in range(section.first, section.end):

@@ -84,13 +84,14 @@ def sections(song: Song, generator: np.random.Generator) -> tuple[Section, ...]:
 def _lift(song: Song, start: float, end: float) -> float:
     """How much the melody stands out between two times in seconds: −1 without notes, about 0 to 3 otherwise.
 
-    By its height above its mean in half octaves, and a third of its notes per second.
+    It is the height above the melody's mean in half octaves, plus a third of the notes per second.
     """
     inside = [note for note in song.melody if start <= note.start < end]
     if not inside:
         return -1.0
-    middle = np.mean([note.pitch for note in song.melody])
-    return float(np.mean([note.pitch for note in inside]) - middle) / 6 + len(inside) / (end - start) / 3
+    mean_pitch = np.mean([note.pitch for note in song.melody])
+    semitones = float(np.mean([note.pitch for note in inside]) - mean_pitch)
+    return semitones / 6 + len(inside) / (end - start) / 3
 
 
 def with_form(song: Song, form: tuple[Section, ...]) -> Song:

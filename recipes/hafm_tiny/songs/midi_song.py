@@ -237,10 +237,11 @@ def change(song: Song, semitones: int = 0, stretch: float = 1.0, lead_in: float 
 
 def dense_excerpt(song: Song, seconds: float, generator: np.random.Generator) -> Song:
     """An excerpt of up to `seconds` from a downbeat, drawn from those with at least 85 % of the most singing."""
-    covered = []
+    sung_seconds = []  # of the excerpt from each downbeat
     for start in song.downbeats:
-        sung = [min(note.end, start + seconds) - max(note.start, start) for note in song.melody]
-        covered.append(sum(max(0.0, length) for length in sung))
-    candidates = [at for at, amount in zip(song.downbeats, covered, strict=True) if amount >= 0.85 * max(covered)]
+        overlaps = [min(note.end, start + seconds) - max(note.start, start) for note in song.melody]
+        sung_seconds.append(sum(max(0.0, overlap) for overlap in overlaps))
+    least = 0.85 * max(sung_seconds)
+    candidates = [at for at, amount in zip(song.downbeats, sung_seconds, strict=True) if amount >= least]
     start = candidates[int(generator.integers(len(candidates)))]
     return excerpt(song, start, min(start + seconds, song.duration))

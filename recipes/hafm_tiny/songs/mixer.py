@@ -43,7 +43,10 @@ def equalised(audio: np.ndarray, sampling_rate: int, curve: Curve) -> np.ndarray
 
 
 def overdriven(audio: np.ndarray, sampling_rate: int, drive_db: float) -> np.ndarray:
-    """Audio [N] through soft valve distortion and a guitar cabinet, at about its original level."""
+    """Audio [N] through soft valve distortion and a guitar cabinet, at about its original level.
+
+    `drive_db` is the level into the distortion, relative to the audio's.
+    """
     gain = 10 ** (drive_db / 20)
     # the offset adds even harmonics
     distorted = np.tanh(gain * audio + 0.1) - np.tanh(0.1)

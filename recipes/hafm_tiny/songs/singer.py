@@ -72,7 +72,12 @@ class Manner:
 
 
 def random_manner(generator: np.random.Generator, formant: float = 1.0) -> Manner:
-    """Draw a manner within the range of amateur and trained singers: mostly in tune, some takes up to 50 cents off."""
+    """Draw a manner within the range of amateur and trained singers: mostly in tune, some takes up to 50 cents off.
+
+    Args:
+        generator: draws everything but the formants.
+        formant: factor of the formants' frequencies.
+    """
     off_pitch = generator.random() < 0.2
     return Manner(
         detune=float(generator.uniform(-50, 50) if off_pitch else np.clip(generator.normal(0, 8), -25, 25)),
@@ -212,10 +217,11 @@ class _Plan:
 def _syllables(notes: Sequence[Note], manner: Manner, generator: np.random.Generator) -> list[tuple[float, float]]:
     """Start and end (s) of each syllable: of one note, or of several consecutive notes for a melisma.
 
-    Only notes of one phrase that are at most five semitones apart share a syllable.
+    Only notes of one phrase that are at most five semitones apart share a syllable; of these, `generator` draws the
+    share `manner.melisma`.
     """
     spans: list[tuple[float, float]] = []
-    pitch = 0
+    pitch = 0  # of the note before
     for note in notes:
         close = bool(spans) and note.start - spans[-1][1] < SAME_PHRASE / 2 and abs(note.pitch - pitch) <= 5
         if close and generator.random() < manner.melisma:

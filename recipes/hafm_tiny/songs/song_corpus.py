@@ -171,6 +171,12 @@ def _render_vocal(
 ) -> tuple[np.ndarray, tuple[Note, ...], singer.Manner]:
     """Sings a song's melody in a random manner, recorded with a random microphone, room and noise.
 
+    Args:
+        song: an excerpt, of which the melody is sung.
+        voice: the singer.
+        options: range of levels.
+        generator: draws everything.
+
     Returns:
         Samples (float64 [N] at the voice's rate), the notes as sung, and the manner.
     """
@@ -367,6 +373,11 @@ def _run(task: Task, options: SongCorpusOptions) -> tuple[str, float]:
 
 def build_corpus(options: SongCorpusOptions, tasks: Sequence[Task], workers: int = 1) -> Iterator[tuple[str, float]]:
     """Render items in the order of `tasks`; finished ones are skipped, so a killed run resumes.
+
+    Args:
+        options: what to render, and the output folder.
+        tasks: the items.
+        workers: number of processes.
 
     Yields:
         the name of each item and its seconds of audio (0 if it already existed or could not be rendered).

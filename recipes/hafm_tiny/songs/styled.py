@@ -34,7 +34,13 @@ class StyledSong:
 
 
 def lead_sheet(song: Song, form: tuple[Section, ...], style: str) -> dict[str, object]:
-    """The complete lead sheet of a song, as in labels.json: seconds, Harte's chords, sections (start, end, energy)."""
+    """The complete lead sheet of a song, as in labels.json: seconds, Harte's chords, sections (start, end, energy).
+
+    Args:
+        song: in its form.
+        form: its sections.
+        style: name of the style.
+    """
     all_bars = bars(song)
     beats = sorted({float(beat) for bar in all_bars for beat in bar[:-1]})
     return {
