@@ -71,11 +71,11 @@ def drawing(folder: Path, name: str) -> str:
         sounds[stem] = band[: round(seconds * band_rate)]
     elements = []
     # from where on the next label does not overlap the last one, in pixels
-    free = 0.0
+    free_from = 0.0
     for start, _, label in json.loads((folder / "bands" / f"{name}.json").read_text())["chords"]:
         left = WIDTH * start / seconds
-        if start < seconds and free <= left <= WIDTH - LEAST_GAP / 2:
-            free = left + LEAST_GAP
+        if start < seconds and free_from <= left <= WIDTH - LEAST_GAP / 2:
+            free_from = left + LEAST_GAP
             elements.append(f'<text x="{left:.0f}" y="14" font-size="12" fill="#868e96">{escape(label)}</text>')
     elements += [lane(stem, sound, TOP + number * LANE) for number, (stem, sound) in enumerate(sounds.items())]
     height = TOP + LANE * len(sounds)

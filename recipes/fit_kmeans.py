@@ -125,17 +125,17 @@ def tokenizer_from_hubert(
         ValueError: the checkpoint doesn't have the layer, or weights are missing or unknown.
     """
     fields = {name: kwargs.pop(name) for name in list(kwargs) if name in HAFMSemanticTokenizerConfig.__annotations__}
-    whole = HubertConfig.from_pretrained(name_or_path, **kwargs)
+    whole_config = HubertConfig.from_pretrained(name_or_path, **kwargs)
     hubert, info = HubertModel.from_pretrained(
         name_or_path,
-        config=cut_hubert_config(whole, layer),
+        config=cut_hubert_config(whole_config, layer),
         output_loading_info=True,
         dtype=torch.float32,
         **kwargs,
     )
     check_loading(str(name_or_path), info, layer)
     # HuBERTs with group norm were trained on waveforms that were not normalised
-    fields.setdefault("do_normalize", whole.feat_extract_norm == "layer")
+    fields.setdefault("do_normalize", whole_config.feat_extract_norm == "layer")
     config = HAFMSemanticTokenizerConfig(hubert_config=copy.deepcopy(hubert.config), layer=layer, **fields)
     model = HAFMSemanticTokenizerModel(config)
     if hubert.config.do_stable_layer_norm:

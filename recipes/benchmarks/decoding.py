@@ -358,12 +358,12 @@ def main(
 ) -> None:
     """Decoding speed of a stage against MusicGen's decoder and the bound set by memory."""
     torch.set_num_threads(threads)
-    wanted = [
+    benchmarks = [
         DecodingBenchmark(stage, model, one_pattern, number, context, steps, repeats)
         for one_pattern in pattern or (None,)
         for number in rows or [2]
     ]
-    results = [benchmark_decoding(options) for options in wanted]
+    results = [benchmark_decoding(options) for options in benchmarks]
     if as_json:
         typer.echo(json.dumps(results))
         return

@@ -206,14 +206,14 @@ def training_steps(
     null = torch.zeros(rows, dtype=torch.bool, device=device)
     ours = {"conditioning_ids": conditioning, "labels": labels, "null_conditioning": null}
     # as many slots as the stage's, but of one kind
-    whole = torch.randint(config.codebook_size, (rows, conditioning_slots + labels.shape[1]), device=device)
+    all_slots = torch.randint(config.codebook_size, (rows, conditioning_slots + labels.shape[1]), device=device)
     # −100: without loss
-    theirs = {"input_ids": whole, "labels": F.pad(labels, (conditioning_slots, 0), value=-100)[..., None]}
+    theirs = {"input_ids": all_slots, "labels": F.pad(labels, (conditioning_slots, 0), value=-100)[..., None]}
     stage = stage_class(config)
     models = {
         "relative_bias": (stage, ours),
         "without_bias": (without_bias(stage_class(config)), ours),
-        "musicgen": (musicgen_decoder(stage, whole.shape[1]), theirs),
+        "musicgen": (musicgen_decoder(stage, all_slots.shape[1]), theirs),
     }
     steps = {
         name: training_step(model.to(device), batch, DTYPES[options.dtype]) for name, (model, batch) in models.items()

@@ -151,7 +151,7 @@ def evaluate_codec(
         if song.stems:
             bands[f"{style}/stems"] = list(song.stems.values())
         for name, band in bands.items():
-            parts = np.stack([part[start : start + num_samples] for part in band]) / np.float32(PCM_SCALE)
+            parts = np.stack([sound[start : start + num_samples] for sound in band]) / np.float32(PCM_SCALE)
             clip_figures = _scores_of_coding(codec, parts, depths, counts if name == style else None)
             figures.setdefault(name, []).append(clip_figures)
     codec.train()

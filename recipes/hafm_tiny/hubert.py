@@ -95,10 +95,10 @@ def vocal_noise(rng: np.random.Generator, num_samples: int, noise_std: float) ->
 
     60 % of crops have that of generation, of deviation `noise_std`, 15 % none, and the rest noise of a random level.
     """
-    kind = rng.random()
-    if kind < 0.6:
+    draw = rng.random()
+    if draw < 0.6:
         level = noise_std
-    elif kind < 0.75:
+    elif draw < 0.75:
         level = 0.0
     else:
         level = noise_std * 10 ** rng.uniform(-1.5, 0.3)
@@ -202,7 +202,7 @@ class SemanticTrainer:
         crops = [draw_crop(self.pool, arguments, rng, seconds, self.pad, self.hop) for _ in range(rows)]
         values = torch.from_numpy(np.stack([samples for samples, _ in crops])).to(self.device)
         targets = {
-            name: torch.from_numpy(np.stack([found[name] for _, found in crops])).to(self.device)
+            name: torch.from_numpy(np.stack([crop_targets[name] for _, crop_targets in crops])).to(self.device)
             for name in NUM_TARGETS
         }
         frames = values.shape[1] // self.hop - 2 * self.pad // self.hop

@@ -112,10 +112,10 @@ class RhythmTrainer:
         rows = max(round(self.arguments.batch_seconds * self.frame_rate / frames), 1)
         crops = [self._crop(frames) for _ in range(rows)]
         inputs = self._disturbed(torch.from_numpy(np.stack([features for features, _ in crops])))
-        wanted = torch.from_numpy(np.stack([beats for _, beats in crops]))
+        beat_targets = torch.from_numpy(np.stack([beats for _, beats in crops]))
         device = self.network.head.weight.device
         logits = self.network(inputs.to(device))
-        return F.cross_entropy(logits.flatten(0, 1), wanted.to(device).flatten(), ignore_index=IGNORED)
+        return F.cross_entropy(logits.flatten(0, 1), beat_targets.to(device).flatten(), ignore_index=IGNORED)
 
     def _crop(self, frames: int) -> tuple[Array, Beats]:
         """A crop of a random song at a random tempo, sung early or late.

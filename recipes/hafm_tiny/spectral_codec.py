@@ -215,7 +215,7 @@ class SpectralTrainer:
         if decoder.noise:
             output_parameters += decoder.noise.parameters()
         output_ids = {id(parameter) for parameter in output_parameters}
-        others = [held for held in codec.parameters() if held.requires_grad and id(held) not in output_ids]
+        others = [weight for weight in codec.parameters() if weight.requires_grad and id(weight) not in output_ids]
         # "factor" is this class's: of the scheduled learning rate
         self.optimizer = torch.optim.AdamW(
             [{"params": others, "factor": 1.0}, {"params": output_parameters, "factor": arguments.output_rate_factor}],
@@ -247,9 +247,9 @@ class SpectralTrainer:
         spectrum = self.codec.decoder.spectrum
         channels = spectrum.format.channels
         usual = _usual_levels(spectrum, [batch.target for batch in batches]).unflatten(0, (channels, -1))
-        held = spectrum.usual.unflatten(0, (channels, -1))
-        held[0, trained_bins:] = usual[0, trained_bins:]
-        held[1:] = usual[1:]
+        current = spectrum.usual.unflatten(0, (channels, -1))
+        current[0, trained_bins:] = usual[0, trained_bins:]
+        current[1:] = usual[1:]
         self.average.load_state_dict(self.codec.state_dict())
 
     def train_step(self) -> dict[str, float]:

@@ -120,9 +120,9 @@ def _figures(
         middle = soxr.resample(sound.mean(axis=0), rate, codec.format.sampling_rate)[: len(mono)]
         target = torch.from_numpy(mono[: len(middle)]).double()[None]
         figures[str(depth)] = float(scale_invariant_sdr(target, torch.from_numpy(middle)[None]))
-    whole = played(codec, codes[:, : max(depths)], stereo.shape[1], rate)
-    figures["lsd"] = log_spectral_distance(stereo[:, : whole.shape[1]], whole)
-    for name, sound in (("true", stereo), ("out", whole)):
+    decoded = played(codec, codes[:, : max(depths)], stereo.shape[1], rate)
+    figures["lsd"] = log_spectral_distance(stereo[:, : decoded.shape[1]], decoded)
+    for name, sound in (("true", stereo), ("out", decoded)):
         figures[f"mid_{name}"] = 10 ** (octave_levels(sound.mean(axis=0), rate) / 10)
         figures[f"side_{name}"] = 10 ** (octave_levels((sound[0] - sound[1]) / 2, rate) / 10)
     return figures
@@ -140,9 +140,9 @@ def _together(rows: list[dict[str, Any]], depths: tuple[int, ...]) -> dict[str, 
         "lsd_db": round(float(np.mean([row["lsd"] for row in rows])), 2),
         "clips": len(rows),
     }
-    for part in ("mid", "side"):
-        true_levels = 10 * np.log10(np.mean([row[f"{part}_true"] for row in rows], axis=0))
-        output_levels = 10 * np.log10(np.mean([row[f"{part}_out"] for row in rows], axis=0))
+    for channel in ("mid", "side"):
+        true_levels = 10 * np.log10(np.mean([row[f"{channel}_true"] for row in rows], axis=0))
+        output_levels = 10 * np.log10(np.mean([row[f"{channel}_out"] for row in rows], axis=0))
         differences: dict[int, float | None] = {}
         levels: dict[int, float] = {}
         for octave, true, output in zip(OCTAVES, true_levels, output_levels, strict=True):
@@ -150,6 +150,6 @@ def _together(rows: list[dict[str, Any]], depths: tuple[int, ...]) -> dict[str, 
             if true > AUDIBLE_DB:
                 differences[octave] = round(float(output - true), 1)
             levels[octave] = round(float(true), 1)
-        figures[f"{part}_db"] = differences
-        figures[f"{part}_true_db"] = levels
+        figures[f"{channel}_db"] = differences
+        figures[f"{channel}_true_db"] = levels
     return figures

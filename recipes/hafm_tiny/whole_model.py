@@ -278,8 +278,8 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             # initialise embeddings from codebooks; not tried for the semantic stage, which only has clusters
             commands[stage][0] = "train_tiny_stage.py"
             commands[stage] += ["--codec", codec, "--semantic_tokenizer", tokenizer]
-    wanted = [name for name in NEEDS if name != "separator" or options.have_stems]
-    return {name: [str(word) for word in commands[name]] for name in wanted}
+    names = [name for name in NEEDS if name != "separator" or options.have_stems]
+    return {name: [str(word) for word in commands[name]] for name in names}
 
 
 def _stage_command(options: WholeModelOptions, stage: str) -> list[object]:

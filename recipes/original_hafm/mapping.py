@@ -103,14 +103,14 @@ def map_keys(stage: str, tensors: dict[str, torch.Tensor], stated: dict[str, Any
             if shapes.get(key) not in (shape, shape[::-1]):
                 problems.append(f"{name} {shape} does not fit {key} {shapes.get(key)}")
     missing = [f"  {name} {shape}" for name, shape in our_shapes.items() if name not in mapping.keys]
-    left = [f"  {key} {shape}" for key, shape in shapes.items() if key not in used]
+    unused = [f"  {key} {shape}" for key, shape in shapes.items() if key not in used]
     problems += [f"{key} is used twice" for key in twice]
-    if missing or left or problems:
+    if missing or unused or problems:
         table = list(problems)
         if missing:
             table += ["our weights that nothing fills:", *missing]
-        if left:
-            table += ["tensors of the checkpoint that are left over:", *left]
+        if unused:
+            table += ["tensors of the checkpoint that are left over:", *unused]
         raise ValueError(f"The checkpoint does not fit the {stage} stage; write a --mapping.\n" + "\n".join(table))
     return mapping
 
@@ -131,7 +131,7 @@ def stage_config(stage: str, mapping: Mapping, shapes: dict[str, Shape]) -> HAFM
         return shapes.get(keys[0], ()) if keys else ()
 
     sizes: dict[str, Any] = {}
-    layers = {int(found[1]) for name in mapping.keys if (found := LAYER.search(name))}
+    layers = {int(match[1]) for name in mapping.keys if (match := LAYER.search(name))}
     if layers:
         sizes["num_hidden_layers"] = len(layers)
     head_norm = shape("model.layers.0.attention.q_norm.weight")  # [d]
@@ -216,7 +216,7 @@ def _overrule(mapping: Mapping, shapes: dict[str, Shape], stated: dict[str, str]
     """
     stated_keys: dict[str, list[str]] = {}  # by our names
     # any number in a key may be a layer's
-    all_numbers = {found[0] for key in shapes for found in NUMBER.finditer(key)}
+    all_numbers = {match[0] for key in shapes for match in NUMBER.finditer(key)}
     for name, pattern in stated.items():
         # "" for weights outside the layers
         numbers = sorted(all_numbers, key=int) if "{}" in name else [""]
@@ -291,21 +291,21 @@ def _layers(shapes: dict[str, Shape]) -> tuple[str, dict[int, dict[str, str]]]:
     # a number in a key may be a layer's or not: every text before one may be the stack's
     stacks: dict[str, dict[int, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for key in shapes:
-        for found in NUMBER.finditer(key):
-            stacks[key[: found.start()]][int(found[0])][key[found.end() :]] = key
+        for match in NUMBER.finditer(key):
+            stacks[key[: match.start()]][int(match[0])][key[match.end() :]] = key
 
     def matrices(layer: dict[str, str]) -> int:
         return sum(len(shapes[key]) == 2 for key in layer.values())
 
-    whole = {
+    complete = {
         prefix: stack
         for prefix, stack in stacks.items()
         if max(map(len, stack.values())) >= LEAST_TENSORS and max(map(matrices, stack.values())) == LAYER_MATRICES
     }
-    if not whole:
+    if not complete:
         return "", {}
-    prefix = max(whole, key=lambda text: len(whole[text]))
-    return prefix, {number: dict(layer) for number, layer in sorted(whole[prefix].items())}
+    prefix = max(complete, key=lambda text: len(complete[text]))
+    return prefix, {number: dict(layer) for number, layer in sorted(complete[prefix].items())}
 
 
 def _sibling(key: str) -> str:

@@ -133,11 +133,11 @@ def _read_moments(checkpoint: Checkpoint, optimizer: dict[str, Any]) -> None:
         ValueError: the optimiser has trained more weights than there are.
     """
     # of the parameters that were trained, in the optimiser's order
-    numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
+    parameter_numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
     weights = {key: value for key, value in checkpoint.tensors.items() if value.is_floating_point()}
-    if len(numbers) > len(weights):
+    if len(parameter_numbers) > len(weights):
         raise ValueError(
-            f"{checkpoint.path} has {len(weights)} weights, and its optimiser trained {len(numbers)}: "
+            f"{checkpoint.path} has {len(weights)} weights, and its optimiser trained {len(parameter_numbers)}: "
             "a part is missing."
         )
     matrices = [key for key, value in weights.items() if value.ndim > 1]
@@ -146,10 +146,14 @@ def _read_moments(checkpoint: Checkpoint, optimizer: dict[str, Any]) -> None:
     for keys in (list(weights), matrices + vectors, vectors + matrices):
         moments = {
             key: optimizer["state"][number]["exp_avg_sq"]
-            for key, number in zip(keys, numbers, strict=False)
+            for key, number in zip(keys, parameter_numbers, strict=False)
             if "exp_avg_sq" in optimizer["state"].get(number, {})
         }
-        if moments and len(numbers) == len(keys) and all(moments[key].shape == weights[key].shape for key in moments):
+        if (
+            moments
+            and len(parameter_numbers) == len(keys)
+            and all(moments[key].shape == weights[key].shape for key in moments)
+        ):
             checkpoint.second_moments = moments
             return
     checkpoint.remarks.append("Its optimiser's state is in another order than its weights, and is not used.")

@@ -149,25 +149,25 @@ def majmin(label: str) -> int:
     return 1 + root_quality[0] + first_class
 
 
-def _f_measure(estimated: Beats, wanted: Beats) -> float:
+def _f_measure(estimated: Beats, reference: Beats) -> float:
     """F-measure of beats in seconds ([K] each), up to where the shorter of the two ends; NaN without a reference."""
-    if not len(wanted):
+    if not len(reference):
         return float("nan")
     if not len(estimated):
         return 0.0
     # after the last beat, which counts
-    end = min(estimated[-1], wanted[-1]) + 0.1
-    return beat_f_measure(wanted[wanted < end], estimated[estimated < end])
+    end = min(estimated[-1], reference[-1]) + 0.1
+    return beat_f_measure(reference[reference < end], estimated[estimated < end])
 
 
-def _f_measure_with_lag(estimated: Beats, wanted: Beats) -> float:
+def _f_measure_with_lag(estimated: Beats, reference: Beats) -> float:
     """`_f_measure` with the constant lag of `LAGS` that makes it highest."""
-    return max(_f_measure(estimated + lag, wanted) for lag in LAGS)
+    return max(_f_measure(estimated + lag, reference) for lag in LAGS)
 
 
 def beyond_shuffled(
     estimated: Sequence[NDArray[Any]],
-    wanted: Sequence[NDArray[Any]],
+    references: Sequence[NDArray[Any]],
     songs: Sequence[str],
     agree: Callable[[NDArray[Any], NDArray[Any]], float],
 ) -> tuple[list[float], list[float]]:
@@ -183,12 +183,12 @@ def beyond_shuffled(
         For each recording, the agreement with its own reference, and the same minus the mean agreement with
         references of other songs (up to `CONTROLS`).
     """
-    matched = [agree(*pair) for pair in zip(estimated, wanted, strict=True)]
+    matched = [agree(*pair) for pair in zip(estimated, references, strict=True)]
     rng = np.random.default_rng(0)
     beyond = []
     for number, estimate in enumerate(estimated):
         others = [other for other, song in enumerate(songs) if song != songs[number]]
         drawn = rng.choice(others, min(len(others), CONTROLS), replace=False)
-        control = float(np.nanmean([agree(estimate, wanted[other]) for other in drawn]))
+        control = float(np.nanmean([agree(estimate, references[other]) for other in drawn]))
         beyond.append(matched[number] - control)
     return matched, beyond

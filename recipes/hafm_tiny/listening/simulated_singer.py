@@ -248,18 +248,18 @@ class SimulatedSinger:
         # of each frame: the latest note, the time since its onset and until its end, and since its vowel
         note = np.clip(np.searchsorted(sung.onset, times, side="right") - 1, 0, None)
         age = times - sung.onset[note]
-        left = sung.end[note] - times
-        inside = (age >= 0) & (left > 0)
+        remaining = sung.end[note] - times
+        inside = (age >= 0) & (remaining > 0)
         vowel = age - sung.consonant[note]
-        pitch = self._pitch(sung, note, np.maximum(age, 0), np.maximum(left, 0))
+        pitch = self._pitch(sung, note, np.maximum(age, 0), np.maximum(remaining, 0))
         # the tracker finds a pitch once half of its window is a vowel
         voiced = inside & (vowel >= rng.uniform(0.0, 0.05) * (sung.consonant[note] > 0)) & self._kept(count)
         # level in dB: accent and decay, less in consonants, at the end and at the onset of a note
         level = sung.accent[note] - rng.uniform(0, 5) * np.maximum(age, 0)
         level -= 14 * np.clip(1 - vowel / 0.05, 0, 1.3) * (sung.consonant[note] > 0)
-        level -= 10 * np.clip(1 - left / 0.06, 0, 1) + 4 * np.clip(1 - age / 0.05, 0, 1)
+        level -= 10 * np.clip(1 - remaining / 0.06, 0, 1) + 4 * np.clip(1 - age / 0.05, 0, 1)
         # after a note, the room decays to the background noise
-        seconds_after = np.where(inside, 0.0, np.maximum(-left, 0.0))
+        seconds_after = np.where(inside, 0.0, np.maximum(-remaining, 0.0))
         floor = rng.uniform(-48, -30)
         level = np.where(inside, level, np.maximum(-12 - rng.uniform(60, 200) * seconds_after, floor))
         level = level + rng.normal(0.0, rng.uniform(0.5, 2.0), count)
@@ -274,19 +274,19 @@ class SimulatedSinger:
             np.where(voiced, pitch, np.nan).astype(np.float32), level.astype(np.float32), normalised(flux)
         )
 
-    def _pitch(self, sung: Sung, note: NDArray[np.int64], age: Array, left: Array) -> Array:
+    def _pitch(self, sung: Sung, note: NDArray[np.int64], age: Array, remaining: Array) -> Array:
         """Pitch of each frame in semitones, whether it is sung or not: float64 [T].
 
         Args:
             sung: the notes.
             note (int64 [T]): the latest note of each frame.
-            age, left (float64 [T]): seconds since its onset and until its end, at least 0.
+            age, remaining (float64 [T]): seconds since its onset and until its end, at least 0.
         """
         rng = self.rng
         count = len(note)
         # a glide from the note before, a scoop at the start and a fall in the last 0.12 s
         pitch = sung.pitch[note] + (sung.before - sung.pitch)[note] * np.exp(-age / sung.glide[note])
-        pitch -= sung.scoop[note] * np.exp(-age / 0.06) + sung.fall[note] * np.clip(1 - left / 0.12, 0, 1)
+        pitch -= sung.scoop[note] * np.exp(-age / 0.06) + sung.fall[note] * np.clip(1 - remaining / 0.12, 0, 1)
         # vibrato sets in from 0.2 to 0.4 s after the onset
         depth = sung.vibrato[note] * np.clip((age - 0.2) / 0.2, 0, 1)
         pitch += depth * np.sin(2 * np.pi * sung.vibrato_rate[note] * age)
@@ -339,7 +339,7 @@ class ExactSinger(FaithfulSinger):
         sounds = {"consonant": none, "accent": none, "strength": none + 1, "aspirate": none + 0.1}
         return Sung(starts, ends, pitch, pitch, **slides, **sounds)
 
-    def _pitch(self, sung: Sung, note: NDArray[np.int64], age: Array, left: Array) -> Array:
+    def _pitch(self, sung: Sung, note: NDArray[np.int64], age: Array, remaining: Array) -> Array:
         return sung.pitch[note]
 
     def _kept(self, count: int) -> NDArray[np.bool_]:

@@ -162,9 +162,9 @@ class HarmonyTrainer:
             `cells`.
         """
         if self.rng.random() < self.arguments.left_out:
-            numbers = HARMONY_PARTS * CLASS_NUMBERS  # features of a pitch class
-            feature = int(self.rng.integers(numbers))
-            cells[:, feature : PITCH_CLASSES * numbers : numbers] = 0.0
+            per_class = HARMONY_PARTS * CLASS_NUMBERS  # features of a pitch class
+            feature = int(self.rng.integers(per_class))
+            cells[:, feature : PITCH_CLASSES * per_class : per_class] = 0.0
         return cells
 
     def _sung(self) -> SungSong:

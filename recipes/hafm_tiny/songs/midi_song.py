@@ -154,7 +154,7 @@ def _read_song(folder: Path) -> Song:
         if len(words) == CHORD_FIELDS:
             chords.append(Chord(float(words[0]), float(words[1]), words[2].strip()))
     parts = {"MELODY track": melody, "beats": downbeats, "chords": chords}
-    missing = [name for name, part in parts.items() if not part]
+    missing = [name for name, events in parts.items() if not events]
     if missing:
         raise SongError(f"{folder} has no {', '.join(missing)}; a song needs a sung melody, beats and chords.")
     return Song(folder.name, melody, tracks, tuple(beats), tuple(downbeats), tuple(chords), midi.get_end_time())
