@@ -365,6 +365,7 @@ def main(
         check = Check(
             torch.device(device), tiny, (2, 16, 64), slots=400, song_seconds=180.0, training_steps=60, end=end
         )
+
     parts: dict[str, Callable[[], Any]] = {
         "logits": lambda: check_logits(check),
         "cuda_graph_tokens": lambda: check_tokens(check),
@@ -380,6 +381,7 @@ def main(
         print(f"{key}: done", file=sys.stderr)
         # after each part, so that a crash keeps the results of earlier parts
         out.write_text(json.dumps(report, indent=2) + "\n")
+
     sizes = ", tiny sizes" if tiny else ""
     print(f"hafm_hf {hafm_hf.__version__}, torch {torch.__version__}, {name}{sizes}\n")
     print(table({key: report[key] for key in parts}))

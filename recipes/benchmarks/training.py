@@ -154,6 +154,7 @@ def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
     config = stage_config(arguments, INFO, seconds)
     device = torch.device(options.device)
     frames = round(seconds * config.conditioning_frame_rate)
+
     steps, tokens, parameters = training_steps(config, frames, options, device)
     fastest = dict.fromkeys(steps, float("inf"))
     for turn in range(options.repeats + 1):
@@ -161,6 +162,8 @@ def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
             elapsed = timed(step, device)
             if turn:  # the first turn warms up
                 fastest[name] = min(fastest[name], elapsed)
+
+    # target tokens a second
     speeds = {name: tokens / elapsed for name, elapsed in fastest.items()}
     loading = loading_seconds(config, seconds, options.batch, options.repeats)
     return {

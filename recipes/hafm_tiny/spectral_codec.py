@@ -207,6 +207,7 @@ class SpectralTrainer:
         self.average = copy.deepcopy(codec).requires_grad_(False)
         self.step = 0
         self.quantized = arguments.decoder_only
+        # codebooks are no parameters: moving averages (counts, sums) update them
         codec.encoder.requires_grad_(not arguments.decoder_only)
         self.counts = torch.ones(codec.quantizer.codebooks.shape[:2], device=codec.device)
         self.sums = codec.quantizer.codebooks.clone()
@@ -419,11 +420,13 @@ class SpectralTrainer:
         with in_half(self.codec.device), torch.set_grad_enabled(not arguments.decoder_only):
             latents = self.codec.encoder(batch.audio).float()
         decoded = self._decoder_input(latents, generator)
+
         loss = latents.new_zeros(())
         if self.quantized and not arguments.decoder_only:
             commitment = (latents - decoded.detach()).square().mean()
             report["commitment"] = float(commitment.detach())
             loss = arguments.commitment_weight * commitment
+
         with in_half(self.codec.device):
             hidden = self.codec.decoder.hidden(decoded)
         target = batch.target
@@ -438,6 +441,7 @@ class SpectralTrainer:
                 target, output, sampling_rate, level_window(sampling_rate), arguments.side_level_weight
             ),
         }
+        # terms of weight 0 are not computed
         for name, term in terms.items():
             if weight := getattr(arguments, f"{name}_weight"):
                 value = term()

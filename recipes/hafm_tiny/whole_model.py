@@ -238,6 +238,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     codec = out / "codec" / "codec"
     decoder = out / "decoder" / "codec"
     tokenizer = out / "vocal_space" / "semantic_tokenizer"
+    # these parts add to the hours: steps in proportion to them, at most those of hafm-tiny
     rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
     listener_steps = max(1, min(LISTENER_STEPS, round(LISTENER_STEPS_PER_HOUR * options.hours)))
     separator_steps = max(1, min(SEPARATOR_STEPS, round(SEPARATOR_STEPS_PER_HOUR * options.hours)))
@@ -274,6 +275,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     }  # fmt: skip
     for stage in ("semantic", "coarse", "fine"):
         commands[stage] = _stage_command(options, stage)
+        # another recipe, and its further options
         if stage != "semantic":
             # initialise embeddings from codebooks; not tried for the semantic stage, which only has clusters
             commands[stage][0] = "train_tiny_stage.py"

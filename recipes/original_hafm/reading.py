@@ -70,16 +70,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
         or not all(isinstance(value, torch.Tensor) for value in state.values())
     ):
         raise ValueError(f"{path} has no {STATE!r} of tensors, which is where the originals keep their weights.")
+
     tensors = {WRAPPERS.sub("", key): value for key, value in state.items()}
     if len(tensors) != len(state):
         raise ValueError(f"{path}: two keys are the same without the prefixes module. and _orig_mod.")
     for key, value in tensors.items():
         if not bool(value.isfinite().all()):
             raise ValueError(f"{path}: {key} holds NaN or infinite weights.")
+
     checkpoint = Checkpoint(path, tensors, step=_step(content))
     precisions = {str(value.dtype).removeprefix("torch.") for value in tensors.values() if value.is_floating_point()}
     if precisions != {"float32"}:
         checkpoint.remarks.append(f"Its weights are stored in {' and '.join(sorted(precisions))}.")
+    # whatever it is called
     optimizer = next((value for value in content.values() if _is_optimizer(value)), None)
     if optimizer is None:
         checkpoint.remarks.append("It has no optimiser's state, which would show which rows were trained.")

@@ -62,25 +62,29 @@ def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> Liste
     songs = [recording.song for recording in recordings]
     if len(set(songs)) < 2:
         raise ValueError(f"Scores are matched minus shuffled songs, so they need two songs; there is only {songs}.")
+
+    # of each recording: cells of chords, beats from 0 s on, the key's score, and estimated and true tempo
     estimated_chords = []
     estimated_beats = []
-    keys = []
+    key_scores = []
     tempos = []
     for sheet, recording in zip(sheets, recordings, strict=True):
         estimated_chords.append(chord_cells(sheet.chords, recording.seconds))
         beats = np.array([beat for beat in sheet.beats or () if beat >= 0])
         estimated_beats.append(beats)
-        keys.append(key_score(sheet.key, recording.key))
+        key_scores.append(key_score(sheet.key, recording.key))
         tempos.append((tempo_of(beats), recording.tempo))
     true_chords = [chord_cells(recording.chords, recording.seconds) for recording in recordings]
     true_beats = [np.asarray(recording.beats) for recording in recordings]
+
+    # agreement with the recording's reference, and the same minus that with other songs'
     chords_matched, chords = beyond_shuffled(estimated_chords, true_chords, songs, chord_overlap)
     beats_matched, beats_beyond = beyond_shuffled(estimated_beats, true_beats, songs, _f_measure)
     _, beats_with_lag = beyond_shuffled(estimated_beats, true_beats, songs, _f_measure_with_lag)
     return ListeningScores(
         chords=bootstrap_mean(chords, songs),
         chords_matched=float(np.nanmean(chords_matched)),
-        key=bootstrap_mean(keys, songs),
+        key=bootstrap_mean(key_scores, songs),
         beats=bootstrap_mean(beats_beyond, songs),
         beats_matched=float(np.nanmean(beats_matched)),
         beats_lag_forgiven=bootstrap_mean(beats_with_lag, songs),
