@@ -28,7 +28,7 @@ def main(
     out: Annotated[Path, typer.Argument(help="Folder for the stage.")],
     style: Annotated[list[str], typer.Option(help="Can be repeated; one of those of the rendered songs.")],
 ) -> None:
-    """Writes the stage with the new styles and the songs that they suit."""
+    """Adds styles to a stage, each with the metres, tempi and note densities that it suits, and writes it to OUT."""
     if unknown := set(style) - set(STYLES):
         raise typer.BadParameter(f"no style is called {', '.join(sorted(unknown))}; choose from {', '.join(STYLES)}.")
     extended = published_stage(stage, model)

@@ -40,7 +40,11 @@ PEAK_FRAMES = 5
 
 
 def find_lags(clips: Sequence[Clip]) -> dict[str, float]:
-    """Seconds by which each clip's reference is late (negative: early), estimated from its song's other clips."""
+    """Seconds by which each clip's reference is late (negative: early), estimated from its song's other clips.
+
+    Returns:
+        Lags by the clip's name, without clips that have no reference or are their song's only one.
+    """
     songs: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         songs[clip.song].append(clip)
@@ -50,8 +54,8 @@ def find_lags(clips: Sequence[Clip]) -> dict[str, float]:
         if len(curves) < 2:
             continue
         for name in curves:
-            others = np.mean([curve for other, curve in curves.items() if other != name], axis=0)
-            lags[name] = smallest_lag(others)
+            mean_of_others = np.mean([curve for other, curve in curves.items() if other != name], axis=0)
+            lags[name] = smallest_lag(mean_of_others)
     return lags
 
 
@@ -63,15 +67,15 @@ def smallest_lag(curve: NDArray[np.float64]) -> float:
     Args:
         curve (float64 [2 · L + 1]): correlations at the lags −L to L, in frames at `FRAME_RATE`.
     """
-    no_lag = len(curve) // 2
+    zero_index = len(curve) // 2  # of lag 0
     highest = curve.max()
-    enough = highest - AS_HIGH * abs(highest)
+    threshold = highest - AS_HIGH * abs(highest)
     lags = []
     for index, value in enumerate(curve):
         # peaks only: lags next to the best one are nearly as good
-        around = curve[max(index - PEAK_FRAMES, 0) : index + PEAK_FRAMES + 1]
-        if value == around.max() and value >= enough:
-            lags.append(index - no_lag)
+        neighbours = curve[max(index - PEAK_FRAMES, 0) : index + PEAK_FRAMES + 1]
+        if value == neighbours.max() and value >= threshold:
+            lags.append(index - zero_index)
     return min(lags, key=abs) / FRAME_RATE
 
 
@@ -116,11 +120,12 @@ def main(
         labels = {} if clip.labels is None else json.loads(clip.labels.read_text())
         if clip.reference is not None:
             band, rate = clip.reference.read()
+            # a clip without a lag is its song's only one, and stays as it is
             lag = lags.get(clip.name, 0.0)
             band = moved(band, round(lag * rate))
             soundfile.write(folder / "instrumental.flac", band, rate, subtype="PCM_24")
             labels |= labelled_lead_sheet(labels).moved(-lag).to_dict()
-            # not moved: the lead sheet says by "downbeat" which beats they are
+            # their times are from before the move; the moved lead sheet has the number of a "downbeat" instead
             labels.pop("downbeats", None)
             if transcriber is not None:
                 labels |= transcriber.lead_sheet(band, rate).to_dict()

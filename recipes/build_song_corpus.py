@@ -68,15 +68,15 @@ def main(
         suited=suited,
     )  # fmt: skip
     begin = time.monotonic()
-    rendered = 0.0
-    for number in range(first_pass, first_pass + passes):
-        tasks = list_tasks(options, number)[:limit]
-        for done, (name, length) in enumerate(build_corpus(options, tasks, workers), start=1):
-            rendered += length
-            speed = rendered / (time.monotonic() - begin)
+    rendered_seconds = 0.0
+    for pass_number in range(first_pass, first_pass + passes):
+        tasks = list_tasks(options, pass_number)[:limit]
+        for done, (name, song_seconds) in enumerate(build_corpus(options, tasks, workers), start=1):
+            rendered_seconds += song_seconds
+            speed = rendered_seconds / (time.monotonic() - begin)
             logger.info(
-                "pass %d %d/%d %s %.1f s; %.2f h so far at %.0f x real time", number, done, len(tasks), name, length,
-                rendered / 3600, speed,
+                "pass %d %d/%d %s %.1f s; %.2f h so far at %.0f x real time", pass_number, done, len(tasks), name,
+                song_seconds, rendered_seconds / 3600, speed,
             )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def main(
     before: Annotated[Path, typer.Option(help="Tokens by the stage's own codec.")],
     now: Annotated[Path, typer.Option(help="Tokens of the same songs by the new codec.")],
 ) -> None:
-    """Writes the stage with embeddings and heads for the new codes."""
+    """Writes the stage to OUT with embeddings and heads for a new codec's codes, made from those of the old codes."""
     carried = published_stage(stage, model)
     carry_over(carried, count_together(before, now))
     carried.save_pretrained(out)

@@ -75,23 +75,26 @@ def torment(start: Callable[[Path], Work], folder: Path, digest: Digest, kills: 
     """
     moments = random.Random(seed)
     report = ChaosReport()
+
     # all output folders have the same name: some jobs write it into their output
-    whole = _output_in(folder / "whole")
+    undisturbed = _output_in(folder / "whole")
     began = time.monotonic()
-    code = start(whole).wait(None)
+    code = start(undisturbed).wait(None)
     report.seconds = time.monotonic() - began
     if code != 0:
         raise HAFMChaosError(f"The job exits with {code} without being killed; fix that first.")
-    wanted = digest(whole)
-    if not wanted:
-        raise HAFMChaosError(f"The job leaves nothing in {whole} to compare; check --compare and --ignore.")
+    expected = digest(undisturbed)
+    if not expected:
+        raise HAFMChaosError(f"The job leaves nothing in {undisturbed} to compare; check --compare and --ignore.")
+
     while report.kills < kills:
         killed_folder = folder / f"killed-{report.outputs:04d}"
         output = _output_in(killed_folder)
         code = _until_done(start, output, report, kills, moments)
         report.outputs += 1
         digests = digest(output)
-        differing = sorted(name for name in wanted.keys() | digests.keys() if wanted.get(name) != digests.get(name))
+        names = expected.keys() | digests.keys()
+        differing = sorted(name for name in names if expected.get(name) != digests.get(name))
         if code is None:
             report.lost.append(f"{killed_folder.name} hangs after kills.")
         elif code != 0:
@@ -127,6 +130,7 @@ def _until_done(
     killed = 0
     while True:
         work = start(output)
+        # enough kills: this start may finish, so that its output can be compared
         spared = report.kills >= kills or killed >= KILLS_PER_OUTPUT
         if spared:
             code = work.wait(max(LEAST_PATIENCE, PATIENCE * report.seconds))
@@ -160,10 +164,10 @@ class CommandWork:
         import psutil
 
         try:
-            started = psutil.Process(self.process.pid).children(recursive=True)
+            descendants = psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
-            started = []
-        for process in started:
+            descendants = []
+        for process in descendants:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
@@ -175,7 +179,10 @@ class CommandWork:
 def digest_files(
     folder: Path, compared: Sequence[str] = ("*",), ignored: Sequence[str] = ("*.lock",)
 ) -> dict[str, str]:
-    """SHA-256 of a folder's files whose relative path matches a pattern in `compared` and none in `ignored`."""
+    """SHA-256 by relative path of a folder's files whose path matches a pattern in `compared` and none in `ignored`.
+
+    Patterns are fnmatch's, in which `*` also matches `/`.
+    """
     digests = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -190,7 +197,7 @@ def _fits(name: str, patterns: Sequence[str]) -> bool:
 
 
 def main() -> None:
-    """Parses the arguments, kills the job, and prints the results as a table."""
+    """Parses the arguments, kills the job, prints the results as a table, and exits with 1 if an output was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")

@@ -50,10 +50,11 @@ def main(
     revision: Annotated[str | None, typer.Option(help="Of the hub's repository.")] = None,
     push_to_hub: Annotated[str | None, typer.Option(help="Hub id to upload the model to.")] = None,
 ) -> None:
-    """Converts ORIGINAL to the model OUT."""
+    """Converts the checkpoints ORIGINAL to the model OUT, uploads it if asked to, and prints what to do next."""
     try:
         convert(original, out, pairs, assume_paper, hubert or [], layer or [], codec, mapping, revision)
     except ValueError as error:
+        # `run_recipe` reports the first line only; the others hold tables for whoever writes a mapping or an issue
         sentence, _, details = str(error).partition("\n")
         if details:
             typer.echo(details, err=True)
@@ -79,7 +80,21 @@ def convert(
     mapping: Path | None,
     revision: str | None,
 ) -> Verdict:
-    """Converts and writes a model; the arguments are `main`'s.
+    """Converts checkpoints and writes a model with its card; prints each step.
+
+    Args:
+        original: hub id or folder of the checkpoints.
+        out: folder for the model.
+        pairs: folder of real songs, as for `hafm prepare`; None only with `assume_paper`.
+        assume_paper: whether to take the paper's layout without evidence.
+        huberts: hub ids or folders of HuBERTs to try; empty: the one that the k-means suggests.
+        layers: hidden states to try; empty: `LAYERS`.
+        codec: hub id or folder of EnCodec at 24 kHz.
+        mapping: YAML file that maps our weights to theirs (`original_hafm/mapping.py`).
+        revision: of the hub's repository.
+
+    Returns:
+        The layout chosen, with its evidence; without evidence if it was assumed.
 
     Raises:
         ValueError: the files are not what they should be, or nothing fits; what follows its first line is for
@@ -90,11 +105,12 @@ def convert(
         raise ValueError(
             "Give either --pairs FOLDER, a few real songs whose voice and band are apart, or --assume-paper."
         )
-    said: dict[str, Any] = {}
+    stated_mappings: dict[str, Any] = {}  # by stage
     if mapping is not None:
-        said = yaml.safe_load(mapping.read_text(encoding="utf-8")) or {}
+        stated_mappings = yaml.safe_load(mapping.read_text(encoding="utf-8")) or {}
     files = published_files(original, revision)
     typer.echo(_about(files))
+
     kmeans = read_kmeans(files.kmeans)
     huberts = huberts or [proposed_hubert(kmeans)]
     layers = layers or list(LAYERS)
@@ -105,13 +121,15 @@ def convert(
     else:
         tokenizer = choose_tokenizer(kmeans, huberts, layers, segments, typer.echo)
     typer.echo(f"semantic tokenizer: {tokenizer.description}")
+
     checkpoints = {}
     stages = {}
     for name, path in files.stages.items():
         checkpoints[name] = read_checkpoint(path)
-        stages[name] = candidate(name, checkpoints[name], said.get(name))
+        stages[name] = candidate(name, checkpoints[name], stated_mappings.get(name))
         remarks = " ".join(checkpoints[name].remarks)
         typer.echo(f"{name}: {stages[name].model.num_parameters():,} parameters. {remarks}".rstrip())
+
     if assume_paper:
         verdict = Verdict(PAPER)
         for stage in stages.values():
@@ -126,6 +144,7 @@ def convert(
                 "(another HuBERT, k-means or codec), or its layout is none of those that are tried; please report "
                 f"what follows.\n{report}"
             )
+
     write_model(out, tokenizer.model, codec, {name: stage.model for name, stage in stages.items()})
     sources = {STAGES: original, "HuBERT": tokenizer.hubert, "codec": codec}
     write_card(out, sources, card_facts(files, checkpoints, tokenizer, verdict, assume_paper))
@@ -133,22 +152,22 @@ def convert(
     return verdict
 
 
-def candidate(name: str, checkpoint: Checkpoint, said: dict[str, Any] | None = None) -> Candidate:
-    """A stage whose weights are mapped, and not yet laid out.
+def candidate(name: str, checkpoint: Checkpoint, stated: dict[str, Any] | None = None) -> Candidate:
+    """A stage whose weights have our names, but not yet a layout.
 
     Args:
         name: semantic, coarse or fine.
         checkpoint: the stage's.
-        said: the stage's part of a mapping file.
+        stated: the stage's part of a mapping file.
 
     Raises:
         ValueError: a tensor is left over, or a weight is not filled.
     """
-    mapping = map_keys(name, checkpoint.tensors, said)
+    mapping = map_keys(name, checkpoint.tensors, stated)
     shapes = {key: tuple(value.shape) for key, value in checkpoint.tensors.items()}
     model = stage_parts()[name].model_class(stage_config(name, mapping, shapes)).eval()
     moments = checkpoint.second_moments
-    # whether the last row of each table, the mask or BOS, was trained
+    # whether the last row of each table, the mask or BOS, was trained: AdamW's second moments of others stay 0
     trained = {}
     for tables in (TABLES, TARGETS):
         keys = mapping.keys[tables]
@@ -158,8 +177,19 @@ def candidate(name: str, checkpoint: Checkpoint, said: dict[str, Any] | None = N
 
 
 def settle(stages: dict[str, Candidate], tokenizer: ChosenTokenizer, codec: str, segments: list[Any]) -> Verdict:
-    """Chooses the layout on the tokens of real pairs, and lays the stages out in it."""
+    """Chooses the layout on the tokens of real pairs.
+
+    Args:
+        stages: by name; their models get the weights and configuration of the layout chosen.
+        tokenizer: the semantic tokenizer.
+        codec: hub id or folder of EnCodec at 24 kHz.
+        segments: of real pairs (`read_pairs`).
+
+    Returns:
+        The layout with its evidence, and what speaks against the checkpoints.
+    """
     with TemporaryDirectory() as folder:
+        # `Tokenizers` loads from a folder
         tokenizer.model.save_pretrained(folder)
         songs = tokenized(segments, Tokenizers(TokenizerOptions(semantic_tokenizer=folder, codec=codec)))
     crops = {name: crops_of(name, songs, stage.model, CROP_SECONDS[name]) for name, stage in stages.items()}
@@ -172,7 +202,15 @@ def settle(stages: dict[str, Candidate], tokenizer: ChosenTokenizer, codec: str,
 def card_facts(
     files: Files, checkpoints: dict[str, Checkpoint], tokenizer: ChosenTokenizer, verdict: Verdict, assume_paper: bool
 ) -> CardFacts:
-    """What the card says about the weights, the choices of the checkpoint's layout, and what is not known."""
+    """What the card says about the weights, the choices of the checkpoint's layout, and what is not known.
+
+    Args:
+        files: the original files.
+        checkpoints: by stage, for their numbers of training steps.
+        tokenizer: the semantic tokenizer chosen.
+        verdict: the layout with its evidence, which is only stated if the layout was not assumed.
+        assume_paper: whether the paper's layout was taken without evidence.
+    """
     steps = {name: checkpoint.step for name, checkpoint in checkpoints.items() if checkpoint.step}
     training: dict[str, Any] = {f"{name.capitalize()} stage": f"{step:,} steps" for name, step in steps.items()}
     training["Converted from"] = f"{files.source}; {_about(files)}"
@@ -201,7 +239,7 @@ def _about(files: Files) -> str:
 
 
 def _report(files: Files, checkpoints: dict[str, Checkpoint], tokenizer: ChosenTokenizer, verdict: Verdict) -> str:
-    """One block to paste into an issue."""
+    """One block to paste into an issue: hashes of the files, shapes of their tensors, and the evidence found."""
     lines = ["```", f"source: {files.source}", *(f"{digest}  {name}" for name, digest in files.sums.items())]
     for name, checkpoint in checkpoints.items():
         lines.append(f"{name}: {len(checkpoint.tensors)} tensors, step {checkpoint.step}")

@@ -15,6 +15,7 @@ import typer
 
 from hafm_hf.audio import read_audio
 
+# in pixels: the picture's width, a lane's height, the height of the chords above the lanes, a column of the envelope
 WIDTH = 720
 LANE = 26
 TOP = 22
@@ -28,12 +29,14 @@ LOUD_QUANTILE = 0.99
 
 
 def envelope(samples: np.ndarray, count: int) -> np.ndarray:
-    """Peak level of each of `count` equal parts of float32 [N], 0 to 1."""
+    """Peak level of each of `count` equal parts of samples (float32 [N]), relative to a loud part: 0 to 1, [count]."""
     edges = np.linspace(0, len(samples), count + 1).astype(int)
     peaks = np.array(
         [np.abs(samples[first:last]).max(initial=0.0) for first, last in zip(edges, edges[1:], strict=False)]
     )
-    return np.minimum(peaks / max(float(np.quantile(peaks, LOUD_QUANTILE)), 1e-3), 1.0)
+    loud = float(np.quantile(peaks, LOUD_QUANTILE))
+    # at least 0.001, so that silence is drawn as silence
+    return np.minimum(peaks / max(loud, 1e-3), 1.0)
 
 
 def lane(name: str, samples: np.ndarray, top: int) -> str:
@@ -44,6 +47,7 @@ def lane(name: str, samples: np.ndarray, top: int) -> str:
         samples (float32 [N]): the sound.
         top: of the lane, in pixels.
     """
+    # 2 pixels are left free above and below
     levels = envelope(samples, WIDTH // STEP) * (LANE / 2 - 2)
     middle = top + LANE / 2
     upper = [f"{STEP * column} {middle - level:.1f}" for column, level in enumerate(levels)]
@@ -52,7 +56,12 @@ def lane(name: str, samples: np.ndarray, top: int) -> str:
 
 
 def drawing(folder: Path, name: str) -> str:
-    """The song NAME of a folder as an SVG document."""
+    """A song as an SVG document: the voice and the stems of its band in lanes, below the chords' names.
+
+    Args:
+        folder: with NAME.flac or NAME.wav, bands/NAME_STEM.ogg and bands/NAME.json.
+        name: NAME.
+    """
     (vocal,) = [path for path in folder.glob(f"{name}.*") if path.suffix in (".wav", ".flac")]
     samples, rate = read_audio(vocal)
     seconds = len(samples) / rate
@@ -60,18 +69,18 @@ def drawing(folder: Path, name: str) -> str:
     for stem in list(COLOURS)[1:]:
         band, band_rate = read_audio(folder / "bands" / f"{name}_{stem}.ogg")
         sounds[stem] = band[: round(seconds * band_rate)]
-    parts = []
+    elements = []
     # from where on the next label does not overlap the last one, in pixels
-    free = 0.0
+    free_from = 0.0
     for start, _, label in json.loads((folder / "bands" / f"{name}.json").read_text())["chords"]:
         left = WIDTH * start / seconds
-        if start < seconds and free <= left <= WIDTH - LEAST_GAP / 2:
-            free = left + LEAST_GAP
-            parts.append(f'<text x="{left:.0f}" y="14" font-size="12" fill="#868e96">{escape(label)}</text>')
-    parts += [lane(stem, sound, TOP + number * LANE) for number, (stem, sound) in enumerate(sounds.items())]
+        if start < seconds and free_from <= left <= WIDTH - LEAST_GAP / 2:
+            free_from = left + LEAST_GAP
+            elements.append(f'<text x="{left:.0f}" y="14" font-size="12" fill="#868e96">{escape(label)}</text>')
+    elements += [lane(stem, sound, TOP + number * LANE) for number, (stem, sound) in enumerate(sounds.items())]
     height = TOP + LANE * len(sounds)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">'
-    return "\n".join([head, *parts, "</svg>\n"])
+    return "\n".join([head, *elements, "</svg>\n"])
 
 
 def main(folder: Path) -> None:

@@ -119,6 +119,7 @@ def main() -> None:
             figures[condition] = asdict(score(sheets, chosen))
             logger.info("%s: %s", condition, json.dumps(figures[condition]))
         if composite.listener is not None:
+            # of each recording: the probability of its chords, and whether they are right, by frame
             sure, right = zip(*(sureness(composite, recording) for recording in recordings), strict=True)
             bins, error = reliability(torch.cat(sure), torch.cat(right))
             figures[f"{name}, sureness"] = {"bins": [asdict(reliable) for reliable in bins], "wrong_by": error}
@@ -127,6 +128,7 @@ def main() -> None:
         if composite.listener is None:
             raise ValueError("Simulated singers test a listener, and the model has none: name a --listener.")
         tunes = load_tunes(arguments.songs, arguments.sheets)["test"]
+        # twice as many lead sheets as songs, as the help of --held_out says
         for source, count in ((SONGS, arguments.held_out), (SHEETS, 2 * arguments.held_out)):
             for singer in SINGERS:
                 sung = simulated(of_source(tunes, source)[:count], arguments.seconds, singer)

@@ -53,14 +53,14 @@ class Reservoir:
         self._rows: Features | None = None
 
     def add(self, rows: Features) -> None:
-        """Adds rows of the stream, float32 [M, D]."""
+        """Takes the next rows of the stream, float32 [M, D], of which the sample keeps some."""
         if self._rows is None:
             self._rows = np.empty((self.capacity, rows.shape[1]), dtype=np.float32)
-        numbers = self.seen + np.arange(len(rows))
-        # row n draws a place from 0 … n and is kept if that is in the reservoir; the first `capacity` rows always are
-        places = np.where(numbers < self.capacity, numbers, self._generator.integers(0, numbers + 1))
-        for row in np.flatnonzero(places < self.capacity):
-            self._rows[places[row]] = rows[row]
+        positions = self.seen + np.arange(len(rows))  # in the stream
+        # row n draws a slot from 0 … n and is kept if the reservoir has that; the first `capacity` rows always are
+        slots = np.where(positions < self.capacity, positions, self._generator.integers(0, positions + 1))
+        for row in np.flatnonzero(slots < self.capacity):
+            self._rows[slots[row]] = rows[row]
         self.seen += len(rows)
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -69,7 +69,7 @@ class Reservoir:
         return {"rows": self.rows, "seen": np.array(self.seen), "generator": generator}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Resumes from `state()`."""
+        """Resumes from `state()`: replaces the sample, the number of rows seen, and the random generator."""
         self.seen = int(state["seen"])
         rows = state["rows"]
         self._rows = np.empty((self.capacity, rows.shape[1]), dtype=np.float32)
@@ -110,9 +110,12 @@ def sample_features(
 
     Args:
         tokenizer: extracts the features; it needs no centroids.
-        audio, reader, splits, filter_options: as for preparing a corpus.
+        audio: folder of songs, as for `hafm prepare`.
+        reader: reads their vocal and instrumental.
         vocals, instrumentals: get float32 [T_v, D] of each segment; they may be the same reservoir.
         options: how much to sample of which split.
+        splits: how songs are divided into splits.
+        filter_options: which segments are usable.
         progress: called with the number of finished tracks and of all tracks.
         state: file for the sample so far; a killed run resumes from it and gives the same sample.
 
@@ -131,15 +134,16 @@ def sample_features(
     done, used = _load_sample(state, identity, reservoirs)
     saved = time.monotonic()
     for number, track in enumerate(tracks[done:], start=done + 1):
-        before = vocals.seen
+        seen_before = vocals.seen
         for waveform, seed in _segments(tokenizer, audio, reader, track, options, filter_options):
             features = tokenizer.extract_features(waveform.to(tokenizer.device), noise=seed is not None, seed=seed)
             # only vocals have noise, and with it a seed
             reservoir = instrumentals if seed is None else vocals
             reservoir.add(features.cpu().numpy())
-        used += vocals.seen > before
+        used += vocals.seen > seen_before
         if progress:
             progress(number, len(tracks))
+        # nothing can be saved before the first row
         if state and vocals.seen and (time.monotonic() - saved > SAVE_SECONDS or number == len(tracks)):
             _save_sample(state, identity, reservoirs, number, used)
             saved = time.monotonic()
@@ -185,7 +189,14 @@ def _load_sample(state: Path | None, identity: str, reservoirs: Sequence[Reservo
 
 
 def shuffled_tracks(audio: Path, reader: StemReader, splits: SplitOptions, options: SamplingOptions) -> list[Track]:
-    """Tracks of the split, shuffled by the seed, at most `options.max_tracks`."""
+    """The tracks to sample.
+
+    Args:
+        audio: folder of songs, as for `hafm prepare`.
+        reader: groups its files into tracks.
+        splits: how tracks are divided into splits.
+        options: the split, the seed of the order, and the largest number of tracks (0: all).
+    """
     files, *_ = find_audio(audio)
     groupings, _ = reader.group(files)
     identified, _ = identify_tracks(audio, groupings, {}, splits)
@@ -257,6 +268,7 @@ def fit_clusters(features: Features, clusters: int, seed: int = 0) -> tuple[Feat
         batch_size=10_000,
         max_iter=60,
         n_init=3,
+        # clusters with less than this share of the largest one's frames are placed anew
         reassignment_ratio=0.01,
         random_state=seed,
     ).fit(fitted)

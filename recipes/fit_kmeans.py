@@ -92,6 +92,7 @@ def main(
             sample,
         )
     fitted = [fit_clusters(reservoir.rows, clusters, seed) for reservoir in reservoirs]
+    # [k, D], or [2, k, D] for vocals and instrumentals
     model.centroids.copy_(torch.stack([torch.from_numpy(centroids) for centroids, _ in fitted]).squeeze(0))
     names = ("vocal_", "instrumental_") if separate else ("",)
     figures: dict[str, Any] = {}
@@ -124,20 +125,21 @@ def tokenizer_from_hubert(
         ValueError: the checkpoint doesn't have the layer, or weights are missing or unknown.
     """
     fields = {name: kwargs.pop(name) for name in list(kwargs) if name in HAFMSemanticTokenizerConfig.__annotations__}
-    whole = HubertConfig.from_pretrained(name_or_path, **kwargs)
+    whole_config = HubertConfig.from_pretrained(name_or_path, **kwargs)
     hubert, info = HubertModel.from_pretrained(
         name_or_path,
-        config=cut_hubert_config(whole, layer),
+        config=cut_hubert_config(whole_config, layer),
         output_loading_info=True,
         dtype=torch.float32,
         **kwargs,
     )
     check_loading(str(name_or_path), info, layer)
     # HuBERTs with group norm were trained on waveforms that were not normalised
-    fields.setdefault("do_normalize", whole.feat_extract_norm == "layer")
+    fields.setdefault("do_normalize", whole_config.feat_extract_norm == "layer")
     config = HAFMSemanticTokenizerConfig(hubert_config=copy.deepcopy(hubert.config), layer=layer, **fields)
     model = HAFMSemanticTokenizerModel(config)
     if hubert.config.do_stable_layer_norm:
+        # it belongs behind the last layer of the whole HuBERT; hidden states before that are not normalised
         hubert.encoder.layer_norm = nn.Identity()
     model.hubert = hubert
     return model.eval()
@@ -146,17 +148,22 @@ def tokenizer_from_hubert(
 def check_loading(name: str, info: dict[str, Any], layer: int) -> None:
     """Rejects a checkpoint that lacks weights of the truncated network or has unknown ones.
 
+    Args:
+        name: of the checkpoint, for the message.
+        info: transformers' `loading_info`.
+        layer: number of layers that are kept; the checkpoint may have more.
+
     Raises:
         ValueError: naming the keys.
     """
-    later = re.compile(r"^(hubert\.)?encoder\.layers\.(\d+)\.")
+    layer_key = re.compile(r"^(hubert\.)?encoder\.layers\.(\d+)\.")
 
-    def dropped(key: str) -> bool:
-        matched = later.match(key)
-        return bool(KNOWN_EXTRA_KEYS.match(key) or (matched and int(matched.group(2)) >= layer))
+    def is_not_needed(key: str) -> bool:
+        in_layer = layer_key.match(key)
+        return bool(KNOWN_EXTRA_KEYS.match(key) or (in_layer and int(in_layer.group(2)) >= layer))
 
     problems = [f"missing {key}" for key in info["missing_keys"]]
-    problems += [f"unexpected {key}" for key in info["unexpected_keys"] if not dropped(key)]
+    problems += [f"unexpected {key}" for key in info["unexpected_keys"] if not is_not_needed(key)]
     problems += [f"of another shape {key}" for key in info["mismatched_keys"]]
     if problems:
         raise ValueError(f"{name} is not a HuBERT of its own configuration; weights: {', '.join(sorted(problems))}.")

@@ -61,7 +61,7 @@ def read_songs(
     # one cache per tokenizer: features depend on it
     folder = Path(run.out) / "features" / fingerprint(tokenizer) / split
     pool = run.songs(split, tokenizer.config.sampling_rate)
-    pool.require(0.0)
+    pool.require(0.0)  # songs of any length, but some
     for number, song in enumerate(pool.songs):
         path = folder / f"{song.name}.npy"
         if path.exists():
@@ -75,14 +75,17 @@ def read_songs(
 
 
 def main() -> None:
-    """Fits the space and saves the tokenizer."""
-    words, arguments, run = parse_dataclasses((TokenizerArguments, VocalSpaceArguments, SongRunArguments))
-    if not words.tokenizer:
+    """Fits a tokenizer's vocal clusters and rhythm network, or the latter alone; saves it with figures.json."""
+    tokenizer_arguments, arguments, run = parse_dataclasses(
+        (TokenizerArguments, VocalSpaceArguments, SongRunArguments)
+    )
+    if not tokenizer_arguments.tokenizer:
         raise ValueError("Name the --tokenizer.")
-    tokenizer = HAFMSemanticTokenizerModel.from_pretrained(words.tokenizer).float().to(run.device).eval()
-    # validation uses the rendered vocals only
+    tokenizer = HAFMSemanticTokenizerModel.from_pretrained(tokenizer_arguments.tokenizer)
+    tokenizer = tokenizer.float().to(run.device).eval()
+    # simulated human takes of each song; validation uses the rendered vocals only
     splits = {"train": arguments.takes, "validation": 0}
-    if words.rhythm_only:
+    if tokenizer_arguments.rhythm_only:
         config = tokenizer.config
         training_rhythm, validation_rhythm = (
             [rhythmic_frames(song, config, takes) for song in run.songs(split, config.sampling_rate).songs]
@@ -91,9 +94,10 @@ def main() -> None:
         fitted, figures = fit_rhythm(tokenizer.cpu(), training_rhythm, validation_rhythm, arguments)
     else:
         training, validation = (list(read_songs(tokenizer, run, *split)) for split in splits.items())
-        fitted, figures = fit_vocal_space(tokenizer.cpu(), training, validation, arguments, words.frames)
+        frames = tokenizer_arguments.frames
+        fitted, figures = fit_vocal_space(tokenizer.cpu(), training, validation, arguments, frames)
     out = Path(run.out) / "semantic_tokenizer"
-    if words.half:
+    if tokenizer_arguments.half:
         fitted.half()
     fitted.save_pretrained(out)
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")

@@ -78,7 +78,7 @@ class Check:
         return self.device.type == "cuda"
 
     def stage(self, name: str, pattern: str) -> Any:
-        """A stage with random weights."""
+        """The stage `name` (semantic, coarse, fine) with random weights; `pattern` is of its codebooks, if several."""
         stage_class = stage_parts()[name].model_class
         options: dict[str, Any] = dict(TINY) if self.tiny else {}
         if stage_parts()[name].acoustic:
@@ -120,14 +120,17 @@ def decoder(stage: Any, compiled: bool) -> FastGenerator:
 
 
 def check_logits(check: Check) -> Any:
-    """The largest difference between this device's and the CPU's float32 logits, by stage and pattern."""
+    """The largest difference between this device's and the CPU's float32 logits, by stage and pattern.
+
+    "failed" says whether one is above `LOGITS_TOLERANCE`.
+    """
     differences: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
         config = stage.config
         generator = torch.Generator().manual_seed(2)
         frames = round(config.window_seconds * config.conditioning_frame_rate)
-        given = {
+        inputs = {
             "labels": torch.randint(
                 config.codebook_size, (2, check.slots * len(config.codebook_sizes)), generator=generator
             ),
@@ -136,20 +139,27 @@ def check_logits(check: Check) -> Any:
             ),
         }
         with torch.inference_mode():
-            on_device = stage(**{key: value.to(check.device) for key, value in given.items()}).logits.float().cpu()
-            on_cpu = stage.cpu()(**given).logits.float()
+            on_device = stage(**{key: value.to(check.device) for key, value in inputs.items()}).logits.float().cpu()
+            on_cpu = stage.cpu()(**inputs).logits.float()
         differences[f"{name}, {pattern}"] = float((on_device - on_cpu).abs().max())
+    # not "greater than", so that NaN fails, too
     differences["failed"] = not max(differences.values()) <= LOGITS_TOLERANCE
     return differences
 
 
 def check_tokens(check: Check) -> Any:
-    """Whether decoding with a CUDA graph gives the same tokens as without, for every stage and pattern."""
+    """Whether decoding with a CUDA graph gives the same tokens as without, for every stage and pattern.
+
+    Returns:
+        By stage and pattern: "identical", the "first_difference" (index of a token, or None), and the number of
+        "tokens"; "failed" if any differ. On a CPU, a sentence instead.
+    """
     if not check.graphs:
         return "not measured: CUDA graphs need a GPU"
     comparisons: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
+        # two songs, each with a row for guidance
         eager, graph = (
             as_tokens(decoder(stage, compiled).codes(window(stage, 4, check.slots))) for compiled in (False, True)
         )
@@ -178,34 +188,47 @@ def check_steps(check: Check) -> Any:
                 runs[name] = partial(check.finish, loop)
                 runs[name](1)
             for name, turns in take_turns(runs, check.slots, 2).items():
+                # from the difference between runs of one step and of all, each with its fastest turn
                 value = step_milliseconds(turns[1], turns[check.slots], check.slots, min)
                 milliseconds.setdefault(f"coarse, {pattern}, {rows} rows", {})[name] = value
     return milliseconds
 
 
 def composite(check: Check, pattern: str) -> HAFMForVocalAccompaniment:
-    """A composite model with random weights."""
+    """A composite model with random weights on the check's device, tiny or of the paper's size.
+
+    Args:
+        check: device and sizes.
+        pattern: codebook pattern of the coarse and the fine stage.
+    """
     sizes: dict[str, Any] = dict(TINY) if check.tiny else {}
-    parts: dict[str, Any] = {}
+    configs: dict[str, Any] = {}
     for name in stage_parts():
-        chosen = {}
+        pattern_option = {}
         if stage_parts()[name].acoustic:
-            chosen = {"codebook_pattern": pattern}
-        parts[f"{name}_config"] = stage_parts()[name].model_class.config_class(**sizes, **chosen)
+            pattern_option = {"codebook_pattern": pattern}
+        configs[f"{name}_config"] = stage_parts()[name].model_class.config_class(**sizes, **pattern_option)
     if check.tiny:
         hubert = HubertConfig(
             **TINY_HUBERT, conv_dim=(8,) * 7, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2
         )
-        parts["semantic_tokenizer_config"] = HAFMSemanticTokenizerConfig(hubert_config=hubert, layer=1)
-        parts["codec_config"] = EncodecConfig(**TINY_CODEC)
+        configs["semantic_tokenizer_config"] = HAFMSemanticTokenizerConfig(hubert_config=hubert, layer=1)
+        configs["codec_config"] = EncodecConfig(**TINY_CODEC)
     torch.manual_seed(0)
-    model = HAFMForVocalAccompaniment(HAFMConfig(**parts)).eval()
+    model = HAFMForVocalAccompaniment(HAFMConfig(**configs)).eval()
+    # the centroids of a new tokenizer are all 0
     model.semantic_tokenizer.centroids.copy_(torch.randn_like(model.semantic_tokenizer.centroids))
     return model.to(check.device)
 
 
 def check_song(check: Check, pattern: str) -> Any:
-    """Generates one song: wall-clock seconds, real-time factor, and peak memory of the device."""
+    """Generates one song: wall-clock seconds, real-time factor, and peak memory of the device.
+
+    "failed" says whether it is not as long as its vocal.
+
+    Raises:
+        TimeoutError: the check's time is over before the song is finished.
+    """
     model = composite(check, pattern)
     vocal = glide(check.song_seconds, model.sampling_rate)
     if check.graphs:
@@ -231,11 +254,13 @@ def check_song(check: Check, pattern: str) -> Any:
 def check_training(check: Check) -> Any:
     """Runs the training recipe's trainer in a process group of one: in fp16 with a scaler on a GPU, else in fp32.
 
-    accelerate wraps a single process in DDP only on a CPU.
+    accelerate wraps a single process in DDP only on a CPU. "failed" says that a loss is not finite, or that there is
+    no process group, or on a CPU no DDP.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # any free port for the process group
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     world = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in world.items()})
     precision = "fp16" if check.graphs else "no"
@@ -277,7 +302,15 @@ def check_training(check: Check) -> Any:
 
 
 def run_part(part: Callable[[], Any], end: float) -> Any:
-    """The result of a part, or why it did not run."""
+    """Runs a part, unless it is too late.
+
+    Args:
+        part: returns its figures by name, or a sentence that says why they are not measured.
+        end: time (`time.monotonic`) after which it does not run.
+
+    Returns:
+        The figures with "took_seconds", or the sentence; if it raised an error, "failed" and the "error".
+    """
     if time.monotonic() > end:
         return "not measured: out of time"
     began = time.perf_counter()
@@ -321,7 +354,7 @@ def main(
     tiny: Annotated[bool, typer.Option("--tiny", help="Tiny sizes, to check that it runs.")] = False,
     minutes: Annotated[float, typer.Option(help="Time limit: no part starts and songs stop after it.")] = 9.0,
 ) -> None:
-    """Runs all parts and writes the report."""
+    """Runs all parts, writes the report and prints it as a table; exits with 1 if a part failed."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         print("This machine has no GPU that torch can use; --device cpu --tiny runs what a CPU can.", file=sys.stderr)
         raise typer.Exit(NO_DEVICE)
@@ -332,6 +365,7 @@ def main(
         check = Check(
             torch.device(device), tiny, (2, 16, 64), slots=400, song_seconds=180.0, training_steps=60, end=end
         )
+
     parts: dict[str, Callable[[], Any]] = {
         "logits": lambda: check_logits(check),
         "cuda_graph_tokens": lambda: check_tokens(check),
@@ -347,6 +381,7 @@ def main(
         print(f"{key}: done", file=sys.stderr)
         # after each part, so that a crash keeps the results of earlier parts
         out.write_text(json.dumps(report, indent=2) + "\n")
+
     sizes = ", tiny sizes" if tiny else ""
     print(f"hafm_hf {hafm_hf.__version__}, torch {torch.__version__}, {name}{sizes}\n")
     print(table({key: report[key] for key in parts}))

@@ -26,6 +26,7 @@ from hafm_hf.corpus.tracks import AUDIO_SUFFIXES
 from hafm_hf.evaluation.statistics import Interval, bootstrap_mean
 from running import run_recipe
 
+# RMS level of all sounds, lower if one would clip; and the highest peak that does not
 LEVEL_DBFS = -23.0
 CEILING = 0.99
 # minimum score of the hidden reference, and share of songs in which it may be lower
@@ -42,7 +43,11 @@ def page(
     versions: Annotated[list[str], typer.Argument(help="NAME=FOLDER of each version.")],
     reference: Annotated[str, typer.Option(help="NAME=FOLDER of the reference.")] = "",
 ) -> None:
-    """Writes the page, its sounds and the key."""
+    """Writes the page, its sounds and the key.
+
+    Raises:
+        ValueError: a version is not NAME=FOLDER, there are too few, or the folder holds a finished test.
+    """
     folders = {}
     for version in [*versions, *filter(None, [reference])]:
         name, _, folder = version.partition("=")
@@ -58,6 +63,7 @@ def page(
     if (test / "key.json").exists():
         raise ValueError(f"{test} is a finished test, which people may be answering; name another folder.")
     sounds.mkdir(parents=True, exist_ok=True)
+
     key: dict[str, dict[str, str]] = {}
     trials: list[dict[str, Any]] = []
     for song in songs:
@@ -78,6 +84,7 @@ def page(
             trial["reference"] = _digest(f"open {hidden}")
             shutil.copy(sounds / f"{hidden}.flac", sounds / f"{trial['reference']}.flac")
         trials.append(trial)
+
     content = TEMPLATE.read_text().replace("/* TRIALS */", json.dumps(trials))
     (test / "page" / "index.html").write_text(content)
     (test / "key.json").write_text(json.dumps({"reference": reference_name, "songs": key}, indent=2))
@@ -90,13 +97,15 @@ def _digest(text: str) -> str:
 
 
 def highest_level(samples: np.ndarray) -> float:
-    """The level in dBFS to which the peaks of samples (float32 [N] or [N, C]) allow to bring them."""
-    return audio.rms_dbfs(samples) + 20 * float(np.log10(CEILING / max(float(np.abs(samples).max()), 1e-6)))
+    """The RMS level in dBFS at which the highest peak of samples (float32 [N] or [N, C]) is `CEILING`."""
+    # at least 1e-6, so that silence divides by no zero
+    peak = max(float(np.abs(samples).max()), 1e-6)
+    return audio.rms_dbfs(samples) + 20 * float(np.log10(CEILING / peak))
 
 
 @app.command()
 def score(test: Folder, answers: Annotated[list[Path], typer.Argument(dir_okay=False, exists=True)]) -> None:
-    """Prints the mean score of each version, with its interval over songs."""
+    """Prints the mean score of each version, with its interval over songs, from the files saved by the page."""
     key = json.loads((test / "key.json").read_text())
     for name, mean in scores(key, [json.loads(path.read_text()) for path in answers]).items():
         print(f"{name}: {mean.value:.1f} [{mean.low:.1f}, {mean.high:.1f}], {mean.n} answers, {mean.songs} songs")
@@ -109,30 +118,34 @@ def scores(key: dict[str, Any], answers: list[dict[str, Any]]) -> dict[str, Inte
         key: the contents of key.json.
         answers: the files saved by the page, one per listener: {"listener": …, "scores": {song: {sound: 0 to 100}}}.
 
+    Returns:
+        By version, the mean of 0 to 100 over answers with its interval over songs.
+
     Raises:
         ValueError: answers belong to another test, or no listener recognised the reference.
     """
-    rated: dict[str, list[tuple[float, str]]] = {}
+    ratings: dict[str, list[tuple[float, str]]] = {}  # by version: scores, and their songs
     for answer in answers:
-        named = {
-            song: {key["songs"][song][code]: value for code, value in given.items()}
-            for song, given in answer["scores"].items()
-            if song in key["songs"] and given.keys() <= key["songs"][song].keys()
+        # by song and version instead of by song and sound
+        by_version = {
+            song: {key["songs"][song][code]: value for code, value in scores_of_sounds.items()}
+            for song, scores_of_sounds in answer["scores"].items()
+            if song in key["songs"] and scores_of_sounds.keys() <= key["songs"][song].keys()
         }
-        if named.keys() != answer["scores"].keys():
+        if by_version.keys() != answer["scores"].keys():
             raise ValueError(f"The answers of {answer.get('listener') or 'a listener'} belong to another test.")
         # without a reference, nobody can miss it
-        missed = [given.get(key["reference"], 100) < LEAST_SCORE for given in named.values()]
+        missed = [song_scores.get(key["reference"], 100) < LEAST_SCORE for song_scores in by_version.values()]
         if np.mean(missed) > MISSED:
             continue
-        for song, given in named.items():
-            for name, value in given.items():
-                rated.setdefault(name, []).append((float(value), song))
-    if not rated:
+        for song, song_scores in by_version.items():
+            for name, value in song_scores.items():
+                ratings.setdefault(name, []).append((float(value), song))
+    if not ratings:
         raise ValueError("No listener recognised the reference.")
     return {
-        name: bootstrap_mean([value for value, _ in rows], [song for _, song in rows])
-        for name, rows in sorted(rated.items())
+        name: bootstrap_mean([value for value, _ in rated], [song for _, song in rated])
+        for name, rated in sorted(ratings.items())
     }
 
 

@@ -26,8 +26,9 @@ def make_card(
     facts: Annotated[Path | None, typer.Option(help="YAML or JSON with licence, data, results …")] = None,
     repo_id: Annotated[str, typer.Option(help="Hub id to use in examples; default: the folder.")] = "",
 ) -> None:
-    """Writes a README.md with the card of the model or corpus in FOLDER."""
+    """Writes FOLDER/README.md, the card of the model in FOLDER, or of the corpus if there is no config.json."""
     stated = None if facts is None else load_facts(facts)
+    # corpora have no configuration of a model
     if not (folder / "config.json").is_file():
         card: RepoCard = dataset_card(folder, stated, repo_id)
     else:
@@ -50,11 +51,12 @@ def load_facts(path: str | Path) -> CardFacts:
     # every JSON file is a YAML file too
     content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     names = [field.name for field in fields(CardFacts)]
-    unknown = "no mapping"
+    fault = "no mapping"
     if isinstance(content, dict):
-        unknown = ", ".join(sorted(map(str, set(content) - set(names))))
-    if unknown:
-        raise ValueError(f"{path} is not a file of facts ({unknown}); it may hold {', '.join(names)}.")
+        unknown_keys = set(content) - set(names)
+        fault = ", ".join(sorted(map(str, unknown_keys)))  # "" if there are none
+    if fault:
+        raise ValueError(f"{path} is not a file of facts ({fault}); it may hold {', '.join(names)}.")
     return CardFacts(**content)
 
 

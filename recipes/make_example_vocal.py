@@ -25,6 +25,7 @@ from hafm_tiny.songs.midi_song import Note
 from hafm_tiny.songs.singer import Manner, load_voice, sing, sung_notes
 
 logger = logging.getLogger("make_example_vocal")
+# seconds of silence before the first note
 LEAD_IN = 0.2
 LEVEL_DB = -18.0
 # gain from one verse to the next
@@ -49,17 +50,18 @@ class Tune:
 
     @property
     def verse_seconds(self) -> float:
-        """Length of the melody."""
+        """Length of the melody in seconds."""
         return sum(beats for _, beats in self.melody) * 60 / self.tempo
 
     @property
     def notes(self) -> list[Note]:
-        """The notes, with times in seconds."""
+        """The notes, with times in seconds, the first at `LEAD_IN`; rests are left out."""
         notes = []
-        beat = 0.0
+        beat = 0.0  # where the note begins
         for pitch, beats in self.melody:
             if pitch is not None:
-                start, end = (LEAD_IN + at * 60 / self.tempo for at in (beat, beat + beats))
+                start = LEAD_IN + beat * 60 / self.tempo
+                end = LEAD_IN + (beat + beats) * 60 / self.tempo
                 notes.append(Note(start, end, pitch))
             beat += beats
         return notes
@@ -103,12 +105,21 @@ TUNES["whole_song"] = replace(
 
 
 def cut(song: Path, folder: Path) -> Path:
-    """Cuts a recording of the first tune into the syllables of a voice, in `folder`."""
+    """Cuts a recording of the tune "vocal" into syllables, a file for each note.
+
+    Args:
+        song: the recording.
+        folder: gets the syllables, and units.tsv, which lists them for `load_voice`.
+
+    Returns:
+        The folder.
+    """
     audio, rate = soundfile.read(song)
     rows = []
     for number, note in enumerate(TUNES["vocal"].notes):
         name = f"u{number:03}.flac"
         soundfile.write(folder / name, audio[round(note.start * rate) : round(note.end * rate)], rate)
+        # file, name of the syllable, and in ms the end of the part that is not stretched and the vowel's start
         rows.append(f"{name}\tn{number}\t{FIXED_MS}\t{VOWEL_MS}\n")
     (folder / "units.tsv").write_text("".join(rows))
     return folder
@@ -129,9 +140,11 @@ def main(
     chosen = TUNES[tune]
     with tempfile.TemporaryDirectory() as folder:
         singer = load_voice(voice if voice.is_dir() else cut(voice, Path(folder)))
+    # with 0.2 s after the last note
     seconds = LEAD_IN + 0.2 + verses * chosen.verse_seconds
-    melody = replace(chosen, melody=verses * chosen.melody).notes
-    audio = sing(singer, sung_notes(melody, chosen.manner, generator), seconds, chosen.manner, seed)
+    notes = replace(chosen, melody=verses * chosen.melody).notes
+    audio = sing(singer, sung_notes(notes, chosen.manner, generator), seconds, chosen.manner, seed)
+    # the number of each sample's verse; the last one is not turned down
     verse = np.clip((np.arange(len(audio)) / singer.sampling_rate - LEAD_IN) // chosen.verse_seconds, 0, verses - 1)
     audio = audio * 10 ** (VERSE_DB * (verse - verses + 1) / 20)
     audio = room(audio, singer.sampling_rate, seconds=0.35, wet_db=-16, generator=generator)

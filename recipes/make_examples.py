@@ -43,7 +43,7 @@ FORM = (("sparse", "normal"), ("normal", "full"), ("normal", "full"))
 
 
 def write(path: Path, sound: Any, rate: int) -> None:
-    """Writes a sound (float32 [N] or [N, C]) as OGG Vorbis at 44.1 kHz."""
+    """Writes a sound (float32 [N] or [N, C] at `rate` Hz) as OGG Vorbis at 44.1 kHz."""
     sound = audio.turned_down(audio.resample(sound, rate, RATE))
     channels = 1 if sound.ndim == 1 else sound.shape[1]
     with soundfile.SoundFile(path, "w", RATE, channels, "VORBIS", format="OGG", compression_level=COMPRESSION) as file:
@@ -54,22 +54,29 @@ def write(path: Path, sound: Any, rate: int) -> None:
 
 
 def write_band(name: str, song: dict[str, Any]) -> None:
-    """Writes the stems of a song, which the Space's page plays with the vocal NAME."""
+    """Writes bands/NAME_STEM.ogg for each stem of a song (as the pipeline returns it), for the Space's page."""
     for stem, sound in song["stems"].items():
         write(EXAMPLES / "bands" / f"{name}_{stem}.ogg", sound, song["sampling_rate"])
 
 
 def play_whole_song(accompany: Any) -> None:
-    """Generates two minutes with verses, choruses, an intro and an outro."""
+    """Generates two minutes with verses, choruses, an intro and an outro, and writes mix, stems, vocal and lead sheet.
+
+    Args:
+        accompany: the pipeline "vocal-accompaniment".
+    """
     tune = TUNES["whole_song"]
+    # spans in seconds: the energy of the band, and the names of the song's parts
     sections = []
     form = []
+    # the tune has a verse and a chorus, each sung twice
     for number, (verse, chorus) in enumerate(FORM):
         start = LEAD_IN + number * tune.verse_seconds
         change = start + 2 * TUNES["quick_refrain"].verse_seconds
         stop = start + tune.verse_seconds
         sections += [(start, change, verse), (change, stop, chorus)]
         form += [(start, change, "Verse"), (change, stop, "Chorus")]
+    # two beats say where they begin and the tempo
     beats = [LEAD_IN, LEAD_IN + 60 / tune.tempo]
     sheet = {"sections": sections, "form": form, "beats": beats, "beats_per_bar": 4, "key": "G"}
     with tempfile.TemporaryDirectory() as folder:
@@ -80,8 +87,9 @@ def play_whole_song(accompany: Any) -> None:
         song = accompany(str(vocal), lead_sheet=sheet, chords=chords, style="pop", seed=SEED, **options)
     write(EXAMPLES / "whole_song_accompanied_pop.ogg", song["mix"], song["sampling_rate"])
     write_band("whole_song", song)
-    padded = audio.resample(song["vocals"], song["sampling_rate"], VOCAL_RATE)
-    soundfile.write(EXAMPLES / "whole_song.flac", padded, VOCAL_RATE)
+    # with silence for intro and outro
+    padded_vocal = audio.resample(song["vocals"], song["sampling_rate"], VOCAL_RATE)
+    soundfile.write(EXAMPLES / "whole_song.flac", padded_vocal, VOCAL_RATE)
     (EXAMPLES / "bands" / "whole_song.json").write_text(json.dumps(song["lead_sheet"].to_dict()) + "\n")
 
 
@@ -95,10 +103,10 @@ def main() -> None:
         song = accompany(str(EXAMPLES / file), lead_sheet=sheet, seed=SEED, stems=True, tail=1.0)
         write_band(name, song)
         with tempfile.TemporaryDirectory() as folder:
-            long = Path(folder) / "vocal.flac"
-            make_vocal(EXAMPLES / "vocal.wav", long, name, verses)
+            long_vocal = Path(folder) / "vocal.flac"
+            make_vocal(EXAMPLES / "vocal.wav", long_vocal, name, verses)
             options = {"energy": "auto", "balance": "auto", "loudness": -16.0, "tail": 2.0}
-            song = accompany(str(long), style=style, tempo=tempo, chords=chords, seed=SEED, **options)
+            song = accompany(str(long_vocal), style=style, tempo=tempo, chords=chords, seed=SEED, **options)
         write(EXAMPLES / f"{name}_accompanied_{style}.ogg", song["mix"], song["sampling_rate"])
     play_whole_song(accompany)
     for path in write_style_sounds(BUNDLED_MODEL, EXAMPLES / "vocal.wav"):

@@ -31,12 +31,13 @@ class HubertArguments:
 
 
 def main() -> None:
-    """Trains and checkpoints a HuBERT."""
+    """Trains a small HuBERT on the songs of --corpus; saves its state, its log and the model in --out."""
     model, arguments, run = parse_dataclasses((HubertArguments, SemanticTrainingArguments, SongRunArguments))
     torch.manual_seed(arguments.seed)
     hubert = HubertModel(tiny_hubert_config(model.hidden_size, model.num_hidden_layers))
     start_front_end(hubert, model.sampling_rate)
     pool = run.songs("train", model.sampling_rate)
+    # a crop that is transposed upwards is read from more than its length of a song
     pool.require(1.3 * max(arguments.crop_seconds))
     trainer = SemanticTrainer(hubert.to(run.device).train(), pool, arguments)
     resume(trainer, run)

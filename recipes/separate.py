@@ -62,7 +62,7 @@ def main(
     max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are skipped.")] = 30.0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; workers share the GPUs.")] = "auto",
 ) -> None:
-    """Separates all songs that have no stems yet."""
+    """Separates all songs that have no stems yet, and prints those that cannot be separated to stderr."""
     if stems.resolve().is_relative_to(songs.resolve()):
         raise ValueError(f"{stems} is inside {songs}, and stems would be separated again; choose another folder.")
     model_dir, model = os.path.split(separation_model)
@@ -70,10 +70,11 @@ def main(
     paths = find_audio(songs)[0]
     missing = [song for song in paths if not (stems / display_name(song) / "accompaniment.flac").is_file()]
     failed = []
-    of_workers = Separation(options, songs.resolve(), stems.resolve())
+    # absolute, because a worker may run in another folder
+    separation_options = Separation(options, songs.resolve(), stems.resolve())
     separated = run_on(
         make=separate,
-        options=of_workers,
+        options=separation_options,
         jobs=missing,
         gpus=int(torch_device(device) == "cuda"),
         **engine_arguments(engine, workers),

@@ -99,7 +99,12 @@ class AudioSeparator:
             )
 
     def separate(self, mix: Path) -> Stems:
-        """Vocal and instrumental of a mix, through temporary files, as the library requires."""
+        """Vocal and instrumental of a mix, through temporary files, as the library requires.
+
+        Raises:
+            TrackError: the mix cannot be read, or is longer than `max_seconds`.
+            HAFMCorpusError: the model does not separate vocals.
+        """
         samples, rate = decode(mix, self.options.max_seconds)
         copy = os.path.join(self.output.name, "mix.wav")
         # 24 bits, because libsndfile writes a time stamp into float WAV files
@@ -160,7 +165,12 @@ class DemucsSeparator:
             ) from error
 
     def separate(self, mix: Path) -> Stems:
-        """Vocal and instrumental of a mix at the model's rate."""
+        """Vocal and instrumental of a mix at the model's rate.
+
+        Raises:
+            TrackError: the mix cannot be read, is empty, or is longer than `max_seconds`.
+            HAFMCorpusError: the model does not separate vocals.
+        """
         samples, rate = decode(mix, self.options.max_seconds)
         if len(samples) == 0:
             raise TrackError(Reason.TOO_SHORT, "no samples")
@@ -168,9 +178,9 @@ class DemucsSeparator:
         if "vocals" not in sources:
             raise HAFMCorpusError(f"The demucs model gives {', '.join(sources)} and no vocals; choose another one.")
         band = sum(sound for name, sound in sources.items() if name != "vocals")
-        own_rate = self.library.samplerate
-        vocal, band = (sound.cpu().numpy().T for sound in (sources["vocals"], band))
-        return align(vocal, own_rate, band, own_rate)
+        rate = self.library.samplerate
+        vocal, band = (sound.cpu().numpy().T for sound in (sources["vocals"], band))  # float32 [N, 2]
+        return align(vocal, rate, band, rate)
 
 
 SEPARATORS: dict[str, Callable[[SeparatorOptions], Separator]] = {

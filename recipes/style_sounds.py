@@ -23,9 +23,16 @@ COMPRESSION = 0.85
 
 
 def write_style_sounds(folder: Path, vocal: Path) -> list[Path]:
-    """Writes the first 8 s of a vocal's accompaniment in each style beside the model; returns the paths.
+    """Writes the first 8 s of a vocal's accompaniment in each style of a model.
 
-    A style that does not suit the vocal's metre counts the vocal's beats in its own.
+    A style that does not suit the vocal's metre counts the vocal's beats in a metre that it suits.
+
+    Args:
+        folder: of the composite; gets styles/NAME.ogg.
+        vocal: sound file.
+
+    Returns:
+        The paths written.
     """
     model = HAFMForVocalAccompaniment.from_pretrained(folder)
     samples, rate = audio.read_audio(vocal, seconds=SECONDS)
@@ -33,7 +40,7 @@ def write_style_sounds(folder: Path, vocal: Path) -> list[Path]:
     metre = estimate.beats_per_bar or USUAL_METRE
     paths = [folder / "styles" / f"{style}.ogg" for style in model.styles]
     for path in paths:
-        sheet = None
+        sheet = None  # the model's estimate
         metres = model.encoder.style_ranges[path.stem].metres
         if metre not in metres:
             sheet = replace(estimate, beats_per_bar=metres[0])

@@ -79,7 +79,15 @@ class Folders:
 
 
 def new_listener(folders: Folders, ear: HAFMSemanticTokenizerModel | None) -> HAFMListenerModel:
-    """The initial listener: an existing one, or an untrained one."""
+    """The listener to train: the one of --init_from in float32, or an untrained one.
+
+    Args:
+        folders: its sizes and dropout.
+        ear: HuBERT whose features it reads as well; None if it reads pitch contours alone.
+
+    Raises:
+        ValueError: the existing listener has other sizes than requested.
+    """
     sizes = {name: getattr(folders, name) for name in ("harmony_channels", "time_channels")}
     sizes["ear_size"] = 0
     if ear is not None:
@@ -105,6 +113,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     model = new_listener(folders, ear).to(folders.device)
     rng = np.random.default_rng(arguments.seed)
+    # sung audio, from which the tempo is learnt
     takes = list(sung_takes(Path(folders.corpus), rng, ear)) if folders.corpus else ()
     figures = train_listener(model, tunes["train"], arguments, takes, folders.only_time)
     if tunes["validation"]:

@@ -72,7 +72,11 @@ def songs_of(folders: Folders, split: str, sampling_rate: int, max_hours: float)
 
 
 def main() -> None:
-    """Trains, scores and saves the separator."""
+    """Trains the separator, scores it on the validation songs, and saves it with figures.json.
+
+    Raises:
+        ValueError: a song lacks a stem, no song is long enough, or the separator to continue from does not fit.
+    """
     folders, arguments = parse_dataclasses((Folders, SeparatorArguments))
     codec = load_codec(folders.codec)
     rate = codec.format.sampling_rate
@@ -81,6 +85,7 @@ def main() -> None:
     songs.require(arguments.crop_seconds)
     held_out = songs_of(folders, "validation", rate, arguments.max_hours)
     held_out.require(SCORED_SECONDS)
+
     torch.manual_seed(arguments.seed)
     config = HAFMSeparatorConfig(
         sampling_rate=rate, n_fft=WINDOW_FRAMES * hop, hop_length=hop,
@@ -92,6 +97,7 @@ def main() -> None:
         check_sizes(model.config, {"channels": arguments.channels, "num_layers": arguments.layers})
         if (model.config.sampling_rate, model.config.hop_length) != (rate, hop):
             raise ValueError(f"{folders.init_from} is for another codec: its rate or hop length differs.")
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = SeparatorTrainer(model.to(device), songs, codec, arguments)
     logger.info("%d songs, %.2f h", len(songs.songs), songs.hours)

@@ -74,7 +74,7 @@ def load_or_create(arguments: SpectralCodecArguments) -> HAFMSpectralModel:
 
 
 def wider(codec: HAFMSpectralModel, arguments: SpectralCodecArguments) -> HAFMSpectralModel:
-    """The codec with the output format that the arguments ask for."""
+    """The codec with a decoder of the rate and channels that the arguments ask for, or itself if it has these."""
     output = codec.config.output_format
     rate = arguments.output_sampling_rate or output.sampling_rate
     channels = arguments.output_audio_channels or output.channels
@@ -103,6 +103,7 @@ def read_records(
     if not folder:
         return []
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".flac", ".ogg", ".wav"))
+    # every eighth is held out
     chosen = [path for index, path in enumerate(paths) if (index % 8 == 7) == held_out]
     if not chosen:
         raise ValueError(f"{folder} holds no recordings to train on: every eighth .flac, .ogg or .wav is for tests.")
@@ -117,45 +118,52 @@ def read_records(
 
 
 def main() -> None:
-    """Trains, checkpoints and evaluates a spectral codec."""
-    words = parse_dataclasses((SpectralCodecArguments, SpectralTrainingArguments, SongRunArguments))
-    model, arguments, run = words
+    """Trains a spectral codec, saves its state, log and model in --out, and evaluates it on the test songs."""
+    model, arguments, run = parse_dataclasses((SpectralCodecArguments, SpectralTrainingArguments, SongRunArguments))
     torch.manual_seed(arguments.seed)
-    trained = load_or_create(model)
-    codec = wider(trained, model).to(run.device).train()
+    initial = load_or_create(model)
+    codec = wider(initial, model).to(run.device).train()
+    # only the finished codec has it
     codec.config.phase_jitter = 0.0
     output = codec.config.output_format
+    # a codec that plays another format than it reads is trained on songs in stereo
     stereo_rate = None
     if output != codec.config.input_format:
         stereo_rate = output.sampling_rate
+
     pool = run.songs("train", codec.config.sampling_rate, stereo_rate=stereo_rate)
     for folder in filter(None, model.further.split(",")):
         further = replace(run, corpus=folder).songs("train", codec.config.sampling_rate, stereo_rate=stereo_rate)
         pool.songs += further.songs
+    # crops begin anywhere, not only at a frame
     pool.require((arguments.crop_frames + 1) * codec.config.hop_length / codec.config.sampling_rate)
     records = read_records(model.records, codec.config.sampling_rate, stereo_rate=stereo_rate)
+
     trainer = SpectralTrainer(codec, pool, arguments, records)
     if not resume(trainer, run):
         if not model.codec:
             trainer.start()
-        elif codec is not trained:
-            trainer.start_wider(trained.config.output_format.num_bins)
+        elif codec is not initial:
+            # a wider decoder has frequencies whose usual levels are not known yet
+            trainer.start_wider(initial.config.output_format.num_bins)
     train_on_songs(trainer, arguments.steps, run, lambda out: trainer.averaged().save_pretrained(out / "codec"))
     finished = trainer.settle(min(300, arguments.steps))
     finished.config.phase_jitter = model.phase_jitter
     finished.save_pretrained(Path(run.out) / "codec")
+
     if not model.figures:
         return
     if stereo_rate:
         held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stereo_rate=stereo_rate)
-        figures = evaluate_in_stereo({"before": trained, "after": trainer.average}, held_out)
+        figures = evaluate_in_stereo({"before": initial, "after": trainer.average}, held_out)
         Path(run.out, "figures.json").write_text(json.dumps(figures, indent=2))
         return
     held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stems=True)
     if held_out.songs:
-        whole = codec.config.num_codebooks
-        counts = sorted({whole, -(-whole // 2), -(-whole // 4)}, reverse=True)
-        figures = evaluate_codec(trainer.average, held_out, tuple(counts))
+        # with all codebooks, half and a quarter of them, rounded up
+        all_codebooks = codec.config.num_codebooks
+        depths = sorted({all_codebooks, -(-all_codebooks // 2), -(-all_codebooks // 4)}, reverse=True)
+        figures = evaluate_codec(trainer.average, held_out, tuple(depths))
         Path(run.out, "figures.json").write_text(json.dumps(figures, indent=2))
 
 

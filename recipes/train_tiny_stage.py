@@ -18,8 +18,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False, epilog="All other options are those of train_stage.py.")
     parser.add_argument("--codec", required=True)
     parser.add_argument("--semantic_tokenizer", required=True)
-    named, words = parser.parse_known_args()
-    train_stage(words, partial(start_stage, codec=named.codec, semantic_tokenizer=named.semantic_tokenizer))
+    options, other_words = parser.parse_known_args()
+    initialise = partial(start_stage, codec=options.codec, semantic_tokenizer=options.semantic_tokenizer)
+    train_stage(other_words, initialise)
 
 
 if __name__ == "__main__":

@@ -112,10 +112,16 @@ class _Enough(Exception):
 
 
 def first_steps(loop: Callable[[StepReport], Any], steps: int) -> None:
-    """Runs a decoding loop, which is given a callback to report its steps to, until it has made `steps` of them."""
+    """Runs a decoding loop until it has made `steps` steps, and stops it there.
+
+    Args:
+        loop: called with a function that it calls with the number of new steps.
+        steps: after so many, that function ends the loop by an exception.
+    """
     done = 0
 
     def report(new: int) -> None:
+        """Counts new steps."""
         nonlocal done
         done += new
         if done >= steps:
@@ -223,12 +229,18 @@ def untrained(stage: Any, pattern: str, fusion: str | None = None) -> Any:
 
 
 def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], Any]]:
-    """Each variant by name, as a function that runs so many steps with random conditioning and context."""
+    """Each decoding loop by name, as a function that runs a number of steps with random conditioning and context.
+
+    Args:
+        stage: the stage, with its weights.
+        options: what is measured.
+    """
     config: HAFMStageConfig = stage.config
-    batch = options.rows // 2
+    batch = options.rows // 2  # the other half are guidance's
     generator = torch.Generator().manual_seed(1)
+
+    # prepended conditioning takes slots of the context; the target's known frames take the rest, but one for BOS
     sources = config.num_prepended_sources
-    # of the conditioning, which takes slots of the context if it is prepended; the rest of these are known frames
     whole_window = round(config.window_seconds * config.conditioning_frame_rate)
     frames = max(min(options.context // max(sources, 1), whole_window), 1)
     conditioning = torch.randint(
@@ -236,9 +248,9 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
     )
     known_frames = max(options.context - sources * frames - 1, 0) // stage.pattern.slots_per_frame
     known = torch.randint(min(config.codebook_sizes), (batch, config.num_codebooks, known_frames), generator=generator)
-    new = math.ceil(options.steps / stage.pattern.slots_per_frame)
-    uniforms = [RandomNumbers(1, variation=row).of_frames(0, new, config.num_codebooks) for row in range(batch)]
-    window = WindowBatch(conditioning, new, torch.stack(uniforms), known)
+    new_frames = math.ceil(options.steps / stage.pattern.slots_per_frame)
+    uniforms = [RandomNumbers(1, variation=row).of_frames(0, new_frames, config.num_codebooks) for row in range(batch)]
+    window = WindowBatch(conditioning, new_frames, torch.stack(uniforms), known)
 
     def fast(model: Any) -> Callable[[int], Any]:
         # a new decoder each time, as for each song: packing its weights is part of a window's start
@@ -259,6 +271,7 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
             runs[name] = fast(copy.deepcopy(stage).bfloat16().to(dtype))
     codes = stage.pattern.codes_per_slot
     context = torch.randint(config.codebook_size, (batch * codes, options.context), generator=generator)
+    # a few slots more than needed: the last codebook ends behind the first (`musicgen_run`)
     runs["musicgen"] = musicgen_run(musicgen_decoder(stage, options.context + options.steps + 8).eval(), context)
     return runs
 
@@ -318,7 +331,7 @@ def musicgen_run(decoder: PreTrainedModel, context: torch.Tensor) -> Callable[[i
 
 
 def memory_bandwidth(repeats: int = 5) -> float:
-    """Bytes a second at which torch's threads read memory."""
+    """Bytes a second at which torch's threads read memory, in the fastest of `repeats` sums of a large buffer."""
     buffer = torch.ones(BANDWIDTH_BYTES // 4)
     best = float("inf")
     for _ in range(repeats):
@@ -345,12 +358,12 @@ def main(
 ) -> None:
     """Decoding speed of a stage against MusicGen's decoder and the bound set by memory."""
     torch.set_num_threads(threads)
-    wanted = [
+    benchmarks = [
         DecodingBenchmark(stage, model, one_pattern, number, context, steps, repeats)
         for one_pattern in pattern or (None,)
         for number in rows or [2]
     ]
-    results = [benchmark_decoding(options) for options in wanted]
+    results = [benchmark_decoding(options) for options in benchmarks]
     if as_json:
         typer.echo(json.dumps(results))
         return
@@ -359,7 +372,7 @@ def main(
 
 
 def show_decoding(result: dict[str, Any]) -> None:
-    """Prints the result of `benchmark_decoding` as a table."""
+    """Prints the result of `benchmark_decoding` as a table, the fastest loop first."""
     options = result["options"]
     title = f"{options['stage']}, {options['pattern']}, {options['rows']} rows, {result['threads']} threads"
     table = Table("loop", "ms a step", "median", "tokens/s", "× MusicGen", title=title, title_justify="left")

@@ -72,7 +72,17 @@ def benchmark_song(
 
 
 def _song_parts(composite: Any, vocal: np.ndarray, **options: Any) -> dict[str, float]:
-    """Seconds of the parts of a song, told apart by the reports of its stages."""
+    """Generates a song, and measures its parts by the times at which the stages report progress.
+
+    Args:
+        composite: the model.
+        vocal (float32 [N]): at the model's rate.
+        options: of `generate`.
+
+    Returns:
+        Seconds of "listening", of each stage by its name, and of "codec and mix".
+    """
+    # by stage: times of its first and its last report, and the steps that it has reported
     first: dict[str, float] = {}
     last: dict[str, float] = {}
     reached: dict[str, int] = {}
@@ -93,7 +103,7 @@ def _song_parts(composite: Any, vocal: np.ndarray, **options: Any) -> dict[str, 
 
 
 def _peak_gib() -> float:
-    """Most memory that the process has held so far."""
+    """Most memory that the process has held so far, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -101,6 +111,10 @@ def glide(seconds: float, rate: int) -> np.ndarray:
     """Something like a voice, float32 [N]: a vibrating tone that glides through an octave, with pauses.
 
     It repeats itself, so that an hour of it takes no more memory than an hour of sound.
+
+    Args:
+        seconds: length.
+        rate: in Hz.
     """
     time_axis = np.arange(round(GLIDE_SECONDS * rate)) / rate
     glide_octaves = 0.5 * np.sin(2 * np.pi * time_axis / 8.0)
@@ -108,9 +122,10 @@ def glide(seconds: float, rate: int) -> np.ndarray:
     hertz = 220.0 * 2 ** (glide_octaves + vibrato_octaves)
     phase = 2 * np.pi * np.cumsum(hertz) / rate
     tone = sum(np.sin(harmonic * phase) / harmonic for harmonic in range(1, 6))
+    # silent for some 0.9 s of every 3 s
     sings = np.sin(2 * np.pi * time_axis / 3.0) > -0.6
-    once = (0.2 * tone * sings).astype(np.float32)
-    return np.resize(once, round(seconds * rate))
+    one_period = (0.2 * tone * sings).astype(np.float32)
+    return np.resize(one_period, round(seconds * rate))
 
 
 def main(

@@ -62,7 +62,15 @@ def benchmark_start(model: str | None = None, seconds: float = 10.0, repeats: in
 
 
 def _measured(words: list[str]) -> dict[str, Any]:
-    """What a run of `hafm` with these words in a process of its own has printed, and its wall time."""
+    """Runs `hafm` with these words in another process until its first step, and measures it.
+
+    Returns:
+        "parts" (processor seconds by the names in PARTS), "packages" (names of those imported after transformers'
+        classes) and "wall_seconds".
+
+    Raises:
+        RuntimeError: the command failed before its first step.
+    """
     began = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
@@ -78,7 +86,12 @@ class _FirstStep(BaseException):
 
 
 def _measure(words: list[str]) -> None:
-    """Runs `hafm` with these words in this process until its first step; prints a line of JSON."""
+    """Runs `hafm` with these words in this process until its first step; prints a line of JSON.
+
+    It has "parts", the processor seconds of each of PARTS, and "packages", the names of those imported after
+    transformers' classes. For this, it replaces the command's `load_pipeline`, and `draw` of the decoding loop.
+    """
+    # processor seconds at the start of each part, and at the end
     moments = [0.0, time.process_time()]
     import torch  # noqa: F401
 
@@ -91,6 +104,7 @@ def _measure(words: list[str]) -> None:
     modules_before = set(sys.modules)
 
     def load_pipeline(*args: Any, **kwargs: Any) -> Any:
+        """The command's `load_pipeline`, timed; afterwards, drawing the first token ends the command."""
         from hafm_hf.modeling import fast_loop
 
         moments.append(time.process_time())

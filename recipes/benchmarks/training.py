@@ -84,20 +84,29 @@ class UnbiasedAttention(HAFMAttention):
     def forward(
         self, hidden_states: torch.Tensor, position_bias: Any, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, None]:
-        """As HAFMAttention; only the shape of `position_bias` is read."""
+        """As HAFMAttention, with causal attention instead of the bias.
+
+        Args:
+            hidden_states (float [B, T, D]).
+            position_bias ([1, 1, n_query, T]): only its shape is read: the last n_query slots are queries.
+
+        Returns:
+            float [B, n_query, D], and None: the kernel gives no attention weights.
+        """
         batch, slots, _ = hidden_states.shape
-        asking = position_bias.shape[2]
+        queries = position_bias.shape[2]
         query, key, value = self.qkv_proj(hidden_states).view(batch, slots, 3, -1, self.config.head_dim).unbind(2)
-        if asking < slots:
-            query = query[:, slots - asking :]
-        query = self.q_norm(query).transpose(1, 2)
-        key = self.k_norm(key).transpose(1, 2)
+        if queries < slots:
+            query = query[:, slots - queries :]
+        query = self.q_norm(query).transpose(1, 2)  # [B, H, n_query, d]
+        key = self.k_norm(key).transpose(1, 2)  # [B, H, T, d]
         value = value.transpose(1, 2)
         mask = None
-        if asking < slots:
-            mask = torch.ones(asking, slots, dtype=torch.bool, device=query.device).tril(slots - asking)
+        if queries < slots:
+            # PyTorch's `is_causal` would align the first query, not the last, with its slot
+            mask = torch.ones(queries, slots, dtype=torch.bool, device=query.device).tril(slots - queries)
         output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
-        return self.o_proj(output.transpose(1, 2).reshape(batch, asking, -1)), None
+        return self.o_proj(output.transpose(1, 2).reshape(batch, queries, -1)), None
 
 
 class NoBias(nn.Module):
@@ -145,6 +154,7 @@ def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
     config = stage_config(arguments, INFO, seconds)
     device = torch.device(options.device)
     frames = round(seconds * config.conditioning_frame_rate)
+
     steps, tokens, parameters = training_steps(config, frames, options, device)
     fastest = dict.fromkeys(steps, float("inf"))
     for turn in range(options.repeats + 1):
@@ -152,6 +162,8 @@ def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
             elapsed = timed(step, device)
             if turn:  # the first turn warms up
                 fastest[name] = min(fastest[name], elapsed)
+
+    # target tokens a second
     speeds = {name: tokens / elapsed for name, elapsed in fastest.items()}
     loading = loading_seconds(config, seconds, options.batch, options.repeats)
     return {
@@ -193,17 +205,18 @@ def training_steps(
         device=device,
     )
     labels = torch.randint(config.codebook_size, (rows, config.target_length(frames)), device=device)
-    before = config.num_prepended_sources * frames
+    conditioning_slots = config.num_prepended_sources * frames
     null = torch.zeros(rows, dtype=torch.bool, device=device)
     ours = {"conditioning_ids": conditioning, "labels": labels, "null_conditioning": null}
     # as many slots as the stage's, but of one kind
-    whole = torch.randint(config.codebook_size, (rows, before + labels.shape[1]), device=device)
-    theirs = {"input_ids": whole, "labels": F.pad(labels, (before, 0), value=-100)[..., None]}
+    all_slots = torch.randint(config.codebook_size, (rows, conditioning_slots + labels.shape[1]), device=device)
+    # −100: without loss
+    theirs = {"input_ids": all_slots, "labels": F.pad(labels, (conditioning_slots, 0), value=-100)[..., None]}
     stage = stage_class(config)
     models = {
         "relative_bias": (stage, ours),
         "without_bias": (without_bias(stage_class(config)), ours),
-        "musicgen": (musicgen_decoder(stage, whole.shape[1]), theirs),
+        "musicgen": (musicgen_decoder(stage, all_slots.shape[1]), theirs),
     }
     steps = {
         name: training_step(model.to(device), batch, DTYPES[options.dtype]) for name, (model, batch) in models.items()
@@ -213,7 +226,13 @@ def training_steps(
 
 
 def training_step(model: PreTrainedModel, batch: dict[str, torch.Tensor], dtype: torch.dtype) -> Callable[[], None]:
-    """A function that takes one optimiser step of `model` over `batch`."""
+    """A function that takes one optimiser step of a model over one batch.
+
+    Args:
+        model: put into training mode.
+        batch: keyword arguments of its `forward`.
+        dtype: of autocast; float32 means none.
+    """
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
@@ -229,7 +248,10 @@ def training_step(model: PreTrainedModel, batch: dict[str, torch.Tensor], dtype:
 
 
 def clock(device: torch.device) -> tuple[str, Callable[[], float]]:
-    """What time is taken by: on one CPU thread its own, so that waiting for the machine's other work doesn't count."""
+    """The clock that times are taken by: its name, and a function that reads it in seconds.
+
+    On one CPU thread it is that thread's, so that waiting for the machine's other work doesn't count.
+    """
     if device.type == "cpu" and torch.get_num_threads() == 1:
         return "processor time of one thread", time.process_time
     return "wall clock", time.perf_counter
@@ -271,7 +293,13 @@ def loading_seconds(config: Any, seconds: float, batch: int, repeats: int) -> fl
 
 
 def write_random_corpus(folder: Path, shards: int = 2, rows: int = 32) -> None:
-    """Shards of excerpts of random tokens, as long as the songs of FMA-Large."""
+    """Writes shards of random tokens as the split "train", in excerpts as long as the songs of FMA-Large (30 s).
+
+    Args:
+        folder: for the shards.
+        shards: their number.
+        rows: excerpts of a shard.
+    """
     generator = np.random.default_rng(0)
 
     def excerpt(name: str) -> TokenExcerpt:

@@ -10,7 +10,16 @@ def nearest(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
 
 
 def kmeans(vectors: torch.Tensor, num_clusters: int, iterations: int, generator: torch.Generator) -> torch.Tensor:
-    """Lloyd's k-means of float [M, D], initialised with random vectors: centroids [num_clusters, D].
+    """Lloyd's k-means, initialised with random vectors.
+
+    Args:
+        vectors (float [M, D]): what to cluster.
+        num_clusters: K.
+        iterations: their number.
+        generator: draws the initial centroids.
+
+    Returns:
+        Centroids, float [K, D].
 
     Raises:
         ValueError: there are fewer vectors than clusters.
@@ -22,6 +31,7 @@ def kmeans(vectors: torch.Tensor, num_clusters: int, iterations: int, generator:
         codes = nearest(vectors, centroids)
         counts = torch.bincount(codes, minlength=num_clusters)
         sums = torch.zeros_like(centroids).index_add_(0, codes, vectors)
+        # a cluster without vectors stays where it is
         used = counts > 0
         centroids[used] = sums[used] / counts[used].unsqueeze(1)
     return centroids

@@ -26,7 +26,12 @@ BELIEF = 20.0
 
 
 def start_stage(model: PreTrainedModel, codec: str, semantic_tokenizer: str) -> None:
-    """Initialises a new stage's embeddings and heads from a codec's codebooks and a tokenizer's centroids."""
+    """Initialises a new stage's embeddings and heads from a codec's codebooks and a tokenizer's centroids.
+
+    Args:
+        model: a stage, changed in place.
+        codec, semantic_tokenizer: folders or hub ids.
+    """
     loaded = load_codec(codec)
     centroids = HAFMSemanticTokenizerModel.from_pretrained(semantic_tokenizer).centroids
     acoustic = [loaded.codebook(index).detach() for index in range(loaded.format.num_codebooks)]
@@ -66,12 +71,13 @@ def initialise_from_codebooks(model: PreTrainedModel, semantic: torch.Tensor, ac
     }
 
     def projected(stream: StreamSlice) -> torch.Tensor:
-        kind = "acoustic" if stream.column == "acoustic" else "semantic"
-        if kind == "acoustic":
+        """The vectors of a stream's tokens, projected to the stage's width: float [codebooks, V, D]."""
+        space = "acoustic" if stream.column == "acoustic" else "semantic"
+        if space == "acoustic":
             vectors = acoustic[stream.first : stream.last]
         else:
             vectors = centroids[stream.column][None]
-        return project_codebooks(vectors, deviation, projections[kind])
+        return project_codebooks(vectors, deviation, projections[space])
 
     conditioning = torch.cat([projected(source) for source in sources])
     target = projected(target_stream)
@@ -80,7 +86,7 @@ def initialise_from_codebooks(model: PreTrainedModel, semantic: torch.Tensor, ac
         (model.model.target_embedding.weight, target),
         (model.heads.weight, target),
     ):
-        rows = weight[:, : values.shape[1]]
+        rows = weight[:, : values.shape[1]]  # without mask token and BOS, which come last
         rows.mul_(NOISE).add_(values)
 
 
@@ -140,17 +146,21 @@ def carry_over(model: PreTrainedModel, together: torch.Tensor) -> None:
         old_rows = weight[:, : together.shape[2]]
         new_rows = shares[stream.first : stream.last].to(old_rows) @ old_rows
         # from the mean of each codebook
-        new_away = new_rows - new_rows.mean(1, keepdim=True)
-        old_away = old_rows - old_rows.mean(1, keepdim=True)
+        new_deviations = new_rows - new_rows.mean(1, keepdim=True)
+        old_deviations = old_rows - old_rows.mean(1, keepdim=True)
         scale: torch.Tensor | float = 1.0
         if is_rescaled:
-            scale = old_away.std((1, 2), keepdim=True) / new_away.std((1, 2), keepdim=True)
-        weight[:, : together.shape[1]] = new_rows - new_away + new_away * scale
+            scale = old_deviations.std((1, 2), keepdim=True) / new_deviations.std((1, 2), keepdim=True)
+        weight[:, : together.shape[1]] = new_rows - new_deviations + new_deviations * scale
 
 
 @torch.no_grad()
 def add_styles(model: PreTrainedModel, styles: Mapping[str, StyleRange]) -> None:
-    """Adds styles to a stage: names and the songs that they suit; each embedding is the mean of the present ones.
+    """Adds styles to a stage; the embedding of each begins as the mean of the present ones.
+
+    Args:
+        model: a stage, changed in place.
+        styles: the songs that each suits, by its name.
 
     Raises:
         ValueError: the stage knows no styles, has one of these already, or has no room for them.

@@ -21,10 +21,18 @@ LEAST_PEAK = 300
 
 
 def relative_error(target: torch.Tensor, output: torch.Tensor, floor: float = 0.25) -> torch.Tensor:
-    """Mean over rows of ‖x − y‖² / (‖x‖² + floor · mean power of the batch), for float [B, C, N].
+    """Mean over rows of ‖x − y‖² / (‖x‖² + floor · mean power of the batch), times 1 + floor.
 
     Without the floor, quiet rows, whose error can be many times their power, dominate the gradient once the codec is
-    quantised: its norm rose fortyfold in a trial.
+    quantised: its norm rose fortyfold in a trial. With the factor, silence gives 1 for rows of equal power.
+
+    Args:
+        target (float [B, C, N]): x.
+        output (float [B, C, N]): y.
+        floor: share of the batch's mean power.
+
+    Returns:
+        A scalar.
     """
     error = (target - output).pow(2).mean(dim=(1, 2))
     power = target.pow(2).mean(dim=(1, 2))
@@ -34,25 +42,33 @@ def relative_error(target: torch.Tensor, output: torch.Tensor, floor: float = 0.
 def spectral_distance(
     target: torch.Tensor, output: torch.Tensor, sizes: tuple[int, ...] = (256, 1024, 4096)
 ) -> torch.Tensor:
-    """STFT distance of float [B, C, N]: relative L1 of magnitudes plus L1 of log magnitudes, mean over `sizes`.
+    """STFT distance: relative L1 of magnitudes plus L1 of log magnitudes, mean over `sizes`; a scalar.
 
-    Of stereo, it compares mid, side, left and right. Windows longer than the audio are skipped; at 24 kHz, the longest
-    one resolves semitones above 400 Hz.
+    Of stereo, it compares mid, side, left and right. At 24 kHz, the longest window resolves semitones above 400 Hz.
+
+    Args:
+        target (float [B, C, N]): audio.
+        output (like it): what the codec makes of it.
+        sizes: windows in samples; those longer than the audio are skipped.
     """
     total = target.new_zeros(())
     sizes = tuple(size for size in sizes if size <= target.shape[-1])
     for size in sizes:
         true = view_spectra(target, size).abs()
-        heard = view_spectra(output, size).abs()
+        decoded = view_spectra(output, size).abs()
         # the floor is relative to the clip's peak: noise 60 dB below it is not worth any bits
         floor = 1e-3 * true.amax(dim=(1, 2), keepdim=True) + 1e-5
-        linear = (true - heard).abs().mean() / (true.mean() + 1e-5)
-        total = total + linear + (torch.log(true + floor) - torch.log(heard + floor)).abs().mean()
+        linear = (true - decoded).abs().mean() / (true.mean() + 1e-5)
+        logarithmic = (torch.log(true + floor) - torch.log(decoded + floor)).abs().mean()
+        total = total + linear + logarithmic
     return total / len(sizes)
 
 
 def view_spectra(audio: torch.Tensor, size: int) -> torch.Tensor:
-    """STFT of mono float [B, 1, N], complex [B, F, T]; of stereo, of mid, side, left and right: [4 · B, F, T]."""
+    """STFT of mono float [B, 1, N], complex [B, F, T]; of stereo, of mid, side, left and right: [4 · B, F, T].
+
+    The window is `size` samples long, the hop a quarter of it.
+    """
     window = torch.hann_window(size, device=audio.device)
     spectra = torch.stft(audio.flatten(0, 1), size, size // 4, window=window, return_complex=True)
     if audio.shape[1] == 1:
@@ -64,20 +80,26 @@ def view_spectra(audio: torch.Tensor, size: int) -> torch.Tensor:
 def mel_distance(
     target: torch.Tensor, output: torch.Tensor, sampling_rate: int, sizes: tuple[int, ...] = (256, 512, 1024, 2048)
 ) -> torch.Tensor:
-    """L1 of log-mel energies of float [B, C, N] at several scales (Défossez et al. 2022, section 3.4).
+    """L1 of log-mel energies, mean over scales (Défossez et al. 2022, section 3.4); a scalar.
 
     Of stereo, it compares mid, side, left and right. A mel band sums many bins, so that the level of noise counts
     rather than its exact waveform.
+
+    Args:
+        target (float [B, C, N]): audio.
+        output (like it): what the codec makes of it.
+        sampling_rate: in Hz.
+        sizes: windows in samples; each has a mel band for every 32 of them.
     """
     total = target.new_zeros(())
     for size in sizes:
         filters = torch.from_numpy(mel_filters(size, sampling_rate, size // 32, 0.0)).to(target)
         true = torch.einsum("fm,bft->bmt", filters, view_spectra(target, size).abs().pow(2))
-        heard = torch.einsum("fm,bft->bmt", filters, view_spectra(output, size).abs().pow(2))
+        decoded = torch.einsum("fm,bft->bmt", filters, view_spectra(output, size).abs().pow(2))
         # 60 dB below the clip's loudest band
         floor = 1e-6 * true.amax(dim=(1, 2), keepdim=True) + 1e-8
-        # 0.5: of powers
-        total = total + 0.5 * ((true + floor).log() - (heard + floor).log()).abs().mean()
+        # 0.5: the logarithm of a power is twice that of a magnitude
+        total = total + 0.5 * ((true + floor).log() - (decoded + floor).log()).abs().mean()
     return total / len(sizes)
 
 
@@ -96,7 +118,14 @@ def middle_of(codec: Codec, sound: torch.Tensor, size: int) -> torch.Tensor:
 def evaluate_codec(
     codec: PreTrainedModel, pool: SongPool, depths: tuple[int, ...] = (8, 4, 2), seconds: float = 5.0, clips: int = 40
 ) -> dict[str, Any]:
-    """Evaluates how well a codec reconstructs instrumental clips.
+    """Evaluates how well a codec reconstructs instrumental clips; the codec ends in training mode.
+
+    Args:
+        codec: a spectral codec.
+        pool: songs at the codec's rate.
+        depths: numbers of codebooks to decode.
+        seconds: length of a clip.
+        clips: their number, at most.
 
     Returns:
         means over clips: `si_sdr_db` at each number of codebooks, `si_sdr_db_unquantized`, `log_mel_db` (mean distance
@@ -122,7 +151,7 @@ def evaluate_codec(
         if song.stems:
             bands[f"{style}/stems"] = list(song.stems.values())
         for name, band in bands.items():
-            parts = np.stack([part[start : start + num_samples] for part in band]) / np.float32(PCM_SCALE)
+            parts = np.stack([sound[start : start + num_samples] for sound in band]) / np.float32(PCM_SCALE)
             clip_figures = _scores_of_coding(codec, parts, depths, counts if name == style else None)
             figures.setdefault(name, []).append(clip_figures)
     codec.train()
@@ -174,7 +203,12 @@ def _scores_of_coding(
 
 
 def _mean_figures(rows: list[dict[str, float]], depths: tuple[int, ...]) -> dict[str, Any]:
-    """The means of the figures of clips, as `evaluate_codec` returns them; None where there are no clips."""
+    """The means of the figures of clips, as `evaluate_codec` returns them; None where there are no clips.
+
+    Args:
+        rows: figures of each clip (`_scores_of_coding`).
+        depths: numbers of codebooks that were decoded.
+    """
     means = {}
     if rows:
         means = {name: round(float(np.mean([row[name] for row in rows])), 2) for name in rows[0]}

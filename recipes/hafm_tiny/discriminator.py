@@ -41,7 +41,8 @@ class SpectrogramDiscriminator(nn.Module):
         spectrum = torch.stft(
             audio[:, 0], self.size, self.size // 4, window=window, normalized=True, return_complex=True
         )
-        magnitudes = spectrum.abs() + 1e-5
+        magnitudes = spectrum.abs() + 1e-5  # [B, F, T]
+        # the phase is kept
         compressed = torch.view_as_real(spectrum * magnitudes ** (COMPRESSION - 1)).permute(0, 3, 1, 2)
         hidden = torch.cat([compressed, magnitudes[:, None] ** COMPRESSION], dim=1)
         features = []

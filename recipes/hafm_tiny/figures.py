@@ -24,6 +24,7 @@ def log_mel(samples: Samples, sampling_rate: int, hops_in_window: int = 8) -> ND
         float64 [80, 1 + N // hop], dB below the loudest value, at least -80.
     """
     hop = sampling_rate // FRAME_RATE
+    # the next power of 2
     size = 1 << (hop * hops_in_window - 1).bit_length()
     filters = mel_filters(size, sampling_rate, MEL_BANDS, LOWEST_MEL_HZ)
     # half a window on both sides, so that a clip shorter than a window has frames as well
@@ -32,11 +33,13 @@ def log_mel(samples: Samples, sampling_rate: int, hops_in_window: int = 8) -> ND
         padded, window_function(size, "hann"), size, hop, power=2.0, center=False, mel_filters=filters
     ).astype(np.float64)
     decibels = 10.0 * np.log10(np.maximum(power, 1e-10))
-    return np.maximum(decibels - max(decibels.max(), -60.0), -80.0)
+    # at least −60 dB: near silence is not amplified
+    loudest = max(decibels.max(), -60.0)
+    return np.maximum(decibels - loudest, -80.0)
 
 
 def scale_invariant_sdr(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """SI-SDR in dB [B] of float [B, N] (Le Roux et al. 2019, arXiv 1811.02508)."""
+    """SI-SDR in dB (float [B]) of `output` for `target` (float [B, N] each; Le Roux et al. 2019, arXiv 1811.02508)."""
     target = target - target.mean(dim=-1, keepdim=True)
     output = output - output.mean(dim=-1, keepdim=True)
     scale = (output * target).sum(-1, keepdim=True) / target.pow(2).sum(-1, keepdim=True).clamp_min(1e-12)

@@ -80,11 +80,12 @@ def resample_linear(samples: np.ndarray, num_samples: int) -> np.ndarray:
 
 
 def add_room(samples: np.ndarray, rng: np.random.Generator, sampling_rate: int) -> np.ndarray:
-    """Adds a random room to float32 [N]: convolution with exponentially decaying noise."""
+    """Adds a random room to samples (float32 [N] at `sampling_rate` Hz): convolution with decaying noise."""
     decay = rng.uniform(0.1, 0.5)  # seconds
     time = np.arange(int(decay * sampling_rate)) / sampling_rate
     # 6.9 nepers are 60 dB
     tail = rng.normal(size=len(time)) * np.exp(-6.9 * time / decay)
+    # level relative to the sound: −26 to −8 dB
     tail *= rng.uniform(0.05, 0.4) / np.sqrt(np.sum(tail**2))
     return (samples + fftconvolve(samples, tail)[: len(samples)]).astype(np.float32)
 
@@ -94,10 +95,10 @@ def vocal_noise(rng: np.random.Generator, num_samples: int, noise_std: float) ->
 
     60 % of crops have that of generation, of deviation `noise_std`, 15 % none, and the rest noise of a random level.
     """
-    kind = rng.random()
-    if kind < 0.6:
+    draw = rng.random()
+    if draw < 0.6:
         level = noise_std
-    elif kind < 0.75:
+    elif draw < 0.75:
         level = 0.0
     else:
         level = noise_std * 10 ** rng.uniform(-1.5, 0.3)
@@ -124,6 +125,7 @@ def draw_crop(
     is_vocal = bool(rng.random() < arguments.vocal_share)
     shift = int(rng.integers(-arguments.max_shift, arguments.max_shift + 1))
     cents = rng.uniform(-1, 1) * (arguments.vocal_cents if is_vocal else arguments.band_cents)
+    # of speed: as many samples are read for one of the crop, which raises its pitch
     ratio = 2 ** ((shift + cents / 100) / 12)
     num_read = int(np.ceil(num_samples * ratio)) + 1
     song, start = pool.draw(rng, num_read)
@@ -132,6 +134,7 @@ def draw_crop(
     samples = resample_linear(samples, num_samples)
     if rng.random() < 0.3:
         samples = add_room(samples, rng, pool.sampling_rate)
+    # the level matters relative to the noise; in the end, the crop is normalised
     samples = samples * np.float32(10 ** (rng.uniform(-12, 6) / 20))
     if is_vocal:
         samples = samples + vocal_noise(rng, num_samples, arguments.noise_std)
@@ -143,7 +146,7 @@ def draw_crop(
 
 def draw_mask(rng: np.random.Generator, rows: int, frames: int, share: float, span: int) -> torch.Tensor:
     """Bool mask [`rows`, `frames`] with spans of `span` frames set, about `share` of all frames."""
-    starts = rng.random((rows, frames)) < share / span
+    starts = rng.random((rows, frames)) < share / span  # spans may overlap
     mask = np.zeros((rows, frames), dtype=bool)
     for row, frame in zip(*np.nonzero(starts), strict=True):
         mask[row, frame : frame + span] = True
@@ -199,7 +202,7 @@ class SemanticTrainer:
         crops = [draw_crop(self.pool, arguments, rng, seconds, self.pad, self.hop) for _ in range(rows)]
         values = torch.from_numpy(np.stack([samples for samples, _ in crops])).to(self.device)
         targets = {
-            name: torch.from_numpy(np.stack([found[name] for _, found in crops])).to(self.device)
+            name: torch.from_numpy(np.stack([crop_targets[name] for _, crop_targets in crops])).to(self.device)
             for name in NUM_TARGETS
         }
         frames = values.shape[1] // self.hop - 2 * self.pad // self.hop
@@ -231,7 +234,11 @@ class SemanticTrainer:
             self.centroids[name] = kmeans(torch.cat(vectors[name]), size, 20, generator)
 
     def train_step(self) -> dict[str, float]:
-        """Take one step; returns losses (nats) and the accuracy of the label targets."""
+        """Take one step, unless a gradient is not finite.
+
+        Returns:
+            Losses in nats, accuracies of the label targets, and the learning rate, by name.
+        """
         arguments = self.arguments
         if not self.centroids:
             self.start_clusters()
@@ -254,7 +261,12 @@ class SemanticTrainer:
         return {**report, "learning_rate": rate}
 
     def _loss(self, features: torch.Tensor, targets: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
-        """The weighted sum of all losses of features (float [B, T, D]), and each of them."""
+        """The weighted sum of all losses, and each of them for the log, with the accuracy of label targets.
+
+        Args:
+            features (float [B, T, D]): the network's hidden states.
+            targets: int64 [B, T] by name; frames that are IGNORED do not count.
+        """
         weights = self.arguments.weights
         activation = features.pow(2).mean()
         loss = weights["activation"] * activation
@@ -265,9 +277,9 @@ class SemanticTrainer:
                 continue
             logits = head(features[labelled])
             labels = targets[name][labelled]
-            part = nn.functional.cross_entropy(logits, labels)
-            loss = loss + weights[name] * part
-            report[name] = float(part.detach())
+            cross_entropy = nn.functional.cross_entropy(logits, labels)
+            loss = loss + weights[name] * cross_entropy
+            report[name] = float(cross_entropy.detach())
             if name in NUM_TARGETS:
                 report[name + "_accuracy"] = float((logits.detach().argmax(-1) == labels).float().mean())
         return loss, report

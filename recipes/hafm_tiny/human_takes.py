@@ -44,12 +44,12 @@ def human_take(measured: Measured, notes: Sequence[Sequence[float]], rng: np.ran
         return measured
     take = HumanTake(measured, rng)
     spans = [(max(round(start * FRAME_RATE), 0), round(stop * FRAME_RATE)) for start, stop, *_ in notes]
-    end = 0
+    last_stop = 0
     for start, stop in spans:
         stop = min(stop, len(take.bend))
         if stop - start >= SHORTEST:
-            take.sing(start, stop, start - end)
-            end = stop
+            take.sing(start, stop, rest=start - last_stop)
+            last_stop = stop
     return take.measured()
 
 
@@ -96,16 +96,20 @@ class HumanTake:
         self.shortened = draw(0, 0.5)
 
     def sing(self, start: int, stop: int, rest: int) -> None:
-        """Sings one note, given by its first and last frame, after `rest` frames of rest."""
+        """Sings one note, frames [start, stop), after `rest` frames of rest."""
         self._bend(start, stop)
         self._shape(start, stop)
         if self.rng.random() < self.consonants:
             self._consonant(start)
+        # no breath in less than a quarter of a second
         if rest > 25 and self.rng.random() < self.breaths:
             self._breath(start, rest)
 
     def _bend(self, start: int, stop: int) -> None:
-        """Adds pitch error, vibrato, a scoop at the start, a fall at the end, and a turn in between."""
+        """Adds pitch error, vibrato, a scoop at the start, a fall at the end, and a turn to a note [start, stop).
+
+        In semitones, to `bend`. Short notes have no vibrato (up to 0.3 s) and no turn (up to 0.25 s).
+        """
         rng = self.rng
         time = np.arange(stop - start) / FRAME_RATE
         bend = np.full(len(time), rng.normal(0, self.off))
@@ -124,19 +128,19 @@ class HumanTake:
         self.bend[start:stop] += bend
 
     def _shape(self, start: int, stop: int) -> None:
-        """Adds an accent, a fade, a slow attack and an early release."""
+        """Adds an accent, a fade, perhaps a slow attack and an early release to a note [start, stop), in dB."""
         rng = self.rng
         time = np.arange(stop - start) / FRAME_RATE
-        shape = rng.normal(0, self.accents) - self.fades * rng.random() * time / max(float(time[-1]), 0.5)
+        gain_db = rng.normal(0, self.accents) - self.fades * rng.random() * time / max(float(time[-1]), 0.5)
         if rng.random() < 0.5:
-            shape -= rng.uniform(0, 8) * np.exp(-time / rng.uniform(0.02, 0.12))
-        left = round(len(time) * rng.uniform(0, self.shortened))
-        if len(time) > 20 and left > 3 and rng.random() < 0.5:
-            shape[-left:] -= rng.uniform(5, 30) * np.linspace(0, 1, left)
-        self.gain[start:stop] += shape
+            gain_db -= rng.uniform(0, 8) * np.exp(-time / rng.uniform(0.02, 0.12))
+        release = round(len(time) * rng.uniform(0, self.shortened))
+        if len(time) > 20 and release > 3 and rng.random() < 0.5:
+            gain_db[-release:] -= rng.uniform(5, 30) * np.linspace(0, 1, release)
+        self.gain[start:stop] += gain_db
 
     def _consonant(self, start: int) -> None:
-        """Adds a consonant before a note: noise, during which the voice is attenuated."""
+        """Adds a consonant before a note's first frame: 0.02 to 0.13 s of bright noise that attenuates the voice."""
         rng = self.rng
         begin = max(start - round(FRAME_RATE * self.rng.uniform(0.02, 0.13)), 0)
         if start - begin < 2:
@@ -144,11 +148,12 @@ class HumanTake:
         level = self.loud - rng.uniform(6, 24) + rng.normal(0, 1.5, start - begin)
         self._noise(begin, level, level[:, None] - 4 + rng.uniform(0, 14) * TILT)
         self.gain[begin:start] -= rng.uniform(0, 25)
+        # 60 % are voiceless, but for their first frames
         cut = begin + int(rng.integers(0, 3))
         self.voiced[cut:start] &= rng.random() < 0.4
 
     def _breath(self, start: int, rest: int) -> None:
-        """Adds a breath in the rest before a note."""
+        """Adds a breath in the `rest` frames before a note's first frame."""
         rng = self.rng
         stop = start - round(FRAME_RATE * rng.uniform(0, 0.1))
         begin = max(stop - round(FRAME_RATE * rng.uniform(0.12, min(0.5, rest / FRAME_RATE))), 0)
@@ -171,7 +176,9 @@ class HumanTake:
         self.gain = gaussian_filter1d(self.gain, rng.uniform(0.8, 3)) + self._wander(150, rng.uniform(0, 3))
         level = _power(self.level + self.gain)
         bands = _power(self.bands + self.gain[:, None])
+        # powers [S] and [S, 40]
         sounds = [level + _power(self.noise_level), bands + _power(self.noise_bands)]
+
         # by which a room's power falls in a frame: 60 dB in 0.08 to 0.7 s
         decay = 10 ** (-6 / (rng.uniform(0.08, 0.7) * FRAME_RATE))
         wet = 3 * _power(-rng.uniform(4, 16))
@@ -181,13 +188,15 @@ class HumanTake:
         smooth = rng.uniform(0.01, 2)
         for number, noise in enumerate((rng.normal(0, 1, frames), colour)):
             dry = sounds[number]
-            heard = dry + wet * lfilter([1 - decay], [1, -decay], dry, axis=0) + _power(floor + noise)
-            sounds[number] = _decibels(gaussian_filter1d(heard, smooth, axis=0))
+            recorded = dry + wet * lfilter([1 - decay], [1, -decay], dry, axis=0) + _power(floor + noise)
+            sounds[number] = _decibels(gaussian_filter1d(recorded, smooth, axis=0))
         level, bands = sounds
+
+        # notes glide into each other; a tracker misses quiet frames, and some others
         slurred = gaussian_filter1d(self.semitones, FRAME_RATE * rng.uniform(0.005, 0.06))
         slurred += self.bend + self._wander(rng.uniform(4, 15), rng.uniform(0.02, 0.15))
-        heard = self.voiced & (level > self.loud - 35) & (self._wander(3, 1) < rng.uniform(1.8, 4))
-        pitch = np.where(heard, 440 * 2 ** (slurred / 12), np.nan)
+        has_pitch = self.voiced & (level > self.loud - 35) & (self._wander(3, 1) < rng.uniform(1.8, 4))
+        pitch = np.where(has_pitch, 440 * 2 ** (slurred / 12), np.nan)
         return pitch.astype(np.float32), level.astype(np.float32), bands.astype(np.float32)
 
     def _wander(self, frames: float, deviation: float) -> NDArray[np.float64]:

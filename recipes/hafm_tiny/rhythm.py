@@ -95,9 +95,10 @@ class RhythmTrainer:
         if not self.songs:
             least = min(needed.values())
             raise ValueError(f"No song is longer than {least:.1f} s; add longer songs or lower crop_seconds.")
-        most = self.songs[min(self.songs)]
+        # the shortest crops fit into the most songs
+        most_songs = self.songs[min(self.songs)]
         # of each descriptor, to scale the noise
-        self.deviation = torch.from_numpy(np.concatenate([features for features, _ in most]).std(0))
+        self.deviation = torch.from_numpy(np.concatenate([features for features, _ in most_songs]).std(0))
         self.rng = np.random.default_rng(arguments.seed)
         self.generator = torch.Generator().manual_seed(arguments.seed)
 
@@ -111,10 +112,10 @@ class RhythmTrainer:
         rows = max(round(self.arguments.batch_seconds * self.frame_rate / frames), 1)
         crops = [self._crop(frames) for _ in range(rows)]
         inputs = self._disturbed(torch.from_numpy(np.stack([features for features, _ in crops])))
-        wanted = torch.from_numpy(np.stack([beats for _, beats in crops]))
+        beat_targets = torch.from_numpy(np.stack([beats for _, beats in crops]))
         device = self.network.head.weight.device
         logits = self.network(inputs.to(device))
-        return F.cross_entropy(logits.flatten(0, 1), wanted.to(device).flatten(), ignore_index=IGNORED)
+        return F.cross_entropy(logits.flatten(0, 1), beat_targets.to(device).flatten(), ignore_index=IGNORED)
 
     def _crop(self, frames: int) -> tuple[Array, Beats]:
         """A crop of a random song at a random tempo, sung early or late.
@@ -189,8 +190,9 @@ def rhythm_scores(network: HAFMRhythmNetwork, songs: Sequence[tuple[Array, Beats
     points = np.concatenate(points_of_crops)  # [T, 4]
     angles = np.concatenate(angles_of_crops)  # [T]
     scores = {"beat_nats": float(np.mean(nats))}
-    for name, times, columns in (("beat_agreement", 1, slice(0, 2)), ("half_beat_agreement", 2, slice(2, 4))):
-        true = np.stack([np.cos(times * angles), np.sin(times * angles)], axis=1)
+    # columns of the points: cosine and sine of the phase in the beat, then in the half beat, at twice the angle
+    for name, factor, columns in (("beat_agreement", 1, slice(0, 2)), ("half_beat_agreement", 2, slice(2, 4))):
+        true = np.stack([np.cos(factor * angles), np.sin(factor * angles)], axis=1)
         confidence = np.linalg.norm(points[:, columns], axis=1).sum()
         # a point's length is the confidence
         scores[name] = float((points[:, columns] * true).sum() / confidence)

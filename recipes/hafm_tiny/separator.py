@@ -87,19 +87,22 @@ class SeparatorTrainer:
         return take_steps(self.model, self._loss, self.arguments)
 
     def _loss(self) -> torch.Tensor:
-        """L1 distance of estimated and true stem magnitudes, relative to the mixture's magnitudes."""
+        """L1 distance of estimated and true stem magnitudes of random crops, relative to the mixture's magnitudes."""
         crops = [self._crop() for _ in range(self.arguments.batch_size)]
         device = self.model.head.weight.device
         bands, stems = zip(*crops, strict=True)
-        magnitudes = self.model.spectrogram(torch.from_numpy(np.stack(bands)).to(device)).abs()
-        true = self.model.spectrogram(torch.from_numpy(np.stack(stems)).to(device)).abs()
+        magnitudes = self.model.spectrogram(torch.from_numpy(np.stack(bands)).to(device)).abs()  # [B, F, T]
+        true = self.model.spectrogram(torch.from_numpy(np.stack(stems)).to(device)).abs()  # [B, S, F, T]
         with in_half(device):
-            masks = self.model.masks(magnitudes)
+            masks = self.model.masks(magnitudes)  # [B, S, F, T]
         estimated = masks * magnitudes[:, None]
         return (estimated - true).abs().sum(1).mean() / magnitudes.mean()
 
     def _crop(self) -> tuple[np.ndarray, np.ndarray]:
-        """A random crop of a mixture and its stems, float32 [N] and [S, N]."""
+        """A random crop of a mixture and its stems, float32 [N] and [S, N].
+
+        In a share of crops, the mixture is coded as a whole; otherwise, stems get random gains before they are mixed.
+        """
         rng = self.rng
         count = round(self.arguments.crop_seconds * self.pool.sampling_rate)
         song, start = self.pool.draw(rng, count)
@@ -127,7 +130,12 @@ def stems_of(song: Song) -> np.ndarray:
 
 @torch.no_grad()
 def separator_scores(model: HAFMSeparatorModel, songs: Sequence[Song], codec: Codec) -> dict[str, float]:
-    """Scores a separator on 10 s from the middle of each song.
+    """Scores a separator on 10 s from the middle of each song; shorter songs are left out.
+
+    Args:
+        model: the separator, on the CPU.
+        songs: with stems, at the separator's rate.
+        codec: for coded mixtures.
 
     Returns:
         SI-SDR in dB, means over the songs in which a stem plays: `STEM_si_sdr` of the separated stem,

@@ -148,7 +148,10 @@ class SongPool:
         return sum(song.num_samples for song in self.songs) / self.sampling_rate / 3600
 
     def refresh(self) -> int:
-        """Load the songs that were finished since the last call; returns their number."""
+        """Load the songs that were finished since the last call, up to `max_hours`; returns their number.
+
+        Songs that cannot be read are skipped with a warning.
+        """
         count = 0
         for folder in finished_songs(self.folder):
             if folder.name in self._seen:

@@ -84,7 +84,15 @@ class SongTrainer(Protocol):
 
 
 def resume(trainer: SongTrainer, run: SongRunArguments) -> bool:
-    """Resumes from RUN/state.pt if there is one; returns whether there was."""
+    """Loads the state that an earlier run saved in state.pt of the output folder, if there is one.
+
+    Args:
+        trainer: gets the state.
+        run: folders of the run.
+
+    Returns:
+        Whether there was one.
+    """
     state = Path(run.out) / "state.pt"
     if state.exists():
         trainer.load_state_dict(load_state(state, run.device))
@@ -111,9 +119,10 @@ def train_on_songs(
         save_model(out)
 
     logger.info("%d songs, %.2f h", len(trainer.pool.songs), trainer.pool.hours)
+    # when and at which step the steps per second begin to be counted; when the state was saved
     since = saved = time.monotonic()
     first = trainer.step
-    window: dict[str, list[float]] = {}
+    window: dict[str, list[float]] = {}  # metrics of the steps since the last line
     while trainer.step < steps:
         for name, value in trainer.train_step().items():
             window.setdefault(name, []).append(value)

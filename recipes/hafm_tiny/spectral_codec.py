@@ -103,11 +103,11 @@ def level_distance(
         side_weight: of the side's level, relative to the mid's.
     """
     true = band_powers(target, sampling_rate, size)
-    heard = band_powers(output, sampling_rate, size)
+    decoded = band_powers(output, sampling_rate, size)
     # bands 50 dB below the loudest one hardly count
     floor = 1e-5 * true.amax(dim=1, keepdim=True) + 1e-8
-    # 0.5: of powers
-    distances = 0.5 * ((true + floor).log() - (heard + floor).log()).abs().mean(dim=1)
+    # 0.5: the logarithm of a power is twice that of a magnitude
+    distances = 0.5 * ((true + floor).log() - (decoded + floor).log()).abs().mean(dim=1)
     if target.shape[1] == 1:
         return distances.mean()
     # mid, side, left, right
@@ -118,7 +118,7 @@ def level_distance(
 def band_powers(audio: torch.Tensor, sampling_rate: int, size: int = 1024) -> torch.Tensor:
     """Power of `LEVEL_BANDS` mel bands over whole crops: float [B, 1, N] → [B, bands].
 
-    Of stereo [B, 2, N], those of mid, side, left and right: [4 · B, bands].
+    Of stereo [B, 2, N], those of mid, side, left and right: [4 · B, bands]. `size` is the window in samples.
     """
     filters = torch.from_numpy(mel_filters(size, sampling_rate, LEVEL_BANDS, 0.0)).to(audio)
     return view_spectra(audio, size).abs().square().mean(-1) @ filters
@@ -207,17 +207,19 @@ class SpectralTrainer:
         self.average = copy.deepcopy(codec).requires_grad_(False)
         self.step = 0
         self.quantized = arguments.decoder_only
+        # codebooks are no parameters: moving averages (counts, sums) update them
         codec.encoder.requires_grad_(not arguments.decoder_only)
         self.counts = torch.ones(codec.quantizer.codebooks.shape[:2], device=codec.device)
         self.sums = codec.quantizer.codebooks.clone()
         decoder = codec.decoder
-        output = [*decoder.last.parameters()]
+        output_parameters = [*decoder.last.parameters()]
         if decoder.noise:
-            output += decoder.noise.parameters()
-        listed = {id(parameter) for parameter in output}
-        others = [held for held in codec.parameters() if held.requires_grad and id(held) not in listed]
+            output_parameters += decoder.noise.parameters()
+        output_ids = {id(parameter) for parameter in output_parameters}
+        others = [weight for weight in codec.parameters() if weight.requires_grad and id(weight) not in output_ids]
+        # "factor" is this class's: of the scheduled learning rate
         self.optimizer = torch.optim.AdamW(
-            [{"params": others, "factor": 1.0}, {"params": output, "factor": arguments.output_rate_factor}],
+            [{"params": others, "factor": 1.0}, {"params": output_parameters, "factor": arguments.output_rate_factor}],
             arguments.learning_rate,
             (0.8, 0.99),
             weight_decay=0.01,
@@ -246,13 +248,13 @@ class SpectralTrainer:
         spectrum = self.codec.decoder.spectrum
         channels = spectrum.format.channels
         usual = _usual_levels(spectrum, [batch.target for batch in batches]).unflatten(0, (channels, -1))
-        held = spectrum.usual.unflatten(0, (channels, -1))
-        held[0, trained_bins:] = usual[0, trained_bins:]
-        held[1:] = usual[1:]
+        current = spectrum.usual.unflatten(0, (channels, -1))
+        current[0, trained_bins:] = usual[0, trained_bins:]
+        current[1:] = usual[1:]
         self.average.load_state_dict(self.codec.state_dict())
 
     def train_step(self) -> dict[str, float]:
-        """Takes one step and returns its losses."""
+        """Takes one step, unless a gradient is not finite; returns its losses, gradient norm and learning rate."""
         arguments = self.arguments
         step = self.step
         rate = cosine_learning_rate(
@@ -288,13 +290,13 @@ class SpectralTrainer:
 
     def averaged(self) -> HAFMSpectralModel:
         """The codec with its weights averaged over the last steps, and its current codebooks and running mean."""
-        for held, now in zip(self.average.buffers(), self.codec.buffers(), strict=True):
-            held.copy_(now)
+        for average, current in zip(self.average.buffers(), self.codec.buffers(), strict=True):
+            average.copy_(current)
         return self.average
 
     @torch.no_grad()
     def settle(self, batches: int = 300) -> HAFMSpectralModel:
-        """`averaged`, with the running mean of its output re-estimated for the averaged weights."""
+        """`averaged`, with its decoder's running mean estimated again on `batches` batches, in evaluation mode."""
         codec = self.averaged().train()
         for index in range(batches):
             batch = self._draw(SETTLING_STEP + index)
@@ -343,7 +345,6 @@ class SpectralTrainer:
         targets: list[np.ndarray] = []
         first: list[int] = []
         rows = self.arguments.batch_size + self.arguments.varied_rows
-        plain = self.arguments.batch_size
         while len(crops) < rows:
             song, start = self._draw_crop(rng, (frames + 1) * read.hop_length)
             start -= start % grid
@@ -351,7 +352,7 @@ class SpectralTrainer:
             target = _stereo_crop(song, start * played.sampling_rate // read.sampling_rate, frames * played.hop_length)
             if np.sqrt(np.mean(crop**2)) < LEAST_RMS or target.shape[-1] < frames * played.hop_length:
                 continue
-            if len(crops) >= plain:
+            if len(crops) >= self.arguments.batch_size:
                 target = self._equalised_anew(rng, target)
                 crop = soxr.resample(target.mean(axis=0), played.sampling_rate, read.sampling_rate)
                 # a resampled crop may be a sample longer or shorter
@@ -419,11 +420,13 @@ class SpectralTrainer:
         with in_half(self.codec.device), torch.set_grad_enabled(not arguments.decoder_only):
             latents = self.codec.encoder(batch.audio).float()
         decoded = self._decoder_input(latents, generator)
+
         loss = latents.new_zeros(())
         if self.quantized and not arguments.decoder_only:
             commitment = (latents - decoded.detach()).square().mean()
             report["commitment"] = float(commitment.detach())
             loss = arguments.commitment_weight * commitment
+
         with in_half(self.codec.device):
             hidden = self.codec.decoder.hidden(decoded)
         target = batch.target
@@ -438,6 +441,7 @@ class SpectralTrainer:
                 target, output, sampling_rate, level_window(sampling_rate), arguments.side_level_weight
             ),
         }
+        # terms of weight 0 are not computed
         for name, term in terms.items():
             if weight := getattr(arguments, f"{name}_weight"):
                 value = term()

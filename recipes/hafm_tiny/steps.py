@@ -46,8 +46,8 @@ class StepArguments:
 def in_half(device: torch.device) -> torch.autocast:
     """bfloat16 autocast on a GPU, and on a CPU that supports it natively; elsewhere no effect."""
     capabilities = torch.cpu.get_capabilities()
-    computes = device.type == "cuda" or capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=computes)
+    is_native = device.type == "cuda" or capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_native)
 
 
 def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], arguments: StepArguments) -> float:
@@ -68,6 +68,7 @@ def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], arguments: St
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(arguments.ema_decay))
     losses = []
     began = time.monotonic()
+
     model.train()
     for number in range(arguments.steps):
         rate = cosine_learning_rate(number, arguments.steps, peak, FINAL_SHARE * peak, arguments.warmup_steps)
@@ -84,6 +85,7 @@ def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], arguments: St
         if (number + 1) % LINE_EVERY == 0:
             recent = float(np.mean(losses[-LINE_EVERY:]))
             logger.info("step %d, loss %.3f, %.0f s", number + 1, recent, time.monotonic() - began)
+
     if average is not None:
         model.load_state_dict(average.module.state_dict())
     model.eval()

@@ -28,7 +28,7 @@ def octave_levels(sound: np.ndarray, sampling_rate: int) -> np.ndarray:
 
 
 def log_spectral_distance(target: np.ndarray, output: np.ndarray) -> float:
-    """Log spectral distance in dB of sounds [C, N]: RMS over frequencies, mean over frames and channels."""
+    """Log spectral distance in dB of sounds (float [C, N]): RMS over frequencies, mean over frames and channels."""
     window = torch.hann_window(WINDOW, dtype=torch.float64)
     levels = []
     for sound in (target, output):
@@ -65,6 +65,13 @@ def evaluate_in_stereo(
 ) -> dict[str, dict[str, Any]]:
     """Figures of codecs of the same codes on the same clips of songs in stereo.
 
+    Args:
+        codecs: by name; the first one encodes the clips.
+        pool: songs with stereo.
+        depths: numbers of codebooks to decode.
+        seconds: length of a clip.
+        clips: their number; silent ones are left out.
+
     Returns:
         for each codec: `si_sdr_db` of the middle in the input's bandwidth at each number of codebooks, `lsd_db` (log
         spectral distance of both channels with the most), and `mid_db` and `side_db`, decoded − true by octave. Levels
@@ -75,6 +82,7 @@ def evaluate_in_stereo(
     rate = pool.stereo_rate
     wrapped = {name: as_codec(model.eval()) for name, model in codecs.items()}
     form = next(iter(wrapped.values())).format
+    # both rates have whole samples at multiples of this many samples of the mono song
     grid = form.sampling_rate // np.gcd(form.sampling_rate, rate)
     size = int(seconds * pool.sampling_rate)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in codecs}
@@ -96,7 +104,7 @@ def evaluate_in_stereo(
 def _figures(
     codec: Codec, codes: torch.Tensor, depths: tuple[int, ...], mono: np.ndarray, stereo: np.ndarray, rate: int
 ) -> dict[str, Any]:
-    """Figures of one clip, for `_together`.
+    """Figures of one clip, for `_together`: SI-SDR by depth, "lsd", and powers by octave of mid and side.
 
     Args:
         codec: decodes the codes.
@@ -112,24 +120,29 @@ def _figures(
         middle = soxr.resample(sound.mean(axis=0), rate, codec.format.sampling_rate)[: len(mono)]
         target = torch.from_numpy(mono[: len(middle)]).double()[None]
         figures[str(depth)] = float(scale_invariant_sdr(target, torch.from_numpy(middle)[None]))
-    whole = played(codec, codes[:, : max(depths)], stereo.shape[1], rate)
-    figures["lsd"] = log_spectral_distance(stereo[:, : whole.shape[1]], whole)
-    for name, sound in (("true", stereo), ("out", whole)):
+    decoded = played(codec, codes[:, : max(depths)], stereo.shape[1], rate)
+    figures["lsd"] = log_spectral_distance(stereo[:, : decoded.shape[1]], decoded)
+    for name, sound in (("true", stereo), ("out", decoded)):
         figures[f"mid_{name}"] = 10 ** (octave_levels(sound.mean(axis=0), rate) / 10)
         figures[f"side_{name}"] = 10 ** (octave_levels((sound[0] - sound[1]) / 2, rate) / 10)
     return figures
 
 
 def _together(rows: list[dict[str, Any]], depths: tuple[int, ...]) -> dict[str, Any]:
-    """The figures of all clips together, as `evaluate_in_stereo` returns them."""
+    """The figures of all clips together, as `evaluate_in_stereo` returns them.
+
+    Args:
+        rows: figures of each clip (`_figures`).
+        depths: numbers of codebooks that were decoded.
+    """
     figures: dict[str, Any] = {
         "si_sdr_db": {depth: round(float(np.mean([row[str(depth)] for row in rows])), 2) for depth in depths},
         "lsd_db": round(float(np.mean([row["lsd"] for row in rows])), 2),
         "clips": len(rows),
     }
-    for part in ("mid", "side"):
-        true_levels = 10 * np.log10(np.mean([row[f"{part}_true"] for row in rows], axis=0))
-        output_levels = 10 * np.log10(np.mean([row[f"{part}_out"] for row in rows], axis=0))
+    for channel in ("mid", "side"):
+        true_levels = 10 * np.log10(np.mean([row[f"{channel}_true"] for row in rows], axis=0))
+        output_levels = 10 * np.log10(np.mean([row[f"{channel}_out"] for row in rows], axis=0))
         differences: dict[int, float | None] = {}
         levels: dict[int, float] = {}
         for octave, true, output in zip(OCTAVES, true_levels, output_levels, strict=True):
@@ -137,6 +150,6 @@ def _together(rows: list[dict[str, Any]], depths: tuple[int, ...]) -> dict[str, 
             if true > AUDIBLE_DB:
                 differences[octave] = round(float(output - true), 1)
             levels[octave] = round(float(true), 1)
-        figures[f"{part}_db"] = differences
-        figures[f"{part}_true_db"] = levels
+        figures[f"{channel}_db"] = differences
+        figures[f"{channel}_true_db"] = levels
     return figures

@@ -35,7 +35,17 @@ def filter_frequencies() -> np.ndarray:
 
 
 def constant_q_filters(frequencies: np.ndarray, sampling_rate: int, kernel: int, cycles: float = 24.0) -> np.ndarray:
-    """Windowed cosines float32 [3 · F, kernel]: three phases of each frequency, `cycles` long unless very low."""
+    """A bank of constant-Q filters: windowed cosines in three phases of each frequency.
+
+    Args:
+        frequencies (float64 [F]): in Hz.
+        sampling_rate: in Hz.
+        kernel: length of the filters in samples, which limits that of low frequencies.
+        cycles: length of a window in cycles of its frequency.
+
+    Returns:
+        float32 [3 · F, kernel], the phases of a frequency one after the other.
+    """
     time = (np.arange(kernel) - (kernel - 1) / 2) / sampling_rate
     rows = []
     for frequency in frequencies:
@@ -49,7 +59,10 @@ def constant_q_filters(frequencies: np.ndarray, sampling_rate: int, kernel: int,
 
 
 def tiny_hubert_config(hidden_size: int = 192, num_hidden_layers: int = 5) -> HubertConfig:
-    """A small HuBERT with layer norm; its two convolutions have a stride of 160 · 2 = 320, like HuBERT's seven."""
+    """A small HuBERT with layer norm; its two convolutions have a stride of 160 · 2 = 320, like HuBERT's seven.
+
+    The first one is the bank of constant-Q filters, with a kernel of 3072 samples (0.19 s at 16 kHz).
+    """
     return HubertConfig(
         conv_dim=[PHASES * len(filter_frequencies()), 256],
         conv_kernel=[3072, 3],
@@ -72,7 +85,12 @@ def tiny_hubert_config(hidden_size: int = 192, num_hidden_layers: int = 5) -> Hu
 
 @torch.no_grad()
 def start_front_end(hubert: HubertModel, sampling_rate: int) -> None:
-    """Set the first convolution to the filter bank and freeze it; initialise the second to sum over phases."""
+    """Set the first convolution to the filter bank and freeze it; initialise the second to sum over phases.
+
+    Args:
+        hubert: of `tiny_hubert_config`, changed in place.
+        sampling_rate: in Hz.
+    """
     first, second = hubert.feature_extractor.conv_layers[:2]
     frequencies = filter_frequencies()
     filters = constant_q_filters(frequencies, sampling_rate, first.conv.kernel_size[0])
@@ -81,6 +99,7 @@ def start_front_end(hubert: HubertModel, sampling_rate: int) -> None:
     first.layer_norm.weight.fill_(4.0)
     for parameter in first.conv.parameters():
         parameter.requires_grad_(False)
+    # one channel per frequency sums its phases; the other channels stay random
     second.conv.weight[: len(frequencies)] = 0.0
     for index in range(len(frequencies)):
         second.conv.weight[index, PHASES * index : PHASES * (index + 1)] = 0.3
@@ -97,13 +116,14 @@ def descriptors(responses: torch.Tensor) -> dict[str, torch.Tensor]:
         loudness, onset strength and levels of 8 bands. Both are scaled so that their parts contribute evenly to
         Euclidean distance.
     """
-    bank = responses.unflatten(1, (-1, PHASES)).pow(2).sum(2)
+    bank = responses.unflatten(1, (-1, PHASES)).pow(2).sum(2)  # power at 100 Hz: [B, F, 2 · T (+1)]
     even = bank.shape[-1] // 2 * 2
-    power = bank[..., :even].unflatten(-1, (-1, 2)).mean(-1)
-    notes = 69 + 12 * torch.log2(torch.from_numpy(filter_frequencies()) / 440.0)
+    power = bank[..., :even].unflatten(-1, (-1, 2)).mean(-1)  # at 50 Hz: [B, F, T]
+    notes = 69 + 12 * torch.log2(torch.from_numpy(filter_frequencies()) / 440.0)  # MIDI
     classes = torch.remainder(torch.round(notes), PITCH_CLASSES).long().to(power.device)
     # quarter tones belong to no pitch class
     tuned = (notes - torch.round(notes)).abs() < 0.1
+    # the middle range, E3 to G6, and the low one, below G♯3
     ranges = (tuned & (notes >= 52) & (notes < 92), tuned & (notes < 56))
     chroma = []
     for inside in ranges:
@@ -113,9 +133,9 @@ def descriptors(responses: torch.Tensor) -> dict[str, torch.Tensor]:
         chroma.append(folded / folded.norm(dim=1, keepdim=True).clamp_min(1e-4))
     bands = torch.log(power.unflatten(1, (8, -1)).mean(2) + 1e-4)
     loudness = torch.log(power.mean(1, keepdim=True) + 1e-4)
-    logs = torch.log(power.sqrt() + 0.01)
-    rise = (logs[..., 1:] - logs[..., :-1]).clamp_min(0.0).mean(1, keepdim=True)
-    onset = torch.nn.functional.pad(rise, (1, 0))
+    log_magnitudes = torch.log(power.sqrt() + 0.01)
+    rise = (log_magnitudes[..., 1:] - log_magnitudes[..., :-1]).clamp_min(0.0).mean(1, keepdim=True)
+    onset = torch.nn.functional.pad(rise, (1, 0))  # the first frame has none
     texture = torch.cat([loudness, 10 * onset, 0.3 * bands], dim=1)
     return {"harmony": torch.cat(chroma, dim=1).transpose(1, 2), "texture": texture.transpose(1, 2)}
 

@@ -111,21 +111,22 @@ def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig, takes: int 
     vocal = (song.vocal / PCM_SCALE).astype(np.float32)
     rate = config.frame_rate
     frames = -(-len(vocal) * rate // config.sampling_rate)
-    measuring = HAFMVocalDescriptors(config.sampling_rate, rate)
-    rendered = measuring.measured(vocal, frames)
+    extractor = HAFMVocalDescriptors(config.sampling_rate, rate)
+    measured = extractor.measured(vocal, frames)
     rng = np.random.default_rng(zlib.crc32(song.name.encode()))
-    sung = (human_take(rendered, song.labels["notes"], rng) for _ in range(takes))
+    human_takes = (human_take(measured, song.labels["notes"], rng) for _ in range(takes))
     beat = beat_parts(song.labels, (np.arange(frames) + 0.5) / rate, BEAT_PARTS)
-    return RhythmicFrames(measuring.described(*rendered), beat, tuple(measuring.described(*take) for take in sung))
+    takes_described = tuple(extractor.described(*take) for take in human_takes)
+    return RhythmicFrames(extractor.described(*measured), beat, takes_described)
 
 
 def discriminants(features: Array, classes: NDArray[np.int64], dimensions: int) -> Array:
     """Linear discriminants, which maximise the variance between classes relative to within: float32 [D, dimensions].
 
     Args:
-        features (float32 [M, D]).
-        classes (int64 [M]).
-        dimensions: number of directions, strongest first; each is scaled to unit variance.
+        features (float32 [M, D]): of M frames.
+        classes (int64 [M]): class of each; those with few frames are left out.
+        dimensions: number of directions, strongest first; projections of `features` on each have unit variance.
 
     Raises:
         ValueError: fewer than two classes have enough frames.
@@ -145,25 +146,34 @@ def discriminants(features: Array, classes: NDArray[np.int64], dimensions: int) 
         between += len(rows) * np.outer(centre - mean, centre - mean)
     within /= len(features)
     within += SHRINKAGE * np.trace(within) / width * np.eye(width)
+    # in the whitened space, the strongest directions between classes are eigenvectors
     whitening = np.linalg.inv(np.linalg.cholesky(within))
     # eigenvalues are in ascending order
     _, vectors = np.linalg.eigh(whitening @ between @ whitening.T)
-    found = whitening.T @ vectors[:, ::-1][:, :dimensions]
-    return (found / (features @ found).std(0)).astype(np.float32)
+    directions = whitening.T @ vectors[:, ::-1][:, :dimensions]
+    return (directions / (features @ directions).std(0)).astype(np.float32)
 
 
 def vocal_projection(songs: Sequence[SungFrames], arguments: VocalSpaceArguments) -> Array:
-    """Concatenated discriminants of the note, of its onset and of singing: float32 [D, P]."""
+    """The projection of features to the vocal space: float32 [D, P].
+
+    Its columns are discriminants of the sung note and of its onset, in frames in which somebody sings, and of whether
+    anybody sings, in all frames.
+
+    Args:
+        songs: frames with features and labels.
+        arguments: number of the note's discriminants, and weight of the onset's.
+    """
     features = np.concatenate([song.features for song in songs]).astype(np.float32)
     note = np.concatenate([song.note for song in songs])
     onset = np.concatenate([song.onset for song in songs]).astype(np.int64)
     sung = note > 0
-    parts = (
+    columns = (
         discriminants(features[sung], note[sung], arguments.note_dimensions),
         arguments.onset_weight * discriminants(features[sung], onset[sung], 1),
         discriminants(features, sung.astype(np.int64), 1),
     )
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    return np.concatenate(columns, axis=1).astype(np.float32)
 
 
 def fit_vocal_space(
@@ -223,6 +233,7 @@ def fit_rhythm(
     fitted = _untrained(tokenizer, arguments)
     config = tokenizer.config
     kept = tokenizer.state_dict()
+    # the weights of a network of another size do not fit
     if (config.rhythm_channels, config.rhythm_layers) != (arguments.channels, arguments.layers):
         kept = {name: values for name, values in kept.items() if not name.startswith("rhythm.")}
     fitted.load_state_dict(kept, strict=False)
@@ -247,11 +258,16 @@ def _train_rhythm(
     validation: Sequence[RhythmicFrames],
     arguments: VocalSpaceArguments,
 ) -> dict[str, float]:
-    """Trains the tokenizer's rhythm network in place; returns figures of beats."""
+    """Trains the tokenizer's rhythm network in place, on rendered vocals and their human takes.
+
+    Returns:
+        The loss in training ("beat_nats_in_training"), and `rhythm_scores` of the rendered validation vocals.
+    """
     rate = tokenizer.config.frame_rate
-    sung = [(take, song.beat) for song in training for take in (song.descriptors, *song.takes)]
+    # descriptors with the parts of the beat, which all takes of a song share
+    vocals = [(take, song.beat) for song in training for take in (song.descriptors, *song.takes)]
     held_out = [(song.descriptors, song.beat) for song in validation]
-    figures = {"beat_nats_in_training": RhythmTrainer(tokenizer.rhythm, sung, arguments, rate).train()}
+    figures = {"beat_nats_in_training": RhythmTrainer(tokenizer.rhythm, vocals, arguments, rate).train()}
     return figures | rhythm_scores(tokenizer.rhythm, held_out, round(SCORED_SECONDS * rate))
 
 
@@ -261,6 +277,7 @@ def _with_vocal_space(
     """The tokenizer with a projection (float32 [D, P]), an untrained rhythm network, and no vocal centroids yet."""
     fitted = _untrained(tokenizer, arguments, vocal_projection_size=projection.shape[1], beat_line=arguments.beat_line)
     fitted.hubert.load_state_dict(tokenizer.hubert.state_dict())
+    # those of instrumentals stay; the vocals' come first
     fitted.centroids.copy_(tokenizer.centroids)
     fitted.centroids[0] = 0.0
     fitted.vocal_projection.copy_(torch.from_numpy(projection))
@@ -271,11 +288,22 @@ def _with_vocal_space(
 def _fit_vocal_centroids(
     tokenizer: HAFMSemanticTokenizerModel, songs: Sequence[SungFrames], frames: int, seed: int
 ) -> dict[str, float]:
-    """Clusters `frames` frames of whole songs in the vocal space and sets the vocal centroids; returns figures."""
+    """Clusters frames of songs in the vocal space, and sets the vocal centroids.
+
+    Args:
+        tokenizer: with a vocal space; changed in place.
+        songs: training songs.
+        frames: number of frames to cluster, drawn from all songs.
+        seed: of the draw and of k-means.
+
+    Returns:
+        The figures of `fit_clusters`, by names with the prefix "vocal_".
+    """
     reservoir = Reservoir(frames, seed)
     for song in songs:
         descriptors = torch.from_numpy(song.rhythm.descriptors)
         reservoir.add(tokenizer.vocal_space(torch.from_numpy(song.features).float(), descriptors).numpy())
     centroids, figures = fit_clusters(reservoir.rows, tokenizer.config.num_clusters, seed)
+    # the rest of a row, which is as wide as HuBERT, stays 0
     tokenizer.centroids[0, :, : centroids.shape[1]] = torch.from_numpy(centroids)
     return {f"vocal_{name}": float(value) for name, value in figures.items()}

@@ -188,12 +188,14 @@ def train_whole_model(options: WholeModelOptions) -> Path:
             running: dict[Future[None], str] = {}
             while len(done) < len(commands):
                 for name in commands:
+                    # without parts that are not trained, such as the separator of songs without stems
                     needs = commands.keys() & NEEDS[name]
                     if name not in done and name not in running.values() and done.issuperset(needs):
                         running[pool.submit(_run, name, commands[name], options)] = name
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     name = running.pop(future)
+                    # raises the part's error
                     future.result()
                     done.add(name)
     return options.out / "model"
@@ -201,6 +203,13 @@ def train_whole_model(options: WholeModelOptions) -> Path:
 
 def render_songs(songs: Path, voices: Path, corpus: Path, recipes: Path, words: Sequence[str]) -> None:
     """Renders the missing songs of a corpus.
+
+    Args:
+        songs: folder of songs in POP909's layout.
+        voices: folder of voices.
+        corpus: output folder.
+        recipes: folder of the recipes.
+        words: further options of build_song_corpus.py.
 
     Raises:
         RuntimeError: rendering failed.
@@ -212,7 +221,15 @@ def render_songs(songs: Path, voices: Path, corpus: Path, recipes: Path, words: 
 
 
 def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str, list[str]]:
-    """The command of every part, given the steps of codec and HuBERT."""
+    """The command of every part to train.
+
+    Args:
+        options: what to train.
+        steps: optimiser steps of "codec" and "hubert" (`_plan`).
+
+    Returns:
+        By part, its recipe (or "hafm") and arguments; a part follows those that it needs.
+    """
     preset = PRESETS[options.preset]
     out = options.out
     corpus = str(options.corpus)
@@ -221,6 +238,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     codec = out / "codec" / "codec"
     decoder = out / "decoder" / "codec"
     tokenizer = out / "vocal_space" / "semantic_tokenizer"
+    # these parts add to the hours: steps in proportion to them, at most those of hafm-tiny
     rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
     listener_steps = max(1, min(LISTENER_STEPS, round(LISTENER_STEPS_PER_HOUR * options.hours)))
     separator_steps = max(1, min(SEPARATOR_STEPS, round(SEPARATOR_STEPS_PER_HOUR * options.hours)))
@@ -257,16 +275,17 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     }  # fmt: skip
     for stage in ("semantic", "coarse", "fine"):
         commands[stage] = _stage_command(options, stage)
+        # another recipe, and its further options
         if stage != "semantic":
             # initialise embeddings from codebooks; not tried for the semantic stage, which only has clusters
             commands[stage][0] = "train_tiny_stage.py"
             commands[stage] += ["--codec", codec, "--semantic_tokenizer", tokenizer]
-    wanted = [name for name in NEEDS if name != "separator" or options.have_stems]
-    return {name: [str(word) for word in commands[name]] for name in wanted}
+    names = [name for name in NEEDS if name != "separator" or options.have_stems]
+    return {name: [str(word) for word in commands[name]] for name in names}
 
 
 def _stage_command(options: WholeModelOptions, stage: str) -> list[object]:
-    """The command that trains a stage."""
+    """The command that trains a stage (semantic, coarse or fine) for its share of the hours."""
     hours = options.hours * SHARES[stage] * _share_of_time(options)
     # compiling takes one or two minutes
     compiled = hours > SHORTEST_COMPILED_HOURS and shutil.which("c++") is not None
@@ -288,23 +307,23 @@ def _codec_commands(options: WholeModelOptions, steps: int) -> dict[str, list[ob
 
     Together they take about as long as `steps` steps with discriminators.
     """
-    whole = max(LEAST_STEPS, round(CODEC_STEPS * steps))
-    alone = max(LEAST_STEPS, round(DECODER_STEPS * steps))
+    codec_steps = max(LEAST_STEPS, round(CODEC_STEPS * steps))
+    decoder_steps = max(LEAST_STEPS, round(DECODER_STEPS * steps))
     recipe, sizes = _sizes(options)["codec"]
-    schedule = ["--warmup_steps", min(100, whole), "--quantize_from", round(QUANTIZE_FROM * whole)]
-    schedule += ["--adversarial_from", whole // 2, "--figures", "false"]
-    last = [*DECODER_ALONE, "--warmup_steps", min(50, alone), "--adversarial_ramp", alone]
+    schedule = ["--warmup_steps", min(100, codec_steps), "--quantize_from", round(QUANTIZE_FROM * codec_steps)]
+    schedule += ["--adversarial_from", codec_steps // 2, "--figures", "false"]
+    decoder_schedule = ["--warmup_steps", min(50, decoder_steps), "--adversarial_ramp", decoder_steps]
     return {
-        "codec": [recipe, *_run_words(options, "codec", whole), *sizes, *schedule],
+        "codec": [recipe, *_run_words(options, "codec", codec_steps), *sizes, *schedule],
         "decoder": [
-            recipe, *_run_words(options, "decoder", alone), *PRESETS[options.preset].codec,
-            "--codec", options.out / "codec" / "codec", *last,
+            recipe, *_run_words(options, "decoder", decoder_steps), *PRESETS[options.preset].codec,
+            "--codec", options.out / "codec" / "codec", *DECODER_ALONE, *decoder_schedule,
         ],
     }  # fmt: skip
 
 
 def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:
-    """Recipe and size options of the two parts that are trained on audio."""
+    """Recipe and size options of the parts that are timed by short runs, "codec" and "hubert"."""
     preset = PRESETS[options.preset]
     codec: list[object] = ["--encoder_width", preset.encoder[0], "--encoder_layers", preset.encoder[1]]
     codec += ["--decoder_width", preset.decoder[0], "--decoder_layers", preset.decoder[1], *preset.codec]
@@ -323,7 +342,7 @@ def _run_words(options: WholeModelOptions, part: str, steps: int) -> list[object
 
 
 def _plan(options: WholeModelOptions) -> dict[str, int]:
-    """Steps of codec and HuBERT that fit into their hours.
+    """Optimiser steps of "codec" and "hubert" that fit into their hours.
 
     The first call measures them by short runs, and writes OUT/plan.json and OUT/facts.yaml; later ones read the plan.
 
@@ -332,6 +351,7 @@ def _plan(options: WholeModelOptions) -> dict[str, int]:
         RuntimeError: a short run failed.
     """
     path = options.out / "plan.json"
+    # a second run may use another number of workers, and the folders may have been moved
     asked = {key: str(value) for key, value in asdict(options).items() if key not in ("out", "recipes", "workers")}
     if path.exists():
         plan = json.loads(path.read_text())
@@ -362,7 +382,12 @@ def _plan(options: WholeModelOptions) -> dict[str, int]:
 
 
 def _run(name: str, command: Sequence[str], options: WholeModelOptions) -> None:
-    """Runs a part, with output to OUT/NAME.log, and marks it as done.
+    """Runs a part, with output to OUT/NAME.log, and marks it as done by OUT/NAME.done.
+
+    Args:
+        name: NAME.
+        command: a recipe, or "hafm", and its arguments.
+        options: output folder, and folder of the recipes.
 
     Raises:
         RuntimeError: the part failed.
@@ -371,6 +396,7 @@ def _run(name: str, command: Sequence[str], options: WholeModelOptions) -> None:
     logger.info("%s: %s", name, " ".join(command))
     environment = dict(os.environ)
     if not torch.cuda.is_available():
+        # a worker trains on one core
         environment.setdefault("OMP_NUM_THREADS", "1")
     script, *words = command
     start = ["-m", "hafm_hf"] if script == "hafm" else [str(options.recipes / script)]

@@ -47,17 +47,22 @@ def _belongs_to_output(name: str) -> bool:
 
 
 def _copy_output(old: SpectralDecoder, new: SpectralDecoder) -> None:
-    """Copies the rows of what both decoders play, the middle up to the old bandwidth, and makes the others quieter."""
+    """Copies the rows of what both decoders play, the middle up to the old bandwidth, and makes the others quieter.
+
+    Args:
+        old: plays mono.
+        new: changed in place.
+    """
     channels = new.spectrum.format.channels
     bins = old.spectrum.format.num_bins
     # magnitudes of spectra are proportional to the window's length
     scale = new.spectrum.format.window_length / old.spectrum.format.window_length
     new.last.weight.mul_(NEW_ROWS_LEVEL)
-    for held, value in ((new.last.weight, old.last.weight), (new.last.bias, old.last.bias)):
-        held.unflatten(0, (2, channels, -1))[:, 0, :bins] = value.unflatten(0, (2, bins))
+    for target, value in ((new.last.weight, old.last.weight), (new.last.bias, old.last.bias)):
+        target.unflatten(0, (2, channels, -1))[:, 0, :bins] = value.unflatten(0, (2, bins))
     new.mean.unflatten(0, (channels, -1))[0, :bins] = scale * old.mean
     new.spectrum.usual.unflatten(0, (channels, -1))[0, :bins] = scale**new.config.compression * old.spectrum.usual
     if isinstance(new.noise, nn.Linear) and isinstance(old.noise, nn.Linear):
         bands = old.noise.out_features
-        for held, value in ((new.noise.weight, old.noise.weight), (new.noise.bias, old.noise.bias)):
-            held.unflatten(0, (channels, -1))[0, :bands] = value
+        for target, value in ((new.noise.weight, old.noise.weight), (new.noise.bias, old.noise.bias)):
+            target.unflatten(0, (channels, -1))[0, :bands] = value

@@ -77,7 +77,19 @@ def _local(folder: Path, name: str) -> Path | None:
 
 
 def _downloaded(source: str, name: str, revision: str | None) -> Path | None:
-    """Path of a downloaded file; None if the repository does not have it."""
+    """Downloads a file.
+
+    Args:
+        source: hub id.
+        name: of the file in the repository.
+        revision: of the repository; None: the latest.
+
+    Returns:
+        Its path; None if the repository does not have it.
+
+    Raises:
+        ValueError: `source` is not a hub id, or the hub cannot be reached or refuses.
+    """
     try:
         validate_repo_id(source)
     except HFValidationError:

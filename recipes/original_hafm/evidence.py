@@ -156,7 +156,7 @@ class Candidate:
     guessed: set[str] = field(default_factory=set)
 
     def lay_out(self, layout: Layout) -> HAFMStageForCausalLM:
-        """Gives the model the weights and the configuration of a layout, and returns it."""
+        """Gives the model the weights and the configuration of a layout of the original, and returns the model."""
         self.model.load_state_dict(folded(self.state, self.model.config, layout))
         for name, value in layout_config(self.model.config, layout).items():
             setattr(self.model.config, name, value)
@@ -228,27 +228,27 @@ def crops_of(stage: str, songs: Sequence[Song], model: HAFMStageForCausalLM, sec
         seconds: length of a crop.
     """
     config = model.config
-    kind = stage_parts()[stage]
-    # the fine stage reads all coarse codebooks
+    part = stage_parts()[stage]
+    # number of coarse codebooks; the fine stage reads all of them
     coarse = config.num_codebooks if stage == "coarse" else config.num_token_streams
     frames_read = round(seconds * config.conditioning_frame_rate)
     frames_written = round(seconds * config.frame_rate)
     names = sorted({song.name for song in songs})
     conditioning = []
     labels = []
-    numbers = []
+    song_numbers = []
     for song in songs:
-        sources = torch.cat([song.stream(name, coarse) for name in kind.reads])
-        target = song.stream(kind.writes, coarse)[: config.num_codebooks]
+        sources = torch.cat([song.stream(name, coarse) for name in part.reads])  # [K, T]
+        target = song.stream(part.writes, coarse)[: config.num_codebooks]  # [Q, T]
         for number in range(min(sources.shape[1] // frames_read, target.shape[1] // frames_written)):
             conditioning.append(sources[:, number * frames_read : (number + 1) * frames_read])
             labels.append(target[:, number * frames_written : (number + 1) * frames_written].t().flatten())
-            numbers.append(names.index(song.name))
+            song_numbers.append(names.index(song.name))
     chosen = torch.linspace(0, len(labels) - 1, min(MOST_CROPS, len(labels))).long().tolist()
     return Crops(
         torch.stack([conditioning[i] for i in chosen]),
         torch.stack([labels[i] for i in chosen]),
-        torch.tensor([numbers[i] for i in chosen]),
+        torch.tensor([song_numbers[i] for i in chosen]),
     )
 
 
@@ -298,8 +298,8 @@ def bigram_nats(crops: Crops, codebooks: int, size: int) -> np.ndarray:
             for number in (crops.songs == song).nonzero()[:, 0].tolist():
                 before = codes[number, :-1]
                 after = codes[number, 1:]
-                seen = counts[before, after] + BIGRAM_PRIOR * unigram[after]
-                likelihood = seen / (counts.sum(1)[before] + BIGRAM_PRIOR)
+                smoothed_counts = counts[before, after] + BIGRAM_PRIOR * unigram[after]
+                likelihood = smoothed_counts / (counts.sum(1)[before] + BIGRAM_PRIOR)
                 first_nats = -unigram[codes[number, 0]].log()
                 total[number] += float((first_nats - likelihood.log().sum()) / codes.shape[1])
     return total / codebooks
@@ -369,6 +369,7 @@ class Search:
     def values(self, choice: str) -> tuple[Any, ...]:
         """The values to try; the paper's alone for a choice that names have settled, or that concerns no stage."""
         concerned = self.concerned(choice)
+        # "null" is decided apart, without conditioning (`null`)
         if not concerned or choice == "null":
             return CHOICES[choice][:1]
         if choice in BY_NAME and not any(choice in self.stages[name].guessed for name in concerned):
@@ -435,7 +436,7 @@ class Search:
         return layout
 
     def decision(self, verdict: Verdict, choice: str) -> Decision:
-        """What speaks for the value chosen: its smallest advantage over another value."""
+        """What speaks for the verdict's value of a choice: its smallest advantage over another value."""
         value = getattr(verdict.layout, choice)
         margins = {
             other: self.difference(choice, verdict.layout, replace(verdict.layout, **{choice: other}))
@@ -461,7 +462,7 @@ class Search:
             # a slot that reads its own codebook's table reads BOS from the first
             verdict.decisions = [decision for decision in verdict.decisions if decision.choice != "first_table"]
             return
-        # by stage, the one table whose BOS was trained
+        # by stage, the one table whose BOS, the last row, was trained
         tables: dict[str, int] = {}
         for name in concerned:
             trained = np.flatnonzero(self.last_rows(name, TARGETS, layout)).tolist()
@@ -523,6 +524,7 @@ class Search:
         weak = [value for value in values if value != best and not significant(scores[value] - scores[best])]
         chosen = best
         if values[0] in weak:
+            # the paper's value, unless it is ruled out, wins where nothing is significant
             chosen = values[0]
         rivals = [value for value in values if value != chosen]
         if rivals:
@@ -541,20 +543,22 @@ class Search:
         for name, stage in self.stages.items():
             crops = self.crops[name]
             config = stage.model.config
-            own = self.score(name, verdict.layout)[ALL_TOKENS]
+            # nats per token of each crop: of the stage, of the bigram, and of the stage with shuffled conditioning
+            real = self.score(name, verdict.layout)[ALL_TOKENS]
             model = stage.lay_out(verdict.layout)
             bigram = bigram_nats(crops, config.num_codebooks, config.codebook_size)
             order = _of_other_songs(crops.songs)
             shuffled = nats(model, replace(crops, conditioning=crops.conditioning[order]))[ALL_TOKENS]
             verdict.yardsticks[name] = (
-                f"{own.mean():.3f} nats per token; {in_words(bigram - own)} better than a bigram of the same tokens; "
-                f"{in_words(shuffled - own)} better than with other songs' conditioning"
+                f"{real.mean():.3f} nats per token; "
+                f"{in_words(bigram - real)} better than a bigram of the same tokens; "
+                f"{in_words(shuffled - real)} better than with other songs' conditioning"
             )
-            if not significant(shuffled - own, YARDSTICK_ERRORS):
+            if not significant(shuffled - real, YARDSTICK_ERRORS):
                 verdict.yardsticks[name] += ", so it does not measurably listen"
-            if not significant(bigram - own, YARDSTICK_ERRORS):
+            if not significant(bigram - real, YARDSTICK_ERRORS):
                 verdict.faults.append(
-                    f"the {name} stage predicts real songs no better than a bigram of their tokens ({own.mean():.2f} "
+                    f"the {name} stage predicts real songs no better than a bigram of their tokens ({real.mean():.2f} "
                     f"and {bigram.mean():.2f} nats per token)"
                 )
 

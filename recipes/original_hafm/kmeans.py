@@ -79,17 +79,23 @@ class _Stored:
         self.__dict__ = {}
 
     def read(self, file: io.BytesIO) -> _Array:
-        """Reads the numbers, which may be aligned by padding."""
-        said = self.__dict__
-        if said.get("numpy_array_alignment_bytes") is not None:
+        """Reads the array's numbers, which follow in the file; moves the file behind them.
+
+        Raises:
+            ValueError: it is an array of objects.
+        """
+        description = self.__dict__  # joblib's attributes, from the pickle
+        if description.get("numpy_array_alignment_bytes") is not None:
+            # a byte says how many bytes of padding follow
             file.seek(file.read(1)[0], io.SEEK_CUR)
-        dtype = said["dtype"]
-        shape = tuple(int(size) for size in said["shape"])
+        dtype = description["dtype"]
+        shape = tuple(int(size) for size in description["shape"])
         if not isinstance(dtype, _Dtype):
             raise ValueError("an array of objects")
         size = dtype.dtype.itemsize * int(np.prod(shape, dtype=np.int64))
         array = _Array()
-        array.__setstate__((1, shape, dtype, said.get("order") == "F", file.read(size)))
+        # numpy's state of an array: version, shape, dtype, whether by columns, bytes
+        array.__setstate__((1, shape, dtype, description.get("order") == "F", file.read(size)))
         return array
 
 
@@ -107,10 +113,10 @@ class _Estimator:
     """scikit-learn's k-means: its attributes."""
 
     def __init__(self, *args: Any) -> None:
-        self.said: dict[str, Any] = {}
+        self.attributes: dict[str, Any] = {}
 
     def __setstate__(self, state: Any) -> None:
-        self.said = dict(state)
+        self.attributes = dict(state)
 
 
 def _reconstruct(*args: Any) -> _Array:
@@ -118,8 +124,9 @@ def _reconstruct(*args: Any) -> _Array:
 
 
 def _scalar(dtype: Any, data: Any = b"") -> Any:
-    """numpy's scalar."""
+    """Stands in for numpy's constructor of a scalar, of its dtype and bytes."""
     array = _Array()
+    # numpy's state of an array without axes: version, shape, dtype, whether by columns, bytes
     array.__setstate__((1, (), dtype, False, data))
     return array.values[()]
 
@@ -155,10 +162,10 @@ class _Unpickler(pickle._Unpickler):
         self.stack: list[Any] = []
 
     def find_class(self, module: str, name: str) -> Any:
-        """A stand-in.
+        """The stand-in for a class or function that a pickle names.
 
         Raises:
-            pickle.UnpicklingError: for any other name.
+            pickle.UnpicklingError: there is none.
         """
         if (module, name) not in STAND_INS:
             raise pickle.UnpicklingError(f"{module}.{name}")
@@ -173,7 +180,11 @@ class _Unpickler(pickle._Unpickler):
         raise pickle.UnpicklingError("an object outside the file")
 
     def load_build(self) -> None:
-        """Sets the state of the object on the stack, which is a stand-in."""
+        """Sets the state of the object on the stack, or reads the array that it describes, which takes its place.
+
+        Raises:
+            pickle.UnpicklingError: it is not a stand-in.
+        """
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, _Stored):
@@ -194,22 +205,24 @@ def read_kmeans(path: Path) -> KMeans:
         ValueError: the file names anything but a k-means of plain numbers, or is damaged.
     """
     content = path.read_bytes()
+    # a file by zlib begins so, and a pickle does not
     if content[:1] == b"\x78":
         content = zlib.decompressobj().decompress(content, MAX_BYTES)
     try:
-        found = _Unpickler(io.BytesIO(content)).load()
+        unpickled = _Unpickler(io.BytesIO(content)).load()
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} names {error}, which is no part of a k-means and could run code when it is read; it is not read."
         ) from error
     except (ValueError, TypeError, LookupError, EOFError, AttributeError, struct.error, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as a pickled k-means of plain numbers ({error}).") from error
-    said = found.said if isinstance(found, _Estimator) else {}
-    centroids = said.get("cluster_centers_")
+    attributes = unpickled.attributes if isinstance(unpickled, _Estimator) else {}
+    centroids = attributes.get("cluster_centers_")
     if not isinstance(centroids, _Array) or centroids.values.ndim != 2 or not np.isfinite(centroids.values).all():
         raise ValueError(f"{path} holds no fitted k-means: it has no cluster_centers_ of finite numbers.")
-    labels = said.get("labels_")
-    inertia = said.get("inertia_")
+    # scikit-learn's label of each frame, and the sum of the squared distances
+    labels = attributes.get("labels_")
+    inertia = attributes.get("inertia_")
     frames = None
     if isinstance(labels, _Array):
         frames = len(labels.values)

@@ -87,26 +87,32 @@ def folded(state: dict[str, torch.Tensor], config: PreTrainedConfig, layout: Lay
         config: the stage's configuration.
         layout: that of the original.
     """
-    out = dict(state)
+    weights = dict(state)
     for name, value in state.items():
         if name.endswith("qkv_proj.weight"):
-            out[name] = _fused(value, layout, config.num_attention_heads)
+            weights[name] = _fused(value, layout, config.num_attention_heads)
         elif ".up_proj." in name and layout.gate != PAPER.gate:
-            out[name] = torch.cat(value.chunk(2)[::-1])
+            # the gate is the other half of the rows
+            weights[name] = torch.cat(value.chunk(2)[::-1])
         elif name.endswith("norm.weight") and layout.norms != PAPER.norms:
-            out[name] = 1 + value
-    _fold_tables(out, config, layout)
-    return out
+            weights[name] = 1 + value
+    _fold_tables(weights, config, layout)
+    return weights
 
 
 def layout_config(config: PreTrainedConfig, layout: Layout) -> dict[str, Any]:
-    """The configuration's fields that the layout sets."""
+    """The fields of a stage's configuration that a layout sets, by name: the two choices that no weight can express.
+
+    Args:
+        config: the stage's; it is not changed.
+        layout: that of the original.
+    """
     fields: dict[str, Any] = {"source_order": []}
     if layout.sources != PAPER.sources and config.num_conditioning_sources == 2:
         fields["source_order"] = [1, 0]
-    paper = type(config)().relative_attention_max_distance
     if layout.distance == LENGTH:
-        fields["relative_attention_max_distance"] = paper
+        # the default configuration is the paper's
+        fields["relative_attention_max_distance"] = type(config)().relative_attention_max_distance
     else:
         fields["relative_attention_max_distance"] = layout.distance
     return fields
@@ -127,20 +133,20 @@ def _fused(weight: torch.Tensor, layout: Layout, heads: int) -> torch.Tensor:
     return torch.cat([parts[layout.order.index(letter)].flatten(0, 1) for letter in "qkv"])
 
 
-def _fold_tables(out: dict[str, torch.Tensor], config: PreTrainedConfig, layout: Layout) -> None:
+def _fold_tables(weights: dict[str, torch.Tensor], config: PreTrainedConfig, layout: Layout) -> None:
     """Changes embeddings so that our module, which reads them as the paper does, computes what the original did.
 
     Args:
-        out: weights by our names, changed in place: the tables of the conditioning ([K, V + 1, D], K streams of all
+        weights: by our names, changed in place: the tables of the conditioning ([K, V + 1, D], K streams of all
             sources) and of the target ([Q, V + 1, D]), whose last rows are the mask and BOS, the quantizer embedding
             ([Q, D]), and that of the segments ([sources + 1, D]).
         config: the stage's configuration.
         layout: that of the original.
     """
-    conditioning = out[TABLES].clone()
-    target = out[TARGETS].clone()
-    quantizer = out[QUANTIZER]
-    segments = out[SEGMENTS]
+    conditioning = weights[TABLES].clone()
+    target = weights[TARGETS].clone()
+    quantizer = weights[QUANTIZER]
+    segments = weights[SEGMENTS]
     sources = config.num_conditioning_sources
     bos = config.codebook_size
     if layout.tables != PAPER.tables and conditioning.shape == target.shape:
@@ -175,4 +181,4 @@ def _fold_tables(out: dict[str, torch.Tensor], config: PreTrainedConfig, layout:
             conditioning[own_tables] -= mask[:, None]
             segments[source] += mask.sum(0)
         first += len(sizes)
-    out.update({TABLES: conditioning, TARGETS: target, QUANTIZER: quantizer, SEGMENTS: segments})
+    weights.update({TABLES: conditioning, TARGETS: target, QUANTIZER: quantizer, SEGMENTS: segments})

@@ -66,74 +66,84 @@ class Mapping:
     config: dict[str, Any] = field(default_factory=dict)
 
 
-def map_keys(stage: str, tensors: dict[str, torch.Tensor], said: dict[str, Any] | None = None) -> Mapping:
+def map_keys(stage: str, tensors: dict[str, torch.Tensor], stated: dict[str, Any] | None = None) -> Mapping:
     """Maps all tensors of a stage.
 
     Args:
         stage: semantic, coarse or fine.
         tensors: by key, in the order of the file.
-        said: the stage's part of a mapping file, which overrules.
+        stated: the stage's part of a mapping file, which overrules what keys and shapes show.
 
     Raises:
         ValueError: not every tensor is used exactly once, or not every weight is filled; with a table of both sides.
     """
-    said = said or {}
-    if unknown := set(said) - {"config", "keys", "leave_out"}:
+    stated = stated or {}
+    if unknown := set(stated) - {"config", "keys", "leave_out"}:
         raise ValueError(
             f"The mapping of {stage} holds {', '.join(sorted(unknown))}; it may hold config, keys, leave_out."
         )
-    left_out = said.get("leave_out", [])
+    left_out = stated.get("leave_out", [])
     problems = [f"{key} is to be left out, but does not exist" for key in left_out if key not in tensors]
     shapes = {key: tuple(value.shape) for key, value in tensors.items() if key not in left_out}
     mapping, gaps = _propose(stage, shapes)
-    mapping.config = dict(said.get("config", {}))
+    mapping.config = dict(stated.get("config", {}))
     problems += gaps
-    _overrule(mapping, shapes, said.get("keys", {}))
+    _overrule(mapping, shapes, stated.get("keys", {}))
+
     config = stage_config(stage, mapping, shapes)
-    wanted = _our_shapes(stage, config)
+    our_shapes = _our_shapes(stage, config)
     used = [key for keys in mapping.keys.values() for key in keys]
     twice = sorted({key for key in used if used.count(key) > 1})
     for name, keys in mapping.keys.items():
-        if name not in wanted:
+        if name not in our_shapes:
             continue
-        shape = _one(name, wanted[name])
+        shape = _unstacked(name, our_shapes[name])
         for key in keys:
             # a matrix may be transposed
             if shapes.get(key) not in (shape, shape[::-1]):
                 problems.append(f"{name} {shape} does not fit {key} {shapes.get(key)}")
-    missing = [f"  {name} {shape}" for name, shape in wanted.items() if name not in mapping.keys]
-    left = [f"  {key} {shape}" for key, shape in shapes.items() if key not in used]
+    missing = [f"  {name} {shape}" for name, shape in our_shapes.items() if name not in mapping.keys]
+    unused = [f"  {key} {shape}" for key, shape in shapes.items() if key not in used]
     problems += [f"{key} is used twice" for key in twice]
-    if missing or left or problems:
+    if missing or unused or problems:
         table = list(problems)
         if missing:
             table += ["our weights that nothing fills:", *missing]
-        if left:
-            table += ["tensors of the checkpoint that are left over:", *left]
+        if unused:
+            table += ["tensors of the checkpoint that are left over:", *unused]
         raise ValueError(f"The checkpoint does not fit the {stage} stage; write a --mapping.\n" + "\n".join(table))
     return mapping
 
 
 def stage_config(stage: str, mapping: Mapping, shapes: dict[str, Shape]) -> HAFMStageConfig:
-    """The stage's configuration: sizes from the shapes of what is mapped, the rest is the paper's."""
-    kind = stage_parts()[stage].model_class.config_class
+    """The stage's configuration: sizes from the shapes of what is mapped, the rest is the paper's.
+
+    Args:
+        stage: semantic, coarse or fine.
+        mapping: which may lack weights; fields that its file states overrule.
+        shapes: of the checkpoint's tensors by key.
+    """
+    config_class = stage_parts()[stage].model_class.config_class
 
     def shape(name: str) -> Shape:
+        """Shape of the (first) tensor of our weight; () if there is none."""
         keys = mapping.keys.get(name)
         return shapes.get(keys[0], ()) if keys else ()
 
     sizes: dict[str, Any] = {}
-    layers = {int(found[1]) for name in mapping.keys if (found := LAYER.search(name))}
+    layers = {int(match[1]) for name in mapping.keys if (match := LAYER.search(name))}
     if layers:
         sizes["num_hidden_layers"] = len(layers)
-    head = shape("model.layers.0.attention.q_norm.weight")
-    output, down = (shape(f"model.layers.0.{name}") for name in (OUTPUT, DOWN))
-    if head and output:
-        sizes |= {"hidden_size": output[0], "head_dim": head[0], "num_attention_heads": output[1] // head[0]}
+    head_norm = shape("model.layers.0.attention.q_norm.weight")  # [d]
+    output, down = (shape(f"model.layers.0.{name}") for name in (OUTPUT, DOWN))  # [D, H · d], [D, inner]
+    if head_norm and output:
+        head_dim = head_norm[0]
+        sizes |= {"hidden_size": output[0], "head_dim": head_dim, "num_attention_heads": output[1] // head_dim}
     if down:
         sizes["intermediate_size"] = down[1]
     bias = shape("model.relative_attention_bias.weight")
     if bias and "num_attention_heads" in sizes:
+        # buckets by heads, or transposed
         if bias[1] == sizes["num_attention_heads"]:
             sizes["relative_attention_num_buckets"] = bias[0]
         else:
@@ -150,29 +160,38 @@ def stage_config(stage: str, mapping: Mapping, shapes: dict[str, Shape]) -> HAFM
             sizes["conditioning_codebook_sizes"] = [[size] for size in codes]
     sizes["feed_forward_bias"] = f"model.layers.0.{UP.replace('weight', 'bias')}" in mapping.keys
     sizes["head_bias"] = "heads.bias" in mapping.keys
-    return kind(**{**sizes, **mapping.config})
+    return config_class(**{**sizes, **mapping.config})
 
 
 def assembled(stage: str, mapping: Mapping, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors by our names, float32, stacked where we stack; a quantizer embedding that is missing is zeros."""
+    """A stage's weights: float32 by our names, stacked where we stack; a missing quantizer embedding is zeros.
+
+    Args:
+        stage: semantic, coarse or fine.
+        mapping: the keys of each weight.
+        tensors: of the checkpoint by key.
+    """
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     state = {}
     for name, shape in _our_shapes(stage, stage_config(stage, mapping, shapes), optional=True).items():
         if name not in mapping.keys:
             state[name] = torch.zeros(shape)
             continue
-        parts = [tensors[key].float() for key in mapping.keys[name]]
+        values = [tensors[key].float() for key in mapping.keys[name]]
         # of two shapes that fit (`map_keys`), the other one is transposed
-        parts = [part if tuple(part.shape) == _one(name, shape) else part.t() for part in parts]
-        if name.endswith(STACKED) and len(parts) == shape[0]:
-            state[name] = torch.stack(parts)
+        values = [value if tuple(value.shape) == _unstacked(name, shape) else value.t() for value in values]
+        if name.endswith(STACKED) and len(values) == shape[0]:
+            state[name] = torch.stack(values)
         else:
-            state[name] = parts[0].contiguous()
+            state[name] = values[0].contiguous()
     return state
 
 
 def _our_shapes(stage: str, config: HAFMStageConfig, optional: bool = False) -> dict[str, Shape]:
-    """Shapes of our weights by name; with `optional`, also that of a quantizer embedding with a single row."""
+    """Shapes of a stage's weights by our names, for its configuration.
+
+    With `optional`, also that of a quantizer embedding with a single row, which the original may lack.
+    """
     with torch.device("meta"):
         state = stage_parts()[stage].model_class(config).state_dict()
     shapes = {name: tuple(value.shape) for name, value in state.items()}
@@ -182,23 +201,24 @@ def _our_shapes(stage: str, config: HAFMStageConfig, optional: bool = False) -> 
     return shapes
 
 
-def _one(name: str, shape: Shape) -> Shape:
-    """Shape of one of the tensors of which ours is stacked."""
+def _unstacked(name: str, shape: Shape) -> Shape:
+    """Shape of one of the tensors of which our weight of this name and shape is stacked; or that shape if it isn't."""
     return shape[1:] if name.endswith(STACKED) else shape
 
 
-def _overrule(mapping: Mapping, shapes: dict[str, Shape], said: dict[str, str]) -> None:
-    """Replaces proposed keys by those that the mapping file says, and drops proposals for the same tensors.
+def _overrule(mapping: Mapping, shapes: dict[str, Shape], stated: dict[str, str]) -> None:
+    """Replaces proposed keys by those that the mapping file states, and drops proposals for the same tensors.
 
     Args:
         mapping: the proposal, changed in place.
         shapes: of the checkpoint's tensors.
-        said: patterns of keys by patterns of our names, with `{}` for a layer and `[]` for a codebook.
+        stated: patterns of keys by patterns of our names, with `{}` for a layer and `[]` for a codebook.
     """
-    stated: dict[str, list[str]] = {}
+    stated_keys: dict[str, list[str]] = {}  # by our names
     # any number in a key may be a layer's
-    all_numbers = {found[0] for key in shapes for found in NUMBER.finditer(key)}
-    for name, pattern in said.items():
+    all_numbers = {match[0] for key in shapes for match in NUMBER.finditer(key)}
+    for name, pattern in stated.items():
+        # "" for weights outside the layers
         numbers = sorted(all_numbers, key=int) if "{}" in name else [""]
         for number in numbers:
             key = pattern.replace("{}", number)
@@ -208,14 +228,22 @@ def _overrule(mapping: Mapping, shapes: dict[str, Shape], said: dict[str, str]) 
                 keys = [numbered_key for numbered_key in numbered if numbered_key in shapes]
             # a layer that does not exist is no fault of the pattern
             if keys and (number == "" or keys[0] in shapes):
-                stated[name.replace("{}", number)] = keys
-    taken = {key for keys in stated.values() for key in keys}
-    kept = {name: keys for name, keys in mapping.keys.items() if name not in stated and not taken.intersection(keys)}
-    mapping.keys = {**kept, **stated}
+                stated_keys[name.replace("{}", number)] = keys
+    taken = {key for keys in stated_keys.values() for key in keys}
+    kept = {
+        name: keys
+        for name, keys in mapping.keys.items()
+        if name not in stated_keys and not taken.intersection(keys)
+    }  # fmt: skip
+    mapping.keys = {**kept, **stated_keys}
 
 
 def _propose(stage: str, shapes: dict[str, Shape]) -> tuple[Mapping, list[str]]:
-    """Maps what the checkpoint's own keys and shapes show.
+    """Maps what the checkpoint's keys and shapes show, without a mapping file.
+
+    Args:
+        stage: semantic, coarse or fine.
+        shapes: of the checkpoint's tensors by key, in the order of the file.
 
     Returns:
         The mapping, which may lack weights, and a sentence for each tensor or layer that is missing from the stack.
@@ -241,10 +269,10 @@ def _propose(stage: str, shapes: dict[str, Shape]) -> tuple[Mapping, list[str]]:
     # T5's bias of positions has a row or column for each head
     head_counts = {size for shape in shapes.values() if len(shape) == 2 for size in shape if size <= MOST_HEADS}
     roles = _layer_roles({suffix: shapes[key] for suffix, key in first.items()}, head_counts)
-    for number, own in layers.items():
+    for number, layer in layers.items():
         for name, suffix in roles.items():
-            if suffix in own:
-                mapping.keys[f"model.layers.{number}.{name}"] = [own[suffix]]
+            if suffix in layer:
+                mapping.keys[f"model.layers.{number}.{name}"] = [layer[suffix]]
     inside = {key for layer in layers.values() for key in layer.values()}
     outside = {key: shape for key, shape in shapes.items() if key not in inside}
     if roles:
@@ -263,21 +291,21 @@ def _layers(shapes: dict[str, Shape]) -> tuple[str, dict[int, dict[str, str]]]:
     # a number in a key may be a layer's or not: every text before one may be the stack's
     stacks: dict[str, dict[int, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for key in shapes:
-        for found in NUMBER.finditer(key):
-            stacks[key[: found.start()]][int(found[0])][key[found.end() :]] = key
+        for match in NUMBER.finditer(key):
+            stacks[key[: match.start()]][int(match[0])][key[match.end() :]] = key
 
     def matrices(layer: dict[str, str]) -> int:
         return sum(len(shapes[key]) == 2 for key in layer.values())
 
-    whole = {
+    complete = {
         prefix: stack
         for prefix, stack in stacks.items()
         if max(map(len, stack.values())) >= LEAST_TENSORS and max(map(matrices, stack.values())) == LAYER_MATRICES
     }
-    if not whole:
+    if not complete:
         return "", {}
-    prefix = max(whole, key=lambda text: len(whole[text]))
-    return prefix, {number: dict(layer) for number, layer in sorted(whole[prefix].items())}
+    prefix = max(complete, key=lambda text: len(complete[text]))
+    return prefix, {number: dict(layer) for number, layer in sorted(complete[prefix].items())}
 
 
 def _sibling(key: str) -> str:
@@ -304,6 +332,7 @@ def _layer_roles(shapes: dict[str, Shape], sizes: set[int]) -> dict[str, str]:
     for qkv, output, up, down in permutations(matrices):
         width, inner = shapes[output]
         norms = [name for name in vectors if name not in biases and shapes[name] != (width,)]
+        # the norms are those of the heads of queries and keys, [d]; inner is H · d
         fits = (
             shapes[qkv] == (3 * inner, width)
             and shapes[down][0] == width
@@ -315,8 +344,8 @@ def _layer_roles(shapes: dict[str, Shape], sizes: set[int]) -> dict[str, str]:
             and not {_sibling(qkv), _sibling(output)} & biases
         )
         if fits:
-            words = bool(ATTENTION_WORDS.search(qkv) or "qkv" in qkv) - bool(FEED_FORWARD_WORDS.search(qkv))
-            fitting.append((-words, len(fitting), (qkv, output, up, down), norms))
+            agreement = bool(ATTENTION_WORDS.search(qkv) or "qkv" in qkv) - bool(FEED_FORWARD_WORDS.search(qkv))
+            fitting.append((-agreement, len(fitting), (qkv, output, up, down), norms))
     if not fitting:
         return {}
     _, _, (qkv, output, up, down), heads = min(fitting)
@@ -368,11 +397,12 @@ def _map_outside(stage: str, shapes: dict[str, Shape], width: int, mapping: Mapp
         mapping.keys["heads.bias"] = [_sibling(key) for key in heads]
     sources = len(stage_parts()[stage].reads)
     streams = len(heads) if stage == "fine" else sources
-    small = {
+    # the other tables by their numbers of rows
+    small_tables = {
         sources + 1: "model.segment_embedding.weight",
         len(heads): "model.quantizer_embedding.weight",
     }
-    for count, name in small.items():
+    for count, name in small_tables.items():
         keys = [key for key, number in tables.items() if number == count and key not in heads]
         if len(keys) == 1:
             mapping.keys[name] = keys
@@ -412,6 +442,7 @@ def _map_tables(stage: str, keys: list[str], rows: dict[str, int], size: int, st
     if stage == "coarse":
 
         def instrumental(key: str) -> int:
+            """1 if words say that a table is the instrumental's, −1 if the vocal's, 0 if they say nothing."""
             return bool(re.search("inst", key)) - bool(re.search("vocal|voice", key))
 
         if instrumental(sources[0]) == instrumental(sources[1]):

@@ -54,7 +54,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a stage's checkpoint; weights are mapped into memory rather than read, so the moments take none.
+    """Reads a stage's checkpoint, without running code; tensors are mapped into memory, and read when they are used.
 
     Raises:
         ValueError: the file is damaged, names code beyond what `LEFT_BESIDE` lists, has no `model_state` of tensors,
@@ -70,16 +70,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
         or not all(isinstance(value, torch.Tensor) for value in state.values())
     ):
         raise ValueError(f"{path} has no {STATE!r} of tensors, which is where the originals keep their weights.")
+
     tensors = {WRAPPERS.sub("", key): value for key, value in state.items()}
     if len(tensors) != len(state):
         raise ValueError(f"{path}: two keys are the same without the prefixes module. and _orig_mod.")
     for key, value in tensors.items():
         if not bool(value.isfinite().all()):
             raise ValueError(f"{path}: {key} holds NaN or infinite weights.")
+
     checkpoint = Checkpoint(path, tensors, step=_step(content))
     precisions = {str(value.dtype).removeprefix("torch.") for value in tensors.values() if value.is_floating_point()}
     if precisions != {"float32"}:
         checkpoint.remarks.append(f"Its weights are stored in {' and '.join(sorted(precisions))}.")
+    # whatever it is called
     optimizer = next((value for value in content.values() if _is_optimizer(value)), None)
     if optimizer is None:
         checkpoint.remarks.append("It has no optimiser's state, which would show which rows were trained.")
@@ -89,7 +92,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _load(path: Path) -> Any:
-    """Reads a checkpoint without running code; raises ValueError if it holds more than weights and plain values."""
+    """Reads a checkpoint without running code; objects that `LEFT_BESIDE` lists become `Inert`.
+
+    Raises:
+        ValueError: it is damaged, or holds more than weights, plain values and such objects.
+    """
     try:
         named = get_unsafe_globals_in_checkpoint(str(path))
         if refused := sorted(name for name in named if not LEFT_BESIDE.fullmatch(name)):
@@ -128,11 +135,12 @@ def _read_moments(checkpoint: Checkpoint, optimizer: dict[str, Any]) -> None:
     Raises:
         ValueError: the optimiser has trained more weights than there are.
     """
-    numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
+    # of the parameters that were trained, in the optimiser's order
+    parameter_numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
     weights = {key: value for key, value in checkpoint.tensors.items() if value.is_floating_point()}
-    if len(numbers) > len(weights):
+    if len(parameter_numbers) > len(weights):
         raise ValueError(
-            f"{checkpoint.path} has {len(weights)} weights, and its optimiser trained {len(numbers)}: "
+            f"{checkpoint.path} has {len(weights)} weights, and its optimiser trained {len(parameter_numbers)}: "
             "a part is missing."
         )
     matrices = [key for key, value in weights.items() if value.ndim > 1]
@@ -141,10 +149,14 @@ def _read_moments(checkpoint: Checkpoint, optimizer: dict[str, Any]) -> None:
     for keys in (list(weights), matrices + vectors, vectors + matrices):
         moments = {
             key: optimizer["state"][number]["exp_avg_sq"]
-            for key, number in zip(keys, numbers, strict=False)
+            for key, number in zip(keys, parameter_numbers, strict=False)
             if "exp_avg_sq" in optimizer["state"].get(number, {})
         }
-        if moments and len(numbers) == len(keys) and all(moments[key].shape == weights[key].shape for key in moments):
+        if (
+            moments
+            and len(parameter_numbers) == len(keys)
+            and all(moments[key].shape == weights[key].shape for key in moments)
+        ):
             checkpoint.second_moments = moments
             return
     checkpoint.remarks.append("Its optimiser's state is in another order than its weights, and is not used.")

@@ -117,6 +117,7 @@ def choose_tokenizer(
         for layer in layers:
             progress(f"Distances to the centroids of {hubert}, layer {layer}")
             model = tokenizer_of(kmeans, hubert, layer)
+            # as the HuBERT was trained, which is preferred, and the other way round
             usual = model.config.do_normalize
             for normalize in (usual, not usual):
                 model.config.do_normalize = normalize
@@ -130,13 +131,13 @@ def choose_tokenizer(
             indistinct.append(candidate)
     hubert, layer, normalize, distances = indistinct[0]
     expected = kmeans.distance
-    wanted = ""
+    expectation = ""
     if expected is not None:
-        wanted = f", {expected:.4g} expected"
+        expectation = f", {expected:.4g} expected"
     evidence = [
-        f"{name}, layer {number}, {_input(normalized)}: {found.share.mean():.1%} of the variance is left "
-        f"({found.squared.mean():.4g} per frame{wanted})"
-        for name, number, normalized, found in candidates
+        f"{name}, layer {number}, {_input(normalized)}: {measured.share.mean():.1%} of the variance is left "
+        f"({measured.squared.mean():.4g} per frame{expectation})"
+        for name, number, normalized, measured in candidates
     ]
     if expected is not None and abs(math.log(float(distances.squared.mean()) / expected)) > math.log(MOST_RATIO):
         raise ValueError(
@@ -164,7 +165,12 @@ class Distances:
 def _distances(
     model: HAFMSemanticTokenizerModel, segments: Sequence[tuple[str, np.ndarray, np.ndarray, int]]
 ) -> Distances:
-    """Distances to the model's centroids of each vocal, with its noise, and of each instrumental of the segments."""
+    """Distances to a tokenizer's centroids of each vocal, with its noise, and of each instrumental of segments.
+
+    Args:
+        model: the tokenizer.
+        segments: (name, vocal, instrumental, rate in Hz) of each (`evidence.read_pairs`); its number seeds the noise.
+    """
     squared = []
     share = []
     for number, (_, vocal, instrumental, rate) in enumerate(segments):

@@ -70,12 +70,12 @@ def write_card(out: Path, sources: Mapping[str, str], facts: CardFacts) -> None:
         sources: hub id or folder of the stages, the HuBERT and the codec, by what they are.
         facts: sections and training; licences and models are added.
     """
-    licences = {what: licence(source) for what, source in sources.items()}
+    licences = {part_name: licence(source) for part_name, source in sources.items()}
     facts.license = licences[STAGES]
     facts.base_models = list(sources.values())
     facts.attribution = [
-        f"{what}: {source}, {licences[what] or 'whose licence its own page states'}"
-        for what, source in sources.items()
+        f"{part_name}: {source}, {licences[part_name] or 'whose licence its own page states'}"
+        for part_name, source in sources.items()
     ]
     config = AutoConfig.from_pretrained(out, trust_remote_code=False)
     # on the meta device, parameters can be counted without allocating memory

@@ -108,6 +108,7 @@ def simulated(tunes: Sequence[Tune], seconds: float, singer: str = "like people"
     performances = []
     for number, tune in enumerate(tunes):
         rng = np.random.default_rng([SEED, number])
+        # each from one part of its song
         performances.append(SINGERS[singer](rng, own_tempo=1.0, joined=0.0).sing(tune, seconds))
     return performances
 
@@ -134,10 +135,10 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
     phase = sheet.beat_phase(len(contour), rate)
     if phase is None:
         return torch.zeros(0), torch.zeros(0)
-    sure, chosen = listener.chords(contour, phase).max(1)
-    true = torch.from_numpy(chord_cells(recording.chords, len(sure) / rate, cell_seconds=1 / rate))
+    probability, chord = listener.chords(contour, phase).max(1)
+    true = torch.from_numpy(chord_cells(recording.chords, len(probability) / rate, cell_seconds=1 / rate))
     has_chord = true > 0
-    return sure[has_chord], (chosen == true)[has_chord].float()
+    return probability[has_chord], (chord == true)[has_chord].float()
 
 
 def reliability(sure: torch.Tensor, right: torch.Tensor) -> tuple[list[Reliability], float]:
@@ -178,6 +179,10 @@ def unheard(contour: PitchContour, ear_size: int) -> PitchContour:
 @torch.no_grad()
 def simulated_scores(model: HAFMListenerModel, performances: Sequence[Performance]) -> dict[str, float]:
     """Scores a listener on simulated singers: chords from pitch contours and the beats, tempo from the contours alone.
+
+    Args:
+        model: the listener; put into float32 and evaluation mode.
+        performances: simulated songs, at least two.
 
     Returns:
         `chords`: share of frames with the right chord; `beyond`: the same minus the agreement of different songs;

@@ -78,6 +78,7 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
     recogniser = functools.cache(ChordRecogniser)  # loaded only if something is not in the cache
 
     def recording(name: str, song: str, voice: Samples, band: Samples) -> Recording:
+        """A recording with estimates from the cache; missing ones are made and cached."""
         digest = hashlib.sha256(band.tobytes()).hexdigest()
         if digest not in estimates:
             estimates[digest] = _estimated(band, recogniser())
@@ -100,7 +101,11 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
 
 
 def rendered_recordings(corpus: Path, seconds: float) -> list[Recording]:
-    """The first `seconds` of the test vocals of a rendered corpus, with chords, key and beats from the labels."""
+    """The first `seconds` of the test vocals of a rendered corpus, with chords, key and beats from the labels.
+
+    Raises:
+        ValueError: the corpus has no test songs.
+    """
     recordings = []
     for name, labels in load_labels(corpus, "test").items():
         samples = read_mono(corpus / "test" / name / "vocal.flac", ANALYSIS_RATE)[: round(seconds * ANALYSIS_RATE)]

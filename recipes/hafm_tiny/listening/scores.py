@@ -54,29 +54,37 @@ class ListeningScores:
 
 
 def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> ListeningScores:
-    """Scores of estimated lead sheets, one for each recording, in the same order; at least two songs."""
+    """Scores of estimated lead sheets, one for each recording, in the same order.
+
+    Raises:
+        ValueError: the recordings are of fewer than two songs.
+    """
     songs = [recording.song for recording in recordings]
     if len(set(songs)) < 2:
         raise ValueError(f"Scores are matched minus shuffled songs, so they need two songs; there is only {songs}.")
+
+    # of each recording: cells of chords, beats from 0 s on, the key's score, and estimated and true tempo
     estimated_chords = []
     estimated_beats = []
-    keys = []
+    key_scores = []
     tempos = []
     for sheet, recording in zip(sheets, recordings, strict=True):
         estimated_chords.append(chord_cells(sheet.chords, recording.seconds))
         beats = np.array([beat for beat in sheet.beats or () if beat >= 0])
         estimated_beats.append(beats)
-        keys.append(key_score(sheet.key, recording.key))
+        key_scores.append(key_score(sheet.key, recording.key))
         tempos.append((tempo_of(beats), recording.tempo))
     true_chords = [chord_cells(recording.chords, recording.seconds) for recording in recordings]
     true_beats = [np.asarray(recording.beats) for recording in recordings]
+
+    # agreement with the recording's reference, and the same minus that with other songs'
     chords_matched, chords = beyond_shuffled(estimated_chords, true_chords, songs, chord_overlap)
     beats_matched, beats_beyond = beyond_shuffled(estimated_beats, true_beats, songs, _f_measure)
     _, beats_with_lag = beyond_shuffled(estimated_beats, true_beats, songs, _f_measure_with_lag)
     return ListeningScores(
         chords=bootstrap_mean(chords, songs),
         chords_matched=float(np.nanmean(chords_matched)),
-        key=bootstrap_mean(keys, songs),
+        key=bootstrap_mean(key_scores, songs),
         beats=bootstrap_mean(beats_beyond, songs),
         beats_matched=float(np.nanmean(beats_matched)),
         beats_lag_forgiven=bootstrap_mean(beats_with_lag, songs),
@@ -86,7 +94,10 @@ def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> Liste
 
 
 def key_score(estimated: str | None, known: str | None) -> float:
-    """mir_eval's weighted score of a key such as "A:min": 1 equal, 0.5 fifth, 0.3 relative, 0.2 parallel, else 0."""
+    """mir_eval's weighted score of a key such as "A:min": 1 equal, 0.5 fifth, 0.3 relative, 0.2 parallel, else 0.
+
+    0 without an estimate, NaN without a reference.
+    """
     import mir_eval
 
     if known is None:
@@ -97,12 +108,12 @@ def key_score(estimated: str | None, known: str | None) -> float:
     return float(mir_eval.key.weighted_score(*names))
 
 
-def chord_overlap(estimated: Cells, wanted: Cells) -> float:
-    """Share of cells in which two sequences of majmin classes agree; cells that are -1 in `wanted` are ignored."""
-    length = min(len(estimated), len(wanted))
-    counted = wanted[:length] >= 0
+def chord_overlap(estimated: Cells, reference: Cells) -> float:
+    """Share of cells in which two sequences of majmin classes agree; cells that are -1 in `reference` are ignored."""
+    length = min(len(estimated), len(reference))
+    counted = reference[:length] >= 0
     if counted.any():
-        return float((estimated[:length] == wanted[:length])[counted].mean())
+        return float((estimated[:length] == reference[:length])[counted].mean())
     return float("nan")
 
 
@@ -142,25 +153,25 @@ def majmin(label: str) -> int:
     return 1 + root_quality[0] + first_class
 
 
-def _f_measure(estimated: Beats, wanted: Beats) -> float:
+def _f_measure(estimated: Beats, reference: Beats) -> float:
     """F-measure of beats in seconds ([K] each), up to where the shorter of the two ends; NaN without a reference."""
-    if not len(wanted):
+    if not len(reference):
         return float("nan")
     if not len(estimated):
         return 0.0
     # after the last beat, which counts
-    end = min(estimated[-1], wanted[-1]) + 0.1
-    return beat_f_measure(wanted[wanted < end], estimated[estimated < end])
+    end = min(estimated[-1], reference[-1]) + 0.1
+    return beat_f_measure(reference[reference < end], estimated[estimated < end])
 
 
-def _f_measure_with_lag(estimated: Beats, wanted: Beats) -> float:
+def _f_measure_with_lag(estimated: Beats, reference: Beats) -> float:
     """`_f_measure` with the constant lag of `LAGS` that makes it highest."""
-    return max(_f_measure(estimated + lag, wanted) for lag in LAGS)
+    return max(_f_measure(estimated + lag, reference) for lag in LAGS)
 
 
 def beyond_shuffled(
     estimated: Sequence[NDArray[Any]],
-    wanted: Sequence[NDArray[Any]],
+    references: Sequence[NDArray[Any]],
     songs: Sequence[str],
     agree: Callable[[NDArray[Any], NDArray[Any]], float],
 ) -> tuple[list[float], list[float]]:
@@ -168,7 +179,7 @@ def beyond_shuffled(
 
     Args:
         estimated: of each recording.
-        wanted: the references, in the same order.
+        references: of the same recordings, in the same order.
         songs: the song of each recording.
         agree: agreement of an estimate and a reference.
 
@@ -176,12 +187,12 @@ def beyond_shuffled(
         For each recording, the agreement with its own reference, and the same minus the mean agreement with
         references of other songs (up to `CONTROLS`).
     """
-    matched = [agree(*pair) for pair in zip(estimated, wanted, strict=True)]
+    matched = [agree(*pair) for pair in zip(estimated, references, strict=True)]
     rng = np.random.default_rng(0)
     beyond = []
     for number, estimate in enumerate(estimated):
         others = [other for other, song in enumerate(songs) if song != songs[number]]
         drawn = rng.choice(others, min(len(others), CONTROLS), replace=False)
-        control = float(np.nanmean([agree(estimate, wanted[other]) for other in drawn]))
+        control = float(np.nanmean([agree(estimate, references[other]) for other in drawn]))
         beyond.append(matched[number] - control)
     return matched, beyond

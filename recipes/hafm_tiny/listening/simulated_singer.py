@@ -97,7 +97,7 @@ class SimulatedSinger:
     def sing(self, tune: Tune, seconds: float) -> Performance:
         """A crop of `seconds` of a tune (or all of a shorter one), in a random key and tempo."""
         rng = self.rng
-        semitones = int(rng.integers(PITCH_CLASSES)) - 6
+        semitones = int(rng.integers(PITCH_CLASSES)) - 6  # transposition, −6 to 5
         tempo = self._tempo(tune)
         seconds_of_beats = self._clock(tune, tempo)
         sung = self._sung(tune, seconds_of_beats, semitones)
@@ -114,15 +114,17 @@ class SimulatedSinger:
                 tempo = tune.tempo * 2 ** self.rng.normal(0.0, 0.2)
             else:
                 tempo = self.rng.uniform(*TEMPI)
-            busiest = len(tune.notes) / max(float(tune.notes[:, 1].sum()), 1.0) * tempo / 60
-            if TEMPI[0] <= tempo <= TEMPI[1] and busiest < MOST_NOTES:
+            notes_per_second = len(tune.notes) / max(float(tune.notes[:, 1].sum()), 1.0) * tempo / 60
+            if TEMPI[0] <= tempo <= TEMPI[1] and notes_per_second < MOST_NOTES:
                 return float(tempo)
+        # no tempo fitted
         return 90.0
 
     def _clock(self, tune: Tune, tempo: float) -> tuple[Array, Array]:
         """Numbers of the tune's beats, and their times in seconds at a tempo (BPM) that drifts: float64 [K] each."""
         count = int(np.ceil(tune.beats)) + 2
         points = self.rng.normal(0.0, DRIFT * self.rng.uniform(0, 2), int(count / DRIFT_BEATS) + 2)
+        # of the logarithm of each beat's length
         drift = np.interp(np.arange(count), np.arange(len(points)) * DRIFT_BEATS, points)
         seconds = np.concatenate([[0.0], np.cumsum(60 / tempo * np.exp(drift))])
         return np.arange(count + 1, dtype=np.float64), seconds
@@ -152,12 +154,15 @@ class SimulatedSinger:
         legato = (following - end < 0.25) & (rng.random(count) < rng.uniform(0.3, 0.95))
         end = np.where(legato, following, np.minimum(end, following))
         end[-1] = min(end[-1], onset[-1] + 4)
-        off = rng.normal(0.0, rng.uniform(0.1, 0.5), count)
+        # errors in semitones: of each note, of the whole song, and slowly changing
+        note_error = rng.normal(0.0, rng.uniform(0.1, 0.5), count)
         tuning = np.clip(rng.normal(0.0, 0.2), -0.5, 0.5)
         drift = np.cumsum(rng.normal(0.0, 0.01, count))
-        pitch = notes[:, 2] + semitones + off + tuning + drift - drift.mean()
+        pitch = notes[:, 2] + semitones + note_error + tuning + drift - drift.mean()
+        # only a note that follows at once is reached from the pitch of the one before
         close = np.append(False, onset[1:] - end[:-1] < 0.15)
         before = np.where(close, np.append(pitch[:1], pitch[:-1]), pitch)
+        # notes without a syllable of their own: no consonant, and a weak onset
         melisma = close & (rng.random(count) < 0.12)
         return Sung(
             onset,
@@ -185,7 +190,7 @@ class SimulatedSinger:
             The notes in the same form, mostly another number of them.
         """
         rng = self.rng
-        # shares of notes
+        # shares of notes: left out, replaced, joined to the one before, split
         missed, wrong, joined, turned = rng.uniform(0, [0.08, 0.15, 0.1, 0.1])
         notes = notes[rng.random(len(notes)) >= missed].copy()
         replaced = rng.random(len(notes)) < wrong
@@ -196,7 +201,7 @@ class SimulatedSinger:
         dropped = np.append(False, chosen & follows)
         notes[:-1][dropped[1:], 1] += notes[1:][dropped[1:], 1]
         notes = notes[~dropped]
-        # a note that is split into two
+        # a note that is split into two, the first of them a step or half a step off
         split = (rng.random(len(notes)) < turned) & (notes[:, 1] > 0.4)
         second = notes[split].copy()
         second[:, 0] += second[:, 1] / 2
@@ -220,16 +225,18 @@ class SimulatedSinger:
         rng = self.rng
         _, times_of_beats = clock
         whole = times_of_beats[-1]
+        # short crops are not joined
         pieces = 1
         if rng.random() < self.joined and seconds > 12:
             pieces = int(rng.integers(2, 6))
         lengths = rng.dirichlet(np.full(pieces, 6.0)) * seconds
         times = []
         for length in lengths:
+            # of eight places, the first with enough singing, or the last
             for _ in range(8):
                 start = rng.uniform(0, max(whole - length, 1e-3))
-                inside = np.minimum(sung.end, start + length) - np.maximum(sung.onset, start)
-                if np.maximum(inside, 0).sum() > LEAST_SUNG * length:
+                sung_seconds = np.minimum(sung.end, start + length) - np.maximum(sung.onset, start)
+                if np.maximum(sung_seconds, 0).sum() > LEAST_SUNG * length:
                     break
             times.append(start + (np.arange(round(length * CONTOUR_RATE)) + 0.5) / CONTOUR_RATE)
         return np.concatenate(times)
@@ -241,20 +248,23 @@ class SimulatedSinger:
         # of each frame: the latest note, the time since its onset and until its end, and since its vowel
         note = np.clip(np.searchsorted(sung.onset, times, side="right") - 1, 0, None)
         age = times - sung.onset[note]
-        left = sung.end[note] - times
-        inside = (age >= 0) & (left > 0)
+        remaining = sung.end[note] - times
+        inside = (age >= 0) & (remaining > 0)
         vowel = age - sung.consonant[note]
-        pitch = self._pitch(sung, note, np.maximum(age, 0), np.maximum(left, 0))
+        pitch = self._pitch(sung, note, np.maximum(age, 0), np.maximum(remaining, 0))
         # the tracker finds a pitch once half of its window is a vowel
         voiced = inside & (vowel >= rng.uniform(0.0, 0.05) * (sung.consonant[note] > 0)) & self._kept(count)
+        # level in dB: accent and decay, less in consonants, at the end and at the onset of a note
         level = sung.accent[note] - rng.uniform(0, 5) * np.maximum(age, 0)
         level -= 14 * np.clip(1 - vowel / 0.05, 0, 1.3) * (sung.consonant[note] > 0)
-        level -= 10 * np.clip(1 - left / 0.06, 0, 1) + 4 * np.clip(1 - age / 0.05, 0, 1)
-        away = np.where(inside, 0.0, np.maximum(-left, 0.0))
+        level -= 10 * np.clip(1 - remaining / 0.06, 0, 1) + 4 * np.clip(1 - age / 0.05, 0, 1)
+        # after a note, the room decays to the background noise
+        seconds_after = np.where(inside, 0.0, np.maximum(-remaining, 0.0))
         floor = rng.uniform(-48, -30)
-        level = np.where(inside, level, np.maximum(-12 - rng.uniform(60, 200) * away, floor))
+        level = np.where(inside, level, np.maximum(-12 - rng.uniform(60, 200) * seconds_after, floor))
         level = level + rng.normal(0.0, rng.uniform(0.5, 2.0), count)
         level = np.maximum(level - np.quantile(level, 0.95), FLOOR_DB)
+        # onset strength in the lower bands, at the vowel, and in the upper ones, at the consonant and the vowel
         near = inside | (age < 0.1)
         low = sung.strength[note] * np.exp(-((vowel / 0.025) ** 2)) * near
         high = sung.aspirate[note] * (np.exp(-((age / 0.025) ** 2)) + 0.6 * np.exp(-((vowel / 0.03) ** 2))) * near
@@ -264,20 +274,23 @@ class SimulatedSinger:
             np.where(voiced, pitch, np.nan).astype(np.float32), level.astype(np.float32), normalised(flux)
         )
 
-    def _pitch(self, sung: Sung, note: NDArray[np.int64], age: Array, left: Array) -> Array:
+    def _pitch(self, sung: Sung, note: NDArray[np.int64], age: Array, remaining: Array) -> Array:
         """Pitch of each frame in semitones, whether it is sung or not: float64 [T].
 
         Args:
             sung: the notes.
             note (int64 [T]): the latest note of each frame.
-            age, left (float64 [T]): seconds since its onset and until its end, at least 0.
+            age, remaining (float64 [T]): seconds since its onset and until its end, at least 0.
         """
         rng = self.rng
         count = len(note)
+        # a glide from the note before, a scoop at the start and a fall in the last 0.12 s
         pitch = sung.pitch[note] + (sung.before - sung.pitch)[note] * np.exp(-age / sung.glide[note])
-        pitch -= sung.scoop[note] * np.exp(-age / 0.06) + sung.fall[note] * np.clip(1 - left / 0.12, 0, 1)
+        pitch -= sung.scoop[note] * np.exp(-age / 0.06) + sung.fall[note] * np.clip(1 - remaining / 0.12, 0, 1)
+        # vibrato sets in from 0.2 to 0.4 s after the onset
         depth = sung.vibrato[note] * np.clip((age - 0.2) / 0.2, 0, 1)
         pitch += depth * np.sin(2 * np.pi * sung.vibrato_rate[note] * age)
+        # unsteadiness, drawn every 8 frames
         points = rng.normal(0.0, rng.uniform(0.05, 0.35), count // 8 + 2)
         pitch += np.interp(np.arange(count) / 8, np.arange(len(points)), points)
         # tracking errors: octave errors of whole notes, arbitrary errors of single frames
@@ -326,7 +339,7 @@ class ExactSinger(FaithfulSinger):
         sounds = {"consonant": none, "accent": none, "strength": none + 1, "aspirate": none + 0.1}
         return Sung(starts, ends, pitch, pitch, **slides, **sounds)
 
-    def _pitch(self, sung: Sung, note: NDArray[np.int64], age: Array, left: Array) -> Array:
+    def _pitch(self, sung: Sung, note: NDArray[np.int64], age: Array, remaining: Array) -> Array:
         return sung.pitch[note]
 
     def _kept(self, count: int) -> NDArray[np.bool_]:

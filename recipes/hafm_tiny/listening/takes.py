@@ -84,14 +84,17 @@ def crop_of_takes(
     Args:
         takes: at least one of them must be long enough at every speed.
         seconds: length of the crop; shorter takes are used whole, from `LEAST_SECONDS` on.
-        octaves: range of the change of speed, in octaves.
+        octaves: lowest and highest change of speed, in octaves.
         rng: draws all of this.
+
+    Returns:
+        The crop; its contour is the singer's, its targets are those of the band, which is in time.
     """
     while True:
         take = takes[int(rng.integers(len(takes)))]
         speed = 2 ** rng.uniform(octaves[0], octaves[1])
-        most = int((len(take.contour) - 2) / speed)
-        frames = min(round(seconds * CONTOUR_RATE), most)
+        available = int((len(take.contour) - 2) / speed)
+        frames = min(round(seconds * CONTOUR_RATE), available)
         if frames >= LEAST_SECONDS * CONTOUR_RATE:
             break
     # a singer is late, or early, by a number of frames that changes slowly

@@ -143,10 +143,11 @@ class HarmonyTrainer:
         for index in self.rng.integers(len(self.pool), size=self.arguments.sung_a_step):
             self.pool[int(index)] = self._sung()
         cells, mask = stacked([self._without_a_feature(crop.cells.float()).numpy() for crop in crops])
-        chords, _ = stacked([crop.chords.numpy() for crop in crops], IGNORED)
+        chords, _ = stacked([crop.chords.numpy() for crop in crops], IGNORED)  # [B, H]
         device = self.model.device
         with in_half(device):
-            logits = self.model.chord_logits(cells.to(device), mask.to(device))
+            logits = self.model.chord_logits(cells.to(device), mask.to(device))  # [B, H, chords]
+        # logit adjustment (`prior_weight`)
         priors = torch.stack([crop.prior for crop in crops])[:, None]
         logits = logits.float().cpu() + self.arguments.prior_weight * priors
         return F.cross_entropy(logits.flatten(0, 1), chords.flatten(), ignore_index=IGNORED)
@@ -161,9 +162,9 @@ class HarmonyTrainer:
             `cells`.
         """
         if self.rng.random() < self.arguments.left_out:
-            numbers = HARMONY_PARTS * CLASS_NUMBERS  # features of a pitch class
-            feature = int(self.rng.integers(numbers))
-            cells[:, feature : PITCH_CLASSES * numbers : numbers] = 0.0
+            per_class = HARMONY_PARTS * CLASS_NUMBERS  # features of a pitch class
+            feature = int(self.rng.integers(per_class))
+            cells[:, feature : PITCH_CLASSES * per_class : per_class] = 0.0
         return cells
 
     def _sung(self) -> SungSong:
@@ -253,13 +254,14 @@ class TimeTrainer(nn.Module):
         bars, _ = stacked([sung.bars[_middles(sung.contour, size)] for sung in batch], np.nan)
         known_bars = bars.isfinite()
         bars = bars.nan_to_num()
-        hidden = self.model.time(cells, mask)
+
+        hidden = self.model.time(cells, mask)  # [B, T, channels]
         beat_loss = F.cross_entropy(self.beat_head(hidden).flatten(0, 1), parts.flatten(), ignore_index=IGNORED)
-        binary = F.binary_cross_entropy_with_logits(self.bar_head(hidden)[..., 0], bars, reduction="none")
-        bar_loss = (binary * known_bars).sum() / known_bars.sum().clamp_min(1)
+        bar_losses = F.binary_cross_entropy_with_logits(self.bar_head(hidden)[..., 0], bars, reduction="none")
+        bar_loss = (bar_losses * known_bars).sum() / known_bars.sum().clamp_min(1)
         tempi = torch.tensor([sung.tempo for sung in batch], dtype=torch.float32)
-        agreement = tempo_targets(self.model, tempi) * self.model.tempo_logits(hidden, mask).log_softmax(-1)
-        tempo_loss = -agreement.sum(-1).mean()
+        log_likelihoods = self.model.tempo_logits(hidden, mask).log_softmax(-1)  # [B, K]
+        tempo_loss = -(tempo_targets(self.model, tempi) * log_likelihoods).sum(-1).mean()
         return beat_loss + self.arguments.bar_weight * bar_loss + self.arguments.tempo_weight * tempo_loss
 
     def _take(self, seconds: float) -> TimedContour:
@@ -267,7 +269,7 @@ class TimeTrainer(nn.Module):
         return crop_of_takes(self.takes, seconds, self.arguments.takes_octaves, self.rng)
 
     def _sung(self, seconds: float) -> TimedContour:
-        """A random crop of a tune, sung by the simulated singer."""
+        """A random crop of `seconds` of a tune, or all of a shorter one, sung by the simulated singer."""
         sung = self.singer.sing(self.tunes.draw(), seconds)
         # 1 in the first beat of a bar
         bars = ((np.floor(sung.beats) - sung.downbeat) % sung.metre == 0).astype(np.float32)
@@ -321,17 +323,21 @@ def train_listener(
     figures = {}
     if not only_time:
         harmony = HarmonyTrainer(model, tunes, arguments, takes)
-        rate = replace(arguments, learning_rate=arguments.harmony_rate)
-        figures = {"harmony_nats": take_steps(model, harmony.loss, rate)}
+        harmony_arguments = replace(arguments, learning_rate=arguments.harmony_rate)
+        figures = {"harmony_nats": take_steps(model, harmony.loss, harmony_arguments)}
+    # trains its auxiliary heads, too, which are not part of the model
     time = TimeTrainer(model.cpu(), tunes, arguments, takes)
     steps = max(round(arguments.steps * arguments.time_share), 1)
     return figures | {"time_nats": take_steps(time, time.loss, replace(arguments, steps=steps))}
 
 
 def tempo_targets(model: HAFMListenerModel, tempi: torch.Tensor) -> torch.Tensor:
-    """Tempi (float [B]) as soft targets over the bins, a Gaussian with a deviation of one bin: float [B, K]."""
-    away = (torch.log2(model.tempi)[None] - torch.log2(tempi)[:, None]) / model.tempo_step
-    return torch.softmax(-0.5 * away**2, dim=-1)
+    """Tempi (float [B], in BPM) as soft targets over the model's K tempo bins: float [B, K].
+
+    A Gaussian over log tempo, with a deviation of one bin.
+    """
+    distance = (torch.log2(model.tempi)[None] - torch.log2(tempi)[:, None]) / model.tempo_step  # in bins
+    return torch.softmax(-0.5 * distance**2, dim=-1)
 
 
 def _middles(contour: PitchContour, step: int) -> np.ndarray:

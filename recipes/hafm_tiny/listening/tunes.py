@@ -93,6 +93,7 @@ def labelled_tune(name: str, split: str, source: str, labels: Mapping[str, Any])
     downbeat = 0
     if len(bars) > 1:
         metre = int(np.median(np.diff(bars)))
+    # 0 where the labels' downbeats are too close together
     if metre:
         # by a bar in the middle of the song
         downbeat = int(bars[len(bars) // 2]) % metre
@@ -140,25 +141,36 @@ def lead_sheet_tunes(path: Path, test: int = TEST_TUNES) -> Iterator[Tune]:
 
     The first `test` by the hashes of their titles are for testing.
     """
-    lines = [json.loads(line) for line in gzip.open(path, "rt", encoding="utf-8")]
-    ranked = sorted(lines, key=lambda tune: hashlib.sha256((tune["source"] + tune["title"]).encode()).hexdigest())
-    for number, tune in enumerate(ranked):
-        if tune["metre"] not in METRES or len(tune["notes"]) < LEAST_NOTES or not tune["chords"]:
+    sheets = [json.loads(line) for line in gzip.open(path, "rt", encoding="utf-8")]
+    ranked = sorted(sheets, key=lambda sheet: hashlib.sha256((sheet["source"] + sheet["title"]).encode()).hexdigest())
+    for number, sheet in enumerate(ranked):
+        if sheet["metre"] not in METRES or len(sheet["notes"]) < LEAST_NOTES or not sheet["chords"]:
             continue
-        quarters, metre = METRES[tune["metre"]]
-        notes = np.array(sorted(tune["notes"]), dtype=np.float64)
-        chords = np.array([(start, length, chord_class(label)) for start, length, label in tune["chords"]])
+        quarters, metre = METRES[sheet["metre"]]
+        notes = np.array(sorted(sheet["notes"]), dtype=np.float64)
+        chords = np.array([(start, length, chord_class(label)) for start, length, label in sheet["chords"]])
+        # starts and lengths, from quarter notes to beats
         notes[:, :2] /= quarters
         chords[:, :2] /= quarters
+        # from lengths to ends
         chords[:, 1] += chords[:, 0]
         split = "test" if number < test else "train"
         notes, chords = _repeated(_one_voice(notes), chords, metre)
-        yield Tune(tune["title"], split, SHEETS, notes, chords, None, metre, 0)
+        yield Tune(sheet["title"], split, SHEETS, notes, chords, None, metre, 0)
 
 
 def _one_voice(notes: Array) -> Array:
-    """Makes notes monophonic: each ends at the next one's start; of simultaneous ones, the highest is kept."""
+    """Makes notes monophonic: each ends at the next one's start; of simultaneous ones, the highest is kept.
+
+    Args:
+        notes (float64 [N, 3]): onset and length in beats, MIDI pitch.
+
+    Returns:
+        The same for fewer notes, by onset.
+    """
+    # by onset, and the highest first
     notes = notes[np.lexsort((-notes[:, 2], notes[:, 0]))]
+    # onsets within 0.05 beats count as simultaneous
     notes = notes[np.append(True, np.diff(notes[:, 0]) > 0.05)]
     notes[:-1, 1] = np.minimum(notes[:-1, 1], np.diff(notes[:, 0]))
     return notes
@@ -192,6 +204,9 @@ def load_tunes(
         sheets: file of lead sheets.
         corpus: folder of rendered songs, used if `songs` is not given.
         validation, test: number of `songs` in these splits.
+
+    Returns:
+        Tunes by split: "train", "validation" and "test".
     """
     by_split: dict[str, list[Tune]] = {"train": [], "validation": [], "test": []}
     tunes: list[Tune] = []

@@ -86,8 +86,12 @@ def arrange(
 
 
 def _apart(notes: Sequence[Note], duration: float) -> Iterator[Note]:
-    """Cuts each note before the next one of the same pitch: a MIDI note-off ends a pitch, not a specific note."""
-    upcoming: dict[int, float] = {}
+    """Cuts each note half a frame before the next one of the same pitch, as a MIDI note-off ends a pitch, not a note.
+
+    Notes that start after the song's `duration` (s), or with another one of their pitch, are left out. The last come
+    first.
+    """
+    upcoming: dict[int, float] = {}  # by pitch: start of the next note
     for note in sorted(notes, key=lambda n: n.start, reverse=True):
         if note.start >= duration or upcoming.get(note.pitch, np.inf) <= note.start:
             continue
@@ -127,7 +131,9 @@ def _steps(bar: np.ndarray, number: int, pattern: str, grid: Grid) -> list[tuple
         Symbol, start and end in seconds of each step.
     """
     steps_of_bar = grid.metre * grid.per_beat
-    offset = number % max(1, len(pattern) // steps_of_bar) * steps_of_bar
+    bars_of_pattern = max(1, len(pattern) // steps_of_bar)
+    offset = number % bars_of_pattern * steps_of_bar
+    # the bar may have more or fewer beats than the style's metre
     times = [_in_bar(bar, grid.beat(step)) for step in range((bar.size - 1) * grid.per_beat + 1)]
     symbols = (pattern[(offset + step) % len(pattern)] for step in range(len(times) - 1))
     return list(zip(symbols, times[:-1], times[1:], strict=True))
@@ -149,7 +155,10 @@ def hits(song: Song, grid: Grid, bar: np.ndarray, number: int, pattern: str) -> 
 
     Args:
         song: with the chords.
-        grid, bar, number, pattern: as for `_steps`.
+        grid: how bars are divided.
+        bar (float64 [beats + 1]): times of the bar's beats in seconds, and of the next downbeat.
+        number: of the bar in its section.
+        pattern: symbols of one bar or several (see `styles`).
     """
     hits_of_bar: list[Hit] = []
     sounding = False
@@ -160,6 +169,7 @@ def hits(song: Song, grid: Grid, bar: np.ndarray, number: int, pattern: str) -> 
         elif symbol == HOLD and sounding and hits_of_bar[-1].chord is chord:
             hits_of_bar[-1] = dataclasses.replace(hits_of_bar[-1], end=end)
         elif symbol != HOLD or sounding:
+            # until the chord changes or the bar ends
             ring = min(chord.end, float(bar[-1]))
             if symbol == HOLD:
                 # held over a change of chord: struck again
@@ -184,6 +194,7 @@ def voicing(chord: Chord, kind: str, low: int) -> list[int]:
     if kind == "power":
         return [root, root + fifth, root + 12]
     if kind == "guitar":
+        # root and fifth, then chord tones at least three semitones apart, on up to six strings
         pitches = [root]
         for pitch in range(root + fifth, root + 29):
             if pitch % 12 in classes and pitch - pitches[-1] > 2:
@@ -191,12 +202,13 @@ def voicing(chord: Chord, kind: str, low: int) -> list[int]:
         return pitches[:6]
     pitches = sorted(low + (pitch_class - low) % 12 for pitch_class in classes)
     if kind == "open" and len(pitches) > 2:
+        # the second lowest note goes up an octave
         pitches[1] += 12
     return sorted(pitches)
 
 
 def _in_sections(song: Song, form: Sequence[Section]) -> Iterator[tuple[np.ndarray, int, Section]]:
-    """Yields bars (their beats in seconds), their index in the section, and the section."""
+    """Yields the bars of a form: beats and next downbeat in seconds (float64), index in the section, section."""
     all_bars = bars(song)
     for section in form:
         for number in range(section.first, section.end):
@@ -248,13 +260,20 @@ def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
         octave, index = divmod(int(symbol) - 1, len(pitches))
         pitches = [pitches[index] + 12 * octave]
     end = hit.ring if player.ring else hit.start + player.length * (hit.end - hit.start)
+    # there may be more delays than pitches, all of them 0
     for pitch, delay in zip(pitches, delays, strict=False):
         start = hit.start + delay
         yield Note(start, max(_snapped(end), start + SHORTEST_FRAMES / FRAME_RATE), pitch, velocity)
 
 
 def _chords(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
-    """The notes of a player of chords; arguments as for `arrange`, and `chosen`, the drawn variant by energy."""
+    """The notes of a player of chords.
+
+    Args:
+        song, form, style: as for `arrange`.
+        player: the player.
+        chosen: number of the drawn pattern variant by energy; at other energies, the player is silent.
+    """
     notes: list[Note] = []
     grid = _grid(song, style)
     for bar, number, section in _in_sections(song, form):
@@ -271,7 +290,13 @@ def _chords(song: Song, form: Sequence[Section], style: Style, player: Player, c
 
 
 def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
-    """The notes of the bass; arguments as for `_chords`."""
+    """The notes of the bass.
+
+    Args:
+        song, form, style: as for `arrange`.
+        player: the player.
+        chosen: number of the drawn pattern variant by energy; at other energies, the player is silent.
+    """
     notes: list[Note] = []
     grid = _grid(song, style)
     for bar, number, section in _in_sections(song, form):
@@ -281,12 +306,12 @@ def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, cho
         if section.name == "ending":
             pattern = "R" + HOLD * (len(pattern) - 1)
         for hit in hits(song, grid, bar, number, pattern):
-            lowest = hit.chord.bass or 0
+            bass_class = hit.chord.bass or 0  # pitch class
             interval = {"5": 7, "8": 12}.get(hit.symbol, 0)
             # only play a fifth over chords that have one
-            if (lowest + interval) % 12 not in {lowest, *hit.chord.pitch_classes}:
+            if (bass_class + interval) % 12 not in {bass_class, *hit.chord.pitch_classes}:
                 interval = 0
-            pitch = player.low + (lowest - player.low) % 12 + interval
+            pitch = player.low + (bass_class - player.low) % 12 + interval
             velocity = player.velocity + ENERGY_VELOCITY[section.energy]
             if hit.symbol == "r":
                 velocity -= SOFTER
@@ -296,7 +321,13 @@ def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, cho
 
 
 def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
-    """The notes of the drums, with fills at the ends of sections; arguments as for `_chords`."""
+    """The notes of the drums, with fills at the ends of sections that are not sparse.
+
+    Args:
+        song, form, style: as for `arrange`.
+        player: the player.
+        chosen: number of the drawn pattern variant by energy; at other energies, the player is silent.
+    """
     notes: list[Note] = []
     grid = _grid(song, style)
 
@@ -316,9 +347,10 @@ def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, ch
         if number == 0 and section.energy == "full":
             hit("crash", _in_bar(bar, 0), "x", section)
         steps = (bar.size - 1) * grid.per_beat
-        # the step from which the fill replaces the groove
+        # the step from which the fill replaces the groove; after the bar if there is none
         fill_from = steps
-        if number == section.end - section.first - 1 and section.energy != "sparse":
+        is_last_bar = number == section.end - section.first - 1
+        if is_last_bar and section.energy != "sparse":
             fill_from = max(0, steps - len(next(iter(style.fill.values()))))
         for drum, pattern in groove.items():
             # the kick goes on through a fill without kicks
@@ -336,7 +368,13 @@ def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, ch
 
 
 def _line(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
-    """The song's second voice, moved by octaves into the player's range; silent at energies without patterns."""
+    """The song's second voice (track BRIDGE), moved by octaves into the player's range.
+
+    Args:
+        song, form: as for `arrange`.
+        style, chosen: not used; all roles have the same arguments.
+        player: the player, silent at energies without patterns.
+    """
     all_bars = bars(song)
     # from start to end in seconds: the sections in which the player has patterns
     spans = []

@@ -32,11 +32,14 @@ def bars(song: Song) -> list[np.ndarray]:
     """Beats of each bar in seconds and the next downbeat, float64 [beats + 1]; the last bar's end is extrapolated."""
     beats = np.array(song.beats)
     starts = [at for at in song.downbeats if at < song.duration]
+    # the last bar ends somewhere after the song, so that it gets all beats that are left
     ends = [*starts[1:], song.duration + 10]
     beats_of_bars = []
     for start, end in zip(starts, ends, strict=True):
+        # 1e-6: a beat may differ from the downbeat by rounding
         inside = beats[(beats >= start - 1e-6) & (beats < end - 1e-6)]
         if end > song.duration:
+            # a beat after the last one
             end = inside[-1] + float(np.median(np.diff(beats)))
         beats_of_bars.append(np.append(inside, end))
     return beats_of_bars

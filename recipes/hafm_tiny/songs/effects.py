@@ -24,8 +24,10 @@ def room(
         float [N]: dry sound plus room, of the same length and not delayed.
     """
     times = np.arange(int(seconds * sampling_rate)) / sampling_rate
+    # noise that decays by 60 dB within `seconds`, after a predelay of 8 ms
     response = generator.standard_normal(times.size) * 10 ** (-3 * times / seconds)
     response[: int(0.008 * sampling_rate)] = 0.0
+    # its energy sets the level
     response *= 10 ** (wet_db / 20) / np.sqrt(np.sum(response**2))
     return audio + fftconvolve(audio, response)[: audio.size]
 
@@ -33,13 +35,25 @@ def room(
 def equalise(
     audio: np.ndarray, sampling_rate: int, generator: np.random.Generator, strength_db: float = 3.0
 ) -> np.ndarray:
-    """Simulate another microphone on audio [N]: a smooth random frequency response and a low cut at 60 Hz."""
+    """Simulate another microphone: a smooth random frequency response and a low cut at 60 Hz.
+
+    Args:
+        audio (float [N]): the sound.
+        sampling_rate: in Hz.
+        generator: draws the response.
+        strength_db: standard deviation of the response in dB.
+
+    Returns:
+        float [N]: the sound, not delayed.
+    """
     length = next_fast_len(audio.size)
+    # at least 1 Hz: 0 Hz has no logarithm
     frequency = np.maximum(rfftfreq(length, 1 / sampling_rate), 1.0)
     knots = np.geomspace(80, sampling_rate / 2, 7)
-    curve = np.interp(np.log(frequency), np.log(knots), generator.normal(0, strength_db, knots.size))
-    curve -= 10 * np.log10(1 + (60 / frequency) ** 4)
-    return irfft(rfft(audio, length) * 10 ** (curve / 20), length)[: audio.size]
+    gain_db = np.interp(np.log(frequency), np.log(knots), generator.normal(0, strength_db, knots.size))
+    # of a second-order high-pass
+    gain_db -= 10 * np.log10(1 + (60 / frequency) ** 4)
+    return irfft(rfft(audio, length) * 10 ** (gain_db / 20), length)[: audio.size]
 
 
 def to_level(
@@ -61,6 +75,6 @@ def to_level(
         return audio
     audio = audio * 10 ** ((level_db - measured) / 20)
     knee = 0.7 * ceiling
-    over = np.abs(audio) - knee
-    rounded = np.sign(audio) * (knee + (ceiling - knee) * np.tanh(over / (ceiling - knee)))
-    return np.where(over > 0, rounded, audio)
+    excess = np.abs(audio) - knee
+    compressed = np.sign(audio) * (knee + (ceiling - knee) * np.tanh(excess / (ceiling - knee)))
+    return np.where(excess > 0, compressed, audio)

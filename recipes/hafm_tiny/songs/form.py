@@ -17,9 +17,12 @@ from .midi_song import Note, Song, transpose_label
 
 # above this tempo, a pattern step is an eighth instead of a sixteenth, and sections have twice as many bars
 FAST_TEMPO = 100.0
+# in slow songs
 INTRO_BARS = 2
 SECTION_BARS = 4
+# notes that begin later than this many seconds after the last downbeat are left out
 AFTER_LAST_DOWNBEAT = 0.15
+# share of the last bar that must be inside the song for the bar to be used
 WHOLE_BAR = 0.6
 # of a reharmonised song: number of bars that are transposed together, and the share of such groups
 MOVED_BARS = 2
@@ -46,10 +49,13 @@ def steps_a_beat(song: Song) -> int:
 
 
 def sections(song: Song, generator: np.random.Generator) -> tuple[Section, ...]:
-    """Divide a song into an intro, sections of four bars (eight in fast songs), and its last bar as an ending."""
+    """Divide a song into an intro, sections of four bars (eight in fast songs), and its last bar as an ending.
+
+    The more the melody stands out in a section, the higher its energy tends to be; some randomness is added.
+    """
     # a last bar that is cut short is not used
     whole_bars = [bar for bar in bars(song) if bar[0] + WHOLE_BAR * (bar[-1] - bar[0]) <= song.duration]
-    scale = 4 // steps_a_beat(song)
+    scale = 4 // steps_a_beat(song)  # 1 in slow songs, 2 in fast ones
     intro = min(INTRO_BARS * scale, len(whole_bars) // 4)
     last = len(whole_bars) - 1
     edges = [*range(intro, last, SECTION_BARS * scale), last]
@@ -64,10 +70,10 @@ def sections(song: Song, generator: np.random.Generator) -> tuple[Section, ...]:
     ranks = (np.argsort(np.argsort(lifts)) + 0.5) / len(spans)
     energies = [ENERGIES[int(np.digitize(rank, SHARES))] for rank in ranks]
     names = {"sparse": "verse", "normal": "verse", "full": "chorus"}
-    first_energy = ENERGIES[int(generator.integers(2))]
+    intro_energy = ENERGIES[int(generator.integers(2))]  # sparse or normal
     form = []
     if intro:
-        form.append(Section("intro", first_energy, 0, intro))
+        form.append(Section("intro", intro_energy, 0, intro))
     for energy, (first, end) in zip(energies, spans, strict=True):
         form.append(Section(names[energy], energy, first, end))
     last_energy = energies[-1] if energies else "normal"
@@ -78,30 +84,34 @@ def sections(song: Song, generator: np.random.Generator) -> tuple[Section, ...]:
 def _lift(song: Song, start: float, end: float) -> float:
     """How much the melody stands out between two times in seconds: −1 without notes, about 0 to 3 otherwise.
 
-    By its height above its mean in half octaves, and a third of its notes per second.
+    It is the height above the melody's mean in half octaves, plus a third of the notes per second.
     """
     inside = [note for note in song.melody if start <= note.start < end]
     if not inside:
         return -1.0
-    middle = np.mean([note.pitch for note in song.melody])
-    return float(np.mean([note.pitch for note in inside]) - middle) / 6 + len(inside) / (end - start) / 3
+    mean_pitch = np.mean([note.pitch for note in song.melody])
+    semitones = float(np.mean([note.pitch for note in inside]) - mean_pitch)
+    return semitones / 6 + len(inside) / (end - start) / 3
 
 
 def with_form(song: Song, form: tuple[Section, ...]) -> Song:
-    """Applies a form to a song: no voice in the intro, one held chord in the last bar."""
+    """Applies a form (from `sections`) to a song: no voice in the intro, one held chord in the last bar."""
     all_bars = bars(song)
-    begin = all_bars[form[0].end][0] if form[0].name == "intro" else 0.0
-    last = float(all_bars[form[-1].first][0])
-    chords = [chord for chord in song.chords if chord.start <= last + 0.05]
+    # in seconds
+    voice_start = all_bars[form[0].end][0] if form[0].name == "intro" else 0.0
+    last_downbeat = float(all_bars[form[-1].first][0])
+    # the last of these chords is held; it may begin a little after the downbeat
+    chords = [chord for chord in song.chords if chord.start <= last_downbeat + EARLY]
     chords[-1:] = [dataclasses.replace(chord, end=song.duration) for chord in chords[-1:]]
 
-    def kept(notes: Iterable[Note], start: float) -> tuple[Note, ...]:
-        return tuple(note for note in notes if start - 0.1 <= note.start <= last + AFTER_LAST_DOWNBEAT)
+    def in_form(notes: Iterable[Note], start: float) -> tuple[Note, ...]:
+        """The notes from a time in seconds, or just before it, to the last downbeat."""
+        return tuple(note for note in notes if start - 0.1 <= note.start <= last_downbeat + AFTER_LAST_DOWNBEAT)
 
     return dataclasses.replace(
         song,
-        melody=kept(song.melody, begin),
-        tracks={name: kept(notes, 0.0) for name, notes in song.tracks.items()},
+        melody=in_form(song.melody, voice_start),
+        tracks={name: in_form(notes, 0.0) for name, notes in song.tracks.items()},
         chords=tuple(chords),
     )
 
@@ -112,24 +122,28 @@ def reharmonised(song: Song, generator: np.random.Generator) -> Song:
     The melody stays unchanged, so that the chords cannot be inferred from the voice, only from the lead sheet.
     """
     edges = np.array([0.0, *(float(bar[0]) for bar in bars(song)[MOVED_BARS::MOVED_BARS]), song.duration])
-    moves = generator.integers(1, 12, edges.size - 1) * (generator.random(edges.size - 1) < MOVED_SHARE)
+    # semitones of each pair of bars, 0 to 11
+    intervals = generator.integers(1, 12, edges.size - 1) * (generator.random(edges.size - 1) < MOVED_SHARE)
 
-    def move(seconds: float) -> int:
-        return int(moves[np.clip(np.searchsorted(edges, seconds + EARLY, "right") - 1, 0, moves.size - 1)])
+    def interval_at(seconds: float) -> int:
+        pair = np.searchsorted(edges, seconds + EARLY, "right") - 1
+        return int(intervals[np.clip(pair, 0, intervals.size - 1)])
 
-    chords = [
-        dataclasses.replace(chord, start=float(start), end=float(end), label=transpose_label(chord.label, move(start)))
-        for chord in song.chords
-        for start, end in _cut(chord.start, chord.end, edges)
-    ]
-    tracks = {
-        name: tuple(dataclasses.replace(note, pitch=note.pitch + (move(note.start) + 6) % 12 - 6) for note in notes)
-        for name, notes in song.tracks.items()
-    }
+    chords = []
+    for chord in song.chords:
+        for start, end in _cut(chord.start, chord.end, edges):
+            label = transpose_label(chord.label, interval_at(start))
+            chords.append(dataclasses.replace(chord, start=float(start), end=float(end), label=label))
+
+    def transposed(note: Note) -> Note:
+        """Moves a note the shorter way, up or down."""
+        return dataclasses.replace(note, pitch=note.pitch + (interval_at(note.start) + 6) % 12 - 6)
+
+    tracks = {name: tuple(map(transposed, notes)) for name, notes in song.tracks.items()}
     return dataclasses.replace(song, chords=tuple(chords), tracks=tracks)
 
 
 def _cut(start: float, end: float, edges: np.ndarray) -> Iterable[tuple[float, float]]:
-    """Cuts a time span at the edges inside it."""
+    """Cuts a time span in seconds at the edges inside it, unless they are within `EARLY` of its ends: (start, end)."""
     inside = [float(edge) for edge in edges if start + EARLY < edge < end - EARLY]
     return zip([start, *inside], [*inside, end], strict=True)

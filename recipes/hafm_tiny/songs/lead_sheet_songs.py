@@ -46,13 +46,19 @@ def lead_sheet_songs(path: Path, metre: str = "3/4", tempo: tuple[float, float] 
 
 
 def _song(sheet: dict[str, Any], metre: int, tempo: tuple[float, float]) -> Song:
-    """A lead sheet as a song, repeated up to `LEAST_SECONDS`, at a tempo that its title determines."""
+    """A lead sheet as a song, repeated up to `LEAST_SECONDS`.
+
+    Args:
+        sheet: "source" and "title", and "notes" and "chords" with starts and lengths in beats.
+        metre: beats in a bar.
+        tempo: slowest and fastest in BPM; source and title determine what is drawn.
+    """
     name = f"{sheet['source']}/{sheet['title']}"
     digest = hashlib.sha256(name.encode()).digest()
     generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
-    beat = 60 / float(generator.uniform(*tempo))
-    # starts and lengths are in beats
+    beat = 60 / float(generator.uniform(*tempo))  # in seconds
     last = max(start + length for start, length, _ in sheet["notes"] + sheet["chords"])
+    # 0.01: an end just after a bar line belongs to the bar before it
     bars = int(np.ceil(last / metre - 0.01))
     repeats = int(np.ceil(LEAST_SECONDS / (bars * metre * beat)))
     notes = []
@@ -101,6 +107,7 @@ def write_song(song: Song, folder: Path) -> None:
         midi.instruments.append(track)
     midi.write(str(folder / f"{folder.name}.mid"))
     downbeats = set(song.downbeats)
+    # seconds, half-bar flag, downbeat flag
     beats = [f"{beat} {float(beat in downbeats)} {float(beat in downbeats)}" for beat in song.beats]
     (folder / "beat_midi.txt").write_text("\n".join(beats) + "\n")
     chords = [f"{chord.start}\t{chord.end}\t{chord.label}" for chord in song.chords]

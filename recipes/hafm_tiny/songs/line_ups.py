@@ -62,19 +62,20 @@ class Hands:
 
     def play(self, notes: Iterable[Note], generator: np.random.Generator) -> Iterator[Note]:
         """Applies timing and velocity deviations to notes; simultaneous notes stay together."""
-        moves: dict[float, float] = {}
+        moves: dict[float, float] = {}  # seconds by the notes' start
         for note in notes:
             # notes within 0.1 ms count as simultaneous
             instant = round(note.start, 4)
             if instant not in moves:
                 moves[instant] = self.push + self.unsteady * float(np.clip(generator.standard_normal(), -2.5, 2.5))
+            # no note starts before 0 s
             move = max(moves[instant], -note.start)
             velocity = int(np.clip(note.velocity + self.uneven * generator.standard_normal(), 20, 127))
             yield dataclasses.replace(note, start=note.start + move, end=note.end + move, velocity=velocity)
 
 
 def draw_hands(style: Style, generator: np.random.Generator) -> dict[str, Hands]:
-    """Draws hands for every player of a style; bass and drums have the same offset."""
+    """Draws the timing and velocity of every player of a style, by the player's name; bass and drums are together."""
     unsteady = generator.uniform(*UNSTEADY_SECONDS)
     uneven = generator.uniform(*UNEVEN)
     pushes = {role: generator.uniform(-PUSH_SECONDS, PUSH_SECONDS) for role in ("drums", "chords", "line")}
@@ -92,28 +93,33 @@ def draw_line_up(style: Style, soundfonts: Collection[str], generator: np.random
     """
     family = CHORDS[int(generator.integers(len(CHORDS)))]
     kits = KITS[int(generator.integers(len(KITS)))]
+    # the first player of chords gets the family; its voicing follows
     leader = next(name for name, player in style.players.items() if player.stem == "chords")
     players = {}
     for name, player in style.players.items():
         if name == leader:
-            new = _at_home_in(player, family)
+            adapted = _adapted(player, family)
             programs = family.programs
         else:
-            new = player
+            adapted = player
             programs = _programs(player, kits)
-        new = replace(
-            new, program=int(generator.choice(programs)), soundfont=str(generator.choice(sorted(soundfonts)))
-        )
-        sound = new.sound
-        level = sound.gain_db + LEVEL_DB * generator.standard_normal()
-        room = generator.uniform(*ROOM_DB)
-        players[name] = replace(new, sound=replace(sound, gain_db=level, room_db=sound.room_db + room))
+        program = int(generator.choice(programs))
+        soundfont = str(generator.choice(sorted(soundfonts)))
+        sound = adapted.sound
+        gain_db = sound.gain_db + LEVEL_DB * generator.standard_normal()
+        room_db = sound.room_db + generator.uniform(*ROOM_DB)
+        sound = replace(sound, gain_db=gain_db, room_db=room_db)
+        players[name] = replace(adapted, program=program, soundfont=soundfont, sound=sound)
     seconds = style.room_seconds * float(generator.choice(ROOM_LENGTHS))
     return replace(style, players=players, room_seconds=seconds)
 
 
-def _at_home_in(player: Player, family: Family) -> Player:
-    """Adapts a chord player to a family: keeps an amplifier if that suits it, else takes the family's voicing."""
+def _adapted(player: Player, family: Family) -> Player:
+    """Adapts a chord player to a family of instruments.
+
+    With an amplifier that suits the family, the player stays as it is; otherwise it loses its amplifier, and takes
+    the family's voicing and range.
+    """
     if player.sound.drive_db and family.amplified:
         return player
     sound = player.sound
@@ -123,7 +129,7 @@ def _at_home_in(player: Player, family: Family) -> Player:
 
 
 def _programs(player: Player, kits: tuple[int, ...]) -> tuple[int, ...]:
-    """Programs for a player other than the leading chord player."""
+    """General MIDI programs for a player other than the first chord player, by its role; `kits` are the drums'."""
     if player.role in ("drums", "bass"):
         return kits if player.role == "drums" else BASSES
     if player.role == "line":

@@ -145,7 +145,7 @@ def _read_song(folder: Path) -> Song:
         fields = [float(field) for field in line.split()]
         if fields:
             beats.append(fields[0])
-            # the third is 1 on a downbeat
+            # the third field is 1 on a downbeat
             if fields[2] == 1:
                 downbeats.append(fields[0])
     chords = []
@@ -154,7 +154,7 @@ def _read_song(folder: Path) -> Song:
         if len(words) == CHORD_FIELDS:
             chords.append(Chord(float(words[0]), float(words[1]), words[2].strip()))
     parts = {"MELODY track": melody, "beats": downbeats, "chords": chords}
-    missing = [name for name, part in parts.items() if not part]
+    missing = [name for name, events in parts.items() if not events]
     if missing:
         raise SongError(f"{folder} has no {', '.join(missing)}; a song needs a sung melody, beats and chords.")
     return Song(folder.name, melody, tracks, tuple(beats), tuple(downbeats), tuple(chords), midi.get_end_time())
@@ -195,12 +195,13 @@ def in_threes(song: Song) -> Song:
     """A song whose bars have six beats, as POP909 counts its waltzes, with bars of three; other songs as they are."""
     beats = np.array(song.beats)
     downbeats = np.array(song.downbeats)
-    first = np.searchsorted(beats, downbeats - 1e-6)
-    if len(first) < 2 or np.median(np.diff(first)) != SIX_BEATS:
+    # number of each bar's first beat; 1e-6: times may differ by rounding
+    firsts = np.searchsorted(beats, downbeats - 1e-6)
+    if len(firsts) < 2 or np.median(np.diff(firsts)) != SIX_BEATS:
         return song
-    halves = first + SIX_BEATS // 2
+    halves = firsts + SIX_BEATS // 2
     # a bar that is cut short or begins anew before its second half is left whole
-    ends = np.append(first[1:], len(beats))
+    ends = np.append(firsts[1:], len(beats))
     halves = halves[halves + 1 < ends]
     return dataclasses.replace(song, downbeats=tuple(sorted({*downbeats.tolist(), *beats[halves].tolist()})))
 
@@ -236,10 +237,11 @@ def change(song: Song, semitones: int = 0, stretch: float = 1.0, lead_in: float 
 
 def dense_excerpt(song: Song, seconds: float, generator: np.random.Generator) -> Song:
     """An excerpt of up to `seconds` from a downbeat, drawn from those with at least 85 % of the most singing."""
-    covered = []
+    sung_seconds = []  # of the excerpt from each downbeat
     for start in song.downbeats:
-        sung = [min(note.end, start + seconds) - max(note.start, start) for note in song.melody]
-        covered.append(sum(max(0.0, length) for length in sung))
-    candidates = [at for at, amount in zip(song.downbeats, covered, strict=True) if amount >= 0.85 * max(covered)]
+        overlaps = [min(note.end, start + seconds) - max(note.start, start) for note in song.melody]
+        sung_seconds.append(sum(max(0.0, overlap) for overlap in overlaps))
+    least = 0.85 * max(sung_seconds)
+    candidates = [at for at, amount in zip(song.downbeats, sung_seconds, strict=True) if amount >= least]
     start = candidates[int(generator.integers(len(candidates)))]
     return excerpt(song, start, min(start + seconds, song.duration))

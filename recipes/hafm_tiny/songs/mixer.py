@@ -43,14 +43,29 @@ def equalised(audio: np.ndarray, sampling_rate: int, curve: Curve) -> np.ndarray
 
 
 def overdriven(audio: np.ndarray, sampling_rate: int, drive_db: float) -> np.ndarray:
-    """Audio [N] through soft valve distortion and a guitar cabinet, at about its original level."""
+    """Audio [N] through soft valve distortion and a guitar cabinet, at about its original level.
+
+    `drive_db` is the level into the distortion, relative to the audio's.
+    """
     gain = 10 ** (drive_db / 20)
-    return equalised(np.tanh(gain * audio + 0.1) - np.tanh(0.1), sampling_rate, CABINET) / gain**0.8
+    # the offset adds even harmonics
+    distorted = np.tanh(gain * audio + 0.1) - np.tanh(0.1)
+    # by less than the whole gain, as saturation has lowered the level
+    return equalised(distorted, sampling_rate, CABINET) / gain**0.8
 
 
 @cache
 def _room(name: str, seconds: float, sampling_rate: int) -> np.ndarray:
-    """Impulse response of a style's room, [seconds * sampling_rate], with energy 1 before its low cut."""
+    """Impulse response of the room of the style called `name`, which seeds it; its energy is 1 before the low cut.
+
+    Args:
+        name: of the style.
+        seconds: reverberation time.
+        sampling_rate: in Hz.
+
+    Returns:
+        float64 [seconds * sampling_rate].
+    """
     response = _reverberation(np.random.default_rng(list(name.encode())), seconds, sampling_rate)
     return np.asarray(_low_cut(response, sampling_rate) / np.sqrt(np.sum(response**2)))
 
@@ -142,7 +157,7 @@ def mixed(
         all STEMS by name, [N * sampling_rate / synthesis_rate] each.
     """
     stems: dict[str, np.ndarray] = {}
-    sends: dict[str, np.ndarray] = {}
+    sends: dict[str, np.ndarray] = {}  # of each stem, what goes into the room
     for name, dry in players.items():
         player = style.players[name]
         sound = style.players[name].sound
@@ -186,8 +201,9 @@ def mixed_in_stereo(
         all STEMS by name, [2, ⌈N * sampling_rate / synthesis_rate⌉] each: left and right.
     """
     common = math.gcd(synthesis_rate, sampling_rate)
+    # mid is the mean of left and right, side half their difference: left = mid + side, right = mid − side
     stems: dict[str, np.ndarray] = {}
-    sends: dict[str, np.ndarray] = {}
+    sends: dict[str, np.ndarray] = {}  # of each stem, what goes into the room: its mid
     for name, dry in players.items():
         player = style.players[name]
         sound = style.players[name].sound
@@ -226,6 +242,7 @@ def _ducked(kicks: Sequence[float], depth_db: float, size: int, sampling_rate: i
     """Gain [size] of a player that each of `kicks` (in seconds) attenuates by `depth_db`."""
     times = np.arange(size) / sampling_rate
     starts = np.array([-np.inf, *sorted(kicks)])
+    # seconds since the latest kick; ∞ before the first
     since = times - starts[np.searchsorted(starts, times, "right") - 1]
     depth = np.minimum(since / DUCK_SECONDS, 1.0) * np.exp(-since / RECOVER_SECONDS)
     return 10 ** (-depth_db * np.where(np.isfinite(since), depth, 0.0) / 20)

@@ -18,13 +18,17 @@ from scipy.signal import butter, sosfilt
 
 from .midi_song import Note
 
+# all in seconds: WORLD's frame; how much of a recorded syllable is analysed; limit of its consonant
 FRAME_SECONDS = 0.005
 LONGEST_UNIT = 1.1
 LONGEST_CONSONANT = 0.22
+# between syllables of a phrase; end of a syllable before a rest; a shorter pause does not end a phrase
 CROSSFADE = 0.04
 RELEASE = 0.06
 SAME_PHRASE = 0.12
+# added to a power, so that it has a logarithm
 SILENCE = 1e-12
+# synthesised on both sides of a phrase
 REST_MARGIN = 0.04
 
 
@@ -68,7 +72,12 @@ class Manner:
 
 
 def random_manner(generator: np.random.Generator, formant: float = 1.0) -> Manner:
-    """Draw a manner within the range of amateur and trained singers: mostly in tune, some takes up to 50 cents off."""
+    """Draw a manner within the range of amateur and trained singers: mostly in tune, some takes up to 50 cents off.
+
+    Args:
+        generator: draws everything but the formants.
+        formant: factor of the formants' frequencies.
+    """
     off_pitch = generator.random() < 0.2
     return Manner(
         detune=float(generator.uniform(-50, 50) if off_pitch else np.clip(generator.normal(0, 8), -25, 25)),
@@ -104,7 +113,7 @@ def _analyse(audio: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndar
 
 
 def _unit_bounds(loudness: np.ndarray, vowel: int, fixed: int) -> list[int]:
-    """Finds the parts of a recorded syllable.
+    """Finds the parts of a recorded syllable, in frames of 5 ms.
 
     Args:
         loudness (float [T]): in dB.
@@ -115,13 +124,16 @@ def _unit_bounds(loudness: np.ndarray, vowel: int, fixed: int) -> list[int]:
         First frame of the consonant, of the vowel and of the stretchable part, and the end.
     """
     vowel = min(vowel, loudness.size - 30)
-    steady = np.median(loudness[vowel + 10 : vowel + 60])
+    steady = np.median(loudness[vowel + 10 : vowel + 60])  # level of the vowel
+    # the consonant starts with the first sound that is not 45 dB below the vowel
     loud_before = np.flatnonzero(loudness[:vowel] > steady - 45)
     start = max(int(loud_before[0]) if loud_before.size else vowel, vowel - _frames(LONGEST_CONSONANT))
+    # the vowel ends where it is 9 dB down, or else just before the recording does
     after = vowel + 10
     quiet_after = np.flatnonzero(loudness[after:] < steady - 9)
     end = after + int(quiet_after[0]) if quiet_after.size else loudness.size - 4
     end = max(end, vowel + 20)
+    # at least 12 frames are left to stretch
     stretch = max(vowel + 8, min(fixed, end - 12))
     return [start, vowel, stretch, end]
 
@@ -146,7 +158,7 @@ def load_voice(folder: Path, syllables: int | None = None) -> Voice:
     aperiodicity = []
     pitches = []
     units = []
-    first = 0
+    first = 0  # frame of the bank
     for file, _, fixed_ms, vowel_ms, *_ in rows:
         audio, sampling_rate = soundfile.read(folder / file, dtype="float64")
         f0, spectrum, noise = _analyse(audio[: int(LONGEST_UNIT * sampling_rate)], sampling_rate)
@@ -176,6 +188,7 @@ def sung_notes(notes: Sequence[Note], manner: Manner, generator: np.random.Gener
     starts: list[float] = []
     for note in notes:
         start = note.start + manner.lag + float(np.clip(generator.normal(0, 1), -2, 2)) * manner.onset_jitter
+        # at least 50 ms after the note before it
         starts.append(max(start, starts[-1] + 0.05 if starts else 0.0))
     following = [*starts[1:], np.inf]
     return tuple(
@@ -204,10 +217,11 @@ class _Plan:
 def _syllables(notes: Sequence[Note], manner: Manner, generator: np.random.Generator) -> list[tuple[float, float]]:
     """Start and end (s) of each syllable: of one note, or of several consecutive notes for a melisma.
 
-    Only notes of one phrase that are at most five semitones apart share a syllable.
+    Only notes of one phrase that are at most five semitones apart share a syllable; of these, `generator` draws the
+    share `manner.melisma`.
     """
     spans: list[tuple[float, float]] = []
-    pitch = 0
+    pitch = 0  # of the note before
     for note in notes:
         close = bool(spans) and note.start - spans[-1][1] < SAME_PHRASE / 2 and abs(note.pitch - pitch) <= 5
         if close and generator.random() < manner.melisma:
@@ -234,7 +248,8 @@ def _unit_frames(unit: np.ndarray, before: int, length: int) -> np.ndarray:
     if needed <= 0:
         return head[: before + length]
     span = end - 1 - stretch
-    position = (np.arange(needed) * (1.0 if needed <= span else 0.5)) % (2 * span)
+    speed = 1.0 if needed <= span else 0.5
+    position = (np.arange(needed) * speed) % (2 * span)  # forth from 0 to `span`, back from there to 2 · span
     return np.concatenate([head, stretch + np.where(position > span, 2 * span - position, position).astype(int)])
 
 
@@ -255,21 +270,24 @@ def _plan(voice: Voice, notes: Sequence[Note], total: int, manner: Manner, gener
     spans = _syllables(notes, manner, generator)
     fade = _frames(CROSSFADE)
     release = _frames(RELEASE)
+    # of the syllable before, in frames
     last_end = -1
     last_start = 0
     for i, (start, end) in enumerate(spans):
         unit = voice.units[int(generator.integers(len(voice.units)))]
-        onset = _frames(start)
+        onset = _frames(start)  # of the vowel
         joined = onset - last_end < _frames(SAME_PHRASE)
         # a consonant takes at most half of the previous note
         room_before = (onset - last_start) // 2 if joined else onset - max(last_end, 0) - release
-        before = int(np.clip(min(unit[1] - unit[0], room_before), 0, onset))
+        consonant = int(np.clip(min(unit[1] - unit[0], room_before), 0, onset))
         follows = i + 1 < len(spans) and spans[i + 1][0] - end < SAME_PHRASE
         stop = min(_frames(spans[i + 1][0]) if follows else _frames(end) + release, total)
         if stop - onset < 4:
+            # too short for a syllable
             continue
-        source = _unit_frames(unit, before, stop - onset)
-        at = onset - before
+        source = _unit_frames(unit, consonant, stop - onset)
+        at = onset - consonant
+        # within a phrase, from the syllable before
         n_fade = min(fade, source.size) if joined else 0
         previous[at : at + n_fade] = frame[at : at + n_fade]
         mix[at : at + n_fade] = (np.arange(n_fade) + 1) / (n_fade + 1)
@@ -277,6 +295,7 @@ def _plan(voice: Voice, notes: Sequence[Note], total: int, manner: Manner, gener
         frame[at:stop] = source
         gain[at:stop] = float(np.clip(generator.normal(0, manner.dynamics_db), -8, 6))
         if not follows:
+            # fades out by 40 dB before a rest
             tail = min(release + 6, stop - onset)
             gain[stop - tail : stop] -= np.linspace(0, 1, tail) ** 2 * 40
         last_start = onset
@@ -285,35 +304,58 @@ def _plan(voice: Voice, notes: Sequence[Note], total: int, manner: Manner, gener
 
 
 def _pitch_curve(notes: Sequence[Note], total: int, manner: Manner, generator: np.random.Generator) -> np.ndarray:
-    """Pitch curve in MIDI units (float [T], T = `total`): smoothed note steps, with scoop, vibrato, errors, drift."""
-    curve = np.zeros(total)
-    wobble = np.zeros(total)
+    """Pitch of each frame: smoothed note steps, with scoop, vibrato, errors and drift.
+
+    Args:
+        notes: what is sung, at least one.
+        total: T, number of frames.
+        manner: expression and errors, in cents.
+        generator: draws them.
+
+    Returns:
+        float64 [T], in MIDI units (semitones); rests have the pitch of the note before them.
+    """
+    steps = np.zeros(total)
+    ornaments = np.zeros(total)
     edges = [0, *(_frames(note.start) for note in notes[1:]), total]
     for i, note in enumerate(notes):
-        curve[edges[i] : edges[i + 1]] = note.pitch + generator.normal(0, manner.note_error) / 100
+        # / 100: from cents to semitones
+        steps[edges[i] : edges[i + 1]] = note.pitch + generator.normal(0, manner.note_error) / 100
         start = _frames(note.start)
         length = _frames(note.end - note.start)
         after_rest = i == 0 or note.start - notes[i - 1].end > SAME_PHRASE
         if after_rest and manner.scoop and length > 16:
+            # rises to the pitch within 16 frames (80 ms)
             depth = manner.scoop / 100 * generator.random()
-            wobble[start : start + 16] -= depth * np.linspace(1, 0, 16)[: total - start]
+            ornaments[start : start + 16] -= depth * np.linspace(1, 0, 16)[: total - start]
         times = np.arange(max(0, min(length, total - start))) * FRAME_SECONDS
         swell = np.clip((times - manner.vibrato_delay) / 0.3, 0, 1) * generator.uniform(0.5, 1.0)
         rate = manner.vibrato_rate * generator.uniform(0.95, 1.05)
-        wobble[start : start + times.size] += manner.vibrato_depth / 100 * swell * np.sin(2 * np.pi * rate * times)
+        vibrato = manner.vibrato_depth / 100 * swell * np.sin(2 * np.pi * rate * times)
+        ornaments[start : start + times.size] += vibrato
+    # slow noise (smoothed over 0.1 s), scaled to the manner's deviation
     drift = gaussian_filter1d(generator.standard_normal(total), 0.1 / FRAME_SECONDS)
     drift *= manner.drift / 100 / max(float(drift.std()), 1e-9)
     # like singers, reach the middle of the glide slightly before the note starts
     early = _frames(0.3 * manner.portamento)
-    smooth = gaussian_filter1d(curve, manner.portamento / 4 / FRAME_SECONDS, mode="nearest")
+    smooth = gaussian_filter1d(steps, manner.portamento / 4 / FRAME_SECONDS, mode="nearest")
     smooth = np.concatenate([smooth[early:], np.repeat(smooth[-1:], early)])
-    return smooth + gaussian_filter1d(wobble, 2.0) + drift + manner.detune / 100
+    return smooth + gaussian_filter1d(ornaments, 2.0) + drift + manner.detune / 100
 
 
 def _warp(frames: np.ndarray, factor: float) -> np.ndarray:
-    """Scale formants [T, F] by a factor; the highest bin is repeated if the factor is below one."""
+    """Stretches spectra along frequency, which scales their formants.
+
+    Args:
+        frames (float [T, F]): values by frame and frequency bin.
+        factor: above 1 moves formants up; below 1, the highest bin is repeated.
+
+    Returns:
+        float [T, F], interpolated linearly.
+    """
     if factor == 1.0:
         return frames
+    # for each new bin, where it is read in the old ones
     position = np.minimum(np.arange(frames.shape[1]) / factor, frames.shape[1] - 1)
     low = np.minimum(position.astype(int), frames.shape[1] - 2)
     weight = position - low
@@ -345,9 +387,11 @@ def _breaths(
     band = butter(2, [900, min(7000, 0.45 * rate)], "bandpass", fs=rate, output="sos")
     for before, note in zip([None, *notes[:-1]], notes, strict=True):
         pause = note.start - (before.end if before else 0.0)
+        # no breath in short pauses, nor in 30 % of the others
         if pause < 0.45 or generator.random() < 0.3:
             continue
         length = min(pause - 0.1, generator.uniform(0.2, 0.45))
+        # ends 70 ms before the note
         first = int((note.start - 0.07 - length) * rate)
         noise = sosfilt(band, generator.standard_normal(int(length * rate)))
         noise *= np.sin(np.linspace(0, np.pi, noise.size)) ** 1.5
@@ -399,14 +443,19 @@ def sing(voice: Voice, notes: Sequence[Note], seconds: float, manner: Manner, se
     pitch = _pitch_curve(notes, total, manner, generator)
     sounding = plan.frame >= 0
     index = np.maximum(plan.frame, 0)
-    spectra = voice.log_spectra[index]
-    blended = np.flatnonzero((plan.mix < 1) & (plan.previous >= 0))
-    old = voice.log_spectra[plan.previous[blended]]
-    spectra[blended] = old + plan.mix[blended, None] * (spectra[blended] - old)
-    gain = gaussian_filter1d(plan.gain_db, 1.5) / 10 * np.log(10)
+
+    # WORLD's parameters of each frame
+    spectra = voice.log_spectra[index]  # [T, F]
+    crossfaded = np.flatnonzero((plan.mix < 1) & (plan.previous >= 0))
+    previous_spectra = voice.log_spectra[plan.previous[crossfaded]]
+    mix = plan.mix[crossfaded, None]
+    spectra[crossfaded] = previous_spectra + mix * (spectra[crossfaded] - previous_spectra)
+    gain = gaussian_filter1d(plan.gain_db, 1.5) / 10 * np.log(10)  # from dB to log power
     spectra = np.exp(_warp(spectra, manner.formant) + np.where(sounding, gain, np.log(SILENCE))[:, None])
+    # a root of values below 1 raises them: more breath
     aperiodicity = _warp(voice.aperiodicity[index], manner.formant) ** (1 / (1 + manner.breathiness))
-    f0 = np.where(sounding & voice.voiced[index], 440 * 2 ** ((pitch - 69) / 12), 0.0)
+    f0 = np.where(sounding & voice.voiced[index], 440 * 2 ** ((pitch - 69) / 12), 0.0)  # 0 Hz: unvoiced
+
     audio = np.zeros(size)
     for first, last in _stretches(sounding):
         phrase = pyworld.synthesize(
@@ -414,6 +463,8 @@ def sing(voice: Voice, notes: Sequence[Note], seconds: float, manner: Manner, se
         )
         at = round(first * FRAME_SECONDS * voice.sampling_rate)
         audio[at : at + phrase.size] = phrase[: size - at]
+
+    # to an RMS of 1 while the voice sounds, and then to 0.1, which is −20 dBFS
     active = np.repeat(sounding, round(FRAME_SECONDS * voice.sampling_rate))[:size]
     audio /= max(float(np.sqrt(np.mean(audio[active] ** 2))), SILENCE)
     return 0.1 * (audio + _breaths(notes, size, voice.sampling_rate, manner.breath_db, generator))

@@ -119,7 +119,12 @@ def split_songs(names: Sequence[str], validation: int, test: int) -> dict[str, s
 
 
 def list_tasks(options: SongCorpusOptions, number: int) -> list[Task]:
-    """The items of one pass, shuffled by hash; every prefix of the list has all splits in proportion."""
+    """The items of one pass, shuffled by hash; every prefix of the list has all splits in proportion.
+
+    Args:
+        options: the songs, and the sizes of their splits.
+        number: of the pass, which changes the order.
+    """
     folders = {folder.name: folder for folder in list_songs(options.songs)}
     splits = split_songs(list(folders), options.validation_songs, options.test_songs)
     # each task with its place in its split, from 0 to 1, which spreads every split over the list
@@ -165,6 +170,12 @@ def _render_vocal(
     song: Song, voice: singer.Voice, options: SongCorpusOptions, generator: np.random.Generator
 ) -> tuple[np.ndarray, tuple[Note, ...], singer.Manner]:
     """Sings a song's melody in a random manner, recorded with a random microphone, room and noise.
+
+    Args:
+        song: an excerpt, of which the melody is sung.
+        voice: the singer.
+        options: range of levels.
+        generator: draws everything.
 
     Returns:
         Samples (float64 [N] at the voice's rate), the notes as sung, and the manner.
@@ -218,7 +229,9 @@ def song_weights(song: Song, styles: Sequence[str]) -> dict[str, float]:
 def _render_band(
     song: Song, options: SongCorpusOptions, generator: np.random.Generator, line_up: np.random.Generator
 ) -> StyledSong:
-    """Plays a song in one of the options' styles; attenuated if it would clip.
+    """Plays a song in one of the options' styles.
+
+    Stems, in mono and in stereo, are attenuated alike if their sum in mono would clip.
 
     Args:
         song: an excerpt that starts at a bar line.
@@ -230,10 +243,12 @@ def _render_band(
         name = draw_style(song_weights(song, options.styles), generator)
     else:
         name = options.styles[int(generator.integers(len(options.styles)))]
-    named = {player.soundfont for style in STYLES.values() for player in style.players.values()}
-    files = {soundfont: soundfont_of(soundfont, options.soundfonts) for soundfont in named}
-    drawn = line_up if options.line_ups else None
-    played = style_song(song, STYLES[name], files, options.sampling_rate, generator, drawn, options.stereo_rate)
+    soundfont_names = {player.soundfont for style in STYLES.values() for player in style.players.values()}
+    files = {soundfont: soundfont_of(soundfont, options.soundfonts) for soundfont in soundfont_names}
+    played = style_song(
+        song, STYLES[name], files, options.sampling_rate, generator,
+        line_up_generator=line_up if options.line_ups else None, stereo_rate=options.stereo_rate,
+    )  # fmt: skip
     gain = _attenuation(np.asarray(sum(played.stems.values())))
     stems = {name: gain * stem for name, stem in played.stems.items()}
     stereo = {name: gain * stem for name, stem in played.stereo.items()}
@@ -247,7 +262,11 @@ def _attenuation(audio: np.ndarray) -> float:
 
 
 def render_item(task: Task, options: SongCorpusOptions) -> Item:
-    """Render one item.
+    """Render one item, an excerpt of a song in a random key, tempo, voice and style.
+
+    Args:
+        task: which song, split and pass; with the seed, they determine everything drawn.
+        options: what to render.
 
     Raises:
         SongError: the song cannot be read, or lacks melody, beats or chords.
@@ -261,9 +280,10 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
         whole = in_threes(whole)
     semitones = int(generator.integers(options.transpose[0], options.transpose[1] + 1))
     stretch = float(generator.uniform(*options.stretch))
-    part = dense_excerpt(whole, float(generator.uniform(*options.seconds)) / stretch, generator)
-    song = change(part, semitones, stretch, LEAD_IN)
-    names = options.test_voices if task.split == TEST_SPLIT else options.training_voices
+    # as long as asked for once it is stretched
+    original = dense_excerpt(whole, float(generator.uniform(*options.seconds)) / stretch, generator)
+    song = change(original, semitones, stretch, LEAD_IN)
+    voice_names = options.test_voices if task.split == TEST_SPLIT else options.training_voices
     # band, chords and line-up have generators of their own, so that changing them does not change the singer
     band_generator, chord_generator, line_up_generator = (
         np.random.default_rng([*np.frombuffer(digest, dtype=np.uint32), stream]) for stream in (1, 2, 3)
@@ -271,13 +291,15 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     is_reharmonised = bool(chord_generator.random() < options.reharmonised)
     if is_reharmonised:
         song = reharmonised(song, chord_generator)
-    voice = _voice(options.voices / str(generator.choice(names)), options.syllables)
+
+    voice = _voice(options.voices / str(generator.choice(voice_names)), options.syllables)
     if voice.sampling_rate != options.sampling_rate:
         raise ValueError(f"Voice {voice.name} has {voice.sampling_rate} Hz, the corpus {options.sampling_rate} Hz.")
     played = _render_band(song, options, band_generator, line_up_generator)
     if not played.song.melody:
         raise SongError(f"{task.folder} has nothing to sing between its intro and its ending.")
     vocal, notes, manner = _render_vocal(played.song, voice, options, generator)
+
     size = min(vocal.size, *(stem.size for stem in played.stems.values()))
     stems = {name: stem[:size] for name, stem in played.stems.items()}
     labels: dict[str, object] = {
@@ -311,7 +333,14 @@ def _rounded(value: object) -> object:
 
 
 def write_item(item: Item, folder: Path, sampling_rate: int, stereo_rate: int | None = None) -> None:
-    """Write an item under a temporary name and rename it, so that a folder with its final name is complete."""
+    """Write an item under a temporary name and rename it, so that a folder with its final name is complete.
+
+    Args:
+        item: the audio and labels.
+        folder: the final name.
+        sampling_rate: of the mono audio in Hz.
+        stereo_rate: of the item's stereo in Hz; without it, none is written.
+    """
     partial_folder = folder.with_name(f"{folder.name}{PARTIAL_SUFFIX}")
     shutil.rmtree(partial_folder, ignore_errors=True)
     partial_folder.mkdir(parents=True)
@@ -344,6 +373,11 @@ def _run(task: Task, options: SongCorpusOptions) -> tuple[str, float]:
 
 def build_corpus(options: SongCorpusOptions, tasks: Sequence[Task], workers: int = 1) -> Iterator[tuple[str, float]]:
     """Render items in the order of `tasks`; finished ones are skipped, so a killed run resumes.
+
+    Args:
+        options: what to render, and the output folder.
+        tasks: the items.
+        workers: number of processes.
 
     Yields:
         the name of each item and its seconds of audio (0 if it already existed or could not be rendered).

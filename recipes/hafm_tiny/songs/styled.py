@@ -34,7 +34,13 @@ class StyledSong:
 
 
 def lead_sheet(song: Song, form: tuple[Section, ...], style: str) -> dict[str, object]:
-    """The complete lead sheet of a song, as in labels.json: seconds, Harte's chords, sections (start, end, energy)."""
+    """The complete lead sheet of a song, as in labels.json: seconds, Harte's chords, sections (start, end, energy).
+
+    Args:
+        song: in its form.
+        form: its sections.
+        style: name of the style.
+    """
     all_bars = bars(song)
     beats = sorted({float(beat) for bar in all_bars for beat in bar[:-1]})
     return {
@@ -58,7 +64,18 @@ def _end(song: Song, bar: np.ndarray) -> float:
 def play(
     parts: Mapping[str, Part], style: Style, soundfonts: Mapping[str, Path], seconds: float, sampling_rate: int
 ) -> dict[str, np.ndarray]:
-    """Synthesises and mixes parts to stems (float64 [seconds * sampling_rate]); arguments as for `style_song`."""
+    """Synthesises and mixes parts to mono stems.
+
+    Args:
+        parts: notes by player.
+        style: the players' instruments and mix.
+        soundfonts: SoundFont files by the names used in the style.
+        seconds: length.
+        sampling_rate: of the stems in Hz.
+
+    Returns:
+        float64 [seconds * sampling_rate] by stem.
+    """
     rate = OVERSAMPLING * sampling_rate
     dry = synthesised(parts, style, soundfonts, seconds, rate)
     return mixed(dry, style, rate, sampling_rate, kicks(parts, style))
@@ -73,7 +90,18 @@ def kicks(parts: Mapping[str, Part], style: Style) -> list[float]:
 def synthesised(
     parts: Mapping[str, Part], style: Style, soundfonts: Mapping[str, Path], seconds: float, sampling_rate: int
 ) -> dict[str, np.ndarray]:
-    """The dry players, float32 [2, seconds * sampling_rate]; arguments as for `style_song`."""
+    """Synthesises parts without mixing them.
+
+    Args:
+        parts: notes by player.
+        style: the players' instruments.
+        soundfonts: SoundFont files by the names used in the style.
+        seconds: length.
+        sampling_rate: in Hz.
+
+    Returns:
+        Dry sounds by player: float32 [2, seconds * sampling_rate], left and right.
+    """
     dry = {}
     for name, part in parts.items():
         player = style.players[name]
@@ -102,10 +130,13 @@ def style_song(
         generator: draws energies and pattern variants.
         line_up_generator: draws a line-up and human timing for this song; without one, the style's own players play.
         stereo_rate: rate in Hz of stereo stems of the same notes, above `sampling_rate`; None for mono only.
+
+    Returns:
+        The song in its form, the stems, and the lead sheet, to which the players and pattern variants drawn are added.
     """
     form = sections(song, generator)
     formed = with_form(song, form)
-    drawn: dict[str, object] = {}
+    drawn: dict[str, object] = {}  # labels of what is drawn
     hands = None
     if line_up_generator is not None:
         style = draw_line_up(style, soundfonts, line_up_generator)

@@ -33,7 +33,13 @@ ROOTS = {"C": 60, "F": 65, "G": 67, "A": 69}
 
 
 def labels_of_roots(seed: int = 0, beats: int = 96, beat: float = 0.5) -> dict[str, Any]:
-    """Labels of a song whose voice sings the root of the chord on every beat; chords last four beats."""
+    """Labels of a song whose voice sings the root of the chord on every beat; chords last four beats.
+
+    Args:
+        seed: draws the chords.
+        beats: number of beats.
+        beat: length of one in seconds.
+    """
     drawn = np.random.default_rng(seed).choice(list(ROOTS), beats // 4)
     times = np.arange(beats + 1) * beat + 0.1
     return {
@@ -107,9 +113,9 @@ def test_training_improves_both_towers() -> None:
     targets = tempo_targets(model, torch.tensor([60.0, 120.0]))
     assert torch.allclose(targets.sum(1), torch.ones(2))
     assert targets[1].argmax() > targets[0].argmax()
-    for kind in (HarmonyTrainer, TimeTrainer):
+    for trainer_class in (HarmonyTrainer, TimeTrainer):
         with pytest.raises(ValueError, match="no tunes"):
-            kind(model, [], arguments)
+            trainer_class(model, [], arguments)
 
 
 def test_a_listener_is_scored_against_the_simulated_singing() -> None:
@@ -117,7 +123,7 @@ def test_a_listener_is_scored_against_the_simulated_singing() -> None:
     assert found.keys() == {"chords", "beyond", "tempo"}
     assert all(-1 <= value <= 1 for value in found.values())
     bins, wrong = reliability(torch.tensor([0.1, 0.4, 0.4]), torch.tensor([0.0, 1.0, 0.0]))
-    assert [each.right for each in bins] == [0.0, 0.5]
+    assert [sure_bin.right for sure_bin in bins] == [0.0, 0.5]
     assert wrong == pytest.approx((0.1 + 2 * 0.1) / 3)
     lines = [simulated([tune_of_roots(0)], 20.0, singer)[0].contour.midi for singer in ("exact", "faithful")]
     exact, faithful = (np.nanmean(np.abs(midi - np.round(midi))) for midi in lines)
@@ -190,8 +196,8 @@ def test_listening_to_rendered_voices_is_evaluated_with_and_without_known_tempo(
         ", after 10 s",
         ", after 10 s, chords before given",
     ]
-    assert figures.keys() == {f"rendered{each}" for each in (*conditions, ", sureness")}
-    assert sum(each["share"] for each in figures["rendered, sureness"]["bins"]) == pytest.approx(1)
+    assert figures.keys() == {f"rendered{condition}" for condition in (*conditions, ", sureness")}
+    assert sum(sure_bin["share"] for sure_bin in figures["rendered, sureness"]["bins"]) == pytest.approx(1)
     known_tempo = figures["rendered, tempo given"]
     assert known_tempo["tempo"] == 1.0
     assert known_tempo["beats"]["songs"] == 3

@@ -54,6 +54,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def codec() -> EncodecModel:
+    """A tiny EnCodec with random weights at the songs' rate."""
     sizes = {"hidden_size": 8, "codebook_dim": 8}
     return tiny_codec(sampling_rate=RATE, upsampling_ratios=[5, 4, 2], target_bandwidths=[3.2], **sizes)
 

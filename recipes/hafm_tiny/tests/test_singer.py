@@ -39,11 +39,14 @@ def pitch_track(audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def note_errors(audio: np.ndarray, rate: int, notes: list[Note] | tuple[Note, ...]) -> np.ndarray:
-    """Deviation of the middle of each note from its pitch, in cents."""
+    """Deviation of the middle of each note from its pitch, in cents (float64, one a note)."""
     times, pitch = pitch_track(audio, rate)
-    places = [(times - note.start) / (note.end - note.start) for note in notes]
-    middles = [(place > 0.3) & (place < 0.8) for place in places]
-    return np.array([100 * (np.nanmedian(pitch[at]) - note.pitch) for at, note in zip(middles, notes, strict=True)])
+    errors = []
+    for note in notes:
+        position = (times - note.start) / (note.end - note.start)  # from 0 to 1 within the note
+        middle = (position > 0.3) & (position < 0.8)
+        errors.append(100 * (np.nanmedian(pitch[middle]) - note.pitch))
+    return np.array(errors)
 
 
 def test_a_plain_singer_is_within_10_cents_of_every_note(voice: Voice, notes: list[Note]) -> None:

@@ -57,7 +57,7 @@ def one_chord(song: Song, style: Style) -> Song:
 
 
 def bar_seconds(style: Style) -> float:
-    """Of BAR for four beats."""
+    """Length of a bar in a style's metre, of which BAR is that of four beats."""
     return BAR * style.metre / 4
 
 
@@ -66,6 +66,7 @@ def fonts(soundfont: Path, style: Style) -> dict[str, Path]:
 
 
 def of_bar(stem: np.ndarray, bar: int, style: Style) -> np.ndarray:
+    """The samples of a bar (number from 0) of a stem at RATE."""
     size = round(bar_seconds(style) * RATE)
     return stem[bar * size : (bar + 1) * size]
 
@@ -156,12 +157,14 @@ def test_repeated_bars_sound_alike_and_energies_differ_in_level(
 @styles
 def test_a_fill_leads_into_the_next_section_and_the_ending_is_one_chord(style: Style, one_chord: Song) -> None:
     parts, _ = arrange(one_chord, FORM, style, np.random.default_rng(0))
-    places: dict[int, set[tuple[float, int]]] = {bar: set() for bar in range(11)}
+    # by bar: seconds since its start, and drum
+    hits: dict[int, set[tuple[float, int]]] = {bar: set() for bar in range(11)}
     for note in parts["kit"].notes:
         bar = int((note.start + 1e-6) / bar_seconds(style))
-        places[bar].add((round(note.start - bar_seconds(style) * bar, 2), note.pitch))
-    assert places[7] == places[8] != places[9]
-    assert {pitch for _, pitch in places[9]} >= {DRUMS[drum] for drum in style.fill}
+        hits[bar].add((round(note.start - bar_seconds(style) * bar, 2), note.pitch))
+    # the fill is in the chorus's last bar, 9
+    assert hits[7] == hits[8] != hits[9]
+    assert {pitch for _, pitch in hits[9]} >= {DRUMS[drum] for drum in style.fill}
     for name, part in parts.items():
         last = 10 * bar_seconds(style)
         late = [note.start for note in part.notes if note.start >= last - 1e-6]
@@ -172,9 +175,10 @@ def test_a_fill_leads_into_the_next_section_and_the_ending_is_one_chord(style: S
 
 def test_energies_follow_the_melody_and_nobody_sings_in_the_intro(song: Song) -> None:
     slow = change(song, stretch=1.25)
+    # an octave higher from 18 to 30 s, around bar 6
     high = tuple(dataclasses.replace(n, pitch=n.pitch + (12 if 18 <= n.start < 30 else 0)) for n in slow.melody)
     lifted = dataclasses.replace(slow, melody=high)
-    lifted_sections = []
+    lifted_sections = []  # energies of the section with bar 6
     for seed in range(20):
         form = sections(lifted, np.random.default_rng(seed))
         assert [section.first for section in form[1:]] == [section.end for section in form[:-1]]
@@ -312,8 +316,9 @@ def test_swung_steps_are_late_and_straight_ones_are_not(song: Song) -> None:
     slow = change(song, stretch=1.25)
     parts, _ = arrange(with_form(slow, form), form, style, np.random.default_rng(0))
     hats = [note.start / 0.75 * 4 % 2 for note in parts["kit"].notes if note.pitch in (DRUMS["hat"], DRUMS["ride"])]
-    assert any(1.1 < place < 1.35 for place in hats)
-    assert not any(0.9 < place < 1.05 for place in hats)
+    # in steps: every second one is not at 1, but later
+    assert any(1.1 < step < 1.35 for step in hats)
+    assert not any(0.9 < step < 1.05 for step in hats)
 
 
 def test_a_kick_ducks_the_players_that_yield_to_it() -> None:

@@ -39,12 +39,16 @@ Fitted = tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str,
 
 
 def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrames:
-    """Notes on half beats at a random tempo, in features with loud noise in irrelevant dimensions."""
+    """Notes on half beats at a random tempo, in features with loud noise in irrelevant dimensions.
+
+    The first dimensions of the features show the note, the next one its onset, as does the seventh descriptor.
+    """
     rng = np.random.default_rng(seed)
     frames = round(seconds * FRAME_RATE)
     phase = (np.arange(frames) / FRAME_RATE * rng.uniform(1.2, 2.2) + rng.random()) % 1.0
-    half = np.diff(np.floor(2 * phase), prepend=0) != 0
-    onset = half & (rng.random(frames) < 0.7)
+    on_half_beat = np.diff(np.floor(2 * phase), prepend=0) != 0
+    onset = on_half_beat & (rng.random(frames) < 0.7)
+    # each note is held until the next onset
     note = 1 + rng.integers(0, NOTES, frames)[np.maximum.accumulate(np.where(onset, np.arange(frames), 0))]
     features = 4.0 * rng.normal(size=(frames, width))
     features[:, :NOTES] = 0.3 * rng.normal(size=(frames, NOTES)) + np.eye(NOTES)[note - 1]
@@ -78,11 +82,11 @@ def fitted() -> Fitted:
 
 
 def fit(
-    tokenizer: HAFMSemanticTokenizerModel, how: VocalSpaceArguments
+    tokenizer: HAFMSemanticTokenizerModel, arguments: VocalSpaceArguments
 ) -> tuple[HAFMSemanticTokenizerModel, dict[str, float]]:
-    """Fits a vocal space to six sung songs; two more are for the figures."""
+    """Fits a vocal space to six sung songs; two more are for the figures. Returns the new tokenizer and these."""
     songs = [sung_song(seed, width=tokenizer.centroids.shape[-1]) for seed in range(8)]
-    return fit_vocal_space(tokenizer, songs[:6], songs[6:], how, frames=5000)
+    return fit_vocal_space(tokenizer, songs[:6], songs[6:], arguments, frames=5000)
 
 
 def test_the_rhythm_network_finds_beats_in_unseen_songs_and_tempos() -> None:
@@ -121,11 +125,12 @@ def test_vocal_clusters_keep_notes_despite_loud_noise(clusters: int, beat_line: 
     song = sung_song(50, width=after.centroids.shape[-1])
     descriptors = torch.from_numpy(song.rhythm.descriptors)
     tokens = after.quantize(torch.from_numpy(song.features).float(), vocal=True, descriptors=descriptors).numpy()
-    guess = np.zeros(clusters, np.int64)
+    # of each cluster, the note that is sung in most of its frames
+    commonest_note = np.zeros(clusters, np.int64)
     for cluster in np.unique(tokens):
-        guess[cluster] = np.bincount(song.note[tokens == cluster]).argmax()
+        commonest_note[cluster] = np.bincount(song.note[tokens == cluster]).argmax()
     sung = song.note > 0
-    assert (guess[tokens] == song.note)[sung].mean() > 0.8
+    assert (commonest_note[tokens] == song.note)[sung].mean() > 0.8
 
 
 def test_tokens_follow_one_beat_track(fitted: Fitted) -> None:
@@ -139,15 +144,15 @@ def test_tokens_follow_one_beat_track(fitted: Fitted) -> None:
     # without the beat track, frames keep the network's own estimates, which have a smaller radius
     config = copy.deepcopy(after.config)
     config.beat_line = False
-    alone = HAFMSemanticTokenizerModel(config).eval()
-    alone.load_state_dict({name: value for name, value in after.state_dict().items() if name != "line_scale"})
-    own = alone.vocal_space(features, descriptors)[:, -4:] / alone.rhythm_scale
-    assert float(own[:, :2].norm(dim=1).mean()) < float(rhythm[:, :2].norm(dim=1).mean())
+    untracked = HAFMSemanticTokenizerModel(config).eval()
+    untracked.load_state_dict({name: value for name, value in after.state_dict().items() if name != "line_scale"})
+    estimates = untracked.vocal_space(features, descriptors)[:, -4:] / untracked.rhythm_scale
+    assert float(estimates[:, :2].norm(dim=1).mean()) < float(rhythm[:, :2].norm(dim=1).mean())
     true = phase_vectors((torch.from_numpy(song.rhythm.beat).float() + 0.5) / BEAT_PARTS)
     first = after.config.vocal_projection_size
-    places = after.centroids[0, :, first : first + 4][after.quantize(features, vocal=True, descriptors=descriptors)]
-    # notes begin on half beats, so the two halves cannot be told apart
-    assert float(torch.nn.functional.cosine_similarity(places[:, 2:], true[:, 2:])[FRAME_RATE:].mean()) > 0.5
+    phases = after.centroids[0, :, first : first + 4][after.quantize(features, vocal=True, descriptors=descriptors)]
+    # notes begin on half beats, so the two halves cannot be told apart; nothing is labelled in the first second
+    assert float(torch.nn.functional.cosine_similarity(phases[:, 2:], true[:, 2:])[FRAME_RATE:].mean()) > 0.5
 
 
 def test_tokens_do_not_depend_on_chunks_batches_or_saving(fitted: Fitted, tmp_path: Path) -> None:

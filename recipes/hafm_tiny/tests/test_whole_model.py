@@ -56,16 +56,16 @@ def test_every_part_is_trained_after_those_it_needs(corpus: Path, tmp_path: Path
     options = WholeModelOptions(corpus, tmp_path / "out", RECIPES, hours=1.6)
     commands = part_commands(options, {"codec": 1000, "hubert": 500})
     assert list(commands) == list(NEEDS)
-    for place, name in enumerate(commands):
-        assert set(NEEDS[name]) <= set(list(commands)[:place])
+    for number, name in enumerate(commands):
+        assert set(NEEDS[name]) <= set(list(commands)[:number])
         assert commands[name][0] == "hafm" or (RECIPES / commands[name][0]).is_file()
     hours = [float(words[words.index("--max_hours") + 1]) for words in commands.values() if "--max_hours" in words]
     assert sum(hours) == pytest.approx(1.0), "codec and HuBERT have the other 0.6 of 1.6 hours"
     steps = [int(commands[part][commands[part].index("--steps") + 1]) for part in ("codec", "decoder")]
     assert steps == [1320, 120]
-    places = [commands["codec"].index(name) for name in ("--quantize_from", "--adversarial_from", "--steps")]
-    order = [int(commands["codec"][place + 1]) for place in places]
-    assert order == sorted(order), "an autoencoder, then quantised, then against discriminators"
+    options_of_steps = ("--quantize_from", "--adversarial_from", "--steps")
+    starts = [int(commands["codec"][commands["codec"].index(name) + 1]) for name in options_of_steps]
+    assert starts == sorted(starts), "an autoencoder, then quantised, then against discriminators"
     shared = part_commands(dataclasses.replace(options, workers=2), {"codec": 1000, "hubert": 500})
     assert float(shared["coarse"][shared["coarse"].index("--max_hours") + 1]) == pytest.approx(0.8)
 

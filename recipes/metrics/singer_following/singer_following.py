@@ -54,7 +54,10 @@ class SingerFollowing(evaluate.Metric):
         )
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """The result; recordings of any length are no columns of `evaluate`'s table, so they bypass it."""
+        """The scores; see INPUTS_DESCRIPTION.
+
+        `evaluate` would store the inputs in a table, which recordings of different lengths do not fit; they bypass it.
+        """
         return self._compute(predictions=predictions, references=references, **kwargs)
 
     def _compute(
@@ -72,21 +75,25 @@ class SingerFollowing(evaluate.Metric):
         if len(predictions) != len(vocals) or (references is not None and len(references) != len(vocals)):
             raise HAFMEvaluationError(f"{len(predictions)} accompaniments do not fit {len(vocals)} vocals.")
         names = [f"{index:06d}" for index in range(len(vocals))]
-        wanted: list[Any] = [None] * len(vocals)
+        reference_sounds: list[Any] = [None] * len(vocals)
         if references is not None:
-            wanted = _analysed(references, sampling_rate)
-        sounds = zip(_analysed(vocals, sampling_rate), _analysed(predictions, sampling_rate), wanted, strict=True)
+            reference_sounds = _resampled(references, sampling_rate)
+        sounds = zip(
+            _resampled(vocals, sampling_rate), _resampled(predictions, sampling_rate), reference_sounds, strict=True
+        )
         measured = []
-        for name, song, (sung, played, reference) in zip(names, songs or names, sounds, strict=True):
-            sound = as_long_as(Sound(played, ANALYSIS_RATE), len(sung) / ANALYSIS_RATE, f"Accompaniment {int(name)}")
+        for name, song, (vocal, prediction, reference) in zip(names, songs or names, sounds, strict=True):
+            sound = as_long_as(
+                Sound(prediction, ANALYSIS_RATE), len(vocal) / ANALYSIS_RATE, f"Accompaniment {int(name)}"
+            )
             candidate = Candidate(extract(sound.samples), {})
             features = None if reference is None else extract(reference)
-            measured.append(Measurement(name, song, extract(sung, voice=True), features, {"predictions": candidate}))
+            measured.append(Measurement(name, song, extract(vocal, voice=True), features, {"predictions": candidate}))
         options = ScoringOptions(partners, seed)
         return as_json(describe_system(score_clips(measured, options), options)["scores"])
 
 
-def _analysed(recordings: Any, rate: int) -> list[np.ndarray]:
+def _resampled(recordings: Any, rate: int) -> list[np.ndarray]:
     """Recordings (sequence of [N] at `rate` Hz) as mono float32 [N'] at the rate of the scores.
 
     Raises:
