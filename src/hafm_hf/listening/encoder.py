@@ -114,7 +114,7 @@ class HAFMVocalEncoder:
 
     @property
     def styles(self) -> tuple[str, ...]:
-        """Names of the styles that the stages can play; all stages that read a style have the same ones."""
+        """Names of the styles that the stages can play: those of the first stage that reads a style."""
         for config in self.reading_configs.values():
             if "style" in config.lead_sheet_streams:
                 return tuple(config.styles)
@@ -122,7 +122,7 @@ class HAFMVocalEncoder:
 
     @property
     def style_ranges(self) -> dict[str, StyleRange]:
-        """The songs that each of `styles` suits."""
+        """The songs that each of `styles` suits, by its name."""
         for config in self.reading_configs.values():
             if "style" in config.lead_sheet_streams:
                 return {name: StyleRange.given(config.style_ranges.get(name, {})) for name in config.styles}
