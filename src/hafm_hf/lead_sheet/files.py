@@ -232,7 +232,7 @@ def write_lead_sheet(
 
 
 def _beat_lines(sheet: LeadSheet) -> str:
-    """The text of a beat file: in each line a time in seconds and, if the metre is known, the beat's number in the bar."""
+    """The text of a beat file: each beat's time in seconds and, if the metre is known, its number in the bar."""
     metre = sheet.beats_per_bar
     beats = sheet.beats or ()
     if metre is None:
