@@ -356,9 +356,7 @@ class PitchContour:
         if not len(pitches):
             pitches = self.midi[np.isfinite(self.midi)]
         # of the pitches' distances from semitones, as points on a circle: the nearer to it, the more they agree
-        mean = 0.0
-        if len(pitches):
-            mean = np.exp(2j * np.pi * pitches).mean()
+        mean = np.exp(2j * np.pi * pitches).mean() if len(pitches) else 0.0
         # the prior is the point of a voice in tune, at angle 0
         drawn_to_tune = mean + IN_TUNE * (1 - np.abs(mean))
         return float(np.angle(drawn_to_tune) / (2 * np.pi))
