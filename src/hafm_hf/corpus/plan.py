@@ -71,7 +71,7 @@ def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """Options, also nested ones, without those that are off (None, False or empty), which other versions may lack."""
-    given = {}
+    given: dict[str, Any] = {}
     for name, value in options.items():
         if isinstance(value, dict):
             value = _given(value)
