@@ -20,9 +20,10 @@ class ChannelLevels:
     """Levels of the channels of a sound that arrives block by block, without their constant offset."""
 
     channels: int
+    # samples of each channel so far
     count: int = 0
+    # [C], and [C, C]: sums of each channel, and of the products of each channel with each
     _sums: NDArray[np.float64] = field(init=False)
-    # sums of the products of each channel with each
     _products: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -38,25 +39,32 @@ class ChannelLevels:
         self.count += len(block)
 
     def channel_instead_of_mean(self) -> int | None:
-        """The channel to use instead of the mean: the loudest if the mean lies 12 dB below it, else None."""
+        """The index of the loudest channel if the mean of all lies `CANCELLED_DB` below it; None to use the mean."""
         if self.channels == 1 or not self.count:
             return None
-        # as in `add`
+        # samples that overflow, or are not finite, are reported when they are checked
         with np.errstate(over="ignore", invalid="ignore"):
-            powers = self._products - np.outer(self._sums, self._sums) / self.count
-            loudest = int(np.argmax(np.diag(powers)))
-            cancelled = powers.mean() < powers[loudest, loudest] * 10.0 ** (-CANCELLED_DB / 10.0)
-        return loudest if cancelled else None
+            # the channels' energies on the diagonal; the mean of all elements is the energy of the channels' mean
+            energies = self._products - np.outer(self._sums, self._sums) / self.count  # [C, C]
+            loudest = int(np.argmax(np.diag(energies)))
+            cancelled = energies.mean() < energies[loudest, loudest] * 10.0 ** (-CANCELLED_DB / 10.0)
+        if cancelled:
+            return loudest
+        return None
 
     def below(self) -> float:
-        """How far, in dB, the mean of the channels lies below the loudest one; at most 99."""
-        powers = self._products - np.outer(self._sums, self._sums) / max(self.count, 1)
-        ratio = powers.mean() / max(float(np.diag(powers).max()), 1e-30)
-        return float(-10.0 * np.log10(min(max(ratio, 10.0**-9.9), 1.0)))
+        """How far, in dB, the mean of the channels lies below the loudest one: 0 to 99, 99 of silence."""
+        # the channels' energies on the diagonal; the mean of all elements is the energy of the channels' mean
+        energies = self._products - np.outer(self._sums, self._sums) / max(self.count, 1)  # [C, C]
+        # silence would divide by 0
+        ratio = energies.mean() / max(float(np.diag(energies).max()), 1e-30)
+        # channels that cancel each other exactly would be −inf dB
+        ratio = min(max(ratio, 10.0**-9.9), 1.0)
+        return float(-10.0 * np.log10(ratio))
 
 
 def channel_levels(samples: Samples) -> ChannelLevels:
-    """Levels of the channels of float32 [N, C]."""
+    """The `ChannelLevels` of a whole sound, float32 [N, C]."""
     levels = ChannelLevels(samples.shape[1])
     for start in range(0, len(samples), _BLOCK):
         levels.add(samples[start : start + _BLOCK])
@@ -86,24 +94,31 @@ def mean_of_channels(samples: Samples) -> Samples:
 
 
 def without_offset(samples: Samples) -> Samples:
-    """Float32 [N] or [N, C] without a constant offset (DC) of its channels, which cannot be heard."""
+    """Float32 [N] or [N, C] without a constant offset (DC) of its channels, which cannot be heard.
+
+    Samples whose offset is at most `LEAST_OFFSET` in each channel are returned as they are.
+    """
     if not len(samples):
         return samples
     # samples that overflow, or are not finite, are reported when they are checked
     with np.errstate(over="ignore", invalid="ignore"):
         # column by column: ten times as fast as the mean over the first axis
-        columns = samples.reshape(len(samples), -1).T
-        offset = np.array([column.mean(dtype=np.float64) for column in columns])
-        # so written, NaN passes
+        columns = samples.reshape(len(samples), -1).T  # [C, N]
+        offset = np.array([column.mean(dtype=np.float64) for column in columns])  # [C]
+        # not `<=`: an offset of NaN is subtracted, too
         if not np.abs(offset).max() > LEAST_OFFSET:
             return samples
         return samples - offset.astype(np.float32).reshape(samples.shape[1:])
 
 
 def with_channels(samples: Samples, channels: int) -> Samples:
-    """Converts float32 [N] or [N, C] to [N] for one channel, else [N, channels]; other counts are averaged first.
+    """Converts float32 [N] or [N, C] to a number of channels.
 
-    Where channels cancel each other, their mean is the loudest of them (`to_mono`).
+    Another number of channels is first averaged to mono, or replaced by the loudest channel if they cancel each other
+    (`to_mono`); mono is repeated in all channels.
+
+    Returns:
+        float32 [N] for one channel, else [N, channels], which may be a read-only view.
     """
     if samples.ndim == 2 and (channels == 1 or samples.shape[1] not in (1, channels)):
         samples = to_mono(samples)

@@ -27,11 +27,15 @@ def click_track(beats: Sequence[float], downbeats: Collection[float], seconds: f
     track = np.zeros(round(seconds * sampling_rate), np.float32)
     time = np.arange(round(CLICK_SECONDS * sampling_rate)) / sampling_rate
     for beat in beats:
-        hertz, level = (ACCENT_HZ, ACCENT_LEVEL) if beat in downbeats else (CLICK_HZ, CLICK_LEVEL)
-        # sample-accurate onset, and a decay into silence
-        sound = level * np.sin(2 * np.pi * hertz * time) * np.exp(-8 * time / CLICK_SECONDS)
+        if beat in downbeats:
+            frequency, level = ACCENT_HZ, ACCENT_LEVEL
+        else:
+            frequency, level = CLICK_HZ, CLICK_LEVEL
+        # sample-accurate onset, and a decay by 69 dB (e⁻⁸) to its end
+        click = level * np.sin(2 * np.pi * frequency * time) * np.exp(-8 * time / CLICK_SECONDS)
         first = round(beat * sampling_rate)
         if first >= 0:
-            span = track[first:][: len(sound)]
-            span += sound[: len(span)].astype(np.float32)
+            # a view, shorter than the click at the end of the track and empty after it
+            span = track[first:][: len(click)]
+            span += click[: len(span)].astype(np.float32)
     return track

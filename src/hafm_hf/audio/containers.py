@@ -54,6 +54,7 @@ class SectionFile(io.RawIOBase):
     def __init__(self, file: BinaryIO, section: Section) -> None:
         self._file = file
         self._section = section
+        # where the head and each extent end, in bytes of the section
         self._ends = list(itertools.accumulate([len(section.head), *(end - start for start, end in section.extents)]))
         self._position = 0
 
@@ -66,7 +67,7 @@ class SectionFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves to a byte of the section."""
+        """Moves to byte `offset` of the section, counted as `whence` says (`io`); returns the new position."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._ends[-1]}[whence]
         self._position = max(base + offset, 0)
         return self._position
@@ -76,7 +77,7 @@ class SectionFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Reads bytes up to the end of the current extent."""
+        """Fills `buffer`, at most to the end of the current extent; returns the number of bytes read, 0 at the end."""
         # 0 is the section's own head, n its extent n - 1
         extent = bisect_right(self._ends, self._position)
         if extent == len(self._ends):
@@ -86,7 +87,8 @@ class SectionFile(io.RawIOBase):
         if extent == 0:
             block = self._section.head[self._position : self._position + count]
         else:
-            block = read_at(self._file, self._section.extents[extent - 1][1] - left, count)
+            extent_end = self._section.extents[extent - 1][1]
+            block = read_at(self._file, extent_end - left, count)
         buffer[: len(block)] = block
         self._position += len(block)
         return len(block)
@@ -105,6 +107,7 @@ def find_sections(file: BinaryIO) -> list[Section]:
     magic = read_at(file, start, 16)
     layout = next((layout for layout in LAYOUTS if layout.begins(magic)), None)
     if layout is not None:
+        # behind an ID3 tag, libsndfile's own reading stands
         if start == 0:
             return list(_chunked_sounds(file, size, layout))
         return whole
@@ -116,6 +119,7 @@ def find_sections(file: BinaryIO) -> list[Section]:
         return _ogg_links(_searched(file, size)) or whole
     if magic[4:8] == b"ftyp":
         return _mpeg4_files(file, size)
+    # neither an ID3 tag nor frames of MP3 near the begin: another format, which is not searched
     if start == 0 and mpeg_audio.first_frame(read_at(file, 0, CUT_BYTES), 0) is None:
         return whole
     sounds = mpeg_audio.find_sounds(_searched(file, size), start)
@@ -182,12 +186,23 @@ class Layout:
         return len(self.data) + struct.calcsize(self.size)
 
     def chunk(self, file: BinaryIO, start: int) -> tuple[bytes, int]:
-        """Identifier of the chunk at byte `start`, and the size of what follows its header; b"" if there is none."""
+        """The chunk whose header is at byte `start` of a file.
+
+        Returns:
+            Its identifier, and the bytes that it states to follow its header, negative if it lies; (b"", 0) if the
+            file ends before or in the header.
+        """
         header = read_at(file, start, self.overhead)
         if len(header) < self.overhead:
             return b"", 0
         name = header[: len(self.data)]
-        return name, struct.unpack(self.size, header[len(name) :])[0] - self.counted
+        (stated,) = struct.unpack(self.size, header[len(name) :])
+        return name, stated - self.counted
+
+    def padded_size(self, length: int) -> int:
+        """Bytes from the begin of a chunk of `length` bytes, its header not counted, to that of the next one."""
+        # rounded up
+        return -(-(self.overhead + length) // self.padding) * self.padding
 
 
 WAVE = re.compile(rb"(?:RIFF|RIFX|RF64|BW64)....WAVE", re.DOTALL)
@@ -205,15 +220,19 @@ UNKNOWN_SIZES = {4: 0x7FFF_0000, 8: 1 << 48}
 
 
 def _chunked_sounds(file: BinaryIO, size: int, layout: Layout) -> Iterator[Section]:
-    """The sounds in a file (of `size` bytes) of one or more WAV, AIFF, CAF or W64 files."""
+    """The sounds in a file (of `size` bytes) that holds one or more WAV, AIFF, CAF or W64 files, one after another.
+
+    A sound whose header states another size than that of its samples gets a corrected header as `head`.
+    """
     start = 0
     while start < size:
-        position = _find_chunk(file, start + layout.head, size, layout)
-        if position is None:
+        data_chunk = _find_chunk(file, start + layout.head, size, layout)
+        if data_chunk is None:
             yield Section(((start, size),))
             return
-        first = position + layout.overhead
-        stated = _stated_size(file, start, position, layout)
+        # first byte of the samples
+        first = data_chunk + layout.overhead
+        stated = _stated_size(file, start, data_chunk, layout)
         end, following = _end_of_data(file, first, stated, size, layout)
         size_there = max(end - first, 0)
         if stated == size_there:
@@ -228,9 +247,9 @@ def _chunked_sounds(file: BinaryIO, size: int, layout: Layout) -> Iterator[Secti
 
 
 def _find_chunk(file: BinaryIO, start: int, size: int, layout: Layout) -> int | None:
-    """Where the chunk with the samples begins, if the first chunk is at `start`; None if there is none.
+    """Where the chunk with the samples begins in a file of `size` bytes, whose first chunk is at byte `start`.
 
-    `size` is the file's, here and below.
+    None if there is no such chunk.
     """
     while start < size:
         name, length = layout.chunk(file, start)
@@ -238,21 +257,21 @@ def _find_chunk(file: BinaryIO, start: int, size: int, layout: Layout) -> int | 
             return start
         if not name or length < 0:
             return None
-        start += -(-(layout.overhead + length) // layout.padding) * layout.padding
+        start += layout.padded_size(length)
     return None
 
 
-def _stated_size(file: BinaryIO, start: int, position: int, layout: Layout) -> int | None:
+def _stated_size(file: BinaryIO, start: int, data_chunk: int, layout: Layout) -> int | None:
     """The size of the samples in bytes by the header of their chunk; None if it says that it does not know.
 
     Args:
         file, layout: the file and its format.
-        start: where the sound begins in the file.
-        position: where its chunk with the samples begins.
+        start: the byte at which the sound begins in the file.
+        data_chunk: the byte at which its chunk with the samples begins.
     """
-    _, stated = layout.chunk(file, position)
+    _, stated = layout.chunk(file, data_chunk)
     if read_at(file, start, 4) in (b"RF64", b"BW64"):
-        # the sizes of 64 bits are in the first chunk: RIFF, data, samples
+        # the sizes of 64 bits are in the first chunk, ds64, from byte 20 on: of the whole file, of its samples
         _, stated = struct.unpack("<QQ", read_at(file, start + 20, 16).ljust(16, b"\0"))
         return stated or None
     if 0 < stated < UNKNOWN_SIZES[struct.calcsize(layout.size)]:
@@ -282,8 +301,9 @@ def _end_of_data(file: BinaryIO, first: int, stated: int | None, size: int, layo
     end = first + stated
     if size - end < LEAST_BYTES:
         return min(end, size), size
-    padded = first - layout.overhead + -(-(layout.overhead + stated) // layout.padding) * layout.padding
-    for after in {end: None, padded: None}:
+    padded_end = first - layout.overhead + layout.padded_size(stated)
+    # padding may be missing; `fromkeys` leaves out the second if it is the first
+    for after in dict.fromkeys((end, padded_end)):
         following = _after_chunks(file, after, size, layout)
         if following > after or layout.begins(read_at(file, after, 16)):
             return end, following
@@ -295,7 +315,7 @@ def _end_of_data(file: BinaryIO, first: int, stated: int | None, size: int, layo
 def _after_chunks(file: BinaryIO, start: int, size: int, layout: Layout) -> int:
     """Where the chunks that begin at byte `start` of a file (of `size` bytes) end: at another sound, or at the end.
 
-    It is `start` if they are none.
+    It is `start` if there are no chunks, that is, no printable identifiers with sizes that fit into the file.
     """
     position = start
     while size - position >= layout.overhead:
@@ -305,7 +325,7 @@ def _after_chunks(file: BinaryIO, start: int, size: int, layout: Layout) -> int:
         is_name = name[:4].isascii() and name[:4].decode("ascii", "replace").isprintable()
         if not is_name or length < 0 or position + layout.overhead + length > size:
             break
-        position += -(-(layout.overhead + length) // layout.padding) * layout.padding
+        position += layout.padded_size(length)
     if position == start:
         return start
     # what follows chunks is not sound
@@ -313,9 +333,9 @@ def _after_chunks(file: BinaryIO, start: int, size: int, layout: Layout) -> int:
 
 
 def _find_sound(file: BinaryIO, start: int, size: int, magic: re.Pattern[bytes]) -> int:
-    """Where the next file begins in the bytes from `start` on; `size` if there is none."""
+    """The first byte from `start` on at which `magic`, the begin of a sound, matches; `size`, the file's, if none."""
     while start < size:
-        # it may begin in one block and end in the next
+        # 16 bytes more: it may begin in one block and end in the next
         next_file = magic.search(read_at(file, start, BLOCK + 16))
         if next_file is not None:
             return start + next_file.start()
@@ -324,8 +344,13 @@ def _find_sound(file: BinaryIO, start: int, size: int, magic: re.Pattern[bytes])
 
 
 def _corrected(head: bytes, size: int, layout: Layout) -> bytes:
-    """The bytes of a sound up to its samples (`head`), with the actual size of the samples in bytes (`size`)."""
+    """The bytes of a sound up to its samples (`head`), with the actual size of the samples in bytes (`size`).
+
+    Their last field is the size in the header of the samples' chunk; a size that it cannot hold becomes the largest
+    that it can.
+    """
     field = struct.calcsize(layout.size)
+    # struct's lower-case codes are signed
     if layout.size.islower():
         most = (1 << 8 * field - 1) - 1
     else:
@@ -337,17 +362,21 @@ def _corrected(head: bytes, size: int, layout: Layout) -> bytes:
     return head
 
 
-# offset of the samples, their size and encoding
+# the begin of an AU file: magic number, offset of the samples, their size and encoding
 AU = re.compile(rb"\.snd\x00\x00......\x00\x00\x00[\x01-\x1b]", re.DOTALL)
 AU_HEADER = 24
 AU_UNKNOWN = 0xFFFF_FFFF
 
 
 def _au_sounds(file: BinaryIO, size: int) -> Iterator[Section]:
-    """The sounds in a file of one or more AU files."""
+    """The sounds in a file (of `size` bytes) that holds one or more AU files, one after another.
+
+    A sound ends where the next AU header begins, at first sought where the size in its header says.
+    """
     start = 0
     while size - start > AU_HEADER:
         head = read_at(file, start, AU_HEADER)
+        # of the samples: distance from the begin of the header, and size in bytes
         offset, stated = struct.unpack(">II", head[4:12])
         first = start + offset
         end = first + stated
@@ -366,14 +395,18 @@ def _au_sounds(file: BinaryIO, size: int) -> Iterator[Section]:
 
 
 def _ogg_links(data: bytes) -> list[Section]:
-    """The links of a chained Ogg file: each begins with its first pages, after the pages of the one before."""
+    """The links (sounds one after another) of a chained Ogg file, given as all of its bytes.
+
+    Each begins with the first pages of its streams, and ends with the page that reaches its latest sample.
+    """
     links: list[Section] = []
-    # the latest sample at which a page of the link has ended, and whether the page before was a first one
+    # the latest sample at which a page of the current link has ended
     latest = 0
+    # whether the previous page was the first one of a stream: several such pages begin one link
     opening = False
     page = data.find(b"OggS")
     while 0 <= page <= len(data) - OGG_HEADER:
-        # byte 5: flags, 2 for a first page; 6 to 13: sample at the page's end; 26: number of segments
+        # byte 5: flags, 2 for a stream's first page; 6 to 13: sample at the page's end; 26: number of segments
         header = data[page : page + OGG_HEADER]
         lengths = data[page + OGG_HEADER : page + OGG_HEADER + header[26]]
         end = min(page + OGG_HEADER + len(lengths) + sum(lengths), len(data))
@@ -400,6 +433,7 @@ def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:
     starts = []
     position = 0
     while position < size:
+        # of a box: its length (4 bytes), type (4), and perhaps a longer length (8)
         header = read_at(file, position, 16)
         if header[4:8] == b"ftyp":
             starts.append(position)
@@ -442,7 +476,7 @@ def _flac_streams(file: BinaryIO, start: int, size: int) -> list[Section]:
 def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
     """The FLAC stream from byte `start` to `end` of a file.
 
-    Its header is corrected if that states another number of samples than the last frame.
+    Its header is corrected if the number of samples that it states does not end in the last frame.
     """
     # the marker, the block's header, and STREAMINFO (RFC 9639, 8.2): from byte 8 the least block size, from byte 18
     # rate, channels, bits a sample and, in the last 36 bits, the number of samples
@@ -450,11 +484,15 @@ def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
     packed = int.from_bytes(head[18:26], "big")
     stated = packed & (1 << 36) - 1
     tail = read_at(file, max(start + 42, end - FLAC_TAIL), min(end - start - 42, FLAC_TAIL))
-    before, total = _last_flac_frame(tail, int.from_bytes(head[8:10], "big"))
+    block_size = int.from_bytes(head[8:10], "big")
+    # samples before the last frame, and up to its end
+    before, total = _last_flac_frame(tail, block_size)
+    # the header is right, or there is no frame to compare it with
     if before < stated <= total or total == 0:
         return Section(((start, end),))
     corrected = head[:18] + (packed + total - stated).to_bytes(8, "big") + head[26:]
     missing = 0
+    # 0: the encoder did not know it
     if stated:
         missing = stated - total
     return Section(((start + 42, end),), corrected, missing=missing)
@@ -468,13 +506,15 @@ def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:
         block_size: samples of a frame, in streams whose frames all have the same number.
 
     Returns:
-        The frame's first sample, and the one after its last; zeros if there is no frame.
+        The frame's first sample, and the one after its last, counted from the begin of the stream; zeros if there is
+        no frame.
     """
     last = (0, 0)
+    # samples at which a frame that was found ends; 0 for the first frame
     ends = {0}
-    for found in FLAC_FRAME.finditer(tail):
+    for sync_code in FLAC_FRAME.finditer(tail):
         # a frame of silence may be shorter than the longest header
-        header = tail[found.start() : found.start() + 16].ljust(16, b"\0")
+        header = tail[sync_code.start() : sync_code.start() + 16].ljust(16, b"\0")
         first, following = _flac_frame(header, block_size)
         # only frames that follow others: their header may occur by chance
         if first in ends and following > first:
@@ -484,18 +524,30 @@ def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:
 
 
 def _flac_frame(header: bytes, block_size: int) -> tuple[int, int]:
-    """First sample of the frame with this header (RFC 9639, 9.1; 16 bytes), and of the next; zeros if it is none."""
-    # its number is coded like a character of UTF-8, in up to seven bytes
+    """Reads the header of a FLAC frame (RFC 9639, 9.1).
+
+    Args:
+        header: 16 bytes from a frame's sync code on.
+        block_size: samples of a frame, if the header gives the number of the frame instead of its first sample.
+
+    Returns:
+        The first sample of the frame, and of the next; zeros if the bytes are no header.
+    """
+    # frame or sample number, coded like a character of UTF-8, in up to seven bytes: as many as the first begins with
+    # ones, or one byte that begins with 0
     ones = 8 - (~header[4] & 0xFF).bit_length()
+    # no such character
     if ones == 1 or ones == 8:
         return 0, 0
     number = header[4] & 0x7F >> ones
+    # of the next byte to read
     position = 5
     for byte in header[5 : 4 + max(ones, 1)]:
         number = number << 6 | byte & 0x3F
         position += 1
     code = header[2] >> 4
     samples = FLAC_SIZES.get(code, 0)
+    # the number of samples less 1 follows, in one or two bytes
     if code in (6, 7):
         samples = int.from_bytes(header[position : position + code - 5], "big") + 1
         position += code - 5
@@ -503,15 +555,23 @@ def _flac_frame(header: bytes, block_size: int) -> tuple[int, int]:
     position += {12: 1, 13: 2, 14: 2}.get(header[2] & 0xF, 0)
     if not samples or _crc8(header[:position]) != header[position]:
         return 0, 0
-    first = number if header[1] & 1 else number * block_size
+    # bit 0: frames differ in size, so that the number is that of the first sample
+    if header[1] & 1:
+        first = number
+    else:
+        first = number * block_size
     return first, first + samples
 
 
 def _crc8(data: bytes) -> int:
-    """The checksum of a FLAC frame's header."""
+    """The checksum of a FLAC frame's header: CRC-8 of the polynomial x⁸ + x² + x + 1 (RFC 9639, 9.1.8)."""
     crc = 0
     for byte in data:
         crc ^= byte
         for _ in range(8):
-            crc = (crc << 1 ^ 7) & 0xFF if crc & 0x80 else crc << 1
+            overflows = crc & 0x80
+            crc = crc << 1 & 0xFF
+            if overflows:
+                # x² + x + 1
+                crc ^= 0b111
     return crc

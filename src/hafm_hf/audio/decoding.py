@@ -52,7 +52,14 @@ class Part(Protocol):
 
 
 class SndfilePart:
-    """A sound decoded by libsndfile; attributes as of `ffmpeg.FFmpegSound`."""
+    """A sound decoded by libsndfile.
+
+    Attributes:
+        sampling_rate, channels: of the sound, the rate in Hz.
+        format: libsndfile's name of the file's format, such as "WAV".
+        frames: number of frames by the header; None if it does not say.
+        claimed: number of frames by the header before that was corrected (`Section`); None with `frames`.
+    """
 
     def __init__(self, file: BinaryIO, section: Section, name: str) -> None:
         """Opens a section of a file, whose name in messages is `name`.
@@ -66,7 +73,7 @@ class SndfilePart:
         self.sampling_rate: int = self._file.samplerate
         self.channels: int = self._file.channels
         self.format: str = self._file.format
-        # libsndfile's value for an unknown length
+        # libsndfile gives 2**63 - 1 for an unknown length
         has_length = self._file.frames < 2**62
         self.frames: int | None = None
         self.claimed: int | None = None
@@ -106,7 +113,7 @@ class SndfilePart:
 
 
 def damaged(name: str, error: Exception) -> DamagedAudioError:
-    """The error for a sound that a decoder gives up."""
+    """The error for a sound, called `name`, at which a decoder gave up with `error`."""
     why = getattr(error, "error_string", "") or str(error)
     return DamagedAudioError(f"{name} cannot be decoded ({why.rstrip('.')}); it may be damaged, save it again.")
 
@@ -125,14 +132,24 @@ class Sound:
     """
 
     def __init__(self, file: BinaryIO, path: str | None, name: str, seconds: float) -> None:
-        """Opens the parts of a file; see `opened`."""
+        """Opens the parts of a file.
+
+        Args:
+            file: the file, which can be sought in and stays open.
+            path: its path, if it has one.
+            name: name of the source in messages.
+            seconds: at most this much of a part is decoded by ffmpeg.
+
+        Raises:
+            HAFMAudioError: it is no audio, or too large or too many sounds.
+        """
         self.name = name
         self.remarks: list[str] = []
         self._file = file
         self._path = path
         self._seconds = seconds
         self._sections = self._find()
-        # of the current part
+        # index of the current part
         self._section_number = 0
         self._part: Part = self._open(0)
         self.sampling_rate = self._part.sampling_rate
@@ -155,19 +172,20 @@ class Sound:
             raise HAFMAudioError(f"{self.name} holds {error}; cut it first.") from error
 
     def _open(self, section_number: int) -> Part:
-        """Opens a part; raises HAFMAudioError if it is no sound."""
+        """Opens the part of that index, by libsndfile if it can, else by ffmpeg; raises HAFMAudioError if none can."""
         try:
             part = SndfilePart(self._file, self._sections[section_number], self.name)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-            whole = len(self._sections) == 1
-            if whole:
+            # ffmpeg reads a single sound from the path, without a copy
+            path = None
+            if len(self._sections) == 1:
                 file = self._file
+                path = self._path
             else:
                 file = io.BufferedReader(SectionFile(self._file, self._sections[section_number]))
             file_format = ffmpeg.recognised(read_at(file, 0, ffmpeg.MAGIC_BYTES))
             if file_format is None:
                 raise not_audio(self.name) from error
-            path = self._path if whole else None
             return ffmpeg.FFmpegSound(file, path, file_format, self.name, self._seconds)
         # libsndfile reads other formats too, but each parser is attack surface
         if part.format not in FORMATS:
@@ -176,7 +194,13 @@ class Sound:
         return part
 
     def _add_others(self) -> None:
-        """Adds up the lengths of the parts after the first; leaves out what turns out to be no sound."""
+        """Adds the lengths of the parts after the first to `frames`, `claimed` and `refused`.
+
+        Sections that turn out to be no sound are left out. `remarks` says so, and that sounds are joined.
+
+        Raises:
+            HAFMAudioError: more than `MAX_SOUNDS` sections.
+        """
         if len(self._sections) > MAX_SOUNDS:
             raise HAFMAudioError(
                 f"{self.name} holds {len(self._sections)} sounds; HAFM reads at most {MAX_SOUNDS} of a file."
@@ -221,12 +245,20 @@ class Sound:
             self._part.close()
             self._part = self._open(self._section_number)
             self._pending = None
+        # ffmpeg's says only at its end what the header claims; of several parts the sum is not known
         if done < len(out) and len(self._sections) == 1 and isinstance(self._part, ffmpeg.FFmpegSound):
             self.claimed = self._part.claimed
         return done
 
     def _read_part(self, out: Samples) -> int:
-        """Like `read_into`, but from the current part only, brought to the rate and channels of the first."""
+        """Reads up to len(out) frames of the current part, brought to the rate and channels of the first, into `out`.
+
+        Args:
+            out: float32 [n, C], changed in place.
+
+        Returns:
+            The number of frames read, less than n at the end of the part.
+        """
         part = self._part
         if part.sampling_rate == self.sampling_rate and part.channels == self.channels:
             return part.read_into(out)
@@ -240,10 +272,11 @@ class Sound:
         return len(block)
 
     def skip(self, frames: int) -> None:
-        """Moves forward from the start, by `frames`."""
+        """Moves forward from the start by `frames`, at most to the end; the sound must not have been read yet."""
         if len(self._sections) == 1 and isinstance(self._part, SndfilePart):
             self._part.seek(frames)
             return
+        # ffmpeg and joined sounds cannot be sought in
         block = np.empty((min(frames, _FIRST_FRAMES), self.channels), dtype=np.float32)
         while frames > 0 and (count := self.read_into(block[:frames])):
             frames -= count
@@ -291,12 +324,20 @@ def _added(frames: int | None, others: int | None, scale: float) -> int | None:
 
 
 def _read_all(source: "Part | Sound", expected: int | None, most: int | None = None) -> Samples:
-    """Reads a sound to its end, or up to `most` frames: float32 [N, C].
+    """Reads a sound to its end.
 
-    `expected` is the number of frames by the header, None if it says none; no more than that are read. A length that a
-    header overstates costs no memory: pages that are never written are never allocated.
+    Args:
+        source: the open sound, read on from where it is.
+        expected: number of frames by the header; no more are read. None if it says none.
+        most: number of frames to read at most; None for all.
+
+    Returns:
+        float32 [N, C].
     """
-    first_length = _FIRST_FRAMES if expected is None else expected
+    # a length that a header overstates costs no memory: pages that are never written are never allocated
+    first_length = _FIRST_FRAMES
+    if expected is not None:
+        first_length = expected
     if most is not None:
         first_length = min(first_length, most)
     samples = np.empty((first_length, source.channels), dtype=np.float32)
@@ -325,10 +366,12 @@ def not_audio(name: str) -> HAFMAudioError:
 def opened(
     source: str | os.PathLike[str] | bytes | BinaryIO, name: str, *, seconds: float = math.inf
 ) -> Iterator[Sound]:
-    """Opens a sound.
+    """Opens a sound; it is closed when the block is left.
+
+    Errors of reading and decoding inside the block are raised as HAFMAudioError, too.
 
     Args:
-        source: path, the bytes of a file, or a binary file object, which is read from its start.
+        source: path, the bytes of a file, or a binary file object, which is read from its start and stays open.
         name: name of the source in messages.
         seconds: at most this much of a sound is decoded by ffmpeg.
 
@@ -351,8 +394,10 @@ def opened(
                 path = None
             if file.seek(0, io.SEEK_END) == 0:
                 raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
-            # ffmpeg takes no infinite length
-            sound = Sound(file, path, name, seconds if math.isfinite(seconds) else 1e6)
+            if not math.isfinite(seconds):
+                # ffmpeg takes no infinite length; these are 12 days
+                seconds = 1e6
+            sound = Sound(file, path, name, seconds)
             stack.callback(sound.close)
             yield sound
         except OSError as error:
@@ -362,7 +407,7 @@ def opened(
 
 
 def _opened_file(path: str, name: str, stack: ExitStack) -> BinaryIO:
-    """A file, open until the stack is left; raises UnreadableAudioError."""
+    """Opens the file at `path`, called `name` in messages, until `stack` is left; raises UnreadableAudioError."""
     try:
         return stack.enter_context(open(path, "rb"))
     except OSError as error:
@@ -370,7 +415,11 @@ def _opened_file(path: str, name: str, stack: ExitStack) -> BinaryIO:
 
 
 def _read_stream(file: BinaryIO, name: str) -> bytes:
-    """The bytes of what cannot be sought in, such as a pipe."""
+    """All bytes of a file that cannot be sought in, such as a pipe.
+
+    Raises:
+        HAFMAudioError: there are more than `MAX_STREAM_BYTES`.
+    """
     content = file.read(MAX_STREAM_BYTES + 1)
     if len(content) > MAX_STREAM_BYTES:
         raise HAFMAudioError(f"{name} is larger than {MAX_STREAM_BYTES / 1e6:.0f} MB; save it as a file first.")
@@ -387,7 +436,10 @@ def is_sound_file(path: str | os.PathLike[str]) -> bool:
 
 
 def check_file(path: Path, name: str) -> None:
-    """Raises HAFMAudioError unless `path` is a readable file that isn't empty."""
+    """Raises HAFMAudioError unless `path`, called `name` if it is empty, is a readable file that isn't.
+
+    What is no regular file, such as a pipe, may be empty so far.
+    """
     denied = UnreadableAudioError(f"{path} may not be read by this user; change its permissions.")
     try:
         status = path.stat()

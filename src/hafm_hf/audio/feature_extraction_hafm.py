@@ -106,16 +106,23 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         else:
             names = [f"the vocal number {i + 1}" for i in range(len(vocals))]
         limits: dict[str, Any] = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
-        checked = [files.check_sound(v, sampling_rate, name=n, **limits) for v, n in zip(vocals, names, strict=True)]
-        return self._batch([samples for samples, _ in checked], checked[0][1], return_tensors)
+        checked = []
+        for vocal, name in zip(vocals, names, strict=True):
+            samples, rate = files.check_sound(vocal, sampling_rate, name=name, **limits)
+            checked.append(samples)
+        # all have the one rate
+        return self._batch(checked, rate, return_tensors)
 
     def _batch(self, vocals: list[Samples], rate: int, return_tensors: str | None) -> BatchFeature:
-        """The result of `__call__` for vocals (float32 [N] each, at `rate` Hz) that have already been checked."""
+        """The result of `__call__` for vocals (float32 [N] each, at `rate` Hz) that have already been checked.
+
+        `return_tensors`: "pt", "np", or None for NumPy arrays as they are.
+        """
         prepared = [self.prepared(samples, rate).samples for samples in vocals]
         lengths = np.array([len(samples) for samples in prepared])
-        mask = np.arange(lengths.max()) < lengths[:, None]
+        mask = np.arange(lengths.max()) < lengths[:, None]  # [B, N]
         if len(prepared) == 1:
-            # a view: a vocal may last an hour
+            # a view if it can be written to, as tensors need: a vocal may last an hour
             values = np.require(prepared[0][None], requirements="W")
         else:
             values = np.full(mask.shape, self.padding_value, dtype=np.float32)
@@ -161,8 +168,10 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         """The vocals of a batch that the extractor has returned; the arguments are named as there.
 
         Args:
-            input_values (float [B, N], [B, 1, N] or [N]), padding_mask: as returned; they have been checked.
-            original_lengths, original_rates: without them, a vocal is as long as its `input_values`.
+            input_values (float [B, N], [B, 1, N] or [N]): at the extractor's rate, padded; already checked.
+            padding_mask: as many values, 0 or False where a vocal is padding; None if there is no padding.
+            original_lengths, original_rates ([B]): samples of each vocal before it was resampled, and their rate in
+                Hz; without them, a vocal is as long as its `input_values`.
 
         Raises:
             ValueError: the arguments do not fit each other, or `input_values` are at the rate of another extractor.
@@ -192,6 +201,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         vocals = []
         for row, length, rate in zip(rows, lengths, rates, strict=True):
             duration = Fraction(length, rate)
+            # resampling rounds to a whole sample
             if abs(len(row) - duration * self.sampling_rate) > 1:
                 raise ValueError(
                     f"input_values are at {round(len(row) / duration)} Hz, but this model listens at "
@@ -253,15 +263,24 @@ def channels_first(sound: Any, channels: int) -> np.ndarray:
 
 
 def _rows(values: Any) -> Any:
-    """A batch of rows: a list of the only row if the values are a single one ([N])."""
+    """A batch, or a list, as it is; a single vocal or mask (an array or tensor [N]) as a list of that one."""
     if isinstance(values, torch.Tensor | np.ndarray) and values.ndim <= 1:
         return [values]
     return values
 
 
 def _mono_vocal(vocal: Any, mask: Any) -> np.ndarray:
-    """One vocal ([N] or [1, N]) as float32 [n], without the samples that its mask, if any, marks as padding."""
+    """One vocal as float32 [n] on the CPU, without padding.
+
+    Args:
+        vocal: [N] or [1, N]; a tensor or an array, integers scaled by the range of their type.
+        mask: as many values, 0 where the vocal is padding; None if there is no padding.
+
+    Raises:
+        ValueError: several channels, no samples, or a mask of another length.
+    """
     row = files.to_samples(vocal, name="A vocal", mono=False)
+    # `to_samples` puts channels last
     if row.shape[1:] == (1,):
         row = row[:, 0]
     if row.ndim != 1:

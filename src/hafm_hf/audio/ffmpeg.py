@@ -25,9 +25,11 @@ COMMAND = "ffmpeg"
 MAX_SECONDS = 300.0
 # a single allocation of ffmpeg's
 MAX_BYTES_AT_ONCE = 1 << 28
-MOST_WORDS = 1 << 20
+# of its messages
+MAX_MESSAGE_BYTES = 1 << 20
+# in its messages: the length by the header, and that it is only an estimate, from the bit rate
 DURATION = re.compile(r"Duration: (\d+):(\d+):([\d.]+)")
-GUESS = "Estimating duration"
+DURATION_IS_ESTIMATED = "Estimating duration"
 DELAY_SECONDS = 0.25
 # a header of Sun's AU, with floats
 AU_HEADER = struct.Struct(">4sIIIII")
@@ -101,6 +103,7 @@ class FFmpegSound:
         self._name = name
         self.frames: int | None = None
         self.claimed: int | None = None
+        # frames read so far
         self._done = 0
         if shutil.which(COMMAND) is None:
             raise HAFMAudioError(
@@ -114,7 +117,7 @@ class FFmpegSound:
             file.seek(0)
             with open(path, "wb") as copy:
                 shutil.copyfileobj(file, copy)
-        self._said = tempfile.TemporaryFile()
+        self._messages = tempfile.TemporaryFile()
         self._late = threading.Event()
         # without the network: an option of the input, like the demuxer and its limits
         demuxer = file_format.demuxer
@@ -124,7 +127,9 @@ class FFmpegSound:
         # bytes: a name need not be text
         given = os.fsencode(f"file:{path}")
         command: list[str | bytes] = [COMMAND, "-nostdin", "-hide_banner", "-nostats", *safe, "-i", given, *sound]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._said)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._messages
+        )
         self._timer = threading.Timer(MAX_SECONDS, self._give_up)
         self._timer.daemon = True
         self._timer.start()
@@ -158,7 +163,7 @@ class FFmpegSound:
         self.channels = channels
 
     def _bytes(self, count: int) -> bytes:
-        """The next `count` bytes that ffmpeg writes, or fewer at the end; waits for them."""
+        """The next `count` bytes of the AU file that ffmpeg writes, or fewer at its end; waits for them."""
         assert self._process.stdout is not None
         return self._process.stdout.read(count)
 
@@ -168,10 +173,11 @@ class FFmpegSound:
         Raises:
             HAFMAudioError: the file cannot be decoded, or not in time.
         """
-        frame = 4 * self.channels
-        block = self._bytes(len(out) * frame)
-        count = len(block) // frame
-        out[:count] = np.frombuffer(block[: count * frame], dtype=">f4").reshape(count, self.channels)
+        # four bytes a sample
+        frame_bytes = 4 * self.channels
+        block = self._bytes(len(out) * frame_bytes)
+        count = len(block) // frame_bytes
+        out[:count] = np.frombuffer(block[: count * frame_bytes], dtype=">f4").reshape(count, self.channels)
         self._done += count
         if count < len(out):
             self._finish()
@@ -186,15 +192,17 @@ class FFmpegSound:
         code = self._process.wait()
         if self._late.is_set():
             raise HAFMAudioError(f"{self._name} takes ffmpeg longer than {MAX_SECONDS:g} s; convert it to WAV first.")
-        self._said.seek(0)
-        said = self._said.read(MOST_WORDS).decode("utf-8", "replace")
-        if "matches no streams" in said:
+        self._messages.seek(0)
+        messages = self._messages.read(MAX_MESSAGE_BYTES).decode("utf-8", "replace")
+        # there is no audio stream, as `-map` demands
+        if "matches no streams" in messages:
             raise HAFMAudioError(f"{self._name} holds no sound; check what it is.")
         if code:
-            why = said.strip().rpartition("\n")[2].rpartition(": ")[2].rstrip(".")
+            # the last line's end: what comes before names the file
+            why = messages.strip().rpartition("\n")[2].rpartition(": ")[2].rstrip(".")
             raise DamagedAudioError(f"{self._name} cannot be decoded ({why}); it may be damaged, save it again.")
-        stated = DURATION.search(said)
-        if stated is not None and GUESS not in said:
+        stated = DURATION.search(messages)
+        if stated is not None and DURATION_IS_ESTIMATED not in messages:
             hours, minutes, seconds = map(float, stated.groups())
             claimed = round((3600 * hours + 60 * minutes + seconds) * self.sampling_rate)
             # codecs begin and end with some samples that the header may count or not
@@ -202,12 +210,12 @@ class FFmpegSound:
                 self.claimed = claimed
 
     def close(self) -> None:
-        """Ends ffmpeg and removes its files."""
+        """Ends ffmpeg, if it still runs, and removes its temporary files."""
         self._timer.cancel()
         self._process.kill()
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._process.wait()
-        self._said.close()
+        self._messages.close()
         if self._folder is not None:
             self._folder.cleanup()

@@ -39,7 +39,7 @@ MIN_SAMPLING_RATE = 8_000
 MAX_SAMPLING_RATE = 192_000
 MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0
-# MP3 decoders and resamplers overshoot full scale a little
+# largest sample that is taken as it is: MP3 decoders and resamplers overshoot full scale, 1, a little
 HEADROOM = 2.0
 # files above that hold floats of a recorder that had none, or integers of up to 32 bits as floats
 LARGEST_SAMPLE = 2.0**31
@@ -145,7 +145,8 @@ def read_recording(
     Args:
         source, seconds, min_seconds, max_seconds, name: as for `read_audio`.
         start: seconds to leave out at the start.
-        keep: a sound of more channels becomes mono: their mean, or the loudest one where they cancel each other.
+        keep: largest number of channels that stay as they are; more become mono: their mean, or the loudest one where
+            they cancel each other.
 
     Raises:
         HAFMAudioError: as for `read_audio`; a `LongAudioError`, `DamagedAudioError` and so on where that is known.
@@ -161,7 +162,7 @@ def read_recording(
     longest = max_seconds
     if seconds is not None:
         longest = min(seconds, max_seconds)
-    # a second more than allowed, to notice a longer sound
+    # decode a second more than allowed, to notice a longer sound
     with opened(source, name, seconds=start + longest + 1.0) as sound:
         rate = sound.sampling_rate
         check_sampling_rate(rate, name)
@@ -173,7 +174,7 @@ def read_recording(
         most = _frames_to_read(sound, first, seconds, max_seconds)
         samples, remarks = _read_channels(sound, first, most, keep)
         length = first + len(samples)
-        # negative if there is more than the header says
+        # negative if there is more than the header says; not known if the rest was not to be read
         missing_seconds = 0.0
         if sound.claimed is not None and len(samples) < most:
             missing_seconds = (sound.claimed - length) / rate
@@ -199,14 +200,16 @@ def _frames_to_read(sound: Sound, first: int, seconds: float | None, max_seconds
     Args:
         sound: the open sound.
         first: frame to begin with.
-        seconds, max_seconds: as for `read_audio`.
+        seconds: how much of it is asked for; None for all.
+        max_seconds: how long it may be. If more was asked for, the number is one frame above that, so that a longer
+            sound is noticed although its header does not say so.
 
     Raises:
         HAFMAudioError: by its header the sound is longer than allowed.
     """
     name = sound.name
     rate = sound.sampling_rate
-    # as far as it counts for limits
+    # frames from the first on, as far as they count for limits
     available = math.inf
     if sound.refused is not None:
         available = max(sound.refused - first, 0)
@@ -224,7 +227,7 @@ def _frames_to_read(sound: Sound, first: int, seconds: float | None, max_seconds
 
 
 def _too_many(frames: int, rate: int, name: str) -> LongAudioError:
-    """The error for a sound of too many frames at its rate in Hz."""
+    """The error for a sound, called `name`, of more than `MAX_SAMPLES` frames at its rate in Hz."""
     return LongAudioError(
         f"{name} declares {frames / rate:.0f} s at {rate} Hz; HAFM reads at most "
         f"{MAX_SAMPLES / rate:.0f} s at that rate, so save it at a lower one or cut it."
@@ -232,10 +235,13 @@ def _too_many(frames: int, rate: int, name: str) -> LongAudioError:
 
 
 def _read_channels(sound: Sound, first: int, most: int, keep: int) -> tuple[Samples, list[str]]:
-    """Reads up to `most` frames from frame `first` on.
+    """Reads up to `most` frames of a sound from frame `first` on.
+
+    `keep` is the largest number of channels that stay as they are; more become mono.
 
     Returns:
-        float32 [N], or [N, C] if the sound has up to `keep` channels, and remarks.
+        float32 [N], or [N, C] of 2 to `keep` channels; and the remark, if any, that they cancel each other. Cancelling
+        channels that were to become mono are replaced by the loudest one.
     """
     sound.skip(first)
     if sound.channels == 1:
@@ -258,7 +264,13 @@ def _read_channels(sound: Sound, first: int, most: int, keep: int) -> tuple[Samp
 
 
 def cancelling(name: str, levels: ChannelLevels, channel: int) -> str:
-    """The remark on channels that cancel each other, of which `channel`, an index, is used."""
+    """The remark on channels that cancel each other, for the user.
+
+    Args:
+        name: of the sound.
+        levels: of its channels.
+        channel: index of the one that is used; the remark counts from 1.
+    """
     return (
         f"The channels of {name} cancel each other (their mean is {levels.below():.0f} dB below channel "
         f"{channel + 1}); HAFM follows channel {channel + 1}."
@@ -300,12 +312,21 @@ def _read_mixed(sound: Sound, most: int, levels: ChannelLevels | None, channel: 
 
 
 def _scaled(samples: Samples, name: str, remarks: list[str]) -> Samples:
-    """Turns down a file's samples far above full scale, in place, and adds that to `remarks`.
+    """Turns down a file's samples far above full scale, in place, to a peak of 1, and adds that to `remarks`.
+
+    Args:
+        samples: float32 [N] or [N, C].
+        name: of the file in messages.
+        remarks: what the user should know of the sound; changed in place.
+
+    Returns:
+        The samples.
 
     Raises:
         HAFMAudioError: they are not finite, or above what integers of 32 bits can hold.
     """
     peak = _peak(samples)
+    # between the two: integers that were stored as floats, or a recorder without headroom
     if HEADROOM < peak <= LARGEST_SAMPLE:
         samples /= np.float32(peak)
         quieter = 20.0 * math.log10(peak)
@@ -349,8 +370,10 @@ def check_sound(
 
 def _check_seconds(seconds: Any) -> None:
     """Raises HAFMAudioError unless `seconds` is None or a finite number above 0."""
-    number = isinstance(seconds, Real) and not isinstance(seconds, bool)
-    if seconds is not None and not (number and 0 < seconds < math.inf):
+    if seconds is None:
+        return
+    is_number = isinstance(seconds, Real) and not isinstance(seconds, bool)
+    if not (is_number and 0 < seconds < math.inf):
         raise HAFMAudioError(f"seconds is {seconds!r}; it must be a number above 0.")
 
 
@@ -358,9 +381,10 @@ def source_name(source: object) -> str:
     """Name of `source` in error messages: the last component of its path or URL, else "the vocal"."""
     if isinstance(source, str) and is_url(source):
         # decode first: %2F is a separator, too
-        named = Path(unquote(urlsplit(source).path)).name
-        return "".join(filter(str.isprintable, named)) or source
+        file_name = Path(unquote(urlsplit(source).path)).name
+        return "".join(filter(str.isprintable, file_name)) or source
     if isinstance(source, str) and is_remote(source):
+        # of a chain, FILE::ARCHIVE, the file's
         return source.partition("::")[0].rpartition("/")[2] or source
     if isinstance(source, (str, os.PathLike)):
         return Path(source).name or str(source)
@@ -411,7 +435,7 @@ def is_remote(source: str) -> bool:
 
 
 def fetch(path: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_TIMEOUT_SECONDS) -> bytes:
-    """Reads a file by fsspec, giving up beyond `max_bytes` or after `timeout` seconds in all.
+    """Reads the bytes of a file by fsspec, giving up beyond `max_bytes` or after `timeout` seconds in all.
 
     Args:
         path: `PROTOCOL://…`, possibly chained (`zip://song.wav::hf://datasets/USER/NAME/songs.zip`).
@@ -452,7 +476,7 @@ def rewound(file: Any, name: str) -> BinaryIO:
         raise HAFMAudioError(f'{name} is a text file; open it with the mode "rb".')
     try:
         file.seek(0)
-        # what libsndfile needs
+        # libsndfile needs it
         file.tell()
         return cast(BinaryIO, file)
     except (AttributeError, OSError):
@@ -505,11 +529,15 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
     if array.dtype.kind in "iu" and array.dtype.itemsize < 8:
         info = np.iinfo(array.dtype)
         scale = (int(info.max) - int(info.min) + 1) / 2
-        middle = scale if array.dtype.kind == "u" else 0.0
+        # the value of silence: unsigned integers have theirs in the middle of their range
+        middle = 0.0
+        if array.dtype.kind == "u":
+            middle = scale
         array = (array - middle) / scale
     elif array.dtype.kind != "f":
         raise HAFMAudioError(f"{name} holds {array.dtype}; HAFM takes floats up to 1 or integers of 8 to 32 bits.")
     if array.ndim == 2:
+        # the longer axis is time
         if 0 < array.shape[0] < array.shape[1]:
             array = array.T
         if array.shape[1] > MAX_CHANNELS:
@@ -522,7 +550,7 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
 
 
 def _check_values(samples: Samples, name: str) -> None:
-    """Raises HAFMAudioError unless all samples are finite and at most `HEADROOM`."""
+    """Raises HAFMAudioError, with the sound's `name`, unless all samples are finite and within ±`HEADROOM`."""
     peak = _peak(samples)
     if not math.isfinite(peak):
         raise NotFiniteAudioError(f"{name} has NaN or infinite samples; export it again, as 16-bit WAV for example.")
@@ -531,7 +559,7 @@ def _check_values(samples: Samples, name: str) -> None:
 
 
 def _peak(samples: Samples) -> float:
-    """Largest absolute sample; NaN or infinite if one is."""
+    """Largest absolute sample of float32 [N] or [N, C]; NaN or infinite if one is."""
     return max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
 
 
@@ -590,13 +618,17 @@ def to_integers(samples: Samples) -> NDArray[np.int16]:
     through a file would make them a little quieter.
     """
     limits = np.iinfo(np.int16)
+    # by 32768
     scaled = samples * np.float32(-limits.min)
     # in place: an hour of 24 kHz mono takes a third of a gigabyte
     return scaled.round(out=scaled).clip(limits.min, limits.max, out=scaled).astype(np.int16)
 
 
 def _encode(file: BinaryIO, samples: Samples, sampling_rate: int, file_format: str) -> None:
-    """Writes float32 [N] or [N, C] in one of `FILE_FORMATS`: 16 bits, or VBR MP3 (about 190 kbit/s in stereo)."""
+    """Writes float32 [N] or [N, C] in one of `FILE_FORMATS`: 16 bits, or VBR MP3 (about 190 kbit/s in stereo).
+
+    Rates that MP3 lacks are resampled to 48 kHz.
+    """
     if file_format != "mp3":
         soundfile.write(file, to_integers(samples), sampling_rate, subtype="PCM_16", format=file_format.upper())
         return

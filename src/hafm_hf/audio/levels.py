@@ -80,17 +80,23 @@ def is_silent(samples: Samples) -> bool:
     """Whether float32 [N], its inaudible DC offset removed, lies below -70 dBFS RMS."""
     if not samples.size:
         return True
+    # the mean square less the square of the mean
     power = 10.0 ** (rms_dbfs(samples) / 10.0) - float(samples.mean(dtype=np.float64)) ** 2
     return power < 10.0 ** (SILENCE_DBFS / 10.0)
 
 
 def quiet_gain_db(samples: Samples, sampling_rate: int) -> float:
-    """Gain in dB that a quiet voice (float32 [N] or [N, C]) needs to be listened to and mixed; 0 for all others."""
+    """Gain in dB that a quiet voice (float32 [N] or [N, C]) needs to be listened to and mixed; 0 for all others.
+
+    A voice is quiet if its loud parts (the 95th percentile of the levels of blocks of 50 ms) lie between −70 and −33
+    dBFS. The gain brings them to −21 dBFS, or the voice's peak to −1 dBFS, whichever is less.
+    """
     size = max(round(LEVEL_SECONDS * sampling_rate), 1)
     blocks = [samples[start : start + size] for start in range(0, len(samples), size)]
     levels = [rms_dbfs(block) for block in blocks]
     if not levels:
         return 0.0
+    # "lower" is the level of a block; interpolating with −inf, that of digital silence, would give NaN
     loud = float(np.quantile(levels, LOUD_QUANTILE, method="lower"))
     if not SILENCE_DBFS < loud < QUIET_DBFS:
         return 0.0
@@ -114,7 +120,11 @@ def turned_down(samples: Samples) -> Samples:
 
 
 def loudness(samples: Samples, sampling_rate: int) -> float:
-    """Integrated loudness in LUFS (ITU-R BS.1770-4) of float32 [N] or [N, C]; NaN below 0.4 s, −inf for silence."""
+    """Integrated loudness in LUFS (ITU-R BS.1770-4) of float32 [N] or [N, C]; NaN below 0.4 s, −inf for silence.
+
+    Raises:
+        ModuleNotFoundError: without pyloudnorm.
+    """
     if len(samples) < LOUDNESS_BLOCK_SECONDS * sampling_rate:
         return float("nan")
     with warnings.catch_warnings():
@@ -138,14 +148,23 @@ def true_peak_dbtp(samples: Samples) -> float:
 
 
 def _true_peaks(samples: Samples) -> Iterator[np.ndarray]:
-    """True peak from each sample up to the next, over all channels: float32 [n] block by block."""
-    frames = samples.reshape(len(samples), -1)
+    """Largest amplitude from each sample of float32 [N] or [N, C] up to the next one, of all channels.
+
+    Yields:
+        float32 [n], n ≤ `BLOCK`, block by block; the blocks together are [N].
+    """
+    frames = samples.reshape(len(samples), -1)  # [N, C]
     for start in range(0, len(frames), BLOCK):
+        # with context on both sides for the resampler's filter
         before = min(start, FILTER_SAMPLES)
-        fine = soxr.resample(frames[start - before : start + BLOCK + FILTER_SAMPLES], 1, OVERSAMPLING, quality="HQ")
+        block = frames[start - before : start + BLOCK + FILTER_SAMPLES]
+        oversampled = soxr.resample(block, 1, OVERSAMPLING, quality="HQ")
         count = min(BLOCK, len(frames) - start)
-        peaks = np.abs(fine).max(axis=1)[before * OVERSAMPLING :][: count * OVERSAMPLING]
-        between = np.pad(peaks, (0, count * OVERSAMPLING - len(peaks))).reshape(count, OVERSAMPLING).max(axis=1)
+        peaks = np.abs(oversampled).max(axis=1)[before * OVERSAMPLING :][: count * OVERSAMPLING]
+        # the resampler may return a few samples less at the end
+        peaks = np.pad(peaks, (0, count * OVERSAMPLING - len(peaks)))
+        between = peaks.reshape(count, OVERSAMPLING).max(axis=1)
+        # resampling changes the samples themselves a little
         yield np.maximum(between, np.abs(frames[start : start + count]).max(axis=1))
 
 
@@ -181,12 +200,17 @@ def mix_audio(
 
 
 def balance_gain_db(vocal: Samples, instrumental: Samples, sampling_rate: int, balance: float) -> float:
-    """Gain in dB, at most 48, that puts an instrumental `balance` LU below its vocal; 0 if either is silent.
+    """Gain in dB, at most 48, that puts an instrumental `balance` LU below its vocal.
+
+    Both are float32 [N] or [N, C] at `sampling_rate` Hz, measured with the larger number of channels of the two. The
+    gain is 0 if either is silent or shorter than 0.4 s.
 
     Raises:
         ModuleNotFoundError: without pyloudnorm.
     """
+    # the product of no channel axis is 1
     channels = max(math.prod(sound.shape[1:]) for sound in (vocal, instrumental))
+    # one number for both: copies of a mono sound in two channels are 3 LU louder
     vocal_lufs = loudness(with_channels(vocal, channels), sampling_rate)
     instrumental_lufs = loudness(with_channels(instrumental, channels), sampling_rate)
     gain_db = vocal_lufs - instrumental_lufs - balance
@@ -196,34 +220,37 @@ def balance_gain_db(vocal: Samples, instrumental: Samples, sampling_rate: int, b
 
 
 def to_loudness(samples: Samples, sampling_rate: int, lufs: float) -> Samples:
-    """Brings a mix to a loudness in LUFS, true peaks limited to −1 dBTP; silence is left as it is.
+    """Brings a mix (float32 [N] or [N, C]) to a loudness in LUFS, true peaks limited to −1 dBTP.
 
-    If the limiter keeps the target out of reach, the mix stays quieter than that.
+    If the limiter keeps the target out of reach, the mix stays quieter than that. Silence, and less than 0.4 s, whose
+    loudness is not defined, are left as they are.
 
     Raises:
         ModuleNotFoundError: without pyloudnorm.
     """
-    gain = lufs - loudness(samples, sampling_rate)
-    if not math.isfinite(gain):
+    gain_db = lufs - loudness(samples, sampling_rate)
+    if not math.isfinite(gain_db):
         return samples
     mix = samples
     for _ in range(LIMITER_TURNS):
-        mix = _limited(samples * np.float32(decibels_to_gain(gain)), sampling_rate)
-        missing = lufs - loudness(mix, sampling_rate)
-        if abs(missing) < LOUDNESS_TOLERANCE:
+        mix = _limited(samples * np.float32(decibels_to_gain(gain_db)), sampling_rate)
+        # the limiter has lowered the loudness
+        missing_db = lufs - loudness(mix, sampling_rate)
+        if abs(missing_db) < LOUDNESS_TOLERANCE:
             break
-        gain += missing
+        gain_db += missing_db
     return mix
 
 
 def _limited(samples: Samples, sampling_rate: int) -> Samples:
-    """Look-ahead limiter for float32 [N] or [N, C]: the gain falls before each peak and recovers after it."""
+    """Limits the true peak of float32 [N] or [N, C] to −1 dBTP by a gain that falls before each peak."""
     from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
     ceiling = decibels_to_gain(CEILING_DBFS)
     peaks = np.concatenate(list(_true_peaks(samples)))
     if float(peaks.max(initial=0.0)) <= ceiling:
         return samples
+    # of the gain's window in samples; odd, so that its middle is a sample
     width = 2 * round(LIMITER_SECONDS * sampling_rate / 2) + 1
     # every minimum in this average is over a window that holds the sample, so it never exceeds the gain needed there
     gain = minimum_filter1d(ceiling / np.maximum(peaks, ceiling), width)
@@ -253,11 +280,15 @@ def fade_instrumental(
         (fade_seconds, TAIL_POWER, True),
     ):
         length = min(round(seconds * sampling_rate), total)
-        start = total - length if at_end else 0
+        if at_end:
+            start = total - length
+        else:
+            start = 0
         # the part of the fade that lies in the piece, in samples of the song
         low = max(start, first)
         high = min(start + length, first + len(piece))
         if low < high:
+            # from the silent end of the fade, in samples
             distance = np.arange(low - start, high - start)
             if at_end:
                 distance = length - 1 - distance
@@ -284,8 +315,13 @@ def fade_edges(samples: Samples, sampling_rate: int) -> Samples:
 
 
 def paste(sound: Samples, part: Samples, sampling_rate: int, first: int, last: int) -> Samples:
-    """A copy of `sound` (float32 [N] or [N, C]) with samples `first` to `last` of `part`, cross-faded inside them."""
+    """A copy of `sound` with the samples from `first` up to `last` (excluded) of `part`.
+
+    The two, both float32 [N] or [N, C], are cross-faded over at most 20 ms inside the span at each end of it that is
+    not an end of the sound.
+    """
     fade = min(round(JOIN_SECONDS * sampling_rate), (last - first) // 2)
+    # of `part`, sample by sample
     gain = np.ones(last - first, dtype=np.float32)
     slope = np.linspace(0, 1, fade + 2, dtype=np.float32)[1:-1]
     if first > 0:

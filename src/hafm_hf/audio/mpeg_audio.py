@@ -32,8 +32,11 @@ FRAMES_FIELD = 1
 BYTES_FIELD = 2
 
 
+# of a frame, bit by bit from the highest one: 11 sync, 2 version, 2 layer, 1 no checksum, 4 bit rate, 2 sampling rate,
+# 1 padding, 1 private, 2 channel mode (3: mono), 6 others
 HEADER = struct.Struct(">I")
-# by the field of the layer, which counts backwards
+# the bits of the header that the frames of a sound share, by the field of the layer, which counts backwards (3: I,
+# 2: II, 1: III): all but the checksum up to the sampling rate, of layers I and II with the bit rate
 KIND_MASKS = (0xFFFE_0C00, 0xFFFE_0C00, 0xFFFE_FC00, 0xFFFE_FC00)
 
 
@@ -42,11 +45,13 @@ class MpegSound:
     """A row of frames of one kind.
 
     Attributes:
-        kind: what the headers of the frames share.
+        kind: what the headers of the frames share (`_kind`).
         header: position of the frame with the tag, or None.
         extents: ranges of bytes (start, end) of the frames; bytes between them are none of MPEG audio.
         frames: number of frames, without that of the tag.
-        head, missing: as of `containers.Section`.
+        head: bytes to put in front of the frames: what precedes them, and a frame that states their number.
+        missing: samples that the tag states beyond those of the frames; negative if there are more.
+        rows: begin and end of each row of frames, while they are being sought; `extents` in the end.
     """
 
     kind: int
@@ -59,22 +64,30 @@ class MpegSound:
 
 
 def _frame_lengths() -> list[int]:
-    """Bytes of a frame by the second and the third byte of its header; 0 for what is no header, or of free format."""
+    """Bytes of a frame by the second and the third byte of its header; 0 for what is no header, or of free format.
+
+    The list has 65,536 elements; its index is 256 × second + third byte.
+    """
     lengths = [0] * (1 << 16)
-    for version, layer, index, rate in itertools.product(VERSION_SHIFTS, (1, 2, 3), range(14), range(3)):
+    for version, layer, bit_rate, rate in itertools.product(VERSION_SHIFTS, (1, 2, 3), range(14), range(3)):
         sampling_rate = SAMPLING_RATES[rate] >> VERSION_SHIFTS[version]
-        bits = 1000 * BIT_RATES[version == 3, layer][index]
-        slot = 4 if layer == 1 else 1
-        samples = _samples(version, layer)
-        for protected, padding, private in itertools.product((0, 1), repeat=3):
-            second = 0xE0 | version << 3 | 4 - layer << 1 | protected
-            third = index + 1 << 4 | rate << 2 | padding << 1 | private
-            lengths[second << 8 | third] = (samples // 8 // slot * bits // sampling_rate + padding) * slot
+        bits_per_second = 1000 * BIT_RATES[version == 3, layer][bit_rate]
+        # frames consist of whole slots, in bytes
+        if layer == 1:
+            slot = 4
+        else:
+            slot = 1
+        slots = _samples(version, layer) // 8 // slot * bits_per_second // sampling_rate
+        # bits on which the length does not depend, and one by which a frame has another slot
+        for no_checksum, padding, private in itertools.product((0, 1), repeat=3):
+            second = 0xE0 | version << 3 | 4 - layer << 1 | no_checksum
+            third = bit_rate + 1 << 4 | rate << 2 | padding << 1 | private
+            lengths[second << 8 | third] = (slots + padding) * slot
     return lengths
 
 
 def _samples(version: int, layer: int) -> int:
-    """Samples of a frame."""
+    """Samples (per channel) of a frame by the field of its version (3: MPEG-1, 2: MPEG-2, 0: 2.5) and its layer."""
     if layer == 1:
         return 384
     if layer == 2 or version == 3:
@@ -86,8 +99,9 @@ FRAME_LENGTHS = _frame_lengths()
 
 
 def id3_length(data: bytes, position: int) -> int:
-    """Bytes of the ID3v2 tag at `position`; 0 if there is none."""
+    """Bytes of the ID3v2 tag at `position`, its header included; 0 if there is none."""
     header = data[position : position + 10]
+    # the last four bytes are the size, seven bits each
     if header[:3] != b"ID3" or len(header) < 10 or max(header[6:]) > 0x7F:
         return 0
     size = 0
@@ -105,6 +119,7 @@ def find_sounds(data: bytes, start: int = 0) -> list[MpegSound]:
     """
     tags = _tag_frames(data)
     sounds: list[MpegSound] = []
+    # of the latest sound; −1 before the first
     kind = -1
     position = start
     # begin and end of the latest frames that follow one another
@@ -114,9 +129,10 @@ def find_sounds(data: bytes, start: int = 0) -> list[MpegSound]:
             position, count = _follow(data, position, kind, tags)
             sounds[-1].frames += count
             row[1] = position
-        skipped = id3_length(data, position)
-        if skipped:
-            position += skipped
+        # of a file that follows
+        tag_length = id3_length(data, position)
+        if tag_length:
+            position += tag_length
             continue
         next_frame = first_frame(data, position, kind)
         if next_frame is None:
@@ -128,8 +144,11 @@ def find_sounds(data: bytes, start: int = 0) -> list[MpegSound]:
         row = [position, position]
         sounds[-1].rows.append(row)
         if position in tags:
+            # the frame with the tag is none of the sound's
             sounds[-1].header = position
-            row[0] = row[1] = position = position + _length(data, position)
+            position += _length(data, position)
+            row[0] = position
+            row[1] = position
     sounds = [sound for sound in sounds if sound.frames]
     for number, sound in enumerate(sounds):
         _finish(data, sound, start if number == 0 else 0)
@@ -142,27 +161,31 @@ def first_frame(data: bytes, start: int, kind: int = -1) -> int | None:
     Args:
         data: the bytes of a file.
         start: where to begin.
-        kind: kind of the sound that may go on; one more frame of it is enough.
+        kind: kind of the sound that may go on (`_kind`), of which two frames are enough; −1 for none. Otherwise
+            `FRAMES_TO_TRUST` are needed, or all up to the end of the bytes or to another tag.
     """
     position = data.find(b"\xff", start)
     while position >= 0:
-        following = position
+        # frames of one kind that follow one another from here, and where the last of them ends
         count = 0
-        wanted = _kind(data, position)
-        while (length := _length(data, following)) and _kind(data, following) == wanted:
-            following += length
+        end = position
+        candidate_kind = _kind(data, position)
+        while (length := _length(data, end)) and _kind(data, end) == candidate_kind:
+            end += length
             count += 1
-            if count == FRAMES_TO_TRUST or following >= len(data):
+            if count == FRAMES_TO_TRUST or end >= len(data):
                 break
-        ended = following == len(data) or data[following : following + 3] in (b"TAG", b"ID3")
-        if count >= FRAMES_TO_TRUST or (count and (ended or (count > 1 and wanted == kind))):
+        # the begin of a tag of ID3v1 or ID3v2
+        ended = end == len(data) or data[end : end + 3] in (b"TAG", b"ID3")
+        goes_on = count > 1 and candidate_kind == kind
+        if count >= FRAMES_TO_TRUST or goes_on or (count and ended):
             return position
         position = data.find(b"\xff", position + 1)
     return None
 
 
 def _follow(data: bytes, position: int, kind: int, tags: set[int]) -> tuple[int, int]:
-    """Follows a row of frames that begins at `position`; an hour has 140,000.
+    """Follows a row of frames of one kind that begins at `position`.
 
     Args:
         data: the bytes of the file.
@@ -173,14 +196,16 @@ def _follow(data: bytes, position: int, kind: int, tags: set[int]) -> tuple[int,
     Returns:
         Where the row ends, and the number of its frames.
     """
-    wanted = kind >> 8 << 8
+    # `_kind` compared in place, without a call for each frame: an hour has 140,000
+    shared_bits = kind >> 8 << 8
     mono = kind & 1
     mask = KIND_MASKS[kind >> 17 & 3]
-    last = len(data) - 4
+    last = len(data) - HEADER.size
     count = 0
     while position <= last and position not in tags:
         (header,) = HEADER.unpack_from(data, position)
-        if header & mask != wanted or (header >> 6 & 3 == 3) != mono:
+        is_mono = header >> 6 & 3 == 3
+        if header & mask != shared_bits or is_mono != mono:
             break
         length = FRAME_LENGTHS[header >> 8 & 0xFFFF]
         if not length or position + length > len(data):
@@ -191,29 +216,33 @@ def _follow(data: bytes, position: int, kind: int, tags: set[int]) -> tuple[int,
 
 
 def _length(data: bytes, position: int) -> int:
-    """Bytes of the frame at `position`; 0 if there is none."""
+    """Bytes of the frame whose header is at `position`; 0 if there is none."""
     if position + 4 > len(data) or data[position] != 0xFF:
         return 0
     return FRAME_LENGTHS[data[position + 1] << 8 | data[position + 2]]
 
 
 def _kind(data: bytes, position: int) -> int:
-    """What the headers of a sound's frames share: sync word, version, layer, sampling rate, and 1 if it is mono.
+    """What the headers of a sound's frames share, as read from the four bytes at `position`; −1 at the end.
 
+    These are the header's bits of sync word, version, layer and sampling rate, and 1 in the lowest bit if it is mono.
     Of layers I and II the bit rate, too: from that libsndfile computes their length.
     """
-    if position + 4 > len(data):
+    if position + HEADER.size > len(data):
         return -1
     (header,) = HEADER.unpack_from(data, position)
-    return (header & KIND_MASKS[header >> 17 & 3]) | (header >> 6 & 3 == 3)
+    layer_field = header >> 17 & 3
+    is_mono = header >> 6 & 3 == 3
+    return (header & KIND_MASKS[layer_field]) | is_mono
 
 
 def _tag_frames(data: bytes) -> set[int]:
-    """Positions of the frames without sound that say how many frames follow."""
+    """Positions of the frames without sound that say how many frames follow, in the bytes of a file."""
     frames = set()
     for tag in TAGS:
         tag_position = data.find(tag)
         while tag_position >= 0:
+            # the offset depends on the frame's header, which lies that far in front
             for offset in TAG_OFFSETS:
                 position = tag_position - offset
                 if position >= 0 and _length(data, position) and _tag_offset(data, position, tag) == offset:
@@ -223,48 +252,59 @@ def _tag_frames(data: bytes) -> set[int]:
 
 
 def _tag_offset(data: bytes, position: int, tag: bytes) -> int:
-    """Bytes between the begin of a frame and its tag, if it has one: header, checksum and side information."""
+    """Bytes between the begin of a frame of layer III and its tag, if it has one.
+
+    They are header, checksum and side information, whose length depends on version and channels; VBRI's are always 36.
+
+    Args:
+        data: the bytes of a file.
+        position: where the frame begins.
+        tag: one of `TAGS`.
+    """
     if tag == b"VBRI":
         return 36
     # in a header, bit 3 of byte 1: MPEG-1; bit 0: no checksum; bits 6 and 7 of byte 3: channels
-    first_version = data[position + 1] & 8
+    is_mpeg_1 = data[position + 1] & 8
     mono = data[position + 3] >> 6 == 3
-    if first_version:
-        side = 17 if mono else 32
+    if is_mpeg_1:
+        side_information = 17 if mono else 32
     else:
-        side = 9 if mono else 17
+        side_information = 9 if mono else 17
     checksum = 2
     if data[position + 1] & 1:
         checksum = 0
-    return 4 + side + checksum
+    return HEADER.size + side_information + checksum
 
 
 def _finish(data: bytes, sound: MpegSound, tagged: int) -> None:
-    """Sets the extents of a sound, and its head if the file states no number of frames, or another.
+    """Sets `extents`, `head` and `missing` of a sound whose frames have been found.
 
     Args:
         data: the bytes of the file.
         sound: changed in place.
-        tagged: bytes of the tag at the begin of the file that belongs to the sound.
+        tagged: bytes of the ID3v2 tag at the begin of the file that belongs to the sound.
     """
     sound.extents = tuple((first, last) for first, last in sound.rows if last > first)
     layer = 4 - (sound.kind >> 17 & 3)
+    # tags that state the number of frames are of layer III
     if layer < 3:
         sound.head = data[:tagged]
         return
-    position = sound.extents[0][0]
-    frame = _silent_frame(data[position : position + 4], sound.frames)
+    first_header = sound.extents[0][0]
+    frame = _silent_frame(data[first_header : first_header + HEADER.size], sound.frames)
     if sound.header is not None:
-        tag = data[sound.header : sound.header + _length(data, sound.header)]
-        # silenced: libsndfile takes it for a frame with sound otherwise
-        silence = next(found for name in TAGS if (found := tag.find(name)) >= 0) - 4
-        tag = tag[:4] + bytes(silence) + tag[4 + silence :]
-        stated, corrected = _restated(tag, sound)
+        tag_frame = data[sound.header : sound.header + _length(data, sound.header)]
+        # silenced, from the header up to the tag: libsndfile takes it for a frame with sound otherwise
+        tag_start = next(start for name in TAGS if (start := tag_frame.find(name)) >= 0)
+        silence = bytes(tag_start - HEADER.size)
+        tag_frame = tag_frame[: HEADER.size] + silence + tag_frame[tag_start:]
+        stated, corrected = _restated(tag_frame, sound)
         # some writers count the tag's own frame, too
         if abs(stated - sound.frames) <= 1:
-            corrected = tag
+            corrected = tag_frame
         elif stated:
             sound.missing = (stated - sound.frames) * _samples(sound.kind >> 19 & 3, layer)
+        # a tag that cannot be corrected is replaced
         frame = corrected or frame
     sound.head = data[:tagged] + frame
 
@@ -277,8 +317,8 @@ def _restated(tag: bytes, sound: MpegSound) -> tuple[int, bytes]:
         sound: whose frames have been counted.
 
     Returns:
-        The number stated, 0 if there is none, and the frame with the number of `sound` instead; empty for VBRI, and
-        for a tag without that field.
+        The number stated, 0 if there is none; and the frame with the number of `sound` instead, b"" if it cannot be
+        corrected: for VBRI, and for a tag without that field.
     """
     vbri = tag.find(b"VBRI")
     if vbri >= 0:
@@ -297,14 +337,14 @@ def _restated(tag: bytes, sound: MpegSound) -> tuple[int, bytes]:
 
 
 def _silent_frame(header: bytes, frames: int) -> bytes:
-    """A frame without sound for a file of layer III, which says how many frames follow.
+    """A frame without sound for a file of layer III, with a tag that says how many frames follow.
 
     Args:
-        header: that of one of these frames.
+        header: the four bytes that one of these frames begins with.
         frames: their number.
     """
     # without checksum, at the bit rate of index 9, whose frames are long enough for the tag
-    start = bytes((0xFF, header[1] | 1, 0x90 | header[2] & 0x0C, header[3]))
+    silent_header = bytes((0xFF, header[1] | 1, 0x90 | header[2] & 0x0C, header[3]))
     tag = b"Info" + struct.pack(">II", FRAMES_FIELD, frames)
-    frame = start.ljust(_tag_offset(start, 0, b"Info"), b"\0") + tag
-    return frame.ljust(_length(start, 0), b"\0")
+    frame = silent_header.ljust(_tag_offset(silent_header, 0, b"Info"), b"\0") + tag
+    return frame.ljust(_length(silent_header, 0), b"\0")

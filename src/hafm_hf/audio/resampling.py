@@ -25,7 +25,9 @@ def resample(samples: Samples, sampling_rate: int, target_rate: int) -> Samples:
 def resample_pieces(pieces: Iterable[Samples], sampling_rate: int, target_rate: int) -> Iterator[Samples]:
     """Resamples audio that arrives in pieces (float32 [n] or [n, C]) from `sampling_rate` to `target_rate` Hz.
 
-    The output's pieces have lengths of their own.
+    Yields:
+        float32 [m] or [m, C], m any length, also 0: the resampler holds back what it needs of the next piece. Equal
+        rates pass the pieces on as they are.
     """
     if sampling_rate == target_rate:
         yield from pieces
@@ -37,6 +39,7 @@ def resample_pieces(pieces: Iterable[Samples], sampling_rate: int, target_rate: 
             stream = soxr.ResampleStream(sampling_rate, target_rate, channels, "float32", "HQ")
         yield stream.resample_chunk(piece)
     if stream is not None:
+        # an empty piece, of the last one's shape, fetches what is held back
         yield stream.resample_chunk(piece[:0], last=True)
 
 

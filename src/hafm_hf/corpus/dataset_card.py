@@ -16,7 +16,7 @@ def dataset_card(folder: str | Path, facts: CardFacts | None = None, repo_id: st
 
     Args:
         folder: the corpus: manifest.json and {train,validation,test}-NNNNN.parquet.
-        facts: in place of the licence and source in the manifest.
+        facts: licence, sources and so on, in place of the licence and source in the manifest.
         repo_id: where it will be, for the example; default: the folder.
 
     Raises:
@@ -26,8 +26,11 @@ def dataset_card(folder: str | Path, facts: CardFacts | None = None, repo_id: st
     if not (folder / MANIFEST_FILE).is_file():
         raise ValueError(f"{folder} holds no {MANIFEST_FILE}; is it a token corpus?")
     manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-    licence, source = (manifest["options"].get(name) for name in ("licence", "source"))
-    facts = facts or CardFacts(licence or None, [source] if source else [])
+    if facts is None:
+        licence = manifest["options"].get("licence")
+        source = manifest["options"].get("source")
+        facts = CardFacts(licence or None, [source] if source else [])
+    # without those that have no rows, and so no files
     splits = [{"name": name, **split} for name, split in manifest["splits"].items() if split["rows"]]
     files = [{"split": split["name"], "path": f"{split['name']}-*.parquet"} for split in splits]
     title = Path(repo_id or folder.resolve()).name

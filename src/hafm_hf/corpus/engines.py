@@ -70,13 +70,19 @@ def run_on(
 
 
 def _run_in_processes(make: Make, options: Any, jobs: Sequence[Any], workers: int) -> Iterator[Any]:
-    """`run_on` in worker processes of this machine."""
+    """Yields make(options, job) for each job, in the order in which worker processes of this machine finish them.
+
+    Raises:
+        HAFMJobError: a worker died; exceptions of `make` are passed on.
+    """
     # a fork of this process would inherit torch's threads and CUDA's context; a fork server that has imported what
     # `make` needs, and nothing else, saves each worker the import time and shares the imported memory
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload([make.__module__])
-    turn = context.Value("i", 0)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(turn, visible_gpus()))
+    # number of workers started, by which they take GPUs in turn
+    started = context.Value("i", 0)
+    initargs = (started, visible_gpus())
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=initargs)
     try:
         futures = [pool.submit(make, options, job) for job in jobs]
         for future in as_completed(futures):
@@ -97,27 +103,29 @@ def visible_gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _start_worker(turn: Any, gpus: list[str]) -> None:
+def _start_worker(started: Any, gpus: list[str]) -> None:
     """Initialises a worker: makes the next GPU the only visible one, and ties the worker's life to its parent's.
 
     Args:
-        turn: number of workers started before, a counter that all of them share.
-        gpus: from `visible_gpus`.
+        started: number of workers started before, a counter that all of them share.
+        gpus: names of the GPUs to share out, as in CUDA_VISIBLE_DEVICES; empty without any.
     """
     if gpus:
-        with turn.get_lock():
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[turn.value % len(gpus)]
-            turn.value += 1
+        with started.get_lock():
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[started.value % len(gpus)]
+            started.value += 1
     _end_with_parent()
 
 
 def _end_with_parent() -> None:
     """Makes a worker exit when its parent process does, even by SIGKILL, as its result would have no reader."""
     parent = multiprocessing.parent_process()
+    # not a worker
     if parent is None:
         return
 
     def wait() -> None:
+        """Waits for the end of the parent, then ends this process at once, whatever its other threads do."""
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
@@ -126,7 +134,13 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _cluster(address: str) -> Iterator[Any]:
-    """The ray module, connected to the cluster at `address`, or to a new one on this machine if empty."""
+    """Connects to the Ray cluster at `address`, or to a new one on this machine if empty, and yields the ray module.
+
+    The connection is closed when the block is left, unless there was one before.
+
+    Raises:
+        HAFMJobError: Ray is not installed, or the cluster cannot be reached.
+    """
     try:
         import ray
     except ImportError as error:
@@ -152,9 +166,20 @@ def _cluster(address: str) -> Iterator[Any]:
 def _map_on_ray(
     ray: Any, make: Make, options: Any, jobs: Sequence[Any], workers: int, threads: int, gpus: int
 ) -> Iterator[Any]:
-    """`run_on` by tasks of Ray."""
+    """Yields make(options, job) for each job, by tasks of Ray, in the order in which they finish.
+
+    Args:
+        ray: the module, connected to a cluster.
+        make, options, jobs: as for `run_on`.
+        workers: tasks that run at the same time; 0: as many as fit.
+        threads, gpus: CPUs and GPUs that a task needs.
+
+    Raises:
+        HAFMJobError: a task or Ray failed; a ValueError of `make` is passed on.
+    """
 
     def perform(job: bytes) -> bytes:
+        """Runs one job; job and result are pickled here, as `run_on` does for processes."""
         return pickle.dumps(make(options, pickle.loads(job)))
 
     # losing a node is not the job's fault: retry it elsewhere, with the same result (max_retries=-1). By default, a
@@ -162,12 +187,13 @@ def _map_on_ray(
     task = ray.remote(
         num_cpus=threads, num_gpus=gpus, max_retries=-1, max_calls=0, scheduling_strategy="SPREAD"
     )(perform)  # fmt: skip
-    left = iter(jobs)
-    running = [task.remote(pickle.dumps(job)) for job in islice(left, workers or len(jobs))]
+    waiting = iter(jobs)
+    running = [task.remote(pickle.dumps(job)) for job in islice(waiting, workers or len(jobs))]
     try:
         while running:
             (done,), running = ray.wait(running)
-            running += [task.remote(pickle.dumps(job)) for job in islice(left, 1)]
+            # the next job, if any, takes its place
+            running += [task.remote(pickle.dumps(job)) for job in islice(waiting, 1)]
             yield pickle.loads(ray.get(done))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError):
@@ -176,5 +202,6 @@ def _map_on_ray(
     except ray.exceptions.RayError as error:
         raise HAFMJobError(f"Ray failed ({first_line(error)}); {AGAIN}.") from error
     finally:
-        for task_left in running:
-            ray.cancel(task_left)
+        # after a failure, or if no more results are wanted
+        for unfinished in running:
+            ray.cancel(unfinished)

@@ -24,18 +24,19 @@ class FilterOptions:
 
 
 def reason_to_drop(vocal: Samples, instrumental: Samples, options: FilterOptions) -> tuple[Reason, str] | None:
-    """Why a segment is dropped, with the measured value and the limit; None if it is kept.
+    """Why a segment is dropped, and the measured value and the limit in words; None if it is kept.
 
     Args:
         vocal, instrumental (float32 [N]): the time-aligned stems of the segment.
         options: thresholds.
     """
-    voice = rms_dbfs(vocal)
-    band = rms_dbfs(instrumental)
-    if band < options.min_instrumental_db:
-        return Reason.QUIET_INSTRUMENTAL, f"{band:.1f} dB RMS, at least {options.min_instrumental_db:g}"
-    if voice < options.min_vocal_db:
-        return Reason.SILENT_VOCAL, f"{voice:.1f} dB RMS, at least {options.min_vocal_db:g}"
-    if voice - band > options.max_vocal_excess_db:
-        return Reason.LOUD_VOCAL, f"{voice - band:.1f} dB above the band, at most {options.max_vocal_excess_db:g}"
+    vocal_db = rms_dbfs(vocal)
+    instrumental_db = rms_dbfs(instrumental)
+    if instrumental_db < options.min_instrumental_db:
+        return Reason.QUIET_INSTRUMENTAL, f"{instrumental_db:.1f} dB RMS, at least {options.min_instrumental_db:g}"
+    if vocal_db < options.min_vocal_db:
+        return Reason.SILENT_VOCAL, f"{vocal_db:.1f} dB RMS, at least {options.min_vocal_db:g}"
+    excess_db = vocal_db - instrumental_db
+    if excess_db > options.max_vocal_excess_db:
+        return Reason.LOUD_VOCAL, f"{excess_db:.1f} dB above the band, at most {options.max_vocal_excess_db:g}"
     return None

@@ -14,7 +14,10 @@ ESTIMATE = "estimate"
 
 
 def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:
-    """The lead sheet of a song's labels.json; bars are given by `downbeats`, or by `downbeat` and `beats_per_bar`.
+    """The lead sheet of a song's labels.json.
+
+    `labels` are its contents: fields of `LeadSheet` by name. Bars are given by `downbeats` (times in seconds), or by
+    `downbeat` and `beats_per_bar`; other labels, and those that are empty, are left out.
 
     Raises:
         ValueError: the labels are invalid.

@@ -21,6 +21,8 @@ class HAFMBusyError(ValueError):
 def locked(folder: Path) -> Iterator[None]:
     """Creates `folder` if needed and locks it for this process; the lock is released even if the process is killed.
 
+    What killed processes left half written in it is deleted.
+
     Raises:
         HAFMBusyError: another process holds the lock.
         OSError: the folder can't be written to.

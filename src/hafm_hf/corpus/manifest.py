@@ -40,12 +40,15 @@ class ShardReport:
 
 
 def report_path(corpus: Path, shard: str) -> Path:
-    """Path of a shard's report."""
+    """Path of the report on a shard (a file name, such as "train-00000.parquet") of a corpus."""
     return corpus / REPORT_FOLDER / f"{Path(shard).stem}.json"
 
 
 def read_report(corpus: Path, shard: str) -> ShardReport | None:
-    """The report of a shard; None if the report is missing, or the shard has rows and its file is missing."""
+    """The report on a shard (a file name) of a corpus; None if the shard is still to be made.
+
+    That is so if the report is missing, or the shard has rows and its file is missing.
+    """
     path = report_path(corpus, shard)
     if not path.is_file():
         return None
@@ -84,20 +87,20 @@ def make_manifest(
     dropped_tracks = Counter(drop.reason.value for drop in drops if drop.start is None)
     dropped_segments = Counter(drop.reason.value for drop in drops if drop.start is not None)
     # a track with all segments dropped counts once, under the reason of the first
-    lost = {name for name, track in tracks.items() if track.segments and not track.kept}
+    not_counted = {name for name, track in tracks.items() if track.segments and not track.kept}
     for drop in drops:
-        if drop.track in lost and drop.start is not None:
-            lost.remove(drop.track)
+        if drop.track in not_counted and drop.start is not None:
+            not_counted.remove(drop.track)
             dropped_tracks[drop.reason.value] += 1
-    kept = sum(track.kept > 0 for track in tracks.values())
+    kept_tracks = sum(track.kept > 0 for track in tracks.values())
     segments = sum(track.segments for track in tracks.values())
     return {
         "options": plan.options,
         "tokenizers": tokenizers,
         "complete": len(reports) == len(plan.shards),
         "tracks": {
-            "found": kept + sum(dropped_tracks.values()),
-            "kept": kept,
+            "found": kept_tracks + sum(dropped_tracks.values()),
+            "kept": kept_tracks,
             "dropped": dict(sorted(dropped_tracks.items())),
         },
         "segments": {
@@ -116,7 +119,7 @@ def make_manifest(
 
 
 def _count_split(split: str, reports: Sequence[ShardReport]) -> dict[str, Any]:
-    """What a split holds."""
+    """Numbers of tracks, rows and shards, and hours, of what a split ("train" …) of a corpus holds."""
     shards = [report for report in reports if report.name.startswith(f"{split}-")]
     tracks = [track for shard in shards for track in shard.tracks.values()]
     return {
@@ -128,6 +131,6 @@ def _count_split(split: str, reports: Sequence[ShardReport]) -> dict[str, Any]:
 
 
 def _listed(drop: Drop) -> dict[str, Any]:
-    """What the manifest says of a dropped track or segment."""
+    """What the manifest says of a dropped track or segment; unknown values are left out."""
     facts = {"track": drop.track, "reason": drop.reason.value, "start": drop.start, "detail": drop.detail or None}
     return {name: value for name, value in facts.items() if value is not None}

@@ -56,12 +56,12 @@ def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]
     """
     # through JSON, so that tuples equal lists
     now = json.loads(json.dumps(now))
-    was = _given(before)
-    will_be = _given(now)
+    given_before = _given(before)
+    given_now = _given(now)
     changed = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
-        if was.get(key) != will_be.get(key)
+        if given_before.get(key) != given_now.get(key)
     ]
     if changed:
         raise HAFMCorpusError(
@@ -70,17 +70,27 @@ def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Options without those that are off (None, False or empty), which other versions may not have."""
-    inner = {name: _given(value) if isinstance(value, dict) else value for name, value in options.items()}
-    return {name: value for name, value in inner.items() if not (value is None or value is False or value == "")}
+    """Options, also nested ones, without those that are off (None, False or empty), which other versions may lack."""
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, dict):
+            value = _given(value)
+        # 0 is a value
+        if not (value is None or value is False or value == ""):
+            given[name] = value
+    return given
 
 
 def extend_plan(plan: Plan, tracks: Sequence[Track], tracks_per_shard: int) -> None:
-    """Assigns new tracks to new shards; existing shards stay unchanged."""
+    """Assigns the tracks that `plan` lacks to new shards, in place; existing shards stay unchanged.
+
+    Each shard has `tracks_per_shard` tracks of one split, the last one the rest.
+    """
     for split in SPLITS:
         new = [track for track in tracks if track.split == split and track.name not in plan.tracks]
         # in a fixed random order, so that any prefix of the corpus is as varied as the whole
         new.sort(key=lambda track: hashlib.sha256(f"order/{track.content_hash}".encode()).digest())
+        # number of the split's first new shard
         first = sum(name.startswith(f"{split}-") for name in plan.shards)
         for number, begin in enumerate(range(0, len(new), tracks_per_shard), start=first):
             members = new[begin : begin + tracks_per_shard]
@@ -89,10 +99,11 @@ def extend_plan(plan: Plan, tracks: Sequence[Track], tracks_per_shard: int) -> N
 
 
 def save_plan(corpus: Path, plan: Plan) -> None:
-    """Writes the plan atomically."""
+    """Writes the plan of a corpus atomically to its folder."""
     tracks = {}
     for name, track in plan.tracks.items():
         tracks[name] = dataclasses.asdict(track)
+        # it is the key
         del tracks[name]["name"]
     content = {"format": PLAN_FORMAT, "options": plan.options, "shards": plan.shards, "tracks": tracks}
     write_json(corpus / PLAN_FILE, content)

@@ -82,7 +82,10 @@ def prepare(options: PrepareOptions, progress: Callable[[int, int], None] | None
 
 
 def _resolved(options: PrepareOptions) -> PrepareOptions:
-    """Options with absolute folders, and with the defaults of source, beat tracker and device filled in."""
+    """Options with absolute folders, and with the defaults of source, beat tracker and device filled in.
+
+    What is looked up on this machine must not be looked up again by workers on others, which may differ.
+    """
     shards = options.shards
     audio = Path(shards.audio).resolve()
     keep_audio = shards.keep_audio
@@ -98,16 +101,20 @@ def _resolved(options: PrepareOptions) -> PrepareOptions:
         keep_audio=keep_audio,
         source=shards.source or display_name(audio.name),
         beats=beats,
-        # resolved once: workers with and without a GPU must not share a corpus
+        # workers with and without a GPU must not share a corpus
         tokenizer=dataclasses.replace(shards.tokenizer, device=torch_device(shards.tokenizer.device)),
     )
     return dataclasses.replace(options, shards=shards)
 
 
 def content_options(options: PrepareOptions) -> dict[str, Any]:
-    """Everything that determines the bytes of a corpus: options, fingerprints of the weights, and device type."""
+    """Everything that determines the bytes of a corpus, as JSON takes it, by name.
+
+    These are options, fingerprints of the weights, and the type of the device.
+    """
     tokenizers = shard_maker(options.shards).tokenizers
     content = {key: value for key, value in dataclasses.asdict(options.shards).items() if key not in NOT_CONTENT}
+    # in place of the models' names
     content["tokenizer"] |= tokenizers.fingerprint
     # the folder may change, but either all tracks keep their stems or none
     content["keep_audio"] = bool(options.shards.keep_audio)
@@ -117,28 +124,37 @@ def content_options(options: PrepareOptions) -> dict[str, Any]:
 
 
 def make_plan(options: PrepareOptions) -> tuple[Plan, list[Drop], int]:
-    """Scans the songs and updates the plan; returns it, the files that can't be used, and the number of others."""
+    """Scans the audio folder and extends the plan of the corpus, which is saved.
+
+    Returns:
+        The plan, the files and tracks that can't be used, and the number of files that are not audio.
+
+    Raises:
+        HAFMCorpusError: there are no tracks, or the plan does not fit the options.
+    """
     audio = Path(options.shards.audio)
     corpus = Path(options.shards.corpus)
     plan = load_plan(corpus, content_options(options))
     paths, drops, others = find_audio(audio)
     groupings, ungrouped = shard_maker(options.shards).reader.group(paths)
     if not groupings and not plan.tracks:
-        first = ""
+        unusable = f"{len(drops)} that can't be used"
         if drops:
-            first = f", such as {drops[0].track}: {drops[0].detail}"
+            unusable += f", such as {drops[0].track}: {drops[0].detail}"
         raise HAFMCorpusError(
-            f"{audio} holds no tracks with stems ({len(paths)} audio files, {len(drops)} that can't be used{first}); "
+            f"{audio} holds no tracks with stems ({len(paths)} audio files, {unusable}); "
             "name the right folder, a vocal channel, or separate mixes first (recipes/separate.py)."
         )
     tracks, unidentified = identify_tracks(audio, groupings, plan.tracks, options.splits)
-    extend_plan(plan, read_styles(audio, options.shards.style_from, tracks), options.tracks_per_shard)
+    tracks = read_styles(audio, options.shards.style_from, tracks)
+    extend_plan(plan, tracks, options.tracks_per_shard)
     save_plan(corpus, plan)
     return plan, [*drops, *ungrouped, *unidentified], others
 
 
 def _make_missing(plan: Plan, options: PrepareOptions, progress: Callable[[int, int], None] | None) -> None:
     """Makes the shards of the plan that have no report; `progress` gets the numbers of finished and of all shards."""
+    # a job is a shard's file name and its tracks
     corpus = Path(options.shards.corpus)
     jobs = [(name, tuple(plan.tracks[track] for track in tracks)) for name, tracks in plan.shards.items()]
     missing = [job for job in jobs if read_report(corpus, job[0]) is None]
@@ -157,7 +173,14 @@ def _make_missing(plan: Plan, options: PrepareOptions, progress: Callable[[int, 
 
 
 def _finish(plan: Plan, options: PrepareOptions, drops: list[Drop], others: int) -> dict[str, Any]:
-    """Writes the manifest and the dataset card; returns the manifest."""
+    """Writes the manifest and, if there are rows, the dataset card; returns the manifest.
+
+    Args:
+        plan: of the corpus.
+        options: of `prepare`.
+        drops: files and tracks that could not be planned.
+        others: number of files that are not audio.
+    """
     corpus = Path(options.shards.corpus)
     all_reports = [read_report(corpus, name) for name in plan.shards]
     reports = [report for report in all_reports if report is not None]
@@ -171,10 +194,11 @@ def _finish(plan: Plan, options: PrepareOptions, drops: list[Drop], others: int)
 
 
 def _facts(options: PrepareOptions) -> CardFacts:
-    """Facts for the card that follow from the options."""
+    """Facts for the dataset card that follow from the options: licence, source and models."""
     tokenizer = options.shards.tokenizer
-    named = {tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model} - {""} or {BUNDLED_MODEL.name}
-    models = sorted(Path(name).name if Path(name).is_dir() else name for name in named)
+    names = {tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model} - {""} or {BUNDLED_MODEL.name}
+    # of local folders only the name is published
+    models = sorted(Path(name).name if Path(name).is_dir() else name for name in names)
     licence = options.shards.licence
     # a card's metadata only takes the hub's licence identifiers; rows keep any name
     identifier = None

@@ -64,7 +64,7 @@ class ShardOptions:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses segments that cannot be as long as they must."""
+        """Raises HAFMCorpusError for segments whose maximum length is below the minimum."""
         if self.segment_seconds < self.min_seconds:
             raise HAFMCorpusError(
                 f"Segments of at most {self.segment_seconds:g} s can't last {self.min_seconds:g} s; change one."
@@ -93,7 +93,10 @@ class ShardMaker:
             self.transcriber = Transcriber(options.beats, self.tokenizers.device)
 
     def make(self, job: Job) -> ShardReport:
-        """Makes a shard and its report.
+        """Writes a shard, unless it has no rows, and then its report, which marks it as finished.
+
+        Args:
+            job: the shard's file name and its tracks.
 
         Raises:
             HAFMCorpusError: the disk is full or the folder can't be written to; the shard counts as missing then.
@@ -116,7 +119,11 @@ class ShardMaker:
         return report
 
     def _rows(self, track: Track, report: ShardReport) -> list[TokenExcerpt]:
-        """Rows of a track in temporal order; none if it can't be used, with the reason added to the report."""
+        """Rows of a track, one for each segment that is kept, in temporal order; none if the track can't be used.
+
+        What was found, kept and dropped is added to `report`, in place. Stems of tracks with rows are saved if the
+        options name a folder for them.
+        """
         track_report = TrackReport()
         report.tracks[track.name] = track_report
         try:
@@ -129,6 +136,8 @@ class ShardMaker:
         except TrackError as error:
             report.drops.append(Drop(track.name, error.reason, error.detail))
             return []
+
+        # segments that pass the filter
         rate = stems.sampling_rate
         starts = []
         vocals = []
@@ -143,6 +152,7 @@ class ShardMaker:
             starts.append(start)
             vocals.append(vocal)
             instrumentals.append(instrumental)
+
         # all segments are equally long
         _, seconds = bounds[0]
         track_report.segments = len(bounds)
@@ -150,6 +160,7 @@ class ShardMaker:
         track_report.kept_seconds = round(len(starts) * seconds, 6)
         if not starts:
             return []
+
         if self.transcriber is not None:
             estimated = self.transcriber.lead_sheet(with_channels(stems.instrumental, 1), rate)
             sheet = styled(estimated, track.style)
@@ -161,6 +172,7 @@ class ShardMaker:
             if short != folder or "__" in track.name:
                 folder = f"{short}__{track.content_hash[:6]}"
             write_stems(Path(self.options.keep_audio, track.split, folder), stems)
+
         seeds = [noise_seed(track.content_hash, start) for start in starts]
         segments = self.tokenizers.encode(vocals, instrumentals, rate, seconds, seeds)
         return [
@@ -197,7 +209,15 @@ class ShardMaker:
         seconds: float,
         tokens: SegmentTokens,
     ) -> TokenExcerpt:
-        """The row of a segment that begins at `start` (s) and lasts `seconds`."""
+        """The row of a segment that begins at `start` (s) and lasts `seconds`.
+
+        Args:
+            track: that the segment is of.
+            labels: of the track; a licence in them takes precedence over the track's tag and the options.
+            sheet: lead sheet of the whole track.
+            start, seconds: begin and length of the segment in seconds.
+            tokens: of the segment.
+        """
         fields = sheet.moved(-start).to_dict()
         return TokenExcerpt(
             track=track.name, start=start, duration=seconds, **vars(tokens),
@@ -234,5 +254,5 @@ def number(labels: dict[str, Any], name: str) -> float:
 
 
 def make_shard(options: ShardOptions, job: Job) -> ShardReport:
-    """Makes one shard; models are loaded once per process."""
+    """Makes one shard (file name and tracks) and returns its report; models are loaded once per process."""
     return shard_maker(options).make(job)

@@ -72,16 +72,28 @@ def stem_names(path: str) -> list[StemName]:
 
 
 def _readings(name: str, copy: str) -> Iterator[StemName]:
-    """All readings of a name without extension and copy number, the most likely first."""
+    """All readings of a file's name, the most likely first.
+
+    Args:
+        name: without extension and copy number.
+        copy: the copy number, such as "(1)"; empty without one.
+    """
+    # SONG_vocals, vocals
     if match := _END.fullmatch(name):
         yield StemName(match["track"] or "", _role(match["role"]), copy=copy)
+    # 1_SONG_(Vocals)_MODEL; "(Vocals) SONG", in which what follows is the song
     if match := _BRACKETS.fullmatch(name):
         track = match["track"].rstrip(" _.-")
         rest = match["rest"].strip(" _.-")
-        yield StemName(track or rest, _role(match["role"]), rest if track else "", copy)
+        if not track:
+            track = rest
+            rest = ""
+        yield StemName(track, _role(match["role"]), rest, copy)
+    # "Vocals - SONG"
     if match := _START.fullmatch(name):
         certain = match["role"].lower() not in TITLE_WORDS
         yield StemName(match["track"], _role(match["role"]), copy=copy, certain=certain)
+    # SONG_vocals_MODEL; the last such word first, as the others are more likely part of the title
     for match in reversed(list(_FIELD.finditer(name))):
         certain = match["role"].lower() not in TITLE_WORDS
         track = name[: match.start() - 1]
@@ -129,6 +141,9 @@ def group_stems(paths: Sequence[str]) -> StemSongs:
     # all readings of each name, the most likely first
     names = {path: stem_names(path) for path in paths}
     stem_songs = StemSongs()
+
+    # complete songs: first by the likeliest readings, then what is left by the next ones; at each rank, first copies
+    # of one number belong together, then those of any
     left = list(paths)
     most_readings = max((len(readings) for readings in names.values()), default=0)
     for rank in range(most_readings):
@@ -143,21 +158,25 @@ def group_stems(paths: Sequence[str]) -> StemSongs:
             for song in stem_songs.songs:
                 used.update(song.files.values())
             left = [path for path in left if path not in used]
+
+    # without a partner, only names that are certain mean a stem
     certain = {path: names[path][0] for path in left if names[path] and names[path][0].certain}
     for song, repeated in _songs(certain, by_copy=True):
         stem_songs.incomplete.append(song)
         stem_songs.repeated += repeated
     stem_songs.others = [path for path in left if path not in certain]
-    taken: set[str] = set()
+
+    # of songs with the same name, the later ones are named by their first file
+    names_taken: set[str] = set()
     for song in (*stem_songs.songs, *stem_songs.incomplete):
-        if song.name in taken:
+        if song.name in names_taken:
             song.name = posixpath.splitext(next(iter(song.files.values())))[0]
-        taken.add(song.name)
+        names_taken.add(song.name)
     return stem_songs
 
 
 def outside_stem_folders(stem_songs: StemSongs, paths: Sequence[str] | None = None) -> list[str]:
-    """Files (`stem_songs.others` by default) that are not in a folder of stems.
+    """Those of `paths` (by default, of the files that are not named like stems) that are not in a folder of stems.
 
     The mixture and single instruments in such a folder need no report.
     """
@@ -173,23 +192,34 @@ def songs_of(path: str) -> list[tuple[str, str]]:
 
 
 def _songs(readings: dict[str, StemName], by_copy: bool) -> list[tuple[Song, list[tuple[str, str]]]]:
-    """Songs of files that are read in one way, and the files whose role in a song is already taken."""
+    """Groups files into songs by one reading of each name.
+
+    Args:
+        readings: by path.
+        by_copy: whether files with different copy numbers, such as "(1)", are of different songs.
+
+    Returns:
+        Each song, and its files whose role another file has already: (file, the other).
+    """
     songs: dict[tuple[str, ...], Song] = {}
     repeated: dict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
-    for path, read in readings.items():
+    for path, reading in readings.items():
         folder = posixpath.dirname(path)
-        key = (folder, read.track, read.rest, read.copy if by_copy else "")
-        song = songs.setdefault(key, Song(_name(folder, read)))
-        if read.role in song.files:
-            repeated[key].append((path, song.files[read.role]))
+        key = (folder, reading.track, reading.rest, reading.copy if by_copy else "")
+        song = songs.setdefault(key, Song(_name(folder, reading)))
+        if reading.role in song.files:
+            repeated[key].append((path, song.files[reading.role]))
         else:
-            song.files[read.role] = path
+            song.files[reading.role] = path
     return [(song, repeated[key]) for key, song in songs.items()]
 
 
-def _name(folder: str, read: StemName) -> str:
-    """The name of a song: its folder, title, and what tells it from other versions."""
-    title = "_".join(filter(None, (read.track, read.rest)))
+def _name(folder: str, reading: StemName) -> str:
+    """The name of a song: a path of its folder, title, and what distinguishes it from other versions.
+
+    These are the rest of the file's name (such as the separator's) and its copy number.
+    """
+    title = "_".join(filter(None, (reading.track, reading.rest)))
     if title:
         folder = posixpath.join(folder, title)
-    return " ".join(filter(None, (folder, read.copy)))
+    return " ".join(filter(None, (folder, reading.copy)))

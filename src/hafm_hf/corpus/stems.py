@@ -62,16 +62,26 @@ class StemReader:
         self.options = options
 
     def group(self, paths: Sequence[str]) -> tuple[list[Grouping], list[Drop]]:
-        """Groups files into tracks: pairs and stem folders first, then, given a vocal channel, stereo files."""
+        """Groups files into tracks: pairs and stem folders first, then, given a vocal channel, stereo files.
+
+        Args:
+            paths: of audio files, relative to the audio folder.
+
+        Returns:
+            The tracks, with a file for each role ("vocal" …; "karaoke" for a stereo file with the vocal on one
+            channel); and the files and songs that can't be used.
+        """
         stem_songs = group_stems(paths)
         groupings = []
-        of_songs: set[str] = set()
+        # files of complete songs
+        used: set[str] = set()
         for song in stem_songs.songs:
             groupings.append(Grouping(display_name(song.name or "."), chosen_stems(song.files)))
-            of_songs.update(song.files.values())
+            used.update(song.files.values())
         drops = []
         for path, first in stem_songs.repeated:
-            if first in of_songs or not self.options.vocal_channel:
+            # of incomplete songs, they may be stereo files
+            if first in used or not self.options.vocal_channel:
                 detail = f"{display_name(first)} has the same role in this song"
                 drops.append(Drop(display_name(path), Reason.NO_STEMS, detail))
         if self.options.vocal_channel:
@@ -79,7 +89,7 @@ class StemReader:
             stereo = list(stem_songs.others)
             for song in stem_songs.incomplete:
                 stereo += song.files.values()
-            stereo += [path for path, first in stem_songs.repeated if first not in of_songs]
+            stereo += [path for path, first in stem_songs.repeated if first not in used]
             for path in outside_stem_folders(stem_songs, sorted(stereo)):
                 groupings.append(Grouping(display_name(path), {"karaoke": path}))
             return groupings, drops
@@ -105,6 +115,7 @@ class StemReader:
             samples, rate = decode(files["karaoke"], self.options.max_seconds)
             if samples.shape[1] != len(CHANNELS):
                 raise TrackError(Reason.NO_STEMS, f"{samples.shape[1]} channels, karaoke has 2")
+            # the band is on the other channel
             vocal = CHANNELS.index(self.options.vocal_channel)
             return align(samples[:, vocal], rate, samples[:, 1 - vocal], rate, channels=self.options.channels)
         labels = read_labels(files["vocal"])
@@ -140,7 +151,11 @@ def add_up(parts: Sequence[tuple[Samples, int]], channels: int = 1) -> tuple[Sam
 
 
 def read_labels(stem: Path) -> dict[str, Any]:
-    """The contents of the labels.json beside a stem; empty if it can't be read, TrackError if it is not JSON."""
+    """The contents of the labels.json beside a stem; empty if it can't be read, or is no JSON object.
+
+    Raises:
+        TrackError: it is not JSON.
+    """
     try:
         labels = json.loads((stem.parent / LABELS_FILE).read_text(encoding="utf-8"))
     except OSError:
@@ -151,7 +166,7 @@ def read_labels(stem: Path) -> dict[str, Any]:
 
 
 def write_stems(folder: Path, stems: Stems) -> None:
-    """Saves stems atomically as vocals.flac and accompaniment.flac.
+    """Saves stems atomically to a folder, as vocals.flac and accompaniment.flac, with labels.json if there are labels.
 
     `hafm prepare` and `hafm evaluate` (`--pairs`, `--retrieval-bank`) read this layout. If one stem would clip, both
     are attenuated equally.
@@ -199,12 +214,10 @@ def align(
     """
     vocal = without_offset(vocal)
     rate = min(vocal_rate, instrumental_rate)
-    sounds = [
-        resample(np.ascontiguousarray(with_channels(sound, wanted)), own_rate, rate)
-        for sound, own_rate, wanted in ((vocal, vocal_rate, 1), (instrumental, instrumental_rate, channels))
-    ]
-    length = min(map(len, sounds))
-    if max(map(len, sounds)) - length > LONGEST_DIFFERENCE_SECONDS * rate:
-        seconds = [len(sound) / rate for sound in sounds]
-        raise TrackError(Reason.LENGTHS_DIFFER, f"vocal {seconds[0]:.2f} s, instrumental {seconds[1]:.2f} s")
-    return Stems(sounds[0][:length], sounds[1][:length], rate, labels or {})
+    vocal = resample(np.ascontiguousarray(with_channels(vocal, 1)), vocal_rate, rate)
+    instrumental = resample(np.ascontiguousarray(with_channels(instrumental, channels)), instrumental_rate, rate)
+    length = min(len(vocal), len(instrumental))
+    if abs(len(vocal) - len(instrumental)) > LONGEST_DIFFERENCE_SECONDS * rate:
+        seconds = f"vocal {len(vocal) / rate:.2f} s, instrumental {len(instrumental) / rate:.2f} s"
+        raise TrackError(Reason.LENGTHS_DIFFER, seconds)
+    return Stems(vocal[:length], instrumental[:length], rate, labels or {})

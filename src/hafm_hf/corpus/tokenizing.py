@@ -88,8 +88,10 @@ class Tokenizers:
             self.semantic = semantic.eval()
             self.codec = load_codec(where, subfolder=part, dtype=torch.float32)
         except (OSError, ValueError) as error:
-            said = f"The tokenizers can't be loaded ({first_line(error).rstrip('.')})"
-            raise HAFMCorpusError(f"{said}; name their folders or hub ids.") from error
+            reason = first_line(error).rstrip(".")
+            raise HAFMCorpusError(
+                f"The tokenizers can't be loaded ({reason}); name their folders or hub ids."
+            ) from error
         codec = codec_fingerprint(self.codec.model)
         self.fingerprint = {"semantic_tokenizer": tokenizer_fingerprint(self.semantic), "codec": codec}
         dtype = getattr(torch, options.dtype)
@@ -128,25 +130,30 @@ class Tokenizers:
         Yields:
             The tokens of each segment, in order.
         """
+        semantic_rate = self.semantic.config.sampling_rate
         for begin in range(0, len(vocals), self.options.batch_size):
-            part = slice(begin, begin + self.options.batch_size)
-            voices = self._batch(vocals[part], sampling_rate, self.semantic.config.sampling_rate, seconds)
-            mono = [with_channels(band, 1) for band in instrumentals[part]]
-            bands = self._batch(mono, sampling_rate, self.semantic.config.sampling_rate, seconds)
-            sounds = self._batch(instrumentals[part], sampling_rate, self.codec.format.sampling_rate, seconds)
-            channels_first = sounds.mT if sounds.ndim == 3 else sounds[:, None]
+            batch = slice(begin, begin + self.options.batch_size)
+            voices = self._batch(vocals[batch], sampling_rate, semantic_rate, seconds)  # [B, N]
+            mono = [with_channels(band, 1) for band in instrumentals[batch]]
+            bands = self._batch(mono, sampling_rate, semantic_rate, seconds)  # [B, N]
+            sounds = self._batch(instrumentals[batch], sampling_rate, self.codec.format.sampling_rate, seconds)
+            channels_first = sounds.mT if sounds.ndim == 3 else sounds[:, None]  # [B, C, N]
             streams = (
-                self.semantic(voices, vocal=True, seed=list(seeds[part]), beat_phase=self._beat_phases(voices)).ids,
+                self.semantic(voices, vocal=True, seed=list(seeds[batch]), beat_phase=self._beat_phases(voices)).ids,
                 self.semantic(bands).ids,
                 self.codec.encode(channels_first, self.info.num_codebooks),
             )
+            # one segment of each stream after the other; ids are below 2¹⁵
             for vocal, instrumental, acoustic in zip(
                 *(stream.cpu().numpy().astype(np.int16) for stream in streams), strict=True
             ):
                 yield SegmentTokens(vocal, instrumental, acoustic)
 
     def _beat_phases(self, voices: torch.Tensor) -> torch.Tensor | None:
-        """Beat phases (float [B, T_v]) of vocals (float32 [B, N]), as in generation; None if the tokens need none."""
+        """Beat phases (float [B, T_v]) of vocals, as in generation; None if the tokenizer tracks no beats.
+
+        `voices` are float32 [B, N] at the semantic tokenizer's sampling rate.
+        """
         rate = self.semantic.config.sampling_rate
         phases = []
         for voice in voices.cpu().numpy():
@@ -157,7 +164,16 @@ class Tokenizers:
         return torch.stack(phases)
 
     def _batch(self, sounds: Sequence[Samples], rate: int, target_rate: int, seconds: float) -> torch.Tensor:
-        """Resamples and stacks float32 [N] (or [N, C]) each to float32 [B, seconds · target_rate] (or [B, …, C])."""
+        """Resamples sounds of `seconds` from `rate` to `target_rate` Hz and stacks them on the device.
+
+        Args:
+            sounds: float32 [N] or [N, C] each.
+            rate, target_rate: in Hz.
+            seconds: length of the result; sounds are trimmed or zero-padded to it.
+
+        Returns:
+            float32 [B, seconds · target_rate], or [B, seconds · target_rate, C].
+        """
         fitted = np.stack([fit_rate(sound, rate, target_rate, seconds) for sound in sounds])
         return torch.from_numpy(fitted).to(self.device)
 
@@ -171,19 +187,25 @@ def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Sam
 def _listening_parts(
     options: TokenizerOptions,
 ) -> tuple[HAFMListenerModel | None, HAFMSemanticTokenizerModel | None]:
-    """Listener and ear of the composite whose tokenizer is used, so that the beats are those of a generation."""
+    """Listener and ear of the composite whose tokenizer is used, so that the beats are those of a generation.
+
+    Each is None if the composite has none, both if the tokenizer is not a composite's.
+    """
     if options.semantic_tokenizer:
         return None, None
     where = options.model or BUNDLED_MODEL
     parts: dict[str, Any] = {"listener": None, "ear": None}
-    for name, kind in (("listener", HAFMListenerModel), ("ear", HAFMSemanticTokenizerModel)):
+    for name, model_class in (("listener", HAFMListenerModel), ("ear", HAFMSemanticTokenizerModel)):
         if find_file(where, CONFIG_NAME, {"subfolder": name}) is not None:
-            parts[name] = kind.from_pretrained(where, subfolder=name, dtype=torch.float32)
+            parts[name] = model_class.from_pretrained(where, subfolder=name, dtype=torch.float32)
     return parts["listener"], parts["ear"]
 
 
 def _source(options: TokenizerOptions, separate: str, part: str) -> tuple[str | Path, str]:
-    """Folder or hub id of a part and the subfolder in it: `separate` if it is named, or else the composite's."""
+    """Where to load the part "semantic_tokenizer" or "codec" from: folder or hub id, and subfolder ("" for none).
+
+    That is `separate`, a folder or hub id of the part alone, unless it is empty; else the composite of the options.
+    """
     if separate:
         return separate, ""
     return options.model or BUNDLED_MODEL, part

@@ -113,12 +113,13 @@ def excerpt_bounds(duration: float, longest: float, shortest: float, grid: Fract
     Returns:
         list of (start, length) in seconds.
     """
+    # in cells of the grid; the denominator undoes float's rounding
     cells = math.floor(Fraction(duration).limit_denominator(10**6) / grid)
     count = max(1, math.ceil(cells / math.floor(Fraction(longest) / grid)))
     length = cells // count
     if length * grid < shortest or length == 0:
         return []
-    return [(float(i * length * grid), float(length * grid)) for i in range(count)]
+    return [(float(number * length * grid), float(length * grid)) for number in range(count)]
 
 
 def write_shard(path: str | os.PathLike[str], excerpts: Iterable[TokenExcerpt], info: TokenCorpusInfo) -> int:
@@ -129,7 +130,7 @@ def write_shard(path: str | os.PathLike[str], excerpts: Iterable[TokenExcerpt], 
     Raises:
         OSError: it can't be written; no partial file remains.
     """
-    # Arrow takes arrays of one dimension only
+    # `acoustic` as a list: Arrow takes arrays of one dimension only
     rows = [vars(row) | {"acoustic": list(row.acoustic)} for row in excerpts]
     schema = SCHEMA.with_metadata({METADATA_KEY: json.dumps(asdict(info)).encode()})
     table = pa.Table.from_pylist(rows, schema=schema)

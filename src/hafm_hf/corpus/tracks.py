@@ -143,6 +143,7 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
     """
     paths: list[str] = []
     drops: list[Drop] = []
+    # files that are not audio
     others = 0
 
     def unreadable(error: OSError) -> None:
@@ -156,17 +157,18 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
             if os.path.islink(path := os.path.join(folder, name)):
                 drops.append(Drop(display_name(_relative(path, root)), Reason.UNREADABLE, "a link to a folder"))
         for name in files:
-            path = _relative(os.path.join(folder, name), root)
-            regular = os.path.isfile(os.path.join(folder, name))
-            named = name.lower().endswith(AUDIO_SUFFIXES)
+            file = os.path.join(folder, name)
+            path = _relative(file, root)
+            is_regular = os.path.isfile(file)
+            has_audio_suffix = name.lower().endswith(AUDIO_SUFFIXES)
             # macOS keeps attributes of a file in ._NAME
             if name.startswith("._"):
                 others += 1
-            elif regular and (named or is_sound_file(os.path.join(folder, name))):
+            elif is_regular and (has_audio_suffix or is_sound_file(file)):
                 paths.append(path)
-            elif not named:
+            elif not has_audio_suffix:
                 others += 1
-            elif os.path.islink(os.path.join(folder, name)):
+            elif os.path.islink(file):
                 drops.append(Drop(display_name(path), Reason.UNREADABLE, "a broken link"))
     return sorted(paths, key=os.fsencode), sorted(drops, key=lambda drop: drop.track), others
 
@@ -177,7 +179,11 @@ def _relative(path: str, root: Path) -> str:
 
 
 def hash_files(root: Path, files: dict[str, str]) -> str:
-    """SHA-256 over the bytes of a track's files, in the order of their roles.
+    """SHA-256, in hexadecimal, over the hashes of a track's files, in the order of their roles.
+
+    Args:
+        root: audio folder.
+        files: path in it of each role.
 
     Raises:
         TrackError: a file can't be read, or is empty.
@@ -197,7 +203,10 @@ def hash_files(root: Path, files: dict[str, str]) -> str:
 
 
 def stamp_files(root: Path, files: dict[str, str]) -> list[list[int]]:
-    """Size in bytes and modification time in ns of a track's files; empty if one is missing."""
+    """Size in bytes and modification time in ns of each of a track's files, in the order of their roles.
+
+    `files` are paths in `root` by role. The list is empty if one is missing.
+    """
     try:
         statuses = [os.stat(os.path.join(root, files[role])) for role in sorted(files)]
     except OSError:
@@ -206,7 +215,10 @@ def stamp_files(root: Path, files: dict[str, str]) -> list[list[int]]:
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """Tags `artist` and `license` of an audio file, stripped; empty if libsndfile finds none or can't read them."""
+    """Tags `artist` and `license` (or else `copyright`) of an audio file, without spaces around them.
+
+    A tag is "" if it is missing; there are no tags at all if the file can't be read.
+    """
     try:
         with opened(path, path.name) as sound:
             file_tags = sound.tags()
@@ -229,21 +241,24 @@ def read_styles(root: Path, source: str, tracks: Sequence[Track]) -> list[Track]
     """
     if not source:
         return list(tracks)
-    named: dict[str, str] = {}
+    # style by file path or track name
+    listed: dict[str, str] = {}
     if source != "folder":
         try:
             with open(root / METADATA_FILE, encoding="utf-8-sig", newline="") as file:
-                named = {row["file_name"]: (row[source] or "").strip() for row in csv.DictReader(file)}
+                listed = {row["file_name"]: (row[source] or "").strip() for row in csv.DictReader(file)}
         except (OSError, ValueError) as error:
             raise HAFMCorpusError(f"{root / METADATA_FILE} can't be read; --style-from {source} needs it.") from error
         except KeyError as error:
             raise HAFMCorpusError(f"{root / METADATA_FILE} needs the columns file_name and {source}.") from error
 
     def style(track: Track) -> str:
+        """The style of a track; empty if `source` gives none."""
         if source == "folder":
             parent = track.name.rpartition("/")[0].rpartition("/")[2]
+            # a folder of a split is none of a style
             return "" if parent in SPLITS else parent
-        return next((named[key] for key in (track.name, *track.files.values()) if key in named), "")
+        return next((listed[key] for key in (track.name, *track.files.values()) if key in listed), "")
 
     styled = []
     for track in tracks:
@@ -256,7 +271,15 @@ def read_styles(root: Path, source: str, tracks: Sequence[Track]) -> list[Track]
 
 
 def choose_split(track: str, artist: str, content_hash: str, options: SplitOptions) -> str:
-    """The split of a track: by the hash of its artist if known, else of its content; or by its top-level folder.
+    """The split ("train", "validation" or "test") of a track.
+
+    It follows from the hash of the artist if known, else of the content; or from the track's top-level folder.
+
+    Args:
+        track: display name, a path.
+        artist: empty if it is unknown or does not count.
+        content_hash: of the track's files.
+        options: how tracks are split.
 
     Raises:
         HAFMCorpusError: when splitting by folder, if the top-level folder is not a split.
@@ -298,9 +321,10 @@ def filled_splits(tracks: Sequence[Track], known: Sequence[Track], options: Spli
     """
     if options.by == "folder" or not tracks:
         return list(tracks)
-    # by their shares, from validation over test to train
+    # by their shares, from test over validation to train
     ordered = sorted(tracks, key=lambda track: (hash_share(track.artist, track.content_hash), track.content_hash))
     splits = [track.split for track in (*tracks, *known)]
+    # the new split by the content's hash
     moved: dict[str, str] = {}
     if "train" not in splits and options.validation + options.test < 1:
         moved[ordered.pop().content_hash] = "train"
@@ -312,10 +336,11 @@ def filled_splits(tracks: Sequence[Track], known: Sequence[Track], options: Spli
         donors = [track for track in reversed(ordered) if track.split == "test"]
     if donors and options.validation and "validation" not in splits:
         chosen = donors[0]
-        together = [track for track in donors if track.artist.casefold() == chosen.artist.casefold() != ""]
-        if not 0 < len(together) < trains:
-            together = [chosen]
-        moved |= {track.content_hash: "validation" for track in together}
+        of_artist = [track for track in donors if track.artist.casefold() == chosen.artist.casefold() != ""]
+        # the artist is unknown, or the only one in training
+        if not 0 < len(of_artist) < trains:
+            of_artist = [chosen]
+        moved |= {track.content_hash: "validation" for track in of_artist}
     return [replace(track, split=moved.get(track.content_hash, track.split)) for track in tracks]
 
 
@@ -330,11 +355,15 @@ def identify_tracks(
         known (dict): tracks of an earlier run, by name; files with unchanged size and time are not read again.
         splits: how tracks are split.
 
+    Returns:
+        The tracks, known ones first; and those that can't be read or have the content of another one.
+
     Raises:
         HAFMCorpusError: the content of a known track has changed.
     """
 
     def identify(grouping: Grouping) -> Track | Drop:
+        """The track of a grouping, as known, or new and still without a split; or why there is none."""
         before = known.get(grouping.name)
         stamps = stamp_files(root, grouping.files)
         if before is not None and before.stamps == stamps and before.files == grouping.files:
@@ -346,6 +375,7 @@ def identify_tracks(
             return before or Drop(grouping.name, error.reason, error.detail)
         if before is not None and before.content_hash != content:
             raise HAFMCorpusError(f"{grouping.name} has changed since the corpus was begun; prepare another one.")
+        # of the file of the first role, whichever that is
         tags = read_tags(root / grouping.files[min(grouping.files)])
         artist = tags.get("artist", "")
         if not artist and splits.artist_pattern:
@@ -356,16 +386,20 @@ def identify_tracks(
 
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
         identified = list(pool.map(identify, groupings))
+
+    # the first track of each content
     drops = [drop for drop in identified if isinstance(drop, Drop)]
     tracks = []
-    owners = {track.content_hash: track.name for track in known.values()}
+    name_by_content = {track.content_hash: track.name for track in known.values()}
     for track in identified:
         if isinstance(track, Drop):
             continue
-        if owners.setdefault(track.content_hash, track.name) == track.name:
+        first_name = name_by_content.setdefault(track.content_hash, track.name)
+        if first_name == track.name:
             tracks.append(track)
         else:
-            drops.append(Drop(track.name, Reason.DUPLICATE, f"same bytes as {owners[track.content_hash]}"))
+            drops.append(Drop(track.name, Reason.DUPLICATE, f"same bytes as {first_name}"))
+
     earlier = []
     new = []
     # the songs of a single artist would all be in one split

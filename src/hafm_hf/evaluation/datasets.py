@@ -58,11 +58,13 @@ class Part:
             HAFMAudioError: missing or damaged file, NaN or infinite samples, no such channel, or differing rates.
         """
         if self.also:
-            sounds = [replace(self, path=path, also=()).read() for path in (self.path, *self.also)]
-            if len({rate for _, rate in sounds}) > 1:
+            stems = [replace(self, path=path, also=()).read() for path in (self.path, *self.also)]
+            _, first_rate = stems[0]
+            if any(rate != first_rate for _, rate in stems):
                 raise HAFMAudioError(f"The stems added to {self.path.name} have other rates; resample them first.")
-            length = min(len(sound) for sound, _ in sounds)
-            return np.sum([sound[:length] for sound, _ in sounds], axis=0), sounds[0][1]
+            # the sum is as long as the shortest
+            length = min(len(samples) for samples, _ in stems)
+            return np.sum([samples[:length] for samples, _ in stems], axis=0), first_rate
         recording = read_recording(
             self.path,
             start=self.start,
@@ -89,10 +91,10 @@ class Part:
             HAFMAudioError: missing or damaged file.
         """
         with opened(self.path, self.path.name) as sound:
-            whole = sound.length() / sound.sampling_rate - self.start
+            available = sound.length() / sound.sampling_rate - self.start
         if self.seconds is None:
-            return whole
-        return min(self.seconds, whole)
+            return available
+        return min(self.seconds, available)
 
 
 @dataclass(frozen=True)
@@ -170,12 +172,18 @@ def load_pairs(folder: Path) -> list[Clip]:
 
 
 def _listed(left_out: Mapping[str, str]) -> str:
-    """Files and why each is left out, as the middle of a sentence."""
-    return ", ".join(f"{display_name(path)} {why}" for path, why in sorted(left_out.items()))
+    """Files that are left out, and the reason by path ("has no vocal beside it"), as the middle of a sentence."""
+    return ", ".join(f"{display_name(path)} {reason}" for path, reason in sorted(left_out.items()))
 
 
 def _clip_of(folder: Path, song: Song) -> Clip:
-    """A clip from the stems of a song; labels.json in its folder may give its title."""
+    """A clip from the stems of a song, whose paths are relative to `folder`.
+
+    labels.json in the song's folder may give its title, which counts as the song of the clip.
+
+    Raises:
+        HAFMEvaluationError: labels.json is not a JSON object.
+    """
     # without a name, the files lie in `folder` itself
     name = song.name or "."
     labels = None
@@ -226,8 +234,10 @@ def cut_clips(clips: Sequence[Clip], seconds: float | None, hop: float | None = 
         HAFMEvaluationError: a pair's sounds differ in length by more than 1 s, a clip is below 1 s, or `hop` invalid.
     """
     if (seconds is not None and seconds < LEAST_SECONDS) or (hop is not None and (seconds is None or hop <= 0)):
-        said = f"Clips cannot be cut with clip_seconds {seconds} and hop_seconds {hop}"
-        raise HAFMEvaluationError(f"{said}; take 1 s or more, and a hop only with it.")
+        raise HAFMEvaluationError(
+            f"Clips cannot be cut with clip_seconds {seconds} and hop_seconds {hop}; take 1 s or more, and a hop "
+            "only with it."
+        )
     if twice := sorted(name for name, count in Counter(clip.name for clip in clips).items() if count > 1):
         raise HAFMEvaluationError(f"{len(twice)} names are of two files each ({twice[0]} …); remove or rename one.")
     cut = []
@@ -237,8 +247,11 @@ def cut_clips(clips: Sequence[Clip], seconds: float | None, hop: float | None = 
             cut.append(_cut(clip, 0.0, length))
             continue
         step = hop or seconds
+        # 1e-6: the division may round below a whole number
         count = 1 + int((length - seconds) / step + 1e-6)
-        cut += [_cut(replace(clip, name=f"{clip.name}@{i * step:g}"), i * step, seconds) for i in range(count)]
+        for number in range(count):
+            start = number * step
+            cut.append(_cut(replace(clip, name=f"{clip.name}@{start:g}"), start, seconds))
     return cut
 
 
@@ -258,7 +271,7 @@ def _common_seconds(clip: Clip) -> float:
 
 
 def _cut(clip: Clip, start: float, seconds: float) -> Clip:
-    """A part of a clip, from `start` (s) on."""
+    """The part of a clip, with all its sounds, that begins at `start` (s) and lasts `seconds`; its name stays."""
     parts: dict[str, Any] = {
         role: replace(part, start=part.start + start, seconds=seconds) for role, part in clip.parts().items()
     }
@@ -271,7 +284,7 @@ def sung_clips(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def _is_sung(clip: Clip) -> bool:
-    """Whether enough frames of a clip's vocal are loud enough."""
+    """Whether at least `SUNG_SHARE` of the 0.1 s frames of a clip's vocal are above `SUNG_DBFS`."""
     samples, rate = clip.vocal.read()
     size = rate // SUNG_FRAMES_A_SECOND
     frames = samples[: len(samples) // size * size].reshape(-1, size)
@@ -296,6 +309,7 @@ def find_outputs(folder: Path, clips: Sequence[Clip]) -> dict[str, Part]:
     Raises:
         HAFMEvaluationError: some clips have no accompaniment.
     """
+    # by the name of a clip or song; files that are named plainly take precedence
     files: dict[str, Path] = {}
     paths = _audio_files(folder)
     for path in paths:
@@ -305,7 +319,9 @@ def find_outputs(folder: Path, clips: Sequence[Clip]) -> dict[str, Part]:
             files.setdefault(flat(song or "."), folder / path)
     outputs: dict[str, Part] = {}
     for clip in clips:
-        for name, start in ((clip.name, 0.0), (clip.name.rpartition("@")[0], clip.vocal.start)):
+        # a rendering of the clip, or of the whole song, in which the clip begins later
+        song_name = clip.name.rpartition("@")[0]
+        for name, start in ((clip.name, 0.0), (song_name, clip.vocal.start)):
             if name in files:
                 outputs[clip.name] = Part(files[name], start=start, seconds=clip.vocal.seconds)
                 break
@@ -346,6 +362,7 @@ def read_clip_scores(folder: Path, clips: Sequence[Clip]) -> dict[str, dict[str,
         if clip not in names:
             continue
         for score, value in entry.items():
+            # JSON's true and false are integers in Python
             if isinstance(value, int | float) and not isinstance(value, bool):
                 scores.setdefault(score, {})[clip] = float(value)
     if not scores:
@@ -357,7 +374,7 @@ def read_clip_scores(folder: Path, clips: Sequence[Clip]) -> dict[str, dict[str,
 
 
 def _audio_files(folder: Path) -> list[str]:
-    """The audio files in and below a folder; raises HAFMEvaluationError if it is none."""
+    """Paths, relative to a folder, of the audio files in and below it; raises HAFMEvaluationError if it is none."""
     if not folder.is_dir():
         raise HAFMEvaluationError(f"{folder} is not a folder; check the path.")
     return find_audio(folder)[0]

@@ -43,7 +43,9 @@ def fit_gaussian(embeddings: NDArray[np.floating]) -> Gaussian:
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
-    """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁^½ Σ₂ Σ₁^½)^½) (Dowson and Landau, 1982).
+    """Fréchet distance between two Gaussians, each (mean μ, float64 [D]; covariance Σ, float64 [D, D]).
+
+    |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁^½ Σ₂ Σ₁^½)^½) (Dowson and Landau, 1982).
 
     The product under the root is symmetric, so its eigenvalues are real, and negative ones are rounding errors. The
     usual formula takes the root of Σ₁Σ₂, which is not symmetric, and fails on nearly singular covariances.
@@ -57,9 +59,11 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
         )
     first_mean, first_covariance = first
     second_mean, second_covariance = second
+    # Σ₁^½
     values, vectors = np.linalg.eigh(first_covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     product = root @ second_covariance @ root
+    # made exactly symmetric, as it is but for rounding
     eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
     trace_of_root = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
     difference = first_mean - second_mean
@@ -97,6 +101,7 @@ def frechet_audio_distance(
         clips = [np.asarray(clip, np.float64) for clip in evaluated]
 
         def statistic(drawn: list[Array]) -> float:
+            """Distance of the drawn clips (float64 [n_i, D] each) from the reference."""
             # without fit_gaussian's check of n: a resampled set repeats clips, and only the spread matters
             values = np.concatenate(drawn)
             return frechet_distance(fitted, (values.mean(axis=0), np.cov(values, rowvar=False)))
@@ -176,20 +181,24 @@ def density_and_coverage(
     from sklearn.metrics import pairwise_distances_chunked
     from sklearn.neighbors import NearestNeighbors
 
-    wanted = np.asarray(reference, np.float64)
-    compared = np.asarray(evaluated, np.float64)
-    if len(wanted) <= neighbours or not len(compared):
+    references = np.asarray(reference, np.float64)
+    candidates = np.asarray(evaluated, np.float64)
+    if len(references) <= neighbours or not len(candidates):
         raise HAFMEvaluationError(
-            f"{len(wanted)} reference and {len(compared)} evaluated embeddings are too few for density and coverage, "
-            f"which need more than {neighbours} and at least one; take more clips."
+            f"{len(references)} reference and {len(candidates)} evaluated embeddings are too few for density and "
+            f"coverage, which need more than {neighbours} and at least one; take more clips."
         )
     # without an argument, kneighbors leaves out each point itself
-    distances, _ = NearestNeighbors(n_neighbors=neighbours).fit(wanted).kneighbors()
+    distances, _ = NearestNeighbors(n_neighbors=neighbours).fit(references).kneighbors()
     radii = distances[:, -1]
-    held = np.zeros(len(wanted), dtype=np.int64)
-    for block in pairwise_distances_chunked(compared, wanted, working_memory=64):
+    # how many evaluated embeddings each ball holds, [n]
+    held = np.zeros(len(references), dtype=np.int64)
+    # block by block, so that memory grows with n, not with n · m
+    for block in pairwise_distances_chunked(candidates, references, working_memory=64):
         held += (block < radii).sum(axis=0)
-    return float(held.sum() / (neighbours * len(compared))), float((held > 0).mean())
+    density = float(held.sum() / (neighbours * len(candidates)))
+    coverage = float((held > 0).mean())
+    return density, coverage
 
 
 def prompt_adherence(mixes: Gaussian, matched: Gaussian, shuffled: Gaussian) -> float:

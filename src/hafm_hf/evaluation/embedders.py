@@ -96,9 +96,13 @@ class VGGishEmbedder(Embedder):
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
-        """float32 [N] at 16 kHz → float32 [n, 128]; a clip shorter than a window has none."""
+        """Embeddings of windows of 1 s every 0.5 s: float32 [N] at 16 kHz → float32 [n, 128].
+
+        A clip shorter than a window has none.
+        """
         samples = samples / max(LEAST_PEAK, float(np.abs(samples).max(initial=0.0)))
         windows = cut_windows(samples, self.sampling_rate)
+        # one example of 0.96 s for each window; `empty` is for a clip without windows
         empty = np.empty((0, vggish.EXAMPLE_FRAMES, vggish.MEL_BANDS), np.float32)
         examples = np.concatenate([empty, *(vggish.log_mel_examples(window)[:1] for window in windows)])
         batches = torch.from_numpy(examples).split(WINDOWS_AT_ONCE)
@@ -126,7 +130,10 @@ class TokenizerEmbedder(Embedder):
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
-        """float32 [N] at 16 kHz → float32 [n, D]; a clip shorter than a window gives one embedding."""
+        """Hidden states, averaged over 1 s every 0.5 s: float32 [N] at 16 kHz → float32 [n, D].
+
+        A clip shorter than a window gives one embedding.
+        """
         features = self.network.extract_features(torch.from_numpy(samples)).numpy()
         rate = self.network.config.frame_rate
         size = round(WINDOW_SECONDS * rate)
@@ -155,13 +162,17 @@ class TransformersEmbedder(Embedder):
                 f"The embedder {name} cannot be loaded ({first_line(error)}); give a folder or the id of an "
                 "audio model with safetensors, or use --embedder tokenizer, which needs no download."
             ) from error
-        called = Path(name).name if Path(name).is_dir() else name
-        shown = f"{called}, last layer, {WINDOW_SECONDS:g} s windows every {HOP_SECONDS:g} s"
-        super().__init__(model, shown, int(self.extractor.sampling_rate))
+        # of a local folder only the name is shown
+        model_name = Path(name).name if Path(name).is_dir() else name
+        described = f"{model_name}, last layer, {WINDOW_SECONDS:g} s windows every {HOP_SECONDS:g} s"
+        super().__init__(model, described, int(self.extractor.sampling_rate))
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
-        """float32 [N] at `sampling_rate` → float32 [n, D]; a clip shorter than a window gives one embedding."""
+        """Embeddings of windows of 1 s every 0.5 s: float32 [N] at `sampling_rate` → float32 [n, D].
+
+        A clip shorter than a window gives one embedding.
+        """
         windows = cut_windows(samples, self.sampling_rate) or [samples]
         parts = []
         for start in range(0, len(windows), WINDOWS_AT_ONCE):

@@ -87,7 +87,7 @@ def extract(samples: Samples, *, voice: bool = False) -> Features:
 
 
 def pitch_classes(hertz: NDArray[Any]) -> NDArray[np.int64]:
-    """Pitch class of each frequency in Hz (float [N]); C is 0."""
+    """Pitch class of each frequency in Hz (float [N], none of them NaN), rounded to semitones: int64 [N], C is 0."""
     return np.round(midi_pitch(hertz)).astype(np.int64) % PITCH_CLASSES
 
 
@@ -96,12 +96,12 @@ def chroma(samples: Samples) -> Array:
     librosa = load_librosa()
     hop = ANALYSIS_RATE // CHROMA_RATE
     magnitude = np.abs(librosa.stft(pad_end(samples, CHROMA_WINDOW), n_fft=CHROMA_WINDOW, hop_length=hop))
-    folded = (_chroma_filters() @ magnitude)[:, : 1 + len(samples) // hop]
-    total = folded.sum(axis=0)
-    # a quarter of the window: the magnitude of a sine of that level under a Hann window
+    by_class = (_chroma_filters() @ magnitude)[:, : 1 + len(samples) // hop]  # [12, T_c]
+    total = by_class.sum(axis=0)
+    # frames below this are silent; a quarter of the window is the magnitude of a sine of level 1 under a Hann window
     silent = 10 ** (SILENT_DBFS / 20) * CHROMA_WINDOW / 4
     floor = max(total.max(initial=0.0) * 10 ** (-CHROMA_FLOOR_DB / 20), silent)
-    return np.where(total >= floor, folded, 0.0).astype(np.float32)
+    return np.where(total >= floor, by_class, 0.0).astype(np.float32)
 
 
 @cache
@@ -132,7 +132,9 @@ def onset_strength(samples: Samples) -> Array:
 
 
 def beats(onsets: Array) -> Array:
-    """Beats in seconds (float32 [K]) of an onset curve (float32 [T]), by librosa's dynamic programming.
+    """Beats in seconds (float32 [K]) of an onset curve (float32 [T] at 100 Hz), by librosa's dynamic programming.
+
+    There are none in less than a second, and without onsets.
 
     The tempo is estimated from one autocorrelation of the whole clip: librosa's default, one per frame, takes ten
     times as long and distinguishes matched from shuffled pairs no better.
@@ -141,8 +143,8 @@ def beats(onsets: Array) -> Array:
     if len(onsets) < FRAME_RATE or not onsets.any():
         return np.empty(0, np.float32)
     hop = ANALYSIS_RATE // FRAME_RATE
-    repeats = librosa.autocorrelate(onsets - onsets.mean(), max_size=TEMPO_FRAMES)
-    tempo = librosa.feature.tempo(tg=np.maximum(repeats, 0.0)[:, None], sr=ANALYSIS_RATE, hop_length=hop)
+    autocorrelation = librosa.autocorrelate(onsets - onsets.mean(), max_size=TEMPO_FRAMES)
+    tempo = librosa.feature.tempo(tg=np.maximum(autocorrelation, 0.0)[:, None], sr=ANALYSIS_RATE, hop_length=hop)
     _, times = librosa.beat.beat_track(
         onset_envelope=onsets, sr=ANALYSIS_RATE, hop_length=hop, bpm=float(tempo[0]), units="time"
     )

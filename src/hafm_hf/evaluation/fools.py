@@ -18,32 +18,51 @@ Fool = Callable[[Samples, Features, Samples | None], Samples]
 
 
 def click_track(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
-    """A metronome at 120 BPM, whatever is sung: a `Fool`."""
+    """A metronome at 120 BPM, as long as the vocal (float32 [N] at 16 kHz), whatever is sung: float32 [N].
+
+    The other arguments are those of every fool.
+    """
     seconds = len(vocal) / ANALYSIS_RATE
-    return click.click_track(np.arange(0.0, seconds, 60 / CLICKS_PER_MINUTE).tolist(), (), seconds, ANALYSIS_RATE)
+    beats = np.arange(0.0, seconds, 60 / CLICKS_PER_MINUTE).tolist()
+    # no downbeats: all clicks are equal
+    return click.click_track(beats, (), seconds, ANALYSIS_RATE)
 
 
 def doubling_sine(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
-    """A sine at the pitch of the vocal, silent where nothing is sung: a `Fool`."""
+    """A sine at the pitch of the vocal, silent where nothing is sung: float32 [N].
+
+    Args:
+        vocal (float32 [N] at 16 kHz): gives the length only.
+        voice: features of the vocal, with its pitch.
+        reference: not used; an argument of every fool.
+    """
     sung = np.isfinite(voice.pitch)
     if not sung.any():
         return np.zeros_like(vocal)
     # of each sample, in frames
     times = np.arange(len(vocal)) * FRAME_RATE / ANALYSIS_RATE
     frames = np.arange(len(sung))
-    hertz = np.interp(times, frames[sung], voice.pitch[sung])
+    # interpolated across what is not sung, where the gain is 0
+    frequency = np.interp(times, frames[sung], voice.pitch[sung])
     gain = np.interp(times, frames, sung.astype(np.float64))
-    return (LEVEL * gain * np.sin(2 * np.pi * np.cumsum(hertz) / ANALYSIS_RATE)).astype(np.float32)
+    # the phase is the sum of frequencies
+    return (LEVEL * gain * np.sin(2 * np.pi * np.cumsum(frequency) / ANALYSIS_RATE)).astype(np.float32)
 
 
 def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
-    """The vocal's most frequent pitch class and its fifth, held throughout: a `Fool`."""
+    """The vocal's most frequent pitch class with its fifth and octave, held throughout: float32 [N].
+
+    Args:
+        vocal (float32 [N] at 16 kHz): gives the length only.
+        voice: features of the vocal, with its pitch.
+        reference: not used; an argument of every fool.
+    """
     classes = pitch_classes(voice.pitch[np.isfinite(voice.pitch)])
     most_frequent = int(np.bincount(classes, minlength=PITCH_CLASSES).argmax())
     # from C3 to B3; A is pitch class 9
     root = A4_HZ / 2 * 2 ** ((most_frequent - 9) / 12)
     time = np.arange(len(vocal)) / ANALYSIS_RATE
-    tones = sum(np.sin(2 * np.pi * hertz * time) for hertz in (root, 1.5 * root, 2 * root))
+    tones = sum(np.sin(2 * np.pi * frequency * time) for frequency in (root, 1.5 * root, 2 * root))
     return (LEVEL * np.asarray(tones)).astype(np.float32)
 
 

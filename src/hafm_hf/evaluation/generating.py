@@ -53,11 +53,11 @@ class RenderingOptions:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The options that were given, by name; all others are left to the model."""
-        asked = {name: value for name, value in asdict(self.options).items() if value is not None}
+        """The options that the user has set, by name, for the report and the key; the model chooses all others."""
+        set_options = {name: value for name, value in asdict(self.options).items() if value is not None}
         if self.given:
-            asked["given"] = self.given
-        return asked
+            set_options["given"] = self.given
+        return set_options
 
     def sheet_of(self, clip: Clip) -> LeadSheet | None:
         """The parts of a clip's lead sheet given to the model; None if `given` is empty.
@@ -96,7 +96,7 @@ def render(
 
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 
-    # fail before hours of rendering
+    # all at first: fail before hours of rendering
     sheets = [options.sheet_of(clip) for clip in clips]
     model = HAFMForVocalAccompaniment.from_pretrained(options.model).to(options.device)
     settings = [stage.generation_config.to_dict() for stage in model.stages.values()]
@@ -106,8 +106,8 @@ def render(
     for seed in options.seeds:
         rendered[seed] = {}
         for clip, sheet in zip(tqdm(clips, desc=f"accompanying, seed {seed}", unit="clip"), sheets, strict=True):
-            sound = clip.parts()[role]
-            samples, rate = sound.read()
+            samples, rate = clip.parts()[role].read()
+            # everything that determines the accompaniment
             facts = [identity, options.asked, seed, rate]
             if sheet is not None:
                 facts.append(asdict(sheet))

@@ -66,7 +66,12 @@ def key_agreement(voice: Features, candidate: Features) -> float:
 
 
 def fit_of_keys(sound: Features) -> Array:
-    """How well a sound fits each key (float64 [24], see `key_fit`): by sung notes for a vocal, else by mean chroma."""
+    """How well a sound fits each of the 24 keys: by its sung notes if it is a vocal, else by its mean chroma.
+
+    Returns:
+        float64 [24], correlations (−1 to 1): 12 major keys from C, then 12 minor ones.
+    """
+    # only vocals have pitches
     if np.isfinite(sound.pitch).any():
         classes = pitch_classes(sound.pitch[np.isfinite(sound.pitch)])
         return key_fit(np.bincount(classes, minlength=PITCH_CLASSES).astype(np.float64))
@@ -86,6 +91,7 @@ def chord_changes_shared(voice: Features, reference: Features, candidate: Featur
         the score; 0 if the accompaniment's chroma is constant, NaN if the reference's is.
     """
     frames = min(features.chroma.shape[1] for features in (voice, reference, candidate))
+    # float64 [12, T_c / 4] each
     sung = chords(voice.chroma[:, :frames])
     expected = chords(reference.chroma[:, :frames])
     played = chords(candidate.chroma[:, :frames])
@@ -112,6 +118,8 @@ def chords(chroma: NDArray[np.float32]) -> Array:
 
 def followed_chords(voice: Features, candidate: Features) -> float:
     """Mean correlation of the accompaniment's chroma with the notes of the labelled chords, −1 to 1; NaN without any.
+
+    The labels are those of the voice's `lead_sheet`; frames without a chord do not count.
 
     Fooled by: a drone on the tonic chord.
     """
@@ -140,7 +148,7 @@ def unexplained(values: Array, explained: Array) -> Array:
 
 
 def correlation(first: Array, second: Array) -> float:
-    """Pearson correlation of two float64 [N]; 0 if one of them is constant."""
+    """Pearson correlation (−1 to 1) of two float64 [N]; 0 if one of them is constant."""
     first = first - first.mean()
     second = second - second.mean()
     length = float(np.linalg.norm(first) * np.linalg.norm(second))

@@ -130,7 +130,19 @@ class Measurer:
     def _candidates(
         self, job: ClipJob, vocal: Sound, voice: Features, reference: Sound | None
     ) -> Iterator[tuple[str, Sound]]:
-        """The system outputs, reference and baselines of a clip by name, one after another."""
+        """The accompaniments of a clip to measure, by name, one after another, so that one is in memory at a time.
+
+        They are the systems' outputs, then the clip's reference and another song's, if there are any, then retrieval
+        and fools, if baselines are to be measured.
+
+        Args:
+            job: the clip.
+            vocal, reference: its sounds.
+            voice: features of the vocal.
+
+        Raises:
+            HAFMEvaluationError: an output is more than 0.5 s shorter than the vocal.
+        """
         seconds = len(vocal.samples) / vocal.rate
         for system, part in job.outputs.items():
             yield system, as_long_as(Sound(*part.read()), seconds, f"The {system} accompaniment of {job.clip.name}")
@@ -144,18 +156,20 @@ class Measurer:
         if self.options.bank:
             yield RETRIEVAL, Sound(retrieved(self.options.bank, voice, length), ANALYSIS_RATE)
             yield RANDOM, Sound(random_retrieved(self.options.bank, job.clip.name, length), ANALYSIS_RATE)
-        reference_samples = None if reference is None else reference.analysed
+        reference_samples = None
+        if reference is not None:
+            reference_samples = reference.analysed
         for name, fool in FOOLS.items():
             if name not in NEEDS_REFERENCE or reference is not None:
                 yield name, Sound(fool(vocal.analysed, voice, reference_samples), ANALYSIS_RATE)
 
     def features(self, sound: Sound, voice: bool = False) -> Features:
-        """Features of a sound, cached."""
+        """Features of a sound, cached on disk; `voice` says whether it is a vocal, whose pitch is measured as well."""
         name = f"features/{sound.key}-{int(voice)}-{FEATURES_VERSION}"
         return Features.of(self._cached(name, lambda: extract(sound.analysed, voice=voice).measured()))
 
     def _embedding(self, sound: Sound, embedder: Embedder) -> Embeddings:
-        """Embeddings (float32 [n, D]) of a sound, cached."""
+        """Embeddings (float32 [n, D]) of a sound, resampled to the embedder's rate; cached on disk."""
         name = f"embeddings/{embedder.identity}/{sound.key}"
         arrays = self._cached(name, lambda: {"embeddings": embedder.embed(sound.at(embedder.sampling_rate))})
         return arrays["embeddings"]
@@ -217,6 +231,7 @@ def mixed(vocal: Sound, accompaniment: Sound, reference: Sound) -> Sound:
     band = accompaniment.at(rate)
     length = min(len(voice), len(band))
     level = rms(band)
+    # of a silent accompaniment nothing is added
     gain = 0.0
     if level > 0.0:
         gain = rms(reference.samples) / level
@@ -224,7 +239,7 @@ def mixed(vocal: Sound, accompaniment: Sound, reference: Sound) -> Sound:
 
 
 def rms(samples: Samples) -> float:
-    """Root of the mean square of float32 [N]."""
+    """Root of the mean square of float32 [N]; 0 if it is empty."""
     if not len(samples):
         return 0.0
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))

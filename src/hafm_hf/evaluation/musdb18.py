@@ -55,32 +55,39 @@ def load_musdb18(folder: Path, out: Path, separation: str) -> list[Clip]:
     for name in sorted({path.parent.name for path in root.glob("*/vocals.wav")} | packed.keys()):
         folder_of_song = root / name
         if name in packed:
-            folder_of_song = _made(out / "stems" / name, UNPACK, packed[name])
+            folder_of_song = _filled_by(UNPACK, packed[name], out / "stems" / name)
         vocal, mix, *band = (folder_of_song / f"{stem}.wav" for stem in ("vocals", "mixture", *BAND_NAMES))
         if missing := [path for path in (vocal, mix, *band) if not path.is_file()]:
             raise HAFMEvaluationError(f"{missing[0]} is missing; a song of MUSDB18 has {', '.join(STEMS)}.")
-        apart = None
+        separated = None
         if separation != "none":
-            folder_of_song = _made(out / "separated" / name, SEPARATIONS.get(separation, separation), mix)
-            vocals = [path for path in folder_of_song.rglob("*ocals*") if "no_vocals" not in path.name]
+            command = SEPARATIONS.get(separation, separation)
+            separated_folder = _filled_by(command, mix, out / "separated" / name)
+            # programs name them differently: "vocals.wav", "mixture_(Vocals)_MODEL.wav"
+            vocals = [path for path in separated_folder.rglob("*ocals*") if "no_vocals" not in path.name]
             if len(vocals) != 1:
                 raise HAFMEvaluationError(
-                    f"{folder_of_song} should hold one file of vocals, not {len(vocals)}; delete it."
+                    f"{separated_folder} should hold one file of vocals, not {len(vocals)}; delete it."
                 )
-            apart = Part(vocals[0])
-        clips.append(Clip(flat(name), flat(name), Part(vocal), Part(band[0], also=tuple(band[1:])), apart))
+            separated = Part(vocals[0])
+        # the reference is the sum of the band's stems
+        reference = Part(band[0], also=tuple(band[1:]))
+        clips.append(Clip(flat(name), flat(name), Part(vocal), reference, separated))
     if not clips:
         raise HAFMEvaluationError(f"{root} holds no song of MUSDB18: neither SONG/vocals.wav nor SONG.stem.mp4.")
     return clips
 
 
-def _made(folder: Path, command: str, mix: Path) -> Path:
-    """The folder itself; if it is missing, a command writes its files, atomically.
+def _filled_by(command: str, mix: Path, folder: Path) -> Path:
+    """Lets a command write its files into a new folder, atomically; a folder that exists is left as it is.
 
     Args:
-        folder: of the files, which are reused.
         command: with {mix} for the mix, and {folder} for where to write.
         mix: the file that it reads.
+        folder: for the files, which are reused.
+
+    Returns:
+        `folder`.
 
     Raises:
         HAFMEvaluationError: the program is not installed, or fails.
@@ -89,9 +96,9 @@ def _made(folder: Path, command: str, mix: Path) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
-        finished = f"{unfinished}/made"
-        os.mkdir(finished)
-        name, *words = (word.replace("{mix}", str(mix)).replace("{folder}", finished) for word in shlex.split(command))
+        written = f"{unfinished}/made"
+        os.mkdir(written)
+        name, *words = (word.replace("{mix}", str(mix)).replace("{folder}", written) for word in shlex.split(command))
         # also look in this environment, which may not be activated
         program = shutil.which(name, path=os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])))
         if program is None:
@@ -99,5 +106,6 @@ def _made(folder: Path, command: str, mix: Path) -> Path:
         done = subprocess.run([program, *words], capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             raise HAFMEvaluationError(f"{name} failed on {mix} ({' '.join(done.stderr.split())[-300:]}).")
-        os.replace(finished, folder)
+        # only now: a command that fails leaves nothing
+        os.replace(written, folder)
     return folder

@@ -157,7 +157,13 @@ def _other_scores(
     seeds: Sequence[Mapping[str, Mapping[str, float]]],
     options: ScoringOptions,
 ) -> dict[str, Any]:
-    """Means of other tools' scores, with intervals over songs; a clip's value is its mean over seeds."""
+    """Means of the scores that other tools gave to a system, with intervals over songs, by the score's name.
+
+    Args:
+        measurements: of all clips.
+        seeds: for each seed of the system, the scores by their name and clip; a clip's value is its mean over them.
+        options: of the bootstrap.
+    """
     songs = [measurement.song for measurement in measurements]
     means = {}
     for score in dict.fromkeys(score for scores in seeds for score in scores):
@@ -171,7 +177,10 @@ def _other_scores(
 
 
 def _over_seeds(seeds: list[ClipScores]) -> ClipScores:
-    """The mean of one clip's scores over seeds: intervals are over songs, and seeds are not independent clips."""
+    """The mean of one clip's scores over the seeds with which a system was rendered.
+
+    Intervals are over songs, and seeds are not independent clips.
+    """
     matched = {}
     control = {}
     for name in seeds[0].matched:
@@ -186,7 +195,7 @@ def _mean_of_known(values: Sequence[float]) -> float:
 
 
 def set_distances(measurements: Sequence[Measurement], system: str, options: ScoringOptions) -> dict[str, Any]:
-    """How far a system is from the references, by embedder, or why that can't be computed.
+    """How far a candidate (`system`) is from the references, by embedder, or why that can't be computed.
 
     Fréchet and kernel distance, density and coverage compare accompaniments; prompt adherence compares mixes with the
     voice.
@@ -234,6 +243,7 @@ def _adherence(
     halves = _dealt(measurements, options.seed)
 
     def fitted(half: list[Measurement], candidate: str) -> Gaussian:
+        """The Gaussian of the embedded mixes of a half's clips with one candidate."""
         return fit_gaussian(np.concatenate([clip.candidates[candidate].mixes[embedder] for clip in half]))
 
     # for each half, that of the other
@@ -246,6 +256,7 @@ def _adherence(
         return {"adherence_refused": str(error)}
     stated: dict[str, Any] = {"adherence": adherence}
     if options.frechet_resamples and all(len({clip.song for clip in half}) > 1 for half in halves):
+        # distances of each half's median from the ends of its interval
         below = []
         above = []
         for half, other_matched, other_shuffled in zip(halves, matched, shuffled, strict=True):
@@ -281,7 +292,16 @@ def _resampled_adherence(drawn: list[Any], matched: Gaussian, shuffled: Gaussian
 
 
 def isolated_and_separated(report: dict[str, Any], isolated: str, separated: str) -> dict[str, Any]:
-    """The paper's FAD_i and, with separated vocals, FAD_s and Δ = FAD_i − FAD_s, by embedder."""
+    """The paper's FAD_i and, with separated vocals, FAD_s and Δ = FAD_i − FAD_s, by embedder.
+
+    Args:
+        report: from `make_report`.
+        isolated, separated: names of the systems that accompany isolated and separated vocals; the second may be
+            missing in the report.
+
+    Returns:
+        "fad_i", "fad_s" and "delta", as far as they are known, of each embedder with a Fréchet distance.
+    """
     by_embedder = {}
     separated_distances = report["systems"].get(separated, {"distances": {}})["distances"]
     for embedder, distances in report["systems"][isolated]["distances"].items():
@@ -308,7 +328,10 @@ def _stated(measurements: Sequence[Measurement], options: ScoringOptions) -> dic
 
 
 def _fools(systems: dict[str, Any]) -> dict[str, list[str]]:
-    """The scores that catch each fool."""
+    """Names of the scores that catch each fool among the systems of a report; none without the reference.
+
+    A score catches a fool if the fool's whole interval is below `CAUGHT_SHARE` of the reference's value.
+    """
     if REFERENCE not in systems:
         return {}
     caught_by: dict[str, list[str]] = {}

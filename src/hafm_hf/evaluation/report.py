@@ -36,7 +36,7 @@ def scores_of(report: dict[str, Any]) -> list[Score]:
 
 
 def protocol_lines(report: dict[str, Any]) -> list[str]:
-    """Describes what was evaluated, and how, in sentences."""
+    """Describes in sentences what was evaluated, and how, from the report's "protocol"."""
     protocol = report["protocol"]
     shortest, median, longest = protocol["clip_seconds"]
     scoring = protocol["scoring"]
@@ -121,6 +121,7 @@ def score_rows(report: dict[str, Any]) -> list[list[str]]:
     names = [score.name for score in scores_of(report)]
 
     def cell(stated: dict[str, Any] | None) -> str:
+        """A system's entry for one score as text; a dash if it has none."""
         if stated is None:
             return "–"
         text = f"{stated['difference']:+.2f} [{_number(stated['low'])}, {_number(stated['high'])}]"
@@ -135,6 +136,7 @@ def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
     """Distances of each system by one embedder; the first row is the header."""
 
     def cells(system: dict[str, Any]) -> list[str]:
+        """A system's distances as texts, in the order of `heading`; dashes if there are none by this embedder."""
         stated = system["distances"].get(embedder)
         if stated is None:
             return ["–"] * 6
@@ -152,6 +154,7 @@ def _other_rows(report: dict[str, Any], names: Sequence[str]) -> list[list[str]]
     """Scores of other tools for each system; the first row is the header."""
 
     def cells(system: dict[str, Any]) -> list[str]:
+        """A system's scores as texts, in the order of `names`; dashes for those that it lacks."""
         texts = []
         for name in names:
             stated = system.get("other_scores", {}).get(name, {})
@@ -165,7 +168,7 @@ def _other_rows(report: dict[str, Any], names: Sequence[str]) -> list[list[str]]
 
 
 def _with_interval(stated: dict[str, Any], name: str) -> str:
-    """A value and its interval, if there is one, as text."""
+    """The value `name` of a system's entry in the report and its interval, if there is one, as text."""
     text = _number(stated.get(name))
     if f"{name}_interval" in stated:
         text += " [{}, {}]".format(*map(_number, stated[f"{name}_interval"]))

@@ -73,7 +73,7 @@ def _reference_files(clips: Sequence[Clip]) -> set[Path]:
 
 
 def _measure(clip: Clip) -> BankItem | None:
-    """Measures the instrumental of a clip for the bank; None if it is silent."""
+    """Measures the first 40 s of the instrumental of a clip for the bank; None if it is silent."""
     assert clip.reference is not None
     part = replace(clip.reference, seconds=BANK_SECONDS)
     samples, rate = part.read()
@@ -122,6 +122,7 @@ def retrieve(bank: Sequence[BankItem], voice: Features) -> tuple[BankItem, int, 
     tempo = estimate_tempo(voice)
 
     def cost(item: BankItem) -> tuple[float, str]:
+        """How far an item must be shifted and stretched, in octaves of tempo; then its audio, to break ties."""
         shift = semitones_between(item.key, key)
         rate = stretch_between(item.tempo, tempo)
         return round(abs(shift) * SEMITONE_COST + abs(math.log2(rate)), 9), str(item.part)
@@ -148,7 +149,9 @@ def retrieved(bank: Sequence[BankItem], voice: Features, length: int) -> Samples
     item, shift, rate = retrieve(bank, voice)
     samples, source_rate = item.part.read()
     sound = resample(samples, source_rate, ANALYSIS_RATE)
+    # in samples of the item, before it is stretched; negative to begin with silence
     start = round(_lead(item, voice, rate) * ANALYSIS_RATE)
+    # of the item, with a second to spare
     needed = math.ceil(length * rate) + ANALYSIS_RATE
     sound = np.pad(fill(sound[max(start, 0) :], needed), (max(-start, 0), 0))[:needed]
     if abs(rate - 1.0) > 1e-3:
@@ -160,17 +163,23 @@ def retrieved(bank: Sequence[BankItem], voice: Features, length: int) -> Samples
 
 
 def _lead(item: BankItem, voice: Features, rate: float) -> float:
-    """Seconds to cut from the item's start to align a beat with the voice's first; negative to prepend silence."""
+    """Seconds to cut from the item's start to align a beat with the voice's first; negative to prepend silence.
+
+    They are counted before the item is played faster by `rate`; 0 if one of the two has no beats.
+    """
     if not item.beats or not len(voice.beats):
         return 0.0
+    # where the voice's first beat lies in the item
     entry = float(voice.beats[0]) * rate
-    return next((beat for beat in item.beats if beat >= entry), item.beats[0]) - entry
+    aligned_beat = next((beat for beat in item.beats if beat >= entry), item.beats[0])
+    return aligned_beat - entry
 
 
 def random_retrieved(bank: Sequence[BankItem], name: str, length: int) -> Samples:
-    """An instrumental drawn by the clip's name, not shifted or stretched: float32 [length] at 16 kHz."""
+    """An instrumental of the bank drawn by the clip's `name`, not shifted or stretched: float32 [length] at 16 kHz."""
     digest = hashlib.sha256(f"random retrieval/{name}".encode()).digest()
-    samples, rate = bank[int.from_bytes(digest[:8], "big") % len(bank)].part.read()
+    item = bank[int.from_bytes(digest[:8], "big") % len(bank)]
+    samples, rate = item.part.read()
     return fill(resample(samples, rate, ANALYSIS_RATE), length)
 
 

@@ -145,34 +145,40 @@ def _jobs(evaluation: Evaluation, candidates: System) -> list[ClipJob]:
 
 
 def _systems(evaluation: Evaluation) -> dict[str, System]:
-    """The systems to evaluate: the model's renderings, and those in `outputs`."""
-    systems = dict[str, System]()
-    given = dict[str, System]()
-    name = _model_name(evaluation)
-    for other, folders in evaluation.outputs.items():
-        if other in (name, REFERENCE, SHUFFLED, RETRIEVAL, RANDOM, *FOOLS):
-            raise HAFMEvaluationError(f"{other!r} is the model's name or a baseline's: call these outputs otherwise.")
-        given[other] = {}
+    """The systems to evaluate, by name: the model's, whose missing accompaniments are rendered, and `outputs`.
+
+    With separated vocals for all clips, the model is two systems: accompanying these, and the isolated ones.
+
+    Raises:
+        HAFMEvaluationError: a name that is taken, missing outputs, all clips of one song, or an unusable embedder.
+    """
+    rendered_systems = dict[str, System]()
+    given_systems = dict[str, System]()
+    model = _model_name(evaluation)
+    for name, folders in evaluation.outputs.items():
+        if name in (model, REFERENCE, SHUFFLED, RETRIEVAL, RANDOM, *FOOLS):
+            raise HAFMEvaluationError(f"{name!r} is the model's name or a baseline's: call these outputs otherwise.")
+        given_systems[name] = {}
         for number, folder in enumerate(folders, start=1):
-            candidate = other if len(folders) == 1 else f"{other} ({number})"
-            given[other][candidate] = find_outputs(folder, evaluation.clips)
+            candidate = name if len(folders) == 1 else f"{name} ({number})"
+            given_systems[name][candidate] = find_outputs(folder, evaluation.clips)
     if evaluation.generation is not None:
         # fail before hours of rendering
         check_songs([clip.song for clip in evaluation.clips])
         for embedder in evaluation.measuring.embedders:
             make_embedder(embedder)
         # the role of the vocals from which a system makes its accompaniments
-        roles = {f"{name}, {ISOLATED}": "vocal", f"{name}, {SEPARATED}": "separated"}
+        roles = {f"{model}, {ISOLATED}": "vocal", f"{model}, {SEPARATED}": "separated"}
         if any(clip.separated is None for clip in evaluation.clips):
-            roles = {name: "vocal"}
+            roles = {model: "vocal"}
         for system, role in roles.items():
             folder = evaluation.out / "rendered" / (system.replace(", ", "_").replace(" ", "_"))
             rendered = render(evaluation.clips, folder, evaluation.generation, role)
-            systems[system] = {}
-            for seed, parts in rendered.items():
+            rendered_systems[system] = {}
+            for seed, renderings in rendered.items():
                 candidate = system if len(rendered) == 1 else f"{system} (seed {seed})"
-                systems[system][candidate] = parts
-    return systems | given
+                rendered_systems[system][candidate] = renderings
+    return rendered_systems | given_systems
 
 
 def _model_name(evaluation: Evaluation) -> str:
@@ -183,11 +189,22 @@ def _model_name(evaluation: Evaluation) -> str:
 
 
 def _protocol(evaluation: Evaluation, options: MeasuringOptions, bank: Sequence[BankItem]) -> dict[str, Any]:
-    """What the report says of data, generation, embedders and the retrieval bank."""
+    """What the report says of data, generation, embedders and the retrieval bank.
+
+    Args:
+        evaluation: what was evaluated.
+        options: of measuring.
+        bank: the instrumentals that were used, of those in `evaluation.bank`.
+    """
     generation = None
     if evaluation.generation is not None:
-        asked = evaluation.generation
-        generation = {"model": _model_name(evaluation), "seeds": asked.seeds, "device": asked.device, **asked.asked}
+        rendering = evaluation.generation
+        generation = {
+            "model": _model_name(evaluation),
+            "seeds": rendering.seeds,
+            "device": rendering.device,
+            **rendering.asked,
+        }
     return {
         "data": evaluation.data,
         "generation": generation,

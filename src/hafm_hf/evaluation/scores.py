@@ -49,7 +49,10 @@ SCORE_NAMES = tuple(score.name for score in SCORES)
 
 
 def score_pair(voice: Features, reference: Features | None, candidate: Features) -> dict[str, float]:
-    """All scores of one accompaniment with one voice; NaN if a score needs a reference and there is none."""
+    """All scores of one accompaniment (`candidate`) with one voice, by name.
+
+    NaN if a score needs a reference and there is none, or if it is not defined for these sounds.
+    """
     scores = {}
     for score in SCORES:
         if reference is not None:

@@ -51,9 +51,10 @@ def bootstrap_mean(
     value = float(array.mean()) if len(array) else float("nan")
     if len(names) < 2:
         return Interval(value, float("-inf"), float("inf"), len(array), len(names))
-    # by song
+    # of each song's clips
     sums = np.bincount(song_of_clip, array)
     counts = np.bincount(song_of_clip)
+    # [resamples, songs]
     drawn_songs = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
     means = sums[drawn_songs].sum(axis=1) / counts[drawn_songs].sum(axis=1)
     low, high = np.quantile(means, _tails(len(names)))
@@ -67,12 +68,16 @@ def bootstrap_statistic(
     seed: int = 0,
     resamples: int = 100,
 ) -> tuple[float, float, float]:
-    """95 % bootstrap interval of a statistic of a set of clips, resampled by song: low end, high end, median.
+    """95 % bootstrap interval of a statistic of a set of clips, of which whole songs are resampled.
 
     Args:
         clips: the values of each clip, of any shape.
         songs: the song of each clip; at least two songs.
-        statistic: computes the statistic from a list of clips.
+        statistic: computes the statistic from a list of clips, in which some occur several times.
+        seed, resamples: seed and number of the bootstrap resamples.
+
+    Returns:
+        Low end, high end, and the resamples' median.
     """
     names, song_of_clip = np.unique(np.asarray(songs), return_inverse=True)
     clips_of_song = [
@@ -120,6 +125,10 @@ def other_song_partners(
     Args:
         names, songs, seconds: name, song and length of each clip.
         count: partners per clip; fewer if there are not enough.
+        seed: of the draw.
+
+    Returns:
+        For each clip, the indices of its partners.
 
     Raises:
         HAFMEvaluationError: when all clips are of one song.
@@ -129,6 +138,7 @@ def other_song_partners(
     for index, name in enumerate(names):
         others = [other for other in range(len(names)) if songs[other] != songs[index]]
         others.sort(key=lambda other: (round(abs(seconds[other] - seconds[index]), 3), names[other]))
+        # eight times as many as are drawn
         nearest = others[: max(8 * count, 8)]
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = np.random.default_rng(np.frombuffer(digest, np.uint32))

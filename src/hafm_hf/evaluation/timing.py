@@ -68,7 +68,8 @@ def onsets_shared(voice: Features, reference: Features, candidate: Features) -> 
 def beat_agreement(reference: Features, candidate: Features, octaves: bool = False) -> float:
     """F-measure of the beats of accompaniment and reference, ± 70 ms, 0 to 1. Needs a reference.
 
-    With `octaves`, the best F-measure against all beats, the even or odd ones only, or twice as many.
+    With `octaves`, the best F-measure against all beats of the reference, every other one, or twice as many: other
+    metrical levels of the same beat.
 
     Returns:
         the score; NaN if the reference has no beats.
@@ -78,6 +79,7 @@ def beat_agreement(reference: Features, candidate: Features, octaves: bool = Fal
     played = candidate.beats[candidate.beats < seconds]
     if not octaves or len(wanted) < 2:
         return beat_f_measure(wanted, played)
+    # with a beat in the middle of every two
     doubled = np.interp(np.arange(2 * len(wanted) - 1) / 2, np.arange(len(wanted)), wanted)
     metrical_levels = (wanted, wanted[::2], wanted[1::2], doubled)
     return max(beat_f_measure(beats, played) for beats in metrical_levels)
@@ -108,7 +110,10 @@ def tempo_is_right(estimated: float, known: float, factors: Sequence[float] = (1
 
 
 def beat_f_measure(wanted: NDArray[Any], played: NDArray[Any]) -> float:
-    """F-measure of beats (seconds, [K] each), ± 70 ms, each matched at most once; NaN if `wanted` is empty."""
+    """F-measure (0 to 1) of beats `played` against those `wanted` (seconds, [K] each), ± 70 ms.
+
+    Each beat is matched at most once. NaN if `wanted` is empty.
+    """
     import mir_eval
 
     if not len(wanted):
@@ -138,11 +143,12 @@ def lag_curve(wanted: Array, played: Array, longest: int) -> Array:
         float64 [2 · longest + 1], for lags from −longest to longest; 0 where they overlap by half a second or less.
     """
     curve = np.zeros(2 * longest + 1)
-    for index, shift in enumerate(range(-longest, longest + 1)):
-        low = max(0, -shift)
-        high = min(len(wanted), len(played) - shift)
+    for index, lag in enumerate(range(-longest, longest + 1)):
+        # frames of `wanted` for which `played` has one
+        low = max(0, -lag)
+        high = min(len(wanted), len(played) - lag)
         if high - low > FRAME_RATE // 2:
-            curve[index] = correlation(wanted[low:high], played[low + shift : high + shift])
+            curve[index] = correlation(wanted[low:high], played[low + lag : high + lag])
     return curve
 
 
@@ -156,6 +162,7 @@ def onset_curve(onsets: NDArray[np.float32]) -> Array:
     """Smoothed root of onsets (float32 [T]) minus its local mean, with edges cut off: float64 [T − 40]."""
     root = np.sqrt(np.maximum(onsets.astype(np.float64), 0.0))
     curve = _smooth(root, ONSET_FRAMES) - _smooth(root, LEVEL_FRAMES)
+    # at least one frame, if there are as many
     return curve[EDGE_FRAMES : max(len(curve) - EDGE_FRAMES, EDGE_FRAMES + 1)]
 
 
@@ -168,4 +175,5 @@ def _smooth(values: Array, frames: int) -> Array:
     window = np.hanning(frames + 2)[1:-1]
     if len(values) < frames:
         return np.full_like(values, values.mean())
+    # divided by the sum of the window's weights within the values
     return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")

@@ -71,7 +71,7 @@ def log_mel_examples(samples: Samples) -> NDArray[np.float32]:
     """
     if len(samples) < WINDOW + (EXAMPLE_FRAMES - 1) * HOP:
         return np.empty((0, EXAMPLE_FRAMES, MEL_BANDS), np.float32)
-    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), WINDOW)[::HOP]
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), WINDOW)[::HOP]  # [T, WINDOW]
     spectra = np.abs(np.fft.rfft(frames * window_function(WINDOW, "hann"), FFT_SIZE))
     log_mel = np.log(spectra @ _mel_filters() + LOG_OFFSET)
     count = len(log_mel) // EXAMPLE_FRAMES

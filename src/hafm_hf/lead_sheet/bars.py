@@ -74,8 +74,9 @@ class Chart:
         return float(60 / np.median(np.diff(self.beats)))
 
     def quarters(self, second: float) -> float:
-        """Position in quarters of a time in seconds."""
+        """Position in quarters, from the beginning of the song, of a time in seconds; at least 0."""
         first = self.beats[0]
+        # the quarters of the lead-in share its time evenly
         if second < first and self.lead_in:
             return max(second / first, 0.0) * self.lead_in
         return max(self.lead_in + float(beats_passed(self.beats, np.array([second]))[0]), 0.0)
@@ -96,32 +97,41 @@ def with_bars_throughout(
     Args:
         sheet: what is known; without tempo and beats it gets 120 beats a minute.
         seconds: length of the song.
-        metre: 3 or 4, if known.
-        key: such as "A:min", if known.
+        metre: 3 or 4, if known; it overrides the lead sheet's.
+        key: such as "A:min", if known; it overrides the lead sheet's.
         notes: of the melody (start s, stop s, …), if known; the metre is estimated from them as well.
+
+    Returns:
+        The lead sheet with `beats` instead of a tempo, `beats_per_bar`, `downbeat` and, if there are chords, `key`;
+        metre and key that were estimated here are listed in `estimated`.
 
     Raises:
         ValueError: an unsupported metre, or an invalid key.
     """
-    period = 60 / (sheet.tempo or USUAL_TEMPO)
-    given = [0.0, period] if sheet.beats is None else list(sheet.beats)
-    # beats go on before the first and after the last as far apart as these are from their neighbours
+    if sheet.beats is None:
+        given = [0.0, 60 / (sheet.tempo or USUAL_TEMPO)]
+    else:
+        given = list(sheet.beats)
+    # beats go on before the first and after the last as far apart as these are from their neighbours; 1e-6 lets one
+    # fall on either end of the song although the division rounds
     opening = max(given[1] - given[0], LEAST_BEAT_SECONDS)
     before = int(max(given[0], 0.0) / opening + 1e-6)
     first = [given[0] - number * opening for number in range(before, 0, -1)]
     closing = max(given[-1] - given[-2], LEAST_BEAT_SECONDS)
     after = max(int((seconds - given[-1]) / closing + 1e-6), 0)
     last = [given[-1] + number * closing for number in range(1, after + 1)]
-    beats = [*first, *given, *last]
+
     estimated = set(sheet.estimated)
-    whole = replace(sheet, tempo=None, beats=beats)
+    whole = replace(sheet, tempo=None, beats=[*first, *given, *last])
     if sheet.beats_per_bar is None or metre not in (None, sheet.beats_per_bar):
         if not metre:
             estimated |= {"beats_per_bar"}
         metre = metre or song_metre(replace(whole, beats_per_bar=None), notes)
         whole = replace(whole, beats_per_bar=metre, downbeat=_likeliest_downbeat(whole, metre))
     else:
+        # the beats added in front move its index
         whole = replace(whole, downbeat=(sheet.downbeat + before) % sheet.beats_per_bar)
+
     if key or whole.key is None:
         if whole.chords and not key:
             estimated |= {"key"}
@@ -130,7 +140,15 @@ def with_bars_throughout(
 
 
 def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:
-    """A lead sheet with all chord changes moved to the nearest beat, or to the start or end of the song."""
+    """A lead sheet with all chord changes moved to the nearest beat, or to the start or end of the song.
+
+    Args:
+        sheet: has beats.
+        seconds: length of the song.
+
+    Returns:
+        The lead sheet without the chords of which nothing is left.
+    """
     beats = np.asarray(sheet.beats)
     edges = np.array([0.0, *beats[(beats > 0.0) & (beats < seconds)], seconds])
     chords = []
@@ -162,6 +180,7 @@ def _likeliest_downbeat(sheet: LeadSheet, metre: int) -> int:
     starts = np.array([start for start, *_ in sheet.chords[1:]])
     if not len(starts) or sheet.beats is None:
         return 0
+    # the nearest beat, by its number in the bar
     positions = np.round(beats_passed(sheet.beats, starts)).astype(int) % metre
     return int(np.bincount(positions, minlength=metre).argmax())
 
@@ -178,10 +197,11 @@ def chord_prior(sheet: LeadSheet) -> NDArray[np.float64]:
     """How likely a song's known chords and key make each triad in the rest of it.
 
     A triad's share of the known chords' time, smoothed by a prior of triads whose notes are in the key. A key that was
-    itself estimated does not count.
+    itself estimated does not count; without a given one, all keys count as far as they fit the chords.
 
     Returns:
-        float64 [25]: weighted log probabilities, relative to uniform ones; 0 for no chord.
+        float64 [25]: weighted log probabilities, relative to uniform ones; 0 for no chord, and for all triads if
+        neither chords nor a key are known.
     """
     seconds = np.zeros(NUM_CHORDS)
     profile = note_seconds(sheet)
@@ -190,18 +210,19 @@ def chord_prior(sheet: LeadSheet) -> NDArray[np.float64]:
     key = None if "key" in sheet.estimated else sheet.key
     if key is None and not profile.any():
         return np.zeros(NUM_CHORDS)
-    # keys are numbered as their tonic triads are, which follow "no chord"
+    # weight of each key, float64 [24]
     if key is None:
-        fit = np.exp(KEY_SHARPNESS * key_fit(profile))
+        weights = np.exp(KEY_SHARPNESS * key_fit(profile))
     else:
-        fit = np.eye(len(IN_KEY))[chord_class(key) - 1]
-    usual = np.exp(IN_KEY_WEIGHT * (fit / fit.sum()) @ IN_KEY)
-    shares = (seconds[1:] + PRIOR_SECONDS * usual / usual.sum()) / (seconds[1:].sum() + PRIOR_SECONDS)
+        # keys are numbered as their tonic triads are, which follow "no chord"
+        weights = np.eye(len(IN_KEY))[chord_class(key) - 1]
+    in_key = np.exp(IN_KEY_WEIGHT * (weights / weights.sum()) @ IN_KEY)  # [24 triads]
+    shares = (seconds[1:] + PRIOR_SECONDS * in_key / in_key.sum()) / (seconds[1:].sum() + PRIOR_SECONDS)
     return np.array([0.0, *PRIOR_WEIGHT * np.log(len(shares) * shares)])
 
 
 def note_seconds(sheet: LeadSheet) -> NDArray[np.float64]:
-    """For how many seconds the chords contain each pitch class: float64 [12]."""
+    """For how many seconds the chords of a lead sheet contain each pitch class: float64 [12]."""
     profile = np.zeros(PITCH_CLASSES)
     for start, stop, label in sheet.chords:
         profile[list(pitch_classes(label))] += stop - start
@@ -222,21 +243,31 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
     if beats[0] > LEAST_LEAD_IN_SECONDS:
         # the time before the first beat gets quarters of its own
         lead_in = max(round(beats[0] / period), 1)
-    empty = Chart(sheet, lead_in, ())
-    changes = _changes(empty)
-    length = max(math.ceil(max([empty.quarters(seconds) - GRID / 2, *changes], default=0.0)), 1)
+    without_bars = Chart(sheet, lead_in, ())
+    changes = _changes(without_bars)
+    # of the song in whole quarters; less than half of the grid beyond a quarter does not begin another
+    end = without_bars.quarters(seconds) - GRID / 2
+    length = max(math.ceil(max([end, *changes], default=0.0)), 1)
+
+    # where each bar begins; a pickup, shorter than the others, has the number 0
     pickup = (lead_in + sheet.downbeat) % metre
-    starts = [*([0] if pickup else []), *range(pickup, length, metre)]
+    starts = list(range(pickup, length, metre))
+    first_number = 1
+    if pickup:
+        starts = [0, *starts]
+        first_number = 0
     bars = []
-    running = "N"
-    for number, start in enumerate(starts, start=0 if pickup else 1):
-        size = pickup if pickup and start == 0 else metre
+    last_chord = "N"
+    for number, start in enumerate(starts, start=first_number):
+        size = metre
+        if number == 0:
+            size = pickup
         # the chord of the bar before goes on, unless another begins with the bar
-        chords = {0.0: running}
+        chords = {0.0: last_chord}
         for position, label in changes.items():
             if start <= position < start + size:
                 chords[position - start] = label
-        running = list(chords.values())[-1]
+        last_chord = list(chords.values())[-1]
         bars.append(Bar(number, start, size, tuple(chords.items())))
     return Chart(sheet, lead_in, bars)
 
@@ -248,6 +279,7 @@ def _changes(song: Chart) -> dict[float, str]:
     """
 
     def rounded(second: float) -> float:
+        """Position in quarters, on the grid, of a time in seconds."""
         return max(round(song.quarters(second) / GRID) * GRID, 0.0)
 
     # the chord from each position on; where chords overlap, the later one counts
@@ -257,8 +289,11 @@ def _changes(song: Chart) -> dict[float, str]:
         last = rounded(stop)
         if last <= first:
             continue
+        # what sounded at its end goes on after it
         earlier = [position for position in chord_at if position <= last]
-        after = chord_at[max(earlier)] if earlier else "N"
+        after = "N"
+        if earlier:
+            after = chord_at[max(earlier)]
         chord_at = {position: name for position, name in chord_at.items() if not first <= position < last}
         chord_at |= {first: label, last: after}
     changes = {}

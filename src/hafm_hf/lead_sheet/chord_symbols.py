@@ -94,7 +94,10 @@ class ChordSymbol:
 
     @property
     def notes(self) -> tuple[int, ...]:
-        """Pitch classes of the degrees, from the root up; a bass that is none of them is left out."""
+        """Pitch classes (0 for C) of the degrees, each once, from the root up to tensions above the octave.
+
+        A bass that is none of the degrees is left out.
+        """
         steps = sorted(semitones for _, semitones in self.degrees)
         return tuple(dict.fromkeys((pitch_class(self.root) + step) % PITCH_CLASSES for step in steps))
 
@@ -106,10 +109,12 @@ def read_chord(label: str) -> ChordSymbol | None:
         ValueError: the label is not a chord, or may mean more than one.
     """
     chord = None
+    # labels come from users' files and requests, in which they may be anything
     if isinstance(label, str):
         written = label.strip().translate(PLAIN_SIGNS)
         if NO_CHORD.fullmatch(written):
             return None
+        # as in C7(b9, #11)
         chord = _read(re.sub(r",\s+", ",", written))
     if chord is None:
         raise ValueError(f"{label!r} is not a chord; write A:min7, Am7, Bb or N, for example.")
@@ -123,91 +128,111 @@ def pitch_class(note: str) -> int:
 
 @lru_cache(maxsize=4096)
 def _read(written: str) -> ChordSymbol | None:
-    """The chord of a label in ASCII; None if the grammar does not know it."""
+    """The chord of a label in ASCII, without spaces around it; None if the grammar does not know it."""
+    # the root, with a colon in Harte's notation
     head = HEAD.match(written)
     if head is None:
         return None
     tail = written[head.end() :]
-    plain = head[0] + WORD.sub(lambda word: WORDS[(word.lastindex or 1) - 1][1], tail)
-    matched = HARTE.fullmatch(plain)
+    # "Cminor" → "Cm": the group that matched is that of the word
+    normalised = head[0] + WORD.sub(lambda word: WORDS[(word.lastindex or 1) - 1][1], tail)
+    matched = HARTE.fullmatch(normalised)
     # a bare root with a slash and a tension is common notation, not Harte's
-    if matched is None or matched[2] is None and SLASHED_TENSION.search(plain):
-        matched = COMMON.fullmatch(plain)
+    if matched is None or matched[2] is None and SLASHED_TENSION.search(normalised):
+        matched = COMMON.fullmatch(normalised)
     if matched is None:
         return None
-    root, spoken, bass = matched.groups()
+    root, normalised_quality, bass = matched.groups()
     quality = tail
     if bass:
+        # without the slash and the bass
         quality = tail[: len(tail) - len(bass) - 1]
+        # a degree, such as b3, rather than a note
         if bass[0] not in NOTE_NAMES:
             bass = _note_at(root, bass)
         if bass == root:
             bass = None
-    return ChordSymbol(root, quality, _degrees(spoken or "", head[0][-1] == ":"), bass)
+    is_harte = head[0][-1] == ":"
+    return ChordSymbol(root, quality, _degrees(normalised_quality or "", is_harte), bass)
 
 
 def _degrees(quality: str, harte: bool) -> Degrees:
-    """The degrees of a quality that the grammar has accepted; `harte` says whether it followed a colon."""
+    """The degrees of a quality that the grammar has accepted, such as "m7b5".
+
+    `harte` says whether it followed a colon, as in Harte's notation, in which degrees may also be listed.
+    """
     if "alt" in quality:
         return ALTERED
+    # Harte's "C:1" is the root alone
     if harte and quality == "1":
         return frozenset({(1, 0)})
+    # the degrees to begin with, and the changes to them that follow
     if harte and LISTED_ALONE.fullmatch(quality):
-        steps = {(1, 0)}
+        degrees = {(1, 0)}
         changes = quality
     elif quality.startswith("5"):
-        steps = {(1, 0), (5, 7)}
+        # a power chord
+        degrees = {(1, 0), (5, 7)}
         changes = quality[1:]
     else:
         core = TRIAD.match(quality)
         assert core is not None
-        steps = _core(*core.groups())
+        degrees = _core(*core.groups())
         changes = quality[core.end() :]
     for sus, action, major, signs, number in PART.findall(changes):
+        # only a suspension has its number, if any, in a group of its own
         if number:
-            _change(steps, action, bool(major), sum(SHIFTS[sign] for sign in signs), int(number))
+            shift = sum(SHIFTS[sign] for sign in signs)
+            _change(degrees, action, bool(major), shift, int(number))
         else:
-            _suspend(steps, sus)
-    return frozenset(steps)
+            _suspend(degrees, sus)
+    return frozenset(degrees)
 
 
-def _change(steps: set[tuple[int, int]], action: str, major: bool, shift: int, degree: int) -> None:
+def _change(degrees: set[tuple[int, int]], action: str, major: bool, shift: int, degree: int) -> None:
     """Adds, alters or leaves out a degree, in place.
 
     Args:
-        steps: (degree, semitones above the root) of the chord so far.
+        degrees: (degree, semitones above the root) of the chord so far.
         action: "add", "omit", "*" (Harte's omission) or "".
         major: whether the change is to a major seventh, as in maj7, or brings one, as in maj9.
         shift: semitones by which accidentals alter the degree.
         degree: 1 to 13.
     """
     if action in ("omit", "*"):
-        _leave_out(steps, degree)
+        _leave_out(degrees, degree)
     elif major:
-        _leave_out(steps, 7)
-        steps |= {(7, 11), (degree, NATURAL[degree])}
+        # instead of a minor seventh
+        _leave_out(degrees, 7)
+        degrees |= {(7, 11), (degree, NATURAL[degree])}
     else:
         # an altered fifth or tension replaces the natural one
         if shift and action != "add" and degree in (5, 9, 11, 13):
-            steps.discard((degree, NATURAL[degree]))
-        steps.add((degree, NATURAL[degree] + shift))
+            degrees.discard((degree, NATURAL[degree]))
+        degrees.add((degree, NATURAL[degree] + shift))
 
 
-def _suspend(steps: set[tuple[int, int]], number: str) -> None:
-    """Replaces the third, in place: by the fourth, the second, or both, as `number` says; Csus9 is C9sus4."""
-    _leave_out(steps, 3)
+def _suspend(degrees: set[tuple[int, int]], number: str) -> None:
+    """Replaces the third of a chord, in place, by the fourth, the second, or both.
+
+    Args:
+        degrees: (degree, semitones above the root) of the chord so far.
+        number: what follows "sus": "2", "4", "24", "42", or "" for the fourth; "7", "9" and "13" bring the fourth and
+            the seventh with its tensions, so that Csus9 is C9sus4.
+    """
+    _leave_out(degrees, 3)
     if "2" in number:
-        steps.add((2, 2))
+        degrees.add((2, 2))
     if "4" in number or "2" not in number:
-        steps.add((4, 5))
+        degrees.add((4, 5))
     if number in ("7", "9", "13"):
-        steps.add((7, 10))
-        steps |= {(degree, NATURAL[degree]) for degree in (9, 13) if degree <= int(number)}
+        degrees.add((7, 10))
+        degrees |= {(tension, NATURAL[tension]) for tension in (9, 13) if tension <= int(number)}
 
 
-def _leave_out(steps: set[tuple[int, int]], degree: int) -> None:
-    """Removes a degree from `steps`, in place, however it is altered."""
-    steps -= {step for step in steps if step[0] == degree}
+def _leave_out(degrees: set[tuple[int, int]], degree: int) -> None:
+    """Removes a degree from `degrees` ((degree, semitones) each), in place, however it is altered."""
+    degrees -= {present for present in degrees if present[0] == degree}
 
 
 def _core(third: str | None, major: str | None, number: str | None, after: str | None) -> set[tuple[int, int]]:
@@ -218,27 +243,32 @@ def _core(third: str | None, major: str | None, number: str | None, after: str |
         major: the sign of a major seventh, before its number.
         number: "6", "7", "9" and so on; None without a sixth or seventh.
         after: the sign of a major seventh behind the number, as in 7M.
+
+    Returns:
+        (degree, semitones above the root) each.
     """
-    steps = {1: 0, 3: 4, 5: 7}
+    semitones = {1: 0, 3: 4, 5: 7}
     if third in ("m", "-", "h", "ø", "dim", "°", "o"):
-        steps[3] = 3
+        semitones[3] = 3
     if third in ("h", "ø", "dim", "°", "o"):
-        steps[5] = 6
+        semitones[5] = 6
     if third in ("aug", "+"):
-        steps[5] = 8
+        semitones[5] = 8
+    # without a number: a half-diminished chord has a seventh; C^ and Cm(maj) mean a major seventh, Cmaj a triad
     if number in ("6", "69", "6/9"):
-        steps[6] = 9
+        semitones[6] = 9
     elif number or third in ("h", "ø") or major in ("^", "j") or (major and third):
         if major or after:
-            steps[7] = 11
+            semitones[7] = 11
         elif third in ("dim", "°", "o"):
-            steps[7] = 9
+            semitones[7] = 9
         else:
-            steps[7] = 10
+            semitones[7] = 10
+    # C13 has the ninth and the eleventh, too
     for degree in (9, 11, 13):
         if number in ("69", "6/9") and degree == 9 or number in ("9", "11", "13") and degree <= int(number):
-            steps[degree] = NATURAL[degree]
-    return set(steps.items())
+            semitones[degree] = NATURAL[degree]
+    return set(semitones.items())
 
 
 def _note_at(root: str, degree: str) -> str:
@@ -247,6 +277,7 @@ def _note_at(root: str, degree: str) -> str:
     number = int(degree.lstrip("b#"))
     letters = "CDEFGAB"
     letter = letters[(letters.index(root[0]) + number - 1) % len(letters)]
-    wanted = pitch_class(root) + NATURAL[number] + signs.count("#") - signs.count("b")
-    shift = (wanted - pitch_class(letter) + 6) % PITCH_CLASSES - 6
+    pitch = pitch_class(root) + NATURAL[number] + signs.count("#") - signs.count("b")
+    # semitones from the letter's natural note, −6 to 5
+    shift = (pitch - pitch_class(letter) + 6) % PITCH_CLASSES - 6
     return letter + ("#" if shift > 0 else "b") * abs(shift)

@@ -61,14 +61,19 @@ def chord_label(chord: int) -> str:
     """Lead-sheet label of a chord class (0 to 84; the first 25 are the triads): "N", "C", "Cm", "Gsus4"."""
     if chord == 0:
         return "N"
-    quality, root = divmod(chord - 1, PITCH_CLASSES)
-    name = QUALITIES[quality]
-    third = {"min": "min", "min7": "min", "dim": "dim"}.get(name, "maj")
-    return root_name(root, third, "C:maj") + SUFFIXES[name]
+    quality_index, root = divmod(chord - 1, PITCH_CLASSES)
+    quality = QUALITIES[quality_index]
+    third = {"min": "min", "min7": "min", "dim": "dim"}.get(quality, "maj")
+    # without a key, roots are spelled as in C major
+    return root_name(root, third, "C:maj") + SUFFIXES[quality]
 
 
 def key_fit(profile: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Correlation of a pitch-class profile (float64 [12]) with 24 keys: float64 [24], C major first, then minor."""
+    """Correlation (−1 to 1) of a pitch-class profile (float64 [12], C first) with the profiles of the 24 keys.
+
+    Returns:
+        float64 [24]: 12 major keys from C, then 12 minor ones; zeros for a profile that is flat.
+    """
     centred = profile - profile.mean()
     length = float(np.linalg.norm(centred))
     if length > 1e-9:
@@ -89,7 +94,11 @@ def root_and_quality(label: str) -> tuple[int, str] | None:
 
 
 def pitch_classes(label: str) -> tuple[int, ...]:
-    """Pitch classes of the chord that the model reads, the root first; empty for no chord."""
+    """Pitch classes of a label's chord as the model reads it (`nearest_quality`), the root first; empty for no chord.
+
+    Raises:
+        ValueError: the label is not a chord.
+    """
     nearest = root_and_quality(label)
     if nearest is None:
         return ()
@@ -102,14 +111,21 @@ def has_minor_third(degrees: Degrees) -> bool:
 
 
 def nearest_quality(degrees: Degrees) -> str:
-    """The nearest of `QUALITIES`; notes added to triads or sevenths are ignored."""
+    """The nearest of `QUALITIES` to a chord of these degrees ((degree, semitones above the root) each).
+
+    Notes added to triads or sevenths are ignored; a suspended second counts as a fourth.
+    """
     numbers = {degree for degree, _ in degrees}
     if has_minor_third(degrees):
         if (5, 6) in degrees and (5, 7) not in degrees:
             return "dim"
-        return "min7" if (7, 10) in degrees else "min"
+        if (7, 10) in degrees:
+            return "min7"
+        return "min"
     if 3 not in numbers and numbers & {2, 4}:
         return "sus4"
     if (7, 11) in degrees:
         return "maj7"
-    return "7" if (7, 10) in degrees else "maj"
+    if (7, 10) in degrees:
+        return "7"
+    return "maj"

@@ -95,6 +95,7 @@ def to_musicxml(chart: Chart, title: str) -> bytes:
         if bar.number == 0:
             # a pickup is not counted
             measure.showNumber = ShowNumber.NEVER
+        # a chord's rest lasts to the next chord or to the end of the bar, in quarters
         stops = [*(position for position, _ in bar.chords[1:]), bar.length]
         for (position, label), stop in zip(bar.chords, stops, strict=True):
             measure.insert(position, _chord_symbol(label))
@@ -108,21 +109,25 @@ def to_musicxml(chart: Chart, title: str) -> bytes:
 
 
 def _signatures(chart: Chart) -> list[Any]:
-    """Clef, key, metre and tempo of a chart, as elements of music21."""
+    """Clef, key (if it is known), metre and tempo of a chart, as elements of music21."""
     from music21 import clef, key, meter, tempo
 
-    root = midi_key(chart)
+    # such as "Bbm"
+    key_symbol = midi_key(chart)
     keys = []
-    if root.endswith("m"):
-        keys.append(key.Key(_accidentals(root.removesuffix("m")), "minor"))
-    elif root:
-        keys.append(key.Key(_accidentals(root), "major"))
+    if key_symbol.endswith("m"):
+        keys.append(key.Key(_accidentals(key_symbol.removesuffix("m")), "minor"))
+    elif key_symbol:
+        keys.append(key.Key(_accidentals(key_symbol), "major"))
     metre = meter.TimeSignature(f"{chart.metre}/4")
     return [clef.TrebleClef(), *keys, metre, tempo.MetronomeMark(number=round(chart.tempo, 2))]
 
 
 def _chord_symbol(label: str) -> Any:
-    """The chord of a label, as its kind in MusicXML with degrees added, altered or left out, and the written text."""
+    """The chord symbol of music21 for a label: a kind of MusicXML with degrees added, altered or left out.
+
+    It shows the quality as the label writes it.
+    """
     from music21 import harmony
 
     chord = read_chord(label)
@@ -143,7 +148,8 @@ def _kind(degrees: Degrees) -> tuple[str, list[tuple[str, int, int]]]:
     """The kind of MusicXML that needs the fewest changes to have these degrees, and the changes.
 
     Returns:
-        name; ("add", "alter" or "subtract", degree, semitones by which it is altered) each.
+        The name of the kind, one of `KINDS`; and the changes, ("add", "alter" or "subtract", degree, semitones by
+        which it is altered) each.
     """
     changes = {kind: _changes(KINDS[kind], degrees) for kind in KINDS}
     # programs disagree on whether an added seventh is a minor or a major one
@@ -153,15 +159,21 @@ def _kind(degrees: Degrees) -> tuple[str, list[tuple[str, int, int]]]:
 
 
 def _changes(before: Degrees, after: Degrees) -> list[tuple[str, int, int]]:
-    """The changes, as in `_kind`, that turn the degrees `before` into those `after`."""
-    gone = dict(before - after)
+    """The changes that turn the degrees `before` of a chord into those `after`.
+
+    Returns:
+        ("add", "alter" or "subtract", degree, semitones) each: by how many it differs from what it was ("alter"), or
+        from that degree of the major scale ("add"); 0 for "subtract".
+    """
+    # semitones above the root by the degree
+    removed = dict(before - after)
     changes = []
     for degree, semitones in sorted(after - before):
-        if degree in gone:
-            changes.append(("alter", degree, semitones - gone.pop(degree)))
+        if degree in removed:
+            changes.append(("alter", degree, semitones - removed.pop(degree)))
         else:
             changes.append(("add", degree, semitones - NATURAL[degree]))
-    return changes + [("subtract", degree, 0) for degree in sorted(gone)]
+    return changes + [("subtract", degree, 0) for degree in sorted(removed)]
 
 
 def _accidentals(root: str) -> str:
@@ -194,18 +206,20 @@ def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
         tracks["Melody"] = []
         for start, stop, pitch in melody:
             tracks["Melody"] += _sounding(quarters_at(start), quarters_at(stop), pitch, 1, MELODY_VELOCITY)
+
     file = mido.MidiFile(ticks_per_beat=TICKS_A_QUARTER)
     for name, events in tracks.items():
         track = file.add_track(name)
-        now = 0
+        # a message's time is counted from the one before
+        last_tick = 0
         # at the same position, notes end before others begin
         for position, _, kind, values in sorted(events, key=lambda event: event[:2]):
             tick = round(position * TICKS_A_QUARTER)
             message = mido.MetaMessage
             if kind.startswith("note"):
                 message = mido.Message
-            track.append(message(kind, time=tick - now, **values))
-            now = tick
+            track.append(message(kind, time=tick - last_tick, **values))
+            last_tick = tick
     content = io.BytesIO()
     file.save(file=content)
     return content.getvalue()
@@ -224,7 +238,7 @@ def _quarters_in_song(chart: Chart) -> QuartersAt:
     """
     beats = np.asarray(chart.beats)
     first = float(beats[0])
-    # the beginning of the recording may lie between two beats
+    # position of the first beat; negative if it precedes the recording, which may begin between two beats
     if first > 0:
         start = first * chart.tempo / 60
     else:
@@ -239,13 +253,19 @@ def _quarters_in_song(chart: Chart) -> QuartersAt:
 
 
 def _conductor(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
-    """Events of the conductor track: tempi, metres and the key."""
+    """Events of the conductor track: a tempo for each beat, metres and the key.
+
+    Raises:
+        ValueError: a beat is longer than a MIDI file can say (16.8 s).
+    """
     events: list[Event] = []
+    # tempi are in microseconds a quarter
     if chart.beats[0] > 0:
         events.append((0, 0, "set_tempo", {"tempo": round(60e6 / chart.tempo)}))
     for before, after in zip(chart.beats, chart.beats[1:], strict=False):
         if after - before > LONGEST_BEAT:
             raise ValueError(f"No beat of a MIDI file may last from {before:.1f} to {after:.1f} s; add beats between.")
+        # beats that end before the recording begins are left out
         if after > 0:
             events.append((max(quarters_at(before), 0.0), 0, "set_tempo", {"tempo": round(1e6 * (after - before))}))
     events += [
@@ -257,16 +277,18 @@ def _conductor(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
 
 
 def _metres(chart: Chart, first_beat: float) -> list[tuple[float, dict[str, int]]]:
-    """Where each metre begins, in quarters, and its time signature.
+    """Where each metre of a MIDI file begins, in quarters, and its time signature.
 
-    They are those of what is left before whole quarters, of a pickup, and of the bars. `first_beat` is the position of
-    the first beat in quarters.
+    There are up to three: of the part of a quarter with which the recording begins, counted back from the first beat;
+    of a pickup; and of the bars. `first_beat` is the position of the first beat in quarters.
     """
     quarters, ticks = divmod(round(first_beat * TICKS_A_QUARTER), TICKS_A_QUARTER)
+    # in quarters
     pickup = (quarters + chart.sheet.downbeat) % chart.metre
     rest = ticks / TICKS_A_QUARTER
     metres = []
     if rest:
+        # of a whole note
         length = Fraction(max(round(rest * FINEST), 1), 4 * FINEST)
         metres.append((0.0, {"numerator": length.numerator, "denominator": length.denominator}))
     if pickup:
@@ -275,13 +297,18 @@ def _metres(chart: Chart, first_beat: float) -> list[tuple[float, dict[str, int]
 
 
 def _chord_events(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
-    """The notes of every chord, held throughout it over its bass, and its label as a text event."""
+    """The notes of every chord, held throughout it over its bass, and its label as a text event.
+
+    A chord ends when the next one begins; what lies before the recording is at position 0.
+    """
     events: list[Event] = []
     chords = chart.sheet.chords
-    later = [*(start for start, *_ in chart.sheet.chords[1:]), math.inf]
-    for (start, stop, label), after in zip(chords, later, strict=False):
-        if after > start:
-            stop = min(stop, after)
+    starts_of_next = [*(start for start, *_ in chords[1:]), math.inf]
+    # not strict: without chords there is still the infinite one
+    for (start, stop, label), next_start in zip(chords, starts_of_next, strict=False):
+        # of two that begin together, both sound
+        if next_start > start:
+            stop = min(stop, next_start)
         first = max(quarters_at(start), 0.0)
         last = max(quarters_at(stop), 0.0)
         events.append((first, 1, "text", {"text": label.translate(PLAIN_SIGNS)}))
@@ -294,12 +321,13 @@ def _chord_events(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
 
 
 def _click_events(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
-    """A wood block on each beat, a higher one on downbeats."""
+    """Notes of a wood block on each beat of the recording, a higher one on downbeats."""
     events: list[Event] = []
     for number, second in enumerate(chart.beats):
         pitch = CLICK
         if (number - chart.sheet.downbeat) % chart.metre == 0:
             pitch = ACCENT
+        # beats before the recording are silent
         if second >= 0:
             position = quarters_at(second)
             events += _sounding(position, position + CLICK_QUARTERS, pitch, DRUM_CHANNEL, CHORD_VELOCITY)
@@ -307,7 +335,15 @@ def _click_events(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
 
 
 def _sounding(start: float, stop: float, pitch: int, channel: int, velocity: int) -> list[Event]:
-    """The events of a note (`pitch` in MIDI) from `start` to `stop`, in quarters; it lasts at least a tick."""
-    on = {"note": pitch, "velocity": velocity, "channel": channel}
+    """The two events of a note.
+
+    Args:
+        start, stop: in quarters; the note lasts at least a tick.
+        pitch: MIDI pitch.
+        channel: MIDI channel, from 0.
+        velocity: 1 to 127.
+    """
+    values = {"note": pitch, "velocity": velocity, "channel": channel}
     stop = max(stop, start + 1 / TICKS_A_QUARTER)
-    return [(start, 2, "note_on", on), (stop, 1, "note_off", {**on, "velocity": 0})]
+    # at one position, notes that end (1) come before notes that begin (2)
+    return [(start, 2, "note_on", values), (stop, 1, "note_off", {**values, "velocity": 0})]

@@ -64,8 +64,8 @@ def known_lead_sheet(
     """
     if all(value is None for value in (lead_sheet, tempo, beats, chords, key)):
         return None
-    new_fields: dict[str, Any] = {"tempo": tempo, "beats": beats, "chords": chords, "key": key}
-    new_fields = {name: value for name, value in new_fields.items() if value is not None}
+    arguments: dict[str, Any] = {"tempo": tempo, "beats": beats, "chords": chords, "key": key}
+    new_fields = {name: value for name, value in arguments.items() if value is not None}
     if isinstance(beats, (str, os.PathLike)):
         if not files:
             raise ValueError(f"beats is {beats!r}; give seconds, [0.5, 1.0] for example.")
@@ -74,17 +74,21 @@ def known_lead_sheet(
         new_fields["chords"] = read_chords(chords)
     sheet = LeadSheet.given({} if lead_sheet is None else lead_sheet)
     if new_fields.keys() & {"tempo", "beats"}:
-        # its downbeat refers to the beats that are replaced; chords by the bar keep their metre
-        metre = sheet.beats_per_bar if sheet.bars else None
-        counted = {}
+        bar_fields = {}
         if sheet.beats is not None:
-            counted = {"downbeat": 0, "beats_per_bar": metre}
-        new_fields = {"tempo": None, "beats": None, **counted, **new_fields}
-    return replace(sheet, **new_fields, estimated=[name for name in sheet.estimated if name not in new_fields] or ())
+            # its downbeat refers to the beats that are replaced; chords by the bar keep their metre
+            metre = sheet.beats_per_bar if sheet.bars else None
+            bar_fields = {"downbeat": 0, "beats_per_bar": metre}
+        new_fields = {"tempo": None, "beats": None, **bar_fields, **new_fields}
+    still_estimated = [name for name in sheet.estimated if name not in new_fields]
+    return replace(sheet, **new_fields, estimated=still_estimated or ())
 
 
 def _are_chords(text: str) -> bool:
-    """Whether a string is chords rather than the path of a chord file."""
+    """Whether a string is chords rather than the path of a chord file.
+
+    It is if it has bar lines, or if all of its words are chords and there is no file of that name.
+    """
     if "|" in text:
         return True
     if os.path.isfile(text):
@@ -119,23 +123,38 @@ def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
 
     def parse(words: list[str]) -> tuple[float, str]:
+        """Time in seconds and number in the bar, "" without one, of a line: the time, and the rest as one string."""
+        # a line of a chord file: start, stop, chord
         if (chord := CHORD_LINE.fullmatch(words[-1])) and _are_chords(chord[1]):
             raise ValueError
-        return float(words[0]), next(filter(str.isdecimal, " ".join(words[1:]).replace('"', " ").split()), "")
+        rest = " ".join(words[1:]).replace('"', " ").split()
+        # behind Audacity's stop, which is no whole number
+        number_in_bar = next(filter(str.isdecimal, rest), "")
+        return float(words[0]), number_in_bar
 
     def check(so_far: list[tuple[float, str]]) -> None:
-        LeadSheet(beats=[second for second, _ in so_far[-2:]] if len(so_far) > 1 else None)
+        """Raises ValueError if the latest two beats are not valid in a lead sheet."""
+        if len(so_far) > 1:
+            LeadSheet(beats=[second for second, _ in so_far[-2:]])
 
     lines = _read(Path(path), 2, "seconds", parse, check)
     sheet_fields: dict[str, Any] = {"beats": [second for second, _ in lines]}
-    counted = [int(number) for _, number in lines if number]
+    numbers_in_bar = [int(number) for _, number in lines if number]
+    different = set(numbers_in_bar)
+    plausible = {1, 2} <= different or (len(different) > 1 and different <= {1, 2, 3, 4})
     # a second column that is not plausible as beat numbers is ignored
-    if len(counted) == len(lines) and ({1, 2} <= {*counted} or 1 < len({*counted}) and {*counted} <= {1, 2, 3, 4}):
-        metre = max((before for before, after in pairwise(counted) if after == 1), default=max(METRES))
-        first = counted.index(1) if 1 in counted else 1 - counted[0]
-        if metre not in METRES or any((at - first) % metre != number - 1 for at, number in enumerate(counted)):
+    if len(numbers_in_bar) == len(lines) and plausible:
+        # the largest number before a 1
+        metre = max((before for before, after in pairwise(numbers_in_bar) if after == 1), default=max(METRES))
+        if 1 in numbers_in_bar:
+            downbeat = numbers_in_bar.index(1)
+        else:
+            downbeat = 1 - numbers_in_bar[0]
+        if metre not in METRES or any(
+            (beat - downbeat) % metre != number - 1 for beat, number in enumerate(numbers_in_bar)
+        ):
             raise ValueError(f"{path} counts bars that are not all of 3 or all of 4 beats; leave the numbers out.")
-        sheet_fields |= {"beats_per_bar": metre, "downbeat": first}
+        sheet_fields |= {"beats_per_bar": metre, "downbeat": downbeat}
     return sheet_fields
 
 
@@ -147,10 +166,15 @@ def read_chords(path: str | os.PathLike[str]) -> list[Span]:
     """
 
     def parse(fields: list[str]) -> Span:
+        """(start s, stop s, label) of the three fields of a line."""
         start, stop, label = (field.strip(QUOTES) for field in fields)
         return float(start), float(stop), label
 
-    return _read(Path(path), 3, "START STOP LABEL", parse, lambda found: LeadSheet(chords=found[-1:]))
+    def check(so_far: list[Span]) -> None:
+        """Raises ValueError if the latest chord is not valid in a lead sheet."""
+        LeadSheet(chords=so_far[-1:])
+
+    return _read(Path(path), 3, "START STOP LABEL", parse, check)
 
 
 def lead_sheet_files(name: str, formats: Iterable[str] = ("lab", "json")) -> list[str]:
@@ -193,29 +217,47 @@ def write_lead_sheet(
             "_lead_sheet.mid": lambda: export.to_midi(chart, melody),
         }
     written = []
-    for file in lead_sheet_files(name, formats):
-        if content := contents.get(file.removeprefix(name), str)():
-            with replacing(Path(folder) / file) as stream:
-                stream.write(content if isinstance(content, bytes) else content.encode())
-            written.append(Path(folder) / file)
+    for file_name in lead_sheet_files(name, formats):
+        # `str` makes the empty string, for a format that needs a chart if there is none
+        content = contents.get(file_name.removeprefix(name), str)()
+        if not content:
+            continue
+        if isinstance(content, str):
+            content = content.encode()
+        path = Path(folder) / file_name
+        with replacing(path) as stream:
+            stream.write(content)
+        written.append(path)
     return written
 
 
 def _beat_lines(sheet: LeadSheet) -> str:
-    """The lines of a beat file."""
+    """The text of a beat file: each beat's time in seconds and, if the metre is known, its number in the bar."""
     metre = sheet.beats_per_bar
     beats = sheet.beats or ()
     if metre is None:
         return "".join(f"{second:.3f}\n" for second in beats)
-    return "".join(f"{second:.3f}\t{(at - sheet.downbeat) % metre + 1}\n" for at, second in enumerate(beats))
+    lines = []
+    for beat, second in enumerate(beats):
+        number_in_bar = (beat - sheet.downbeat) % metre + 1
+        lines.append(f"{second:.3f}\t{number_in_bar}\n")
+    return "".join(lines)
 
 
 def _read(
     path: Path, count: int, wanted: str, parse: Callable[[list[str]], T], check: Callable[[list[T]], object]
 ) -> list[T]:
-    """Parses each line of a text file, split into `count` fields; `wanted` names them in errors.
+    """Parses each line of a text file.
 
-    After each line, `check` is called with the values so far; its errors are attributed to that line.
+    Args:
+        path: the file; its empty lines and comments (#) are skipped.
+        count: at most so many fields a line is split into, at spaces, tabs and commas; the last has the rest.
+        wanted: what a line should be, in errors.
+        parse: makes a value of the fields of a line; raises ValueError if it can't.
+        check: called after each line with the values so far; its ValueErrors are attributed to that line.
+
+    Returns:
+        The values, one for each line.
 
     Raises:
         ValueError: the file cannot be read, or a line (named in the message) is invalid.
@@ -241,7 +283,10 @@ def _read(
 
 
 def _text(path: Path, wanted: str) -> str:
-    """The text of a file; raises ValueError if it cannot be read."""
+    """The text of a file in UTF-8, without a byte order mark.
+
+    `wanted` names what should be in it in the ValueError that is raised if it cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -104,8 +104,8 @@ class LeadSheet:
     bars: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Converts what was given to plain types and one notation, and refuses what is invalid."""
-        # the class is frozen
+        """Converts what was given to plain types and one notation, and raises ValueError for what is invalid."""
+        # `object.__setattr__`: the class is frozen
         for field in fields(self):
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         if isinstance(self.chords, str):
@@ -119,6 +119,7 @@ class LeadSheet:
         self._check_bars()
         all_spans = {"chord": self.chords, "section": self.sections, "style": self.styles, "form": self.form}
         for name, spans in all_spans.items():
+            # so written, NaN is refused as well
             for start, stop, label in spans:
                 if not -math.inf < start < stop < math.inf:
                     span = f"from {start:g} to {stop:g} s"
@@ -162,19 +163,21 @@ class LeadSheet:
         if self.tempo is not None and self.beats is not None:
             raise ValueError("beats already determine the tempo; leave tempo out.")
         if self.beats is not None:
-            numbers = isinstance(self.beats, Iterable) and not isinstance(self.beats, str)
-            if not numbers or not all(isinstance(beat, Real) for beat in self.beats):
+            is_list = isinstance(self.beats, Iterable) and not isinstance(self.beats, str)
+            if not is_list or not all(isinstance(beat, Real) for beat in self.beats):
                 raise ValueError(f"beats are {reprlib.repr(self.beats)}; they must be numbers, in seconds.")
             if len(self.beats) < 2:
                 raise ValueError("beats has fewer than two times; give two or more.")
             pairs = list(pairwise(self.beats))
             if not all(-LATEST_BEAT < before < after < LATEST_BEAT for before, after in pairs):
                 raise ValueError("beats must be increasing times in seconds, within a day.")
-            near = [beat for beat, after in pairs if after - beat < LEAST_BEAT_SECONDS]
+            too_close = [beat for beat, after in pairs if after - beat < LEAST_BEAT_SECONDS]
             # estimated beats are accepted: the user could not correct them
-            if near and "beats" not in self.estimated:
-                apart = f"{LEAST_BEAT_SECONDS:g} s apart"
-                raise ValueError(f"At {near[0]:.2f} s beats lie less than {apart}; halve the tempo or leave one out.")
+            if too_close and "beats" not in self.estimated:
+                raise ValueError(
+                    f"At {too_close[0]:.2f} s beats lie less than {LEAST_BEAT_SECONDS:g} s apart; "
+                    "halve the tempo or leave one out."
+                )
         if self.beats_per_bar is not None and self.beats_per_bar not in METRES:
             raise ValueError(f"beats_per_bar is {self.beats_per_bar}; it must be 3 or 4.")
         if not isinstance(self.downbeat, int):
@@ -206,10 +209,14 @@ class LeadSheet:
         """Makes a lead sheet from estimates: the beats of a beat track, and the likeliest chord of each frame.
 
         Args:
-            phase (float [T]): beat phase of each frame.
+            phase (float [T]): beat phase of each frame, from 0 at a beat to 1 at the next.
             chords (float [T, 25], *optional*): probabilities of the chords.
             frame_rate: in Hz.
+
+        Returns:
+            A lead sheet with `beats` if there are two or more, and `chords`, both listed as estimated.
         """
+        # frames in whose second half, or in the next one's first, a beat begins
         wraps = torch.nonzero(begins_beat(phase))[:, 0]
         # interpolates between the middles of two frames to where the phase reaches 1
         before = phase[wraps].double()
@@ -241,7 +248,10 @@ class LeadSheet:
         return replace(self, **changes)
 
     def completed_by(self, estimate: "LeadSheet") -> "LeadSheet":
-        """Fills in missing fields from another lead sheet; tempo, beats and downbeat are only taken together."""
+        """A copy with missing fields from another lead sheet; tempo, beats and downbeat are only taken together.
+
+        Fields taken are listed as estimated if they are in `estimate`.
+        """
         names = [name for name in ("chords", "key", "sections", "style") if not getattr(self, name)]
         if not self.has_beats:
             names += ["tempo", "beats", "downbeat"]
@@ -254,7 +264,7 @@ class LeadSheet:
     def chord_gaps(self, seconds: float) -> list[tuple[float, float]]:
         """Gaps between known chords, about a bar or longer, in a song of `seconds`: (start s, stop s).
 
-        The last one, if there is one after the chords, stops at infinity.
+        The last one, if there is one after the chords, stops at infinity. Without chords it begins at 0.
         """
         gaps = []
         end = 0.0
@@ -305,43 +315,54 @@ class LeadSheet:
         """Converts `bars` to timed `chords`.
 
         Args:
-            phase (float [T]): beat phase at the middle of each frame of the song.
+            phase (float [T]): beat phase at the middle of each frame of the song, which counts if there are no
+                `beats`.
             frame_rate: in Hz.
+
+        Returns:
+            A lead sheet without `bars` but with `chords`, `beats_per_bar` (4 unless known) and `downbeat`.
         """
         if not self.bars:
             return self
         if self.beats_per_bar is None:
             # so that the bars are checked against the metre in which they are counted
             return replace(self, beats_per_bar=METRES[-1]).with_bars_placed(phase, frame_rate)
+        # beats passed at each frame since one of them; the first bar begins at the beat `first` of that count
         passed = self.beats_passed(len(phase), frame_rate)
         first = self.downbeat
         downbeat = first
         metre = self.beats_per_bar
         if passed is None:
-            # beats are counted from the first frame's
+            # counted by the phase, from the beat before the first frame; bars begin at the one nearest to that frame
             counted = phase.double()
             counted[1:] += begins_beat(phase).cumsum(0)
             passed = counted.numpy()
             first = round(float(passed[0]))
             # `from_estimates` does not list a beat at the very first frame
             downbeat = (first - int(np.floor(passed[0])) - 1) % metre
+
+        # in which bar of the song each frame is, and in which part of it: its chords share a bar evenly
         bars = [label.split() for label in self.bars]
-        shares = np.array([len(labels) for labels in bars])
+        parts_of_bars = np.array([len(labels) for labels in bars])
+        most_parts = int(parts_of_bars.max())
         bar_positions = (passed - first) / metre
         numbers = np.floor(bar_positions).astype(int)
-        parts = np.floor((bar_positions - numbers) * shares[numbers % len(bars)]).astype(int)
-        spans = _runs(torch.from_numpy(numbers * shares.max() + parts), frame_rate)
-        placed = [(start, stop, *divmod(index, int(shares.max()))) for start, stop, index in spans]
+        parts = np.floor((bar_positions - numbers) * parts_of_bars[numbers % len(bars)]).astype(int)
+
+        # a run has one bar and part, which are packed into one integer
         chords: list[Span] = []
-        for start, stop, bar, part in placed:
-            label = bars[bar % len(bars)][part]
-            if bar < 0:
+        for start, stop, packed in _runs(torch.from_numpy(numbers * most_parts + parts), frame_rate):
+            number, part = divmod(packed, most_parts)
+            label = bars[number % len(bars)][part]
+            # before the first bar
+            if number < 0:
                 continue
             if label != HELD:
                 chords.append((start, stop, label))
             elif chords:
                 begun, _, held = chords[-1]
                 chords[-1] = (begun, stop, held)
+        # of overlapping chords the later one counts: those with times
         return replace(self, bars=(), chords=(*chords, *self.chords), downbeat=downbeat, beats_per_bar=metre)
 
     def beat_phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
@@ -370,15 +391,17 @@ def _plain(value: Any) -> Any:
 
 
 def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:
-    """Spans of a field, each as a tuple.
+    """Spans that a user has given for the field `name`, as tuples.
 
     Raises:
         ValueError: one is not [start s, stop s, label].
     """
-    for span in spans if isinstance(spans, Iterable) else [spans]:
-        is_span = isinstance(span, Sequence) and not isinstance(span, str) and len(span) == 3
-        times = span[:2] if is_span else ()
-        if not times or not all(isinstance(second, Real) for second in times):
+    # what is no sequence is refused as if it were a span
+    if not isinstance(spans, Iterable):
+        spans = [spans]
+    for span in spans:
+        has_three_parts = isinstance(span, Sequence) and not isinstance(span, str) and len(span) == 3
+        if not has_three_parts or not all(isinstance(second, Real) for second in span[:2]):
             way_out = ""
             if name == "chords":
                 way_out = "; chords without times are a string, by the bar: 'C | G'"
@@ -388,6 +411,8 @@ def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:
 
 def _as_bars(text: str) -> list[str]:
     """The chords of each bar from a chart in which bars end at | and at line breaks; repeats are written out.
+
+    "C | Am / % |: F G :|" becomes ["C", "Am / %", "F G", "F G"]; % alone repeats the bar before.
 
     Raises:
         ValueError: it is unclear where bars end, or a repeat does not end.
@@ -403,6 +428,7 @@ def _as_bars(text: str) -> list[str]:
         if len(chords) > 1:
             raise ValueError(f"chords are {text!r}; say where bars end: {' | '.join(chords)!r}.")
     bars: list[str] = []
+    # where a repeat begins: at its sign, else after the last repeat
     first = 0
     open_repeat = False
     for bar in map(str.strip, written.split("|")):
@@ -424,7 +450,7 @@ def _as_bars(text: str) -> list[str]:
 
 
 def _runs(values: torch.Tensor, frame_rate: int) -> list[tuple[float, float, int]]:
-    """Runs of equal values (int64 [T]): start s, stop s, value."""
+    """Runs of equal values in consecutive frames (int64 [T], at `frame_rate` Hz): (start s, stop s, value) each."""
     run_values, counts = values.unique_consecutive(return_counts=True)
     stops = counts.cumsum(0)
     return [
@@ -452,6 +478,7 @@ def rows_by_frame(
     """
     if unknown := [name for name in names if name not in STREAM_SIZES]:
         raise ValueError(f"There is no stream {unknown[0]!r}; choose from {', '.join(STREAM_SIZES)}.")
+    # in beats, [T]
     passed = sheet.beats_passed(frames, frame_rate)
     rows = np.full((len(names), frames), UNKNOWN, dtype=np.int64)
     for row, name in zip(rows, names, strict=True):
@@ -461,15 +488,18 @@ def rows_by_frame(
             spans = [(start, stop, ENERGIES.index(label)) for start, stop, label in sheet.sections]
             _fill(row, spans, frame_rate)
         elif name == "style":
-            whole = sheet.styles
+            style_spans = sheet.styles
             if isinstance(sheet.style, str):
-                whole = [(0.0, frames / frame_rate, sheet.style)]
-            _fill(row, [(start, stop, index_of_style(label, styles)) for start, stop, label in whole], frame_rate)
+                style_spans = [(0.0, frames / frame_rate, sheet.style)]
+            spans = [(start, stop, index_of_style(label, styles)) for start, stop, label in style_spans]
+            _fill(row, spans, frame_rate)
         elif name == "beat" and passed is not None:
+            # which of the equal parts of its beat a frame is in
             row[:] = 1 + np.floor(passed % 1 * BEAT_SLICES).astype(np.int64).clip(0, BEAT_SLICES - 1)
         elif name == "bar" and passed is not None and sheet.beats_per_bar is not None:
-            before = sum(metre for metre in METRES if metre < sheet.beats_per_bar)
-            row[:] = 1 + before + (np.floor(passed).astype(np.int64) - sheet.downbeat) % sheet.beats_per_bar
+            # the beat's number in the bar: first those of bars of three, then those of bars of four
+            offset = sum(metre for metre in METRES if metre < sheet.beats_per_bar)
+            row[:] = 1 + offset + (np.floor(passed).astype(np.int64) - sheet.downbeat) % sheet.beats_per_bar
     return torch.from_numpy(rows)
 
 
@@ -481,7 +511,7 @@ def index_of_style(style: str, styles: Sequence[str]) -> int:
 
 
 def _fill(row: np.ndarray, spans: Sequence[tuple[float, float, int]], frame_rate: int) -> None:
-    """Writes spans (start s, stop s, number) into a row as 1 + number, since 0 means unknown."""
+    """Writes spans (start s, stop s, number) into a row (int64 [T], in place) as 1 + number, since 0 means unknown."""
     for start, stop, number in spans:
         row[max(round(start * frame_rate), 0) : max(round(stop * frame_rate), 0)] = 1 + number
 
@@ -503,13 +533,18 @@ def beats_passed(beats: Sequence[float] | Array, times: Array) -> Array:
         float64 [T], 0 at the first beat.
     """
     times_of_beats = np.asarray(beats, dtype=np.float64)
+    # the beat before each time, but never the last, so that there is one after it
     before = np.clip(np.searchsorted(times_of_beats, times, side="right") - 1, 0, len(times_of_beats) - 2)
     return before + (times - times_of_beats[before]) / (times_of_beats[before + 1] - times_of_beats[before])
 
 
 def seconds_at(beats: Sequence[float] | Array, passed: float) -> float:
-    """Time in seconds at which `passed` beats have passed since the first; the inverse of `beats_passed`."""
+    """Time in seconds at which `passed` beats, with fractions, have passed since the first of `beats` (times in s).
+
+    The inverse of `beats_passed`: beats go on evenly before the first and after the last.
+    """
     times_of_beats = np.asarray(beats, dtype=np.float64)
+    # never the last beat, so that there is one after it
     before = min(max(math.floor(passed), 0), len(times_of_beats) - 2)
     return float(times_of_beats[before] + (passed - before) * (times_of_beats[before + 1] - times_of_beats[before]))
 

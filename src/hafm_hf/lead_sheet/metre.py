@@ -24,7 +24,7 @@ MARGIN = 4.0
 
 
 def song_metre(sheet: LeadSheet, notes: Sequence[Sequence[float]] = ()) -> int:
-    """Beats per bar of a lead sheet with beats: as it says, or else as its chords and the notes sung recur.
+    """Beats per bar (3 or 4) of a lead sheet with beats: as it says, or else as its chords and the notes sung recur.
 
     `notes` are (start s, stop s, …) each.
     """
@@ -57,15 +57,18 @@ def estimate_metre(
     Returns:
         3 or 4.
     """
-    times = np.asarray(beats, np.float64)
-    if len(times) < LEAST_BEATS:
+    times_of_beats = np.asarray(beats, np.float64)
+    if len(times_of_beats) < LEAST_BEATS:
         return USUAL_METRE
+    # by how many nats three is more probable than four
     evidence = 0.0
-    for seconds in (chords, notes, long_notes):
-        on_beats = _on_beats(times, seconds)
+    for times_of_events in (chords, notes, long_notes):
+        on_beats = _on_beats(times_of_beats, times_of_events)
         if on_beats.any():
             evidence += _log_likelihood(on_beats, 3) - _log_likelihood(on_beats, USUAL_METRE)
-    return 3 if evidence > MARGIN else USUAL_METRE
+    if evidence > MARGIN:
+        return 3
+    return USUAL_METRE
 
 
 def long_notes(notes: Sequence[Sequence[float]], beats: Sequence[float]) -> list[float]:
@@ -77,7 +80,16 @@ def long_notes(notes: Sequence[Sequence[float]], beats: Sequence[float]) -> list
 
 
 def _on_beats(beats: NDArray[np.float64], events: ArrayLike) -> NDArray[np.bool_]:
-    """Which beats (float64 [N]) an event (E of them) falls on, all in seconds: bool [N]."""
+    """Which beats an event falls on.
+
+    Args:
+        beats (float64 [N]): in seconds, in order.
+        events (float64 [E]): in seconds.
+
+    Returns:
+        bool [N].
+    """
+    # in beats; −1 for events before the first beat and after the last
     positions = np.interp(np.asarray(events, np.float64), beats, np.arange(len(beats)), left=-1, right=-1)
     nearest = np.round(positions)
     near = (positions >= 0) & (np.abs(positions - nearest) <= NEAR_BEAT)
@@ -87,16 +99,24 @@ def _on_beats(beats: NDArray[np.float64], events: ArrayLike) -> NDArray[np.bool_
 
 
 def _log_likelihood(events: NDArray[np.bool_], metre: int) -> float:
-    """Log-likelihood in nats of events on beats (bool [N]) with a fitted probability at each place of a bar."""
+    """Log-likelihood in nats of events on beats, with a fitted probability at each place of a bar.
+
+    Args:
+        events (bool [N]): whether an event falls on each beat.
+        metre: beats per bar. Bars begin anew every `STRETCH_BEATS` beats, wherever in a bar that is.
+    """
     assert metre in METRES
     total = 0.0
     for start in range(0, len(events), STRETCH_BEATS):
         stretch = events[start : start + STRETCH_BEATS]
+        # too few to fit probabilities to
         if start and len(stretch) < LEAST_BEATS:
             continue
-        for beat in range(metre):
-            here = stretch[beat::metre]
-            # one event and one beat without are added, so that a place that never had one still may
-            share = (here.sum() + 0.5) / (len(here) + 1)
-            total += float(here.sum() * math.log(share) + (len(here) - here.sum()) * math.log(1 - share))
+        for place in range(metre):
+            at_place = stretch[place::metre]
+            with_event = at_place.sum()
+            without_event = len(at_place) - with_event
+            # half an event and half a beat without are added, so that a place that never had one still may
+            probability = (with_event + 0.5) / (len(at_place) + 1)
+            total += float(with_event * math.log(probability) + without_event * math.log(1 - probability))
     return total

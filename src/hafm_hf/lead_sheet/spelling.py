@@ -41,7 +41,9 @@ SIGNS = {"flat": "b", "sharp": "#"}
 def key_name(key: int) -> str:
     """Name of a key ("A:min"): 0 to 11 are major keys from C, 12 to 23 minor."""
     minor, tonic = divmod(key, PITCH_CLASSES)
-    return f"{(MINOR_TONICS if minor else MAJOR_TONICS)[tonic]}:{('maj', 'min')[minor]}"
+    if minor:
+        return f"{MINOR_TONICS[tonic]}:min"
+    return f"{MAJOR_TONICS[tonic]}:maj"
 
 
 def key_label(key: str) -> str:
@@ -54,10 +56,13 @@ def key_label(key: str) -> str:
     named = KEY.fullmatch(written)
     # a small letter alone may be either mode
     if named is not None and (named[1].isupper() or named[3] or named[4]):
-        letter, signs, mode, minor = named.groups()
+        letter, signs, mode_word, m = named.groups()
         accidental = (signs or "").strip(" -\t").lower()
-        minor = minor or (mode or "").lower().startswith("min")
-        return f"{letter.upper()}{SIGNS.get(accidental, accidental)}:{'min' if minor else 'maj'}"
+        mode = "maj"
+        if m or (mode_word or "").lower().startswith("min"):
+            mode = "min"
+        return f"{letter.upper()}{SIGNS.get(accidental, accidental)}:{mode}"
+    # or a chord: the tonic of the key
     try:
         chord = read_chord(written)
     except ValueError:
@@ -68,31 +73,46 @@ def key_label(key: str) -> str:
 
 
 def usual_key(key: str) -> str:
-    """The key itself, or the enharmonic one if its signature would have more than seven sharps or flats: G# is Ab."""
+    """The key ("A:min") itself, or the enharmonic one if its signature would have more than seven sharps or flats.
+
+    "G#:maj" is "Ab:maj".
+    """
     tonic, _, mode = key.partition(":")
     first, last = SCALE[mode]
     fifths = in_fifths(tonic)
-    # the signature has as many sharps as the scale's last note lies above B, which is the fifth fifth
+    # the signature has as many sharps as the scale's last note lies above B, five fifths above C; twelve fifths lower
+    # is the same pitch
     while fifths + last - 5 > MOST_ACCIDENTALS:
         fifths -= PITCH_CLASSES
+    # as many flats as its first note lies below F, a fifth below C
     while fifths + first + 1 < -MOST_ACCIDENTALS:
         fifths += PITCH_CLASSES
     return f"{note_name(fifths)}:{mode}"
 
 
 def root_name(pitch: int, third: str, key: str) -> str:
-    """How a key ("A:min") spells a pitch class as the root of a chord whose third is "maj", "min" or "dim"."""
+    """Spells the root of a chord in a key.
+
+    Args:
+        pitch: pitch class of the root, 0 for C.
+        third: "maj", "min" or "dim": the chord's third, "dim" if its fifth is diminished as well.
+        key: such as "A:min".
+
+    Returns:
+        A note name such as "Bb".
+    """
     tonic, _, mode = usual_key(key).partition(":")
-    home = in_fifths(tonic)
+    # notes are counted in fifths from C; a fifth is seven semitones
+    tonic_fifths = in_fifths(tonic)
     first, last = SCALE[mode]
-    for fifths in range(home + first, home + last + 1):
-        # a fifth is seven semitones
+    for fifths in range(tonic_fifths + first, tonic_fifths + last + 1):
         if 7 * fifths % PITCH_CLASSES == pitch:
             return note_name(fifths)
-    lowest = home + LOWEST[mode][third]
+    # outside the scale
+    lowest = tonic_fifths + LOWEST[mode][third]
     fifths = next(number for number in range(lowest, lowest + PITCH_CLASSES) if 7 * number % PITCH_CLASSES == pitch)
     name = note_name(fifths)
-    leads = mode == "min" and third == "dim" and fifths == home + LEADING_NOTE
+    leads = mode == "min" and third == "dim" and fifths == tonic_fifths + LEADING_NOTE
     if len(name) > 2 or name in ("E#", "B#", "Fb", "Cb") and not leads:
         # no chord outside the scale is easier to read with a double accidental, or with Fb for E
         return next(letter for letter in LETTERS if pitch_class(letter) == pitch)
@@ -100,10 +120,17 @@ def root_name(pitch: int, third: str, key: str) -> str:
 
 
 def spelled(label: str, key: str | None) -> str:
-    """A label with its root as the key spells it: in F:maj, "A#m7" becomes "Bbm7". The rest stays as it is."""
+    """A chord label with its root as the key spells it: in F:maj, "A#m7" becomes "Bbm7".
+
+    The rest stays as it is, as do labels of no chord ("N"), and all without a key.
+
+    Raises:
+        ValueError: the label is not a chord.
+    """
     chord = read_chord(label)
     if chord is None or key is None:
         return label
+    # degrees are (number, semitones above the root): a minor third, a diminished fifth
     if (3, 3) not in chord.degrees:
         third = "maj"
     elif (5, 6) in chord.degrees:

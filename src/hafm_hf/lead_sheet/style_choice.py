@@ -45,10 +45,10 @@ class StyleRange:
             raise ValueError(f"metres are {list(metres)}; each must be 3 or 4.")
         bounds = {}
         for name in ("tempo", "density"):
-            low, high = ranges.get(name, (0.0, math.inf))
-            if not 0 <= low < high:
-                raise ValueError(f"{name} is {[low, high]}; it must be a range of positive numbers, least first.")
-            bounds[name] = (float(low), float(high))
+            least, most = ranges.get(name, (0.0, math.inf))
+            if not 0 <= least < most:
+                raise ValueError(f"{name} is {[least, most]}; it must be a range of positive numbers, least first.")
+            bounds[name] = (float(least), float(most))
         return cls(metres, **bounds)
 
     def suits(self, metre: int | None = None, tempo: float | None = None, density: float | None = None) -> float:
@@ -61,12 +61,13 @@ class StyleRange:
         """
         if metre is not None and metre not in self.metres:
             return 0.0
-        away = 0.0
+        # a Gaussian of the distances from both ranges, in standard deviations
+        squared_distance = 0.0
         if tempo is not None:
-            away += (_octaves_outside(tempo, self.tempo) / TEMPO_OCTAVES) ** 2
+            squared_distance += (_octaves_outside(tempo, self.tempo) / TEMPO_OCTAVES) ** 2
         if density is not None:
-            away += (_octaves_outside(density, self.density) / DENSITY_OCTAVES) ** 2
-        return math.exp(-away / 2)
+            squared_distance += (_octaves_outside(density, self.density) / DENSITY_OCTAVES) ** 2
+        return math.exp(-squared_distance / 2)
 
 
 def _octaves_outside(value: float, bounds: tuple[float, float]) -> float:
@@ -108,6 +109,7 @@ def weigh_styles(
     weights = {name: style.suits(metre, tempo, density) for name, style in ranges.items()}
     best = max(weights.values())
     if best < LEAST_SHARE:
+        # by the metre alone, in which at least one style suits fully
         weights = {name: style.suits(metre) for name, style in ranges.items()}
         best = 1.0
     weights = {name: weight if weight >= LEAST_SHARE * best else 0.0 for name, weight in weights.items()}
@@ -120,9 +122,17 @@ def styles_in_order(weights: Mapping[str, float], seed: int) -> tuple[str, ...]:
 
     Over many seeds, each style comes first as often as it weighs; between two that weigh the same, consecutive seeds
     take turns.
+
+    Args:
+        weights: probability of each style (`weigh_styles`).
+        seed: 0 or more.
+
+    Returns:
+        Names of styles, each once.
     """
     shares = {name: round(weight * CYCLE) for name, weight in weights.items()}
     total = sum(shares.values())
+    # weighted round-robin: each step adds a style's share to what it is owed; the one whose turn it is pays for all
     owed = dict.fromkeys(shares, 0)
     cycle = []
     for _ in range(CYCLE):
@@ -132,6 +142,7 @@ def styles_in_order(weights: Mapping[str, float], seed: int) -> tuple[str, ...]:
         turn = max(owed, key=owed.__getitem__)
         owed[turn] -= total
         cycle.append(turn)
+    # from the seed's step on, in the order in which styles first appear
     start = seed % CYCLE
     return tuple(dict.fromkeys(cycle[start:] + cycle[:start]))
 
@@ -139,4 +150,6 @@ def styles_in_order(weights: Mapping[str, float], seed: int) -> tuple[str, ...]:
 def sung_density(notes: Sequence[Sequence[float]]) -> float | None:
     """Notes per second of singing, of notes (start s, end s, ...); None without notes."""
     seconds = sum(note[1] - note[0] for note in notes)
-    return len(notes) / seconds if seconds > 0 else None
+    if seconds <= 0:
+        return None
+    return len(notes) / seconds

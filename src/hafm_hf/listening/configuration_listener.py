@@ -44,19 +44,21 @@ class HAFMListenerConfig(PreTrainedConfig):
 
     def describe(self) -> dict[str, str]:
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
-        towers = ((self.harmony_layers, f"12 × {self.harmony_channels}"), (self.time_layers, f"{self.time_channels}"))
+        harmony = f"{self.harmony_layers} × 12 × {self.harmony_channels}"
+        time = f"{self.time_layers} × {self.time_channels}"
         return {
+            # the pitch contour has 50 frames a second
             "rates": f"{50 / self.harmony_frames:g} chords/s, one tempo",
             "vocabulary": f"pitch contour → 25 chords, {self.tempo_bins} tempi",
-            "architecture": " and ".join(f"{layers} × {width}" for layers, width in towers) + " dilated convolutions",
+            "architecture": f"{harmony} and {time} dilated convolutions",
         }
 
     def validate_sizes(self) -> None:
-        """Refuses sizes out of range."""
-        for name in ("harmony", "time"):
-            check_range(f"{name}_channels", getattr(self, f"{name}_channels"), MAX_WIDTH)
-            check_range(f"{name}_layers", getattr(self, f"{name}_layers"), MAX_DILATIONS)
-            check_range(f"{name}_frames", getattr(self, f"{name}_frames"), MAX_CELL)
+        """Raises ValueError for sizes of the configuration that are out of range."""
+        for tower in ("harmony", "time"):
+            check_range(f"{tower}_channels", getattr(self, f"{tower}_channels"), MAX_WIDTH)
+            check_range(f"{tower}_layers", getattr(self, f"{tower}_layers"), MAX_DILATIONS)
+            check_range(f"{tower}_frames", getattr(self, f"{tower}_frames"), MAX_CELL)
         check_range("tempo_bins", self.tempo_bins, MAX_WIDTH)
         check_range("ear_size", self.ear_size, MAX_WIDTH, least=0)
         if self.harmony_frames % 2:

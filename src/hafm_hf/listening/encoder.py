@@ -114,7 +114,7 @@ class HAFMVocalEncoder:
 
     @property
     def styles(self) -> tuple[str, ...]:
-        """Names of the styles that the stages can play."""
+        """Names of the styles that the stages can play: those of the first stage that reads a style."""
         for config in self.reading_configs.values():
             if "style" in config.lead_sheet_streams:
                 return tuple(config.styles)
@@ -122,7 +122,7 @@ class HAFMVocalEncoder:
 
     @property
     def style_ranges(self) -> dict[str, StyleRange]:
-        """The songs that each of `styles` suits."""
+        """The songs that each of `styles` suits, by its name."""
         for config in self.reading_configs.values():
             if "style" in config.lead_sheet_streams:
                 return {name: StyleRange.given(config.style_ranges.get(name, {})) for name in config.styles}
@@ -169,6 +169,8 @@ class HAFMVocalEncoder:
 
         sheet, beat_phase = self._with_estimates(vocal, sheet, check_stop=check_stop)
         vocal_sheet = sheet
+
+        # silence around the vocal, in which the band plays alone
         ends = IntroAndOutro(sheet)
         if intro_bars or outro_bars:
             ends = add_bars(sheet, vocal.samples, rate, intro_bars, outro_bars)
@@ -182,9 +184,11 @@ class HAFMVocalEncoder:
         sheet = with_style_and_energy(sheet, style, energy, song.cpu().numpy(), rate)
         styles: tuple[str, ...] = ()
         if sheet.style is None:
+            # by the vocal alone: intro and outro have no notes
             styles = self._suiting_styles(vocal, vocal_sheet, seed)
 
         if beat_phase is not None:
+            # of the vocal so far
             beat_phase = self._phase_of_song(beat_phase, sheet, self.semantic_tokenizer.num_frames(len(waveform)))
         tokens = self.semantic_tokenizer.encode(
             waveform, vocal=True, seed=seed, beat_phase=beat_phase, check_stop=check_stop
@@ -226,7 +230,14 @@ class HAFMVocalEncoder:
 
     @torch.no_grad()
     def listen(self, vocal: Vocal, check_stop: CheckStop | None = None) -> Heard:
-        """Hears pitches and beats of a vocal, and what the ear hears of it; `check_stop` is as in the other methods.
+        """Measures pitches and beats of a vocal, and the features that the composite's ear, if any, extracts from it.
+
+        Args:
+            vocal: the vocal, from the feature extractor.
+            check_stop: called between pieces of the work; an exception that it raises ends it.
+
+        Returns:
+            The pitch contour, with `ear_features` if there is an ear, and the phase vectors.
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -272,13 +283,19 @@ class HAFMVocalEncoder:
         return rows
 
     def in_style(self, song: HAFMEncoderOutput, style: str) -> HAFMEncoderOutput:
-        """The same song with a style that the model has chosen."""
+        """A copy of an encoded song with a style that the model, not the user, has chosen.
+
+        Its lead sheet lists the style as estimated, and its rows for the stages follow.
+        """
         estimated = sorted({*song.lead_sheet.estimated, "style"})
         sheet = replace(song.lead_sheet, style=style, estimated=estimated)
         return replace(song, lead_sheet=sheet, lead_sheet_rows=self.lead_sheet_rows(len(song.tokens), sheet))
 
     def _suiting_styles(self, vocal: Vocal, sheet: LeadSheet, seed: int) -> tuple[str, ...]:
-        """Styles that suit a vocal and its lead sheet, in the order in which the variations of a seed get them."""
+        """Styles that suit a vocal and its lead sheet, in the order in which the variations of a seed get them.
+
+        They are chosen by metre, tempo and notes sung per second; empty if the stages have no styles.
+        """
         ranges = self.style_ranges
         if not ranges:
             return ()
@@ -291,16 +308,24 @@ class HAFMVocalEncoder:
         return styles_in_order(weigh_styles(ranges, metre, tempo, sung_density(notes)), seed)
 
     def _check(self, sheet: LeadSheet, bars: int) -> None:
-        """Refuses parts of a lead sheet, and bars, that neither the stages nor the tokenizer follow."""
+        """Raises ValueError for parts of a lead sheet, or bars, that neither the stages nor the tokenizer follow.
+
+        Args:
+            sheet: the lead sheet; its key, and fields listed as estimated, beats excepted, are not checked.
+            bars: number of bars of intro and outro together.
+        """
+        # names of the rows, such as "chord" and "beat"
         read = self.lead_sheet_fields_read
-        why = " This model reads the voice only." if self.reads_voice_only else ""
+        why = ""
+        if self.reads_voice_only:
+            why = " This model reads the voice only."
         if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in read:
             raise ValueError(f"Chords are given, but no stage of this model reads any; leave chords out.{why}")
         if sheet.has_beats and not self.semantic_tokenizer.config.beat_line and not read & BEAT_FIELDS:
             raise ValueError(f"This model has no beat line; leave tempo and beats of a lead sheet out.{why}")
-        stated = sheet.to_dict().keys() - {*sheet.estimated, "estimated", "key"}
-        if self.reads_voice_only and stated:
-            raise ValueError(f"No stage of this model reads {' and '.join(sorted(stated))}; leave it out.{why}")
+        given_fields = sheet.to_dict().keys() - {*sheet.estimated, "estimated", "key"}
+        if self.reads_voice_only and given_fields:
+            raise ValueError(f"No stage of this model reads {' and '.join(sorted(given_fields))}; leave it out.{why}")
         if bars and not read & {"beat", "bar"}:
             raise ValueError("This model cannot follow beats; leave intro_bars and outro_bars out.")
 
@@ -311,12 +336,26 @@ class HAFMVocalEncoder:
         heard: Heard | None = None,
         check_stop: CheckStop | None = None,
     ) -> tuple[LeadSheet, torch.Tensor | None]:
-        """Adds estimates to a lead sheet; returns it with the beat phase of each frame (float [T_v], or None).
+        """Adds estimates of beats, chords and key to a lead sheet.
 
         The vocal is listened to at most once, and only if beats or chords are missing.
+
+        Args:
+            vocal: the vocal, from the feature extractor.
+            sheet: the lead sheet, as far as it is known.
+            heard: what `listen` has returned for the vocal, if it has been called.
+            check_stop: called between pieces of the work; an exception that it raises ends it.
+
+        Returns:
+            The lead sheet, and the beat phase of each frame of the vocal (float [T_v]); None, and the lead sheet as it
+            was, if no beats are given and the tokenizer tracks none.
+
+        Raises:
+            ValueError: chords are given by the bar and there are no beats.
         """
         tokenizer = self.semantic_tokenizer
         rate = tokenizer.config.frame_rate
+        # (start s, stop s) without chords; chords by the bar fill the whole song
         gaps = [] if sheet.bars else sheet.chord_gaps(float(vocal.duration))
         if self.listener is None and sheet.key and "key" not in sheet.estimated and gaps:
             logger.warning("The key changes no chords, since this model has no listener; give chords instead.")
@@ -341,19 +380,35 @@ class HAFMVocalEncoder:
         return sheet, beat_phase
 
     def _beat_track(self, heard: Heard, sheet: LeadSheet, check_stop: CheckStop | None = None) -> torch.Tensor:
-        """Beat phase of each frame along one beat track (float [T_v]), near the tempo that the listener estimates."""
-        near = None
+        """Beat phase of each frame (float [T_v]) along one beat track through the song.
+
+        Args:
+            heard: what `listen` has returned for the vocal.
+            sheet: its tempo, if given, is that of the track; else the track is near the listener's estimate.
+            check_stop: called between pieces of the work; an exception that it raises ends it.
+        """
+        # in beats a minute
+        estimated_tempo = None
         if self.listener is not None and sheet.tempo is None:
-            near = likeliest_tempo(self.listener.tempi, self.listener.tempo_of(heard.contour))
-        return self.semantic_tokenizer.track_beats(heard.phase_vectors, sheet.tempo, near, check_stop)
+            estimated_tempo = likeliest_tempo(self.listener.tempi, self.listener.tempo_of(heard.contour))
+        return self.semantic_tokenizer.track_beats(heard.phase_vectors, sheet.tempo, estimated_tempo, check_stop)
 
     def _phase_of_song(self, beat_phase: torch.Tensor, sheet: LeadSheet, frames: int) -> torch.Tensor | None:
-        """The beat phase (float [T_v]) of a song with its ends, which the tokenizer reads; None if it reads none."""
+        """The beat phase that the tokenizer reads, for a song with intro and outro; None if it reads none.
+
+        Args:
+            beat_phase (float [T]): of the vocal alone.
+            sheet: lead sheet of the whole song.
+            frames: their number T_v in the whole song.
+
+        Returns:
+            float [T_v]: by the beats of the lead sheet; without any, the vocal's, and its last phase to the end.
+        """
         if not self.semantic_tokenizer.config.beat_line:
             return None
-        listed = sheet.beat_phase(frames, self.semantic_tokenizer.config.frame_rate)
-        if listed is not None:
-            return listed
+        phase_by_beats = sheet.beat_phase(frames, self.semantic_tokenizer.config.frame_rate)
+        if phase_by_beats is not None:
+            return phase_by_beats
         # too short for two beats
         return torch.cat([beat_phase, beat_phase[-1:].expand(frames - len(beat_phase))])
 
@@ -370,9 +425,18 @@ class HAFMVocalEncoder:
         return math.ceil(round(seconds * self.common_frame_rate, 6))
 
     def _waveform(self, vocal: Vocal, before: float = 0.0, after: float = 0.0) -> torch.Tensor:
-        """The vocal with silence around it (in s), padded to whole frames: float32 [N] on the tokenizer's device."""
+        """The vocal with silence before and after it, padded to whole frames of all stages.
+
+        Args:
+            vocal: the vocal, from the feature extractor.
+            before, after: silence in seconds.
+
+        Returns:
+            float32 [N] at the tokenizer's sampling rate, on its device.
+        """
         first = round(before * self.semantic_tokenizer.config.sampling_rate)
         waveform = np.zeros(self._samples(before + float(vocal.duration) + after), dtype=np.float32)
+        # rounding may leave room for a sample less
         samples = vocal.samples[: len(waveform) - first]
         waveform[first : first + len(samples)] = samples
         return torch.from_numpy(waveform).to(self.semantic_tokenizer.device)
@@ -393,14 +457,15 @@ def with_beats(sheet: LeadSheet, beat_phase: torch.Tensor, frame_rate: int) -> t
     """
     sheet = sheet.with_bars_placed(beat_phase, frame_rate)
     estimate = replace(LeadSheet.from_estimates(beat_phase, None, frame_rate), downbeat=sheet.downbeat)
+    # a lead sheet has tempo or beats, not both
     if estimate.beats:
         sheet = replace(sheet, tempo=None)
     sheet = sheet.completed_by(estimate)
-    listed = sheet.beat_phase(len(beat_phase), frame_rate)
-    # too few beats to list
-    if listed is None:
+    phase_by_beats = sheet.beat_phase(len(beat_phase), frame_rate)
+    # fewer than two beats were found and none given
+    if phase_by_beats is None:
         return sheet, beat_phase
-    return sheet, listed
+    return sheet, phase_by_beats
 
 
 def with_chords(sheet: LeadSheet, estimate: LeadSheet, gaps: Sequence[tuple[float, float]]) -> LeadSheet:
@@ -410,7 +475,11 @@ def with_chords(sheet: LeadSheet, estimate: LeadSheet, gaps: Sequence[tuple[floa
         sheet: the lead sheet, as far as it is known.
         estimate: a lead sheet with estimated chords, which are spelled as in that key.
         gaps: where no chords are given, (start s, stop s) each.
+
+    Returns:
+        The lead sheet with these chords and key; what was given in it stays.
     """
+    # estimated chords have yet to be spelled, so the key is found from their notes
     key = sheet.key or likeliest_key(sheet.with_chords_in_gaps(estimate, gaps))
     estimate = estimate.spelled(key)
     if sheet.chords:
@@ -423,9 +492,18 @@ def with_chords(sheet: LeadSheet, estimate: LeadSheet, gaps: Sequence[tuple[floa
 def with_style_and_energy(
     sheet: LeadSheet, style: str | None, energy: str | None, samples: np.ndarray, rate: int
 ) -> LeadSheet:
-    """Adds style and energy, as in `GenerationOptions`, to the lead sheet of a vocal (float32 [N] at `rate` Hz).
+    """Adds style and energy to the lead sheet of a song.
 
-    With the energy "auto", the sections of the lead sheet count; without any, the loudness of the vocal in each bar.
+    Args:
+        sheet: the lead sheet.
+        style: a style for the whole song, in place of the lead sheet's; None and "auto" leave that.
+        energy: "sparse", "normal" or "full" for the whole song, in place of the lead sheet's sections; "auto" makes
+            sections from the loudness of the vocal in each bar, if the lead sheet has none; None leaves them.
+        samples (float32 [N]): the vocal, with silence where the band plays alone.
+        rate: of the samples in Hz.
+
+    Returns:
+        A lead sheet; of the two, only sections by loudness are listed as estimated.
     """
     if style not in (None, AUTO_STYLE):
         estimated = [name for name in sheet.estimated if name != "style"]

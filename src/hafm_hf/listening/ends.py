@@ -50,6 +50,7 @@ def _held(sheet: LeadSheet, end: float, until: float) -> LeadSheet:
         return sheet
     spans = []
     for start, stop, label in sheet.chords:
+        # a chord that ends just before the vocal does is its last one, too
         if stop > end - LEAD_SECONDS:
             stop = max(stop, until)
         spans.append((start, stop, label))
@@ -78,13 +79,15 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
 
     # bars are counted from the first downbeat; before it their numbers are negative
     def bar_at(second: float) -> float:
+        """Number of bars, with fractions, that have passed at a time in seconds."""
         return float(beats_passed(beats, np.array([second]))[0] - whole.downbeat) / metre
 
     def start_of(bar: float) -> float:
+        """Time in seconds at which so many bars have passed."""
         return seconds_at(beats, whole.downbeat + bar * metre)
 
     def copied(bar: int, source: int) -> list[Span]:
-        """The chords of the bar `source`, moved to `bar`."""
+        """The chords of the bar `source`, moved to the bar `bar`: (start s, stop s, label) each."""
         spans = []
         for start, stop, label in whole.chords:
             first = max(bar_at(start), source)
@@ -93,12 +96,14 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
                 spans.append((start_of(first + bar - source), start_of(last + bar - source), label))
         return spans
 
+    # the voice's first bar
     level = np.abs(vocal)
     onset = int(np.argmax(level >= level.max() * 10 ** (ONSET_DB / 20)))
-    first = math.floor(bar_at(onset / rate) + PICKUP)
+    onset_seconds = onset / rate
+    first = math.floor(bar_at(onset_seconds) + PICKUP)
     if intro:
         # until the voice begins, the intro's chords count; a recording may begin in the middle of a chord
-        begin = min(start_of(first), onset / rate)
+        begin = min(start_of(first), onset_seconds)
         opening = start_of(first - intro)
         spans = []
         for start, stop, label in whole.chords:
@@ -107,26 +112,34 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
             if start < stop:
                 spans.append((start, stop, label))
         whole = replace(whole, chords=spans)
-    # a last note that spills less than a beat into a bar does not use up that bar
+
+    # the bar after the voice's last; a last note that spills less than a beat into a bar does not use up that bar
     end = max(math.ceil(bar_at(seconds) - 1 / metre), first + 1)
     if outro:
         # the chord of a last, incomplete bar lasts to the end of that bar
         whole = _held(whole, seconds, start_of(end))
     count = end - first
-    finish = start_of(end + outro - 1) + RING_SECONDS
+    # the song's last bar has only the final chord, which rings
+    last = end + outro - 1
+    finish = start_of(last) + RING_SECONDS
+
+    # the voice's bars are repeated if intro or outro has more of them
     chords = list(whole.chords)
     for number in range(intro):
         chords += copied(first - intro + number, first + number % count)
     for number in range(outro - 1):
         chords += copied(end + number, first + (number - outro + 1) % count)
     if outro and whole.key:
-        chords.append((start_of(end + outro - 1), finish, whole.key))
+        # a key's name is also that of its tonic chord
+        chords.append((start_of(last), finish, whole.key))
+
     # the sheet of an earlier song names both already
     form = [span for span in whole.form if span[2] not in ("Intro", "Outro")]
     if intro:
         form += [(start_of(first - intro), start_of(first), "Intro")]
     if outro:
         form += [(start_of(end), finish, "Outro")]
+
     before = 0.0
     if intro:
         before = max(LEAD_SECONDS - start_of(first - intro), 0.0)

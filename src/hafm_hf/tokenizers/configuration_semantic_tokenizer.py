@@ -80,7 +80,7 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
         }
 
     def validate_sizes(self) -> None:
-        """Refuses clusters, layers, rates and lengths out of range."""
+        """Raises ValueError for clusters, layers, rates and lengths (of chunks, of their context) out of range."""
         check_range("num_clusters", self.num_clusters, MAX_WIDTH)
         check_range("layer", self.layer, MAX_LAYERS)
         check_range("sampling_rate", self.sampling_rate, MAX_SAMPLING_RATE)
@@ -98,7 +98,10 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
             )
 
     def validate_vocal_space(self) -> None:
-        """Refuses a projection without separate centroids, and a rhythm network without a projection."""
+        """Raises ValueError for sizes of the vocal centroids' space that are out of range or lack what they build on.
+
+        A projection needs separate centroids, a rhythm network needs a projection, and a beat track that network.
+        """
         check_range("vocal_projection_size", self.vocal_projection_size, MAX_WIDTH, least=0)
         check_range("rhythm_channels", self.rhythm_channels, MAX_WIDTH, least=0)
         check_range("rhythm_layers", self.rhythm_layers, MAX_DILATIONS)

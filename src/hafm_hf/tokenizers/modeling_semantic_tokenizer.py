@@ -97,15 +97,21 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialises the rhythm network as torch does (HuBERT initialises itself), and leaves centroids at zero."""
+        """Initialises the rhythm network as torch does (HuBERT initialises itself), and buffers.
+
+        Weights of the beat are 1; centroids and the vocal projection are 0 until they are fitted.
+        """
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm)):
             module.reset_parameters()
         elif module is self:
             for name, buffer in self.named_buffers(recurse=False):
-                (init.ones_ if name.endswith("_scale") else init.zeros_)(buffer)
+                if name.endswith("_scale"):
+                    init.ones_(buffer)
+                else:
+                    init.zeros_(buffer)
 
     def num_frames(self, num_samples: int) -> int:
-        """T_v = ⌈N / 320⌉, the frames of N samples."""
+        """Number of frames (tokens) of a waveform, T_v = ⌈N / hop⌉; the hop is 320 samples at 16 kHz and 50 Hz."""
         return -(-num_samples // self.hop)
 
     @can_return_tuple
@@ -150,10 +156,22 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         beat_phase: torch.Tensor | None = None,
         check_stop: CheckStop | None = None,
     ) -> torch.Tensor:
-        """Tokens int64 [T_v] of one mono waveform (float [N] at 16 kHz, any length), in bounded memory.
+        """Tokenises one waveform of any length, in bounded memory.
 
-        Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks. The other arguments are
-        those of `forward`.
+        Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks.
+
+        Args:
+            waveform (float [N]): mono audio at 16 kHz.
+            vocal: whether it is a vocal, which gets noise and the vocal centroids.
+            seed: of the noise; without it the noise is drawn from torch's global generator.
+            beat_phase (float [T_v]): beat phase of each frame of a vocal, from 0 to 1; estimated if None.
+            check_stop: called between pieces of the work; an exception that it raises ends it.
+
+        Returns:
+            int64 [T_v].
+
+        Raises:
+            ValueError: as for `forward`.
         """
         options = {"vocal": vocal, "seed": seed, "beat_phase": beat_phase, "check_stop": check_stop}
         return self(waveform[None], **options, return_dict=True).ids[0]
@@ -172,17 +190,20 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         """
         prepared = self._prepare(waveform, noise, seed)
         chunks = self._iterate_features(prepared[None], self.num_frames(len(waveform)), check_stop)
-        parts = [chunk[0] for chunk in chunks]
-        if parts:
-            return torch.cat(parts)
+        features = [chunk[0] for chunk in chunks]
+        if features:
+            return torch.cat(features)
+        # of an empty waveform
         return torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
 
     @torch.no_grad()
     def describe(self, waveform: torch.Tensor, check_stop: CheckStop | None = None) -> torch.Tensor:
-        """Input of the rhythm network for a mono vocal (float [N] at 16 kHz): `HAFMVocalDescriptors.described`.
+        """Descriptors of a mono vocal (float [N] at 16 kHz), the input of the rhythm network.
+
+        `check_stop` is called between pieces of the work; an exception that it raises ends it.
 
         Returns:
-            float32 [T_v, 10].
+            float32 [T_v, 10]: pitch, level, their changes, and spectral flux (`HAFMVocalDescriptors.described`).
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -196,8 +217,11 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
     ) -> tuple[PitchContour, torch.Tensor]:
         """The pitch contour of a mono vocal (float [N] at 16 kHz), and the rhythm network's beat phases.
 
+        `check_stop` is called between pieces of the work; an exception that it raises ends it.
+
         Returns:
-            a `PitchContour` of T_v frames, and float32 [T_v, 4] (`HAFMRhythmNetwork.expected_phase_vectors`).
+            A `PitchContour` at 50 Hz; and float32 [T_v, 4], phase vectors of the beat, the shorter, the less certain
+            it is (`HAFMRhythmNetwork.expected_phase_vectors`).
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -208,7 +232,14 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         return pitch_contour(*measured), self.rhythm.expected_phase_vectors(descriptors[None])[0]
 
     def _measured(self, waveform: torch.Tensor, check_stop: CheckStop | None) -> tuple[np.ndarray, ...]:
-        """`HAFMVocalDescriptors.measured` of the T_v frames of a mono vocal (float [N])."""
+        """Pitches, levels and mel bands of a mono vocal (float [N] at 16 kHz), from `HAFMVocalDescriptors.measured`.
+
+        Returns:
+            At 100 Hz, for the T_v frames of the vocal: float32 [S], [S] and [S, 40].
+
+        Raises:
+            ValueError: the tokenizer has no rhythm network.
+        """
         self._check_rhythm()
         samples = waveform.detach().float().cpu().numpy()
         return self.descriptors.measured(samples, self.num_frames(len(samples)), check_stop)
@@ -230,13 +261,21 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         Raises:
             ValueError: the centroids were never set, or the rhythm network lacks descriptors.
         """
-        return self._nearest(self.vocal_space(features, descriptors) if vocal else features, vocal)
+        if vocal:
+            features = self.vocal_space(features, descriptors)
+        return self._nearest(features, vocal)
 
     @torch.no_grad()
     def vocal_space(self, features: torch.Tensor, descriptors: torch.Tensor | None = None) -> torch.Tensor:
-        """Maps a vocal's features (float [..., T, D]) to the space of its centroids: float [..., T, P].
+        """Maps a vocal's features to the space of its centroids.
 
-        Without a projection, these are the features themselves. `descriptors` is as for `quantize`.
+        Args:
+            features (float [..., T, D]): of HuBERT.
+            descriptors (float [..., T, 10]): of the vocal (`describe`); required if there is a rhythm network.
+
+        Returns:
+            float [..., T, P]: the projected features, followed by the beat's phase vectors if there is a rhythm
+            network; without a projection, the features themselves.
         """
         projected = self._projected(features)
         if self.config.rhythm_channels:
@@ -256,7 +295,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             phase_vectors (float [T, 4]): of the rhythm network (`measure_pitch_and_beats`).
             tempo (BPM): tempo that the track keeps to exactly.
             near (BPM): tempo to which it stays close.
-            check_stop: as for `forward`.
+            check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -277,7 +316,19 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         return features
 
     def _phase_vectors(self, descriptors: torch.Tensor | None, check_stop: CheckStop | None = None) -> torch.Tensor:
-        """Phase vectors of the beat, estimated from descriptors (float [..., T, 10]): float32 [rows, T, 4]."""
+        """Phase vectors of the beat, estimated from descriptors of vocals.
+
+        Args:
+            descriptors (float [..., T, 10]): from `describe`; None is refused.
+            check_stop: called between pieces of the work.
+
+        Returns:
+            float [rows, T, 4], leading dimensions flattened: those of the rhythm network, or, with `beat_line`, those
+            along one beat track through each row.
+
+        Raises:
+            ValueError: there are no descriptors.
+        """
         if descriptors is None:
             raise ValueError("This tokenizer estimates the beat from descriptors of the vocal; pass `describe`'s.")
         rows = descriptors.view(-1, *descriptors.shape[-2:])
@@ -292,20 +343,32 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         return self.line_scale.float() * phase_vectors(beat_phase).to(self.line_scale.device)
 
     def _with_beat(self, projected: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-        """Projected features (float [..., T, P]) followed by their scaled phase vectors (as many [T, 4]).
+        """Appends phase vectors of the beat, weighted by `rhythm_scale`, to projected features.
+
+        Args:
+            projected (float [..., T, P]): features of vocals in the space of the projection.
+            vectors (float [rows, T, 4]): of the same vocals, whose leading dimensions may be flattened.
 
         Returns:
             float [..., T, P + 4].
         """
-        return torch.cat([projected, self.rhythm_scale.float() * vectors.view(*projected.shape[:-1], -1)], dim=-1)
+        beat = self.rhythm_scale.float() * vectors.view(*projected.shape[:-1], -1)
+        return torch.cat([projected, beat], dim=-1)
 
     def _nearest(self, vectors: torch.Tensor, vocal: bool) -> torch.Tensor:
-        """Index of the centroid nearest to each vector (float [..., P]): int64 [...]."""
+        """Index of the centroid nearest to each vector (float [..., P]): int64 [...].
+
+        `vocal` chooses the vocal centroids, where they are separate.
+
+        Raises:
+            ValueError: the centroids were never set.
+        """
         centroids = self.centroids.float()
         if not bool(centroids.any()):
             raise ValueError("This tokenizer has no centroids: fit them with recipes/fit_kmeans.py.")
         if self.config.separate_centroids:
             centroids = centroids[0 if vocal else 1]
+        # vocal centroids may be shorter than their rows
         centroids = centroids[:, : vectors.shape[-1]]
         # the squared norm of the feature is the same for all centroids and is left out
         return torch.argmin(centroids.pow(2).sum(1) - 2 * vectors.float() @ centroids.T, dim=-1)
@@ -318,30 +381,54 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         beat_phase: torch.Tensor | None,
         check_stop: CheckStop | None,
     ) -> torch.Tensor:
-        """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D]) come in chunks.
+        """Tokens int64 [B, T_v] of waveforms, from their features.
 
-        The other arguments, and errors, are those of `forward`.
+        Args:
+            feature_chunks (float [B, n, D] each): HuBERT's features, chunk after chunk.
+            waveforms (float [B, N]): mono, at 16 kHz, from which the beat is estimated if need be.
+            vocal: whether they are vocals.
+            beat_phase (float [T_v] or [B, T_v]): beat phase of each frame of a vocal, from 0 to 1, if it is known.
+            check_stop: called between pieces of the work.
+
+        Raises:
+            ValueError: no centroids, or a beat phase for a tokenizer without `beat_line`.
         """
         if beat_phase is not None and not self.config.beat_line:
             raise ValueError("This tokenizer has no beat line; leave beat_phase out.")
         needs_beat = vocal and self.config.rhythm_channels > 0
         # the beat is estimated over the whole clip, so only the projections of its chunks are kept until then
-        chunk_of = self._projected if needs_beat else partial(self.quantize, vocal=vocal)
-        chunks = [chunk_of(features) for features in feature_chunks]
+        if needs_beat:
+            reduce_chunk = self._projected
+        else:
+            reduce_chunk = partial(self.quantize, vocal=vocal)
+        chunks = [reduce_chunk(features) for features in feature_chunks]
         if not chunks:
             return torch.zeros(len(waveforms), 0, dtype=torch.int64)
         joined = torch.cat(chunks, dim=1)
         if not needs_beat:
+            # tokens already
             return joined
         if beat_phase is None:
             descriptors = torch.stack([self.describe(waveform, check_stop) for waveform in waveforms])
             vectors = self._phase_vectors(descriptors, check_stop)
         else:
-            vectors = self._track_vectors(beat_phase).expand(len(joined), -1, -1)
+            vectors = self._track_vectors(beat_phase).expand(len(joined), -1, -1)  # [B, T_v, 4]
         return self._nearest(self._with_beat(joined, vectors), vocal)
 
     def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:
-        """Adds noise, normalises the whole clip, and pads it with zeros: float32 [pad + hop · T_v + pad]."""
+        """Adds noise to a clip, normalises it as a whole, and pads it with zeros to the frames that it has.
+
+        Args:
+            waveform (float [N]): mono audio at 16 kHz.
+            noise: whether to add that of vocals, of `config.noise_std`.
+            seed: of the noise; None draws it from torch's global generator.
+
+        Returns:
+            float32 [pad + hop · T_v + pad], with HuBERT's context (`self.padding`) on both sides.
+
+        Raises:
+            ValueError: samples that are not finite.
+        """
         values = waveform.float()
         if not bool(torch.isfinite(values).all()):
             raise ValueError("The waveform holds NaN or infinite samples; HAFM needs finite ones.")
@@ -375,10 +462,12 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         config = self.config
         # settings that were changed after loading could leave no frame between the contexts of a chunk
         config.validate_sizes()
+        # in frames; each chunk yields its core, between its contexts
         context = round(config.context_seconds * config.frame_rate)
         chunk = round(config.chunk_seconds * config.frame_rate)
         core = chunk - 2 * context
         if frames <= chunk:
+            # a single chunk; 1 is for an empty clip, whose range has a step, too
             core = max(frames, 1)
             context = 0
         for start in range(0, frames, core):
@@ -391,15 +480,15 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             yield hidden[:, start - first : end - first].float()
 
     def _hidden_states(self, samples: torch.Tensor, check_stop: CheckStop | None) -> torch.Tensor:
-        """Hidden states [B, T, D] of samples (float [B, pad + hop · T + pad]).
+        """Hidden states [B, T, D] of samples (float [B, pad + hop · T + pad], in HuBERT's dtype).
 
-        As `self.hubert` computes them, but piece by piece, so that it can be ended between two of them: a chunk of
-        HuBERT-Large takes seconds.
+        As `self.hubert` computes them, but piece by piece, so that it can be ended by `check_stop` between two of
+        them: a chunk of HuBERT-Large takes seconds.
         """
         encoder = self.hubert.encoder
         context = sum(self.padding)
         frames = (samples.shape[1] - context) // self.hop
-        # group normalisation is over all frames
+        # frames that are convolved at once: all of them where group normalisation is over all
         size = frames
         if self.hubert.config.feat_extract_norm == "layer":
             size = CONVOLVED_FRAMES
@@ -410,8 +499,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             for layer in stoppable(self.hubert.feature_extractor.conv_layers, check_stop):
                 hidden = layer(hidden)
             convolved.append(hidden)
-        hidden = self.hubert.feature_projection(torch.cat(convolved, dim=2).transpose(1, 2))
+        hidden = self.hubert.feature_projection(torch.cat(convolved, dim=2).transpose(1, 2))  # [B, T, D]
         hidden = hidden + encoder.pos_conv_embed(hidden)
+        # in the other variant (HuBERT-Large) the norm follows the last layer, and is left out
         if not self.hubert.config.do_stable_layer_norm:
             hidden = encoder.layer_norm(hidden)
         for layer in stoppable(encoder.layers, check_stop):
@@ -420,7 +510,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
 
 
 def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:
-    """A copy of `config` with the first `layer` layers, without masking, LayerDrop or dropout.
+    """A copy of HuBERT's `config` with the first `layer` layers, without masking, LayerDrop or dropout.
 
     Raises:
         ValueError: `layer` is not between 1 and the number of layers.
@@ -440,6 +530,7 @@ def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:
 def receptive_field(config: HubertConfig) -> int:
     """Receptive field in samples of HuBERT's convolutions: 400 for the published models."""
     field = 1
+    # samples between two outputs of the layers so far
     step = 1
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         field += (kernel - 1) * step

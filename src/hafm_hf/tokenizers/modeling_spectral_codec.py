@@ -80,9 +80,10 @@ class Spectrum(nn.Module):
         self.register_buffer("usual", torch.ones(sound.channels * sound.num_bins))
 
     def analyse(self, audio: torch.Tensor) -> torch.Tensor:
-        """Complex spectra [B, T, C · F] of audio [B, C, N]; T = ⌈N / hop⌉."""
+        """Complex spectra [B, T, C · F] of audio (float [B, C, N]), of mid and side if it is stereo; T = ⌈N / hop⌉."""
         hop = self.format.hop_length
         size = self.format.window_length
+        # of the window on both sides of a frame's own hop
         margin = (size - hop) // 2
         audio = _mid_and_side(_at_least_single(audio)) / self.format.channels
         padded = F.pad(audio, (margin, margin + -audio.shape[-1] % hop))
@@ -90,17 +91,20 @@ class Spectrum(nn.Module):
         return torch.fft.rfft(padded.unfold(-1, size, hop) * window).transpose(1, 2).flatten(2)
 
     def synthesise(self, spectra: torch.Tensor) -> torch.Tensor:
-        """Audio [B, C, T · hop] of complex spectra [B, T, C · F], by overlap-add."""
+        """Audio [B, C, T · hop] of complex spectra [B, T, C · F] (`analyse`), by overlap-add."""
         hop = self.format.hop_length
         size = self.format.window_length
         channels = self.format.channels
         frames = spectra.shape[1]
+        # of the window on both sides of a frame's own hop
         margin = (size - hop) // 2
-        pieces = torch.fft.irfft(spectra.unflatten(2, (channels, -1)), size).transpose(1, 2)
+        pieces = torch.fft.irfft(spectra.unflatten(2, (channels, -1)), size).transpose(1, 2)  # [B, C, T, size]
         window = torch.hann_window(size, dtype=pieces.dtype, device=pieces.device)
         inside = slice(margin, margin + frames * hop)
         sound = _overlap_added(pieces * window, hop)[..., inside]
+        # windowed twice, in analysis and here
         weight = _overlap_added(window.square().expand(frames, size), hop)[..., inside]
+        # left and right are the sum and the difference of mid and side
         return _mid_and_side(sound / weight)
 
     def compress(self, spectra: torch.Tensor) -> torch.Tensor:
@@ -123,9 +127,11 @@ class Spectrum(nn.Module):
 
 def _overlap_added(pieces: torch.Tensor, hop: int) -> torch.Tensor:
     """The sum of pieces [..., T, size] that begin `hop` samples apart: [..., at least (T − 1) · hop + size]."""
-    parts = F.pad(pieces, (0, -pieces.shape[-1] % hop)).unflatten(-1, (-1, hop)).unbind(-2)
-    padded = [F.pad(part, (0, 0, at, len(parts) - 1 - at)) for at, part in enumerate(parts)]
-    return functools.reduce(torch.add, padded).flatten(-2)
+    # of each piece the first hop, the second, and so on: [..., T, hop] each
+    hops = F.pad(pieces, (0, -pieces.shape[-1] % hop)).unflatten(-1, (-1, hop)).unbind(-2)
+    # moved to where they lie in the sum, in hops
+    placed = [F.pad(part, (0, 0, number, len(hops) - 1 - number)) for number, part in enumerate(hops)]
+    return functools.reduce(torch.add, placed).flatten(-2)
 
 
 def _mid_and_side(audio: torch.Tensor) -> torch.Tensor:
@@ -173,10 +179,11 @@ class ResidualQuantizer(nn.Module):
         self.register_buffer("codebooks", torch.randn(shape))
 
     def encode(self, latents: torch.Tensor, num_codebooks: int | None = None) -> torch.Tensor:
-        """Codes int64 [B, Q, T] of latent vectors [B, D, T], in the first `num_codebooks` codebooks."""
-        residual = latents.transpose(1, 2)
+        """Codes int64 [B, Q, T] of latent vectors [B, D, T], in the first `num_codebooks` codebooks; all if None."""
+        residual = latents.transpose(1, 2)  # [B, T, D]
         codes = []
         for codebook in self.codebooks[:num_codebooks]:
+            # the squared norm of the residual is the same for all codes and is left out
             nearest = (codebook.square().sum(1) - 2 * residual @ codebook.t()).argmin(-1)
             residual = residual - F.embedding(nearest, codebook)
             codes.append(nearest)
@@ -235,24 +242,35 @@ class SpectralDecoder(nn.Module):
         return self.norm(hidden)
 
     def sound(self, hidden: torch.Tensor, first_frame: int | torch.Tensor = 0) -> torch.Tensor:
-        """Audio [B, C, T · hop] of hidden states [B, T, width]."""
+        """Audio of hidden states.
+
+        Args:
+            hidden (float [B, T, width]): from `hidden`.
+            first_frame: index of the first frame in the song, which selects the noise; an int, or int64 [B].
+
+        Returns:
+            float [B, C, T · hop].
+        """
         config = self.config
         spectra = self._centred(self.spectrum.expand(self.last(hidden)))
-        drawn = self._drawn(spectra, first_frame)
+        noise = self._drawn(spectra, first_frame)
         if config.phase_jitter:
             # generated codes hardly determine phases at high frequencies; unjittered, these sound as a comb
             output = config.output_format
-            hertz = torch.linspace(0, output.sampling_rate / 2, output.num_bins).to(drawn.real)
-            share = ((hertz - JITTER_FROM) / (JITTER_FULL - JITTER_FROM)).clamp(0, 1)
+            frequencies = torch.linspace(0, output.sampling_rate / 2, output.num_bins).to(noise.real)  # [F], in Hz
+            share = ((frequencies - JITTER_FROM) / (JITTER_FULL - JITTER_FROM)).clamp(0, 1)
             # the same for mid and side, or an instrument at one side would be heard at the other
-            angles = config.phase_jitter * share * drawn.real[..., : output.num_bins]
+            angles = config.phase_jitter * share * noise.real[..., : output.num_bins]
             spectra = spectra * torch.polar(torch.ones_like(angles), angles).repeat(1, 1, output.channels)
         if self.noise is not None:
-            spectra = spectra + drawn * self._noise_amplitudes(self.noise(hidden))
+            spectra = spectra + noise * self._noise_amplitudes(self.noise(hidden))
         return self.spectrum.synthesise(spectra)
 
     def _centred(self, spectra: torch.Tensor) -> torch.Tensor:
-        """Subtracts the mean from complex [B, T, C · F]: in training the batch's own, else the running mean."""
+        """Spectra (complex [B, T, C · F]) less their mean over time: in training the batch's, else the running mean.
+
+        In training the running mean is updated, in place.
+        """
         if not self.training:
             return spectra - torch.view_as_complex(_at_least_single(self.mean))
         mean = spectra.mean(dim=(0, 1))
@@ -260,21 +278,29 @@ class SpectralDecoder(nn.Module):
         return spectra - mean
 
     def _drawn(self, spectra: torch.Tensor, first_frame: int | torch.Tensor) -> torch.Tensor:
-        """Complex white noise shaped like `spectra` [B, T, C · F], a function of the frames' positions in the song."""
+        """Complex white noise shaped like `spectra` [B, T, C · F], a function of the frames' positions in the song.
+
+        So a song decoded piece by piece sounds as if decoded at once. `first_frame` (an int, or int64 [B]) is the
+        index of the first frame in the song.
+        """
         first = torch.as_tensor(first_frame, device=spectra.device).reshape(-1, 1)
         rows = (first + torch.arange(spectra.shape[1], device=spectra.device)) % NOISE_PERIOD  # [1 or B, T]
         return _noise_table(spectra.shape[-1]).to(spectra.device)[rows]
 
     def _noise_amplitudes(self, levels: torch.Tensor) -> torch.Tensor:
-        """Noise amplitudes [B, T, C · F] from log levels [B, T, C · bands]."""
+        """Noise amplitudes [B, T, C · F] from the noise layer's log levels [B, T, C · bands].
+
+        They are relative to the typical magnitude of each frequency.
+        """
         config = self.config
         output = self.config.output_format
-        bands = _band_weights(
+        weights = _band_weights(
             config.num_noise_bands, output.num_bins, output.sampling_rate / 2, config.noise_bands,
             config.sampling_rate / 2,
         ).to(levels)  # fmt: skip
         levels = (levels + FIRST_NOISE_LEVEL).clamp(max=LOUDEST_NOISE).unflatten(2, (output.channels, -1))
-        return (levels @ bands).exp().flatten(2) * self.spectrum.usual ** (1 / config.compression)
+        # `usual` is of compressed magnitudes
+        return (levels @ weights).exp().flatten(2) * self.spectrum.usual ** (1 / config.compression)
 
 
 @functools.lru_cache(maxsize=4)
@@ -283,8 +309,8 @@ def _noise_table(bins: int) -> torch.Tensor:
     # the cache may be filled under inference_mode, but later calls may record gradients
     with torch.inference_mode(False):
         size = (NOISE_PERIOD, bins, 2)
-        drawn = torch.Generator().manual_seed(0)
-        return torch.view_as_complex(torch.randn(size, generator=drawn, dtype=torch.float32, device="cpu"))
+        generator = torch.Generator().manual_seed(0)
+        return torch.view_as_complex(torch.randn(size, generator=generator, dtype=torch.float32, device="cpu"))
 
 
 @functools.lru_cache(maxsize=4)
@@ -325,7 +351,7 @@ class HAFMSpectralModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
-        """Initialises a layer; an untrained decoder's output has about the typical level."""
+        """Initialises one module; an untrained decoder's output has about the typical level."""
         super()._init_weights(module)
         if isinstance(module, nn.Linear | nn.Conv1d):
             initialization.normal_(module.weight, std=module.weight[0].numel() ** -0.5)

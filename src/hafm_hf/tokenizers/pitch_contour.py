@@ -89,12 +89,14 @@ def fundamental_frequency(samples: Samples, sampling_rate: int) -> Pitches:
     """
     hop = sampling_rate // FRAME_RATE
     window = round(F0_WINDOW_SECONDS * sampling_rate)
-    longest = round(sampling_rate / F0_RANGE_HZ[0])
-    half = (window + longest) // 2
+    longest_lag = round(sampling_rate / F0_RANGE_HZ[0])
+    # frames are centred on their time, with silence around the vocal
+    half = (window + longest_lag) // 2
     padded = np.pad(samples.astype(np.float64), half)
     starts = np.arange(1 + len(samples) // hop) * hop
     pitches = []
     for first in range(0, len(starts), F0_FRAMES_AT_ONCE):
+        # [frames, samples of a frame]; the last frame may end beyond the padding, whose last sample is repeated
         index = starts[first : first + F0_FRAMES_AT_ONCE, None] + np.arange(2 * half)
         pitches.append(_yin(padded[np.minimum(index, len(padded) - 1)], window, sampling_rate))
     return np.concatenate(pitches)
@@ -124,10 +126,11 @@ def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
     normalised = np.ones_like(difference)
     normalised[:, 1:] = difference[:, 1:] * lags / np.maximum(np.cumsum(difference[:, 1:], axis=1), 1e-12)
     normalised[:, :shortest] = np.inf
+
     below = normalised < F0_APERIODICITY
     # the minimum of the first dip below the threshold; a later, deeper one is a multiple of the period
     falling = np.append(normalised[:, 1:] < normalised[:, :-1], np.zeros((len(frames), 1), bool), axis=1)
-    lag = np.argmax(below & ~falling, axis=1)
+    lag = np.argmax(below & ~falling, axis=1)  # [T], 0 without a dip
     rows = np.arange(len(frames))
     before = normalised[rows, np.clip(lag - 1, 0, longest - 1)]
     lowest = normalised[rows, lag]
@@ -136,6 +139,7 @@ def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
     with np.errstate(invalid="ignore", divide="ignore"):
         shift = 0.5 * (before - after) / (before - 2.0 * lowest + after)
     shift = np.where(np.isfinite(shift) & (np.abs(shift) <= 1.0), shift, 0.0)
+
     loud = energy[:, 0] / window > 10.0 ** (F0_FLOOR_DBFS / 10.0)
     # lag 0 stands for no dip, and is replaced
     with np.errstate(divide="ignore"):
@@ -148,10 +152,13 @@ def midi_pitch(hertz: NDArray[Any]) -> NDArray[Any]:
 
 
 def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float, int]]:
-    """The notes of a single voice: start s, stop s and MIDI pitch (69 is 440 Hz) of each that lasts 80 ms or longer.
+    """The notes of a single voice that last 80 ms or longer.
 
     Args:
         samples (float32 [N], at `sampling_rate` Hz).
+
+    Returns:
+        (start s, stop s, MIDI pitch) of each; 69 is 440 Hz.
     """
     # unvoiced frames are NaN
     with np.errstate(invalid="ignore"):
@@ -164,6 +171,7 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
         # of frames with no voiced one around them, whose median is NaN
         warnings.simplefilter("ignore", RuntimeWarning)
         steady = np.where(np.isfinite(pitch), np.nanmedian(around, axis=1), np.nan)
+    # −1 in unvoiced frames; a note is a run of frames of one pitch
     rounded = np.where(np.isfinite(steady), np.round(steady), -1).astype(int)
     borders = [0, *(np.flatnonzero(np.diff(rounded)) + 1), len(rounded)]
     frame_seconds = sampling_rate // FRAME_RATE / sampling_rate
@@ -226,7 +234,9 @@ class HAFMVocalDescriptors:
         """
         if not len(pitch):
             return np.zeros((0, DESCRIPTORS), np.float32)
+        # analysis frames per frame of the tokenizer
         size = FRAME_RATE // self.frame_rate
+        # level of the loud parts in dBFS, at least that of silence: noise is not turned up
         reference = max(float(np.quantile(level, LOUD_QUANTILE)), SILENT_DBFS)
         flux = _cells(_flux(bands, reference), size).max(axis=1)
         loudness = np.maximum(_cells(level, size).max(axis=1) - reference, FLOOR_DB)
@@ -235,6 +245,7 @@ class HAFMVocalDescriptors:
         median = np.nanmedian(sung) if voiced.any() else 0.0
         interval = sung - median
         glide = np.clip(_change(sung, CHANGE_FRAMES // 2), -LARGEST_GLIDE, LARGEST_GLIDE)
+        # the divisors bring decibels and semitones to the order of 1
         columns = [
             voiced,
             loudness / 20 + 1,
@@ -250,15 +261,15 @@ class HAFMVocalDescriptors:
     def measured(
         self, samples: Samples, frames: int, check_stop: CheckStop | None = None
     ) -> tuple[Array, Array, Array]:
-        """Analyses a mono vocal, padded with silence.
+        """Measures pitch, level and spectrum of a mono vocal 100 times a second; a quiet one is amplified first.
 
         Args:
             samples (float32 [N]): the vocal.
-            frames: T, the tokenizer's frames to cover.
+            frames: T, the tokenizer's frames to cover; beyond the vocal there is silence.
             check_stop: called before each block; an exception that it raises ends the analysis.
 
         Returns:
-            pitches, levels and mel bands as from `block`: float32 [S], [S], [S, 40].
+            pitches in Hz, NaN if unvoiced, levels in dBFS, and mel bands in dB: float32 [S], [S], [S, 40].
         """
         samples = _audible(samples, self.hop)
         count = frames * (FRAME_RATE // self.frame_rate)
@@ -275,16 +286,29 @@ class HAFMVocalDescriptors:
         Returns:
             the frames' pitches in Hz, NaN if unvoiced, levels in dBFS, and mel bands in dB: [n], [n], [n, 40].
         """
+        # with context, so that pitches do not depend on the block's borders
         around = self._cut(samples, start, stop, MARGIN_FRAMES * self.hop)
         pitch = fundamental_frequency(around, self.sampling_rate)[MARGIN_FRAMES : MARGIN_FRAMES + stop - start]
-        windows = np.lib.stride_tricks.sliding_window_view(self._cut(samples, start, stop, self.size // 2), self.size)
-        cut = windows[:: self.hop][: stop - start] * window_function(self.size, "hann").astype(np.float32)
+
+        # Hann windows centred on the frames' times
+        around = self._cut(samples, start, stop, self.size // 2)
+        frames = np.lib.stride_tricks.sliding_window_view(around, self.size)[:: self.hop][: stop - start]
+        windowed = frames * window_function(self.size, "hann").astype(np.float32)  # [n, size]
         filters = mel_filters(self.size, self.sampling_rate, MEL_BANDS, LOWEST_HZ).astype(np.float32)
-        power = np.abs(np.fft.rfft(cut)) ** 2 @ filters
-        return pitch.astype(np.float32), _decibels((cut**2).mean(axis=1)), _decibels(power)
+        power = np.abs(np.fft.rfft(windowed)) ** 2 @ filters
+        return pitch.astype(np.float32), _decibels((windowed**2).mean(axis=1)), _decibels(power)
 
     def _cut(self, samples: Samples, start: int, stop: int, margin: int) -> Samples:
-        """The samples of these analysis frames and `margin` more on both sides, padded with silence at the ends."""
+        """Samples of the analysis frames `start` to `stop` of a vocal, with silence beyond its ends.
+
+        Args:
+            samples (float [N]): the vocal.
+            start, stop: indices of analysis frames at 100 Hz.
+            margin: further samples on both sides.
+
+        Returns:
+            float32 [(stop − start) · hop + 2 · margin].
+        """
         first = start * self.hop - margin
         last = stop * self.hop + margin
         inside = samples[max(first, 0) : max(last, 0)].astype(np.float32, copy=False)
@@ -317,7 +341,8 @@ class PitchContour:
 
     @cached_property
     def held(self) -> Array:
-        """Smoothed pitch where a note is held, NaN where the voice slides or is silent: float32 [T]."""
+        """Smoothed pitch in semitones where a note is held, NaN where the voice slides or is silent: float32 [T]."""
+        # windows around each frame, [T, HELD]; NaN in one makes the comparison false
         around = np.lib.stride_tricks.sliding_window_view(np.pad(self.midi, HELD // 2, constant_values=np.nan), HELD)
         still = around.max(axis=1) - around.min(axis=1) < STILL
         held = np.full(len(self), np.nan, np.float32)
@@ -330,9 +355,11 @@ class PitchContour:
         pitches = self.held[np.isfinite(self.held)]
         if not len(pitches):
             pitches = self.midi[np.isfinite(self.midi)]
-        # of the pitches' distances from semitones, as points on a circle
+        # of the pitches' distances from semitones, as points on a circle: the nearer to it, the more they agree
         mean = np.exp(2j * np.pi * pitches).mean() if len(pitches) else 0.0
-        return float(np.angle(mean + IN_TUNE * (1 - np.abs(mean))) / (2 * np.pi))
+        # the prior is the point of a voice in tune, at angle 0
+        drawn_to_tune = mean + IN_TUNE * (1 - np.abs(mean))
+        return float(np.angle(drawn_to_tune) / (2 * np.pi))
 
     def harmony_cells(self, size: int) -> Array:
         """Pitch-class features, corrected for the voice's tuning, in cells of `size` frames.
@@ -349,15 +376,15 @@ class PitchContour:
             fraction, the largest onset strength, and the mean pitch relative to the voice's median; then
             `ear_features`.
         """
-        # features of parts of cells: H of these, each `part` frames long
-        part = size // HARMONY_PARTS
+        # features of halves of cells, H in all
+        half = size // HARMONY_PARTS
         sung = np.isfinite(self.midi)
         height = self._intervals() / LARGEST_INTERVAL
-        classes = np.stack([self._classes(pitch, part) for pitch in (self.held, self.midi)], axis=2)  # [H, 12, 2]
+        classes = np.stack([self._classes(pitch, half) for pitch in (self.held, self.midi)], axis=2)  # [H, 12, 2]
         extras = np.stack(
-            [_cells(sung, part).mean(1), _cells(self.flux.mean(1), part).max(1), _cells(height, part).mean(1)], axis=1
+            [_cells(sung, half).mean(1), _cells(self.flux.mean(1), half).max(1), _cells(height, half).mean(1)], axis=1
         )  # [H, 3]
-        # parts beyond the end are 0
+        # an odd number of halves is filled up with zeros; both halves of a cell then lie in one row
         count = -(-len(extras) // HARMONY_PARTS)
         missing = (0, count * HARMONY_PARTS - len(extras))
         classes = np.pad(classes, (missing, (0, 0), (0, 0))).reshape(count, HARMONY_PARTS, PITCH_CLASSES, -1)
@@ -366,7 +393,11 @@ class PitchContour:
         return self._with_ear_features(np.concatenate([by_class, extras], axis=1), size)
 
     def _with_ear_features(self, cells: Array, size: int) -> Array:
-        """Cells of `size` frames (float [P, F]), followed by the mean of `ear_features`, if there is any: float32."""
+        """Features of cells of `size` frames (float [P, F]), followed by the means of `ear_features`, if any.
+
+        Returns:
+            float32 [P, F + D]; D is 0 without an ear.
+        """
         if self.ear_features is not None:
             ear_cells = _cells(self.ear_features.astype(np.float32), size).mean(1)
             cells = np.concatenate([cells, ear_cells], axis=1)
@@ -378,16 +409,18 @@ class PitchContour:
         `pitch` (float32 [T]) is in semitones, NaN where nothing sounds.
         """
         sounds = np.isfinite(pitch)
-        above = np.where(sounds, pitch, 0.0).astype(np.float64) - self.tuning
-        below = np.floor(above).astype(np.int64)
-        # a pitch between two semitones counts for both, mostly for the nearer
-        odds = (above - below) / np.maximum(1 - (above - below), 1e-6)
+        tuned = np.where(sounds, pitch, 0.0).astype(np.float64) - self.tuning
+        lower = np.floor(tuned).astype(np.int64)
+        # a pitch between two semitones counts for both, mostly for the nearer; `share` is that of the upper one
+        distance = tuned - lower
+        odds = distance / np.maximum(1 - distance, 1e-6)
         share = sounds * odds**SHARPNESS / (1 + odds**SHARPNESS)
+        # number of frames of each pitch class in each cell
         cell = np.arange(len(self)) // size
-        frames = np.zeros((-(-len(self) // size), PITCH_CLASSES))
-        np.add.at(frames, (cell, below % PITCH_CLASSES), sounds - share)
-        np.add.at(frames, (cell, (below + 1) % PITCH_CLASSES), share)
-        return frames / size
+        counts = np.zeros((-(-len(self) // size), PITCH_CLASSES))
+        np.add.at(counts, (cell, lower % PITCH_CLASSES), sounds - share)
+        np.add.at(counts, (cell, (lower + 1) % PITCH_CLASSES), share)
+        return counts / size
 
     def time_cells(self, size: int) -> Array:
         """Rhythmic features, in cells of `size` frames: float32 [P, 10 + D], of the order of 1.
@@ -398,7 +431,9 @@ class PitchContour:
         sung = np.isfinite(self.midi).astype(np.float32)
         filled = _filled(self.midi)
         glide = np.clip(_change(filled, GLIDE_FRAMES), -LARGEST_GLIDE, LARGEST_GLIDE)
+        # 1 where singing starts, −1 where it ends
         turn = np.append(0.0, np.diff(sung))
+        # values by frame, and how the frames of a cell become one number; the divisors bring them to the order of 1
         columns = [
             (sung, "mean"),
             (np.maximum(turn, 0.0), "max"),
@@ -411,12 +446,11 @@ class PitchContour:
             (self.flux[:, 0], "max"),
             (self.flux[:, 1], "max"),
         ]
-        # `reduction` is the method that makes one number of the frames of a cell
         features = np.stack([getattr(_cells(values, size), reduction)(1) for values, reduction in columns], axis=1)
         return self._with_ear_features(features, size)
 
     def _intervals(self) -> Array:
-        """Semitones above the voice's median, 0 in unvoiced frames: float32 [T]."""
+        """Semitones above the voice's median, within ±`LARGEST_INTERVAL`; 0 in unvoiced frames: float32 [T]."""
         sung = np.isfinite(self.midi)
         median = np.median(self.midi[sung]) if sung.any() else 0.0
         above = np.where(sung, self.midi - median, 0.0)
@@ -429,11 +463,15 @@ def _audible(samples: Samples, size: int) -> Samples:
     Args:
         samples (float32 [N]): the vocal.
         size: samples in the windows whose levels are measured.
+
+    Returns:
+        float32 [N]: brought to −21 dBFS if its loud windows lie between −60 and −21 dBFS, else as it is.
     """
     windows = samples[: len(samples) // size * size].reshape(-1, size)
     power = (windows.astype(np.float64) ** 2).mean(axis=1)
     if not len(power):
         return samples
+    # RMS amplitude of the loud windows
     loud = float(np.quantile(power, LOUD_QUANTILE)) ** 0.5
     least = 10 ** (QUIET_DBFS / 20)
     if 10 ** (SILENT_DBFS / 20) < loud < least:
@@ -452,27 +490,39 @@ def pitch_contour(pitch: Array, level: Array, bands: Array) -> PitchContour:
     if not len(pitch):
         empty = np.zeros(0, np.float32)
         return PitchContour(empty, empty, np.zeros((0, len(FLUX_RANGES)), np.float32))
+    # analysis frames per frame of the contour
     size = FRAME_RATE // CONTOUR_RATE
+    # level of the loud parts in dBFS
     reference = float(np.quantile(level, LOUD_QUANTILE))
+    # onset strength: how far the audible part of bands rises from one analysis frame to the next
     audible = np.maximum(bands - reference, BAND_FLOOR_DB)
     rise = np.maximum(np.diff(audible, axis=0, prepend=audible[:1]), 0.0)
-    flux = np.stack([_cells(rise[:, part].mean(1), size).max(1) for part in FLUX_RANGES], axis=1)
+    flux = np.stack([_cells(rise[:, band_range].mean(1), size).max(1) for band_range in FLUX_RANGES], axis=1)
     loudness = np.maximum(_cells(level, size).max(1) - reference, FLOOR_DB)
     return PitchContour(_steady(pitch, size), loudness.astype(np.float32), normalised(flux))
 
 
 def normalised(flux: NDArray[Any]) -> Array:
-    """Onset strengths (float [T, 2]) in units of their standard deviations: float32 [T, 2]."""
+    """Onset strengths (float [T, 2]) in units of their standard deviations over the song: float32 [T, 2]."""
     return (flux / (flux.std(axis=0) + 1e-6)).astype(np.float32)
 
 
 def _steady(pitch: Array, size: int) -> Array:
-    """Converts pitches in Hz to semitones, averaged over `size` frames and median-filtered: [T · size] → [T]."""
-    midi = midi_pitch(_cells(pitch, size))
+    """Converts pitches in Hz to semitones, averaged over frames and median-filtered.
+
+    Args:
+        pitch (float32 [T · size]): in Hz, NaN if unvoiced.
+        size: frames to average over.
+
+    Returns:
+        float32 [T]: 69 at 440 Hz; NaN if unvoiced, or if no frame nearby is voiced.
+    """
+    midi = midi_pitch(_cells(pitch, size))  # [T, size]
     means = np.full(len(midi), np.nan, np.float32)
     sung = np.isfinite(midi).any(axis=1)
     means[sung] = np.nanmean(midi[sung], axis=1)
     around = np.lib.stride_tricks.sliding_window_view(np.pad(means, VOTES // 2, constant_values=np.nan), VOTES)
+    # a single voiced frame among unvoiced ones is an outlier
     several = sung & (np.isfinite(around).sum(axis=1) > 1)
     steady = np.full(len(midi), np.nan, np.float32)
     steady[several] = np.nanmedian(around[several], axis=1)
@@ -488,6 +538,7 @@ def _flux(bands: Array, reference: float) -> Array:
     """
     audible = np.maximum(bands - reference, BAND_FLOOR_DB)
     rise = np.maximum(audible[RISE_FRAMES:] - audible[:-RISE_FRAMES], 0.0)
+    # 0 in the first and last frames
     flux = np.zeros((len(bands), len(FLUX_BANDS)), np.float32)
     # a rise over three frames is assigned to one between them
     for number, bands_together in enumerate(FLUX_BANDS):
@@ -511,8 +562,9 @@ def _filled(midi: Array) -> Array:
     sung = np.isfinite(midi)
     if not sung.any():
         return np.zeros_like(midi)
-    last = np.maximum.accumulate(np.where(sung, np.arange(len(midi)), int(np.argmax(sung))))
-    return midi[last]
+    # index of the latest voiced frame, or else of the first one
+    latest = np.maximum.accumulate(np.where(sung, np.arange(len(midi)), int(np.argmax(sung))))
+    return midi[latest]
 
 
 def _cells(values: np.ndarray, size: int) -> np.ndarray:
@@ -522,6 +574,6 @@ def _cells(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def _change(values: np.ndarray, frames: int) -> np.ndarray:
-    """Change of values ([T]) from `frames` before to `frames` after each, over shorter distances at the ends."""
+    """Change of values from `frames` before to `frames` after each ([T] → [T]), over shorter distances at the ends."""
     index = np.arange(len(values))
     return values[np.minimum(index + frames, len(values) - 1)] - values[np.maximum(index - frames, 0)]
