@@ -106,7 +106,7 @@ def _parts_of(composite: str) -> dict[str, PartSource]:
 
 
 def _load(sources: Mapping[str, PartSource], stage_dtype: str) -> dict[str, PreTrainedModel]:
-    """Loads the parts that have a source, by name; the stages in `stage_dtype`, the others as they are stored."""
+    """Loads the parts named in `sources`, by name; the stages in `stage_dtype` ("bfloat16" …), others as they are."""
     loaded: dict[str, PreTrainedModel] = {}
     for name, part in PARTS.items():
         if name not in sources:
@@ -123,7 +123,7 @@ def _load(sources: Mapping[str, PartSource], stage_dtype: str) -> dict[str, PreT
 
 
 def _halve_decoder(weights: Path) -> None:
-    """Converts the decoder in a codec's safetensors file to half precision; the codes do not depend on it."""
+    """Converts the decoder in `weights`, a codec's safetensors file, to half precision; codes do not depend on it."""
     tensors = load_file(weights)
     for name, tensor in tensors.items():
         if name.startswith("decoder."):

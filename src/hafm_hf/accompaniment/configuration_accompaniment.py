@@ -60,7 +60,11 @@ class HAFMConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Raises ValueError for the config of a single part: the other parts would silently get the paper's sizes."""
+        """As for any configuration, but refuses that of a single part: the others would get the paper's sizes.
+
+        Raises:
+            ValueError: `config_dict` has the `model_type` of something else than a composite.
+        """
         if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
             raise ValueError(f"This config.json is for model_type {kind!r}, not for a composite; use AutoModel.")
         return super().from_dict(config_dict, **kwargs)

@@ -154,7 +154,10 @@ class HAFMAccompanimentGenerationMixin:
         progress: Progress | None = None,
         **kwargs: Any,
     ) -> HAFMAccompanimentOutput:
-        """Generates an instrumental for each vocal; the arguments are the class's.
+        """Generates an instrumental for each vocal.
+
+        The arguments are described at `HAFMAccompanimentGenerationMixin`: vocals as samples with their rate or as the
+        feature extractor's values, or what `encode` has returned; what is known of the songs; and options.
 
         The samples of all vocals are generated in batches of up to `ROWS_AT_ONCE` rows. A row depends only on its
         inputs, the seed and its sample number, not on the rest of the batch (up to rounding: the batch size may change
@@ -214,7 +217,8 @@ class HAFMAccompanimentGenerationMixin:
         """Generates the instrumental of one vocal and yields audio as soon as a window of the last stage is done.
 
         The concatenated chunks equal the output of `generate`, up to rounding. Closing the iterator ends generation.
-        The arguments are the class's; one vocal and one sample only.
+        The arguments are those of `generate` (described at `HAFMAccompanimentGenerationMixin`), but for one vocal and
+        one sample only, and without an instrumental to keep.
 
         Yields:
             float32 [n] at the model's rate, [C, n] with several channels, on the CPU; with `stems=True` [S, n] or
@@ -334,9 +338,10 @@ class HAFMAccompanimentGenerationMixin:
     def _seeded_torch(
         self: "HAFMForVocalAccompaniment", options: GenerationOptions, seed: int
     ) -> AbstractContextManager[None]:
-        """Context in which the parts compute: torch is seeded, with `options.threads` or as many as suit the stages.
+        """Context in which the parts compute, with torch seeded by `seed`.
 
-        The caller's random state and number of threads are restored afterwards.
+        The number of threads is `options.threads`, or else suits the stages. The caller's random state and number of
+        threads are restored afterwards.
         """
         return seeded_torch(self.device, seed, options.threads or suitable_threads(self.stages.values()))
 

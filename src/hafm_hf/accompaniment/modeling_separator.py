@@ -78,7 +78,15 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         return torch.stft(rows, **windows, pad_mode="constant", return_complex=True).unflatten(0, samples.shape[:-1])
 
     def _windows(self, device: torch.device, sampling_rate: int | None = None) -> dict[str, Any]:
-        """Keyword arguments of torch's STFT: window and hop at a rate in Hz, the network's own by default."""
+        """Keyword arguments of torch's STFT.
+
+        Args:
+            device: of the samples.
+            sampling_rate: of the samples, in Hz; `config.sampling_rate` if None.
+
+        Returns:
+            "n_fft" and "hop_length" in samples, and the "window", float32 [n_fft].
+        """
         n_fft = self.config.at_rate(self.config.n_fft, sampling_rate)
         hop_length = self.config.at_rate(self.config.hop_length, sampling_rate)
         return {"n_fft": n_fft, "hop_length": hop_length, "window": torch.hann_window(n_fft, device=device)}
@@ -136,9 +144,15 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
     def separate(
         self, instrumental: torch.Tensor, sampling_rate: int | None = None, check_stop: CheckStop | None = None
     ) -> torch.Tensor:
-        """A whole instrumental (float32 [C, N], any length) in bounded memory → float32 [S, C, N] on the CPU.
+        """Splits a whole instrumental into its stems, in bounded memory.
 
-        `check_stop` is called before each piece; an exception that it raises ends the separation.
+        Args:
+            instrumental (float32 [C, N]): of any length.
+            sampling_rate: in Hz; `config.sampling_rate` if None.
+            check_stop: called before each piece of PIECE_SECONDS; an exception that it raises ends the separation.
+
+        Returns:
+            float32 [S, C, N] on the CPU.
         """
         stream = SeparatorStream(self, sampling_rate)
         pieces = instrumental.split(PIECE_SECONDS * (sampling_rate or self.config.sampling_rate), dim=-1)

@@ -59,7 +59,7 @@ class Option:
     fields: tuple[str, ...] = ()
 
     def check(self, name: str, value: Any) -> None:
-        """Refuses a value of the wrong type or out of range.
+        """Refuses a value of the wrong type or out of range for the option, whose name is `name`.
 
         Raises:
             ValueError: naming the option, its value and the values allowed.

@@ -125,7 +125,7 @@ def tokenizer_of(stream: str) -> str:
 
 
 def part_classes(config: Any) -> dict[str, type[PreTrainedModel]]:
-    """Classes of the parts that a composite with this configuration (`HAFMConfig`) has, by name."""
+    """Classes of the parts that a composite with the configuration `config` (`HAFMConfig`) has, by name."""
     classes = {}
     for name, part in PARTS.items():
         if getattr(config, f"{name}_config", None) is not None:
@@ -135,7 +135,7 @@ def part_classes(config: Any) -> dict[str, type[PreTrainedModel]]:
 
 
 def check_names(parts: Container[str]) -> None:
-    """Raises ValueError if a required part is missing."""
+    """Raises ValueError if a required part is not among the names in `parts`."""
     missing = [name for name, part in PARTS.items() if name not in parts and not part.optional]
     if missing:
         raise ValueError(f"Name every part; missing: {', '.join(missing)}.")

@@ -437,6 +437,10 @@ class HAFMPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, Any], mix: MixOptions) -> dict[str, Any] | list[dict[str, Any]]:
         """Resamples the songs of one vocal that `_forward` has generated, pastes the spans to keep, and mixes them.
 
+        Args:
+            model_outputs: from `_forward`, for one vocal.
+            mix: how to mix, and the output rate.
+
         Returns:
             The song as `__call__` returns it; for several samples, a list of songs.
         """
@@ -446,6 +450,7 @@ class HAFMPipeline(Pipeline):
         model_rate = self.model.sampling_rate
         rate = self._output_rate(generated["vocal_rate"], mix)
         vocal = self._vocal_for_mix(generated["vocal"], generated["vocal_rate"], rate, encoded)
+
         songs = []
         for variation in generated["variations"]:
             # the stems, or the instrumental as the only track

@@ -272,7 +272,7 @@ def name_problem(shown: str, files: Iterable[Path]) -> str:
 
 
 def report_vocal(vocal: str, error: Exception, as_json: bool) -> None:
-    """Reports that a vocal can't be used, on stderr and, if asked for, as a line of JSON."""
+    """Reports that a vocal can't be used, on stderr and, with `as_json`, as a line of JSON on stdout."""
     report_error(error)
     if as_json:
         say(json.dumps({"vocal": vocal, "error": str(error)}))
@@ -280,6 +280,10 @@ def report_vocal(vocal: str, error: Exception, as_json: bool) -> None:
 
 def check_output(out: Path, files: list[Path]) -> None:
     """Checks before minutes of work that results can be written.
+
+    Args:
+        out: the output folder, which may not exist yet.
+        files: files that must not exist yet.
 
     Raises:
         typer.BadParameter: if one of the files exists, or the path of the folder is a file.
@@ -296,7 +300,16 @@ def check_output(out: Path, files: list[Path]) -> None:
 
 
 def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeline:
-    """Loads the pipeline of a model onto a device; errors say what to do instead."""
+    """Loads the pipeline of a model onto a device.
+
+    Args:
+        model: folder or hub id; the bundled hafm-tiny if None.
+        device: "auto" for the best one of this machine.
+        dtype: precision of the stages; "auto" is float32.
+
+    Raises:
+        HAFMCommandError: if the model cannot be loaded, or the machine has no such device.
+    """
     import torch
 
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment

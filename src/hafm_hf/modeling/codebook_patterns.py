@@ -217,7 +217,10 @@ class DelayPattern(CodebookPattern):
         kept: torch.Tensor | None = None,
         row_frames: torch.Tensor | None = None,
     ) -> SlotPlan:
-        """As in `CodebookPattern`; slots that are known in part are generated again, with the known part kept."""
+        """Plans the slots that generate `frames` frames after the known ones; arguments as in `CodebookPattern`.
+
+        Slots that are known in part are generated again, with the known part kept.
+        """
         batch, _, known_frames = known.shape
         if kept is None:
             kept = known.new_full((batch, self.num_codebooks, frames), FREE)

@@ -814,10 +814,13 @@ class FastGenerator:
         return self.slot_scores(kind, ids, slot, bias)
 
     def _graphed_scores(self, kind: int, ids: torch.Tensor, slot: int, bias: torch.Tensor) -> torch.Tensor | None:
-        """`slot_scores`, with the same arguments, by a CUDA graph: float [B·C, V].
+        """Scores of a slot by a CUDA graph: float [B·C, V]; None if graphs have just been turned off.
 
         The first graph's scores are compared with those of `slot_scores`. If capturing fails or they deviate, graphs
-        are turned off, with a warning, and the result is None.
+        are turned off, with a warning.
+
+        Args:
+            kind, ids, slot, bias: as for `slot_scores`; `slot` is an int.
         """
         # the slot as a tensor: a graph would keep the first call's number
         arguments = (ids, self.layout.slot[slot : slot + 1], bias)

@@ -557,7 +557,8 @@ class HAFMGenerationMixin(GenerationMixin):
     ) -> Any:
         """Makes the cache as long as the conditioning and the target together.
 
-        Sets `target_frames` in `model_kwargs`, the number of frames of the target, if it is not given.
+        Sets `target_frames` in `model_kwargs`, the number of frames of the target, if it is not given. Arguments and
+        result are those of transformers' method; `max_cache_length` counts the target's slots.
         """
         # max_length counts slots, the first being BOS; a target that is continued later may end after this call's
         if not model_kwargs.get("target_frames"):

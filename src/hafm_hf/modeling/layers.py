@@ -157,10 +157,15 @@ def causal_bucket(distance: torch.Tensor, num_buckets: int, max_distance: int) -
 
 
 def signed_bucket(distance: torch.Tensor, num_buckets: int, max_distance: int) -> torch.Tensor:
-    """Buckets of distances query − key of either sign: int64 [...] → int64 [...], 0 to num_buckets − 1.
+    """Buckets of distances of either sign, half of them for each sign; within a half, those of `causal_bucket`.
 
-    Distance 0 and keys in the past use the lower half of the buckets, keys in the future the upper. Within a half,
-    buckets are those of `causal_bucket`.
+    Args:
+        distance (int64 [...]): query − key, so negative for keys in the future.
+        num_buckets: number of buckets for both signs together.
+        max_distance: where the last bucket of each half ends.
+
+    Returns:
+        Bucket of each distance, int64 [...]: the lower half for distances ≥ 0, the upper for negative ones.
     """
     half = num_buckets // 2
     return causal_bucket(distance.abs(), half, max_distance) + half * (distance < 0)
@@ -245,7 +250,12 @@ class RelativeAttentionBias(nn.Module):
         return F.embedding(buckets, self._table()).permute(0, 3, 1, 2).contiguous()
 
     def by_bucket(self, query: TokenLayout, key: TokenLayout, seen: torch.Tensor) -> "BucketedBias":
-        """The bias of `forward`, with the same arguments, in the form that `chunked_attention` reads."""
+        """The bias of `forward` in the form that `chunked_attention` reads.
+
+        Args:
+            query, key: layouts of the m query slots and the n key slots.
+            seen (bool [1 or B, m, n]): where it is False, the bias is the lowest number of its dtype.
+        """
         # hidden keys have the row after the last bucket, which `_table` adds
         buckets = torch.where(seen, self.buckets(query, key), self.weight.shape[0])
         table = self._table()
@@ -324,9 +334,15 @@ def _attend(
     reach: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
-    """`chunked_attention` with the fields of its `BucketedBias`: float [B, m, H, d].
+    """`chunked_attention` with the fields of its bias, since operators of torch take no dataclasses.
 
-    `table` and `buckets` are read in the backward pass only, for the gradient of the bias.
+    Args:
+        query (float [B, H, m, d]), key, value (float [B, H, n, d]), scaling: as for `chunked_attention`.
+        table, bias, buckets, reach: fields of its `BucketedBias`; `bias` is `values`. The table and buckets are read
+            in the backward pass only, for the gradient of the bias.
+
+    Returns:
+        float [B, m, H, d].
     """
     output = _zeros_slots_first(query)
     for queries, keys in _chunks(reach):
@@ -418,9 +434,15 @@ def _save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor)
 
 
 def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """Gradients of the eight arguments of `_attend`, for `upstream` (float [B, m, H, d]), that of its output.
+    """Gradients of the eight arguments of `_attend`.
 
-    None for those without: `bias`, whose gradient goes to `table`, `buckets`, `reach` and `scaling`.
+    Args:
+        ctx: what `_save_for_gradients` has kept.
+        upstream (float [B, m, H, d]): gradient of the output.
+
+    Returns:
+        Those of query, key, value and table; None for `bias`, whose gradient goes to the table, and for `buckets`,
+        `reach` and `scaling`.
     """
     grad_query, grad_key, grad_value, grad_table = _gradients(upstream, *ctx.saved_tensors, ctx.scaling)
     by_head = [grad.transpose(1, 2) for grad in (grad_query, grad_key, grad_value)]  # [B, H, slots, d]
@@ -729,7 +751,15 @@ class HAFMConditioningMixer(nn.Module):
         self.out_proj = nn.Linear(width, width, bias=False)
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Frames float [B, T_c, D] → [B, T_c, D]; padding, where `mask` (bool [B, T_c]) is False, counts as zeros."""
+        """Adds to each conditioning frame what surrounds it.
+
+        Args:
+            frames (float [B, T_c, D]): embedded conditioning.
+            mask (bool [B, T_c], *optional*): False where it is padding, which counts as zeros.
+
+        Returns:
+            float [B, T_c, D].
+        """
         if mask is not None:
             frames = frames.masked_fill(~mask[..., None].bool(), 0.0)
         around = self.around(self.in_proj(frames).transpose(1, 2)).transpose(1, 2)

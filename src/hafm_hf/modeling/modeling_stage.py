@@ -304,10 +304,14 @@ class HAFMDecoder(HAFMPreTrainedModel):
         report: StepReport | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states of the L target slots, float [B, L, D]; see the class for the arguments.
+        """Hidden states of the L target slots, float [B, L, D].
 
-        With `target_only`, as in training, the last layer (and its attentions) is limited to the target's slots.
-        `report` is called with 0 before each layer, so that a long pass can be ended by an exception.
+        Args:
+            input_ids (int64 [B·C, L]), conditioning_ids (int64 [B, K, T_c]), conditioning_mask, attention_mask,
+                null_conditioning, cache, use_cache, conditioning_is_cached: described at the class.
+            target_only: whether the last layer (and its attentions) is limited to the target's slots, as in training.
+            report: called with 0 before each layer, so that a long pass can be ended by an exception.
+            kwargs: for the attention function.
         """
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)

@@ -84,7 +84,10 @@ class RunFolder:
         return sorted(path for path in complete if path.suffix != ".part")
 
     def save_checkpoint(self, progress: RunProgress) -> None:
-        """Saves everything needed to resume, and deletes the oldest checkpoints.
+        """Saves everything needed to resume, and deletes all but the `keep` newest checkpoints.
+
+        Args:
+            progress: of the run, saved with the accelerator's state; its step names the checkpoint.
 
         Raises:
             OSError: when it can't be written; earlier checkpoints stay intact.

@@ -53,6 +53,9 @@ class StreamSlice:
 def stage_streams(config: HAFMStageConfig) -> list[StreamSlice]:
     """The corpus streams that a stage reads, in the order of its sources, and last the one that it predicts.
 
+    Args:
+        config: the stage's, with the sizes of its codebooks.
+
     Raises:
         ValueError: for a model type that is not a stage.
     """

@@ -80,7 +80,12 @@ def check_styles(styles: Sequence[str], corpus: datasets.Dataset, name: str) -> 
 
 
 def validation_crops(data: DataArguments, config: HAFMStageConfig) -> TokenCrops | None:
-    """Validation crops of a stage; None if validation is turned off or the corpus has no such split."""
+    """Validation crops of a stage; None if validation is turned off or the corpus has no such split.
+
+    Args:
+        data: names the corpus, the split ("none" turns validation off) and the length of crops.
+        config: the stage's.
+    """
     if data.validation_split == "none":
         return None
     try:

@@ -32,7 +32,10 @@ Batch = dict[str, torch.Tensor]
 
 
 def finite_mean(losses: torch.Tensor, accelerator: Accelerator) -> float:
-    """Mean of the finite losses (float [N]) of all processes; NaN if there are none."""
+    """Mean of the finite ones among the losses (float [N]) of all the accelerator's processes; NaN if there are none.
+
+    Every process has to call it.
+    """
     finite = torch.isfinite(losses)
     total_and_count = torch.stack([torch.where(finite, losses, 0.0).sum(), finite.sum().to(losses.dtype)])
     # over all processes

@@ -128,7 +128,7 @@ def clustered_mean(values: torch.Tensor, clusters: list[str]) -> tuple[float, fl
 
 
 def other_tracks(tracks: list[str]) -> list[int] | None:
-    """For each clip, the index of a clip of another track, whose conditioning it is paired with.
+    """For each clip (`tracks` names its track), the index of a clip of another track to take the conditioning from.
 
     Clips are sorted by track and rotated by half their number, so that each clip's conditioning is used exactly once.
     None if one track has more than half of the clips, since no such pairing exists then.
