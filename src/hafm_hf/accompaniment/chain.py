@@ -103,7 +103,7 @@ class StageChain:
         return _together([self.tokens(stream, number) for stream in acoustic])
 
     def tokens(self, stream: str, number: int) -> torch.Tensor:
-        """The tokens of a song so far, int64 [Q, T].
+        """The tokens of a song that are final so far, int64 [Q, T].
 
         Args:
             stream: a stream that a stage reads or writes, by its name in `PARTS`: "vocal_semantic", "coarse" …

@@ -94,7 +94,10 @@ def _pop_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig
 
 
 def config_json(config: HAFMConfig) -> str:
-    """A composite's configuration as JSON, without the parts' origins (`_name_or_path`, `auto_map`)."""
+    """A composite's configuration as JSON for its config.json.
+
+    Without what depends on where the parts were loaded from (`_name_or_path`, `auto_map`).
+    """
 
     def without_origins(values: dict[str, Any]) -> dict[str, Any]:
         """The values without origins, at all levels."""

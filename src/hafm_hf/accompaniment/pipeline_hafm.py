@@ -579,6 +579,9 @@ def unwrapped(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
         vocal: in any form that `HAFMPipeline.__call__` accepts.
         sampling_rate: rate of samples that come without one.
 
+    Returns:
+        A path, URL, file object, bytes or samples; their rate, None for files; the name.
+
     Raises:
         HAFMAudioError: for a dict without audio, or if decoding fails.
     """

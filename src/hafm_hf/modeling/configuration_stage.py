@@ -238,7 +238,11 @@ class HAFMStageConfig(PreTrainedConfig):
             raise ValueError(f"bos_token_id is {self.bos_token_id}; it must be {self.codebook_size}, after the codes.")
 
     def validate_choices(self) -> None:
-        """Refuses unknown names and rates out of range."""
+        """Refuses unknown names, and numbers out of range.
+
+        Raises:
+            ValueError: names the field, its value, and what is allowed.
+        """
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")

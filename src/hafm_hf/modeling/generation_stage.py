@@ -49,9 +49,10 @@ def for_guidance(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor:
 
 
 def null_rows(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor | None:
-    """Which rows of `for_guidance(tensor, …)` see no conditioning: bool [2B] for a tensor [B, …].
+    """Which rows see no conditioning after `for_guidance` has doubled those of a tensor [B, …]: the second half.
 
-    None for a scale of 1, with which there is no guidance and the rows are not doubled.
+    Returns:
+        bool [2B]; None for a scale of 1, with which there is no guidance and the rows are not doubled.
     """
     if guidance_scale == 1.0:
         return None
@@ -522,7 +523,11 @@ class HAFMGenerationMixin(GenerationMixin):
         return inputs, name, model_kwargs
 
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, mode_kwargs: Any) -> None:
-        """Raises ValueError for anything but sampling and greedy search."""
+        """Refuses anything but sampling and greedy search, after transformers' checks of the same arguments.
+
+        Raises:
+            ValueError: names the settings to leave out.
+        """
         super()._validate_generation_mode(generation_mode, generation_config, mode_kwargs)
         simple = generation_mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
         if not simple or generation_config.prefill_chunk_size is not None:

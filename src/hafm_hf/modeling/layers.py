@@ -58,7 +58,7 @@ class TokenLayout:
     valid: torch.Tensor
 
     def select(self, slots: torch.Tensor) -> "TokenLayout":
-        """The attributes of some of the slots (int64 [m])."""
+        """The attributes of the slots with these indices (int64 [m]), in their order."""
         return TokenLayout(
             self.slot[slots], self.source[slots], self.frame[:, slots], self.position[:, slots], self.valid[:, slots]
         )
@@ -338,8 +338,10 @@ def _attend(
 
     Args:
         query (float [B, H, m, d]), key, value (float [B, H, n, d]), scaling: as for `chunked_attention`.
-        table, bias, buckets, reach: fields of its `BucketedBias`; `bias` is `values`. The table and buckets are read
-            in the backward pass only, for the gradient of the bias.
+        table (float [buckets + 1, H]), buckets (int64 [1 or B, m, n]): read in the backward pass only, which sums the
+            gradient of the bias by bucket.
+        bias (float [1 or B, H, m, n]): added to the scores.
+        reach (int64 [m]): for each query, the index after the last key that it may see.
 
     Returns:
         float [B, m, H, d].
@@ -371,8 +373,8 @@ def _gradients(
 
     Args:
         upstream, output (float [B, m, H, d]): the output's gradient, and the output.
-        query (float [B, H, m, d]), key, value (float [B, H, n, d]), scaling: as for `chunked_attention`.
-        table, bias, buckets, reach: fields of its `BucketedBias`; `bias` is `values`.
+        query (float [B, H, m, d]), key, value (float [B, H, n, d]), table (float [buckets + 1, H]), bias (float [1 or
+            B, H, m, n]), buckets (int64 [1 or B, m, n]), reach (int64 [m]), scaling: the arguments of `_attend`.
     """
     grad_query = _zeros_slots_first(query)
     grad_key = _zeros_slots_first(key)
@@ -403,10 +405,10 @@ def _chunks(reach: torch.Tensor) -> list[tuple[slice, slice]]:
     """Cuts the queries into chunks of CHUNK.
 
     Args:
-        reach (int64 [m]): of each query, the number of first keys among which all are that it may see.
+        reach (int64 [m]): for each query, the index after the last key that it may see in any row of the batch.
 
     Returns:
-        For each chunk, the slice of its queries and that of the keys which any of them may see.
+        For each chunk, the slice of its queries and that of the keys up to the last one that any of them may see.
     """
     chunks = []
     for begin in range(0, len(reach), CHUNK):
@@ -417,7 +419,7 @@ def _chunks(reach: torch.Tensor) -> list[tuple[slice, slice]]:
 
 
 def _chunk_weights(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Attention weights of one head: query [B, m, d], key [B, n, d], bias [1 or B, m, n] → [B, m, n]."""
+    """Attention weights of one head: float query [B, m, d], key [B, n, d] and bias [1 or B, m, n] → [B, m, n]."""
     return torch.baddbmm(bias, query, key.mT, alpha=scaling).softmax(dim=-1)
 
 

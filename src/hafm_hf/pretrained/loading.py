@@ -124,6 +124,7 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
         OSError: if the model or its weights cannot be found.
     """
     source = model_source(source, **options)
+    # our classes check the files themselves
     if not issubclass(model_class, SafeLoadingMixin):
         check_checkpoint(model_class, source, **options)
     model, info = model_class.from_pretrained(source, output_loading_info=True, **{**options, "use_safetensors": True})
@@ -220,7 +221,7 @@ def fingerprint(model: torch.nn.Module, without: str | None = None) -> str:
 
 
 def _where(source: str | os.PathLike[str], options: dict[str, Any]) -> str:
-    """A model's folder or hub id, with the subfolder among the options of its loading if there is one."""
+    """A model's folder or hub id, followed by "/" and `options["subfolder"]` if there is one, for messages."""
     return "/".join(filter(None, (str(source), options.get("subfolder"))))
 
 

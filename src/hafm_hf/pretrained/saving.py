@@ -69,7 +69,10 @@ class HAFMHubMixin(SafeLoadingMixin):
             self.push_to_hub(repo_id or Path(save_directory).name, **upload)
 
     def _save_files(self, folder: Path, **kwargs: Any) -> None:
-        """Writes the files of `save_pretrained`, with its options; the main process adds auto_map and checksums."""
+        """Writes the files of `save_pretrained` to a folder; `kwargs` are its options.
+
+        The main process adds `auto_map` to config.json, and writes checksums again where there are any.
+        """
         model: Any = super()
         model.save_pretrained(folder, **kwargs)
         if kwargs.get("is_main_process", True):
