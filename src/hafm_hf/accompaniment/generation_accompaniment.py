@@ -487,6 +487,7 @@ def variations_of(
     variations = []
     for number in range(options.num_samples):
         variation = replace(encoded, variation=number)
+        # none if a style was given, or the model has none
         if encoded.styles and not keeps_spans:
             variation = encoder.in_style(variation, encoded.styles[number % len(encoded.styles)])
         variations.append(variation)

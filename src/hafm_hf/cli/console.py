@@ -116,7 +116,10 @@ def require_packages(*modules: str) -> None:
 
 @contextmanager
 def loading(model: str | None) -> Iterator[None]:
-    """Turns an error while a model is loaded into one sentence; HAFM_DEBUG=1 shows the details."""
+    """Turns an error while a model is loaded in the block into a HAFMCommandError of one sentence.
+
+    `model` is a folder or hub id, None for the bundled model. HAFM_DEBUG=1 shows the details.
+    """
     try:
         yield
     except Exception as error:

@@ -476,7 +476,7 @@ class CudaGraphed:
         self.result = torch.empty(0)
 
     def fits(self, *arguments: torch.Tensor) -> bool:
-        """Whether the arguments have the shapes of earlier ones."""
+        """Whether the arguments have the shapes of the first ones, if there were any, which the graph is for."""
         return not self.arguments or [new.shape for new in arguments] == [old.shape for old in self.arguments]
 
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:

@@ -110,7 +110,7 @@ class RunFolder:
                 shutil.rmtree(old)
 
     def save_stage(self, model: PreTrainedModel, name: str) -> None:
-        """Saves a stage under `name`, atomically, for `from_pretrained` to load.
+        """Saves a stage as the subfolder `name` ("best", "final"), atomically, for `from_pretrained` to load.
 
         Raises:
             OSError: when it can't be written; a stage saved there before stays intact.

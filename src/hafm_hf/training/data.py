@@ -154,7 +154,7 @@ def load_token_corpus(
 
 
 def _can_be_read(path: Path) -> bool:
-    """Whether the columns that training reads are intact in a Parquet file."""
+    """Whether the columns that training reads are intact in the Parquet file at `path`; they are read whole."""
     try:
         parquet.read_table(path, columns=list(COLUMNS))
     except (pyarrow.ArrowException, OSError):

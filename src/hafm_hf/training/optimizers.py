@@ -25,7 +25,7 @@ class FullPrecisionMuon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Performs one step; returns the loss that `closure` returns, if given."""
+        """Updates the weights that have gradients; returns the loss that `closure` computes, or None without one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

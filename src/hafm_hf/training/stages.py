@@ -138,7 +138,10 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
 
 
 def known_tokenizers(stage: StageArguments, info: TokenCorpusInfo) -> dict[str, str]:
-    """Fingerprints of the tokenizers that made the tokens a stage learns; unknown ones are omitted."""
+    """Fingerprints of the tokenizers that made the tokens a stage learns, by the name of the part.
+
+    They are those of the corpus (`info`); unknown ones are omitted.
+    """
     fingerprints = {name: getattr(info, name) for name in stage_parts()[stage.stage].tokenizers}
     return {name: fingerprint for name, fingerprint in fingerprints.items() if fingerprint}
 
@@ -169,9 +172,16 @@ def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:
 
 
 def add_adapters(model: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0) -> Any:
-    """Adds LoRA adapters of rank `rank`, scaled by `alpha` / `rank`, to a stage's linear layers.
+    """Adds LoRA adapters to a stage's linear layers; everything else of the stage is frozen.
 
-    `dropout` is that of the adapters' inputs; everything else of the stage is frozen.
+    Args:
+        model: the stage, which is changed.
+        rank: of the adapters.
+        alpha: they are scaled by `alpha` / `rank`.
+        dropout: probability of dropout on their inputs.
+
+    Returns:
+        The `PeftModel` around the stage.
 
     Raises:
         ModuleNotFoundError: without `peft`.
