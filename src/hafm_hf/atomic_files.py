@@ -56,7 +56,12 @@ def _sync_folder(path: Path) -> None:
 
 
 def replace_folder(temporary: Path, folder: Path) -> None:
-    """Replaces a folder by a complete new one; if that fails, the old one is restored."""
+    """Replaces a folder by a complete new one; if that fails, the old one is restored.
+
+    Args:
+        temporary: the new folder, on the same file system; it is moved.
+        folder: where it goes; may not exist yet.
+    """
     old = temporary.with_name(f"{temporary.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -70,7 +75,7 @@ def replace_folder(temporary: Path, folder: Path) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Writes JSON atomically, in ASCII; paths that are not UTF-8 survive as escapes."""
+    """Writes `content` to `path` as JSON, atomically, in ASCII; paths in it that are not UTF-8 survive as escapes."""
     with replacing(path) as file:
         file.write(json.dumps(content, indent=1).encode("ascii") + b"\n")
 
@@ -78,12 +83,13 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
 def too_long(path: str | os.PathLike[str]) -> str:
     """Why a file can't be created because of its name's length, as the end of a sentence; empty if it can."""
     path = Path(path)
+    # limits are those of the file system that the file would be on
     existing = next(folder for folder in path.absolute().parents if os.path.isdir(folder))
     try:
         most_name = os.pathconf(existing, "PC_NAME_MAX")
         most_path = os.pathconf(existing, "PC_PATH_MAX")
     except (AttributeError, OSError, ValueError):
-        # Windows has no pathconf, and its own limit on paths depends on a setting
+        # Windows has no pathconf, and its own limit on paths depends on a setting: 0 for none
         most_name = MOST_NAME_LENGTH
         most_path = 0
     unit = "characters" if ON_WINDOWS else "bytes"
@@ -104,7 +110,7 @@ def _length(name: str) -> int:
 
 
 def possible_name(name: str) -> str:
-    """A file name without the characters that names can't have here; those in URLs come from other systems."""
+    """A file name with _ for each character that names can't have on this system; URLs may come from another."""
     return re.sub(r'[<>:"/\\|?*\x00-\x1f]' if ON_WINDOWS else r"[/\x00]", "_", name)
 
 

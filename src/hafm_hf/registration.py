@@ -43,7 +43,10 @@ def register() -> None:
         logging.getLogger("transformers.pipelines").addFilter(lambda said: str(BUNDLED_MODEL) not in said.getMessage())
 
 
-def _without_code_copies(kind: Any) -> Any:
-    """Disables `register_for_auto_class`: transformers must not copy the code of our classes next to saved weights."""
-    kind.register_for_auto_class = classmethod(lambda cls, auto_class=None: None)
-    return kind
+def _without_code_copies(registered_class: Any) -> Any:
+    """Disables `register_for_auto_class` of a class, which is changed and returned.
+
+    transformers must not copy the code of our classes next to saved weights.
+    """
+    registered_class.register_for_auto_class = classmethod(lambda cls, auto_class=None: None)
+    return registered_class

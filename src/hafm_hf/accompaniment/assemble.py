@@ -60,6 +60,7 @@ def assemble_composite(
     if stage_dtype not in STAGE_DTYPES:
         raise ValueError(f"stage_dtype is {stage_dtype!r}; choose one of {', '.join(STAGE_DTYPES)}.")
     _check_output(output)
+
     loaded = _load(sources, stage_dtype)
     _check_tokenizers(loaded)
     _choose_settings(loaded)
@@ -69,6 +70,7 @@ def assemble_composite(
         raise ValueError(str(error.__cause__ or error)) from error
     if base is not None:
         composite.style_sounds = read_style_sounds(model_source(base), composite.styles)
+
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{output.name}.part-", dir=output.parent) as scratch:
         temporary = Path(scratch) / "new"
@@ -104,7 +106,7 @@ def _parts_of(composite: str) -> dict[str, PartSource]:
 
 
 def _load(sources: Mapping[str, PartSource], stage_dtype: str) -> dict[str, PreTrainedModel]:
-    """Loads the parts by name; the stages in `stage_dtype`."""
+    """Loads the parts named in `sources`, by name; the stages in `stage_dtype` ("bfloat16" …), others as they are."""
     loaded: dict[str, PreTrainedModel] = {}
     for name, part in PARTS.items():
         if name not in sources:
@@ -121,7 +123,7 @@ def _load(sources: Mapping[str, PartSource], stage_dtype: str) -> dict[str, PreT
 
 
 def _halve_decoder(weights: Path) -> None:
-    """Converts a codec's decoder to half precision on disk; its codes do not depend on the decoder."""
+    """Converts the decoder in `weights`, a codec's safetensors file, to half precision; codes do not depend on it."""
     tensors = load_file(weights)
     for name, tensor in tensors.items():
         if name.startswith("decoder."):
@@ -130,7 +132,10 @@ def _halve_decoder(weights: Path) -> None:
 
 
 def _choose_settings(parts: Mapping[str, PreTrainedModel]) -> None:
-    """Applies `LEAD_SHEET_SETTINGS` to stages that read a lead sheet and still have the paper's generation config."""
+    """Applies `LEAD_SHEET_SETTINGS` to stages that read a lead sheet and still have the paper's generation config.
+
+    The generation configs of these parts (by name) are changed in place.
+    """
     for name in LEAD_SHEET_SETTINGS.keys() & parts.keys():
         stage: Any = parts[name]
         settings = LEAD_SHEET_SETTINGS[name]
@@ -156,7 +161,11 @@ def _check_output(output: Path) -> None:
 
 
 def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
-    """Refuses a tokenizer or codec whose weights (centroids, codebooks) differ from those a stage was trained on."""
+    """Refuses a tokenizer or codec whose weights (centroids, codebooks) differ from those a stage was trained on.
+
+    Raises:
+        ValueError: names the stage (`parts` are by name) and the fingerprints.
+    """
     fingerprints = {
         "semantic_tokenizer": tokenizer_fingerprint(parts["semantic_tokenizer"]),
         "codec": codec_fingerprint(parts["codec"]),

@@ -52,8 +52,10 @@ class StageChain:
         self.table = stage_parts()
         # the stage that writes each stream
         self.writers = {self.table[name].writes: name for name in stages}
+        # length of each stream in frames, for every song
         frames = {VOCAL: [len(encoded.tokens) for encoded in encoder_outputs]}
         decoding = options.decoding or default_decoding(stages.values())
+        # of the codec, of the next stage that generates its codes
         first_codebook = 0
         for number, (name, stage) in enumerate(stages.items()):
             config = stage.decoding_config(
@@ -101,13 +103,23 @@ class StageChain:
         return _together([self.tokens(stream, number) for stream in acoustic])
 
     def tokens(self, stream: str, number: int) -> torch.Tensor:
-        """The tokens of a song that a stage reads or writes (by the names in `PARTS`), so far: int64 [Q, T]."""
+        """The tokens of a song that are final so far, int64 [Q, T].
+
+        Args:
+            stream: a stream that a stage reads or writes, by its name in `PARTS`: "vocal_semantic", "coarse" …
+            number: index of the song.
+        """
         if stream in self.writers:
             return self.runs[self.writers[stream]].codes(number)
         return self.encoder_outputs[number].tokens[None]
 
     def _advance(self, name: str, frames: int | None = None) -> None:
-        """Runs a stage on, to `frames` or to the end of its batch of windows, and those before as far as it needs."""
+        """Runs a stage on, and before it the stages that it reads, as far as it needs them; for a single song.
+
+        Args:
+            name: of the stage.
+            frames: number of the song's frames at which to stop; None for the end of the batch of windows.
+        """
         run = self.runs[name]
         for stream in self.table[name].reads:
             if stream in self.writers:
@@ -118,7 +130,7 @@ class StageChain:
             run.advance(self._conditioning(name), frames)
 
     def _conditioning(self, name: str) -> list[torch.Tensor]:
-        """The conditioning of a stage that exists so far: int64 [K, T_c] for each row."""
+        """The conditioning of a stage (by its name) that exists so far: int64 [K, T_c] for each song."""
         conditioning = []
         for number, encoded in enumerate(self.encoder_outputs):
             streams = [self.tokens(stream, number) for stream in self.table[name].reads]
@@ -129,6 +141,6 @@ class StageChain:
 
 
 def _together(streams: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stacks streams (int64 [Q, T] each), cut to the shortest."""
+    """Stacks streams (int64 [Q, T] each), cut to the shortest, along the first dimension: int64 [sum of Q, T]."""
     length = min(stream.shape[1] for stream in streams)
     return torch.cat([stream[:, :length] for stream in streams])

@@ -16,7 +16,7 @@ from .parts import PARTS, VOCAL, StageEntry, stage_parts
 
 
 def _default_config(name: str) -> SubConfigSpec:
-    """How the composite's configuration makes that of a part."""
+    """How the composite's configuration makes that of a part (its name in `PARTS`)."""
     part = PARTS[name]
     if name == "codec":
         # may be of any family that `codec_format` supports
@@ -60,7 +60,11 @@ class HAFMConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Raises ValueError for the config of a single part: the other parts would silently get the paper's sizes."""
+        """As for any configuration, but refuses that of a single part: the others would get the paper's sizes.
+
+        Raises:
+            ValueError: `config_dict` has the `model_type` of something else than a composite.
+        """
         if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
             raise ValueError(f"This config.json is for model_type {kind!r}, not for a composite; use AutoModel.")
         return super().from_dict(config_dict, **kwargs)
@@ -76,7 +80,11 @@ class HAFMConfig(PreTrainedConfig):
         return describe_codec(config) if name == "codec" else config.describe()
 
     def validate_agreement(self) -> None:
-        """Refuses parts whose vocabularies or rates do not match."""
+        """Refuses parts whose vocabularies or rates do not match.
+
+        Raises:
+            ValueError: names the value that does not fit, and the one needed.
+        """
         check_codec_config(self.codec_config)
         tokenizer = self.semantic_tokenizer_config
         codec = self.codec_format
@@ -89,6 +97,7 @@ class HAFMConfig(PreTrainedConfig):
             stage = stage_parts()[name]
             sizes[stage.writes] = config.codebook_sizes if stage.acoustic else sizes[VOCAL]
             rates[stage.writes] = codec.frame_rate if stage.acoustic else rates[VOCAL]
+
         for name, config in configs.items():
             stage = stage_parts()[name]
             sizes_read = [sizes[stream] for stream in stage.reads]
@@ -96,6 +105,8 @@ class HAFMConfig(PreTrainedConfig):
             _check_equal(f"{name} target", config.codebook_sizes, sizes[stage.writes])
             stage_rates = (config.conditioning_frame_rate, config.frame_rate)
             _check_equal(f"{name} frame rates", stage_rates, (rates[stage.reads[0]], rates[stage.writes]))
+
+        # sizes of the codec's codebooks that the stages generate, which follow each other without a gap
         codebooks: list[int] = []
         for name, config in configs.items():
             if stage_parts()[name].acoustic:
@@ -103,11 +114,14 @@ class HAFMConfig(PreTrainedConfig):
                 codebooks += config.codebook_sizes
         _check_equal("codec codebooks", set(codebooks), {codec.codebook_size})
         check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
+
         if self.separator_config is not None:
             separator = self.separator_config
+            # it is at the rate that the codec plays or at the one that it reads
             if separator.sampling_rate != codec.output_sampling_rate:
                 _check_equal("separator sampling rate", separator.sampling_rate, codec.sampling_rate)
             for samples in (separator.n_fft, separator.hop_length):
+                # raises ValueError if it would not be a whole number of samples
                 separator.at_rate(samples, codec.output_sampling_rate)
         if self.listener_config is not None:
             _check_equal("semantic tokenizer frame rate", tokenizer.frame_rate, CONTOUR_RATE)
@@ -125,7 +139,7 @@ class HAFMConfig(PreTrainedConfig):
 
 
 def _check_equal(name: str, value: Any, needed: Any) -> None:
-    """Raises ValueError if a value of one part is not what the others need."""
+    """Raises ValueError if a value of one part, called `name` in the message, is not what the others need."""
     if value != needed:
         raise ValueError(f"The parts do not fit: {name} is {value}, but the other parts need {needed}.")
 

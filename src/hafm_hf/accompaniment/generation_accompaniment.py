@@ -113,7 +113,7 @@ class HAFMAccompanimentGenerationMixin:
         encoder = self.encoder
         seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
         reports = progress if isinstance(progress, ProgressReports) else ProgressReports(progress)
-        # bars cannot be counted before the beats are known
+        # seconds after the vocal, for the number of steps; bars cannot be counted before the beats are known
         after = 0.0 if outro_bars else tail
         self._announce_total(reports, [encoder.num_tokens(float(vocal.duration) + after) for vocal in vocals], options)
         with self._seeded_torch(options, seed):
@@ -154,7 +154,10 @@ class HAFMAccompanimentGenerationMixin:
         progress: Progress | None = None,
         **kwargs: Any,
     ) -> HAFMAccompanimentOutput:
-        """Generates an instrumental for each vocal; the arguments are the class's.
+        """Generates an instrumental for each vocal.
+
+        The arguments are described at `HAFMAccompanimentGenerationMixin`: vocals as samples with their rate or as the
+        feature extractor's values, or what `encode` has returned; what is known of the songs; and options.
 
         The samples of all vocals are generated in batches of up to `ROWS_AT_ONCE` rows. A row depends only on its
         inputs, the seed and its sample number, not on the rest of the batch (up to rounding: the batch size may change
@@ -179,6 +182,7 @@ class HAFMAccompanimentGenerationMixin:
         generated: list[dict[str, Any]] = []
         vocals_at_once = self._vocals_at_once(options)
         for first in range(0, len(encoder_outputs), vocals_at_once):
+            # `num_samples` of each vocal
             variations: list[HAFMEncoderOutput] = []
             for encoded in encoder_outputs[first : first + vocals_at_once]:
                 variations += variations_of(self.encoder, encoded, options, keeps_spans=kept is not None)
@@ -213,7 +217,8 @@ class HAFMAccompanimentGenerationMixin:
         """Generates the instrumental of one vocal and yields audio as soon as a window of the last stage is done.
 
         The concatenated chunks equal the output of `generate`, up to rounding. Closing the iterator ends generation.
-        The arguments are the class's; one vocal and one sample only.
+        The arguments are those of `generate` (described at `HAFMAccompanimentGenerationMixin`), but for one vocal and
+        one sample only, and without an instrumental to keep.
 
         Yields:
             float32 [n] at the model's rate, [C, n] with several channels, on the CPU; with `stems=True` [S, n] or
@@ -241,9 +246,9 @@ class HAFMAccompanimentGenerationMixin:
             assert self.separator is not None
             separator = SeparatorStream(self.separator, self.sampling_rate)
         chain: StageChain | None = None
-        decoded = 0
-        sent = 0
-        done = 0
+        decoded = 0  # samples
+        sent = 0  # samples; a separator holds some back
+        done = 0  # frames of codes that have been decoded
         while sent < length:
             audio = torch.zeros(1, 0)
             # not around `yield`: the caller's random state and threads are its own between two chunks
@@ -271,7 +276,11 @@ class HAFMAccompanimentGenerationMixin:
         original_lengths: Any,
         original_rates: Any,
     ) -> list[Vocal]:
-        """The vocals in the form in which the model listens to them, from either form of input."""
+        """The vocals in the form in which the model listens to them; the arguments are those of `generate`.
+
+        Raises:
+            ValueError: neither or both of `vocals` and `input_values` are given, or a vocal cannot be used.
+        """
         if (vocals is None) is (input_values is None):
             raise ValueError("There is no vocal, or two; give either vocals or the feature extractor's input_values.")
         extractor = self.feature_extractor()
@@ -286,7 +295,17 @@ class HAFMAccompanimentGenerationMixin:
         keep: Spans,
         encoder_outputs: Sequence[HAFMEncoderOutput],
     ) -> KeptInstrumental | None:
-        """The spans of an instrumental to keep; None if there is no instrumental."""
+        """The spans of an instrumental to keep; None if there is no instrumental.
+
+        Args:
+            instrumental (float [N] or [C, N], or None): existing accompaniment.
+            sampling_rate: its rate in Hz; None for the model's.
+            keep: the spans, (start, stop) in seconds.
+            encoder_outputs: of which there may be only one, for the length of its song.
+
+        Raises:
+            ValueError: spans or several vocals do not go with the instrumental, or spans are outside it.
+        """
         if instrumental is None:
             if len(keep):
                 raise ValueError("keep names spans of an instrumental; give the instrumental as well.")
@@ -298,13 +317,20 @@ class HAFMAccompanimentGenerationMixin:
         return KeptInstrumental(audio, rate, keep, encoder_outputs[0].length(rate) / rate)
 
     def _vocals_at_once(self, options: GenerationOptions) -> int:
-        """Number of vocals whose samples are generated together."""
+        """Number of vocals whose `num_samples` accompaniments are generated together, in one batch of rows."""
         return max(ROWS_AT_ONCE // options.num_samples, 1)
 
     def _announce_total(
         self: "HAFMForVocalAccompaniment", reports: ProgressReports, tokens: Sequence[int], options: GenerationOptions
     ) -> None:
-        """Sets what is reported before the first step, from the number of semantic tokens of each vocal."""
+        """Sets what is reported before the first step, the number of steps of the first stage.
+
+        Args:
+            reports: to which it is announced.
+            tokens: number of semantic tokens of each vocal.
+            options: of which `num_samples` is used.
+        """
+        # the total is that of the first batch
         together = tokens[: self._vocals_at_once(options)]
         songs = [count for count in together for _ in range(options.num_samples)]
         reports.expect(*steps_of_first_stage(self.stages, songs))
@@ -312,7 +338,11 @@ class HAFMAccompanimentGenerationMixin:
     def _seeded_torch(
         self: "HAFMForVocalAccompaniment", options: GenerationOptions, seed: int
     ) -> AbstractContextManager[None]:
-        """The torch state in which the parts compute: `seeded_torch`, with as many threads as suit the stages."""
+        """Context in which the parts compute, with torch seeded by `seed`.
+
+        The number of threads is `options.threads`, or else suits the stages. The caller's random state and number of
+        threads are restored afterwards.
+        """
         return seeded_torch(self.device, seed, options.threads or suitable_threads(self.stages.values()))
 
     def _chain(
@@ -326,7 +356,8 @@ class HAFMAccompanimentGenerationMixin:
         """The chain of stages over encoder outputs, each of which is a variation of a vocal.
 
         Args:
-            encoder_outputs, options: what the stages read, and the generation options.
+            encoder_outputs: what the stages read of each.
+            options: the generation options.
             reports: called with the stages' progress.
             kept: the spans to keep, if there are any; they are tokenised here.
             batch_size: largest batch of windows.
@@ -359,11 +390,12 @@ class HAFMAccompanimentGenerationMixin:
         kept: KeptInstrumental | None,
         reports: ProgressReports,
     ) -> dict[str, Any]:
-        """One song of a finished chain as the fields of `HAFMAccompanimentOutput`.
+        """One song of a finished chain as the fields of `HAFMAccompanimentOutput`, by name.
 
         Args:
-            chain: the chain, and `number`, the song's in it.
-            encoded: what its stages have read.
+            chain: the chain, which has run to its end.
+            number: index of the song in it.
+            encoded: what its stages have read of the song.
             options: of which `stems` is used.
             kept: the spans to keep, if there are any.
             reports: repeats the last report between pieces of the work.
@@ -400,14 +432,18 @@ def lead_sheets_of(
     """What is known of the song of each of several vocals, from the arguments of a call.
 
     Args:
-        vocals: their number.
-        lead_sheet, tempo, beats, chords, key: as for `generate`.
+        vocals: number of vocals.
+        lead_sheet: a lead sheet or a dict of its fields; for several vocals, a list with one or None for each.
+        tempo, beats, chords, key: parts of it, which take precedence (`lead_sheet.files.known_lead_sheet`).
+
+    Returns:
+        For each vocal a lead sheet, or None if nothing is known.
 
     Raises:
         ValueError: there are several vocals, and not a lead sheet or None for each.
     """
-    several = lead_sheet if isinstance(lead_sheet, (list, tuple)) else [lead_sheet]
-    sheets = [known_lead_sheet(given, tempo, beats, chords, key) for given in several]
+    given_sheets = lead_sheet if isinstance(lead_sheet, (list, tuple)) else [lead_sheet]
+    sheets = [known_lead_sheet(given, tempo, beats, chords, key) for given in given_sheets]
     if len(sheets) == vocals:
         return sheets
     if any(sheets):
@@ -416,8 +452,17 @@ def lead_sheets_of(
 
 
 def without_stage(skipped: str, stages: Mapping[str, HAFMStageForCausalLM]) -> dict[str, HAFMStageForCausalLM]:
-    """Stages by name, in order, without the `skipped` one, and without those that read what a skipped one writes."""
+    """Leaves out a stage, and the stages that read tokens which nothing writes then.
+
+    Args:
+        skipped: name of the stage to leave out.
+        stages: by name, in the order in which they run.
+
+    Returns:
+        The remaining stages, likewise.
+    """
     table = parts.stage_parts()
+    # token streams that exist when a stage runs
     streams = {parts.VOCAL}
     remaining = {}
     for name, stage in stages.items():
@@ -442,6 +487,7 @@ def variations_of(
     variations = []
     for number in range(options.num_samples):
         variation = replace(encoded, variation=number)
+        # none if a style was given, or the model has none
         if encoded.styles and not keeps_spans:
             variation = encoder.in_style(variation, encoded.styles[number % len(encoded.styles)])
         variations.append(variation)
@@ -449,7 +495,7 @@ def variations_of(
 
 
 def one_vocal(vocals: Sequence[Any]) -> Any:
-    """The only vocal; ValueError if there are none or several."""
+    """The only item of a list of vocals, in whatever form; raises ValueError if there are none or several."""
     if len(vocals) != 1:
         raise ValueError(f"A stream takes one vocal, and {len(vocals)} were given.")
     return vocals[0]
@@ -481,6 +527,6 @@ def check_supported(options: GenerationOptions, model: Any) -> None:
 
 
 def supported_fields(model: Any) -> set[str]:
-    """What the stages of a model read of a lead sheet, and "stem" if it has a separator."""
+    """Names of the lead sheet's fields that the stages of a model read, and "stem" if it has a separator."""
     fields = model.encoder.lead_sheet_fields_read
     return fields if model.separator is None else fields | {"stem"}

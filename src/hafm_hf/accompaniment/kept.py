@@ -71,6 +71,7 @@ class KeptInstrumental:
         """
         inside = torch.zeros(frames, dtype=torch.bool)  # of each frame, whether it is kept
         for start, stop in self.spans:
+            # 1e-6: a boundary between two frames stays there in spite of rounding
             inside[math.ceil(start * frame_rate - 1e-6) : int(stop * frame_rate + 1e-6)] = True
 
         rate = codec.format.sampling_rate
@@ -88,21 +89,31 @@ class KeptInstrumental:
         table = parts.stage_parts()
         codebooks = {name: stage.config.num_codebooks for name, stage in stages.items() if table[name].acoustic}
         codes = codec.encode(audio[None].to(codec.model.device), sum(codebooks.values()), check_stop)[0]
+        # by stage, int64 [Q, T]
         tokens = {"semantic": semantic[None]}
         tokens |= dict(zip(codebooks, codes.split(list(codebooks.values())), strict=True))
         kept = {}
         for name, stage_tokens in tokens.items():
+            # at the stage's frame rate, a multiple of `frame_rate`
             inside_by_frame = inside.repeat_interleave(stage_tokens.shape[1] // frames)
             kept[name] = torch.where(inside_by_frame, stage_tokens.cpu(), FREE)
         return kept
 
     def paste_into(self, instrumental: np.ndarray, rate: int) -> np.ndarray:
-        """An instrumental (float32 [N] or [N, C] at `rate` Hz) with the kept spans, cross-faded at the joins."""
-        pasted = instrumental.reshape(len(instrumental), -1)
+        """Pastes the kept spans into an instrumental, cross-faded at the joins.
+
+        Args:
+            instrumental (float32 [N] or [N, C]): the generated one.
+            rate: its sampling rate in Hz.
+
+        Returns:
+            A new array of the same shape.
+        """
+        pasted = instrumental.reshape(len(instrumental), -1)  # [N, C]
         audio = _resampled(self.audio, self.rate, rate).t().numpy()
         for start, stop in self.spans:
-            last = min(round(stop * rate), len(instrumental), len(audio))
-            pasted = paste(pasted, audio, rate, round(start * rate), last)
+            last_sample = min(round(stop * rate), len(instrumental), len(audio))
+            pasted = paste(pasted, audio, rate, round(start * rate), last_sample)
         return pasted.reshape(instrumental.shape)
 
 

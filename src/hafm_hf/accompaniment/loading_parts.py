@@ -38,6 +38,7 @@ def load_parts(
     options = dict(options)
     subfolder = hub.pop("subfolder", "")
     dtype = options.pop("dtype", None)
+    # the older name of the option
     torch_dtype = options.pop("torch_dtype", None)
     if dtype is None:
         dtype = torch_dtype
@@ -48,8 +49,10 @@ def load_parts(
     for name, value in (("dtype", dtype), ("attn_implementation", attention)):
         if isinstance(value, dict):
             raise ValueError(f"{name} is {value}; all stages have one {name}.")
+
     parts: dict[str, PreTrainedModel] = {}
     for name, part_class in part_classes(config).items():
+        # tokens must not depend on the precision that is asked for
         part_options: dict[str, Any] = {"dtype": torch.float32}
         if name in stage_parts():
             part_options["dtype"] = dtype
@@ -91,15 +94,19 @@ def _pop_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig
 
 
 def config_json(config: HAFMConfig) -> str:
-    """A configuration as JSON, without the parts' origins (`_name_or_path`, `auto_map`)."""
+    """A composite's configuration as JSON for its config.json.
 
-    def portable(values: dict[str, Any]) -> dict[str, Any]:
-        kept: dict[str, Any] = {}
+    Without what depends on where the parts were loaded from (`_name_or_path`, `auto_map`).
+    """
+
+    def without_origins(values: dict[str, Any]) -> dict[str, Any]:
+        """The values without origins, at all levels."""
+        remaining: dict[str, Any] = {}
         for name, value in values.items():
             if isinstance(value, dict):
-                value = portable(value)
+                value = without_origins(value)
             if name not in ("_name_or_path", "auto_map"):
-                kept[name] = value
-        return kept
+                remaining[name] = value
+        return remaining
 
-    return json.dumps(portable(config.to_dict()), indent=2, sort_keys=True) + "\n"
+    return json.dumps(without_origins(config.to_dict()), indent=2, sort_keys=True) + "\n"

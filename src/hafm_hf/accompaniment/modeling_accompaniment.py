@@ -96,11 +96,15 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
     def from_parts(cls, **parts: PreTrainedModel) -> "HAFMForVocalAccompaniment":
         """Joins a `semantic_tokenizer`, `semantic` and `coarse` stage, a `codec`, and optional parts.
 
+        Args:
+            parts: the parts by their names in `PARTS`; they are used as they are, not copied.
+
         Raises:
             ValueError: if a required part is missing.
             StrictDataclassClassValidationError: if their vocabularies or rates do not match.
         """
         check_names(parts)
+        # None: no part, where the default would be the paper's
         configs: dict[str, Any] = {f"{name}_config": None for name, part in PARTS.items() if part.optional}
         configs |= {f"{name}_config": part.config for name, part in parts.items()}
         # the composite's configuration also sets its parts' attention implementation, and would reset it if not given
@@ -139,6 +143,7 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
             device = device[""]
         if device in ("auto", "balanced", "balanced_low_0", "sequential"):
             device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        # AutoModel and `pipeline()` pass these on; parts are always read from safetensors, without remote code
         for name in ("use_safetensors", "trust_remote_code", "_from_auto", "adapter_kwargs"):
             kwargs.pop(name, None)
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
@@ -160,8 +165,14 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
         """Writes config.json, feature extractor, style examples, the files of a hub repository, and each part into
         its subfolder; in distributed training only the main process writes.
 
+        Args:
+            folder: of the composite.
+            is_main_process: whether this is the process that writes.
+            kwargs: further options of `save_pretrained`, for each part.
+
         Raises:
             TypeError: if a `state_dict` is given; load it into the model first.
+            ValueError: if a part has adapters.
         """
         if kwargs.pop("state_dict", None) is not None:
             raise TypeError("A composite saves its own weights; load the state_dict with load_state_dict first.")

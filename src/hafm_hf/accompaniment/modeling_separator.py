@@ -62,31 +62,52 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
     @property
     def context(self) -> int:
         """Receptive field: samples to each side that an output sample depends on, a multiple of the hop length."""
+        # those of the dilated layers, and those that overlap a sample
         windows = KERNEL // 2 * (2**self.config.num_layers - 1) + self.config.n_fft // self.config.hop_length
         return windows * self.config.hop_length
 
     def spectrogram(self, samples: torch.Tensor, sampling_rate: int | None = None) -> torch.Tensor:
-        """float [..., N] → complex64 [..., F, T]; the signal is padded with silence."""
+        """Short-time Fourier transform, with silence around the signal: float [..., N] → complex64 [..., F, T].
+
+        Args:
+            samples (float [..., N]): at `sampling_rate`.
+            sampling_rate: in Hz; `config.sampling_rate` if None. Windows are equally long in seconds at any rate.
+        """
         rows = samples.reshape(-1, samples.shape[-1]).float()
         windows = self._windows(samples.device, sampling_rate)
         return torch.stft(rows, **windows, pad_mode="constant", return_complex=True).unflatten(0, samples.shape[:-1])
 
     def _windows(self, device: torch.device, sampling_rate: int | None = None) -> dict[str, Any]:
-        """Keyword arguments of torch's STFT: window and hop at a rate in Hz, the network's own by default."""
+        """Keyword arguments of torch's STFT.
+
+        Args:
+            device: of the samples.
+            sampling_rate: of the samples, in Hz; `config.sampling_rate` if None.
+
+        Returns:
+            "n_fft" and "hop_length" in samples, and the "window", float32 [n_fft].
+        """
         n_fft = self.config.at_rate(self.config.n_fft, sampling_rate)
         hop_length = self.config.at_rate(self.config.hop_length, sampling_rate)
         return {"n_fft": n_fft, "hop_length": hop_length, "window": torch.hann_window(n_fft, device=device)}
 
     def masks(self, magnitudes: torch.Tensor) -> torch.Tensor:
-        """Share of each bin that belongs to each stem: float [B, F, T] → float [B, S, F, T], summing to 1 over S."""
+        """Share of each bin that belongs to each stem.
+
+        Args:
+            magnitudes (float [B, F, T]): magnitudes of a spectrogram at the network's sampling rate.
+
+        Returns:
+            float [B, S, F, T], summing to 1 over S.
+        """
         hidden = self.input(torch.log(magnitudes + QUIET).transpose(1, 2).to(self.head.weight.dtype))
         for layer in self.layers:
             hidden = layer(hidden)
-        logits = self.head(self.norm(hidden)).unflatten(-1, (NUM_STEMS, -1))
+        logits = self.head(self.norm(hidden)).unflatten(-1, (NUM_STEMS, -1))  # [B, T, S, F]
         return logits.float().softmax(2).permute(0, 2, 3, 1)
 
     def forward(self, input_values: torch.Tensor, sampling_rate: int | None = None, **kwargs: Any) -> torch.Tensor:
-        """An instrumental → its stems.
+        """Splits instrumentals into their stems, which sum to them.
 
         Args:
             input_values: float [B, N], or [B, C, N] with channels.
@@ -95,30 +116,43 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         Returns:
             float32 [B, S, N], or [B, S, C, N].
         """
-        spectrogram = self.spectrogram(input_values, sampling_rate)
-        middle = spectrogram if input_values.ndim == 2 else spectrogram.mean(1)
-        masks = self._wide_masks(middle.abs())
-        parts = spectrogram[:, None] * (masks if input_values.ndim == 2 else masks[:, :, None])
-        windows = self._windows(parts.device, sampling_rate)
-        samples = torch.istft(parts.flatten(0, -3), **windows, length=input_values.shape[-1])
-        return samples.unflatten(0, parts.shape[:-2])
+        spectrogram = self.spectrogram(input_values, sampling_rate)  # [B, F, T] or [B, C, F, T]
+        if input_values.ndim == 2:
+            masks = self._wide_masks(spectrogram.abs())  # [B, S, F, T]
+        else:
+            # all channels share the masks of their mean
+            masks = self._wide_masks(spectrogram.mean(1).abs())[:, :, None]  # [B, S, 1, F, T]
+        stems = spectrogram[:, None] * masks
+        windows = self._windows(stems.device, sampling_rate)
+        samples = torch.istft(stems.flatten(0, -3), **windows, length=input_values.shape[-1])
+        return samples.unflatten(0, stems.shape[:-2])
 
     def _wide_masks(self, magnitudes: torch.Tensor) -> torch.Tensor:
-        """`masks` of magnitudes with at least as many bins: float [B, F, T] → float [B, S, F, T]."""
+        """`masks` for an instrumental at the network's rate or a higher one: float [B, F, T] → float [B, S, F, T].
+
+        Of the F bins the network reads those that it has; the ones above take the mean mask of its highest ones.
+        """
         bins = self.config.n_fft // 2 + 1
         # magnitudes are proportional to the window's length in samples
         scale = (bins - 1) / (magnitudes.shape[1] - 1)
         masks = self.masks(magnitudes[:, :bins] * scale)
-        top = masks[:, :, -round(TOP_BAND * self.config.n_fft / self.config.sampling_rate) :].mean(2, keepdim=True)
+        top_bins = round(TOP_BAND * self.config.n_fft / self.config.sampling_rate)
+        top = masks[:, :, -top_bins:].mean(2, keepdim=True)
         return torch.cat([masks, top.expand(-1, -1, magnitudes.shape[1] - bins, -1)], dim=2)
 
     @torch.no_grad()
     def separate(
         self, instrumental: torch.Tensor, sampling_rate: int | None = None, check_stop: CheckStop | None = None
     ) -> torch.Tensor:
-        """A whole instrumental (float32 [C, N], any length) in bounded memory → float32 [S, C, N] on the CPU.
+        """Splits a whole instrumental into its stems, in bounded memory.
 
-        `check_stop` is called before each piece; an exception that it raises ends the separation.
+        Args:
+            instrumental (float32 [C, N]): of any length.
+            sampling_rate: in Hz; `config.sampling_rate` if None.
+            check_stop: called before each piece of PIECE_SECONDS; an exception that it raises ends the separation.
+
+        Returns:
+            float32 [S, C, N] on the CPU.
         """
         stream = SeparatorStream(self, sampling_rate)
         pieces = instrumental.split(PIECE_SECONDS * (sampling_rate or self.config.sampling_rate), dim=-1)
@@ -149,14 +183,21 @@ class SeparatorStream:
         self._rest: torch.Tensor | None = None
 
     def separate(self, instrumental: torch.Tensor, last: bool = False) -> torch.Tensor:
-        """Takes the next samples and returns the stems that are final now: float32 [S, C, n] on the CPU.
+        """Takes the next samples and returns the stems that are final now.
 
         Args:
             instrumental (float [C, N]): the next samples, N > 0.
             last: whether the song ends with them.
+
+        Returns:
+            The next n samples of each stem, float32 [S, C, n] on the CPU; n may be 0.
         """
-        instrumental = instrumental if self._rest is None else torch.cat([self._rest, instrumental], dim=-1)
-        whole = instrumental.shape[-1] - (0 if last else instrumental.shape[-1] % self.hop_length)
+        if self._rest is not None:
+            instrumental = torch.cat([self._rest, instrumental], dim=-1)
+        # samples in whole hops; at the end, all
+        whole = instrumental.shape[-1]
+        if not last:
+            whole -= instrumental.shape[-1] % self.hop_length
         self._rest = instrumental[:, whole:]
         stems = self._separate(instrumental[:, :whole], last)
         if stems is None:

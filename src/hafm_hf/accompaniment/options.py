@@ -59,11 +59,12 @@ class Option:
     fields: tuple[str, ...] = ()
 
     def check(self, name: str, value: Any) -> None:
-        """Refuses a value of the wrong type or out of range.
+        """Refuses a value of the wrong type or out of range for the option, whose name is `name`.
 
         Raises:
             ValueError: naming the option, its value and the values allowed.
         """
+        # None leaves the value to the model or to the song
         if value is None and self.default in (None, AUTO_STYLE):
             return
         if self.word and value == self.word:
@@ -250,7 +251,7 @@ def options_by_name(options: type[GenerationOptions] | type[MixOptions]) -> dict
 
 
 def check_values(options: GenerationOptions | MixOptions) -> None:
-    """Refuses invalid values, and turns NumPy and torch scalars into numbers.
+    """Refuses invalid values, and turns NumPy and torch scalars among the fields of `options` into numbers, in place.
 
     Raises:
         ValueError: naming the option.
@@ -265,10 +266,11 @@ def check_values(options: GenerationOptions | MixOptions) -> None:
 
 
 def with_values(options: Options, given: Mapping[str, Any]) -> Options:
-    """Replaces the options that are given by name; None counts as not given.
+    """A copy of `options` in which those given by name are replaced; None counts as not given.
 
     Raises:
         TypeError: there is no option of that name.
+        ValueError: for an invalid value.
     """
     names = list(options_by_name(type(options)))
     given = {name: value for name, value in given.items() if value is not None}

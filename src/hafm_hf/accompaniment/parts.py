@@ -105,7 +105,7 @@ def stage_parts() -> dict[str, StageEntry]:
 
 
 def stage_of(model_type: str) -> StageEntry:
-    """The stage of a configuration's `model_type`.
+    """The table's entry of the stage whose configuration has this `model_type` ("hafm_semantic" …).
 
     Raises:
         ValueError: no stage has it.
@@ -117,7 +117,7 @@ def stage_of(model_type: str) -> StageEntry:
 
 
 def tokenizer_of(stream: str) -> str:
-    """The part that makes the tokens of a stream from audio."""
+    """The part, "semantic_tokenizer" or "codec", that makes the tokens of a stream ("coarse" …) from audio."""
     if stream == VOCAL:
         return "semantic_tokenizer"
     (tokenizer,) = [stage.tokenizer for stage in stage_parts().values() if stage.writes == stream]
@@ -125,16 +125,17 @@ def tokenizer_of(stream: str) -> str:
 
 
 def part_classes(config: Any) -> dict[str, type[PreTrainedModel]]:
-    """Classes of the parts that a composite with this configuration (`HAFMConfig`) has, by name."""
+    """Classes of the parts that a composite with the configuration `config` (`HAFMConfig`) has, by name."""
     classes = {}
     for name, part in PARTS.items():
         if getattr(config, f"{name}_config", None) is not None:
+            # codecs of several families are supported
             classes[name] = codec_class(config.codec_config) if name == "codec" else part.model_class
     return classes
 
 
 def check_names(parts: Container[str]) -> None:
-    """Raises ValueError if a required part is missing."""
+    """Raises ValueError if a required part is not among the names in `parts`."""
     missing = [name for name, part in PARTS.items() if name not in parts and not part.optional]
     if missing:
         raise ValueError(f"Name every part; missing: {', '.join(missing)}.")

@@ -167,7 +167,7 @@ class HAFMPipeline(Pipeline):
         model_rate = self.model.sampling_rate
         rate = self._output_rate(sounds["vocal_rate"], mix)
         whole_vocal = self._vocal_for_mix(sounds["vocal"], sounds["vocal_rate"], rate, encoded)
-        done = 0
+        done = 0  # samples at `rate`
         for instrumental in audio.resample_pieces(map(side_by_side, chunks), model_rate, rate):
             piece = audio.fade_instrumental(
                 instrumental[: len(whole_vocal) - done], rate, done, len(whole_vocal), encoded.fade
@@ -225,6 +225,12 @@ class HAFMPipeline(Pipeline):
         **given: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Checks all options before any vocal is read; those of a call take precedence over the pipeline's own.
+
+        Args:
+            sampling_rate, seconds, progress, instrumental, keep, lead_sheet, tempo, beats, chords, key, files: as for
+                a call.
+            options: a whole `GenerationOptions`, in which fields in `given` are replaced.
+            given: fields of `GenerationOptions` and `MixOptions` by name.
 
         Returns:
             The arguments of `preprocess`, `_forward` and `postprocess`, in this order, as far as they are given.
@@ -300,6 +306,16 @@ class HAFMPipeline(Pipeline):
     ) -> list[HAFMEncoderOutput]:
         """Listens to vocals, as `preprocess` has prepared them.
 
+        Args:
+            vocals: in the form in which the model listens to them.
+            options: the generation options.
+            mix: of which intro, outro and tail are used.
+            lead_sheet: what is known of all the songs.
+            progress: as for a call.
+
+        Returns:
+            What the stages read of each song.
+
         Raises:
             HAFMAudioError: one is too long with its intro and outro.
             ValueError: as for `HAFMForVocalAccompaniment.encode`.
@@ -323,7 +339,15 @@ class HAFMPipeline(Pipeline):
     def _read(
         self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None
     ) -> tuple[audio.Samples, int, str]:
-        """Reads and checks an input: samples (float32 [N] or [N, 2]; more channels are averaged), rate in Hz and name.
+        """Reads and checks an input.
+
+        Args:
+            input_: in any form that a call accepts.
+            sampling_rate: in Hz, of samples that come without one.
+            seconds: use only this much from the start.
+
+        Returns:
+            Samples (float32 [N] or [N, 2]; more channels are averaged), their rate in Hz, and a name for messages.
 
         Raises:
             HAFMAudioError: if it cannot be used.
@@ -350,6 +374,10 @@ class HAFMPipeline(Pipeline):
         progress: Any = None,
     ) -> dict[str, Any]:
         """Generates the `num_samples` accompaniments of each vocal.
+
+        Args:
+            input_tensors: from `preprocess`, with `batch_size` > 1 lists of values.
+            options, mix, lead_sheet, keep, progress: from `_sanitize_parameters`.
 
         Returns:
             "generated" (for several vocals, a list of these): "variations", for each its "audio" and, if requested,
@@ -385,6 +413,7 @@ class HAFMPipeline(Pipeline):
         if instrumental is not None:
             seconds = encoded[0].length(instrumental_rate) / instrumental_rate
             kept = KeptInstrumental(instrumental, instrumental_rate, keep, seconds)
+
         variations = []
         for number, generated_audio in enumerate(output.audio):
             variation = {"audio": generated_audio, "lead_sheet": output.lead_sheets[number]}
@@ -406,13 +435,22 @@ class HAFMPipeline(Pipeline):
         return {"generated": generated if several else generated[0]}
 
     def postprocess(self, model_outputs: dict[str, Any], mix: MixOptions) -> dict[str, Any] | list[dict[str, Any]]:
-        """Resamples the songs of one vocal that `_forward` has generated, pastes the spans to keep, and mixes them."""
+        """Resamples the songs of one vocal that `_forward` has generated, pastes the spans to keep, and mixes them.
+
+        Args:
+            model_outputs: from `_forward`, for one vocal.
+            mix: how to mix, and the output rate.
+
+        Returns:
+            The song as `__call__` returns it; for several samples, a list of songs.
+        """
         generated = model_outputs["generated"]
         encoded = generated["encoded"]
         kept = generated["kept"]
         model_rate = self.model.sampling_rate
         rate = self._output_rate(generated["vocal_rate"], mix)
         vocal = self._vocal_for_mix(generated["vocal"], generated["vocal_rate"], rate, encoded)
+
         songs = []
         for variation in generated["variations"]:
             # the stems, or the instrumental as the only track
@@ -442,7 +480,16 @@ class HAFMPipeline(Pipeline):
     def _vocal_for_mix(
         self, vocal: audio.Samples, vocal_rate: int, rate: int, encoded: HAFMEncoderOutput
     ) -> audio.Samples:
-        """A vocal (float32 [N] or [N, 2]) at `rate` (Hz), with silence where the band plays alone around it."""
+        """Resamples a vocal and puts silence before and after it where the band plays alone.
+
+        Args:
+            vocal (float32 [N] or [N, 2]): at `vocal_rate` Hz.
+            vocal_rate, rate: its sampling rate and that of the result, in Hz.
+            encoded: of which `before` and `after` are used, the seconds without the voice.
+
+        Returns:
+            float32 [M] or [M, 2].
+        """
         samples = audio.resample(vocal, vocal_rate, rate)
         silence = (round(encoded.before * rate), round(encoded.after * rate))
         if not any(silence):
@@ -496,6 +543,9 @@ def _mixed(
         rate (Hz): of both.
         options: gains, balance and loudness.
         stems: the instrumental's, by name; may be empty.
+
+    Returns:
+        "audio", "mix", "vocals", "sampling_rate" (Hz) and, if there are any, "stems", as a call returns them.
     """
     # the instrumental is turned down before mixing, so that the mix is made from the "audio" returned
     turned_down = audio.turned_down(instrumental)
@@ -528,6 +578,9 @@ def unwrapped(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
     Args:
         vocal: in any form that `HAFMPipeline.__call__` accepts.
         sampling_rate: rate of samples that come without one.
+
+    Returns:
+        A path, URL, file object, bytes or samples; their rate, None for files; the name.
 
     Raises:
         HAFMAudioError: for a dict without audio, or if decoding fails.

@@ -37,7 +37,16 @@ class ProgressReports:
 
 
 def counting(name: str, total: int, progress: Progress) -> Callable[[int], None]:
-    """A callback that counts a stage's steps and reports them to `progress`."""
+    """A callback that counts the steps of a stage and reports them.
+
+    Args:
+        name: of the stage.
+        total: number of its steps.
+        progress: called with (name, steps done, total) whenever the callback is.
+
+    Returns:
+        A function of the number of steps that have been done since its last call, which may be 0.
+    """
     done = 0
 
     def report(steps: int) -> None:

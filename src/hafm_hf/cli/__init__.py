@@ -58,8 +58,10 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("HAFM_DEBUG"):
             raise
-        unexpected = HAFMCommandError(f"{first_line(error)} ({type(error).__name__}; HAFM_DEBUG=1 shows more).")
+        shown: BaseException = error
         # our own errors are one sentence; matched by name, as their modules take seconds to import
-        expected = type(error).__name__.startswith("HAFM")
-        report_error(error if expected else missing_package(error) or unexpected)
+        if not type(error).__name__.startswith("HAFM"):
+            unexpected = HAFMCommandError(f"{first_line(error)} ({type(error).__name__}; HAFM_DEBUG=1 shows more).")
+            shown = missing_package(error) or unexpected
+        report_error(shown)
         sys.exit(1)

@@ -162,7 +162,17 @@ def accompany(
 
 
 def check_request(request: Request, vocals: list[str], many: bool) -> None:
-    """Refuses arguments that do not go together before generating for minutes; raises typer.BadParameter."""
+    """Refuses arguments that do not go together before generating for minutes.
+
+    Args:
+        request: the options.
+        vocals: files, URLs or "-", or a folder.
+        many: whether one of them is a folder.
+
+    Raises:
+        typer.BadParameter: says which do not.
+        ModuleNotFoundError: if balance or loudness is given and pyloudnorm is not installed.
+    """
     if many and (len(vocals) > 1 or request.out == "."):
         raise typer.BadParameter("name one folder and no other vocal, and add --out.")
     repeated = [name for name, count in Counter(map(vocal_name, vocals)).items() if count > 1]
@@ -177,9 +187,16 @@ def check_request(request: Request, vocals: list[str], many: bool) -> None:
 
 
 def accompany_files(request: Request, vocals: list[str]) -> None:
-    """Accompanies one vocal after the other; exit code 1 if any of them cannot be used."""
-    drawn = request.parameters["seed"] is None
-    seed = request.parameters["seed"] = secrets.randbits(31) if drawn else request.parameters["seed"]
+    """Accompanies one vocal after the other, and ends the command; exit code 1 if any of them cannot be used.
+
+    Args:
+        request: the options; if they have no seed, one is drawn and set in them.
+        vocals: files, URLs, or "-" for standard input.
+    """
+    seed_is_drawn = request.parameters["seed"] is None
+    if seed_is_drawn:
+        request.parameters["seed"] = secrets.randbits(31)
+    seed = request.parameters["seed"]
     pipeline: HAFMPipeline | None = None
     failed = False
     for vocal in vocals:
@@ -206,7 +223,7 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
         record = request.record(vocal_name(vocal))
         # may be that of an earlier song
         record.unlink(missing_ok=True)
-        if drawn:
+        if seed_is_drawn:
             sheet = request.parameters["lead_sheet"]
             parameters = {**request.parameters, "lead_sheet": sheet and sheet.to_dict()}
             loaded = {"model": request.model, "device": request.device, "dtype": request.dtype}
@@ -227,7 +244,14 @@ class Accompanied:
 
 
 def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: dict[str, Any]) -> Accompanied:
-    """Generates and writes the songs of one vocal."""
+    """Generates and writes the songs of one vocal, with a progress bar for each stage.
+
+    Args:
+        pipeline: of the model.
+        request: the options, with a seed.
+        vocal: as named on the command line.
+        sound: its "array" (float32 [N] or [N, 2]), "sampling_rate" (Hz) and "path".
+    """
     # imports transformers, which the pipeline has already imported
     from ..accompaniment.parts import stage_parts
 
@@ -250,7 +274,7 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
 
 
 def report_song(request: Request, accompanied: Accompanied) -> None:
-    """Prints the files of a vocal's songs, and how long they took."""
+    """Prints the files of a vocal's songs, and how long they took; with `--json` one object per song instead."""
     lines = accompanied.outcome.lines(request.parameters["seed"])
     seconds = lines[0]["seconds"]
     timing = {"elapsed_seconds": accompanied.elapsed, "real_time_factor": accompanied.elapsed / (seconds * len(lines))}

@@ -55,10 +55,12 @@ def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any
     Args:
         request: the options, with the folder as its source.
         batch_size: vocals generated together.
-        engine: `engine`, `workers` and `address` of `corpus.engines.run_on`.
+        engine: `engine` ("local" or "ray"), `workers` (a number) and `address` (of a Ray cluster), as
+            `corpus.engines.run_on` takes them.
 
     Raises:
         HAFMCorpusError, HAFMJobError: if the run cannot start or go on; finished files are kept.
+        typer.Exit: always, at the end, with the exit code.
     """
     with loading(request.model):
         bare = without_weights(model_folder(request.model))
@@ -96,7 +98,8 @@ def accompany_all(
     Args:
         request: the options; if no seed is given, one is drawn and stored for the next run.
         batch_size: vocals generated together.
-        engine: `engine`, `workers` and `address` of `corpus.engines.run_on`.
+        engine: `engine` ("local" or "ray"), `workers` (a number) and `address` (of a Ray cluster), as
+            `corpus.engines.run_on` takes them; one local process if not given.
 
     Yields:
         The outcome of each vocal as soon as it is known, the total number of vocals, and the seed.
@@ -110,6 +113,7 @@ def accompany_all(
         seed = plan.seed
         request = replace(request, parameters={**request.parameters, "seed": seed})
         total = len(plan.names) + len(plan.errors)
+
         for vocal, error in plan.errors.items():
             yield Outcome(vocal, error=error), total, seed
         finished = set()
@@ -118,8 +122,10 @@ def accompany_all(
             if outcome.exists():
                 finished.add(vocal)
                 yield outcome, total, seed
+
         jobs = []
         for batch in plan.batches:
+            # whole batches, of which some files may exist: rounding may depend on a batch's shape
             if not finished.issuperset(batch):
                 jobs.append([(vocal, plan.names[vocal]) for vocal in batch])
         needs = {"threads": request.parameters["threads"], "gpus": int(request.device == "cuda")}
@@ -150,7 +156,11 @@ def _resolved(request: Request) -> Request:
 
 
 def _names(vocals: Iterable[str]) -> dict[str, str]:
-    """Base names of each vocal's files: its path without the suffix, unless two paths differ only in that."""
+    """Base name of each vocal's files: its path without the suffix, unless two paths differ only in that.
+
+    Raises:
+        HAFMCorpusError: two vocals would have the same name.
+    """
     stems = {vocal: os.path.splitext(vocal)[0] for vocal in vocals}
     shared = Counter(stems.values())
     names = {vocal: stem if shared[stem] == 1 else vocal.replace(".", "_") for vocal, stem in stems.items()}
@@ -177,7 +187,13 @@ class Plan:
 
 
 def _make_plan(request: Request, batch_size: int) -> Plan:
-    """Makes the plan, or extends that of an earlier run; deletes what is out of date.
+    """Makes the plan of a run, or extends that of an earlier one, and writes it to the output folder.
+
+    Files made from vocals or lead sheets that have changed since are deleted.
+
+    Args:
+        request: the options, as `_resolved` returns them.
+        batch_size: most vocals in a batch.
 
     Raises:
         HAFMCorpusError: the earlier run had other options, or there are no vocals.
@@ -191,8 +207,10 @@ def _make_plan(request: Request, batch_size: int) -> Plan:
         raise HAFMCorpusError(f"{path} is not a plan of this version of hafm accompany; choose another folder.")
     content = {**DEFAULTS, **request.parameters, "device": request.device, "dtype": request.dtype}
     content |= {"format": request.file_format, "weights": model_fingerprint(request.model), "batch_size": batch_size}
+    # without a given seed: that of the earlier run, or a random one
     content.setdefault("seed", before.get("options", {}).get("seed", secrets.randbits(31)))
     check_same_options(Path(request.out), before.get("options", content), content)
+
     vocals, drops, _ = find_audio(source)
     errors = {drop.track: f"{drop.track}: {drop.reason.value}; fix or remove it." for drop in drops}
     if not vocals and not errors:
@@ -202,13 +220,16 @@ def _make_plan(request: Request, batch_size: int) -> Plan:
         if problem := request.name_problem(display_name(vocal), name):
             errors[vocal] = problem
             vocals.remove(vocal)
+
+    # the earlier run's batches, without vocals that have changed or gone
     stamps = {vocal: stamp_files(source, {"vocal": vocal, **_sheet_files(source, vocal)}) for vocal in vocals}
     earlier = before.get("stamps", {})
     unchanged = {vocal for vocal in vocals if earlier.get(vocal) == stamps[vocal]}
     batches = []
     for batch in before.get("batches", []):
-        if left := [vocal for vocal in batch if vocal in unchanged]:
-            batches.append(left)
+        if remaining := [vocal for vocal in batch if vocal in unchanged]:
+            batches.append(remaining)
+
     new = [vocal for vocal in vocals if vocal not in unchanged]
     lengths: dict[str, float] = {}
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
@@ -225,6 +246,7 @@ def _make_plan(request: Request, batch_size: int) -> Plan:
             for files in request.files(names[vocal]):
                 for outdated in files.values():
                     outdated.unlink(missing_ok=True)
+
     planned = list(itertools.chain.from_iterable(batches))
     stamps = {vocal: stamps[vocal] for vocal in planned}
     write_json(path, {"format": PLAN_FORMAT, "options": content, "stamps": stamps, "batches": batches})
@@ -232,7 +254,16 @@ def _make_plan(request: Request, batch_size: int) -> Plan:
 
 
 def _read(source: Path, seconds: float | None, vocal: str) -> float | str:
-    """Reads a vocal and its lead sheet files before anything is generated: its length in s, or the error."""
+    """Reads a vocal and its lead sheet files before anything is generated.
+
+    Args:
+        source: the folder of vocals.
+        seconds: use only this much from the start; None for all.
+        vocal: path of the vocal, relative to the folder.
+
+    Returns:
+        Its length in seconds, or the sentence that says why it cannot be used.
+    """
     try:
         samples, rate = audio.read_audio(source / vocal, seconds=seconds, name=display_name(vocal))
         own_lead_sheet(source, vocal)
@@ -242,11 +273,18 @@ def _read(source: Path, seconds: float | None, vocal: str) -> float | str:
 
 
 def _batched(source: Path, lengths: Mapping[str, float], batch_size: int) -> list[list[str]]:
-    """Batches vocals of similar length (seconds by vocal), the longest first; `source` is their folder."""
+    """Batches vocals of similar length, the longest first.
+
+    Args:
+        source: the folder of vocals.
+        lengths: in seconds, by vocal.
+        batch_size: most vocals in a batch.
+    """
     batches: list[list[str]] = []
     for vocal in sorted(lengths, key=lambda vocal: (-lengths[vocal], vocal)):
         batch = batches[-1] if batches else []
         fits = 0 < len(batch) < batch_size and lengths[vocal] >= LEAST_SHARE * lengths[batch[0]]
+        # the whole batch is held in memory
         fits = fits and sum(lengths[member] for member in (*batch, vocal)) <= LONGEST_BATCH_SECONDS
         # a batch shares its parameters, so a vocal with a lead sheet is a batch of its own
         if fits and not _sheet_files(source, batch[0]) and not _sheet_files(source, vocal):
@@ -266,7 +304,7 @@ def model_fingerprint(model: str | None) -> str:
 
 
 def _sheet_files(source: Path, vocal: str) -> dict[str, str]:
-    """The lead sheet files next to a vocal, by suffix."""
+    """The lead sheet files next to a vocal that exist, by their suffix; paths are relative to `source`."""
     name = os.path.splitext(vocal)[0]
     return {suffix: name + suffix for suffix in (SHEET, BEATS, CHORDS) if (source / (name + suffix)).is_file()}
 
@@ -305,7 +343,14 @@ _pipeline = functools.lru_cache(maxsize=1)(load_pipeline)
 
 
 def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[Outcome]:
-    """Reads, generates and writes a batch of (vocal, base name of its files); unusable vocals get an error instead.
+    """Reads, generates and writes a batch of vocals, in a worker.
+
+    Args:
+        request: the options, as `_resolved` returns them, with the plan's seed.
+        batch: (vocal, base name of its files) each.
+
+    Returns:
+        The outcome of each vocal: its files, or the error if it cannot be used.
 
     Raises:
         HAFMCorpusError: if the results can't be written.
@@ -324,6 +369,7 @@ def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[
             sounds[vocal] = {"array": samples, "sampling_rate": rate, "path": vocal}
         except ValueError as error:
             outcomes.append(Outcome(vocal, error=str(error)))
+
     try:
         pipeline = _pipeline(request.model, request.device, request.dtype)
         if sounds:
@@ -333,10 +379,12 @@ def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[
     except Exception as error:
         why = f"can't be accompanied ({type(error).__name__}: {first_line(error)})."
         return outcomes + [Outcome(vocal, error=f"{vocal} {why}") for vocal in sounds]
+
     names = dict(batch)
     for vocal, song in zip(sounds, songs, strict=True):
         outcomes.append(Outcome(vocal, request.files(names[vocal])))
         try:
+            # files that an earlier run has finished are left as they are
             outcomes[-1].write(song, missing=True)
         except audio.HAFMAudioError as error:
             raise HAFMCorpusError(f"{str(error).rstrip('.')}; {AGAIN}.") from error

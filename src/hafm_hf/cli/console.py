@@ -45,10 +45,10 @@ stderr = Output(stderr=True, soft_wrap=True)
 
 
 def discard(file: IO[str]) -> None:
-    """Sends the rest of a stream's output nowhere, since nobody reads it any more."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, file.fileno())
-    os.close(nowhere)
+    """Sends the rest of the output of `file`, a standard stream, to the null device: nobody reads it any more."""
+    null_device = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_device, file.fileno())
+    os.close(null_device)
 
 
 def say(line: str) -> None:
@@ -88,7 +88,7 @@ def missing_package(error: BaseException) -> HAFMCommandError | None:
         return None
     module = error.name.partition(".")[0]
     package = DISTRIBUTIONS.get(module, module.replace("_", "-"))
-    # "pyarrow>=20.0; extra == 'train'"
+    # pairs (package, extra) of lines such as "pyarrow>=20.0; extra == 'train'"
     listed = re.findall(r"^([\w-]+).*extra == ['\"]([\w-]+)", "\n".join(requires("hafm-hf") or []), re.MULTILINE)
     extras = sorted({extra for name, extra in listed if name.replace("_", "-") == package} - {"all", "dev"})
     if not extras:
@@ -116,7 +116,10 @@ def require_packages(*modules: str) -> None:
 
 @contextmanager
 def loading(model: str | None) -> Iterator[None]:
-    """Turns an error while a model is loaded into one sentence; HAFM_DEBUG=1 shows the details."""
+    """Turns an error while a model is loaded in the block into a HAFMCommandError of one sentence.
+
+    `model` is a folder or hub id, None for the bundled model. HAFM_DEBUG=1 shows the details.
+    """
     try:
         yield
     except Exception as error:
@@ -162,7 +165,14 @@ def progress_bars(quiet: bool) -> Progress:
 def print_table(
     title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()
 ) -> None:
-    """Prints a table on stdout; columns named in `numbers` are right-justified."""
+    """Prints a table on stdout.
+
+    Args:
+        title: above the table.
+        headings: names of the columns.
+        rows: the cells of each row, in the order of the columns.
+        numbers: names of columns to right-justify.
+    """
     table = Table(title=title, title_justify="left")
     for heading in headings:
         table.add_column(heading, justify="right" if heading in numbers else "left")

@@ -56,7 +56,14 @@ class References:
     no_baselines: bool
 
     def asked(self, embedder: str) -> dict[str, Any]:
-        """The fields of `Evaluation` for embedders (`embedder` by default), baselines and the retrieval bank."""
+        """The fields `bank` and `measuring` of `Evaluation`: the retrieval bank, embedders, and baselines.
+
+        Args:
+            embedder: the embedder to use if none is named.
+
+        Raises:
+            typer.BadParameter: if the weights do not exist, or options contradict each other.
+        """
         from ..evaluation.datasets import load_pairs
         from ..evaluation.embedders import EmbedderOptions
         from ..evaluation.measuring import MeasuringOptions
@@ -150,7 +157,7 @@ def evaluate(
 
 
 def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
-    """Prints a report as JSON, or its scores as a table and the paths of its files."""
+    """Prints a report as JSON, or its scores as tables and the paths of its files in `out`."""
     from ..evaluation.report import protocol_rows, score_rows
     from ..evaluation.run import CLIPS_FILE
 
@@ -190,6 +197,7 @@ def clip_set(flags: EvaluationSet, out: Path) -> dict[str, Any]:
         raise typer.BadParameter(one_set)
     if flags.separation and not protocol:
         raise typer.BadParameter("--separation is only for --protocol; other sets are already separated.")
+
     separation = flags.separation or "audio-separator"
     seconds = flags.clip_seconds
     folder = folders[0]
@@ -204,13 +212,14 @@ def clip_set(flags: EvaluationSet, out: Path) -> dict[str, Any]:
         clips = datasets.load_karaoke(folder)
     else:
         clips = datasets.load_pairs(folder)
+
     sung = datasets.sung_clips(datasets.cut_clips(clips, seconds, flags.hop_seconds))
     about = {"clip seconds": seconds, "hop seconds": flags.hop_seconds, "sung clips in all": len(sung)}
     return {"clips": tuple(datasets.spread(sung, flags.limit)), "data": data | about}
 
 
 def named_folders(outputs: Sequence[str]) -> dict[str, tuple[Path, ...]]:
-    """Parses options of the form NAME=FOLDER into folders by system name.
+    """Parses options of the form NAME=FOLDER into folders by system name; a repeated name has several folders.
 
     Raises:
         typer.BadParameter: if an option does not have that form.

@@ -21,14 +21,13 @@ def info(
     if as_json:
         say(json.dumps(description))
         return
-    rows = [
-        (name, f"{part['parameters']:,}", f"{part['bytes'] / 1e6:.1f} MB", part["rates"], part["vocabulary"],
-         part["architecture"])
-        for name, part in description["parts"].items()
-    ]  # fmt: skip
-    rows.append(("total", f"{description['parameters']:,}", f"{description['bytes'] / 1e6:.1f} MB", "", "", ""))
     headings = ("part", "parameters", "size on disk", "rates", "vocabulary", "architecture")
-    print_table(description["model"], headings, rows, headings[1:3])
+    rows = []
+    for name, part in description["parts"].items():
+        size = f"{part['bytes'] / 1e6:.1f} MB"
+        rows.append((name, f"{part['parameters']:,}", size, part["rates"], part["vocabulary"], part["architecture"]))
+    rows.append(("total", f"{description['parameters']:,}", f"{description['bytes'] / 1e6:.1f} MB", "", "", ""))
+    print_table(description["model"], headings, rows, numbers=headings[1:3])
     if description["styles"]:
         say(f"styles: {', '.join(description['styles'])}")
 

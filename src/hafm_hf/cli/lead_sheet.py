@@ -52,7 +52,16 @@ class Format(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Sheets:
-    """The options that apply to every vocal."""
+    """The options that apply to every vocal.
+
+    Args:
+        out: folder for the files.
+        formats: file formats of the lead sheets.
+        click: whether to write a click track.
+        as_json: whether to print the lead sheets instead of writing files.
+        given: what is known of the song.
+        metre: beats per bar; None to estimate them.
+    """
 
     out: Path
     formats: list[str]
@@ -89,6 +98,7 @@ def lead_sheet(
     """
     from ..lead_sheet.files import IN_BARS, lead_sheet_files
 
+    # (base name of the files, vocal) each
     named = [pair for vocal in vocals for pair in named_vocals(vocal)]
     names = [name for name, _ in named]
     if (beats or chords) and len(names) > 1:
@@ -98,6 +108,7 @@ def lead_sheet(
     sheet_given = read_lead_sheet(tempo, beats, chords, key)
     wanted = [file_format.value for file_format in formats or [Format.lab]]
     require_packages(*(IN_BARS[file_format] for file_format in wanted if file_format in IN_BARS))
+
     planned: dict[str, list[Path]] = {}
     problems: dict[str, str] = {}
     for name, vocal in named:
@@ -116,12 +127,14 @@ def lead_sheet(
                 if not problems[name]:
                     new_files += planned[name]
         check_output(out, new_files)
+
     beats_per_bar = None
     if metre is not None:
         beats_per_bar = int(metre[0])
     if sheet_given and sheet_given.bars and beats_per_bar:
         sheet_given = replace(sheet_given, beats_per_bar=beats_per_bar)
     asked = Sheets(out, wanted, click, as_json, sheet_given, beats_per_bar)
+
     composite = None
     failed = False
     for name, vocal in named:
@@ -159,7 +172,15 @@ def named_vocals(vocal: str) -> list[tuple[str, str]]:
 
 
 def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: audio.Samples, rate: int) -> None:
-    """Completes the lead sheet of a vocal (float32 [N] at `rate` Hz) by estimates, and writes or prints it.
+    """Completes the lead sheet of a vocal by estimates, and writes or prints it.
+
+    Args:
+        composite (`HAFMForVocalAccompaniment`): the model.
+        asked: the options that apply to every vocal.
+        vocal: as named on the command line.
+        name: base name of its files.
+        samples (float32 [N]): the vocal.
+        rate: its sampling rate in Hz.
 
     Raises:
         HAFMCommandError: if there are no beats to count bars by, or the options contradict each other.
@@ -185,6 +206,7 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
     if asked.as_json:
         say(json.dumps({"vocal": vocal, **whole_sheet.to_dict()}))
         return
+
     song = None
     if whole_sheet.has_beats:
         song = chart(whole_sheet, length)

@@ -89,7 +89,7 @@ OutputRate = Annotated[int | None, mix("--output-rate", **described_flag("--outp
 
 
 def parsed_balance(text: str) -> float | str:
-    """Parses the value of --balance, "auto" or a number; raises typer.BadParameter."""
+    """Parses the value of --balance, "auto" or a number in LU; raises typer.BadParameter for anything else."""
     value: float | str = text
     if text != "auto":
         try:
@@ -97,6 +97,7 @@ def parsed_balance(text: str) -> float | str:
         except ValueError:
             raise typer.BadParameter(f"{text!r} is neither auto nor a number.") from None
     try:
+        # checks the limits; it is never None here
         return MixOptions(balance=value).balance or 0.0
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -109,7 +110,15 @@ Balance = Annotated[
 
 
 def engine_arguments(engine: str, workers: int) -> dict[str, Any]:
-    """The arguments `engine`, `workers` and `address` of `corpus.engines.run_on`."""
+    """The arguments of `corpus.engines.run_on` for --engine and --workers.
+
+    Args:
+        engine: "local", "ray", or "ray:HOST:PORT".
+        workers: number of processes, or of concurrent Ray tasks.
+
+    Returns:
+        `engine` ("local" or "ray"), `workers`, and `address`, "HOST:PORT" or empty.
+    """
     name, _, address = engine.partition(":")
     return {"engine": name, "workers": workers, "address": address}
 
@@ -128,7 +137,11 @@ class Request:
     as_json: bool = False
 
     def files(self, name: str) -> list[dict[str, Path]]:
-        """The output files of a vocal: for each sample, paths by part."""
+        """The output files of a vocal: for each sample, paths by part ("instrumental", "mix" and the stems).
+
+        Args:
+            name: base name of the vocal's files; with several samples, _1, _2 … follow it.
+        """
         samples = self.parameters.get("num_samples") or 1
         if samples == 1:
             songs = [name]
@@ -150,9 +163,9 @@ class Request:
         """Raises HAFMCommandError if the model does not support the options; it may be without weights."""
         from ..accompaniment.generation_accompaniment import check_supported
 
-        asked = {name: self.parameters.get(name) for name in options_by_name(GenerationOptions)}
+        options = {name: self.parameters.get(name) for name in options_by_name(GenerationOptions)}
         try:
-            check_supported(GenerationOptions.of(given=asked), model)
+            check_supported(GenerationOptions.of(given=options), model)
         except ValueError as error:
             raise HAFMCommandError(str(error)) from error
 
@@ -166,7 +179,15 @@ class Outcome:
     error: str = ""
 
     def write(self, songs: Any, *, missing: bool = False) -> list[Path]:
-        """Writes the pipeline's samples (only files that do not exist yet if `missing`); returns the files written."""
+        """Writes the songs of a vocal to its files.
+
+        Args:
+            songs: what the pipeline has returned: a song, or with several samples a list of songs.
+            missing: whether to write only files that do not exist yet.
+
+        Returns:
+            The files written.
+        """
         written = []
         for song, files in zip(songs if isinstance(songs, list) else [songs], self.files, strict=True):
             parts = {**song.get("stems", {}), "instrumental": song["audio"], "mix": song["mix"]}
@@ -180,13 +201,16 @@ class Outcome:
         return all(path.exists() for files in self.files for path in files.values())
 
     def lines(self, seed: int) -> list[dict[str, Any]]:
-        """The lines that `--json` prints: one for each sample, or one with the error."""
+        """The lines that `--json` prints: one for each sample, or one with the error.
+
+        Rate and length are read from the files written; `seed` is that of the generation.
+        """
         lines = []
         for sample, files in enumerate(self.files, start=1):
             header = soundfile.info(audio.soundfile_name(files["instrumental"]))
             line = {"vocal": self.vocal, "sample": sample, **{part: str(path) for part, path in files.items()}}
-            form = {"sampling_rate": header.samplerate, "seconds": header.frames / header.samplerate}
-            lines.append(line | form | {"seed": seed})
+            line |= {"sampling_rate": header.samplerate, "seconds": header.frames / header.samplerate, "seed": seed}
+            lines.append(line)
         return lines or [{"vocal": self.vocal, "error": self.error}]
 
 
@@ -209,16 +233,22 @@ def read_lead_sheet(
 
 
 def vocal_name(vocal: str) -> str:
-    """The base name of a vocal's output files."""
+    """The base name of the output files of a vocal: a path, a URL, or "-" for standard input."""
     if vocal == "-":
         return "stdin"
     return possible_name(Path(audio.source_name(vocal)).stem)
 
 
 def read_vocal(vocal: str, as_json: bool, **options: Any) -> tuple[audio.Samples, int] | None:
-    """Reads a vocal and its rate in Hz with `audio.read_audio`; if that fails, reports the error and returns None.
+    """Reads a vocal; if that fails, reports the error.
 
-    `options` are those of `audio.read_audio`.
+    Args:
+        vocal: a path, a URL, or "-" for standard input.
+        as_json: whether to report an error on stdout as well, as JSON.
+        options: of `audio.read_audio`.
+
+    Returns:
+        Its samples (float32 [N], or [N, channels] with `mono=False`) and their rate in Hz; None if it cannot be read.
     """
     try:
         return audio.read_audio(sys.stdin.buffer.read() if vocal == "-" else vocal, **options)
@@ -229,7 +259,12 @@ def read_vocal(vocal: str, as_json: bool, **options: Any) -> tuple[audio.Samples
 
 
 def name_problem(shown: str, files: Iterable[Path]) -> str:
-    """The sentence that refuses a vocal whose files would have names that are too long; empty if none has."""
+    """The sentence that refuses a vocal whose files would have names that are too long; empty if none has.
+
+    Args:
+        shown: the vocal's name in that sentence.
+        files: its output files.
+    """
     reasons = (too_long(path) for path in files)
     if reason := next(filter(None, reasons), ""):
         return f"{shown} is left out, since its files would have too long a name ({reason}); rename it."
@@ -237,7 +272,7 @@ def name_problem(shown: str, files: Iterable[Path]) -> str:
 
 
 def report_vocal(vocal: str, error: Exception, as_json: bool) -> None:
-    """Reports that a vocal can't be used, on stderr and, if asked for, as a line of JSON."""
+    """Reports that a vocal can't be used, on stderr and, with `as_json`, as a line of JSON on stdout."""
     report_error(error)
     if as_json:
         say(json.dumps({"vocal": vocal, "error": str(error)}))
@@ -245,6 +280,10 @@ def report_vocal(vocal: str, error: Exception, as_json: bool) -> None:
 
 def check_output(out: Path, files: list[Path]) -> None:
     """Checks before minutes of work that results can be written.
+
+    Args:
+        out: the output folder, which may not exist yet.
+        files: files that must not exist yet.
 
     Raises:
         typer.BadParameter: if one of the files exists, or the path of the folder is a file.
@@ -261,7 +300,16 @@ def check_output(out: Path, files: list[Path]) -> None:
 
 
 def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeline:
-    """Loads the pipeline of a model onto a device; errors say what to do instead."""
+    """Loads the pipeline of a model onto a device.
+
+    Args:
+        model: folder or hub id; the bundled hafm-tiny if None.
+        device: "auto" for the best one of this machine.
+        dtype: precision of the stages; "auto" is float32.
+
+    Raises:
+        HAFMCommandError: if the model cannot be loaded, or the machine has no such device.
+    """
     import torch
 
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment

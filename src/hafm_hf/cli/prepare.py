@@ -101,7 +101,10 @@ def prepare(
 
 
 def run(options: PrepareOptions, as_json: bool) -> None:
-    """Prepares a corpus with a progress bar on stderr, and prints a summary."""
+    """Prepares a corpus with a progress bar on stderr, and prints a summary, or with `as_json` the manifest.
+
+    The manifest is then without its list of dropped tracks.
+    """
     import transformers
 
     from ..corpus.prepare import prepare as prepare_corpus
@@ -119,15 +122,19 @@ def run(options: PrepareOptions, as_json: bool) -> None:
         say(json.dumps({key: value for key, value in manifest.items() if key != "dropped"}))
         return
     print_summary(manifest)
-    if (held := manifest["splits"]["validation"]["tracks"]) < 2:
-        said = "Only two or more validation tracks show whether a stage follows the voice"
-        stderr.print(f"{said}; this corpus has {held}: prepare with a larger --validation.")
+    validation_tracks = manifest["splits"]["validation"]["tracks"]
+    # validation compares a clip's conditioning with that of another track
+    if validation_tracks < 2:
+        stderr.print(
+            "Only two or more validation tracks show whether a stage follows the voice; this corpus has "
+            f"{validation_tracks}: prepare with a larger --validation."
+        )
     folder = options.shards.corpus
     say(f"wrote {folder} (manifest.json lists every drop, README.md is its card)")
 
 
 def print_summary(manifest: dict[str, Any]) -> None:
-    """Prints tables of what was kept and dropped, and of the splits."""
+    """Prints tables of what was kept and dropped, and of the splits, from a corpus's manifest.json."""
     tracks = manifest["tracks"]
     segments = manifest["segments"]
     hours = manifest["hours"]

@@ -53,19 +53,21 @@ class EndpointHandler:
         given = data.get("parameters") or {}
         if not isinstance(given, dict):
             raise ValueError(f"parameters is {reprlib.repr(given)}; send an object with parameters by name.")
+
         parameters = {name: value for name, value in given.items() if value is not None}
-        encoding = str(parameters.pop("format", "flac")).lower()
-        if not isinstance(sheet_wanted := parameters.pop("return_lead_sheet", False), bool):
-            raise ValueError(f"return_lead_sheet is {sheet_wanted!r}; send true or false.")
+        file_format = str(parameters.pop("format", "flac")).lower()
+        if not isinstance(with_lead_sheet := parameters.pop("return_lead_sheet", False), bool):
+            raise ValueError(f"return_lead_sheet is {with_lead_sheet!r}; send true or false.")
         unknown = sorted(set(parameters) - set(self.pipeline.public_parameters))
         if unknown:
             names = ", ".join((*self.pipeline.public_parameters, "format", "return_lead_sheet"))
             raise ValueError(f"Unknown parameter {unknown[0]!r}; the parameters are {names}.")
-        if encoding not in FILE_FORMATS:
-            raise ValueError(f"format is {encoding!r}; ask for {' or '.join(FILE_FORMATS)}.")
-        # the pipeline refuses anything else
+        if file_format not in FILE_FORMATS:
+            raise ValueError(f"format is {file_format!r}; ask for {' or '.join(FILE_FORMATS)}.")
+        # what is no integer is refused by the pipeline
         if isinstance(count := parameters.get("num_samples"), int) and count > MAX_SAMPLES:
             raise ValueError(f"num_samples is {count}; an endpoint returns at most {MAX_SAMPLES}.")
+
         songs = self.pipeline(_audio_bytes(data.get("inputs")), **parameters, files=False)
         if not isinstance(songs, list):
             songs = [songs]
@@ -73,14 +75,16 @@ class EndpointHandler:
             labels = [""]
         else:
             labels = [f" {number}" for number in range(1, len(songs) + 1)]
-        answer = [
-            _element(name + label, FILE_FORMATS[encoding], encode_audio(sound, song["sampling_rate"], encoding))
-            for song, label in zip(songs, labels, strict=True)
-            for name, sound in {"instrumental": song["audio"], "mix": song["mix"], **song.get("stems", {})}.items()
-        ]
-        for song, label in zip(songs, labels, strict=True) if sheet_wanted else ():
-            sheet = json.dumps(song["lead_sheet"].to_dict()).encode()
-            answer.append(_element("lead sheet" + label, "application/json", sheet))
+        answer = []
+        for song, label in zip(songs, labels, strict=True):
+            sounds = {"instrumental": song["audio"], "mix": song["mix"], **song.get("stems", {})}
+            for name, sound in sounds.items():
+                file = encode_audio(sound, song["sampling_rate"], file_format)
+                answer.append(_element(name + label, FILE_FORMATS[file_format], file))
+        if with_lead_sheet:
+            for song, label in zip(songs, labels, strict=True):
+                sheet = json.dumps(song["lead_sheet"].to_dict()).encode()
+                answer.append(_element("lead sheet" + label, "application/json", sheet))
         return answer
 
 
@@ -99,5 +103,5 @@ def _audio_bytes(inputs: Any) -> bytes:
 
 
 def _element(label: str, content_type: str, content: bytes) -> dict[str, str]:
-    """An element of the response."""
+    """An element of the response: a file's bytes in base64, with a label such as "mix 2" and its MIME type."""
     return {"label": label, "content-type": content_type, "blob": base64.b64encode(content).decode("ascii")}

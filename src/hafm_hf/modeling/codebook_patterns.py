@@ -29,7 +29,7 @@ FREE = -1
 
 
 def as_tokens(codes: torch.Tensor) -> torch.Tensor:
-    """Codes [B, Q, T] frame by frame: [B, T·Q]."""
+    """Codes [B, Q, T] in the order of tokens, all codebooks of frame 0, then of frame 1 …: [B, T·Q]."""
     return codes.transpose(1, 2).flatten(1)
 
 
@@ -71,15 +71,15 @@ class CodebookPattern:
         return self.num_codebooks // self.codes_per_slot
 
     def slots(self, frames: int) -> int:
-        """L, the slots that predict all codes of the first `frames` frames."""
+        """L, the number of slots that predict all codes of the first `frames` frames."""
         return frames * self.slots_per_frame + self.codes_per_slot - 1 if frames else 0
 
     def frames(self, slots: int) -> int:
-        """Frames that are complete when `slots` slots have been predicted."""
+        """Number of frames that are complete when `slots` slots have been predicted."""
         return max(slots - self.codes_per_slot + 1, 0) // self.slots_per_frame
 
     def new_slots(self, known_frames: int, frames: int) -> int:
-        """Decoding steps needed to generate `frames` frames after `known_frames`."""
+        """Number of decoding steps that generate `frames` frames after `known_frames` known ones."""
         return self.slots(known_frames + frames) - known_frames * self.slots_per_frame
 
     def frame_of(self, slot: torch.Tensor) -> torch.Tensor:
@@ -87,11 +87,19 @@ class CodebookPattern:
         return slot // self.slots_per_frame
 
     def arrange(self, tokens: torch.Tensor, fill: float) -> torch.Tensor:
-        """Values of tokens [B, T·Q] as slots [B·C, L], with `fill` where a slot has no frame."""
+        """Arranges values of tokens (ids, or numbers as `uniforms`) in slots.
+
+        Args:
+            tokens ([B, T·Q]): one value per token.
+            fill: the value of slots that have no frame.
+
+        Returns:
+            [B·C, L], C rows per sequence.
+        """
         return tokens
 
     def codebook(self, slots: torch.Tensor, codebook: int) -> torch.Tensor:
-        """One codebook of slots [B·C, L, …], frame by frame: a view [B, T, …]."""
+        """Values of one codebook (its number) in slots [B·C, L, …], frame by frame: a view [B, T, …]."""
         return slots[:, codebook :: self.num_codebooks]
 
     def tokens(self, slots: torch.Tensor) -> torch.Tensor:
@@ -107,11 +115,20 @@ class CodebookPattern:
         return shifted.masked_fill(shifted < 0, bos_token_id)
 
     def hide(self, input_ids: torch.Tensor, frames: int | torch.Tensor, bos_token_id: int) -> torch.Tensor:
-        """Puts BOS into input slots (int64 [B·C, L]) where a row has no frame; `frames` is T, or int64 [B]."""
+        """Puts BOS into inputs of slots that have no code to read, which only other patterns have.
+
+        Args:
+            input_ids (int64 [B·C, L]): inputs, BOS first.
+            frames: T, or of each sequence, int64 [B].
+            bos_token_id: BOS.
+
+        Returns:
+            int64 [B·C, L].
+        """
         return input_ids
 
     def frame(self, slots: torch.Tensor, number: int) -> torch.Tensor:
-        """The codes of a frame, [B, Q], in slots [B·C, L] that begin with frame 0."""
+        """The codes [B, Q] of frame `number` in slots [B·C, L], of which the first is that of frame 0."""
         return slots[:, number * self.num_codebooks : (number + 1) * self.num_codebooks]
 
     def plan(
@@ -133,6 +150,9 @@ class CodebookPattern:
             kept (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
             row_frames (int64 [B], *optional*): length of each sequence in frames, known ones included, if some end
                 before others; codes generated past a sequence's end are meaningless.
+
+        Returns:
+            Known codes, random numbers and kept codes, arranged in slots, and the number of slots to generate.
         """
         if uniforms is not None:
             uniforms = as_tokens(uniforms)
@@ -151,10 +171,11 @@ class DelayPattern(CodebookPattern):
 
     def arrange(self, tokens: torch.Tensor, fill: float) -> torch.Tensor:
         """Delays row q of a sequence by q slots: [B, T·Q] → [B·Q, L], with `fill` in the gaps."""
-        books = tokens.unflatten(1, (-1, self.num_codebooks)).transpose(1, 2)
+        books = tokens.unflatten(1, (-1, self.num_codebooks)).transpose(1, 2)  # [B, Q, T]
         # rows are padded by Q, flattened, and cut again one shorter, so that each starts one later than the one before
-        padded = F.pad(books, (0, self.num_codebooks), value=fill).flatten(1)
-        return padded[:, : -self.num_codebooks].unflatten(1, (self.num_codebooks, -1)).flatten(0, 1)
+        flat = F.pad(books, (0, self.num_codebooks), value=fill).flatten(1)  # [B, Q · (T + Q)]
+        rows = flat[:, : -self.num_codebooks].unflatten(1, (self.num_codebooks, -1))  # [B, Q, T + Q − 1]
+        return rows.flatten(0, 1)
 
     def codebook(self, slots: torch.Tensor, codebook: int) -> torch.Tensor:
         """Row `codebook` of slots [B·Q, L, …] without its delay: [B, T, …]."""
@@ -166,12 +187,22 @@ class DelayPattern(CodebookPattern):
         return torch.stack([self.codebook(slots, book) for book in range(self.num_codebooks)], dim=2).flatten(1, 2)
 
     def hide(self, input_ids: torch.Tensor, frames: int | torch.Tensor, bos_token_id: int) -> torch.Tensor:
-        """As in the base class; in row q, slot s reads a code of frame s − 1 − q."""
+        """Puts BOS into the inputs of slots that read no frame: in row q, slot s reads a code of frame s − 1 − q.
+
+        Args:
+            input_ids (int64 [B·Q, L]): inputs, Q rows per sequence.
+            frames: T, or of each sequence, int64 [B].
+            bos_token_id: BOS.
+
+        Returns:
+            int64 [B·Q, L].
+        """
         rows = torch.arange(self.num_codebooks, device=input_ids.device)[:, None]
-        frame = torch.arange(input_ids.shape[1], device=input_ids.device) - 1 - rows
-        last = frames if isinstance(frames, int) else frames.to(input_ids.device)[:, None, None]
-        nothing = ((frame < 0) | (frame >= last)).expand(len(input_ids) // len(rows), -1, -1).flatten(0, 1)
-        return input_ids.masked_fill(nothing, bos_token_id)
+        frame = torch.arange(input_ids.shape[1], device=input_ids.device) - 1 - rows  # [Q, L]
+        stop = frames if isinstance(frames, int) else frames.to(input_ids.device)[:, None, None]
+        outside = (frame < 0) | (frame >= stop)  # [Q, L] or [B, Q, L]
+        outside = outside.expand(len(input_ids) // len(rows), -1, -1).flatten(0, 1)
+        return input_ids.masked_fill(outside, bos_token_id)
 
     def frame(self, slots: torch.Tensor, number: int) -> torch.Tensor:
         """As in the base class: one code of each row, each a slot later than the one before."""
@@ -186,8 +217,11 @@ class DelayPattern(CodebookPattern):
         kept: torch.Tensor | None = None,
         row_frames: torch.Tensor | None = None,
     ) -> SlotPlan:
-        """As in the base class; partly known slots are generated again, with the known part kept."""
-        batch, _, before = known.shape
+        """Plans the slots that generate `frames` frames after the known ones; arguments as in `CodebookPattern`.
+
+        Slots that are known in part are generated again, with the known part kept.
+        """
+        batch, _, known_frames = known.shape
         if kept is None:
             kept = known.new_full((batch, self.num_codebooks, frames), FREE)
         codes = torch.cat([known, kept.to(known.device)], dim=2)  # [B, Q, P + T]
@@ -196,9 +230,11 @@ class DelayPattern(CodebookPattern):
             codes = codes.masked_fill(ended[:, None], bos_token_id)
         slots = self.arrange(as_tokens(codes), bos_token_id)  # [B·C, L]
         if uniforms is not None:
-            numbers = F.pad(uniforms, (before, 0), value=1.0)  # [B, Q, P + T]
-            uniforms = self.arrange(as_tokens(numbers), 1.0)[:, before:]
-        return SlotPlan(slots[:, :before], uniforms, slots[:, before:], slots.shape[1] - before)
+            # slots without a frame, and known ones, are kept: any number will do
+            padded = F.pad(uniforms, (known_frames, 0), value=1.0)  # [B, Q, P + T]
+            uniforms = self.arrange(as_tokens(padded), 1.0)[:, known_frames:]
+        # a frame's first codebook is in the slot of the same number, so the first P slots are known as a whole
+        return SlotPlan(slots[:, :known_frames], uniforms, slots[:, known_frames:], slots.shape[1] - known_frames)
 
 
 PATTERNS: dict[str, type[CodebookPattern]] = {"flat": CodebookPattern, "delay": DelayPattern}

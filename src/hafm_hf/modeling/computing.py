@@ -39,15 +39,16 @@ def torch_threads(threads: int | None) -> Iterator[None]:
     Each Python thread has a number of its own, but when it first uses torch, it takes the last one that any thread has
     set. So blocks of several threads may overlap, and each restores what held outside of all of them.
     """
-    me = threading.get_ident()
+    current = threading.get_ident()
     with _threads_lock:
-        nested = me in _counts_before
+        # this thread is inside another block already
+        nested = current in _counts_before
         if nested or not _counts_before:
             before = torch.get_num_threads()
         else:
             # this thread may just have taken the number of a block that another thread is in
             before = next(iter(_counts_before.values()))
-        _counts_before.setdefault(me, before)
+        _counts_before.setdefault(current, before)
         torch.set_num_threads(threads or before)
     try:
         yield
@@ -55,11 +56,11 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         with _threads_lock:
             torch.set_num_threads(before)
             if not nested:
-                del _counts_before[me]
+                del _counts_before[current]
 
 
 def suitable_threads(models: Iterable[nn.Module]) -> int | None:
-    """1 for models on the CPU whose matrices are all small; None to keep torch's own number of threads.
+    """Number of threads for `torch_threads`: 1 if all models are on the CPU and have small matrices only, else None.
 
     Threads synchronise after every matrix product. Where products take microseconds a second thread gains little, and
     if another process competes for its core, a step takes three times as long. OMP_NUM_THREADS takes precedence.
@@ -67,6 +68,6 @@ def suitable_threads(models: Iterable[nn.Module]) -> int | None:
     parameters = [parameter for model in models for parameter in model.parameters()]
     if os.environ.get("OMP_NUM_THREADS") or any(parameter.device.type != "cpu" for parameter in parameters):
         return None
-    # output heads and embedding tables hold one matrix per codebook
+    # the last two dimensions: output heads and embedding tables hold one matrix per codebook
     largest = max((matrix.shape[-2] * matrix.shape[-1] for matrix in parameters if matrix.ndim > 1), default=0)
     return 1 if largest < THREADED_MATRIX else None

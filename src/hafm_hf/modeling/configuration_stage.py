@@ -129,6 +129,7 @@ class HAFMStageConfig(PreTrainedConfig):
             self.intermediate_size = (2 * 4 * self.hidden_size) // 3
         if self.bos_token_id is None:
             self.bos_token_id = self.codebook_size
+        # in the order of STREAMS, which config files lose; unknown ones last, by name
         positions = {name: position for position, name in enumerate(STREAMS)}
         ordered = sorted(self.lead_sheet_streams, key=lambda name: (positions.get(name, len(positions)), name))
         self.lead_sheet_streams = {name: self.lead_sheet_streams[name] for name in ordered}
@@ -237,7 +238,11 @@ class HAFMStageConfig(PreTrainedConfig):
             raise ValueError(f"bos_token_id is {self.bos_token_id}; it must be {self.codebook_size}, after the codes.")
 
     def validate_choices(self) -> None:
-        """Refuses unknown names and rates out of range."""
+        """Refuses unknown names, and numbers out of range.
+
+        Raises:
+            ValueError: names the field, its value, and what is allowed.
+        """
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
@@ -251,8 +256,10 @@ class HAFMStageConfig(PreTrainedConfig):
         for name in ("conditioning_dropout", "attention_dropout", "rms_norm_eps", "initializer_range"):
             check_range(name, getattr(self, name), 1, least=0)
         for name in ("relative_attention", "time_attention"):
-            buckets, distance = getattr(self, f"{name}_num_buckets"), getattr(self, f"{name}_max_distance")
+            buckets = getattr(self, f"{name}_num_buckets")
+            distance = getattr(self, f"{name}_max_distance")
             check_range(f"{name}_num_buckets", buckets, MAX_WIDTH)
+            # signed buckets are halved by sign, and each half into exact and logarithmic buckets
             if buckets % 4 or distance <= buckets // 2:
                 raise ValueError(
                     f"{name}_num_buckets is {buckets} and {name}_max_distance {distance}; the buckets must be a "
@@ -308,6 +315,6 @@ class HAFMFineConfig(HAFMStageConfig):
 
 
 def _vocabulary(sizes: list[int]) -> str:
-    """[1024, 1024, 1024] → "3 × 1024"."""
+    """Sizes of codebooks in words: [1024, 1024, 1024, 500] → "3 × 1024 + 500"."""
     counted = Counter(sizes).items()
     return " + ".join(str(size) if count == 1 else f"{count} × {size}" for size, count in counted)

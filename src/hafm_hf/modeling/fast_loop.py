@@ -94,7 +94,9 @@ def check_weights(stage: HAFMStageForCausalLM) -> None:
     for number, (layer, weights) in enumerate(zip(stage.model.layers, stage.model.layer_weights(), strict=True)):
         parameters = {id(parameter): name for name, parameter in layer.named_parameters()}
         tensors = {name: value for name, value in weights._asdict().items() if not isinstance(value, float | None)}
+        # of an adapter, or of a layer that stands in for the one expected
         unread = [name for key, name in parameters.items() if key not in set(map(id, tensors.values()))]
+        # computed from a parameter, offloaded, or of a quantised type
         changed = [
             name
             for name, value in tensors.items()
@@ -109,14 +111,14 @@ def check_weights(stage: HAFMStageForCausalLM) -> None:
 
 
 def packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None = None) -> Linear:
-    """Returns `x ↦ x Wᵀ + b` from float32 [R, I], R = `rows`, to float32 [R, O], whatever the precision of W.
+    """Returns the function `x ↦ x Wᵀ + b` from float32 [R, I] to float32 [R, O], whatever the precision of W.
 
     With few rows a product is limited by reading the matrix from memory, so the matrix is kept small and in the order
     in which it is read.
 
     Args:
-        weight (float [O, I]): the matrix.
-        rows: number of rows that the inputs will have.
+        weight (float [O, I]): W.
+        rows: R, the number of rows that the inputs will have.
         bias (float [O], *optional*): b.
     """
     weight = weight.detach().contiguous()
@@ -144,7 +146,16 @@ def _as_dtype(bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | N
 
 
 def _packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -> Linear:
-    """`packed_linear` with oneDNN in W's own precision, or in float32 where the CPU lacks a bfloat16 product."""
+    """The function `x ↦ x Wᵀ + b` by oneDNN, from float32 [R, I] to float32 [R, O], on a CPU.
+
+    It computes in W's precision, or in float32 where the CPU lacks a bfloat16 product; without oneDNN by PyTorch's
+    linear layer.
+
+    Args:
+        weight (float [O, I]): W.
+        rows: R, the number of rows that the inputs will have.
+        bias (float [O], *optional*): b.
+    """
     if weight.dtype == torch.bfloat16 and not _packs(torch.bfloat16):
         weight = weight.float()
     dtype = weight.dtype
@@ -166,7 +177,10 @@ def _packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -
 
 @cache
 def _is_amd() -> bool:
-    """Whether the CPU is AMD's; on Intel's, oneDNN's products and fused attention reach the speed of memory."""
+    """Whether the CPU is AMD's.
+
+    Some products are computed otherwise there: on Intel's, oneDNN's and fused attention reach the speed of memory.
+    """
     try:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -191,7 +205,14 @@ def _fits_half(weight: torch.Tensor) -> bool:
 
 
 class _Norm:
-    """RMSNorm of float32 as x / √(‖x‖² + D·ε) · (√D · weight), in four small kernels instead of eight."""
+    """RMSNorm of float32 as x / √(‖x‖² + D·ε) · (√D · weight), in four small kernels instead of eight.
+
+    Args:
+        weight (float [..., D]): of the norm.
+        width: D.
+        eps: ε.
+        factor: of the result.
+    """
 
     def __init__(self, weight: torch.Tensor, width: int, eps: float, factor: float = 1.0) -> None:
         self.scale = weight.detach().float() * (math.sqrt(width) * factor)
@@ -206,7 +227,7 @@ class _Norm:
         x.div_(self._root(x)).mul_(self.scale)
 
     def _root(self, x: torch.Tensor) -> torch.Tensor:
-        """√(‖x‖² + D·ε), float32 [..., 1]."""
+        """√(‖x‖² + D·ε) of x (float [..., D]): float32 [..., 1]."""
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         return norm.hypot_(self.offset)
 
@@ -230,7 +251,12 @@ class _Cache:
         self.stored.zero_()
 
     def fill(self, rows: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Copies the keys and values of the first slots, float [n rows, H, n, d]."""
+        """Writes the first n slots of some rows.
+
+        Args:
+            rows: which of the R rows.
+            keys, values (float [rows, H, n, d]): of these rows and slots.
+        """
         self.stored[0, rows, :, : keys.shape[2]] = keys
         self.stored[1, rows, :, : values.shape[2]] = values
 
@@ -239,20 +265,34 @@ class _Cache:
         return self.slots[slot].clone()
 
     def write(self, slot: int | torch.Tensor, key_and_value: torch.Tensor) -> None:
-        """Writes the key and value, float [2, R, H, d], of a slot (an int, or int64 [1])."""
+        """Writes a slot.
+
+        Args:
+            slot: its index, an int, or int64 [1] in a CUDA graph.
+            key_and_value (float [2, R, H, d]): its key, then its value.
+        """
         if isinstance(slot, int):
             self.slots[slot].copy_(key_and_value)
         else:
             self.stored.index_copy_(3, slot, key_and_value.unsqueeze(3))
 
     def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of the first `slots` keys and values for `attend`."""
+        """Views of the keys and the values of the first n slots (`slots`), each float [R, H, n, d], for `attend`."""
         keys, values = self.stored[:, :, :, :slots]
         return keys, values
 
     @staticmethod
     def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Attention of a slot: query float [R, H, 1, d], bias [1 or R, H, 1, n] → float [R, H, 1, d]."""
+        """Attention of one slot.
+
+        Args:
+            query (float [R, H, 1, d]): already scaled.
+            keys, values: those of n slots, from `until`.
+            bias (float [1 or R, H, 1, n]): position bias, which masks empty slots.
+
+        Returns:
+            float [R, H, 1, d].
+        """
         return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
 
 
@@ -280,7 +320,7 @@ class _LargeCache(_Cache):
         self.values.zero_()
 
     def fill(self, rows: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """As in `_Cache`; the last block is filled up with zeros."""
+        """Writes the first n slots of `rows` (keys and values float [rows, H, n, d]); zeros fill up the last block."""
         _, heads, slots, _ = keys.shape
         self.keys.unflatten(0, (-1, heads))[rows, :, :slots] = keys
         blocks = F.pad(values, (0, 0, 0, -slots % BLOCK)).unflatten(2, (-1, BLOCK))  # [n rows, H, n / BLOCK, BLOCK, d]
@@ -291,14 +331,17 @@ class _LargeCache(_Cache):
         return torch.stack(self.cache_slots[slot])
 
     def write(self, slot: int | torch.Tensor, key_and_value: torch.Tensor) -> None:
-        """As in `_Cache`, but `slot` is an int: with `compile`, which passes a tensor, no cache is a large one."""
+        """Writes the key and value (float [2, R, H, d]) of a slot, an int.
+
+        The tensors that `_Cache.write` takes are passed with `compile` only, which needs a GPU and no large cache.
+        """
         assert isinstance(slot, int)
         key_slot, value_slot = self.cache_slots[slot]
         key_slot.copy_(key_and_value[0])
         value_slot.copy_(key_and_value[1])
 
     def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of the first `slots`, n in whole blocks, for `attend`.
+        """Views of the keys and values of the first n slots (`slots`, a multiple of BLOCK), for `attend`.
 
         Returns:
             Keys [R·H, n, d] and values [n / BLOCK · R·H, d, BLOCK].
@@ -307,14 +350,24 @@ class _LargeCache(_Cache):
 
     @staticmethod
     def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """As in `_Cache`, with keys and values of `until`; the sum over the blocks is that over their slots."""
+        """Attention of one slot, in blocks of slots.
+
+        Args:
+            query (float [R, H, 1, d]): already scaled.
+            keys (float [R·H, n, d]), values (float [n / BLOCK · R·H, d, BLOCK]): from `until`.
+            bias (float [1 or R, H, 1, n]): position bias, which masks empty slots.
+
+        Returns:
+            float [R, H, 1, d].
+        """
         rows, heads, _, head_dim = query.shape
         # a column that is a transposed row: MKL takes four times as long for one that is a contiguous matrix
         column = query.reshape(rows * heads, 1, head_dim).transpose(1, 2)
         scores = torch.bmm(keys, column).view(rows, heads, 1, -1).add_(bias)
         weights = scores.softmax(dim=-1).view(rows * heads, -1, BLOCK).transpose(0, 1)  # [n / BLOCK, R·H, BLOCK]
         columns = weights.reshape(-1, 1, BLOCK).transpose(1, 2)
-        return torch.bmm(values, columns).view(-1, rows, heads, 1, head_dim).sum(0)
+        by_block = torch.bmm(values, columns).view(-1, rows, heads, 1, head_dim)  # [n / BLOCK, R, H, 1, d]
+        return by_block.sum(0)
 
 
 class _Layer:
@@ -387,18 +440,20 @@ class _Layer:
         Args:
             x (float32 [R, D]): the slot's input; changed in place.
             slot: its index in the sequence, an int or int64 [1].
-            keys, values: the first n of the cache (`_Cache.until`).
+            keys, values: views of the first n slots of the cache (`_Cache.until`).
             bias (float [1 or R, H, 1, n]): for these keys.
 
         Returns:
             x.
         """
+        # the query, key and value are views of `projected_flat`
         self.projected_flat.copy_(self.qkv(self.attention_norm(x)))
         self.head_norm.apply_(self.query_and_key)
         self.cache.write(slot, self.key_and_value)
         attended = self.cache.attend(self.query, keys, values, bias)
         x.add_(self.output(attended.reshape(self.rows, -1).float()))
         gate, up = self.up(self.feed_forward_norm(x)).chunk(2, dim=-1)
+        # both halves come multiplied by √½, so GELU(g) · u = product + product · erf(gate)
         product = gate * up
         return x.add_(self.down(product.addcmul_(product, gate.erf_())))
 
@@ -421,7 +476,7 @@ class CudaGraphed:
         self.result = torch.empty(0)
 
     def fits(self, *arguments: torch.Tensor) -> bool:
-        """Whether the arguments have the shapes of earlier ones."""
+        """Whether the arguments have the shapes of the first ones, if there were any, which the graph is for."""
         return not self.arguments or [new.shape for new in arguments] == [old.shape for old in self.arguments]
 
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
@@ -437,7 +492,7 @@ class CudaGraphed:
         return self.result
 
     def _captured(self) -> torch.cuda.CUDAGraph:
-        """A graph of the function, which reads `arguments` and writes `result`."""
+        """Records a graph of the function, which reads `arguments`; sets `result` to the buffer that it writes."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -510,8 +565,10 @@ class FastGenerator:
             conditioning = (batch.conditioning_ids, batch.conditioning_mask)
             evidence = self.stage.history_free_scores(*conditioning, plan.known.shape[1], plan.slots, report)
             added = self.history_free_guidance * evidence
-        complete = 0
+        complete = 0  # frames
         for number, slots in enumerate(self._continue(scores, plan, added, report), start=1):
+            # not after each slot: under the flat pattern a frame takes several, under the delay pattern the first ones
+            # complete none
             if self.pattern.frames(number) > complete:
                 # past the end of a shorter row there is BOS, which is not a code
                 yield self.pattern.frame(slots, complete).clamp(max=self.config.codebook_size - 1)
@@ -523,8 +580,10 @@ class FastGenerator:
         """Yields a buffer of the new predictions, int64 [B·C, slots], after each step that has added one to it.
 
         Args:
-            scores (float [B·C, V]): of the first new slot.
-            added (float [B·C, slots, V], *optional*): added to the scores.
+            scores (float [B·C, V]): logits of the first new slot.
+            plan: the slots to generate.
+            added (float [B·C, slots, V], *optional*): added to the logits of each slot.
+            report: called with 1 after each step.
         """
         rows, first = plan.known.shape
         slots = plan.known.new_empty(rows, plan.slots)
@@ -542,11 +601,22 @@ class FastGenerator:
             yield slots
 
     def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
-        """`generation_stage.draw` with the loop's temperature and top-k."""
+        """Samples one code per row with the loop's temperature and top-k (`generation_stage.draw`).
+
+        Args:
+            scores (float [B·C, V]): logits.
+            uniforms (float32 [B·C], *optional*): random numbers; None for the likeliest codes.
+
+        Returns:
+            int64 [B·C].
+        """
         return draw(scores, uniforms, self.temperature, self.top_k)
 
     def _guide(self, states: torch.Tensor) -> torch.Tensor:
-        """Applies guidance to normalised states, giving float [B, D]: equal to guided logits, as heads are affine."""
+        """Applies guidance to normalised states (float [R, D], conditional rows first): float [B, D].
+
+        Heads are affine, so their logits of these states are the guided logits.
+        """
         if self.rows_per_sequence == 1:
             return states
         # lerp is a single kernel
@@ -563,8 +633,9 @@ class FastGenerator:
         """Prepares the loop for a batch: what comes before the first new slot goes through the stage's own forward.
 
         Args:
-            conditioning_ids (int64 [B, K, T_c]), mask (bool [B, T_c] or None): of the batch.
-            plan: the slots, of which BOS and `known` come before.
+            conditioning_ids (int64 [B, K, T_c]): conditioning streams of the batch.
+            mask (bool [B, T_c] or None): False where the conditioning is padding.
+            plan: the batch's slots, of which `known` come before those to generate.
             report: called with 0 between layers.
 
         Returns:
@@ -580,19 +651,22 @@ class FastGenerator:
         input_ids = torch.cat([bos, plan.known], dim=1)  # [B·C, 1 + known]
         if self.rows != len(conditioning):
             self._pack(len(conditioning), report)
+
         # index in the sequence of the target's slot 0
         self.first_slot = config.num_prepended_sources * conditioning.shape[-1]
         slots = self.first_slot + plan.known.shape[1] + plan.slots
-        key_numbers = len(conditioning) * slots * config.num_attention_heads * config.head_dim
+        elements = len(conditioning) * slots * config.num_attention_heads * config.head_dim  # of a layer's keys
         on_amd = conditioning.device.type == "cpu" and _is_amd()
-        self.large = on_amd and not self.compile and key_numbers >= LARGE_CACHE
+        self.large = on_amd and not self.compile and elements >= LARGE_CACHE
         cache_length = slots
         if self.large:
             cache_length = math.ceil(slots / BLOCK) * BLOCK
         allocated = [layer.open(cache_length, self.large) for layer in self.layers]
         if any(allocated):
+            # graphs read the caches that were there
             self.graphs = {}
         states = self._fill(for_guidance(input_ids, scale), conditioning, null, mask, report)
+
         device = input_ids.device
         self.layout = token_layout(config, conditioning.shape[-1], slots - self.first_slot, mask, device=device)
         self.biases: tuple[torch.Tensor, ...] = ()
@@ -613,22 +687,23 @@ class FastGenerator:
         mask: torch.Tensor | None,
         report: StepReport | None,
     ) -> torch.Tensor:
-        """Runs the stage's forward over what comes before the loop, and keeps its keys and values.
+        """Runs the stage's forward over what comes before the loop, and writes its keys and values to the caches.
 
         Args:
-            input_ids (int64 [R·C, n]), conditioning (int64 [R, K, T_c]), null (bool [R]), mask (bool [R, T_c]): as in
-                the forward.
-            report: called between layers.
+            input_ids (int64 [R·C, n]): BOS and the known slots, C codes per slot.
+            conditioning (int64 [R, K, T_c]): conditioning streams.
+            null (bool [R] or None): rows whose conditioning is dropped.
+            mask (bool [R, T_c] or None): False where the conditioning is padding.
+            report: called with 0 between layers.
 
         Returns:
             The normalised states of the last slot, float32 [R, D].
         """
         codes = self.pattern.codes_per_slot
         states = []
-        # rows of the step
-        at_once = max(PREFILL_SLOTS // (self.first_slot + input_ids.shape[1]), 1)
-        for first in range(0, self.rows, at_once):
-            rows = slice(first, first + at_once)
+        rows_at_once = max(PREFILL_SLOTS // (self.first_slot + input_ids.shape[1]), 1)
+        for first in range(0, self.rows, rows_at_once):
+            rows = slice(first, first + rows_at_once)
             outputs = self.stage.model(
                 input_ids=input_ids[rows.start * codes : rows.stop * codes],
                 conditioning_ids=conditioning[rows],
@@ -651,7 +726,8 @@ class FastGenerator:
         """Compares this loop's scores of a slot that has gone through the stage's forward with those of its heads.
 
         Args:
-            ids (int64 [B·C]): input of slot `target`.
+            ids (int64 [B·C]): input of the slot, the codes of the slot before.
+            target: index of the slot in the target.
             states (float [B, D]): the forward's normalised and guided states of that slot.
 
         Raises:
@@ -663,11 +739,12 @@ class FastGenerator:
         computed = [layer.cache.slot(slot) for layer in self.layers]
         self._make_block(slot)
         scores = self.slot_scores(target % self.pattern.slots_per_frame, ids, slot, self.biases[0])
-        apart = float((scores - expected).pow(2).mean().sqrt() / expected.std().clamp(min=1e-6))
-        if apart > FORWARD_TOLERANCE[self.stage.dtype]:
+        # of equal scores the standard deviation is 0
+        deviation = float((scores - expected).pow(2).mean().sqrt() / expected.std().clamp(min=1e-6))
+        if deviation > FORWARD_TOLERANCE[self.stage.dtype]:
             raise ValueError(
-                f"The fast loop reads weights only, and its scores are {apart:.2g} standard deviations from those of "
-                'the model: a hook changes what a module computes. Remove it, or choose decoding="reference".'
+                f"The fast loop reads weights only, and its scores are {deviation:.2g} standard deviations from those "
+                'of the model: a hook changes what a module computes. Remove it, or choose decoding="reference".'
             )
         # the loop goes on from what the forward has computed, and with blocks from the first new slot
         for layer, key_and_value in zip(self.layers, computed, strict=True):
@@ -676,8 +753,11 @@ class FastGenerator:
         self.agrees = True
 
     def _add_conditioning(self, at_slots: torch.Tensor) -> None:
-        """Stores what is added to each slot (float [R, L, D]), in the existing buffer if the shape is the same."""
-        at_slots = at_slots.float().transpose(0, 1)
+        """Stores the conditioning to be added to each slot's input (float [R, L, D]).
+
+        It is copied to the existing buffer if the shape is the same, so that CUDA graphs that read it stay valid.
+        """
+        at_slots = at_slots.float().transpose(0, 1)  # [L, R, D]
         if self.added_conditioning is None or self.added_conditioning.shape != at_slots.shape:
             self.added_conditioning = at_slots.contiguous()
             self.graphs = {}
@@ -685,9 +765,12 @@ class FastGenerator:
             self.added_conditioning.copy_(at_slots)
 
     def _pack(self, rows: int, report: StepReport | None) -> None:
-        """Prepares layers, embedding tables and heads for a number of rows; calls `report` before each layer."""
+        """Prepares layers, embedding tables and heads for steps of `rows` rows (2B under guidance, else B).
+
+        Calls `report` with 0 before each layer.
+        """
         batch = rows // self.rows_per_sequence
-        # whole, so that a weight that this loop does not know is an error
+        # unpacked, so that a weight that this loop does not know is an error
         tables, layers, norm, heads, head_biases = self.stage.slot_weights()
         head_dim = self.config.head_dim
         eps = self.config.rms_norm_eps
@@ -731,7 +814,15 @@ class FastGenerator:
         return self.slot_scores(kind, ids, slot, bias)
 
     def _graphed_scores(self, kind: int, ids: torch.Tensor, slot: int, bias: torch.Tensor) -> torch.Tensor | None:
-        """`slot_scores` by a CUDA graph; if the first fails or deviates, turns graphs off and returns None."""
+        """Scores of a slot by a CUDA graph: float [B·C, V]; None if graphs have just been turned off.
+
+        The first graph's scores are compared with those of `slot_scores`. If capturing fails or they deviate, graphs
+        are turned off, with a warning.
+
+        Args:
+            kind, ids, slot, bias: as for `slot_scores`; `slot` is an int.
+        """
+        # the slot as a tensor: a graph would keep the first call's number
         arguments = (ids, self.layout.slot[slot : slot + 1], bias)
         if kind in self.graphs and not self.graphs[kind].fits(*arguments):
             self.graphs = {}
@@ -745,8 +836,11 @@ class FastGenerator:
         expected = self.slot_scores(kind, ids, slot, bias)
         try:
             scores = graphed(*arguments)
-            apart = float((scores - expected).abs().max() / expected.std())
-            problem = "" if apart <= GRAPH_TOLERANCE else f"its scores differ by {apart:.2g} standard deviations"
+            deviation = float((scores - expected).abs().max() / expected.std())
+            problem = ""
+            # written so that NaN is a problem
+            if not deviation <= GRAPH_TOLERANCE:
+                problem = f"its scores differ by {deviation:.2g} standard deviations"
         except RuntimeError as error:
             problem = str(error)
         if not problem:
@@ -762,8 +856,9 @@ class FastGenerator:
         """Scores of a slot of the sequence.
 
         Args:
-            kind: the slot's.
-            ids (int64 [B·C]): its input, the previous codes.
+            kind: the slot's index within its frame: under the flat pattern the codebook that it predicts, under the
+                delay pattern 0.
+            ids (int64 [B·C]): its input, the codes of the slot before.
             slot: its index, an int or int64 [1].
             bias (float [1 or R, H, 1, n]): for the n keys and values of the current block.
 
@@ -773,6 +868,7 @@ class FastGenerator:
         if self.pattern.codes_per_slot == 1:
             x = self.tables[kind].index_select(0, ids)
         else:
+            # the table holds those of all codebooks, one after the other
             x = self.tables[kind].index_select(0, ids + self.offsets)
             x = x.unflatten(0, (-1, self.pattern.codes_per_slot)).sum(1)
         x = for_guidance(x, self.guidance_scale)  # [R, D]
@@ -786,27 +882,31 @@ class FastGenerator:
         return self._scores(self._guide(self.norm(x)), kind)
 
     def _scores(self, states: torch.Tensor, kind: int) -> torch.Tensor:
-        """Output of the heads of a kind of slot for guided states (float [B, D]): float [B·C, V]."""
+        """Logits of guided states (float [B, D]) by the heads of a kind of slot, C codes each: float [B·C, V]."""
         return self.heads[kind](states).reshape(len(states) * self.pattern.codes_per_slot, -1)
 
     def _make_block(self, slot: int) -> None:
-        """Computes the bias rows of the next slots, [1 or R, H, 1, n], and views of the n keys and values."""
+        """Prepares BLOCK steps from `slot` (index in the sequence) on, or as many as are left.
+
+        Sets `biases`, one row [1 or R, H, 1, n] for each step, `keys_and_values`, views of the n slots that these
+        steps read, and `block_start`.
+        """
         slots = len(self.layout.slot)
         stop = slot + BLOCK
         if self.large:
             # it is read in whole blocks
             stop -= slot % BLOCK
         stop = min(stop, slots)
-        # a graph reads the whole cache at every step
-        last = slots if self.compile else stop
+        # n: a graph reads the whole cache at every step
+        keys = slots if self.compile else stop
         query = torch.arange(slot, stop, device=self.layout.slot.device)
-        layout = self.layout.select(self.layout.slot[:last])
-        block = self.stage.model.attention_bias(layout, query).detach()
+        layout = self.layout.select(self.layout.slot[:keys])
+        block = self.stage.model.attention_bias(layout, query).detach()  # [1 or R, H, steps, n]
         if self.large:
-            empty = -last % BLOCK
+            empty = -keys % BLOCK
             block = F.pad(block, (0, empty), value=torch.finfo(block.dtype).min)
-            last += empty
-        self.keys_and_values = [layer.cache.until(last) for layer in self.layers]
+            keys += empty
+        self.keys_and_values = [layer.cache.until(keys) for layer in self.layers]
         self.biases = block.to(self.layers[0].projected.dtype).split(1, dim=2)
         self.block_start = slot
         if block.device.type == "cuda":

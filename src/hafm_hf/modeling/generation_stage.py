@@ -49,7 +49,11 @@ def for_guidance(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor:
 
 
 def null_rows(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor | None:
-    """Which rows of `for_guidance(tensor, …)` see no conditioning: bool [2B]; None for a scale of 1."""
+    """Which rows see no conditioning after `for_guidance` has doubled those of a tensor [B, …]: the second half.
+
+    Returns:
+        bool [2B]; None for a scale of 1, with which there is no guidance and the rows are not doubled.
+    """
     if guidance_scale == 1.0:
         return None
     return torch.arange(2 * len(tensor), device=tensor.device) >= len(tensor)
@@ -75,11 +79,13 @@ class RandomNumbers:
 
     def uniforms(self, start: int, count: int) -> torch.Tensor:
         """Numbers for the flat positions [start, start + count): float32 [count], above 0 and at most 1."""
-        first, skipped = divmod(start, NUMBERS_PER_COUNT)
+        # the counter advances once for each four numbers
+        counter, skipped = divmod(start, NUMBERS_PER_COUNT)
         key = np.array([self.seed % 2**64, self.stage << 32 | self.variation], dtype=np.uint64)
-        generator = np.random.Philox(key=key, counter=np.array([first, 0, 0, 0], dtype=np.uint64))
-        raw = generator.random_raw(skipped + count)[skipped:] >> np.uint64(64 - BITS)
-        return torch.from_numpy(((raw + np.uint64(1)) * 2.0**-BITS).astype(np.float32))
+        generator = np.random.Philox(key=key, counter=np.array([counter, 0, 0, 0], dtype=np.uint64))
+        integers = generator.random_raw(skipped + count)[skipped:] >> np.uint64(64 - BITS)
+        # + 1: from (0, 1], since `draw` would choose codes of zero probability for 0
+        return torch.from_numpy(((integers + np.uint64(1)) * 2.0**-BITS).astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def draw(
         return scores.argmax(-1)
     scores = scores.float() / temperature
     if 0 < top_k < scores.shape[-1]:
-        scores = scores.masked_fill(scores < _largest(scores, top_k), -float("inf"))
+        scores = scores.masked_fill(scores < _kth_largest(scores, top_k), -float("inf"))
     cumulative = scores.softmax(-1).cumsum(-1)
     # codes of zero probability are never chosen, because numbers are above 0 and at most 1
     drawn = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:])[:, 0]
@@ -129,20 +135,29 @@ def draw(
     return drawn.clamp_(max=scores.shape[-1] - 1)
 
 
-def _largest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """The `count`-th largest score of each row (float32 [B, V]): float32 [B, 1]."""
+def _kth_largest(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """The k-th largest score of each row (float32 [B, V]): float32 [B, 1]."""
     if scores.device.type != "cpu":
-        return scores.topk(count).values[:, -1:]
+        return scores.topk(k).values[:, -1:]
     # NumPy's partition takes a third of the time of torch's topk for 12 rows of 1,024
-    return torch.from_numpy(np.partition(scores.detach().numpy(), -count, axis=-1)[:, -count, None])
+    return torch.from_numpy(np.partition(scores.detach().numpy(), -k, axis=-1)[:, -k, None])
 
 
 def with_kept(drawn: torch.Tensor, kept: torch.Tensor | None, step: int) -> torch.Tensor:
-    """Replaces sampled tokens (int64 [B]) by those of `kept` (int64 [B, n]) for `step`, where these are not −1."""
+    """Replaces sampled tokens by those to keep.
+
+    Args:
+        drawn (int64 [B]): tokens sampled in decoding step `step`.
+        kept (int64 [B, n], *optional*): tokens to use in each of the n steps instead, −1 where to sample.
+        step: from 0.
+
+    Returns:
+        int64 [B].
+    """
     if kept is None:
         return drawn
-    wanted = kept[:, step].to(drawn.device)
-    return torch.where(wanted < 0, drawn, wanted)
+    kept_now = kept[:, step].to(drawn.device)
+    return torch.where(kept_now < 0, drawn, kept_now)
 
 
 @dataclass(eq=False)
@@ -189,7 +204,18 @@ class ClassifierFreeGuidance(LogitsProcessor):
         self.guidance_scale = guidance_scale
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """scores (float [2B, V], conditional rows first) → float [B, V]."""
+        """Combines conditional and unconditional logits.
+
+        Args:
+            input_ids (int64 [B, L]): the sequences so far, for their number only.
+            scores (float [2B, V]): logits, conditional rows first.
+
+        Returns:
+            float [B, V].
+
+        Raises:
+            ValueError: there are not twice as many rows of scores as sequences.
+        """
         if scores.shape[0] != 2 * input_ids.shape[0]:
             raise ValueError(
                 f"Guidance got {scores.shape[0]} rows of logits for {input_ids.shape[0]} sequences; it needs twice "
@@ -217,7 +243,15 @@ class HistoryFreeGuidance(LogitsProcessor):
         self.codes_per_slot = codes_per_slot
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """scores (float [B·C or B·samples·C, V]) → the same shape."""
+        """Adds the history-free scores of the slot that is generated.
+
+        Args:
+            input_ids (int64 [B·samples·C, slots so far]): the sequences, for their length.
+            scores (float [B·samples·C, V]): with `samples` (`num_return_sequences`) sequences for each of the B.
+
+        Returns:
+            float, of the shape of `scores`.
+        """
         step = input_ids.shape[1] - self.prefix_length
         added = self.scores[:, step].unflatten(0, (-1, self.codes_per_slot))  # [B, C, V]
         samples = len(scores) // self.codes_per_slot // len(added)
@@ -244,7 +278,14 @@ class HAFMGenerationMixin(GenerationMixin):
         return codebook_pattern(self.config)
 
     def codes_of(self, sequences: torch.Tensor) -> torch.Tensor:
-        """Converts the sequences that `generate()` returns (int64 [B·C, 1 + L]) to codes of whole frames [B, Q, T]."""
+        """Converts the sequences that `generate()` returns to codes; a frame at the end that is not whole is left out.
+
+        Args:
+            sequences (int64 [B·C, 1 + L]): L slots after BOS, C rows per sequence.
+
+        Returns:
+            int64 [B, Q, T].
+        """
         slots = sequences[:, 1:]
         whole = slots[:, : self.pattern.slots(self.pattern.frames(slots.shape[1]))]
         return self.pattern.tokens(whole).unflatten(1, (-1, self.config.num_codebooks)).transpose(1, 2)
@@ -283,7 +324,7 @@ class HAFMGenerationMixin(GenerationMixin):
                 setattr(config, name, value)
         config.update(**{name: value for name, value in changes.items() if value is not None})
         if not config.do_sample:
-            # the likeliest codes, chosen by the same code
+            # `draw` then chooses the likeliest codes
             config.update(do_sample=True, temperature=1.0, top_k=1)
         if not (config.temperature > 0 and config.guidance_scale >= 0):
             raise ValueError(
@@ -293,7 +334,10 @@ class HAFMGenerationMixin(GenerationMixin):
         return config
 
     def slot_plan(self, batch: WindowBatch) -> SlotPlan:
-        """The slots that continue a batch, on the device of its conditioning."""
+        """The slots to decode for the frames of a batch, with its known and kept codes and its random numbers.
+
+        Random numbers are moved to the device of the conditioning, on which known codes are expected.
+        """
         ids = batch.conditioning_ids
         known = batch.known
         if known is None:
@@ -313,12 +357,15 @@ class HAFMGenerationMixin(GenerationMixin):
         """Continues a batch with `generate`, the reference for the fast loop (`fast_loop.FastGenerator`).
 
         Args:
-            batch: with random numbers.
+            batch: what to continue; it must have random numbers.
             config: from `decoding_config`.
-            report: called after each step.
+            report: called with 1 after each step.
 
         Returns:
             The new codes, int64 [B, Q, T].
+
+        Raises:
+            ValueError: the batch has no random numbers.
         """
         plan = self.slot_plan(batch)
         if plan.uniforms is None:
@@ -327,7 +374,7 @@ class HAFMGenerationMixin(GenerationMixin):
         if batch.known is not None:
             before = batch.known.shape[2]
         config = copy.deepcopy(config)
-        # whatever it says of the length and the form of the result
+        # the batch determines the length of the result, and `codes_of` its form
         config.update(
             max_new_tokens=plan.slots, max_time=math.inf, num_return_sequences=1, return_dict_in_generate=False
         )
@@ -343,7 +390,14 @@ class HAFMGenerationMixin(GenerationMixin):
         return self.codes_of(generated)[:, :, before:]
 
     def target_frames(self, conditioning_mask: torch.Tensor) -> torch.Tensor:
-        """Number of target frames (int64 [B]) for the length of each row's conditioning (mask, bool [B, T_c])."""
+        """Number of target frames that last as long as each row's conditioning.
+
+        Args:
+            conditioning_mask (bool [B, T_c]): False where the conditioning is padding.
+
+        Returns:
+            int64 [B].
+        """
         frames = conditioning_mask.long().sum(dim=1)
         return frames * self.config.frame_rate // self.config.conditioning_frame_rate
 
@@ -361,19 +415,21 @@ class HAFMGenerationMixin(GenerationMixin):
         This is a single pass over the window, since nothing depends on generated tokens.
 
         Args:
-            conditioning_ids (int64 [B, K, T_c]), conditioning_mask (bool [B, T_c] or None): as in `forward`.
-            first, count: the slots [first, first + count).
-            report: called between layers.
+            conditioning_ids (int64 [B, K, T_c]): conditioning streams.
+            conditioning_mask (bool [B, T_c] or None): False where the conditioning is padding.
+            first, count: scores are for the slots [first, first + count) of the target.
+            report: called with 0 between layers.
 
         Returns:
             float32 [B·C, count, V].
         """
 
         def scores(ids: torch.Tensor, mask: torch.Tensor | None, null: bool) -> torch.Tensor:
+            """Scores of some rows, without their conditioning if `null`: float32 [rows · C, count, V]."""
+            rows = len(ids) * self.pattern.codes_per_slot
             outputs = self.forward(
-                input_ids=ids.new_full(
-                    (len(ids) * self.pattern.codes_per_slot, first + count), self.config.codebook_size
-                ),
+                # BOS in every slot: no history
+                input_ids=ids.new_full((rows, first + count), self.config.codebook_size),
                 conditioning_ids=ids,
                 conditioning_mask=mask,
                 null_conditioning=torch.full((len(ids),), null, device=ids.device),
@@ -388,17 +444,17 @@ class HAFMGenerationMixin(GenerationMixin):
         if conditioning_mask is None:
             # without conditioning, rows of the same length are the same
             nulled = scores(conditioning_ids[:1], None, True)
-        size = len(conditioning_ids)
+        rows_at_once = len(conditioning_ids)
         if conditioning_ids.device.type == "cpu":
             # one by one: no slower, and a job can be cancelled between the shorter layers
-            size = 1
+            rows_at_once = 1
         differences = []
-        for begin in range(0, len(conditioning_ids), size):
-            part = slice(begin, begin + size)
-            ids = conditioning_ids[part]
+        for begin in range(0, len(conditioning_ids), rows_at_once):
+            rows = slice(begin, begin + rows_at_once)
+            ids = conditioning_ids[rows]
             mask = None
             if conditioning_mask is not None:
-                mask = conditioning_mask[part]
+                mask = conditioning_mask[rows]
             if nulled is None:
                 unconditional = scores(ids, mask, True)
             else:
@@ -409,7 +465,14 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict[str, Any]]:
-        """Checks the conditioning, and adds what the later hooks need to the config and to the model's arguments.
+        """Checks the conditioning, and adds what later hooks of `generate()` need to transformers' result.
+
+        Args:
+            generation_config, kwargs: of `generate()`.
+
+        Returns:
+            The generation config, with `_target_frames`, the number of frames that last as long as the conditioning,
+            and the stage's BOS; and the model's arguments, with `guidance_scale` as a number.
 
         Raises:
             ValueError: conditioning is missing or does not fit the stage, or `null_conditioning` is given.
@@ -431,16 +494,24 @@ class HAFMGenerationMixin(GenerationMixin):
         return config, model_kwargs
 
     def _prepare_generated_length(self, generation_config: Any, **kwargs: Any) -> Any:
-        """Generates as long as the conditioning lasts, unless a length is given."""
+        """Sets the length in `generation_config` to that of the conditioning, unless a length is given."""
         if kwargs["has_default_max_length"] and generation_config.max_new_tokens is None:
             slots = self.pattern.slots(generation_config._target_frames)
+            # the first of `input_ids` is BOS, which is not a slot to generate
             generation_config.max_new_tokens = slots - (kwargs["input_ids_length"] - 1)
         return super()._prepare_generated_length(generation_config, **kwargs)
 
     def _prepare_model_inputs(
         self, inputs: torch.Tensor | None, bos_token_id: Any, model_kwargs: dict[str, Any]
     ) -> tuple[torch.Tensor, str | None, dict[str, Any]]:
-        """Begins with BOS in every row, unless `input_ids` are given, whose number of rows it checks."""
+        """Begins with BOS in every row, unless `input_ids` are given, whose number of rows it checks.
+
+        Arguments and result are those of transformers' method: the input ids (int64 [B·C, L]), their name and the
+        model's further arguments.
+
+        Raises:
+            ValueError: `input_ids` do not have C rows, the codes per slot, for each row of `conditioning_ids`.
+        """
         ids = model_kwargs["conditioning_ids"]
         rows = len(ids) * self.pattern.codes_per_slot
         if inputs is None and model_kwargs.get("input_ids") is None:
@@ -452,7 +523,11 @@ class HAFMGenerationMixin(GenerationMixin):
         return inputs, name, model_kwargs
 
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, mode_kwargs: Any) -> None:
-        """Raises ValueError for anything but sampling and greedy search."""
+        """Refuses anything but sampling and greedy search, after transformers' checks of the same arguments.
+
+        Raises:
+            ValueError: names the settings to leave out.
+        """
         super()._validate_generation_mode(generation_mode, generation_config, mode_kwargs)
         simple = generation_mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
         if not simple or generation_config.prefill_chunk_size is not None:
@@ -468,7 +543,11 @@ class HAFMGenerationMixin(GenerationMixin):
         input_ids: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[torch.Tensor | None, dict[str, Any]]:
-        """Repeats whole sequences rather than single rows."""
+        """Repeats each sequence, which may have several rows, `expand_size` times, and its model arguments likewise.
+
+        `input_ids` are int64 [B·C, L] before, [B·expand_size·C, L] after.
+        """
+        # transformers' method repeats the first dimension
         if input_ids is not None:
             input_ids = input_ids.unflatten(0, (-1, self.pattern.codes_per_slot))  # [B, C, L]
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
@@ -481,7 +560,11 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict, generation_mode: Any, batch_size: int, max_cache_length: int
     ) -> Any:
-        """Makes the cache as long as the conditioning and the target together, and notes the target's frames."""
+        """Makes the cache as long as the conditioning and the target together.
+
+        Sets `target_frames` in `model_kwargs`, the number of frames of the target, if it is not given. Arguments and
+        result are those of transformers' method; `max_cache_length` counts the target's slots.
+        """
         # max_length counts slots, the first being BOS; a target that is continued later may end after this call's
         if not model_kwargs.get("target_frames"):
             frames = self.pattern.frames(generation_config.max_length - 1)
@@ -505,13 +588,13 @@ class HAFMGenerationMixin(GenerationMixin):
             ours.append(ClassifierFreeGuidance(scale))
         weight = getattr(generation_config, "history_free_guidance", None) or 0.0
         if weight != 0.0:
-            slots = kwargs["input_ids_seq_length"]
-            inputs = kwargs["model_kwargs"]
-            new_slots = generation_config.max_length - slots
-            conditioning = (inputs["conditioning_ids"], inputs.get("conditioning_mask"))
-            # the first slot is BOS
-            scores = weight * self.history_free_scores(*conditioning, slots - 1, new_slots)
-            ours.append(HistoryFreeGuidance(scores, slots, self.pattern.codes_per_slot))
+            prefix_length = kwargs["input_ids_seq_length"]
+            new_slots = generation_config.max_length - prefix_length
+            model_kwargs = kwargs["model_kwargs"]
+            conditioning = (model_kwargs["conditioning_ids"], model_kwargs.get("conditioning_mask"))
+            # the prefix's first slot, BOS, is not predicted
+            scores = weight * self.history_free_scores(*conditioning, prefix_length - 1, new_slots)
+            ours.append(HistoryFreeGuidance(scores, prefix_length, self.pattern.codes_per_slot))
         # sampling comes after every processor that changes the scores
         others.sort(key=lambda processor: isinstance(processor, StreamSampling))
         return LogitsProcessorList([*ours, *others])
@@ -531,6 +614,17 @@ class HAFMGenerationMixin(GenerationMixin):
 
         Under the delay pattern BOS replaces what was sampled for slots without a frame: past `target_frames`, by
         default the longer of the conditioning and this call, and past the end of a row's conditioning.
+
+        Args:
+            input_ids (int64 [B·C, L]): the sequences so far, C rows each.
+            next_sequence_length, cache, is_first_iteration: as for transformers' method.
+            attention_mask ([B·C, L], *optional*): only checked, in the first iteration.
+            guidance_scale: 1 for no guidance.
+            target_frames: length of the target in frames.
+            kwargs: arguments of `forward`, `conditioning_ids` among them.
+
+        Returns:
+            The arguments of `forward`, with 2B sequences under guidance, conditional ones first.
 
         Raises:
             ValueError: `attention_mask` marks padding, though all prefixes must have the same length, or `cache` is

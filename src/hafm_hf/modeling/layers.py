@@ -58,7 +58,7 @@ class TokenLayout:
     valid: torch.Tensor
 
     def select(self, slots: torch.Tensor) -> "TokenLayout":
-        """The attributes of some of the slots (int64 [m])."""
+        """The attributes of the slots with these indices (int64 [m]), in their order."""
         return TokenLayout(
             self.slot[slots], self.source[slots], self.frame[:, slots], self.position[:, slots], self.valid[:, slots]
         )
@@ -72,7 +72,7 @@ def token_layout(
     attention_mask: torch.Tensor | None = None,
     device: torch.device | None = None,
 ) -> TokenLayout:
-    """Lays out [conditioning | target].
+    """Source, instant and position of each slot of the sequence [conditioning | target], and whether it is padding.
 
     Args:
         config: the stage's configuration.
@@ -83,10 +83,12 @@ def token_layout(
         device: where to put the result.
 
     Returns:
-        The layout of all S · T_c + target_slots slots.
+        The layout of all S · T_c + target_slots slots, S being the number of sources with slots of their own: none
+        with the fusion "sum".
     """
     sources = config.num_prepended_sources
     if not sources:
+        # the conditioning is added to the target's slots
         conditioning_frames = 0
         conditioning_mask = None
     cond_frame = torch.arange(conditioning_frames, device=device)[None]
@@ -99,12 +101,15 @@ def token_layout(
     target_frame = acoustic_frame * config.conditioning_frame_rate // config.frame_rate
     frame = torch.cat([cond_frame.repeat(1, sources), target_frame.expand(len(cond_frame), -1)], dim=1)
     slot = torch.arange(frame.shape[1], device=device)
-    # not slot // conditioning_frames: compiled by torch 2.13, that leaves the remainder unset
+
+    # slots of each source in the order of the sequence; the target, numbered S, comes last
     lengths = {**dict.fromkeys(config.prepended_sources, conditioning_frames), sources: target_slots}
-    source = torch.cat([torch.full((n,), number, device=device) for number, n in lengths.items()])
+    # not slot // conditioning_frames: compiled by torch 2.13, that leaves the remainder unset
+    source = torch.cat([torch.full((length,), number, device=device) for number, length in lengths.items()])
+
     if conditioning_mask is None and attention_mask is None:
         return TokenLayout(slot, source, frame, slot[None], torch.ones_like(slot[None], dtype=torch.bool))
-    masks = [m for m in (conditioning_mask, attention_mask) if m is not None]
+    masks = [mask for mask in (conditioning_mask, attention_mask) if mask is not None]
     valid = torch.ones(masks[0].shape[0], len(slot), dtype=torch.bool, device=device)
     if conditioning_mask is not None:
         valid[:, : sources * conditioning_frames] = conditioning_mask.bool().repeat(1, sources)
@@ -119,31 +124,56 @@ def visible(config: HAFMStageConfig, query: TokenLayout, key: TokenLayout) -> to
 
     Causal over [conditioning | target], except that under the time scheme the conditioning is bidirectional. Padding
     is never visible.
+
+    Args:
+        config: the stage's configuration.
+        query, key: layouts of the n_query query slots and the n_key key slots.
     """
-    seen = key.slot[None, :] <= query.slot[:, None]
+    seen = key.slot[None, :] <= query.slot[:, None]  # [n_query, n_key]
     if config.position_scheme == "time":
+        # sources are numbered before the target
         target = config.num_prepended_sources
-        seen = seen | ((query.source < target)[:, None] & (key.source < target)[None, :])
+        both_conditioning = (query.source < target)[:, None] & (key.source < target)[None, :]
+        seen = seen | both_conditioning
     return seen[None] & key.valid[:, None, :]
 
 
 def causal_bucket(distance: torch.Tensor, num_buckets: int, max_distance: int) -> torch.Tensor:
-    """T5's bucket of a distance ≥ 0: half of the buckets exact, the rest logarithmic up to `max_distance`."""
+    """T5's buckets of relative positions: half of them exact, the rest logarithmic up to `max_distance`.
+
+    Args:
+        distance (int64 [...]): distances ≥ 0; those above `max_distance` share the last bucket.
+        num_buckets: number of buckets.
+        max_distance: where the last bucket ends.
+
+    Returns:
+        Bucket of each distance, int64 [...], from 0 to num_buckets − 1.
+    """
     exact = num_buckets // 2
     scale = (num_buckets - exact) / math.log(max_distance / exact)
+    # distances below `exact`, which include 0, do not use the logarithm
     log_bucket = exact + (torch.log(distance.clamp(min=1).float() / exact) * scale).long()
     return torch.where(distance < exact, distance, log_bucket.clamp(max=num_buckets - 1))
 
 
 def signed_bucket(distance: torch.Tensor, num_buckets: int, max_distance: int) -> torch.Tensor:
-    """Bucket of a distance of either sign: 0 and the past in the lower half, the future in the upper."""
+    """Buckets of distances of either sign, half of them for each sign; within a half, those of `causal_bucket`.
+
+    Args:
+        distance (int64 [...]): query − key, so negative for keys in the future.
+        num_buckets: number of buckets for both signs together.
+        max_distance: where the last bucket of each half ends.
+
+    Returns:
+        Bucket of each distance, int64 [...]: the lower half for distances ≥ 0, the upper for negative ones.
+    """
     half = num_buckets // 2
     return causal_bucket(distance.abs(), half, max_distance) + half * (distance < 0)
 
 
 def _bucket_starts(num_buckets: int, max_distance: int) -> torch.Tensor:
-    """Smallest distance in each bucket, or in the next one that has any: float [num_buckets]."""
-    buckets = causal_bucket(torch.arange(max_distance + 1), num_buckets, max_distance)
+    """Smallest distance in each bucket of `causal_bucket`, or in the next one that has any: float [num_buckets]."""
+    buckets = causal_bucket(torch.arange(max_distance + 1), num_buckets, max_distance)  # of each distance
     return torch.searchsorted(buckets, torch.arange(num_buckets)).clamp(max=max_distance).float()
 
 
@@ -170,50 +200,72 @@ class RelativeAttentionBias(nn.Module):
         are also measured in frames, so that neither voice nor history dominates by its number of tokens.
         """
         config = self.config
-        per_frame = codebook_pattern(config).slots_per_frame * config.frame_rate / config.conditioning_frame_rate
+        target_rate = codebook_pattern(config).slots_per_frame * config.frame_rate  # slots a second
+        slots_per_conditioning_frame = target_rate / config.conditioning_frame_rate
         target = _bucket_starts(config.relative_attention_num_buckets, config.relative_attention_max_distance)
+        # of one source, its past or its future
         half = _bucket_starts(config.time_attention_num_buckets // 2, config.time_attention_max_distance)
-        apart = torch.cat([target / per_frame, *[half] * (2 * config.num_prepended_sources)])
+        halves = [half] * (2 * config.num_prepended_sources)
+        distance = torch.cat([target / slots_per_conditioning_frame, *halves])  # in conditioning frames
         steepness = torch.linspace(LOCALITY, 0.0, config.num_attention_heads)
-        return -steepness * torch.log2(1 + apart)[:, None]
+        return -steepness * torch.log2(1 + distance)[:, None]
 
     def buckets(self, query: TokenLayout, key: TokenLayout) -> torch.Tensor:
-        """Row of the table for each pair: int64 [1 or B, n_query, n_key]."""
+        """Row of `weight` for each pair of a query slot and a key slot: int64 [1 or B, n_query, n_key].
+
+        The row depends on the distance in the sequence or, for conditioning keys under the time scheme, on the
+        difference in time. Target keys after their query, which are hidden, have the row of distance 0.
+        """
         config = self.config
         # all distances beyond the limit share one bucket, so a short lookup table covers them
         limit = config.relative_attention_max_distance
-        table = causal_bucket(torch.arange(limit + 1, device=key.slot.device), self._causal_buckets, limit)
+        lookup = causal_bucket(torch.arange(limit + 1, device=key.slot.device), self._causal_buckets, limit)
         distance = query.position[:, :, None] - key.position[:, None, :]
-        sequence = table[distance.clamp(0, limit)]
+        sequence_rows = lookup[distance.clamp(0, limit)]
         if config.position_scheme == "index":
-            return sequence
+            return sequence_rows
+
         limit = config.time_attention_max_distance
-        table = torch.arange(-limit, limit + 1, device=key.slot.device)
-        table = signed_bucket(table, config.time_attention_num_buckets, limit) + self._causal_buckets
-        apart = query.frame[:, :, None] - key.frame[:, None, :]
-        time = table[apart.clamp(-limit, limit) + limit] + key.source * config.time_attention_num_buckets
-        return torch.where(key.source == config.num_prepended_sources, sequence, time)
+        times = torch.arange(-limit, limit + 1, device=key.slot.device)
+        # rows for time follow those for distance in the sequence
+        lookup = self._causal_buckets + signed_bucket(times, config.time_attention_num_buckets, limit)
+        time = query.frame[:, :, None] - key.frame[:, None, :]  # in conditioning frames
+        time_rows = lookup[time.clamp(-limit, limit) + limit] + key.source * config.time_attention_num_buckets
+        is_target = key.source == config.num_prepended_sources
+        return torch.where(is_target, sequence_rows, time_rows)
 
     def forward(self, query: TokenLayout, key: TokenLayout, seen: torch.Tensor | None = None) -> torch.Tensor:
-        """Bias of each head for each pair: float [1 or B, H, n_query, n_key].
+        """Bias of each head for each pair of a query and a key: float [1 or B, H, n_query, n_key].
 
-        Where `seen` (bool [1 or B, n_query, n_key]) is False, the bias is the lowest number of its dtype.
+        Args:
+            query, key: layouts of the n_query query slots and the n_key key slots.
+            seen (bool [1 or B, n_query, n_key], *optional*): where it is False, the bias is the lowest number of its
+                dtype.
         """
         buckets = self.buckets(query, key)
         if seen is not None:
+            # the row after the last bucket, which `_table` adds
             buckets = torch.where(seen, buckets, self.weight.shape[0])
         # heads to the second axis, in the memory layout that attention reads
         return F.embedding(buckets, self._table()).permute(0, 3, 1, 2).contiguous()
 
     def by_bucket(self, query: TokenLayout, key: TokenLayout, seen: torch.Tensor) -> "BucketedBias":
-        """The same bias for `chunked_attention`."""
+        """The bias of `forward` in the form that `chunked_attention` reads.
+
+        Args:
+            query, key: layouts of the m query slots and the n key slots.
+            seen (bool [1 or B, m, n]): where it is False, the bias is the lowest number of its dtype.
+        """
+        # hidden keys have the row after the last bucket, which `_table` adds
         buckets = torch.where(seen, self.buckets(query, key), self.weight.shape[0])
         table = self._table()
         # head by head, at once in the memory layout that attention reads
         by_head = table.detach().t().contiguous().index_select(1, buckets.flatten())  # [H, pairs]
         values = by_head.unflatten(1, buckets.shape).transpose(0, 1)
-        after = torch.arange(1, seen.shape[2] + 1, device=seen.device)
-        return BucketedBias(values, table, buckets, reach=(seen.any(0) * after).amax(dim=1))
+        key_stops = torch.arange(1, seen.shape[2] + 1, device=seen.device)
+        # of each query, the end of the last key that any row of the batch sees
+        reach = (seen.any(0) * key_stops).amax(dim=1)
+        return BucketedBias(values, table, buckets, reach)
 
     def _table(self) -> torch.Tensor:
         """The weights and, after the last bucket, a row for hidden keys: float [buckets + 1, H]."""
@@ -243,7 +295,7 @@ class BucketedBias:
 
 
 def last_rows(bias: torch.Tensor | BucketedBias, queries: int) -> torch.Tensor | BucketedBias:
-    """The bias (its shape is [1 or B, H, m, n]) of the last `queries` of its m queries."""
+    """The bias [1 or B, H, m, n] of the last `queries` of its m queries: [1 or B, H, queries, n]."""
     if isinstance(bias, torch.Tensor):
         return bias[:, :, -queries:]
     return BucketedBias(bias.values[:, :, -queries:], bias.table, bias.buckets[:, -queries:], bias.reach[-queries:])
@@ -259,10 +311,10 @@ def chunked_attention(
     summed into its table at once. Under autocast it computes in float32, which is faster here than half precision.
 
     Args:
-        query (float [B, H, m, d]): of the last m slots.
-        key, value (float [B, H, n, d]): of all slots.
-        bias: of m queries and n keys.
-        scaling: factor of the scores.
+        query (float [B, H, m, d]): queries of the last m slots.
+        key, value (float [B, H, n, d]): keys and values of all n slots.
+        bias: position bias of m queries and n keys.
+        scaling: factor of the scores q kᵀ.
 
     Returns:
         float [B, m, H, d].
@@ -282,8 +334,19 @@ def _attend(
     reach: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
-    """`chunked_attention` with the fields of its bias."""
-    output = _slots_first(query)
+    """`chunked_attention` with the fields of its bias, since operators of torch take no dataclasses.
+
+    Args:
+        query (float [B, H, m, d]), key, value (float [B, H, n, d]), scaling: as for `chunked_attention`.
+        table (float [buckets + 1, H]), buckets (int64 [1 or B, m, n]): read in the backward pass only, which sums the
+            gradient of the bias by bucket.
+        bias (float [1 or B, H, m, n]): added to the scores.
+        reach (int64 [m]): for each query, the index after the last key that it may see.
+
+    Returns:
+        float [B, m, H, d].
+    """
+    output = _zeros_slots_first(query)
     for queries, keys in _chunks(reach):
         for head in range(query.shape[1]):
             q = query[:, head, queries]
@@ -310,17 +373,19 @@ def _gradients(
 
     Args:
         upstream, output (float [B, m, H, d]): the output's gradient, and the output.
-        query, key, value, table, bias, buckets, reach, scaling: as for `_attend`.
+        query (float [B, H, m, d]), key, value (float [B, H, n, d]), table (float [buckets + 1, H]), bias (float [1 or
+            B, H, m, n]), buckets (int64 [1 or B, m, n]), reach (int64 [m]), scaling: the arguments of `_attend`.
     """
-    grad_query = _slots_first(query)
-    grad_key = _slots_first(key)
-    grad_value = _slots_first(value)
+    grad_query = _zeros_slots_first(query)
+    grad_key = _zeros_slots_first(key)
+    grad_value = _zeros_slots_first(value)
     grad_table = table.new_zeros(query.shape[1], len(table) * LANES)
     # a score's gradient is its weight · (the weight's gradient − the mean of these over the keys)
     minus_mean = -(upstream * output).sum(dim=-1, keepdim=True)
     for queries, keys in _chunks(reach):
         pairs = buckets[:, queries, keys]  # [1 or B, chunk, keys]
-        # of each pair, the partial sum to which its gradient is added
+        # index of the partial sum to which each pair's gradient is added: neighbouring keys of a bucket use different
+        # ones, and so need not wait for each other
         sums = (pairs * LANES + torch.arange(keys.stop) % LANES).flatten()
         for head in range(query.shape[1]):
             q = query[:, head, queries]
@@ -337,7 +402,14 @@ def _gradients(
 
 
 def _chunks(reach: torch.Tensor) -> list[tuple[slice, slice]]:
-    """Slices of the queries, each with that of the keys which any of them may see (`BucketedBias.reach`)."""
+    """Cuts the queries into chunks of CHUNK.
+
+    Args:
+        reach (int64 [m]): for each query, the index after the last key that it may see in any row of the batch.
+
+    Returns:
+        For each chunk, the slice of its queries and that of the keys up to the last one that any of them may see.
+    """
     chunks = []
     for begin in range(0, len(reach), CHUNK):
         queries = slice(begin, begin + CHUNK)
@@ -347,33 +419,42 @@ def _chunks(reach: torch.Tensor) -> list[tuple[slice, slice]]:
 
 
 def _chunk_weights(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Attention weights of one head: query [B, m, d], key [B, n, d], bias [1 or B, m, n] → [B, m, n]."""
+    """Attention weights of one head: float query [B, m, d], key [B, n, d] and bias [1 or B, m, n] → [B, m, n]."""
     return torch.baddbmm(bias, query, key.mT, alpha=scaling).softmax(dim=-1)
 
 
-def _slots_first(heads: torch.Tensor) -> torch.Tensor:
-    """Zeros for [B, H, n, d] in the order in which projections leave it: [B, n, H, d]."""
-    batch, number, slots, width = heads.shape
-    return heads.new_zeros(batch, slots, number, width)
+def _zeros_slots_first(by_head: torch.Tensor) -> torch.Tensor:
+    """Zeros of the size of `by_head` [B, H, n, d] in the memory order of projections: [B, n, H, d]."""
+    batch, heads, slots, head_dim = by_head.shape
+    return by_head.new_zeros(batch, slots, heads, head_dim)
 
 
 def _save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    """Keeps what `_backward` reads."""
+    """Keeps in `ctx` what `_backward` reads: the output of `_attend` and its arguments, of which scaling is last."""
     *tensors, ctx.scaling = inputs
     ctx.save_for_backward(output, *tensors)
 
 
 def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """The gradient of each argument of `_attend`, for that of its output (float [B, m, H, d])."""
+    """Gradients of the eight arguments of `_attend`.
+
+    Args:
+        ctx: what `_save_for_gradients` has kept.
+        upstream (float [B, m, H, d]): gradient of the output.
+
+    Returns:
+        Those of query, key, value and table; None for `bias`, whose gradient goes to the table, and for `buckets`,
+        `reach` and `scaling`.
+    """
     grad_query, grad_key, grad_value, grad_table = _gradients(upstream, *ctx.saved_tensors, ctx.scaling)
-    by_head = [grad.transpose(1, 2) for grad in (grad_query, grad_key, grad_value)]
+    by_head = [grad.transpose(1, 2) for grad in (grad_query, grad_key, grad_value)]  # [B, H, slots, d]
     return (*by_head, grad_table.T, None, None, None, None)
 
 
-_attend.register_fake(lambda query, *_: _slots_first(query))
+_attend.register_fake(lambda query, *_: _zeros_slots_first(query))
 _gradients.register_fake(
     lambda _upstream, _output, query, key, value, table, *_: (
-        *(_slots_first(heads) for heads in (query, key, value)),
+        *(_zeros_slots_first(by_head) for by_head in (query, key, value)),
         table.new_empty(query.shape[1], len(table)),
     )
 )
@@ -394,7 +475,19 @@ def eager_attention_forward(
     position_bias: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eager attention: query [B, H, L, d], key and value [B, H, n, d] → [B, L, H, d] and weights [B, H, L, n]."""
+    """Attention by plain products, as the interface of transformers' attention functions asks.
+
+    Args:
+        module: the attention layer; there is dropout only while it is in training.
+        query (float [B, H, L, d]), key, value (float [B, H, n, d]): by head.
+        attention_mask, position_bias (float, broadcast to [B, H, L, n], *optional*): added to the scores.
+        scaling: factor of the scores q kᵀ.
+        dropout: probability that an attention weight is dropped.
+        kwargs: ignored.
+
+    Returns:
+        The output, float [B, L, H, d], and the attention weights, float [B, H, L, n], before dropout.
+    """
     scores = query @ key.transpose(-1, -2) * scaling
     for term in (position_bias, attention_mask):
         if term is not None:
@@ -427,9 +520,17 @@ class HAFMAttention(nn.Module):
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden_states [B, L, D], position_bias [1 or B, H, m, n] → output [B, m, D] and weights, if available.
+        """Attention of the last m ≤ L slots, which have rows in the bias; earlier ones are keys and values only.
 
-        Only the last m ≤ L slots, which have rows in the bias, are queries; earlier slots are keys and values only.
+        Args:
+            hidden_states (float [B, L, D]): the new slots.
+            position_bias ([1 or B, H, m, n]): for all n keys, cached ones included; the lowest number hides a key.
+            cache: keys and values of earlier slots, to which those of the L slots are added.
+            kwargs: for the attention function of `config._attn_implementation`.
+
+        Returns:
+            The output, float [B, m, D], and the attention weights, float [B, H, m, n], or None if the attention
+            function does not return any.
         """
         batch, length, _ = hidden_states.shape
         queries = position_bias.shape[2]
@@ -477,6 +578,7 @@ class HAFMGatedFeedForward(nn.Module):
         if not self.training or type(self.up_proj) is not nn.Linear or type(self.down_proj) is not nn.Linear:
             gate, up = self.up_proj(hidden_states).chunk(2, dim=-1)
             return self.down_proj(F.gelu(gate) * up)
+
         # pads the inner width (1365 in the paper) with zeros for faster matrix kernels; GELU(0) · 0 adds nothing
         inner = self.down_proj.in_features
         fill = -inner % KERNEL_WIDTH
@@ -529,7 +631,10 @@ class HAFMDecoderLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: torch.Tensor, position_bias: torch.Tensor | BucketedBias, **kwargs: Any
     ) -> torch.Tensor:
-        """Runs the layer on the last m slots: float [B, L, D] → [B, m, D], for a bias [1 or B, H, m, n]."""
+        """Runs the layer on the last m slots: float [B, L, D] → [B, m, D], for a bias [1 or B, H, m, n].
+
+        Earlier slots are keys and values only. `kwargs` are those of `HAFMAttention.forward`, such as the cache.
+        """
         attended, _ = self.attention(self.attention_norm(hidden_states), position_bias, **kwargs)
         if attended.shape[1] < hidden_states.shape[1]:
             hidden_states = hidden_states[:, -attended.shape[1] :]
@@ -565,7 +670,15 @@ class HAFMCodebookEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(len(codebook_sizes), self.table_size, hidden_size))
 
     def forward(self, ids: torch.Tensor, codebooks: torch.Tensor) -> torch.Tensor:
-        """ids (int64 [..., n]) of codebooks (int64 [n]) → float [..., n, D]."""
+        """Embeds ids.
+
+        Args:
+            ids (int64 [..., n]): each a code of its codebook, or the additional last entry of its table.
+            codebooks (int64 [n]): codebook of each of the n ids.
+
+        Returns:
+            float [..., n, D].
+        """
         return F.embedding(ids + codebooks * self.table_size, self.weight.flatten(0, 1))
 
 
@@ -582,9 +695,15 @@ class HAFMCodebookHeads(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size)) if config.head_bias else None
 
     def forward(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """hidden_states [B, L, D] of consecutive slots (their numbers `targets`, int64 [L]) → logits [B·C, L, V].
+        """Logits of the codes that slots predict.
 
-        With C = Q codes per slot, every head reads every slot; with C = 1, head s mod Q reads slot s.
+        Args:
+            hidden_states (float [B, L, D]): of consecutive slots of the target.
+            targets (int64 [L]): indices of these slots in the target.
+
+        Returns:
+            float [B·C, L, V]. With C = Q codes per slot, every head reads every slot; with C = 1, head s mod Q reads
+            slot s.
         """
         num_codebooks = self.weight.shape[0]
         bias = None
@@ -599,6 +718,7 @@ class HAFMCodebookHeads(nn.Module):
             return F.linear(hidden_states, self.weight[0], bias)
         length = hidden_states.shape[1]
         if length == 1:
+            # one step of decoding: computes one head instead of Q
             book = targets % num_codebooks
             if self.bias is not None:
                 bias = self.bias.index_select(0, book)[0]
@@ -607,8 +727,9 @@ class HAFMCodebookHeads(nn.Module):
         order = torch.arange(num_codebooks, device=targets.device) + targets[0]
         weight = self.weight.index_select(0, order % num_codebooks)
         count = (length + num_codebooks - 1) // num_codebooks
-        frames = F.pad(hidden_states, (0, 0, 0, count * num_codebooks - length)).unflatten(1, (count, num_codebooks))
-        logits = torch.einsum("btqd,qvd->btqv", frames, weight)
+        padded = F.pad(hidden_states, (0, 0, 0, count * num_codebooks - length))
+        groups = padded.unflatten(1, (count, num_codebooks))  # [B, count, Q, D]
+        logits = torch.einsum("btqd,qvd->btqv", groups, weight)
         if self.bias is not None:
             logits = logits + self.bias.index_select(0, order % num_codebooks)
         return logits.flatten(1, 2)[:, :length]
@@ -632,7 +753,15 @@ class HAFMConditioningMixer(nn.Module):
         self.out_proj = nn.Linear(width, width, bias=False)
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Frames float [B, T_c, D] → [B, T_c, D]; padding, where `mask` (bool [B, T_c]) is False, counts as zeros."""
+        """Adds to each conditioning frame what surrounds it.
+
+        Args:
+            frames (float [B, T_c, D]): embedded conditioning.
+            mask (bool [B, T_c], *optional*): False where it is padding, which counts as zeros.
+
+        Returns:
+            float [B, T_c, D].
+        """
         if mask is not None:
             frames = frames.masked_fill(~mask[..., None].bool(), 0.0)
         around = self.around(self.in_proj(frames).transpose(1, 2)).transpose(1, 2)
@@ -654,6 +783,7 @@ def at_slots(frames: torch.Tensor, slot_frames: torch.Tensor, mask: torch.Tensor
     if mask is None:
         return frames.index_select(1, slot_frames.clamp(max=frames.shape[1] - 1))
     present = mask.long()
+    # the row's first and last frame that are not padding
     first = present.argmax(dim=1, keepdim=True)  # [B, 1]
     last = first + present.sum(dim=1, keepdim=True) - 1
     indices = torch.minimum(first + slot_frames, last).clamp(min=0)  # [B, L]

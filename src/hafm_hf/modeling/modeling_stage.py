@@ -87,7 +87,7 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialises a layer: weights normal, biases zero; the relative bias of "time" prefers what is near."""
+        """Initialises a layer: weights normal, biases zero, norms one; the bias of scheme "time" favours near keys."""
         std = self.config.initializer_range
         tables = (HAFMCodebookEmbedding, HAFMCodebookHeads, RelativeAttentionBias)
         if isinstance(module, (nn.Linear, nn.Embedding, *tables)):
@@ -95,6 +95,7 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
             if getattr(module, "bias", None) is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d):
+            # depthwise: an output sums as many products as the kernel is long
             init.normal_(module.weight, mean=0.0, std=module.kernel_size[0] ** -0.5)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
@@ -153,14 +154,14 @@ class HAFMDecoder(HAFMPreTrainedModel):
         Returns:
             float [B, S · T_c, D], or [B, T_c, D] with the fusion "sum".
         """
-        ids = conditioning_ids.transpose(1, 2)
+        ids = conditioning_ids.transpose(1, 2)  # [B, T_c, K]
         tokens = self.config.num_token_streams
         lead_sheet = ids[..., tokens:]
         embedded = self.conditioning_embedding(ids[..., :tokens], torch.arange(tokens, device=ids.device))
         if null is not None:
-            embedded = embedded.masked_fill(null[:, None, None, None], 0.0)
-        widths = [len(source) for source in self.config.conditioning_codebook_sizes]
-        sources = [part.sum(dim=2) for part in embedded.split(widths, dim=2)]
+            embedded = embedded.masked_fill(null[:, None, None, None], 0.0)  # [B, T_c, token streams, D]
+        streams = [len(source) for source in self.config.conditioning_codebook_sizes]  # of each source
+        sources = [source.sum(dim=2) for source in embedded.split(streams, dim=2)]  # [B, T_c, D] each
         if self.config.lead_sheet_streams:
             sources[-1] = sources[-1] + self._embed_lead_sheet(lead_sheet, null)
         if self.config.conditioning_fusion == "sum":
@@ -179,33 +180,36 @@ class HAFMDecoder(HAFMPreTrainedModel):
 
         Args:
             targets (int64 [L]): indices of the slots in the target.
-            conditioning_ids, null, mask: as in `embed_conditioning` and `forward`.
+            conditioning_ids (int64 [B, K, T_c]): conditioning streams.
+            null (bool [B], *optional*): rows whose conditioning is replaced by zeros.
+            mask (bool [B, T_c], *optional*): False where a row's conditioning is padding.
 
         Returns:
             float [B, L, D].
         """
-        frames = self.conditioning_mixer(self.embed_conditioning(conditioning_ids, null), mask)
+        frames = self.conditioning_mixer(self.embed_conditioning(conditioning_ids, null), mask)  # [B, T_c, D]
         config = self.config
+        # conditioning frame at the instant of each slot
         slot_frames = self.pattern.frame_of(targets) * config.conditioning_frame_rate // config.frame_rate
         return at_slots(frames, slot_frames, mask)
 
     def _segment(self, number: int, device: torch.device) -> torch.Tensor:
-        """Segment embedding of source `number`, or of the target, which follows the last source: float [D]."""
+        """Segment embedding of conditioning source `number`, or of the target, numbered after the last: float [D]."""
         # calls the module rather than indexing its weights, which may be offloaded
         return self.segment_embedding(torch.full((), number, device=device))
 
-    def _embed_lead_sheet(self, rows: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
-        """Embeds a lead sheet by frame, and leaves it out for the sequences in `null` (bool [B]).
+    def _embed_lead_sheet(self, streams: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
+        """Embeds the lead-sheet streams and sums them in each frame.
 
         Args:
-            rows (int64 [B, T_c, rows of the lead sheet]): 0 where unknown.
+            streams (int64 [B, T_c, streams]): values of the lead-sheet streams; 0 where unknown.
             null (bool [B], *optional*): sequences without conditioning.
 
         Returns:
             float [B, T_c, D], zeros in the sequences of `null`.
         """
-        numbers = torch.arange(rows.shape[-1], device=rows.device)
-        embedded = self.lead_sheet_embedding(rows, numbers).sum(dim=2)
+        numbers = torch.arange(streams.shape[-1], device=streams.device)
+        embedded = self.lead_sheet_embedding(streams, numbers).sum(dim=2)
         if null is not None:
             embedded = embedded.masked_fill(null[:, None, None], 0.0)
         return embedded
@@ -214,43 +218,52 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """Embeds slots of the target.
 
         Args:
-            input_ids (int64 [B·C, L]): under the flat pattern slot t reads a token of codebook (t − 1) mod Q; under
-                the delay pattern a slot sums the embeddings of one token per codebook.
+            input_ids (int64 [B·C, L]): under the flat pattern (C = 1) slot t reads a token of codebook (t − 1) mod Q;
+                under the delay pattern (C = Q) a slot sums the embeddings of one token per codebook.
             targets (int64 [L]): indices t of the slots in the target.
 
         Returns:
             float [B, L, D].
         """
         num_codebooks = self.config.num_codebooks
-        last = self.segment_embedding.num_embeddings - 1
+        target_segment = self._segment(self.segment_embedding.num_embeddings - 1, input_ids.device)
         if self.pattern.codes_per_slot > 1:
-            ids = input_ids.reshape(input_ids.shape[0] // num_codebooks, num_codebooks, -1).transpose(1, 2)
+            ids = input_ids.reshape(input_ids.shape[0] // num_codebooks, num_codebooks, -1).transpose(
+                1, 2
+            )  # [B, L, Q]
             books = torch.arange(num_codebooks, device=ids.device)
-            return self.target_embedding(ids, books).sum(dim=2) + self._segment(last, ids.device)
+            return self.target_embedding(ids, books).sum(dim=2) + target_segment
         embedded = self.target_embedding(input_ids, (targets - 1) % num_codebooks)
+        # the codebook that the slot predicts
         embedded = embedded + self.quantizer_embedding(targets % num_codebooks)
-        return embedded + self._segment(last, input_ids.device)
+        return embedded + target_segment
 
     def layer_weights(self) -> list[LayerWeights]:
         """What the layers compute with: the `layers` of `SlotWeights`."""
         return [layer.weights() for layer in self.layers if isinstance(layer, HAFMDecoderLayer)]
 
     def input_tables(self) -> list[torch.Tensor]:
-        """What `embed_target` gives for each input of each kind of slot: the `tables` of `SlotWeights`, float32."""
-        target = self.target_embedding.weight.float()
+        """What `embed_target` gives for each input id: the `tables` of `SlotWeights`.
+
+        Returns:
+            Under the flat pattern, for each codebook that a slot predicts, a table float32 [V + 1, D] of the slot's
+            inputs, BOS last. Under the delay pattern, where a slot sums one row per codebook, a single table float32
+            [Q · (V + 1), D].
+        """
+        target = self.target_embedding.weight.float()  # [Q, V + 1, D]
         segment = self.segment_embedding.weight[-1]
         if self.pattern.codes_per_slot > 1:
             # the target's segment embedding is added once, to the first codebook's
             return [torch.cat([target[:1] + segment.float(), target[1:]]).flatten(0, 1)]
-        kinds = self.quantizer_embedding.weight + segment
+        constant = self.quantizer_embedding.weight + segment  # [Q, D], by the codebook that a slot predicts
         # a slot reads a token of the codebook before the one that it predicts
-        return list((target.roll(1, dims=0) + kinds.float()[:, None]).unbind())
+        return list((target.roll(1, dims=0) + constant.float()[:, None]).unbind())
 
     def attention_bias(self, layout: TokenLayout, query: torch.Tensor) -> torch.Tensor:
         """Attention bias of query slots on all slots; the lowest number where attention is masked.
 
         Args:
-            layout: of the sequence's slots.
+            layout: attributes of all slots of the sequence.
             query (int64 [n]): indices of the query slots in the sequence.
 
         Returns:
@@ -260,7 +273,11 @@ class HAFMDecoder(HAFMPreTrainedModel):
         return self.relative_attention_bias(queries, layout, visible(self.config, queries, layout))
 
     def _attends_in_chunks(self) -> bool:
-        """Whether attention is `chunked_attention`: in training on a CPU, unless something asks for another."""
+        """Whether attention is `chunked_attention`.
+
+        It is in training on a CPU, with float32 or float64 weights, unless dropout or an attention implementation
+        other than the default, "sdpa", is asked for.
+        """
         return (
             self.training
             and torch.is_grad_enabled()
@@ -287,13 +304,18 @@ class HAFMDecoder(HAFMPreTrainedModel):
         report: StepReport | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states of the L target slots, float [B, L, D]; see the class for the arguments.
+        """Hidden states of the L target slots, float [B, L, D].
 
-        With `target_only`, as in training, the last layer (and its attentions) is limited to the target's slots.
-        `report` is called with 0 before each layer, so that a long pass can be ended by an exception.
+        Args:
+            input_ids (int64 [B·C, L]), conditioning_ids (int64 [B, K, T_c]), conditioning_mask, attention_mask,
+                null_conditioning, cache, use_cache, conditioning_is_cached: described at the class.
+            target_only: whether the last layer (and its attentions) is limited to the target's slots, as in training.
+            report: called with 0 before each layer, so that a long pass can be ended by an exception.
+            kwargs: for the attention function.
         """
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
+        # slots of the sequence that the cache holds
         past: int | torch.Tensor = 0
         if cache is not None:
             past = cache.get_seq_length()
@@ -302,8 +324,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
                 past = past.clone()
         if conditioning_is_cached is None:
             conditioning_is_cached = bool(past > 0)
+
         frames = conditioning_ids.shape[-1]
-        masks = (conditioning_mask, attention_mask)
         conditioning_slots = self.config.num_prepended_sources * frames
         new_slots = input_ids.shape[1]
         if not conditioning_is_cached:
@@ -311,8 +333,9 @@ class HAFMDecoder(HAFMPreTrainedModel):
         key_slots = new_slots
         if cache is not None:
             key_slots = cache.get_mask_sizes(new_slots, 0)[0]
-        query = torch.arange(new_slots, device=input_ids.device) + past  # of the whole sequence
-        targets = query[-input_ids.shape[1] :] - conditioning_slots  # [L], of the target
+        query = torch.arange(new_slots, device=input_ids.device) + past  # indices in the whole sequence
+        targets = query[-input_ids.shape[1] :] - conditioning_slots  # [L], indices in the target
+
         hidden_states = self.embed_target(input_ids, targets)  # [B, L, D]
         if self.config.conditioning_fusion == "sum":
             added = self.conditioning_of(targets, conditioning_ids, null_conditioning, conditioning_mask)
@@ -320,8 +343,11 @@ class HAFMDecoder(HAFMPreTrainedModel):
         elif not conditioning_is_cached:
             prefix = self.embed_conditioning(conditioning_ids, null_conditioning)
             hidden_states = torch.cat([prefix, hidden_states], dim=1)  # [B, S · T_c + L, D]
+
         target_slots = key_slots - conditioning_slots
-        layout = token_layout(self.config, frames, target_slots, *masks, device=input_ids.device)
+        layout = token_layout(
+            self.config, frames, target_slots, conditioning_mask, attention_mask, device=input_ids.device
+        )
         position_bias: torch.Tensor | BucketedBias
         if self._attends_in_chunks():
             queries = layout.select(query)
@@ -330,6 +356,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
             )
         else:
             position_bias = self.attention_bias(layout, query)
+
         for number, layer in enumerate(self.layers):
             if report is not None:
                 report(0)
@@ -355,10 +382,11 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         self.generation_config = self.default_generation_config()
 
     def slot_weights(self) -> SlotWeights:
-        """What `forward` computes with for a slot whose conditioning is cached or added."""
-        weight: torch.Tensor = self.heads.weight
-        bias: torch.Tensor | None = self.heads.bias
+        """Weights that `forward` computes with for a slot whose conditioning is cached or added to its input."""
+        weight: torch.Tensor = self.heads.weight  # [Q, V, D]
+        bias: torch.Tensor | None = self.heads.bias  # [Q, V]
         if self.model.pattern.codes_per_slot > 1:
+            # every slot uses all heads: as one
             weight = weight.flatten(0, 1)[None]
             if bias is not None:
                 bias = bias.flatten()[None]
@@ -436,10 +464,20 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Checks the inputs of `forward` (by name); returns the indices (int64 [L]) of the target slots they are for.
+        """Checks the inputs of `forward`.
+
+        Args:
+            inputs: tensors by argument name: `input_ids`, `conditioning_ids`, `labels`, the masks and
+                `null_conditioning`; None for those that are not given.
+            cache, conditioning_is_cached: as for `HAFMDecoder`.
+            inputs_embeds: refused if given.
+            kwargs: further arguments of `forward`, which are not checked.
+
+        Returns:
+            Index in the target of each slot of `input_ids`, int64 [L].
 
         Raises:
-            ValueError: as for `forward`.
+            ValueError: inputs are missing, differ in their number of rows, or do not fit the stage.
         """
         if inputs_embeds is not None:
             raise ValueError("A stage embeds its tokens itself, by codebook; give input_ids instead of inputs_embeds.")
@@ -455,6 +493,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         self._check_conditioning(inputs, conditioning_is_cached)
         targets = torch.arange(input_ids.shape[1], device=input_ids.device)
         if conditioning_is_cached:
+            # the cache holds the conditioning's slots and those of the target so far
             targets = targets + past - config.num_prepended_sources * conditioning_ids.shape[2]
         # the codebook that a slot reads: that of the token before, or under the delay pattern that of its row
         if self.model.pattern.codes_per_slot == 1:
@@ -472,7 +511,11 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         return targets
 
     def _check_labels(self, labels: torch.Tensor) -> None:
-        """Refuses labels that are not whole frames, or whose ids are out of their codebooks' range."""
+        """Refuses labels that are not whole frames (int64 [B, T·Q]), or with ids that their codebooks do not have.
+
+        Raises:
+            ValueError: names the shape or the id.
+        """
         shape = tuple(labels.shape)
         num_codebooks = self.config.num_codebooks
         if len(shape) != 2 or shape[1] % num_codebooks:
@@ -481,7 +524,15 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         check_ids("labels", labels.masked_fill(labels == IGNORE_INDEX, 0), self.config.codebook_sizes, books)
 
     def _check_conditioning(self, inputs: dict[str, Any], cached: bool = False) -> None:
-        """Refuses inputs (by name) that differ in rows, or unfit conditioning; ids are checked unless `cached`."""
+        """Refuses inputs that differ in their number of sequences, and conditioning that does not fit the stage.
+
+        Args:
+            inputs: tensors or None by argument name, `conditioning_ids` and `conditioning_mask` among them.
+            cached: whether the cache holds the conditioning already, whose ids then need no check.
+
+        Raises:
+            ValueError: says what does not fit.
+        """
         conditioning_ids = inputs["conditioning_ids"]
         mask = inputs["conditioning_mask"]
         streams = self.config.num_conditioning_streams
@@ -490,6 +541,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             raise ValueError(f"conditioning_ids has shape {shape}; this stage needs [B, {streams}, T_c], T_c > 0.")
         counts = {name: len(value) for name, value in inputs.items() if value is not None}
         if "input_ids" in counts:
+            # as many rows per sequence
             counts["input_ids"] //= self.model.pattern.codes_per_slot
         if len(set(counts.values())) > 1:
             counted = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -504,7 +556,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         """Cross-entropy of each target token, in nats.
 
         Args:
-            logits (float [B·C, L, V]): of all slots, from the first.
+            logits (float [B·C, L, V]): of all slots, from the first; C codes per slot.
             labels (int64 [B, T·Q]): target tokens; −100 is ignored.
 
         Returns:
@@ -521,10 +573,15 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
     def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each codebook, averaged over the codebooks that have labels (paper, §3.5).
 
-        The arguments are those of `token_losses`. If all labels are ignored, the loss is 0.
+        Args:
+            logits (float [B·C, L, V]): of all slots, from the first; C codes per slot.
+            labels (int64 [B, T·Q]): target tokens; −100 is ignored.
+
+        Returns:
+            A scalar, in nats per token; 0 if all labels are ignored.
         """
         nats = self.token_losses(logits, labels).sum(dim=(0, 1))  # [Q]
-        counts = (labels != IGNORE_INDEX).unflatten(1, (-1, self.config.num_codebooks)).sum(dim=(0, 1))
+        counts = (labels != IGNORE_INDEX).unflatten(1, (-1, self.config.num_codebooks)).sum(dim=(0, 1))  # [Q]
         # an empty sum is 0 where an empty mean is NaN, so the device need not be synchronised to check the counts
         losses = nats / counts.clamp(min=1)
         return losses.sum() / (counts > 0).sum().clamp(min=1)
@@ -558,10 +615,16 @@ class HAFMFineForCausalLM(HAFMStageForCausalLM):
 
 
 def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.Tensor) -> None:
-    """Refuses ids outside their codebooks (`codebooks`, int64, broadcasts to the ids; `sizes` are by codebook).
+    """Refuses ids that their codebooks do not have.
 
     On a CPU an error names the id. On CUDA, to avoid synchronising, it is an assertion on the device. Compiled code is
     not checked.
+
+    Args:
+        name: what the ids are, for the error.
+        ids (int64 [...]): each from 0 to the size of its codebook − 1.
+        sizes: size of each codebook.
+        codebooks (int64, broadcasts to `ids`): number of each id's codebook.
 
     Raises:
         ValueError: names the id and the limit.
@@ -578,6 +641,6 @@ def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.T
     if ids.device.type == "cuda":
         torch._assert_async(valid.all(), f"{name} holds an id that its codebook does not have.")
     elif not bool(valid.all()):
-        worst = tuple((~valid).nonzero()[0])
-        largest = sizes[int(codebooks.expand_as(ids)[worst])] - 1
-        raise ValueError(f"{name} holds {int(ids[worst])}; the ids of that codebook are 0 to {largest}.")
+        first = tuple((~valid).nonzero()[0])
+        largest = sizes[int(codebooks.expand_as(ids)[first])] - 1
+        raise ValueError(f"{name} holds {int(ids[first])}; the ids of that codebook are 0 to {largest}.")

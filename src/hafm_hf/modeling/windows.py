@@ -31,11 +31,12 @@ SIDE_SECONDS = 0.04
 
 
 def default_decoding(stages: Iterable[HAFMStageForCausalLM]) -> str:
-    """The default decoding loop of stages: the fast one on CPU and CUDA, else the reference.
+    """The default decoding loop of stages: "fast" on CPU and CUDA, else "reference".
 
     The fast loop is untested on other devices, and it cannot read offloaded weights.
     """
     for stage in stages:
+        # accelerate hooks the modules whose weights it offloads
         offloaded = any(hasattr(module, "_hf_hook") for module in stage.modules())
         if stage.device.type not in ("cpu", "cuda") or offloaded:
             return "reference"
@@ -69,6 +70,9 @@ def song_windows(frames: int, window: int, overlap: int, row: int = 0) -> list[W
         overlap: frames by which a window overlaps the one before.
         row: index of the song in the batch.
 
+    Returns:
+        The windows in order of time; a single one of `frames` if the song is no longer than a window.
+
     Raises:
         ValueError: `overlap` is negative or not below `window`.
     """
@@ -85,14 +89,18 @@ def song_windows(frames: int, window: int, overlap: int, row: int = 0) -> list[W
 
 
 def window_frames(stage_config: HAFMStageConfig, config: GenerationConfig) -> tuple[int, int]:
-    """Frames in a window and in its overlap, from `window_seconds` and `overlap_seconds` of a generation config.
+    """Frames of a stage in a window and in its overlap with the one before.
 
-    Both are whole frames of the conditioning as well.
+    Both are rounded so that they last a whole number of frames of the conditioning as well.
+
+    Args:
+        stage_config: for the frame rates.
+        config: for `window_seconds` and `overlap_seconds`.
     """
     step = whole_frames(stage_config)
-    window = max(round(config.window_seconds * stage_config.frame_rate / step), 1)
-    overlap = min(round(config.overlap_seconds * stage_config.frame_rate / step), window - 1)
-    return window * step, overlap * step
+    window_steps = max(round(config.window_seconds * stage_config.frame_rate / step), 1)
+    overlap_steps = min(round(config.overlap_seconds * stage_config.frame_rate / step), window_steps - 1)
+    return window_steps * step, overlap_steps * step
 
 
 def whole_frames(stage_config: HAFMStageConfig) -> int:
@@ -111,13 +119,17 @@ def steadiest_frame(before: torch.Tensor, after: torch.Tensor, first: int, side:
         after (float [m, D]): frames of the next window from the same instant on, m > n.
         first: earliest frame for the switch; the latest is n, where `before` ends.
         side: number of frames to compare on each side.
+
+    Returns:
+        Index of the first frame to take from `after`.
     """
 
     def change(frame: int) -> float:
-        ends = before[max(frame - side, 0) : frame]
-        begins = after[frame : frame + side]
-        return float((begins.mean(0) - ends.mean(0)).norm())
+        last_of_before = before[max(frame - side, 0) : frame]
+        first_of_after = after[frame : frame + side]
+        return float((first_of_after.mean(0) - last_of_before.mean(0)).norm())
 
+    # from 1, since a frame of `before` is needed for comparison
     return min(range(max(first, 1), len(before) + 1), key=change)
 
 
@@ -145,13 +157,16 @@ class SongRow:
         return self.codes.shape[1]
 
     def append(self, codes: torch.Tensor) -> None:
-        """Adds the next frames, int64 [Q, n]."""
+        """Adds codes (int64 [Q, n]) of the next n frames to `codes`, on the device of the new ones."""
         if self.codes is not None:
             codes = torch.cat([self.codes.to(codes.device), codes], dim=1)
         self.codes = codes
 
     def append_kept(self, stop: int) -> None:
-        """Adds the kept codes up to frame `stop`, where windows were skipped because all their codes are kept."""
+        """Adds the kept codes from the last generated frame up to frame `stop`, if there are kept codes.
+
+        Frames are missing there only where windows were skipped because all their codes are kept.
+        """
         if self.kept is not None and self.done < stop:
             codes = self.kept[:, self.done : stop]
             if self.codes is not None:
@@ -165,10 +180,11 @@ class SongRow:
         return F.pad(kept, (0, count - kept.shape[1]), value=FREE)
 
     def is_kept(self, window: Window) -> bool:
-        """Whether all codes that a window adds are kept."""
+        """Whether all codes that a window adds are kept, so that it need not be generated."""
         if self.kept is None:
             return False
-        return bool((self.kept[:, window.start + window.known_frames : window.stop] != FREE).all())
+        added = self.kept[:, window.start + window.known_frames : window.stop]
+        return bool((added != FREE).all())
 
 
 class StageRun:
@@ -221,23 +237,24 @@ class StageRun:
         self.independent: bool = config.independent_windows
         self.code_vectors = code_vectors if self.independent else None
         window, overlap = window_frames(stage.config, config)
-        # frames that are compared on either side of a join
+        # number of frames that are compared on either side of a join
         self.side = max(round(SIDE_SECONDS * stage.config.frame_rate), 1)
         # frames at the end of a window that the next window may still replace
         self.replaceable = 0
         if self.code_vectors is not None:
             self.replaceable = math.ceil(JOINED_SHARE * overlap / self.side) * self.side
         windows: list[Window] = []
-        for number, song in enumerate(rows):
-            cut = song_windows(song.frames, window, overlap, number)
-            windows.extend(part for part in cut if not song.is_kept(part))
+        for number, song_row in enumerate(rows):
+            for song_window in song_windows(song_row.frames, window, overlap, number):
+                if not song_row.is_kept(song_window):
+                    windows.append(song_window)
         if self.independent:
             self.batches = self._independent_batches(windows, batch_size)
         else:
             self.batches = self._batches(windows, batch_size)
         # index of the batch to run, or to go on with
         self.next_batch = 0
-        # the frames of that batch that are still to come, once it has started, and their number
+        # the codes (int64 [B, Q]) of that batch's frames still to come, once it has started, and the number of these
         self.frames_to_come: Iterator[torch.Tensor] | None = None
         self.num_to_come = 0
 
@@ -254,48 +271,61 @@ class StageRun:
 
     @property
     def needs(self) -> int:
-        """Frames of conditioning that the next batch needs, 0 if there is none left."""
+        """Frames of conditioning, counted from the song's start, that the next batch needs; 0 after the last batch."""
         if self.finished:
             return 0
         return self._conditioning_frames(max(window.stop for window in self.batches[self.next_batch]))
 
     def run(self, conditioning: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Generates everything that is left; returns the codes int64 [Q, T] of each row."""
+        """Generates everything that is left.
+
+        Args:
+            conditioning (int64 [K, T_c] for each row): the conditioning streams of the whole songs.
+
+        Returns:
+            The codes of each row, int64 [Q, T].
+        """
         while not self.finished:
             self.advance(conditioning)
         return [self.codes(row) for row in range(len(self.rows))]
 
     def advance(self, conditioning: list[torch.Tensor], frames: int | None = None) -> None:
-        """Generates the rest of a batch of windows, or its frames before `frames`, if its windows depend on others.
+        """Generates the rest of the next batch of windows, or a part of it, and adds its codes to the rows.
 
         Args:
-            conditioning (int64 [K, T_c] for each row): as far as there is any; see `needs`.
-            frames: where to stop in the song, after the frames that exist.
+            conditioning (int64 [K, T_c] for each row): the conditioning from the song's start on, at least the frames
+                that `needs` says.
+            frames: number of frames of the song, more than exist already, after which to stop; by default the whole
+                batch is generated. Ignored for independent windows, which can be joined only when they are complete.
         """
         batch = self.batches[self.next_batch]
         if self.frames_to_come is None:
             if not self.independent:
+                # windows that were skipped end where this batch begins
                 for window in batch:
                     self.rows[window.row].append_kept(window.start + window.known_frames)
             self.frames_to_come = self._decode(self._window_batch(batch, conditioning))
             self.num_to_come = self._new_frames(batch)
+
         count = self.num_to_come
         if frames is not None and not self.independent:
             count = min(count, frames - self.rows[batch[0].row].done)
         codes = torch.stack(list(itertools.islice(self.frames_to_come, count)), dim=2)  # [B, Q, count]
         self.num_to_come -= count
-        for window, new in zip(batch, codes, strict=True):
+
+        for window, window_codes in zip(batch, codes, strict=True):
             if self.independent:
-                self._join(window, new)
+                self._join(window, window_codes)
             else:
                 row = self.rows[window.row]
-                row.append(new[:, : window.stop - row.done])
+                # a shorter window of the batch is padded at its end
+                row.append(window_codes[:, : window.stop - row.done])
         if not self.num_to_come:
             self.next_batch += 1
             self.frames_to_come = None
 
     def final_frames(self, row: int) -> int:
-        """Number of frames of a row that are final."""
+        """Number of first frames of a row (its index) that no later window will replace."""
         song_row = self.rows[row]
         if self.finished or song_row.done == song_row.frames:
             return song_row.frames
@@ -310,27 +340,34 @@ class StageRun:
             return torch.empty(self.stage.config.num_codebooks, 0, dtype=torch.long)
         return song_row.codes[:, : self.final_frames(row)]
 
-    def _join(self, window: Window, new: torch.Tensor) -> None:
-        """Replaces the end of a row's codes by those of an independent window.
+    def _join(self, window: Window, codes: torch.Tensor) -> None:
+        """Appends an independent window to its row, from a frame of the overlap on, or from where the row ends.
 
         Args:
-            window: the window, and `new` (int64 [Q, n]), its codes from its first frame on.
+            window: the next one of the row.
+            codes (int64 [Q, n]): the window's codes, from its first frame on; n may exceed its length.
         """
         row = self.rows[window.row]
+        # windows that were skipped end here
         row.append_kept(window.start + window.known_frames)
-        join = window.known_frames
+        join = window.known_frames  # counted from the window's start
         if self.code_vectors is not None and window.known_frames:
             assert row.codes is not None
-            before = row.codes[:, window.start : window.start + window.known_frames].to(new.device)  # [Q, overlap]
-            after = new[:, : window.known_frames + self.side]  # [Q, overlap + side]
+            before = row.codes[:, window.start : window.start + window.known_frames].to(codes.device)  # [Q, overlap]
+            after = codes[:, : window.known_frames + self.side]  # [Q, overlap + side]
             earliest = window.known_frames - self.replaceable
             join = steadiest_frame(self.code_vectors(before.t()), self.code_vectors(after.t()), earliest, self.side)
         if row.codes is not None:
             row.codes = row.codes[:, : window.start + join]
-        row.append(new[:, join : window.stop - window.start])
+        row.append(codes[:, join : window.stop - window.start])
 
     def _window_batch(self, batch: list[Window], conditioning: list[torch.Tensor]) -> WindowBatch:
-        """What a decoding loop needs of a batch of windows; conditioning is int64 [K, T_c] for each row."""
+        """What a decoding loop needs to generate a batch of windows.
+
+        Args:
+            batch: the windows, with the same number of known frames; shorter ones are padded at the end.
+            conditioning (int64 [K, T_c] for each row of the run): the songs' conditioning.
+        """
         known_frames = self._known_frames(batch)
         frames = self._new_frames(batch)
         conditioning_windows = []
@@ -350,7 +387,8 @@ class StageRun:
                 known.append(row.codes[:, window.start : first].to(song_conditioning.device))
             if row.kept is not None:
                 kept.append(row.kept_frames(first, frames))
-        lengths = torch.tensor([len(window) for window in conditioning_windows])
+
+        lengths = torch.tensor([len(ids) for ids in conditioning_windows])
         conditioning_ids = pad_sequence(conditioning_windows, batch_first=True).transpose(1, 2)  # [B, K, T_c]
         conditioning_mask = None
         if len(set(lengths.tolist())) > 1:
@@ -366,14 +404,15 @@ class StageRun:
         )
 
     def _decode(self, batch: WindowBatch) -> Iterator[torch.Tensor]:
-        """Yields the codes of each new frame, int64 [B, Q]; shorter rows are padded at the end."""
+        """Iterates over the codes of each new frame, int64 [B, Q]; after a shorter row's end they are meaningless."""
         if self.fast_loop is not None:
             return self.fast_loop.frames(batch, self.report)
         return iter(self.stage.continue_batch(batch, self.config, self.report).unbind(2))
 
     def _known_frames(self, batch: list[Window]) -> int:
-        """Frames before those that a batch generates, which are the same number in all its windows."""
+        """Number of frames of its windows that a batch does not generate, the same in all of them."""
         if self.independent:
+            # these generate their overlap with the window before again
             return 0
         return batch[0].known_frames
 
@@ -387,7 +426,11 @@ class StageRun:
 
     @staticmethod
     def _batches(windows: list[Window], batch_size: int) -> list[list[Window]]:
-        """Batches windows of different songs at the same position; those of one song come one after another."""
+        """Batches of windows of different songs that begin to generate at the same frame, in order of time.
+
+        Windows of one song are never in the same batch, since each continues the one before.
+        """
+        # by the first frame to generate and the number of known frames
         groups: dict[tuple[int, int], list[Window]] = defaultdict(list)
         for window in windows:
             groups[window.start + window.known_frames, window.known_frames].append(window)
@@ -396,7 +439,10 @@ class StageRun:
 
     @staticmethod
     def _independent_batches(windows: list[Window], batch_size: int) -> list[list[Window]]:
-        """Batches windows in order of time, in batches that double in size: a stream starts early, then keeps up."""
+        """Batches windows in order of time: first `batch_size`, then in batches that double in size to ROWS_AT_ONCE.
+
+        A stream so starts early, then keeps up.
+        """
         ordered = sorted(windows, key=lambda window: (window.stop, window.row))
         batches = []
         first = 0

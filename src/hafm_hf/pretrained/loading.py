@@ -68,6 +68,9 @@ def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str |
         source: folder or hub id. A folder with the bundled model's name takes precedence over that model.
         options: as for `from_pretrained`; `cache_dir`, `revision` and `local_files_only` are used.
 
+    Returns:
+        A folder, or the hub id if the hub can be reached.
+
     Raises:
         FileNotFoundError: if it is neither a folder nor a valid hub id, or is not cached and the hub is out of reach.
     """
@@ -121,6 +124,7 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
         OSError: if the model or its weights cannot be found.
     """
     source = model_source(source, **options)
+    # our classes check the files themselves
     if not issubclass(model_class, SafeLoadingMixin):
         check_checkpoint(model_class, source, **options)
     model, info = model_class.from_pretrained(source, output_loading_info=True, **{**options, "use_safetensors": True})
@@ -158,18 +162,26 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
     if check := CONFIG_CHECKS.get(type(config)):
         check(config)
     sums = find_file(source, SUMS_FILE, hub)
-    held = sum(_checked_values(file, sums) for file in files)
+    values_in_files = sum(_checked_values(file, sums) for file in files)
+    # without memory for the weights
     with torch.device("meta"), no_init_weights():
         # a model may modify the configuration that it is created from
-        wanted = sum(value.numel() for value in model_class(deepcopy(config)).state_dict().values())
-    if wanted > SPARE_FACTOR * held + SPARE_VALUES:
+        model = model_class(deepcopy(config))
+    values_needed = sum(value.numel() for value in model.state_dict().values())
+    if values_needed > SPARE_FACTOR * values_in_files + SPARE_VALUES:
         raise ValueError(
-            f"{_where(source, options)} needs {wanted:,} values by its configuration, but its files hold {held:,}."
+            f"{_where(source, options)} needs {values_needed:,} values by its configuration, but its files hold "
+            f"{values_in_files:,}."
         )
 
 
 def write_checksums(folder: str | os.PathLike[str], only_again: bool = False) -> None:
-    """Writes SHA256SUMS next to all safetensors files in and below `folder`; `only_again` only updates existing."""
+    """Writes SHA256SUMS next to all safetensors files in and below a folder.
+
+    Args:
+        folder: of a model.
+        only_again: whether to write only those that exist already.
+    """
     for subfolder in sorted({file.parent for file in Path(folder).rglob("*.safetensors")}):
         if not only_again or (subfolder / SUMS_FILE).exists():
             lines = [f"{_sha256(file)}  {file.name}\n" for file in sorted(subfolder.glob("*.safetensors"))]
@@ -209,19 +221,33 @@ def fingerprint(model: torch.nn.Module, without: str | None = None) -> str:
 
 
 def _where(source: str | os.PathLike[str], options: dict[str, Any]) -> str:
-    """A model's folder or hub id, with the subfolder among the options of its loading if there is one."""
+    """A model's folder or hub id, followed by "/" and `options["subfolder"]` if there is one, for messages."""
     return "/".join(filter(None, (str(source), options.get("subfolder"))))
 
 
 def find_file(source: str | os.PathLike[str], name: str, hub: Mapping[str, Any]) -> Path | None:
-    """The path of a model's file, downloaded if necessary; None if there is none."""
+    """The path of a model's file, downloaded if necessary; None if there is none.
+
+    Args:
+        source: folder or hub id of the model.
+        name: of the file, relative to the repository or to the subfolder in `hub`.
+        hub: keyword arguments among HUB_OPTIONS.
+    """
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     cached = cached_file(str(source), name, **hub, **quiet)
     return None if cached is None else Path(cached)
 
 
 def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[Path]:
-    """The safetensors files of a model, downloaded if necessary; none if it has no such weights."""
+    """The safetensors files of a model, downloaded if necessary; none if it has no such weights.
+
+    Args:
+        source: folder or hub id of the model.
+        hub: keyword arguments among HUB_OPTIONS.
+
+    Raises:
+        ValueError: if the index of several files names anything but files next to it.
+    """
     if (single := find_file(source, SAFE_WEIGHTS_NAME, hub)) is not None:
         return [single]
     if (index := find_file(source, SAFE_WEIGHTS_INDEX_NAME, hub)) is None:
@@ -235,7 +261,10 @@ def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[P
 
 
 def _check_sum(file: Path, sums_path: Path) -> None:
-    """Raises ValueError if a weights file does not match the SHA256SUMS at `sums_path`; it may be missing in them."""
+    """Raises ValueError if a weights file does not match the SHA256SUMS at `sums_path`, or these are damaged.
+
+    A file that they do not list is accepted.
+    """
     lines = sums_path.read_text(encoding="ascii", errors="replace").splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in sums.values()):

@@ -72,6 +72,7 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
     facts = facts or CardFacts()
     composite = model.config.model_type == "hafm"
     title = Path(repo_id).resolve().name
+    # the template reads these for a part as well
     facts_of_composite: dict[str, Any] = {
         "total": None, "sampling_rate": None, "stereo": False, "styles": (), "sounds": {}
     }  # fmt: skip
@@ -126,8 +127,13 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _eval_result(result: dict[str, Any]) -> EvalResult:
-    """A result of `CardFacts` as the card's metadata hold it."""
+    """A result of `CardFacts` as the card's metadata hold it.
+
+    Raises:
+        KeyError, TypeError: it lacks a name, type or value, or has unknown fields.
+    """
     given = {key: value for key, value in result.items() if key != "how"}
+    # required: made from the name if it is not given
     given.setdefault("dataset_type", re.sub(r"[^a-z0-9]+", "-", given["dataset_name"].lower()).strip("-"))
     metric_args = None
     if result.get("how"):

@@ -10,7 +10,10 @@ _SHORTEST = 8
 
 
 def without_secrets(text: str) -> str:
-    """Redacts the values of environment variables such as HF_TOKEN: a server may repeat them in an error."""
+    """The text with the names of environment variables such as HF_TOKEN in place of their values.
+
+    A server may repeat these in an error.
+    """
     for name, value in os.environ.items():
         if _NAME.search(name) and len(value) >= _SHORTEST:
             text = text.replace(value, f"({name})")

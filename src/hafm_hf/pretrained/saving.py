@@ -58,17 +58,21 @@ class HAFMHubMixin(SafeLoadingMixin):
             repo_id: repository to upload to; the folder's name if not given.
             kwargs: as for any `save_pretrained`; when uploading, also those of `push_to_hub`.
         """
+        upload: dict[str, Any] = {}
         if push_to_hub:
             upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs}
-        else:
-            upload = {}
         self._save_files(Path(save_directory), **kwargs)
         if push_to_hub and kwargs.get("is_main_process", True):
-            upload |= {"max_shard_size": size} if (size := kwargs.get("max_shard_size")) else {}
+            # an option of saving and of uploading
+            if kwargs.get("max_shard_size"):
+                upload["max_shard_size"] = kwargs["max_shard_size"]
             self.push_to_hub(repo_id or Path(save_directory).name, **upload)
 
     def _save_files(self, folder: Path, **kwargs: Any) -> None:
-        """Writes the files of `save_pretrained`, with its options; the main process adds auto_map and checksums."""
+        """Writes the files of `save_pretrained` to a folder; `kwargs` are its options.
+
+        The main process adds `auto_map` to config.json, and writes checksums again where there are any.
+        """
         model: Any = super()
         model.save_pretrained(folder, **kwargs)
         if kwargs.get("is_main_process", True):
@@ -105,11 +109,17 @@ class HAFMHubMixin(SafeLoadingMixin):
         model: Any = self
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        # the branch of a pull request exists
         if revision is not None and not revision.startswith("refs/pr"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         card = card or self._existing_card(api, repo_id, revision) or model_card(model, repo_id)
-        lists = (card.data.get("tags"), model.model_tags, [tags] if isinstance(tags, str) else tags)
-        card.data["tags"] = list(dict.fromkeys(tag for tags in lists for tag in tags or ()))
+        if isinstance(tags, str):
+            tags = [tags]
+        all_tags: list[str] = []
+        for tags_of_source in (card.data.get("tags"), model.model_tags, tags):
+            all_tags += tags_of_source or ()
+        # each once
+        card.data["tags"] = list(dict.fromkeys(all_tags))
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder, max_shard_size=max_shard_size)
             write_checksums(folder)
@@ -124,21 +134,31 @@ class HAFMHubMixin(SafeLoadingMixin):
             )
 
     def _existing_card(self, api: HfApi, repo_id: str, revision: str | None) -> ModelCard | None:
-        """The card in the repository, or in the folder that the model was loaded from, or None."""
+        """The card in the repository, or else in the folder that the model was loaded from; None if there is none.
+
+        Args:
+            api: client of the hub.
+            repo_id: the repository, for which the examples in the folder's card are changed.
+            revision: branch or commit of the repository; None for its default branch.
+        """
         if api.file_exists(repo_id, "README.md", revision=revision):
             return ModelCard(Path(api.hf_hub_download(repo_id, "README.md", revision=revision)).read_text("utf-8"))
         local = Path(getattr(self, "name_or_path", "") or ".") / "README.md"
         if local.parent == Path(".") or not local.is_file():
             return None
-        # the folder of a part's composite has the composite's card
-        kind = PreTrainedConfig.get_config_dict(local.parent)[0].get("model_type")
-        if kind == self.config.model_type:
+        # a part that was loaded from its composite's folder: the card there is the composite's
+        model_type = PreTrainedConfig.get_config_dict(local.parent)[0].get("model_type")
+        if model_type == self.config.model_type:
             return renamed(ModelCard.load(local), repo_id)
         return None
 
 
 def renamed(card: ModelCard, repo_id: str) -> ModelCard:
-    """Makes the examples of a card load `repo_id`, whatever repository they were written for."""
+    """Makes the examples of a card load `repo_id`, whatever repository they were written for.
+
+    The card is changed in place and returned.
+    """
+    # the first example names the repository
     written_for = re.search(r'(?:model=|from_pretrained\()"([^"]+)"', card.text)
     if written_for:
         card.text = re.sub(rf'(?<=[" ]){re.escape(written_for[1])}(?=["`])', lambda _: repo_id, card.text)
@@ -148,7 +168,13 @@ def renamed(card: ModelCard, repo_id: str) -> ModelCard:
 def write_auto_map(folder: Path, config: PreTrainedConfig, model_class: Any) -> None:
     """Adds `auto_map` to config.json, and the shim: `trust_remote_code=True` then works without importing hafm_hf.
 
-    Does nothing for classes defined outside hafm_hf, which the shim could not import.
+    The shim is a Python file that imports hafm_hf. Does nothing for classes defined outside hafm_hf, which it could
+    not import.
+
+    Args:
+        folder: of the model, with its config.json.
+        config: the model's configuration.
+        model_class: the model's class.
     """
     if not model_class.__module__.startswith(f"{__name__.partition('.')[0]}."):
         return
@@ -190,7 +216,10 @@ def read_style_sounds(source: str | os.PathLike[str], styles: Iterable[str], **h
 
 
 def write_style_sounds(folder: str | os.PathLike[str], sounds: Mapping[str, bytes]) -> None:
-    """Writes style examples for `read_style_sounds`."""
+    """Writes style examples (OGG files by the name of the style) for `read_style_sounds`.
+
+    Those of a style whose name is not a plain file name are left out.
+    """
     for style in filter(PLAIN_STYLE.fullmatch, sounds):
         path = Path(folder) / STYLE_SOUND.format(style)
         path.parent.mkdir(exist_ok=True)

@@ -26,7 +26,7 @@ def at_least(least: float, **values: float) -> None:
 
 
 def shares(**values: float | None) -> None:
-    """Raises ValueError if a value, given by its name, is no share or probability; None is allowed."""
+    """Raises ValueError if a value, given by its name, is not between 0 and 1; None is allowed."""
     for name, value in values.items():
         if value is not None and not 0.0 <= value <= 1.0:
             raise ValueError(f"{name} is {value}; it is a share, from 0 to 1.")
@@ -88,7 +88,7 @@ class StageArguments:
             raise ValueError("--lora_alpha and --lora_dropout only affect adapters: give them a --lora_rank.")
 
     def ranges_by_style(self) -> dict[str, Any]:
-        """`style_ranges` (JSON) as a dict by style, as `HAFMStageConfig` takes it.
+        """`style_ranges` (JSON) as a dict by style, as `HAFMStageConfig` takes it: {"folk": {"tempo": [62, 122]}}.
 
         Raises:
             ValueError: it is not JSON, or not of ranges.
@@ -104,7 +104,7 @@ class StageArguments:
         return dict(ranges)
 
     def architecture(self) -> dict[str, Any]:
-        """Values of the configuration that a stage's weights determine, as far as they are given."""
+        """The given values of the configuration that a stage's weights determine, by name."""
         return _given(
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_hidden_layers,
@@ -116,7 +116,7 @@ class StageArguments:
         )
 
     def dropouts(self) -> dict[str, Any]:
-        """Values of the configuration that may change when a stage is trained on, as far as they are given."""
+        """The given values of the configuration that may change when a stage is trained on, by name."""
         return _given(conditioning_dropout=self.conditioning_dropout, attention_dropout=self.attention_dropout)
 
 
@@ -181,7 +181,7 @@ class CorruptionArguments:
         return any(value for name, value in vars(self).items() if name.startswith("lead_sheet_"))
 
     def history_dropout_at(self, fraction: float) -> float:
-        """Expected share of hidden history after the given fraction of the run."""
+        """Expected share of hidden history (0..1) after the given fraction (0..1) of the run; it changes linearly."""
         if self.history_dropout_end is None:
             return self.history_dropout
         return self.history_dropout + (self.history_dropout_end - self.history_dropout) * fraction
@@ -251,7 +251,10 @@ def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None =
 
     Args:
         classes: dataclasses with defaults.
-        arguments: command-line arguments; `sys.argv[1:]` if None.
+        arguments: command-line arguments, of which the first may be a YAML file; `sys.argv[1:]` if None.
+
+    Returns:
+        An instance of each class, in their order.
 
     Raises:
         ValueError: when the YAML file holds a key that is not an argument.
@@ -259,7 +262,8 @@ def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None =
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = HfArgumentParser(classes)
     if words and words[0].endswith((".yaml", ".yml")):
-        # all scalars as texts, which argparse converts: YAML reads 2 as no float, no as False
+        # all scalars as texts, which argparse converts: YAML would read 2 as an integer where a float is meant, and
+        # the word no as False
         values = yaml.load(Path(words.pop(0)).read_text(encoding="utf-8"), yaml.BaseLoader) or {}
         types = {item.name: str(item.type) for cls in classes for item in fields(cls)}
         if unknown := set(values) - set(types):

@@ -84,7 +84,10 @@ class RunFolder:
         return sorted(path for path in complete if path.suffix != ".part")
 
     def save_checkpoint(self, progress: RunProgress) -> None:
-        """Saves everything needed to resume, and deletes the oldest checkpoints.
+        """Saves everything needed to resume, and deletes all but the `keep` newest checkpoints.
+
+        Args:
+            progress: of the run, saved with the accelerator's state; its step names the checkpoint.
 
         Raises:
             OSError: when it can't be written; earlier checkpoints stay intact.
@@ -92,11 +95,13 @@ class RunFolder:
         folder = self.path / f"checkpoint-{progress.step:07d}"
         temporary = folder.with_name(folder.name + ".part")
         if self.accelerator.is_main_process:
+            # of an earlier attempt
             shutil.rmtree(temporary, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         _whole_or_nothing(lambda: self.accelerator.save_state(str(temporary)), temporary)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            # last: a folder that has it is complete
             _whole_or_nothing(
                 lambda: (temporary / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8"), temporary
             )
@@ -105,7 +110,7 @@ class RunFolder:
                 shutil.rmtree(old)
 
     def save_stage(self, model: PreTrainedModel, name: str) -> None:
-        """Saves a stage under `name`, atomically, for `from_pretrained` to load.
+        """Saves a stage as the subfolder `name` ("best", "final"), atomically, for `from_pretrained` to load.
 
         Raises:
             OSError: when it can't be written; a stage saved there before stays intact.
@@ -119,12 +124,17 @@ class RunFolder:
             replace_folder(temporary, folder)
 
     def load_checkpoint(self, named: str, config: PreTrainedConfig) -> RunProgress:
-        """Resumes from the newest checkpoint ("auto") or a named one, or starts from scratch ("none").
+        """Resumes from a checkpoint, whose state the accelerator loads, or starts from scratch.
 
         Checkpoints and metrics of later steps are deleted; when starting from scratch, all of them and the best stage.
 
+        Args:
+            named: "auto" for the newest checkpoint, if there is one, "none" to start from scratch, or a checkpoint's
+                folder.
+            config: the stage's.
+
         Returns:
-            the run's progress.
+            The run's progress.
 
         Raises:
             FileNotFoundError: when a named checkpoint is missing or incomplete.
@@ -138,12 +148,13 @@ class RunFolder:
                 raise FileNotFoundError(
                     f"{folder} is not a complete checkpoint on every machine of the run: {PROGRESS} is missing."
                 )
-            facts = folder.parent / RUN
-            old: dict[str, Any] = {}
-            if facts.is_file():
-                old = json.loads(facts.read_text(encoding="utf-8"))["config"]
+            run_file = folder.parent / RUN
+            old_config: dict[str, Any] = {}
+            if run_file.is_file():
+                old_config = json.loads(run_file.read_text(encoding="utf-8"))["config"]
+            # with other ones the state would load, but its weights mean something else
             for name in ("tokenizers", "styles"):
-                if name in old and old[name] != getattr(config, name):
+                if name in old_config and old_config[name] != getattr(config, name):
                     raise ValueError(f"{folder} has other {name}: name another --output_dir, or --resume none.")
             try:
                 self.accelerator.load_state(str(folder))

@@ -44,7 +44,7 @@ class StreamSlice:
     last: int
 
     def in_corpus(self, info: TokenCorpusInfo) -> tuple[int, int, int]:
-        """Vocabulary size, frame rate in Hz and number of codebooks of its column."""
+        """Vocabulary size, frame rate in Hz and number of codebooks of its column in a corpus."""
         if self.column == "acoustic":
             return info.codebook_size, info.acoustic_frame_rate, info.num_codebooks
         return info.num_clusters, info.semantic_frame_rate, 1
@@ -52,6 +52,9 @@ class StreamSlice:
 
 def stage_streams(config: HAFMStageConfig) -> list[StreamSlice]:
     """The corpus streams that a stage reads, in the order of its sources, and last the one that it predicts.
+
+    Args:
+        config: the stage's, with the sizes of its codebooks.
 
     Raises:
         ValueError: for a model type that is not a stage.
@@ -72,7 +75,12 @@ def stage_streams(config: HAFMStageConfig) -> list[StreamSlice]:
 
 
 def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
-    """Raises ValueError when a stage's vocabularies, codebooks, frame rates or tokenizers differ from the corpus's."""
+    """Checks that a stage's vocabularies, codebooks, frame rates and tokenizers are those of a corpus.
+
+    Raises:
+        ValueError: names the first difference and the way out. Tokenizers that stage or corpus do not name are not
+            compared.
+    """
     for name, learnt in config.tokenizers.items():
         corpus_tokenizer = getattr(info, name, "")
         if corpus_tokenizer and corpus_tokenizer != learnt:
@@ -103,7 +111,13 @@ def load_token_corpus(
 ) -> tuple[datasets.Dataset, TokenCorpusInfo]:
     """Loads the finished shards of a split, memory-mapped, and their token metadata.
 
-    Only the columns that training needs are read; a shard may have others.
+    Args:
+        folder: of the shards, of which only the columns that training needs are read.
+        split: "train", "validation" …
+        cache_dir: cache folder of the datasets library; its default if None.
+
+    Returns:
+        The corpus in "arrow" format, and its frame rates, vocabularies and tokenizers.
 
     Raises:
         FileNotFoundError: when the folder holds no shard of the split.
@@ -122,6 +136,7 @@ def load_token_corpus(
             cache_dir=None if cache_dir is None else str(cache_dir),
         )
     except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
+        # either shards are broken or the cache can't be written; the library does not tell which
         if broken := ", ".join(path.name for path in paths if not _can_be_read(path)):
             raise ValueError(
                 f"These shards of {folder} can't be read: {broken}; delete them, and prepare the corpus again."
@@ -139,7 +154,7 @@ def load_token_corpus(
 
 
 def _can_be_read(path: Path) -> bool:
-    """Whether the columns that training reads are intact in a Parquet file."""
+    """Whether the columns that training reads are intact in the Parquet file at `path`; they are read whole."""
     try:
         parquet.read_table(path, columns=list(COLUMNS))
     except (pyarrow.ArrowException, OSError):
@@ -148,7 +163,16 @@ def _can_be_read(path: Path) -> bool:
 
 
 def read_stream(corpus: datasets.Dataset, row: int, column: str) -> np.ndarray:
-    """One column of one row as int16 [Q, T], without going through Python lists."""
+    """Tokens in one column of one row, without going through Python lists.
+
+    Args:
+        corpus: in "arrow" format.
+        row: number of the row.
+        column: "vocal_semantic", "instrumental_semantic" or "acoustic".
+
+    Returns:
+        int16 [Q, T]; Q is 1 for semantic tokens.
+    """
     values = corpus[row].column(column).combine_chunks()
     codebooks = len(values[0]) if column == "acoustic" else 1
     # down to the numbers, through the list of the row and, for codes, those of the codebooks
@@ -202,7 +226,9 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         durations = np.asarray(corpus.data.column("duration").to_numpy(), dtype=np.float64)
         if corpus._indices is not None:  # select() keeps the whole table and indexes into it
             durations = durations[np.asarray(corpus._indices.column(0).to_numpy())]
+        # length of each row in cells of the grid
         self.cells = np.rint(durations / float(info.grid)).astype(np.int64)
+        # crops that fit into each row without overlap
         counts = np.zeros_like(self.cells)
         if self.frames:
             counts = self.cells // self.frames
@@ -242,19 +268,22 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
     def crop_at(self, number: int) -> Crop:
         """Crop `number` of the endless sequence: every epoch shuffles the slots and draws new starts."""
         epoch, slot = divmod(number, len(self.slots))
+        # one shuffled epoch is kept, for the crops that follow
         if self._epoch is None or self._epoch[0] != epoch:
+            # second number: purpose of the draws, 0 to 4, different for each so that they are independent
             self._epoch = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(self.slots))
         _, shuffled = self._epoch
         return self._crop_of(int(shuffled[slot]), np.random.default_rng((self.seed, 1, number)))
 
     def _crop_of(self, row: int, generator: np.random.Generator) -> Crop:
-        """A crop of a row of the corpus, with a start that is drawn."""
+        """A crop of a row of the corpus that starts at a random cell: (row, cell)."""
         return row, int(generator.integers(0, self.cells[row] - self.frames + 1))
 
     def crop_of_other_track(self, number: int, purpose: int = 2) -> Crop:
-        """A crop of a different track than crop `number`'s, drawn by (seed, purpose, number).
+        """A random crop of a different track than that of crop `number`: (row, cell).
 
-        `purpose` makes draws independent of each other: 2 for the history, 4 for the vocal of another track.
+        It depends on (seed, purpose, number) alone. `purpose` makes draws independent of each other: 2 for the
+        history, 4 for the vocal of another track.
         """
         assert self.track_of_row is not None
         generator = np.random.default_rng((self.seed, purpose, number))
@@ -265,7 +294,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
                 return self._crop_of(other, generator)
 
     def fixed_crops(self, limit: int | None = None) -> list[Crop]:
-        """Validation crops: consecutive, as many as fit in each excerpt, evenly subsampled to at most `limit`."""
+        """Validation crops (row, cell): consecutive, as many as fit in each excerpt, evenly subsampled to `limit`."""
         counts = self.cells // self.frames
         crops = []
         for row, count in enumerate(counts):
@@ -279,20 +308,24 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return [str(self.corpus[row].column("track")[0]) for row, _ in crops]
 
     def read(self, crop: Crop, generator: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
-        """Tokens of one crop, and the rows of its lead sheet.
+        """Tokens of one crop, and the streams of its lead sheet if the stage reads any.
 
         Args:
-            crop: the crop to read.
-            generator: for the lead sheet's noise; without one, the lead sheet is left unchanged.
+            crop: row of the corpus, and cell of the grid at which it starts.
+            generator: for corrupting the lead sheet; without one, the lead sheet is left unchanged.
 
         Returns:
-            `conditioning_ids` (int64 [K, T_c]) and `labels` (int64 [T·Q], frame by frame, all codebooks of a frame).
+            `conditioning_ids` (int64 [K, T_c], token streams before those of the lead sheet) and `labels` (int64
+            [T·Q], frame by frame, all codebooks of a frame).
+
+        Raises:
+            ValueError: when the row is corrupt.
         """
         conditioning = torch.cat([self._cut(source, crop) for source in self.sources])
         if self.config.lead_sheet_streams:
             row, cell = crop
             text = str(self.corpus[row].column(LEAD_SHEET)[0])
-            start = float(cell * self.info.grid)
+            start = float(cell * self.info.grid)  # in seconds
             rows = crop_rows(text, self.config, start, conditioning.shape[1], self.corruption, generator)
             conditioning = torch.cat([conditioning, rows])
         return {"conditioning_ids": conditioning, "labels": self._targets(crop)}
@@ -302,13 +335,17 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return self._cut(self.target, crop).transpose(0, 1).flatten()
 
     def _cut(self, stream: StreamSlice, crop: Crop) -> torch.Tensor:
-        """A stream's tokens in a crop, int64 [codebooks, T]; raises ValueError if the corpus is corrupt."""
+        """A stream's tokens in a crop, int64 [codebooks, T].
+
+        Raises:
+            ValueError: the row is shorter than its duration says, or has ids out of range.
+        """
         row, cell = crop
         tokens = read_stream(self.corpus, row, stream.column)[stream.first : stream.last]
         size, frame_rate, _ = stream.in_corpus(self.info)
-        per_cell = int(frame_rate * self.info.grid)
-        cut = tokens[:, cell * per_cell : (cell + self.frames) * per_cell]
-        if cut.shape[1] != self.frames * per_cell or cut.min() < 0 or cut.max() >= size:
+        frames_per_cell = int(frame_rate * self.info.grid)
+        cut = tokens[:, cell * frames_per_cell : (cell + self.frames) * frames_per_cell]
+        if cut.shape[1] != self.frames * frames_per_cell or cut.min() < 0 or cut.max() >= size:
             raise ValueError(
                 f"Row {row} of the corpus is corrupt: {stream.column} has {tokens.shape[1]} frames with values "
                 f"{cut.min(initial=0)}..{cut.max(initial=0)} at crop {cell}; expected 0..{size - 1}."
@@ -316,12 +353,17 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return torch.from_numpy(cut.astype(np.int64))
 
     def _swap_voice(self, ids: torch.Tensor, number: int) -> None:
-        """Puts another track's vocal into the conditioning of sample `number`, if most of it has chords.
+        """Puts another track's vocal into the conditioning of sample `number`, if chords are known in most of it.
 
-        So the stage learns that chords prevail. `ids` (int64 [K, T_c]) are changed in place.
+        So the stage learns that chords prevail over the vocal.
+
+        Args:
+            ids (int64 [K, T_c]): the sample's conditioning, changed in place.
+            number: the sample's.
         """
         rows = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
         if "chord" in rows and (rows["chord"] != UNKNOWN).float().mean() > 0.5:
+            # the vocal is the first stream
             ids[:1] = self._cut(self.sources[0], self.crop_of_other_track(number, purpose=4))
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
@@ -385,7 +427,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
                 yield list(range(begin, end))
 
     def weight(self, samples: int) -> float:
-        """Weight of the mean loss of a micro-batch of `samples` samples; 1 if all micro-batches are equal."""
+        """Factor of the mean loss of a micro-batch of `samples` samples; 1 if all micro-batches are of equal size."""
         return samples * self.parts / self.global_batch
 
     @property

@@ -22,13 +22,17 @@ def draw_seeds(seed: int, samples: Iterable[int] | torch.Tensor, purpose: str) -
 
     Args:
         seed: the run's.
-        samples: numbers of the samples.
+        samples (iterable, or int64 [B]): numbers of the samples.
         purpose: any word.
 
     Hashed to 32 bits: torch's CPU generator ignores higher bits, so seeds that differ only there would draw alike.
     """
-    words = int.from_bytes(purpose.encode(), "big")
-    return [int(np.random.SeedSequence((seed, int(sample), words)).generate_state(1)[0]) for sample in samples]
+    purpose_number = int.from_bytes(purpose.encode(), "big")
+    seeds = []
+    for sample in samples:
+        sequence = np.random.SeedSequence((seed, int(sample), purpose_number))
+        seeds.append(int(sequence.generate_state(1)[0]))
+    return seeds
 
 
 def drawn_frames(
@@ -48,12 +52,13 @@ def drawn_frames(
     spans depend on its own seed only, so they do not change with how a batch is divided.
     """
     frames = labels.shape[1] // num_codebooks
-    half = min(p, 1.0 - p)
+    half_width = min(p, 1.0 - p)  # of the interval of rates
     drawn = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
-        rate = p - half + 2.0 * half * torch.rand(1, generator=generator)
-        segment = (torch.rand(frames, generator=generator) < 1.0 / max(mean_span, 1.0)).long().cumsum(dim=0)
+        rate = p - half_width + 2.0 * half_width * torch.rand(1, generator=generator)
+        begins_segment = torch.rand(frames, generator=generator) < 1.0 / max(mean_span, 1.0)
+        segment = begins_segment.long().cumsum(dim=0)  # number of each frame's segment, 0 to frames
         drawn.append(torch.rand(frames + 1, generator=generator)[segment] < rate)
     return torch.stack(drawn).repeat_interleave(num_codebooks, dim=1).to(labels.device)
 
@@ -68,8 +73,8 @@ def history_inputs(
     """Input ids of a micro-batch: the history with swapped and hidden spans of whole frames.
 
     Args:
-        batch: of `TokenCrops`, `labels` (int64 [B, T·Q]), `sample` (int64 [B], the samples' numbers) and, when history
-            is swapped, `strangers` (like the labels, but of other tracks).
+        batch: from `TokenCrops`: `labels` (int64 [B, T·Q]), `sample` (int64 [B], the samples' numbers) and, when
+            history is swapped, `strangers` (int64 [B, T·Q], targets of other tracks).
         config: the stage's.
         corruption: share of swapped history, and mean lengths of spans.
         dropout (float): expected share of hidden frames, 0..1.

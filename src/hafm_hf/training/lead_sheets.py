@@ -23,11 +23,19 @@ SHEETS_KEPT = 4096
 
 
 def misheard(sheet: LeadSheet, corruption: CorruptionArguments, generator: np.random.Generator) -> LeadSheet:
-    """The lead sheet as a listener might estimate it: beats half a beat late, the tempo doubled or halved."""
+    """The lead sheet as a listener might estimate it: beats half a beat late, the tempo doubled or halved.
+
+    Args:
+        sheet: the song's, left unchanged.
+        corruption: probabilities of either mistake.
+        generator: for the draws.
+    """
+    # all three, whatever the sheet: later draws of the generator do not depend on it
     half_beat_draw, octave_draw, halving_draw = generator.random(3)
     beats = np.asarray(sheet.beats or (), dtype=np.float64)
     changes: dict[str, object] = {}
     if len(beats) > 1 and half_beat_draw < corruption.lead_sheet_half_beat:
+        # the last beat is as long as the one before
         beats = beats + 0.5 * np.diff(beats, append=2 * beats[-1] - beats[-2])
     if len(beats) > 3 and octave_draw < corruption.lead_sheet_octave:
         # positions in the bar are meaningless at another tempo
@@ -46,7 +54,16 @@ def misheard(sheet: LeadSheet, corruption: CorruptionArguments, generator: np.ra
 def with_rows_dropped(
     rows: torch.Tensor, corruption: CorruptionArguments, generator: np.random.Generator
 ) -> torch.Tensor:
-    """Rows of a lead sheet (int64 [S, T]), some or all of them dropped, that is, set to 0 (unknown)."""
+    """Drops some or all of a lead sheet's rows, that is, sets them to 0 (unknown).
+
+    Args:
+        rows (int64 [S, T]): values of S lead-sheet streams in T frames.
+        corruption: probabilities of dropping each row, and all of them.
+        generator: for the draws.
+
+    Returns:
+        A copy, int64 [S, T].
+    """
     draw_for_all, *draws = generator.random(1 + len(rows))
     dropped = np.array(draws) < corruption.lead_sheet_dropout
     dropped |= draw_for_all < corruption.lead_sheet_dropout_all
@@ -61,17 +78,18 @@ def crop_rows(
     corruption: CorruptionArguments | None = None,
     generator: np.random.Generator | None = None,
 ) -> torch.Tensor:
-    """The rows of a lead sheet that a stage reads, for one crop.
+    """The streams of a lead sheet that a stage reads, frame by frame, for one crop.
 
     Args:
         text: the excerpt's lead sheet as JSON; if empty, all rows are unknown.
         config: the stage's; styles that it does not list are ignored.
         start: start of the crop within the excerpt, in seconds.
         frames: number of conditioning frames T.
-        corruption, generator: of a training sample's lead sheet; without both, it is left unchanged.
+        corruption, generator: for a training sample, the probabilities of mistakes and the random numbers that decide
+            on them; unless both are given, the lead sheet is left unchanged.
 
     Returns:
-        int64 [S, T].
+        int64 [S, T], a row for each of the S streams in `config.lead_sheet_streams`, in their order.
     """
     sheet = _parsed(text, tuple(config.styles))
     names = list(config.lead_sheet_streams)
@@ -85,7 +103,10 @@ def crop_rows(
 
 @functools.lru_cache(SHEETS_KEPT)
 def _parsed(text: str, styles: tuple[str, ...]) -> LeadSheet:
-    """A lead sheet from JSON, without styles other than these; empty for an empty text."""
+    """A lead sheet from JSON, without styles other than `styles`; empty for an empty text.
+
+    A sheet's style is one name, a list of spans (start, stop, name), or None.
+    """
     if text:
         sheet = LeadSheet.given(json.loads(text))
     else:

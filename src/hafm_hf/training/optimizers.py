@@ -25,7 +25,7 @@ class FullPrecisionMuon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Performs one step; returns the loss that `closure` returns, if given."""
+        """Updates the weights that have gradients; returns the loss that `closure` computes, or None without one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -38,6 +38,7 @@ class FullPrecisionMuon(torch.optim.Muon):
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(weight)
                 momentum = state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
+                # Nesterov momentum
                 update = orthogonal(weight.grad.lerp(momentum, group["momentum"]), group)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 # 0.2 is the usual RMS of AdamW's updates, to which Liu et al. scale Muon's
@@ -71,8 +72,11 @@ def make_optimizers(model: nn.Module, arguments: OptimizationArguments) -> list[
     """Optimizers that between them cover every trainable parameter of a stage once, with one learning rate.
 
     Args:
-        model: a stage.
-        arguments: `optimizer`, learning rate, betas and weight decay.
+        model: a stage, whose frozen parameters are left out.
+        arguments: `optimizer` ("adamw" or "muon"), learning rate, AdamW's betas, and weight decay.
+
+    Returns:
+        AdamW, and with "muon" also Muon, for the matrices of the layers; one of them if it covers all.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     matrices = {

@@ -45,6 +45,7 @@ def train_stage(
         FloatingPointError: when gradients are no longer finite.
     """
     stage, data, corruption, optimization, run = parse_arguments(arguments)
+    # takes precedence over any number that has been set before
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     set_seed(run.seed)
@@ -58,8 +59,18 @@ def train_stage(
 
 
 def check_styles(styles: Sequence[str], corpus: datasets.Dataset, name: str) -> None:
-    """Warns of styles that no lead sheet of the corpus has; raises ValueError if it has none of them."""
+    """Warns of styles that no lead sheet of the corpus has.
+
+    Args:
+        styles: names of the styles.
+        corpus: with a column of lead sheets, as JSON.
+        name: the corpus's, for the message.
+
+    Raises:
+        ValueError: it has none of them.
+    """
     sheets = corpus.data.column(LEAD_SHEET)
+    # a style is in a lead sheet as a JSON string
     missing = [style for style in styles if not pc.any(pc.match_substring(sheets, json.dumps(style))).as_py()]
     if missing:
         message = f"No song of {name} has the style {', '.join(missing)}: use the names of styles in its lead sheets."
@@ -69,7 +80,12 @@ def check_styles(styles: Sequence[str], corpus: datasets.Dataset, name: str) -> 
 
 
 def validation_crops(data: DataArguments, config: HAFMStageConfig) -> TokenCrops | None:
-    """Validation crops of a stage; None if validation is turned off or the corpus has no such split."""
+    """Validation crops of a stage; None if validation is turned off or the corpus has no such split.
+
+    Args:
+        data: names the corpus, the split ("none" turns validation off) and the length of crops.
+        config: the stage's.
+    """
     if data.validation_split == "none":
         return None
     try:
@@ -91,7 +107,16 @@ def make_trainer(
     run: RunArguments,
     start: Callable[[PreTrainedModel], object] | None = None,
 ) -> StageTrainer:
-    """Builds the trainer of a run, with its corpus and stage; `start` as for `train_stage`."""
+    """Builds the trainer of a run, with its corpus and stage.
+
+    Args:
+        stage, data, corruption, optimization, run: arguments of the run.
+        start: called with a newly built stage before training, for example to initialise its weights.
+
+    Raises:
+        ValueError: when arguments, corpus and stage do not match.
+        OSError: when corpus or stage can't be read.
+    """
     corpus, info = load_token_corpus(data.corpus, "train", data.cache_dir)
     model = make_stage(stage, info, data.crop_seconds)
     if start and not stage.init_from:

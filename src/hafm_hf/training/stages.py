@@ -28,9 +28,13 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
     """Builds or loads the stage to train.
 
     Args:
-        arguments: of which `init_from` is the folder or hub id of a stage, or of a composite model that contains it.
+        arguments: of the stage; `init_from` is the folder or hub id of a stage, or of a composite model that contains
+            it, or None for a new stage.
         info: frame rates and vocabularies of the corpus.
-        crop_seconds: length of the training crops; None for the paper's window.
+        crop_seconds: length of the training crops, for a new stage; None for the paper's window.
+
+    Returns:
+        The stage, with adapters around it if `lora_rank` is given.
 
     Raises:
         ValueError: for a stage of another kind or shape, or a new one with more codebooks than the corpus has.
@@ -50,20 +54,27 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
 
 
 def _check_continues(arguments: StageArguments, config: HAFMStageConfig) -> None:
-    """Refuses arguments that contradict the weights of `init_from`, whose configuration is `config`."""
-    kind = stage_parts()[arguments.stage]
+    """Refuses arguments that contradict the weights of `init_from`, whose configuration is `config`.
+
+    Raises:
+        ValueError: names the first such argument.
+    """
+    stage_part = stage_parts()[arguments.stage]
+    streams = (*stage_part.reads, stage_part.writes)
     sizes = (*config.conditioning_codebook_sizes, config.codebook_sizes)
-    streams = (*kind.reads, kind.writes)
     codebooks = {stream: len(vocabularies) for stream, vocabularies in zip(streams, sizes, strict=True)}
-    fixed = {name: (value, getattr(config, name)) for name, value in arguments.architecture().items()}
+
+    # given and needed value of each argument that the weights determine
+    determined = {name: (value, getattr(config, name)) for name, value in arguments.architecture().items()}
+    # streams that the stage does not read; those that it reads need not all be given
     if set(arguments.lead_sheet_streams) - set(config.lead_sheet_streams):
-        fixed["lead_sheet_streams"] = (arguments.lead_sheet_streams, list(config.lead_sheet_streams))
+        determined["lead_sheet_streams"] = (arguments.lead_sheet_streams, list(config.lead_sheet_streams))
     if arguments.styles:
-        fixed["styles"] = (arguments.styles, config.styles)
+        determined["styles"] = (arguments.styles, config.styles)
     for stream, value in (("coarse", arguments.coarse_codebooks), ("fine", arguments.fine_codebooks)):
         if value and stream in codebooks:
-            fixed[f"{stream}_codebooks"] = (value, codebooks[stream])
-    for name, (value, needed) in fixed.items():
+            determined[f"{stream}_codebooks"] = (value, codebooks[stream])
+    for name, (value, needed) in determined.items():
         if value != needed:
             raise ValueError(
                 f"{arguments.init_from} cannot continue with {name} {value!r}: its weights need {needed!r}; leave "
@@ -74,18 +85,23 @@ def _check_continues(arguments: StageArguments, config: HAFMStageConfig) -> None
 def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: float | None) -> HAFMStageConfig:
     """Configuration of a new stage: vocabularies and rates from the corpus, attention distances from the crop length.
 
-    Without `crop_seconds`, crops are as long as the paper's window for the stage.
+    Args:
+        stage: arguments of the stage.
+        info: frame rates and vocabularies of the corpus.
+        crop_seconds: length of the training crops; None for the paper's window of the stage.
 
     Raises:
         ValueError: when the stage needs more codebooks than the corpus has.
     """
     entry = stage_parts()[stage.stage]
     codebooks = {"coarse": stage.coarse_codebooks or CODEBOOKS, "fine": stage.fine_codebooks or CODEBOOKS}
+    # of the codec; semantic streams need none
     needed = sum(codebooks.get(stream, 0) for stream in {*entry.reads, entry.writes})
     if needed > info.num_codebooks:
         raise ValueError(f"The stage needs {needed} codebooks; the corpus has {info.num_codebooks} (--num-codebooks).")
 
     def sizes_and_rate(stream: str) -> tuple[list[int], int]:
+        """Sizes of a stream's codebooks, and its frames a second."""
         if stream in codebooks:
             return [info.codebook_size] * codebooks[stream], info.acoustic_frame_rate
         return [info.num_clusters], info.semantic_frame_rate
@@ -99,9 +115,10 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         seconds = config_class().window_seconds
     conditioning_frames = round(seconds * conditioning_rate)
     pattern = PATTERNS[stage.codebook_pattern or "flat"](len(target))
-    sequence = pattern.slots(round(seconds * target_rate))
+    sequence_length = pattern.slots(round(seconds * target_rate))
     if stage.conditioning_fusion != "sum":
-        sequence += len(conditioning) * conditioning_frames
+        # each source has slots of its own before the target
+        sequence_length += len(conditioning) * conditioning_frames
     return config_class(
         conditioning_codebook_sizes=conditioning,
         codebook_sizes=target,
@@ -112,7 +129,8 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         styles=list(stage.styles),
         style_ranges=stage.ranges_by_style(),
         tokenizers=known_tokenizers(stage, info),
-        relative_attention_max_distance=max(sequence, 32),
+        # for very short crops: distances must exceed half the default number of buckets
+        relative_attention_max_distance=max(sequence_length, 32),
         time_attention_max_distance=max(conditioning_frames, 64),
         **stage.architecture(),
         **stage.dropouts(),
@@ -120,15 +138,21 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
 
 
 def known_tokenizers(stage: StageArguments, info: TokenCorpusInfo) -> dict[str, str]:
-    """Fingerprints of the tokenizers that made the tokens a stage learns; unknown ones are omitted."""
+    """Fingerprints of the tokenizers that made the tokens a stage learns, by the name of the part.
+
+    They are those of the corpus (`info`); unknown ones are omitted.
+    """
     fingerprints = {name: getattr(info, name) for name in stage_parts()[stage.stage].tokenizers}
     return {name: fingerprint for name, fingerprint in fingerprints.items() if fingerprint}
 
 
 def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:
-    """Loads a stage from a folder or the hub, in full precision; from a composite, its part called `stage`.
+    """Loads a stage in full precision.
 
-    `changes` override its configuration.
+    Args:
+        stage: "semantic", "coarse" or "fine".
+        name: folder or hub id of the stage, or of a composite model that contains it.
+        changes: override values of its configuration.
 
     Raises:
         ValueError: when the model is another stage, or lacks weights.
@@ -148,9 +172,16 @@ def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:
 
 
 def add_adapters(model: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0) -> Any:
-    """Adds LoRA adapters of rank `rank`, scaled by `alpha` / `rank`, to a stage's linear layers.
+    """Adds LoRA adapters to a stage's linear layers; everything else of the stage is frozen.
 
-    `dropout` is that of the adapters' inputs; everything else of the stage is frozen.
+    Args:
+        model: the stage, which is changed.
+        rank: of the adapters.
+        alpha: they are scaled by `alpha` / `rank`.
+        dropout: probability of dropout on their inputs.
+
+    Returns:
+        The `PeftModel` around the stage.
 
     Raises:
         ModuleNotFoundError: without `peft`.

@@ -32,10 +32,14 @@ Batch = dict[str, torch.Tensor]
 
 
 def finite_mean(losses: torch.Tensor, accelerator: Accelerator) -> float:
-    """Mean of the finite losses (float [N]) of all processes; NaN if there are none."""
+    """Mean of the finite ones among the losses (float [N]) of all the accelerator's processes; NaN if there are none.
+
+    Every process has to call it.
+    """
     finite = torch.isfinite(losses)
-    sums = torch.stack([torch.where(finite, losses, 0.0).sum(), finite.sum().to(losses.dtype)])
-    total, count = accelerator.reduce(sums, "sum").tolist()
+    total_and_count = torch.stack([torch.where(finite, losses, 0.0).sum(), finite.sum().to(losses.dtype)])
+    # over all processes
+    total, count = accelerator.reduce(total_and_count, "sum").tolist()
     return total / count if count else math.nan
 
 
@@ -136,12 +140,16 @@ class StageTrainer:
                 micro_batches = []
 
     def fraction(self) -> float:
-        """Fraction of the run that has passed, by steps or by hours, whichever is larger; equal on all processes."""
-        steps = self.progress.step / self.optimization.max_steps
+        """Fraction of the run that has passed, 0..1, by steps or by hours, whichever is larger.
+
+        It is equal on all processes: the hours are the main process's.
+        """
+        by_steps = self.progress.step / self.optimization.max_steps
         if self.optimization.max_hours is None:
-            return steps
+            return by_steps
         hours = torch.tensor([self.seconds() / 3600], dtype=torch.float64, device=self.accelerator.device)
-        return min(1.0, max(steps, float(broadcast(hours)) / self.optimization.max_hours))
+        by_hours = float(broadcast(hours)) / self.optimization.max_hours
+        return min(1.0, max(by_steps, by_hours))
 
     def seconds(self) -> float:
         """Training time in seconds, over all sessions of the run."""
@@ -168,6 +176,7 @@ class StageTrainer:
             unit="step",
         )
         if first == 0:
+            # the losses that training begins with
             self.validate()
         self.start_window()
         for micro_batches in self.batches():
@@ -197,9 +206,13 @@ class StageTrainer:
         return self.progress.step % every == 0
 
     def step(self, micro_batches: list[Batch], fraction: float) -> None:
-        """One optimiser step over the micro-batches of this process, after the given fraction of the run.
+        """One optimiser step over the micro-batches of this process.
 
         A gradient that is not finite leaves the weights unchanged.
+
+        Args:
+            micro_batches: of this step, each from `TokenCrops` (see `history_inputs`).
+            fraction: of the run that has passed, 0..1, which determines learning rate and history dropout.
 
         Raises:
             FloatingPointError: after `max_skipped_steps` such steps in a row.
@@ -212,6 +225,7 @@ class StageTrainer:
         sampler = self.batch_sampler(self.progress.step)
         finite = True
         self.model.train()
+
         for batch in micro_batches:
             with self.accelerator.accumulate(self.model):
                 output = self.model(
@@ -237,6 +251,7 @@ class StageTrainer:
                         optimizer.zero_grad()
             self.losses.append(loss.detach())
             self.tokens += batch["labels"].numel() * self.accelerator.num_processes
+
         self.progress.step += 1
         if finite:
             self.skipped_in_a_row = 0
@@ -244,7 +259,10 @@ class StageTrainer:
             self.count_skipped_step()
 
     def learning_rate_at(self, fraction: float) -> float:
-        """Rate of the next step: warm-up counts steps, and the cosine spans what is left of the run then."""
+        """Learning rate of the next step, after a fraction (0..1) of the run: a warm-up, then a half cosine.
+
+        Warm-up counts steps; the cosine spans what is left of the run when it ends, which is noted in the progress.
+        """
         arguments = self.optimization
         progress = self.progress
         if arguments.max_hours is None:
@@ -252,6 +270,7 @@ class StageTrainer:
         elif progress.step <= arguments.warmup_steps:
             # how much of the hours warm-up takes is known when it ends; later steps find it in the progress
             progress.warm_up_end = fraction
+        # of the run after warm-up; the limit avoids a division by 0 if warm-up lasts to the end
         passed = (fraction - progress.warm_up_end) / max(1.0 - progress.warm_up_end, 1e-9)
         return scheduled_rate(
             progress.step, arguments.warmup_steps, passed, arguments.learning_rate, arguments.final_learning_rate
@@ -269,7 +288,7 @@ class StageTrainer:
             )
 
     def start_window(self) -> None:
-        """Begins to gather what the next line of training metrics sums up."""
+        """Resets losses, tokens, gradient norm and time, of which the next line of training metrics is made."""
         self.window_began = time.monotonic()
         # of each micro-batch; on the device, so that nothing waits for them
         self.losses: list[torch.Tensor] = []
@@ -277,7 +296,14 @@ class StageTrainer:
         self.gradient_norm = 0.0
 
     def log_window(self, fraction: float) -> None:
-        """Writes one line of training metrics; its loss is a mean over all processes, NaN if none was finite."""
+        """Writes one line of training metrics on the steps since `start_window`.
+
+        Its loss is a mean over all processes, NaN if none was finite.
+
+        Args:
+            fraction: of the run that has passed, 0..1, for the share of hidden history.
+        """
+        # the limit avoids a division by 0
         elapsed = max(time.monotonic() - self.window_began, 1e-9)
         self.write(
             {
@@ -293,7 +319,10 @@ class StageTrainer:
         )
 
     def write(self, metrics: Metrics) -> None:
-        """Writes a line to metrics.jsonl, the log and the trackers, on the main process."""
+        """Writes metrics by name to metrics.jsonl, the log and the trackers, on the main process.
+
+        The log leaves lists, with a value for each codebook, out; trackers get `name/1`, `name/2` … for them.
+        """
         self.folder.write_metrics({"step": self.progress.step, **metrics})
         numbers = {key: value for key, value in metrics.items() if isinstance(value, float)}
         if self.accelerator.is_main_process:
@@ -306,19 +335,22 @@ class StageTrainer:
     def init_trackers(self) -> None:
         """Records the run's arguments and configuration in run.json and in the trackers."""
         groups = (self.data, self.corruption, self.optimization, self.run)
-        asked = {name: value for group in groups for name, value in asdict(group).items()}
+        arguments = {name: value for group in groups for name, value in asdict(group).items()}
         self.folder.write_run(
             {
-                "arguments": asked,
+                "arguments": arguments,
                 "processes": self.accelerator.num_processes,
                 "crops_a_process": self.batch_sampler(0).largest,
                 "config": self.config.to_diff_dict(),
             }
         )
-        self.accelerator.init_trackers("hafm", config={key: str(value) for key, value in asked.items()})
+        self.accelerator.init_trackers("hafm", config={key: str(value) for key, value in arguments.items()})
 
     def validate(self) -> None:
-        """Validates, logs, and saves the stage as best/ if its matched loss is the lowest so far."""
+        """Validates, logs, and saves the stage as best/ if its matched loss is the lowest so far.
+
+        Before the first step it saves nothing. Without validation crops it does nothing.
+        """
         if self.validation is None:
             return
         finished = self.finished_stage
@@ -336,7 +368,8 @@ class StageTrainer:
             self.folder.save_checkpoint(progress)
 
     def finish(self) -> None:
-        """Writes the last metrics, validates and saves a checkpoint, unless the last step already did."""
+        """Writes the last metrics, validates and saves a checkpoint, each unless the last step already did."""
+        # empty if the last step was logged
         if self.losses:
             self.log_window(self.fraction())
         if not self.due(self.run.validation_steps):

@@ -42,6 +42,7 @@ def validate_stage(
     partners = other_tracks(tracks)
     # the clips of this process
     clips = list(range(len(crops)))[accelerator.process_index :: accelerator.num_processes]
+    # number of the clip, and its losses by name, float32 [Q] each
     losses_of_clips: list[tuple[int, dict[str, torch.Tensor]]] = []
     for begin in range(0, len(clips), data.validation_batch):
         batch_clips = clips[begin : begin + data.validation_batch]
@@ -80,8 +81,8 @@ def paired_losses(
 
     Args:
         model: a stage, in evaluation mode.
-        conditioning_ids, shuffled_ids (int64 [B, K, T_c]): the clips' own conditioning, and that of other clips; if
-            `shuffled_ids` is None, `shuffled` is omitted.
+        conditioning_ids (int64 [B, K, T_c]): the clips' conditioning.
+        shuffled_ids (int64 [B, K, T_c], *optional*): that of other clips; without it, `shuffled` is omitted.
         labels (int64 [B, T·Q]): target tokens; −100 is ignored.
 
     Returns:
@@ -91,14 +92,15 @@ def paired_losses(
     assert model.config.bos_token_id is not None
     input_ids = pattern.inputs(labels, model.config.bos_token_id)
     null = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+    # conditioning, and the rows in which it is dropped
     cases = {"matched": (conditioning_ids, None), "shuffled": (shuffled_ids, None), "none": (conditioning_ids, null)}
     if shuffled_ids is None:
         del cases["shuffled"]
-    counts = (labels != IGNORE_INDEX).unflatten(1, (-1, pattern.num_codebooks)).sum(dim=1).clamp(min=1)
+    counts = (labels != IGNORE_INDEX).unflatten(1, (-1, pattern.num_codebooks)).sum(dim=1).clamp(min=1)  # [B, Q]
     losses = {}
-    for name, (ids, without) in cases.items():
+    for name, (ids, dropped) in cases.items():
         # forward, not the call: these shapes would make a compiled training graph recompile
-        output = model.forward(input_ids=input_ids, conditioning_ids=ids, null_conditioning=without, use_cache=False)
+        output = model.forward(input_ids=input_ids, conditioning_ids=ids, null_conditioning=dropped, use_cache=False)
         losses[name] = model.token_losses(output.logits, labels).sum(dim=1) / counts
     return losses
 
@@ -109,6 +111,9 @@ def clustered_mean(values: torch.Tensor, clusters: list[str]) -> tuple[float, fl
     Args:
         values (float [N]): one value per clip.
         clusters (list of N strings): the track of each clip.
+
+    Returns:
+        Mean and standard error; the error is NaN for a single track.
     """
     names = sorted(set(clusters))
     index = torch.tensor([names.index(name) for name in clusters])
@@ -123,7 +128,7 @@ def clustered_mean(values: torch.Tensor, clusters: list[str]) -> tuple[float, fl
 
 
 def other_tracks(tracks: list[str]) -> list[int] | None:
-    """For each clip, the index of a clip of another track, whose conditioning it is paired with.
+    """For each clip (`tracks` names its track), the index of a clip of another track to take the conditioning from.
 
     Clips are sorted by track and rotated by half their number, so that each clip's conditioning is used exactly once.
     None if one track has more than half of the clips, since no such pairing exists then.
