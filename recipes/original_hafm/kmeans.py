@@ -124,7 +124,7 @@ def _reconstruct(*args: Any) -> _Array:
 
 
 def _scalar(dtype: Any, data: Any = b"") -> Any:
-    """Stands in for numpy's constructor of a scalar, of its dtype and bytes."""
+    """Stands in for numpy's constructor of a scalar while a pickle is read: the number, of its dtype and bytes."""
     array = _Array()
     # numpy's state of an array without axes: version, shape, dtype, whether by columns, bytes
     array.__setstate__((1, (), dtype, False, data))

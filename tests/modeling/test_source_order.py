@@ -54,8 +54,10 @@ def test_both_loops_draw_the_same_tokens(scheme: str) -> None:
     conditioning = conditioning_for(stage)
     steps = stage.config.target_length(FRAMES)
     numbers = uniforms_for(len(conditioning), steps)
-    reference = decode("reference", stage, (3.0, 0.8, 7), conditioning, steps, numbers)
-    assert torch.equal(decode("fast", stage, (3.0, 0.8, 7), conditioning, steps, numbers), reference)
+    # guidance scale, temperature, top-k
+    settings = (3.0, 0.8, 7)
+    reference = decode("reference", stage, settings, conditioning, steps, numbers)
+    assert torch.equal(decode("fast", stage, settings, conditioning, steps, numbers), reference)
 
 
 @pytest.mark.parametrize("order", [[0], [0, 0], [1, 2], [0, 1, 2]])

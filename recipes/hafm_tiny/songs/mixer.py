@@ -106,14 +106,16 @@ def _stereo_room(name: str, seconds: float, width: float, mono_rate: int, sampli
     # a convolution sums over samples, so a response of more samples is lower
     mono = _room(name, seconds, mono_rate) * mono_rate / sampling_rate
     mid = resample_poly(mono, sampling_rate // common, mono_rate // common)
+    # the noise of which `_room` makes the mono response, before its low cut and normalisation
     drawn = _reverberation(np.random.default_rng(list(name.encode())), seconds, mono_rate)
+    # gives new noise the power per Hz of the resampled mono response, which `_room` divides by √Σdrawn²
     level = np.sqrt(mono_rate / sampling_rate / np.sum(drawn**2))
     generator = np.random.default_rng([*name.encode(), sampling_rate])
     new_mid = level * _reverberation(generator, seconds, sampling_rate)[: mid.size]
     side = level * _reverberation(generator, seconds, sampling_rate)[: mid.size]
     _, mid_above = _parted(new_mid, seconds, mono_rate / 2, sampling_rate)
     side_below, side_above = _parted(side, seconds, mono_rate / 2, sampling_rate)
-    # low frequencies are the same on both sides
+    # the sides differ little at low frequencies: −24 dB at NARROW Hz and below, nothing is taken from WIDE Hz on
     side_below = equalised(_low_cut(side_below, sampling_rate), sampling_rate, ((NARROW, -24), (WIDE, 0)))
     size = min(mid.size, mid_above.size)
     return np.stack([mid[:size] + mid_above[:size], width * (side_below + side_above)[:size]])

@@ -41,6 +41,7 @@ def lead_sheet(song: Song, form: tuple[Section, ...], style: str) -> dict[str, o
         form: its sections.
         style: name of the style.
     """
+    # of each bar, its beats in s and the next downbeat; the last one may end after the song, so `_end` limits it
     all_bars = bars(song)
     beats = sorted({float(beat) for bar in all_bars for beat in bar[:-1]})
     return {

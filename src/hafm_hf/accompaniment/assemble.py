@@ -27,7 +27,7 @@ from .parts import PARTS, check_names, part_classes, stage_parts
 # the best settings for stages conditioned on a lead sheet (docs/generation.md), unless others have been chosen
 LEAD_SHEET_SETTINGS = {
     "semantic": {"guidance_scale": 2.0, "history_free_guidance": 0.5, "temperature": 0.6},
-    "coarse": {"guidance_scale": 1.0, "history_free_guidance": 0.5, "temperature": 0.5},
+    "coarse": {"guidance_scale": 1.0, "temperature": 0.65},
     "fine": {"guidance_scale": 1.0},
 }
 STAGE_DTYPES = ("float32", "bfloat16", "float16")
@@ -39,6 +39,7 @@ def assemble_composite(
     """Loads the parts, joins them and writes the composite atomically; returns its size in MB.
 
     The tokenizer and the codec's encoder keep their precision: tokens must not depend on how a composite is stored.
+    Stages that read a lead sheet and still generate by the paper's settings are given `LEAD_SHEET_SETTINGS`.
 
     Args:
         parts: folder or hub id of each part, by its name in the composite; optional ones may be missing, and with a
@@ -63,7 +64,7 @@ def assemble_composite(
 
     loaded = _load(sources, stage_dtype)
     _check_tokenizers(loaded)
-    _choose_settings(loaded)
+    _set_lead_sheet_defaults(loaded)
     try:
         composite = HAFMForVocalAccompaniment.from_parts(**loaded)
     except StrictDataclassClassValidationError as error:
@@ -131,7 +132,7 @@ def _halve_decoder(weights: Path) -> None:
     save_file(tensors, weights, metadata={"format": "pt"})
 
 
-def _choose_settings(parts: Mapping[str, PreTrainedModel]) -> None:
+def _set_lead_sheet_defaults(parts: Mapping[str, PreTrainedModel]) -> None:
     """Applies `LEAD_SHEET_SETTINGS` to stages that read a lead sheet and still have the paper's generation config.
 
     The generation configs of these parts (by name) are changed in place.

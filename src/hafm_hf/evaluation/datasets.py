@@ -316,6 +316,7 @@ def find_outputs(folder: Path, clips: Sequence[Clip]) -> dict[str, Part]:
         files[flat(os.path.splitext(path)[0])] = folder / path
     for path in paths:
         for song in [song for song, role in songs_of(path) if role == "instrumental"]:
+            # a song that is a file called just "instrumental" has no name: its clip is called "."
             files.setdefault(flat(song or "."), folder / path)
     outputs: dict[str, Part] = {}
     for clip in clips:

@@ -410,7 +410,7 @@ class StageRun:
         return iter(self.stage.continue_batch(batch, self.config, self.report).unbind(2))
 
     def _known_frames(self, batch: list[Window]) -> int:
-        """Number of frames of its windows that a batch does not generate, the same in all of them."""
+        """Frames at the start of each window of a batch that are known already; the same number in all."""
         if self.independent:
             # these generate their overlap with the window before again
             return 0
