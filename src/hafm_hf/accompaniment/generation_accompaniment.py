@@ -475,7 +475,7 @@ def without_stage(skipped: str, stages: Mapping[str, HAFMStageForCausalLM]) -> d
 def variations_of(
     encoder: HAFMVocalEncoder, encoded: HAFMEncoderOutput, options: GenerationOptions, keeps_spans: bool = False
 ) -> list[HAFMEncoderOutput]:
-    """What the stages read for each of the `num_samples` accompaniments of a vocal.
+    """What the stages read for each of `num_samples` accompaniments of a vocal; draws their styles if none is given.
 
     Args:
         encoder: that of the model.

@@ -140,7 +140,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         """One mono vocal (float32 [N] at `rate` Hz), already checked, in the form in which the model listens to it.
 
         Its DC offset is removed, it is turned up if it is too quiet to be listened to, and resampled to the
-        extractor's rate.
+        extractor's rate. (For pitch and beats, `tokenizers.pitch_contour` turns a copy up further.)
         """
         audible = turned_up(without_offset(samples), rate)
         return Vocal(resample(audible, rate, self.sampling_rate), Fraction(len(samples), rate))

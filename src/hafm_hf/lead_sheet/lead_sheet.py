@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lead sheet: what is known about a song besides the vocal (beats, bars, chords, key, sections, style).
 
-The listener estimates it from the vocal, the user may give or correct any part, and the stages are conditioned on it
-through rows, one small integer per frame for each kind of information, 0 where unknown. A stage's configuration
-names the rows that it reads. Dimensions: T frames, C chords, S rows.
+By default, beats (by the tokenizer's rhythm network), chords (by the listener) and the key (from the chords) are
+estimated from the vocal, and a style that suits them is drawn; metre and sections stay unknown unless they are given
+or asked for. The user may give or correct any part. The stages are conditioned on the lead sheet through rows, one
+small integer per frame for each kind of information, 0 where unknown; a stage's configuration names those that it
+reads. Dimensions: T frames, C chords, S rows.
 """
 
 import math

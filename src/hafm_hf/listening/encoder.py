@@ -492,7 +492,9 @@ def with_chords(sheet: LeadSheet, estimate: LeadSheet, gaps: Sequence[tuple[floa
 def with_style_and_energy(
     sheet: LeadSheet, style: str | None, energy: str | None, samples: np.ndarray, rate: int
 ) -> LeadSheet:
-    """Adds style and energy to the lead sheet of a song.
+    """Adds the style and energy that were asked for to the lead sheet of a song.
+
+    Without a style it stays unknown here, and `generation_accompaniment.variations_of` draws one.
 
     Args:
         sheet: the lead sheet.

@@ -79,7 +79,8 @@ class HAFMStageConfig(PreTrainedConfig):
         attention_dropout (`float`): Dropout on attention weights.
         rms_norm_eps (`float`): Epsilon of every RMSNorm.
         initializer_range (`float`): Standard deviation of the initial weights.
-        window_seconds (`float`): Length of the training crop, and so of a generation window.
+        window_seconds (`float`):
+            Length of the training crop, and of a generation window unless the generation config has another one.
         tokenizers (`dict[str, str]`):
             Fingerprints of the `semantic_tokenizer` and the `codec` whose tokens the stage was trained on, if known.
     """

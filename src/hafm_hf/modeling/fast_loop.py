@@ -12,7 +12,7 @@ caches, it takes two to three times as long. On a GPU, `compile=True` replays ea
 instead of many small kernels per layer. If its first step does not agree with the plain loop's, the plain loop takes
 over.
 
-Codes are [B, Q, T] outside; tokens and slots exist in this file only. Dimensions: B rows of the batch, C codes per
+Codes are [B, Q, T] outside; `codebook_patterns` explains slots. Dimensions: B rows of the batch, C codes per
 slot (1, or Q under the delay pattern), R rows of the step (2B under guidance, conditional ones first), L slots,
 D width, H heads of d, V codes of a codebook. The *kind* of a slot is its index within its frame: under the flat
 pattern the codebook that it predicts, under the delay pattern 0.
@@ -542,10 +542,10 @@ class FastGenerator:
 
     def codes(self, batch: WindowBatch, report: StepReport | None = None) -> torch.Tensor:
         """Like `frames`, but returns all new codes at once, for tests and benchmarks: int64 [B, Q, T]."""
-        return torch.stack(list(self.frames(batch, report)), dim=2)
+        return torch.stack(list(self.generate_frames(batch, report)), dim=2)
 
     @torch.no_grad()
-    def frames(self, batch: WindowBatch, report: StepReport | None = None) -> Iterator[torch.Tensor]:
+    def generate_frames(self, batch: WindowBatch, report: StepReport | None = None) -> Iterator[torch.Tensor]:
         """Generates the frames of a batch.
 
         Args:

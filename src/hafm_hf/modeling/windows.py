@@ -406,7 +406,7 @@ class StageRun:
     def _decode(self, batch: WindowBatch) -> Iterator[torch.Tensor]:
         """Iterates over the codes of each new frame, int64 [B, Q]; after a shorter row's end they are meaningless."""
         if self.fast_loop is not None:
-            return self.fast_loop.frames(batch, self.report)
+            return self.fast_loop.generate_frames(batch, self.report)
         return iter(self.stage.continue_batch(batch, self.config, self.report).unbind(2))
 
     def _known_frames(self, batch: list[Window]) -> int:

@@ -49,7 +49,7 @@ RISE_FRAMES = 3
 CHANGE_FRAMES = 4
 # levels are relative to a clip's 95th percentile, clipped to a floor; quiet clips are amplified, silent ones are not
 LOUD_QUANTILE = 0.95
-QUIET_DBFS = -21.0
+USUAL_DBFS = -21.0
 SILENT_DBFS = -60.0
 FLOOR_DB = -50.0
 BAND_FLOOR_DB = -36.0
@@ -473,7 +473,7 @@ def _audible(samples: Samples, size: int) -> Samples:
         return samples
     # RMS amplitude of the loud windows
     loud = float(np.quantile(power, LOUD_QUANTILE)) ** 0.5
-    least = 10 ** (QUIET_DBFS / 20)
+    least = 10 ** (USUAL_DBFS / 20)
     if 10 ** (SILENT_DBFS / 20) < loud < least:
         return samples * np.float32(least / loud)
     return samples
