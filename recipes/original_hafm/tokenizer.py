@@ -122,12 +122,15 @@ def choose_tokenizer(
             for normalize in (usual, not usual):
                 model.config.do_normalize = normalize
                 candidates.append((hubert, layer, normalize, _distances(model, chosen)))
-    best = min((distances for *_, distances in candidates), key=lambda distances: float(distances.share.mean()))
+    # by logarithms: one quiet segment, of which ten times the variance is left, must not outweigh all others
+    best = min(
+        (distances for *_, distances in candidates), key=lambda distances: float(np.log(distances.share).mean())
+    )
     # those that cannot be distinguished from the best; the first is preferred
     indistinct = []
     for candidate in candidates:
         *_, distances = candidate
-        if distances is best or not _differ(distances.share - best.share):
+        if distances is best or not _differ(np.log(distances.share / best.share)):
             indistinct.append(candidate)
     hubert, layer, normalize, distances = indistinct[0]
     expected = kmeans.distance
