@@ -38,7 +38,8 @@ def main() -> None:
     start_front_end(hubert, model.sampling_rate)
     pool = run.songs("train", model.sampling_rate)
     # a crop that is transposed upwards is read from more than its length of a song
-    pool.require(1.3 * max(arguments.crop_seconds))
+    cents = 100 * arguments.max_shift + max(arguments.vocal_cents, arguments.band_cents)
+    pool.require(2 ** (cents / 1200) * max(arguments.crop_seconds) + 2 / model.sampling_rate)
     trainer = SemanticTrainer(hubert.to(run.device).train(), pool, arguments)
     resume(trainer, run)
     train_on_songs(trainer, arguments.steps, run, lambda out: trainer.save_hubert(out / "hubert"))

@@ -89,6 +89,11 @@ def test_chords_given_per_bar_are_placed_on_the_beats_and_repeated() -> None:
     )
     # with a tempo alone they start at the beat nearest to the start of the voice, here 0.2 beats before it
     placed = LeadSheet(tempo=120, bars=["C", "F"]).with_bars_placed((torch.arange(200) / 25 + 0.2) % 1, 50)
+    # the caller's phase stays as it is
+    phase = ((torch.arange(200) / 25 + 0.2) % 1).double()
+    before = phase.clone()
+    LeadSheet(tempo=120, bars=["C", "F"]).with_bars_placed(phase, 50)
+    assert torch.equal(phase, before)
     assert (placed.chords, placed.beats_per_bar) == (((0.0, 1.9, "C"), (1.9, 3.9, "F"), (3.9, 4.0, "C")), 4)
     assert replace(placed, bars=["C"], beats_per_bar=4).with_bars_placed(torch.arange(200) / 25 % 1, 50).downbeat == 3
     assert LeadSheet.given({"tempo": 120, "chords": "|| C7(b9,#11) | F,\n G ||\n"}).bars == ("C7(b9,#11)", "F", "G")

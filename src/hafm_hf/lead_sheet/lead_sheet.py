@@ -336,7 +336,7 @@ class LeadSheet:
         metre = self.beats_per_bar
         if passed is None:
             # counted by the phase, from the beat before the first frame; bars begin at the one nearest to that frame
-            counted = phase.double()
+            counted = phase.to(torch.float64, copy=True)
             counted[1:] += begins_beat(phase).cumsum(0)
             passed = counted.numpy()
             first = round(float(passed[0]))
