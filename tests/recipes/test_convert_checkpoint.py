@@ -40,7 +40,8 @@ from recipes.original import material, stage
 from recipes.original.stage import Drawn, OriginalStage, redrawn, save
 from torture.test_hostile_checkpoints import Payload
 
-STEPS = 300
+# enough for what segments tell to exceed the 0.01 nats that a choice needs; 300 steps on these pairs leave it at 0.010
+STEPS = 400
 # retrained ones learn from which places and distances tokens come
 LONGER = 900
 
