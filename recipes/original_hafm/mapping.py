@@ -177,9 +177,13 @@ def assembled(stage: str, mapping: Mapping, tensors: dict[str, torch.Tensor]) ->
         if name not in mapping.keys:
             state[name] = torch.zeros(shape)
             continue
-        values = [tensors[key].float() for key in mapping.keys[name]]
-        # of two shapes that fit (`map_keys`), the other one is transposed
-        values = [value if tuple(value.shape) == _unstacked(name, shape) else value.t() for value in values]
+        values = []
+        for key in mapping.keys[name]:
+            value = tensors[key].float()
+            # of two shapes that fit (`map_keys`), the other one is transposed
+            if tuple(value.shape) != _unstacked(name, shape):
+                value = value.t()
+            values.append(value)
         if name.endswith(STACKED) and len(values) == shape[0]:
             state[name] = torch.stack(values)
         else:

@@ -197,8 +197,12 @@ def _facts(options: PrepareOptions) -> CardFacts:
     """Facts for the dataset card that follow from the options: licence, source and models."""
     tokenizer = options.shards.tokenizer
     names = {tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model} - {""} or {BUNDLED_MODEL.name}
-    # of local folders only the name is published
-    models = sorted(Path(name).name if Path(name).is_dir() else name for name in names)
+    models = []
+    for name in names:
+        if Path(name).is_dir():
+            # of local folders only the name is published
+            name = Path(name).name
+        models.append(name)
     licence = options.shards.licence
     # a card's metadata only takes the hub's licence identifiers; rows keep any name
     identifier = None
@@ -208,4 +212,4 @@ def _facts(options: PrepareOptions) -> CardFacts:
     elif licence:
         identifier = "other"
         terms = [f"The tracks are under {licence}."]
-    return CardFacts(identifier, [options.shards.source], models, attribution=terms)
+    return CardFacts(identifier, [options.shards.source], sorted(models), attribution=terms)
