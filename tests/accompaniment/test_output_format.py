@@ -16,7 +16,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from accompaniment.test_accompaniment import voice
 from commands import hafm
 from hafm_hf import HAFMForVocalAccompaniment, audio
-from hafm_hf.accompaniment.kept import KeptInstrumental
+from hafm_hf.accompaniment.kept_instrumental import KeptInstrumental
 from hafm_hf.evaluation.datasets import Clip, Part
 from hafm_hf.evaluation.generating import RenderingOptions, render
 from hafm_hf.hub.endpoint import EndpointHandler

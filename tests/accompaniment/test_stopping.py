@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hafm_hf.modeling.computing import torch_threads
+from hafm_hf.computing import torch_threads
 from hafm_hf.modeling.fast_loop import FastGenerator
 from hafm_hf.modeling.generation_stage import WindowBatch
 from hafm_hf.modeling.modeling_stage import (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
-from hafm_hf.modeling.computing import suitable_threads, torch_threads
+from hafm_hf.computing import suitable_threads, torch_threads
 from tiny_models import tiny_composite, tiny_stage
 from vocals import CODEC_RATE
 

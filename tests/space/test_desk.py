@@ -15,7 +15,7 @@ import pytest
 
 import takes
 from hafm_hf import audio
-from hafm_hf.listening.ends import LEAD_SECONDS
+from hafm_hf.listening.intro_and_outro import LEAD_SECONDS
 from programs import REPOSITORY
 from space import studio
 from space.serving import Space

@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from hafm_hf import BUNDLED_MODEL
 from hafm_hf.audio.files import read_audio
-from hafm_hf.audio.resampling import resample
+from hafm_hf.audio.samples import resample
 from hafm_hf.tokenizers.codecs import CodecStream, as_codec, load_codec
 from hafm_hf.tokenizers.configuration_codec import HAFMSpectralConfig, codec_format
 from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel, Spectrum, _band_weights

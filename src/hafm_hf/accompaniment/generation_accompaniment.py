@@ -15,20 +15,19 @@ from transformers.utils import ModelOutput
 
 from ..audio import check_sampling_rate
 from ..audio.feature_extraction_hafm import Vocal, channels_first
+from ..computing import seeded_torch, suitable_threads
 from ..lead_sheet.files import FileName, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet, Span, index_of_style
 from ..lead_sheet.vocabulary import AUTO_STYLE
 from ..listening.encoder import HAFMEncoderOutput, HAFMVocalEncoder
-from ..modeling.computing import seeded_torch, suitable_threads
 from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..modeling.windows import ROWS_AT_ONCE
 from ..tokenizers.codecs import CodecStream
 from . import parts
-from .chain import StageChain
-from .kept import KeptInstrumental, Spans
+from .chain import Progress, ProgressReports, StageChain, steps_of_first_stage
+from .kept_instrumental import KeptInstrumental, Spans
 from .modeling_separator import SeparatorStream
 from .options import GenerationOptions, options_by_name
-from .progress import Progress, ProgressReports, steps_of_first_stage
 
 if TYPE_CHECKING:
     from .modeling_accompaniment import HAFMForVocalAccompaniment

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The composite of all parts, from vocal to accompaniment: making, loading and saving it.
 
-`loading_parts` loads its parts (`parts` is their table), and `generation_accompaniment` generates with them.
+`parts` is the table of its parts, and `generation_accompaniment` generates with them. Each part is stored in its own
+subfolder of one repository with its configuration and generation config, and can be loaded alone (`subfolder=`).
 """
 
+import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import FEATURE_EXTRACTOR_NAME
+from transformers.utils import FEATURE_EXTRACTOR_NAME, logging
 
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor
 from ..lead_sheet.lead_sheet import LeadSheet
@@ -19,7 +22,7 @@ from ..lead_sheet.vocabulary import STEMS
 from ..listening.encoder import HAFMVocalEncoder
 from ..listening.modeling_listener import HAFMListenerModel
 from ..modeling.modeling_stage import HAFMStageForCausalLM
-from ..pretrained.loading import HUB_OPTIONS, LOADING_FAULTS, find_file, model_source, write_checksums
+from ..pretrained.loading import HUB_OPTIONS, LOADING_FAULTS, find_file, load_strictly, model_source, write_checksums
 from ..pretrained.saving import (
     HAFMHubMixin,
     read_style_sounds,
@@ -31,7 +34,6 @@ from ..tokenizers.codecs import Codec, as_codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .configuration_accompaniment import HAFMConfig
 from .generation_accompaniment import HAFMAccompanimentGenerationMixin, Waveform
-from .loading_parts import config_json, load_parts
 from .modeling_separator import HAFMSeparatorModel
 from .parts import PARTS, check_names, part_classes, stage_parts
 
@@ -256,3 +258,98 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
         if lead_sheet is not None:
             given = LeadSheet.given(lead_sheet)
         return self.encoder.lead_sheet(checked, given)
+
+
+def load_parts(
+    source: str | os.PathLike[str], stored: HAFMConfig, options: dict[str, Any], **hub: Any
+) -> dict[str, PreTrainedModel]:
+    """Loads the parts of a composite.
+
+    Args:
+        source: folder or hub id.
+        stored: the composite's configuration as stored there.
+        options: those of `from_pretrained` other than `hub`: `config`, `attn_implementation`, `dtype` and overrides
+            such as `semantic_config={…}`; the rest are passed on to every part.
+        hub: keyword arguments among HUB_OPTIONS.
+
+    Returns:
+        The parts by name, on the CPU.
+
+    Raises:
+        ValueError, OSError: as for `load_strictly`.
+    """
+    options = dict(options)
+    subfolder = hub.pop("subfolder", "")
+    dtype = options.pop("dtype", None)
+    # the older name of the option
+    torch_dtype = options.pop("torch_dtype", None)
+    if dtype is None:
+        dtype = torch_dtype
+    if dtype in (None, "auto"):
+        # pipeline() always passes "auto"; weights stored in half precision are still meant to be used in float32
+        dtype = torch.float32
+    config, attention = _pop_config(stored, options)
+    for name, value in (("dtype", dtype), ("attn_implementation", attention)):
+        if isinstance(value, dict):
+            raise ValueError(f"{name} is {value}; all stages have one {name}.")
+
+    parts: dict[str, PreTrainedModel] = {}
+    for name, part_class in part_classes(config).items():
+        # tokens must not depend on the precision that is asked for
+        part_options: dict[str, Any] = {"dtype": torch.float32}
+        if name in stage_parts():
+            part_options["dtype"] = dtype
+            if attention is not None:
+                part_options["attn_implementation"] = attention
+        part_config = getattr(config, f"{name}_config")
+        stored_config = getattr(stored, f"{name}_config")
+        # unless it is overridden, let the part read the config that is stored with it
+        if stored_config is None or part_config.to_dict() != stored_config.to_dict():
+            part_options["config"] = part_config
+        part_folder = "/".join(filter(None, (subfolder, name)))
+        with ExitStack() as quietly:
+            # each part would show a progress bar
+            if logging.is_progress_bar_enabled():
+                logging.disable_progress_bar()
+                quietly.callback(logging.enable_progress_bar)
+            parts[name] = load_strictly(part_class, source, **options, **hub, subfolder=part_folder, **part_options)
+    return parts
+
+
+def _pop_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, str | None]:
+    """Pops from `options` what concerns the configuration.
+
+    Returns:
+        The configuration given, or else the `stored` one, with the overrides of parts; and the stages' attention
+        implementation, None if it is not given.
+    """
+    given = options.pop("config", None)
+    attention = options.pop("attn_implementation", None)
+    if given is not None and not isinstance(given, HAFMConfig):
+        given = HAFMConfig.from_pretrained(given)
+    overrides = {name: options.pop(name) for name in HAFMConfig.sub_configs if name in options}
+    base = stored if given is None else given
+    config = HAFMConfig.from_dict(base.to_dict(), **overrides)
+    if attention is None and given is not None:
+        # AutoModel and pipeline() put it into the configuration that they pass
+        attention = given.semantic_config._attn_implementation
+    return config, attention
+
+
+def config_json(config: HAFMConfig) -> str:
+    """A composite's configuration as JSON for its config.json.
+
+    Without what depends on where the parts were loaded from (`_name_or_path`, `auto_map`).
+    """
+
+    def without_origins(values: dict[str, Any]) -> dict[str, Any]:
+        """The values without origins, at all levels."""
+        remaining: dict[str, Any] = {}
+        for name, value in values.items():
+            if isinstance(value, dict):
+                value = without_origins(value)
+            if name not in ("_name_or_path", "auto_map"):
+                remaining[name] = value
+        return remaining
+
+    return json.dumps(without_origins(config.to_dict()), indent=2, sort_keys=True) + "\n"

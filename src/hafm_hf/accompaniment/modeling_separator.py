@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..computing import CheckStop, stoppable
 from ..lead_sheet.vocabulary import STEMS
 from ..pretrained.saving import HAFMHubMixin
 from ..tokenizers.beat_tracker import KERNEL, HAFMDilatedLayer
 from ..tokenizers.codecs import Piecewise
-from ..tokenizers.stopping import CheckStop, stoppable
 from .configuration_separator import HAFMSeparatorConfig
 
 NUM_STEMS = len(STEMS)

@@ -26,7 +26,7 @@ from ..lead_sheet.vocabulary import STEMS
 from ..listening.encoder import HAFMEncoderOutput
 from ..pretrained.redaction import first_line
 from .generation_accompaniment import one_vocal, variations_of
-from .kept import KeptInstrumental
+from .kept_instrumental import KeptInstrumental
 from .options import MEDIAN_BALANCE, GenerationOptions, MixOptions, options_by_name
 
 logger = logging.get_logger(__name__)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Audio: reading and writing files, resampling, levels, and mixing."""
 
-from .channels import Samples, to_mono, with_channels, without_offset
 from .decoding import LOST_SECONDS, is_sound_file, opened
 from .errors import DamagedAudioError, HAFMAudioError, LongAudioError, NotFiniteAudioError, UnreadableAudioError
 from .files import (
@@ -41,4 +40,4 @@ from .levels import (
     turned_down,
     turned_up,
 )
-from .resampling import pad_end, resample, resample_pieces
+from .samples import Samples, pad_end, resample, resample_pieces, to_mono, with_channels, without_offset

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from .channels import Samples
+from .samples import Samples
 
 # for downbeats and for all other beats
 ACCENT_HZ = 1500.0

@@ -18,10 +18,9 @@ import numpy as np
 import soundfile
 
 from . import ffmpeg
-from .channels import Samples, with_channels
 from .containers import CUT_BYTES, Section, SectionFile, TooLargeError, begins_like_sound, find_sections, read_at
 from .errors import DamagedAudioError, HAFMAudioError, UnreadableAudioError
-from .resampling import resample
+from .samples import Samples, resample, with_channels
 
 FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "CAF")
 # of these, a few bytes may hold a sound of any length, so that the length that the header claims counts for limits

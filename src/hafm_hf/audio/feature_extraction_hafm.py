@@ -18,10 +18,9 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 
 from . import files
-from .channels import Samples, without_offset
 from .errors import HAFMAudioError
 from .levels import turned_up
-from .resampling import resample
+from .samples import Samples, resample, without_offset
 
 # sampling rate of HuBERT, and so of the semantic tokenizer, in Hz
 LISTENING_RATE = 16_000

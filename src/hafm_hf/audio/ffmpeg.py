@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .channels import Samples
 from .errors import DamagedAudioError, HAFMAudioError
+from .samples import Samples
 
 COMMAND = "ffmpeg"
 # of wall time for one file; an hour of AAC takes 20 s

@@ -26,10 +26,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from ..atomic_files import replacing
-from .channels import ChannelLevels, Samples, channel_levels, mean_of_channels, to_mono
 from .decoding import LOST_SECONDS, Sound, opened
 from .errors import HAFMAudioError, LongAudioError, NotFiniteAudioError
-from .resampling import resample
+from .samples import ChannelLevels, Samples, channel_levels, mean_of_channels, resample, to_mono
 
 logger = logging.getLogger(__name__)
 

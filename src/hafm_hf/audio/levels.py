@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import soxr
 
-from .channels import Samples, with_channels
 from .errors import HAFMAudioError
+from .samples import Samples, with_channels
 
 SILENCE_DBFS = -70.0
 CEILING_DBFS = -1.0

@@ -14,9 +14,9 @@ from typing import Any
 
 from ..atomic_files import MOST_NAME_LENGTH, shortened, write_json
 from ..audio import Samples, with_channels
+from ..computing import torch_threads
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.transcription import Transcriber
-from ..modeling.computing import torch_threads
 from .filtering import FilterOptions, reason_to_drop
 from .lead_sheets import ESTIMATE, LABELS, song_lead_sheet, styled
 from .manifest import ShardReport, TrackReport, report_path

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..atomic_files import replacing
 from ..audio import HAFMAudioError, Samples, pad_end, resample, without_offset
-from ..modeling.computing import torch_threads
+from ..computing import torch_threads
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
 from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract

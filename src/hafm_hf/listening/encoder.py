@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging
 
 from ..audio.feature_extraction_hafm import Vocal
+from ..computing import CheckStop
 from ..lead_sheet.bars import likeliest_key
 from ..lead_sheet.lead_sheet import LeadSheet, rows_by_frame
 from ..lead_sheet.metre import song_metre
@@ -20,8 +21,7 @@ from ..modeling.configuration_stage import HAFMStageConfig
 from ..tokenizers.beat_tracker import likeliest_tempo
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from ..tokenizers.pitch_contour import PitchContour, sung_notes
-from ..tokenizers.stopping import CheckStop
-from .ends import IntroAndOutro, add_bars
+from .intro_and_outro import IntroAndOutro, add_bars
 from .modeling_listener import HAFMListenerModel
 from .transcription import energies
 

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..computing import CheckStop, stoppable
 from ..pretrained.loading import HUB_OPTIONS, load_strictly
 from .configuration_codec import check_codec_config, codec_format
 from .modeling_spectral_codec import HAFMSpectralModel
-from .stopping import CheckStop, stoppable
 
 # decoded at a time, which takes a CPU under half a second; a job can be ended between two pieces
 PIECE_SECONDS = 2.0

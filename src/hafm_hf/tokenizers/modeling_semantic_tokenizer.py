@@ -18,12 +18,12 @@ from transformers import HubertConfig, HubertModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
+from ..computing import CheckStop, stoppable
 from ..lead_sheet.lead_sheet import phase_vectors
 from ..pretrained.saving import HAFMHubMixin
 from .beat_tracker import BEAT_NUMBERS, HAFMBeatTracker, HAFMRhythmNetwork
 from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from .pitch_contour import DESCRIPTORS, HAFMVocalDescriptors, PitchContour, pitch_contour
-from .stopping import CheckStop, stoppable
 
 NORMALIZATION_EPSILON = 1e-7
 # frames, four seconds of them, that go through the convolutions at once

@@ -1,19 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The torch state in which a long computation runs: random numbers and threads, restored afterwards."""
+"""How a long computation runs: ended between its pieces, with random numbers and threads that are restored after."""
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+# called between the pieces of a long computation; raises to end it, and returns nothing
+CheckStop = Callable[[], None]
+Piece = TypeVar("Piece")
 # matrices of at least this many elements (4 MB in float32) take longer to read than threads take to synchronise
 THREADED_MATRIX = 1 << 20
 _threads_lock = threading.Lock()
 # torch's number of threads before a `torch_threads` block, for each Python thread inside one
 _counts_before: dict[int, int] = {}
+
+
+def stoppable(pieces: Iterable[Piece], check_stop: CheckStop | None) -> Iterator[Piece]:
+    """Iterates over pieces of work, and calls `check_stop`, if there is one, before each."""
+    for piece in pieces:
+        if check_stop is not None:
+            check_stop()
+        yield piece
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import hafm_hf  # noqa: F401  (registers the task)
 from accompaniment.test_conditioned_songs import reading_composite
 from commands import hafm
 from hafm_hf import LeadSheet, audio
-from hafm_hf.listening.ends import LEAD_SECONDS, RING_SECONDS, IntroAndOutro, add_bars
+from hafm_hf.listening.intro_and_outro import LEAD_SECONDS, RING_SECONDS, IntroAndOutro, add_bars
 from vocals import CODEC_RATE, file_bytes, glide
 
 BAR = 2.0

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from ..audio import paste, resample, with_channels
+from ..computing import CheckStop
 from ..modeling.codebook_patterns import FREE
 from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..tokenizers.codecs import Codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from ..tokenizers.stopping import CheckStop
 from . import parts
 
 Spans = Sequence[tuple[float, float]]
