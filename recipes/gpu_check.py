@@ -36,7 +36,7 @@ from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.modeling.codebook_patterns import as_tokens
 from hafm_hf.modeling.configuration_stage import CODEBOOK_PATTERNS
 from hafm_hf.modeling.fast_loop import FastGenerator
-from hafm_hf.modeling.generation_stage import StepReport, WindowBatch
+from hafm_hf.modeling.sampling import StepReport, WindowBatch
 from hafm_hf.training.arguments import parse_arguments
 from hafm_hf.training.recipe import make_trainer
 

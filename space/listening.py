@@ -112,7 +112,7 @@ def estimate(
     frame_rate = encoder.semantic_tokenizer.config.frame_rate
     if not encoder.semantic_tokenizer.config.beat_line:
         return known, {}
-    vocal = pipeline.feature_extractor.prepared(samples, rate)
+    vocal = pipeline.feature_extractor.prepare(samples, rate)
     heard = encoder.listen(vocal)
     sheet = encoder.lead_sheet(vocal, known, heard)
     seconds = len(samples) / rate
@@ -303,7 +303,7 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
     sheet = lead_sheet_of(timeline, request.vocal)
     samples, rate = read_vocal(request.vocal, request.seconds)
     samples = audio.with_channels(samples, 1)
-    vocal = load_pipeline(request.model).feature_extractor.prepared(samples, rate)
+    vocal = load_pipeline(request.model).feature_extractor.prepare(samples, rate)
     style = request.options.style
     energy = request.options.energy
     if sheet is not None or style != AUTO_STYLE or energy:

@@ -7,7 +7,7 @@ import torch
 
 from hafm_hf.modeling.codebook_patterns import as_tokens
 from hafm_hf.modeling.fast_loop import FastGenerator
-from hafm_hf.modeling.generation_stage import RandomNumbers, WindowBatch
+from hafm_hf.modeling.sampling import RandomNumbers, WindowBatch
 
 
 def uniforms_for(batch: int, count: int, seed: int = 5) -> torch.Tensor:

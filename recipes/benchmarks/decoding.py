@@ -31,7 +31,7 @@ from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompanime
 from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.modeling.configuration_stage import HAFMStageConfig
 from hafm_hf.modeling.fast_loop import FastGenerator
-from hafm_hf.modeling.generation_stage import RandomNumbers, StepReport, WindowBatch
+from hafm_hf.modeling.sampling import RandomNumbers, StepReport, WindowBatch
 
 GUIDANCE_SCALE = 3.0
 TEMPERATURE = 0.9

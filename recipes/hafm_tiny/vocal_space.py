@@ -112,12 +112,12 @@ def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig, takes: int 
     rate = config.frame_rate
     frames = -(-len(vocal) * rate // config.sampling_rate)
     extractor = HAFMVocalDescriptors(config.sampling_rate, rate)
-    measured = extractor.measured(vocal, frames)
+    measured = extractor.measure(vocal, frames)
     rng = np.random.default_rng(zlib.crc32(song.name.encode()))
     human_takes = (human_take(measured, song.labels["notes"], rng) for _ in range(takes))
     beat = beat_parts(song.labels, (np.arange(frames) + 0.5) / rate, BEAT_PARTS)
-    takes_described = tuple(extractor.described(*take) for take in human_takes)
-    return RhythmicFrames(extractor.described(*measured), beat, takes_described)
+    takes_described = tuple(extractor.describe(*take) for take in human_takes)
+    return RhythmicFrames(extractor.describe(*measured), beat, takes_described)
 
 
 def discriminants(features: Array, classes: NDArray[np.int64], dimensions: int) -> Array:

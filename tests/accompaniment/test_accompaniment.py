@@ -82,8 +82,8 @@ def test_padding_is_removed_on_either_side(composite: Composite, left: int, monk
     mask[0, left : left + 12_000] = 1
     batch[1] = torch.from_numpy(voice(1, pitch=300))
     mask[1] = 1
-    extract = Mock(wraps=HAFMFeatureExtractor.prepared, side_effect=HAFMFeatureExtractor().prepared)
-    monkeypatch.setattr(HAFMFeatureExtractor, "prepared", extract)
+    extract = Mock(wraps=HAFMFeatureExtractor.prepare, side_effect=HAFMFeatureExtractor().prepare)
+    monkeypatch.setattr(HAFMFeatureExtractor, "prepare", extract)
     output = composite.generate(batch, CODEC_RATE, seed=4, padding_mask=mask)
     heard = [call.args[0] for call in extract.call_args_list]
     assert [len(audio) for audio in output.audio] == [12_000, 24_000]

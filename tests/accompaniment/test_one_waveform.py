@@ -66,8 +66,8 @@ def test_a_real_voice_has_the_tokens_that_a_corpus_holds_of_it(accompany: Any, s
 )
 def test_a_voice_is_listened_to_and_resampled_once_a_call(monkeypatch: pytest.MonkeyPatch, bars: Any) -> None:
     band = transformers.pipeline("vocal-accompaniment", model=reading_composite(**BEATS), device="cpu")
-    measured = Mock(side_effect=HAFMVocalDescriptors.measured)
-    monkeypatch.setattr(HAFMVocalDescriptors, "measured", lambda *given, **how: measured(*given, **how))
+    measured = Mock(side_effect=HAFMVocalDescriptors.measure)
+    monkeypatch.setattr(HAFMVocalDescriptors, "measure", lambda *given, **how: measured(*given, **how))
     resampled = Mock(side_effect=feature_extraction_hafm.resample)
     monkeypatch.setattr(feature_extraction_hafm, "resample", resampled)
     band(glide(2.0, 44_100), sampling_rate=44_100, seed=1, skip_fine=True, **bars)

@@ -10,12 +10,12 @@ import torch
 
 from hafm_hf.computing import torch_threads
 from hafm_hf.modeling.fast_loop import FastGenerator
-from hafm_hf.modeling.generation_stage import WindowBatch
 from hafm_hf.modeling.modeling_stage import (
     HAFMCoarseForCausalLM,
     HAFMFineForCausalLM,
     HAFMSemanticForCausalLM,
 )
+from hafm_hf.modeling.sampling import WindowBatch
 from tiny_models import tiny_composite, tiny_rhythmic_tokenizer
 from vocals import CODEC_RATE, glide
 

@@ -140,7 +140,7 @@ def test_a_voice_of_usual_level_and_silence_are_left_as_they_are(level: float) -
 
 def test_a_quiet_voice_is_heard_like_a_louder_one() -> None:
     voice = glide(1.5, RATE)
-    quiet = HAFMFeatureExtractor().prepared(voice * np.float32(0.01), RATE).samples
-    usual = HAFMFeatureExtractor().prepared(voice, RATE).samples
+    quiet = HAFMFeatureExtractor().prepare(voice * np.float32(0.01), RATE).samples
+    usual = HAFMFeatureExtractor().prepare(voice, RATE).samples
     assert audio.rms_dbfs(quiet) == pytest.approx(-21, abs=0.5)
     assert np.corrcoef(quiet, usual)[0, 1] > 0.9999

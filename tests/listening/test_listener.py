@@ -51,7 +51,7 @@ def drawn_line(frames: int = 600, higher: float = 0.0) -> PitchContour:
 
 def line_of(samples: np.ndarray) -> PitchContour:
     """The pitch contour of audio at 16 kHz."""
-    measured = HAFMVocalDescriptors(RATE, CONTOUR_RATE).measured(samples, -(-len(samples) * CONTOUR_RATE // RATE))
+    measured = HAFMVocalDescriptors(RATE, CONTOUR_RATE).measure(samples, -(-len(samples) * CONTOUR_RATE // RATE))
     return pitch_contour.pitch_contour(*measured)
 
 

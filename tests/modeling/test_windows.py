@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from hafm_hf.modeling.fast_loop import FastGenerator
-from hafm_hf.modeling.generation_stage import RandomNumbers
+from hafm_hf.modeling.sampling import RandomNumbers
 from hafm_hf.modeling.windows import SongRow, StageRun, Window, default_decoding, song_windows, window_frames
 from modeling.test_modeling import conditioning_for
 from tiny_models import tiny_stage

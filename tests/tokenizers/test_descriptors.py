@@ -14,7 +14,7 @@ RATE, FRAME_RATE = 16_000, 50
 
 def measure(samples: Samples) -> np.ndarray:
     measuring = HAFMVocalDescriptors(RATE, FRAME_RATE)
-    return measuring.described(*measuring.measured(samples, -(-len(samples) * FRAME_RATE // RATE)))
+    return measuring.describe(*measuring.measure(samples, -(-len(samples) * FRAME_RATE // RATE)))
 
 
 def sung(*notes: tuple[float, float, float]) -> Samples:

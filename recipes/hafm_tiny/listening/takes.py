@@ -63,7 +63,7 @@ def sung_takes(
     for folder in finished_songs(corpus / "train"):
         song = load_song(folder, RATE)
         vocal = (song.vocal / PCM_SCALE).astype(np.float32)
-        measured = HAFMVocalDescriptors(RATE, CONTOUR_RATE).measured(vocal, len(vocal) * CONTOUR_RATE // RATE)
+        measured = HAFMVocalDescriptors(RATE, CONTOUR_RATE).measure(vocal, len(vocal) * CONTOUR_RATE // RATE)
         if ear is None and rng.random() >= RENDERED:
             measured = human_take(measured, song.labels["notes"], rng)
         contour = pitch_contour(*measured)

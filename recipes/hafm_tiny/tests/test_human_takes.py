@@ -55,7 +55,7 @@ def test_a_take_depends_only_on_its_seed_and_a_silent_voice_is_unchanged() -> No
         np.testing.assert_array_equal(values, same_seed)
         assert not np.array_equal(values, other_seed, equal_nan=True)
         assert values.dtype == exact.dtype
-    describe = HAFMVocalDescriptors(16_000, 50).described
+    describe = HAFMVocalDescriptors(16_000, 50).describe
     assert np.isfinite(describe(*first)).all()
     silent = (np.full(100, np.nan, np.float32), *exact_voice()[1:])
     assert human_take(silent, NOTES, np.random.default_rng(0)) is silent

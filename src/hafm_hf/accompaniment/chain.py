@@ -10,8 +10,8 @@ from functools import partial
 import torch
 
 from ..listening.encoder import HAFMEncoderOutput
-from ..modeling.generation_stage import RandomNumbers
 from ..modeling.modeling_stage import HAFMStageForCausalLM
+from ..modeling.sampling import RandomNumbers
 from ..modeling.windows import ROWS_AT_ONCE, SongRow, StageRun, default_decoding
 from ..tokenizers.codecs import Codec
 from .options import GenerationOptions
@@ -102,17 +102,17 @@ class StageChain:
     def codes(self, number: int) -> torch.Tensor:
         """The codec codes of a song generated so far: int64 [Q, T_a]."""
         acoustic = [self.table[name].writes for name in self.runs if self.table[name].acoustic]
-        return _together([self.tokens(stream, number) for stream in acoustic])
+        return _together([self.stream(stream, number) for stream in acoustic])
 
-    def tokens(self, stream: str, number: int) -> torch.Tensor:
+    def stream(self, name: str, number: int) -> torch.Tensor:
         """The tokens of a song that are final so far, int64 [Q, T].
 
         Args:
-            stream: a stream that a stage reads or writes, by its name in `PARTS`: "vocal_semantic", "coarse" …
+            name: of a stream that a stage reads or writes, as in `PARTS`: "vocal_semantic", "coarse" …
             number: index of the song.
         """
-        if stream in self.writers:
-            return self.runs[self.writers[stream]].codes(number)
+        if name in self.writers:
+            return self.runs[self.writers[name]].codes(number)
         return self.encoder_outputs[number].tokens[None]
 
     def _advance(self, name: str, frames: int | None = None) -> None:
@@ -135,7 +135,7 @@ class StageChain:
         """The conditioning of a stage (by its name) that exists so far: int64 [K, T_c] for each song."""
         conditioning = []
         for number, encoded in enumerate(self.encoder_outputs):
-            streams = [self.tokens(stream, number) for stream in self.table[name].reads]
+            streams = [self.stream(stream, number) for stream in self.table[name].reads]
             if name in encoded.lead_sheet_rows:
                 streams.append(encoded.lead_sheet_rows[name])
             conditioning.append(_together(streams))

@@ -93,7 +93,7 @@ class HAFMAccompanimentGenerationMixin:
         tail: float = 0.0,
         progress: Progress | None = None,
     ) -> list[HAFMEncoderOutput]:
-        """Listens to vocals, the first step of `generate`.
+        """Listens to vocals, the first step of `generate`. Styles that aren't given stay open (`variations_of`).
 
         Args:
             vocals: from the feature extractor.
@@ -339,8 +339,9 @@ class HAFMAccompanimentGenerationMixin:
     ) -> AbstractContextManager[None]:
         """Context in which the parts compute, with torch seeded by `seed`.
 
-        The number of threads is `options.threads`, or else suits the stages. The caller's random state and number of
-        threads are restored afterwards.
+        No part of the package draws from torch's generator, but `generate()` of transformers and a stage or codec of
+        the user's may. The number of threads is `options.threads`, or else suits the stages. The caller's random state
+        and number of threads are restored afterwards.
         """
         return seeded_torch(self.device, seed, options.threads or suitable_threads(self.stages.values()))
 
@@ -408,7 +409,7 @@ class HAFMAccompanimentGenerationMixin:
         decoded = {
             "audio": without_one_channel(audio),
             "vocal_semantic": encoded.tokens.cpu(),
-            "instrumental_semantic": chain.tokens("instrumental_semantic", number)[0].cpu(),
+            "instrumental_semantic": chain.stream("instrumental_semantic", number)[0].cpu(),
             "codes": codes.cpu(),
             "lead_sheets": encoded.lead_sheet,
         }
@@ -487,8 +488,8 @@ def variations_of(
     for number in range(options.num_samples):
         variation = replace(encoded, variation=number)
         # none if a style was given, or the model has none
-        if encoded.styles and not keeps_spans:
-            variation = encoder.in_style(variation, encoded.styles[number % len(encoded.styles)])
+        if encoded.suiting_styles and not keeps_spans:
+            variation = encoder.in_style(variation, encoded.suiting_styles[number % len(encoded.suiting_styles)])
         variations.append(variation)
     return variations
 

@@ -279,7 +279,7 @@ class HAFMPipeline(Pipeline):
         """
         vocal, rate, name = self._read(input_, sampling_rate, seconds)
         vocal = audio.without_offset(vocal)
-        prepared = self.feature_extractor.prepared(audio.with_channels(vocal, 1), rate)
+        prepared = self.feature_extractor.prepare(audio.with_channels(vocal, 1), rate)
         if audio.is_silent(prepared.samples):
             logger.warning(f"{name} is silent; the instrumental has no voice to follow.")
         instrumental_samples = None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The feature extractor: a vocal gets the form in which the model listens to it, mono at 16 kHz, in its `prepared`.
+"""The feature extractor: a vocal gets the form in which the model listens to it, mono at 16 kHz, in its `prepare`.
 
-The pipeline calls `prepared` with the mean of the channels, and keeps the original vocal for the mix.
+The pipeline calls `prepare` with the mean of the channels, and keeps the original vocal for the mix.
 
 `audio.read_audio` reads files, URLs and bytes; this class is saved next to a model's weights
 (preprocessor_config.json), so that the sampling rate and the accepted lengths travel with them.
@@ -117,7 +117,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
 
         `return_tensors`: "pt", "np", or None for NumPy arrays as they are.
         """
-        prepared = [self.prepared(samples, rate).samples for samples in vocals]
+        prepared = [self.prepare(samples, rate).samples for samples in vocals]
         lengths = np.array([len(samples) for samples in prepared])
         mask = np.arange(lengths.max()) < lengths[:, None]  # [B, N]
         if len(prepared) == 1:
@@ -135,8 +135,8 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             return features
         return features.convert_to_tensors(return_tensors)
 
-    def prepared(self, samples: Samples, rate: int) -> Vocal:
-        """One mono vocal (float32 [N] at `rate` Hz), already checked, in the form in which the model listens to it.
+    def prepare(self, samples: Samples, rate: int) -> Vocal:
+        """Makes of a mono vocal (float32 [N] at `rate` Hz), already checked, what the model listens to.
 
         Its DC offset is removed, it is turned up if it is too quiet to be listened to, and resampled to the
         extractor's rate. (For pitch and beats, `tokenizers.pitch_contour` turns a copy up further.)
@@ -159,7 +159,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         """
         rows = _mono_vocals(vocals, padding_mask)
         rate = files.check_sampling_rate(sampling_rate)
-        return [self.prepared(row, rate) for row in rows]
+        return [self.prepare(row, rate) for row in rows]
 
     def unpadded(
         self, input_values: Any, padding_mask: Any = None, original_lengths: Any = None, original_rates: Any = None

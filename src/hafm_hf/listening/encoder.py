@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listens to a vocal once, and returns all that the stages read: tokens, lead sheet, and the lead sheet by frame."""
+"""Listens to a vocal once, and returns all that the stages read: tokens, lead sheet, and the lead sheet by frame.
+
+In this order: pitches, where in the beat each frame may be, tempo, one track of beats, chords and key; last the
+tokens, which contain the beats.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -55,7 +59,7 @@ class HAFMEncoderOutput:
         duration: exact length of the vocal in seconds.
         before, after: silence around the vocal in seconds, in which the band plays alone.
         fade: length of the fade-out at the end, in seconds.
-        styles: styles that suit the song, in the order in which its variations get them; empty if one is known.
+        suiting_styles: those of the model that suit the song, in the order of its variations; empty if one is known.
         seed: seed of the noise in the tokens, and of the random numbers of the stages.
         variation: number of the accompaniment among those of its vocal, which selects its random numbers.
     """
@@ -67,7 +71,7 @@ class HAFMEncoderOutput:
     before: float = 0.0
     after: float = 0.0
     fade: float = 0.0
-    styles: tuple[str, ...] = ()
+    suiting_styles: tuple[str, ...] = ()
     seed: int = 0
     variation: int = 0
 
@@ -201,7 +205,7 @@ class HAFMVocalEncoder:
             before=ends.before,
             after=ends.after,
             fade=ends.fade,
-            styles=styles,
+            suiting_styles=styles,
             seed=seed,
         )
 
@@ -414,13 +418,13 @@ class HAFMVocalEncoder:
 
     def num_tokens(self, seconds: float) -> int:
         """Number of tokens of a song of `seconds`, rounded up to whole frames of all stages."""
-        return self._steps(seconds) * self.semantic_tokenizer.config.frame_rate // self.common_frame_rate
+        return self._common_frames(seconds) * self.semantic_tokenizer.config.frame_rate // self.common_frame_rate
 
     def _samples(self, seconds: float) -> int:
         """Number of samples of a vocal of `seconds`, rounded up to whole frames of all stages."""
-        return self._steps(seconds) * self.semantic_tokenizer.config.sampling_rate // self.common_frame_rate
+        return self._common_frames(seconds) * self.semantic_tokenizer.config.sampling_rate // self.common_frame_rate
 
-    def _steps(self, seconds: float) -> int:
+    def _common_frames(self, seconds: float) -> int:
         """Number of frames at the common frame rate that cover `seconds`."""
         return math.ceil(round(seconds * self.common_frame_rate, 6))
 

@@ -30,9 +30,9 @@ from transformers import GenerationConfig
 from transformers.utils import logging
 
 from .codebook_patterns import SlotPlan
-from .generation_stage import StepReport, WindowBatch, draw, for_guidance, null_rows, with_kept
 from .layers import LayerWeights, token_layout
 from .modeling_stage import HAFMStageForCausalLM
+from .sampling import StepReport, WindowBatch, draw, for_guidance, null_rows, with_kept
 
 logger = logging.get_logger(__name__)
 
@@ -541,7 +541,7 @@ class FastGenerator:
         self.graphs_checked = False
 
     def codes(self, batch: WindowBatch, report: StepReport | None = None) -> torch.Tensor:
-        """Like `frames`, but returns all new codes at once, for tests and benchmarks: int64 [B, Q, T]."""
+        """Like `generate_frames`, but returns all new codes at once, for tests and benchmarks: int64 [B, Q, T]."""
         return torch.stack(list(self.generate_frames(batch, report)), dim=2)
 
     @torch.no_grad()

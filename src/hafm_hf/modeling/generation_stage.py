@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling, and `generate()` of a stage: not the loop that runs by default on CPU and CUDA, which is `fast_loop`.
+"""`generate()` of a stage: not the loop that runs by default on CPU and CUDA, which is `fast_loop`, but its reference.
 
-`HAFMGenerationMixin`, from which the stages inherit, is the reference for the fast loop: guidance, random numbers,
-conditioning, progress. Both loops continue a `WindowBatch` with the settings of a generation config, and sample with
-random numbers of each row's own. A number depends on (seed, stage, variation, codebook and frame in the song) only, so
-a row's codes do not depend on the other rows of the batch, on how the song is cut into windows, on the order in which
-windows are generated, or on which loop generates them.
+The stages inherit from `HAFMGenerationMixin`. Both loops continue a `WindowBatch` with the settings of a generation
+config, and sample with random numbers of each row's own (`sampling`).
 
 Dimensions: B sequences, C codes per slot (rows per sequence), Q codebooks, T frames to generate, P frames before them,
 V codes of a codebook.
@@ -13,11 +10,9 @@ V codes of a codebook.
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import Cache
@@ -26,6 +21,7 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from .codebook_patterns import CodebookPattern, SlotPlan, codebook_pattern
 from .configuration_stage import HAFMStageConfig
+from .sampling import StepReport, WindowBatch, draw, for_guidance, null_rows, with_kept
 
 # Paper, "Inference"
 TEMPERATURE = 0.9
@@ -33,135 +29,10 @@ TOP_K = 250
 GUIDANCE_SCALE = 3.0
 # fraction of a window that overlaps the one before
 OVERLAP = 0.2
-# 24 random bits are exact in float32
-BITS = 24
-# numbers that Philox generates per counter value
-NUMBERS_PER_COUNT = 4
-
-# called with 1 after each decoding step, and with 0 between the layers of a longer pass; an exception that it raises
-# ends the generation
-StepReport = Callable[[int], None]
-
-
-def for_guidance(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor:
-    """Doubles the rows (dimension 0) for guidance, conditional ones first; does nothing for a scale of 1."""
-    return tensor if guidance_scale == 1.0 else torch.cat([tensor, tensor])
-
-
-def null_rows(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor | None:
-    """Which rows see no conditioning after `for_guidance` has doubled those of a tensor [B, …]: the second half.
-
-    Returns:
-        bool [2B]; None for a scale of 1, with which there is no guidance and the rows are not doubled.
-    """
-    if guidance_scale == 1.0:
-        return None
-    return torch.arange(2 * len(tensor), device=tensor.device) >= len(tensor)
-
-
-@dataclass(frozen=True)
-class RandomNumbers:
-    """Random access to the random numbers of one row, by a counter-based generator (Philox; Salmon et al. 2011).
-
-    Args:
-        seed: of the whole generation.
-        stage: index of the stage, in the order in which they run.
-        variation: index of the accompaniment among those of one vocal.
-    """
-
-    seed: int
-    stage: int = 0
-    variation: int = 0
-
-    def of_frames(self, first: int, frames: int, num_codebooks: int) -> torch.Tensor:
-        """Numbers for the codes of the frames [first, first + frames): float32 [Q, frames]."""
-        return self.uniforms(first * num_codebooks, frames * num_codebooks).view(frames, num_codebooks).t()
-
-    def uniforms(self, start: int, count: int) -> torch.Tensor:
-        """Numbers for the flat positions [start, start + count): float32 [count], above 0 and at most 1."""
-        # the counter advances once for each four numbers
-        counter, skipped = divmod(start, NUMBERS_PER_COUNT)
-        key = np.array([self.seed % 2**64, self.stage << 32 | self.variation], dtype=np.uint64)
-        generator = np.random.Philox(key=key, counter=np.array([counter, 0, 0, 0], dtype=np.uint64))
-        integers = generator.random_raw(skipped + count)[skipped:] >> np.uint64(64 - BITS)
-        # + 1: from (0, 1], since `draw` would choose codes of zero probability for 0
-        return torch.from_numpy(((integers + np.uint64(1)) * 2.0**-BITS).astype(np.float32))
-
-
-@dataclass(frozen=True)
-class WindowBatch:
-    """Rows that a decoding loop continues together.
-
-    Args:
-        conditioning_ids (int64 [B, K, T_c]): conditioning streams.
-        frames: T, the number of frames to generate for each row.
-        uniforms (float32 [B, Q, T], *optional*): the codes' random numbers; None to take the likeliest codes.
-        known (int64 [B, Q, P], *optional*): codes that come before.
-        kept (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
-        conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
-    """
-
-    conditioning_ids: torch.Tensor
-    frames: int
-    uniforms: torch.Tensor | None = None
-    known: torch.Tensor | None = None
-    kept: torch.Tensor | None = None
-    conditioning_mask: torch.Tensor | None = None
-
-
-def draw(
-    scores: torch.Tensor, uniforms: torch.Tensor | None, temperature: float = 1.0, top_k: int = 0
-) -> torch.Tensor:
-    """Samples one code per row by inverting the cumulative distribution over the vocabulary.
-
-    Args:
-        scores (float [B, V]): logits.
-        uniforms (float32 [B]): one number per row, above 0 and at most 1; None for the likeliest code.
-        temperature: divides the logits.
-        top_k: number of likeliest codes to sample from; 0 for all.
-
-    Returns:
-        int64 [B].
-    """
-    if uniforms is None:
-        return scores.argmax(-1)
-    scores = scores.float() / temperature
-    if 0 < top_k < scores.shape[-1]:
-        scores = scores.masked_fill(scores < _kth_largest(scores, top_k), -float("inf"))
-    cumulative = scores.softmax(-1).cumsum(-1)
-    # codes of zero probability are never chosen, because numbers are above 0 and at most 1
-    drawn = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:])[:, 0]
-    # for NaN scores the search ends after the last code
-    return drawn.clamp_(max=scores.shape[-1] - 1)
-
-
-def _kth_largest(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """The k-th largest score of each row (float32 [B, V]): float32 [B, 1]."""
-    if scores.device.type != "cpu":
-        return scores.topk(k).values[:, -1:]
-    # NumPy's partition takes a third of the time of torch's topk for 12 rows of 1,024
-    return torch.from_numpy(np.partition(scores.detach().numpy(), -k, axis=-1)[:, -k, None])
-
-
-def with_kept(drawn: torch.Tensor, kept: torch.Tensor | None, step: int) -> torch.Tensor:
-    """Replaces sampled tokens by those to keep.
-
-    Args:
-        drawn (int64 [B]): tokens sampled in decoding step `step`.
-        kept (int64 [B, n], *optional*): tokens to use in each of the n steps instead, −1 where to sample.
-        step: from 0.
-
-    Returns:
-        int64 [B].
-    """
-    if kept is None:
-        return drawn
-    kept_now = kept[:, step].to(drawn.device)
-    return torch.where(kept_now < 0, drawn, kept_now)
 
 
 @dataclass(eq=False)
-class StreamSampling(LogitsProcessor):
+class GivenNumberSampling(LogitsProcessor):
     """Makes `generate()` sample with given random numbers: leaves each row only the code that its number selects.
 
     It must be the last processor, after temperature and top-k.
@@ -347,7 +218,7 @@ class HAFMGenerationMixin(GenerationMixin):
             uniforms = uniforms.to(ids.device)
         row_frames = None
         if batch.conditioning_mask is not None:
-            row_frames = self.target_frames(batch.conditioning_mask)
+            row_frames = self.frames_of_rows(batch.conditioning_mask)
         bos = self.config.codebook_size
         return self.pattern.plan(known, batch.frames, bos, uniforms, batch.kept, row_frames)
 
@@ -378,7 +249,7 @@ class HAFMGenerationMixin(GenerationMixin):
         config.update(
             max_new_tokens=plan.slots, max_time=math.inf, num_return_sequences=1, return_dict_in_generate=False
         )
-        sampling = StreamSampling(plan.uniforms, plan.known.shape[1] + 1, plan.kept, report)
+        sampling = GivenNumberSampling(plan.uniforms, plan.known.shape[1] + 1, plan.kept, report)
         generated = self.generate(
             input_ids=torch.nn.functional.pad(plan.known, (1, 0), value=self.config.codebook_size),
             conditioning_ids=batch.conditioning_ids,
@@ -389,7 +260,7 @@ class HAFMGenerationMixin(GenerationMixin):
         )
         return self.codes_of(generated)[:, :, before:]
 
-    def target_frames(self, conditioning_mask: torch.Tensor) -> torch.Tensor:
+    def frames_of_rows(self, conditioning_mask: torch.Tensor) -> torch.Tensor:
         """Number of target frames that last as long as each row's conditioning.
 
         Args:
@@ -576,7 +447,7 @@ class HAFMGenerationMixin(GenerationMixin):
         )
 
     def _get_logits_processor(self, generation_config: Any, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        """Our guidance first, since it combines raw scores, then the stock processors, and `StreamSampling` last."""
+        """Guidance first, as it combines raw scores, then the stock processors, and `GivenNumberSampling` last."""
         scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
         generation_config.guidance_scale = None  # the stock processor must not be added as well
         try:
@@ -596,7 +467,7 @@ class HAFMGenerationMixin(GenerationMixin):
             scores = weight * self.history_free_scores(*conditioning, prefix_length - 1, new_slots)
             ours.append(HistoryFreeGuidance(scores, prefix_length, self.pattern.codes_per_slot))
         # sampling comes after every processor that changes the scores
-        others.sort(key=lambda processor: isinstance(processor, StreamSampling))
+        others.sort(key=lambda processor: isinstance(processor, GivenNumberSampling))
         return LogitsProcessorList([*ours, *others])
 
     def prepare_inputs_for_generation(
@@ -635,7 +506,7 @@ class HAFMGenerationMixin(GenerationMixin):
         frames: int | torch.Tensor = target_frames
         mask = kwargs.get("conditioning_mask")
         if mask is not None and self.pattern.codes_per_slot > 1:
-            frames = self.target_frames(mask).clamp(max=target_frames)
+            frames = self.frames_of_rows(mask).clamp(max=target_frames)
         if is_first_iteration and cache is not None and int(cache.get_seq_length()) > 0:
             raise ValueError("The cache is not empty; leave it out and pass the sequence as input_ids.")
         inputs = super().prepare_inputs_for_generation(

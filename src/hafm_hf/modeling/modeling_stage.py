@@ -27,7 +27,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ..pretrained.saving import HAFMHubMixin
 from .codebook_patterns import codebook_pattern
 from .configuration_stage import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
-from .generation_stage import HAFMGenerationMixin, StepReport
+from .generation_stage import HAFMGenerationMixin
 from .layers import (
     BucketedBias,
     HAFMAttention,
@@ -43,6 +43,7 @@ from .layers import (
     token_layout,
     visible,
 )
+from .sampling import StepReport
 
 IGNORE_INDEX = -100
 

@@ -19,8 +19,8 @@ from transformers import GenerationConfig
 from .codebook_patterns import FREE
 from .configuration_stage import HAFMStageConfig
 from .fast_loop import FastGenerator
-from .generation_stage import RandomNumbers, StepReport, WindowBatch
 from .modeling_stage import HAFMStageForCausalLM
+from .sampling import RandomNumbers, StepReport, WindowBatch
 
 # largest batch size, before guidance doubles it
 ROWS_AT_ONCE = 16

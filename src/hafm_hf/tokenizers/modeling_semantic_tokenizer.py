@@ -203,13 +203,13 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         `check_stop` is called between pieces of the work; an exception that it raises ends it.
 
         Returns:
-            float32 [T_v, 10]: pitch, level, their changes, and spectral flux (`HAFMVocalDescriptors.described`).
+            float32 [T_v, 10]: pitch, level, their changes, and spectral flux (`HAFMVocalDescriptors.describe`).
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
         measured = self._measured(waveform, check_stop)
-        return torch.from_numpy(self.descriptors.described(*measured)).to(waveform.device)
+        return torch.from_numpy(self.descriptors.describe(*measured)).to(waveform.device)
 
     @torch.no_grad()
     def measure_pitch_and_beats(
@@ -228,11 +228,11 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         """
         measured = self._measured(waveform, check_stop)
         weight = self.rhythm.head.weight
-        descriptors = torch.from_numpy(self.descriptors.described(*measured)).to(weight.device, weight.dtype)
+        descriptors = torch.from_numpy(self.descriptors.describe(*measured)).to(weight.device, weight.dtype)
         return pitch_contour(*measured), self.rhythm.expected_phase_vectors(descriptors[None])[0]
 
     def _measured(self, waveform: torch.Tensor, check_stop: CheckStop | None) -> tuple[np.ndarray, ...]:
-        """Pitches, levels and mel bands of a mono vocal (float [N] at 16 kHz), from `HAFMVocalDescriptors.measured`.
+        """Pitches, levels and mel bands of a mono vocal (float [N] at 16 kHz), from `HAFMVocalDescriptors.measure`.
 
         Returns:
             At 100 Hz, for the T_v frames of the vocal: float32 [S], [S] and [S, 40].
@@ -242,7 +242,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         """
         self._check_rhythm()
         samples = waveform.detach().float().cpu().numpy()
-        return self.descriptors.measured(samples, self.num_frames(len(samples)), check_stop)
+        return self.descriptors.measure(samples, self.num_frames(len(samples)), check_stop)
 
     @torch.no_grad()
     def quantize(

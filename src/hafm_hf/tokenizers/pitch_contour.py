@@ -219,8 +219,8 @@ class HAFMVocalDescriptors:
         self.hop = sampling_rate // FRAME_RATE
         self.size = round(WINDOW_SECONDS * sampling_rate)
 
-    def described(self, pitch: Array, level: Array, bands: Array) -> Array:
-        """Input of the rhythm network, computed from the output of `measured`.
+    def describe(self, pitch: Array, level: Array, bands: Array) -> Array:
+        """Input of the rhythm network, computed from the output of `measure`.
 
         Args:
             pitch (float32 [S]): in Hz, NaN if unvoiced.
@@ -258,7 +258,7 @@ class HAFMVocalDescriptors:
         measured = np.nan_to_num(np.stack(columns, axis=1))
         return np.concatenate([measured, flux / (flux.std(axis=0) + 1e-6)], axis=1).astype(np.float32)
 
-    def measured(
+    def measure(
         self, samples: Samples, frames: int, check_stop: CheckStop | None = None
     ) -> tuple[Array, Array, Array]:
         """Measures pitch, level and spectrum of a mono vocal 100 times a second; a quiet one is amplified first.
@@ -480,7 +480,7 @@ def _audible(samples: Samples, size: int) -> Samples:
 
 
 def pitch_contour(pitch: Array, level: Array, bands: Array) -> PitchContour:
-    """The pitch contour of a vocal at 50 Hz, from what `HAFMVocalDescriptors.measured` returns at 100 Hz.
+    """The pitch contour of a vocal at 50 Hz, from what `HAFMVocalDescriptors.measure` returns at 100 Hz.
 
     Args:
         pitch (float32 [S]): in Hz, NaN if unvoiced.
