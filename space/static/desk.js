@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The desk: one time axis and one playback position for all lanes. Its parts, timeline and mixer, play and draw on them.
-import { context } from "./sound.js";
+import { context, endSource } from "./sound.js";
 
 // delay between a call and its sounds, crossfade from the previous sounds, and how early a loop is restarted (s)
 const SOON = 0.06;
@@ -82,7 +82,7 @@ class Desk {
     if (from >= this.until - 0.05 || !(this.playing || this.lasts(from))) { this.hold(from); return; }
     const [ctx, old] = [context(), this.out];
     clearTimeout(this.timer);
-    this.out = new GainNode(ctx, { gain: 0 });
+    this.out = Object.assign(new GainNode(ctx, { gain: 0 }), { sources: new Set() });
     this.out.connect(ctx.destination);
     this.out.gain.setValueAtTime(0, time);
     this.out.gain.linearRampToValueAtTime(1, time + FADE);
@@ -119,7 +119,14 @@ class Desk {
     out.gain.cancelScheduledValues(time);
     out.gain.setValueAtTime(1, time);
     out.gain.linearRampToValueAtTime(0, time + FADE);
-    setTimeout(() => { out.disconnect(); this.older.delete(out); }, (time - out.context.currentTime + FADE + 0.05) * 1000);
+    setTimeout(() => { this.end(out); this.older.delete(out); }, (time - out.context.currentTime + FADE + 0.05) * 1000);
+  }
+
+  /** Ends sounds, also those that would have begun later. */
+  end(out) {
+    out.disconnect();
+    for (const source of out.sources) endSource(source);
+    out.sources.clear();
   }
 
   stop() {
@@ -128,7 +135,7 @@ class Desk {
     if (this.playing) {
       this.began = this.position;
       clearTimeout(this.timer);
-      for (const each of [...this.older, this.out]) each.disconnect();
+      for (const each of [...this.older, this.out]) this.end(each);
       this.out = null;
     }
     this.follow();
