@@ -182,7 +182,11 @@ export function drawWave(paint, { peaks, rate }, at, height, loudest, colour) {
   const left = Math.round(at * desk.scale);
   paint.fillStyle = colour;
   for (let x = 0; x * each < peaks.length; x += 1) {
-    const peak = Math.max(...peaks.subarray(Math.floor(x * each), Math.max((x + 1) * each, Math.floor(x * each) + 1)));
+    const first = Math.floor(x * each);
+    const stop = Math.min(Math.max(Math.floor((x + 1) * each), first + 1), peaks.length);
+    let peak = 0;
+    // without an array for each pixel: they would be tens of megabytes
+    for (let at = first; at < stop; at += 1) peak = Math.max(peak, peaks[at]);
     const half = Math.max(Math.min(peak / loudest, 1) * (height / 2 - 3), 0.5);
     paint.fillRect(left + x, height / 2 - half, 1, 2 * half);
   }
