@@ -166,8 +166,8 @@ export const mark = (name, on) => document.querySelector("#workspace").toggleAtt
 export function blank(canvas) {
   const height = parseFloat(getComputedStyle(canvas).getPropertyValue("--hafm-lane"));
   const width = Math.max(Math.ceil(desk.length * desk.scale), 1);
-  // browsers refuse wider canvases
-  const ratio = Math.min(window.devicePixelRatio || 1, 16000 / width);
+  // the lanes of a long song would take 100 MB, and browsers refuse canvases wider than 16000
+  const ratio = Math.min(window.devicePixelRatio || 1, 12000 / width);
   [canvas.width, canvas.height] = [width * ratio, height * ratio];
   Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
   const paint = canvas.getContext("2d");
