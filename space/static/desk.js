@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The desk: one time axis and one playback position for all lanes. Its parts, timeline and mixer, play and draw on them.
-import { context } from "./sound.js";
+import { context, endSource } from "./sound.js";
 
 // delay between a call and its sounds, crossfade from the previous sounds, and how early a loop is restarted (s)
 const SOON = 0.06;
@@ -82,7 +82,7 @@ class Desk {
     if (from >= this.until - 0.05 || !(this.playing || this.lasts(from))) { this.hold(from); return; }
     const [ctx, old] = [context(), this.out];
     clearTimeout(this.timer);
-    this.out = new GainNode(ctx, { gain: 0 });
+    this.out = Object.assign(new GainNode(ctx, { gain: 0 }), { sources: new Set() });
     this.out.connect(ctx.destination);
     this.out.gain.setValueAtTime(0, time);
     this.out.gain.linearRampToValueAtTime(1, time + FADE);
@@ -119,7 +119,14 @@ class Desk {
     out.gain.cancelScheduledValues(time);
     out.gain.setValueAtTime(1, time);
     out.gain.linearRampToValueAtTime(0, time + FADE);
-    setTimeout(() => { out.disconnect(); this.older.delete(out); }, (time - out.context.currentTime + FADE + 0.05) * 1000);
+    setTimeout(() => { this.end(out); this.older.delete(out); }, (time - out.context.currentTime + FADE + 0.05) * 1000);
+  }
+
+  /** Ends sounds, also those that would have begun later. */
+  end(out) {
+    out.disconnect();
+    for (const source of out.sources) endSource(source);
+    out.sources.clear();
   }
 
   stop() {
@@ -128,7 +135,7 @@ class Desk {
     if (this.playing) {
       this.began = this.position;
       clearTimeout(this.timer);
-      for (const each of [...this.older, this.out]) each.disconnect();
+      for (const each of [...this.older, this.out]) this.end(each);
       this.out = null;
     }
     this.follow();
@@ -159,8 +166,8 @@ export const mark = (name, on) => document.querySelector("#workspace").toggleAtt
 export function blank(canvas) {
   const height = parseFloat(getComputedStyle(canvas).getPropertyValue("--hafm-lane"));
   const width = Math.max(Math.ceil(desk.length * desk.scale), 1);
-  // browsers refuse wider canvases
-  const ratio = Math.min(window.devicePixelRatio || 1, 16000 / width);
+  // the lanes of a long song would take 100 MB, and browsers refuse canvases wider than 16000
+  const ratio = Math.min(window.devicePixelRatio || 1, 12000 / width);
   [canvas.width, canvas.height] = [width * ratio, height * ratio];
   Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
   const paint = canvas.getContext("2d");
@@ -175,7 +182,11 @@ export function drawWave(paint, { peaks, rate }, at, height, loudest, colour) {
   const left = Math.round(at * desk.scale);
   paint.fillStyle = colour;
   for (let x = 0; x * each < peaks.length; x += 1) {
-    const peak = Math.max(...peaks.subarray(Math.floor(x * each), Math.max((x + 1) * each, Math.floor(x * each) + 1)));
+    const first = Math.floor(x * each);
+    const stop = Math.min(Math.max(Math.floor((x + 1) * each), first + 1), peaks.length);
+    let peak = 0;
+    // without an array for each pixel: they would be tens of megabytes
+    for (let at = first; at < stop; at += 1) peak = Math.max(peak, peaks[at]);
     const half = Math.max(Math.min(peak / loudest, 1) * (height / 2 - 3), 0.5);
     paint.fillRect(left + x, height / 2 - half, 1, 2 * half);
   }

@@ -5,7 +5,7 @@
 
 import { blank, desk, drawWave, mark } from "./desk.js";
 import { songOf } from "./share.js";
-import { load, outline, startBuffer } from "./sound.js";
+import { decodedOf, outline, startBuffer, want } from "./sound.js";
 
 // sounds are decoded so far before and after the playback position, and after the beginning of a loop (s)
 const BEHIND = 2;
@@ -72,8 +72,6 @@ export class Player {
       const found = await Promise.all(asked.map(async ([name, pieces]) =>
         [name, await Promise.all(pieces.map(async ([path, at]) => ({ path, at, outline: await outline(path) })))]));
       if (call < this.shown) return;
-      const held = new Map(Object.values(this.sounds).flat().map(({ path, buffer }) => [path, buffer]));
-      for (const piece of found.flatMap(([, pieces]) => pieces)) piece.buffer = held.get(piece.path) ?? null;
       this.measure(run, reach);
       [this.sounds, this.shown, this.run, this.reach] = [Object.fromEntries(found), call, run, reach];
       this.refuse?.("");
@@ -109,8 +107,7 @@ export class Player {
     if (desk.loops) spans.push([again - BEHIND, again + LOOP_AHEAD]);
     const pieces = Object.values(this.sounds).flat();
     const near = ({ at, outline: { seconds } }) => spans.some(([start, stop]) => at < stop && at + seconds > start);
-    for (const piece of pieces) if (!near(piece)) piece.buffer = null;
-    await Promise.all(pieces.filter(near).map(async (piece) => { piece.buffer ??= await load(piece.path); }));
+    await want(pieces.filter(near).map(({ path }) => path));
   }
 
   /** Decodes and starts what follows what is playing. */
@@ -124,12 +121,13 @@ export class Player {
   startDecoded(nodes) {
     for (const [name, pieces] of Object.entries(this.sounds)) {
       if (!nodes[name]) continue;
-      const { gain, zero, from, started } = nodes[name];
+      const { gain, zero, from, started, sources } = nodes[name];
       const now = Math.max(from, gain.context.currentTime - zero);
       for (const piece of pieces) {
-        if (!piece.buffer || started.has(piece.path)) continue;
+        const buffer = started.has(piece.path) ? null : decodedOf(piece.path);
+        if (!buffer) continue;
         started.add(piece.path);
-        startBuffer(gain, piece.buffer, zero + piece.at, now - piece.at);
+        startBuffer(gain, buffer, zero + piece.at, now - piece.at, sources);
       }
     }
   }
@@ -159,8 +157,8 @@ export class Player {
       // a panner attenuates centred mono by 3 dB, which takes.Channel does not
       const middle = (again?.numberOfChannels ?? loaded[0].outline.channels) > 1 ? 1 : Math.SQRT2;
       const started = new Set(again ? loaded.map(({ path }) => path) : []);
-      this.nodes[name] = { gain, panner, middle, zero, from, started };
-      if (again) startBuffer(gain, again, zero, Math.max(from, ctx.currentTime - zero));
+      this.nodes[name] = { gain, panner, middle, zero, from, started, sources: out.sources };
+      if (again) startBuffer(gain, again, zero, Math.max(from, ctx.currentTime - zero), out.sources);
     }
     this.startDecoded(this.nodes);
     this.settle(true);

@@ -4,7 +4,7 @@ import { keepSound, unpacked } from "./keep.js";
 
 const CLICK_SECONDS = 0.03;
 // of decoded sounds that are not being played, in bytes; the rest is decoded again when it is needed
-const MOST_DECODED = 48e6;
+const MOST_DECODED = 16e6;
 // of files as they travelled; what does not fit is fetched again
 const MOST_FETCHED = 100e6;
 // decoding takes memory for each sound at once
@@ -19,6 +19,11 @@ let opus = null;
 const files = new Map();
 const buffers = new Map();
 const outlines = new Map();
+// of sounds that play soon, which stay
+let wanted = new Set();
+// what is sent to the closed end of a channel is freed at once
+const { port1: nowhere, port2: closed } = new MessageChannel();
+closed.close();
 let busy = 0;
 const queued = [];
 
@@ -61,13 +66,49 @@ function once(map, path, make) {
   return held;
 }
 
-/** Forgets what was not used for longest, if the rest is too large. */
+/** Forgets what was not used for longest, if what is not wanted is too large; returns it. */
 function forget(map, most) {
-  let total = [...map.values()].reduce((sum, { size = 0 }) => sum + size, 0);
-  for (const [path, { size = 0 }] of map) if (total > most) { total -= size; map.delete(path); }
+  const others = [...map].filter(([path, { size = 0 }]) => size && !wanted.has(path));
+  let total = others.reduce((sum, [, { size }]) => sum + size, 0);
+  const forgotten = [];
+  for (const [path, each] of others) {
+    if (total <= most) break;
+    total -= each.size;
+    map.delete(path);
+    forgotten.push(each);
+  }
+  return forgotten;
 }
 
-/** A file as an AudioBuffer. */
+/** Forgets decoded sounds. Their samples go at once: until the browser collects them, they could be hundreds of megabytes. */
+function forgetDecoded() {
+  for (const loading of forget(buffers, MOST_DECODED)) {
+    loading.buffer = null;
+    // after all who have waited for it
+    loading.then((buffer) => setTimeout(() => discard(buffer)));
+  }
+}
+
+/** Takes the samples away from a buffer; nodes that are playing it have their own hold of them. */
+function discard(buffer) {
+  for (let channel = 0; channel < buffer.numberOfChannels; channel += 1) {
+    try {
+      nowhere.postMessage(null, [buffer.getChannelData(channel).buffer]);
+    } catch { /* some browsers let a node keep them */ }
+  }
+}
+
+/** Decodes the files that play soon, which then stay until others are wanted. */
+export async function want(paths) {
+  wanted = new Set(paths);
+  forgetDecoded();
+  await Promise.all(paths.map(load));
+}
+
+/** A file's AudioBuffer if it is decoded, else null: to be used at once. */
+export const decodedOf = (path) => buffers.get(path)?.buffer ?? null;
+
+/** A file as an AudioBuffer: to be used at once. */
 export function load(path) {
   const loading = once(buffers, path, async () => {
     const coming = once(files, path, fetched);
@@ -77,9 +118,9 @@ export function load(path) {
     return decoded(file);
   });
   loading.then((buffer) => {
-    loading.size = sizeOf(buffer);
+    Object.assign(loading, { buffer, size: sizeOf(buffer) });
     outlines.set(path, outlines.get(path) ?? outlineOf(buffer));
-    forget(buffers, MOST_DECODED);
+    forgetDecoded();
   }, () => {});
   return loading;
 }
@@ -130,13 +171,23 @@ export function click(target, time, accent) {
   tone.stop(time + CLICK_SECONDS);
 }
 
-/** Starts a buffer so that its second s plays at zero + s. */
-export function startBuffer(target, buffer, zero, from) {
+/** Starts a buffer so that its second s plays at zero + s, as one of `sources` until it ends. */
+export function startBuffer(target, buffer, zero, from, sources) {
   if (from >= buffer.duration) return;
   const source = new AudioBufferSourceNode(target.context, { buffer });
   source.connect(target);
   // a sound that begins after the song does is not started early
   source.start(zero + Math.max(from, 0), Math.max(from, 0));
+  sources.add(source);
+  source.onended = () => { endSource(source); sources.delete(source); };
+}
+
+/** Ends a source, which else would hold its sound until the time at which it was to end. */
+export function endSource(source) {
+  source.onended = null;
+  source.stop();
+  source.disconnect();
+  source.buffer = null;
 }
 
 /** Schedules clicks from a second on: [second, place in its bar] each. */

@@ -352,6 +352,8 @@ class Timeline {
     const dragged = this.dragged;
     this.dragged = false;
     if (dragged) return;
+    // what is typed replaces the tempo
+    if (event.target.dataset.set === "bpm") event.target.select();
     if (event.target.tagName === "CANVAS") desk.seek(event.offsetX / desk.scale + desk.begin);
     if (!button) return;
     this.refuse(null);

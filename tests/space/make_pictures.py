@@ -16,7 +16,6 @@ from programs import REPOSITORY
 from space import studio
 from space.serving import Space, chromium, served
 from space.studio import Browser, Page, expect
-from space.test_touch import PHONE
 from vocals import EXAMPLE
 
 PICTURES = REPOSITORY / "docs" / "studio"
@@ -87,7 +86,7 @@ def take_pictures(browser: Browser, space: Space) -> None:
     save(page, "takes")
     page.context.close()
 
-    page = studio.open_page(browser, space, **PHONE)
+    page = studio.open_page(browser, space, **studio.PHONE)
     studio.upload(page, EXAMPLE)
     generated_and_played(page)
     save(page, "phone")

@@ -23,7 +23,17 @@ if CHROMIUM is None:
     pytest.skip("no chromium; install Debian's package of that name", allow_module_level=True)
 
 expect.set_options(timeout=1000 * PATIENCE_SECONDS)
-PHONE = {"width": 360, "height": 740}
+SMALLEST = {"width": 360, "height": 740}
+DESKTOP = {"viewport": {"width": 1440, "height": 900}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+WINDOWS = {"1440 x 900": DESKTOP, "390 x 844": PHONE}
+in_both_windows = pytest.mark.parametrize("options", WINDOWS.values(), ids=WINDOWS)
+
+COUNT_PRESSES = """() => {
+    window.presses = 0;
+    addEventListener('pointerdown', ({ target }) => { presses += target.tagName !== 'SELECT'; }, true);
+    addEventListener('change', ({ target }) => { presses += target.tagName === 'SELECT'; }, true);
+}"""
 
 
 def open_page(browser: Browser, space: Space, query: str = "", /, **options: object) -> Page:
@@ -86,8 +96,26 @@ def use_only(page: Page, seconds: float) -> None:
     expect(page.locator("#seconds input")).to_have_value(f"{seconds:g}")
 
 
+def push(control: Locator) -> None:
+    """Presses a control: with a finger where the window has a touchscreen, else with the mouse."""
+    if control.page.evaluate("navigator.maxTouchPoints"):
+        control.tap()
+    else:
+        control.click()
+
+
+def count_presses(page: Page) -> None:
+    """From here on, `presses` counts what a user presses: the menu of a choice and its entry together are one."""
+    page.evaluate(COUNT_PRESSES)
+
+
+def presses(page: Page) -> int:
+    count: int = page.evaluate("presses")
+    return count
+
+
 def generate(page: Page) -> None:
-    page.get_by_role("button", name="Play a band").click()
+    push(page.get_by_role("button", name="Play a band"))
 
 
 def generated(page: Page, seconds: float = 120.0) -> None:
@@ -103,7 +131,7 @@ def announced(page: Page) -> Locator:
 
 def downloaded(page: Page, button: str) -> Path:
     """The file that a button downloads."""
-    download = download_of(page, lambda: page.get_by_role("button", name=button).click())
+    download = download_of(page, lambda: push(page.get_by_role("button", name=button)))
     return download.path().rename(download.path().with_name(download.suggested_filename))
 
 
@@ -126,7 +154,7 @@ def summary(page: Page) -> Locator:
 
 def press(page: Page, *names: str) -> None:
     for name in names:
-        page.locator("#timeline").get_by_role("button", name=name, exact=True).click()
+        push(page.locator("#timeline").get_by_role("button", name=name, exact=True))
 
 
 def chords(page: Page) -> list[str]:

@@ -7,7 +7,20 @@ import numpy as np
 import pytest
 
 from hafm_hf import LeadSheet
-from space.studio import Page, chords, expect, generated, press, skip_fine, summary, upload
+from space.studio import (
+    Page,
+    chords,
+    count_presses,
+    expect,
+    generated,
+    in_both_windows,
+    press,
+    presses,
+    push,
+    skip_fine,
+    summary,
+    upload,
+)
 from space.test_timeline import evaluated, saved
 
 SHOWS_OTHER_CHORDS = """(before) => {
@@ -21,7 +34,7 @@ def choose_key(page: Page, name: str) -> None:
 
 
 def tempo_menu(page: Page) -> None:
-    page.locator("#timeline .tempo").click()
+    push(page.locator("#timeline .tempo"))
 
 
 def beats_of(sheet: LeadSheet) -> np.ndarray:
@@ -35,15 +48,18 @@ def set_chord(page: Page, bar: str, chord: str) -> None:
     press(page, "Set")
 
 
-def test_chords_that_nobody_has_set_follow_the_key_and_set_ones_stay(ready: Page) -> None:
-    set_chord(ready, "Bar 2", "F#dim")
+@in_both_windows
+def test_one_press_changes_the_key_and_the_chords_that_nobody_has_set(ready: Page) -> None:
     before = saved(ready)
+    set_chord(ready, "Bar 2", "F#dim")
+    (second,) = [span for span in saved(ready).chords if span[2] == "F#dim"]
     shown = chords(ready)
-    choose_key(ready, "E♭ major")
+    count_presses(ready)
+    choose_key(ready, "G major")
+    assert presses(ready) == 1
     ready.wait_for_function(SHOWS_OTHER_CHORDS, arg=shown)
     after = saved(ready)
-    (second,) = [span for span in before.chords if span[2] == "F#dim"]
-    assert after.key == "Eb:maj"
+    assert after.key == "G:maj"
     assert after.beats == before.beats
     assert second in after.chords
     assert "chords" not in after.estimated
@@ -65,10 +81,13 @@ def test_a_set_chord_that_is_undone_follows_the_key_again_after_a_band(ready: Pa
     assert saved(ready).key == "F:maj"
 
 
-def test_half_a_beat_later_and_back_takes_two_clicks_each_and_moves_the_chords(ready: Page) -> None:
+@in_both_windows
+def test_half_a_beat_later_takes_two_presses_and_moves_the_chords(ready: Page) -> None:
     before = saved(ready)
+    count_presses(ready)
     tempo_menu(ready)
     press(ready, "½ beat later")
+    assert presses(ready) == 2
     later = saved(ready)
     half = np.diff(beats_of(before)).mean() / 2
     first = np.searchsorted(beats_of(later), beats_of(before)[0])
@@ -80,12 +99,28 @@ def test_half_a_beat_later_and_back_takes_two_clicks_each_and_moves_the_chords(r
     np.testing.assert_allclose(again.downbeats[:3], before.downbeats[:3], atol=0.01)
 
 
-def test_a_typed_tempo_gives_beats_where_the_voice_has_them(ready: Page) -> None:
+@in_both_windows
+def test_half_tempo_takes_two_presses(ready: Page) -> None:
+    before = saved(ready)
+    count_presses(ready)
+    tempo_menu(ready)
+    press(ready, "Half tempo")
+    assert presses(ready) == 2
+    expect(summary(ready)).to_contain_text("48 beats per minute (given)")
+    np.testing.assert_allclose(np.diff(beats_of(saved(ready))), 2 * np.diff(beats_of(before)).mean(), atol=0.05)
+
+
+@in_both_windows
+def test_a_tempo_takes_two_presses_and_has_beats_where_the_voice_does(ready: Page) -> None:
     tempo_menu(ready)
     press(ready, "Double tempo")
-    field = ready.get_by_label("Tempo in beats a minute")
-    field.fill("96")
-    field.press("Enter")
+    tempo_menu(ready)
+    count_presses(ready)
+    tempo_menu(ready)
+    push(ready.get_by_label("Tempo in beats a minute"))
+    ready.keyboard.type("96")
+    ready.keyboard.press("Enter")
+    assert presses(ready) == 2
     expect(summary(ready)).to_contain_text("96 beats per minute (given)")
     beats = beats_of(saved(ready))
     # recorded to a 96 BPM click from 0.2 s on

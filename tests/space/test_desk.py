@@ -58,9 +58,9 @@ AXIS = """async (folder) => {
 PLACED = """async ([channels, pan]) => {
     const ctx = new OfflineAudioContext(2, 128, 48000), buffer = ctx.createBuffer(channels.length, 128, 48000);
     channels.forEach((level, side) => buffer.getChannelData(side).fill(level));
-    const sounds = { band: [{ buffer, at: 0, outline: { channels: channels.length } }] };
-    Object.assign(desk.mixer, { sounds, channels: { band: { db: 0, pan } } });
-    desk.mixer.start(ctx.destination, 0, 0);
+    const sounds = { voice: [{ path: '/tone_voice.wav', at: 0, outline: { channels: channels.length, seconds: 1 } }] };
+    Object.assign(desk.mixer, { sounds, channels: { voice: { db: 0, pan } }, sung: buffer });
+    desk.mixer.start(Object.assign(ctx.destination, { sources: new Set() }), 0, 0);
     return ctx.startRendering().then((heard) => [0, 1].map((side) => heard.getChannelData(side)[64]));
 }"""
 

@@ -3,7 +3,10 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -14,10 +17,9 @@ from hafm_hf.audio import read_audio
 from opus_pieces import RATE as RATE_48
 from space import studio
 from space.serving import Space
-from space.studio import Browser, Page, expect
+from space.studio import DESKTOP, WINDOWS, Browser, Page, expect, in_both_windows
 from space.test_desk import RATE, STATIC
 from space.test_pieces import STEMS, stereo_stem
-from space.test_touch import PHONE
 from vocals import EXAMPLE, file_bytes, glide
 
 # Mbit/s and ms of a connection at home, and of one on the road
@@ -90,7 +92,9 @@ COUNT = """() => {
 LINKS = {"none": None, "20 Mbit/s": (20.0, 150), "6 Mbit/s": (6.0, 150), "1.6 Mbit/s": (1.6, 300)}
 # seconds that playback may wait after it has begun
 MOST_SILENCE = {"none": 0.0, "20 Mbit/s": 0.0, "6 Mbit/s": 0.0, "1.6 Mbit/s": 5.0}
-WINDOWS = {"1440 x 900": {"viewport": {"width": 1440, "height": 900}}, "390 x 844": PHONE}
+# without a limit in both windows; what a connection must wait does not depend on the window
+SEEN = {f"none, {size}": ("none", window) for size, window in WINDOWS.items()}
+SEEN |= {link: (link, DESKTOP) for link, limits in LINKS.items() if limits}
 
 
 def limit(page: Page, speed: float, latency: int) -> None:
@@ -130,17 +134,18 @@ def silence(page: Page) -> tuple[float, float]:
     return notes[begin][1] / 1000, silent / 1000
 
 
-@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize(("link", "options"), SEEN.values(), ids=SEEN)
 def test_once_begun_a_band_is_silent_for_no_longer_than_the_connection_must(
     page: Page, space: Space, link: str
 ) -> None:
     studio.upload(page, EXAMPLE)
     expect(studio.summary(page)).to_contain_text("chords (estimated)")
+    pieces, _ = band_of(space, 12.0, 0.7)
     page.evaluate(DESK, STATIC)
     if limits := LINKS[link]:
         limit(page, *limits)
     page.evaluate(NOTE)
-    page.evaluate(STREAM, [band_of(space, 12.0, 0.7)[0], 450])
+    page.evaluate(STREAM, [pieces, 450])
     page.wait_for_function("notes.at(-1)?.[0] === 'stops' && notes.length > 2")
     assert "waits" in [state for state, *_ in page.evaluate("notes")]
     first, silent = silence(page)
@@ -148,7 +153,7 @@ def test_once_begun_a_band_is_silent_for_no_longer_than_the_connection_must(
     assert silent <= MOST_SILENCE[link]
 
 
-@pytest.mark.parametrize("options", WINDOWS.values(), ids=WINDOWS)
+@in_both_windows
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.fault("bands played over a network", cut=0, full=10)
 def test_a_band_plays_from_the_button_to_the_end(
@@ -184,32 +189,100 @@ def test_a_band_plays_from_the_button_to_the_end(
     tally.measured = f"{link}: first sound {max(firsts):.1f} s, silent {max(silences):.1f} s at most"
 
 
-def test_four_minutes_are_at_most_20_megabytes_and_250_in_memory(page: Page, space: Space) -> None:
-    studio.upload(page, EXAMPLE)
-    expect(studio.summary(page)).to_contain_text("chords (estimated)")
-    page.evaluate(DESK, STATIC)
-    page.evaluate(COUNT)
-    ten, folder = band_of(space, 10.0, 5.0)
-    # the same ten seconds again and again, as files of their own
-    pieces = []
-    for start in range(0, 240, 10):
+def received(page: Page) -> list[float]:
+    """The bytes of each file that the page receives from here on, with their headers."""
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    sizes: list[float] = []
+    session.on("Network.loadingFinished", lambda about: sizes.append(about["encodedDataLength"]))
+    return sizes
+
+
+def repeated(pieces: list[dict], folder: Path, seconds: int, whole: int) -> list[dict]:
+    """Pieces of so many seconds again and again, as files of their own, up to the whole."""
+    made = []
+    for start in range(0, whole, seconds):
         copy = shutil.copytree(folder, folder.with_name(f"{folder.name}_{start}"))
-        for piece in ten:
+        for piece in pieces:
             files = {name: str(copy / Path(path).name) for name, path in piece["files"].items()}
-            pieces.append({"start": piece["start"] + start, "stop": piece["stop"] + start, "files": files})
-    assert sum(Path(path).stat().st_size for piece in pieces for path in piece["files"].values()) < 20e6
-    page.evaluate(STREAM, [pieces, 20])
-    page.wait_for_function("desk.playing && desk.mixer.reach >= 240")
-    for second in (60, 200, 120):
-        page.evaluate("second => desk.seek(second)", second)
-        page.wait_for_function("second => desk.playing && desk.position > second + 1", arg=second)
+            made.append({"start": piece["start"] + start, "stop": piece["stop"] + start, "files": files})
+    return made
+
+
+def collect_garbage(page: Page) -> None:
     session = page.context.new_cdp_session(page)
     for _ in range(3):
         session.send("HeapProfiler.collectGarbage")
         page.wait_for_timeout(100)
+
+
+def memory(pid: int) -> float:
+    """The bytes that a process has in memory: of what it shares, its part (Pss); 0 once it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+@contextmanager
+def growth(browser: Browser) -> Iterator[list[float]]:
+    """By how many bytes the process of a page grows during the block, every 0.1 s: of the browser's, it grows most."""
+    processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    before = {each["id"]: memory(each["id"]) for each in processes if each["type"] == "renderer"}
+    grown: list[float] = []
+    ended = Event()
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            grown.append(max(memory(pid) - size for pid, size in before.items()))
+
+    thread = Thread(target=watch)
+    thread.start()
+    try:
+        yield grown
+    finally:
+        ended.set()
+        thread.join()
+
+
+@in_both_windows
+def test_twelve_seconds_are_at_most_a_megabyte(page: Page, space: Space) -> None:
+    studio.upload(page, EXAMPLE)
+    expect(studio.summary(page)).to_contain_text("chords (estimated)")
+    page.evaluate(DESK, STATIC)
+    sizes = received(page)
+    page.evaluate(STREAM, [band_of(space, 12.0, 0.7)[0], 20])
+    page.wait_for_function("desk.mixer.run && desk.mixer.reach > 11.9")
+    print(f"{sum(sizes) / 1e6:.2f} MB")
+    assert len(sizes) >= 4 * 12
+    assert sum(sizes) <= 1e6
+
+
+@in_both_windows
+def test_four_minutes_are_at_most_20_megabytes_and_250_in_memory(browser: Browser, page: Page, space: Space) -> None:
+    studio.upload(page, EXAMPLE)
+    expect(studio.summary(page)).to_contain_text("chords (estimated)")
+    page.evaluate(DESK, STATIC)
+    page.evaluate(COUNT)
+    sizes = received(page)
+    pieces = repeated(*band_of(space, 10.0, 5.0), 10, 240)
+    collect_garbage(page)
+    with growth(browser) as grown:
+        page.evaluate(STREAM, [pieces, 20])
+        page.wait_for_function("desk.playing && desk.mixer.run && desk.mixer.reach >= 240")
+        for second in (60, 200, 120, 20, 90, 160, 230):
+            page.evaluate("second => desk.seek(second)", second)
+            page.wait_for_function("second => desk.playing && desk.position > second + 1", arg=second)
+        collect_garbage(page)
+        page.wait_for_timeout(300)
     held = page.evaluate("held()")
-    print(f"{held / 1e6:.0f} MB of decoded sound")
-    assert held < 250e6
+    print(f"{sum(sizes) / 1e6:.1f} MB received; {held / 1e6:.0f} MB of decoded sound")
+    print(f"the page's process has grown by {max(grown) / 1e6:.0f} MB at most, by {grown[-1] / 1e6:.0f} MB in the end")
+    assert len(sizes) >= 4 * len(pieces)
+    assert sum(sizes) <= 20e6
+    assert held <= 250e6
+    assert max(grown) <= 250e6
 
 
 @pytest.mark.parametrize("connection", CONNECTIONS)

@@ -15,7 +15,7 @@ from hafm_hf import audio
 from hafm_hf.accompaniment.options import MEDIAN_BALANCE
 from space import studio
 from space.serving import MAX_SECONDS, PATIENCE_SECONDS, QUEUE_SIZE, Space
-from space.studio import PHONE, Browser, Page, expect
+from space.studio import SMALLEST, Browser, Page, expect
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
 
@@ -261,7 +261,7 @@ def test_recording_survives_closing_its_panel_playback_and_a_failed_upload(page:
     expect(page.locator("#recorder .wrong")).to_contain_text("The take is among your downloads")
 
 
-@pytest.mark.parametrize("options", [{"viewport": PHONE, "color_scheme": "dark"}], ids=["dark"])
+@pytest.mark.parametrize("options", [{"viewport": SMALLEST, "color_scheme": "dark"}], ids=["dark"])
 def test_a_phone_does_not_scroll_sideways_and_the_keyboard_is_enough(page: Page, voices: Path, axe: Path) -> None:
     body = expect(page.locator("body"))
     body.to_contain_class("dark")
@@ -276,5 +276,5 @@ def test_a_phone_does_not_scroll_sideways_and_the_keyboard_is_enough(page: Page,
     for dark in (True, False):
         page.emulate_media(color_scheme="dark" if dark else "light")
         (body.to_contain_class if dark else body.not_to_contain_class)("dark")
-        page.wait_for_function(fits, arg=PHONE["width"])
+        page.wait_for_function(fits, arg=SMALLEST["width"])
         assert studio.findings(page, axe) == []

@@ -18,7 +18,7 @@ from hafm_hf.audio.librosa_loading import load_librosa
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
 from hafm_hf.tokenizers.pitch_contour import FRAME_RATE
 from space.serving import Space, chromium
-from space.studio import PHONE, Browser, announced, expect, keep_screenshot, open_page, sounds_in, summary, tab_to
+from space.studio import SMALLEST, Browser, announced, expect, keep_screenshot, open_page, sounds_in, summary, tab_to
 from vocals import EXAMPLE
 
 pytest.importorskip("gradio_client", reason="needs the extra `space`")
@@ -108,7 +108,7 @@ def test_beside_what_the_recorder_says_the_toolbar_keeps_one_line(singer: Browse
 
 
 def test_a_take_recorded_to_the_click_by_keyboard_gets_drums_on_its_beats(singer: Browser, space: Space) -> None:
-    page = open_page(singer, space, "/?seed=1", viewport=PHONE, color_scheme="dark")
+    page = open_page(singer, space, "/?seed=1", viewport=SMALLEST, color_scheme="dark")
     status, press = page.locator("#recorder .status"), page.keyboard.press
     tab_to(page, "Record to a click", "Enter")
     tab_to(page, "Tempo")
@@ -134,7 +134,7 @@ def test_a_take_recorded_to_the_click_by_keyboard_gets_drums_on_its_beats(singer
         with page.expect_download() as download:
             press("Enter")
         files[name] = download.value.path()
-    page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=PHONE["width"])
+    page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=SMALLEST["width"])
     keep_screenshot(page, "song of a take to the click")
     sheet = LeadSheet.given(json.loads(files["Save lead sheet"].read_text()))
     assert sheet.beats is not None

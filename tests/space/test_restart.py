@@ -30,23 +30,23 @@ class Restarted:
     band: np.ndarray
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=studio.WINDOWS.values(), ids=studio.WINDOWS)
 def restarted(
-    browser: Browser, bundled_model: object, tmp_path_factory: pytest.TempPathFactory
+    browser: Browser, bundled_model: object, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Restarted]:
     with served("hafm-tiny (bundled)", tmp_path_factory.mktemp("restarted")) as space:
-        page = studio.open_page(browser, space)
+        page = studio.open_page(browser, space, **request.param)
         studio.upload(page, EXAMPLE)
         expect(studio.summary(page)).to_contain_text("chords (estimated)")
-        page.locator("#timeline .chords button").nth(1).click()
+        studio.push(page.locator("#timeline .chords button").nth(1))
         page.get_by_label("Chord", exact=True).fill("Gm7")
         page.keyboard.press("Enter")
         studio.skip_fine(page, 5)
         studio.generated(page)
-        page.get_by_role("button", name="Name Take 1").click()
+        studio.push(page.get_by_role("button", name="Name Take 1"))
         page.keyboard.type("Mine")
         page.keyboard.press("Enter")
-        page.get_by_role("button", name="Keep Mine").click()
+        studio.push(page.get_by_role("button", name="Keep Mine"))
         chords = studio.chords(page)
         band, _ = audio.read_audio(studio.downloaded(page, "Download band"), mono=False)
         page.evaluate(DESK, STATIC)
@@ -97,7 +97,9 @@ def test_a_take_of_before_a_restart_is_downloaded_as_it_was(restarted: Restarted
 
 def test_an_interrupted_band_goes_on_with_one_click(restarted: Restarted) -> None:
     page = restarted.page
+    studio.count_presses(page)
     studio.generate(page)
+    assert studio.presses(page) == 1
     expect(studio.announced(page)).to_contain_text(f"seed {restarted.seed} gives the same music again")
     expect(page.locator("#mixer .takes")).to_contain_text(f"seed {restarted.seed}")
 

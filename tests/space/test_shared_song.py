@@ -14,7 +14,7 @@ import takes
 from hafm_hf import audio
 from space import studio
 from space.serving import Space
-from space.studio import Browser, Page, expect
+from space.studio import Browser, Page, expect, in_both_windows
 from vocals import EXAMPLE
 
 RATE = 44_100
@@ -70,9 +70,9 @@ def shared(job: takes.Job, channels: dict[str, object] | None = None) -> Path:
 
 
 @pytest.fixture
-def offline(browser: Browser) -> Iterator[Page]:
+def offline(browser: Browser, options: dict) -> Iterator[Page]:
     """A window without a network, which fails if anything but the file is asked for."""
-    context = browser.new_context(offline=True)
+    context = browser.new_context(offline=True, **options)
     page = context.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -87,8 +87,9 @@ def opened(page: Page, path: Path) -> None:
     expect(page.get_by_role("button", name="Play")).to_be_enabled()
 
 
+@in_both_windows
 def test_share_saves_a_file_that_plays_from_disk_without_a_network(page: Page, offline: Page) -> None:
-    page.get_by_role("button", name="Vocal", exact=True).click()
+    studio.push(page.get_by_role("button", name="Vocal", exact=True))
     expect(page.locator("#mixer .takes")).to_contain_text("folk · seed 1")
     expect(studio.summary(page)).to_contain_text("chords (given)")
     path = studio.downloaded(page, "Share")
@@ -98,7 +99,7 @@ def test_share_saves_a_file_that_plays_from_disk_without_a_network(page: Page, o
     expect(offline.locator(".about")).to_have_text("F major · 96 beats a minute · 4/4")
     shown = studio.chords(page)
     expect(offline.locator("#bars .chords span").first).to_have_text(shown[0])
-    offline.get_by_role("button", name="Play").click()
+    studio.push(offline.get_by_role("button", name="Play"))
     expect(offline.locator("#clock")).to_have_text(re.compile("0:01 /"))
     assert offline.evaluate("ctx.currentTime") > 1
     assert offline.evaluate(LEVEL, "voice") > 0.005

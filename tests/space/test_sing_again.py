@@ -10,7 +10,7 @@ import pytest
 from hafm_hf import audio
 from space import studio
 from space.serving import Space
-from space.studio import Browser, Page, expect
+from space.studio import Browser, Page, expect, in_both_windows
 from vocals import EXAMPLE
 
 LATENCY_MS = 187
@@ -41,9 +41,9 @@ DIRECT = "AudioContext.prototype.createMediaStreamSource = function () { return 
 
 
 @pytest.fixture(params=[""])
-def loop(browser: Browser, space: Space, request: pytest.FixtureRequest) -> Iterator[Page]:
+def loop(browser: Browser, space: Space, options: dict, request: pytest.FixtureRequest) -> Iterator[Page]:
     """The page, whose microphone hears what it plays; another script may be added."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context = browser.new_context(**options)
     context.add_init_script(LOOPBACK.replace("LATENCY", str(LATENCY_MS / 1000)) + request.param)
     context.set_default_timeout(60_000)
     page = context.new_page()
@@ -55,12 +55,13 @@ def loop(browser: Browser, space: Space, request: pytest.FixtureRequest) -> Iter
 
 def measured(page: Page) -> float:
     """The latency that the page measures, in milliseconds."""
-    page.locator("#recorder summary").click()
-    page.get_by_role("button", name="Measure", exact=True).click()
+    studio.push(page.locator("#recorder summary"))
+    studio.push(page.get_by_role("button", name="Measure", exact=True))
     expect(page.locator("#recorder .status")).to_have_text(re.compile(r"The latency is \d+ ms"))
     return float(page.get_by_label("Latency, ms").input_value())
 
 
+@in_both_windows
 @pytest.mark.parametrize("loop", [DIRECT], indirect=True)
 def test_the_latency_is_measured_within_five_milliseconds(loop: Page) -> None:
     latency = measured(loop)
@@ -78,7 +79,7 @@ def test_clicks_that_are_not_heard_are_no_latency(page: Page) -> None:
 
 def example(page: Page) -> None:
     """Opens the first example, which has a band."""
-    page.get_by_role("button", name="Vocal", exact=True).click()
+    studio.push(page.get_by_role("button", name="Vocal", exact=True))
     expect(page.locator("#mixer .takes")).to_contain_text("folk · seed 1")
     expect(studio.summary(page)).to_contain_text("chords (given)")
 
@@ -86,13 +87,13 @@ def example(page: Page) -> None:
 def sing(page: Page, bar: int, until: str) -> None:
     """Sings again from a bar on, up to another place, and waits until both voices can be heard."""
     if not page.get_by_label("From bar").is_visible():
-        page.locator("#recorder summary").click()
+        studio.push(page.locator("#recorder summary"))
     page.get_by_label("From bar").fill(str(bar))
-    page.get_by_role("button", name="Sing to the band").click()
+    studio.push(page.get_by_role("button", name="Sing to the band"))
     expect(page.locator("#recorder .status")).to_have_text(re.compile("Count-in: [34]"))
     studio.keep_screenshot(page, "singing again")
     expect(page.locator("#recorder .status")).to_have_text(re.compile(f"Recording: {until}"))
-    page.get_by_role("button", name="■ Stop", exact=True).click()
+    studio.push(page.get_by_role("button", name="■ Stop", exact=True))
     expect(page.get_by_role("button", name="Hear the new")).to_be_visible()
 
 
@@ -102,6 +103,7 @@ def bar_starts(page: Page) -> list[float]:
     )
 
 
+@in_both_windows
 def test_a_voice_is_sung_again_from_bar_3_in_time_and_all_else_stays(loop: Page) -> None:
     example(loop)
     measured(loop)
@@ -110,7 +112,7 @@ def test_a_voice_is_sung_again_from_bar_3_in_time_and_all_else_stays(loop: Page)
     about = studio.summary(loop).inner_text()
     sing(loop, 3, "bar 4, beat 4")
     studio.keep_screenshot(loop, "old or new voice")
-    loop.get_by_role("button", name="Keep this one").click()
+    studio.push(loop.get_by_role("button", name="Keep this one"))
     expect(loop.get_by_role("button", name="Previous voice")).to_be_visible()
     expect(loop.locator("#mixer .takes").get_by_role("radio")).to_have_count(1)
     assert studio.chords(loop) == shown

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from space import studio
-from space.studio import Locator, Page, expect, summary
+from space.studio import PHONE, Locator, Page, expect, summary
 from vocals import EXAMPLE
 
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 TABLET = {"viewport": {"width": 1180, "height": 820}, "has_touch": True, "is_mobile": True}
 on_phone = pytest.mark.parametrize("options", [PHONE], ids=["390 x 844"])
 on_tablet = pytest.mark.parametrize("options", [TABLET], ids=["1180 x 820"])
@@ -29,7 +28,6 @@ def tap(page: Page, box: Any) -> None:
 
 
 def beats_menu(page: Page) -> None:
-    page.get_by_role("button", name="Tempo, key and more").tap()
     page.locator("#timeline .tempo").tap()
 
 

@@ -10,7 +10,9 @@ import listening
 import songs
 import voice_check
 from hafm_hf import LeadSheet, audio
-from space.studio import Page, expect, upload
+from space.studio import Page, expect, in_both_windows, upload
+from space.test_desk import STATIC
+from space.test_network import DESK
 from vocals import EXAMPLE, glide
 
 RATE = 44_100
@@ -56,9 +58,12 @@ def test_nothing_is_said_of_an_example() -> None:
     assert sentences(*audio.read_audio(EXAMPLE)) == []
 
 
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.1, 6 * RATE).astype(np.float32)
+
+
 def test_noise_is_no_singing() -> None:
-    noise = np.random.default_rng(0).normal(0, 0.1, 6 * RATE).astype(np.float32)
-    assert sentences(noise, RATE) == [voice_check.NO_SINGING]
+    assert sentences(noise(), RATE) == [voice_check.NO_SINGING]
 
 
 def test_speech_is_not_singing() -> None:
@@ -76,9 +81,14 @@ def test_silence_is_refused_with_a_sentence(tmp_path: Path) -> None:
         songs.read_recording(str(path), None)
 
 
+def quieter(voice: np.ndarray) -> np.ndarray:
+    """A voice at −42 dBFS."""
+    return voice * np.float32(audio.decibels_to_gain(-42 - audio.rms_dbfs(voice)))
+
+
 def test_a_quiet_voice_is_raised_and_listened_to_like_a_louder_one(bundled_model: Path, tmp_path: Path) -> None:
     voice, rate = audio.read_audio(EXAMPLE)
-    quiet = voice * np.float32(audio.decibels_to_gain(-42 - audio.rms_dbfs(voice)))
+    quiet = quieter(voice)
     # in 24 bits, as a recorder writes it
     path = audio.write_audio(tmp_path / "quiet.flac", quiet, rate)
     heard = listening.listen(str(path), "hafm-tiny", None, LeadSheet())
@@ -91,8 +101,39 @@ def test_a_quiet_voice_is_raised_and_listened_to_like_a_louder_one(bundled_model
     assert audio.rms_dbfs(songs.read_vocal(str(path), None)[0]) > -28
 
 
-def test_the_page_says_it_above_the_summary(page: Page) -> None:
-    upload(page, EXAMPLE.with_name("vocal_accompanied.ogg"))
-    expect(page.locator("#timeline .remark")).to_have_text(voice_check.MIX)
+@in_both_windows
+def test_the_page_says_one_sentence_which_is_in_view(page: Page, tmp_path: Path) -> None:
+    remark = page.locator("#timeline .remark")
+    voice, rate = audio.read_audio(EXAMPLE)
+    mix, mix_rate = audio.read_audio(EXAMPLE.with_name("vocal_accompanied.ogg"))
+    recordings = {
+        "noise": (noise(), RATE, voice_check.NO_SINGING),
+        "speech": (spoken(), RATE, voice_check.SPEECH),
+        "mix": (mix, mix_rate, voice_check.MIX),
+        "clipped": (np.clip(6 * voice, -1, 1), rate, voice_check.CLIPPED),
+        "quiet": (quieter(voice), rate, "very quiet"),
+    }
+    for name, (sound, its_rate, sentence) in recordings.items():
+        upload(page, audio.write_audio(tmp_path / f"{name}.flac", sound, its_rate))
+        expect(remark).to_contain_text(sentence)
+        expect(remark.locator("br")).to_have_count(0)
+        expect(remark).to_be_in_viewport(ratio=1)
     upload(page, EXAMPLE)
-    expect(page.locator("#timeline .remark")).to_have_text("")
+    expect(remark).to_have_text("")
+    upload(page, audio.write_audio(tmp_path / "silent.wav", 0 * voice, rate))
+    refused = page.get_by_role("alert").filter(has_text="is silent; check the microphone")
+    expect(refused).to_be_in_viewport(ratio=1)
+
+
+@in_both_windows
+def test_the_page_says_nothing_of_seven_real_singers(page: Page, shared_data: Path, tmp_path: Path) -> None:
+    voices = [shared_data / "real" / f"{name}.wav" for name in SINGERS]
+    for name in KARAOKE:
+        clip, rate = audio.read_audio(shared_data / "mir1k_dev" / f"{name}.flac", mono=False)
+        voices.append(audio.write_audio(tmp_path / f"{name}.wav", clip[:, 1], rate))
+    page.evaluate(DESK, STATIC)
+    for path in voices:
+        upload(page, path)
+        # the analysis of this one, not of the one before
+        page.wait_for_function("name => desk.vocal?.includes(name)", arg=path.stem)
+        expect(page.locator("#timeline .remark")).to_have_text("")
