@@ -30,7 +30,7 @@ class Restarted:
     band: np.ndarray
 
 
-@pytest.fixture(scope="module", params=studio.WINDOWS.values(), ids=studio.WINDOWS)
+@pytest.fixture(scope="module", params=list(studio.WINDOWS.values()), ids=list(studio.WINDOWS))
 def restarted(
     browser: Browser, bundled_model: object, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Restarted]:
