@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import soxr
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel, Spectrum
@@ -30,8 +29,6 @@ from .steps import in_half
 
 LEVEL_BANDS = 32
 LEVEL_SECONDS = 1024 / 24_000
-# frames over which the level loss takes the mean power, a quarter of a window apart: a tenth of a second in all
-LEVEL_FRAMES = 8
 # entries of a trainer's state that have no state_dict of their own
 PLAIN = ("step", "quantized", "counts", "sums")
 # steps that training never reaches, whose batches are drawn before it and after it
@@ -92,9 +89,7 @@ class SpectralTrainingArguments:
 def level_distance(
     target: torch.Tensor, output: torch.Tensor, sampling_rate: int, size: int = 1024, side_weight: float = 1.0
 ) -> torch.Tensor:
-    """Mean distance of mel band levels over pieces of a tenth of a second, in nepers.
-
-    Levels of whole crops may be right while attacks are too soft and what lies between them is too loud.
+    """Mean distance of mel band levels over whole crops, in nepers.
 
     Of stereo, it is the mean over mid, side (times `side_weight`), left and right: what the codes don't say about the
     side is best left to noise at the right level, and a waveform error would rather have silence.
@@ -109,10 +104,10 @@ def level_distance(
     """
     true = band_powers(target, sampling_rate, size)
     decoded = band_powers(output, sampling_rate, size)
-    # bands 50 dB below the loudest one of the crop hardly count
-    floor = 1e-5 * true.amax(dim=(1, 2), keepdim=True) + 1e-8
+    # bands 50 dB below the loudest one hardly count
+    floor = 1e-5 * true.amax(dim=1, keepdim=True) + 1e-8
     # 0.5: the logarithm of a power is twice that of a magnitude
-    distances = 0.5 * ((true + floor).log() - (decoded + floor).log()).abs().mean(dim=(1, 2))
+    distances = 0.5 * ((true + floor).log() - (decoded + floor).log()).abs().mean(dim=1)
     if target.shape[1] == 1:
         return distances.mean()
     # mid, side, left, right
@@ -121,14 +116,12 @@ def level_distance(
 
 
 def band_powers(audio: torch.Tensor, sampling_rate: int, size: int = 1024) -> torch.Tensor:
-    """Power of `LEVEL_BANDS` mel bands in pieces of LEVEL_FRAMES frames: float [B, 1, N] → [B, bands, pieces].
+    """Power of `LEVEL_BANDS` mel bands over whole crops: float [B, 1, N] → [B, bands].
 
-    Of stereo [B, 2, N], those of mid, side, left and right: [4 · B, bands, pieces]. `size` is the window in samples.
+    Of stereo [B, 2, N], those of mid, side, left and right: [4 · B, bands]. `size` is the window in samples.
     """
-    filters = torch.from_numpy(mel_filters(size, sampling_rate, LEVEL_BANDS, 0.0)).to(audio)  # [F, bands]
-    powers = view_spectra(audio, size).abs().square()  # [B, F, T]
-    pieces = F.avg_pool1d(powers, LEVEL_FRAMES)
-    return (pieces.transpose(1, 2) @ filters).transpose(1, 2)
+    filters = torch.from_numpy(mel_filters(size, sampling_rate, LEVEL_BANDS, 0.0)).to(audio)
+    return view_spectra(audio, size).abs().square().mean(-1) @ filters
 
 
 def mid_and_side(audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

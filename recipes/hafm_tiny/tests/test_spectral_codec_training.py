@@ -110,14 +110,10 @@ def test_the_pool_takes_only_finished_songs(tmp_path: Path) -> None:
         SongPool(tmp_path, "validation", RATE).require(1.0)
 
 
-def test_levels_are_compared_in_pieces_of_a_tenth_of_a_second() -> None:
-    sound = torch.randn(2, 1, 24_000, generator=torch.Generator().manual_seed(0))
+def test_levels_are_measured_over_whole_crops() -> None:
+    sound = torch.randn(2, 1, 9_000, generator=torch.Generator().manual_seed(0))
+    assert float(level_distance(sound, sound.flip(-1), RATE)) < 0.02
     assert float(level_distance(sound, 2 * sound, RATE)) == pytest.approx(np.log(2), rel=1e-3)
-    # other noise, as loud at all times
-    assert float(level_distance(sound, sound.flip(-1), RATE)) < 0.1
-    # as loud on average, but the pulses come at other times
-    pulses = sound * (torch.arange(24_000) % 4_000 < 2_000)
-    assert float(level_distance(pulses, pulses.roll(2_000, -1), RATE)) > 1.0
 
 
 def test_the_recipe_widens_a_codecs_output(tmp_path: Path) -> None:
