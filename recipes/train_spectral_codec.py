@@ -18,6 +18,7 @@ RUN/state.pt is saved every few minutes and at the end, and the same command res
 RUN/metrics.jsonl the log. One CPU core does about three steps per second, or one with discriminators.
 """
 
+import copy
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,7 +50,7 @@ class SpectralCodecArguments:
     decoder_width: int | None = None
     decoder_layers: int | None = None
     codebook_dim: int | None = None
-    phase_jitter: float = field(default=0.3, metadata={"help": "of the finished codec; training uses 0"})
+    phase_jitter: float = field(default=0.1, metadata={"help": "of the finished codec; training uses 0"})
     codec: str = field(default="", metadata={"help": "spectral codec to start from: a folder or hub id"})
     output_sampling_rate: int | None = field(default=None, metadata={"help": "Hz that the decoder shall play"})
     output_audio_channels: int | None = field(default=None, metadata={"help": "channels that it shall play"})
@@ -122,6 +123,8 @@ def main() -> None:
     model, arguments, run = parse_dataclasses((SpectralCodecArguments, SpectralTrainingArguments, SongRunArguments))
     torch.manual_seed(arguments.seed)
     initial = load_or_create(model)
+    # training changes the codec in place unless it is widened
+    before = copy.deepcopy(initial)
     codec = wider(initial, model).to(run.device).train()
     # only the finished codec has it
     codec.config.phase_jitter = 0.0
@@ -155,7 +158,7 @@ def main() -> None:
         return
     if stereo_rate:
         held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stereo_rate=stereo_rate)
-        figures = evaluate_in_stereo({"before": initial, "after": trainer.average}, held_out)
+        figures = evaluate_in_stereo({"before": before, "after": finished}, held_out)
         Path(run.out, "figures.json").write_text(json.dumps(figures, indent=2))
         return
     held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stems=True)
