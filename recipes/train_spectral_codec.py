@@ -50,7 +50,7 @@ class SpectralCodecArguments:
     decoder_width: int | None = None
     decoder_layers: int | None = None
     codebook_dim: int | None = None
-    phase_jitter: float = field(default=0.1, metadata={"help": "of the finished codec; training uses 0"})
+    phase_jitter: float = field(default=0.3, metadata={"help": "of the finished codec; training uses 0"})
     codec: str = field(default="", metadata={"help": "spectral codec to start from: a folder or hub id"})
     output_sampling_rate: int | None = field(default=None, metadata={"help": "Hz that the decoder shall play"})
     output_audio_channels: int | None = field(default=None, metadata={"help": "channels that it shall play"})
