@@ -186,7 +186,7 @@ export function drawWave(paint, { peaks, rate }, at, height, loudest, colour) {
     const stop = Math.min(Math.max(Math.floor((x + 1) * each), first + 1), peaks.length);
     let peak = 0;
     // without an array for each pixel: they would be tens of megabytes
-    for (let at = first; at < stop; at += 1) peak = Math.max(peak, peaks[at]);
+    for (let index = first; index < stop; index += 1) peak = Math.max(peak, peaks[index]);
     const half = Math.max(Math.min(peak / loudest, 1) * (height / 2 - 3), 0.5);
     paint.fillRect(left + x, height / 2 - half, 1, 2 * half);
   }

@@ -37,6 +37,16 @@ def tempo_menu(page: Page) -> None:
     push(page.locator("#timeline .tempo"))
 
 
+def correct_tempo(page: Page, name: str) -> tuple[LeadSheet, LeadSheet]:
+    """Presses a button of the tempo menu, which takes two presses in all; returns the sheets before and after it."""
+    before = saved(page)
+    count_presses(page)
+    tempo_menu(page)
+    press(page, name)
+    assert presses(page) == 2
+    return before, saved(page)
+
+
 def beats_of(sheet: LeadSheet) -> np.ndarray:
     assert sheet.beats is not None
     return np.array(sheet.beats)
@@ -83,12 +93,7 @@ def test_a_set_chord_that_is_undone_follows_the_key_again_after_a_band(ready: Pa
 
 @in_both_windows
 def test_half_a_beat_later_takes_two_presses_and_moves_the_chords(ready: Page) -> None:
-    before = saved(ready)
-    count_presses(ready)
-    tempo_menu(ready)
-    press(ready, "½ beat later")
-    assert presses(ready) == 2
-    later = saved(ready)
+    before, later = correct_tempo(ready, "½ beat later")
     half = np.diff(beats_of(before)).mean() / 2
     first = np.searchsorted(beats_of(later), beats_of(before)[0])
     np.testing.assert_allclose(beats_of(later)[first : first + 8], beats_of(before)[:8] + half, atol=0.01)
@@ -101,13 +106,9 @@ def test_half_a_beat_later_takes_two_presses_and_moves_the_chords(ready: Page) -
 
 @in_both_windows
 def test_half_tempo_takes_two_presses(ready: Page) -> None:
-    before = saved(ready)
-    count_presses(ready)
-    tempo_menu(ready)
-    press(ready, "Half tempo")
-    assert presses(ready) == 2
+    before, after = correct_tempo(ready, "Half tempo")
     expect(summary(ready)).to_contain_text("48 beats per minute (given)")
-    np.testing.assert_allclose(np.diff(beats_of(saved(ready))), 2 * np.diff(beats_of(before)).mean(), atol=0.05)
+    np.testing.assert_allclose(np.diff(beats_of(after)), 2 * np.diff(beats_of(before)).mean(), atol=0.05)
 
 
 @in_both_windows

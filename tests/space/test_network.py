@@ -230,6 +230,8 @@ def growth(browser: Browser) -> Iterator[list[float]]:
     """By how many bytes the process of a page grows during the block, every 0.1 s: of the browser's, it grows most."""
     processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
     before = {each["id"]: memory(each["id"]) for each in processes if each["type"] == "renderer"}
+    # 0 where it can't be read
+    assert max(before.values()) > 10e6
     grown: list[float] = []
     ended = Event()
 

@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,13 +129,24 @@ def test_the_recipe_widens_a_codecs_output(tmp_path: Path) -> None:
     flags = {"corpus": tmp_path / "songs", "out": tmp_path / "run", "codec": tmp_path / "codec", "steps": 2}
     flags |= {"output_sampling_rate": 44_100, "output_audio_channels": 2, "decoder_only": True, "start_batches": 1}
     flags |= {"batch_size": 1, "varied_rows": 1, "crop_frames": 20, "stft_sizes": "512", "level_weight": 0.3}
-    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-    run_program([RECIPES / "train_spectral_codec.py", *words], check=True)
+
+    def run(**more: object) -> dict[str, dict]:
+        """Runs the recipe; returns its figures."""
+        options: dict[str, Any] = flags | more
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        run_program([RECIPES / "train_spectral_codec.py", *words], check=True)
+        figures: dict[str, dict] = json.loads((options["out"] / "figures.json").read_text())
+        return figures
+
+    figures = run()
     codec = HAFMSpectralModel.from_pretrained(tmp_path / "run/codec")
     assert codec_fingerprint(codec) == codec_fingerprint(HAFMSpectralModel.from_pretrained(tmp_path / "codec"))
     assert (codec.config.output_format.sampling_rate, codec.config.output_format.channels) == (44_100, 2)
-    figures = json.loads((tmp_path / "run/figures.json").read_text())
     assert set(figures) == {"before", "after"}
+    # a codec that is wide already is trained in place, and its figures before are of before
+    again = run(codec=tmp_path / "run/codec", out=tmp_path / "again", learning_rate=0.1)
+    assert again["before"] == figures["after"]
+    assert again["after"] != again["before"]
 
 
 def test_the_recipe_trains_and_resumes_from_the_command_line(tmp_path: Path) -> None:
