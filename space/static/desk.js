@@ -6,6 +6,8 @@ import { context, endSource } from "./sound.js";
 const SOON = 0.06;
 const FADE = 0.012;
 const EARLY = 0.5;
+// less than this is not played (s)
+const LEAST = 0.05;
 const START = -Infinity; // a position before any song
 
 class Desk {
@@ -79,7 +81,7 @@ class Desk {
   /** Switches playback, at a time of the context, to the song from second `from`. */
   cut(wanted, time) {
     const from = Math.max(wanted, this.begin);
-    if (from >= this.until - 0.05 || !(this.playing || this.lasts(from))) { this.hold(from); return; }
+    if (from >= this.until - LEAST || !(this.playing || this.lasts(from))) { this.hold(from); return; }
     const [ctx, old] = [context(), this.out];
     clearTimeout(this.timer);
     this.out = Object.assign(new GainNode(ctx, { gain: 0 }), { sources: new Set() });
@@ -106,10 +108,10 @@ class Desk {
     else { this.stop(); this.seek(START); }
   }
 
-  /** Waits at a second for sounds that are still being generated or downloaded. */
+  /** Waits at a second, unless it is the last, for sounds that are still being generated, downloaded or decoded. */
   hold(second) {
     this.stop();
-    [this.began, this.waits] = [second, this.until < this.seconds];
+    [this.began, this.waits] = [second, second < this.seconds - LEAST];
     this.follow();
   }
 

@@ -9,6 +9,8 @@ const MOST_DECODED = 16e6;
 const MOST_FETCHED = 100e6;
 // decoding takes memory for each sound at once
 const MOST_AT_ONCE = 4;
+// between attempts to download a file (s)
+const LONGEST_PAUSE = 8;
 // of an outline, per second
 const PEAKS = 200;
 // 20 ms of silence in Opus: a browser that decodes it gets Opus, others get FLAC
@@ -47,12 +49,21 @@ function decodesOpus() {
   return opus;
 }
 
+/** A file of the server as a Blob; asked for until it is here, since connections fail, and come back. */
+async function download(path) {
+  for (let attempt = 0; ; attempt += 1) {
+    const reply = await fetch(fileAddress(path)).catch(() => null);
+    if (reply && !reply.ok && reply.status < 500 && reply.status !== 429) throw new Error("This sound has been removed from the server.");
+    const file = reply?.ok ? await reply.blob().catch(() => null) : null;
+    if (file) return file;
+    await new Promise((done) => setTimeout(done, 1000 * Math.min(0.5 * 2 ** attempt, LONGEST_PAUSE)));
+  }
+}
+
 /** A file as it travels, as a Blob. */
 async function fetched(path) {
   const readable = path.endsWith(".opus") && !(await decodesOpus()) ? unpacked(path) : path;
-  const reply = await fetch(fileAddress(readable));
-  if (!reply.ok) throw new Error("This sound has been removed from the server.");
-  const file = await reply.blob();
+  const file = await download(readable);
   keepSound(readable, file);
   return file;
 }

@@ -3,10 +3,12 @@
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +38,14 @@ DELAY = """(late) => {
     const wait = (address) => Object.entries(late).find(([name]) => String(address).includes(name))?.[1] ?? 0;
     window.fetch = (address, ...more) => new Promise((done) => setTimeout(done, wait(address)))
         .then(() => fetched(address, ...more));
+}"""
+# once the sounds reach a second, decoding them takes so many milliseconds
+DECODE_SLOWLY = """([second, late]) => {
+    const decode = desk.mixer.decode;
+    desk.mixer.decode = async function () {
+        if (this.reach >= second) await new Promise((done) => setTimeout(done, late));
+        return decode.call(this);
+    };
 }"""
 # a band of 6 s in three pieces, of which the second is announced a tenth of a second after the first and the third
 # half a second, and which is a finished take half a second later
@@ -326,6 +336,49 @@ def test_playback_waits_for_sounds_that_are_announced_but_not_downloaded(
     page.evaluate(WATCH)
     page.evaluate(GENERATE, ["/voice.wav", finished])
     page.wait_for_function("heard > 1")
+    page.wait_for_function("!desk.playing && !desk.waits")
+    assert page.evaluate("desk.seconds - heard") < 0.5
+
+
+@pytest.mark.parametrize("fails", ["no connection", "503", "429"])
+def test_a_download_that_fails_is_tried_again(page: Page, fails: str) -> None:
+    sound = file_bytes(glide(2, RATE), RATE)
+    tries: Counter[str] = Counter()
+
+    def answer(route: Any) -> None:
+        tries[route.request.url] += 1
+        if tries[route.request.url] > 2:
+            route.fulfill(body=sound, content_type="audio/wav")
+        elif fails == "no connection":
+            route.abort("connectionreset")
+        else:
+            route.fulfill(status=int(fails))
+
+    page.route("**/piece*.wav", answer)
+    page.route("**/voice.wav", lambda route: route.fulfill(body=file_bytes(glide(6, RATE)), content_type="audio/wav"))
+    studio.upload(page, EXAMPLE)
+    page.evaluate(DESK, STATIC)
+    page.evaluate("() => { desk.stop(); Object.assign(desk.sheet.value, { seconds: 6 }); }")
+    page.evaluate(WATCH)
+    page.evaluate(GENERATE, ["/voice.wav", False])
+    page.wait_for_function("heard > 3.5")
+    page.wait_for_function("!desk.playing && !desk.waits")
+    assert page.evaluate("desk.seconds - heard") < 0.5
+    assert len(tries) == 3
+    expect(page.locator("#mixer .wrong")).to_have_text("")
+
+
+def test_sounds_that_come_just_as_playback_runs_out_are_played(page: Page) -> None:
+    sound = file_bytes(glide(2, RATE), RATE)
+    page.route("**/piece*.wav", lambda route: route.fulfill(body=sound, content_type="audio/wav"))
+    page.route("**/voice.wav", lambda route: route.fulfill(body=file_bytes(glide(6, RATE)), content_type="audio/wav"))
+    studio.upload(page, EXAMPLE)
+    page.evaluate(DESK, STATIC)
+    page.evaluate("() => { desk.stop(); Object.assign(desk.sheet.value, { seconds: 6 }); }")
+    page.evaluate(DECODE_SLOWLY, [6, 6000])
+    page.evaluate(WATCH)
+    page.evaluate(GENERATE, ["/voice.wav", False])
+    page.wait_for_function("heard > 3.5")
     page.wait_for_function("!desk.playing && !desk.waits")
     assert page.evaluate("desk.seconds - heard") < 0.5
 
