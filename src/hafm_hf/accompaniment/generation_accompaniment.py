@@ -409,7 +409,7 @@ class HAFMAccompanimentGenerationMixin:
         decoded = {
             "audio": without_one_channel(audio),
             "vocal_semantic": encoded.tokens.cpu(),
-            "instrumental_semantic": chain.stream("instrumental_semantic", number)[0].cpu(),
+            "instrumental_semantic": chain.tokens_of("instrumental_semantic", number)[0].cpu(),
             "codes": codes.cpu(),
             "lead_sheets": encoded.lead_sheet,
         }

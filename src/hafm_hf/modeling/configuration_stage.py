@@ -281,7 +281,7 @@ class HAFMSemanticConfig(HAFMStageConfig):
 
 @strict
 class HAFMCoarseConfig(HAFMStageConfig):
-    """Stage 2, P(EnCodec codebooks 1–4 | vocal and instrumental semantic): 300 tokens a second from 2 × 50."""
+    """Stage 2, P(the codec's codebooks 1–4 | vocal and instrumental semantic): 300 tokens a second from 2 × 50."""
 
     model_type = "hafm_coarse"
     role: ClassVar[str] = "the coarse stage, which generates the codec's first codebooks from the semantic tokens"
@@ -296,7 +296,7 @@ class HAFMCoarseConfig(HAFMStageConfig):
 
 @strict
 class HAFMFineConfig(HAFMStageConfig):
-    """Stage 3, P(EnCodec codebooks 5–8 | codebooks 1–4): 300 tokens a second from 75 summed frames a second."""
+    """Stage 3, P(the codec's codebooks 5–8 | 1–4): 300 tokens a second from 75 summed frames a second."""
 
     model_type = "hafm_fine"
     role: ClassVar[str] = "the fine stage, which generates the codec's further codebooks from the first ones"
