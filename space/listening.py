@@ -77,7 +77,7 @@ def listen(
     # JSON has no NaN
     line = [None if np.isnan(note) else round(float(note), 2) for note in pitch[:: FRAME_RATE // LINE_RATE]]
     energies: tuple[str, ...] = ()
-    if "energy" in load_pipeline(model).model.encoder.lead_sheet_fields_read:
+    if "energy" in load_pipeline(model).model.encoder.lead_sheet_rows_read:
         energies = ENERGIES
     return {
         "vocal": vocal,
@@ -172,7 +172,7 @@ def doubts(
         logits = listener.tempo_of(heard.contour)
         # another one than `tempo`
         second_tempo = likeliest_tempo(listener.tempi, logits, tempo)
-        phase = tokenizer.track_beats(heard.phase_vectors, near=second_tempo)
+        phase = tokenizer.track_beats(heard.phase_vectors, near_tempo=second_tempo)
         other = with_bars_throughout(LeadSheet.from_estimates(phase, None, frame_rate), seconds)
         alternatives["others"] = other.beats or []
         if tempo_probability(listener.tempi, logits, tempo) < SURE_TEMPO:

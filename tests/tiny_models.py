@@ -11,7 +11,7 @@ import torch
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel, HubertConfig
 
 import hafm_hf
-from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES
+from hafm_hf.lead_sheet.lead_sheet import ROW_SIZES
 from hafm_hf.listening.encoder import HAFMEncoderOutput
 from vocals import glide
 
@@ -187,7 +187,7 @@ def tiny_band(pattern: str = "flat", plain: bool = False, **parts: Any) -> hafm_
         plain: without lead sheet streams and without a separator.
         parts: additional parts, or replacements of the semantic tokenizer and codec.
     """
-    known = {name: STREAM_SIZES[name] for name in ("chord", "energy", "style")}
+    known = {name: ROW_SIZES[name] for name in ("chord", "energy", "style")}
     stages: dict[str, Any] = {}
     for name, window in (("semantic", 0.48), ("coarse", 0.4), ("fine", 0.32)):
         how: dict[str, Any] = {} if name == "semantic" else {"codebook_pattern": pattern}

@@ -104,7 +104,7 @@ def test_songs_of_different_lengths_generate_the_same_batched_and_alone(
             assert torch.equal(alone.run([conditioning[row]])[0], together[row])
 
 
-# one batch of windows of 18 frames of 4 codebooks; under the delay pattern the last codebook ends 3 slots after the first
+# one batch of windows of 18 frames of 4 codebooks; under the delay pattern the last one ends 3 slots after the first
 @pytest.mark.parametrize(("pattern", "steps"), [("flat", 18 * 4), ("delay", 18 + 3)])
 def test_independent_windows_are_decoded_in_one_batch(pattern: str, steps: int) -> None:
     stage = windowed("fine", pattern)

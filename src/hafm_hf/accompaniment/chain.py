@@ -138,17 +138,17 @@ class StageChain:
         """The conditioning of a stage (by its name) that exists so far: int64 [K, T_c] for each song."""
         conditioning = []
         for number, encoded in enumerate(self.encoder_outputs):
-            streams = [self.tokens_of(stream, number) for stream in self.table[name].reads]
+            rows = [self.tokens_of(stream, number) for stream in self.table[name].reads]
             if name in encoded.lead_sheet_rows:
-                streams.append(encoded.lead_sheet_rows[name])
-            conditioning.append(_together(streams))
+                rows.append(encoded.lead_sheet_rows[name])
+            conditioning.append(_together(rows))
         return conditioning
 
 
-def _together(streams: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stacks streams (int64 [Q, T] each), cut to the shortest, along the first dimension: int64 [sum of Q, T]."""
-    length = min(stream.shape[1] for stream in streams)
-    return torch.cat([stream[:, :length] for stream in streams])
+def _together(tokens: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stacks tokens (int64 [Q, T] each), cut to the shortest, along the first dimension: int64 [sum of Q, T]."""
+    length = min(rows.shape[1] for rows in tokens)
+    return torch.cat([rows[:, :length] for rows in tokens])
 
 
 class ProgressReports:

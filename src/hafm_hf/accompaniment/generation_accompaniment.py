@@ -220,8 +220,8 @@ class HAFMAccompanimentGenerationMixin:
         one sample only, and without an instrumental to keep.
 
         Yields:
-            float32 [n] at the model's rate, [C, n] with several channels, on the CPU; with `stems=True` [S, n] or
-                [S, C, n] in the order of `stems`; they sum to the instrumental.
+            float32 [n] at the model's rate, [C, n] with several channels, on the CPU; with `stems=True` [stems, n]
+                or [stems, C, n] in the order of `stems`; they sum to the instrumental.
 
         Raises:
             ValueError: as for `generate`.
@@ -527,6 +527,6 @@ def check_supported(options: GenerationOptions, model: Any) -> None:
 
 
 def supported_fields(model: Any) -> set[str]:
-    """Names of the lead sheet's fields that the stages of a model read, and "stem" if it has a separator."""
-    fields = model.encoder.lead_sheet_fields_read
+    """What options can set in a model: names of the lead-sheet rows that its stages read, "stem" with a separator."""
+    fields = model.encoder.lead_sheet_rows_read
     return fields if model.separator is None else fields | {"stem"}

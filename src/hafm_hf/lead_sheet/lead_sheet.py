@@ -3,9 +3,9 @@
 
 By default, beats (by the tokenizer's rhythm network), chords (by the listener) and the key (from the chords) are
 estimated from the vocal, and a style that suits them is drawn; metre and sections stay unknown unless they are given
-or asked for. The user may give or correct any part. The stages are conditioned on the lead sheet through rows, one
-small integer per frame for each kind of information, 0 where unknown; a stage's configuration names those that it
-reads. Dimensions: T frames, C chords, S rows.
+or asked for. The user may give or correct any part. The stages are conditioned on the lead sheet through rows, called
+streams in config files: one small integer per frame for each kind of information, 0 where unknown; a stage's
+configuration names those that it reads (`lead_sheet_streams`). Dimensions: T frames, C chords, R rows.
 """
 
 import math
@@ -56,7 +56,8 @@ UNKNOWN = 0
 BEAT_SLICES = 12
 # most styles that a model can have
 MAX_STYLES = 15
-STREAM_SIZES = {
+# number of values of each lead-sheet row, 0 (unknown) included; in the order of `vocabulary.LEAD_SHEET_ROWS`
+ROW_SIZES = {
     "chord": 1 + NUM_CHORD_CLASSES,
     "beat": 1 + BEAT_SLICES,
     # the number of the beat in a bar of three and of four
@@ -468,18 +469,18 @@ def rows_by_frame(
 
     Args:
         sheet: the lead sheet.
-        names: the rows to make, by the names in `STREAM_SIZES`, in the order of the result.
+        names: the rows to make, by the names in `ROW_SIZES`, in the order of the result.
         frames, frame_rate (Hz): of the result.
         styles: names of the model's styles, in order.
 
     Returns:
-        int64 [S, T], each row below its entry in `STREAM_SIZES`; 0 where unknown.
+        int64 [R, T], each row below its entry in `ROW_SIZES`; 0 where unknown.
 
     Raises:
         ValueError: an unknown name or style.
     """
-    if unknown := [name for name in names if name not in STREAM_SIZES]:
-        raise ValueError(f"There is no stream {unknown[0]!r}; choose from {', '.join(STREAM_SIZES)}.")
+    if unknown := [name for name in names if name not in ROW_SIZES]:
+        raise ValueError(f"There is no lead-sheet row {unknown[0]!r}; choose from {', '.join(ROW_SIZES)}.")
     # in beats, [T]
     passed = sheet.beats_passed(frames, frame_rate)
     rows = np.full((len(names), frames), UNKNOWN, dtype=np.int64)

@@ -6,7 +6,8 @@ With the fusion "sum", that of all bundled stages, its sequence is the target's 
 instant is added to its input; with "prepend", the paper's, the sequence is [source 0 | … | source S−1 | target].
 
 Dimensions: B batch, L target slots (BOS first), Q target codebooks, C codes per slot (1 under the flat pattern, Q
-under the delay pattern), T target frames, K conditioning streams, S conditioning sources, T_c conditioning frames,
+under the delay pattern), T target frames, K conditioning streams (tokens of the sources, then R lead-sheet rows),
+S conditioning sources, T_c conditioning frames,
 D width, H heads, V size of a target codebook.
 """
 
@@ -155,7 +156,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """Embeds the conditioning: the streams of a source are summed; sources are concatenated, or summed as well.
 
         Args:
-            conditioning_ids (int64 [B, K, T_c]): tokens of all sources, then the lead-sheet streams if the stage reads
+            conditioning_ids (int64 [B, K, T_c]): tokens of all sources, then the lead-sheet rows if the stage reads
                 any; these are added to the slots of the last source.
             null (bool [B], *optional*): rows whose conditioning is replaced by zeros. The segment embedding stays,
                 since it carries no information about the vocal.
@@ -207,18 +208,18 @@ class HAFMDecoder(HAFMPreTrainedModel):
         # calls the module rather than indexing its weights, which may be offloaded
         return self.segment_embedding(torch.full((), number, device=device))
 
-    def _embed_lead_sheet(self, streams: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
-        """Embeds the lead-sheet streams and sums them in each frame.
+    def _embed_lead_sheet(self, rows: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
+        """Embeds the lead-sheet rows and sums them in each frame.
 
         Args:
-            streams (int64 [B, T_c, streams]): values of the lead-sheet streams; 0 where unknown.
+            rows (int64 [B, T_c, R]): values of the lead-sheet rows; 0 where unknown.
             null (bool [B], *optional*): sequences without conditioning.
 
         Returns:
             float [B, T_c, D], zeros in the sequences of `null`.
         """
-        numbers = torch.arange(streams.shape[-1], device=streams.device)
-        embedded = self.lead_sheet_embedding(streams, numbers).sum(dim=2)
+        numbers = torch.arange(rows.shape[-1], device=rows.device)
+        embedded = self.lead_sheet_embedding(rows, numbers).sum(dim=2)
         if null is not None:
             embedded = embedded.masked_fill(null[:, None, None], 0.0)
         return embedded
@@ -500,9 +501,9 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
     ) -> torch.Tensor:
         """Conditional minus unconditional scores without history: the evidence of the conditioning alone.
 
-        A stage tends to follow its own history more than the voice; `history_free_guidance` weighs this evidence, which
-        is then added to the scores of each slot. It is a single pass over the window, since nothing depends on
-        generated tokens.
+        A stage tends to follow its own history more than the voice, so this evidence, weighted by
+        `history_free_guidance`, is added to the scores of each slot. It is a single pass over the window, since
+        nothing depends on generated tokens.
 
         Args:
             conditioning_ids (int64 [B, K, T_c]): conditioning streams.
@@ -741,7 +742,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
     """Stage 1: instrumental semantic tokens from vocal semantic tokens; by the paper's defaults at 50 Hz, K = 1.
 
-    Lead-sheet streams add to K.
+    Lead-sheet rows add to K.
     """
 
     config_class = HAFMSemanticConfig
@@ -750,7 +751,7 @@ class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
 class HAFMCoarseForCausalLM(HAFMStageForCausalLM):
     """Stage 2: the codec's first codebooks from vocal and instrumental semantic tokens.
 
-    By the paper's defaults EnCodec's codebooks 1–4 at 75 Hz, and K = 2; lead-sheet streams add to K.
+    By the paper's defaults EnCodec's codebooks 1–4 at 75 Hz, and K = 2; lead-sheet rows add to K.
     """
 
     config_class = HAFMCoarseConfig
@@ -759,7 +760,7 @@ class HAFMCoarseForCausalLM(HAFMStageForCausalLM):
 class HAFMFineForCausalLM(HAFMStageForCausalLM):
     """Stage 3: the codec's further codebooks from its first.
 
-    By the paper's defaults EnCodec's codebooks 5–8 at 75 Hz from 1–4, and K = 4, summed; lead-sheet streams add to K.
+    By the paper's defaults EnCodec's codebooks 5–8 at 75 Hz from 1–4, and K = 4, summed; lead-sheet rows add to K.
     """
 
     config_class = HAFMFineConfig
