@@ -213,6 +213,9 @@ def _unstacked(name: str, shape: Shape) -> Shape:
 def _overrule(mapping: Mapping, shapes: dict[str, Shape], stated: dict[str, str]) -> None:
     """Replaces proposed keys by those that the mapping file states, and drops proposals for the same tensors.
 
+    Patterns that match no tensor do nothing here: `map_keys` reports the weights that nothing fills and the tensors
+    that are left over.
+
     Args:
         mapping: the proposal, changed in place.
         shapes: of the checkpoint's tensors.
@@ -228,6 +231,7 @@ def _overrule(mapping: Mapping, shapes: dict[str, Shape], stated: dict[str, str]
             key = pattern.replace("{}", number)
             keys = [key]
             if "[]" in pattern:
+                # there can be no more codebooks than tensors
                 numbered = [key.replace("[]", str(book)) for book in range(len(shapes))]
                 keys = [numbered_key for numbered_key in numbered if numbered_key in shapes]
             # a layer that does not exist is no fault of the pattern

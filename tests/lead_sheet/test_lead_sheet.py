@@ -295,7 +295,7 @@ def test_streams_encode_the_lead_sheet_frame_by_frame() -> None:
     assert not rows_by_frame(LeadSheet(), names, 10, 50).any()
     with pytest.raises(ValueError, match="no style 'folk'; it has pop"):
         rows_by_frame(FULL, ["style"], 10, 50, styles=["pop"])
-    with pytest.raises(ValueError, match="no stream 'mood'"):
+    with pytest.raises(ValueError, match="no lead-sheet row 'mood'"):
         rows_by_frame(FULL, ["mood"], 10, 50)
 
 

@@ -539,20 +539,24 @@ def _flac_frame(header: bytes, block_size: int) -> tuple[int, int]:
     # no such character
     if ones == 1 or ones == 8:
         return 0, 0
-    number = header[4] & 0x7F >> ones
+    # its lowest bits, and six bits of each further byte
+    number = header[4] & (0x7F >> ones)
     # of the next byte to read
     position = 5
     for byte in header[5 : 4 + max(ones, 1)]:
-        number = number << 6 | byte & 0x3F
+        number = (number << 6) | (byte & 0x3F)
         position += 1
-    code = header[2] >> 4
-    samples = FLAC_SIZES.get(code, 0)
+    size_code = header[2] >> 4
+    samples = FLAC_SIZES.get(size_code, 0)
     # the number of samples less 1 follows, in one or two bytes
-    if code in (6, 7):
-        samples = int.from_bytes(header[position : position + code - 5], "big") + 1
-        position += code - 5
+    if size_code in (6, 7):
+        size_bytes = size_code - 5
+        samples = int.from_bytes(header[position : position + size_bytes], "big") + 1
+        position += size_bytes
     # a rate that is no usual one follows, in kHz, Hz or tens of Hz
-    position += {12: 1, 13: 2, 14: 2}.get(header[2] & 0xF, 0)
+    rate_code = header[2] & 0xF
+    position += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    # then the checksum
     if not samples or _crc8(header[:position]) != header[position]:
         return 0, 0
     # bit 0: frames differ in size, so that the number is that of the first sample

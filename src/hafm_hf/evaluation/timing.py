@@ -57,9 +57,9 @@ def onsets_shared(voice: Features, reference: Features, candidate: Features) -> 
     sung, wanted, played = _aligned(voice, reference, candidate)
     if sung.any():
         near = range(-TOLERANCE_FRAMES, TOLERANCE_FRAMES + 1)
-        explained = np.stack([np.roll(sung, lag) for lag in near], axis=1)
-        wanted = unexplained(wanted, explained)
-        played = unexplained(played, explained)
+        explaining = np.stack([np.roll(sung, lag) for lag in near], axis=1)
+        wanted = unexplained(wanted, explaining)
+        played = unexplained(played, explaining)
     if not wanted.any():
         return math.nan
     return float(lag_curve(wanted, played, TOLERANCE_FRAMES).max())

@@ -305,7 +305,9 @@ def likeliest_tempo(tempi: torch.Tensor, logits: torch.Tensor, apart_from: float
     if apart_from is not None:
         excluded = apart_from * np.array([[0.5], [1.0], [2.0]])
         distance = np.abs(candidates / excluded - 1)  # [3, K]
-        # the slopes of the excluded peak are not another tempo; finite, so that one remains without another peak
-        scores[(scores < np.roll(scores, 1)) | (scores < np.roll(scores, -1))] -= OFF_PEAK_COST
+        # only peaks count, not the slopes of the excluded one; the cost is finite, so that a tempo remains if there is
+        # no other peak
+        is_peak = (scores >= np.roll(scores, 1)) & (scores >= np.roll(scores, -1))
+        scores[~is_peak] -= OFF_PEAK_COST
         scores[(distance < TEMPO_RANGE).any(axis=0)] = -np.inf
     return float(candidates[scores.argmax()])

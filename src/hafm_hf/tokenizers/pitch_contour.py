@@ -74,7 +74,7 @@ IN_TUNE = 0.4
 HELD = 9
 STILL = 0.6
 SHARPNESS = 3
-# of the contour, over which a glide and a rise of the level are measured
+# frames of the contour on both sides over which a glide and a rise of the level are measured
 GLIDE_FRAMES = 3
 RISE_CONTOUR_FRAMES = 2
 LARGEST_GLIDE = 4.0
