@@ -2,6 +2,8 @@
 """Server side of the timeline: estimates of a voice's beats, chords and key, and the user's corrections.
 
 `listen` fills the timeline, the user corrects it there, and `lead_sheet_of` reads what the timeline sends back.
+
+Dimensions: N samples, T frames, K tempi that the listener distinguishes.
 """
 
 import math

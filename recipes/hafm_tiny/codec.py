@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses for training a codec on songs, and an evaluation of its reconstructions."""
+"""Losses for training a codec on songs, and an evaluation of its reconstructions.
+
+Dimensions: B clips, C channels, N samples, F frequencies, T frames.
+"""
 
 import math
 from typing import Any

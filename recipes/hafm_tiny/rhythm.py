@@ -3,6 +3,7 @@
 
 Crops are augmented with other tempi, with noise, and with timing errors of the singer, both constant and varying over
 the song, as rendered singers are more precise than people. This is trained before the vocal clusters are fitted.
+Dimensions: B crops, T frames, P descriptors of a frame.
 """
 
 import math

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generation by the composite, in three steps: listen to the vocals, run the stages, decode their codes."""
+"""Generation by the composite, in three steps: listen to the vocals, run the stages, decode their codes.
+
+Dimensions: B vocals, N samples, C channels, T_v semantic frames at 50 Hz, T_a codec frames, Q codebooks.
+"""
 
 # a mixin may not say that `self` is the class that it is mixed into; here it always is
 # mypy: disable-error-code=misc

@@ -231,18 +231,18 @@ def _chunked_sounds(file: BinaryIO, size: int, layout: Layout) -> Iterator[Secti
             yield Section(((start, size),))
             return
         # first byte of the samples
-        first = data_chunk + layout.overhead
-        stated = _stated_size(file, start, data_chunk, layout)
-        end, following = _end_of_data(file, first, stated, size, layout)
-        size_there = max(end - first, 0)
-        if stated == size_there:
+        first_byte = data_chunk + layout.overhead
+        stated_size = _stated_size(file, start, data_chunk, layout)
+        end, following = _end_of_data(file, first_byte, stated_size, size, layout)
+        size_there = max(end - first_byte, 0)
+        if stated_size == size_there:
             yield Section(((start, following),))
         else:
-            head = _corrected(read_at(file, start, first - start), size_there, layout)
+            head = _corrected(read_at(file, start, first_byte - start), size_there, layout)
             claimed = 1.0
-            if stated and size_there:
-                claimed = stated / size_there
-            yield Section(((first, end),), head, claimed)
+            if stated_size and size_there:
+                claimed = stated_size / size_there
+            yield Section(((first_byte, end),), head, claimed)
         start = following
 
 
@@ -352,10 +352,10 @@ def _corrected(head: bytes, size: int, layout: Layout) -> bytes:
     field = struct.calcsize(layout.size)
     # struct's lower-case codes are signed
     if layout.size.islower():
-        most = (1 << 8 * field - 1) - 1
+        largest_size = (1 << 8 * field - 1) - 1
     else:
-        most = (1 << 8 * field) - 1
-    head = head[:-field] + struct.pack(layout.size, min(size + layout.counted, most))
+        largest_size = (1 << 8 * field) - 1
+    head = head[:-field] + struct.pack(layout.size, min(size + layout.counted, largest_size))
     # otherwise the wrong size would be that of the chunk ds64
     if head[:4] in (b"RF64", b"BW64"):
         return b"RIFF" + head[4:]
@@ -482,19 +482,19 @@ def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
     # rate, channels, bits a sample and, in the last 36 bits, the number of samples
     head = read_at(file, start, 42)
     packed = int.from_bytes(head[18:26], "big")
-    stated = packed & (1 << 36) - 1
+    stated_samples = packed & (1 << 36) - 1
     tail = read_at(file, max(start + 42, end - FLAC_TAIL), min(end - start - 42, FLAC_TAIL))
     block_size = int.from_bytes(head[8:10], "big")
     # samples before the last frame, and up to its end
-    before, total = _last_flac_frame(tail, block_size)
+    samples_before, actual_samples = _last_flac_frame(tail, block_size)
     # the header is right, or there is no frame to compare it with
-    if before < stated <= total or total == 0:
+    if samples_before < stated_samples <= actual_samples or actual_samples == 0:
         return Section(((start, end),))
-    corrected = head[:18] + (packed + total - stated).to_bytes(8, "big") + head[26:]
+    corrected = head[:18] + (packed + actual_samples - stated_samples).to_bytes(8, "big") + head[26:]
     missing = 0
     # 0: the encoder did not know it
-    if stated:
-        missing = stated - total
+    if stated_samples:
+        missing = stated_samples - actual_samples
     return Section(((start + 42, end),), corrected, missing=missing)
 
 

@@ -2,6 +2,7 @@
 """From measured clips to a report: matched against shuffled pairs, distances, baselines, fools, seeds.
 
 The report is a dictionary, written as JSON and HTML by `report.py`.
+Dimensions: n_i embeddings of clip i, D their width.
 """
 
 import math

@@ -330,25 +330,25 @@ class LeadSheet:
         if self.beats_per_bar is None:
             # so that the bars are checked against the metre in which they are counted
             return replace(self, beats_per_bar=METRES[-1]).with_bars_placed(phase, frame_rate)
-        # beats passed at each frame since one of them; the first bar begins at the beat `first` of that count
+        # beats passed at each frame since one of them; the first bar begins at the beat `first_downbeat` of that count
         passed = self.beats_passed(len(phase), frame_rate)
-        first = self.downbeat
-        downbeat = first
+        first_downbeat = self.downbeat
+        downbeat = first_downbeat
         metre = self.beats_per_bar
         if passed is None:
             # counted by the phase, from the beat before the first frame; bars begin at the one nearest to that frame
             counted = phase.to(torch.float64, copy=True)
             counted[1:] += begins_beat(phase).cumsum(0)
             passed = counted.numpy()
-            first = round(float(passed[0]))
+            first_downbeat = round(float(passed[0]))
             # `from_estimates` does not list a beat at the very first frame
-            downbeat = (first - int(np.floor(passed[0])) - 1) % metre
+            downbeat = (first_downbeat - int(np.floor(passed[0])) - 1) % metre
 
         # in which bar of the song each frame is, and in which part of it: its chords share a bar evenly
         bars = [label.split() for label in self.bars]
         parts_of_bars = np.array([len(labels) for labels in bars])
         most_parts = int(parts_of_bars.max())
-        bar_positions = (passed - first) / metre
+        bar_positions = (passed - first_downbeat) / metre
         numbers = np.floor(bar_positions).astype(int)
         parts = np.floor((bar_positions - numbers) * parts_of_bars[numbers % len(bars)]).astype(int)
 
@@ -432,11 +432,11 @@ def _as_bars(text: str) -> list[str]:
             raise ValueError(f"chords are {text!r}; say where bars end: {' | '.join(chords)!r}.")
     bars: list[str] = []
     # where a repeat begins: at its sign, else after the last repeat
-    first = 0
+    repeat_start = 0
     open_repeat = False
     for bar in map(str.strip, written.split("|")):
         if bar.startswith(REPEAT):
-            first = len(bars)
+            repeat_start = len(bars)
             open_repeat = True
         chords_of_bar = bar.removeprefix(REPEAT).removesuffix(REPEAT_END).strip()
         if chords_of_bar == "%" and bars:
@@ -444,8 +444,8 @@ def _as_bars(text: str) -> list[str]:
             chords_of_bar = bars[-1]
         bars.append(chords_of_bar)
         if bar.endswith(REPEAT_END):
-            bars += bars[first:]
-            first = len(bars)
+            bars += bars[repeat_start:]
+            repeat_start = len(bars)
             open_repeat = False
     if open_repeat:
         raise ValueError("A repeat of the chords begins with |: and does not end; write :| after its last bar.")

@@ -5,7 +5,7 @@ The stages inherit from `HAFMGenerationMixin`. What both loops ask of a stage (s
 scores) is in `HAFMStageForCausalLM`, and what they share otherwise in `sampling`.
 
 Dimensions: B sequences, C codes per slot (rows per sequence), Q codebooks, T frames to generate, P frames before them,
-V codes of a codebook.
+V codes of a codebook, K conditioning streams, T_c conditioning frames, L slots.
 """
 
 import copy

@@ -10,8 +10,8 @@ conditioning token at 50 Hz and the target tokens at 75 Hz × 4 of the same inst
 length. Scheme "time" biases conditioning keys by the signed difference in time instead, in conditioning frames, with
 one table per source; the difference is 0 for simultaneous tokens, wherever they are in the clip.
 
-Dimensions: B batch, C codes per slot, L slots, m query slots, n keys, H heads of d, D width, T_c conditioning
-frames, V size of a target codebook.
+Dimensions: B batch, C codes per slot, L slots, m query slots, n keys, H heads of d, D width, I inner width of the
+feed-forward, T_c conditioning frames, S conditioning sources, V size of a target codebook, Q target codebooks.
 """
 
 import math

@@ -348,8 +348,10 @@ class HAFMDecoder(HAFMPreTrainedModel):
 
         hidden_states = self.embed_target(input_ids, targets)  # [B, L, D]
         if self.config.conditioning_fusion == "sum":
-            added = self.conditioning_of(targets, conditioning_ids, null_conditioning, conditioning_mask)
-            hidden_states = hidden_states + added
+            conditioning_at_slots = self.conditioning_of(
+                targets, conditioning_ids, null_conditioning, conditioning_mask
+            )
+            hidden_states = hidden_states + conditioning_at_slots
         elif not conditioning_is_cached:
             prefix = self.embed_conditioning(conditioning_ids, null_conditioning)
             hidden_states = torch.cat([prefix, hidden_states], dim=1)  # [B, S · T_c + L, D]
@@ -715,12 +717,12 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             float32 [B, T, Q], 0 where a label is ignored.
         """
         pattern = self.model.pattern
-        wanted = pattern.arrange(labels, IGNORE_INDEX)  # [B·C, L]
+        slot_labels = pattern.arrange(labels, IGNORE_INDEX)  # [B·C, L]
         # over all slots at once: the gradient of each slice of the logits would be as large as all logits
         nats = F.cross_entropy(
-            logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+            logits.float().flatten(0, 1), slot_labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
         )
-        return pattern.tokens(nats.view_as(wanted)).unflatten(1, (-1, self.config.num_codebooks))
+        return pattern.tokens(nats.view_as(slot_labels)).unflatten(1, (-1, self.config.num_codebooks))
 
     def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each codebook, averaged over the codebooks that have labels (paper, §3.5).

@@ -236,22 +236,22 @@ class HAFMBeatTracker:
             begins at each step, the index of the previous beat's length: int16 [T, L].
         """
         score = score.copy()
-        before = np.zeros((len(evidence), len(self.first)), np.int16)
+        previous_lengths = np.zeros((len(evidence), len(self.first)), np.int16)
         # two buffers used in turn, for few passes over all states
         following = np.empty_like(score)
         lengths = np.arange(len(self.first))
         for step, vector in enumerate(evidence):
             # from the last state of a beat of any length (column) to the first one of a beat of any length (row)
             arriving = self.change + score[self.last]  # [L, L]
-            best = arriving.argmax(axis=1)
-            before[step] = best
+            best_lengths = arriving.argmax(axis=1)
+            previous_lengths[step] = best_lengths
             support = vector @ self.directions  # [N]
             # within a beat, each state is followed by the next
             np.add(score[:-1], support[1:], out=following[1:])
-            following[self.first] = arriving[lengths, best] + support[self.first]
+            following[self.first] = arriving[lengths, best_lengths] + support[self.first]
             following -= following.max()
             score, following = following, score
-        return score, before
+        return score, previous_lengths
 
     def _trace_back(self, state: int, before: NDArray[np.int16]) -> Array:
         """Beat phases of the path that ends in a state, traced back beat by beat: float64 [T], 0 to 1, for T steps.

@@ -121,8 +121,8 @@ def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
     kernels = np.fft.rfft(frames[:, :window], size)
     correlation = np.fft.irfft(spectra * np.conj(kernels), size)[:, :longest]
     # energy of the window at each lag, [T, longest]
-    until = np.concatenate([np.zeros((len(frames), 1)), np.cumsum(frames**2, axis=1)], axis=1)
-    energy = until[:, window : window + longest] - until[:, :longest]
+    energy_before = np.concatenate([np.zeros((len(frames), 1)), np.cumsum(frames**2, axis=1)], axis=1)
+    energy = energy_before[:, window : window + longest] - energy_before[:, :longest]
     difference = np.maximum(energy[:, :1] + energy - 2.0 * correlation, 0.0)
     # cumulative mean normalised difference, equation 8 of the paper
     lags = np.arange(1, longest)
@@ -135,12 +135,12 @@ def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
     falling = np.append(normalised[:, 1:] < normalised[:, :-1], np.zeros((len(frames), 1), bool), axis=1)
     lag = np.argmax(below & ~falling, axis=1)  # [T], 0 without a dip
     rows = np.arange(len(frames))
-    before = normalised[rows, np.clip(lag - 1, 0, longest - 1)]
-    lowest = normalised[rows, lag]
-    after = normalised[rows, np.clip(lag + 1, 0, longest - 1)]
+    value_before = normalised[rows, np.clip(lag - 1, 0, longest - 1)]
+    value_at_lag = normalised[rows, lag]
+    value_after = normalised[rows, np.clip(lag + 1, 0, longest - 1)]
     # the vertex of a parabola through the three; where there is none, for equal or infinite values, the lag stays
     with np.errstate(invalid="ignore", divide="ignore"):
-        shift = 0.5 * (before - after) / (before - 2.0 * lowest + after)
+        shift = 0.5 * (value_before - value_after) / (value_before - 2.0 * value_at_lag + value_after)
     shift = np.where(np.isfinite(shift) & (np.abs(shift) <= 1.0), shift, 0.0)
 
     loud = energy[:, 0] / window > 10.0 ** (F0_FLOOR_DBFS / 10.0)
