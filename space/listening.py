@@ -205,8 +205,8 @@ def tempo_probability(tempi: torch.Tensor, logits: torch.Tensor, tempo: float) -
     log_weights = logits.cpu().double().numpy() + tempo_prior(candidates)
     # less the highest, so that exp does not overflow
     weights = np.exp(log_weights - log_weights.max())
-    near = np.abs(candidates / tempo - 1) < TEMPO_RANGE
-    return float(weights[near].sum() / weights.sum())
+    is_near = np.abs(candidates / tempo - 1) < TEMPO_RANGE
+    return float(weights[is_near].sum() / weights.sum())
 
 
 def metre_probability(sheet: LeadSheet) -> float:

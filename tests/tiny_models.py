@@ -156,7 +156,8 @@ def tiny_spectral_codec(seed: int = 0, **options: Any) -> hafm_hf.HAFMSpectralMo
     return hafm_hf.HAFMSpectralModel(config).eval()
 
 
-# codecs other than the paper's: at 24 kbps, at 32 kHz as in MusicGen, DAC, and ours in the STFT domain
+# codecs other than the paper's: at 24 kbps (here 32 codebooks of 0.3 kbps, and a hundredth for rounding), at 32 kHz as
+# in MusicGen, DAC, and ours in the STFT domain
 CODECS: dict[str, Callable[[], Any]] = {
     "24 kbps": lambda: tiny_codec(target_bandwidths=[0.3 * 32 + 0.01]),
     "32 kHz": lambda: tiny_codec(

@@ -237,11 +237,11 @@ def _overrule(mapping: Mapping, shapes: dict[str, Shape], stated: dict[str, str]
             # a layer that does not exist is no fault of the pattern
             if keys and (number == "" or keys[0] in shapes):
                 stated_keys[name.replace("{}", number)] = keys
-    taken = {key for keys in stated_keys.values() for key in keys}
+    stated_tensors = {key for keys in stated_keys.values() for key in keys}
     kept = {
         name: keys
         for name, keys in mapping.keys.items()
-        if name not in stated_keys and not taken.intersection(keys)
+        if name not in stated_keys and not stated_tensors.intersection(keys)
     }  # fmt: skip
     mapping.keys = {**kept, **stated_keys}
 
@@ -415,9 +415,9 @@ def _map_outside(stage: str, shapes: dict[str, Shape], width: int, mapping: Mapp
         if len(keys) == 1:
             mapping.keys[name] = keys
     used = {key for keys in mapping.keys.values() for key in keys}
-    rest = [key for key in tables if key not in used]
-    if len(rest) == streams + len(heads) and streams:
-        _map_tables(stage, rest, {key: tables[key] for key in rest}, size, streams, mapping)
+    unused_tables = [key for key in tables if key not in used]
+    if len(unused_tables) == streams + len(heads) and streams:
+        _map_tables(stage, unused_tables, {key: tables[key] for key in unused_tables}, size, streams, mapping)
 
 
 def _map_tables(stage: str, keys: list[str], rows: dict[str, int], size: int, streams: int, mapping: Mapping) -> None:

@@ -101,6 +101,7 @@ def test_any_division_of_the_global_batch_has_the_same_samples_per_step() -> Non
     sampler = GlobalBatchSampler(12, 1, 2, 5, last_step=1)
     assert [len(samples) for samples in sampler] == [3]
     assert sampler.largest == 3
+    # 3 of 12 samples, over the mean share of 5 processes
     assert sampler.weight(3) == 3 * 5 / 12
     assert GlobalBatchSampler(12, 2, 0, 3).weight(2) == 1.0
 

@@ -450,6 +450,8 @@ def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:
 
 # a first metadata block (STREAMINFO, 34 bytes), which may be the last one, too
 FLAC_STREAM = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+# bytes of the marker "fLaC", of that block's header, and of the block (RFC 9639, 8.2)
+FLAC_HEADER = 4 + 4 + 34
 FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]")
 # the longest two frames: 65,535 samples of eight channels each
 FLAC_TAIL = 1 << 22
@@ -478,12 +480,13 @@ def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
 
     Its header is corrected if the number of samples that it states does not end in the last frame.
     """
-    # the marker, the block's header, and STREAMINFO (RFC 9639, 8.2): from byte 8 the least block size, from byte 18
-    # rate, channels, bits a sample and, in the last 36 bits, the number of samples
-    head = read_at(file, start, 42)
+    # from byte 8 the least block size, from byte 18 rate, channels, bits a sample and, in its last 36 bits, the number
+    # of samples
+    head = read_at(file, start, FLAC_HEADER)
     packed = int.from_bytes(head[18:26], "big")
     stated_samples = packed & (1 << 36) - 1
-    tail = read_at(file, max(start + 42, end - FLAC_TAIL), min(end - start - 42, FLAC_TAIL))
+    first_frame = start + FLAC_HEADER
+    tail = read_at(file, max(first_frame, end - FLAC_TAIL), min(end - first_frame, FLAC_TAIL))
     block_size = int.from_bytes(head[8:10], "big")
     # samples before the last frame, and up to its end
     samples_before, actual_samples = _last_flac_frame(tail, block_size)
@@ -495,7 +498,7 @@ def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
     # 0: the encoder did not know it
     if stated_samples:
         missing = stated_samples - actual_samples
-    return Section(((start + 42, end),), corrected, missing=missing)
+    return Section(((first_frame, end),), corrected, missing=missing)
 
 
 def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:

@@ -183,12 +183,12 @@ class HAFMBeatTracker:
         steps = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STATES_A_FRAME + 1)
         evidence = np.stack([np.interp(steps, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
         score = self.prior
-        before = []
+        previous_lengths = []
         for start in stoppable(range(0, len(evidence), STRETCH), check_stop):
             # a frame's evidence is shared among its steps
-            score, before_stretch = self._stretch(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
-            before.append(before_stretch)
-        phases = self._trace_back(int(score.argmax()), np.concatenate(before))
+            score, lengths_of_stretch = self._stretch(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
+            previous_lengths.append(lengths_of_stretch)
+        phases = self._trace_back(int(score.argmax()), np.concatenate(previous_lengths))
         return phases[::STATES_A_FRAME]
 
     def steady(self, evidence: Array, tempo: float | None = None) -> Array:
@@ -253,17 +253,17 @@ class HAFMBeatTracker:
             score, following = following, score
         return score, previous_lengths
 
-    def _trace_back(self, state: int, before: NDArray[np.int16]) -> Array:
+    def _trace_back(self, state: int, previous_lengths: NDArray[np.int16]) -> Array:
         """Beat phases of the path that ends in a state, traced back beat by beat: float64 [T], 0 to 1, for T steps.
 
         Args:
             state: index of the last step's state.
-            before (int16 [T, L]): for a beat of each length that begins at each step, the index of the previous beat's
-                length.
+            previous_lengths (int16 [T, L]): for a beat of each length that begins at each step, the index of the
+                previous beat's length.
         """
-        path = np.zeros(len(before))
+        path = np.zeros(len(previous_lengths))
         # of the beat that is traced: the step after it, and the index of its length
-        end = len(before)
+        end = len(previous_lengths)
         length = int(np.searchsorted(self.last, state))
         while end > 0:
             # negative if the beat began before the song
@@ -271,7 +271,7 @@ class HAFMBeatTracker:
             phases = self.phase[self.first[length] : state + 1]
             path[max(begin, 0) : end] = phases[max(-begin, 0) :]
             if begin >= 0:
-                length = int(before[begin, length])
+                length = int(previous_lengths[begin, length])
                 state = int(self.last[length])
             end = begin
         return path
