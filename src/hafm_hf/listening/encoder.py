@@ -86,8 +86,8 @@ class HAFMVocalEncoder:
     """The parts of a composite that listen to the vocal: semantic tokenizer, and listener and ear if there are any.
 
     Args:
-        semantic_tokenizer: makes the tokens, and estimates the beats if it tracks beats: `beat_line` in its
-            configuration says whether one beat track through the whole vocal is among what the tokens contain.
+        semantic_tokenizer: makes the tokens, and estimates the beats if it tracks beats. It does with `beat_line` in
+            its configuration: the beat in its tokens then follows one beat track through the whole vocal.
         listener: a small network that estimates chords and tempo from the pitch contour.
         ear: a large pretrained network that estimates nothing itself; the listener reads its features beside the
             contour. hafm-tiny has none.

@@ -26,7 +26,7 @@ CHOICES = {
 
 @strict
 class HAFMStageConfig(PreTrainedConfig):
-    r"""Base configuration of the three stages: a causal decoder over [conditioning | target].
+    r"""Base configuration of the three stages: a causal decoder of the target, given conditioning.
 
     Args:
         conditioning_codebook_sizes (`list[list[int]]`):
