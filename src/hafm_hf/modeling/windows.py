@@ -99,9 +99,9 @@ def window_frames(stage_config: HAFMStageConfig, generation_config: GenerationCo
         generation_config: for `window_seconds` and `overlap_seconds`.
     """
     unit = whole_frames(stage_config)
-    units_per_second = stage_config.frame_rate / unit
-    window_units = max(round(generation_config.window_seconds * units_per_second), 1)
-    overlap_units = min(round(generation_config.overlap_seconds * units_per_second), window_units - 1)
+    rate = stage_config.frame_rate
+    window_units = max(round(generation_config.window_seconds * rate / unit), 1)
+    overlap_units = min(round(generation_config.overlap_seconds * rate / unit), window_units - 1)
     return window_units * unit, overlap_units * unit
 
 
