@@ -2,7 +2,7 @@
 """K-means of a semantic tokenizer: samples features of many songs in bounded memory, fits and evaluates centroids.
 
 Paper, "Tokens": 500 clusters of one HuBERT layer, shared by vocals (with the noise added at generation) and
-instrumentals; separate clusters are possible, too.
+instrumentals; separate clusters are possible, too. Dimensions: T_v or M frames, D width of the features, N samples.
 """
 
 import hashlib

@@ -70,12 +70,14 @@ def main(
     model = tokenizer_from_hubert(hubert, layer=layer, num_clusters=clusters, separate_centroids=separate)
     model.to(torch_device(device))
     tokenizer.mkdir(parents=True, exist_ok=True)
-    sample = tokenizer / SAMPLE_FILE
+    # the sample so far, from which a killed run resumes; deleted at the end
+    sample_file = tokenizer / SAMPLE_FILE
     # vocals and instrumentals share one reservoir unless they get separate clusters
     reservoirs = [Reservoir(frames, seed) for _ in range(2 if separate else 1)]
     with tqdm(desc="songs", unit="song") as bar:
 
         def progress(done: int, total: int) -> None:
+            """Shows how many of the songs have been sampled."""
             bar.total = total
             bar.update(done - bar.n)
 
@@ -89,7 +91,7 @@ def main(
             SplitOptions(split_by, validation, test, artist_pattern),
             FilterOptions(),
             progress,
-            sample,
+            sample_file,
         )
     fitted = [fit_clusters(reservoir.rows, clusters, seed) for reservoir in reservoirs]
     # [k, D], or [2, k, D] for vocals and instrumentals
@@ -104,7 +106,7 @@ def main(
         model.half()
     model.save_pretrained(tokenizer)
     (tokenizer / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    sample.unlink(missing_ok=True)
+    sample_file.unlink(missing_ok=True)
     typer.echo(json.dumps(figures))
 
 

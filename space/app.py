@@ -198,8 +198,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
         sent = read_project(path)
         path = sent["path"]
     if path.suffix.lower() not in PLAYED:
-        whole = read_recording(str(path), MAX_SECONDS)
-        path = audio.write_audio(path.with_suffix(".flac"), whole.samples, whole.sampling_rate)
+        recording = read_recording(str(path), MAX_SECONDS)
+        path = audio.write_audio(path.with_suffix(".flac"), recording.samples, recording.sampling_rate)
     if sent.get("again"):
         sent = with_new_voice(sent, path)
     recording = read_recording(str(path), seconds or MAX_SECONDS)
@@ -297,8 +297,8 @@ def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None,
     """
     request = Request.of(*inputs)
     voice = inputs[0]
-    own = [job for job in jobs if job.source == request.vocal]
-    if len(own) - len(not_kept(own, mixer)) >= MOST_JOBS:
+    jobs_of_vocal = [job for job in jobs if job.source == request.vocal]
+    if len(jobs_of_vocal) - len(not_kept(jobs_of_vocal, mixer)) >= MOST_JOBS:
         raise ValueError(f"All {MOST_JOBS} takes are kept (★) or named; unmark one to make room for a new one.")
     if voice and request.options.seed is None:
         # a band that was interrupted is the same when it is generated again
@@ -337,23 +337,23 @@ def run(
     Yields:
         [announced, run, stop, remake, made, mixer]; "made" is (ticket, job) at the end.
     """
-    still = [gr.skip()] * 4
+    no_change = [gr.skip()] * 4
     live = takes.LiveTake()
     # a run that was retried because the queue was full may arrive twice
-    begun = ticket in BEGUN
+    has_begun = ticket in BEGUN
     stopped = partial(CANCELLED.__contains__, ticket)
     BEGUN.append(ticket)
     try:
         # if a run yields nothing, Gradio empties every component
-        yield [*still, gr.skip(), gr.skip()]
-        if begun or stopped():
+        yield [*no_change, gr.skip(), gr.skip()]
+        if has_begun or stopped():
             return
         for step in make_job(request(jobs, mixer, *wanted), live, stopped):
             if isinstance(step, Job):
                 DURATIONS.append(step.elapsed)
-                yield [*still, (ticket, step), gr.skip()]
+                yield [*no_change, (ticket, step), gr.skip()]
             elif step is not None and not stopped():
-                yield [*still, gr.skip(), {"live": {**step, "run": ticket}, "play": True}]
+                yield [*no_change, gr.skip(), {"live": {**step, "run": ticket}, "play": True}]
     except Exception as error:
         # a band that has begun to play disappears
         value = {"live": None} if live.pieces else gr.skip()
@@ -372,9 +372,11 @@ def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], 
     if made is None:
         return [gr.skip()] * 7
     ticket, job = made
-    before = jobs
+    jobs_before = jobs
     jobs, value = add_takes([job], jobs, mixer)
-    gone = "".join(f" Take {old.number} has made room for it; ★ keeps a take." for old in before if old not in jobs)
+    gone = "".join(
+        f" Take {old.number} has made room for it; ★ keeps a take." for old in jobs_before if old not in jobs
+    )
     said = f"Done in {job.elapsed:.0f} s; seed {job.seed} gives the same music again."
     if job.remade:
         said = f"Done in {job.elapsed:.0f} s; all other bars are as they were."
@@ -432,9 +434,9 @@ def add_takes(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any
     """
     for job in new:
         jobs = [other for other in jobs if other.folder != job.folder]
-        own = [other for other in jobs if other.source == job.source]
-        old = not_kept(own, mixer)[: max(len(own) + 1 - MOST_JOBS, 0)]
-        jobs = [other for other in jobs if other not in old]
+        jobs_of_vocal = [other for other in jobs if other.source == job.source]
+        jobs_to_drop = not_kept(jobs_of_vocal, mixer)[: max(len(jobs_of_vocal) + 1 - MOST_JOBS, 0)]
+        jobs = [other for other in jobs if other not in jobs_to_drop]
         highest = max((other.number for other in jobs), default=0)
         jobs = [*jobs, replace(job, number=job.number or highest + 1)]
         jobs[-1].save()

@@ -2,6 +2,8 @@
 """Server side of the timeline: estimates of a voice's beats, chords and key, and the user's corrections.
 
 `listen` fills the timeline, the user corrects it there, and `lead_sheet_of` reads what the timeline sends back.
+
+Dimensions: N samples, T frames, K tempi that the listener distinguishes.
 """
 
 import math
@@ -77,7 +79,7 @@ def listen(
     # JSON has no NaN
     line = [None if np.isnan(note) else round(float(note), 2) for note in pitch[:: FRAME_RATE // LINE_RATE]]
     energies: tuple[str, ...] = ()
-    if "energy" in load_pipeline(model).model.encoder.lead_sheet_fields_read:
+    if "energy" in load_pipeline(model).model.encoder.lead_sheet_rows_read:
         energies = ENERGIES
     return {
         "vocal": vocal,
@@ -172,7 +174,7 @@ def doubts(
         logits = listener.tempo_of(heard.contour)
         # another one than `tempo`
         second_tempo = likeliest_tempo(listener.tempi, logits, tempo)
-        phase = tokenizer.track_beats(heard.phase_vectors, near=second_tempo)
+        phase = tokenizer.track_beats(heard.phase_vectors, near_tempo=second_tempo)
         other = with_bars_throughout(LeadSheet.from_estimates(phase, None, frame_rate), seconds)
         alternatives["others"] = other.beats or []
         if tempo_probability(listener.tempi, logits, tempo) < SURE_TEMPO:
@@ -203,8 +205,8 @@ def tempo_probability(tempi: torch.Tensor, logits: torch.Tensor, tempo: float) -
     log_weights = logits.cpu().double().numpy() + tempo_prior(candidates)
     # less the highest, so that exp does not overflow
     weights = np.exp(log_weights - log_weights.max())
-    near = np.abs(candidates / tempo - 1) < TEMPO_RANGE
-    return float(weights[near].sum() / weights.sum())
+    is_near = np.abs(candidates / tempo - 1) < TEMPO_RANGE
+    return float(weights[is_near].sum() / weights.sum())
 
 
 def metre_probability(sheet: LeadSheet) -> float:

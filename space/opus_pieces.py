@@ -168,23 +168,23 @@ def sound_pages(packets: list[bytes], samples: int) -> Iterator[bytes]:
         packets: of the sound, PACKET samples each.
         samples: after how many the file ends, its pre-skip included.
     """
-    rest = packets
+    remaining = packets
     number = 2
     done = 0
-    while rest:
+    while remaining:
         # as many whole packets as a page has room for
         count = 0
         laces = 0
-        while count < len(rest) and laces + len(lacing(rest[count])) <= MOST_LACES:
-            laces += len(lacing(rest[count]))
+        while count < len(remaining) and laces + len(lacing(remaining[count])) <= MOST_LACES:
+            laces += len(lacing(remaining[count]))
             count += 1
         done += count * PACKET
-        if count == len(rest):
+        if count == len(remaining):
             # the last packet may be longer than the sound
-            yield page(rest, granule=samples, number=number, flags=LAST_PAGE)
+            yield page(remaining, granule=samples, number=number, flags=LAST_PAGE)
         else:
-            yield page(rest[:count], granule=done, number=number)
-        rest = rest[count:]
+            yield page(remaining[:count], granule=done, number=number)
+        remaining = remaining[count:]
         number += 1
 
 

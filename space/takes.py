@@ -602,13 +602,13 @@ class Remake:
         Returns:
             float32, with the channels and at the rate of the old take.
         """
-        old, rate = self.job.read(part)
-        channels = 1 if old.ndim == 1 else old.shape[1]
-        new = audio.with_channels(audio.resample(sound, sound_rate, rate), channels)
+        old_sound, rate = self.job.read(part)
+        channels = 1 if old_sound.ndim == 1 else old_sound.shape[1]
+        new_sound = audio.with_channels(audio.resample(sound, sound_rate, rate), channels)
         # whole samples inside the selection, so that nothing before or after it changes
         first = max(math.ceil(self.start * rate - ROUNDING), 0)
-        last = min(math.floor(self.stop * rate + ROUNDING), len(old), len(new))
-        return audio.paste(old, new, rate, first, last)
+        last = min(math.floor(self.stop * rate + ROUNDING), len(old_sound), len(new_sound))
+        return audio.paste(old_sound, new_sound, rate, first, last)
 
 
 def shelf(jobs: list[Job]) -> list[dict[str, Any]]:

@@ -61,11 +61,11 @@ def about_singing(samples: audio.Samples, rate: int, pitch: Array) -> str:
     pitched = np.isfinite(pitch) & sounding
     if pitched.sum() / sounding.sum() < LEAST_PITCHED:
         return NO_SINGING
-    held = (is_held(pitch) & sounding).sum() / sounding.sum()
+    held_share = (is_held(pitch) & sounding).sum() / sounding.sum()
     # of those who hold few notes, speakers pause and bands do not
     if sounding.mean() < WITH_PAUSES:
-        return SPEECH if held < LEAST_HELD_WITH_PAUSES else ""
-    return MIX if held < LEAST_HELD else ""
+        return SPEECH if held_share < LEAST_HELD_WITH_PAUSES else ""
+    return MIX if held_share < LEAST_HELD else ""
 
 
 def about_level(samples: audio.Samples, rate: int) -> str:
@@ -110,10 +110,10 @@ def is_held(pitch: Array) -> NDArray[np.bool_]:
 def is_clipped(samples: audio.Samples) -> bool:
     """Whether the peaks of many waves are cut off in samples (float32 [N])."""
     peak = float(np.abs(samples).max(initial=0.0))
-    near = np.abs(samples) >= NEAR_PEAK * peak
+    near_peak = np.abs(samples) >= NEAR_PEAK * peak
     equal = np.abs(np.diff(samples)) <= EQUAL * peak
     # a sample that the next one equals
-    flat = near[:-1] & equal
+    flat = near_peak[:-1] & equal
     # with which at least CLIPPED_SAMPLES equal ones begin
     runs = flat.copy()
     for offset in range(1, CLIPPED_SAMPLES - 1):

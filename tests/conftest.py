@@ -30,7 +30,7 @@ import pytest
 import torch
 
 from faults import pytest_addoption, pytest_runtest_makereport, pytest_terminal_summary, tally
-from programs import REPOSITORY, start_server
+from programs import REPOSITORY, start_fork_server
 
 SHARED_DATA = Path(os.environ.get("HAFM_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
@@ -60,7 +60,7 @@ LONGEST = (
 torch.set_num_threads(1)
 # in parallel runs of the suite, the fork server imports while tests are collected
 if os.environ.get("PYTEST_XDIST_WORKER"):
-    start_server()
+    start_fork_server()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

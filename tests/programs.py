@@ -39,7 +39,7 @@ READ_AT_IMPORT = ("ATEN_", "HF_", "HUGGINGFACE_", "MKL_", "NUMBA_", "OMP_", "ONE
 READ_WHEN_USED = {"HF_TOKEN", "HF_DATASETS_CACHE"}
 
 
-def start_server() -> None:
+def start_fork_server() -> None:
     """Starts the fork server of the programs, before a test's own workers start one without these libraries."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(LIBRARIES)
     forkserver.ensure_running()
@@ -55,10 +55,10 @@ class ForkedWork:
     """
 
     def __init__(self, function: Callable[..., object], *arguments: Any, log: Path, out: Path | None = None) -> None:
-        start_server()
+        start_fork_server()
         self.log = log
         context = multiprocessing.get_context("forkserver")
-        self.process = context.Process(target=_apart, args=(out or log, log, function, *arguments))
+        self.process = context.Process(target=_run_in_new_session, args=(out or log, log, function, *arguments))
         self.process.start()
         self.pid = self.process.pid or 0
 
@@ -187,7 +187,7 @@ def group_lives(group: int) -> bool:
     return True
 
 
-def _apart(out: Path, err: Path, function: Callable[..., object], *arguments: Any) -> None:
+def _run_in_new_session(out: Path, err: Path, function: Callable[..., object], *arguments: Any) -> None:
     """Runs a function in this new fork, in its own session and with its output in files."""
     os.setsid()
     for path, descriptor in ((out, 1), (err, 2)):

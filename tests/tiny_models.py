@@ -11,7 +11,7 @@ import torch
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel, HubertConfig
 
 import hafm_hf
-from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES
+from hafm_hf.lead_sheet.lead_sheet import ROW_SIZES
 from hafm_hf.listening.encoder import HAFMEncoderOutput
 from vocals import glide
 
@@ -156,7 +156,8 @@ def tiny_spectral_codec(seed: int = 0, **options: Any) -> hafm_hf.HAFMSpectralMo
     return hafm_hf.HAFMSpectralModel(config).eval()
 
 
-# codecs other than the paper's: at 24 kbps, at 32 kHz as in MusicGen, DAC, and ours in the STFT domain
+# codecs other than the paper's: at 24 kbps (here 32 codebooks of 0.3 kbps, and a hundredth for rounding), at 32 kHz as
+# in MusicGen, DAC, and ours in the STFT domain
 CODECS: dict[str, Callable[[], Any]] = {
     "24 kbps": lambda: tiny_codec(target_bandwidths=[0.3 * 32 + 0.01]),
     "32 kHz": lambda: tiny_codec(
@@ -187,7 +188,7 @@ def tiny_band(pattern: str = "flat", plain: bool = False, **parts: Any) -> hafm_
         plain: without lead sheet streams and without a separator.
         parts: additional parts, or replacements of the semantic tokenizer and codec.
     """
-    known = {name: STREAM_SIZES[name] for name in ("chord", "energy", "style")}
+    known = {name: ROW_SIZES[name] for name in ("chord", "energy", "style")}
     stages: dict[str, Any] = {}
     for name, window in (("semantic", 0.48), ("coarse", 0.4), ("fine", 0.32)):
         how: dict[str, Any] = {} if name == "semantic" else {"codebook_pattern": pattern}

@@ -183,14 +183,16 @@ def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> di
         steps: of a long turn.
         codes: that a step generates.
     """
-    short = taken[1]
-    long = taken[steps]
-    fastest, median = (step_milliseconds(short, long, steps, typical) for typical in (min, statistics.median))
+    seconds_of_one = taken[1]
+    seconds_of_all = taken[steps]
+    fastest, median = (
+        step_milliseconds(seconds_of_one, seconds_of_all, steps, typical) for typical in (min, statistics.median)
+    )
     return {
         "milliseconds_per_step": fastest,
         "median_milliseconds_per_step": median,
         "tokens_per_second": None if fastest is None else 1e3 / fastest * codes,
-        "window_start_milliseconds": 1e3 * min(short),
+        "window_start_milliseconds": 1e3 * min(seconds_of_one),
     }
 
 

@@ -82,23 +82,25 @@ def _song_parts(composite: Any, vocal: np.ndarray, **options: Any) -> dict[str, 
     Returns:
         Seconds of "listening", of each stage by its name, and of "codec and mix".
     """
-    # by stage: times of its first and its last report, and the steps that it has reported
-    first: dict[str, float] = {}
-    last: dict[str, float] = {}
-    reached: dict[str, int] = {}
+    # by stage: the times at which it reported its first and its last step, and the number of steps reported
+    first_report: dict[str, float] = {}
+    last_report: dict[str, float] = {}
+    steps_done: dict[str, int] = {}
 
     def progress(stage: str, done: int, total: int) -> None:
+        """Notes when a stage has done more of its `total` steps than it had reported before."""
         # the last report is repeated while the codec computes
-        if done > reached.get(stage, -1):
-            reached[stage] = done
-            last[stage] = time.perf_counter()
-            first.setdefault(stage, last[stage])
+        if done > steps_done.get(stage, -1):
+            steps_done[stage] = done
+            last_report[stage] = time.perf_counter()
+            first_report.setdefault(stage, last_report[stage])
 
     began = time.perf_counter()
     composite.generate(vocal, composite.sampling_rate, seed=1, progress=progress, **options)
     ended = time.perf_counter()
-    moments = [began, first[next(iter(first))], *last.values(), ended]
-    names = ["listening", *last, "codec and mix"]
+    end_of_listening = next(iter(first_report.values()))
+    moments = [began, end_of_listening, *last_report.values(), ended]
+    names = ["listening", *last_report, "codec and mix"]
     return {name: after - before for name, (before, after) in zip(names, pairwise(moments), strict=True)}
 
 

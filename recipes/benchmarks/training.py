@@ -237,6 +237,7 @@ def training_step(model: PreTrainedModel, batch: dict[str, torch.Tensor], dtype:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
     def step() -> None:
+        """A full optimiser step over the batch."""
         with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
             loss = model(**batch, use_cache=False).loss
         loss.backward()
@@ -303,6 +304,7 @@ def write_random_corpus(folder: Path, shards: int = 2, rows: int = 32) -> None:
     generator = np.random.default_rng(0)
 
     def excerpt(name: str) -> TokenExcerpt:
+        """An excerpt of random tokens of a track called `name`."""
         frames = round(EXCERPT_SECONDS * INFO.semantic_frame_rate)
         codes = round(EXCERPT_SECONDS * INFO.acoustic_frame_rate)
         semantic = [generator.integers(INFO.num_clusters, size=frames).astype(np.int16) for _ in range(2)]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""k-means in torch, for codebooks and for the clusters that a semantic tokenizer is trained to predict."""
+"""k-means in torch, for codebooks and for the clusters that a semantic tokenizer is trained to predict.
+
+Dimensions: M vectors, D their width, K centroids.
+"""
 
 import torch
 

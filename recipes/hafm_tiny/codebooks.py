@@ -4,6 +4,9 @@
 With random initialisation (the paper: N(0, 0.02)), each row of a table of 1024 codes has to be learnt from the few
 occurrences of its code. But codebooks and centroids already show which tokens are similar, and for a stage trained
 with another codec, co-occurrences show which of its codes a new code corresponds to.
+
+Dimensions: Q codebooks, V codes of a codebook, C width of their vectors (C_s of centroids, C_a of the codec), D width
+of the stage.
 """
 
 import dataclasses

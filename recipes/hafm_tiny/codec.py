@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses for training a codec on songs, and an evaluation of its reconstructions."""
+"""Losses for training a codec on songs, and an evaluation of its reconstructions.
+
+Dimensions: B clips, C channels, N samples, F frequencies, T frames.
+"""
 
 import math
 from typing import Any
@@ -104,14 +107,23 @@ def mel_distance(
 
 
 @torch.no_grad()
-def middle_of(codec: Codec, sound: torch.Tensor, size: int) -> torch.Tensor:
-    """The mean of the channels of what a codec plays, float [B, C, N], in the format that it reads: [B, `size`]."""
-    middle = sound.mean(1).cpu()
+def mean_of_channels(codec: Codec, sound: torch.Tensor, size: int) -> torch.Tensor:
+    """The mean of the channels of what a codec plays, at the rate that it reads.
+
+    Args:
+        codec: of which `sound` is the output.
+        sound (float [B, C, N]): at the rate of its output.
+        size: number of samples to keep, at the rate that it reads.
+
+    Returns:
+        float [B, size], on the CPU.
+    """
+    mono = sound.mean(1).cpu()
     form = codec.format
     if form.output_sampling_rate != form.sampling_rate:
-        resampled = soxr.resample(middle.numpy().T, form.output_sampling_rate, form.sampling_rate).T
-        middle = torch.from_numpy(np.ascontiguousarray(resampled))
-    return middle[:, :size]
+        resampled = soxr.resample(mono.numpy().T, form.output_sampling_rate, form.sampling_rate).T
+        mono = torch.from_numpy(np.ascontiguousarray(resampled))
+    return mono[:, :size]
 
 
 @torch.no_grad()
@@ -194,7 +206,9 @@ def _scores_of_coding(
     # by the number of codebooks
     outputs = {depth: wrapped.decode(codes[:, :depth]) for depth in depths}
     outputs[0] = codec.decoder(codec.encoder(audio))
-    sums = {depth: middle_of(wrapped, output, size).sum(dim=0, keepdim=True) for depth, output in outputs.items()}
+    sums = {
+        depth: mean_of_channels(wrapped, output, size).sum(dim=0, keepdim=True) for depth, output in outputs.items()
+    }
     reference = torch.from_numpy(target)[None]
     figures = {str(depth): scale_invariant_sdr(reference, output).item() for depth, output in sums.items()}
     true_mel = log_mel(target, codec.config.sampling_rate)

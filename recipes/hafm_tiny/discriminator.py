@@ -3,6 +3,7 @@
 
 Défossez et al. 2022, arXiv 2210.13438, section 3.4: hinge losses, feature matching relative to real features, and a
 discriminator that is updated in two of three steps. The networks here are smaller than the paper's, as the codecs are.
+Dimensions: B clips, N samples, F frequencies, T frames.
 """
 
 import torch

@@ -4,6 +4,8 @@
 Each batch has vocals (clean, or with the noise added at generation) and instrumentals, transposed by resampling, which
 also moves formants and so simulates more singers. Spans of frames are masked; at masked frames, the clusters of
 targets.descriptors are predicted as in HuBERT, and at all frames, the labels of the rendered song.
+
+Dimensions: B crops, N samples of a crop, M samples before resampling, T frames, D width.
 """
 
 from dataclasses import dataclass, field

@@ -71,8 +71,8 @@ class HumanTake:
         self.loud = max(float(np.quantile(self.level, LOUD_QUANTILE)), SILENT_DBFS)
         self.voiced = np.isfinite(pitch)
         # frames without a pitch have that of the last one before them, or of the first
-        last = np.maximum.accumulate(np.where(self.voiced, np.arange(frames), int(self.voiced.argmax())))
-        self.semitones = 12 * np.log2(pitch[last] / 440)
+        last_voiced = np.maximum.accumulate(np.where(self.voiced, np.arange(frames), int(self.voiced.argmax())))
+        self.semitones = 12 * np.log2(pitch[last_voiced] / 440)
         # semitones and dB to add to the voice; level of consonants and breaths in dB, and their mel bands
         self.bend = np.zeros(frames)
         self.gain = np.zeros(frames)

@@ -3,6 +3,7 @@
 
 Crops are augmented with other tempi, with noise, and with timing errors of the singer, both constant and varying over
 the song, as rendered singers are more precise than people. This is trained before the vocal clusters are fitted.
+Dimensions: B crops, T frames, P descriptors of a frame.
 """
 
 import math
@@ -89,9 +90,9 @@ class RhythmTrainer:
         # by crop length in frames: the songs that are long enough; lengths that no song has are left out
         self.songs: dict[int, list[tuple[Array, Beats]]] = {}
         for frames, seconds in needed.items():
-            long = [song for song in songs if len(song[0]) > seconds * frame_rate]
-            if long:
-                self.songs[frames] = long
+            long_songs = [song for song in songs if len(song[0]) > seconds * frame_rate]
+            if long_songs:
+                self.songs[frames] = long_songs
         if not self.songs:
             least = min(needed.values())
             raise ValueError(f"No song is longer than {least:.1f} s; add longer songs or lower crop_seconds.")

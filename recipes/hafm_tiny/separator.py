@@ -17,7 +17,7 @@ from hafm_hf.accompaniment.modeling_separator import HAFMSeparatorModel
 from hafm_hf.lead_sheet.vocabulary import STEMS
 from hafm_hf.tokenizers.codecs import Codec
 
-from .codec import middle_of
+from .codec import mean_of_channels
 from .figures import scale_invariant_sdr
 from .song_pool import PCM_SCALE, Song, SongPool
 from .steps import StepArguments, in_half, take_steps
@@ -57,7 +57,7 @@ class SeparatorArguments(StepArguments):
 def coded(codec: Codec, sounds: np.ndarray) -> np.ndarray:
     """Codes and decodes sounds (float32 [B, N] at the rate that the codec reads, mono): float32 [B, N]."""
     samples = torch.from_numpy(sounds)[:, None].expand(-1, codec.format.channels, -1)
-    return middle_of(codec, codec.decode(codec.encode(samples)), sounds.shape[1]).numpy()
+    return mean_of_channels(codec, codec.decode(codec.encode(samples)), sounds.shape[1]).numpy()
 
 
 class SeparatorTrainer:

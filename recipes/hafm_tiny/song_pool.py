@@ -177,6 +177,6 @@ class SongPool:
 
     def draw(self, rng: np.random.Generator, num_samples: int) -> tuple[Song, int]:
         """Draw a song, uniformly among those longer than `num_samples`, and the first sample of a crop in it."""
-        fitting = [song for song in self.songs if song.num_samples > num_samples]
-        song = fitting[int(rng.integers(len(fitting)))]
+        long_songs = [song for song in self.songs if song.num_samples > num_samples]
+        song = long_songs[int(rng.integers(len(long_songs)))]
         return song, int(rng.integers(song.num_samples - num_samples))

@@ -4,6 +4,8 @@
 It starts as an autoencoder and is quantised once that has warmed up (k-means initialisation, moving averages,
 replacement of dead codes, codebook dropout; Défossez et al. 2022, arXiv 2210.13438, sections 3.2 and A.2).
 Discriminators start last. Optionally, only the decoder is trained further, which leaves the codes unchanged.
+
+Dimensions: B crops, C channels and N samples of a crop (C', N' in the format of the output).
 """
 
 import copy

@@ -5,7 +5,7 @@ HuBERT (Hsu et al. 2021, arXiv 2106.07447) predicts clusters of MFCCs, which dis
 chroma and of onset strength, loudness and band levels, and the labels of rendered songs (sung note, onset, chord,
 beat) are predicted as well. The first convolution is a bank of constant-Q filters (Brown 1991) in three phases 120°
 apart: after the GELU, the sum over the phases hardly depends on the signal's phase, so that the network has access to
-pitch from the first step.
+pitch from the first step. Dimensions: B clips, F frequencies of the filters, T frames at 50 Hz.
 """
 
 from typing import Any

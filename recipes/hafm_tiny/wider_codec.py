@@ -34,11 +34,11 @@ def widened(codec: HAFMSpectralModel, sampling_rate: int, channels: int) -> HAFM
             f"{sampling_rate} Hz can be widened."
         )
     options = codec.config.to_dict() | {"output_sampling_rate": sampling_rate, "output_audio_channels": channels}
-    wide = HAFMSpectralModel(HAFMSpectralConfig.from_dict(options)).to(codec.device, codec.dtype)
+    wide_codec = HAFMSpectralModel(HAFMSpectralConfig.from_dict(options)).to(codec.device, codec.dtype)
     kept = {name: value for name, value in codec.state_dict().items() if not _belongs_to_output(name)}
-    wide.load_state_dict(kept, strict=False)
-    _copy_output(codec.decoder, wide.decoder)
-    return wide
+    wide_codec.load_state_dict(kept, strict=False)
+    _copy_output(codec.decoder, wide_codec.decoder)
+    return wide_codec
 
 
 def _belongs_to_output(name: str) -> bool:

@@ -5,6 +5,9 @@ A choice wins over the paper's if, crop by crop on the same tokens, its nats per
 `STANDARD_ERRORS` standard errors and by more than `LEAST_NATS`; otherwise the paper's stands, and is called
 undetermined. While the gate or the order of q, k and v is wrong, all else is noise, so these are tried jointly first,
 on the stage with the shortest sequence; the rest follows one by one, until nothing changes.
+
+Dimensions: N crops, B of them in a batch, T_v semantic and T_a codec frames, T target and T_c conditioning frames, K
+conditioning streams, Q codebooks.
 """
 
 import math

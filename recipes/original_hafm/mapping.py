@@ -213,6 +213,9 @@ def _unstacked(name: str, shape: Shape) -> Shape:
 def _overrule(mapping: Mapping, shapes: dict[str, Shape], stated: dict[str, str]) -> None:
     """Replaces proposed keys by those that the mapping file states, and drops proposals for the same tensors.
 
+    Patterns that match no tensor do nothing here: `map_keys` reports the weights that nothing fills and the tensors
+    that are left over.
+
     Args:
         mapping: the proposal, changed in place.
         shapes: of the checkpoint's tensors.
@@ -228,16 +231,17 @@ def _overrule(mapping: Mapping, shapes: dict[str, Shape], stated: dict[str, str]
             key = pattern.replace("{}", number)
             keys = [key]
             if "[]" in pattern:
+                # there can be no more codebooks than tensors
                 numbered = [key.replace("[]", str(book)) for book in range(len(shapes))]
                 keys = [numbered_key for numbered_key in numbered if numbered_key in shapes]
             # a layer that does not exist is no fault of the pattern
             if keys and (number == "" or keys[0] in shapes):
                 stated_keys[name.replace("{}", number)] = keys
-    taken = {key for keys in stated_keys.values() for key in keys}
+    stated_tensors = {key for keys in stated_keys.values() for key in keys}
     kept = {
         name: keys
         for name, keys in mapping.keys.items()
-        if name not in stated_keys and not taken.intersection(keys)
+        if name not in stated_keys and not stated_tensors.intersection(keys)
     }  # fmt: skip
     mapping.keys = {**kept, **stated_keys}
 
@@ -411,9 +415,9 @@ def _map_outside(stage: str, shapes: dict[str, Shape], width: int, mapping: Mapp
         if len(keys) == 1:
             mapping.keys[name] = keys
     used = {key for keys in mapping.keys.values() for key in keys}
-    rest = [key for key in tables if key not in used]
-    if len(rest) == streams + len(heads) and streams:
-        _map_tables(stage, rest, {key: tables[key] for key in rest}, size, streams, mapping)
+    unused_tables = [key for key in tables if key not in used]
+    if len(unused_tables) == streams + len(heads) and streams:
+        _map_tables(stage, unused_tables, {key: tables[key] for key in unused_tables}, size, streams, mapping)
 
 
 def _map_tables(stage: str, keys: list[str], rows: dict[str, int], size: int, streams: int, mapping: Mapping) -> None:

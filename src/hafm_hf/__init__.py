@@ -3,6 +3,10 @@
 
 Importing this package registers the configurations, models and feature extractor with transformers' Auto classes, and
 the task `vocal-accompaniment` with `pipeline()`.
+
+Dimensions in docstrings, unless a module or a function says otherwise: B batch, N (or n) samples, C channels, T frames
+(T_v of the semantic tokens, 50 a second, T_a of the codec, T_c of a stage's conditioning), Q codebooks, K conditioning
+streams, R lead-sheet rows, D width, H heads.
 """
 
 import os

@@ -14,7 +14,7 @@ from commands import hafm, said
 from hafm_hf import HAFMForVocalAccompaniment, audio
 from hafm_hf.accompaniment.assemble import LEAD_SHEET_SETTINGS, assemble_composite
 from hafm_hf.accompaniment.parts import part_classes
-from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES
+from hafm_hf.lead_sheet.lead_sheet import ROW_SIZES
 from hafm_hf.pretrained.loading import codec_fingerprint, fingerprint, tokenizer_fingerprint
 from hafm_hf.pretrained.saving import STYLE_SOUND_BYTES, read_style_sounds
 from hafm_hf.tokenizers.codecs import load_codec
@@ -140,7 +140,7 @@ def test_a_failed_assembly_leaves_the_older_composite_unchanged(
 
 
 def test_stages_that_read_a_lead_sheet_get_default_settings_unless_some_were_chosen(tmp_path: Path) -> None:
-    model = tiny_composite(num_hidden_layers=1, lead_sheet_streams={"chord": STREAM_SIZES["chord"]})
+    model = tiny_composite(num_hidden_layers=1, lead_sheet_streams={"chord": ROW_SIZES["chord"]})
     model.coarse.generation_config.temperature = 0.7
     model.save_pretrained(tmp_path / "parts")
     assemble_composite(parts_of(tmp_path / "parts"), tmp_path / "model")

@@ -10,12 +10,12 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.accompaniment.pipeline_hafm import HAFMPipeline
-from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, rows_by_frame
+from hafm_hf.lead_sheet.lead_sheet import ROW_SIZES, rows_by_frame
 from tiny_models import STAGES, encoded, first_read, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 
 NAMES = ["chord", "beat", "bar", "style"]
-SIZES = {name: STREAM_SIZES[name] for name in NAMES}
+SIZES = {name: ROW_SIZES[name] for name in NAMES}
 OPTIONS: dict[str, Any] = {"lead_sheet_streams": SIZES, "styles": ["folk", "rock"]}
 SHEET = LeadSheet(beats=[0.1, 0.6, 1.1], beats_per_bar=4, chords=[(0.0, 0.8, "C"), (0.8, 2.0, "Am7")], style="rock")
 

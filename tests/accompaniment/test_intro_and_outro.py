@@ -39,6 +39,7 @@ def test_added_bars_follow_the_songs_grid_and_its_first_and_last_chords() -> Non
     longer = ends.sheet
     assert longer is not None
     assert list(longer.chords) == sorted(longer.chords)
+    # those of the vocal, of the intro and of the outro
     assert len(longer.chords) == 4 + 3 + 3
     assert ends.before == pytest.approx(3 * BAR + LEAD_SECONDS)
     # the last note lasts half a second into the fifth bar, where the outro begins

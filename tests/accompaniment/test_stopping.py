@@ -77,17 +77,17 @@ def test_tokenizer_and_codec_can_be_stopped_midway() -> None:
         assert stop.calls == moment, "the callback was not called again"
 
 
-@pytest.mark.parametrize("near", [None, 100.0])
-def test_tracking_beats_of_a_long_song_can_be_stopped_midway(bundled: Any, near: float | None) -> None:
+@pytest.mark.parametrize("near_tempo", [None, 100.0])
+def test_tracking_beats_of_a_long_song_can_be_stopped_midway(bundled: Any, near_tempo: float | None) -> None:
     points = torch.zeros(50 * 240, 4)
     called_at = [time.process_time()]
-    bundled.semantic_tokenizer.track_beats(points, near=near, check_stop=partial(_note, called_at))
+    bundled.semantic_tokenizer.track_beats(points, near_tempo=near_tempo, check_stop=partial(_note, called_at))
     whole = time.process_time() - called_at[0]
     assert max(b - a for a, b in zip(called_at, called_at[1:], strict=False)) < max(LONGEST_SECONDS, whole / 4)
 
     began = time.process_time()
     with pytest.raises(Stop):
-        bundled.semantic_tokenizer.track_beats(points, near=near, check_stop=StopAt(1))
+        bundled.semantic_tokenizer.track_beats(points, near_tempo=near_tempo, check_stop=StopAt(1))
     assert time.process_time() - began < whole / 2
 
 

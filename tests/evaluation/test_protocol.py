@@ -11,9 +11,12 @@ WIDTH = 4
 OPTIONS = ScoringOptions(frechet_resamples=50)
 
 
-def clips(measured: list[tuple], systems: dict[str, float], count: int = 40) -> list[Measurement]:
-    """Two clips a song, whose mixes' embeddings lie at the offset of their system."""
-    voice, band = measured[0]
+def made_measurements(songs: list[tuple], systems: dict[str, float], count: int = 40) -> list[Measurement]:
+    """Measurements of `count` clips, two a song, whose mixes' embeddings lie at the offset of their system.
+
+    All have the features of the voice and band of the first of `songs`, which the scores here do not read.
+    """
+    voice, band = songs[0]
     generator = np.random.default_rng(3)
     measurements = []
     for number in range(count):
@@ -27,7 +30,7 @@ def clips(measured: list[tuple], systems: dict[str, float], count: int = 40) -> 
 
 def test_systems_stand_between_the_reference_and_strangers_in_order(measured: list[tuple]) -> None:
     offsets = {REFERENCE: 0.0, SHUFFLED: 2.0, "near": 0.5, "far": 1.5}
-    measurements = clips(measured, offsets)
+    measurements = made_measurements(measured, offsets)
     stated = {name: set_distances(measurements, name, OPTIONS)["embedder"] for name in offsets}
     adherence = {name: each["adherence"] for name, each in stated.items()}
     assert adherence[REFERENCE] == pytest.approx(1.0, abs=0.02)
@@ -46,7 +49,7 @@ def test_candidates_are_compared_with_references_of_other_songs(measured: list[t
     # each song has its own place: only with itself would the reference be perfect
     generator = np.random.default_rng(5)
     places = generator.standard_normal((10, WIDTH))
-    measurements = clips(measured, {REFERENCE: 0.0, SHUFFLED: 1.0}, count=20)
+    measurements = made_measurements(measured, {REFERENCE: 0.0, SHUFFLED: 1.0}, count=20)
     for number, each in enumerate(measurements):
         for candidate in each.candidates.values():
             candidate.mixes["embedder"] += places[number // 2].astype(np.float32)
@@ -55,7 +58,7 @@ def test_candidates_are_compared_with_references_of_other_songs(measured: list[t
 
 
 def test_too_few_clips_for_adherence_say_so(measured: list[tuple]) -> None:
-    measurements = clips(measured, {REFERENCE: 0.0, SHUFFLED: 1.0}, count=4)
+    measurements = made_measurements(measured, {REFERENCE: 0.0, SHUFFLED: 1.0}, count=4)
     for each in measurements:
         for candidate in each.candidates.values():
             candidate.mixes["embedder"] = candidate.mixes["embedder"][:1]

@@ -2,6 +2,7 @@
 """The documents' commands work: README's are run, in order, at the smallest size; the others' options are checked."""
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ import typer.main
 
 from commands import run_command
 from hafm_hf.cli import app
+from hafm_hf.lead_sheet.vocabulary import LEAD_SHEET_ROWS
 from programs import REPOSITORY, run_program
 from readme import Block, blocks, imported_names
 from vocals import file_bytes, glide
@@ -141,6 +143,31 @@ def test_architecture_describes_the_folders_in_the_order_of_their_imports() -> N
     text = (REPOSITORY / "docs/architecture.md").read_text()
     described = re.findall(r"\*\*`(?:recipes/)?(\w+)(?:/|\.py)`\*\*", text)
     assert [name for name in described if name != "recipes"] == layers
+
+
+@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
+def test_architecture_shows_the_settings_of_the_bundled_stages(stage: str) -> None:
+    folder = REPOSITORY / "src/hafm_hf/checkpoints/hafm-tiny" / stage
+    config = json.loads((folder / "config.json").read_text())
+    settings = json.loads((folder / "generation_config.json").read_text())
+    # config files lose the order of the rows
+    rows = [name for name in LEAD_SHEET_ROWS if name in config["lead_sheet_streams"]]
+    cells = [
+        stage,
+        config["codebook_pattern"],
+        ", ".join(rows),
+        f"{settings['window_seconds']:g}, {settings['overlap_seconds']:g}",
+        f"{settings['guidance_scale']:g}",
+        f"{settings['history_free_guidance']:g}",
+        f"{settings['temperature']:g}",
+    ]
+    text = (REPOSITORY / "docs/architecture.md").read_text()
+    assert f"| {' | '.join(cells)} |" in text.splitlines()
+    # what the sentence above the table says of them
+    assert settings["top_k"] == 250
+    assert config["conditioning_fusion"] == "sum"
+    assert config["position_scheme"] == "time"
+    assert settings["independent_windows"] == (stage == "fine")
 
 
 def check_hafm(words: list[str]) -> None:

@@ -18,7 +18,7 @@ from hafm_hf.evaluation.features import ANALYSIS_RATE, extract, onset_strength
 from hafm_hf.lead_sheet.bars import with_bars_throughout
 from hafm_hf.lead_sheet.chords import IN_KEY, NUM_CHORDS, QUALITIES, chord_class, chord_index, chord_label
 from hafm_hf.lead_sheet.files import read_beats, read_chords, read_lead_sheet, write_lead_sheet
-from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, beats_passed, phase_vectors, rows_by_frame
+from hafm_hf.lead_sheet.lead_sheet import ROW_SIZES, beats_passed, phase_vectors, rows_by_frame
 from hafm_hf.tokenizers.pitch_contour import FRAME_RATE
 from tiny_models import encoded, tiny_composite
 from vocals import CODEC_RATE, EXAMPLE
@@ -274,7 +274,7 @@ def test_streams_encode_the_lead_sheet_frame_by_frame() -> None:
     streams = rows_by_frame(FULL, names, 200, 50, styles=["pop", "folk", "rock"])
     chord, beat, bar, energy, style = streams
     assert all(
-        0 <= int(row.min()) and int(row.max()) < STREAM_SIZES[name] for name, row in zip(names, streams, strict=True)
+        0 <= int(row.min()) and int(row.max()) < ROW_SIZES[name] for name, row in zip(names, streams, strict=True)
     )
     assert chord[:50].unique().tolist() == [1 + chord_index("Am7")]
     assert chord[50:100].unique().tolist() == [1]
@@ -295,13 +295,13 @@ def test_streams_encode_the_lead_sheet_frame_by_frame() -> None:
     assert not rows_by_frame(LeadSheet(), names, 10, 50).any()
     with pytest.raises(ValueError, match="no style 'folk'; it has pop"):
         rows_by_frame(FULL, ["style"], 10, 50, styles=["pop"])
-    with pytest.raises(ValueError, match="no stream 'mood'"):
+    with pytest.raises(ValueError, match="no lead-sheet row 'mood'"):
         rows_by_frame(FULL, ["mood"], 10, 50)
 
 
 @pytest.mark.parametrize("streams", [(), ("energy",)])
 def test_beats_and_chords_are_refused_by_models_that_cannot_read_them(streams: tuple[str, ...]) -> None:
-    model = tiny_composite(lead_sheet_streams={name: STREAM_SIZES[name] for name in streams})
+    model = tiny_composite(lead_sheet_streams={name: ROW_SIZES[name] for name in streams})
     samples = np.zeros(24000, np.float32)
     chords = [(0.0, 1.0, "C")]
     for sheet in (LeadSheet(tempo=90.0), LeadSheet(beats=[0.1, 0.7])):

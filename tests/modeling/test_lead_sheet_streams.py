@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from hafm_hf.lead_sheet import vocabulary
-from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES
+from hafm_hf.lead_sheet.lead_sheet import ROW_SIZES
 from modeling.test_modeling import BATCH, FRAMES, conditioning_for, targets_for
 from tiny_models import STAGES, tiny_stage
 
-STREAMS = {name: STREAM_SIZES[name] for name in ("chord", "beat")}
+STREAMS = {name: ROW_SIZES[name] for name in ("chord", "beat")}
 
 
 def with_streams(name: str, **changes: Any) -> Any:
@@ -66,10 +66,10 @@ def test_generation_uses_and_checkpoints_keep_the_streams(pattern: str, tmp_path
 
 
 def test_streams_have_one_order_whatever_the_order_of_the_config(tmp_path: Path) -> None:
-    given = {name: STREAM_SIZES[name] for name in ("energy", "bar", "chord")}
+    given = {name: ROW_SIZES[name] for name in ("energy", "bar", "chord")}
     stage = tiny_stage("semantic", lead_sheet_streams=given)
     assert list(stage.config.lead_sheet_streams) == ["chord", "bar", "energy"]
     stage.save_pretrained(tmp_path)
     again = type(stage).from_pretrained(tmp_path)
     assert list(again.config.lead_sheet_streams) == list(stage.config.lead_sheet_streams)
-    assert list(STREAM_SIZES) == list(vocabulary.STREAMS)
+    assert list(ROW_SIZES) == list(vocabulary.LEAD_SHEET_ROWS)

@@ -41,6 +41,7 @@ def test_signed_buckets_distinguish_past_from_future() -> None:
 def test_target_slots_are_aligned_with_the_conditioning_frame_of_their_time() -> None:
     layout = token_layout(coarse_config(), conditioning_frames=50, target_slots=300)
     for slot in (0, 3, 4, 7, 8, 150, 299):
+        # four slots a frame, at 75 Hz; the two sources before them have 50 frames each, at 50 Hz
         instant = (slot // 4) / 75
         assert layout.frame[0, 100 + slot].item() == int(instant * 50 + 1e-9)
     assert layout.source.tolist() == [0] * 50 + [1] * 50 + [2] * 300

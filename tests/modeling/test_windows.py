@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from hafm_hf.modeling.fast_loop import FastGenerator
 from hafm_hf.modeling.sampling import RandomNumbers
-from hafm_hf.modeling.windows import SongRow, StageRun, Window, default_decoding, song_windows, window_frames
+from hafm_hf.modeling.windows import SongCodes, StageRun, Window, default_decoding, song_windows, window_frames
 from modeling.test_modeling import conditioning_for
 from tiny_models import tiny_stage
 
@@ -48,27 +48,27 @@ def windowed(name: str, pattern: str = "flat", **settings: Any) -> Any:
     return stage
 
 
-def rows_of(*frames: int) -> list[SongRow]:
-    return [SongRow(length, RandomNumbers(3, variation=row)) for row, length in enumerate(frames)]
+def songs_of(*frames: int) -> list[SongCodes]:
+    return [SongCodes(length, RandomNumbers(3, variation=number)) for number, length in enumerate(frames)]
 
 
-def run_of(stage: Any, rows: list[SongRow], decoding: str = "fast", **options: Any) -> StageRun:
-    return StageRun(stage, rows, stage.decoding_config(), decoding, **options)
+def run_of(stage: Any, songs: list[SongCodes], decoding: str = "fast", **options: Any) -> StageRun:
+    return StageRun(stage, songs, stage.decoding_config(), decoding, **options)
 
 
+# 45 frames of 4 codebooks in 4 windows; under the delay pattern each ends 3 slots later
 @pytest.mark.parametrize(("pattern", "steps"), [("flat", 45 * 4), ("delay", 45 + 4 * 3)])
 def test_windows_force_the_overlap_and_fill_the_song(pattern: str, steps: int) -> None:
     stage = windowed("coarse", pattern)
     counted: list[int] = []
     read: list[torch.Tensor] = []
-    run = run_of(stage, rows_of(45, 45), report=counted.append)
+    run = run_of(stage, songs_of(45, 45), report=counted.append)
     # only the prefixes go through the stage's forward
     stage.model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(kwargs["input_ids"].clone()), with_kwargs=True
     )
     codes = run.run(list(conditioning_for(stage, batch=2, frames=30)))
     assert [tuple(row.shape) for row in codes] == [(4, 45)] * 2
-    # four windows; under the delay pattern, the last codebook ends three slots after the first
     assert sum(counted) == run.steps == steps
     prefixes = [ids for ids in read if ids.shape[1] > 1]
     # windows of 18 frames with an overlap of 6 start at frames 0, 12, 24 and 27
@@ -96,20 +96,21 @@ def test_songs_of_different_lengths_generate_the_same_batched_and_alone(
     lengths = [round(seconds * stage.config.conditioning_frame_rate) for seconds in (0.6, 0.16, 0.36)]
     conditioning = [conditioning_for(stage, 1, length, seed=length)[0] for length in lengths]
     frames = [stage.config.target_frames(length) for length in lengths]
-    together = run_of(stage, rows_of(*frames), decoding).run(conditioning)
+    together = run_of(stage, songs_of(*frames), decoding).run(conditioning)
     for row, length in enumerate(frames):
         for batch_size in (1, 5):
-            song = SongRow(length, RandomNumbers(3, variation=row))
+            song = SongCodes(length, RandomNumbers(3, variation=row))
             alone = run_of(stage, [song], decoding, batch_size=batch_size)
             assert torch.equal(alone.run([conditioning[row]])[0], together[row])
 
 
-@pytest.mark.parametrize(("pattern", "steps"), [("flat", 6 * 12), ("delay", 6 * 3 + 3)])
+# one batch of windows of 18 frames of 4 codebooks; under the delay pattern the last one ends 3 slots after the first
+@pytest.mark.parametrize(("pattern", "steps"), [("flat", 18 * 4), ("delay", 18 + 3)])
 def test_independent_windows_are_decoded_in_one_batch(pattern: str, steps: int) -> None:
     stage = windowed("fine", pattern)
     codes = conditioning_for(stage, batch=2, frames=45)
     counted: list[int] = []
-    run = run_of(stage, rows_of(45, 45), report=counted.append)
+    run = run_of(stage, songs_of(45, 45), report=counted.append)
     fine = run.run(list(codes))
     assert sum(counted) == run.steps == steps, "four windows of two songs are one batch"
     assert [tuple(row.shape) for row in fine] == [(4, 45)] * 2
@@ -123,7 +124,7 @@ def test_independent_windows_are_joined_where_the_sound_changes_least(monkeypatc
     def sound(codes: torch.Tensor) -> torch.Tensor:
         return vectors[codes].sum(1)
 
-    run = run_of(stage, rows_of(45, 45), code_vectors=sound)
+    run = run_of(stage, songs_of(45, 45), code_vectors=sound)
     decoded: list[torch.Tensor] = []
 
     def recorded(*args: Any) -> Iterator[torch.Tensor]:
@@ -132,11 +133,11 @@ def test_independent_windows_are_joined_where_the_sound_changes_least(monkeypatc
 
     monkeypatch.setattr(run, "_decode", recorded)
     codes = run.run(conditioning)
-    # windows of 18 frames with an overlap of 12
+    # windows of 18 frames with an overlap of 12, whose last 6 may be replaced; 3 are compared on either side of a join
     starts, changed = (0, 6, 12, 18, 24, 27), 0
     for row in range(2):
         (batch,) = run.batches
-        windows = [new for job, new in zip(batch, torch.stack(decoded, dim=1), strict=True) if job.row == row]
+        windows = [new for job, new in zip(batch, torch.stack(decoded, dim=1), strict=True) if job.song == row]
         song = windows[0]
         borders = []
         for start, window in zip(starts[1:], windows[1:], strict=True):
@@ -156,7 +157,7 @@ def test_independent_windows_are_joined_where_the_sound_changes_least(monkeypatc
 def test_frames_that_the_next_window_may_replace_are_not_final() -> None:
     stage = windowed("fine")
     conditioning = list(conditioning_for(stage, batch=1, frames=45))
-    run = run_of(stage, rows_of(45), batch_size=1, code_vectors=lambda codes: codes.float())
+    run = run_of(stage, songs_of(45), batch_size=1, code_vectors=lambda codes: codes.float())
     seen = torch.empty(4, 0, dtype=torch.long)
     while not run.finished:
         run.advance(conditioning)
@@ -167,14 +168,15 @@ def test_frames_that_the_next_window_may_replace_are_not_final() -> None:
     assert seen.shape[1] == 45
 
 
-@pytest.mark.parametrize(("pattern", "steps"), [("flat", 4 * 12), ("delay", 4 * 3 + 3)])
+# one window with 12 new frames of 4 codebooks
+@pytest.mark.parametrize(("pattern", "steps"), [("flat", 12 * 4), ("delay", 12 + 3)])
 def test_given_spans_are_kept_and_fully_known_windows_are_skipped(pattern: str, steps: int) -> None:
     stage = windowed("coarse", pattern)
     conditioning = conditioning_for(stage, batch=1, frames=30)
-    first = run_of(stage, rows_of(45)).run(list(conditioning))[0]
+    first = run_of(stage, songs_of(45)).run(list(conditioning))[0]
     given = first.clone()
     given[:, 21:30] = -1
-    run = run_of(stage, [SongRow(45, RandomNumbers(9), given)])
+    run = run_of(stage, [SongCodes(45, RandomNumbers(9), given)])
     again = run.run(list(conditioning))[0]
     assert torch.equal(again[:, :21], first[:, :21])
     assert torch.equal(again[:, 30:], first[:, 30:])
@@ -187,13 +189,13 @@ def test_a_dependent_window_is_generated_only_as_far_as_it_is_needed() -> None:
     stage = windowed("coarse")
     conditioning = list(conditioning_for(stage, batch=1, frames=30))
     counted: list[int] = []
-    run = run_of(stage, rows_of(45), report=counted.append)
+    run = run_of(stage, songs_of(45), report=counted.append)
     for frames in (1, 5, 18, 20):
         while run.final_frames(0) < frames:
             run.advance(conditioning, frames)
         assert run.codes(0).shape[1] == frames
         assert sum(counted) == frames * 4
-    assert torch.equal(run.run(conditioning)[0], run_of(stage, rows_of(45)).run(conditioning)[0])
+    assert torch.equal(run.run(conditioning)[0], run_of(stage, songs_of(45)).run(conditioning)[0])
 
 
 @pytest.mark.parametrize(
@@ -209,11 +211,11 @@ def test_settings_that_only_the_reference_supports_are_refused_by_the_fast_loop(
     stage = tiny_stage("fine", position_scheme="time")
     stage.generation_config.update(**{setting: value})
     with pytest.raises(ValueError, match=f'generation config sets {setting} .*decoding="reference"'):
-        run_of(stage, rows_of(9))
+        run_of(stage, songs_of(9))
     conditioning = list(conditioning_for(stage, batch=1, frames=9))
     # settings that would change the form of the result are overridden per window
     stage.generation_config.update(return_dict_in_generate=True, num_return_sequences=2, max_time=1e-9)
-    (codes,) = run_of(stage, rows_of(9), "reference").run(conditioning)
+    (codes,) = run_of(stage, songs_of(9), "reference").run(conditioning)
     assert codes.shape == (4, 9)
 
 
@@ -222,16 +224,16 @@ def test_settings_at_their_defaults_are_accepted() -> None:
     stage.generation_config.update(
         top_p=1.0, min_p=None, typical_p=1.0, epsilon_cutoff=0.0, repetition_penalty=1.0, suppress_tokens=None
     )
-    assert run_of(stage, rows_of(9)).steps == 36
+    assert run_of(stage, songs_of(9)).steps == 36
     stage.generation_config = GenerationConfig(do_sample=True)
-    assert run_of(stage, rows_of(9)).steps == 36
+    assert run_of(stage, songs_of(9)).steps == 36
 
 
 def test_a_setting_that_nobody_has_heard_of_is_refused() -> None:
     stage = tiny_stage("fine")
     stage.generation_config.swing = 0.6
     with pytest.raises(ValueError, match="generation config sets swing to 0.6"):
-        run_of(stage, rows_of(9))
+        run_of(stage, songs_of(9))
 
 
 @pytest.mark.parametrize("how", ["fast", "reference"])
@@ -241,7 +243,7 @@ def test_without_sampling_both_loops_take_the_most_likely_tokens(how: str) -> No
     likeliest = stage.generate(conditioning_ids=conditioning, do_sample=False)[:, 1:]
     stage.generation_config.do_sample = False
     config = stage.decoding_config(top_k=9)
-    (codes,) = StageRun(stage, rows_of(9), config, how).run(list(conditioning))
+    (codes,) = StageRun(stage, songs_of(9), config, how).run(list(conditioning))
     assert codes.t().flatten().tolist() == likeliest[0].tolist()
 
 
@@ -254,7 +256,7 @@ def test_without_sampling_both_loops_take_the_most_likely_tokens(how: str) -> No
 )
 def test_unsupported_compile_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        run_of(tiny_stage("fine"), rows_of(9), **options)
+        run_of(tiny_stage("fine"), songs_of(9), **options)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def test_the_times_of_a_songs_parts_add_up(tiny_model: Path) -> None:
     assert all(value > 0 for value in result["parts"].values())
     assert result["load_seconds"] > 0
     assert sum(result["parts"].values()) == pytest.approx(result["elapsed_seconds"])
+    # three songs of 2 s; tokens a second of the semantic, the coarse and the fine stage
     assert result["tokens_per_second"] == pytest.approx(3 * 2.0 * (50 + 300 + 300) / result["elapsed_seconds"])
     assert 0 < result["loaded_gib"] <= result["peak_gib"] < 16
 

@@ -23,6 +23,8 @@ from space.studio import Browser, Page, expect
 from vocals import EXAMPLE, file_bytes
 
 RATE, SECONDS = 24_000, 10
+# of the song of the example vocal
+BEATS_PER_BAR, TEMPO = 4, 96
 # bytes of files that the page keeps (static/sound.js)
 MOST_FETCHED = 100e6
 STATIC = str(REPOSITORY / "space" / "static")
@@ -146,7 +148,8 @@ def test_panning_in_the_browser_equals_panning_in_the_file(tape: Page) -> None:
 def test_a_loop_returns_to_its_beginning_on_time(tape: Page) -> None:
     studio.press(tape, "Bar 2", "Loop")
     start, stop = tape.evaluate("[desk.span.start, desk.span.stop]")
-    assert stop - start == pytest.approx(4 * 60 / 96, abs=0.05)
+    assert stop - start == pytest.approx(BEATS_PER_BAR * 60 / TEMPO, abs=0.05)
+    # `desk.zero`: the time of the audio clock at which second 0 of the song is played
     zero = tape.evaluate("desk.play(desk.span.stop - 1.5).then(() => desk.zero)")
     tape.wait_for_function("desk.position > desk.span.stop - 0.3")
     tape.wait_for_function("desk.position < desk.span.start + 1")

@@ -21,7 +21,7 @@ from faults import Tally
 from hafm_hf.corpus.locks import locked
 from integration.training_runs import losses, read_metrics, words
 from little_band import RATE, song
-from programs import ForkedWork, hafm, start_server, train
+from programs import ForkedWork, hafm, start_fork_server, train
 from training.toy_corpus import write_toy_corpus
 from vocals import file_bytes, glide
 
@@ -42,7 +42,7 @@ class Job:
 @pytest.fixture(scope="module")
 def jobs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
     """prepare, train, evaluate and accompany, on inputs so small that one run takes seconds."""
-    start_server()
+    start_fork_server()
     folder = tmp_path_factory.mktemp("jobs")
     write_karaoke(folder / "songs", 8)
     tokenizers = save_tokenizers(folder / "tokenizers")

@@ -12,7 +12,7 @@ import torch
 
 from hafm_hf.accompaniment.parts import stage_parts
 from hafm_hf.corpus.tokens import TokenCorpusInfo, write_shard
-from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, LeadSheet, rows_by_frame
+from hafm_hf.lead_sheet.lead_sheet import ROW_SIZES, LeadSheet, rows_by_frame
 from hafm_hf.training.arguments import CorruptionArguments, StageArguments
 from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, check_vocabularies, load_token_corpus, read_stream
 from hafm_hf.training.lead_sheets import _parsed, misheard, with_rows_dropped
@@ -101,6 +101,7 @@ def test_any_division_of_the_global_batch_has_the_same_samples_per_step() -> Non
     sampler = GlobalBatchSampler(12, 1, 2, 5, last_step=1)
     assert [len(samples) for samples in sampler] == [3]
     assert sampler.largest == 3
+    # 3 of 12 samples, over the mean share of 5 processes
     assert sampler.weight(3) == 3 * 5 / 12
     assert GlobalBatchSampler(12, 2, 0, 3).weight(2) == 1.0
 
@@ -205,7 +206,7 @@ SHEET = LeadSheet(
     beats=[0.0, 0.5, 1.0, 1.5, 2.0], beats_per_bar=4, chords=[(0.0, 2.0, "C"), (2.0, 8.0, "Am7")], style="waltz",
     sections=[(0.0, 8.0, "full")],
 )  # fmt: skip
-STREAMS = {name: STREAM_SIZES[name] for name in ("chord", "beat")}
+STREAMS = {name: ROW_SIZES[name] for name in ("chord", "beat")}
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
         """A recording with estimates from the cache; missing ones are made and cached."""
         digest = hashlib.sha256(band.tobytes()).hexdigest()
         if digest not in estimates:
-            estimates[digest] = _estimated(band, recogniser())
+            estimates[digest] = _estimates_of(band, recogniser())
             logger.info("%s: %d chords, %s", name, len(estimates[digest]["chords"]), estimates[digest]["key"])
             cache.parent.mkdir(parents=True, exist_ok=True)
             cache.write_text(json.dumps(estimates))
@@ -127,7 +127,7 @@ def _sounds(clip: Clip, lag: float) -> tuple[Samples, Samples]:
     return voice[:shortest], played[:shortest]
 
 
-def _estimated(played: Samples, recogniser: ChordRecogniser) -> dict[str, Any]:
+def _estimates_of(played: Samples, recogniser: ChordRecogniser) -> dict[str, Any]:
     """Estimates "chords" (spans), "key" (None without chords) and "beats" (s) of an accompaniment (float32 [N])."""
     seconds = len(played) / ANALYSIS_RATE
     chords = recogniser.chords(played, ANALYSIS_RATE)

@@ -4,7 +4,7 @@
 It replaces recordings in training listeners. It slides into notes, scoops, sings vibrato and falls off notes; misses,
 replaces, ornaments and joins notes; breathes; is out of tune, late and early; its tempo drifts; and its pitch tracker
 loses pitches and makes octave errors. Parameter ranges are those of real singers (recipes/evaluate_listening.py
-compares them). Dimensions: N notes, T frames at 50 Hz.
+compares them). Dimensions: N notes, T frames at 50 Hz, K beats.
 """
 
 from dataclasses import dataclass

@@ -244,19 +244,23 @@ def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
         velocity -= SOFTER
     delays = [0.0] * len(pitches)
     if symbol == "L":
+        # the root in the left hand below the chord, all at once
         root = hit.chord.pitch_classes[0]
         pitches = [LEFT_HAND + (root - LEFT_HAND) % 12, *pitches]
         delays = [0.0, *delays]
     elif symbol == "H":
+        # the upper notes, without the lowest
         pitches = pitches[1:]
     elif symbol == "B":
+        # the lowest note
         pitches = pitches[:1]
     elif symbol in "DU":
-        if symbol != "D":
+        # a strum down through all notes, or up through the highest ones
+        if symbol == "U":
             pitches = pitches[-STRUMMED_UP:][::-1]
         delays = [i * STRUM_FRAMES / FRAME_RATE for i in range(len(pitches))]
     elif symbol.isdigit():
-        # past the highest note, continue with the lowest, an octave higher
+        # one note, counted from the lowest; past the highest note, continue with the lowest, an octave higher
         octave, index = divmod(int(symbol) - 1, len(pitches))
         pitches = [pitches[index] + 12 * octave]
     end = hit.ring if player.ring else hit.start + player.length * (hit.end - hit.start)

@@ -275,13 +275,13 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     """
     digest = hashlib.sha256(f"{options.seed}/{task.number}/{task.folder.name}".encode()).digest()
     generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
-    whole = read_song(task.folder)
+    whole_song = read_song(task.folder)
     if options.suited:
-        whole = in_threes(whole)
+        whole_song = in_threes(whole_song)
     semitones = int(generator.integers(options.transpose[0], options.transpose[1] + 1))
     stretch = float(generator.uniform(*options.stretch))
     # as long as asked for once it is stretched
-    original = dense_excerpt(whole, float(generator.uniform(*options.seconds)) / stretch, generator)
+    original = dense_excerpt(whole_song, float(generator.uniform(*options.seconds)) / stretch, generator)
     song = change(original, semitones, stretch, LEAD_IN)
     voice_names = options.test_voices if task.split == TEST_SPLIT else options.training_voices
     # band, chords and line-up have generators of their own, so that changing them does not change the singer
@@ -305,7 +305,7 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     labels: dict[str, object] = {
         "song": task.folder.name, "pass": task.number, "split": task.split, "seed": options.seed,
         "voice": voice.name, "transpose": semitones, "stretch": stretch, "reharmonised": is_reharmonised,
-        **played.lead_sheet, "key": change(whole, semitones).key, "duration": size / options.sampling_rate,
+        **played.lead_sheet, "key": change(whole_song, semitones).key, "duration": size / options.sampling_rate,
         "manner": {name: value for name, value in dataclasses.asdict(manner).items() if np.isfinite(value)},
         "notes": [[note.start, note.end, note.pitch] for note in notes],
         "licence": options.licence,

@@ -37,7 +37,7 @@ def lead_sheet(song: Song, form: tuple[Section, ...], style: str) -> dict[str, o
     """The complete lead sheet of a song, as in labels.json: seconds, Harte's chords, sections (start, end, energy).
 
     Args:
-        song: in its form.
+        song: whose bars are laid out in `form` (`with_form`).
         form: its sections.
         style: name of the style.
     """
@@ -51,7 +51,10 @@ def lead_sheet(song: Song, form: tuple[Section, ...], style: str) -> dict[str, o
         "metre": int(np.median([bar.size - 1 for bar in all_bars])),
         "chords": [[chord.start, chord.end, chord.label] for chord in song.chords],
         "key": song.key,
-        "sections": [[float(all_bars[s.first][0]), _end(song, all_bars[s.end - 1]), s.energy] for s in form],
+        "sections": [
+            [float(all_bars[section.first][0]), _end(song, all_bars[section.end - 1]), section.energy]
+            for section in form
+        ],
         "section_names": [section.name for section in form],
         "style": style,
     }  # fmt: skip

@@ -124,6 +124,7 @@ def test_a_listener_is_scored_against_the_simulated_singing() -> None:
     assert all(-1 <= value <= 1 for value in found.values())
     bins, wrong = reliability(torch.tensor([0.1, 0.4, 0.4]), torch.tensor([0.0, 1.0, 0.0]))
     assert [sure_bin.right for sure_bin in bins] == [0.0, 0.5]
+    # three probabilities: one is 0.1 too high, and the mean of the two 0.4 is 0.1 too low
     assert wrong == pytest.approx((0.1 + 2 * 0.1) / 3)
     lines = [simulated([tune_of_roots(0)], 20.0, singer)[0].contour.midi for singer in ("exact", "faithful")]
     exact, faithful = (np.nanmean(np.abs(midi - np.round(midi))) for midi in lines)
@@ -149,6 +150,7 @@ def test_scores_of_recordings_are_corrected_for_chance() -> None:
 
 
 def test_chords_keys_and_tempi_are_compared_as_by_mir_eval() -> None:
+    # 1 + pitch class of the root, and 12 more if minor
     assert [majmin(label) for label in ("N", "X", "C:maj7", "A:min7", "Bb", "F#m", "D:sus4(b7)", "B:dim")] == [
         0, -1, 1, 1 + 9 + 12, 11, 1 + 6 + 12, -1, -1
     ]  # fmt: skip
@@ -214,6 +216,7 @@ def test_a_song_is_read_with_all_its_parts(songs: Path) -> None:
     song = read_song(list_songs(songs)[2])
     assert song.name == "003"
     assert set(song.tracks) == {"BRIDGE", "PIANO"}
+    # 16 bars of 4 beats, all sung but every eighth
     assert len(song.melody) == 16 * 4 - 8
     assert song.tempo == pytest.approx(100)
     assert song.key == "C:maj"

@@ -100,6 +100,7 @@ def test_targets_are_the_labels_at_the_middle_of_each_frame() -> None:
     assert notes["pitch"][40] == 0
     assert notes["onset"][[4, 5, 8, 20, 25]].tolist() == [0, 1, 2, 3, 1]
     chords = chord_targets(labels, times, shift=2)
+    # A minor, two semitones higher: 1 + pitch class 11 (B), and 12 for minor
     assert set(chords["chord"][:25]) == {1 + 11 + 12}
     assert set(chords["chord"][25:]) == {0}
     assert chords["beat"][[0, 5, 10, 15, 20]].tolist() == [0, 1, 2, 3, 0]

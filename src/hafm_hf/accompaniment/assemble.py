@@ -77,7 +77,7 @@ def assemble_composite(
         temporary = Path(scratch) / "new"
         composite.save_pretrained(temporary)
         if stage_dtype != "float32":
-            _halve_decoder(temporary / "codec" / SAFE_WEIGHTS_NAME)
+            _store_decoder_as_float16(temporary / "codec" / SAFE_WEIGHTS_NAME)
         write_checksums(temporary)
         # a strict load proves the files good before they replace anything
         HAFMForVocalAccompaniment.from_pretrained(temporary)
@@ -123,7 +123,7 @@ def _load(sources: Mapping[str, PartSource], stage_dtype: str) -> dict[str, PreT
     return loaded
 
 
-def _halve_decoder(weights: Path) -> None:
+def _store_decoder_as_float16(weights: Path) -> None:
     """Converts the decoder in `weights`, a codec's safetensors file, to half precision; codes do not depend on it."""
     tensors = load_file(weights)
     for name, tensor in tensors.items():

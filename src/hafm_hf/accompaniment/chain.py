@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the chain of stages over a batch of songs, to the end or window by window, and reports its progress.
 
-What the stages read of a voice is made before, by listening; the codes that they write are decoded after.
+What the stages read of a voice is made before, by listening; the codes that they write are decoded after. Dimensions:
+Q codebooks, T frames of a stage, T_a frames of the codec, K conditioning streams, T_c conditioning frames.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ import torch
 from ..listening.encoder import HAFMEncoderOutput
 from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..modeling.sampling import RandomNumbers
-from ..modeling.windows import ROWS_AT_ONCE, SongRow, StageRun, default_decoding
+from ..modeling.windows import ROWS_AT_ONCE, SongCodes, StageRun, default_decoding
 from ..tokenizers.codecs import Codec
 from .options import GenerationOptions
 from .parts import VOCAL, stage_parts
@@ -22,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class StageChain:
-    """Runs the stages over the songs of a batch; every song is a row of every stage.
+    """Runs the stages over the songs of a batch; every stage generates the codes of every song.
 
     Args:
         stages: the stages to run, by name and in order.
@@ -54,7 +55,7 @@ class StageChain:
         self.table = stage_parts()
         # the stage that writes each stream
         self.writers = {self.table[name].writes: name for name in stages}
-        # length of each stream in frames, for every song
+        # by the name of each stream, its length in frames in every song
         frames = {VOCAL: [len(encoded.tokens) for encoded in encoder_outputs]}
         decoding = options.decoding or default_decoding(stages.values())
         # of the codec, of the next stage that generates its codes
@@ -66,15 +67,17 @@ class StageChain:
             entry = self.table[name]
             frames[entry.writes] = [stage.config.target_frames(length) for length in frames[entry.reads[0]]]
             kept = (kept_codes or {}).get(name)
-            rows = [
-                SongRow(length, RandomNumbers(encoded.seed, number, encoded.variation), kept)
+            songs = [
+                SongCodes(length, RandomNumbers(encoded.seed, number, encoded.variation), kept)
                 for length, encoded in zip(frames[entry.writes], encoder_outputs, strict=True)
             ]
             code_vectors = None
             if codec is not None and entry.acoustic:
                 code_vectors = partial(codec.code_vectors, first_codebook=first_codebook)
                 first_codebook += stage.config.num_codebooks
-            run = StageRun(stage, rows, config, decoding, bool(options.compile), batch_size, code_vectors=code_vectors)
+            run = StageRun(
+                stage, songs, config, decoding, bool(options.compile), batch_size, code_vectors=code_vectors
+            )
             if progress is not None:
                 run.report = counting(name, run.steps, progress)
             self.runs[name] = run
@@ -102,9 +105,9 @@ class StageChain:
     def codes(self, number: int) -> torch.Tensor:
         """The codec codes of a song generated so far: int64 [Q, T_a]."""
         acoustic = [self.table[name].writes for name in self.runs if self.table[name].acoustic]
-        return _together([self.stream(stream, number) for stream in acoustic])
+        return _together([self.tokens_of(stream, number) for stream in acoustic])
 
-    def stream(self, name: str, number: int) -> torch.Tensor:
+    def tokens_of(self, name: str, number: int) -> torch.Tensor:
         """The tokens of a song that are final so far, int64 [Q, T].
 
         Args:
@@ -126,8 +129,8 @@ class StageChain:
         for stream in self.table[name].reads:
             if stream in self.writers:
                 writer = self.runs[self.writers[stream]]
-                while not writer.finished and writer.final_frames(0) < run.needs:
-                    self._advance(self.writers[stream], run.needs)
+                while not writer.finished and writer.final_frames(0) < run.conditioning_needed:
+                    self._advance(self.writers[stream], run.conditioning_needed)
         if not run.finished:
             run.advance(self._conditioning(name), frames)
 
@@ -135,17 +138,17 @@ class StageChain:
         """The conditioning of a stage (by its name) that exists so far: int64 [K, T_c] for each song."""
         conditioning = []
         for number, encoded in enumerate(self.encoder_outputs):
-            streams = [self.stream(stream, number) for stream in self.table[name].reads]
+            rows = [self.tokens_of(stream, number) for stream in self.table[name].reads]
             if name in encoded.lead_sheet_rows:
-                streams.append(encoded.lead_sheet_rows[name])
-            conditioning.append(_together(streams))
+                rows.append(encoded.lead_sheet_rows[name])
+            conditioning.append(_together(rows))
         return conditioning
 
 
-def _together(streams: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stacks streams (int64 [Q, T] each), cut to the shortest, along the first dimension: int64 [sum of Q, T]."""
-    length = min(stream.shape[1] for stream in streams)
-    return torch.cat([stream[:, :length] for stream in streams])
+def _together(tokens: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stacks tokens (int64 [Q, T] each), cut to the shortest, along the first dimension: int64 [sum of Q, T]."""
+    length = min(rows.shape[1] for rows in tokens)
+    return torch.cat([rows[:, :length] for rows in tokens])
 
 
 class ProgressReports:
@@ -202,6 +205,6 @@ def steps_of_first_stage(stages: Mapping[str, HAFMStageForCausalLM], tokens: Seq
         tokens: number of vocal semantic tokens of each song.
     """
     name, stage = next(iter(stages.items()))
-    rows = [SongRow(stage.config.target_frames(length), RandomNumbers(0)) for length in tokens]
+    songs = [SongCodes(stage.config.target_frames(length), RandomNumbers(0)) for length in tokens]
     # either loop takes the same steps; this one is prepared faster
-    return name, StageRun(stage, rows, stage.decoding_config(), decoding="reference").steps
+    return name, StageRun(stage, songs, stage.decoding_config(), decoding="reference").steps

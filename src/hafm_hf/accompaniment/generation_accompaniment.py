@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generation by the composite, in three steps: listen to the vocals, run the stages, decode their codes."""
+"""Generation by the composite, in three steps: listen to the vocals, run the stages, decode their codes.
+
+Dimensions: B vocals, N samples, C channels, T_v semantic frames at 50 Hz, T_a codec frames, Q codebooks.
+"""
 
 # a mixin may not say that `self` is the class that it is mixed into; here it always is
 # mypy: disable-error-code=misc
@@ -220,8 +223,8 @@ class HAFMAccompanimentGenerationMixin:
         one sample only, and without an instrumental to keep.
 
         Yields:
-            float32 [n] at the model's rate, [C, n] with several channels, on the CPU; with `stems=True` [S, n] or
-                [S, C, n] in the order of `stems`; they sum to the instrumental.
+            float32 [n] at the model's rate, [C, n] with several channels, on the CPU; with `stems=True` [stems, n]
+                or [stems, C, n] in the order of `stems`; they sum to the instrumental.
 
         Raises:
             ValueError: as for `generate`.
@@ -409,7 +412,7 @@ class HAFMAccompanimentGenerationMixin:
         decoded = {
             "audio": without_one_channel(audio),
             "vocal_semantic": encoded.tokens.cpu(),
-            "instrumental_semantic": chain.stream("instrumental_semantic", number)[0].cpu(),
+            "instrumental_semantic": chain.tokens_of("instrumental_semantic", number)[0].cpu(),
             "codes": codes.cpu(),
             "lead_sheets": encoded.lead_sheet,
         }
@@ -527,6 +530,6 @@ def check_supported(options: GenerationOptions, model: Any) -> None:
 
 
 def supported_fields(model: Any) -> set[str]:
-    """Names of the lead sheet's fields that the stages of a model read, and "stem" if it has a separator."""
-    fields = model.encoder.lead_sheet_fields_read
+    """What options can set in a model: names of the lead-sheet rows that its stages read, "stem" with a separator."""
+    fields = model.encoder.lead_sheet_rows_read
     return fields if model.separator is None else fields | {"stem"}

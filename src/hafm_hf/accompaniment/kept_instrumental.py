@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spans of an existing instrumental that a new one keeps: their tokens for the stages, and their audio."""
+"""Spans of an existing instrumental that a new one keeps: their tokens for the stages, and their audio.
+
+Dimensions: N samples, C channels, Q codebooks of a stage, T frames of a stage.
+"""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -44,7 +44,7 @@ class Option:
         choices: the values that a string accepts.
         word: a string that a number accepts as well.
         internal: whether it controls how the machine computes, which clients of a server must not choose.
-        fields: of a lead sheet, one of which a stage of the model must read; "stem" requires a separator.
+        fields: lead-sheet rows, one of which a stage of the model must read; "stem" requires a separator.
     """
 
     kind: type

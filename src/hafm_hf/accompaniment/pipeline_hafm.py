@@ -515,10 +515,10 @@ def side_by_side(chunk: torch.Tensor) -> np.ndarray:
     """Arranges a chunk of a stream for resampling, all channels of all stems at once.
 
     Args:
-        chunk (float32 [N], [C, N], [S, N] or [S, C, N]): C channels, or S stems.
+        chunk (float32 [N], [C, N], [stems, N] or [stems, C, N]): C channels.
 
     Returns:
-        float32 [N] or [N, S · C].
+        float32 [N] or [N, stems · C].
     """
     if chunk.ndim > 1:
         chunk = chunk.flatten(0, -2)
@@ -526,7 +526,7 @@ def side_by_side(chunk: torch.Tensor) -> np.ndarray:
 
 
 def stems_of(piece: audio.Samples) -> dict[str, audio.Samples]:
-    """The stems (float32 [N] or [N, C]) of a piece of a stream with all channels side by side ([N, S · C])."""
+    """The stems (float32 [N] or [N, C]) of a piece of a stream with all channels side by side ([N, stems · C])."""
     stems = {}
     for name, stem in zip(STEMS, np.split(piece, len(STEMS), axis=1), strict=True):
         stems[name] = stem[:, 0] if stem.shape[1] == 1 else stem

@@ -231,18 +231,18 @@ def _chunked_sounds(file: BinaryIO, size: int, layout: Layout) -> Iterator[Secti
             yield Section(((start, size),))
             return
         # first byte of the samples
-        first = data_chunk + layout.overhead
-        stated = _stated_size(file, start, data_chunk, layout)
-        end, following = _end_of_data(file, first, stated, size, layout)
-        size_there = max(end - first, 0)
-        if stated == size_there:
+        first_byte = data_chunk + layout.overhead
+        stated_size = _stated_size(file, start, data_chunk, layout)
+        end, following = _end_of_data(file, first_byte, stated_size, size, layout)
+        size_there = max(end - first_byte, 0)
+        if stated_size == size_there:
             yield Section(((start, following),))
         else:
-            head = _corrected(read_at(file, start, first - start), size_there, layout)
+            head = _corrected(read_at(file, start, first_byte - start), size_there, layout)
             claimed = 1.0
-            if stated and size_there:
-                claimed = stated / size_there
-            yield Section(((first, end),), head, claimed)
+            if stated_size and size_there:
+                claimed = stated_size / size_there
+            yield Section(((first_byte, end),), head, claimed)
         start = following
 
 
@@ -352,10 +352,10 @@ def _corrected(head: bytes, size: int, layout: Layout) -> bytes:
     field = struct.calcsize(layout.size)
     # struct's lower-case codes are signed
     if layout.size.islower():
-        most = (1 << 8 * field - 1) - 1
+        largest_size = (1 << 8 * field - 1) - 1
     else:
-        most = (1 << 8 * field) - 1
-    head = head[:-field] + struct.pack(layout.size, min(size + layout.counted, most))
+        largest_size = (1 << 8 * field) - 1
+    head = head[:-field] + struct.pack(layout.size, min(size + layout.counted, largest_size))
     # otherwise the wrong size would be that of the chunk ds64
     if head[:4] in (b"RF64", b"BW64"):
         return b"RIFF" + head[4:]
@@ -450,6 +450,8 @@ def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:
 
 # a first metadata block (STREAMINFO, 34 bytes), which may be the last one, too
 FLAC_STREAM = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+# bytes of the marker "fLaC", of that block's header, and of the block (RFC 9639, 8.2)
+FLAC_HEADER = 4 + 4 + 34
 FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]")
 # the longest two frames: 65,535 samples of eight channels each
 FLAC_TAIL = 1 << 22
@@ -478,24 +480,25 @@ def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
 
     Its header is corrected if the number of samples that it states does not end in the last frame.
     """
-    # the marker, the block's header, and STREAMINFO (RFC 9639, 8.2): from byte 8 the least block size, from byte 18
-    # rate, channels, bits a sample and, in the last 36 bits, the number of samples
-    head = read_at(file, start, 42)
+    # from byte 8 the least block size, from byte 18 rate, channels, bits a sample and, in its last 36 bits, the number
+    # of samples
+    head = read_at(file, start, FLAC_HEADER)
     packed = int.from_bytes(head[18:26], "big")
-    stated = packed & (1 << 36) - 1
-    tail = read_at(file, max(start + 42, end - FLAC_TAIL), min(end - start - 42, FLAC_TAIL))
+    stated_samples = packed & (1 << 36) - 1
+    first_frame = start + FLAC_HEADER
+    tail = read_at(file, max(first_frame, end - FLAC_TAIL), min(end - first_frame, FLAC_TAIL))
     block_size = int.from_bytes(head[8:10], "big")
     # samples before the last frame, and up to its end
-    before, total = _last_flac_frame(tail, block_size)
+    samples_before, actual_samples = _last_flac_frame(tail, block_size)
     # the header is right, or there is no frame to compare it with
-    if before < stated <= total or total == 0:
+    if samples_before < stated_samples <= actual_samples or actual_samples == 0:
         return Section(((start, end),))
-    corrected = head[:18] + (packed + total - stated).to_bytes(8, "big") + head[26:]
+    corrected = head[:18] + (packed + actual_samples - stated_samples).to_bytes(8, "big") + head[26:]
     missing = 0
     # 0: the encoder did not know it
-    if stated:
-        missing = stated - total
-    return Section(((start + 42, end),), corrected, missing=missing)
+    if stated_samples:
+        missing = stated_samples - actual_samples
+    return Section(((first_frame, end),), corrected, missing=missing)
 
 
 def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:
@@ -539,20 +542,24 @@ def _flac_frame(header: bytes, block_size: int) -> tuple[int, int]:
     # no such character
     if ones == 1 or ones == 8:
         return 0, 0
-    number = header[4] & 0x7F >> ones
+    # its lowest bits, and six bits of each further byte
+    number = header[4] & (0x7F >> ones)
     # of the next byte to read
     position = 5
     for byte in header[5 : 4 + max(ones, 1)]:
-        number = number << 6 | byte & 0x3F
+        number = (number << 6) | (byte & 0x3F)
         position += 1
-    code = header[2] >> 4
-    samples = FLAC_SIZES.get(code, 0)
+    size_code = header[2] >> 4
+    samples = FLAC_SIZES.get(size_code, 0)
     # the number of samples less 1 follows, in one or two bytes
-    if code in (6, 7):
-        samples = int.from_bytes(header[position : position + code - 5], "big") + 1
-        position += code - 5
+    if size_code in (6, 7):
+        size_bytes = size_code - 5
+        samples = int.from_bytes(header[position : position + size_bytes], "big") + 1
+        position += size_bytes
     # a rate that is no usual one follows, in kHz, Hz or tens of Hz
-    position += {12: 1, 13: 2, 14: 2}.get(header[2] & 0xF, 0)
+    rate_code = header[2] & 0xF
+    position += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    # then the checksum
     if not samples or _crc8(header[:position]) != header[position]:
         return 0, 0
     # bit 0: frames differ in size, so that the number is that of the first sample

@@ -212,17 +212,17 @@ def _frames_to_read(sound: Sound, first: int, seconds: float | None, max_seconds
     available = math.inf
     if sound.refused is not None:
         available = max(sound.refused - first, 0)
-    most = math.inf
+    most_frames = math.inf
     if seconds is None or seconds > max_seconds:
         if available < math.inf:
             check_duration(round(available), rate, name, min_seconds=0.0, max_seconds=max_seconds)
         if max_seconds < math.inf:
-            most = math.floor(max_seconds * rate) + 1
+            most_frames = math.floor(max_seconds * rate) + 1
     else:
-        most = round(seconds * rate)
-    if available < math.inf and min(most, available) > MAX_SAMPLES:
-        raise _too_many(round(min(most, available)), rate, name)
-    return round(min(most, MAX_SAMPLES + 1))
+        most_frames = round(seconds * rate)
+    if available < math.inf and min(most_frames, available) > MAX_SAMPLES:
+        raise _too_many(round(min(most_frames, available)), rate, name)
+    return round(min(most_frames, MAX_SAMPLES + 1))
 
 
 def _too_many(frames: int, rate: int, name: str) -> LongAudioError:

@@ -152,8 +152,8 @@ def accompany(
     }
     request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, as_json)
     check_request(request, vocals, many)
-    fitting = [vocal_name(vocal) for vocal in vocals if not request.name_problem(vocal, vocal_name(vocal))]
-    planned = [path for name in fitting for files in request.files(name) for path in files.values()]
+    usable_names = [vocal_name(vocal) for vocal in vocals if not request.name_problem(vocal, vocal_name(vocal))]
+    planned = [path for name in usable_names for files in request.files(name) for path in files.values()]
     check_output(out, [] if many or overwrite else planned)
     if many:
         accompany_folder(request, batch_size or 8, engine_arguments(engine, workers))

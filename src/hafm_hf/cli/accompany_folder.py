@@ -200,16 +200,16 @@ def _make_plan(request: Request, batch_size: int) -> Plan:
     """
     path = Path(request.out, PLAN_FILE)
     source = Path(request.source)
-    before: dict[str, Any] = {"format": PLAN_FORMAT}
+    earlier_plan: dict[str, Any] = {"format": PLAN_FORMAT}
     if path.is_file():
-        before = json.loads(path.read_text(encoding="ascii"))
-    if before.get("format") != PLAN_FORMAT or "shards" in before:
+        earlier_plan = json.loads(path.read_text(encoding="ascii"))
+    if earlier_plan.get("format") != PLAN_FORMAT or "shards" in earlier_plan:
         raise HAFMCorpusError(f"{path} is not a plan of this version of hafm accompany; choose another folder.")
     content = {**DEFAULTS, **request.parameters, "device": request.device, "dtype": request.dtype}
     content |= {"format": request.file_format, "weights": model_fingerprint(request.model), "batch_size": batch_size}
     # without a given seed: that of the earlier run, or a random one
-    content.setdefault("seed", before.get("options", {}).get("seed", secrets.randbits(31)))
-    check_same_options(Path(request.out), before.get("options", content), content)
+    content.setdefault("seed", earlier_plan.get("options", {}).get("seed", secrets.randbits(31)))
+    check_same_options(Path(request.out), earlier_plan.get("options", content), content)
 
     vocals, drops, _ = find_audio(source)
     errors = {drop.track: f"{drop.track}: {drop.reason.value}; fix or remove it." for drop in drops}
@@ -223,26 +223,26 @@ def _make_plan(request: Request, batch_size: int) -> Plan:
 
     # the earlier run's batches, without vocals that have changed or gone
     stamps = {vocal: stamp_files(source, {"vocal": vocal, **_sheet_files(source, vocal)}) for vocal in vocals}
-    earlier = before.get("stamps", {})
-    unchanged = {vocal for vocal in vocals if earlier.get(vocal) == stamps[vocal]}
+    earlier_stamps = earlier_plan.get("stamps", {})
+    unchanged = {vocal for vocal in vocals if earlier_stamps.get(vocal) == stamps[vocal]}
     batches = []
-    for batch in before.get("batches", []):
+    for batch in earlier_plan.get("batches", []):
         if remaining := [vocal for vocal in batch if vocal in unchanged]:
             batches.append(remaining)
 
-    new = [vocal for vocal in vocals if vocal not in unchanged]
+    new_vocals = [vocal for vocal in vocals if vocal not in unchanged]
     lengths: dict[str, float] = {}
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
-        results = pool.map(functools.partial(_read, source, request.parameters.get("seconds")), new)
-        for vocal, length_or_error in zip(new, results, strict=True):
+        results = pool.map(functools.partial(_read, source, request.parameters.get("seconds")), new_vocals)
+        for vocal, length_or_error in zip(new_vocals, results, strict=True):
             if isinstance(length_or_error, str):
                 errors[vocal] = length_or_error
             else:
                 lengths[vocal] = length_or_error
     batches += _batched(source, lengths, batch_size)
     # files made from a vocal that has changed since are out of date
-    for vocal in new:
-        if vocal in earlier:
+    for vocal in new_vocals:
+        if vocal in earlier_stamps:
             for files in request.files(names[vocal]):
                 for outdated in files.values():
                     outdated.unlink(missing_ok=True)

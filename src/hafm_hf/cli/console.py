@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import requires
@@ -96,8 +97,9 @@ def missing_package(error: BaseException) -> HAFMCommandError | None:
     which = "each of the extras"
     if len(extras) == 1:
         which = "the extra"
-    # extras may contain each other: suggest the smallest
-    smallest = min(extras, key=[extra for _, extra in listed].count)
+    # extras may contain each other: suggest the one with the fewest packages
+    num_packages = Counter(extra for _, extra in listed)
+    smallest = min(extras, key=lambda extra: num_packages[extra])
     return HAFMCommandError(
         f"{package} is not installed; {which} {', '.join(extras)} includes it: pip install 'hafm-hf[{smallest}]'."
     )

@@ -51,6 +51,10 @@ def load_plan(corpus: Path, options: dict[str, Any]) -> Plan:
 def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Rejects options that differ from those a folder was begun with and affect its contents.
 
+    Args:
+        folder: the folder, for the message.
+        before, now: its options by name, as its plan has saved them, and as they are given.
+
     Raises:
         HAFMCorpusError: naming the options that differ.
     """

@@ -65,10 +65,10 @@ class StemName:
 
 def stem_names(path: str) -> list[StemName]:
     """All readings of a file's name, the most likely first; empty if it is not named like a stem."""
-    whole = posixpath.splitext(posixpath.basename(path))[0]
-    if numbered := _COPY.fullmatch(whole):
+    name = posixpath.splitext(posixpath.basename(path))[0]
+    if numbered := _COPY.fullmatch(name):
         return list(dict.fromkeys(_readings(numbered["name"], numbered["copy"])))
-    return list(dict.fromkeys(_readings(whole, "")))
+    return list(dict.fromkeys(_readings(name, "")))
 
 
 def _readings(name: str, copy: str) -> Iterator[StemName]:

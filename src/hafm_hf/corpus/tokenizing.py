@@ -2,6 +2,7 @@
 """Semantic tokenizer and codec together: segments of a track in, time-aligned token streams out.
 
 The segments of a track have equal length, so both models process them in batches without padding.
+Dimensions: B segments of a batch, N samples, C channels, T_v semantic frames, T_a codec frames, Q codebooks.
 """
 
 from collections.abc import Iterator, Sequence

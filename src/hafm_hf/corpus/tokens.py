@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token shards: the Parquet format between audio and training.
 
-A row is one excerpt of one track, with all of its streams cut at the same start and end:
+A row is one excerpt of one track, with all of its streams (T_v semantic frames, T_a codec frames, Q codebooks) cut at
+the same start and end:
 
 | column | type | content |
 |---|---|---|

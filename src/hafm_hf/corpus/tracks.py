@@ -144,7 +144,7 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
     paths: list[str] = []
     drops: list[Drop] = []
     # files that are not audio
-    others = 0
+    num_others = 0
 
     def unreadable(error: OSError) -> None:
         """Notes a folder that cannot be listed; the root itself must be listable."""
@@ -163,14 +163,14 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
             has_audio_suffix = name.lower().endswith(AUDIO_SUFFIXES)
             # macOS keeps attributes of a file in ._NAME
             if name.startswith("._"):
-                others += 1
+                num_others += 1
             elif is_regular and (has_audio_suffix or is_sound_file(file)):
                 paths.append(path)
             elif not has_audio_suffix:
-                others += 1
+                num_others += 1
             elif os.path.islink(file):
                 drops.append(Drop(display_name(path), Reason.UNREADABLE, "a broken link"))
-    return sorted(paths, key=os.fsencode), sorted(drops, key=lambda drop: drop.track), others
+    return sorted(paths, key=os.fsencode), sorted(drops, key=lambda drop: drop.track), num_others
 
 
 def _relative(path: str, root: Path) -> str:
@@ -335,11 +335,11 @@ def filled_splits(tracks: Sequence[Track], known: Sequence[Track], options: Spli
     else:
         donors = [track for track in reversed(ordered) if track.split == "test"]
     if donors and options.validation and "validation" not in splits:
-        chosen = donors[0]
-        of_artist = [track for track in donors if track.artist.casefold() == chosen.artist.casefold() != ""]
+        first_donor = donors[0]
+        of_artist = [track for track in donors if track.artist.casefold() == first_donor.artist.casefold() != ""]
         # the artist is unknown, or the only one in training
         if not 0 < len(of_artist) < trains:
-            of_artist = [chosen]
+            of_artist = [first_donor]
         moved |= {track.content_hash: "validation" for track in of_artist}
     return [replace(track, split=moved.get(track.content_hash, track.split)) for track in tracks]
 
@@ -364,16 +364,16 @@ def identify_tracks(
 
     def identify(grouping: Grouping) -> Track | Drop:
         """The track of a grouping, as known, or new and still without a split; or why there is none."""
-        before = known.get(grouping.name)
+        known_track = known.get(grouping.name)
         stamps = stamp_files(root, grouping.files)
-        if before is not None and before.stamps == stamps and before.files == grouping.files:
-            return before
+        if known_track is not None and known_track.stamps == stamps and known_track.files == grouping.files:
+            return known_track
         try:
             content = hash_files(root, grouping.files)
         except TrackError as error:
             # the outcome of a planned track is reported by its shard, once
-            return before or Drop(grouping.name, error.reason, error.detail)
-        if before is not None and before.content_hash != content:
+            return known_track or Drop(grouping.name, error.reason, error.detail)
+        if known_track is not None and known_track.content_hash != content:
             raise HAFMCorpusError(f"{grouping.name} has changed since the corpus was begun; prepare another one.")
         # of the file of the first role, whichever that is
         tags = read_tags(root / grouping.files[min(grouping.files)])
@@ -400,14 +400,14 @@ def identify_tracks(
         else:
             drops.append(Drop(track.name, Reason.DUPLICATE, f"same bytes as {first_name}"))
 
-    earlier = []
-    new = []
+    known_tracks = []
+    new_tracks = []
     # the songs of a single artist would all be in one split
     several_artists = len({track.artist.casefold() for track in (*tracks, *known.values())}) > 1
     for track in tracks:
         if track.name in known:
-            earlier.append(track)
+            known_tracks.append(track)
         else:
             artist = track.artist if several_artists else ""
-            new.append(replace(track, split=choose_split(track.name, artist, track.content_hash, splits)))
-    return earlier + filled_splits(new, list(known.values()), splits), drops
+            new_tracks.append(replace(track, split=choose_split(track.name, artist, track.content_hash, splits)))
+    return known_tracks + filled_splits(new_tracks, list(known.values()), splits), drops

@@ -192,12 +192,12 @@ def density_and_coverage(
     distances, _ = NearestNeighbors(n_neighbors=neighbours).fit(references).kneighbors()
     radii = distances[:, -1]
     # how many evaluated embeddings each ball holds, [n]
-    held = np.zeros(len(references), dtype=np.int64)
+    points_in_balls = np.zeros(len(references), dtype=np.int64)
     # block by block, so that memory grows with n, not with n · m
     for block in pairwise_distances_chunked(candidates, references, working_memory=64):
-        held += (block < radii).sum(axis=0)
-    density = float(held.sum() / (neighbours * len(candidates)))
-    coverage = float((held > 0).mean())
+        points_in_balls += (block < radii).sum(axis=0)
+    density = float(points_in_balls.sum() / (neighbours * len(candidates)))
+    coverage = float((points_in_balls > 0).mean())
     return density, coverage
 
 

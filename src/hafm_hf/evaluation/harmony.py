@@ -98,8 +98,8 @@ def chord_changes_shared(voice: Features, reference: Features, candidate: Featur
     if not expected.any():
         return math.nan
     # the same 12 coefficients, one for each interval, for every pitch class: intervals are the same in any key
-    explained = np.stack([np.roll(sung, interval, axis=0).ravel() for interval in range(PITCH_CLASSES)], axis=1)
-    return correlation(unexplained(expected.ravel(), explained), unexplained(played.ravel(), explained))
+    explaining = np.stack([np.roll(sung, interval, axis=0).ravel() for interval in range(PITCH_CLASSES)], axis=1)
+    return correlation(unexplained(expected.ravel(), explaining), unexplained(played.ravel(), explaining))
 
 
 def chords(chroma: NDArray[np.float32]) -> Array:
@@ -137,14 +137,22 @@ def followed_chords(voice: Features, candidate: Features) -> float:
     return float(np.mean([correlation(notes[:, frame], played[:, frame]) for frame in labelled]))
 
 
-def unexplained(values: Array, explained: Array) -> Array:
-    """Residual of float64 [N] after least-squares regression on the columns of float64 [N, K]."""
-    gram = explained.T @ explained
+def unexplained(values: Array, explaining: Array) -> Array:
+    """What a least-squares regression does not explain of values.
+
+    Args:
+        values (float64 [N]): to explain.
+        explaining (float64 [N, K]): the K variables that explain them, one a column.
+
+    Returns:
+        The residual, float64 [N].
+    """
+    gram = explaining.T @ explaining
     scale = max(float(np.trace(gram)) / len(gram), 1e-12)
     # a little of the identity, so that columns may depend on each other
-    regular = gram + 1e-6 * scale * np.eye(len(gram))
-    coefficients = np.linalg.solve(regular, explained.T @ values)
-    return values - explained @ coefficients
+    regularised = gram + 1e-6 * scale * np.eye(len(gram))
+    coefficients = np.linalg.solve(regularised, explaining.T @ values)
+    return values - explaining @ coefficients
 
 
 def correlation(first: Array, second: Array) -> float:

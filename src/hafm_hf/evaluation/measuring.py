@@ -2,7 +2,7 @@
 """Measures one clip with all its candidates: the unit of work of a worker process or a Ray task.
 
 Measurements depend on the audio only, so they are cached on disk under its hash: a killed run resumes and gives the
-same numbers.
+same numbers. Dimensions: N samples, n embeddings of a clip, D their width.
 """
 
 from __future__ import annotations

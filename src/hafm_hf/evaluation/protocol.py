@@ -2,6 +2,7 @@
 """From measured clips to a report: matched against shuffled pairs, distances, baselines, fools, seeds.
 
 The report is a dictionary, written as JSON and HTML by `report.py`.
+Dimensions: n_i embeddings of clip i, D their width.
 """
 
 import math
@@ -125,7 +126,7 @@ def make_report(
         systems[name] = describe_system(averaged, options) | {"distances": distances, "seeds": len(seeds)}
         if clip_scores and name in clip_scores:
             systems[name]["other_scores"] = _other_scores(measurements, clip_scores[name], options)
-    report = {"protocol": protocol | _stated(measurements, options), "systems": systems, "fools": _fools(systems)}
+    report = {"protocol": protocol | _description(measurements, options), "systems": systems, "fools": _fools(systems)}
     return report, scored
 
 
@@ -239,8 +240,13 @@ def _adherence(
 
     The songs are dealt into two halves, and each half's candidates are compared with the other half's references:
     compared with itself, a reference would be perfect by definition. The value is the mean of the two.
+
+    Args:
+        measurements: of all clips.
+        system, embedder: names of the system and the embedder, as in the measurements' candidates.
+        options: seed and number of resamples for the interval.
     """
-    halves = _dealt(measurements, options.seed)
+    halves = _halves_by_song(measurements, options.seed)
 
     def fitted(half: list[Measurement], candidate: str) -> Gaussian:
         """The Gaussian of the embedded mixes of a half's clips with one candidate."""
@@ -273,7 +279,7 @@ def _adherence(
     return stated
 
 
-def _dealt(measurements: Sequence[Measurement], seed: int) -> list[list[Measurement]]:
+def _halves_by_song(measurements: Sequence[Measurement], seed: int) -> list[list[Measurement]]:
     """Two halves of the clips, without a song in common: the songs are shuffled and dealt in turn."""
     songs = sorted({measurement.song for measurement in measurements})
     order = np.random.default_rng(seed).permutation(len(songs))
@@ -315,7 +321,7 @@ def isolated_and_separated(report: dict[str, Any], isolated: str, separated: str
     return by_embedder
 
 
-def _stated(measurements: Sequence[Measurement], options: ScoringOptions) -> dict[str, Any]:
+def _description(measurements: Sequence[Measurement], options: ScoringOptions) -> dict[str, Any]:
     """What the report says of the clips, and how they were scored."""
     lengths = [measurement.voice.seconds for measurement in measurements]
     return {

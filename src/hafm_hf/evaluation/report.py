@@ -137,13 +137,13 @@ def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
 
     def cells(system: dict[str, Any]) -> list[str]:
         """A system's distances as texts, in the order of `heading`; dashes if there are none by this embedder."""
-        stated = system["distances"].get(embedder)
-        if stated is None:
+        distances = system["distances"].get(embedder)
+        if distances is None:
             return ["–"] * 6
-        frechet = stated.get("refused") or _with_interval(stated, "frechet")
-        adherence = stated.get("adherence_refused") or _with_interval(stated, "adherence")
-        sizes = f"{stated['n']} / {stated['n_reference']} / {stated['width']}"
-        numbers = [_number(stated.get(name)) for name in ("kernel", "density", "coverage")]
+        frechet = distances.get("refused") or _with_interval(distances, "frechet")
+        adherence = distances.get("adherence_refused") or _with_interval(distances, "adherence")
+        sizes = f"{distances['n']} / {distances['n_reference']} / {distances['width']}"
+        numbers = [_number(distances.get(name)) for name in ("kernel", "density", "coverage")]
         return [frechet, *numbers, adherence, sizes]
 
     heading = ["Fréchet", "kernel", "density", "coverage", "prompt adherence", "n / n reference / width"]
@@ -157,10 +157,10 @@ def _other_rows(report: dict[str, Any], names: Sequence[str]) -> list[list[str]]
         """A system's scores as texts, in the order of `names`; dashes for those that it lacks."""
         texts = []
         for name in names:
-            stated = system.get("other_scores", {}).get(name, {})
-            text = _number(stated.get("value"))
-            if stated.get("low") is not None:
-                text += f" [{_number(stated['low'])}, {_number(stated['high'])}]"
+            score = system.get("other_scores", {}).get(name, {})
+            text = _number(score.get("value"))
+            if score.get("low") is not None:
+                text += f" [{_number(score['low'])}, {_number(score['high'])}]"
             texts.append(text)
         return texts
 

@@ -2,6 +2,7 @@
 """Scores of timing: onsets shared with the voice and with the reference, beats and tempo.
 
 Once the score of shuffled pairs is subtracted, 0 is chance; the reference itself scores 1. Curves are at 100 Hz.
+Dimensions: T frames of a curve, K beats.
 """
 
 import math
@@ -56,10 +57,10 @@ def onsets_shared(voice: Features, reference: Features, candidate: Features) -> 
     """
     sung, wanted, played = _aligned(voice, reference, candidate)
     if sung.any():
-        near = range(-TOLERANCE_FRAMES, TOLERANCE_FRAMES + 1)
-        explained = np.stack([np.roll(sung, lag) for lag in near], axis=1)
-        wanted = unexplained(wanted, explained)
-        played = unexplained(played, explained)
+        lags = range(-TOLERANCE_FRAMES, TOLERANCE_FRAMES + 1)
+        explaining = np.stack([np.roll(sung, lag) for lag in lags], axis=1)
+        wanted = unexplained(wanted, explaining)
+        played = unexplained(played, explaining)
     if not wanted.any():
         return math.nan
     return float(lag_curve(wanted, played, TOLERANCE_FRAMES).max())

@@ -109,34 +109,34 @@ def with_bars_throughout(
         ValueError: an unsupported metre, or an invalid key.
     """
     if sheet.beats is None:
-        given = [0.0, 60 / (sheet.tempo or USUAL_TEMPO)]
+        given_beats = [0.0, 60 / (sheet.tempo or USUAL_TEMPO)]
     else:
-        given = list(sheet.beats)
+        given_beats = list(sheet.beats)
     # beats go on before the first and after the last as far apart as these are from their neighbours; 1e-6 lets one
     # fall on either end of the song although the division rounds
-    opening = max(given[1] - given[0], LEAST_BEAT_SECONDS)
-    before = int(max(given[0], 0.0) / opening + 1e-6)
-    first = [given[0] - number * opening for number in range(before, 0, -1)]
-    closing = max(given[-1] - given[-2], LEAST_BEAT_SECONDS)
-    after = max(int((seconds - given[-1]) / closing + 1e-6), 0)
-    last = [given[-1] + number * closing for number in range(1, after + 1)]
+    opening = max(given_beats[1] - given_beats[0], LEAST_BEAT_SECONDS)
+    num_before = int(max(given_beats[0], 0.0) / opening + 1e-6)
+    beats_before = [given_beats[0] - number * opening for number in range(num_before, 0, -1)]
+    closing = max(given_beats[-1] - given_beats[-2], LEAST_BEAT_SECONDS)
+    num_after = max(int((seconds - given_beats[-1]) / closing + 1e-6), 0)
+    beats_after = [given_beats[-1] + number * closing for number in range(1, num_after + 1)]
 
     estimated = set(sheet.estimated)
-    whole = replace(sheet, tempo=None, beats=[*first, *given, *last])
+    completed = replace(sheet, tempo=None, beats=[*beats_before, *given_beats, *beats_after])
     if sheet.beats_per_bar is None or metre not in (None, sheet.beats_per_bar):
         if not metre:
             estimated |= {"beats_per_bar"}
-        metre = metre or song_metre(replace(whole, beats_per_bar=None), notes)
-        whole = replace(whole, beats_per_bar=metre, downbeat=_likeliest_downbeat(whole, metre))
+        metre = metre or song_metre(replace(completed, beats_per_bar=None), notes)
+        completed = replace(completed, beats_per_bar=metre, downbeat=_likeliest_downbeat(completed, metre))
     else:
         # the beats added in front move its index
-        whole = replace(whole, downbeat=(sheet.downbeat + before) % sheet.beats_per_bar)
+        completed = replace(completed, downbeat=(sheet.downbeat + num_before) % sheet.beats_per_bar)
 
-    if key or whole.key is None:
-        if whole.chords and not key:
+    if key or completed.key is None:
+        if completed.chords and not key:
             estimated |= {"key"}
-        whole = replace(whole, key=key or likeliest_key(whole))
-    return replace(whole, estimated=sorted(estimated)).spelled(whole.key)
+        completed = replace(completed, key=key or likeliest_key(completed))
+    return replace(completed, estimated=sorted(estimated)).spelled(completed.key)
 
 
 def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:
@@ -291,15 +291,15 @@ def _changes(song: Chart) -> dict[float, str]:
             continue
         # what sounded at its end goes on after it
         earlier = [position for position in chord_at if position <= last]
-        after = "N"
+        chord_after = "N"
         if earlier:
-            after = chord_at[max(earlier)]
+            chord_after = chord_at[max(earlier)]
         chord_at = {position: name for position, name in chord_at.items() if not first <= position < last}
-        chord_at |= {first: label, last: after}
+        chord_at |= {first: label, last: chord_after}
     changes = {}
-    before = "N"
+    chord_before = "N"
     for position in sorted(chord_at):
-        if chord_at[position] != before:
+        if chord_at[position] != chord_before:
             changes[position] = chord_at[position]
-        before = chord_at[position]
+        chord_before = chord_at[position]
     return changes

@@ -309,14 +309,14 @@ def _chord_events(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
         # of two that begin together, both sound
         if next_start > start:
             stop = min(stop, next_start)
-        first = max(quarters_at(start), 0.0)
-        last = max(quarters_at(stop), 0.0)
-        events.append((first, 1, "text", {"text": label.translate(PLAIN_SIGNS)}))
+        start_quarter = max(quarters_at(start), 0.0)
+        stop_quarter = max(quarters_at(stop), 0.0)
+        events.append((start_quarter, 1, "text", {"text": label.translate(PLAIN_SIGNS)}))
         chord = read_chord(label)
         if chord is None:
             continue
         for pitch in (BASS_OCTAVE + chord.lowest, *(CHORD_OCTAVE + note for note in chord.notes)):
-            events += _sounding(first, last, pitch, 0, CHORD_VELOCITY)
+            events += _sounding(start_quarter, stop_quarter, pitch, 0, CHORD_VELOCITY)
     return events
 
 

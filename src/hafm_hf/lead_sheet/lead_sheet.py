@@ -3,9 +3,9 @@
 
 By default, beats (by the tokenizer's rhythm network), chords (by the listener) and the key (from the chords) are
 estimated from the vocal, and a style that suits them is drawn; metre and sections stay unknown unless they are given
-or asked for. The user may give or correct any part. The stages are conditioned on the lead sheet through rows, one
-small integer per frame for each kind of information, 0 where unknown; a stage's configuration names those that it
-reads. Dimensions: T frames, C chords, S rows.
+or asked for. The user may give or correct any part. The stages are conditioned on the lead sheet through rows, called
+streams in config files: one small integer per frame for each kind of information, 0 where unknown; a stage's
+configuration names those that it reads (`lead_sheet_streams`). Dimensions: T frames, C chords, R rows.
 """
 
 import math
@@ -56,7 +56,8 @@ UNKNOWN = 0
 BEAT_SLICES = 12
 # most styles that a model can have
 MAX_STYLES = 15
-STREAM_SIZES = {
+# number of values of each lead-sheet row, 0 (unknown) included; in the order of `vocabulary.LEAD_SHEET_ROWS`
+ROW_SIZES = {
     "chord": 1 + NUM_CHORD_CLASSES,
     "beat": 1 + BEAT_SLICES,
     # the number of the beat in a bar of three and of four
@@ -329,25 +330,25 @@ class LeadSheet:
         if self.beats_per_bar is None:
             # so that the bars are checked against the metre in which they are counted
             return replace(self, beats_per_bar=METRES[-1]).with_bars_placed(phase, frame_rate)
-        # beats passed at each frame since one of them; the first bar begins at the beat `first` of that count
+        # beats passed at each frame since one of them; the first bar begins at the beat `first_downbeat` of that count
         passed = self.beats_passed(len(phase), frame_rate)
-        first = self.downbeat
-        downbeat = first
+        first_downbeat = self.downbeat
+        downbeat = first_downbeat
         metre = self.beats_per_bar
         if passed is None:
             # counted by the phase, from the beat before the first frame; bars begin at the one nearest to that frame
             counted = phase.to(torch.float64, copy=True)
             counted[1:] += begins_beat(phase).cumsum(0)
             passed = counted.numpy()
-            first = round(float(passed[0]))
+            first_downbeat = round(float(passed[0]))
             # `from_estimates` does not list a beat at the very first frame
-            downbeat = (first - int(np.floor(passed[0])) - 1) % metre
+            downbeat = (first_downbeat - int(np.floor(passed[0])) - 1) % metre
 
         # in which bar of the song each frame is, and in which part of it: its chords share a bar evenly
         bars = [label.split() for label in self.bars]
         parts_of_bars = np.array([len(labels) for labels in bars])
         most_parts = int(parts_of_bars.max())
-        bar_positions = (passed - first) / metre
+        bar_positions = (passed - first_downbeat) / metre
         numbers = np.floor(bar_positions).astype(int)
         parts = np.floor((bar_positions - numbers) * parts_of_bars[numbers % len(bars)]).astype(int)
 
@@ -431,11 +432,11 @@ def _as_bars(text: str) -> list[str]:
             raise ValueError(f"chords are {text!r}; say where bars end: {' | '.join(chords)!r}.")
     bars: list[str] = []
     # where a repeat begins: at its sign, else after the last repeat
-    first = 0
+    repeat_start = 0
     open_repeat = False
     for bar in map(str.strip, written.split("|")):
         if bar.startswith(REPEAT):
-            first = len(bars)
+            repeat_start = len(bars)
             open_repeat = True
         chords_of_bar = bar.removeprefix(REPEAT).removesuffix(REPEAT_END).strip()
         if chords_of_bar == "%" and bars:
@@ -443,8 +444,8 @@ def _as_bars(text: str) -> list[str]:
             chords_of_bar = bars[-1]
         bars.append(chords_of_bar)
         if bar.endswith(REPEAT_END):
-            bars += bars[first:]
-            first = len(bars)
+            bars += bars[repeat_start:]
+            repeat_start = len(bars)
             open_repeat = False
     if open_repeat:
         raise ValueError("A repeat of the chords begins with |: and does not end; write :| after its last bar.")
@@ -468,18 +469,18 @@ def rows_by_frame(
 
     Args:
         sheet: the lead sheet.
-        names: the rows to make, by the names in `STREAM_SIZES`, in the order of the result.
+        names: the rows to make, by the names in `ROW_SIZES`, in the order of the result.
         frames, frame_rate (Hz): of the result.
         styles: names of the model's styles, in order.
 
     Returns:
-        int64 [S, T], each row below its entry in `STREAM_SIZES`; 0 where unknown.
+        int64 [R, T], each row below its entry in `ROW_SIZES`; 0 where unknown.
 
     Raises:
         ValueError: an unknown name or style.
     """
-    if unknown := [name for name in names if name not in STREAM_SIZES]:
-        raise ValueError(f"There is no stream {unknown[0]!r}; choose from {', '.join(STREAM_SIZES)}.")
+    if unknown := [name for name in names if name not in ROW_SIZES]:
+        raise ValueError(f"There is no lead-sheet row {unknown[0]!r}; choose from {', '.join(ROW_SIZES)}.")
     # in beats, [T]
     passed = sheet.beats_passed(frames, frame_rate)
     rows = np.full((len(names), frames), UNKNOWN, dtype=np.int64)

@@ -3,6 +3,8 @@
 
 In this order: pitches, where in the beat each frame may be, tempo, one track of beats, chords and key; last the
 tokens, which contain the beats.
+
+Dimensions: N samples, T_v frames of the tokenizer (50 Hz), T_c conditioning frames of a stage, R lead-sheet rows.
 """
 
 import math
@@ -30,8 +32,8 @@ from .modeling_listener import HAFMListenerModel
 from .transcription import energies
 
 logger = logging.get_logger(__name__)
-# what stages read of a lead sheet that depends on the beats
-BEAT_FIELDS = frozenset(("chord", "beat", "bar"))
+# lead-sheet rows that depend on the beats
+BEAT_ROWS = frozenset(("chord", "beat", "bar"))
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class HAFMEncoderOutput:
     Args:
         tokens (int64 [T_v]): vocal semantic tokens of the whole song.
         lead_sheet: lead sheet of the song, as far as it was given or estimated.
-        lead_sheet_rows: the lead sheet by frame (int64 [S, T_c]), by the name of the stage that reads it.
+        lead_sheet_rows: the lead sheet by frame (int64 [R, T_c]), by the name of the stage that reads it.
         duration: exact length of the vocal in seconds.
         before, after: silence around the vocal in seconds, in which the band plays alone.
         fade: length of the fade-out at the end, in seconds.
@@ -84,9 +86,11 @@ class HAFMVocalEncoder:
     """The parts of a composite that listen to the vocal: semantic tokenizer, and listener and ear if there are any.
 
     Args:
-        semantic_tokenizer: makes the tokens, and estimates the beats if it tracks beats (`beat_line`).
-        listener: estimates chords and tempo.
-        ear: a pretrained network whose features the listener reads.
+        semantic_tokenizer: makes the tokens, and estimates the beats if it tracks beats. It does with `beat_line` in
+            its configuration: the beat in its tokens then follows one beat track through the whole vocal.
+        listener: a small network that estimates chords and tempo from the pitch contour.
+        ear: a large pretrained network that estimates nothing itself; the listener reads its features beside the
+            contour. hafm-tiny has none.
         stage_configs: configurations of the stages that read what the encoder returns, by name.
     """
 
@@ -107,8 +111,8 @@ class HAFMVocalEncoder:
         }
 
     @property
-    def lead_sheet_fields_read(self) -> set[str]:
-        """What the stages read of a lead sheet: the names of its rows (`rows_by_frame`) that any of them reads."""
+    def lead_sheet_rows_read(self) -> set[str]:
+        """Names of the lead-sheet rows (`rows_by_frame`) that any of the stages reads."""
         return {name for config in self.reading_configs.values() for name in config.lead_sheet_streams}
 
     @property
@@ -200,7 +204,7 @@ class HAFMVocalEncoder:
         return HAFMEncoderOutput(
             tokens=tokens,
             lead_sheet=sheet,
-            lead_sheet_rows=self.lead_sheet_rows(len(tokens), sheet),
+            lead_sheet_rows=self.make_lead_sheet_rows(len(tokens), sheet),
             duration=vocal.duration,
             before=ends.before,
             after=ends.after,
@@ -265,7 +269,7 @@ class HAFMVocalEncoder:
         _, phase_between_beats = with_beats(LeadSheet(), beat_phase, self.semantic_tokenizer.config.frame_rate)
         return phase_between_beats
 
-    def lead_sheet_rows(self, frames: int, sheet: LeadSheet) -> dict[str, torch.Tensor]:
+    def make_lead_sheet_rows(self, frames: int, sheet: LeadSheet) -> dict[str, torch.Tensor]:
         """A lead sheet by frame, for the stages that read it.
 
         Args:
@@ -273,7 +277,7 @@ class HAFMVocalEncoder:
             sheet: the lead sheet; what it lacks is encoded as unknown.
 
         Returns:
-            int64 [S, T_c] by the name of the stage.
+            int64 [R, T_c] by the name of the stage.
 
         Raises:
             ValueError: for a style that the model does not have.
@@ -293,7 +297,7 @@ class HAFMVocalEncoder:
         """
         estimated = sorted({*song.lead_sheet.estimated, "style"})
         sheet = replace(song.lead_sheet, style=style, estimated=estimated)
-        return replace(song, lead_sheet=sheet, lead_sheet_rows=self.lead_sheet_rows(len(song.tokens), sheet))
+        return replace(song, lead_sheet=sheet, lead_sheet_rows=self.make_lead_sheet_rows(len(song.tokens), sheet))
 
     def _suiting_styles(self, vocal: Vocal, sheet: LeadSheet, seed: int) -> tuple[str, ...]:
         """Styles that suit a vocal and its lead sheet, in the order in which the variations of a seed get them.
@@ -319,13 +323,13 @@ class HAFMVocalEncoder:
             bars: number of bars of intro and outro together.
         """
         # names of the rows, such as "chord" and "beat"
-        read = self.lead_sheet_fields_read
+        read = self.lead_sheet_rows_read
         why = ""
         if self.reads_voice_only:
             why = " This model reads the voice only."
         if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in read:
             raise ValueError(f"Chords are given, but no stage of this model reads any; leave chords out.{why}")
-        if sheet.has_beats and not self.semantic_tokenizer.config.beat_line and not read & BEAT_FIELDS:
+        if sheet.has_beats and not self.semantic_tokenizer.config.beat_line and not read & BEAT_ROWS:
             raise ValueError(f"This model has no beat line; leave tempo and beats of a lead sheet out.{why}")
         given_fields = sheet.to_dict().keys() - {*sheet.estimated, "estimated", "key"}
         if self.reads_voice_only and given_fields:

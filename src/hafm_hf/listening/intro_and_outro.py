@@ -100,11 +100,11 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     level = np.abs(vocal)
     onset = int(np.argmax(level >= level.max() * 10 ** (ONSET_DB / 20)))
     onset_seconds = onset / rate
-    first = math.floor(bar_at(onset_seconds) + PICKUP)
+    first_bar = math.floor(bar_at(onset_seconds) + PICKUP)
     if intro:
         # until the voice begins, the intro's chords count; a recording may begin in the middle of a chord
-        begin = min(start_of(first), onset_seconds)
-        opening = start_of(first - intro)
+        begin = min(start_of(first_bar), onset_seconds)
+        opening = start_of(first_bar - intro)
         spans = []
         for start, stop, label in whole.chords:
             if opening <= start < max(begin, LEAD_SECONDS):
@@ -114,35 +114,35 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         whole = replace(whole, chords=spans)
 
     # the bar after the voice's last; a last note that spills less than a beat into a bar does not use up that bar
-    end = max(math.ceil(bar_at(seconds) - 1 / metre), first + 1)
+    end_bar = max(math.ceil(bar_at(seconds) - 1 / metre), first_bar + 1)
     if outro:
         # the chord of a last, incomplete bar lasts to the end of that bar
-        whole = _held(whole, seconds, start_of(end))
-    count = end - first
+        whole = _held(whole, seconds, start_of(end_bar))
+    num_bars = end_bar - first_bar
     # the song's last bar has only the final chord, which rings
-    last = end + outro - 1
-    finish = start_of(last) + RING_SECONDS
+    last_bar = end_bar + outro - 1
+    finish = start_of(last_bar) + RING_SECONDS
 
     # the voice's bars are repeated if intro or outro has more of them
     chords = list(whole.chords)
     for number in range(intro):
-        chords += copied(first - intro + number, first + number % count)
+        chords += copied(first_bar - intro + number, first_bar + number % num_bars)
     for number in range(outro - 1):
-        chords += copied(end + number, first + (number - outro + 1) % count)
+        chords += copied(end_bar + number, first_bar + (number - outro + 1) % num_bars)
     if outro and whole.key:
         # a key's name is also that of its tonic chord
-        chords.append((start_of(last), finish, whole.key))
+        chords.append((start_of(last_bar), finish, whole.key))
 
     # the sheet of an earlier song names both already
     form = [span for span in whole.form if span[2] not in ("Intro", "Outro")]
     if intro:
-        form += [(start_of(first - intro), start_of(first), "Intro")]
+        form += [(start_of(first_bar - intro), start_of(first_bar), "Intro")]
     if outro:
-        form += [(start_of(end), finish, "Outro")]
+        form += [(start_of(end_bar), finish, "Outro")]
 
     before = 0.0
     if intro:
-        before = max(LEAD_SECONDS - start_of(first - intro), 0.0)
+        before = max(LEAD_SECONDS - start_of(first_bar - intro), 0.0)
     after = 0.0
     fade = 0.0
     if outro:

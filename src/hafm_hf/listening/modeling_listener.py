@@ -436,12 +436,14 @@ def chord_choices(
         frames = likely[max(round(start * frame_rate), 0) : max(round(stop * frame_rate), 0)]  # [n, 25]
         if not len(frames):
             continue
-        mean = frames.mean(0)  # [25]
+        mean_probabilities = frames.mean(0)  # [25]
         chosen = chord_class(label)
-        others = mean.clone()
+        other_probabilities = mean_probabilities.clone()
         # "no chord" cannot be the runner-up
-        others[[0, chosen]] = 0.0
-        probability = float(mean[chosen] / (mean[chosen] + others.max()).clamp_min(1e-9))
-        runner_up = chord_label(int(others.argmax()))
+        other_probabilities[[0, chosen]] = 0.0
+        probability = float(
+            mean_probabilities[chosen] / (mean_probabilities[chosen] + other_probabilities.max()).clamp_min(1e-9)
+        )
+        runner_up = chord_label(int(other_probabilities.argmax()))
         choices.append((start, stop, label, probability, runner_up))
     return choices

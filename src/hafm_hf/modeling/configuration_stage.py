@@ -12,7 +12,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from ..lead_sheet.style_choice import StyleRange
-from ..lead_sheet.vocabulary import STREAMS
+from ..lead_sheet.vocabulary import LEAD_SHEET_ROWS
 from ..pretrained.checks import MAX_LAYERS, MAX_STREAMS, MAX_WIDTH, MAX_WINDOW_SECONDS, check_range
 
 CODEBOOK_PATTERNS = ("flat", "delay")
@@ -26,7 +26,7 @@ CHOICES = {
 
 @strict
 class HAFMStageConfig(PreTrainedConfig):
-    r"""Base configuration of the three stages: a causal decoder over [conditioning | target].
+    r"""Base configuration of the three stages: a causal decoder of the target, given conditioning.
 
     Args:
         conditioning_codebook_sizes (`list[list[int]]`):
@@ -36,11 +36,12 @@ class HAFMStageConfig(PreTrainedConfig):
             Order in which the conditioning sources stand in the sequence, by number; empty for that in which the
             stage reads them. A trained stage works with its own order only.
         lead_sheet_streams (`dict[str, int]`):
-            Lead-sheet streams that condition the stage, and the number of values of each, where 0 means unknown
-            (`lead_sheet_streams`). They are embedded and added to the slots of the last source. They are always put
-            into the order of `vocabulary.STREAMS`, which config files lose. The paper's stages have none.
+            Lead-sheet rows (`lead_sheet.rows_by_frame`), called streams in config files, that condition the stage, and
+            the number of values of each, where 0 means unknown. They are embedded and added to the slots of the last
+            source. They are always put into the order of `vocabulary.LEAD_SHEET_ROWS`, which config files lose. The
+            paper's stages have none.
         styles (`list[str]`):
-            Names of the styles, which the stream `style` numbers from 1.
+            Names of the styles, which the row `style` numbers from 1.
         style_ranges (`dict[str, dict]`):
             The songs that a style suits, by its name: `metres` (beats per bar), `tempo` (slowest and fastest, in beats
             a minute) and `density` (fewest and most notes per second of singing). A style without any suits all songs.
@@ -130,8 +131,8 @@ class HAFMStageConfig(PreTrainedConfig):
             self.intermediate_size = (2 * 4 * self.hidden_size) // 3
         if self.bos_token_id is None:
             self.bos_token_id = self.codebook_size
-        # in the order of STREAMS, which config files lose; unknown ones last, by name
-        positions = {name: position for position, name in enumerate(STREAMS)}
+        # in the order of LEAD_SHEET_ROWS, which config files lose; unknown ones last, by name
+        positions = {name: position for position, name in enumerate(LEAD_SHEET_ROWS)}
         ordered = sorted(self.lead_sheet_streams, key=lambda name: (positions.get(name, len(positions)), name))
         self.lead_sheet_streams = {name: self.lead_sheet_streams[name] for name in ordered}
         super().__post_init__(**kwargs)
@@ -158,18 +159,18 @@ class HAFMStageConfig(PreTrainedConfig):
 
     @property
     def num_token_streams(self) -> int:
-        """The number of conditioning token streams over all sources, without the streams of a lead sheet."""
+        """The number of conditioning token streams over all sources, without the rows of a lead sheet."""
         return sum(len(sizes) for sizes in self.conditioning_codebook_sizes)
 
     @property
     def conditioning_sizes(self) -> list[int]:
-        """Number of values of each conditioning stream: the tokens of all sources, then the lead sheet's streams."""
+        """Number of values of each conditioning stream: the tokens of all sources, then the lead sheet's rows."""
         tokens = [size for source in self.conditioning_codebook_sizes for size in source]
         return tokens + list(self.lead_sheet_streams.values())
 
     @property
     def num_conditioning_streams(self) -> int:
-        """K, the number of conditioning streams: token streams of all sources, and those of a lead sheet."""
+        """K, the number of conditioning streams: token streams of all sources, and the rows of a lead sheet."""
         return len(self.conditioning_sizes)
 
     @property
@@ -281,7 +282,7 @@ class HAFMSemanticConfig(HAFMStageConfig):
 
 @strict
 class HAFMCoarseConfig(HAFMStageConfig):
-    """Stage 2, P(EnCodec codebooks 1–4 | vocal and instrumental semantic): 300 tokens a second from 2 × 50."""
+    """Stage 2, P(the codec's codebooks 1–4 | vocal and instrumental semantic): 300 tokens a second from 2 × 50."""
 
     model_type = "hafm_coarse"
     role: ClassVar[str] = "the coarse stage, which generates the codec's first codebooks from the semantic tokens"
@@ -296,7 +297,7 @@ class HAFMCoarseConfig(HAFMStageConfig):
 
 @strict
 class HAFMFineConfig(HAFMStageConfig):
-    """Stage 3, P(EnCodec codebooks 5–8 | codebooks 1–4): 300 tokens a second from 75 summed frames a second."""
+    """Stage 3, P(the codec's codebooks 5–8 | 1–4): 300 tokens a second from 75 summed frames a second."""
 
     model_type = "hafm_fine"
     role: ClassVar[str] = "the fine stage, which generates the codec's further codebooks from the first ones"

@@ -13,9 +13,11 @@ instead of many small kernels per layer. If its first step does not agree with t
 over.
 
 Codes are [B, Q, T] outside; `codebook_patterns` explains slots. Dimensions: B rows of the batch, C codes per
-slot (1, or Q under the delay pattern), R rows of the step (2B under guidance, conditional ones first), L slots,
-D width, H heads of d, V codes of a codebook. The *kind* of a slot is its index within its frame: under the flat
-pattern the codebook that it predicts, under the delay pattern 0.
+slot (1, or Q under the delay pattern), R rows of the step (2B under guidance, conditional ones first), L slots
+of the sequence, n of them that are read, D width, I inner width of the feed-forward, H heads of d, V codes of a
+codebook, K conditioning streams, T_c conditioning frames. Slot t of the target is slot `first_slot` + t of the
+sequence; `first_slot` is 0 with the fusion "sum", which has no slots of conditioning before the target. The *kind* of
+a slot is its index within its frame: under the flat pattern the codebook that it predicts, under the delay pattern 0.
 """
 
 import math
@@ -30,7 +32,7 @@ from transformers import GenerationConfig
 from transformers.utils import logging
 
 from .codebook_patterns import SlotPlan
-from .layers import LayerWeights, token_layout
+from .layers import LayerWeights, TokenLayout, token_layout
 from .modeling_stage import HAFMStageForCausalLM
 from .sampling import StepReport, WindowBatch, draw, for_guidance, null_rows, with_kept
 
@@ -530,7 +532,26 @@ class FastGenerator:
         self.history_free_guidance: float = config.history_free_guidance
         # rows of the step per row of the batch
         self.rows_per_sequence = 1 if self.guidance_scale == 1.0 else 2
+        # R, for which the weights below are packed (`_pack`); 0 before the first batch
         self.rows = 0
+        self.layers: list[_Layer] = []
+        # by the kind of slot: embeddings of the codes that it reads, and the heads of those that it predicts
+        self.tables: list[torch.Tensor] = []
+        self.heads: list[Linear] = []
+        # the last norm
+        self.norm: _Norm
+        # for each code of a step, int64 [B·C], where its codebook begins in the table
+        self.offsets: torch.Tensor
+        # whether the packed weights have given the scores of the stage's forward (`_check_agreement`)
+        self.agrees = False
+        # set for each batch (`_prefill`): the sequence's slots, and the index in it of the target's slot 0
+        self.layout: TokenLayout
+        self.first_slot = 0
+        # set for each block of steps (`_make_block`): the slot of its first step, the position bias of each step,
+        # [1 or R, H, 1, n], and views of each layer's keys and values of the n slots that its steps read
+        self.block_start = 0
+        self.biases: tuple[torch.Tensor, ...] = ()
+        self.keys_and_values: list[tuple[torch.Tensor, torch.Tensor]] = []
         # whether keys and values are in a `_LargeCache`
         self.large = False
         # added to the input of each slot, [L, R, D], if the conditioning has no slots of its own
@@ -560,38 +581,42 @@ class FastGenerator:
         """
         plan = self.stage.slot_plan(batch)
         scores = self._prefill(batch.conditioning_ids, batch.conditioning_mask, plan, report)
-        added = None
+        history_free_scores = None
         if self.history_free_guidance != 0.0:
             conditioning = (batch.conditioning_ids, batch.conditioning_mask)
             evidence = self.stage.history_free_scores(*conditioning, plan.known.shape[1], plan.slots, report)
-            added = self.history_free_guidance * evidence
-        complete = 0  # frames
-        for number, slots in enumerate(self._continue(scores, plan, added, report), start=1):
+            history_free_scores = self.history_free_guidance * evidence
+        complete_frames = 0
+        for number, slots in enumerate(self._continue(scores, plan, history_free_scores, report), start=1):
             # not after each slot: under the flat pattern a frame takes several, under the delay pattern the first ones
             # complete none
-            if self.pattern.frames(number) > complete:
+            if self.pattern.frames(number) > complete_frames:
                 # past the end of a shorter row there is BOS, which is not a code
-                yield self.pattern.frame(slots, complete).clamp(max=self.config.codebook_size - 1)
-                complete += 1
+                yield self.pattern.frame(slots, complete_frames).clamp(max=self.config.codebook_size - 1)
+                complete_frames += 1
 
     def _continue(
-        self, scores: torch.Tensor, plan: SlotPlan, added: torch.Tensor | None, report: StepReport | None
+        self,
+        scores: torch.Tensor,
+        plan: SlotPlan,
+        history_free_scores: torch.Tensor | None,
+        report: StepReport | None,
     ) -> Iterator[torch.Tensor]:
         """Yields a buffer of the new predictions, int64 [B·C, slots], after each step that has added one to it.
 
         Args:
             scores (float [B·C, V]): logits of the first new slot.
             plan: the slots to generate.
-            added (float [B·C, slots, V], *optional*): added to the logits of each slot.
+            history_free_scores (float [B·C, slots, V], *optional*): weighted; added to the logits of each slot.
             report: called with 1 after each step.
         """
-        rows, first = plan.known.shape
+        rows, known_slots = plan.known.shape
         slots = plan.known.new_empty(rows, plan.slots)
         for step in range(plan.slots):
             if step > 0:
-                scores = self._step(slots[:, step - 1], first + step)
-            if added is not None:
-                scores = scores + added[:, step]
+                scores = self._step(slots[:, step - 1], known_slots + step)
+            if history_free_scores is not None:
+                scores = scores + history_free_scores[:, step]
             uniforms = None
             if plan.uniforms is not None:
                 uniforms = plan.uniforms[:, step]
@@ -601,7 +626,7 @@ class FastGenerator:
             yield slots
 
     def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
-        """Samples one code per row with the loop's temperature and top-k (`generation_stage.draw`).
+        """Samples one code per row with the loop's temperature and top-k (`sampling.draw`).
 
         Args:
             scores (float [B·C, V]): logits.
@@ -652,7 +677,6 @@ class FastGenerator:
         if self.rows != len(conditioning):
             self._pack(len(conditioning), report)
 
-        # index in the sequence of the target's slot 0
         self.first_slot = config.num_prepended_sources * conditioning.shape[-1]
         slots = self.first_slot + plan.known.shape[1] + plan.slots
         elements = len(conditioning) * slots * config.num_attention_heads * config.head_dim  # of a layer's keys
@@ -669,7 +693,7 @@ class FastGenerator:
 
         device = input_ids.device
         self.layout = token_layout(config, conditioning.shape[-1], slots - self.first_slot, mask, device=device)
-        self.biases: tuple[torch.Tensor, ...] = ()
+        self.biases = ()
         self.block_start = 0
         if config.conditioning_fusion == "sum":
             targets = torch.arange(slots, device=device)
@@ -722,23 +746,23 @@ class FastGenerator:
                 report(0)
         return torch.cat(states)
 
-    def _check_agreement(self, ids: torch.Tensor, target: int, states: torch.Tensor) -> None:
+    def _check_agreement(self, ids: torch.Tensor, target_slot: int, states: torch.Tensor) -> None:
         """Compares this loop's scores of a slot that has gone through the stage's forward with those of its heads.
 
         Args:
             ids (int64 [B·C]): input of the slot, the codes of the slot before.
-            target: index of the slot in the target.
+            target_slot: index of the slot in the target.
             states (float [B, D]): the forward's normalised and guided states of that slot.
 
         Raises:
             ValueError: they differ by more than rounding does.
         """
-        targets = torch.tensor([target], device=ids.device)
+        targets = torch.tensor([target_slot], device=ids.device)
         expected = self.stage.heads(states[:, None].to(self.stage.dtype), targets)[:, 0].float()  # [B·C, V]
-        slot = self.first_slot + target
+        slot = self.first_slot + target_slot
         computed = [layer.cache.slot(slot) for layer in self.layers]
         self._make_block(slot)
-        scores = self.slot_scores(target % self.pattern.slots_per_frame, ids, slot, self.biases[0])
+        scores = self.slot_scores(target_slot % self.pattern.slots_per_frame, ids, slot, self.biases[0])
         # of equal scores the standard deviation is 0
         deviation = float((scores - expected).pow(2).mean().sqrt() / expected.std().clamp(min=1e-6))
         if deviation > FORWARD_TOLERANCE[self.stage.dtype]:
@@ -782,7 +806,6 @@ class FastGenerator:
         self.tables = tables
         self.norm = _Norm(norm, len(norm), eps)
         self.heads = [packed_linear(head.detach(), batch, bias) for head, bias in zip(heads, head_biases, strict=True)]
-        # for each code of a step, where its codebook begins in the table
         codes = self.pattern.codes_per_slot
         books = torch.arange(codes, device=norm.device)
         self.offsets = (books * (len(tables[0]) // codes)).repeat(batch)
@@ -791,18 +814,18 @@ class FastGenerator:
         # last: a stop between layers leaves nothing packed
         self.rows = rows
 
-    def _step(self, ids: torch.Tensor, target: int) -> torch.Tensor:
+    def _step(self, ids: torch.Tensor, target_slot: int) -> torch.Tensor:
         """Scores of a slot.
 
         Args:
             ids (int64 [B·C]): codes of the slot before.
-            target: index of the slot in the target, whose slot 0 reads BOS.
+            target_slot: index of the slot in the target, whose slot 0 reads BOS.
 
         Returns:
             float [B·C, V].
         """
-        slot = self.first_slot + target
-        kind = target % self.pattern.slots_per_frame
+        slot = self.first_slot + target_slot
+        kind = target_slot % self.pattern.slots_per_frame
         if not 0 <= slot - self.block_start < len(self.biases):
             self._make_block(slot)
         bias = self.biases[slot - self.block_start]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`generate()` of a stage: not the loop that runs by default on CPU and CUDA, which is `fast_loop`, but its reference.
 
-The stages inherit from `HAFMGenerationMixin`. Both loops continue a `WindowBatch` with the settings of a generation
-config, and sample with random numbers of each row's own (`sampling`).
+The stages inherit from `HAFMGenerationMixin`. What both loops ask of a stage (settings, slots of a batch, history-free
+scores) is in `HAFMStageForCausalLM`, and what they share otherwise in `sampling`.
 
 Dimensions: B sequences, C codes per slot (rows per sequence), Q codebooks, T frames to generate, P frames before them,
-V codes of a codebook.
+V codes of a codebook, K conditioning streams, T_c conditioning frames, L slots.
 """
 
 import copy
@@ -19,16 +19,8 @@ from transformers.cache_utils import Cache
 from transformers.generation import LogitsProcessor, LogitsProcessorList
 from transformers.generation.configuration_utils import GenerationMode
 
-from .codebook_patterns import CodebookPattern, SlotPlan, codebook_pattern
 from .configuration_stage import HAFMStageConfig
 from .sampling import StepReport, WindowBatch, draw, for_guidance, null_rows, with_kept
-
-# Paper, "Inference"
-TEMPERATURE = 0.9
-TOP_K = 250
-GUIDANCE_SCALE = 3.0
-# fraction of a window that overlaps the one before
-OVERLAP = 0.2
 
 
 @dataclass(eq=False)
@@ -99,8 +91,8 @@ class ClassifierFreeGuidance(LogitsProcessor):
 class HistoryFreeGuidance(LogitsProcessor):
     """ℓ + w (h_cond − h_uncond), where h are scores predicted without history, with and without conditioning.
 
-    A stage tends to follow its own history more than the voice, so the voice's own evidence is added once more. It
-    does not depend on generated tokens, so it is computed before generation begins.
+    `HAFMStageForCausalLM.history_free_scores` says why. They do not depend on generated tokens, so they are computed
+    before generation begins.
 
     Args:
         scores (`torch.Tensor`): w (h_cond − h_uncond), float [B·C, n, V], of the n slots to generate.
@@ -143,11 +135,6 @@ class HAFMGenerationMixin(GenerationMixin):
 
     config: HAFMStageConfig
 
-    @property
-    def pattern(self) -> CodebookPattern:
-        """How the codes of a frame are arranged in slots."""
-        return codebook_pattern(self.config)
-
     def codes_of(self, sequences: torch.Tensor) -> torch.Tensor:
         """Converts the sequences that `generate()` returns to codes; a frame at the end that is not whole is left out.
 
@@ -160,67 +147,6 @@ class HAFMGenerationMixin(GenerationMixin):
         slots = sequences[:, 1:]
         whole = slots[:, : self.pattern.slots(self.pattern.frames(slots.shape[1]))]
         return self.pattern.tokens(whole).unflatten(1, (-1, self.config.num_codebooks)).transpose(1, 2)
-
-    def default_generation_config(self) -> GenerationConfig:
-        """The paper's settings: sampling at temperature 0.9 with top-k 250, guidance scale 3.0.
-
-        `window_seconds` and `overlap_seconds` say how the composite cuts a longer song into windows, and
-        `independent_windows` whether these are generated independently of each other, in one batch.
-        `history_free_guidance` is the w of `HistoryFreeGuidance`; it requires training with history dropout.
-        """
-        return GenerationConfig(
-            do_sample=True,
-            temperature=TEMPERATURE,
-            top_k=TOP_K,
-            guidance_scale=GUIDANCE_SCALE,
-            bos_token_id=self.config.bos_token_id,
-            window_seconds=self.config.window_seconds,
-            overlap_seconds=self.config.window_seconds * OVERLAP,
-            independent_windows=self.config.model_type == "hafm_fine",
-            history_free_guidance=0.0,
-        )
-
-    def decoding_config(self, **changes: float | None) -> GenerationConfig:
-        """The stage's generation config, with the default values of what it leaves open, and with changes.
-
-        Args:
-            changes: guidance_scale, temperature, top_k; None changes nothing.
-
-        Raises:
-            ValueError: the temperature is not above 0, or the guidance scale is negative.
-        """
-        config = copy.deepcopy(self.generation_config)
-        for name, value in self.default_generation_config().to_diff_dict().items():
-            if getattr(config, name, None) is None:
-                setattr(config, name, value)
-        config.update(**{name: value for name, value in changes.items() if value is not None})
-        if not config.do_sample:
-            # `draw` then chooses the likeliest codes
-            config.update(do_sample=True, temperature=1.0, top_k=1)
-        if not (config.temperature > 0 and config.guidance_scale >= 0):
-            raise ValueError(
-                f"The stage has temperature {config.temperature} and guidance_scale {config.guidance_scale}; "
-                "temperature must be above 0, guidance_scale 0 or more."
-            )
-        return config
-
-    def slot_plan(self, batch: WindowBatch) -> SlotPlan:
-        """The slots to decode for the frames of a batch, with its known and kept codes and its random numbers.
-
-        Random numbers are moved to the device of the conditioning, on which known codes are expected.
-        """
-        ids = batch.conditioning_ids
-        known = batch.known
-        if known is None:
-            known = ids.new_empty(len(ids), self.config.num_codebooks, 0)
-        uniforms = batch.uniforms
-        if uniforms is not None:
-            uniforms = uniforms.to(ids.device)
-        row_frames = None
-        if batch.conditioning_mask is not None:
-            row_frames = self.frames_of_rows(batch.conditioning_mask)
-        bos = self.config.codebook_size
-        return self.pattern.plan(known, batch.frames, bos, uniforms, batch.kept, row_frames)
 
     def continue_batch(
         self, batch: WindowBatch, config: GenerationConfig, report: StepReport | None = None
@@ -259,79 +185,6 @@ class HAFMGenerationMixin(GenerationMixin):
             logits_processor=LogitsProcessorList([sampling]),
         )
         return self.codes_of(generated)[:, :, before:]
-
-    def frames_of_rows(self, conditioning_mask: torch.Tensor) -> torch.Tensor:
-        """Number of target frames that last as long as each row's conditioning.
-
-        Args:
-            conditioning_mask (bool [B, T_c]): False where the conditioning is padding.
-
-        Returns:
-            int64 [B].
-        """
-        frames = conditioning_mask.long().sum(dim=1)
-        return frames * self.config.frame_rate // self.config.conditioning_frame_rate
-
-    @torch.no_grad()
-    def history_free_scores(
-        self,
-        conditioning_ids: torch.Tensor,
-        conditioning_mask: torch.Tensor | None,
-        first: int,
-        count: int,
-        report: StepReport | None = None,
-    ) -> torch.Tensor:
-        """Conditional minus unconditional scores without history: the evidence of the conditioning alone.
-
-        This is a single pass over the window, since nothing depends on generated tokens.
-
-        Args:
-            conditioning_ids (int64 [B, K, T_c]): conditioning streams.
-            conditioning_mask (bool [B, T_c] or None): False where the conditioning is padding.
-            first, count: scores are for the slots [first, first + count) of the target.
-            report: called with 0 between layers.
-
-        Returns:
-            float32 [B·C, count, V].
-        """
-
-        def scores(ids: torch.Tensor, mask: torch.Tensor | None, null: bool) -> torch.Tensor:
-            """Scores of some rows, without their conditioning if `null`: float32 [rows · C, count, V]."""
-            rows = len(ids) * self.pattern.codes_per_slot
-            outputs = self.forward(
-                # BOS in every slot: no history
-                input_ids=ids.new_full((rows, first + count), self.config.codebook_size),
-                conditioning_ids=ids,
-                conditioning_mask=mask,
-                null_conditioning=torch.full((len(ids),), null, device=ids.device),
-                use_cache=False,
-                target_only=True,
-                logits_to_keep=count,
-                report=report,
-            )
-            return outputs.logits.float()
-
-        nulled: torch.Tensor | None = None
-        if conditioning_mask is None:
-            # without conditioning, rows of the same length are the same
-            nulled = scores(conditioning_ids[:1], None, True)
-        rows_at_once = len(conditioning_ids)
-        if conditioning_ids.device.type == "cpu":
-            # one by one: no slower, and a job can be cancelled between the shorter layers
-            rows_at_once = 1
-        differences = []
-        for begin in range(0, len(conditioning_ids), rows_at_once):
-            rows = slice(begin, begin + rows_at_once)
-            ids = conditioning_ids[rows]
-            mask = None
-            if conditioning_mask is not None:
-                mask = conditioning_mask[rows]
-            if nulled is None:
-                unconditional = scores(ids, mask, True)
-            else:
-                unconditional = nulled.repeat(len(ids), 1, 1)
-            differences.append(scores(ids, mask, False) - unconditional)
-        return torch.cat(differences)
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any

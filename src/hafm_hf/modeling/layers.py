@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building blocks of the decoder: position bias, layers, embeddings and heads, the conditioning mixer.
 
-The sequence of a stage is [source 0 | … | source S−1 | target]; a position in it is called a slot. Slot t of the
-target reads what slot t − 1 has predicted (BOS for t = 0); its time is that of the frame it predicts, which depends on
-the codebook pattern.
+With the fusion "sum" (all bundled stages), the sequence of a stage is the target's slots only; with "prepend", it is
+[source 0 | … | source S−1 | target]. A position in it is called a slot. Slot t of the target reads what slot t − 1
+has predicted (BOS for t = 0); its time is that of the frame it predicts, which depends on the codebook pattern.
 
 Scheme "index" is the paper's: a causal T5 bias on the distance in the sequence. With it, the distance between a
 conditioning token at 50 Hz and the target tokens at 75 Hz × 4 of the same instant changes along the clip and with its
 length. Scheme "time" biases conditioning keys by the signed difference in time instead, in conditioning frames, with
 one table per source; the difference is 0 for simultaneous tokens, wherever they are in the clip.
 
-Dimensions: B batch, C codes per slot, L slots, m query slots, n keys, H heads of d, D width, T_c conditioning
-frames, V size of a target codebook.
+Dimensions: B batch, C codes per slot, L slots, m query slots, n keys, H heads of d, D width, I inner width of the
+feed-forward, T_c conditioning frames, S conditioning sources, V size of a target codebook, Q target codebooks.
 """
 
 import math
@@ -97,8 +97,8 @@ def token_layout(
         cond_frame = conditioning_mask.long().cumsum(-1) - 1
     target = torch.arange(target_slots, device=device)
     # integer arithmetic: 75 Hz frame i starts inside 50 Hz frame ⌊i · 50 / 75⌋, exactly
-    acoustic_frame = codebook_pattern(config).frame_of(target)
-    target_frame = acoustic_frame * config.conditioning_frame_rate // config.frame_rate
+    stage_frame = codebook_pattern(config).frame_of(target)
+    target_frame = stage_frame * config.conditioning_frame_rate // config.frame_rate
     frame = torch.cat([cond_frame.repeat(1, sources), target_frame.expand(len(cond_frame), -1)], dim=1)
     slot = torch.arange(frame.shape[1], device=device)
 

@@ -6,15 +6,18 @@ With the fusion "sum", that of all bundled stages, its sequence is the target's 
 instant is added to its input; with "prepend", the paper's, the sequence is [source 0 | … | source S−1 | target].
 
 Dimensions: B batch, L target slots (BOS first), Q target codebooks, C codes per slot (1 under the flat pattern, Q
-under the delay pattern), T target frames, K conditioning streams, S conditioning sources, T_c conditioning frames,
+under the delay pattern), T target frames, K conditioning streams (tokens of the sources, then R lead-sheet rows),
+S conditioning sources, T_c conditioning frames,
 D width, H heads, V size of a target codebook.
 """
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import GenerationConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -25,7 +28,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ..pretrained.saving import HAFMHubMixin
-from .codebook_patterns import codebook_pattern
+from .codebook_patterns import CodebookPattern, SlotPlan, codebook_pattern
 from .configuration_stage import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from .generation_stage import HAFMGenerationMixin
 from .layers import (
@@ -43,9 +46,15 @@ from .layers import (
     token_layout,
     visible,
 )
-from .sampling import StepReport
+from .sampling import StepReport, WindowBatch
 
 IGNORE_INDEX = -100
+# Paper, "Inference"
+TEMPERATURE = 0.9
+TOP_K = 250
+GUIDANCE_SCALE = 3.0
+# fraction of a window that overlaps the one before
+OVERLAP = 0.2
 
 
 class SlotWeights(NamedTuple):
@@ -147,7 +156,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """Embeds the conditioning: the streams of a source are summed; sources are concatenated, or summed as well.
 
         Args:
-            conditioning_ids (int64 [B, K, T_c]): tokens of all sources, then the lead-sheet streams if the stage reads
+            conditioning_ids (int64 [B, K, T_c]): tokens of all sources, then the lead-sheet rows if the stage reads
                 any; these are added to the slots of the last source.
             null (bool [B], *optional*): rows whose conditioning is replaced by zeros. The segment embedding stays,
                 since it carries no information about the vocal.
@@ -199,18 +208,18 @@ class HAFMDecoder(HAFMPreTrainedModel):
         # calls the module rather than indexing its weights, which may be offloaded
         return self.segment_embedding(torch.full((), number, device=device))
 
-    def _embed_lead_sheet(self, streams: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
-        """Embeds the lead-sheet streams and sums them in each frame.
+    def _embed_lead_sheet(self, rows: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
+        """Embeds the lead-sheet rows and sums them in each frame.
 
         Args:
-            streams (int64 [B, T_c, streams]): values of the lead-sheet streams; 0 where unknown.
+            rows (int64 [B, T_c, R]): values of the lead-sheet rows; 0 where unknown.
             null (bool [B], *optional*): sequences without conditioning.
 
         Returns:
             float [B, T_c, D], zeros in the sequences of `null`.
         """
-        numbers = torch.arange(streams.shape[-1], device=streams.device)
-        embedded = self.lead_sheet_embedding(streams, numbers).sum(dim=2)
+        numbers = torch.arange(rows.shape[-1], device=rows.device)
+        embedded = self.lead_sheet_embedding(rows, numbers).sum(dim=2)
         if null is not None:
             embedded = embedded.masked_fill(null[:, None, None], 0.0)
         return embedded
@@ -339,8 +348,10 @@ class HAFMDecoder(HAFMPreTrainedModel):
 
         hidden_states = self.embed_target(input_ids, targets)  # [B, L, D]
         if self.config.conditioning_fusion == "sum":
-            added = self.conditioning_of(targets, conditioning_ids, null_conditioning, conditioning_mask)
-            hidden_states = hidden_states + added
+            conditioning_at_slots = self.conditioning_of(
+                targets, conditioning_ids, null_conditioning, conditioning_mask
+            )
+            hidden_states = hidden_states + conditioning_at_slots
         elif not conditioning_is_cached:
             prefix = self.embed_conditioning(conditioning_ids, null_conditioning)
             hidden_states = torch.cat([prefix, hidden_states], dim=1)  # [B, S · T_c + L, D]
@@ -401,6 +412,148 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             heads=list(weight),
             head_biases=head_biases,
         )
+
+    @property
+    def pattern(self) -> CodebookPattern:
+        """How the codes of a frame are arranged in slots."""
+        return codebook_pattern(self.config)
+
+    def default_generation_config(self) -> GenerationConfig:
+        """The paper's settings: sampling at temperature 0.9 with top-k 250, guidance scale 3.0.
+
+        `window_seconds` and `overlap_seconds` say how the composite cuts a longer song into windows, and
+        `independent_windows` whether these are generated independently of each other, in one batch.
+        `history_free_guidance` is the weight with which `history_free_scores` are added to the logits; it requires
+        training with history dropout.
+        """
+        return GenerationConfig(
+            do_sample=True,
+            temperature=TEMPERATURE,
+            top_k=TOP_K,
+            guidance_scale=GUIDANCE_SCALE,
+            bos_token_id=self.config.bos_token_id,
+            window_seconds=self.config.window_seconds,
+            overlap_seconds=self.config.window_seconds * OVERLAP,
+            independent_windows=self.config.model_type == "hafm_fine",
+            history_free_guidance=0.0,
+        )
+
+    def decoding_config(self, **changes: float | None) -> GenerationConfig:
+        """The stage's generation config, with the default values of what it leaves open, and with changes.
+
+        Args:
+            changes: guidance_scale, temperature, top_k; None changes nothing.
+
+        Raises:
+            ValueError: the temperature is not above 0, or the guidance scale is negative.
+        """
+        config = copy.deepcopy(self.generation_config)
+        for name, value in self.default_generation_config().to_diff_dict().items():
+            if getattr(config, name, None) is None:
+                setattr(config, name, value)
+        config.update(**{name: value for name, value in changes.items() if value is not None})
+        if not config.do_sample:
+            # `draw` then chooses the likeliest codes
+            config.update(do_sample=True, temperature=1.0, top_k=1)
+        if not (config.temperature > 0 and config.guidance_scale >= 0):
+            raise ValueError(
+                f"The stage has temperature {config.temperature} and guidance_scale {config.guidance_scale}; "
+                "temperature must be above 0, guidance_scale 0 or more."
+            )
+        return config
+
+    def slot_plan(self, batch: WindowBatch) -> SlotPlan:
+        """The slots to decode for the frames of a batch, with its known and kept codes and its random numbers.
+
+        Random numbers are moved to the device of the conditioning, on which known codes are expected.
+        """
+        ids = batch.conditioning_ids
+        known = batch.known
+        if known is None:
+            known = ids.new_empty(len(ids), self.config.num_codebooks, 0)
+        uniforms = batch.uniforms
+        if uniforms is not None:
+            uniforms = uniforms.to(ids.device)
+        row_frames = None
+        if batch.conditioning_mask is not None:
+            row_frames = self.frames_of_rows(batch.conditioning_mask)
+        bos = self.config.codebook_size
+        return self.pattern.plan(known, batch.frames, bos, uniforms, batch.kept, row_frames)
+
+    def frames_of_rows(self, conditioning_mask: torch.Tensor) -> torch.Tensor:
+        """Number of target frames that last as long as each row's conditioning.
+
+        Args:
+            conditioning_mask (bool [B, T_c]): False where the conditioning is padding.
+
+        Returns:
+            int64 [B].
+        """
+        frames = conditioning_mask.long().sum(dim=1)
+        return frames * self.config.frame_rate // self.config.conditioning_frame_rate
+
+    @torch.no_grad()
+    def history_free_scores(
+        self,
+        conditioning_ids: torch.Tensor,
+        conditioning_mask: torch.Tensor | None,
+        first: int,
+        count: int,
+        report: StepReport | None = None,
+    ) -> torch.Tensor:
+        """Conditional minus unconditional scores without history: the evidence of the conditioning alone.
+
+        A stage tends to follow its own history more than the voice, so this evidence, weighted by
+        `history_free_guidance`, is added to the scores of each slot. It is a single pass over the window, since
+        nothing depends on generated tokens.
+
+        Args:
+            conditioning_ids (int64 [B, K, T_c]): conditioning streams.
+            conditioning_mask (bool [B, T_c] or None): False where the conditioning is padding.
+            first, count: scores are for the slots [first, first + count) of the target.
+            report: called with 0 between layers.
+
+        Returns:
+            float32 [B·C, count, V].
+        """
+
+        def scores(ids: torch.Tensor, mask: torch.Tensor | None, null: bool) -> torch.Tensor:
+            """Scores of some rows, without their conditioning if `null`: float32 [rows · C, count, V]."""
+            rows = len(ids) * self.pattern.codes_per_slot
+            outputs = self.forward(
+                # BOS in every slot: no history
+                input_ids=ids.new_full((rows, first + count), self.config.codebook_size),
+                conditioning_ids=ids,
+                conditioning_mask=mask,
+                null_conditioning=torch.full((len(ids),), null, device=ids.device),
+                use_cache=False,
+                target_only=True,
+                logits_to_keep=count,
+                report=report,
+            )
+            return outputs.logits.float()
+
+        nulled: torch.Tensor | None = None
+        if conditioning_mask is None:
+            # without conditioning, rows of the same length are the same
+            nulled = scores(conditioning_ids[:1], None, True)
+        rows_at_once = len(conditioning_ids)
+        if conditioning_ids.device.type == "cpu":
+            # one by one: no slower, and a job can be cancelled between the shorter layers
+            rows_at_once = 1
+        differences = []
+        for begin in range(0, len(conditioning_ids), rows_at_once):
+            rows = slice(begin, begin + rows_at_once)
+            ids = conditioning_ids[rows]
+            mask = None
+            if conditioning_mask is not None:
+                mask = conditioning_mask[rows]
+            if nulled is None:
+                unconditional = scores(ids, mask, True)
+            else:
+                unconditional = nulled.repeat(len(ids), 1, 1)
+            differences.append(scores(ids, mask, False) - unconditional)
+        return torch.cat(differences)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
@@ -564,12 +717,12 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             float32 [B, T, Q], 0 where a label is ignored.
         """
         pattern = self.model.pattern
-        wanted = pattern.arrange(labels, IGNORE_INDEX)  # [B·C, L]
+        slot_labels = pattern.arrange(labels, IGNORE_INDEX)  # [B·C, L]
         # over all slots at once: the gradient of each slice of the logits would be as large as all logits
         nats = F.cross_entropy(
-            logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+            logits.float().flatten(0, 1), slot_labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
         )
-        return pattern.tokens(nats.view_as(wanted)).unflatten(1, (-1, self.config.num_codebooks))
+        return pattern.tokens(nats.view_as(slot_labels)).unflatten(1, (-1, self.config.num_codebooks))
 
     def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each codebook, averaged over the codebooks that have labels (paper, §3.5).
@@ -591,7 +744,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
     """Stage 1: instrumental semantic tokens from vocal semantic tokens; by the paper's defaults at 50 Hz, K = 1.
 
-    Lead-sheet streams add to K.
+    Lead-sheet rows add to K.
     """
 
     config_class = HAFMSemanticConfig
@@ -600,7 +753,7 @@ class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
 class HAFMCoarseForCausalLM(HAFMStageForCausalLM):
     """Stage 2: the codec's first codebooks from vocal and instrumental semantic tokens.
 
-    By the paper's defaults EnCodec's codebooks 1–4 at 75 Hz, and K = 2; lead-sheet streams add to K.
+    By the paper's defaults EnCodec's codebooks 1–4 at 75 Hz, and K = 2; lead-sheet rows add to K.
     """
 
     config_class = HAFMCoarseConfig
@@ -609,7 +762,7 @@ class HAFMCoarseForCausalLM(HAFMStageForCausalLM):
 class HAFMFineForCausalLM(HAFMStageForCausalLM):
     """Stage 3: the codec's further codebooks from its first.
 
-    By the paper's defaults EnCodec's codebooks 5–8 at 75 Hz from 1–4, and K = 4, summed; lead-sheet streams add to K.
+    By the paper's defaults EnCodec's codebooks 5–8 at 75 Hz from 1–4, and K = 4, summed; lead-sheet rows add to K.
     """
 
     config_class = HAFMFineConfig

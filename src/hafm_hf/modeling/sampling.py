@@ -5,7 +5,8 @@ A random number depends on (seed, stage, variation, codebook and frame in the so
 depend on the other rows of the batch, on how the song is cut into windows, on the order in which windows are
 generated, or on which loop generates them.
 
-Dimensions: B sequences, Q codebooks, T frames to generate, P frames before them, V codes of a codebook.
+Dimensions: B sequences, Q codebooks, T frames to generate, P frames before them, V codes of a codebook, K
+conditioning streams, T_c conditioning frames.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,8 @@
 """Runs a stage over whole songs in overlapping windows of the training length, batched where possible.
 
 Codes are [Q, T] at the stage's frame rate, and windows are counted in these frames. They begin and end where a frame
-of the conditioning does too: every 3 frames for 75 and 50 Hz.
+of the conditioning does too: every 3 frames for 75 and 50 Hz. Dimensions: B windows of a batch, Q codebooks, T frames,
+K conditioning streams, T_c conditioning frames, D width of the vectors that represent codes.
 """
 
 import itertools
@@ -50,16 +51,16 @@ class Window:
     Args:
         start, stop: its frames, [start, stop).
         known_frames: number of its first frames that the window before has generated already.
-        row: index of the song in the batch.
+        song: index of the song in the run.
     """
 
     start: int
     stop: int
     known_frames: int
-    row: int = 0
+    song: int = 0
 
 
-def song_windows(frames: int, window: int, overlap: int, row: int = 0) -> list[Window]:
+def song_windows(frames: int, window: int, overlap: int, song: int = 0) -> list[Window]:
     """Cuts a song into windows of equal length, each starting with the end of the one before.
 
     The last window is moved back, so that it is as long as the others instead of a short remainder.
@@ -68,7 +69,7 @@ def song_windows(frames: int, window: int, overlap: int, row: int = 0) -> list[W
         frames: length of the song.
         window: length of a window, the stage's training length.
         overlap: frames by which a window overlaps the one before.
-        row: index of the song in the batch.
+        song: index of the song in the run.
 
     Returns:
         The windows in order of time; a single one of `frames` if the song is no longer than a window.
@@ -83,24 +84,25 @@ def song_windows(frames: int, window: int, overlap: int, row: int = 0) -> list[W
     while done < frames:
         start = max(0, min(done - overlap, frames - window))
         stop = min(start + window, frames)
-        cut.append(Window(start, stop, done - start, row))
+        cut.append(Window(start, stop, done - start, song))
         done = stop
     return cut
 
 
-def window_frames(stage_config: HAFMStageConfig, config: GenerationConfig) -> tuple[int, int]:
+def window_frames(stage_config: HAFMStageConfig, generation_config: GenerationConfig) -> tuple[int, int]:
     """Frames of a stage in a window and in its overlap with the one before.
 
     Both are rounded so that they last a whole number of frames of the conditioning as well.
 
     Args:
         stage_config: for the frame rates.
-        config: for `window_seconds` and `overlap_seconds`.
+        generation_config: for `window_seconds` and `overlap_seconds`.
     """
-    step = whole_frames(stage_config)
-    window_steps = max(round(config.window_seconds * stage_config.frame_rate / step), 1)
-    overlap_steps = min(round(config.overlap_seconds * stage_config.frame_rate / step), window_steps - 1)
-    return window_steps * step, overlap_steps * step
+    unit = whole_frames(stage_config)
+    rate = stage_config.frame_rate
+    window_units = max(round(generation_config.window_seconds * rate / unit), 1)
+    overlap_units = min(round(generation_config.overlap_seconds * rate / unit), window_units - 1)
+    return window_units * unit, overlap_units * unit
 
 
 def whole_frames(stage_config: HAFMStageConfig) -> int:
@@ -134,8 +136,8 @@ def steadiest_frame(before: torch.Tensor, after: torch.Tensor, first: int, side:
 
 
 @dataclass
-class SongRow:
-    """One accompaniment that a stage is generating.
+class SongCodes:
+    """The codes of one accompaniment that a stage is generating, as far as they exist.
 
     Args:
         frames: length of the song.
@@ -183,8 +185,8 @@ class SongRow:
         """Whether all codes that a window adds are kept, so that it need not be generated."""
         if self.kept is None:
             return False
-        added = self.kept[:, window.start + window.known_frames : window.stop]
-        return bool((added != FREE).all())
+        codes_to_add = self.kept[:, window.start + window.known_frames : window.stop]
+        return bool((codes_to_add != FREE).all())
 
 
 class StageRun:
@@ -192,7 +194,7 @@ class StageRun:
 
     Args:
         stage: the stage to run.
-        rows: the songs.
+        songs: the accompaniments to generate.
         config: the stage's `decoding_config`.
         decoding: "fast" for our loop, "reference" for GenerationMixin's; the codes are the same up to rounding.
         compile: whether the fast loop replays its steps as CUDA graphs.
@@ -214,7 +216,7 @@ class StageRun:
     def __init__(
         self,
         stage: HAFMStageForCausalLM,
-        rows: list[SongRow],
+        songs: list[SongCodes],
         config: GenerationConfig,
         decoding: str = "fast",
         compile: bool = False,
@@ -227,7 +229,7 @@ class StageRun:
         if compile and stage.device.type != "cuda":
             raise ValueError(f"compile=True needs CUDA, but the model is on {stage.device}; leave it out.")
         self.stage = stage
-        self.rows = rows
+        self.songs = songs
         self.config = config
         self.report = report
         # shared by all windows, so that matrices are packed once
@@ -240,13 +242,13 @@ class StageRun:
         # number of frames that are compared on either side of a join
         self.side = max(round(SIDE_SECONDS * stage.config.frame_rate), 1)
         # frames at the end of a window that the next window may still replace
-        self.replaceable = 0
+        self.replaceable_frames = 0
         if self.code_vectors is not None:
-            self.replaceable = math.ceil(JOINED_SHARE * overlap / self.side) * self.side
+            self.replaceable_frames = math.ceil(JOINED_SHARE * overlap / self.side) * self.side
         windows: list[Window] = []
-        for number, song_row in enumerate(rows):
-            for song_window in song_windows(song_row.frames, window, overlap, number):
-                if not song_row.is_kept(song_window):
+        for number, song in enumerate(songs):
+            for song_window in song_windows(song.frames, window, overlap, number):
+                if not song.is_kept(song_window):
                     windows.append(song_window)
         if self.independent:
             self.batches = self._independent_batches(windows, batch_size)
@@ -270,7 +272,7 @@ class StageRun:
         return self.next_batch == len(self.batches)
 
     @property
-    def needs(self) -> int:
+    def conditioning_needed(self) -> int:
         """Frames of conditioning, counted from the song's start, that the next batch needs; 0 after the last batch."""
         if self.finished:
             return 0
@@ -280,21 +282,21 @@ class StageRun:
         """Generates everything that is left.
 
         Args:
-            conditioning (int64 [K, T_c] for each row): the conditioning streams of the whole songs.
+            conditioning (int64 [K, T_c] for each song): the conditioning streams of the whole songs.
 
         Returns:
-            The codes of each row, int64 [Q, T].
+            The codes of each song, int64 [Q, T].
         """
         while not self.finished:
             self.advance(conditioning)
-        return [self.codes(row) for row in range(len(self.rows))]
+        return [self.codes(number) for number in range(len(self.songs))]
 
     def advance(self, conditioning: list[torch.Tensor], frames: int | None = None) -> None:
-        """Generates the rest of the next batch of windows, or a part of it, and adds its codes to the rows.
+        """Generates the rest of the next batch of windows, or a part of it, and adds its codes to the songs.
 
         Args:
-            conditioning (int64 [K, T_c] for each row): the conditioning from the song's start on, at least the frames
-                that `needs` says.
+            conditioning (int64 [K, T_c] for each song): the conditioning from the song's start on, at least the
+                `conditioning_needed` frames.
             frames: number of frames of the song, more than exist already, after which to stop; by default the whole
                 batch is generated. Ignored for independent windows, which can be joined only when they are complete.
         """
@@ -303,13 +305,13 @@ class StageRun:
             if not self.independent:
                 # windows that were skipped end where this batch begins
                 for window in batch:
-                    self.rows[window.row].append_kept(window.start + window.known_frames)
+                    self.songs[window.song].append_kept(window.start + window.known_frames)
             self.frames_to_come = self._decode(self._window_batch(batch, conditioning))
             self.num_to_come = self._new_frames(batch)
 
         count = self.num_to_come
         if frames is not None and not self.independent:
-            count = min(count, frames - self.rows[batch[0].row].done)
+            count = min(count, frames - self.songs[batch[0].song].done)
         codes = torch.stack(list(itertools.islice(self.frames_to_come, count)), dim=2)  # [B, Q, count]
         self.num_to_come -= count
 
@@ -317,56 +319,59 @@ class StageRun:
             if self.independent:
                 self._join(window, window_codes)
             else:
-                row = self.rows[window.row]
+                song = self.songs[window.song]
                 # a shorter window of the batch is padded at its end
-                row.append(window_codes[:, : window.stop - row.done])
+                song.append(window_codes[:, : window.stop - song.done])
         if not self.num_to_come:
             self.next_batch += 1
             self.frames_to_come = None
 
-    def final_frames(self, row: int) -> int:
-        """Number of first frames of a row (its index) that no later window will replace."""
-        song_row = self.rows[row]
-        if self.finished or song_row.done == song_row.frames:
-            return song_row.frames
-        return max(song_row.done - self.replaceable, 0)
+    def final_frames(self, number: int) -> int:
+        """Number of first frames of a song (its index) that no later window will replace."""
+        song = self.songs[number]
+        if self.finished or song.done == song.frames:
+            return song.frames
+        return max(song.done - self.replaceable_frames, 0)
 
-    def codes(self, row: int) -> torch.Tensor:
-        """The final codes of a row so far, int64 [Q, T]; at the end, kept ones fill the windows that were skipped."""
-        song_row = self.rows[row]
+    def codes(self, number: int) -> torch.Tensor:
+        """The final codes so far of a song (its index): int64 [Q, T].
+
+        At the end, kept codes fill the windows that were skipped.
+        """
+        song = self.songs[number]
         if self.finished:
-            song_row.append_kept(song_row.frames)
-        if song_row.codes is None:
+            song.append_kept(song.frames)
+        if song.codes is None:
             return torch.empty(self.stage.config.num_codebooks, 0, dtype=torch.long)
-        return song_row.codes[:, : self.final_frames(row)]
+        return song.codes[:, : self.final_frames(number)]
 
     def _join(self, window: Window, codes: torch.Tensor) -> None:
-        """Appends an independent window to its row, from a frame of the overlap on, or from where the row ends.
+        """Appends an independent window to its song, from a frame of the overlap on, or from where the codes end.
 
         Args:
-            window: the next one of the row.
+            window: the next one of the song.
             codes (int64 [Q, n]): the window's codes, from its first frame on; n may exceed its length.
         """
-        row = self.rows[window.row]
+        song = self.songs[window.song]
         # windows that were skipped end here
-        row.append_kept(window.start + window.known_frames)
+        song.append_kept(window.start + window.known_frames)
         join = window.known_frames  # counted from the window's start
         if self.code_vectors is not None and window.known_frames:
-            assert row.codes is not None
-            before = row.codes[:, window.start : window.start + window.known_frames].to(codes.device)  # [Q, overlap]
+            assert song.codes is not None
+            before = song.codes[:, window.start : window.start + window.known_frames].to(codes.device)  # [Q, overlap]
             after = codes[:, : window.known_frames + self.side]  # [Q, overlap + side]
-            earliest = window.known_frames - self.replaceable
+            earliest = window.known_frames - self.replaceable_frames
             join = steadiest_frame(self.code_vectors(before.t()), self.code_vectors(after.t()), earliest, self.side)
-        if row.codes is not None:
-            row.codes = row.codes[:, : window.start + join]
-        row.append(codes[:, join : window.stop - window.start])
+        if song.codes is not None:
+            song.codes = song.codes[:, : window.start + join]
+        song.append(codes[:, join : window.stop - window.start])
 
     def _window_batch(self, batch: list[Window], conditioning: list[torch.Tensor]) -> WindowBatch:
         """What a decoding loop needs to generate a batch of windows.
 
         Args:
             batch: the windows, with the same number of known frames; shorter ones are padded at the end.
-            conditioning (int64 [K, T_c] for each row of the run): the songs' conditioning.
+            conditioning (int64 [K, T_c] for each song of the run): the songs' conditioning.
         """
         known_frames = self._known_frames(batch)
         frames = self._new_frames(batch)
@@ -375,18 +380,18 @@ class StageRun:
         uniforms = []
         kept = []
         for window in batch:
-            row = self.rows[window.row]
-            song_conditioning = conditioning[window.row]  # [K, T_c]
+            song = self.songs[window.song]
+            song_conditioning = conditioning[window.song]  # [K, T_c]
             begin = self._conditioning_frames(window.start)
             end = self._conditioning_frames(window.stop)
             conditioning_windows.append(song_conditioning[:, begin:end].t())
             first = window.start + known_frames
-            uniforms.append(row.random.of_frames(first, frames, self.stage.config.num_codebooks))
+            uniforms.append(song.random.of_frames(first, frames, self.stage.config.num_codebooks))
             if known_frames:
-                assert row.codes is not None
-                known.append(row.codes[:, window.start : first].to(song_conditioning.device))
-            if row.kept is not None:
-                kept.append(row.kept_frames(first, frames))
+                assert song.codes is not None
+                known.append(song.codes[:, window.start : first].to(song_conditioning.device))
+            if song.kept is not None:
+                kept.append(song.kept_frames(first, frames))
 
         lengths = torch.tensor([len(ids) for ids in conditioning_windows])
         conditioning_ids = pad_sequence(conditioning_windows, batch_first=True).transpose(1, 2)  # [B, K, T_c]
@@ -443,7 +448,7 @@ class StageRun:
 
         A stream so starts early, then keeps up.
         """
-        ordered = sorted(windows, key=lambda window: (window.stop, window.row))
+        ordered = sorted(windows, key=lambda window: (window.stop, window.song))
         batches = []
         first = 0
         while first < len(ordered):

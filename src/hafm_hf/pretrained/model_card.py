@@ -129,6 +129,10 @@ def _is_hub_id(name: str) -> bool:
 def _eval_result(result: dict[str, Any]) -> EvalResult:
     """A result of `CardFacts` as the card's metadata hold it.
 
+    Args:
+        result: by `RESULT_KEYS` and the further fields of `EvalResult`; "how" says how it was measured (embedder,
+            window, n, spread over seeds), for which the metadata have `metric_args` only.
+
     Raises:
         KeyError, TypeError: it lacks a name, type or value, or has unknown fields.
     """

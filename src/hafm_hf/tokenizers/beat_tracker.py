@@ -183,12 +183,12 @@ class HAFMBeatTracker:
         steps = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STATES_A_FRAME + 1)
         evidence = np.stack([np.interp(steps, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
         score = self.prior
-        before = []
+        previous_lengths = []
         for start in stoppable(range(0, len(evidence), STRETCH), check_stop):
             # a frame's evidence is shared among its steps
-            score, before_stretch = self._stretch(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
-            before.append(before_stretch)
-        phases = self._trace_back(int(score.argmax()), np.concatenate(before))
+            score, lengths_of_stretch = self._stretch(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
+            previous_lengths.append(lengths_of_stretch)
+        phases = self._trace_back(int(score.argmax()), np.concatenate(previous_lengths))
         return phases[::STATES_A_FRAME]
 
     def steady(self, evidence: Array, tempo: float | None = None) -> Array:
@@ -236,34 +236,34 @@ class HAFMBeatTracker:
             begins at each step, the index of the previous beat's length: int16 [T, L].
         """
         score = score.copy()
-        before = np.zeros((len(evidence), len(self.first)), np.int16)
+        previous_lengths = np.zeros((len(evidence), len(self.first)), np.int16)
         # two buffers used in turn, for few passes over all states
         following = np.empty_like(score)
         lengths = np.arange(len(self.first))
         for step, vector in enumerate(evidence):
             # from the last state of a beat of any length (column) to the first one of a beat of any length (row)
             arriving = self.change + score[self.last]  # [L, L]
-            best = arriving.argmax(axis=1)
-            before[step] = best
+            best_lengths = arriving.argmax(axis=1)
+            previous_lengths[step] = best_lengths
             support = vector @ self.directions  # [N]
             # within a beat, each state is followed by the next
             np.add(score[:-1], support[1:], out=following[1:])
-            following[self.first] = arriving[lengths, best] + support[self.first]
+            following[self.first] = arriving[lengths, best_lengths] + support[self.first]
             following -= following.max()
             score, following = following, score
-        return score, before
+        return score, previous_lengths
 
-    def _trace_back(self, state: int, before: NDArray[np.int16]) -> Array:
+    def _trace_back(self, state: int, previous_lengths: NDArray[np.int16]) -> Array:
         """Beat phases of the path that ends in a state, traced back beat by beat: float64 [T], 0 to 1, for T steps.
 
         Args:
             state: index of the last step's state.
-            before (int16 [T, L]): for a beat of each length that begins at each step, the index of the previous beat's
-                length.
+            previous_lengths (int16 [T, L]): for a beat of each length that begins at each step, the index of the
+                previous beat's length.
         """
-        path = np.zeros(len(before))
+        path = np.zeros(len(previous_lengths))
         # of the beat that is traced: the step after it, and the index of its length
-        end = len(before)
+        end = len(previous_lengths)
         length = int(np.searchsorted(self.last, state))
         while end > 0:
             # negative if the beat began before the song
@@ -271,7 +271,7 @@ class HAFMBeatTracker:
             phases = self.phase[self.first[length] : state + 1]
             path[max(begin, 0) : end] = phases[max(-begin, 0) :]
             if begin >= 0:
-                length = int(before[begin, length])
+                length = int(previous_lengths[begin, length])
                 state = int(self.last[length])
             end = begin
         return path
@@ -305,7 +305,9 @@ def likeliest_tempo(tempi: torch.Tensor, logits: torch.Tensor, apart_from: float
     if apart_from is not None:
         excluded = apart_from * np.array([[0.5], [1.0], [2.0]])
         distance = np.abs(candidates / excluded - 1)  # [3, K]
-        # the slopes of the excluded peak are not another tempo; finite, so that one remains without another peak
-        scores[(scores < np.roll(scores, 1)) | (scores < np.roll(scores, -1))] -= OFF_PEAK_COST
+        # only peaks count, not the slopes of the excluded one; the cost is finite, so that a tempo remains if there is
+        # no other peak
+        is_peak = (scores >= np.roll(scores, 1)) & (scores >= np.roll(scores, -1))
+        scores[~is_peak] -= OFF_PEAK_COST
         scores[(distance < TEMPO_RANGE).any(axis=0)] = -np.inf
     return float(candidates[scores.argmax()])

@@ -3,7 +3,8 @@
 
 It produces the vocal semantic tokens (from the noisy vocal, as in SingSong) that condition the semantic stage, and
 the instrumental semantic tokens that the stage learns to predict (paper, section "Tokens"). Dimensions: B batch,
-N samples, T_v frames at 50 Hz, D width of HuBERT, P dimensions of the vocal centroids' space.
+N samples, T_v (or T) frames at 50 Hz, F frames of the descriptors' measurements at 100 Hz, D width of HuBERT, P width
+of the vocal projection (D without one); with the beat, vocal centroids have P + 4 dimensions.
 """
 
 import copy
@@ -235,7 +236,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         """Pitches, levels and mel bands of a mono vocal (float [N] at 16 kHz), from `HAFMVocalDescriptors.measure`.
 
         Returns:
-            At 100 Hz, for the T_v frames of the vocal: float32 [S], [S] and [S, 40].
+            At 100 Hz, for the T_v frames of the vocal: float32 [F], [F] and [F, 40].
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -274,8 +275,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             descriptors (float [..., T, 10]): of the vocal (`describe`); required if there is a rhythm network.
 
         Returns:
-            float [..., T, P]: the projected features, followed by the beat's phase vectors if there is a rhythm
-            network; without a projection, the features themselves.
+            float [..., T, P + 4]: the projected features, followed by the beat's phase vectors; [..., T, P] without a
+            rhythm network. Without a projection, the features themselves count as projected.
         """
         projected = self._projected(features)
         if self.config.rhythm_channels:
@@ -286,7 +287,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         self,
         phase_vectors: torch.Tensor,
         tempo: float | None = None,
-        near: float | None = None,
+        near_tempo: float | None = None,
         check_stop: CheckStop | None = None,
     ) -> torch.Tensor:
         """Follows the beat through a vocal: the beat phase of each frame along one beat track, float32 [T], 0 to 1.
@@ -294,14 +295,14 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         Args:
             phase_vectors (float [T, 4]): of the rhythm network (`measure_pitch_and_beats`).
             tempo (BPM): tempo that the track keeps to exactly.
-            near (BPM): tempo to which it stays close.
+            near_tempo (BPM): tempo to which it stays close.
             check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
         self._check_rhythm()
-        tracker = self.beat_tracker if near is None else self.beat_tracker.near(near)
+        tracker = self.beat_tracker if near_tempo is None else self.beat_tracker.near(near_tempo)
         return tracker.follow(phase_vectors, tempo, check_stop)
 
     def _check_rhythm(self) -> None:
@@ -356,7 +357,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         return torch.cat([projected, beat], dim=-1)
 
     def _nearest(self, vectors: torch.Tensor, vocal: bool) -> torch.Tensor:
-        """Index of the centroid nearest to each vector (float [..., P]): int64 [...].
+        """Index of the centroid nearest to each vector (float [..., P + 4], or [..., P] without a beat): int64 [...].
 
         `vocal` chooses the vocal centroids, where they are separate.
 

@@ -52,6 +52,7 @@ class SpectralBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, config.expansion * width)
         self.down = nn.Linear(config.expansion * width, width)
+        # `HAFMSpectralModel._init_weights` sets the scale to 1 / num_blocks
         self.num_blocks = num_blocks
         self.scale = nn.Parameter(torch.empty(width))
 

@@ -8,7 +8,8 @@ voice. The listener reads the pitch contour: pitch, level and onset strength, 50
 Pitch is estimated by YIN in plain NumPy, because libraries for it depend on a JIT compiler whose start-up every call
 would wait for. Where it and SwiftF0 both find a pitch, they agree within half a semitone in 98 % of the frames of real
 singers, at the same speed.
-Dimensions: N samples, S analysis frames at 100 Hz, T frames of the tokenizer, P cells.
+Dimensions: N samples, F analysis frames at 100 Hz, T frames of the tokenizer or of the
+contour, D width of the ear's features.
 """
 
 import warnings
@@ -73,7 +74,9 @@ IN_TUNE = 0.4
 HELD = 9
 STILL = 0.6
 SHARPNESS = 3
+# frames of the contour on both sides over which a glide and a rise of the level are measured
 GLIDE_FRAMES = 3
+RISE_CONTOUR_FRAMES = 2
 LARGEST_GLIDE = 4.0
 LARGEST_INTERVAL = 18.0
 
@@ -118,8 +121,8 @@ def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
     kernels = np.fft.rfft(frames[:, :window], size)
     correlation = np.fft.irfft(spectra * np.conj(kernels), size)[:, :longest]
     # energy of the window at each lag, [T, longest]
-    until = np.concatenate([np.zeros((len(frames), 1)), np.cumsum(frames**2, axis=1)], axis=1)
-    energy = until[:, window : window + longest] - until[:, :longest]
+    energy_before = np.concatenate([np.zeros((len(frames), 1)), np.cumsum(frames**2, axis=1)], axis=1)
+    energy = energy_before[:, window : window + longest] - energy_before[:, :longest]
     difference = np.maximum(energy[:, :1] + energy - 2.0 * correlation, 0.0)
     # cumulative mean normalised difference, equation 8 of the paper
     lags = np.arange(1, longest)
@@ -132,12 +135,12 @@ def _yin(frames: Pitches, window: int, sampling_rate: int) -> Pitches:
     falling = np.append(normalised[:, 1:] < normalised[:, :-1], np.zeros((len(frames), 1), bool), axis=1)
     lag = np.argmax(below & ~falling, axis=1)  # [T], 0 without a dip
     rows = np.arange(len(frames))
-    before = normalised[rows, np.clip(lag - 1, 0, longest - 1)]
-    lowest = normalised[rows, lag]
-    after = normalised[rows, np.clip(lag + 1, 0, longest - 1)]
+    value_before = normalised[rows, np.clip(lag - 1, 0, longest - 1)]
+    value_at_lag = normalised[rows, lag]
+    value_after = normalised[rows, np.clip(lag + 1, 0, longest - 1)]
     # the vertex of a parabola through the three; where there is none, for equal or infinite values, the lag stays
     with np.errstate(invalid="ignore", divide="ignore"):
-        shift = 0.5 * (before - after) / (before - 2.0 * lowest + after)
+        shift = 0.5 * (value_before - value_after) / (value_before - 2.0 * value_at_lag + value_after)
     shift = np.where(np.isfinite(shift) & (np.abs(shift) <= 1.0), shift, 0.0)
 
     loud = energy[:, 0] / window > 10.0 ** (F0_FLOOR_DBFS / 10.0)
@@ -223,9 +226,9 @@ class HAFMVocalDescriptors:
         """Input of the rhythm network, computed from the output of `measure`.
 
         Args:
-            pitch (float32 [S]): in Hz, NaN if unvoiced.
-            level (float32 [S]): in dBFS.
-            bands (float32 [S, 40]): mel bands in dB.
+            pitch (float32 [F]): in Hz, NaN if unvoiced.
+            level (float32 [F]): in dBFS.
+            bands (float32 [F, 40]): mel bands in dB.
 
         Returns:
             float32 [T, 10], of the order of 1: voiced fraction of the frame; level; rise of the level; signed and
@@ -269,7 +272,7 @@ class HAFMVocalDescriptors:
             check_stop: called before each block; an exception that it raises ends the analysis.
 
         Returns:
-            pitches in Hz, NaN if unvoiced, levels in dBFS, and mel bands in dB: float32 [S], [S], [S, 40].
+            pitches in Hz, NaN if unvoiced, levels in dBFS, and mel bands in dB: float32 [F], [F], [F, 40].
         """
         samples = _audible(samples, self.hop)
         count = frames * (FRAME_RATE // self.frame_rate)
@@ -371,15 +374,15 @@ class PitchContour:
             size: frames per cell, an even number.
 
         Returns:
-            float32 [P, 12 · 4 + 6 + D]: for each pitch class from C, the fractions of the cell's first half in which
-            it is held and in which it is sung, then those of the second half; after these, for each half, the voiced
-            fraction, the largest onset strength, and the mean pitch relative to the voice's median; then
+            float32 [cells, 12 · 4 + 6 + D]: for each pitch class from C, the fractions of the cell's first half in
+            which it is held and in which it is sung, then those of the second half; after these, for each half, the
+            voiced fraction, the largest onset strength, and the mean pitch relative to the voice's median; then
             `ear_features`.
         """
         # features of halves of cells, H in all
         half = size // HARMONY_PARTS
         sung = np.isfinite(self.midi)
-        height = self._intervals() / LARGEST_INTERVAL
+        height = self._semitones_above_median() / LARGEST_INTERVAL
         classes = np.stack([self._classes(pitch, half) for pitch in (self.held, self.midi)], axis=2)  # [H, 12, 2]
         extras = np.stack(
             [_cells(sung, half).mean(1), _cells(self.flux.mean(1), half).max(1), _cells(height, half).mean(1)], axis=1
@@ -389,14 +392,14 @@ class PitchContour:
         missing = (0, count * HARMONY_PARTS - len(extras))
         classes = np.pad(classes, (missing, (0, 0), (0, 0))).reshape(count, HARMONY_PARTS, PITCH_CLASSES, -1)
         extras = np.pad(extras, (missing, (0, 0))).reshape(count, -1)
-        by_class = classes.transpose(0, 2, 1, 3).reshape(count, -1)  # [P, 12 · 4]
+        by_class = classes.transpose(0, 2, 1, 3).reshape(count, -1)  # [cells, 12 · 4]
         return self._with_ear_features(np.concatenate([by_class, extras], axis=1), size)
 
     def _with_ear_features(self, cells: Array, size: int) -> Array:
-        """Features of cells of `size` frames (float [P, F]), followed by the means of `ear_features`, if any.
+        """Features of cells of `size` frames (float [cells, n]), followed by the means of `ear_features`, if any.
 
         Returns:
-            float32 [P, F + D]; D is 0 without an ear.
+            float32 [cells, n + D]; D is 0 without an ear.
         """
         if self.ear_features is not None:
             ear_cells = _cells(self.ear_features.astype(np.float32), size).mean(1)
@@ -404,7 +407,7 @@ class PitchContour:
         return cells.astype(np.float32)
 
     def _classes(self, pitch: Array, size: int) -> NDArray[np.float64]:
-        """Fractions of cells of `size` frames in which each pitch class sounds: float64 [P, 12].
+        """Fractions of cells of `size` frames in which each pitch class sounds: float64 [cells, 12].
 
         `pitch` (float32 [T]) is in semitones, NaN where nothing sounds.
         """
@@ -423,7 +426,7 @@ class PitchContour:
         return counts / size
 
     def time_cells(self, size: int) -> Array:
-        """Rhythmic features, in cells of `size` frames: float32 [P, 10 + D], of the order of 1.
+        """Rhythmic features, in cells of `size` frames: float32 [cells, 10 + D], of the order of 1.
 
         They are the voiced fraction; start and end of singing; signed and absolute change of pitch; pitch relative to
         the voice's median; level; rise of the level; onset strengths of vowels and of consonants; then `ear_features`.
@@ -440,16 +443,16 @@ class PitchContour:
             (np.maximum(-turn, 0.0), "max"),
             (glide / 2, "mean"),
             (np.abs(glide) / 2, "max"),
-            (self._intervals() / 6, "mean"),
+            (self._semitones_above_median() / 6, "mean"),
             (self.level / 20 + 1, "max"),
-            (np.maximum(_change(self.level, 2), 0.0) / 10, "max"),
+            (np.maximum(_change(self.level, RISE_CONTOUR_FRAMES), 0.0) / 10, "max"),
             (self.flux[:, 0], "max"),
             (self.flux[:, 1], "max"),
         ]
         features = np.stack([getattr(_cells(values, size), reduction)(1) for values, reduction in columns], axis=1)
         return self._with_ear_features(features, size)
 
-    def _intervals(self) -> Array:
+    def _semitones_above_median(self) -> Array:
         """Semitones above the voice's median, within ±`LARGEST_INTERVAL`; 0 in unvoiced frames: float32 [T]."""
         sung = np.isfinite(self.midi)
         median = np.median(self.midi[sung]) if sung.any() else 0.0
@@ -483,9 +486,9 @@ def pitch_contour(pitch: Array, level: Array, bands: Array) -> PitchContour:
     """The pitch contour of a vocal at 50 Hz, from what `HAFMVocalDescriptors.measure` returns at 100 Hz.
 
     Args:
-        pitch (float32 [S]): in Hz, NaN if unvoiced.
-        level (float32 [S]): in dBFS.
-        bands (float32 [S, 40]): mel bands in dB.
+        pitch (float32 [F]): in Hz, NaN if unvoiced.
+        level (float32 [F]): in dBFS.
+        bands (float32 [F, 40]): mel bands in dB.
     """
     if not len(pitch):
         empty = np.zeros(0, np.float32)
@@ -530,10 +533,10 @@ def _steady(pitch: Array, size: int) -> Array:
 
 
 def _flux(bands: Array, reference: float) -> Array:
-    """Spectral flux of four ranges of mel bands: the mean rise of their audible part, float32 [S, 4].
+    """Spectral flux of four ranges of mel bands: the mean rise of their audible part, float32 [F, 4].
 
     Args:
-        bands (float32 [S, 40]): in dB.
+        bands (float32 [F, 40]): in dB.
         reference: level of the vocal's loud parts in dB, above which bands are measured.
     """
     audible = np.maximum(bands - reference, BAND_FLOOR_DB)

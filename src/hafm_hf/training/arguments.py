@@ -12,7 +12,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..accompaniment.parts import stage_parts
-from ..lead_sheet.lead_sheet import MAX_STYLES, STREAM_SIZES
+from ..lead_sheet.lead_sheet import MAX_STYLES, ROW_SIZES
 from ..lead_sheet.style_choice import StyleRange
 from ..modeling.codebook_patterns import PATTERNS
 
@@ -54,7 +54,7 @@ class StageArguments:
         default=None, metadata={"help": "prepend (the paper) or sum (added to the target's embeddings)"}
     )
     lead_sheet_streams: list[str] = field(
-        default_factory=list, metadata={"help": f"streams to read: {', '.join(STREAM_SIZES)} (the paper: none)"}
+        default_factory=list, metadata={"help": f"streams to read: {', '.join(ROW_SIZES)} (the paper: none)"}
     )
     styles: list[str] = field(default_factory=list, metadata={"help": "style names for the stream style"})
     style_ranges: str = field(
@@ -75,7 +75,7 @@ class StageArguments:
         for kind, names, choices in (
             ("stage", [self.stage], list(stage_parts())),
             ("codebook pattern", [self.codebook_pattern or "flat"], list(PATTERNS)),
-            ("lead sheet stream", self.lead_sheet_streams, list(STREAM_SIZES)),
+            ("lead sheet stream", self.lead_sheet_streams, list(ROW_SIZES)),
         ):
             if unknown := [name for name in names if name not in choices]:
                 raise ValueError(f"{unknown[0]!r} is not a {kind}; choose from {', '.join(choices)}.")

@@ -5,6 +5,8 @@ A crop starts at the same instant in all streams, on the common grid of both fra
 50·T semantic and 75·T acoustic frames. Sample n of a run depends on (seed, n) alone, so the samples are the same
 however the global batch is divided over processes and accumulation steps, and a run resumes at a sample number. The
 corpus is a memory-mapped `datasets.Dataset`: random access without loading 100 K tracks into memory.
+
+Dimensions: Q codebooks of a stream, T frames of the target, T_c of the conditioning, K conditioning streams.
 """
 
 import math

@@ -5,6 +5,8 @@ At 50 Hz the previous token predicts the next so well that a small model can ign
 hides spans of the history (the target tokens generated so far) from the input, so that the model must use the vocal.
 History swap replaces spans with another track's tokens: in generation, the model's own mistakes leave a history that
 does not fit the vocal, and it must have learnt to recover. The loss stands with the model (`codebook_loss`).
+
+Dimensions: B samples, T target frames, Q codebooks, L target slots, C codes per slot.
 """
 
 from collections.abc import Iterable

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A corpus's lead sheets as the conditioning streams of crops, at random corrupted or dropped in training.
+"""A corpus's lead sheets as rows that condition crops, at random corrupted or dropped in training.
 
 The listener makes mistakes: it estimates the tempo an octave off, or the beats half a beat late. A stage that never
 saw such a lead sheet in training would follow it against the vocal. So each sample's lead sheet is corrupted at the
-listener's error rates, and single streams, or all of them, are dropped at random. Some samples also get the vocal of
+listener's error rates, and single rows, or all of them, are dropped at random. Some samples also get the vocal of
 another song: a stage that never saw one plays the chords implied by the vocal rather than those given.
 """
 
@@ -57,12 +57,12 @@ def with_rows_dropped(
     """Drops some or all of a lead sheet's rows, that is, sets them to 0 (unknown).
 
     Args:
-        rows (int64 [S, T]): values of S lead-sheet streams in T frames.
+        rows (int64 [R, T]): R lead-sheet rows in T frames.
         corruption: probabilities of dropping each row, and all of them.
         generator: for the draws.
 
     Returns:
-        A copy, int64 [S, T].
+        A copy, int64 [R, T].
     """
     draw_for_all, *draws = generator.random(1 + len(rows))
     dropped = np.array(draws) < corruption.lead_sheet_dropout
@@ -78,7 +78,7 @@ def crop_rows(
     corruption: CorruptionArguments | None = None,
     generator: np.random.Generator | None = None,
 ) -> torch.Tensor:
-    """The streams of a lead sheet that a stage reads, frame by frame, for one crop.
+    """The rows of a lead sheet that a stage reads, frame by frame, for one crop.
 
     Args:
         text: the excerpt's lead sheet as JSON; if empty, all rows are unknown.
@@ -89,7 +89,7 @@ def crop_rows(
             on them; unless both are given, the lead sheet is left unchanged.
 
     Returns:
-        int64 [S, T], a row for each of the S streams in `config.lead_sheet_streams`, in their order.
+        int64 [R, T], the R rows named in `config.lead_sheet_streams`, in their order.
     """
     sheet = _parsed(text, tuple(config.styles))
     names = list(config.lead_sheet_streams)

@@ -129,7 +129,7 @@ def make_trainer(
     validation = validation_crops(data, model.config)
     trainer = StageTrainer(model, crops, validation, data, corruption, optimization, run)
     if trainer.accelerator.is_main_process:
-        batches = trainer.batch_sampler(0)
+        batches = trainer.batch_sampler(first_step=0)
         logger.info(
             "%s stage, %.1f M parameters; %d excerpts, %.1f h; %d processes × %d crops × %d accumulation steps",
             stage.stage, model.num_parameters() / 1e6, len(crops.corpus),

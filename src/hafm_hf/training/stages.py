@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..accompaniment.parts import stage_parts
 from ..corpus.tokens import TokenCorpusInfo
-from ..lead_sheet.lead_sheet import STREAM_SIZES
+from ..lead_sheet.lead_sheet import ROW_SIZES
 from ..modeling.codebook_patterns import PATTERNS
 from ..modeling.configuration_stage import HAFMStageConfig
 from ..pretrained.loading import load_strictly
@@ -125,7 +125,7 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         conditioning_frame_rate=conditioning_rate,
         frame_rate=target_rate,
         window_seconds=seconds,
-        lead_sheet_streams={name: STREAM_SIZES[name] for name in stage.lead_sheet_streams},
+        lead_sheet_streams={name: ROW_SIZES[name] for name in stage.lead_sheet_streams},
         styles=list(stage.styles),
         style_ranges=stage.ranges_by_style(),
         tokenizers=known_tokenizers(stage, info),

@@ -81,7 +81,7 @@ class StageTrainer:
         if run.report_to != "none" and not self.accelerator.log_with:
             raise ValueError(f"{run.report_to} is not installed, so nothing would be reported: install it first.")
         # rejects a batch that is too small before the model is moved to the device
-        self.accelerator.gradient_accumulation_steps = self.batch_sampler(0).accumulation
+        self.accelerator.gradient_accumulation_steps = self.batch_sampler(first_step=0).accumulation
         if len(crops) < optimization.global_batch:
             raise ValueError(
                 f"The corpus holds {len(crops)} crops of {crops.seconds:g} s, fewer than a global batch of "
@@ -100,7 +100,7 @@ class StageTrainer:
         self._began = time.monotonic()
         self.learning_rate = 0.0
         self.gradient_norm: torch.Tensor | float = 0.0
-        self.start_window()
+        self.start_report_interval()
 
     @property
     def finished_stage(self) -> PreTrainedModel:
@@ -178,7 +178,7 @@ class StageTrainer:
         if first == 0:
             # the losses that training begins with
             self.validate()
-        self.start_window()
+        self.start_report_interval()
         for micro_batches in self.batches():
             fraction = self.fraction()
             if fraction >= 1.0:
@@ -187,14 +187,14 @@ class StageTrainer:
             bar.update()
             logged = self.due(self.run.logging_steps) or self.progress.step == 1
             if logged:
-                self.log_window(fraction)
+                self.log_report_interval(fraction)
             if self.due(self.run.validation_steps):
                 self.validate()
             if self.due(self.run.save_steps):
                 self.save_checkpoint()
             if logged:
-                # validation and checkpointing must not count towards the next window's speed
-                self.start_window()
+                # validation and checkpointing must not count towards the next interval's speed
+                self.start_report_interval()
         bar.close()
         if self.progress.step > first:
             self.finish()
@@ -287,16 +287,16 @@ class StageTrainer:
                 f"{self.folder.path} is intact."
             )
 
-    def start_window(self) -> None:
+    def start_report_interval(self) -> None:
         """Resets losses, tokens, gradient norm and time, of which the next line of training metrics is made."""
-        self.window_began = time.monotonic()
+        self.interval_began = time.monotonic()
         # of each micro-batch; on the device, so that nothing waits for them
         self.losses: list[torch.Tensor] = []
         self.tokens = 0
         self.gradient_norm = 0.0
 
-    def log_window(self, fraction: float) -> None:
-        """Writes one line of training metrics on the steps since `start_window`.
+    def log_report_interval(self, fraction: float) -> None:
+        """Writes one line of training metrics on the steps since `start_report_interval`.
 
         Its loss is a mean over all processes, NaN if none was finite.
 
@@ -304,7 +304,7 @@ class StageTrainer:
             fraction: of the run that has passed, 0..1, for the share of hidden history.
         """
         # the limit avoids a division by 0
-        elapsed = max(time.monotonic() - self.window_began, 1e-9)
+        elapsed = max(time.monotonic() - self.interval_began, 1e-9)
         self.write(
             {
                 "loss": finite_mean(torch.stack(self.losses), self.accelerator),
@@ -340,7 +340,7 @@ class StageTrainer:
             {
                 "arguments": arguments,
                 "processes": self.accelerator.num_processes,
-                "crops_a_process": self.batch_sampler(0).largest,
+                "crops_a_process": self.batch_sampler(first_step=0).largest,
                 "config": self.config.to_diff_dict(),
             }
         )
@@ -371,7 +371,7 @@ class StageTrainer:
         """Writes the last metrics, validates and saves a checkpoint, each unless the last step already did."""
         # empty if the last step was logged
         if self.losses:
-            self.log_window(self.fraction())
+            self.log_report_interval(self.fraction())
         if not self.due(self.run.validation_steps):
             self.validate()
         if not self.due(self.run.save_steps):

@@ -3,6 +3,8 @@
 
 The paired difference, the loss with another clip's conditioning minus the loss with the right one, tells whether the
 model uses the vocal.
+
+Dimensions: B clips of a batch, N clips, K conditioning streams, T_c conditioning frames, T target frames, Q codebooks.
 """
 
 import math
