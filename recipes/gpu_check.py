@@ -88,7 +88,7 @@ class Check:
 
     def wait(self) -> None:
         """Waits until the device has finished all its work."""
-        if self.graphs:
+        if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def finish(self, loop: Callable[[StepReport], Any], steps: int) -> None:
@@ -231,7 +231,7 @@ def check_song(check: Check, pattern: str) -> Any:
     """
     model = composite(check, pattern)
     vocal = glide(check.song_seconds, model.sampling_rate)
-    if check.graphs:
+    if check.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(check.device)
 
     def progress(stage: str, done: int, total: int) -> None:
@@ -246,7 +246,7 @@ def check_song(check: Check, pattern: str) -> Any:
         "seconds": check.song_seconds,
         "wall_seconds": elapsed,
         "real_time_factor": elapsed / check.song_seconds,
-        "peak_gib": torch.cuda.max_memory_allocated(check.device) / 2**30 if check.graphs else None,
+        "peak_gib": torch.cuda.max_memory_allocated(check.device) / 2**30 if check.device.type == "cuda" else None,
         "failed": len(song.audio[0]) != len(vocal),
     }
 
@@ -263,8 +263,8 @@ def check_training(check: Check) -> Any:
         port = probe.getsockname()[1]
     world = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in world.items()})
-    precision = "fp16" if check.graphs else "no"
-    if not check.graphs:
+    precision = "fp16" if check.device.type == "cuda" else "no"
+    if check.device.type != "cuda":
         os.environ["ACCELERATE_USE_CPU"] = "true"
     with tempfile.TemporaryDirectory() as folder:
         write_random_corpus(Path(folder, "corpus"))
@@ -297,7 +297,7 @@ def check_training(check: Check) -> Any:
         # a GPU's process is not wrapped
         "failed": not all(map(math.isfinite, losses))
         or backend is None
-        or not (check.graphs or wrapped == "DistributedDataParallel"),
+        or not (check.device.type == "cuda" or wrapped == "DistributedDataParallel"),
     }
 
 
@@ -360,10 +360,10 @@ def main(
         raise typer.Exit(NO_DEVICE)
     end = time.monotonic() + 60 * minutes
     if tiny:
-        check = Check(torch.device(device), tiny, (2, 4), slots=12, song_seconds=1.5, training_steps=6, end=end)
+        check = Check(torch.device(device), tiny, rows=(2, 4), slots=12, song_seconds=1.5, training_steps=6, end=end)
     else:
         check = Check(
-            torch.device(device), tiny, (2, 16, 64), slots=400, song_seconds=180.0, training_steps=60, end=end
+            torch.device(device), tiny, rows=(2, 16, 64), slots=400, song_seconds=180.0, training_steps=60, end=end
         )
 
     parts: dict[str, Callable[[], Any]] = {
@@ -374,7 +374,7 @@ def main(
         "song, delay": lambda: check_song(check, "delay"),
         "song, flat": lambda: check_song(check, "flat"),
     }
-    name = torch.cuda.get_device_name(check.device) if check.graphs else "CPU"
+    name = torch.cuda.get_device_name(check.device) if check.device.type == "cuda" else "CPU"
     report: dict[str, Any] = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "tiny": tiny}
     for key, part in parts.items():
         report[key] = run_part(part, end)

@@ -356,7 +356,7 @@ def run(
                 yield [*no_change, gr.skip(), {"live": {**step, "run": ticket}, "play": True}]
     except Exception as error:
         # a band that has begun to play disappears
-        value = {"live": None} if live.pieces else gr.skip()
+        value = {"live": None} if live.chunks else gr.skip()
         yield [announcement(explain(error), "alert"), *IDLE, gr.skip(), value]
 
 

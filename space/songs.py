@@ -330,8 +330,8 @@ def make_job(
             else:
                 yield None
     complete = bool(songs)
-    if not songs and live is not None and live.pieces and live.seconds > live.pieces[0]["vocal_start"]:
-        songs = [pipeline.join(live.pieces)]
+    if not songs and live is not None and live.chunks and live.seconds > live.chunks[0]["vocal_start"]:
+        songs = [pipeline.join(live.chunks)]
     if not songs:
         return
     song = songs[0]

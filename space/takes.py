@@ -296,30 +296,30 @@ class LiveTake:
     """A take while it is generated: its chunks, and files of them for the page to play.
 
     Attributes:
-        pieces: the chunks of `HAFMPipeline.stream` so far.
+        chunks: of `HAFMPipeline.stream`, so far.
         seconds: their length.
         seed: of the generation, which whoever starts it sets.
-        written: writes the files; None before the first chunk.
+        writer: of the files; None before the first chunk.
     """
 
     def __init__(self) -> None:
-        self.pieces: list[dict[str, Any]] = []
+        self.chunks: list[dict[str, Any]] = []
         self.seconds = 0.0
         self.seed: int | None = None
-        self.written: Pieces | None = None
+        self.writer: Pieces | None = None
 
     @property
     def folder(self) -> Path | None:
         """Where the pieces are, None before the first chunk."""
-        return self.written.folder if self.written else None
+        return self.writer.folder if self.writer else None
 
     def add(
-        self, piece: dict[str, Any], source: str | None, vocal: audio.Samples, vocal_rate: int
+        self, chunk: dict[str, Any], source: str | None, vocal: audio.Samples, vocal_rate: int
     ) -> dict[str, Any] | None:
         """Adds the next chunk of a song, and writes the files that are ready.
 
         Args:
-            piece: a chunk of `HAFMPipeline.stream`.
+            chunk: of `HAFMPipeline.stream`.
             source: the vocal file.
             vocal (float32 [N] or [N, 2]): its samples.
             vocal_rate: their rate in Hz.
@@ -330,25 +330,25 @@ class LiveTake:
             each of a channel's files starts), "until" (where the last one ends), "intro", and "seconds" (the song's
             final length).
         """
-        self.written = self.written or Pieces(Path(tempfile.mkdtemp(dir=JOBS)))
-        self.pieces.append(piece)
-        rate = piece["sampling_rate"]
-        self.seconds += len(piece["audio"]) / rate
+        self.writer = self.writer or Pieces(Path(tempfile.mkdtemp(dir=JOBS)))
+        self.chunks.append(chunk)
+        rate = chunk["sampling_rate"]
+        self.seconds += len(chunk["audio"]) / rate
         # within half a sample
-        ends = self.seconds >= piece["seconds"] - 0.5 / rate
-        if not self.written.add(piece.get("stems") or {"band": piece["audio"]}, rate, ends):
+        ends = self.seconds >= chunk["seconds"] - 0.5 / rate
+        if not self.writer.add(chunk.get("stems") or {"band": chunk["audio"]}, rate, ends):
             return None
-        band = np.concatenate([added["audio"] for added in self.pieces])
+        band = np.concatenate([added["audio"] for added in self.chunks])
         voice = audio.resample(vocal, vocal_rate, rate)
         return {
             "source": source,
             "seed": self.seed,
             "balance": audio.balance_gain_db(voice, band, rate, MEDIAN_BALANCE),
-            "seconds": piece["seconds"],
-            "intro": piece["vocal_start"],
-            "until": self.written.until,
-            "at": [*self.written.at],
-            "files": {name: [*files] for name, files in self.written.files.items()},
+            "seconds": chunk["seconds"],
+            "intro": chunk["vocal_start"],
+            "until": self.writer.until,
+            "at": [*self.writer.at],
+            "files": {name: [*files] for name, files in self.writer.files.items()},
         }
 
     def finish(self, song: dict[str, Any]) -> float:
@@ -357,10 +357,10 @@ class LiveTake:
         Returns:
             By how many dB they are louder than the song, which may have been turned down when it was complete.
         """
-        if self.written is None:
+        if self.writer is None:
             return 0.0
-        self.written.finish()
-        loud = max(audio.peak_dbfs(piece["audio"]) for piece in self.pieces)
+        self.writer.finish()
+        loud = max(audio.peak_dbfs(chunk["audio"]) for chunk in self.chunks)
         excess = loud - audio.peak_dbfs(song["audio"])
         # of silence it is not finite
         return excess if math.isfinite(excess) else 0.0
@@ -631,7 +631,7 @@ def _take_for_page(job: Job) -> dict[str, Any]:
     name = f"Take {job.number}"
     if job.stopped:
         name += " (partial)"
-    # before "balance" is computed: if this writes the pieces, they are as loud as the other files, and `excess` is 0
+    # first: it may write the pieces anew, and then sets `excess` (dB by which pieces are louder than the files) to 0
     to_play = job.files_to_play()
     return {
         "id": job.folder.name,

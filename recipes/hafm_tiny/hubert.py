@@ -23,7 +23,7 @@ from hafm_hf.tokenizers.modeling_semantic_tokenizer import receptive_field
 from .clusters import kmeans, nearest
 from .song_pool import PCM_SCALE, SongPool
 from .state import cosine_learning_rate
-from .targets import IGNORED, NUM_TARGETS, descriptors, frame_targets
+from .targets import IGNORED, LABEL_SIZES, descriptors, frame_targets
 
 
 @dataclass
@@ -171,7 +171,7 @@ class SemanticTrainer:
         config = hubert.config
         self.hop = int(np.prod(config.conv_stride))
         self.pad = (receptive_field(config) - self.hop) // 2
-        sizes = NUM_TARGETS | arguments.clusters
+        sizes = LABEL_SIZES | arguments.clusters
         self.heads = nn.ModuleDict({name: nn.Linear(config.hidden_size, size) for name, size in sizes.items()})
         self.heads.to(next(hubert.parameters()).device)
         # the tokenizer clusters hidden states before the encoder's final norm, so the heads are trained on these, too
@@ -205,7 +205,7 @@ class SemanticTrainer:
         values = torch.from_numpy(np.stack([samples for samples, _ in crops])).to(self.device)
         targets = {
             name: torch.from_numpy(np.stack([crop_targets[name] for _, crop_targets in crops])).to(self.device)
-            for name in NUM_TARGETS
+            for name in LABEL_SIZES
         }
         frames = values.shape[1] // self.hop - 2 * self.pad // self.hop
         mask = draw_mask(rng, rows, frames, arguments.mask_share, arguments.mask_frames).to(self.device)
@@ -282,7 +282,7 @@ class SemanticTrainer:
             cross_entropy = nn.functional.cross_entropy(logits, labels)
             loss = loss + weights[name] * cross_entropy
             report[name] = float(cross_entropy.detach())
-            if name in NUM_TARGETS:
+            if name in LABEL_SIZES:
                 report[name + "_accuracy"] = float((logits.detach().argmax(-1) == labels).float().mean())
         return loss, report
 

@@ -90,8 +90,8 @@ class SeparatorTrainer:
         """L1 distance of estimated and true stem magnitudes of random crops, relative to the mixture's magnitudes."""
         crops = [self._crop() for _ in range(self.arguments.batch_size)]
         device = self.model.head.weight.device
-        bands, stems = zip(*crops, strict=True)
-        magnitudes = self.model.spectrogram(torch.from_numpy(np.stack(bands)).to(device)).abs()  # [B, F, T]
+        mixtures, stems = zip(*crops, strict=True)
+        magnitudes = self.model.spectrogram(torch.from_numpy(np.stack(mixtures)).to(device)).abs()  # [B, F, T]
         true = self.model.spectrogram(torch.from_numpy(np.stack(stems)).to(device)).abs()  # [B, S, F, T]
         with in_half(device):
             masks = self.model.masks(magnitudes)  # [B, S, F, T]

@@ -23,7 +23,7 @@ PHASES = 3
 IGNORED = -100
 LOWEST_NOTE = 36
 HIGHEST_NOTE = 96
-NUM_TARGETS = {"pitch": HIGHEST_NOTE - LOWEST_NOTE + 2, "onset": 4, "chord": NUM_CHORDS, "beat": 4}
+LABEL_SIZES = {"pitch": HIGHEST_NOTE - LOWEST_NOTE + 2, "onset": 4, "chord": NUM_CHORDS, "beat": 4}
 # upper limits, in seconds since a note's start, of the frames in its onset and in its first part
 ONSET_SECONDS = (0.06, 0.2)
 
@@ -175,7 +175,7 @@ def chord_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict
     chord = np.zeros(len(times), np.int64)
     for start, end, label in labels["chords"]:
         chord[(times >= start) & (times < end)] = chord_class(label)
-    return {"chord": transposed_chords(chord, shift), "beat": beat_parts(labels, times, NUM_TARGETS["beat"])}
+    return {"chord": transposed_chords(chord, shift), "beat": beat_parts(labels, times, LABEL_SIZES["beat"])}
 
 
 def transposed_chords(chords: np.ndarray, semitones: int) -> np.ndarray:
@@ -215,4 +215,4 @@ def frame_targets(song: Song, times: np.ndarray, shift: int, is_vocal: bool) -> 
     else:
         targets = chord_targets(song.labels, times, shift)
     nothing = np.full(len(times), IGNORED, np.int64)
-    return {name: targets.get(name, nothing) for name in NUM_TARGETS}
+    return {name: targets.get(name, nothing) for name in LABEL_SIZES}

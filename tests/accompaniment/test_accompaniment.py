@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline, 
 
 from hafm_hf import HAFMCoarseForCausalLM, HAFMConfig, HAFMFeatureExtractor, HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.parts import part_classes
-from hafm_hf.audio.feature_extraction_hafm import channels_first
+from hafm_hf.audio.feature_extraction_hafm import instrumental_channels_first
 from hafm_hf.cli.info import describe_model
 from hafm_hf.tokenizers import modeling_spectral_codec
 from hafm_hf.training.stages import add_adapters
@@ -101,7 +101,7 @@ def test_one_mono_vocal_is_accepted_in_any_layout_with_or_without_a_mask(composi
         (found,) = composite.generate(given, CODEC_RATE, seed=4, padding_mask=where).audio
         assert torch.equal(found, alone)
     for sound in (short, short.numpy()[None], vocal):
-        assert np.array_equal(channels_first(sound, 2), torch.stack([vocal, vocal]))
+        assert np.array_equal(instrumental_channels_first(sound, 2), torch.stack([vocal, vocal]))
 
 
 @pytest.mark.parametrize(

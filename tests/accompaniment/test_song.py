@@ -59,12 +59,12 @@ def test_the_first_chunk_needs_only_its_own_windows(composite: HAFMForVocalAccom
     chunks = composite.stream(voice(3), CODEC_RATE, seed=3, progress=steps)
     first = next(chunks)
     # windows of 1.2, 0.6 and 0.4 s at 50, 75 and 75 frames per second; the first two go as far as the next stage needs
-    slots = composite.coarse.pattern.slots
-    assert steps == {"semantic": 30, "coarse": slots(30), "fine": slots(30)}
+    slots = composite.coarse.pattern.num_slots(30)
+    assert steps == {"semantic": 30, "coarse": slots, "fine": slots}
     # the last 0.08 s of a window become final only with the next window
     assert len(first) == round((0.4 - 0.08) * 24_000)
     chunks.close()
-    assert steps["fine"] == slots(30), "closing the iterator ends the generation"
+    assert steps["fine"] == slots, "closing the iterator ends the generation"
 
 
 def test_independent_coarse_windows_form_one_batch(composite: HAFMForVocalAccompaniment, monkeypatch: Any) -> None:
@@ -73,10 +73,10 @@ def test_independent_coarse_windows_form_one_batch(composite: HAFMForVocalAccomp
     sequential = composite.generate(vocal, CODEC_RATE, seed=3, progress=steps)
     # 225 frames in six windows of 45; all but the first start with 9 known frames
     pattern = composite.coarse.pattern
-    assert steps["coarse"] == pattern.slots(45) + 5 * pattern.new_slots(9, 36)
+    assert steps["coarse"] == pattern.num_slots(45) + 5 * pattern.new_slots(9, 36)
     monkeypatch.setattr(composite.coarse.generation_config, "independent_windows", True)
     parallel = composite.generate(vocal, CODEC_RATE, seed=3, progress=steps)
-    assert steps["coarse"] == pattern.slots(45), "all windows are one batch"
+    assert steps["coarse"] == pattern.num_slots(45), "all windows are one batch"
     # 0.6 s, the last 0.08 of which the next window may replace
     assert torch.equal(parallel.codes[0][:4, :39], sequential.codes[0][:4, :39]), "the first window is the same"
     chunks = list(composite.stream(vocal, CODEC_RATE, seed=3))

@@ -218,7 +218,7 @@ def test_invalid_evaluations_are_refused_in_one_sentence(
     done = CliRunner().invoke(app, ["evaluate", *given, "--out", str(tmp_path / "out")], env={"COLUMNS": "200"})
     assert done.exit_code == code
     assert sentence in done.output + str(done.exception)
-    assert code == 2 or "\n" not in str(done.exception)
+    assert "\n" not in str(done.exception)
     assert not list(tmp_path.glob("out/report.*"))
     assert not list(tmp_path.glob("out/rendered/**/*.wav"))
 

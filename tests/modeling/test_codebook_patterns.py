@@ -41,10 +41,11 @@ def test_each_codebook_is_delayed_by_one_slot() -> None:
 def test_tokens_are_recovered_from_their_slots(pattern: Any, frames: int) -> None:
     tokens = torch.arange(2 * frames * pattern.num_codebooks).view(2, -1)
     slots = pattern.arrange(tokens, BOS)
-    assert slots.shape == (2 * pattern.codes_per_slot, pattern.slots(frames))
+    assert slots.shape == (2 * pattern.codes_per_slot, pattern.num_slots(frames))
     assert torch.equal(pattern.tokens(slots), tokens)
     assert torch.equal(pattern.tokens(torch.stack([slots, -slots], dim=-1))[..., 1], -tokens)
-    assert pattern.frames(pattern.slots(frames)) == frames == pattern.frames(pattern.slots(frames + 1) - 1)
+    assert pattern.num_frames(pattern.num_slots(frames)) == frames
+    assert pattern.num_frames(pattern.num_slots(frames + 1) - 1) == frames
     assert torch.equal(pattern.hide(pattern.inputs(tokens, BOS) * 0, frames, BOS) == BOS, hidden(pattern, tokens))
 
 
@@ -181,6 +182,6 @@ def test_frames_are_read_from_slots_as_soon_as_they_are_complete(pattern: Codebo
     codes = torch.arange(2 * 4 * 5).view(2, 4, 5)
     slots = pattern.arrange(as_tokens(codes), -1)
     for number in range(5):
-        complete = slots[:, : pattern.slots(number + 1)]
-        assert pattern.frames(complete.shape[1]) == number + 1
+        complete = slots[:, : pattern.num_slots(number + 1)]
+        assert pattern.num_frames(complete.shape[1]) == number + 1
         assert torch.equal(pattern.frame(complete, number), codes[:, :, number])

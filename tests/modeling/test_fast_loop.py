@@ -146,7 +146,7 @@ def test_compiled_steps_give_equal_tokens_in_every_window(name: str, pattern: st
     # with this seed, rounding cannot decide between two codes
     conditioning = conditioning_for(stage, batch=3, frames=frames, seed=3).to(device)
     steps = stage.config.target_length(frames)
-    assert stage.pattern.slots(steps // stage.config.num_codebooks) > BLOCK or name == "semantic"
+    assert stage.pattern.num_slots(steps // stage.config.num_codebooks) > BLOCK or name == "semantic"
     mask = (torch.arange(frames) < frames // 12 * torch.tensor((12, 6, 10))[:, None]).to(device)
     numbers = uniforms_for(3, steps)
     forced = torch.full((3, steps), -1)

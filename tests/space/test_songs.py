@@ -22,7 +22,8 @@ import songs
 import takes
 
 MODEL = "hafm-tiny"
-EMPTY = {name: row.default for name, row in songs.OPTIONS.items()}
+# values of a request by the names of `songs.KINDS`, in its order, as a page sends them before anything is filled in
+EMPTY = dict.fromkeys(songs.KINDS) | {name: row.default for name, row in songs.OPTIONS.items()} | {"model": "m"}
 
 
 def request(vocal: Path, seconds: float = 0, ends: dict[str, float] | None = None, **options: object) -> songs.Request:
@@ -38,16 +39,16 @@ def job_of(wanted: songs.Request) -> takes.Job:
 
 def test_empty_options_use_the_models_defaults_and_a_random_seed() -> None:
     # as browsers send them: whole numbers as floats, fields never filled in, and fields cleared again
-    values = {**EMPTY, "top_k": 7.0, "style": "", "guidance_scale": "", "temperature": None}
-    asked = songs.Request.of({"path": "a.wav"}, "m", *values.values(), 1.5, "", None, 2.0, 0)
+    values = EMPTY | {"top_k": 7.0, "style": "", "guidance_scale": "", "temperature": None}
+    values |= {"seconds": 1.5, "tempo": "", "intro_bars": None, "outro_bars": 2.0, "tail": 0}
+    asked = songs.Request.of({"path": "a.wav"}, *values.values())
     assert (asked.vocal, asked.model, asked.seconds, asked.tempo) == ("a.wav", "m", 1.5, 0)
     assert asked.ends == {"outro_bars": 2}
     drawn = [asked.parameters() for _ in range(2)]
     assert drawn[0].pop("seed") != drawn[1].pop("seed")
     assert drawn[0] == {"top_k": 7, "style": "auto", "stems": False, "skip_fine": False, "outro_bars": 2}
-    known = songs.Request.of(
-        {"path": "a.wav"}, "m", *{**EMPTY, "seed": 0, "top_k": 0}.values(), 0, 92, 0, 0, 0
-    ).parameters()
+    values = EMPTY | {"seed": 0, "top_k": 0, "seconds": 0, "tempo": 92, **dict.fromkeys(songs.ENDS, 0)}
+    known = songs.Request.of({"path": "a.wav"}, *values.values()).parameters()
     assert (known["seed"], known["top_k"], known["lead_sheet"]) == (0, 0, LeadSheet(tempo=92))
 
 
@@ -66,9 +67,8 @@ def test_empty_options_use_the_models_defaults_and_a_random_seed() -> None:
     ],
 )
 def test_an_option_out_of_range_is_refused_in_one_sentence(given: dict[str, object], said: str) -> None:
-    values = {**EMPTY, "seconds": None, "tempo": None, **dict.fromkeys(songs.ENDS), **given}
     with pytest.raises(ValueError, match=said):
-        songs.Request.of({"path": "a.wav"}, "m", *values.values()).parameters()
+        songs.Request.of({"path": "a.wav"}, *(EMPTY | given).values()).parameters()
 
 
 def test_a_song_is_written_to_files(voices: Path) -> None:
@@ -264,6 +264,6 @@ def test_streamed_pieces_are_the_take_and_stopping_keeps_them(tmp_path: Path, mo
     np.testing.assert_array_equal(begun, band[: len(begun)])
     # but not if the voice has not begun
     early = replace(wanted, ends={"intro_bars": 4}, lead_sheet=LeadSheet(beats=[0.0, 1.0], beats_per_bar=4))
-    made = list(songs.make_job(early, live := takes.LiveTake(), lambda: bool(live.pieces)))
-    assert live.pieces
+    made = list(songs.make_job(early, live := takes.LiveTake(), lambda: bool(live.chunks)))
+    assert live.chunks
     assert not any(isinstance(each, takes.Job) for each in made)

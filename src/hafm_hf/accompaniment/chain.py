@@ -58,7 +58,7 @@ class StageChain:
         # by the name of each stream, its length in frames in every song
         frames = {VOCAL: [len(encoded.tokens) for encoded in encoder_outputs]}
         decoding = options.decoding or default_decoding(stages.values())
-        # of the codec, of the next stage that generates its codes
+        # index in the codec of the first codebook of the next acoustic stage
         first_codebook = 0
         for number, (name, stage) in enumerate(stages.items()):
             config = stage.decoding_config(
@@ -105,7 +105,7 @@ class StageChain:
     def codes(self, number: int) -> torch.Tensor:
         """The codec codes of a song generated so far: int64 [Q, T_a]."""
         acoustic = [self.table[name].writes for name in self.runs if self.table[name].acoustic]
-        return _together([self.tokens_of(stream, number) for stream in acoustic])
+        return _stacked([self.tokens_of(stream, number) for stream in acoustic])
 
     def tokens_of(self, name: str, number: int) -> torch.Tensor:
         """The tokens of a song that are final so far, int64 [Q, T].
@@ -118,12 +118,13 @@ class StageChain:
             return self.runs[self.writers[name]].codes(number)
         return self.encoder_outputs[number].tokens[None]
 
-    def _advance(self, name: str, frames: int | None = None) -> None:
+    def _advance(self, name: str, stop_frame: int | None = None) -> None:
         """Runs a stage on, and before it the stages that it reads, as far as it needs them; for a single song.
 
         Args:
             name: of the stage.
-            frames: number of the song's frames at which to stop; None for the end of the batch of windows.
+            stop_frame: frame of the song, beyond those that exist, at which to stop; None for the end of the batch
+                of windows.
         """
         run = self.runs[name]
         for stream in self.table[name].reads:
@@ -132,23 +133,23 @@ class StageChain:
                 while not writer.finished and writer.final_frames(0) < run.conditioning_needed:
                     self._advance(self.writers[stream], run.conditioning_needed)
         if not run.finished:
-            run.advance(self._conditioning(name), frames)
+            run.advance(self._conditioning(name), stop_frame)
 
     def _conditioning(self, name: str) -> list[torch.Tensor]:
         """The conditioning of a stage (by its name) that exists so far: int64 [K, T_c] for each song."""
         conditioning = []
         for number, encoded in enumerate(self.encoder_outputs):
-            rows = [self.tokens_of(stream, number) for stream in self.table[name].reads]
+            streams = [self.tokens_of(name_of_stream, number) for name_of_stream in self.table[name].reads]
             if name in encoded.lead_sheet_rows:
-                rows.append(encoded.lead_sheet_rows[name])
-            conditioning.append(_together(rows))
+                streams.append(encoded.lead_sheet_rows[name])
+            conditioning.append(_stacked(streams))
         return conditioning
 
 
-def _together(tokens: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stacks tokens (int64 [Q, T] each), cut to the shortest, along the first dimension: int64 [sum of Q, T]."""
-    length = min(rows.shape[1] for rows in tokens)
-    return torch.cat([rows[:, :length] for rows in tokens])
+def _stacked(streams: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stacks streams (int64 [Q, T] each), cut to the shortest, along the first dimension: int64 [sum of Q, T]."""
+    length = min(stream.shape[1] for stream in streams)
+    return torch.cat([stream[:, :length] for stream in streams])
 
 
 class ProgressReports:
@@ -168,9 +169,9 @@ class ProgressReports:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         self.last = (stage, done, total)
-        self.check_stop()
+        self.repeat_last()
 
-    def check_stop(self) -> None:
+    def repeat_last(self) -> None:
         """Repeats the last report, between pieces of a computation that is not a stage's."""
         if self.progress is not None:
             self.progress(*self.last)

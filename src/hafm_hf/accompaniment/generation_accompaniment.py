@@ -17,7 +17,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from ..audio import check_sampling_rate
-from ..audio.feature_extraction_hafm import Vocal, channels_first
+from ..audio.feature_extraction_hafm import Vocal, instrumental_channels_first
 from ..computing import seeded_torch, suitable_threads
 from ..lead_sheet.files import FileName, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet, Span, index_of_style
@@ -129,7 +129,7 @@ class HAFMAccompanimentGenerationMixin:
                     intro_bars=intro_bars,
                     outro_bars=outro_bars,
                     tail=tail,
-                    check_stop=reports.check_stop,
+                    check_stop=reports.repeat_last,
                 )
                 for vocal, lead_sheet in zip(vocals, lead_sheets, strict=True)
             ]
@@ -259,7 +259,7 @@ class HAFMAccompanimentGenerationMixin:
                     chain = self._chain([encoded], options, reports, batch_size=1)
                 codes = chain.advance()
                 if codes.shape[1] > done:
-                    samples = decoder.decode(codes[None, :, done:], chain.finished, reports.check_stop)[0]
+                    samples = decoder.decode(codes[None, :, done:], chain.finished, reports.repeat_last)[0]
                     audio = samples[:, : length - decoded].float().cpu()
                     decoded += audio.shape[1]
                     if separator is not None:
@@ -315,7 +315,7 @@ class HAFMAccompanimentGenerationMixin:
         if len(encoder_outputs) != 1:
             raise ValueError(f"An instrumental belongs to one vocal, and {len(encoder_outputs)} were given.")
         rate = check_sampling_rate(sampling_rate or self.sampling_rate)
-        audio = channels_first(instrumental, self.config.codec_format.output_channels)
+        audio = instrumental_channels_first(instrumental, self.config.codec_format.output_channels)
         return KeptInstrumental(audio, rate, keep, encoder_outputs[0].length(rate) / rate)
 
     def _vocals_at_once(self, options: GenerationOptions) -> int:
@@ -371,7 +371,7 @@ class HAFMAccompanimentGenerationMixin:
         if kept is not None:
             rate = self.encoder.common_frame_rate
             frames = len(encoder_outputs[0].tokens) * rate // self.semantic_tokenizer.config.frame_rate
-            kept_codes = kept.tokens(self.semantic_tokenizer, codec, stages, frames, rate, reports.check_stop)
+            kept_codes = kept.tokens(self.semantic_tokenizer, codec, stages, frames, rate, reports.repeat_last)
         if options.skip_fine:
             stages = without_stage("fine", stages)
         return StageChain(
@@ -406,7 +406,7 @@ class HAFMAccompanimentGenerationMixin:
         codes = chain.codes(number)
         length = encoded.length(self.sampling_rate)
         # not as a batch: memory use grows with the length of a song
-        audio = self.codec_interface.decode(codes[None], length, reports.check_stop)[0].float().cpu()
+        audio = self.codec_interface.decode(codes[None], length, reports.repeat_last)[0].float().cpu()
         if kept is not None:
             audio = torch.from_numpy(kept.paste_into(audio.t().numpy(), self.sampling_rate)).t().contiguous()
         decoded = {
@@ -418,7 +418,7 @@ class HAFMAccompanimentGenerationMixin:
         }
         if options.stems:
             assert self.separator is not None
-            separated = self.separator.separate(audio, self.sampling_rate, reports.check_stop)
+            separated = self.separator.separate(audio, self.sampling_rate, reports.repeat_last)
             stems = zip(self.stems, separated, strict=True)
             decoded["stems"] = {name: without_one_channel(stem) for name, stem in stems}
         return decoded

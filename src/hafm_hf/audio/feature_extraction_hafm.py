@@ -243,8 +243,8 @@ def _mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
     return list(map(_mono_vocal, vocals, masks))
 
 
-def channels_first(sound: Any, channels: int) -> np.ndarray:
-    """Returns one sound as float32 [channels, N] on the CPU; mono is copied to all channels.
+def instrumental_channels_first(sound: Any, channels: int) -> np.ndarray:
+    """Returns an instrumental as float32 [channels, N] on the CPU; mono is copied to all channels.
 
     Args:
         sound: [N], [1, N] or [channels, N]; a tensor or an array, integers scaled by the range of their type.
@@ -253,6 +253,7 @@ def channels_first(sound: Any, channels: int) -> np.ndarray:
     Raises:
         ValueError: another number of channels, or as for `audio.to_samples`.
     """
+    # `to_samples` puts channels last
     waveform = np.atleast_2d(files.to_samples(sound, name="An instrumental", mono=False).T)
     if waveform.shape[0] not in (1, channels):
         raise ValueError(f"An instrumental has shape {list(np.shape(sound))}; give [N] or [{channels}, N].")

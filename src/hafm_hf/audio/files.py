@@ -3,7 +3,7 @@
 
 HAFM works in float32 throughout; only this file deals with integer samples. Audio is validated here, on entry
 (`read_audio`, `check_sound`), and trusted from then on. Formats of files are read by `decoding` (with `containers` and
-`ffmpeg`), and rates converted by `resampling`. Shapes: `[N]` is one channel of N samples.
+`ffmpeg`), and rates converted by `samples`. Shapes: `[N]` is one channel of N samples.
 """
 
 import io

@@ -275,13 +275,16 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
 
 def report_song(request: Request, accompanied: Accompanied) -> None:
     """Prints the files of a vocal's songs, and how long they took; with `--json` one object per song instead."""
-    lines = accompanied.outcome.lines(request.parameters["seed"])
-    seconds = lines[0]["seconds"]
-    timing = {"elapsed_seconds": accompanied.elapsed, "real_time_factor": accompanied.elapsed / (seconds * len(lines))}
+    records = accompanied.outcome.lines(request.parameters["seed"])
+    seconds = records[0]["seconds"]
+    timing = {
+        "elapsed_seconds": accompanied.elapsed,
+        "real_time_factor": accompanied.elapsed / (seconds * len(records)),
+    }
     if request.as_json:
-        for line, song in zip(lines, accompanied.songs, strict=True):
+        for record, song in zip(records, accompanied.songs, strict=True):
             facts = {"vocal_start": song["vocal_start"], "style": song["lead_sheet"].style}
-            say(json.dumps(line | facts | timing))
+            say(json.dumps(record | facts | timing))
         return
     for path in accompanied.written:
         say(f"wrote {path}")

@@ -203,6 +203,7 @@ def _make_plan(request: Request, batch_size: int) -> Plan:
     earlier_plan: dict[str, Any] = {"format": PLAN_FORMAT}
     if path.is_file():
         earlier_plan = json.loads(path.read_text(encoding="ascii"))
+    # a corpus's plan has the same format number, but shards
     if earlier_plan.get("format") != PLAN_FORMAT or "shards" in earlier_plan:
         raise HAFMCorpusError(f"{path} is not a plan of this version of hafm accompany; choose another folder.")
     content = {**DEFAULTS, **request.parameters, "device": request.device, "dtype": request.dtype}

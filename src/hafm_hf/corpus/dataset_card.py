@@ -47,7 +47,7 @@ def dataset_card(folder: str | Path, facts: CardFacts | None = None, repo_id: st
         title=title,
         repo_id=repo_id or title,
         splits=splits,
-        columns=[(column.name, str(column.type).replace("element", "item")) for column in SCHEMA],
+        columns=[(column.name, str(column.type)) for column in SCHEMA],
         tokenizers=manifest["tokenizers"],
         facts=facts,
     )

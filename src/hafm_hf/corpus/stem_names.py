@@ -215,11 +215,12 @@ def _songs(readings: dict[str, StemName], by_copy: bool) -> list[tuple[Song, lis
 
 
 def _name(folder: str, reading: StemName) -> str:
-    """The name of a song: a path of its folder, title, and what distinguishes it from other versions.
+    """The name of a song: a path of folder and title, then what distinguishes versions.
 
-    These are the rest of the file's name (such as the separator's) and its copy number.
+    That is the rest of the file's name, such as the separator's, and its copy number.
     """
-    title = "_".join(filter(None, (reading.track, reading.rest)))
-    if title:
-        folder = posixpath.join(folder, title)
-    return " ".join(filter(None, (folder, reading.copy)))
+    name = folder
+    track_and_rest = "_".join(filter(None, (reading.track, reading.rest)))
+    if track_and_rest:
+        name = posixpath.join(folder, track_and_rest)
+    return " ".join(filter(None, (name, reading.copy)))

@@ -141,7 +141,7 @@ def write_shard(path: str | os.PathLike[str], excerpts: Iterable[TokenExcerpt], 
 
 
 def shard_paths(folder: str | os.PathLike[str], split: str) -> list[Path]:
-    """Finished shards of a split, in order; raises FileNotFoundError if there are none."""
+    """Shards of a split that exist, in order; raises FileNotFoundError if there are none."""
     paths = sorted(Path(folder).glob(f"{split}-*.parquet"))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no {split}-*.parquet; `hafm prepare` writes them.")

@@ -86,8 +86,8 @@ class HAFMVocalEncoder:
     """The parts of a composite that listen to the vocal: semantic tokenizer, and listener and ear if there are any.
 
     Args:
-        semantic_tokenizer: makes the tokens, and estimates the beats if it tracks beats. It does with `beat_line` in
-            its configuration: the beat in its tokens then follows one beat track through the whole vocal.
+        semantic_tokenizer: makes the tokens. With `beat_line` in its configuration it also tracks the beats: the beat
+            in its tokens then follows one beat track through the whole vocal.
         listener: a small network that estimates chords and tempo from the pitch contour.
         ear: a large pretrained network that estimates nothing itself; the listener reads its features beside the
             contour. hafm-tiny has none.
@@ -188,15 +188,15 @@ class HAFMVocalEncoder:
 
         sheet = ends.sheet
         # without the padding to whole frames
-        song = waveform[: round(float(ends.before + seconds + ends.after) * rate)]
-        sheet = with_style_and_energy(sheet, style, energy, song.cpu().numpy(), rate)
+        unpadded = waveform[: round(float(ends.before + seconds + ends.after) * rate)]
+        sheet = with_style_and_energy(sheet, style, energy, unpadded.cpu().numpy(), rate)
         styles: tuple[str, ...] = ()
         if sheet.style is None:
             # by the vocal alone: intro and outro have no notes
             styles = self._suiting_styles(vocal, vocal_sheet, seed)
 
         if beat_phase is not None:
-            # of the vocal so far
+            # so far it covers the vocal only, not intro and outro
             beat_phase = self._phase_of_song(beat_phase, sheet, self.semantic_tokenizer.num_frames(len(waveform)))
         tokens = self.semantic_tokenizer.encode(
             waveform, vocal=True, seed=seed, beat_phase=beat_phase, check_stop=check_stop

@@ -41,13 +41,13 @@ class SlotPlan:
         known (int64 [B·C, p]): predictions of the first slots, which come before.
         uniforms (float32 [B·C, n], *optional*): random numbers of the n slots to generate.
         kept (int64 [B·C, n], *optional*): predictions to use instead of sampling, −1 where to sample.
-        slots: n.
+        num_slots: n.
     """
 
     known: torch.Tensor
     uniforms: torch.Tensor | None
     kept: torch.Tensor | None
-    slots: int
+    num_slots: int
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,17 @@ class CodebookPattern:
         """Slots from the first codebook of a frame to that of the next: the period of the pattern."""
         return self.num_codebooks // self.codes_per_slot
 
-    def slots(self, frames: int) -> int:
+    def num_slots(self, frames: int) -> int:
         """L, the number of slots that predict all codes of the first `frames` frames."""
         return frames * self.slots_per_frame + self.codes_per_slot - 1 if frames else 0
 
-    def frames(self, slots: int) -> int:
+    def num_frames(self, slots: int) -> int:
         """Number of frames that are complete when `slots` slots have been predicted."""
         return max(slots - self.codes_per_slot + 1, 0) // self.slots_per_frame
 
     def new_slots(self, known_frames: int, frames: int) -> int:
         """Number of decoding steps that generate `frames` frames after `known_frames` known ones."""
-        return self.slots(known_frames + frames) - known_frames * self.slots_per_frame
+        return self.num_slots(known_frames + frames) - known_frames * self.slots_per_frame
 
     def frame_of(self, slot: torch.Tensor) -> torch.Tensor:
         """Position in time of slots (int64 [n]): the frame of the latest first-codebook code up to each slot."""
@@ -179,7 +179,7 @@ class DelayPattern(CodebookPattern):
 
     def codebook(self, slots: torch.Tensor, codebook: int) -> torch.Tensor:
         """Row `codebook` of slots [B·Q, L, …] without its delay: [B, T, …]."""
-        frames = self.frames(slots.shape[1])
+        frames = self.num_frames(slots.shape[1])
         return slots[codebook :: self.num_codebooks, codebook : codebook + frames]
 
     def tokens(self, slots: torch.Tensor) -> torch.Tensor:

@@ -31,15 +31,16 @@ class HAFMStageConfig(PreTrainedConfig):
     Args:
         conditioning_codebook_sizes (`list[list[int]]`):
             For each conditioning source, the sizes of its codebooks. The codebooks of one source are embedded and
-            summed to one vector per frame; sources are concatenated in the sequence.
+            summed to one vector per frame; sources are concatenated in the sequence, or summed as well with the fusion
+            "sum".
         source_order (`list[int]`):
             Order in which the conditioning sources stand in the sequence, by number; empty for that in which the
             stage reads them. A trained stage works with its own order only.
         lead_sheet_streams (`dict[str, int]`):
             Lead-sheet rows (`lead_sheet.rows_by_frame`), called streams in config files, that condition the stage, and
-            the number of values of each, where 0 means unknown. They are embedded and added to the slots of the last
-            source. They are always put into the order of `vocabulary.LEAD_SHEET_ROWS`, which config files lose. The
-            paper's stages have none.
+            the number of values of each (`lead_sheet.lead_sheet.ROW_SIZES`), where 0 means unknown. They are embedded
+            and added to the vectors of the last source. They are always put into the order of
+            `vocabulary.LEAD_SHEET_ROWS`, which config files lose. The paper's stages have none.
         styles (`list[str]`):
             Names of the styles, which the row `style` numbers from 1.
         style_ranges (`dict[str, dict]`):
@@ -165,8 +166,8 @@ class HAFMStageConfig(PreTrainedConfig):
     @property
     def conditioning_sizes(self) -> list[int]:
         """Number of values of each conditioning stream: the tokens of all sources, then the lead sheet's rows."""
-        tokens = [size for source in self.conditioning_codebook_sizes for size in source]
-        return tokens + list(self.lead_sheet_streams.values())
+        token_sizes = [size for source in self.conditioning_codebook_sizes for size in source]
+        return token_sizes + list(self.lead_sheet_streams.values())
 
     @property
     def num_conditioning_streams(self) -> int:

@@ -363,7 +363,7 @@ class _LargeCache(_Cache):
             float [R, H, 1, d].
         """
         rows, heads, _, head_dim = query.shape
-        # a column that is a transposed row: MKL takes four times as long for one that is a contiguous matrix
+        # a view of a row, not a contiguous column: for that MKL takes four times as long
         column = query.reshape(rows * heads, 1, head_dim).transpose(1, 2)
         scores = torch.bmm(keys, column).view(rows, heads, 1, -1).add_(bias)
         weights = scores.softmax(dim=-1).view(rows * heads, -1, BLOCK).transpose(0, 1)  # [n / BLOCK, R·H, BLOCK]
@@ -584,15 +584,15 @@ class FastGenerator:
         history_free_scores = None
         if self.history_free_guidance != 0.0:
             conditioning = (batch.conditioning_ids, batch.conditioning_mask)
-            evidence = self.stage.history_free_scores(*conditioning, plan.known.shape[1], plan.slots, report)
+            evidence = self.stage.history_free_scores(*conditioning, plan.known.shape[1], plan.num_slots, report)
             history_free_scores = self.history_free_guidance * evidence
         complete_frames = 0
-        for number, slots in enumerate(self._continue(scores, plan, history_free_scores, report), start=1):
+        for number, predictions in enumerate(self._continue(scores, plan, history_free_scores, report), start=1):
             # not after each slot: under the flat pattern a frame takes several, under the delay pattern the first ones
             # complete none
-            if self.pattern.frames(number) > complete_frames:
+            if self.pattern.num_frames(number) > complete_frames:
                 # past the end of a shorter row there is BOS, which is not a code
-                yield self.pattern.frame(slots, complete_frames).clamp(max=self.config.codebook_size - 1)
+                yield self.pattern.frame(predictions, complete_frames).clamp(max=self.config.codebook_size - 1)
                 complete_frames += 1
 
     def _continue(
@@ -611,19 +611,19 @@ class FastGenerator:
             report: called with 1 after each step.
         """
         rows, known_slots = plan.known.shape
-        slots = plan.known.new_empty(rows, plan.slots)
-        for step in range(plan.slots):
+        predictions = plan.known.new_empty(rows, plan.num_slots)
+        for step in range(plan.num_slots):
             if step > 0:
-                scores = self._step(slots[:, step - 1], known_slots + step)
+                scores = self._step(predictions[:, step - 1], known_slots + step)
             if history_free_scores is not None:
                 scores = scores + history_free_scores[:, step]
             uniforms = None
             if plan.uniforms is not None:
                 uniforms = plan.uniforms[:, step]
-            slots[:, step] = with_kept(self.draw(scores, uniforms), plan.kept, step)
+            predictions[:, step] = with_kept(self.draw(scores, uniforms), plan.kept, step)
             if report is not None:
                 report(1)
-            yield slots
+            yield predictions
 
     def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
         """Samples one code per row with the loop's temperature and top-k (`sampling.draw`).
@@ -678,7 +678,7 @@ class FastGenerator:
             self._pack(len(conditioning), report)
 
         self.first_slot = config.num_prepended_sources * conditioning.shape[-1]
-        slots = self.first_slot + plan.known.shape[1] + plan.slots
+        slots = self.first_slot + plan.known.shape[1] + plan.num_slots
         elements = len(conditioning) * slots * config.num_attention_heads * config.head_dim  # of a layer's keys
         on_amd = conditioning.device.type == "cpu" and _is_amd()
         self.large = on_amd and not self.compile and elements >= LARGE_CACHE
@@ -696,8 +696,8 @@ class FastGenerator:
         self.biases = ()
         self.block_start = 0
         if config.conditioning_fusion == "sum":
-            targets = torch.arange(slots, device=device)
-            self._add_conditioning(self.stage.model.conditioning_of(targets, conditioning, null, mask))
+            target_indices = torch.arange(slots - self.first_slot, device=device)
+            self._add_conditioning(self.stage.model.conditioning_of(target_indices, conditioning, null, mask))
         states = self._guide(states)
         if not self.agrees:
             self._check_agreement(input_ids[:, -1], plan.known.shape[1], states)
@@ -757,8 +757,8 @@ class FastGenerator:
         Raises:
             ValueError: they differ by more than rounding does.
         """
-        targets = torch.tensor([target_slot], device=ids.device)
-        expected = self.stage.heads(states[:, None].to(self.stage.dtype), targets)[:, 0].float()  # [B·C, V]
+        target_indices = torch.tensor([target_slot], device=ids.device)
+        expected = self.stage.heads(states[:, None].to(self.stage.dtype), target_indices)[:, 0].float()  # [B·C, V]
         slot = self.first_slot + target_slot
         computed = [layer.cache.slot(slot) for layer in self.layers]
         self._make_block(slot)

@@ -145,7 +145,7 @@ class HAFMGenerationMixin(GenerationMixin):
             int64 [B, Q, T].
         """
         slots = sequences[:, 1:]
-        whole = slots[:, : self.pattern.slots(self.pattern.frames(slots.shape[1]))]
+        whole = slots[:, : self.pattern.num_slots(self.pattern.num_frames(slots.shape[1]))]
         return self.pattern.tokens(whole).unflatten(1, (-1, self.config.num_codebooks)).transpose(1, 2)
 
     def continue_batch(
@@ -173,7 +173,7 @@ class HAFMGenerationMixin(GenerationMixin):
         config = copy.deepcopy(config)
         # the batch determines the length of the result, and `codes_of` its form
         config.update(
-            max_new_tokens=plan.slots, max_time=math.inf, num_return_sequences=1, return_dict_in_generate=False
+            max_new_tokens=plan.num_slots, max_time=math.inf, num_return_sequences=1, return_dict_in_generate=False
         )
         sampling = GivenNumberSampling(plan.uniforms, plan.known.shape[1] + 1, plan.kept, report)
         generated = self.generate(
@@ -220,7 +220,7 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_generated_length(self, generation_config: Any, **kwargs: Any) -> Any:
         """Sets the length in `generation_config` to that of the conditioning, unless a length is given."""
         if kwargs["has_default_max_length"] and generation_config.max_new_tokens is None:
-            slots = self.pattern.slots(generation_config._target_frames)
+            slots = self.pattern.num_slots(generation_config._target_frames)
             # the first of `input_ids` is BOS, which is not a slot to generate
             generation_config.max_new_tokens = slots - (kwargs["input_ids_length"] - 1)
         return super()._prepare_generated_length(generation_config, **kwargs)
@@ -291,7 +291,7 @@ class HAFMGenerationMixin(GenerationMixin):
         """
         # max_length counts slots, the first being BOS; a target that is continued later may end after this call's
         if not model_kwargs.get("target_frames"):
-            frames = self.pattern.frames(generation_config.max_length - 1)
+            frames = self.pattern.num_frames(generation_config.max_length - 1)
             model_kwargs["target_frames"] = max(frames, generation_config._target_frames)
         # a static cache has to hold the conditioning as well
         max_cache_length += self.config.num_prepended_sources * model_kwargs["conditioning_ids"].shape[-1]

@@ -694,12 +694,12 @@ class HAFMCodebookHeads(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size, config.hidden_size))
         self.bias = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size)) if config.head_bias else None
 
-    def forward(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, target_indices: torch.Tensor) -> torch.Tensor:
         """Logits of the codes that slots predict.
 
         Args:
             hidden_states (float [B, L, D]): of consecutive slots of the target.
-            targets (int64 [L]): indices of these slots in the target.
+            target_indices (int64 [L]): indices of these slots in the target.
 
         Returns:
             float [B·C, L, V]. With C = Q codes per slot, every head reads every slot; with C = 1, head s mod Q reads
@@ -719,12 +719,12 @@ class HAFMCodebookHeads(nn.Module):
         length = hidden_states.shape[1]
         if length == 1:
             # one step of decoding: computes one head instead of Q
-            book = targets % num_codebooks
+            book = target_indices % num_codebooks
             if self.bias is not None:
                 bias = self.bias.index_select(0, book)[0]
             return F.linear(hidden_states, self.weight.index_select(0, book)[0], bias)
         # the slots lie in groups of Q, of which each needs the heads in this order: that of the first slot comes first
-        order = torch.arange(num_codebooks, device=targets.device) + targets[0]
+        order = torch.arange(num_codebooks, device=target_indices.device) + target_indices[0]
         weight = self.weight.index_select(0, order % num_codebooks)
         count = (length + num_codebooks - 1) // num_codebooks
         padded = F.pad(hidden_states, (0, 0, 0, count * num_codebooks - length))

@@ -135,8 +135,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
         # the configuration may have been changed since its construction
         config.validate()
         self.pattern = codebook_pattern(config)
-        streams = [size for source in config.conditioning_codebook_sizes for size in source]
-        self.conditioning_embedding = HAFMCodebookEmbedding(streams, config.hidden_size)
+        token_sizes = [size for source in config.conditioning_codebook_sizes for size in source]
+        self.conditioning_embedding = HAFMCodebookEmbedding(token_sizes, config.hidden_size)
         if sizes := list(config.lead_sheet_streams.values()):
             self.lead_sheet_embedding = HAFMCodebookEmbedding(sizes, config.hidden_size)
         self.target_embedding = HAFMCodebookEmbedding(config.codebook_sizes, config.hidden_size)
@@ -157,7 +157,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
 
         Args:
             conditioning_ids (int64 [B, K, T_c]): tokens of all sources, then the lead-sheet rows if the stage reads
-                any; these are added to the slots of the last source.
+                any; these are added to the vectors of the last source.
             null (bool [B], *optional*): rows whose conditioning is replaced by zeros. The segment embedding stays,
                 since it carries no information about the vocal.
 
@@ -165,13 +165,14 @@ class HAFMDecoder(HAFMPreTrainedModel):
             float [B, S · T_c, D], or [B, T_c, D] with the fusion "sum".
         """
         ids = conditioning_ids.transpose(1, 2)  # [B, T_c, K]
-        tokens = self.config.num_token_streams
-        lead_sheet = ids[..., tokens:]
-        embedded = self.conditioning_embedding(ids[..., :tokens], torch.arange(tokens, device=ids.device))
+        num_token_streams = self.config.num_token_streams
+        lead_sheet = ids[..., num_token_streams:]
+        codebooks = torch.arange(num_token_streams, device=ids.device)
+        embedded = self.conditioning_embedding(ids[..., :num_token_streams], codebooks)
         if null is not None:
             embedded = embedded.masked_fill(null[:, None, None, None], 0.0)  # [B, T_c, token streams, D]
-        streams = [len(source) for source in self.config.conditioning_codebook_sizes]  # of each source
-        sources = [source.sum(dim=2) for source in embedded.split(streams, dim=2)]  # [B, T_c, D] each
+        streams_per_source = [len(source) for source in self.config.conditioning_codebook_sizes]
+        sources = [source.sum(dim=2) for source in embedded.split(streams_per_source, dim=2)]  # [B, T_c, D] each
         if self.config.lead_sheet_streams:
             sources[-1] = sources[-1] + self._embed_lead_sheet(lead_sheet, null)
         if self.config.conditioning_fusion == "sum":
@@ -181,7 +182,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
 
     def conditioning_of(
         self,
-        targets: torch.Tensor,
+        target_indices: torch.Tensor,
         conditioning_ids: torch.Tensor,
         null: torch.Tensor | None,
         mask: torch.Tensor | None = None,
@@ -189,7 +190,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """What the fusion "sum" adds to slots of the target.
 
         Args:
-            targets (int64 [L]): indices of the slots in the target.
+            target_indices (int64 [L]): indices of the slots in the target.
             conditioning_ids (int64 [B, K, T_c]): conditioning streams.
             null (bool [B], *optional*): rows whose conditioning is replaced by zeros.
             mask (bool [B, T_c], *optional*): False where a row's conditioning is padding.
@@ -200,7 +201,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         frames = self.conditioning_mixer(self.embed_conditioning(conditioning_ids, null), mask)  # [B, T_c, D]
         config = self.config
         # conditioning frame at the instant of each slot
-        slot_frames = self.pattern.frame_of(targets) * config.conditioning_frame_rate // config.frame_rate
+        slot_frames = self.pattern.frame_of(target_indices) * config.conditioning_frame_rate // config.frame_rate
         return at_slots(frames, slot_frames, mask)
 
     def _segment(self, number: int, device: torch.device) -> torch.Tensor:
@@ -224,13 +225,13 @@ class HAFMDecoder(HAFMPreTrainedModel):
             embedded = embedded.masked_fill(null[:, None, None], 0.0)
         return embedded
 
-    def embed_target(self, input_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def embed_target(self, input_ids: torch.Tensor, target_indices: torch.Tensor) -> torch.Tensor:
         """Embeds slots of the target.
 
         Args:
             input_ids (int64 [B·C, L]): under the flat pattern (C = 1) slot t reads a token of codebook (t − 1) mod Q;
                 under the delay pattern (C = Q) a slot sums the embeddings of one token per codebook.
-            targets (int64 [L]): indices t of the slots in the target.
+            target_indices (int64 [L]): indices t of the slots in the target.
 
         Returns:
             float [B, L, D].
@@ -243,9 +244,9 @@ class HAFMDecoder(HAFMPreTrainedModel):
             )  # [B, L, Q]
             books = torch.arange(num_codebooks, device=ids.device)
             return self.target_embedding(ids, books).sum(dim=2) + target_segment
-        embedded = self.target_embedding(input_ids, (targets - 1) % num_codebooks)
+        embedded = self.target_embedding(input_ids, (target_indices - 1) % num_codebooks)
         # the codebook that the slot predicts
-        embedded = embedded + self.quantizer_embedding(targets % num_codebooks)
+        embedded = embedded + self.quantizer_embedding(target_indices % num_codebooks)
         return embedded + target_segment
 
     def layer_weights(self) -> list[LayerWeights]:
@@ -344,12 +345,12 @@ class HAFMDecoder(HAFMPreTrainedModel):
         if cache is not None:
             key_slots = cache.get_mask_sizes(new_slots, 0)[0]
         query = torch.arange(new_slots, device=input_ids.device) + past  # indices in the whole sequence
-        targets = query[-input_ids.shape[1] :] - conditioning_slots  # [L], indices in the target
+        target_indices = query[-input_ids.shape[1] :] - conditioning_slots  # [L], indices in the target
 
-        hidden_states = self.embed_target(input_ids, targets)  # [B, L, D]
+        hidden_states = self.embed_target(input_ids, target_indices)  # [B, L, D]
         if self.config.conditioning_fusion == "sum":
             conditioning_at_slots = self.conditioning_of(
-                targets, conditioning_ids, null_conditioning, conditioning_mask
+                target_indices, conditioning_ids, null_conditioning, conditioning_mask
             )
             hidden_states = hidden_states + conditioning_at_slots
         elif not conditioning_is_cached:
@@ -598,19 +599,19 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             "attention_mask": attention_mask, "null_conditioning": null_conditioning,
         }  # fmt: skip
         cached: dict[str, Any] = {"cache": cache, "conditioning_is_cached": conditioning_is_cached}
-        targets = self._checked_targets({**inputs, "labels": labels}, **cached, **kwargs)
+        target_indices = self._checked_target_indices({**inputs, "labels": labels}, **cached, **kwargs)
         if null_conditioning is None and self.training and self.config.conditioning_dropout > 0:
             ids = inputs["conditioning_ids"]
             rates = torch.full((len(ids),), self.config.conditioning_dropout, device=ids.device)
             inputs["null_conditioning"] = torch.bernoulli(rates).bool()
         outputs = self.model(**inputs, **cached, use_cache=use_cache, **kwargs)
-        logits = self.heads(outputs.last_hidden_state[:, -logits_to_keep:], targets[-logits_to_keep:])
+        logits = self.heads(outputs.last_hidden_state[:, -logits_to_keep:], target_indices[-logits_to_keep:])
         loss = None
         if labels is not None:
             loss = self.codebook_loss(logits, labels)
         return CausalLMOutputWithPast(loss, logits, outputs.cache, outputs.hidden_states, outputs.attentions)
 
-    def _checked_targets(
+    def _checked_target_indices(
         self,
         inputs: dict[str, Any],
         cache: Cache | None,
@@ -645,13 +646,13 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         if conditioning_is_cached is None:
             conditioning_is_cached = bool(past > 0)
         self._check_conditioning(inputs, conditioning_is_cached)
-        targets = torch.arange(input_ids.shape[1], device=input_ids.device)
+        target_indices = torch.arange(input_ids.shape[1], device=input_ids.device)
         if conditioning_is_cached:
             # the cache holds the conditioning's slots and those of the target so far
-            targets = targets + past - config.num_prepended_sources * conditioning_ids.shape[2]
+            target_indices = target_indices + past - config.num_prepended_sources * conditioning_ids.shape[2]
         # the codebook that a slot reads: that of the token before, or under the delay pattern that of its row
         if self.model.pattern.codes_per_slot == 1:
-            books = targets - 1
+            books = target_indices - 1
         else:
             books = torch.arange(len(input_ids), device=input_ids.device)[:, None]
         # BOS is allowed in every codebook
@@ -662,7 +663,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         if attention_mask is not None and attention_mask.device.type == "cpu" and not torch.compiler.is_compiling():
             if bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
                 raise ValueError("attention_mask has padding before or between tokens; pad targets on the right.")
-        return targets
+        return target_indices
 
     def _check_labels(self, labels: torch.Tensor) -> None:
         """Refuses labels that are not whole frames (int64 [B, T·Q]), or with ids that their codebooks do not have.

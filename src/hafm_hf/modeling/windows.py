@@ -291,14 +291,14 @@ class StageRun:
             self.advance(conditioning)
         return [self.codes(number) for number in range(len(self.songs))]
 
-    def advance(self, conditioning: list[torch.Tensor], frames: int | None = None) -> None:
+    def advance(self, conditioning: list[torch.Tensor], stop_frame: int | None = None) -> None:
         """Generates the rest of the next batch of windows, or a part of it, and adds its codes to the songs.
 
         Args:
             conditioning (int64 [K, T_c] for each song): the conditioning from the song's start on, at least the
                 `conditioning_needed` frames.
-            frames: number of frames of the song, more than exist already, after which to stop; by default the whole
-                batch is generated. Ignored for independent windows, which can be joined only when they are complete.
+            stop_frame: frame of the song, beyond those that exist, at which to stop; by default the whole batch is
+                generated. Ignored for independent windows, which can be joined only when they are complete.
         """
         batch = self.batches[self.next_batch]
         if self.frames_to_come is None:
@@ -310,8 +310,8 @@ class StageRun:
             self.num_to_come = self._new_frames(batch)
 
         count = self.num_to_come
-        if frames is not None and not self.independent:
-            count = min(count, frames - self.songs[batch[0].song].done)
+        if stop_frame is not None and not self.independent:
+            count = min(count, stop_frame - self.songs[batch[0].song].done)
         codes = torch.stack(list(itertools.islice(self.frames_to_come, count)), dim=2)  # [B, Q, count]
         self.num_to_come -= count
 

@@ -49,13 +49,13 @@ class SafeLoadingMixin:
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """As for any model, but from safetensors files only, and after `model_source` and `check_checkpoint`."""
-        model_class: Any = super()
+        parent: Any = super()
         source = pretrained_model_name_or_path
         if source is not None:
             source = model_source(source, **kwargs)
             check_checkpoint(cls, source, **kwargs)
             kwargs["use_safetensors"] = True
-        return model_class.from_pretrained(source, *args, **kwargs)
+        return parent.from_pretrained(source, *args, **kwargs)
 
 
 def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str | os.PathLike[str]:

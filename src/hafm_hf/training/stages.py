@@ -45,6 +45,7 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
         model = published_stage(arguments.stage, arguments.init_from, **arguments.dropouts())
         _check_continues(arguments, model.config)
         if arguments.new_tokens:
+            # adapted to tokens of another tokenizer or codec
             model.config.tokenizers = known_tokenizers(arguments, info)
     else:
         model = stage_parts()[arguments.stage].model_class(stage_config(arguments, info, crop_seconds))
@@ -115,7 +116,7 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         seconds = config_class().window_seconds
     conditioning_frames = round(seconds * conditioning_rate)
     pattern = PATTERNS[stage.codebook_pattern or "flat"](len(target))
-    sequence_length = pattern.slots(round(seconds * target_rate))
+    sequence_length = pattern.num_slots(round(seconds * target_rate))
     if stage.conditioning_fusion != "sum":
         # each source has slots of its own before the target
         sequence_length += len(conditioning) * conditioning_frames
