@@ -390,6 +390,9 @@ class Search:
                 layout = self.improved(layout, choice)
             if layout == before:
                 break
+        # not before: while other choices are wrong, little speaks for a right one
+        for choice in CHOICES:
+            layout = self.papers_unless_worse(layout, choice)
         verdict = Verdict(layout)
         for choice in CHOICES:
             if choice != "null" and len(self.values(choice)) > 1:
@@ -424,7 +427,7 @@ class Search:
         return layout
 
     def improved(self, layout: Layout, choice: str) -> Layout:
-        """The layout with a better value of one choice, or with the paper's where the evidence for another is weak."""
+        """The layout with a better value of one choice, if the evidence for one is strong."""
         others = [
             replace(layout, **{choice: value}) for value in self.values(choice) if value != getattr(layout, choice)
         ]
@@ -433,6 +436,10 @@ class Search:
         best = max(others, key=lambda other: float(self.difference(choice, other, layout).mean()))
         if significant(self.difference(choice, best, layout)):
             return best
+        return layout
+
+    def papers_unless_worse(self, layout: Layout, choice: str) -> Layout:
+        """The layout with the paper's value of one choice, unless the evidence against it is strong."""
         paper = replace(layout, **{choice: getattr(PAPER, choice)})
         if paper != layout and not significant(self.difference(choice, layout, paper)):
             return paper
