@@ -34,11 +34,12 @@ def benchmark_start(model: str | None = None, seconds: float = 10.0, repeats: in
     Args:
         model: folder or hub id; the bundled hafm-tiny if None or empty.
         seconds: length of the vocal, a glide with pauses.
-        repeats: processes.
+        repeats: processes to run; of each part the fastest counts.
 
     Returns:
         "parts" (seconds by the names in PARTS), "ours" (those of OURS), "ratio" (of ours to torch and transformers'
-        classes), "wall_seconds" (of the whole, the fewest) and "packages" that were imported behind these classes.
+        classes), "wall_seconds" (of the whole, the fewest) and "packages" (names of those imported after these
+        classes).
 
     Raises:
         RuntimeError: the command failed before its first step.

@@ -139,23 +139,24 @@ def test_masked_padding_does_not_change_the_estimates() -> None:
     torch.testing.assert_close(masked.tempo, alone.tempo)
 
 
-@pytest.mark.parametrize("level", [90.0, 180.0])
-def test_the_listener_sets_the_tempo_and_the_tokenizer_the_phase_of_beats(level: float) -> None:
-    # beats and half beats are equally strong, at 90 BPM from the first frame on
+@pytest.mark.parametrize("tempo", [90.0, 180.0])
+def test_the_listener_sets_the_tempo_and_the_tokenizer_the_phase_of_beats(tempo: float) -> None:
+    # at 90 BPM from the first frame on: weak on the beat (0.3), strong on the half beat (1.0)
     angle = 2 * np.pi * torch.arange(800) * 1.5 / CONTOUR_RATE
     points = torch.stack([0.3 * angle.cos(), 0.3 * angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=1)
-    if level == 180:
+    # the same pulse read as 180 BPM: its beat is the half beat
+    if tempo == 180:
         points[:, :2] = points[:, 2:].clone()
         points[:, 2:] = 0.0
     phase = (
         HAFMBeatTracker(CONTOUR_RATE)
-        .near(likeliest_tempo(TEMPI, torch.where(TEMPI == level, 0.0, -50)))
+        .near(likeliest_tempo(TEMPI, torch.where(TEMPI == tempo, 0.0, -50)))
         .follow(points)
     )
     beats = LeadSheet.from_estimates(phase, None, CONTOUR_RATE).beats
     assert beats is not None
-    assert np.allclose(np.diff(beats), 60 / level, atol=0.01)
-    assert np.abs(np.array(beats) * level / 60 - np.round(np.array(beats) * level / 60)).max() < 0.1
+    assert np.allclose(np.diff(beats), 60 / tempo, atol=0.01)
+    assert np.abs(np.array(beats) * tempo / 60 - np.round(np.array(beats) * tempo / 60)).max() < 0.1
 
 
 def test_the_second_tempo_is_another_peak_and_not_a_shoulder_of_the_first() -> None:

@@ -19,10 +19,10 @@ from tiny_models import tiny_stage
 @pytest.mark.parametrize("frames", [1, 9, 10, 11, 25, 40])
 def test_song_windows_cover_every_frame_once(frames: int) -> None:
     cut = song_windows(frames, window=10, overlap=3)
-    covered = [frame for w in cut for frame in range(w.start + w.known_frames, w.stop)]
+    covered = [frame for w in cut for frame in range(w.start + w.overlap_frames, w.stop)]
     assert covered == list(range(frames))
     assert all(w.stop - w.start == min(10, frames) for w in cut)
-    assert all(w.known_frames >= 3 for w in cut[1:])
+    assert all(w.overlap_frames >= 3 for w in cut[1:])
 
 
 def test_one_window_fits_exactly_and_too_long_an_overlap_is_refused() -> None:

@@ -130,6 +130,7 @@ def test_a_card_is_written_once_and_then_kept(hub: StandIn) -> None:
 
 
 def test_saving_with_push_to_hub_uploads_the_same_files_and_a_card(hub: StandIn, saved_again: Path) -> None:
+    # PUSH saves the fine stage to a folder beside the composite's, private and in shards of 20 kB
     repository = hub.repositories["singers/tiny-fine"]
     pushed = dict(repository.branches["main"])
     card = ModelCard(pushed.pop("README.md").decode())
@@ -142,6 +143,7 @@ def test_saving_with_push_to_hub_uploads_the_same_files_and_a_card(hub: StandIn,
 
 
 def test_saving_a_composite_passes_on_all_upload_options(hub: StandIn, saved_again: Path) -> None:
+    # PUSH saves to "dev" with message, description and tag, then again as a pull request without them
     repository = hub.repositories["singers/tiny-dev"]
     assert set(repository.branches) == {"main", "dev", "refs/pr/1"}
     assert not repository.branches["main"]

@@ -80,7 +80,10 @@ def test_selected_bars_are_regenerated_with_their_chord_and_nothing_else_changes
 
 
 def gain_of_regenerated_bars(page: Page, chords: str, seed: str) -> float:
-    """Regenerates two bars of a new band with the chord F#m; returns the gain in its notes' share of energy."""
+    """Regenerates two bars of a new band with the chord F#m; returns the gain in its notes' share of energy.
+
+    The example comes with its own chords ("given"), or is uploaded without ("estimated").
+    """
     takes = page.locator("#mixer").get_by_role("radio")
     if chords == "given":
         page.get_by_role("button", name="Vocal", exact=True).click()
@@ -102,6 +105,7 @@ def gain_of_regenerated_bars(page: Page, chords: str, seed: str) -> float:
     # what is typed counts without Set
     page.get_by_label("Chord", exact=True).fill("F#m")
     replace.click()
+    # the band and what it has become
     expect(takes).to_have_count(stored + 2)
     expect(takes.last).to_be_checked()
     after, _ = audio.read_audio(studio.downloaded(page, "Download band"))

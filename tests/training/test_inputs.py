@@ -17,14 +17,16 @@ from training.toy_corpus import toy_config
 
 def test_dropped_history_is_bos_in_whole_frames_and_labels_are_unchanged() -> None:
     config = toy_config("coarse")
+    bos = config.bos_token_id
+    assert bos is not None
     labels = torch.randint(config.codebook_size, (2, 1200))
     before = labels.clone()
     batch = {"labels": labels, "sample": torch.tensor([1, 2])}
     corruption = CorruptionArguments(history_span_seconds=6 / 75)
     dropped = inputs.history_inputs(batch, config, corruption, 0.5, seed=0)
-    hidden = dropped != CodebookPattern(config.num_codebooks).inputs(labels, config.bos_token_id)
+    hidden = dropped != CodebookPattern(config.num_codebooks).inputs(labels, bos)
     assert torch.equal(labels, before)
-    assert (dropped[hidden] == config.bos_token_id).all()
+    assert (dropped[hidden] == bos).all()
     assert 0.05 < hidden.float().mean() < 0.95
     # slot 0 is always BOS; slots 1 to Q hold frame 0
     frames = hidden[:, 1:].unfold(1, config.num_codebooks, config.num_codebooks)

@@ -146,17 +146,17 @@ def lead_sheet_tunes(path: Path, test: int = TEST_TUNES) -> Iterator[Tune]:
     for number, sheet in enumerate(ranked):
         if sheet["metre"] not in METRES or len(sheet["notes"]) < LEAST_NOTES or not sheet["chords"]:
             continue
-        quarters, metre = METRES[sheet["metre"]]
+        quarters_per_beat, metre = METRES[sheet["metre"]]
         notes = np.array(sorted(sheet["notes"]), dtype=np.float64)
         chords = np.array([(start, length, chord_class(label)) for start, length, label in sheet["chords"]])
         # starts and lengths, from quarter notes to beats
-        notes[:, :2] /= quarters
-        chords[:, :2] /= quarters
+        notes[:, :2] /= quarters_per_beat
+        chords[:, :2] /= quarters_per_beat
         # from lengths to ends
         chords[:, 1] += chords[:, 0]
         split = "test" if number < test else "train"
         notes, chords = _repeated(_one_voice(notes), chords, metre)
-        yield Tune(sheet["title"], split, SHEETS, notes, chords, None, metre, 0)
+        yield Tune(sheet["title"], split, SHEETS, notes, chords, tempo=None, metre=metre, downbeat=0)
 
 
 def _one_voice(notes: Array) -> Array:

@@ -58,8 +58,8 @@ class StageChain:
         # by the name of each stream, its length in frames in every song
         frames = {VOCAL: [len(encoded.tokens) for encoded in encoder_outputs]}
         decoding = options.decoding or default_decoding(stages.values())
-        # index in the codec of the first codebook of the next acoustic stage
-        first_codebook = 0
+        # of the codec, by the acoustic stages before
+        codebooks_so_far = 0
         for number, (name, stage) in enumerate(stages.items()):
             config = stage.decoding_config(
                 guidance_scale=options.guidance_scale, temperature=options.temperature, top_k=options.top_k
@@ -73,8 +73,8 @@ class StageChain:
             ]
             code_vectors = None
             if codec is not None and entry.acoustic:
-                code_vectors = partial(codec.code_vectors, first_codebook=first_codebook)
-                first_codebook += stage.config.num_codebooks
+                code_vectors = partial(codec.code_vectors, first_codebook=codebooks_so_far)
+                codebooks_so_far += stage.config.num_codebooks
             run = StageRun(
                 stage, songs, config, decoding, bool(options.compile), batch_size, code_vectors=code_vectors
             )

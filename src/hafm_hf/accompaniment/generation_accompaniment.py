@@ -478,7 +478,9 @@ def without_stage(skipped: str, stages: Mapping[str, HAFMStageForCausalLM]) -> d
 def variations_of(
     encoder: HAFMVocalEncoder, encoded: HAFMEncoderOutput, options: GenerationOptions, keeps_spans: bool = False
 ) -> list[HAFMEncoderOutput]:
-    """What the stages read for each of `num_samples` accompaniments of a vocal; draws their styles if none is given.
+    """What the stages read for each of `num_samples` accompaniments of a vocal.
+
+    If no style is given, each has the next of `suiting_styles`, which the seed has put in order.
 
     Args:
         encoder: that of the model.

@@ -47,9 +47,9 @@ class ChannelLevels:
         # samples that overflow, or are not finite, are reported when they are checked
         with np.errstate(over="ignore", invalid="ignore"):
             # the channels' energies on the diagonal; the mean of all elements is the energy of the channels' mean
-            energies = self._products - np.outer(self._sums, self._sums) / self.count  # [C, C]
-            loudest = int(np.argmax(np.diag(energies)))
-            cancelled = energies.mean() < energies[loudest, loudest] * 10.0 ** (-CANCELLED_DB / 10.0)
+            covariances = self._products - np.outer(self._sums, self._sums) / self.count  # [C, C], times the count
+            loudest = int(np.argmax(np.diag(covariances)))
+            cancelled = covariances.mean() < covariances[loudest, loudest] * 10.0 ** (-CANCELLED_DB / 10.0)
         if cancelled:
             return loudest
         return None

@@ -55,7 +55,7 @@ class Evaluation:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-# a system's candidates (one per seed) by name, each with its renderings by clip
+# a system's candidates (one per seed or folder of outputs) by name, each with its renderings by clip
 System = dict[str, dict[str, Part]]
 
 
@@ -148,6 +148,9 @@ def _systems(evaluation: Evaluation) -> dict[str, System]:
     """The systems to evaluate, by name: the model's, whose missing accompaniments are rendered, and `outputs`.
 
     With separated vocals for all clips, the model is two systems: accompanying these, and the isolated ones.
+
+    Returns:
+        By system its candidates, one per seed or folder of outputs, each with its renderings by clip.
 
     Raises:
         HAFMEvaluationError: a name that is taken, missing outputs, all clips of one song, or an unusable embedder.

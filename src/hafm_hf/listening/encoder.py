@@ -502,7 +502,7 @@ def with_style_and_energy(
 ) -> LeadSheet:
     """Adds the style and energy that were asked for to the lead sheet of a song.
 
-    Without a style it stays unknown here, and `generation_accompaniment.variations_of` draws one.
+    Without a style it stays unknown here, and `generation_accompaniment.variations_of` gives one.
 
     Args:
         sheet: the lead sheet.

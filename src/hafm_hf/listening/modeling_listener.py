@@ -368,12 +368,14 @@ def _mask(cells: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor
 
 
 def chords_of_beats(
-    chords: torch.Tensor, phase: torch.Tensor, frames_per_cell: int, known: LeadSheet | None = None
+    logits: torch.Tensor, phase: torch.Tensor, frames_per_cell: int, known: LeadSheet | None = None
 ) -> torch.Tensor:
-    """Probability of each chord in the beat of each frame, from the likeliest path through the song with that chord.
+    """Probability of each chord in the beat of each frame.
+
+    That is the softmax over chords of the score of the best path through the song that has the chord in this beat.
 
     Args:
-        chords (float [H, 25]): logits of cells.
+        logits (float [H, 25]): of each chord in each cell.
         phase (float [T]): beat phase of each frame, from 0 to 1.
         frames_per_cell: length of a cell.
         known: its chords are certain; they and the key make others more or less likely (`chord_prior`).
@@ -382,8 +384,8 @@ def chords_of_beats(
         float32 [T, 25].
     """
     # log-probability of each chord in each frame, [T, 25]; the last cell may be cut off
-    cells = (torch.arange(len(phase)) // frames_per_cell).clamp_max(len(chords) - 1)
-    frames = chords.float().log_softmax(-1)[cells]
+    cell_of_frame = (torch.arange(len(phase)) // frames_per_cell).clamp_max(len(logits) - 1)
+    frames = logits.float().log_softmax(-1)[cell_of_frame]
     frames[:, 0] -= NO_CHORD_COST
     sheet = known or LeadSheet()
     frames += torch.from_numpy(chord_prior(sheet))
@@ -393,8 +395,9 @@ def chords_of_beats(
         inside -= CERTAIN * (torch.arange(NUM_CHORDS) != chord_class(label))
 
     beat = F.pad(begins_beat(phase).cumsum(0), (1, 0))  # [T], the number of each frame's beat
-    count = torch.bincount(beat)  # [beats]
-    means = frames.new_zeros(len(count), frames.shape[1]).index_add_(0, beat, frames) / count[:, None]  # [beats, 25]
+    frames_in_beat = torch.bincount(beat)  # [beats]
+    sums = frames.new_zeros(len(frames_in_beat), frames.shape[1]).index_add_(0, beat, frames)
+    means = sums / frames_in_beat[:, None]  # [beats, 25]
 
     # of the best path through each chord at each beat, whose likelihood both directions contain
     scores = _forward_scores(means) + _forward_scores(means.flip(0)).flip(0) - means

@@ -35,18 +35,19 @@ def as_tokens(codes: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """Known and kept predictions, and random numbers, of the slots of one generation.
+    """Known and fixed predictions, and random numbers, of the slots of one generation.
 
     Args:
         known (int64 [B·C, p]): predictions of the first slots, which come before.
         uniforms (float32 [B·C, n], *optional*): random numbers of the n slots to generate.
-        kept (int64 [B·C, n], *optional*): predictions to use instead of sampling, −1 where to sample.
+        fixed (int64 [B·C, n], *optional*): predictions to use instead of sampling, −1 where to sample: codes of kept
+            spans and, under the delay pattern always, BOS where a slot has no frame.
         num_slots: n.
     """
 
     known: torch.Tensor
     uniforms: torch.Tensor | None
-    kept: torch.Tensor | None
+    fixed: torch.Tensor | None
     num_slots: int
 
 
@@ -128,7 +129,7 @@ class CodebookPattern:
         return input_ids
 
     def frame(self, slots: torch.Tensor, number: int) -> torch.Tensor:
-        """The codes [B, Q] of frame `number` in slots [B·C, L], of which the first is that of frame 0."""
+        """The codes [B, Q] of frame `number` in slots [B·C, L], of which the first predicts codebook 0 of frame 0."""
         return slots[:, number * self.num_codebooks : (number + 1) * self.num_codebooks]
 
     def plan(
@@ -230,7 +231,7 @@ class DelayPattern(CodebookPattern):
             codes = codes.masked_fill(ended[:, None], bos_token_id)
         slots = self.arrange(as_tokens(codes), bos_token_id)  # [B·C, L]
         if uniforms is not None:
-            # slots without a frame, and known ones, are kept: any number will do
+            # numbers of slots without a frame, and of known ones, are never used: 1.0 fills their places
             padded = F.pad(uniforms, (known_frames, 0), value=1.0)  # [B, Q, P + T]
             uniforms = self.arrange(as_tokens(padded), 1.0)[:, known_frames:]
         # a frame's first codebook is in the slot of the same number, so the first P slots are known as a whole

@@ -584,8 +584,8 @@ class FastGenerator:
         history_free_scores = None
         if self.history_free_guidance != 0.0:
             conditioning = (batch.conditioning_ids, batch.conditioning_mask)
-            evidence = self.stage.history_free_scores(*conditioning, plan.known.shape[1], plan.num_slots, report)
-            history_free_scores = self.history_free_guidance * evidence
+            unweighted = self.stage.history_free_scores(*conditioning, plan.known.shape[1], plan.num_slots, report)
+            history_free_scores = self.history_free_guidance * unweighted
         complete_frames = 0
         for number, predictions in enumerate(self._continue(scores, plan, history_free_scores, report), start=1):
             # not after each slot: under the flat pattern a frame takes several, under the delay pattern the first ones
@@ -610,8 +610,8 @@ class FastGenerator:
             history_free_scores (float [B·C, slots, V], *optional*): weighted; added to the logits of each slot.
             report: called with 1 after each step.
         """
-        rows, known_slots = plan.known.shape
-        predictions = plan.known.new_empty(rows, plan.num_slots)
+        codes_at_once, known_slots = plan.known.shape  # B·C, p
+        predictions = plan.known.new_empty(codes_at_once, plan.num_slots)
         for step in range(plan.num_slots):
             if step > 0:
                 scores = self._step(predictions[:, step - 1], known_slots + step)
@@ -620,13 +620,13 @@ class FastGenerator:
             uniforms = None
             if plan.uniforms is not None:
                 uniforms = plan.uniforms[:, step]
-            predictions[:, step] = with_kept(self.draw(scores, uniforms), plan.kept, step)
+            predictions[:, step] = with_kept(self.draw(scores, uniforms), plan.fixed, step)
             if report is not None:
                 report(1)
             yield predictions
 
     def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
-        """Samples one code per row with the loop's temperature and top-k (`sampling.draw`).
+        """Samples one code for each of B·C with the loop's temperature and top-k (`sampling.draw`).
 
         Args:
             scores (float [B·C, V]): logits.
@@ -677,6 +677,7 @@ class FastGenerator:
         if self.rows != len(conditioning):
             self._pack(len(conditioning), report)
 
+        # 0 with the fusion "sum"
         self.first_slot = config.num_prepended_sources * conditioning.shape[-1]
         slots = self.first_slot + plan.known.shape[1] + plan.num_slots
         elements = len(conditioning) * slots * config.num_attention_heads * config.head_dim  # of a layer's keys
@@ -770,7 +771,8 @@ class FastGenerator:
                 f"The fast loop reads weights only, and its scores are {deviation:.2g} standard deviations from those "
                 'of the model: a hook changes what a module computes. Remove it, or choose decoding="reference".'
             )
-        # the loop goes on from what the forward has computed, and with blocks from the first new slot
+        # `slot_scores` has overwritten this slot's keys and values: the loop goes on from the forward's, with blocks
+        # from the first new slot
         for layer, key_and_value in zip(self.layers, computed, strict=True):
             layer.cache.write(slot, key_and_value)
         self.biases = ()

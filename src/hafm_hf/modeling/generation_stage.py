@@ -175,7 +175,7 @@ class HAFMGenerationMixin(GenerationMixin):
         config.update(
             max_new_tokens=plan.num_slots, max_time=math.inf, num_return_sequences=1, return_dict_in_generate=False
         )
-        sampling = GivenNumberSampling(plan.uniforms, plan.known.shape[1] + 1, plan.kept, report)
+        sampling = GivenNumberSampling(plan.uniforms, plan.known.shape[1] + 1, plan.fixed, report)
         generated = self.generate(
             input_ids=torch.nn.functional.pad(plan.known, (1, 0), value=self.config.codebook_size),
             conditioning_ids=batch.conditioning_ids,

@@ -97,13 +97,13 @@ def draw(
     """Samples one code per row by inverting the cumulative distribution over the vocabulary.
 
     Args:
-        scores (float [B, V]): logits.
-        uniforms (float32 [B]): one number per row, above 0 and at most 1; None for the likeliest code.
+        scores (float [B·C, V]): logits.
+        uniforms (float32 [B·C]): one number per row, above 0 and at most 1; None for the likeliest code.
         temperature: divides the logits.
         top_k: number of likeliest codes to sample from; 0 for all.
 
     Returns:
-        int64 [B].
+        int64 [B·C].
     """
     if uniforms is None:
         return scores.argmax(-1)
@@ -118,7 +118,7 @@ def draw(
 
 
 def _kth_largest(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """The k-th largest score of each row (float32 [B, V]): float32 [B, 1]."""
+    """The k-th largest score of each row (float32 [B·C, V]): float32 [B·C, 1]."""
     if scores.device.type != "cpu":
         return scores.topk(k).values[:, -1:]
     # NumPy's partition takes a third of the time of torch's topk for 12 rows of 1,024
@@ -129,12 +129,12 @@ def with_kept(drawn: torch.Tensor, kept: torch.Tensor | None, step: int) -> torc
     """Replaces sampled tokens by those to keep.
 
     Args:
-        drawn (int64 [B]): tokens sampled in decoding step `step`.
-        kept (int64 [B, n], *optional*): tokens to use in each of the n steps instead, −1 where to sample.
+        drawn (int64 [B·C]): tokens sampled in decoding step `step`.
+        kept (int64 [B·C, n], *optional*): tokens to use in each of the n steps instead, −1 where to sample.
         step: from 0.
 
     Returns:
-        int64 [B].
+        int64 [B·C].
     """
     if kept is None:
         return drawn

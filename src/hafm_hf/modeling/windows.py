@@ -50,13 +50,14 @@ class Window:
 
     Args:
         start, stop: its frames, [start, stop).
-        known_frames: number of its first frames that the window before has generated already.
+        overlap_frames: number of its first frames that the window before has generated already; independent windows
+            generate them again.
         song: index of the song in the run.
     """
 
     start: int
     stop: int
-    known_frames: int
+    overlap_frames: int
     song: int = 0
 
 
@@ -185,7 +186,7 @@ class SongCodes:
         """Whether all codes that a window adds are kept, so that it need not be generated."""
         if self.kept is None:
             return False
-        codes_to_add = self.kept[:, window.start + window.known_frames : window.stop]
+        codes_to_add = self.kept[:, window.start + window.overlap_frames : window.stop]
         return bool((codes_to_add != FREE).all())
 
 
@@ -305,7 +306,7 @@ class StageRun:
             if not self.independent:
                 # windows that were skipped end where this batch begins
                 for window in batch:
-                    self.songs[window.song].append_kept(window.start + window.known_frames)
+                    self.songs[window.song].append_kept(window.start + window.overlap_frames)
             self.frames_to_come = self._decode(self._window_batch(batch, conditioning))
             self.num_to_come = self._new_frames(batch)
 
@@ -354,13 +355,15 @@ class StageRun:
         """
         song = self.songs[window.song]
         # windows that were skipped end here
-        song.append_kept(window.start + window.known_frames)
-        join = window.known_frames  # counted from the window's start
-        if self.code_vectors is not None and window.known_frames:
+        song.append_kept(window.start + window.overlap_frames)
+        join = window.overlap_frames  # counted from the window's start
+        if self.code_vectors is not None and window.overlap_frames:
             assert song.codes is not None
-            before = song.codes[:, window.start : window.start + window.known_frames].to(codes.device)  # [Q, overlap]
-            after = codes[:, : window.known_frames + self.side]  # [Q, overlap + side]
-            earliest = window.known_frames - self.replaceable_frames
+            before = song.codes[:, window.start : window.start + window.overlap_frames].to(
+                codes.device
+            )  # [Q, overlap]
+            after = codes[:, : window.overlap_frames + self.side]  # [Q, overlap + side]
+            earliest = window.overlap_frames - self.replaceable_frames
             join = steadiest_frame(self.code_vectors(before.t()), self.code_vectors(after.t()), earliest, self.side)
         if song.codes is not None:
             song.codes = song.codes[:, : window.start + join]
@@ -370,7 +373,8 @@ class StageRun:
         """What a decoding loop needs to generate a batch of windows.
 
         Args:
-            batch: the windows, with the same number of known frames; shorter ones are padded at the end.
+            batch: the windows, with the same number of known frames (0 if independent); shorter ones are padded at
+                the end.
             conditioning (int64 [K, T_c] for each song of the run): the songs' conditioning.
         """
         known_frames = self._known_frames(batch)
@@ -419,7 +423,7 @@ class StageRun:
         if self.independent:
             # these generate their overlap with the window before again
             return 0
-        return batch[0].known_frames
+        return batch[0].overlap_frames
 
     def _new_frames(self, batch: list[Window]) -> int:
         """Frames that a batch generates."""
@@ -438,7 +442,7 @@ class StageRun:
         # by the first frame to generate and the number of known frames
         groups: dict[tuple[int, int], list[Window]] = defaultdict(list)
         for window in windows:
-            groups[window.start + window.known_frames, window.known_frames].append(window)
+            groups[window.start + window.overlap_frames, window.overlap_frames].append(window)
         ordered = [groups[key] for key in sorted(groups)]
         return [group[i : i + batch_size] for group in ordered for i in range(0, len(group), batch_size)]
 
