@@ -359,9 +359,8 @@ class StageRun:
         join = window.overlap_frames  # counted from the window's start
         if self.code_vectors is not None and window.overlap_frames:
             assert song.codes is not None
-            before = song.codes[:, window.start : window.start + window.overlap_frames].to(
-                codes.device
-            )  # [Q, overlap]
+            overlap = slice(window.start, window.start + window.overlap_frames)
+            before = song.codes[:, overlap].to(codes.device)  # [Q, overlap]
             after = codes[:, : window.overlap_frames + self.side]  # [Q, overlap + side]
             earliest = window.overlap_frames - self.replaceable_frames
             join = steadiest_frame(self.code_vectors(before.t()), self.code_vectors(after.t()), earliest, self.side)
