@@ -142,10 +142,14 @@ def download_of(page: Page, press: Callable[[], None]) -> Download:
     return download.value
 
 
-def sounds_in(stems: Path) -> dict[str, tuple[np.ndarray, int]]:
-    """The sounds in a zip of stems by part, each with its rate in Hz."""
+def sounds_in(stems: Path, mono: bool = True) -> dict[str, tuple[np.ndarray, int]]:
+    """The sounds in a zip of stems by part, each with its rate in Hz; float32 [N], or [N, C] if not `mono`."""
+    sounds = {}
     with zipfile.ZipFile(stems) as archive:
-        return {Path(name).stem.rsplit("_", 1)[1]: audio.read_audio(archive.read(name)) for name in archive.namelist()}
+        for name in archive.namelist():
+            part = Path(name).stem.rsplit("_", 1)[1]
+            sounds[part] = audio.read_audio(archive.read(name), mono=mono)
+    return sounds
 
 
 def summary(page: Page) -> Locator:
