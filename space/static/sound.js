@@ -4,11 +4,11 @@ import { keepSound, unpacked } from "./keep.js";
 
 const CLICK_SECONDS = 0.03;
 // of decoded sounds that are not being played, in bytes; the rest is decoded again when it is needed
-const MOST_DECODED = 16e6;
+const MOST_DECODED = 8e6;
 // of files as they travelled; what does not fit is fetched again
 const MOST_FETCHED = 100e6;
 // decoding takes memory for each sound at once
-const MOST_AT_ONCE = 4;
+const MOST_AT_ONCE = 2;
 // between attempts to download a file (s)
 const LONGEST_PAUSE = 8;
 // of an outline, per second
