@@ -9,7 +9,7 @@ import { decodedOf, outline, startBuffer, want } from "./sound.js";
 
 // sounds are decoded so far before and after the playback position, and after the beginning of a loop (s)
 const BEHIND = 2;
-const AHEAD = 15;
+const AHEAD = 8;
 const LOOP_AHEAD = 12;
 // how often the next ones are decoded (ms); in hidden windows, browsers wait a second or more
 const NEXT = 1000;

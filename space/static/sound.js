@@ -4,7 +4,7 @@ import { keepSound, unpacked } from "./keep.js";
 
 const CLICK_SECONDS = 0.03;
 // of decoded sounds that are not being played, in bytes; the rest is decoded again when it is needed
-const MOST_DECODED = 8e6;
+const MOST_DECODED = 4e6;
 // of files as they travelled; what does not fit is fetched again
 const MOST_FETCHED = 100e6;
 // decoding takes memory for each sound at once
