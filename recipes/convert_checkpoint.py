@@ -153,7 +153,7 @@ def convert(
 
 
 def candidate(name: str, checkpoint: Checkpoint, stated: dict[str, Any] | None = None) -> Candidate:
-    """A stage whose weights have our names, but not yet a layout.
+    """A stage for the search for a layout (`evidence.Search`): the original's weights, by our names.
 
     Args:
         name: semantic, coarse or fine.
@@ -167,7 +167,7 @@ def candidate(name: str, checkpoint: Checkpoint, stated: dict[str, Any] | None =
     shapes = {key: tuple(value.shape) for key, value in checkpoint.tensors.items()}
     model = stage_parts()[name].model_class(stage_config(name, mapping, shapes)).eval()
     moments = checkpoint.second_moments
-    # whether the last row of each table, the mask or BOS, was trained: AdamW's second moments of others stay 0
+    # whether the last row of each table, the mask or BOS, was trained: if not, AdamW's second moments of it are 0
     trained = {}
     for tables in (TABLES, TARGETS):
         keys = mapping.keys[tables]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Server side of the timeline: estimates of a voice's beats, chords and key, and the user's corrections.
 
-`listen` fills the timeline, the user corrects it there, and `lead_sheet_of` reads what the timeline sends back.
+`hear` fills the timeline, the user corrects it there, and `lead_sheet_of` reads what the timeline sends back.
 
 Dimensions: N samples, T frames, K tempi that the listener distinguishes.
 """
@@ -115,14 +115,14 @@ def estimate(
     if not encoder.semantic_tokenizer.config.beat_line:
         return known, {}
     vocal = pipeline.feature_extractor.prepare(samples, rate)
-    heard = encoder.listen(vocal)
+    heard = encoder.hear(vocal)
     sheet = encoder.lead_sheet(vocal, known, heard)
     seconds = len(samples) / rate
     if known.chords and encoder.listener is not None:
         phase = sheet.beat_phase(len(heard.contour), frame_rate)
         # without beats there are no chords
         if phase is not None:
-            likely = encoder.listener.chords(heard.contour, phase, known)  # float [T, 25]
+            likely = encoder.listener.chord_probabilities(heard.contour, phase, known)  # float [T, 25]
             estimates = LeadSheet.from_estimates(phase, likely, frame_rate).spelled(known.key)
             sheet = replace(sheet, chords=known.chords).with_chords_in_gaps(estimates, gaps_between(known.chords))
     if sheet.has_beats:
@@ -171,7 +171,7 @@ def doubts(
     unsure = []
     if "beats" in sheet.estimated:
         tempo = 60 / float(np.diff(sheet.beats).mean())
-        logits = listener.tempo_of(heard.contour)
+        logits = listener.tempo_logits_of(heard.contour)
         # another one than `tempo`
         second_tempo = likeliest_tempo(listener.tempi, logits, tempo)
         phase = tokenizer.track_beats(heard.phase_vectors, near_tempo=second_tempo)
@@ -188,7 +188,7 @@ def doubts(
     if "chords" in sheet.estimated or known.chords:
         phase_of_sheet = sheet.beat_phase(len(heard.contour), frame_rate)
         assert phase_of_sheet is not None  # it has beats
-        likely = listener.chords(heard.contour, phase_of_sheet, replace(sheet, chords=known.chords))
+        likely = listener.chord_probabilities(heard.contour, phase_of_sheet, replace(sheet, chords=known.chords))
         alternatives["choices"] = chord_choices(likely, sheet.chords, frame_rate)
     return alternatives | {"unsure": unsure}
 
@@ -198,7 +198,7 @@ def tempo_probability(tempi: torch.Tensor, logits: torch.Tensor, tempo: float) -
 
     Args:
         tempi (float [K]): the listener's, in beats a minute.
-        logits (float [K]): of these tempi, by the listener (`tempo_of`).
+        logits (float [K]): of these tempi, by the listener (`tempo_logits_of`).
         tempo: in beats a minute.
     """
     candidates = tempi.cpu().double().numpy()

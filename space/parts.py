@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from hafm_hf.accompaniment.generation_accompaniment import supported_fields
+from hafm_hf.accompaniment.generation_accompaniment import supported_needs
 from songs import ENDS, OFFERED, OPTIONS, load_pipeline
 from takes import stored_band
 
@@ -24,7 +24,7 @@ EXAMPLES = [
 ]
 # Options with an input each; those that some models do not support.
 FIELDS = ENDS | OPTIONS
-NEEDING_FIELDS = [name for name, option in FIELDS.items() if option.fields]
+NEEDING_FIELDS = [name for name, option in FIELDS.items() if option.needs_one_of]
 # The inputs of the band, in the order in which `restore` updates them; "sounds" are audio examples of the styles.
 PAGE_OPTIONS = ["model", "seconds", *FIELDS, "sounds"]
 # Labels and help texts of the options in singers' words, and the placeholder of an empty number.
@@ -111,10 +111,10 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
     except ValueError:
         # the reason is given when something is generated
         return {name: {"visible": False} for name in [*NEEDING_FIELDS, "sounds"]}
-    supported = supported_fields(composite)
+    supported = supported_needs(composite)
     properties: dict[str, dict[str, Any]] = {}
     for name in NEEDING_FIELDS:
-        properties[name] = {"visible": not supported.isdisjoint(FIELDS[name].fields)}
+        properties[name] = {"visible": not supported.isdisjoint(FIELDS[name].needs_one_of)}
     properties["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
     sounds = composite.style_sounds
     properties["sounds"] = {"visible": bool(sounds), "value": style_players(composite.styles, sounds)}

@@ -674,7 +674,7 @@ def sweep(folder: Path, age: float) -> None:
 
 
 def keep_sweeping() -> None:
-    """Starts a thread that sweeps JOBS as long as the process lives.
+    """Starts a thread that deletes what has expired in JOBS, as long as the process lives.
 
     Gradio's own `delete_cache` (6.31) stops for good if a file is added during its scan.
     """

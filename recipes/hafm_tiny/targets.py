@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import HubertConfig, HubertModel
 
-from hafm_hf.lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES, chord_class
+from hafm_hf.lead_sheet.chords import NUM_TRIADS, PITCH_CLASSES, triad_class
 from hafm_hf.lead_sheet.lead_sheet import beats_passed
 
 from .song_pool import Song
@@ -23,7 +23,7 @@ PHASES = 3
 IGNORED = -100
 LOWEST_NOTE = 36
 HIGHEST_NOTE = 96
-LABEL_SIZES = {"pitch": HIGHEST_NOTE - LOWEST_NOTE + 2, "onset": 4, "chord": NUM_CHORDS, "beat": 4}
+LABEL_SIZES = {"pitch": HIGHEST_NOTE - LOWEST_NOTE + 2, "onset": 4, "chord": NUM_TRIADS, "beat": 4}
 # upper limits, in seconds since a note's start, of the frames in its onset and in its first part
 ONSET_SECONDS = (0.06, 0.2)
 
@@ -170,11 +170,11 @@ def chord_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict
     """Targets of an instrumental at `times` (s, [T]), transposed by `shift` semitones.
 
     Returns:
-        int64 [T] each: "chord" (`chord_class`), and "beat", the quarter of the beat.
+        int64 [T] each: "chord" (`triad_class`), and "beat", the quarter of the beat.
     """
     chord = np.zeros(len(times), np.int64)
     for start, end, label in labels["chords"]:
-        chord[(times >= start) & (times < end)] = chord_class(label)
+        chord[(times >= start) & (times < end)] = triad_class(label)
     return {"chord": transposed_chords(chord, shift), "beat": beat_parts(labels, times, LABEL_SIZES["beat"])}
 
 

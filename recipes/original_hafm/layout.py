@@ -111,7 +111,7 @@ def layout_config(config: PreTrainedConfig, layout: Layout) -> dict[str, Any]:
     if layout.sources != PAPER.sources and config.num_conditioning_sources == 2:
         fields["source_order"] = [1, 0]
     if layout.distance == LENGTH:
-        # the default configuration is the paper's
+        # LENGTH: as long as a crop in training, which the default configuration, the paper's, knows
         fields["relative_attention_max_distance"] = type(config)().relative_attention_max_distance
     else:
         fields["relative_attention_max_distance"] = layout.distance

@@ -37,7 +37,6 @@ def test_added_bars_follow_the_songs_grid_and_its_first_and_last_chords() -> Non
     sheet = LeadSheet(beats=[0.0, 0.5], beats_per_bar=4, chords=chords, key="C:maj")
     ends = add_bars(sheet, sung(), 1000, intro=3, outro=3)
     longer = ends.sheet
-    assert longer is not None
     assert list(longer.chords) == sorted(longer.chords)
     # those of the vocal, of the intro and of the outro
     assert len(longer.chords) == 4 + 3 + 3
@@ -61,24 +60,31 @@ def test_a_pickup_overlaps_the_intro_and_leading_silence_counts_towards_it(start
     assert ends.before == pytest.approx(before + LEAD_SECONDS if before else 0.0)
     silent = replace(sheet, chords=[(0.0, 4.0, "N"), (4.0, 6.0, "C"), (6.0, 8.0, "G")])
     longer = add_bars(silent, sung(4.0, 8.0), 1000, intro=2, outro=0).sheet
-    assert longer is not None
     assert labels(longer, LEAD_SECONDS, 4) == ["C", "G", "C", "G"]
 
 
-def test_a_bar_cut_by_the_recording_has_its_chord_for_the_whole_bar() -> None:
-    sheet = LeadSheet(beats=[0.2, 0.7, 1.2], beats_per_bar=4, downbeat=2, chords=[(0.0, 1.2, "C"), (1.2, 3.2, "G")])
-    longer = add_bars(sheet, sung(0.0, 3.2), 1000, intro=2, outro=0).sheet
-    # the first bar began 0.8 s before the recording
-    assert longer is not None
-    spans = [(round(a, 2), round(b, 2), label) for a, b, label in longer.chords]
+# the recording begins 0.8 s into the first bar
+CUT_BAR = LeadSheet(beats=[0.2, 0.7, 1.2], beats_per_bar=4, downbeat=2, chords=[(0.0, 1.2, "C"), (1.2, 3.2, "G")])
+
+
+def test_a_bar_cut_by_the_beginning_has_its_chord_for_the_whole_bar_after_an_intro() -> None:
+    longer = add_bars(CUT_BAR, sung(0.0, 3.2), 1000, intro=2, outro=0).sheet
+    spans = [(round(start, 2), round(stop, 2), label) for start, stop, label in longer.chords]
+    # the intro begins after LEAD_SECONDS, 0.1 s
     assert spans == [(0.1, 2.1, "C"), (2.1, 4.1, "G"), (4.1, 6.1, "C"), (6.1, 8.1, "G")]
-    cut = replace(sheet, chords=[(0.0, 1.2, "C"), (1.2, 2.9, "G")], key="C:maj")
-    longer = add_bars(cut, sung(0.0, 2.9), 1000, intro=0, outro=2).sheet
-    held = IntroAndOutro(cut, before=0.1).with_tail(2.8, 4.0)
-    # likewise to the end of the last bar, or through a tail
-    assert longer is not None
-    assert [(round(b, 2), label) for _, b, label in longer.chords[1:3]] == [(3.2, "G"), (5.2, "G")]
-    assert held.sheet is not None
+
+
+# the recording ends 0.3 s before the last bar does
+CUT_AT_THE_END = replace(CUT_BAR, chords=[(0.0, 1.2, "C"), (1.2, 2.9, "G")], key="C:maj")
+
+
+def test_a_bar_cut_by_the_end_has_its_chord_for_the_whole_bar_before_an_outro() -> None:
+    longer = add_bars(CUT_AT_THE_END, sung(0.0, 2.9), 1000, intro=0, outro=2).sheet
+    assert [(round(stop, 2), label) for _, stop, label in longer.chords[1:3]] == [(3.2, "G"), (5.2, "G")]
+
+
+def test_the_last_chord_lasts_through_a_tail() -> None:
+    held = IntroAndOutro(CUT_AT_THE_END, before=0.1).with_tail(2.8, 4.0)
     assert held.sheet.chords[1] == (1.2, pytest.approx(6.9), "G")
 
 
@@ -86,7 +92,6 @@ def test_three_four_bars_keep_their_metre_and_a_short_song_repeats_its_chords() 
     sheet = LeadSheet(tempo=None, beats=[0.5, 1.0, 1.5], beats_per_bar=3, downbeat=1, chords=[(1.0, 2.5, "Dm")])
     ends = add_bars(sheet, sung(1.0, 2.5), 1000, intro=4, outro=2)
     longer = ends.sheet
-    assert longer is not None
     assert longer.beats_per_bar == 3
     assert np.allclose(np.diff(longer.downbeats), 1.5)
     assert labels(longer, LEAD_SECONDS, 4, 1.5) == ["Dm"] * 4

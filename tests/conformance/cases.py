@@ -16,7 +16,7 @@ import hafm_hf
 import tiny_models
 from conformance.reasons import REASONS
 from conformance.upstream import ConfigTester, GenerationStandIn, ModelTesterMixin, TrainingTesterMixin
-from hafm_hf.tokenizers.pitch_contour import TIME_NUMBERS
+from hafm_hf.tokenizers.pitch_contour import TIME_FEATURES
 from tiny_models import SIZES, STAGES, VOCABULARIES
 
 BATCH, FRAMES = 3, 6
@@ -240,7 +240,7 @@ class ListenerTest(PartCase, Reasoned):
         drawn = torch.Generator().manual_seed(0)
         inputs = {
             "harmony_cells": torch.rand((BATCH, 11, 54), generator=drawn),
-            "time_cells": torch.rand((BATCH, 13, TIME_NUMBERS), generator=drawn),
+            "time_cells": torch.rand((BATCH, 13, TIME_FEATURES), generator=drawn),
         }
         return PartTester(tiny_models.tiny_listener(dropout=0.0).config, inputs)
 

@@ -12,7 +12,7 @@ OPTIONS = ScoringOptions(frechet_resamples=50)
 
 
 def made_measurements(songs: list[tuple], systems: dict[str, float], count: int = 40) -> list[Measurement]:
-    """Measurements of `count` clips, two a song, whose mixes' embeddings lie at the offset of their system.
+    """Measurements of `count` clips, two a song, whose embeddings, alone and mixed, lie at the offset of their system.
 
     All have the features of the voice and band of the first of `songs`, which the scores here do not read.
     """
@@ -22,8 +22,8 @@ def made_measurements(songs: list[tuple], systems: dict[str, float], count: int 
     for number in range(count):
         candidates = {}
         for name, offset in systems.items():
-            mixes = (generator.standard_normal((20, WIDTH)) + offset).astype(np.float32)
-            candidates[name] = Candidate(band, {"embedder": mixes}, {"embedder": mixes})
+            vectors = (generator.standard_normal((20, WIDTH)) + offset).astype(np.float32)
+            candidates[name] = Candidate(band, embeddings={"embedder": vectors}, mixes={"embedder": vectors})
         measurements.append(Measurement(f"clip {number}", f"song {number // 2}", voice, band, candidates))
     return measurements
 

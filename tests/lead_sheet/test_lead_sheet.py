@@ -16,7 +16,7 @@ from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.audio import resample
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract, onset_strength
 from hafm_hf.lead_sheet.bars import with_bars_throughout
-from hafm_hf.lead_sheet.chords import IN_KEY, NUM_CHORDS, QUALITIES, chord_class, chord_index, chord_label
+from hafm_hf.lead_sheet.chords import IN_KEY, NUM_TRIADS, QUALITIES, chord_class, chord_label, triad_class
 from hafm_hf.lead_sheet.files import read_beats, read_chords, read_lead_sheet, write_lead_sheet
 from hafm_hf.lead_sheet.lead_sheet import ROW_SIZES, beats_passed, phase_vectors, rows_by_frame
 from hafm_hf.tokenizers.pitch_contour import FRAME_RATE
@@ -41,8 +41,8 @@ def vocal() -> tuple[np.ndarray, int]:
     ],
 )  # fmt: skip
 def test_chords_are_parsed_in_both_notations(label: str, root: int, minor: bool) -> None:
-    assert chord_class(label) == 1 + root + 12 * minor
-    assert chord_class("N") == chord_class("NC") == 0
+    assert triad_class(label) == 1 + root + 12 * minor
+    assert triad_class("N") == triad_class("NC") == 0
 
 
 @pytest.mark.parametrize(
@@ -186,8 +186,8 @@ def test_an_estimate_can_be_given_back(bundled: HAFMForVocalAccompaniment, vocal
     assert again.beats == estimate.beats
     for key in ("F#:maj", "C:min"):
         other = bundled.complete_lead_sheet(*vocal, LeadSheet(key=key))
-        fits = IN_KEY[chord_class(key) - 1]
-        shares = [np.mean([fits[chord_class(label) - 1] for *_, label in each.chords]) for each in (estimate, other)]
+        fits = IN_KEY[triad_class(key) - 1]
+        shares = [np.mean([fits[triad_class(label) - 1] for *_, label in each.chords]) for each in (estimate, other)]
         assert other.key == key
         assert "key" not in other.estimated
         assert other.chords != estimate.chords
@@ -196,8 +196,8 @@ def test_an_estimate_can_be_given_back(bundled: HAFMForVocalAccompaniment, vocal
 
 @pytest.mark.parametrize("chord", range(1 + 12 * len(QUALITIES)))
 def test_every_chord_label_is_parsed_back(chord: int) -> None:
-    assert chord_index(chord_label(chord)) == chord
-    assert chord >= NUM_CHORDS or chord_class(chord_label(chord)) == chord
+    assert chord_class(chord_label(chord)) == chord
+    assert chord >= NUM_TRIADS or triad_class(chord_label(chord)) == chord
 
 
 @pytest.mark.parametrize(
@@ -214,9 +214,9 @@ def test_every_chord_label_is_parsed_back(chord: int) -> None:
     ],
 )  # fmt: skip
 def test_other_chords_map_to_the_nearest_quality(label: str, quality: str) -> None:
-    assert chord_index(label) == 1 + 12 * QUALITIES.index(quality)
-    assert chord_index("Bb" + label[1:]) == chord_index(label) + 10
-    assert chord_index("N") == 0
+    assert chord_class(label) == 1 + 12 * QUALITIES.index(quality)
+    assert chord_class("Bb" + label[1:]) == chord_class(label) + 10
+    assert chord_class("N") == 0
 
 
 FULL = LeadSheet(
@@ -276,7 +276,7 @@ def test_streams_encode_the_lead_sheet_frame_by_frame() -> None:
     assert all(
         0 <= int(row.min()) and int(row.max()) < ROW_SIZES[name] for name, row in zip(names, streams, strict=True)
     )
-    assert chord[:50].unique().tolist() == [1 + chord_index("Am7")]
+    assert chord[:50].unique().tolist() == [1 + chord_class("Am7")]
     assert chord[50:100].unique().tolist() == [1]
     assert chord[100:].unique().tolist() == [0]
     # each twelfth of a half-second beat lasts two or three frames; beats begin at frames 25 and 50

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from hafm_hf import HAFMForVocalAccompaniment, HAFMListenerConfig, HAFMListenerModel
 from hafm_hf.accompaniment.parts import PARTS
 from hafm_hf.lead_sheet.bars import chord_prior
-from hafm_hf.lead_sheet.chords import NUM_CHORDS, chord_class
+from hafm_hf.lead_sheet.chords import NUM_TRIADS, triad_class
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.lead_sheet.spelling import key_name
 from hafm_hf.listening.modeling_listener import chords_of_beats
@@ -86,17 +86,17 @@ def test_silence_and_very_short_input_have_a_tempo_and_chords(samples: np.ndarra
     model = tiny_listener()
     assert len(contour) == -(-len(samples) * CONTOUR_RATE // RATE)
     assert not np.isfinite(contour.midi).any()
-    chords = model.chords(contour, torch.zeros(len(contour)))
-    assert chords.shape == (len(contour), NUM_CHORDS)
-    assert bool(model.tempo_of(contour).isfinite().all()) if len(contour) else not len(chords)
+    chords = model.chord_probabilities(contour, torch.zeros(len(contour)))
+    assert chords.shape == (len(contour), NUM_TRIADS)
+    assert bool(model.tempo_logits_of(contour).isfinite().all()) if len(contour) else not len(chords)
 
 
 @pytest.mark.parametrize("semitones", [1, 5, 11])
 def test_chord_estimates_transpose_with_the_song(semitones: int) -> None:
     model = tiny_listener()
     phase = torch.arange(600) / 25 % 1
-    chords = model.chords(drawn_line(), phase)
-    moved = model.chords(drawn_line(higher=semitones), phase)
+    chords = model.chord_probabilities(drawn_line(), phase)
+    moved = model.chord_probabilities(drawn_line(higher=semitones), phase)
     for before, after in ((chords[:, 1:13], moved[:, 1:13]), (chords[:, 13:], moved[:, 13:])):
         torch.testing.assert_close(before.roll(semitones, 1), after, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(chords[:, 0], moved[:, 0], rtol=1e-3, atol=1e-4)
@@ -104,8 +104,8 @@ def test_chord_estimates_transpose_with_the_song(semitones: int) -> None:
 
 
 def test_known_chords_and_key_shift_the_estimates_of_the_others() -> None:
-    foreign = chord_class("F#")
-    in_key = chord_class("E")
+    foreign = triad_class("F#")
+    in_key = triad_class("E")
     key = LeadSheet(key="Am")
     opening = LeadSheet(chords=[(0.0, 3.0, "F#7"), (3.0, 4.0, "Bm")])
     assert not chord_prior(LeadSheet(tempo=90)).any()
@@ -114,14 +114,14 @@ def test_known_chords_and_key_shift_the_estimates_of_the_others() -> None:
     assert chord_prior(key)[in_key] == chord_prior(key).max()
     assert chord_prior(key)[foreign] < -0.5
     assert chord_prior(opening).argmax() == foreign
-    assert chord_prior(opening)[chord_class("B")] > 0
+    assert chord_prior(opening)[triad_class("B")] > 0
     contour = drawn_line()
     phase = torch.arange(600) / 25 % 1
     model = tiny_listener()
-    alone = model.chords(contour, phase)
-    with_opening = model.chords(contour, phase, opening)
-    with_key = model.chords(contour, phase, key)
-    assert with_opening[:200].argmax(1).tolist() == [foreign] * 150 + [chord_class("Bm")] * 50
+    alone = model.chord_probabilities(contour, phase)
+    with_opening = model.chord_probabilities(contour, phase, opening)
+    with_key = model.chord_probabilities(contour, phase, key)
+    assert with_opening[:200].argmax(1).tolist() == [foreign] * 150 + [triad_class("Bm")] * 50
     # after the opening, its chord is likelier, and so is one in the key
     assert with_opening[200:, foreign].mean() > 1.2 * alone[200:, foreign].mean()
     assert with_key[200:, in_key].mean() > 1.2 * alone[200:, in_key].mean()
@@ -130,7 +130,7 @@ def test_known_chords_and_key_shift_the_estimates_of_the_others() -> None:
 def test_masked_padding_does_not_change_the_estimates() -> None:
     model = tiny_listener()
     harmony = torch.rand(1, 9, 54)
-    time = torch.rand(1, 40, pitch_contour.TIME_NUMBERS)
+    time = torch.rand(1, 40, pitch_contour.TIME_FEATURES)
     alone = model(harmony, time)
     masks = {"harmony_mask": torch.ones(1, 14), "time_mask": torch.ones(1, 61)}
     masks["harmony_mask"][:, 9:], masks["time_mask"][:, 40:] = 0, 0
@@ -168,12 +168,12 @@ def test_the_second_tempo_is_another_peak_and_not_a_shoulder_of_the_first() -> N
 
 
 def test_a_beat_has_one_chord_the_most_likely_of_its_cells() -> None:
-    logits = torch.zeros(6, NUM_CHORDS)
+    logits = torch.zeros(6, NUM_TRIADS)
     logits[:2, 1], logits[2:, 8], logits[1, 8] = 4.0, 4.0, 9.0
     # cells of 10 frames, beats of 20
     chords = chords_of_beats(logits, torch.arange(60) / 20 % 1, 10)
     assert chords[0].argmax() == 8, "the more confident cell decides"
-    assert chords.shape == (60, NUM_CHORDS)
+    assert chords.shape == (60, NUM_TRIADS)
     assert torch.equal(chords[:20], chords[:1].expand(20, -1))
     assert torch.allclose(chords.sum(1), torch.ones(60))
     assert chords[-1].argmax() == 8
@@ -181,7 +181,7 @@ def test_a_beat_has_one_chord_the_most_likely_of_its_cells() -> None:
 
 @pytest.mark.parametrize(("better", "chords"), [(0.5, [1, 1, 1]), (0.7, [1, 8, 1])])
 def test_chords_change_only_if_the_gain_exceeds_the_penalty(better: float, chords: list[int]) -> None:
-    logits = torch.zeros(3, NUM_CHORDS)
+    logits = torch.zeros(3, NUM_TRIADS)
     logits[::2, 1], logits[1, 8] = 5.0, better
     assert chords_of_beats(logits, torch.arange(60) / 20 % 1, 20)[::20].argmax(1).tolist() == chords
 

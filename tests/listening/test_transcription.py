@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hafm_hf.lead_sheet.bars import bars_from_downbeats
-from hafm_hf.listening.transcription import ChordRecogniser, Transcriber, energies
+from hafm_hf.listening.energy import energy_sections
+from hafm_hf.listening.transcription import ChordRecogniser, Transcriber
 
 RATE = 22_050
 BAR = 2.0
@@ -60,13 +61,13 @@ def test_energies_follow_the_level_of_sections() -> None:
     # four sections of four bars of 2 s, at 1000 Hz
     levels = np.repeat([0.03, 0.1, 0.05, 0.1], 4 * 2 * 1000)
     song = (levels * np.random.default_rng(0).standard_normal(levels.size)).astype(np.float32)
-    sections = energies(song, 1000, bars=[2.0 * bar for bar in range(16)])
+    sections = energy_sections(song, 1000, bars=[2.0 * bar for bar in range(16)])
     assert [name for *_, name in sections] == ["sparse", "full", "sparse", "full"]
     assert [start for start, *_ in sections] == [0.0, 8.0, 16.0, 24.0]
     assert sections[-1][1] == 32.0
-    assert energies(song, 1000) == sections
-    assert energies(song[8000:16000], 1000) == [(0.0, 8.0, "normal")]
-    assert energies(np.zeros(8000, np.float32), 1000) == []
+    assert energy_sections(song, 1000) == sections
+    assert energy_sections(song[8000:16000], 1000) == [(0.0, 8.0, "normal")]
+    assert energy_sections(np.zeros(8000, np.float32), 1000) == []
 
 
 def test_metre_and_downbeat_come_from_regular_downbeats() -> None:

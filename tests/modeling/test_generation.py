@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hafm_hf.modeling.generation_stage import ClassifierFreeGuidance
+from hafm_hf.modeling.reference_loop import ClassifierFreeGuidance
 from hafm_hf.modeling.sampling import RandomNumbers, draw
 from modeling.test_modeling import BATCH, FRAMES, both_scores, conditioning_for
 from tiny_models import STAGES, tiny_stage

@@ -131,11 +131,11 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
     rate = tokenizer.config.frame_rate
     sheet = composite.complete_lead_sheet(voice, VOICE_RATE)
     (vocal,) = composite.feature_extractor().vocals(voice, VOICE_RATE)
-    contour = composite.encoder.listen(vocal).contour
+    contour = composite.encoder.hear(vocal).contour
     phase = sheet.beat_phase(len(contour), rate)
     if phase is None:
         return torch.zeros(0), torch.zeros(0)
-    probability, chord = listener.chords(contour, phase).max(1)
+    probability, chord = listener.chord_probabilities(contour, phase).max(1)
     true = torch.from_numpy(chord_cells(recording.chords, len(probability) / rate, cell_seconds=1 / rate))
     has_chord = true > 0
     return probability[has_chord], (chord == true)[has_chord].float()
@@ -193,10 +193,10 @@ def simulated_scores(model: HAFMListenerModel, performances: Sequence[Performanc
     estimated: list[NDArray[np.int64]] = []
     for sung in performances:
         contour = unheard(sung.contour, model.config.ear_size)
-        chords = model.chords(contour, torch.from_numpy(sung.beats % 1)).argmax(1).numpy()
+        chords = model.chord_probabilities(contour, torch.from_numpy(sung.beats % 1)).argmax(1).numpy()
         labelled = sung.chords > 0
         scores["chords"].append(float((chords == sung.chords)[labelled].mean()))
-        tempo = likeliest_tempo(model.tempi, model.tempo_of(contour))
+        tempo = likeliest_tempo(model.tempi, model.tempo_logits_of(contour))
         scores["tempo"].append(float(tempo_is_right(tempo, sung.tempo)))
         estimated.append(chords)
     names = [str(number) for number in range(len(estimated))]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hafm_hf.evaluation.statistics import Interval, bootstrap_mean
 from hafm_hf.evaluation.timing import OCTAVES, beat_f_measure, tempo_is_right, tempo_of
-from hafm_hf.lead_sheet.chords import chord_class, root_and_quality
+from hafm_hf.lead_sheet.chords import root_and_quality, triad_class
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet, Span
 
 from .references import Recording
@@ -144,7 +144,7 @@ def majmin(label: str) -> int:
         _, tones, _ = mir_eval.chord.encode(label)
     except mir_eval.chord.InvalidChordException:
         # not in Harte's notation, but as in lead sheets, such as Am7
-        return chord_class(label)
+        return triad_class(label)
     # the tones from the root up to the fifth: major and minor triads, by the classes before theirs
     triads: dict[tuple[int, ...], int] = {(1, 0, 0, 0, 1, 0, 0, 1): 0, (1, 0, 0, 1, 0, 0, 0, 1): 12}
     first_class = triads.get(tuple(int(tone) for tone in tones[:8]))

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hafm_hf.lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES
+from hafm_hf.lead_sheet.chords import NUM_TRIADS, PITCH_CLASSES
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
 from hafm_hf.tokenizers.beat_tracker import BEAT_PARTS
-from hafm_hf.tokenizers.pitch_contour import CLASS_NUMBERS, HARMONY_PARTS, PitchContour
+from hafm_hf.tokenizers.pitch_contour import CLASS_FEATURES, HARMONY_PARTS, PitchContour
 
 from ..steps import StepArguments, in_half, take_steps
 from .simulated_singer import SimulatedSinger
@@ -101,7 +101,7 @@ class SungSong:
     @property
     def prior(self) -> torch.Tensor:
         """Log of the smoothed frequency of each chord: float32 [25]."""
-        share = torch.bincount(self.chords, minlength=NUM_CHORDS) / max(len(self.chords), 1)
+        share = torch.bincount(self.chords, minlength=NUM_TRIADS) / max(len(self.chords), 1)
         return ((share + RARE) / (share + RARE).sum()).log()
 
 
@@ -162,7 +162,7 @@ class HarmonyTrainer:
             `cells`.
         """
         if self.rng.random() < self.arguments.left_out:
-            per_class = HARMONY_PARTS * CLASS_NUMBERS  # features of a pitch class
+            per_class = HARMONY_PARTS * CLASS_FEATURES  # features of a pitch class
             feature = int(self.rng.integers(per_class))
             cells[:, feature : PITCH_CLASSES * per_class : per_class] = 0.0
         return cells
@@ -188,7 +188,7 @@ class HarmonyTrainer:
         songs = self.takes if from_take else self.pool
         song = songs[int(rng.integers(len(songs)))]
         # the features that follow the pitch classes start with the share of voiced frames
-        voiced_share = PITCH_CLASSES * HARMONY_PARTS * CLASS_NUMBERS
+        voiced_share = PITCH_CLASSES * HARMONY_PARTS * CLASS_FEATURES
         for _ in range(TRIES):
             pieces = 1
             if length >= JOINED_CELLS and rng.random() < self.arguments.joined:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from hafm_hf.lead_sheet.chords import chord_class
+from hafm_hf.lead_sheet.chords import triad_class
 from hafm_hf.lead_sheet.lead_sheet import beats_passed
 
 from ..song_pool import load_labels
@@ -45,7 +45,7 @@ class Tune:
         split (str): train, validation or test.
         source (str): songs or sheets.
         notes (float64 [N, 3]): onset and length in beats, MIDI pitch; monophonic.
-        chords (float64 [C, 3]): start and end in beats, triad (`chord_class`).
+        chords (float64 [C, 3]): start and end in beats, triad (`triad_class`).
         tempo (float, *optional*): original tempo in BPM.
         metre (int): beats per bar; 0 if unknown.
         downbeat (int): index of a beat that starts a bar.
@@ -83,7 +83,7 @@ def labelled_tune(name: str, split: str, source: str, labels: Mapping[str, Any])
     if len(beats) < 2 or len(labels["notes"]) < LEAST_NOTES or not labels["chords"]:
         return None
     notes = np.array(labels["notes"], np.float64)
-    chords = np.array([(start, end, chord_class(label)) for start, end, label, *_ in labels["chords"]], np.float64)
+    chords = np.array([(start, end, triad_class(label)) for start, end, label, *_ in labels["chords"]], np.float64)
     for spans in (notes, chords):
         # starts and ends, from seconds to beats
         spans[:, :2] = beats_passed(beats, spans[:, :2].ravel()).reshape(-1, 2)
@@ -148,7 +148,7 @@ def lead_sheet_tunes(path: Path, test: int = TEST_TUNES) -> Iterator[Tune]:
             continue
         quarters_per_beat, metre = METRES[sheet["metre"]]
         notes = np.array(sorted(sheet["notes"]), dtype=np.float64)
-        chords = np.array([(start, length, chord_class(label)) for start, length, label in sheet["chords"]])
+        chords = np.array([(start, length, triad_class(label)) for start, length, label in sheet["chords"]])
         # starts and lengths, from quarter notes to beats
         notes[:, :2] /= quarters_per_beat
         chords[:, :2] /= quarters_per_beat

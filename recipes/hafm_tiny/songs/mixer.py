@@ -108,11 +108,12 @@ def _stereo_room(name: str, seconds: float, width: float, mono_rate: int, sampli
     mid = resample_poly(mono, sampling_rate // common, mono_rate // common)
     # the noise of which `_room` makes the mono response, before its low cut and normalisation
     drawn = _reverberation(np.random.default_rng(list(name.encode())), seconds, mono_rate)
-    # gives new noise the power per Hz of the resampled mono response, which `_room` divides by √Σdrawn²
+    # new noise gets the power per Hz of the resampled mono response: `_room` scales its noise to a power of 1
     level = np.sqrt(mono_rate / sampling_rate / np.sum(drawn**2))
     generator = np.random.default_rng([*name.encode(), sampling_rate])
     new_mid = level * _reverberation(generator, seconds, sampling_rate)[: mid.size]
     side = level * _reverberation(generator, seconds, sampling_rate)[: mid.size]
+    # below the mono path's highest frequency and above it, where the room also decays faster
     _, mid_above = _parted(new_mid, seconds, mono_rate / 2, sampling_rate)
     side_below, side_above = _parted(side, seconds, mono_rate / 2, sampling_rate)
     # the sides differ little at low frequencies: −24 dB at NARROW Hz and below, nothing is taken from WIDE Hz on

@@ -115,7 +115,7 @@ class Synthesiser:
             self.library.delete_fluid_synth(synth)
 
     def _played(self, synth: int, channel: int, notes: tuple[Note, ...], size: int) -> np.ndarray:
-        """Renders notes with a new synth, float32 [2, size]."""
+        """Renders notes with a synth that has not played yet, float32 [2, size]."""
         blocks = -(-size // BLOCK)
         # block, 1 for note-on or 0 for note-off, pitch, velocity; at the same time, note-offs are sorted first
         events = [(self._block(note.start), 1, note.pitch, note.velocity) for note in notes]

@@ -107,7 +107,8 @@ def test_a_listener_learns_what_only_its_ear_hears(corpus: Path) -> None:
     )
     take_steps(trainer.model, trainer.loss, arguments)
     for level, least, most in ((1.0, 0.8, 1.0), (0.0, 0.0, 0.3)):
-        found = trainer.model.chords(replace(contour, ear_features=level * heard), phase).argmax(1).numpy()
+        at_level = replace(contour, ear_features=level * heard)
+        found = trainer.model.chord_probabilities(at_level, phase).argmax(1).numpy()
         assert least <= (found == chords).mean() <= most
 
 
@@ -125,10 +126,11 @@ def test_a_pretrained_ear_becomes_part_of_the_model(corpus: Path, tmp_path: Path
     model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     voice = torch.from_numpy(soundfile.read(next(corpus.glob("train/*/vocal.flac")), dtype="float32")[0])
     (vocal,) = model.feature_extractor().vocals(voice, RATE)
-    contour = model.encoder.listen(vocal).contour
+    contour = model.encoder.hear(vocal).contour
     phase = torch.arange(1500) % 30 / 30
     assert contour.ear_features.shape == (1500, 12)
     assert model.complete_lead_sheet(voice.numpy(), RATE).chords
     other = replace(contour, ear_features=contour.ear_features[::-1])
-    assert not torch.allclose(model.listener.chords(contour, phase), model.listener.chords(other, phase))
-    assert not torch.allclose(model.listener.tempo_of(contour), model.listener.tempo_of(other))
+    listener = model.listener
+    assert not torch.allclose(listener.chord_probabilities(contour, phase), listener.chord_probabilities(other, phase))
+    assert not torch.allclose(listener.tempo_logits_of(contour), listener.tempo_logits_of(other))

@@ -122,6 +122,7 @@ def test_fitting_changes_only_vocal_tokens(fitted: Fitted) -> None:
 )
 def test_vocal_clusters_keep_notes_despite_loud_noise(clusters: int, beat_line: bool) -> None:
     after, _ = fit(tokenizer_with_centroids(clusters=clusters), replace(QUICK, beat_line=beat_line))
+    # it has loud noise in all dimensions of its features that show neither a note nor an onset
     song = sung_song(50, width=after.centroids.shape[-1])
     descriptors = torch.from_numpy(song.rhythm.descriptors)
     tokens = after.quantize(torch.from_numpy(song.features).float(), vocal=True, descriptors=descriptors).numpy()

@@ -17,7 +17,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from ..audio import check_sampling_rate
-from ..audio.feature_extraction_hafm import Vocal, instrumental_channels_first
+from ..audio.feature_extraction_hafm import PreparedVocal, instrumental_channels_first
 from ..computing import seeded_torch, suitable_threads
 from ..lead_sheet.files import FileName, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet, Span, index_of_style
@@ -45,7 +45,8 @@ class HAFMAccompanimentOutput(ModelOutput):
     """Output of `HAFMForVocalAccompaniment.generate`; lists have an entry per vocal and sample, samples innermost.
 
     Args:
-        audio: instrumentals, float32 [N] each, [C, N] from a codec with several channels, as long as their vocal.
+        audio: instrumentals, float32 [N] each, [C, N] from a codec with several channels, as long as their vocal with
+            the intro, outro and tail that it was encoded with.
         sampling_rate: sampling rate of `audio`, in Hz.
         vocal_semantic: int64 [T_v] each, at 50 Hz.
         instrumental_semantic: int64 [T_v] each, at 50 Hz.
@@ -87,7 +88,7 @@ class HAFMAccompanimentGenerationMixin:
     @torch.no_grad()
     def encode(
         self: "HAFMForVocalAccompaniment",
-        vocals: Sequence[Vocal],
+        vocals: Sequence[PreparedVocal],
         lead_sheets: Sequence[LeadSheet | None],
         options: GenerationOptions,
         *,
@@ -166,7 +167,8 @@ class HAFMAccompanimentGenerationMixin:
         the order of summation).
 
         Returns:
-            `HAFMAccompanimentOutput`; each instrumental has exactly the length of its vocal.
+            `HAFMAccompanimentOutput`; each instrumental is exactly as long as its vocal, with the intro, outro and
+            tail that it was encoded with.
 
         Raises:
             ValueError: if vocals, options, spans or a lead sheet cannot be used, saying why.
@@ -277,7 +279,7 @@ class HAFMAccompanimentGenerationMixin:
         padding_mask: Any,
         original_lengths: Any,
         original_rates: Any,
-    ) -> list[Vocal]:
+    ) -> list[PreparedVocal]:
         """The vocals in the form in which the model listens to them; the arguments are those of `generate`.
 
         Raises:
@@ -334,8 +336,8 @@ class HAFMAccompanimentGenerationMixin:
         """
         # the total is that of the first batch
         together = tokens[: self._vocals_at_once(options)]
-        songs = [count for count in together for _ in range(options.num_samples)]
-        reports.expect(*steps_of_first_stage(self.stages, songs))
+        tokens_of_rows = [count for count in together for _ in range(options.num_samples)]
+        reports.expect(*steps_of_first_stage(self.stages, tokens_of_rows))
 
     def _seeded_torch(
         self: "HAFMForVocalAccompaniment", options: GenerationOptions, seed: int
@@ -521,17 +523,20 @@ def check_supported(options: GenerationOptions, model: Any) -> None:
     Raises:
         ValueError: naming the option, or the available styles.
     """
-    supported = supported_fields(model)
+    supported = supported_needs(model)
     for name, option in options_by_name(GenerationOptions).items():
         value = getattr(options, name)
-        if option.fields and value not in (None, option.default) and supported.isdisjoint(option.fields):
+        is_set = value not in (None, option.default)
+        if is_set and option.needs_one_of and supported.isdisjoint(option.needs_one_of):
             why = " This model reads the voice only." if model.encoder.reads_voice_only else ""
             raise ValueError(f"{name} is {value!r}, which this model does not support; leave {name} out.{why}")
     if options.style not in (None, AUTO_STYLE):
         index_of_style(options.style, model.styles)
 
 
-def supported_fields(model: Any) -> set[str]:
-    """What options can set in a model: names of the lead-sheet rows that its stages read, "stem" with a separator."""
-    fields = model.encoder.lead_sheet_rows_read
-    return fields if model.separator is None else fields | {"stem"}
+def supported_needs(model: Any) -> set[str]:
+    """What `Option.needs_one_of` finds in a model: lead-sheet rows that its stages read, "stem" with a separator."""
+    rows = model.encoder.lead_sheet_rows_read
+    if model.separator is None:
+        return rows
+    return rows | {"stem"}

@@ -24,7 +24,7 @@ from ..listening.modeling_listener import HAFMListenerModel
 from ..modeling.modeling_stage import HAFMStageForCausalLM
 from ..pretrained.loading import HUB_OPTIONS, LOADING_FAULTS, find_file, load_strictly, model_source, write_checksums
 from ..pretrained.saving import (
-    HAFMHubMixin,
+    HAFMModelMixin,
     read_style_sounds,
     write_auto_map,
     write_repository_files,
@@ -38,7 +38,7 @@ from .modeling_separator import HAFMSeparatorModel
 from .parts import PARTS, check_names, part_classes, stage_parts
 
 
-class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, PreTrainedModel):
+class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMModelMixin, PreTrainedModel):
     """Semantic tokenizer, semantic, coarse and fine stage, and codec, as one model that takes and returns audio.
 
     Without a `fine` stage only the coarse codebooks are decoded. A `listener`, which estimates tempo, chords and
@@ -188,7 +188,7 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMHubMixin, 
             part.save_pretrained(folder / name, is_main_process=is_main_process, **kwargs)
         if not is_main_process:
             return
-        write_checksums(folder, only_again=True)
+        write_checksums(folder, only_existing=True)
         self.config.architectures = [type(self).__name__]
         (folder / "config.json").write_text(config_json(self.config), encoding="utf-8")
         write_auto_map(folder, self.config, type(self))

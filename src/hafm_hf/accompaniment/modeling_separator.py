@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from ..computing import CheckStop, stoppable
 from ..lead_sheet.vocabulary import STEMS
-from ..pretrained.saving import HAFMHubMixin
+from ..pretrained.saving import HAFMModelMixin
 from ..tokenizers.beat_tracker import KERNEL, HAFMDilatedLayer
 from ..tokenizers.codecs import Piecewise
 from .configuration_separator import HAFMSeparatorConfig
@@ -33,7 +33,7 @@ TOP_BAND = 1500.0
 PIECE_SECONDS = 30
 
 
-class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
+class HAFMSeparatorModel(HAFMModelMixin, PreTrainedModel):
     """Samples of an instrumental → samples of its stems, which sum to it."""
 
     config_class = HAFMSeparatorConfig

@@ -44,7 +44,7 @@ class Option:
         choices: the values that a string accepts.
         word: a string that a number accepts as well.
         internal: whether it controls how the machine computes, which clients of a server must not choose.
-        fields: lead-sheet rows, one of which a stage of the model must read; "stem" requires a separator.
+        needs_one_of: lead-sheet rows, of which a stage of the model must read one; "stem" requires a separator.
     """
 
     kind: type
@@ -56,7 +56,7 @@ class Option:
     choices: tuple[str, ...] = ()
     word: str = ""
     internal: bool = False
-    fields: tuple[str, ...] = ()
+    needs_one_of: tuple[str, ...] = ()
 
     def check(self, name: str, value: Any) -> None:
         """Refuses a value of the wrong type or out of range for the option, whose name is `name`.
@@ -129,7 +129,7 @@ class GenerationOptions:
         str,
         "Style, e.g. folk (see `hafm info`); auto: drawn by the seed among those that suit metre, tempo and density.",
         "Style",
-        fields=("style",),
+        needs_one_of=("style",),
     )
     energy: str | None = option(
         None,
@@ -137,10 +137,14 @@ class GenerationOptions:
         "How busily the band plays; auto: by the lead sheet's sections, or else the loudness of the voice.",
         "Energy",
         choices=("auto", *ENERGIES),
-        fields=("energy",),
+        needs_one_of=("energy",),
     )
     stems: bool = option(
-        False, bool, "Also drums, bass, chords and pads (pads …); they sum to the whole.", "Stems", fields=("stem",)
+        False,
+        bool,
+        "Also drums, bass, chords and pads (pads …); they sum to the whole.",
+        "Stems",
+        needs_one_of=("stem",),
     )
     skip_fine: bool = option(False, bool, "Decode the coarse codebooks only: faster, rougher.", "Skip the fine stage")
     decoding: str | None = option(
@@ -181,7 +185,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class MixOptions:
-    """How an instrumental is mixed with the voice, and how the song ends.
+    """How an instrumental is mixed with the voice, how the song begins and ends, and the rate of the output.
 
     Raises:
         ValueError: for a value of the wrong type or out of range, naming the option.
@@ -217,10 +221,16 @@ class MixOptions:
         most=30.0,
     )
     intro_bars: int = option(
-        0, int, "Bars that the band plays before the voice.", "Intro", least=0, most=16, fields=("beat", "bar")
+        0, int, "Bars that the band plays before the voice.", "Intro", least=0, most=16, needs_one_of=("beat", "bar")
     )
     outro_bars: int = option(
-        0, int, "Bars after the voice, ending on the tonic chord.", "Outro", least=0, most=16, fields=("beat", "bar")
+        0,
+        int,
+        "Bars after the voice, ending on the tonic chord.",
+        "Outro",
+        least=0,
+        most=16,
+        needs_one_of=("beat", "bar"),
     )
     output_rate: int | None = option(
         None,

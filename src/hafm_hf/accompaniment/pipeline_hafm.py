@@ -19,7 +19,7 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 from .. import audio
-from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, Vocal, are_several
+from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, PreparedVocal, are_several
 from ..lead_sheet.files import known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
@@ -273,9 +273,8 @@ class HAFMPipeline(Pipeline):
             files: unused here; `_sanitize_parameters` has applied it.
 
         Returns:
-            "prepared" (`Vocal`), the form in which the model listens to the vocal, and the vocal itself, "vocal"
-            (float32 [N] or [N, 2]) and "vocal_rate" (Hz); "instrumental" (float32 [C, N]) and "instrumental_rate"
-            (Hz), or None.
+            "prepared" (`PreparedVocal`), and the vocal as it was recorded: "vocal" (float32 [N] or [N, 2]) and
+            "vocal_rate" (Hz); "instrumental" (float32 [C, N]) and "instrumental_rate" (Hz), or None.
         """
         vocal, rate, name = self._read(input_, sampling_rate, seconds)
         vocal = audio.without_offset(vocal)
@@ -298,7 +297,7 @@ class HAFMPipeline(Pipeline):
 
     def _encode(
         self,
-        vocals: list[Vocal],
+        prepared: list[PreparedVocal],
         options: GenerationOptions,
         mix: MixOptions,
         lead_sheet: LeadSheet | None = None,
@@ -307,7 +306,7 @@ class HAFMPipeline(Pipeline):
         """Listens to vocals, as `preprocess` has prepared them.
 
         Args:
-            vocals: in the form in which the model listens to them.
+            prepared: the vocals.
             options: the generation options.
             mix: of which intro, outro and tail are used.
             lead_sheet: what is known of all the songs.
@@ -321,8 +320,8 @@ class HAFMPipeline(Pipeline):
             ValueError: as for `HAFMForVocalAccompaniment.encode`.
         """
         encoded = self.model.encode(
-            vocals,
-            [lead_sheet] * len(vocals),
+            prepared,
+            [lead_sheet] * len(prepared),
             options,
             intro_bars=mix.intro_bars,
             outro_bars=mix.outro_bars,

@@ -126,7 +126,7 @@ class Sound:
         channels: of the first part; those of others are brought to that number.
         frames: number of frames; None if that is only known after decoding, as of sounds that ffmpeg decodes.
         claimed: number of frames that the headers claim; None if they don't, or (ffmpeg) before the end.
-        refused: number of frames that counts for limits before anything is decoded; None if it is not known.
+        length_for_limits: number of frames that counts for limits before anything is decoded; None if it is not known.
         remarks: what the user should know of the sound, one sentence each.
     """
 
@@ -155,9 +155,9 @@ class Sound:
         self.channels = self._part.channels
         self.frames = self._part.frames
         self.claimed = self._part.claimed
-        self.refused = self.frames
+        self.length_for_limits = self.frames
         if isinstance(self._part, SndfilePart) and self._part.format in COMPRESSED:
-            self.refused = self.claimed
+            self.length_for_limits = self.claimed
         # samples of a part at another rate, which is resampled as a whole
         self._pending: Samples | None = None
         if len(self._sections) > 1:
@@ -193,7 +193,7 @@ class Sound:
         return part
 
     def _add_others(self) -> None:
-        """Adds the lengths of the parts after the first to `frames`, `claimed` and `refused`.
+        """Adds the lengths of the parts after the first to `frames`, `claimed` and `length_for_limits`.
 
         Sections that turn out to be no sound are left out. `remarks` says so, and that sounds are joined.
 
@@ -216,7 +216,7 @@ class Sound:
             scale = self.sampling_rate / part.sampling_rate
             self.frames = _added(self.frames, part.frames, scale)
             self.claimed = _added(self.claimed, part.claimed, scale)
-            self.refused = _added(self.refused, part.claimed, scale)
+            self.length_for_limits = _added(self.length_for_limits, part.claimed, scale)
             part.close()
         self._sections = sections
         if len(sections) > 1:
@@ -435,7 +435,7 @@ def is_sound_file(path: str | os.PathLike[str]) -> bool:
 
 
 def check_file(path: Path, name: str) -> None:
-    """Raises HAFMAudioError unless `path`, called `name` if it is empty, is a readable file that isn't.
+    """Raises HAFMAudioError unless `path` is a readable file that is not empty; `name` is what an empty one is called.
 
     What is no regular file, such as a pipe, may be empty so far.
     """

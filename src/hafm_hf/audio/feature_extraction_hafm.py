@@ -28,7 +28,7 @@ MIX_DOWN = "average channels first, vocal.mean(axis), or let the feature extract
 
 
 @dataclass(frozen=True)
-class Vocal:
+class PreparedVocal:
     """A vocal in the form in which the model listens to it.
 
     Args:
@@ -135,16 +135,16 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             return features
         return features.convert_to_tensors(return_tensors)
 
-    def prepare(self, samples: Samples, rate: int) -> Vocal:
+    def prepare(self, samples: Samples, rate: int) -> PreparedVocal:
         """Makes of a mono vocal (float32 [N] at `rate` Hz), already checked, what the model listens to.
 
         Its DC offset is removed, it is turned up if it is too quiet to be listened to, and resampled to the
         extractor's rate. (For pitch and beats, `tokenizers.pitch_contour` turns a copy up further.)
         """
         audible = turned_up(without_offset(samples), rate)
-        return Vocal(resample(audible, rate, self.sampling_rate), Fraction(len(samples), rate))
+        return PreparedVocal(resample(audible, rate, self.sampling_rate), Fraction(len(samples), rate))
 
-    def vocals(self, vocals: Any, sampling_rate: Any, padding_mask: Any = None) -> list[Vocal]:
+    def vocals(self, vocals: Any, sampling_rate: Any, padding_mask: Any = None) -> list[PreparedVocal]:
         """Like `__call__`, without padding, and for vocals of any length.
 
         Args:
@@ -163,7 +163,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
 
     def unpadded(
         self, input_values: Any, padding_mask: Any = None, original_lengths: Any = None, original_rates: Any = None
-    ) -> list[Vocal]:
+    ) -> list[PreparedVocal]:
         """The vocals of a batch that the extractor has returned; the arguments are named as there.
 
         Args:
@@ -194,7 +194,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         # no copy unless there is padding: a vocal may last an hour
         rows = [row if inside.all() else row[inside] for row, inside in zip(values, mask, strict=True)]
         if original_lengths is None or original_rates is None:
-            return [Vocal(row.numpy(), Fraction(len(row), self.sampling_rate)) for row in rows]
+            return [PreparedVocal(row.numpy(), Fraction(len(row), self.sampling_rate)) for row in rows]
         lengths = torch.as_tensor(original_lengths).tolist()
         rates = torch.as_tensor(original_rates).tolist()
         vocals = []
@@ -206,7 +206,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
                     f"input_values are at {round(len(row) / duration)} Hz, but this model listens at "
                     f"{self.sampling_rate} Hz; make them with its own extractor, model.feature_extractor()."
                 )
-            vocals.append(Vocal(row.numpy(), duration))
+            vocals.append(PreparedVocal(row.numpy(), duration))
         return vocals
 
 

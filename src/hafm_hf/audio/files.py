@@ -210,8 +210,8 @@ def _frames_to_read(sound: Sound, first: int, seconds: float | None, max_seconds
     rate = sound.sampling_rate
     # frames from the first on, as far as they count for limits
     available = math.inf
-    if sound.refused is not None:
-        available = max(sound.refused - first, 0)
+    if sound.length_for_limits is not None:
+        available = max(sound.length_for_limits - first, 0)
     most_frames = math.inf
     if seconds is None or seconds > max_seconds:
         if available < math.inf:

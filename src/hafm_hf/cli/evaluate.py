@@ -158,7 +158,7 @@ def evaluate(
 
 def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
     """Prints a report as JSON, or its scores as tables and the paths of its files in `out`."""
-    from ..evaluation.report import protocol_rows, score_rows
+    from ..evaluation.report import fad_rows, score_rows
     from ..evaluation.run import CLIPS_FILE
 
     if as_json:
@@ -168,7 +168,7 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
     # words can wrap in a narrow terminal, names_like_these cannot
     heading = [name.replace("_", " ") for name in heading]
     print_table("matched minus shuffled pairs; * above zero", heading, rows)
-    if rows := protocol_rows(report):
+    if rows := fad_rows(report):
         print_table("distance to real accompaniments", rows[0], rows[1:])
         say(report.get("published", {}).get("note", ""))
     for name in ("report.json", "report.html", CLIPS_FILE):

@@ -16,7 +16,7 @@ import torch
 from transformers.utils import CONFIG_NAME
 
 from ..audio import Samples, pad_end, resample, with_channels
-from ..audio.feature_extraction_hafm import Vocal
+from ..audio.feature_extraction_hafm import PreparedVocal
 from ..listening.encoder import HAFMVocalEncoder
 from ..listening.modeling_listener import HAFMListenerModel
 from ..modeling.configuration_stage import HAFMCoarseConfig, HAFMFineConfig
@@ -158,7 +158,7 @@ class Tokenizers:
         rate = self.semantic.config.sampling_rate
         phases = []
         for voice in voices.cpu().numpy():
-            beat_phase = self.encoder.tracked_beat_phase(Vocal(voice, Fraction(len(voice), rate)))
+            beat_phase = self.encoder.tracked_beat_phase(PreparedVocal(voice, Fraction(len(voice), rate)))
             if beat_phase is None:
                 return None
             phases.append(beat_phase.cpu())

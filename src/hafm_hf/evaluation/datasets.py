@@ -231,7 +231,8 @@ def cut_clips(clips: Sequence[Clip], seconds: float | None, hop: float | None = 
     Songs shorter than `seconds` are kept whole; a remainder at the end is dropped. Pairs are cut to the shorter sound.
 
     Raises:
-        HAFMEvaluationError: a pair's sounds differ in length by more than 1 s, a clip is below 1 s, or `hop` invalid.
+        HAFMEvaluationError: a pair's sounds differ in length by more than 1 s, a clip is below 1 s, two clips have one
+            name, or `hop` is invalid.
     """
     if (seconds is not None and seconds < LEAST_SECONDS) or (hop is not None and (seconds is None or hop <= 0)):
         raise HAFMEvaluationError(

@@ -80,7 +80,7 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     if names := list(dict.fromkeys(name for system in systems for name in system.get("other_scores", {}))):
         note = "Means over clips, with intervals over songs, from scores.jsonl beside the outputs."
         shown.append(("Scores of other tools", note, _other_rows(report, names)))
-    if rows := protocol_rows(report):
+    if rows := fad_rows(report):
         note = f"The paper's FAD_i, FAD_s and Δ = FAD_i − FAD_s. {report.get('published', {}).get('note', '')}"
         shown.append(("Isolated and separated vocals", note, rows))
     if report["fools"]:
@@ -96,8 +96,11 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     return shown
 
 
-def protocol_rows(report: dict[str, Any]) -> list[list[str]]:
-    """FAD_i, FAD_s and Δ of the model, by embedder, and published ones; the first row is the header."""
+def fad_rows(report: dict[str, Any]) -> list[list[str]]:
+    """Fréchet distances of the model and published ones; the first row is the header.
+
+    FAD_i is for isolated vocals, FAD_s for vocals separated from a mix, Δ their difference; each embedder has a row.
+    """
     ours = report.get("isolated_and_separated", {})
     columns = ("fad_i", "fad_s", "delta")
     rows = [[f"this model, {name}", *(_number(pair.get(key)) for key in columns)] for name, pair in ours.items()]
@@ -117,7 +120,10 @@ def _rows(
 
 
 def score_rows(report: dict[str, Any]) -> list[list[str]]:
-    """Matched minus shuffled pairs for each system and score; the first row is the header."""
+    """Matched minus shuffled pairs for each system and score; the first row is the header.
+
+    A star says that the whole interval lies above 0: the accompaniments follow their vocals.
+    """
     names = [score.name for score in scores_of(report)]
 
     def cell(stated: dict[str, Any] | None) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lead sheet divided into bars, from which chord charts, MIDI and MusicXML are written.
+"""A lead sheet divided into bars, from which chord charts, MIDI and MusicXML are written; the key that fits chords.
 
 Positions are in quarter notes from the beginning of the song.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chord_symbols import PITCH_CLASSES
-from .chords import IN_KEY, NUM_CHORDS, chord_class, key_fit, pitch_classes
+from .chords import IN_KEY, NUM_TRIADS, key_fit, pitch_classes, triad_class
 from .lead_sheet import LEAST_BEAT_SECONDS, LeadSheet, beats_passed
 from .metre import song_metre
 from .spelling import key_name
@@ -203,19 +203,19 @@ def chord_prior(sheet: LeadSheet) -> NDArray[np.float64]:
         float64 [25]: weighted log probabilities, relative to uniform ones; 0 for no chord, and for all triads if
         neither chords nor a key are known.
     """
-    seconds = np.zeros(NUM_CHORDS)
+    seconds = np.zeros(NUM_TRIADS)
     profile = note_seconds(sheet)
     for start, stop, label in sheet.chords:
-        seconds[chord_class(label)] += stop - start
+        seconds[triad_class(label)] += stop - start
     key = None if "key" in sheet.estimated else sheet.key
     if key is None and not profile.any():
-        return np.zeros(NUM_CHORDS)
+        return np.zeros(NUM_TRIADS)
     # weight of each key, float64 [24]
     if key is None:
         weights = np.exp(KEY_SHARPNESS * key_fit(profile))
     else:
         # keys are numbered as their tonic triads are, which follow "no chord"
-        weights = np.eye(len(IN_KEY))[chord_class(key) - 1]
+        weights = np.eye(len(IN_KEY))[triad_class(key) - 1]
     in_key = np.exp(IN_KEY_WEIGHT * (weights / weights.sum()) @ IN_KEY)  # [24 triads]
     shares = (seconds[1:] + PRIOR_SECONDS * in_key / in_key.sum()) / (seconds[1:].sum() + PRIOR_SECONDS)
     return np.array([0.0, *PRIOR_WEIGHT * np.log(len(shares) * shares)])

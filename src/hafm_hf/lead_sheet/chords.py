@@ -11,7 +11,7 @@ from .chord_symbols import PITCH_CLASSES, Degrees, pitch_class, read_chord
 from .spelling import root_name
 
 # no chord, then 12 roots without and 12 with a minor third, C first
-NUM_CHORDS = 2 * PITCH_CLASSES + 1
+NUM_TRIADS = 2 * PITCH_CLASSES + 1
 # of the conditioning stream, in Harte's shorthand; other chords are mapped to the nearest
 QUALITIES = ("maj", "min", "7", "maj7", "min7", "sus4", "dim")
 NUM_CHORD_CLASSES = 1 + PITCH_CLASSES * len(QUALITIES)
@@ -33,7 +33,7 @@ SCALES_OF_KEYS = np.stack([np.roll(mode, tonic) for mode in SCALES for tonic in 
 IN_KEY = np.hstack([sum(np.roll(SCALES_OF_KEYS, -n, 1) for n in INTERVALS[mode]) / 3 for mode in ("maj", "min")])
 
 
-def chord_class(label: str) -> int:
+def triad_class(label: str) -> int:
     """The triad of a label: 0 for no chord, then 12 roots without and 12 with a minor third.
 
     Raises:
@@ -45,7 +45,7 @@ def chord_class(label: str) -> int:
     return 1 + pitch_class(chord.root) + PITCH_CLASSES * has_minor_third(chord.degrees)
 
 
-def chord_index(label: str) -> int:
+def chord_class(label: str) -> int:
     """The class of a label among 85: 0 for no chord, then 12 roots for each of `QUALITIES`; the nearest is chosen.
 
     Raises:

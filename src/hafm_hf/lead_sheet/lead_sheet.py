@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from .chord_symbols import read_chord
-from .chords import NUM_CHORD_CLASSES, chord_index, chord_label
+from .chords import NUM_CHORD_CLASSES, chord_class, chord_label
 from .spelling import key_label, spelled
 from .vocabulary import ENERGIES as ENERGIES
 from .vocabulary import METRES as METRES
@@ -486,7 +486,7 @@ def rows_by_frame(
     rows = np.full((len(names), frames), UNKNOWN, dtype=np.int64)
     for row, name in zip(rows, names, strict=True):
         if name == "chord":
-            _fill(row, [(start, stop, chord_index(label)) for start, stop, label in sheet.chords], frame_rate)
+            _fill(row, [(start, stop, chord_class(label)) for start, stop, label in sheet.chords], frame_rate)
         elif name == "energy":
             spans = [(start, stop, ENERGIES.index(label)) for start, stop, label in sheet.sections]
             _fill(row, spans, frame_rate)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from ..audio.feature_extraction_hafm import Vocal
+from ..audio.feature_extraction_hafm import PreparedVocal
 from ..computing import CheckStop
 from ..lead_sheet.bars import likeliest_key
 from ..lead_sheet.lead_sheet import LeadSheet, rows_by_frame
@@ -27,9 +27,9 @@ from ..modeling.configuration_stage import HAFMStageConfig
 from ..tokenizers.beat_tracker import likeliest_tempo
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from ..tokenizers.pitch_contour import PitchContour, sung_notes
+from .energy import energy_sections
 from .intro_and_outro import IntroAndOutro, add_bars
 from .modeling_listener import HAFMListenerModel
-from .transcription import energies
 
 logger = logging.get_logger(__name__)
 # lead-sheet rows that depend on the beats
@@ -145,7 +145,7 @@ class HAFMVocalEncoder:
     @torch.no_grad()
     def __call__(
         self,
-        vocal: Vocal,
+        vocal: PreparedVocal,
         given: LeadSheet | None = None,
         *,
         seed: int = 0,
@@ -215,7 +215,7 @@ class HAFMVocalEncoder:
 
     def lead_sheet(
         self,
-        vocal: Vocal,
+        vocal: PreparedVocal,
         given: LeadSheet | None = None,
         heard: Heard | None = None,
         check_stop: CheckStop | None = None,
@@ -225,7 +225,7 @@ class HAFMVocalEncoder:
         Args:
             vocal: the vocal, from the feature extractor.
             given: the lead sheet, as far as it is known.
-            heard: what `listen` has returned for the vocal, if it has been called.
+            heard: what `hear` has returned for the vocal, if it has been called.
             check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Returns:
@@ -237,7 +237,7 @@ class HAFMVocalEncoder:
         return self._with_estimates(vocal, LeadSheet() if given is None else given, heard, check_stop)[0]
 
     @torch.no_grad()
-    def listen(self, vocal: Vocal, check_stop: CheckStop | None = None) -> Heard:
+    def hear(self, vocal: PreparedVocal, check_stop: CheckStop | None = None) -> Heard:
         """Measures pitches and beats of a vocal, and the features that the composite's ear, if any, extracts from it.
 
         Args:
@@ -257,14 +257,14 @@ class HAFMVocalEncoder:
             contour = replace(contour, ear_features=features.cpu().numpy())
         return Heard(contour, phase_vectors)
 
-    def tracked_beat_phase(self, vocal: Vocal) -> torch.Tensor | None:
+    def tracked_beat_phase(self, vocal: PreparedVocal) -> torch.Tensor | None:
         """The beat phase of each frame (float [T_v]) that the tokenizer reads if no beats are given.
 
         None if it tracks no beats.
         """
         if not self.semantic_tokenizer.config.beat_line:
             return None
-        beat_phase = self._beat_track(self.listen(vocal), LeadSheet())
+        beat_phase = self._beat_track(self.hear(vocal), LeadSheet())
         # a lead sheet has the times of beats, and the tokenizer reads the phase between these
         _, phase_between_beats = with_beats(LeadSheet(), beat_phase, self.semantic_tokenizer.config.frame_rate)
         return phase_between_beats
@@ -299,7 +299,7 @@ class HAFMVocalEncoder:
         sheet = replace(song.lead_sheet, style=style, estimated=estimated)
         return replace(song, lead_sheet=sheet, lead_sheet_rows=self.make_lead_sheet_rows(len(song.tokens), sheet))
 
-    def _suiting_styles(self, vocal: Vocal, sheet: LeadSheet, seed: int) -> tuple[str, ...]:
+    def _suiting_styles(self, vocal: PreparedVocal, sheet: LeadSheet, seed: int) -> tuple[str, ...]:
         """Styles that suit a vocal and its lead sheet, in the order in which the variations of a seed get them.
 
         They are chosen by metre, tempo and notes sung per second; empty if the stages have no styles.
@@ -327,6 +327,7 @@ class HAFMVocalEncoder:
         why = ""
         if self.reads_voice_only:
             why = " This model reads the voice only."
+        # `bars` are chords by the bar, which have no times yet
         if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in read:
             raise ValueError(f"Chords are given, but no stage of this model reads any; leave chords out.{why}")
         if sheet.has_beats and not self.semantic_tokenizer.config.beat_line and not read & BEAT_ROWS:
@@ -339,7 +340,7 @@ class HAFMVocalEncoder:
 
     def _with_estimates(
         self,
-        vocal: Vocal,
+        vocal: PreparedVocal,
         sheet: LeadSheet,
         heard: Heard | None = None,
         check_stop: CheckStop | None = None,
@@ -351,7 +352,7 @@ class HAFMVocalEncoder:
         Args:
             vocal: the vocal, from the feature extractor.
             sheet: the lead sheet, as far as it is known.
-            heard: what `listen` has returned for the vocal, if it has been called.
+            heard: what `hear` has returned for the vocal, if it has been called.
             check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Returns:
@@ -368,9 +369,9 @@ class HAFMVocalEncoder:
         if self.listener is None and sheet.key and "key" not in sheet.estimated and gaps:
             logger.warning("The key changes no chords, since this model has no listener; give chords instead.")
 
-        beat_phase = sheet.beat_phase(tokenizer.num_frames(self._samples(float(vocal.duration))), rate)
+        beat_phase = sheet.beat_phase(tokenizer.num_frames(self._num_samples(float(vocal.duration))), rate)
         if tokenizer.config.beat_line and heard is None and (beat_phase is None or gaps):
-            heard = self.listen(vocal, check_stop)
+            heard = self.hear(vocal, check_stop)
         if beat_phase is None and heard is not None:
             beat_phase = self._beat_track(heard, sheet, check_stop)
         if beat_phase is None:
@@ -383,22 +384,22 @@ class HAFMVocalEncoder:
         if self.listener is not None and heard is not None and gaps:
             if check_stop is not None:
                 check_stop()
-            chords = self.listener.chords(heard.contour, beat_phase, sheet)
-            sheet = with_chords(sheet, LeadSheet.from_estimates(beat_phase, chords, rate), gaps)
+            probabilities = self.listener.chord_probabilities(heard.contour, beat_phase, sheet)
+            sheet = with_chords(sheet, LeadSheet.from_estimates(beat_phase, probabilities, rate), gaps)
         return sheet, beat_phase
 
     def _beat_track(self, heard: Heard, sheet: LeadSheet, check_stop: CheckStop | None = None) -> torch.Tensor:
         """Beat phase of each frame (float [T_v]) along one beat track through the song.
 
         Args:
-            heard: what `listen` has returned for the vocal.
+            heard: what `hear` has returned for the vocal.
             sheet: its tempo, if given, is that of the track; else the track is near the listener's estimate.
             check_stop: called between pieces of the work; an exception that it raises ends it.
         """
         # in beats a minute
         estimated_tempo = None
         if self.listener is not None and sheet.tempo is None:
-            estimated_tempo = likeliest_tempo(self.listener.tempi, self.listener.tempo_of(heard.contour))
+            estimated_tempo = likeliest_tempo(self.listener.tempi, self.listener.tempo_logits_of(heard.contour))
         return self.semantic_tokenizer.track_beats(heard.phase_vectors, sheet.tempo, estimated_tempo, check_stop)
 
     def _phase_of_song(self, beat_phase: torch.Tensor, sheet: LeadSheet, frames: int) -> torch.Tensor | None:
@@ -422,17 +423,19 @@ class HAFMVocalEncoder:
 
     def num_tokens(self, seconds: float) -> int:
         """Number of tokens of a song of `seconds`, rounded up to whole frames of all stages."""
-        return self._common_frames(seconds) * self.semantic_tokenizer.config.frame_rate // self.common_frame_rate
+        frame_rate = self.semantic_tokenizer.config.frame_rate
+        return self._num_common_frames(seconds) * frame_rate // self.common_frame_rate
 
-    def _samples(self, seconds: float) -> int:
+    def _num_samples(self, seconds: float) -> int:
         """Number of samples of a vocal of `seconds`, rounded up to whole frames of all stages."""
-        return self._common_frames(seconds) * self.semantic_tokenizer.config.sampling_rate // self.common_frame_rate
+        sampling_rate = self.semantic_tokenizer.config.sampling_rate
+        return self._num_common_frames(seconds) * sampling_rate // self.common_frame_rate
 
-    def _common_frames(self, seconds: float) -> int:
+    def _num_common_frames(self, seconds: float) -> int:
         """Number of frames at the common frame rate that cover `seconds`."""
         return math.ceil(round(seconds * self.common_frame_rate, 6))
 
-    def _waveform(self, vocal: Vocal, before: float = 0.0, after: float = 0.0) -> torch.Tensor:
+    def _waveform(self, vocal: PreparedVocal, before: float = 0.0, after: float = 0.0) -> torch.Tensor:
         """The vocal with silence before and after it, padded to whole frames of all stages.
 
         Args:
@@ -443,7 +446,7 @@ class HAFMVocalEncoder:
             float32 [N] at the tokenizer's sampling rate, on its device.
         """
         first = round(before * self.semantic_tokenizer.config.sampling_rate)
-        waveform = np.zeros(self._samples(before + float(vocal.duration) + after), dtype=np.float32)
+        waveform = np.zeros(self._num_samples(before + float(vocal.duration) + after), dtype=np.float32)
         # rounding may leave room for a sample less
         samples = vocal.samples[: len(waveform) - first]
         waveform[first : first + len(samples)] = samples
@@ -523,5 +526,5 @@ def with_style_and_energy(
         sheet = replace(sheet, sections=[(0.0, len(samples) / rate, energy)], estimated=estimated)
     elif energy is not None and not sheet.sections:
         estimated = sorted({*sheet.estimated, "sections"})
-        sheet = replace(sheet, sections=energies(samples, rate, sheet.downbeats), estimated=estimated)
+        sheet = replace(sheet, sections=energy_sections(samples, rate, sheet.downbeats), estimated=estimated)
     return sheet

@@ -25,15 +25,15 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ..lead_sheet.bars import chord_prior
-from ..lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES, chord_class, chord_label
+from ..lead_sheet.chords import NUM_TRIADS, PITCH_CLASSES, chord_label, triad_class
 from ..lead_sheet.lead_sheet import LeadSheet, begins_beat
-from ..pretrained.saving import HAFMHubMixin
+from ..pretrained.saving import HAFMModelMixin
 from ..tokenizers.pitch_contour import (
-    CLASS_NUMBERS,
+    CLASS_FEATURES,
     CONTOUR_RATE,
     HARMONY_PARTS,
-    PART_NUMBERS,
-    TIME_NUMBERS,
+    PART_FEATURES,
+    TIME_FEATURES,
     PitchContour,
 )
 from .configuration_listener import HAFMListenerConfig
@@ -233,7 +233,7 @@ class HAFMTempoHead(nn.Module):
         return self.output(F.gelu(self.hidden(inputs)))[..., 0] + self.prior
 
 
-class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
+class HAFMListenerModel(HAFMModelMixin, PreTrainedModel):
     """Pitch contours → chords and tempo."""
 
     config_class = HAFMListenerConfig
@@ -246,14 +246,14 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         roots = PITCH_CLASSES
         width = config.harmony_channels
         ear = config.ear_size
-        numbers = HARMONY_PARTS * CLASS_NUMBERS
-        extras = HARMONY_PARTS * PART_NUMBERS
+        numbers = HARMONY_PARTS * CLASS_FEATURES
+        extras = HARMONY_PARTS * PART_FEATURES
         self.harmony = HAFMListenerTower(
             roots, numbers, extras, ear, width, config.harmony_layers, HARMONY_KERNEL, config.dropout
         )
         self.chord_head = HAFMTiedLayer(roots, width, MODES + 1)
         self.time = HAFMListenerTower(
-            1, TIME_NUMBERS, 0, ear, config.time_channels, config.time_layers, TIME_KERNEL, config.dropout
+            1, TIME_FEATURES, 0, ear, config.time_channels, config.time_layers, TIME_KERNEL, config.dropout
         )
         self.tempo_head = HAFMTempoHead(config.time_channels, config.tempo_bins)
         self.post_init()
@@ -325,14 +325,16 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         return self.tempo_head(hidden, mask, speeds)
 
     @torch.no_grad()
-    def tempo_of(self, contour: PitchContour) -> torch.Tensor:
+    def tempo_logits_of(self, contour: PitchContour) -> torch.Tensor:
         """Tempo logits of a song, float [K], for the candidates `tempi`."""
         cells = self._batch(contour.time_cells(self.config.time_frames))
         mask = _mask(cells)
         return self.tempo_logits(self.time(cells, mask), mask)[0]
 
     @torch.no_grad()
-    def chords(self, contour: PitchContour, phase: torch.Tensor, known: LeadSheet | None = None) -> torch.Tensor:
+    def chord_probabilities(
+        self, contour: PitchContour, phase: torch.Tensor, known: LeadSheet | None = None
+    ) -> torch.Tensor:
         """Probability of each chord at each frame of a song.
 
         Args:
@@ -344,7 +346,7 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
             float32 [T_v, 25]: no chord, 12 roots without a minor third, 12 with one.
         """
         if not len(contour) or not len(phase):
-            return torch.zeros(len(phase), NUM_CHORDS)
+            return torch.zeros(len(phase), NUM_TRIADS)
         cells = self._batch(contour.harmony_cells(self.config.harmony_frames))
         chords = self.chord_logits(cells, _mask(cells))[0].cpu()
         return chords_of_beats(chords, phase.cpu(), self.config.harmony_frames, known)
@@ -392,7 +394,7 @@ def chords_of_beats(
     for start, stop, label in sheet.chords:
         # a view: `frames` is changed
         inside = frames[max(round(start * CONTOUR_RATE), 0) : max(round(stop * CONTOUR_RATE), 0)]
-        inside -= CERTAIN * (torch.arange(NUM_CHORDS) != chord_class(label))
+        inside -= CERTAIN * (torch.arange(NUM_TRIADS) != triad_class(label))
 
     beat = F.pad(begins_beat(phase).cumsum(0), (1, 0))  # [T], the number of each frame's beat
     frames_in_beat = torch.bincount(beat)  # [beats]
@@ -440,7 +442,7 @@ def chord_choices(
         if not len(frames):
             continue
         mean_probabilities = frames.mean(0)  # [25]
-        chosen = chord_class(label)
+        chosen = triad_class(label)
         other_probabilities = mean_probabilities.clone()
         # "no chord" cannot be the runner-up
         other_probabilities[[0, chosen]] = 0.0

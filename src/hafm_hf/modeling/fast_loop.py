@@ -139,7 +139,7 @@ def packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None = N
         packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), _as_dtype(bias, torch.float32))
         product = torch.ops.quantized.linear_dynamic_fp16
         return lambda x: product(x, packed)
-    return _packed_linear(weight, rows, bias)
+    return _onednn_linear(weight, rows, bias)
 
 
 def _as_dtype(bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
@@ -147,7 +147,7 @@ def _as_dtype(bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | N
     return None if bias is None else bias.to(dtype)
 
 
-def _packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -> Linear:
+def _onednn_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -> Linear:
     """The function `x ↦ x Wᵀ + b` by oneDNN, from float32 [R, I] to float32 [R, O], on a CPU.
 
     It computes in W's precision, or in float32 where the CPU lacks a bfloat16 product; without oneDNN by PyTorch's
@@ -524,7 +524,7 @@ class FastGenerator:
         check_settings(config)
         check_weights(stage)
         self.stage = stage
-        self.config = stage.config
+        self.stage_config = stage.config
         self.pattern = stage.pattern
         self.temperature: float = config.temperature
         self.top_k: int = config.top_k
@@ -592,7 +592,7 @@ class FastGenerator:
             # complete none
             if self.pattern.num_frames(number) > complete_frames:
                 # past the end of a shorter row there is BOS, which is not a code
-                yield self.pattern.frame(predictions, complete_frames).clamp(max=self.config.codebook_size - 1)
+                yield self.pattern.frame(predictions, complete_frames).clamp(max=self.stage_config.codebook_size - 1)
                 complete_frames += 1
 
     def _continue(
@@ -666,7 +666,7 @@ class FastGenerator:
         Returns:
             Scores of the first new slot, float [B·C, V].
         """
-        config = self.config
+        config = self.stage_config
         scale = self.guidance_scale
         conditioning = for_guidance(conditioning_ids, scale)  # [R, K, T_c]
         null = null_rows(conditioning_ids, scale)
@@ -798,8 +798,8 @@ class FastGenerator:
         batch = rows // self.rows_per_sequence
         # unpacked, so that a weight that this loop does not know is an error
         tables, layers, norm, heads, head_biases = self.stage.slot_weights()
-        head_dim = self.config.head_dim
-        eps = self.config.rms_norm_eps
+        head_dim = self.stage_config.head_dim
+        eps = self.stage_config.rms_norm_eps
         self.layers = []
         for layer in layers:
             if report is not None:
@@ -923,15 +923,15 @@ class FastGenerator:
             stop -= slot % BLOCK
         stop = min(stop, slots)
         # n: a graph reads the whole cache at every step
-        keys = slots if self.compile else stop
+        num_keys = slots if self.compile else stop
         query = torch.arange(slot, stop, device=self.layout.slot.device)
-        layout = self.layout.select(self.layout.slot[:keys])
+        layout = self.layout.select(self.layout.slot[:num_keys])
         block = self.stage.model.attention_bias(layout, query).detach()  # [1 or R, H, steps, n]
         if self.large:
-            empty = -keys % BLOCK
+            empty = -num_keys % BLOCK
             block = F.pad(block, (0, empty), value=torch.finfo(block.dtype).min)
-            keys += empty
-        self.keys_and_values = [layer.cache.until(keys) for layer in self.layers]
+            num_keys += empty
+        self.keys_and_values = [layer.cache.until(num_keys) for layer in self.layers]
         self.biases = block.to(self.layers[0].projected.dtype).split(1, dim=2)
         self.block_start = slot
         if block.device.type == "cuda":

@@ -6,9 +6,8 @@ With the fusion "sum", that of all bundled stages, its sequence is the target's 
 instant is added to its input; with "prepend", the paper's, the sequence is [source 0 | … | source S−1 | target].
 
 Dimensions: B batch, L target slots (BOS first), Q target codebooks, C codes per slot (1 under the flat pattern, Q
-under the delay pattern), T target frames, K conditioning streams (tokens of the sources, then R lead-sheet rows),
-S conditioning sources, T_c conditioning frames,
-D width, H heads, V size of a target codebook.
+under the delay pattern), T target frames, K conditioning streams (tokens of the sources, then R lead-sheet rows), S
+conditioning sources, T_c conditioning frames, D width, H heads, V size of a target codebook.
 """
 
 import copy
@@ -27,10 +26,9 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ..pretrained.saving import HAFMHubMixin
+from ..pretrained.saving import HAFMModelMixin
 from .codebook_patterns import CodebookPattern, SlotPlan, codebook_pattern
 from .configuration_stage import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
-from .generation_stage import HAFMGenerationMixin
 from .layers import (
     BucketedBias,
     HAFMAttention,
@@ -46,6 +44,7 @@ from .layers import (
     token_layout,
     visible,
 )
+from .reference_loop import HAFMGenerationMixin
 from .sampling import StepReport, WindowBatch
 
 IGNORE_INDEX = -100
@@ -79,7 +78,7 @@ class SlotWeights(NamedTuple):
     head_biases: list[torch.Tensor | None]
 
 
-class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
+class HAFMPreTrainedModel(HAFMModelMixin, PreTrainedModel):
     """Base class of the decoder and the stages: initialisation, loading and attention back ends."""
 
     config_class = HAFMStageConfig

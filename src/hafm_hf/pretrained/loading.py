@@ -175,15 +175,15 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
         )
 
 
-def write_checksums(folder: str | os.PathLike[str], only_again: bool = False) -> None:
+def write_checksums(folder: str | os.PathLike[str], only_existing: bool = False) -> None:
     """Writes SHA256SUMS next to all safetensors files in and below a folder.
 
     Args:
         folder: of a model.
-        only_again: whether to write only those that exist already.
+        only_existing: whether to write only those that exist already.
     """
     for subfolder in sorted({file.parent for file in Path(folder).rglob("*.safetensors")}):
-        if not only_again or (subfolder / SUMS_FILE).exists():
+        if not only_existing or (subfolder / SUMS_FILE).exists():
             lines = [f"{_sha256(file)}  {file.name}\n" for file in sorted(subfolder.glob("*.safetensors"))]
             (subfolder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 

@@ -37,8 +37,8 @@ PLAIN_STYLE = re.compile(r"\w[\w -]*")
 UPLOAD_OPTIONS = ("token", "private", "commit_message", "commit_description", "revision", "create_pr", "tags")
 
 
-class HAFMHubMixin(SafeLoadingMixin):
-    """`push_to_hub` of whole folders, with a model card; loading by `loading.SafeLoadingMixin`, which checks files."""
+class HAFMModelMixin(SafeLoadingMixin):
+    """What our models add to `PreTrainedModel`: loading that checks files first, `push_to_hub` with a model card."""
 
     config: Any
 
@@ -77,7 +77,7 @@ class HAFMHubMixin(SafeLoadingMixin):
         model.save_pretrained(folder, **kwargs)
         if kwargs.get("is_main_process", True):
             write_auto_map(folder, self.config, type(self))
-            write_checksums(folder, only_again=True)
+            write_checksums(folder, only_existing=True)
 
     def push_to_hub(
         self,

@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 # classes into which the network divides a beat, and numbers that encode a beat phase
 BEAT_PARTS = 8
-BEAT_NUMBERS = 4
+PHASE_VECTOR_SIZE = 4
 KERNEL = 5
 # mean of the tempo prior in beats a minute, and its standard deviation in octaves
 LIKELIEST_TEMPO = 115.0

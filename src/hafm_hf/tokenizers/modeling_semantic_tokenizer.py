@@ -21,8 +21,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from ..computing import CheckStop, stoppable
 from ..lead_sheet.lead_sheet import phase_vectors
-from ..pretrained.saving import HAFMHubMixin
-from .beat_tracker import BEAT_NUMBERS, HAFMBeatTracker, HAFMRhythmNetwork
+from ..pretrained.saving import HAFMModelMixin
+from .beat_tracker import PHASE_VECTOR_SIZE, HAFMBeatTracker, HAFMRhythmNetwork
 from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from .pitch_contour import DESCRIPTORS, HAFMVocalDescriptors, PitchContour, pitch_contour
 
@@ -42,7 +42,7 @@ class HAFMSemanticTokenizerOutput(ModelOutput):
     ids: torch.Tensor | None = None
 
 
-class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
+class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
     """HuBERT cut at `config.layer`, and k-means centroids as a buffer.
 
     Depending on the configuration, vocal centroids lie in a space of their own: a linear projection of the features,
@@ -77,7 +77,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         # if separate, the vocal centroids come first, then the instrumental ones
         sources = (2,) if config.separate_centroids else ()
         self.register_buffer("centroids", torch.zeros(*sources, config.num_clusters, cut.hidden_size))
-        width = config.vocal_projection_size + BEAT_NUMBERS * bool(config.rhythm_channels)
+        width = config.vocal_projection_size + PHASE_VECTOR_SIZE * bool(config.rhythm_channels)
         if width > cut.hidden_size:
             raise ValueError(f"Vocal centroids have {width} dimensions; at most HuBERT's {cut.hidden_size} fit.")
         if config.vocal_projection_size:

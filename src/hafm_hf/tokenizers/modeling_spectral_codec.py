@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel, initialization
 
-from ..pretrained.saving import HAFMHubMixin
+from ..pretrained.saving import HAFMModelMixin
 from .configuration_codec import HAFMSpectralConfig, SpectralFormat
 
 # weight of a batch's mean in the running mean of the decoder's output
@@ -86,7 +86,7 @@ class Spectrum(nn.Module):
         size = self.format.window_length
         # of the window on both sides of a frame's own hop
         margin = (size - hop) // 2
-        audio = _mid_and_side(_at_least_single(audio)) / self.format.channels
+        audio = _mid_and_side(_at_least_float32(audio)) / self.format.channels
         padded = F.pad(audio, (margin, margin + -audio.shape[-1] % hop))
         window = torch.hann_window(size, dtype=audio.dtype, device=audio.device)
         return torch.fft.rfft(padded.unfold(-1, size, hop) * window).transpose(1, 2).flatten(2)
@@ -118,7 +118,7 @@ class Spectrum(nn.Module):
 
     def expand(self, compressed: torch.Tensor) -> torch.Tensor:
         """Inverse of `compress`: float [B, T, 2 · C · F] → complex [B, T, C · F]."""
-        real, imaginary = _at_least_single(compressed).chunk(2, dim=-1)
+        real, imaginary = _at_least_float32(compressed).chunk(2, dim=-1)
         real = real * self.usual
         imaginary = imaginary * self.usual
         magnitudes = (real.square() + imaginary.square() + SMALLEST**2).sqrt()
@@ -142,7 +142,7 @@ def _mid_and_side(audio: torch.Tensor) -> torch.Tensor:
     return torch.stack([audio[:, 0] + audio[:, 1], audio[:, 0] - audio[:, 1]], dim=1)
 
 
-def _at_least_single(values: torch.Tensor) -> torch.Tensor:
+def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
     """Half precision as float32, because complex spectra need it; other dtypes as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
@@ -273,7 +273,7 @@ class SpectralDecoder(nn.Module):
         In training the running mean is updated, in place.
         """
         if not self.training:
-            return spectra - torch.view_as_complex(_at_least_single(self.mean))
+            return spectra - torch.view_as_complex(_at_least_float32(self.mean))
         mean = spectra.mean(dim=(0, 1))
         self.mean.lerp_(torch.view_as_real(mean.detach()), MEAN_MOMENTUM)
         return spectra - mean
@@ -332,7 +332,7 @@ def _band_weights(bands: int, bins: int, highest: float, bands_below: int, edge:
         return (1 - (band_of_bin - torch.arange(bands, device="cpu")[:, None]).abs()).clamp_min(0)
 
 
-class HAFMSpectralModel(HAFMHubMixin, PreTrainedModel):
+class HAFMSpectralModel(HAFMModelMixin, PreTrainedModel):
     """The spectral codec: an encoder, a residual quantiser and a decoder.
 
     Args:

@@ -64,9 +64,9 @@ VOTES = 5
 FLUX_RANGES = (slice(0, 18), slice(18, 40))
 # parts of a harmony cell, features per pitch class and part, and further features per part
 HARMONY_PARTS = 2
-CLASS_NUMBERS = 2
-PART_NUMBERS = 3
-TIME_NUMBERS = 10
+CLASS_FEATURES = 2
+PART_FEATURES = 3
+TIME_FEATURES = 10
 A4_HZ = 440.0
 # weight of the prior that a voice is in tune with A4_HZ; it counts more the less its pitches agree
 IN_TUNE = 0.4

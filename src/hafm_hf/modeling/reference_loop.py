@@ -286,8 +286,10 @@ class HAFMGenerationMixin(GenerationMixin):
     ) -> Any:
         """Makes the cache as long as the conditioning and the target together.
 
-        Sets `target_frames` in `model_kwargs`, the number of frames of the target, if it is not given. Arguments and
-        result are those of transformers' method; `max_cache_length` counts the target's slots.
+        Also sets `target_frames` in `model_kwargs` if it is not given: the number of frames of the target, by which
+        `prepare_inputs_for_generation` hides slots without a frame. It depends on `max_length`, which transformers
+        knows from here on, and on `_target_frames` (`_prepare_generation_config`). Arguments and result are those of
+        transformers' method; `max_cache_length` counts the target's slots.
         """
         # max_length counts slots, the first being BOS; a target that is continued later may end after this call's
         if not model_kwargs.get("target_frames"):
