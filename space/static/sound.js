@@ -53,7 +53,9 @@ function decodesOpus() {
 async function download(path) {
   for (let attempt = 0; ; attempt += 1) {
     const reply = await fetch(fileAddress(path)).catch(() => null);
-    if (reply && !reply.ok && reply.status < 500 && reply.status !== 429) throw new Error("This sound has been removed from the server.");
+    // a server that is busy (429) or has failed may answer later
+    const isGone = reply && !reply.ok && reply.status < 500 && reply.status !== 429;
+    if (isGone) throw new Error("This sound has been removed from the server.");
     const file = reply?.ok ? await reply.blob().catch(() => null) : null;
     if (file) return file;
     await new Promise((done) => setTimeout(done, 1000 * Math.min(0.5 * 2 ** attempt, LONGEST_PAUSE)));

@@ -24,7 +24,8 @@ from vocals import EXAMPLE, file_bytes
 
 RATE, SECONDS = 24_000, 10
 # of the song of the example vocal
-BEATS_PER_BAR, TEMPO = 4, 96
+BEATS_PER_BAR = 4
+TEMPO = 96
 # bytes of files that the page keeps (static/sound.js)
 MOST_FETCHED = 100e6
 STATIC = str(REPOSITORY / "space" / "static")

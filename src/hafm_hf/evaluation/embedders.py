@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Audio embedders for the Fréchet and kernel distances; the name of each states its network and windows.
 
-Dimensions: N samples at the embedder's own rate, n windows, B of them in a batch, D width,
-T frames.
+Dimensions: N samples at the embedder's own rate, n windows, B of them in a batch, D width, T frames.
 """
 
 import hashlib

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Features that the scores are computed from, extracted once per clip: chroma, onsets, beats and pitch.
 
-Everything is measured at 16 kHz in mono. Dimensions: T frames at 100 Hz, T_c frames of chroma at 16 Hz, K
-beats, N samples. The tuning is
-A = 440 Hz for every sound: estimating it for each recording would forgive an accompaniment a quarter tone off.
+Everything is measured at 16 kHz in mono. The tuning is A = 440 Hz for every sound: estimating it for each recording
+would forgive an accompaniment a quarter tone off.
+
+Dimensions: N samples, T frames at 100 Hz, T_c frames of chroma at 16 Hz, K beats.
 """
 
 from collections.abc import Mapping
