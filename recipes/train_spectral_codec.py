@@ -7,9 +7,11 @@
         --warmup_steps 50 --averaging 0.995 --level_weight 0.5 --adversarial_from 1 --adversarial_ramp 300 \
         --discriminator_learning_rate 1e-3 --discriminator_share 0.5
     python recipes/train_spectral_codec.py --corpus CORPUS --records FOLDER --out RUN --codec CODEC \
-        --decoder_only true --output_sampling_rate 44100 --output_audio_channels 2 --steps 2000 --batch_size 4 \
-        --varied_rows 1 --learning_rate 5e-4 --final_learning_rate 2e-5 --warmup_steps 50 --averaging 0.995 \
-        --stft_sizes 512,2048,8192 --mel_weight 0 --level_weight 0.25
+        --decoder_only true --output_sampling_rate 44100 --output_audio_channels 2 --steps 1700 --batch_size 4 \
+        --varied_rows 1 --learning_rate 4e-4 --final_learning_rate 2e-5 --warmup_steps 50 --averaging 0.995 \
+        --stft_sizes 512,2048,8192 --mel_weight 0 --level_weight 0.25 --pan_weight 4 --records_share 0.25 \
+        --adversarial_from 1 --adversarial_ramp 300 --discriminator_learning_rate 1e-3 --discriminator_share 0.5 \
+        --judged_rows 2 --sizes 512,1024,2048
 
 CORPUS is the output of recipes/build_song_corpus.py. The second command only trains the decoder of a spectral codec
 further, on more corpora and on recordings in FOLDER, of which every eighth is held out for tests; codes stay the same.
@@ -157,7 +159,7 @@ def main() -> None:
     if not model.figures:
         return
     if stereo_rate:
-        held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stereo_rate=stereo_rate)
+        held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stems=True, stereo_rate=stereo_rate)
         figures = evaluate_in_stereo({"before": before, "after": finished}, held_out)
         Path(run.out, "figures.json").write_text(json.dumps(figures, indent=2))
         return

@@ -13,20 +13,23 @@ MEL_BANDS = 80
 LOWEST_MEL_HZ = 40.0
 
 
-def log_mel(samples: Samples, sampling_rate: int, hops_in_window: int = 8) -> NDArray[np.float64]:
+def log_mel(
+    samples: Samples, sampling_rate: int, hops_in_window: int = 8, bands: int = MEL_BANDS
+) -> NDArray[np.float64]:
     """Log-mel spectrogram at 100 frames per second.
 
     Args:
         samples (float32 [N], at `sampling_rate` Hz).
         hops_in_window: window length in hops, rounded up to a power of 2; long windows resolve pitch, short ones time.
+        bands: number of mel bands, up to half the sampling rate.
 
     Returns:
-        float64 [80, 1 + N // hop], dB below the loudest value, at least -80.
+        float64 [`bands`, 1 + N // hop], dB below the loudest value, at least -80.
     """
     hop = sampling_rate // FRAME_RATE
     # the next power of 2
     size = 1 << (hop * hops_in_window - 1).bit_length()
-    filters = mel_filters(size, sampling_rate, MEL_BANDS, LOWEST_MEL_HZ)
+    filters = mel_filters(size, sampling_rate, bands, LOWEST_MEL_HZ)
     # half a window on both sides, so that a clip shorter than a window has frames as well
     padded = np.pad(samples, size // 2)
     power = spectrogram(

@@ -49,7 +49,8 @@ class SpectralTrainingArguments:
     `quantize_from`: step at which quantisation starts.
     `adversarial_from`: step at which discriminators start; 0: never. The weight of the adversarial loss rises linearly
     over the following `adversarial_ramp` steps.
-    `decoder_only`: freezes encoder and codebooks, and so all codes; for a codec that is already trained.
+    `decoder_only`: freezes encoder and codebooks, and so all codes; for a codec that is already trained. `side_only`,
+    in stereo, freezes the decoder of mid as well.
     """
 
     steps: int = 6000
@@ -68,6 +69,7 @@ class SpectralTrainingArguments:
     waveform_weight: float = 1.0
     side_weight: float = field(default=0.05, metadata={"help": "of the side's waveform error, relative to the mid's"})
     side_level_weight: float = field(default=4.0, metadata={"help": "of the side's level, relative to the mid's"})
+    pan_weight: float = field(default=0.0, metadata={"help": "of the pans' distance; for stereo only"})
     spectral_weight: float = 0.5
     stft_sizes: str = field(
         default="256,1024,4096,8192", metadata={"help": "windows of the spectral loss, in samples"}
@@ -85,6 +87,7 @@ class SpectralTrainingArguments:
     sizes: str = field(default="256,512,1024", metadata={"help": "STFT windows of the discriminators, in samples"})
     records_share: float = field(default=0.35, metadata={"help": "share of crops from recordings, if there are any"})
     decoder_only: bool = False
+    side_only: bool = False
     seed: int = 0
 
 
@@ -106,8 +109,8 @@ def level_distance(
     """
     true = band_powers(target, sampling_rate, size)
     decoded = band_powers(output, sampling_rate, size)
-    # bands 50 dB below the loudest one hardly count
-    floor = 1e-5 * true.amax(dim=1, keepdim=True) + 1e-8
+    # bands 70 dB below the loudest one hardly count: the highest octave of a side is 55 dB below
+    floor = 1e-7 * true.amax(dim=1, keepdim=True) + 1e-10
     # 0.5: the logarithm of a power is twice that of a magnitude
     distances = 0.5 * ((true + floor).log() - (decoded + floor).log()).abs().mean(dim=1)
     if target.shape[1] == 1:
@@ -130,6 +133,46 @@ def mid_and_side(audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and half the difference, float [B, 1, N] each, of left and right [B, 2, N]."""
     left, right = audio.split(1, dim=1)
     return (left + right) / 2, (left - right) / 2
+
+
+def pan_distance(target: torch.Tensor, pans: torch.Tensor, spectrum: Spectrum) -> torch.Tensor:
+    """Mean squared distance of a decoder's pans from those that explain the side of `target` best.
+
+    The best pan of a frequency in a frame is the least-squares factor from mid to side. It says nothing where the mid
+    is silent, so distances are weighted by the mid's magnitude, relative to the frequency's mean.
+
+    Args:
+        target (float [B, 2, N]): crops.
+        pans (float [B, T, F]): `SpectralBranch.pans`.
+        spectrum: the decoder's.
+    """
+    mid, side = spectrum.analyse(target).chunk(2, dim=-1)  # [B, T, F] each
+    power = mid.abs().square()
+    best = (side * mid.conj()).real / (power + 1e-8 * power.mean() + 1e-12)
+    magnitudes = mid.abs()
+    # quiet high frequencies count too, but not those that are silent throughout
+    weights = magnitudes / (magnitudes.mean(dim=(0, 1)) + 1e-3 * magnitudes.mean())
+    return (weights * (pans - best.clamp(-1, 1)).square()).mean() / weights.mean()
+
+
+def _draw_views(
+    target: torch.Tensor, output: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each clip of stereo mid, side, left or right at random, the same of both sounds; mono as it is.
+
+    Args:
+        target, output (float [B, C, N]): crops, and what the codec makes of them.
+        generator: draws the views.
+
+    Returns:
+        float [B, 1, N] each.
+    """
+    if target.shape[1] == 1:
+        return target, output
+    rows = torch.arange(len(target))
+    drawn = torch.randint(4, (len(target),), generator=generator)
+    views = [torch.stack([*mid_and_side(sound), *sound.split(1, dim=1)], dim=1) for sound in (target, output)]
+    return views[0][rows, drawn], views[1][rows, drawn]
 
 
 def level_window(sampling_rate: int) -> int:
@@ -213,10 +256,12 @@ class SpectralTrainer:
         codec.encoder.requires_grad_(not arguments.decoder_only)
         self.counts = torch.ones(codec.quantizer.codebooks.shape[:2], device=codec.device)
         self.sums = codec.quantizer.codebooks.clone()
-        decoder = codec.decoder
-        output_parameters = [*decoder.last.parameters()]
-        if decoder.noise:
-            output_parameters += decoder.noise.parameters()
+        codec.decoder.mid.requires_grad_(not arguments.side_only)
+        output_parameters = []
+        for branch in codec.decoder.branches:
+            for layer in (branch.last, branch.noise, branch.pan):
+                if layer is not None:
+                    output_parameters += [weight for weight in layer.parameters() if weight.requires_grad]
         output_ids = {id(parameter) for parameter in output_parameters}
         others = [weight for weight in codec.parameters() if weight.requires_grad and id(weight) not in output_ids]
         # "factor" is this class's: of the scheduled learning rate
@@ -431,8 +476,9 @@ class SpectralTrainer:
 
         with in_half(self.codec.device):
             hidden = self.codec.decoder.hidden(decoded)
+        hidden = [states.float() for states in hidden]
         target = batch.target
-        output = self.codec.decoder.sound(hidden.float(), batch.first)
+        output = self.codec.decoder.sound(hidden, batch.first)
         sampling_rate = self.codec.config.output_format.sampling_rate
         windows = tuple(map(int, arguments.stft_sizes.split(",")))
         terms = {
@@ -442,6 +488,7 @@ class SpectralTrainer:
             "level": lambda: level_distance(
                 target, output, sampling_rate, level_window(sampling_rate), arguments.side_level_weight
             ),
+            "pan": lambda: pan_distance(target, self._pans(hidden), self.codec.decoder.spectrum),
         }
         # terms of weight 0 are not computed
         for name, term in terms.items():
@@ -453,6 +500,12 @@ class SpectralTrainer:
             rows = torch.randperm(len(target), generator=generator)[: arguments.judged_rows].to(target.device)
             loss = loss + self._adversarial_loss(target[rows], output[rows], generator, report)
         return loss, report
+
+    def _pans(self, hidden: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The pans of a stereo decoder for its hidden states: float [B, T, F]."""
+        side = self.codec.decoder.side
+        assert side is not None
+        return side.pans(hidden[1])
 
     def _waveform_error(self, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """`relative_error` of mono; of stereo, that of mid plus, with a weight of its own, that of side."""
@@ -501,6 +554,8 @@ class SpectralTrainer:
     ) -> torch.Tensor:
         """Adversarial loss of decoded crops; first updates the discriminators in a share of the steps.
 
+        Of stereo, they judge mid, side, left or right, drawn for each row.
+
         Args:
             target (float [B, C, N]): crops.
             output (like it): what the codec makes of them.
@@ -509,6 +564,7 @@ class SpectralTrainer:
         """
         discriminator = self.discriminator
         arguments = self.arguments
+        target, output = _draw_views(target, output, generator)
         if float(torch.rand(1, generator=generator)) < arguments.discriminator_share:
             with in_half(self.codec.device):
                 discriminator_loss = discriminator.loss(target, output)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A spectral codec whose decoder plays a wider format, from a trained one: another rate, and left and right.
 
-Encoder, codebooks and the decoder's blocks are the trained ones. So is what the decoder plays in the middle up to the
-old bandwidth: its output layers' rows are copied. Rows for higher frequencies and for the side are new.
+Encoder and codebooks are the trained ones. So is what the decoder plays in the middle up to the old bandwidth: blocks
+and rows of output layers are copied. The side's blocks begin as the middle's; rows for higher frequencies and for the
+side are new.
 """
 
 import torch
-from torch import nn
 
 from hafm_hf import HAFMSpectralConfig, HAFMSpectralModel
 from hafm_hf.tokenizers.modeling_spectral_codec import SpectralDecoder
@@ -35,34 +35,34 @@ def widened(codec: HAFMSpectralModel, sampling_rate: int, channels: int) -> HAFM
         )
     options = codec.config.to_dict() | {"output_sampling_rate": sampling_rate, "output_audio_channels": channels}
     wide_codec = HAFMSpectralModel(HAFMSpectralConfig.from_dict(options)).to(codec.device, codec.dtype)
-    kept = {name: value for name, value in codec.state_dict().items() if not _belongs_to_output(name)}
+    kept = {name: value for name, value in codec.state_dict().items() if not name.startswith("decoder.")}
     wide_codec.load_state_dict(kept, strict=False)
+    for branch in wide_codec.decoder.branches:
+        for part in ("first", "blocks", "norm"):
+            getattr(branch, part).load_state_dict(getattr(codec.decoder.mid, part).state_dict())
+        branch.last.weight.mul_(NEW_ROWS_LEVEL)
     _copy_output(codec.decoder, wide_codec.decoder)
     return wide_codec
 
 
-def _belongs_to_output(name: str) -> bool:
-    """Whether the weight of this name depends on the decoder's output format."""
-    return name.startswith(("decoder.last.", "decoder.noise.", "decoder.mean", "decoder.spectrum."))
-
-
 def _copy_output(old: SpectralDecoder, new: SpectralDecoder) -> None:
-    """Copies the rows of what both decoders play, the middle up to the old bandwidth, and makes the others quieter.
+    """Copies the rows of what both decoders play, the middle up to the old bandwidth.
 
     Args:
         old: plays mono.
         new: changed in place.
     """
-    channels = new.spectrum.format.channels
     bins = old.spectrum.format.num_bins
+    before = old.mid
+    after = new.mid
     # magnitudes of spectra are proportional to the window's length
     scale = new.spectrum.format.window_length / old.spectrum.format.window_length
-    new.last.weight.mul_(NEW_ROWS_LEVEL)
-    for target, value in ((new.last.weight, old.last.weight), (new.last.bias, old.last.bias)):
-        target.unflatten(0, (2, channels, -1))[:, 0, :bins] = value.unflatten(0, (2, bins))
-    new.mean.unflatten(0, (channels, -1))[0, :bins] = scale * old.mean
-    new.spectrum.usual.unflatten(0, (channels, -1))[0, :bins] = scale**new.config.compression * old.spectrum.usual
-    if isinstance(new.noise, nn.Linear) and isinstance(old.noise, nn.Linear):
-        bands = old.noise.out_features
-        for target, value in ((new.noise.weight, old.noise.weight), (new.noise.bias, old.noise.bias)):
-            target.unflatten(0, (channels, -1))[0, :bands] = value
+    for target, value in ((after.last.weight, before.last.weight), (after.last.bias, before.last.bias)):
+        target.unflatten(0, (2, -1))[:, :bins] = value.unflatten(0, (2, bins))
+    # mid comes first
+    new.mean[:bins] = scale * old.mean
+    new.spectrum.usual[:bins] = scale**new.config.compression * old.spectrum.usual
+    if after.noise is not None and before.noise is not None:
+        bands = before.noise.out_features
+        after.noise.weight[:bands] = before.noise.weight
+        after.noise.bias[:bands] = before.noise.bias

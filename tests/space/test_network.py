@@ -311,7 +311,7 @@ def open_song_of_pieces(page: Page) -> None:
 
 
 def check_heard_to_the_end(page: Page, after: float = 1.0) -> None:
-    """Waits until a second has been heard, and then for the end; checks that the whole song has been heard."""
+    """Waits until more than `after` seconds are heard, then for the end; checks that the whole song has been heard."""
     page.wait_for_function("second => heard > second", arg=after)
     # the end of the song, where the playhead returns to the beginning
     page.wait_for_function("!desk.playing && !desk.waits")

@@ -2,6 +2,7 @@
 """The spectral codec: its STFT, no constant spectral lines in the output, reproducible noise, and its codebooks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,12 @@ from hafm_hf.audio.files import read_audio
 from hafm_hf.audio.samples import resample
 from hafm_hf.tokenizers.codecs import CodecStream, as_codec, load_codec
 from hafm_hf.tokenizers.configuration_codec import HAFMSpectralConfig, codec_format
-from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel, Spectrum, _band_weights
+from hafm_hf.tokenizers.modeling_spectral_codec import (
+    HAFMSpectralModel,
+    SpectralBranch,
+    Spectrum,
+    _band_weights,
+)
 from tiny_models import tiny_spectral_codec
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -59,7 +65,7 @@ def test_spectra_have_whole_frames_and_resynthesise_audio(window: int, hop: int,
 def test_centring_removes_constant_lines_from_the_decoders_output(noise_bands: int) -> None:
     model = tiny_spectral_codec(noise_bands=noise_bands)
     # like trained decoders, it outputs a constant where it cannot predict
-    torch.nn.init.normal_(model.decoder.last.bias, std=0.7)
+    torch.nn.init.normal_(model.decoder.mid.last.bias, std=0.7)
     codes = torch.randint(model.config.codebook_size, (1, 8, 1_000))
     before = as_codec(model).decode(codes)[0, 0]
     latents = model.quantizer.decode(torch.randint(model.config.codebook_size, (4, 8, 64)))
@@ -89,8 +95,8 @@ def test_a_constant_spectrum_gets_no_gradient() -> None:
 
 def test_noise_depends_only_on_the_frames_position_in_the_song() -> None:
     model = tiny_spectral_codec(noise_bands=8)
-    assert model.decoder.noise is not None
-    torch.nn.init.constant_(model.decoder.noise.bias, 3.0)
+    assert model.decoder.mid.noise is not None
+    torch.nn.init.constant_(model.decoder.mid.noise.bias, 3.0)
     latents = torch.randn(1, model.config.codebook_dim, 60)
     with torch.no_grad():
         audio = model.decoder(latents)
@@ -105,7 +111,7 @@ def test_noise_depends_only_on_the_frames_position_in_the_song() -> None:
 def test_phase_jitter_removes_lines_from_high_frequencies_only() -> None:
     model = tiny_spectral_codec(noise_bands=0)
     # a constant output, and no tracked mean to remove it, gives lines
-    torch.nn.init.normal_(model.decoder.last.bias, std=0.7)
+    torch.nn.init.normal_(model.decoder.mid.last.bias, std=0.7)
     codes = torch.randint(model.config.codebook_size, (1, 8, 1_000))
     plain = as_codec(model).decode(codes)[0, 0]
     model.config.phase_jitter = 1.0
@@ -218,15 +224,51 @@ def test_spectra_of_stereo_are_those_of_the_mean_and_half_the_difference_of_its_
     torch.testing.assert_close(side, mono.analyse((left - right) / 2))
 
 
+def stereo_codec(**options: Any) -> tuple[HAFMSpectralModel, SpectralBranch]:
+    """A spectral codec that plays 44.1 kHz stereo, all of it in the middle, and the branch of its side."""
+    model = tiny_spectral_codec(**WIDE, **options)
+    side = model.decoder.side
+    assert side is not None
+    assert side.pan is not None
+    for weight in (*side.last.parameters(), *side.pan.parameters()):
+        torch.nn.init.zeros_(weight)
+    if side.noise is not None:
+        torch.nn.init.zeros_(side.noise.weight)
+        torch.nn.init.constant_(side.noise.bias, -30.0)
+    return model, side
+
+
+@pytest.mark.parametrize("noise_bands", [0, 8])
+def test_a_pan_moves_the_mid_to_one_side_and_leaves_the_mean_of_both(noise_bands: int) -> None:
+    model, side = stereo_codec(noise_bands=noise_bands, phase_jitter=1.0)
+    codes = torch.randint(model.config.codebook_size, (1, 8, 40))
+    left, right = as_codec(model).decode(codes)[0]
+    torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3)
+    mid = left
+    assert side.pan is not None
+    torch.nn.init.constant_(side.pan.bias, float(np.arctanh(0.6)))
+    left, right = as_codec(model).decode(codes)[0]
+    torch.testing.assert_close(left, 1.6 * mid, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(right, 0.4 * mid, atol=1e-4, rtol=1e-3)
+
+
 def test_phase_jitter_leaves_an_instrument_at_its_side() -> None:
-    model = tiny_spectral_codec(noise_bands=0, phase_jitter=1.0, **WIDE)
-    bins = model.config.output_format.num_bins
+    model, side = stereo_codec(noise_bands=0, phase_jitter=1.0)
     # side equals mid: everything is on the left
-    for held in (model.decoder.last.weight, model.decoder.last.bias):
-        halves = held.data.unflatten(0, (2, 2, bins))
-        halves[:, 1] = halves[:, 0]
+    side.load_state_dict(model.decoder.mid.state_dict(), strict=False)
     left, right = as_codec(model).decode(torch.randint(model.config.codebook_size, (1, 8, 40)))[0]
     assert right.square().mean() < 1e-6 * left.square().mean()
+
+
+def test_the_side_does_not_change_the_mid() -> None:
+    model, side = stereo_codec(noise_bands=8)
+    codes = torch.randint(model.config.codebook_size, (1, 8, 40))
+    before = as_codec(model).decode(codes)[0]
+    for weight in side.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    after = as_codec(model).decode(codes)[0]
+    torch.testing.assert_close(after.mean(0), before.mean(0), atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(after[0], before[0], atol=1e-3)
 
 
 def test_noise_bands_are_as_wide_above_the_inputs_bandwidth() -> None:

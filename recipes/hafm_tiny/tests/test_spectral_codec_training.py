@@ -2,6 +2,7 @@
 """Training a spectral codec on short synthetic songs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,19 @@ from scipy.signal import resample_poly
 from hafm_hf import HAFMSpectralConfig, HAFMSpectralModel
 from hafm_hf.pretrained.loading import codec_fingerprint
 from hafm_hf.tokenizers.codecs import as_codec
+from hafm_hf.tokenizers.modeling_spectral_codec import Spectrum
 from hafm_tiny.codec import evaluate_codec
 from hafm_tiny.song_pool import SongPool
-from hafm_tiny.spectral_codec import SpectralTrainer, SpectralTrainingArguments, level_distance
+from hafm_tiny.spectral_codec import SpectralTrainer, SpectralTrainingArguments, level_distance, pan_distance
 from hafm_tiny.state import load_state, save_state
-from hafm_tiny.stereo_figures import OCTAVES, evaluate_in_stereo, log_spectral_distance, octave_levels
+from hafm_tiny.stereo_figures import (
+    OCTAVES,
+    evaluate_in_stereo,
+    level_differences,
+    log_spectral_distance,
+    notes_alone,
+    octave_levels,
+)
 from hafm_tiny.wider_codec import widened
 from programs import RECIPES, run_program
 from synthetic_songs import write_song
@@ -198,7 +207,8 @@ def settled_codec(pool: SongPool) -> HAFMSpectralModel:
 
 def test_a_widened_codec_has_the_same_codes_and_begins_with_the_same_middle(stereo_pool: SongPool) -> None:
     codec = settled_codec(stereo_pool)
-    torch.nn.init.constant_(codec.decoder.noise.bias, -30.0)  # type: ignore[union-attr]
+    assert codec.decoder.mid.noise is not None
+    torch.nn.init.constant_(codec.decoder.mid.noise.bias, -30.0)
     wide = widened(codec, 2 * RATE, 2).eval()
     assert codec_fingerprint(wide) == codec_fingerprint(codec)
     codes = as_codec(codec).encode(torch.from_numpy(stereo_pool.songs[0].instrumental / 32768).float()[None, None])
@@ -231,6 +241,38 @@ def test_a_widened_decoder_learns_where_the_band_is(stereo_pool: SongPool) -> No
     assert figures["after"]["side_db"][250] > -8
 
 
+def test_the_best_pan_is_the_share_of_the_middle_that_the_side_is() -> None:
+    spectrum = Spectrum(HAFMSpectralConfig(audio_channels=2).input_format, 0.5)
+    middle = torch.randn(2, 1, 9_600, generator=torch.Generator().manual_seed(0))
+    panned = torch.cat([1.6 * middle, 0.4 * middle], dim=1)
+    pans = torch.full((2, 30, spectrum.format.num_bins), 0.6)
+    assert float(pan_distance(panned, pans, spectrum)) < 1e-6
+    assert float(pan_distance(panned, pans - 0.5, spectrum)) == pytest.approx(0.25, rel=1e-3)
+    assert float(pan_distance(panned.flip(1), pans, spectrum)) == pytest.approx(1.2**2, rel=1e-3)
+
+
+def test_a_decoder_learns_at_which_side_a_band_stands_with_discriminators_of_stereo(stereo_pool: SongPool) -> None:
+    codec = settled_codec(stereo_pool)
+    options = arguments(decoder_only=True, mel_weight=0.0, stft_sizes="64,256", pan_weight=1.0, adversarial_from=1)
+    trainer = SpectralTrainer(widened(codec, 2 * RATE, 2).train(), stereo_pool, replace(options, sizes="64,128"))
+    trainer.start_wider(codec.config.output_format.num_bins)
+    reports = [trainer.train_step() for _ in range(60)]
+    assert np.mean([report["pan"] for report in reports[-5:]]) < 0.3 * reports[0]["pan"]
+    assert all(report["adversarial"] > 0 for report in reports[1:])
+
+
+def test_training_the_side_alone_leaves_the_decoder_of_mid(stereo_pool: SongPool) -> None:
+    wide = widened(settled_codec(stereo_pool), 2 * RATE, 2).train()
+    before = {name: value.clone() for name, value in wide.decoder.named_parameters()}
+    options = arguments(decoder_only=True, side_only=True, mel_weight=0.0, stft_sizes="64,256", pan_weight=1.0)
+    trainer = SpectralTrainer(wide, stereo_pool, options)
+    for _ in range(3):
+        trainer.train_step()
+    after = dict(trainer.averaged().decoder.named_parameters())
+    changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"side"}
+
+
 def test_training_in_stereo_refuses_songs_without_it(pool: SongPool) -> None:
     trainer = SpectralTrainer(widened(tiny_codec(), 2 * RATE, 2), pool, arguments(decoder_only=True))
     with pytest.raises(ValueError, match="has no stereo.flac; render the corpus with --stereo-rate"):
@@ -240,6 +282,20 @@ def test_training_in_stereo_refuses_songs_without_it(pool: SongPool) -> None:
 def test_log_spectral_distance_of_a_louder_sound_is_its_level() -> None:
     sound = np.random.default_rng(0).standard_normal((2, 20_000))
     assert log_spectral_distance(sound, 2 * sound) == pytest.approx(6.02, abs=0.01)
+
+
+def test_notes_of_an_instrument_that_stands_alone_are_where_it_stands() -> None:
+    time = np.arange(3 * 24_000) / 24_000
+    # E4 in the first second, as chords; C5 in the second and third as pads, with a bass on it in the third
+    chords = 0.1 * np.sin(2 * np.pi * 329.6 * time) * (time < 1)
+    pads = 0.1 * np.sin(2 * np.pi * 523.3 * time) * (time >= 1)
+    bass = 0.1 * np.sin(2 * np.pi * 523.3 * time + 1) * (time >= 2)
+    notes = notes_alone({"chords": chords, "pads": pads, "bass": bass}, 24_000)
+    assert [band for _, _, band in notes] == [16, 24]
+    assert all(stop <= 20 for _, stop, _ in notes)
+    stereo = np.stack([1.5 * chords + 0.5 * pads, 0.5 * chords + 1.5 * pads])
+    differences = level_differences(stereo, notes, 24_000)
+    np.testing.assert_allclose(differences, [9.5, -9.5], atol=0.1)
 
 
 def test_octave_levels_are_those_of_sines() -> None:

@@ -4,14 +4,16 @@
 Transposed convolutions leave tonal artifacts at fixed frequencies set by their strides (Pons et al. 2021, arXiv
 2010.14356). Here no layer runs at the sampling rate; the blocks are ConvNeXt's, as in Vocos (Siuzdak 2023, arXiv
 2306.00814). Such a decoder would still fill in what the codes leave open with a constant spectrum, heard as a comb at
-the frame rate; so its mean over time is subtracted, noise has a branch of its own, and high phases are jittered.
+the frame rate; so its mean over time is subtracted, noise has a layer of its own, and high phases are jittered.
 The decoder may play another format than the encoder reads: at another rate, frequencies are as far apart as at the
 encoder's, so that the spectra begin alike. Audio of two channels is left and right; its spectra are those of mid, the
-mean of both, and side, half their difference.
+mean of both, and side, half their difference. An instrument stands at one side if its side is a share of its mid, so
+the side's branch gives each frequency a pan.
 Dimensions: B batch, C channels, N samples, Q codebooks, T frames, D width, F frequencies.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -200,10 +202,54 @@ class ResidualQuantizer(nn.Module):
         return torch.stack(vectors).sum(0).transpose(1, 2)
 
 
+class SpectralBranch(nn.Module):
+    """Latent vectors → the compressed spectrum of mid (of mono: of the sound) or of side, its noise, and its pans.
+
+    Args:
+        config: gives the sizes.
+        is_side: whether it is the side's, which has pans.
+    """
+
+    def __init__(self, config: HAFMSpectralConfig, is_side: bool) -> None:
+        super().__init__()
+        width = config.decoder_width
+        layers = config.decoder_layers
+        size = config.kernel_size
+        bins = config.output_format.num_bins
+        self.first = nn.Conv1d(config.codebook_dim, width, size, padding=size // 2)
+        self.blocks = nn.ModuleList(SpectralBlock(width, config, layers) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.last = nn.Linear(width, 2 * bins)
+        self.noise = nn.Linear(width, config.num_noise_bands) if config.num_noise_bands else None
+        self.pan = nn.Linear(width, bins) if is_side else None
+
+    def hidden(self, latents: torch.Tensor) -> torch.Tensor:
+        """Output of the blocks, normalised, for latent vectors [B, D, T]: [B, T, width]."""
+        hidden = self.first(latents).transpose(1, 2)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.norm(hidden)
+
+    def noise_levels(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Log level of the noise in each band, less FIRST_NOISE_LEVEL, for hidden states: [B, T, bands]."""
+        assert self.noise is not None
+        levels: torch.Tensor = self.noise(hidden)
+        return levels
+
+    def pans(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Where each frequency stands, from -1 (right) to 1 (left), for the side's hidden states: [B, T, F].
+
+        It is the share of the mid that is added to the side: left is the mid times 1 + pan, right times 1 − pan.
+        """
+        assert self.pan is not None
+        return _at_least_float32(self.pan(hidden)).tanh()
+
+
 class SpectralDecoder(nn.Module):
     """Latent vectors → audio: a spectrum whose mean over time is zero, plus noise with a level per band.
 
-    Outside training the mean is a running one (the buffer `mean` [C · F, 2]); a constant spectrum cannot be learnt.
+    Outside training the mean is a running one (the buffer `mean` [C · F, 2]); a constant spectrum cannot be learnt. In
+    stereo, side has a branch of its own: what a decoder learns for the side does not change the mid.
     """
 
     mean: torch.Tensor
@@ -213,18 +259,17 @@ class SpectralDecoder(nn.Module):
         output = config.output_format
         self.spectrum = Spectrum(output, config.compression)
         self.config = config
-        width = config.decoder_width
-        layers = config.decoder_layers
-        size = config.kernel_size
-        # of all channels
-        bins = output.channels * output.num_bins
-        bands = output.channels * config.num_noise_bands
-        self.first = nn.Conv1d(config.codebook_dim, width, size, padding=size // 2)
-        self.blocks = nn.ModuleList(SpectralBlock(width, config, layers) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.last = nn.Linear(width, 2 * bins)
-        self.noise = nn.Linear(width, bands) if bands else None
-        self.register_buffer("mean", torch.zeros(bins, 2))
+        # of mono, the sound itself
+        self.mid = SpectralBranch(config, is_side=False)
+        self.side = SpectralBranch(config, is_side=True) if output.channels == 2 else None
+        self.register_buffer("mean", torch.zeros(output.channels * output.num_bins, 2))
+
+    @property
+    def branches(self) -> list[SpectralBranch]:
+        """Of mid, and in stereo of side."""
+        if self.side is None:
+            return [self.mid]
+        return [self.mid, self.side]
 
     def forward(self, latents: torch.Tensor, first_frame: int | torch.Tensor = 0) -> torch.Tensor:
         """Audio [B, C, T · hop] of latent vectors [B, D, T].
@@ -235,25 +280,25 @@ class SpectralDecoder(nn.Module):
         """
         return self.sound(self.hidden(latents), first_frame)
 
-    def hidden(self, latents: torch.Tensor) -> torch.Tensor:
-        """Output of the blocks, normalised, for latent vectors [B, D, T]: [B, T, width]."""
-        hidden = self.first(latents).transpose(1, 2)
-        for block in self.blocks:
-            hidden = block(hidden)
-        return self.norm(hidden)
+    def hidden(self, latents: torch.Tensor) -> list[torch.Tensor]:
+        """Hidden states of each branch for latent vectors [B, D, T]: [B, T, width] each."""
+        return [branch.hidden(latents) for branch in self.branches]
 
-    def sound(self, hidden: torch.Tensor, first_frame: int | torch.Tensor = 0) -> torch.Tensor:
+    def sound(self, hidden: Sequence[torch.Tensor], first_frame: int | torch.Tensor = 0) -> torch.Tensor:
         """Audio of hidden states.
 
         Args:
-            hidden (float [B, T, width]): from `hidden`.
+            hidden (float [B, T, width] each): from `hidden`.
             first_frame: index of the first frame in the song, which selects the noise; an int, or int64 [B].
 
         Returns:
             float [B, C, T · hop].
         """
         config = self.config
-        spectra = self._centred(self.spectrum.expand(self.last(hidden)))
+        branches = list(zip(self.branches, hidden, strict=True))
+        # real and imaginary parts of each channel, [B, T, 2, F] each
+        compressed = [branch.last(states).unflatten(-1, (2, -1)) for branch, states in branches]
+        spectra = self._centred(self.spectrum.expand(torch.cat(compressed, dim=-1).flatten(-2)))
         noise = self._drawn(spectra, first_frame)
         if config.phase_jitter:
             # generated codes hardly determine phases at high frequencies; unjittered, these sound as a comb
@@ -263,8 +308,12 @@ class SpectralDecoder(nn.Module):
             # the same for mid and side, or an instrument at one side would be heard at the other
             angles = config.phase_jitter * share * noise.real[..., : output.num_bins]
             spectra = spectra * torch.polar(torch.ones_like(angles), angles).repeat(1, 1, output.channels)
-        if self.noise is not None:
-            spectra = spectra + noise * self._noise_amplitudes(self.noise(hidden))
+        if config.num_noise_bands:
+            levels = torch.cat([branch.noise_levels(states) for branch, states in branches], dim=-1)
+            spectra = spectra + noise * self._noise_amplitudes(levels)
+        if self.side is not None:
+            mid, side = spectra.chunk(2, dim=-1)
+            spectra = torch.cat([mid, side + self.side.pans(hidden[1]) * mid], dim=-1)
         return self.spectrum.synthesise(spectra)
 
     def _centred(self, spectra: torch.Tensor) -> torch.Tensor:
@@ -364,11 +413,14 @@ class HAFMSpectralModel(HAFMModelMixin, PreTrainedModel):
         elif isinstance(module, ResidualQuantizer):
             initialization.normal_(module.codebooks)
         elif isinstance(module, SpectralDecoder):
-            # std 0.5 in the real and imaginary parts: about the typical level once `expand` has raised the magnitudes
-            initialization.normal_(module.last.weight, std=0.5 * module.last.in_features**-0.5)
             initialization.zeros_(module.mean)
-            if module.noise is not None:
-                initialization.zeros_(module.noise.weight)
+            # here, since transformers passes over modules that have no weights but their children's
+            for branch in module.branches:
+                # std 0.5 in the real and imaginary parts: about the typical level once `expand` has raised magnitudes
+                initialization.normal_(branch.last.weight, std=0.5 * branch.last.in_features**-0.5)
+                for layer in (branch.noise, branch.pan):
+                    if layer is not None:
+                        initialization.zeros_(layer.weight)
 
     def forward(self, audio: torch.Tensor) -> torch.Tensor:
         """Encodes audio float [B, C, N] with all codebooks and decodes it, in the format of the output."""
