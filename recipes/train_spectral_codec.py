@@ -154,6 +154,8 @@ def main() -> None:
     train_on_songs(trainer, arguments.steps, run, lambda out: trainer.averaged().save_pretrained(out / "codec"))
     finished = trainer.settle(min(300, arguments.steps))
     finished.config.phase_jitter = model.phase_jitter
+    if output.channels == 2:
+        trainer.level_side(finished)
     finished.save_pretrained(Path(run.out) / "codec")
 
     if not model.figures:

@@ -2,7 +2,7 @@
 """Makes measurements of rendered voices resemble human singing, so that a rhythm network generalises to real singers.
 
 A rendered singer holds every pitch, attacks every note and is silent between notes; a network trained on such singers
-alone gets better at their rhythm and worse at real people's. The output of `HAFMVocalDescriptors.measure` for a
+alone gets better at their rhythm and worse at real people's. The output of `VocalAnalyser.measure` for a
 rendered voice is therefore modified, differently for each take: scoops, glides, vibrato and pitch errors; accents,
 slow attacks and early releases; consonants before the beat, breaths, a room and background noise. The shares of voiced
 frames, levels, glides and rises are then close to real singers'.

@@ -36,6 +36,12 @@ PLAIN = ("step", "quantized", "counts", "sums")
 # steps that training never reaches, whose batches are drawn before it and after it
 START_STEP = 10_000_000
 SETTLING_STEP = 20_000_000
+# limits in dB of the gains by which the side gets its true level, and from which frequency on others hold
+SIDE_GAINS_DB = (-3.0, 6.0)
+HIGH_GAINS_DB = (-3.0, 20.0)
+HIGH_HZ = 8_000.0
+# log level at which noise is silent
+SILENT_NOISE = -60.0
 # RMS of the quietest crops that are used
 LEAST_RMS = 3e-3
 # RMS in dBFS of crops with another level
@@ -218,6 +224,14 @@ def _stereo_crop(song: Song, start: int, size: int) -> np.ndarray:
     return song.stereo[:, start : start + size] * np.float32(song.stereo_scale / PCM_SCALE)
 
 
+def _thirds_of_octaves(powers: np.ndarray, hertz: np.ndarray) -> np.ndarray:
+    """Sums powers (float64 [n, F]) over the third of an octave around each of F frequencies in Hz: float64 [n, F]."""
+    sums = np.pad(np.cumsum(powers, axis=1), ((0, 0), (1, 0)))
+    first = np.searchsorted(hertz, hertz / 2 ** (1 / 6))
+    end = np.searchsorted(hertz, hertz * 2 ** (1 / 6), side="right")
+    return sums[:, end] - sums[:, first]
+
+
 def _random_curve(rng: np.random.Generator, bins: int) -> np.ndarray:
     """Gain of each bin of a smooth random equaliser: float64 [bins].
 
@@ -350,6 +364,47 @@ class SpectralTrainer:
             latents = codec.encoder(batch.audio)
             codec.decoder(codec.quantizer.decode(codec.quantizer.encode(latents)), batch.first)
         return codec.eval()
+
+    @torch.no_grad()
+    def level_side(self, codec: HAFMSpectralModel, batches: int = 24) -> None:
+        """Gives the side of a stereo decoder its true level: scales, in place, what it adds to the pans.
+
+        Losses that compare waveforms and spectra prefer a side that is too quiet. The gain of a frequency is that of
+        the third of an octave around it in `batches` batches, within SIDE_GAINS_DB, from HIGH_HZ on HIGH_GAINS_DB.
+
+        Args:
+            codec: in evaluation mode, as `settle` returns it.
+            batches: number of batches.
+        """
+        decoder = codec.decoder
+        spectrum = decoder.spectrum
+        bins = spectrum.format.num_bins
+        panned = copy.deepcopy(decoder)
+        assert panned.side is not None
+        torch.nn.init.zeros_(panned.side.last.weight)
+        torch.nn.init.zeros_(panned.side.last.bias)
+        panned.mean[bins:] = 0.0
+        if panned.side.noise is not None:
+            torch.nn.init.zeros_(panned.side.noise.weight)
+            torch.nn.init.constant_(panned.side.noise.bias, SILENT_NOISE)
+        # power of the side in each frequency: true, decoded, and from the pans alone
+        powers = np.zeros((3, bins))
+        for index in range(batches):
+            batch = self._draw(SETTLING_STEP + index)
+            latents = codec.quantizer.decode(codec.quantizer.encode(codec.encoder(batch.audio)))
+            sounds = (batch.target, decoder(latents, batch.first), panned(latents, batch.first))
+            for number, sound in enumerate(sounds):
+                _, side = spectrum.analyse(sound).chunk(2, dim=-1)
+                powers[number] += side.abs().square().mean(dim=(0, 1)).double().cpu().numpy()
+        hertz = np.linspace(0, spectrum.format.sampling_rate / 2, bins)
+        true, decoded, from_pans = _thirds_of_octaves(powers, hertz)
+        gains_db = 10 * np.log10(np.maximum(true - from_pans, 1e-12) / np.maximum(decoded - from_pans, 1e-3 * decoded))
+        is_high = hertz >= HIGH_HZ
+        gains_db = np.where(is_high, gains_db.clip(*HIGH_GAINS_DB), gains_db.clip(*SIDE_GAINS_DB))
+        gains = torch.from_numpy(10 ** (gains_db / 20)).to(spectrum.usual)
+        # `usual` is of compressed magnitudes, `mean` of uncompressed ones
+        spectrum.usual[bins:] *= gains**spectrum.compression
+        decoder.mean[bins:] *= gains[:, None]
 
     def _draw(self, step: int) -> Batch:
         """The batch of a step: crops of instrumentals, and varied ones."""

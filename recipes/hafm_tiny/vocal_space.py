@@ -25,7 +25,7 @@ from feature_clusters import Reservoir, fit_clusters
 from hafm_hf.tokenizers.beat_tracker import BEAT_PARTS
 from hafm_hf.tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from hafm_hf.tokenizers.pitch_contour import HAFMVocalDescriptors
+from hafm_hf.tokenizers.pitch_contour import VocalAnalyser
 
 from .human_takes import human_take
 from .rhythm import SCORED_SECONDS, RhythmArguments, RhythmTrainer, rhythm_scores
@@ -111,7 +111,7 @@ def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig, takes: int 
     vocal = (song.vocal / PCM_SCALE).astype(np.float32)
     rate = config.frame_rate
     frames = -(-len(vocal) * rate // config.sampling_rate)
-    extractor = HAFMVocalDescriptors(config.sampling_rate, rate)
+    extractor = VocalAnalyser(config.sampling_rate, rate)
     measured = extractor.measure(vocal, frames)
     rng = np.random.default_rng(zlib.crc32(song.name.encode()))
     human_takes = (human_take(measured, song.labels["notes"], rng) for _ in range(takes))

@@ -18,7 +18,7 @@ from hafm_hf import HAFMFeatureExtractor, LeadSheet, audio
 from hafm_hf.audio import feature_extraction_hafm
 from hafm_hf.corpus.tokenizing import TokenizerOptions, Tokenizers
 from hafm_hf.lead_sheet.bars import on_the_beat, with_bars_throughout
-from hafm_hf.tokenizers.pitch_contour import HAFMVocalDescriptors
+from hafm_hf.tokenizers.pitch_contour import VocalAnalyser
 from tiny_models import encoded, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer
 from vocals import CODEC_RATE, glide
 
@@ -66,8 +66,8 @@ def test_a_real_voice_has_the_tokens_that_a_corpus_holds_of_it(accompany: Any, s
 )
 def test_a_voice_is_listened_to_and_resampled_once_a_call(monkeypatch: pytest.MonkeyPatch, bars: Any) -> None:
     band = transformers.pipeline("vocal-accompaniment", model=reading_composite(**BEATS), device="cpu")
-    measured = Mock(side_effect=HAFMVocalDescriptors.measure)
-    monkeypatch.setattr(HAFMVocalDescriptors, "measure", lambda *given, **how: measured(*given, **how))
+    measured = Mock(side_effect=VocalAnalyser.measure)
+    monkeypatch.setattr(VocalAnalyser, "measure", lambda *given, **how: measured(*given, **how))
     resampled = Mock(side_effect=feature_extraction_hafm.resample)
     monkeypatch.setattr(feature_extraction_hafm, "resample", resampled)
     band(glide(2.0, 44_100), sampling_rate=44_100, seed=1, skip_fine=True, **bars)

@@ -20,7 +20,7 @@ from hafm_hf.lead_sheet.spelling import key_name
 from hafm_hf.listening.modeling_listener import chords_of_beats
 from hafm_hf.tokenizers import pitch_contour
 from hafm_hf.tokenizers.beat_tracker import HAFMBeatTracker, likeliest_tempo
-from hafm_hf.tokenizers.pitch_contour import CONTOUR_RATE, HAFMVocalDescriptors, PitchContour
+from hafm_hf.tokenizers.pitch_contour import CONTOUR_RATE, PitchContour, VocalAnalyser
 from tiny_models import tiny_codec, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 
@@ -51,7 +51,7 @@ def drawn_line(frames: int = 600, higher: float = 0.0) -> PitchContour:
 
 def line_of(samples: np.ndarray) -> PitchContour:
     """The pitch contour of audio at 16 kHz."""
-    measured = HAFMVocalDescriptors(RATE, CONTOUR_RATE).measure(samples, -(-len(samples) * CONTOUR_RATE // RATE))
+    measured = VocalAnalyser(RATE, CONTOUR_RATE).measure(samples, -(-len(samples) * CONTOUR_RATE // RATE))
     return pitch_contour.pitch_contour(*measured)
 
 

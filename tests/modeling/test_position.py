@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hafm_hf import HAFMCoarseConfig
-from hafm_hf.modeling.layers import RelativeAttentionBias, causal_bucket, signed_bucket, token_layout, visible
+from hafm_hf.modeling.layers import RelativeAttentionBias, causal_bucket, signed_bucket, slot_layout, visible
 from tiny_models import SIZES, VOCABULARIES, tiny_stage
 
 
@@ -39,7 +39,7 @@ def test_signed_buckets_distinguish_past_from_future() -> None:
 
 
 def test_target_slots_are_aligned_with_the_conditioning_frame_of_their_time() -> None:
-    layout = token_layout(coarse_config(), conditioning_frames=50, target_slots=300)
+    layout = slot_layout(coarse_config(), conditioning_frames=50, target_slots=300)
     for slot in (0, 3, 4, 7, 8, 150, 299):
         # four slots a frame, at 75 Hz; the two sources before them have 50 frames each, at 50 Hz
         instant = (slot // 4) / 75
@@ -51,7 +51,7 @@ def test_target_slots_are_aligned_with_the_conditioning_frame_of_their_time() ->
 def test_time_scheme_gives_simultaneous_tokens_one_bias_at_any_length(frames: int) -> None:
     config = coarse_config(position_scheme="time")
     bias = RelativeAttentionBias(config)
-    layout = token_layout(config, frames, frames * 6)
+    layout = slot_layout(config, frames, frames * 6)
     buckets = bias.buckets(layout, layout)[0]
     for source in (0, 1):
         together = 32 + 64 * source
@@ -89,7 +89,7 @@ def test_compiled_bias_is_right_for_targets_that_are_no_multiple_of_conditioning
     torch.nn.init.normal_(bias.weight)
 
     def whole() -> torch.Tensor:
-        layout = token_layout(config, 400, 603)
+        layout = slot_layout(config, 400, 603)
         return bias(layout, layout, visible(config, layout, layout))
 
     assert torch.equal(torch.compile(whole)(), whole())

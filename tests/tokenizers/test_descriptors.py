@@ -6,14 +6,14 @@ import pytest
 
 from hafm_hf.audio import Samples
 from hafm_hf.tokenizers import pitch_contour
-from hafm_hf.tokenizers.pitch_contour import DESCRIPTORS, HAFMVocalDescriptors, fundamental_frequency
+from hafm_hf.tokenizers.pitch_contour import DESCRIPTORS, VocalAnalyser, fundamental_frequency
 from vocals import CODEC_RATE, glide
 
 RATE, FRAME_RATE = 16_000, 50
 
 
 def measure(samples: Samples) -> np.ndarray:
-    measuring = HAFMVocalDescriptors(RATE, FRAME_RATE)
+    measuring = VocalAnalyser(RATE, FRAME_RATE)
     return measuring.describe(*measuring.measure(samples, -(-len(samples) * FRAME_RATE // RATE)))
 
 
@@ -72,7 +72,7 @@ def test_descriptors_are_finite_in_silence_and_complete_for_short_clips() -> Non
 
 def test_frame_rates_that_do_not_divide_the_descriptor_rate_are_refused() -> None:
     with pytest.raises(ValueError, match="frame_rate is 60; it must divide the 100 analysis"):
-        HAFMVocalDescriptors(RATE, 60)
+        VocalAnalyser(RATE, 60)
 
 
 @pytest.mark.parametrize("rate", [16_000, 24_000, 44_100])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hafm_hf.tokenizers.beat_tracker import BEAT_PARTS
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from hafm_hf.tokenizers.pitch_contour import CONTOUR_RATE, HAFMVocalDescriptors, PitchContour, pitch_contour
+from hafm_hf.tokenizers.pitch_contour import CONTOUR_RATE, PitchContour, VocalAnalyser, pitch_contour
 
 from ..human_takes import human_take
 from ..song_pool import PCM_SCALE, finished_songs, load_song
@@ -63,7 +63,7 @@ def sung_takes(
     for folder in finished_songs(corpus / "train"):
         song = load_song(folder, RATE)
         vocal = (song.vocal / PCM_SCALE).astype(np.float32)
-        measured = HAFMVocalDescriptors(RATE, CONTOUR_RATE).measure(vocal, len(vocal) * CONTOUR_RATE // RATE)
+        measured = VocalAnalyser(RATE, CONTOUR_RATE).measure(vocal, len(vocal) * CONTOUR_RATE // RATE)
         if ear is None and rng.random() >= RENDERED:
             measured = human_take(measured, song.labels["notes"], rng)
         contour = pitch_contour(*measured)

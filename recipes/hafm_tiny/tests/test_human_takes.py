@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from hafm_hf.tokenizers.pitch_contour import FRAME_RATE, MEL_BANDS, HAFMVocalDescriptors
+from hafm_hf.tokenizers.pitch_contour import FRAME_RATE, MEL_BANDS, VocalAnalyser
 from hafm_tiny.human_takes import Measured, human_take
 
 # start s, stop s, pitch; at the end a note too short to change, and one cut off by the recording
@@ -55,7 +55,7 @@ def test_a_take_depends_only_on_its_seed_and_a_silent_voice_is_unchanged() -> No
         np.testing.assert_array_equal(values, same_seed)
         assert not np.array_equal(values, other_seed, equal_nan=True)
         assert values.dtype == exact.dtype
-    describe = HAFMVocalDescriptors(16_000, 50).describe
+    describe = VocalAnalyser(16_000, 50).describe
     assert np.isfinite(describe(*first)).all()
     silent = (np.full(100, np.nan, np.float32), *exact_voice()[1:])
     assert human_take(silent, NOTES, np.random.default_rng(0)) is silent

@@ -261,6 +261,27 @@ def test_a_decoder_learns_at_which_side_a_band_stands_with_discriminators_of_ste
     assert all(report["adversarial"] > 0 for report in reports[1:])
 
 
+def test_a_side_that_is_too_quiet_gets_its_level(stereo_pool: SongPool) -> None:
+    wide = widened(settled_codec(stereo_pool), 2 * RATE, 2).eval()
+    trainer = SpectralTrainer(wide, stereo_pool, arguments(decoder_only=True, varied_rows=0))
+    trainer.start_wider(wide.config.input_format.num_bins)
+    side = wide.decoder.side
+    assert side is not None
+    # it sounds like the mid, but is 6 dB too quiet, since its typical magnitudes are
+    side.load_state_dict(wide.decoder.mid.state_dict(), strict=False)
+    spectrum = wide.decoder.spectrum
+    spectrum.usual[spectrum.format.num_bins :] *= 0.5**spectrum.compression
+
+    def side_level() -> float:
+        """Level of the octave around 250 Hz of the side, decoded − true, in dB."""
+        figures = evaluate_in_stereo({"wide": wide}, stereo_pool, depths=(4,), seconds=1.0, clips=6)
+        return float(figures["wide"]["side_db"][250])
+
+    assert side_level() < -4
+    trainer.level_side(wide, batches=6)
+    assert abs(side_level()) < 1
+
+
 def test_training_the_side_alone_leaves_the_decoder_of_mid(stereo_pool: SongPool) -> None:
     wide = widened(settled_codec(stereo_pool), 2 * RATE, 2).train()
     before = {name: value.clone() for name, value in wide.decoder.named_parameters()}

@@ -16,7 +16,7 @@ from ..modeling.sampling import RandomNumbers
 from ..modeling.windows import ROWS_AT_ONCE, SongCodes, StageRun, default_decoding
 from ..tokenizers.codecs import Codec
 from .options import GenerationOptions
-from .parts import VOCAL, stage_parts
+from .parts import VOCAL_STREAM, stage_parts
 
 # called with (stage, steps done, total steps); an exception raised in it ends the generation
 Progress = Callable[[str, int, int], None]
@@ -56,7 +56,7 @@ class StageChain:
         # the stage that writes each stream
         self.writers = {self.table[name].writes: name for name in stages}
         # by the name of each stream, its length in frames in every song
-        frames = {VOCAL: [len(encoded.tokens) for encoded in encoder_outputs]}
+        frames = {VOCAL_STREAM: [len(encoded.tokens) for encoded in encoder_outputs]}
         decoding = options.decoding or default_decoding(stages.values())
         # of the codec, by the acoustic stages before
         codebooks_so_far = 0
@@ -105,10 +105,10 @@ class StageChain:
     def codes(self, number: int) -> torch.Tensor:
         """The codec codes of a song generated so far: int64 [Q, T_a]."""
         acoustic = [self.table[name].writes for name in self.runs if self.table[name].acoustic]
-        return _stacked([self.tokens_of(stream, number) for stream in acoustic])
+        return _stacked([self.codes_of(stream, number) for stream in acoustic])
 
-    def tokens_of(self, name: str, number: int) -> torch.Tensor:
-        """The tokens of a song that are final so far, int64 [Q, T].
+    def codes_of(self, name: str, number: int) -> torch.Tensor:
+        """The codes of a song's stream that are final so far, int64 [Q, T]; semantic streams have one codebook.
 
         Args:
             name: of a stream that a stage reads or writes, as in `PARTS`: "vocal_semantic", "coarse" …
@@ -139,7 +139,7 @@ class StageChain:
         """The conditioning of a stage (by its name) that exists so far: int64 [K, T_c] for each song."""
         conditioning = []
         for number, encoded in enumerate(self.encoder_outputs):
-            streams = [self.tokens_of(name_of_stream, number) for name_of_stream in self.table[name].reads]
+            streams = [self.codes_of(name_of_stream, number) for name_of_stream in self.table[name].reads]
             if name in encoded.lead_sheet_rows:
                 streams.append(encoded.lead_sheet_rows[name])
             conditioning.append(_stacked(streams))

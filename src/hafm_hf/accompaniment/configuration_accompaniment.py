@@ -12,7 +12,7 @@ from ..modeling.configuration_stage import HAFMFineConfig
 from ..pretrained.checks import check_range
 from ..tokenizers.configuration_codec import CodecFormat, check_codec_config, codec_format, describe_codec
 from ..tokenizers.pitch_contour import CONTOUR_RATE
-from .parts import PARTS, VOCAL, StageEntry, stage_parts
+from .parts import PARTS, VOCAL_STREAM, StageEntry, stage_parts
 
 
 def _default_config(name: str) -> SubConfigSpec:
@@ -91,12 +91,12 @@ class HAFMConfig(PreTrainedConfig):
         configs = {name: getattr(self, f"{name}_config") for name in stage_parts()}
         configs = {name: config for name, config in configs.items() if config is not None}
         # codebook sizes and frame rate of each token stream
-        sizes = {VOCAL: [tokenizer.num_clusters]}
-        rates = {VOCAL: tokenizer.frame_rate}
+        sizes = {VOCAL_STREAM: [tokenizer.num_clusters]}
+        rates = {VOCAL_STREAM: tokenizer.frame_rate}
         for name, config in configs.items():
             stage = stage_parts()[name]
-            sizes[stage.writes] = config.codebook_sizes if stage.acoustic else sizes[VOCAL]
-            rates[stage.writes] = codec.frame_rate if stage.acoustic else rates[VOCAL]
+            sizes[stage.writes] = config.codebook_sizes if stage.acoustic else sizes[VOCAL_STREAM]
+            rates[stage.writes] = codec.frame_rate if stage.acoustic else rates[VOCAL_STREAM]
 
         for name, config in configs.items():
             stage = stage_parts()[name]

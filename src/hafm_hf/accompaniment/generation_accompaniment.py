@@ -414,7 +414,7 @@ class HAFMAccompanimentGenerationMixin:
         decoded = {
             "audio": without_one_channel(audio),
             "vocal_semantic": encoded.tokens.cpu(),
-            "instrumental_semantic": chain.tokens_of("instrumental_semantic", number)[0].cpu(),
+            "instrumental_semantic": chain.codes_of("instrumental_semantic", number)[0].cpu(),
             "codes": codes.cpu(),
             "lead_sheets": encoded.lead_sheet,
         }
@@ -468,7 +468,7 @@ def without_stage(skipped: str, stages: Mapping[str, HAFMStageForCausalLM]) -> d
     """
     table = parts.stage_parts()
     # token streams that exist when a stage runs
-    streams = {parts.VOCAL}
+    streams = {parts.VOCAL_STREAM}
     remaining = {}
     for name, stage in stages.items():
         if name != skipped and streams.issuperset(table[name].reads):

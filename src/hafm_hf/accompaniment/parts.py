@@ -22,7 +22,7 @@ from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .modeling_separator import HAFMSeparatorModel
 
 # the token stream of the vocal, which no stage writes
-VOCAL = "vocal_semantic"
+VOCAL_STREAM = "vocal_semantic"
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ PARTS: dict[str, PartEntry] = {
     "semantic": StageEntry(
         HAFMSemanticForCausalLM,
         title="semantic tokens",
-        reads=(VOCAL,),
+        reads=(VOCAL_STREAM,),
         writes="instrumental_semantic",
         tokenizer="semantic_tokenizer",
     ),
     "coarse": StageEntry(
         HAFMCoarseForCausalLM,
         title="coarse codebooks",
-        reads=(VOCAL, "instrumental_semantic"),
+        reads=(VOCAL_STREAM, "instrumental_semantic"),
         writes="coarse",
         tokenizer="codec",
     ),
@@ -118,7 +118,7 @@ def stage_of(model_type: str) -> StageEntry:
 
 def tokenizer_of(stream: str) -> str:
     """The part, "semantic_tokenizer" or "codec", that makes the tokens of a stream ("coarse" …) from audio."""
-    if stream == VOCAL:
+    if stream == VOCAL_STREAM:
         return "semantic_tokenizer"
     (tokenizer,) = [stage.tokenizer for stage in stage_parts().values() if stage.writes == stream]
     return tokenizer

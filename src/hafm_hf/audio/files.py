@@ -250,7 +250,7 @@ def _read_channels(sound: Sound, first: int, most: int, keep: int) -> tuple[Samp
         levels = channel_levels(samples)
     else:
         levels = ChannelLevels(sound.channels)
-        samples = _read_mixed(sound, most, levels)
+        samples = _read_mono(sound, most, levels)
     channel = levels.channel_instead_of_mean()
     if channel is None:
         return samples, []
@@ -258,7 +258,7 @@ def _read_channels(sound: Sound, first: int, most: int, keep: int) -> tuple[Samp
         # only now it is known that the mean is of no use
         sound.rewind()
         sound.skip(first)
-        samples = _read_mixed(sound, most, None, channel)
+        samples = _read_mono(sound, most, None, channel)
     return samples, [cancelling(sound.name, levels, channel)]
 
 
@@ -276,7 +276,7 @@ def cancelling(name: str, levels: ChannelLevels, channel: int) -> str:
     )
 
 
-def _read_mixed(sound: Sound, most: int, levels: ChannelLevels | None, channel: int | None = None) -> Samples:
+def _read_mono(sound: Sound, most: int, levels: ChannelLevels | None, channel: int | None = None) -> Samples:
     """Reads up to `most` frames as mono: float32 [N].
 
     Args:

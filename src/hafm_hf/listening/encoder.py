@@ -315,12 +315,12 @@ class HAFMVocalEncoder:
             tempo = float(60 / np.median(np.diff(sheet.beats)))
         return styles_in_order(weigh_styles(ranges, metre, tempo, sung_density(notes)), seed)
 
-    def _check(self, sheet: LeadSheet, bars: int) -> None:
+    def _check(self, sheet: LeadSheet, added_bars: int) -> None:
         """Raises ValueError for parts of a lead sheet, or bars, that neither the stages nor the tokenizer follow.
 
         Args:
             sheet: the lead sheet; its key, and fields listed as estimated, beats excepted, are not checked.
-            bars: number of bars of intro and outro together.
+            added_bars: number of bars of intro and outro together.
         """
         # names of the rows, such as "chord" and "beat"
         read = self.lead_sheet_rows_read
@@ -335,7 +335,7 @@ class HAFMVocalEncoder:
         given_fields = sheet.to_dict().keys() - {*sheet.estimated, "estimated", "key"}
         if self.reads_voice_only and given_fields:
             raise ValueError(f"No stage of this model reads {' and '.join(sorted(given_fields))}; leave it out.{why}")
-        if bars and not read & {"beat", "bar"}:
+        if added_bars and not read & {"beat", "bar"}:
             raise ValueError("This model cannot follow beats; leave intro_bars and outro_bars out.")
 
     def _with_estimates(

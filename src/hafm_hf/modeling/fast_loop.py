@@ -32,7 +32,7 @@ from transformers import GenerationConfig
 from transformers.utils import logging
 
 from .codebook_patterns import SlotPlan
-from .layers import LayerWeights, TokenLayout, token_layout
+from .layers import LayerWeights, SlotLayout, slot_layout
 from .modeling_stage import HAFMStageForCausalLM
 from .sampling import StepReport, WindowBatch, draw, for_guidance, null_rows, with_kept
 
@@ -400,7 +400,7 @@ class _Layer:
         self.attention_norm = _Norm(attention_norm, width, eps)
         # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) with g′ = g / √2, u′ = u / √2: three kernels that start fast
         self.feed_forward_norm = _Norm(feed_forward_norm, width, eps, math.sqrt(0.5))
-        self.head_norm = _Norm(torch.stack([query_norm * scaling, key_norm])[:, None], head_dim, eps)
+        self.query_key_norm = _Norm(torch.stack([query_norm * scaling, key_norm])[:, None], head_dim, eps)
         dtype = qkv.dtype
         if qkv.device.type == "cpu" and (_is_amd() or not _packs(dtype)):
             # float32 costs no more, because PyTorch's attention has no fast half-precision kernel there
@@ -450,7 +450,7 @@ class _Layer:
         """
         # the query, key and value are views of `projected_flat`
         self.projected_flat.copy_(self.qkv(self.attention_norm(x)))
-        self.head_norm.apply_(self.query_and_key)
+        self.query_key_norm.apply_(self.query_and_key)
         self.cache.write(slot, self.key_and_value)
         attended = self.cache.attend(self.query, keys, values, bias)
         x.add_(self.output(attended.reshape(self.rows, -1).float()))
@@ -545,7 +545,7 @@ class FastGenerator:
         # whether the packed weights have given the scores of the stage's forward (`_check_agreement`)
         self.agrees = False
         # set for each batch (`_prefill`): the sequence's slots, and the index in it of the target's slot 0
-        self.layout: TokenLayout
+        self.layout: SlotLayout
         self.first_slot = 0
         # set for each block of steps (`_make_block`): the slot of its first step, the position bias of each step,
         # [1 or R, H, 1, n], and views of each layer's keys and values of the n slots that its steps read
@@ -693,7 +693,7 @@ class FastGenerator:
         states = self._fill(for_guidance(input_ids, scale), conditioning, null, mask, report)
 
         device = input_ids.device
-        self.layout = token_layout(config, conditioning.shape[-1], slots - self.first_slot, mask, device=device)
+        self.layout = slot_layout(config, conditioning.shape[-1], slots - self.first_slot, mask, device=device)
         self.biases = ()
         self.block_start = 0
         if config.conditioning_fusion == "sum":

@@ -39,7 +39,7 @@ LOCALITY = 3.0
 
 
 @dataclass
-class TokenLayout:
+class SlotLayout:
     """Attributes of n slots; rows of a batch differ only in their padding.
 
     Args:
@@ -57,21 +57,21 @@ class TokenLayout:
     position: torch.Tensor
     valid: torch.Tensor
 
-    def select(self, slots: torch.Tensor) -> "TokenLayout":
+    def select(self, slots: torch.Tensor) -> "SlotLayout":
         """The attributes of the slots with these indices (int64 [m]), in their order."""
-        return TokenLayout(
+        return SlotLayout(
             self.slot[slots], self.source[slots], self.frame[:, slots], self.position[:, slots], self.valid[:, slots]
         )
 
 
-def token_layout(
+def slot_layout(
     config: HAFMStageConfig,
     conditioning_frames: int,
     target_slots: int,
     conditioning_mask: torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,
     device: torch.device | None = None,
-) -> TokenLayout:
+) -> SlotLayout:
     """Source, instant and position of each slot of the sequence [conditioning | target], and whether it is padding.
 
     Args:
@@ -108,7 +108,7 @@ def token_layout(
     source = torch.cat([torch.full((length,), number, device=device) for number, length in lengths.items()])
 
     if conditioning_mask is None and attention_mask is None:
-        return TokenLayout(slot, source, frame, slot[None], torch.ones_like(slot[None], dtype=torch.bool))
+        return SlotLayout(slot, source, frame, slot[None], torch.ones_like(slot[None], dtype=torch.bool))
     masks = [mask for mask in (conditioning_mask, attention_mask) if mask is not None]
     valid = torch.ones(masks[0].shape[0], len(slot), dtype=torch.bool, device=device)
     if conditioning_mask is not None:
@@ -116,10 +116,10 @@ def token_layout(
     if attention_mask is not None:
         start = sources * conditioning_frames
         valid[:, start : start + attention_mask.shape[1]] = attention_mask.bool()
-    return TokenLayout(slot, source, frame, valid.cumsum(-1) - 1, valid)
+    return SlotLayout(slot, source, frame, valid.cumsum(-1) - 1, valid)
 
 
-def visible(config: HAFMStageConfig, query: TokenLayout, key: TokenLayout) -> torch.Tensor:
+def visible(config: HAFMStageConfig, query: SlotLayout, key: SlotLayout) -> torch.Tensor:
     """Which keys each query may attend to: bool [1 or B, n_query, n_key].
 
     Causal over [conditioning | target], except that under the time scheme the conditioning is bidirectional. Padding
@@ -210,7 +210,7 @@ class RelativeAttentionBias(nn.Module):
         steepness = torch.linspace(LOCALITY, 0.0, config.num_attention_heads)
         return -steepness * torch.log2(1 + distance)[:, None]
 
-    def buckets(self, query: TokenLayout, key: TokenLayout) -> torch.Tensor:
+    def buckets(self, query: SlotLayout, key: SlotLayout) -> torch.Tensor:
         """Row of `weight` for each pair of a query slot and a key slot: int64 [1 or B, n_query, n_key].
 
         The row depends on the distance in the sequence or, for conditioning keys under the time scheme, on the
@@ -234,7 +234,7 @@ class RelativeAttentionBias(nn.Module):
         is_target = key.source == config.num_prepended_sources
         return torch.where(is_target, sequence_rows, time_rows)
 
-    def forward(self, query: TokenLayout, key: TokenLayout, seen: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, query: SlotLayout, key: SlotLayout, seen: torch.Tensor | None = None) -> torch.Tensor:
         """Bias of each head for each pair of a query and a key: float [1 or B, H, n_query, n_key].
 
         Args:
@@ -249,7 +249,7 @@ class RelativeAttentionBias(nn.Module):
         # heads to the second axis, in the memory layout that attention reads
         return F.embedding(buckets, self._table()).permute(0, 3, 1, 2).contiguous()
 
-    def by_bucket(self, query: TokenLayout, key: TokenLayout, seen: torch.Tensor) -> "BucketedBias":
+    def by_bucket(self, query: SlotLayout, key: SlotLayout, seen: torch.Tensor) -> "BucketedBias":
         """The bias of `forward` in the form that `chunked_attention` reads.
 
         Args:

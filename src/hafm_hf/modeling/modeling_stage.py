@@ -38,10 +38,10 @@ from .layers import (
     HAFMDecoderLayer,
     LayerWeights,
     RelativeAttentionBias,
-    TokenLayout,
+    SlotLayout,
     at_slots,
     last_rows,
-    token_layout,
+    slot_layout,
     visible,
 )
 from .reference_loop import HAFMGenerationMixin
@@ -144,6 +144,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
             self.quantizer_embedding = nn.Embedding(config.num_codebooks, config.hidden_size)
         self.segment_embedding = nn.Embedding(config.num_prepended_sources + 1, config.hidden_size)
         if config.conditioning_fusion == "sum":
+            # adds the frames beside it to each frame of the conditioning
             self.conditioning_mixer = HAFMConditioningMixer(config)
         self.relative_attention_bias = RelativeAttentionBias(config)
         self.layers = nn.ModuleList([HAFMDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
@@ -269,7 +270,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         # a slot reads a token of the codebook before the one that it predicts
         return list((target.roll(1, dims=0) + constant.float()[:, None]).unbind())
 
-    def attention_bias(self, layout: TokenLayout, query: torch.Tensor) -> torch.Tensor:
+    def attention_bias(self, layout: SlotLayout, query: torch.Tensor) -> torch.Tensor:
         """Attention bias of query slots on all slots; the lowest number where attention is masked.
 
         Args:
@@ -357,7 +358,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
             hidden_states = torch.cat([prefix, hidden_states], dim=1)  # [B, S · T_c + L, D]
 
         target_slots = key_slots - conditioning_slots
-        layout = token_layout(
+        layout = slot_layout(
             self.config, frames, target_slots, conditioning_mask, attention_mask, device=input_ids.device
         )
         position_bias: torch.Tensor | BucketedBias

@@ -44,9 +44,9 @@ SHORTEST_SPECTRUM = 1024
 # loss in log-probability if a beat is twice as long as the one before
 CHANGE_PENALTY = 200.0
 # steps per frame: at 50 frames a second they resolve a beat's length to 10 ms
-STATES_A_FRAME = 2
+STEPS_A_FRAME = 2
 # steps processed per call: some 20 ms of computing
-STRETCH = 500
+STEPS_AT_ONCE = 500
 # relative deviation from a given tempo that the track may have
 TEMPO_RANGE = 0.1
 # loss in log-probability of a tempo that is not a local maximum
@@ -131,7 +131,7 @@ class HAFMBeatTracker:
         """
         self.tempi = tempi
         # lengths of beats in steps, of which each is a state
-        rate = self.frame_rate * STATES_A_FRAME
+        rate = self.frame_rate * STEPS_A_FRAME
         longest, shortest = (rate * 60 / tempo for tempo in tempi)
         lengths: Indices = np.arange(int(np.ceil(shortest)), int(longest) + 1, dtype=np.int64)
         self.last: Indices = np.cumsum(lengths, dtype=np.int64) - 1
@@ -180,16 +180,17 @@ class HAFMBeatTracker:
             check_stop: called before each stretch of the song.
         """
         # interpolated, for there are several steps to a frame
-        steps = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STATES_A_FRAME + 1)
+        steps = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STEPS_A_FRAME + 1)
         evidence = np.stack([np.interp(steps, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
         score = self.prior
         previous_lengths = []
-        for start in stoppable(range(0, len(evidence), STRETCH), check_stop):
+        for start in stoppable(range(0, len(evidence), STEPS_AT_ONCE), check_stop):
             # a frame's evidence is shared among its steps
-            score, lengths_of_stretch = self._stretch(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
+            stretch = evidence[start : start + STEPS_AT_ONCE] / STEPS_A_FRAME
+            score, lengths_of_stretch = self._follow_stretch(score, stretch)
             previous_lengths.append(lengths_of_stretch)
         phases = self._trace_back(int(score.argmax()), np.concatenate(previous_lengths))
-        return phases[::STATES_A_FRAME]
+        return phases[::STEPS_A_FRAME]
 
     def steady(self, evidence: Array, tempo: float | None = None) -> Array:
         """Beats passed at the likeliest constant tempo, or at `tempo` (beats a minute) if given: float64 [T].
@@ -224,7 +225,7 @@ class HAFMBeatTracker:
         beats: Array = phases[best_phase] + speeds[best_speed] * np.arange(len(evidence), dtype=np.float64)
         return beats
 
-    def _stretch(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
+    def _follow_stretch(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
         """Runs the Viterbi recursion over one stretch.
 
         Args:

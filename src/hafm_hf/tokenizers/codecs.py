@@ -241,7 +241,7 @@ class SpectralCodec(Codec):
 
 
 class CodecStream:
-    """Decodes the codes of a song piece by piece; up to rounding, the audio is that of decoding them all at once.
+    """Decodes the codes of a song piece by piece, as `Codec.decode` does; pieces change the audio by rounding only.
 
     A non-causal codec holds the last frames back until their right context has arrived or the song has ended.
 

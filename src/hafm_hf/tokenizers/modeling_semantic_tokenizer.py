@@ -24,7 +24,7 @@ from ..lead_sheet.lead_sheet import phase_vectors
 from ..pretrained.saving import HAFMModelMixin
 from .beat_tracker import PHASE_VECTOR_SIZE, HAFMBeatTracker, HAFMRhythmNetwork
 from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
-from .pitch_contour import DESCRIPTORS, HAFMVocalDescriptors, PitchContour, pitch_contour
+from .pitch_contour import DESCRIPTORS, PitchContour, VocalAnalyser, pitch_contour
 
 NORMALIZATION_EPSILON = 1e-7
 # frames, four seconds of them, that go through the convolutions at once
@@ -85,7 +85,7 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         # weight of the beat phase against the projected features
         if config.rhythm_channels:
             self.register_buffer("rhythm_scale", torch.ones(()))
-            self.descriptors = HAFMVocalDescriptors(config.sampling_rate, config.frame_rate)
+            self.analyser = VocalAnalyser(config.sampling_rate, config.frame_rate)
             self.beat_tracker = HAFMBeatTracker(config.frame_rate)
             if config.beat_line:
                 # length of the track's phase vectors; the network's own are the shorter, the less certain it is
@@ -204,13 +204,13 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         `check_stop` is called between pieces of the work; an exception that it raises ends it.
 
         Returns:
-            float32 [T_v, 10]: pitch, level, their changes, and spectral flux (`HAFMVocalDescriptors.describe`).
+            float32 [T_v, 10]: pitch, level, their changes, and spectral flux (`VocalAnalyser.describe`).
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
         measured = self._measured(waveform, check_stop)
-        return torch.from_numpy(self.descriptors.describe(*measured)).to(waveform.device)
+        return torch.from_numpy(self.analyser.describe(*measured)).to(waveform.device)
 
     @torch.no_grad()
     def measure_pitch_and_beats(
@@ -229,11 +229,11 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         """
         measured = self._measured(waveform, check_stop)
         weight = self.rhythm.head.weight
-        descriptors = torch.from_numpy(self.descriptors.describe(*measured)).to(weight.device, weight.dtype)
+        descriptors = torch.from_numpy(self.analyser.describe(*measured)).to(weight.device, weight.dtype)
         return pitch_contour(*measured), self.rhythm.expected_phase_vectors(descriptors[None])[0]
 
     def _measured(self, waveform: torch.Tensor, check_stop: CheckStop | None) -> tuple[np.ndarray, ...]:
-        """Pitches, levels and mel bands of a mono vocal (float [N] at 16 kHz), from `HAFMVocalDescriptors.measure`.
+        """Pitches, levels and mel bands of a mono vocal (float [N] at 16 kHz), from `VocalAnalyser.measure`.
 
         Returns:
             At 100 Hz, for the T_v frames of the vocal: float32 [F], [F] and [F, 40].
@@ -243,7 +243,7 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         """
         self._check_rhythm()
         samples = waveform.detach().float().cpu().numpy()
-        return self.descriptors.measure(samples, self.num_frames(len(samples)), check_stop)
+        return self.analyser.measure(samples, self.num_frames(len(samples)), check_stop)
 
     @torch.no_grad()
     def quantize(

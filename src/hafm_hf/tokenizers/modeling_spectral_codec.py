@@ -70,17 +70,17 @@ class Spectrum(nn.Module):
     Frames are centred on their own hop, so that T frames correspond to T · hop samples.
 
     Args:
-        sound: rate, channels, hop and window.
+        sound_format: rate, channels, hop and window.
         compression: power to which magnitudes are raised.
     """
 
     usual: torch.Tensor
 
-    def __init__(self, sound: SpectralFormat, compression: float) -> None:
+    def __init__(self, sound_format: SpectralFormat, compression: float) -> None:
         super().__init__()
-        self.format = sound
+        self.format = sound_format
         self.compression = compression
-        self.register_buffer("usual", torch.ones(sound.channels * sound.num_bins))
+        self.register_buffer("usual", torch.ones(sound_format.channels * sound_format.num_bins))
 
     def analyse(self, audio: torch.Tensor) -> torch.Tensor:
         """Complex spectra [B, T, C · F] of audio (float [B, C, N]), of mid and side if it is stereo; T = ⌈N / hop⌉."""

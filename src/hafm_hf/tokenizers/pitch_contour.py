@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signal-processing features of a vocal: pitch, level and onsets; notes; its pitch contour. Nothing here is learnt.
 
-`HAFMVocalDescriptors` measures 100 times a second. Its descriptors are the input of the rhythm network, because
+`VocalAnalyser` measures 100 times a second. Its descriptors are the input of the rhythm network, because
 features learnt from a few voices transfer poorly to others, while pitch, level and spectral flux hardly depend on the
 voice. The listener reads the pitch contour: pitch, level and onset strength, 50 times a second.
 
@@ -203,7 +203,7 @@ def mel_filters(size: int, sampling_rate: int, bands: int, lowest_hz: float) -> 
     )
 
 
-class HAFMVocalDescriptors:
+class VocalAnalyser:
     """Analyses vocals.
 
     Args:
@@ -483,7 +483,7 @@ def _audible(samples: Samples, size: int) -> Samples:
 
 
 def pitch_contour(pitch: Array, level: Array, bands: Array) -> PitchContour:
-    """The pitch contour of a vocal at 50 Hz, from what `HAFMVocalDescriptors.measure` returns at 100 Hz.
+    """The pitch contour of a vocal at 50 Hz, from what `VocalAnalyser.measure` returns at 100 Hz.
 
     Args:
         pitch (float32 [F]): in Hz, NaN if unvoiced.

@@ -24,7 +24,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.utils import logging
 
-from ..accompaniment.parts import VOCAL, stage_of, tokenizer_of
+from ..accompaniment.parts import VOCAL_STREAM, stage_of, tokenizer_of
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
 from ..lead_sheet.lead_sheet import UNKNOWN
 from ..modeling.configuration_stage import HAFMStageConfig
@@ -250,7 +250,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         self.strangers = corruption is not None and corruption.history_swap > 0
         self.other_voice = 0.0
         # only a stage that reads the vocal can have it swapped
-        if corruption is not None and self.sources[0].column == VOCAL:
+        if corruption is not None and self.sources[0].column == VOCAL_STREAM:
             self.other_voice = corruption.lead_sheet_other_voice
         self.track_of_row = None
         if self.strangers or self.other_voice:
