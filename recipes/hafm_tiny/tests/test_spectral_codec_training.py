@@ -267,10 +267,10 @@ def test_a_side_that_is_too_quiet_gets_its_level(stereo_pool: SongPool) -> None:
     trainer.start_wider(wide.config.input_format.num_bins)
     side = wide.decoder.side
     assert side is not None
-    # it sounds like the mid, but is 6 dB too quiet, since its typical magnitudes are
+    # it sounds like the mid, but 2 dB quieter, since its typical magnitudes are; and the mid is too quiet already
     side.load_state_dict(wide.decoder.mid.state_dict(), strict=False)
     spectrum = wide.decoder.spectrum
-    spectrum.usual[spectrum.format.num_bins :] *= 0.5**spectrum.compression
+    spectrum.usual[spectrum.format.num_bins :] *= 0.8**spectrum.compression
 
     def side_level() -> float:
         """Level of the octave around 250 Hz of the side, decoded − true, in dB."""
