@@ -250,6 +250,9 @@ class SpectralTrainer:
         pool: training songs at the codec's rate.
         arguments: see `SpectralTrainingArguments`.
         records: recordings to draw crops from as well.
+
+    Raises:
+        ValueError: the arguments are for a decoder that plays stereo, and the codec's plays mono.
     """
 
     def __init__(
@@ -259,6 +262,8 @@ class SpectralTrainer:
         arguments: SpectralTrainingArguments,
         records: Sequence[Song] = (),
     ) -> None:
+        if codec.decoder.side is None and (arguments.side_only or arguments.pan_weight):
+            raise ValueError("side_only and pan_weight need a decoder that plays stereo; add output_audio_channels 2.")
         self.codec = codec
         self.pool = pool
         self.arguments = arguments

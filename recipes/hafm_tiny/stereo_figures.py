@@ -198,8 +198,9 @@ def _figures(
     decoded = played(codec, codes[:, : max(depths)], stereo.shape[1], rate)
     stereo = stereo[:, : decoded.shape[1]]
     figures["lsd"] = log_spectral_distance(stereo, decoded)
-    true_mels, mels = ([log_mel(channel, rate, bands=MEL_BANDS) for channel in sound] for sound in (stereo, decoded))
-    figures["log_mel"] = float(np.mean(np.abs(np.subtract(true_mels, mels))))
+    true_mels = np.stack([log_mel(channel, rate, bands=MEL_BANDS) for channel in stereo])
+    decoded_mels = np.stack([log_mel(channel, rate, bands=MEL_BANDS) for channel in decoded])
+    figures["log_mel"] = float(np.abs(true_mels - decoded_mels).mean())
     for name, sound in (("true", stereo), ("out", decoded)):
         power = np.abs(np.fft.rfft(sound)) ** 2 / sound.shape[1] ** 2
         figures[f"air_{name}"] = power[:, np.fft.rfftfreq(sound.shape[1], 1 / rate) > OLD_BANDWIDTH].sum()

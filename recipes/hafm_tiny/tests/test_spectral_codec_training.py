@@ -294,6 +294,12 @@ def test_training_the_side_alone_leaves_the_decoder_of_mid(stereo_pool: SongPool
     assert changed == {"side"}
 
 
+@pytest.mark.parametrize("stereo_only", [{"side_only": True}, {"pan_weight": 1.0}])
+def test_a_mono_decoder_has_no_side_to_train(pool: SongPool, stereo_only: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="need a decoder that plays stereo"):
+        SpectralTrainer(tiny_codec(), pool, arguments(**stereo_only))
+
+
 def test_training_in_stereo_refuses_songs_without_it(pool: SongPool) -> None:
     trainer = SpectralTrainer(widened(tiny_codec(), 2 * RATE, 2), pool, arguments(decoder_only=True))
     with pytest.raises(ValueError, match="has no stereo.flac; render the corpus with --stereo-rate"):
