@@ -9,13 +9,20 @@
     python recipes/train_spectral_codec.py --corpus CORPUS --records FOLDER --out RUN --codec CODEC \
         --decoder_only true --output_sampling_rate 44100 --output_audio_channels 2 --steps 1700 --batch_size 4 \
         --varied_rows 1 --learning_rate 4e-4 --final_learning_rate 2e-5 --warmup_steps 50 --averaging 0.995 \
-        --stft_sizes 512,2048,8192 --mel_weight 0 --level_weight 0.25 --pan_weight 4 --records_share 0.25 \
-        --adversarial_from 1 --adversarial_ramp 300 --discriminator_learning_rate 1e-3 --discriminator_share 0.5 \
-        --judged_rows 2 --sizes 512,1024,2048
+        --stft_sizes 512,2048,8192 --mel_weight 0 --level_weight 0.25 --records_share 0.25
+    python recipes/train_spectral_codec.py --corpus CORPUS --records FOLDER --out RUN --codec WIDE_CODEC \
+        --decoder_only true --side_only true --steps 2000 --batch_size 14 --learning_rate 1e-3 \
+        --final_learning_rate 1e-4 --averaging 0.99 --waveform_weight 0 --spectral_weight 0 --mel_weight 0 \
+        --pan_weight 10 --records_share 0.1
+    python recipes/train_spectral_codec.py --corpus CORPUS --records FOLDER --out RUN --codec PANNED_CODEC \
+        --decoder_only true --side_only true --steps 600 --batch_size 4 --varied_rows 1 --learning_rate 4e-4 \
+        --final_learning_rate 2e-5 --warmup_steps 50 --averaging 0.99 --stft_sizes 512,2048,8192 --mel_weight 0 \
+        --spectral_weight 0.25 --level_weight 1 --pan_weight 12 --records_share 0.1
 
 CORPUS is the output of recipes/build_song_corpus.py. The second command only trains the decoder of a spectral codec
 further, on more corpora and on recordings in FOLDER, of which every eighth is held out for tests; codes stay the same.
-The third makes the decoder play 44.1 kHz stereo of the same codes, and trains it on a corpus with stereo.flac.
+The third makes the decoder play 44.1 kHz stereo of the same codes, and trains it on a corpus with stereo.flac; the
+last two train its side alone, first where each frequency stands, then all of it.
 RUN/state.pt is saved every few minutes and at the end, and the same command resumes from it. RUN/codec is the codec,
 RUN/metrics.jsonl the log. One CPU core does about three steps per second, or one with discriminators.
 """
@@ -154,7 +161,7 @@ def main() -> None:
     train_on_songs(trainer, arguments.steps, run, lambda out: trainer.averaged().save_pretrained(out / "codec"))
     finished = trainer.settle(min(300, arguments.steps))
     finished.config.phase_jitter = model.phase_jitter
-    if output.channels == 2:
+    if output.channels == 2 and trainer.compares_sounds:
         trainer.level_side(finished)
     finished.save_pretrained(Path(run.out) / "codec")
 

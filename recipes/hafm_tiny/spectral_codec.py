@@ -40,6 +40,8 @@ SETTLING_STEP = 20_000_000
 SIDE_GAINS_DB = (-3.0, 6.0)
 HIGH_GAINS_DB = (-3.0, 20.0)
 HIGH_HZ = 8_000.0
+# layers of a decoder's branches that follow their blocks
+OUTPUT_LAYERS = ("last", "noise", "pan")
 # log level at which noise is silent
 SILENT_NOISE = -60.0
 # RMS of the quietest crops that are used
@@ -149,7 +151,7 @@ def pan_distance(target: torch.Tensor, pans: torch.Tensor, spectrum: Spectrum) -
 
     Args:
         target (float [B, 2, N]): crops.
-        pans (float [B, T, F]): `SpectralBranch.pans`.
+        pans (float [B, T, F]): `SideBranch.pans`.
         spectrum: the decoder's.
     """
     mid, side = spectrum.analyse(target).chunk(2, dim=-1)  # [B, T, F] each
@@ -276,11 +278,13 @@ class SpectralTrainer:
         self.counts = torch.ones(codec.quantizer.codebooks.shape[:2], device=codec.device)
         self.sums = codec.quantizer.codebooks.clone()
         codec.decoder.mid.requires_grad_(not arguments.side_only)
+        # the running mean of mid, which training the side alone must not move
+        self.mid_mean = codec.decoder.mean[: codec.config.output_format.num_bins].clone()
         output_parameters = []
-        for branch in codec.decoder.branches:
-            for layer in (branch.last, branch.noise, branch.pan):
-                if layer is not None:
-                    output_parameters += [weight for weight in layer.parameters() if weight.requires_grad]
+        for name, weight in codec.decoder.named_parameters():
+            # "mid.last.weight", "side.pan.bias" …
+            if name.split(".")[1] in OUTPUT_LAYERS and weight.requires_grad:
+                output_parameters.append(weight)
         output_ids = {id(parameter) for parameter in output_parameters}
         others = [weight for weight in codec.parameters() if weight.requires_grad and id(weight) not in output_ids]
         # "factor" is this class's: of the scheduled learning rate
@@ -318,6 +322,13 @@ class SpectralTrainer:
         current[0, trained_bins:] = usual[0, trained_bins:]
         current[1:] = usual[1:]
         self.average.load_state_dict(self.codec.state_dict())
+
+    @property
+    def compares_sounds(self) -> bool:
+        """Whether a loss compares sounds; if not, only pans are learnt."""
+        arguments = self.arguments
+        weights = (arguments.waveform_weight, arguments.spectral_weight, arguments.mel_weight, arguments.level_weight)
+        return any(weights) or bool(arguments.adversarial_from)
 
     def train_step(self) -> dict[str, float]:
         """Takes one step, unless a gradient is not finite; returns its losses, gradient norm and learning rate."""
@@ -358,7 +369,13 @@ class SpectralTrainer:
         """The codec with its weights averaged over the last steps, and its current codebooks and running mean."""
         for average, current in zip(self.average.buffers(), self.codec.buffers(), strict=True):
             average.copy_(current)
+        self._keep_mid(self.average)
         return self.average
+
+    def _keep_mid(self, codec: HAFMSpectralModel) -> None:
+        """Gives the decoder of a codec the running mean of mid that it began with, if only its side is trained."""
+        if self.arguments.side_only:
+            codec.decoder.mean[: len(self.mid_mean)] = self.mid_mean
 
     @torch.no_grad()
     def settle(self, batches: int = 300) -> HAFMSpectralModel:
@@ -368,6 +385,7 @@ class SpectralTrainer:
             batch = self._draw(SETTLING_STEP + index)
             latents = codec.encoder(batch.audio)
             codec.decoder(codec.quantizer.decode(codec.quantizer.encode(latents)), batch.first)
+        self._keep_mid(codec)
         return codec.eval()
 
     @torch.no_grad()
@@ -536,9 +554,11 @@ class SpectralTrainer:
 
         with in_half(self.codec.device):
             hidden = self.codec.decoder.hidden(decoded)
-        hidden = [states.float() for states in hidden]
+        hidden = hidden.float()
         target = batch.target
-        output = self.codec.decoder.sound(hidden, batch.first)
+        output = target
+        if self.compares_sounds:
+            output = self.codec.decoder.sound(hidden, batch.first)
         sampling_rate = self.codec.config.output_format.sampling_rate
         windows = tuple(map(int, arguments.stft_sizes.split(",")))
         terms = {
@@ -561,11 +581,12 @@ class SpectralTrainer:
             loss = loss + self._adversarial_loss(target[rows], output[rows], generator, report)
         return loss, report
 
-    def _pans(self, hidden: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _pans(self, hidden: torch.Tensor) -> torch.Tensor:
         """The pans of a stereo decoder for its hidden states: float [B, T, F]."""
         side = self.codec.decoder.side
         assert side is not None
-        return side.pans(hidden[1])
+        _, side_states = hidden.chunk(2, dim=-1)
+        return side.pans(side_states)
 
     def _waveform_error(self, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """`relative_error` of mono; of stereo, that of mid plus, with a weight of its own, that of side."""

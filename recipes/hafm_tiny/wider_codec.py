@@ -2,8 +2,7 @@
 """A spectral codec whose decoder plays a wider format, from a trained one: another rate, and left and right.
 
 Encoder and codebooks are the trained ones. So is what the decoder plays in the middle up to the old bandwidth: blocks
-and rows of output layers are copied. The side's blocks begin as the middle's; rows for higher frequencies and for the
-side are new.
+and rows of output layers are copied. Rows for higher frequencies and the side's branch are new.
 """
 
 import torch
@@ -37,9 +36,9 @@ def widened(codec: HAFMSpectralModel, sampling_rate: int, channels: int) -> HAFM
     wide_codec = HAFMSpectralModel(HAFMSpectralConfig.from_dict(options)).to(codec.device, codec.dtype)
     kept = {name: value for name, value in codec.state_dict().items() if not name.startswith("decoder.")}
     wide_codec.load_state_dict(kept, strict=False)
+    for part in ("first", "blocks", "norm"):
+        getattr(wide_codec.decoder.mid, part).load_state_dict(getattr(codec.decoder.mid, part).state_dict())
     for branch in wide_codec.decoder.branches:
-        for part in ("first", "blocks", "norm"):
-            getattr(branch, part).load_state_dict(getattr(codec.decoder.mid, part).state_dict())
         branch.last.weight.mul_(NEW_ROWS_LEVEL)
     _copy_output(codec.decoder, wide_codec.decoder)
     return wide_codec

@@ -16,7 +16,7 @@ from hafm_hf.tokenizers.codecs import CodecStream, as_codec, load_codec
 from hafm_hf.tokenizers.configuration_codec import HAFMSpectralConfig, codec_format
 from hafm_hf.tokenizers.modeling_spectral_codec import (
     HAFMSpectralModel,
-    SpectralBranch,
+    SideBranch,
     Spectrum,
     _band_weights,
 )
@@ -224,12 +224,11 @@ def test_spectra_of_stereo_are_those_of_the_mean_and_half_the_difference_of_its_
     torch.testing.assert_close(side, mono.analyse((left - right) / 2))
 
 
-def stereo_codec(**options: Any) -> tuple[HAFMSpectralModel, SpectralBranch]:
+def stereo_codec(**options: Any) -> tuple[HAFMSpectralModel, SideBranch]:
     """A spectral codec that plays 44.1 kHz stereo, all of it in the middle, and the branch of its side."""
     model = tiny_spectral_codec(**WIDE, **options)
     side = model.decoder.side
     assert side is not None
-    assert side.pan is not None
     for weight in (*side.last.parameters(), *side.pan.parameters()):
         torch.nn.init.zeros_(weight)
     if side.noise is not None:
@@ -245,7 +244,6 @@ def test_a_pan_moves_the_mid_to_one_side_and_leaves_the_mean_of_both(noise_bands
     left, right = as_codec(model).decode(codes)[0]
     torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3)
     mid = left
-    assert side.pan is not None
     torch.nn.init.constant_(side.pan.bias, float(np.arctanh(0.6)))
     left, right = as_codec(model).decode(codes)[0]
     torch.testing.assert_close(left, 1.6 * mid, atol=1e-4, rtol=1e-3)
@@ -253,9 +251,11 @@ def test_a_pan_moves_the_mid_to_one_side_and_leaves_the_mean_of_both(noise_bands
 
 
 def test_phase_jitter_leaves_an_instrument_at_its_side() -> None:
-    model, side = stereo_codec(noise_bands=0, phase_jitter=1.0)
     # side equals mid: everything is on the left
+    model, side = stereo_codec(noise_bands=0, phase_jitter=1.0, side_layers=3)
     side.load_state_dict(model.decoder.mid.state_dict(), strict=False)
+    for weight in side.mid_states.parameters():
+        torch.nn.init.zeros_(weight)
     left, right = as_codec(model).decode(torch.randint(model.config.codebook_size, (1, 8, 40)))[0]
     assert right.square().mean() < 1e-6 * left.square().mean()
 
@@ -269,6 +269,17 @@ def test_the_side_does_not_change_the_mid() -> None:
     after = as_codec(model).decode(codes)[0]
     torch.testing.assert_close(after.mean(0), before.mean(0), atol=1e-4, rtol=1e-3)
     assert not torch.allclose(after[0], before[0], atol=1e-3)
+
+
+def test_learning_the_side_does_not_train_the_mid() -> None:
+    model, side = stereo_codec(noise_bands=8)
+    torch.nn.init.normal_(side.last.weight)
+    left, right = model.train().decoder(torch.randn(1, model.config.codebook_dim, 40))[0]
+    (left - right).square().sum().backward()
+    of_mid = [weight.grad for weight in model.decoder.mid.blocks.parameters()]
+    of_side = [weight.grad for weight in side.parameters() if weight.requires_grad]
+    assert all(gradient is None or not gradient.any() for gradient in of_mid)
+    assert any(gradient is not None and gradient.any() for gradient in of_side)
 
 
 def test_noise_bands_are_as_wide_above_the_inputs_bandwidth() -> None:

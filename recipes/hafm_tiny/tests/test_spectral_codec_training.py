@@ -41,8 +41,10 @@ def tiny_codec(**changes: int) -> HAFMSpectralModel:
     """A tiny codec with random weights."""
     torch.manual_seed(0)
     sizes = {"encoder_width": 16, "encoder_layers": 2, "decoder_width": 24, "decoder_layers": 2, "codebook_dim": 10}
-    sizes |= {"sampling_rate": RATE, "hop_length": HOP, "window_length": 4 * HOP, "codebook_size": CODES}
-    codec = HAFMSpectralModel(HAFMSpectralConfig(**{**sizes, "num_codebooks": 4, "noise_bands": 6, **changes})).train()
+    sizes |= {"side_layers": 2, "sampling_rate": RATE, "hop_length": HOP, "window_length": 4 * HOP}
+    codec = HAFMSpectralModel(
+        HAFMSpectralConfig(**{**sizes, "codebook_size": CODES, "num_codebooks": 4, "noise_bands": 6, **changes})
+    ).train()
     # rounding to half precision leaves negative zeros, which averaging must not turn into positive ones
     codec.encoder.first.weight.data[0, 0] = -0.0
     return codec
@@ -269,6 +271,8 @@ def test_a_side_that_is_too_quiet_gets_its_level(stereo_pool: SongPool) -> None:
     assert side is not None
     # it sounds like the mid, but 2 dB quieter, since its typical magnitudes are; and the mid is too quiet already
     side.load_state_dict(wide.decoder.mid.state_dict(), strict=False)
+    for weight in side.mid_states.parameters():
+        torch.nn.init.zeros_(weight)
     spectrum = wide.decoder.spectrum
     spectrum.usual[spectrum.format.num_bins :] *= 0.8**spectrum.compression
 
@@ -292,6 +296,30 @@ def test_training_the_side_alone_leaves_the_decoder_of_mid(stereo_pool: SongPool
     after = dict(trainer.averaged().decoder.named_parameters())
     changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed == {"side"}
+
+
+def test_training_the_side_alone_leaves_the_sound_of_mid(stereo_pool: SongPool) -> None:
+    wide = widened(settled_codec(stereo_pool), 2 * RATE, 2).eval()
+    codes = torch.randint(CODES, (1, 4, 60), generator=torch.Generator().manual_seed(0))
+    before = as_codec(wide).decode(codes)[0].mean(0)
+    options = arguments(decoder_only=True, side_only=True, mel_weight=0.0, stft_sizes="64,256", pan_weight=1.0)
+    trainer = SpectralTrainer(wide.train(), stereo_pool, options)
+    for _ in range(3):
+        trainer.train_step()
+    settled = trainer.settle(3)
+    trainer.level_side(settled, batches=2)
+    torch.testing.assert_close(as_codec(settled).decode(codes)[0].mean(0), before, atol=1e-5, rtol=1e-4)
+
+
+def test_pans_alone_are_learnt_without_a_sound(stereo_pool: SongPool) -> None:
+    wide = widened(settled_codec(stereo_pool), 2 * RATE, 2).train()
+    only_pans = {"waveform_weight": 0, "spectral_weight": 0, "mel_weight": 0, "pan_weight": 1.0}
+    trainer = SpectralTrainer(wide, stereo_pool, arguments(decoder_only=True, side_only=True, **only_pans))
+    wide.decoder.mean.fill_(7.0)
+    reports = [trainer.train_step() for _ in range(60)]
+    assert np.mean([report["pan"] for report in reports[-5:]]) < 0.3 * reports[0]["pan"]
+    # a sound would have moved the running mean
+    assert bool((wide.decoder.mean == 7.0).all())
 
 
 @pytest.mark.parametrize("stereo_only", [{"side_only": True}, {"pan_weight": 1.0}])

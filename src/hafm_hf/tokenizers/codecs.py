@@ -21,8 +21,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..computing import CheckStop, stoppable
 from ..pretrained.loading import HUB_OPTIONS, load_strictly
-from .configuration_codec import check_codec_config, codec_format
-from .modeling_spectral_codec import HAFMSpectralModel
+from .configuration_codec import HAFMSpectralConfig, check_codec_config, codec_format
+from .modeling_spectral_codec import HAFMSpectralModel, SpectralDecoder
 
 # decoded at a time, which takes a CPU under half a second; a job can be ended between two pieces
 PIECE_SECONDS = 2.0
@@ -234,10 +234,8 @@ class SpectralCodec(Codec):
         return self.model.quantizer.encode(self.model.encoder(audio), num_codebooks)
 
     def new_decoder(self) -> PieceDecoder:
-        """A streaming decoder for one song, with the decoder's reach as context on both sides."""
-        reach = self.model.config.decoder_reach()
-        # unlike DAC's, this decoder takes the first frame's position in the song, which selects the noise
-        return Piecewise(self.model.decoder, reach, reach, self.format.output_hop_length)
+        """A streaming decoder for one song."""
+        return _SpectralStream(self.model.decoder, self.model.config, self.format.output_hop_length)
 
 
 class CodecStream:
@@ -361,6 +359,24 @@ class _RecurrentDecoder:
         recurrent, self.state = self.lstm.lstm(hidden, self.state)
         # with EnCodec's residual around the LSTM
         return self.rest((recurrent + hidden).permute(1, 2, 0), last)
+
+
+class _SpectralStream:
+    """The spectral codec's decoder, piece by piece: its blocks, then their sound, each with its own context."""
+
+    def __init__(self, decoder: SpectralDecoder, config: HAFMSpectralConfig, hop: int) -> None:
+        blocks = config.blocks_reach
+        window = config.window_reach
+        self.hidden = Piecewise(lambda frames, _: decoder.hidden(frames).transpose(1, 2), blocks, blocks)
+        # the position of the first frame in the song selects the noise
+        self.sound = Piecewise(lambda states, first: decoder.sound(states.transpose(1, 2), first), window, window, hop)
+
+    def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
+        """Audio [B, C, samples] of the next frames ([B, D, n]) that has become final; None if there is none."""
+        hidden = self.hidden(frames, last)
+        if hidden is None:
+            return None
+        return self.sound(hidden, last)
 
 
 FAMILIES: dict[str, type[Codec]] = {"encodec": EncodecCodec, "dac": DacCodec, "hafm_spectral": SpectralCodec}

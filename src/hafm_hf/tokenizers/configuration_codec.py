@@ -32,6 +32,7 @@ class HAFMSpectralConfig(PreTrainedConfig):
         expansion (`int`): Width of the MLP in each block, as a multiple of its network's width.
         encoder_width, decoder_width (`int`): Channels of the networks.
         encoder_layers, decoder_layers (`int`): Numbers of ConvNeXt blocks.
+        side_layers (`int`): Of the blocks that compute the side from the middle, if the decoder plays stereo.
         num_codebooks (`int`): Codebooks of the residual quantiser.
         codebook_size (`int`): Codes per codebook.
         codebook_dim (`int`): Dimensions of the latent vectors.
@@ -55,6 +56,7 @@ class HAFMSpectralConfig(PreTrainedConfig):
     encoder_layers: int = 4
     decoder_width: int = 256
     decoder_layers: int = 6
+    side_layers: int = 4
     num_codebooks: int = 8
     codebook_size: int = 1024
     codebook_dim: int = 96
@@ -95,9 +97,14 @@ class HAFMSpectralConfig(PreTrainedConfig):
         """Frames to each side whose windows overlap a frame's own samples."""
         return math.ceil((self.window_length - self.hop_length) / (2 * self.hop_length))
 
-    def decoder_reach(self) -> int:
-        """Frames to each side that a sample of the decoder's output depends on."""
-        return self.window_reach + (self.decoder_layers + 1) * (self.kernel_size // 2)
+    @property
+    def blocks_reach(self) -> int:
+        """Frames to each side that a frame's hidden states in the decoder depend on."""
+        layers = self.decoder_layers + 1
+        if self.output_format.channels == 2:
+            # the side is computed from the middle
+            layers += self.side_layers
+        return layers * (self.kernel_size // 2)
 
     def describe(self) -> dict[str, str]:
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
@@ -111,7 +118,7 @@ class HAFMSpectralConfig(PreTrainedConfig):
         check_range("codec codebook_size", self.codebook_size, MAX_WIDTH, least=2)
         for name in ("hop_length", "window_length", "encoder_width", "decoder_width", "codebook_dim", "kernel_size"):
             check_range(f"codec {name}", getattr(self, name), MAX_WIDTH)
-        for name in ("encoder_layers", "decoder_layers", "num_codebooks", "expansion"):
+        for name in ("encoder_layers", "decoder_layers", "side_layers", "num_codebooks", "expansion"):
             check_range(f"codec {name}", getattr(self, name), MAX_LAYERS)
         check_range("codec noise_bands", self.noise_bands, self.num_bins, least=0)
         self._validate_output()

@@ -13,7 +13,6 @@ Dimensions: B batch, C channels, N samples, Q codebooks, T frames, D width, F fr
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -132,9 +131,11 @@ def _overlap_added(pieces: torch.Tensor, hop: int) -> torch.Tensor:
     """The sum of pieces [..., T, size] that begin `hop` samples apart: [..., at least (T − 1) · hop + size]."""
     # of each piece the first hop, the second, and so on: [..., T, hop] each
     hops = F.pad(pieces, (0, -pieces.shape[-1] % hop)).unflatten(-1, (-1, hop)).unbind(-2)
-    # moved to where they lie in the sum, in hops
-    placed = [F.pad(part, (0, 0, number, len(hops) - 1 - number)) for number, part in enumerate(hops)]
-    return functools.reduce(torch.add, placed).flatten(-2)
+    frames = pieces.shape[-2]
+    total = pieces.new_zeros(*pieces.shape[:-2], frames + len(hops) - 1, hop)
+    for number, part in enumerate(hops):
+        total[..., number : number + frames, :] += part
+    return total.flatten(-2)
 
 
 def _mid_and_side(audio: torch.Tensor) -> torch.Tensor:
@@ -203,29 +204,33 @@ class ResidualQuantizer(nn.Module):
 
 
 class SpectralBranch(nn.Module):
-    """Latent vectors → the compressed spectrum of mid (of mono: of the sound) or of side, its noise, and its pans.
+    """Latent vectors → the compressed spectrum of mid (of mono: of the sound) or of side, and its noise.
 
     Args:
-        config: gives the sizes.
-        is_side: whether it is the side's, which has pans.
+        config: gives the other sizes.
+        num_blocks: number of its blocks.
     """
 
-    def __init__(self, config: HAFMSpectralConfig, is_side: bool) -> None:
+    def __init__(self, config: HAFMSpectralConfig, num_blocks: int) -> None:
         super().__init__()
         width = config.decoder_width
-        layers = config.decoder_layers
         size = config.kernel_size
-        bins = config.output_format.num_bins
         self.first = nn.Conv1d(config.codebook_dim, width, size, padding=size // 2)
-        self.blocks = nn.ModuleList(SpectralBlock(width, config, layers) for _ in range(layers))
+        self.blocks = nn.ModuleList(SpectralBlock(width, config, num_blocks) for _ in range(num_blocks))
         self.norm = nn.LayerNorm(width)
-        self.last = nn.Linear(width, 2 * bins)
+        self.last = nn.Linear(width, 2 * config.output_format.num_bins)
         self.noise = nn.Linear(width, config.num_noise_bands) if config.num_noise_bands else None
-        self.pan = nn.Linear(width, bins) if is_side else None
 
-    def hidden(self, latents: torch.Tensor) -> torch.Tensor:
-        """Output of the blocks, normalised, for latent vectors [B, D, T]: [B, T, width]."""
+    def hidden(self, latents: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+        """Output of the blocks, normalised: [B, T, width].
+
+        Args:
+            latents: float [B, D, T].
+            added (float [B, T, width]): what the blocks read beside the latent vectors.
+        """
         hidden = self.first(latents).transpose(1, 2)
+        if added is not None:
+            hidden = hidden + added
         for block in self.blocks:
             hidden = block(hidden)
         return self.norm(hidden)
@@ -236,12 +241,20 @@ class SpectralBranch(nn.Module):
         levels: torch.Tensor = self.noise(hidden)
         return levels
 
+
+class SideBranch(SpectralBranch):
+    """The side's branch, which reads the mid's hidden states (`mid_states`) and has pans."""
+
+    def __init__(self, config: HAFMSpectralConfig) -> None:
+        super().__init__(config, config.side_layers)
+        self.mid_states = nn.Linear(config.decoder_width, config.decoder_width)
+        self.pan = nn.Linear(config.decoder_width, config.output_format.num_bins)
+
     def pans(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Where each frequency stands, from -1 (right) to 1 (left), for the side's hidden states: [B, T, F].
+        """Where each frequency stands, from -1 (right) to 1 (left), for hidden states: [B, T, F].
 
         It is the share of the mid that is added to the side: left is the mid times 1 + pan, right times 1 − pan.
         """
-        assert self.pan is not None
         return _at_least_float32(self.pan(hidden)).tanh()
 
 
@@ -249,7 +262,8 @@ class SpectralDecoder(nn.Module):
     """Latent vectors → audio: a spectrum whose mean over time is zero, plus noise with a level per band.
 
     Outside training the mean is a running one (the buffer `mean` [C · F, 2]); a constant spectrum cannot be learnt. In
-    stereo, side has a branch of its own: what a decoder learns for the side does not change the mid.
+    stereo, side has a branch of its own, which reads the mid's hidden states but does not train them: what a decoder
+    learns for the side does not change the mid.
     """
 
     mean: torch.Tensor
@@ -260,8 +274,8 @@ class SpectralDecoder(nn.Module):
         self.spectrum = Spectrum(output, config.compression)
         self.config = config
         # of mono, the sound itself
-        self.mid = SpectralBranch(config, is_side=False)
-        self.side = SpectralBranch(config, is_side=True) if output.channels == 2 else None
+        self.mid = SpectralBranch(config, config.decoder_layers)
+        self.side = SideBranch(config) if output.channels == 2 else None
         self.register_buffer("mean", torch.zeros(output.channels * output.num_bins, 2))
 
     @property
@@ -280,40 +294,43 @@ class SpectralDecoder(nn.Module):
         """
         return self.sound(self.hidden(latents), first_frame)
 
-    def hidden(self, latents: torch.Tensor) -> list[torch.Tensor]:
-        """Hidden states of each branch for latent vectors [B, D, T]: [B, T, width] each."""
-        return [branch.hidden(latents) for branch in self.branches]
+    def hidden(self, latents: torch.Tensor) -> torch.Tensor:
+        """Hidden states of mid, then of side, for latent vectors [B, D, T]: [B, T, C · width]."""
+        mid_states = self.mid.hidden(latents)
+        if self.side is None:
+            return mid_states
+        side_states = self.side.hidden(latents, self.side.mid_states(mid_states.detach()))
+        return torch.cat([mid_states, side_states], dim=-1)
 
-    def sound(self, hidden: Sequence[torch.Tensor], first_frame: int | torch.Tensor = 0) -> torch.Tensor:
-        """Audio of hidden states.
+    def sound(self, hidden: torch.Tensor, first_frame: int | torch.Tensor = 0) -> torch.Tensor:
+        """Audio of hidden states; a sample depends on those of `HAFMSpectralConfig.window_reach` frames to each side.
 
         Args:
-            hidden (float [B, T, width] each): from `hidden`.
+            hidden (float [B, T, C · width]): from `hidden`.
             first_frame: index of the first frame in the song, which selects the noise; an int, or int64 [B].
 
         Returns:
             float [B, C, T · hop].
         """
         config = self.config
-        branches = list(zip(self.branches, hidden, strict=True))
+        states_of_branches = hidden.chunk(config.output_format.channels, dim=-1)
+        branches = list(zip(self.branches, states_of_branches, strict=True))
         # real and imaginary parts of each channel, [B, T, 2, F] each
         compressed = [branch.last(states).unflatten(-1, (2, -1)) for branch, states in branches]
         spectra = self._centred(self.spectrum.expand(torch.cat(compressed, dim=-1).flatten(-2)))
-        noise = self._drawn(spectra, first_frame)
+        rows = self._noise_rows(spectra, first_frame)
         if config.phase_jitter:
-            # generated codes hardly determine phases at high frequencies; unjittered, these sound as a comb
             output = config.output_format
-            frequencies = torch.linspace(0, output.sampling_rate / 2, output.num_bins).to(noise.real)  # [F], in Hz
-            share = ((frequencies - JITTER_FROM) / (JITTER_FULL - JITTER_FROM)).clamp(0, 1)
+            jitter = _jitter_table(output, config.phase_jitter).to(spectra.device)
             # the same for mid and side, or an instrument at one side would be heard at the other
-            angles = config.phase_jitter * share * noise.real[..., : output.num_bins]
-            spectra = spectra * torch.polar(torch.ones_like(angles), angles).repeat(1, 1, output.channels)
+            spectra = (spectra.unflatten(-1, (output.channels, -1)) * jitter[rows].unsqueeze(-2)).flatten(-2)
         if config.num_noise_bands:
             levels = torch.cat([branch.noise_levels(states) for branch, states in branches], dim=-1)
+            noise = _noise_table(spectra.shape[-1]).to(spectra.device)[rows]
             spectra = spectra + noise * self._noise_amplitudes(levels)
         if self.side is not None:
             mid, side = spectra.chunk(2, dim=-1)
-            spectra = torch.cat([mid, side + self.side.pans(hidden[1]) * mid], dim=-1)
+            spectra = torch.cat([mid, side + self.side.pans(states_of_branches[1]) * mid], dim=-1)
         return self.spectrum.synthesise(spectra)
 
     def _centred(self, spectra: torch.Tensor) -> torch.Tensor:
@@ -327,15 +344,14 @@ class SpectralDecoder(nn.Module):
         self.mean.lerp_(torch.view_as_real(mean.detach()), MEAN_MOMENTUM)
         return spectra - mean
 
-    def _drawn(self, spectra: torch.Tensor, first_frame: int | torch.Tensor) -> torch.Tensor:
-        """Complex white noise shaped like `spectra` [B, T, C · F], a function of the frames' positions in the song.
+    def _noise_rows(self, spectra: torch.Tensor, first_frame: int | torch.Tensor) -> torch.Tensor:
+        """Rows of the tables of noise and jitter for `spectra` [B, T, C · F]: int64 [1 or B, T].
 
-        So a song decoded piece by piece sounds as if decoded at once. `first_frame` (an int, or int64 [B]) is the
-        index of the first frame in the song.
+        They are those of the frames' positions in the song, so a song decoded piece by piece sounds as if decoded at
+        once. `first_frame` (an int, or int64 [B]) is the index of the first frame in the song.
         """
         first = torch.as_tensor(first_frame, device=spectra.device).reshape(-1, 1)
-        rows = (first + torch.arange(spectra.shape[1], device=spectra.device)) % NOISE_PERIOD  # [1 or B, T]
-        return _noise_table(spectra.shape[-1]).to(spectra.device)[rows]
+        return (first + torch.arange(spectra.shape[1], device=spectra.device)) % NOISE_PERIOD
 
     def _noise_amplitudes(self, levels: torch.Tensor) -> torch.Tensor:
         """Noise amplitudes [B, T, C · F] from the noise layer's log levels [B, T, C · bands].
@@ -361,6 +377,25 @@ def _noise_table(bins: int) -> torch.Tensor:
         size = (NOISE_PERIOD, bins, 2)
         generator = torch.Generator().manual_seed(0)
         return torch.view_as_complex(torch.randn(size, generator=generator, dtype=torch.float32, device="cpu"))
+
+
+@functools.lru_cache(maxsize=4)
+def _jitter_table(output: SpectralFormat, rms: float) -> torch.Tensor:
+    """Factors complex64 [NOISE_PERIOD, F] that turn the phases of high frequencies at random, always the same.
+
+    Generated codes hardly determine these phases; unjittered, they sound as a comb.
+
+    Args:
+        output: format of the decoder's output.
+        rms: of the angles in radians, from JITTER_FULL on.
+    """
+    # the cache may be filled under inference_mode, but later calls may record gradients
+    with torch.inference_mode(False):
+        bins = output.num_bins
+        frequencies = torch.linspace(0, output.sampling_rate / 2, bins, dtype=torch.float32, device="cpu")
+        share = ((frequencies - JITTER_FROM) / (JITTER_FULL - JITTER_FROM)).clamp(0, 1)
+        angles = rms * share * _noise_table(output.channels * bins).real[:, :bins]
+        return torch.polar(torch.ones_like(angles), angles)
 
 
 @functools.lru_cache(maxsize=4)
@@ -418,9 +453,10 @@ class HAFMSpectralModel(HAFMModelMixin, PreTrainedModel):
             for branch in module.branches:
                 # std 0.5 in the real and imaginary parts: about the typical level once `expand` has raised magnitudes
                 initialization.normal_(branch.last.weight, std=0.5 * branch.last.in_features**-0.5)
-                for layer in (branch.noise, branch.pan):
-                    if layer is not None:
-                        initialization.zeros_(layer.weight)
+                if branch.noise is not None:
+                    initialization.zeros_(branch.noise.weight)
+            if module.side is not None:
+                initialization.zeros_(module.side.pan.weight)
 
     def forward(self, audio: torch.Tensor) -> torch.Tensor:
         """Encodes audio float [B, C, N] with all codebooks and decodes it, in the format of the output."""
