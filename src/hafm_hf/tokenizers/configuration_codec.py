@@ -328,6 +328,8 @@ def describe_codec(config: PreTrainedConfig) -> dict[str, str]:
         rates += f" → {output_rate}"
     if isinstance(config, HAFMSpectralConfig):
         blocks = f"{config.encoder_layers} × {config.encoder_width}, {config.decoder_layers} × {config.decoder_width}"
+        if config.output_format.channels == 2:
+            blocks += f", {config.side_layers} × {config.decoder_width}"
         name = f"spectral codec, ConvNeXt blocks {blocks}"
     elif isinstance(config, EncodecConfig):
         name = f"EnCodec, {config.num_filters} filters"
