@@ -556,6 +556,7 @@ class SpectralTrainer:
             hidden = self.codec.decoder.hidden(decoded)
         hidden = hidden.float()
         target = batch.target
+        # pans alone are learnt without it
         output = target
         if self.compares_sounds:
             output = self.codec.decoder.sound(hidden, batch.first)

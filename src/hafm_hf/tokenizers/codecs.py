@@ -235,7 +235,7 @@ class SpectralCodec(Codec):
 
     def new_decoder(self) -> PieceDecoder:
         """A streaming decoder for one song."""
-        return _SpectralStream(self.model.decoder, self.model.config, self.format.output_hop_length)
+        return _SpectralDecoder(self.model.decoder, self.model.config, self.format.output_hop_length)
 
 
 class CodecStream:
@@ -361,7 +361,7 @@ class _RecurrentDecoder:
         return self.rest((recurrent + hidden).permute(1, 2, 0), last)
 
 
-class _SpectralStream:
+class _SpectralDecoder:
     """The spectral codec's decoder, piece by piece: its blocks, then their sound, each with its own context."""
 
     def __init__(self, decoder: SpectralDecoder, config: HAFMSpectralConfig, hop: int) -> None:

@@ -32,7 +32,7 @@ class HAFMSpectralConfig(PreTrainedConfig):
         expansion (`int`): Width of the MLP in each block, as a multiple of its network's width.
         encoder_width, decoder_width (`int`): Channels of the networks.
         encoder_layers, decoder_layers (`int`): Numbers of ConvNeXt blocks.
-        side_layers (`int`): Of the blocks that compute the side from the middle, if the decoder plays stereo.
+        side_layers (`int`): Number of further blocks that compute the side, if the decoder plays stereo.
         num_codebooks (`int`): Codebooks of the residual quantiser.
         codebook_size (`int`): Codes per codebook.
         codebook_dim (`int`): Dimensions of the latent vectors.
