@@ -34,6 +34,8 @@ def test_the_true_peak_lies_between_samples_and_does_not_depend_on_blocks() -> N
     sine[:200] *= np.linspace(0, 1, 200, dtype=np.float32)
     sine[-200:] *= np.linspace(1, 0, 200, dtype=np.float32)
     assert audio.peak_dbfs(sine) == pytest.approx(-9.03, abs=0.01)
+    for empty in (sine[:0], np.zeros((0, 2), np.float32)):
+        assert audio.true_peak_dbtp(empty) == -math.inf
     assert audio.true_peak_dbtp(sine) == pytest.approx(-6.02, abs=0.02)
     peak = np.zeros(BLOCK + 600, np.float32)
     peak[BLOCK - 3 : BLOCK + 3] = [0.1, -0.4, 0.8, 0.8, -0.4, 0.1]

@@ -214,6 +214,24 @@ def test_joined_sounds_may_differ_in_rate_and_channels() -> None:
         assert len(samples) == pytest.approx(3.5 * RATE, abs=4)
 
 
+def empty_sound(file_format: str, channels: int, rate: int) -> bytes:
+    """A file of a sound without samples."""
+    return file_bytes(np.zeros((0, channels), np.float32), rate, format=file_format)
+
+
+@pytest.mark.parametrize("file_format", ["WAV", "FLAC", "OGG", "AIFF", "AU", "CAF"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_an_empty_sound_before_or_after_a_voice_does_no_harm(file_format: str, channels: int) -> None:
+    # of other channels than the empty one, at another rate; 24 bits, an odd number of samples: padded in WAV and AIFF
+    samples = np.tile(glide(1.5, 44_100)[:44_101, None], 3 - channels)
+    subtype = "VORBIS" if file_format == "OGG" else "PCM_24"
+    voice = file_bytes(samples, 44_100, format=file_format, subtype=subtype)
+    empty = empty_sound(file_format, channels, RATE)
+    for content in (voice + empty, empty + voice, voice + empty + voice):
+        samples, rate = audio.read_audio(content)
+        assert len(samples) / rate == pytest.approx(content.count(voice) * 44_101 / 44_100, abs=0.001)
+
+
 def test_a_part_of_joined_sounds_is_read_from_any_place(tmp_path: Path) -> None:
     path = tmp_path / "vocal.ogg"
     parts = [glide(2.0, RATE), glide(2.0, RATE)[::-1].copy()]

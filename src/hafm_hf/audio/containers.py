@@ -299,11 +299,13 @@ def _end_of_data(file: BinaryIO, first: int, stated: int | None, size: int, layo
         end = _find_sound(file, first, size, layout.magic)
         return end, end
     end = first + stated
-    if size - end < LEAST_BYTES:
-        return min(end, size), size
     padded_end = first - layout.overhead + layout.padded_size(stated)
     # padding may be missing; `fromkeys` leaves out the second if it is the first
-    for after in dict.fromkeys((end, padded_end)):
+    ends = dict.fromkeys((end, padded_end))
+    # few bytes are no sound, unless they are the header of an empty one, which libsndfile would stumble over
+    if size - end < LEAST_BYTES and not any(layout.begins(read_at(file, after, 16)) for after in ends):
+        return min(end, size), size
+    for after in ends:
         following = _after_chunks(file, after, size, layout)
         if following > after or layout.begins(read_at(file, after, 16)):
             return end, following

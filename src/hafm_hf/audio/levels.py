@@ -15,7 +15,7 @@ import numpy as np
 import soxr
 
 from .errors import HAFMAudioError
-from .samples import Samples, with_channels
+from .samples import Samples, in_columns, with_channels
 
 SILENCE_DBFS = -70.0
 CEILING_DBFS = -1.0
@@ -153,7 +153,7 @@ def _true_peaks(samples: Samples) -> Iterator[np.ndarray]:
     Yields:
         float32 [n], n ≤ `BLOCK`, block by block; the blocks together are [N].
     """
-    frames = samples.reshape(len(samples), -1)  # [N, C]
+    frames = in_columns(samples)  # [N, C]
     for start in range(0, len(frames), BLOCK):
         # with context on both sides for the resampler's filter
         before = min(start, FILTER_SAMPLES)

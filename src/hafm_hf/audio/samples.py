@@ -105,7 +105,7 @@ def without_offset(samples: Samples) -> Samples:
     # samples that overflow, or are not finite, are reported when they are checked
     with np.errstate(over="ignore", invalid="ignore"):
         # column by column: ten times as fast as the mean over the first axis
-        columns = samples.reshape(len(samples), -1).T  # [C, N]
+        columns = in_columns(samples).T  # [C, N]
         offset = np.array([column.mean(dtype=np.float64) for column in columns])  # [C]
         # not `<=`: an offset of NaN is subtracted, too
         if not np.abs(offset).max() > LEAST_OFFSET:
@@ -126,7 +126,14 @@ def with_channels(samples: Samples, channels: int) -> Samples:
         samples = to_mono(samples)
     if channels == 1:
         return samples
-    return np.broadcast_to(samples.reshape(len(samples), -1), (len(samples), channels))
+    return np.broadcast_to(in_columns(samples), (len(samples), channels))
+
+
+def in_columns(samples: Samples) -> Samples:
+    """Float32 [N] or [N, C] as [N, C], mono as [N, 1]; N may be 0, for which `reshape(N, -1)` fails."""
+    if samples.ndim == 1:
+        return samples[:, None]
+    return samples
 
 
 def resample(samples: Samples, sampling_rate: int, target_rate: int) -> Samples:
