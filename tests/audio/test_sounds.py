@@ -232,6 +232,15 @@ def test_an_empty_sound_before_or_after_a_voice_does_no_harm(file_format: str, c
         assert len(samples) / rate == pytest.approx(content.count(voice) * 44_101 / 44_100, abs=0.001)
 
 
+def test_a_size_that_no_file_has_is_read_from_a_path_as_from_bytes(tmp_path: Path) -> None:
+    content = bytearray(file_bytes(glide(1.5, RATE), RATE, format="RF64"))
+    # the size of the samples, in 64 bits
+    content[28:36] = (1 << 60).to_bytes(8, "little")
+    path = tmp_path / "vocal.wav"
+    path.write_bytes(content)
+    assert len(audio.read_audio(path)[0]) == len(audio.read_audio(bytes(content))[0]) == round(1.5 * RATE)
+
+
 def test_a_part_of_joined_sounds_is_read_from_any_place(tmp_path: Path) -> None:
     path = tmp_path / "vocal.ogg"
     parts = [glide(2.0, RATE), glide(2.0, RATE)[::-1].copy()]

@@ -299,12 +299,15 @@ def _end_of_data(file: BinaryIO, first: int, stated: int | None, size: int, layo
         end = _find_sound(file, first, size, layout.magic)
         return end, end
     end = first + stated
+    # not read behind the end of the file, where the system refuses to seek if a header states 64 bits
+    if end >= size:
+        return size, size
     padded_end = first - layout.overhead + layout.padded_size(stated)
     # padding may be missing; `fromkeys` leaves out the second if it is the first
     ends = dict.fromkeys((end, padded_end))
     # few bytes are no sound, unless they are the header of an empty one, which libsndfile would stumble over
     if size - end < LEAST_BYTES and not any(layout.begins(read_at(file, after, 16)) for after in ends):
-        return min(end, size), size
+        return end, size
     for after in ends:
         following = _after_chunks(file, after, size, layout)
         if following > after or layout.begins(read_at(file, after, 16)):
