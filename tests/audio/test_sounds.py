@@ -214,22 +214,23 @@ def test_joined_sounds_may_differ_in_rate_and_channels() -> None:
         assert len(samples) == pytest.approx(3.5 * RATE, abs=4)
 
 
-def empty_sound(file_format: str, channels: int, rate: int) -> bytes:
-    """A file of a sound without samples."""
-    return file_bytes(np.zeros((0, channels), np.float32), rate, format=file_format)
-
-
 @pytest.mark.parametrize("file_format", ["WAV", "FLAC", "OGG", "AIFF", "AU", "CAF"])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_an_empty_sound_before_or_after_a_voice_does_no_harm(file_format: str, channels: int) -> None:
     # of other channels than the empty one, at another rate; 24 bits, an odd number of samples: padded in WAV and AIFF
-    samples = np.tile(glide(1.5, 44_100)[:44_101, None], 3 - channels)
+    sung = np.tile(glide(1.5, 44_100)[:44_101, None], 3 - channels)
     subtype = "VORBIS" if file_format == "OGG" else "PCM_24"
-    voice = file_bytes(samples, 44_100, format=file_format, subtype=subtype)
-    empty = empty_sound(file_format, channels, RATE)
+    voice = file_bytes(sung, 44_100, format=file_format, subtype=subtype)
+    empty = file_bytes(np.zeros((0, channels), np.float32), RATE, format=file_format)
     for content in (voice + empty, empty + voice, voice + empty + voice):
         samples, rate = audio.read_audio(content)
         assert len(samples) / rate == pytest.approx(content.count(voice) * 44_101 / 44_100, abs=0.001)
+
+
+@pytest.mark.parametrize("file_format", ["WAV", "OGG", "AIFF", "AU", "CAF", "W64"])
+def test_a_sound_without_samples_is_too_short(file_format: str) -> None:
+    with pytest.raises(audio.HAFMAudioError, match="is 0 s long; HAFM needs at least 1 s"):
+        audio.read_audio(file_bytes(np.zeros((0, 2), np.float32), RATE, format=file_format))
 
 
 def test_a_size_that_no_file_has_is_read_from_a_path_as_from_bytes(tmp_path: Path) -> None:
@@ -238,7 +239,9 @@ def test_a_size_that_no_file_has_is_read_from_a_path_as_from_bytes(tmp_path: Pat
     content[28:36] = (1 << 60).to_bytes(8, "little")
     path = tmp_path / "vocal.wav"
     path.write_bytes(content)
-    assert len(audio.read_audio(path)[0]) == len(audio.read_audio(bytes(content))[0]) == round(1.5 * RATE)
+    for source in (path, bytes(content)):
+        samples, _ = audio.read_audio(source)
+        assert len(samples) == round(1.5 * RATE)
 
 
 def test_a_part_of_joined_sounds_is_read_from_any_place(tmp_path: Path) -> None:

@@ -209,6 +209,8 @@ def bad_songs(folder: Path) -> dict[str, str]:
     (folder / "gone.wav").symlink_to("nowhere.wav")
     soundfile.write(folder / "mono.wav", karaoke(3.0, 2)[:, 0], RATE)
     soundfile.write(folder / "short.wav", karaoke(0.5, 3), RATE)
+    soundfile.write(folder / "header.wav", np.zeros((0, 2), np.float32), RATE)
+    soundfile.write(folder / "header.au", np.zeros((0, 2), np.float32), RATE)
     soundfile.write(folder / "silent.wav", karaoke(3.0, 4, voice=0.0001), RATE)
     soundfile.write(folder / "quiet.wav", karaoke(3.0, 5, band=0.01), RATE)
     soundfile.write(folder / "loud.wav", karaoke(3.0, 6, voice=0.3), RATE)
@@ -218,8 +220,9 @@ def bad_songs(folder: Path) -> dict[str, str]:
     return {
         "torn.mp3": "damaged", "zero.wav": "empty file", "text.wav": "not decodable", "copy.wav": "duplicate content",
         "loop": "cannot be read", "gone.wav": "cannot be read", "mono.wav": "no stems",
-        "short.wav": "too short", "silent.wav": "silent vocal", "quiet.wav": "quiet instrumental",
-        "loud.wav": "vocal too loud", "nan.wav": "NaN or infinite samples",
+        "short.wav": "too short", "header.wav": "too short", "header.au": "too short", "silent.wav": "silent vocal",
+        "quiet.wav": "quiet instrumental", "loud.wav": "vocal too loud",
+        "nan.wav": "NaN or infinite samples",
     }  # fmt: skip
 
 

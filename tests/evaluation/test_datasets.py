@@ -181,6 +181,13 @@ def test_a_system_named_like_a_baseline_or_the_model_is_refused(tmp_path: Path, 
         evaluate(Evaluation((clip,), tmp_path / "out", None, {"a": (tmp_path, tmp_path), "a (1)": (tmp_path,)}))
 
 
+def test_a_channel_of_a_sound_without_samples_has_none(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "empty.wav", np.zeros((0, 2), np.float32), RATE)
+    samples, rate = datasets.Part(tmp_path / "empty.wav", channel=1).read()
+    assert samples.shape == (0,)
+    assert rate == RATE
+
+
 def test_damaged_missing_and_nan_audio_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HAFMAudioError, match="does not exist"):
         datasets.Part(tmp_path / "nothing.wav").read()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from ..audio import paste, resample, with_channels
+from ..audio import in_columns, paste, resample, with_channels
 from ..computing import CheckStop
 from ..modeling.codebook_patterns import FREE
 from ..modeling.modeling_stage import HAFMStageForCausalLM
@@ -112,7 +112,7 @@ class KeptInstrumental:
         Returns:
             A new array of the same shape.
         """
-        pasted = instrumental.reshape(len(instrumental), -1)  # [N, C]
+        pasted = in_columns(instrumental)  # [N, C]
         audio = _resampled(self.audio, self.rate, rate).t().numpy()
         for start, stop in self.spans:
             last_sample = min(round(stop * rate), len(instrumental), len(audio))

@@ -286,7 +286,7 @@ class HAFMPipeline(Pipeline):
         if instrumental is not None:
             read, instrumental_rate, _ = self._read(instrumental, sampling_rate)
             read = audio.with_channels(read, self.model.config.codec_format.output_channels)
-            instrumental_samples = read.reshape(len(read), -1).T
+            instrumental_samples = audio.in_columns(read).T
         return {
             "prepared": prepared,
             "vocal": vocal,

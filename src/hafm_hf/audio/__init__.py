@@ -40,4 +40,13 @@ from .levels import (
     turned_down,
     turned_up,
 )
-from .samples import Samples, pad_end, resample, resample_pieces, to_mono, with_channels, without_offset
+from .samples import (
+    Samples,
+    in_columns,
+    pad_end,
+    resample,
+    resample_pieces,
+    to_mono,
+    with_channels,
+    without_offset,
+)

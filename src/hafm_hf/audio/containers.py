@@ -112,7 +112,7 @@ def find_sections(file: BinaryIO) -> list[Section]:
             return list(_chunked_sounds(file, size, layout))
         return whole
     if magic.startswith(b".snd"):
-        return list(_au_sounds(file, size))
+        return list(_au_sounds(file, size)) or whole
     if magic.startswith(b"fLaC"):
         return _flac_streams(file, start, size)
     if magic.startswith(b"OggS"):

@@ -16,6 +16,7 @@ from ..audio import (
     NotFiniteAudioError,
     Samples,
     UnreadableAudioError,
+    in_columns,
     read_recording,
 )
 from .tracks import Reason, TrackError
@@ -47,5 +48,4 @@ def decode(path: str | os.PathLike[str], max_seconds: float) -> tuple[Samples, i
         raise TrackError(REASONS.get(type(error), Reason.NOT_DECODABLE), str(error)) from error
     if recording.missing_seconds > LOST_SECONDS:
         raise TrackError(Reason.DAMAGED, recording.remarks[-1])
-    samples = recording.samples
-    return samples.reshape(len(samples), -1), recording.sampling_rate
+    return in_columns(recording.samples), recording.sampling_rate

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from ..audio import MAX_CHANNELS, HAFMAudioError, Samples, opened, read_recording, source_name
+from ..audio import MAX_CHANNELS, HAFMAudioError, Samples, in_columns, opened, read_recording, source_name
 from ..corpus.lead_sheets import labelled_lead_sheet
 from ..corpus.stem_names import BAND_NAMES, Song, group_stems, outside_stem_folders, songs_of
 from ..corpus.stems import LABELS_FILE, LONGEST_DIFFERENCE_SECONDS
@@ -73,16 +73,16 @@ class Part:
             max_seconds=math.inf,
             keep=1 if self.channel is None else MAX_CHANNELS,
         )
-        samples = recording.samples
         rate = recording.sampling_rate
         if self.channel is None:
-            return samples, rate
-        channels = 1 if samples.ndim == 1 else samples.shape[1]
+            return recording.samples, rate
+        samples = in_columns(recording.samples)
+        channels = samples.shape[1]
         if self.channel >= channels:
             raise HAFMAudioError(
                 f"{self.path.name} has {channels} channel; karaoke needs two, accompaniment and voice."
             )
-        return np.ascontiguousarray(samples.reshape(len(samples), -1)[:, self.channel]), rate
+        return np.ascontiguousarray(samples[:, self.channel]), rate
 
     def duration(self) -> float:
         """Seconds of the sound from `start` on, at most `seconds`.
