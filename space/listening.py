@@ -126,7 +126,7 @@ def estimate(
             estimates = LeadSheet.from_estimates(phase, likely, frame_rate).spelled(known.key)
             sheet = replace(sheet, chords=known.chords).with_chords_in_gaps(estimates, gaps_between(known.chords))
     if sheet.has_beats:
-        sheet = with_bars_throughout(sheet, seconds, metre, notes=sung_notes(samples, rate))
+        sheet = with_bars_throughout(sheet, seconds, metre, notes=heard.notes)
         sheet = on_the_beat(sheet, seconds)
     if known.has_beats and "beats" not in known.estimated:
         # given beats were only continued to the end
@@ -312,7 +312,7 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
         sheet = with_style_and_energy(sheet or LeadSheet(), style, energy, vocal.samples, LISTENING_RATE)
     if sheet is None or kind not in {*IN_BARS, "json"}:
         raise ValueError("There are no beats or chords to write yet; listen to a voice, or tap along.")
-    melody = sung_notes(samples, rate) if kind == "midi" else []
+    melody = sung_notes(vocal.samples, LISTENING_RATE) if kind == "midi" else []
     bars = chart(sheet, len(samples) / rate) if kind in IN_BARS else None
     folder = Path(tempfile.mkdtemp(dir=JOBS))
     (path,) = write_lead_sheet(sheet, folder, Path(str(request.vocal)).stem, [kind], bars, melody)

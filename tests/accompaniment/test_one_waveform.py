@@ -18,6 +18,7 @@ from hafm_hf import HAFMFeatureExtractor, LeadSheet, audio
 from hafm_hf.audio import feature_extraction_hafm
 from hafm_hf.corpus.tokenizing import TokenizerOptions, Tokenizers
 from hafm_hf.lead_sheet.bars import on_the_beat, with_bars_throughout
+from hafm_hf.tokenizers import pitch_contour
 from hafm_hf.tokenizers.pitch_contour import VocalAnalyser
 from tiny_models import encoded, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer
 from vocals import CODEC_RATE, glide
@@ -48,6 +49,7 @@ def test_a_real_voice_has_one_lead_sheet_in_command_pipeline_and_space(
     snapped = on_the_beat(sheet, seconds)
     assert drawn["beats"] == list(snapped.beats or ())
     assert [tuple(span) for span in drawn["chords"]] == list(snapped.chords)
+    assert drawn["beats_per_bar"] == shown["beats_per_bar"]
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -73,6 +75,24 @@ def test_a_voice_is_listened_to_and_resampled_once_a_call(monkeypatch: pytest.Mo
     band(glide(2.0, 44_100), sampling_rate=44_100, seed=1, skip_fine=True, **bars)
     assert measured.call_count == 1
     assert [call.args[2] for call in resampled.call_args_list] == [16_000]
+
+
+@pytest.mark.parametrize("given", [{}, {"beats": [0.5, 1.0, 1.5, 2.0], "chords": [(0.0, 9.0, "C:maj")]}])
+def test_the_pitch_of_a_voice_is_measured_once(
+    bundled: Any, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+) -> None:
+    (vocal,) = bundled.feature_extractor().vocals(glide(9.0, 16_000), 16_000)
+    measured = Mock(side_effect=pitch_contour._yin)
+    monkeypatch.setattr(pitch_contour, "_yin", measured)
+    song = bundled.encoder(vocal, LeadSheet.given(given))
+    assert song.suiting_styles
+    frames = sum(len(call.args[0]) for call in measured.call_args_list)
+    # two blocks overlap by their context
+    assert 900 <= frames < 950
+    heard = bundled.encoder.hear(vocal)
+    transcribed = pitch_contour.sung_notes(vocal.samples, 16_000)
+    # (start, MIDI pitch); the last note may stop a frame later, as there is one frame more
+    assert [note[::2] for note in heard.notes] == [note[::2] for note in transcribed]
 
 
 def test_a_song_is_as_long_as_the_recording_to_the_sample() -> None:

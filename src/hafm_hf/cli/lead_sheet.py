@@ -186,6 +186,7 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
         HAFMCommandError: if there are no beats to count bars by, or the options contradict each other.
     """
     from ..audio.click import click_track
+    from ..audio.feature_extraction_hafm import LISTENING_RATE
     from ..lead_sheet.bars import chart, with_bars_throughout
     from ..lead_sheet.files import IN_BARS, write_lead_sheet
     from ..tokenizers.pitch_contour import sung_notes
@@ -194,7 +195,8 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
         shown = name if vocal == "-" else audio.source_name(vocal)
         stderr.print(f"{shown} is silent; its beats and chords are arbitrary.")
     length = len(samples) / rate
-    melody = sung_notes(samples, rate)
+    (prepared,) = composite.feature_extractor().vocals(samples, rate)
+    melody = sung_notes(prepared.samples, LISTENING_RATE)
     try:
         whole_sheet = composite.complete_lead_sheet(samples, rate, asked.given)
         if whole_sheet.has_beats:

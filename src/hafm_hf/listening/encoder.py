@@ -26,7 +26,7 @@ from ..lead_sheet.vocabulary import AUTO_STYLE, ENERGIES
 from ..modeling.configuration_stage import HAFMStageConfig
 from ..tokenizers.beat_tracker import likeliest_tempo
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from ..tokenizers.pitch_contour import PitchContour, sung_notes
+from ..tokenizers.pitch_contour import Note, PitchContour, sung_notes
 from .energy import energy_sections
 from .intro_and_outro import IntroAndOutro, add_bars
 from .modeling_listener import HAFMListenerModel
@@ -44,10 +44,12 @@ class Heard:
         contour: its pitch contour.
         phase_vectors (float32 [T_v, 4]): where in the beat each frame is
             (`HAFMRhythmNetwork.expected_phase_vectors`).
+        notes: those that are sung.
     """
 
     contour: PitchContour
     phase_vectors: torch.Tensor
+    notes: list[Note]
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,10 @@ class HAFMVocalEncoder:
         seconds = float(vocal.duration)
         rate = self.semantic_tokenizer.config.sampling_rate
 
-        sheet, beat_phase = self._with_estimates(vocal, sheet, check_stop=check_stop)
+        heard = None
+        if self._lacks(sheet, vocal):
+            heard = self.hear(vocal, check_stop)
+        sheet, beat_phase = self._with_estimates(vocal, sheet, heard, check_stop)
         vocal_sheet = sheet
 
         # silence around the vocal, in which the band plays alone
@@ -191,9 +196,10 @@ class HAFMVocalEncoder:
         unpadded = waveform[: round(float(ends.before + seconds + ends.after) * rate)]
         sheet = with_style_and_energy(sheet, style, energy, unpadded.cpu().numpy(), rate)
         styles: tuple[str, ...] = ()
-        if sheet.style is None:
+        if sheet.style is None and self.style_ranges:
             # by the vocal alone: intro and outro have no notes
-            styles = self._suiting_styles(vocal, vocal_sheet, seed)
+            notes = sung_notes(vocal.samples, rate, check_stop) if heard is None else heard.notes
+            styles = self._suiting_styles(notes, vocal_sheet, seed)
 
         if beat_phase is not None:
             # so far it covers the vocal only, not intro and outro
@@ -234,7 +240,10 @@ class HAFMVocalEncoder:
         Raises:
             ValueError: chords are given by the bar and there are no beats.
         """
-        return self._with_estimates(vocal, LeadSheet() if given is None else given, heard, check_stop)[0]
+        sheet = LeadSheet() if given is None else given
+        if heard is None and self._lacks(sheet, vocal):
+            heard = self.hear(vocal, check_stop)
+        return self._with_estimates(vocal, sheet, heard, check_stop)[0]
 
     @torch.no_grad()
     def hear(self, vocal: PreparedVocal, check_stop: CheckStop | None = None) -> Heard:
@@ -245,17 +254,17 @@ class HAFMVocalEncoder:
             check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Returns:
-            The pitch contour, with `ear_features` if there is an ear, and the phase vectors.
+            The pitch contour, with `ear_features` if there is an ear, the phase vectors, and the notes.
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
         waveform = self._waveform(vocal)
-        contour, phase_vectors = self.semantic_tokenizer.measure_pitch_and_beats(waveform, check_stop)
+        contour, phase_vectors, notes = self.semantic_tokenizer.measure_pitch_and_beats(waveform, check_stop)
         if self.ear is not None:
             features = self.ear.extract_features(waveform.to(self.ear.device), check_stop=check_stop)
             contour = replace(contour, ear_features=features.cpu().numpy())
-        return Heard(contour, phase_vectors)
+        return Heard(contour, phase_vectors, notes)
 
     def tracked_beat_phase(self, vocal: PreparedVocal) -> torch.Tensor | None:
         """The beat phase of each frame (float [T_v]) that the tokenizer reads if no beats are given.
@@ -299,21 +308,17 @@ class HAFMVocalEncoder:
         sheet = replace(song.lead_sheet, style=style, estimated=estimated)
         return replace(song, lead_sheet=sheet, lead_sheet_rows=self.make_lead_sheet_rows(len(song.tokens), sheet))
 
-    def _suiting_styles(self, vocal: PreparedVocal, sheet: LeadSheet, seed: int) -> tuple[str, ...]:
+    def _suiting_styles(self, notes: list[Note], sheet: LeadSheet, seed: int) -> tuple[str, ...]:
         """Styles that suit a vocal and its lead sheet, in the order in which the variations of a seed get them.
 
-        They are chosen by metre, tempo and notes sung per second; empty if the stages have no styles.
+        They are chosen by metre, tempo and notes sung per second.
         """
-        ranges = self.style_ranges
-        if not ranges:
-            return ()
-        notes = sung_notes(vocal.samples, self.semantic_tokenizer.config.sampling_rate)
         metre = sheet.beats_per_bar
         tempo = sheet.tempo
         if sheet.beats is not None:
             metre = song_metre(sheet, notes)
             tempo = float(60 / np.median(np.diff(sheet.beats)))
-        return styles_in_order(weigh_styles(ranges, metre, tempo, sung_density(notes)), seed)
+        return styles_in_order(weigh_styles(self.style_ranges, metre, tempo, sung_density(notes)), seed)
 
     def _check(self, sheet: LeadSheet, added_bars: int) -> None:
         """Raises ValueError for parts of a lead sheet, or bars, that neither the stages nor the tokenizer follow.
@@ -338,6 +343,19 @@ class HAFMVocalEncoder:
         if added_bars and not read & {"beat", "bar"}:
             raise ValueError("This model cannot follow beats; leave intro_bars and outro_bars out.")
 
+    def _lacks(self, sheet: LeadSheet, vocal: PreparedVocal) -> bool:
+        """Whether a lead sheet lacks beats or chords that can be estimated from the vocal."""
+        if not self.semantic_tokenizer.config.beat_line:
+            return False
+        return sheet.beats is None or bool(self._chord_gaps(sheet, vocal))
+
+    @staticmethod
+    def _chord_gaps(sheet: LeadSheet, vocal: PreparedVocal) -> list[tuple[float, float]]:
+        """Where a vocal has no chords: (start s, stop s); chords by the bar fill the whole song."""
+        if sheet.bars:
+            return []
+        return sheet.chord_gaps(float(vocal.duration))
+
     def _with_estimates(
         self,
         vocal: PreparedVocal,
@@ -347,12 +365,10 @@ class HAFMVocalEncoder:
     ) -> tuple[LeadSheet, torch.Tensor | None]:
         """Adds estimates of beats, chords and key to a lead sheet.
 
-        The vocal is listened to at most once, and only if beats or chords are missing.
-
         Args:
             vocal: the vocal, from the feature extractor.
             sheet: the lead sheet, as far as it is known.
-            heard: what `hear` has returned for the vocal, if it has been called.
+            heard: what `hear` has returned for the vocal; None if nothing is missing that could be estimated.
             check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Returns:
@@ -364,14 +380,11 @@ class HAFMVocalEncoder:
         """
         tokenizer = self.semantic_tokenizer
         rate = tokenizer.config.frame_rate
-        # (start s, stop s) without chords; chords by the bar fill the whole song
-        gaps = [] if sheet.bars else sheet.chord_gaps(float(vocal.duration))
+        gaps = self._chord_gaps(sheet, vocal)
         if self.listener is None and sheet.key and "key" not in sheet.estimated and gaps:
             logger.warning("The key changes no chords, since this model has no listener; give chords instead.")
 
         beat_phase = sheet.beat_phase(tokenizer.num_frames(self._num_samples(float(vocal.duration))), rate)
-        if tokenizer.config.beat_line and heard is None and (beat_phase is None or gaps):
-            heard = self.hear(vocal, check_stop)
         if beat_phase is None and heard is not None:
             beat_phase = self._beat_track(heard, sheet, check_stop)
         if beat_phase is None:
@@ -396,6 +409,8 @@ class HAFMVocalEncoder:
             sheet: its tempo, if given, is that of the track; else the track is near the listener's estimate.
             check_stop: called between pieces of the work; an exception that it raises ends it.
         """
+        if check_stop is not None:
+            check_stop()
         # in beats a minute
         estimated_tempo = None
         if self.listener is not None and sheet.tempo is None:

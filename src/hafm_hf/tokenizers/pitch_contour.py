@@ -26,6 +26,8 @@ from ..computing import CheckStop, stoppable
 from ..lead_sheet.chords import PITCH_CLASSES
 
 Array = NDArray[np.float32]
+# start and stop in seconds, and MIDI pitch: 69 is 440 Hz
+Note = tuple[float, float, int]
 Pitches = NDArray[np.float64]
 # analysis frames a second
 FRAME_RATE = 100
@@ -81,11 +83,12 @@ LARGEST_GLIDE = 4.0
 LARGEST_INTERVAL = 18.0
 
 
-def fundamental_frequency(samples: Samples, sampling_rate: int) -> Pitches:
+def fundamental_frequency(samples: Samples, sampling_rate: int, check_stop: CheckStop | None = None) -> Pitches:
     """Pitch of a single voice at 100 frames a second, by YIN (de Cheveigné and Kawahara, 2002).
 
     Args:
         samples (float32 [N], at `sampling_rate` Hz).
+        check_stop: called every ten seconds of the voice; an exception that it raises ends the analysis.
 
     Returns:
         float64 [1 + N // hop], in Hz; NaN in unvoiced frames.
@@ -98,7 +101,7 @@ def fundamental_frequency(samples: Samples, sampling_rate: int) -> Pitches:
     padded = np.pad(samples.astype(np.float64), half)
     starts = np.arange(1 + len(samples) // hop) * hop
     pitches = []
-    for first in range(0, len(starts), F0_FRAMES_AT_ONCE):
+    for first in stoppable(range(0, len(starts), F0_FRAMES_AT_ONCE), check_stop):
         # [frames, samples of a frame]; the last frame may end beyond the padding, whose last sample is repeated
         index = starts[first : first + F0_FRAMES_AT_ONCE, None] + np.arange(2 * half)
         pitches.append(_yin(padded[np.minimum(index, len(padded) - 1)], window, sampling_rate))
@@ -154,18 +157,26 @@ def midi_pitch(hertz: NDArray[Any]) -> NDArray[Any]:
     return 69 + 12 * np.log2(hertz / A4_HZ)
 
 
-def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float, int]]:
-    """The notes of a single voice that last 80 ms or longer.
+def sung_notes(samples: Samples, sampling_rate: int, check_stop: CheckStop | None = None) -> list[Note]:
+    """The notes of a single voice, as in `notes_of_pitches`; a quiet one is amplified first.
 
     Args:
         samples (float32 [N], at `sampling_rate` Hz).
-
-    Returns:
-        (start s, stop s, MIDI pitch) of each; 69 is 440 Hz.
+        check_stop: called between pieces of the work; an exception that it raises ends it.
     """
-    # unvoiced frames are NaN
-    with np.errstate(invalid="ignore"):
-        pitch = midi_pitch(fundamental_frequency(samples, sampling_rate))
+    hop = sampling_rate // FRAME_RATE
+    pitch = fundamental_frequency(_audible(samples, hop), sampling_rate, check_stop)
+    return notes_of_pitches(pitch, hop / sampling_rate)
+
+
+def notes_of_pitches(hertz: NDArray[Any], frame_seconds: float = 1 / FRAME_RATE) -> list[Note]:
+    """The notes of a voice that last 80 ms or longer.
+
+    Args:
+        hertz (float [F], NaN in unvoiced frames): the pitches of its frames.
+        frame_seconds: from one frame to the next, about 0.01 s.
+    """
+    pitch = midi_pitch(hertz)
     # the median over a sixth of a second makes vibrato and slides round to the notes around them
     around = np.lib.stride_tricks.sliding_window_view(
         np.pad(pitch, NOTE_SMOOTHING, constant_values=np.nan), 2 * NOTE_SMOOTHING + 1
@@ -177,7 +188,6 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
     # −1 in unvoiced frames; a note is a run of frames of one pitch
     rounded = np.where(np.isfinite(steady), np.round(steady), -1).astype(int)
     borders = [0, *(np.flatnonzero(np.diff(rounded)) + 1), len(rounded)]
-    frame_seconds = sampling_rate // FRAME_RATE / sampling_rate
     notes = []
     for first, last in zip(borders, borders[1:], strict=False):
         if last - first >= SHORTEST_NOTE and rounded[first] >= 0:
