@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,6 +56,11 @@ def test_no_piece_of_listening_to_a_long_voice_takes_long(bundled: Any, given: d
     (vocal,) = bundled.feature_extractor().vocals(glide(90.0, 16_000), 16_000)
     listen = partial(bundled.encoder, vocal, LeadSheet.given(given))
     assert longest_share(lambda note: listen(check_stop=note), bound=1 / 8) < 1 / 8
+
+
+def test_separating_a_long_band_can_be_stopped_midway(bundled: Any) -> None:
+    band = torch.from_numpy(np.stack([glide(40.0, 44_100)] * 2))
+    assert longest_share(lambda note: bundled.separator.separate(band, 44_100, note), bound=1 / 4) < 1 / 4
 
 
 def _note(called_at: list[float], *_: object) -> None:

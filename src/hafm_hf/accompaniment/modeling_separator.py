@@ -30,7 +30,7 @@ QUIET = 1e-2
 # width in Hz of the band at the top of the network's bandwidth whose mean mask holds for all frequencies above
 TOP_BAND = 1500.0
 # pieces into which a long instrumental is split
-PIECE_SECONDS = 30
+PIECE_SECONDS = 5
 
 
 class HAFMSeparatorModel(HAFMModelMixin, PreTrainedModel):

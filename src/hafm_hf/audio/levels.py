@@ -160,12 +160,17 @@ def _true_peaks(samples: Samples) -> Iterator[np.ndarray]:
         block = frames[start - before : start + BLOCK + FILTER_SAMPLES]
         oversampled = soxr.resample(block, 1, OVERSAMPLING, quality="HQ")
         count = min(BLOCK, len(frames) - start)
-        peaks = np.abs(oversampled).max(axis=1)[before * OVERSAMPLING :][: count * OVERSAMPLING]
+        peaks = _largest(np.abs(oversampled))[before * OVERSAMPLING :][: count * OVERSAMPLING]
         # the resampler may return a few samples less at the end
         peaks = np.pad(peaks, (0, count * OVERSAMPLING - len(peaks)))
-        between = peaks.reshape(count, OVERSAMPLING).max(axis=1)
+        between = _largest(peaks.reshape(count, OVERSAMPLING))
         # resampling changes the samples themselves a little
-        yield np.maximum(between, np.abs(frames[start : start + count]).max(axis=1))
+        yield np.maximum(between, _largest(np.abs(frames[start : start + count])))
+
+
+def _largest(values: np.ndarray) -> np.ndarray:
+    """The largest value of each row: [N, n] → [N]. Over a few columns, NumPy's own maximum is ten times as slow."""
+    return functools.reduce(np.maximum, values.T)
 
 
 def mix_audio(
