@@ -227,6 +227,17 @@ def test_an_empty_sound_before_or_after_a_voice_does_no_harm(file_format: str, c
         assert len(samples) / rate == pytest.approx(content.count(voice) * 44_101 / 44_100, abs=0.001)
 
 
+@pytest.mark.parametrize("file_format", ["WAV", "RF64", "AIFF", "CAF", "W64", "AU", "FLAC", "MP3"])
+def test_a_header_that_is_cut_off_after_a_voice_does_no_harm(file_format: str) -> None:
+    subtype = None if file_format == "MP3" else "PCM_24"
+    voice = file_bytes(glide(1.5, RATE)[:24_001], RATE, format=file_format, subtype=subtype)
+    whole, _ = audio.read_audio(voice)
+    for size in range(44):
+        samples, _ = audio.read_audio(voice + voice[:size])
+        # a few bytes more may be samples
+        assert len(samples) == pytest.approx(len(whole), abs=15), size
+
+
 @pytest.mark.parametrize("file_format", ["WAV", "OGG", "AIFF", "AU", "CAF", "W64"])
 def test_a_sound_without_samples_is_too_short(file_format: str) -> None:
     with pytest.raises(audio.HAFMAudioError, match="is 0 s long; HAFM needs at least 1 s"):
