@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of a codec that plays stereo, beside others of the same codes: levels, distances, and where notes stand.
 
+And levels of what a whole model generates, beside the rendered bands of the same songs.
+
 Dimensions: N samples, T frames, B bands of a semitone.
 """
 
@@ -12,6 +14,7 @@ import soxr
 import torch
 from transformers import PreTrainedModel
 
+from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.tokenizers.codecs import Codec, as_codec
 
 from .figures import log_mel, scale_invariant_sdr
@@ -114,6 +117,50 @@ def played(codec: Codec, codes: torch.Tensor, size: int, sampling_rate: int) -> 
     if len(sound) == 1:
         sound = np.repeat(sound, 2, axis=0)
     return sound
+
+
+@torch.no_grad()
+def generated_levels(composite: HAFMForVocalAccompaniment, pool: SongPool, seconds: float) -> dict[str, Any]:
+    """Levels of what a model plays for the voices of songs, given their chords, beats and style, and of their bands.
+
+    Args:
+        composite: plays stereo at the pool's stereo rate.
+        pool: songs with stereo.
+        seconds: from the beginning of each song.
+
+    Returns:
+        `mid_db` and `side_db`: generated − rendered by octave, of all songs together, each as loud as the others in
+        the mid; None where less than AUDIBLE_DB below the mid is rendered. `songs`: their number.
+    """
+    rate = pool.stereo_rate
+    assert rate is not None
+    # power by octave of mid and of side
+    powers = {"generated": np.zeros((2, len(OCTAVES))), "rendered": np.zeros((2, len(OCTAVES)))}
+    for song in pool.songs:
+        assert song.stereo is not None
+        vocal = song.vocal[: round(seconds * pool.sampling_rate)].astype(np.float32) / np.float32(PCM_SCALE)
+        length = len(vocal) / pool.sampling_rate
+        beats = [beat for beat in song.labels["beats"] if beat < length]
+        chords = [(start, min(stop, length), label) for start, stop, label in song.labels["chords"] if start < length]
+        sheet = LeadSheet(beats=beats, chords=chords, style=song.labels["style"])
+        (generated,) = composite.generate(vocal, pool.sampling_rate, lead_sheet=sheet, seed=1).audio
+        rendered = song.stereo[:, : generated.shape[1]] / PCM_SCALE
+        for name, sound in (("generated", generated.double().cpu().numpy()), ("rendered", rendered)):
+            middle = sound.mean(axis=0)
+            side = (sound[0] - sound[1]) / 2
+            levels = np.stack([octave_levels(channel, rate) for channel in (middle, side)])
+            by_octave = 10 ** (levels / 10)
+            powers[name] += by_octave / by_octave[0].sum()
+    figures: dict[str, Any] = {"songs": len(pool.songs)}
+    generated_db, rendered_db = (10 * np.log10(powers[name] + 1e-12) for name in ("generated", "rendered"))
+    loudest = rendered_db.max()
+    for row, channel in enumerate(("mid", "side")):
+        differences = generated_db[row] - rendered_db[row]
+        figures[f"{channel}_db"] = {
+            octave: round(float(difference), 1) if level > loudest + AUDIBLE_DB else None
+            for octave, difference, level in zip(OCTAVES, differences, rendered_db[row], strict=True)
+        }
+    return figures
 
 
 @torch.no_grad()

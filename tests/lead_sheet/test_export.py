@@ -16,7 +16,7 @@ from hafm_hf.lead_sheet.bars import chart, with_bars_throughout
 from hafm_hf.lead_sheet.chords import QUALITIES, chord_label, pitch_classes
 from hafm_hf.lead_sheet.export import to_midi, to_musicxml
 from hafm_hf.lead_sheet.files import read_beats, read_chords
-from hafm_hf.tokenizers.pitch_contour import sung_notes
+from hafm_hf.tokenizers.pitch_contour import notes_of_pitches, sung_notes
 from lead_sheet.golden import READ, SPELLING
 from vocals import EXAMPLE
 
@@ -268,6 +268,7 @@ def test_a_sung_melody_is_transcribed_to_its_notes() -> None:
     assert transcribed[-1][1] == pytest.approx(1.8, abs=0.1)
     assert sung_notes(np.pad(sound[::4], (441_000, 0)), 11_025)[0][0] == pytest.approx(40, abs=0.03)
     assert sung_notes(np.zeros(RATE, np.float32), RATE) == []
+    assert notes_of_pitches(np.zeros(0)) == []
 
 
 def test_the_command_writes_every_format_with_the_given_parts(bundled_model: Path, tmp_path: Path) -> None:

@@ -183,19 +183,42 @@ def test_the_recipe_trains_and_resumes_from_the_command_line(tmp_path: Path) -> 
     assert (other.hop_length, other.window_length, other.num_codebooks) == (480, 1920, 3)
 
 
+def write_stereo_song(folder: Path, seconds: float, seed: int) -> None:
+    """Writes a song at 8 kHz, and at 16 kHz with the band 12 dB louder on the left than on the right."""
+    write_song(folder, RATE, seconds=seconds, seed=seed)
+    band, _ = soundfile.read(folder / "instrumental.flac")
+    stereo = resample_poly(np.stack([1.6 * band, 0.4 * band], axis=1), 2, 1, axis=0)
+    soundfile.write(folder / "stereo.flac", stereo, 2 * RATE)
+
+
 @pytest.fixture(scope="module")
 def stereo_pool(tmp_path_factory: pytest.TempPathFactory) -> SongPool:
-    """Three short songs at 8 kHz, and at 16 kHz with the band 12 dB louder on the left than on the right."""
+    """Three short songs of `write_stereo_song`."""
     root = tmp_path_factory.mktemp("stereo_songs")
     for index in range(3):
-        folder = root / "train" / f"song_{index}"
-        write_song(folder, RATE, seconds=4.0, seed=index)
-        band, _ = soundfile.read(folder / "instrumental.flac")
-        stereo = resample_poly(np.stack([1.6 * band, 0.4 * band], axis=1), 2, 1, axis=0)
-        soundfile.write(folder / "stereo.flac", stereo, 2 * RATE)
+        write_stereo_song(root / "train" / f"song_{index}", seconds=4.0, seed=index)
     pool = SongPool(root, "train", RATE, stereo_rate=2 * RATE)
     assert pool.refresh() == 3
     return pool
+
+
+def test_a_models_stereo_is_compared_with_rendered_bands(tmp_path: Path) -> None:
+    for index in range(2):
+        folder = tmp_path / "test" / f"song_{index}"
+        write_stereo_song(folder, seconds=6.0, seed=index)
+        labels = json.loads((folder / "labels.json").read_text())
+        (folder / "labels.json").write_text(json.dumps(labels | {"style": "folk"}))
+    out = tmp_path / "figures.json"
+    words = ["--rendered", tmp_path, "--clips", 2, "--seconds", 2.0, "--out", out]
+    run_program([RECIPES / "evaluate_stereo.py", *words], check=True)
+    figures = json.loads(out.read_text())
+    assert figures["decoded"]["clips"] == 2
+    assert figures["generated"]["songs"] == 2
+    # bands of 8 kHz have nothing in the highest octave
+    assert figures["generated"]["mid_db"]["16000"] is None
+    assert abs(figures["generated"]["mid_db"]["250"]) < 20
+    # rendered, the side lies 4 dB below the mid; the model's lies further below
+    assert figures["generated"]["side_db"]["250"] < figures["generated"]["mid_db"]["250"]
 
 
 def settled_codec(pool: SongPool) -> HAFMSpectralModel:

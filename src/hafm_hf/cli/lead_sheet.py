@@ -195,9 +195,9 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
         shown = name if vocal == "-" else audio.source_name(vocal)
         stderr.print(f"{shown} is silent; its beats and chords are arbitrary.")
     length = len(samples) / rate
-    (prepared,) = composite.feature_extractor().vocals(samples, rate)
-    melody = sung_notes(prepared.samples, LISTENING_RATE)
     try:
+        (prepared,) = composite.feature_extractor().vocals(samples, rate)
+        melody = sung_notes(prepared.samples, LISTENING_RATE)
         whole_sheet = composite.complete_lead_sheet(samples, rate, asked.given)
         if whole_sheet.has_beats:
             whole_sheet = with_bars_throughout(whole_sheet, length, asked.metre, notes=melody)

@@ -176,6 +176,8 @@ def notes_of_pitches(hertz: NDArray[Any], frame_seconds: float = 1 / FRAME_RATE)
         hertz (float [F], NaN in unvoiced frames): the pitches of its frames.
         frame_seconds: from one frame to the next, about 0.01 s.
     """
+    if not len(hertz):
+        return []
     pitch = midi_pitch(hertz)
     # the median over a sixth of a second makes vibrato and slides round to the notes around them
     around = np.lib.stride_tricks.sliding_window_view(
