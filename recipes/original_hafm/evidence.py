@@ -354,16 +354,17 @@ class Search:
     def difference(self, choice: str, better: Layout, worse: Layout) -> np.ndarray:
         """Nats per token that one layout saves, crop by crop, of the stages that a choice concerns: float64 [crops].
 
+        Stages that both layouts lay out alike are left out: they would only dilute what the others say.
+
         Args:
             choice: name in `CHOICES`; if it is about the first slot, only the first frame's tokens count.
             better: the layout that saves them, if positive.
             worse: the other one.
         """
         row = FIRST_FRAME if choice in OF_THE_START else ALL_TOKENS
-        savings = []
-        for stage in self.concerned(choice):
-            savings.append(self.score(stage, worse)[row] - self.score(stage, better)[row])
-        return np.concatenate(savings)
+        savings = [self.score(stage, worse)[row] - self.score(stage, better)[row] for stage in self.concerned(choice)]
+        telling = [of_stage for of_stage in savings if of_stage.any()]
+        return np.concatenate(telling or savings)
 
     def concerned(self, choice: str) -> list[str]:
         """The stages that a choice concerns."""

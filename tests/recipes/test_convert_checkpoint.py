@@ -31,7 +31,7 @@ from original_hafm import evidence
 from original_hafm.download import KMEANS_FILE, STAGE_FILES
 from original_hafm.evidence import Search, Verdict, crops_of
 from original_hafm.kmeans import read_kmeans
-from original_hafm.layout import CHOICES, LENGTH, Layout
+from original_hafm.layout import CHOICES, LENGTH, PAPER, Layout
 from original_hafm.mapping import map_keys
 from original_hafm.reading import read_checkpoint
 from original_hafm.tokenizer import choose_tokenizer
@@ -209,6 +209,17 @@ def test_what_the_tokens_do_not_distinguish_is_called_undetermined(tmp_path: Pat
     assert verdict.layout.distance == LENGTH
     table = evidence.described(verdict)
     assert "| largest distance of the position bias | length | *undetermined*;" in table
+
+
+def test_stages_that_two_layouts_lay_out_alike_say_nothing(tmp_path: Path, base: Any, songs: Any) -> None:
+    stages, crops, _ = found_in(write(tmp_path, base, Drawn()), songs)
+    search = Search(stages, crops)
+    # with one source there is nothing to exchange, so that only the coarse stage differs
+    exchanged = replace(PAPER, segments="sources exchanged, then target")
+    assert len(search.difference("segments", PAPER, exchanged)) == len(crops["coarse"].labels)
+    targets_first = replace(PAPER, segments="target, then sources")
+    assert len(search.difference("segments", PAPER, targets_first)) == sum(len(each.labels) for each in crops.values())
+    assert not search.difference("segments", PAPER, PAPER).any()
 
 
 def test_tables_without_a_telling_name_are_told_apart_by_evidence(tmp_path: Path, base: Any, songs: Any) -> None:
