@@ -42,11 +42,17 @@ def main() -> None:
     (arguments,) = parse_dataclasses((Arguments,))
     torch.set_num_threads(1)
     composite = HAFMForVocalAccompaniment.from_pretrained(arguments.model or None).eval()
-    output = composite.config.codec_format.output_format
-    if output.channels != 2:
+    codec_format = composite.config.codec_format
+    if codec_format.output_channels != 2:
         raise ValueError("This model plays mono; its codec is evaluated by recipes/train_spectral_codec.py.")
-    rate = composite.config.codec_format.sampling_rate
-    pool = SongPool(Path(arguments.rendered), "test", rate, arguments.max_hours, True, output.sampling_rate)
+    pool = SongPool(
+        Path(arguments.rendered),
+        "test",
+        codec_format.sampling_rate,
+        arguments.max_hours,
+        stems=True,
+        stereo_rate=codec_format.output_sampling_rate,
+    )
     pool.refresh()
     if not pool.songs:
         raise ValueError(f"{pool.folder} holds no songs; name the output of recipes/build_song_corpus.py.")

@@ -214,8 +214,8 @@ def test_a_models_stereo_is_compared_with_rendered_bands(tmp_path: Path) -> None
     figures = json.loads(out.read_text())
     assert figures["decoded"]["clips"] == 2
     assert figures["generated"]["songs"] == 2
-    # bands of 8 kHz have nothing in the highest octave
-    assert figures["generated"]["mid_db"]["16000"] is None
+    # the bands were written at 16 kHz, and have all but nothing in the highest octave
+    assert figures["generated"]["mid_db"]["16000"] > 10
     assert abs(figures["generated"]["mid_db"]["250"]) < 20
     # rendered, the side lies 4 dB below the mid; the model's lies further below
     assert figures["generated"]["side_db"]["250"] < figures["generated"]["mid_db"]["250"]
