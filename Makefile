@@ -90,7 +90,7 @@ test-workshop: $(VENV)/.workshop
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 recipes/hafm_tiny/tests
 
 torture: $(VENV)/.dev
-	@echo "==> pytest of faults, every one as often as its marker says (three quarters of an hour on two slow cores)"
+	@echo "==> pytest of faults, every one as often as its marker says (about an hour on two slow cores)"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m fault --torture -n 2 --dist loadfile --durations 10
 
 conformance: $(VENV)/.dev

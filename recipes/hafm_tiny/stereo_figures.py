@@ -149,17 +149,19 @@ def generated_levels(composite: HAFMForVocalAccompaniment, pool: SongPool, secon
             middle = sound.mean(axis=0)
             side = (sound[0] - sound[1]) / 2
             levels = np.stack([octave_levels(channel, rate) for channel in (middle, side)])
-            by_octave = 10 ** (levels / 10)
-            powers[name] += by_octave / by_octave[0].sum()
+            power = 10 ** (levels / 10)
+            powers[name] += power / power[0].sum()
     figures: dict[str, Any] = {"songs": len(pool.songs)}
-    generated_db, rendered_db = (10 * np.log10(powers[name] + 1e-12) for name in ("generated", "rendered"))
-    loudest = rendered_db.max()
+    generated_db = 10 * np.log10(powers["generated"] + 1e-12)
+    rendered_db = 10 * np.log10(powers["rendered"] + 1e-12)
+    audible_db = rendered_db.max() + AUDIBLE_DB
     for row, channel in enumerate(("mid", "side")):
-        differences = generated_db[row] - rendered_db[row]
-        figures[f"{channel}_db"] = {
-            octave: round(float(difference), 1) if level > loudest + AUDIBLE_DB else None
-            for octave, difference, level in zip(OCTAVES, differences, rendered_db[row], strict=True)
-        }
+        by_octave: dict[int, float | None] = {}
+        for octave, generated_level, rendered_level in zip(OCTAVES, generated_db[row], rendered_db[row], strict=True):
+            by_octave[octave] = None
+            if rendered_level > audible_db:
+                by_octave[octave] = round(float(generated_level - rendered_level), 1)
+        figures[f"{channel}_db"] = by_octave
     return figures
 
 

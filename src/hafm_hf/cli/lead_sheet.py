@@ -198,7 +198,7 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
     try:
         (prepared,) = composite.feature_extractor().vocals(samples, rate)
         melody = sung_notes(prepared.samples, LISTENING_RATE)
-        whole_sheet = composite.complete_lead_sheet(samples, rate, asked.given)
+        whole_sheet = composite.encoder.lead_sheet(prepared, asked.given)
         if whole_sheet.has_beats:
             whole_sheet = with_bars_throughout(whole_sheet, length, asked.metre, notes=melody)
         elif asked.click or set(asked.formats).intersection(IN_BARS):
