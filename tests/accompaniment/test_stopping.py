@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A generation can be stopped anywhere: longer computations call `progress` between their pieces."""
 
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from hafm_hf import audio
 from hafm_hf.computing import torch_threads
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.modeling.fast_loop import FastGenerator
@@ -61,6 +63,53 @@ def test_no_piece_of_listening_to_a_long_voice_takes_long(bundled: Any, given: d
 def test_separating_a_long_band_can_be_stopped_midway(bundled: Any) -> None:
     band = torch.from_numpy(np.stack([glide(40.0, 44_100)] * 2))
     assert longest_share(lambda note: bundled.separator.separate(band, 44_100, note), bound=1 / 5) < 1 / 5
+
+
+@pytest.mark.parametrize("options", [{}, {"balance": "auto", "loudness": -14.0}])
+def test_mixing_can_be_stopped_midway(accompany: Any, options: dict[str, Any]) -> None:
+    if options:
+        pytest.importorskip("pyloudnorm")
+    reports: list[tuple[str, int, int]] = []
+    vocal = {"array": glide(1.0, CODEC_RATE), "sampling_rate": CODEC_RATE}
+    accompany(vocal, seed=1, skip_fine=True, progress=lambda *report: reports.append(report), **options)
+    generated: list[tuple[str, int, int]] = []
+    accompany.model.generate(
+        vocal["array"], CODEC_RATE, seed=1, skip_fine=True, progress=lambda *report: generated.append(report)
+    )
+    assert reports[: len(generated)] == generated
+    # the one track, and the peaks of the mix; the loudness of both, and the turns of the limiter
+    assert len(reports) - len(generated) >= (6 if options else 2)
+    assert set(reports[len(generated) :]) == {generated[-1]}
+    for moment in (len(generated) + 1, len(reports)):
+        stop = StopAt(moment)
+        with pytest.raises(Stop):
+            accompany(vocal, seed=1, skip_fine=True, progress=stop, **options)
+        assert stop.calls == moment
+
+
+def test_no_piece_of_bringing_a_song_to_a_loudness_takes_long() -> None:
+    pytest.importorskip("pyloudnorm")
+    song = np.stack([glide(40.0, 44_100, amplitude=0.05)] * 2, axis=1)
+    # clicks that the limiter has to lower, turn by turn
+    song[::22_050] = 0.9
+    limit = partial(audio.to_loudness, song, 44_100, -12.0)
+    assert longest_share(lambda note: limit(check_stop=note), bound=1 / 4) < 1 / 4
+
+
+def test_a_missing_loudness_meter_is_found_before_the_generation(
+    accompany: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyloudnorm", None)
+    reports: list[tuple[str, int, int]] = []
+    for options in ({"balance": "auto"}, {"loudness": -16.0}):
+        with pytest.raises(ModuleNotFoundError, match=r"hafm-hf\[studio\]"):
+            accompany(
+                glide(1.0, CODEC_RATE),
+                sampling_rate=CODEC_RATE,
+                progress=lambda *report: reports.append(report),
+                **options,
+            )
+    assert not reports
 
 
 def _note(called_at: list[float], *_: object) -> None:

@@ -20,11 +20,13 @@ from transformers.utils import logging
 
 from .. import audio
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, PreparedVocal, are_several
+from ..computing import CheckStop, stoppable
 from ..lead_sheet.files import known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
 from ..listening.encoder import HAFMEncoderOutput
 from ..pretrained.redaction import first_line
+from .chain import ProgressReports
 from .generation_accompaniment import one_vocal, variations_of
 from .kept_instrumental import KeptInstrumental
 from .options import MEDIAN_BALANCE, GenerationOptions, MixOptions, options_by_name
@@ -240,6 +242,8 @@ class HAFMPipeline(Pipeline):
         defaults = getattr(self, "_forward_params", {})
         mix_options = {name: given.pop(name) for name in options_by_name(MixOptions) if name in given}
         mix = MixOptions.of(defaults.get("mix"), mix_options)
+        if mix.balance is not None or mix.loudness is not None:
+            audio.require_pyloudnorm()
         options = GenerationOptions.of(options or defaults.get("options"), given)
         if isinstance(lead_sheet, (list, tuple)):
             raise ValueError("lead_sheet is a list; give a LeadSheet or a dict, which holds for all vocals of a call.")
@@ -381,7 +385,8 @@ class HAFMPipeline(Pipeline):
         Returns:
             "generated" (for several vocals, a list of these): "variations", for each its "audio" and, if requested,
             "stems" (float32 [N] or [C, N]), and its "lead_sheet"; "encoded" (`HAFMEncoderOutput`); "kept", the spans
-            to keep, or None; and the vocal itself, "vocal" and "vocal_rate".
+            to keep, or None; the vocal itself, "vocal" and "vocal_rate"; and "check_stop", which repeats the last
+            report of progress.
         """
         prepared = input_tensors["prepared"]
         vocals = input_tensors["vocal"]
@@ -399,14 +404,15 @@ class HAFMPipeline(Pipeline):
             prepared = [prepared]
             vocals = [vocals]
             rates = [rates]
-        encoded = self._encode(prepared, options, mix, lead_sheet, progress)
+        reports = ProgressReports(progress)
+        encoded = self._encode(prepared, options, mix, lead_sheet, reports)
         output = self.model.generate(
             sampling_rate=instrumental_rate,
             encoder_outputs=encoded,
             instrumental=instrumental,
             keep=keep,
             options=options,
-            progress=progress,
+            progress=reports,
         )
         kept = None
         if instrumental is not None:
@@ -429,6 +435,7 @@ class HAFMPipeline(Pipeline):
                     "kept": kept,
                     "vocal": vocal,
                     "vocal_rate": vocal_rate,
+                    "check_stop": reports.repeat_last,
                 }
             )
         return {"generated": generated if several else generated[0]}
@@ -446,6 +453,7 @@ class HAFMPipeline(Pipeline):
         generated = model_outputs["generated"]
         encoded = generated["encoded"]
         kept = generated["kept"]
+        check_stop = generated["check_stop"]
         model_rate = self.model.sampling_rate
         rate = self._output_rate(generated["vocal_rate"], mix)
         vocal = self._vocal_for_mix(generated["vocal"], generated["vocal_rate"], rate, encoded)
@@ -453,8 +461,9 @@ class HAFMPipeline(Pipeline):
         songs = []
         for variation in generated["variations"]:
             # the stems, or the instrumental as the only track
+            generated_tracks = variation.get("stems", {"": variation["audio"]}).values()
             tracks = []
-            for track in variation.get("stems", {"": variation["audio"]}).values():
+            for track in stoppable(generated_tracks, check_stop):
                 samples = audio.resample(np.ascontiguousarray(track.numpy().T), model_rate, rate)
                 samples = audio.pad_end(samples[: len(vocal)], len(vocal))
                 tracks.append(audio.fade_instrumental(samples, rate, 0, len(vocal), encoded.fade))
@@ -468,7 +477,7 @@ class HAFMPipeline(Pipeline):
             stems = {}
             if "stems" in variation:
                 stems = dict(zip(STEMS, tracks, strict=True))
-            song = _mixed(vocal, instrumental, rate, mix, stems)
+            song = _mixed(vocal, instrumental, rate, mix, stems, check_stop)
             songs.append(song | {"lead_sheet": variation["lead_sheet"], "vocal_start": encoded.before})
         return songs[0] if len(songs) == 1 else songs
 
@@ -533,7 +542,12 @@ def stems_of(piece: audio.Samples) -> dict[str, audio.Samples]:
 
 
 def _mixed(
-    vocal: audio.Samples, instrumental: audio.Samples, rate: int, options: MixOptions, stems: dict[str, audio.Samples]
+    vocal: audio.Samples,
+    instrumental: audio.Samples,
+    rate: int,
+    options: MixOptions,
+    stems: dict[str, audio.Samples],
+    check_stop: CheckStop | None = None,
 ) -> dict[str, Any]:
     """Mixes a vocal and an instrumental into a song, the result of a call.
 
@@ -542,6 +556,7 @@ def _mixed(
         rate (Hz): of both.
         options: gains, balance and loudness.
         stems: the instrumental's, by name; may be empty.
+        check_stop: called between pieces of the work; an exception that it raises ends it.
 
     Returns:
         "audio", "mix", "vocals", "sampling_rate" (Hz) and, if there are any, "stems", as a call returns them.
@@ -557,11 +572,12 @@ def _mixed(
     turned_up_db = audio.quiet_gain_db(vocal, rate)
     if options.balance is not None:
         balance = MEDIAN_BALANCE if isinstance(options.balance, str) else options.balance
-        instrumental_db += audio.balance_gain_db(vocal, instrumental, rate, balance) + turned_up_db
+        instrumental_db += audio.balance_gain_db(vocal, instrumental, rate, balance, check_stop) + turned_up_db
     vocal_db = options.vocal_gain_db + turned_up_db
-    mix = audio.mix_audio(vocal, instrumental, vocal_gain_db=vocal_db, instrumental_gain_db=instrumental_db)
+    gains = {"vocal_gain_db": vocal_db, "instrumental_gain_db": instrumental_db}
+    mix = audio.mix_audio(vocal, instrumental, **gains, check_stop=check_stop)
     if options.loudness is not None:
-        mix = audio.to_loudness(mix, rate, options.loudness)
+        mix = audio.to_loudness(mix, rate, options.loudness, check_stop)
         reached = audio.loudness(mix, rate)
         if options.loudness - reached > TOO_QUIET_LU:
             logger.warning(f"The mix has {reached:.1f} LUFS instead of {options.loudness:g}: its peaks are limited.")

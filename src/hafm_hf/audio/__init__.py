@@ -34,6 +34,7 @@ from .levels import (
     paste,
     peak_dbfs,
     quiet_gain_db,
+    require_pyloudnorm,
     rms_dbfs,
     to_loudness,
     true_peak_dbtp,

@@ -2,7 +2,8 @@
 """Levels, and mixing voice and instrumental: gain, loudness, true peak, fades.
 
 Loudness is measured with pyloudnorm, part of the extra `studio`. Shapes: [N] or [N, C]; time-varying gains, [N], are
-applied to the transpose, whose last axis is time.
+applied to the transpose, whose last axis is time. What passes over a song several times calls `check_stop` in between;
+an exception that it raises ends the work.
 """
 
 import functools
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import soxr
 
+from ..computing import CheckStop, stoppable
 from .errors import HAFMAudioError
 from .samples import Samples, in_columns, with_channels
 
@@ -133,6 +135,20 @@ def loudness(samples: Samples, sampling_rate: int) -> float:
         return float(_meter(sampling_rate).integrated_loudness(samples.astype(np.float64)))
 
 
+def require_pyloudnorm() -> None:
+    """Imports pyloudnorm: for what measures loudness only after minutes of other work.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; the message says what to install.
+    """
+    try:
+        import pyloudnorm  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "pyloudnorm, which measures loudness, is not installed: pip install 'hafm-hf[studio]'.", name=error.name
+        ) from error
+
+
 @functools.cache
 def _meter(sampling_rate: int) -> Any:
     """pyloudnorm's meter for a sampling rate in Hz."""
@@ -141,20 +157,20 @@ def _meter(sampling_rate: int) -> Any:
     return pyloudnorm.Meter(sampling_rate)
 
 
-def true_peak_dbtp(samples: Samples) -> float:
+def true_peak_dbtp(samples: Samples, check_stop: CheckStop | None = None) -> float:
     """True peak of float32 [N] or [N, C], inter-sample peaks included, in dBTP; −inf for silence."""
-    peak = max((float(block.max(initial=0.0)) for block in _true_peaks(samples)), default=0.0)
+    peak = max((float(block.max(initial=0.0)) for block in _true_peaks(samples, check_stop)), default=0.0)
     return _to_decibels(peak)
 
 
-def _true_peaks(samples: Samples) -> Iterator[np.ndarray]:
+def _true_peaks(samples: Samples, check_stop: CheckStop | None) -> Iterator[np.ndarray]:
     """Largest amplitude from each sample of float32 [N] or [N, C] up to the next one, of all channels.
 
     Yields:
         float32 [n], n ≤ `BLOCK`, block by block; the blocks together are [N].
     """
     frames = in_columns(samples)  # [N, C]
-    for start in range(0, len(frames), BLOCK):
+    for start in stoppable(range(0, len(frames), BLOCK), check_stop):
         # with context on both sides for the resampler's filter
         before = min(start, FILTER_SAMPLES)
         block = frames[start - before : start + BLOCK + FILTER_SAMPLES]
@@ -174,7 +190,12 @@ def _largest(values: np.ndarray) -> np.ndarray:
 
 
 def mix_audio(
-    vocal: Samples, instrumental: Samples, *, vocal_gain_db: float = 0.0, instrumental_gain_db: float = 0.0
+    vocal: Samples,
+    instrumental: Samples,
+    *,
+    vocal_gain_db: float = 0.0,
+    instrumental_gain_db: float = 0.0,
+    check_stop: CheckStop | None = None,
 ) -> Samples:
     """Mixes a vocal and an instrumental (float32 [N] or [N, C] each, at the same rate), each with a gain in dB.
 
@@ -198,13 +219,15 @@ def mix_audio(
     # in place and block by block: an hour of sound is copied as little as possible
     for start in range(0, len(mixed), BLOCK):
         mixed[start : start + BLOCK] += with_channels(instrumental[start : start + BLOCK], channels) * gain
-    excess = true_peak_dbtp(mixed) - CEILING_DBFS
+    excess = true_peak_dbtp(mixed, check_stop) - CEILING_DBFS
     if excess > 0.0:
         mixed *= np.float32(decibels_to_gain(-excess))
     return mixed
 
 
-def balance_gain_db(vocal: Samples, instrumental: Samples, sampling_rate: int, balance: float) -> float:
+def balance_gain_db(
+    vocal: Samples, instrumental: Samples, sampling_rate: int, balance: float, check_stop: CheckStop | None = None
+) -> float:
     """Gain in dB, at most 48, that puts an instrumental `balance` LU below its vocal.
 
     Both are float32 [N] or [N, C] at `sampling_rate` Hz, measured with the larger number of channels of the two. The
@@ -216,15 +239,15 @@ def balance_gain_db(vocal: Samples, instrumental: Samples, sampling_rate: int, b
     # the product of no channel axis is 1
     channels = max(math.prod(sound.shape[1:]) for sound in (vocal, instrumental))
     # one number for both: copies of a mono sound in two channels are 3 LU louder
-    vocal_lufs = loudness(with_channels(vocal, channels), sampling_rate)
-    instrumental_lufs = loudness(with_channels(instrumental, channels), sampling_rate)
+    sounds = stoppable([vocal, instrumental], check_stop)
+    vocal_lufs, instrumental_lufs = [loudness(with_channels(sound, channels), sampling_rate) for sound in sounds]
     gain_db = vocal_lufs - instrumental_lufs - balance
     if not math.isfinite(gain_db):
         return 0.0
     return min(gain_db, LARGEST_GAIN_DB)
 
 
-def to_loudness(samples: Samples, sampling_rate: int, lufs: float) -> Samples:
+def to_loudness(samples: Samples, sampling_rate: int, lufs: float, check_stop: CheckStop | None = None) -> Samples:
     """Brings a mix (float32 [N] or [N, C]) to a loudness in LUFS, true peaks limited to −1 dBTP.
 
     If the limiter keeps the target out of reach, the mix stays quieter than that. Silence, and less than 0.4 s, whose
@@ -237,8 +260,8 @@ def to_loudness(samples: Samples, sampling_rate: int, lufs: float) -> Samples:
     if not math.isfinite(gain_db):
         return samples
     mix = samples
-    for _ in range(LIMITER_TURNS):
-        mix = _limited(samples * np.float32(decibels_to_gain(gain_db)), sampling_rate)
+    for _ in stoppable(range(LIMITER_TURNS), check_stop):
+        mix = _limited(samples * np.float32(decibels_to_gain(gain_db)), sampling_rate, check_stop)
         # the limiter has lowered the loudness
         missing_db = lufs - loudness(mix, sampling_rate)
         if abs(missing_db) < LOUDNESS_TOLERANCE:
@@ -247,12 +270,12 @@ def to_loudness(samples: Samples, sampling_rate: int, lufs: float) -> Samples:
     return mix
 
 
-def _limited(samples: Samples, sampling_rate: int) -> Samples:
+def _limited(samples: Samples, sampling_rate: int, check_stop: CheckStop | None) -> Samples:
     """Limits the true peak of float32 [N] or [N, C] to −1 dBTP by a gain that falls before each peak."""
     from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
     ceiling = decibels_to_gain(CEILING_DBFS)
-    peaks = np.concatenate(list(_true_peaks(samples)))
+    peaks = np.concatenate(list(_true_peaks(samples, check_stop)))
     if float(peaks.max(initial=0.0)) <= ceiling:
         return samples
     # of the gain's window in samples; odd, so that its middle is a sample
@@ -262,7 +285,7 @@ def _limited(samples: Samples, sampling_rate: int) -> Samples:
     gain = uniform_filter1d(gain, width)
     limited = (samples.T * gain.astype(np.float32)).T
     # the moving gain shifts inter-sample peaks a little
-    return limited * np.float32(decibels_to_gain(min(CEILING_DBFS - true_peak_dbtp(limited), 0.0)))
+    return limited * np.float32(decibels_to_gain(min(CEILING_DBFS - true_peak_dbtp(limited, check_stop), 0.0)))
 
 
 def fade_instrumental(
