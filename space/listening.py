@@ -33,8 +33,6 @@ from songs import Request, load_pipeline, on_gpu, read_recording, read_vocal
 from takes import JOBS
 from voice_check import remarks
 
-# At this sampling rate (Hz) pitch estimation takes a fraction of the time, and is precise enough for the screen.
-PITCH_RATE = 8_000
 # At most this many voices are analysed at the same time; others wait.
 LISTENING = threading.Semaphore(2)
 # Values of the pitch line per second.
@@ -74,8 +72,7 @@ def listen(
     plain = audio.with_channels(recording.samples, 1)
     samples = audio.turned_up(plain, rate)
     with LISTENING:
-        sheet, unsure = estimate(model, samples, rate, known, metre)
-        pitch = pitch_line(samples, rate)
+        sheet, unsure, pitch = estimate(model, samples, rate, known, metre)
     # JSON has no NaN
     line = [None if np.isnan(note) else round(float(note), 2) for note in pitch[:: FRAME_RATE // LINE_RATE]]
     energies: tuple[str, ...] = ()
@@ -96,7 +93,7 @@ def listen(
 @on_gpu
 def estimate(
     model: str, samples: audio.Samples, rate: int, known: LeadSheet, metre: int | None = None
-) -> tuple[LeadSheet, dict[str, Any]]:
+) -> tuple[LeadSheet, dict[str, Any], np.ndarray]:
     """Completes what is known of a voice by estimates.
 
     Args:
@@ -107,14 +104,15 @@ def estimate(
         metre: beats in a bar; None: estimated.
 
     Returns:
-        The lead sheet, and `doubts` about its estimates; `known` and {} if the model estimates no beats.
+        The lead sheet, `doubts` about its estimates (`known` and {} if the model estimates no beats), and MIDI note
+        numbers, float [T] at 100 Hz, NaN where nothing is sung.
     """
     pipeline = load_pipeline(model)
     encoder = pipeline.model.encoder
     frame_rate = encoder.semantic_tokenizer.config.frame_rate
-    if not encoder.semantic_tokenizer.config.beat_line:
-        return known, {}
     vocal = pipeline.feature_extractor.prepare(samples, rate)
+    if not encoder.semantic_tokenizer.config.beat_line:
+        return known, {}, midi_pitch(fundamental_frequency(vocal.samples, LISTENING_RATE))
     heard = encoder.hear(vocal)
     sheet = encoder.lead_sheet(vocal, known, heard)
     seconds = len(samples) / rate
@@ -131,7 +129,7 @@ def estimate(
     if known.has_beats and "beats" not in known.estimated:
         # given beats were only continued to the end
         sheet = replace(sheet, estimated=[name for name in sheet.estimated if name != "beats"])
-    return sheet, doubts(encoder, heard, sheet, known, seconds)
+    return sheet, doubts(encoder, heard, sheet, known, seconds), midi_pitch(heard.pitches)
 
 
 def gaps_between(chords: Sequence[Span]) -> list[tuple[float, float]]:
@@ -236,11 +234,6 @@ def key_probability(sheet: LeadSheet) -> tuple[float, str]:
     weights = np.exp(KEY_SHARPNESS * key_fit(note_seconds(sheet)))
     second, first = np.argsort(weights)[-2:]
     return float(weights[first] / (weights[first] + weights[second])), key_name(int(second))
-
-
-def pitch_line(samples: audio.Samples, rate: int) -> np.ndarray:
-    """MIDI note numbers of the voice (float32 [N] at `rate` Hz): float64 [T] at 100 Hz, NaN where nothing is sung."""
-    return midi_pitch(fundamental_frequency(audio.resample(samples, rate, PITCH_RATE), PITCH_RATE))
 
 
 def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadSheet | None:

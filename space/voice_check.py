@@ -5,12 +5,14 @@
 and 40 of MIR-1K, alone and mixed with their bands, and on synthetic speech.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from hafm_hf import audio
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 # parts of a recording that are up to so many dB below its loud parts are not pauses
 RANGE_DB = 25.0
@@ -45,7 +47,7 @@ def remarks(samples: audio.Samples, rate: int, pitch: Array) -> list[str]:
     Args:
         samples (float32 [N]): the recording as it is in its file.
         rate: in Hz.
-        pitch (float64 [T]): MIDI note numbers at 100 frames a second, NaN where there is no pitch.
+        pitch (float [T]): MIDI note numbers at 100 frames a second, NaN where there is no pitch.
     """
     sentences = [about_singing(samples, rate, pitch), about_level(samples, rate)]
     if is_clipped(samples):
@@ -95,7 +97,7 @@ def is_sounding(samples: audio.Samples, rate: int, frames: int) -> NDArray[np.bo
 
 
 def is_held(pitch: Array) -> NDArray[np.bool_]:
-    """Whether each frame of a pitch (float64 [T], MIDI note numbers or NaN) is part of a held note: bool [T]."""
+    """Whether each frame of a pitch (float [T], MIDI note numbers or NaN) is part of a held note: bool [T]."""
     held = np.zeros(len(pitch), dtype=bool)
     if len(pitch) < HELD_FRAMES:
         return held

@@ -10,12 +10,14 @@ from unittest.mock import Mock
 
 import pytest
 import transformers
+from typer.testing import CliRunner
 
 import listening
 from accompaniment.test_conditioned_songs import reading_composite
 from commands import hafm
 from hafm_hf import HAFMFeatureExtractor, LeadSheet, audio
 from hafm_hf.audio import feature_extraction_hafm
+from hafm_hf.cli import app
 from hafm_hf.corpus.tokenizing import TokenizerOptions, Tokenizers
 from hafm_hf.lead_sheet.bars import on_the_beat, with_bars_throughout
 from hafm_hf.tokenizers import pitch_contour
@@ -93,6 +95,22 @@ def test_the_pitch_of_a_voice_is_measured_once(
     transcribed = pitch_contour.sung_notes(vocal.samples, 16_000)
     # (start, MIDI pitch); the last note may stop a frame later, as there is one frame more
     assert [note[::2] for note in heard.notes] == [note[::2] for note in transcribed]
+
+
+@pytest.mark.parametrize("where", ["command", "space"])
+def test_command_and_space_measure_the_pitch_of_a_voice_once(
+    bundled_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    path = audio.write_audio(tmp_path / "voice.wav", glide(9.0, 44_100), 44_100)
+    measured = Mock(side_effect=pitch_contour._yin)
+    monkeypatch.setattr(pitch_contour, "_yin", measured)
+    if where == "command":
+        assert CliRunner().invoke(app, ["lead-sheet", str(path), "--json"]).exit_code == 0
+    else:
+        line = listening.listen(str(path), "hafm-tiny", None, LeadSheet())["pitch"]
+        assert len(line) == 225
+        assert all(note is not None for note in line[5:-5])
+    assert 900 <= sum(len(call.args[0]) for call in measured.call_args_list) < 950
 
 
 def test_a_song_is_as_long_as_the_recording_to_the_sample() -> None:

@@ -19,6 +19,7 @@ import typer.main
 
 from commands import run_command
 from hafm_hf.cli import app
+from hafm_hf.cli.info import describe_model
 from hafm_hf.lead_sheet.vocabulary import LEAD_SHEET_ROWS
 from programs import REPOSITORY, run_program
 from readme import Block, blocks, imported_names
@@ -168,6 +169,14 @@ def test_architecture_shows_the_settings_of_the_bundled_stages(stage: str) -> No
     assert config["conditioning_fusion"] == "sum"
     assert config["position_scheme"] == "time"
     assert settings["independent_windows"] == (stage == "fine")
+
+
+def test_readme_states_the_size_and_the_styles_of_the_bundled_model(bundled_model: Path) -> None:
+    described = describe_model(str(bundled_model))
+    readme = " ".join((REPOSITORY / "README.md").read_text().split())
+    styles = sorted(described["styles"])
+    listed = f"{', '.join(styles[:-1])} and {styles[-1]}"
+    assert f"`hafm-tiny` ({described['parameters'] / 1e6:.1f} M parameters), plays {listed} in" in readme
 
 
 def check_hafm(words: list[str]) -> None:

@@ -10,6 +10,8 @@ import listening
 import songs
 import voice_check
 from hafm_hf import LeadSheet, audio
+from hafm_hf.audio.feature_extraction_hafm import LISTENING_RATE
+from hafm_hf.tokenizers.pitch_contour import fundamental_frequency, midi_pitch
 from space.studio import Page, expect, in_both_windows, upload
 from space.test_desk import STATIC
 from space.test_network import DESK
@@ -22,7 +24,8 @@ KARAOKE = ("Ani_1_01", "Kenshin_2_01", "titon_1_05")
 
 
 def sentences(samples: np.ndarray, rate: int) -> list[str]:
-    pitch = listening.pitch_line(audio.turned_up(samples, rate), rate)
+    listened = audio.resample(audio.turned_up(samples, rate), rate, LISTENING_RATE)
+    pitch = midi_pitch(fundamental_frequency(listened, LISTENING_RATE))
     return voice_check.remarks(samples, rate, pitch)
 
 

@@ -197,8 +197,13 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
     length = len(samples) / rate
     try:
         (prepared,) = composite.feature_extractor().vocals(samples, rate)
-        melody = sung_notes(prepared.samples, LISTENING_RATE)
-        whole_sheet = composite.encoder.lead_sheet(prepared, asked.given)
+        heard = None
+        if composite.encoder.semantic_tokenizer.config.beat_line:
+            heard = composite.encoder.hear(prepared)
+            melody = heard.notes
+        else:
+            melody = sung_notes(prepared.samples, LISTENING_RATE)
+        whole_sheet = composite.encoder.lead_sheet(prepared, asked.given, heard)
         if whole_sheet.has_beats:
             whole_sheet = with_bars_throughout(whole_sheet, length, asked.metre, notes=melody)
         elif asked.click or set(asked.formats).intersection(IN_BARS):

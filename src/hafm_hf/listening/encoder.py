@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from ..lead_sheet.vocabulary import AUTO_STYLE, ENERGIES
 from ..modeling.configuration_stage import HAFMStageConfig
 from ..tokenizers.beat_tracker import likeliest_tempo
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from ..tokenizers.pitch_contour import Note, PitchContour, sung_notes
+from ..tokenizers.pitch_contour import Note, PitchContour, notes_of_pitches, sung_notes
 from .energy import energy_sections
 from .intro_and_outro import IntroAndOutro, add_bars
 from .modeling_listener import HAFMListenerModel
@@ -41,15 +42,20 @@ class Heard:
     """What is heard of a vocal, before any of it is given or decided.
 
     Args:
+        pitches (float32 [F], NaN where nothing is sung): in Hz, 100 times a second.
         contour: its pitch contour.
         phase_vectors (float32 [T_v, 4]): where in the beat each frame is
             (`HAFMRhythmNetwork.expected_phase_vectors`).
-        notes: those that are sung.
     """
 
+    pitches: np.ndarray
     contour: PitchContour
     phase_vectors: torch.Tensor
-    notes: list[Note]
+
+    @cached_property
+    def notes(self) -> list[Note]:
+        """The notes that are sung."""
+        return notes_of_pitches(self.pitches)
 
 
 @dataclass(frozen=True)
@@ -254,17 +260,17 @@ class HAFMVocalEncoder:
             check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Returns:
-            The pitch contour, with `ear_features` if there is an ear, the phase vectors, and the notes.
+            The pitches, their contour, with `ear_features` if there is an ear, and the phase vectors.
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
         waveform = self._waveform(vocal)
-        contour, phase_vectors, notes = self.semantic_tokenizer.measure_pitch_and_beats(waveform, check_stop)
+        pitches, contour, phase_vectors = self.semantic_tokenizer.measure_pitch_and_beats(waveform, check_stop)
         if self.ear is not None:
             features = self.ear.extract_features(waveform.to(self.ear.device), check_stop=check_stop)
             contour = replace(contour, ear_features=features.cpu().numpy())
-        return Heard(contour, phase_vectors, notes)
+        return Heard(pitches, contour, phase_vectors)
 
     def tracked_beat_phase(self, vocal: PreparedVocal) -> torch.Tensor | None:
         """The beat phase of each frame (float [T_v]) that the tokenizer reads if no beats are given.

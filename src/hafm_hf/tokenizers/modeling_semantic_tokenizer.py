@@ -24,7 +24,7 @@ from ..lead_sheet.lead_sheet import phase_vectors
 from ..pretrained.saving import HAFMModelMixin
 from .beat_tracker import PHASE_VECTOR_SIZE, HAFMBeatTracker, HAFMRhythmNetwork
 from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
-from .pitch_contour import DESCRIPTORS, Note, PitchContour, VocalAnalyser, notes_of_pitches, pitch_contour
+from .pitch_contour import DESCRIPTORS, PitchContour, VocalAnalyser, pitch_contour
 
 NORMALIZATION_EPSILON = 1e-7
 # frames, four seconds of them, that go through the convolutions at once
@@ -215,14 +215,14 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
     @torch.no_grad()
     def measure_pitch_and_beats(
         self, waveform: torch.Tensor, check_stop: CheckStop | None = None
-    ) -> tuple[PitchContour, torch.Tensor, list[Note]]:
-        """The pitch contour and the notes of a mono vocal (float [N] at 16 kHz), and the rhythm network's beat phases.
+    ) -> tuple[np.ndarray, PitchContour, torch.Tensor]:
+        """The pitches and their contour of a mono vocal (float [N] at 16 kHz), and the rhythm network's beat phases.
 
         `check_stop` is called between pieces of the work; an exception that it raises ends it.
 
         Returns:
-            A `PitchContour` at 50 Hz; float32 [T_v, 4], phase vectors of the beat, the shorter, the less certain it
-            is (`HAFMRhythmNetwork.expected_phase_vectors`); and the notes.
+            Pitches in Hz, NaN if unvoiced, float32 [F] at 100 Hz; a `PitchContour` at 50 Hz; and phase vectors of the
+            beat, float32 [T_v, 4], the shorter, the less certain it is (`HAFMRhythmNetwork.expected_phase_vectors`).
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -233,7 +233,7 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         if check_stop is not None:
             check_stop()
         phase_vectors = self.rhythm.expected_phase_vectors(descriptors[None])[0]
-        return pitch_contour(*measured), phase_vectors, notes_of_pitches(measured[0])
+        return measured[0], pitch_contour(*measured), phase_vectors
 
     def _measured(self, waveform: torch.Tensor, check_stop: CheckStop | None) -> tuple[np.ndarray, ...]:
         """Pitches, levels and mel bands of a mono vocal (float [N] at 16 kHz), from `VocalAnalyser.measure`.
