@@ -18,7 +18,8 @@ let only = "";
 const playing = () => sources.length > 0;
 const bounded = (second) => Math.min(Math.max(second, 0), song.seconds);
 /** The second of the song that is heard. */
-const position = () => (playing() ? bounded(ctx.currentTime - (ctx.outputLatency || ctx.baseLatency || 0) - zero) : stopped);
+const position = () =>
+  playing() ? bounded(ctx.currentTime - (ctx.outputLatency || ctx.baseLatency || 0) - zero) : stopped;
 
 /** The sound of a track: Opus, or else MP3; null if this file does not have it. */
 async function decode(name) {
@@ -27,7 +28,11 @@ async function decode(name) {
     const text = find(`${name}-${kind}`)?.textContent;
     if (!text) return null;
     const bytes = Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
-    try { return await ctx.decodeAudioData(bytes.buffer); } catch (error) { refused = error; }
+    try {
+      return await ctx.decodeAudioData(bytes.buffer);
+    } catch (error) {
+      refused = error;
+    }
   }
   throw refused;
 }
@@ -78,8 +83,10 @@ function seek(second) {
 /** Lets both be heard (""), or one alone. */
 function choose(name) {
   only = name;
-  for (const [each, { gain }] of Object.entries(tracks)) gain.gain.setTargetAtTime(only && only !== each ? 0 : 1, ctx.currentTime, FADE);
-  for (const button of document.querySelectorAll("[data-only]")) button.setAttribute("aria-pressed", String(button.dataset.only === only));
+  for (const [each, { gain }] of Object.entries(tracks))
+    gain.gain.setTargetAtTime(only && only !== each ? 0 : 1, ctx.currentTime, FADE);
+  for (const button of document.querySelectorAll("[data-only]"))
+    button.setAttribute("aria-pressed", String(button.dataset.only === only));
 }
 
 const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
@@ -102,12 +109,14 @@ function show() {
     if (shown) shown.button.removeAttribute("aria-current");
     if (bar) bar.button.setAttribute("aria-current", "true");
     const { top = 0, bottom = 0 } = bar?.button.getBoundingClientRect() ?? {};
-    if (playing() && bar && (bottom > innerHeight || top < 130)) bar.button.scrollIntoView({ block: "center", behavior: "smooth" });
+    if (playing() && bar && (bottom > innerHeight || top < 130))
+      bar.button.scrollIntoView({ block: "center", behavior: "smooth" });
     shown = bar;
   }
   if (bar) {
     bar.button.style.setProperty("--done", String((second - bar.start) / (bar.stop - bar.start)));
-    for (const chord of bar.chords) chord.element.classList.toggle("now", second >= chord.start && second < chord.stop);
+    for (const chord of bar.chords)
+      chord.element.classList.toggle("now", second >= chord.start && second < chord.stop);
   }
   for (const each of bars) if (each !== bar) each.button.style.setProperty("--done", "0");
   if (playing()) requestAnimationFrame(show);
@@ -145,11 +154,15 @@ find("play").addEventListener("click", () => {
   show();
 });
 find("position").addEventListener("input", ({ target }) => seek(Number(target.value)));
-for (const button of document.querySelectorAll("[data-only]")) button.addEventListener("click", () => choose(button.dataset.only));
+for (const button of document.querySelectorAll("[data-only]"))
+  button.addEventListener("click", () => choose(button.dataset.only));
 addEventListener("keydown", (event) => {
   if (event.key !== " " || event.target.closest("button, input") || find("play").disabled) return;
   event.preventDefault();
   find("play").click();
 });
 show();
-load().catch(() => { find("status").textContent = "This browser decodes neither Opus nor MP3; open the file in a current Chrome, Edge, Firefox or Safari."; });
+load().catch(() => {
+  find("status").textContent =
+    "This browser decodes neither Opus nor MP3; open the file in a current Chrome, Edge, Firefox or Safari.";
+});

@@ -12,30 +12,64 @@ const START = -Infinity; // a position before any song
 
 class Desk {
   constructor() {
-    Object.assign(this, { parts: [], out: null, older: new Set(), began: START, wanted: null, scale: 1, loops: false, span: null, vocal: null, waits: false });
-    [this.voice, this.stems] = ["voice", "stems"].map((name) => Object.assign(document.createElement("div"), { className: name }));
+    Object.assign(this, {
+      parts: [],
+      out: null,
+      older: new Set(),
+      began: START,
+      wanted: null,
+      scale: 1,
+      loops: false,
+      span: null,
+      vocal: null,
+      waits: false,
+    });
+    [this.voice, this.stems] = ["voice", "stems"].map((name) =>
+      Object.assign(document.createElement("div"), { className: name }),
+    );
   }
 
   /** A part: {begin, seconds, until, lasts(from), ready(), start(out, zero, from), stop(), follow(position), draw()}, all optional; it may replace another part. */
-  join(part, instead) { this.parts = [...this.parts.filter((each) => each !== instead), part]; }
+  join(part, instead) {
+    this.parts = [...this.parts.filter((each) => each !== instead), part];
+  }
 
-  get playing() { return this.out !== null; }
+  get playing() {
+    return this.out !== null;
+  }
+
   /** Where the song begins and ends: second 0 is that of the voice, before which an intro may be. */
-  get begin() { return Math.min(0, ...this.parts.map((part) => part.begin ?? 0)); }
-  get seconds() { return Math.max(0, ...this.parts.map((part) => part.seconds ?? 0)); }
-  get length() { return this.seconds - this.begin; }
+  get begin() {
+    return Math.min(0, ...this.parts.map((part) => part.begin ?? 0));
+  }
+
+  get seconds() {
+    return Math.max(0, ...this.parts.map((part) => part.seconds ?? 0));
+  }
+
+  get length() {
+    return this.seconds - this.begin;
+  }
+
   /** The second up to which there are sounds here: less than `seconds` while a band is generated or downloaded. */
-  get until() { return Math.min(this.seconds, ...this.parts.map((part) => part.until ?? Infinity)); }
+  get until() {
+    return Math.min(this.seconds, ...this.parts.map((part) => part.until ?? Infinity));
+  }
 
   /** Whether the sounds that are here last from a second on until more come. */
-  lasts(from) { return this.parts.every((part) => part.lasts?.(from) ?? true); }
+  lasts(from) {
+    return this.parts.every((part) => part.lasts?.(from) ?? true);
+  }
 
   /** The playback position in seconds, as heard. */
   get position() {
     if (!this.playing) return Math.min(Math.max(this.began, this.begin), this.seconds);
     const ctx = this.out.context;
     const heard = ctx.currentTime - (ctx.outputLatency || ctx.baseLatency || 0);
-    return Math.min(Math.max(heard - (heard < this.since ? this.before : this.zero), this.begin), this.seconds);
+    return Math.min(
+      Math.max(heard - (heard < this.since ? this.before : this.zero), this.begin),
+      this.seconds,
+    );
   }
 
   /** The second from which playback goes on: at the end of the song, that is its beginning. */
@@ -44,7 +78,9 @@ class Desk {
     return this.wanted >= this.seconds - 0.1 ? START : this.wanted;
   }
 
-  toggle() { this.playing || this.waits ? this.stop() : this.play(); }
+  toggle() {
+    this.playing || this.waits ? this.stop() : this.play();
+  }
 
   /** Plays from a second on, once its sounds are here; at the end of the song, from its beginning. */
   async play(from = this.began) {
@@ -63,7 +99,9 @@ class Desk {
   }
 
   /** Loads the sounds of all parts. */
-  ready() { return Promise.all(this.parts.map((part) => part.ready?.())); }
+  ready() {
+    return Promise.all(this.parts.map((part) => part.ready?.()));
+  }
 
   /** Plays the sounds that are here: from the second asked for, or else on from where playback is or waits. */
   async go() {
@@ -81,14 +119,22 @@ class Desk {
   /** Switches playback, at a time of the context, to the song from second `from`. */
   cut(wanted, time) {
     const from = Math.max(wanted, this.begin);
-    if (from >= this.until - LEAST || !(this.playing || this.lasts(from))) { this.hold(from); return; }
+    if (from >= this.until - LEAST || !(this.playing || this.lasts(from))) {
+      this.hold(from);
+      return;
+    }
     const [ctx, old] = [context(), this.out];
     clearTimeout(this.timer);
     this.out = Object.assign(new GainNode(ctx, { gain: 0 }), { sources: new Set() });
     this.out.connect(ctx.destination);
     this.out.gain.setValueAtTime(0, time);
     this.out.gain.linearRampToValueAtTime(1, time + FADE);
-    [this.before, this.since, this.zero, this.waits] = [old ? this.zero : time - from, time, time - from, false];
+    [this.before, this.since, this.zero, this.waits] = [
+      old ? this.zero : time - from,
+      time,
+      time - from,
+      false,
+    ];
     for (const part of this.parts) part.start?.(this.out, this.zero, from);
     // starting the parts may take long: the previous sounds fade only once the new ones are scheduled
     if (old) this.older.add(old);
@@ -105,7 +151,10 @@ class Desk {
   arrived(start, stop) {
     if (start !== false) this.cut(start, Math.max(this.zero + stop, context().currentTime + SOON));
     else if (stop < this.seconds) this.hold(stop);
-    else { this.stop(); this.seek(START); }
+    else {
+      this.stop();
+      this.seek(START);
+    }
   }
 
   /** Waits at a second, unless it is the last, for sounds that are still being generated, downloaded or decoded. */
@@ -121,7 +170,13 @@ class Desk {
     out.gain.cancelScheduledValues(time);
     out.gain.setValueAtTime(1, time);
     out.gain.linearRampToValueAtTime(0, time + FADE);
-    setTimeout(() => { this.end(out); this.older.delete(out); }, (time - out.context.currentTime + FADE + 0.05) * 1000);
+    setTimeout(
+      () => {
+        this.end(out);
+        this.older.delete(out);
+      },
+      (time - out.context.currentTime + FADE + 0.05) * 1000,
+    );
   }
 
   /** Ends sounds, also those that would have begun later. */
@@ -149,7 +204,10 @@ class Desk {
     else this.follow();
   }
 
-  draw() { for (const part of this.parts) part.draw?.(); this.follow(); }
+  draw() {
+    for (const part of this.parts) part.draw?.();
+    this.follow();
+  }
 
   /** Shows the position, continuously during playback. */
   follow() {

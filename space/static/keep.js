@@ -18,7 +18,9 @@ export let refused = "";
 function database() {
   opened ??= new Promise((done, failed) => {
     const request = indexedDB.open("hafm", 1);
-    request.onupgradeneeded = () => { for (const name of ["projects", "sounds"]) request.result.createObjectStore(name); };
+    request.onupgradeneeded = () => {
+      for (const name of ["projects", "sounds"]) request.result.createObjectStore(name);
+    };
     request.onsuccess = () => done(request.result);
     request.onerror = () => failed(request.error);
   });
@@ -41,7 +43,9 @@ async function change(act) {
   try {
     await act();
     refused = "";
-  } catch (error) { refused = REFUSED[error.name] ?? PRIVATE; }
+  } catch (error) {
+    refused = REFUSED[error.name] ?? PRIVATE;
+  }
 }
 
 /** Keeps a file of the server, given as a File or its bytes, until no project needs it. */
@@ -54,14 +58,25 @@ export function keepSound(path, content) {
 }
 
 /** Keeps a project: its state, its takes (mixer.js), and files that it will need; the oldest ones make room. */
-export const keepProject = (state, takes, coming) => change(async () => {
-  const needed = [state.path, ...coming, ...takes.flatMap(({ files }) => Object.values(files).flat())];
-  await ask("projects", "readwrite", (store) => store.put({ at: Date.now(), state, takes, needed }, state.path));
-  const all = (await projects()).sort((one, other) => other.at - one.at);
-  for (const { state: { path } } of all.slice(MOST_PROJECTS)) await ask("projects", "readwrite", (store) => store.delete(path));
-  const still = new Set(all.slice(0, MOST_PROJECTS).flatMap((project) => project.needed.flatMap((path) => [path, unpacked(path)])));
-  for (const path of await kept()) if (!still.has(path)) await ask("sounds", "readwrite", (store) => store.delete(path));
-});
+export const keepProject = (state, takes, coming) =>
+  change(async () => {
+    const needed = [state.path, ...coming, ...takes.flatMap(({ files }) => Object.values(files).flat())];
+    await ask("projects", "readwrite", (store) =>
+      store.put({ at: Date.now(), state, takes, needed }, state.path),
+    );
+    const all = (await projects()).sort((one, other) => other.at - one.at);
+    for (const {
+      state: { path },
+    } of all.slice(MOST_PROJECTS))
+      await ask("projects", "readwrite", (store) => store.delete(path));
+    const still = new Set(
+      all
+        .slice(0, MOST_PROJECTS)
+        .flatMap((project) => project.needed.flatMap((path) => [path, unpacked(path)])),
+    );
+    for (const path of await kept())
+      if (!still.has(path)) await ask("sounds", "readwrite", (store) => store.delete(path));
+  });
 
 const projects = () => ask("projects", "readonly", (store) => store.getAll());
 const kept = () => ask("sounds", "readonly", (store) => store.getAllKeys());
@@ -70,7 +85,11 @@ const kept = () => ask("sounds", "readonly", (store) => store.getAllKeys());
 export const unpacked = (path) => path.replace(/opus$/, "flac");
 
 /** The state of the project that was changed last, or null. */
-export const latest = () => projects().then((all) => all.sort((one, other) => other.at - one.at)[0]?.state ?? null, () => null);
+export const latest = () =>
+  projects().then(
+    (all) => all.sort((one, other) => other.at - one.at)[0]?.state ?? null,
+    () => null,
+  );
 
 /** Whether the server has the voice of a state, and the takes that are kept with it. */
 export async function isThere(state) {
@@ -92,16 +111,29 @@ export async function packed(state) {
     }
     return null;
   };
-  const voice = project && await sound(state.path);
+  const voice = project && (await sound(state.path));
   if (!voice) return null;
   const name = state.path.split("/").at(-1);
-  const entries = [["project.json", JSON.stringify({ ...state, path: name, kept: true })], [name, voice[1]]];
+  const entries = [
+    ["project.json", JSON.stringify({ ...state, path: name, kept: true })],
+    [name, voice[1]],
+  ];
   for (const { id, about, files, at = [0] } of project.takes) {
-    const pieces = Object.entries(files).filter(([channel]) => channel !== "voice")
-      .flatMap(([channel, paths]) => [paths].flat().map((path, next) => [channel, path, String(Math.round(1000 * at[next])).padStart(7, "0")]));
-    const found = await Promise.all(pieces.map(async ([channel, path, begin]) => [channel, begin, await sound(path)]));
+    const pieces = Object.entries(files)
+      .filter(([channel]) => channel !== "voice")
+      .flatMap(([channel, paths]) =>
+        [paths]
+          .flat()
+          .map((path, next) => [channel, path, String(Math.round(1000 * at[next])).padStart(7, "0")]),
+      );
+    const found = await Promise.all(
+      pieces.map(async ([channel, path, begin]) => [channel, begin, await sound(path)]),
+    );
     if (found.some(([, , one]) => !one)) continue;
-    entries.push([`${id}/job.json`, JSON.stringify(about)], ...found.map(([channel, begin, [kind, bytes]]) => [`${id}/${begin}_${channel}.${kind}`, bytes]));
+    entries.push(
+      [`${id}/job.json`, JSON.stringify(about)],
+      ...found.map(([channel, begin, [kind, bytes]]) => [`${id}/${begin}_${channel}.${kind}`, bytes]),
+    );
   }
   return zipOf(entries, `${name.replace(/\.\w+$/, "")}_project.zip`);
 }
@@ -115,19 +147,46 @@ async function zipOf(entries, name) {
     const bytes = new Uint8Array(await new Blob([content]).arrayBuffer());
     const title = new TextEncoder().encode(path);
     // version, names in UTF-8, not compressed, no time, 1980-01-01, checksum, sizes, length of the name
-    const about = fields([20, 2], [0x800, 2], [0, 2], [0, 2], [0x21, 2], [checksum(bytes), 4], [bytes.length, 4], [bytes.length, 4], [title.length, 2], [0, 2]);
-    directory.push(fields([0x02014b50, 4], [20, 2]), about, fields([0, 2], [0, 2], [0, 2], [0, 4], [at, 4]), title);
+    const about = fields(
+      [20, 2],
+      [0x800, 2],
+      [0, 2],
+      [0, 2],
+      [0x21, 2],
+      [checksum(bytes), 4],
+      [bytes.length, 4],
+      [bytes.length, 4],
+      [title.length, 2],
+      [0, 2],
+    );
+    directory.push(
+      fields([0x02014b50, 4], [20, 2]),
+      about,
+      fields([0, 2], [0, 2], [0, 2], [0, 4], [at, 4]),
+      title,
+    );
     const head = [fields([0x04034b50, 4]), about, title];
     parts.push(...head, bytes);
     at += [...head, bytes].reduce((sum, { length }) => sum + length, 0);
   }
   const size = directory.reduce((sum, { length }) => sum + length, 0);
-  const end = fields([0x06054b50, 4], [0, 4], [entries.length, 2], [entries.length, 2], [size, 4], [at, 4], [0, 2]);
+  const end = fields(
+    [0x06054b50, 4],
+    [0, 4],
+    [entries.length, 2],
+    [entries.length, 2],
+    [size, 4],
+    [at, 4],
+    [0, 2],
+  );
   return new File([...parts, ...directory, end], name);
 }
 
 /** Numbers of so many bytes each, the lowest byte first. */
-const fields = (...all) => Uint8Array.from(all.flatMap(([value, size]) => Array.from({ length: size }, (_, byte) => (value >>> (8 * byte)) & 255)));
+const fields = (...all) =>
+  Uint8Array.from(
+    all.flatMap(([value, size]) => Array.from({ length: size }, (_, byte) => (value >>> (8 * byte)) & 255)),
+  );
 
 const TABLE = Uint32Array.from({ length: 256 }, (_, number) => {
   let rest = number;

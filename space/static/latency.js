@@ -14,7 +14,8 @@ const CLEAR = 5;
 const CLEARER = 1.5;
 const ECHO = 0.06;
 
-export const NOT_HEARD = "The clicks were not heard: turn the volume up, hold the microphone to the headphones or loudspeaker, and measure again.";
+export const NOT_HEARD =
+  "The clicks were not heard: turn the volume up, hold the microphone to the headphones or loudspeaker, and measure again.";
 /** How long the chirps last, with the time for them to arrive (s). */
 export const LISTENED = TIMES.at(-1) + SECONDS + LONGEST;
 

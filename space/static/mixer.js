@@ -30,7 +30,21 @@ export function mount(element, props, watch, trigger) {
 export class Player {
   constructor() {
     // the band of an example may already be playing
-    Object.assign(this, { takes: [], chosen: null, live: desk.mixer?.live ?? null, channels: {}, sounds: {}, marks: {}, asked: 0, shown: 0, run: null, reach: Infinity, arrivals: [], hushed: false, sung: null });
+    Object.assign(this, {
+      takes: [],
+      chosen: null,
+      live: desk.mixer?.live ?? null,
+      channels: {},
+      sounds: {},
+      marks: {},
+      asked: 0,
+      shown: 0,
+      run: null,
+      reach: Infinity,
+      arrivals: [],
+      hushed: false,
+      sung: null,
+    });
     desk.join(this, desk.mixer);
     desk.mixer = this;
   }
@@ -44,46 +58,72 @@ export class Player {
   }
 
   /** The band that is being generated for the current voice. */
-  get coming() { return this.live?.source === desk.vocal ? this.live : null; }
+  get coming() {
+    return this.live?.source === desk.vocal ? this.live : null;
+  }
 
   /** The take to play: the one being generated, or the chosen one, for the current voice only. */
-  get take() { return this.coming ?? this.own.find(({ id }) => id === this.chosen); }
+  get take() {
+    return this.coming ?? this.own.find(({ id }) => id === this.chosen);
+  }
 
   /** The takes of the current voice. */
-  get own() { return this.takes.filter(({ source }) => source === desk.vocal); }
+  get own() {
+    return this.takes.filter(({ source }) => source === desk.vocal);
+  }
 
   /** The files of each channel (the voice, alone or with the band's silence around it, and the band or its stems), with the second at which each begins. */
   get files() {
     const { files = {}, at = [0] } = this.take ?? {};
     const all = { ...(desk.vocal && !files.voice ? { voice: [desk.vocal] } : {}), ...files };
-    return Object.fromEntries(Object.entries(all).map(([name, paths]) => [name, [paths].flat().map((path, next) => [path, files[name] ? (at[next] ?? 0) + this.begin : 0])]));
+    return Object.fromEntries(
+      Object.entries(all).map(([name, paths]) => [
+        name,
+        [paths].flat().map((path, next) => [path, files[name] ? (at[next] ?? 0) + this.begin : 0]),
+      ]),
+    );
   }
 
-  get begin() { return -(this.take?.intro ?? 0); }
-  get seconds() { return (this.take?.seconds ?? 0) + this.begin; }
+  get begin() {
+    return -(this.take?.intro ?? 0);
+  }
+
+  get seconds() {
+    return (this.take?.seconds ?? 0) + this.begin;
+  }
+
   /** Where the loaded sounds end: what has been announced may still be on its way. */
-  get until() { return this.coming && this.coming.run !== this.run ? this.begin : this.reach; }
+  get until() {
+    return this.coming && this.coming.run !== this.run ? this.begin : this.reach;
+  }
 
   /** Loads the sounds of the take; slower calls do not replace what later ones have loaded. */
   async ready() {
     const { run = null, until = Infinity } = this.coming ?? {};
     const [asked, call, reach] = [Object.entries(this.files), ++this.asked, until + this.begin];
     try {
-      const found = await Promise.all(asked.map(async ([name, pieces]) =>
-        [name, await Promise.all(pieces.map(async ([path, at]) => ({ path, at, outline: await outline(path) })))]));
+      const found = await Promise.all(
+        asked.map(async ([name, pieces]) => [
+          name,
+          await Promise.all(pieces.map(async ([path, at]) => ({ path, at, outline: await outline(path) }))),
+        ]),
+      );
       if (call < this.shown) return;
       this.measure(run, reach);
       [this.sounds, this.shown, this.run, this.reach] = [Object.fromEntries(found), call, run, reach];
       this.refuse?.("");
       for (const name of Object.keys(this.sounds)) this.channels[name] ??= { ...USUAL };
       await this.decode();
-    } catch (error) { this.refuse?.(error.message); }
+    } catch (error) {
+      this.refuse?.(error.message);
+    }
   }
 
   /** Notes when a band that is being generated reaches how far here. */
   measure(run, reach) {
     if (run !== this.run) this.arrivals = [];
-    if (reach > (this.arrivals.at(-1)?.reach ?? -Infinity)) this.arrivals.push({ time: performance.now() / 1000, reach });
+    if (reach > (this.arrivals.at(-1)?.reach ?? -Infinity))
+      this.arrivals.push({ time: performance.now() / 1000, reach });
   }
 
   /** Whether the sounds from a second on last until the next piece is here, as far as the last ones can tell. */
@@ -106,7 +146,8 @@ export class Player {
     const again = desk.span?.start ?? this.begin;
     if (desk.loops) spans.push([again - BEHIND, again + LOOP_AHEAD]);
     const pieces = Object.values(this.sounds).flat();
-    const near = ({ at, outline: { seconds } }) => spans.some(([start, stop]) => at < stop && at + seconds > start);
+    const near = ({ at, outline: { seconds } }) =>
+      spans.some(([start, stop]) => at < stop && at + seconds > start);
     await want(pieces.filter(near).map(({ path }) => path));
   }
 
@@ -178,7 +219,11 @@ export class Player {
       if (name === "voice" && !this.take?.files.voice) trim += desk.sheet?.value?.gain ?? 0;
       const level = this.silent(name) ? 0 : middle * 10 ** ((db + trim) / 20);
       const now = gain.context.currentTime;
-      for (const [each, to] of [[gain.gain, level], [panner.pan, pan]]) once ? each.setValueAtTime(to, now) : each.setTargetAtTime(to, now, 0.01);
+      for (const [each, to] of [
+        [gain.gain, level],
+        [panner.pan, pan],
+      ])
+        once ? each.setValueAtTime(to, now) : each.setTargetAtTime(to, now, 0.01);
     }
   }
 }
@@ -188,7 +233,8 @@ class Mixer extends Player {
     Object.assign(super(), { root, props, trigger });
     this.find = (selector) => root.querySelector(selector);
     root.addEventListener("focusout", ({ target }) => {
-      if (target.type === "text") this.mark(target.closest("[data-take]").dataset.take, { title: target.value.trim() || undefined });
+      if (target.type === "text")
+        this.mark(target.closest("[data-take]").dataset.take, { title: target.value.trim() || undefined });
     });
     for (const place of [root, desk.voice, desk.stems]) {
       place.addEventListener("click", (event) => this.clicked(event));
@@ -210,25 +256,52 @@ class Mixer extends Player {
 
   /** Shows what Python has sent; other values and the user's marks stay. */
   show() {
-    const { live = this.live, levels, ...value } = JSON.parse(JSON.stringify({ ...this.value, ...this.props.value }));
-    const { takes = [], chosen, formats = [], play = false, marks } = this.props.value = this.value = value;
+    const {
+      live = this.live,
+      levels,
+      ...value
+    } = JSON.parse(JSON.stringify({ ...this.value, ...this.props.value }));
+    const { takes = [], chosen, formats = [], play = false, marks } = (this.props.value = this.value = value);
     const fresh = chosen !== this.chosen;
-    const begins = play && (live ? live.source === desk.vocal && live.run !== this.begun : fresh && !this.coming);
-    [this.takes, this.chosen, this.live, this.marks, this.channels] = [takes, chosen ?? takes.at(-1)?.id ?? null, live, { ...marks, ...this.marks }, { ...this.channels, ...levels }];
+    const begins =
+      play && (live ? live.source === desk.vocal && live.run !== this.begun : fresh && !this.coming);
+    [this.takes, this.chosen, this.live, this.marks, this.channels] = [
+      takes,
+      chosen ?? takes.at(-1)?.id ?? null,
+      live,
+      { ...marks, ...this.marks },
+      { ...this.channels, ...levels },
+    ];
     const select = this.find("[data-set=format]");
-    if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
+    if (select.options.length !== formats.length)
+      select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
     if (fresh && !live) this.send();
-    if (begins) { [this.begun, desk.vocal] = [live?.run, live?.source ?? takes.find(({ id }) => id === chosen).source]; desk.recorder?.running || desk.play(live ? desk.begin : desk.span?.start ?? desk.begin); }
+    if (begins) {
+      [this.begun, desk.vocal] = [live?.run, live?.source ?? takes.find(({ id }) => id === chosen).source];
+      desk.recorder?.running || desk.play(live ? desk.begin : (desk.span?.start ?? desk.begin));
+    }
     desk.refresh();
   }
 
-  refuse(message) { this.find(".wrong").textContent = message; }
+  refuse(message) {
+    this.find(".wrong").textContent = message;
+  }
 
   /** Sends the settings to Python; solo mutes the other channels. */
   send(ask) {
     const loudness = Number(this.find("[data-set=loudness]").value) || null;
-    const heard = Object.entries(this.channels).map(([name, { db, pan }]) => [name, { db, pan, muted: this.silent(name) }]);
-    this.props.value = this.value = { ...this.value, loudness, chosen: this.chosen, marks: this.marks, channels: Object.fromEntries(heard), ask: ask ?? null };
+    const heard = Object.entries(this.channels).map(([name, { db, pan }]) => [
+      name,
+      { db, pan, muted: this.silent(name) },
+    ]);
+    this.props.value = this.value = {
+      ...this.value,
+      loudness,
+      chosen: this.chosen,
+      marks: this.marks,
+      channels: Object.fromEntries(heard),
+      ask: ask ?? null,
+    };
     this.settle();
     if (ask) this.trigger("submit");
   }
@@ -238,14 +311,23 @@ class Mixer extends Player {
     this.drawTakes();
     const names = Object.keys(this.sounds);
     if (this.drawn !== names.join()) {
-      const strip = (name) => this.find("template").innerHTML.replaceAll("TITLE", name[0].toUpperCase() + name.slice(1)).replaceAll("NAME", name);
+      const strip = (name) =>
+        this.find("template")
+          .innerHTML.replaceAll("TITLE", name[0].toUpperCase() + name.slice(1))
+          .replaceAll("NAME", name);
       desk.voice.innerHTML = names.includes("voice") ? strip("voice") : "";
-      desk.stems.innerHTML = names.filter((name) => name !== "voice")
-        .map((name) => `<div class="track">${strip(name)}<canvas aria-hidden="true"></canvas></div>`).join("");
+      desk.stems.innerHTML = names
+        .filter((name) => name !== "voice")
+        .map((name) => `<div class="track">${strip(name)}<canvas aria-hidden="true"></canvas></div>`)
+        .join("");
       this.drawn = names.join();
     }
-    const loudest = Math.max(0.01, ...Object.entries(this.sounds).filter(([name]) => name !== "voice")
-      .flatMap(([, pieces]) => pieces.map((piece) => piece.outline.loudest)));
+    const loudest = Math.max(
+      0.01,
+      ...Object.entries(this.sounds)
+        .filter(([name]) => name !== "voice")
+        .flatMap(([, pieces]) => pieces.map((piece) => piece.outline.loudest)),
+    );
     for (const name of names) this.drawChannel(name, loudest);
   }
 
@@ -256,19 +338,34 @@ class Mixer extends Player {
     // keep a name that is being edited, and a row that is being pressed
     if (focused?.type === "text") return;
     const before = [...list.children];
-    const rows = own.map(({ id }) => before.find(({ dataset }) => dataset.take === id) ?? this.find("template.take").content.firstElementChild.cloneNode(true));
-    if (rows.length !== before.length || rows.some((row, at) => row !== before[at])) list.replaceChildren(...rows);
+    const rows = own.map(
+      ({ id }) =>
+        before.find(({ dataset }) => dataset.take === id) ??
+        this.find("template.take").content.firstElementChild.cloneNode(true),
+    );
+    if (rows.length !== before.length || rows.some((row, at) => row !== before[at]))
+      list.replaceChildren(...rows);
     for (const [at, { id, name, style, seed, remade }] of own.entries()) {
       const row = rows[at];
       row.classList.remove("named");
       const [radio, text, pencil, star] = row.querySelectorAll("input, button");
       const { title = name, kept = false } = this.marks[id] ?? {};
       Object.assign(radio, { value: id, checked: id === this.chosen && !this.coming });
-      row.title = row.querySelector("span").textContent = [title, style, remade ? "regenerated bars" : `seed ${seed}`].filter(Boolean).join(" · ");
+      row.title = row.querySelector("span").textContent = [
+        title,
+        style,
+        remade ? "regenerated bars" : `seed ${seed}`,
+      ]
+        .filter(Boolean)
+        .join(" · ");
       row.dataset.take = id;
       Object.assign(text, { value: title, defaultValue: title });
       pencil.ariaLabel = `Name ${title}`;
-      Object.assign(star, { textContent: kept ? "★" : "☆", ariaLabel: `Keep ${title}`, ariaPressed: String(kept) });
+      Object.assign(star, {
+        textContent: kept ? "★" : "☆",
+        ariaLabel: `Keep ${title}`,
+        ariaPressed: String(kept),
+      });
     }
     (focused?.type === "radio" ? list.querySelector(":checked") : focused)?.focus();
   }
@@ -289,10 +386,16 @@ class Mixer extends Player {
 
   /** Asks for the song as one file: its title is the name of the take, or else of the voice. */
   share() {
-    const voice = desk.vocal.split("/").at(-1).replace(/\.\w+$/, "").replaceAll("_", " ");
+    const voice = desk.vocal
+      .split("/")
+      .at(-1)
+      .replace(/\.\w+$/, "")
+      .replaceAll("_", " ");
     try {
       this.send({ file: "song", song: songOf(this.marks[this.chosen]?.title ?? voice, desk.sheet.shown()) });
-    } catch (error) { this.refuse(error.message); }
+    } catch (error) {
+      this.refuse(error.message);
+    }
   }
 
   /** Toggles mute or solo of an element's channel, or else of the voice. */
@@ -305,12 +408,15 @@ class Mixer extends Player {
   }
 
   drawChannel(name, loudest) {
-    const part = [desk.voice, desk.stems].map((place) => place.querySelector(`[data-channel=${name}]`)).find(Boolean);
+    const part = [desk.voice, desk.stems]
+      .map((place) => place.querySelector(`[data-channel=${name}]`))
+      .find(Boolean);
     const channel = this.channels[name];
     for (const set of ["db", "pan"]) part.querySelector(`[data-set=${set}]`).value = String(channel[set]);
     part.querySelector("[data-set=pan]").setAttribute("aria-valuetext", place(channel.pan));
     part.querySelector("output").textContent = `${channel.db} dB`;
-    for (const kind of ["muted", "solo"]) part.querySelector(`[data-do=${kind}]`).setAttribute("aria-pressed", String(channel[kind]));
+    for (const kind of ["muted", "solo"])
+      part.querySelector(`[data-do=${kind}]`).setAttribute("aria-pressed", String(channel[kind]));
     part.classList.toggle("silent", this.silent(name));
     if (name === "voice") return;
     const [paint, height] = blank(part.nextElementSibling);
@@ -328,9 +434,16 @@ class Mixer extends Player {
     const row = button.closest("[data-take]");
     if (button.closest("[data-channel]")) this.toggle(name, button);
     else if (name === "keep") this.mark(row.dataset.take, { kept: button.ariaPressed !== "true" });
-    else if (name === "name") { row.classList.add("named"); row.querySelector("[type=text]").select(); }
-    else if (button.dataset.file === "song") this.share();
-    else if (name === "file") this.send({ file: button.dataset.file, format: this.find("[data-set=format]").value, state: desk.state() });
+    else if (name === "name") {
+      row.classList.add("named");
+      row.querySelector("[type=text]").select();
+    } else if (button.dataset.file === "song") this.share();
+    else if (name === "file")
+      this.send({
+        file: button.dataset.file,
+        format: this.find("[data-set=format]").value,
+        state: desk.state(),
+      });
     else if (name === "save") desk.sheet.save(this.find("[data-set=sheet]").value);
     else if (name === "load") this.find("input[type=file]").click();
   }
@@ -346,4 +459,5 @@ class Mixer extends Player {
   }
 }
 
-const place = (pan) => (pan === 0 ? "middle" : `${Math.round(Math.abs(pan) * 100)} % ${pan < 0 ? "left" : "right"}`);
+const place = (pan) =>
+  pan === 0 ? "middle" : `${Math.round(Math.abs(pan) * 100)} % ${pan < 0 ? "left" : "right"}`;

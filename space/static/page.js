@@ -30,8 +30,16 @@ export function mount() {
   sessionStorage.removeItem("hafm");
   desk.state = state;
   loaded();
-  addEventListener("beforeunload", (event) => { if (desk.recorder?.running || desk.recorder?.choice || (isRunning() && !isLost())) event.preventDefault(); });
-  for (const event of ["pagehide", "visibilitychange"]) addEventListener(event, () => sessionStorage.setItem("hafm", JSON.stringify({ ...(desk.vocal ? state() : kept), search: location.search })));
+  addEventListener("beforeunload", (event) => {
+    if (desk.recorder?.running || desk.recorder?.choice || (isRunning() && !isLost())) event.preventDefault();
+  });
+  for (const event of ["pagehide", "visibilitychange"])
+    addEventListener(event, () =>
+      sessionStorage.setItem(
+        "hafm",
+        JSON.stringify({ ...(desk.vocal ? state() : kept), search: location.search }),
+      ),
+    );
   setInterval(keep, KEPT);
   desk.join({ start: () => player.pause(), stop: () => player.pause() });
   document.addEventListener("click", ({ target, isTrusted }) => {
@@ -43,16 +51,23 @@ export function mount() {
   });
   addEventListener("keydown", ({ key, target }) => {
     const pop = key === "Escape" && !target.closest("dialog[open]") && document.querySelector(".pop[open]");
-    if (pop) { pop.open = false; pop.querySelector("summary").focus(); }
+    if (pop) {
+      pop.open = false;
+      pop.querySelector("summary").focus();
+    }
   });
   // the second click of a double click would start another band, or stop this one
-  addEventListener("click", (event) => {
-    // after the mouse has pressed a button, Space plays instead of pressing it again; a timer would be too late for fast keys
-    const mouse = event.pointerType === "mouse";
-    if (mouse) event.target.closest("#workspace :is(button, summary):not([data-do=tap])")?.blur();
-    pressed = mouse ? null : event.target.closest?.("#run, #stop") ?? pressed;
-    if (event.detail > 1 && event.target.closest?.("#run, #stop, #remake")) event.stopPropagation();
-  }, true);
+  addEventListener(
+    "click",
+    (event) => {
+      // after the mouse has pressed a button, Space plays instead of pressing it again; a timer would be too late for fast keys
+      const mouse = event.pointerType === "mouse";
+      if (mouse) event.target.closest("#workspace :is(button, summary):not([data-do=tap])")?.blur();
+      pressed = mouse ? null : (event.target.closest?.("#run, #stop") ?? pressed);
+      if (event.detail > 1 && event.target.closest?.("#run, #stop, #remake")) event.stopPropagation();
+    },
+    true,
+  );
   // a button that is pressed by keyboard passes the focus to the one that takes its place
   let pressed = null;
   new MutationObserver(() => {
@@ -61,8 +76,12 @@ export function mount() {
     pressed.focus();
   }).observe(document.querySelector("#generate"), { attributes: true, subtree: true });
   // the button whose example is playing is pressed
-  for (const event of ["play", "pause", "ended"]) player.addEventListener(event, () => document.querySelectorAll("#style_sounds button")
-    .forEach((each) => { each.ariaPressed = String(!player.paused && player.src === each.dataset.sound); }));
+  for (const event of ["play", "pause", "ended"])
+    player.addEventListener(event, () =>
+      document.querySelectorAll("#style_sounds button").forEach((each) => {
+        each.ariaPressed = String(!player.paused && player.src === each.dataset.sound);
+      }),
+    );
 }
 
 /** Plays the example of a style, or stops it. */
@@ -85,12 +104,24 @@ export function download(path) {
 /** The state of the page: voice, lead sheet, takes and settings (projects.py). */
 function state() {
   const { own, chosen, marks, channels } = desk.mixer ?? { own: [] };
-  return { query, path: desk.vocal, ...desk.sheet?.written(), takes: own.map(({ id }) => id), chosen, marks, levels: structuredClone(channels), running: isRunning() ? { seed: desk.mixer.coming?.seed ?? null } : null };
+  return {
+    query,
+    path: desk.vocal,
+    ...desk.sheet?.written(),
+    takes: own.map(({ id }) => id),
+    chosen,
+    marks,
+    levels: structuredClone(channels),
+    running: isRunning() ? { seed: desk.mixer.coming?.seed ?? null } : null,
+  };
 }
 
 const isRunning = () => Boolean(document.querySelector("#run:disabled"));
 /** Whether Gradio has lost the server; it reloads the page when there is one again. */
-const isLost = () => [...document.querySelectorAll("[data-testid=toast-body]")].some((toast) => toast.textContent.includes("Connection to the server was lost"));
+const isLost = () =>
+  [...document.querySelectorAll("[data-testid=toast-body]")].some((toast) =>
+    toast.textContent.includes("Connection to the server was lost"),
+  );
 
 /** Keeps a changed project in the browser. */
 async function keep() {
@@ -106,14 +137,17 @@ async function keep() {
 
 let loaded;
 /** The voice and takes to restore, or null, once the page is ready: anything sent earlier is lost. */
-export const before = new Promise((done) => { loaded = () => done(kept.path ? kept : null); });
+export const before = new Promise((done) => {
+  loaded = () => done(kept.path ? kept : null);
+});
 
 /** The initial settings of the page, as a query. */
 export const opening = () => (kept.query === undefined ? location.search : kept.path ? null : kept.query);
 
 /** Stores the settings: values in the order of the defaults' names; links leave defaults out. */
 export function note(usual, values) {
-  const chosen = Object.entries(usual).map(([name, common], at) => [name, values[at], common])
+  const chosen = Object.entries(usual)
+    .map(([name, common], at) => [name, values[at], common])
     .filter(([, value, common]) => value !== null && value !== "" && value !== common);
   query = `?${new URLSearchParams(chosen.map(([name, value]) => [name, typeof value === "boolean" ? Number(value) : value]))}`;
 }
@@ -134,7 +168,11 @@ export async function begin() {
   // chords that follow a new key or tempo may still be on their way
   await Promise.race([desk.sheet.settled, new Promise((late) => setTimeout(late, SETTLED))]);
   setTimeout(askPlace, PLACE);
-  return ["<p class='hafm-status' role='status'>The band is on its way …</p>", ...[false, true, false].map((interactive) => ({ __type__: "update", interactive })), crypto.getRandomValues(new Uint32Array(4)).join("-")];
+  return [
+    "<p class='hafm-status' role='status'>The band is on its way …</p>",
+    ...[false, true, false].map((interactive) => ({ __type__: "update", interactive })),
+    crypto.getRandomValues(new Uint32Array(4)).join("-"),
+  ];
 }
 
 /** Asks for the place in the queue until the band begins, and once more then. */

@@ -41,21 +41,29 @@ export function begin(bands) {
   examples = bands;
   fetchAhead(early);
   // start.html keeps presses from before this script was loaded
-  const answer = () => examples[early.asked?.value] && (desk.mixer ?? new Player()).preview(examples[early.asked.value]);
+  const answer = () =>
+    examples[early.asked?.value] && (desk.mixer ?? new Player()).preview(examples[early.asked.value]);
   early.addEventListener("click", answer);
   answer();
 }
 
 /** Fetches the sounds of an example when the pointer is over its button. */
 const fetchAhead = (root) =>
-  root.addEventListener("pointerover", ({ target }) => Object.values(examples[target.value]?.files ?? {}).forEach(load));
+  root.addEventListener("pointerover", ({ target }) =>
+    Object.values(examples[target.value]?.files ?? {}).forEach(load),
+  );
 
 export function mount(element, props, watch, trigger, upload) {
-  const recorder = desk.recorder = new Recorder(element.querySelector(".hafm-recorder"), props, trigger, upload);
+  const recorder = (desk.recorder = new Recorder(
+    element.querySelector(".hafm-recorder"),
+    props,
+    trigger,
+    upload,
+  ));
   early?.remove();
   before.then((state) => {
     if (early?.asked) recorder.act(early.asked.dataset.do, early.asked.value);
-    else if (state) recorder.act("back", recorder.lost = state);
+    else if (state) recorder.act("back", (recorder.lost = state));
     else latest().then((project) => recorder.offer(project));
   });
 }
@@ -70,43 +78,72 @@ class Recorder {
       if (button) this.act(button.dataset.do, button.value);
     });
     const file = this.find("input[type=file]");
-    file.addEventListener("change", () => { this.act("file", file.files[0]); file.value = ""; });
-    for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => {
-      event.preventDefault();
-      if (name === "drop" && event.dataTransfer.files[0]) this.act("file", event.dataTransfer.files[0]);
+    file.addEventListener("change", () => {
+      this.act("file", file.files[0]);
+      file.value = "";
     });
+    for (const name of ["dragover", "drop"])
+      document.addEventListener(name, (event) => {
+        event.preventDefault();
+        if (name === "drop" && event.dataTransfer.files[0]) this.act("file", event.dataTransfer.files[0]);
+      });
     desk.heard = () => {
       if (this.find(".status").textContent === LISTENING) this.say("");
       // a voice that has takes can be shown again
       if (this.left && this.left.path !== desk.vocal) this.last = this.left;
       this.find("[data-do=last]").hidden = !this.last || this.last.path === desk.vocal;
     };
-    this.find("details").addEventListener("toggle", () => { this.rest(); this.suggestBar(); });
+    this.find("details").addEventListener("toggle", () => {
+      this.rest();
+      this.suggestBar();
+    });
     desk.join({ start: (out, zero) => this.moved(zero), stop: () => this.moved(null) });
   }
 
-  number(name) { return Number(this.find(`[data-set=${name}]`).value); }
-  get period() { return 60 / Math.min(Math.max(this.number("tempo") || 96, 55), 185); }
-  get metre() { return this.number("beats_per_bar"); }
-  say(text) { const status = this.find(".status"); if (status.textContent !== text) Object.assign(status, { ariaLive: this.running ? "off" : "polite", textContent: text }); } // a recording's seconds are not spoken into the microphone
+  number(name) {
+    return Number(this.find(`[data-set=${name}]`).value);
+  }
+
+  get period() {
+    return 60 / Math.min(Math.max(this.number("tempo") || 96, 55), 185);
+  }
+
+  get metre() {
+    return this.number("beats_per_bar");
+  }
+
+  /** Shows the status, which screen readers don't speak while recording: it would be heard by the microphone. */
+  say(text) {
+    const status = this.find(".status");
+    if (status.textContent !== text)
+      Object.assign(status, { ariaLive: this.running ? "off" : "polite", textContent: text });
+  }
 
   async act(name, what) {
     this.find(".wrong").textContent = "";
     if (name === "new") return this.choose(this.find("[data-do=new]").ariaExpanded !== "true");
     if (name === "open") return this.find("input[type=file]").click();
     try {
-      if (name in RECORD || name === "measure") return await (this.pressed ??= this.press(name).finally(() => { this.pressed = null; this.rest(); }));
+      if (name in RECORD || name === "measure")
+        return await (this.pressed ??= this.press(name).finally(() => {
+          this.pressed = null;
+          this.rest();
+        }));
       if (name === "hear") return await this.listen(what);
       if (name === "keep") return await this.keep();
       if (this.choice) throw new Error("Keep one of the two voices first.");
       // choosing another voice discards the current recording
-      if (this.running) { this.close(); this.say(""); }
+      if (this.running) {
+        this.close();
+        this.say("");
+      }
       if (name === "last") await this.bring(this.last);
       else if (name === "back") await this.bring(what);
       else if (name === "file") await this.take(what);
       else this.hand({ example: what });
     } catch (error) {
-      this.stop(); this.say("");
+      this.stop();
+      this.say("");
       this.find(".wrong").textContent = REFUSALS[error.name] ?? error.message;
     }
   }
@@ -129,9 +166,16 @@ class Recorder {
   /** Passes a voice to the page: {example}, {path, beats …}, or a state kept by page.js. */
   hand(value) {
     this.choose(false);
-    this.left = desk.mixer?.own?.length || desk.sheet?.past.length || desk.asked === desk.vocal || /\/take_\w+\.wav$/.test(desk.vocal) ? desk.state() : null;
+    this.left =
+      desk.mixer?.own?.length ||
+      desk.sheet?.past.length ||
+      desk.asked === desk.vocal ||
+      /\/take_\w+\.wav$/.test(desk.vocal)
+        ? desk.state()
+        : null;
     if (!this.find(".status").textContent) this.say(LISTENING);
-    this.props.value = value; this.trigger("submit");
+    this.props.value = value;
+    this.trigger("submit");
     if (value.example) desk.mixer.preview(examples[value.example]);
   }
 
@@ -154,15 +198,25 @@ class Recorder {
     const most = window.gradio_config?.max_file_size ?? Infinity;
     if (file.size > most) {
       const [size, limit] = [file.size, most].map((bytes) => Math.ceil(bytes / 2 ** 20));
-      throw new Error(`${file.name} has ${size} MB; at most ${limit} MB can be sent. Save it as FLAC or MP3, or cut it.`);
+      throw new Error(
+        `${file.name} has ${size} MB; at most ${limit} MB can be sent. Save it as FLAC or MP3, or cut it.`,
+      );
     }
     this.say(saying);
     let sent = file;
     if (!READ_THERE.test(file.name)) {
-      const buffer = await context().decodeAudioData(await file.arrayBuffer()).catch(() => null);
+      const buffer = await context()
+        .decodeAudioData(await file.arrayBuffer())
+        .catch(() => null);
       if (buffer) {
-        const [left, right] = [0, buffer.numberOfChannels - 1].map((channel) => buffer.getChannelData(channel).subarray(0, (this.props.limit + 1) * buffer.sampleRate));
-        sent = wavOf(left.map((sample, at) => (sample + right[at]) / 2), buffer.sampleRate, file.name.replace(/\.\w+$/, ""));
+        const [left, right] = [0, buffer.numberOfChannels - 1].map((channel) =>
+          buffer.getChannelData(channel).subarray(0, (this.props.limit + 1) * buffer.sampleRate),
+        );
+        sent = wavOf(
+          left.map((sample, at) => (sample + right[at]) / 2),
+          buffer.sampleRate,
+          file.name.replace(/\.\w+$/, ""),
+        );
       }
     }
     const { path } = await this.upload(sent);
@@ -183,7 +237,11 @@ class Recorder {
     this.loaded ??= ctx.audioWorklet.addModule(new URL("worklet.js", import.meta.url));
     await this.loaded;
     this.source = ctx.createMediaStreamSource(this.stream);
-    this.node = new AudioWorkletNode(ctx, "hafm-take", { numberOfOutputs: 1, channelCount: 1, channelCountMode: "explicit" });
+    this.node = new AudioWorkletNode(ctx, "hafm-take", {
+      numberOfOutputs: 1,
+      channelCount: 1,
+      channelCountMode: "explicit",
+    });
     this.node.port.onmessage = ({ data }) => this.hear(data);
     // silent, but a node without an output would not be processed
     const mute = new GainNode(ctx, { gain: 0 });
@@ -194,14 +252,17 @@ class Recorder {
     this.stop();
     // a disconnected processor would go on, and write its silence over the next take
     if (this.node) Object.assign(this.node.port, { onmessage: null }).postMessage("close");
-    this.node?.disconnect(); this.source?.disconnect();
+    this.node?.disconnect();
+    this.source?.disconnect();
     this.stream?.getTracks().forEach((track) => track.stop());
     this.stream = this.node = this.source = null;
     this.find("meter").value = 0;
   }
 
   /** Closes the microphone when the click's panel is closed, except during a take or while one starts. */
-  rest() { if (!this.running && !this.pressed && !this.find("details").open) this.close(); }
+  rest() {
+    if (!this.running && !this.pressed && !this.find("details").open) this.close();
+  }
 
   hear({ frame, samples }) {
     const peak = samples.reduce((most, sample) => Math.max(most, Math.abs(sample)), 0);
@@ -261,7 +322,9 @@ class Recorder {
     this.find("details").open = false;
   }
 
-  get buttons() { return [...Object.keys(RECORD), "measure"].map((name) => this.find(`[data-do=${name}]`)); }
+  get buttons() {
+    return [...Object.keys(RECORD), "measure"].map((name) => this.find(`[data-do=${name}]`));
+  }
 
   tick() {
     const run = this.running;
@@ -281,15 +344,19 @@ class Recorder {
     if (run.name === "sing") return `Recording: ${seconds.toFixed(0)} s`;
     if (run.name === "again") {
       const second = now - run.zero;
-      if (second < run.start) return `Count-in: ${Math.max(run.beats.filter(([beat]) => beat <= second).length, 1)}`;
+      if (second < run.start)
+        return `Count-in: ${Math.max(run.beats.filter(([beat]) => beat <= second).length, 1)}`;
       return `Recording: ${placeOf(desk.sheet.sheet, desk.sheet.seconds, second)}`;
     }
     const beat = Math.floor(now / run.period) - run.first;
-    return beat < run.metre ? `Count-in: ${Math.max(beat + 1, 1)}` : `Recording: bar ${Math.floor(beat / run.metre)}`;
+    return beat < run.metre
+      ? `Count-in: ${Math.max(beat + 1, 1)}`
+      : `Recording: bar ${Math.floor(beat / run.metre)}`;
   }
 
   stop() {
-    clearInterval(this.timer); this.out?.disconnect();
+    clearInterval(this.timer);
+    this.out?.disconnect();
     if (this.running?.name === "again") {
       desk.mixer.hushed = false;
       desk.loops = this.running.loops;
@@ -306,13 +373,17 @@ class Recorder {
     if (run?.name !== "again" || run.ends || (zero !== null && Math.abs(zero - run.zero) < 0.001)) return;
     run.ends = true;
     const arrived = zero === null ? this.latency() : 0;
-    setTimeout(() => { if (this.running === run) this.act("again"); }, 1000 * arrived);
+    setTimeout(() => {
+      if (this.running === run) this.act("again");
+    }, 1000 * arrived);
   }
 
   /** The bar in which the selection begins. */
   suggestBar() {
     if (!this.find("details").open || !desk.span) return;
-    const bar = barsOf(desk.sheet.sheet, desk.sheet.seconds).findLast(({ start }) => start <= desk.span.start + 0.02);
+    const bar = barsOf(desk.sheet.sheet, desk.sheet.seconds).findLast(
+      ({ start }) => start <= desk.span.start + 0.02,
+    );
     if (bar) this.find("[data-set=bar]").value = String(Math.max(bar.number, 1));
   }
 
@@ -381,7 +452,10 @@ class Recorder {
     const now = new Date().toISOString().slice(11, 19).replaceAll(":", "");
     const file = wavOf(samples, context().sampleRate, `${name}_${now}`);
     const { path } = await this.upload(file).catch((error) => {
-      Object.assign(document.createElement("a"), { href: URL.createObjectURL(file), download: file.name }).click();
+      Object.assign(document.createElement("a"), {
+        href: URL.createObjectURL(file),
+        download: file.name,
+      }).click();
       throw new Error(`${error.message}. The take is among your downloads; open it when the server is back.`);
     });
     remember(path, file);
@@ -394,7 +468,9 @@ class Recorder {
     this.say("");
     const { sampleRate } = context();
     const { samples, begin } = this.whole();
-    const sung = samples.subarray(Math.max(Math.round((run.begins + this.latency()) * sampleRate) - begin, 0));
+    const sung = samples.subarray(
+      Math.max(Math.round((run.begins + this.latency()) * sampleRate) - begin, 0),
+    );
     if (sung.length < sampleRate) throw new Error(TOO_SOON);
     const old = monoOf(await load(desk.vocal), Math.round(desk.sheet.seconds * sampleRate));
     const voice = replaced(old, sung, Math.round(run.start * sampleRate), sampleRate);
@@ -415,7 +491,8 @@ class Recorder {
   /** Plays and shows the "new" or the "old" voice, at the same position. */
   async listen(which) {
     this.choice.which = which;
-    for (const button of this.root.querySelectorAll("[data-do=hear]")) button.ariaPressed = String(button.value === which);
+    for (const button of this.root.querySelectorAll("[data-do=hear]"))
+      button.ariaPressed = String(button.value === which);
     desk.mixer.sung = which === "new" ? this.choice.buffer : null;
     desk.sheet.outline = this.choice[which];
     await desk.refresh();
@@ -441,7 +518,18 @@ function wavOf(samples, rate, name) {
   const size = 2 * samples.length;
   // “RIFF”, “WAVE”, “fmt ”: PCM, one channel, 16 bits; “data”
   const header = Uint32Array.of(
-    0x46464952, 36 + size, 0x45564157, 0x20746d66, 16, 0x10001, rate, 2 * rate, 0x100002, 0x61746164, size);
+    0x46464952,
+    36 + size,
+    0x45564157,
+    0x20746d66,
+    16,
+    0x10001,
+    rate,
+    2 * rate,
+    0x100002,
+    0x61746164,
+    size,
+  );
   const pcm = Int16Array.from(samples, (sample) => Math.round(Math.max(-1, Math.min(sample, 1)) * 32767));
   return new File([header, pcm], `${name}.wav`, { type: "audio/wav" });
 }

@@ -8,13 +8,21 @@ import { allBeats, barsOf, filledChords, metreOf, pretty, sectionsOf, tempoOf, w
 export function songOf(title, { sheet, value, keyName }) {
   const { begin, length } = desk;
   const beats = allBeats(sheet, begin, desk.seconds);
-  const whole = { ...sheet, beats: beats.map(([second]) => second - begin), downbeat: beats.findIndex(([, place]) => place === 0) };
+  const whole = {
+    ...sheet,
+    beats: beats.map(([second]) => second - begin),
+    downbeat: beats.findIndex(([, place]) => place === 0),
+  };
   const moved = ([start, stop, name]) => [start - begin, stop - begin, name];
   const chords = filledChords(sheet, value.seconds).map(moved);
   const sections = sectionsOf(sheet);
   const bars = barsOf(whole, length).map(({ number, start, stop }) => {
     const inside = chords.filter(([from, to]) => from < stop - 0.02 && to > start + 0.02);
-    const named = inside.map(([from, to, label]) => [Math.max(from, start), Math.min(to, stop), pretty(written(label))]);
+    const named = inside.map(([from, to, label]) => [
+      Math.max(from, start),
+      Math.min(to, stop),
+      pretty(written(label)),
+    ]);
     const begins = sections.find((section) => Math.abs(section.start - begin - start) < 0.1);
     return { number, start, stop, chords: named, section: begins?.name ?? "" };
   });

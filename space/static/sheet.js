@@ -9,10 +9,14 @@ export { likelyChords, parseChord, pretty, sameKey, spell, written } from "./cho
 // taps that deviate less than this from one tempo count as steady
 const STEADY_SECONDS = 0.06;
 
-const given = (sheet, ...names) => ({ ...sheet, estimated: (sheet.estimated ?? []).filter((name) => !names.includes(name)) });
+const given = (sheet, ...names) => ({
+  ...sheet,
+  estimated: (sheet.estimated ?? []).filter((name) => !names.includes(name)),
+});
 
 export const metreOf = (sheet) => sheet.beats_per_bar ?? 4;
-export const tempoOf = ({ beats }) => (beats?.length > 1 ? (60 * (beats.length - 1)) / (beats.at(-1) - beats[0]) : null);
+export const tempoOf = ({ beats }) =>
+  beats?.length > 1 ? (60 * (beats.length - 1)) / (beats.at(-1) - beats[0]) : null;
 
 /** The position of a beat within its bar, from 0. */
 export function beatInBar(sheet, index) {
@@ -22,10 +26,13 @@ export function beatInBar(sheet, index) {
 
 /** All beats from one second to another, continued before and after those known: [second, position in its bar] each. */
 export function allBeats(sheet, from, to) {
-  const { beats = [] } = sheet ?? {}, all = [];
-  const before = (at) => beats[0] + at * (beats[1] - beats[0]), after = (at) => beats.at(-1) + at * (beats.at(-1) - beats.at(-2));
-  const second = (at) => (at < 0 ? before(at) : beats[at] ?? after(at - beats.length + 1));
-  let at = 0; while (second(at - 1) >= from) at -= 1;
+  const { beats = [] } = sheet ?? {},
+    all = [];
+  const before = (at) => beats[0] + at * (beats[1] - beats[0]),
+    after = (at) => beats.at(-1) + at * (beats.at(-1) - beats.at(-2));
+  const second = (at) => (at < 0 ? before(at) : (beats[at] ?? after(at - beats.length + 1)));
+  let at = 0;
+  while (second(at - 1) >= from) at -= 1;
   for (; second(at) < to; at += 1) all.push([second(at), beatInBar(sheet, at)]);
   return all;
 }
@@ -34,13 +41,16 @@ export function allBeats(sheet, from, to) {
 export function barsOf(sheet, seconds) {
   const beats = (sheet.beats ?? []).filter((beat) => beat < seconds - 0.02);
   const first = (sheet.beats ?? []).findIndex((beat, index) => beat > -0.05 && beatInBar(sheet, index) === 0);
-  const starts = beats.map((beat, index) => [beat, index]).filter(([, index]) => beatInBar(sheet, index) === 0);
+  const starts = beats
+    .map((beat, index) => [beat, index])
+    .filter(([, index]) => beatInBar(sheet, index) === 0);
   const bars = starts.map(([beat, index], at) => ({
     number: Math.floor((index - first) / metreOf(sheet)) + 1,
     start: Math.max(beat, 0),
     stop: Math.min(starts[at + 1]?.[0] ?? seconds, seconds),
   }));
-  if (bars.length && bars[0].start > 0.02) bars.unshift({ number: bars[0].number - 1, start: 0, stop: bars[0].start });
+  if (bars.length && bars[0].start > 0.02)
+    bars.unshift({ number: bars[0].number - 1, start: 0, stop: bars[0].start });
   return bars.filter(({ start, stop }) => stop - start > 0.02);
 }
 
@@ -54,7 +64,10 @@ export function placeOf(sheet, seconds, second) {
 
 /** The chords of the whole song without gaps, which become “N”. */
 export function filledChords(sheet, seconds) {
-  const gaps = (sheet.chords ?? []).reduce((rest, [start, stop]) => spread(rest, start, stop, ""), [[0, seconds, "N"]]);
+  const gaps = (sheet.chords ?? []).reduce(
+    (rest, [start, stop]) => spread(rest, start, stop, ""),
+    [[0, seconds, "N"]],
+  );
   const known = (sheet.chords ?? []).filter(([start]) => start < seconds);
   return joined([...gaps, ...known.map(([start, stop, label]) => [start, Math.min(stop, seconds), label])]);
 }
@@ -68,18 +81,26 @@ export function setChord(sheet, start, stop, label) {
 
 /** Sets name and energy of a section from start to stop (s), either possibly empty, and cuts the others around it. */
 export function setSection(sheet, start, stop, name, energy) {
-  const [form, sections] = [spread(sheet.form, start, stop, name), spread(sheet.sections, start, stop, energy)];
+  const [form, sections] = [
+    spread(sheet.form, start, stop, name),
+    spread(sheet.sections, start, stop, energy),
+  ];
   return given({ ...sheet, form, sections }, "sections");
 }
 
 /** The sections of a song: {start, stop, name, energy}, where name or energy may be empty. */
 export function sectionsOf({ form = [], sections = [] }) {
-  const edges = [...new Set([...form, ...sections].flatMap(([start, stop]) => [start, stop]))].sort((one, other) => one - other);
+  const edges = [...new Set([...form, ...sections].flatMap(([start, stop]) => [start, stop]))].sort(
+    (one, other) => one - other,
+  );
   const at = (spans, start) => spans.find(([from, to]) => from <= start && to > start)?.[2] ?? "";
-  return edges.slice(1).map((stop, place) => {
-    const start = edges[place];
-    return { start, stop, name: at(form, start), energy: at(sections, start) };
-  }).filter(({ name, energy }) => name || energy);
+  return edges
+    .slice(1)
+    .map((stop, place) => {
+      const start = edges[place];
+      return { start, stop, name: at(form, start), energy: at(sections, start) };
+    })
+    .filter(({ name, energy }) => name || energy);
 }
 
 /** Spans with another from start to stop (s), cut around it; an empty label only clears. */
@@ -104,7 +125,9 @@ function joined(spans) {
 }
 
 export function doubleTempo(sheet) {
-  const beats = sheet.beats.flatMap((beat, at, all) => (at + 1 < all.length ? [beat, (beat + all[at + 1]) / 2] : [beat]));
+  const beats = sheet.beats.flatMap((beat, at, all) =>
+    at + 1 < all.length ? [beat, (beat + all[at + 1]) / 2] : [beat],
+  );
   return given({ ...sheet, beats, downbeat: 2 * (sheet.downbeat ?? 0) }, "beats");
 }
 
@@ -133,7 +156,10 @@ export function withBeats(sheet, beats, seconds, downbeat = 0) {
   const edges = [0, ...beats.filter((beat) => beat > 0 && beat < seconds), seconds];
   const snap = (second) => edges[nearest(edges, second)];
   const chords = joined((sheet.chords ?? []).map(([start, stop, label]) => [snap(start), snap(stop), label]));
-  return given({ ...sheet, tempo: undefined, beats, beats_per_bar: metreOf(sheet), downbeat, chords }, "beats");
+  return given(
+    { ...sheet, tempo: undefined, beats, beats_per_bar: metreOf(sheet), downbeat, chords },
+    "beats",
+  );
 }
 
 /** Moves all beats by half a beat, earlier (-1) or later (1), and the chords with them. */
@@ -157,7 +183,8 @@ function movedBeats(sheet, seconds, moved) {
   const closing = beats.at(-1) - beats.at(-2);
   while (beats.at(-1) + closing <= seconds) beats.push(beats.at(-1) + closing);
   // what begins or ends with the song still does
-  const edge = (second) => (second <= 0.02 || second >= seconds - 0.02 ? second : Math.min(Math.max(moved(second), 0), seconds));
+  const edge = (second) =>
+    second <= 0.02 || second >= seconds - 0.02 ? second : Math.min(Math.max(moved(second), 0), seconds);
   const spans = (all) => all && joined(all.map(([start, stop, label]) => [edge(start), edge(stop), label]));
   const change = { beats, downbeat, chords: spans(sheet.chords) ?? [], set: spans(sheet.set) ?? [] };
   return given({ ...sheet, ...change, tempo: undefined, beats_per_bar: metreOf(sheet) }, "beats");
@@ -194,8 +221,17 @@ export function setKey(sheet, key) {
 /** Makes the beat nearest to a second the beginning of a bar. */
 export function setDownbeat(sheet, second) {
   const beats = allBeats(sheet, Math.min(second, 0) - 9, second + 9);
-  const [, place] = beats[nearest(beats.map(([beat]) => beat), second)];
-  return given({ ...sheet, beats_per_bar: metreOf(sheet), downbeat: ((sheet.downbeat ?? 0) + place) % metreOf(sheet) }, "beats_per_bar");
+  const [, place] =
+    beats[
+      nearest(
+        beats.map(([beat]) => beat),
+        second,
+      )
+    ];
+  return given(
+    { ...sheet, beats_per_bar: metreOf(sheet), downbeat: ((sheet.downbeat ?? 0) + place) % metreOf(sheet) },
+    "beats_per_bar",
+  );
 }
 
 /** Parses a lead sheet; throws if it is invalid, or if the band would follow parts that are not shown. */
@@ -205,11 +241,16 @@ export function readSheet(text) {
     sheet = JSON.parse(text);
     const { beats = [], chords = [], sections = [], form = [] } = sheet;
     const spans = [...beats.slice(1).map((beat, at) => [beats[at], beat]), ...chords, ...sections, ...form];
-    chords.forEach(([, , label]) => parseChord(label)); checkKey(sheet.key);
-    const whole = !Array.isArray(sheet) && beats.every(Number.isFinite) && spans.every(([start, stop]) => start < stop);
+    chords.forEach(([, , label]) => parseChord(label));
+    checkKey(sheet.key);
+    const whole =
+      !Array.isArray(sheet) && beats.every(Number.isFinite) && spans.every(([start, stop]) => start < stop);
     if (!whole || ![3, 4].includes(metreOf(sheet))) throw new Error();
-  } catch { throw new Error("This file is not a lead sheet."); }
+  } catch {
+    throw new Error("This file is not a lead sheet.");
+  }
   const other = ["tempo", "bars"].find((name) => sheet[name]);
-  if (other) throw new Error(`This lead sheet has ${other}; here it needs beats and chords in seconds instead.`);
+  if (other)
+    throw new Error(`This lead sheet has ${other}; here it needs beats and chords in seconds instead.`);
   return sheet.beats ? { ...sheet, beats_per_bar: metreOf(sheet) } : sheet;
 }

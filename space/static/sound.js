@@ -14,7 +14,8 @@ const LONGEST_PAUSE = 8;
 // of an outline, per second
 const PEAKS = 200;
 // 20 ms of silence in Opus: a browser that decodes it gets Opus, others get FLAC
-const SILENCE = "T2dnUwACAAAAAAAAAAA8LPZWAAAAAH8jVrkBE09wdXNIZWFkAQE4AYC7AAAAAABPZ2dTAAAAAAAAAAAAADws9lYBAAAAjcr1oQT///8aT3B1c1RhZ3MLAAAAbGlib3B1cyAxLjQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABPZ2dTAAT4BAAAAAAAADws9lYCAAAAEttUGgIDA/j//vD//g==";
+const SILENCE =
+  "T2dnUwACAAAAAAAAAAA8LPZWAAAAAH8jVrkBE09wdXNIZWFkAQE4AYC7AAAAAABPZ2dTAAAAAAAAAAAAADws9lYBAAAAjcr1oQT///8aT3B1c1RhZ3MLAAAAbGlib3B1cyAxLjQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABPZ2dTAAT4BAAAAAAAADws9lYCAAAAEttUGgIDA/j//vD//g==";
 let shared = null;
 let opus = null;
 // by path, the last used come last: files, among them recordings that this browser has sent, and decoded sounds
@@ -34,7 +35,8 @@ export const context = () => (shared ??= new AudioContext({ latencyHint: "intera
 
 /** The URL of a file on this server. */
 export const fileAddress = (path) =>
-  new URL(`gradio_api/file=${encodeURI(path).replace(/#/g, "%23").replace(/\?/g, "%3F")}`, document.baseURI).href;
+  new URL(`gradio_api/file=${encodeURI(path).replace(/#/g, "%23").replace(/\?/g, "%3F")}`, document.baseURI)
+    .href;
 
 /** Keeps the file of a recording that has been sent to the server as `path`: it need not come back. */
 export function remember(path, file) {
@@ -44,8 +46,12 @@ export function remember(path, file) {
 
 /** Whether the browser decodes Opus in Ogg. */
 function decodesOpus() {
-  opus ??= context().decodeAudioData(Uint8Array.from(atob(SILENCE), (sign) => sign.charCodeAt(0)).buffer)
-    .then(({ length }) => length > 0, () => false);
+  opus ??= context()
+    .decodeAudioData(Uint8Array.from(atob(SILENCE), (sign) => sign.charCodeAt(0)).buffer)
+    .then(
+      ({ length }) => length > 0,
+      () => false,
+    );
   return opus;
 }
 
@@ -75,7 +81,9 @@ function once(map, path, make) {
   const held = map.get(path) ?? make(path);
   map.delete(path);
   map.set(path, held);
-  held.catch(() => { if (map.get(path) === held) map.delete(path); });
+  held.catch(() => {
+    if (map.get(path) === held) map.delete(path);
+  });
   return held;
 }
 
@@ -107,7 +115,9 @@ function discard(buffer) {
   for (let channel = 0; channel < buffer.numberOfChannels; channel += 1) {
     try {
       nowhere.postMessage(null, [buffer.getChannelData(channel).buffer]);
-    } catch { /* some browsers let a node keep them */ }
+    } catch {
+      /* some browsers let a node keep them */
+    }
   }
 }
 
@@ -130,11 +140,14 @@ export function load(path) {
     forget(files, MOST_FETCHED);
     return decoded(file);
   });
-  loading.then((buffer) => {
-    Object.assign(loading, { buffer, size: sizeOf(buffer) });
-    outlines.set(path, outlines.get(path) ?? outlineOf(buffer));
-    forgetDecoded();
-  }, () => {});
+  loading.then(
+    (buffer) => {
+      Object.assign(loading, { buffer, size: sizeOf(buffer) });
+      outlines.set(path, outlines.get(path) ?? outlineOf(buffer));
+      forgetDecoded();
+    },
+    () => {},
+  );
   return loading;
 }
 
@@ -166,10 +179,17 @@ export function outlineOf(buffer) {
   const peaks = Float32Array.from({ length: Math.ceil(samples.length / each) }, (_, at) => {
     let peak = 0;
     const stop = Math.min((at + 1) * each, samples.length);
-    for (let next = Math.floor(at * each); next < stop; next += 4) peak = Math.max(peak, Math.abs(samples[next]));
+    for (let next = Math.floor(at * each); next < stop; next += 4)
+      peak = Math.max(peak, Math.abs(samples[next]));
     return peak;
   });
-  return { seconds: buffer.duration, channels: buffer.numberOfChannels, peaks, rate: PEAKS, loudest: Math.max(0.01, ...peaks) };
+  return {
+    seconds: buffer.duration,
+    channels: buffer.numberOfChannels,
+    peaks,
+    rate: PEAKS,
+    loudest: Math.max(0.01, ...peaks),
+  };
 }
 
 /** Schedules a metronome click at a time of the context. */
@@ -192,7 +212,10 @@ export function startBuffer(target, buffer, zero, from, sources) {
   // a sound that begins after the song does is not started early
   source.start(zero + Math.max(from, 0), Math.max(from, 0));
   sources.add(source);
-  source.onended = () => { endSource(source); sources.delete(source); };
+  source.onended = () => {
+    endSource(source);
+    sources.delete(source);
+  };
 }
 
 /** Ends a source, which else would hold its sound until the time at which it was to end. */

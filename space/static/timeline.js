@@ -4,8 +4,31 @@
 // user's changes are written back into it, and the next generation follows them.
 
 import {
-  allBeats, barsOf, doubleTempo, filledChords, halfTempo, likelyChords, metreOf, moveBeats, moveHalfBeat,
-  parseChord, placeOf, pretty, readSheet, sameKey, sectionsOf, setChord, setDownbeat, setKey, setMetre, setSection, spell, tappedBeats, tempoOf, withBeats, written,
+  allBeats,
+  barsOf,
+  doubleTempo,
+  filledChords,
+  halfTempo,
+  likelyChords,
+  metreOf,
+  moveBeats,
+  moveHalfBeat,
+  parseChord,
+  placeOf,
+  pretty,
+  readSheet,
+  sameKey,
+  sectionsOf,
+  setChord,
+  setDownbeat,
+  setKey,
+  setMetre,
+  setSection,
+  spell,
+  tappedBeats,
+  tempoOf,
+  withBeats,
+  written,
 } from "./sheet.js";
 import { blank, desk, drawWave, mark } from "./desk.js";
 import { context, outline, startClicks } from "./sound.js";
@@ -31,11 +54,26 @@ export function mount(element, props, watch, trigger) {
 
 class Timeline {
   constructor(root, props, trigger) {
-    Object.assign(this, { root, props, trigger, past: [], edits: 0, doubts: {}, nudged: null, answered: null, selection: null, taps: null, unset: new Set(), zoom: 1, clicks: false });
+    Object.assign(this, {
+      root,
+      props,
+      trigger,
+      past: [],
+      edits: 0,
+      doubts: {},
+      nudged: null,
+      answered: null,
+      selection: null,
+      taps: null,
+      unset: new Set(),
+      zoom: 1,
+      clicks: false,
+    });
     this.find = (selector) => root.querySelector(selector);
     this.find(".sung").prepend(desk.voice);
     this.find(".sung").after(desk.stems);
-    for (const kind of ["click", "change", "input", "keydown"]) root.addEventListener(kind, (event) => this[kind](event));
+    for (const kind of ["click", "change", "input", "keydown"])
+      root.addEventListener(kind, (event) => this[kind](event));
     document.addEventListener("keydown", (event) => this.shortcut(event));
     this.find("[data-do=tap]").addEventListener("pointerdown", (event) => this.tap(event));
     this.find(".lane").addEventListener("pointerdown", (event) => this.grab(event));
@@ -48,9 +86,14 @@ class Timeline {
   }
 
   /** Sets a text only if it changes: screen readers would repeat it otherwise. */
-  write(selector, text) { const found = this.find(selector); if (found.textContent !== text) found.textContent = text; }
+  write(selector, text) {
+    const found = this.find(selector);
+    if (found.textContent !== text) found.textContent = text;
+  }
 
-  get seconds() { return this.value?.seconds ?? 0; }
+  get seconds() {
+    return this.value?.seconds ?? 0;
+  }
 
   /** Shows what Python has sent. */
   show() {
@@ -59,7 +102,14 @@ class Timeline {
     if (value?.again || value?.asked !== undefined) this.answered?.();
     if (value?.again && this.value) return this.send(); // keep the earlier estimate
     mark("full", Boolean(value?.vocal));
-    if (!value?.vocal) { if (this.value) { desk.stop(); this.value = desk.vocal = null; this.write(".summary", ""); } return; }
+    if (!value?.vocal) {
+      if (this.value) {
+        desk.stop();
+        this.value = desk.vocal = null;
+        this.write(".summary", "");
+      }
+      return;
+    }
     const same = this.value?.vocal === value.vocal;
     if (same && (value.edits ?? this.edits) !== this.edits) return this.send(); // keep what was edited meanwhile
     if (!same) this.past = [];
@@ -68,13 +118,23 @@ class Timeline {
     if (!same || value.seconds !== this.seconds) this.selection = null;
     this.value = JSON.parse(JSON.stringify(value));
     const { sheet, set, choices, others, unsure = [], other_key } = this.value;
-    const chords = sheet.estimated?.includes("chords") ? [] : sheet.chords ?? [];
+    const chords = sheet.estimated?.includes("chords") ? [] : (sheet.chords ?? []);
     this.sheet = { ...sheet, set: set ?? chords.map(([start, stop]) => [start, stop, "set"]) };
     this.doubts = { choices, others, unsure, other_key };
     if (!same) this.outline = null;
-    if (desk.vocal !== value.vocal) { desk.stop(); desk.seek(-Infinity); } // the band of an example may already be playing
+    if (desk.vocal !== value.vocal) {
+      // the band of an example may already be playing
+      desk.stop();
+      desk.seek(-Infinity);
+    }
     desk.vocal = value.vocal;
-    outline(value.vocal).then((drawn) => { this.outline = drawn; desk.draw(); }, (error) => this.refuse(error));
+    outline(value.vocal).then(
+      (drawn) => {
+        this.outline = drawn;
+        desk.draw();
+      },
+      (error) => this.refuse(error),
+    );
     desk.refresh();
   }
 
@@ -85,7 +145,9 @@ class Timeline {
   }
 
   /** Keeps the lead sheet and its doubts for undo. */
-  remember() { this.past.push({ sheet: this.sheet, doubts: this.doubts }); }
+  remember() {
+    this.past.push({ sheet: this.sheet, doubts: this.doubts });
+  }
 
   undo() {
     const { sheet, doubts } = this.past.pop();
@@ -117,14 +179,20 @@ class Timeline {
   ask(ask) {
     this.props.value = { ...this.props.value, ask };
     // a band that is asked for meanwhile waits for the answer
-    this.settled = new Promise((answered) => { this.answered = answered; });
+    this.settled = new Promise((answered) => {
+      this.answered = answered;
+    });
     document.querySelector("#listen").click();
   }
 
   /** Whether an estimate may well be wrong. */
-  isUnsure(name) { return Boolean(this.sheet.estimated?.includes(name) && this.doubts.unsure?.includes(name)); }
+  isUnsure(name) {
+    return Boolean(this.sheet.estimated?.includes(name) && this.doubts.unsure?.includes(name));
+  }
 
-  refuse(error) { this.find(".wrong").textContent = error ? error.message ?? String(error) : ""; }
+  refuse(error) {
+    this.find(".wrong").textContent = error ? (error.message ?? String(error)) : "";
+  }
 
   draw() {
     this.find(".selection").hidden = !this.selection;
@@ -152,17 +220,29 @@ class Timeline {
       if (!sheet.estimated?.includes(name)) return "given";
       return this.isUnsure(name) ? "estimated, unsure" : "estimated";
     };
-    const parts = [tempo ? `${Math.round(tempo * 10) / 10} beats per minute (${how("beats")})` : "No beats (tap along)"];
+    const parts = [
+      tempo ? `${Math.round(tempo * 10) / 10} beats per minute (${how("beats")})` : "No beats (tap along)",
+    ];
     if (sheet.chords?.length) parts.push(`chords (${how("chords")})`);
-    if (typeof sheet.style === "string") parts.push(`${sheet.style} (${how("style")}) unless you choose a style`);
+    if (typeof sheet.style === "string")
+      parts.push(`${sheet.style} (${how("style")}) unless you choose a style`);
     const keys = this.find("[data-set=key]");
     const own = sheet.key && [...keys.options].find(({ value }) => value && sameKey(value, sheet.key));
     if (own) parts.push(`${own.text} (${how("key")})`);
     this.write(".summary", `${parts.join(", ")}. The band follows what is shown here.`);
-    this.write(".tempo", tempo ? `${Math.round(tempo)} bpm${this.isUnsure("beats") ? " ?" : ""}` : "no beats");
+    this.write(
+      ".tempo",
+      tempo ? `${Math.round(tempo)} bpm${this.isUnsure("beats") ? " ?" : ""}` : "no beats",
+    );
     // of a voice of a second, one beat would be left, which is no tempo
     const halves = tempo >= LEAST_HALVED && halfTempo(sheet).beats.length > 1;
-    const able = { half: halves, double: tempo && tempo <= MOST_DOUBLED, earlier: tempo, later: tempo, downbeat: tempo };
+    const able = {
+      half: halves,
+      double: tempo && tempo <= MOST_DOUBLED,
+      earlier: tempo,
+      later: tempo,
+      downbeat: tempo,
+    };
     for (const [name, on] of Object.entries(able)) this.find(`[data-do=${name}]`).disabled = !on;
     this.find("[data-set=nudge]").disabled = !tempo;
     const bpm = this.find("[data-set=bpm]");
@@ -170,7 +250,11 @@ class Timeline {
     this.drawDoubts();
     const [other, shown] = [{ beats: this.doubts.others }, sheet].map((each) => Math.round(tempoOf(each)));
     // out of sight but in its place, so that no button moves under a finger
-    Object.assign(this.find("[data-do=other]"), { hidden: !other, disabled: other === shown, textContent: `Or is it ${other} bpm?` });
+    Object.assign(this.find("[data-do=other]"), {
+      hidden: !other,
+      disabled: other === shown,
+      textContent: `Or is it ${other} bpm?`,
+    });
     this.find("[data-do=undo]").disabled = !this.past.length;
     this.find("[data-set=metre]").value = String(metreOf(sheet));
     keys.value = own?.value ?? "";
@@ -181,7 +265,8 @@ class Timeline {
   drawDoubts() {
     const names = { beats_per_bar: "The metre is unsure", key: "The key is unsure" };
     const { other_key: other } = this.doubts;
-    const option = other && [...this.find("[data-set=key]").options].find(({ value }) => value && sameKey(value, other));
+    const option =
+      other && [...this.find("[data-set=key]").options].find(({ value }) => value && sameKey(value, other));
     if (option) names.key += `; it may be ${option.text}`;
     for (const [name, title] of Object.entries(names)) {
       const sign = this.find(`[data-doubt=${name}]`);
@@ -202,7 +287,8 @@ class Timeline {
 
   drawBars() {
     this.fillList(".bars", barsOf(this.sheet, this.value.seconds), ({ number }, button) => {
-      [button.textContent, button.ariaLabel] = number < 1 ? ["↑", "Upbeat"] : [String(number), `Bar ${number}`];
+      [button.textContent, button.ariaLabel] =
+        number < 1 ? ["↑", "Upbeat"] : [String(number), `Bar ${number}`];
     });
     this.drawAround("intro", desk.begin, 0);
     this.drawAround("outro", this.value.seconds, desk.seconds);
@@ -213,12 +299,17 @@ class Timeline {
     const label = this.find(`.${name}`);
     const wide = (stop - start) * desk.scale;
     label.hidden = wide < LEAST_LABELLED;
-    Object.assign(label.style, { left: `${desk.head + (start - desk.begin) * desk.scale}px`, width: `${wide}px` });
+    Object.assign(label.style, {
+      left: `${desk.head + (start - desk.begin) * desk.scale}px`,
+      width: `${wide}px`,
+    });
   }
 
   drawChords() {
     const { sheet, value } = this;
-    this.fillList(".chords", filledChords(sheet, value.seconds).map(([start, stop, label]) => ({ start, stop, label })),
+    this.fillList(
+      ".chords",
+      filledChords(sheet, value.seconds).map(([start, stop, label]) => ({ start, stop, label })),
       ({ start, label }, button) => {
         const name = pretty(written(label));
         button.textContent = name;
@@ -227,7 +318,8 @@ class Timeline {
         button.ariaLabel = `${name === "–" ? "no chord" : name}, ${placeOf(sheet, value.seconds, start)}${likely < SURE ? ", unsure" : ""}`;
         button.classList.toggle("root", name !== "–");
         button.classList.toggle("unsure", likely < SURE);
-      });
+      },
+    );
   }
 
   /** The listener's details of an estimated chord: [start, stop, label, probability, runner-up]. */
@@ -242,7 +334,8 @@ class Timeline {
     const focused = list.contains(document.activeElement) ? document.activeElement.parentElement : null;
     const place = focused ? Number(focused.dataset.start) : null;
     while (list.children.length > spans.length) list.lastChild.remove();
-    while (list.children.length < spans.length) list.insertAdjacentHTML("beforeend", "<li><button type='button'></button></li>");
+    while (list.children.length < spans.length)
+      list.insertAdjacentHTML("beforeend", "<li><button type='button'></button></li>");
     for (const [at, span] of spans.entries()) {
       const item = list.children[at];
       Object.assign(item.dataset, { start: span.start, stop: span.stop });
@@ -256,21 +349,31 @@ class Timeline {
     }
     const items = [...list.children].filter((item) => !item.inert);
     const selected = items.find((item) => item.firstChild.getAttribute("aria-pressed") === "true");
-    const stop = (place !== null && items.findLast((item) => Number(item.dataset.start) <= place + 0.02)) || selected || items[0];
+    const stop =
+      (place !== null && items.findLast((item) => Number(item.dataset.start) <= place + 0.02)) ||
+      selected ||
+      items[0];
     if (!stop) return;
     stop.firstChild.tabIndex = 0;
     if (focused) stop.firstChild.focus({ preventScroll: true });
   }
 
-  isSelected(start, stop) { return Boolean(this.selection) && start >= this.selection.start - 0.02 && stop <= this.selection.stop + 0.02; }
+  isSelected(start, stop) {
+    return (
+      Boolean(this.selection) && start >= this.selection.start - 0.02 && stop <= this.selection.stop + 0.02
+    );
+  }
 
   /** A value of the style sheet. */
-  styled(name) { return getComputedStyle(this.root).getPropertyValue(name).trim(); }
+  styled(name) {
+    return getComputedStyle(this.root).getPropertyValue(name).trim();
+  }
 
   drawCanvas() {
     const [paint, height] = blank(this.find(".sung canvas"));
     this.drawGrid(paint, height);
-    if (this.outline) drawWave(paint, this.outline, 0, height, this.outline.loudest, this.styled("--hafm-wave"));
+    if (this.outline)
+      drawWave(paint, this.outline, 0, height, this.outline.loudest, this.styled("--hafm-wave"));
     this.drawPitch(paint, height, this.styled("--hafm-accent"));
   }
 
@@ -279,7 +382,12 @@ class Timeline {
     const { selection, sheet } = this;
     if (selection) {
       paint.fillStyle = this.styled("--hafm-selected");
-      paint.fillRect(selection.start * desk.scale, 0, (selection.stop - selection.start) * desk.scale, height);
+      paint.fillRect(
+        selection.start * desk.scale,
+        0,
+        (selection.stop - selection.start) * desk.scale,
+        height,
+      );
     }
     for (const [beat, place] of allBeats(sheet, desk.begin, desk.seconds)) {
       paint.fillStyle = this.styled(place ? "--hafm-beat" : "--hafm-bar");
@@ -297,9 +405,13 @@ class Timeline {
     paint.beginPath();
     let before = null;
     for (const [at, note] of pitch.entries()) {
-      const [x, y] = [(at / pitch.length) * seconds * desk.scale, height - ((note - low) / (high - low)) * height];
+      const [x, y] = [
+        (at / pitch.length) * seconds * desk.scale,
+        height - ((note - low) / (high - low)) * height,
+      ];
       // leaps of a third or more between two values are not connected
-      if (note !== null) before !== null && Math.abs(note - before) < 3 ? paint.lineTo(x, y) : paint.moveTo(x, y);
+      if (note !== null)
+        before !== null && Math.abs(note - before) < 3 ? paint.lineTo(x, y) : paint.moveTo(x, y);
       before = note;
     }
     paint.stroke();
@@ -307,18 +419,27 @@ class Timeline {
 
   drawEditor() {
     const { selection, sheet, value } = this;
-    const [start, stop, label] = (selection && filledChords(sheet, value.seconds).find(([, stop]) => stop > selection.start + 0.02)) || [0, 0, ""];
+    const [start, stop, label] = (selection &&
+      filledChords(sheet, value.seconds).find(([, stop]) => stop > selection.start + 0.02)) || [0, 0, ""];
     const next = selection?.stop < stop + 0.02 ? this.choiceOf(start, label)?.[4] : null;
     const instead = this.find(".next");
     const likely = next ? spell(next, sheet.key) : "";
-    Object.assign(instead, { hidden: !this.doubts.choices?.length, disabled: !next, textContent: next ? `${pretty(likely)} instead` : "" });
+    Object.assign(instead, {
+      hidden: !this.doubts.choices?.length,
+      disabled: !next,
+      textContent: next ? `${pretty(likely)} instead` : "",
+    });
     instead.dataset.likely = likely;
     this.write(".chosen", selection ? `Selected: ${this.selectionName()}` : "");
     const input = this.find("[data-set=chord]");
     const group = this.find(".likely");
     if (group.dataset.key !== String(sheet.key)) {
       group.innerHTML = [...likelyChords(sheet.key), "N"]
-        .map((each) => `<button type="button" data-likely="${each}">${each === "N" ? "none" : pretty(each)}</button>`).join("");
+        .map(
+          (each) =>
+            `<button type="button" data-likely="${each}">${each === "N" ? "none" : pretty(each)}</button>`,
+        )
+        .join("");
       group.dataset.key = String(sheet.key);
     }
     // what is typed for these bars stays until it is set
@@ -330,10 +451,12 @@ class Timeline {
 
   drawSectionEditor() {
     const { selection, sheet, value } = this;
-    const { name = "", energy = "" } = sectionsOf(sheet).find(({ stop }) => selection && stop > selection.start + 0.02) ?? {};
+    const { name = "", energy = "" } =
+      sectionsOf(sheet).find(({ stop }) => selection && stop > selection.start + 0.02) ?? {};
     const [text, select] = [this.find("[data-set=section]"), this.find("[data-set=energy]")];
     const energies = ["", ...(value.energies ?? [])];
-    if (select.options.length !== energies.length) select.replaceChildren(...energies.map((each) => new Option(each || "automatic", each)));
+    if (select.options.length !== energies.length)
+      select.replaceChildren(...energies.map((each) => new Option(each || "automatic", each)));
     [text.value, select.value] = [name, energies.includes(energy) ? energy : ""];
     // hidden for models without energies
     this.find(".energies").hidden = energies.length === 1;
@@ -341,9 +464,16 @@ class Timeline {
 
   selectionName() {
     const { start, stop } = this.selection;
-    const bars = barsOf(this.sheet, this.value.seconds).filter((bar) => this.isSelected(bar.start, bar.stop)).map(({ number }) => number);
+    const bars = barsOf(this.sheet, this.value.seconds)
+      .filter((bar) => this.isSelected(bar.start, bar.stop))
+      .map(({ number }) => number);
     if (!bars.length) return placeOf(this.sheet, this.value.seconds, start);
-    const name = bars.length > 1 ? `bars ${Math.max(bars[0], 1)} to ${bars.at(-1)}` : bars[0] < 1 ? "the upbeat" : `bar ${bars[0]}`;
+    const name =
+      bars.length > 1
+        ? `bars ${Math.max(bars[0], 1)} to ${bars.at(-1)}`
+        : bars[0] < 1
+          ? "the upbeat"
+          : `bar ${bars[0]}`;
     return `${name} (${[start, stop].map((second) => (second - desk.begin).toFixed(1)).join(" to ")} s)`;
   }
 
@@ -358,14 +488,16 @@ class Timeline {
     if (!button) return;
     this.refuse(null);
     const item = button.parentElement;
-    if (item.tagName === "LI") this.select(Number(item.dataset.start), Number(item.dataset.stop), event.shiftKey);
+    if (item.tagName === "LI")
+      this.select(Number(item.dataset.start), Number(item.dataset.stop), event.shiftKey);
     else if (button.dataset.likely) this.putChord(button.dataset.likely);
     else if (button.dataset.do) this.act(button.dataset.do);
   }
 
   act(name) {
     const { sheet } = this;
-    const next = this.selection && barsOf(sheet, this.seconds).find(({ start }) => start > this.selection.stop - 0.02);
+    const next =
+      this.selection && barsOf(sheet, this.seconds).find(({ start }) => start > this.selection.stop - 0.02);
     const beats = {
       half: () => halfTempo(sheet),
       double: () => doubleTempo(sheet),
@@ -376,13 +508,22 @@ class Timeline {
     };
     if (beats[name]) this.tryTo(() => this.edit(beats[name]()));
     else if (name === "play") desk.toggle();
-    else if (name === "loop") { desk.loops = this.press(name, !desk.loops); desk.refresh(); }
-    else if (name === "clicks") { this.clicks = this.press(name, !this.clicks); desk.refresh(); }
-    else if (name === "in" || name === "out") { this.zoom = Math.max(this.zoom * (name === "in" ? ZOOM : 1 / ZOOM), 1); desk.draw(); this.find(".strip").scrollLeft = (desk.position - desk.begin) * desk.scale - (this.find(".strip").clientWidth - desk.head) / 2; }
-    else if (name === "unselect") this.mark(null);
+    else if (name === "loop") {
+      desk.loops = this.press(name, !desk.loops);
+      desk.refresh();
+    } else if (name === "clicks") {
+      this.clicks = this.press(name, !this.clicks);
+      desk.refresh();
+    } else if (name === "in" || name === "out") {
+      this.zoom = Math.max(this.zoom * (name === "in" ? ZOOM : 1 / ZOOM), 1);
+      desk.draw();
+      this.find(".strip").scrollLeft =
+        (desk.position - desk.begin) * desk.scale - (this.find(".strip").clientWidth - desk.head) / 2;
+    } else if (name === "unselect") this.mark(null);
     else if (name === "further" && next) this.select(next.start, next.stop, true);
     else if (name === "keys") this.find("dialog").showModal();
-    else if (name === "all") this.find("[data-do=all]").ariaExpanded = String(this.find(".transport").toggleAttribute("data-all"));
+    else if (name === "all")
+      this.find("[data-do=all]").ariaExpanded = String(this.find(".transport").toggleAttribute("data-all"));
     else if (name === "chord") this.putChord(this.find("[data-set=chord]").value);
     else if (name === "section") this.putSection();
     else if (name === "taps") this.useTaps();
@@ -392,7 +533,8 @@ class Timeline {
 
   /** This timeline, once it shows the voice that is played. */
   shown() {
-    if (this.value?.vocal !== desk.vocal) throw new Error("The chords of this voice are on their way; try again in a moment.");
+    if (this.value?.vocal !== desk.vocal)
+      throw new Error("The chords of this voice are on their way; try again in a moment.");
     return this;
   }
 
@@ -402,12 +544,24 @@ class Timeline {
     return keys.value && keys.selectedOptions[0].text;
   }
 
-  press(name, on) { this.find(`[data-do=${name}]`).setAttribute("aria-pressed", String(on)); return on; }
+  press(name, on) {
+    this.find(`[data-do=${name}]`).setAttribute("aria-pressed", String(on));
+    return on;
+  }
 
-  tryTo(change) { try { change(); } catch (error) { this.refuse(error); } }
+  tryTo(change) {
+    try {
+      change();
+    } catch (error) {
+      this.refuse(error);
+    }
+  }
 
   change(event) {
-    const { value, dataset: { set } } = event.target;
+    const {
+      value,
+      dataset: { set },
+    } = event.target;
     if (set === "metre") this.edit(setMetre(this.sheet, Number(value)));
     else if (set === "key" && value) {
       this.edit(setKey(this.sheet, value));
@@ -419,7 +573,12 @@ class Timeline {
     }
   }
 
-  input({ target: { value, dataset: { set } } }) {
+  input({
+    target: {
+      value,
+      dataset: { set },
+    },
+  }) {
     if (set === "chord") this.unset.add("chord");
     else if (set === "section" || set === "energy") this.unset.add("section");
     else if (set === "nudge") this.nudge(Number(value));
@@ -468,16 +627,25 @@ class Timeline {
   shortcut(event) {
     const { target, shiftKey, ctrlKey, metaKey, altKey } = event;
     const key = event.key.toLowerCase();
-    if (event.defaultPrevented || target.closest("dialog, textarea, input:not([type=range], [type=radio], [type=checkbox])")) return;
+    if (
+      event.defaultPrevented ||
+      target.closest("dialog, textarea, input:not([type=range], [type=radio], [type=checkbox])")
+    )
+      return;
     const presses = target.closest("button, input, select, summary, a, [role=option]");
     const arrows = target.closest("input, select, li, [role=listbox]");
     const plain = {
-      " ": presses ? null : () => desk.toggle(), escape: this.selection && (() => this.mark(null)),
-      arrowright: arrows ? null : () => this.step(1, shiftKey), arrowleft: arrows ? null : () => this.step(-1, shiftKey),
-      m: () => desk.mixer.toggle("muted", target), s: () => desk.mixer.toggle("solo", target),
+      " ": presses ? null : () => desk.toggle(),
+      escape: this.selection && (() => this.mark(null)),
+      arrowright: arrows ? null : () => this.step(1, shiftKey),
+      arrowleft: arrows ? null : () => this.step(-1, shiftKey),
+      m: () => desk.mixer.toggle("muted", target),
+      s: () => desk.mixer.toggle("solo", target),
     };
-    const act = ctrlKey || metaKey ? key === "z" && !shiftKey && (() => this.act("undo"))
-      : plain[key] ?? ("1234".includes(key) && (() => desk.mixer.choose(Number(key) - 1)));
+    const act =
+      ctrlKey || metaKey
+        ? key === "z" && !shiftKey && (() => this.act("undo"))
+        : (plain[key] ?? ("1234".includes(key) && (() => desk.mixer.choose(Number(key) - 1))));
     if (key === "?") this.act("keys");
     else if (this.value && act && !altKey && (ctrlKey || metaKey || target.tagName !== "SELECT")) act();
     else return;
@@ -502,15 +670,18 @@ class Timeline {
 
   /** Selects {start, stop} (s), or nothing. */
   mark(selection) {
-    if (!selection && this.find(".selection").contains(document.activeElement)) this.find(".bars [tabindex='0']")?.focus();
+    if (!selection && this.find(".selection").contains(document.activeElement))
+      this.find(".bars [tabindex='0']")?.focus();
     this.selection = selection;
     this.send();
     desk.draw();
   }
 
   putChord(label) {
-    const [{ start, stop }, all] = [this.selection, label.replace(/^[\s|]+|[\s|]+$/g, "").split(/[\s|]+/)], each = (stop - start) / all.length;
-    const put = (sheet, one, at) => setChord(sheet, start + at * each, start + (at + 1) * each, parseChord(one) ? one : "N");
+    const [{ start, stop }, all] = [this.selection, label.replace(/^[\s|]+|[\s|]+$/g, "").split(/[\s|]+/)],
+      each = (stop - start) / all.length;
+    const put = (sheet, one, at) =>
+      setChord(sheet, start + at * each, start + (at + 1) * each, parseChord(one) ? one : "N");
     this.unset.delete("chord");
     this.tryTo(() => this.edit(all.reduce(put, this.sheet)));
   }
@@ -548,13 +719,18 @@ class Timeline {
 
   /** Selects the bars between two seconds, or just that span if there are no bars. */
   drag(one, other) {
-    const [from, to] = [Math.min(one, other), Math.max(one, other)].map((second) => Math.min(Math.max(second, 0), this.seconds));
+    const [from, to] = [Math.min(one, other), Math.max(one, other)].map((second) =>
+      Math.min(Math.max(second, 0), this.seconds),
+    );
     const bars = barsOf(this.sheet, this.seconds).filter(({ start, stop }) => start < to && stop > from);
     this.selection = from < to ? { start: bars[0]?.start ?? from, stop: bars.at(-1)?.stop ?? to } : null;
   }
 
   /** Called by the desk: starts the clicks. */
-  start(out, zero, from) { if (this.value && this.clicks) startClicks(out, allBeats(this.sheet, desk.begin, desk.seconds), zero, from); }
+  start(out, zero, from) {
+    if (this.value && this.clicks)
+      startClicks(out, allBeats(this.sheet, desk.begin, desk.seconds), zero, from);
+  }
 
   /** Moves the playhead, which the lanes follow during playback. */
   follow(position) {
@@ -564,11 +740,16 @@ class Timeline {
     if (play.ariaLabel !== name) Object.assign(play, { textContent: sign, ariaLabel: name });
     const range = this.find("[data-set=position]");
     if (!range.matches(":active")) range.value = String(position); // a drag is not overruled
-    const second = position - desk.begin, x = second * desk.scale;
+    const second = position - desk.begin,
+      x = second * desk.scale;
     range.setAttribute("aria-valuetext", desk.waits && !desk.playing ? "Loading" : `${second.toFixed(1)} s`);
-    this.write(".clock", desk.waits && !desk.playing ? "Loading …" : `${clock(second)} / ${clock(desk.length)}`);
+    this.write(
+      ".clock",
+      desk.waits && !desk.playing ? "Loading …" : `${clock(second)} / ${clock(desk.length)}`,
+    );
     this.find(".playhead").style.transform = `translateX(${(desk.head ?? 0) + x}px)`;
-    const strip = this.find(".strip"), room = strip.clientWidth - (desk.head ?? 0);
+    const strip = this.find(".strip"),
+      room = strip.clientWidth - (desk.head ?? 0);
     const hidden = x < strip.scrollLeft || x > strip.scrollLeft + 0.9 * room;
     this.away = hidden && (this.away || strip.scrollLeft !== this.left);
     if (hidden && desk.playing && !this.away) strip.scrollLeft = x - 0.1 * room; // unless the user has scrolled away
@@ -597,7 +778,8 @@ class Timeline {
     this.write("[data-do=tap]", "Tap along");
     this.find("[data-do=taps]").disabled = true;
     this.find("[data-do=tap]").focus();
-    if (taps.length < LEAST_TAPS) this.refuse(new Error(`There are only ${taps.length} taps; tap at least ${LEAST_TAPS} beats.`));
+    if (taps.length < LEAST_TAPS)
+      this.refuse(new Error(`There are only ${taps.length} taps; tap at least ${LEAST_TAPS} beats.`));
     else this.edit(tappedBeats(this.sheet, taps, this.seconds));
   }
 
@@ -612,15 +794,34 @@ class Timeline {
   /** Prints title, key, tempo, and the chords bar by bar. */
   print() {
     const { sheet, seconds } = this;
-    this.write(".chart h1", desk.vocal.split("/").at(-1).replace(/\.\w+$/, "").replaceAll("_", " "));
-    this.write(".chart p", `${this.find("[data-set=key]").selectedOptions[0].text}, ${this.find(".tempo").textContent}, ${metreOf(sheet)}/4`);
-    const within = ({ start, stop }) => ([from, to]) => from < stop - 0.02 && to > start + 0.02;
-    this.find(".chart ol").replaceChildren(...barsOf(sheet, seconds).filter(({ number }) => number > 0).map((bar) => {
-      const chords = filledChords(sheet, seconds).filter(within(bar)).map(([, , label]) => pretty(written(label)));
-      const item = Object.assign(document.createElement("li"), { textContent: chords.join(" ") });
-      item.dataset.section = (sheet.form ?? []).find(within(bar))?.[2] ?? "";
-      return item;
-    }));
+    this.write(
+      ".chart h1",
+      desk.vocal
+        .split("/")
+        .at(-1)
+        .replace(/\.\w+$/, "")
+        .replaceAll("_", " "),
+    );
+    this.write(
+      ".chart p",
+      `${this.find("[data-set=key]").selectedOptions[0].text}, ${this.find(".tempo").textContent}, ${metreOf(sheet)}/4`,
+    );
+    const within =
+      ({ start, stop }) =>
+      ([from, to]) =>
+        from < stop - 0.02 && to > start + 0.02;
+    this.find(".chart ol").replaceChildren(
+      ...barsOf(sheet, seconds)
+        .filter(({ number }) => number > 0)
+        .map((bar) => {
+          const chords = filledChords(sheet, seconds)
+            .filter(within(bar))
+            .map(([, , label]) => pretty(written(label)));
+          const item = Object.assign(document.createElement("li"), { textContent: chords.join(" ") });
+          item.dataset.section = (sheet.form ?? []).find(within(bar))?.[2] ?? "";
+          return item;
+        }),
+    );
     window.print();
   }
 
@@ -629,11 +830,14 @@ class Timeline {
     const text = await file.text();
     this.tryTo(() => {
       const sheet = readSheet(text);
-      const set = sheet.estimated?.includes("chords") ? [] : (sheet.chords ?? []).map(([start, stop]) => [start, stop, "set"]);
+      const set = sheet.estimated?.includes("chords")
+        ? []
+        : (sheet.chords ?? []).map(([start, stop]) => [start, stop, "set"]);
       this.edit({ ...sheet, set });
     });
   }
 }
 
 /** Seconds as minutes, seconds and tenths. */
-const clock = (seconds) => `${Math.floor(seconds / 60)}:${(Math.floor(seconds * 10 + 0.01) / 10 % 60).toFixed(1).padStart(4, "0")}`;
+const clock = (seconds) =>
+  `${Math.floor(seconds / 60)}:${((Math.floor(seconds * 10 + 0.01) / 10) % 60).toFixed(1).padStart(4, "0")}`;

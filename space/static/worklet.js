@@ -3,8 +3,15 @@
 
 const CHUNK = 1024;
 class Take extends AudioWorkletProcessor {
-  chunk = new Float32Array(CHUNK); filled = 0; open = true;
-  constructor() { super(); this.port.onmessage = () => { this.open = false; }; }
+  chunk = new Float32Array(CHUNK);
+  filled = 0;
+  open = true;
+  constructor() {
+    super();
+    this.port.onmessage = () => {
+      this.open = false;
+    };
+  }
 
   process([channels]) {
     // before the microphone delivers, record silence: no frame may be missing
