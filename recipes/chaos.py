@@ -60,7 +60,9 @@ class HAFMChaosError(RuntimeError):
     """The job fails, or leaves no output, without being killed."""
 
 
-def torment(start: Callable[[Path], Work], folder: Path, digest: Digest, kills: int, seed: int = 0) -> ChaosReport:
+def kill_repeatedly(
+    start: Callable[[Path], Work], folder: Path, digest: Digest, kills: int, seed: int = 0
+) -> ChaosReport:
     """Kills a job `kills` times at random moments of its run.
 
     Args:
@@ -199,8 +201,8 @@ def _fits(name: str, patterns: Sequence[str]) -> bool:
 def main() -> None:
     """Parses the arguments, kills the job, prints the results as a table, and exits with 1 if an output was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--kills", type=int, default=50, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
     parser.add_argument("--folder", type=Path, default=Path("chaos"), help="folder for outputs and log")
     parser.add_argument("--compare", action="append", help="pattern of files in {out} to compare; default: all")
     parser.add_argument("--ignore", action="append", default=["*.lock"], help="pattern of files that may differ")
@@ -218,9 +220,9 @@ def main() -> None:
 
     digest = partial(digest_files, compared=options.compare or ["*"], ignored=options.ignore)
     try:
-        report = torment(start, options.folder, digest, options.kills, options.seed)
+        report = kill_repeatedly(start, options.folder, digest, options.kills, options.seed)
     except HAFMChaosError as error:
-        sys.exit(f"{error} Its output is in {log}.")
+        sys.exit(f"{error} What the job printed is in {log}.")
     print("fault  tries  survived  lost")
     print(f"kill   {report.kills:5d}  {report.kills - len(report.lost):8d}  {len(report.lost):4d}")
     for sentence in report.lost:

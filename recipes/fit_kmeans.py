@@ -115,8 +115,8 @@ def tokenizer_from_hubert(
 ) -> HAFMSemanticTokenizerModel:
     """A tokenizer from the first `layer` layers of a HuBERT, without centroids; later layers are never allocated.
 
-    HuBERT-Large was published as a pickle, which transformers loads with `weights_only=True`; `save_pretrained` writes
-    safetensors.
+    HuBERT-Large was published as a pickle, which transformers loads with `weights_only=True`, so that no code in it
+    runs; saving the tokenizer writes safetensors.
 
     Args:
         name_or_path: hub id such as `facebook/hubert-large-ll60k`, or a folder.
@@ -141,7 +141,7 @@ def tokenizer_from_hubert(
     config = HAFMSemanticTokenizerConfig(hubert_config=copy.deepcopy(hubert.config), layer=layer, **fields)
     model = HAFMSemanticTokenizerModel(config)
     if hubert.config.do_stable_layer_norm:
-        # it belongs behind the last layer of the whole HuBERT; hidden states before that are not normalised
+        # HuBERT normalises only after its last layer; HAFMSemanticTokenizerModel has no such norm either
         hubert.encoder.layer_norm = nn.Identity()
     model.hubert = hubert
     return model.eval()

@@ -60,7 +60,7 @@ def read_songs(
     """
     # one cache per tokenizer: features depend on it
     folder = Path(run.out) / "features" / fingerprint(tokenizer) / split
-    pool = run.songs(split, tokenizer.config.sampling_rate)
+    pool = run.load_songs(split, tokenizer.config.sampling_rate)
     pool.require(0.0)  # songs of any length, but some
     for number, song in enumerate(pool.songs):
         path = folder / f"{song.name}.npy"
@@ -88,7 +88,7 @@ def main() -> None:
     if tokenizer_arguments.rhythm_only:
         config = tokenizer.config
         training_rhythm, validation_rhythm = (
-            [rhythmic_frames(song, config, takes) for song in run.songs(split, config.sampling_rate).songs]
+            [rhythmic_frames(song, config, takes) for song in run.load_songs(split, config.sampling_rate).songs]
             for split, takes in splits.items()
         )
         fitted, figures = fit_rhythm(tokenizer.cpu(), training_rhythm, validation_rhythm, arguments)

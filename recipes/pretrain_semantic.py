@@ -36,7 +36,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     hubert = HubertModel(tiny_hubert_config(model.hidden_size, model.num_hidden_layers))
     start_front_end(hubert, model.sampling_rate)
-    pool = run.songs("train", model.sampling_rate)
+    pool = run.load_songs("train", model.sampling_rate)
     # a crop that is transposed upwards is read from more than its length of a song
     cents = 100 * arguments.max_shift + max(arguments.vocal_cents, arguments.band_cents)
     pool.require(2 ** (cents / 1200) * max(arguments.crop_seconds) + 2 / model.sampling_rate)

@@ -143,9 +143,9 @@ def main() -> None:
     if output != codec.config.input_format:
         stereo_rate = output.sampling_rate
 
-    pool = run.songs("train", codec.config.sampling_rate, stereo_rate=stereo_rate)
+    pool = run.load_songs("train", codec.config.sampling_rate, stereo_rate=stereo_rate)
     for folder in filter(None, model.further.split(",")):
-        further = replace(run, corpus=folder).songs("train", codec.config.sampling_rate, stereo_rate=stereo_rate)
+        further = replace(run, corpus=folder).load_songs("train", codec.config.sampling_rate, stereo_rate=stereo_rate)
         pool.songs += further.songs
     # crops begin anywhere, not only at a frame
     pool.require((arguments.crop_frames + 1) * codec.config.hop_length / codec.config.sampling_rate)
@@ -168,11 +168,13 @@ def main() -> None:
     if not model.figures:
         return
     if stereo_rate:
-        held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stems=True, stereo_rate=stereo_rate)
+        held_out = run.load_songs(
+            "test", codec.config.sampling_rate, max_hours=0.5, stems=True, stereo_rate=stereo_rate
+        )
         figures = evaluate_in_stereo({"before": before, "after": finished}, held_out)
         Path(run.out, "figures.json").write_text(json.dumps(figures, indent=2))
         return
-    held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stems=True)
+    held_out = run.load_songs("test", codec.config.sampling_rate, max_hours=0.5, stems=True)
     if held_out.songs:
         # with all codebooks, half and a quarter of them, rounded up
         all_codebooks = codec.config.num_codebooks

@@ -64,10 +64,10 @@ class OpusPieces:
 
     Attributes:
         packets: the encoder's: head, comments, then sound, PACKET samples each.
-        parsed: up to which byte `file` has been read.
-        open_packet: the beginning of a packet that ends on the next page.
-        written: samples at 48 kHz that the encoder has got.
-        sent: sample at which the next piece begins.
+        parsed_bytes: up to which byte `file` has been read.
+        partial_packet: the beginning of a packet that ends on the next page.
+        written_samples: samples at 48 kHz that the encoder has got.
+        sent_samples: samples at 48 kHz of all pieces so far; the next one begins there.
         finished: whether the sound has ended.
     """
 
@@ -79,11 +79,11 @@ class OpusPieces:
             self.resampler = soxr.ResampleStream(sampling_rate, RATE, channels, dtype="float32", quality="HQ")
         self.file = io.BytesIO()
         self.encoder = soundfile.SoundFile(self.file, "w", RATE, channels, "OPUS", format="OGG")
-        self.parsed = 0
+        self.parsed_bytes = 0
         self.packets: list[bytes] = []
-        self.open_packet = b""
-        self.written = 0
-        self.sent = 0
+        self.partial_packet = b""
+        self.written_samples = 0
+        self.sent_samples = 0
         self.finished = False
 
     def add(self, samples: audio.Samples) -> None:
@@ -103,14 +103,14 @@ class OpusPieces:
         if self.resampler is not None:
             samples = self.resampler.resample_chunk(samples, last=last)
         self.encoder.write(samples)
-        self.written += len(samples)
+        self.written_samples += len(samples)
         self._read_pages()
 
     @property
     def ready(self) -> int:
         """Up to which sample, at 48 kHz, pieces can be made; the encoder holds back about a second."""
         if self.finished:
-            return self.written
+            return self.written_samples
         # without head and comments; and the last packet is complete only with the one after it
         count = len(self.packets) - 3
         if count <= 0:
@@ -125,26 +125,26 @@ class OpusPieces:
     def _read_pages(self) -> None:
         """Takes the packets from the pages that the encoder has written since the last call."""
         content = self.file.getbuffer()
-        while self.parsed + PAGE_HEAD <= len(content):
-            first_lace = self.parsed + PAGE_HEAD
-            at = first_lace + content[self.parsed + LACE_COUNT]
+        while self.parsed_bytes + PAGE_HEAD <= len(content):
+            first_lace = self.parsed_bytes + PAGE_HEAD
+            at = first_lace + content[self.parsed_bytes + LACE_COUNT]
             laces = bytes(content[first_lace:at])
             end = at + sum(laces)
             if end > len(content):
                 break
             for lace in laces:
-                self.open_packet += bytes(content[at : at + lace])
+                self.partial_packet += bytes(content[at : at + lace])
                 at += lace
                 if lace < LARGEST_LACE:
-                    self.packets.append(self.open_packet)
-                    self.open_packet = b""
-            self.parsed = end
+                    self.packets.append(self.partial_packet)
+                    self.partial_packet = b""
+            self.parsed_bytes = end
         # the encoder cannot write to the file while its content is viewed
         content.release()
 
     def piece(self, stop: int) -> Piece:
         """Makes the next piece, from the end of the last one up to sample `stop` (at 48 kHz), at most `ready`."""
-        start = self.sent
+        start = self.sent_samples
         own_head, comments, *sound = self.packets
         # the decoder's output of packet n begins at sample n · PACKET − pre_skip
         first = max((start + self.pre_skip) // PACKET - WARM_UP, 0)
@@ -157,7 +157,7 @@ class OpusPieces:
             page([comments], granule=0, number=1),
             *sound_pages(sound[first:last], samples=skipped + stop - start),
         ]
-        self.sent = stop
+        self.sent_samples = stop
         return Piece(b"".join(pages), start, stop)
 
 

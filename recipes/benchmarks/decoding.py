@@ -72,9 +72,9 @@ class DecodingBenchmark:
 
     def __post_init__(self) -> None:
         if self.stage not in stage_parts():
-            raise ValueError(f"{self.stage!r} is no stage; choose one of {', '.join(stage_parts())}.")
+            raise ValueError(f"{self.stage!r} is not a stage; choose one of {', '.join(stage_parts())}.")
         if self.rows < 2 or self.rows % 2:
-            raise ValueError(f"rows is {self.rows}; guidance doubles the rows, so it must be even.")
+            raise ValueError(f"rows is {self.rows}; guidance doubles the rows, so it must be even, and at least 2.")
         if self.steps < FEWEST_STEPS:
             raise ValueError(f"steps is {self.steps}; fewer than {FEWEST_STEPS} cannot be timed.")
 

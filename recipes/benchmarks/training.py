@@ -141,7 +141,7 @@ def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
     if options.dtype not in DTYPES:
         raise ValueError(f"dtype is {options.dtype!r}; choose one of {', '.join(DTYPES)}.")
     if options.stage not in stage_parts():
-        raise ValueError(f"{options.stage!r} is no stage; choose one of {', '.join(stage_parts())}.")
+        raise ValueError(f"{options.stage!r} is not a stage; choose one of {', '.join(stage_parts())}.")
     seconds = options.crop_seconds or stage_parts()[options.stage].model_class.config_class().window_seconds
     arguments = StageArguments(
         stage=options.stage,

@@ -21,24 +21,25 @@ from scipy.signal import lfilter
 from hafm_hf.tokenizers.pitch_contour import FRAME_RATE, LOUD_QUANTILE, MEL_BANDS, SILENT_DBFS
 
 Measured = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
-# silence in dB; length of the shortest note to modify, in frames
+# silence in dB
 NOTHING = -120.0
-SHORTEST = 4
+# of the shortest note to modify, in frames
+SHORTEST_NOTE = 4
 # a linear slope over the mel bands, for the spectral tilt of noise
 TILT = np.linspace(-1.0, 1.0, MEL_BANDS)
 
 
 def human_take(measured: Measured, notes: Sequence[Sequence[float]], rng: np.random.Generator) -> Measured:
-    """Simulates the measurements of a person singing a rendered vocal.
+    """Alters the measurements of a rendered voice as if a person had sung its notes.
 
     Args:
         measured: measurements of the rendered voice: pitch in Hz (NaN for none), level in dBFS, mel bands in dB ([S],
             [S], [S, 40]).
         notes: start and end of each note in seconds; further fields are ignored.
-        rng: draws how the take is sung.
+        rng: source of all randomness.
 
     Returns:
-        the modified measurements; unchanged if no frame has a pitch.
+        The altered measurements; the same as before if no frame has a pitch.
     """
     if not np.isfinite(measured[0]).any():
         return measured
@@ -47,7 +48,7 @@ def human_take(measured: Measured, notes: Sequence[Sequence[float]], rng: np.ran
     last_stop = 0
     for start, stop in spans:
         stop = min(stop, len(take.bend))
-        if stop - start >= SHORTEST:
+        if stop - start >= SHORTEST_NOTE:
             take.sing(start, stop, rest=start - last_stop)
             last_stop = stop
     return take.measured()
@@ -58,7 +59,7 @@ class HumanTake:
 
     Args:
         measured: measurements of the rendered voice, as for `human_take`; at least one frame has a pitch.
-        rng: draws how the take is sung.
+        rng: source of all randomness.
     """
 
     def __init__(self, measured: Measured, rng: np.random.Generator) -> None:
@@ -98,7 +99,7 @@ class HumanTake:
     def sing(self, start: int, stop: int, rest: int) -> None:
         """Sings one note, frames [start, stop), after `rest` frames of rest."""
         self._bend(start, stop)
-        self._shape(start, stop)
+        self._change_level(start, stop)
         if self.rng.random() < self.consonants:
             self._consonant(start)
         # no breath in less than a quarter of a second
@@ -127,16 +128,22 @@ class HumanTake:
             bend += rng.choice([-2, -1, 1, 2]) * np.exp(-0.5 * ((time - middle) / width) ** 2)
         self.bend[start:stop] += bend
 
-    def _shape(self, start: int, stop: int) -> None:
-        """Adds an accent, a fade, perhaps a slow attack and an early release to a note [start, stop), in dB."""
+    def _change_level(self, start: int, stop: int) -> None:
+        """Adds an accent, a fade, perhaps a slow attack and an early release to a note, frames [start, stop), in dB.
+
+        Half of the notes are attacked slowly: up to 8 dB softer at first, with a time constant of 0.02 to 0.12 s. Half
+        of those above 0.2 s are released early, by 5 to 30 dB.
+        """
         rng = self.rng
-        time = np.arange(stop - start) / FRAME_RATE
-        gain_db = rng.normal(0, self.accents) - self.fades * rng.random() * time / max(float(time[-1]), 0.5)
+        seconds = np.arange(stop - start) / FRAME_RATE
+        accent = rng.normal(0, self.accents)
+        fade = self.fades * rng.random() * seconds / max(float(seconds[-1]), 0.5)
+        gain_db = accent - fade
         if rng.random() < 0.5:
-            gain_db -= rng.uniform(0, 8) * np.exp(-time / rng.uniform(0.02, 0.12))
-        release = round(len(time) * rng.uniform(0, self.shortened))
-        if len(time) > 20 and release > 3 and rng.random() < 0.5:
-            gain_db[-release:] -= rng.uniform(5, 30) * np.linspace(0, 1, release)
+            gain_db -= rng.uniform(0, 8) * np.exp(-seconds / rng.uniform(0.02, 0.12))
+        released = round(len(seconds) * rng.uniform(0, self.shortened))
+        if len(seconds) > 20 and released > 3 and rng.random() < 0.5:
+            gain_db[-released:] -= rng.uniform(5, 30) * np.linspace(0, 1, released)
         self.gain[start:stop] += gain_db
 
     def _consonant(self, start: int) -> None:

@@ -37,7 +37,7 @@ class SongRunArguments:
         """A GPU if there is one, else the CPU."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def songs(
+    def load_songs(
         self,
         split: str,
         sampling_rate: int,
@@ -49,10 +49,10 @@ class SongRunArguments:
 
         Args:
             split: "train", "validation" or "test".
-            sampling_rate: in Hz.
-            max_hours: instead of the argument of the run; None: that one.
+            sampling_rate: in Hz, to which the songs are resampled.
+            max_hours: hours of songs to load; None: `self.max_hours`.
             stems: whether to load the stems, too.
-            stereo_rate: in Hz of the instrumental in stereo; None: without it.
+            stereo_rate: in Hz, for the instrumental in stereo; None: it is not loaded.
 
         Raises:
             ValueError: corpus or output folder are not given.
@@ -60,7 +60,7 @@ class SongRunArguments:
         # the output folder, too: a run without one must fail before hours of songs are loaded
         for name in ("corpus", "out"):
             if not getattr(self, name):
-                raise ValueError(f"Name the folder --{name}.")
+                raise ValueError(f"--{name} is required.")
         hours = self.max_hours if max_hours is None else max_hours
         pool = SongPool(Path(self.corpus), split, sampling_rate, hours, stems, stereo_rate)
         pool.refresh()

@@ -31,7 +31,7 @@ from make_card import make_card
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of nine karaoke songs of three seconds."""
+    """A folder of nine three-second karaoke songs."""
     folder = tmp_path_factory.mktemp("songs")
     write_karaoke(folder, 9, seconds=3.0)
     return folder

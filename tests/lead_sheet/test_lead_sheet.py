@@ -257,7 +257,7 @@ def test_a_lead_sheet_survives_json_and_files(tmp_path: Path) -> None:
     assert read_chords(tmp_path / "c.lab") == [(0.0, 2.0, "C:maj(9,11)")]
     assert write_lead_sheet(LeadSheet(tempo=96.0), tmp_path, "steady", ["lab"]) == []
     (tmp_path / "broken.json").write_text('{"chords": [[0, 1, "C"]], "tempi": 96}')
-    with pytest.raises(ValueError, match=r"broken.json: lead_sheet has no 'tempi'; its parts are tempo, beats"):
+    with pytest.raises(ValueError, match=r"broken.json: lead_sheet has no 'tempi'; its fields are tempo, beats"):
         read_lead_sheet(tmp_path / "broken.json")
 
 

@@ -74,15 +74,20 @@ def test_each_style_comes_first_as_often_as_it_weighs_and_never_without_weight()
     ("ranges", "said"),
     [
         ({"metre": [3]}, "A style has no range 'metre'; it has metres, tempo and density."),
-        ({"metres": [5]}, r"metres are \[5\]; each must be 3 or 4"),
-        ({"tempo": [90, 60]}, r"tempo is \[90, 60\]; it must be a range"),
+        ({"metres": [5]}, r"metres is \[5\]; it must be a list of 3 or 4"),
+        ({"metres": 3}, "metres is 3; it must be a list of 3 or 4"),
+        ({"metres": []}, r"metres is \[\]; it must be a list of 3 or 4"),
+        ({"tempo": [90, 60]}, r"tempo is \[90, 60\]; it must be \[least, most\]"),
+        ({"tempo": 90}, r"tempo is 90; it must be \[least, most\]"),
+        ({"density": [1, 2, 3]}, r"density is \[1, 2, 3\]; it must be \[least, most\]"),
+        ({"density": ["few", "many"]}, r"density is \['few', 'many'\]; it must be \[least, most\]"),
     ],
 )
 def test_ranges_that_are_none_are_refused(ranges: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        StyleRange.given(ranges)
+        StyleRange.from_dict(ranges)
 
 
 def test_ranges_are_read_from_json() -> None:
-    assert StyleRange.given({"metres": [3], "tempo": [80, 180]}) == RANGES["waltz"]
-    assert StyleRange.given({}).suits(3, 120, 2.0) == StyleRange.given({}).suits(4, 60, 9.0) == 1.0
+    assert StyleRange.from_dict({"metres": [3], "tempo": [80, 180]}) == RANGES["waltz"]
+    assert StyleRange.from_dict({}).suits(3, 120, 2.0) == StyleRange.from_dict({}).suits(4, 60, 9.0) == 1.0

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from decoding import TokenDecoder, decode, uniforms_for
-from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_scores, conditioning_for, targets_for
+from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_logits, conditioning_for, targets_for
 from tiny_models import STAGES, biased_stage, placed, tiny_stage
 
 CASES = [*((*each, "index") for each in STAGES_AND_PATTERNS), ("semantic", "flat", "sum"), ("coarse", "delay", "sum")]
@@ -68,7 +68,7 @@ def test_scores_of_the_fast_loop_equal_the_forward(name: str, pattern: str, how:
     steps = stage.config.target_length(24)
     decoder = TokenDecoder(stage, 3.0, 0.9, 6, 0.0, compile)
     tokens = decoder.generate(conditioning, steps, uniforms_for(2, steps))
-    conditional, unconditional = both_scores(stage, conditioning, labels=tokens)
+    conditional, unconditional = both_logits(stage, conditioning, labels=tokens)
     expected = unconditional + 3.0 * (conditional - unconditional)
     assert float((torch.stack(decoder.scores, dim=1) - expected).abs().max()) <= 1e-3
 

@@ -13,7 +13,7 @@ from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
 from hafm_hf.modeling.codebook_patterns import CodebookPattern, DelayPattern, as_tokens
 from hafm_hf.pretrained.loading import load_strictly
 from hafm_hf.training.inputs import drawn_frames
-from modeling.test_modeling import both_scores, conditioning_for, targets_for
+from modeling.test_modeling import both_logits, conditioning_for, targets_for
 from tiny_models import tiny_stage
 
 BOS = 99
@@ -98,7 +98,7 @@ def guided_loop(stage: Any, conditioning: torch.Tensor, scale: float, history_fr
     def guided(history: torch.Tensor, weight: float) -> torch.Tensor:
         """Scores under guidance, computed from two passes over a history (int64 [B, Q, T])."""
         ids = stage.pattern.inputs(history.transpose(1, 2).flatten(1), stage.config.bos_token_id)
-        with_voice, without = both_scores(stage, conditioning, input_ids=ids)
+        with_voice, without = both_logits(stage, conditioning, input_ids=ids)
         return (without if weight else 0) + (weight or 1.0) * (with_voice - without)
 
     alone = history_free * guided(torch.full_like(codes, bos), 0.0) if history_free else 0.0

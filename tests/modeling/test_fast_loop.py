@@ -14,7 +14,7 @@ from torch import nn
 from decoding import TokenDecoder, batch_of, decode, uniforms_for
 from hafm_hf.modeling.fast_loop import BLOCK, CudaGraphed, FastGenerator
 from hafm_hf.modeling.layers import HAFMGatedFeedForward
-from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_scores, conditioning_for
+from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_logits, conditioning_for
 from tiny_models import placed, tiny_stage
 
 
@@ -38,7 +38,7 @@ def test_scores_of_many_steps_equal_the_forward(name: str, pattern: str, scheme:
     decoder = TokenDecoder(stage, 3.0, 0.9, 6)
     tokens = decoder.generate(conditioning, steps, uniforms_for(2, steps))
     # teacher-forced, from the stage's own forward
-    conditional, unconditional = both_scores(stage, conditioning, labels=tokens)
+    conditional, unconditional = both_logits(stage, conditioning, labels=tokens)
     expected = unconditional + 3.0 * (conditional - unconditional)
     assert float((torch.stack(decoder.scores, dim=1) - expected).abs().max()) <= 1e-3
     assert len(tokens.unique()) > 8
@@ -60,7 +60,7 @@ def test_scores_from_a_large_cache_equal_the_forward(
     decoder = TokenDecoder(stage, scale, 0.9, 6)
     tokens = decoder.generate(conditioning, steps, uniforms_for(2, steps), conditioning_mask=mask)
     assert decoder.large
-    conditional, unconditional = both_scores(stage, conditioning, labels=tokens, conditioning_mask=mask)
+    conditional, unconditional = both_logits(stage, conditioning, labels=tokens, conditioning_mask=mask)
     expected = unconditional + scale * (conditional - unconditional)
     # the second row ends before the first; the forward does not know that
     ended = stage.config.target_frames(36) * stage.pattern.slots_per_frame

@@ -8,7 +8,7 @@ import torch
 
 from hafm_hf.modeling.reference_loop import ClassifierFreeGuidance
 from hafm_hf.modeling.sampling import RandomNumbers, draw
-from modeling.test_modeling import BATCH, FRAMES, both_scores, conditioning_for
+from modeling.test_modeling import BATCH, FRAMES, both_logits, conditioning_for
 from tiny_models import STAGES, tiny_stage
 
 STEPS = 5
@@ -17,13 +17,17 @@ STEPS = 5
 def guided_loop(
     stage: Any, conditioning: torch.Tensor, steps: int, scale: float, temperature: float, top_k: int
 ) -> torch.Tensor:
-    """The paper's decoding without cache, processors or GenerationMixin: two forward passes per step."""
+    """The paper's decoding without cache, processors or GenerationMixin: two forward passes per step.
+
+    Returns:
+        int64 [B, 1 + steps], BOS included.
+    """
     tokens = torch.full((len(conditioning), 1), stage.config.bos_token_id)
     for _ in range(steps):
-        conditional, unconditional = both_scores(stage, conditioning, input_ids=tokens)[..., -1, :]
+        conditional, unconditional = both_logits(stage, conditioning, input_ids=tokens)[..., -1, :]
         logits = (unconditional + scale * (conditional - unconditional)) / temperature
-        worst = logits.topk(top_k).values[:, -1:]
-        probabilities = logits.masked_fill(logits < worst, -float("inf")).softmax(-1)
+        threshold = logits.topk(top_k).values[:, -1:]
+        probabilities = logits.masked_fill(logits < threshold, -float("inf")).softmax(-1)
         tokens = torch.cat([tokens, torch.multinomial(probabilities, 1)], dim=1)
     return tokens
 

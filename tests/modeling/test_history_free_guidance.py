@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from decoding import TokenDecoder, decode, uniforms_for
-from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_scores, conditioning_for
+from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_logits, conditioning_for
 from tiny_models import STAGES, placed, tiny_stage
 
 UNIT = 0.04
@@ -29,7 +29,7 @@ def guided_by_hand(stage: Any, conditioning: torch.Tensor, steps: int, scale: fl
     ids = torch.full((batch, 1), bos)
     for _ in range(steps):
         histories = (ids, torch.full_like(ids, bos))
-        seen, unseen = (both_scores(stage, conditioning, input_ids=each)[..., -1, :] for each in histories)
+        seen, unseen = (both_logits(stage, conditioning, input_ids=each)[..., -1, :] for each in histories)
         scores = seen[1] + scale * (seen[0] - seen[1]) + WEIGHT * (unseen[0] - unseen[1])
         ids = torch.cat([ids, scores[:, :size].argmax(-1)[:, None]], dim=1)
     return ids[:, 1:]

@@ -29,7 +29,7 @@ def conditioning_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed:
 
 
 @torch.no_grad()
-def both_scores(stage: Any, conditioning: torch.Tensor, **tokens: torch.Tensor) -> torch.Tensor:
+def both_logits(stage: Any, conditioning: torch.Tensor, **tokens: torch.Tensor) -> torch.Tensor:
     """Scores with the conditioning and without it: float [2, B·C, L, V]."""
     null = torch.ones(len(conditioning), dtype=torch.bool)
     passes = [stage(conditioning_ids=conditioning, null_conditioning=rows, **tokens) for rows in (~null, null)]
@@ -175,6 +175,7 @@ def test_loss_is_the_mean_of_the_codebooks_cross_entropies(pattern: str) -> None
 def test_codebooks_without_a_label_are_left_out_of_the_loss(counted: int) -> None:
     stage = tiny_stage("fine")
     labels = targets_for(stage)
+    # a view: what is masked in it is masked in the labels
     frames = labels.view(BATCH, -1, stage.config.num_codebooks)
     frames[..., counted:] = -100
     output = stage(labels=labels, conditioning_ids=conditioning_for(stage))
@@ -185,8 +186,8 @@ def test_codebooks_without_a_label_are_left_out_of_the_loss(counted: int) -> Non
     torch.testing.assert_close(output.loss, torch.stack(losses).mean())
     output.loss.backward()
     assert all(p.grad.isfinite().all() for p in stage.parameters())
-    learnt = stage.heads.weight.grad.abs().amax(dim=(1, 2)) > 0
-    assert learnt.tolist() == [codebook < counted for codebook in range(frames.shape[-1])]
+    has_gradient = stage.heads.weight.grad.abs().amax(dim=(1, 2)) > 0
+    assert has_gradient.tolist() == [codebook < counted for codebook in range(frames.shape[-1])]
 
 
 def test_loss_without_any_label_is_zero_and_has_no_gradient() -> None:

@@ -37,7 +37,7 @@ from original_hafm.reading import read_checkpoint
 from original_hafm.tokenizer import choose_tokenizer
 from programs import REPOSITORY
 from recipes.original import material, stage
-from recipes.original.stage import Drawn, OriginalStage, redrawn, save
+from recipes.original.stage import DrawnLayout, OriginalStage, save, with_layout
 from torture.test_hostile_checkpoints import Payload
 
 # enough for what segments tell to exceed the 0.01 nats that a choice needs; 300 steps on these pairs leave it at 0.010
@@ -60,7 +60,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory, bundled: Any) -> SimpleNames
     return SimpleNamespace(**paths, kmeans=kmeans, tokens=tokens)
 
 
-def train(drawn: Drawn, songs: Any, steps: int = STEPS) -> dict[str, tuple[Any, Any]]:
+def train(drawn: DrawnLayout, songs: Any, steps: int = STEPS) -> dict[str, tuple[Any, Any]]:
     """Weights and second moments of the three stages, trained on the pairs' tokens."""
     found = {}
     for name in STAGE_FILES:
@@ -74,7 +74,7 @@ def train(drawn: Drawn, songs: Any, steps: int = STEPS) -> dict[str, tuple[Any, 
 @pytest.fixture(scope="module")
 def base(songs: Any) -> dict[str, tuple[Any, Any]]:
     """The stages, laid out by default."""
-    return train(Drawn(), songs)
+    return train(DrawnLayout(), songs)
 
 
 @pytest.fixture(autouse=True)
@@ -84,11 +84,19 @@ def short_crops(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(evidence.CROP_SECONDS, name, seconds)
 
 
-def write(folder: Path, base: Any, drawn: Drawn, kmeans: Path | None = None, **how: Any) -> Path:
-    """Writes the checkpoints of stages laid out by default in another layout, and the k-means."""
+def write(folder: Path, base: Any, drawn: DrawnLayout, kmeans: Path | None = None, **save_options: Any) -> Path:
+    """Writes checkpoints of the stages in a layout, and a copy of the k-means.
+
+    Args:
+        folder: for the files.
+        base: weights and second moments of each stage in the default layout.
+        drawn: the layout.
+        kmeans: file to copy; None: there is none.
+        save_options: of `original.stage.save`.
+    """
     for name, (state, moments) in base.items():
         file = folder / STAGE_FILES[name]
-        save(file, redrawn(name, state, drawn), redrawn(name, moments, drawn, moments=True), **how)
+        save(file, with_layout(name, state, drawn), with_layout(name, moments, drawn, moments=True), **save_options)
     if kmeans is not None:
         (folder / KMEANS_FILE).write_bytes(kmeans.read_bytes())
     return folder
@@ -101,7 +109,7 @@ def found_in(folder: Path, songs: Any) -> tuple[dict[str, Any], dict[str, Any], 
     return stages, crops, Search(stages, crops).run()
 
 
-def layout_of(drawn: Drawn) -> dict[str, Any]:
+def layout_of(drawn: DrawnLayout) -> dict[str, Any]:
     """The values of the choices that describe an original."""
     segments = {(0, 1, 2): 0, (1, 2, 0): 1, (1, 0, 2): 2, (2, 1, 0): 3}[drawn.segments]
     null = {"segment": 0, "zeros": 1, "mask": 2}[drawn.null]
@@ -121,7 +129,7 @@ def layout_of(drawn: Drawn) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def faults_of(folder: Path, states: dict[str, Any], drawn: Drawn, songs: Any) -> list[str]:
+def faults_of(folder: Path, states: dict[str, Any], drawn: DrawnLayout, songs: Any) -> list[str]:
     """What is wrong with what is made of the checkpoints in a folder, whose stages have these weights."""
     stages, crops, verdict = found_in(folder, songs)
     faults = list(verdict.faults)
@@ -143,15 +151,15 @@ def faults_of(folder: Path, states: dict[str, Any], drawn: Drawn, songs: Any) ->
     return faults
 
 
-def drawings() -> list[tuple[Drawn, dict[str, Any]]]:
+def drawings() -> list[tuple[DrawnLayout, dict[str, Any]]]:
     """Layouts and ways of writing them: two chosen ones, then random ones."""
     draw = random.Random(4)
     chosen = [
         (
-            Drawn(1, "kvq", True, "input", "slot", segments=(1, 2, 0), plus_one=True, null="mask"),
+            DrawnLayout(1, "kvq", True, "input", "slot", segments=(1, 2, 0), plus_one=True, null="mask"),
             {"style": "short", "prefix": "module."},
         ),
-        (Drawn(0, "vqk", first="first", segments=(1, 0, 2)), {"prefix": "_orig_mod."}),
+        (DrawnLayout(0, "vqk", first="first", segments=(1, 0, 2)), {"prefix": "_orig_mod."}),
     ]
     options: dict[str, list[Any]] = {
         "gate": [0, 1],
@@ -165,26 +173,26 @@ def drawings() -> list[tuple[Drawn, dict[str, Any]]]:
         "null": ["zeros", "segment", "mask"],
     }
     while len(chosen) < 20:
-        drawn = Drawn(**{name: draw.choice(values) for name, values in options.items()})
+        drawn = DrawnLayout(**{name: draw.choice(values) for name, values in options.items()})
         how = {"style": draw.choice(["long", "short"]), "prefix": draw.choice(["", "module.", "module._orig_mod."])}
         chosen.append((drawn, how))
     return chosen
 
 
 # these cannot be expressed by other weights, and are trained for
-RETRAINED: tuple[tuple[Drawn, dict[str, Any]], ...] = (
-    (Drawn(exchanged=True, null="segment"), {}),
-    (Drawn(distance=128, gate=1, null="mask", first="first"), {"style": "short"}),
+RETRAINED: tuple[tuple[DrawnLayout, dict[str, Any]], ...] = (
+    (DrawnLayout(exchanged=True, null="segment"), {}),
+    (DrawnLayout(distance=128, gate=1, null="mask", first="first"), {"style": "short"}),
 )
 
 
 @pytest.mark.fault("layouts of original checkpoints", cut=3, full=23)
 def test_layouts_are_found_and_logits_equal_the_originals(tally: Tally, tmp_path: Path, base: Any, songs: Any) -> None:
     """The paper's own layout first, then others."""
-    cases = [(Drawn(), {}), *drawings()][: tally.tries if tally.tries < 20 else None]
+    cases = [(DrawnLayout(), {}), *drawings()][: tally.tries if tally.tries < 20 else None]
     for number, (drawn, how) in enumerate(cases):
         folder = write(tmp_path / str(number), base, drawn, **how)
-        states = {name: redrawn(name, state, drawn) for name, (state, _) in base.items()}
+        states = {name: with_layout(name, state, drawn) for name, (state, _) in base.items()}
         if faults := faults_of(folder, states, drawn, songs):
             tally.lose(f"{drawn}: {faults}")
         else:
@@ -201,7 +209,7 @@ def test_layouts_are_found_and_logits_equal_the_originals(tally: Tally, tmp_path
 
 
 def test_what_the_tokens_do_not_distinguish_is_called_undetermined(tmp_path: Path, base: Any, songs: Any) -> None:
-    _, _, verdict = found_in(write(tmp_path, base, Drawn()), songs)
+    _, _, verdict = found_in(write(tmp_path, base, DrawnLayout()), songs)
     decisions = {each.choice: each for each in verdict.decisions}
     assert set(decisions) == set(CHOICES) - {"tables", "streams"}
     # crops are shorter than all but the smallest of these distances
@@ -212,7 +220,7 @@ def test_what_the_tokens_do_not_distinguish_is_called_undetermined(tmp_path: Pat
 
 
 def test_stages_that_two_layouts_lay_out_alike_say_nothing(tmp_path: Path, base: Any, songs: Any) -> None:
-    stages, crops, _ = found_in(write(tmp_path, base, Drawn()), songs)
+    stages, crops, _ = found_in(write(tmp_path, base, DrawnLayout()), songs)
     search = Search(stages, crops)
     # with one source there is nothing to exchange, so that only the coarse stage differs
     exchanged = replace(PAPER, segments="sources exchanged, then target")
@@ -241,7 +249,7 @@ def test_tables_without_a_telling_name_are_told_apart_by_evidence(tmp_path: Path
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_read_and_said(tmp_path: Path, base: Any, dtype: torch.dtype) -> None:
-    checkpoint = read_checkpoint(write(tmp_path, base, Drawn(), dtype=dtype) / STAGE_FILES["coarse"])
+    checkpoint = read_checkpoint(write(tmp_path, base, DrawnLayout(), dtype=dtype) / STAGE_FILES["coarse"])
     state = candidate("coarse", checkpoint).state
     expected = base["coarse"][0]["norm.weight"].to(dtype).float()
     assert torch.equal(state["model.norm.weight"], expected)
@@ -274,7 +282,7 @@ def test_checkpoints_that_do_not_fit_are_refused_with_both_sides(
 
 
 def test_a_last_layer_that_is_missing_is_missed_by_the_optimiser(tmp_path: Path, base: Any) -> None:
-    file = write(tmp_path, base, Drawn()) / STAGE_FILES["fine"]
+    file = write(tmp_path, base, DrawnLayout()) / STAGE_FILES["fine"]
     content = torch.load(file, weights_only=False)
     content["model_state"] = without("layers.1.")(content["model_state"])
     torch.save(content, file)
@@ -419,10 +427,10 @@ def test_a_kmeans_of_another_width_is_refused(songs: Any) -> None:
 
 def test_untrained_stages_are_refused_with_a_block_for_an_issue(tmp_path: Path, base: Any, songs: Any) -> None:
     untrained = {
-        name: (OriginalStage(name, Drawn(), material.CLUSTERS, material.CODES).state_dict(), moments)
+        name: (OriginalStage(name, DrawnLayout(), material.CLUSTERS, material.CODES).state_dict(), moments)
         for name, (_, moments) in base.items()
     }
-    folder = write(tmp_path / "original", untrained, Drawn(), songs.kmeans)
+    folder = write(tmp_path / "original", untrained, DrawnLayout(), songs.kmeans)
     with pytest.raises(ValueError, match="Nothing fits: the semantic stage predicts real songs no better") as caught:
         convert(
             str(folder), tmp_path / "out", songs.pairs, False, [str(songs.hubert)], [4], str(songs.codec), None, None
@@ -454,7 +462,7 @@ print(len(song["audio"]), song["sampling_rate"], bool(abs(song["audio"]).max() >
 
 
 def test_from_the_hub_to_a_song(tmp_path: Path, base: Any, songs: Any) -> None:
-    folder = write(tmp_path / "original", base, Drawn(1, "kvq", null="mask"), songs.kmeans, style="short")
+    folder = write(tmp_path / "original", base, DrawnLayout(1, "kvq", null="mask"), songs.kmeans, style="short")
     voice, rate = soundfile.read(songs.pairs / "vocal_0" / "vocals.wav", dtype="float32")
     soundfile.write(tmp_path / "voice.wav", voice[: 2 * rate], rate)
     with stand_in() as hub:
@@ -507,7 +515,7 @@ def test_files_of_the_published_size_are_converted_in_two_minutes_and_4_gb(
     original = tmp_path / "original"
     sizes = {}
     for name, file in STAGE_FILES.items():
-        state = OriginalStage(name, Drawn(), 500, 1024).state_dict()
+        state = OriginalStage(name, DrawnLayout(), 500, 1024).state_dict()
         save(original / file, state, {key: torch.zeros_like(value) for key, value in state.items()})
         sizes[name] = (original / file).stat().st_size
     frames = np.random.default_rng(0).standard_normal((30_000, 768)).astype(np.float32)

@@ -59,7 +59,7 @@ def set_chord(page: Page, bar: str, chord: str) -> None:
 
 
 @in_both_windows
-def test_one_press_changes_the_key_and_the_chords_that_nobody_has_set(ready: Page) -> None:
+def test_choosing_a_key_changes_the_chords_that_nobody_has_set_in_one_step(ready: Page) -> None:
     before = saved(ready)
     set_chord(ready, "Bar 2", "F#dim")
     (second,) = [span for span in saved(ready).chords if span[2] == "F#dim"]
@@ -197,7 +197,7 @@ def test_doubt_about_tempo_metre_and_key_is_shown_and_is_back_after_undo(page: P
     expect(metre).to_be_hidden()
 
 
-def test_an_estimate_that_is_sure_has_no_question_mark(ready: Page) -> None:
+def test_a_confident_estimate_has_no_question_mark(ready: Page) -> None:
     expect(ready.locator("#timeline .tempo")).to_have_text("96 bpm")
     expect(ready.locator("#timeline [data-doubt=key]")).to_be_hidden()
     expect(ready.locator("#timeline [data-doubt=beats_per_bar]")).to_be_hidden()

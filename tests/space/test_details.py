@@ -57,10 +57,11 @@ def test_the_focus_passes_from_play_to_stop_and_back(page: Page, voices: Path) -
     expect(play).to_be_focused()
 
 
-def test_a_band_that_was_chosen_automatically_says_its_style(page: Page, voices: Path) -> None:
+def test_the_style_that_was_chosen_automatically_is_shown_and_announced(page: Page, voices: Path) -> None:
     studio.upload(page, voices / "song.wav")
     studio.skip_fine(page)
     studio.generated(page)
+    # name, style and seed of the take
     style = page.locator("#mixer .takes label").inner_text().split(" · ")[1]
     radios = page.locator("#style").get_by_role("radio")
     assert style in radios.evaluate_all("radios => radios.map((radio) => radio.value)")

@@ -39,7 +39,7 @@ def pieces_of(sound: np.ndarray, rate: int, seconds: float) -> list:
     pieces = []
     for start in range(0, len(sound), size):
         encoder.add(sound[start : start + size])
-        if encoder.ready > encoder.sent:
+        if encoder.ready > encoder.sent_samples:
             pieces.append(encoder.piece(encoder.ready))
     encoder.finish()
     return [*pieces, encoder.piece(encoder.ready)]

@@ -53,7 +53,7 @@ def test_an_off_beat_phrase_does_not_shift_a_steady_beat() -> None:
     leaning = true.clone()
     leaning[12 * RATE : 18 * RATE] += 0.5
     points = noisy_points(leaning, noise=0.5)
-    slips = LINE._path(points.numpy(), None)
+    slips = LINE._likeliest_phases(points.numpy(), None)
     assert float(distance(torch.from_numpy(slips), true)[14 * RATE : 16 * RATE].mean()) > 0.3, "the path is misled"
     assert float(distance(LINE.follow(points), true).mean()) < 0.05
 

@@ -82,9 +82,11 @@ def mutated_files(draw: st.DrawFn, files: list[bytes]) -> bytes:
 def test_mutated_files_are_read_or_refused(tally: Tally, reader: Reader, tmp_path: Path) -> None:
     path = tmp_path / "vocal.wav"
 
-    checks = list(HealthCheck)
+    suppressed = list(HealthCheck)
 
-    @settings(max_examples=tally.tries, derandomize=True, database=None, deadline=None, suppress_health_check=checks)
+    @settings(
+        max_examples=tally.tries, derandomize=True, database=None, deadline=None, suppress_health_check=suppressed
+    )
     @given(mutated_files(seeds()))
     def survives(content: bytes) -> None:
         """Checks that a file is either read or refused."""

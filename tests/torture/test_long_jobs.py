@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from chaos import Digest, digest_files, torment
+from chaos import Digest, digest_files, kill_repeatedly
 from corpus.karaoke import save_tokenizers, write_karaoke
 from faults import Tally
 from hafm_hf.corpus.locks import locked
@@ -86,7 +86,7 @@ KILLED = [
 def test_a_job_killed_at_random_times_ends_with_the_same_output(
     name: str, tally: Tally, jobs: dict[str, Job], tmp_path: Path
 ) -> None:
-    report = torment(
+    report = kill_repeatedly(
         lambda output: jobs[name].start(output, tmp_path / "log.txt"), tmp_path, jobs[name].digest, tally.tries
     )
     for _ in range(report.kills - len(report.lost)):

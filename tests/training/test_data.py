@@ -137,11 +137,12 @@ def test_a_stage_with_other_vocabularies_rates_or_tokenizers_is_refused() -> Non
         check_vocabularies(toy_config("coarse", tokenizers={**known, "codec": "89ab"}), corpus)
 
 
-def test_a_trained_stage_accepts_other_tokens_only_with_new_tokens(tmp_path: Path) -> None:
+def test_a_stage_trains_on_the_tokens_of_another_tokenizer_only_with_new_tokens(tmp_path: Path) -> None:
+    # the tokenizers' fingerprints differ
     corpus = dataclasses.replace(INFO, semantic_tokenizer="0123")
     trained = stage_parts()["semantic"].model_class(toy_config("semantic", tokenizers={"semantic_tokenizer": "89ab"}))
     trained.save_pretrained(tmp_path)
-    stage = make_stage(StageArguments(init_from=str(tmp_path)), corpus, 10.0)
+    stage = make_stage(StageArguments(init_from=str(tmp_path)), corpus, crop_seconds=10.0)
     with pytest.raises(ValueError, match="--new_tokens true"):
         check_vocabularies(stage.config, corpus)
     stage = make_stage(StageArguments(init_from=str(tmp_path), new_tokens=True), corpus, 10.0)

@@ -95,15 +95,15 @@ class SimulatedSinger:
         self.joined = joined
 
     def sing(self, tune: Tune, seconds: float) -> Performance:
-        """A crop of `seconds` of a tune (or all of a shorter one), in a random key and tempo."""
+        """Simulates a crop of `seconds` of a tune (or all of a shorter one), in a random key and tempo."""
         rng = self.rng
         semitones = int(rng.integers(PITCH_CLASSES)) - 6  # transposition, −6 to 5
         tempo = self._tempo(tune)
-        seconds_of_beats = self._clock(tune, tempo)
-        sung = self._sung(tune, seconds_of_beats, semitones)
-        times = self._times(sung, seconds_of_beats, min(seconds, seconds_of_beats[1][-1]))
+        clock_beats, clock_seconds = self._clock(tune, tempo)
+        sung = self._sung(tune, (clock_beats, clock_seconds), semitones)
+        times = self._times(sung, clock_seconds, min(seconds, clock_seconds[-1]))
         contour = self._contour(sung, times)
-        beats = np.interp(times, seconds_of_beats[1], seconds_of_beats[0])
+        beats = np.interp(times, clock_seconds, clock_beats)
         chords = transposed_chords(chords_at(tune, beats), semitones)
         return Performance(contour, beats, chords, tempo, tune.metre, tune.downbeat)
 
@@ -211,20 +211,19 @@ class SimulatedSinger:
         notes = np.concatenate([notes, second])
         return notes[np.argsort(notes[:, 0], kind="stable")]
 
-    def _times(self, sung: Sung, clock: tuple[Array, Array], seconds: float) -> Array:
+    def _times(self, sung: Sung, clock_seconds: Array, seconds: float) -> Array:
         """Times in seconds of a crop's frames: one part of the song with enough singing, or several joined.
 
         Args:
             sung: the notes.
-            clock: numbers and times of the tune's beats (`_clock`).
+            clock_seconds (float64 [K]): times of the tune's beats in seconds.
             seconds: length of the crop.
 
         Returns:
             float64 [T].
         """
         rng = self.rng
-        _, times_of_beats = clock
-        whole = times_of_beats[-1]
+        whole = clock_seconds[-1]
         # short crops are not joined
         pieces = 1
         if rng.random() < self.joined and seconds > 12:

@@ -29,6 +29,9 @@ STRUM_FRAMES = 0.5
 STRUMMED_UP = 4
 SHORTEST_FRAMES = 3
 LEFT_HAND = 36
+# semitones from the root that a guitar chord reaches at most, and its strings
+GUITAR_SPAN = 28
+STRINGS = 6
 LINE_RANGE = 7
 
 
@@ -184,27 +187,37 @@ def voicing(chord: Chord, kind: str, low: int) -> list[int]:
 
     Args:
         chord: not "N".
-        kind: "close", "open", "power" or "guitar".
+        kind: "close", within an octave; "open", with the second lowest note an octave higher; "power", root, fifth and
+            octave; or "guitar", the root, then chord tones from the fifth up, as on six strings.
         low: MIDI pitch.
     """
     classes = chord.pitch_classes[:4]
     root = low + (classes[0] - low) % 12
-    # perfect, diminished or augmented; perfect if the chord has none
-    fifth = next((interval for interval in (7, 6, 8) if (classes[0] + interval) % 12 in classes), 7)
     if kind == "power":
-        return [root, root + fifth, root + 12]
+        return [root, root + _fifth(classes), root + 12]
     if kind == "guitar":
-        # root and fifth, then chord tones at least three semitones apart, on up to six strings
+        # chord tones are at least three semitones apart, as neighbouring strings are
         pitches = [root]
-        for pitch in range(root + fifth, root + 29):
+        for pitch in range(root + _fifth(classes), root + GUITAR_SPAN + 1):
             if pitch % 12 in classes and pitch - pitches[-1] > 2:
                 pitches.append(pitch)
-        return pitches[:6]
+        return pitches[:STRINGS]
     pitches = sorted(low + (pitch_class - low) % 12 for pitch_class in classes)
     if kind == "open" and len(pitches) > 2:
-        # the second lowest note goes up an octave
         pitches[1] += 12
     return sorted(pitches)
+
+
+def _fifth(classes: Sequence[int]) -> int:
+    """Semitones from a chord's root to its fifth: perfect, diminished or augmented; perfect if it has none.
+
+    Args:
+        classes: the chord's pitch classes, its root first.
+    """
+    for interval in (7, 6, 8):
+        if (classes[0] + interval) % 12 in classes:
+            return interval
+    return 7
 
 
 def _in_sections(song: Song, form: Sequence[Section]) -> Iterator[tuple[np.ndarray, int, Section]]:

@@ -30,7 +30,7 @@ LIMITER_SECONDS = 0.04
 FILTER_SAMPLES = 256
 BLOCK = 1 << 20
 # limiting lowers the loudness, so gain and limiter are iterated
-LIMITER_TURNS = 6
+LIMITER_PASSES = 6
 LOUDNESS_TOLERANCE = 0.1
 LARGEST_GAIN_DB = 48.0
 # the first quarter of the shortest fade is below this level
@@ -250,8 +250,8 @@ def balance_gain_db(
 def to_loudness(samples: Samples, sampling_rate: int, lufs: float, check_stop: CheckStop | None = None) -> Samples:
     """Brings a mix (float32 [N] or [N, C]) to a loudness in LUFS, true peaks limited to −1 dBTP.
 
-    If the limiter keeps the target out of reach, the mix stays quieter than that. Silence, and less than 0.4 s, whose
-    loudness is not defined, are left as they are.
+    If the limiter keeps the target out of reach, the result is quieter. Silence, and less than 0.4 s, whose loudness
+    is not defined, are left as they are.
 
     Raises:
         ModuleNotFoundError: without pyloudnorm.
@@ -260,7 +260,7 @@ def to_loudness(samples: Samples, sampling_rate: int, lufs: float, check_stop: C
     if not math.isfinite(gain_db):
         return samples
     mix = samples
-    for _ in stoppable(range(LIMITER_TURNS), check_stop):
+    for _ in stoppable(range(LIMITER_PASSES), check_stop):
         mix = _limited(samples * np.float32(decibels_to_gain(gain_db)), sampling_rate, check_stop)
         # the limiter has lowered the loudness
         missing_db = lufs - loudness(mix, sampling_rate)

@@ -201,9 +201,9 @@ class Outcome:
         return all(path.exists() for files in self.files for path in files.values())
 
     def lines(self, seed: int) -> list[dict[str, Any]]:
-        """The lines that `--json` prints: one for each sample, or one with the error.
+        """The lines that `--json` prints: one for each variation, or one with the error.
 
-        Rate and length are read from the files written; `seed` is that of the generation.
+        Rate and length are read from the files written; `seed` is the generation's seed.
         """
         lines = []
         for sample, files in enumerate(self.files, start=1):
@@ -245,7 +245,7 @@ def read_vocal(vocal: str, as_json: bool, **options: Any) -> tuple[audio.Samples
     Args:
         vocal: a path, a URL, or "-" for standard input.
         as_json: whether to report an error on stdout as well, as JSON.
-        options: of `audio.read_audio`.
+        options: keyword arguments for `audio.read_audio`.
 
     Returns:
         Its samples (float32 [N], or [N, channels] with `mono=False`) and their rate in Hz; None if it cannot be read.
@@ -259,7 +259,7 @@ def read_vocal(vocal: str, as_json: bool, **options: Any) -> tuple[audio.Samples
 
 
 def name_problem(shown: str, files: Iterable[Path]) -> str:
-    """The sentence that refuses a vocal whose files would have names that are too long; empty if none has.
+    """Why a vocal is left out whose output files would have too long a name, in a sentence; "" if none would.
 
     Args:
         shown: the vocal's name in that sentence.

@@ -20,7 +20,7 @@ Fool = Callable[[Samples, Features, Samples | None], Samples]
 def click_track(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
     """A metronome at 120 BPM, as long as the vocal (float32 [N] at 16 kHz), whatever is sung: float32 [N].
 
-    The other arguments are those of every fool.
+    The other arguments are not used; every fool has them.
     """
     seconds = len(vocal) / ANALYSIS_RATE
     beats = np.arange(0.0, seconds, 60 / CLICKS_PER_MINUTE).tolist()
@@ -34,7 +34,7 @@ def doubling_sine(vocal: Samples, voice: Features, reference: Samples | None) ->
     Args:
         vocal (float32 [N] at 16 kHz): gives the length only.
         voice: features of the vocal, with its pitch.
-        reference: not used; an argument of every fool.
+        reference: not used; every fool has this argument.
     """
     sung = np.isfinite(voice.pitch)
     if not sung.any():
@@ -55,7 +55,7 @@ def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples
     Args:
         vocal (float32 [N] at 16 kHz): gives the length only.
         voice: features of the vocal, with its pitch.
-        reference: not used; an argument of every fool.
+        reference: not used; every fool has this argument.
     """
     classes = pitch_classes(voice.pitch[np.isfinite(voice.pitch)])
     most_frequent = int(np.bincount(classes, minlength=PITCH_CLASSES).argmax())

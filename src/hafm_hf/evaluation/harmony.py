@@ -53,7 +53,8 @@ def pitch_class_share(voice: Features, candidate: Features) -> float:
 def key_agreement(voice: Features, candidate: Features) -> float:
     """Correlation of how well voice and accompaniment fit each of the 24 keys (Krumhansl's profiles), −1 to 1.
 
-    The voice's fit uses the durations of its pitch classes, the accompaniment's its chroma. Needs the vocal only.
+    The voice's fit uses the durations of its pitch classes, the accompaniment's its chroma. Needs no
+    reference accompaniment.
 
     Fooled by: a sine doubling the voice, the voice itself, a drone on the tonic or the fifth.
 

@@ -187,21 +187,23 @@ class LeadSheet:
             raise ValueError(f"downbeat is {self.downbeat!r}; it must be the number of a beat.")
 
     @classmethod
-    def given(cls, known: Any) -> "LeadSheet":
-        """Returns a lead sheet as it is, or makes one from a dict of its fields, such as one read from JSON.
+    def given(cls, value: Any) -> "LeadSheet":
+        """The lead sheet that a caller gave: as it is, or made from a dict of its fields, such as one read from JSON.
 
         Raises:
             ValueError: it is neither, or is invalid.
         """
-        if isinstance(known, cls):
-            return known
-        if not isinstance(known, Mapping):
-            raise ValueError('lead_sheet is a LeadSheet or a dict such as {"tempo": 96, "chords": [[0, 2.5, "C"]]}.')
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(
+                'lead_sheet must be a LeadSheet or a dict such as {"tempo": 96, "chords": [[0, 2.5, "C"]]}.'
+            )
         names = [field.name for field in fields(cls)]
-        if unknown := [str(name) for name in known if name not in names]:
-            raise ValueError(f"lead_sheet has no {unknown[0]!r}; its parts are {', '.join(names)}.")
+        if unknown := [str(name) for name in value if name not in names]:
+            raise ValueError(f"lead_sheet has no {unknown[0]!r}; its fields are {', '.join(names)}.")
         try:
-            return cls(**known)
+            return cls(**value)
         except (TypeError, AttributeError) as error:
             raise ValueError(
                 "A lead_sheet has tempo (a number), beats (numbers), chords and sections ([start, stop, label] each)."
@@ -267,7 +269,8 @@ class LeadSheet:
     def chord_gaps(self, seconds: float) -> list[tuple[float, float]]:
         """Gaps between known chords, about a bar or longer, in a song of `seconds`: (start s, stop s).
 
-        The last one, if there is one after the chords, stops at infinity. Without chords it begins at 0.
+        One after the last chord stops at infinity, since chords are estimated to the end of the song, wherever that
+        is. Without chords it begins at 0.
         """
         gaps = []
         end = 0.0

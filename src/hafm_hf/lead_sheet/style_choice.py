@@ -32,24 +32,23 @@ class StyleRange:
     density: tuple[float, float] = (0.0, math.inf)
 
     @classmethod
-    def given(cls, ranges: Mapping[str, Any]) -> "StyleRange":
-        """The ranges of a style from a dict of them, such as one read from JSON; what is missing suits any song.
+    def from_dict(cls, ranges: Mapping[str, Any]) -> "StyleRange":
+        """The ranges of a style from a dict of its attributes, such as one read from JSON.
+
+        Any song suits a range that is missing.
 
         Raises:
-            ValueError: for a metre other than 3 and 4, or for ranges that are not (least, most).
+            ValueError: for an unknown name, a metre other than 3 and 4, or ranges that are not (least, most).
         """
         if unknown := sorted(set(ranges) - {"metres", "tempo", "density"}):
             raise ValueError(f"A style has no range {unknown[0]!r}; it has metres, tempo and density.")
-        metres = tuple(ranges.get("metres", METRES))
-        if not metres or not set(metres) <= set(METRES):
-            raise ValueError(f"metres are {list(metres)}; each must be 3 or 4.")
+        metres = ranges.get("metres", METRES)
+        if not isinstance(metres, (list, tuple)) or not metres or not all(metre in METRES for metre in metres):
+            raise ValueError(f"metres is {metres!r}; it must be a list of 3 or 4 or both.")
         bounds = {}
         for name in ("tempo", "density"):
-            least, most = ranges.get(name, (0.0, math.inf))
-            if not 0 <= least < most:
-                raise ValueError(f"{name} is {[least, most]}; it must be a range of positive numbers, least first.")
-            bounds[name] = (float(least), float(most))
-        return cls(metres, **bounds)
+            bounds[name] = _range(name, ranges.get(name, (0.0, math.inf)))
+        return cls(tuple(metres), **bounds)
 
     def suits(self, metre: int | None = None, tempo: float | None = None, density: float | None = None) -> float:
         """How well the style suits a song: 1 inside all ranges, less the further outside, 0 in another metre.
@@ -68,6 +67,18 @@ class StyleRange:
         if density is not None:
             squared_distance += (_octaves_outside(density, self.density) / DENSITY_OCTAVES) ** 2
         return math.exp(-squared_distance / 2)
+
+
+def _range(name: str, bounds: Any) -> tuple[float, float]:
+    """The bounds of a range, called `name`, as numbers; a ValueError unless they are 0 ≤ least < most."""
+    try:
+        least, most = bounds
+        if 0 <= least < most:
+            return float(least), float(most)
+    except (TypeError, ValueError):
+        # not two numbers
+        pass
+    raise ValueError(f"{name} is {bounds!r}; it must be [least, most], with 0 <= least < most.")
 
 
 def _octaves_outside(value: float, bounds: tuple[float, float]) -> float:

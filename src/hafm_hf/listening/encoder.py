@@ -141,7 +141,7 @@ class HAFMVocalEncoder:
         """The songs that each of `styles` suits, by its name."""
         for config in self.reading_configs.values():
             if "style" in config.lead_sheet_streams:
-                return {name: StyleRange.given(config.style_ranges.get(name, {})) for name in config.styles}
+                return {name: StyleRange.from_dict(config.style_ranges.get(name, {})) for name in config.styles}
         return {}
 
     @property

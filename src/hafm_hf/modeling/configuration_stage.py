@@ -233,7 +233,7 @@ class HAFMStageConfig(PreTrainedConfig):
         for name, ranges in self.style_ranges.items():
             if name not in self.styles:
                 raise ValueError(f"style_ranges has {name!r}, which is not among the styles.")
-            StyleRange.given(ranges)
+            StyleRange.from_dict(ranges)
 
     def validate_token_ids(self) -> None:
         """Refuses any BOS id but the one after the last code, which has an embedding but no logit."""

@@ -638,13 +638,19 @@ class FastGenerator:
         return draw(scores, uniforms, self.temperature, self.top_k)
 
     def _guide(self, states: torch.Tensor) -> torch.Tensor:
-        """Applies guidance to normalised states (float [R, D], conditional rows first): float [B, D].
+        """Applies classifier-free guidance to the hidden states, normalised, of the last layer.
 
-        Heads are affine, so their logits of these states are the guided logits.
+        The heads are affine and the two weights sum to 1, so the logits of the guided states are the guided logits.
+
+        Args:
+            states (float [R, D]): the B conditional rows, then, with guidance, the B unconditional ones.
+
+        Returns:
+            float [B, D].
         """
         if self.rows_per_sequence == 1:
             return states
-        # lerp is a single kernel
+        # lerp is a single kernel, and extrapolates for scales above 1
         conditional, unconditional = states.chunk(2)
         return torch.lerp(unconditional, conditional, self.guidance_scale)
 

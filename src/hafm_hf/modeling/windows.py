@@ -118,9 +118,9 @@ def steadiest_frame(before: torch.Tensor, after: torch.Tensor, first: int, side:
     Means of `side` frames before and after it are compared, so that no drum stroke or note onset is cut in two.
 
     Args:
-        before (float [n, D]): frames of the earlier window, in the overlap.
-        after (float [m, D]): frames of the next window from the same instant on, m > n.
-        first: earliest frame for the switch; the latest is n, where `before` ends.
+        before (float [n, D]): embedded frames of the earlier window, in the overlap.
+        after (float [m, D]): those of the next window from the same instant on, m > n.
+        first: earliest frame for the switch, at most n, where `before` ends.
         side: number of frames to compare on each side.
 
     Returns:

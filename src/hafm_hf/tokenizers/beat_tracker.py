@@ -44,7 +44,7 @@ SHORTEST_SPECTRUM = 1024
 # loss in log-probability if a beat is twice as long as the one before
 CHANGE_PENALTY = 200.0
 # steps per frame: at 50 frames a second they resolve a beat's length to 10 ms
-STEPS_A_FRAME = 2
+STEPS_PER_FRAME = 2
 # steps processed per call: some 20 ms of computing
 STEPS_AT_ONCE = 500
 # relative deviation from a given tempo that the track may have
@@ -131,7 +131,7 @@ class HAFMBeatTracker:
         """
         self.tempi = tempi
         # lengths of beats in steps, of which each is a state
-        rate = self.frame_rate * STEPS_A_FRAME
+        rate = self.frame_rate * STEPS_PER_FRAME
         longest, shortest = (rate * 60 / tempo for tempo in tempi)
         lengths: Indices = np.arange(int(np.ceil(shortest)), int(longest) + 1, dtype=np.int64)
         self.last: Indices = np.cumsum(lengths, dtype=np.int64) - 1
@@ -163,7 +163,7 @@ class HAFMBeatTracker:
             return torch.zeros(0)
         if tempo is not None:
             return wrapped(self.steady(evidence, tempo))
-        path = self._path(evidence, check_stop)
+        path = self._likeliest_phases(evidence, check_stop)
         if len(evidence) > LONGEST_STEADY_SECONDS * self.frame_rate:
             return wrapped(path)
         # a path can follow more of the evidence, but slips where the phrasing suggests it
@@ -172,25 +172,27 @@ class HAFMBeatTracker:
             return wrapped(steady)
         return wrapped(path)
 
-    def _path(self, evidence: Array, check_stop: CheckStop | None) -> Array:
+    def _likeliest_phases(self, evidence: Array, check_stop: CheckStop | None) -> Array:
         """Beat phases along the likeliest path through the states (Viterbi algorithm): float64 [T], 0 to 1.
 
         Args:
-            evidence (float64 [T, 4]): phase vectors of each frame, as in `follow`.
+            evidence (float64 [T, 4]): of each frame, cosine and sine of the beat's phase and of twice that phase, the
+                shorter the less certain.
             check_stop: called before each stretch of the song.
         """
-        # interpolated, for there are several steps to a frame
-        steps = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STEPS_A_FRAME + 1)
-        evidence = np.stack([np.interp(steps, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
+        # the path has several steps to a frame, the evidence is interpolated to these
+        frames = np.arange(len(evidence))
+        steps = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STEPS_PER_FRAME + 1)
+        evidence_of_steps = np.stack([np.interp(steps, frames, column) for column in evidence.T], axis=1)
         score = self.prior
-        previous_lengths = []
-        for start in stoppable(range(0, len(evidence), STEPS_AT_ONCE), check_stop):
+        beat_lengths_before = []
+        for start in stoppable(range(0, len(steps), STEPS_AT_ONCE), check_stop):
             # a frame's evidence is shared among its steps
-            stretch = evidence[start : start + STEPS_AT_ONCE] / STEPS_A_FRAME
+            stretch = evidence_of_steps[start : start + STEPS_AT_ONCE] / STEPS_PER_FRAME
             score, lengths_of_stretch = self._follow_stretch(score, stretch)
-            previous_lengths.append(lengths_of_stretch)
-        phases = self._trace_back(int(score.argmax()), np.concatenate(previous_lengths))
-        return phases[::STEPS_A_FRAME]
+            beat_lengths_before.append(lengths_of_stretch)
+        phases = self._trace_back(int(score.argmax()), np.concatenate(beat_lengths_before))
+        return phases[::STEPS_PER_FRAME]
 
     def steady(self, evidence: Array, tempo: float | None = None) -> Array:
         """Beats passed at the likeliest constant tempo, or at `tempo` (beats a minute) if given: float64 [T].
@@ -237,7 +239,7 @@ class HAFMBeatTracker:
             begins at each step, the index of the previous beat's length: int16 [T, L].
         """
         score = score.copy()
-        previous_lengths = np.zeros((len(evidence), len(self.first)), np.int16)
+        beat_lengths_before = np.zeros((len(evidence), len(self.first)), np.int16)
         # two buffers used in turn, for few passes over all states
         following = np.empty_like(score)
         lengths = np.arange(len(self.first))
@@ -245,26 +247,26 @@ class HAFMBeatTracker:
             # from the last state of a beat of any length (column) to the first one of a beat of any length (row)
             arriving = self.change + score[self.last]  # [L, L]
             best_lengths = arriving.argmax(axis=1)
-            previous_lengths[step] = best_lengths
+            beat_lengths_before[step] = best_lengths
             support = vector @ self.directions  # [N]
             # within a beat, each state is followed by the next
             np.add(score[:-1], support[1:], out=following[1:])
             following[self.first] = arriving[lengths, best_lengths] + support[self.first]
             following -= following.max()
             score, following = following, score
-        return score, previous_lengths
+        return score, beat_lengths_before
 
-    def _trace_back(self, state: int, previous_lengths: NDArray[np.int16]) -> Array:
+    def _trace_back(self, state: int, beat_lengths_before: NDArray[np.int16]) -> Array:
         """Beat phases of the path that ends in a state, traced back beat by beat: float64 [T], 0 to 1, for T steps.
 
         Args:
             state: index of the last step's state.
-            previous_lengths (int16 [T, L]): for a beat of each length that begins at each step, the index of the
+            beat_lengths_before (int16 [T, L]): for a beat of each length that begins at each step, the index of the
                 previous beat's length.
         """
-        path = np.zeros(len(previous_lengths))
+        path = np.zeros(len(beat_lengths_before))
         # of the beat that is traced: the step after it, and the index of its length
-        end = len(previous_lengths)
+        end = len(beat_lengths_before)
         length = int(np.searchsorted(self.last, state))
         while end > 0:
             # negative if the beat began before the song
@@ -272,7 +274,7 @@ class HAFMBeatTracker:
             phases = self.phase[self.first[length] : state + 1]
             path[max(begin, 0) : end] = phases[max(-begin, 0) :]
             if begin >= 0:
-                length = int(previous_lengths[begin, length])
+                length = int(beat_lengths_before[begin, length])
                 state = int(self.last[length])
             end = begin
         return path

@@ -583,9 +583,10 @@ def _filled(midi: Array) -> Array:
 
 
 def _cells(values: np.ndarray, size: int) -> np.ndarray:
-    """Cuts values into cells of `size` frames, padded by the last value: [T, …] → [⌈T / size⌉, size, …]."""
-    missing = [(0, -len(values) % size)] + [(0, 0)] * (values.ndim - 1)
-    return np.pad(values, missing, mode="edge").reshape(-1, size, *values.shape[1:])
+    """Cuts values into cells of `size` frames, padded with the last value: [T, …] → [⌈T / size⌉, size, …]."""
+    # at the end of the first axis only
+    padding = [(0, -len(values) % size)] + [(0, 0)] * (values.ndim - 1)
+    return np.pad(values, padding, mode="edge").reshape(-1, size, *values.shape[1:])
 
 
 def _change(values: np.ndarray, frames: int) -> np.ndarray:

@@ -97,7 +97,7 @@ class StageArguments:
             ranges = json.loads(self.style_ranges or "{}")
             for bounds in ranges.values():
                 # checks them
-                StyleRange.given(bounds)
+                StyleRange.from_dict(bounds)
         except (AttributeError, TypeError, ValueError) as error:
             said = f"--style_ranges cannot be read ({error}); give metres, tempo and density by style."
             raise ValueError(said) from error
@@ -218,7 +218,10 @@ class OptimizationArguments:
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f"optimizer is {self.optimizer!r}; choose adamw or muon.")
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
-            raise ValueError("muon and AdamW cannot share a loss scale: train in bf16, or without mixed precision.")
+            raise ValueError(
+                "muon trains some parameters with AdamW, and the two cannot share a loss scale: "
+                "train in bf16, or without mixed precision."
+            )
         if self.max_hours is not None and self.max_hours <= 0:
             raise ValueError(f"max_hours is {self.max_hours}; it must be above 0.")
 

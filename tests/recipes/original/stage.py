@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An implementation of HAFM's stages that shares nothing with the package: module, forward pass, training, files.
 
-It can be laid out in every way that names and shapes of a checkpoint leave open (`Drawn`). `redrawn` expresses the
-weights of a trained stage in another of these ways, with the same outputs.
+It can be laid out in every way that names and shapes of a checkpoint leave open (`DrawnLayout`). `with_layout` moves
+the weights of a trained stage to another of these layouts, with the same outputs.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SECONDS = {"semantic": 1.0, "coarse": 0.4, "fine": 0.4}
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnLayout:
     """How an original is laid out.
 
     Args:
@@ -68,7 +68,7 @@ class Drawn:
 
 
 class Norm(nn.Module):
-    def __init__(self, width: int, drawn: Drawn) -> None:
+    def __init__(self, width: int, drawn: DrawnLayout) -> None:
         super().__init__()
         self.plus_one = drawn.plus_one
         self.weight = nn.Parameter(torch.zeros(width) if drawn.plus_one else torch.ones(width))
@@ -79,7 +79,7 @@ class Norm(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, drawn: Drawn) -> None:
+    def __init__(self, drawn: DrawnLayout) -> None:
         super().__init__()
         self.drawn = drawn
         self.norm1 = Norm(WIDTH, drawn)
@@ -107,7 +107,7 @@ class Block(nn.Module):
 class OriginalStage(nn.Module):
     """A stage; its keys are those of the first of both styles of names."""
 
-    def __init__(self, name: str, drawn: Drawn, clusters: int, codes: int) -> None:
+    def __init__(self, name: str, drawn: DrawnLayout, clusters: int, codes: int) -> None:
         super().__init__()
         self.name, self.drawn = name, drawn
         self.books = 1 if name == "semantic" else 4
@@ -222,8 +222,10 @@ def streams_of(name: str, song: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return song.codes[:4], song.codes[4:8]
 
 
-def redrawn(name: str, state: dict[str, torch.Tensor], drawn: Drawn, moments: bool = False) -> dict[str, torch.Tensor]:
-    """Weights of a stage drawn by default as those of another drawing with the same outputs.
+def with_layout(
+    name: str, state: dict[str, torch.Tensor], drawn: DrawnLayout, moments: bool = False
+) -> dict[str, torch.Tensor]:
+    """Weights of a stage in the default layout, moved to those of another layout with the same outputs.
 
     With `moments`, second moments are moved in the same way, and those of rows that nothing reads are zeros.
     """
@@ -320,6 +322,6 @@ def save(
     torch.save(content, path)
 
 
-def of(drawn: Drawn, **changes: Any) -> Drawn:
+def of(drawn: DrawnLayout, **changes: Any) -> DrawnLayout:
     """A drawing with some values changed."""
     return replace(drawn, **changes)
