@@ -128,7 +128,7 @@ def show_first_estimates(voice: Values | None, *inputs: Any) -> Values | None:
         estimates = listen(request.vocal, request.model, request.seconds, sheet)
     except Exception as error:
         return {"wrong": explain(error)}
-    if voice["state"]:
+    if voice["state"].get("sheet"):
         # parts of a restored sheet that were estimated remain marked as such
         estimates |= {"sheet": sheet.to_dict(), "set": voice["state"].get("set")}
     return estimates

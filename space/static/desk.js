@@ -219,7 +219,7 @@ class Desk {
 
 export const desk = new Desk();
 
-/** Sets a state for the style sheet: "full" with a voice, "new" while another is being chosen, "selected", "taken". */
+/** Sets a state for the style sheet: "full" with a voice, "new" while another is being chosen, "selected", "taken", "beginning" while a band waits for estimates. */
 export const mark = (name, on) => document.querySelector("#workspace").toggleAttribute(`data-${name}`, on);
 
 /** Clears a canvas and makes it as wide as the song and as high as in the style sheet: [its context, height]. */

@@ -11,20 +11,45 @@ const REFUSED = {
   SecurityError: `Inside another page, this browser does not keep the song, in case the server is restarted. ${SAVE}`,
 };
 const PRIVATE = `This browser, perhaps in a private window, does not keep the song, in case the server is restarted. ${SAVE}`;
+// sounds that no project names stay for so long: the project of a new voice is kept only once that is shown (ms)
+const RECENT = 3_600_000;
+// the folder of recordings that have not reached the server
+const UNSENT = "unsent/";
 let opened = null;
-/** Why nothing is kept: a sentence, or "". */
-export let refused = "";
+// why a sound, or the "projects", are not kept: sentences
+const refusals = new Map();
+
+/** Why something is not kept: a sentence, or "". */
+export const refused = () => [...refusals.values()][0] ?? "";
 
 function database() {
-  opened ??= new Promise((done, failed) => {
-    const request = indexedDB.open("hafm", 1);
+  opened ??= openDatabase();
+  return opened;
+}
+
+function openDatabase() {
+  const opening = new Promise((done, failed) => {
+    const request = indexedDB.open("hafm", 2);
     request.onupgradeneeded = () => {
-      for (const name of ["projects", "sounds"]) request.result.createObjectStore(name);
+      const { result: base } = request;
+      for (const name of base.objectStoreNames) base.deleteObjectStore(name);
+      base.createObjectStore("projects");
+      base.createObjectStore("sounds").createIndex("at", "at");
     };
-    request.onsuccess = () => done(request.result);
+    request.onsuccess = () => {
+      // another page wants to change it, or the browser has closed it in the background
+      request.result.onversionchange = () => request.result.close();
+      request.result.onclose = () => {
+        opened = null;
+      };
+      done(request.result);
+    };
     request.onerror = () => failed(request.error);
   });
-  return opened;
+  opening.catch(() => {
+    opened = null;
+  });
+  return opening;
 }
 
 /** The result of a request to one of the stores, once it is done. */
@@ -38,48 +63,82 @@ async function ask(name, mode, request) {
   return result;
 }
 
-/** Runs a change; whether it was possible. */
-async function change(act) {
+/** Runs a change of what is called `name`; returns whether it was possible. */
+async function change(name, act) {
   try {
     await act();
-    refused = "";
+    refusals.delete(name);
+    return true;
   } catch (error) {
-    refused = REFUSED[error.name] ?? PRIVATE;
+    refusals.set(name, REFUSED[error.name] ?? PRIVATE);
+    return false;
   }
 }
 
 /** Keeps a file of the server, given as a File or its bytes, until no project needs it. */
 export function keepSound(path, content) {
   const bytes = new Blob([content]).arrayBuffer(); // at once: decoding takes the bytes away
-  return change(async () => {
-    const copy = await bytes;
-    await ask("sounds", "readwrite", (store) => store.put(copy, path));
+  return change(path, async () => {
+    const sound = { at: Date.now(), bytes: await bytes };
+    await ask("sounds", "readwrite", (store) => store.put(sound, path));
   });
 }
 
 /** Keeps a project: its state, its takes (mixer.js), and files that it will need; the oldest ones make room. */
-export const keepProject = (state, takes, coming) =>
-  change(async () => {
+export const keepProject = (state, takes = [], coming = []) =>
+  change("projects", async () => {
     const needed = [state.path, ...coming, ...takes.flatMap(({ files }) => Object.values(files).flat())];
+    const before = await projectOf(state);
     await ask("projects", "readwrite", (store) =>
       store.put({ at: Date.now(), state, takes, needed }, state.path),
     );
     const all = (await projects()).sort((one, other) => other.at - one.at);
-    for (const {
-      state: { path },
-    } of all.slice(MOST_PROJECTS))
-      await ask("projects", "readwrite", (store) => store.delete(path));
-    const still = new Set(
-      all
-        .slice(0, MOST_PROJECTS)
-        .flatMap((project) => project.needed.flatMap((path) => [path, unpacked(path)])),
-    );
-    for (const path of await kept())
-      if (!still.has(path)) await ask("sounds", "readwrite", (store) => store.delete(path));
+    // recordings that have not been sent take nobody's place
+    const isUnsent = (project) => project.state.path.startsWith(UNSENT);
+    const evicted = [
+      ...all.filter(isUnsent).slice(MOST_PROJECTS),
+      ...all.filter((project) => !isUnsent(project)).slice(MOST_PROJECTS),
+    ];
+    for (const project of evicted)
+      await ask("projects", "readwrite", (store) => store.delete(project.state.path));
+    await deleteSounds([before, ...evicted]);
   });
 
+/** Deletes the sounds of former projects, and those that never had one, unless a project needs them. */
+async function deleteSounds(former) {
+  const needed = new Set((await projects()).flatMap(soundsOf));
+  const old = IDBKeyRange.upperBound(Date.now() - RECENT);
+  const candidates = [
+    ...former.filter(Boolean).flatMap(soundsOf),
+    ...(await ask("sounds", "readonly", (store) => store.index("at").getAllKeys(old))),
+  ];
+  for (const path of candidates) {
+    if (needed.has(path)) continue;
+    await ask("sounds", "readwrite", (store) => store.delete(path));
+    refusals.delete(path);
+  }
+}
+
+/** The files that a project needs, in each of the formats in which they may be kept. */
+const soundsOf = ({ needed }) => needed.flatMap((path) => [path, unpacked(path)]);
+
 const projects = () => ask("projects", "readonly", (store) => store.getAll());
-const kept = () => ask("sounds", "readonly", (store) => store.getAllKeys());
+
+/** Keeps a recording and what is known of it before it is sent, since connections fail and phones close pages; returns its path here. */
+export async function keepUnsent(file, known) {
+  const path = `${UNSENT}${file.name}`;
+  await keepSound(path, file);
+  await keepProject({ ...known, path });
+  return path;
+}
+
+/** Forgets a recording that has been sent. */
+export const forgetUnsent = (path) =>
+  change("projects", async () => {
+    const project = await projectOf({ path });
+    await ask("projects", "readwrite", (store) => store.delete(path));
+    await deleteSounds([project]);
+  });
 
 /** The name of a piece for browsers that don't decode Opus. */
 export const unpacked = (path) => path.replace(/opus$/, "flac");
@@ -107,7 +166,7 @@ export async function packed(state) {
   const sound = async (path) => {
     for (const each of [path, unpacked(path)]) {
       const found = await ask("sounds", "readonly", (store) => store.get(each));
-      if (found) return [each.split(".").at(-1), found];
+      if (found) return [each.split(".").at(-1), found.bytes];
     }
     return null;
   };
@@ -115,7 +174,11 @@ export async function packed(state) {
   if (!voice) return null;
   const name = state.path.split("/").at(-1);
   const entries = [
-    ["project.json", JSON.stringify({ ...state, path: name, kept: true })],
+    // the server has never had one that was not sent
+    [
+      "project.json",
+      JSON.stringify({ takes: [], ...state, path: name, kept: !state.path.startsWith(UNSENT) }),
+    ],
     [name, voice[1]],
   ];
   for (const { id, about, files, at = [0] } of project.takes) {

@@ -48,7 +48,7 @@ export function delayIn(recording, first, rate) {
     // the median: a cough is no chirp
     return heard[heard.length >> 1];
   });
-  const best = score.indexOf(Math.max(...score));
+  const best = score.reduce((most, each, lag) => (each > score[most] ? lag : most), 0);
   const others = score.filter((_, lag) => Math.abs(lag - best) > ECHO * rate);
   const noise = others.reduce((sum, each) => sum + each, 0) / others.length;
   const second = others.reduce((most, each) => Math.max(most, each), 0);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The page as a whole: announcements to screen readers, one sound at a time, downloads, links, and the buttons that
 // play an example of each style.
-import { desk } from "./desk.js";
+import { desk, mark } from "./desk.js";
 import { keepProject, refused } from "./keep.js";
-import { fileAddress } from "./sound.js";
+import { context, fileAddress } from "./sound.js";
 
 const player = new Audio();
 // delay before a run that found the queue full tries again (ms)
@@ -16,10 +16,21 @@ const PLACE = 1900;
 const SETTLED = 10000;
 let query = "";
 let keptLast = "";
+// whether a band that has been asked for waits for estimates
+let beginning = false;
 const waiting = {};
 // the state of this tab before a reload, with its settings unless a new link has others
-const kept = JSON.parse(sessionStorage.getItem("hafm") ?? "{}");
+const kept = JSON.parse(ofTab((storage) => storage.getItem("hafm")) ?? "{}");
 if (kept.search !== location.search) delete kept.query;
+
+/** What `act` does with the tab's storage; null where the browser allows none, as inside some pages. */
+function ofTab(act) {
+  try {
+    return act(sessionStorage);
+  } catch {
+    return null;
+  }
+}
 
 export function mount() {
   // Gradio replaces the content; the outer element stays, so screen readers follow that one
@@ -27,17 +38,19 @@ export function mount() {
   document.documentElement.lang = "en"; // Gradio sets the browser's language
   for (const name of ["style", "energy"]) document.getElementById(name)?.setAttribute("aria-label", name);
   document.body.append(player);
-  sessionStorage.removeItem("hafm");
+  ofTab((storage) => storage.removeItem("hafm"));
+  // iPhones with a silent switch play music, but not other sounds
+  if (navigator.audioSession) navigator.audioSession.type = "playback";
   desk.state = state;
   loaded();
   addEventListener("beforeunload", (event) => {
-    if (desk.recorder?.running || desk.recorder?.choice || (isRunning() && !isLost())) event.preventDefault();
+    const { running, choice, sending } = desk.recorder ?? {};
+    if (running || choice || ((sending || isRunning()) && !isLost())) event.preventDefault();
   });
   for (const event of ["pagehide", "visibilitychange"])
     addEventListener(event, () =>
-      sessionStorage.setItem(
-        "hafm",
-        JSON.stringify({ ...(desk.vocal ? state() : kept), search: location.search }),
+      ofTab((storage) =>
+        storage.setItem("hafm", JSON.stringify({ ...stateToRestore(), search: location.search })),
       ),
     );
   setInterval(keep, KEPT);
@@ -47,6 +60,8 @@ export function mount() {
     if (button) hear(button);
     // buttons that are pressed by this page itself close no menu
     if (!isTrusted) return;
+    // Safari allows sounds only from a press on, not once those of a band have arrived
+    context().resume();
     for (const pop of document.querySelectorAll(".pop[open]")) pop.open = pop.contains(target);
   });
   addEventListener("keydown", ({ key, target }) => {
@@ -64,7 +79,8 @@ export function mount() {
       const mouse = event.pointerType === "mouse";
       if (mouse) event.target.closest("#workspace :is(button, summary):not([data-do=tap])")?.blur();
       pressed = mouse ? null : (event.target.closest?.("#run, #stop") ?? pressed);
-      if (event.detail > 1 && event.target.closest?.("#run, #stop, #remake")) event.stopPropagation();
+      const again = event.detail > 1 && event.target.closest?.("#run, #stop, #remake");
+      if (again || (beginning && event.target.closest?.("#run, #remake"))) event.stopPropagation();
     },
     true,
   );
@@ -107,13 +123,20 @@ function state() {
   return {
     query,
     path: desk.vocal,
-    ...desk.sheet?.written(),
+    // the band of an example plays before its lead sheet is there
+    ...(desk.sheet?.value?.vocal === desk.vocal && desk.sheet.written()),
     takes: own.map(({ id }) => id),
     chosen,
     marks,
     levels: structuredClone(channels),
     running: isRunning() ? { seed: desk.mixer.coming?.seed ?? null } : null,
   };
+}
+
+/** What a reload brings back: a voice that is on its way, the one that is shown, or that of before. */
+function stateToRestore() {
+  if (desk.handed) return { query, ...desk.handed };
+  return desk.vocal ? state() : kept;
 }
 
 const isRunning = () => Boolean(document.querySelector("#run:disabled"));
@@ -125,14 +148,12 @@ const isLost = () =>
 
 /** Keeps a changed project in the browser. */
 async function keep() {
-  if (!desk.vocal || !desk.mixer) return;
+  if (!desk.vocal || !desk.mixer || desk.recorder?.isUntouchedExample) return;
   const takes = desk.mixer.own.map(({ id, folder, about, files, at }) => ({ id, folder, about, files, at }));
   const project = [state(), takes, Object.values(desk.mixer.coming?.files ?? {}).flat()];
   const text = JSON.stringify(project);
-  if (text === keptLast) return;
-  keptLast = text;
-  await keepProject(...project);
-  desk.mixer.find(".kept").textContent = refused;
+  if (text !== keptLast && (await keepProject(...project))) keptLast = text;
+  desk.mixer.find(".kept").textContent = refused();
 }
 
 let loaded;
@@ -141,8 +162,11 @@ export const before = new Promise((done) => {
   loaded = () => done(kept.path ? kept : null);
 });
 
-/** The initial settings of the page, as a query. */
-export const opening = () => (kept.query === undefined ? location.search : kept.path ? null : kept.query);
+/** The initial settings of the page, as a query; those of takes come with them. */
+export function opening() {
+  if (kept.query === undefined) return location.search;
+  return kept.takes ? null : kept.query;
+}
 
 /** Stores the settings: values in the order of the defaults' names; links leave defaults out. */
 export function note(usual, values) {
@@ -151,6 +175,9 @@ export function note(usual, values) {
     .filter(([, value, common]) => value !== null && value !== "" && value !== common);
   query = `?${new URLSearchParams(chosen.map(([name, value]) => [name, typeof value === "boolean" ? Number(value) : value]))}`;
 }
+
+/** The settings of the page that are not the usual ones, as a query. */
+export const settings = () => query;
 
 /** Puts a link into the address bar and, if allowed, the clipboard; a random seed is taken from the take. */
 export function copyLink() {
@@ -166,7 +193,11 @@ export async function begin() {
   desk.sheet.refuse(null);
   for (const name of desk.sheet.unset) desk.sheet.act(name);
   // chords that follow a new key or tempo may still be on their way
+  beginning = true;
+  mark("beginning", true);
   await Promise.race([desk.sheet.settled, new Promise((late) => setTimeout(late, SETTLED))]);
+  beginning = false;
+  mark("beginning", false);
   setTimeout(askPlace, PLACE);
   return [
     "<p class='hafm-status' role='status'>The band is on its way …</p>",

@@ -5,10 +5,10 @@
 
 import { countIn, monoOf, replaced } from "./again.js";
 import { desk, mark } from "./desk.js";
-import { isThere, latest, packed } from "./keep.js";
+import { forgetUnsent, isThere, keepProject, keepUnsent, latest, packed } from "./keep.js";
 import { delayIn, LISTENED, playChirps } from "./latency.js";
 import { Player } from "./mixer.js";
-import { before } from "./page.js";
+import { before, settings } from "./page.js";
 import { barsOf, placeOf } from "./sheet.js";
 import { click, context, load, outlineOf, remember } from "./sound.js";
 
@@ -24,6 +24,7 @@ const REFUSALS = {
   NotFoundError: "There is no microphone; connect one, or open a file.",
   NotReadableError: "Another program is using the microphone; close it, and record again.",
 };
+const GONE = "The microphone was disconnected; what it had heard until then is here.";
 const LISTENING = "Listening to the voice …";
 // time until a count-in or the clicks of a measurement begin (s)
 const SOON = 0.3;
@@ -70,7 +71,7 @@ export function mount(element, props, watch, trigger, upload) {
 
 class Recorder {
   constructor(root, props, trigger, upload) {
-    Object.assign(this, { root, props, trigger, upload, chunks: [], running: null });
+    Object.assign(this, { root, props, trigger, upload, chunks: [], running: null, sending: false });
     this.find = (selector) => root.querySelector(selector);
     fetchAhead(root);
     root.addEventListener("click", (event) => {
@@ -88,6 +89,7 @@ class Recorder {
         if (name === "drop" && event.dataTransfer.files[0]) this.act("file", event.dataTransfer.files[0]);
       });
     desk.heard = () => {
+      desk.handed = null;
       if (this.find(".status").textContent === LISTENING) this.say("");
       // a voice that has takes can be shown again
       if (this.left && this.left.path !== desk.vocal) this.last = this.left;
@@ -142,8 +144,11 @@ class Recorder {
       else if (name === "file") await this.take(what);
       else this.hand({ example: what });
     } catch (error) {
-      this.stop();
-      this.say("");
+      // a file that could not be sent ends no recording that was started meanwhile
+      if (!this.running || name in RECORD || name === "measure") {
+        this.stop();
+        this.say("");
+      }
       this.find(".wrong").textContent = REFUSALS[error.name] ?? error.message;
     }
   }
@@ -157,22 +162,42 @@ class Recorder {
     else this.start(name);
   }
 
+  /** Ends a recording, and takes what was recorded; a measurement ends by itself. */
+  async end() {
+    const { name } = this.running;
+    if (name in RECORD) await this.act(name);
+  }
+
   /** Shows or hides the sources of a voice. */
   choose(shown) {
     mark("new", shown);
     this.find("[data-do=new]").setAttribute("aria-expanded", String(shown));
   }
 
+  /** Whether the user has changed what is shown, or asked for a band. */
+  get isChanged() {
+    return desk.sheet?.past.length > 0 || desk.asked === desk.vocal;
+  }
+
+  /** Whether an example is shown as it is, with the band that it came with. */
+  get isUntouchedExample() {
+    return this.example && !this.isChanged && desk.mixer.own.length < 2;
+  }
+
+  /** Whether what is shown cannot be opened again as it is. */
+  get isOwn() {
+    const isRecorded = /\/take_\w+\.wav$/.test(desk.vocal);
+    return this.isChanged || isRecorded || (desk.mixer?.own?.length > 0 && !this.isUntouchedExample);
+  }
+
   /** Passes a voice to the page: {example}, {path, beats …}, or a state kept by page.js. */
   hand(value) {
     this.choose(false);
-    this.left =
-      desk.mixer?.own?.length ||
-      desk.sheet?.past.length ||
-      desk.asked === desk.vocal ||
-      /\/take_\w+\.wav$/.test(desk.vocal)
-        ? desk.state()
-        : null;
+    this.left = this.isOwn ? desk.state() : null;
+    this.example = Boolean(value.example);
+    // a page that is reloaded before the voice is shown hands it on again
+    desk.handed = value.path ? value : null;
+    this.sender = null;
     if (!this.find(".status").textContent) this.say(LISTENING);
     this.props.value = value;
     this.trigger("submit");
@@ -195,6 +220,9 @@ class Recorder {
 
   /** Takes a user's file: a project, or a recording; phone formats (M4A, 3GP, WebM) are decoded here. */
   async take(file, saying = "Sending the voice …") {
+    // a later choice or recording takes the place of this one
+    const sender = {};
+    this.sender = sender;
     const most = window.gradio_config?.max_file_size ?? Infinity;
     if (file.size > most) {
       const [size, limit] = [file.size, most].map((bytes) => Math.ceil(bytes / 2 ** 20));
@@ -220,22 +248,35 @@ class Recorder {
       }
     }
     const { path } = await this.upload(sent);
-    if (!file.name.endsWith(".zip")) remember(path, sent);
+    if (this.sender !== sender) return;
     this.say("");
     const again = !desk.vocal && this.lost?.path.split("/").at(-1) === path.split("/").at(-1);
-    this.hand({ ...(again ? this.lost : {}), path });
+    const value = { ...(again ? this.lost : {}), path };
+    if (!file.name.endsWith(".zip")) this.rememberNew(value, sent);
+    this.hand(value);
+  }
+
+  /** Keeps a voice that the server has just got, before it is shown: then page.js keeps what becomes of it. */
+  rememberNew(value, file) {
+    remember(value.path, file);
+    keepProject({ query: settings(), ...value });
   }
 
   /** Opens the microphone without processing, which would shift or suppress notes. */
   async open() {
     const ctx = context();
-    await ctx.resume();
-    if (this.stream) return;
+    // Safari does this only at once, right after a press, or later, while it records
+    ctx.resume();
+    if (this.node && this.stream.active) return ctx.resume();
+    // one that was unplugged, or of which not all could be opened
+    this.close();
     if (!navigator.mediaDevices) throw new Error("Browsers allow the microphone only on https pages.");
     const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+    if (navigator.audioSession) navigator.audioSession.type = "auto";
     this.stream = await navigator.mediaDevices.getUserMedia({ audio: plain });
-    this.loaded ??= ctx.audioWorklet.addModule(new URL("worklet.js", import.meta.url));
-    await this.loaded;
+    await ctx.resume();
+    await this.loadWorklet(ctx);
+    for (const track of this.stream.getTracks()) track.onended = () => this.gone();
     this.source = ctx.createMediaStreamSource(this.stream);
     this.node = new AudioWorkletNode(ctx, "hafm-take", {
       numberOfOutputs: 1,
@@ -248,6 +289,21 @@ class Recorder {
     this.source.connect(this.node).connect(mute).connect(ctx.destination);
   }
 
+  /** Loads the worklet once; after a failure, the next recording tries again. */
+  async loadWorklet(ctx) {
+    if (this.isLoaded) return;
+    await ctx.audioWorklet.addModule(new URL("worklet.js", import.meta.url));
+    this.isLoaded = true;
+  }
+
+  /** The microphone was unplugged, or taken away: what was recorded is a take. */
+  async gone() {
+    if (this.running?.name === "measure") this.say("");
+    else if (this.running) await this.end();
+    this.close();
+    this.find(".wrong").textContent ||= GONE;
+  }
+
   close() {
     this.stop();
     // a disconnected processor would go on, and write its silence over the next take
@@ -256,6 +312,7 @@ class Recorder {
     this.source?.disconnect();
     this.stream?.getTracks().forEach((track) => track.stop());
     this.stream = this.node = this.source = null;
+    if (navigator.audioSession) navigator.audioSession.type = "playback";
     this.find("meter").value = 0;
   }
 
@@ -309,6 +366,9 @@ class Recorder {
 
   begin(run) {
     this.chunks = [];
+    this.sender = null;
+    // a phone that locks its screen stops the recording
+    this.awake = navigator.wakeLock?.request("screen").catch(() => null);
     this.out = new GainNode(context(), { gain: 1 });
     this.out.connect(context().destination);
     this.running = { ...run, peak: 0 };
@@ -363,6 +423,8 @@ class Recorder {
     }
     this.out = null;
     this.running = null;
+    this.awake?.then((lock) => lock?.release());
+    this.awake = null;
     for (const [name, text] of Object.entries(RECORD)) this.find(`[data-do=${name}]`).textContent = text;
     for (const button of this.buttons) button.disabled = false;
   }
@@ -414,6 +476,7 @@ class Recorder {
     const [[begin] = [0], [last, end] = [0, []]] = [chunks[0], chunks.at(-1)];
     const samples = new Float32Array(Math.max(last + end.length - begin, 0));
     for (const [frame, part] of chunks) samples.set(part, frame - begin);
+    this.chunks = [];
     return { samples, begin };
   }
 
@@ -441,25 +504,33 @@ class Recorder {
     if (seconds < 1) throw new Error(plain ? "Nothing was recorded." : TOO_SOON);
     const beats = [];
     for (let beat = lead; beat < seconds; beat += run.period) beats.push(beat);
-    const path = await this.send(samples, plain ? "take" : `take_${Math.round(60 / run.period)}_bpm`);
+    const known = plain ? {} : { beats, beats_per_bar: run.metre, downbeat: 0, latency };
+    const value = await this.send(samples, plain ? "take" : `take_${Math.round(60 / run.period)}_bpm`, known);
     this.say(`Recorded ${seconds.toFixed(1)} s${plain ? "" : "; the beats are those of the click"}.`);
-    this.hand(plain ? { path } : { path, beats, beats_per_bar: run.metre, downbeat: 0, latency });
+    this.hand(value);
   }
 
-  /** Sends a recording; its path on the server. */
-  async send(samples, name) {
+  /** Sends a recording: what is known of it, with its path on the server. */
+  async send(samples, name, known) {
     this.say("Sending the take …");
+    this.sending = true;
     const now = new Date().toISOString().slice(11, 19).replaceAll(":", "");
     const file = wavOf(samples, context().sampleRate, `${name}_${now}`);
-    const { path } = await this.upload(file).catch((error) => {
+    const keeping = keepUnsent(file, { query: settings(), ...known });
+    const uploading = this.upload(file).finally(() => {
+      this.sending = false;
+    });
+    const { path } = await uploading.catch((error) => {
       Object.assign(document.createElement("a"), {
         href: URL.createObjectURL(file),
         download: file.name,
       }).click();
       throw new Error(`${error.message}. The take is among your downloads; open it when the server is back.`);
     });
-    remember(path, file);
-    return path;
+    const value = { ...known, path };
+    this.rememberNew(value, file);
+    keeping.then(forgetUnsent);
+    return value;
   }
 
   /** Puts what was sung again into the voice, and lets the singer hear both. */
@@ -503,13 +574,14 @@ class Recorder {
     const { which, samples } = this.choice;
     desk.stop();
     if (which === "new") {
-      const path = await this.send(samples, "take_again");
+      const value = await this.send(samples, "take_again", { ...desk.state(), again: true });
       this.say("");
-      this.hand({ ...desk.state(), path, again: true });
+      this.hand(value);
     }
     desk.mixer.sung = null;
     this.choice = null;
     this.choosing(false);
+    this.find("[data-do=sing]").focus();
   }
 }
 

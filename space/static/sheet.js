@@ -137,9 +137,10 @@ export function halfTempo(sheet) {
   return given({ ...sheet, beats, downbeat: Math.floor(downbeat / 2) }, "beats");
 }
 
-/** Beats from taps (s, at least four): steady taps give one tempo; beats are continued to both ends of the song. */
+/** Beats from taps (s, at least four, ascending): steady taps give one tempo; beats are continued to both ends of the song. */
 export function tappedBeats(sheet, taps, seconds) {
   const gap = (taps.at(-1) - taps[0]) / (taps.length - 1);
+  if (!(gap > 0)) throw new Error("The taps do not follow each other; tap again.");
   // taps are as often early as late, so average their deviations
   const late = taps.reduce((sum, tap, at) => sum + tap - at * gap, 0) / taps.length;
   const even = taps.map((_, at) => late + at * gap);

@@ -38,6 +38,8 @@ const LEAST_PIXELS = 24;
 // the narrowest intro or outro that is named (px)
 const LEAST_LABELLED = 48;
 const ZOOM = 1.5;
+// wider lanes are not zoomed in (px per second)
+const MOST_SCALE = 300;
 const LEAST_TAPS = 4;
 const DRAG_PIXELS = 5;
 // chords with a lower probability than this, relative to the runner-up, are drawn pale
@@ -101,6 +103,8 @@ class Timeline {
     this.refuse(value?.wrong && { message: value.wrong });
     if (value?.again || value?.asked !== undefined) this.answered?.();
     if (value?.again && this.value) return this.send(); // keep the earlier estimate
+    // estimates that were asked for of a voice that was here before
+    if (value?.asked !== undefined && this.value && value.vocal !== this.value.vocal) return this.send();
     mark("full", Boolean(value?.vocal));
     if (!value?.vocal) {
       if (this.value) {
@@ -514,7 +518,7 @@ class Timeline {
     } else if (name === "clicks") {
       this.clicks = this.press(name, !this.clicks);
       desk.refresh();
-    } else if (name === "in" || name === "out") {
+    } else if (name === "out" || (name === "in" && desk.scale < MOST_SCALE)) {
       this.zoom = Math.max(this.zoom * (name === "in" ? ZOOM : 1 / ZOOM), 1);
       desk.draw();
       this.find(".strip").scrollLeft =
@@ -635,7 +639,8 @@ class Timeline {
     const presses = target.closest("button, input, select, summary, a, [role=option]");
     const arrows = target.closest("input, select, li, [role=listbox]");
     const plain = {
-      " ": presses ? null : () => desk.toggle(),
+      // playing the song into a recording is never what was meant
+      " ": presses ? null : () => (desk.recorder?.running ? desk.recorder.end() : desk.toggle()),
       escape: this.selection && (() => this.mark(null)),
       arrowright: arrows ? null : () => this.step(1, shiftKey),
       arrowleft: arrows ? null : () => this.step(-1, shiftKey),
@@ -766,9 +771,15 @@ class Timeline {
       this.taps = [];
       this.clicks = this.press("clicks", false);
       desk.play();
-    } else if (context().state === "running") this.taps.push(desk.position - late);
+    } else if (context().state === "running") this.tapAt(desk.position - late);
     this.write("[data-do=tap]", this.taps.length ? `Tap (${this.taps.length})` : "Tap on every beat");
     this.find("[data-do=taps]").disabled = this.taps.length < LEAST_TAPS;
+  }
+
+  /** Adds a tap at a second; before the last one, after a seek or at the start of a loop, tapping begins anew. */
+  tapAt(second) {
+    if (second < this.taps.at(-1)) this.taps = [];
+    this.taps.push(second);
   }
 
   useTaps() {
@@ -780,7 +791,7 @@ class Timeline {
     this.find("[data-do=tap]").focus();
     if (taps.length < LEAST_TAPS)
       this.refuse(new Error(`There are only ${taps.length} taps; tap at least ${LEAST_TAPS} beats.`));
-    else this.edit(tappedBeats(this.sheet, taps, this.seconds));
+    else this.tryTo(() => this.edit(tappedBeats(this.sheet, taps, this.seconds)));
   }
 
   /** Saves the lead sheet in a format; the browser prints the chart, on paper or as PDF. */
