@@ -193,7 +193,8 @@ class Recorder {
   /** Passes a voice to the page: {example}, {path, beats …}, or a state kept by page.js. */
   hand(value) {
     this.choose(false);
-    this.left = this.isOwn ? desk.state() : null;
+    // from a voice that was sung again one can go back to the one before
+    this.left = this.isOwn || value.again ? desk.state() : null;
     this.example = Boolean(value.example);
     // a page that is reloaded before the voice is shown hands it on again
     desk.handed = value.path ? value : null;

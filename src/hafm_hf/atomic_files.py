@@ -4,6 +4,7 @@
 On Windows, folders can't be opened, and lengths of names are counted in UTF-16 units rather than bytes.
 """
 
+import errno
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+# of the names of files and folders that are being written
+PARTIAL_PREFIX = ".hafm."
 PARTIAL_SUFFIX = ".part"
 ON_WINDOWS = os.name == "nt"
 # of all usual file systems; pathconf knows the exceptions, such as encrypted folders
@@ -29,7 +32,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".hafm.{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
+    temporary = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -51,17 +54,25 @@ def _sync_folder(path: Path) -> None:
         return
     try:
         os.fsync(folder)
+    except OSError as error:
+        # some network file systems sync no folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(folder)
 
 
 def replace_folder(temporary: Path, folder: Path) -> None:
-    """Replaces a folder by a complete new one; if that fails, the old one is restored.
+    """Replaces a folder by a complete new one, synced to disk; if that fails, the old one is restored.
 
     Args:
         temporary: the new folder, on the same file system; it is moved.
         folder: where it goes; may not exist yet.
     """
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
     old = temporary.with_name(f"{temporary.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -71,6 +82,7 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     finally:
         if old.exists() and not folder.exists():
             old.rename(folder)
+    _sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 """How a long computation runs: ended between its pieces, with random numbers and threads that are restored after."""
 
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,10 @@ THREADED_MATRIX = 1 << 20
 _threads_lock = threading.Lock()
 # torch's number of threads before a `torch_threads` block, for each Python thread inside one
 _counts_before: dict[int, int] = {}
+_seeding_lock = threading.Lock()
+# the Python threads that are inside `seeded_torch` blocks, once for each, and the state of torch's generator before
+_seeding_threads: list[int] = []
+_state_outside: torch.Tensor | None = None
 
 
 def stoppable(pieces: Iterable[Piece], check_stop: CheckStop | None) -> Iterator[Piece]:
@@ -39,9 +44,40 @@ def seeded_torch(device: torch.device, seed: int, threads: int | None) -> Iterat
         threads: number of threads; None keeps torch's.
     """
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch_threads(threads):
+    with _own_generators(), torch.random.fork_rng(devices=devices), torch_threads(threads):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def _own_generators() -> Iterator[None]:
+    """Restores the state of torch's generators once no thread seeds them any more.
+
+    Blocks of several threads may overlap; the state that one of them restores is then that of another.
+    """
+    global _state_outside
+    with _seeding_lock:
+        if not _seeding_threads:
+            _state_outside = torch.get_rng_state()
+        _seeding_threads.append(threading.get_ident())
+    try:
+        yield
+    finally:
+        with _seeding_lock:
+            _seeding_threads.remove(threading.get_ident())
+            if not _seeding_threads and _state_outside is not None:
+                torch.set_rng_state(_state_outside)
+
+
+def drawn_seed() -> int:
+    """A seed from torch's random generator, so that `torch.manual_seed` determines it; 0 to 2³¹ − 1.
+
+    While another thread generates, that generator has the state of its song, and the system's is used.
+    """
+    with _seeding_lock:
+        if any(thread != threading.get_ident() for thread in _seeding_threads):
+            return secrets.randbits(31)
+    return int(torch.randint(2**31, ()))
 
 
 @contextmanager

@@ -113,6 +113,24 @@ def test_parts_that_are_not_named_come_from_another_model(tmp_path: Path) -> Non
     assert assembled.style_sounds == {"rock": b"a sound"}
 
 
+def test_one_part_after_the_other_is_exchanged_in_the_same_model(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    model = tmp_path / "model"
+    band = tiny_band()
+    band.feature_extractor_config = {"min_seconds": 0.5, "max_seconds": 60}
+    band.save_pretrained(base)
+    (base / "styles").mkdir()
+    (base / "styles" / "rock.ogg").write_bytes(b"a sound")
+    for part in ("coarse", "semantic"):
+        getattr(tiny_band(), part).save_pretrained(tmp_path / part)
+        done = hafm("assemble", model, "--from", base, f"--{part}", tmp_path / part)
+        assert done.exit_code == 0, done.output
+        (model / "styles" / "rock.ogg").write_bytes(b"another sound")
+    assert (model / "styles" / "rock.ogg").read_bytes() == b"another sound"
+    extractor = HAFMForVocalAccompaniment.from_pretrained(model).feature_extractor()
+    assert (extractor.min_seconds, extractor.max_seconds) == (0.5, 60)
+
+
 def test_without_another_model_the_missing_parts_are_named(parts: dict[str, str], tmp_path: Path) -> None:
     done = hafm("assemble", tmp_path / "model", "--semantic", parts["semantic"])
     assert done.exit_code == 2

@@ -88,6 +88,15 @@ def test_the_last_chord_lasts_through_a_tail() -> None:
     assert held.sheet.chords[1] == (1.2, pytest.approx(6.9), "G")
 
 
+def test_chords_after_the_voice_sound_neither_in_an_outro_nor_in_a_tail() -> None:
+    further = LeadSheet(beats=[0.0, 0.5], beats_per_bar=4, downbeat=0, key="C:maj", chords=[
+        *CHORDS[:3], (6.0, 8.0, "Am"), (8.0, 10.0, "D"), (10.0, 12.0, "E"), (12.0, 14.0, "B")])  # fmt: skip
+    longer = add_bars(further, sung(0.0, 8.0), 1000, intro=0, outro=3).sheet
+    assert labels(longer, 0.0, 7) == ["C", "F", "G", "Am", "G", "Am", "C:maj"]
+    held = IntroAndOutro(further, before=0.0).with_tail(8.0, 4.0)
+    assert labels(held.sheet, 0.0, 6) == ["C", "F", "G", "Am", "Am", "Am"]
+
+
 def test_three_four_bars_keep_their_metre_and_a_short_song_repeats_its_chords() -> None:
     sheet = LeadSheet(tempo=None, beats=[0.5, 1.0, 1.5], beats_per_bar=3, downbeat=1, chords=[(1.0, 2.5, "Dm")])
     ends = add_bars(sheet, sung(1.0, 2.5), 1000, intro=4, outro=2)

@@ -3,6 +3,7 @@
 
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import transformers
 
 import hafm_hf
 from hafm_hf import audio
+from hafm_hf.accompaniment.pipeline_hafm import unwrapped
+from hafm_hf.computing import drawn_seed, seeded_torch
 from programs import run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
@@ -194,3 +197,43 @@ def test_streamed_chunks_are_the_song(accompany: Any) -> None:
     with pytest.raises(ValueError, match="A stream takes one vocal, and 2 were given"):
         next(accompany.stream([vocal["array"]] * 2, sampling_rate=CODEC_RATE))
     assert np.array_equal(next(accompany.stream((vocal,), seed=1))["audio"], chunks[0]["audio"])
+
+
+def test_the_rate_beside_nested_audio_is_used() -> None:
+    sound = glide(1.0, 32_000)
+    named = {"audio": sound, "sampling_rate": 32_000}
+    assert unwrapped(named)[1] == unwrapped(named, 44_100)[1] == 32_000
+    inner = {"vocal": {"array": sound, "sampling_rate": 16_000}, "sampling_rate": 32_000}
+    assert unwrapped(inner)[1] == 16_000
+    assert unwrapped({"audio": sound}, 44_100)[1] == 44_100
+
+
+def test_seeds_drawn_while_another_thread_generates_differ() -> None:
+    cpu = torch.device("cpu")
+    before = torch.get_rng_state()
+    drawn = []
+    begun = threading.Event()
+    ends = threading.Event()
+
+    def generate() -> None:
+        with seeded_torch(cpu, 1, None):
+            begun.set()
+            ends.wait(60)
+
+    for _ in range(3):
+        begun.clear()
+        ends.clear()
+        thread = threading.Thread(target=generate)
+        thread.start()
+        begun.wait(60)
+        drawn.append(drawn_seed())
+        with seeded_torch(cpu, 2, None):
+            # ends first, and must not leave this block's state behind
+            ends.set()
+            thread.join()
+    assert len(set(drawn)) == 3
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(5)
+    first = drawn_seed()
+    torch.manual_seed(5)
+    assert drawn_seed() == first

@@ -126,6 +126,34 @@ def test_only_a_changed_vocal_is_accompanied_again(tiny_model: Path, tmp_path: P
     assert after.keys() == before.keys()
 
 
+def test_another_vocal_of_the_same_name_is_accompanied_anew(tiny_model: Path, tmp_path: Path) -> None:
+    vocals = tmp_path / "vocals"
+    vocals.mkdir()
+    for name in ("one", "two"):
+        (vocals / f"{name}.wav").write_bytes(file_bytes(glide(1.0)))
+    asked = request(vocals, tmp_path / "out", tiny_model)
+    accompany(asked, 1)
+    (vocals / "one.wav").unlink()
+    accompany(asked, 1)
+    (vocals / "one.wav").write_bytes(file_bytes(glide(1.2)))
+    accompany(asked, 1)
+    assert soundfile.info(tmp_path / "out" / "one_mix.wav").frames == round(1.2 * CODEC_RATE)
+
+
+def test_files_of_another_command_are_not_taken_for_a_runs_own(tiny_model: Path, tmp_path: Path) -> None:
+    vocals = tmp_path / "vocals"
+    vocals.mkdir()
+    for name in ("one", "two"):
+        (vocals / f"{name}.wav").write_bytes(file_bytes(glide(1.0)))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "one_mix.wav").write_bytes(b"mine")
+    outcomes = accompany(request(vocals, out, tiny_model), 2)
+    assert outcomes[0].error == f"one.wav: {out / 'one_mix.wav'} exists already; move it, or choose another --out."
+    assert (out / "one_mix.wav").read_bytes() == b"mine"
+    assert (out / "two_mix.wav").exists()
+
+
 def test_a_vocal_is_accompanied_with_the_lead_sheet_next_to_it(bundled_model: Path, tmp_path: Path) -> None:
     vocals = tmp_path / "vocals"
     vocals.mkdir()

@@ -50,6 +50,17 @@ def test_an_earlier_take_is_not_overwritten_and_its_drawn_seed_reproduces_it(
     assert not (tmp_path / "voice_take_wav.json").exists(), "it would describe another song"
 
 
+def test_the_seed_of_several_songs_is_kept_when_one_more_is_made(
+    voice: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    words = ("accompany", voice, "--model", tiny_model, "--skip-fine", "--out", tmp_path)
+    assert hafm(*words, "--num-samples", 2).exit_code == 0
+    record = tmp_path / "voice_1_to_2_take_wav.json"
+    take = json.loads(record.read_text())
+    assert hafm(*words, "--seed", 7).exit_code == 0
+    assert json.loads(record.read_text()) == take
+
+
 def test_an_unwritable_folder_is_reported_before_a_model_is_loaded(
     voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

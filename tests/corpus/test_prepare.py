@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from corpus.karaoke import RATE, karaoke, write_karaoke
 from hafm_hf import HAFMSemanticTokenizerModel
 from hafm_hf.audio import resample
 from hafm_hf.corpus.filtering import FilterOptions
+from hafm_hf.corpus.manifest import report_path
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.shards import noise_seed
 from hafm_hf.corpus.stems import StemOptions
@@ -255,6 +257,36 @@ def test_a_song_that_changes_during_the_run_is_dropped(tokenizers: dict[str, Any
     reasons = {drop["track"]: drop["reason"] for drop in prepare(options, change_the_last)["dropped"]}
     assert reasons[planned[0]] == "changed while preparing"
     assert all(reasons[name] == "cannot be read" for name in planned[1:])
+
+
+def test_songs_whose_disk_disappears_during_the_run_are_not_dropped(
+    tokenizers: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "songs"
+    write_karaoke(folder, 6, seconds=3.0)
+    options = options_for(folder, tmp_path / "corpus", tokenizers)
+
+    def disconnect(done: int, total: int) -> None:
+        if done == 1:
+            folder.rename(tmp_path / "elsewhere")
+            folder.mkdir()
+
+    with pytest.raises(HAFMCorpusError, match="can't be read any more .*connect its disk, and run the command again"):
+        prepare(options, disconnect)
+    folder.rmdir()
+    (tmp_path / "elsewhere").rename(folder)
+    manifest = prepare(options)
+    assert manifest["complete"]
+    assert manifest["tracks"] == {"found": 6, "kept": 6, "dropped": {}}
+
+
+def test_a_corpus_that_is_not_finished_says_so(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = Path(shutil.copytree(whole, tmp_path / "corpus"))
+    load_token_corpus(corpus, "train", cache_dir=tmp_path / "cache")
+    assert "is not finished" not in caplog.text
+    report_path(corpus, "train-00000.parquet").unlink()
+    load_token_corpus(corpus, "train", cache_dir=tmp_path / "cache")
+    assert "is not finished (shards to be made: 1, such as train-00000.parquet)" in caplog.text
 
 
 def test_a_corpus_among_the_songs_and_an_empty_folder_are_refused(

@@ -174,6 +174,28 @@ def test_a_track_that_changed_since_it_was_planned_is_refused(tmp_path: Path) ->
         identify_tracks(tmp_path, groupings, {"000.wav": tracks[0]}, SplitOptions())
 
 
+def test_labels_that_changed_since_a_track_was_planned_are_refused(tmp_path: Path) -> None:
+    write_karaoke(tmp_path, 1)
+    groupings, _ = KARAOKE.group(["000.wav"])
+    tracks, _ = identify_tracks(tmp_path, groupings, {}, SplitOptions())
+    (tmp_path / "labels.json").write_text('{"tempo": 96}')
+    with pytest.raises(HAFMCorpusError, match="The labels of 000.wav have changed since the corpus was begun"):
+        identify_tracks(tmp_path, groupings, {"000.wav": tracks[0]}, SplitOptions())
+
+
+def test_new_songs_of_a_known_artist_go_where_the_others_are(tmp_path: Path) -> None:
+    for number in range(12):
+        artist = "Acme" if number < 6 else "Bach"
+        soundfile.write(tmp_path / f"{artist}_{number}.wav", karaoke(1.0, number), RATE)
+    options = SplitOptions(validation=0.01, test=0.0, artist_pattern=r"^([^_]+)_")
+    planned = {track.name: replace(track, split="validation") for track in scan(tmp_path, options)[0][:1]}
+    groupings, _ = KARAOKE.group(find_audio(tmp_path)[0])
+    tracks, _ = identify_tracks(tmp_path, groupings, planned, options)
+    (artist,) = {track.artist for track in planned.values()}
+    assert {track.split for track in tracks if track.artist == artist} == {"validation"}
+    assert {track.split for track in tracks if track.artist != artist} == {"train"}
+
+
 def test_a_planned_track_that_became_empty_stays_planned(tmp_path: Path) -> None:
     write_karaoke(tmp_path, 1)
     groupings, _ = KARAOKE.group(["000.wav"])

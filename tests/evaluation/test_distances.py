@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fréchet and kernel distance against values computed by hand, and VGGish against torchvggish."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,16 @@ def test_partners_are_from_other_songs_and_similar_in_length() -> None:
         assert max(abs(seconds[partner] - seconds[clip]) for partner in partners_of_clip) <= 30
     with pytest.raises(HAFMEvaluationError, match="at least 2 songs"):
         other_song_partners(["a", "b"], ["one", "one"], [1.0, 1.0], 2)
+
+
+def test_among_clips_of_equal_length_partners_come_from_all_songs() -> None:
+    songs = [f"song {number // 10:02}" for number in range(500)]
+    names = [f"{song}, {number % 10}" for number, song in enumerate(songs)]
+    partners = other_song_partners(names, songs, [10.0] * 500, 4)
+    uses = Counter(songs[partner] for chosen in partners for partner in chosen)
+    # 40 of each song on average
+    assert len(uses) == 50
+    assert max(uses.values()) < 80
 
 
 class TestVGGish:

@@ -70,7 +70,7 @@ def test_two_killed_and_restarted_workers_give_the_bytes_of_one(tokenizers: dict
     until(lambda: list(reports.glob("*.json")) or killed.poll() is not None)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    (tmp_path / "killed/audio/.song.part").mkdir(parents=True)
+    (tmp_path / "killed/audio/.hafm.song.part").mkdir(parents=True)
     times_before = {path: path.stat().st_mtime_ns for path in reports.glob("*.json")}
     assert len(times_before) < 16
     again = hafm_prepare(*words, check=True)

@@ -76,6 +76,20 @@ def test_a_non_finite_loss_ends_the_run_and_keeps_the_checkpoint(corpus: Path, t
     assert list(losses(lines)) == list(range(1, 9)), "the run resumes from the checkpoint"
 
 
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    train_here(corpus, run, **QUICK)
+    damaged = run / "checkpoint-0000006"
+    for name in ("model.safetensors", "optimizer.bin"):
+        content = (damaged / name).read_bytes()
+        (damaged / name).write_bytes(content[: len(content) // 2])
+    lines = train_here(corpus, run, **{**QUICK, "max_steps": 8})
+    assert "checkpoint-0000006 can't be loaded" in caplog.text
+    assert list(losses(lines)) == list(range(1, 9))
+
+
 @pytest.mark.fault("full disk")
 def test_a_full_disk_is_reported_and_the_last_checkpoint_stays_intact(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"

@@ -61,6 +61,8 @@ def test_accelerate_launch_trains_a_stage_and_its_loss_falls(whole_run: Path) ->
     assert [line["step"] for line in validations] == [0, 15, 30]
     assert validations[-1]["validation_matched"] < validations[0]["validation_matched"] - 0.5
     assert {"validation_shuffled", "validation_none", "validation_paired_difference_error"} <= set(validations[-1])
+    # this stage reads nothing but the vocal
+    assert validations[-1]["validation_vocal_difference"] == validations[-1]["validation_paired_difference"]
     assert len(validations[-1]["validation_codebooks"]) == 1
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..atomic_files import replace_folder
+from ..audio.feature_extraction_hafm import HAFMFeatureExtractor
 from ..pretrained.loading import codec_fingerprint, load_strictly, model_source, tokenizer_fingerprint, write_checksums
 from ..pretrained.saving import read_style_sounds
 from ..tokenizers.codecs import load_codec
@@ -71,6 +72,7 @@ def assemble_composite(
         raise ValueError(str(error.__cause__ or error)) from error
     if base is not None:
         composite.style_sounds = read_style_sounds(model_source(base), composite.styles)
+        composite.feature_extractor_config = HAFMFeatureExtractor.get_feature_extractor_dict(model_source(base))[0]
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{output.name}.part-", dir=output.parent) as scratch:
@@ -85,7 +87,7 @@ def assemble_composite(
         if (output / "README.md").exists():
             shutil.copy2(output / "README.md", temporary / "README.md")
         if (output / "styles").exists():
-            shutil.copytree(output / "styles", temporary / "styles")
+            shutil.copytree(output / "styles", temporary / "styles", dirs_exist_ok=True)
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()) / 1e6
         replace_folder(temporary, output)
     return size

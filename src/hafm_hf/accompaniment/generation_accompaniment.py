@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 
 from ..audio import check_sampling_rate
 from ..audio.feature_extraction_hafm import PreparedVocal, instrumental_channels_first
-from ..computing import seeded_torch, suitable_threads
+from ..computing import drawn_seed, seeded_torch, suitable_threads
 from ..lead_sheet.files import FileName, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet, Span, index_of_style
 from ..lead_sheet.vocabulary import AUTO_STYLE
@@ -114,7 +114,7 @@ class HAFMAccompanimentGenerationMixin:
         """
         check_supported(options, self)
         encoder = self.encoder
-        seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
+        seed = drawn_seed() if options.seed is None else options.seed
         reports = progress if isinstance(progress, ProgressReports) else ProgressReports(progress)
         # seconds after the vocal, for the number of steps; bars cannot be counted before the beats are known
         after = 0.0 if outro_bars else tail

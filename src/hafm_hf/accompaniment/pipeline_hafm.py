@@ -610,7 +610,7 @@ def unwrapped(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
             return vocal[key], vocal.get("sampling_rate", sampling_rate), name
     for column in COLUMN_NAMES:
         if vocal.get(column) is not None:
-            return unwrapped(vocal[column], sampling_rate)
+            return unwrapped(vocal[column], vocal.get("sampling_rate", sampling_rate))
     for key in ("bytes", "path"):
         if vocal.get(key) is not None:
             return vocal[key], None, name

@@ -95,10 +95,10 @@ def quiet_gain_db(samples: Samples, sampling_rate: int) -> float:
     """
     size = max(round(LEVEL_SECONDS * sampling_rate), 1)
     blocks = [samples[start : start + size] for start in range(0, len(samples), size)]
-    levels = [rms_dbfs(block) for block in blocks]
+    # digital silence does not count: an intro before the voice must not change its level
+    levels = [rms_dbfs(block) for block in blocks if block.any()]
     if not levels:
         return 0.0
-    # "lower" is the level of a block; interpolating with −inf, that of digital silence, would give NaN
     loud = float(np.quantile(levels, LOUD_QUANTILE, method="lower"))
     if not SILENCE_DBFS < loud < QUIET_DBFS:
         return 0.0

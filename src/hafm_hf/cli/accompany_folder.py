@@ -225,9 +225,11 @@ def _make_plan(request: Request, batch_size: int) -> Plan:
     # the earlier run's batches, without vocals that have changed or gone
     stamps = {vocal: stamp_files(source, {"vocal": vocal, **_sheet_files(source, vocal)}) for vocal in vocals}
     earlier_stamps = earlier_plan.get("stamps", {})
-    unchanged = {vocal for vocal in vocals if earlier_stamps.get(vocal) == stamps[vocal]}
+    earlier_batches = earlier_plan.get("batches", [])
+    planned_before = set(itertools.chain.from_iterable(earlier_batches))
+    unchanged = {vocal for vocal in vocals if vocal in planned_before and earlier_stamps.get(vocal) == stamps[vocal]}
     batches = []
-    for batch in earlier_plan.get("batches", []):
+    for batch in earlier_batches:
         if remaining := [vocal for vocal in batch if vocal in unchanged]:
             batches.append(remaining)
 
@@ -240,16 +242,21 @@ def _make_plan(request: Request, batch_size: int) -> Plan:
                 errors[vocal] = length_or_error
             else:
                 lengths[vocal] = length_or_error
-    batches += _batched(source, lengths, batch_size)
-    # files made from a vocal that has changed since are out of date
     for vocal in new_vocals:
+        existing = [path for files in request.files(names[vocal]) for path in files.values() if path.exists()]
         if vocal in earlier_stamps:
-            for files in request.files(names[vocal]):
-                for outdated in files.values():
-                    outdated.unlink(missing_ok=True)
+            # made from a vocal that has changed since, or was away
+            for outdated in existing:
+                outdated.unlink()
+        elif existing and vocal in lengths:
+            # of another command, with other options
+            errors[vocal] = f"{display_name(vocal)}: {existing[0]} exists already; move it, or choose another --out."
+            del lengths[vocal]
+    batches += _batched(source, lengths, batch_size)
 
     planned = list(itertools.chain.from_iterable(batches))
-    stamps = {vocal: stamps[vocal] for vocal in planned}
+    # those of vocals that are away stay, since their songs do
+    stamps = {**earlier_stamps, **{vocal: stamps[vocal] for vocal in planned}}
     write_json(path, {"format": PLAN_FORMAT, "options": content, "stamps": stamps, "batches": batches})
     return Plan(batches, errors, content["seed"], {vocal: names[vocal] for vocal in planned})
 

@@ -151,7 +151,12 @@ def lead_sheet(
                 from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 
                 composite = HAFMForVocalAccompaniment.from_pretrained(model)
-        write_one(composite, asked, vocal, name, *read)
+        try:
+            write_one(composite, asked, vocal, name, *read)
+        except HAFMCommandError as error:
+            # one vocal without beats must not stop the others
+            report_vocal(vocal, error, as_json)
+            failed = True
     raise typer.Exit(1 if failed else 0)
 
 

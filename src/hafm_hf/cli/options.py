@@ -151,7 +151,10 @@ class Request:
         return [{part: Path(self.out, f"{song}_{part}.{self.file_format}") for part in parts} for song in songs]
 
     def record(self, name: str) -> Path:
-        """The file that records the options of a vocal's song whose seed was drawn."""
+        """The file that records the options of songs whose seed was drawn; each number of songs has its own."""
+        samples = self.parameters.get("num_samples") or 1
+        if samples > 1:
+            name = f"{name}_1_to_{samples}"
         return Path(self.out, f"{name}_take_{self.file_format}.json")
 
     def name_problem(self, vocal: str, name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import filelock
 
-from ..atomic_files import PARTIAL_SUFFIX
+from ..atomic_files import PARTIAL_PREFIX, PARTIAL_SUFFIX
 
 LOCK_FILE = ".lock"
 
@@ -30,7 +30,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(folder / LOCK_FILE, timeout=0):
-            for partial in folder.rglob(f".*{PARTIAL_SUFFIX}"):
+            for partial in folder.rglob(f"{PARTIAL_PREFIX}*{PARTIAL_SUFFIX}"):
                 # left by a process that was killed while writing
                 if partial.is_dir():
                     shutil.rmtree(partial)

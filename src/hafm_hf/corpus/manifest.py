@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .plan import Plan
+from .plan import PLAN_FILE, Plan
 from .tracks import SPLITS, Drop, Reason
 
 MANIFEST_FILE = "manifest.json"
@@ -61,6 +61,15 @@ def read_report(corpus: Path, shard: str) -> ShardReport | None:
         tracks={name: TrackReport(**values) for name, values in content["tracks"].items()},
         drops=[Drop(**{**drop, "reason": Reason(drop["reason"])}) for drop in content["drops"]],
     )
+
+
+def missing_shards(corpus: Path) -> list[str]:
+    """Names of shards that are planned but not made; empty without a plan, as in a corpus that was downloaded."""
+    plan = corpus / PLAN_FILE
+    if not plan.is_file():
+        return []
+    planned = json.loads(plan.read_text(encoding="utf-8"))["shards"]
+    return [name for name in planned if read_report(corpus, name) is None]
 
 
 def make_manifest(

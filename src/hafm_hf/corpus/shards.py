@@ -4,6 +4,7 @@
 Every worker runs this, locally or on a cluster; a shard is independent of all others.
 """
 
+import errno
 import functools
 import hashlib
 import json
@@ -28,6 +29,8 @@ from .tracks import Drop, HAFMCorpusError, Reason, Track, TrackError, hash_files
 # the paper crops 10, 5 and 3 s: a full segment fits several of the longest crops, the shortest segment one of 3 s
 DEFAULT_SEGMENT_SECONDS = 30.0
 DEFAULT_MIN_SECONDS = 3.0
+# errors of disks and network drives that are no fault of a file
+DISK_ERRORS = (errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
 # one shard to make: its file name and its tracks
 Job = tuple[str, tuple[Track, ...]]
 
@@ -181,10 +184,23 @@ class ShardMaker:
         ]
 
     def _read(self, track: Track) -> Stems:
-        """The stems of a track; raises TrackError if they have changed since planning or can't be used."""
-        if hash_files(Path(self.options.audio), track.files) != track.content_hash:
-            raise TrackError(Reason.CHANGED, "its bytes differ from those that were planned")
-        return self.reader.read({role: Path(self.options.audio, path) for role, path in track.files.items()})
+        """The stems of a track.
+
+        Raises:
+            TrackError: they have changed since planning or can't be used.
+            HAFMCorpusError: the audio folder can't be read any more: its songs must not count as unusable for good.
+        """
+        audio = Path(self.options.audio)
+        try:
+            if hash_files(audio, track.files) != track.content_hash:
+                raise TrackError(Reason.CHANGED, "its bytes differ from those that were planned")
+            return self.reader.read({role: audio / path for role, path in track.files.items()})
+        except TrackError as error:
+            if error.reason in (Reason.UNREADABLE, Reason.DAMAGED) and is_gone(audio, error.__cause__):
+                raise HAFMCorpusError(
+                    f"{audio} can't be read any more ({error.detail}): connect its disk, and run the command again."
+                ) from error
+            raise
 
     def _bounds(self, stems: Stems, track_report: TrackReport) -> list[tuple[float, float]]:
         """Start and length in seconds of a track's segments; sets the track's seconds in its report.
@@ -225,6 +241,17 @@ class ShardMaker:
             licence=text(labels, "licence") or track.licence or self.options.licence,
             tempo=number(labels, "tempo"), key=text(labels, "key"), lead_sheet=json.dumps(fields) if fields else "",
         )  # fmt: skip
+
+
+def is_gone(folder: Path, error: BaseException | None) -> bool:
+    """Whether a folder's disk fails or is not mounted, after the `error` of reading a file in it."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return True
+    try:
+        # the mount point of a disk is an empty folder without it
+        return not any(folder.iterdir())
+    except OSError:
+        return True
 
 
 def cut(sound: Samples, sampling_rate: int, start: float, length: float) -> Samples:

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from ..atomic_files import replace_folder
+from ..atomic_files import PARTIAL_PREFIX, PARTIAL_SUFFIX, replace_folder
 from ..audio import Samples, resample, with_channels, without_offset
 from .reading import decode
 from .stem_names import BAND_NAMES, group_stems, outside_stem_folders
-from .tracks import Drop, Grouping, Reason, TrackError, display_name
+from .tracks import LABELS_FILE, Drop, Grouping, Reason, TrackError, display_name
 
 LONGEST_DIFFERENCE_SECONDS = 1.0
-LABELS_FILE = "labels.json"
 DEFAULT_MAX_SECONDS = 1800.0
 CHANNELS = ("left", "right")
 
@@ -174,7 +173,7 @@ def write_stems(folder: Path, stems: Stems) -> None:
     Raises:
         OSError: the disk is full, or the folder can't be written to.
     """
-    part = folder.with_name(f".{folder.name}.part")
+    part = folder.with_name(f"{PARTIAL_PREFIX}{folder.name}{PARTIAL_SUFFIX}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     sounds = {"vocals": stems.vocal, "accompaniment": stems.instrumental}

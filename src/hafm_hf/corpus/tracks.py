@@ -21,6 +21,7 @@ from ..audio import AUDIO_SUFFIXES, HAFMAudioError, is_sound_file, opened
 
 SPLITS = ("train", "validation", "test")
 METADATA_FILE = "metadata.csv"
+LABELS_FILE = "labels.json"
 SCAN_THREADS = 8
 
 
@@ -87,6 +88,7 @@ class Track:
         split, artist, licence (str): the last two are empty if unknown.
         stamps (list): size in bytes and modification time in ns of each file, to recognise unchanged files.
         style (str): style of the accompaniment; empty if unknown (see `read_styles`).
+        labels_hash (str): SHA-256 of the labels.json beside its files; empty if there is none.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Track:
     licence: str = ""
     stamps: list[list[int]] = field(default_factory=list)
     style: str = ""
+    labels_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,18 @@ def hash_files(root: Path, files: dict[str, str]) -> str:
             raise TrackError(Reason.EMPTY, display_name(files[role]))
         whole.update(digest.digest())
     return whole.hexdigest()
+
+
+def hash_labels(root: Path, files: dict[str, str]) -> str:
+    """SHA-256, in hexadecimal, of the labels.json beside a track's files; empty if it can't be read.
+
+    `files` are paths in `root` by role.
+    """
+    folder = Path(root, files[min(files)]).parent
+    try:
+        return hashlib.sha256((folder / LABELS_FILE).read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def stamp_files(root: Path, files: dict[str, str]) -> list[list[int]]:
@@ -359,13 +374,18 @@ def identify_tracks(
         The tracks, known ones first; and those that can't be read or have the content of another one.
 
     Raises:
-        HAFMCorpusError: the content of a known track has changed.
+        HAFMCorpusError: the content or the labels of a known track have changed.
     """
 
     def identify(grouping: Grouping) -> Track | Drop:
         """The track of a grouping, as known, or new and still without a split; or why there is none."""
         known_track = known.get(grouping.name)
         stamps = stamp_files(root, grouping.files)
+        labels = hash_labels(root, grouping.files)
+        if known_track is not None and known_track.labels_hash != labels:
+            raise HAFMCorpusError(
+                f"The labels of {grouping.name} have changed since the corpus was begun; prepare another one."
+            )
         if known_track is not None and known_track.stamps == stamps and known_track.files == grouping.files:
             return known_track
         try:
@@ -382,7 +402,9 @@ def identify_tracks(
             if matched := re.search(splits.artist_pattern, grouping.name):
                 artist = matched.group(1) or ""
         licence = display_name(tags.get("license", ""))
-        return Track(grouping.name, grouping.files, content, "", display_name(artist), licence, stamps)
+        return Track(
+            grouping.name, grouping.files, content, "", display_name(artist), licence, stamps, labels_hash=labels
+        )
 
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
         identified = list(pool.map(identify, groupings))
@@ -404,10 +426,18 @@ def identify_tracks(
     new_tracks = []
     # the songs of a single artist would all be in one split
     several_artists = len({track.artist.casefold() for track in (*tracks, *known.values())}) > 1
+    splits_of_artist: dict[str, set[str]] = {}
+    for track in known.values():
+        splits_of_artist.setdefault(track.artist.casefold(), set()).add(track.split)
     for track in tracks:
         if track.name in known:
             known_tracks.append(track)
         else:
             artist = track.artist if several_artists else ""
-            new_tracks.append(replace(track, split=choose_split(track.name, artist, track.content_hash, splits)))
+            split = choose_split(track.name, artist, track.content_hash, splits)
+            with_others = splits_of_artist.get(artist.casefold(), set())
+            if artist and splits.by != "folder" and len(with_others) == 1:
+                # with the artist's other songs, also if these were moved by `filled_splits`
+                (split,) = with_others
+            new_tracks.append(replace(track, split=split))
     return known_tracks + filled_splits(new_tracks, list(known.values()), splits), drops

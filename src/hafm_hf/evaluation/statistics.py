@@ -137,7 +137,9 @@ def other_song_partners(
     partners = []
     for index, name in enumerate(names):
         others = [other for other in range(len(names)) if songs[other] != songs[index]]
-        others.sort(key=lambda other: (round(abs(seconds[other] - seconds[index]), 3), names[other]))
+        # among clips that are equally long, no song comes first for its name
+        ties = {other: hashlib.sha256(f"{seed}/{name}/{names[other]}".encode()).digest() for other in others}
+        others.sort(key=lambda other: (round(abs(seconds[other] - seconds[index]), 3), ties[other]))
         # eight times as many as are drawn
         nearest = others[: max(8 * count, 8)]
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()

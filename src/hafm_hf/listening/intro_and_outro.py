@@ -41,7 +41,14 @@ class IntroAndOutro:
     def with_tail(self, seconds: float, tail: float) -> "IntroAndOutro":
         """Adds `tail` seconds after a vocal that is `seconds` long; its last chord is held through them."""
         end = self.before + seconds
-        return replace(self, after=tail, fade=tail, sheet=_held(self.sheet, end, end + tail))
+        return replace(self, after=tail, fade=tail, sheet=_held(_until(self.sheet, end), end, end + tail))
+
+
+def _until(sheet: LeadSheet, end: float) -> LeadSheet:
+    """Drops the chords after a time in seconds; a chord that sounds then ends there."""
+    return replace(
+        sheet, chords=[(start, min(stop, end), label) for start, stop, label in sheet.chords if start < end]
+    )
 
 
 def _held(sheet: LeadSheet, end: float, until: float) -> LeadSheet:
@@ -117,7 +124,7 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     end_bar = max(math.ceil(bar_at(seconds) - 1 / metre), first_bar + 1)
     if outro:
         # the chord of a last, incomplete bar lasts to the end of that bar
-        whole = _held(whole, seconds, start_of(end_bar))
+        whole = _until(_held(whole, seconds, start_of(end_bar)), start_of(end_bar))
     num_bars = end_bar - first_bar
     # the song's last bar has only the final chord, which rings
     last_bar = end_bar + outro - 1

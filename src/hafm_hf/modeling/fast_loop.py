@@ -59,7 +59,7 @@ WARM_UPS = 3
 # largest deviation of a captured step's scores, in standard deviations of the scores: half precision rounds that much
 GRAPH_TOLERANCE = 0.02
 # largest deviation, likewise but on average, from the scores of the stage's own forward, by the precision of that
-FORWARD_TOLERANCE = {torch.float32: 0.01, torch.float16: 0.1, torch.bfloat16: 0.3}
+FORWARD_TOLERANCE = {torch.float64: 0.01, torch.float32: 0.01, torch.float16: 0.1, torch.bfloat16: 0.3}
 # generation settings that this loop follows, and those that say only how a result is returned or when it ends, which
 # windows decide themselves
 SUPPORTED = frozenset(

@@ -107,7 +107,7 @@ class RunFolder:
             )
             replace_folder(temporary, folder)
             for old in self.checkpoints()[: -self.keep]:
-                shutil.rmtree(old)
+                _delete_checkpoint(old)
 
     def save_stage(self, model: PreTrainedModel, name: str) -> None:
         """Saves a stage as the subfolder `name` ("best", "final"), atomically, for `from_pretrained` to load.
@@ -129,8 +129,8 @@ class RunFolder:
         Checkpoints and metrics of later steps are deleted; when starting from scratch, all of them and the best stage.
 
         Args:
-            named: "auto" for the newest checkpoint, if there is one, "none" to start from scratch, or a checkpoint's
-                folder.
+            named: "auto" for the newest checkpoint that can be loaded, if there is one, "none" to start from scratch,
+                or a checkpoint's folder.
             config: the stage's.
 
         Returns:
@@ -156,13 +156,7 @@ class RunFolder:
             for name in ("tokenizers", "styles"):
                 if name in old_config and old_config[name] != getattr(config, name):
                     raise ValueError(f"{folder} has other {name}: name another --output_dir, or --resume none.")
-            try:
-                self.accelerator.load_state(str(folder))
-            except (RuntimeError, ValueError) as error:
-                raise ValueError(
-                    f"{folder} is not a checkpoint of this stage and optimizer ({first_line(error)}): name "
-                    "another --output_dir, or start over with --resume none."
-                ) from error
+            folder = self._load_newest(choices)
             # accumulation starts afresh: the checkpoint may have been saved with another number of micro-batches
             self.accelerator.step = 0
             progress = RunProgress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
@@ -173,11 +167,36 @@ class RunFolder:
             self._delete_after(progress.step if choices else -1)
         return progress
 
+    def _load_newest(self, folders: list[Path]) -> Path:
+        """Loads the last of these checkpoints that can be loaded on every process, and returns its folder.
+
+        Raises:
+            ValueError: none can be; says why the last one can't.
+        """
+        why: Exception | None = None
+        for folder in reversed(folders):
+            error: Exception | None = None
+            try:
+                self.accelerator.load_state(str(folder))
+            # a file that was cut off by a power failure raises whatever its reader raises
+            except Exception as caught:
+                error = caught
+            if all(gather_object([error is None])):
+                return folder
+            error = error or RuntimeError("another process could not load it")
+            why = why or error
+            logger.warning("%s can't be loaded: %s", folder, first_line(error))
+        assert why is not None
+        raise ValueError(
+            f"{folders[-1]} is not a checkpoint of this stage and optimizer ({first_line(why)}): name "
+            "another --output_dir, or start over with --resume none."
+        ) from why
+
     def _delete_after(self, step: int) -> None:
         """Deletes checkpoints and metrics of later steps; for a negative step, all of them and the best stage."""
         for path in self.checkpoints():
             if json.loads((path / PROGRESS).read_text(encoding="utf-8"))["step"] > step:
-                shutil.rmtree(path)
+                _delete_checkpoint(path)
         if step < 0:
             shutil.rmtree(self.path / "best", ignore_errors=True)
         log = self.path / METRICS
@@ -199,6 +218,12 @@ class RunFolder:
         if self.accelerator.is_main_process:
             with open(self.path / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+def _delete_checkpoint(folder: Path) -> None:
+    """Deletes a checkpoint; it is incomplete from the first moment on, wherever the process is killed."""
+    (folder / PROGRESS).unlink()
+    shutil.rmtree(folder)
 
 
 def _whole_or_nothing(write: Callable[[], object], temporary: Path) -> None:

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers.utils import logging
 
 from ..accompaniment.parts import VOCAL_STREAM, stage_of, tokenizer_of
+from ..corpus.manifest import missing_shards
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
 from ..lead_sheet.lead_sheet import UNKNOWN
 from ..modeling.configuration_stage import HAFMStageConfig
@@ -127,6 +128,12 @@ def load_token_corpus(
         OSError: when the cache in `cache_dir` can't be written.
     """
     paths = shard_paths(folder, split)
+    missing = missing_shards(Path(folder))
+    if missing:
+        logger.warning(
+            "%s is not finished (shards to be made: %d, such as %s); run hafm prepare again.",
+            folder, len(missing), missing[0],
+        )  # fmt: skip
     try:
         infos = {read_info(path) for path in paths}
         schemas = [parquet.read_schema(path).names for path in paths]

@@ -2,18 +2,20 @@
 """Validation of a stage: losses of the same targets under the right conditioning, another clip's, and none.
 
 The paired difference, the loss with another clip's conditioning minus the loss with the right one, tells whether the
-model uses the vocal.
+stage uses its conditioning; where only the vocal is another clip's, whether it uses the vocal.
 
 Dimensions: B clips of a batch, N clips, K conditioning streams, T_c conditioning frames, T target frames, Q codebooks.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import default_collate
 
+from ..accompaniment.parts import VOCAL_STREAM
 from ..modeling.codebook_patterns import codebook_pattern
 from ..modeling.modeling_stage import IGNORE_INDEX, HAFMStageForCausalLM
 from .arguments import DataArguments
@@ -36,7 +38,8 @@ def validate_stage(
     Returns:
         `matched`, `shuffled`, `none` (means over clips and codebooks); `codebooks` (matched, per codebook);
         `paired_difference` (shuffled − matched, same targets) and `paired_difference_error`, its standard error over
-        tracks; `clips`. If one track has more than half of the clips, the shuffled and paired values are missing.
+        tracks; `clips`. A stage that reads the vocal also has `vocal_difference` and its error, where only the vocal
+        is another clip's. If one track has more than half of the clips, the shuffled and paired values are missing.
     """
     model.eval()
     crops = validation.fixed_crops(data.validation_crops)
@@ -44,6 +47,8 @@ def validate_stage(
     partners = other_tracks(tracks)
     # the clips of this process
     clips = list(range(len(crops)))[accelerator.process_index :: accelerator.num_processes]
+    # the vocal is the first stream of a stage that reads it
+    reads_vocal = validation.sources[0].column == VOCAL_STREAM
     # number of the clip, and its losses by name, float32 [Q] each
     losses_of_clips: list[tuple[int, dict[str, torch.Tensor]]] = []
     for begin in range(0, len(clips), data.validation_batch):
@@ -51,12 +56,18 @@ def validate_stage(
         batch = default_collate([validation.read(crops[clip]) for clip in batch_clips])
         conditioning = batch["conditioning_ids"].to(accelerator.device)
         labels = batch["labels"].to(accelerator.device)
-        shuffled = None
+        # conditioning of other clips, all of it or the vocal's alone
+        others = {}
         if partners:
-            others = [validation.read(crops[partners[clip]])["conditioning_ids"] for clip in batch_clips]
-            shuffled = torch.stack(others).to(accelerator.device)
+            conditioning_of_others = [
+                validation.read(crops[partners[clip]])["conditioning_ids"] for clip in batch_clips
+            ]
+            others["shuffled"] = torch.stack(conditioning_of_others).to(accelerator.device)
+            if reads_vocal:
+                others["other_vocal"] = conditioning.clone()
+                others["other_vocal"][:, 0] = others["shuffled"][:, 0]
         with accelerator.autocast():
-            losses = paired_losses(model, conditioning, shuffled, labels)
+            losses = paired_losses(model, conditioning, others, labels)
         for position, clip in enumerate(batch_clips):
             losses_of_clips.append((clip, {name: value[position].cpu() for name, value in losses.items()}))
     gathered = dict(gather_object(losses_of_clips))
@@ -65,10 +76,11 @@ def validate_stage(
     for name in gathered[0]:
         all_losses[name] = torch.stack([gathered[clip][name] for clip in range(len(crops))])
     metrics: Metrics = {name: value.mean().item() for name, value in all_losses.items()}
-    if partners:
-        differences = (all_losses["shuffled"] - all_losses["matched"]).mean(dim=1)
-        difference, error = clustered_mean(differences, tracks)
-        metrics |= {"paired_difference": difference, "paired_difference_error": error}
+    for name, case in (("paired_difference", "shuffled"), ("vocal_difference", "other_vocal")):
+        if case in all_losses:
+            differences = (all_losses[case] - all_losses["matched"]).mean(dim=1)
+            difference, error = clustered_mean(differences, tracks)
+            metrics |= {name: difference, f"{name}_error": error}
     return {**metrics, "codebooks": all_losses["matched"].mean(dim=0).tolist(), "clips": float(len(crops))}
 
 
@@ -76,28 +88,28 @@ def validate_stage(
 def paired_losses(
     model: HAFMStageForCausalLM,
     conditioning_ids: torch.Tensor,
-    shuffled_ids: torch.Tensor | None,
+    others: Mapping[str, torch.Tensor],
     labels: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """Losses of the same targets under the right conditioning, another clip's, and none.
+    """Losses of the same targets under the right conditioning, others, and none.
 
     Args:
         model: a stage, in evaluation mode.
         conditioning_ids (int64 [B, K, T_c]): the clips' conditioning.
-        shuffled_ids (int64 [B, K, T_c], *optional*): that of other clips; without it, `shuffled` is omitted.
+        others (int64 [B, K, T_c] each): other conditioning, by name.
         labels (int64 [B, T·Q]): target tokens; −100 is ignored.
 
     Returns:
-        `matched`, `shuffled`, `none` (float32 [B, Q]) in nats, averaged over the frames that are not ignored.
+        `matched`, `none` and those of `others` (float32 [B, Q]) in nats, averaged over the frames that are not
+        ignored.
     """
     pattern = codebook_pattern(model.config)
     assert model.config.bos_token_id is not None
     input_ids = pattern.inputs(labels, model.config.bos_token_id)
     null = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
     # conditioning, and the rows in which it is dropped
-    cases = {"matched": (conditioning_ids, None), "shuffled": (shuffled_ids, None), "none": (conditioning_ids, null)}
-    if shuffled_ids is None:
-        del cases["shuffled"]
+    cases = {"matched": (conditioning_ids, None), "none": (conditioning_ids, null)}
+    cases |= {name: (ids, None) for name, ids in others.items()}
     counts = (labels != IGNORE_INDEX).unflatten(1, (-1, pattern.num_codebooks)).sum(dim=1).clamp(min=1)  # [B, Q]
     losses = {}
     for name, (ids, dropped) in cases.items():
