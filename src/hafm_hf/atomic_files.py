@@ -50,7 +50,8 @@ def _sync_folder(path: Path) -> None:
     try:
         folder = os.open(path, os.O_RDONLY)
     except PermissionError:
-        # Windows opens no folders, and its file system logs renames; a folder for deliveries can't be read by all
+        # Windows opens no folders, and its file system logs renames; elsewhere a folder may be writable but not
+        # readable, and is then not synced
         return
     try:
         os.fsync(folder)
@@ -67,7 +68,7 @@ def replace_folder(temporary: Path, folder: Path) -> None:
 
     Args:
         temporary: the new folder, on the same file system; it is moved.
-        folder: where it goes; may not exist yet.
+        folder: where the new folder goes; need not exist yet.
     """
     for path in temporary.rglob("*"):
         if path.is_file():
@@ -122,7 +123,7 @@ def _length(name: str) -> int:
 
 
 def possible_name(name: str) -> str:
-    """A file name with _ for each character that names can't have on this system; URLs may come from another."""
+    """A file name with _ for each character that names can't have on this system, such as that of a file in a URL."""
     return re.sub(r'[<>:"/\\|?*\x00-\x1f]' if ON_WINDOWS else r"[/\x00]", "_", name)
 
 

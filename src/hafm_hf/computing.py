@@ -35,8 +35,7 @@ def stoppable(pieces: Iterable[Piece], check_stop: CheckStop | None) -> Iterator
 
 @contextmanager
 def seeded_torch(device: torch.device, seed: int, threads: int | None) -> Iterator[None]:
-    """Seeds torch and sets its number of threads inside the block; the caller's state is restored outside, for
-    instance between the chunks of a stream.
+    """Seeds torch and sets its number of threads inside the block, and restores the caller's state afterwards.
 
     Args:
         device: on which the computation runs.
@@ -85,7 +84,8 @@ def torch_threads(threads: int | None) -> Iterator[None]:
     """Sets torch's number of threads inside the block and restores it afterwards; None keeps it.
 
     Each Python thread has a number of its own, but when it first uses torch, it takes the last one that any thread has
-    set. So blocks of several threads may overlap, and each restores what held outside of all of them.
+    set. That may be the number of a block in another thread, so where blocks overlap, each restores the number that
+    held before the first of them.
     """
     current = threading.get_ident()
     with _threads_lock:

@@ -21,7 +21,7 @@ def register() -> None:
     from .tokenizers.modeling_spectral_codec import HAFMSpectralModel
 
     for name, part in PARTS.items():
-        # of the codecs, one is ours
+        # of the classes that may be the codec, only this one is not transformers' own
         model_class: Any = HAFMSpectralModel if name == "codec" else part.model_class
         config_class = _without_code_copies(model_class.config_class)
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
@@ -40,13 +40,14 @@ def register() -> None:
             type="audio",
         )
         # pipeline() warns about every default model; this one comes with the package and cannot change unnoticed
-        logging.getLogger("transformers.pipelines").addFilter(lambda said: str(BUNDLED_MODEL) not in said.getMessage())
+        logger = logging.getLogger("transformers.pipelines")
+        logger.addFilter(lambda record: str(BUNDLED_MODEL) not in record.getMessage())
 
 
 def _without_code_copies(registered_class: Any) -> Any:
-    """Disables `register_for_auto_class` of a class, which is changed and returned.
+    """Makes `register_for_auto_class` of a class do nothing; the class is changed and returned.
 
-    transformers must not copy the code of our classes next to saved weights.
+    Otherwise transformers would copy the code of our classes next to saved weights.
     """
     registered_class.register_for_auto_class = classmethod(lambda cls, auto_class=None: None)
     return registered_class

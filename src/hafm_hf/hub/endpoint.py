@@ -15,6 +15,7 @@ import transformers
 
 from ..audio import FILE_FORMATS, HAFMAudioError, encode_audio
 
+# largest `num_samples` of a request
 MAX_SAMPLES = 4
 
 
@@ -22,7 +23,7 @@ class EndpointHandler:
     """Loads the model once and answers requests.
 
     Args:
-        path: folder of the model repository on the endpoint's machine.
+        path: folder of the model repository on the endpoint's machine; empty for the bundled model.
     """
 
     def __init__(self, path: str = "") -> None:

@@ -29,7 +29,7 @@ FREE = -1
 
 
 def as_tokens(codes: torch.Tensor) -> torch.Tensor:
-    """Codes [B, Q, T] in the order of tokens, all codebooks of frame 0, then of frame 1 …: [B, T·Q]."""
+    """Codes [B, Q, T] as tokens [B, T·Q]: all Q codebooks of frame 0, then of frame 1 …."""
     return codes.transpose(1, 2).flatten(1)
 
 
@@ -37,8 +37,10 @@ def as_tokens(codes: torch.Tensor) -> torch.Tensor:
 class SlotPlan:
     """Known and fixed predictions, and random numbers, of the slots of one generation.
 
+    Each slot predicts C codes for each of B sequences.
+
     Args:
-        known (int64 [B·C, p]): predictions of the first slots, which come before.
+        known (int64 [B·C, p]): predictions of the p slots before those to generate.
         uniforms (float32 [B·C, n], *optional*): random numbers of the n slots to generate.
         fixed (int64 [B·C, n], *optional*): predictions to use instead of sampling, −1 where to sample: codes of kept
             spans and, under the delay pattern always, BOS where a slot has no frame.
@@ -73,7 +75,10 @@ class CodebookPattern:
 
     def num_slots(self, frames: int) -> int:
         """L, the number of slots that predict all codes of the first `frames` frames."""
-        return frames * self.slots_per_frame + self.codes_per_slot - 1 if frames else 0
+        if not frames:
+            return 0
+        # under the delay pattern, the last frame's last codebook comes Q − 1 slots after its first
+        return frames * self.slots_per_frame + self.codes_per_slot - 1
 
     def num_frames(self, slots: int) -> int:
         """Number of frames that are complete when `slots` slots have been predicted."""
@@ -88,39 +93,49 @@ class CodebookPattern:
         return slot // self.slots_per_frame
 
     def arrange(self, tokens: torch.Tensor, fill: float) -> torch.Tensor:
-        """Arranges values of tokens (ids, or numbers as `uniforms`) in slots.
+        """Arranges values of tokens, such as ids or random numbers, in slots.
 
         Args:
-            tokens ([B, T·Q]): one value per token.
-            fill: the value of slots that have no frame.
+            tokens ([B, T·Q]): one value for each token of T frames of Q codebooks.
+            fill: the value where a slot has no frame.
 
         Returns:
-            [B·C, L], C rows per sequence.
+            [B·C, L]: L slots of C codes, C rows per sequence.
         """
         return tokens
 
     def codebook(self, slots: torch.Tensor, codebook: int) -> torch.Tensor:
-        """Values of one codebook (its number) in slots [B·C, L, …], frame by frame: a view [B, T, …]."""
+        """Values of one codebook (its index) in slots [B·C, L, …], frame by frame: a view [B, T, …]."""
         return slots[:, codebook :: self.num_codebooks]
 
     def tokens(self, slots: torch.Tensor) -> torch.Tensor:
-        """Slots [B·C, L, …] as tokens [B, T·Q, …], the inverse of `arrange`; "flat" slots may end within a frame."""
+        """Slots [B·C, L, …] as tokens [B, T·Q, …], the inverse of `arrange`: T frames of Q codebooks.
+
+        Slots of the flat pattern, which are tokens already, may end within a frame.
+        """
         return slots
 
     def inputs(self, tokens: torch.Tensor, bos_token_id: int) -> torch.Tensor:
-        """Decoder inputs for teacher forcing: the slots of tokens (int64 [B, T·Q]) behind BOS, int64 [B·C, L].
+        """Decoder inputs for teacher forcing: BOS, then all slots of the tokens but the last.
 
         BOS also replaces negative ids: ignored labels (−100) have no embedding.
+
+        Args:
+            tokens (int64 [B, T·Q]): T frames of Q codebooks.
+            bos_token_id: BOS.
+
+        Returns:
+            int64 [B·C, L]: L slots of C codes.
         """
         shifted = F.pad(self.arrange(tokens, bos_token_id)[:, :-1], (1, 0), value=bos_token_id)
         return shifted.masked_fill(shifted < 0, bos_token_id)
 
     def hide(self, input_ids: torch.Tensor, frames: int | torch.Tensor, bos_token_id: int) -> torch.Tensor:
-        """Puts BOS into inputs of slots that have no code to read, which only other patterns have.
+        """Puts BOS into inputs of slots that have no code to read; the flat pattern has no such slots.
 
         Args:
-            input_ids (int64 [B·C, L]): inputs, BOS first.
-            frames: T, or of each sequence, int64 [B].
+            input_ids (int64 [B·C, L]): inputs of L slots, BOS first, in C rows per sequence.
+            frames: number of frames of all sequences, or of each, int64 [B].
             bos_token_id: BOS.
 
         Returns:
@@ -129,7 +144,12 @@ class CodebookPattern:
         return input_ids
 
     def frame(self, slots: torch.Tensor, number: int) -> torch.Tensor:
-        """The codes [B, Q] of frame `number` in slots [B·C, L], of which the first predicts codebook 0 of frame 0."""
+        """The codes, [B, Q], of frame `number`, counted from 0.
+
+        Args:
+            slots ([B·C, L]): predictions of slots, of which the first predicts codebook 0 of frame 0.
+            number: index of the frame.
+        """
         return slots[:, number * self.num_codebooks : (number + 1) * self.num_codebooks]
 
     def plan(
@@ -144,7 +164,7 @@ class CodebookPattern:
         """Plans the slots that generate `frames` frames after the known ones.
 
         Args:
-            known (int64 [B, Q, P]): codes that come before.
+            known (int64 [B, Q, P]): codes of the P frames that come before, Q codebooks each.
             frames: T, the number of frames to generate for each sequence.
             bos_token_id: BOS.
             uniforms (float32 [B, Q, T], *optional*): the codes' random numbers.
@@ -167,32 +187,41 @@ class DelayPattern(CodebookPattern):
 
     @property
     def codes_per_slot(self) -> int:
-        """One for each codebook."""
+        """C, the number of codes that a slot predicts: one for each codebook."""
         return self.num_codebooks
 
     def arrange(self, tokens: torch.Tensor, fill: float) -> torch.Tensor:
-        """Delays row q of a sequence by q slots: [B, T·Q] → [B·Q, L], with `fill` in the gaps."""
-        books = tokens.unflatten(1, (-1, self.num_codebooks)).transpose(1, 2)  # [B, Q, T]
+        """Delays codebook q by q slots, with `fill` in the gaps.
+
+        Args:
+            tokens ([B, T·Q]): one value for each token of T frames of Q codebooks.
+            fill: the value where a slot has no frame.
+
+        Returns:
+            [B·Q, T + Q − 1]: Q rows per sequence, one for each codebook.
+        """
+        rows = tokens.unflatten(1, (-1, self.num_codebooks)).transpose(1, 2)  # [B, Q, T]
         # rows are padded by Q, flattened, and cut again one shorter, so that each starts one later than the one before
-        flat = F.pad(books, (0, self.num_codebooks), value=fill).flatten(1)  # [B, Q · (T + Q)]
-        rows = flat[:, : -self.num_codebooks].unflatten(1, (self.num_codebooks, -1))  # [B, Q, T + Q − 1]
-        return rows.flatten(0, 1)
+        flat = F.pad(rows, (0, self.num_codebooks), value=fill).flatten(1)  # [B, Q · (T + Q)]
+        delayed = flat[:, : -self.num_codebooks].unflatten(1, (self.num_codebooks, -1))  # [B, Q, T + Q − 1]
+        return delayed.flatten(0, 1)
 
     def codebook(self, slots: torch.Tensor, codebook: int) -> torch.Tensor:
-        """Row `codebook` of slots [B·Q, L, …] without its delay: [B, T, …]."""
+        """Values of one codebook (its index) in slots [B·Q, L, …] without their delay: a view [B, T, …]."""
         frames = self.num_frames(slots.shape[1])
         return slots[codebook :: self.num_codebooks, codebook : codebook + frames]
 
     def tokens(self, slots: torch.Tensor) -> torch.Tensor:
-        """All rows of slots [B·Q, L, …] without their delays, frame by frame: [B, T·Q, …]."""
-        return torch.stack([self.codebook(slots, book) for book in range(self.num_codebooks)], dim=2).flatten(1, 2)
+        """Slots [B·Q, L, …] without their delays, as tokens [B, T·Q, …]: all Q codebooks of frame 0, of frame 1 …."""
+        codebooks = [self.codebook(slots, codebook) for codebook in range(self.num_codebooks)]  # [B, T, …] each
+        return torch.stack(codebooks, dim=2).flatten(1, 2)
 
     def hide(self, input_ids: torch.Tensor, frames: int | torch.Tensor, bos_token_id: int) -> torch.Tensor:
         """Puts BOS into the inputs of slots that read no frame: in row q, slot s reads a code of frame s − 1 − q.
 
         Args:
-            input_ids (int64 [B·Q, L]): inputs, Q rows per sequence.
-            frames: T, or of each sequence, int64 [B].
+            input_ids (int64 [B·Q, L]): inputs of L slots, Q rows per sequence.
+            frames: number of frames of all sequences, or of each, int64 [B].
             bos_token_id: BOS.
 
         Returns:
@@ -201,12 +230,18 @@ class DelayPattern(CodebookPattern):
         rows = torch.arange(self.num_codebooks, device=input_ids.device)[:, None]
         frame = torch.arange(input_ids.shape[1], device=input_ids.device) - 1 - rows  # [Q, L]
         stop = frames if isinstance(frames, int) else frames.to(input_ids.device)[:, None, None]
-        outside = (frame < 0) | (frame >= stop)  # [Q, L] or [B, Q, L]
-        outside = outside.expand(len(input_ids) // len(rows), -1, -1).flatten(0, 1)
-        return input_ids.masked_fill(outside, bos_token_id)
+        without_frame = (frame < 0) | (frame >= stop)  # [Q, L] or [B, Q, L]
+        sequences = len(input_ids) // self.num_codebooks
+        without_frame = without_frame.expand(sequences, -1, -1).flatten(0, 1)  # [B·Q, L]
+        return input_ids.masked_fill(without_frame, bos_token_id)
 
     def frame(self, slots: torch.Tensor, number: int) -> torch.Tensor:
-        """As in the base class: one code of each row, each a slot later than the one before."""
+        """The codes, [B, Q], of a frame: one of each row, each a slot later than the one before.
+
+        Args:
+            slots ([B·Q, L]): predictions of slots, of which the first predicts codebook 0 of frame 0.
+            number: index of the frame.
+        """
         return slots.unflatten(0, (-1, self.num_codebooks))[..., number:].diagonal(dim1=1, dim2=2)
 
     def plan(

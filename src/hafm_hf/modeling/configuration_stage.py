@@ -34,8 +34,8 @@ class HAFMStageConfig(PreTrainedConfig):
             summed to one vector per frame; sources are concatenated in the sequence, or summed as well with the fusion
             "sum".
         source_order (`list[int]`):
-            Order in which the conditioning sources stand in the sequence, by number; empty for that in which the
-            stage reads them. A trained stage works with its own order only.
+            Order in which the conditioning sources stand in the sequence, by index; empty for that of
+            `conditioning_codebook_sizes`. A trained stage works with its own order only.
         lead_sheet_streams (`dict[str, int]`):
             Lead-sheet rows (`lead_sheet.rows_by_frame`), called streams in config files, that condition the stage, and
             the number of values of each (`lead_sheet.lead_sheet.ROW_SIZES`), where 0 means unknown. They are embedded
@@ -49,8 +49,8 @@ class HAFMStageConfig(PreTrainedConfig):
         codebook_sizes (`list[int]`):
             Sizes of the Q target codebooks, all the same.
         first_codebook (`int`):
-            Number, from 0, of the codec's codebook that the first target codebook is. For the fine stage, 0 means the
-            one after those that it reads.
+            Index in the codec, from 0, of the first target codebook. For the fine stage, 0 means the codebook after
+            those that it reads.
         codebook_pattern (`str`):
             `"flat"`: one code per slot, all codebooks of frame 0, then of frame 1 … (the paper). `"delay"`: one slot
             per frame, which predicts all codebooks at once, each delayed by one frame against the one before it
@@ -128,6 +128,7 @@ class HAFMStageConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        """Sets the defaults that depend on other fields, and orders `lead_sheet_streams`."""
         if self.intermediate_size == 0:
             self.intermediate_size = (2 * 4 * self.hidden_size) // 3
         if self.bos_token_id is None:
@@ -140,7 +141,7 @@ class HAFMStageConfig(PreTrainedConfig):
 
     @property
     def codebook_size(self) -> int:
-        """Size of the target's codebooks."""
+        """Number of codes of a target codebook, all of which are of the same size; 0 if there are none."""
         return self.codebook_sizes[0] if self.codebook_sizes else 0
 
     @property
@@ -181,7 +182,7 @@ class HAFMStageConfig(PreTrainedConfig):
 
     @property
     def prepended_sources(self) -> list[int]:
-        """Numbers of the sources that have slots of their own before the target, in the order of the sequence."""
+        """Indices of the sources that have slots of their own before the target, in the order of the sequence."""
         return self.source_order or list(range(self.num_prepended_sources))
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -213,7 +214,11 @@ class HAFMStageConfig(PreTrainedConfig):
         }
 
     def validate_sizes(self) -> None:
-        """Refuses sizes that are not positive, or so large that they can only be a mistake, before any allocation."""
+        """Refuses sizes that are not positive, or so large that they can only be a mistake, before any allocation.
+
+        Raises:
+            ValueError: says what is allowed.
+        """
         check_range("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)
         widths = ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
         for name in (*widths, "conditioning_frame_rate", "frame_rate"):
@@ -229,14 +234,22 @@ class HAFMStageConfig(PreTrainedConfig):
             raise ValueError(f"codebook_sizes are {self.codebook_sizes}; target codebooks must have the same size.")
 
     def validate_style_ranges(self) -> None:
-        """Refuses ranges of a style that the stage does not have, and invalid ones."""
+        """Refuses ranges of a style that the stage does not have, and invalid ones.
+
+        Raises:
+            ValueError: names the style or the range.
+        """
         for name, ranges in self.style_ranges.items():
             if name not in self.styles:
                 raise ValueError(f"style_ranges has {name!r}, which is not among the styles.")
             StyleRange.from_dict(ranges)
 
     def validate_token_ids(self) -> None:
-        """Refuses any BOS id but the one after the last code, which has an embedding but no logit."""
+        """Refuses any BOS id but the one after the last code, which has an embedding but no logit.
+
+        Raises:
+            ValueError: names the id and the only one that is allowed.
+        """
         if self.bos_token_id != self.codebook_size:
             raise ValueError(f"bos_token_id is {self.bos_token_id}; it must be {self.codebook_size}, after the codes.")
 
@@ -312,6 +325,7 @@ class HAFMFineConfig(HAFMStageConfig):
     window_seconds: float = 3.0
 
     def __post_init__(self, **kwargs: Any) -> None:
+        """Sets `first_codebook`, unless given, to the codebook after those that the stage reads."""
         if self.first_codebook == 0:
             self.first_codebook = self.num_token_streams
         super().__post_init__(**kwargs)

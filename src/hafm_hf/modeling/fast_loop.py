@@ -41,7 +41,7 @@ logger = logging.get_logger(__name__)
 Linear = Callable[[torch.Tensor], torch.Tensor]
 # rows up to which the cost of a matrix product is that of reading the matrix
 FEW_ROWS = 4
-# rows of one song with guidance
+# rows of one sequence with guidance
 PAIR = 2
 # rows up to which half-precision weights beat oneDNN's float32 product
 HALF_ROWS = 32
@@ -93,20 +93,21 @@ def check_weights(stage: HAFMStageForCausalLM) -> None:
         ValueError: names the first parameter of an adapter or of a changed, quantised or offloaded layer, and the way
             out.
     """
-    for number, (layer, weights) in enumerate(zip(stage.model.layers, stage.model.layer_weights(), strict=True)):
-        parameters = {id(parameter): name for name, parameter in layer.named_parameters()}
-        tensors = {name: value for name, value in weights._asdict().items() if not isinstance(value, float | None)}
-        # of an adapter, or of a layer that stands in for the one expected
-        unread = [name for key, name in parameters.items() if key not in set(map(id, tensors.values()))]
+    for index, (layer, weights) in enumerate(zip(stage.model.layers, stage.model.layer_weights(), strict=True)):
+        names_by_id = {id(parameter): name for name, parameter in layer.named_parameters()}
+        read = {name: value for name, value in weights._asdict().items() if not isinstance(value, float | None)}
+        ids_read = {id(value) for value in read.values()}
+        # those of adapters and of replaced layers
+        unread = [name for key, name in names_by_id.items() if key not in ids_read]
         # computed from a parameter, offloaded, or of a quantised type
         changed = [
             name
-            for name, value in tensors.items()
-            if id(value) not in parameters or value.is_meta or type(value.data) is not torch.Tensor
+            for name, value in read.items()
+            if id(value) not in names_by_id or value.is_meta or type(value.data) is not torch.Tensor
         ]
         if unread or changed:
             raise ValueError(
-                f"The fast loop reads weights only, and model.layers.{number}.{(unread or changed)[0]} is quantised, "
+                f"The fast loop reads weights only, and model.layers.{index}.{(unread or changed)[0]} is quantised, "
                 "offloaded, parametrised or an adapter's. Merge adapters with merge_and_unload(), or choose "
                 'decoding="reference".'
             )
@@ -119,8 +120,8 @@ def packed_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None = N
     in which it is read.
 
     Args:
-        weight (float [O, I]): W.
-        rows: R, the number of rows that the inputs will have.
+        weight (float [O, I]): W, from I inputs to O outputs.
+        rows: R, the number of rows that x will have.
         bias (float [O], *optional*): b.
     """
     weight = weight.detach().contiguous()
@@ -154,8 +155,8 @@ def _onednn_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -
     linear layer.
 
     Args:
-        weight (float [O, I]): W.
-        rows: R, the number of rows that the inputs will have.
+        weight (float [O, I]): W, from I inputs to O outputs.
+        rows: R, the number of rows that x will have.
         bias (float [O], *optional*): b.
     """
     if weight.dtype == torch.bfloat16 and not _packs(torch.bfloat16):
@@ -181,7 +182,8 @@ def _onednn_linear(weight: torch.Tensor, rows: int, bias: torch.Tensor | None) -
 def _is_amd() -> bool:
     """Whether the CPU is AMD's.
 
-    Some products are computed otherwise there: on Intel's, oneDNN's and fused attention reach the speed of memory.
+    Some products are computed in other ways there. On Intel's, oneDNN and PyTorch's fused attention are already as
+    fast as reading memory.
     """
     try:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
@@ -210,10 +212,10 @@ class _Norm:
     """RMSNorm of float32 as x / √(‖x‖² + D·ε) · (√D · weight), in four small kernels instead of eight.
 
     Args:
-        weight (float [..., D]): of the norm.
-        width: D.
+        weight (float [..., D]): weight of the norm.
+        width: D, the number of values over which the norm is taken.
         eps: ε.
-        factor: of the result.
+        factor: multiplies the result.
     """
 
     def __init__(self, weight: torch.Tensor, width: int, eps: float, factor: float = 1.0) -> None:
@@ -237,15 +239,18 @@ class _Norm:
 class _Cache:
     """Keys and values of a layer, as PyTorch's fused attention reads them: [2, R, H, L, d].
 
+    R rows of the step, H heads of width d, L slots.
+
     Args:
         projected (float [R, 3, H, d]): query, key and value of a slot, for their shape and dtype.
-        slots: L.
+        slots: L, the length of the whole sequence.
     """
 
     def __init__(self, projected: torch.Tensor, slots: int) -> None:
         rows, _, heads, head_dim = projected.shape
         # empty slots are read as well, masked by the lowest number as their bias, so they must not be NaN
         self.stored = projected.new_zeros(2, rows, heads, slots, head_dim)
+        # views of each slot, [2, R, H, d]
         self.slots = self.stored.unbind(3)
 
     def clear(self) -> None:
@@ -256,14 +261,14 @@ class _Cache:
         """Writes the first n slots of some rows.
 
         Args:
-            rows: which of the R rows.
-            keys, values (float [rows, H, n, d]): of these rows and slots.
+            rows: which rows of the cache.
+            keys, values (float [rows, H, n, d]): of these rows and slots, for H heads of width d.
         """
         self.stored[0, rows, :, : keys.shape[2]] = keys
         self.stored[1, rows, :, : values.shape[2]] = values
 
     def slot(self, slot: int) -> torch.Tensor:
-        """A copy of the key and value of a slot, float [2, R, H, d]."""
+        """A copy of the key and value of a slot (its index), float [2, rows, heads, head width]."""
         return self.slots[slot].clone()
 
     def write(self, slot: int | torch.Tensor, key_and_value: torch.Tensor) -> None:
@@ -271,7 +276,7 @@ class _Cache:
 
         Args:
             slot: its index, an int, or int64 [1] in a CUDA graph.
-            key_and_value (float [2, R, H, d]): its key, then its value.
+            key_and_value (float [2, rows, heads, head width]): its key, then its value.
         """
         if isinstance(slot, int):
             self.slots[slot].copy_(key_and_value)
@@ -279,7 +284,11 @@ class _Cache:
             self.stored.index_copy_(3, slot, key_and_value.unsqueeze(3))
 
     def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of the keys and the values of the first n slots (`slots`), each float [R, H, n, d], for `attend`."""
+        """Views of the keys and of the values of the first `slots` slots, for `attend`.
+
+        Returns:
+            Both float [rows, heads, slots, head width].
+        """
         keys, values = self.stored[:, :, :, :slots]
         return keys, values
 
@@ -288,7 +297,7 @@ class _Cache:
         """Attention of one slot.
 
         Args:
-            query (float [R, H, 1, d]): already scaled.
+            query (float [R, H, 1, d]): already scaled; R rows, H heads of width d.
             keys, values: those of n slots, from `until`.
             bias (float [1 or R, H, 1, n]): position bias, which masks empty slots.
 
@@ -299,11 +308,16 @@ class _Cache:
 
 
 class _LargeCache(_Cache):
-    """A cache on an AMD CPU that is read at the speed of memory, which fused attention is far from there.
+    """A cache for AMD CPUs, where PyTorch's fused attention is far slower than memory can be read.
 
-    Both of its products are of a matrix and a column, and read memory in order: keys lie as [R·H, L, d]; values lie
+    Attention is two products of a matrix and a column, which read memory in order: keys lie as [R·H, L, d]; values lie
     transposed, in blocks of slots, as [L / BLOCK, R·H, d, BLOCK], so that those in use have no gaps between them. L is
     a multiple of BLOCK, and so is the number of slots to attend to.
+
+    Args:
+        projected (float [R, 3, H, d]): query, key and value of a slot, for their shape and dtype: R rows, H heads of
+            width d.
+        slots: L, the length of the whole sequence, rounded up to whole blocks.
     """
 
     def __init__(self, projected: torch.Tensor, slots: int) -> None:
@@ -312,8 +326,8 @@ class _LargeCache(_Cache):
         self.values = projected.new_zeros(slots // BLOCK, rows * heads, head_dim, BLOCK)
         keys = self.keys.unflatten(0, (rows, heads)).unbind(2)
         values = self.values.unflatten(1, (rows, heads)).permute(0, 4, 1, 2, 3)
-        # the views of each slot, float [R, H, d]
         value_slots = [value for block in values.unbind() for value in block.unbind()]
+        # views of each slot: its key and its value, float [R, H, d]
         self.cache_slots = list(zip(keys, value_slots, strict=True))
 
     def clear(self) -> None:
@@ -322,10 +336,16 @@ class _LargeCache(_Cache):
         self.values.zero_()
 
     def fill(self, rows: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Writes the first n slots of `rows` (keys and values float [rows, H, n, d]); zeros fill up the last block."""
+        """Writes the first n slots of some rows; zeros fill up the last block.
+
+        Args:
+            rows: which rows of the cache.
+            keys, values (float [rows, H, n, d]): of these rows and slots, for H heads of width d.
+        """
         _, heads, slots, _ = keys.shape
         self.keys.unflatten(0, (-1, heads))[rows, :, :slots] = keys
-        blocks = F.pad(values, (0, 0, 0, -slots % BLOCK)).unflatten(2, (-1, BLOCK))  # [n rows, H, n / BLOCK, BLOCK, d]
+        padded = F.pad(values, (0, 0, 0, -slots % BLOCK))
+        blocks = padded.unflatten(2, (-1, BLOCK))  # [rows, H, n / BLOCK, BLOCK, d]
         self.values.unflatten(1, (-1, heads))[: blocks.shape[2], rows] = blocks.permute(2, 0, 1, 4, 3)
 
     def slot(self, slot: int) -> torch.Tensor:
@@ -333,9 +353,11 @@ class _LargeCache(_Cache):
         return torch.stack(self.cache_slots[slot])
 
     def write(self, slot: int | torch.Tensor, key_and_value: torch.Tensor) -> None:
-        """Writes the key and value (float [2, R, H, d]) of a slot, an int.
+        """Writes a slot.
 
-        The tensors that `_Cache.write` takes are passed with `compile` only, which needs a GPU and no large cache.
+        Args:
+            slot: its index, an int: only CUDA graphs give a tensor, and they never read this cache.
+            key_and_value (float [2, rows, heads, head width]): its key, then its value.
         """
         assert isinstance(slot, int)
         key_slot, value_slot = self.cache_slots[slot]
@@ -346,7 +368,7 @@ class _LargeCache(_Cache):
         """Views of the keys and values of the first n slots (`slots`, a multiple of BLOCK), for `attend`.
 
         Returns:
-            Keys [R·H, n, d] and values [n / BLOCK · R·H, d, BLOCK].
+            Keys, float [R·H, n, d], and values, float [n / BLOCK · R·H, d, BLOCK]: R rows, H heads of width d.
         """
         return self.keys[:, :slots], self.values[: slots // BLOCK].flatten(0, 1)
 
@@ -355,15 +377,15 @@ class _LargeCache(_Cache):
         """Attention of one slot, in blocks of slots.
 
         Args:
-            query (float [R, H, 1, d]): already scaled.
-            keys (float [R·H, n, d]), values (float [n / BLOCK · R·H, d, BLOCK]): from `until`.
+            query (float [R, H, 1, d]): already scaled; R rows, H heads of width d.
+            keys (float [R·H, n, d]), values (float [n / BLOCK · R·H, d, BLOCK]): of n slots, from `until`.
             bias (float [1 or R, H, 1, n]): position bias, which masks empty slots.
 
         Returns:
             float [R, H, 1, d].
         """
         rows, heads, _, head_dim = query.shape
-        # a view of a row, not a contiguous column: for that MKL takes four times as long
+        # a view of a row: with a contiguous column, MKL takes four times as long
         column = query.reshape(rows * heads, 1, head_dim).transpose(1, 2)
         scores = torch.bmm(keys, column).view(rows, heads, 1, -1).add_(bias)
         weights = scores.softmax(dim=-1).view(rows * heads, -1, BLOCK).transpose(0, 1)  # [n / BLOCK, R·H, BLOCK]
@@ -376,36 +398,39 @@ class _Layer:
     """One decoder layer's matrices and, after `open`, its cache of keys and values.
 
     Args:
-        weights: what the layer computes with.
-        rows: R.
-        head_dim: d.
+        weights: what the layer computes with; `LayerWeights` gives the shapes.
+        rows: R, the rows of a step.
+        head_dim: d, the width of a head.
         eps: added to mean squares by the norms.
     """
 
     def __init__(self, weights: LayerWeights, rows: int, head_dim: int, eps: float) -> None:
-        # whole, so that a weight that this loop does not know is an error
+        """Packs the matrices for products with `rows` rows, and folds constant factors into the norms."""
+        # all fields by position: a field added to LayerWeights is an error here until the loop uses it
         attention_norm, qkv, query_norm, key_norm, scaling, output, feed_forward_norm, up, up_bias, down, down_bias = (
             weights
         )
         width = len(attention_norm)
         self.rows = rows
+        # output: [width, heads · head_dim]
         heads = output.shape[1] // head_dim
         self.qkv = packed_linear(qkv, rows)
         self.output = packed_linear(output, rows)
         if up_bias is not None:
-            # both halves of `up` are multiplied by √½ (below); its bias is not covered by the norm's factor
+            # the factor √½ of `feed_forward_norm` reaches x · up, but not the bias
             up_bias = up_bias * math.sqrt(0.5)
         self.up = packed_linear(up, rows, up_bias)
         self.down = packed_linear(down, rows, down_bias)
         self.attention_norm = _Norm(attention_norm, width, eps)
-        # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) with g′ = g / √2, u′ = u / √2: three kernels that start fast
+        # the factor √½ gives `step` g′ = g / √2 and u′ = u / √2, so that GELU(g) · u = (g′u′) + (g′u′) · erf(g′) takes
+        # three kernels with little overhead
         self.feed_forward_norm = _Norm(feed_forward_norm, width, eps, math.sqrt(0.5))
         self.query_key_norm = _Norm(torch.stack([query_norm * scaling, key_norm])[:, None], head_dim, eps)
         dtype = qkv.dtype
         if qkv.device.type == "cpu" and (_is_amd() or not _packs(dtype)):
             # float32 costs no more, because PyTorch's attention has no fast half-precision kernel there
             dtype = torch.float32
-        # query, key and value of the slot, written by `step`; the other attributes are views of it
+        # query, key and value of the slot, written by `step`; the next four attributes are views of it
         self.projected = torch.empty(rows, 3, heads, head_dim, dtype=dtype, device=qkv.device)
         self.projected_flat = self.projected.view(rows, -1)
         self.query_and_key = self.projected[:, :2]
@@ -415,7 +440,7 @@ class _Layer:
         self.slots = 0
 
     def open(self, slots: int, large: bool) -> bool:
-        """Makes a cache for a sequence, or clears the one there is if it fits.
+        """Makes a cache for a sequence, or clears the existing one if its size and class are the same.
 
         A cleared cache keeps its addresses, so that CUDA graphs that read it stay valid.
 
@@ -424,7 +449,7 @@ class _Layer:
             large: whether to make a `_LargeCache`, for many keys on an AMD CPU.
 
         Returns:
-            Whether a new one was made, so that graphs must be recorded again.
+            Whether a new one was made, so that CUDA graphs must be recorded again.
         """
         cache_class = _LargeCache if large else _Cache
         if self.slots == slots and type(self.cache) is cache_class:
@@ -440,10 +465,10 @@ class _Layer:
         """Runs the layer on one slot, and writes the slot's key and value to the cache.
 
         Args:
-            x (float32 [R, D]): the slot's input; changed in place.
+            x (float32 [R, D]): the slot's input, R rows of width D; changed in place.
             slot: its index in the sequence, an int or int64 [1].
             keys, values: views of the first n slots of the cache (`_Cache.until`).
-            bias (float [1 or R, H, 1, n]): for these keys.
+            bias (float [1 or R, heads, 1, n]): position bias for these keys.
 
         Returns:
             x.
@@ -461,11 +486,11 @@ class _Layer:
 
 
 class CudaGraphed:
-    """A function of tensors that returns a tensor, replayed as one CUDA graph from the second call on.
+    """A function of tensors that returns a tensor; the first call records it as a CUDA graph, which each call replays.
 
     Arguments are copied to buffers of their own; all else that the function reads or writes must keep its address. The
-    result is in a buffer that the next call overwrites. On other devices the function is called as it is, so that
-    tests can compare it. The idea is that of moshi's class of that name.
+    result is in a buffer that the next call overwrites. On other devices the function is called without a graph, so
+    that tests run there too. The idea is that of moshi's class of that name.
 
     Args:
         function: of tensors whose shapes do not change.
@@ -478,10 +503,11 @@ class CudaGraphed:
         self.result = torch.empty(0)
 
     def fits(self, *arguments: torch.Tensor) -> bool:
-        """Whether the arguments have the shapes of the first ones, if there were any, which the graph is for."""
+        """Whether the arguments have the shapes of the first call's, which the graph is for; True before any call."""
         return not self.arguments or [new.shape for new in arguments] == [old.shape for old in self.arguments]
 
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
+        """The function's result for arguments of the first call's shapes; valid until the next call."""
         if not self.arguments:
             self.arguments = [torch.empty_like(argument) for argument in arguments]
         for buffer, argument in zip(self.arguments, arguments, strict=True):
@@ -530,17 +556,18 @@ class FastGenerator:
         self.top_k: int = config.top_k
         self.guidance_scale: float = config.guidance_scale
         self.history_free_guidance: float = config.history_free_guidance
-        # rows of the step per row of the batch
+        # rows of a step for each sequence: with guidance, one with the conditioning and one without
         self.rows_per_sequence = 1 if self.guidance_scale == 1.0 else 2
-        # R, for which the weights below are packed (`_pack`); 0 before the first batch
+        # rows of a step (R), for which the weights below are packed (`_pack`); 0 before the first batch
         self.rows = 0
         self.layers: list[_Layer] = []
-        # by the kind of slot: embeddings of the codes that it reads, and the heads of those that it predicts
+        # by the kind of slot, its index within its frame: embeddings of the codes that it reads, and heads of those
+        # that it predicts
         self.tables: list[torch.Tensor] = []
         self.heads: list[Linear] = []
         # the last norm
         self.norm: _Norm
-        # for each code of a step, int64 [B·C], where its codebook begins in the table
+        # for each code of a step, int64 [sequences · codes per slot], where its codebook begins in the table
         self.offsets: torch.Tensor
         # whether the packed weights have given the scores of the stage's forward (`_check_agreement`)
         self.agrees = False
@@ -548,21 +575,25 @@ class FastGenerator:
         self.layout: SlotLayout
         self.first_slot = 0
         # set for each block of steps (`_make_block`): the slot of its first step, the position bias of each step,
-        # [1 or R, H, 1, n], and views of each layer's keys and values of the n slots that its steps read
+        # [1 or R, heads, 1, n], and views of each layer's keys and values of the n slots that its steps read
         self.block_start = 0
         self.biases: tuple[torch.Tensor, ...] = ()
         self.keys_and_values: list[tuple[torch.Tensor, torch.Tensor]] = []
         # whether keys and values are in a `_LargeCache`
         self.large = False
-        # added to the input of each slot, [L, R, D], if the conditioning has no slots of its own
+        # added to the input of each slot, [slots, R, width], if the conditioning has no slots of its own
         self.added_conditioning: torch.Tensor | None = None
         self.compile = compile
-        # a step of each kind; checked once one of them has agreed with the plain loop
+        # by the kind of slot: its step as a graph; checked once the first has agreed with the plain loop
         self.graphs: dict[int, CudaGraphed] = {}
         self.graphs_checked = False
 
     def codes(self, batch: WindowBatch, report: StepReport | None = None) -> torch.Tensor:
-        """Like `generate_frames`, but returns all new codes at once, for tests and benchmarks: int64 [B, Q, T]."""
+        """Like `generate_frames`, but returns the codes of all frames at once, for tests and benchmarks.
+
+        Returns:
+            int64 [batch, codebooks, frames].
+        """
         return torch.stack(list(self.generate_frames(batch, report)), dim=2)
 
     @torch.no_grad()
@@ -570,11 +601,11 @@ class FastGenerator:
         """Generates the frames of a batch.
 
         Args:
-            batch: what to continue.
+            batch: the sequences to continue, and for how many frames.
             report: called with 1 after each step, with 0 between the layers of the first pass.
 
         Yields:
-            The codes of the next frame, int64 [B, Q].
+            The codes of the next frame, int64 [batch, codebooks].
 
         Raises:
             ValueError: this loop does not compute what the stage's forward does, because a hook changes that.
@@ -583,35 +614,42 @@ class FastGenerator:
         scores = self._prefill(batch.conditioning_ids, batch.conditioning_mask, plan, report)
         history_free_scores = None
         if self.history_free_guidance != 0.0:
-            conditioning = (batch.conditioning_ids, batch.conditioning_mask)
-            unweighted = self.stage.history_free_scores(*conditioning, plan.known.shape[1], plan.num_slots, report)
+            unweighted = self.stage.history_free_scores(
+                batch.conditioning_ids, batch.conditioning_mask, plan.known.shape[1], plan.num_slots, report
+            )
             history_free_scores = self.history_free_guidance * unweighted
         complete_frames = 0
-        for number, predictions in enumerate(self._continue(scores, plan, history_free_scores, report), start=1):
-            # not after each slot: under the flat pattern a frame takes several, under the delay pattern the first ones
+        new_predictions = self._predictions_by_step(scores, plan, history_free_scores, report)
+        for steps_done, predictions in enumerate(new_predictions, start=1):
+            # not after each step: under the flat pattern a frame takes several, under the delay pattern the first ones
             # complete none
-            if self.pattern.num_frames(number) > complete_frames:
-                # past the end of a shorter row there is BOS, which is not a code
+            if self.pattern.num_frames(steps_done) > complete_frames:
+                # past the end of a shorter sequence there is BOS, which is not a code
                 yield self.pattern.frame(predictions, complete_frames).clamp(max=self.stage_config.codebook_size - 1)
                 complete_frames += 1
 
-    def _continue(
+    def _predictions_by_step(
         self,
         scores: torch.Tensor,
         plan: SlotPlan,
         history_free_scores: torch.Tensor | None,
         report: StepReport | None,
     ) -> Iterator[torch.Tensor]:
-        """Yields a buffer of the new predictions, int64 [B·C, slots], after each step that has added one to it.
+        """Predicts the codes of the new slots, one slot a step; each slot holds C codes for each of B sequences.
 
         Args:
-            scores (float [B·C, V]): logits of the first new slot.
+            scores (float [B·C, V]): logits of the first new slot, for the V codes of a codebook.
             plan: the slots to generate.
-            history_free_scores (float [B·C, slots, V], *optional*): weighted; added to the logits of each slot.
+            history_free_scores (float [B·C, slots, V], *optional*): added to the logits of each new slot; already
+                multiplied by `history_free_guidance`.
             report: called with 1 after each step.
+
+        Yields:
+            After each step, the same tensor int64 [B·C, slots], in which one more slot holds its codes.
         """
-        codes_at_once, known_slots = plan.known.shape  # B·C, p
-        predictions = plan.known.new_empty(codes_at_once, plan.num_slots)
+        codes_per_step = plan.known.shape[0]  # B·C
+        known_slots = plan.known.shape[1]
+        predictions = plan.known.new_empty(codes_per_step, plan.num_slots)
         for step in range(plan.num_slots):
             if step > 0:
                 scores = self._step(predictions[:, step - 1], known_slots + step)
@@ -626,10 +664,10 @@ class FastGenerator:
             yield predictions
 
     def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
-        """Samples one code for each of B·C with the loop's temperature and top-k (`sampling.draw`).
+        """Samples the codes of a slot with the loop's temperature and top-k (`sampling.draw`).
 
         Args:
-            scores (float [B·C, V]): logits.
+            scores (float [B·C, V]): logits of C codes for each of B sequences, for the V codes of a codebook.
             uniforms (float32 [B·C], *optional*): random numbers; None for the likeliest codes.
 
         Returns:
@@ -638,12 +676,12 @@ class FastGenerator:
         return draw(scores, uniforms, self.temperature, self.top_k)
 
     def _guide(self, states: torch.Tensor) -> torch.Tensor:
-        """Applies classifier-free guidance to the hidden states, normalised, of the last layer.
+        """Applies classifier-free guidance to the normalised hidden states of the last layer.
 
         The heads are affine and the two weights sum to 1, so the logits of the guided states are the guided logits.
 
         Args:
-            states (float [R, D]): the B conditional rows, then, with guidance, the B unconditional ones.
+            states (float [R, D]): of width D: the B conditional rows, then, with guidance, the B unconditional ones.
 
         Returns:
             float [B, D].
@@ -664,13 +702,13 @@ class FastGenerator:
         """Prepares the loop for a batch: what comes before the first new slot goes through the stage's own forward.
 
         Args:
-            conditioning_ids (int64 [B, K, T_c]): conditioning streams of the batch.
+            conditioning_ids (int64 [B, K, T_c]): K conditioning streams of T_c frames.
             mask (bool [B, T_c] or None): False where the conditioning is padding.
             plan: the batch's slots, of which `known` come before those to generate.
             report: called with 0 between layers.
 
         Returns:
-            Scores of the first new slot, float [B·C, V].
+            Scores of the first new slot, float [B·C, V]: C codes per slot, of V each.
         """
         config = self.stage_config
         scale = self.guidance_scale
@@ -679,22 +717,22 @@ class FastGenerator:
         if mask is not None:
             mask = for_guidance(mask, scale)
         bos = plan.known.new_full((len(plan.known), 1), config.codebook_size)
-        input_ids = torch.cat([bos, plan.known], dim=1)  # [B·C, 1 + known]
+        input_ids = torch.cat([bos, plan.known], dim=1)  # [B·C, 1 + known slots]
         if self.rows != len(conditioning):
             self._pack(len(conditioning), report)
 
-        # 0 with the fusion "sum"
+        # conditioning comes before the target, but not with the fusion "sum"
         self.first_slot = config.num_prepended_sources * conditioning.shape[-1]
         slots = self.first_slot + plan.known.shape[1] + plan.num_slots
-        elements = len(conditioning) * slots * config.num_attention_heads * config.head_dim  # of a layer's keys
+        numbers_in_keys = len(conditioning) * slots * config.num_attention_heads * config.head_dim  # of a layer
         on_amd = conditioning.device.type == "cpu" and _is_amd()
-        self.large = on_amd and not self.compile and elements >= LARGE_CACHE
+        self.large = on_amd and not self.compile and numbers_in_keys >= LARGE_CACHE
         cache_length = slots
         if self.large:
             cache_length = math.ceil(slots / BLOCK) * BLOCK
         allocated = [layer.open(cache_length, self.large) for layer in self.layers]
         if any(allocated):
-            # graphs read the caches that were there
+            # existing graphs read the former caches
             self.graphs = {}
         states = self._fill(for_guidance(input_ids, scale), conditioning, null, mask, report)
 
@@ -721,14 +759,14 @@ class FastGenerator:
         """Runs the stage's forward over what comes before the loop, and writes its keys and values to the caches.
 
         Args:
-            input_ids (int64 [R·C, n]): BOS and the known slots, C codes per slot.
-            conditioning (int64 [R, K, T_c]): conditioning streams.
+            input_ids (int64 [R·C, n]): BOS and the known slots, C codes per slot, for the R rows of a step.
+            conditioning (int64 [R, K, T_c]): K conditioning streams of T_c frames.
             null (bool [R] or None): rows whose conditioning is dropped.
             mask (bool [R, T_c] or None): False where the conditioning is padding.
             report: called with 0 between layers.
 
         Returns:
-            The normalised states of the last slot, float32 [R, D].
+            The normalised states of the last slot, float32 [R, D]; D, width.
         """
         codes = self.pattern.codes_per_slot
         states = []
@@ -746,20 +784,20 @@ class FastGenerator:
             )
             if report is not None:
                 report(0)
-            for layer, cached in zip(self.layers, outputs.cache.layers, strict=True):
-                layer.cache.fill(rows, cached.keys, cached.values)
+            for layer, layer_cache in zip(self.layers, outputs.cache.layers, strict=True):
+                layer.cache.fill(rows, layer_cache.keys, layer_cache.values)
             states.append(outputs.last_hidden_state[:, -1].float())
             if report is not None:
                 report(0)
         return torch.cat(states)
 
     def _check_agreement(self, ids: torch.Tensor, target_slot: int, states: torch.Tensor) -> None:
-        """Compares this loop's scores of a slot that has gone through the stage's forward with those of its heads.
+        """Compares this loop's scores of a slot with the stage's own, after its forward has computed that slot.
 
         Args:
-            ids (int64 [B·C]): input of the slot, the codes of the slot before.
+            ids (int64 [B·C]): input of the slot: C codes of the slot before for each of B sequences.
             target_slot: index of the slot in the target.
-            states (float [B, D]): the forward's normalised and guided states of that slot.
+            states (float [B, D]): the forward's normalised and guided states of that slot; D, width.
 
         Raises:
             ValueError: they differ by more than rounding does.
@@ -767,10 +805,10 @@ class FastGenerator:
         target_indices = torch.tensor([target_slot], device=ids.device)
         expected = self.stage.heads(states[:, None].to(self.stage.dtype), target_indices)[:, 0].float()  # [B·C, V]
         slot = self.first_slot + target_slot
-        computed = [layer.cache.slot(slot) for layer in self.layers]
+        from_forward = [layer.cache.slot(slot) for layer in self.layers]
         self._make_block(slot)
         scores = self.slot_scores(target_slot % self.pattern.slots_per_frame, ids, slot, self.biases[0])
-        # of equal scores the standard deviation is 0
+        # the standard deviation is 0 if all scores are equal
         deviation = float((scores - expected).pow(2).mean().sqrt() / expected.std().clamp(min=1e-6))
         if deviation > FORWARD_TOLERANCE[self.stage.dtype]:
             raise ValueError(
@@ -779,30 +817,35 @@ class FastGenerator:
             )
         # `slot_scores` has overwritten this slot's keys and values: the loop goes on from the forward's, with blocks
         # from the first new slot
-        for layer, key_and_value in zip(self.layers, computed, strict=True):
+        for layer, key_and_value in zip(self.layers, from_forward, strict=True):
             layer.cache.write(slot, key_and_value)
         self.biases = ()
         self.agrees = True
 
     def _add_conditioning(self, at_slots: torch.Tensor) -> None:
-        """Stores the conditioning to be added to each slot's input (float [R, L, D]).
+        """Stores the conditioning to be added to each slot's input.
 
         It is copied to the existing buffer if the shape is the same, so that CUDA graphs that read it stay valid.
+
+        Args:
+            at_slots (float [R, L, D]): for the R rows of a step and the L slots of the target; D, width.
         """
-        at_slots = at_slots.float().transpose(0, 1)  # [L, R, D]
-        if self.added_conditioning is None or self.added_conditioning.shape != at_slots.shape:
-            self.added_conditioning = at_slots.contiguous()
+        by_slot = at_slots.float().transpose(0, 1)  # [L, R, D]
+        if self.added_conditioning is None or self.added_conditioning.shape != by_slot.shape:
+            self.added_conditioning = by_slot.contiguous()
             self.graphs = {}
         else:
-            self.added_conditioning.copy_(at_slots)
+            self.added_conditioning.copy_(by_slot)
 
     def _pack(self, rows: int, report: StepReport | None) -> None:
-        """Prepares layers, embedding tables and heads for steps of `rows` rows (2B under guidance, else B).
+        """Prepares layers, embedding tables and heads for steps of a number of rows.
 
-        Calls `report` with 0 before each layer.
+        Args:
+            rows: twice the number of sequences under guidance, else the number of sequences.
+            report: called with 0 before each layer.
         """
         batch = rows // self.rows_per_sequence
-        # unpacked, so that a weight that this loop does not know is an error
+        # all fields by position: a field added to SlotWeights is an error here until the loop uses it
         tables, layers, norm, heads, head_biases = self.stage.slot_weights()
         head_dim = self.stage_config.head_dim
         eps = self.stage_config.rms_norm_eps
@@ -815,25 +858,27 @@ class FastGenerator:
         self.norm = _Norm(norm, len(norm), eps)
         self.heads = [packed_linear(head.detach(), batch, bias) for head, bias in zip(heads, head_biases, strict=True)]
         codes = self.pattern.codes_per_slot
-        books = torch.arange(codes, device=norm.device)
-        self.offsets = (books * (len(tables[0]) // codes)).repeat(batch)
+        codebooks = torch.arange(codes, device=norm.device)
+        embeddings_per_codebook = len(tables[0]) // codes
+        self.offsets = (codebooks * embeddings_per_codebook).repeat(batch)
         self.graphs = {}
         self.agrees = False
-        # last: a stop between layers leaves nothing packed
+        # last, so that the next batch packs again if `report` ends this one between layers
         self.rows = rows
 
     def _step(self, ids: torch.Tensor, target_slot: int) -> torch.Tensor:
         """Scores of a slot.
 
         Args:
-            ids (int64 [B·C]): codes of the slot before.
+            ids (int64 [B·C]): C codes of the slot before for each of B sequences.
             target_slot: index of the slot in the target, whose slot 0 reads BOS.
 
         Returns:
-            float [B·C, V].
+            float [B·C, V], for the V codes of a codebook.
         """
         slot = self.first_slot + target_slot
         kind = target_slot % self.pattern.slots_per_frame
+        # outside the current block
         if not 0 <= slot - self.block_start < len(self.biases):
             self._make_block(slot)
         bias = self.biases[slot - self.block_start]
@@ -845,13 +890,16 @@ class FastGenerator:
         return self.slot_scores(kind, ids, slot, bias)
 
     def _graphed_scores(self, kind: int, ids: torch.Tensor, slot: int, bias: torch.Tensor) -> torch.Tensor | None:
-        """Scores of a slot by a CUDA graph: float [B·C, V]; None if graphs have just been turned off.
+        """Scores of a slot by a CUDA graph.
 
         The first graph's scores are compared with those of `slot_scores`. If capturing fails or they deviate, graphs
         are turned off, with a warning.
 
         Args:
             kind, ids, slot, bias: as for `slot_scores`; `slot` is an int.
+
+        Returns:
+            As `slot_scores`; None if graphs have just been turned off.
         """
         # the slot as a tensor: a graph would keep the first call's number
         arguments = (ids, self.layout.slot[slot : slot + 1], bias)
@@ -869,7 +917,7 @@ class FastGenerator:
             scores = graphed(*arguments)
             deviation = float((scores - expected).abs().max() / expected.std())
             problem = ""
-            # written so that NaN is a problem
+            # not "greater than", so that NaN is a problem, too
             if not deviation <= GRAPH_TOLERANCE:
                 problem = f"its scores differ by {deviation:.2g} standard deviations"
         except RuntimeError as error:
@@ -889,17 +937,18 @@ class FastGenerator:
         Args:
             kind: the slot's index within its frame: under the flat pattern the codebook that it predicts, under the
                 delay pattern 0.
-            ids (int64 [B·C]): its input, the codes of the slot before.
+            ids (int64 [B·C]): its input: C codes of the slot before for each of B sequences.
             slot: its index, an int or int64 [1].
-            bias (float [1 or R, H, 1, n]): for the n keys and values of the current block.
+            bias (float [1 or R, heads, 1, n]): position bias for the n keys of the current block, for all or each of
+                the R rows of a step.
 
         Returns:
-            float [B·C, V].
+            float [B·C, V], for the V codes of a codebook.
         """
         if self.pattern.codes_per_slot == 1:
             x = self.tables[kind].index_select(0, ids)
         else:
-            # the table holds those of all codebooks, one after the other
+            # the table holds the embeddings of all codebooks, one codebook after the other
             x = self.tables[kind].index_select(0, ids + self.offsets)
             x = x.unflatten(0, (-1, self.pattern.codes_per_slot)).sum(1)
         x = for_guidance(x, self.guidance_scale)  # [R, D]
@@ -913,30 +962,38 @@ class FastGenerator:
         return self._scores(self._guide(self.norm(x)), kind)
 
     def _scores(self, states: torch.Tensor, kind: int) -> torch.Tensor:
-        """Logits of guided states (float [B, D]) by the heads of a kind of slot, C codes each: float [B·C, V]."""
+        """Logits of the codes that slots of a kind predict.
+
+        Args:
+            states (float [B, D]): guided states of a slot; D, width.
+            kind: index of the slot within its frame.
+
+        Returns:
+            float [B·C, V]: C codes per slot, of V each.
+        """
         return self.heads[kind](states).reshape(len(states) * self.pattern.codes_per_slot, -1)
 
     def _make_block(self, slot: int) -> None:
-        """Prepares BLOCK steps from `slot` (index in the sequence) on, or as many as are left.
+        """Prepares the next steps, from `slot` (index in the sequence) on: at most BLOCK, and at most those left.
 
-        Sets `biases`, one row [1 or R, H, 1, n] for each step, `keys_and_values`, views of the n slots that these
+        Sets `biases`, one row [1 or R, heads, 1, n] for each step, `keys_and_values`, views of the n slots that these
         steps read, and `block_start`.
         """
         slots = len(self.layout.slot)
         stop = slot + BLOCK
         if self.large:
-            # it is read in whole blocks
+            # such a cache is read in whole blocks
             stop -= slot % BLOCK
         stop = min(stop, slots)
-        # n: a graph reads the whole cache at every step
+        # n: a CUDA graph reads the whole cache at every step
         num_keys = slots if self.compile else stop
         query = torch.arange(slot, stop, device=self.layout.slot.device)
         layout = self.layout.select(self.layout.slot[:num_keys])
         block = self.stage.model.attention_bias(layout, query).detach()  # [1 or R, H, steps, n]
         if self.large:
-            empty = -num_keys % BLOCK
-            block = F.pad(block, (0, empty), value=torch.finfo(block.dtype).min)
-            num_keys += empty
+            empty_slots = -num_keys % BLOCK
+            block = F.pad(block, (0, empty_slots), value=torch.finfo(block.dtype).min)
+            num_keys += empty_slots
         self.keys_and_values = [layer.cache.until(num_keys) for layer in self.layers]
         self.biases = block.to(self.layers[0].projected.dtype).split(1, dim=2)
         self.block_start = slot

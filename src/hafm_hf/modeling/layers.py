@@ -44,7 +44,7 @@ class SlotLayout:
 
     Args:
         slot (int64 [n]): index in the sequence, padding counted.
-        source (int64 [n]): conditioning source of the slot, S for the target.
+        source (int64 [n]): index of the slot's conditioning source; for the target, the number of sources.
         frame (int64 [1 or B, n]): conditioning frame at the instant of the slot's token (for the target, of its
             prediction), counted from the row's first, padding skipped.
         position (int64 [1 or B, n]): index in the row's sequence, padding skipped.
@@ -79,43 +79,44 @@ def slot_layout(
         conditioning_frames: T_c, frames of each conditioning source.
         target_slots: slots of the target, including the empty ones of a static cache.
         conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
-        attention_mask ([B, m], m ≤ target_slots, *optional*): 0 where the target is padding; later slots are tokens.
+        attention_mask ([B, m], m ≤ target_slots, *optional*): 0 where the target is padding; slots after the first m
+            are tokens.
         device: where to put the result.
 
     Returns:
         The layout of all S · T_c + target_slots slots, S being the number of sources with slots of their own: none
         with the fusion "sum".
     """
-    sources = config.num_prepended_sources
-    if not sources:
+    num_sources = config.num_prepended_sources
+    if not num_sources:
         # the conditioning is added to the target's slots
         conditioning_frames = 0
         conditioning_mask = None
-    cond_frame = torch.arange(conditioning_frames, device=device)[None]
+    source_frame = torch.arange(conditioning_frames, device=device)[None]
     if conditioning_mask is not None:
         # the target starts at the row's first real frame, which padding may precede
-        cond_frame = conditioning_mask.long().cumsum(-1) - 1
-    target = torch.arange(target_slots, device=device)
+        source_frame = conditioning_mask.long().cumsum(-1) - 1
+    predicted_frame = codebook_pattern(config).frame_of(torch.arange(target_slots, device=device))
     # integer arithmetic: 75 Hz frame i starts inside 50 Hz frame ⌊i · 50 / 75⌋, exactly
-    stage_frame = codebook_pattern(config).frame_of(target)
-    target_frame = stage_frame * config.conditioning_frame_rate // config.frame_rate
-    frame = torch.cat([cond_frame.repeat(1, sources), target_frame.expand(len(cond_frame), -1)], dim=1)
+    target_frame = predicted_frame * config.conditioning_frame_rate // config.frame_rate
+    frame = torch.cat([source_frame.repeat(1, num_sources), target_frame.expand(len(source_frame), -1)], dim=1)
     slot = torch.arange(frame.shape[1], device=device)
 
-    # slots of each source in the order of the sequence; the target, numbered S, comes last
-    lengths = {**dict.fromkeys(config.prepended_sources, conditioning_frames), sources: target_slots}
     # not slot // conditioning_frames: compiled by torch 2.13, that leaves the remainder unset
-    source = torch.cat([torch.full((length,), number, device=device) for number, length in lengths.items()])
+    segments = [torch.full((conditioning_frames,), number, device=device) for number in config.prepended_sources]
+    # the target, numbered S, comes last
+    segments.append(torch.full((target_slots,), num_sources, device=device))
+    source = torch.cat(segments)
 
     if conditioning_mask is None and attention_mask is None:
         return SlotLayout(slot, source, frame, slot[None], torch.ones_like(slot[None], dtype=torch.bool))
     masks = [mask for mask in (conditioning_mask, attention_mask) if mask is not None]
     valid = torch.ones(masks[0].shape[0], len(slot), dtype=torch.bool, device=device)
     if conditioning_mask is not None:
-        valid[:, : sources * conditioning_frames] = conditioning_mask.bool().repeat(1, sources)
+        valid[:, : num_sources * conditioning_frames] = conditioning_mask.bool().repeat(1, num_sources)
     if attention_mask is not None:
-        start = sources * conditioning_frames
-        valid[:, start : start + attention_mask.shape[1]] = attention_mask.bool()
+        target_start = num_sources * conditioning_frames
+        valid[:, target_start : target_start + attention_mask.shape[1]] = attention_mask.bool()
     return SlotLayout(slot, source, frame, valid.cumsum(-1) - 1, valid)
 
 
@@ -142,9 +143,9 @@ def causal_bucket(distance: torch.Tensor, num_buckets: int, max_distance: int) -
     """T5's buckets of relative positions: half of them exact, the rest logarithmic up to `max_distance`.
 
     Args:
-        distance (int64 [...]): distances ≥ 0; those above `max_distance` share the last bucket.
+        distance (int64 [...]): distances ≥ 0.
         num_buckets: number of buckets.
-        max_distance: where the last bucket ends.
+        max_distance: all distances from this one on are in the last bucket.
 
     Returns:
         Bucket of each distance, int64 [...], from 0 to num_buckets − 1.
@@ -162,7 +163,7 @@ def signed_bucket(distance: torch.Tensor, num_buckets: int, max_distance: int) -
     Args:
         distance (int64 [...]): query − key, so negative for keys in the future.
         num_buckets: number of buckets for both signs together.
-        max_distance: where the last bucket of each half ends.
+        max_distance: all distances of this size or more are in the last bucket of their half.
 
     Returns:
         Bucket of each distance, int64 [...]: the lower half for distances ≥ 0, the upper for negative ones.
@@ -172,28 +173,32 @@ def signed_bucket(distance: torch.Tensor, num_buckets: int, max_distance: int) -
 
 
 def _bucket_starts(num_buckets: int, max_distance: int) -> torch.Tensor:
-    """Smallest distance in each bucket of `causal_bucket`, or in the next one that has any: float [num_buckets]."""
-    buckets = causal_bucket(torch.arange(max_distance + 1), num_buckets, max_distance)  # of each distance
-    return torch.searchsorted(buckets, torch.arange(num_buckets)).clamp(max=max_distance).float()
+    """Smallest distance in each bucket of `causal_bucket`, float [num_buckets]; for empty ones, that of the next."""
+    bucket_of_distance = causal_bucket(torch.arange(max_distance + 1), num_buckets, max_distance)
+    return torch.searchsorted(bucket_of_distance, torch.arange(num_buckets)).clamp(max=max_distance).float()
 
 
 class RelativeAttentionBias(nn.Module):
     """Learnt bias on attention logits, one table for all layers, computed once per forward.
 
-    `weight` holds the causal buckets on sequence distance, followed under the time scheme by the signed buckets on
-    time of each conditioning source.
+    `weight` (float [buckets, heads]) has a row for each causal bucket of the distance in the sequence, followed under
+    the time scheme by a row for each signed bucket of the difference in time, source by source.
+
+    Args:
+        config: the stage's configuration.
     """
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__()
         self.config = config
-        buckets = self._causal_buckets = config.relative_attention_num_buckets
+        self._num_causal_buckets = config.relative_attention_num_buckets
+        num_buckets = self._num_causal_buckets
         if config.position_scheme == "time":
-            buckets += config.num_prepended_sources * config.time_attention_num_buckets
-        self.weight = nn.Parameter(torch.empty(buckets, config.num_attention_heads))
+            num_buckets += config.num_prepended_sources * config.time_attention_num_buckets
+        self.weight = nn.Parameter(torch.empty(num_buckets, config.num_attention_heads))
 
     def locality(self) -> torch.Tensor:
-        """Initial values of the time scheme's table, which favour keys close in time: float [buckets, H].
+        """Initial values of the time scheme's table, which favour keys close in time: float [buckets, heads].
 
         Starting from noise, a table takes thousands of Adam steps to outweigh content. Head 0 starts sharply focused
         on the same instant, the last head without preference, the others evenly in between. Distances to target keys
@@ -202,11 +207,12 @@ class RelativeAttentionBias(nn.Module):
         config = self.config
         target_rate = codebook_pattern(config).slots_per_frame * config.frame_rate  # slots a second
         slots_per_conditioning_frame = target_rate / config.conditioning_frame_rate
-        target = _bucket_starts(config.relative_attention_num_buckets, config.relative_attention_max_distance)
-        # of one source, its past or its future
-        half = _bucket_starts(config.time_attention_num_buckets // 2, config.time_attention_max_distance)
-        halves = [half] * (2 * config.num_prepended_sources)
-        distance = torch.cat([target / slots_per_conditioning_frame, *halves])  # in conditioning frames
+        slot_distance = _bucket_starts(config.relative_attention_num_buckets, config.relative_attention_max_distance)
+        # of one source, in its past or in its future
+        frame_distance = _bucket_starts(config.time_attention_num_buckets // 2, config.time_attention_max_distance)
+        past_and_future = [frame_distance] * (2 * config.num_prepended_sources)
+        # of each bucket, in conditioning frames
+        distance = torch.cat([slot_distance / slots_per_conditioning_frame, *past_and_future])
         steepness = torch.linspace(LOCALITY, 0.0, config.num_attention_heads)
         return -steepness * torch.log2(1 + distance)[:, None]
 
@@ -217,20 +223,24 @@ class RelativeAttentionBias(nn.Module):
         difference in time. Target keys after their query, which are hidden, have the row of distance 0.
         """
         config = self.config
-        # all distances beyond the limit share one bucket, so a short lookup table covers them
-        limit = config.relative_attention_max_distance
-        lookup = causal_bucket(torch.arange(limit + 1, device=key.slot.device), self._causal_buckets, limit)
+        # all distances beyond the longest share its bucket, so a short lookup table covers them
+        longest = config.relative_attention_max_distance
+        distances = torch.arange(longest + 1, device=key.slot.device)
+        row_of_distance = causal_bucket(distances, self._num_causal_buckets, longest)
         distance = query.position[:, :, None] - key.position[:, None, :]
-        sequence_rows = lookup[distance.clamp(0, limit)]
+        sequence_rows = row_of_distance[distance.clamp(0, longest)]
         if config.position_scheme == "index":
             return sequence_rows
 
         limit = config.time_attention_max_distance
-        times = torch.arange(-limit, limit + 1, device=key.slot.device)
+        differences = torch.arange(-limit, limit + 1, device=key.slot.device)
         # rows for time follow those for distance in the sequence
-        lookup = self._causal_buckets + signed_bucket(times, config.time_attention_num_buckets, limit)
+        row_of_difference = self._num_causal_buckets + signed_bucket(
+            differences, config.time_attention_num_buckets, limit
+        )
         time = query.frame[:, :, None] - key.frame[:, None, :]  # in conditioning frames
-        time_rows = lookup[time.clamp(-limit, limit) + limit] + key.source * config.time_attention_num_buckets
+        first_source_rows = row_of_difference[time.clamp(-limit, limit) + limit]
+        time_rows = first_source_rows + key.source * config.time_attention_num_buckets
         is_target = key.source == config.num_prepended_sources
         return torch.where(is_target, sequence_rows, time_rows)
 
@@ -239,8 +249,8 @@ class RelativeAttentionBias(nn.Module):
 
         Args:
             query, key: layouts of the n_query query slots and the n_key key slots.
-            seen (bool [1 or B, n_query, n_key], *optional*): where it is False, the bias is the lowest number of its
-                dtype.
+            seen (bool [1 or B, n_query, n_key], *optional*): whether each query sees each key. Where it is False, the
+                bias is the lowest number of its dtype; None if all are seen.
         """
         buckets = self.buckets(query, key)
         if seen is not None:
@@ -254,7 +264,8 @@ class RelativeAttentionBias(nn.Module):
 
         Args:
             query, key: layouts of the m query slots and the n key slots.
-            seen (bool [1 or B, m, n]): where it is False, the bias is the lowest number of its dtype.
+            seen (bool [1 or B, m, n]): whether each query sees each key. Where it is False, the bias is the lowest
+                number of its dtype.
         """
         # hidden keys have the row after the last bucket, which `_table` adds
         buckets = torch.where(seen, self.buckets(query, key), self.weight.shape[0])
@@ -274,13 +285,13 @@ class RelativeAttentionBias(nn.Module):
 
 @dataclass
 class BucketedBias:
-    """A learnt position bias whose gradient is summed by bucket.
+    """A learnt position bias of m queries and n keys for H heads, whose gradient is summed by bucket.
 
     Args:
         values (float [1 or B, H, m, n]): the bias; it has no gradient itself.
-        table (float [buckets + 1, H]): what it was looked up in.
-        buckets (int64 [1 or B, m, n]): row of the table for each pair.
-        reach (int64 [m]): no row of the batch lets a query see a key from this one on.
+        table (float [buckets + 1, H]): the table that the values come from; its last row is for hidden pairs.
+        buckets (int64 [1 or B, m, n]): row of the table for each pair of a query and a key.
+        reach (int64 [m]): for each query, the index after the last key that it may see in any row of the batch.
     """
 
     values: torch.Tensor
@@ -290,12 +301,12 @@ class BucketedBias:
 
     @property
     def shape(self) -> torch.Size:
-        """That of the bias."""
+        """Shape of the bias, [1 or B, H, m, n], as a tensor would have it."""
         return self.values.shape
 
 
 def last_rows(bias: torch.Tensor | BucketedBias, queries: int) -> torch.Tensor | BucketedBias:
-    """The bias [1 or B, H, m, n] of the last `queries` of its m queries: [1 or B, H, queries, n]."""
+    """The bias (float [1 or B, heads, m, keys]) of the last `queries` of its m query slots only."""
     if isinstance(bias, torch.Tensor):
         return bias[:, :, -queries:]
     return BucketedBias(bias.values[:, :, -queries:], bias.table, bias.buckets[:, -queries:], bias.reach[-queries:])
@@ -311,7 +322,7 @@ def chunked_attention(
     summed into its table at once. Under autocast it computes in float32, which is faster here than half precision.
 
     Args:
-        query (float [B, H, m, d]): queries of the last m slots.
+        query (float [B, H, m, d]): queries of the last m slots; H heads of width d.
         key, value (float [B, H, n, d]): keys and values of all n slots.
         bias: position bias of m queries and n keys.
         scaling: factor of the scores q kᵀ.
@@ -351,7 +362,7 @@ def _attend(
         for head in range(query.shape[1]):
             q = query[:, head, queries]
             k = key[:, head, keys]
-            weights = _chunk_weights(q, k, bias[:, head, queries, keys], scaling)  # [B, chunk, keys]
+            weights = _chunk_weights(q, k, bias[:, head, queries, keys], scaling)  # [B, queries, keys]
             output[:, queries, head] = weights @ value[:, head, keys]
     return output
 
@@ -371,6 +382,8 @@ def _gradients(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of `_attend`: of query, key and value, each [B, slots, H, d], and of the table, [H, buckets + 1].
 
+    B batch, m query slots, n keys, H heads of width d.
+
     Args:
         upstream, output (float [B, m, H, d]): the output's gradient, and the output.
         query (float [B, H, m, d]), key, value (float [B, H, n, d]), table (float [buckets + 1, H]), bias (float [1 or
@@ -383,18 +396,18 @@ def _gradients(
     # a score's gradient is its weight · (the weight's gradient − the mean of these over the keys)
     minus_mean = -(upstream * output).sum(dim=-1, keepdim=True)
     for queries, keys in _chunks(reach):
-        pairs = buckets[:, queries, keys]  # [1 or B, chunk, keys]
+        pairs = buckets[:, queries, keys]  # [1 or B, queries, keys]
         # index of the partial sum to which each pair's gradient is added: neighbouring keys of a bucket use different
         # ones, and so need not wait for each other
-        sums = (pairs * LANES + torch.arange(keys.stop) % LANES).flatten()
+        partial_sums = (pairs * LANES + torch.arange(keys.stop) % LANES).flatten()
         for head in range(query.shape[1]):
             q = query[:, head, queries]
             k = key[:, head, keys]
             v = value[:, head, keys]
             grad = upstream[:, queries, head]
-            weights = _chunk_weights(q, k, bias[:, head, queries, keys], scaling)  # [B, chunk, keys]
+            weights = _chunk_weights(q, k, bias[:, head, queries, keys], scaling)  # [B, queries, keys]
             grad_scores = torch.baddbmm(minus_mean[:, queries, head], grad, v.mT).mul_(weights)
-            grad_table[head].scatter_add_(0, sums, grad_scores.sum_to_size(pairs.shape).flatten())
+            grad_table[head].scatter_add_(0, partial_sums, grad_scores.sum_to_size(pairs.shape).flatten())
             grad_query[:, queries, head].baddbmm_(grad_scores, k, alpha=scaling)
             grad_key[:, keys, head].baddbmm_(grad_scores.mT, q, alpha=scaling)
             grad_value[:, keys, head].baddbmm_(weights.mT, grad)
@@ -419,19 +432,26 @@ def _chunks(reach: torch.Tensor) -> list[tuple[slice, slice]]:
 
 
 def _chunk_weights(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Attention weights of one head: float query [B, m, d], key [B, n, d] and bias [1 or B, m, n] → [B, m, n]."""
+    """Attention weights of one head, float [B, queries, keys].
+
+    Args:
+        query (float [B, queries, d]), key (float [B, keys, d]): of this head, whose width is d.
+        bias (float [1 or B, queries, keys]): added to the scores.
+        scaling: factor of the scores q kᵀ.
+    """
     return torch.baddbmm(bias, query, key.mT, alpha=scaling).softmax(dim=-1)
 
 
 def _zeros_slots_first(by_head: torch.Tensor) -> torch.Tensor:
-    """Zeros of the size of `by_head` [B, H, n, d] in the memory order of projections: [B, n, H, d]."""
+    """Zeros like `by_head` (float [B, heads, slots, d]) in the memory order of projections: [B, slots, heads, d]."""
     batch, heads, slots, head_dim = by_head.shape
     return by_head.new_zeros(batch, slots, heads, head_dim)
 
 
 def _save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     """Keeps in `ctx` what `_backward` reads: the output of `_attend` and its arguments, of which scaling is last."""
-    *tensors, ctx.scaling = inputs
+    tensors = inputs[:-1]
+    ctx.scaling = inputs[-1]
     ctx.save_for_backward(output, *tensors)
 
 
@@ -439,12 +459,12 @@ def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ..
     """Gradients of the eight arguments of `_attend`.
 
     Args:
-        ctx: what `_save_for_gradients` has kept.
-        upstream (float [B, m, H, d]): gradient of the output.
+        ctx: torch's context of this call, filled by `_save_for_gradients`.
+        upstream (float [B, queries, heads, d]): gradient of the output.
 
     Returns:
-        Those of query, key, value and table; None for `bias`, whose gradient goes to the table, and for `buckets`,
-        `reach` and `scaling`.
+        The gradients of query, key, value and table; None for `bias`, whose gradient goes to the table, and for
+        `buckets`, `reach` and `scaling`.
     """
     grad_query, grad_key, grad_value, grad_table = _gradients(upstream, *ctx.saved_tensors, ctx.scaling)
     by_head = [grad.transpose(1, 2) for grad in (grad_query, grad_key, grad_value)]  # [B, H, slots, d]
@@ -479,7 +499,8 @@ def eager_attention_forward(
 
     Args:
         module: the attention layer; there is dropout only while it is in training.
-        query (float [B, H, L, d]), key, value (float [B, H, n, d]): by head.
+        query (float [B, H, L, d]), key, value (float [B, H, n, d]): of L query slots and n keys, for H heads of width
+            d.
         attention_mask, position_bias (float, broadcast to [B, H, L, n], *optional*): added to the scores.
         scaling: factor of the scores q kᵀ.
         dropout: probability that an attention weight is dropped.
@@ -498,7 +519,12 @@ def eager_attention_forward(
 
 
 class HAFMAttention(nn.Module):
-    """Self-attention with one fused projection, no bias, and RMSNorm over each head of q and of k (QK-norm)."""
+    """Self-attention with one fused projection, no bias, and RMSNorm over each head of q and of k (QK-norm).
+
+    Args:
+        config: the stage's configuration.
+        layer_idx: index of the layer, under which a cache stores its keys and values.
+    """
 
     def __init__(self, config: HAFMStageConfig, layer_idx: int) -> None:
         super().__init__()
@@ -520,11 +546,12 @@ class HAFMAttention(nn.Module):
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attention of the last m ≤ L slots, which have rows in the bias; earlier ones are keys and values only.
+        """Attention of the last m of L new slots, m as in the bias; the others are keys and values only.
 
         Args:
-            hidden_states (float [B, L, D]): the new slots.
-            position_bias ([1 or B, H, m, n]): for all n keys, cached ones included; the lowest number hides a key.
+            hidden_states (float [B, L, D]): the new slots; D, width.
+            position_bias (float [1 or B, H, m, n]): for H heads and all n keys, cached ones included; the lowest
+                number of its dtype hides a key.
             cache: keys and values of earlier slots, to which those of the L slots are added.
             kwargs: for the attention function of `config._attn_implementation`.
 
@@ -563,7 +590,7 @@ class HAFMAttention(nn.Module):
 
 
 class HAFMGatedFeedForward(nn.Module):
-    """GEGLU: (GELU(x W1) ⊙ x W2) W3, with W1 and W2 fused, and with biases under `config.feed_forward_bias`."""
+    """GEGLU: (GELU(x W1) ⊙ x W2) W3, with W1 and W2 fused, and with biases if `config.feed_forward_bias`."""
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__()
@@ -572,9 +599,9 @@ class HAFMGatedFeedForward(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The feed-forward of each slot: float [B, L, D] → [B, L, D]."""
-        # plainly in inference, whose few rows are not worth a padded copy of the weights, and for layers that stand in
-        # for linear ones, such as adapters, which compute more than their weights say
+        """The feed-forward of each slot: float [B, slots, width] → [B, slots, width]."""
+        # no padding in inference, whose few rows are not worth a padded copy of the weights, nor for replacements of
+        # the linear layers, such as adapters, whose `weight` is only a part of what they compute
         if not self.training or type(self.up_proj) is not nn.Linear or type(self.down_proj) is not nn.Linear:
             gate, up = self.up_proj(hidden_states).chunk(2, dim=-1)
             return self.down_proj(F.gelu(gate) * up)
@@ -582,7 +609,7 @@ class HAFMGatedFeedForward(nn.Module):
         # pads the inner width (1365 in the paper) with zeros for faster matrix kernels; GELU(0) · 0 adds nothing
         inner = self.down_proj.in_features
         fill = -inner % KERNEL_WIDTH
-        gate_weight, up_weight = self.up_proj.weight.chunk(2)
+        gate_weight, up_weight = self.up_proj.weight.chunk(2)  # [inner, width] each
         gate_bias = None
         up_bias = None
         if self.up_proj.bias is not None:
@@ -597,12 +624,14 @@ class LayerWeights(NamedTuple):
 
     The loop unpacks it, so that a weight that is added here is a type error there until it is used.
 
+    D width, H heads of width d, I inner width of the feed-forward.
+
     Args:
-        attention_norm, feed_forward_norm (float [D]), query_norm, key_norm (float [d]): of the RMSNorms.
+        attention_norm, feed_forward_norm (float [D]), query_norm, key_norm (float [d]): weights of the RMSNorms.
         qkv (float [3·H·d, D]), output (float [D, H·d]): matrices of the attention.
         scaling: factor of the scores.
-        up (float [2·I, D]), up_bias (float [2·I] or None), down (float [D, I]), down_bias (float [D] or None): of the
-            feed-forward, whose gate comes first in `up`.
+        up (float [2·I, D]), up_bias (float [2·I] or None), down (float [D, I]), down_bias (float [D] or None):
+            weights of the feed-forward, whose gate comes first in `up`.
     """
 
     attention_norm: torch.Tensor
@@ -619,7 +648,12 @@ class LayerWeights(NamedTuple):
 
 
 class HAFMDecoderLayer(GradientCheckpointingLayer):
-    """Pre-norm attention and feed-forward, each with a residual."""
+    """Pre-norm attention and feed-forward, each with a residual.
+
+    Args:
+        config: the stage's configuration.
+        layer_idx: index of the layer, under which a cache stores its keys and values.
+    """
 
     def __init__(self, config: HAFMStageConfig, layer_idx: int) -> None:
         super().__init__()
@@ -631,9 +665,15 @@ class HAFMDecoderLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: torch.Tensor, position_bias: torch.Tensor | BucketedBias, **kwargs: Any
     ) -> torch.Tensor:
-        """Runs the layer on the last m slots: float [B, L, D] → [B, m, D], for a bias [1 or B, H, m, n].
+        """Runs the layer on the last m of L new slots; the others are keys and values only.
 
-        Earlier slots are keys and values only. `kwargs` are those of `HAFMAttention.forward`, such as the cache.
+        Args:
+            hidden_states (float [B, L, D]): the new slots; D, width.
+            position_bias (float [1 or B, H, m, n]): for H heads and all n keys, cached ones included.
+            kwargs: those of `HAFMAttention.forward`, such as the cache.
+
+        Returns:
+            float [B, m, D].
         """
         attended, _ = self.attention(self.attention_norm(hidden_states), position_bias, **kwargs)
         if attended.shape[1] < hidden_states.shape[1]:
@@ -642,7 +682,7 @@ class HAFMDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.feed_forward(self.feed_forward_norm(hidden_states))
 
     def weights(self) -> LayerWeights:
-        """What `forward` computes with."""
+        """The weights that `forward` computes with."""
         return LayerWeights(
             attention_norm=self.attention_norm.weight,
             qkv=self.attention.qkv_proj.weight,
@@ -662,6 +702,10 @@ class HAFMCodebookEmbedding(nn.Module):
     """One embedding table per codebook, each with an additional last entry, which is BOS in the target's tables.
 
     Tables of codebooks of unequal size are padded to the largest.
+
+    Args:
+        codebook_sizes: number of codes of each codebook.
+        hidden_size: width of the embeddings.
     """
 
     def __init__(self, codebook_sizes: list[int], hidden_size: int) -> None:
@@ -677,15 +721,18 @@ class HAFMCodebookEmbedding(nn.Module):
             codebooks (int64 [n]): codebook of each of the n ids.
 
         Returns:
-            float [..., n, D].
+            float [..., n, D]; D, width.
         """
         return F.embedding(ids + codebooks * self.table_size, self.weight.flatten(0, 1))
 
 
 class HAFMCodebookHeads(nn.Module):
-    """One linear head per target codebook: head t mod Q reads slot t; under the delay pattern all read every slot.
+    """One linear head per target codebook: of Q heads, number t mod Q reads slot t; under the delay pattern, all do.
 
-    The heads have biases under `config.head_bias`.
+    The heads have biases if `config.head_bias`.
+
+    Args:
+        config: the stage's configuration.
     """
 
     def __init__(self, config: HAFMStageConfig) -> None:
@@ -698,12 +745,12 @@ class HAFMCodebookHeads(nn.Module):
         """Logits of the codes that slots predict.
 
         Args:
-            hidden_states (float [B, L, D]): of consecutive slots of the target.
+            hidden_states (float [B, L, D]): of L consecutive slots of the target; D, width.
             target_indices (int64 [L]): indices of these slots in the target.
 
         Returns:
-            float [B·C, L, V]. With C = Q codes per slot, every head reads every slot; with C = 1, head s mod Q reads
-            slot s.
+            float [B·C, L, V] for codebooks of V codes. With C = Q codes per slot, Q being the number of codebooks,
+            every head reads every slot; with C = 1, head s mod Q reads slot s.
         """
         num_codebooks = self.weight.shape[0]
         bias = None
@@ -719,19 +766,19 @@ class HAFMCodebookHeads(nn.Module):
         length = hidden_states.shape[1]
         if length == 1:
             # one step of decoding: computes one head instead of Q
-            book = target_indices % num_codebooks
+            codebook = target_indices % num_codebooks
             if self.bias is not None:
-                bias = self.bias.index_select(0, book)[0]
-            return F.linear(hidden_states, self.weight.index_select(0, book)[0], bias)
-        # the slots lie in groups of Q, of which each needs the heads in this order: that of the first slot comes first
-        order = torch.arange(num_codebooks, device=target_indices.device) + target_indices[0]
-        weight = self.weight.index_select(0, order % num_codebooks)
-        count = (length + num_codebooks - 1) // num_codebooks
-        padded = F.pad(hidden_states, (0, 0, 0, count * num_codebooks - length))
-        groups = padded.unflatten(1, (count, num_codebooks))  # [B, count, Q, D]
+                bias = self.bias.index_select(0, codebook)[0]
+            return F.linear(hidden_states, self.weight.index_select(0, codebook)[0], bias)
+        # the slots are read in groups of Q, each with the heads in the same order: that of the first slot comes first
+        order = (torch.arange(num_codebooks, device=target_indices.device) + target_indices[0]) % num_codebooks
+        weight = self.weight.index_select(0, order)
+        num_groups = (length + num_codebooks - 1) // num_codebooks
+        padded = F.pad(hidden_states, (0, 0, 0, num_groups * num_codebooks - length))
+        groups = padded.unflatten(1, (num_groups, num_codebooks))  # [B, groups, Q, D]
         logits = torch.einsum("btqd,qvd->btqv", groups, weight)
         if self.bias is not None:
-            logits = logits + self.bias.index_select(0, order % num_codebooks)
+            logits = logits + self.bias.index_select(0, order)
         return logits.flatten(1, 2)[:, :length]
 
 
@@ -742,6 +789,9 @@ class HAFMConditioningMixer(nn.Module):
     conditioning is added to the target's slots of the same instant, and the sequence is less than half as long. Target
     slots then do not see the conditioning of other instants, so a frame must also tell what begins just after it or
     has just ended. There are no biases, so null conditioning stays 0.
+
+    Args:
+        config: the stage's configuration; `conditioning_context` frames to each side of a frame are mixed in.
     """
 
     def __init__(self, config: HAFMStageConfig) -> None:
@@ -756,8 +806,8 @@ class HAFMConditioningMixer(nn.Module):
         """Adds to each conditioning frame what surrounds it.
 
         Args:
-            frames (float [B, T_c, D]): embedded conditioning.
-            mask (bool [B, T_c], *optional*): False where it is padding, which counts as zeros.
+            frames (float [B, T_c, D]): embedded conditioning: T_c frames of width D.
+            mask (bool [B, T_c], *optional*): False where the conditioning is padding, which counts as zeros.
 
         Returns:
             float [B, T_c, D].
@@ -772,9 +822,9 @@ def at_slots(frames: torch.Tensor, slot_frames: torch.Tensor, mask: torch.Tensor
     """Gathers the conditioning frames at the instants of the target's slots.
 
     Args:
-        frames (float [B, T_c, D]): the conditioning.
-        slot_frames (int64 [L]): conditioning frame of each slot's instant, counted from the row's first; clamped to
-            the row's last.
+        frames (float [B, T_c, D]): the conditioning: T_c frames of width D.
+        slot_frames (int64 [L]): conditioning frame at the instant of each of L slots, counted from the row's first
+            that is not padding; later ones than the row's last are clamped to it.
         mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
 
     Returns:

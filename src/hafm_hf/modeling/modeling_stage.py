@@ -59,16 +59,16 @@ OVERLAP = 0.2
 class SlotWeights(NamedTuple):
     """Everything that decoding a slot computes with, for `fast_loop`, which unpacks it (see `LayerWeights`).
 
-    Lists have an entry for each kind of slot: under the flat pattern one for each codebook that a slot predicts, under
-    the delay pattern one.
+    `tables`, `heads` and `head_biases` have an entry for each kind of slot: under the flat pattern one for each
+    codebook that a slot predicts, under the delay pattern a single one.
 
     Args:
-        tables: embeddings of a slot's input, float [codes, D]. Under the delay pattern those of all codebooks, one
-            after the other, of which a slot sums one each.
-        layers: those of the layers.
+        tables (float [V + 1, D] each): embeddings of a slot's input, by its id; V codes of a codebook, then BOS; width
+            D. Under the delay pattern those of all codebooks, one after the other, of which a slot sums one each.
+        layers: the weights of each layer.
         norm (float [D]): of the last RMSNorm.
-        heads, head_biases: float [V, D] and float [V] or None; under the delay pattern those of all codebooks, one
-            after the other.
+        heads (float [V, D] each), head_biases (float [V] or None each): under the delay pattern those of all
+            codebooks, one after the other.
     """
 
     tables: list[torch.Tensor]
@@ -115,16 +115,22 @@ class HAFMPreTrainedModel(HAFMModelMixin, PreTrainedModel):
 class HAFMDecoder(HAFMPreTrainedModel):
     """Decoder-only transformer over conditioning and target (paper, §3.3), from ids to normalised hidden states.
 
+    Args:
+        config: the stage's configuration.
+
     Inputs:
-        input_ids (int64 [B·C, L]): input of the slots: BOS, then the prediction of the slot before, arranged by the
-            codebook pattern (`codebook_patterns`).
-        conditioning_ids (int64 [B, K, T_c]): conditioning streams, all at `config.conditioning_frame_rate`.
-        conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
+        input_ids (int64 [B·C, L]): input of L slots: BOS, then the C codes that the slot before predicts, arranged by
+            the codebook pattern (`codebook_patterns`).
+        conditioning_ids (int64 [B, K, T_c]): K conditioning streams of T_c frames at
+            `config.conditioning_frame_rate`.
+        conditioning_mask (bool [B, T_c], *optional*): False where a sequence's conditioning is padding, on either
+            side.
         attention_mask ([B, L], *optional*): 0 where the target is padding, which follows the tokens.
-        null_conditioning (bool [B], *optional*): rows whose conditioning is dropped (classifier-free guidance).
+        null_conditioning (bool [B], *optional*): sequences whose conditioning is dropped (classifier-free guidance).
         cache (`Cache`, *optional*): keys and values of earlier slots, including the conditioning's.
         use_cache (`bool`, *optional*): whether to create and return a cache.
-        conditioning_is_cached (`bool`, *optional*): by default, whether the cache holds anything.
+        conditioning_is_cached (`bool`, *optional*): whether the cache holds the conditioning already; by default,
+            whether it holds anything.
     """
 
     config: HAFMStageConfig
@@ -156,13 +162,13 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """Embeds the conditioning: the streams of a source are summed; sources are concatenated, or summed as well.
 
         Args:
-            conditioning_ids (int64 [B, K, T_c]): tokens of all sources, then the lead-sheet rows if the stage reads
-                any; these are added to the vectors of the last source.
-            null (bool [B], *optional*): rows whose conditioning is replaced by zeros. The segment embedding stays,
-                since it carries no information about the vocal.
+            conditioning_ids (int64 [B, K, T_c]): K streams of T_c frames: the tokens of all sources, then the
+                lead-sheet rows if the stage reads any; these are added to the vectors of the last source.
+            null (bool [B], *optional*): sequences whose conditioning is replaced by zeros. The segment embedding
+                stays, since it carries no information about the vocal.
 
         Returns:
-            float [B, S · T_c, D], or [B, T_c, D] with the fusion "sum".
+            float [B, S · T_c, D] for S sources and width D, or [B, T_c, D] with the fusion "sum".
         """
         ids = conditioning_ids.transpose(1, 2)  # [B, T_c, K]
         num_token_streams = self.config.num_token_streams
@@ -191,12 +197,12 @@ class HAFMDecoder(HAFMPreTrainedModel):
 
         Args:
             target_indices (int64 [L]): indices of the slots in the target.
-            conditioning_ids (int64 [B, K, T_c]): conditioning streams.
-            null (bool [B], *optional*): rows whose conditioning is replaced by zeros.
-            mask (bool [B, T_c], *optional*): False where a row's conditioning is padding.
+            conditioning_ids (int64 [B, K, T_c]): K conditioning streams of T_c frames.
+            null (bool [B], *optional*): sequences whose conditioning is replaced by zeros.
+            mask (bool [B, T_c], *optional*): False where a sequence's conditioning is padding.
 
         Returns:
-            float [B, L, D].
+            float [B, L, D]; D, width.
         """
         frames = self.conditioning_mixer(self.embed_conditioning(conditioning_ids, null), mask)  # [B, T_c, D]
         config = self.config
@@ -205,7 +211,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         return at_slots(frames, slot_frames, mask)
 
     def _segment(self, number: int, device: torch.device) -> torch.Tensor:
-        """Segment embedding of conditioning source `number`, or of the target, numbered after the last: float [D]."""
+        """Segment embedding of conditioning source `number`, or of the target, numbered after them: float [width]."""
         # calls the module rather than indexing its weights, which may be offloaded
         return self.segment_embedding(torch.full((), number, device=device))
 
@@ -213,11 +219,11 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """Embeds the lead-sheet rows and sums them in each frame.
 
         Args:
-            rows (int64 [B, T_c, R]): values of the lead-sheet rows; 0 where unknown.
+            rows (int64 [B, T_c, R]): values of R lead-sheet rows in T_c frames; 0 where unknown.
             null (bool [B], *optional*): sequences without conditioning.
 
         Returns:
-            float [B, T_c, D], zeros in the sequences of `null`.
+            float [B, T_c, D], zeros in the sequences of `null`; D, width.
         """
         numbers = torch.arange(rows.shape[-1], device=rows.device)
         embedded = self.lead_sheet_embedding(rows, numbers).sum(dim=2)
@@ -229,28 +235,29 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """Embeds slots of the target.
 
         Args:
-            input_ids (int64 [B·C, L]): under the flat pattern (C = 1) slot t reads a token of codebook (t − 1) mod Q;
-                under the delay pattern (C = Q) a slot sums the embeddings of one token per codebook.
+            input_ids (int64 [B·C, L]): with Q codebooks, under the flat pattern (C = 1 code per slot) slot t reads a
+                token of codebook (t − 1) mod Q; under the delay pattern (C = Q) a slot sums the embeddings of one
+                token per codebook.
             target_indices (int64 [L]): indices t of the slots in the target.
 
         Returns:
-            float [B, L, D].
+            float [B, L, D]; D, width.
         """
         num_codebooks = self.config.num_codebooks
+        # the target's segment is the last
         target_segment = self._segment(self.segment_embedding.num_embeddings - 1, input_ids.device)
         if self.pattern.codes_per_slot > 1:
-            ids = input_ids.reshape(input_ids.shape[0] // num_codebooks, num_codebooks, -1).transpose(
-                1, 2
-            )  # [B, L, Q]
-            books = torch.arange(num_codebooks, device=ids.device)
-            return self.target_embedding(ids, books).sum(dim=2) + target_segment
+            rows_of_sequences = input_ids.reshape(input_ids.shape[0] // num_codebooks, num_codebooks, -1)  # [B, Q, L]
+            ids = rows_of_sequences.transpose(1, 2)  # [B, L, Q]
+            codebooks = torch.arange(num_codebooks, device=ids.device)
+            return self.target_embedding(ids, codebooks).sum(dim=2) + target_segment
         embedded = self.target_embedding(input_ids, (target_indices - 1) % num_codebooks)
         # the codebook that the slot predicts
         embedded = embedded + self.quantizer_embedding(target_indices % num_codebooks)
         return embedded + target_segment
 
     def layer_weights(self) -> list[LayerWeights]:
-        """What the layers compute with: the `layers` of `SlotWeights`."""
+        """The weights of each layer: the `layers` of `SlotWeights`."""
         return [layer.weights() for layer in self.layers if isinstance(layer, HAFMDecoderLayer)]
 
     def input_tables(self) -> list[torch.Tensor]:
@@ -258,8 +265,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
 
         Returns:
             Under the flat pattern, for each codebook that a slot predicts, a table float32 [V + 1, D] of the slot's
-            inputs, BOS last. Under the delay pattern, where a slot sums one row per codebook, a single table float32
-            [Q · (V + 1), D].
+            inputs: the V codes of a codebook, then BOS; width D. Under the delay pattern, where a slot sums one row
+            per codebook, a single table float32 [Q · (V + 1), D] of all Q codebooks.
         """
         target = self.target_embedding.weight.float()  # [Q, V + 1, D]
         segment = self.segment_embedding.weight[-1]
@@ -278,16 +285,16 @@ class HAFMDecoder(HAFMPreTrainedModel):
             query (int64 [n]): indices of the query slots in the sequence.
 
         Returns:
-            float [1 or B, H, n, slots].
+            float [1 or B, heads, n, slots].
         """
         queries = layout.select(query)
         return self.relative_attention_bias(queries, layout, visible(self.config, queries, layout))
 
     def _attends_in_chunks(self) -> bool:
-        """Whether attention is `chunked_attention`.
+        """Whether the layers use `chunked_attention`.
 
-        It is in training on a CPU, with float32 or float64 weights, unless dropout or an attention implementation
-        other than the default, "sdpa", is asked for.
+        They do in training on a CPU, with float32 or float64 weights, unless the configuration asks for attention
+        dropout or for an attention implementation other than the default, "sdpa".
         """
         return (
             self.training
@@ -315,14 +322,18 @@ class HAFMDecoder(HAFMPreTrainedModel):
         report: StepReport | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states of the L target slots, float [B, L, D].
+        """Hidden states of the target's slots.
 
         Args:
             input_ids (int64 [B·C, L]), conditioning_ids (int64 [B, K, T_c]), conditioning_mask, attention_mask,
-                null_conditioning, cache, use_cache, conditioning_is_cached: described at the class.
+                null_conditioning, cache, use_cache, conditioning_is_cached: described at the class. C codes per slot,
+                L slots, K conditioning streams, T_c conditioning frames.
             target_only: whether the last layer (and its attentions) is limited to the target's slots, as in training.
             report: called with 0 before each layer, so that a long pass can be ended by an exception.
             kwargs: for the attention function.
+
+        Returns:
+            `last_hidden_state` (float [B, L, D], width D), normalised, and the cache, if there is one.
         """
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
@@ -370,10 +381,11 @@ class HAFMDecoder(HAFMPreTrainedModel):
         else:
             position_bias = self.attention_bias(layout, query)
 
-        for number, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers):
             if report is not None:
                 report(0)
-            if (self.training or target_only) and layer is self.layers[-1] and number > 0:
+            # an only layer, as the first, computes all slots
+            if (self.training or target_only) and layer is self.layers[-1] and index > 0:
                 # nothing is predicted from the conditioning's slots: the last layer needs only their keys and values
                 position_bias = last_rows(position_bias, input_ids.shape[1])
             hidden_states = layer(hidden_states, position_bias, cache=cache, **kwargs)
@@ -381,7 +393,11 @@ class HAFMDecoder(HAFMPreTrainedModel):
 
 
 class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
-    """A decoder with one head per target codebook; the three stages differ in their configuration only."""
+    """A decoder with one head per target codebook; the three stages differ in their configuration only.
+
+    Args:
+        config: the stage's configuration.
+    """
 
     config: HAFMStageConfig
     # the loss is a mean over the batch it is given, so Trainer must divide it when it accumulates gradients
@@ -396,10 +412,10 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
     def slot_weights(self) -> SlotWeights:
         """Weights that `forward` computes with for a slot whose conditioning is cached or added to its input."""
-        weight: torch.Tensor = self.heads.weight  # [Q, V, D]
-        bias: torch.Tensor | None = self.heads.bias  # [Q, V]
+        weight: torch.Tensor = self.heads.weight  # [codebooks, codes, width]
+        bias: torch.Tensor | None = self.heads.bias  # [codebooks, codes]
         if self.model.pattern.codes_per_slot > 1:
-            # every slot uses all heads: as one
+            # every slot uses all heads, so they become a single one
             weight = weight.flatten(0, 1)[None]
             if bias is not None:
                 bias = bias.flatten()[None]
@@ -425,7 +441,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         `window_seconds` and `overlap_seconds` say how the composite cuts a longer song into windows, and
         `independent_windows` whether these are generated independently of each other, in one batch.
         `history_free_guidance` is the weight with which `history_free_scores` are added to the logits; it requires
-        training with history dropout.
+        training with history dropout, which hides random spans of the target so far.
         """
         return GenerationConfig(
             do_sample=True,
@@ -466,7 +482,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
     def slot_plan(self, batch: WindowBatch) -> SlotPlan:
         """The slots to decode for the frames of a batch, with its known and kept codes and its random numbers.
 
-        Random numbers are moved to the device of the conditioning, on which known codes are expected.
+        Random numbers are moved to the device of the conditioning, on which known codes must be already.
         """
         ids = batch.conditioning_ids
         known = batch.known
@@ -504,22 +520,22 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
     ) -> torch.Tensor:
         """Conditional minus unconditional scores without history: the evidence of the conditioning alone.
 
-        A stage tends to follow its own history more than the voice, so this evidence, weighted by
+        The history is the target so far. A stage tends to follow it more than the voice, so this evidence, weighted by
         `history_free_guidance`, is added to the scores of each slot. It is a single pass over the window, since
         nothing depends on generated tokens.
 
         Args:
-            conditioning_ids (int64 [B, K, T_c]): conditioning streams.
+            conditioning_ids (int64 [B, K, T_c]): K conditioning streams of T_c frames.
             conditioning_mask (bool [B, T_c] or None): False where the conditioning is padding.
             first, count: scores are for the slots [first, first + count) of the target.
             report: called with 0 between layers.
 
         Returns:
-            float32 [B·C, count, V].
+            float32 [B·C, count, V]: C codes per slot, of V each.
         """
 
         def scores(ids: torch.Tensor, mask: torch.Tensor | None, null: bool) -> torch.Tensor:
-            """Scores of some rows, without their conditioning if `null`: float32 [rows · C, count, V]."""
+            """Scores of some sequences, without their conditioning if `null`: float32 [sequences · C, count, V]."""
             rows = len(ids) * self.pattern.codes_per_slot
             outputs = self.forward(
                 # BOS in every slot: no history
@@ -534,25 +550,25 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             )
             return outputs.logits.float()
 
-        nulled: torch.Tensor | None = None
+        unconditional_of_any: torch.Tensor | None = None
         if conditioning_mask is None:
-            # without conditioning, rows of the same length are the same
-            nulled = scores(conditioning_ids[:1], None, True)
-        rows_at_once = len(conditioning_ids)
+            # without conditioning, sequences of the same length are the same
+            unconditional_of_any = scores(conditioning_ids[:1], None, True)
+        sequences_at_once = len(conditioning_ids)
         if conditioning_ids.device.type == "cpu":
             # one by one: no slower, and a job can be cancelled between the shorter layers
-            rows_at_once = 1
+            sequences_at_once = 1
         differences = []
-        for begin in range(0, len(conditioning_ids), rows_at_once):
-            rows = slice(begin, begin + rows_at_once)
-            ids = conditioning_ids[rows]
+        for begin in range(0, len(conditioning_ids), sequences_at_once):
+            sequences = slice(begin, begin + sequences_at_once)
+            ids = conditioning_ids[sequences]
             mask = None
             if conditioning_mask is not None:
-                mask = conditioning_mask[rows]
-            if nulled is None:
+                mask = conditioning_mask[sequences]
+            if unconditional_of_any is None:
                 unconditional = scores(ids, mask, True)
             else:
-                unconditional = nulled.repeat(len(ids), 1, 1)
+                unconditional = unconditional_of_any.repeat(len(ids), 1, 1)
             differences.append(scores(ids, mask, False) - unconditional)
         return torch.cat(differences)
 
@@ -574,21 +590,26 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Logits of the target's slots, and the loss of its tokens.
 
+        A slot is a position of the target in the decoder's sequence; it predicts C codes, one under the flat codebook
+        pattern, one of each of the Q codebooks under the delay pattern (`codebook_patterns`).
+
         Args:
             input_ids, conditioning_ids, conditioning_mask, attention_mask, null_conditioning, cache,
                 use_cache, conditioning_is_cached: as for `HAFMDecoder`. `input_ids` may be left out if `labels` are
-                given. In training, if `null_conditioning` is not given, the conditioning of each row is dropped with
-                probability `config.conditioning_dropout`.
-            labels (int64 [B, T·Q], *optional*): target tokens of whole frames, not shifted; −100 is ignored.
+                given. In training, if `null_conditioning` is not given, the conditioning of each sequence is dropped
+                with probability `config.conditioning_dropout`.
+            labels (int64 [B, T·Q], *optional*): tokens of T target frames, not shifted; −100 is ignored. The loss
+                needs the logits of all slots.
             logits_to_keep (`int`): number of last slots to compute logits for; 0 means all.
+            kwargs: for `HAFMDecoder.forward`.
 
         Returns:
-            `CausalLMOutputWithPast` with `loss` (see `codebook_loss`) and `logits` (float [B·C, L, V] in the order of
-            slots; `pattern.tokens` puts them into that of the labels). The last of `hidden_states`, after the final
-            norm, covers the target's slots only; the others cover all slots.
+            `CausalLMOutputWithPast` with `loss` (see `codebook_loss`) and `logits` (float [B·C, L, V] for L slots and
+            the V codes of a codebook; `pattern.tokens` puts those of all slots into the order of the labels). The last
+            of `hidden_states`, after the final norm, covers the target's slots only; the others cover all slots.
 
         Raises:
-            ValueError: inputs are missing, differ in their number of rows, or do not fit the stage.
+            ValueError: inputs are missing, differ in their number of sequences, or do not fit the stage.
         """
         if labels is not None:
             self._check_labels(labels)
@@ -598,14 +619,18 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             "input_ids": input_ids, "conditioning_ids": conditioning_ids, "conditioning_mask": conditioning_mask,
             "attention_mask": attention_mask, "null_conditioning": null_conditioning,
         }  # fmt: skip
-        cached: dict[str, Any] = {"cache": cache, "conditioning_is_cached": conditioning_is_cached}
-        target_indices = self._checked_target_indices({**inputs, "labels": labels}, **cached, **kwargs)
+        cache_state: dict[str, Any] = {"cache": cache, "conditioning_is_cached": conditioning_is_cached}
+        target_indices = self._checked_target_indices({**inputs, "labels": labels}, **cache_state, **kwargs)
         if null_conditioning is None and self.training and self.config.conditioning_dropout > 0:
             ids = inputs["conditioning_ids"]
             rates = torch.full((len(ids),), self.config.conditioning_dropout, device=ids.device)
             inputs["null_conditioning"] = torch.bernoulli(rates).bool()
-        outputs = self.model(**inputs, **cached, use_cache=use_cache, **kwargs)
-        logits = self.heads(outputs.last_hidden_state[:, -logits_to_keep:], target_indices[-logits_to_keep:])
+        outputs = self.model(**inputs, **cache_state, use_cache=use_cache, **kwargs)
+        hidden_states = outputs.last_hidden_state
+        if logits_to_keep:
+            hidden_states = hidden_states[:, -logits_to_keep:]
+            target_indices = target_indices[-logits_to_keep:]
+        logits = self.heads(hidden_states, target_indices)
         loss = None
         if labels is not None:
             loss = self.codebook_loss(logits, labels)
@@ -619,7 +644,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Checks the inputs of `forward`.
+        """Checks the inputs of `forward`, and returns the indices of the slots that it computes.
 
         Args:
             inputs: tensors by argument name: `input_ids`, `conditioning_ids`, `labels`, the masks and
@@ -629,10 +654,10 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             kwargs: further arguments of `forward`, which are not checked.
 
         Returns:
-            Index in the target of each slot of `input_ids`, int64 [L].
+            Index in the target of each of the L slots of `input_ids`, int64 [L].
 
         Raises:
-            ValueError: inputs are missing, differ in their number of rows, or do not fit the stage.
+            ValueError: inputs are missing, differ in their number of sequences, or do not fit the stage.
         """
         if inputs_embeds is not None:
             raise ValueError("A stage embeds its tokens itself, by codebook; give input_ids instead of inputs_embeds.")
@@ -642,6 +667,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             raise ValueError("Give input_ids, labels, or both.")
         config = self.config
         attention_mask = inputs["attention_mask"]
+        # slots of the sequence that the cache holds
         past = 0 if cache is None else cache.get_seq_length()
         if conditioning_is_cached is None:
             conditioning_is_cached = bool(past > 0)
@@ -652,12 +678,13 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             target_indices = target_indices + past - config.num_prepended_sources * conditioning_ids.shape[2]
         # the codebook that a slot reads: that of the token before, or under the delay pattern that of its row
         if self.model.pattern.codes_per_slot == 1:
-            books = target_indices - 1
+            codebooks = (target_indices - 1) % config.num_codebooks
         else:
-            books = torch.arange(len(input_ids), device=input_ids.device)[:, None]
+            rows = torch.arange(len(input_ids), device=input_ids.device)[:, None]
+            codebooks = rows % config.num_codebooks
         # BOS is allowed in every codebook
         ids = input_ids.masked_fill(input_ids == config.codebook_size, 0)
-        check_ids("input_ids", ids, config.codebook_sizes, books % config.num_codebooks)
+        check_ids("input_ids", ids, config.codebook_sizes, codebooks)
         # a slot's index determines the codebook and the instant that it predicts, so padding must not precede a token;
         # checked on a CPU only, since it would make a GPU synchronise
         if attention_mask is not None and attention_mask.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -666,7 +693,10 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         return target_indices
 
     def _check_labels(self, labels: torch.Tensor) -> None:
-        """Refuses labels that are not whole frames (int64 [B, T·Q]), or with ids that their codebooks do not have.
+        """Refuses labels that are not whole frames, or with ids that their codebooks do not have.
+
+        Args:
+            labels (int64 [B, T·Q]): tokens of T frames of Q codebooks; −100 is ignored.
 
         Raises:
             ValueError: names the shape or the id.
@@ -675,15 +705,15 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         num_codebooks = self.config.num_codebooks
         if len(shape) != 2 or shape[1] % num_codebooks:
             raise ValueError(f"labels has shape {shape}; this stage needs [B, T · {num_codebooks}], whole frames.")
-        books = torch.arange(shape[1], device=labels.device) % num_codebooks
-        check_ids("labels", labels.masked_fill(labels == IGNORE_INDEX, 0), self.config.codebook_sizes, books)
+        codebooks = torch.arange(shape[1], device=labels.device) % num_codebooks
+        check_ids("labels", labels.masked_fill(labels == IGNORE_INDEX, 0), self.config.codebook_sizes, codebooks)
 
-    def _check_conditioning(self, inputs: dict[str, Any], cached: bool = False) -> None:
+    def _check_conditioning(self, inputs: dict[str, Any], is_cached: bool = False) -> None:
         """Refuses inputs that differ in their number of sequences, and conditioning that does not fit the stage.
 
         Args:
             inputs: tensors or None by argument name, `conditioning_ids` and `conditioning_mask` among them.
-            cached: whether the cache holds the conditioning already, whose ids then need no check.
+            is_cached: whether the cache holds the conditioning already, whose ids then need no check.
 
         Raises:
             ValueError: says what does not fit.
@@ -696,23 +726,23 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             raise ValueError(f"conditioning_ids has shape {shape}; this stage needs [B, {streams}, T_c], T_c > 0.")
         counts = {name: len(value) for name, value in inputs.items() if value is not None}
         if "input_ids" in counts:
-            # as many rows per sequence
+            # input_ids have a row for each code of a slot
             counts["input_ids"] //= self.model.pattern.codes_per_slot
         if len(set(counts.values())) > 1:
             counted = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise ValueError(f"The inputs have different numbers of sequences: {counted}.")
         if mask is not None and mask.shape[1] != shape[2]:
             raise ValueError(f"conditioning_mask has {mask.shape[1]} frames, and conditioning_ids {shape[2]}.")
-        if not cached:
-            books = torch.arange(streams, device=conditioning_ids.device)[:, None]
-            check_ids("conditioning_ids", conditioning_ids, self.config.conditioning_sizes, books)
+        if not is_cached:
+            codebooks = torch.arange(streams, device=conditioning_ids.device)[:, None]
+            check_ids("conditioning_ids", conditioning_ids, self.config.conditioning_sizes, codebooks)
 
     def token_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each target token, in nats.
 
         Args:
-            logits (float [B·C, L, V]): of all slots, from the first; C codes per slot.
-            labels (int64 [B, T·Q]): target tokens; −100 is ignored.
+            logits (float [B·C, L, V]): of all L slots, from the first; C codes per slot, of V each.
+            labels (int64 [B, T·Q]): tokens of T frames of Q codebooks; −100 is ignored.
 
         Returns:
             float32 [B, T, Q], 0 where a label is ignored.
@@ -729,8 +759,8 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         """Cross-entropy of each codebook, averaged over the codebooks that have labels (paper, §3.5).
 
         Args:
-            logits (float [B·C, L, V]): of all slots, from the first; C codes per slot.
-            labels (int64 [B, T·Q]): target tokens; −100 is ignored.
+            logits (float [B·C, L, V]): of all L slots, from the first; C codes per slot, of V each.
+            labels (int64 [B, T·Q]): tokens of T frames of Q codebooks; −100 is ignored.
 
         Returns:
             A scalar, in nats per token; 0 if all labels are ignored.
@@ -743,9 +773,9 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
 
 class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
-    """Stage 1: instrumental semantic tokens from vocal semantic tokens; by the paper's defaults at 50 Hz, K = 1.
+    """Stage 1: instrumental semantic tokens from vocal semantic tokens.
 
-    Lead-sheet rows add to K.
+    By the paper's defaults at 50 Hz, from K = 1 conditioning stream; lead-sheet rows are further streams.
     """
 
     config_class = HAFMSemanticConfig
@@ -754,7 +784,8 @@ class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
 class HAFMCoarseForCausalLM(HAFMStageForCausalLM):
     """Stage 2: the codec's first codebooks from vocal and instrumental semantic tokens.
 
-    By the paper's defaults EnCodec's codebooks 1–4 at 75 Hz, and K = 2; lead-sheet rows add to K.
+    By the paper's defaults EnCodec's codebooks 1–4 at 75 Hz, from K = 2 conditioning streams; lead-sheet rows are
+    further streams.
     """
 
     config_class = HAFMCoarseConfig
@@ -763,7 +794,8 @@ class HAFMCoarseForCausalLM(HAFMStageForCausalLM):
 class HAFMFineForCausalLM(HAFMStageForCausalLM):
     """Stage 3: the codec's further codebooks from its first.
 
-    By the paper's defaults EnCodec's codebooks 5–8 at 75 Hz from 1–4, and K = 4, summed; lead-sheet rows add to K.
+    By the paper's defaults EnCodec's codebooks 5–8 at 75 Hz, from codebooks 1–4 as K = 4 conditioning streams, whose
+    embeddings are summed; lead-sheet rows are further streams.
     """
 
     config_class = HAFMFineConfig
@@ -779,7 +811,7 @@ def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.T
         name: what the ids are, for the error.
         ids (int64 [...]): each from 0 to the size of its codebook − 1.
         sizes: size of each codebook.
-        codebooks (int64, broadcasts to `ids`): number of each id's codebook.
+        codebooks (int64, broadcasts to `ids`): index of each id's codebook.
 
     Raises:
         ValueError: names the id and the limit.

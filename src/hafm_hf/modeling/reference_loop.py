@@ -30,10 +30,10 @@ class GivenNumberSampling(LogitsProcessor):
     It must be the last processor, after temperature and top-k.
 
     Args:
-        uniforms (float32 [B, n]): one number for each row and token to be generated.
+        uniforms (float32 [rows, n]): one number for each row and each of the n tokens to be generated.
         prefix_length (int): tokens in `input_ids`, including BOS, when generation begins.
-        kept (int64 [B, n], *optional*): tokens to use instead of sampling, −1 where to sample.
-        report: called after each step.
+        kept (int64 [rows, n], *optional*): tokens to use instead of sampling, −1 where to sample.
+        report: called with 1 after each step.
     """
 
     uniforms: torch.Tensor
@@ -42,7 +42,15 @@ class GivenNumberSampling(LogitsProcessor):
     report: StepReport | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """scores (float [B, V]) → float [B, V], −inf for all but one code per row."""
+        """Chooses a code for each row.
+
+        Args:
+            input_ids (int64 [rows, tokens so far]): the rows so far, for their length.
+            scores (float [rows, codes]): logits.
+
+        Returns:
+            float [rows, codes], 0 for the code that is chosen and −inf for all others.
+        """
         step = input_ids.shape[1] - self.prefix_length
         chosen = with_kept(draw(scores, self.uniforms[:, step]), self.kept, step)
         # BOS is in `kept` where a slot has no frame, but has no logit; `CodebookPattern.hide` puts it back
@@ -59,6 +67,9 @@ class ClassifierFreeGuidance(LogitsProcessor):
 
     Args:
         guidance_scale (`float`): λ.
+
+    Raises:
+        ValueError: λ is negative, infinite or NaN.
     """
 
     def __init__(self, guidance_scale: float) -> None:
@@ -70,14 +81,14 @@ class ClassifierFreeGuidance(LogitsProcessor):
         """Combines conditional and unconditional logits.
 
         Args:
-            input_ids (int64 [B, L]): the sequences so far, for their number only.
-            scores (float [2B, V]): logits, conditional rows first.
+            input_ids (int64 [rows, tokens so far]): the rows so far, for their number only.
+            scores (float [2 · rows, codes]): logits, conditional rows first.
 
         Returns:
-            float [B, V].
+            float [rows, codes].
 
         Raises:
-            ValueError: there are not twice as many rows of scores as sequences.
+            ValueError: there are not twice as many rows of scores as of `input_ids`.
         """
         if scores.shape[0] != 2 * input_ids.shape[0]:
             raise ValueError(
@@ -91,11 +102,12 @@ class ClassifierFreeGuidance(LogitsProcessor):
 class HistoryFreeGuidance(LogitsProcessor):
     """ℓ + w (h_cond − h_uncond), where h are scores predicted without history, with and without conditioning.
 
-    `HAFMStageForCausalLM.history_free_scores` says why. They do not depend on generated tokens, so they are computed
-    before generation begins.
+    `HAFMStageForCausalLM.history_free_scores` says why. The scores h do not depend on generated tokens, so they are
+    computed before generation begins.
 
     Args:
-        scores (`torch.Tensor`): w (h_cond − h_uncond), float [B·C, n, V], of the n slots to generate.
+        scores (`torch.Tensor`): w (h_cond − h_uncond), float [B·C, n, V], of B sequences, the n slots to generate and
+            the V codes of a codebook.
         prefix_length (`int`): slots in `input_ids`, including BOS, when generation begins.
         codes_per_slot (`int`): C, rows per sequence.
     """
@@ -109,8 +121,9 @@ class HistoryFreeGuidance(LogitsProcessor):
         """Adds the history-free scores of the slot that is generated.
 
         Args:
-            input_ids (int64 [B·samples·C, slots so far]): the sequences, for their length.
-            scores (float [B·samples·C, V]): with `samples` (`num_return_sequences`) sequences for each of the B.
+            input_ids (int64 [B·samples·C, slots so far]): the sequences, for their length; C rows each.
+            scores (float [B·samples·C, V]): logits of V codes; `samples` (`num_return_sequences`) sequences for each
+                of the B.
 
         Returns:
             float, of the shape of `scores`.
@@ -142,11 +155,12 @@ class HAFMGenerationMixin(GenerationMixin):
             sequences (int64 [B·C, 1 + L]): L slots after BOS, C rows per sequence.
 
         Returns:
-            int64 [B, Q, T].
+            int64 [B, codebooks, frames].
         """
         slots = sequences[:, 1:]
-        whole = slots[:, : self.pattern.num_slots(self.pattern.num_frames(slots.shape[1]))]
-        return self.pattern.tokens(whole).unflatten(1, (-1, self.config.num_codebooks)).transpose(1, 2)
+        whole_frames = self.pattern.num_frames(slots.shape[1])
+        tokens = self.pattern.tokens(slots[:, : self.pattern.num_slots(whole_frames)])
+        return tokens.unflatten(1, (-1, self.config.num_codebooks)).transpose(1, 2)
 
     def continue_batch(
         self, batch: WindowBatch, config: GenerationConfig, report: StepReport | None = None
@@ -154,12 +168,12 @@ class HAFMGenerationMixin(GenerationMixin):
         """Continues a batch with `generate`, the reference for the fast loop (`fast_loop.FastGenerator`).
 
         Args:
-            batch: what to continue; it must have random numbers.
+            batch: the sequences to continue, and for how many frames; it must have random numbers.
             config: from `decoding_config`.
             report: called with 1 after each step.
 
         Returns:
-            The new codes, int64 [B, Q, T].
+            The new codes, int64 [batch, codebooks, frames].
 
         Raises:
             ValueError: the batch has no random numbers.
@@ -167,9 +181,9 @@ class HAFMGenerationMixin(GenerationMixin):
         plan = self.slot_plan(batch)
         if plan.uniforms is None:
             raise ValueError("There are no random numbers; for the likeliest codes, give any and top_k=1.")
-        before = 0
+        known_frames = 0
         if batch.known is not None:
-            before = batch.known.shape[2]
+            known_frames = batch.known.shape[2]
         config = copy.deepcopy(config)
         # the batch determines the length of the result, and `codes_of` its form
         config.update(
@@ -180,11 +194,11 @@ class HAFMGenerationMixin(GenerationMixin):
             input_ids=torch.nn.functional.pad(plan.known, (1, 0), value=self.config.codebook_size),
             conditioning_ids=batch.conditioning_ids,
             conditioning_mask=batch.conditioning_mask,
-            target_frames=before + batch.frames,
+            target_frames=known_frames + batch.frames,
             generation_config=config,
             logits_processor=LogitsProcessorList([sampling]),
         )
-        return self.codes_of(generated)[:, :, before:]
+        return self.codes_of(generated)[:, :, known_frames:]
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
@@ -211,14 +225,17 @@ class HAFMGenerationMixin(GenerationMixin):
         if model_kwargs.get("null_conditioning") is not None:
             raise ValueError("generate() sets null_conditioning itself; leave it out, and give guidance_scale=0.")
         model_kwargs["guidance_scale"] = 1.0 if config.guidance_scale is None else config.guidance_scale
-        # for `_prepare_generated_length`, which knows the prefix's length, and for the cache
+        # read by `_prepare_generated_length`, which knows the prefix's length, and by `_prepare_cache_for_generation`
         config._target_frames = self.config.target_length(conditioning_ids.shape[-1]) // self.config.num_codebooks
-        # a generation config made for another vocabulary may have another one
+        # a generation config made for another vocabulary may have another BOS
         config.bos_token_id = self.config.bos_token_id
         return config, model_kwargs
 
     def _prepare_generated_length(self, generation_config: Any, **kwargs: Any) -> Any:
-        """Sets the length in `generation_config` to that of the conditioning, unless a length is given."""
+        """Sets `max_new_tokens` so that the target lasts as long as the conditioning, unless a length is given.
+
+        Arguments and result are those of transformers' method; `_prepare_generation_config` has set `_target_frames`.
+        """
         if kwargs["has_default_max_length"] and generation_config.max_new_tokens is None:
             slots = self.pattern.num_slots(generation_config._target_frames)
             # the first of `input_ids` is BOS, which is not a slot to generate
@@ -230,11 +247,11 @@ class HAFMGenerationMixin(GenerationMixin):
     ) -> tuple[torch.Tensor, str | None, dict[str, Any]]:
         """Begins with BOS in every row, unless `input_ids` are given, whose number of rows it checks.
 
-        Arguments and result are those of transformers' method: the input ids (int64 [B·C, L]), their name and the
-        model's further arguments.
+        Arguments and result are those of transformers' method: the input ids (int64 [sequences · codes per slot,
+        slots]), their name and the model's further arguments.
 
         Raises:
-            ValueError: `input_ids` do not have C rows, the codes per slot, for each row of `conditioning_ids`.
+            ValueError: `input_ids` do not have a row for each code of a slot and each row of `conditioning_ids`.
         """
         ids = model_kwargs["conditioning_ids"]
         rows = len(ids) * self.pattern.codes_per_slot
@@ -269,7 +286,7 @@ class HAFMGenerationMixin(GenerationMixin):
     ) -> tuple[torch.Tensor | None, dict[str, Any]]:
         """Repeats each sequence, which may have several rows, `expand_size` times, and its model arguments likewise.
 
-        `input_ids` are int64 [B·C, L] before, [B·expand_size·C, L] after.
+        `input_ids` are int64 [B·C, L] before, [B·expand_size·C, L] after: B sequences of L slots, C codes per slot.
         """
         # transformers' method repeats the first dimension
         if input_ids is not None:
@@ -291,7 +308,7 @@ class HAFMGenerationMixin(GenerationMixin):
         knows from here on, and on `_target_frames` (`_prepare_generation_config`). Arguments and result are those of
         transformers' method; `max_cache_length` counts the target's slots.
         """
-        # max_length counts slots, the first being BOS; a target that is continued later may end after this call's
+        # max_length counts slots, the first being BOS; the target may be continued past it, to the conditioning's end
         if not model_kwargs.get("target_frames"):
             frames = self.pattern.num_frames(generation_config.max_length - 1)
             model_kwargs["target_frames"] = max(frames, generation_config._target_frames)
@@ -302,7 +319,10 @@ class HAFMGenerationMixin(GenerationMixin):
         )
 
     def _get_logits_processor(self, generation_config: Any, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        """Guidance first, as it combines raw scores, then the stock processors, and `GivenNumberSampling` last."""
+        """Guidance first, as it combines raw scores, then the stock processors, and `GivenNumberSampling` last.
+
+        Arguments are those of transformers' method.
+        """
         scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
         generation_config.guidance_scale = None  # the stock processor must not be added as well
         try:
@@ -318,7 +338,7 @@ class HAFMGenerationMixin(GenerationMixin):
             new_slots = generation_config.max_length - prefix_length
             model_kwargs = kwargs["model_kwargs"]
             conditioning = (model_kwargs["conditioning_ids"], model_kwargs.get("conditioning_mask"))
-            # the prefix's first slot, BOS, is not predicted
+            # the prefix's first token, BOS, is not predicted
             scores = weight * self.history_free_scores(*conditioning, prefix_length - 1, new_slots)
             ours.append(HistoryFreeGuidance(scores, prefix_length, self.pattern.codes_per_slot))
         # sampling comes after every processor that changes the scores
@@ -339,10 +359,10 @@ class HAFMGenerationMixin(GenerationMixin):
         """Doubles the rows for guidance, and tells the forward pass whether the cache holds the conditioning already.
 
         Under the delay pattern BOS replaces what was sampled for slots without a frame: past `target_frames`, by
-        default the longer of the conditioning and this call, and past the end of a row's conditioning.
+        default the longer of the conditioning and this call, and past the end of a sequence's conditioning.
 
         Args:
-            input_ids (int64 [B·C, L]): the sequences so far, C rows each.
+            input_ids (int64 [B·C, L]): the sequences so far: L slots of C codes, C rows per sequence.
             next_sequence_length, cache, is_first_iteration: as for transformers' method.
             attention_mask ([B·C, L], *optional*): only checked, in the first iteration.
             guidance_scale: 1 for no guidance.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-# 24 random bits are exact in float32
+# random bits per number: all numbers of 24 bits are exact in float32
 BITS = 24
 # numbers that Philox generates per counter value
 NUMBERS_PER_COUNT = 4
@@ -26,7 +26,7 @@ StepReport = Callable[[int], None]
 
 
 def for_guidance(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor:
-    """Doubles the rows (dimension 0) for guidance, conditional ones first; does nothing for a scale of 1."""
+    """Doubles a batch (dimension 0) for guidance, the conditional half first; a scale of 1 needs no second half."""
     return tensor if guidance_scale == 1.0 else torch.cat([tensor, tensor])
 
 
@@ -56,17 +56,18 @@ class RandomNumbers:
     variation: int = 0
 
     def of_frames(self, first: int, frames: int, num_codebooks: int) -> torch.Tensor:
-        """Numbers for the codes of the frames [first, first + frames): float32 [Q, frames]."""
+        """Numbers for the codes of the frames [first, first + frames): float32 [num_codebooks, frames]."""
         return self.uniforms(first * num_codebooks, frames * num_codebooks).view(frames, num_codebooks).t()
 
     def uniforms(self, start: int, count: int) -> torch.Tensor:
-        """Numbers for the flat positions [start, start + count): float32 [count], above 0 and at most 1."""
-        # the counter advances once for each four numbers
+        """The row's numbers of index [start, start + count): float32 [count], above 0 and at most 1."""
+        # Philox can start at a counter value only
         counter, skipped = divmod(start, NUMBERS_PER_COUNT)
         key = np.array([self.seed % 2**64, self.stage << 32 | self.variation], dtype=np.uint64)
         generator = np.random.Philox(key=key, counter=np.array([counter, 0, 0, 0], dtype=np.uint64))
+        # the upper bits of Philox's 64
         integers = generator.random_raw(skipped + count)[skipped:] >> np.uint64(64 - BITS)
-        # + 1: from (0, 1], since `draw` would choose codes of zero probability for 0
+        # + 1 keeps them above 0, for which `draw` could choose codes of zero probability
         return torch.from_numpy(((integers + np.uint64(1)) * 2.0**-BITS).astype(np.float32))
 
 
@@ -75,10 +76,11 @@ class WindowBatch:
     """Rows that a decoding loop continues together.
 
     Args:
-        conditioning_ids (int64 [B, K, T_c]): conditioning streams.
+        conditioning_ids (int64 [B, K, T_c]): K conditioning streams of T_c frames.
         frames: T, the number of frames to generate for each row.
-        uniforms (float32 [B, Q, T], *optional*): the codes' random numbers; None to take the likeliest codes.
-        known (int64 [B, Q, P], *optional*): codes that come before.
+        uniforms (float32 [B, Q, T], *optional*): random numbers of the codes of Q codebooks; None to take the
+            likeliest codes.
+        known (int64 [B, Q, P], *optional*): codes of the P frames that come before.
         kept (int64 [B, Q, T], *optional*): codes to use instead of sampling, −1 where to sample.
         conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
     """
@@ -97,7 +99,7 @@ def draw(
     """Samples one code per row by inverting the cumulative distribution over the vocabulary.
 
     Args:
-        scores (float [B·C, V]): logits.
+        scores (float [B·C, V]): logits of V codes in each row: C codes of a slot for each of B sequences.
         uniforms (float32 [B·C]): one number per row, above 0 and at most 1; None for the likeliest code.
         temperature: divides the logits.
         top_k: number of likeliest codes to sample from; 0 for all.
@@ -118,7 +120,7 @@ def draw(
 
 
 def _kth_largest(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """The k-th largest score of each row (float32 [B·C, V]): float32 [B·C, 1]."""
+    """The k-th largest score of each row: float32 [rows, codes] → float32 [rows, 1]."""
     if scores.device.type != "cpu":
         return scores.topk(k).values[:, -1:]
     # NumPy's partition takes a third of the time of torch's topk for 12 rows of 1,024
@@ -129,12 +131,12 @@ def with_kept(drawn: torch.Tensor, kept: torch.Tensor | None, step: int) -> torc
     """Replaces sampled tokens by those to keep.
 
     Args:
-        drawn (int64 [B·C]): tokens sampled in decoding step `step`.
-        kept (int64 [B·C, n], *optional*): tokens to use in each of the n steps instead, −1 where to sample.
-        step: from 0.
+        drawn (int64 [rows]): tokens sampled in decoding step `step`.
+        kept (int64 [rows, n], *optional*): tokens to use in each of the n steps instead, −1 where to sample.
+        step: index of the step, from 0.
 
     Returns:
-        int64 [B·C].
+        int64 [rows].
     """
     if kept is None:
         return drawn

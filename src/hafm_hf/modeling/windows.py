@@ -27,14 +27,15 @@ from .sampling import RandomNumbers, StepReport, WindowBatch
 ROWS_AT_ONCE = 16
 # fraction of the overlap of two windows, at its end, in which one may take over from the other
 JOINED_SHARE = 0.5
-# length that is compared on both sides of a join: three frames at 75 Hz
+# length of the sound that is compared on either side of a join: three frames at 75 Hz
 SIDE_SECONDS = 0.04
 
 
 def default_decoding(stages: Iterable[HAFMStageForCausalLM]) -> str:
     """The default decoding loop of stages: "fast" on CPU and CUDA, else "reference".
 
-    The fast loop is untested on other devices, and it cannot read offloaded weights.
+    It is "reference" for stages with offloaded weights, too, which the fast loop cannot read; on other devices that
+    loop is untested.
     """
     for stage in stages:
         # accelerate hooks the modules whose weights it offloads
@@ -49,7 +50,7 @@ class Window:
     """A stretch of a song that is generated at once.
 
     Args:
-        start, stop: its frames, [start, stop).
+        start, stop: its frames in the song, [start, stop).
         overlap_frames: number of its first frames that the window before has generated already; independent windows
             generate them again.
         song: index of the song in the run.
@@ -67,8 +68,8 @@ def song_windows(frames: int, window: int, overlap: int, song: int = 0) -> list[
     The last window is moved back, so that it is as long as the others instead of a short remainder.
 
     Args:
-        frames: length of the song.
-        window: length of a window, the stage's training length.
+        frames: length of the song, in frames.
+        window: length of a window, in frames; the stage's training length.
         overlap: frames by which a window overlaps the one before.
         song: index of the song in the run.
 
@@ -80,24 +81,27 @@ def song_windows(frames: int, window: int, overlap: int, song: int = 0) -> list[
     """
     if not 0 <= overlap < window:
         raise ValueError(f"overlap is {overlap} frames; it must be at least 0 and below the window, {window} frames.")
-    cut = []
+    windows = []
     done = 0
     while done < frames:
         start = max(0, min(done - overlap, frames - window))
         stop = min(start + window, frames)
-        cut.append(Window(start, stop, done - start, song))
+        windows.append(Window(start, stop, done - start, song))
         done = stop
-    return cut
+    return windows
 
 
 def window_frames(stage_config: HAFMStageConfig, generation_config: GenerationConfig) -> tuple[int, int]:
-    """Frames of a stage in a window and in its overlap with the one before.
+    """Lengths of a window and of its overlap with the one before.
 
     Both are rounded so that they last a whole number of frames of the conditioning as well.
 
     Args:
         stage_config: for the frame rates.
         generation_config: for `window_seconds` and `overlap_seconds`.
+
+    Returns:
+        Both in frames of the stage.
     """
     unit = whole_frames(stage_config)
     rate = stage_config.frame_rate
@@ -107,7 +111,10 @@ def window_frames(stage_config: HAFMStageConfig, generation_config: GenerationCo
 
 
 def whole_frames(stage_config: HAFMStageConfig) -> int:
-    """The least number of a stage's frames that last as long as a whole number of frames of its conditioning."""
+    """The least number of a stage's frames that last as long as a whole number of frames of its conditioning.
+
+    For instance 3 frames at 75 Hz, which last as long as 2 at 50 Hz.
+    """
     rate = stage_config.frame_rate
     return rate // math.gcd(rate, stage_config.conditioning_frame_rate)
 
@@ -118,7 +125,7 @@ def steadiest_frame(before: torch.Tensor, after: torch.Tensor, first: int, side:
     Means of `side` frames before and after it are compared, so that no drum stroke or note onset is cut in two.
 
     Args:
-        before (float [n, D]): embedded frames of the earlier window, in the overlap.
+        before (float [n, D]): embedded frames of the earlier window, in the overlap: vectors of width D.
         after (float [m, D]): those of the next window from the same instant on, m > n.
         first: earliest frame for the switch, at most n, where `before` ends.
         side: number of frames to compare on each side.
@@ -128,6 +135,7 @@ def steadiest_frame(before: torch.Tensor, after: torch.Tensor, first: int, side:
     """
 
     def change(frame: int) -> float:
+        """Distance between the mean vectors on either side of a switch at `frame`."""
         last_of_before = before[max(frame - side, 0) : frame]
         first_of_after = after[frame : frame + side]
         return float((first_of_after.mean(0) - last_of_before.mean(0)).norm())
@@ -141,9 +149,10 @@ class SongCodes:
     """The codes of one accompaniment that a stage is generating, as far as they exist.
 
     Args:
-        frames: length of the song.
-        random: its random numbers.
-        kept (int64 [Q, T], *optional*): codes to keep as they are, and −1 elsewhere.
+        frames: length of the song, in frames of the stage.
+        random: the accompaniment's random numbers.
+        kept (int64 [Q, T], *optional*): codes of an existing instrumental to keep as they are, and −1 elsewhere: Q
+            codebooks, T frames.
         codes (int64 [Q, n], *optional*): the codes so far.
     """
 
@@ -160,15 +169,15 @@ class SongCodes:
         return self.codes.shape[1]
 
     def append(self, codes: torch.Tensor) -> None:
-        """Adds codes (int64 [Q, n]) of the next n frames to `codes`, on the device of the new ones."""
+        """Adds the codes of the next frames (int64 [codebooks, frames]), on whose device all codes then are."""
         if self.codes is not None:
             codes = torch.cat([self.codes.to(codes.device), codes], dim=1)
         self.codes = codes
 
     def append_kept(self, stop: int) -> None:
-        """Adds the kept codes from the last generated frame up to frame `stop`, if there are kept codes.
+        """Adds the kept codes of the frames between those that exist and frame `stop`, if there are kept codes.
 
-        Frames are missing there only where windows were skipped because all their codes are kept.
+        Such frames are missing only where windows were skipped (`is_kept`).
         """
         if self.kept is not None and self.done < stop:
             codes = self.kept[:, self.done : stop]
@@ -177,13 +186,17 @@ class SongCodes:
             self.append(codes)
 
     def kept_frames(self, first: int, count: int) -> torch.Tensor:
-        """Kept codes of the frames [first, first + count), −1 where there are none: int64 [Q, count], on the CPU."""
+        """Kept codes of the frames [first, first + count), where there are kept codes.
+
+        Returns:
+            int64 [codebooks, count] on the CPU, −1 where no code is kept.
+        """
         assert self.kept is not None
         kept = self.kept[:, first : first + count].cpu()
         return F.pad(kept, (0, count - kept.shape[1]), value=FREE)
 
     def is_kept(self, window: Window) -> bool:
-        """Whether all codes that a window adds are kept, so that it need not be generated."""
+        """Whether all codes that a window would add are kept, so that it need not be generated."""
         if self.kept is None:
             return False
         codes_to_add = self.kept[:, window.start + window.overlap_frames : window.stop]
@@ -195,15 +208,15 @@ class StageRun:
 
     Args:
         stage: the stage to run.
-        songs: the accompaniments to generate.
+        songs: the accompaniments to generate, to which codes are added as they are generated.
         config: the stage's `decoding_config`.
         decoding: "fast" for our loop, "reference" for GenerationMixin's; the codes are the same up to rounding.
         compile: whether the fast loop replays its steps as CUDA graphs.
         batch_size: largest number of windows in a batch; if they are independent, in the first batch.
         report: called with 1 after each step, and with 0 during longer passes.
-        code_vectors: function of codes (int64 [n, Q]) that returns vectors that represent their sound, float [n, D].
-            If given, an independent window takes over from the one before where the sound changes least, rather than
-            where that one ends.
+        code_vectors: function of the codes of n frames (int64 [n, Q], Q codebooks) that returns vectors that represent
+            their sound, float [n, D]. If given, an independent window takes over from the one before where the sound
+            changes least, rather than where that one ends.
 
     If `config.independent_windows`, as in the fine stage, windows are generated from their own conditioning only. One
     batch may then hold several windows of a song, and each window generates its overlap with the one before again,
@@ -240,15 +253,15 @@ class StageRun:
         self.independent: bool = config.independent_windows
         self.code_vectors = code_vectors if self.independent else None
         window, overlap = window_frames(stage.config, config)
-        # number of frames that are compared on either side of a join
+        # frames that are compared on either side of a join
         self.side = max(round(SIDE_SECONDS * stage.config.frame_rate), 1)
         # frames at the end of a window that the next window may still replace
         self.replaceable_frames = 0
         if self.code_vectors is not None:
             self.replaceable_frames = math.ceil(JOINED_SHARE * overlap / self.side) * self.side
         windows: list[Window] = []
-        for number, song in enumerate(songs):
-            for song_window in song_windows(song.frames, window, overlap, number):
+        for song_index, song in enumerate(songs):
+            for song_window in song_windows(song.frames, window, overlap, song_index):
                 if not song.is_kept(song_window):
                     windows.append(song_window)
         if self.independent:
@@ -257,15 +270,17 @@ class StageRun:
             self.batches = self._batches(windows, batch_size)
         # index of the batch to run, or to go on with
         self.next_batch = 0
-        # the codes (int64 [B, Q]) of that batch's frames still to come, once it has started, and the number of these
+        # that batch's frames still to come, as codes (int64 [windows, codebooks]), once it has started; their number
         self.frames_to_come: Iterator[torch.Tensor] | None = None
         self.num_to_come = 0
 
     @property
     def steps(self) -> int:
-        """Total number of steps; a step decodes one slot of each row of a batch."""
-        new_slots = self.stage.pattern.new_slots
-        return sum(new_slots(self._known_frames(batch), self._new_frames(batch)) for batch in self.batches)
+        """Total number of decoding steps; a step decodes one slot of each window of a batch."""
+        steps = 0
+        for batch in self.batches:
+            steps += self.stage.pattern.new_slots(self._known_frames(batch), self._new_frames(batch))
+        return steps
 
     @property
     def finished(self) -> bool:
@@ -283,10 +298,10 @@ class StageRun:
         """Generates everything that is left.
 
         Args:
-            conditioning (int64 [K, T_c] for each song): the conditioning streams of the whole songs.
+            conditioning (int64 [K, T_c] for each song): K conditioning streams of the whole song, T_c frames.
 
         Returns:
-            The codes of each song, int64 [Q, T].
+            The codes of each song, int64 [codebooks, frames].
         """
         while not self.finished:
             self.advance(conditioning)
@@ -296,7 +311,7 @@ class StageRun:
         """Generates the rest of the next batch of windows, or a part of it, and adds its codes to the songs.
 
         Args:
-            conditioning (int64 [K, T_c] for each song): the conditioning from the song's start on, at least the
+            conditioning (int64 [K, T_c] for each song): K conditioning streams from the song's start on, of at least
                 `conditioning_needed` frames.
             stop_frame: frame of the song, beyond those that exist, at which to stop; by default the whole batch is
                 generated. Ignored for independent windows, which can be joined only when they are complete.
@@ -304,7 +319,7 @@ class StageRun:
         batch = self.batches[self.next_batch]
         if self.frames_to_come is None:
             if not self.independent:
-                # windows that were skipped end where this batch begins
+                # windows that were skipped end where this batch's new frames begin
                 for window in batch:
                     self.songs[window.song].append_kept(window.start + window.overlap_frames)
             self.frames_to_come = self._decode(self._window_batch(batch, conditioning))
@@ -328,16 +343,16 @@ class StageRun:
             self.frames_to_come = None
 
     def final_frames(self, number: int) -> int:
-        """Number of first frames of a song (its index) that no later window will replace."""
+        """Number of frames from a song's start that no later window will replace; `number` is the song's index."""
         song = self.songs[number]
         if self.finished or song.done == song.frames:
             return song.frames
         return max(song.done - self.replaceable_frames, 0)
 
     def codes(self, number: int) -> torch.Tensor:
-        """The final codes so far of a song (its index): int64 [Q, T].
+        """The final codes so far of a song (`number`, its index): int64 [codebooks, frames].
 
-        At the end, kept codes fill the windows that were skipped.
+        Once all windows are done, kept codes are added for those that were skipped at the song's end.
         """
         song = self.songs[number]
         if self.finished:
@@ -350,11 +365,11 @@ class StageRun:
         """Appends an independent window to its song, from a frame of the overlap on, or from where the codes end.
 
         Args:
-            window: the next one of the song.
-            codes (int64 [Q, n]): the window's codes, from its first frame on; n may exceed its length.
+            window: the next window of the song.
+            codes (int64 [Q, n]): codes of Q codebooks from the window's first frame on; n may exceed its length.
         """
         song = self.songs[window.song]
-        # windows that were skipped end here
+        # windows that were skipped end where this window's new frames begin
         song.append_kept(window.start + window.overlap_frames)
         join = window.overlap_frames  # counted from the window's start
         if self.code_vectors is not None and window.overlap_frames:
@@ -374,7 +389,8 @@ class StageRun:
         Args:
             batch: the windows, with the same number of known frames (0 if independent); shorter ones are padded at
                 the end.
-            conditioning (int64 [K, T_c] for each song of the run): the songs' conditioning.
+            conditioning (int64 [K, T_c] for each song of the run): K conditioning streams from the song's start on, of
+                T_c frames.
         """
         known_frames = self._known_frames(batch)
         frames = self._new_frames(batch)
@@ -412,7 +428,10 @@ class StageRun:
         )
 
     def _decode(self, batch: WindowBatch) -> Iterator[torch.Tensor]:
-        """Iterates over the codes of each new frame, int64 [B, Q]; after a shorter row's end they are meaningless."""
+        """Iterates over the codes of each new frame, int64 [windows, codebooks].
+
+        Past the end of a window that is shorter than others in the batch, they are meaningless.
+        """
         if self.fast_loop is not None:
             return self.fast_loop.generate_frames(batch, self.report)
         return iter(self.stage.continue_batch(batch, self.config, self.report).unbind(2))
@@ -420,12 +439,12 @@ class StageRun:
     def _known_frames(self, batch: list[Window]) -> int:
         """Frames at the start of each window of a batch that are known already; the same number in all."""
         if self.independent:
-            # these generate their overlap with the window before again
+            # these windows generate their overlap with the one before again
             return 0
         return batch[0].overlap_frames
 
     def _new_frames(self, batch: list[Window]) -> int:
-        """Frames that a batch generates."""
+        """Frames that a batch generates, those of its longest window."""
         return max(window.stop - window.start for window in batch) - self._known_frames(batch)
 
     def _conditioning_frames(self, frames: int) -> int:
@@ -442,14 +461,18 @@ class StageRun:
         groups: dict[tuple[int, int], list[Window]] = defaultdict(list)
         for window in windows:
             groups[window.start + window.overlap_frames, window.overlap_frames].append(window)
-        ordered = [groups[key] for key in sorted(groups)]
-        return [group[i : i + batch_size] for group in ordered for i in range(0, len(group), batch_size)]
+        batches = []
+        for key in sorted(groups):
+            group = groups[key]
+            for begin in range(0, len(group), batch_size):
+                batches.append(group[begin : begin + batch_size])
+        return batches
 
     @staticmethod
     def _independent_batches(windows: list[Window], batch_size: int) -> list[list[Window]]:
         """Batches windows in order of time: first `batch_size`, then in batches that double in size to ROWS_AT_ONCE.
 
-        A stream so starts early, then keeps up.
+        So a stream starts early and then keeps up with playback.
         """
         ordered = sorted(windows, key=lambda window: (window.stop, window.song))
         batches = []

@@ -38,6 +38,8 @@ SPARE_FACTOR = 1.5
 SPARE_VALUES = 1_000_000
 # timeout of the first request to the hub
 HUB_SECONDS = 10.0
+# hexadecimal digits of a fingerprint, of the 64 of SHA-256
+FINGERPRINT_DIGITS = 16
 _hub_answered = False
 
 
@@ -48,7 +50,12 @@ class SafeLoadingMixin:
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """As for any model, but from safetensors files only, and after `model_source` and `check_checkpoint`."""
+        """Loads a model as transformers does, but from safetensors files only, which `check_checkpoint` checks first.
+
+        Args:
+            pretrained_model_name_or_path: as for `model_source`, but None is passed on to transformers.
+            args, kwargs: as for any `from_pretrained`.
+        """
         parent: Any = super()
         source = pretrained_model_name_or_path
         if source is not None:
@@ -61,8 +68,8 @@ class SafeLoadingMixin:
 def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str | os.PathLike[str]:
     """Resolves the source of a model: the bundled one for None and for its name, otherwise the source itself.
 
-    If the hub cannot be reached, it is the cached snapshot of an earlier download: huggingface_hub would retry every
-    file five times, which takes minutes.
+    If the hub cannot be reached, the cached snapshot of an earlier download stands in for a hub id: huggingface_hub
+    would retry every file five times, which takes minutes.
 
     Args:
         source: folder or hub id. A folder with the bundled model's name takes precedence over that model.
@@ -72,7 +79,8 @@ def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str |
         A folder, or the hub id if the hub can be reached.
 
     Raises:
-        FileNotFoundError: if it is neither a folder nor a valid hub id, or is not cached and the hub is out of reach.
+        FileNotFoundError: if the source is neither a folder nor a valid hub id, or is not cached and the hub is out of
+            reach.
     """
     if source is not None and os.path.isdir(source):
         return source
@@ -84,20 +92,20 @@ def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str |
         raise FileNotFoundError(f"no such folder: {source}") from None
     if not options.get("local_files_only") and _hub_answers():
         return source
-    where = {name: options[name] for name in ("cache_dir", "revision") if options.get(name) is not None}
+    snapshot = {name: options[name] for name in ("cache_dir", "revision") if options.get(name) is not None}
     try:
-        return snapshot_download(str(source), **where, local_files_only=True)
+        return snapshot_download(str(source), **snapshot, local_files_only=True)
     except LocalEntryNotFoundError:
-        if "revision" in where:
-            model = f"revision {where['revision']} of that model"
+        if "revision" in snapshot:
+            model = f"revision {snapshot['revision']} of that model"
         else:
             model = "model of that name"
         if options.get("local_files_only"):
             hub = "may not be asked (local_files_only)"
         else:
             hub = "cannot be reached"
-        said = f"there is no folder {source}, no {model} was downloaded before, and the hub {hub}"
-        raise FileNotFoundError(said) from None
+        message = f"there is no folder {source}, no {model} was downloaded before, and the hub {hub}"
+        raise FileNotFoundError(message) from None
 
 
 def _hub_answers() -> bool:
@@ -105,7 +113,7 @@ def _hub_answers() -> bool:
     global _hub_answered
     if not _hub_answered and not is_offline_mode():
         with suppress(Exception):
-            # any response will do, also an error
+            # any response will do, even an error
             get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
             _hub_answered = True
     return _hub_answered and not is_offline_mode()
@@ -141,7 +149,8 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
     """Refuses damaged weights, or weights of the wrong size, before a model is allocated.
 
     A file must be valid safetensors, match the SHA256SUMS next to it if there is one, and hold finite numbers only;
-    together, the files must not hold far fewer than the configuration needs. Having no files at all is not an error.
+    together, the files must not hold far fewer numbers than the configuration needs. Having no files at all is not an
+    error.
 
     Args:
         model_class: the class to load.
@@ -161,9 +170,9 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
     # our own configurations check themselves when made
     if check := CONFIG_CHECKS.get(type(config)):
         check(config)
-    sums = find_file(source, SUMS_FILE, hub)
-    values_in_files = sum(_checked_values(file, sums) for file in files)
-    # without memory for the weights
+    sums_path = find_file(source, SUMS_FILE, hub)
+    values_in_files = sum(_checked_values(file, sums_path) for file in files)
+    # only for the number of values: on "meta", weights take no memory
     with torch.device("meta"), no_init_weights():
         # a model may modify the configuration that it is created from
         model = model_class(deepcopy(config))
@@ -180,7 +189,7 @@ def write_checksums(folder: str | os.PathLike[str], only_existing: bool = False)
 
     Args:
         folder: of a model.
-        only_existing: whether to write only those that exist already.
+        only_existing: whether to write it only where there is one already.
     """
     for subfolder in sorted({file.parent for file in Path(folder).rglob("*.safetensors")}):
         if not only_existing or (subfolder / SUMS_FILE).exists():
@@ -189,24 +198,31 @@ def write_checksums(folder: str | os.PathLike[str], only_existing: bool = False)
 
 
 def tokenizer_fingerprint(tokenizer: torch.nn.Module) -> str:
-    """`fingerprint` of the weights that define the meaning of a semantic tokenizer's tokens: another rhythm network
-    estimates beats differently, but stages trained on the tokens still fit."""
+    """`fingerprint` of the weights that define the meaning of a semantic tokenizer's tokens.
+
+    Those of the rhythm network are left out: another one estimates beats differently, but stages trained on the tokens
+    still fit.
+    """
     return fingerprint(tokenizer, without="rhythm.")
 
 
 def codec_fingerprint(codec: torch.nn.Module) -> str:
-    """`fingerprint` of the weights that define a codec's codes: with another decoder they sound different, but stages
-    trained on them still fit."""
+    """`fingerprint` of the weights that define a codec's codes.
+
+    Those of the decoder are left out: with another one, codes sound different, but stages trained on them still fit.
+    """
     return fingerprint(codec, without="decoder.")
 
 
 def fingerprint(model: torch.nn.Module, without: str | None = None) -> str:
-    """SHA-256 of a model's weights and their names, 16 hexadecimal digits.
-
-    Weights whose names begin with `without` are left out.
+    """The first FINGERPRINT_DIGITS hexadecimal digits of the SHA-256 of a model's weights and their names.
 
     It depends on the values, not on their precision: weights saved in half precision have the same fingerprint when
     loaded in float32.
+
+    Args:
+        model: any module.
+        without: weights whose names begin with this are left out; None leaves out none.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -217,7 +233,7 @@ def fingerprint(model: torch.nn.Module, without: str | None = None) -> str:
         if values.is_floating_point():
             values = values.float()
         digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:FINGERPRINT_DIGITS]
 
 
 def _where(source: str | os.PathLike[str], options: dict[str, Any]) -> str:
@@ -233,9 +249,10 @@ def find_file(source: str | os.PathLike[str], name: str, hub: Mapping[str, Any])
         name: of the file, relative to the repository or to the subfolder in `hub`.
         hub: keyword arguments among HUB_OPTIONS.
     """
+    # `cached_file` returns None for a missing file instead of raising an exception
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    cached = cached_file(str(source), name, **hub, **quiet)
-    return None if cached is None else Path(cached)
+    path = cached_file(str(source), name, **hub, **quiet)
+    return None if path is None else Path(path)
 
 
 def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[Path]:
@@ -265,13 +282,15 @@ def _check_sum(file: Path, sums_path: Path) -> None:
 
     A file that they do not list is accepted.
     """
-    lines = sums_path.read_text(encoding="ascii", errors="replace").splitlines()
-    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in sums.values()):
+    digests: dict[str, str] = {}
+    for line in sums_path.read_text(encoding="ascii", errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        digests[name] = digest
+    if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in digests.values()):
         raise ValueError(
             f"{sums_path} is damaged; download it again, or delete it if you trust the weights without it."
         )
-    if sums.get(file.name) in (None, _sha256(file)):
+    if digests.get(file.name) in (None, _sha256(file)):
         return
     raise ValueError(
         f"{file} is damaged: it does not match {SUMS_FILE}; download it again, or delete {SUMS_FILE} if you changed "
@@ -285,16 +304,18 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _checked_values(file: Path, sums: Path | None) -> int:
-    """Number of values in a safetensors file, after checking that it is undamaged and they are finite.
+def _checked_values(file: Path, sums_path: Path | None) -> int:
+    """Number of values in a safetensors file, after checking that the file is undamaged and the values are finite.
 
-    `sums` is its SHA256SUMS, if there is one.
+    Args:
+        file: the file.
+        sums_path: the model's SHA256SUMS; None if it has none.
 
     Raises:
         ValueError: naming the file.
     """
-    if sums is not None:
-        _check_sum(file, sums)
+    if sums_path is not None:
+        _check_sum(file, sums_path)
     count = 0
     try:
         with safe_open(str(file), framework="pt") as content:

@@ -66,8 +66,8 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
 
     Args:
         model: `HAFMForVocalAccompaniment`, a stage or the semantic tokenizer.
-        repo_id: where it is or will be: "org/name", or a folder.
-        facts: what the configuration does not contain.
+        repo_id: where the model is or will be: "org/name", or a folder.
+        facts: what the configuration does not contain; none by default.
     """
     facts = facts or CardFacts()
     composite = model.config.model_type == "hafm"
@@ -85,7 +85,9 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
             "styles": model.styles,
             "sounds": {name: STYLE_SOUND.format(quote(name)) for name in model.style_sounds},
         }
-        parts = [{"name": name, "parameters": n, **model.config.describe_part(name)} for name, n in counts.items()]
+        parts: list[dict[str, Any]] = []
+        for name, count in counts.items():
+            parts.append({"name": name, "parameters": count, **model.config.describe_part(name)})
     else:
         parts = [{"name": title, "parameters": model.num_parameters(), **model.config.describe()}]
     data = ModelCardData(
@@ -134,10 +136,10 @@ def _eval_result(result: dict[str, Any]) -> EvalResult:
             window, n, spread over seeds), for which the metadata have `metric_args` only.
 
     Raises:
-        KeyError, TypeError: it lacks a name, type or value, or has unknown fields.
+        KeyError, TypeError: the result lacks a name, type or value, or has unknown fields.
     """
     given = {key: value for key, value in result.items() if key != "how"}
-    # required: made from the name if it is not given
+    # `EvalResult` requires a type; by default it is made from the name
     given.setdefault("dataset_type", re.sub(r"[^a-z0-9]+", "-", given["dataset_name"].lower()).strip("-"))
     metric_args = None
     if result.get("how"):

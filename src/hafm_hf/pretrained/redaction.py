@@ -4,18 +4,19 @@
 import os
 import re
 
-_NAME = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|KEY)$")
-# shorter values may be ordinary words
-_SHORTEST = 8
+# names of environment variables that hold secrets
+_SECRET_NAME = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|KEY)$")
+# least length of a secret: shorter values may be ordinary words
+_SHORTEST_SECRET = 8
 
 
 def without_secrets(text: str) -> str:
     """The text with the names of environment variables such as HF_TOKEN in place of their values.
 
-    A server may repeat these in an error.
+    A server may repeat such values in an error.
     """
     for name, value in os.environ.items():
-        if _NAME.search(name) and len(value) >= _SHORTEST:
+        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
             text = text.replace(value, f"({name})")
     return text
 

@@ -30,7 +30,7 @@ REPOSITORY_FILES = {
     "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.hub.endpoint import EndpointHandler  # noqa: F401\n',
     "requirements.txt": "# not on PyPI yet: replace hafm-hf with hafm-hf @ git+https://example.org/hafm_hf\nhafm-hf\n",
 }
-# a web page loads all style examples, and those of an untrusted repository could be of any size
+# largest style example: a web page loads all of them, and those of an untrusted repository could be of any size
 STYLE_SOUND_BYTES = 300_000
 PLAIN_STYLE = re.compile(r"\w[\w -]*")
 # arguments of `save_pretrained(…, push_to_hub=True)` that are passed on to `push_to_hub`
@@ -103,13 +103,16 @@ class HAFMModelMixin(SafeLoadingMixin):
             commit_message, commit_description, private, token, revision, create_pr, max_shard_size, tags: as for any
                 `push_to_hub` of transformers.
 
+        Returns:
+            The commit that the hub has made.
+
         Raises:
             HfHubHTTPError: if the hub refuses the upload.
         """
         model: Any = self
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        # the branch of a pull request exists
+        # a revision refs/pr/… is the branch of a pull request, which exists already
         if revision is not None and not revision.startswith("refs/pr"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         card = card or self._existing_card(api, repo_id, revision) or model_card(model, repo_id)
@@ -118,7 +121,7 @@ class HAFMModelMixin(SafeLoadingMixin):
         all_tags: list[str] = []
         for tags_of_source in (card.data.get("tags"), model.model_tags, tags):
             all_tags += tags_of_source or ()
-        # each once
+        # each tag once
         card.data["tags"] = list(dict.fromkeys(all_tags))
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -146,7 +149,7 @@ class HAFMModelMixin(SafeLoadingMixin):
         local = Path(getattr(self, "name_or_path", "") or ".") / "README.md"
         if local.parent == Path(".") or not local.is_file():
             return None
-        # a part that was loaded from its composite's folder: the card there is the composite's
+        # if a part was loaded from its composite's folder, the card there is the composite's
         model_type = PreTrainedConfig.get_config_dict(local.parent)[0].get("model_type")
         if model_type == self.config.model_type:
             return renamed(ModelCard.load(local), repo_id)
@@ -154,7 +157,7 @@ class HAFMModelMixin(SafeLoadingMixin):
 
 
 def renamed(card: ModelCard, repo_id: str) -> ModelCard:
-    """Makes the examples of a card load `repo_id`, whatever repository they were written for.
+    """Makes the code examples of a card load `repo_id`, whatever repository they were written for.
 
     The card is changed in place and returned.
     """
@@ -168,8 +171,8 @@ def renamed(card: ModelCard, repo_id: str) -> ModelCard:
 def write_auto_map(folder: Path, config: PreTrainedConfig, model_class: Any) -> None:
     """Adds `auto_map` to config.json, and the shim: `trust_remote_code=True` then works without importing hafm_hf.
 
-    The shim is a Python file that imports hafm_hf. Does nothing for classes defined outside hafm_hf, which it could
-    not import.
+    The shim is a Python file that imports hafm_hf. Does nothing for classes defined outside hafm_hf, which the shim
+    could not import.
 
     Args:
         folder: of the model, with its config.json.
