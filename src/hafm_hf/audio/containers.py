@@ -20,10 +20,12 @@ from . import mpeg_audio
 
 # compressed sound is searched in memory; this is three hours at the highest bit rate of MP3
 MAX_SEARCHED_BYTES = 1 << 29
+# bytes that are searched at a time in other files
 BLOCK = 1 << 20
-# a cut MP3 begins in the middle of a frame, a stream that was recorded perhaps with other bytes
+# bytes in which the first frame of an MP3 must begin: a cut file begins inside a frame, a recorded stream perhaps with
+# other bytes
 CUT_BYTES = 1 << 16
-# fewer bytes after a sound are padding
+# fewer bytes than these after a sound are padding
 LEAST_BYTES = 64
 
 
@@ -37,9 +39,10 @@ class Section:
 
     Attributes:
         extents: ranges of bytes (start, end) in the file.
-        head: bytes in front of them, such as a corrected header.
-        claimed: length that the sound's own header claims, as a multiple of what is there; 1 if it claims none.
-        missing: samples that it claims beyond what is there, if that is known exactly; negative if there are more.
+        head: bytes to read before them, such as a corrected header.
+        claimed: length that the sound's original header claims, divided by the actual length; 1 if it claims none.
+        missing: samples per channel that the original header claims beyond the actual ones, where the difference is
+            known exactly (else 0); negative if there are more than it claims.
     """
 
     extents: tuple[tuple[int, int], ...]
@@ -77,17 +80,21 @@ class SectionFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fills `buffer`, at most to the end of the current extent; returns the number of bytes read, 0 at the end."""
-        # 0 is the section's own head, n its extent n - 1
-        extent = bisect_right(self._ends, self._position)
-        if extent == len(self._ends):
+        """Fills `buffer`, at most to the end of the head or of the current extent.
+
+        Returns:
+            The number of bytes read, 0 at the end of the section.
+        """
+        # 0 for the section's head, n + 1 for its extent n
+        part = bisect_right(self._ends, self._position)
+        if part == len(self._ends):
             return 0
-        left = self._ends[extent] - self._position
+        left = self._ends[part] - self._position
         count = min(len(buffer), left)
-        if extent == 0:
+        if part == 0:
             block = self._section.head[self._position : self._position + count]
         else:
-            extent_end = self._section.extents[extent - 1][1]
+            extent_end = self._section.extents[part - 1][1]
             block = read_at(self._file, extent_end - left, count)
         buffer[: len(block)] = block
         self._position += len(block)
@@ -95,7 +102,7 @@ class SectionFile(io.RawIOBase):
 
 
 def find_sections(file: BinaryIO) -> list[Section]:
-    """The sounds in a file, in their order; a single section of the whole file if its format is none of these.
+    """The sounds in a file, in order; the whole file as a single section if its format is not among those searched.
 
     Raises:
         TooLargeError: MP3 or Ogg of more than `MAX_SEARCHED_BYTES`.
@@ -107,7 +114,7 @@ def find_sections(file: BinaryIO) -> list[Section]:
     magic = read_at(file, start, 16)
     layout = next((layout for layout in LAYOUTS if layout.begins(magic)), None)
     if layout is not None:
-        # behind an ID3 tag, libsndfile's own reading stands
+        # a file that begins with an ID3 tag is left to libsndfile
         if start == 0:
             return list(_chunked_sounds(file, size, layout))
         return whole
@@ -116,35 +123,35 @@ def find_sections(file: BinaryIO) -> list[Section]:
     if magic.startswith(b"fLaC"):
         return _flac_streams(file, start, size)
     if magic.startswith(b"OggS"):
-        return _ogg_links(_searched(file, size)) or whole
+        return _ogg_links(_read_whole(file, size)) or whole
     if magic[4:8] == b"ftyp":
         return _mpeg4_files(file, size)
-    # neither an ID3 tag nor frames of MP3 near the begin: another format, which is not searched
+    # neither an ID3 tag nor MP3 frames near the beginning: another format, which is not searched
     if start == 0 and mpeg_audio.first_frame(read_at(file, 0, CUT_BYTES), 0) is None:
         return whole
-    sounds = mpeg_audio.find_sounds(_searched(file, size), start)
+    sounds = mpeg_audio.find_sounds(_read_whole(file, size), start)
     return [Section(sound.extents, sound.head, missing=sound.missing) for sound in sounds] or whole
 
 
 def read_at(file: BinaryIO, start: int, size: int) -> bytes:
-    """Up to `size` bytes of a file from byte `start` on; none if the size is negative, as by a header that lies."""
+    """Up to `size` bytes of a file from byte `start` on; none if `size` is negative, as a wrong header can make it."""
     file.seek(start)
     return file.read(max(size, 0))
 
 
 def after_id3(head: bytes) -> int:
-    """Length of the ID3v2 tag that begins with these ten bytes; 0 if they are something else."""
+    """Length in bytes of the ID3v2 tag that begins with these ten bytes; 0 if they are something else."""
     return mpeg_audio.id3_length(head, 0)
 
 
-def _searched(file: BinaryIO, size: int) -> bytes:
-    """All bytes of a file of `size`; raises TooLargeError."""
+def _read_whole(file: BinaryIO, size: int) -> bytes:
+    """All `size` bytes of a file; raises TooLargeError if they are more than `MAX_SEARCHED_BYTES`."""
     if size > MAX_SEARCHED_BYTES:
         raise TooLargeError(f"{size / 1e6:.0f} MB of compressed sound; the limit is {MAX_SEARCHED_BYTES / 1e6:.0f} MB")
     return read_at(file, 0, size)
 
 
-# begins of files that are sounds whatever their names; pictures, too, begin with "ftyp"
+# first bytes of sound files, whatever their names; of files with "ftyp" only some brands, since pictures have it, too
 SOUNDS = re.compile(
     rb"(?:RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]|riff\x2e\x91\xcf\x11|caff\x00\x01|\.snd\x00\x00|fLaC|OggS|ID3[\x02-\x04]"
     rb"|....ftyp(?:M4A|M4B|mp4|iso|3gp|3g2|qt)|#!AMR|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66\xcf\x11",
@@ -154,19 +161,23 @@ SOUNDS = re.compile(
 
 def begins_like_sound(content: bytes) -> bool:
     """Whether these first bytes of a file (up to `CUT_BYTES`) are those of a sound."""
-    return bool(SOUNDS.match(content)) or (content[:1] == b"\xff" and mpeg_audio.first_frame(content, 0) == 0)
+    if SOUNDS.match(content):
+        return True
+    # MPEG audio without a tag begins with a frame
+    return content[:1] == b"\xff" and mpeg_audio.first_frame(content, 0) == 0
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A format of chunks, each with an identifier and a size in front.
+    """A file format that consists of chunks, each with a header of an identifier and a size.
 
     Attributes:
-        magic: what a file begins with.
-        head: bytes before the first chunk.
-        size: struct format of a chunk's size, whose bytes may include `counted` bytes of the chunk's own header.
+        magic: matches the first bytes of a file.
+        head: number of bytes before the first chunk.
+        size: struct format of the size field in a chunk's header.
         data: identifier of the chunk with the samples.
-        padding: chunks begin at a multiple of this.
+        padding: a chunk, its header included, is padded to a multiple of this many bytes.
+        counted: bytes of its own header that a chunk's size includes.
     """
 
     magic: re.Pattern[bytes]
@@ -177,20 +188,20 @@ class Layout:
     counted: int = 0
 
     def begins(self, content: bytes) -> bool:
-        """Whether these bytes are the begin of a file."""
+        """Whether a file of this format may begin with these bytes."""
         return self.magic.match(content) is not None
 
     @property
     def overhead(self) -> int:
-        """Bytes of a chunk's header."""
+        """Length in bytes of a chunk's header."""
         return len(self.data) + struct.calcsize(self.size)
 
     def chunk(self, file: BinaryIO, start: int) -> tuple[bytes, int]:
         """The chunk whose header is at byte `start` of a file.
 
         Returns:
-            Its identifier, and the bytes that it states to follow its header, negative if it lies; (b"", 0) if the
-            file ends before or in the header.
+            Its identifier, and the stated number of bytes after its header, negative if the header is wrong; (b"", 0)
+            if the file ends before or in the header.
         """
         header = read_at(file, start, self.overhead)
         if len(header) < self.overhead:
@@ -200,11 +211,12 @@ class Layout:
         return name, stated - self.counted
 
     def padded_size(self, length: int) -> int:
-        """Bytes from the begin of a chunk of `length` bytes, its header not counted, to that of the next one."""
-        # rounded up
-        return -(-(self.overhead + length) // self.padding) * self.padding
+        """Bytes from the start of a chunk to that of the next one, for `length` bytes after the chunk's header."""
+        unpadded = self.overhead + length
+        return unpadded + -unpadded % self.padding
 
 
+# the formats; W64 identifiers have 16 bytes
 WAVE = re.compile(rb"(?:RIFF|RIFX|RF64|BW64)....WAVE", re.DOTALL)
 W64 = re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb")
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
@@ -215,32 +227,36 @@ LAYOUTS = (
     Layout(re.compile(rb"caff\x00\x01"), 8, ">q", b"data", 1),
     Layout(W64, 40, "<q", W64_DATA, 8, counted=24),
 )
-# sizes from here on, of 4 and of 8 bytes, stand for sound that was written to a pipe (SoX, arecord, FFmpeg)
+# by the length of a size field in bytes: from this value on, the size is unknown, as of sound that was written to a
+# pipe (SoX, arecord, FFmpeg)
 UNKNOWN_SIZES = {4: 0x7FFF_0000, 8: 1 << 48}
+# where the first chunk of an RF64 or BW64 file (ds64) states, in 64 bits each, the size of the file and of its samples
+DS64_SIZES = 20
 
 
 def _chunked_sounds(file: BinaryIO, size: int, layout: Layout) -> Iterator[Section]:
     """The sounds in a file (of `size` bytes) that holds one or more WAV, AIFF, CAF or W64 files, one after another.
 
-    A sound whose header states another size than that of its samples gets a corrected header as `head`.
+    A sound whose header states a wrong size of its samples gets a corrected header as `head`.
     """
     start = 0
     while start < size:
-        data_chunk = _find_chunk(file, start + layout.head, size, layout)
+        data_chunk = _find_data_chunk(file, start + layout.head, size, layout)
         if data_chunk is None:
             yield Section(((start, size),))
             return
-        # first byte of the samples
+        # of the samples
         first_byte = data_chunk + layout.overhead
         stated_size = _stated_size(file, start, data_chunk, layout)
         end, following = _end_of_data(file, first_byte, stated_size, size, layout)
         size_there = max(end - first_byte, 0)
         if stated_size == size_there:
-            # a file's header or less is nothing to read, and libsndfile stumbles over the first bytes of one
-            last = end if following - end <= layout.head else following
-            yield Section(((start, last),))
+            # bytes after the samples, if not more than a file's header, hold nothing to read, and libsndfile stumbles
+            # over the start of such a header
+            section_end = end if following - end <= layout.head else following
+            yield Section(((start, section_end),))
         else:
-            head = _corrected(read_at(file, start, first_byte - start), size_there, layout)
+            head = _corrected_head(read_at(file, start, first_byte - start), size_there, layout)
             claimed = 1.0
             if stated_size and size_there:
                 claimed = stated_size / size_there
@@ -248,10 +264,11 @@ def _chunked_sounds(file: BinaryIO, size: int, layout: Layout) -> Iterator[Secti
         start = following
 
 
-def _find_chunk(file: BinaryIO, start: int, size: int, layout: Layout) -> int | None:
-    """Where the chunk with the samples begins in a file of `size` bytes, whose first chunk is at byte `start`.
+def _find_data_chunk(file: BinaryIO, start: int, size: int, layout: Layout) -> int | None:
+    """Finds the chunk with the samples in a file of `size` bytes, chunk by chunk from the one at byte `start` on.
 
-    None if there is no such chunk.
+    Returns:
+        The byte at which it begins; None if there is no such chunk.
     """
     while start < size:
         name, length = layout.chunk(file, start)
@@ -264,20 +281,21 @@ def _find_chunk(file: BinaryIO, start: int, size: int, layout: Layout) -> int | 
 
 
 def _stated_size(file: BinaryIO, start: int, data_chunk: int, layout: Layout) -> int | None:
-    """The size of the samples in bytes by the header of their chunk; None if it says that it does not know.
+    """The size in bytes that a sound's header states for its samples; None if it states none, or a placeholder.
 
     Args:
         file, layout: the file and its format.
-        start: the byte at which the sound begins in the file.
-        data_chunk: the byte at which its chunk with the samples begins.
+        start: byte of the file at which the sound begins.
+        data_chunk: byte of the file at which the chunk with the sound's samples begins.
     """
-    _, stated = layout.chunk(file, data_chunk)
     if read_at(file, start, 4) in (b"RF64", b"BW64"):
-        # the sizes of 64 bits are in the first chunk, ds64, from byte 20 on: of the whole file, of its samples
-        _, stated = struct.unpack("<QQ", read_at(file, start + 20, 16).ljust(16, b"\0"))
-        return stated or None
-    if 0 < stated < UNKNOWN_SIZES[struct.calcsize(layout.size)]:
-        return stated
+        # 0 if the file ends before the field
+        sizes = read_at(file, start + DS64_SIZES, 16).ljust(16, b"\0")
+        _, samples_size = struct.unpack("<QQ", sizes)
+        return samples_size or None
+    _, chunk_size = layout.chunk(file, data_chunk)
+    if 0 < chunk_size < UNKNOWN_SIZES[struct.calcsize(layout.size)]:
+        return chunk_size
     return None
 
 
@@ -286,63 +304,67 @@ def _end_of_data(file: BinaryIO, first: int, stated: int | None, size: int, layo
 
     Args:
         file, layout: the file and its format.
-        first: where the samples begin.
-        stated: their size in bytes by the chunk's header, if it knows.
-        size: of the file.
+        first: byte of the file at which the samples begin.
+        stated: their size in bytes by the header; None if it is unknown.
+        size: of the file in bytes.
 
     Returns:
-        Where they end, and where the next sound begins, or else the file ends.
+        The byte at which the samples end, and the one at which the next sound begins, or else the file ends.
     """
     if stated is None:
-        # chunks directly after an empty one: there are no samples
-        rest = _after_chunks(file, first, size, layout)
-        if rest > first:
-            return first, rest
+        # other chunks follow directly: there are no samples
+        chunks_end = _end_of_chunks(file, first, size, layout)
+        if chunks_end > first:
+            return first, chunks_end
         end = _find_sound(file, first, size, layout.magic)
         return end, end
     end = first + stated
-    # not read behind the end of the file, where the system refuses to seek if a header states 64 bits
+    # no seeking beyond the end of the file: the system refuses positions as large as 64-bit sizes can be
     if end >= size:
         return size, size
+    # where chunks or another sound may follow; some writers leave the padding out
+    candidates = [end]
     padded_end = first - layout.overhead + layout.padded_size(stated)
-    # padding may be missing; `fromkeys` leaves out the second if it is the first
-    ends = dict.fromkeys((end, padded_end))
+    if padded_end != end:
+        candidates.append(padded_end)
     # few bytes are no sound, unless they are the header of an empty one, which libsndfile would stumble over
-    if size - end < LEAST_BYTES and not any(layout.begins(read_at(file, after, 16)) for after in ends):
+    another_begins = any(layout.begins(read_at(file, candidate, 16)) for candidate in candidates)
+    if size - end < LEAST_BYTES and not another_begins:
         return end, size
-    for after in ends:
-        following = _after_chunks(file, after, size, layout)
-        if following > after or layout.begins(read_at(file, after, 16)):
+    for candidate in candidates:
+        following = _end_of_chunks(file, candidate, size, layout)
+        if following > candidate or layout.begins(read_at(file, candidate, 16)):
             return end, following
-    # neither chunks nor another sound: the samples go on
+    # neither chunks nor another sound follow: the samples go on beyond the stated size
     end = _find_sound(file, end, size, layout.magic)
     return end, end
 
 
-def _after_chunks(file: BinaryIO, start: int, size: int, layout: Layout) -> int:
-    """Where the chunks that begin at byte `start` of a file (of `size` bytes) end: at another sound, or at the end.
+def _end_of_chunks(file: BinaryIO, start: int, size: int, layout: Layout) -> int:
+    """Where the chunks from byte `start` on end in a file of `size` bytes: at another sound, or at the file's end.
 
-    It is `start` if there are no chunks, that is, no printable identifiers with sizes that fit into the file.
+    The result is `start` if there is no chunk, that is, no printable identifier with a size that fits into the file.
     """
     position = start
     while size - position >= layout.overhead:
         if layout.begins(read_at(file, position, 16)):
             return position
         name, length = layout.chunk(file, position)
+        # the longer identifiers of W64, too, begin with four letters
         is_name = name[:4].isascii() and name[:4].decode("ascii", "replace").isprintable()
         if not is_name or length < 0 or position + layout.overhead + length > size:
             break
         position += layout.padded_size(length)
     if position == start:
         return start
-    # what follows chunks is not sound
+    # bytes after chunks that are no chunk are no sound either
     return size
 
 
 def _find_sound(file: BinaryIO, start: int, size: int, magic: re.Pattern[bytes]) -> int:
-    """The first byte from `start` on at which `magic`, the begin of a sound, matches; `size`, the file's, if none."""
+    """The first byte from `start` on at which `magic` matches the start of a sound; `size`, the file's, if none."""
     while start < size:
-        # 16 bytes more: it may begin in one block and end in the next
+        # 16 bytes more: a match may begin in one block and end in the next
         next_file = magic.search(read_at(file, start, BLOCK + 16))
         if next_file is not None:
             return start + next_file.start()
@@ -350,27 +372,30 @@ def _find_sound(file: BinaryIO, start: int, size: int, magic: re.Pattern[bytes])
     return size
 
 
-def _corrected(head: bytes, size: int, layout: Layout) -> bytes:
-    """The bytes of a sound up to its samples (`head`), with the actual size of the samples in bytes (`size`).
+def _corrected_head(head: bytes, size: int, layout: Layout) -> bytes:
+    """The bytes of a sound up to its samples, with the actual size of the samples.
 
-    Their last field is the size in the header of the samples' chunk; a size that it cannot hold becomes the largest
-    that it can.
+    Args:
+        head: these bytes; the last field is the size in the header of the samples' chunk.
+        size: the samples' actual size in bytes; one that the field cannot hold becomes the largest that it can.
+        layout: the sound's format.
     """
-    field = struct.calcsize(layout.size)
+    field_bytes = struct.calcsize(layout.size)
+    bits = 8 * field_bytes
     # struct's lower-case codes are signed
     if layout.size.islower():
-        largest_size = (1 << 8 * field - 1) - 1
-    else:
-        largest_size = (1 << 8 * field) - 1
-    head = head[:-field] + struct.pack(layout.size, min(size + layout.counted, largest_size))
-    # otherwise the wrong size would be that of the chunk ds64
+        bits -= 1
+    largest_size = (1 << bits) - 1
+    head = head[:-field_bytes] + struct.pack(layout.size, min(size + layout.counted, largest_size))
+    # as RF64, the sound would still have the wrong size of the chunk ds64
     if head[:4] in (b"RF64", b"BW64"):
         return b"RIFF" + head[4:]
     return head
 
 
-# the begin of an AU file: magic number, offset of the samples, their size and encoding
+# first bytes of an AU file: magic number, offset of the samples, their size and encoding
 AU = re.compile(rb"\.snd\x00\x00......\x00\x00\x00[\x01-\x1b]", re.DOTALL)
+# length of its header in bytes, and the size that stands for an unknown one
 AU_HEADER = 24
 AU_UNKNOWN = 0xFFFF_FFFF
 
@@ -378,12 +403,12 @@ AU_UNKNOWN = 0xFFFF_FFFF
 def _au_sounds(file: BinaryIO, size: int) -> Iterator[Section]:
     """The sounds in a file (of `size` bytes) that holds one or more AU files, one after another.
 
-    A sound ends where the next AU header begins, at first sought where the size in its header says.
+    A sound ends where the next AU header begins, which is first looked for where the stated size ends.
     """
     start = 0
     while size - start > AU_HEADER:
         head = read_at(file, start, AU_HEADER)
-        # of the samples: distance from the begin of the header, and size in bytes
+        # of the samples: distance from the start of the header, and size in bytes
         offset, stated = struct.unpack(">II", head[4:12])
         first = start + offset
         end = first + stated
@@ -392,13 +417,20 @@ def _au_sounds(file: BinaryIO, size: int) -> Iterator[Section]:
         elif not AU.match(read_at(file, end, AU_HEADER)):
             end = _find_sound(file, min(end, size), size, AU)
         size_there = max(end - first, 0)
-        # with a size that is not known, libsndfile reads everything
+        # given an unknown size, libsndfile reads to the end of the section
         head = head[:8] + struct.pack(">I", AU_UNKNOWN) + head[12:]
         claimed = 1.0
         if 0 < stated < AU_UNKNOWN and size_there:
             claimed = stated / size_there
         yield Section(((start + AU_HEADER, end),), head, claimed)
         start = end
+
+
+# bytes of a page before the lengths of its segments; flag of a stream's first page; sample of a page on which no
+# packet ends
+OGG_HEADER = 27
+OGG_FIRST_PAGE = 2
+OGG_NO_SAMPLE = -1
 
 
 def _ogg_links(data: bytes) -> list[Section]:
@@ -413,15 +445,16 @@ def _ogg_links(data: bytes) -> list[Section]:
     opening = False
     page = data.find(b"OggS")
     while 0 <= page <= len(data) - OGG_HEADER:
-        # byte 5: flags, 2 for a stream's first page; 6 to 13: sample at the page's end; 26: number of segments
+        # byte 5: flags; 6 to 13: number of samples up to the page's end; 26: number of segments
         header = data[page : page + OGG_HEADER]
         lengths = data[page + OGG_HEADER : page + OGG_HEADER + header[26]]
         end = min(page + OGG_HEADER + len(lengths) + sum(lengths), len(data))
         sample = int.from_bytes(header[6:14], "little", signed=True)
-        if header[5] & 2 and not opening:
+        begins_stream = bool(header[5] & OGG_FIRST_PAGE)
+        if begins_stream and not opening:
             links.append(Section(((page, end),)))
             latest = 0
-        opening = bool(header[5] & 2)
+        opening = begins_stream
         # libsndfile takes the last page's sample for the length, even if it lies before those of other pages
         if links and (sample >= latest or sample == OGG_NO_SAMPLE):
             latest = max(latest, sample)
@@ -430,13 +463,8 @@ def _ogg_links(data: bytes) -> list[Section]:
     return links
 
 
-# bytes of a page before the lengths of its segments; sample of a page on which no packet ends
-OGG_HEADER = 27
-OGG_NO_SAMPLE = -1
-
-
 def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:
-    """Splits MP4 files that lie one behind the other, `size` bytes in all: each begins with a box of the type ftyp."""
+    """Splits MP4 files that are joined end to end, `size` bytes in all: each begins with a box of the type ftyp."""
     starts = []
     position = 0
     while position < size:
@@ -445,32 +473,37 @@ def _mpeg4_files(file: BinaryIO, size: int) -> list[Section]:
         if header[4:8] == b"ftyp":
             starts.append(position)
         length = int.from_bytes(header[:4], "big")
+        # 1: the length is in the next eight bytes
         if length == 1:
-            # it is in the next eight bytes
             length = int.from_bytes(header[8:16], "big")
+        # 0: the box reaches to the end of the file; 2 to 7: it is damaged
         if length < 8:
-            # 0: the box reaches to the end of the file; 2 to 7: it is damaged
             break
         position += length
     return [Section((extent,)) for extent in zip(starts, [*starts[1:], size], strict=True)]
 
 
-# a first metadata block (STREAMINFO, 34 bytes), which may be the last one, too
+# marker of a stream, then the header of its first metadata block (STREAMINFO, 34 bytes), which may be the only one
 FLAC_STREAM = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 # bytes of the marker "fLaC", of that block's header, and of the block (RFC 9639, 8.2)
 FLAC_HEADER = 4 + 4 + 34
+# sync code at the start of a frame
 FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]")
-# the longest two frames: 65,535 samples of eight channels each
+# bytes of the two longest frames: 65,535 samples of eight channels each
 FLAC_TAIL = 1 << 22
+# the lowest bits of 8 bytes of STREAMINFO: the number of samples
+FLAC_SAMPLES_MASK = (1 << 36) - 1
+# bytes at a header's end that give the sampling rate, by its code; 0 for other codes
+FLAC_RATE_BYTES = {12: 1, 13: 2, 14: 2}
 # samples of a frame by the code in its header; 6 and 7 stand for a number at the header's end
 FLAC_SIZES = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}, **{code: 1 << code for code in range(8, 16)}}
 
 
 def _flac_streams(file: BinaryIO, start: int, size: int) -> list[Section]:
-    """The FLAC streams in a file of `size` bytes, of which the first may begin at byte `start`."""
+    """The FLAC streams in a file of `size` bytes, searched from byte `start` on."""
     starts: list[int] = []
     for position in range(start, size, BLOCK):
-        # a stream's begin may lie across two blocks
+        # 8 bytes more: the start of a stream may lie across two blocks
         block = read_at(file, position, BLOCK + 8)
         offset = block.find(b"fLaC")
         while 0 <= offset < BLOCK:
@@ -485,24 +518,23 @@ def _flac_streams(file: BinaryIO, start: int, size: int) -> list[Section]:
 def _flac_section(file: BinaryIO, start: int, end: int) -> Section:
     """The FLAC stream from byte `start` to `end` of a file.
 
-    Its header is corrected if the number of samples that it states does not end in the last frame.
+    Its header is corrected if the stated number of samples does not end in the last frame.
     """
-    # from byte 8 the least block size, from byte 18 rate, channels, bits a sample and, in its last 36 bits, the number
-    # of samples
+    # bytes 8 and 9: smallest block size; 18 to 25: sampling rate, channels, bits per sample, number of samples
     head = read_at(file, start, FLAC_HEADER)
     packed = int.from_bytes(head[18:26], "big")
-    stated_samples = packed & (1 << 36) - 1
+    stated_samples = packed & FLAC_SAMPLES_MASK
     first_frame = start + FLAC_HEADER
     tail = read_at(file, max(first_frame, end - FLAC_TAIL), min(end - first_frame, FLAC_TAIL))
     block_size = int.from_bytes(head[8:10], "big")
-    # samples before the last frame, and up to its end
+    # up to the start of the last frame, and up to its end
     samples_before, actual_samples = _last_flac_frame(tail, block_size)
     # the header is right, or there is no frame to compare it with
     if samples_before < stated_samples <= actual_samples or actual_samples == 0:
         return Section(((start, end),))
     corrected = head[:18] + (packed + actual_samples - stated_samples).to_bytes(8, "big") + head[26:]
+    # a stated number of 0 is an unknown one
     missing = 0
-    # 0: the encoder did not know it
     if stated_samples:
         missing = stated_samples - actual_samples
     return Section(((first_frame, end),), corrected, missing=missing)
@@ -512,44 +544,45 @@ def _last_flac_frame(tail: bytes, block_size: int) -> tuple[int, int]:
     """Finds the last frame in the last bytes of a FLAC stream.
 
     Args:
-        tail: these bytes.
-        block_size: samples of a frame, in streams whose frames all have the same number.
+        tail: the last bytes.
+        block_size: samples per frame, in streams whose frames all have the same number.
 
     Returns:
-        The frame's first sample, and the one after its last, counted from the begin of the stream; zeros if there is
+        The frame's first sample, and the one after its last, counted from the start of the stream; zeros if there is
         no frame.
     """
     last = (0, 0)
-    # samples at which a frame that was found ends; 0 for the first frame
+    # where the candidates so far end, in samples; 0 for the first frame
     ends = {0}
     for sync_code in FLAC_FRAME.finditer(tail):
         # a frame of silence may be shorter than the longest header
         header = tail[sync_code.start() : sync_code.start() + 16].ljust(16, b"\0")
-        first, following = _flac_frame(header, block_size)
-        # only frames that follow others: their header may occur by chance
+        first, following = _read_flac_header(header, block_size)
+        # only a frame that follows another: bytes may look like a header by chance
         if first in ends and following > first:
             last = (first, following)
         ends.add(following)
     return last
 
 
-def _flac_frame(header: bytes, block_size: int) -> tuple[int, int]:
+def _read_flac_header(header: bytes, block_size: int) -> tuple[int, int]:
     """Reads the header of a FLAC frame (RFC 9639, 9.1).
 
     Args:
         header: 16 bytes from a frame's sync code on.
-        block_size: samples of a frame, if the header gives the number of the frame instead of its first sample.
+        block_size: samples per frame, for headers that give the number of the frame instead of that of its first
+            sample.
 
     Returns:
         The first sample of the frame, and of the next; zeros if the bytes are no header.
     """
-    # frame or sample number, coded like a character of UTF-8, in up to seven bytes: as many as the first begins with
-    # ones, or one byte that begins with 0
+    # number of the frame or of its first sample, coded like a character of UTF-8: the first byte begins with as many
+    # ones as there are bytes, up to seven, or with 0 if it is the only one
     ones = 8 - (~header[4] & 0xFF).bit_length()
-    # no such character
+    # no character begins like that
     if ones == 1 or ones == 8:
         return 0, 0
-    # its lowest bits, and six bits of each further byte
+    # the first byte's lowest bits, and six bits of each further byte
     number = header[4] & (0x7F >> ones)
     # of the next byte to read
     position = 5
@@ -563,13 +596,13 @@ def _flac_frame(header: bytes, block_size: int) -> tuple[int, int]:
         size_bytes = size_code - 5
         samples = int.from_bytes(header[position : position + size_bytes], "big") + 1
         position += size_bytes
-    # a rate that is no usual one follows, in kHz, Hz or tens of Hz
+    # an unusual sampling rate follows, in kHz, Hz or tens of Hz
     rate_code = header[2] & 0xF
-    position += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    position += FLAC_RATE_BYTES.get(rate_code, 0)
     # then the checksum
     if not samples or _crc8(header[:position]) != header[position]:
         return 0, 0
-    # bit 0: frames differ in size, so that the number is that of the first sample
+    # bit 0: frames differ in size, so the number is that of the first sample
     if header[1] & 1:
         first = number
     else:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one way to decode a sound: libsndfile where it can, else ffmpeg, to the end of what is there.
+"""Decodes sounds, by libsndfile where it can, else by ffmpeg, to the end of what is there.
 
-A file is a row of sounds (`containers.find_sections`), usually of one; they are joined. What the headers claim is
-compared with what was decoded.
+A file holds one or more sounds one after another (`containers.find_sections`), its parts; they are joined. What the
+headers claim is compared with what was decoded. A frame is one sample of each channel.
 """
 
 import io
@@ -22,21 +22,30 @@ from .containers import CUT_BYTES, Section, SectionFile, TooLargeError, begins_l
 from .errors import DamagedAudioError, HAFMAudioError, UnreadableAudioError
 from .samples import Samples, resample, with_channels
 
+# libsndfile's names of the formats that it may decode
 FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "CAF")
-# of these, a few bytes may hold a sound of any length, so that the length that the header claims counts for limits
+# formats in which a few bytes may hold a sound of any length: limits apply to the length that the header claims
 COMPRESSED = ("FLAC", "OGG", "MP3", "MPEG")
-# decoders of MP3 may cut off their delay (529 to 2,257 samples) at the ends of an intact file
+# no more is missing from an intact file: MP3 decoders may cut off their delay (529 to 2,257 samples) at its ends
 LOST_SECONDS = 0.06
-# a pipe, say, is read into memory up to this size
+# a file that cannot be sought in, such as a pipe, is read into memory up to this size
 MAX_STREAM_BYTES = 1 << 29
 # sounds in one file; each is opened to see how long it is
 MAX_SOUNDS = 1000
-_BUFFER = 1 << 16
-_FIRST_FRAMES = 1 << 20
+# bytes that are read from the file at a time
+_BUFFER_BYTES = 1 << 16
+# frames that are decoded at a time, or allocated at first, where the length is not known
+_BLOCK_FRAMES = 1 << 20
 
 
 class Part(Protocol):
-    """One sound of a file, read from its start."""
+    """One sound of a file, read from its start.
+
+    Attributes:
+        sampling_rate, channels: of the sound, the rate in Hz.
+        frames: number of frames; None if it is not known before the end.
+        claimed: number of frames that the file's header claims; None if that is not known.
+    """
 
     sampling_rate: int
     channels: int
@@ -44,7 +53,7 @@ class Part(Protocol):
     claimed: int | None
 
     def read_into(self, out: Samples) -> int:
-        """Reads up to len(out) frames into float32 [n, C] and returns their number, which is less at the end."""
+        """Reads up to n frames into `out` (float32 [n, channels]); returns their number, below n only at the end."""
 
     def close(self) -> None:
         """Ends the decoder."""
@@ -57,18 +66,18 @@ class SndfilePart:
         sampling_rate, channels: of the sound, the rate in Hz.
         format: libsndfile's name of the file's format, such as "WAV".
         frames: number of frames by the header; None if it does not say.
-        claimed: number of frames by the header before that was corrected (`Section`); None with `frames`.
+        claimed: number of frames by the header before that was corrected (`Section`); None if `frames` is None.
     """
 
     def __init__(self, file: BinaryIO, section: Section, name: str) -> None:
         """Opens a section of a file, whose name in messages is `name`.
 
         Raises:
-            soundfile.LibsndfileError, TypeError: it is no sound that libsndfile reads.
+            soundfile.LibsndfileError, TypeError: libsndfile cannot read the section.
         """
         self._name = name
-        self._bytes = io.BufferedReader(SectionFile(file, section), _BUFFER)
-        self._file = soundfile.SoundFile(self._bytes)
+        self._reader = io.BufferedReader(SectionFile(file, section), _BUFFER_BYTES)
+        self._file = soundfile.SoundFile(self._reader)
         self.sampling_rate: int = self._file.samplerate
         self.channels: int = self._file.channels
         self.format: str = self._file.format
@@ -87,23 +96,26 @@ class SndfilePart:
         self._file.seek(frame)
 
     def read_into(self, out: Samples) -> int:
-        """Reads up to len(out) frames into float32 [n, C] and returns their number, which is less at the end.
+        """Reads up to n frames into `out` (float32 [n, channels]); returns their number, below n only at the end.
+
+        A sound whose end is missing ends where the last frame could be decoded.
 
         Raises:
-            DamagedAudioError: the sound cannot be decoded, and not because its end is missing.
+            DamagedAudioError: decoding fails before the end of the section's bytes.
         """
         before = self._file.tell()
         try:
             return len(self._file.read(out=out))
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            # of a sound without its end, everything before is used
-            position = self._bytes.tell()
-            if position < self._bytes.seek(0, io.SEEK_END):
+            # an error at the very end of the bytes means that the sound was cut off: what was decoded is used
+            position = self._reader.tell()
+            end = self._reader.seek(0, io.SEEK_END)
+            if position < end:
                 raise damaged(self._name, error) from error
             return max(self._file.tell() - before, 0)
 
     def tags(self) -> dict[str, str]:
-        """Title, artist, licence and so on, as far as libsndfile knows them."""
+        """Title, artist, licence and so on, as far as libsndfile reads them."""
         return self._file.copy_metadata()
 
     def close(self) -> None:
@@ -118,39 +130,40 @@ def damaged(name: str, error: Exception) -> DamagedAudioError:
 
 
 class Sound:
-    """A sound that is open for reading, from its start: all that a file holds, at the rate of its first part.
+    """All the sounds of a file (its parts), open for reading as one sound, from the start.
 
     Attributes:
         name: name of the source in messages.
-        sampling_rate: in Hz.
-        channels: of the first part; those of others are brought to that number.
+        sampling_rate: that of the first part, in Hz; other parts are resampled to it.
+        channels: number of channels of the first part; other parts are converted to it.
         frames: number of frames; None if that is only known after decoding, as of sounds that ffmpeg decodes.
-        claimed: number of frames that the headers claim; None if they don't, or (ffmpeg) before the end.
-        length_for_limits: number of frames that counts for limits before anything is decoded; None if it is not known.
-        remarks: what the user should know of the sound, one sentence each.
+        claimed: number of frames that the headers claim; None if they claim none, or before the end of a sound that
+            ffmpeg decodes.
+        length_for_limits: number of frames to compare with limits before anything is decoded; None if not known.
+        remarks: what the user should know about the sound, one sentence each.
     """
 
     def __init__(self, file: BinaryIO, path: str | None, name: str, seconds: float) -> None:
         """Opens the parts of a file.
 
         Args:
-            file: the file, which can be sought in and stays open.
+            file: the file, which can be sought in and is not closed here.
             path: its path, if it has one.
             name: name of the source in messages.
-            seconds: at most this much of a part is decoded by ffmpeg.
+            seconds: ffmpeg decodes at most this many seconds of a part.
 
         Raises:
-            HAFMAudioError: it is no audio, or too large or too many sounds.
+            HAFMAudioError: the file is not audio, is too large, or holds too many sounds.
         """
         self.name = name
         self.remarks: list[str] = []
         self._file = file
         self._path = path
         self._seconds = seconds
-        self._sections = self._find()
-        # index of the current part
-        self._section_number = 0
-        self._part: Part = self._open(0)
+        self._sections = self._find_sections()
+        # index of the part that is being read
+        self._section_index = 0
+        self._part: Part = self._open_part(0)
         self.sampling_rate = self._part.sampling_rate
         self.channels = self._part.channels
         self.frames = self._part.frames
@@ -158,30 +171,30 @@ class Sound:
         self.length_for_limits = self.frames
         if isinstance(self._part, SndfilePart) and self._part.format in COMPRESSED:
             self.length_for_limits = self.claimed
-        # samples of a part at another rate, which is resampled as a whole
-        self._pending: Samples | None = None
+        # what has not been returned yet of a part that had to be converted to the first one's rate or channels
+        self._converted: Samples | None = None
         if len(self._sections) > 1:
-            self._add_others()
+            self._add_later_parts()
 
-    def _find(self) -> list[Section]:
-        """The sections of the file, one for each sound; raises HAFMAudioError if it is too large to be searched."""
+    def _find_sections(self) -> list[Section]:
+        """The sections of the file, one for each part; raises HAFMAudioError if it is too large to be searched."""
         try:
             return find_sections(self._file)
         except TooLargeError as error:
             raise HAFMAudioError(f"{self.name} holds {error}; cut it first.") from error
 
-    def _open(self, section_number: int) -> Part:
-        """Opens the part of that index, by libsndfile if it can, else by ffmpeg; raises HAFMAudioError if none can."""
+    def _open_part(self, section_index: int) -> Part:
+        """Opens the part with this index, by libsndfile or else by ffmpeg; raises HAFMAudioError if neither can."""
         try:
-            part = SndfilePart(self._file, self._sections[section_number], self.name)
+            part = SndfilePart(self._file, self._sections[section_index], self.name)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-            # ffmpeg reads a single sound from the path, without a copy
             path = None
+            # a file of a single part need not be copied for ffmpeg
             if len(self._sections) == 1:
                 file = self._file
                 path = self._path
             else:
-                file = io.BufferedReader(SectionFile(self._file, self._sections[section_number]))
+                file = io.BufferedReader(SectionFile(self._file, self._sections[section_index]))
             file_format = ffmpeg.recognised(read_at(file, 0, ffmpeg.MAGIC_BYTES))
             if file_format is None:
                 raise not_audio(self.name) from error
@@ -192,10 +205,10 @@ class Sound:
             raise not_audio(self.name)
         return part
 
-    def _add_others(self) -> None:
+    def _add_later_parts(self) -> None:
         """Adds the lengths of the parts after the first to `frames`, `claimed` and `length_for_limits`.
 
-        Sections that turn out to be no sound are left out. `remarks` says so, and that sounds are joined.
+        Sections that are no sound are left out. `remarks` reports these, and that sounds are joined.
 
         Raises:
             HAFMAudioError: more than `MAX_SOUNDS` sections.
@@ -204,33 +217,33 @@ class Sound:
             raise HAFMAudioError(
                 f"{self.name} holds {len(self._sections)} sounds; HAFM reads at most {MAX_SOUNDS} of a file."
             )
-        sections = self._sections[:1]
-        for section_number in range(1, len(self._sections)):
+        kept = self._sections[:1]
+        for section_index in range(1, len(self._sections)):
             try:
-                part = self._open(section_number)
+                part = self._open_part(section_index)
             except HAFMAudioError:
-                size = sum(end - start for start, end in self._sections[section_number].extents)
+                size = sum(end - start for start, end in self._sections[section_index].extents)
                 self.remarks.append(f"{self.name} holds {size} bytes that are no sound; they are left out.")
                 continue
-            sections.append(self._sections[section_number])
+            kept.append(self._sections[section_index])
             scale = self.sampling_rate / part.sampling_rate
             self.frames = _added(self.frames, part.frames, scale)
             self.claimed = _added(self.claimed, part.claimed, scale)
             self.length_for_limits = _added(self.length_for_limits, part.claimed, scale)
             part.close()
-        self._sections = sections
-        if len(sections) > 1:
-            self.remarks.append(f"{self.name} holds {len(sections)} sounds, one after another; they are joined.")
+        self._sections = kept
+        if len(kept) > 1:
+            self.remarks.append(f"{self.name} holds {len(kept)} sounds, one after another; they are joined.")
 
     def rewind(self) -> None:
         """Goes back to the start."""
         self._part.close()
-        self._section_number = 0
-        self._part = self._open(0)
-        self._pending = None
+        self._section_index = 0
+        self._part = self._open_part(0)
+        self._converted = None
 
     def read_into(self, out: Samples) -> int:
-        """Reads up to len(out) frames into float32 [n, C] and returns their number, which is less at the end.
+        """Reads up to n frames into `out` (float32 [n, channels]); returns their number, below n only at the end.
 
         Raises:
             HAFMAudioError: the sound cannot be decoded.
@@ -238,50 +251,51 @@ class Sound:
         done = 0
         while done < len(out):
             done += self._read_part(out[done:])
-            if done == len(out) or self._section_number + 1 == len(self._sections):
+            if done == len(out) or self._section_index + 1 == len(self._sections):
                 break
-            self._section_number += 1
+            self._section_index += 1
             self._part.close()
-            self._part = self._open(self._section_number)
-            self._pending = None
-        # ffmpeg's says only at its end what the header claims; of several parts the sum is not known
+            self._part = self._open_part(self._section_index)
+            self._converted = None
+        # a part that ffmpeg decodes knows only at its end what its header claims; no sum is known for several parts
         if done < len(out) and len(self._sections) == 1 and isinstance(self._part, ffmpeg.FFmpegSound):
             self.claimed = self._part.claimed
         return done
 
     def _read_part(self, out: Samples) -> int:
-        """Reads up to len(out) frames of the current part, brought to the rate and channels of the first, into `out`.
+        """Reads up to n frames of the current part, converted to the rate and channels of the first, into `out`.
 
         Args:
-            out: float32 [n, C], changed in place.
+            out: float32 [n, channels], changed in place.
 
         Returns:
-            The number of frames read, less than n at the end of the part.
+            The number of frames read, below n only at the end of the part.
         """
         part = self._part
         if part.sampling_rate == self.sampling_rate and part.channels == self.channels:
             return part.read_into(out)
-        if self._pending is None:
+        if self._converted is None:
+            # as a whole: pieces resampled one by one would not fit together
             sound = with_channels(_read_all(part, part.frames), self.channels)
-            self._pending = resample(np.ascontiguousarray(sound), part.sampling_rate, self.sampling_rate)
-            self._pending = self._pending.reshape(len(self._pending), self.channels)
-        block = self._pending[: len(out)]
-        self._pending = self._pending[len(out) :]
+            resampled = resample(np.ascontiguousarray(sound), part.sampling_rate, self.sampling_rate)
+            self._converted = resampled.reshape(len(resampled), self.channels)
+        block = self._converted[: len(out)]
+        self._converted = self._converted[len(out) :]
         out[: len(block)] = block
         return len(block)
 
     def skip(self, frames: int) -> None:
-        """Moves forward from the start by `frames`, at most to the end; the sound must not have been read yet."""
+        """Moves to frame `frames`, at most to the end; the sound must still be at its start."""
         if len(self._sections) == 1 and isinstance(self._part, SndfilePart):
             self._part.seek(frames)
             return
-        # ffmpeg and joined sounds cannot be sought in
-        block = np.empty((min(frames, _FIRST_FRAMES), self.channels), dtype=np.float32)
+        # neither ffmpeg nor joined sounds can seek: what is skipped is decoded
+        block = np.empty((min(frames, _BLOCK_FRAMES), self.channels), dtype=np.float32)
         while frames > 0 and (count := self.read_into(block[:frames])):
             frames -= count
 
     def read(self, frames: int | None = None) -> Samples:
-        """Reads up to `frames` frames, or all: float32 [≤ frames, C].
+        """Reads the next `frames` frames, or fewer at the end; all that remain if None: float32 [frames, channels].
 
         Raises:
             HAFMAudioError: the sound cannot be decoded.
@@ -295,9 +309,12 @@ class Sound:
         return _read_all(self, expected, frames)
 
     def length(self) -> int:
-        """Number of frames. If the header doesn't say it, the sound is decoded from where it stands, and rewound."""
+        """Number of frames of the sound, which must still be at its start.
+
+        If the headers do not state it, the sound is decoded to its end to count them, and then rewound.
+        """
         if self.frames is None:
-            block = np.empty((_FIRST_FRAMES // self.channels, self.channels), dtype=np.float32)
+            block = np.empty((_BLOCK_FRAMES // self.channels, self.channels), dtype=np.float32)
             self.frames = 0
             while count := self.read_into(block):
                 self.frames += count
@@ -305,7 +322,10 @@ class Sound:
         return self.frames
 
     def tags(self) -> dict[str, str]:
-        """Title, artist, licence and so on of the first part, as far as libsndfile knows them."""
+        """Title, artist, licence and so on of the part that is being read (at first the file's first one).
+
+        Empty if ffmpeg decodes that part.
+        """
         if isinstance(self._part, SndfilePart):
             return self._part.tags()
         return {}
@@ -326,15 +346,15 @@ def _read_all(source: "Part | Sound", expected: int | None, most: int | None = N
     """Reads a sound to its end.
 
     Args:
-        source: the open sound, read on from where it is.
-        expected: number of frames by the header; no more are read. None if it says none.
-        most: number of frames to read at most; None for all.
+        source: the open sound, read from its current position on.
+        expected: number of frames that the sound should have, and at which reading stops; None if it is not known.
+        most: largest number of frames to read; None for no limit.
 
     Returns:
-        float32 [N, C].
+        float32 [frames, channels].
     """
     # a length that a header overstates costs no memory: pages that are never written are never allocated
-    first_length = _FIRST_FRAMES
+    first_length = _BLOCK_FRAMES
     if expected is not None:
         first_length = expected
     if most is not None:
@@ -372,7 +392,7 @@ def opened(
     Args:
         source: path, the bytes of a file, or a binary file object, which is read from its start and stays open.
         name: name of the source in messages.
-        seconds: at most this much of a sound is decoded by ffmpeg.
+        seconds: ffmpeg decodes at most this many seconds of each sound in the file.
 
     Raises:
         HAFMAudioError: missing, empty, or not audio.
@@ -388,7 +408,9 @@ def opened(
         else:
             file = source
         try:
-            if not getattr(file, "seekable", lambda: True)():
+            # file objects without the method can be sought in
+            can_seek = getattr(file, "seekable", lambda: True)
+            if not can_seek():
                 file = io.BytesIO(_read_stream(file, name))
                 path = None
             if file.seek(0, io.SEEK_END) == 0:
@@ -435,9 +457,13 @@ def is_sound_file(path: str | os.PathLike[str]) -> bool:
 
 
 def check_file(path: Path, name: str) -> None:
-    """Raises HAFMAudioError unless `path` is a readable file that is not empty; `name` is what an empty one is called.
+    """Raises HAFMAudioError unless `path` is a readable file that is not empty.
 
-    What is no regular file, such as a pipe, may be empty so far.
+    A pipe, or another file that is not a regular one, may still be empty.
+
+    Args:
+        path: the file.
+        name: what to call it in the message that it is empty.
     """
     denied = UnreadableAudioError(f"{path} may not be read by this user; change its permissions.")
     try:

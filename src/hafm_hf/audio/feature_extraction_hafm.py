@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The feature extractor: a vocal gets the form in which the model listens to it, mono at 16 kHz, in its `prepare`.
+"""The feature extractor, whose `prepare` converts a vocal to the model's input: mono at 16 kHz.
 
-The pipeline calls `prepare` with the mean of the channels, and keeps the original vocal for the mix.
+The pipeline calls `prepare` with the mean of the channels, and keeps the original vocal for the mix. Shapes: B batch,
+N samples, C channels.
 
 `audio.read_audio` reads files, URLs and bytes; this class is saved next to a model's weights
 (preprocessor_config.json), so that the sampling rate and the accepted lengths travel with them.
@@ -24,16 +25,17 @@ from .samples import Samples, resample, without_offset
 
 # sampling rate of HuBERT, and so of the semantic tokenizer, in Hz
 LISTENING_RATE = 16_000
+# advice in error messages on sound with several channels
 MIX_DOWN = "average channels first, vocal.mean(axis), or let the feature extractor do it"
 
 
 @dataclass(frozen=True)
 class PreparedVocal:
-    """A vocal in the form in which the model listens to it.
+    """A vocal as the model's input.
 
     Args:
         samples (float32 [N]): mono, at the rate of the feature extractor.
-        duration: length of the recording in seconds. It is exact, so that the accompaniment is as long to the sample:
+        duration: exact length of the recording in seconds, for an accompaniment of the same length to the sample;
             `samples` are rounded to whole samples at a lower rate.
     """
 
@@ -99,7 +101,9 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         """
         if padding not in (True, "longest"):
             raise HAFMAudioError(f"padding is {padding!r}; vocals can only be padded to the longest, by True.")
-        vocals = list(raw_speech) if are_several(raw_speech) and len(raw_speech) else [raw_speech]
+        vocals = [raw_speech]
+        if are_several(raw_speech) and len(raw_speech):
+            vocals = list(raw_speech)
         if len(vocals) == 1:
             names = ["the vocal"]
         else:
@@ -109,19 +113,22 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         for vocal, name in zip(vocals, names, strict=True):
             samples, rate = files.check_sound(vocal, sampling_rate, name=name, **limits)
             checked.append(samples)
-        # all have the one rate
+        # `rate` is the same for all
         return self._batch(checked, rate, return_tensors)
 
     def _batch(self, vocals: list[Samples], rate: int, return_tensors: str | None) -> BatchFeature:
-        """The result of `__call__` for vocals (float32 [N] each, at `rate` Hz) that have already been checked.
+        """The result of `__call__` for vocals that have already been checked.
 
-        `return_tensors`: "pt", "np", or None for NumPy arrays as they are.
+        Args:
+            vocals (float32 [N] each): mono.
+            rate: of the vocals, in Hz.
+            return_tensors: "pt", "np", or None for NumPy arrays as they are.
         """
         prepared = [self.prepare(samples, rate).samples for samples in vocals]
         lengths = np.array([len(samples) for samples in prepared])
         mask = np.arange(lengths.max()) < lengths[:, None]  # [B, N]
         if len(prepared) == 1:
-            # a view if it can be written to, as tensors need: a vocal may last an hour
+            # writable, as tensors need it, but copied only if it must be: a vocal may last an hour
             values = np.require(prepared[0][None], requirements="W")
         else:
             values = np.full(mask.shape, self.padding_value, dtype=np.float32)
@@ -136,10 +143,10 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         return features.convert_to_tensors(return_tensors)
 
     def prepare(self, samples: Samples, rate: int) -> PreparedVocal:
-        """Makes of a mono vocal (float32 [N] at `rate` Hz), already checked, what the model listens to.
+        """Converts a mono vocal (float32 [N] at `rate` Hz) that has already been checked to the model's input.
 
-        Its DC offset is removed, it is turned up if it is too quiet to be listened to, and resampled to the
-        extractor's rate. (For pitch and beats, `tokenizers.pitch_contour` turns a copy up further.)
+        Its DC offset is removed, it is turned up if it is quiet (`quiet_gain_db`), and resampled to the extractor's
+        rate. For pitch and beats, `tokenizers.pitch_contour` turns a copy up further.
         """
         audible = turned_up(without_offset(samples), rate)
         return PreparedVocal(resample(audible, rate, self.sampling_rate), Fraction(len(samples), rate))
@@ -150,7 +157,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         Args:
             vocals: [B, N], [B, 1, N] or [N], or a list of [N] or [1, N]; tensors or arrays, of floats or integers.
             sampling_rate (Hz): of the vocals.
-            padding_mask: of the same shape as the vocals; 0 where a vocal is padding.
+            padding_mask: of the same shape as the vocals, 0 where a vocal is padding; None if there is no padding.
 
         Raises:
             ValueError: there is no vocal, or one has several channels or no samples, the mask has another shape, or as
@@ -164,10 +171,10 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
     def unpadded(
         self, input_values: Any, padding_mask: Any = None, original_lengths: Any = None, original_rates: Any = None
     ) -> list[PreparedVocal]:
-        """The vocals of a batch that the extractor has returned; the arguments are named as there.
+        """The vocals of a batch that `__call__` has returned; the arguments are named like its results.
 
         Args:
-            input_values (float [B, N], [B, 1, N] or [N]): at the extractor's rate, padded; already checked.
+            input_values (float [B, N], [B, 1, N] or [N]): checked mono vocals at the extractor's rate, padded.
             padding_mask: as many values, 0 or False where a vocal is padding; None if there is no padding.
             original_lengths, original_rates ([B]): samples of each vocal before it was resampled, and their rate in
                 Hz; without them, a vocal is as long as its `input_values`.
@@ -215,7 +222,11 @@ def are_several(vocals: Any) -> bool:
     sequence = hasattr(vocals, "__getitem__") and hasattr(vocals, "__len__") and not hasattr(vocals, "__array__")
     if not sequence or isinstance(vocals, (str, bytes, bytearray, Mapping)):
         return False
-    return len(vocals) == 0 or not (isinstance(vocals[0], Real) or getattr(vocals[0], "ndim", None) == 0)
+    if len(vocals) == 0:
+        return True
+    # a sequence of numbers is a single vocal
+    first_is_number = isinstance(vocals[0], Real) or getattr(vocals[0], "ndim", None) == 0
+    return not first_is_number
 
 
 def _mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
@@ -223,7 +234,7 @@ def _mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
 
     Args:
         vocals: [B, N], [B, 1, N] or [N], or a list of [N] or [1, N]; tensors or arrays, of floats or integers.
-        padding_mask: of the same shape; 0 where a vocal is padding.
+        padding_mask: of the same shape, 0 where a vocal is padding; None if there is no padding.
 
     Raises:
         ValueError: as for `HAFMFeatureExtractor.vocals`.
@@ -232,10 +243,10 @@ def _mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
     shape: Sequence[int] = getattr(vocals, "shape", ())
     if len(shape) == 2 and shape[1] <= files.MAX_CHANNELS < shape[0]:
         raise ValueError(f"vocals have shape {list(shape)}, samples by channels rather than a batch; {MIX_DOWN}.")
-    vocals = _rows(vocals)
+    vocals = _as_list(vocals)
     masks = [None] * len(vocals)
     if padding_mask is not None:
-        masks = _rows(padding_mask)
+        masks = _as_list(padding_mask)
     if len(masks) != len(vocals):
         raise ValueError(f"padding_mask has {len(masks)} rows for {len(vocals)} vocals; give one row per vocal.")
     if not len(vocals):
@@ -248,7 +259,7 @@ def instrumental_channels_first(sound: Any, channels: int) -> np.ndarray:
 
     Args:
         sound: [N], [1, N] or [channels, N]; a tensor or an array, integers scaled by the range of their type.
-        channels: number of channels to return.
+        channels: number of channels of the result.
 
     Raises:
         ValueError: another number of channels, or as for `audio.to_samples`.
@@ -262,8 +273,8 @@ def instrumental_channels_first(sound: Any, channels: int) -> np.ndarray:
     return waveform
 
 
-def _rows(values: Any) -> Any:
-    """A batch, or a list, as it is; a single vocal or mask (an array or tensor [N]) as a list of that one."""
+def _as_list(values: Any) -> Any:
+    """A single vocal or mask (an array or tensor [N]) as a list of one; a batch, or a list, as it is."""
     if isinstance(values, torch.Tensor | np.ndarray) and values.ndim <= 1:
         return [values]
     return values
@@ -284,8 +295,8 @@ def _mono_vocal(vocal: Any, mask: Any) -> np.ndarray:
     if row.shape[1:] == (1,):
         row = row[:, 0]
     if row.ndim != 1:
-        mono = "give mono ones: [B, N], [B, 1, N], [N], or a list of [N]"
-        raise ValueError(f"A vocal has shape {list(np.shape(vocal))}; {mono}; {MIX_DOWN}.")
+        expected = "give mono ones: [B, N], [B, 1, N], [N], or a list of [N]"
+        raise ValueError(f"A vocal has shape {list(np.shape(vocal))}; {expected}; {MIX_DOWN}.")
     if mask is not None:
         inside = torch.as_tensor(mask).flatten().bool().cpu().numpy()
         if len(inside) != len(row):

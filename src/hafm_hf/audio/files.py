@@ -3,7 +3,8 @@
 
 HAFM works in float32 throughout; only this file deals with integer samples. Audio is validated here, on entry
 (`read_audio`, `check_sound`), and trusted from then on. Formats of files are read by `decoding` (with `containers` and
-`ffmpeg`), and rates converted by `samples`. Shapes: `[N]` is one channel of N samples.
+`ffmpeg`), and rates converted by `samples`. Shapes: `[N]` is mono, N samples; `[N, C]` has C channels. A frame is one
+sample of each channel.
 """
 
 import io
@@ -40,7 +41,8 @@ MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0
 # largest sample that is taken as it is: MP3 decoders and resamplers overshoot full scale, 1, a little
 HEADROOM = 2.0
-# files above that hold floats of a recorder that had none, or integers of up to 32 bits as floats
+# a file whose peak lies between the two comes from a recorder without headroom, or holds integers (of up to 32 bits)
+# stored as floats
 LARGEST_SAMPLE = 2.0**31
 # per channel: an hour at 48 kHz, 0.7 GB of memory
 MAX_SAMPLES = 48_000 * round(MAX_SECONDS)
@@ -56,11 +58,12 @@ AUDIO_SUFFIXES = (
     *(".webm", ".weba", ".mka", ".mkv", ".wma"),
     *(".ape", ".wv", ".tta", ".mpc", ".ra", ".ac3", ".dsf", ".dff"),
 )
+# samples of a sound, or bytes of a remote file, that are read at a time
 _BLOCK = 1 << 20
 # limits on downloads from URLs that users name
 URL_MAX_BYTES = 200_000_000
 URL_TIMEOUT_SECONDS = 60.0
-# of a file that can't be sought in: an hour of two channels in 32 bits
+# limit of a file that can't be sought in: an hour of two channels in 32 bits
 _MAX_BYTES = 8 * MAX_SAMPLES
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -72,8 +75,9 @@ class Recording:
     Attributes:
         samples: float32 [N], or [N, C] if several channels were kept.
         sampling_rate: in Hz.
-        remarks: what the user should know of it, one sentence each: a wrong length, cancelling channels, its level.
-        missing_seconds: by how much the sound is shorter than its header says; 0 if it isn't.
+        remarks: what the user should know about it, one sentence each: a wrong length in the header, channels that
+            cancel each other, a level that had to be lowered.
+        missing_seconds: by how much the sound is shorter than its header says; 0 if it is not shorter.
     """
 
     samples: Samples
@@ -94,18 +98,18 @@ def read_audio(
 ) -> tuple[Samples, int]:
     """Reads audio of any sampling rate and channel count as float32, mixed down to mono by default.
 
+    Where the sound differs from what the file's header says, or had to be changed, a warning is logged.
+
     Args:
         source: path, http(s) URL, path for fsspec (`fetch`), the bytes of a file, or a binary file object, which is
             read from its beginning. WAV, FLAC, MP3, OGG, AIFF, AU or CAF, 8 to 32 bits; where ffmpeg is installed also
             M4A, 3GP, WebM, AMR and WMA.
         sampling_rate: rate in Hz to resample to; the source's own rate when None.
-        seconds: read at most this much from the start.
+        seconds: how many seconds to read from the start, at most; None for all.
         min_seconds, max_seconds: accepted length in seconds of the part that is read.
         name: name of the source in error messages; derived from `source` when None.
         mono: whether to average two channels; more are always averaged. Where channels cancel each other, the loudest
             one is used.
-
-    What differs from what the file's header says, or had to be changed, is logged as a warning.
 
     Returns:
         samples (float32 [N], or [N, 2] of a stereo file with `mono=False`) and their rate in Hz.
@@ -137,18 +141,18 @@ def read_recording(
     name: str | None = None,
     keep: int = 1,
 ) -> Recording:
-    """Reads a sound like `read_audio`, with all that there is to say about it.
+    """Reads a sound like `read_audio`, and returns remarks about it instead of logging them.
 
-    A header is a claim: what is there is read to its end, and where the two differ, a remark says so.
+    The sound is read to its actual end, whatever length the header states; a remark reports a difference.
 
     Args:
         source, seconds, min_seconds, max_seconds, name: as for `read_audio`.
         start: seconds to leave out at the start.
-        keep: largest number of channels that stay as they are; more become mono: their mean, or the loudest one where
-            they cancel each other.
+        keep: largest number of channels that stay as they are; more are mixed down to mono, their mean, or the loudest
+            one where they cancel each other.
 
     Raises:
-        HAFMAudioError: as for `read_audio`; a `LongAudioError`, `DamagedAudioError` and so on where that is known.
+        HAFMAudioError: as for `read_audio`; one of its subclasses (`LongAudioError` and so on) where one applies.
     """
     name = name or source_name(source)
     _check_seconds(seconds)
@@ -173,7 +177,7 @@ def read_recording(
         most = _frames_to_read(sound, first, seconds, max_seconds)
         samples, remarks = _read_channels(sound, first, most, keep)
         length = first + len(samples)
-        # negative if there is more than the header says; not known if the rest was not to be read
+        # negative if there is more than the header says; stays 0 if reading stopped before the end
         missing_seconds = 0.0
         if sound.claimed is not None and len(samples) < most:
             missing_seconds = (sound.claimed - length) / rate
@@ -186,7 +190,7 @@ def read_recording(
             f"{name} is {length / rate:.1f} s long, though its header says {length / rate + missing_seconds:.1f} s; "
             f"{consequence}."
         )
-    samples = _scaled(samples, name, remarks)
+    samples = _within_full_scale(samples, name, remarks)
     if len(samples) > MAX_SAMPLES:
         raise _too_many(len(samples), rate, name)
     check_duration(len(samples), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
@@ -194,21 +198,21 @@ def read_recording(
 
 
 def _frames_to_read(sound: Sound, first: int, seconds: float | None, max_seconds: float) -> int:
-    """At most how many frames to read of a sound.
+    """The largest number of frames to read of a sound.
 
     Args:
         sound: the open sound.
-        first: frame to begin with.
-        seconds: how much of it is asked for; None for all.
-        max_seconds: how long it may be. If more was asked for, the number is one frame above that, so that a longer
-            sound is noticed although its header does not say so.
+        first: index of the first frame to read.
+        seconds: how many seconds are asked for; None for all.
+        max_seconds: how long the part that is read may be. If more is asked for, the result is one frame above that,
+            so that too long a sound is noticed although its header does not say so.
 
     Raises:
         HAFMAudioError: by its header the sound is longer than allowed.
     """
     name = sound.name
     rate = sound.sampling_rate
-    # frames from the first on, as far as they count for limits
+    # from `first` on, by the length that limits apply to
     available = math.inf
     if sound.length_for_limits is not None:
         available = max(sound.length_for_limits - first, 0)
@@ -236,11 +240,11 @@ def _too_many(frames: int, rate: int, name: str) -> LongAudioError:
 def _read_channels(sound: Sound, first: int, most: int, keep: int) -> tuple[Samples, list[str]]:
     """Reads up to `most` frames of a sound from frame `first` on.
 
-    `keep` is the largest number of channels that stay as they are; more become mono.
+    `keep` is the largest number of channels that stay as they are; more are mixed down to mono.
 
     Returns:
-        float32 [N], or [N, C] of 2 to `keep` channels; and the remark, if any, that they cancel each other. Cancelling
-        channels that were to become mono are replaced by the loudest one.
+        float32 [N], or [N, C] of C = 2 to `keep` channels; and a list with the remark that the channels cancel each
+        other, or without one. In a mix-down, the loudest of cancelling channels replaces their mean.
     """
     sound.skip(first)
     if sound.channels == 1:
@@ -255,7 +259,7 @@ def _read_channels(sound: Sound, first: int, most: int, keep: int) -> tuple[Samp
     if channel is None:
         return samples, []
     if sound.channels > keep:
-        # only now it is known that the mean is of no use
+        # only now is it known that the mean cannot be used
         sound.rewind()
         sound.skip(first)
         samples = _read_mono(sound, most, None, channel)
@@ -263,12 +267,12 @@ def _read_channels(sound: Sound, first: int, most: int, keep: int) -> tuple[Samp
 
 
 def cancelling(name: str, levels: ChannelLevels, channel: int) -> str:
-    """The remark on channels that cancel each other, for the user.
+    """The remark, for the user, that the channels of a sound cancel each other.
 
     Args:
         name: of the sound.
         levels: of its channels.
-        channel: index of the one that is used; the remark counts from 1.
+        channel: index, from 0, of the channel that is used; the remark counts from 1.
     """
     return (
         f"The channels of {name} cancel each other (their mean is {levels.below():.0f} dB below channel "
@@ -280,10 +284,10 @@ def _read_mono(sound: Sound, most: int, levels: ChannelLevels | None, channel: i
     """Reads up to `most` frames as mono: float32 [N].
 
     Args:
-        sound: read on from where it is.
-        most: frames to read at most.
-        levels: to which the blocks read are added, if given.
-        channel: the one to return; the mean of all if None.
+        sound: read from its current position on.
+        most: largest number of frames to read.
+        levels: collects the levels of the channels, unless None.
+        channel: index of the one to return; None for the mean of all.
     """
     block = np.empty((max(_BLOCK // sound.channels, 1), sound.channels), dtype=np.float32)
     first_length = len(block)
@@ -310,13 +314,13 @@ def _read_mono(sound: Sound, most: int, levels: ChannelLevels | None, channel: i
     return mono
 
 
-def _scaled(samples: Samples, name: str, remarks: list[str]) -> Samples:
-    """Turns down a file's samples far above full scale, in place, to a peak of 1, and adds that to `remarks`.
+def _within_full_scale(samples: Samples, name: str, remarks: list[str]) -> Samples:
+    """Turns a file's samples down to a peak of 1 if they lie far above full scale (`HEADROOM`).
 
     Args:
-        samples: float32 [N] or [N, C].
+        samples: float32 [N] or [N, C]; turned down in place.
         name: of the file in messages.
-        remarks: what the user should know of the sound; changed in place.
+        remarks: what the user should know about the sound; a remark is added if the samples are turned down.
 
     Returns:
         The samples.
@@ -325,7 +329,6 @@ def _scaled(samples: Samples, name: str, remarks: list[str]) -> Samples:
         HAFMAudioError: they are not finite, or above what integers of 32 bits can hold.
     """
     peak = _peak(samples)
-    # between the two: integers that were stored as floats, or a recorder without headroom
     if HEADROOM < peak <= LARGEST_SAMPLE:
         samples /= np.float32(peak)
         quieter = 20.0 * math.log10(peak)
@@ -377,13 +380,13 @@ def _check_seconds(seconds: Any) -> None:
 
 
 def source_name(source: object) -> str:
-    """Name of `source` in error messages: the last component of its path or URL, else "the vocal"."""
+    """Name of an audio source in error messages: the last component of its path or URL, else "the vocal"."""
     if isinstance(source, str) and is_url(source):
-        # decode first: %2F is a separator, too
+        # decoded first: %2F is a separator, too
         file_name = Path(unquote(urlsplit(source).path)).name
         return "".join(filter(str.isprintable, file_name)) or source
     if isinstance(source, str) and is_remote(source):
-        # of a chain, FILE::ARCHIVE, the file's
+        # the name of FILE in a chain FILE::ARCHIVE
         return source.partition("::")[0].rpartition("/")[2] or source
     if isinstance(source, (str, os.PathLike)):
         return Path(source).name or str(source)
@@ -407,7 +410,7 @@ def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_T
     # the HTTP library of huggingface_hub, whose own client would refuse every URL under HF_HUB_OFFLINE
     import httpx2
 
-    late = HAFMAudioError(f"{url} took longer than {timeout:g} s; download it yourself first.")
+    too_slow = HAFMAudioError(f"{url} took longer than {timeout:g} s; download it yourself first.")
     end = time.monotonic() + timeout
     received = bytearray()
     try:
@@ -418,13 +421,12 @@ def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_T
                 if len(received) > max_bytes:
                     raise HAFMAudioError(f"{url} is larger than {max_bytes / 1e6:g} MB; cut it first.")
                 if time.monotonic() > end:
-                    raise late
+                    raise too_slow
     except httpx2.TimeoutException as error:
-        raise late from error
+        raise too_slow from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise HAFMAudioError(
-            f"{url} cannot be fetched: {str(error).partition(chr(10))[0] or type(error).__name__}; check the address."
-        ) from error
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise HAFMAudioError(f"{url} cannot be fetched: {why}; check the address.") from error
     return bytes(received)
 
 
@@ -475,11 +477,11 @@ def rewound(file: Any, name: str) -> BinaryIO:
         raise HAFMAudioError(f'{name} is a text file; open it with the mode "rb".')
     try:
         file.seek(0)
-        # libsndfile needs it
+        # libsndfile needs `tell`, too
         file.tell()
         return cast(BinaryIO, file)
     except (AttributeError, OSError):
-        # a pipe, or the answer of a server
+        # a pipe, or the response of a server
         content = file.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
         raise HAFMAudioError(f"{name} is larger than {_MAX_BYTES / 1e9:g} GB; cut it first.")
@@ -497,7 +499,7 @@ def soundfile_name(path: str | os.PathLike[str]) -> str | bytes:
 
 
 def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> Samples:
-    """Turns an array of floats, or of integers of 8 to 32 bits, in any channel layout into float32.
+    """Converts an array of floats, or of integers of 8 to 32 bits, with channels on either axis, to float32.
 
     Args:
         samples (array, tensor or sequence: [N], [N, C] or [C, N]): the longer axis is time. Integers are scaled by
@@ -581,9 +583,12 @@ def check_sampling_rate(sampling_rate: Any, name: str = "the vocal") -> int:
         raise HAFMAudioError("An array needs its sampling_rate; pass sampling_rate=44100, for example.")
     if getattr(sampling_rate, "ndim", None) == 0:
         sampling_rate = sampling_rate.item()
-    if not isinstance(sampling_rate, Real) or float(sampling_rate) % 1:
+    # NaN and infinity have no remainder of 0
+    is_whole = isinstance(sampling_rate, Real) and float(sampling_rate) % 1 == 0
+    if not is_whole:
         raise HAFMAudioError(f"sampling_rate is {sampling_rate!r}; it must be a whole number of Hz, such as 44100.")
-    if not MIN_SAMPLING_RATE <= (rate := float(sampling_rate)) <= MAX_SAMPLING_RATE:
+    rate = float(sampling_rate)
+    if not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
         raise HAFMAudioError(
             f"{name} has a sampling rate of {sampling_rate} Hz; "
             f"HAFM takes {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} Hz."
@@ -601,7 +606,7 @@ def check_duration(
 ) -> None:
     """Raises HAFMAudioError unless `length` samples at `sampling_rate` Hz last `min_seconds` to `max_seconds`."""
     if length < min_seconds * sampling_rate:
-        # Rounded down, so that 0.999 s is never called "1 s".
+        # rounded down to hundredths, so that 0.999 s is never called "1 s"
         shown = length * 100 // sampling_rate / 100
         raise HAFMAudioError(f"{name} is {shown:g} s long; HAFM needs at least {min_seconds:g} s.")
     if length > max_seconds * sampling_rate:
@@ -617,7 +622,7 @@ def to_integers(samples: Samples) -> NDArray[np.int16]:
     through a file would make them a little quieter.
     """
     limits = np.iinfo(np.int16)
-    # by 32768
+    # −limits.min is 32768
     scaled = samples * np.float32(-limits.min)
     # in place: an hour of 24 kHz mono takes a third of a gigabyte
     return scaled.round(out=scaled).clip(limits.min, limits.max, out=scaled).astype(np.int16)
@@ -626,7 +631,7 @@ def to_integers(samples: Samples) -> NDArray[np.int16]:
 def _encode(file: BinaryIO, samples: Samples, sampling_rate: int, file_format: str) -> None:
     """Writes float32 [N] or [N, C] in one of `FILE_FORMATS`: 16 bits, or VBR MP3 (about 190 kbit/s in stereo).
 
-    Rates that MP3 lacks are resampled to 48 kHz.
+    For MP3, sound at a rate that the format lacks is resampled to 48 kHz.
     """
     if file_format != "mp3":
         soundfile.write(file, to_integers(samples), sampling_rate, subtype="PCM_16", format=file_format.upper())
@@ -650,7 +655,7 @@ def write_audio(path: str | os.PathLike[str], samples: Samples, sampling_rate: i
 
     The file is written under a temporary name next to `path` and then renamed, so that it is never seen half written.
     WAV and FLAC are 16-bit, not float: libsndfile puts a timestamp into float WAV files, and equal seeds must give
-    equal bytes. For MP3, sampling rates that the format lacks are resampled to 48 kHz.
+    equal bytes. For MP3, sound at a rate that the format lacks is resampled to 48 kHz.
 
     Raises:
         HAFMAudioError: the folder cannot be written to, or the suffix is not a known format.

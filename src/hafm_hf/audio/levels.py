@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Levels, and mixing voice and instrumental: gain, loudness, true peak, fades.
 
-Loudness is measured with pyloudnorm, part of the extra `studio`. Shapes: [N] or [N, C]; time-varying gains, [N], are
-applied to the transpose, whose last axis is time. What passes over a song several times calls `check_stop` in between;
-an exception that it raises ends the work.
+Loudness is measured with pyloudnorm, part of the extra `studio`. Shapes: [N] is mono, N samples; [N, C] has C
+channels; time-varying gains, [N], are applied to the transpose, whose last axis is time in both cases. Functions that
+pass over a song several times call `check_stop` in between; an exception that it raises ends the work.
 """
 
 import functools
@@ -19,6 +19,7 @@ from ..computing import CheckStop, stoppable
 from .errors import HAFMAudioError
 from .samples import Samples, in_columns, with_channels
 
+# RMS level below which a sound is silence; highest peak of what HAFM writes
 SILENCE_DBFS = -70.0
 CEILING_DBFS = -1.0
 # the longest window that pyloudnorm's gating needs (ITU-R BS.1770)
@@ -29,17 +30,19 @@ OVERSAMPLING = 4
 LIMITER_SECONDS = 0.04
 FILTER_SAMPLES = 256
 BLOCK = 1 << 20
-# limiting lowers the loudness, so gain and limiter are iterated
+# limiting lowers the loudness, so gain and limiter are iterated, until the loudness in LU is that close to its target
 LIMITER_PASSES = 6
 LOUDNESS_TOLERANCE = 0.1
+# of an instrumental, to balance it with its vocal
 LARGEST_GAIN_DB = 48.0
-# the first quarter of the shortest fade is below this level
+# the outermost part of a song, and the level that its peak may have; the first quarter of a fade stays below that
 EDGE_SECONDS = 0.005
 EDGE_DBFS = -50.0
 FADE_SECONDS = 4 * EDGE_SECONDS
+# a fade is a quarter of a sine to this power; the second is that of an additional fade-out
 FADE_POWER = 6
 TAIL_POWER = 2
-# long enough to hide a splice
+# cross-fade that is long enough to hide a splice
 JOIN_SECONDS = 0.02
 # a voice whose loud parts lie below the first level is turned up to the second, as far as its peak allows; the loud
 # parts are the 95th percentile of the levels of short blocks
@@ -79,16 +82,16 @@ def _to_decibels(amplitude: float) -> float:
 
 
 def is_silent(samples: Samples) -> bool:
-    """Whether float32 [N], its inaudible DC offset removed, lies below -70 dBFS RMS."""
+    """Whether the RMS level of float32 [N], not counting its inaudible DC offset, lies below −70 dBFS."""
     if not samples.size:
         return True
-    # the mean square less the square of the mean
+    # the variance: mean square less squared mean
     power = 10.0 ** (rms_dbfs(samples) / 10.0) - float(samples.mean(dtype=np.float64)) ** 2
     return power < 10.0 ** (SILENCE_DBFS / 10.0)
 
 
 def quiet_gain_db(samples: Samples, sampling_rate: int) -> float:
-    """Gain in dB that a quiet voice (float32 [N] or [N, C]) needs to be listened to and mixed; 0 for all others.
+    """Gain in dB that makes a quiet voice (float32 [N] or [N, C]) loud enough for the model and the mix; 0 for others.
 
     A voice is quiet if its loud parts (the 95th percentile of the levels of blocks of 50 ms) lie between −70 and −33
     dBFS. The gain brings them to −21 dBFS, or the voice's peak to −1 dBFS, whichever is less.
@@ -106,7 +109,7 @@ def quiet_gain_db(samples: Samples, sampling_rate: int) -> float:
 
 
 def turned_up(samples: Samples, sampling_rate: int) -> Samples:
-    """A voice (float32 [N] or [N, C]), turned up if it is too quiet to be listened to (`quiet_gain_db`)."""
+    """A voice (float32 [N] or [N, C]), turned up if it is quiet (`quiet_gain_db`)."""
     gain_db = quiet_gain_db(samples, sampling_rate)
     if not gain_db:
         return samples
@@ -136,7 +139,7 @@ def loudness(samples: Samples, sampling_rate: int) -> float:
 
 
 def require_pyloudnorm() -> None:
-    """Imports pyloudnorm: for what measures loudness only after minutes of other work.
+    """Checks that pyloudnorm can be imported, before work that measures loudness only after minutes.
 
     Raises:
         ModuleNotFoundError: it is not installed; the message says what to install.
@@ -164,7 +167,7 @@ def true_peak_dbtp(samples: Samples, check_stop: CheckStop | None = None) -> flo
 
 
 def _true_peaks(samples: Samples, check_stop: CheckStop | None) -> Iterator[np.ndarray]:
-    """Largest amplitude from each sample of float32 [N] or [N, C] up to the next one, of all channels.
+    """Largest amplitude, in any channel, between each sample of float32 [N] or [N, C] and the next (by oversampling).
 
     Yields:
         float32 [n], n ≤ `BLOCK`, block by block; the blocks together are [N].
@@ -177,15 +180,16 @@ def _true_peaks(samples: Samples, check_stop: CheckStop | None) -> Iterator[np.n
         oversampled = soxr.resample(block, 1, OVERSAMPLING, quality="HQ")
         count = min(BLOCK, len(frames) - start)
         peaks = _largest(np.abs(oversampled))[before * OVERSAMPLING :][: count * OVERSAMPLING]
-        # the resampler may return a few samples less at the end
+        # the resampler may return a few samples too few at the end
         peaks = np.pad(peaks, (0, count * OVERSAMPLING - len(peaks)))
         between = _largest(peaks.reshape(count, OVERSAMPLING))
-        # resampling changes the samples themselves a little
+        # the samples themselves count, too: resampling changes them a little
         yield np.maximum(between, _largest(np.abs(frames[start : start + count])))
 
 
 def _largest(values: np.ndarray) -> np.ndarray:
-    """The largest value of each row: [N, n] → [N]. Over a few columns, NumPy's own maximum is ten times as slow."""
+    """The largest value of each row: [rows, columns] → [rows]."""
+    # ten times as fast as NumPy's own maximum over a few columns
     return functools.reduce(np.maximum, values.T)
 
 
@@ -212,7 +216,7 @@ def mix_audio(
             f"The vocal has {vocal.shape[0]} samples and the instrumental {instrumental.shape[0]}; "
             "bring them to one rate and length first."
         )
-    # the product of no channel axis is 1
+    # 1 for mono, [N]: the product of no numbers
     channels = max(math.prod(sound.shape[1:]) for sound in (vocal, instrumental))
     mixed: Samples = with_channels(vocal, channels) * np.float32(decibels_to_gain(vocal_gain_db))
     gain = np.float32(decibels_to_gain(instrumental_gain_db))
@@ -236,9 +240,9 @@ def balance_gain_db(
     Raises:
         ModuleNotFoundError: without pyloudnorm.
     """
-    # the product of no channel axis is 1
+    # 1 for mono, [N]: the product of no numbers
     channels = max(math.prod(sound.shape[1:]) for sound in (vocal, instrumental))
-    # one number for both: copies of a mono sound in two channels are 3 LU louder
+    # as many channels for both: a mono sound in two channels measures 3 LU louder
     sounds = stoppable([vocal, instrumental], check_stop)
     vocal_lufs, instrumental_lufs = [loudness(with_channels(sound, channels), sampling_rate) for sound in sounds]
     gain_db = vocal_lufs - instrumental_lufs - balance
@@ -278,26 +282,27 @@ def _limited(samples: Samples, sampling_rate: int, check_stop: CheckStop | None)
     peaks = np.concatenate(list(_true_peaks(samples, check_stop)))
     if float(peaks.max(initial=0.0)) <= ceiling:
         return samples
-    # of the gain's window in samples; odd, so that its middle is a sample
+    # length of the gain's window in samples; odd, so that its middle is a sample
     width = 2 * round(LIMITER_SECONDS * sampling_rate / 2) + 1
-    # every minimum in this average is over a window that holds the sample, so it never exceeds the gain needed there
+    # each minimum that is averaged for a sample covers that sample, so the average never exceeds the gain needed there
     gain = minimum_filter1d(ceiling / np.maximum(peaks, ceiling), width)
     gain = uniform_filter1d(gain, width)
     limited = (samples.T * gain.astype(np.float32)).T
-    # the moving gain shifts inter-sample peaks a little
-    return limited * np.float32(decibels_to_gain(min(CEILING_DBFS - true_peak_dbtp(limited, check_stop), 0.0)))
+    # the moving gain changes inter-sample peaks a little
+    correction_db = min(CEILING_DBFS - true_peak_dbtp(limited, check_stop), 0.0)
+    return limited * np.float32(decibels_to_gain(correction_db))
 
 
 def fade_instrumental(
     piece: Samples, sampling_rate: int, first: int, total: int, fade_seconds: float = 0.0
 ) -> Samples:
-    """Fades a piece of an instrumental in and out, as far as the song begins and ends in it.
+    """Applies a song's fade-in and fade-out to a piece of its instrumental, as far as they lie in the piece.
 
     Args:
         piece (float32 [n] or [n, C]): part of a song; changed in place.
         first: index in the song of the piece's first sample.
         total: number of samples in the song.
-        fade_seconds: length of an additional, gentler fade-out at the end of the song.
+        fade_seconds: length of an additional, gentler fade-out at the end of the song; 0 for none.
 
     Returns:
         the piece; the song's first and last 5 ms are attenuated by at least 50 dB.
@@ -316,11 +321,12 @@ def fade_instrumental(
         low = max(start, first)
         high = min(start + length, first + len(piece))
         if low < high:
-            # from the silent end of the fade, in samples
+            # distance of each sample from the silent end of the fade
             distance = np.arange(low - start, high - start)
             if at_end:
                 distance = length - 1 - distance
             slope = np.sin(np.pi / 2 * distance / length) ** power
+            # transposed, since time must be the last axis with and without channels
             piece[low - first : high - first].T[:] *= slope.astype(np.float32)
     return piece
 
@@ -335,6 +341,7 @@ def fade_edges(samples: Samples, sampling_rate: int) -> Samples:
         return samples
     faded = samples.copy()
     slope = np.sin(np.pi / 2 * np.arange(length) / length) ** FADE_POWER
+    # transposed, since time must be the last axis with and without channels
     if starts_loud:
         faded[:length].T[:] *= slope.astype(np.float32)
     if ends_loud:
@@ -343,14 +350,19 @@ def fade_edges(samples: Samples, sampling_rate: int) -> Samples:
 
 
 def paste(sound: Samples, part: Samples, sampling_rate: int, first: int, last: int) -> Samples:
-    """A copy of `sound` with the samples from `first` up to `last` (excluded) of `part`.
+    """A copy of a sound in which the samples from index `first` up to `last` (excluded) are those of `part`.
 
-    The two, both float32 [N] or [N, C], are cross-faded over at most 20 ms inside the span at each end of it that is
-    not an end of the sound.
+    At each end of that span that is not an end of the sound, the two are cross-faded over at most 20 ms inside it.
+
+    Args:
+        sound, part: float32 [N] or [N, C], with the same channels, both at least `last` samples long.
+        sampling_rate: in Hz.
+        first, last: the span, as sample indices.
     """
     fade = min(round(JOIN_SECONDS * sampling_rate), (last - first) // 2)
-    # of `part`, sample by sample
+    # of `part`, for each sample of the span
     gain = np.ones(last - first, dtype=np.float32)
+    # rises from 0 to 1, both excluded
     slope = np.linspace(0, 1, fade + 2, dtype=np.float32)[1:-1]
     if first > 0:
         gain[:fade] *= slope

@@ -16,7 +16,9 @@ import filelock
 
 def librosa_lock() -> Path:
     """The lock file of `load_librosa`, one per user of the machine."""
-    return Path(tempfile.gettempdir()) / f"hafm_librosa_{getattr(os, 'getuid', int)()}.lock"
+    # Windows has no user ids: 0
+    user_id = getattr(os, "getuid", int)()
+    return Path(tempfile.gettempdir()) / f"hafm_librosa_{user_id}.lock"
 
 
 @cache

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the frames of MPEG audio (MP3 above all), and writes the header that states how many there are.
 
-An MP3 file is a row of frames, each of which says how many bytes it has; a first frame without sound, by Xing or LAME,
-may say how many frames follow. libsndfile estimates that from the bit rate of one frame otherwise, and reads no
-further. Sources: ISO 11172-3, 2.4.2.3 and http://gabriel.mp3-tech.org/mp3infotag.html.
+An MP3 file is a row of frames, each with a header of four bytes that gives its length. A first frame without sound,
+written by encoders such as Xing and LAME, may hold a tag that states how many frames follow. Without it, libsndfile
+estimates their number from the bit rate of one frame, and reads no further.
+Sources: ISO 11172-3, 2.4.2.3 and http://gabriel.mp3-tech.org/mp3infotag.html.
 """
 
 import itertools
 import struct
 from dataclasses import dataclass, field
 
-# kbit/s by whether it is MPEG-1, and layer
+# kbit/s of the values of a header's bit-rate field from 1 on, by whether it is MPEG-1, and by layer
 LOW_BIT_RATES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 BIT_RATES = {
     (True, 1): tuple(range(32, 449, 32)),
@@ -21,37 +22,39 @@ BIT_RATES = {
     (False, 3): LOW_BIT_RATES,
 }
 SAMPLING_RATES = (44_100, 48_000, 32_000)
-# the field of the version: MPEG-1, 2 and 2.5, whose sampling rates are whole, half and a quarter
+# how often the sampling rates above are halved, by a header's version field (3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5)
 VERSION_SHIFTS = {3: 0, 2: 1, 0: 2}
-# frames in a row that make a sound of bytes that may be anything
+# this many frames in a row are a sound; fewer may occur in other bytes by chance
 FRAMES_TO_TRUST = 3
+# names of tags that state the number of frames, and all distances at which they lie from the start of their frame
+# (`_tag_offset`)
 TAGS = (b"Xing", b"Info", b"VBRI")
 TAG_OFFSETS = (36, 21, 13, 38, 23, 15)
-# in the header of Xing's: which fields there are
+# flags in a Xing or Info tag that tell which fields it has: number of frames, number of bytes
 FRAMES_FIELD = 1
 BYTES_FIELD = 2
 
 
-# of a frame, bit by bit from the highest one: 11 sync, 2 version, 2 layer, 1 no checksum, 4 bit rate, 2 sampling rate,
-# 1 padding, 1 private, 2 channel mode (3: mono), 6 others
+# header of a frame, numbers of bits from the highest one: 11 sync, 2 version, 2 layer, 1 no checksum, 4 bit rate,
+# 2 sampling rate, 1 padding, 1 private, 2 channel mode (3: mono), 6 others
 HEADER = struct.Struct(">I")
-# the bits of the header that the frames of a sound share, by the field of the layer, which counts backwards (3: I,
-# 2: II, 1: III): all but the checksum up to the sampling rate, of layers I and II with the bit rate
+# the bits of the header that are equal in all frames of a sound, by the layer field (1: layer III, 2: II, 3: I): sync,
+# version, layer and sampling rate, and in layers I and II the bit rate
 KIND_MASKS = (0xFFFE_0C00, 0xFFFE_0C00, 0xFFFE_FC00, 0xFFFE_FC00)
 
 
 @dataclass
 class MpegSound:
-    """A row of frames of one kind.
+    """The frames of one sound, which all have the same kind.
 
     Attributes:
         kind: what the headers of the frames share (`_kind`).
-        header: position of the frame with the tag, or None.
-        extents: ranges of bytes (start, end) of the frames; bytes between them are none of MPEG audio.
-        frames: number of frames, without that of the tag.
-        head: bytes to put in front of the frames: what precedes them, and a frame that states their number.
-        missing: samples that the tag states beyond those of the frames; negative if there are more.
-        rows: begin and end of each row of frames, while they are being sought; `extents` in the end.
+        header: position of the frame with the tag, which states their number; None if there is none.
+        extents: ranges of bytes (start, end) of the frames; bytes between them are not MPEG audio.
+        frames: number of frames, not counting that of the tag.
+        head: bytes to put in front of the frames: an ID3v2 tag, if any, and a frame that states their number.
+        missing: samples per channel that the tag states beyond those of the frames; negative if there are more.
+        rows: start and end of each row of frames, as they are found; `extents` are made of them.
     """
 
     kind: int
@@ -64,30 +67,32 @@ class MpegSound:
 
 
 def _frame_lengths() -> list[int]:
-    """Bytes of a frame by the second and the third byte of its header; 0 for what is no header, or of free format.
+    """Lengths in bytes of frames, by the second and the third byte of their headers.
 
-    The list has 65,536 elements; its index is 256 × second + third byte.
+    Returns:
+        65,536 lengths, the index 256 × second + third byte; 0 where these bytes are no header, or that of a frame of
+        free format (any bit rate).
     """
     lengths = [0] * (1 << 16)
     for version, layer, bit_rate, rate in itertools.product(VERSION_SHIFTS, (1, 2, 3), range(14), range(3)):
         sampling_rate = SAMPLING_RATES[rate] >> VERSION_SHIFTS[version]
         bits_per_second = 1000 * BIT_RATES[version == 3, layer][bit_rate]
-        # frames consist of whole slots, in bytes
+        # bytes of a slot; frames consist of whole slots
         if layer == 1:
             slot = 4
         else:
             slot = 1
-        slots = _samples(version, layer) // 8 // slot * bits_per_second // sampling_rate
-        # bits on which the length does not depend, and one by which a frame has another slot
+        slots = _samples_per_frame(version, layer) // 8 // slot * bits_per_second // sampling_rate
+        # the length does not depend on the bits no_checksum and private; with padding there is a slot more
         for no_checksum, padding, private in itertools.product((0, 1), repeat=3):
-            second = 0xE0 | version << 3 | 4 - layer << 1 | no_checksum
-            third = bit_rate + 1 << 4 | rate << 2 | padding << 1 | private
+            second = 0xE0 | (version << 3) | ((4 - layer) << 1) | no_checksum
+            third = ((bit_rate + 1) << 4) | (rate << 2) | (padding << 1) | private
             lengths[second << 8 | third] = (slots + padding) * slot
     return lengths
 
 
-def _samples(version: int, layer: int) -> int:
-    """Samples (per channel) of a frame by the field of its version (3: MPEG-1, 2: MPEG-2, 0: 2.5) and its layer."""
+def _samples_per_frame(version: int, layer: int) -> int:
+    """Samples per channel of a frame, by its version field (3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5) and layer (1 to 3)."""
     if layer == 1:
         return 384
     if layer == 2 or version == 3:
@@ -99,7 +104,7 @@ FRAME_LENGTHS = _frame_lengths()
 
 
 def id3_length(data: bytes, position: int) -> int:
-    """Bytes of the ID3v2 tag at `position`, its header included; 0 if there is none."""
+    """Length in bytes of the ID3v2 tag at `position`, its header included; 0 if there is none."""
     header = data[position : position + 10]
     # the last four bytes are the size, seven bits each
     if header[:3] != b"ID3" or len(header) < 10 or max(header[6:]) > 0x7F:
@@ -111,25 +116,25 @@ def id3_length(data: bytes, position: int) -> int:
 
 
 def find_sounds(data: bytes, start: int = 0) -> list[MpegSound]:
-    """The sounds in MPEG audio: one begins where the kind of the frames changes, or another file begins.
+    """The sounds in MPEG audio: a new one begins at a frame with a tag, and where the kind of the frames changes.
 
     Args:
         data: the bytes of the file.
-        start: where to begin, such as after an ID3v2 tag, which is kept with the first sound.
+        start: byte at which to begin, such as after an ID3v2 tag; what precedes it is kept with the first sound.
     """
     tags = _tag_frames(data)
     sounds: list[MpegSound] = []
     # of the latest sound; −1 before the first
     kind = -1
     position = start
-    # begin and end of the latest frames that follow one another
+    # start and end of the latest row of frames; changed in place, since it is in the sound's `rows`
     row: list[int] = []
     while True:
         if sounds:
             position, count = _follow(data, position, kind, tags)
             sounds[-1].frames += count
             row[1] = position
-        # of a file that follows
+        # another file may follow, with an ID3v2 tag of its own
         tag_length = id3_length(data, position)
         if tag_length:
             position += tag_length
@@ -144,29 +149,34 @@ def find_sounds(data: bytes, start: int = 0) -> list[MpegSound]:
         row = [position, position]
         sounds[-1].rows.append(row)
         if position in tags:
-            # the frame with the tag is none of the sound's
+            # the row begins after the frame with the tag
             sounds[-1].header = position
             position += _length(data, position)
             row[0] = position
             row[1] = position
     sounds = [sound for sound in sounds if sound.frames]
-    for number, sound in enumerate(sounds):
-        _finish(data, sound, start if number == 0 else 0)
+    for index, sound in enumerate(sounds):
+        _finish(data, sound, start if index == 0 else 0)
     return sounds
 
 
 def first_frame(data: bytes, start: int, kind: int = -1) -> int | None:
-    """Where the next frame begins that is followed by others of its kind, or by the end; None if there is none.
+    """Finds the next frame; bytes that look like one by chance are passed over.
+
+    A frame must begin a row of `FRAMES_TO_TRUST` frames of one kind, or a shorter row up to the end of the data or to
+    an ID3 tag.
 
     Args:
         data: the bytes of a file.
-        start: where to begin.
-        kind: kind of the sound that may go on (`_kind`), of which two frames are enough; −1 for none. Otherwise
-            `FRAMES_TO_TRUST` are needed, or all up to the end of the bytes or to another tag.
+        start: byte at which to begin.
+        kind: kind of the preceding sound (`_kind`), of which two frames are enough; −1 for none.
+
+    Returns:
+        The byte at which it begins; None if there is none.
     """
     position = data.find(b"\xff", start)
     while position >= 0:
-        # frames of one kind that follow one another from here, and where the last of them ends
+        # number of frames of one kind that follow one another from here, and where the last of them ends
         count = 0
         end = position
         candidate_kind = _kind(data, position)
@@ -175,7 +185,7 @@ def first_frame(data: bytes, start: int, kind: int = -1) -> int | None:
             count += 1
             if count == FRAMES_TO_TRUST or end >= len(data):
                 break
-        # the begin of a tag of ID3v1 or ID3v2
+        # "TAG" and "ID3": an ID3v1 or ID3v2 tag
         ended = end == len(data) or data[end : end + 3] in (b"TAG", b"ID3")
         goes_on = count > 1 and candidate_kind == kind
         if count >= FRAMES_TO_TRUST or goes_on or (count and ended):
@@ -189,15 +199,16 @@ def _follow(data: bytes, position: int, kind: int, tags: set[int]) -> tuple[int,
 
     Args:
         data: the bytes of the file.
-        position: where the first frame begins.
+        position: byte at which the first frame begins.
         kind: of the frames (`_kind`).
         tags: positions of frames with tags, which begin another sound.
 
     Returns:
-        Where the row ends, and the number of its frames.
+        The byte at which the row ends, and the number of its frames.
     """
-    # `_kind` compared in place, without a call for each frame: an hour has 140,000
-    shared_bits = kind >> 8 << 8
+    # `_kind` is written out here, without a call for each frame: an hour has 140,000
+    # all but the bit for mono
+    shared_bits = kind & ~0xFF
     mono = kind & 1
     mask = KIND_MASKS[kind >> 17 & 3]
     last = len(data) - HEADER.size
@@ -216,17 +227,17 @@ def _follow(data: bytes, position: int, kind: int, tags: set[int]) -> tuple[int,
 
 
 def _length(data: bytes, position: int) -> int:
-    """Bytes of the frame whose header is at `position`; 0 if there is none."""
-    if position + 4 > len(data) or data[position] != 0xFF:
+    """Length in bytes of the frame whose header is at `position`; 0 if there is none."""
+    if position + HEADER.size > len(data) or data[position] != 0xFF:
         return 0
     return FRAME_LENGTHS[data[position + 1] << 8 | data[position + 2]]
 
 
 def _kind(data: bytes, position: int) -> int:
-    """What the headers of a sound's frames share, as read from the four bytes at `position`; −1 at the end.
+    """What the headers of a sound's frames share, as read from the header at `position`; −1 at the end of the data.
 
-    These are the header's bits of sync word, version, layer and sampling rate, and 1 in the lowest bit if it is mono.
-    Of layers I and II the bit rate, too: from that libsndfile computes their length.
+    It is the header's bits of sync word, version, layer and sampling rate, with a lowest bit of 1 for mono; in layers
+    I and II also those of the bit rate, from which libsndfile computes the length of the sound.
     """
     if position + HEADER.size > len(data):
         return -1
@@ -237,12 +248,12 @@ def _kind(data: bytes, position: int) -> int:
 
 
 def _tag_frames(data: bytes) -> set[int]:
-    """Positions of the frames without sound that say how many frames follow, in the bytes of a file."""
+    """Positions of the frames with a tag instead of sound, which states how many frames follow, in a file's bytes."""
     frames = set()
     for tag in TAGS:
         tag_position = data.find(tag)
         while tag_position >= 0:
-            # the offset depends on the frame's header, which lies that far in front
+            # the offset depends on the frame's header, which lies that far before the tag
             for offset in TAG_OFFSETS:
                 position = tag_position - offset
                 if position >= 0 and _length(data, position) and _tag_offset(data, position, tag) == offset:
@@ -252,13 +263,14 @@ def _tag_frames(data: bytes) -> set[int]:
 
 
 def _tag_offset(data: bytes, position: int, tag: bytes) -> int:
-    """Bytes between the begin of a frame of layer III and its tag, if it has one.
+    """Bytes from the start of a frame of layer III to the place of its tag.
 
-    They are header, checksum and side information, whose length depends on version and channels; VBRI's are always 36.
+    They hold header, checksum and side information, whose length depends on version and channels; for VBRI they are
+    always 36.
 
     Args:
         data: the bytes of a file.
-        position: where the frame begins.
+        position: byte at which the frame begins.
         tag: one of `TAGS`.
     """
     if tag == b"VBRI":
@@ -276,55 +288,56 @@ def _tag_offset(data: bytes, position: int, tag: bytes) -> int:
     return HEADER.size + side_information + checksum
 
 
-def _finish(data: bytes, sound: MpegSound, tagged: int) -> None:
+def _finish(data: bytes, sound: MpegSound, id3_bytes: int) -> None:
     """Sets `extents`, `head` and `missing` of a sound whose frames have been found.
 
     Args:
         data: the bytes of the file.
         sound: changed in place.
-        tagged: bytes of the ID3v2 tag at the begin of the file that belongs to the sound.
+        id3_bytes: length of the ID3v2 tag at the start of the file if it belongs to the sound, else 0.
     """
     sound.extents = tuple((first, last) for first, last in sound.rows if last > first)
     layer = 4 - (sound.kind >> 17 & 3)
     # tags that state the number of frames are of layer III
     if layer < 3:
-        sound.head = data[:tagged]
+        sound.head = data[:id3_bytes]
         return
     first_header = sound.extents[0][0]
     frame = _silent_frame(data[first_header : first_header + HEADER.size], sound.frames)
     if sound.header is not None:
         tag_frame = data[sound.header : sound.header + _length(data, sound.header)]
-        # silenced, from the header up to the tag: libsndfile takes it for a frame with sound otherwise
-        tag_start = next(start for name in TAGS if (start := tag_frame.find(name)) >= 0)
+        # zeros from the header up to the tag, or libsndfile would take it for a frame with sound
+        name = next(name for name in TAGS if name in tag_frame)
+        tag_start = tag_frame.find(name)
         silence = bytes(tag_start - HEADER.size)
         tag_frame = tag_frame[: HEADER.size] + silence + tag_frame[tag_start:]
-        stated, corrected = _restated(tag_frame, sound)
-        # some writers count the tag's own frame, too
+        stated, corrected = _corrected_tag(tag_frame, sound)
+        # right as it is: some writers count the tag's own frame, too
         if abs(stated - sound.frames) <= 1:
             corrected = tag_frame
         elif stated:
-            sound.missing = (stated - sound.frames) * _samples(sound.kind >> 19 & 3, layer)
+            sound.missing = (stated - sound.frames) * _samples_per_frame(sound.kind >> 19 & 3, layer)
         # a tag that cannot be corrected is replaced
         frame = corrected or frame
-    sound.head = data[:tagged] + frame
+    sound.head = data[:id3_bytes] + frame
 
 
-def _restated(tag: bytes, sound: MpegSound) -> tuple[int, bytes]:
+def _corrected_tag(tag: bytes, sound: MpegSound) -> tuple[int, bytes]:
     """Corrects the number of frames that a tag states.
 
     Args:
         tag: the frame with the tag, Xing, Info or VBRI.
-        sound: whose frames have been counted.
+        sound: the sound that it belongs to, whose frames have been counted.
 
     Returns:
-        The number stated, 0 if there is none; and the frame with the number of `sound` instead, b"" if it cannot be
+        The stated number, 0 if there is none; and the frame with the counted number instead, b"" if it cannot be
         corrected: for VBRI, and for a tag without that field.
     """
     vbri = tag.find(b"VBRI")
     if vbri >= 0:
-        # name, version, delay, quality, bytes, frames
+        # name (4 bytes), version (2), delay (2), quality (2), number of bytes (4), number of frames (4)
         return int.from_bytes(tag[vbri + 14 : vbri + 18], "big"), b""
-    # name, which fields follow, frames, bytes; the name that is not there is found at −1
+    # name, flags, number of frames, number of bytes (4 bytes each); `find` gives −1 for the name that is not there
     start = 8 + max(tag.find(b"Xing"), tag.find(b"Info"))
     fields = int.from_bytes(tag[start - 4 : start], "big")
     if not fields & FRAMES_FIELD or len(tag) < start + 8:
@@ -332,18 +345,19 @@ def _restated(tag: bytes, sound: MpegSound) -> tuple[int, bytes]:
     stated = int.from_bytes(tag[start : start + 4], "big")
     numbers = struct.pack(">I", sound.frames)
     if fields & BYTES_FIELD:
-        numbers += struct.pack(">I", len(tag) + sum(last - first for first, last in sound.extents))
+        total = len(tag) + sum(last - first for first, last in sound.extents)
+        numbers += struct.pack(">I", total)
     return stated, tag[:start] + numbers + tag[start + len(numbers) :]
 
 
 def _silent_frame(header: bytes, frames: int) -> bytes:
-    """A frame without sound for a file of layer III, with a tag that says how many frames follow.
+    """A frame of layer III without sound, with a tag that states how many frames follow.
 
     Args:
-        header: the four bytes that one of these frames begins with.
+        header: the header (4 bytes) of one of the frames that follow.
         frames: their number.
     """
-    # without checksum, at the bit rate of index 9, whose frames are long enough for the tag
+    # without checksum, at the bit rate of field 9, whose frames are long enough for the tag
     silent_header = bytes((0xFF, header[1] | 1, 0x90 | header[2] & 0x0C, header[3]))
     tag = b"Info" + struct.pack(">II", FRAMES_FIELD, frames)
     frame = silent_header.ljust(_tag_offset(silent_header, 0, b"Info"), b"\0") + tag

@@ -10,21 +10,27 @@ from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
 
-# the louder channel is used where the mean of all lies this far below it
+# channels cancel each other if their mean lies at least this far below the loudest one, which is then used instead
 CANCELLED_DB = 12.0
-# a smaller mean may be that of the sound: a tone of one second does not end where it began
+# a channel's mean above this (full scale is 1) is an offset; a smaller one may be the sound's own, since a tone of one
+# second does not end where it began
 LEAST_OFFSET = 0.005
+# samples that are processed at a time
 _BLOCK = 1 << 20
 
 
 @dataclass
 class ChannelLevels:
-    """Levels of the channels of a sound that arrives block by block, without their constant offset."""
+    """Levels of the channels of a sound that arrives block by block, without their constant offset.
+
+    Attributes:
+        channels: C, the number of channels.
+        count: samples per channel so far.
+    """
 
     channels: int
-    # samples of each channel so far
     count: int = 0
-    # [C], and [C, C]: sums of each channel, and of the products of each channel with each
+    # [C]: sum of each channel; [C, C]: sums of the products of each channel with each
     _sums: NDArray[np.float64] = field(init=False)
     _products: NDArray[np.float64] = field(init=False)
 
@@ -33,7 +39,7 @@ class ChannelLevels:
         self._products = np.zeros((self.channels, self.channels))
 
     def add(self, block: Samples) -> None:
-        """Adds the next samples, float32 [n, C]."""
+        """Adds the next samples, float32 [samples, channels]."""
         # samples that overflow, or are not finite, are reported when they are checked
         with np.errstate(over="ignore", invalid="ignore"):
             self._sums += np.ones(len(block), dtype=np.float32) @ block
@@ -41,7 +47,7 @@ class ChannelLevels:
         self.count += len(block)
 
     def channel_instead_of_mean(self) -> int | None:
-        """The index of the loudest channel if the mean of all lies `CANCELLED_DB` below it; None to use the mean."""
+        """Index of the loudest channel if the mean of all lies over `CANCELLED_DB` below it; None to use the mean."""
         if self.channels == 1 or not self.count:
             return None
         # samples that overflow, or are not finite, are reported when they are checked
@@ -55,18 +61,18 @@ class ChannelLevels:
         return None
 
     def below(self) -> float:
-        """How far, in dB, the mean of the channels lies below the loudest one: 0 to 99, 99 of silence."""
+        """How far, in dB, the mean of the channels lies below the loudest one: 0 to 99; 99 for silence."""
         # the channels' energies on the diagonal; the mean of all elements is the energy of the channels' mean
         energies = self._products - np.outer(self._sums, self._sums) / max(self.count, 1)  # [C, C]
         # silence would divide by 0
         ratio = energies.mean() / max(float(np.diag(energies).max()), 1e-30)
-        # channels that cancel each other exactly would be −inf dB
+        # between −99 and 0 dB: the ratio is 0 for channels that cancel each other exactly
         ratio = min(max(ratio, 10.0**-9.9), 1.0)
         return float(-10.0 * np.log10(ratio))
 
 
 def channel_levels(samples: Samples) -> ChannelLevels:
-    """The `ChannelLevels` of a whole sound, float32 [N, C]."""
+    """The `ChannelLevels` of a whole sound (float32 [samples, channels])."""
     levels = ChannelLevels(samples.shape[1])
     for start in range(0, len(samples), _BLOCK):
         levels.add(samples[start : start + _BLOCK])
@@ -74,7 +80,10 @@ def channel_levels(samples: Samples) -> ChannelLevels:
 
 
 def to_mono(samples: Samples) -> Samples:
-    """The mean of the channels of float32 [N, C], or the loudest of channels that cancel each other: float32 [N]."""
+    """Mixes float32 [samples, channels] down to float32 [samples].
+
+    The result is the mean of the channels, or the loudest one if they cancel each other (`CANCELLED_DB`).
+    """
     channel = channel_levels(samples).channel_instead_of_mean()
     if channel is None:
         mono = mean_of_channels(samples)
@@ -84,7 +93,7 @@ def to_mono(samples: Samples) -> Samples:
 
 
 def mean_of_channels(samples: Samples) -> Samples:
-    """The mean of float32 [N, C] over its channels: float32 [N]."""
+    """The mean of float32 [samples, channels] over its channels: float32 [samples]."""
     # samples that overflow, or are not finite, are reported when they are checked
     with np.errstate(over="ignore", invalid="ignore"):
         if samples.shape[1] == 2:
@@ -96,7 +105,7 @@ def mean_of_channels(samples: Samples) -> Samples:
 
 
 def without_offset(samples: Samples) -> Samples:
-    """Float32 [N] or [N, C] without a constant offset (DC) of its channels, which cannot be heard.
+    """Removes the constant offset (DC) of each channel, which cannot be heard, from float32 [N] or [N, C channels].
 
     Samples whose offset is at most `LEAST_OFFSET` in each channel are returned as they are.
     """
@@ -114,10 +123,10 @@ def without_offset(samples: Samples) -> Samples:
 
 
 def with_channels(samples: Samples, channels: int) -> Samples:
-    """Converts float32 [N] or [N, C] to a number of channels.
+    """Converts float32 [N] or [N, C], of C channels, to `channels` channels.
 
-    Another number of channels is first averaged to mono, or replaced by the loudest channel if they cancel each other
-    (`to_mono`); mono is repeated in all channels.
+    A sound of more than one channel, if it has another number, becomes mono first (`to_mono`: the mean, or the loudest
+    channel if they cancel each other); mono is repeated in all channels.
 
     Returns:
         float32 [N] for one channel, else [N, channels], which may be a read-only view.
@@ -130,7 +139,8 @@ def with_channels(samples: Samples, channels: int) -> Samples:
 
 
 def in_columns(samples: Samples) -> Samples:
-    """Float32 [N] or [N, C] as [N, C], mono as [N, 1]; N may be 0, for which `reshape(N, -1)` fails."""
+    """Float32 [N] as [N, 1], and [N, C], of C channels, as it is."""
+    # `reshape(N, -1)` fails for N = 0
     if samples.ndim == 1:
         return samples[:, None]
     return samples
@@ -140,7 +150,7 @@ def resample(samples: Samples, sampling_rate: int, target_rate: int) -> Samples:
     """Resamples float32 [N] or [N, C] from `sampling_rate` to `target_rate` Hz (soxr, high quality).
 
     Returns:
-        float32 [round(N * target_rate / sampling_rate)], or as long with C channels.
+        float32 [M] or [M, C], M = round(N · target_rate / sampling_rate).
     """
     if sampling_rate == target_rate:
         return samples
@@ -150,11 +160,11 @@ def resample(samples: Samples, sampling_rate: int, target_rate: int) -> Samples:
 
 
 def resample_pieces(pieces: Iterable[Samples], sampling_rate: int, target_rate: int) -> Iterator[Samples]:
-    """Resamples audio that arrives in pieces (float32 [n] or [n, C]) from `sampling_rate` to `target_rate` Hz.
+    """Resamples audio that arrives in pieces (float32 [n] or [n, channels]) from `sampling_rate` to `target_rate` Hz.
 
     Yields:
-        float32 [m] or [m, C], m any length, also 0: the resampler holds back what it needs of the next piece. Equal
-        rates pass the pieces on as they are.
+        float32 [m] or [m, channels], m any length, also 0: the resampler holds samples back until the next piece. If
+        the rates are equal, the pieces as they are.
     """
     if sampling_rate == target_rate:
         yield from pieces
@@ -166,7 +176,7 @@ def resample_pieces(pieces: Iterable[Samples], sampling_rate: int, target_rate: 
             stream = soxr.ResampleStream(sampling_rate, target_rate, channels, "float32", "HQ")
         yield stream.resample_chunk(piece)
     if stream is not None:
-        # an empty piece, of the last one's shape, fetches what is held back
+        # an empty piece, with the channels of the last one, fetches what is held back
         yield stream.resample_chunk(piece[:0], last=True)
 
 

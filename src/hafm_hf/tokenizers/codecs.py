@@ -24,7 +24,7 @@ from ..pretrained.loading import HUB_OPTIONS, load_strictly
 from .configuration_codec import HAFMSpectralConfig, check_codec_config, codec_format
 from .modeling_spectral_codec import HAFMSpectralModel, SpectralDecoder
 
-# decoded at a time, which takes a CPU under half a second; a job can be ended between two pieces
+# decoded at a time, which takes a CPU under half a second; `check_stop` can end a job between two pieces
 PIECE_SECONDS = 2.0
 # upper bound on the receptive field of EnCodec's convolutions, in frames to each side
 CONTEXT_FRAMES = 16
@@ -50,13 +50,19 @@ class Codec(ABC):
 
     @abstractmethod
     def codebook(self, index: int) -> torch.Tensor:
-        """Vectors of a codebook's codes in the space of the decoder's input: [codes, D]."""
+        """Vectors of the codes of the codebook `index`: [codes, width of the decoder's input]."""
 
     @abstractmethod
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
-        """Codes int64 [B, Q, T] of checked audio (float [B, C, N]), (T − 1) · hop < N ≤ T · hop.
+        """Encodes audio that `encode` has checked.
 
-        `num_codebooks` is Q; `check_stop` is called between pieces of the work, where the family has any.
+        Args:
+            audio: float [B, C, N], N samples of C channels.
+            num_codebooks: Q, how many codebooks to use, from the first.
+            check_stop: called between pieces of the work, where the family has any.
+
+        Returns:
+            Codes int64 [B, Q, T], T = ⌈N / hop⌉ frames.
         """
 
     @abstractmethod
@@ -67,10 +73,10 @@ class Codec(ABC):
     def encode(
         self, audio: torch.Tensor, num_codebooks: int | None = None, check_stop: CheckStop | None = None
     ) -> torch.Tensor:
-        """Encodes audio (float [B, C, N] at the codec's rate) as codes int64 [B, Q, ⌈N / hop⌉].
+        """Encodes audio as codes int64 [B, Q, ⌈N / hop⌉]: batch, codebooks, frames.
 
         Args:
-            audio: float [B, C, N].
+            audio: float [B, C, N], N samples of C channels at the codec's rate.
             num_codebooks: Q, how many of the codec's codebooks to use, from the first; all of them if None.
             check_stop: called between pieces of the work, where the family has any; an exception ends it.
 
@@ -91,14 +97,12 @@ class Codec(ABC):
     def decode(
         self, codes: torch.Tensor, length: int | None = None, check_stop: CheckStop | None = None
     ) -> torch.Tensor:
-        """Decodes codes int64 [B, Q, T] to audio float [B, C, length] at the codec's output rate and channels.
+        """Decodes codes to audio float [B, C, length], C channels, at the codec's output rate.
 
-        Q may be below the codec's number of codebooks.
-
-        Decoding goes piece by piece, so that memory, apart from the result, does not grow with T.
+        Decoding goes piece by piece, so that memory, apart from the result, does not grow with the song.
 
         Args:
-            codes: int64 [B, Q, T].
+            codes: int64 [B, Q, T], T frames of the first Q codebooks.
             length: samples to return, at most output hop · T; all of them if None.
             check_stop: called before each piece; an exception that it raises ends the decoding.
 
@@ -118,19 +122,19 @@ class Codec(ABC):
 
     @torch.no_grad()
     def code_vectors(self, codes: torch.Tensor, first_codebook: int = 0) -> torch.Tensor:
-        """Sum of the codes' vectors, in the space of the decoder's input: float32 [T, D].
+        """Sum of the codes' vectors over codebooks: float32 [T, D], D the width of the decoder's input.
 
         Args:
-            codes (int64 [T, Q]): of consecutive codebooks.
+            codes (int64 [T, Q]): T frames of Q consecutive codebooks.
             first_codebook: index in the codec of the first of these codebooks.
         """
         return self.embed(codes.t()[None], first_codebook)[0].t().float()
 
     def embed(self, codes: torch.Tensor, first_codebook: int = 0) -> torch.Tensor:
-        """The decoder's input [B, D, T], the sum of the codes' vectors, for codes int64 [B, Q, T].
+        """The decoder's input: the sum of the codes' vectors over codebooks, float [B, D, T] of width D.
 
         Args:
-            codes (int64 [B, Q, T]): of consecutive codebooks.
+            codes (int64 [B, Q, T]): T frames of Q consecutive codebooks.
             first_codebook: index in the codec of the first of these codebooks.
 
         Raises:
@@ -153,13 +157,13 @@ class EncodecCodec(Codec):
     model_class = "EncodecModel"
 
     def codebook(self, index: int) -> torch.Tensor:
-        """A codebook's vectors as they are: [codes, D]."""
+        """Vectors of the codes of the codebook `index`: [codes, width of the decoder's input]."""
         return self.model.quantizer.layers[index].codebook.embed
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
         """Codes int64 [B, Q, T] of audio (float [B, C, N]), in the first `num_codebooks` codebooks.
 
-        As EnCodec's own `encode` makes them, but layer by layer: `check_stop` is called before each.
+        The same as those of EnCodec's own `encode`, but `check_stop` is called before each layer.
         """
         codes = []
         hidden = audio
@@ -173,7 +177,7 @@ class EncodecCodec(Codec):
         return torch.stack(codes, dim=1)
 
     def new_decoder(self) -> PieceDecoder:
-        """A streaming decoder for one song; it holds frames back for later context unless convolutions are causal."""
+        """A streaming decoder for one song; unless convolutions are causal, it waits for the frames that follow."""
         future = 0 if self.model.config.use_causal_conv else CONTEXT_FRAMES
         return _RecurrentDecoder(self.model.decoder, future, self.format.hop_length)
 
@@ -184,7 +188,7 @@ class DacCodec(Codec):
     model_class = "DacModel"
 
     def codebook(self, index: int) -> torch.Tensor:
-        """Vectors of the codes of the codebook `index`, projected to the decoder's width: float [codes, D]."""
+        """Vectors of the codes of the codebook `index`, projected to the decoder's width: [codes, width]."""
         quantizer = self.model.quantizer.quantizers[index]
         return quantizer.out_proj(quantizer.codebook.weight.t()[None])[0].t()
 
@@ -199,17 +203,17 @@ class DacCodec(Codec):
     def new_decoder(self) -> PieceDecoder:
         """A streaming decoder for one song, with the reach of DAC's convolutions as context on both sides."""
         hop = self.format.hop_length
-        # of the layers so far: steps per frame, and reach to each side in frames
-        rate = 1
+        # of the layers so far: steps per frame, and receptive field in frames to each side
+        steps_per_frame = 1
         reach = self.model.decoder.conv1.kernel_size[0] / 2
         for ratio in self.model.config.upsampling_ratios:
-            # of the transposed convolution, one step before it; then of the residual units behind it
-            reach += 1 / rate
-            rate *= ratio
-            reach += DAC_UNIT_REACH / rate
+            # a transposed convolution reaches one step of its input to each side; residual units follow it
+            reach += 1 / steps_per_frame
+            steps_per_frame *= ratio
+            reach += DAC_UNIT_REACH / steps_per_frame
 
         def decode(frames: torch.Tensor, first: int) -> torch.Tensor:
-            """Audio [B, C, n · hop] of frames [B, D, n], whose position in the song (`first`) does not matter."""
+            """Audio [B, C, n · hop] of n frames [B, D, n]; their position in the song, `first`, does not matter."""
             audio = self.model.decoder(frames)
             # odd strides lose a few samples
             return F.pad(audio, (0, frames.shape[-1] * hop - audio.shape[-1]))
@@ -226,7 +230,7 @@ class SpectralCodec(Codec):
     model_class = HAFMSpectralModel
 
     def codebook(self, index: int) -> torch.Tensor:
-        """A codebook's vectors as they are: [codes, D]."""
+        """Vectors of the codes of the codebook `index`: [codes, width of the decoder's input]."""
         return self.model.quantizer.codebooks[index]
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int, check_stop: CheckStop | None) -> torch.Tensor:
@@ -234,17 +238,17 @@ class SpectralCodec(Codec):
         return self.model.quantizer.encode(self.model.encoder(audio), num_codebooks)
 
     def new_decoder(self) -> PieceDecoder:
-        """A streaming decoder for one song."""
+        """A streaming decoder for one song, which waits for the frames that a frame's audio depends on."""
         return _SpectralDecoder(self.model.decoder, self.model.config, self.format.output_hop_length)
 
 
 class CodecStream:
-    """Decodes the codes of a song piece by piece, as `Codec.decode` does; pieces change the audio by rounding only.
+    """Decodes the codes of a song piece by piece; up to rounding, the result is that of `Codec.decode`.
 
-    A non-causal codec holds the last frames back until their right context has arrived or the song has ended.
+    A non-causal codec holds the last frames back until the frames after them have arrived or the song has ended.
 
     Args:
-        codec: that the codes belong to.
+        codec: the codec that made the codes.
     """
 
     def __init__(self, codec: Codec) -> None:
@@ -253,13 +257,13 @@ class CodecStream:
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, last: bool = False, check_stop: CheckStop | None = None) -> torch.Tensor:
-        """Decodes the next codes: the audio float [B, C, n] that has become final.
+        """Decodes the next codes to the audio that has become final, float [B, C, samples] of C channels.
 
         The codes of the first call must be at least 7 frames, or the whole song: EnCodec pads the beginning of a song
         by reflection, by the kernel of its first convolution.
 
         Args:
-            codes: int64 [B, Q, T], T > 0.
+            codes: int64 [B, Q, T], T > 0 frames of the first Q codebooks.
             last: whether the song ends with these codes.
             check_stop: called before each piece of some PIECE_SECONDS that the codes are cut into; an exception that
                 it raises ends the decoding.
@@ -273,13 +277,14 @@ class CodecStream:
         """Decodes the next codes piece by piece.
 
         Args:
-            codes: int64 [B, Q, T], T > 0; the song's first ones at least 7 frames, as for `decode`.
+            codes: int64 [B, Q, T], T > 0 frames; the first ones of a song at least 7 frames, as for `decode`.
             last: whether the song ends with these codes.
             check_stop: called before each piece; an exception that it raises ends the decoding.
 
         Yields:
-            float [B, C, n] for each piece: the audio that has become final, n = 0 while none has.
+            For each piece the audio that has become final: float [B, C, samples]; no samples if none has.
         """
+        # length of a piece
         frames = max(round(PIECE_SECONDS * self.codec.format.frame_rate), CONTEXT_FRAMES)
         cut_codes = codes.split(frames, dim=-1)
         for number, piece in enumerate(stoppable(cut_codes, check_stop), start=1):
@@ -295,8 +300,9 @@ class Piecewise:
     """Applies a function with limited context, such as a stack of convolutions, to frames that arrive piece by piece.
 
     Args:
-        function: [B, D, n] and the index in the song of the first frame → [B, D', n · hop].
-        past, future: context that the function needs on either side, or an upper bound, in frames.
+        function: maps n frames (float [B, D, n]), and the index of the first of them in the song, to n · hop output
+            steps (float [B, D', n · hop]).
+        past, future: how many frames before and after a frame its output depends on, or upper bounds.
         hop: output steps per frame.
     """
 
@@ -308,7 +314,7 @@ class Piecewise:
         self.future = future
         self.hop = hop
         self.frames: torch.Tensor | None = None
-        # index of the first frame kept as context; how many of the kept frames have been output
+        # index in the song of the first frame in `frames`; how many of `frames` have been output
         self.start = 0
         self.done = 0
 
@@ -316,17 +322,17 @@ class Piecewise:
         """Applies the function to the next frames of a song.
 
         Args:
-            frames ([B, D, n]): they follow those of the call before.
+            frames (float [B, D, n]): n frames that follow those of the call before.
             last: whether the song ends with them.
 
         Returns:
-            [B, D', m · hop] for the m frames whose context is now complete; None if there are none.
+            float [B, D', m · hop] for the m frames whose context is now complete; None if there are none.
         """
-        # with the frames kept of earlier calls: context, and some that have not been output
+        # after those kept from earlier calls: context, and frames that have not been output yet
         if self.frames is not None:
             frames = torch.cat([self.frames, frames], dim=-1)
         self.frames = frames
-        # of these frames, how many have their context
+        # number of these frames whose context is complete
         final = frames.shape[-1]
         if not last:
             final -= self.future
@@ -341,7 +347,13 @@ class Piecewise:
 
 
 class _RecurrentDecoder:
-    """EnCodec's decoder, piece by piece: a convolution, an LSTM whose state is carried over, and upsampling layers."""
+    """EnCodec's decoder, piece by piece: a convolution, an LSTM whose state is carried over, and upsampling layers.
+
+    Args:
+        decoder: the decoder of an `EncodecModel`.
+        future: frames after a frame that its convolutions depend on, or an upper bound; 0 if they are causal.
+        hop: samples per frame.
+    """
 
     def __init__(self, decoder: Any, future: int, hop: int) -> None:
         first, self.lstm, *others = decoder.layers
@@ -351,7 +363,11 @@ class _RecurrentDecoder:
         self.state: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
-        """Audio [B, C, samples] of the next frames ([B, D, n]) that has become final; None if there is none."""
+        """Decodes the next frames (float [B, width, n]) of a song, which ends with them if `last`.
+
+        Returns:
+            The audio that has become final, float [B, channels, samples]; None if there is none.
+        """
         hidden = self.first(frames, last)
         if hidden is None:
             return None
@@ -362,7 +378,12 @@ class _RecurrentDecoder:
 
 
 class _SpectralDecoder:
-    """The spectral codec's decoder, piece by piece: its blocks, then their sound, each with its own context."""
+    """The spectral codec's decoder, piece by piece: its blocks, then the synthesis, each with its own context.
+
+    Args:
+        decoder, config: of a `HAFMSpectralModel`.
+        hop: samples per frame of the output.
+    """
 
     def __init__(self, decoder: SpectralDecoder, config: HAFMSpectralConfig, hop: int) -> None:
         blocks = config.blocks_reach
@@ -372,13 +393,18 @@ class _SpectralDecoder:
         self.sound = Piecewise(lambda states, first: decoder.sound(states.transpose(1, 2), first), window, window, hop)
 
     def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
-        """Audio [B, C, samples] of the next frames ([B, D, n]) that has become final; None if there is none."""
+        """Decodes the next frames (float [B, width, n]) of a song, which ends with them if `last`.
+
+        Returns:
+            The audio that has become final, float [B, channels, samples]; None if there is none.
+        """
         hidden = self.hidden(frames, last)
         if hidden is None:
             return None
         return self.sound(hidden, last)
 
 
+# by the `model_type` of their configurations
 FAMILIES: dict[str, type[Codec]] = {"encodec": EncodecCodec, "dac": DacCodec, "hafm_spectral": SpectralCodec}
 
 
@@ -393,7 +419,7 @@ def as_codec(model: PreTrainedModel) -> Codec:
 
 
 def codec_class(config: PreTrainedConfig | dict[str, Any]) -> type[PreTrainedModel]:
-    """The model class for a codec's configuration; of transformers' classes only that one is imported.
+    """The model class for a codec's configuration; no other class of transformers is imported.
 
     Raises:
         ValueError: an unknown family.

@@ -14,7 +14,8 @@ from transformers import AutoConfig, DacConfig, EncodecConfig, PreTrainedConfig
 from ..pretrained.checks import MAX_LAYERS, MAX_SAMPLING_RATE, MAX_STREAMS, MAX_WIDTH, check_range
 from ..pretrained.loading import CONFIG_CHECKS
 
-# a tenth of a semitone: a 44,100 Hz codec with 512 samples a frame is treated as 44,032 Hz with 86 frames a second
+# largest relative change of a sampling rate, a tenth of a semitone: a 44,100 Hz codec with 512 samples a frame is
+# treated as one of 44,032 Hz and 86 frames a second
 MAX_RETUNING = 0.006
 
 
@@ -67,12 +68,12 @@ class HAFMSpectralConfig(PreTrainedConfig):
 
     @property
     def input_format(self) -> "SpectralFormat":
-        """Of the audio that the encoder reads, and of its spectra."""
+        """Format of the audio that the encoder reads, and of its spectra."""
         return SpectralFormat(self.sampling_rate, self.audio_channels, self.hop_length, self.window_length)
 
     @property
     def output_format(self) -> "SpectralFormat":
-        """Of the audio that the decoder plays, and of its spectra, whose bins are as far apart as the input's."""
+        """Format of the audio that the decoder returns, and of its spectra, whose bins are as wide as the input's."""
         rate = self.output_sampling_rate or self.sampling_rate
         hop = self.hop_length * rate // self.sampling_rate
         window = self.window_length * rate // self.sampling_rate
@@ -85,24 +86,28 @@ class HAFMSpectralConfig(PreTrainedConfig):
 
     @property
     def num_noise_bands(self) -> int:
-        """Noise bands of each output channel: `noise_bands` up to the input's Nyquist frequency, and as wide above."""
+        """Noise bands of each output channel: `noise_bands` up to the input's Nyquist frequency, more of them above.
+
+        All are equally wide on the mel scale.
+        """
         if not self.noise_bands:
             return 0
-        # how many times as high, on the mel scale, the output's Nyquist frequency is as the input's
+        # of the output's Nyquist frequency to the input's, in mel
         ratio = mel(self.output_format.sampling_rate / 2) / mel(self.sampling_rate / 2)
         return 1 + math.ceil(ratio * (self.noise_bands - 1))
 
     @property
     def window_reach(self) -> int:
-        """Frames to each side whose windows overlap a frame's own samples."""
+        """Number of frames to each side whose STFT windows overlap a frame's own hop."""
         return math.ceil((self.window_length - self.hop_length) / (2 * self.hop_length))
 
     @property
     def blocks_reach(self) -> int:
-        """Frames to each side that a frame's hidden states in the decoder depend on."""
+        """Number of frames to each side that a frame's hidden states in the decoder depend on."""
+        # the blocks, and the convolution before them
         layers = self.decoder_layers + 1
+        # the side signal of stereo is computed from the hidden states of the mid
         if self.output_format.channels == 2:
-            # the side is computed from the middle
             layers += self.side_layers
         return layers * (self.kernel_size // 2)
 
@@ -124,7 +129,7 @@ class HAFMSpectralConfig(PreTrainedConfig):
         self._validate_output()
         if not 0 <= self.phase_jitter <= 3:
             raise ValueError(f"codec phase_jitter is {self.phase_jitter}; it must lie between 0 and 3.")
-        # again, now that hop_length is known to be in range
+        # its lower limit, now that hop_length is known to be in range
         check_range("codec window_length", self.window_length, MAX_WIDTH, least=2 * self.hop_length)
         if (self.window_length - self.hop_length) % 2 or self.kernel_size % 2 == 0 or not 0 < self.compression <= 1:
             raise ValueError(
@@ -158,13 +163,13 @@ class HAFMSpectralConfig(PreTrainedConfig):
 
 
 def mel(hertz: float) -> float:
-    """Mel scale, in units of its linear part: 1 for each factor of e above 700 Hz."""
+    """A frequency on the mel scale, ln(1 + hertz / 700); one unit is 1127 mel."""
     return math.log1p(hertz / 700)
 
 
 @dataclass(frozen=True)
 class SpectralFormat:
-    """Format of audio and its spectra on one side of a spectral codec.
+    """Format of the audio, and of its spectra, that a spectral codec reads or returns.
 
     Attributes:
         sampling_rate (int): in Hz.
@@ -180,7 +185,7 @@ class SpectralFormat:
 
     @property
     def num_bins(self) -> int:
-        """Frequency bins of a channel's spectrum."""
+        """Number of frequency bins of a channel's spectrum."""
         return self.window_length // 2 + 1
 
 
@@ -225,7 +230,7 @@ class CodecFormat:
 
     @property
     def output_hop_length(self) -> int:
-        """Samples per frame of the audio it decodes."""
+        """Samples per frame of the audio that the codec decodes."""
         return self.output_sampling_rate // self.frame_rate
 
 
@@ -239,7 +244,7 @@ def codec_format(config: PreTrainedConfig) -> CodecFormat:
         ValueError: an unknown family, or a rate too far from a whole number of frames a second.
     """
     _check_codec_family(config)
-    # rate and channels of the output; 0: as of the input
+    # sampling rate and channels of the output; 0 stands for the input's
     output = (0, 0)
     if isinstance(config, HAFMSpectralConfig):
         codebooks = config.num_codebooks
@@ -274,7 +279,7 @@ def check_codec_config(config: PreTrainedConfig) -> None:
         config.validate_sizes()
         return
     check_range("codec sampling_rate", config.sampling_rate, MAX_SAMPLING_RATE)
-    # EnCodec derives its number of codebooks by dividing by the bits of a code, which are 0 for a single code
+    # EnCodec divides by the bits of a code to get its number of codebooks; a single code has 0 bits
     check_range("codec codebook_size", config.codebook_size, MAX_WIDTH, least=2)
     check_range("codec codebook_dim", config.codebook_dim, MAX_WIDTH)
     check_range("number of codec upsampling_ratios", len(config.upsampling_ratios), MAX_STREAMS)
@@ -302,9 +307,9 @@ def _check_codec_family(config: PreTrainedConfig) -> None:
 
 
 def _check_encodec(config: EncodecConfig) -> None:
-    """Raises ValueError for sizes of an EnCodec that are out of range, and for the one at 48 kHz.
+    """Raises ValueError for an EnCodec with sizes out of range, and for the one at 48 kHz.
 
-    That one normalises and codes each chunk by itself, which `EncodecCodec` does not do.
+    The latter normalises and encodes each chunk by itself, which `EncodecCodec` does not do.
     """
     for name in ("hidden_size", "num_filters", "kernel_size", "last_kernel_size", "residual_kernel_size", "compress"):
         check_range(f"codec {name}", getattr(config, name), MAX_WIDTH)
@@ -343,7 +348,7 @@ def describe_codec(config: PreTrainedConfig) -> dict[str, str]:
 
 
 def _rate_in_words(sampling_rate: int, channels: int) -> str:
-    """A sampling rate in Hz and a number of channels as `describe` shows them."""
+    """A sampling rate in Hz and a number of channels in words, such as "44100 Hz × 2 channels"."""
     return f"{sampling_rate} Hz" + ("" if channels == 1 else f" × {channels} channels")
 
 

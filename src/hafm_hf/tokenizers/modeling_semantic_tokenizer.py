@@ -4,7 +4,8 @@
 It produces the vocal semantic tokens (from the noisy vocal, as in SingSong) that condition the semantic stage, and
 the instrumental semantic tokens that the stage learns to predict (paper, section "Tokens"). Dimensions: B batch,
 N samples, T_v (or T) frames at 50 Hz, F frames of the descriptors' measurements at 100 Hz, D width of HuBERT, P width
-of the vocal projection (D without one); with the beat, vocal centroids have P + 4 dimensions.
+of the vocal projection (D without one); with the beat, vocal centroids have P + 4 dimensions. Phase vectors are cosine
+and sine of the beat phase, then of twice that phase, the shorter, the less certain it is.
 """
 
 import copy
@@ -27,7 +28,7 @@ from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from .pitch_contour import DESCRIPTORS, PitchContour, VocalAnalyser, pitch_contour
 
 NORMALIZATION_EPSILON = 1e-7
-# frames, four seconds of them, that go through the convolutions at once
+# frames that go through the convolutions at once: four seconds
 CONVOLVED_FRAMES = 200
 
 
@@ -82,8 +83,8 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
             raise ValueError(f"Vocal centroids have {width} dimensions; at most HuBERT's {cut.hidden_size} fit.")
         if config.vocal_projection_size:
             self.register_buffer("vocal_projection", torch.zeros(cut.hidden_size, config.vocal_projection_size))
-        # weight of the beat phase against the projected features
         if config.rhythm_channels:
+            # weight of the beat phase relative to the projected features
             self.register_buffer("rhythm_scale", torch.ones(()))
             self.analyser = VocalAnalyser(config.sampling_rate, config.frame_rate)
             self.beat_tracker = HAFMBeatTracker(config.frame_rate)
@@ -91,7 +92,7 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
                 # length of the track's phase vectors; the network's own are the shorter, the less certain it is
                 self.register_buffer("line_scale", torch.ones(()))
             self.rhythm = HAFMRhythmNetwork(DESCRIPTORS, config.rhythm_channels, config.rhythm_layers)
-        # samples of context that a frame needs beyond its hop, on its left and on its right
+        # samples that a frame depends on beyond its own hop, before and after it
         context = receptive_field(cut) - hop
         self.padding = (context // 2, context - context // 2)
         self.post_init()
@@ -100,7 +101,7 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Initialises the rhythm network as torch does (HuBERT initialises itself), and buffers.
 
-        Weights of the beat are 1; centroids and the vocal projection are 0 until they are fitted.
+        The scales of the beat are 1; centroids and the vocal projection are 0 until they are fitted.
         """
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm)):
             module.reset_parameters()
@@ -125,13 +126,13 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         beat_phase: torch.Tensor | None = None,
         check_stop: CheckStop | None = None,
     ) -> HAFMSemanticTokenizerOutput:
-        """Tokenises a batch of waveforms of the same length; up to rounding, rows do not depend on each other.
+        """Tokenises a batch of waveforms of the same length; up to rounding, they do not affect each other.
 
         Args:
-            input_values (float [B, N]): mono audio at 16 kHz, without padding.
-            vocal: whether they are vocals: Gaussian noise of `config.noise_std` is added to them, and their tokens are
-                those of the vocal centroids and of the beat, if the tokenizer has either.
-            seed: of the noise, one for all rows or one each; without it the noise is drawn from torch's global
+            input_values (float [B, N]): mono audio at 16 kHz, N samples without padding.
+            vocal: whether they are vocals: then Gaussian noise of `config.noise_std` is added to them, and the vocal
+                centroids and the beat are used, if the tokenizer has them.
+            seed: of the noise, one for all waveforms or one each; if None, the noise is drawn from torch's global
                 generator.
             beat_phase (float [T_v] or [B, T_v]): beat phase of each frame of a vocal, from 0 to 1, if the beats are
                 known or have already been estimated (`track_beats`); otherwise they are estimated.
@@ -185,16 +186,23 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         seed: int | None = None,
         check_stop: CheckStop | None = None,
     ) -> torch.Tensor:
-        """Hidden states float32 [T_v, D] of one mono waveform (float [N] at 16 kHz), to which k-means is fitted.
+        """Hidden states of one waveform, to which k-means is fitted.
 
-        `noise` adds that of vocals, drawn from `seed`; `check_stop` is as for `forward`.
+        Args:
+            waveform (float [N]): mono audio at 16 kHz.
+            noise: whether to add the noise of vocals.
+            seed: of the noise; if None, it is drawn from torch's global generator.
+            check_stop: as for `forward`.
+
+        Returns:
+            float32 [T_v, D], T_v frames at 50 Hz, D HuBERT's width.
         """
         prepared = self._prepare(waveform, noise, seed)
         chunks = self._iterate_features(prepared[None], self.num_frames(len(waveform)), check_stop)
         features = [chunk[0] for chunk in chunks]
         if features:
             return torch.cat(features)
-        # of an empty waveform
+        # the waveform is empty
         return torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
 
     @torch.no_grad()
@@ -204,7 +212,7 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         `check_stop` is called between pieces of the work; an exception that it raises ends it.
 
         Returns:
-            float32 [T_v, 10]: pitch, level, their changes, and spectral flux (`VocalAnalyser.describe`).
+            float32 [T_v, 10] at 50 Hz: pitch, level, their changes, and spectral flux (`VocalAnalyser.describe`).
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -216,13 +224,13 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
     def measure_pitch_and_beats(
         self, waveform: torch.Tensor, check_stop: CheckStop | None = None
     ) -> tuple[np.ndarray, PitchContour, torch.Tensor]:
-        """The pitches and their contour of a mono vocal (float [N] at 16 kHz), and the rhythm network's beat phases.
+        """Pitches, pitch contour and the rhythm network's beat phases of a mono vocal (float [N] at 16 kHz).
 
         `check_stop` is called between pieces of the work; an exception that it raises ends it.
 
         Returns:
             Pitches in Hz, NaN if unvoiced, float32 [F] at 100 Hz; a `PitchContour` at 50 Hz; and phase vectors of the
-            beat, float32 [T_v, 4], the shorter, the less certain it is (`HAFMRhythmNetwork.expected_phase_vectors`).
+            beat, float32 [T_v, 4] at 50 Hz (`HAFMRhythmNetwork.expected_phase_vectors`).
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -239,7 +247,7 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         """Pitches, levels and mel bands of a mono vocal (float [N] at 16 kHz), from `VocalAnalyser.measure`.
 
         Returns:
-            At 100 Hz, for the T_v frames of the vocal: float32 [F], [F] and [F, 40].
+            float32 [F], [F] and [F, 40], F frames at 100 Hz, which cover the vocal's frames at 50 Hz.
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -252,13 +260,12 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
     def quantize(
         self, features: torch.Tensor, vocal: bool = False, descriptors: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Index int64 [..., T] of the centroid nearest to each feature (float [..., T, D]).
-
-        The choice is that of scikit-learn's `KMeans.predict`.
+        """Index int64 [..., T] of the centroid nearest to each feature, as by scikit-learn's `KMeans.predict`.
 
         Args:
-            features: of HuBERT.
-            vocal: whether to use the vocal centroids, where they are separate.
+            features (float [..., T, D]): of HuBERT, T frames of width D.
+            vocal: whether these are a vocal's features, for which the vocal centroids and the beat are used, if the
+                tokenizer has them.
             descriptors (float [..., T, 10], *optional*): of the vocal (`describe`); required if there is a rhythm
                 network, which then sees these T frames only.
 
@@ -274,12 +281,12 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         """Maps a vocal's features to the space of its centroids.
 
         Args:
-            features (float [..., T, D]): of HuBERT.
+            features (float [..., T, D]): of HuBERT, T frames of width D.
             descriptors (float [..., T, 10]): of the vocal (`describe`); required if there is a rhythm network.
 
         Returns:
-            float [..., T, P + 4]: the projected features, followed by the beat's phase vectors; [..., T, P] without a
-            rhythm network. Without a projection, the features themselves count as projected.
+            float [..., T, P + 4]: the projected features, of P dimensions, followed by the beat's phase vectors;
+            [..., T, P] without a rhythm network. Without a projection, the features as they are, and P is D.
         """
         projected = self._projected(features)
         if self.config.rhythm_channels:
@@ -296,16 +303,18 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         """Follows the beat through a vocal: the beat phase of each frame along one beat track, float32 [T], 0 to 1.
 
         Args:
-            phase_vectors (float [T, 4]): of the rhythm network (`measure_pitch_and_beats`).
-            tempo (BPM): tempo that the track keeps to exactly.
-            near_tempo (BPM): tempo to which it stays close.
+            phase_vectors (float [T, 4]): of the rhythm network (`measure_pitch_and_beats`), at 50 Hz.
+            tempo (BPM): tempo that the track keeps to exactly; None for any.
+            near_tempo (BPM): tempo to which it stays close; None for any.
             check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
         self._check_rhythm()
-        tracker = self.beat_tracker if near_tempo is None else self.beat_tracker.near(near_tempo)
+        tracker = self.beat_tracker
+        if near_tempo is not None:
+            tracker = tracker.near(near_tempo)
         return tracker.follow(phase_vectors, tempo, check_stop)
 
     def _check_rhythm(self) -> None:
@@ -314,7 +323,7 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
             raise ValueError("This tokenizer has no rhythm network; fit one with recipes/fit_vocal_space.py.")
 
     def _projected(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (float [..., D]) by the vocal projection, if there is one: float [..., P]."""
+        """Projects features (float [..., D]) by the vocal projection: float [..., P]; without one, as they are."""
         if self.config.vocal_projection_size:
             return features.float() @ self.vocal_projection.float()
         return features
@@ -327,31 +336,31 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
             check_stop: called between pieces of the work.
 
         Returns:
-            float [rows, T, 4], leading dimensions flattened: those of the rhythm network, or, with `beat_line`, those
-            along one beat track through each row.
+            float [vocals, T, 4], the leading dimensions flattened to one: from the rhythm network, or, with
+            `beat_line`, along one beat track through each vocal.
 
         Raises:
             ValueError: there are no descriptors.
         """
         if descriptors is None:
             raise ValueError("This tokenizer estimates the beat from descriptors of the vocal; pass `describe`'s.")
-        rows = descriptors.view(-1, *descriptors.shape[-2:])
-        vectors = self.rhythm.expected_phase_vectors(rows.to(self.rhythm.head.weight.dtype))
+        vocals = descriptors.view(-1, *descriptors.shape[-2:])
+        vectors = self.rhythm.expected_phase_vectors(vocals.to(self.rhythm.head.weight.dtype))
         if self.config.beat_line and vectors.numel():
-            phases = [self.track_beats(row, check_stop=check_stop) for row in vectors]
+            phases = [self.track_beats(vectors_of_vocal, check_stop=check_stop) for vectors_of_vocal in vectors]
             vectors = torch.stack([self._track_vectors(phase).to(vectors) for phase in phases])
         return vectors
 
     def _track_vectors(self, beat_phase: torch.Tensor) -> torch.Tensor:
-        """Phase vectors along a beat track (float [..., T]), of length `line_scale`: float32 [..., T, 4]."""
+        """Phase vectors, `line_scale` long, of beat phases (float [..., T], 0 to 1): float32 [..., T, 4]."""
         return self.line_scale.float() * phase_vectors(beat_phase).to(self.line_scale.device)
 
     def _with_beat(self, projected: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
         """Appends phase vectors of the beat, weighted by `rhythm_scale`, to projected features.
 
         Args:
-            projected (float [..., T, P]): features of vocals in the space of the projection.
-            vectors (float [rows, T, 4]): of the same vocals, whose leading dimensions may be flattened.
+            projected (float [..., T, P]): projected features of vocals.
+            vectors (float [vocals, T, 4]): phase vectors of the same vocals; the leading dimensions may be flattened.
 
         Returns:
             float [..., T, P + 4].
@@ -360,9 +369,11 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         return torch.cat([projected, beat], dim=-1)
 
     def _nearest(self, vectors: torch.Tensor, vocal: bool) -> torch.Tensor:
-        """Index of the centroid nearest to each vector (float [..., P + 4], or [..., P] without a beat): int64 [...].
+        """Index of the centroid nearest to each vector: int64 [...].
 
-        `vocal` chooses the vocal centroids, where they are separate.
+        Args:
+            vectors (float [..., dimensions]): in the space of the centroids.
+            vocal: whether to use the vocal centroids, where they are separate.
 
         Raises:
             ValueError: the centroids were never set.
@@ -371,10 +382,11 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         if not bool(centroids.any()):
             raise ValueError("This tokenizer has no centroids: fit them with recipes/fit_kmeans.py.")
         if self.config.separate_centroids:
+            # the vocal ones come first
             centroids = centroids[0 if vocal else 1]
         # vocal centroids may be shorter than their rows
         centroids = centroids[:, : vectors.shape[-1]]
-        # the squared norm of the feature is the same for all centroids and is left out
+        # squared distances less the squared norm of the vector, which is the same for all centroids
         return torch.argmin(centroids.pow(2).sum(1) - 2 * vectors.float() @ centroids.T, dim=-1)
 
     def _tokens(
@@ -389,9 +401,9 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
 
         Args:
             feature_chunks (float [B, n, D] each): HuBERT's features, chunk after chunk.
-            waveforms (float [B, N]): mono, at 16 kHz, from which the beat is estimated if need be.
+            waveforms (float [B, N]): mono, at 16 kHz; the beat of vocals is estimated from them if it is not given.
             vocal: whether they are vocals.
-            beat_phase (float [T_v] or [B, T_v]): beat phase of each frame of a vocal, from 0 to 1, if it is known.
+            beat_phase (float [T_v] or [B, T_v]): beat phase of each frame of a vocal, from 0 to 1; None if not known.
             check_stop: called between pieces of the work.
 
         Raises:
@@ -400,17 +412,17 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         if beat_phase is not None and not self.config.beat_line:
             raise ValueError("This tokenizer has no beat line; leave beat_phase out.")
         needs_beat = vocal and self.config.rhythm_channels > 0
-        # the beat is estimated over the whole clip, so only the projections of its chunks are kept until then
+        # the beat is estimated over the whole waveform, until when only the projections of its chunks are kept
         if needs_beat:
             reduce_chunk = self._projected
         else:
             reduce_chunk = partial(self.quantize, vocal=vocal)
-        chunks = [reduce_chunk(features) for features in feature_chunks]
-        if not chunks:
+        reduced = [reduce_chunk(features) for features in feature_chunks]
+        if not reduced:
             return torch.zeros(len(waveforms), 0, dtype=torch.int64)
-        joined = torch.cat(chunks, dim=1)
+        joined = torch.cat(reduced, dim=1)
+        # without a beat, these are tokens
         if not needs_beat:
-            # tokens already
             return joined
         if beat_phase is None:
             descriptors = torch.stack([self.describe(waveform, check_stop) for waveform in waveforms])
@@ -420,15 +432,15 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
         return self._nearest(self._with_beat(joined, vectors), vocal)
 
     def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:
-        """Adds noise to a clip, normalises it as a whole, and pads it with zeros to the frames that it has.
+        """Adds noise to a waveform, normalises it as a whole, and pads it with zeros to T_v whole frames.
 
         Args:
             waveform (float [N]): mono audio at 16 kHz.
-            noise: whether to add that of vocals, of `config.noise_std`.
-            seed: of the noise; None draws it from torch's global generator.
+            noise: whether to add the noise of vocals, of `config.noise_std`.
+            seed: of the noise; if None, it is drawn from torch's global generator.
 
         Returns:
-            float32 [pad + hop · T_v + pad], with HuBERT's context (`self.padding`) on both sides.
+            float32 [left + hop · T_v + right], with HuBERT's context (`self.padding`: left, right) as zeros.
 
         Raises:
             ValueError: samples that are not finite.
@@ -438,9 +450,10 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
             raise ValueError("The waveform holds NaN or infinite samples; HAFM needs finite ones.")
         # one buffer, changed in place, to keep few copies of up to an hour of audio in memory
         left, right = self.padding
-        prepared = torch.zeros(left + len(values) + right + -len(values) % self.hop, dtype=torch.float32)
+        to_whole_frames = -len(values) % self.hop
+        prepared = torch.zeros(left + len(values) + to_whole_frames + right, dtype=torch.float32)
         if noise:
-            # drawn on the CPU and for the whole clip, so that neither device nor chunking changes it
+            # drawn on the CPU and for the whole waveform, so that neither device nor chunks change it
             generator = None
             if seed is not None:
                 generator = torch.Generator().manual_seed(int(seed))
@@ -456,43 +469,52 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
     def _iterate_features(
         self, prepared: torch.Tensor, frames: int, check_stop: CheckStop | None
     ) -> Iterator[torch.Tensor]:
-        """Hidden states float32 [B, ≤ chunk, D], chunk after chunk.
+        """HuBERT's hidden states of waveforms, chunk after chunk.
 
         Args:
-            prepared (float32 [B, pad + hop · T_v + pad]): waveforms, normalised and padded by `_prepare`.
-            frames: T_v.
+            prepared (float32 [B, left + hop · T_v + right]): waveforms, normalised and padded by `_prepare`.
+            frames: T_v, their number of frames.
             check_stop: as for `forward`.
+
+        Yields:
+            float32 [B, frames, D]: the next frames, D HuBERT's width; the chunks together are [B, T_v, D].
         """
         config = self.config
         # settings that were changed after loading could leave no frame between the contexts of a chunk
         config.validate_sizes()
-        # in frames; each chunk yields its core, between its contexts
+        # in frames; of each chunk, only the core between its contexts is used
         context = round(config.context_seconds * config.frame_rate)
         chunk = round(config.chunk_seconds * config.frame_rate)
         core = chunk - 2 * context
         if frames <= chunk:
-            # a single chunk; 1 is for an empty clip, whose range has a step, too
+            # a single chunk; at least 1, because `range` needs a step even without frames
             core = max(frames, 1)
             context = 0
         for start in range(0, frames, core):
             end = min(start + core, frames)
             first = max(start - context, 0)
             last = min(end + context, frames)
-            # frames at a chunk's edge see the samples beyond it; they see zeros only at the ends of the clip
+            # with the samples on both sides that the outermost frames depend on: zeros at the waveform's ends only
             samples = prepared[:, first * self.hop : last * self.hop + sum(self.padding)]
             hidden = self._hidden_states(samples.to(self.hubert.dtype), check_stop)
             yield hidden[:, start - first : end - first].float()
 
     def _hidden_states(self, samples: torch.Tensor, check_stop: CheckStop | None) -> torch.Tensor:
-        """Hidden states [B, T, D] of samples (float [B, pad + hop · T + pad], in HuBERT's dtype).
+        """Hidden states of one chunk, as from `self.hubert`, but computed so that `check_stop` can end the work.
 
-        As `self.hubert` computes them, but piece by piece, so that it can be ended by `check_stop` between two of
-        them: a chunk of HuBERT-Large takes seconds.
+        It is called before each layer: a chunk takes HuBERT-Large seconds.
+
+        Args:
+            samples (float [B, left + hop · T + right]): T frames and their context, in HuBERT's dtype.
+            check_stop: an exception that it raises ends the work.
+
+        Returns:
+            [B, T, D], D HuBERT's width.
         """
         encoder = self.hubert.encoder
         context = sum(self.padding)
         frames = (samples.shape[1] - context) // self.hop
-        # frames that are convolved at once: all of them where group normalisation is over all
+        # frames that are convolved at once: all of them if group normalisation is over all
         size = frames
         if self.hubert.config.feat_extract_norm == "layer":
             size = CONVOLVED_FRAMES
@@ -505,7 +527,7 @@ class HAFMSemanticTokenizerModel(HAFMModelMixin, PreTrainedModel):
             convolved.append(hidden)
         hidden = self.hubert.feature_projection(torch.cat(convolved, dim=2).transpose(1, 2))  # [B, T, D]
         hidden = hidden + encoder.pos_conv_embed(hidden)
-        # in the other variant (HuBERT-Large) the norm follows the last layer, and is left out
+        # with `do_stable_layer_norm` (HuBERT-Large) this norm follows the last layer, and is left out
         if not self.hubert.config.do_stable_layer_norm:
             hidden = encoder.layer_norm(hidden)
         for layer in stoppable(encoder.layers, check_stop):
