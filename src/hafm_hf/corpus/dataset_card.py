@@ -16,8 +16,8 @@ def dataset_card(folder: str | Path, facts: CardFacts | None = None, repo_id: st
 
     Args:
         folder: the corpus: manifest.json and {train,validation,test}-NNNNN.parquet.
-        facts: licence, sources and so on, in place of the licence and source in the manifest.
-        repo_id: where it will be, for the example; default: the folder.
+        facts: licence, sources and so on; None takes licence and source from the manifest.
+        repo_id: hub id of the data set, for the title and the example; the folder's name if empty.
 
     Raises:
         ValueError: there is no manifest.
@@ -30,7 +30,7 @@ def dataset_card(folder: str | Path, facts: CardFacts | None = None, repo_id: st
         licence = manifest["options"].get("licence")
         source = manifest["options"].get("source")
         facts = CardFacts(licence or None, [source] if source else [])
-    # without those that have no rows, and so no files
+    # a split without rows has no files
     splits = [{"name": name, **split} for name, split in manifest["splits"].items() if split["rows"]]
     files = [{"split": split["name"], "path": f"{split['name']}-*.parquet"} for split in splits]
     title = Path(repo_id or folder.resolve()).name

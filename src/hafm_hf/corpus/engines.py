@@ -22,6 +22,7 @@ from typing import Any
 from ..pretrained.redaction import first_line
 
 ENGINES = ("local", "ray")
+# end of error messages
 AGAIN = "what is finished is kept, run the same command again"
 # (options, job) → result; defined at module level, so that workers can import it
 Make = Callable[[Any, Any], Any]
@@ -79,7 +80,7 @@ def _run_in_processes(make: Make, options: Any, jobs: Sequence[Any], workers: in
     # `make` needs, and nothing else, saves each worker the import time and shares the imported memory
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload([make.__module__])
-    # number of workers started, by which they take GPUs in turn
+    # number of workers that have started, shared by all, so that they take GPUs in turn
     started = context.Value("i", 0)
     initargs = (started, visible_gpus())
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=initargs)
@@ -94,20 +95,20 @@ def _run_in_processes(make: Make, options: Any, jobs: Sequence[Any], workers: in
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
+    """Names of the GPUs that this process may use: those in CUDA_VISIBLE_DEVICES, or all if it is not set."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip()]
     import torch
 
-    return [str(number) for number in range(torch.cuda.device_count())]
+    return [str(index) for index in range(torch.cuda.device_count())]
 
 
 def _start_worker(started: Any, gpus: list[str]) -> None:
     """Initialises a worker: makes the next GPU the only visible one, and ties the worker's life to its parent's.
 
     Args:
-        started: number of workers started before, a counter that all of them share.
+        started: number of workers started before, a `multiprocessing.Value` that all of them share.
         gpus: names of the GPUs to share out, as in CUDA_VISIBLE_DEVICES; empty without any.
     """
     if gpus:
@@ -118,10 +119,10 @@ def _start_worker(started: Any, gpus: list[str]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Makes a worker exit when its parent process does, even by SIGKILL, as its result would have no reader."""
+    """Makes a worker exit when its parent process ends, even by SIGKILL, as nobody would read its results."""
     parent = multiprocessing.parent_process()
-    # not a worker
     if parent is None:
+        # this process is not a worker
         return
 
     def wait() -> None:
@@ -179,7 +180,7 @@ def _map_on_ray(
     """
 
     def perform(job: bytes) -> bytes:
-        """Runs one job; job and result are pickled here, as `run_on` does for processes."""
+        """Runs one pickled job and returns its pickled result; `run_on` promises that jobs are pickled."""
         return pickle.dumps(make(options, pickle.loads(job)))
 
     # losing a node is not the job's fault: retry it elsewhere, with the same result (max_retries=-1). By default, a
@@ -192,7 +193,7 @@ def _map_on_ray(
     try:
         while running:
             (done,), running = ray.wait(running)
-            # the next job, if any, takes its place
+            # the next job, if there is one, takes the place of the one that is done
             running += [task.remote(pickle.dumps(job)) for job in islice(waiting, 1)]
             yield pickle.loads(ray.get(done))
     except ray.exceptions.RayTaskError as error:

@@ -24,7 +24,7 @@ class FilterOptions:
 
 
 def reason_to_drop(vocal: Samples, instrumental: Samples, options: FilterOptions) -> tuple[Reason, str] | None:
-    """Why a segment is dropped, and the measured value and the limit in words; None if it is kept.
+    """Why a segment is dropped, with the measured value and its limit as text; None if it is kept.
 
     Args:
         vocal, instrumental (float32 [N]): the time-aligned stems of the segment.

@@ -16,8 +16,10 @@ ESTIMATE = "estimate"
 def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:
     """The lead sheet of a song's labels.json.
 
-    `labels` are its contents: fields of `LeadSheet` by name. Bars are given by `downbeats` (times in seconds), or by
-    `downbeat` and `beats_per_bar`; other labels, and those that are empty, are left out.
+    Args:
+        labels: contents of the file: fields of `LeadSheet` by name. Bars are given by "downbeats" (times in seconds),
+            or by "downbeat" (index of a beat that begins a bar) and "beats_per_bar". Other labels, and those that are
+            empty, are ignored.
 
     Raises:
         ValueError: the labels are invalid.

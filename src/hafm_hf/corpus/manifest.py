@@ -21,7 +21,7 @@ REPORT_FOLDER = "reports"
 
 @dataclass
 class TrackReport:
-    """Numbers of segments and seconds of one track, found and kept."""
+    """Of one track: number of segments and of those kept, its length in seconds, and the seconds kept."""
 
     segments: int = 0
     kept: int = 0
@@ -31,7 +31,11 @@ class TrackReport:
 
 @dataclass
 class ShardReport:
-    """What happened to a shard's tracks; `drops` are whole tracks (without start) or segments (with start)."""
+    """What happened to a shard's tracks.
+
+    `name` is the shard's file name; `tracks` are by name; `drops` are whole tracks (without start) or segments (with
+    start).
+    """
 
     name: str
     rows: int = 0
@@ -47,7 +51,7 @@ def report_path(corpus: Path, shard: str) -> Path:
 def read_report(corpus: Path, shard: str) -> ShardReport | None:
     """The report on a shard (a file name) of a corpus; None if the shard is still to be made.
 
-    That is so if the report is missing, or the shard has rows and its file is missing.
+    A shard is still to be made if its report is missing, or if the report counts rows and the shard's file is missing.
     """
     path = report_path(corpus, shard)
     if not path.is_file():
@@ -96,10 +100,10 @@ def make_manifest(
     dropped_tracks = Counter(drop.reason.value for drop in drops if drop.start is None)
     dropped_segments = Counter(drop.reason.value for drop in drops if drop.start is not None)
     # a track with all segments dropped counts once, under the reason of the first
-    not_counted = {name for name, track in tracks.items() if track.segments and not track.kept}
+    uncounted = {name for name, track in tracks.items() if track.segments and not track.kept}
     for drop in drops:
-        if drop.track in not_counted and drop.start is not None:
-            not_counted.remove(drop.track)
+        if drop.track in uncounted and drop.start is not None:
+            uncounted.remove(drop.track)
             dropped_tracks[drop.reason.value] += 1
     kept_tracks = sum(track.kept > 0 for track in tracks.values())
     segments = sum(track.segments for track in tracks.values())
@@ -123,12 +127,12 @@ def make_manifest(
         },
         "splits": {split: _count_split(split, reports) for split in SPLITS},
         "other_files": others,
-        "dropped": [_listed(drop) for drop in drops],
+        "dropped": [_drop_entry(drop) for drop in drops],
     }
 
 
 def _count_split(split: str, reports: Sequence[ShardReport]) -> dict[str, Any]:
-    """Numbers of tracks, rows and shards, and hours, of what a split ("train" …) of a corpus holds."""
+    """Numbers of kept tracks, rows, hours and shards with rows of a split ("train" …)."""
     shards = [report for report in reports if report.name.startswith(f"{split}-")]
     tracks = [track for shard in shards for track in shard.tracks.values()]
     return {
@@ -139,7 +143,7 @@ def _count_split(split: str, reports: Sequence[ShardReport]) -> dict[str, Any]:
     }
 
 
-def _listed(drop: Drop) -> dict[str, Any]:
-    """What the manifest says of a dropped track or segment; unknown values are left out."""
+def _drop_entry(drop: Drop) -> dict[str, Any]:
+    """The manifest's entry for a dropped track or segment; unknown values are left out."""
     facts = {"track": drop.track, "reason": drop.reason.value, "start": drop.start, "detail": drop.detail or None}
     return {name: value for name, value in facts.items() if value is not None}

@@ -53,19 +53,19 @@ def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]
 
     Args:
         folder: the folder, for the message.
-        before, now: its options by name, as its plan has saved them, and as they are given.
+        before, now: options by name, as saved in the folder's plan, and as given now.
 
     Raises:
         HAFMCorpusError: naming the options that differ.
     """
     # through JSON, so that tuples equal lists
     now = json.loads(json.dumps(now))
-    given_before = _given(before)
-    given_now = _given(now)
+    set_before = _without_unset(before)
+    set_now = _without_unset(now)
     changed = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
-        if given_before.get(key) != given_now.get(key)
+        if set_before.get(key) != set_now.get(key)
     ]
     if changed:
         raise HAFMCorpusError(
@@ -73,32 +73,31 @@ def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]
         )
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Options, also nested ones, without those that are off (None, False or empty), which other versions may lack."""
-    given: dict[str, Any] = {}
+def _without_unset(options: dict[str, Any]) -> dict[str, Any]:
+    """Options, also nested ones, without those that are None, False or "", which older plans may lack."""
+    kept: dict[str, Any] = {}
     for name, value in options.items():
         if isinstance(value, dict):
-            value = _given(value)
-        # 0 is a value
-        if not (value is None or value is False or value == ""):
-            given[name] = value
-    return given
+            kept[name] = _without_unset(value)
+        # unlike False, 0 is kept
+        elif not (value is None or value is False or value == ""):
+            kept[name] = value
+    return kept
 
 
 def extend_plan(plan: Plan, tracks: Sequence[Track], tracks_per_shard: int) -> None:
     """Assigns the tracks that `plan` lacks to new shards, in place; existing shards stay unchanged.
 
-    Each shard has `tracks_per_shard` tracks of one split, the last one the rest.
+    Each new shard has `tracks_per_shard` tracks of one split; the last one of a split may have fewer.
     """
     for split in SPLITS:
         new = [track for track in tracks if track.split == split and track.name not in plan.tracks]
-        # in a fixed random order, so that any prefix of the corpus is as varied as the whole
+        # in a fixed random order, so that the first shards are as varied as all of them
         new.sort(key=lambda track: hashlib.sha256(f"order/{track.content_hash}".encode()).digest())
-        # number of the split's first new shard
-        first = sum(name.startswith(f"{split}-") for name in plan.shards)
-        for number, begin in enumerate(range(0, len(new), tracks_per_shard), start=first):
+        shards_before = sum(name.startswith(f"{split}-") for name in plan.shards)
+        for index, begin in enumerate(range(0, len(new), tracks_per_shard), start=shards_before):
             members = new[begin : begin + tracks_per_shard]
-            plan.shards[f"{split}-{number:05d}.parquet"] = [track.name for track in members]
+            plan.shards[f"{split}-{index:05d}.parquet"] = [track.name for track in members]
             plan.tracks.update({track.name: track for track in members})
 
 
@@ -107,7 +106,7 @@ def save_plan(corpus: Path, plan: Plan) -> None:
     tracks = {}
     for name, track in plan.tracks.items():
         tracks[name] = dataclasses.asdict(track)
-        # it is the key
+        # the name is the key
         del tracks[name]["name"]
     content = {"format": PLAN_FORMAT, "options": plan.options, "shards": plan.shards, "tracks": tracks}
     write_json(corpus / PLAN_FILE, content)

@@ -84,7 +84,7 @@ def prepare(options: PrepareOptions, progress: Callable[[int, int], None] | None
 def _resolved(options: PrepareOptions) -> PrepareOptions:
     """Options with absolute folders, and with the defaults of source, beat tracker and device filled in.
 
-    What is looked up on this machine must not be looked up again by workers on others, which may differ.
+    They are looked up here once, since workers on other machines might find something else.
     """
     shards = options.shards
     audio = Path(shards.audio).resolve()
@@ -108,18 +108,17 @@ def _resolved(options: PrepareOptions) -> PrepareOptions:
 
 
 def content_options(options: PrepareOptions) -> dict[str, Any]:
-    """Everything that determines the bytes of a corpus, as JSON takes it, by name.
+    """Everything that determines the bytes of a corpus, by name, as values that JSON can hold.
 
-    These are options, fingerprints of the weights, and the type of the device.
+    These are options, fingerprints of the models' weights, and the type of the device.
     """
     tokenizers = shard_maker(options.shards).tokenizers
     content = {key: value for key, value in dataclasses.asdict(options.shards).items() if key not in NOT_CONTENT}
-    # in place of the models' names
+    # the fingerprints identify the weights, wherever they are stored, and replace the models' names
     content["tokenizer"] |= tokenizers.fingerprint
+    del content["tokenizer"]["model"]
     # the folder may change, but either all tracks keep their stems or none
     content["keep_audio"] = bool(options.shards.keep_audio)
-    # the fingerprints identify the weights, wherever they are stored
-    del content["tokenizer"]["model"]
     return {**content, "splits": dataclasses.asdict(options.splits), "tracks_per_shard": options.tracks_per_shard}
 
 
@@ -157,7 +156,7 @@ def _make_missing(plan: Plan, options: PrepareOptions, progress: Callable[[int, 
     # a job is a shard's file name and its tracks
     corpus = Path(options.shards.corpus)
     jobs = [(name, tuple(plan.tracks[track] for track in tracks)) for name, tracks in plan.shards.items()]
-    missing = [job for job in jobs if read_report(corpus, job[0]) is None]
+    missing = [(name, tracks) for name, tracks in jobs if read_report(corpus, name) is None]
     done = len(jobs) - len(missing)
     if progress:
         progress(done, len(jobs))
@@ -178,7 +177,7 @@ def _finish(plan: Plan, options: PrepareOptions, drops: list[Drop], others: int)
     Args:
         plan: of the corpus.
         options: of `prepare`.
-        drops: files and tracks that could not be planned.
+        drops: files and tracks that can't be used, as found by `make_plan`.
         others: number of files that are not audio.
     """
     corpus = Path(options.shards.corpus)
@@ -196,7 +195,8 @@ def _finish(plan: Plan, options: PrepareOptions, drops: list[Drop], others: int)
 def _facts(options: PrepareOptions) -> CardFacts:
     """Facts for the dataset card that follow from the options: licence, source and models."""
     tokenizer = options.shards.tokenizer
-    names = {tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model} - {""} or {BUNDLED_MODEL.name}
+    named = {tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model} - {""}
+    names = named or {BUNDLED_MODEL.name}
     models = []
     for name in names:
         if Path(name).is_dir():

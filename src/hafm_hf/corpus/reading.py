@@ -21,6 +21,7 @@ from ..audio import (
 )
 from .tracks import Reason, TrackError
 
+# why a track is dropped, by the error of its file
 REASONS = {
     UnreadableAudioError: Reason.UNREADABLE,
     DamagedAudioError: Reason.DAMAGED,
@@ -33,11 +34,11 @@ def decode(path: str | os.PathLike[str], max_seconds: float) -> tuple[Samples, i
     """Decodes all channels of an audio file.
 
     Args:
-        path: its name may hold any bytes.
+        path: the file; its name need not be UTF-8.
         max_seconds: longer files are rejected before they fill the memory.
 
     Returns:
-        float32 [N, C] and the sampling rate in Hz.
+        float32 [samples, channels] and the sampling rate in Hz.
 
     Raises:
         TrackError: the file can't be read, is not audio, damaged, too long, or not finite.

@@ -31,6 +31,8 @@ DEFAULT_SEGMENT_SECONDS = 30.0
 DEFAULT_MIN_SECONDS = 3.0
 # errors of disks and network drives that are no fault of a file
 DISK_ERRORS = (errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
+# bytes of a folder's name that are left for what is added to it while it is written, and to tell cut names apart
+RESERVED_NAME_LENGTH = 32
 # one shard to make: its file name and its tracks
 Job = tuple[str, tuple[Track, ...]]
 
@@ -83,6 +85,9 @@ def shard_maker(options: ShardOptions) -> "ShardMaker":
 class ShardMaker:
     """Makes shards, with the tokenizers loaded once.
 
+    Args:
+        options: everything that determines the contents of a shard, apart from its tracks.
+
     Raises:
         HAFMCorpusError: a model or device named in the options is not available.
     """
@@ -124,8 +129,8 @@ class ShardMaker:
     def _rows(self, track: Track, report: ShardReport) -> list[TokenExcerpt]:
         """Rows of a track, one for each segment that is kept, in temporal order; none if the track can't be used.
 
-        What was found, kept and dropped is added to `report`, in place. Stems of tracks with rows are saved if the
-        options name a folder for them.
+        What was found, kept and dropped is added to `report`, in place. If the options name a folder for stems, those
+        of tracks with rows are saved there.
         """
         track_report = TrackReport()
         report.tracks[track.name] = track_report
@@ -140,7 +145,7 @@ class ShardMaker:
             report.drops.append(Drop(track.name, error.reason, error.detail))
             return []
 
-        # segments that pass the filter
+        # start (s) and samples of the segments that pass the filter
         rate = stems.sampling_rate
         starts = []
         vocals = []
@@ -170,8 +175,8 @@ class ShardMaker:
         if self.options.keep_audio:
             # flat names: a track's folder may contain another track
             folder = track.name.replace("/", "__").removeprefix(".") or "track"
-            # a part of its name must be left for its temporary names
-            short = shortened(folder, MOST_NAME_LENGTH - 32)
+            short = shortened(folder, MOST_NAME_LENGTH - RESERVED_NAME_LENGTH)
+            # other tracks may have the same flat or cut name
             if short != folder or "__" in track.name:
                 folder = f"{short}__{track.content_hash[:6]}"
             write_stems(Path(self.options.keep_audio, track.split, folder), stems)
@@ -203,10 +208,10 @@ class ShardMaker:
             raise
 
     def _bounds(self, stems: Stems, track_report: TrackReport) -> list[tuple[float, float]]:
-        """Start and length in seconds of a track's segments; sets the track's seconds in its report.
+        """Start and length in seconds of each of a track's segments; also sets `track_report.seconds`.
 
         Raises:
-            TrackError: it is too short for a segment.
+            TrackError: the track is too short for a segment.
         """
         duration = len(stems.vocal) / stems.sampling_rate
         shortest = self.options.min_seconds
@@ -225,13 +230,13 @@ class ShardMaker:
         seconds: float,
         tokens: SegmentTokens,
     ) -> TokenExcerpt:
-        """The row of a segment that begins at `start` (s) and lasts `seconds`.
+        """The row of a segment.
 
         Args:
-            track: that the segment is of.
+            track: the track that the segment is from.
             labels: of the track; a licence in them takes precedence over the track's tag and the options.
             sheet: lead sheet of the whole track.
-            start, seconds: begin and length of the segment in seconds.
+            start, seconds: start in the track, and length, in seconds.
             tokens: of the segment.
         """
         fields = sheet.moved(-start).to_dict()
@@ -255,25 +260,31 @@ def is_gone(folder: Path, error: BaseException | None) -> bool:
 
 
 def cut(sound: Samples, sampling_rate: int, start: float, length: float) -> Samples:
-    """Cuts `length` seconds from `start` out of float32 [N] or [N, C]; the sample count does not depend on `start`."""
+    """Cuts `length` seconds, from `start` (s) on, out of a sound (float32 [N] or [N, channels]).
+
+    The number of samples does not depend on `start`.
+    """
     first = round(start * sampling_rate)
     return sound[first : first + round(length * sampling_rate)]
 
 
 def noise_seed(content_hash: str, start: float) -> int:
-    """Seed of the noise added to a vocal: determined by the track's content and the segment's start."""
+    """Seed, below 2⁵⁶, of the noise added to a segment's vocal.
+
+    It depends on the track's content and the segment's start (s, rounded to ms) only.
+    """
     digest = hashlib.sha256(f"{content_hash}/{round(start * 1000)}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 
 def text(labels: dict[str, Any], name: str) -> str:
-    """A label as text; empty if it is missing or not a string."""
+    """The label `name` as text; empty if it is missing or not a string."""
     value = labels.get(name)
     return value if isinstance(value, str) else ""
 
 
 def number(labels: dict[str, Any], name: str) -> float:
-    """A label as a number; NaN if it is missing or not a number."""
+    """The label `name` as a number; NaN if it is missing or not a number."""
     value = labels.get(name)
     if isinstance(value, int | float):
         return float(value)

@@ -30,16 +30,17 @@ ALL_ROLES = ROLES | BRACKETED
 TITLE_WORDS = {"voice", "karaoke", "backing", *BAND_NAMES}
 
 
-def _words(names: Sequence[str]) -> str:
-    """A pattern for any of the names, whose words may be joined by any separator."""
+def _any_of(names: Sequence[str]) -> str:
+    """A pattern that matches any of the names; for "_" in a name it also matches a space or "-"."""
     # longest first: no_vocals ends in vocals
     return "|".join(re.escape(name).replace("_", "[ _-]") for name in sorted(names, key=len, reverse=True))
 
 
-_ROLE = rf"(?P<role>{_words([*ROLES])})"
+_ROLE = rf"(?P<role>{_any_of([*ROLES])})"
+# NAME (1); SONG_vocals or vocals; SONG_(Vocals)_MODEL; "Vocals - SONG"; vocals between other words
 _COPY = re.compile(r"(?P<name>.*?)[ _]*(?P<copy>\(\d{1,3}\))")
 _END = re.compile(rf"(?:(?P<track>.+?)[ _.-])??{_ROLE}", re.IGNORECASE)
-_BRACKETS = re.compile(rf"(?P<track>.*)[(\[{{] *(?P<role>{_words([*ALL_ROLES])}) *[)\]}}](?P<rest>.*)", re.I)
+_BRACKETS = re.compile(rf"(?P<track>.*)[(\[{{] *(?P<role>{_any_of([*ALL_ROLES])}) *[)\]}}](?P<rest>.*)", re.I)
 _START = re.compile(rf"{_ROLE}[ _.-]+(?P<track>.+)", re.IGNORECASE)
 _FIELD = re.compile(rf"(?<=[ _.-]){_ROLE}(?=[ _.-])", re.IGNORECASE)
 
@@ -49,11 +50,11 @@ class StemName:
     """One reading of a file's name.
 
     Args:
-        track: the name of the song, empty for files that are named by their role alone.
+        track: the name of the song; empty for files that are named by their role alone.
         role: vocal, instrumental, drums, bass, other or separated.
-        rest: what follows the role, such as the name of a separator.
-        copy: the "(1)" that browsers append to names that exist.
-        certain: whether the name means a stem, even if there is no other of the song.
+        rest: what follows the role, such as the name of a separator; empty without any.
+        copy: the "(1)" that browsers append to names that exist; empty without one.
+        certain: whether the name means a stem even if no other stem of the song is found.
     """
 
     track: str
@@ -66,13 +67,16 @@ class StemName:
 def stem_names(path: str) -> list[StemName]:
     """All readings of a file's name, the most likely first; empty if it is not named like a stem."""
     name = posixpath.splitext(posixpath.basename(path))[0]
+    copy = ""
     if numbered := _COPY.fullmatch(name):
-        return list(dict.fromkeys(_readings(numbered["name"], numbered["copy"])))
-    return list(dict.fromkeys(_readings(name, "")))
+        name = numbered["name"]
+        copy = numbered["copy"]
+    # without repetitions, in order
+    return list(dict.fromkeys(_readings(name, copy)))
 
 
 def _readings(name: str, copy: str) -> Iterator[StemName]:
-    """All readings of a file's name, the most likely first.
+    """Yields all readings of a file's name, the most likely first, and some of them repeatedly.
 
     Args:
         name: without extension and copy number.
@@ -93,7 +97,7 @@ def _readings(name: str, copy: str) -> Iterator[StemName]:
     if match := _START.fullmatch(name):
         certain = match["role"].lower() not in TITLE_WORDS
         yield StemName(match["track"], _role(match["role"]), copy=copy, certain=certain)
-    # SONG_vocals_MODEL; the last such word first, as the others are more likely part of the title
+    # SONG_vocals_MODEL; the last word for a stem first, as earlier ones are more likely part of the title
     for match in reversed(list(_FIELD.finditer(name))):
         certain = match["role"].lower() not in TITLE_WORDS
         track = name[: match.start() - 1]
@@ -102,7 +106,7 @@ def _readings(name: str, copy: str) -> Iterator[StemName]:
 
 
 def _role(word: str) -> str:
-    """The role ("vocal", "drums" …) of a word that a pattern has matched, in any case and with any separator."""
+    """The role ("vocal", "drums" …) that a matched word means, such as "No Vocals", in any case."""
     return ALL_ROLES[re.sub(r"[ -]", "_", word.lower())]
 
 
@@ -115,7 +119,7 @@ class Song:
 
     @property
     def complete(self) -> bool:
-        """Whether there are a vocal and an instrumental, or drums, bass and other."""
+        """Whether there are a vocal and an instrumental, or a vocal and drums, bass and other."""
         return "vocal" in self.files and ("instrumental" in self.files or set(BAND_NAMES) <= set(self.files))
 
 
@@ -124,9 +128,9 @@ class StemSongs:
     """Files by song.
 
     Args:
-        songs: those with a vocal and an instrumental.
-        incomplete: those that lack one of the two.
-        repeated: files whose role another file of the song has: (file, the other).
+        songs: songs with a vocal and an instrumental (or its stems).
+        incomplete: songs that lack one of the two.
+        repeated: files that are left out as another file of the song has the same role: (file, that other file).
         others: files that are not named like a stem.
     """
 
@@ -142,26 +146,26 @@ def group_stems(paths: Sequence[str]) -> StemSongs:
     names = {path: stem_names(path) for path in paths}
     stem_songs = StemSongs()
 
-    # complete songs: first by the likeliest readings, then what is left by the next ones; at each rank, first copies
-    # of one number belong together, then those of any
+    # complete songs: first by each name's likeliest reading (rank 0), then what is left by the next ones; at each
+    # rank, first from files of the same copy number, then from files of any
     left = list(paths)
     most_readings = max((len(readings) for readings in names.values()), default=0)
     for rank in range(most_readings):
         for by_copy in (True, False):
             readings = {path: names[path][rank] for path in left if len(names[path]) > rank}
-            for song, repeated in _songs(readings, by_copy):
-                # without the numbers of copies, only what is beyond doubt
+            for song, repeated in _grouped(readings, by_copy):
+                # across copy numbers, only if no role is taken twice
                 if song.complete and (by_copy or not repeated):
                     stem_songs.songs.append(song)
                     stem_songs.repeated += repeated
-            used = set(dict(stem_songs.repeated))
+            used = {path for path, _ in stem_songs.repeated}
             for song in stem_songs.songs:
                 used.update(song.files.values())
             left = [path for path in left if path not in used]
 
     # without a partner, only names that are certain mean a stem
     certain = {path: names[path][0] for path in left if names[path] and names[path][0].certain}
-    for song, repeated in _songs(certain, by_copy=True):
+    for song, repeated in _grouped(certain, by_copy=True):
         stem_songs.incomplete.append(song)
         stem_songs.repeated += repeated
     stem_songs.others = [path for path in left if path not in certain]
@@ -176,9 +180,11 @@ def group_stems(paths: Sequence[str]) -> StemSongs:
 
 
 def outside_stem_folders(stem_songs: StemSongs, paths: Sequence[str] | None = None) -> list[str]:
-    """Those of `paths` (by default, of the files that are not named like stems) that are not in a folder of stems.
+    """Files that are in no folder of stems: those in such a folder, as the mixture, need not be reported as left out.
 
-    The mixture and single instruments in such a folder need no report.
+    Args:
+        stem_songs: all files by song.
+        paths: the files to choose from; those that are not named like stems if None.
     """
     if paths is None:
         paths = stem_songs.others
@@ -187,26 +193,27 @@ def outside_stem_folders(stem_songs: StemSongs, paths: Sequence[str] | None = No
 
 
 def songs_of(path: str) -> list[tuple[str, str]]:
-    """Name of the song and role of a file, for all readings of its name."""
-    return [(_name(posixpath.dirname(path), read), read.role) for read in stem_names(path)]
+    """Name of the song and role of a file, for each reading of its name."""
+    folder = posixpath.dirname(path)
+    return [(_song_name(folder, reading), reading.role) for reading in stem_names(path)]
 
 
-def _songs(readings: dict[str, StemName], by_copy: bool) -> list[tuple[Song, list[tuple[str, str]]]]:
+def _grouped(readings: dict[str, StemName], by_copy: bool) -> list[tuple[Song, list[tuple[str, str]]]]:
     """Groups files into songs by one reading of each name.
 
     Args:
-        readings: by path.
+        readings: the reading of each file's name, by path.
         by_copy: whether files with different copy numbers, such as "(1)", are of different songs.
 
     Returns:
-        Each song, and its files whose role another file has already: (file, the other).
+        Each song, and its files whose role another file has already: (file, that other file).
     """
     songs: dict[tuple[str, ...], Song] = {}
     repeated: dict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
     for path, reading in readings.items():
         folder = posixpath.dirname(path)
         key = (folder, reading.track, reading.rest, reading.copy if by_copy else "")
-        song = songs.setdefault(key, Song(_name(folder, reading)))
+        song = songs.setdefault(key, Song(_song_name(folder, reading)))
         if reading.role in song.files:
             repeated[key].append((path, song.files[reading.role]))
         else:
@@ -214,10 +221,10 @@ def _songs(readings: dict[str, StemName], by_copy: bool) -> list[tuple[Song, lis
     return [(song, repeated[key]) for key, song in songs.items()]
 
 
-def _name(folder: str, reading: StemName) -> str:
-    """The name of a song: a path of folder and title, then what distinguishes versions.
+def _song_name(folder: str, reading: StemName) -> str:
+    """The name of a song: FOLDER/TITLE_REST COPY, without the parts that are empty.
 
-    That is the rest of the file's name, such as the separator's, and its copy number.
+    REST (such as a separator's name) and COPY distinguish versions of a song.
     """
     name = folder
     track_and_rest = "_".join(filter(None, (reading.track, reading.rest)))

@@ -43,7 +43,7 @@ class StemOptions:
 
 @dataclass(frozen=True)
 class Stems:
-    """Time-aligned vocal (float32 [N]) and instrumental ([N], or [N, C]) of one track, and their rate in Hz.
+    """Time-aligned vocal (float32 [N]) and instrumental (float32 [N] or [N, channels]) of a track; their rate in Hz.
 
     `labels` are the contents of the labels.json beside the stems, such as tempo, key, licence and chords.
     """
@@ -55,7 +55,11 @@ class Stems:
 
 
 class StemReader:
-    """Reads the layouts listed in this module's docstring."""
+    """Reads the layouts listed in this module's docstring.
+
+    Args:
+        options: how stems are read.
+    """
 
     def __init__(self, options: StemOptions) -> None:
         self.options = options
@@ -79,7 +83,7 @@ class StemReader:
             used.update(song.files.values())
         drops = []
         for path, first in stem_songs.repeated:
-            # of incomplete songs, they may be stereo files
+            # a file of an incomplete song may be a stereo file, which is grouped below
             if first in used or not self.options.vocal_channel:
                 detail = f"{display_name(first)} has the same role in this song"
                 drops.append(Drop(display_name(path), Reason.NO_STEMS, detail))
@@ -114,9 +118,10 @@ class StemReader:
             samples, rate = decode(files["karaoke"], self.options.max_seconds)
             if samples.shape[1] != len(CHANNELS):
                 raise TrackError(Reason.NO_STEMS, f"{samples.shape[1]} channels, karaoke has 2")
-            # the band is on the other channel
-            vocal = CHANNELS.index(self.options.vocal_channel)
-            return align(samples[:, vocal], rate, samples[:, 1 - vocal], rate, channels=self.options.channels)
+            vocal_channel = CHANNELS.index(self.options.vocal_channel)
+            vocal = samples[:, vocal_channel]
+            instrumental = samples[:, 1 - vocal_channel]
+            return align(vocal, rate, instrumental, rate, channels=self.options.channels)
         labels = read_labels(files["vocal"])
         vocal_sound, vocal_rate = decode(files["vocal"], self.options.max_seconds)
         sounds = {role: decode(files[role], self.options.max_seconds) for role in sorted(files) if role != "vocal"}
@@ -129,13 +134,20 @@ class StemReader:
 
 
 def chosen_stems(files: Mapping[str, str]) -> dict[str, str]:
-    """The vocal, and the instrumental or else drums, bass and other, of a complete song."""
+    """The files of a complete song to use, by role: vocal, and instrumental or else drums, bass and other."""
     band = ("instrumental",) if "instrumental" in files else BAND_NAMES
     return {role: files[role] for role in ("vocal", *band)}
 
 
 def add_up(parts: Sequence[tuple[Samples, int]], channels: int = 1) -> tuple[Samples, int]:
-    """The sum (float32 [N], or [N, channels]) of sounds (float32 [N, C] each) of one rate, cut to the shortest.
+    """Adds sounds up, cut to the shortest.
+
+    Args:
+        parts: each sound (float32 [N, its channels]) and its rate in Hz.
+        channels: of the sum.
+
+    Returns:
+        float32 [N], or [N, channels] for more than one channel, and the rate in Hz.
 
     Raises:
         TrackError: rates differ, or lengths by more than a second.
@@ -150,10 +162,10 @@ def add_up(parts: Sequence[tuple[Samples, int]], channels: int = 1) -> tuple[Sam
 
 
 def read_labels(stem: Path) -> dict[str, Any]:
-    """The contents of the labels.json beside a stem; empty if it can't be read, or is no JSON object.
+    """The contents of the labels.json beside a stem; empty if it can't be read, or is JSON but not an object.
 
     Raises:
-        TrackError: it is not JSON.
+        TrackError: labels.json is not JSON.
     """
     try:
         labels = json.loads((stem.parent / LABELS_FILE).read_text(encoding="utf-8"))
@@ -177,7 +189,8 @@ def write_stems(folder: Path, stems: Stems) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     sounds = {"vocals": stems.vocal, "accompaniment": stems.instrumental}
-    gain = 1.0 / max(1.0, *(float(np.abs(sound).max(initial=0.0)) for sound in sounds.values()))
+    peaks = [float(np.abs(sound).max(initial=0.0)) for sound in sounds.values()]
+    gain = 1.0 / max(1.0, *peaks)
     try:
         for name, sound in sounds.items():
             soundfile.write(part / f"{name}.flac", gain * sound, stems.sampling_rate, subtype="PCM_16")
@@ -200,13 +213,14 @@ def align(
     """Brings two stems of one recording to one rate and length; both start where their files start.
 
     Args:
-        vocal, instrumental (float32 [N] or [N, C]): a constant offset of the vocal is removed, as in generation.
+        vocal, instrumental (float32 [N] or [N, channels]): the stems; a constant offset of the vocal is removed, as in
+            generation.
         vocal_rate, instrumental_rate: in Hz; the stem with the higher rate is resampled to the lower one.
-        labels: labels of the track.
-        channels: channels of the instrumental.
+        labels: labels of the track, if there are any.
+        channels: channels of the resulting instrumental.
 
     Returns:
-        Vocal (float32 [N]) and instrumental ([N], or [N, channels]), cut to the shorter.
+        Vocal (float32 [N]) and instrumental (float32 [N], or [N, channels]), cut to the shorter.
 
     Raises:
         TrackError: lengths differ by more than a second, so the stems can't be of one recording.

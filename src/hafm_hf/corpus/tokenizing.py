@@ -32,7 +32,7 @@ DEFAULT_CODEBOOKS = HAFMCoarseConfig().num_codebooks + HAFMFineConfig().num_code
 
 
 def torch_device(wanted: str) -> str:
-    """Resolves `auto` to cuda if available, else cpu; other names are returned unchanged."""
+    """Resolves "auto" to "cuda" if available, else "cpu"; other names are returned unchanged."""
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,7 +62,12 @@ class TokenizerOptions:
 
 @dataclass(frozen=True)
 class SegmentTokens:
-    """Token streams of one segment: int16 [T_v], [T_v] and [Q, T_a]."""
+    """Token streams of one segment.
+
+    Args:
+        vocal_semantic, instrumental_semantic (int16 [T_v]): semantic tokens of T_v frames.
+        acoustic (int16 [Q, T_a]): codes of the instrumental, Q codebooks of T_a codec frames.
+    """
 
     vocal_semantic: np.ndarray
     instrumental_semantic: np.ndarray
@@ -71,6 +76,9 @@ class SegmentTokens:
 
 class Tokenizers:
     """Semantic tokenizer and codec on one device.
+
+    Args:
+        options: which models, and how they run.
 
     Raises:
         HAFMCorpusError: a model can't be loaded, or the device is not available.
@@ -122,11 +130,11 @@ class Tokenizers:
         """Tokenises segments of equal length.
 
         Args:
-            vocals, instrumentals (float32 [N] each; instrumentals [N, C] for a codec with C channels): one per
+            vocals, instrumentals (float32 [N] each; instrumentals [N, channels] if the codec has several): one per
                 segment, `seconds` long at `sampling_rate` Hz.
             sampling_rate: in Hz.
-            seconds: length of the segments, a multiple of the common grid.
-            seeds: seeds of the noise added to each vocal (paper, "Tokens").
+            seconds: length of the segments, a multiple of the common grid of both frame rates.
+            seeds: one per segment, for the noise added to its vocal (paper, "Tokens").
 
         Yields:
             The tokens of each segment, in order.
@@ -144,16 +152,19 @@ class Tokenizers:
                 self.semantic(bands).ids,
                 self.codec.encode(channels_first, self.info.num_codebooks),
             )
-            # one segment of each stream after the other; ids are below 2¹⁵
-            for vocal, instrumental, acoustic in zip(
-                *(stream.cpu().numpy().astype(np.int16) for stream in streams), strict=True
-            ):
+            # ids are below 2¹⁵
+            arrays = [stream.cpu().numpy().astype(np.int16) for stream in streams]
+            for vocal, instrumental, acoustic in zip(*arrays, strict=True):
                 yield SegmentTokens(vocal, instrumental, acoustic)
 
     def _beat_phases(self, voices: torch.Tensor) -> torch.Tensor | None:
-        """Beat phases (float [B, T_v]) of vocals, as in generation; None if the tokenizer tracks no beats.
+        """Beat phases of vocals, as the tokenizer gets them in generation.
 
-        `voices` are float32 [B, N] at the semantic tokenizer's sampling rate.
+        Args:
+            voices (float32 [B, N] at the semantic tokenizer's sampling rate): the vocals.
+
+        Returns:
+            float [B, semantic frames]; None if the tokenizer tracks no beats.
         """
         rate = self.semantic.config.sampling_rate
         phases = []
@@ -168,19 +179,19 @@ class Tokenizers:
         """Resamples sounds of `seconds` from `rate` to `target_rate` Hz and stacks them on the device.
 
         Args:
-            sounds: float32 [N] or [N, C] each.
+            sounds: float32 [N] or [N, channels] each.
             rate, target_rate: in Hz.
             seconds: length of the result; sounds are trimmed or zero-padded to it.
 
         Returns:
-            float32 [B, seconds · target_rate], or [B, seconds · target_rate, C].
+            float32 [B, seconds · target_rate], or [B, seconds · target_rate, channels].
         """
         fitted = np.stack([fit_rate(sound, rate, target_rate, seconds) for sound in sounds])
         return torch.from_numpy(fitted).to(self.device)
 
 
 def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Samples:
-    """Resamples float32 [N] or [N, C] to `target_rate` Hz, trimmed or zero-padded to exactly `seconds`."""
+    """Resamples float32 [N] or [N, channels] from `rate` to `target_rate` Hz, trimmed or zero-padded to `seconds`."""
     length = round(seconds * target_rate)
     return pad_end(resample(sound, rate, target_rate)[:length], length)
 
@@ -188,9 +199,11 @@ def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Sam
 def _listening_parts(
     options: TokenizerOptions,
 ) -> tuple[HAFMListenerModel | None, HAFMSemanticTokenizerModel | None]:
-    """Listener and ear of the composite whose tokenizer is used, so that the beats are those of a generation.
+    """Listener and ear of the composite whose tokenizer is used, so that beats are tracked as in generation.
 
-    Each is None if the composite has none, both if the tokenizer is not a composite's.
+    The listener is a network that estimates chords and tempo from the pitch contour, the ear a pretrained network
+    whose features it reads as well. Each is None if the composite has none; both are if the tokenizer is not a
+    composite's.
     """
     if options.semantic_tokenizer:
         return None, None
@@ -203,9 +216,12 @@ def _listening_parts(
 
 
 def _source(options: TokenizerOptions, separate: str, part: str) -> tuple[str | Path, str]:
-    """Where to load the part "semantic_tokenizer" or "codec" from: folder or hub id, and subfolder ("" for none).
+    """Where to load a part from: a folder or hub id, and the subfolder in it ("" for none).
 
-    That is `separate`, a folder or hub id of the part alone, unless it is empty; else the composite of the options.
+    Args:
+        options: name the composite model.
+        separate: folder or hub id of the part alone, which takes precedence; empty for the composite's.
+        part: "semantic_tokenizer" or "codec".
     """
     if separate:
         return separate, ""

@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 from ..atomic_files import replacing
 
 METADATA_KEY = b"hafm"
+# rows per Parquet row group
 ROW_GROUP_SIZE = 64
 SCHEMA = pa.schema(
     [
@@ -57,9 +58,13 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class TokenCorpusInfo:
-    """Frame rates in Hz, vocabulary sizes and number of codebooks of a corpus's tokens.
+    """Frame rates and vocabularies of a corpus's tokens.
 
-    `semantic_tokenizer` and `codec` are fingerprints of the weights that made the tokens; empty if not recorded.
+    Args:
+        semantic_frame_rate, acoustic_frame_rate: in Hz.
+        num_clusters: number of semantic tokens.
+        codebook_size, num_codebooks: of the codec; all codebooks have the same size.
+        semantic_tokenizer, codec: fingerprints of the weights that made the tokens; empty if not recorded.
     """
 
     semantic_frame_rate: int
@@ -83,8 +88,8 @@ class TokenExcerpt:
     Attributes:
         track (str): name of the track.
         start, duration (float): seconds, on the common grid.
-        vocal_semantic, instrumental_semantic (int16 [T_v]): semantic tokens.
-        acoustic (int16 [Q, T_a]): codec codes of the instrumental.
+        vocal_semantic, instrumental_semantic (int16 [T_v]): semantic tokens of T_v frames.
+        acoustic (int16 [Q, T_a]): codes of the instrumental, Q codebooks of T_a codec frames.
         source, licence, split, key, content_hash, lead_sheet (str), tempo (float): see the module's docstring.
     """
 
@@ -108,19 +113,20 @@ def excerpt_bounds(duration: float, longest: float, shortest: float, grid: Fract
 
     Args:
         duration (float): length of the track in seconds.
-        longest, shortest (float): limits of the excerpts' length in seconds; no excerpts if it is below `shortest`.
+        longest, shortest (float): limits of the excerpts' length in seconds.
         grid (Fraction): seconds; every start and length is a multiple of it.
 
     Returns:
-        list of (start, length) in seconds.
+        Start and length of each excerpt in seconds; none if they would be shorter than `shortest`.
     """
-    # in cells of the grid; the denominator undoes float's rounding
+    # length of the track in whole cells of the grid; the denominator undoes float's rounding
     cells = math.floor(Fraction(duration).limit_denominator(10**6) / grid)
     count = max(1, math.ceil(cells / math.floor(Fraction(longest) / grid)))
+    # of an excerpt, in cells
     length = cells // count
     if length * grid < shortest or length == 0:
         return []
-    return [(float(number * length * grid), float(length * grid)) for number in range(count)]
+    return [(float(index * length * grid), float(length * grid)) for index in range(count)]
 
 
 def write_shard(path: str | os.PathLike[str], excerpts: Iterable[TokenExcerpt], info: TokenCorpusInfo) -> int:

@@ -22,6 +22,7 @@ from ..audio import AUDIO_SUFFIXES, HAFMAudioError, is_sound_file, opened
 SPLITS = ("train", "validation", "test")
 METADATA_FILE = "metadata.csv"
 LABELS_FILE = "labels.json"
+# threads that hash files
 SCAN_THREADS = 8
 
 
@@ -52,7 +53,14 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Drop:
-    """A dropped track or segment: `track` (display name), the reason, and for a segment its start in seconds."""
+    """A dropped track or segment.
+
+    Args:
+        track: display name.
+        reason: why it was dropped.
+        detail: the reason in numbers or words, such as a measured value.
+        start: of a segment, in seconds; None for a whole track.
+    """
 
     track: str
     reason: Reason
@@ -61,7 +69,7 @@ class Drop:
 
 
 class TrackError(Exception):
-    """A track can't be used; reported as a `Drop`."""
+    """A track can't be used; it is reported as a `Drop` with this reason and detail."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{reason.value}: {detail}")
@@ -85,7 +93,8 @@ class Track:
         name (str): display name, unique in the corpus.
         files (dict): path of each role, relative to the audio folder.
         content_hash (str): SHA-256 over the bytes of its files.
-        split, artist, licence (str): the last two are empty if unknown.
+        split (str): train, validation or test.
+        artist, licence (str): empty if unknown.
         stamps (list): size in bytes and modification time in ns of each file, to recognise unchanged files.
         style (str): style of the accompaniment; empty if unknown (see `read_styles`).
         labels_hash (str): SHA-256 of the labels.json beside its files; empty if there is none.
@@ -115,6 +124,7 @@ class SplitOptions:
     artist_pattern: str = ""
 
     def __post_init__(self) -> None:
+        """Raises HAFMCorpusError for shares out of range and an unusable pattern."""
         if min(self.validation, self.test) < 0 or self.validation + self.test > 1:
             raise HAFMCorpusError(
                 f"Shares of {self.validation:g} for validation and {self.test:g} for test are not within 0 and 1."
@@ -139,7 +149,7 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
     A file is taken for audio by its suffix, or else by its first bytes, so that no sound is left out for its name.
 
     Returns:
-        relative paths, entries that can't be used, and the number of other files.
+        Paths relative to `root`, entries that can't be used, and the number of files that are not audio.
 
     Raises:
         HAFMCorpusError: `root` can't be listed.
@@ -150,7 +160,7 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
     num_others = 0
 
     def unreadable(error: OSError) -> None:
-        """Notes a folder that cannot be listed; the root itself must be listable."""
+        """Adds a folder that can't be listed to `drops`; raises HAFMCorpusError if it is the root."""
         if error.filename == os.fspath(root):
             raise HAFMCorpusError(f"{root} can't be listed: {error.strerror}.") from error
         drops.append(Drop(display_name(_relative(error.filename, root)), Reason.UNREADABLE, error.strerror or ""))
@@ -164,7 +174,7 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
             path = _relative(file, root)
             is_regular = os.path.isfile(file)
             has_audio_suffix = name.lower().endswith(AUDIO_SUFFIXES)
-            # macOS keeps attributes of a file in ._NAME
+            # macOS keeps the attributes of a file called NAME in ._NAME
             if name.startswith("._"):
                 num_others += 1
             elif is_regular and (has_audio_suffix or is_sound_file(file)):
@@ -177,7 +187,7 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
 
 
 def _relative(path: str, root: Path) -> str:
-    """A path relative to a folder, with forward slashes: names of tracks are the same on every system."""
+    """`path` relative to `root`, with forward slashes, so that names of tracks are the same on every system."""
     return os.path.relpath(path, root).replace(os.sep, "/")
 
 
@@ -191,7 +201,7 @@ def hash_files(root: Path, files: dict[str, str]) -> str:
     Raises:
         TrackError: a file can't be read, or is empty.
     """
-    whole = hashlib.sha256()
+    hash_of_hashes = hashlib.sha256()
     for role in sorted(files):
         try:
             with open(os.path.join(root, files[role]), "rb") as file:
@@ -201,8 +211,8 @@ def hash_files(root: Path, files: dict[str, str]) -> str:
             raise TrackError(Reason.UNREADABLE, f"{display_name(files[role])}: {error.strerror}") from error
         if size == 0:
             raise TrackError(Reason.EMPTY, display_name(files[role]))
-        whole.update(digest.digest())
-    return whole.hexdigest()
+        hash_of_hashes.update(digest.digest())
+    return hash_of_hashes.hexdigest()
 
 
 def hash_labels(root: Path, files: dict[str, str]) -> str:
@@ -230,9 +240,10 @@ def stamp_files(root: Path, files: dict[str, str]) -> list[list[int]]:
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """Tags `artist` and `license` (or else `copyright`) of an audio file, without spaces around them.
+    """The tags "artist" and "license" (or else "copyright") of an audio file, without spaces around them.
 
-    A tag is "" if it is missing; there are no tags at all if the file can't be read.
+    Returns:
+        "artist" and "license", each empty if it is missing; an empty dict if the file can't be read.
     """
     try:
         with opened(path, path.name) as sound:
@@ -248,8 +259,9 @@ def read_styles(root: Path, source: str, tracks: Sequence[Track]) -> list[Track]
 
     Args:
         root: audio folder.
-        source: `folder`, for the name of the folder that a song (its file, or its folder of stems) is in, or a column
-            of ROOT/metadata.csv, whose `file_name` has file paths or track names; empty for no styles.
+        source: "folder", for the name of the folder that a song (its file, or its folder of stems) is in, or a column
+            of ROOT/metadata.csv, whose column file_name has file paths or track names; empty for no styles.
+        tracks: the tracks.
 
     Raises:
         HAFMCorpusError: there is no such file or column, or no track has a style.
@@ -270,10 +282,14 @@ def read_styles(root: Path, source: str, tracks: Sequence[Track]) -> list[Track]
     def style(track: Track) -> str:
         """The style of a track; empty if `source` gives none."""
         if source == "folder":
-            parent = track.name.rpartition("/")[0].rpartition("/")[2]
-            # a folder of a split is none of a style
+            folder = track.name.rpartition("/")[0]
+            parent = folder.rpartition("/")[2]
+            # train, validation and test are not styles
             return "" if parent in SPLITS else parent
-        return next((listed[key] for key in (track.name, *track.files.values()) if key in listed), "")
+        for key in (track.name, *track.files.values()):
+            if key in listed:
+                return listed[key]
+        return ""
 
     styled = []
     for track in tracks:
@@ -297,15 +313,15 @@ def choose_split(track: str, artist: str, content_hash: str, options: SplitOptio
         options: how tracks are split.
 
     Raises:
-        HAFMCorpusError: when splitting by folder, if the top-level folder is not a split.
+        HAFMCorpusError: the track is in no top-level folder called as a split, but tracks are split by folder.
     """
     if options.by == "folder":
-        first = track.split("/", 1)[0]
-        if first not in SPLITS:
+        top_folder = track.split("/", 1)[0]
+        if top_folder not in SPLITS:
             raise HAFMCorpusError(
                 f"{track} is in no folder called {', '.join(SPLITS)}; sort the tracks into these or split by hash."
             )
-        return first
+        return top_folder
     share = hash_share(artist, content_hash)
     if share < options.test:
         return "test"
@@ -320,41 +336,46 @@ def hash_share(artist: str, content_hash: str) -> float:
         key = f"artist/{artist.casefold()}"
     else:
         key = f"track/{content_hash}"
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    # 64 bits of the hash
+    digest = hashlib.sha256(key.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def filled_splits(tracks: Sequence[Track], known: Sequence[Track], options: SplitOptions) -> list[Track]:
-    """New tracks, some moved if hashing leaves a small corpus without training or validation tracks.
+    """Moves new tracks to other splits if hashing leaves a small corpus without training or validation tracks.
 
     A single song is for training; of two or more, at least one is for validation, along with its artist's other songs
-    unless there is no other artist. Nothing is moved when splitting by folder or into a split whose share is 0.
+    unless there is no other artist. Nothing is moved when splitting by folder, or into a split whose share is 0.
 
     Args:
         tracks: the new tracks.
         known: tracks planned before, which keep their splits.
         options: how tracks are split.
+
+    Returns:
+        The new tracks, in the same order.
     """
     if options.by == "folder" or not tracks:
         return list(tracks)
-    # by their shares, from test over validation to train
+    # the order of shares: first those for test, then for validation, then for training
     ordered = sorted(tracks, key=lambda track: (hash_share(track.artist, track.content_hash), track.content_hash))
     splits = [track.split for track in (*tracks, *known)]
-    # the new split by the content's hash
+    # new split by content hash
     moved: dict[str, str] = {}
     if "train" not in splits and options.validation + options.test < 1:
         moved[ordered.pop().content_hash] = "train"
-    trains = splits.count("train") + len(moved)
-    # the tracks that a larger share of validation would take first, from either side
-    if trains > 1:
+    num_training = splits.count("train") + len(moved)
+    # the tracks that a larger share of validation would take first: of training if it can spare one, else of test
+    if num_training > 1:
         donors = [track for track in ordered if track.split == "train"]
     else:
         donors = [track for track in reversed(ordered) if track.split == "test"]
     if donors and options.validation and "validation" not in splits:
-        first_donor = donors[0]
-        of_artist = [track for track in donors if track.artist.casefold() == first_donor.artist.casefold() != ""]
-        # the artist is unknown, or the only one in training
-        if not 0 < len(of_artist) < trains:
-            of_artist = [first_donor]
+        artist = donors[0].artist.casefold()
+        of_artist = [track for track in donors if track.artist.casefold() == artist]
+        # only one track if the artist is unknown, or no other would be left in training
+        if not artist or len(of_artist) >= num_training:
+            of_artist = donors[:1]
         moved |= {track.content_hash: "validation" for track in of_artist}
     return [replace(track, split=moved.get(track.content_hash, track.split)) for track in tracks]
 
@@ -367,7 +388,7 @@ def identify_tracks(
     Args:
         root: audio folder.
         groupings: from `StemReader.group`.
-        known (dict): tracks of an earlier run, by name; files with unchanged size and time are not read again.
+        known (dict): tracks of an earlier run, by name; files of unchanged size and time are not read again.
         splits: how tracks are split.
 
     Returns:
@@ -378,7 +399,7 @@ def identify_tracks(
     """
 
     def identify(grouping: Grouping) -> Track | Drop:
-        """The track of a grouping, as known, or new and still without a split; or why there is none."""
+        """The track of a grouping: the known one, or a new one without a split yet; a `Drop` if it can't be read."""
         known_track = known.get(grouping.name)
         stamps = stamp_files(root, grouping.files)
         labels = hash_labels(root, grouping.files)
@@ -391,12 +412,13 @@ def identify_tracks(
         try:
             content = hash_files(root, grouping.files)
         except TrackError as error:
-            # the outcome of a planned track is reported by its shard, once
+            # a planned track is reported by its shard, and must not be reported twice
             return known_track or Drop(grouping.name, error.reason, error.detail)
         if known_track is not None and known_track.content_hash != content:
             raise HAFMCorpusError(f"{grouping.name} has changed since the corpus was begun; prepare another one.")
-        # of the file of the first role, whichever that is
-        tags = read_tags(root / grouping.files[min(grouping.files)])
+        # tags of one file, that of the first role in the alphabet
+        first_role = min(grouping.files)
+        tags = read_tags(root / grouping.files[first_role])
         artist = tags.get("artist", "")
         if not artist and splits.artist_pattern:
             if matched := re.search(splits.artist_pattern, grouping.name):
@@ -409,7 +431,7 @@ def identify_tracks(
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
         identified = list(pool.map(identify, groupings))
 
-    # the first track of each content
+    # of tracks with the same content, the first is kept
     drops = [drop for drop in identified if isinstance(drop, Drop)]
     tracks = []
     name_by_content = {track.content_hash: track.name for track in known.values()}
@@ -424,7 +446,7 @@ def identify_tracks(
 
     known_tracks = []
     new_tracks = []
-    # the songs of a single artist would all be in one split
+    # artists count only if there are several: the songs of a single one would all be in one split
     several_artists = len({track.artist.casefold() for track in (*tracks, *known.values())}) > 1
     splits_of_artist: dict[str, set[str]] = {}
     for track in known.values():

@@ -26,7 +26,7 @@ from .statistics import HAFMEvaluationError
 
 logger = logging.get_logger(__name__)
 
-# a clip counts as sung if at least this share of its frames is above this level
+# a clip counts as sung if at least SUNG_SHARE of its frames are above SUNG_DBFS
 SUNG_DBFS = -45.0
 SUNG_SHARE = 0.3
 SUNG_FRAMES_A_SECOND = 10
@@ -42,7 +42,7 @@ class Part:
         path: the audio file.
         channel: the channel to use; the mean of all channels if None.
         start, seconds: the excerpt to use, in seconds; to the end of the file if `seconds` is None.
-        also: further files to add to the sound, such as other stems.
+        also: further files, such as other stems, whose sounds are added to that of `path`.
     """
 
     path: Path
@@ -136,55 +136,62 @@ class Clip:
 
 
 def load_pairs(folder: Path) -> list[Clip]:
-    """Pairs in a folder: NAME/vocal.wav and NAME/instrumental.wav (and NAME/vocal_separated.wav), or in one folder.
+    """Finds the pairs of vocal and instrumental in a folder.
 
-    In one folder, they are named NAME_vocal.wav and NAME_instrumental.wav, or as separators name them
-    (`corpus.stem_names`). Any audio suffix is accepted, and a labels.json in the folder of a pair may name its "song"
-    and hold its lead sheet. Files that are left out are logged, each with the reason.
+    They are named NAME/vocal.wav and NAME/instrumental.wav (and NAME/vocal_separated.wav), NAME_vocal.wav and
+    NAME_instrumental.wav, or as separators name them (`corpus.stem_names`), with any audio suffix. A labels.json in
+    the folder of a pair may name its "song" and hold its lead sheet. Files that are left out are logged, each with
+    the reason.
+
+    Returns:
+        A clip for each pair, in the order of names; if no vocal has an instrumental, one for each vocal.
 
     Raises:
         HAFMEvaluationError: no vocals, or some without an instrumental while others have one.
     """
     stem_songs = group_stems(_audio_files(folder))
-    # without its instrumental, a vocal can still be accompanied
+    # a vocal without its instrumental can still be accompanied
     sung = [song for song in (*stem_songs.songs, *stem_songs.incomplete) if "vocal" in song.files]
+    # reason by path
     left_out = dict.fromkeys(outside_stem_folders(stem_songs), "is not named as a vocal or an instrumental")
     for song in stem_songs.incomplete:
         if "vocal" not in song.files:
             left_out |= dict.fromkeys(song.files.values(), "has no vocal beside it")
     left_out |= {path: f"has the same role as {first}" for path, first in stem_songs.repeated}
     if not sung:
-        listed = f" ({_listed(left_out)})" if left_out else ""
+        reasons = f" ({_joined_reasons(left_out)})" if left_out else ""
         raise HAFMEvaluationError(
-            f"{folder} holds no pairs{listed}; name them NAME/vocal.wav and NAME/instrumental.wav, or NAME_vocal.wav "
+            f"{folder} holds no pairs{reasons}; name them NAME/vocal.wav and NAME/instrumental.wav, or NAME_vocal.wav "
             "and NAME_instrumental.wav."
         )
-    alone = sorted(song.name for song in sung if not song.complete)
-    if alone and len(alone) < len(sung):
+    unpaired = sorted(song.name for song in sung if not song.complete)
+    if unpaired and len(unpaired) < len(sung):
         raise HAFMEvaluationError(
-            f"{len(alone)} of {len(sung)} vocals in {folder} lack their instrumental ({alone[0]} …); add them, or "
-            "move these vocals away."
+            f"{len(unpaired)} of {len(sung)} vocals in {folder} lack their instrumental ({unpaired[0]} …); add them, "
+            "or move these vocals away."
         )
     if left_out:
         files = "file" if len(left_out) == 1 else "files"
-        logger.warning(f"{len(left_out)} {files} of {folder} left out: {_listed(left_out)}.")
+        logger.warning(f"{len(left_out)} {files} of {folder} left out: {_joined_reasons(left_out)}.")
     return [_clip_of(folder, song) for song in sorted(sung, key=lambda song: song.name)]
 
 
-def _listed(left_out: Mapping[str, str]) -> str:
-    """Files that are left out, and the reason by path ("has no vocal beside it"), as the middle of a sentence."""
+def _joined_reasons(left_out: Mapping[str, str]) -> str:
+    """Files that are left out with their reasons (`left_out`, by path): "a.wav has no vocal beside it, b.wav …"."""
     return ", ".join(f"{display_name(path)} {reason}" for path, reason in sorted(left_out.items()))
 
 
 def _clip_of(folder: Path, song: Song) -> Clip:
-    """A clip from the stems of a song, whose paths are relative to `folder`.
+    """A clip of a whole song.
 
-    labels.json in the song's folder may give its title, which counts as the song of the clip.
+    Args:
+        folder: that the song's files are relative to.
+        song: its stems. If the labels.json beside them has a "song", that is the clip's song, else the song's name.
 
     Raises:
         HAFMEvaluationError: labels.json is not a JSON object.
     """
-    # without a name, the files lie in `folder` itself
+    # a song without a name has its files in `folder` itself
     name = song.name or "."
     labels = None
     title = flat(name)
@@ -197,15 +204,15 @@ def _clip_of(folder: Path, song: Song) -> Clip:
     parts = {role: Part(folder / path) for role, path in song.files.items()}
     if "instrumental" not in parts and song.complete:
         # the sum of its stems
-        drums, *others = (parts[stem].path for stem in BAND_NAMES)
-        parts["instrumental"] = Part(drums, also=tuple(others))
+        first, *others = (parts[stem].path for stem in BAND_NAMES)
+        parts["instrumental"] = Part(first, also=tuple(others))
     return Clip(flat(name), title, parts["vocal"], parts.get("instrumental"), parts.get("separated"), labels)
 
 
 def load_karaoke(folder: Path) -> list[Clip]:
     """Stereo files with the accompaniment on the left and the vocal on the right, as in MIR-1K.
 
-    A file's song is its name up to the last underscore (MIR-1K: SINGER_SONG_PART).
+    A file's song is its name up to the last underscore (MIR-1K: SINGER_SONG_PART), or all of a name without one.
 
     Raises:
         HAFMEvaluationError: the folder has no audio, or a file is not stereo.
@@ -221,20 +228,26 @@ def load_karaoke(folder: Path) -> list[Clip]:
         with opened(sound, path) as file:
             if file.channels != 2:
                 raise HAFMEvaluationError(f"{path} has {file.channels} channel(s); a karaoke file has 2.")
-        clips.append(Clip(name, name.rpartition("_")[0] or name, Part(sound, channel=1), Part(sound, channel=0)))
+        song = name.rpartition("_")[0] or name
+        clips.append(Clip(name, song, vocal=Part(sound, channel=1), reference=Part(sound, channel=0)))
     return clips
 
 
 def cut_clips(clips: Sequence[Clip], seconds: float | None, hop: float | None = None) -> list[Clip]:
-    """Cuts songs into clips of `seconds`, one every `hop` seconds (default: `seconds`); None keeps songs whole.
+    """Cuts songs into clips, named SONG@START; a remainder at the end is dropped.
 
-    Songs shorter than `seconds` are kept whole; a remainder at the end is dropped. Pairs are cut to the shorter sound.
+    Args:
+        clips: whole songs; those of `seconds` or less are kept whole. All are cut to their shortest sound.
+        seconds: length of the clips; None keeps all songs whole.
+        hop: from the start of a clip to that of the next, in seconds; `seconds` if None.
 
     Raises:
         HAFMEvaluationError: a pair's sounds differ in length by more than 1 s, a clip is below 1 s, two clips have one
             name, or `hop` is invalid.
     """
-    if (seconds is not None and seconds < LEAST_SECONDS) or (hop is not None and (seconds is None or hop <= 0)):
+    too_short = seconds is not None and seconds < LEAST_SECONDS
+    bad_hop = hop is not None and (seconds is None or hop <= 0)
+    if too_short or bad_hop:
         raise HAFMEvaluationError(
             f"Clips cannot be cut with clip_seconds {seconds} and hop_seconds {hop}; take 1 s or more, and a hop "
             "only with it."
@@ -245,22 +258,22 @@ def cut_clips(clips: Sequence[Clip], seconds: float | None, hop: float | None = 
     for clip in clips:
         length = _common_seconds(clip)
         if seconds is None or length <= seconds:
-            cut.append(_cut(clip, 0.0, length))
+            cut.append(_excerpt(clip, 0.0, length))
             continue
         step = hop or seconds
         # 1e-6: the division may round below a whole number
         count = 1 + int((length - seconds) / step + 1e-6)
-        for number in range(count):
-            start = number * step
-            cut.append(_cut(replace(clip, name=f"{clip.name}@{start:g}"), start, seconds))
+        for index in range(count):
+            start = index * step
+            cut.append(_excerpt(replace(clip, name=f"{clip.name}@{start:g}"), start, seconds))
     return cut
 
 
 def _common_seconds(clip: Clip) -> float:
-    """Length in s of a clip's shortest sound.
+    """Length in seconds of the shortest of a clip's sounds.
 
     Raises:
-        HAFMEvaluationError: the lengths differ too much, or it is shorter than 1 s.
+        HAFMEvaluationError: the lengths differ by more than 1 s, or the shortest is below 1 s.
     """
     lengths = {role: part.duration() for role, part in clip.parts().items()}
     if max(lengths.values()) - min(lengths.values()) > LONGEST_DIFFERENCE_SECONDS:
@@ -271,8 +284,8 @@ def _common_seconds(clip: Clip) -> float:
     return min(lengths.values())
 
 
-def _cut(clip: Clip, start: float, seconds: float) -> Clip:
-    """The part of a clip, with all its sounds, that begins at `start` (s) and lasts `seconds`; its name stays."""
+def _excerpt(clip: Clip, start: float, seconds: float) -> Clip:
+    """The excerpt of all sounds of a clip that begins at `start` (s) and lasts `seconds`, under the clip's name."""
     parts: dict[str, Any] = {
         role: replace(part, start=part.start + start, seconds=seconds) for role, part in clip.parts().items()
     }
@@ -288,6 +301,7 @@ def _is_sung(clip: Clip) -> bool:
     """Whether at least `SUNG_SHARE` of the 0.1 s frames of a clip's vocal are above `SUNG_DBFS`."""
     samples, rate = clip.vocal.read()
     size = rate // SUNG_FRAMES_A_SECOND
+    # whole frames, [frames, size]
     frames = samples[: len(samples) // size * size].reshape(-1, size)
     power = np.square(frames, dtype=np.float64).mean(axis=1)
     loud_share = (power >= 10 ** (SUNG_DBFS / 10)).mean()
@@ -307,18 +321,22 @@ def find_outputs(folder: Path, clips: Sequence[Clip]) -> dict[str, Part]:
 
     A clip cut from a song (SONG@SECONDS) may also be taken from a rendering of the whole song, SONG.wav.
 
+    Returns:
+        The accompaniment by clip name.
+
     Raises:
         HAFMEvaluationError: some clips have no accompaniment.
     """
-    # by the name of a clip or song; files that are named plainly take precedence
+    # by the name of a clip or song; a file with just that name takes precedence
     files: dict[str, Path] = {}
     paths = _audio_files(folder)
     for path in paths:
         files[flat(os.path.splitext(path)[0])] = folder / path
     for path in paths:
-        for song in [song for song, role in songs_of(path) if role == "instrumental"]:
-            # a song that is a file called just "instrumental" has no name: its clip is called "."
-            files.setdefault(flat(song or "."), folder / path)
+        for song, role in songs_of(path):
+            if role == "instrumental":
+                # a file called just "instrumental" has no song name; its clip is called "."
+                files.setdefault(flat(song or "."), folder / path)
     outputs: dict[str, Part] = {}
     for clip in clips:
         # a rendering of the clip, or of the whole song, in which the clip begins later
@@ -339,14 +357,14 @@ def find_outputs(folder: Path, clips: Sequence[Clip]) -> dict[str, Part]:
 def read_clip_scores(folder: Path, clips: Sequence[Clip]) -> dict[str, dict[str, float]]:
     """Scores that another tool gave to rendered accompaniments: FOLDER/scores.jsonl, if it is there.
 
-    Each line is an object with "clip" (a clip's name) or "path" (its audio file, in any folder), and numbers by the
-    names of their scores; anything else in it is ignored, and so are lines of other clips.
+    Each line is a JSON object with "clip" (a clip's name) or "path" (its audio file, in any folder), and numbers under
+    the names of their scores; anything else in it is ignored, and so are lines about other clips.
 
     Returns:
-        values by score and clip; empty without such a file.
+        Values by score and clip; empty without such a file.
 
     Raises:
-        HAFMEvaluationError: naming the file, and the line that is no such object; or no line is of one of the clips.
+        HAFMEvaluationError: a line is not a JSON object, or no line has a score of one of the clips.
     """
     path = folder / CLIP_SCORES_FILE
     if not path.is_file():
@@ -376,12 +394,16 @@ def read_clip_scores(folder: Path, clips: Sequence[Clip]) -> dict[str, dict[str,
 
 
 def _audio_files(folder: Path) -> list[str]:
-    """Paths, relative to a folder, of the audio files in and below it; raises HAFMEvaluationError if it is none."""
+    """Paths, relative to `folder`, of the audio files in and below it.
+
+    Raises:
+        HAFMEvaluationError: `folder` is not a folder.
+    """
     if not folder.is_dir():
         raise HAFMEvaluationError(f"{folder} is not a folder; check the path.")
     return find_audio(folder)[0]
 
 
 def flat(name: str) -> str:
-    """A path as a single file name, with folders joined by "__"."""
+    """A path as a single file name, with its folders joined by "__"; one that has no name, such as ".", is kept."""
     return name.strip("./").replace("/", "__") or source_name(name)

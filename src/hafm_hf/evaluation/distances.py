@@ -2,8 +2,8 @@
 """Distances between two sets of embeddings: Fréchet and kernel distance, density and coverage, prompt adherence.
 
 The Fréchet distance, and prompt adherence, which is made of it, refuse sets that are too small; the kernel distance,
-an unbiased squared maximum mean discrepancy (MMD²), need not. Dimensions: n embeddings of width D. Everything is
-computed in float64.
+an unbiased squared maximum mean discrepancy (MMD²), need not. Dimensions: n embeddings of width D.
+Everything is computed in float64.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from .statistics import HAFMEvaluationError, Interval, bootstrap_statistic
 
-# so that distances are easy to read; the tables of the KAD paper have × 100
+# of kernel distances, so that they are easy to read; the tables of the KAD paper have × 100
 SCALE = 1000.0
+# number of embeddings from which the kernel's bandwidth is estimated, at most
 BANDWIDTH_SAMPLES = 2000
 # neighbours whose distance is the radius of a reference embedding, as in the paper on density and coverage
 NEIGHBOURS = 5
+# memory for a block of pairwise distances, in MiB
+BLOCK_MIB = 64
 
 Array = NDArray[np.float64]
 # mean (float64 [D]) and unbiased covariance (float64 [D, D])
@@ -25,10 +28,17 @@ Gaussian = tuple[Array, Array]
 
 
 def fit_gaussian(embeddings: NDArray[np.floating]) -> Gaussian:
-    """Mean and covariance of embeddings (float [n, D]).
+    """Fits a Gaussian to embeddings.
+
+    Args:
+        embeddings (float [n, D]): n embeddings of width D.
+
+    Returns:
+        Mean (float64 [D]) and unbiased covariance (float64 [D, D]).
 
     Raises:
-        HAFMEvaluationError: n ≤ D, so that the covariance is singular and the distance meaningless; NaN or infinite.
+        HAFMEvaluationError: n ≤ D, so that the covariance is singular and a Fréchet distance meaningless; or some
+            embeddings are NaN or infinite.
     """
     values = np.asarray(embeddings, np.float64)
     count, width = values.shape
@@ -82,12 +92,12 @@ def frechet_audio_distance(
     """Fréchet distance between two sets of clips, with its 95 % bootstrap interval over songs.
 
     Args:
-        reference, evaluated: the embeddings of each clip, float [n_i, D].
+        reference, evaluated: the embeddings of each clip, float [embeddings, width].
         songs: the song of each evaluated clip.
         seed: seed of the bootstrap.
         resamples: bootstrap resamples of the evaluated songs; 0 skips the interval, whose ends are then NaN.
-            Resampling leaves fewer distinct songs, which increases the distance, so the interval is shifted by the
-            difference between the resamples' median and the distance.
+            Resampling leaves fewer distinct songs, which increases the distance, so the interval is shifted back by
+            the resamples' median minus the distance.
 
     Raises:
         HAFMEvaluationError: too few embeddings in either set.
@@ -101,7 +111,7 @@ def frechet_audio_distance(
         clips = [np.asarray(clip, np.float64) for clip in evaluated]
 
         def statistic(drawn: list[Array]) -> float:
-            """Distance of the drawn clips (float64 [n_i, D] each) from the reference."""
+            """Distance of the drawn clips (float64 [embeddings, width] each) from the reference."""
             # without fit_gaussian's check of n: a resampled set repeats clips, and only the spread matters
             values = np.concatenate(drawn)
             return frechet_distance(fitted, (values.mean(axis=0), np.cov(values, rowvar=False)))
@@ -116,15 +126,18 @@ def median_bandwidth(reference: NDArray[np.floating], seed: int = 0) -> float:
     """The usual bandwidth σ for `kernel_audio_distance`: the median distance between reference embeddings.
 
     Args:
-        reference: float [n, D].
-        seed: selects 2000 of them, if there are more.
+        reference (float [n, D]): n embeddings of width D.
+        seed: of the choice of 2000 of them, if there are more.
+
+    Returns:
+        At least 1e-6.
     """
     from scipy.spatial.distance import pdist
 
     values = np.asarray(reference, np.float64)
     if len(values) > BANDWIDTH_SAMPLES:
         values = values[np.random.default_rng(seed).choice(len(values), BANDWIDTH_SAMPLES, replace=False)]
-    # the kernel divides by it, and equal embeddings have no distance
+    # equal embeddings have distance 0, and the kernel divides by the bandwidth
     return max(float(np.median(pdist(values))), 1e-6)
 
 
@@ -134,7 +147,7 @@ def kernel_audio_distance(reference: NDArray[np.floating], evaluated: NDArray[np
     Being unbiased, it needs no extrapolation in n and works for n ≤ D; it may be negative if the sets are alike.
 
     Args:
-        reference, evaluated: float [n, D] and [m, D], at least two embeddings each.
+        reference, evaluated: n and m embeddings of width D, float [n, D] and [m, D]; at least two each.
         bandwidth: σ, such as `median_bandwidth` of the reference.
     """
     first = np.asarray(reference, np.float64)
@@ -151,11 +164,11 @@ def kernel_audio_distance(reference: NDArray[np.floating], evaluated: NDArray[np
 def _kernel_sum(first: Array, second: Array, sigma: float) -> float:
     """Sum of the Gaussian kernel of bandwidth `sigma` over all pairs of embeddings (float64 [n, D] and [m, D]).
 
-    It goes block by block, so that memory grows with n, not with n².
+    It goes block by block, so that memory grows with n, not with n · m.
     """
     from sklearn.metrics import pairwise_distances_chunked
 
-    blocks = pairwise_distances_chunked(first, second, metric="sqeuclidean", working_memory=64)
+    blocks = pairwise_distances_chunked(first, second, metric="sqeuclidean", working_memory=BLOCK_MIB)
     return float(sum(np.exp(-block / (2 * sigma**2)).sum() for block in blocks))
 
 
@@ -169,14 +182,14 @@ def density_and_coverage(
     distribution, more where only its densest parts are met. Coverage is the share of balls that hold at least one.
 
     Args:
-        reference, evaluated: float [n, D] and [m, D].
-        neighbours: k.
+        reference, evaluated: n and m embeddings of width D, float [n, D] and [m, D].
+        neighbours: which nearest neighbour a ball reaches to; the paper's k.
 
     Returns:
-        Density, and coverage (0 to 1).
+        Density (0 or more), and coverage (0 to 1).
 
     Raises:
-        HAFMEvaluationError: n ≤ `neighbours`, or nothing is evaluated.
+        HAFMEvaluationError: n ≤ `neighbours`, or m = 0.
     """
     from sklearn.metrics import pairwise_distances_chunked
     from sklearn.neighbors import NearestNeighbors
@@ -193,8 +206,8 @@ def density_and_coverage(
     radii = distances[:, -1]
     # how many evaluated embeddings each ball holds, [n]
     points_in_balls = np.zeros(len(references), dtype=np.int64)
-    # block by block, so that memory grows with n, not with n · m
-    for block in pairwise_distances_chunked(candidates, references, working_memory=64):
+    # block by block, [evaluated embeddings of the block, n], so that memory grows with n, not with n · m
+    for block in pairwise_distances_chunked(candidates, references, working_memory=BLOCK_MIB):
         points_in_balls += (block < radii).sum(axis=0)
     density = float(points_in_balls.sum() / (neighbours * len(candidates)))
     coverage = float((points_in_balls > 0).mean())
@@ -202,7 +215,7 @@ def density_and_coverage(
 
 
 def prompt_adherence(mixes: Gaussian, matched: Gaussian, shuffled: Gaussian) -> float:
-    """Accompaniment prompt adherence: 1 for mixes as coherent as `matched`, 0 for mixes as those of `shuffled`.
+    """Accompaniment prompt adherence: 1 for mixes as coherent as `matched`, 0 for mixes like `shuffled`.
 
     ½ + (d(C, R′) − d(C, R)) / (2 d(R, R′)), clipped to 0 … 1, with the Fréchet distance d (Grachten and Nistal,
     "Accompaniment Prompt Adherence", arXiv 2503.06346).

@@ -25,7 +25,7 @@ Embeddings = NDArray[np.float32]
 
 WINDOW_SECONDS = 1.0
 HOP_SECONDS = 0.5
-# VGGish's input is divided by its peak, but at least by this
+# VGGish's input is divided by its peak, or by this if the peak is lower
 LEAST_PEAK = 0.1
 # batch size
 WINDOWS_AT_ONCE = 16
@@ -49,7 +49,7 @@ class Embedder(ABC):
 
     Args:
         network: the network that embeds.
-        name: states network and windows, for reports.
+        name: states the network and its windows; for reports.
         sampling_rate: rate of the input in Hz.
     """
 
@@ -60,12 +60,12 @@ class Embedder(ABC):
 
     @cached_property
     def identity(self) -> str:
-        """Hash of name and weights, the cache key of embeddings; computed once, as it takes longer than a clip."""
+        """Hash of name and weights, the cache key of embeddings; computed once, as it is slower than embedding."""
         return hashlib.sha256(f"{self.name}/{fingerprint(self.network)}".encode()).hexdigest()[:32]
 
     @abstractmethod
     def embed(self, samples: Samples) -> Embeddings:
-        """float32 [N] at `sampling_rate` → float32 [n, D]."""
+        """Embeddings of a sound's n windows: float32 [N] at `sampling_rate` → float32 [n, D], of width D."""
 
 
 def make_embedder(options: EmbedderOptions) -> Embedder:
@@ -96,14 +96,15 @@ class VGGishEmbedder(Embedder):
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
-        """Embeddings of windows of 1 s every 0.5 s: float32 [N] at 16 kHz → float32 [n, 128].
+        """Embeddings of windows of 1 s every 0.5 s: float32 [N] at 16 kHz → float32 [windows, 128].
 
         A clip shorter than a window has none.
         """
         samples = samples / max(LEAST_PEAK, float(np.abs(samples).max(initial=0.0)))
         windows = cut_windows(samples, self.sampling_rate)
-        # one example of 0.96 s for each window; `empty` is for a clip without windows
+        # so that a clip without windows can be concatenated
         empty = np.empty((0, vggish.EXAMPLE_FRAMES, vggish.MEL_BANDS), np.float32)
+        # the first example (0.96 s) of each window
         examples = np.concatenate([empty, *(vggish.log_mel_examples(window)[:1] for window in windows)])
         batches = torch.from_numpy(examples).split(WINDOWS_AT_ONCE)
         return torch.cat([self.network(batch) for batch in batches]).numpy()
@@ -130,11 +131,12 @@ class TokenizerEmbedder(Embedder):
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
-        """Hidden states, averaged over 1 s every 0.5 s: float32 [N] at 16 kHz → float32 [n, D].
+        """Hidden states, averaged over 1 s every 0.5 s: float32 [N] at 16 kHz → float32 [windows, width].
 
         A clip shorter than a window gives one embedding.
         """
         features = self.network.extract_features(torch.from_numpy(samples)).numpy()
+        # window and hop in frames
         rate = self.network.config.frame_rate
         size = round(WINDOW_SECONDS * rate)
         hop = round(HOP_SECONDS * rate)
@@ -169,34 +171,38 @@ class TransformersEmbedder(Embedder):
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
-        """Embeddings of windows of 1 s every 0.5 s: float32 [N] at `sampling_rate` → float32 [n, D].
+        """Embeddings of windows of 1 s every 0.5 s: float32 [N] at `sampling_rate` → float32 [windows, width].
 
         A clip shorter than a window gives one embedding.
         """
         windows = cut_windows(samples, self.sampling_rate) or [samples]
-        parts = []
+        embeddings = []
         for start in range(0, len(windows), WINDOWS_AT_ONCE):
             batch = windows[start : start + WINDOWS_AT_ONCE]
             inputs = self.extractor(batch, sampling_rate=self.sampling_rate, return_tensors="pt")
-            parts.append(self._states(inputs).float().numpy())
-        return np.concatenate(parts)
+            embeddings.append(self._embed_batch(inputs).float().numpy())
+        return np.concatenate(embeddings)
 
-    def _states(self, inputs: Any) -> torch.Tensor:
-        """One embedding for each window of a batch, as the extractor prepares it: float [B, D]."""
+    def _embed_batch(self, inputs: Any) -> torch.Tensor:
+        """One embedding for each of a batch's B windows: float [B, D].
+
+        Args:
+            inputs: the batch as the feature extractor returns it.
+        """
         if hasattr(self.network, "get_audio_features"):
             output = self.network.get_audio_features(**inputs)
             if isinstance(output, torch.Tensor):
                 return output
             return output.pooler_output
         states = self.network(**inputs).last_hidden_state
-        # [B, D, …] of a network over spectrograms; otherwise [B, T, D]
+        # networks over spectrograms return [B, D, height, width], others [B, frames, D]
         if states.ndim > 3:
             return states.flatten(2).mean(dim=2)
         return states.mean(dim=1)
 
 
 def cut_windows(samples: Samples, rate: int) -> list[Samples]:
-    """Whole windows of float32 [N] at `rate` Hz, 1 s every 0.5 s; a remainder at the end is dropped."""
+    """Windows of 1 s every 0.5 s of float32 [N] at `rate` Hz; a remainder at the end is dropped."""
     size = round(WINDOW_SECONDS * rate)
     step = round(HOP_SECONDS * rate)
     return [samples[start : start + size] for start in range(0, len(samples) - size + 1, step)]

@@ -12,6 +12,7 @@ from ..tokenizers.pitch_contour import A4_HZ, FRAME_RATE
 from .features import ANALYSIS_RATE, Features, pitch_classes
 
 CLICKS_PER_MINUTE = 120
+# amplitude of each sine; full scale is 1
 LEVEL = 0.1
 # (vocal, its features, reference or None) → a candidate; all sounds are float32 [N] at 16 kHz
 Fool = Callable[[Samples, Features, Samples | None], Samples]
@@ -39,14 +40,14 @@ def doubling_sine(vocal: Samples, voice: Features, reference: Samples | None) ->
     sung = np.isfinite(voice.pitch)
     if not sung.any():
         return np.zeros_like(vocal)
-    # of each sample, in frames
+    # time of each sample, in frames at 100 Hz
     times = np.arange(len(vocal)) * FRAME_RATE / ANALYSIS_RATE
     frames = np.arange(len(sung))
-    # interpolated across what is not sung, where the gain is 0
+    # interpolated across unvoiced frames, where the gain is 0
     frequency = np.interp(times, frames[sung], voice.pitch[sung])
     gain = np.interp(times, frames, sung.astype(np.float64))
-    # the phase is the sum of frequencies
-    return (LEVEL * gain * np.sin(2 * np.pi * np.cumsum(frequency) / ANALYSIS_RATE)).astype(np.float32)
+    phase = 2 * np.pi * np.cumsum(frequency) / ANALYSIS_RATE
+    return (LEVEL * gain * np.sin(phase)).astype(np.float32)
 
 
 def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
@@ -59,7 +60,7 @@ def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples
     """
     classes = pitch_classes(voice.pitch[np.isfinite(voice.pitch)])
     most_frequent = int(np.bincount(classes, minlength=PITCH_CLASSES).argmax())
-    # from C3 to B3; A is pitch class 9
+    # in Hz, from C3 to B3: A4 / 2 is A3, of pitch class 9
     root = A4_HZ / 2 * 2 ** ((most_frequent - 9) / 12)
     time = np.arange(len(vocal)) / ANALYSIS_RATE
     tones = sum(np.sin(2 * np.pi * frequency * time) for frequency in (root, 1.5 * root, 2 * root))
@@ -67,7 +68,10 @@ def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples
 
 
 def semitone_high(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
-    """The reference accompaniment a semitone higher, in time but out of key: a `Fool` that needs a reference."""
+    """The reference (float32 [N] at 16 kHz) a semitone higher, in time but out of key: float32 [N].
+
+    It needs a reference; the other arguments are not used.
+    """
     assert reference is not None, "see NEEDS_REFERENCE"
     return np.asarray(load_librosa().effects.pitch_shift(reference, sr=ANALYSIS_RATE, n_steps=1), np.float32)
 

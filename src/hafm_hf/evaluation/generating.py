@@ -18,6 +18,7 @@ from .datasets import Clip, Part
 from .statistics import HAFMEvaluationError
 
 logger = logging.getLogger(__name__)
+# hexadecimal digits of the hash in a rendering's file name
 KEY_DIGITS = 16
 # parts of a clip's own lead sheet that a model can be given, and their fields in `LeadSheet`
 GIVEN = {
@@ -48,19 +49,20 @@ class RenderingOptions:
     given: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        """Rejects unknown parts of the lead sheet."""
         if unknown := set(self.given) - set(GIVEN):
             raise HAFMEvaluationError(f"given is {min(unknown)!r}; choose from {', '.join(GIVEN)}.")
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The options that the user has set, by name, for the report and the key; the model chooses all others."""
+        """The options that are set, by name, for the report and the hash in file names; the model chooses the rest."""
         set_options = {name: value for name, value in asdict(self.options).items() if value is not None}
         if self.given:
             set_options["given"] = self.given
         return set_options
 
     def sheet_of(self, clip: Clip) -> LeadSheet | None:
-        """The parts of a clip's lead sheet given to the model; None if `given` is empty.
+        """The parts of a clip's labelled lead sheet to condition the model on; None if `given` is empty.
 
         Raises:
             HAFMEvaluationError: the clip's labels lack one of the parts.
@@ -69,9 +71,11 @@ class RenderingOptions:
             return None
         labelled = clip.lead_sheet() or LeadSheet()
         for part in self.given:
+            # by the part's first field: the others may be missing
             if not getattr(labelled, GIVEN[part][0]):
                 raise HAFMEvaluationError(f"{clip.name} has no labels.json with its {part}; leave --given {part} out.")
-        return LeadSheet(**{name: getattr(labelled, name) for part in self.given for name in GIVEN[part]})
+        names = [name for part in self.given for name in GIVEN[part]]
+        return LeadSheet(**{name: getattr(labelled, name) for name in names})
 
 
 def render(
@@ -81,13 +85,13 @@ def render(
 
     Args:
         clips: clips whose vocals are accompanied.
-        folder: gets seed_SEED/CLIP-KEY.wav, with CLIP cut to what a file name may hold; the key is a hash of vocal,
-            weights, configs and options.
+        folder: for the renderings, seed_SEED/CLIP-KEY.wav; CLIP is cut if the file name would be too long, and KEY is
+            a hash of vocal, weights, configs and options.
         options: how to generate.
-        role: "vocal", or "separated" for the separated vocals.
+        role: which of a clip's sounds to accompany: "vocal", or "separated" for the separated vocal.
 
     Returns:
-        the accompaniments by seed and clip name.
+        The accompaniments by seed and clip name.
 
     Raises:
         HAFMEvaluationError: a clip's labels lack a part of the lead sheet that the model is to be given.
@@ -96,11 +100,11 @@ def render(
 
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 
-    # all at first: fail before hours of rendering
+    # before any rendering, so that invalid labels don't stop a run after hours
     sheets = [options.sheet_of(clip) for clip in clips]
     model = HAFMForVocalAccompaniment.from_pretrained(options.model).to(options.device)
     settings = [stage.generation_config.to_dict() for stage in model.stages.values()]
-    # what a model's output depends on apart from the input
+    # what the output depends on apart from the input and options
     identity = [fingerprint(model), str(model.semantic.dtype), settings]
     rendered: dict[int, dict[str, Part]] = {}
     for seed in options.seeds:

@@ -3,6 +3,8 @@
 
 In every score, 0 is chance; where a score has an upper bound, the reference itself reaches 1. Docstrings name what
 fools each score (see `fools`); the report lists these fools beside the systems.
+
+Dimensions: T_c chroma frames at 16 Hz.
 """
 
 import math
@@ -15,7 +17,7 @@ from ..lead_sheet.chords import pitch_classes as chord_tones
 from ..tokenizers.pitch_contour import FRAME_RATE
 from .features import CHROMA_RATE, Features, pitch_classes
 
-# length of the Hann window that chroma is smoothed with, and hop between chords, in chroma frames
+# length of the Hann window that chroma is smoothed with, and hop between smoothed frames, in chroma frames at 16 Hz
 CHORD_FRAMES = 16
 CHORD_STEP = 4
 # less than a second of singing is not enough to judge harmony
@@ -35,8 +37,9 @@ def pitch_class_share(voice: Features, candidate: Features) -> float:
         the score; NaN if less than 1 s is sung.
     """
     sung = np.flatnonzero(np.isfinite(voice.pitch))
-    # the chroma frame at the time of each voiced frame
+    # the chroma frame (16 Hz) at the time of each voiced pitch frame (100 Hz)
     frames = np.round(sung * CHROMA_RATE / FRAME_RATE).astype(np.int64)
+    # the candidate may be shorter than the voice
     inside = frames < candidate.chroma.shape[1]
     sung = sung[inside]
     frames = frames[inside]
@@ -45,7 +48,7 @@ def pitch_class_share(voice: Features, candidate: Features) -> float:
         return math.nan
     played = candidate.chroma.astype(np.float64)
     total = played.sum(axis=0)
-    # silent frames have even chroma, so pausing gains nothing
+    # silent frames count as even chroma, so that pausing gains nothing
     share = np.where(total > 0, played / np.maximum(total, 1e-12), 1 / PITCH_CLASSES)
     return float(PITCH_CLASSES * share[classes, frames].mean() - 1.0)
 
@@ -72,7 +75,7 @@ def fit_of_keys(sound: Features) -> Array:
     Returns:
         float64 [24], correlations (−1 to 1): 12 major keys from C, then 12 minor ones.
     """
-    # only vocals have pitches
+    # only a vocal's features have a pitch
     if np.isfinite(sound.pitch).any():
         classes = pitch_classes(sound.pitch[np.isfinite(sound.pitch)])
         return key_fit(np.bincount(classes, minlength=PITCH_CLASSES).astype(np.float64))
@@ -92,39 +95,51 @@ def chord_changes_shared(voice: Features, reference: Features, candidate: Featur
         the score; 0 if the accompaniment's chroma is constant, NaN if the reference's is.
     """
     frames = min(features.chroma.shape[1] for features in (voice, reference, candidate))
-    # float64 [12, T_c / 4] each
+    # float64 [12, frames / 4] each, 4 columns per second
     sung = chords(voice.chroma[:, :frames])
     expected = chords(reference.chroma[:, :frames])
     played = chords(candidate.chroma[:, :frames])
     if not expected.any():
         return math.nan
-    # the same 12 coefficients, one for each interval, for every pitch class: intervals are the same in any key
-    explaining = np.stack([np.roll(sung, interval, axis=0).ravel() for interval in range(PITCH_CLASSES)], axis=1)
+    # the voice's chroma transposed by each interval, one a column; all pitch classes share the 12 coefficients, so the
+    # prediction is the same in any key
+    transposed = [np.roll(sung, interval, axis=0).ravel() for interval in range(PITCH_CLASSES)]
+    explaining = np.stack(transposed, axis=1)
     return correlation(unexplained(expected.ravel(), explaining), unexplained(played.ravel(), explaining))
 
 
 def chords(chroma: NDArray[np.float32]) -> Array:
-    """Smooths chroma (float32 [12, T_c]) over a chord's length, with unit columns and then zero-mean rows.
+    """Smooths chroma over 1 s and scales it, so that neither loudness nor a drone counts.
+
+    Args:
+        chroma (float32 [12, T_c] at 16 Hz): magnitude by pitch class.
 
     Returns:
-        float64 [12, T_c / 4], that is, 4 columns per second.
+        float64 [12, T_c / 4] at 4 Hz: each frame has length 1 (0 if silent), then each pitch class's mean is
+        subtracted.
     """
+    # without the zeros at its ends
     window = np.hanning(CHORD_FRAMES + 2)[1:-1]
     window /= window.sum()
-    smooth = np.stack([np.convolve(row, window, "same") for row in chroma.astype(np.float64)])[:, ::CHORD_STEP]
-    length = np.linalg.norm(smooth, axis=0)
-    unit = np.where(length > 0, smooth / np.maximum(length, 1e-12), 0.0)
+    smooth = np.stack([np.convolve(row, window, "same") for row in chroma.astype(np.float64)])
+    frames = smooth[:, ::CHORD_STEP]
+    length = np.linalg.norm(frames, axis=0)
+    unit = np.where(length > 0, frames / np.maximum(length, 1e-12), 0.0)
     return unit - unit.mean(axis=1, keepdims=True)
 
 
 def followed_chords(voice: Features, candidate: Features) -> float:
-    """Mean correlation of the accompaniment's chroma with the notes of the labelled chords, −1 to 1; NaN without any.
+    """Mean correlation of the accompaniment's chroma with the notes of the labelled chords, −1 to 1.
 
-    The labels are those of the voice's `lead_sheet`; frames without a chord do not count.
+    The chords are those of the voice's `lead_sheet`; frames without a chord do not count.
 
     Fooled by: a drone on the tonic chord.
+
+    Returns:
+        the score; NaN without labelled chords.
     """
     played = candidate.chroma.astype(np.float64)
+    # 1 for the notes of the chord in each frame, [12, T_c]
     notes = np.zeros_like(played)
     if voice.lead_sheet is None:
         return math.nan
@@ -139,18 +154,15 @@ def followed_chords(voice: Features, candidate: Features) -> float:
 
 
 def unexplained(values: Array, explaining: Array) -> Array:
-    """What a least-squares regression does not explain of values.
+    """The residual of values after a least-squares regression, float64 [N].
 
     Args:
-        values (float64 [N]): to explain.
+        values (float64 [N]): the values to explain.
         explaining (float64 [N, K]): the K variables that explain them, one a column.
-
-    Returns:
-        The residual, float64 [N].
     """
     gram = explaining.T @ explaining
     scale = max(float(np.trace(gram)) / len(gram), 1e-12)
-    # a little of the identity, so that columns may depend on each other
+    # a little of the identity, so that columns may be linearly dependent
     regularised = gram + 1e-6 * scale * np.eye(len(gram))
     coefficients = np.linalg.solve(regularised, explaining.T @ values)
     return values - explaining @ coefficients

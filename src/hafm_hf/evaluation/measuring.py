@@ -2,7 +2,7 @@
 """Measures one clip with all its candidates: the unit of work of a worker process or a Ray task.
 
 Measurements depend on the audio only, so they are cached on disk under its hash: a killed run resumes and gives the
-same numbers. Dimensions: N samples, n embeddings of a clip, D their width.
+same numbers. Dimensions: N samples.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .fools import FOOLS, NEEDS_REFERENCE
 from .retrieval import BankItem, random_retrieved, retrieved
 from .statistics import HAFMEvaluationError
 
+# names of the candidates that are not a system's
 REFERENCE = "reference"
 SHUFFLED = "shuffled reference"
 RETRIEVAL = "retrieval"
@@ -40,8 +41,8 @@ class ClipJob:
 
     Args:
         clip: vocal and reference.
-        outputs: rendered accompaniments by system (and seed).
-        shuffled: the reference accompaniment of another song.
+        outputs: rendered accompaniments by the name of the candidate (a system, or a system and a seed).
+        shuffled: the reference accompaniment of another song; None if some clips have no reference.
     """
 
     clip: Clip
@@ -51,9 +52,13 @@ class ClipJob:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Measurements of one accompaniment: its features, and embeddings (float32 [n, D]) by embedder.
+    """Measurements of one accompaniment.
 
-    `mixes` are the embeddings of its mix with the voice, at the level of the reference; none without a reference.
+    Args:
+        features: its features.
+        embeddings (float32 [embeddings, width]): its embeddings, by embedder.
+        mixes (float32 [embeddings, width]): embeddings, by embedder, of the voice mixed with the accompaniment at the
+            level of the reference; empty without a reference.
     """
 
     features: Features
@@ -63,7 +68,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measurements of a clip: voice, reference, and candidates by system."""
+    """Measurements of a clip: its name and song, its voice, its reference if any, and its candidates by name."""
 
     name: str
     song: str
@@ -90,7 +95,11 @@ class MeasuringOptions:
 
 
 class Measurer:
-    """Measures jobs; embedders are loaded once and reused."""
+    """Measures jobs; embedders are loaded once and reused.
+
+    Args:
+        options: what to measure, and where to cache it.
+    """
 
     def __init__(self, options: MeasuringOptions) -> None:
         self.options = options
@@ -102,7 +111,7 @@ class Measurer:
         return {embedder.name: embedder for embedder in embedders}
 
     def measure(self, job: ClipJob) -> Measurement:
-        """Reads a clip and measures its voice and all its candidates.
+        """Reads a clip and measures its voice, its reference and all its candidates (see `_candidates`).
 
         Raises:
             HAFMAudioError: an audio file is missing or damaged, or has samples that are not finite.
@@ -130,14 +139,14 @@ class Measurer:
     def _candidates(
         self, job: ClipJob, vocal: Sound, voice: Features, reference: Sound | None
     ) -> Iterator[tuple[str, Sound]]:
-        """The accompaniments of a clip to measure, by name, one after another, so that one is in memory at a time.
+        """Yields the name and sound of each accompaniment to measure, so that one at a time is in memory.
 
         They are the systems' outputs, then the clip's reference and another song's, if there are any, then retrieval
         and fools, if baselines are to be measured.
 
         Args:
-            job: the clip.
-            vocal, reference: its sounds.
+            job: the clip and its outputs.
+            vocal, reference: the clip's sounds; `reference` is None if there is none.
             voice: features of the vocal.
 
         Raises:
@@ -164,18 +173,18 @@ class Measurer:
                 yield name, Sound(fool(vocal.analysed, voice, reference_samples), ANALYSIS_RATE)
 
     def features(self, sound: Sound, voice: bool = False) -> Features:
-        """Features of a sound, cached on disk; `voice` says whether it is a vocal, whose pitch is measured as well."""
+        """Features of a sound, cached on disk; with `voice` (the sound is a vocal), its pitch is measured as well."""
         name = f"features/{sound.key}-{int(voice)}-{FEATURES_VERSION}"
         return Features.of(self._cached(name, lambda: extract(sound.analysed, voice=voice).measured()))
 
     def _embedding(self, sound: Sound, embedder: Embedder) -> Embeddings:
-        """Embeddings (float32 [n, D]) of a sound, resampled to the embedder's rate; cached on disk."""
+        """Embeddings (float32 [embeddings, width]) of a sound, resampled to the embedder's rate; cached on disk."""
         name = f"embeddings/{embedder.identity}/{sound.key}"
         arrays = self._cached(name, lambda: {"embeddings": embedder.embed(sound.at(embedder.sampling_rate))})
         return arrays["embeddings"]
 
     def _cached(self, name: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """The arrays that `make` returns, cached in the file `name`.npz; it is called only if that does not exist."""
+        """The arrays that `make` returns, by name, cached in `name`.npz; if that exists, `make` is not called."""
         if self.options.cache is None:
             return make()
         path = self.options.cache / f"{name}.npz"
@@ -196,7 +205,7 @@ class Sound:
 
     @cached_property
     def key(self) -> str:
-        """Hash of the samples and their rate."""
+        """Hash of the samples and their rate, 32 hexadecimal digits."""
         return hashlib.sha256(f"{self.rate}/".encode() + self.samples.tobytes()).hexdigest()[:32]
 
     @cached_property
@@ -212,8 +221,13 @@ class Sound:
 def as_long_as(sound: Sound, seconds: float, name: str) -> Sound:
     """The sound cut to `seconds`, or padded with up to half a second of silence.
 
+    Args:
+        sound: an accompaniment.
+        seconds: length of its vocal.
+        name: of the accompaniment, for the message.
+
     Raises:
-        HAFMEvaluationError: it would need more padding than that.
+        HAFMEvaluationError: it would need more than half a second of padding.
     """
     length = round(seconds * sound.rate)
     missing = length - len(sound.samples)
@@ -225,13 +239,16 @@ def as_long_as(sound: Sound, seconds: float, name: str) -> Sound:
 
 
 def mixed(vocal: Sound, accompaniment: Sound, reference: Sound) -> Sound:
-    """The voice with an accompaniment that is made as loud as the reference is; as long as the shorter of the two."""
+    """The voice mixed with an accompaniment scaled to the loudness of the reference, at the reference's rate.
+
+    It is as long as the shorter of voice and accompaniment.
+    """
     rate = reference.rate
     voice = vocal.at(rate)
     band = accompaniment.at(rate)
     length = min(len(voice), len(band))
     level = rms(band)
-    # of a silent accompaniment nothing is added
+    # a silent accompaniment adds nothing
     gain = 0.0
     if level > 0.0:
         gain = rms(reference.samples) / level
@@ -249,9 +266,9 @@ def measure(options: MeasuringOptions, job: ClipJob) -> Measurement:
     """Measures one job; embedders are loaded once per process.
 
     Raises:
-        HAFMEvaluationError: naming the clip whose audio cannot be used.
+        HAFMEvaluationError: the clip's audio cannot be used, or its labels are invalid.
     """
-    # one thread everywhere, as in a worker: the number of threads changes the last digits of sums
+    # one thread everywhere, as in a worker process: the number of threads changes the last digits of sums
     with torch_threads(1):
         try:
             return _measurer(options).measure(job)
@@ -259,4 +276,5 @@ def measure(options: MeasuringOptions, job: ClipJob) -> Measurement:
             raise HAFMEvaluationError(f"The clip {job.clip.name} cannot be measured: {error}") from error
 
 
+# keeps the measurer of the latest options
 _measurer = lru_cache(maxsize=1)(Measurer)

@@ -15,7 +15,9 @@ from .datasets import Clip, Part, flat
 from .statistics import HAFMEvaluationError
 
 CLIP_SECONDS = 10.0
-# in the order of the streams of a .stem.mp4
+# of what a failing program has written, the end is shown
+SHOWN_ERROR_CHARACTERS = 300
+# in the order of the audio streams of a .stem.mp4
 STEMS = ("mixture", *BAND_NAMES, "vocals")
 UNPACK = "ffmpeg -v error -i {mix}" + "".join(f" -map 0:a:{i} {{folder}}/{stem}.wav" for i, stem in enumerate(STEMS))
 # commands that write the vocals of a mix into a folder; audio-separator's runs MDX-Net, as in the paper
@@ -51,19 +53,20 @@ def load_musdb18(folder: Path, out: Path, separation: str) -> list[Clip]:
     if (folder / "test").is_dir():
         root = folder / "test"
     packed = {path.name.removesuffix(".stem.mp4"): path for path in root.glob("*.stem.mp4")}
+    unpacked = {path.parent.name for path in root.glob("*/vocals.wav")}
     clips = []
-    for name in sorted({path.parent.name for path in root.glob("*/vocals.wav")} | packed.keys()):
+    for name in sorted(unpacked | packed.keys()):
         folder_of_song = root / name
         if name in packed:
-            folder_of_song = _filled_by(UNPACK, packed[name], out / "stems" / name)
-        vocal, mix, *band = (folder_of_song / f"{stem}.wav" for stem in ("vocals", "mixture", *BAND_NAMES))
-        if missing := [path for path in (vocal, mix, *band) if not path.is_file()]:
+            folder_of_song = _folder_written_by(UNPACK, packed[name], out / "stems" / name)
+        files = {stem: folder_of_song / f"{stem}.wav" for stem in ("vocals", "mixture", *BAND_NAMES)}
+        if missing := [path for path in files.values() if not path.is_file()]:
             raise HAFMEvaluationError(f"{missing[0]} is missing; a song of MUSDB18 has {', '.join(STEMS)}.")
         separated = None
         if separation != "none":
             command = SEPARATIONS.get(separation, separation)
-            separated_folder = _filled_by(command, mix, out / "separated" / name)
-            # programs name them differently: "vocals.wav", "mixture_(Vocals)_MODEL.wav"
+            separated_folder = _folder_written_by(command, files["mixture"], out / "separated" / name)
+            # programs name the file differently: "vocals.wav", "mixture_(Vocals)_MODEL.wav"
             vocals = [path for path in separated_folder.rglob("*ocals*") if "no_vocals" not in path.name]
             if len(vocals) != 1:
                 raise HAFMEvaluationError(
@@ -71,20 +74,23 @@ def load_musdb18(folder: Path, out: Path, separation: str) -> list[Clip]:
                 )
             separated = Part(vocals[0])
         # the reference is the sum of the band's stems
+        band = [files[stem] for stem in BAND_NAMES]
         reference = Part(band[0], also=tuple(band[1:]))
-        clips.append(Clip(flat(name), flat(name), Part(vocal), reference, separated))
+        clips.append(Clip(flat(name), flat(name), Part(files["vocals"]), reference, separated))
     if not clips:
         raise HAFMEvaluationError(f"{root} holds no song of MUSDB18: neither SONG/vocals.wav nor SONG.stem.mp4.")
     return clips
 
 
-def _filled_by(command: str, mix: Path, folder: Path) -> Path:
-    """Lets a command write its files into a new folder, atomically; a folder that exists is left as it is.
+def _folder_written_by(command: str, mix: Path, folder: Path) -> Path:
+    """Runs a command that writes files into a new folder; if the folder exists, it is reused without running anything.
+
+    The folder appears only once the command has succeeded.
 
     Args:
-        command: with {mix} for the mix, and {folder} for where to write.
-        mix: the file that it reads.
-        folder: for the files, which are reused.
+        command: the command line, in which {mix} stands for the file to read and {folder} for where to write.
+        mix: the file to read.
+        folder: the folder to create.
 
     Returns:
         `folder`.
@@ -95,17 +101,20 @@ def _filled_by(command: str, mix: Path, folder: Path) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
-        written = f"{unfinished}/made"
-        os.mkdir(written)
-        name, *words = (word.replace("{mix}", str(mix)).replace("{folder}", written) for word in shlex.split(command))
-        # also look in this environment, which may not be activated
-        program = shutil.which(name, path=os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])))
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        # inside, so that it can be moved away while `temporary` itself is deleted
+        output = f"{temporary}/made"
+        os.mkdir(output)
+        words = [word.replace("{mix}", str(mix)).replace("{folder}", output) for word in shlex.split(command)]
+        name, *arguments = words
+        # first in this Python environment, which may not be activated
+        places = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
+        program = shutil.which(name, path=places)
         if program is None:
             raise HAFMEvaluationError(f"{name} is not installed; demucs and audio-separator: extra 'separate'.")
-        done = subprocess.run([program, *words], capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
-            raise HAFMEvaluationError(f"{name} failed on {mix} ({' '.join(done.stderr.split())[-300:]}).")
-        # only now: a command that fails leaves nothing
-        os.replace(written, folder)
+            last_words = " ".join(done.stderr.split())[-SHOWN_ERROR_CHARACTERS:]
+            raise HAFMEvaluationError(f"{name} failed on {mix} ({last_words}).")
+        os.replace(output, folder)
     return folder

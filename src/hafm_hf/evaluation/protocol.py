@@ -2,7 +2,6 @@
 """From measured clips to a report: matched against shuffled pairs, distances, baselines, fools, seeds.
 
 The report is a dictionary, written as JSON and HTML by `report.py`.
-Dimensions: n_i embeddings of clip i, D their width.
 """
 
 import math
@@ -61,10 +60,10 @@ class ClipScores:
 
 
 def score_clips(measurements: Sequence[Measurement], options: ScoringOptions) -> list[ClipScores]:
-    """Scores every candidate of every clip, and as a control, candidates made for other songs.
+    """Scores every candidate of every clip, and as a control, the same system's candidates for other songs.
 
-    The control keeps the clip's voice and reference and takes the same system's candidate of another song, so that
-    the two scores differ in the candidate only. Each score is computed over the shorter length.
+    The control keeps the clip's voice and reference, so that the two scores differ in the candidate only. Sounds of
+    different lengths are compared over the shorter length.
     """
     partners = other_song_partners(
         [measurement.name for measurement in measurements],
@@ -100,10 +99,11 @@ def make_report(
         evaluated: the candidates of each system, one per seed.
         options: how to score.
         protocol: facts about data, model and embedders to include in the report.
-        clip_scores: by system, for each seed: scores of other tools by name and clip (`datasets.read_clip_scores`).
+        clip_scores: by system, for each of its seeds: scores given by other tools, by score and clip
+            (`datasets.read_clip_scores`); None without any.
 
     Returns:
-        the report and the scores of each clip.
+        The report, and the scores of each candidate of each clip.
 
     Raises:
         HAFMEvaluationError: fewer than 2 songs, or measurements with different candidates.
@@ -114,24 +114,35 @@ def make_report(
     scored = score_clips(measurements, options)
     scores_of = {name: [scores for scores in scored if scores.system == name] for name in candidates}
     # the candidates of each system, one per seed; a baseline is a system of one candidate
-    groups = dict(evaluated)
+    candidates_of = dict(evaluated)
+    of_seeds = {candidate for seeds in evaluated.values() for candidate in seeds}
     for name in candidates:
-        if not any(name in seeds for seeds in evaluated.values()):
-            groups[name] = [name]
+        if name not in of_seeds:
+            candidates_of[name] = [name]
     systems = {}
-    for name, seeds in groups.items():
-        clips = zip(*(scores_of[seed] for seed in seeds), strict=True)
-        averaged = [_over_seeds(list(scores)) for scores in clips]
+    for name, seeds in candidates_of.items():
+        scores_by_seed = [scores_of[candidate] for candidate in seeds]
+        averaged = [_mean_over_seeds(scores) for scores in zip(*scores_by_seed, strict=True)]
+        # of the first seed only
         distances = set_distances(measurements, seeds[0], options)
         systems[name] = describe_system(averaged, options) | {"distances": distances, "seeds": len(seeds)}
         if clip_scores and name in clip_scores:
             systems[name]["other_scores"] = _other_scores(measurements, clip_scores[name], options)
-    report = {"protocol": protocol | _description(measurements, options), "systems": systems, "fools": _fools(systems)}
+    report = {
+        "protocol": protocol | _description(measurements, options),
+        "systems": systems,
+        "fools": _catching_scores(systems),
+    }
     return report, scored
 
 
 def describe_system(clips: Sequence[ClipScores], options: ScoringOptions) -> dict[str, Any]:
-    """Summarises each score of a system over its clips: matched, control, and their difference with its interval."""
+    """Summarises each score of a system over its clips: matched, control, and their difference with its interval.
+
+    Returns:
+        under "scores", a dict for each score that is defined for at least one clip; its "follows" says whether the
+        whole interval is above 0.
+    """
     scores: dict[str, Any] = {}
     songs = [clip.song for clip in clips]
     for name in SCORE_NAMES:
@@ -162,12 +173,14 @@ def _other_scores(
 
     Args:
         measurements: of all clips.
-        seeds: for each seed of the system, the scores by their name and clip; a clip's value is its mean over them.
-        options: of the bootstrap.
+        seeds: for each seed of the system, the values by score and clip; a clip's value is its mean over the seeds.
+        options: seed and number of resamples of the bootstrap.
     """
     songs = [measurement.song for measurement in measurements]
+    # each once, in order of appearance
+    score_names = dict.fromkeys(name for scores in seeds for name in scores)
     means = {}
-    for score in dict.fromkeys(score for scores in seeds for score in scores):
+    for score in score_names:
         values = []
         for measurement in measurements:
             by_seed = [scores.get(score, {}).get(measurement.name, math.nan) for scores in seeds]
@@ -177,17 +190,23 @@ def _other_scores(
     return means
 
 
-def _over_seeds(seeds: list[ClipScores]) -> ClipScores:
-    """The mean of one clip's scores over the seeds with which a system was rendered.
+def _mean_over_seeds(by_seed: Sequence[ClipScores]) -> ClipScores:
+    """One clip's scores, averaged over the seeds that its accompaniments were generated with.
 
-    Intervals are over songs, and seeds are not independent clips.
+    Counted separately, the seeds would pass for independent clips.
+
+    Args:
+        by_seed: the clip's scores, one for each seed.
+
+    Returns:
+        The mean scores, under the first seed's `system`.
     """
     matched = {}
     control = {}
-    for name in seeds[0].matched:
-        matched[name] = _mean_of_known([scores.matched[name] for scores in seeds])
-        control[name] = _mean_of_known([scores.control[name] for scores in seeds])
-    return replace(seeds[0], matched=matched, control=control)
+    for score in by_seed[0].matched:
+        matched[score] = _mean_of_known([scores.matched[score] for scores in by_seed])
+        control[score] = _mean_of_known([scores.control[score] for scores in by_seed])
+    return replace(by_seed[0], matched=matched, control=control)
 
 
 def _mean_of_known(values: Sequence[float]) -> float:
@@ -196,17 +215,27 @@ def _mean_of_known(values: Sequence[float]) -> float:
 
 
 def set_distances(measurements: Sequence[Measurement], system: str, options: ScoringOptions) -> dict[str, Any]:
-    """How far a candidate (`system`) is from the references, by embedder, or why that can't be computed.
+    """How far the accompaniments of one candidate are from the references.
 
     Fréchet and kernel distance, density and coverage compare accompaniments; prompt adherence compares mixes with the
     voice.
+
+    Args:
+        measurements: of all clips.
+        system: name of the candidate in the measurements.
+        options: seed, and number of resamples for the intervals.
+
+    Returns:
+        By embedder, the sizes of both sets, and by name each distance that can be computed, with its interval if
+        there is one; in place of the Fréchet distance and of prompt adherence, why they can't be computed. Empty if
+        a clip has no reference.
     """
     if any(measurement.reference is None for measurement in measurements):
         return {}
     by_embedder: dict[str, Any] = {}
     songs = [measurement.song for measurement in measurements]
     for name in measurements[0].candidates[system].embeddings:
-        # of each clip, float [n_i, D], and of all clips
+        # one array for each clip, float [embeddings, width], then all of them joined
         references = [measurement.candidates[REFERENCE].embeddings[name] for measurement in measurements]
         evaluated = [measurement.candidates[system].embeddings[name] for measurement in measurements]
         joined = np.concatenate(references)
@@ -238,13 +267,16 @@ def _adherence(
 ) -> dict[str, Any]:
     """Prompt adherence of a system by one embedder, with its interval over songs, or why it can't be computed.
 
-    The songs are dealt into two halves, and each half's candidates are compared with the other half's references:
+    The songs are divided into two halves, and each half's candidates are compared with the other half's references:
     compared with itself, a reference would be perfect by definition. The value is the mean of the two.
 
     Args:
         measurements: of all clips.
         system, embedder: names of the system and the embedder, as in the measurements' candidates.
         options: seed and number of resamples for the interval.
+
+    Returns:
+        "adherence" and, with resamples and two songs in each half, "adherence_interval"; or "adherence_refused".
     """
     halves = _halves_by_song(measurements, options.seed)
 
@@ -252,17 +284,18 @@ def _adherence(
         """The Gaussian of the embedded mixes of a half's clips with one candidate."""
         return fit_gaussian(np.concatenate([clip.candidates[candidate].mixes[embedder] for clip in half]))
 
-    # for each half, that of the other
     try:
+        # for each half, those of the other half
         matched = [fitted(half, REFERENCE) for half in reversed(halves)]
         shuffled = [fitted(half, SHUFFLED) for half in reversed(halves)]
         evaluated = [fitted(half, system) for half in halves]
-        adherence = float(np.mean(list(map(prompt_adherence, evaluated, matched, shuffled))))
+        adherences = list(map(prompt_adherence, evaluated, matched, shuffled))
+        adherence = float(np.mean(adherences))
     except HAFMEvaluationError as error:
         return {"adherence_refused": str(error)}
     stated: dict[str, Any] = {"adherence": adherence}
     if options.frechet_resamples and all(len({clip.song for clip in half}) > 1 for half in halves):
-        # distances of each half's median from the ends of its interval
+        # from each half's median down to the low end of its interval, and up to the high end
         below = []
         above = []
         for half, other_matched, other_shuffled in zip(halves, matched, shuffled, strict=True):
@@ -272,7 +305,7 @@ def _adherence(
             low, high, median = bootstrap_statistic(mixes, songs, statistic, options.seed, options.frechet_resamples)
             below.append(median - low)
             above.append(high - median)
-        # the halves are independent: the variance of their mean is a quarter of the sum
+        # the halves are independent: the variance of their mean is a quarter of the sum of their variances
         low = adherence - math.hypot(*below) / 2
         high = adherence + math.hypot(*above) / 2
         stated["adherence_interval"] = [max(low, 0.0), min(high, 1.0)]
@@ -280,17 +313,24 @@ def _adherence(
 
 
 def _halves_by_song(measurements: Sequence[Measurement], seed: int) -> list[list[Measurement]]:
-    """Two halves of the clips, without a song in common: the songs are shuffled and dealt in turn."""
+    """Two halves of the clips, without a song in common: the songs are shuffled and go to either half in turn."""
     songs = sorted({measurement.song for measurement in measurements})
     order = np.random.default_rng(seed).permutation(len(songs))
-    half_of = {songs[int(index)]: position % 2 for position, index in enumerate(order)}
-    return [[measurement for measurement in measurements if half_of[measurement.song] == half] for half in (0, 1)]
+    half_of_song = {songs[int(index)]: position % 2 for position, index in enumerate(order)}
+    halves: list[list[Measurement]] = [[], []]
+    for measurement in measurements:
+        halves[half_of_song[measurement.song]].append(measurement)
+    return halves
 
 
 def _resampled_adherence(drawn: list[Any], matched: Gaussian, shuffled: Gaussian) -> float:
-    """Prompt adherence of the mixes of drawn clips (embeddings float [n_i, D] each), however few.
+    """Prompt adherence of the mixes of the clips that a bootstrap has drawn.
 
-    `matched` and `shuffled` are as for `prompt_adherence`.
+    Unlike `fit_gaussian`, it takes any number of embeddings: a resampled set repeats clips.
+
+    Args:
+        drawn: embeddings of each clip's mix, float64 [embeddings, width].
+        matched, shuffled: as for `prompt_adherence`.
     """
     values = np.concatenate(drawn)
     resampled = (values.mean(axis=0), np.cov(values, rowvar=False))
@@ -306,7 +346,7 @@ def isolated_and_separated(report: dict[str, Any], isolated: str, separated: str
             missing in the report.
 
     Returns:
-        "fad_i", "fad_s" and "delta", as far as they are known, of each embedder with a Fréchet distance.
+        By embedder that has a Fréchet distance: "fad_i", and "fad_s" and "delta" if the second system has one, too.
     """
     by_embedder = {}
     separated_distances = report["systems"].get(separated, {"distances": {}})["distances"]
@@ -333,10 +373,13 @@ def _description(measurements: Sequence[Measurement], options: ScoringOptions) -
     }
 
 
-def _fools(systems: dict[str, Any]) -> dict[str, list[str]]:
-    """Names of the scores that catch each fool among the systems of a report; none without the reference.
+def _catching_scores(systems: dict[str, Any]) -> dict[str, list[str]]:
+    """The names of the scores that catch each fool (a trivial accompaniment, see `fools`); empty without a reference.
 
     A score catches a fool if the fool's whole interval is below `CAUGHT_SHARE` of the reference's value.
+
+    Args:
+        systems: a report's "systems", by name.
     """
     if REFERENCE not in systems:
         return {}

@@ -59,7 +59,7 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
 
 
 def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
-    """Title, note and rows of every table of the report; the first row is the header."""
+    """Every table of the report: its title, a note on how to read it, and its rows; the first row is the header."""
     shown = [
         (
             "Following the singer",
@@ -97,16 +97,19 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
 
 
 def fad_rows(report: dict[str, Any]) -> list[list[str]]:
-    """Fréchet distances of the model and published ones; the first row is the header.
+    """Fréchet distances of the model, one row for each embedder, and published ones; the first row is the header.
 
-    FAD_i is for isolated vocals, FAD_s for vocals separated from a mix, Δ their difference; each embedder has a row.
+    FAD_i is for isolated vocals, FAD_s for vocals separated from a mix, Δ their difference. No rows at all without
+    any distance.
     """
     ours = report.get("isolated_and_separated", {})
     columns = ("fad_i", "fad_s", "delta")
-    rows = [[f"this model, {name}", *(_number(pair.get(key)) for key in columns)] for name, pair in ours.items()]
+    rows = []
+    for embedder, distances in ours.items():
+        rows.append([f"this model, {embedder}", *(_number_text(distances.get(column)) for column in columns)])
     for name, values in report.get("published", {}).items():
         if name != "note":
-            rows.append([f"{name} (published, VGGish)", *map(_number, values)])
+            rows.append([f"{name} (published, VGGish)", *map(_number_text, values)])
     if not rows:
         return []
     return [["system", "FAD_i", "FAD_s", "Δ"], *rows]
@@ -115,8 +118,17 @@ def fad_rows(report: dict[str, Any]) -> list[list[str]]:
 def _rows(
     report: dict[str, Any], heading: Sequence[str], cells: Callable[[dict[str, Any]], Sequence[str]]
 ) -> list[list[str]]:
-    """A row for each system, with its `cells`; the first row is the header."""
-    return [["system", *heading], *([name, *cells(system)] for name, system in report["systems"].items())]
+    """The rows of a table with one row for each system; the first row is the header.
+
+    Args:
+        report: the report.
+        heading: titles of the columns after the system's name.
+        cells: returns a system's texts for these columns, from its entry in the report.
+    """
+    rows = [["system", *heading]]
+    for name, system in report["systems"].items():
+        rows.append([name, *cells(system)])
+    return rows
 
 
 def score_rows(report: dict[str, Any]) -> list[list[str]]:
@@ -126,12 +138,12 @@ def score_rows(report: dict[str, Any]) -> list[list[str]]:
     """
     names = [score.name for score in scores_of(report)]
 
-    def cell(stated: dict[str, Any] | None) -> str:
+    def cell(score: dict[str, Any] | None) -> str:
         """A system's entry for one score as text; a dash if it has none."""
-        if stated is None:
+        if score is None:
             return "–"
-        text = f"{stated['difference']:+.2f} [{_number(stated['low'])}, {_number(stated['high'])}]"
-        if stated["follows"]:
+        text = f"{score['difference']:+.2f} [{_number_text(score['low'])}, {_number_text(score['high'])}]"
+        if score["follows"]:
             text += " *"
         return text
 
@@ -142,14 +154,14 @@ def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
     """Distances of each system by one embedder; the first row is the header."""
 
     def cells(system: dict[str, Any]) -> list[str]:
-        """A system's distances as texts, in the order of `heading`; dashes if there are none by this embedder."""
+        """A system's distances as texts, in the order of `heading`; dashes if this embedder has none."""
         distances = system["distances"].get(embedder)
         if distances is None:
-            return ["–"] * 6
+            return ["–"] * len(heading)
         frechet = distances.get("refused") or _with_interval(distances, "frechet")
         adherence = distances.get("adherence_refused") or _with_interval(distances, "adherence")
         sizes = f"{distances['n']} / {distances['n_reference']} / {distances['width']}"
-        numbers = [_number(distances.get(name)) for name in ("kernel", "density", "coverage")]
+        numbers = [_number_text(distances.get(name)) for name in ("kernel", "density", "coverage")]
         return [frechet, *numbers, adherence, sizes]
 
     heading = ["Fréchet", "kernel", "density", "coverage", "prompt adherence", "n / n reference / width"]
@@ -164,24 +176,25 @@ def _other_rows(report: dict[str, Any], names: Sequence[str]) -> list[list[str]]
         texts = []
         for name in names:
             score = system.get("other_scores", {}).get(name, {})
-            text = _number(score.get("value"))
+            text = _number_text(score.get("value"))
             if score.get("low") is not None:
-                text += f" [{_number(score['low'])}, {_number(score['high'])}]"
+                text += f" [{_number_text(score['low'])}, {_number_text(score['high'])}]"
             texts.append(text)
         return texts
 
     return _rows(report, names, cells)
 
 
-def _with_interval(stated: dict[str, Any], name: str) -> str:
-    """The value `name` of a system's entry in the report and its interval, if there is one, as text."""
-    text = _number(stated.get(name))
-    if f"{name}_interval" in stated:
-        text += " [{}, {}]".format(*map(_number, stated[f"{name}_interval"]))
+def _with_interval(distances: dict[str, Any], name: str) -> str:
+    """The distance `name` of a system, and its interval if it has one, as text; `distances` are by one embedder."""
+    text = _number_text(distances.get(name))
+    if f"{name}_interval" in distances:
+        low, high = distances[f"{name}_interval"]
+        text += f" [{_number_text(low)}, {_number_text(high)}]"
     return text
 
 
-def _number(value: float | None) -> str:
+def _number_text(value: float | None) -> str:
     """A number with about three digits; a dash for one that is missing or not finite."""
     if value is None or not math.isfinite(value):
         return "–"

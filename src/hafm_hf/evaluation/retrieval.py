@@ -25,10 +25,14 @@ from .timing import tempo_of
 # maximum number of instrumentals in the bank, and seconds of each: enough to cover keys and tempi
 BANK_SIZE = 1000
 BANK_SECONDS = 40.0
+# in samples at 16 kHz
 STRETCH_WINDOW = 1024
+# in BPM
 DEFAULT_TEMPO = 100.0
-# a shift of one semitone costs as much as stretching by this many octaves
+# shifting by a semitone costs as much as changing the tempo by this many octaves (doublings)
 SEMITONE_COST = 0.05
+# rates this close to 1 are not worth a stretch
+LEAST_STRETCH = 1e-3
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def build_bank(clips: Sequence[Clip], evaluated: Sequence[Clip]) -> list[BankIte
         evaluated: the evaluated clips, which must not be in the bank.
 
     Raises:
-        HAFMEvaluationError: the bank contains an evaluated song or file, or no instrumental that is not silent.
+        HAFMEvaluationError: the bank contains an evaluated song or file, or nothing but silent instrumentals.
     """
     songs = {clip.song for clip in evaluated} & {clip.song for clip in clips}
     files = _reference_files(evaluated) & _reference_files(clips)
@@ -61,7 +65,8 @@ def build_bank(clips: Sequence[Clip], evaluated: Sequence[Clip]) -> list[BankIte
             f"The retrieval bank holds {len(shared)} songs of the test ({shared[0]} …); name a training split."
         )
     usable = [clip for clip in clips if clip.reference is not None]
-    bank = [item for item in (_measure(clip) for clip in spread(usable, BANK_SIZE)) if item is not None]
+    items = [_measure(clip) for clip in spread(usable, BANK_SIZE)]
+    bank = [item for item in items if item is not None]
     if not bank:
         raise HAFMEvaluationError("All instrumentals of the retrieval bank are silent; name a training split.")
     return bank
@@ -80,8 +85,9 @@ def _measure(clip: Clip) -> BankItem | None:
     features = extract(resample(samples, rate, ANALYSIS_RATE))
     if not features.chroma.any():
         return None
+    key = int(np.argmax(fit_of_keys(features)))
     beats = tuple(features.beats.tolist())
-    return BankItem(part, clip.song, int(np.argmax(fit_of_keys(features))), estimate_tempo(features), beats)
+    return BankItem(part, clip.song, key, estimate_tempo(features), beats)
 
 
 def estimate_tempo(features: Features) -> float:
@@ -92,7 +98,10 @@ def estimate_tempo(features: Features) -> float:
 
 
 def semitones_between(source: int, target: int) -> int:
-    """Semitones (−5 … 6) from key `source` to `target`; a minor key is equivalent to its relative major."""
+    """Semitones (−5 … 6) by which to shift music in key `source` to key `target`.
+
+    Keys are 0 to 11 for C major to B major, 12 to 23 for the minor ones; a minor key counts as its relative major.
+    """
     shift = (_major_tonic(target) - _major_tonic(source)) % PITCH_CLASSES
     if shift > PITCH_CLASSES // 2:
         shift -= PITCH_CLASSES
@@ -100,14 +109,18 @@ def semitones_between(source: int, target: int) -> int:
 
 
 def _major_tonic(key: int) -> int:
-    """Tonic of a key (0 to 11 major, 12 to 23 minor) or of its relative major, three semitones higher."""
+    """Tonic (0 to 11) of a major key (0 to 11), or of the relative major of a minor one (12 to 23)."""
     if key >= PITCH_CLASSES:
+        # the relative major is three semitones higher
         return (key + 3) % PITCH_CLASSES
     return key
 
 
 def stretch_between(source: float, target: float) -> float:
-    """Rate (0.71 … 1.41) that stretches tempo `source` to `target`, or to `target` times a power of two."""
+    """Playback rate (0.71 … 1.41; above 1 is faster) that turns tempo `source` into `target`, both in BPM.
+
+    A power of two times `target` is as good, so the rate never needs to leave half an octave around 1.
+    """
     octaves = math.log2(target / source)
     return 2.0 ** (octaves - round(octaves))
 
@@ -116,7 +129,7 @@ def retrieve(bank: Sequence[BankItem], voice: Features) -> tuple[BankItem, int, 
     """Finds the item closest to the voice's key and tempo.
 
     Returns:
-        The item, by how many semitones to shift it, and the rate by which to play it faster, to match the voice.
+        The item, the semitones to shift it by and the rate to play it at (above 1 is faster) to match the voice.
     """
     key = int(np.argmax(fit_of_keys(voice)))
     tempo = estimate_tempo(voice)
@@ -125,17 +138,18 @@ def retrieve(bank: Sequence[BankItem], voice: Features) -> tuple[BankItem, int, 
         """How far an item must be shifted and stretched, in octaves of tempo; then its audio, to break ties."""
         shift = semitones_between(item.key, key)
         rate = stretch_between(item.tempo, tempo)
-        return round(abs(shift) * SEMITONE_COST + abs(math.log2(rate)), 9), str(item.part)
+        octaves = abs(shift) * SEMITONE_COST + abs(math.log2(rate))
+        # rounded, so that ties are found despite floating-point errors
+        return round(octaves, 9), str(item.part)
 
     item = min(bank, key=cost)
     return item, semitones_between(item.key, key), stretch_between(item.tempo, tempo)
 
 
 def retrieved(bank: Sequence[BankItem], voice: Features, length: int) -> Samples:
-    """The nearest instrumental in the voice's key and tempo, with one of its beats on the voice's first beat.
+    """The nearest instrumental, brought to the voice's key and tempo, with one of its beats on the voice's first beat.
 
-    Its beginning is cut off so that its first suitable beat is there. If the voice's first beat is later than its last
-    beat, it starts after a silence.
+    For that, its beginning is cut off, or if all its beats are too early, silence is put before it.
 
     Args:
         bank: instrumentals of the training split.
@@ -149,12 +163,14 @@ def retrieved(bank: Sequence[BankItem], voice: Features, length: int) -> Samples
     item, shift, rate = retrieve(bank, voice)
     samples, source_rate = item.part.read()
     sound = resample(samples, source_rate, ANALYSIS_RATE)
-    # in samples of the item, before it is stretched; negative to begin with silence
-    start = round(_lead(item, voice, rate) * ANALYSIS_RATE)
-    # of the item, with a second to spare
+    # samples to cut off before stretching; negative to prepend silence
+    start = round(_seconds_to_cut(item, voice, rate) * ANALYSIS_RATE)
+    # samples before stretching, with a second to spare
     needed = math.ceil(length * rate) + ANALYSIS_RATE
-    sound = np.pad(fill(sound[max(start, 0) :], needed), (max(-start, 0), 0))[:needed]
-    if abs(rate - 1.0) > 1e-3:
+    silence = max(-start, 0)
+    sound = fill(sound[max(start, 0) :], needed)
+    sound = np.pad(sound, (silence, 0))[:needed]
+    if abs(rate - 1.0) > LEAST_STRETCH:
         # time stretching smears transients over a window, and librosa's default is 128 ms at this rate
         sound = librosa.effects.time_stretch(sound, rate=rate, n_fft=STRETCH_WINDOW)
     if shift:
@@ -162,21 +178,26 @@ def retrieved(bank: Sequence[BankItem], voice: Features, length: int) -> Samples
     return fill(np.asarray(sound, np.float32), length)
 
 
-def _lead(item: BankItem, voice: Features, rate: float) -> float:
-    """Seconds to cut from the item's start to align a beat with the voice's first; negative to prepend silence.
+def _seconds_to_cut(item: BankItem, voice: Features, rate: float) -> float:
+    """Seconds to cut from an item's start so that one of its beats falls on the voice's first beat.
 
-    They are counted before the item is played faster by `rate`; 0 if one of the two has no beats.
+    They are counted in the item before it is played at `rate`. Negative: as much silence must come before the item;
+    0: the item or the voice has no beats.
     """
     if not item.beats or not len(voice.beats):
         return 0.0
-    # where the voice's first beat lies in the item
+    # time in the item that is played at the voice's first beat if nothing is cut
     entry = float(voice.beats[0]) * rate
     aligned_beat = next((beat for beat in item.beats if beat >= entry), item.beats[0])
     return aligned_beat - entry
 
 
 def random_retrieved(bank: Sequence[BankItem], name: str, length: int) -> Samples:
-    """An instrumental of the bank drawn by the clip's `name`, not shifted or stretched: float32 [length] at 16 kHz."""
+    """An instrumental of the bank, drawn by a hash of the clip's `name` and left in its own key and tempo.
+
+    Returns:
+        float32 [length] at 16 kHz.
+    """
     digest = hashlib.sha256(f"random retrieval/{name}".encode()).digest()
     item = bank[int.from_bytes(digest[:8], "big") % len(bank)]
     samples, rate = item.part.read()
@@ -184,7 +205,7 @@ def random_retrieved(bank: Sequence[BankItem], name: str, length: int) -> Sample
 
 
 def fill(samples: Samples, length: int) -> Samples:
-    """Cuts float32 [N] to `length`, or repeats it up to that length."""
+    """Cuts float32 [N] to `length` samples, or repeats it up to that length; zeros if it is empty."""
     if len(samples):
         return np.resize(samples, length)
     return np.zeros(length, np.float32)

@@ -39,7 +39,7 @@ class Evaluation:
         bank: clips of a training split for the retrieval baselines; without any, these are skipped.
         measuring, scoring: options of these steps.
         workers, engine, address: where measuring runs (see `corpus.engines.run_on`).
-        data: description of the data set for the report.
+        data: description of the data set for the report; with "protocol", published results are added to it.
     """
 
     clips: tuple[Clip, ...]
@@ -69,7 +69,7 @@ def evaluate(
 
     Args:
         evaluation: what to evaluate, and how.
-        progress: wraps the iteration over clips, for a progress bar.
+        progress: given all jobs and the iterator of measurements, returns what to iterate over (a progress bar).
 
     Returns:
         the report, as in report.json.
@@ -88,17 +88,18 @@ def evaluate(
         systems = _systems(evaluation)
         candidates: System = {}
         for system in systems.values():
-            if twice := candidates.keys() & system.keys():
-                raise HAFMEvaluationError(f"Two sets of outputs would be {min(twice)!r}; rename one of them.")
+            if names_taken := candidates.keys() & system.keys():
+                raise HAFMEvaluationError(f"Two sets of outputs would be {min(names_taken)!r}; rename one of them.")
             candidates |= system
         jobs = _jobs(evaluation, candidates)
         options = replace(evaluation.measuring, bank=bank, cache=evaluation.out / "cache")
         measured = run_on(evaluation.engine, measure, options, jobs, evaluation.workers, evaluation.address)
         if progress is not None:
             measured = iter(progress(jobs, measured))
-        # they are finished in any order
+        # measurements are finished in any order
         by_name = {measurement.name: measurement for measurement in measured}
         measurements = [by_name[clip.name] for clip in evaluation.clips]
+        # names of each system's candidates
         evaluated = {name: list(system) for name, system in systems.items()}
         clip_scores = {
             name: [read_clip_scores(folder, evaluation.clips) for folder in folders]
@@ -107,11 +108,12 @@ def evaluate(
         protocol = _protocol(evaluation, options, bank)
         report, scored = make_report(measurements, evaluated, evaluation.scoring, protocol, clip_scores)
         model = _model_name(evaluation)
+        # the paper's protocol, whose published results are shown beside these
         published = "protocol" in evaluation.data
         isolated = f"{model}, {ISOLATED}"
         separated = f"{model}, {SEPARATED}"
         if isolated not in systems:
-            # without separated vocals the model is one system
+            # without separated vocals, the model is a single system
             isolated = model
         if separated in systems or (published and model in systems):
             report["isolated_and_separated"] = isolated_and_separated(report, isolated, separated)
@@ -137,6 +139,7 @@ def _jobs(evaluation: Evaluation, candidates: System) -> list[ClipJob]:
             count=1,
             seed=evaluation.scoring.seed,
         )
+        # each clip has one partner
         shuffled = [clips[other].reference for (other,) in partners]
     return [
         ClipJob(clip, {name: renderings[clip.name] for name, renderings in candidates.items()}, reference)
@@ -145,12 +148,12 @@ def _jobs(evaluation: Evaluation, candidates: System) -> list[ClipJob]:
 
 
 def _systems(evaluation: Evaluation) -> dict[str, System]:
-    """The systems to evaluate, by name: the model's, whose missing accompaniments are rendered, and `outputs`.
+    """The systems to evaluate: the model, whose missing accompaniments are rendered, and those of `outputs`.
 
-    With separated vocals for all clips, the model is two systems: accompanying these, and the isolated ones.
+    If all clips have separated vocals, the model is two systems: one accompanies these, one the isolated vocals.
 
     Returns:
-        By system its candidates, one per seed or folder of outputs, each with its renderings by clip.
+        By system, its candidates (one per seed or folder of outputs) by name, each with its renderings by clip.
 
     Raises:
         HAFMEvaluationError: a name that is taken, missing outputs, all clips of one song, or an unusable embedder.
@@ -192,11 +195,11 @@ def _model_name(evaluation: Evaluation) -> str:
 
 
 def _protocol(evaluation: Evaluation, options: MeasuringOptions, bank: Sequence[BankItem]) -> dict[str, Any]:
-    """What the report says of data, generation, embedders and the retrieval bank.
+    """What the report says about data, generation, embedders and the retrieval bank.
 
     Args:
         evaluation: what was evaluated.
-        options: of measuring.
+        options: how clips were measured.
         bank: the instrumentals that were used, of those in `evaluation.bank`.
     """
     generation = None

@@ -15,9 +15,9 @@ class Score:
 
     Args:
         name: name in reports; see the function's docstring for the definition.
-        function: computes the score from voice, reference and candidate.
+        function: computes the score from the features of voice, reference and candidate.
         aspect: harmony or time.
-        needs_reference: whether it compares with a reference accompaniment.
+        needs_reference: whether it compares with a reference accompaniment; if not, `function` ignores the reference.
         fooled_by: what gets a high value without following the singer.
     """
 
@@ -32,6 +32,7 @@ DOUBLED_VOICE = "a sine doubling the voice, the voice itself, a drone on the ton
 VOICE_ITSELF = "the voice itself or leaking in, a sine doubling the voice, the reference in another key"
 DRONE = "a drone on the tonic chord, the voice itself"
 SONGS_BEATS = "clicks at the song's own beats, the reference in another key"
+# v, r, c: voice, reference, candidate
 SCORES = (
     Score("pitch_class_share", lambda v, _, c: pitch_class_share(v, c), "harmony", False, DOUBLED_VOICE),
     Score("key_agreement", lambda v, _, c: key_agreement(v, c), "harmony", False, DOUBLED_VOICE),
@@ -60,6 +61,6 @@ def score_pair(voice: Features, reference: Features | None, candidate: Features)
         elif score.needs_reference:
             scores[score.name] = float("nan")
         else:
-            # a score of the voice only does not look at the reference
+            # the function ignores its second argument
             scores[score.name] = score.function(voice, voice, candidate)
     return scores

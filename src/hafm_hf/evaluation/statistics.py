@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+# a clip's partners are drawn from this many times as many clips, those of most similar length
+CANDIDATES_PER_PARTNER = 8
 
 Array = NDArray[np.float64]
 
@@ -37,12 +39,12 @@ def bootstrap_mean(
     Songs are resampled, not clips: clips of one song are not independent, and the interval would be too narrow.
 
     Args:
-        values: one value per clip.
+        values: one value per clip; NaN if it is not defined.
         songs: the song of each clip.
         seed, resamples: seed and number of the bootstrap resamples.
 
     Returns:
-        the interval; its value is NaN without any values, its ends are infinite with fewer than two songs.
+        The interval; its value is NaN if all values are, and its ends are infinite with fewer than two songs.
     """
     array = np.asarray(values, np.float64)
     defined = np.isfinite(array)
@@ -51,10 +53,10 @@ def bootstrap_mean(
     value = float(array.mean()) if len(array) else float("nan")
     if len(names) < 2:
         return Interval(value, float("-inf"), float("inf"), len(array), len(names))
-    # of each song's clips
+    # sum and number of each song's values
     sums = np.bincount(song_of_clip, array)
     counts = np.bincount(song_of_clip)
-    # [resamples, songs]
+    # indices of the songs of each resample, [resamples, songs]
     drawn_songs = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
     means = sums[drawn_songs].sum(axis=1) / counts[drawn_songs].sum(axis=1)
     low, high = np.quantile(means, _tails(len(names)))
@@ -73,36 +75,41 @@ def bootstrap_statistic(
     Args:
         clips: the values of each clip, of any shape.
         songs: the song of each clip; at least two songs.
-        statistic: computes the statistic from a list of clips, in which some occur several times.
+        statistic: computes the statistic from a list of clips' values, in which some clips occur several times.
         seed, resamples: seed and number of the bootstrap resamples.
 
     Returns:
         Low end, high end, and the resamples' median.
     """
     names, song_of_clip = np.unique(np.asarray(songs), return_inverse=True)
-    clips_of_song = [
-        [clips[int(index)] for index in np.flatnonzero(song_of_clip == number)] for number in range(len(names))
-    ]
+    clips_by_song: list[list[Array]] = [[] for _ in names]
+    for clip, song in zip(clips, song_of_clip, strict=True):
+        clips_by_song[song].append(clip)
+    # indices of the songs of each resample, [resamples, songs]
     drawn_songs = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
     values = []
-    for drawn in drawn_songs:
-        values.append(statistic([clip for number in drawn for clip in clips_of_song[number]]))
+    for resample in drawn_songs:
+        drawn_clips = [clip for song in resample for clip in clips_by_song[song]]
+        values.append(statistic(drawn_clips))
     low, high = np.quantile(values, _tails(len(names)))
     return float(low), float(high), float(np.median(values))
 
 
-def _tails(count: int) -> tuple[float, float]:
-    """Quantiles (low, high; between 0 and 1) to take of the bootstrap's values for `count` songs, two or more.
+def _tails(num_songs: int) -> tuple[float, float]:
+    """Which quantiles of the bootstrap's values are the ends of the 95 % interval for two or more songs.
 
-    They are wider than 2.5 and 97.5 %, which give too narrow intervals for few songs (Hesterberg 2015, "expanded
-    percentile interval").
+    They lie further out than 2.5 and 97.5 %, which give too narrow intervals for few songs (Hesterberg 2015,
+    "expanded percentile interval").
+
+    Returns:
+        Low and high quantile, between 0 and 1.
     """
     from scipy.special import ndtr, stdtrit
 
-    # instead of the normal distribution's quantile
-    student = stdtrit(count - 1, (1 - CONFIDENCE) / 2)
-    # the bootstrap's variance is too small by (n - 1) / n
-    widened = student * np.sqrt(count / (count - 1))
+    # Student's t instead of the normal distribution's quantile
+    student = stdtrit(num_songs - 1, (1 - CONFIDENCE) / 2)
+    # for n songs, the bootstrap's variance is too small by a factor of (n - 1) / n
+    widened = student * np.sqrt(num_songs / (num_songs - 1))
     tail = float(ndtr(widened))
     return tail, 1 - tail
 
@@ -124,7 +131,7 @@ def other_song_partners(
 
     Args:
         names, songs, seconds: name, song and length of each clip.
-        count: partners per clip; fewer if there are not enough.
+        count: partners per clip; fewer if there are not enough clips of other songs.
         seed: of the draw.
 
     Returns:
@@ -139,9 +146,9 @@ def other_song_partners(
         others = [other for other in range(len(names)) if songs[other] != songs[index]]
         # among clips that are equally long, no song comes first for its name
         ties = {other: hashlib.sha256(f"{seed}/{name}/{names[other]}".encode()).digest() for other in others}
+        # to the millisecond
         others.sort(key=lambda other: (round(abs(seconds[other] - seconds[index]), 3), ties[other]))
-        # eight times as many as are drawn
-        nearest = others[: max(8 * count, 8)]
+        nearest = others[: CANDIDATES_PER_PARTNER * max(count, 1)]
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = np.random.default_rng(np.frombuffer(digest, np.uint32))
         chosen = generator.choice(len(nearest), size=min(count, len(nearest)), replace=False)
@@ -150,7 +157,7 @@ def other_song_partners(
 
 
 def as_json(value: Any) -> Any:
-    """Makes a value valid JSON, recursively: floats rounded to 9 digits, NaN and infinities as None."""
+    """Makes a value valid JSON, recursively: floats with 9 significant digits, NaN and infinities as None."""
     if isinstance(value, dict):
         return {str(key): as_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

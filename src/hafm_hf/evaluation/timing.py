@@ -2,7 +2,7 @@
 """Scores of timing: onsets shared with the voice and with the reference, beats and tempo.
 
 Once the score of shuffled pairs is subtracted, 0 is chance; the reference itself scores 1. Curves are at 100 Hz.
-Dimensions: T frames of a curve, K beats.
+Dimensions: T frames at 100 Hz, K beats.
 """
 
 import math
@@ -16,10 +16,10 @@ from ..tokenizers.pitch_contour import FRAME_RATE
 from .features import Features
 from .harmony import correlation, unexplained
 
-# Hann windows in frames: to smooth onsets, and to estimate the local level that they rise from
+# lengths of Hann windows, in frames at 100 Hz: to smooth onsets, and to estimate the local level that they rise from
 ONSET_FRAMES = 11
 LEVEL_FRAMES = 101
-# the edges are cut off: every clip has an onset at its start
+# cut off at either end of a curve: every clip has an onset at its start
 EDGE_FRAMES = 20
 # tolerances: onsets ± 50 ms, beats ± 70 ms, as usual in onset and beat evaluation
 TOLERANCE_FRAMES = 5
@@ -39,7 +39,7 @@ def onset_agreement(voice: Features, candidate: Features) -> float:
     Returns:
         the score; NaN if the voice has no onsets.
     """
-    sung, played = _aligned(voice, candidate)
+    sung, played = _onset_curves(voice, candidate)
     if not sung.any():
         return math.nan
     return float(lag_curve(sung, played, TOLERANCE_FRAMES).max())
@@ -55,9 +55,10 @@ def onsets_shared(voice: Features, reference: Features, candidate: Features) -> 
     Returns:
         the score; NaN if the reference has no onsets.
     """
-    sung, wanted, played = _aligned(voice, reference, candidate)
+    sung, wanted, played = _onset_curves(voice, reference, candidate)
     if sung.any():
         lags = range(-TOLERANCE_FRAMES, TOLERANCE_FRAMES + 1)
+        # the voice's onsets at each lag, one a column
         explaining = np.stack([np.roll(sung, lag) for lag in lags], axis=1)
         wanted = unexplained(wanted, explaining)
         played = unexplained(played, explaining)
@@ -69,8 +70,8 @@ def onsets_shared(voice: Features, reference: Features, candidate: Features) -> 
 def beat_agreement(reference: Features, candidate: Features, octaves: bool = False) -> float:
     """F-measure of the beats of accompaniment and reference, ± 70 ms, 0 to 1. Needs a reference.
 
-    With `octaves`, the best F-measure against all beats of the reference, every other one, or twice as many: other
-    metrical levels of the same beat.
+    With `octaves`, the best F-measure against all beats of the reference, every other one (even or odd), or twice as
+    many, so that another metrical level of the same beat is right as well.
 
     Returns:
         the score; NaN if the reference has no beats.
@@ -80,16 +81,17 @@ def beat_agreement(reference: Features, candidate: Features, octaves: bool = Fal
     played = candidate.beats[candidate.beats < seconds]
     if not octaves or len(wanted) < 2:
         return beat_f_measure(wanted, played)
-    # with a beat in the middle of every two
-    doubled = np.interp(np.arange(2 * len(wanted) - 1) / 2, np.arange(len(wanted)), wanted)
+    # a beat is added halfway between every two
+    half_beats = np.arange(2 * len(wanted) - 1) / 2
+    doubled = np.interp(half_beats, np.arange(len(wanted)), wanted)
     metrical_levels = (wanted, wanted[::2], wanted[1::2], doubled)
     return max(beat_f_measure(beats, played) for beats in metrical_levels)
 
 
 def tempo_agreement(reference: Features, candidate: Features, octaves: bool = False) -> float:
-    """1 if the tempo is within 4 % of the reference's (or, with `octaves`, of 1/3, 1/2, 2 or 3 times it), else 0.
+    """1 if the tempo is within 4 % of the reference's (with `octaves`, also of 1/3, 1/2, 2 or 3 times it), else 0.
 
-    NaN if the reference has no tempo.
+    NaN if the reference has fewer than two beats, and so no tempo.
     """
     tempo = tempo_of(reference.beats)
     if math.isnan(tempo):
@@ -106,7 +108,7 @@ def tempo_of(beats: NDArray[Any]) -> float:
 
 
 def tempo_is_right(estimated: float, known: float, factors: Sequence[float] = (1.0,)) -> bool:
-    """Whether a tempo is within 4 % of the known one times any of `factors`."""
+    """Whether a tempo is within 4 % of the known one (both in BPM) times any of `factors`."""
     return any(abs(estimated / (known * factor) - 1) <= TEMPO_TOLERANCE for factor in factors)
 
 
@@ -138,14 +140,18 @@ def followed_beats(voice: Features, candidate: Features) -> float:
 
 
 def lag_curve(wanted: Array, played: Array, longest: int) -> Array:
-    """Pearson correlation of `wanted` (float64 [T]) and `played` (float64 [T]) at each lag of `played`, in frames.
+    """Pearson correlation of two onset curves at each lag of `played` behind `wanted`.
+
+    Args:
+        wanted, played (float64 [T] at 100 Hz): the curves, which may differ in length.
+        longest: largest lag in frames, in either direction.
 
     Returns:
         float64 [2 · longest + 1], for lags from −longest to longest; 0 where they overlap by half a second or less.
     """
     curve = np.zeros(2 * longest + 1)
     for index, lag in enumerate(range(-longest, longest + 1)):
-        # frames of `wanted` for which `played` has one
+        # the frames of `wanted` that `played` overlaps
         low = max(0, -lag)
         high = min(len(wanted), len(played) - lag)
         if high - low > FRAME_RATE // 2:
@@ -153,28 +159,37 @@ def lag_curve(wanted: Array, played: Array, longest: int) -> Array:
     return curve
 
 
-def _aligned(*sounds: Features) -> list[Array]:
-    """The onset curve of each sound, float64 [T − 40], of as many frames as the shortest has."""
+def _onset_curves(*sounds: Features) -> list[Array]:
+    """The `onset_curve` of each sound, cut to the shortest first so that all curves have the same length."""
     frames = min(len(sound.onsets) for sound in sounds)
     return [onset_curve(sound.onsets[:frames]) for sound in sounds]
 
 
 def onset_curve(onsets: NDArray[np.float32]) -> Array:
-    """Smoothed root of onsets (float32 [T]) minus its local mean, with edges cut off: float64 [T − 40]."""
+    """The peaks of an onset curve: its square root, smoothed over 0.1 s, minus its mean over 1 s.
+
+    Args:
+        onsets (float32 [T] at 100 Hz): onset strength.
+
+    Returns:
+        float64 [T − 40]: `EDGE_FRAMES` are cut off at either end, but one frame is left if T is above `EDGE_FRAMES`.
+    """
     root = np.sqrt(np.maximum(onsets.astype(np.float64), 0.0))
     curve = _smooth(root, ONSET_FRAMES) - _smooth(root, LEVEL_FRAMES)
-    # at least one frame, if there are as many
-    return curve[EDGE_FRAMES : max(len(curve) - EDGE_FRAMES, EDGE_FRAMES + 1)]
+    stop = max(len(curve) - EDGE_FRAMES, EDGE_FRAMES + 1)
+    return curve[EDGE_FRAMES:stop]
 
 
 def _smooth(values: Array, frames: int) -> Array:
-    """Moving average of float64 [T] with a Hann window of `frames`; near the edges, of the values that exist.
+    """Average of float64 [T], weighted by a Hann window of `frames` around each value: float64 [T].
 
-    Fewer values than `frames` are all replaced by their mean.
+    Near the edges, where the window reaches beyond the values, the average is over those inside. If there are fewer
+    values than `frames`, each is replaced by the mean of all.
     """
-    # without the zeros at its ends
+    # without the zeros at the ends of the window
     window = np.hanning(frames + 2)[1:-1]
     if len(values) < frames:
         return np.full_like(values, values.mean())
-    # divided by the sum of the window's weights within the values
-    return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
+    # sum of the window's weights that fall on values
+    weights = np.convolve(np.ones_like(values), window, "same")
+    return np.convolve(values, window, "same") / weights

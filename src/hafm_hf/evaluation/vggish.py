@@ -20,6 +20,7 @@ from ..pretrained.redaction import first_line
 from .statistics import HAFMEvaluationError
 
 SAMPLING_RATE = 16_000
+# window, hop and FFT in samples
 WINDOW = 400
 HOP = 160
 FFT_SIZE = 512
@@ -28,8 +29,10 @@ LOWEST_HZ = 125.0
 HIGHEST_HZ = 7500.0
 LOG_OFFSET = 0.01
 EXAMPLE_FRAMES = 96
+# of the fully connected layers, and of embeddings
+HIDDEN_WIDTH = 4096
 WIDTH = 128
-# channels of the convolutions; None halves both axes
+# channels of the convolutions; None is a pooling that halves both axes (frames and mel bands)
 LAYERS = (64, None, 128, None, 256, 256, None, 512, 512, None)
 WEIGHTS_URL = "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth"
 
@@ -48,13 +51,20 @@ class VGGish(nn.Module):
             layers += [nn.Conv2d(channels, wanted, 3, padding=1), nn.ReLU()]
             channels = wanted
         self.features = nn.Sequential(*layers)
-        flat = channels * (EXAMPLE_FRAMES // 16) * (MEL_BANDS // 16)
+        # four poolings halve each axis
+        halvings = 2 ** LAYERS.count(None)
+        flat = channels * (EXAMPLE_FRAMES // halvings) * (MEL_BANDS // halvings)
         self.embeddings = nn.Sequential(
-            nn.Linear(flat, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, WIDTH), nn.ReLU()
+            nn.Linear(flat, HIDDEN_WIDTH),
+            nn.ReLU(),
+            nn.Linear(HIDDEN_WIDTH, HIDDEN_WIDTH),
+            nn.ReLU(),
+            nn.Linear(HIDDEN_WIDTH, WIDTH),
+            nn.ReLU(),
         )
 
     def forward(self, examples: torch.Tensor) -> torch.Tensor:
-        """Log-mel examples (float [n, 96, 64]) → embeddings (float [n, 128]) before the last ReLU."""
+        """Log-mel examples (float [n, 96 frames, 64 mel bands]) → embeddings (float [n, 128]) before the last ReLU."""
         # channels last before flattening: the weights come from TensorFlow
         flat = self.features(examples[:, None]).permute(0, 2, 3, 1).flatten(1)
         return self.embeddings[:-1](flat)
@@ -64,14 +74,15 @@ def log_mel_examples(samples: Samples) -> NDArray[np.float32]:
     """Consecutive log-mel examples of a sound, without overlap.
 
     Args:
-        samples (float32 [N], at 16 kHz).
+        samples (float32 [N] at 16 kHz): the sound, in mono.
 
     Returns:
-        float32 [n, 96, 64]; n is 0 if the sound is shorter than one example.
+        float32 [n, 96 frames, 64 mel bands]; n is 0 if the sound is shorter than one example (0.975 s).
     """
     if len(samples) < WINDOW + (EXAMPLE_FRAMES - 1) * HOP:
         return np.empty((0, EXAMPLE_FRAMES, MEL_BANDS), np.float32)
-    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), WINDOW)[::HOP]  # [T, WINDOW]
+    # [frames, WINDOW]
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), WINDOW)[::HOP]
     spectra = np.abs(np.fft.rfft(frames * window_function(WINDOW, "hann"), FFT_SIZE))
     log_mel = np.log(spectra @ _mel_filters() + LOG_OFFSET)
     count = len(log_mel) // EXAMPLE_FRAMES
@@ -80,7 +91,7 @@ def log_mel_examples(samples: Samples) -> NDArray[np.float32]:
 
 @cache
 def _mel_filters() -> NDArray[np.float64]:
-    """Triangular filters on HTK's mel scale, for magnitude spectra: float64 [257, 64]; the DC bin has no weight."""
+    """Triangular filters on HTK's mel scale for magnitude spectra: float64 [257 bins, 64 bands]; none covers bin 0."""
     bank = mel_filter_bank(
         num_frequency_bins=FFT_SIZE // 2 + 1,
         num_mel_filters=MEL_BANDS,
@@ -95,7 +106,10 @@ def _mel_filters() -> NDArray[np.float64]:
 
 
 def load_vggish(weights: str | os.PathLike[str] | None = None) -> VGGish:
-    """Loads the published weights from a file (.safetensors, or .pth, of which only tensors are read) or URL.
+    """Loads VGGish with the published weights.
+
+    Args:
+        weights: file (.safetensors, or .pth, of which only tensors are read) or URL; `WEIGHTS_URL` if None.
 
     Raises:
         HAFMEvaluationError: the file is missing or holds other weights, or the download fails.

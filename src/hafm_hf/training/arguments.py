@@ -26,7 +26,7 @@ def at_least(least: float, **values: float) -> None:
 
 
 def shares(**values: float | None) -> None:
-    """Raises ValueError if a value, given by its name, is not between 0 and 1; None is allowed."""
+    """Checks shares: raises ValueError if a value, given by its name, is not between 0 and 1; None is allowed."""
     for name, value in values.items():
         if value is not None and not 0.0 <= value <= 1.0:
             raise ValueError(f"{name} is {value}; it is a share, from 0 to 1.")
@@ -91,21 +91,21 @@ class StageArguments:
         """`style_ranges` (JSON) as a dict by style, as `HAFMStageConfig` takes it: {"folk": {"tempo": [62, 122]}}.
 
         Raises:
-            ValueError: it is not JSON, or not of ranges.
+            ValueError: it is not JSON, or holds something other than ranges of metres, tempo and density.
         """
         try:
             ranges = json.loads(self.style_ranges or "{}")
             for bounds in ranges.values():
-                # checks them
+                # for its checks
                 StyleRange.from_dict(bounds)
         except (AttributeError, TypeError, ValueError) as error:
-            said = f"--style_ranges cannot be read ({error}); give metres, tempo and density by style."
-            raise ValueError(said) from error
+            message = f"--style_ranges cannot be read ({error}); give metres, tempo and density by style."
+            raise ValueError(message) from error
         return dict(ranges)
 
     def architecture(self) -> dict[str, Any]:
-        """The given values of the configuration that a stage's weights determine, by name."""
-        return _given(
+        """The arguments, if set, that a stage's weights determine, by their names in the stage's configuration."""
+        return _without_none(
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_hidden_layers,
             num_attention_heads=self.num_attention_heads,
@@ -116,12 +116,12 @@ class StageArguments:
         )
 
     def dropouts(self) -> dict[str, Any]:
-        """The given values of the configuration that may change when a stage is trained on, by name."""
-        return _given(conditioning_dropout=self.conditioning_dropout, attention_dropout=self.attention_dropout)
+        """The arguments, if set, that may change when a stage is trained further, by their configuration's names."""
+        return _without_none(conditioning_dropout=self.conditioning_dropout, attention_dropout=self.attention_dropout)
 
 
-def _given(**values: Any) -> dict[str, Any]:
-    """The values by name that are not None."""
+def _without_none(**values: Any) -> dict[str, Any]:
+    """Those of the values, by name, that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -148,7 +148,7 @@ class DataArguments:
 class CorruptionArguments:
     """How training samples differ from their songs, so that the stage listens to the voice and recovers from mistakes.
 
-    History is the target tokens before a slot; a lead sheet is that of the accompaniment.
+    The history is the target tokens before the one to predict; lead sheets are those of the accompaniment.
     """
 
     history_dropout: float = field(default=0.0, metadata={"help": "expected share of hidden history at the start"})
@@ -177,14 +177,15 @@ class CorruptionArguments:
 
     @property
     def corrupts_lead_sheets(self) -> bool:
-        """Whether any probability that concerns lead sheets is above 0."""
+        """Whether any of the options `lead_sheet_…` is above 0."""
         return any(value for name, value in vars(self).items() if name.startswith("lead_sheet_"))
 
     def history_dropout_at(self, fraction: float) -> float:
         """Expected share of hidden history (0..1) after the given fraction (0..1) of the run; it changes linearly."""
         if self.history_dropout_end is None:
             return self.history_dropout
-        return self.history_dropout + (self.history_dropout_end - self.history_dropout) * fraction
+        change = self.history_dropout_end - self.history_dropout
+        return self.history_dropout + change * fraction
 
 
 @dataclass
@@ -265,8 +266,8 @@ def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None =
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = HfArgumentParser(classes)
     if words and words[0].endswith((".yaml", ".yml")):
-        # all scalars as texts, which argparse converts: YAML would read 2 as an integer where a float is meant, and
-        # the word no as False
+        # BaseLoader reads all scalars as texts, which argparse converts: YAML itself would read 2 as an integer where
+        # a float is meant, and the word no as False
         values = yaml.load(Path(words.pop(0)).read_text(encoding="utf-8"), yaml.BaseLoader) or {}
         types = {item.name: str(item.type) for cls in classes for item in fields(cls)}
         if unknown := set(values) - set(types):

@@ -47,6 +47,8 @@ class RunProgress:
 class RunFolder:
     """Reads and writes the output folder of a run.
 
+    Methods that save or load have to be called by every process of the run.
+
     Args:
         path: the folder.
         accelerator: the run's; only the main process writes, except for per-process state in checkpoints.
@@ -59,19 +61,21 @@ class RunFolder:
         self.keep = keep
 
     def require_shared(self) -> None:
-        """Creates the folder with the main process's lock file, and checks that all processes see it.
+        """Creates the folder and a lock file on the main process, and checks that all processes see the file.
 
-        Otherwise some would start over, and others resume.
+        With a folder for each machine, some processes would resume a run that others start over.
 
         Raises:
-            ValueError: on every process, when any of them does not see it.
+            ValueError: on every process, when any of them does not see the file.
         """
         if self.accelerator.is_main_process:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / LOCK_FILE).touch()
         self.accelerator.wait_for_everyone()
-        sees = (self.path / LOCK_FILE).is_file()
-        blind = sorted({machine for machine, seen in gather_object([(platform.node(), sees)]) if not seen})
+        sees_file = (self.path / LOCK_FILE).is_file()
+        # a machine's name and what it sees, from every process
+        answers = gather_object([(platform.node(), sees_file)])
+        blind = sorted({machine for machine, seen in answers if not seen})
         if blind:
             raise ValueError(
                 f"Processes of the run (on {', '.join(blind)}) do not see the main process's {self.path}: name an "
@@ -86,6 +90,8 @@ class RunFolder:
     def save_checkpoint(self, progress: RunProgress) -> None:
         """Saves everything needed to resume, and deletes all but the `keep` newest checkpoints.
 
+        Every process writes its own state, the main process everything else.
+
         Args:
             progress: of the run, saved with the accelerator's state; its step names the checkpoint.
 
@@ -95,13 +101,13 @@ class RunFolder:
         folder = self.path / f"checkpoint-{progress.step:07d}"
         temporary = folder.with_name(folder.name + ".part")
         if self.accelerator.is_main_process:
-            # of an earlier attempt
+            # left by an earlier attempt
             shutil.rmtree(temporary, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         _whole_or_nothing(lambda: self.accelerator.save_state(str(temporary)), temporary)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            # last: a folder that has it is complete
+            # last, as this file marks a checkpoint as complete
             _whole_or_nothing(
                 lambda: (temporary / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8"), temporary
             )
@@ -111,6 +117,12 @@ class RunFolder:
 
     def save_stage(self, model: PreTrainedModel, name: str) -> None:
         """Saves a stage as the subfolder `name` ("best", "final"), atomically, for `from_pretrained` to load.
+
+        Only the main process writes, but every process has to call this; the others may return before it has finished.
+
+        Args:
+            model: the stage, without distributed or compiled wrappers and with adapters merged.
+            name: of the subfolder.
 
         Raises:
             OSError: when it can't be written; a stage saved there before stays intact.
@@ -126,12 +138,13 @@ class RunFolder:
     def load_checkpoint(self, named: str, config: PreTrainedConfig) -> RunProgress:
         """Resumes from a checkpoint, whose state the accelerator loads, or starts from scratch.
 
-        Checkpoints and metrics of later steps are deleted; when starting from scratch, all of them and the best stage.
+        Every process has to call this. Checkpoints and metrics of later steps are deleted; when starting from scratch,
+        all of them and the best stage.
 
         Args:
             named: "auto" for the newest checkpoint that can be loaded, if there is one, "none" to start from scratch,
                 or a checkpoint's folder.
-            config: the stage's.
+            config: the stage's configuration.
 
         Returns:
             The run's progress.
@@ -140,10 +153,15 @@ class RunFolder:
             FileNotFoundError: when a named checkpoint is missing or incomplete.
             ValueError: when it belongs to another stage or optimizer, or to other tokenizers or styles than `config`.
         """
-        choices = {"auto": self.checkpoints(), "none": []}.get(named, [Path(named)])
+        found: list[Path] = []
+        if named == "auto":
+            found = self.checkpoints()
+        elif named != "none":
+            found = [Path(named)]
         progress = RunProgress()
-        if choices:
-            folder = choices[-1]
+        if found:
+            # the newest
+            folder = found[-1]
             if not all(gather_object([(folder / PROGRESS).is_file()])):
                 raise FileNotFoundError(
                     f"{folder} is not a complete checkpoint on every machine of the run: {PROGRESS} is missing."
@@ -152,7 +170,7 @@ class RunFolder:
             old_config: dict[str, Any] = {}
             if run_file.is_file():
                 old_config = json.loads(run_file.read_text(encoding="utf-8"))["config"]
-            # with other ones the state would load, but its weights mean something else
+            # the state would load with other tokenizers or styles, too, but its weights mean something else
             for name in ("tokenizers", "styles"):
                 if name in old_config and old_config[name] != getattr(config, name):
                     raise ValueError(f"{folder} has other {name}: name another --output_dir, or --resume none.")
@@ -164,7 +182,7 @@ class RunFolder:
         # delete nothing before all processes have loaded their state
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self._delete_after(progress.step if choices else -1)
+            self._delete_after(progress.step if found else -1)
         return progress
 
     def _load_newest(self, folders: list[Path]) -> Path:
@@ -193,7 +211,7 @@ class RunFolder:
         ) from why
 
     def _delete_after(self, step: int) -> None:
-        """Deletes checkpoints and metrics of later steps; for a negative step, all of them and the best stage."""
+        """Deletes checkpoints and metrics of steps after `step`; if it is negative, all of them and the best stage."""
         for path in self.checkpoints():
             if json.loads((path / PROGRESS).read_text(encoding="utf-8"))["step"] > step:
                 _delete_checkpoint(path)
@@ -201,20 +219,21 @@ class RunFolder:
             shutil.rmtree(self.path / "best", ignore_errors=True)
         log = self.path / METRICS
         if log.is_file():
-            # a killed process may have left the last line half written
             lines = []
             if step >= 0:
+                # without the last one if a killed process has left it half written
                 lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
             with replacing(log) as file:
-                file.writelines(f"{line}\n".encode() for line in lines if json.loads(line)["step"] <= step)
+                file.writelines(f"{line}\n".encode() for line in kept)
 
     def write_run(self, facts: dict[str, Any]) -> None:
-        """Writes run.json, the arguments and configuration of this session, on the main process."""
+        """Writes `facts`, the arguments and configuration of this session, to run.json; on the main process only."""
         if self.accelerator.is_main_process:
             (self.path / RUN).write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
 
     def write_metrics(self, line: dict[str, Any]) -> None:
-        """Appends a line to metrics.jsonl, on the main process."""
+        """Appends metrics by name, and their step, as a line to metrics.jsonl; on the main process only."""
         if self.accelerator.is_main_process:
             with open(self.path / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -227,7 +246,7 @@ def _delete_checkpoint(folder: Path) -> None:
 
 
 def _whole_or_nothing(write: Callable[[], object], temporary: Path) -> None:
-    """Calls `write`; on any error, removes `temporary` and raises OSError with the reason."""
+    """Calls `write`, which fills the folder `temporary`; if it fails, removes the folder and raises OSError."""
     try:
         write()
     except Exception as error:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """From token shards to batches: time-aligned crops of every stream that a stage reads and predicts.
 
-A crop starts at the same instant in all streams, on the common grid of both frame rates, so that T seconds are exactly
-50·T semantic and 75·T acoustic frames. Sample n of a run depends on (seed, n) alone, so the samples are the same
-however the global batch is divided over processes and accumulation steps, and a run resumes at a sample number. The
-corpus is a memory-mapped `datasets.Dataset`: random access without loading 100 K tracks into memory.
+A crop starts at the same instant in all streams, on the common grid of both frame rates (cells of 1/25 s for 50 and
+75 Hz), so that s seconds are exactly 50·s semantic and 75·s acoustic frames. Sample n of a run depends on (seed, n)
+alone, so the samples are the same however the global batch is divided over processes and accumulation steps, and a
+run resumes at a sample number. The corpus is a memory-mapped `datasets.Dataset`: random access without loading 100 K
+tracks into memory.
 
 Dimensions: Q codebooks of a stream, T frames of the target, T_c of the conditioning, K conditioning streams.
 """
@@ -40,21 +41,24 @@ LEAD_SHEET = "lead_sheet"
 
 @dataclass(frozen=True)
 class StreamSlice:
-    """A block of tokens: codebooks `first` to `last` (exclusive) of a corpus column; 0 to 1 for semantic tokens."""
+    """What a stage reads or predicts of a corpus: codebooks `first` to `last` (exclusive) of a column of tokens.
+
+    Semantic tokens have one codebook, so 0 and 1.
+    """
 
     column: str
     first: int
     last: int
 
     def in_corpus(self, info: TokenCorpusInfo) -> tuple[int, int, int]:
-        """Vocabulary size, frame rate in Hz and number of codebooks of its column in a corpus."""
+        """Vocabulary size, frame rate in Hz and number of codebooks of the whole column in a corpus."""
         if self.column == "acoustic":
             return info.codebook_size, info.acoustic_frame_rate, info.num_codebooks
         return info.num_clusters, info.semantic_frame_rate, 1
 
 
 def stage_streams(config: HAFMStageConfig) -> list[StreamSlice]:
-    """The corpus streams that a stage reads, in the order of its sources, and last the one that it predicts.
+    """The token streams of a corpus that a stage reads, in its order, and last the one that it predicts.
 
     Args:
         config: the stage's, with the sizes of its codebooks.
@@ -66,7 +70,7 @@ def stage_streams(config: HAFMStageConfig) -> list[StreamSlice]:
     slices = []
     for stream, sizes in zip(stage.reads, config.conditioning_codebook_sizes, strict=True):
         if tokenizer_of(stream) == "codec":
-            # codes that a stage reads are the codec's first
+            # a stage reads the codec's first codebooks
             slices.append(StreamSlice("acoustic", 0, len(sizes)))
         else:
             slices.append(StreamSlice(stream, 0, 1))
@@ -81,8 +85,8 @@ def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
     """Checks that a stage's vocabularies, codebooks, frame rates and tokenizers are those of a corpus.
 
     Raises:
-        ValueError: names the first difference and the way out. Tokenizers that stage or corpus do not name are not
-            compared.
+        ValueError: naming the first difference and the way out. A tokenizer that the stage or the corpus does not name
+            is not compared.
     """
     for name, learnt in config.tokenizers.items():
         corpus_tokenizer = getattr(info, name, "")
@@ -93,6 +97,7 @@ def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
                 "learn the corpus's tokens (--new_tokens true)."
             )
     streams = stage_streams(config)
+    # of each stream: the sizes of its codebooks, and its frame rate
     expected = [*config.conditioning_codebook_sizes, config.codebook_sizes]
     rates = [config.conditioning_frame_rate] * (len(streams) - 1) + [config.frame_rate]
     for stream, rate, vocabularies in zip(streams, rates, expected, strict=True):
@@ -115,7 +120,7 @@ def load_token_corpus(
     """Loads the finished shards of a split, memory-mapped, and their token metadata.
 
     Args:
-        folder: of the shards, of which only the columns that training needs are read.
+        folder: holds the shards, of which only the columns that training needs are read.
         split: "train", "validation" …
         cache_dir: cache folder of the datasets library; its default if None.
 
@@ -137,11 +142,13 @@ def load_token_corpus(
     try:
         infos = {read_info(path) for path in paths}
         schemas = [parquet.read_schema(path).names for path in paths]
+        # lead sheets only if all shards have them
+        optional = {LEAD_SHEET}.intersection(*schemas)
         corpus = datasets.load_dataset(
             "parquet",
             data_files={split: [str(path) for path in paths]},
             split=split,
-            columns=[*COLUMNS, *({LEAD_SHEET}.intersection(*schemas))],
+            columns=[*COLUMNS, *optional],
             cache_dir=None if cache_dir is None else str(cache_dir),
         )
     except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
@@ -176,11 +183,11 @@ def read_stream(corpus: datasets.Dataset, row: int, column: str) -> np.ndarray:
 
     Args:
         corpus: in "arrow" format.
-        row: number of the row.
+        row: index of the row.
         column: "vocal_semantic", "instrumental_semantic" or "acoustic".
 
     Returns:
-        int16 [Q, T]; Q is 1 for semantic tokens.
+        int16 [codebooks, frames]; semantic tokens have one codebook.
     """
     values = corpus[row].column(column).combine_chunks()
     codebooks = len(values[0]) if column == "acoustic" else 1
@@ -190,7 +197,7 @@ def read_stream(corpus: datasets.Dataset, row: int, column: str) -> np.ndarray:
     return values.to_numpy(zero_copy_only=False).reshape(codebooks, -1)
 
 
-# where a crop starts: row of the corpus, and cell of the grid in it
+# where a crop starts: row of the corpus, and in the row, cell of the grid (1/25 s for 50 and 75 Hz)
 Crop = tuple[int, int]
 
 
@@ -201,10 +208,11 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         corpus (datasets.Dataset): rows of the shard format, in "arrow" format.
         info (TokenCorpusInfo): frame rates and vocabularies of the corpus.
         config (HAFMStageConfig): the stage's, which determines the streams.
-        crop_seconds (float, *optional*): crop length, rounded down to the common grid; the stage's window if None.
+        crop_seconds (float, *optional*): crop length, rounded down to the common grid of all frame rates; the stage's
+            window if None.
         seed (int): sample n depends on (seed, n) alone.
-        corruption (CorruptionArguments, *optional*): of the samples' lead sheets; with `history_swap`, samples also
-            contain the targets of a crop of another track.
+        corruption (CorruptionArguments, *optional*): corrupts the samples' lead sheets; with `history_swap`, samples
+            also contain the targets of a crop of another track (`strangers`).
 
     Raises:
         ValueError: when no row is as long as a crop, the stage's vocabularies differ from the corpus's, `history_swap`
@@ -231,9 +239,11 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         self.seed = seed
         *self.sources, self.target = stage_streams(config)
         seconds = config.window_seconds if crop_seconds is None else crop_seconds
+        # length of a crop in cells of the grid
         self.frames = math.floor(Fraction(seconds).limit_denominator(10**6) / info.grid)
         durations = np.asarray(corpus.data.column("duration").to_numpy(), dtype=np.float64)
-        if corpus._indices is not None:  # select() keeps the whole table and indexes into it
+        if corpus._indices is not None:
+            # select() keeps the whole table and indexes into it
             durations = durations[np.asarray(corpus._indices.column(0).to_numpy())]
         # length of each row in cells of the grid
         self.cells = np.rint(durations / float(info.grid)).astype(np.int64)
@@ -243,16 +253,18 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
             counts = self.cells // self.frames
         if not counts.sum():
             longest = self.cells.max(initial=0) * float(info.grid)
-            said = f"No {corpus.split} excerpt fills a crop of {seconds} s; the longest is {longest:.2f} s"
-            raise ValueError(f"{said}: lower --crop_seconds.")
+            raise ValueError(
+                f"No {corpus.split} excerpt fills a crop of {seconds} s; the longest is {longest:.2f} s: lower "
+                "--crop_seconds."
+            )
         if unused := [str(corpus[int(row)].column("track")[0]) for row in np.flatnonzero(counts == 0)]:
             logger.warning(
                 "%d of %d excerpts are shorter than a crop of %g s and are not used: %s%s.",
                 len(unused), len(counts), seconds, ", ".join(unused[:5]), " …" if len(unused) > 5 else "",
             )  # fmt: skip
-        # a slot for every crop that fits without overlap, which holds its row: excerpts are visited by their length
+        # the row of every crop that fits without overlap, so that rows are drawn in proportion to their length
         self.slots = np.repeat(np.arange(len(corpus)), counts)
-        # number of the latest epoch, and its slots in their order
+        # index of the latest epoch, and its shuffled slots
         self._epoch: tuple[int, np.ndarray] | None = None
         self.strangers = corruption is not None and corruption.history_swap > 0
         self.other_voice = 0.0
@@ -275,24 +287,26 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return len(self.slots)
 
     def crop_at(self, number: int) -> Crop:
-        """Crop `number` of the endless sequence: every epoch shuffles the slots and draws new starts."""
+        """Crop `number` of the endless sequence: every epoch shuffles the rows of all slots and draws new starts."""
         epoch, slot = divmod(number, len(self.slots))
         # one shuffled epoch is kept, for the crops that follow
         if self._epoch is None or self._epoch[0] != epoch:
-            # second number: purpose of the draws, 0 to 4, different for each so that they are independent
+            # the second number of a seed is the purpose of the draws (0 to 4), so that they are independent
             self._epoch = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(self.slots))
         _, shuffled = self._epoch
         return self._crop_of(int(shuffled[slot]), np.random.default_rng((self.seed, 1, number)))
 
     def _crop_of(self, row: int, generator: np.random.Generator) -> Crop:
         """A crop of a row of the corpus that starts at a random cell: (row, cell)."""
+        # both lengths are in cells
         return row, int(generator.integers(0, self.cells[row] - self.frames + 1))
 
     def crop_of_other_track(self, number: int, purpose: int = 2) -> Crop:
-        """A random crop of a different track than that of crop `number`: (row, cell).
+        """A random crop (row, cell) of another track than crop `number`; it depends on (seed, purpose, number) alone.
 
-        It depends on (seed, purpose, number) alone. `purpose` makes draws independent of each other: 2 for the
-        history, 4 for the vocal of another track.
+        Args:
+            number: of the crop in the endless sequence.
+            purpose: makes draws independent of each other: 2 for swapped history, 4 for another track's vocal.
         """
         assert self.track_of_row is not None
         generator = np.random.default_rng((self.seed, purpose, number))
@@ -307,10 +321,10 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         counts = self.cells // self.frames
         crops = []
         for row, count in enumerate(counts):
-            crops += [(row, number * self.frames) for number in range(count)]
+            crops += [(row, index * self.frames) for index in range(count)]
         if limit is None or len(crops) <= limit:
             return crops
-        return [crops[number * len(crops) // limit] for number in range(limit)]
+        return [crops[index * len(crops) // limit] for index in range(limit)]
 
     def tracks(self, crops: Sequence[Crop]) -> list[str]:
         """The track name of each crop."""
@@ -324,8 +338,8 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
             generator: for corrupting the lead sheet; without one, the lead sheet is left unchanged.
 
         Returns:
-            `conditioning_ids` (int64 [K, T_c], token streams before those of the lead sheet) and `labels` (int64
-            [T·Q], frame by frame, all codebooks of a frame).
+            `conditioning_ids` (int64 [streams, conditioning frames], token streams before those of the lead sheet) and
+            `labels` (int64 [target frames · codebooks], frame by frame, all codebooks of a frame).
 
         Raises:
             ValueError: when the row is corrupt.
@@ -334,17 +348,18 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         if self.config.lead_sheet_streams:
             row, cell = crop
             text = str(self.corpus[row].column(LEAD_SHEET)[0])
-            start = float(cell * self.info.grid)  # in seconds
+            # in seconds
+            start = float(cell * self.info.grid)
             rows = crop_rows(text, self.config, start, conditioning.shape[1], self.corruption, generator)
             conditioning = torch.cat([conditioning, rows])
         return {"conditioning_ids": conditioning, "labels": self._targets(crop)}
 
     def _targets(self, crop: Crop) -> torch.Tensor:
-        """The target's tokens in a crop, frame by frame: int64 [T·Q]."""
+        """The target's tokens in a crop, frame by frame: int64 [target frames · codebooks]."""
         return self._cut(self.target, crop).transpose(0, 1).flatten()
 
     def _cut(self, stream: StreamSlice, crop: Crop) -> torch.Tensor:
-        """A stream's tokens in a crop, int64 [codebooks, T].
+        """A stream's tokens in a crop, int64 [codebooks, frames].
 
         Raises:
             ValueError: the row is shorter than its duration says, or has ids out of range.
@@ -362,12 +377,12 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return torch.from_numpy(cut.astype(np.int64))
 
     def _swap_voice(self, ids: torch.Tensor, number: int) -> None:
-        """Puts another track's vocal into the conditioning of sample `number`, if chords are known in most of it.
+        """Puts another track's vocal into a sample, if the chords are known in more than half of its frames.
 
         So the stage learns that chords prevail over the vocal.
 
         Args:
-            ids (int64 [K, T_c]): the sample's conditioning, changed in place.
+            ids (int64 [streams, frames]): the sample's conditioning, changed in place.
             number: the sample's.
         """
         rows = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
@@ -376,9 +391,9 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
             ids[:1] = self._cut(self.sources[0], self.crop_of_other_track(number, purpose=4))
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        """Sample `number` of the endless sequence, with the number itself (int64 scalar) as `sample`.
+        """Sample `number` of the endless sequence: as `read` returns it, with its number as `sample` (int64 scalar).
 
-        With `history_swap`, it also has the targets of another track's crop as `strangers` (int64 [T·Q]).
+        With `history_swap`, it also has the targets of another track's crop as `strangers` (int64, shape of `labels`).
         """
         generator = np.random.default_rng((self.seed, 3, number))
         sample = {**self.read(self.crop_at(number), generator), "sample": torch.tensor(number)}
@@ -390,9 +405,10 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
 
 
 class GlobalBatchSampler(Sampler[list[int]]):
-    """Yields one process's micro-batches: step s covers samples s·G … (s+1)·G − 1, whatever the number of processes.
+    """Yields one process's micro-batches, as lists of sample numbers.
 
-    If G does not divide evenly, micro-batch sizes differ by one; `weight` scales their mean losses accordingly.
+    Step s covers samples s·G … (s+1)·G − 1 for a global batch of G, whatever the number of processes. If G does not
+    divide evenly, micro-batch sizes differ by one; `weight` scales their mean losses accordingly.
 
     Args:
         global_batch (int): samples per optimiser step, G.
@@ -436,10 +452,11 @@ class GlobalBatchSampler(Sampler[list[int]]):
                 yield list(range(begin, end))
 
     def weight(self, samples: int) -> float:
-        """Factor of the mean loss of a micro-batch of `samples` samples; 1 if all micro-batches are of equal size."""
+        """What to multiply the mean loss of a micro-batch of `samples` samples by; 1 if all are of equal size."""
         return samples * self.parts / self.global_batch
 
     @property
     def largest(self) -> int:
         """Number of samples in the largest micro-batch."""
+        # rounded up
         return -(-self.global_batch // self.parts)

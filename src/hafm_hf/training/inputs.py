@@ -6,7 +6,8 @@ hides spans of the history (the target tokens generated so far) from the input, 
 History swap replaces spans with another track's tokens: in generation, the model's own mistakes leave a history that
 does not fit the vocal, and it must have learnt to recover. The loss stands with the model (`codebook_loss`).
 
-Dimensions: B samples, T target frames, Q codebooks, L target slots, C codes per slot.
+Dimensions: B samples, T target frames, Q codebooks, C codes per slot; a slot is a position of the target in the
+decoder's sequence.
 """
 
 from collections.abc import Iterable
@@ -27,7 +28,8 @@ def draw_seeds(seed: int, samples: Iterable[int] | torch.Tensor, purpose: str) -
         samples (iterable, or int64 [B]): numbers of the samples.
         purpose: any word.
 
-    Hashed to 32 bits: torch's CPU generator ignores higher bits, so seeds that differ only there would draw alike.
+    Returns:
+        Hashes of 32 bits: torch's CPU generator ignores higher bits, so seeds that differ only there would draw alike.
     """
     purpose_number = int.from_bytes(purpose.encode(), "big")
     seeds = []
@@ -40,28 +42,34 @@ def draw_seeds(seed: int, samples: Iterable[int] | torch.Tensor, purpose: str) -
 def drawn_frames(
     labels: torch.Tensor, num_codebooks: int, p: float, mean_span: float, seeds: Iterable[int]
 ) -> torch.Tensor:
-    """Draws spans of whole frames: a bool mask shaped like `labels`, True for a share p on average.
-
-    Args:
-        labels (int64 [B, T·Q]): for their shape and device only.
-        num_codebooks: Q.
-        p: expected share of drawn frames, 0..1.
-        mean_span: mean length of a span, in frames.
-        seeds: one for each of the B samples.
+    """Draws random spans of whole frames, to be hidden or swapped.
 
     Each sample draws its own rate, uniform on the widest interval around p within [0, 1], and is cut into segments of
     geometrically distributed length (in frames; a mean below 1 counts as 1), each of which is drawn at that rate. Its
     spans depend on its own seed only, so they do not change with how a batch is divided.
+
+    Args:
+        labels (int64 [B, T·Q]): target tokens, of which only shape and device are used.
+        num_codebooks: Q, tokens per frame.
+        p: expected share of drawn frames, 0..1.
+        mean_span: mean length of a span, in frames.
+        seeds: one for each of the B samples.
+
+    Returns:
+        bool [B, T·Q], True for the tokens of drawn frames.
     """
     frames = labels.shape[1] // num_codebooks
-    half_width = min(p, 1.0 - p)  # of the interval of rates
+    # of the interval of rates
+    half_width = min(p, 1.0 - p)
     drawn = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         rate = p - half_width + 2.0 * half_width * torch.rand(1, generator=generator)
         begins_segment = torch.rand(frames, generator=generator) < 1.0 / max(mean_span, 1.0)
-        segment = begins_segment.long().cumsum(dim=0)  # number of each frame's segment, 0 to frames
-        drawn.append(torch.rand(frames + 1, generator=generator)[segment] < rate)
+        # index of each frame's segment, 0 to frames
+        segment = begins_segment.long().cumsum(dim=0)
+        draw_of_segment = torch.rand(frames + 1, generator=generator)
+        drawn.append(draw_of_segment[segment] < rate)
     return torch.stack(drawn).repeat_interleave(num_codebooks, dim=1).to(labels.device)
 
 
@@ -75,16 +83,17 @@ def history_inputs(
     """Input ids of a micro-batch: the history with swapped and hidden spans of whole frames.
 
     Args:
-        batch: from `TokenCrops`: `labels` (int64 [B, T·Q]), `sample` (int64 [B], the samples' numbers) and, when
-            history is swapped, `strangers` (int64 [B, T·Q], targets of other tracks).
-        config: the stage's.
+        batch: B samples of `TokenCrops`: `labels` (int64 [B, T·Q], Q tokens for each of T frames), `sample` (int64
+            [B], the samples' numbers) and, when history is swapped, `strangers` (int64 [B, T·Q], targets of other
+            tracks).
+        config: the stage's configuration.
         corruption: share of swapped history, and mean lengths of spans.
         dropout (float): expected share of hidden frames, 0..1.
         seed: the run's.
 
     Returns:
-        int64 [B·C, L], C rows a sequence by the codebook pattern, shifted right by one slot, starting with BOS (paper,
-        "Training").
+        int64 [B·C, slots], with C rows per sample (1 for the flat codebook pattern, Q for delay), shifted right by one
+        slot and starting with BOS (paper, "Training").
     """
     history = batch["labels"]
     assert config.bos_token_id is not None
@@ -105,10 +114,11 @@ def unconditioned_rows(p: float, seed: int, samples: torch.Tensor) -> torch.Tens
     """Which samples are trained without conditioning (guidance dropout, paper §3.5): bool [B], on their device.
 
     Args:
-        p: share of these samples.
+        p: expected share of samples without conditioning, 0..1.
         seed: the run's.
-        samples (int64 [B]): their numbers.
+        samples (int64 [B]): numbers of the samples.
     """
     seeds = draw_seeds(seed, samples, "guidance")
+    # each uniform in [0, 1)
     draws = [torch.rand(1, generator=torch.Generator().manual_seed(sample_seed)) for sample_seed in seeds]
     return (torch.cat(draws) < p).to(samples.device)

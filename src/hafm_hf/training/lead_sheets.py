@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A corpus's lead sheets as rows that condition crops, at random corrupted or dropped in training.
 
-The listener makes mistakes: it estimates the tempo an octave off, or the beats half a beat late. A stage that never
-saw such a lead sheet in training would follow it against the vocal. So each sample's lead sheet is corrupted at the
-listener's error rates, and single rows, or all of them, are dropped at random. Some samples also get the vocal of
-another song: a stage that never saw one plays the chords implied by the vocal rather than those given.
+A row holds one kind of information, such as beats or chords, as a number for each conditioning frame.
+
+In generation, the listener (a network that estimates lead sheets from vocals) makes mistakes: it estimates the tempo
+an octave off, or the beats half a beat late. A stage that never saw such a lead sheet in training would follow it
+against the vocal. So each sample's lead sheet is corrupted at the listener's error rates, and single rows, or all of
+them, are dropped at random. Some samples also get the vocal of another song: a stage that never saw one plays the
+chords implied by the vocal rather than those given.
 """
 
 import functools
@@ -57,12 +60,12 @@ def with_rows_dropped(
     """Drops some or all of a lead sheet's rows, that is, sets them to 0 (unknown).
 
     Args:
-        rows (int64 [R, T]): R lead-sheet rows in T frames.
+        rows (int64 [rows, frames]): one row for each kind of information, such as beats or chords.
         corruption: probabilities of dropping each row, and all of them.
         generator: for the draws.
 
     Returns:
-        A copy, int64 [R, T].
+        A copy, int64 [rows, frames].
     """
     draw_for_all, *draws = generator.random(1 + len(rows))
     dropped = np.array(draws) < corruption.lead_sheet_dropout
@@ -81,15 +84,15 @@ def crop_rows(
     """The rows of a lead sheet that a stage reads, frame by frame, for one crop.
 
     Args:
-        text: the excerpt's lead sheet as JSON; if empty, all rows are unknown.
+        text: lead sheet, as JSON, of the excerpt that the crop is from; if empty, all rows are unknown.
         config: the stage's; styles that it does not list are ignored.
         start: start of the crop within the excerpt, in seconds.
-        frames: number of conditioning frames T.
+        frames: number of conditioning frames.
         corruption, generator: for a training sample, the probabilities of mistakes and the random numbers that decide
             on them; unless both are given, the lead sheet is left unchanged.
 
     Returns:
-        int64 [R, T], the R rows named in `config.lead_sheet_streams`, in their order.
+        int64 [rows, frames], the rows named in `config.lead_sheet_streams`, in their order.
     """
     sheet = _parsed(text, tuple(config.styles))
     names = list(config.lead_sheet_streams)
@@ -103,7 +106,7 @@ def crop_rows(
 
 @functools.lru_cache(SHEETS_KEPT)
 def _parsed(text: str, styles: tuple[str, ...]) -> LeadSheet:
-    """A lead sheet from JSON, without styles other than `styles`; empty for an empty text.
+    """A lead sheet from JSON, of whose styles only those in `styles` are kept; empty for an empty text.
 
     A sheet's style is one name, a list of spans (start, stop, name), or None.
     """
@@ -115,4 +118,5 @@ def _parsed(text: str, styles: tuple[str, ...]) -> LeadSheet:
         if sheet.style in styles:
             return sheet
         return replace(sheet, style=None)
-    return replace(sheet, style=[span for span in sheet.style or () if span[2] in styles] or None)
+    spans = [span for span in sheet.style or () if span[2] in styles]
+    return replace(sheet, style=spans or None)

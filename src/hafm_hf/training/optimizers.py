@@ -15,6 +15,8 @@ from torch import nn
 from .arguments import OptimizationArguments
 
 MUON_MOMENTUM = 0.95
+# usual RMS of AdamW's updates, to which Liu et al. scale Muon's
+ADAMW_RMS = 0.2
 
 
 class FullPrecisionMuon(torch.optim.Muon):
@@ -41,8 +43,8 @@ class FullPrecisionMuon(torch.optim.Muon):
                 # Nesterov momentum
                 update = orthogonal(weight.grad.lerp(momentum, group["momentum"]), group)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                # 0.2 is the usual RMS of AdamW's updates, to which Liu et al. scale Muon's
-                weight.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(weight.shape)))
+                # an orthogonal update has RMS 1 / √(longer side)
+                weight.add_(update, alpha=-group["lr"] * ADAMW_RMS * math.sqrt(max(weight.shape)))
         return loss
 
 
@@ -56,15 +58,16 @@ def orthogonal(update: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
     Returns:
         float [m, n] with the update's singular vectors and singular values around 1.
     """
-    # of the two Gram matrices, the smaller
+    # the smaller of the two Gram matrices is cheaper
     if update.shape[0] > update.shape[1]:
         return orthogonal(update.T, group).T
     matrix = update / update.norm().clamp(min=group["eps"])
-    first, second, third = group["ns_coefficients"]
+    a, b, c = group["ns_coefficients"]
     for _ in range(group["ns_steps"]):
+        # X ← a X + (b G + c G²) X with the Gram matrix G = X Xᵀ
         gram = matrix @ matrix.T
-        polynomial = torch.addmm(gram, gram, gram, beta=second, alpha=third)
-        matrix = torch.addmm(matrix, polynomial, matrix, beta=first)
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        matrix = torch.addmm(matrix, polynomial, matrix, beta=a)
     return matrix
 
 
@@ -76,7 +79,8 @@ def make_optimizers(model: nn.Module, arguments: OptimizationArguments) -> list[
         arguments: `optimizer` ("adamw" or "muon"), learning rate, AdamW's betas, and weight decay.
 
     Returns:
-        AdamW, and with "muon" also Muon, for the matrices of the layers; one of them if it covers all.
+        AdamW; with "muon", AdamW for the other parameters and Muon for the matrices of the layers, without an
+        optimizer that would have no parameters.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     matrices = {
@@ -114,10 +118,11 @@ def scheduled_rate(step: int, warmup_steps: int, passed: float, peak: float, fin
 
     Args:
         step (int): steps done before this one.
-        warmup_steps (int): length of the warm-up.
+        warmup_steps (int): length of the warm-up in steps.
         passed (float): fraction of the run after warm-up that has passed, clipped to 0..1.
         peak, final (float): highest and final rate.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
-    return final + (peak - final) * (1 + math.cos(math.pi * min(max(passed, 0.0), 1.0))) / 2
+    clipped = min(max(passed, 0.0), 1.0)
+    return final + (peak - final) * (1 + math.cos(math.pi * clipped)) / 2

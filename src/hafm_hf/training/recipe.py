@@ -45,7 +45,7 @@ def train_stage(
         FloatingPointError: when gradients are no longer finite.
     """
     stage, data, corruption, optimization, run = parse_arguments(arguments)
-    # takes precedence over any number that has been set before
+    # takes precedence over any number of threads that has been set before
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     set_seed(run.seed)
@@ -59,7 +59,7 @@ def train_stage(
 
 
 def check_styles(styles: Sequence[str], corpus: datasets.Dataset, name: str) -> None:
-    """Warns of styles that no lead sheet of the corpus has.
+    """Logs a warning about styles that no lead sheet of the corpus has.
 
     Args:
         styles: names of the styles.
@@ -67,10 +67,10 @@ def check_styles(styles: Sequence[str], corpus: datasets.Dataset, name: str) -> 
         name: the corpus's, for the message.
 
     Raises:
-        ValueError: it has none of them.
+        ValueError: the corpus has none of the styles.
     """
     sheets = corpus.data.column(LEAD_SHEET)
-    # a style is in a lead sheet as a JSON string
+    # lead sheets are JSON, in which a style is a quoted string
     missing = [style for style in styles if not pc.any(pc.match_substring(sheets, json.dumps(style))).as_py()]
     if missing:
         message = f"No song of {name} has the style {', '.join(missing)}: use the names of styles in its lead sheets."
@@ -84,7 +84,7 @@ def validation_crops(data: DataArguments, config: HAFMStageConfig) -> TokenCrops
 
     Args:
         data: names the corpus, the split ("none" turns validation off) and the length of crops.
-        config: the stage's.
+        config: the stage's configuration.
     """
     if data.validation_split == "none":
         return None

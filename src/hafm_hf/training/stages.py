@@ -20,7 +20,7 @@ from .arguments import StageArguments
 
 # codebooks of the paper's coarse stage, and as many of its fine stage
 CODEBOOKS = 4
-# every linear layer of the decoder; embeddings, heads and the relative bias stay frozen
+# the layers that get adapters: every linear layer of the decoder; embeddings, heads and relative bias stay frozen
 TARGETS = ["qkv_proj", "o_proj", "up_proj", "down_proj"]
 
 
@@ -29,9 +29,9 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
 
     Args:
         arguments: of the stage; `init_from` is the folder or hub id of a stage, or of a composite model that contains
-            it, or None for a new stage.
+            one, or None for a new stage.
         info: frame rates and vocabularies of the corpus.
-        crop_seconds: length of the training crops, for a new stage; None for the paper's window.
+        crop_seconds: length of the training crops in seconds, for a new stage; None for the paper's window.
 
     Returns:
         The stage, with adapters around it if `lora_rank` is given.
@@ -45,7 +45,7 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
         model = published_stage(arguments.stage, arguments.init_from, **arguments.dropouts())
         _check_continues(arguments, model.config)
         if arguments.new_tokens:
-            # adapted to tokens of another tokenizer or codec
+            # the corpus's, as the stage will learn their tokens
             model.config.tokenizers = known_tokenizers(arguments, info)
     else:
         model = stage_parts()[arguments.stage].model_class(stage_config(arguments, info, crop_seconds))
@@ -58,16 +58,17 @@ def _check_continues(arguments: StageArguments, config: HAFMStageConfig) -> None
     """Refuses arguments that contradict the weights of `init_from`, whose configuration is `config`.
 
     Raises:
-        ValueError: names the first such argument.
+        ValueError: naming the first such argument.
     """
     stage_part = stage_parts()[arguments.stage]
+    # number of codebooks of each stream that the stage reads or writes
     streams = (*stage_part.reads, stage_part.writes)
     sizes = (*config.conditioning_codebook_sizes, config.codebook_sizes)
     codebooks = {stream: len(vocabularies) for stream, vocabularies in zip(streams, sizes, strict=True)}
 
     # given and needed value of each argument that the weights determine
     determined = {name: (value, getattr(config, name)) for name, value in arguments.architecture().items()}
-    # streams that the stage does not read; those that it reads need not all be given
+    # only streams that the stage does not read contradict it: not all that it reads have to be given
     if set(arguments.lead_sheet_streams) - set(config.lead_sheet_streams):
         determined["lead_sheet_streams"] = (arguments.lead_sheet_streams, list(config.lead_sheet_streams))
     if arguments.styles:
@@ -89,40 +90,40 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
     Args:
         stage: arguments of the stage.
         info: frame rates and vocabularies of the corpus.
-        crop_seconds: length of the training crops; None for the paper's window of the stage.
+        crop_seconds: length of the training crops in seconds; None for the paper's window of the stage.
 
     Raises:
         ValueError: when the stage needs more codebooks than the corpus has.
     """
     entry = stage_parts()[stage.stage]
     codebooks = {"coarse": stage.coarse_codebooks or CODEBOOKS, "fine": stage.fine_codebooks or CODEBOOKS}
-    # of the codec; semantic streams need none
+    # codec codebooks that the stage reads or writes; semantic streams need none
     needed = sum(codebooks.get(stream, 0) for stream in {*entry.reads, entry.writes})
     if needed > info.num_codebooks:
         raise ValueError(f"The stage needs {needed} codebooks; the corpus has {info.num_codebooks} (--num-codebooks).")
 
     def sizes_and_rate(stream: str) -> tuple[list[int], int]:
-        """Sizes of a stream's codebooks, and its frames a second."""
+        """Sizes of a stream's codebooks, and its frame rate in Hz."""
         if stream in codebooks:
             return [info.codebook_size] * codebooks[stream], info.acoustic_frame_rate
         return [info.num_clusters], info.semantic_frame_rate
 
-    conditioning = [sizes_and_rate(stream)[0] for stream in entry.reads]
+    conditioning_sizes = [sizes_and_rate(stream)[0] for stream in entry.reads]
     _, conditioning_rate = sizes_and_rate(entry.reads[0])
-    target, target_rate = sizes_and_rate(entry.writes)
+    target_sizes, target_rate = sizes_and_rate(entry.writes)
     config_class = entry.model_class.config_class
     seconds = crop_seconds
     if seconds is None:
         seconds = config_class().window_seconds
     conditioning_frames = round(seconds * conditioning_rate)
-    pattern = PATTERNS[stage.codebook_pattern or "flat"](len(target))
+    pattern = PATTERNS[stage.codebook_pattern or "flat"](len(target_sizes))
     sequence_length = pattern.num_slots(round(seconds * target_rate))
     if stage.conditioning_fusion != "sum":
-        # each source has slots of its own before the target
-        sequence_length += len(conditioning) * conditioning_frames
+        # the frames of each conditioning stream come before the target
+        sequence_length += len(conditioning_sizes) * conditioning_frames
     return config_class(
-        conditioning_codebook_sizes=conditioning,
-        codebook_sizes=target,
+        conditioning_codebook_sizes=conditioning_sizes,
+        codebook_sizes=target_sizes,
         conditioning_frame_rate=conditioning_rate,
         frame_rate=target_rate,
         window_seconds=seconds,
@@ -130,7 +131,7 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         styles=list(stage.styles),
         style_ranges=stage.ranges_by_style(),
         tokenizers=known_tokenizers(stage, info),
-        # for very short crops: distances must exceed half the default number of buckets
+        # at least the default numbers of buckets, as a distance must exceed half of its number
         relative_attention_max_distance=max(sequence_length, 32),
         time_attention_max_distance=max(conditioning_frames, 64),
         **stage.architecture(),
@@ -139,9 +140,9 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
 
 
 def known_tokenizers(stage: StageArguments, info: TokenCorpusInfo) -> dict[str, str]:
-    """Fingerprints of the tokenizers that made the tokens a stage learns, by the name of the part.
+    """Fingerprints of the tokenizers that made the tokens a stage learns, by part: "semantic_tokenizer", "codec".
 
-    They are those of the corpus (`info`); unknown ones are omitted.
+    They are taken from the corpus's `info`; unknown ones are left out.
     """
     fingerprints = {name: getattr(info, name) for name in stage_parts()[stage.stage].tokenizers}
     return {name: fingerprint for name, fingerprint in fingerprints.items() if fingerprint}
@@ -153,7 +154,7 @@ def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:
     Args:
         stage: "semantic", "coarse" or "fine".
         name: folder or hub id of the stage, or of a composite model that contains it.
-        changes: override values of its configuration.
+        changes: values by name that override those of its configuration.
 
     Raises:
         ValueError: when the model is another stage, or lacks weights.

@@ -32,9 +32,11 @@ Batch = dict[str, torch.Tensor]
 
 
 def finite_mean(losses: torch.Tensor, accelerator: Accelerator) -> float:
-    """Mean of the finite ones among the losses (float [N]) of all the accelerator's processes; NaN if there are none.
+    """Mean of the finite losses of all processes; NaN if there are none. Every process has to call this.
 
-    Every process has to call it.
+    Args:
+        losses (float [N]): this process's; N may differ between processes.
+        accelerator: the run's.
     """
     finite = torch.isfinite(losses)
     total_and_count = torch.stack([torch.where(finite, losses, 0.0).sum(), finite.sum().to(losses.dtype)])
@@ -53,8 +55,8 @@ class StageTrainer:
         data, corruption, optimization, run: arguments of the run.
 
     Raises:
-        ValueError: when the global batch cannot be divided over processes and accumulation, or is larger than the
-            corpus.
+        ValueError: when the global batch has less than one sample per process or is larger than the corpus, or the
+            tracker that `run` names is not installed.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class StageTrainer:
         self.folder = RunFolder(Path(run.output_dir), self.accelerator, run.keep_checkpoints)
         self.progress = RunProgress()
         self.skipped_in_a_row = 0
+        # on the clock of time.monotonic, in seconds
         self._began = time.monotonic()
         self.learning_rate = 0.0
         self.gradient_norm: torch.Tensor | float = 0.0
@@ -125,7 +128,7 @@ class StageTrainer:
         loader = DataLoader(
             self.crops,
             batch_sampler=sampler,
-            # its own: a loader draws a seed from torch's global generator, whose state resuming has just restored
+            # its own: without one, a loader draws a seed from torch's global generator, whose state was just restored
             generator=torch.Generator(),
             num_workers=workers,
             # forked workers would inherit the threads of Arrow and CUDA, and have crashed
@@ -156,7 +159,7 @@ class StageTrainer:
         return self.progress.seconds + time.monotonic() - self._began
 
     def train(self) -> None:
-        """Trains until `max_steps` or `max_hours`; saves checkpoints, the best and the finished stage.
+        """Trains until `max_steps` or `max_hours`; saves checkpoints, and the best and the finished stage.
 
         Raises:
             FloatingPointError: when gradients are no longer finite; the last checkpoint is intact.
@@ -176,7 +179,7 @@ class StageTrainer:
             unit="step",
         )
         if first == 0:
-            # the losses that training begins with
+            # the losses before any training
             self.validate()
         self.start_report_interval()
         for micro_batches in self.batches():
@@ -215,7 +218,7 @@ class StageTrainer:
             fraction: of the run that has passed, 0..1, which determines learning rate and history dropout.
 
         Raises:
-            FloatingPointError: after `max_skipped_steps` such steps in a row.
+            FloatingPointError: after `max_skipped_steps` steps in a row whose gradient was not finite.
         """
         self.learning_rate = self.learning_rate_at(fraction)
         for optimizer in self.optimizers:
@@ -261,16 +264,17 @@ class StageTrainer:
     def learning_rate_at(self, fraction: float) -> float:
         """Learning rate of the next step, after a fraction (0..1) of the run: a warm-up, then a half cosine.
 
-        Warm-up counts steps; the cosine spans what is left of the run when it ends, which is noted in the progress.
+        Warm-up lasts `warmup_steps` steps; the cosine spans the rest of the run, in steps or hours. The fraction at
+        which warm-up ends is kept in `progress.warm_up_end`, for later steps and after resuming.
         """
         arguments = self.optimization
         progress = self.progress
         if arguments.max_hours is None:
             progress.warm_up_end = arguments.warmup_steps / arguments.max_steps
         elif progress.step <= arguments.warmup_steps:
-            # how much of the hours warm-up takes is known when it ends; later steps find it in the progress
+            # how much of the hours warm-up takes is only known when it ends
             progress.warm_up_end = fraction
-        # of the run after warm-up; the limit avoids a division by 0 if warm-up lasts to the end
+        # fraction of the run after warm-up; the limit avoids a division by 0 if warm-up lasts to the end
         passed = (fraction - progress.warm_up_end) / max(1.0 - progress.warm_up_end, 1e-9)
         return scheduled_rate(
             progress.step, arguments.warmup_steps, passed, arguments.learning_rate, arguments.final_learning_rate
@@ -288,9 +292,9 @@ class StageTrainer:
             )
 
     def start_report_interval(self) -> None:
-        """Resets losses, tokens, gradient norm and time, of which the next line of training metrics is made."""
+        """Resets losses, tokens, gradient norm and time, from which the next line of training metrics is computed."""
         self.interval_began = time.monotonic()
-        # of each micro-batch; on the device, so that nothing waits for them
+        # one for each micro-batch; kept on the device, so that no step waits for a transfer
         self.losses: list[torch.Tensor] = []
         self.tokens = 0
         self.gradient_norm = 0.0
@@ -321,7 +325,7 @@ class StageTrainer:
     def write(self, metrics: Metrics) -> None:
         """Writes metrics by name to metrics.jsonl, the log and the trackers, on the main process.
 
-        The log leaves lists, with a value for each codebook, out; trackers get `name/1`, `name/2` … for them.
+        Lists, which have a value for each codebook, are left out of the log; trackers get them as `name/1`, `name/2` …
         """
         self.folder.write_metrics({"step": self.progress.step, **metrics})
         numbers = {key: value for key, value in metrics.items() if isinstance(value, float)}
@@ -369,7 +373,7 @@ class StageTrainer:
 
     def finish(self) -> None:
         """Writes the last metrics, validates and saves a checkpoint, each unless the last step already did."""
-        # empty if the last step was logged
+        # there are none if the last step was logged
         if self.losses:
             self.log_report_interval(self.fraction())
         if not self.due(self.run.validation_steps):

@@ -32,24 +32,25 @@ def validate_stage(
     Args:
         model: the stage.
         validation: the validation crops.
-        data: of which the number of crops and the batch size are used.
+        data: number of validation crops and batch size.
         accelerator: the run's; each process computes a part of the clips.
 
     Returns:
-        `matched`, `shuffled`, `none` (means over clips and codebooks); `codebooks` (matched, per codebook);
-        `paired_difference` (shuffled − matched, same targets) and `paired_difference_error`, its standard error over
-        tracks; `clips`. A stage that reads the vocal also has `vocal_difference` and its error, where only the vocal
-        is another clip's. If one track has more than half of the clips, the shuffled and paired values are missing.
+        `matched`, `shuffled`, `none` (losses with the right conditioning, another clip's and none; means over clips
+        and codebooks); `codebooks` (matched, per codebook); `paired_difference` (shuffled − matched, same targets) and
+        `paired_difference_error`, its standard error over tracks; `clips`, their number. A stage that reads the vocal
+        also has `vocal_difference` and its error, where only the vocal is another clip's. If one track has more than
+        half of the clips, the shuffled and paired values are missing.
     """
     model.eval()
     crops = validation.fixed_crops(data.validation_crops)
     tracks = validation.tracks(crops)
     partners = other_tracks(tracks)
-    # the clips of this process
+    # indices of the clips of this process
     clips = list(range(len(crops)))[accelerator.process_index :: accelerator.num_processes]
     # the vocal is the first stream of a stage that reads it
     reads_vocal = validation.sources[0].column == VOCAL_STREAM
-    # number of the clip, and its losses by name, float32 [Q] each
+    # index of the clip, and its losses by name, float32 [codebooks] each
     losses_of_clips: list[tuple[int, dict[str, torch.Tensor]]] = []
     for begin in range(0, len(clips), data.validation_batch):
         batch_clips = clips[begin : begin + data.validation_batch]
@@ -71,7 +72,7 @@ def validate_stage(
         for position, clip in enumerate(batch_clips):
             losses_of_clips.append((clip, {name: value[position].cpu() for name, value in losses.items()}))
     gathered = dict(gather_object(losses_of_clips))
-    # of all clips by name, float32 [N, Q]
+    # losses of all clips by name, float32 [clips, codebooks]
     all_losses = {}
     for name in gathered[0]:
         all_losses[name] = torch.stack([gathered[clip][name] for clip in range(len(crops))])
@@ -95,9 +96,9 @@ def paired_losses(
 
     Args:
         model: a stage, in evaluation mode.
-        conditioning_ids (int64 [B, K, T_c]): the clips' conditioning.
+        conditioning_ids (int64 [B, K, T_c]): the conditioning of B clips, K streams of T_c frames.
         others (int64 [B, K, T_c] each): other conditioning, by name.
-        labels (int64 [B, T·Q]): target tokens; −100 is ignored.
+        labels (int64 [B, T·Q]): target tokens, Q codebooks of each of T frames; −100 is ignored.
 
     Returns:
         `matched`, `none` and those of `others` (float32 [B, Q]) in nats, averaged over the frames that are not
@@ -106,11 +107,12 @@ def paired_losses(
     pattern = codebook_pattern(model.config)
     assert model.config.bos_token_id is not None
     input_ids = pattern.inputs(labels, model.config.bos_token_id)
-    null = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
-    # conditioning, and the rows in which it is dropped
-    cases = {"matched": (conditioning_ids, None), "none": (conditioning_ids, null)}
+    all_clips = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+    # the conditioning, and a mask of the clips for which it is dropped
+    cases = {"matched": (conditioning_ids, None), "none": (conditioning_ids, all_clips)}
     cases |= {name: (ids, None) for name, ids in others.items()}
-    counts = (labels != IGNORE_INDEX).unflatten(1, (-1, pattern.num_codebooks)).sum(dim=1).clamp(min=1)  # [B, Q]
+    # number of frames that are not ignored, [B, Q]
+    counts = (labels != IGNORE_INDEX).unflatten(1, (-1, pattern.num_codebooks)).sum(dim=1).clamp(min=1)
     losses = {}
     for name, (ids, dropped) in cases.items():
         # forward, not the call: these shapes would make a compiled training graph recompile
@@ -142,10 +144,15 @@ def clustered_mean(values: torch.Tensor, clusters: list[str]) -> tuple[float, fl
 
 
 def other_tracks(tracks: list[str]) -> list[int] | None:
-    """For each clip (`tracks` names its track), the index of a clip of another track to take the conditioning from.
+    """For each clip, the index of a clip of another track to take the conditioning from.
 
     Clips are sorted by track and rotated by half their number, so that each clip's conditioning is used exactly once.
-    None if one track has more than half of the clips, since no such pairing exists then.
+
+    Args:
+        tracks: the track of each clip.
+
+    Returns:
+        One index per clip; None if one track has more than half of the clips, since no such pairing exists then.
     """
     order = sorted(range(len(tracks)), key=lambda clip: (tracks[clip], clip))
     largest = max(tracks.count(name) for name in set(tracks))
